@@ -1,0 +1,47 @@
+//! What the host and the guest agent say to each other.
+//!
+//! One JSON object a line, `\n` at its end, UTF-8. Requests carry `action`, responses carry
+//! `type`. Version 0 is what the seed describes: synchronous, text chunks. Version 1 adds
+//! `hello`, `op_id` (many operations at once), `cancel`, flow control by `credit`, byte-exact
+//! output and an honest `ended_by`. The specification is `docs/protocol.md`.
+//!
+//! This crate holds the types, the limits, the validation and the codec. It does no I/O, has no
+//! clock and no async runtime: bytes go in, items come out. It is the only place where a limit
+//! or a field name is written.
+
+mod chunk;
+mod codec;
+mod env;
+mod error;
+mod language;
+mod limits;
+mod op;
+mod package;
+mod request;
+mod response;
+mod text;
+
+pub use chunk::Chunk;
+pub use codec::{Decoder, Item, encode_line};
+pub use env::{BLOCKED_NAMES, BLOCKED_PREFIXES, EnvVars, is_blocked};
+pub use error::{ErrorType, WireError};
+pub use language::Language;
+pub use limits::{LimitRow, Limits, TABLE};
+pub use op::OpId;
+pub use package::{PackageSpec, Packages};
+pub use request::{Cancel, Credit, Exec, Hello, InstallPackages, Ping, Refused, Request, Tag};
+pub use response::{
+    Complete, Data, EndedBy, ErrorMessage, Evidence, HelloReply, Output, Pong, Response, Stream,
+    StreamSummary,
+};
+pub use text::Utf8Splitter;
+
+/// The protocol version this crate speaks: the highest that `hello` can agree on.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Raw frames for output: a `data` line, then exactly `len` bytes. See [`Data`].
+pub const FEATURE_RAW_FRAMES: &str = "raw_frames";
+/// Flow control by `credit`. See [`Credit`].
+pub const FEATURE_CREDIT: &str = "credit";
+/// `cancel`. See [`Cancel`].
+pub const FEATURE_CANCEL: &str = "cancel";

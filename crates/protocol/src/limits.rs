@@ -1,0 +1,117 @@
+/// One row of the table of limits, for documentation and for `--limit NAME=VALUE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitRow {
+    /// The limit's name, with its unit.
+    pub name: &'static str,
+    /// The value that holds unless an operator sets another.
+    pub default: u64,
+    /// Why this value.
+    pub reason: &'static str,
+}
+
+macro_rules! limits {
+    ($($name:ident = $value:expr, $reason:literal;)*) => {
+        /// What a peer may ask for at most. One value for each row of [`TABLE`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct Limits {
+            $(#[doc = $reason] pub $name: u64,)*
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($name: $value,)* }
+            }
+        }
+
+        /// Every limit with its default and its reason: the table in `docs/protocol.md`.
+        pub const TABLE: &[LimitRow] = &[
+            $(LimitRow { name: stringify!($name), default: $value, reason: $reason },)*
+        ];
+
+        impl Limits {
+            /// Sets the limit called `name`.
+            ///
+            /// # Errors
+            /// A sentence for the operator when there is no limit of that name.
+            pub fn set(&mut self, name: &str, value: u64) -> Result<(), String> {
+                match name {
+                    $(stringify!($name) => self.$name = value,)*
+                    other => {
+                        let names: Vec<&str> = TABLE.iter().map(|row| row.name).collect();
+                        return Err(format!("there is no limit `{other}`; the limits are {}", names.join(", ")));
+                    }
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+limits! {
+    line_bytes = 16 * 1024 * 1024,
+        "One request line. The largest valid exec, with every byte of code and variables JSON-escaped to six, is 14.7 MiB.";
+    code_bytes = 2 * 1024 * 1024,
+        "Code of one exec, UTF-8. The seed states 2 MB twice.";
+    timeout_s = 300,
+        "The longest timeout of an exec or an installation, in seconds; what timeout 0 means. An operator can raise it.";
+    default_exec_timeout_s = 5,
+        "The timeout, in seconds, of an exec that names none. The seed's default.";
+    default_install_timeout_s = 300,
+        "The timeout, in seconds, of an installation that names none.";
+    env_vars = 100,
+        "Environment variables of one exec. What the seed's guest enforces.";
+    env_name_bytes = 256,
+        "Name of an environment variable; at least 1.";
+    env_value_bytes = 4096,
+        "Value of an environment variable. The conventional figure.";
+    packages = 50,
+        "Packages of one installation; at least 1.";
+    package_bytes = 214,
+        "Name of a package: npm's limit, which contains the seed's 204.";
+    package_spec_bytes = 512,
+        "A whole package argument: name, extras and version specifier.";
+    operations = 64,
+        "Operations at once on one connection. Each costs two pipes and up to one chunk of memory.";
+    connections = 16,
+        "Connections at once to an agent that listens on TCP.";
+    token_bytes = 1024,
+        "Token or nonce in hello.";
+    chunk_bytes = 64 * 1024,
+        "Output of one stream gathered before it is sent, and the longest raw frame. The seed's 64 KiB: also a pipe's capacity.";
+    flush_ms = 50,
+        "Milliseconds that output waits at most for more of it. The seed's figure.";
+    queued_bytes = 256 * 1024,
+        "Unsent response bytes of one connection above which no more output is read from programs: back-pressure.";
+    grace_ms = 1000,
+        "Milliseconds between SIGINT, SIGTERM and SIGKILL when an exec is timed out or cancelled.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_can_be_set_by_its_name() {
+        for row in TABLE {
+            let mut limits = Limits::default();
+            limits.set(row.name, row.default + 1).unwrap();
+            assert_ne!(limits, Limits::default(), "{} was not set", row.name);
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_known_ones() {
+        let error = Limits::default().set("code_megabytes", 1).unwrap_err();
+        assert!(error.contains("code_bytes"), "{error}");
+    }
+
+    /// The reason given for `line_bytes`: the largest valid exec fits.
+    #[test]
+    fn the_largest_valid_exec_fits_in_a_line() {
+        let limits = Limits::default();
+        let worst = 6
+            * (limits.code_bytes
+                + limits.env_vars * (limits.env_name_bytes + limits.env_value_bytes));
+        assert!(worst + 4096 < limits.line_bytes);
+    }
+}

@@ -1,0 +1,500 @@
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::{EnvVars, ErrorType, Language, Limits, OpId, PackageSpec, Packages, WireError};
+
+/// Everything a client can ask of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Request {
+    /// Is the agent there?
+    Ping(Ping),
+    /// Agrees on version 1 and its features.
+    Hello(Hello),
+    /// Runs code.
+    Exec(Exec),
+    /// Ends an operation.
+    Cancel(Cancel),
+    /// Lets an operation send more output.
+    Credit(Credit),
+    /// Installs packages.
+    InstallPackages(InstallPackages),
+}
+
+/// Answered by `pong`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Ping {
+    #[doc(hidden)]
+    #[serde(default, skip_serializing)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
+    pub action: Tag,
+    /// The operation's id; without one the request is synchronous.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op_id: Option<OpId>,
+}
+
+/// The first request of a version-1 connection; answered by `hello`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    #[doc(hidden)]
+    #[serde(default, skip_serializing)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
+    pub action: Tag,
+    /// The operation's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op_id: Option<OpId>,
+    /// The highest version that the client speaks; the answer holds the one that both do.
+    pub protocol: u32,
+    /// The secret of an agent that listens on TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Echoed in the answer: a client on a line that may hold stale bytes skips to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
+    /// Features the client wants, of those that the agent has. Unknown ones are ignored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+}
+
+/// Runs code in a fresh interpreter; answered by output, then one `complete` or one `error`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    #[doc(hidden)]
+    #[serde(default, skip_serializing)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
+    pub action: Tag,
+    /// The operation's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op_id: Option<OpId>,
+    /// What interprets the code.
+    pub language: Language,
+    /// The code, at most `code_bytes` bytes of UTF-8, without NUL.
+    pub code: String,
+    /// Seconds until the code is ended; 0 = the operator's `timeout_s`; none = `default_exec_timeout_s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<i64>,
+    /// The process's environment, beside the agent's own few.
+    #[serde(default, skip_serializing_if = "EnvVars::is_empty")]
+    pub env_vars: EnvVars,
+    /// Bytes of output that may be sent before the first `credit`; none = no flow control.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credit: Option<u64>,
+}
+
+/// Ends an operation: SIGINT, then SIGTERM, then SIGKILL. The operation itself answers, by `complete`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Cancel {
+    #[doc(hidden)]
+    #[serde(default, skip_serializing)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
+    pub action: Tag,
+    /// The operation to end. One that is not known has ended already; that is no error.
+    pub op_id: OpId,
+}
+
+/// Lets an operation that was started with `credit` send more bytes of output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Credit {
+    #[doc(hidden)]
+    #[serde(default, skip_serializing)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
+    pub action: Tag,
+    /// The operation. One that is not known has ended already; that is no error.
+    pub op_id: OpId,
+    /// Bytes more.
+    pub bytes: u64,
+}
+
+/// Installs packages; answered as `exec` is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct InstallPackages {
+    #[doc(hidden)]
+    #[serde(default, skip_serializing)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
+    pub action: Tag,
+    /// The operation's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op_id: Option<OpId>,
+    /// `python` (by uv) or `javascript` (by bun).
+    pub language: Language,
+    /// 1 to `packages` packages, each with a version specifier.
+    pub packages: Packages,
+    /// Seconds, 1 to `timeout_s`; none = `default_install_timeout_s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<i64>,
+}
+
+/// A line that is no valid request: what to answer, and under which operation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct Refused {
+    /// The id of the operation, where the line was good enough to tell.
+    pub op_id: Option<OpId>,
+    /// The answer.
+    pub error: WireError,
+}
+
+/// The two fields that say how to read the rest.
+#[derive(Deserialize)]
+struct Head {
+    action: Option<String>,
+    #[serde(default)]
+    op_id: Option<OpId>,
+}
+
+/// The place of the field `action` in each request: read past here, written by [`Request`].
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tag;
+
+impl<'de> Deserialize<'de> for Tag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// The most of a parser's message that is sent back; it may quote what a peer sent.
+const MESSAGE_CHARS: usize = 400;
+
+fn fields<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.into_inner().to_string();
+        let message = if path == "." {
+            reason
+        } else {
+            format!("field `{path}`: {reason}")
+        };
+        message.chars().take(MESSAGE_CHARS).collect::<String>()
+    })?;
+    json.end()
+        .map_err(|error| format!("a line holds one JSON object: {error}"))?;
+    Ok(value)
+}
+
+impl Request {
+    /// Reads one line. Checks form, not limits: see [`Exec::check`] and [`InstallPackages::check`].
+    ///
+    /// # Errors
+    /// `protocol_error` for invalid UTF-8; `request_error`, naming the field, for all else.
+    pub fn parse(line: &[u8]) -> Result<Self, Refused> {
+        let refuse = |op_id, error_type, message: String| Refused {
+            op_id,
+            error: WireError::new(error_type, message),
+        };
+        let text = std::str::from_utf8(line).map_err(|e| {
+            let at = e.valid_up_to();
+            refuse(
+                None,
+                ErrorType::ProtocolError,
+                format!("the line is no valid UTF-8 at byte {at}"),
+            )
+        })?;
+        // serde would also read a struct from an array.
+        let object = text.trim_start().starts_with('{');
+        let head = if object {
+            fields(text)
+        } else {
+            Err("the line is no JSON object".to_string())
+        };
+        let head: Head = head.map_err(|message| refuse(None, ErrorType::RequestError, message))?;
+        let parsed = match head.action.as_deref() {
+            Some("ping") => fields(text).map(Request::Ping),
+            Some("hello") => fields(text).map(Request::Hello),
+            Some("exec") => fields(text).map(Request::Exec),
+            Some("cancel") => fields(text).map(Request::Cancel),
+            Some("credit") => fields(text).map(Request::Credit),
+            Some("install_packages") => fields(text).map(Request::InstallPackages),
+            Some(other) => {
+                let shown: String = other
+                    .chars()
+                    .take(80)
+                    .flat_map(char::escape_default)
+                    .collect();
+                Err(format!(
+                    "unknown action `{shown}`; known are ping, hello, exec, cancel, credit and install_packages"
+                ))
+            }
+            None => Err("missing field `action`".into()),
+        };
+        parsed.map_err(|message| refuse(head.op_id, ErrorType::RequestError, message))
+    }
+
+    /// The operation's id.
+    #[must_use]
+    pub fn op_id(&self) -> Option<OpId> {
+        match self {
+            Self::Ping(r) => r.op_id,
+            Self::Hello(r) => r.op_id,
+            Self::Exec(r) => r.op_id,
+            Self::InstallPackages(r) => r.op_id,
+            Self::Cancel(r) => Some(r.op_id),
+            Self::Credit(r) => Some(r.op_id),
+        }
+    }
+}
+
+impl Exec {
+    /// An exec with nothing but what it must have.
+    #[must_use]
+    pub fn new(language: Language, code: impl Into<String>) -> Self {
+        Self {
+            action: Tag,
+            op_id: None,
+            language,
+            code: code.into(),
+            timeout: None,
+            env_vars: EnvVars::default(),
+            credit: None,
+        }
+    }
+
+    /// Refuses what is past a limit.
+    ///
+    /// # Errors
+    /// `code_error`, `env_var_error`, or `request_error` for the timeout; with limit and actual figure.
+    pub fn check(&self, limits: &Limits) -> Result<(), WireError> {
+        let bytes = self.code.len() as u64;
+        if bytes > limits.code_bytes {
+            let message = format!(
+                "the code has {bytes} bytes; at most {} are allowed",
+                limits.code_bytes
+            );
+            return Err(WireError::new(ErrorType::CodeError, message));
+        }
+        if let Some(at) = self.code.bytes().position(|b| b == 0) {
+            let message = format!(
+                "the code holds a NUL character at byte {at}; no language takes one in its source"
+            );
+            return Err(WireError::new(ErrorType::CodeError, message));
+        }
+        self.timeout_s(limits)?;
+        self.env_vars.check(limits)
+    }
+
+    /// The timeout that holds, in seconds.
+    ///
+    /// # Errors
+    /// `request_error` when it is out of range.
+    pub fn timeout_s(&self, limits: &Limits) -> Result<u64, WireError> {
+        match self.timeout {
+            None => Ok(limits.default_exec_timeout_s.min(limits.timeout_s)),
+            Some(0) => Ok(limits.timeout_s),
+            Some(seconds) => timeout_in(seconds, 0, limits),
+        }
+    }
+}
+
+impl InstallPackages {
+    /// The packages and the timeout in seconds, when all is allowed.
+    ///
+    /// # Errors
+    /// `package_error`, or `request_error` for the timeout; with limit and actual figure.
+    pub fn check(&self, limits: &Limits) -> Result<(Vec<PackageSpec>, u64), WireError> {
+        let specs = self.packages.parse(self.language, limits)?;
+        let timeout = match self.timeout {
+            None => limits.default_install_timeout_s.min(limits.timeout_s),
+            Some(seconds) => timeout_in(seconds, 1, limits)?,
+        };
+        Ok((specs, timeout))
+    }
+}
+
+fn timeout_in(seconds: i64, min: u64, limits: &Limits) -> Result<u64, WireError> {
+    let max = limits.timeout_s;
+    u64::try_from(seconds)
+        .ok()
+        .filter(|s| (min..=max).contains(s))
+        .ok_or_else(|| {
+            let message = format!("field `timeout`: {seconds} seconds; {min} to {max} are allowed");
+            WireError::new(ErrorType::RequestError, message)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Request, Refused> {
+        Request::parse(line.as_bytes())
+    }
+
+    fn refusal(line: &str) -> String {
+        let refused = parse(line).unwrap_err();
+        assert_eq!(refused.error.error_type, ErrorType::RequestError, "{line}");
+        refused.error.message
+    }
+
+    #[test]
+    fn the_seeds_requests() {
+        assert_eq!(
+            parse(r#"{"action":"ping"}"#).unwrap(),
+            Request::Ping(Ping::default())
+        );
+        let exec =
+            r#"{"action":"exec","language":"python","code":"1","timeout":5,"env_vars":{"A":"b"}}"#;
+        let Request::Exec(exec) = parse(exec).unwrap() else {
+            panic!("not an exec")
+        };
+        assert_eq!(
+            (exec.op_id, exec.timeout, exec.env_vars.len()),
+            (None, Some(5), 1)
+        );
+        let install =
+            r#"{"action":"install_packages","language":"python","packages":["a==1"],"timeout":9}"#;
+        assert!(matches!(
+            parse(install).unwrap(),
+            Request::InstallPackages(_)
+        ));
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let mut exec = Exec::new(Language::Raw, "echo");
+        exec.op_id = OpId::try_from(7).ok();
+        exec.env_vars = [("A", "b")].into_iter().collect();
+        let request = Request::Exec(exec);
+        let line = serde_json::to_string(&request).unwrap();
+        assert!(line.contains(r#""action":"exec""#), "{line}");
+        assert_eq!(parse(&line).unwrap(), request);
+    }
+
+    #[test]
+    fn refusals_name_the_field() {
+        let cases = [
+            ("", "object"),
+            ("[]", "object"),
+            (r#"["ping"]"#, "object"),
+            ("1", "object"),
+            ("{", "EOF"),
+            ("{}", "action"),
+            (r#"{"action":5}"#, "action"),
+            (r#"{"action":"dance"}"#, "dance"),
+            (r#"{"action":"ping","x":1}"#, "`x`"),
+            (r#"{"action":"exec","language":"python"}"#, "`code`"),
+            (
+                r#"{"action":"exec","language":"python","code":5}"#,
+                "`code`",
+            ),
+            (
+                r#"{"action":"exec","language":"ruby","code":""}"#,
+                "`language`",
+            ),
+            (
+                r#"{"action":"exec","language":"raw","code":"","timeout":1.5}"#,
+                "`timeout`",
+            ),
+            (
+                r#"{"action":"exec","language":"raw","code":"","timeout":"5"}"#,
+                "`timeout`",
+            ),
+            (
+                r#"{"action":"exec","language":"raw","code":"","env_vars":{"A":1}}"#,
+                "`env_vars.A`",
+            ),
+            (
+                r#"{"action":"exec","language":"raw","code":"","env_vars":[]}"#,
+                "`env_vars`",
+            ),
+            (r#"{"action":"cancel"}"#, "`op_id`"),
+            (r#"{"action":"ping","op_id":-1}"#, "`op_id`"),
+            (r#"{"action":"ping"}{}"#, "one JSON object"),
+        ];
+        for (line, part) in cases {
+            let message = refusal(line);
+            assert!(message.contains(part), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_carries_the_operation() {
+        assert_eq!(
+            parse(r#"{"action":"exec","op_id":4}"#).unwrap_err().op_id,
+            OpId::try_from(4).ok()
+        );
+    }
+
+    #[test]
+    fn deep_nesting_is_refused() {
+        let line = format!(r#"{{"action":"ping","x":{}"#, "[".repeat(1_000_000));
+        assert!(parse(&line).is_err());
+    }
+
+    #[test]
+    fn invalid_utf8_is_a_protocol_error() {
+        let refused = Request::parse(b"{\"action\":\"\xff\"}").unwrap_err();
+        assert_eq!(refused.error.error_type, ErrorType::ProtocolError);
+    }
+
+    #[test]
+    fn a_message_does_not_echo_a_megabyte() {
+        let line = format!(
+            r#"{{"action":"exec","language":"{}","code":""}}"#,
+            "x".repeat(1_000_000)
+        );
+        assert!(refusal(&line).chars().count() <= MESSAGE_CHARS);
+    }
+
+    #[test]
+    fn code_at_the_limit_and_one_past_it() {
+        let limits = Limits::default();
+        let exec =
+            |bytes: u64| Exec::new(Language::Raw, "x".repeat(usize::try_from(bytes).unwrap()));
+        assert!(exec(2_097_152).check(&limits).is_ok());
+        let error = exec(2_097_153).check(&limits).unwrap_err();
+        assert_eq!(error.error_type, ErrorType::CodeError);
+        assert!(
+            error.message.contains("2097153") && error.message.contains("2097152"),
+            "{error}"
+        );
+        assert!(Exec::new(Language::Raw, "a\0b").check(&limits).is_err());
+    }
+
+    #[test]
+    fn exec_timeout_at_the_limits_and_past_them() {
+        let limits = Limits::default();
+        let timeout = |t| {
+            Exec {
+                timeout: t,
+                ..Exec::new(Language::Raw, "")
+            }
+            .timeout_s(&limits)
+        };
+        assert_eq!(timeout(None).unwrap(), 5);
+        assert_eq!(timeout(Some(0)).unwrap(), 300);
+        assert_eq!(timeout(Some(300)).unwrap(), 300);
+        assert!(timeout(Some(301)).unwrap_err().message.contains("301"));
+        assert!(timeout(Some(-1)).unwrap_err().message.contains("-1"));
+    }
+
+    #[test]
+    fn install_timeout_at_the_limits_and_past_them() {
+        let limits = Limits::default();
+        let install = |timeout| InstallPackages {
+            action: Tag,
+            op_id: None,
+            language: Language::Python,
+            packages: ["a==1"].into_iter().collect(),
+            timeout,
+        };
+        assert_eq!(install(None).check(&limits).unwrap().1, 300);
+        assert_eq!(install(Some(1)).check(&limits).unwrap().1, 1);
+        assert_eq!(install(Some(300)).check(&limits).unwrap().1, 300);
+        assert!(install(Some(0)).check(&limits).is_err());
+        assert!(install(Some(301)).check(&limits).is_err());
+    }
+}

@@ -1,0 +1,95 @@
+/// Cuts a stream of bytes so that no multi-byte character is split between two pieces.
+///
+/// Up to three bytes of a character that has begun are kept back until the rest comes or
+/// [`finish`](Self::finish) is called. Bytes that can never become a character pass at once.
+#[derive(Debug, Default)]
+pub struct Utf8Splitter {
+    kept: Vec<u8>,
+}
+
+impl Utf8Splitter {
+    /// Adds `bytes` and returns all that can be sent now.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut all = std::mem::take(&mut self.kept);
+        all.extend_from_slice(bytes);
+        let cut = all.len() - incomplete_tail(&all);
+        self.kept = all.split_off(cut);
+        all
+    }
+
+    /// What was kept back; the stream has ended.
+    pub fn finish(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// Bytes kept back: 0 ..= 3.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.kept.len()
+    }
+}
+
+/// The length of a character at the end of `bytes` that has begun but may still be completed.
+fn incomplete_tail(bytes: &[u8]) -> usize {
+    let from = bytes.len().saturating_sub(3);
+    for start in from..bytes.len() {
+        if let Err(error) = std::str::from_utf8(&bytes[start..])
+            && error.valid_up_to() == 0
+            && error.error_len().is_none()
+        {
+            return bytes.len() - start;
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn half_a_character_waits_for_the_rest() {
+        let mut splitter = Utf8Splitter::default();
+        assert_eq!(splitter.push(&[b'a', 0xc3]), b"a");
+        assert_eq!(splitter.kept(), 1);
+        assert_eq!(splitter.push(&[0xa9]), "é".as_bytes());
+    }
+
+    #[test]
+    fn a_lone_ff_passes_at_once() {
+        let mut splitter = Utf8Splitter::default();
+        assert_eq!(splitter.push(&[0xff]), [0xff]);
+        assert!(splitter.finish().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_or_changed(pieces: Vec<Vec<u8>>) {
+            let mut splitter = Utf8Splitter::default();
+            let mut out = Vec::new();
+            for piece in &pieces {
+                out.extend(splitter.push(piece));
+                prop_assert!(splitter.kept() <= 3);
+            }
+            out.extend(splitter.finish());
+            prop_assert_eq!(out, pieces.concat());
+        }
+
+        #[test]
+        fn valid_text_is_never_split(text: String, cuts: Vec<proptest::sample::Index>) {
+            let mut splitter = Utf8Splitter::default();
+            let mut cuts: Vec<usize> = cuts.iter().map(|c| c.index(text.len() + 1)).collect();
+            cuts.sort_unstable();
+            cuts.push(text.len());
+            let mut from = 0;
+            for to in cuts {
+                let piece = splitter.push(&text.as_bytes()[from..to]);
+                prop_assert!(std::str::from_utf8(&piece).is_ok());
+                from = to;
+            }
+            prop_assert_eq!(splitter.kept(), 0);
+        }
+    }
+}
