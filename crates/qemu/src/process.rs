@@ -1,0 +1,193 @@
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use fumehood_sys::host::{Confinement, Credentials, Namespaces, Walls, spawn};
+use tokio::io::unix::AsyncFd;
+
+/// Why a QEMU process could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// It could not be started.
+    #[error("{program} could not be started: {source}")]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The thread that starts processes is gone.
+    #[error("the launcher has ended; QEMU cannot be started any more")]
+    LauncherGone,
+}
+
+/// What every QEMU of a launcher is started with.
+#[derive(Debug, Clone)]
+struct Setting {
+    program: PathBuf,
+    credentials: Option<Credentials>,
+    namespaces: Namespaces,
+    walls: Option<Arc<Walls>>,
+}
+
+struct Order {
+    args: Vec<OsString>,
+    inherit: Vec<OwnedFd>,
+    started: tokio::sync::oneshot::Sender<Result<Process, ProcessError>>,
+}
+
+/// Starts QEMU processes, confined. They die when it is dropped, and when this program is killed.
+///
+/// A parent-death signal fires when the *thread* that forked ends, so one thread forks for the
+/// launcher's whole life.
+#[derive(Debug)]
+pub struct Launcher {
+    orders: Sender<Order>,
+}
+
+impl Launcher {
+    /// Starts the thread that forks.
+    ///
+    /// # Errors
+    /// The operating system's, when it gives no thread.
+    pub fn new(
+        program: &Path,
+        credentials: Option<Credentials>,
+        namespaces: Namespaces,
+        walls: Option<Walls>,
+    ) -> io::Result<Self> {
+        let setting = Setting {
+            program: program.to_path_buf(),
+            credentials,
+            namespaces,
+            walls: walls.map(Arc::new),
+        };
+        let (orders, inbox) = channel();
+        std::thread::Builder::new()
+            .name("qemu-launcher".into())
+            .spawn(move || serve(&setting, &inbox))?;
+        Ok(Self { orders })
+    }
+
+    /// Starts QEMU with these arguments; the descriptors in `inherit` keep their numbers in it and
+    /// are closed here.
+    ///
+    /// # Errors
+    /// [`ProcessError`].
+    pub async fn start(
+        &self,
+        args: Vec<OsString>,
+        inherit: Vec<OwnedFd>,
+    ) -> Result<Process, ProcessError> {
+        let (started, answer) = tokio::sync::oneshot::channel();
+        self.orders
+            .send(Order {
+                args,
+                inherit,
+                started,
+            })
+            .map_err(|_| ProcessError::LauncherGone)?;
+        answer.await.map_err(|_| ProcessError::LauncherGone)?
+    }
+}
+
+fn serve(setting: &Setting, inbox: &Receiver<Order>) {
+    while let Ok(order) = inbox.recv() {
+        let process = start(setting, &order.args, &order.inherit);
+        // Whoever asked may have gone: the process ends by its own drop.
+        let _ = order.started.send(process);
+    }
+}
+
+fn start(
+    setting: &Setting,
+    args: &[OsString],
+    inherit: &[OwnedFd],
+) -> Result<Process, ProcessError> {
+    let mut command = Command::new(&setting.program);
+    // No environment: nothing of the owner's (tokens, proxies) is in QEMU's memory.
+    command.args(args).env_clear().current_dir("/");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let confinement = Confinement {
+        credentials: setting.credentials,
+        namespaces: setting.namespaces,
+        walls: setting.walls.as_deref(),
+        inherit: &inherit.iter().collect::<Vec<_>>(),
+    };
+    spawn(command, &confinement)
+        .and_then(Process::new)
+        .map_err(|source| ProcessError::Spawn {
+            program: setting.program.clone(),
+            source,
+        })
+}
+
+/// A running QEMU. Dropping it kills it and waits for its end.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    fn new(child: Child) -> io::Result<Self> {
+        let pid = rustix::process::Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK)?;
+        Ok(Self { child, pidfd })
+    }
+
+    /// The process's id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        let ready = AsyncFd::new(self.pidfd.try_clone()?)?;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            let mut guard = ready.readable().await?;
+            guard.clear_ready();
+        }
+    }
+
+    /// Kills it and waits for its end; returns how long that took.
+    pub async fn kill(mut self) -> Duration {
+        let start = Instant::now();
+        let _ = self.child.kill();
+        let _ = self.wait().await;
+        start.elapsed()
+    }
+
+    /// What it wrote to standard error, up to 4 KiB; call it after the end.
+    pub fn complaint(&mut self) -> String {
+        const MOST: u64 = 4096;
+        let mut text = Vec::new();
+        if let Some(stderr) = self.child.stderr.take() {
+            let _ = stderr.take(MOST).read_to_end(&mut text);
+        }
+        String::from_utf8_lossy(&text).trim().to_string()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only when it has been waited for already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

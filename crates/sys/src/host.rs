@@ -1,1 +1,0 @@
-//! What the engine needs around QEMU.

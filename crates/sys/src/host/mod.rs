@@ -1,0 +1,11 @@
+//! What the engine needs around QEMU.
+
+mod kvm;
+mod landlock;
+mod spawn;
+mod tsc;
+
+pub use kvm::{KvmProbe, probe_kvm};
+pub use landlock::{Walls, landlock_abi};
+pub use spawn::{Confinement, Credentials, Namespaces, die_with_parent, spawn, usable_namespaces};
+pub use tsc::tsc_khz;
