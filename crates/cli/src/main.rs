@@ -1,3 +1,41 @@
-//! Placeholder.
+//! The command `fumehood`: words in, engine calls, lines out.
 
-fn main() {}
+mod args;
+mod commands;
+mod exit;
+mod json;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+use crate::exit::FAILURE;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are no failure; a wrong option is one of fumehood's, not of a program.
+            let code = if error.use_stderr() { FAILURE } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("FUMEHOOD_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
+    let result = match args.command {
+        Command::Run(run) => commands::run::run(run, args.host),
+        Command::Doctor => commands::doctor::run(&args.host),
+        Command::Image(image) => commands::image::run(image, &args.host),
+        Command::Agent(agent) => commands::agent::run(&agent, args.host),
+        Command::Completions { shell } => commands::generate::completions(shell),
+        Command::Man => commands::generate::man(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("fumehood: {error:#}");
+        ExitCode::from(FAILURE)
+    })
+}

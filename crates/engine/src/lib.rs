@@ -1,1 +1,47 @@
-//! fumehood-engine
+//! The host library: runs untrusted code in fresh microVMs.
+//!
+//! An [`Engine`] is this host, ready: accelerator chosen, QEMU found, image open. From it,
+//! [`Engine::run`] gives one fresh VM to one program: code goes in, output streams out, the VM is
+//! gone.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), fumehood_engine::Error> {
+//! use fumehood_engine::{Config, Engine, Event, Language, RunRequest};
+//!
+//! let engine = Engine::start(Config::default())?;
+//! let mut run = engine.run(RunRequest::new(Language::Python, "print(6 * 7)"))?;
+//! while let Some(event) = run.next().await {
+//!     if let Event::Stdout(bytes) = event {
+//!         print!("{}", String::from_utf8_lossy(&bytes));
+//!     }
+//! }
+//! let outcome = run.outcome().await?;
+//! assert_eq!(outcome.exit_code, Some(0));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Modules by rank; a lower one never names a higher: `sandbox, doctor > agent_line > launch > run >
+//! greeting > channel > console, admission > config > accelerator > error`.
+
+mod accelerator;
+mod admission;
+mod agent_line;
+mod channel;
+mod config;
+mod console;
+pub mod doctor;
+mod error;
+mod greeting;
+mod launch;
+mod run;
+mod sandbox;
+
+pub use accelerator::{Accelerator, AcceleratorChoice};
+pub use config::{Config, Qemu};
+pub use error::{Error, ErrorKind, Retry};
+pub use fumehood_image as image;
+pub use fumehood_protocol::{EndedBy, Evidence, Language, Limits, StreamSummary};
+pub use run::{Event, Outcome, RunRequest, Source, Timing};
+pub use agent_line::{AgentLine, fresh_token};
+pub use sandbox::{Canceller, Engine, Run};

@@ -39,6 +39,9 @@ pub use text::Utf8Splitter;
 /// The protocol version this crate speaks: the highest that `hello` can agree on.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// The name of the virtio-serial port on which the agent listens in our own VMs.
+pub const AGENT_PORT: &str = "fumehood.agent";
+
 /// Raw frames for output: a `data` line, then exactly `len` bytes. See [`Data`].
 pub const FEATURE_RAW_FRAMES: &str = "raw_frames";
 /// Flow control by `credit`. See [`Credit`].

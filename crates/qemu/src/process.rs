@@ -1,14 +1,15 @@
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use fumehood_sys::host::{Confinement, Credentials, Namespaces, Walls, spawn};
-use tokio::io::unix::AsyncFd;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 
 /// Why a QEMU process could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -123,25 +124,36 @@ fn start(
         inherit: &inherit.iter().collect::<Vec<_>>(),
     };
     spawn(command, &confinement)
-        .and_then(Process::new)
+        .map(Process::new)
         .map_err(|source| ProcessError::Spawn {
             program: setting.program.clone(),
             source,
         })
 }
 
+/// What is kept of a process's standard error, in bytes.
+const COMPLAINT_BYTES: usize = 4096;
+
 /// A running QEMU. Dropping it kills it and waits for its end.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    pidfd: OwnedFd,
+    /// Its standard error; taken over by the runtime at the first wait. QEMU alone holds the other
+    /// end, so the end of this pipe is the end of QEMU.
+    stderr: Option<Stderr>,
+    complaint: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Stderr {
+    New(ChildStderr),
+    Watched(pipe::Receiver),
 }
 
 impl Process {
-    fn new(child: Child) -> io::Result<Self> {
-        let pid = rustix::process::Pid::from_child(&child);
-        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK)?;
-        Ok(Self { child, pidfd })
+    fn new(mut child: Child) -> Self {
+        let stderr = child.stderr.take().map(Stderr::New);
+        Self { child, stderr, complaint: Vec::new() }
     }
 
     /// The process's id.
@@ -155,14 +167,22 @@ impl Process {
     /// # Errors
     /// The operating system's.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
-        let ready = AsyncFd::new(self.pidfd.try_clone()?)?;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            let mut guard = ready.readable().await?;
-            guard.clear_ready();
+        if let Some(Stderr::New(stderr)) = self.stderr.take_if(|stderr| matches!(stderr, Stderr::New(_))) {
+            self.stderr = Some(Stderr::Watched(pipe::Receiver::from_owned_fd(stderr.into())?));
         }
+        if let Some(Stderr::Watched(stderr)) = &mut self.stderr {
+            let mut buffer = [0; 1024];
+            loop {
+                let n = stderr.read(&mut buffer).await?;
+                if n == 0 {
+                    break;
+                }
+                let room = COMPLAINT_BYTES.saturating_sub(self.complaint.len());
+                self.complaint.extend_from_slice(&buffer[..n.min(room)]);
+            }
+        }
+        // A process closes its files after it has given back its memory: little is left to wait for.
+        self.child.wait()
     }
 
     /// Kills it and waits for its end; returns how long that took.
@@ -173,14 +193,10 @@ impl Process {
         start.elapsed()
     }
 
-    /// What it wrote to standard error, up to 4 KiB; call it after the end.
-    pub fn complaint(&mut self) -> String {
-        const MOST: u64 = 4096;
-        let mut text = Vec::new();
-        if let Some(stderr) = self.child.stderr.take() {
-            let _ = stderr.take(MOST).read_to_end(&mut text);
-        }
-        String::from_utf8_lossy(&text).trim().to_string()
+    /// What it wrote to standard error, up to 4 KiB; complete when [`wait`](Self::wait) has returned.
+    #[must_use]
+    pub fn complaint(&self) -> String {
+        String::from_utf8_lossy(&self.complaint).trim().to_string()
     }
 }
 

@@ -1,0 +1,162 @@
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use fumehood_engine::{AcceleratorChoice, Config, Language};
+
+/// Runs untrusted code in fresh microVMs on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "fumehood", version, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) host: Host,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What this host offers, for every command.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Host {
+    /// Directory of images and caches [default: ~/.local/share/fumehood]
+    #[arg(long, env = "FUMEHOOD_HOME", value_name = "DIR", global = true)]
+    store: Option<PathBuf>,
+    /// What executes the guest's instructions: auto, kvm or tcg (software emulation)
+    #[arg(long, env = "FUMEHOOD_ACCELERATOR", default_value = "auto", value_name = "NAME", global = true)]
+    accelerator: AcceleratorChoice,
+    /// The QEMU to use [default: qemu-system-x86_64 in PATH]
+    #[arg(long, env = "FUMEHOOD_QEMU", value_name = "PROGRAM", global = true)]
+    qemu: Option<PathBuf>,
+}
+
+impl Host {
+    pub(crate) fn config(&self) -> Config {
+        Config {
+            store: self.store.clone(),
+            accelerator: self.accelerator,
+            qemu: self.qemu.clone(),
+            ..Config::default()
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs code in a fresh VM, streams its output and exits as it does
+    Run(Run),
+    /// Looks at this machine: what is, what it means, how to mend it
+    Doctor,
+    /// Builds, lists and verifies guest images
+    Image(Image),
+    /// Starts a VM and offers its agent's protocol on a loopback TCP port
+    Agent(Agent),
+    /// Prints a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page
+    Man,
+}
+
+/// Runs code in a fresh VM.
+///
+/// Exits as the program does; 124 when its time was up, 125 when fumehood failed, 130 when
+/// interrupted.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Run {
+    /// The program's file, or - for standard input
+    #[arg(required_unless_present = "code", conflicts_with = "code", value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// The program itself
+    #[arg(short, long, value_name = "CODE")]
+    pub(crate) code: Option<String>,
+    /// python, javascript (also typescript) or raw (shell) [default: by the file's extension]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) language: Option<Language>,
+    /// Sets an environment variable; KEY alone takes its value from here
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Seconds until the program is ended; 0 = the most that is allowed
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) timeout: u64,
+    /// Raises the most that a timeout may be
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) max_timeout: u64,
+    /// Memory of the VM
+    #[arg(short, long, value_name = "MIB", default_value_t = 512)]
+    pub(crate) memory: u32,
+    /// Says nothing but what the program says
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Prints one JSON object at the end instead of the output as it comes
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Image {
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Builds the image; does nothing when nothing has changed
+    Build(ImageBuild),
+    /// Lists the images of this store
+    List,
+    /// Hashes every part of an image and compares
+    Verify,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ImageBuild {
+    /// The guest's agent, a static program [default: fumehood-agent beside this program]
+    #[arg(long, env = "FUMEHOOD_AGENT", value_name = "FILE")]
+    pub(crate) agent: Option<PathBuf>,
+    /// fumehood's own small kernel, built here, or Debian's
+    #[arg(long, value_enum, default_value_t = Kernel::Own)]
+    pub(crate) kernel: Kernel,
+    /// Further certificates to trust in the guest, a PEM file; the host's bundle is always there
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Takes newer packages of Debian even when nothing else has changed
+    #[arg(long)]
+    pub(crate) refresh: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Kernel {
+    /// Boots fastest; building it takes a few minutes, once
+    Own,
+    /// Needs no build
+    Debian,
+}
+
+/// Starts a VM and offers its agent's protocol on a loopback TCP port, until interrupted.
+///
+/// For protocol clients in any language, version 0 included. One client at a time.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Agent {
+    /// A loopback address; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Lets any local program in, without a token
+    #[arg(long)]
+    pub(crate) no_token: bool,
+    /// Memory of the VM
+    #[arg(short, long, value_name = "MIB", default_value_t = 512)]
+    pub(crate) memory: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,23 @@
+use std::process::ExitCode;
+
+use fumehood_engine::doctor::{Health, examine};
+
+use crate::args::Host;
+use crate::exit::FAILURE;
+
+pub(crate) fn run(host: &Host) -> anyhow::Result<ExitCode> {
+    let findings = examine(&host.config());
+    for finding in &findings {
+        let mark = match finding.health {
+            Health::Good => "ok  ",
+            Health::Reduced => "note",
+            Health::Bad => "BAD ",
+        };
+        println!("{mark} {}: {}", finding.subject, finding.what);
+        if !finding.mend.is_empty() {
+            println!("     mend: {}", finding.mend);
+        }
+    }
+    let bad = findings.iter().any(|finding| finding.health == Health::Bad);
+    Ok(if bad { ExitCode::from(FAILURE) } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,108 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Error, ErrorKind};
+
+/// What a VM's QEMU needs beside the guest's memory, in MiB: its own and 64 MiB of translated code.
+const OVERHEAD_MIB: u32 = 96;
+
+/// Of the memory that was available at the start, the share that VMs may take together.
+const SHARE_PERCENT: u64 = 80;
+
+/// Who may have a VM now. A request waits here, with a deadline, instead of overloading the host.
+#[derive(Debug, Clone)]
+pub(crate) struct Admission {
+    memory: Arc<Semaphore>,
+    total_mib: u32,
+    /// A boot keeps a core busy: more boots than cores at once only make each slower.
+    boots: Arc<Semaphore>,
+    deadline: Duration,
+}
+
+/// A place; free again when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _memory: OwnedSemaphorePermit,
+}
+
+impl Admission {
+    pub(crate) fn new(deadline: Duration) -> Self {
+        let available = available_mib().unwrap_or(1024);
+        let total_mib = u32::try_from(available * SHARE_PERCENT / 100).unwrap_or(u32::MAX / 2);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            memory: Arc::new(Semaphore::new(total_mib as usize)),
+            total_mib,
+            boots: Arc::new(Semaphore::new(cores)),
+            deadline,
+        }
+    }
+
+    /// Waits for room for a guest of this much memory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Host`] when it can never fit, [`ErrorKind::Busy`] after the deadline.
+    pub(crate) async fn place(&self, guest_mib: u32) -> Result<Place, Error> {
+        let needed = guest_mib + OVERHEAD_MIB;
+        if needed > self.total_mib {
+            return Err(Error::new(
+                ErrorKind::Host,
+                format!(
+                    "a guest of {guest_mib} MiB needs {needed} MiB on this host; {} MiB may be used; ask for less",
+                    self.total_mib
+                ),
+            ));
+        }
+        let permit = tokio::time::timeout(self.deadline, self.memory.clone().acquire_many_owned(needed)).await;
+        match permit {
+            Ok(Ok(memory)) => Ok(Place { _memory: memory }),
+            _ => Err(self.busy()),
+        }
+    }
+
+    /// Waits for a turn to boot.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] after the deadline.
+    pub(crate) async fn turn_to_boot(&self) -> Result<OwnedSemaphorePermit, Error> {
+        match tokio::time::timeout(self.deadline, self.boots.clone().acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(self.busy()),
+        }
+    }
+
+    fn busy(&self) -> Error {
+        let seconds = self.deadline.as_secs();
+        Error::new(ErrorKind::Busy, format!("no room for another VM within {seconds} s; try again later"))
+    }
+}
+
+/// Memory that this host can give now, in MiB.
+pub(crate) fn available_mib() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let kib: u64 = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_guest_that_can_never_fit_is_refused_at_once() {
+        let error = Admission::new(Duration::from_secs(60)).place(u32::MAX / 2).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Host);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_at_the_deadline() {
+        let admission = Admission::new(Duration::from_secs(5));
+        let all = admission.place(admission.total_mib - OVERHEAD_MIB).await.unwrap();
+        assert_eq!(admission.place(1).await.unwrap_err().kind(), ErrorKind::Busy);
+        drop(all);
+        assert!(admission.place(1).await.is_ok());
+    }
+}

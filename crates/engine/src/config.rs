@@ -1,0 +1,104 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fumehood_image::ImageName;
+use fumehood_protocol::Limits;
+
+use crate::accelerator::AcceleratorChoice;
+use crate::error::{Error, ErrorKind};
+
+/// How an engine is set up. The defaults suit one user on one machine.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where images are kept; none = the user's own store.
+    pub store: Option<PathBuf>,
+    /// Which image to run.
+    pub image: ImageName,
+    /// Which accelerator; by default the best that really works.
+    pub accelerator: AcceleratorChoice,
+    /// Which QEMU; none = `$FUMEHOOD_QEMU`, else the one in `PATH`.
+    pub qemu: Option<PathBuf>,
+    /// What requests may ask for at most.
+    pub limits: Limits,
+    /// How long a VM may take to start before it is given up. Under software emulation on a busy
+    /// machine a boot that takes 0.5 s alone has been seen to take 10 s.
+    pub boot_deadline: Duration,
+    /// How long a request may wait for room.
+    pub queue_deadline: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            store: None,
+            image: ImageName::default(),
+            accelerator: AcceleratorChoice::Auto,
+            qemu: None,
+            limits: Limits::default(),
+            boot_deadline: Duration::from_secs(60),
+            queue_deadline: Duration::from_secs(120),
+        }
+    }
+}
+
+/// The QEMU program that an engine uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Qemu {
+    /// Its full path.
+    pub program: PathBuf,
+}
+
+/// The variable that names another QEMU than the one in `PATH`.
+const QEMU_VARIABLE: &str = "FUMEHOOD_QEMU";
+const QEMU_NAME: &str = "qemu-system-x86_64";
+
+impl Qemu {
+    /// Finds QEMU: the one in `config`, else in `$FUMEHOOD_QEMU`, else in `PATH`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Missing`], with the command that installs it.
+    pub fn find(config: &Config) -> Result<Self, Error> {
+        let named = config.qemu.clone().or_else(|| std::env::var_os(QEMU_VARIABLE).map(PathBuf::from));
+        if let Some(program) = named {
+            return match program.canonicalize() {
+                Ok(program) if is_program(&program) => Ok(Self { program }),
+                _ => Err(Error::new(
+                    ErrorKind::Missing,
+                    format!("{} is no program; name a QEMU for x86_64 there, or none", program.display()),
+                )),
+            };
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path)
+            .map(|dir| dir.join(QEMU_NAME))
+            .find(|program| is_program(program))
+            .map(|program| Self { program })
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Missing,
+                    format!(
+                        "{QEMU_NAME} is not in PATH; install it (`apt-get install qemu-system-x86`) \
+                         or name one by {QEMU_VARIABLE}"
+                    ),
+                )
+            })
+    }
+}
+
+fn is_program(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_qemu_that_is_none_is_refused_with_its_path() {
+        let config = Config { qemu: Some("/etc/passwd".into()), ..Config::default() };
+        let error = Qemu::find(&config).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Missing);
+        assert!(error.to_string().contains("/etc/passwd"), "{error}");
+    }
+}

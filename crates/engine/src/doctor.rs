@@ -1,0 +1,185 @@
+//! Looks at this host and says what is, what it means, and how to mend it.
+
+use std::process::Command;
+
+use fumehood_sys::host::{Namespaces, landlock_abi, usable_namespaces};
+
+use crate::accelerator::{Accelerator, choose};
+use crate::admission::available_mib;
+use crate::config::{Config, Qemu};
+use crate::sandbox::open_store;
+
+/// How well something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    /// As it should be.
+    Good,
+    /// It works, with less.
+    Reduced,
+    /// Nothing runs until it is mended.
+    Bad,
+}
+
+/// What was found about one subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub subject: &'static str,
+    /// How well it is.
+    pub health: Health,
+    /// What is, and what it means.
+    pub what: String,
+    /// How to mend or better it; empty where there is nothing to do.
+    pub mend: String,
+}
+
+impl Finding {
+    fn new(subject: &'static str, health: Health, what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { subject, health, what: what.into(), mend: mend.into() }
+    }
+}
+
+/// Memory below which ten default VMs at once would not fit, in MiB.
+const COMFORTABLE_MIB: u64 = 2048;
+
+/// Disk that a first build needs beside what is cached, in MiB: kernel sources and objects are most of it.
+const BUILD_MIB: u64 = 4096;
+
+/// All findings, in the order in which a first run would meet them. Takes well under a second.
+#[must_use]
+pub fn examine(config: &Config) -> Vec<Finding> {
+    vec![qemu(config), accelerator(config), image(config), walls(), memory(), disk(config)]
+}
+
+fn qemu(config: &Config) -> Finding {
+    const SUBJECT: &str = "QEMU";
+    let qemu = match Qemu::find(config) {
+        Ok(qemu) => qemu,
+        Err(error) => {
+            return Finding::new(SUBJECT, Health::Bad, error.to_string(), "apt-get install qemu-system-x86");
+        }
+    };
+    let output = Command::new(&qemu.program).arg("--version").output();
+    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    match text.lines().next() {
+        Some(version) => Finding::new(SUBJECT, Health::Good, format!("{} ({version})", qemu.program.display()), ""),
+        None => Finding::new(
+            SUBJECT,
+            Health::Bad,
+            format!("{} does not tell its version: it cannot be run", qemu.program.display()),
+            "apt-get install --reinstall qemu-system-x86",
+        ),
+    }
+}
+
+fn accelerator(config: &Config) -> Finding {
+    const SUBJECT: &str = "accelerator";
+    match choose(config.accelerator) {
+        Ok(chosen) if chosen.accelerator == Accelerator::Kvm => {
+            Finding::new(SUBJECT, Health::Good, format!("kvm: {}", chosen.reason), "")
+        }
+        Ok(chosen) => Finding::new(
+            SUBJECT,
+            Health::Reduced,
+            format!("tcg: {}; everything works, CPU-bound code runs about 13 times slower than here", chosen.reason),
+            "on a machine whose CPU offers vmx or svm, with the right to open /dev/kvm, KVM is taken by itself",
+        ),
+        Err(error) => Finding::new(SUBJECT, Health::Bad, error.to_string(), "use --accelerator auto"),
+    }
+}
+
+fn image(config: &Config) -> Finding {
+    const SUBJECT: &str = "image";
+    match open_store(config).and_then(|store| store.image(&config.image).map_err(crate::sandbox::image_error)) {
+        Ok(image) => {
+            let what = format!("`{}` {} in {}", image.name(), short(image.id()), image.directory().display());
+            Finding::new(SUBJECT, Health::Good, what, "")
+        }
+        Err(error) => Finding::new(SUBJECT, Health::Bad, error.to_string(), "fumehood image build"),
+    }
+}
+
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+fn walls() -> Finding {
+    const SUBJECT: &str = "walls around QEMU";
+    let mut standing = vec!["seccomp".to_string(), "no new privileges".to_string()];
+    let mut missing = Vec::new();
+    if rustix::process::geteuid().is_root() {
+        standing.push("user nobody without capabilities".into());
+    } else {
+        standing.push("your own user, without capabilities".into());
+    }
+    match usable_namespaces() {
+        Namespaces::None => missing.push("own namespaces (this host allows users none)"),
+        Namespaces::Privileged | Namespaces::InUserNamespace => standing.push("own network, IPC and host name".into()),
+    }
+    match landlock_abi() {
+        0 => missing.push("Landlock (this kernel has none)"),
+        abi => standing.push(format!("Landlock {abi}")),
+    }
+    let what = standing.join(", ");
+    if missing.is_empty() {
+        Finding::new(SUBJECT, Health::Good, what, "")
+    } else {
+        let what = format!("{what}; missing: {}", missing.join(", "));
+        let mend = "run as root, or allow unprivileged user namespaces; take a kernel with Landlock (5.13 or newer)";
+        Finding::new(SUBJECT, Health::Reduced, what, mend)
+    }
+}
+
+fn memory() -> Finding {
+    const SUBJECT: &str = "memory";
+    match available_mib() {
+        Some(mib) if mib >= COMFORTABLE_MIB => Finding::new(SUBJECT, Health::Good, format!("{mib} MiB available"), ""),
+        Some(mib) => Finding::new(
+            SUBJECT,
+            Health::Reduced,
+            format!("{mib} MiB available: few VMs fit at once, further ones wait"),
+            "end other programs, or give VMs less with -m",
+        ),
+        None => Finding::new(SUBJECT, Health::Reduced, "/proc/meminfo cannot be read", ""),
+    }
+}
+
+fn disk(config: &Config) -> Finding {
+    const SUBJECT: &str = "disk";
+    let root = match open_store(config) {
+        Ok(store) => store.root().to_path_buf(),
+        Err(error) => return Finding::new(SUBJECT, Health::Bad, error.to_string(), "set FUMEHOOD_HOME"),
+    };
+    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(&root);
+    match rustix::fs::statvfs(existing) {
+        Ok(stat) => {
+            let mib = stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024);
+            let what = format!("{mib} MiB free for {}", root.display());
+            if mib >= BUILD_MIB {
+                Finding::new(SUBJECT, Health::Good, what, "")
+            } else {
+                let what = format!("{what}: a first image build needs {BUILD_MIB}");
+                Finding::new(SUBJECT, Health::Reduced, what, "free some, or set FUMEHOOD_HOME to a larger disk")
+            }
+        }
+        Err(error) => Finding::new(SUBJECT, Health::Bad, format!("{} : {error}", root.display()), "set FUMEHOOD_HOME"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said_with_its_mend() {
+        let empty = std::env::temp_dir().join("fumehood-no-such-store");
+        let config = Config { qemu: Some("/nonexistent/qemu".into()), store: Some(empty), ..Config::default() };
+        let findings = examine(&config);
+        for subject in ["QEMU", "image"] {
+            let finding = findings.iter().find(|f| f.subject == subject).unwrap();
+            assert_eq!(finding.health, Health::Bad);
+            assert!(!finding.mend.is_empty());
+        }
+        assert!(findings.iter().all(|f| !f.what.is_empty()));
+    }
+}

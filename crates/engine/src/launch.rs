@@ -1,0 +1,275 @@
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fumehood_image::{Image, Part};
+use fumehood_protocol::AGENT_PORT;
+use fumehood_qemu::{
+    Accel, Append, Blockdev, Chardev, CommandLine, Cpu, Device, Event as QmpEvent, Fdset, Initrd, Kernel, Launcher,
+    Machine, Memory, Mon, Process, Qmp, Sandbox as Seccomp, Serial,
+};
+use fumehood_sys::host::{Credentials, Walls, tsc_khz, usable_namespaces};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::accelerator::Accelerator;
+use crate::channel::{ChannelError, FEATURES};
+use crate::config::Qemu;
+use crate::console::Console;
+use crate::error::{Error, ErrorKind};
+use crate::greeting::greet;
+
+/// Cache of translated code, in MiB. See [`Accel::Tcg`].
+const TB_SIZE_MIB: u32 = 64;
+
+/// Lines of the guest's console that go into an error.
+const LAST_WORDS: usize = 8;
+
+/// Everything a VM is made of, found and checked once.
+#[derive(Debug)]
+pub(crate) struct Kit {
+    launcher: Launcher,
+    accelerator: Accelerator,
+    tsc_khz: u64,
+}
+
+impl Kit {
+    pub(crate) fn new(qemu: &Qemu, accelerator: Accelerator, images: &Path) -> Result<Self, Error> {
+        let host = |message: String| Error::new(ErrorKind::Host, message);
+        let root = rustix::process::geteuid().is_root();
+        let walls = walls(qemu, accelerator, images).map_err(host)?;
+        // With KVM, QEMU must be allowed to open the device: it keeps its user.
+        let credentials = (root && accelerator == Accelerator::Tcg).then_some(Credentials::NOBODY);
+        let launcher = Launcher::new(&qemu.program, credentials, usable_namespaces(), walls)
+            .map_err(|e| host(format!("no thread for starting QEMU: {e}")))?;
+        Ok(Self { launcher, accelerator, tsc_khz: tsc_khz() })
+    }
+
+    /// Boots a VM and greets its agent in this version of the protocol; the socket is the agent's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Boot`] with the guest's last words, [`ErrorKind::Host`] when QEMU cannot start.
+    pub(crate) async fn boot(
+        &self,
+        image: &Image,
+        memory_mib: u32,
+        protocol: u32,
+        deadline: Duration,
+    ) -> Result<(Vm, UnixStream), Error> {
+        let start = Instant::now();
+        let wires = Wires::new().map_err(|e| Error::new(ErrorKind::Host, format!("no sockets for a VM: {e}")))?;
+        let parts = Parts::of(image)?;
+        let args = self.command_line(memory_mib, &parts, &wires.theirs).into_args();
+        let Wires { mut ours, theirs } = wires;
+        let inherit = parts.into_fds().into_iter().chain(theirs.into_fds()).collect();
+        let process = self.launcher.start(args, inherit).await.map_err(|e| {
+            Error::new(ErrorKind::Host, format!("QEMU could not be started: {e}")).caused_by(e)
+        })?;
+        let (console, monitor) = (Console::drain(ours.console), Monitor::watch(ours.monitor));
+        let mut vm = Vm { process, console, monitor, boot: Duration::ZERO };
+        let greeted = tokio::select! {
+            greeted = greet(&mut ours.agent, protocol, &FEATURES, deadline) => greeted,
+            _ = vm.process.wait() => Err(ChannelError::Closed),
+        };
+        match greeted {
+            Ok(_) => {
+                vm.boot = start.elapsed();
+                Ok((vm, ours.agent))
+            }
+            Err(error) => Err(vm.stillborn(&error).await),
+        }
+    }
+
+    fn command_line(&self, memory_mib: u32, parts: &Parts, wires: &Ends<OwnedFd>) -> CommandLine {
+        let (accel, cpu) = match self.accelerator {
+            Accelerator::Kvm => (Accel::Kvm, Cpu::Host),
+            Accelerator::Tcg => (Accel::Tcg { tb_size_mib: TB_SIZE_MIB }, Cpu::Max),
+        };
+        let socket = |id: &str, fd: &OwnedFd| Chardev { id: id.into(), fd: fd.as_raw_fd() };
+        CommandLine::bare()
+            .with(&Machine::Microvm)
+            .with(&accel)
+            .with(&cpu)
+            .with(&Memory(memory_mib))
+            .with(&Seccomp)
+            .with(&Kernel(parts.kernel.as_raw_fd()))
+            .with(&Initrd(parts.initrd.as_raw_fd()))
+            .with(&Append(self.kernel_arguments()))
+            .with(&Fdset { fd: parts.rootfs.as_raw_fd(), set: 1 })
+            .with(&Blockdev { node_name: "root".into(), set: 1 })
+            .with(&Device::VirtioBlk { drive: "root".into() })
+            .with(&socket("console", &wires.console))
+            .with(&Serial { chardev: "console".into() })
+            .with(&socket("agent", &wires.agent))
+            .with(&Device::VirtioSerial)
+            .with(&Device::VirtSerialPort { chardev: "agent".into(), name: AGENT_PORT.into() })
+            .with(&socket("monitor", &wires.monitor))
+            .with(&Mon { chardev: "monitor".into() })
+    }
+
+    /// The kernel's command line. `mitigations=off` and `nokaslr` are choices about the guest's own
+    /// kernel, which guards nothing of the host's: the wall is the VM.
+    fn kernel_arguments(&self) -> String {
+        let mut arguments = String::from(
+            "quiet console=ttyS0 panic=-1 reboot=t mitigations=off nokaslr cryptomgr.notests \
+             8250.nr_uarts=1 noreplace-smp",
+        );
+        if self.accelerator == Accelerator::Tcg {
+            // Without the rate the guest's clock falls back to jiffies; the other two spare the
+            // kernel measurements that emulation makes slow and wrong.
+            let tsc = format!(" tsc_early_khz={} tsc=reliable no_timer_check lapic_timer_khz=1000000", self.tsc_khz);
+            arguments.push_str(&tsc);
+        }
+        arguments
+    }
+}
+
+fn walls(qemu: &Qemu, accelerator: Accelerator, images: &Path) -> Result<Option<Walls>, String> {
+    let program_dir = qemu.program.parent().unwrap_or(Path::new("/"));
+    let programs =
+        [program_dir, Path::new("/usr"), Path::new("/lib"), Path::new("/lib64"), Path::new("/etc/ld.so.cache")];
+    let files = [images, Path::new("/dev/urandom"), Path::new("/dev/null")];
+    let devices: &[&Path] = if accelerator == Accelerator::Kvm { &[Path::new("/dev/kvm")] } else { &[] };
+    Walls::new(&programs, &files, devices)
+}
+
+/// The image's parts as descriptors, for QEMU to inherit: it needs no right to any path.
+struct Parts {
+    kernel: OwnedFd,
+    initrd: OwnedFd,
+    rootfs: OwnedFd,
+}
+
+impl Parts {
+    fn of(image: &Image) -> Result<Self, Error> {
+        let fd = |part: &Part| {
+            part.file().try_clone().map(OwnedFd::from).map_err(|e| {
+                Error::new(ErrorKind::Host, format!("no descriptor for {}: {e}", part.path().display()))
+            })
+        };
+        Ok(Self { kernel: fd(image.kernel())?, initrd: fd(image.initrd())?, rootfs: fd(image.rootfs())? })
+    }
+
+    fn into_fds(self) -> [OwnedFd; 3] {
+        [self.kernel, self.initrd, self.rootfs]
+    }
+}
+
+/// One end of each of a VM's sockets.
+struct Ends<T> {
+    agent: T,
+    console: T,
+    monitor: T,
+}
+
+impl Ends<OwnedFd> {
+    fn into_fds(self) -> [OwnedFd; 3] {
+        [self.agent, self.console, self.monitor]
+    }
+}
+
+/// A VM's sockets: pairs, so that nothing of them has a name or outlives us.
+struct Wires {
+    ours: Ends<UnixStream>,
+    theirs: Ends<OwnedFd>,
+}
+
+impl Wires {
+    fn new() -> std::io::Result<Self> {
+        let pair = || -> std::io::Result<(UnixStream, OwnedFd)> {
+            let (ours, theirs) = StdStream::pair()?;
+            ours.set_nonblocking(true)?;
+            Ok((UnixStream::from_std(ours)?, theirs.into()))
+        };
+        let (agent, console, monitor) = (pair()?, pair()?, pair()?);
+        Ok(Self {
+            ours: Ends { agent: agent.0, console: console.0, monitor: monitor.0 },
+            theirs: Ends { agent: agent.1, console: console.1, monitor: monitor.1 },
+        })
+    }
+}
+
+/// Listens to QEMU's monitor while the VM lives, for the reason of a shutdown.
+#[derive(Debug)]
+struct Monitor {
+    events: mpsc::Receiver<QmpEvent>,
+    task: JoinHandle<()>,
+}
+
+impl Monitor {
+    fn watch(socket: UnixStream) -> Self {
+        let (sender, events) = mpsc::channel(8);
+        let task = tokio::spawn(async move {
+            // A monitor that fails costs evidence only; the process itself is watched elsewhere.
+            let Ok((_qmp, mut incoming)) = Qmp::connect(socket).await else { return };
+            while let Some(event) = incoming.recv().await {
+                if event.event == "SHUTDOWN" {
+                    let _ = sender.try_send(event);
+                }
+            }
+        });
+        Self { events, task }
+    }
+
+    fn shutdown_reason(&mut self) -> Option<String> {
+        let event = self.events.try_recv().ok()?;
+        event.data.get("reason")?.as_str().map(str::to_owned)
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A running VM. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    process: Process,
+    console: Console,
+    monitor: Monitor,
+    /// From the request to start QEMU to the agent's greeting.
+    pub(crate) boot: Duration,
+}
+
+impl Vm {
+    /// Ends it; returns how long that took.
+    pub(crate) async fn end(self) -> Duration {
+        self.process.kill().await
+    }
+
+    /// Ends it and tells what is known about why it was lost.
+    pub(crate) async fn post_mortem(mut self) -> String {
+        const PATIENCE: Duration = Duration::from_millis(500);
+        let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
+        let mut known = Vec::new();
+        match &ended {
+            Ok(Ok(status)) => known.push(format!("QEMU ended ({status})")),
+            Ok(Err(error)) => known.push(format!("QEMU's end is not known: {error}")),
+            Err(_) => known.push("QEMU was still running and was killed".to_string()),
+        }
+        if let Some(reason) = self.monitor.shutdown_reason() {
+            known.push(format!("shutdown reason: {reason}"));
+        }
+        if ended.is_ok() {
+            let complaint = self.process.complaint();
+            if !complaint.is_empty() {
+                known.push(format!("QEMU said: {complaint}"));
+            }
+        }
+        let words = self.console.last_words(LAST_WORDS);
+        if !words.is_empty() {
+            known.push(format!("the guest's console ended with:\n{words}"));
+        }
+        let _ = self.process.kill().await;
+        known.join("; ")
+    }
+
+    async fn stillborn(self, error: &ChannelError) -> Error {
+        let known = self.post_mortem().await;
+        Error::new(ErrorKind::Boot, format!("the VM did not start: {error}; {known}"))
+    }
+}

@@ -1,0 +1,183 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use fumehood_protocol::{EndedBy, EnvVars, Evidence, Exec, Language, Limits, StreamSummary};
+
+use crate::accelerator::Accelerator;
+use crate::error::{Error, ErrorKind};
+
+/// Seconds that code may run unless a request says otherwise.
+const DEFAULT_TIMEOUT_S: u64 = 30;
+
+/// The least memory of a guest in MiB: kernel, agent and an interpreter fit.
+const MIN_MEMORY_MIB: u32 = 96;
+
+/// The most memory of a guest in MiB, 1 TiB; what this host can give is checked when it is asked for.
+const MAX_MEMORY_MIB: u32 = 1024 * 1024;
+
+/// Memory of a guest unless a request says otherwise, in MiB. Pages that are not used cost nothing.
+const DEFAULT_MEMORY_MIB: u32 = 512;
+
+/// Code to be run in a VM of its own.
+#[derive(Debug, Clone)]
+pub struct RunRequest {
+    pub(crate) language: Language,
+    pub(crate) code: String,
+    env: Vec<(String, String)>,
+    timeout_s: u64,
+    pub(crate) memory_mib: u32,
+}
+
+impl RunRequest {
+    /// Runs `code` with 512 MiB of memory, for 30 s at most.
+    #[must_use]
+    pub fn new(language: Language, code: impl Into<String>) -> Self {
+        Self {
+            language,
+            code: code.into(),
+            env: Vec::new(),
+            timeout_s: DEFAULT_TIMEOUT_S,
+            memory_mib: DEFAULT_MEMORY_MIB,
+        }
+    }
+
+    /// Adds an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Ends the code after this many seconds; 0 = the most that the engine allows.
+    #[must_use]
+    pub fn timeout_s(mut self, seconds: u64) -> Self {
+        self.timeout_s = seconds;
+        self
+    }
+
+    /// Gives the guest this much memory, in MiB.
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// The exec to send, and how long it may take, when all of it is allowed.
+    pub(crate) fn check(&self, limits: &Limits) -> Result<(Exec, Duration), Error> {
+        let invalid = |message: String| Error::new(ErrorKind::Invalid, message);
+        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
+            let asked = self.memory_mib;
+            return Err(invalid(format!("{asked} MiB of memory; {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are allowed")));
+        }
+        let mut exec = Exec::new(self.language, self.code.clone());
+        exec.env_vars = self.env.iter().cloned().collect::<EnvVars>();
+        exec.timeout = Some(i64::try_from(self.timeout_s).unwrap_or(i64::MAX));
+        exec.check(limits).map_err(|error| invalid(error.message))?;
+        let seconds = exec.timeout_s(limits).map_err(|error| invalid(error.message))?;
+        Ok((exec, Duration::from_secs(seconds)))
+    }
+}
+
+/// What a run tells while it goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The program wrote to standard output.
+    Stdout(Bytes),
+    /// The program wrote to standard error.
+    Stderr(Bytes),
+}
+
+/// Where a run's VM came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Source {
+    /// A boot for this run.
+    Boot,
+}
+
+impl Source {
+    /// The name in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+        }
+    }
+}
+
+/// Where the time went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Waiting for room on this host.
+    pub queue: Duration,
+    /// From starting QEMU to the agent's greeting.
+    pub boot: Duration,
+    /// From the agent's greeting to the code being sent.
+    pub connect: Duration,
+    /// From sending the code to the interpreter being ready, as the guest tells.
+    pub spawn: Duration,
+    /// From sending the code to the first byte of output; none = there was no output.
+    pub first_output: Option<Duration>,
+    /// From sending the code to its end.
+    pub execute: Duration,
+    /// Ending the VM.
+    pub teardown: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What the program exited with; 128 + signal when a signal ended it; 124 on timeout, 130 when
+    /// cancelled, 137 when out of memory; none when the VM was lost.
+    pub exit_code: Option<i32>,
+    /// Why it ended.
+    pub ended_by: EndedBy,
+    /// What shows that, with CPU time and peak memory.
+    pub evidence: Evidence,
+    /// What the program wrote to standard output: bytes and checksum, verified on the way.
+    pub stdout: StreamSummary,
+    /// The same of standard error.
+    pub stderr: StreamSummary,
+    /// Where the VM came from.
+    pub source: Source,
+    /// What executed the guest's instructions.
+    pub accelerator: Accelerator,
+    /// Where the time went.
+    pub timing: Timing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(request: &RunRequest) -> Result<(Exec, Duration), Error> {
+        request.check(&Limits::default())
+    }
+
+    #[test]
+    fn memory_at_the_limits_and_past_them() {
+        let request = RunRequest::new(Language::Raw, "");
+        assert!(check(&request.clone().memory_mib(96)).is_ok());
+        assert!(check(&request.clone().memory_mib(1024 * 1024)).is_ok());
+        for mib in [0, 95, 1024 * 1024 + 1] {
+            let error = check(&request.clone().memory_mib(mib)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains(&mib.to_string()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_of_0_is_the_most_that_is_allowed() {
+        let request = RunRequest::new(Language::Raw, "").timeout_s(0);
+        assert_eq!(check(&request).unwrap().1, Duration::from_secs(300));
+        assert!(check(&request.timeout_s(301)).is_err());
+    }
+
+    #[test]
+    fn the_protocols_limits_hold_before_a_vm_is_started() {
+        assert!(check(&RunRequest::new(Language::Raw, "x".repeat(2_097_153))).is_err());
+        assert!(check(&RunRequest::new(Language::Raw, "").env("LD_PRELOAD", "x")).is_err());
+    }
+}

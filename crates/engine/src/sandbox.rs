@@ -1,0 +1,332 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fumehood_image::{Image, Store};
+use fumehood_protocol::{Complete, EndedBy, Evidence, Exec, Language, PROTOCOL_VERSION, Request, Stream, StreamSummary};
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+use crate::accelerator::{Accelerator, choose};
+use crate::admission::{Admission, Place};
+use crate::agent_line::AgentLine;
+use crate::channel::{Channel, ChannelError, Operation, OperationEvent};
+use crate::config::{Config, Qemu};
+use crate::error::{Error, ErrorKind};
+use crate::launch::{Kit, Vm};
+use crate::run::{Event, Outcome, RunRequest, Source, Timing};
+
+/// Events on their way to a caller. With chunks of 64 KiB a caller that does not read holds 1 MiB.
+const EVENTS: usize = 16;
+
+/// This host, ready to run code. Cheap to clone; the VMs of a dropped engine die.
+#[derive(Debug, Clone)]
+pub struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    image: Image,
+    kit: Kit,
+    admission: Admission,
+    accelerator: Accelerator,
+    accelerator_reason: String,
+}
+
+impl Engine {
+    /// Finds QEMU and the image, chooses the accelerator. Takes a few milliseconds and starts
+    /// no VM.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Missing`] and [`ErrorKind::Damaged`] with the command that mends it;
+    /// [`ErrorKind::Host`] when this host does not permit something.
+    pub fn start(config: Config) -> Result<Self, Error> {
+        let qemu = Qemu::find(&config)?;
+        let store = open_store(&config)?;
+        let image = store.image(&config.image).map_err(image_error)?;
+        let chosen = choose(config.accelerator)?;
+        let kit = Kit::new(&qemu, chosen.accelerator, store.root())?;
+        let admission = Admission::new(config.queue_deadline);
+        Ok(Self(Arc::new(Inner {
+            config,
+            image,
+            kit,
+            admission,
+            accelerator: chosen.accelerator,
+            accelerator_reason: chosen.reason,
+        })))
+    }
+
+    /// What executes guests' instructions here.
+    #[must_use]
+    pub fn accelerator(&self) -> Accelerator {
+        self.0.accelerator
+    }
+
+    /// Why it is that one, for a person.
+    #[must_use]
+    pub fn accelerator_reason(&self) -> &str {
+        &self.0.accelerator_reason
+    }
+
+    /// Runs one program in a fresh VM. The request is checked at once; the VM is started while the
+    /// caller goes on. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`]: what is wrong, what the limit is.
+    pub fn run(&self, request: RunRequest) -> Result<Run, Error> {
+        let (exec, timeout) = request.check(&self.0.config.limits)?;
+        let (events, inbox) = mpsc::channel(EVENTS);
+        let canceller = Canceller::default();
+        let job = Job {
+            engine: self.0.clone(),
+            exec,
+            timeout,
+            memory_mib: request.memory_mib,
+            cancel: canceller.clone(),
+            events,
+        };
+        Ok(Run { events: inbox, driver: tokio::spawn(job.run()), canceller })
+    }
+
+    /// Boots a VM for somebody else to speak with its agent. See [`AgentLine`].
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and [`ErrorKind::Boot`].
+    pub async fn agent_line(&self, memory_mib: u32) -> Result<AgentLine, Error> {
+        RunRequest::new(Language::Raw, "").memory_mib(memory_mib).check(&self.0.config.limits)?;
+        let place = self.0.admission.place(memory_mib).await?;
+        let (vm, socket) = self.0.boot(memory_mib, 0).await?;
+        Ok(AgentLine::new(vm, place, socket))
+    }
+}
+
+impl Inner {
+    async fn boot(&self, memory_mib: u32, protocol: u32) -> Result<(Vm, UnixStream), Error> {
+        let _turn = self.admission.turn_to_boot().await?;
+        self.kit.boot(&self.image, memory_mib, protocol, self.config.boot_deadline).await
+    }
+}
+
+pub(crate) fn open_store(config: &Config) -> Result<Store, Error> {
+    let root = match &config.store {
+        Some(root) => root.clone(),
+        None => Store::default_root().map_err(image_error)?,
+    };
+    Store::open(root).map_err(image_error)
+}
+
+pub(crate) fn image_error(error: fumehood_image::Error) -> Error {
+    let kind = match &error {
+        fumehood_image::Error::Missing { .. } => ErrorKind::Missing,
+        fumehood_image::Error::Damaged { .. } => ErrorKind::Damaged,
+        _ => ErrorKind::Host,
+    };
+    Error::new(kind, error.to_string()).caused_by(error)
+}
+
+/// Ends a run from anywhere. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Canceller(Arc<Notify>);
+
+impl Canceller {
+    /// Asks the run to end: its program gets SIGINT, then SIGTERM, then SIGKILL. The run still
+    /// tells its outcome.
+    pub fn cancel(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// A run in progress. Dropping it ends its VM at once.
+#[derive(Debug)]
+pub struct Run {
+    events: mpsc::Receiver<Event>,
+    driver: JoinHandle<Result<Outcome, Error>>,
+    canceller: Canceller,
+}
+
+impl Run {
+    /// What it tells next; `None` when all has been told. A caller that waits makes the program
+    /// wait: nothing is dropped and little is held.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// Something that can cancel it from elsewhere.
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+
+    /// How it ended. Output that was not taken is dropped.
+    ///
+    /// # Errors
+    /// [`Error`]: the run has no outcome; [`Error::retry`] tells whether the code may have run.
+    pub async fn outcome(mut self) -> Result<Outcome, Error> {
+        while self.events.recv().await.is_some() {}
+        match (&mut self.driver).await {
+            Ok(result) => result,
+            Err(failed) => Err(Error::new(ErrorKind::Lost, format!("the run's task failed: {failed}")).after_start()),
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// One program, from the queue to the end of its VM.
+struct Job {
+    engine: Arc<Inner>,
+    exec: Exec,
+    timeout: Duration,
+    memory_mib: u32,
+    cancel: Canceller,
+    events: mpsc::Sender<Event>,
+}
+
+impl Job {
+    async fn run(mut self) -> Result<Outcome, Error> {
+        let start = Instant::now();
+        let mut timing = Timing::default();
+        let vm = tokio::select! {
+            vm = self.vm(&mut timing) => vm,
+            () = self.cancel.0.notified() => return Ok(self.never_started(start)),
+        };
+        let (vm, socket, _place) = vm?;
+        timing.boot = vm.boot;
+        let connecting = Instant::now();
+        let channel = Channel::new(socket);
+        let exec = std::mem::replace(&mut self.exec, Exec::new(Language::Raw, ""));
+        let operation = channel.operate(|op_id, credit| {
+            Request::Exec(Exec { op_id: Some(op_id), credit: Some(credit), ..exec })
+        });
+        timing.connect = connecting.elapsed();
+        let end = self.follow(operation, &mut timing).await;
+        let outcome = match end {
+            Ok(End::Complete(complete)) => {
+                timing.spawn = Duration::from_millis(complete.spawn_ms.unwrap_or(0));
+                timing.teardown = vm.end().await;
+                self.outcome(complete, timing)
+            }
+            Ok(End::Refused(message)) => {
+                return Err(Error::new(ErrorKind::Invalid, format!("the guest's agent refused the code: {message}")));
+            }
+            Ok(End::Overdue) => {
+                let detail = format!("the guest did not end it; the VM was ended. {}", vm.post_mortem().await);
+                self.lost(EndedBy::Timeout, Some(124), detail, timing)
+            }
+            Err(ChannelError::Violation(what)) => {
+                drop(vm);
+                let message = format!("the guest broke the protocol and was ended: {what}");
+                return Err(Error::new(ErrorKind::Protocol, message).after_start());
+            }
+            Err(ChannelError::Closed | ChannelError::Silent(_)) => {
+                let detail = vm.post_mortem().await;
+                self.lost(EndedBy::AgentLost, None, detail, timing)
+            }
+        };
+        Ok(Outcome { timing: Timing { total: start.elapsed(), ..outcome.timing }, ..outcome })
+    }
+
+    async fn vm(&self, timing: &mut Timing) -> Result<(Vm, UnixStream, Place), Error> {
+        let start = Instant::now();
+        let place = self.engine.admission.place(self.memory_mib).await?;
+        let (vm, socket) = self.engine.boot(self.memory_mib, PROTOCOL_VERSION).await?;
+        timing.queue = start.elapsed().saturating_sub(vm.boot);
+        Ok((vm, socket, place))
+    }
+
+    /// Passes on what the operation tells until it ends.
+    async fn follow(&mut self, mut operation: Operation, timing: &mut Timing) -> Result<End, ChannelError> {
+        let start = Instant::now();
+        let end = loop {
+            let deadline = tokio::time::Instant::from_std(start + self.timeout + self.patience());
+            let event = tokio::select! {
+                event = operation.next() => event?,
+                () = self.cancel.0.notified() => {
+                    operation.cancel();
+                    // From here on the guest has only the time that ending takes.
+                    self.timeout = start.elapsed();
+                    continue;
+                }
+                () = tokio::time::sleep_until(deadline) => break End::Overdue,
+            };
+            match event {
+                OperationEvent::Output(stream, bytes) => {
+                    timing.first_output.get_or_insert_with(|| start.elapsed());
+                    let event = match stream {
+                        Stream::Stdout => Event::Stdout(bytes),
+                        Stream::Stderr => Event::Stderr(bytes),
+                    };
+                    self.pass_on(event, &operation).await;
+                    operation.used();
+                }
+                OperationEvent::Complete(complete) => break End::Complete(complete),
+                OperationEvent::Refused(refusal) => break End::Refused(refusal.message),
+            }
+        };
+        timing.execute = start.elapsed();
+        Ok(end)
+    }
+
+    /// Hands an event to the caller, however slow; a cancel comes through meanwhile.
+    async fn pass_on(&self, event: Event, operation: &Operation) {
+        let sending = self.events.send(event);
+        tokio::pin!(sending);
+        loop {
+            tokio::select! {
+                // A caller that takes no events any more still wants the outcome.
+                _ = &mut sending => return,
+                () = self.cancel.0.notified() => operation.cancel(),
+            }
+        }
+    }
+
+    /// How long the guest may take to end a program whose time is up.
+    fn patience(&self) -> Duration {
+        const MARGIN: Duration = Duration::from_secs(10);
+        3 * Duration::from_millis(self.engine.config.limits.grace_ms) + MARGIN
+    }
+
+    fn outcome(&self, complete: Complete, timing: Timing) -> Outcome {
+        Outcome {
+            exit_code: Some(complete.exit_code),
+            ended_by: complete.ended_by,
+            evidence: complete.evidence,
+            stdout: complete.stdout,
+            stderr: complete.stderr,
+            source: Source::Boot,
+            accelerator: self.engine.accelerator,
+            timing,
+        }
+    }
+
+    fn lost(&self, ended_by: EndedBy, exit_code: Option<i32>, detail: String, timing: Timing) -> Outcome {
+        Outcome {
+            exit_code,
+            ended_by,
+            evidence: Evidence { detail: Some(detail), ..Evidence::default() },
+            stdout: StreamSummary::default(),
+            stderr: StreamSummary::default(),
+            source: Source::Boot,
+            accelerator: self.engine.accelerator,
+            timing,
+        }
+    }
+
+    fn never_started(&self, start: Instant) -> Outcome {
+        let timing = Timing { total: start.elapsed(), ..Timing::default() };
+        self.lost(EndedBy::Cancelled, Some(130), "cancelled before the code was started".into(), timing)
+    }
+}
+
+/// How an operation ended, as seen from here.
+enum End {
+    Complete(Complete),
+    Refused(String),
+    /// The guest did not end it in time.
+    Overdue,
+}
