@@ -1,3 +1,46 @@
-//! Placeholder.
+//! Developers' commands.
 
-fn main() {}
+mod build;
+mod demo;
+mod host;
+mod shell;
+mod suite;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prepares what is missing: packages, programs, the image
+    Setup,
+    /// Prepares what is missing, then runs one program in each language
+    Demo,
+    /// Everything: format, lints, tidiness, tests, VMs included
+    Test,
+    /// Times runs beside a floor measured in the same run
+    Bench {
+        /// Pairs to measure
+        #[arg(long, default_value_t = 10)]
+        rounds: u32,
+    },
+    /// Checks the house's own rules
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    std::env::set_current_dir(shell::root()?)?;
+    match Args::parse().command {
+        Command::Setup => build::setup().map(drop),
+        Command::Demo => demo::run(),
+        Command::Test => suite::run(),
+        Command::Bench { rounds } => demo::bench(rounds),
+        Command::Tidy => tidy::run(),
+    }
+}

@@ -1,0 +1,54 @@
+//! What is published must be what is built: the JSON schema and the tables of `docs/protocol.md`.
+//!
+//! `UPDATE=1 cargo test -p fumehood-protocol --features schema` writes the schema anew; a change of
+//! it is a change of the protocol and belongs into the CHANGELOG.
+
+use std::path::{Path, PathBuf};
+
+use fumehood_protocol::{BLOCKED_NAMES, BLOCKED_PREFIXES, TABLE};
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
+}
+
+fn specification() -> String {
+    std::fs::read_to_string(docs().join("protocol.md")).unwrap()
+}
+
+#[cfg(feature = "schema")]
+#[test]
+fn the_schema_has_not_drifted() {
+    use fumehood_protocol::{Request, Response};
+    let schema = serde_json::json!({
+        "title": "fumehood protocol, versions 0 and 1",
+        "request": schemars::schema_for!(Request),
+        "response": schemars::schema_for!(Response),
+    });
+    let now = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+    let path = docs().join("protocol.schema.json");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &now).unwrap();
+    }
+    let frozen = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(now == frozen, "the types are no longer what docs/protocol.schema.json says; see this test's head");
+}
+
+#[test]
+fn the_specification_lists_every_limit() {
+    let text = specification();
+    for row in TABLE {
+        let line = format!("| `{}` | {} | {} |", row.name, row.default, row.reason);
+        assert!(text.contains(&line), "docs/protocol.md lacks the row\n{line}");
+    }
+}
+
+#[test]
+fn the_specification_lists_every_blocked_name() {
+    let text = specification();
+    for name in BLOCKED_NAMES {
+        assert!(text.contains(&format!("`{name}`")), "docs/protocol.md lacks the blocked name {name}");
+    }
+    for prefix in BLOCKED_PREFIXES {
+        assert!(text.contains(&format!("`{prefix}*`")), "docs/protocol.md lacks the blocked prefix {prefix}");
+    }
+}

@@ -1,0 +1,59 @@
+//! Programs and image.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use crate::host;
+use crate::shell::{cargo, run};
+
+/// What a set-up leaves.
+pub(crate) struct Programs {
+    /// The command `fumehood`.
+    pub(crate) fumehood: PathBuf,
+    /// The guest's agent.
+    pub(crate) agent: PathBuf,
+}
+
+/// The guest is x86_64 Linux; its agent is one static program.
+const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Prepares packages, programs and the image. With everything cached it takes a few seconds.
+pub(crate) fn setup() -> anyhow::Result<Programs> {
+    let start = Instant::now();
+    host::prepare()?;
+    let kernel = std::thread::spawn(kernel_ahead);
+    let programs = programs()?;
+    // The build below waits for it and tells what went wrong with it.
+    let _ = kernel.join();
+    run(Command::new(&programs.fumehood).args(["image", "build"]))?;
+    eprintln!("set up in {:.0} s", start.elapsed().as_secs_f32());
+    Ok(programs)
+}
+
+/// Builds the command and the agent, and puts the agent beside the command, where it looks for it.
+pub(crate) fn programs() -> anyhow::Result<Programs> {
+    agent(Path::new("target"))?;
+    run(cargo().args(["build", "--release", "-p", "fumehood-cli"]))?;
+    let release = Path::new("target/release");
+    let built = Path::new("target").join(GUEST_TARGET).join("guest/fumehood-agent");
+    let agent = release.join("fumehood-agent");
+    // By rename: the old one may be open in an image build that goes on.
+    let fresh = release.join("fumehood-agent.new");
+    std::fs::copy(built, &fresh)?;
+    std::fs::rename(&fresh, &agent)?;
+    let absolute = |path: PathBuf| std::path::absolute(path);
+    Ok(Programs { fumehood: absolute(release.join("fumehood"))?, agent: absolute(agent)? })
+}
+
+fn agent(target: &Path) -> anyhow::Result<()> {
+    run(static_build(target).args(["-p", "fumehood-guest-agent"]))
+}
+
+/// A build of static programs for the guest.
+pub(crate) fn static_build(target: &Path) -> Command {
+    let mut command = cargo();
+    command.args(["build", "--profile", "guest", "--target", GUEST_TARGET, "--target-dir"]).arg(target);
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");
+    command
+}
