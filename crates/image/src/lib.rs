@@ -1,1 +1,50 @@
-//! fumehood-image
+//! The guest image: what a fumehood sandbox boots.
+//!
+//! An image is three files and a manifest: a kernel, a start file system with the agent in it, and a
+//! read-only root file system. They are built once from the host's own package sources and then shared,
+//! unchanged, by every sandbox. This crate builds them ([`build`]), keeps them ([`Store`]), and opens them
+//! for the engine ([`Image`]) without hashing anything twice.
+//!
+//! ```no_run
+//! use fumehood_image::{ImageName, Store};
+//!
+//! # fn main() -> Result<(), fumehood_image::Error> {
+//! let store = Store::open(Store::default_root()?)?;
+//! let image = store.image(&ImageName::default())?;
+//! println!("kernel {}", image.kernel().path().display());
+//! # Ok(())
+//! # }
+//! ```
+
+mod apt;
+mod build;
+mod bun;
+mod command;
+mod cpio;
+mod download;
+mod elf;
+mod error;
+mod hash;
+mod identity;
+mod image;
+mod initrd;
+mod kernel;
+mod manifest;
+mod mmdebstrap;
+mod name;
+mod options;
+mod progress;
+mod recipe;
+mod rootfs;
+mod store;
+mod uv;
+mod workdir;
+
+pub use build::{BuildReport, Outcome, build};
+pub use error::Error;
+pub use image::{Image, Part};
+pub use manifest::{Artifact, KernelRecord, Manifest, PartRecord};
+pub use name::ImageName;
+pub use options::{BuildOptions, ExtraFile, KernelChoice, RootFormat};
+pub use progress::{Progress, Silent, Step, StepEnd};
+pub use store::{Listed, PartReport, PartState, Store, Verification};

@@ -1,0 +1,219 @@
+//! Builds an image.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::bun::{self, BUN};
+use crate::download::Pinned;
+use crate::identity::{Identities, Identity};
+use crate::image::{self, Image};
+use crate::kernel::Kernel;
+use crate::manifest::{Artifact, FORMAT, Manifest, PARTS, PartRecord};
+use crate::options::BuildOptions;
+use crate::progress::{Progress, StepEnd, Steps};
+use crate::recipe::Recipe;
+use crate::rootfs::{self, base};
+use crate::store::{Store, sync_directory};
+use crate::uv::{self, UV};
+use crate::{Error, hash, initrd};
+
+/// What became of a build.
+#[derive(Debug)]
+pub struct BuildReport {
+    /// Whether anything was done.
+    pub outcome: Outcome,
+    /// The image.
+    pub image: Image,
+}
+
+/// Whether a build had anything to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A new image was built.
+    Built,
+    /// The image at hand was made from the same inputs and is intact.
+    UpToDate,
+}
+
+/// The packages' archive, the tree made of it and its image (measured: 0.22, 0.37, 0.36 GB), uv and bun
+/// packed and unpacked.
+const ROOM: u64 = 1_300_000_000;
+
+/// The parts that the steps before the last one left.
+struct Pieces {
+    kernel: Kernel,
+    packages: BTreeMap<String, String>,
+    /// The directory that becomes the image; the root file system is in it.
+    finished: PathBuf,
+}
+
+/// Builds the image that `options` describe, unless it is there already. Builds of one store follow each
+/// other; one that is cut short leaves nothing that a later one would take for finished.
+///
+/// # Errors
+/// Each names the step, the reason and the mend.
+///
+/// ```no_run
+/// use fumehood_image::{BuildOptions, Silent, Store, build};
+///
+/// # fn main() -> Result<(), fumehood_image::Error> {
+/// let store = Store::open(Store::default_root()?)?;
+/// let options = BuildOptions::new("target/x86_64-unknown-linux-musl/guest/fumehood-guest-agent");
+/// let report = build(&store, &options, &mut Silent)?;
+/// println!("{:?}: {}", report.outcome, report.image.id());
+/// # Ok(())
+/// # }
+/// ```
+pub fn build(
+    store: &Store,
+    options: &BuildOptions,
+    progress: &mut dyn Progress,
+) -> Result<BuildReport, Error> {
+    let recipe = Recipe::read(options)?;
+    let _lock = store.lock(|| progress.waiting())?;
+    if let Some(image) = current(store, options, &recipe) {
+        return Ok(BuildReport {
+            outcome: Outcome::UpToDate,
+            image,
+        });
+    }
+    make(store, options, &recipe, &mut Steps::new(progress))?;
+    for cache in ["kernel", "base", "downloads"] {
+        store.prune(cache)?;
+    }
+    Ok(BuildReport {
+        outcome: Outcome::Built,
+        image: store.image(&options.name)?,
+    })
+}
+
+/// The image at hand, if it was made from the same inputs and is intact.
+fn current(store: &Store, options: &BuildOptions, recipe: &Recipe) -> Option<Image> {
+    if options.refresh {
+        return None;
+    }
+    store
+        .image(&options.name)
+        .ok()
+        .filter(|image| image.manifest().inputs == recipe.key)
+}
+
+fn make(
+    store: &Store,
+    options: &BuildOptions,
+    recipe: &Recipe,
+    steps: &mut Steps<'_>,
+) -> Result<(), Error> {
+    let kernel = steps.run(|advance| recipe.kernel.obtain(store, options, advance))?;
+    store.need_room(ROOM)?;
+    let base =
+        steps.run(|advance| base::obtain(store, &options.suite, options.refresh, advance))?;
+    let uv = steps.run(|_| uv::obtain(store))?;
+    let bun = steps.run(|_| bun::obtain(store))?;
+    let work = store.work_dir()?;
+    let finished = work.path().join("image");
+    fs::create_dir(&finished).map_err(Error::io("make", &finished))?;
+    let packages = steps.run(|advance| {
+        let parts = rootfs::Parts {
+            base: &base,
+            uv: &uv,
+            bun: &bun,
+            ca: recipe.ca.as_deref(),
+            extra: &options.extra_files,
+        };
+        let tree = work.path().join("tree");
+        advance.line("unpacking and cleaning");
+        let packages = rootfs::assemble(&parts, &tree, work.path())?;
+        advance.line("packing");
+        rootfs::pack(&tree, options.format, &finished.join(PARTS[2].1))?;
+        Ok((packages, StepEnd::Done))
+    })?;
+    steps.run(|_| {
+        let pieces = Pieces {
+            kernel,
+            packages,
+            finished,
+        };
+        let manifest = finish(&pieces, options, recipe)?;
+        store.install(&options.name, &manifest, &pieces.finished)?;
+        Ok(((), StepEnd::Done))
+    })
+}
+
+/// Adds kernel and start file system to the finished directory, hashes and writes out everything.
+fn finish(pieces: &Pieces, options: &BuildOptions, recipe: &Recipe) -> Result<Manifest, Error> {
+    let directory = &pieces.finished;
+    let [kernel, initrd, _] = PARTS.map(|(_, file)| directory.join(file));
+    fs::copy(&pieces.kernel.image, &kernel).map_err(Error::io("copy the kernel to", &kernel))?;
+    let archive = initrd::build(&recipe.agent, &pieces.kernel.modules)?;
+    fs::write(&initrd, archive).map_err(Error::io("write", &initrd))?;
+    let mut identities = Identities::new();
+    let mut parts = Vec::new();
+    for (name, file) in PARTS {
+        let (record, identity) = seal(directory, name, file)?;
+        identities.insert(name.to_owned(), identity);
+        parts.push(record);
+    }
+    let manifest = describe(parts, pieces, options, recipe);
+    let path = directory.join("manifest.json");
+    let text =
+        serde_json::to_vec_pretty(&manifest).map_err(|e| Error::io("write", &path)(e.into()))?;
+    fs::write(&path, text).map_err(Error::io("write", &path))?;
+    write_out(&path)?;
+    image::record(directory, &identities)?;
+    sync_directory(directory)?;
+    Ok(manifest)
+}
+
+/// Writes a part out, so that it outlasts a power cut, and hashes it.
+fn seal(directory: &Path, name: &str, file: &str) -> Result<(PartRecord, Identity), Error> {
+    let path = directory.join(file);
+    write_out(&path)?;
+    let mut open = File::open(&path).map_err(Error::io("open", &path))?;
+    let identity = Identity::of(&open, &path)?;
+    let sha256 = hash::of_file(&mut open, &path)?;
+    let bytes = open.metadata().map_err(Error::io("inspect", &path))?.len();
+    let record = PartRecord {
+        name: name.to_owned(),
+        file: file.to_owned(),
+        sha256,
+        bytes,
+    };
+    Ok((record, identity))
+}
+
+fn write_out(path: &Path) -> Result<(), Error> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    file.sync_all().map_err(Error::io("write out", path))
+}
+
+fn describe(
+    parts: Vec<PartRecord>,
+    pieces: &Pieces,
+    options: &BuildOptions,
+    recipe: &Recipe,
+) -> Manifest {
+    let artifact = |pinned: &Pinned| Artifact {
+        name: pinned.name.to_owned(),
+        version: pinned.version.to_owned(),
+        sha256: pinned.sha256.to_owned(),
+    };
+    let created = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    Manifest {
+        format: FORMAT,
+        id: Manifest::id_of(&recipe.key, &parts),
+        inputs: recipe.key.clone(),
+        created,
+        parts,
+        kernel: pieces.kernel.record.clone(),
+        suite: options.suite.clone(),
+        packages: pieces.packages.clone(),
+        artifacts: [UV, BUN].iter().map(artifact).collect(),
+        agent_sha256: recipe.agent_sha256.clone(),
+        ca_sha256: recipe.ca_sha256.clone(),
+    }
+}

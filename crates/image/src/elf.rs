@@ -1,0 +1,76 @@
+//! Whether a file can be the first process of a guest that has no libraries yet.
+
+use std::path::Path;
+
+use crate::Error;
+
+const HEADER_BYTES: usize = 64;
+const MACHINE_X86_64: u16 = 62;
+/// The program header that names a dynamic loader.
+const SEGMENT_INTERPRETER: u32 = 3;
+
+/// Refuses what is not a static program for 64-bit x86.
+pub(crate) fn check_static(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let refuse = |why| {
+        Err(Error::Agent {
+            path: path.to_path_buf(),
+            why,
+        })
+    };
+    if bytes.len() < HEADER_BYTES || !bytes.starts_with(b"\x7fELF\x02\x01") {
+        return refuse("it is not a 64-bit ELF program");
+    }
+    if half(bytes, 18) != Some(MACHINE_X86_64) {
+        return refuse("it is not a program for x86-64");
+    }
+    match has_interpreter(bytes) {
+        Some(false) => Ok(()),
+        Some(true) => {
+            refuse("it is linked dynamically, and the guest has no libraries at its start")
+        }
+        None => refuse("its program headers are cut off"),
+    }
+}
+
+fn has_interpreter(bytes: &[u8]) -> Option<bool> {
+    let table = usize::try_from(u64::from_le_bytes(bytes.get(32..40)?.try_into().ok()?)).ok()?;
+    let (size, count) = (usize::from(half(bytes, 54)?), usize::from(half(bytes, 56)?));
+    for index in 0..count {
+        let at = table.checked_add(size.checked_mul(index)?)?;
+        let kind = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
+        if u32::from_le_bytes(kind) == SEGMENT_INTERPRETER {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(segment: u32) -> Vec<u8> {
+        let mut bytes = vec![0; 64 + 56];
+        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        bytes[18..20].copy_from_slice(&62u16.to_le_bytes());
+        bytes[32..40].copy_from_slice(&64u64.to_le_bytes());
+        bytes[54..56].copy_from_slice(&56u16.to_le_bytes());
+        bytes[56..58].copy_from_slice(&1u16.to_le_bytes());
+        bytes[64..68].copy_from_slice(&segment.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn takes_a_static_program_only() {
+        let path = Path::new("agent");
+        assert!(check_static(path, &program(1)).is_ok());
+        let message = |bytes: &[u8]| check_static(path, bytes).unwrap_err().to_string();
+        assert!(message(&program(3)).contains("dynamically"));
+        assert!(message(b"#!/bin/sh\n").contains("not a 64-bit ELF"));
+        assert!(message(&program(1)[..66]).contains("cut off"));
+    }
+}

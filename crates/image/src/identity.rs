@@ -1,0 +1,50 @@
+//! Knowing a file again without hashing it.
+
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// What the operating system says of a file. When all of it is as it was after the last hash, the
+/// contents are taken to be the same: whoever writes to a file moves its ctime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Identity {
+    /// Of an open descriptor, so that what is checked is what is used.
+    pub(crate) fn of(file: &File, path: &Path) -> Result<Self, Error> {
+        let metadata = file.metadata().map_err(Error::io("inspect", path))?;
+        Ok(Self::from(&metadata))
+    }
+}
+
+impl From<&Metadata> for Identity {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            dev: metadata.dev(),
+            ino: metadata.ino(),
+            size: metadata.size(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// The identities of an image's parts by the parts' names.
+pub(crate) type Identities = BTreeMap<String, Identity>;
+
+/// What is recorded beside the manifest; nothing when it cannot be read, which costs only a hash.
+pub(crate) fn load(path: &Path) -> Identities {
+    let text = std::fs::read(path).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}

@@ -1,0 +1,79 @@
+//! Whether Kconfig took every line it was given.
+
+use std::collections::BTreeMap;
+
+use crate::Error;
+
+/// Compares a fragment with the complete configuration that came of it. `=n` asks for "not set".
+pub(crate) fn assert_taken(fragment: &str, config: &str) -> Result<(), Error> {
+    let taken = settings(config);
+    let mut missing = Vec::new();
+    for (name, wanted) in settings(fragment) {
+        let found = taken.get(name).copied().unwrap_or("n");
+        if found != wanted {
+            missing.push(format!("{name}={wanted} became {found}"));
+        }
+    }
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Error::FragmentNotTaken(missing)),
+    }
+}
+
+/// The lines of a configuration that set something.
+fn settings(text: &str) -> BTreeMap<&str, &str> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("CONFIG_"))
+        .filter_map(|line| line.split_once('='))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=8\nCONFIG_S=\"-x\"\n";
+
+    #[test]
+    fn lines_that_were_taken_pass() {
+        let fragment =
+            "# why\nCONFIG_A=y\nCONFIG_B=n\nCONFIG_GONE=n\nCONFIG_N=8\nCONFIG_S=\"-x\"\n";
+        assert_taken(fragment, CONFIG).unwrap();
+    }
+
+    #[test]
+    fn a_line_not_taken_is_named() {
+        let error = |line: &str| assert_taken(line, CONFIG).unwrap_err().to_string();
+        assert!(error("CONFIG_B=y").contains("CONFIG_B=y became n"));
+        assert!(error("CONFIG_A=n").contains("CONFIG_A=n became y"));
+        assert!(error("CONFIG_N=4").contains("CONFIG_N=4 became 8"));
+    }
+
+    #[test]
+    fn the_fragment_says_nothing_twice() {
+        let lines = crate::kernel::FRAGMENT
+            .lines()
+            .filter(|l| l.starts_with("CONFIG_"));
+        assert_eq!(lines.count(), settings(crate::kernel::FRAGMENT).len());
+    }
+
+    #[test]
+    fn the_fragment_leaves_out_what_a_guest_must_not_find() {
+        let fragment = settings(crate::kernel::FRAGMENT);
+        for name in [
+            "MODULES",
+            "BPF_SYSCALL",
+            "IO_URING",
+            "USERFAULTFD",
+            "IA32_EMULATION",
+            "X86_X32_ABI",
+        ] {
+            assert_eq!(
+                fragment.get(format!("CONFIG_{name}").as_str()),
+                Some(&"n"),
+                "{name}"
+            );
+        }
+    }
+}

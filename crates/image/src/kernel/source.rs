@@ -1,0 +1,165 @@
+//! Where the kernel's source comes from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::Error;
+use crate::apt::QUESTION;
+use crate::command::{self, Program};
+use crate::mmdebstrap::{self, Request};
+
+/// Debian's package of the kernel's source.
+pub(crate) const PACKAGE: &str = "linux-source-6.12";
+/// Where that package puts the source.
+const INSTALLED: &str = "usr/src/linux-source-6.12.tar.xz";
+/// 150 MB from a mirror.
+const DOWNLOAD: Duration = Duration::from_secs(30 * 60);
+
+/// A source of the kernel that is to be had, with its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// The package's version, or the suite it is taken from.
+    pub(crate) version: String,
+    origin: Origin,
+}
+
+/// Where a source is taken from. Whichever it is, apt checks the signatures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    /// The package is installed.
+    Installed,
+    /// The host's package sources offer it.
+    Offered,
+    /// The host is not Debian, or an older one: from the guest's own suite.
+    Suite(String),
+}
+
+impl Source {
+    /// The installed package, or the one that the host's package sources offer, or the guest's suite's.
+    pub(crate) fn find(suite: &str) -> Result<Self, Error> {
+        if let Some(version) =
+            installed_version().filter(|_| Path::new("/").join(INSTALLED).exists())
+        {
+            return Ok(Self {
+                version,
+                origin: Origin::Installed,
+            });
+        }
+        if let Some(version) = offered_version() {
+            return Ok(Self {
+                version,
+                origin: Origin::Offered,
+            });
+        }
+        if command::find("mmdebstrap").is_none() {
+            let why = format!("apt offers no `{PACKAGE}` here, and mmdebstrap is not installed");
+            return Err(Error::NoKernelSource(why));
+        }
+        let origin = Origin::Suite(suite.to_owned());
+        Ok(Self {
+            version: format!("of {suite}"),
+            origin,
+        })
+    }
+
+    /// The compressed source; `work` is where it may be downloaded to.
+    pub(crate) fn archive(&self, work: &Path) -> Result<PathBuf, Error> {
+        match &self.origin {
+            Origin::Installed => Ok(Path::new("/").join(INSTALLED)),
+            Origin::Offered => download(&self.version, work),
+            Origin::Suite(suite) => extract(suite, work),
+        }
+    }
+}
+
+fn download(version: &str, work: &Path) -> Result<PathBuf, Error> {
+    let downloads = work.join("download");
+    fs::create_dir_all(&downloads).map_err(Error::io("make", &downloads))?;
+    Program::new("downloading the kernel's source", "apt-get", DOWNLOAD)
+        .args(["download", "-q"])
+        .arg(format!("{PACKAGE}={version}"))
+        .directory(&downloads)
+        .run(&mut |_| {})?;
+    let package = crate::download::only_file(&downloads)?;
+    let unpacked = work.join("package");
+    Program::new(
+        "unpacking the kernel's source package",
+        "dpkg-deb",
+        DOWNLOAD,
+    )
+    .arg("-x")
+    .args([&package, &unpacked])
+    .run(&mut |_| {})?;
+    Ok(unpacked.join(INSTALLED))
+}
+
+fn extract(suite: &str, work: &Path) -> Result<PathBuf, Error> {
+    let (archive, unpacked) = (work.join("source.tar"), work.join("package"));
+    let what = "fetching the kernel's source";
+    let request = Request {
+        what,
+        variant: "extract",
+        include: PACKAGE,
+        suite,
+        options: &[],
+    };
+    mmdebstrap::run(&request, &archive, DOWNLOAD, &mut |_| {})?;
+    fs::create_dir(&unpacked).map_err(Error::io("make", &unpacked))?;
+    Program::new("unpacking the kernel's source package", "tar", DOWNLOAD)
+        .arg("-xf")
+        .arg(&archive)
+        .args(["--no-same-owner", "-C"])
+        .arg(&unpacked)
+        .arg(format!("./{INSTALLED}"))
+        .run(&mut |_| {})?;
+    Ok(unpacked.join(INSTALLED))
+}
+
+fn offered_version() -> Option<String> {
+    let policy = Program::new("asking apt for the kernel's source", "apt-cache", QUESTION)
+        .args(["policy", PACKAGE])
+        .output()
+        .ok()?;
+    candidate(&policy)
+}
+
+fn installed_version() -> Option<String> {
+    let answer = Program::new(
+        "asking dpkg for the kernel's source",
+        "dpkg-query",
+        QUESTION,
+    )
+    .args(["-W", "-f", "${db:Status-Status} ${Version}\\n", PACKAGE])
+    .output()
+    .ok()?;
+    answer
+        .lines()
+        .find_map(|line| line.strip_prefix("installed "))
+        .map(str::to_owned)
+}
+
+/// The version of apt's answer that would be installed.
+fn candidate(policy: &str) -> Option<String> {
+    let line = policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate:"))?;
+    Some(line.trim().to_owned()).filter(|version| version != "(none)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_the_candidate_of_apts_answer() {
+        let answer =
+            "linux-source-6.12:\n  Installed: (none)\n  Candidate: 6.12.9-1\n  Version table:\n";
+        assert_eq!(candidate(answer).as_deref(), Some("6.12.9-1"));
+        assert_eq!(
+            candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"),
+            None
+        );
+        assert_eq!(candidate(""), None);
+    }
+}

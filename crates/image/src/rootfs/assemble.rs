@@ -1,0 +1,160 @@
+//! Puts a guest's tree together.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::compiled::Compiled;
+use super::tree::Tree;
+use crate::command::Program;
+use crate::{Error, ExtraFile, apt, bun, uv};
+
+/// Unpacking 220 MB.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
+/// What no guest needs: package lists and settings of apt, which name the host's mirror; documentation.
+const REMOVED: [&str; 9] = [
+    "etc/apt",
+    "var/lib/apt",
+    "usr/share/doc",
+    "usr/share/info",
+    "usr/share/lintian",
+    "usr/share/locale",
+    "usr/share/man",
+    "usr/share/bash-completion",
+    "etc/.pwd.lock",
+];
+const EMPTIED: [&str; 5] = ["var/cache", "var/log", "run", "tmp", "dev"];
+/// Where the agent and the guest's programs expect to be able to mount or write.
+const DIRECTORIES: [(&str, u32); 9] = [
+    ("dev", 0o755),
+    ("proc", 0o555),
+    ("sys", 0o555),
+    ("run", 0o755),
+    ("mnt", 0o755),
+    ("tmp", 0o1777),
+    ("var/tmp", 0o1777),
+    ("home", 0o755),
+    ("home/user", 0o755),
+];
+const HOSTS: &str = "127.0.0.1 localhost fumehood\n::1 localhost fumehood\n";
+/// The user whose programs run in the guest.
+const USER: &str = "user:x:1000:1000::/home/user:/bin/bash\n";
+const GROUP: &str = "user:x:1000:\n";
+/// Where Debian keeps the bundle that curl, git, uv, Python and others read.
+const CA_BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
+
+/// What a tree is made of.
+pub(crate) struct Parts<'a> {
+    /// The archive of Debian's packages.
+    pub(crate) base: &'a Path,
+    /// uv's wheel.
+    pub(crate) uv: &'a Path,
+    /// bun's package.
+    pub(crate) bun: &'a Path,
+    /// The certificates to trust, in place of Debian's own.
+    pub(crate) ca: Option<&'a [u8]>,
+    /// Further files.
+    pub(crate) extra: &'a [ExtraFile],
+}
+
+/// Makes the tree at `root` and returns the Debian packages in it with their versions. `work` is a place
+/// for unpacking, on the same file system.
+pub(crate) fn assemble(
+    parts: &Parts<'_>,
+    root: &Path,
+    work: &Path,
+) -> Result<BTreeMap<String, String>, Error> {
+    unpack(parts.base, root)?;
+    let tree = Tree(root);
+    for path in REMOVED {
+        tree.remove(path)?;
+    }
+    for path in EMPTIED {
+        tree.empty(path)?;
+    }
+    for (path, mode) in DIRECTORIES {
+        tree.directory(path, mode)?;
+    }
+    configure(&tree)?;
+    programs(parts, &tree, work)?;
+    if let Some(bundle) = parts.ca {
+        tree.put(CA_BUNDLE, 0o644, bundle)?;
+    }
+    for file in parts.extra {
+        tree.put(file.relative(), file.mode, &file.contents)?;
+    }
+    let mut compiled = Compiled::default();
+    tree.sweep(&mut |path| compiled.see(root, path))?;
+    compiled.finish()?;
+    packages(root)
+}
+
+/// The devices stay out: the guest mounts its own, and only root could make them.
+fn unpack(base: &Path, root: &Path) -> Result<(), Error> {
+    fs::create_dir(root).map_err(Error::io("make", root))?;
+    Program::new("unpacking the guest's packages", "tar", LIMIT)
+        .arg("-xpf")
+        .arg(base)
+        .args(["--no-same-owner", "--exclude=./dev/*", "-C"])
+        .arg(root)
+        .run(&mut |_| {})
+}
+
+fn configure(tree: &Tree<'_>) -> Result<(), Error> {
+    tree.put("etc/hostname", 0o644, b"fumehood\n")?;
+    tree.put("etc/hosts", 0o644, HOSTS.as_bytes())?;
+    tree.put("etc/resolv.conf", 0o644, b"")?;
+    tree.put("etc/machine-id", 0o444, b"")?;
+    tree.append("etc/passwd", USER)?;
+    tree.append("etc/group", GROUP)
+}
+
+fn programs(parts: &Parts<'_>, tree: &Tree<'_>, work: &Path) -> Result<(), Error> {
+    let (uv_place, bun_place) = (work.join("uv"), work.join("bun"));
+    for place in [&uv_place, &bun_place] {
+        fs::create_dir(place).map_err(Error::io("make", place))?;
+    }
+    for (name, file) in uv::unpack(parts.uv, &uv_place)? {
+        tree.take(&format!("usr/local/bin/{name}"), 0o755, &file)?;
+    }
+    tree.take(
+        "usr/local/bin/bun",
+        0o755,
+        &bun::unpack(parts.bun, &bun_place)?,
+    )?;
+    tree.link("usr/local/bin/bunx", "bun")
+}
+
+/// Reads dpkg's own record.
+fn packages(root: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let path = root.join("var/lib/dpkg/status");
+    let status = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let versions = apt::paragraphs(&status)
+        .into_iter()
+        .filter_map(|mut paragraph| {
+            let installed = paragraph.get("status")?.ends_with(" installed");
+            let pair = (paragraph.remove("package")?, paragraph.remove("version")?);
+            installed.then_some(pair)
+        });
+    Ok(versions.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_come_from_dpkgs_record() {
+        let root = tempfile::tempdir().unwrap();
+        let status = "Package: bash\nStatus: install ok installed\nVersion: 5.2-1\nDescription: a shell\n \
+            Version: no\n\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\n";
+        fs::create_dir_all(root.path().join("var/lib/dpkg")).unwrap();
+        fs::write(root.path().join("var/lib/dpkg/status"), status).unwrap();
+        let found = packages(root.path()).unwrap();
+        assert_eq!(
+            found,
+            BTreeMap::from([("bash".to_owned(), "5.2-1".to_owned())])
+        );
+    }
+}

@@ -1,0 +1,87 @@
+//! Makes sure that Python will use its compiled files.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::Error;
+
+/// Directories whose compiled files count: what `python3` loads at a start lies there.
+const LIBRARIES: [&str; 2] = ["usr/lib/python3/", "usr/lib/python3."];
+/// The fewest compiled files of a whole standard library (measured: some 550).
+const FEWEST: usize = 200;
+/// The flags of a compiled file that is bound to its source by a hash that nobody checks at a start.
+const UNCHECKED_HASH: u32 = 1;
+
+/// Counts the compiled files of the standard library.
+#[derive(Default)]
+pub(crate) struct Compiled {
+    count: usize,
+}
+
+impl Compiled {
+    /// Looks at a file of the tree; refuses one that CPython would compare with its source's time stamp.
+    pub(crate) fn see(&mut self, root: &Path, path: &Path) -> Result<(), Error> {
+        let relative = path.strip_prefix(root).unwrap_or(path);
+        let is_library = relative
+            .to_str()
+            .is_some_and(|r| LIBRARIES.iter().any(|l| r.starts_with(l)));
+        if !is_library || path.extension().is_none_or(|e| e != "pyc") {
+            return Ok(());
+        }
+        let mut header = [0; 8];
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+        read.map_err(Error::io("read", path))?;
+        let flags = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+        if flags != UNCHECKED_HASH {
+            return Err(wrong(format!(
+                "{} would be compiled anew at each start",
+                relative.display()
+            )));
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Refuses a tree whose standard library was not compiled.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        match self.count < FEWEST {
+            true => Err(wrong(format!(
+                "only {} files of Python's library are compiled",
+                self.count
+            ))),
+            false => Ok(()),
+        }
+    }
+}
+
+fn wrong(why: String) -> Error {
+    Error::Inconsistent {
+        what: "root file system",
+        why,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiled_file_with_a_time_stamp_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = root.path().join("usr/lib/python3.13/__pycache__");
+        std::fs::create_dir_all(&cache).unwrap();
+        let see = |name: &str, flags: u8| {
+            let path = cache.join(name);
+            std::fs::write(&path, [0xf3, 13, 13, 10, flags, 0, 0, 0, 1, 2]).unwrap();
+            let mut compiled = Compiled::default();
+            compiled.see(root.path(), &path).map(|()| compiled.count)
+        };
+        assert_eq!(see("a.pyc", 1).unwrap(), 1);
+        assert!(see("b.pyc", 0).is_err());
+        assert!(see("c.pyc", 3).is_err());
+        assert_eq!(see("d.py", 0).unwrap(), 0);
+        assert!(Compiled { count: FEWEST - 1 }.finish().is_err());
+        assert!(Compiled { count: FEWEST }.finish().is_ok());
+    }
+}
