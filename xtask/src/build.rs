@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use fumehood_image::{BuildOptions, Progress, Step, StepEnd, Store, prepare_kernel};
 
 use crate::host;
 use crate::shell::{cargo, run};
@@ -23,12 +25,39 @@ pub(crate) fn setup() -> anyhow::Result<Programs> {
     let start = Instant::now();
     host::prepare()?;
     let kernel = std::thread::spawn(kernel_ahead);
-    let programs = programs()?;
-    // The build below waits for it and tells what went wrong with it.
+    let programs = programs();
+    // What went wrong with the kernel, the build below tells.
     let _ = kernel.join();
+    let programs = programs?;
     run(Command::new(&programs.fumehood).args(["image", "build"]))?;
     eprintln!("set up in {:.0} s", start.elapsed().as_secs_f32());
     Ok(programs)
+}
+
+/// Builds the kernel, the longest step of a first set-up, while cargo builds the programs.
+fn kernel_ahead() {
+    struct Lines;
+    impl Progress for Lines {
+        fn started(&mut self, _: &Step) {}
+        fn done(&mut self, step: &Step, end: StepEnd, took: Duration) {
+            if end == StepEnd::Done {
+                eprintln!("{}: done in {:.0} s", step.title, took.as_secs_f32());
+            }
+        }
+        fn advanced(&mut self, step: &Step, fraction: Option<f64>, line: &str) {
+            if fraction == Some(0.0) {
+                eprintln!(
+                    "{}: {line} (while cargo builds; usually {} s)",
+                    step.title,
+                    step.usual.as_secs()
+                );
+            }
+        }
+    }
+    let Ok(store) = Store::default_root().and_then(Store::open) else {
+        return;
+    };
+    let _ = prepare_kernel(&store, &BuildOptions::new(""), &mut Lines);
 }
 
 /// Builds the command and the agent, and puts the agent beside the command, where it looks for it.
@@ -36,14 +65,19 @@ pub(crate) fn programs() -> anyhow::Result<Programs> {
     agent(Path::new("target"))?;
     run(cargo().args(["build", "--release", "-p", "fumehood-cli"]))?;
     let release = Path::new("target/release");
-    let built = Path::new("target").join(GUEST_TARGET).join("guest/fumehood-agent");
+    let built = Path::new("target")
+        .join(GUEST_TARGET)
+        .join("guest/fumehood-agent");
     let agent = release.join("fumehood-agent");
     // By rename: the old one may be open in an image build that goes on.
     let fresh = release.join("fumehood-agent.new");
     std::fs::copy(built, &fresh)?;
     std::fs::rename(&fresh, &agent)?;
     let absolute = |path: PathBuf| std::path::absolute(path);
-    Ok(Programs { fumehood: absolute(release.join("fumehood"))?, agent: absolute(agent)? })
+    Ok(Programs {
+        fumehood: absolute(release.join("fumehood"))?,
+        agent: absolute(agent)?,
+    })
 }
 
 fn agent(target: &Path) -> anyhow::Result<()> {
@@ -53,7 +87,19 @@ fn agent(target: &Path) -> anyhow::Result<()> {
 /// A build of static programs for the guest.
 pub(crate) fn static_build(target: &Path) -> Command {
     let mut command = cargo();
-    command.args(["build", "--profile", "guest", "--target", GUEST_TARGET, "--target-dir"]).arg(target);
-    command.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");
+    command
+        .args([
+            "build",
+            "--profile",
+            "guest",
+            "--target",
+            GUEST_TARGET,
+            "--target-dir",
+        ])
+        .arg(target);
+    command.env(
+        "RUSTFLAGS",
+        "-C target-feature=+crt-static -C relocation-model=static",
+    );
     command
 }

@@ -8,15 +8,26 @@ use crate::build::{self, Programs};
 use crate::shell;
 
 const PROGRAMS: [(&str, &str); 3] = [
-    ("python", "import platform, os\nprint('Python', platform.python_version(), 'on', os.uname().sysname, os.uname().release)\nprint(sum(n * n for n in range(10)))"),
-    ("typescript", "const squares: number[] = [...Array(10).keys()].map(n => n * n);\nconsole.log(`bun ${Bun.version}:`, squares.reduce((a, b) => a + b));"),
-    ("shell", "echo \"bash $BASH_VERSION: I am $(id -un), my network is: $(ls /sys/class/net | xargs)\""),
+    (
+        "python",
+        "import platform, os\nprint('Python', platform.python_version(), 'on', os.uname().sysname, os.uname().release)\nprint(sum(n * n for n in range(10)))",
+    ),
+    (
+        "typescript",
+        "const squares: number[] = [...Array(10).keys()].map(n => n * n);\nconsole.log(`bun ${Bun.version}:`, squares.reduce((a, b) => a + b));",
+    ),
+    (
+        "shell",
+        "echo \"bash $BASH_VERSION: I am $(id -un), my network is: $(ls /sys/class/net | xargs)\"",
+    ),
 ];
 
 fn run_all(programs: &Programs) -> anyhow::Result<()> {
     for (language, code) in PROGRAMS {
         println!("\n── {language}, in a fresh microVM ──\n{code}\n── prints ──");
-        let status = Command::new(&programs.fumehood).args(["run", "-l", language, "-c", code]).status()?;
+        let status = Command::new(&programs.fumehood)
+            .args(["run", "-l", language, "-c", code])
+            .status()?;
         if !status.success() {
             bail!("the {language} program failed: {status}");
         }
@@ -27,7 +38,10 @@ fn run_all(programs: &Programs) -> anyhow::Result<()> {
 pub(crate) fn run() -> anyhow::Result<()> {
     let programs = build::setup()?;
     run_all(&programs)?;
-    println!("\nthree VMs came and went; try: {} run -l python -c 'print(6*7)'", programs.fumehood.display());
+    println!(
+        "\nthree VMs came and went; try: {} run -l python -c 'print(6*7)'",
+        programs.fumehood.display()
+    );
     Ok(())
 }
 
@@ -37,5 +51,9 @@ pub(crate) fn bench(rounds: u32) -> anyhow::Result<()> {
     let target = std::path::Path::new("target");
     shell::run(build::static_build(target).args(["-p", "fumehood-floor-init"]))?;
     shell::run(shell::cargo().args(["build", "--release", "-p", "fumehood-performance"]))?;
-    shell::run(Command::new("target/release/fumehood-performance").arg(rounds.to_string()).env("FUMEHOOD_BIN", &programs.fumehood))
+    shell::run(
+        Command::new("target/release/fumehood-performance")
+            .arg(rounds.to_string())
+            .env("FUMEHOOD_BIN", &programs.fumehood),
+    )
 }

@@ -10,7 +10,10 @@ use anyhow::{Context, bail};
 /// The workspace's root.
 pub(crate) fn root() -> anyhow::Result<PathBuf> {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().map(PathBuf::from).context("xtask stands in the workspace's root")
+    manifest
+        .parent()
+        .map(PathBuf::from)
+        .context("xtask stands in the workspace's root")
 }
 
 /// The cargo that runs us.
@@ -20,11 +23,16 @@ pub(crate) fn cargo() -> Command {
 
 /// Runs a command, says so, and fails where it does.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
-    let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(OsStr::to_string_lossy)
+        .collect();
     let line = words.join(" ");
     eprintln!("$ {line}");
     let start = Instant::now();
-    let status = command.status().with_context(|| format!("`{line}` could not be started"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("`{line}` could not be started"))?;
     if !status.success() {
         bail!("`{line}` failed: {status}");
     }

@@ -10,11 +10,21 @@ pub(crate) fn run() -> anyhow::Result<()> {
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
     tidy::run()?;
     let programs = build::setup()?;
-    shell::run(cargo().args(["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"]))?;
-    shell::run(cargo()
-        .args(["test", "--workspace", "--all-features"])
-        .env("FUMEHOOD_BIN", &programs.fumehood)
-        .env("FUMEHOOD_AGENT", &programs.agent))?;
+    shell::run(cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    shell::run(
+        cargo()
+            .args(["test", "--workspace", "--all-features"])
+            .env("FUMEHOOD_BIN", &programs.fumehood)
+            .env("FUMEHOOD_AGENT", &programs.agent),
+    )?;
     eprintln!("all tests passed in {:.0} s", start.elapsed().as_secs_f32());
     Ok(())
 }

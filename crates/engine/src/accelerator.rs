@@ -61,13 +61,21 @@ pub(crate) struct Chosen {
 /// # Errors
 /// [`ErrorKind::Host`] when KVM is wanted and does not work.
 pub(crate) fn choose(choice: AcceleratorChoice) -> Result<Chosen, Error> {
-    let tcg = |reason: String| Chosen { accelerator: Accelerator::Tcg, reason };
+    let tcg = |reason: String| Chosen {
+        accelerator: Accelerator::Tcg,
+        reason,
+    };
     if choice == AcceleratorChoice::Tcg {
         return Ok(tcg("software emulation, as asked for".into()));
     }
     match kvm_works() {
-        Ok(reason) => Ok(Chosen { accelerator: Accelerator::Kvm, reason }),
-        Err(reason) if choice == AcceleratorChoice::Auto => Ok(tcg(format!("software emulation, since {reason}"))),
+        Ok(reason) => Ok(Chosen {
+            accelerator: Accelerator::Kvm,
+            reason,
+        }),
+        Err(reason) if choice == AcceleratorChoice::Auto => {
+            Ok(tcg(format!("software emulation, since {reason}")))
+        }
         Err(reason) => Err(Error::new(
             ErrorKind::Host,
             format!("KVM was asked for and does not work here: {reason}; use `auto` or `tcg`"),
@@ -79,15 +87,22 @@ pub(crate) fn choose(choice: AcceleratorChoice) -> Result<Chosen, Error> {
 /// mode so slowly that a kernel needs half a minute. The CPU's flags are the cheap sign, a tiny
 /// guest the real one.
 fn kvm_works() -> Result<String, String> {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").map_err(|e| format!("/proc/cpuinfo cannot be read: {e}"))?;
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo")
+        .map_err(|e| format!("/proc/cpuinfo cannot be read: {e}"))?;
     if !has_virtualisation(&cpuinfo) {
         return Err("the CPU shows neither vmx nor svm".into());
     }
     let probe = probe_kvm()?;
     if probe.is_hardware() {
-        Ok(format!("a probe guest ran on the CPU in {} µs", probe.elapsed.as_micros()))
+        Ok(format!(
+            "a probe guest ran on the CPU in {} µs",
+            probe.elapsed.as_micros()
+        ))
     } else {
-        Err(format!("/dev/kvm is emulated: a probe guest took {} ms", probe.elapsed.as_millis()))
+        Err(format!(
+            "/dev/kvm is emulated: a probe guest took {} ms",
+            probe.elapsed.as_millis()
+        ))
     }
 }
 
@@ -95,7 +110,10 @@ fn has_virtualisation(cpuinfo: &str) -> bool {
     cpuinfo
         .lines()
         .find(|line| line.starts_with("flags"))
-        .is_some_and(|line| line.split_ascii_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
+        .is_some_and(|line| {
+            line.split_ascii_whitespace()
+                .any(|flag| flag == "vmx" || flag == "svm")
+        })
 }
 
 #[cfg(test)]
@@ -112,7 +130,10 @@ mod tests {
 
     #[test]
     fn software_emulation_is_always_there() {
-        assert_eq!(choose(AcceleratorChoice::Tcg).unwrap().accelerator, Accelerator::Tcg);
+        assert_eq!(
+            choose(AcceleratorChoice::Tcg).unwrap().accelerator,
+            Accelerator::Tcg
+        );
         assert!(!choose(AcceleratorChoice::Auto).unwrap().reason.is_empty());
     }
 }

@@ -55,7 +55,11 @@ impl Admission {
                 ),
             ));
         }
-        let permit = tokio::time::timeout(self.deadline, self.memory.clone().acquire_many_owned(needed)).await;
+        let permit = tokio::time::timeout(
+            self.deadline,
+            self.memory.clone().acquire_many_owned(needed),
+        )
+        .await;
         match permit {
             Ok(Ok(memory)) => Ok(Place { _memory: memory }),
             _ => Err(self.busy()),
@@ -75,14 +79,19 @@ impl Admission {
 
     fn busy(&self) -> Error {
         let seconds = self.deadline.as_secs();
-        Error::new(ErrorKind::Busy, format!("no room for another VM within {seconds} s; try again later"))
+        Error::new(
+            ErrorKind::Busy,
+            format!("no room for another VM within {seconds} s; try again later"),
+        )
     }
 }
 
 /// Memory that this host can give now, in MiB.
 pub(crate) fn available_mib() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"))?;
     let kib: u64 = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(kib / 1024)
 }
@@ -93,15 +102,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_guest_that_can_never_fit_is_refused_at_once() {
-        let error = Admission::new(Duration::from_secs(60)).place(u32::MAX / 2).await.unwrap_err();
+        let error = Admission::new(Duration::from_secs(60))
+            .place(u32::MAX / 2)
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Host);
     }
 
     #[tokio::test(start_paused = true)]
     async fn waiting_ends_at_the_deadline() {
         let admission = Admission::new(Duration::from_secs(5));
-        let all = admission.place(admission.total_mib - OVERHEAD_MIB).await.unwrap();
-        assert_eq!(admission.place(1).await.unwrap_err().kind(), ErrorKind::Busy);
+        let all = admission
+            .place(admission.total_mib - OVERHEAD_MIB)
+            .await
+            .unwrap();
+        assert_eq!(
+            admission.place(1).await.unwrap_err().kind(),
+            ErrorKind::Busy
+        );
         drop(all);
         assert!(admission.place(1).await.is_ok());
     }

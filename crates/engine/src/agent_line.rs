@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use fumehood_protocol::{
-    Decoder, ErrorMessage, ErrorType, Hello, Item, Limits, Request, Response, WireError, encode_line,
+    Decoder, ErrorMessage, ErrorType, Hello, Item, Limits, Request, Response, WireError,
+    encode_line,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -30,7 +31,11 @@ pub struct AgentLine {
 
 impl AgentLine {
     pub(crate) fn new(vm: Vm, place: Place, socket: UnixStream) -> Self {
-        Self { vm, _place: place, socket }
+        Self {
+            vm,
+            _place: place,
+            socket,
+        }
     }
 
     /// How long the VM took to boot.
@@ -44,22 +49,35 @@ impl AgentLine {
     ///
     /// # Errors
     /// [`ErrorKind::Lost`] when the VM ends, [`ErrorKind::Host`] when the listener does.
-    pub async fn serve(mut self, listener: TcpListener, token: Option<String>) -> Result<(), Error> {
+    pub async fn serve(
+        mut self,
+        listener: TcpListener,
+        token: Option<String>,
+    ) -> Result<(), Error> {
         loop {
-            let (client, address) = listener
-                .accept()
-                .await
-                .map_err(|e| Error::new(ErrorKind::Host, format!("no more connections are to be had: {e}")))?;
+            let (client, address) = listener.accept().await.map_err(|e| {
+                Error::new(
+                    ErrorKind::Host,
+                    format!("no more connections are to be had: {e}"),
+                )
+            })?;
             tracing::debug!(%address, "a client has come");
             if let Err(error) = self.client(client, token.as_deref()).await {
                 let known = self.vm.post_mortem().await;
-                return Err(Error::new(ErrorKind::Lost, format!("the VM is lost: {error}; {known}")));
+                return Err(Error::new(
+                    ErrorKind::Lost,
+                    format!("the VM is lost: {error}; {known}"),
+                ));
             }
         }
     }
 
     /// One client, until it goes. An error is the agent's, not the client's.
-    async fn client(&mut self, mut client: TcpStream, token: Option<&str>) -> Result<(), ChannelError> {
+    async fn client(
+        &mut self,
+        mut client: TcpStream,
+        token: Option<&str>,
+    ) -> Result<(), ChannelError> {
         let _ = client.set_nodelay(true);
         let first = match token {
             None => Vec::new(),
@@ -67,7 +85,9 @@ impl AgentLine {
                 Ok(Ok(first)) => first,
                 Ok(Err(refusal)) => {
                     let message = ErrorMessage::new(None, refusal, env!("CARGO_PKG_VERSION"));
-                    let _ = client.write_all(&encode_line(&Response::Error(message))).await;
+                    let _ = client
+                        .write_all(&encode_line(&Response::Error(message)))
+                        .await;
                     return Ok(());
                 }
                 Err(_) => return Ok(()),
@@ -115,7 +135,8 @@ async fn bridge(client: &mut TcpStream, agent: &mut UnixStream) -> Result<(), Ch
 /// [`ErrorKind::Host`] when the operating system gives no randomness.
 pub fn fresh_token() -> Result<String, Error> {
     let mut bits = [0; 32];
-    getrandom::fill(&mut bits).map_err(|e| Error::new(ErrorKind::Host, format!("no randomness: {e}")))?;
+    getrandom::fill(&mut bits)
+        .map_err(|e| Error::new(ErrorKind::Host, format!("no randomness: {e}")))?;
     Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -132,11 +153,23 @@ async fn admit(client: &mut TcpStream, token: &str) -> Result<Vec<u8>, WireError
             Ok(n) => n,
         };
         let mut bytes = &buffer[..n];
-        let Some(item) = decoder.decode(&mut bytes) else { continue };
-        let Item::Line(line) = item else { return refuse("the first line is too long for a hello") };
+        let Some(item) = decoder.decode(&mut bytes) else {
+            continue;
+        };
+        let Item::Line(line) = item else {
+            return refuse("the first line is too long for a hello");
+        };
         return match Request::parse(&line) {
-            Ok(Request::Hello(hello)) if hello.token.as_deref().is_some_and(|given| equal(given, token)) => {
-                let mut first = encode_line(&Request::Hello(Hello { token: None, ..hello }));
+            Ok(Request::Hello(hello))
+                if hello
+                    .token
+                    .as_deref()
+                    .is_some_and(|given| equal(given, token)) =>
+            {
+                let mut first = encode_line(&Request::Hello(Hello {
+                    token: None,
+                    ..hello
+                }));
                 first.extend_from_slice(bytes);
                 Ok(first)
             }
@@ -148,5 +181,10 @@ async fn admit(client: &mut TcpStream, token: &str) -> Result<Vec<u8>, WireError
 
 /// Compares without telling by its time where the first difference is.
 fn equal(given: &str, token: &str) -> bool {
-    given.len() == token.len() && given.bytes().zip(token.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+    given.len() == token.len()
+        && given
+            .bytes()
+            .zip(token.bytes())
+            .fold(0, |all, (a, b)| all | (a ^ b))
+            == 0
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fumehood_protocol::{
-    Cancel, Chunk, Complete, Credit, Data, Decoder, ErrorMessage, FEATURE_CANCEL, FEATURE_CREDIT, FEATURE_RAW_FRAMES,
-    Item, OpId, Request, Response, Stream, Tag, encode_line,
+    Cancel, Chunk, Complete, Credit, Data, Decoder, ErrorMessage, FEATURE_CANCEL, FEATURE_CREDIT,
+    FEATURE_RAW_FRAMES, Item, OpId, Request, Response, Stream, Tag, encode_line,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -113,15 +113,28 @@ impl Channel {
         let (source, sink) = socket.into_split();
         let (writer, outbox) = mpsc::unbounded_channel();
         let routes = SharedRoutes::default();
-        let reader = Reader { routes: routes.clone(), decoder: Decoder::new(LINE_BYTES), frame: None };
-        let tasks = [tokio::spawn(reader.run(source)), tokio::spawn(write(sink, outbox))];
-        Self { routes, writer, next_id: AtomicU64::new(1), tasks }
+        let reader = Reader {
+            routes: routes.clone(),
+            decoder: Decoder::new(LINE_BYTES),
+            frame: None,
+        };
+        let tasks = [
+            tokio::spawn(reader.run(source)),
+            tokio::spawn(write(sink, outbox)),
+        ];
+        Self {
+            routes,
+            writer,
+            next_id: AtomicU64::new(1),
+            tasks,
+        }
     }
 
     /// Starts an operation: `request` makes it, given its id and the bytes of output that it may send.
     pub(crate) fn operate(&self, request: impl FnOnce(OpId, u64) -> Request) -> Operation {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let id = OpId::try_from(id % OpId::MAX).unwrap_or_else(|_| unreachable!("a remainder is below its divisor"));
+        let id = OpId::try_from(id % OpId::MAX)
+            .unwrap_or_else(|_| unreachable!("a remainder is below its divisor"));
         let (sender, events) = mpsc::unbounded_channel();
         let mut routes = lock(&self.routes);
         if let Some(error) = &routes.ended {
@@ -138,7 +151,13 @@ impl Channel {
         }
         drop(routes);
         self.send(&request(id, WINDOW_BYTES));
-        Operation { id, events, taken: 0, routes: self.routes.clone(), writer: self.writer.clone() }
+        Operation {
+            id,
+            events,
+            taken: 0,
+            routes: self.routes.clone(),
+            writer: self.writer.clone(),
+        }
     }
 
     fn send(&self, request: &Request) {
@@ -164,7 +183,11 @@ impl Operation {
     /// # Errors
     /// [`ChannelError`]: the conversation is over.
     pub(crate) async fn next(&mut self) -> Result<OperationEvent, ChannelError> {
-        let event = self.events.recv().await.unwrap_or(Err(ChannelError::Closed))?;
+        let event = self
+            .events
+            .recv()
+            .await
+            .unwrap_or(Err(ChannelError::Closed))?;
         if let OperationEvent::Output(_, bytes) = &event {
             self.taken += bytes.len() as u64;
         }
@@ -180,13 +203,20 @@ impl Operation {
             if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
                 route.window += bytes;
             }
-            self.send(&Request::Credit(Credit { action: Tag, op_id: self.id, bytes }));
+            self.send(&Request::Credit(Credit {
+                action: Tag,
+                op_id: self.id,
+                bytes,
+            }));
         }
     }
 
     /// Asks the guest to end it. It still tells its end.
     pub(crate) fn cancel(&self) {
-        self.send(&Request::Cancel(Cancel { action: Tag, op_id: self.id }));
+        self.send(&Request::Cancel(Cancel {
+            action: Tag,
+            op_id: self.id,
+        }));
     }
 
     fn send(&self, request: &Request) {
@@ -240,10 +270,17 @@ impl Reader {
             match item {
                 Item::Line(line) => self.line(&line)?,
                 Item::Raw(bytes) => {
-                    let Some(Data { op_id, stream, seq, .. }) = self.frame.take() else { continue };
+                    let Some(Data {
+                        op_id, stream, seq, ..
+                    }) = self.frame.take()
+                    else {
+                        continue;
+                    };
                     self.output(op_id, stream, Some(seq), bytes)?;
                 }
-                Item::TooLong { limit } => return Err(format!("a line of more than {limit} bytes")),
+                Item::TooLong { limit } => {
+                    return Err(format!("a line of more than {limit} bytes"));
+                }
             }
         }
         Ok(())
@@ -251,40 +288,70 @@ impl Reader {
 
     fn line(&mut self, line: &[u8]) -> Result<(), String> {
         match Response::parse(line).map_err(|error| error.message)? {
-            Response::Stdout(output) => self.output(output.op_id, Stream::Stdout, output.seq, chunk(output.chunk)),
-            Response::Stderr(output) => self.output(output.op_id, Stream::Stderr, output.seq, chunk(output.chunk)),
+            Response::Stdout(output) => self.output(
+                output.op_id,
+                Stream::Stdout,
+                output.seq,
+                chunk(output.chunk),
+            ),
+            Response::Stderr(output) => self.output(
+                output.op_id,
+                Stream::Stderr,
+                output.seq,
+                chunk(output.chunk),
+            ),
             Response::Data(data) => {
                 if !(1..=FRAME_BYTES).contains(&data.len) {
-                    return Err(format!("a frame of {} bytes; 1 to {FRAME_BYTES} are allowed", data.len));
+                    return Err(format!(
+                        "a frame of {} bytes; 1 to {FRAME_BYTES} are allowed",
+                        data.len
+                    ));
                 }
                 // At most 64 Ki, so it fits.
-                self.decoder.expect_raw(usize::try_from(data.len).unwrap_or(0));
+                self.decoder
+                    .expect_raw(usize::try_from(data.len).unwrap_or(0));
                 self.frame = Some(data);
                 Ok(())
             }
             Response::Complete(complete) => self.complete(complete),
             Response::Error(refusal) => self.refused(refusal),
-            Response::Pong(_) | Response::Hello(_) => Err("an answer to a question that was not asked".into()),
+            Response::Pong(_) | Response::Hello(_) => {
+                Err("an answer to a question that was not asked".into())
+            }
         }
     }
 
-    fn output(&self, id: Option<OpId>, stream: Stream, seq: Option<u64>, bytes: Vec<u8>) -> Result<(), String> {
+    fn output(
+        &self,
+        id: Option<OpId>,
+        stream: Stream,
+        seq: Option<u64>,
+        bytes: Vec<u8>,
+    ) -> Result<(), String> {
         let mut routes = lock(&self.routes);
         let Some(route) = id.and_then(|id| routes.open.get_mut(&id)) else {
             // Output of an operation that was forgotten meanwhile.
             return known_before(id);
         };
         if seq != Some(route.next_seq) {
-            return Err(format!("output number {seq:?} where {} was due", route.next_seq));
+            return Err(format!(
+                "output number {seq:?} where {} was due",
+                route.next_seq
+            ));
         }
         route.next_seq += 1;
         let len = bytes.len() as u64;
-        route.window = route.window.checked_sub(len).ok_or("more output than it was allowed to send")?;
+        route.window = route
+            .window
+            .checked_sub(len)
+            .ok_or("more output than it was allowed to send")?;
         match stream {
             Stream::Stdout => route.stdout.add(&bytes),
             Stream::Stderr => route.stderr.add(&bytes),
         }
-        let _ = route.sender.send(Ok(OperationEvent::Output(stream, bytes.into())));
+        let _ = route
+            .sender
+            .send(Ok(OperationEvent::Output(stream, bytes.into())));
         Ok(())
     }
 
@@ -293,9 +360,10 @@ impl Reader {
         let Some(route) = complete.op_id.and_then(|id| routes.open.get(&id)) else {
             return known_before(complete.op_id);
         };
-        for (name, said, got) in
-            [("stdout", complete.stdout, &route.stdout), ("stderr", complete.stderr, &route.stderr)]
-        {
+        for (name, said, got) in [
+            ("stdout", complete.stdout, &route.stdout),
+            ("stderr", complete.stderr, &route.stderr),
+        ] {
             if (said.bytes, said.crc32c) != (got.bytes, got.crc32c) {
                 return Err(format!(
                     "{name} arrived as {} bytes; the agent says it sent {}, or other ones",
@@ -310,7 +378,10 @@ impl Reader {
     }
 
     fn refused(&self, refusal: ErrorMessage) -> Result<(), String> {
-        let Some(route) = refusal.op_id.and_then(|id| lock(&self.routes).open.remove(&id)) else {
+        let Some(route) = refusal
+            .op_id
+            .and_then(|id| lock(&self.routes).open.remove(&id))
+        else {
             return known_before(refusal.op_id);
         };
         let _ = route.sender.send(Ok(OperationEvent::Refused(refusal)));
@@ -324,7 +395,11 @@ fn chunk(chunk: Chunk) -> Vec<u8> {
 
 /// A message for an operation that is not open: late, if it has an id, else nobody's.
 fn known_before(id: Option<OpId>) -> Result<(), String> {
-    if id.is_some() { Ok(()) } else { Err("a message that belongs to no operation".into()) }
+    if id.is_some() {
+        Ok(())
+    } else {
+        Err("a message that belongs to no operation".into())
+    }
 }
 
 #[cfg(test)]
@@ -357,7 +432,10 @@ mod tests {
         });
         let mut events = Vec::new();
         loop {
-            match tokio::time::timeout(DEADLINE, operation.next()).await.unwrap() {
+            match tokio::time::timeout(DEADLINE, operation.next())
+                .await
+                .unwrap()
+            {
                 Ok(event @ OperationEvent::Output(..)) => events.push(event),
                 Ok(event) => {
                     events.push(event);
@@ -381,26 +459,47 @@ mod tests {
         script.extend(complete(4, crc32c::crc32c(b"\xff\n\x00b")).bytes());
         let (events, error) = events(script).await;
         assert_eq!(error, None);
-        assert!(matches!(&events[0], OperationEvent::Output(Stream::Stdout, b) if &b[..] == b"\xff\n\x00"));
+        assert!(
+            matches!(&events[0], OperationEvent::Output(Stream::Stdout, b) if &b[..] == b"\xff\n\x00")
+        );
         assert_eq!(events.len(), 3);
     }
 
     #[tokio::test]
     async fn what_a_hostile_agent_sends_ends_the_conversation() {
-        let frame = |len: u64| format!(r#"{{"type":"data","op_id":1,"stream":"stdout","seq":0,"len":{len}}}"#) + "\n";
+        let frame = |len: u64| {
+            format!(r#"{{"type":"data","op_id":1,"stream":"stdout","seq":0,"len":{len}}}"#) + "\n"
+        };
         let long_line = format!("{}\n", "x".repeat(LINE_BYTES + 1));
         let flood: String = (0..20)
-            .map(|seq| format!(r#"{{"type":"stdout","op_id":1,"seq":{seq},"chunk":"{}"}}"#, "x".repeat(64 * 1024)) + "\n")
+            .map(|seq| {
+                format!(
+                    r#"{{"type":"stdout","op_id":1,"seq":{seq},"chunk":"{}"}}"#,
+                    "x".repeat(64 * 1024)
+                ) + "\n"
+            })
             .collect();
         let cases = [
             ("a wrong checksum", complete(0, 7)),
             ("a wrong length", complete(5, 0)),
             ("a huge frame", frame(FRAME_BYTES + 1)),
             ("an empty frame", frame(0)),
-            ("a number left out", "{\"type\":\"stdout\",\"op_id\":1,\"seq\":1,\"chunk\":\"b\"}\n".into()),
-            ("no number", "{\"type\":\"stdout\",\"op_id\":1,\"chunk\":\"b\"}\n".into()),
-            ("nobody's message", "{\"type\":\"stdout\",\"chunk\":\"b\"}\n".into()),
-            ("a pong unasked", "{\"type\":\"pong\",\"version\":\"0\"}\n".into()),
+            (
+                "a number left out",
+                "{\"type\":\"stdout\",\"op_id\":1,\"seq\":1,\"chunk\":\"b\"}\n".into(),
+            ),
+            (
+                "no number",
+                "{\"type\":\"stdout\",\"op_id\":1,\"chunk\":\"b\"}\n".into(),
+            ),
+            (
+                "nobody's message",
+                "{\"type\":\"stdout\",\"chunk\":\"b\"}\n".into(),
+            ),
+            (
+                "a pong unasked",
+                "{\"type\":\"pong\",\"version\":\"0\"}\n".into(),
+            ),
             ("no JSON", "hello\n".into()),
             ("deep JSON", "[".repeat(100_000) + "\n"),
             ("a line too long", long_line),
@@ -408,7 +507,10 @@ mod tests {
         ];
         for (what, script) in cases {
             let (_, error) = events(script.into_bytes()).await;
-            assert!(matches!(error, Some(ChannelError::Violation(_))), "{what}: {error:?}");
+            assert!(
+                matches!(error, Some(ChannelError::Violation(_))),
+                "{what}: {error:?}"
+            );
         }
     }
 
@@ -418,8 +520,13 @@ mod tests {
         let channel = Channel::new(ours);
         let mut before = channel.operate(|op_id, _| Request::Cancel(Cancel { action: Tag, op_id }));
         drop(theirs);
-        for operation in [&mut before, &mut channel.operate(|op_id, _| Request::Cancel(Cancel { action: Tag, op_id }))] {
-            let event = tokio::time::timeout(DEADLINE, operation.next()).await.unwrap();
+        for operation in [
+            &mut before,
+            &mut channel.operate(|op_id, _| Request::Cancel(Cancel { action: Tag, op_id })),
+        ] {
+            let event = tokio::time::timeout(DEADLINE, operation.next())
+                .await
+                .unwrap();
             assert_eq!(event.unwrap_err(), ChannelError::Closed);
         }
     }

@@ -58,13 +58,19 @@ impl Qemu {
     /// # Errors
     /// [`ErrorKind::Missing`], with the command that installs it.
     pub fn find(config: &Config) -> Result<Self, Error> {
-        let named = config.qemu.clone().or_else(|| std::env::var_os(QEMU_VARIABLE).map(PathBuf::from));
+        let named = config
+            .qemu
+            .clone()
+            .or_else(|| std::env::var_os(QEMU_VARIABLE).map(PathBuf::from));
         if let Some(program) = named {
             return match program.canonicalize() {
                 Ok(program) if is_program(&program) => Ok(Self { program }),
                 _ => Err(Error::new(
                     ErrorKind::Missing,
-                    format!("{} is no program; name a QEMU for x86_64 there, or none", program.display()),
+                    format!(
+                        "{} is no program; name a QEMU for x86_64 there, or none",
+                        program.display()
+                    ),
                 )),
             };
         }
@@ -87,7 +93,8 @@ impl Qemu {
 
 fn is_program(path: &std::path::Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    path.metadata()
+        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]
@@ -96,7 +103,10 @@ mod tests {
 
     #[test]
     fn a_named_qemu_that_is_none_is_refused_with_its_path() {
-        let config = Config { qemu: Some("/etc/passwd".into()), ..Config::default() };
+        let config = Config {
+            qemu: Some("/etc/passwd".into()),
+            ..Config::default()
+        };
         let error = Qemu::find(&config).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Missing);
         assert!(error.to_string().contains("/etc/passwd"), "{error}");

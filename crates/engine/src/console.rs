@@ -38,7 +38,11 @@ impl Console {
         drop(tail);
         let text = String::from_utf8_lossy(&bytes);
         let printable = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>();
-        let all: Vec<String> = text.lines().map(printable).filter(|line| !line.trim().is_empty()).collect();
+        let all: Vec<String> = text
+            .lines()
+            .map(printable)
+            .filter(|line| !line.trim().is_empty())
+            .collect();
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 }
@@ -60,7 +64,10 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut console = Console::drain(ours);
         theirs.write_all(&vec![b'x'; 100_000]).await.unwrap();
-        theirs.write_all(b"\nKernel \x1b[31mpanic\r\nend\n").await.unwrap();
+        theirs
+            .write_all(b"\nKernel \x1b[31mpanic\r\nend\n")
+            .await
+            .unwrap();
         drop(theirs);
         (&mut console.drain).await.unwrap();
         assert_eq!(console.last_words(2), "Kernel [31mpanic\nend");

@@ -34,8 +34,18 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(subject: &'static str, health: Health, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { subject, health, what: what.into(), mend: mend.into() }
+    fn new(
+        subject: &'static str,
+        health: Health,
+        what: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> Self {
+        Self {
+            subject,
+            health,
+            what: what.into(),
+            mend: mend.into(),
+        }
     }
 }
 
@@ -48,7 +58,14 @@ const BUILD_MIB: u64 = 4096;
 /// All findings, in the order in which a first run would meet them. Takes well under a second.
 #[must_use]
 pub fn examine(config: &Config) -> Vec<Finding> {
-    vec![qemu(config), accelerator(config), image(config), walls(), memory(), disk(config)]
+    vec![
+        qemu(config),
+        accelerator(config),
+        image(config),
+        walls(),
+        memory(),
+        disk(config),
+    ]
 }
 
 fn qemu(config: &Config) -> Finding {
@@ -56,17 +73,32 @@ fn qemu(config: &Config) -> Finding {
     let qemu = match Qemu::find(config) {
         Ok(qemu) => qemu,
         Err(error) => {
-            return Finding::new(SUBJECT, Health::Bad, error.to_string(), "apt-get install qemu-system-x86");
+            return Finding::new(
+                SUBJECT,
+                Health::Bad,
+                error.to_string(),
+                "apt-get install qemu-system-x86",
+            );
         }
     };
     let output = Command::new(&qemu.program).arg("--version").output();
-    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    let text = output
+        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+        .unwrap_or_default();
     match text.lines().next() {
-        Some(version) => Finding::new(SUBJECT, Health::Good, format!("{} ({version})", qemu.program.display()), ""),
+        Some(version) => Finding::new(
+            SUBJECT,
+            Health::Good,
+            format!("{} ({version})", qemu.program.display()),
+            "",
+        ),
         None => Finding::new(
             SUBJECT,
             Health::Bad,
-            format!("{} does not tell its version: it cannot be run", qemu.program.display()),
+            format!(
+                "{} does not tell its version: it cannot be run",
+                qemu.program.display()
+            ),
             "apt-get install --reinstall qemu-system-x86",
         ),
     }
@@ -81,21 +113,43 @@ fn accelerator(config: &Config) -> Finding {
         Ok(chosen) => Finding::new(
             SUBJECT,
             Health::Reduced,
-            format!("tcg: {}; everything works, CPU-bound code runs about 13 times slower than here", chosen.reason),
+            format!(
+                "tcg: {}; everything works, CPU-bound code runs about 13 times slower than here",
+                chosen.reason
+            ),
             "on a machine whose CPU offers vmx or svm, with the right to open /dev/kvm, KVM is taken by itself",
         ),
-        Err(error) => Finding::new(SUBJECT, Health::Bad, error.to_string(), "use --accelerator auto"),
+        Err(error) => Finding::new(
+            SUBJECT,
+            Health::Bad,
+            error.to_string(),
+            "use --accelerator auto",
+        ),
     }
 }
 
 fn image(config: &Config) -> Finding {
     const SUBJECT: &str = "image";
-    match open_store(config).and_then(|store| store.image(&config.image).map_err(crate::sandbox::image_error)) {
+    match open_store(config).and_then(|store| {
+        store
+            .image(&config.image)
+            .map_err(crate::sandbox::image_error)
+    }) {
         Ok(image) => {
-            let what = format!("`{}` {} in {}", image.name(), short(image.id()), image.directory().display());
+            let what = format!(
+                "`{}` {} in {}",
+                image.name(),
+                short(image.id()),
+                image.directory().display()
+            );
             Finding::new(SUBJECT, Health::Good, what, "")
         }
-        Err(error) => Finding::new(SUBJECT, Health::Bad, error.to_string(), "fumehood image build"),
+        Err(error) => Finding::new(
+            SUBJECT,
+            Health::Bad,
+            error.to_string(),
+            "fumehood image build",
+        ),
     }
 }
 
@@ -114,7 +168,9 @@ fn walls() -> Finding {
     }
     match usable_namespaces() {
         Namespaces::None => missing.push("own namespaces (this host allows users none)"),
-        Namespaces::Privileged | Namespaces::InUserNamespace => standing.push("own network, IPC and host name".into()),
+        Namespaces::Privileged | Namespaces::InUserNamespace => {
+            standing.push("own network, IPC and host name".into())
+        }
     }
     match landlock_abi() {
         0 => missing.push("Landlock (this kernel has none)"),
@@ -133,7 +189,9 @@ fn walls() -> Finding {
 fn memory() -> Finding {
     const SUBJECT: &str = "memory";
     match available_mib() {
-        Some(mib) if mib >= COMFORTABLE_MIB => Finding::new(SUBJECT, Health::Good, format!("{mib} MiB available"), ""),
+        Some(mib) if mib >= COMFORTABLE_MIB => {
+            Finding::new(SUBJECT, Health::Good, format!("{mib} MiB available"), "")
+        }
         Some(mib) => Finding::new(
             SUBJECT,
             Health::Reduced,
@@ -148,7 +206,9 @@ fn disk(config: &Config) -> Finding {
     const SUBJECT: &str = "disk";
     let root = match open_store(config) {
         Ok(store) => store.root().to_path_buf(),
-        Err(error) => return Finding::new(SUBJECT, Health::Bad, error.to_string(), "set FUMEHOOD_HOME"),
+        Err(error) => {
+            return Finding::new(SUBJECT, Health::Bad, error.to_string(), "set FUMEHOOD_HOME");
+        }
     };
     let existing = root.ancestors().find(|path| path.exists()).unwrap_or(&root);
     match rustix::fs::statvfs(existing) {
@@ -159,10 +219,20 @@ fn disk(config: &Config) -> Finding {
                 Finding::new(SUBJECT, Health::Good, what, "")
             } else {
                 let what = format!("{what}: a first image build needs {BUILD_MIB}");
-                Finding::new(SUBJECT, Health::Reduced, what, "free some, or set FUMEHOOD_HOME to a larger disk")
+                Finding::new(
+                    SUBJECT,
+                    Health::Reduced,
+                    what,
+                    "free some, or set FUMEHOOD_HOME to a larger disk",
+                )
             }
         }
-        Err(error) => Finding::new(SUBJECT, Health::Bad, format!("{} : {error}", root.display()), "set FUMEHOOD_HOME"),
+        Err(error) => Finding::new(
+            SUBJECT,
+            Health::Bad,
+            format!("{} : {error}", root.display()),
+            "set FUMEHOOD_HOME",
+        ),
     }
 }
 
@@ -173,7 +243,11 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_with_its_mend() {
         let empty = std::env::temp_dir().join("fumehood-no-such-store");
-        let config = Config { qemu: Some("/nonexistent/qemu".into()), store: Some(empty), ..Config::default() };
+        let config = Config {
+            qemu: Some("/nonexistent/qemu".into()),
+            store: Some(empty),
+            ..Config::default()
+        };
         let findings = examine(&config);
         for subject in ["QEMU", "image"] {
             let finding = findings.iter().find(|f| f.subject == subject).unwrap();

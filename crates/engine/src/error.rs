@@ -44,10 +44,18 @@ pub struct Error {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, started: false, message: message.into(), source: None }
+        Self {
+            kind,
+            started: false,
+            message: message.into(),
+            source: None,
+        }
     }
 
-    pub(crate) fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub(crate) fn caused_by(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         self.source = Some(source.into());
         self
     }
@@ -70,7 +78,11 @@ impl Error {
         match self.kind {
             ErrorKind::Invalid | ErrorKind::Missing | ErrorKind::Damaged => Retry::Useless,
             _ if self.started => Retry::Unknown,
-            ErrorKind::Host | ErrorKind::Busy | ErrorKind::Boot | ErrorKind::Protocol | ErrorKind::Lost => Retry::Safe,
+            ErrorKind::Host
+            | ErrorKind::Busy
+            | ErrorKind::Boot
+            | ErrorKind::Protocol
+            | ErrorKind::Lost => Retry::Safe,
         }
     }
 }
@@ -94,7 +106,13 @@ mod tests {
     #[test]
     fn the_verdict_knows_whether_code_may_have_run() {
         assert_eq!(Error::new(ErrorKind::Lost, "x").retry(), Retry::Safe);
-        assert_eq!(Error::new(ErrorKind::Lost, "x").after_start().retry(), Retry::Unknown);
-        assert_eq!(Error::new(ErrorKind::Invalid, "x").after_start().retry(), Retry::Useless);
+        assert_eq!(
+            Error::new(ErrorKind::Lost, "x").after_start().retry(),
+            Retry::Unknown
+        );
+        assert_eq!(
+            Error::new(ErrorKind::Invalid, "x").after_start().retry(),
+            Retry::Useless
+        );
     }
 }

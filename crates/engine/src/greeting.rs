@@ -28,29 +28,41 @@ pub(crate) async fn greet(
     let mut line = vec![b'\n'];
     line.extend(encode_line(&hello));
     let conversation = async {
-        socket.write_all(&line).await.map_err(|_| ChannelError::Closed)?;
+        socket
+            .write_all(&line)
+            .await
+            .map_err(|_| ChannelError::Closed)?;
         skip_to(socket, &nonce).await
     };
-    tokio::time::timeout(deadline, conversation).await.map_err(|_| ChannelError::Silent(deadline))?
+    tokio::time::timeout(deadline, conversation)
+        .await
+        .map_err(|_| ChannelError::Silent(deadline))?
 }
 
 async fn skip_to(socket: &mut UnixStream, nonce: &str) -> Result<HelloReply, ChannelError> {
     let mut decoder = Decoder::new(LINE_BYTES);
     let mut buffer = [0; 4096];
     loop {
-        let n = socket.read(&mut buffer).await.map_err(|_| ChannelError::Closed)?;
+        let n = socket
+            .read(&mut buffer)
+            .await
+            .map_err(|_| ChannelError::Closed)?;
         if n == 0 {
             return Err(ChannelError::Closed);
         }
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {
             let Item::Line(line) = item else { continue };
-            let Some(reply) = reply_in(&line, nonce) else { continue };
+            let Some(reply) = reply_in(&line, nonce) else {
+                continue;
+            };
             // An agent says nothing unasked.
             return if bytes.is_empty() {
                 Ok(reply)
             } else {
-                Err(ChannelError::Violation("bytes that nobody asked for, after its greeting".into()))
+                Err(ChannelError::Violation(
+                    "bytes that nobody asked for, after its greeting".into(),
+                ))
             };
         }
     }
@@ -60,7 +72,9 @@ async fn skip_to(socket: &mut UnixStream, nonce: &str) -> Result<HelloReply, Cha
 /// stand before it.
 fn reply_in(line: &[u8], nonce: &str) -> Option<HelloReply> {
     const BEGIN: &[u8] = br#"{"type":"hello""#;
-    let at = line.windows(BEGIN.len()).rposition(|window| window == BEGIN)?;
+    let at = line
+        .windows(BEGIN.len())
+        .rposition(|window| window == BEGIN)?;
     match Response::parse(&line[at..]) {
         Ok(Response::Hello(reply)) if reply.nonce.as_deref() == Some(nonce) => Some(reply),
         _ => None,
@@ -89,7 +103,9 @@ mod tests {
             let mut lines = BufReader::new(reader).lines();
             assert_eq!(lines.next_line().await.unwrap().unwrap(), "");
             let line = lines.next_line().await.unwrap().unwrap();
-            let Ok(Request::Hello(hello)) = Request::parse(line.as_bytes()) else { panic!("no hello") };
+            let Ok(Request::Hello(hello)) = Request::parse(line.as_bytes()) else {
+                panic!("no hello")
+            };
             let reply = Response::Hello(HelloReply {
                 op_id: None,
                 version: "0".into(),
@@ -114,20 +130,26 @@ mod tests {
             b"the rest of a frame \xff",
         ];
         for before in stale {
-            greet(&mut agent(before, b""), 1, &[], DEADLINE).await.unwrap();
+            greet(&mut agent(before, b""), 1, &[], DEADLINE)
+                .await
+                .unwrap();
         }
     }
 
     #[tokio::test]
     async fn bytes_after_the_answer_are_a_violation() {
-        let error = greet(&mut agent(b"", b"more"), 1, &[], DEADLINE).await.unwrap_err();
+        let error = greet(&mut agent(b"", b"more"), 1, &[], DEADLINE)
+            .await
+            .unwrap_err();
         assert!(matches!(error, ChannelError::Violation(_)), "{error}");
     }
 
     #[tokio::test]
     async fn an_agent_that_says_nothing_is_given_up() {
         let (mut ours, _theirs) = UnixStream::pair().unwrap();
-        let error = greet(&mut ours, 1, &[], Duration::from_millis(20)).await.unwrap_err();
+        let error = greet(&mut ours, 1, &[], Duration::from_millis(20))
+            .await
+            .unwrap_err();
         assert!(matches!(error, ChannelError::Silent(_)), "{error}");
     }
 }

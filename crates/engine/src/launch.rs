@@ -3,13 +3,14 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fumehood_image::{Image, Part};
+use fumehood_image::{Image, KernelChoice, Part};
 use fumehood_protocol::AGENT_PORT;
 use fumehood_qemu::{
-    Accel, Append, Blockdev, Chardev, CommandLine, Cpu, Device, Event as QmpEvent, Fdset, Initrd, Kernel, Launcher,
-    Machine, Memory, Mon, Process, Qmp, Sandbox as Seccomp, Serial,
+    Accel, Append, Blockdev, Chardev, CommandLine, Cpu, Device, Event as QmpEvent, Fdset, Initrd,
+    Kernel, Launcher, Machine, Memory, Mon, Process, Qmp, Sandbox as Seccomp, Serial,
 };
 use fumehood_sys::host::{Credentials, Walls, tsc_khz, usable_namespaces};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -23,6 +24,9 @@ use crate::greeting::greet;
 
 /// Cache of translated code, in MiB. See [`Accel::Tcg`].
 const TB_SIZE_MIB: u32 = 64;
+
+/// Memory of the guest that is the floor of measurements, in MiB: a default run's.
+const FLOOR_MEMORY_MIB: u32 = 512;
 
 /// Lines of the guest's console that go into an error.
 const LAST_WORDS: usize = 8;
@@ -44,7 +48,11 @@ impl Kit {
         let credentials = (root && accelerator == Accelerator::Tcg).then_some(Credentials::NOBODY);
         let launcher = Launcher::new(&qemu.program, credentials, usable_namespaces(), walls)
             .map_err(|e| host(format!("no thread for starting QEMU: {e}")))?;
-        Ok(Self { launcher, accelerator, tsc_khz: tsc_khz() })
+        Ok(Self {
+            launcher,
+            accelerator,
+            tsc_khz: tsc_khz(),
+        })
     }
 
     /// Boots a VM and greets its agent in this version of the protocol; the socket is the agent's.
@@ -59,16 +67,28 @@ impl Kit {
         deadline: Duration,
     ) -> Result<(Vm, UnixStream), Error> {
         let start = Instant::now();
-        let wires = Wires::new().map_err(|e| Error::new(ErrorKind::Host, format!("no sockets for a VM: {e}")))?;
+        let wires = Wires::new()
+            .map_err(|e| Error::new(ErrorKind::Host, format!("no sockets for a VM: {e}")))?;
         let parts = Parts::of(image)?;
-        let args = self.command_line(memory_mib, &parts, &wires.theirs).into_args();
+        let args = self
+            .command_line(memory_mib, &parts, &wires.theirs)
+            .into_args();
         let Wires { mut ours, theirs } = wires;
-        let inherit = parts.into_fds().into_iter().chain(theirs.into_fds()).collect();
+        let inherit = parts
+            .into_fds()
+            .into_iter()
+            .chain(theirs.into_fds())
+            .collect();
         let process = self.launcher.start(args, inherit).await.map_err(|e| {
             Error::new(ErrorKind::Host, format!("QEMU could not be started: {e}")).caused_by(e)
         })?;
         let (console, monitor) = (Console::drain(ours.console), Monitor::watch(ours.monitor));
-        let mut vm = Vm { process, console, monitor, boot: Duration::ZERO };
+        let mut vm = Vm {
+            process,
+            console,
+            monitor,
+            boot: Duration::ZERO,
+        };
         let greeted = tokio::select! {
             greeted = greet(&mut ours.agent, protocol, &FEATURES, deadline) => greeted,
             _ = vm.process.wait() => Err(ChannelError::Closed),
@@ -82,14 +102,62 @@ impl Kit {
         }
     }
 
+    /// Boots the image's kernel with another start file system and waits for the first byte on its
+    /// console: the floor that a boot is measured against.
+    pub(crate) async fn floor(
+        &self,
+        image: &Image,
+        initrd: OwnedFd,
+        deadline: Duration,
+    ) -> Result<Duration, Error> {
+        let host = |e: std::io::Error| {
+            Error::new(ErrorKind::Host, format!("no floor can be measured: {e}"))
+        };
+        let start = Instant::now();
+        let Wires { mut ours, theirs } = Wires::new().map_err(host)?;
+        let parts = Parts {
+            initrd,
+            ..Parts::of(image)?
+        };
+        let args = self
+            .command_line(FLOOR_MEMORY_MIB, &parts, &theirs)
+            .into_args();
+        let inherit = parts
+            .into_fds()
+            .into_iter()
+            .chain(theirs.into_fds())
+            .collect();
+        let process = self.launcher.start(args, inherit).await.map_err(|e| {
+            Error::new(ErrorKind::Host, format!("QEMU could not be started: {e}")).caused_by(e)
+        })?;
+        let first = tokio::time::timeout(deadline, ours.console.read_u8()).await;
+        let took = start.elapsed();
+        process.kill().await;
+        match first {
+            Ok(Ok(_)) => Ok(took),
+            _ => Err(Error::new(
+                ErrorKind::Boot,
+                "the kernel did not come to its first process",
+            )),
+        }
+    }
+
     fn command_line(&self, memory_mib: u32, parts: &Parts, wires: &Ends<OwnedFd>) -> CommandLine {
         let (accel, cpu) = match self.accelerator {
             Accelerator::Kvm => (Accel::Kvm, Cpu::Host),
-            Accelerator::Tcg => (Accel::Tcg { tb_size_mib: TB_SIZE_MIB }, Cpu::Max),
+            Accelerator::Tcg => (
+                Accel::Tcg {
+                    tb_size_mib: TB_SIZE_MIB,
+                },
+                Cpu::Max,
+            ),
         };
-        let socket = |id: &str, fd: &OwnedFd| Chardev { id: id.into(), fd: fd.as_raw_fd() };
+        let socket = |id: &str, fd: &OwnedFd| Chardev {
+            id: id.into(),
+            fd: fd.as_raw_fd(),
+        };
         CommandLine::bare()
-            .with(&Machine::Microvm)
+            .with(&Machine::Microvm { acpi: parts.acpi })
             .with(&accel)
             .with(&cpu)
             .with(&Memory(memory_mib))
@@ -97,29 +165,47 @@ impl Kit {
             .with(&Kernel(parts.kernel.as_raw_fd()))
             .with(&Initrd(parts.initrd.as_raw_fd()))
             .with(&Append(self.kernel_arguments()))
-            .with(&Fdset { fd: parts.rootfs.as_raw_fd(), set: 1 })
-            .with(&Blockdev { node_name: "root".into(), set: 1 })
-            .with(&Device::VirtioBlk { drive: "root".into() })
+            .with(&Fdset {
+                fd: parts.rootfs.as_raw_fd(),
+                set: 1,
+            })
+            .with(&Blockdev {
+                node_name: "root".into(),
+                set: 1,
+            })
+            .with(&Device::VirtioBlk {
+                drive: "root".into(),
+            })
             .with(&socket("console", &wires.console))
-            .with(&Serial { chardev: "console".into() })
+            .with(&Serial {
+                chardev: "console".into(),
+            })
             .with(&socket("agent", &wires.agent))
             .with(&Device::VirtioSerial)
-            .with(&Device::VirtSerialPort { chardev: "agent".into(), name: AGENT_PORT.into() })
+            .with(&Device::VirtSerialPort {
+                chardev: "agent".into(),
+                name: AGENT_PORT.into(),
+            })
             .with(&socket("monitor", &wires.monitor))
-            .with(&Mon { chardev: "monitor".into() })
+            .with(&Mon {
+                chardev: "monitor".into(),
+            })
     }
 
-    /// The kernel's command line. `mitigations=off` and `nokaslr` are choices about the guest's own
-    /// kernel, which guards nothing of the host's: the wall is the VM.
+    /// The kernel's command line. `nokaslr` is a choice about the guest's own kernel, which guards
+    /// nothing of the host's: the wall is the VM.
     fn kernel_arguments(&self) -> String {
         let mut arguments = String::from(
-            "quiet console=ttyS0 panic=-1 reboot=t mitigations=off nokaslr cryptomgr.notests \
+            "quiet console=ttyS0 panic=-1 reboot=t nokaslr cryptomgr.notests \
              8250.nr_uarts=1 noreplace-smp",
         );
         if self.accelerator == Accelerator::Tcg {
             // Without the rate the guest's clock falls back to jiffies; the other two spare the
             // kernel measurements that emulation makes slow and wrong.
-            let tsc = format!(" tsc_early_khz={} tsc=reliable no_timer_check lapic_timer_khz=1000000", self.tsc_khz);
+            let tsc = format!(
+                " tsc_early_khz={} tsc=reliable no_timer_check lapic_timer_khz=1000000",
+                self.tsc_khz
+            );
             arguments.push_str(&tsc);
         }
         arguments
@@ -128,10 +214,19 @@ impl Kit {
 
 fn walls(qemu: &Qemu, accelerator: Accelerator, images: &Path) -> Result<Option<Walls>, String> {
     let program_dir = qemu.program.parent().unwrap_or(Path::new("/"));
-    let programs =
-        [program_dir, Path::new("/usr"), Path::new("/lib"), Path::new("/lib64"), Path::new("/etc/ld.so.cache")];
+    let programs = [
+        program_dir,
+        Path::new("/usr"),
+        Path::new("/lib"),
+        Path::new("/lib64"),
+        Path::new("/etc/ld.so.cache"),
+    ];
     let files = [images, Path::new("/dev/urandom"), Path::new("/dev/null")];
-    let devices: &[&Path] = if accelerator == Accelerator::Kvm { &[Path::new("/dev/kvm")] } else { &[] };
+    let devices: &[&Path] = if accelerator == Accelerator::Kvm {
+        &[Path::new("/dev/kvm")]
+    } else {
+        &[]
+    };
     Walls::new(&programs, &files, devices)
 }
 
@@ -140,16 +235,27 @@ struct Parts {
     kernel: OwnedFd,
     initrd: OwnedFd,
     rootfs: OwnedFd,
+    /// Debian's kernel finds devices by ACPI only, ours by its command line.
+    acpi: bool,
 }
 
 impl Parts {
     fn of(image: &Image) -> Result<Self, Error> {
         let fd = |part: &Part| {
             part.file().try_clone().map(OwnedFd::from).map_err(|e| {
-                Error::new(ErrorKind::Host, format!("no descriptor for {}: {e}", part.path().display()))
+                Error::new(
+                    ErrorKind::Host,
+                    format!("no descriptor for {}: {e}", part.path().display()),
+                )
             })
         };
-        Ok(Self { kernel: fd(image.kernel())?, initrd: fd(image.initrd())?, rootfs: fd(image.rootfs())? })
+        let acpi = image.manifest().kernel.kind == KernelChoice::Debian;
+        Ok(Self {
+            kernel: fd(image.kernel())?,
+            initrd: fd(image.initrd())?,
+            rootfs: fd(image.rootfs())?,
+            acpi,
+        })
     }
 
     fn into_fds(self) -> [OwnedFd; 3] {
@@ -185,8 +291,16 @@ impl Wires {
         };
         let (agent, console, monitor) = (pair()?, pair()?, pair()?);
         Ok(Self {
-            ours: Ends { agent: agent.0, console: console.0, monitor: monitor.0 },
-            theirs: Ends { agent: agent.1, console: console.1, monitor: monitor.1 },
+            ours: Ends {
+                agent: agent.0,
+                console: console.0,
+                monitor: monitor.0,
+            },
+            theirs: Ends {
+                agent: agent.1,
+                console: console.1,
+                monitor: monitor.1,
+            },
         })
     }
 }
@@ -203,7 +317,9 @@ impl Monitor {
         let (sender, events) = mpsc::channel(8);
         let task = tokio::spawn(async move {
             // A monitor that fails costs evidence only; the process itself is watched elsewhere.
-            let Ok((_qmp, mut incoming)) = Qmp::connect(socket).await else { return };
+            let Ok((_qmp, mut incoming)) = Qmp::connect(socket).await else {
+                return;
+            };
             while let Some(event) = incoming.recv().await {
                 if event.event == "SHUTDOWN" {
                     let _ = sender.try_send(event);
@@ -270,6 +386,9 @@ impl Vm {
 
     async fn stillborn(self, error: &ChannelError) -> Error {
         let known = self.post_mortem().await;
-        Error::new(ErrorKind::Boot, format!("the VM did not start: {error}; {known}"))
+        Error::new(
+            ErrorKind::Boot,
+            format!("the VM did not start: {error}; {known}"),
+        )
     }
 }

@@ -38,10 +38,10 @@ mod run;
 mod sandbox;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
+pub use agent_line::{AgentLine, fresh_token};
 pub use config::{Config, Qemu};
 pub use error::{Error, ErrorKind, Retry};
 pub use fumehood_image as image;
 pub use fumehood_protocol::{EndedBy, Evidence, Language, Limits, StreamSummary};
 pub use run::{Event, Outcome, RunRequest, Source, Timing};
-pub use agent_line::{AgentLine, fresh_token};
 pub use sandbox::{Canceller, Engine, Run};

@@ -67,13 +67,17 @@ impl RunRequest {
         let invalid = |message: String| Error::new(ErrorKind::Invalid, message);
         if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
             let asked = self.memory_mib;
-            return Err(invalid(format!("{asked} MiB of memory; {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are allowed")));
+            return Err(invalid(format!(
+                "{asked} MiB of memory; {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are allowed"
+            )));
         }
         let mut exec = Exec::new(self.language, self.code.clone());
         exec.env_vars = self.env.iter().cloned().collect::<EnvVars>();
         exec.timeout = Some(i64::try_from(self.timeout_s).unwrap_or(i64::MAX));
         exec.check(limits).map_err(|error| invalid(error.message))?;
-        let seconds = exec.timeout_s(limits).map_err(|error| invalid(error.message))?;
+        let seconds = exec
+            .timeout_s(limits)
+            .map_err(|error| invalid(error.message))?;
         Ok((exec, Duration::from_secs(seconds)))
     }
 }

@@ -1,8 +1,11 @@
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fumehood_image::{Image, Store};
-use fumehood_protocol::{Complete, EndedBy, Evidence, Exec, Language, PROTOCOL_VERSION, Request, Stream, StreamSummary};
+use fumehood_protocol::{
+    Complete, EndedBy, Evidence, Exec, Language, PROTOCOL_VERSION, Request, Stream, StreamSummary,
+};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -86,7 +89,30 @@ impl Engine {
             cancel: canceller.clone(),
             events,
         };
-        Ok(Run { events: inbox, driver: tokio::spawn(job.run()), canceller })
+        Ok(Run {
+            events: inbox,
+            driver: tokio::spawn(job.run()),
+            canceller,
+        })
+    }
+
+    /// Boots the image's kernel with `init` as its first process, on the machine that runs get, and
+    /// returns the time from starting QEMU to the first byte on the console: the floor that
+    /// measurements of boots are compared with.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Host`], [`ErrorKind::Boot`].
+    pub async fn floor(&self, init: &[u8]) -> Result<Duration, Error> {
+        let host = |e: std::io::Error| {
+            Error::new(ErrorKind::Host, format!("no floor can be measured: {e}"))
+        };
+        let mut file = fumehood_sys::host::memory_file("floor-initrd").map_err(host)?;
+        file.write_all(&fumehood_image::floor_initrd(init))
+            .map_err(host)?;
+        self.0
+            .kit
+            .floor(&self.0.image, file.into(), self.0.config.boot_deadline)
+            .await
     }
 
     /// Boots a VM for somebody else to speak with its agent. See [`AgentLine`].
@@ -94,7 +120,9 @@ impl Engine {
     /// # Errors
     /// As [`run`](Self::run), and [`ErrorKind::Boot`].
     pub async fn agent_line(&self, memory_mib: u32) -> Result<AgentLine, Error> {
-        RunRequest::new(Language::Raw, "").memory_mib(memory_mib).check(&self.0.config.limits)?;
+        RunRequest::new(Language::Raw, "")
+            .memory_mib(memory_mib)
+            .check(&self.0.config.limits)?;
         let place = self.0.admission.place(memory_mib).await?;
         let (vm, socket) = self.0.boot(memory_mib, 0).await?;
         Ok(AgentLine::new(vm, place, socket))
@@ -104,7 +132,9 @@ impl Engine {
 impl Inner {
     async fn boot(&self, memory_mib: u32, protocol: u32) -> Result<(Vm, UnixStream), Error> {
         let _turn = self.admission.turn_to_boot().await?;
-        self.kit.boot(&self.image, memory_mib, protocol, self.config.boot_deadline).await
+        self.kit
+            .boot(&self.image, memory_mib, protocol, self.config.boot_deadline)
+            .await
     }
 }
 
@@ -166,7 +196,11 @@ impl Run {
         while self.events.recv().await.is_some() {}
         match (&mut self.driver).await {
             Ok(result) => result,
-            Err(failed) => Err(Error::new(ErrorKind::Lost, format!("the run's task failed: {failed}")).after_start()),
+            Err(failed) => Err(Error::new(
+                ErrorKind::Lost,
+                format!("the run's task failed: {failed}"),
+            )
+            .after_start()),
         }
     }
 }
@@ -201,7 +235,11 @@ impl Job {
         let channel = Channel::new(socket);
         let exec = std::mem::replace(&mut self.exec, Exec::new(Language::Raw, ""));
         let operation = channel.operate(|op_id, credit| {
-            Request::Exec(Exec { op_id: Some(op_id), credit: Some(credit), ..exec })
+            Request::Exec(Exec {
+                op_id: Some(op_id),
+                credit: Some(credit),
+                ..exec
+            })
         });
         timing.connect = connecting.elapsed();
         let end = self.follow(operation, &mut timing).await;
@@ -212,10 +250,16 @@ impl Job {
                 self.outcome(complete, timing)
             }
             Ok(End::Refused(message)) => {
-                return Err(Error::new(ErrorKind::Invalid, format!("the guest's agent refused the code: {message}")));
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("the guest's agent refused the code: {message}"),
+                ));
             }
             Ok(End::Overdue) => {
-                let detail = format!("the guest did not end it; the VM was ended. {}", vm.post_mortem().await);
+                let detail = format!(
+                    "the guest did not end it; the VM was ended. {}",
+                    vm.post_mortem().await
+                );
                 self.lost(EndedBy::Timeout, Some(124), detail, timing)
             }
             Err(ChannelError::Violation(what)) => {
@@ -228,7 +272,13 @@ impl Job {
                 self.lost(EndedBy::AgentLost, None, detail, timing)
             }
         };
-        Ok(Outcome { timing: Timing { total: start.elapsed(), ..outcome.timing }, ..outcome })
+        Ok(Outcome {
+            timing: Timing {
+                total: start.elapsed(),
+                ..outcome.timing
+            },
+            ..outcome
+        })
     }
 
     async fn vm(&self, timing: &mut Timing) -> Result<(Vm, UnixStream, Place), Error> {
@@ -240,7 +290,11 @@ impl Job {
     }
 
     /// Passes on what the operation tells until it ends.
-    async fn follow(&mut self, mut operation: Operation, timing: &mut Timing) -> Result<End, ChannelError> {
+    async fn follow(
+        &mut self,
+        mut operation: Operation,
+        timing: &mut Timing,
+    ) -> Result<End, ChannelError> {
         let start = Instant::now();
         let end = loop {
             let deadline = tokio::time::Instant::from_std(start + self.timeout + self.patience());
@@ -304,11 +358,20 @@ impl Job {
         }
     }
 
-    fn lost(&self, ended_by: EndedBy, exit_code: Option<i32>, detail: String, timing: Timing) -> Outcome {
+    fn lost(
+        &self,
+        ended_by: EndedBy,
+        exit_code: Option<i32>,
+        detail: String,
+        timing: Timing,
+    ) -> Outcome {
         Outcome {
             exit_code,
             ended_by,
-            evidence: Evidence { detail: Some(detail), ..Evidence::default() },
+            evidence: Evidence {
+                detail: Some(detail),
+                ..Evidence::default()
+            },
             stdout: StreamSummary::default(),
             stderr: StreamSummary::default(),
             source: Source::Boot,
@@ -318,8 +381,16 @@ impl Job {
     }
 
     fn never_started(&self, start: Instant) -> Outcome {
-        let timing = Timing { total: start.elapsed(), ..Timing::default() };
-        self.lost(EndedBy::Cancelled, Some(130), "cancelled before the code was started".into(), timing)
+        let timing = Timing {
+            total: start.elapsed(),
+            ..Timing::default()
+        };
+        self.lost(
+            EndedBy::Cancelled,
+            Some(130),
+            "cancelled before the code was started".into(),
+            timing,
+        )
     }
 }
 

@@ -9,7 +9,7 @@ use crate::bun::{self, BUN};
 use crate::download::Pinned;
 use crate::identity::{Identities, Identity};
 use crate::image::{self, Image};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Plan};
 use crate::manifest::{Artifact, FORMAT, Manifest, PARTS, PartRecord};
 use crate::options::BuildOptions;
 use crate::progress::{Progress, StepEnd, Steps};
@@ -60,7 +60,7 @@ struct Pieces {
 ///
 /// # fn main() -> Result<(), fumehood_image::Error> {
 /// let store = Store::open(Store::default_root()?)?;
-/// let options = BuildOptions::new("target/x86_64-unknown-linux-musl/guest/fumehood-guest-agent");
+/// let options = BuildOptions::new("target/x86_64-unknown-linux-gnu/guest/fumehood-agent");
 /// let report = build(&store, &options, &mut Silent)?;
 /// println!("{:?}: {}", report.outcome, report.image.id());
 /// # Ok(())
@@ -87,6 +87,22 @@ pub fn build(
         outcome: Outcome::Built,
         image: store.image(&options.name)?,
     })
+}
+
+/// Makes the kernel alone, for a later [`build`] with the same options to take: the longest step needs no
+/// agent, and can go on while the agent is compiled. `options.agent` is not looked at.
+///
+/// # Errors
+/// As [`build`].
+pub fn prepare_kernel(
+    store: &Store,
+    options: &BuildOptions,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let plan = Plan::new(options)?;
+    let _lock = store.lock(|| progress.waiting())?;
+    Steps::new(progress).run(|advance| plan.obtain(store, options, advance))?;
+    Ok(())
 }
 
 /// The image at hand, if it was made from the same inputs and is intact.

@@ -111,9 +111,7 @@ pub enum Error {
         found: String,
     },
     /// The agent is not a program that can be the guest's first process.
-    #[error(
-        "{path} cannot be the guest's agent: {why}; build it with `cargo build --profile guest --target x86_64-unknown-linux-musl -p fumehood-guest-agent`"
-    )]
+    #[error("{path} cannot be the guest's agent: {why}; build it with `cargo xtask setup`")]
     Agent {
         /// The file given as the agent.
         path: PathBuf,

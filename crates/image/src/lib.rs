@@ -40,9 +40,10 @@ mod store;
 mod uv;
 mod workdir;
 
-pub use build::{BuildReport, Outcome, build};
+pub use build::{BuildReport, Outcome, build, prepare_kernel};
 pub use error::Error;
 pub use image::{Image, Part};
+pub use initrd::floor as floor_initrd;
 pub use manifest::{Artifact, KernelRecord, Manifest, PartRecord};
 pub use name::ImageName;
 pub use options::{BuildOptions, ExtraFile, KernelChoice, RootFormat};

@@ -52,8 +52,11 @@ fn escaped(value: &str) -> String {
 /// `-M`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Machine {
-    /// The smallest machine: virtio over MMIO, no PCI, no ACPI.
-    Microvm,
+    /// The smallest machine: virtio over MMIO, no PCI.
+    Microvm {
+        /// Whether devices are announced by ACPI; without it, by the kernel's command line.
+        acpi: bool,
+    },
 }
 
 impl Switch for Machine {
@@ -63,7 +66,8 @@ impl Switch for Machine {
 impl Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Microvm => f.write_str("microvm,acpi=off"),
+            Self::Microvm { acpi: false } => f.write_str("microvm,acpi=off"),
+            Self::Microvm { acpi: true } => f.write_str("microvm,acpi=on"),
         }
     }
 }
@@ -336,7 +340,10 @@ mod tests {
 
     #[test]
     fn switches_are_spelled_as_qemu_spells_them() {
-        assert_eq!(words(&Machine::Microvm), ["-M", "microvm,acpi=off"]);
+        assert_eq!(
+            words(&Machine::Microvm { acpi: false }),
+            ["-M", "microvm,acpi=off"]
+        );
         assert_eq!(
             words(&Accel::Tcg { tb_size_mib: 64 }),
             ["-accel", "tcg,thread=single,tb-size=64"]

@@ -153,7 +153,11 @@ enum Stderr {
 impl Process {
     fn new(mut child: Child) -> Self {
         let stderr = child.stderr.take().map(Stderr::New);
-        Self { child, stderr, complaint: Vec::new() }
+        Self {
+            child,
+            stderr,
+            complaint: Vec::new(),
+        }
     }
 
     /// The process's id.
@@ -167,8 +171,13 @@ impl Process {
     /// # Errors
     /// The operating system's.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
-        if let Some(Stderr::New(stderr)) = self.stderr.take_if(|stderr| matches!(stderr, Stderr::New(_))) {
-            self.stderr = Some(Stderr::Watched(pipe::Receiver::from_owned_fd(stderr.into())?));
+        if let Some(Stderr::New(stderr)) = self
+            .stderr
+            .take_if(|stderr| matches!(stderr, Stderr::New(_)))
+        {
+            self.stderr = Some(Stderr::Watched(pipe::Receiver::from_owned_fd(
+                stderr.into(),
+            )?));
         }
         if let Some(Stderr::Watched(stderr)) = &mut self.stderr {
             let mut buffer = [0; 1024];

@@ -1,0 +1,127 @@
+//! Each way in which a program can end has its exit code and its cause.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+
+use fumehood_end_to_end::json;
+use serde_json::Value;
+
+fn ends(language: &str, code: &str, options: &[&str], ended_by: &str, exit_code: i32) -> Value {
+    let (outcome, exit) = json(language, code, options);
+    assert_eq!(outcome["ended_by"], ended_by, "{code}\n{outcome:#}");
+    assert_eq!(outcome["exit_code"], exit_code, "{code}\n{outcome:#}");
+    assert_eq!(exit, exit_code, "{code}\n{outcome:#}");
+    outcome
+}
+
+#[test]
+fn exits() {
+    ends("python", "import sys; sys.exit(7)", &[], "exited", 7);
+    ends("python", "import os; os._exit(7)", &[], "exited", 7);
+    ends("python", "def (", &[], "exited", 1);
+    ends("javascript", "process.exit(7)", &[], "exited", 7);
+    ends("javascript", "throw new Error('x')", &[], "exited", 1);
+    ends("raw", "exit 7", &[], "exited", 7);
+    ends("raw", "if", &[], "exited", 2);
+}
+
+#[test]
+fn closing_standard_output_loses_nothing_that_was_written() {
+    let outcome = ends(
+        "python",
+        "import os, sys\nprint('before', flush=True)\nos.close(1)\nsys.stdout = None\n",
+        &[],
+        "exited",
+        0,
+    );
+    assert_eq!(outcome["stdout"], "before\n");
+}
+
+#[test]
+fn signals() {
+    let killed = ends("raw", "kill -9 $$", &[], "signaled", 137);
+    assert_eq!(killed["evidence"]["signal"], 9);
+    let crashed = ends(
+        "python",
+        "import ctypes; ctypes.string_at(0)",
+        &[],
+        "signaled",
+        139,
+    );
+    assert_eq!(crashed["evidence"]["signal"], 11);
+}
+
+#[test]
+fn filling_the_memory_is_told_apart_from_a_crash() {
+    let outcome = ends(
+        "python",
+        "x = []\nwhile True: x.append(bytearray(1 << 20))",
+        &["-m", "192", "-t", "120"],
+        "out_of_memory",
+        137,
+    );
+    assert!(
+        outcome["evidence"]["oom_kills"].as_u64().unwrap() >= 1,
+        "{outcome:#}"
+    );
+    assert!(
+        outcome["evidence"]["peak_memory_bytes"].as_u64().unwrap() > 64 << 20,
+        "{outcome:#}"
+    );
+}
+
+#[test]
+fn filling_the_disk_is_an_error_that_the_program_can_read() {
+    let code = "try:\n    with open('/tmp/x', 'wb') as f:\n        while True: f.write(bytes(1 << 20))\nexcept OSError as e: print(e.strerror)";
+    let outcome = ends("python", code, &["-m", "192", "-t", "120"], "exited", 0);
+    assert_eq!(
+        outcome["stdout"], "No space left on device\n",
+        "{outcome:#}"
+    );
+}
+
+#[test]
+fn a_fork_bomb_ends_and_is_counted() {
+    let (outcome, _) = json("raw", ":(){ :|:& };:; sleep 5", &["-t", "20"]);
+    let ended_by = outcome["ended_by"].as_str().unwrap();
+    assert!(
+        ["exited", "timeout", "out_of_memory", "signaled"].contains(&ended_by),
+        "{outcome:#}"
+    );
+    assert!(
+        outcome["evidence"]["left_processes"].as_u64().unwrap_or(0) > 1,
+        "{outcome:#}"
+    );
+}
+
+#[test]
+fn timeouts() {
+    ends("python", "while True: pass", &["-t", "2"], "timeout", 124);
+    let stubborn = "trap '' INT TERM; while true; do sleep 100; done";
+    let outcome = ends("raw", stubborn, &["-t", "1"], "timeout", 124);
+    assert_eq!(outcome["evidence"]["signal"], 9);
+}
+
+#[test]
+fn a_child_in_the_background_does_not_hold_the_run() {
+    let outcome = ends("raw", "sleep 100 & echo done", &["-t", "60"], "exited", 0);
+    assert_eq!(outcome["stdout"], "done\n");
+    assert_eq!(outcome["evidence"]["left_processes"], 1);
+    assert!(
+        outcome["timing"]["execute_ms"].as_f64().unwrap() < 30_000.0,
+        "{outcome:#}"
+    );
+}
+
+#[test]
+fn a_vm_that_shuts_itself_down_is_lost_with_evidence() {
+    // The program is no root: it can only make the kernel give up by taking all of its memory's reserve,
+    // which the agent's limits prevent. What can be shown is the host's side: see `owner.rs`.
+    let outcome = ends(
+        "raw",
+        "echo o > /proc/sysrq-trigger; echo b > /proc/sysrq-trigger; echo alive",
+        &[],
+        "exited",
+        0,
+    );
+    assert_eq!(outcome["stdout"], "alive\n");
+}

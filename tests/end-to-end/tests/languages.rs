@@ -1,0 +1,141 @@
+//! Each language runs as its own users expect.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+
+use std::io::Write;
+use std::process::Stdio;
+
+use fumehood_end_to_end::{finish, finish_child, fumehood, json};
+
+fn stdout(language: &str, code: &str) -> String {
+    let (outcome, exit) = json(language, code, &[]);
+    assert_eq!(exit, 0, "{outcome:#}");
+    outcome["stdout"].as_str().unwrap().to_string()
+}
+
+#[test]
+fn each_language_says_hello() {
+    assert_eq!(stdout("python", "print('hello')"), "hello\n");
+    assert_eq!(stdout("javascript", "console.log('hello')"), "hello\n");
+    assert_eq!(
+        stdout(
+            "typescript",
+            "const x: string = 'hello'; console.log(await Promise.resolve(x))"
+        ),
+        "hello\n"
+    );
+    assert_eq!(stdout("raw", "echo hello"), "hello\n");
+}
+
+#[test]
+fn code_comes_from_standard_input_and_from_a_file() {
+    let mut child = fumehood();
+    child
+        .args(["run", "-l", "python", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"print(6*7)")
+        .unwrap();
+    assert_eq!(finish_child(child).stdout, b"42\n");
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("program.ts");
+    std::fs::write(&file, "const n: number = 6 * 7; console.log(n)").unwrap();
+    let mut command = fumehood();
+    command.arg("run").arg(&file);
+    assert_eq!(finish(command).stdout, b"42\n");
+}
+
+#[test]
+fn a_traceback_shows_the_source_and_nothing_of_the_runner() {
+    let (outcome, exit) = json("python", "def f():\n    return 1 / 0\nf()\n", &[]);
+    let stderr = outcome["stderr"].as_str().unwrap();
+    assert_eq!(exit, 1);
+    assert!(
+        stderr.contains("return 1 / 0") && stderr.contains("ZeroDivisionError"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("/run/fumehood"), "{stderr}");
+}
+
+#[test]
+fn the_environment_is_the_processs_own() {
+    let code = "import os, subprocess; print(os.environ['A'], subprocess.check_output(['printenv', 'A']).decode().strip())";
+    let (outcome, _) = json("python", code, &["-e", "A=b c"]);
+    assert_eq!(outcome["stdout"], "b c b c\n", "{outcome:#}");
+}
+
+#[test]
+fn the_common_tools_are_there() {
+    let tools = "git curl jq grep find sed gawk diff patch less make tree tar gzip unzip file uv bun python3";
+    let missing = stdout(
+        "raw",
+        &format!("for t in {tools}; do command -v $t >/dev/null || echo $t; done"),
+    );
+    assert_eq!(missing, "");
+}
+
+#[test]
+fn python_reads_its_compiled_files() {
+    let code = "python3 -v -c 'import json, typing, asyncio' 2>&1 | grep -c \"code object from '/usr/lib/python3.*[.]py'\"";
+    assert_eq!(stdout("raw", &format!("{code} || true")), "0\n");
+}
+
+#[test]
+fn the_program_is_nobody_special_and_has_no_network() {
+    let text = stdout(
+        "raw",
+        "id -u; ls /sys/class/net; grep NoNewPrivs /proc/self/status; ls -d /proc/1 2>&1; touch /usr/x 2>&1",
+    );
+    assert!(text.starts_with("1000\nlo\nNoNewPrivs:\t1\n"), "{text}");
+    assert!(text.contains("'/proc/1': No such file"), "{text}");
+    assert!(text.contains("Permission denied"), "{text}");
+}
+
+#[test]
+fn the_hosts_certificates_are_trusted_in_the_guest() {
+    let bundle = "/etc/ssl/certs/ca-certificates.crt";
+    let Ok(host) = std::fs::read(bundle) else {
+        println!("this host has no bundle");
+        return;
+    };
+    assert_eq!(
+        stdout("raw", &format!("wc -c < {bundle}")).trim(),
+        host.len().to_string()
+    );
+}
+
+#[test]
+fn the_clock_is_right() {
+    let now = || {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs_f64()
+    };
+    let before = now();
+    let guest: f64 = stdout("python", "import time; print(time.time())")
+        .trim()
+        .parse()
+        .unwrap();
+    assert!(
+        guest > before - 2.0 && guest < now() + 2.0,
+        "guest {guest}, host {before}"
+    );
+    let slept: f64 = stdout(
+        "python",
+        "import time; t = time.monotonic(); time.sleep(1); print(time.monotonic() - t)",
+    )
+    .trim()
+    .parse()
+    .unwrap();
+    assert!(
+        (1.0..1.5).contains(&slept),
+        "a second of sleep took {slept}"
+    );
+}
