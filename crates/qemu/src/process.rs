@@ -36,16 +36,19 @@ struct Setting {
     walls: Option<Arc<Walls>>,
 }
 
+#[derive(Debug)]
 struct Order {
     args: Vec<OsString>,
     inherit: Vec<OwnedFd>,
+    /// Goes into the process: while it is there, the thread goes on.
+    hold: Sender<Order>,
     started: tokio::sync::oneshot::Sender<Result<Process, ProcessError>>,
 }
 
-/// Starts QEMU processes, confined. They die when it is dropped, and when this program is killed.
+/// Starts QEMU processes, confined. They die when they are dropped, and when this program is killed.
 ///
-/// A parent-death signal fires when the *thread* that forked ends, so one thread forks for the
-/// launcher's whole life.
+/// A parent-death signal fires when the *thread* that forked ends, so one thread forks, for as long
+/// as the launcher or any process that it started is there.
 #[derive(Debug)]
 pub struct Launcher {
     orders: Sender<Order>,
@@ -90,6 +93,7 @@ impl Launcher {
             .send(Order {
                 args,
                 inherit,
+                hold: self.orders.clone(),
                 started,
             })
             .map_err(|_| ProcessError::LauncherGone)?;
@@ -99,7 +103,7 @@ impl Launcher {
 
 fn serve(setting: &Setting, inbox: &Receiver<Order>) {
     while let Ok(order) = inbox.recv() {
-        let process = start(setting, &order.args, &order.inherit);
+        let process = start(setting, &order.args, &order.inherit, order.hold);
         // Whoever asked may have gone: the process ends by its own drop.
         let _ = order.started.send(process);
     }
@@ -109,6 +113,7 @@ fn start(
     setting: &Setting,
     args: &[OsString],
     inherit: &[OwnedFd],
+    hold: Sender<Order>,
 ) -> Result<Process, ProcessError> {
     let mut command = Command::new(&setting.program);
     // No environment: nothing of the owner's (tokens, proxies) is in QEMU's memory.
@@ -124,7 +129,7 @@ fn start(
         inherit: &inherit.iter().collect::<Vec<_>>(),
     };
     spawn(command, &confinement)
-        .map(Process::new)
+        .map(|child| Process::new(child, hold))
         .map_err(|source| ProcessError::Spawn {
             program: setting.program.clone(),
             source,
@@ -142,6 +147,7 @@ pub struct Process {
     /// end, so the end of this pipe is the end of QEMU.
     stderr: Option<Stderr>,
     complaint: Vec<u8>,
+    _hold: Sender<Order>,
 }
 
 #[derive(Debug)]
@@ -151,12 +157,13 @@ enum Stderr {
 }
 
 impl Process {
-    fn new(mut child: Child) -> Self {
+    fn new(mut child: Child, hold: Sender<Order>) -> Self {
         let stderr = child.stderr.take().map(Stderr::New);
         Self {
             child,
             stderr,
             complaint: Vec::new(),
+            _hold: hold,
         }
     }
 

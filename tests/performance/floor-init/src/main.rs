@@ -4,7 +4,7 @@
 use std::io::Write;
 
 fn main() {
-    let _ = std::io::stdout().write_all(b"F");
+    let _ = std::io::stdout().write_all(b"F\n");
     loop {
         std::thread::park();
     }
