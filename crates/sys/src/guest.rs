@@ -1,1 +1,14 @@
 //! What the agent needs inside a VM.
+//!
+//! The agent has one thread. That is what makes [`launch`] sound: a forked child of a process with
+//! one thread may do whatever its parent could.
+
+mod children;
+mod launch;
+mod loopback;
+mod signals;
+
+pub use children::{Ended, peek_ended, reap};
+pub use launch::{Launch, LaunchFailure, Stage, launch, reserve_descriptor};
+pub use loopback::loopback_up;
+pub use signals::{Seen, Signals};

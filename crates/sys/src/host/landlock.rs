@@ -14,14 +14,18 @@ const ABI_WANTED: ABI = ABI::V6;
 pub struct Walls(pub(super) OwnedFd);
 
 impl Walls {
-    /// Read and execute below `programs`, read of `files`, nothing else of the file system; no TCP;
-    /// no signal or abstract socket to processes outside.
+    /// Read and execute below `programs`, read of `files`, read, write and ioctl of `devices`,
+    /// nothing else of the file system; no TCP; no signal or abstract socket to processes outside.
     ///
     /// Paths that do not exist are left out. `None` where the kernel has no Landlock.
     ///
     /// # Errors
     /// A sentence that says why the kernel refused the rules.
-    pub fn new(programs: &[&Path], files: &[&Path]) -> Result<Option<Self>, String> {
+    pub fn new(
+        programs: &[&Path],
+        files: &[&Path],
+        devices: &[&Path],
+    ) -> Result<Option<Self>, String> {
         if landlock_abi() == 0 {
             return Ok(None);
         }
@@ -35,10 +39,12 @@ impl Walls {
             .and_then(Ruleset::create)
             .map_err(|e| refused(&e))?;
         let read = AccessFs::ReadFile;
-        for (paths, access) in [
+        let allowed = [
             (programs, read | AccessFs::ReadDir | AccessFs::Execute),
             (files, read.into()),
-        ] {
+            (devices, read | AccessFs::WriteFile | AccessFs::IoctlDev),
+        ];
+        for (paths, access) in allowed {
             for path in paths {
                 let Ok(fd) = PathFd::new(path) else { continue };
                 // A rule for a plain file may not speak of directories.

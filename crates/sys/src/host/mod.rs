@@ -2,10 +2,12 @@
 
 mod kvm;
 mod landlock;
+mod memory_file;
 mod spawn;
 mod tsc;
 
 pub use kvm::{KvmProbe, probe_kvm};
 pub use landlock::{Walls, landlock_abi};
+pub use memory_file::memory_file;
 pub use spawn::{Confinement, Credentials, Namespaces, die_with_parent, spawn, usable_namespaces};
 pub use tsc::tsc_khz;

@@ -313,7 +313,7 @@ mod tests {
     fn landlock_hides_what_is_not_named() {
         let paths =
             ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache"].map(std::path::Path::new);
-        let Some(walls) = Walls::new(&paths, &[]).unwrap() else {
+        let Some(walls) = Walls::new(&paths, &[], &[]).unwrap() else {
             println!("this kernel has no Landlock");
             return;
         };

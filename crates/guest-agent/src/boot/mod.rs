@@ -1,0 +1,161 @@
+//! Makes a system of a fresh microVM: what an init does, and no more.
+//!
+//! The kernel has unpacked an initramfs that holds this program alone. The root file system is a
+//! read-only disk; a tmpfs over it takes what is written.
+
+mod modules;
+mod mounts;
+mod system;
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use fumehood_protocol::Limits;
+use fumehood_sys::guest::Signals;
+use rustix::system::RebootCommand;
+
+use crate::args::set_limit;
+use crate::cgroup::Cgroups;
+use crate::command::Interpreters;
+use crate::confine::{Confinement, User};
+use crate::dispatch::Agent;
+use crate::door::{Door, Port};
+use crate::event_loop::{DEFAULT_PATH, EventLoop};
+use crate::settings::Settings;
+
+/// The port on which the host speaks.
+const PORT: &str = "fumehood.agent";
+/// Prefix of the kernel parameters that set limits: `fumehood.limit.timeout_s=600`.
+const LIMIT_PARAMETER: &str = "fumehood.limit.";
+/// How long a device may take to appear. Ours are there before this program starts.
+const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
+/// Memory that programs cannot have, in bytes: the agent's own, with a request of `line_bytes`
+/// in it, and what the kernel needs to make room.
+const RESERVED_BYTES: u64 = 32 * 1024 * 1024;
+/// Who programs run as. The image knows the same user.
+const USER: (&str, u32, &str) = ("user", 1000, "/home/user");
+
+/// Why the guest could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BootError {
+    /// The kernel refused something.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was refused.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A device did not appear.
+    #[error("there is no {0}; look at the VM's devices")]
+    Missing(&'static str),
+    /// A part of the agent said no.
+    #[error("{0}")]
+    Agent(String),
+}
+
+/// Adds what was being done to a kernel's refusal.
+pub(crate) fn refused<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> BootError {
+    move |source| BootError::System {
+        what: what.into(),
+        source: source.into(),
+    }
+}
+
+/// PID 1: boots, serves, and ends the VM if either fails.
+pub(crate) fn run() -> ExitCode {
+    let result = boot().and_then(|agent| agent.run().map_err(BootError::Agent));
+    if let Err(error) = result {
+        // Standard error is the kernel's console.
+        eprintln!("fumehood-agent: boot failed: {error}");
+    }
+    rustix::fs::sync();
+    // QEMU runs with -no-reboot: this ends it.
+    let _ = rustix::system::reboot(RebootCommand::Restart);
+    ExitCode::FAILURE
+}
+
+fn boot() -> Result<EventLoop, BootError> {
+    let signals = Signals::take().map_err(refused("take over signals"))?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    mounts::pseudo()?;
+    modules::load()?;
+    wait_for("disk /dev/vda", || {
+        Ok(Path::new("/dev/vda").exists().then_some(()))
+    })?;
+    mounts::root()?;
+    mounts::rest()?;
+    system::name()?;
+    system::loopback();
+    system::home(USER.2, USER.1)?;
+    let cgroups = cgroups()?;
+    let (name, id, home) = USER;
+    let user = User {
+        name: name.into(),
+        id,
+        group: id,
+        home: home.into(),
+    };
+    let mut confinement =
+        Confinement::new(&user.home, DEFAULT_PATH, Some(&user)).map_err(BootError::Agent)?;
+    confinement.cgroups = Some(cgroups);
+    let interpreters = Interpreters::new("/run/fumehood".into(), DEFAULT_PATH)
+        .map_err(refused("write the runners to /run/fumehood"))?;
+    let settings = Settings {
+        limits: limits()?,
+        token: None,
+        boot_id: system::boot_id()?,
+    };
+    let agent = Agent {
+        settings,
+        confinement,
+        interpreters,
+        abandoned: Vec::new(),
+    };
+    let port = wait_for("virtio-serial port fumehood.agent", || {
+        Port::open(PORT, Instant::now()).map_err(refused("open the port fumehood.agent"))
+    })?;
+    EventLoop::new(agent, Door::Port(port), signals, false).map_err(BootError::Agent)
+}
+
+/// Calls `look` until it finds something.
+fn wait_for<T>(
+    what: &'static str,
+    look: impl Fn() -> Result<Option<T>, BootError>,
+) -> Result<T, BootError> {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        if begun.elapsed() > DEVICE_PATIENCE {
+            return Err(BootError::Missing(what));
+        }
+        sleep(Duration::from_millis(1));
+    }
+}
+
+/// All programs together get what memory there is, but for what the agent needs.
+fn cgroups() -> Result<Cgroups, BootError> {
+    let path = mounts::cgroups()?;
+    let memory = rustix::system::sysinfo();
+    let total = memory.totalram.saturating_mul(u64::from(memory.mem_unit));
+    let most = total.saturating_sub(RESERVED_BYTES).max(RESERVED_BYTES);
+    Cgroups::open(&path, Some(most)).map_err(refused("set up cgroups"))
+}
+
+/// The limits that the host chose, on the kernel's command line.
+fn limits() -> Result<Limits, BootError> {
+    let line = std::fs::read_to_string("/proc/cmdline").map_err(refused("read /proc/cmdline"))?;
+    let mut limits = Limits::default();
+    for assignment in line
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix(LIMIT_PARAMETER))
+    {
+        set_limit(&mut limits, assignment).map_err(BootError::Agent)?;
+    }
+    Ok(limits)
+}

@@ -1,0 +1,101 @@
+use std::ffi::CStr;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use rustix::fs::Mode;
+use rustix::mount::{MountFlags, mount, mount_move};
+
+use super::{BootError, refused};
+
+const HARMLESS: MountFlags = MountFlags::NOSUID
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOEXEC);
+const NO_PRIVILEGE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+
+/// What the kernel shows of itself. Programs see no process but their user's own.
+pub(super) fn pseudo() -> Result<(), BootError> {
+    attach("devtmpfs", "/dev", MountFlags::NOSUID, None)?;
+    attach("proc", "/proc", HARMLESS, Some(c"hidepid=invisible"))?;
+    attach("sysfs", "/sys", HARMLESS | MountFlags::RDONLY, None)
+}
+
+/// The disk, a tmpfs over it, and both together as the new root.
+///
+/// The tmpfs holds half of the memory at most: a program that fills the disk gets ENOSPC before
+/// memory is short.
+pub(super) fn root() -> Result<(), BootError> {
+    let disk = MountFlags::RDONLY | NO_PRIVILEGE;
+    mount("/dev/vda", "/mnt", "erofs", disk, None).map_err(refused("mount /dev/vda as erofs"))?;
+    make("/over")?;
+    attach("tmpfs", "/over", NO_PRIVILEGE, Some(c"size=50%,mode=755"))?;
+    make("/over/upper")?;
+    make("/over/work")?;
+    let layers = c"lowerdir=/mnt,upperdir=/over/upper,workdir=/over/work";
+    attach("overlay", "/newroot", NO_PRIVILEGE, Some(layers))?;
+    for name in ["/dev", "/proc", "/sys"] {
+        let to = ["/newroot", name].concat();
+        mount_move(name, to.as_str()).map_err(refused(format!("move {name} to the new root")))?;
+    }
+    // An initramfs cannot be pivoted away; this is what switch_root does.
+    rustix::process::chdir("/newroot").map_err(refused("enter the new root"))?;
+    mount_move(".", "/").map_err(refused("move the new root to /"))?;
+    rustix::process::chroot(".").map_err(refused("make the new root the root"))?;
+    rustix::process::chdir("/").map_err(refused("enter the root"))
+}
+
+/// What programs expect besides.
+pub(super) fn rest() -> Result<(), BootError> {
+    make("/dev/pts")?;
+    let terminals = Some(c"gid=5,mode=620,ptmxmode=666");
+    attach(
+        "devpts",
+        "/dev/pts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        terminals,
+    )?;
+    make("/dev/shm")?;
+    attach(
+        "tmpfs",
+        "/dev/shm",
+        NO_PRIVILEGE,
+        Some(c"size=25%,mode=1777"),
+    )?;
+    attach("tmpfs", "/run", NO_PRIVILEGE, Some(c"size=10%,mode=755"))?;
+    for (name, target) in [
+        ("fd", ""),
+        ("stdin", "/0"),
+        ("stdout", "/1"),
+        ("stderr", "/2"),
+    ] {
+        let link = ["/dev/", name].concat();
+        symlink(["/proc/self/fd", target].concat(), &link)
+            .map_err(refused(format!("make {link}")))?;
+    }
+    rustix::fs::chmod("/tmp", Mode::from_raw_mode(0o1777))
+        .map_err(refused("open /tmp to everybody"))
+}
+
+/// The cgroup in which programs get theirs.
+pub(super) fn cgroups() -> Result<PathBuf, BootError> {
+    attach("cgroup2", "/sys/fs/cgroup", HARMLESS, None)?;
+    let enable = fs::write(
+        "/sys/fs/cgroup/cgroup.subtree_control",
+        "+memory +pids +cpu",
+    );
+    enable.map_err(refused("enable the controllers memory, pids and cpu"))?;
+    let path = "/sys/fs/cgroup/fumehood";
+    make(path)?;
+    Ok(path.into())
+}
+
+fn attach(kind: &str, to: &str, flags: MountFlags, data: Option<&CStr>) -> Result<(), BootError> {
+    mount(kind, to, kind, flags, data).map_err(refused(format!("mount {kind} on {to}")))
+}
+
+fn make(path: &str) -> Result<(), BootError> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(error) => Err(refused(format!("make the directory {path}"))(error)),
+    }
+}

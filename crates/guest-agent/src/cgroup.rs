@@ -1,0 +1,168 @@
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+/// Processes and threads of one operation at most; a fork bomb ends here. Far above what programs
+/// need, far below what would make a guest of 256 MiB slow to kill.
+const PROCESSES: &str = "512";
+
+/// A directory of cgroups (version 2), one for each operation.
+#[derive(Debug)]
+pub(crate) struct Cgroups {
+    directory: OwnedFd,
+    made: u64,
+    /// Those whose last processes were still dying when they were to be removed.
+    lingering: Vec<String>,
+}
+
+/// The cgroup of one operation.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    directory: OwnedFd,
+    name: String,
+}
+
+/// What the kernel counted of one cgroup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) cpu_time_us: Option<u64>,
+    pub(crate) peak_memory_bytes: Option<u64>,
+    pub(crate) oom_kills: u64,
+}
+
+impl Cgroups {
+    /// Uses `path`, an existing cgroup directory. All its operations together get at most
+    /// `memory_bytes`, where a figure is given.
+    ///
+    /// # Errors
+    /// It is none, or not writable.
+    pub(crate) fn open(path: &Path, memory_bytes: Option<u64>) -> io::Result<Self> {
+        let directory = open_directory(rustix::fs::CWD, path)?;
+        write(
+            directory.as_fd(),
+            "cgroup.subtree_control",
+            "+memory +pids +cpu",
+        )?;
+        if let Some(bytes) = memory_bytes {
+            write(directory.as_fd(), "memory.max", &bytes.to_string())?;
+        }
+        Ok(Self {
+            directory,
+            made: 0,
+            lingering: Vec::new(),
+        })
+    }
+
+    /// A new, empty cgroup.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn create(&mut self) -> io::Result<Cgroup> {
+        self.made += 1;
+        let name = format!("op-{}", self.made);
+        rustix::fs::mkdirat(&self.directory, &name, Mode::from_raw_mode(0o755))?;
+        let directory = open_directory(self.directory.as_fd(), name.as_ref())?;
+        let cgroup = Cgroup { directory, name };
+        match write(cgroup.as_fd(), "pids.max", PROCESSES) {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                self.remove(cgroup);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a cgroup, now or as soon as its last process is dead.
+    pub(crate) fn remove(&mut self, cgroup: Cgroup) {
+        self.lingering.push(cgroup.name);
+        self.sweep();
+    }
+
+    /// Removes what could not be removed before.
+    pub(crate) fn sweep(&mut self) {
+        let directory = &self.directory;
+        self.lingering.retain(|name| {
+            rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) == Err(Errno::BUSY)
+        });
+    }
+}
+
+impl Cgroup {
+    /// Kills every process in it.
+    pub(crate) fn kill(&self) {
+        // It fails only where the kernel is older than 5.14, and nothing is left to try there.
+        let _ = write(self.as_fd(), "cgroup.kill", "1");
+    }
+
+    /// How many live processes are in it.
+    pub(crate) fn processes(&self) -> u64 {
+        let mut buffer = [0; 8192];
+        let text = read(self.as_fd(), "cgroup.procs", &mut buffer);
+        text.lines().count() as u64
+    }
+
+    /// What the kernel has counted so far.
+    pub(crate) fn usage(&self) -> Usage {
+        let mut buffer = [0; 2048];
+        let cpu_time_us = field(read(self.as_fd(), "cpu.stat", &mut buffer), "usage_usec");
+        let peak = read(self.as_fd(), "memory.peak", &mut buffer)
+            .trim()
+            .parse()
+            .ok();
+        let oom_kills = field(read(self.as_fd(), "memory.events", &mut buffer), "oom_kill");
+        Usage {
+            cpu_time_us,
+            peak_memory_bytes: peak,
+            oom_kills: oom_kills.unwrap_or(0),
+        }
+    }
+}
+
+impl AsFd for Cgroup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+fn open_directory(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(at, path, flags, Mode::empty())?)
+}
+
+fn write(directory: BorrowedFd<'_>, file: &str, value: &str) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, file, flags, Mode::empty())?;
+    rustix::io::write(file, value.as_bytes())?;
+    Ok(())
+}
+
+/// The text of one of the kernel's files, or "" where there is none.
+fn read<'a>(directory: BorrowedFd<'_>, file: &str, buffer: &'a mut [u8]) -> &'a str {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let read = rustix::fs::openat(directory, file, flags, Mode::empty())
+        .and_then(|file| rustix::io::read(file, &mut *buffer));
+    std::str::from_utf8(&buffer[..read.unwrap_or(0)]).unwrap_or("")
+}
+
+/// The figure behind `name` in lines of `name figure`.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (found, figure) = line.split_once(' ')?;
+        (found == name).then(|| figure.parse().ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let text = "oom 1\noom_kill 3\noom_group_kill 0\n";
+        assert_eq!(field(text, "oom_kill"), Some(3));
+        assert_eq!(field(text, "kill"), None);
+    }
+}

@@ -1,0 +1,160 @@
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use fumehood_protocol::{ErrorType, Language, WireError};
+use rustix::fs::{Access, access};
+
+/// Runs the Python program that it reads from descriptor 3.
+const PYTHON: &str = include_str!("../runners/python.py");
+/// What it needs besides when the program fails.
+const PYTHON_FAILURE: &str = include_str!("../runners/failure.py");
+/// Runs the script that it reads from descriptor 3: one line, so that the script's lines keep
+/// their numbers.
+const SHELL: &str = include_str!("../runners/shell.sh");
+
+/// The interpreters of this machine, and how each is given its code.
+#[derive(Debug)]
+pub(crate) struct Interpreters {
+    runners: PathBuf,
+    search: Vec<PathBuf>,
+    found: Vec<(&'static str, CString)>,
+}
+
+/// An interpreter's command line, and the way its code takes.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) program: CString,
+    pub(crate) arguments: Vec<CString>,
+    pub(crate) feed: Feed,
+}
+
+/// How code gets to its interpreter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Feed {
+    /// Through the channel on descriptor 3, which the runner closes when it is ready to run it.
+    Channel,
+    /// As a file in memory on descriptor 3: bash reads what cannot be sought in one byte at a time.
+    Memory,
+    /// As a file in the working directory, named by the last argument: bun then resolves imports,
+    /// reports errors and maps lines as for any file.
+    File,
+}
+
+impl Interpreters {
+    /// Writes the runners to `runners`, a directory that is made here and that only the agent can
+    /// write to. Interpreters are looked for in `path`, as a shell would.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn new(runners: PathBuf, path: &str) -> io::Result<Self> {
+        fs::create_dir(&runners)?;
+        fs::write(runners.join("python.py"), PYTHON)?;
+        fs::write(runners.join("failure.py"), PYTHON_FAILURE)?;
+        let search = path
+            .split(':')
+            .filter(|p| p.starts_with('/'))
+            .map(PathBuf::from)
+            .collect();
+        Ok(Self {
+            runners,
+            search,
+            found: Vec::new(),
+        })
+    }
+
+    /// The command line that runs code of this language.
+    ///
+    /// # Errors
+    /// `agent_error` that names the program which this machine lacks.
+    pub(crate) fn command(&mut self, language: Language) -> Result<Command, WireError> {
+        let (name, feed) = match language {
+            Language::Python => ("python3", Feed::Channel),
+            Language::Javascript => ("bun", Feed::File),
+            Language::Raw => ("bash", Feed::Memory),
+        };
+        let program = self.find(name)?;
+        let argument = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
+        let rest = match language {
+            Language::Python => vec![argument(
+                self.runners.join("python.py").as_os_str().as_bytes(),
+            )],
+            // Packages are installed when a client asks for it, not whenever code names one.
+            Language::Javascript => vec![argument(b"--no-install")],
+            Language::Raw => vec![
+                argument(b"-c"),
+                argument(SHELL.trim_end().as_bytes()),
+                argument(b"bash"),
+            ],
+        };
+        let arguments = std::iter::once(argument(name.as_bytes()))
+            .chain(rest)
+            .collect();
+        Ok(Command {
+            program,
+            arguments,
+            feed,
+        })
+    }
+
+    fn find(&mut self, name: &'static str) -> Result<CString, WireError> {
+        if let Some((_, path)) = self.found.iter().find(|(known, _)| *known == name) {
+            return Ok(path.clone());
+        }
+        let path = self
+            .search
+            .iter()
+            .map(|directory| directory.join(name))
+            .find(|path| is_program(path));
+        let path = path.and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
+        let path = path.ok_or_else(|| {
+            let searched: Vec<_> = self
+                .search
+                .iter()
+                .map(|p| p.display().to_string())
+                .collect();
+            let message = format!(
+                "this machine has no `{name}` in {}; install it there",
+                searched.join(":")
+            );
+            WireError::new(ErrorType::AgentError, message)
+        })?;
+        self.found.push((name, path.clone()));
+        Ok(path)
+    }
+}
+
+impl Drop for Interpreters {
+    fn drop(&mut self) {
+        // A directory for temporary files is swept by others too: what is gone is gone.
+        let _ = fs::remove_dir_all(&self.runners);
+    }
+}
+
+fn is_program(path: &Path) -> bool {
+    access(path, Access::EXEC_OK).is_ok() && path.is_file()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let runners = directory.path().join("runners");
+        let mut interpreters = Interpreters::new(runners.clone(), "/nowhere:relative").unwrap();
+        let error = interpreters.command(Language::Javascript).unwrap_err();
+        assert_eq!(error.error_type, ErrorType::AgentError);
+        assert!(error.message.contains("`bun` in /nowhere;"), "{error}");
+        drop(interpreters);
+        assert!(!runners.exists());
+    }
+
+    #[test]
+    fn the_shell_runner_is_one_line() {
+        assert_eq!(SHELL.trim_end().lines().count(), 1);
+    }
+}

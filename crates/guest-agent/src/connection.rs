@@ -1,0 +1,332 @@
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use fumehood_protocol::{
+    Decoder, ErrorMessage, ErrorType, Item, Limits, OpId, Request, Response, WireError,
+};
+use rustix::buffer::spare_capacity;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+use crate::dispatch::{Agent, dispatch};
+use crate::ending;
+use crate::hello::Session;
+use crate::operation::Operation;
+use crate::outbox::{Outbox, Sent};
+use crate::settings::{Settings, VERSION};
+
+/// Bytes read from a client at once.
+const READ_BYTES: usize = 64 * 1024;
+/// The longest line of a client that has not shown its token: `hello` fits, little else does.
+const STRANGER_LINE_BYTES: u64 = 64 * 1024;
+/// How long a client may take to show its token, and to hang up when it is told to.
+const STRANGER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// One client: its bytes in, its bytes out, its operations.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    descriptor: OwnedFd,
+    opened: Instant,
+    stage: Stage,
+    decoder: Decoder,
+    /// Bytes that were read and not yet decoded, from `decoded` on.
+    input: Vec<u8>,
+    decoded: usize,
+    /// A request without `op_id` that waits for the end of the one before.
+    waiting: Option<Incoming>,
+    turn: usize,
+    ended: Vec<Operation>,
+    pub(crate) session: Session,
+    pub(crate) outbox: Outbox,
+    pub(crate) operations: Vec<Operation>,
+}
+
+/// A line, read: a request, or why it is none.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) op_id: Option<OpId>,
+    pub(crate) request: Result<Request, WireError>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// Nothing more is read; what waits is sent, then the client is to hang up.
+    Closing,
+    Gone,
+}
+
+impl Connection {
+    /// A client on this descriptor, which must not block.
+    pub(crate) fn new(descriptor: OwnedFd, settings: &Settings, now: Instant) -> Self {
+        let session = Session::new(settings);
+        let most = if session.authorised {
+            u64::MAX
+        } else {
+            STRANGER_LINE_BYTES
+        };
+        Self {
+            descriptor,
+            opened: now,
+            stage: Stage::Open,
+            decoder: decoder(&settings.limits, most),
+            input: Vec::new(),
+            decoded: 0,
+            waiting: None,
+            turn: 0,
+            ended: Vec::new(),
+            session,
+            outbox: Outbox::default(),
+            operations: Vec::new(),
+        }
+    }
+
+    /// What holds from now on; what was running ends.
+    pub(crate) fn begin(&mut self, session: Session, limits: &Limits) {
+        if !self.session.authorised {
+            self.decoder = decoder(limits, u64::MAX);
+        }
+        self.session = session;
+        self.ended.append(&mut self.operations);
+    }
+
+    /// Sends what waits, then closes.
+    pub(crate) fn close(&mut self) {
+        self.stage = Stage::Closing;
+    }
+
+    /// Breaks off, and kills what was running.
+    pub(crate) fn hang_up(&mut self, agent: &mut Agent) {
+        self.stage = Stage::Gone;
+        self.abandon(agent);
+    }
+
+    /// The client is gone.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.stage == Stage::Gone
+    }
+
+    /// The descriptor, for the next client on the same line.
+    pub(crate) fn into_descriptor(self) -> OwnedFd {
+        self.descriptor
+    }
+
+    /// Adds an `error`.
+    pub(crate) fn refuse(&mut self, op_id: Option<OpId>, error: WireError) {
+        self.outbox
+            .answer(&Response::Error(ErrorMessage::new(op_id, error, VERSION)));
+    }
+
+    /// The operation of this id, unless it has ended.
+    pub(crate) fn operation(&mut self, id: OpId) -> Option<&mut Operation> {
+        self.operations
+            .iter_mut()
+            .find(|operation| operation.framing.op_id == Some(id))
+    }
+
+    /// Whether an operation has this id and has not ended.
+    pub(crate) fn is_live(&self, id: OpId) -> bool {
+        self.operations
+            .iter()
+            .any(|operation| operation.framing.op_id == Some(id))
+    }
+
+    /// Kills what nobody waits for any more; the agent keeps it until it is reaped.
+    pub(crate) fn abandon(&mut self, agent: &mut Agent) {
+        if self.is_gone() {
+            self.ended.append(&mut self.operations);
+        }
+        for mut operation in self.ended.drain(..) {
+            if operation.end.is_none() {
+                operation.process.kill();
+                agent.abandoned.push(operation.process);
+            } else {
+                operation.process.clean(agent.confinement.cgroups.as_mut());
+            }
+        }
+    }
+
+    /// What to wait for.
+    pub(crate) fn awaited(&self, limits: &Limits) -> (BorrowedFd<'_>, PollFlags) {
+        let mut flags = PollFlags::RDHUP;
+        if self.wants_input(limits) {
+            flags |= PollFlags::IN;
+        }
+        if !self.outbox.is_empty() {
+            flags |= PollFlags::OUT;
+        }
+        (self.descriptor.as_fd(), flags)
+    }
+
+    fn wants_input(&self, limits: &Limits) -> bool {
+        let idle = self.waiting.is_none() && self.input.is_empty();
+        self.stage == Stage::Closing || (idle && !self.outbox.has_too_many_answers(limits))
+    }
+
+    /// There is something to do without waiting for anybody.
+    pub(crate) fn has_work(&self, limits: &Limits) -> bool {
+        let requests = match &self.waiting {
+            Some(_) => !self.is_synchronous(),
+            None => !self.input.is_empty() && !self.outbox.has_too_many_answers(limits),
+        };
+        let output =
+            !self.outbox.is_full(limits) && self.operations.iter().any(Operation::has_work);
+        (requests && self.stage == Stage::Open) || output
+    }
+
+    /// When something is due.
+    pub(crate) fn deadline(&self, limits: &Limits) -> Option<Instant> {
+        let stranger = !self.session.authorised || self.stage == Stage::Closing;
+        let patience = stranger.then(|| self.opened + STRANGER_PATIENCE);
+        let operations = self
+            .operations
+            .iter()
+            .filter_map(|o| o.deadline(&self.outbox, limits));
+        operations.chain(patience).min()
+    }
+
+    /// Poll has seen something.
+    pub(crate) fn ready(&mut self, flags: PollFlags) {
+        if flags.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+            self.stage = Stage::Gone;
+        } else if flags.contains(PollFlags::IN) {
+            self.receive();
+        } else if flags.contains(PollFlags::RDHUP) {
+            self.stage = Stage::Gone;
+        }
+    }
+
+    fn receive(&mut self) {
+        self.input.reserve_exact(READ_BYTES);
+        match rustix::io::read(&self.descriptor, spare_capacity(&mut self.input)) {
+            Ok(0) => self.stage = Stage::Gone,
+            Ok(_) if self.stage == Stage::Closing => self.input.clear(),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.stage = Stage::Gone,
+        }
+    }
+
+    /// One turn: requests, time, output, ends, and what can be sent of it.
+    pub(crate) fn step(&mut self, agent: &mut Agent, now: Instant) {
+        let stranger = !self.session.authorised || self.stage == Stage::Closing;
+        if stranger && now >= self.opened + STRANGER_PATIENCE {
+            self.stage = Stage::Gone;
+        }
+        self.take_requests(agent, now);
+        let limits = &agent.settings.limits;
+        for operation in &mut self.operations {
+            operation.tick(limits, now);
+        }
+        self.pump(limits, now);
+        self.finish(agent);
+        self.take_requests(agent, now);
+        self.send();
+        self.abandon(agent);
+    }
+
+    fn send(&mut self) {
+        if self.stage != Stage::Gone && self.outbox.send(&self.descriptor) == Sent::Gone {
+            self.stage = Stage::Gone;
+        }
+        if self.stage == Stage::Closing && self.outbox.is_empty() {
+            // A port has nothing to shut down; there it is never closed by us.
+            let _ = rustix::net::shutdown(&self.descriptor, rustix::net::Shutdown::Write);
+        }
+    }
+
+    fn take_requests(&mut self, agent: &mut Agent, now: Instant) {
+        while self.stage != Stage::Closing {
+            let Some(incoming) = self.next(&agent.settings.limits) else {
+                return;
+            };
+            let hello = matches!(incoming.request, Ok(Request::Hello(_)));
+            if incoming.op_id.is_none() && !hello && self.is_synchronous() {
+                self.waiting = Some(incoming);
+                return;
+            }
+            dispatch(self, incoming, agent, now);
+        }
+    }
+
+    /// An operation without `op_id` is running: others without one wait for its end.
+    fn is_synchronous(&self) -> bool {
+        self.operations
+            .iter()
+            .any(|operation| operation.framing.op_id.is_none())
+    }
+
+    fn next(&mut self, limits: &Limits) -> Option<Incoming> {
+        if let Some(waiting) = self.waiting.take() {
+            return Some(waiting);
+        }
+        if self.outbox.has_too_many_answers(limits) {
+            return None;
+        }
+        let mut rest = &self.input[self.decoded..];
+        let item = self.decoder.decode(&mut rest);
+        self.decoded = self.input.len() - rest.len();
+        if rest.is_empty() {
+            self.input.clear();
+            self.decoded = 0;
+        }
+        item.map(Incoming::new)
+    }
+
+    /// Moves output, the operations by turns, a chunk of each stream at most.
+    fn pump(&mut self, limits: &Limits, now: Instant) {
+        self.turn = self.turn.wrapping_add(1);
+        let count = self.operations.len();
+        for n in 0..count {
+            let at = (self.turn + n) % count;
+            self.operations[at].pump(&mut self.outbox, limits, now);
+        }
+    }
+
+    /// Answers for what has ended.
+    fn finish(&mut self, agent: &mut Agent) {
+        let mut at = 0;
+        while at < self.operations.len() {
+            if !self.operations[at].is_done() {
+                at += 1;
+                continue;
+            }
+            let mut operation = self.operations.remove(at);
+            operation.process.clean(agent.confinement.cgroups.as_mut());
+            if let Some(end) = operation.end {
+                self.outbox.answer(&ending::response(&operation, &end));
+            }
+        }
+    }
+}
+
+impl Incoming {
+    fn new(item: Item) -> Self {
+        let line = match item {
+            Item::Line(line) | Item::Raw(line) => line,
+            Item::TooLong { limit } => {
+                let message = format!(
+                    "a line is longer than {limit} bytes (limit line_bytes); it was dropped"
+                );
+                let error = WireError::new(ErrorType::ProtocolError, message);
+                return Self {
+                    op_id: None,
+                    request: Err(error),
+                };
+            }
+        };
+        match Request::parse(&line) {
+            Ok(request) => Self {
+                op_id: request.op_id(),
+                request: Ok(request),
+            },
+            Err(refused) => Self {
+                op_id: refused.op_id,
+                request: Err(refused.error),
+            },
+        }
+    }
+}
+
+fn decoder(limits: &Limits, most: u64) -> Decoder {
+    Decoder::new(usize::try_from(limits.line_bytes.min(most)).unwrap_or(usize::MAX))
+}

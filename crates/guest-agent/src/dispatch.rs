@@ -1,0 +1,138 @@
+use std::time::{Duration, Instant};
+
+use fumehood_protocol::{
+    ErrorType, Exec, InstallPackages, OpId, Ping, Pong, Request, Response, WireError,
+};
+
+use crate::command::Interpreters;
+use crate::confine::Confinement;
+use crate::connection::{Connection, Incoming};
+use crate::hello::hello;
+use crate::operation::{Operation, Reason, Terms};
+use crate::process::Process;
+use crate::settings::{Settings, VERSION};
+use crate::spawn::spawn;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) settings: Settings,
+    pub(crate) confinement: Confinement,
+    pub(crate) interpreters: Interpreters,
+    /// Killed processes whose connection is gone, until they are reaped.
+    pub(crate) abandoned: Vec<Process>,
+}
+
+/// Answers one request, or begins what will.
+pub(crate) fn dispatch(
+    connection: &mut Connection,
+    incoming: Incoming,
+    agent: &mut Agent,
+    now: Instant,
+) {
+    let Incoming { op_id, request } = incoming;
+    let result = request
+        .and_then(|request| admitted(connection, request))
+        .and_then(|request| match request {
+            Request::Ping(request) => ping(connection, &request),
+            Request::Hello(request) => hello(connection, &request, &agent.settings),
+            Request::Exec(request) => exec(connection, request, agent, now),
+            Request::Cancel(request) => cancel(connection, request.op_id, agent, now),
+            Request::Credit(request) => credit(connection, request.op_id, request.bytes),
+            Request::InstallPackages(request) => install_packages(&request, agent),
+        });
+    if let Err(error) = result {
+        connection.refuse(op_id, error);
+    }
+    connection.abandon(agent);
+}
+
+/// The request, if this client may make it now.
+fn admitted(connection: &Connection, request: Request) -> Result<Request, WireError> {
+    if matches!(request, Request::Hello(_)) {
+        return Ok(request);
+    }
+    if !connection.session.authorised {
+        let message = "say `hello` with the right token first";
+        return Err(WireError::new(ErrorType::AuthError, message));
+    }
+    let names_another = matches!(request, Request::Cancel(_) | Request::Credit(_));
+    match request
+        .op_id()
+        .filter(|id| !names_another && connection.is_live(*id))
+    {
+        None => Ok(request),
+        Some(id) => {
+            let message = format!(
+                "field `op_id`: {id} belongs to an operation that has not ended; use another"
+            );
+            Err(WireError::new(ErrorType::RequestError, message))
+        }
+    }
+}
+
+fn ping(connection: &mut Connection, ping: &Ping) -> Result<(), WireError> {
+    let pong = Pong {
+        op_id: ping.op_id,
+        version: VERSION.to_string(),
+    };
+    connection.outbox.answer(&Response::Pong(pong));
+    Ok(())
+}
+
+fn exec(
+    connection: &mut Connection,
+    exec: Exec,
+    agent: &mut Agent,
+    now: Instant,
+) -> Result<(), WireError> {
+    let limits = &agent.settings.limits;
+    exec.check(limits)?;
+    let live = connection.operations.len() as u64;
+    if live >= limits.operations {
+        let message = format!(
+            "{live} operations are running on this connection; at most {} may; try again when one has ended",
+            limits.operations
+        );
+        return Err(WireError::new(ErrorType::BusyError, message));
+    }
+    let terms = Terms {
+        op_id: exec.op_id,
+        encoding: connection.session.encoding,
+        credit: exec.credit,
+        timeout: Duration::from_secs(exec.timeout_s(limits)?),
+        arrived: now,
+    };
+    let spawned = spawn(exec, &mut agent.confinement, &mut agent.interpreters)?;
+    connection.operations.push(Operation::new(&terms, spawned));
+    Ok(())
+}
+
+fn cancel(
+    connection: &mut Connection,
+    id: OpId,
+    agent: &Agent,
+    now: Instant,
+) -> Result<(), WireError> {
+    if let Some(operation) = connection.operation(id) {
+        operation.stop(Reason::Cancel, &agent.settings.limits, now);
+    }
+    Ok(())
+}
+
+fn credit(connection: &mut Connection, id: OpId, bytes: u64) -> Result<(), WireError> {
+    if let Some(operation) = connection.operation(id) {
+        operation.add_credit(bytes);
+    }
+    Ok(())
+}
+
+fn install_packages(request: &InstallPackages, agent: &Agent) -> Result<(), WireError> {
+    let (specs, _) = request.check(&agent.settings.limits)?;
+    let names: Vec<&str> = specs.iter().map(|spec| spec.name()).collect();
+    let message = format!(
+        "cannot install {}: this guest has no network and no package index yet; use what its image holds",
+        names.join(", ")
+    );
+    Err(WireError::new(ErrorType::PackageError, message))
+}

@@ -1,0 +1,76 @@
+use std::time::{Duration, Instant};
+
+use fumehood_protocol::ErrorMessage;
+use fumehood_protocol::{Complete, EndedBy, ErrorType, Evidence, Response, WireError};
+
+use crate::operation::{End, Operation, Reason};
+use crate::settings::VERSION;
+
+/// Exit codes of programs that did not choose their own, as shells and `timeout` have them.
+const TIMED_OUT: i32 = 124;
+const SIGNALED: i32 = 128;
+const CANCELLED: i32 = 130;
+const SIGKILL: i32 = 9;
+
+/// The last message of an operation whose process has ended.
+pub(crate) fn response(operation: &Operation, end: &End) -> Response {
+    let op_id = operation.framing.op_id;
+    if let Some(failure) = operation.failure {
+        let message =
+            format!("the interpreter could not be started: {failure}; look at the guest's image");
+        let error = WireError::new(ErrorType::AgentError, message);
+        return Response::Error(ErrorMessage::new(op_id, error, VERSION));
+    }
+    let (ended_by, exit_code) = verdict(operation, end);
+    let [stdout, stderr] = operation
+        .outputs
+        .each_ref()
+        .map(crate::output::OutputStream::summary);
+    Response::Complete(Complete {
+        op_id,
+        exit_code,
+        execution_time_ms: milliseconds(end.at - operation.arrived),
+        spawn_ms: operation
+            .ready
+            .map(|ready| milliseconds(ready - operation.arrived)),
+        process_ms: operation
+            .ready
+            .map(|ready: Instant| milliseconds(end.at - ready)),
+        ended_by,
+        evidence: evidence(operation, end),
+        stdout,
+        stderr,
+    })
+}
+
+fn verdict(operation: &Operation, end: &End) -> (EndedBy, i32) {
+    if let Some(stopping) = &operation.stopping {
+        return match stopping.reason {
+            Reason::Timeout => (EndedBy::Timeout, TIMED_OUT),
+            Reason::Cancel => (EndedBy::Cancelled, CANCELLED),
+        };
+    }
+    match (end.ended.code, end.ended.signal) {
+        (_, Some(SIGKILL)) if end.usage.oom_kills > 0 => (EndedBy::OutOfMemory, SIGNALED + SIGKILL),
+        (_, Some(signal)) => (EndedBy::Signaled, SIGNALED + signal),
+        (code, None) => (EndedBy::Exited, code.unwrap_or(0)),
+    }
+}
+
+fn evidence(operation: &Operation, end: &End) -> Evidence {
+    let some = |figure: u64| (figure > 0).then_some(figure);
+    let dropped =
+        "cancelled after its end, while nobody took its output: the rest of it was dropped";
+    Evidence {
+        signal: end.ended.signal,
+        oom_kills: some(end.usage.oom_kills),
+        peak_memory_bytes: end.usage.peak_memory_bytes,
+        cpu_time_us: end.usage.cpu_time_us,
+        left_processes: some(end.left_processes),
+        detail: operation.dropped.then(|| dropped.to_string()),
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,249 @@
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use fumehood_protocol::{
+    Chunk, Data, Limits, OpId, Output, Response, Stream, StreamSummary, Utf8Splitter,
+};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+
+use crate::outbox::Outbox;
+
+/// How the bytes of one operation go over the line.
+#[derive(Debug)]
+pub(crate) struct Framing {
+    /// The operation.
+    pub(crate) op_id: Option<OpId>,
+    /// What was agreed on.
+    pub(crate) encoding: Encoding,
+    /// The number of the next piece.
+    pub(crate) seq: u64,
+}
+
+/// What a piece of output is on the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// Version 0: text, with U+FFFD for what is none.
+    Text,
+    /// Version 1: text, or base64 for what is none.
+    Exact,
+    /// Version 1 with raw frames.
+    Raw,
+}
+
+/// One output stream of a program: read, gathered, sent.
+#[derive(Debug)]
+pub(crate) struct OutputStream {
+    stream: Stream,
+    pipe: Option<OwnedFd>,
+    gathered: Vec<u8>,
+    /// When the first byte of what is gathered was read.
+    since: Option<Instant>,
+    begun: bool,
+    /// The pipe was seen to hold bytes.
+    readable: bool,
+    splitter: Utf8Splitter,
+    summary: StreamSummary,
+    /// After the program's end: bytes that were in the pipe then and are still to be read.
+    left: Option<u64>,
+}
+
+impl OutputStream {
+    /// A stream that reads from this end of a pipe, which does not block.
+    pub(crate) fn new(stream: Stream, pipe: OwnedFd) -> Self {
+        Self {
+            stream,
+            pipe: Some(pipe),
+            gathered: Vec::new(),
+            since: None,
+            begun: false,
+            readable: false,
+            splitter: Utf8Splitter::default(),
+            summary: StreamSummary::default(),
+            left: None,
+        }
+    }
+
+    /// The pipe, while it is worth waiting for bytes in it.
+    pub(crate) fn awaited(&self, limits: &Limits) -> Option<BorrowedFd<'_>> {
+        let room = (self.gathered.len() as u64) < limits.chunk_bytes;
+        self.pipe
+            .as_ref()
+            .filter(|_| room && self.left.is_none())
+            .map(AsFd::as_fd)
+    }
+
+    /// The pipe holds bytes, or its end.
+    pub(crate) fn is_readable(&mut self) {
+        self.readable = true;
+    }
+
+    /// The program has ended: what the pipe holds now is the last.
+    pub(crate) fn end(&mut self) {
+        let held = self.pipe.as_ref().map_or(Ok(0), rustix::io::ioctl_fionread);
+        self.left = Some(held.unwrap_or(0));
+        self.readable = true;
+    }
+
+    /// Drops what was not read or sent yet. Only after the end.
+    pub(crate) fn discard(&mut self) {
+        self.pipe = None;
+        self.gathered = Vec::new();
+        self.since = None;
+        self.left = Some(0);
+        self.splitter.finish();
+    }
+
+    /// Everything was read and sent.
+    pub(crate) fn is_done(&self) -> bool {
+        self.left == Some(0) && self.gathered.is_empty() && self.splitter.kept() == 0
+    }
+
+    /// There is something to do without waiting for the program.
+    pub(crate) fn has_work(&self) -> bool {
+        self.left.is_some() && !self.is_done()
+    }
+
+    /// What was sent.
+    pub(crate) fn summary(&self) -> StreamSummary {
+        self.summary
+    }
+
+    /// When the gathered bytes must go at the latest.
+    pub(crate) fn deadline(&self, limits: &Limits) -> Option<Instant> {
+        self.since
+            .map(|since| since + Duration::from_millis(limits.flush_ms))
+    }
+
+    /// Reads once, at most up to a full chunk and `allowed`. Returns how many bytes came.
+    pub(crate) fn read(
+        &mut self,
+        allowed: u64,
+        outbox: &mut Outbox,
+        limits: &Limits,
+        now: Instant,
+    ) -> u64 {
+        let Some(pipe) = self.pipe.as_ref().filter(|_| self.readable) else {
+            return 0;
+        };
+        let room = limits
+            .chunk_bytes
+            .saturating_sub(self.gathered.len() as u64);
+        let most = room.min(allowed).min(self.left.unwrap_or(u64::MAX));
+        let Some(most) = usize::try_from(most).ok().filter(|most| *most > 0) else {
+            return 0;
+        };
+        if self.gathered.capacity() == 0 {
+            self.gathered = outbox.buffer(usize::try_from(limits.chunk_bytes).unwrap_or(most));
+        }
+        let before = self.gathered.len();
+        let spare = self.gathered.capacity() - before;
+        let result = if most == spare {
+            rustix::io::read(pipe, spare_capacity(&mut self.gathered))
+        } else {
+            self.gathered.resize(before + most, 0);
+            let result = rustix::io::read(pipe, &mut self.gathered[before..]);
+            self.gathered.truncate(before + result.unwrap_or(0));
+            result
+        };
+        // A pipe that gave less than asked for is empty now.
+        self.readable = result == Ok(most);
+        match result {
+            Ok(0) => self.close(),
+            Ok(bytes) => {
+                self.since.get_or_insert(now);
+                if let Some(left) = &mut self.left {
+                    *left -= (bytes as u64).min(*left);
+                }
+                return bytes as u64;
+            }
+            Err(Errno::INTR) => self.readable = true,
+            // After the end this means that somebody else has taken the bytes.
+            Err(Errno::AGAIN) => self.left = self.left.map(|_| 0),
+            Err(_) => self.close(),
+        }
+        0
+    }
+
+    fn close(&mut self) {
+        self.pipe = None;
+        self.left = self.left.map(|_| 0);
+    }
+
+    /// Sends what is gathered if it is time: the first bytes at once, then a full chunk, or what
+    /// has waited long enough, or the rest after the end.
+    pub(crate) fn flush(
+        &mut self,
+        framing: &mut Framing,
+        outbox: &mut Outbox,
+        limits: &Limits,
+        now: Instant,
+    ) {
+        let over = self.left == Some(0);
+        let full = self.gathered.len() as u64 >= limits.chunk_bytes;
+        let waited = self
+            .deadline(limits)
+            .is_some_and(|deadline| now >= deadline);
+        if self.gathered.is_empty() && !over {
+            return;
+        }
+        if self.begun && !full && !waited && !over {
+            return;
+        }
+        self.begun = true;
+        self.since = None;
+        let bytes = std::mem::take(&mut self.gathered);
+        self.summary.bytes += bytes.len() as u64;
+        self.summary.crc32c = crc32c::crc32c_append(self.summary.crc32c, &bytes);
+        if framing.encoding == Encoding::Raw {
+            self.send_raw(bytes, framing, outbox);
+            return;
+        }
+        let whole = self.splitter.push(&bytes);
+        self.send(whole, framing, outbox);
+        if over {
+            let rest = self.splitter.finish();
+            self.send(rest, framing, outbox);
+        }
+    }
+
+    fn send_raw(&self, bytes: Vec<u8>, framing: &mut Framing, outbox: &mut Outbox) {
+        if bytes.is_empty() {
+            return;
+        }
+        let len = bytes.len() as u64;
+        let (op_id, seq, stream) = (framing.op_id, framing.seq, self.stream);
+        outbox.output(&Response::Data(Data {
+            op_id,
+            stream,
+            seq,
+            len,
+        }));
+        outbox.raw(bytes);
+        framing.seq += 1;
+    }
+
+    fn send(&self, bytes: Vec<u8>, framing: &mut Framing, outbox: &mut Outbox) {
+        if bytes.is_empty() {
+            return;
+        }
+        let exact = framing.encoding == Encoding::Exact;
+        let chunk = match Chunk::from(bytes) {
+            Chunk::Bytes(bytes) if !exact => {
+                Chunk::Text(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            chunk => chunk,
+        };
+        let seq = exact.then_some(framing.seq);
+        let output = Output {
+            op_id: framing.op_id,
+            seq,
+            chunk,
+        };
+        outbox.output(&match self.stream {
+            Stream::Stdout => Response::Stdout(output),
+            Stream::Stderr => Response::Stderr(output),
+        });
+        framing.seq += 1;
+    }
+}

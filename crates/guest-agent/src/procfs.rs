@@ -1,0 +1,65 @@
+use std::fs;
+
+/// One process, as `/proc` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProcessEntry {
+    pub(crate) pid: i32,
+    pub(crate) parent: i32,
+    pub(crate) session: i32,
+}
+
+/// Every process that is alive and can be seen. Dead ones that were not reaped are left out.
+pub(crate) fn processes() -> Vec<ProcessEntry> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            parse(pid, &fs::read_to_string(entry.path().join("stat")).ok()?)
+        })
+        .collect()
+}
+
+/// Reads `pid (name) state parent group session …`; the name may hold anything.
+fn parse(pid: i32, stat: &str) -> Option<ProcessEntry> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    let parent = fields.next()?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    Some(ProcessEntry {
+        pid,
+        parent,
+        session,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_mislead() {
+        let entry = parse(7, "7 (a) Z 9 (b) ) S 1 2 3 0 -1 4194304").unwrap();
+        assert_eq!(
+            entry,
+            ProcessEntry {
+                pid: 7,
+                parent: 1,
+                session: 3
+            }
+        );
+        assert_eq!(parse(7, "7 (x) Z 1 2 3 0"), None);
+        assert_eq!(parse(7, ""), None);
+    }
+
+    #[test]
+    fn this_process_is_seen() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(processes().iter().any(|entry| entry.pid == own));
+    }
+}

@@ -1,0 +1,13 @@
+//! The real agent on this machine, over TCP: what it answers, and what it survives.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+mod endings;
+mod languages;
+mod limits;
+mod many;
+mod output;
+mod refusals;
+mod session;
+mod support;
+mod tidy;

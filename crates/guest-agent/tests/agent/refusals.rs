@@ -1,0 +1,202 @@
+//! "How bad input ends", row by row. After each, the connection goes on.
+
+use fumehood_protocol::{BLOCKED_NAMES, ErrorType, Language};
+
+use crate::support::{Agent, padded};
+
+#[test]
+fn what_is_no_request() {
+    let agent = Agent::open();
+    let mut client = agent.connect();
+    let request = ErrorType::RequestError;
+    for (line, part) in [
+        ("", "object"),
+        ("hello", "object"),
+        ("[]", "object"),
+        ("{", "EOF"),
+        ("{}", "`action`"),
+        (r#"{"action":"dance"}"#, "`dance`"),
+        (r#"{"action":"ping","x":1}"#, "`x`"),
+        (r#"{"action":"exec","language":"python"}"#, "`code`"),
+        (
+            r#"{"action":"exec","language":"python","code":7}"#,
+            "`code`",
+        ),
+        (
+            r#"{"action":"exec","language":"cobol","code":""}"#,
+            "`language`",
+        ),
+        (
+            r#"{"action":"exec","language":"raw","code":"","timeout":"1"}"#,
+            "`timeout`",
+        ),
+        (r#"{"action":"ping","op_id":9007199254740992}"#, "`op_id`"),
+    ] {
+        client.refuses(line, request, &[part]);
+    }
+    client.refuses(
+        b"{\"action\":\"\xff\"}",
+        ErrorType::ProtocolError,
+        &["UTF-8"],
+    );
+    client.ping();
+}
+
+#[test]
+fn a_refusal_carries_its_operation() {
+    let agent = Agent::open();
+    let mut client = agent.connect();
+    client.line(r#"{"action":"exec","op_id":9,"language":"raw"}"#);
+    assert_eq!(
+        client.error().op_id.map(fumehood_protocol::OpId::get),
+        Some(9)
+    );
+}
+
+#[test]
+fn environment_variables() {
+    let agent = Agent::open();
+    let mut client = agent.connect();
+    let line = |name: &str, value: &str| {
+        let vars = serde_json::json!({ name: value });
+        serde_json::json!({"action": "exec", "language": "raw", "code": "", "env_vars": vars})
+            .to_string()
+    };
+    for (name, value) in [
+        ("A", "\u{1b}[0m"),
+        ("A", "\u{0}"),
+        ("A\t", ""),
+        ("", ""),
+        ("A=B", ""),
+    ] {
+        client.refuses(line(name, value), ErrorType::EnvVarError, &[]);
+    }
+    for name in BLOCKED_NAMES {
+        client.refuses(line(name, "x"), ErrorType::EnvVarError, &[name, "blocked"]);
+    }
+    client.refuses(
+        line("LD_PRELOAD", "x"),
+        ErrorType::EnvVarError,
+        &["LD_PRELOAD"],
+    );
+    client.ping();
+}
+
+#[test]
+fn packages() {
+    let agent = Agent::open();
+    let mut client = agent.connect();
+    let line = |language: &str, packages: &[&str]| {
+        serde_json::json!({"action": "install_packages", "language": language, "packages": packages}).to_string()
+    };
+    for bad in [
+        "a",
+        "../a==1",
+        "a/b==1",
+        "a\\b==1",
+        "https://a==1",
+        "--index=1",
+        "-e==1",
+        "a @ file",
+        "",
+    ] {
+        client.refuses(line("python", &[bad]), ErrorType::PackageError, &[]);
+    }
+    client.refuses(line("raw", &["a==1"]), ErrorType::PackageError, &["raw"]);
+    client.refuses(
+        line("python", &[]),
+        ErrorType::PackageError,
+        &["0 packages"],
+    );
+    client.refuses(
+        line("python", &["a==1"]),
+        ErrorType::PackageError,
+        &["no network"],
+    );
+    client.refuses(
+        line("javascript", &["a@1"]),
+        ErrorType::PackageError,
+        &["no network"],
+    );
+    client.ping();
+}
+
+#[test]
+fn a_line_too_long_is_dropped_and_the_next_one_is_read() {
+    let agent = Agent::start(&["--no-token", "--limit", "line_bytes=1000"]);
+    let mut client = agent.connect();
+    let padded = |len: usize| padded(r#"{"action":"ping"}"#, " ", len);
+    client.line(padded(1000));
+    assert!(matches!(
+        client.response(),
+        fumehood_protocol::Response::Pong(_)
+    ));
+    client.refuses(
+        padded(1001),
+        ErrorType::ProtocolError,
+        &["1000", "line_bytes"],
+    );
+    client.refuses(padded(1_000_000), ErrorType::ProtocolError, &["1000"]);
+    client.ping();
+}
+
+#[test]
+fn a_line_of_a_gigabyte_is_not_kept() {
+    let agent = Agent::open();
+    let mut client = agent.connect();
+    let part = vec![b'x'; 1 << 20];
+    for _ in 0..200 {
+        std::io::Write::write_all(&mut client.stream, &part).unwrap();
+    }
+    assert!(
+        agent.resident_kib() < 64 * 1024,
+        "{} KiB",
+        agent.resident_kib()
+    );
+    client.line("");
+    assert_eq!(client.error().error_type, ErrorType::ProtocolError);
+    client.ping();
+}
+
+#[test]
+fn rubbish_does_not_crash_it() {
+    let agent = Agent::open();
+    let mut client = agent.connect();
+    let deep = format!(r#"{{"action":"ping","x":{}"#, "[".repeat(1_000_000));
+    client.refuses(deep, ErrorType::RequestError, &[]);
+    let many = format!(
+        r#"{{"action":"exec","language":"raw","code":"","env_vars":{{{}"#,
+        r#""a":"","#.repeat(500_000)
+    );
+    client.refuses(many, ErrorType::RequestError, &[]);
+    let mut state = 1_u32;
+    let noise: Vec<u8> = (0..200_000)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_le_bytes()[3]
+        })
+        .collect();
+    let lines = noise.iter().filter(|byte| **byte == b'\n').count() + 1;
+    client.line(noise);
+    for _ in 0..lines {
+        client.error();
+    }
+    client.ping();
+    assert_eq!(client.run(Language::Raw, "echo alive").out(), "alive\n");
+}
+
+#[test]
+fn a_missing_interpreter_is_named() {
+    if crate::support::bun().is_some() {
+        eprintln!("skipped: this machine has bun");
+        return;
+    }
+    let agent = Agent::open();
+    let error = agent
+        .connect()
+        .run(Language::Javascript, "1")
+        .error
+        .unwrap();
+    assert_eq!(error.error_type, ErrorType::AgentError);
+    assert!(error.message.contains("`bun`"), "{}", error.message);
+}

@@ -1,0 +1,416 @@
+//! The real agent on this machine, and a small client.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fumehood_protocol::{
+    Complete, Decoder, ErrorMessage, ErrorType, Exec, Hello, Item, Language, OpId, Ping, Request,
+    Response, Stream, encode_line,
+};
+
+/// Everything here must happen within this time, on a busy machine too.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// An agent that ends with the test.
+pub struct Agent {
+    child: Child,
+    pub address: String,
+    pub directory: tempfile::TempDir,
+}
+
+impl Agent {
+    /// Serves whoever connects.
+    pub fn open() -> Self {
+        Self::start(&["--no-token"])
+    }
+
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::run(
+            Command::new(env!("CARGO_BIN_EXE_fumehood-agent")),
+            arguments,
+        )
+    }
+
+    /// Serves with no more than this many open files.
+    pub fn with_open_files(files: u32) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        let program = env!("CARGO_BIN_EXE_fumehood-agent");
+        shell.args([
+            "-c",
+            &format!("ulimit -n {files}; exec {program} \"$@\""),
+            "sh",
+        ]);
+        Self::run(shell, &["--no-token"])
+    }
+
+    fn run(mut command: Command, arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let bun = bun()
+            .and_then(|bun| bun.parent().map(Path::to_path_buf))
+            .unwrap_or_default();
+        let mut child = command
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .current_dir(&directory)
+            .env(
+                "PATH",
+                format!("/usr/local/bin:/usr/bin:/bin:{}", bun.display()),
+            )
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line
+            .trim()
+            .strip_prefix("listening on ")
+            .expect("no address")
+            .to_string();
+        Self {
+            child,
+            address,
+            directory,
+        }
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(&self.address)
+    }
+
+    /// A connection on which version 1 holds, with these features.
+    pub fn hello(&self, features: &[&str]) -> Client {
+        let mut client = self.connect();
+        let features = features.iter().map(ToString::to_string).collect();
+        client.send(&Request::Hello(Hello {
+            protocol: 1,
+            features,
+            ..Hello::default()
+        }));
+        assert!(matches!(client.response(), Response::Hello(_)));
+        client
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Memory that the agent holds, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// The agent's children, dead and unreaped ones too.
+    pub fn children(&self) -> Vec<u32> {
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| parent(*pid) == Some(self.pid()))
+            .collect()
+    }
+
+    /// Asks the agent to end, as an operator would.
+    pub fn terminate(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        within("the agent ends", || {
+            self.child.try_wait().unwrap().is_some()
+        });
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.terminate();
+        }
+    }
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
+/// Whether this process is there, and not only a dead one's entry.
+pub fn is_alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('Z'))
+    })
+}
+
+/// Waits until `holds` is true; fails when it takes too long.
+pub fn within(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < DEADLINE, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The program `bun`, if this machine has it: `FUMEHOOD_TEST_BUN`, or in PATH.
+pub fn bun() -> Option<PathBuf> {
+    let named = std::env::var_os("FUMEHOOD_TEST_BUN").map(PathBuf::from);
+    let path = std::env::var_os("PATH")?;
+    let found = std::env::split_paths(&path).map(|directory| directory.join("bun"));
+    named.into_iter().chain(found).find(|bun| bun.is_file())
+}
+
+/// What an exec gave.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    /// The bytes of each piece, in order.
+    pub pieces: Vec<Vec<u8>>,
+    pub complete: Option<Complete>,
+    pub error: Option<ErrorMessage>,
+}
+
+impl Outcome {
+    pub fn complete(&self) -> &Complete {
+        self.complete
+            .as_ref()
+            .unwrap_or_else(|| panic!("no complete: {self:?}"))
+    }
+
+    pub fn out(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+
+    pub fn err(&self) -> &str {
+        std::str::from_utf8(&self.stderr).unwrap()
+    }
+
+    /// The byte counts and checksums in `complete` are those of what arrived.
+    pub fn check_sums(&self) {
+        for (summary, bytes) in [
+            (self.complete().stdout, &self.stdout),
+            (self.complete().stderr, &self.stderr),
+        ] {
+            assert_eq!(summary.bytes, bytes.len() as u64);
+            assert_eq!(summary.crc32c, crc32c::crc32c(bytes));
+        }
+    }
+}
+
+/// A message, with the bytes of the frame that followed it.
+pub type Message = (Response, Vec<u8>);
+
+/// One connection.
+pub struct Client {
+    pub stream: TcpStream,
+    decoder: Decoder,
+    input: Vec<u8>,
+}
+
+impl Client {
+    pub fn connect(address: &str) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self {
+            stream,
+            decoder: Decoder::new(64 << 20),
+            input: Vec::new(),
+        }
+    }
+
+    pub fn send(&mut self, request: &Request) {
+        self.stream.write_all(&encode_line(request)).unwrap();
+    }
+
+    /// Sends a line as it is.
+    pub fn line(&mut self, line: impl AsRef<[u8]>) {
+        self.stream.write_all(line.as_ref()).unwrap();
+        self.stream.write_all(b"\n").unwrap();
+    }
+
+    pub fn exec(&mut self, id: u64, language: Language, code: &str) {
+        self.send(&Request::Exec(exec(Some(id), language, code)));
+    }
+
+    pub fn cancel(&mut self, id: u64) {
+        self.line(format!(r#"{{"action":"cancel","op_id":{id}}}"#));
+    }
+
+    pub fn credit(&mut self, id: u64, bytes: u64) {
+        self.line(format!(
+            r#"{{"action":"credit","op_id":{id},"bytes":{bytes}}}"#
+        ));
+    }
+
+    fn item(&mut self) -> Option<Item> {
+        loop {
+            let mut rest = self.input.as_slice();
+            let item = self.decoder.decode(&mut rest);
+            let used = self.input.len() - rest.len();
+            self.input.drain(..used);
+            if item.is_some() {
+                return item;
+            }
+            let mut buffer = vec![0; 256 * 1024];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(bytes) => self.input.extend_from_slice(&buffer[..bytes]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("nothing arrived in time: {error}"),
+            }
+        }
+    }
+
+    /// The next message, or `None` when the agent has closed.
+    pub fn try_message(&mut self) -> Option<Message> {
+        let Item::Line(line) = self.item()? else {
+            panic!("no line")
+        };
+        let response = Response::parse(&line).unwrap();
+        let Response::Data(data) = &response else {
+            return Some((response, Vec::new()));
+        };
+        self.decoder.expect_raw(usize::try_from(data.len).unwrap());
+        let Some(Item::Raw(bytes)) = self.item() else {
+            panic!("no frame")
+        };
+        Some((response, bytes))
+    }
+
+    pub fn message(&mut self) -> Message {
+        self.try_message().expect("the agent hung up")
+    }
+
+    pub fn response(&mut self) -> Response {
+        self.message().0
+    }
+
+    pub fn error(&mut self) -> ErrorMessage {
+        match self.response() {
+            Response::Error(error) => error,
+            other => panic!("no error: {other:?}"),
+        }
+    }
+
+    /// The agent refuses this line with this type and a message that holds each of `parts`.
+    pub fn refuses(&mut self, line: impl AsRef<[u8]>, error_type: ErrorType, parts: &[&str]) {
+        let shown =
+            String::from_utf8_lossy(&line.as_ref()[..line.as_ref().len().min(200)]).into_owned();
+        self.line(line);
+        let error = self.error();
+        assert_eq!(error.error_type, error_type, "{shown}: {}", error.message);
+        for part in parts {
+            assert!(
+                error.message.contains(part),
+                "{shown}: no `{part}` in: {}",
+                error.message
+            );
+        }
+    }
+
+    /// The agent is alive and answers on this connection.
+    pub fn ping(&mut self) {
+        self.send(&Request::Ping(Ping::default()));
+        let response = self.response();
+        assert!(matches!(response, Response::Pong(_)), "{response:?}");
+    }
+
+    /// Runs code in version 0: no `op_id`.
+    pub fn run(&mut self, language: Language, code: &str) -> Outcome {
+        self.send(&Request::Exec(exec(None, language, code)));
+        self.outcome()
+    }
+
+    pub fn python(&mut self, code: &str) -> Outcome {
+        self.run(Language::Python, code)
+    }
+
+    pub fn shell(&mut self, code: &str) -> Outcome {
+        self.run(Language::Raw, code)
+    }
+
+    /// Everything up to the end of the one operation that runs.
+    pub fn outcome(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.rest_of(&mut outcome);
+        outcome
+    }
+
+    /// The same, where some of it has come before.
+    pub fn rest_of(&mut self, outcome: &mut Outcome) {
+        loop {
+            let (response, bytes) = self.message();
+            if outcome.add(response, bytes) {
+                return;
+            }
+        }
+    }
+}
+
+impl Outcome {
+    /// Adds a message; true: that was the end.
+    pub fn add(&mut self, response: Response, bytes: Vec<u8>) -> bool {
+        let (stream, seq, bytes) = match response {
+            Response::Stdout(output) => (Stream::Stdout, output.seq, output.chunk.into_bytes()),
+            Response::Stderr(output) => (Stream::Stderr, output.seq, output.chunk.into_bytes()),
+            Response::Data(data) => (data.stream, Some(data.seq), bytes),
+            Response::Complete(complete) => {
+                self.complete = Some(complete);
+                return true;
+            }
+            Response::Error(error) => {
+                self.error = Some(error);
+                return true;
+            }
+            other => panic!("unexpected: {other:?}"),
+        };
+        assert!(!bytes.is_empty(), "an empty piece");
+        assert!(
+            seq.is_none_or(|seq| seq == self.pieces.len() as u64),
+            "pieces are out of order"
+        );
+        match stream {
+            Stream::Stdout => self.stdout.extend_from_slice(&bytes),
+            Stream::Stderr => self.stderr.extend_from_slice(&bytes),
+        }
+        self.pieces.push(bytes);
+        false
+    }
+}
+
+/// An exec with time enough.
+pub fn exec(id: Option<u64>, language: Language, code: &str) -> Exec {
+    let mut exec = Exec::new(language, code);
+    exec.op_id = id.map(|id| OpId::try_from(id).unwrap());
+    exec.timeout = Some(60);
+    exec
+}
+
+/// `text`, filled up to `len` bytes.
+pub fn padded(text: &str, with: &str, len: usize) -> String {
+    text.to_string() + &with.repeat(len - text.len())
+}
+
+/// The operation that a response belongs to.
+pub fn op_id(response: &Response) -> Option<u64> {
+    let id = match response {
+        Response::Pong(r) => r.op_id,
+        Response::Hello(r) => r.op_id,
+        Response::Stdout(r) | Response::Stderr(r) => r.op_id,
+        Response::Data(r) => r.op_id,
+        Response::Complete(r) => r.op_id,
+        Response::Error(r) => r.op_id,
+    };
+    id.map(OpId::get)
+}

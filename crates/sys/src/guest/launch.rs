@@ -1,0 +1,358 @@
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::ptr;
+
+/// A process to start, and all that is set between fork and exec. Every descriptor that is not
+/// named here is closed in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch<'a> {
+    /// The program's path.
+    pub program: &'a CStr,
+    /// Its arguments, `argv[0]` first.
+    pub arguments: &'a [CString],
+    /// Its environment, `NAME=VALUE` each.
+    pub environment: &'a [CString],
+    /// Its working directory.
+    pub directory: BorrowedFd<'a>,
+    /// Descriptors 0, 1 and 2.
+    pub standard: [BorrowedFd<'a>; 3],
+    /// Descriptor 3, where it gets one.
+    pub third: Option<BorrowedFd<'a>>,
+    /// Where the child says what failed ([`LaunchFailure`]). Closed by exec.
+    pub report: BorrowedFd<'a>,
+    /// The directory of the cgroup (version 2) in which it starts.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// User and group to become; all other groups are dropped.
+    pub identity: Option<(u32, u32)>,
+    /// Open files, soft and hard limit.
+    pub open_files: (u64, u64),
+}
+
+/// What a child was doing when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Opening a session of its own.
+    Session,
+    /// Going to its working directory.
+    Directory,
+    /// Putting its descriptors in place.
+    Descriptors,
+    /// Setting its resource limits.
+    Limits,
+    /// Becoming the user it runs as.
+    Identity,
+    /// Giving up the right to gain privileges.
+    Privileges,
+    /// Executing the program.
+    Execute,
+}
+
+impl Stage {
+    const ALL: [Self; 7] = [
+        Self::Session,
+        Self::Directory,
+        Self::Descriptors,
+        Self::Limits,
+        Self::Identity,
+        Self::Privileges,
+        Self::Execute,
+    ];
+
+    /// What was being done, for a message.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "opening a session",
+            Self::Directory => "entering the working directory",
+            Self::Descriptors => "placing its descriptors",
+            Self::Limits => "setting its limits",
+            Self::Identity => "becoming the sandbox user",
+            Self::Privileges => "giving up privileges",
+            Self::Execute => "executing the program",
+        }
+    }
+}
+
+/// Why a child never became the program it was started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaunchFailure {
+    /// What it was doing.
+    pub stage: Stage,
+    /// The kernel's error number.
+    pub errno: i32,
+}
+
+impl LaunchFailure {
+    /// Bytes of a report.
+    pub const SIZE: usize = 5;
+
+    /// Reads what a child wrote to [`Launch::report`].
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (stage, errno) = bytes.get(..Self::SIZE)?.split_first()?;
+        let stage = Stage::ALL.into_iter().find(|s| *s as u8 == *stage)?;
+        let errno = i32::from_le_bytes(errno.try_into().ok()?);
+        Some(Self { stage, errno })
+    }
+}
+
+impl fmt::Display for LaunchFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = io::Error::from_raw_os_error(self.errno);
+        write!(f, "{}: {error}", self.stage.as_str())
+    }
+}
+
+/// Makes sure that descriptor 3 is taken, so that no descriptor of ours can be in the place that
+/// [`Launch::third`] is put to.
+///
+/// # Errors
+/// What the kernel says.
+pub fn reserve_descriptor(null: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: plain system calls without pointers. Descriptor 3 is touched only if it is closed.
+    let result = unsafe {
+        if libc::fcntl(3, libc::F_GETFD) >= 0 {
+            return Ok(());
+        }
+        libc::dup3(null.as_raw_fd(), 3, libc::O_CLOEXEC)
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Starts a process: leader of a session of its own, in its cgroup from the first instruction,
+/// without a way to gain privileges, killed when its parent dies. Returns its id at once; what
+/// fails in the child comes on [`Launch::report`], and the child exits with 127.
+///
+/// Only for a process with one thread.
+///
+/// # Errors
+/// The kernel could not make a process.
+pub fn launch(launch: &Launch<'_>) -> io::Result<i32> {
+    let arguments = pointers(launch.arguments);
+    let environment = pointers(launch.environment);
+    let pid = match launch.cgroup {
+        Some(cgroup) => fork_into(cgroup),
+        // SAFETY: this process has one thread, so the child's memory is consistent; the child
+        // does nothing but `child`, which makes system calls alone and never returns.
+        None => unsafe { libc::fork() },
+    };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if pid == 0 {
+        // SAFETY: this is the child of a fork, with nothing else running in it; the arrays end
+        // with a null pointer and outlive the call, as do the strings they point to.
+        unsafe { child(launch, arguments.as_ptr(), environment.as_ptr()) }
+    }
+    Ok(pid)
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings
+        .iter()
+        .map(|s| s.as_ptr())
+        .chain([ptr::null()])
+        .collect()
+}
+
+/// From linux/sched.h; libc's constant is too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// `fork`, with the child born in `cgroup`: nothing that it does is ever counted elsewhere.
+fn fork_into(cgroup: BorrowedFd<'_>) -> i32 {
+    // SAFETY: clone_args is plain data, for which zeros are valid.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = CLONE_INTO_CGROUP;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: without CLONE_VM and without a stack this is a fork; the pointer is valid for the
+    // size given. As with fork, the process has one thread and the child makes system calls alone.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    i32::try_from(result).unwrap_or(-1)
+}
+
+/// Becomes the program, or reports and exits.
+///
+/// # Safety
+/// Only in a forked child. Both arrays must end with a null pointer and point to C strings.
+unsafe fn child(
+    launch: &Launch<'_>,
+    arguments: *const *const libc::c_char,
+    environment: *const *const libc::c_char,
+) -> ! {
+    // SAFETY: system calls, with pointers that the caller vouches for. Nothing here allocates,
+    // locks or unwinds.
+    unsafe {
+        let failed = match prepare(launch) {
+            Ok(()) => {
+                libc::execve(launch.program.as_ptr(), arguments, environment);
+                Stage::Execute
+            }
+            Err(stage) => stage,
+        };
+        let errno = (*libc::__errno_location()).to_le_bytes();
+        let report = [failed as u8, errno[0], errno[1], errno[2], errno[3]];
+        libc::write(
+            launch.report.as_raw_fd(),
+            report.as_ptr().cast(),
+            report.len(),
+        );
+        libc::_exit(127)
+    }
+}
+
+/// All that is set between fork and exec. The error number is in `errno`.
+///
+/// # Safety
+/// Only in a forked child.
+unsafe fn prepare(launch: &Launch<'_>) -> Result<(), Stage> {
+    // SAFETY: the caller vouches for being in a forked child.
+    unsafe {
+        if libc::setsid() < 0 {
+            return Err(Stage::Session);
+        }
+        libc::umask(0o022);
+        if libc::fchdir(launch.directory.as_raw_fd()) != 0 {
+            return Err(Stage::Directory);
+        }
+        first_to_die();
+        limits(launch).map_err(|()| Stage::Limits)?;
+        descriptors(launch).map_err(|()| Stage::Descriptors)?;
+        if let Some((user, group)) = launch.identity {
+            let became = libc::setgroups(0, ptr::null()) == 0
+                && libc::setresgid(group, group, group) == 0
+                && libc::setresuid(user, user, user) == 0;
+            if !became {
+                return Err(Stage::Identity);
+            }
+        }
+        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
+            return Err(Stage::Privileges);
+        }
+        // After the change of user, which clears it.
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        signals();
+        Ok(())
+    }
+}
+
+/// The kernel's choice when memory is short. While still root, so that the user cannot lower it
+/// again; without effect where /proc does not allow it.
+///
+/// # Safety
+/// Only in a forked child.
+unsafe fn first_to_die() {
+    // SAFETY: the path is a C string; the buffer is valid for its length.
+    unsafe {
+        let path = c"/proc/self/oom_score_adj".as_ptr();
+        let file = libc::open(path, libc::O_WRONLY | libc::O_CLOEXEC);
+        if file >= 0 {
+            libc::write(file, c"500".as_ptr().cast(), 3);
+            libc::close(file);
+        }
+    }
+}
+
+/// # Safety
+/// Only in a forked child.
+unsafe fn limits(launch: &Launch<'_>) -> Result<(), ()> {
+    let (soft, hard) = launch.open_files;
+    let files = libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointers are valid for an rlimit each.
+    let set = unsafe {
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files) == 0
+            && libc::setrlimit(libc::RLIMIT_CORE, &raw const none) == 0
+    };
+    if set { Ok(()) } else { Err(()) }
+}
+
+/// # Safety
+/// Only in a forked child: descriptors 0 to 3 are replaced, and all others close at exec.
+unsafe fn descriptors(launch: &Launch<'_>) -> Result<(), ()> {
+    let place = |from: BorrowedFd<'_>, to: RawFd| {
+        // SAFETY: a plain system call; the caller vouches that nobody minds what `to` was.
+        if unsafe { libc::dup2(from.as_raw_fd(), to) } < 0 {
+            Err(())
+        } else {
+            Ok(())
+        }
+    };
+    for (to, from) in (0..).zip(launch.standard) {
+        place(from, to)?;
+    }
+    let first_closed: libc::c_uint = match launch.third {
+        Some(third) => {
+            place(third, 3)?;
+            4
+        }
+        None => 3,
+    };
+    // Ours are all close-on-exec; this is for what a parent of the agent may have left open.
+    // SAFETY: a plain system call without pointers.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first_closed,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
+    }
+    Ok(())
+}
+
+/// Default dispositions and nothing blocked. Of the dispositions only that of SIGPIPE can differ:
+/// see [`Signals::take`](super::Signals::take); handlers do not survive exec.
+///
+/// # Safety
+/// Only in a forked child.
+unsafe fn signals() {
+    // SAFETY: SIG_DFL runs no code of ours; a zeroed set is initialised by sigemptyset before it
+    // is read.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_can_be_read() {
+        for stage in Stage::ALL {
+            let mut bytes = vec![stage as u8];
+            bytes.extend(libc::ENOENT.to_le_bytes());
+            let failure = LaunchFailure::decode(&bytes).unwrap();
+            assert_eq!(
+                failure,
+                LaunchFailure {
+                    stage,
+                    errno: libc::ENOENT
+                }
+            );
+        }
+        assert_eq!(LaunchFailure::decode(&[]), None);
+        assert_eq!(LaunchFailure::decode(&[99, 0, 0, 0, 0]), None);
+    }
+}

@@ -1,0 +1,86 @@
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+/// Signals as a descriptor to poll: a child has ended, or this program is asked to end.
+#[derive(Debug)]
+pub struct Signals {
+    descriptor: OwnedFd,
+}
+
+/// What has arrived since the last look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// At least one child has ended.
+    pub child: bool,
+    /// SIGTERM, SIGINT or SIGHUP: the program is asked to end.
+    pub terminate: bool,
+}
+
+impl Signals {
+    /// Blocks SIGCHLD, SIGTERM, SIGINT and SIGHUP and makes them readable here instead. What an
+    /// earlier program told this one to ignore is set back to its default, so that children start
+    /// clean; SIGPIPE is ignored.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn take() -> io::Result<Self> {
+        for signal in 1..=libc::SIGRTMAX() {
+            let action = if signal == libc::SIGPIPE {
+                libc::SIG_IGN
+            } else {
+                libc::SIG_DFL
+            };
+            // SAFETY: SIG_IGN and SIG_DFL run no code of ours. Those that may not be set (SIGKILL,
+            // SIGSTOP) are refused by the kernel, which harms nobody.
+            unsafe { libc::signal(signal, action) };
+        }
+        let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: sigemptyset initialises the set, sigaddset changes it, sigprocmask reads it; the
+        // pointers are valid for each call, and the old mask is not asked for.
+        let descriptor = unsafe {
+            libc::sigemptyset(mask.as_mut_ptr());
+            for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+                libc::sigaddset(mask.as_mut_ptr(), signal);
+            }
+            libc::sigprocmask(libc::SIG_SETMASK, mask.as_ptr(), ptr::null_mut());
+            libc::signalfd(-1, mask.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        };
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was opened just now and belongs to nobody else.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        Ok(Self { descriptor })
+    }
+
+    /// Takes all that has arrived.
+    #[must_use]
+    pub fn drain(&self) -> Seen {
+        const SIZE: usize = size_of::<libc::signalfd_siginfo>();
+        let mut seen = Seen::default();
+        loop {
+            let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+            // SAFETY: the pointer is valid for SIZE bytes.
+            let read =
+                unsafe { libc::read(self.descriptor.as_raw_fd(), info.as_mut_ptr().cast(), SIZE) };
+            if usize::try_from(read) != Ok(SIZE) {
+                return seen;
+            }
+            // SAFETY: the kernel filled all of it, and it is plain data anyway.
+            let signal = unsafe { info.assume_init() }.ssi_signo.cast_signed();
+            if signal == libc::SIGCHLD {
+                seen.child = true;
+            } else {
+                seen.terminate = true;
+            }
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}

@@ -1,0 +1,76 @@
+//! Images as another user sees them, and damaged ones.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::{self, Permissions};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fumehood_end_to_end::{finish, fumehood, program};
+
+/// A user id that no account has.
+const STRANGER: u32 = 54_321;
+
+/// The store of these tests' own user.
+fn store() -> PathBuf {
+    let mut command = fumehood();
+    command.args(["image", "list"]);
+    let output = finish(command);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let image = text.split_whitespace().last().unwrap();
+    Path::new(image).parent().unwrap().parent().unwrap().to_path_buf()
+}
+
+/// A copy of the store that everybody may read.
+fn copy_of_the_store() -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    fs::set_permissions(copy.path(), Permissions::from_mode(0o755)).unwrap();
+    let status = Command::new("cp").arg("-a").arg(store().join("images")).arg(copy.path()).status();
+    assert!(status.unwrap().success());
+    copy
+}
+
+fn hello(store: &Path, program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args(["run", "-l", "raw", "-c", "echo hello"]).env("FUMEHOOD_HOME", store);
+    command
+}
+
+#[test]
+fn an_ordinary_user_runs_code_from_an_image_that_is_not_his() {
+    if !rustix::process::geteuid().is_root() {
+        println!("these tests run as an ordinary user already");
+        return;
+    }
+    let store = copy_of_the_store();
+    // The build's directory may be closed to others.
+    let own = store.path().join("fumehood");
+    fs::copy(program(), &own).unwrap();
+    let mut command = hello(store.path(), &own);
+    command.uid(STRANGER).gid(STRANGER).env_remove("HOME").current_dir("/");
+    let output = finish(command);
+    assert_eq!(output.stdout, b"hello\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_damaged_part_is_found_and_named() {
+    let store = copy_of_the_store();
+    let rootfs = store.path().join("images/default/rootfs.erofs");
+    let mut file = fs::OpenOptions::new().write(true).open(&rootfs).unwrap();
+    file.seek(SeekFrom::Start(1 << 20)).unwrap();
+    file.write_all(b"not what was built").unwrap();
+    drop(file);
+    let output = finish(hello(store.path(), &program()));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text.contains("rootfs") && text.contains("fumehood image build"), "{text}");
+
+    let mut command = fumehood();
+    command.args(["image", "verify"]).env("FUMEHOOD_HOME", store.path());
+    let output = finish(command);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text.contains("BAD  rootfs") && text.contains("ok   kernel"), "{text}");
+}
