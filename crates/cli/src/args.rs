@@ -21,7 +21,13 @@ pub(crate) struct Host {
     #[arg(long, env = "FUMEHOOD_HOME", value_name = "DIR", global = true)]
     store: Option<PathBuf>,
     /// What executes the guest's instructions: auto, kvm or tcg (software emulation)
-    #[arg(long, env = "FUMEHOOD_ACCELERATOR", default_value = "auto", value_name = "NAME", global = true)]
+    #[arg(
+        long,
+        env = "FUMEHOOD_ACCELERATOR",
+        default_value = "auto",
+        value_name = "NAME",
+        global = true
+    )]
     accelerator: AcceleratorChoice,
     /// The QEMU to use [default: qemu-system-x86_64 in PATH]
     #[arg(long, env = "FUMEHOOD_QEMU", value_name = "PROGRAM", global = true)]
@@ -65,7 +71,11 @@ pub(crate) enum Command {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Run {
     /// The program's file, or - for standard input
-    #[arg(required_unless_present = "code", conflicts_with = "code", value_name = "FILE")]
+    #[arg(
+        required_unless_present = "code",
+        conflicts_with = "code",
+        value_name = "FILE"
+    )]
     pub(crate) file: Option<PathBuf>,
     /// The program itself
     #[arg(short, long, value_name = "CODE")]

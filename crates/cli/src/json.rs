@@ -92,7 +92,10 @@ mod tests {
         assert!(!captured.truncated());
         captured.add(b"y");
         assert!(captured.truncated());
-        assert_eq!((captured.kept.len(), captured.total), (KEPT_BYTES, KEPT_BYTES as u64 + 1));
+        assert_eq!(
+            (captured.kept.len(), captured.total),
+            (KEPT_BYTES, KEPT_BYTES as u64 + 1)
+        );
     }
 
     #[test]

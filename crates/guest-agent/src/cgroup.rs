@@ -90,18 +90,31 @@ impl Cgroups {
     }
 }
 
+impl AsFd for Cgroups {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
 impl Cgroup {
+    /// Bytes of memory that it holds now.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let mut buffer = [0; 32];
+        let text = read(self.as_fd(), "memory.current", &mut buffer);
+        text.trim().parse().unwrap_or(0)
+    }
+
     /// Kills every process in it.
     pub(crate) fn kill(&self) {
         // It fails only where the kernel is older than 5.14, and nothing is left to try there.
         let _ = write(self.as_fd(), "cgroup.kill", "1");
     }
 
-    /// How many live processes are in it.
-    pub(crate) fn processes(&self) -> u64 {
+    /// The live processes in it.
+    pub(crate) fn processes(&self) -> Vec<i32> {
         let mut buffer = [0; 8192];
         let text = read(self.as_fd(), "cgroup.procs", &mut buffer);
-        text.lines().count() as u64
+        text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// What the kernel has counted so far.
@@ -139,16 +152,21 @@ fn write(directory: BorrowedFd<'_>, file: &str, value: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The text of one of the kernel's files, or "" where there is none.
-fn read<'a>(directory: BorrowedFd<'_>, file: &str, buffer: &'a mut [u8]) -> &'a str {
+/// Opens one of the kernel's files for reading.
+pub(crate) fn open_file(directory: BorrowedFd<'_>, file: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let read = rustix::fs::openat(directory, file, flags, Mode::empty())
-        .and_then(|file| rustix::io::read(file, &mut *buffer));
+    Ok(rustix::fs::openat(directory, file, flags, Mode::empty())?)
+}
+
+/// The text of one of the kernel's files, or "" where there is none. As much of it as fits.
+pub(crate) fn read<'a>(directory: BorrowedFd<'_>, file: &str, buffer: &'a mut [u8]) -> &'a str {
+    let file = open_file(directory, file).ok();
+    let read = file.and_then(|file| rustix::io::read(file, &mut *buffer).ok());
     std::str::from_utf8(&buffer[..read.unwrap_or(0)]).unwrap_or("")
 }
 
 /// The figure behind `name` in lines of `name figure`.
-fn field(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (found, figure) = line.split_once(' ')?;
         (found == name).then(|| figure.parse().ok()).flatten()

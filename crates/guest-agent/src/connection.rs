@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,11 @@ const STRANGER_LINE_BYTES: u64 = 64 * 1024;
 /// How long a client may take to show its token, and to hang up when it is told to.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Requests without `op_id` that may wait; while as many do, nothing more is read. Two, since a client
+/// may leave half a line behind, whose refusal waits as well, and the `hello` of the next one must
+/// still be seen.
+const WAITING: usize = 2;
+
 /// One client: its bytes in, its bytes out, its operations.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -32,8 +38,8 @@ pub(crate) struct Connection {
     /// Bytes that were read and not yet decoded, from `decoded` on.
     input: Vec<u8>,
     decoded: usize,
-    /// A request without `op_id` that waits for the end of the one before.
-    waiting: Option<Incoming>,
+    /// Requests without `op_id` that wait for the end of the one before.
+    waiting: VecDeque<Incoming>,
     turn: usize,
     ended: Vec<Operation>,
     pub(crate) session: Session,
@@ -72,7 +78,7 @@ impl Connection {
             decoder: decoder(&settings.limits, most),
             input: Vec::new(),
             decoded: 0,
-            waiting: None,
+            waiting: VecDeque::new(),
             turn: 0,
             ended: Vec::new(),
             session,
@@ -159,16 +165,15 @@ impl Connection {
     }
 
     fn wants_input(&self, limits: &Limits) -> bool {
-        let idle = self.waiting.is_none() && self.input.is_empty();
+        let idle = self.waiting.len() < WAITING && self.input.is_empty();
         self.stage == Stage::Closing || (idle && !self.outbox.has_too_many_answers(limits))
     }
 
     /// There is something to do without waiting for anybody.
     pub(crate) fn has_work(&self, limits: &Limits) -> bool {
-        let requests = match &self.waiting {
-            Some(_) => !self.is_synchronous(),
-            None => !self.input.is_empty() && !self.outbox.has_too_many_answers(limits),
-        };
+        let waited = !self.waiting.is_empty() && !self.is_synchronous();
+        let input = !self.input.is_empty() && self.waiting.len() < WAITING;
+        let requests = waited || (input && !self.outbox.has_too_many_answers(limits));
         let output =
             !self.outbox.is_full(limits) && self.operations.iter().any(Operation::has_work);
         (requests && self.stage == Stage::Open) || output
@@ -236,13 +241,20 @@ impl Connection {
 
     fn take_requests(&mut self, agent: &mut Agent, now: Instant) {
         while self.stage != Stage::Closing {
+            let synchronous = self.is_synchronous();
+            if !synchronous && let Some(incoming) = self.waiting.pop_front() {
+                dispatch(self, incoming, agent, now);
+                continue;
+            }
             let Some(incoming) = self.next(&agent.settings.limits) else {
                 return;
             };
-            let hello = matches!(incoming.request, Ok(Request::Hello(_)));
-            if incoming.op_id.is_none() && !hello && self.is_synchronous() {
-                self.waiting = Some(incoming);
-                return;
+            // A new conversation waits for nothing of the one before.
+            if matches!(incoming.request, Ok(Request::Hello(_))) {
+                self.waiting.clear();
+            } else if incoming.op_id.is_none() && synchronous {
+                self.waiting.push_back(incoming);
+                continue;
             }
             dispatch(self, incoming, agent, now);
         }
@@ -256,10 +268,7 @@ impl Connection {
     }
 
     fn next(&mut self, limits: &Limits) -> Option<Incoming> {
-        if let Some(waiting) = self.waiting.take() {
-            return Some(waiting);
-        }
-        if self.outbox.has_too_many_answers(limits) {
+        if self.waiting.len() >= WAITING || self.outbox.has_too_many_answers(limits) {
             return None;
         }
         let mut rest = &self.input[self.decoded..];

@@ -8,6 +8,7 @@ use crate::command::Interpreters;
 use crate::confine::Confinement;
 use crate::connection::{Connection, Incoming};
 use crate::hello::hello;
+use crate::memory::MemoryWatch;
 use crate::operation::{Operation, Reason, Terms};
 use crate::process::Process;
 use crate::settings::{Settings, VERSION};
@@ -19,6 +20,8 @@ pub(crate) struct Agent {
     pub(crate) settings: Settings,
     pub(crate) confinement: Confinement,
     pub(crate) interpreters: Interpreters,
+    /// Where programs' memory has a limit.
+    pub(crate) memory: Option<MemoryWatch>,
     /// Killed processes whose connection is gone, until they are reaped.
     pub(crate) abandoned: Vec<Process>,
 }

@@ -12,6 +12,11 @@ const SIGNALED: i32 = 128;
 const CANCELLED: i32 = 130;
 const SIGKILL: i32 = 9;
 
+const CHOKED: &str = "memory was full and nothing got on, since programs' own code was dropped and \
+     read again without end: the agent killed the largest process";
+const DROPPED: &str =
+    "cancelled after its end, while nobody took its output: the rest of it was dropped";
+
 /// The last message of an operation whose process has ended.
 pub(crate) fn response(operation: &Operation, end: &End) -> Response {
     let op_id = operation.framing.op_id;
@@ -51,7 +56,9 @@ fn verdict(operation: &Operation, end: &End) -> (EndedBy, i32) {
         };
     }
     match (end.ended.code, end.ended.signal) {
-        (_, Some(SIGKILL)) if end.usage.oom_kills > 0 => (EndedBy::OutOfMemory, SIGNALED + SIGKILL),
+        (_, Some(SIGKILL)) if oom_kills(operation, end) > 0 => {
+            (EndedBy::OutOfMemory, SIGNALED + SIGKILL)
+        }
         (_, Some(signal)) => (EndedBy::Signaled, SIGNALED + signal),
         (code, None) => (EndedBy::Exited, code.unwrap_or(0)),
     }
@@ -59,16 +66,24 @@ fn verdict(operation: &Operation, end: &End) -> (EndedBy, i32) {
 
 fn evidence(operation: &Operation, end: &End) -> Evidence {
     let some = |figure: u64| (figure > 0).then_some(figure);
-    let dropped =
-        "cancelled after its end, while nobody took its output: the rest of it was dropped";
+    let detail = match (operation.choked > 0, operation.dropped) {
+        (true, _) => Some(CHOKED),
+        (false, true) => Some(DROPPED),
+        (false, false) => None,
+    };
     Evidence {
         signal: end.ended.signal,
-        oom_kills: some(end.usage.oom_kills),
+        oom_kills: some(oom_kills(operation, end)),
         peak_memory_bytes: end.usage.peak_memory_bytes,
         cpu_time_us: end.usage.cpu_time_us,
         left_processes: some(end.left_processes),
-        detail: operation.dropped.then(|| dropped.to_string()),
+        detail: detail.map(Into::into),
     }
+}
+
+/// Processes that were killed for want of memory, by the kernel or in its stead.
+fn oom_kills(operation: &Operation, end: &End) -> u64 {
+    end.usage.oom_kills + operation.choked
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -14,6 +14,7 @@ use crate::confine::Confinement;
 use crate::connection::Connection;
 use crate::dispatch::Agent;
 use crate::door::Door;
+use crate::memory::MemoryWatch;
 use crate::settings::Settings;
 
 /// PATH of programs where the agent itself has none.
@@ -39,6 +40,7 @@ pub(crate) struct EventLoop {
 enum Source {
     Signals,
     Door,
+    Memory,
     Connection(usize),
     Channel(usize, usize),
     Output(usize, usize, usize),
@@ -84,6 +86,7 @@ pub(crate) fn listen(listen: Listen) -> Result<(), String> {
         settings,
         confinement,
         interpreters,
+        memory: None,
         abandoned: Vec::new(),
     };
     let listener = TcpListener::bind(listen.address).map_err(|e| {
@@ -163,6 +166,7 @@ impl EventLoop {
             if self.door.awaited().is_none() {
                 self.admit(now);
             }
+            self.watch_memory(now);
             for connection in &mut self.connections {
                 connection.step(&mut self.agent, now);
             }
@@ -181,6 +185,9 @@ impl EventLoop {
         };
         if let Some(door) = self.door.awaited() {
             add(Source::Door, door, PollFlags::IN);
+        }
+        if let Some(memory) = self.agent.memory.as_ref().and_then(MemoryWatch::awaited) {
+            add(Source::Memory, memory, PollFlags::PRI);
         }
         for (c, connection) in self.connections.iter().enumerate() {
             let (descriptor, flags) = connection.awaited(limits);
@@ -208,7 +215,8 @@ impl EventLoop {
     /// How long nothing is due.
     fn patience(&self) -> Option<Timespec> {
         let limits = &self.agent.settings.limits;
-        let mut deadline = self.door.deadline();
+        let memory = self.agent.memory.as_ref().and_then(MemoryWatch::deadline);
+        let mut deadline = [self.door.deadline(), memory].into_iter().flatten().min();
         for connection in &self.connections {
             if connection.has_work(limits) {
                 return Some(Timespec {
@@ -238,6 +246,11 @@ impl EventLoop {
                 return seen.terminate && self.may_end;
             }
             Source::Door => self.admit(now),
+            Source::Memory => {
+                if let Some(memory) = &mut self.agent.memory {
+                    memory.met(now);
+                }
+            }
             Source::Connection(c) => self.connections[c].ready(flags),
             Source::Channel(c, o) => self.connections[c].operations[o].channel_ready(now),
             Source::Output(c, o, s) => self.connections[c].operations[o].outputs[s].is_readable(),
@@ -249,6 +262,23 @@ impl EventLoop {
         let inside = self.connections.len();
         if let Some(connection) = self.door.admit(inside, &self.agent.settings, now) {
             self.connections.push(connection);
+        }
+    }
+
+    /// Kills the largest operation when memory is full and nothing gets on.
+    fn watch_memory(&mut self, now: Instant) {
+        if !self
+            .agent
+            .memory
+            .as_mut()
+            .is_some_and(|memory| memory.look(now))
+        {
+            return;
+        }
+        let operations = self.connections.iter_mut().flat_map(|c| &mut c.operations);
+        let running = operations.filter(|o| o.end.is_none());
+        if let Some(largest) = running.max_by_key(|o| o.process.memory_bytes()) {
+            largest.choke();
         }
     }
 

@@ -15,6 +15,7 @@ mod door;
 mod ending;
 mod event_loop;
 mod hello;
+mod memory;
 mod operation;
 mod outbox;
 mod output;

@@ -33,6 +33,8 @@ pub(crate) struct Operation {
     pub(crate) end: Option<End>,
     /// Output was dropped, since the operation was cancelled while nobody took it.
     pub(crate) dropped: bool,
+    /// Processes of it that were killed since memory was full and nothing got on.
+    pub(crate) choked: u64,
 }
 
 /// Why an operation is being ended, and how far that has come.
@@ -101,6 +103,7 @@ impl Operation {
             failure: None,
             end: None,
             dropped: false,
+            choked: 0,
         };
         operation.feed();
         operation
@@ -210,6 +213,12 @@ impl Operation {
                 next: Some((Signal::TERM, next)),
             });
         }
+    }
+
+    /// Kills its largest process for want of memory, as the kernel would.
+    pub(crate) fn choke(&mut self) {
+        self.choked += 1;
+        self.process.kill_largest();
     }
 
     /// What time has brought: the end of its time, the next signal.

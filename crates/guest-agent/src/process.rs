@@ -59,6 +59,21 @@ impl Process {
         self.signal(Signal::KILL);
     }
 
+    /// Kills the process that holds most memory. Only with a cgroup.
+    pub(crate) fn kill_largest(&self) {
+        let pids = self
+            .cgroup
+            .as_ref()
+            .map(Cgroup::processes)
+            .unwrap_or_default();
+        if let Some(pid) = pids
+            .into_iter()
+            .max_by_key(|pid| procfs::resident_pages(*pid))
+        {
+            kill(pid);
+        }
+    }
+
     /// Kills what the process left when it ended, and says how many there were. Only while it is
     /// not reaped. Without a cgroup, processes that left its session are found only when no other
     /// operation is alive (`alone`): then every orphan is this one's.
@@ -71,11 +86,16 @@ impl Process {
             };
             return hunt(is_left);
         };
-        let left = cgroup.processes();
+        let left = cgroup.processes().len() as u64;
         if left > 0 {
             cgroup.kill();
         }
         left
+    }
+
+    /// Bytes of memory that it holds now; 0 without a cgroup.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.cgroup.as_ref().map_or(0, Cgroup::memory_bytes)
     }
 
     /// What it used; the kernel's own account of the cgroup, else that of the process.
@@ -112,13 +132,15 @@ fn hunt(is_prey: impl Fn(&ProcessEntry) -> bool) -> u64 {
         if fresh.is_empty() {
             break;
         }
-        for pid in &fresh {
-            if let Some(pid) = Pid::from_raw(*pid) {
-                // ESRCH: it has ended by itself.
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
+        fresh.iter().copied().for_each(kill);
         killed.extend(fresh);
     }
     killed.len() as u64
+}
+
+fn kill(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // ESRCH: it has ended by itself.
+        let _ = kill_process(pid, Signal::KILL);
+    }
 }

@@ -22,6 +22,16 @@ pub(crate) fn processes() -> Vec<ProcessEntry> {
         .collect()
 }
 
+/// The pages that a process holds in memory; 0 when it is gone.
+pub(crate) fn resident_pages(pid: i32) -> u64 {
+    let sizes = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    sizes
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .unwrap_or(0)
+}
+
 /// Reads `pid (name) state parent group session …`; the name may hold anything.
 fn parse(pid: i32, stat: &str) -> Option<ProcessEntry> {
     let (_, fields) = stat.rsplit_once(") ")?;

@@ -30,7 +30,10 @@ fn the_schema_has_not_drifted() {
         std::fs::write(&path, &now).unwrap();
     }
     let frozen = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(now == frozen, "the types are no longer what docs/protocol.schema.json says; see this test's head");
+    assert!(
+        now == frozen,
+        "the types are no longer what docs/protocol.schema.json says; see this test's head"
+    );
 }
 
 #[test]
@@ -38,7 +41,10 @@ fn the_specification_lists_every_limit() {
     let text = specification();
     for row in TABLE {
         let line = format!("| `{}` | {} | {} |", row.name, row.default, row.reason);
-        assert!(text.contains(&line), "docs/protocol.md lacks the row\n{line}");
+        assert!(
+            text.contains(&line),
+            "docs/protocol.md lacks the row\n{line}"
+        );
     }
 }
 
@@ -46,9 +52,15 @@ fn the_specification_lists_every_limit() {
 fn the_specification_lists_every_blocked_name() {
     let text = specification();
     for name in BLOCKED_NAMES {
-        assert!(text.contains(&format!("`{name}`")), "docs/protocol.md lacks the blocked name {name}");
+        assert!(
+            text.contains(&format!("`{name}`")),
+            "docs/protocol.md lacks the blocked name {name}"
+        );
     }
     for prefix in BLOCKED_PREFIXES {
-        assert!(text.contains(&format!("`{prefix}*`")), "docs/protocol.md lacks the blocked prefix {prefix}");
+        assert!(
+            text.contains(&format!("`{prefix}*`")),
+            "docs/protocol.md lacks the blocked prefix {prefix}"
+        );
     }
 }

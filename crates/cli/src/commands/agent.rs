@@ -11,7 +11,10 @@ use crate::exit::INTERRUPTED;
 
 pub(crate) fn run(args: &Agent, host: Host) -> anyhow::Result<ExitCode> {
     if !args.listen.ip().is_loopback() {
-        bail!("{} is no loopback address; use 127.0.0.1 or [::1]", args.listen.ip());
+        bail!(
+            "{} is no loopback address; use 127.0.0.1 or [::1]",
+            args.listen.ip()
+        );
     }
     runtime()?.block_on(async {
         let mut interrupts = Interrupts::new()?;
@@ -23,14 +26,24 @@ pub(crate) fn run(args: &Agent, host: Host) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: &Agent, host: Host) -> anyhow::Result<ExitCode> {
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
-    let line = Engine::start(host.config())?.agent_line(args.memory).await?;
-    let token = if args.no_token { None } else { Some(fresh_token()?) };
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.listen))?;
+    let line = Engine::start(host.config())?
+        .agent_line(args.memory)
+        .await?;
+    let token = if args.no_token {
+        None
+    } else {
+        Some(fresh_token()?)
+    };
     let mut stdout = std::io::stdout();
     writeln!(stdout, "listening on {}", listener.local_addr()?)?;
     match &token {
         Some(token) => writeln!(stdout, "token {token}")?,
-        None => eprintln!("fumehood: warning: every program on this machine can use this VM (--no-token)"),
+        None => eprintln!(
+            "fumehood: warning: every program on this machine can use this VM (--no-token)"
+        ),
     }
     stdout.flush()?;
     line.serve(listener, token).await?;

@@ -19,5 +19,9 @@ pub(crate) fn run(host: &Host) -> anyhow::Result<ExitCode> {
         }
     }
     let bad = findings.iter().any(|finding| finding.health == Health::Bad);
-    Ok(if bad { ExitCode::from(FAILURE) } else { ExitCode::SUCCESS })
+    Ok(if bad {
+        ExitCode::from(FAILURE)
+    } else {
+        ExitCode::SUCCESS
+    })
 }

@@ -6,7 +6,12 @@ use clap_complete::Shell;
 use crate::args::Args;
 
 pub(crate) fn completions(shell: Shell) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(shell, &mut Args::command(), "fumehood", &mut std::io::stdout());
+    clap_complete::generate(
+        shell,
+        &mut Args::command(),
+        "fumehood",
+        &mut std::io::stdout(),
+    );
     Ok(ExitCode::SUCCESS)
 }
 

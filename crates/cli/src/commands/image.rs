@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use fumehood_engine::image::{
-    BuildOptions, ImageName, KernelChoice, Listed, Outcome, PartReport, PartState, Progress, Step, StepEnd, Store, build,
+    BuildOptions, ImageName, KernelChoice, Listed, Outcome, PartReport, PartState, Progress, Step,
+    StepEnd, Store, build,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -43,7 +44,10 @@ fn make(store: &Store, args: ImageBuild) -> anyhow::Result<ExitCode> {
     let report = build(store, &options, &mut shown)?;
     let took = start.elapsed().as_secs_f32();
     match report.outcome {
-        Outcome::Built => println!("built {} in {took:.1} s", report.image.directory().display()),
+        Outcome::Built => println!(
+            "built {} in {took:.1} s",
+            report.image.directory().display()
+        ),
         Outcome::UpToDate => println!("up to date: {}", report.image.directory().display()),
     }
     Ok(ExitCode::SUCCESS)
@@ -54,7 +58,10 @@ fn beside_us() -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe().context("this program's own path is not known")?;
     let agent = here.with_file_name(NAME);
     if !agent.is_file() {
-        bail!("{} is not there; `cargo xtask setup` builds it, or name one with --agent", agent.display());
+        bail!(
+            "{} is not there; `cargo xtask setup` builds it, or name one with --agent",
+            agent.display()
+        );
     }
     Ok(agent)
 }
@@ -62,10 +69,17 @@ fn beside_us() -> anyhow::Result<PathBuf> {
 fn list(store: &Store) -> anyhow::Result<ExitCode> {
     let images = store.list()?;
     if images.is_empty() {
-        println!("no images in {}; `fumehood image build` makes one", store.root().display());
+        println!(
+            "no images in {}; `fumehood image build` makes one",
+            store.root().display()
+        );
     }
     for image in images {
-        let Listed { name, directory, manifest } = image;
+        let Listed {
+            name,
+            directory,
+            manifest,
+        } = image;
         match manifest {
             Ok(manifest) => {
                 let bytes: u64 = manifest.parts.iter().map(|part| part.bytes).sum();
@@ -80,11 +94,22 @@ fn list(store: &Store) -> anyhow::Result<ExitCode> {
 
 fn verify(store: &Store, name: &ImageName) -> anyhow::Result<ExitCode> {
     let verification = store.verify(name)?;
-    for PartReport { name, path, expected, state } in &verification.parts {
+    for PartReport {
+        name,
+        path,
+        expected,
+        state,
+    } in &verification.parts
+    {
         match state {
             PartState::Intact => println!("ok   {name} sha256 {expected}"),
-            PartState::Damaged { found } => println!("BAD  {name} sha256 {found} instead of {expected}: {}", path.display()),
-            PartState::Unreadable { why } => println!("BAD  {name} cannot be read ({why}): {}", path.display()),
+            PartState::Damaged { found } => println!(
+                "BAD  {name} sha256 {found} instead of {expected}: {}",
+                path.display()
+            ),
+            PartState::Unreadable { why } => {
+                println!("BAD  {name} cannot be read ({why}): {}", path.display())
+            }
         }
     }
     if verification.is_intact() {
@@ -105,17 +130,27 @@ const REMINDER: Duration = Duration::from_secs(30);
 
 impl Shown {
     fn new() -> Self {
-        Self { bar: None, said: Instant::now() }
+        Self {
+            bar: None,
+            said: Instant::now(),
+        }
     }
 }
 
 impl Progress for Shown {
     fn started(&mut self, step: &Step) {
-        let Step { index, total, title, usual } = step;
+        let Step {
+            index,
+            total,
+            title,
+            usual,
+        } = step;
         let text = format!("[{index}/{total}] {title} (usually {} s)", usual.as_secs());
         self.said = Instant::now();
         if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{spinner} {prefix} {percent:>3}% {elapsed} {wide_msg}");
+            let style = ProgressStyle::with_template(
+                "{spinner} {prefix} {percent:>3}% {elapsed} {wide_msg}",
+            );
             let bar = ProgressBar::new(1000).with_prefix(text);
             if let Ok(style) = style {
                 bar.set_style(style);
@@ -135,7 +170,13 @@ impl Progress for Shown {
             StepEnd::Done => "done",
             StepEnd::Cached => "cached",
         };
-        eprintln!("[{}/{}] {}: {end} in {:.1} s", step.index, step.total, step.title, took.as_secs_f32());
+        eprintln!(
+            "[{}/{}] {}: {end} in {:.1} s",
+            step.index,
+            step.total,
+            step.title,
+            took.as_secs_f32()
+        );
     }
 
     fn advanced(&mut self, step: &Step, fraction: Option<f64>, line: &str) {
@@ -147,8 +188,13 @@ impl Progress for Shown {
             }
         } else if self.said.elapsed() >= REMINDER {
             self.said = Instant::now();
-            let far = per_mille.map(|p| format!("{} %", p / 10)).unwrap_or_default();
-            eprintln!("[{}/{}] {}: {far} {line}", step.index, step.total, step.title);
+            let far = per_mille
+                .map(|p| format!("{} %", p / 10))
+                .unwrap_or_default();
+            eprintln!(
+                "[{}/{}] {}: {far} {line}",
+                step.index, step.total, step.title
+            );
         }
     }
 

@@ -24,7 +24,11 @@ struct Interrupts([Signal; 3]);
 
 impl Interrupts {
     fn new() -> anyhow::Result<Self> {
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+        ];
         let [a, b, c] = kinds.map(signal);
         Ok(Self([a?, b?, c?]))
     }

@@ -13,7 +13,9 @@ use crate::json::{self, Captured};
 
 pub(crate) fn run(args: RunArgs, host: Host) -> anyhow::Result<ExitCode> {
     let (language, code) = program(&args)?;
-    let mut request = RunRequest::new(language, code).timeout_s(args.timeout).memory_mib(args.memory);
+    let mut request = RunRequest::new(language, code)
+        .timeout_s(args.timeout)
+        .memory_mib(args.memory);
     for variable in &args.env {
         let (name, value) = environment(variable)?;
         request = request.env(name, value);
@@ -26,7 +28,11 @@ pub(crate) fn run(args: RunArgs, host: Host) -> anyhow::Result<ExitCode> {
             Ok(run) => run,
             Err(error) => return Ok(End::Failed(error)),
         };
-        if args.json { capture(run, &mut interrupts).await } else { stream(run, &mut interrupts).await }
+        if args.json {
+            capture(run, &mut interrupts).await
+        } else {
+            stream(run, &mut interrupts).await
+        }
     });
     Ok(ExitCode::from(report(result?, &args)))
 }
@@ -130,16 +136,29 @@ fn report(end: End, args: &RunArgs) -> u8 {
 /// A line on standard error, where the exit code alone would leave a riddle.
 fn explain(outcome: &Outcome, args: &RunArgs) {
     let evidence = &outcome.evidence;
-    let detail = evidence.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+    let detail = evidence
+        .detail
+        .as_deref()
+        .map(|detail| format!(": {detail}"))
+        .unwrap_or_default();
     match outcome.ended_by {
         EndedBy::Exited => {}
-        EndedBy::Timeout => eprintln!("fumehood: ended after {} s, its timeout (-t){detail}", limit(args)),
+        EndedBy::Timeout => eprintln!(
+            "fumehood: ended after {} s, its timeout (-t){detail}",
+            limit(args)
+        ),
         EndedBy::Cancelled => eprintln!("fumehood: cancelled{detail}"),
         EndedBy::OutOfMemory => {
-            eprintln!("fumehood: killed for want of memory; the VM has {} MiB (-m){detail}", args.memory);
+            eprintln!(
+                "fumehood: killed for want of memory; the VM has {} MiB (-m){detail}",
+                args.memory
+            );
         }
         EndedBy::Signaled => {
-            eprintln!("fumehood: ended by signal {}{detail}", evidence.signal.unwrap_or_default());
+            eprintln!(
+                "fumehood: ended by signal {}{detail}",
+                evidence.signal.unwrap_or_default()
+            );
         }
         EndedBy::OutputLimit => eprintln!("fumehood: ended at its output limit{detail}"),
         EndedBy::AgentLost => eprintln!("fumehood: the VM was lost{detail}"),
@@ -147,7 +166,11 @@ fn explain(outcome: &Outcome, args: &RunArgs) {
 }
 
 fn limit(args: &RunArgs) -> u64 {
-    if args.timeout == 0 { args.max_timeout } else { args.timeout }
+    if args.timeout == 0 {
+        args.max_timeout
+    } else {
+        args.timeout
+    }
 }
 
 fn exit_code(outcome: &Outcome) -> u8 {
@@ -155,21 +178,31 @@ fn exit_code(outcome: &Outcome) -> u8 {
         EndedBy::Timeout => TIMEOUT,
         EndedBy::Cancelled => INTERRUPTED,
         EndedBy::AgentLost => FAILURE,
-        _ => outcome.exit_code.and_then(|code| u8::try_from(code & 0xff).ok()).unwrap_or(FAILURE),
+        _ => outcome
+            .exit_code
+            .and_then(|code| u8::try_from(code & 0xff).ok())
+            .unwrap_or(FAILURE),
     }
 }
 
 /// The language and the text of what is to be run.
 fn program(args: &RunArgs) -> anyhow::Result<(Language, String)> {
     let file = args.file.as_deref();
-    let by_extension = || file?.extension()?.to_str().and_then(Language::from_extension);
+    let by_extension = || {
+        file?
+            .extension()?
+            .to_str()
+            .and_then(Language::from_extension)
+    };
     let Some(language) = args.language.or_else(by_extension) else {
         bail!("which language? name it with -l python, -l javascript or -l raw (shell)");
     };
     let code = match (file, &args.code) {
         (Some(file), _) => read(file)?,
         (None, Some(code)) => code.clone(),
-        (None, None) => bail!("nothing to run: name a file, or - for standard input, or give -c CODE"),
+        (None, None) => {
+            bail!("nothing to run: name a file, or - for standard input, or give -c CODE")
+        }
     };
     Ok((language, code))
 }
@@ -185,7 +218,11 @@ fn read(file: &Path) -> anyhow::Result<String> {
     };
     result.with_context(|| format!("{} cannot be read", file.display()))?;
     if bytes.len() as u64 == most {
-        bail!("{} has more than {} bytes; that is the most code that is allowed", file.display(), most - 1);
+        bail!(
+            "{} has more than {} bytes; that is the most code that is allowed",
+            file.display(),
+            most - 1
+        );
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();

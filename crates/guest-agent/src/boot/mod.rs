@@ -24,6 +24,7 @@ use crate::confine::{Confinement, User};
 use crate::dispatch::Agent;
 use crate::door::{Door, Port};
 use crate::event_loop::{DEFAULT_PATH, EventLoop};
+use crate::memory::MemoryWatch;
 use crate::settings::Settings;
 
 /// The port on which the host speaks.
@@ -101,6 +102,7 @@ fn boot() -> Result<EventLoop, BootError> {
     };
     let mut confinement =
         Confinement::new(&user.home, DEFAULT_PATH, Some(&user)).map_err(BootError::Agent)?;
+    let memory = MemoryWatch::new(&cgroups).map_err(refused("watch over memory"))?;
     confinement.cgroups = Some(cgroups);
     let interpreters = Interpreters::new("/run/fumehood".into(), DEFAULT_PATH)
         .map_err(refused("write the runners to /run/fumehood"))?;
@@ -113,6 +115,7 @@ fn boot() -> Result<EventLoop, BootError> {
         settings,
         confinement,
         interpreters,
+        memory: Some(memory),
         abandoned: Vec::new(),
     };
     let port = wait_for("virtio-serial port fumehood.agent", || {

@@ -175,6 +175,18 @@ fn a_new_hello_ends_what_was_running() {
 }
 
 #[test]
+fn a_new_hello_is_seen_behind_half_a_line_and_a_program_that_runs() {
+    let agent = Agent::open();
+    let mut client = agent.connect();
+    client.line(r#"{"action":"exec","language":"raw","code":"echo begun; sleep 60","timeout":60}"#);
+    assert!(matches!(client.response(), Response::Stdout(_)));
+    client.line(r#"{"action":"pi"#);
+    client.send(&hello(None));
+    assert!(matches!(client.response(), Response::Hello(_)));
+    client.ping();
+}
+
+#[test]
 fn cancel_and_credit_for_nobody_are_no_errors() {
     let agent = Agent::open();
     let mut client = agent.hello(&["cancel", "credit"]);
