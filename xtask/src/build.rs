@@ -26,9 +26,9 @@ pub(crate) fn setup() -> anyhow::Result<Programs> {
     host::prepare()?;
     let kernel = std::thread::spawn(kernel_ahead);
     let programs = programs();
+    let programs = programs?;
     // What went wrong with the kernel, the build below tells.
     let _ = kernel.join();
-    let programs = programs?;
     run(Command::new(&programs.fumehood).args(["image", "build"]))?;
     eprintln!("set up in {:.0} s", start.elapsed().as_secs_f32());
     Ok(programs)
@@ -62,7 +62,7 @@ fn kernel_ahead() {
 
 /// Builds the command and the agent, and puts the agent beside the command, where it looks for it.
 pub(crate) fn programs() -> anyhow::Result<Programs> {
-    agent(Path::new("target"))?;
+    run(static_build().args(["-p", "fumehood-guest-agent"]))?;
     run(cargo().args(["build", "--release", "-p", "fumehood-cli"]))?;
     let release = Path::new("target/release");
     let built = Path::new("target")
@@ -80,23 +80,10 @@ pub(crate) fn programs() -> anyhow::Result<Programs> {
     })
 }
 
-fn agent(target: &Path) -> anyhow::Result<()> {
-    run(static_build(target).args(["-p", "fumehood-guest-agent"]))
-}
-
 /// A build of static programs for the guest.
-pub(crate) fn static_build(target: &Path) -> Command {
+pub(crate) fn static_build() -> Command {
     let mut command = cargo();
-    command
-        .args([
-            "build",
-            "--profile",
-            "guest",
-            "--target",
-            GUEST_TARGET,
-            "--target-dir",
-        ])
-        .arg(target);
+    command.args(["build", "--profile", "guest", "--target", GUEST_TARGET]);
     command.env(
         "RUSTFLAGS",
         "-C target-feature=+crt-static -C relocation-model=static",

@@ -48,8 +48,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 /// Times runs beside a floor measured in the same run.
 pub(crate) fn bench(rounds: u32) -> anyhow::Result<()> {
     let programs = build::setup()?;
-    let target = std::path::Path::new("target");
-    shell::run(build::static_build(target).args(["-p", "fumehood-floor-init"]))?;
+    shell::run(build::static_build().args(["-p", "fumehood-floor-init"]))?;
     shell::run(shell::cargo().args(["build", "--release", "-p", "fumehood-performance"]))?;
     shell::run(
         Command::new("target/release/fumehood-performance")

@@ -18,7 +18,12 @@ pub(crate) fn root() -> anyhow::Result<PathBuf> {
 
 /// The cargo that runs us.
 pub(crate) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // Programs are taken from `target`: they must be built there.
+    command
+        .env("CARGO_TARGET_DIR", "target")
+        .env_remove("CARGO_BUILD_TARGET");
+    command
 }
 
 /// Runs a command, says so, and fails where it does.

@@ -40,6 +40,7 @@ const RANKS: &[&[&str]] = &[
     &["sandbox", "doctor"],
     &["agent_line"],
     &["launch"],
+    &["follow"],
     &["run"],
     &["greeting"],
     &["channel"],
@@ -122,6 +123,11 @@ fn ranks() -> anyhow::Result<Vec<String>> {
             continue;
         };
         let text = fs::read_to_string(&file)?;
+        if text.contains("crate::{") || text.contains("super::super") {
+            faults.push(format!(
+                "the engine's {module}: name modules one by one, so that ranks can be seen"
+            ));
+        }
         for named in text.split("crate::").skip(1) {
             let name: String = named
                 .chars()

@@ -1,6 +1,6 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use fumehood_engine::{Error, Outcome, Timing};
+use fumehood_engine::{Outcome, Timing};
 use serde_json::{Value, json};
 
 /// Output kept of each stream for `--json`, in bytes.
@@ -71,14 +71,8 @@ fn timing(timing: &Timing) -> Value {
 }
 
 /// What `run --json` prints when there is no outcome.
-pub(crate) fn failure(error: &Error) -> Value {
-    json!({
-        "error": {
-            "kind": format!("{:?}", error.kind()).to_lowercase(),
-            "retry": format!("{:?}", error.retry()).to_lowercase(),
-            "message": error.to_string(),
-        }
-    })
+pub(crate) fn failure(kind: &str, retry: &str, message: &str) -> Value {
+    json!({ "error": { "kind": kind, "retry": retry, "message": message } })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Args, Command};
-use crate::exit::FAILURE;
+use crate::exit::{BROKEN_PIPE, FAILURE};
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -27,15 +27,19 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let result = match args.command {
-        Command::Run(run) => commands::run::run(run, args.host),
+        Command::Run(run) => commands::run::run(&run, &args.host),
         Command::Doctor => commands::doctor::run(&args.host),
         Command::Image(image) => commands::image::run(image, &args.host),
-        Command::Agent(agent) => commands::agent::run(&agent, args.host),
+        Command::Agent(agent) => commands::agent::run(&agent, &args.host),
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man => commands::generate::man(),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("fumehood: {error:#}");
+        let broken = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+        if error.downcast_ref().is_some_and(broken) {
+            return ExitCode::from(BROKEN_PIPE);
+        }
+        commands::complain(&format!("{error:#}"));
         ExitCode::from(FAILURE)
     })
 }

@@ -1,5 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use fumehood_sys::host::probe_kvm;
 
@@ -83,6 +85,9 @@ pub(crate) fn choose(choice: AcceleratorChoice) -> Result<Chosen, Error> {
     }
 }
 
+/// How long the probe guest may take: it halts after 100,000 instructions.
+const PROBE: Duration = Duration::from_secs(2);
+
 /// A device that opens is not enough: some hypervisors offer `/dev/kvm` and emulate guest kernel
 /// mode so slowly that a kernel needs half a minute. The CPU's flags are the cheap sign, a tiny
 /// guest the real one.
@@ -92,7 +97,12 @@ fn kvm_works() -> Result<String, String> {
     if !has_virtualisation(&cpuinfo) {
         return Err("the CPU shows neither vmx nor svm".into());
     }
-    let probe = probe_kvm()?;
+    // On a thread of its own: a hypervisor that never returns costs a thread, not this program.
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(probe_kvm()));
+    let probe = receiver
+        .recv_timeout(PROBE)
+        .map_err(|_| format!("a probe guest did not end within {} s", PROBE.as_secs()))??;
     if probe.is_hardware() {
         Ok(format!(
             "a probe guest ran on the CPU in {} µs",

@@ -11,7 +11,8 @@ const OVERHEAD_MIB: u32 = 96;
 /// Of the memory that was available at the start, the share that VMs may take together.
 const SHARE_PERCENT: u64 = 80;
 
-/// Who may have a VM now. A request waits here, with a deadline, instead of overloading the host.
+/// Who may have a VM of this engine now. A request waits here, with a deadline, instead of
+/// overloading the host.
 #[derive(Debug, Clone)]
 pub(crate) struct Admission {
     memory: Arc<Semaphore>,
@@ -40,11 +41,14 @@ impl Admission {
         }
     }
 
-    /// Waits for room for a guest of this much memory.
+    /// Waits for room for a guest of this much memory, and for a turn to boot it.
     ///
     /// # Errors
     /// [`ErrorKind::Host`] when it can never fit, [`ErrorKind::Busy`] after the deadline.
-    pub(crate) async fn place(&self, guest_mib: u32) -> Result<Place, Error> {
+    pub(crate) async fn place_and_turn(
+        &self,
+        guest_mib: u32,
+    ) -> Result<(Place, OwnedSemaphorePermit), Error> {
         let needed = guest_mib + OVERHEAD_MIB;
         if needed > self.total_mib {
             return Err(Error::new(
@@ -55,26 +59,16 @@ impl Admission {
                 ),
             ));
         }
-        let permit = tokio::time::timeout(
-            self.deadline,
-            self.memory.clone().acquire_many_owned(needed),
-        )
-        .await;
-        match permit {
-            Ok(Ok(memory)) => Ok(Place { _memory: memory }),
-            _ => Err(self.busy()),
-        }
-    }
-
-    /// Waits for a turn to boot.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Busy`] after the deadline.
-    pub(crate) async fn turn_to_boot(&self) -> Result<OwnedSemaphorePermit, Error> {
-        match tokio::time::timeout(self.deadline, self.boots.clone().acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            _ => Err(self.busy()),
-        }
+        let both = async {
+            let memory = self.memory.clone().acquire_many_owned(needed).await.ok()?;
+            let turn = self.boots.clone().acquire_owned().await.ok()?;
+            Some((Place { _memory: memory }, turn))
+        };
+        tokio::time::timeout(self.deadline, both)
+            .await
+            .ok()
+            .flatten()
+            .ok_or_else(|| self.busy())
     }
 
     fn busy(&self) -> Error {
@@ -103,7 +97,7 @@ mod tests {
     #[tokio::test]
     async fn a_guest_that_can_never_fit_is_refused_at_once() {
         let error = Admission::new(Duration::from_secs(60))
-            .place(u32::MAX / 2)
+            .place_and_turn(u32::MAX / 2)
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Host);
@@ -113,14 +107,14 @@ mod tests {
     async fn waiting_ends_at_the_deadline() {
         let admission = Admission::new(Duration::from_secs(5));
         let all = admission
-            .place(admission.total_mib - OVERHEAD_MIB)
+            .place_and_turn(admission.total_mib - OVERHEAD_MIB)
             .await
             .unwrap();
         assert_eq!(
-            admission.place(1).await.unwrap_err().kind(),
+            admission.place_and_turn(1).await.unwrap_err().kind(),
             ErrorKind::Busy
         );
         drop(all);
-        assert!(admission.place(1).await.is_ok());
+        assert!(admission.place_and_turn(1).await.is_ok());
     }
 }

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
 use fumehood_protocol::{
-    Decoder, ErrorMessage, ErrorType, Hello, Item, Limits, Request, Response, WireError,
+    Decoder, ErrorMessage, ErrorType, Hello, Item, Limits, OpId, Request, Response, WireError,
     encode_line,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use crate::admission::Place;
@@ -13,8 +13,12 @@ use crate::error::{Error, ErrorKind};
 use crate::greeting::greet;
 use crate::launch::Vm;
 
-/// How long a client may take to say its token, and the agent to begin a new conversation.
+/// How long a client may take to say its token.
 const GREETING: Duration = Duration::from_secs(10);
+
+/// How long the agent may take to turn from one client to the next. It does so at once, but for a
+/// client that left more requests behind than the agent reads ahead: those run to their end first.
+const HANDOVER: Duration = Duration::from_secs(330);
 
 /// Bytes carried at once in each direction.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -44,87 +48,122 @@ impl AgentLine {
         self.vm.boot
     }
 
-    /// Serves clients of `listener` until the VM ends; with a token, only those whose first line is
-    /// a `hello` that holds it.
+    /// Serves clients of `listener` until the VM ends; with a token, only those who say it in a
+    /// `hello` first.
     ///
     /// # Errors
-    /// [`ErrorKind::Lost`] when the VM ends, [`ErrorKind::Host`] when the listener does.
+    /// [`ErrorKind::Lost`], when the VM has ended.
     pub async fn serve(
         mut self,
         listener: TcpListener,
         token: Option<String>,
     ) -> Result<(), Error> {
+        let mut next = None;
         loop {
-            let (client, address) = listener.accept().await.map_err(|e| {
-                Error::new(
-                    ErrorKind::Host,
-                    format!("no more connections are to be had: {e}"),
-                )
-            })?;
-            tracing::debug!(%address, "a client has come");
-            if let Err(error) = self.client(client, token.as_deref()).await {
-                let known = self.vm.post_mortem().await;
-                return Err(Error::new(
-                    ErrorKind::Lost,
-                    format!("the VM is lost: {error}; {known}"),
-                ));
+            let client = match next.take() {
+                Some(client) => client,
+                None => tokio::select! {
+                    client = accept(&listener) => client,
+                    () = self.vm.ended() => return Err(self.lost(&ChannelError::Closed).await),
+                },
+            };
+            match self.client(client, token.as_deref(), &listener).await {
+                Ok(waiting) => next = waiting,
+                Err(error) => return Err(self.lost(&error).await),
             }
         }
     }
 
-    /// One client, until it goes. An error is the agent's, not the client's.
+    async fn lost(self, error: &ChannelError) -> Error {
+        let known = self.vm.post_mortem().await;
+        Error::new(ErrorKind::Lost, format!("the VM is lost: {error}; {known}"))
+    }
+
+    /// One client, until it goes; returns the next one, if that is there already. An error is the
+    /// agent's, not the client's.
     async fn client(
         &mut self,
         mut client: TcpStream,
         token: Option<&str>,
-    ) -> Result<(), ChannelError> {
+        listener: &TcpListener,
+    ) -> Result<Option<TcpStream>, ChannelError> {
         let _ = client.set_nodelay(true);
         let first = match token {
             None => Vec::new(),
             Some(token) => match tokio::time::timeout(GREETING, admit(&mut client, token)).await {
-                Ok(Ok(first)) => first,
-                Ok(Err(refusal)) => {
-                    let message = ErrorMessage::new(None, refusal, env!("CARGO_PKG_VERSION"));
-                    let _ = client
-                        .write_all(&encode_line(&Response::Error(message)))
-                        .await;
-                    return Ok(());
-                }
-                Err(_) => return Ok(()),
+                Ok(Some(first)) => first,
+                Ok(None) | Err(_) => return Ok(None),
             },
         };
-        greet(&mut self.socket, 0, &[], GREETING).await?;
-        if self.socket.write_all(&first).await.is_err() {
-            return Err(ChannelError::Closed);
-        }
-        bridge(&mut client, &mut self.socket).await
+        greet(&mut self.socket, 0, &[], HANDOVER).await?;
+        self.socket
+            .write_all(&first)
+            .await
+            .map_err(|_| ChannelError::Closed)?;
+        bridge(&mut client, &mut self.socket, listener).await
     }
 }
 
-/// Carries bytes both ways until the client goes.
+/// The next client. A connection that fails before it is there is no failure of the listener's.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    const PAUSE: Duration = Duration::from_millis(100);
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => return client,
+            Err(error) => {
+                tracing::warn!(%error, "a client could not be taken");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Carries bytes both ways, each for itself, until the client goes.
 ///
-/// A client that has said its last (its end of file) still gets answers, until none has come for
-/// [`SILENCE`]: a client that has gone for good cannot be told from one that listens.
-async fn bridge(client: &mut TcpStream, agent: &mut UnixStream) -> Result<(), ChannelError> {
-    const SILENCE: Duration = Duration::from_secs(5);
-    let (mut from_client, mut to_client) = client.split();
-    let (mut from_agent, mut to_agent) = agent.split();
-    let mut requests = vec![0; BUFFER_BYTES];
-    let mut answers = vec![0; BUFFER_BYTES];
+/// A client that has said its last (its end of file) still gets answers, until the next client
+/// comes: one that has gone for good cannot be told from one that listens.
+async fn bridge(
+    client: &mut TcpStream,
+    agent: &mut UnixStream,
+    listener: &TcpListener,
+) -> Result<Option<TcpStream>, ChannelError> {
+    let (from_client, to_client) = client.split();
+    let (from_agent, to_agent) = agent.split();
+    let requests = carry(from_client, to_agent);
+    let answers = carry(from_agent, to_client);
+    tokio::pin!(requests, answers);
     let mut open = true;
     loop {
         tokio::select! {
-            n = from_client.read(&mut requests), if open => match n {
-                Ok(0) => open = false,
-                Ok(n) => to_agent.write_all(&requests[..n]).await.map_err(|_| ChannelError::Closed)?,
-                Err(_) => return Ok(()),
+            end = &mut requests, if open => match end {
+                Carried::ReadEnded => open = false,
+                Carried::ReadFailed => return Ok(None),
+                Carried::WriteFailed => return Err(ChannelError::Closed),
             },
-            n = from_agent.read(&mut answers) => match n {
-                Ok(n @ 1..) if to_client.write_all(&answers[..n]).await.is_ok() => {}
-                Ok(1..) => return Ok(()),
-                Ok(0) | Err(_) => return Err(ChannelError::Closed),
+            end = &mut answers => return match end {
+                Carried::WriteFailed => Ok(None),
+                Carried::ReadEnded | Carried::ReadFailed => Err(ChannelError::Closed),
             },
-            () = tokio::time::sleep(SILENCE), if !open => return Ok(()),
+            next = accept(listener), if !open => return Ok(Some(next)),
+        }
+    }
+}
+
+/// Why bytes are carried no further.
+enum Carried {
+    ReadEnded,
+    ReadFailed,
+    WriteFailed,
+}
+
+async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> Carried {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(0) => return Carried::ReadEnded,
+            Ok(n) if to.write_all(&buffer[..n]).await.is_err() => return Carried::WriteFailed,
+            Ok(_) => {}
+            Err(_) => return Carried::ReadFailed,
         }
     }
 }
@@ -140,42 +179,70 @@ pub fn fresh_token() -> Result<String, Error> {
     Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Reads a client's first line and returns what goes on to the agent: that line without the
-/// token, and whatever came with it.
-async fn admit(client: &mut TcpStream, token: &str) -> Result<Vec<u8>, WireError> {
-    let refuse = |message: &str| Err(WireError::new(ErrorType::AuthError, message));
+/// Refuses every line of a client until a `hello` holds the token; returns what goes on to the
+/// agent: that `hello` without its token, and whatever came with it. `None`: the client is not let in.
+async fn admit(client: &mut TcpStream, token: &str) -> Option<Vec<u8>> {
     let limit = usize::try_from(2 * Limits::default().token_bytes + 4096).unwrap_or(usize::MAX);
     let mut decoder = Decoder::new(limit);
     let mut buffer = [0; 4096];
     loop {
-        let n = match client.read(&mut buffer).await {
-            Ok(0) | Err(_) => return refuse("the first line did not come"),
-            Ok(n) => n,
-        };
+        let n = client.read(&mut buffer).await.ok().filter(|n| *n > 0)?;
         let mut bytes = &buffer[..n];
-        let Some(item) = decoder.decode(&mut bytes) else {
-            continue;
-        };
-        let Item::Line(line) = item else {
-            return refuse("the first line is too long for a hello");
-        };
-        return match Request::parse(&line) {
-            Ok(Request::Hello(hello))
-                if hello
-                    .token
-                    .as_deref()
-                    .is_some_and(|given| equal(given, token)) =>
-            {
-                let mut first = encode_line(&Request::Hello(Hello {
-                    token: None,
-                    ..hello
-                }));
-                first.extend_from_slice(bytes);
-                Ok(first)
+        while let Some(item) = decoder.decode(&mut bytes) {
+            let (op_id, wrong) = match knock(&item, token) {
+                Knock::Right(hello) => {
+                    let mut first = encode_line(&Request::Hello(*hello));
+                    first.extend_from_slice(bytes);
+                    return Some(first);
+                }
+                Knock::Wrong(op_id) => (op_id, true),
+                Knock::Other(op_id) => (op_id, false),
+            };
+            let message = if wrong {
+                "the token in `hello` is missing or wrong; the connection is closed"
+            } else {
+                "say `hello` with the right token first"
+            };
+            let refusal = WireError::new(ErrorType::AuthError, message);
+            let refusal = ErrorMessage::new(op_id, refusal, env!("CARGO_PKG_VERSION"));
+            client
+                .write_all(&encode_line(&Response::Error(refusal)))
+                .await
+                .ok()?;
+            if wrong {
+                return None;
             }
-            Ok(Request::Hello(_)) => refuse("the token is wrong"),
-            _ => refuse("the first request must be a hello with the token"),
-        };
+        }
+    }
+}
+
+/// What a client's line is worth before it is let in.
+enum Knock {
+    /// A `hello` with the token, which is taken out of it.
+    Right(Box<Hello>),
+    Wrong(Option<OpId>),
+    Other(Option<OpId>),
+}
+
+fn knock(item: &Item, token: &str) -> Knock {
+    let Item::Line(line) = item else {
+        return Knock::Other(None);
+    };
+    match Request::parse(line) {
+        Ok(Request::Hello(hello))
+            if hello
+                .token
+                .as_deref()
+                .is_some_and(|given| equal(given, token)) =>
+        {
+            Knock::Right(Box::new(Hello {
+                token: None,
+                ..hello
+            }))
+        }
+        Ok(Request::Hello(hello)) => Knock::Wrong(hello.op_id),
+        Ok(other) => Knock::Other(other.op_id()),
+        Err(refused) => Knock::Other(refused.op_id),
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fumehood_protocol::{
-    Cancel, Chunk, Complete, Credit, Data, Decoder, ErrorMessage, FEATURE_CANCEL, FEATURE_CREDIT,
-    FEATURE_RAW_FRAMES, Item, OpId, Request, Response, Stream, Tag, encode_line,
+    Cancel, Complete, Credit, Data, Decoder, ErrorMessage, FEATURE_CANCEL, FEATURE_CREDIT,
+    FEATURE_RAW_FRAMES, Item, OpId, Request, Response, Stream, StreamSummary, Tag, encode_line,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -27,6 +27,10 @@ const FRAME_BYTES: u64 = 64 * 1024;
 /// Output of one operation that may be on its way or waiting to be taken, in bytes. Bounds what a
 /// guest can make this host hold; large enough that a fast reader never makes it wait.
 const WINDOW_BYTES: u64 = 1024 * 1024;
+
+/// Pieces of output of one operation that may wait to be taken: tiny ones must not cost a hundred
+/// times their size. A program that writes a byte every 50 ms fills this in half an hour.
+const WAITING_PIECES: usize = 32 * 1024;
 
 /// One read from the socket, in bytes.
 const READ_BYTES: usize = 64 * 1024;
@@ -62,21 +66,8 @@ struct Route {
     /// Bytes that the guest may still send.
     window: u64,
     next_seq: u64,
-    stdout: Tally,
-    stderr: Tally,
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    bytes: u64,
-    crc32c: u32,
-}
-
-impl Tally {
-    fn add(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
-    }
+    /// Pieces of output that wait to be taken.
+    waiting: usize,
 }
 
 #[derive(Debug, Default)]
@@ -144,8 +135,7 @@ impl Channel {
                 sender,
                 window: WINDOW_BYTES,
                 next_seq: 0,
-                stdout: Tally::default(),
-                stderr: Tally::default(),
+                waiting: 0,
             };
             routes.open.insert(id, route);
         }
@@ -155,6 +145,8 @@ impl Channel {
             id,
             events,
             taken: 0,
+            stdout: StreamSummary::default(),
+            stderr: StreamSummary::default(),
             routes: self.routes.clone(),
             writer: self.writer.clone(),
         }
@@ -173,6 +165,8 @@ pub(crate) struct Operation {
     events: mpsc::UnboundedReceiver<Result<OperationEvent, ChannelError>>,
     /// Bytes taken by the caller and not yet given back to the guest as credit.
     taken: u64,
+    stdout: StreamSummary,
+    stderr: StreamSummary,
     routes: SharedRoutes,
     writer: mpsc::UnboundedSender<Vec<u8>>,
 }
@@ -188,10 +182,46 @@ impl Operation {
             .recv()
             .await
             .unwrap_or(Err(ChannelError::Closed))?;
-        if let OperationEvent::Output(_, bytes) = &event {
-            self.taken += bytes.len() as u64;
+        match &event {
+            OperationEvent::Output(stream, bytes) => {
+                self.taken += bytes.len() as u64;
+                let summary = match stream {
+                    Stream::Stdout => &mut self.stdout,
+                    Stream::Stderr => &mut self.stderr,
+                };
+                summary.bytes += bytes.len() as u64;
+                summary.crc32c = crc32c::crc32c_append(summary.crc32c, bytes);
+                if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
+                    route.waiting -= 1;
+                }
+            }
+            OperationEvent::Complete(complete) => self.verify(complete)?,
+            OperationEvent::Refused(_) => {}
         }
         Ok(event)
+    }
+
+    /// What arrived of standard output and standard error so far.
+    pub(crate) fn arrived(&self) -> (StreamSummary, StreamSummary) {
+        (self.stdout, self.stderr)
+    }
+
+    /// What the agent says that it sent is what arrived.
+    fn verify(&self, complete: &Complete) -> Result<(), ChannelError> {
+        let streams = [
+            ("stdout", complete.stdout, self.stdout),
+            ("stderr", complete.stderr, self.stderr),
+        ];
+        for (name, said, arrived) in streams {
+            if said != arrived {
+                let (said, arrived) = (said.bytes, arrived.bytes);
+                let what = format!(
+                    "{name} arrived as {arrived} bytes; the agent says it sent {said}, or other ones"
+                );
+                return Err(ChannelError::Violation(what));
+            }
+        }
+        Ok(())
     }
 
     /// Lets the guest send as much as has been taken. Call it when the output taken so far is used:
@@ -292,13 +322,13 @@ impl Reader {
                 output.op_id,
                 Stream::Stdout,
                 output.seq,
-                chunk(output.chunk),
+                output.chunk.into_bytes(),
             ),
             Response::Stderr(output) => self.output(
                 output.op_id,
                 Stream::Stderr,
                 output.seq,
-                chunk(output.chunk),
+                output.chunk.into_bytes(),
             ),
             Response::Data(data) => {
                 if !(1..=FRAME_BYTES).contains(&data.len) {
@@ -340,15 +370,20 @@ impl Reader {
             ));
         }
         route.next_seq += 1;
+        if bytes.is_empty() {
+            return Err("an empty piece of output".into());
+        }
+        route.waiting += 1;
+        if route.waiting > WAITING_PIECES {
+            return Err(format!(
+                "more than {WAITING_PIECES} pieces of output at once"
+            ));
+        }
         let len = bytes.len() as u64;
         route.window = route
             .window
             .checked_sub(len)
             .ok_or("more output than it was allowed to send")?;
-        match stream {
-            Stream::Stdout => route.stdout.add(&bytes),
-            Stream::Stderr => route.stderr.add(&bytes),
-        }
         let _ = route
             .sender
             .send(Ok(OperationEvent::Output(stream, bytes.into())));
@@ -356,41 +391,25 @@ impl Reader {
     }
 
     fn complete(&self, complete: Complete) -> Result<(), String> {
-        let mut routes = lock(&self.routes);
-        let Some(route) = complete.op_id.and_then(|id| routes.open.get(&id)) else {
+        let Some(route) = self.close(complete.op_id) else {
             return known_before(complete.op_id);
         };
-        for (name, said, got) in [
-            ("stdout", complete.stdout, &route.stdout),
-            ("stderr", complete.stderr, &route.stderr),
-        ] {
-            if (said.bytes, said.crc32c) != (got.bytes, got.crc32c) {
-                return Err(format!(
-                    "{name} arrived as {} bytes; the agent says it sent {}, or other ones",
-                    got.bytes, said.bytes
-                ));
-            }
-        }
-        if let Some(route) = complete.op_id.and_then(|id| routes.open.remove(&id)) {
-            let _ = route.sender.send(Ok(OperationEvent::Complete(complete)));
-        }
+        let _ = route.sender.send(Ok(OperationEvent::Complete(complete)));
         Ok(())
     }
 
     fn refused(&self, refusal: ErrorMessage) -> Result<(), String> {
-        let Some(route) = refusal
-            .op_id
-            .and_then(|id| lock(&self.routes).open.remove(&id))
-        else {
+        let Some(route) = self.close(refusal.op_id) else {
             return known_before(refusal.op_id);
         };
         let _ = route.sender.send(Ok(OperationEvent::Refused(refusal)));
         Ok(())
     }
-}
 
-fn chunk(chunk: Chunk) -> Vec<u8> {
-    chunk.into_bytes()
+    /// Takes the route of an operation that has ended.
+    fn close(&self, id: Option<OpId>) -> Option<Route> {
+        lock(&self.routes).open.remove(&id?)
+    }
 }
 
 /// A message for an operation that is not open: late, if it has an id, else nobody's.
@@ -491,6 +510,10 @@ mod tests {
             (
                 "no number",
                 "{\"type\":\"stdout\",\"op_id\":1,\"chunk\":\"b\"}\n".into(),
+            ),
+            (
+                "an empty piece",
+                "{\"type\":\"stdout\",\"op_id\":1,\"seq\":0,\"chunk\":\"\"}\n".into(),
             ),
             (
                 "nobody's message",

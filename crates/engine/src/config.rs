@@ -27,6 +27,22 @@ pub struct Config {
     pub queue_deadline: Duration,
 }
 
+/// The longest timeout that an operator can allow, in seconds: a year.
+const MOST_TIMEOUT_S: u64 = 365 * 24 * 60 * 60;
+
+impl Config {
+    /// Refuses what cannot hold.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let seconds = self.limits.timeout_s;
+        if (1..=MOST_TIMEOUT_S).contains(&seconds) {
+            return Ok(());
+        }
+        let message =
+            format!("a maximum timeout of {seconds} s; 1 to {MOST_TIMEOUT_S} are allowed");
+        Err(Error::new(ErrorKind::Invalid, message))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -78,6 +94,7 @@ impl Qemu {
         std::env::split_paths(&path)
             .map(|dir| dir.join(QEMU_NAME))
             .find(|program| is_program(program))
+            .and_then(|program| program.canonicalize().ok())
             .map(|program| Self { program })
             .ok_or_else(|| {
                 Error::new(
@@ -100,6 +117,30 @@ fn is_program(path: &std::path::Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_maximum_timeout_at_its_limits_and_past_them() {
+        let check = |timeout_s| {
+            let limits = Limits {
+                timeout_s,
+                ..Limits::default()
+            };
+            Config {
+                limits,
+                ..Config::default()
+            }
+            .check()
+        };
+        assert!(check(1).is_ok() && check(MOST_TIMEOUT_S).is_ok());
+        for seconds in [0, MOST_TIMEOUT_S + 1, u64::MAX] {
+            assert!(
+                check(seconds)
+                    .unwrap_err()
+                    .to_string()
+                    .contains(&seconds.to_string())
+            );
+        }
+    }
 
     #[test]
     fn a_named_qemu_that_is_none_is_refused_with_its_path() {

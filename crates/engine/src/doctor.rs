@@ -3,10 +3,12 @@
 use std::process::Command;
 
 use fumehood_sys::host::{Namespaces, landlock_abi, usable_namespaces};
+use rustix::fs::Access;
 
 use crate::accelerator::{Accelerator, choose};
 use crate::admission::available_mib;
 use crate::config::{Config, Qemu};
+use crate::launch::qemus_user;
 use crate::sandbox::open_store;
 
 /// How well something is.
@@ -62,7 +64,8 @@ pub fn examine(config: &Config) -> Vec<Finding> {
         qemu(config),
         accelerator(config),
         image(config),
-        walls(),
+        permissions(config),
+        walls(config),
         memory(),
         disk(config),
     ]
@@ -157,33 +160,90 @@ fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
-fn walls() -> Finding {
+/// The Landlock version from which on signals and abstract sockets are held back as well.
+const LANDLOCK_WHOLE: u32 = 6;
+
+fn walls(config: &Config) -> Finding {
     const SUBJECT: &str = "walls around QEMU";
-    let mut standing = vec!["seccomp".to_string(), "no new privileges".to_string()];
+    let mut standing = vec!["seccomp", "no new privileges"];
     let mut missing = Vec::new();
-    if rustix::process::geteuid().is_root() {
-        standing.push("user nobody without capabilities".into());
-    } else {
-        standing.push("your own user, without capabilities".into());
+    let root = rustix::process::geteuid().is_root();
+    let accelerator =
+        choose(config.accelerator).map_or(Accelerator::Tcg, |chosen| chosen.accelerator);
+    match (root, qemus_user(accelerator)) {
+        (true, Some(_)) => standing.push("user nobody without capabilities"),
+        (true, None) => {
+            missing.push("a user of its own (nobody else may open /dev/kvm, or none is known here)")
+        }
+        (false, _) => standing.push("your own user, without capabilities"),
     }
     match usable_namespaces() {
         Namespaces::None => missing.push("own namespaces (this host allows users none)"),
         Namespaces::Privileged | Namespaces::InUserNamespace => {
-            standing.push("own network, IPC and host name".into())
+            standing.push("own network, IPC and host name")
         }
     }
-    match landlock_abi() {
+    let landlock = landlock_abi();
+    let version = format!("Landlock {landlock}");
+    match landlock {
         0 => missing.push("Landlock (this kernel has none)"),
-        abi => standing.push(format!("Landlock {abi}")),
+        1..LANDLOCK_WHOLE => {
+            standing.push(&version);
+            missing.push("what newer kernels' Landlock holds back: signals to your processes, abstract sockets");
+        }
+        _ => standing.push(&version),
     }
     let what = standing.join(", ");
     if missing.is_empty() {
         Finding::new(SUBJECT, Health::Good, what, "")
     } else {
         let what = format!("{what}; missing: {}", missing.join(", "));
-        let mend = "run as root, or allow unprivileged user namespaces; take a kernel with Landlock (5.13 or newer)";
+        let mend = "run as root, or allow unprivileged user namespaces; take a kernel with Landlock 6 (Linux 6.12)";
         Finding::new(SUBJECT, Health::Reduced, what, mend)
     }
+}
+
+/// What this user may do with what a run needs.
+fn permissions(config: &Config) -> Finding {
+    const SUBJECT: &str = "permissions";
+    let Ok(store) = open_store(config) else {
+        return Finding::new(SUBJECT, Health::Bad, "no store", "set FUMEHOOD_HOME");
+    };
+    let root = store.root();
+    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(root);
+    let may = |access| rustix::fs::access(existing, access).is_ok();
+    if !may(Access::READ_OK | Access::EXEC_OK) {
+        let what = format!("{} may not be read by this user", existing.display());
+        return Finding::new(
+            SUBJECT,
+            Health::Bad,
+            what,
+            "let this user read it, or set FUMEHOOD_HOME",
+        );
+    }
+    if !may(Access::WRITE_OK) {
+        let what = format!(
+            "images can be run and not built: {} is another user's",
+            existing.display()
+        );
+        return Finding::new(
+            SUBJECT,
+            Health::Reduced,
+            what,
+            "set FUMEHOOD_HOME to build images of your own",
+        );
+    }
+    let who = if rustix::process::geteuid().is_root() {
+        "root"
+    } else {
+        "an ordinary user"
+    };
+    Finding::new(
+        SUBJECT,
+        Health::Good,
+        format!("{who}, who may build and run images"),
+        "",
+    )
 }
 
 fn memory() -> Finding {

@@ -47,7 +47,7 @@ impl Error {
         Self {
             kind,
             started: false,
-            message: message.into(),
+            message: printable(&message.into()),
             source: None,
         }
     }
@@ -87,6 +87,21 @@ impl Error {
     }
 }
 
+/// The most of a message that is kept, in characters: parts of it may be a guest's words.
+const MESSAGE_CHARS: usize = 4096;
+
+/// A text that is safe to show on a terminal, whoever wrote it.
+pub(crate) fn printable(text: &str) -> String {
+    let shown = |c: char| {
+        if c.is_control() && c != '\n' {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
+    text.chars().take(MESSAGE_CHARS).map(shown).collect()
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -102,6 +117,16 @@ impl std::error::Error for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guests_words_cannot_steer_a_terminal_or_fill_it() {
+        let error = Error::new(
+            ErrorKind::Lost,
+            format!("\u{1b}]0;title\u{7}{}", "x".repeat(10_000)),
+        );
+        assert!(error.to_string().starts_with("\u{fffd}]0;title\u{fffd}x"));
+        assert_eq!(error.to_string().chars().count(), MESSAGE_CHARS);
+    }
 
     #[test]
     fn the_verdict_knows_whether_code_may_have_run() {

@@ -17,7 +17,8 @@ pub(crate) async fn greet(
     features: &[&str],
     deadline: Duration,
 ) -> Result<HelloReply, ChannelError> {
-    let nonce = nonce();
+    let nonce =
+        nonce().ok_or_else(|| ChannelError::Violation("no randomness for a nonce".into()))?;
     let hello = Request::Hello(Hello {
         protocol,
         nonce: Some(nonce.clone()),
@@ -82,9 +83,9 @@ fn reply_in(line: &[u8], nonce: &str) -> Option<HelloReply> {
 }
 
 /// 128 random bits in hex.
-fn nonce() -> String {
-    let words = [(); 2].map(|()| getrandom::u64().unwrap_or(0));
-    format!("{:016x}{:016x}", words[0], words[1])
+fn nonce() -> Option<String> {
+    let (a, b) = (getrandom::u64().ok()?, getrandom::u64().ok()?);
+    Some(format!("{a:016x}{b:016x}"))
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fumehood_image::{Image, KernelChoice, Part};
-use fumehood_protocol::AGENT_PORT;
+use fumehood_protocol::{AGENT_PORT, HelloReply, Limits, TABLE};
 use fumehood_qemu::{
     Accel, Append, Blockdev, Chardev, CommandLine, Cpu, Device, Event as QmpEvent, Fdset, Initrd,
     Kernel, Launcher, Machine, Memory, Mon, Process, Qmp, Sandbox as Seccomp, Serial,
 };
-use fumehood_sys::host::{Credentials, Walls, tsc_khz, usable_namespaces};
+use fumehood_sys::host::{Credentials, Walls, may_become, tsc_khz, usable_namespaces};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -37,21 +38,32 @@ pub(crate) struct Kit {
     launcher: Launcher,
     accelerator: Accelerator,
     tsc_khz: u64,
+    /// Kernel arguments by which the agent learns of limits that an operator has set.
+    limits: String,
 }
 
 impl Kit {
-    pub(crate) fn new(qemu: &Qemu, accelerator: Accelerator, images: &Path) -> Result<Self, Error> {
+    pub(crate) fn new(
+        qemu: &Qemu,
+        accelerator: Accelerator,
+        images: &Path,
+        limits: &Limits,
+    ) -> Result<Self, Error> {
         let host = |message: String| Error::new(ErrorKind::Host, message);
-        let root = rustix::process::geteuid().is_root();
         let walls = walls(qemu, accelerator, images).map_err(host)?;
-        // With KVM, QEMU must be allowed to open the device: it keeps its user.
-        let credentials = (root && accelerator == Accelerator::Tcg).then_some(Credentials::NOBODY);
-        let launcher = Launcher::new(&qemu.program, credentials, usable_namespaces(), walls)
-            .map_err(|e| host(format!("no thread for starting QEMU: {e}")))?;
+        let launcher = Launcher::new(
+            &qemu.program,
+            qemus_user(accelerator),
+            usable_namespaces(),
+            walls,
+        )
+        .map_err(|e| host(format!("no thread for starting QEMU: {e}")))?;
+        let limits = limit_arguments(limits);
         Ok(Self {
             launcher,
             accelerator,
             tsc_khz: tsc_khz(),
+            limits,
         })
     }
 
@@ -94,8 +106,9 @@ impl Kit {
             _ = vm.process.wait() => Err(ChannelError::Closed),
         };
         match greeted {
-            Ok(_) => {
+            Ok(reply) => {
                 vm.boot = start.elapsed();
+                agrees(&reply, protocol)?;
                 Ok((vm, ours.agent))
             }
             Err(error) => Err(vm.stillborn(&error).await),
@@ -208,14 +221,70 @@ impl Kit {
             );
             arguments.push_str(&tsc);
         }
+        arguments.push_str(&self.limits);
         arguments
     }
 }
 
+/// Limits that differ from the agent's own, as kernel arguments.
+fn limit_arguments(limits: &Limits) -> String {
+    let differing = limits
+        .iter()
+        .zip(TABLE)
+        .filter(|((_, value), row)| *value != row.default);
+    differing
+        .map(|((name, value), _)| format!(" fumehood.limit.{name}={value}"))
+        .collect()
+}
+
+/// The user that QEMU becomes; none = it keeps ours. Root gives up all it can: with KVM the group
+/// of `/dev/kvm` is kept, and root itself where nobody else may open the device.
+pub(crate) fn qemus_user(accelerator: Accelerator) -> Option<Credentials> {
+    let user = match accelerator {
+        Accelerator::Tcg => Credentials::NOBODY,
+        Accelerator::Kvm => {
+            let device = std::fs::metadata("/dev/kvm").ok()?;
+            match device.mode() & 0o066 {
+                0o060 => Credentials {
+                    gid: device.gid(),
+                    ..Credentials::NOBODY
+                },
+                0o066 | 0o006 => Credentials::NOBODY,
+                _ => return None,
+            }
+        }
+    };
+    may_become(user).then_some(user)
+}
+
+/// Refuses an agent that does not speak as we do: that of an image which another version built.
+fn agrees(reply: &HelloReply, protocol: u32) -> Result<(), Error> {
+    let missing = FEATURES
+        .iter()
+        .find(|feature| !reply.features.iter().any(|has| has == *feature));
+    if reply.protocol == protocol && (protocol == 0 || missing.is_none()) {
+        return Ok(());
+    }
+    let message = format!(
+        "the image's agent (version {}) does not speak as this fumehood does; run `fumehood image build`",
+        reply.version
+    );
+    Err(Error::new(ErrorKind::Damaged, message))
+}
+
 fn walls(qemu: &Qemu, accelerator: Accelerator, images: &Path) -> Result<Option<Walls>, String> {
-    let program_dir = qemu.program.parent().unwrap_or(Path::new("/"));
+    // What belongs to a QEMU outside /usr lies beside its program: PREFIX/bin, PREFIX/lib, PREFIX/share.
+    let prefix = qemu
+        .program
+        .parent()
+        .and_then(Path::parent)
+        .unwrap_or(Path::new("/usr"));
+    let [bin, lib, share] = ["bin", "lib", "share"].map(|part| prefix.join(part));
     let programs = [
-        program_dir,
+        qemu.program.as_path(),
+        &bin,
+        &lib,
+        &share,
         Path::new("/usr"),
         Path::new("/lib"),
         Path::new("/lib64"),
@@ -357,6 +426,19 @@ impl Vm {
         self.process.kill().await
     }
 
+    /// The end of its console, to be added to a sentence.
+    pub(crate) fn last_words(&self) -> String {
+        match self.console.last_words(LAST_WORDS).as_str() {
+            "" => String::new(),
+            words => format!("; its console ended with:\n{words}"),
+        }
+    }
+
+    /// Waits until QEMU ends by itself.
+    pub(crate) async fn ended(&mut self) {
+        let _ = self.process.wait().await;
+    }
+
     /// Ends it and tells what is known about why it was lost.
     pub(crate) async fn post_mortem(mut self) -> String {
         const PATIENCE: Duration = Duration::from_millis(500);
@@ -376,12 +458,9 @@ impl Vm {
                 known.push(format!("QEMU said: {complaint}"));
             }
         }
-        let words = self.console.last_words(LAST_WORDS);
-        if !words.is_empty() {
-            known.push(format!("the guest's console ended with:\n{words}"));
-        }
+        let known = known.join("; ") + &self.last_words();
         let _ = self.process.kill().await;
-        known.join("; ")
+        known
     }
 
     async fn stillborn(self, error: &ChannelError) -> Error {

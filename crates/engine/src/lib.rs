@@ -21,7 +21,7 @@
 //! # }
 //! ```
 //!
-//! Modules by rank; a lower one never names a higher: `sandbox, doctor > agent_line > launch > run >
+//! Modules by rank; a lower one never names a higher: `sandbox, doctor > agent_line > launch > follow > run >
 //! greeting > channel > console, admission > config > accelerator > error`.
 
 mod accelerator;
@@ -32,6 +32,7 @@ mod config;
 mod console;
 pub mod doctor;
 mod error;
+mod follow;
 mod greeting;
 mod launch;
 mod run;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use fumehood_image::{Image, Store};
 use fumehood_protocol::{
-    Complete, EndedBy, Evidence, Exec, Language, PROTOCOL_VERSION, Request, Stream, StreamSummary,
+    Complete, EndedBy, ErrorMessage, ErrorType, Evidence, Exec, Language, PROTOCOL_VERSION,
+    Request, StreamSummary,
 };
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
@@ -13,9 +14,10 @@ use tokio::task::JoinHandle;
 use crate::accelerator::{Accelerator, choose};
 use crate::admission::{Admission, Place};
 use crate::agent_line::AgentLine;
-use crate::channel::{Channel, ChannelError, Operation, OperationEvent};
+use crate::channel::{Channel, ChannelError};
 use crate::config::{Config, Qemu};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, printable};
+use crate::follow::{End, Follow};
 use crate::launch::{Kit, Vm};
 use crate::run::{Event, Outcome, RunRequest, Source, Timing};
 
@@ -44,11 +46,12 @@ impl Engine {
     /// [`ErrorKind::Missing`] and [`ErrorKind::Damaged`] with the command that mends it;
     /// [`ErrorKind::Host`] when this host does not permit something.
     pub fn start(config: Config) -> Result<Self, Error> {
+        config.check()?;
         let qemu = Qemu::find(&config)?;
         let store = open_store(&config)?;
         let image = store.image(&config.image).map_err(image_error)?;
         let chosen = choose(config.accelerator)?;
-        let kit = Kit::new(&qemu, chosen.accelerator, store.root())?;
+        let kit = Kit::new(&qemu, chosen.accelerator, store.root(), &config.limits)?;
         let admission = Admission::new(config.queue_deadline);
         Ok(Self(Arc::new(Inner {
             config,
@@ -123,18 +126,20 @@ impl Engine {
         RunRequest::new(Language::Raw, "")
             .memory_mib(memory_mib)
             .check(&self.0.config.limits)?;
-        let place = self.0.admission.place(memory_mib).await?;
-        let (vm, socket) = self.0.boot(memory_mib, 0).await?;
+        let (vm, socket, place) = self.0.boot(memory_mib, 0).await?;
         Ok(AgentLine::new(vm, place, socket))
     }
 }
 
 impl Inner {
-    async fn boot(&self, memory_mib: u32, protocol: u32) -> Result<(Vm, UnixStream), Error> {
-        let _turn = self.admission.turn_to_boot().await?;
-        self.kit
-            .boot(&self.image, memory_mib, protocol, self.config.boot_deadline)
-            .await
+    async fn boot(&self, memory_mib: u32, protocol: u32) -> Result<(Vm, UnixStream, Place), Error> {
+        let (place, _turn) = self.admission.place_and_turn(memory_mib).await?;
+        let deadline = self.config.boot_deadline;
+        let (vm, socket) = self
+            .kit
+            .boot(&self.image, memory_mib, protocol, deadline)
+            .await?;
+        Ok((vm, socket, place))
     }
 }
 
@@ -222,7 +227,7 @@ struct Job {
 }
 
 impl Job {
-    async fn run(mut self) -> Result<Outcome, Error> {
+    async fn run(self) -> Result<Outcome, Error> {
         let start = Instant::now();
         let mut timing = Timing::default();
         let vm = tokio::select! {
@@ -233,7 +238,7 @@ impl Job {
         timing.boot = vm.boot;
         let connecting = Instant::now();
         let channel = Channel::new(socket);
-        let exec = std::mem::replace(&mut self.exec, Exec::new(Language::Raw, ""));
+        let exec = self.exec;
         let operation = channel.operate(|op_id, credit| {
             Request::Exec(Exec {
                 op_id: Some(op_id),
@@ -242,132 +247,45 @@ impl Job {
             })
         });
         timing.connect = connecting.elapsed();
-        let end = self.follow(operation, &mut timing).await;
-        let outcome = match end {
-            Ok(End::Complete(complete)) => {
-                timing.spawn = Duration::from_millis(complete.spawn_ms.unwrap_or(0));
-                timing.teardown = vm.end().await;
-                self.outcome(complete, timing)
-            }
-            Ok(End::Refused(message)) => {
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    format!("the guest's agent refused the code: {message}"),
-                ));
-            }
-            Ok(End::Overdue) => {
-                let detail = format!(
-                    "the guest did not end it; the VM was ended. {}",
-                    vm.post_mortem().await
-                );
-                self.lost(EndedBy::Timeout, Some(124), detail, timing)
-            }
-            Err(ChannelError::Violation(what)) => {
-                drop(vm);
-                let message = format!("the guest broke the protocol and was ended: {what}");
-                return Err(Error::new(ErrorKind::Protocol, message).after_start());
-            }
-            Err(ChannelError::Closed | ChannelError::Silent(_)) => {
-                let detail = vm.post_mortem().await;
-                self.lost(EndedBy::AgentLost, None, detail, timing)
-            }
-        };
+        let patience = patience(&self.engine.config);
+        let mut follow = Follow::new(
+            operation,
+            self.events,
+            self.cancel.0,
+            self.timeout,
+            patience,
+        );
+        let end = follow.until_the_end().await;
+        timing.execute = follow.elapsed();
+        timing.first_output = follow.first_output;
+        let (stdout, stderr) = follow.arrived();
+        let cancelled = follow.cancelled;
+        let ending = ending(end, cancelled, vm, &mut timing).await?;
+        timing.total = start.elapsed();
         Ok(Outcome {
-            timing: Timing {
-                total: start.elapsed(),
-                ..outcome.timing
-            },
-            ..outcome
+            exit_code: ending.exit_code,
+            ended_by: ending.ended_by,
+            evidence: ending.evidence,
+            stdout,
+            stderr,
+            source: Source::Boot,
+            accelerator: self.engine.accelerator,
+            timing,
         })
     }
 
     async fn vm(&self, timing: &mut Timing) -> Result<(Vm, UnixStream, Place), Error> {
         let start = Instant::now();
-        let place = self.engine.admission.place(self.memory_mib).await?;
-        let (vm, socket) = self.engine.boot(self.memory_mib, PROTOCOL_VERSION).await?;
+        let (vm, socket, place) = self.engine.boot(self.memory_mib, PROTOCOL_VERSION).await?;
         timing.queue = start.elapsed().saturating_sub(vm.boot);
         Ok((vm, socket, place))
     }
 
-    /// Passes on what the operation tells until it ends.
-    async fn follow(
-        &mut self,
-        mut operation: Operation,
-        timing: &mut Timing,
-    ) -> Result<End, ChannelError> {
-        let start = Instant::now();
-        let end = loop {
-            let deadline = tokio::time::Instant::from_std(start + self.timeout + self.patience());
-            let event = tokio::select! {
-                event = operation.next() => event?,
-                () = self.cancel.0.notified() => {
-                    operation.cancel();
-                    // From here on the guest has only the time that ending takes.
-                    self.timeout = start.elapsed();
-                    continue;
-                }
-                () = tokio::time::sleep_until(deadline) => break End::Overdue,
-            };
-            match event {
-                OperationEvent::Output(stream, bytes) => {
-                    timing.first_output.get_or_insert_with(|| start.elapsed());
-                    let event = match stream {
-                        Stream::Stdout => Event::Stdout(bytes),
-                        Stream::Stderr => Event::Stderr(bytes),
-                    };
-                    self.pass_on(event, &operation).await;
-                    operation.used();
-                }
-                OperationEvent::Complete(complete) => break End::Complete(complete),
-                OperationEvent::Refused(refusal) => break End::Refused(refusal.message),
-            }
-        };
-        timing.execute = start.elapsed();
-        Ok(end)
-    }
-
-    /// Hands an event to the caller, however slow; a cancel comes through meanwhile.
-    async fn pass_on(&self, event: Event, operation: &Operation) {
-        let sending = self.events.send(event);
-        tokio::pin!(sending);
-        loop {
-            tokio::select! {
-                // A caller that takes no events any more still wants the outcome.
-                _ = &mut sending => return,
-                () = self.cancel.0.notified() => operation.cancel(),
-            }
-        }
-    }
-
-    /// How long the guest may take to end a program whose time is up.
-    fn patience(&self) -> Duration {
-        const MARGIN: Duration = Duration::from_secs(10);
-        3 * Duration::from_millis(self.engine.config.limits.grace_ms) + MARGIN
-    }
-
-    fn outcome(&self, complete: Complete, timing: Timing) -> Outcome {
+    fn never_started(&self, start: Instant) -> Outcome {
+        let detail = "cancelled before the code was started".to_string();
         Outcome {
-            exit_code: Some(complete.exit_code),
-            ended_by: complete.ended_by,
-            evidence: complete.evidence,
-            stdout: complete.stdout,
-            stderr: complete.stderr,
-            source: Source::Boot,
-            accelerator: self.engine.accelerator,
-            timing,
-        }
-    }
-
-    fn lost(
-        &self,
-        ended_by: EndedBy,
-        exit_code: Option<i32>,
-        detail: String,
-        timing: Timing,
-    ) -> Outcome {
-        Outcome {
-            exit_code,
-            ended_by,
+            exit_code: Some(CANCELLED),
+            ended_by: EndedBy::Cancelled,
             evidence: Evidence {
                 detail: Some(detail),
                 ..Evidence::default()
@@ -376,28 +294,120 @@ impl Job {
             stderr: StreamSummary::default(),
             source: Source::Boot,
             accelerator: self.engine.accelerator,
-            timing,
+            timing: Timing {
+                total: start.elapsed(),
+                ..Timing::default()
+            },
         }
-    }
-
-    fn never_started(&self, start: Instant) -> Outcome {
-        let timing = Timing {
-            total: start.elapsed(),
-            ..Timing::default()
-        };
-        self.lost(
-            EndedBy::Cancelled,
-            Some(130),
-            "cancelled before the code was started".into(),
-            timing,
-        )
     }
 }
 
-/// How an operation ended, as seen from here.
-enum End {
-    Complete(Complete),
-    Refused(String),
-    /// The guest did not end it in time.
-    Overdue,
+/// The exit code of what was cancelled, as shells have it for an interrupt.
+const CANCELLED: i32 = 130;
+/// The exit code of what ran out of time, as `timeout` has it.
+const TIMED_OUT: i32 = 124;
+
+/// What an outcome says about the end.
+struct Ending {
+    exit_code: Option<i32>,
+    ended_by: EndedBy,
+    evidence: Evidence,
+}
+
+/// Ends the VM and says how the operation ended.
+async fn ending(
+    end: Result<End, ChannelError>,
+    cancelled: bool,
+    vm: Vm,
+    timing: &mut Timing,
+) -> Result<Ending, Error> {
+    let given_up = |detail: String| {
+        let (ended_by, code) = if cancelled {
+            (EndedBy::Cancelled, CANCELLED)
+        } else {
+            (EndedBy::Timeout, TIMED_OUT)
+        };
+        lost(ended_by, Some(code), detail)
+    };
+    Ok(match end {
+        Ok(End::Complete(complete)) => {
+            timing.spawn = Duration::from_millis(complete.spawn_ms.unwrap_or(0));
+            timing.teardown = vm.end().await;
+            let Complete {
+                exit_code,
+                ended_by,
+                evidence,
+                ..
+            } = complete;
+            let detail = evidence.detail.map(|detail| printable(&detail));
+            Ending {
+                exit_code: Some(exit_code),
+                ended_by,
+                evidence: Evidence { detail, ..evidence },
+            }
+        }
+        Ok(End::Refused(refusal)) => return Err(refused(&refusal)),
+        Ok(End::Overdue) => {
+            let words = vm.last_words();
+            timing.teardown = vm.end().await;
+            given_up(format!(
+                "the guest did not end it in time, so its VM was ended{words}"
+            ))
+        }
+        Ok(End::Stalled) => {
+            timing.teardown = vm.end().await;
+            lost(
+                EndedBy::Cancelled,
+                Some(CANCELLED),
+                "nobody took its output, so its VM was ended".into(),
+            )
+        }
+        Err(ChannelError::Violation(what)) => {
+            vm.end().await;
+            let message = format!("the guest broke the protocol and its VM was ended: {what}");
+            return Err(Error::new(ErrorKind::Protocol, message).after_start());
+        }
+        Err(ChannelError::Closed | ChannelError::Silent(_)) => {
+            lost(EndedBy::AgentLost, None, vm.post_mortem().await)
+        }
+    })
+}
+
+fn lost(ended_by: EndedBy, exit_code: Option<i32>, detail: String) -> Ending {
+    let detail = Some(printable(&detail));
+    Ending {
+        exit_code,
+        ended_by,
+        evidence: Evidence {
+            detail,
+            ..Evidence::default()
+        },
+    }
+}
+
+/// The agent's word that it did not run the code.
+fn refused(refusal: &ErrorMessage) -> Error {
+    let kind = match refusal.error_type {
+        ErrorType::BusyError => ErrorKind::Busy,
+        ErrorType::AgentError => ErrorKind::Host,
+        ErrorType::ProtocolError | ErrorType::AuthError => ErrorKind::Protocol,
+        ErrorType::RequestError
+        | ErrorType::CodeError
+        | ErrorType::EnvVarError
+        | ErrorType::PackageError
+        | ErrorType::PathError => ErrorKind::Invalid,
+    };
+    Error::new(
+        kind,
+        format!(
+            "the guest's agent did not run the code: {}",
+            refusal.message
+        ),
+    )
+}
+
+/// How long a guest may take to end a program: SIGINT, SIGTERM, SIGKILL, and a margin for a busy host.
+fn patience(config: &Config) -> Duration {
+    const MARGIN: Duration = Duration::from_secs(10);
+    3 * Duration::from_millis(config.limits.grace_ms) + MARGIN
 }

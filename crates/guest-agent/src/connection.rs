@@ -253,7 +253,8 @@ impl Connection {
             if matches!(incoming.request, Ok(Request::Hello(_))) {
                 self.waiting.clear();
             } else if incoming.op_id.is_none() && synchronous {
-                self.waiting.push_back(incoming);
+                self.waiting
+                    .push_back(incoming.checked(&agent.settings.limits));
                 continue;
             }
             dispatch(self, incoming, agent, now);
@@ -309,6 +310,22 @@ impl Connection {
 }
 
 impl Incoming {
+    /// The same, without what is past a limit: a request that waits holds no more than it may.
+    fn checked(self, limits: &Limits) -> Self {
+        let refused = match &self.request {
+            Ok(Request::Exec(exec)) => exec.check(limits).err(),
+            Ok(Request::InstallPackages(install)) => install.check(limits).err(),
+            _ => None,
+        };
+        match refused {
+            Some(error) => Self {
+                request: Err(error),
+                ..self
+            },
+            None => self,
+        }
+    }
+
     fn new(item: Item) -> Self {
         let line = match item {
             Item::Line(line) | Item::Raw(line) => line,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -186,6 +187,9 @@ fn finish(pieces: &Pieces, options: &BuildOptions, recipe: &Recipe) -> Result<Ma
 /// Writes a part out, so that it outlasts a power cut, and hashes it.
 fn seal(directory: &Path, name: &str, file: &str) -> Result<(PartRecord, Identity), Error> {
     let path = directory.join(file);
+    // QEMU runs as another user and opens the part again by its descriptor.
+    let readable = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(&path, readable).map_err(Error::io("make readable", &path))?;
     write_out(&path)?;
     let mut open = File::open(&path).map_err(Error::io("open", &path))?;
     let identity = Identity::of(&open, &path)?;

@@ -29,6 +29,11 @@ macro_rules! limits {
         ];
 
         impl Limits {
+            /// Name and value of each, in the order of [`TABLE`].
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+
             /// Sets the limit called `name`.
             ///
             /// # Errors

@@ -232,6 +232,9 @@ impl ErrorMessage {
     }
 }
 
+/// The most of a parser's reason that goes into an error.
+const REASON_CHARS: usize = 400;
+
 impl Response {
     /// Reads one line that an agent sent.
     ///
@@ -239,10 +242,10 @@ impl Response {
     /// `protocol_error`: the line is no response of this protocol.
     pub fn parse(line: &[u8]) -> Result<Self, WireError> {
         serde_json::from_slice(line).map_err(|error| {
-            WireError::new(
-                ErrorType::ProtocolError,
-                format!("the agent sent a line that is no response: {error}"),
-            )
+            // The reason may quote what the agent sent.
+            let reason: String = error.to_string().chars().take(REASON_CHARS).collect();
+            let message = format!("the agent sent a line that is no response: {reason}");
+            WireError::new(ErrorType::ProtocolError, message)
         })
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `UPDATE=1 cargo test -p fumehood-protocol --features schema` writes the schema anew; a change of
 //! it is a change of the protocol and belongs into the CHANGELOG.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
 

@@ -289,8 +289,6 @@ pub enum Device {
         /// The name that the guest finds it by.
         name: String,
     },
-    /// The host's randomness for the guest's kernel.
-    VirtioRng,
 }
 
 impl Switch for Device {
@@ -310,7 +308,6 @@ impl Display for Device {
                     escaped(name)
                 )
             }
-            Self::VirtioRng => f.write_str("virtio-rng-device"),
         }
     }
 }

@@ -144,7 +144,7 @@ const COMPLAINT_BYTES: usize = 4096;
 pub struct Process {
     child: Child,
     /// Its standard error; taken over by the runtime at the first wait. QEMU alone holds the other
-    /// end, so the end of this pipe is the end of QEMU.
+    /// end, so the end of this pipe is the sign to look whether QEMU has ended.
     stderr: Option<Stderr>,
     complaint: Vec<u8>,
     _hold: Sender<Order>,
@@ -197,8 +197,16 @@ impl Process {
                 self.complaint.extend_from_slice(&buffer[..n.min(room)]);
             }
         }
-        // A process closes its files after it has given back its memory: little is left to wait for.
-        self.child.wait()
+        // A process that ends closes its files last, so one look is enough as a rule. One that has
+        // closed its standard error and goes on must not block the runtime.
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
     }
 
     /// Kills it and waits for its end; returns how long that took.

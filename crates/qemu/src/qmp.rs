@@ -77,15 +77,14 @@ struct ErrorBody {
 
 type Answer = Result<Value, String>;
 
-enum Order {
-    Expect(u64, oneshot::Sender<Answer>),
-}
+/// The id of a command, and who waits for its answer.
+type Expected = (u64, oneshot::Sender<Answer>);
 
 /// A client of QEMU's monitor.
 #[derive(Debug)]
 pub struct Qmp {
     writer: OwnedWriteHalf,
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<Expected>,
     reader: JoinHandle<()>,
     next_id: u64,
 }
@@ -129,7 +128,7 @@ impl Qmp {
         }
         let (answer, waiter) = oneshot::channel();
         self.orders
-            .send(Order::Expect(id, answer))
+            .send((id, answer))
             .map_err(|_| QmpError::Closed)?;
         let line = format!("{message}\n");
         self.writer
@@ -153,7 +152,7 @@ impl Qmp {
 
 async fn read(
     mut lines: BufReader<tokio::net::unix::OwnedReadHalf>,
-    mut orders: mpsc::UnboundedReceiver<Order>,
+    mut orders: mpsc::UnboundedReceiver<Expected>,
     events: mpsc::Sender<Event>,
 ) {
     let mut waiting: HashMap<u64, oneshot::Sender<Answer>> = HashMap::new();
@@ -168,7 +167,7 @@ async fn read(
             _ => return,
         }
         // An order is always queued before its command is written: it is here before its answer.
-        while let Ok(Order::Expect(id, answer)) = orders.try_recv() {
+        while let Ok((id, answer)) = orders.try_recv() {
             waiting.insert(id, answer);
         }
         let (id, answer) = match serde_json::from_slice(&line) {

@@ -1,7 +1,6 @@
 //! `fumehood agent`: a real guest's agent for clients in any language.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -50,8 +49,10 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        send(self.child.id(), Signal::INT);
-        let _ = self.child.wait();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            send(self.child.id(), Signal::INT);
+            let _ = self.child.wait();
+        }
     }
 }
 
@@ -100,12 +101,63 @@ fn without_the_token_nobody_gets_in() {
         let mut client = served.connect();
         client.say(&request);
         assert_eq!(client.hear()["error_type"], "auth_error");
+        if request["action"] == "ping" {
+            client.say(&json!({"action": "ping", "op_id": 9}));
+            assert_eq!(client.hear()["op_id"], 9, "the connection goes on");
+        }
     }
     let mut client = served.connect();
     client.say(&json!({"action": "hello", "protocol": 1, "token": served.token}));
     assert_eq!(client.hear()["protocol"], 1);
     client.say(&json!({"action": "ping", "op_id": 5}));
     assert_eq!(client.hear()["op_id"], 5);
+}
+
+#[test]
+fn a_client_that_has_said_its_last_still_gets_its_answers() {
+    let served = Served::start(&["--no-token"]);
+    let mut client = served.connect();
+    client.say(
+        &json!({"action": "exec", "language": "raw", "code": "sleep 7; echo late", "timeout": 60}),
+    );
+    client
+        .0
+        .get_mut()
+        .shutdown(std::net::Shutdown::Write)
+        .unwrap();
+    assert_eq!(client.hear()["chunk"], "late\n");
+    assert_eq!(client.hear()["type"], "complete");
+}
+
+#[test]
+fn answers_come_through_while_requests_do() {
+    const PINGS: u64 = 20_000;
+    let served = Served::start(&["--no-token"]);
+    let mut client = served.connect();
+    let mut writer = client.0.get_ref().try_clone().unwrap();
+    let sender = std::thread::spawn(move || {
+        let all: String = (0..PINGS)
+            .map(|id| format!("{{\"action\":\"ping\",\"op_id\":{id}}}\n"))
+            .collect();
+        writer.write_all(all.as_bytes()).unwrap();
+    });
+    for id in 0..PINGS {
+        assert_eq!(client.hear()["op_id"], id);
+    }
+    sender.join().unwrap();
+}
+
+#[test]
+fn the_end_of_the_vm_is_noticed_without_a_client() {
+    let mut served = Served::start(&["--no-token"]);
+    let qemu = fumehood_end_to_end::descendants(served.child.id())[0];
+    send(qemu, Signal::KILL);
+    let mut status = None;
+    fumehood_end_to_end::wait_until("the end of the command", || {
+        status = served.child.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.unwrap().code(), Some(125));
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Each way in which a program can end has its exit code and its cause.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-
 use fumehood_end_to_end::json;
 use serde_json::Value;
 

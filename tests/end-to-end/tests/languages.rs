@@ -1,7 +1,6 @@
 //! Each language runs as its own users expect.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-
 use std::io::Write;
 use std::process::Stdio;
 

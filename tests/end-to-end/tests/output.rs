@@ -1,7 +1,6 @@
 //! Output is exact, streams as it is produced, and costs no memory however much there is.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

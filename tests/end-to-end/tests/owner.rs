@@ -1,23 +1,27 @@
 //! Nothing outlives its owner; what is missing is said; many run at once.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-
 use std::process::{Child, Stdio};
 
 use fumehood_end_to_end::{descendants, finish, fumehood, is_alive, json, send, wait_until};
 use rustix::process::Signal;
 
-/// Starts a program that sleeps, and returns once its VM runs it.
-fn sleeper() -> (Child, Vec<u32>) {
+/// Starts a shell program that says `up` first, and returns once it has.
+fn started(code: &str, timeout_s: u32) -> (Child, Vec<u32>) {
     use std::io::Read;
     let mut child = fumehood();
-    child.args(["run", "-t", "170", "-l", "raw", "-c", "echo up; sleep 160"]);
+    child.args(["run", "-t", &timeout_s.to_string(), "-l", "raw", "-c", code]);
     let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
     let mut up = [0; 3];
     child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
     let qemus = descendants(child.id());
     assert!(!qemus.is_empty(), "no QEMU was found");
     (child, qemus)
+}
+
+/// Starts a program that sleeps.
+fn sleeper() -> (Child, Vec<u32>) {
+    started("echo up; sleep 160", 170)
 }
 
 fn gone(pids: &[u32]) {
@@ -65,6 +69,119 @@ fn ten_programs_at_once_all_end_right() {
             "{outcome:#}"
         );
     }
+}
+
+/// A program that writes without end into a pipe that nobody reads.
+fn stuck() -> (Child, Vec<u32>) {
+    let (mut child, qemus) = started("echo up; yes", 60);
+    let unread = child.stdout.take().unwrap();
+    // More than a pipe holds: the command waits in a write.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    std::mem::forget(unread);
+    (child, qemus)
+}
+
+#[test]
+fn interrupts_are_heard_while_nobody_reads_the_output() {
+    let (mut child, qemus) = stuck();
+    send(child.id(), Signal::INT);
+    send(child.id(), Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    gone(&qemus);
+}
+
+#[test]
+fn a_command_that_was_stopped_for_a_while_tells_the_right_end() {
+    let (child, _) = started("echo up; sleep 2; echo end", 5);
+    send(child.id(), Signal::STOP);
+    // Longer than the timeout and all the time that a guest gets to end a program.
+    std::thread::sleep(std::time::Duration::from_secs(20));
+    send(child.id(), Signal::CONT);
+    let output = fumehood_end_to_end::finish_child(child);
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(0), b"end\n".as_slice())
+    );
+}
+
+#[test]
+fn a_guest_that_hangs_can_be_cancelled() {
+    let (mut child, qemus) = started("echo up; sleep 100", 100);
+    send(qemus[0], Signal::STOP);
+    send(child.id(), Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    gone(&qemus);
+}
+
+#[test]
+fn an_operator_can_raise_the_longest_timeout() {
+    let (outcome, exit) = json("raw", "echo ok", &["--max-timeout", "600", "-t", "400"]);
+    assert_eq!(
+        (exit, outcome["stdout"].as_str()),
+        (0, Some("ok\n")),
+        "{outcome:#}"
+    );
+    fails(
+        &[
+            "run",
+            "-l",
+            "raw",
+            "-c",
+            "1",
+            "-t",
+            "0",
+            "--max-timeout",
+            "18446744073709551615",
+        ],
+        &[],
+        &["maximum timeout"],
+    );
+}
+
+#[test]
+fn a_reader_that_is_gone_is_no_crash() {
+    for args in [
+        ["doctor"].as_slice(),
+        &["man"],
+        &["run", "--json", "-l", "raw", "-c", "1"],
+    ] {
+        let mut command = fumehood();
+        command.args(args).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(141), "{args:?}");
+    }
+}
+
+#[test]
+fn the_root_of_a_user_namespace_runs_code_too() {
+    let mut command = std::process::Command::new("unshare");
+    command.arg("-r").arg(fumehood_end_to_end::program()).args([
+        "run",
+        "-l",
+        "raw",
+        "-c",
+        "echo hello",
+    ]);
+    let output = finish(command);
+    let text = String::from_utf8_lossy(&output.stderr);
+    if text.contains("unshare failed") {
+        println!("this host allows no user namespaces: {text}");
+        return;
+    }
+    assert_eq!(output.stdout, b"hello\n", "{text}");
+}
+
+#[test]
+fn json_says_what_was_wrong_with_the_words() {
+    let mut command = fumehood();
+    command.args(["run", "--json", "/nonexistent.py"]);
+    let output = finish(command);
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (value["error"]["kind"].as_str(), output.status.code()),
+        (Some("invalid"), Some(125))
+    );
 }
 
 fn fails(args: &[&str], envs: &[(&str, &str)], words: &[&str]) {

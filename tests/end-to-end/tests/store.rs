@@ -20,21 +20,32 @@ fn store() -> PathBuf {
     let output = finish(command);
     let text = String::from_utf8(output.stdout).unwrap();
     let image = text.split_whitespace().last().unwrap();
-    Path::new(image).parent().unwrap().parent().unwrap().to_path_buf()
+    Path::new(image)
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .to_path_buf()
 }
 
 /// A copy of the store that everybody may read.
 fn copy_of_the_store() -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     fs::set_permissions(copy.path(), Permissions::from_mode(0o755)).unwrap();
-    let status = Command::new("cp").arg("-a").arg(store().join("images")).arg(copy.path()).status();
+    let status = Command::new("cp")
+        .arg("-a")
+        .arg(store().join("images"))
+        .arg(copy.path())
+        .status();
     assert!(status.unwrap().success());
     copy
 }
 
 fn hello(store: &Path, program: &Path) -> Command {
     let mut command = Command::new(program);
-    command.args(["run", "-l", "raw", "-c", "echo hello"]).env("FUMEHOOD_HOME", store);
+    command
+        .args(["run", "-l", "raw", "-c", "echo hello"])
+        .env("FUMEHOOD_HOME", store);
     command
 }
 
@@ -49,9 +60,18 @@ fn an_ordinary_user_runs_code_from_an_image_that_is_not_his() {
     let own = store.path().join("fumehood");
     fs::copy(program(), &own).unwrap();
     let mut command = hello(store.path(), &own);
-    command.uid(STRANGER).gid(STRANGER).env_remove("HOME").current_dir("/");
+    command
+        .uid(STRANGER)
+        .gid(STRANGER)
+        .env_remove("HOME")
+        .current_dir("/");
     let output = finish(command);
-    assert_eq!(output.stdout, b"hello\n", "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        output.stdout,
+        b"hello\n",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -65,12 +85,20 @@ fn a_damaged_part_is_found_and_named() {
     let output = finish(hello(store.path(), &program()));
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(125));
-    assert!(text.contains("rootfs") && text.contains("fumehood image build"), "{text}");
+    assert!(
+        text.contains("rootfs") && text.contains("fumehood image build"),
+        "{text}"
+    );
 
     let mut command = fumehood();
-    command.args(["image", "verify"]).env("FUMEHOOD_HOME", store.path());
+    command
+        .args(["image", "verify"])
+        .env("FUMEHOOD_HOME", store.path());
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(125));
-    assert!(text.contains("BAD  rootfs") && text.contains("ok   kernel"), "{text}");
+    assert!(
+        text.contains("BAD  rootfs") && text.contains("ok   kernel"),
+        "{text}"
+    );
 }

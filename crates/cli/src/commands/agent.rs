@@ -9,7 +9,7 @@ use super::{Interrupts, runtime};
 use crate::args::{Agent, Host};
 use crate::exit::INTERRUPTED;
 
-pub(crate) fn run(args: &Agent, host: Host) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Agent, host: &Host) -> anyhow::Result<ExitCode> {
     if !args.listen.ip().is_loopback() {
         bail!(
             "{} is no loopback address; use 127.0.0.1 or [::1]",
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Agent, host: Host) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn serve(args: &Agent, host: Host) -> anyhow::Result<ExitCode> {
+async fn serve(args: &Agent, host: &Host) -> anyhow::Result<ExitCode> {
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot listen on {}", args.listen))?;

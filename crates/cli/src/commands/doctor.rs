@@ -2,6 +2,7 @@ use std::process::ExitCode;
 
 use fumehood_engine::doctor::{Health, examine};
 
+use super::say;
 use crate::args::Host;
 use crate::exit::FAILURE;
 
@@ -13,9 +14,9 @@ pub(crate) fn run(host: &Host) -> anyhow::Result<ExitCode> {
             Health::Reduced => "note",
             Health::Bad => "BAD ",
         };
-        println!("{mark} {}: {}", finding.subject, finding.what);
+        say(&format!("{mark} {}: {}", finding.subject, finding.what))?;
         if !finding.mend.is_empty() {
-            println!("     mend: {}", finding.mend);
+            say(&format!("     mend: {}", finding.mend))?;
         }
     }
     let bad = findings.iter().any(|finding| finding.health == Health::Bad);

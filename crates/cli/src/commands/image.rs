@@ -10,6 +10,7 @@ use fumehood_engine::image::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::say;
 use crate::args::{Host, Image, ImageBuild, ImageCommand, Kernel};
 use crate::exit::FAILURE;
 
@@ -44,11 +45,14 @@ fn make(store: &Store, args: ImageBuild) -> anyhow::Result<ExitCode> {
     let report = build(store, &options, &mut shown)?;
     let took = start.elapsed().as_secs_f32();
     match report.outcome {
-        Outcome::Built => println!(
+        Outcome::Built => say(&format!(
             "built {} in {took:.1} s",
             report.image.directory().display()
-        ),
-        Outcome::UpToDate => println!("up to date: {}", report.image.directory().display()),
+        ))?,
+        Outcome::UpToDate => say(&format!(
+            "up to date: {}",
+            report.image.directory().display()
+        ))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -69,10 +73,10 @@ fn beside_us() -> anyhow::Result<PathBuf> {
 fn list(store: &Store) -> anyhow::Result<ExitCode> {
     let images = store.list()?;
     if images.is_empty() {
-        println!(
+        say(&format!(
             "no images in {}; `fumehood image build` makes one",
             store.root().display()
-        );
+        ))?;
     }
     for image in images {
         let Listed {
@@ -84,9 +88,9 @@ fn list(store: &Store) -> anyhow::Result<ExitCode> {
             Ok(manifest) => {
                 let bytes: u64 = manifest.parts.iter().map(|part| part.bytes).sum();
                 let (mib, suite) = (bytes / (1024 * 1024), manifest.suite);
-                println!("{name} {suite} {mib} MiB {}", directory.display());
+                say(&format!("{name} {suite} {mib} MiB {}", directory.display()))?;
             }
-            Err(error) => println!("{name} BAD {error}"),
+            Err(error) => say(&format!("{name} BAD {error}"))?,
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -102,14 +106,15 @@ fn verify(store: &Store, name: &ImageName) -> anyhow::Result<ExitCode> {
     } in &verification.parts
     {
         match state {
-            PartState::Intact => println!("ok   {name} sha256 {expected}"),
-            PartState::Damaged { found } => println!(
+            PartState::Intact => say(&format!("ok   {name} sha256 {expected}"))?,
+            PartState::Damaged { found } => say(&format!(
                 "BAD  {name} sha256 {found} instead of {expected}: {}",
                 path.display()
-            ),
-            PartState::Unreadable { why } => {
-                println!("BAD  {name} cannot be read ({why}): {}", path.display())
-            }
+            ))?,
+            PartState::Unreadable { why } => say(&format!(
+                "BAD  {name} cannot be read ({why}): {}",
+                path.display()
+            ))?,
         }
     }
     if verification.is_intact() {

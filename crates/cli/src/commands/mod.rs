@@ -6,6 +6,9 @@ pub(crate) mod generate;
 pub(crate) mod image;
 pub(crate) mod run;
 
+use std::fmt::Display;
+use std::io::{self, Write};
+
 use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -42,4 +45,16 @@ impl Interrupts {
             _ = c.recv() => {}
         }
     }
+}
+
+/// A line on standard output. Where nobody reads it, the error says so, and `main` knows that one.
+fn say(line: &impl Display) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
+/// A line of fumehood's own on standard error. Where that is closed there is nobody to tell.
+pub(crate) fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "fumehood: {line}");
 }

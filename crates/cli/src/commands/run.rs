@@ -1,18 +1,34 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use fumehood_engine::{EndedBy, Engine, Error, Event, Language, Outcome, Run, RunRequest};
+use fumehood_engine::{
+    Canceller, EndedBy, Engine, Error, Event, Language, Outcome, Run, RunRequest,
+};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
 
-use super::{Interrupts, runtime};
+use super::{Interrupts, complain, runtime, say};
 use crate::args::{Host, Run as RunArgs};
 use crate::exit::{BROKEN_PIPE, FAILURE, INTERRUPTED, TIMEOUT};
 use crate::json::{self, Captured};
 
-pub(crate) fn run(args: RunArgs, host: Host) -> anyhow::Result<ExitCode> {
-    let (language, code) = program(&args)?;
+pub(crate) fn run(args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
+    match request(args) {
+        Ok(request) => start(request, args, host),
+        Err(error) if args.json => {
+            say(&json::failure("invalid", "useless", &format!("{error:#}")))?;
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What the words ask for.
+fn request(args: &RunArgs) -> anyhow::Result<RunRequest> {
+    let (language, code) = program(args)?;
     let mut request = RunRequest::new(language, code)
         .timeout_s(args.timeout)
         .memory_mib(args.memory);
@@ -20,21 +36,24 @@ pub(crate) fn run(args: RunArgs, host: Host) -> anyhow::Result<ExitCode> {
         let (name, value) = environment(variable)?;
         request = request.env(name, value);
     }
+    Ok(request)
+}
+
+fn start(request: RunRequest, args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
     let mut config = host.config();
     config.limits.timeout_s = args.max_timeout;
-    let result = runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
         let mut interrupts = Interrupts::new()?;
-        let run = match Engine::start(config).and_then(|engine| engine.run(request)) {
-            Ok(run) => run,
-            Err(error) => return Ok(End::Failed(error)),
-        };
-        if args.json {
-            capture(run, &mut interrupts).await
-        } else {
-            stream(run, &mut interrupts).await
+        match Engine::start(config).and_then(|engine| engine.run(request)) {
+            Ok(run) if args.json => Ok(capture(run, &mut interrupts).await),
+            Ok(run) => stream(run, &mut interrupts).await,
+            Err(error) => Ok(End::Failed(error)),
         }
     });
-    Ok(ExitCode::from(report(result?, &args)))
+    // A write that nobody takes must not hold the command.
+    runtime.shutdown_background();
+    Ok(ExitCode::from(report(result?, args)?))
 }
 
 /// How it ended, as the command sees it.
@@ -51,26 +70,23 @@ enum End {
 async fn stream(mut run: Run, interrupts: &mut Interrupts) -> anyhow::Result<End> {
     let mut stdout = tokio::io::stdout();
     let mut stderr = tokio::io::stderr();
-    let mut interrupted = false;
+    let canceller = run.canceller();
+    let mut patience = Patience::new(interrupts, &canceller);
     loop {
-        tokio::select! {
-            event = run.next() => {
-                let written = match event {
-                    Some(Event::Stdout(bytes)) => write(&mut stdout, &bytes).await,
-                    Some(Event::Stderr(bytes)) => write(&mut stderr, &bytes).await,
-                    None => break,
-                };
-                match written {
-                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(End::BrokenPipe),
-                    other => other.context("the output could not be written")?,
-                }
+        let Some(event) = patience.with(run.next()).await else {
+            return Ok(End::Abandoned);
+        };
+        let written = match event {
+            Some(Event::Stdout(bytes)) => patience.with(write(&mut stdout, &bytes)).await,
+            Some(Event::Stderr(bytes)) => patience.with(write(&mut stderr, &bytes)).await,
+            None => break,
+        };
+        match written {
+            None => return Ok(End::Abandoned),
+            Some(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                return Ok(End::BrokenPipe);
             }
-            () = interrupts.next() => {
-                if std::mem::replace(&mut interrupted, true) {
-                    return Ok(End::Abandoned);
-                }
-                run.canceller().cancel();
-            }
+            Some(other) => other.context("the output could not be written")?,
         }
     }
     Ok(end(run, Captured::default(), Captured::default()).await)
@@ -82,25 +98,64 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io:
 }
 
 /// Keeps output, up to a limit, for one object at the end.
-async fn capture(mut run: Run, interrupts: &mut Interrupts) -> anyhow::Result<End> {
+async fn capture(mut run: Run, interrupts: &mut Interrupts) -> End {
     let (mut stdout, mut stderr) = (Captured::default(), Captured::default());
-    let mut interrupted = false;
+    let canceller = run.canceller();
+    let mut patience = Patience::new(interrupts, &canceller);
     loop {
-        tokio::select! {
-            event = run.next() => match event {
-                Some(Event::Stdout(bytes)) => stdout.add(&bytes),
-                Some(Event::Stderr(bytes)) => stderr.add(&bytes),
-                None => break,
-            },
-            () = interrupts.next() => {
-                if std::mem::replace(&mut interrupted, true) {
-                    return Ok(End::Abandoned);
+        match patience.with(run.next()).await {
+            None => return End::Abandoned,
+            Some(Some(Event::Stdout(bytes))) => stdout.add(&bytes),
+            Some(Some(Event::Stderr(bytes))) => stderr.add(&bytes),
+            Some(None) => return end(run, stdout, stderr).await,
+        }
+    }
+}
+
+/// Waits for things while the user may interrupt: the first interrupt cancels the run, which then
+/// has a while to tell its end; the second one, or the end of that while, gives it up.
+struct Patience<'a> {
+    interrupts: &'a mut Interrupts,
+    canceller: &'a Canceller,
+    until: Option<Instant>,
+}
+
+/// How long a cancelled run may take to be told: the guest's own steps and a margin.
+const CANCEL_DEADLINE: Duration = Duration::from_secs(20);
+
+impl<'a> Patience<'a> {
+    fn new(interrupts: &'a mut Interrupts, canceller: &'a Canceller) -> Self {
+        Self {
+            interrupts,
+            canceller,
+            until: None,
+        }
+    }
+
+    /// The value, or `None` when it is to be given up.
+    async fn with<T>(&mut self, awaited: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(awaited);
+        loop {
+            let until = self.until;
+            let given_up = async {
+                match until {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
                 }
-                run.canceller().cancel();
+            };
+            tokio::select! {
+                value = &mut awaited => return Some(value),
+                () = self.interrupts.next() => {
+                    if self.until.is_some() {
+                        return None;
+                    }
+                    self.canceller.cancel();
+                    self.until = Some(Instant::now() + CANCEL_DEADLINE);
+                }
+                () = given_up => return None,
             }
         }
     }
-    Ok(end(run, stdout, stderr).await)
 }
 
 async fn end(run: Run, stdout: Captured, stderr: Captured) -> End {
@@ -111,11 +166,11 @@ async fn end(run: Run, stdout: Captured, stderr: Captured) -> End {
 }
 
 /// Says what there is to say and returns the exit code.
-fn report(end: End, args: &RunArgs) -> u8 {
-    match end {
+fn report(end: End, args: &RunArgs) -> anyhow::Result<u8> {
+    Ok(match end {
         End::Outcome(outcome, stdout, stderr) => {
             if args.json {
-                println!("{}", json::outcome(&outcome, &stdout, &stderr));
+                say(&json::outcome(&outcome, &stdout, &stderr))?;
             } else if !args.quiet {
                 explain(&outcome, args);
             }
@@ -123,46 +178,60 @@ fn report(end: End, args: &RunArgs) -> u8 {
         }
         End::Failed(error) => {
             if args.json {
-                println!("{}", json::failure(&error));
+                let (kind, retry) = (
+                    format!("{:?}", error.kind()),
+                    format!("{:?}", error.retry()),
+                );
+                say(&json::failure(
+                    &kind.to_lowercase(),
+                    &retry.to_lowercase(),
+                    &error.to_string(),
+                ))?;
             }
-            eprintln!("fumehood: {error}");
+            complain(&error.to_string());
             FAILURE
         }
-        End::Abandoned => INTERRUPTED,
+        End::Abandoned => {
+            if args.json {
+                say(&json::failure(
+                    "interrupted",
+                    "unknown",
+                    "interrupted; the VM was ended",
+                ))?;
+            }
+            INTERRUPTED
+        }
         End::BrokenPipe => BROKEN_PIPE,
-    }
+    })
 }
 
 /// A line on standard error, where the exit code alone would leave a riddle.
 fn explain(outcome: &Outcome, args: &RunArgs) {
     let evidence = &outcome.evidence;
+    let what = match outcome.ended_by {
+        EndedBy::Exited => return,
+        EndedBy::Timeout => {
+            let accelerator = outcome.accelerator;
+            format!(
+                "ended after {} s, its timeout (-t), under {accelerator}",
+                limit(args)
+            )
+        }
+        EndedBy::Cancelled => "cancelled".to_string(),
+        EndedBy::OutOfMemory => format!(
+            "killed for want of memory; the VM has {} MiB (-m)",
+            args.memory
+        ),
+        EndedBy::Signaled => format!("ended by signal {}", evidence.signal.unwrap_or_default()),
+        EndedBy::OutputLimit => "ended at its output limit".to_string(),
+        EndedBy::AgentLost => "the VM was lost".to_string(),
+    };
     let detail = evidence
         .detail
         .as_deref()
         .map(|detail| format!(": {detail}"))
         .unwrap_or_default();
-    match outcome.ended_by {
-        EndedBy::Exited => {}
-        EndedBy::Timeout => eprintln!(
-            "fumehood: ended after {} s, its timeout (-t){detail}",
-            limit(args)
-        ),
-        EndedBy::Cancelled => eprintln!("fumehood: cancelled{detail}"),
-        EndedBy::OutOfMemory => {
-            eprintln!(
-                "fumehood: killed for want of memory; the VM has {} MiB (-m){detail}",
-                args.memory
-            );
-        }
-        EndedBy::Signaled => {
-            eprintln!(
-                "fumehood: ended by signal {}{detail}",
-                evidence.signal.unwrap_or_default()
-            );
-        }
-        EndedBy::OutputLimit => eprintln!("fumehood: ended at its output limit{detail}"),
-        EndedBy::AgentLost => eprintln!("fumehood: the VM was lost{detail}"),
-    }
+    complain(&format!("{what}{detail}"));
 }
 
 fn limit(args: &RunArgs) -> u64 {

@@ -15,7 +15,8 @@ pub struct Walls(pub(super) OwnedFd);
 
 impl Walls {
     /// Read and execute below `programs`, read of `files`, read, write and ioctl of `devices`,
-    /// nothing else of the file system; no TCP; no signal or abstract socket to processes outside.
+    /// no other file; no TCP; no signal or abstract socket to processes outside. What Landlock
+    /// does not hold back: connecting to a socket that has a path.
     ///
     /// Paths that do not exist are left out. `None` where the kernel has no Landlock.
     ///

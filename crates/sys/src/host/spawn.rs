@@ -102,6 +102,29 @@ pub fn die_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(move || die_with(parent)) };
 }
 
+/// Whether this process may start children as this user: root may, but not where it is root of a
+/// user namespace that knows no such user.
+#[must_use]
+pub fn may_become(Credentials { uid, gid }: Credentials) -> bool {
+    let knows = |map: &str, id: u32| {
+        let text = std::fs::read_to_string(map).unwrap_or_default();
+        text.lines().any(|line| {
+            let mut numbers = line
+                .split_ascii_whitespace()
+                .map(|n| n.parse::<u64>().unwrap_or(0));
+            let (inside, _, count) = (numbers.next(), numbers.next(), numbers.next());
+            inside
+                .zip(count)
+                .is_some_and(|(inside, count)| (inside..inside + count).contains(&u64::from(id)))
+        })
+    };
+    let groups = std::fs::read_to_string("/proc/self/setgroups").unwrap_or_else(|_| "allow".into());
+    rustix::process::geteuid().is_root()
+        && groups.trim() == "allow"
+        && knows("/proc/self/uid_map", uid)
+        && knows("/proc/self/gid_map", gid)
+}
+
 /// The namespaces that this process may give its children, found out by a child that tries.
 #[must_use]
 pub fn usable_namespaces() -> Namespaces {
@@ -196,7 +219,7 @@ fn restrict_self(ruleset: RawFd) -> io::Result<()> {
 
 /// Every descriptor above standard error is closed at exec, but for these.
 fn keep_only(inherit: &[RawFd]) -> io::Result<()> {
-    const FIRST: libc::c_uint = 3;
+    const FIRST: libc::c_int = 3;
     // SAFETY: marks descriptors of this process; none is closed before exec.
     let marked = unsafe {
         libc::syscall(
@@ -207,7 +230,12 @@ fn keep_only(inherit: &[RawFd]) -> io::Result<()> {
         )
     };
     if marked == -1 {
-        return Err(io::Error::last_os_error());
+        // Linux before 5.11: one by one. Descriptors of ours are close-on-exec anyway.
+        const MOST: libc::c_int = 65_536;
+        for fd in FIRST..MOST {
+            // SAFETY: F_SETFD takes a number; one that is not open is an error without effect.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
     }
     // SAFETY: the descriptors are open; F_SETFD takes a number.
     inherit
