@@ -37,9 +37,10 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// The engine's modules from the highest rank to the lowest; those of one entry are equals.
 const RANKS: &[&[&str]] = &[
-    &["sandbox", "doctor"],
-    &["agent_line"],
-    &["launch"],
+    &["engine", "doctor"],
+    &["sandbox", "agent_line"],
+    &["launch", "ending"],
+    &["vm"],
     &["follow"],
     &["run"],
     &["greeting"],

@@ -11,7 +11,7 @@ use crate::admission::Place;
 use crate::channel::ChannelError;
 use crate::error::{Error, ErrorKind};
 use crate::greeting::greet;
-use crate::launch::Vm;
+use crate::vm::Vm;
 
 /// How long a client may take to say its token.
 const GREETING: Duration = Duration::from_secs(10);

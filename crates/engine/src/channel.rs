@@ -158,7 +158,7 @@ impl Channel {
     }
 }
 
-/// One operation in progress. Dropping it forgets it; it does not end it in the guest.
+/// One operation in progress. Dropping it cancels it.
 #[derive(Debug)]
 pub(crate) struct Operation {
     id: OpId,
@@ -255,8 +255,11 @@ impl Operation {
 }
 
 impl Drop for Operation {
+    /// Nobody follows it any more: it must not go on in the guest.
     fn drop(&mut self) {
-        lock(&self.routes).open.remove(&self.id);
+        if lock(&self.routes).open.remove(&self.id).is_some() {
+            self.cancel();
+        }
     }
 }
 

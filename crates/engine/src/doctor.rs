@@ -8,8 +8,8 @@ use rustix::fs::Access;
 use crate::accelerator::{Accelerator, choose};
 use crate::admission::available_mib;
 use crate::config::{Config, Qemu};
+use crate::engine::open_store;
 use crate::launch::qemus_user;
-use crate::sandbox::open_store;
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,7 +136,7 @@ fn image(config: &Config) -> Finding {
     match open_store(config).and_then(|store| {
         store
             .image(&config.image)
-            .map_err(crate::sandbox::image_error)
+            .map_err(crate::engine::image_error)
     }) {
         Ok(image) => {
             let what = format!(

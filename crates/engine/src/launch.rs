@@ -7,30 +7,25 @@ use std::time::{Duration, Instant};
 use fumehood_image::{Image, KernelChoice, Part};
 use fumehood_protocol::{AGENT_PORT, HelloReply, Limits, TABLE};
 use fumehood_qemu::{
-    Accel, Append, Blockdev, Chardev, CommandLine, Cpu, Device, Event as QmpEvent, Fdset, Initrd,
-    Kernel, Launcher, Machine, Memory, Mon, Process, Qmp, Sandbox as Seccomp, Serial,
+    Accel, Append, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Initrd, Kernel, Launcher,
+    Machine, Memory, Mon, Process, Sandbox as Seccomp, Serial,
 };
 use fumehood_sys::host::{Credentials, Walls, may_become, tsc_khz, usable_namespaces};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::accelerator::Accelerator;
 use crate::channel::{ChannelError, FEATURES};
 use crate::config::Qemu;
-use crate::console::Console;
 use crate::error::{Error, ErrorKind};
 use crate::greeting::greet;
+use crate::vm::Vm;
 
 /// Cache of translated code, in MiB. See [`Accel::Tcg`].
 const TB_SIZE_MIB: u32 = 64;
 
 /// Memory of the guest that is the floor of measurements, in MiB: a default run's.
 const FLOOR_MEMORY_MIB: u32 = 512;
-
-/// Lines of the guest's console that go into an error.
-const LAST_WORDS: usize = 8;
 
 /// Everything a VM is made of, found and checked once.
 #[derive(Debug)]
@@ -79,31 +74,11 @@ impl Kit {
         deadline: Duration,
     ) -> Result<(Vm, UnixStream), Error> {
         let start = Instant::now();
-        let wires = Wires::new()
-            .map_err(|e| Error::new(ErrorKind::Host, format!("no sockets for a VM: {e}")))?;
-        let parts = Parts::of(image)?;
-        let args = self
-            .command_line(memory_mib, &parts, &wires.theirs)
-            .into_args();
-        let Wires { mut ours, theirs } = wires;
-        let inherit = parts
-            .into_fds()
-            .into_iter()
-            .chain(theirs.into_fds())
-            .collect();
-        let process = self.launcher.start(args, inherit).await.map_err(|e| {
-            Error::new(ErrorKind::Host, format!("QEMU could not be started: {e}")).caused_by(e)
-        })?;
-        let (console, monitor) = (Console::drain(ours.console), Monitor::watch(ours.monitor));
-        let mut vm = Vm {
-            process,
-            console,
-            monitor,
-            boot: Duration::ZERO,
-        };
+        let (process, mut ours) = self.start(memory_mib, Parts::of(image)?).await?;
+        let mut vm = Vm::new(process, ours.console, ours.monitor);
         let greeted = tokio::select! {
             greeted = greet(&mut ours.agent, protocol, &FEATURES, deadline) => greeted,
-            _ = vm.process.wait() => Err(ChannelError::Closed),
+            () = vm.ended() => Err(ChannelError::Closed),
         };
         match greeted {
             Ok(reply) => {
@@ -123,26 +98,12 @@ impl Kit {
         initrd: OwnedFd,
         deadline: Duration,
     ) -> Result<Duration, Error> {
-        let host = |e: std::io::Error| {
-            Error::new(ErrorKind::Host, format!("no floor can be measured: {e}"))
-        };
         let start = Instant::now();
-        let Wires { mut ours, theirs } = Wires::new().map_err(host)?;
         let parts = Parts {
             initrd,
             ..Parts::of(image)?
         };
-        let args = self
-            .command_line(FLOOR_MEMORY_MIB, &parts, &theirs)
-            .into_args();
-        let inherit = parts
-            .into_fds()
-            .into_iter()
-            .chain(theirs.into_fds())
-            .collect();
-        let process = self.launcher.start(args, inherit).await.map_err(|e| {
-            Error::new(ErrorKind::Host, format!("QEMU could not be started: {e}")).caused_by(e)
-        })?;
+        let (process, mut ours) = self.start(FLOOR_MEMORY_MIB, parts).await?;
         let first = tokio::time::timeout(deadline, ours.console.read_u8()).await;
         let took = start.elapsed();
         process.kill().await;
@@ -153,6 +114,23 @@ impl Kit {
                 "the kernel did not come to its first process",
             )),
         }
+    }
+
+    /// Starts QEMU with these parts; returns our ends of its sockets.
+    async fn start(
+        &self,
+        memory_mib: u32,
+        parts: Parts,
+    ) -> Result<(Process, Ends<UnixStream>), Error> {
+        let Wires { ours, theirs } = Wires::new()
+            .map_err(|e| Error::new(ErrorKind::Host, format!("no sockets for a VM: {e}")))?;
+        let args = self.command_line(memory_mib, &parts, &theirs).into_args();
+        let parts = parts.into_fds().into_iter();
+        let inherit = parts.chain(theirs.into_fds()).collect();
+        let process = self.launcher.start(args, inherit).await.map_err(|e| {
+            Error::new(ErrorKind::Host, format!("QEMU could not be started: {e}")).caused_by(e)
+        })?;
+        Ok((process, ours))
     }
 
     fn command_line(&self, memory_mib: u32, parts: &Parts, wires: &Ends<OwnedFd>) -> CommandLine {
@@ -371,103 +349,5 @@ impl Wires {
                 monitor: monitor.1,
             },
         })
-    }
-}
-
-/// Listens to QEMU's monitor while the VM lives, for the reason of a shutdown.
-#[derive(Debug)]
-struct Monitor {
-    events: mpsc::Receiver<QmpEvent>,
-    task: JoinHandle<()>,
-}
-
-impl Monitor {
-    fn watch(socket: UnixStream) -> Self {
-        let (sender, events) = mpsc::channel(8);
-        let task = tokio::spawn(async move {
-            // A monitor that fails costs evidence only; the process itself is watched elsewhere.
-            let Ok((_qmp, mut incoming)) = Qmp::connect(socket).await else {
-                return;
-            };
-            while let Some(event) = incoming.recv().await {
-                if event.event == "SHUTDOWN" {
-                    let _ = sender.try_send(event);
-                }
-            }
-        });
-        Self { events, task }
-    }
-
-    fn shutdown_reason(&mut self) -> Option<String> {
-        let event = self.events.try_recv().ok()?;
-        event.data.get("reason")?.as_str().map(str::to_owned)
-    }
-}
-
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// A running VM. Dropping it ends it.
-#[derive(Debug)]
-pub(crate) struct Vm {
-    process: Process,
-    console: Console,
-    monitor: Monitor,
-    /// From the request to start QEMU to the agent's greeting.
-    pub(crate) boot: Duration,
-}
-
-impl Vm {
-    /// Ends it; returns how long that took.
-    pub(crate) async fn end(self) -> Duration {
-        self.process.kill().await
-    }
-
-    /// The end of its console, to be added to a sentence.
-    pub(crate) fn last_words(&self) -> String {
-        match self.console.last_words(LAST_WORDS).as_str() {
-            "" => String::new(),
-            words => format!("; its console ended with:\n{words}"),
-        }
-    }
-
-    /// Waits until QEMU ends by itself.
-    pub(crate) async fn ended(&mut self) {
-        let _ = self.process.wait().await;
-    }
-
-    /// Ends it and tells what is known about why it was lost.
-    pub(crate) async fn post_mortem(mut self) -> String {
-        const PATIENCE: Duration = Duration::from_millis(500);
-        let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
-        let mut known = Vec::new();
-        match &ended {
-            Ok(Ok(status)) => known.push(format!("QEMU ended ({status})")),
-            Ok(Err(error)) => known.push(format!("QEMU's end is not known: {error}")),
-            Err(_) => known.push("QEMU was still running and was killed".to_string()),
-        }
-        if let Some(reason) = self.monitor.shutdown_reason() {
-            known.push(format!("shutdown reason: {reason}"));
-        }
-        if ended.is_ok() {
-            let complaint = self.process.complaint();
-            if !complaint.is_empty() {
-                known.push(format!("QEMU said: {complaint}"));
-            }
-        }
-        let known = known.join("; ") + &self.last_words();
-        let _ = self.process.kill().await;
-        known
-    }
-
-    async fn stillborn(self, error: &ChannelError) -> Error {
-        let known = self.post_mortem().await;
-        Error::new(
-            ErrorKind::Boot,
-            format!("the VM did not start: {error}; {known}"),
-        )
     }
 }

@@ -21,8 +21,8 @@
 //! # }
 //! ```
 //!
-//! Modules by rank; a lower one never names a higher: `sandbox, doctor > agent_line > launch > follow > run >
-//! greeting > channel > console, admission > config > accelerator > error`.
+//! Modules by rank; a lower one never names a higher: `engine, doctor > sandbox, agent_line > launch, ending > vm > follow > run
+//! > greeting > channel > console, admission > config > accelerator > error`.
 
 mod accelerator;
 mod admission;
@@ -31,18 +31,22 @@ mod channel;
 mod config;
 mod console;
 pub mod doctor;
+mod ending;
+mod engine;
 mod error;
 mod follow;
 mod greeting;
 mod launch;
 mod run;
 mod sandbox;
+mod vm;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
 pub use agent_line::{AgentLine, fresh_token};
 pub use config::{Config, Qemu};
+pub use engine::Engine;
 pub use error::{Error, ErrorKind, Retry};
 pub use fumehood_image as image;
 pub use fumehood_protocol::{EndedBy, Evidence, Language, Limits, StreamSummary};
-pub use run::{Event, Outcome, RunRequest, Source, Timing};
-pub use sandbox::{Canceller, Engine, Run};
+pub use run::{Canceller, Event, Outcome, Run, RunRequest, Source, Timing};
+pub use sandbox::Sandbox;

@@ -1,7 +1,10 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use fumehood_protocol::{EndedBy, EnvVars, Evidence, Exec, Language, Limits, StreamSummary};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 
 use crate::accelerator::Accelerator;
 use crate::error::{Error, ErrorKind};
@@ -25,7 +28,7 @@ pub struct RunRequest {
     pub(crate) code: String,
     env: Vec<(String, String)>,
     timeout_s: u64,
-    pub(crate) memory_mib: u32,
+    memory_mib: Option<u32>,
 }
 
 impl RunRequest {
@@ -37,7 +40,7 @@ impl RunRequest {
             code: code.into(),
             env: Vec::new(),
             timeout_s: DEFAULT_TIMEOUT_S,
-            memory_mib: DEFAULT_MEMORY_MIB,
+            memory_mib: None,
         }
     }
 
@@ -58,15 +61,32 @@ impl RunRequest {
     /// Gives the guest this much memory, in MiB.
     #[must_use]
     pub fn memory_mib(mut self, mib: u32) -> Self {
-        self.memory_mib = mib;
+        self.memory_mib = Some(mib);
         self
+    }
+
+    /// The memory of the VM, in MiB.
+    pub(crate) fn memory(&self) -> u32 {
+        self.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB)
+    }
+
+    /// Refuses to be run in a VM with other memory than it asks for.
+    pub(crate) fn fits(&self, memory_mib: u32) -> Result<(), Error> {
+        match self.memory_mib {
+            Some(asked) if asked != memory_mib => {
+                let message =
+                    format!("{asked} MiB of memory are asked for; this sandbox has {memory_mib}");
+                Err(Error::new(ErrorKind::Invalid, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The exec to send, and how long it may take, when all of it is allowed.
     pub(crate) fn check(&self, limits: &Limits) -> Result<(Exec, Duration), Error> {
         let invalid = |message: String| Error::new(ErrorKind::Invalid, message);
-        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
-            let asked = self.memory_mib;
+        let asked = self.memory();
+        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&asked) {
             return Err(invalid(format!(
                 "{asked} MiB of memory; {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are allowed"
             )));
@@ -150,6 +170,80 @@ pub struct Outcome {
     pub accelerator: Accelerator,
     /// Where the time went.
     pub timing: Timing,
+}
+
+/// Ends a run from anywhere. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Canceller(pub(crate) Arc<Notify>);
+
+impl Canceller {
+    /// Asks the run to end: its program gets SIGINT, then SIGTERM, then SIGKILL. The run still
+    /// tells its outcome.
+    pub fn cancel(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// A run in progress. Dropping it ends its program at once, and its VM, if that is its own.
+#[derive(Debug)]
+pub struct Run {
+    events: mpsc::Receiver<Event>,
+    driver: JoinHandle<Result<Outcome, Error>>,
+    canceller: Canceller,
+}
+
+/// Events on their way to a caller. With chunks of 64 KiB a caller that does not read holds 1 MiB.
+const EVENTS: usize = 16;
+
+impl Run {
+    /// Starts the task that drives it.
+    pub(crate) fn drive<F>(driver: impl FnOnce(mpsc::Sender<Event>, Arc<Notify>) -> F) -> Self
+    where
+        F: Future<Output = Result<Outcome, Error>> + Send + 'static,
+    {
+        let (events, inbox) = mpsc::channel(EVENTS);
+        let canceller = Canceller::default();
+        let driver = tokio::spawn(driver(events, canceller.0.clone()));
+        Self {
+            events: inbox,
+            driver,
+            canceller,
+        }
+    }
+
+    /// What it tells next; `None` when all has been told. A caller that waits makes the program
+    /// wait: nothing is dropped and little is held.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// Something that can cancel it from elsewhere.
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+
+    /// How it ended. Output that was not taken is dropped.
+    ///
+    /// # Errors
+    /// [`Error`]: the run has no outcome; [`Error::retry`] tells whether the code may have run.
+    pub async fn outcome(mut self) -> Result<Outcome, Error> {
+        while self.events.recv().await.is_some() {}
+        match (&mut self.driver).await {
+            Ok(result) => result,
+            Err(failed) => Err(Error::new(
+                ErrorKind::Lost,
+                format!("the run's task failed: {failed}"),
+            )
+            .after_start()),
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,93 @@
+//! The library: one sandbox, many programs at once.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use fumehood_engine::{
+    Config, EndedBy, Engine, ErrorKind, Event, Language, Retry, Run, RunRequest, Sandbox,
+};
+
+const DEADLINE: Duration = fumehood_end_to_end::DEADLINE;
+
+fn shell(code: &str) -> RunRequest {
+    RunRequest::new(Language::Raw, code).timeout_s(120)
+}
+
+async fn output(mut run: Run) -> String {
+    let mut text = Vec::new();
+    let all = async {
+        while let Some(event) = run.next().await {
+            if let Event::Stdout(bytes) = event {
+                text.extend_from_slice(&bytes);
+            }
+        }
+        run.outcome().await.unwrap()
+    };
+    let outcome = tokio::time::timeout(DEADLINE, all).await.unwrap();
+    assert_eq!(outcome.ended_by, EndedBy::Exited, "{outcome:#?}");
+    assert_eq!(outcome.stdout.bytes, text.len() as u64);
+    String::from_utf8(text).unwrap()
+}
+
+async fn says(sandbox: &Sandbox, code: &str) -> String {
+    output(sandbox.run(&shell(code)).unwrap()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_programs_share_a_sandbox_and_none_starves() {
+    let engine = Engine::start(Config::default()).unwrap();
+    let sandbox = engine.sandbox(256).await.unwrap();
+
+    // A program whose output nobody takes holds up nobody else.
+    let mut noisy = sandbox.run(&shell("yes")).unwrap();
+    noisy.next().await.unwrap();
+    assert_eq!(
+        says(&sandbox, "echo quiet > file; echo kept").await,
+        "kept\n"
+    );
+    assert_eq!(says(&sandbox, "cat file").await, "quiet\n");
+
+    // Dropped, it ends in the guest too.
+    drop(noisy);
+    let gone =
+        "for i in $(seq 100); do pgrep -x yes >/dev/null || break; sleep 0.1; done; pgrep -cx yes";
+    assert_eq!(says(&sandbox, &format!("{gone} || true")).await, "0\n");
+
+    let runs = (0..10).map(|n| sandbox.run(&shell(&format!("echo {n}; exit 0"))).unwrap());
+    let runs: Vec<Run> = runs.collect();
+    for (n, run) in runs.into_iter().enumerate() {
+        assert_eq!(output(run).await, format!("{n}\n"));
+    }
+
+    let sleeper = sandbox.run(&shell("sleep 100")).unwrap();
+    sleeper.canceller().cancel();
+    let outcome = tokio::time::timeout(DEADLINE, sleeper.outcome())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (outcome.ended_by, outcome.exit_code),
+        (EndedBy::Cancelled, Some(130))
+    );
+
+    let error = sandbox.run(&shell("").memory_mib(512)).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Invalid, Retry::Useless)
+    );
+    assert!(sandbox.end().await < Duration::from_secs(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_run_takes_its_vm_with_it() {
+    let engine = Engine::start(Config::default()).unwrap();
+    let mut run = engine.run(shell("echo up; sleep 100")).unwrap();
+    assert!(matches!(run.next().await, Some(Event::Stdout(_))));
+    let qemus = fumehood_end_to_end::descendants(std::process::id());
+    assert!(!qemus.is_empty());
+    drop(run);
+    // Other tests of this process have VMs of their own: at least one of these is gone.
+    fumehood_end_to_end::wait_until("the end of a dropped run's VM", || {
+        qemus.iter().any(|&pid| !fumehood_end_to_end::is_alive(pid))
+    });
+}
