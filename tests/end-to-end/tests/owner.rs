@@ -243,22 +243,25 @@ fn a_qemu_that_fails_is_quoted() {
 }
 
 /// Before QEMU starts, a run spends under 10 ms of its own. The whole of a run whose "QEMU" ends at
-/// once holds that time and more; of several the fastest counts, since other tests run beside it.
+/// once holds that time and more. What else the machine does only adds to it: one run that was left
+/// alone shows it.
 #[test]
 fn little_time_is_spent_before_qemu_starts() {
-    let fastest = (0..20)
-        .map(|_| {
-            let mut command = fumehood();
-            command.args(["--qemu", "/bin/true", "run", "-l", "raw", "-c", "1"]);
-            command.stderr(Stdio::null()).stdin(Stdio::null());
-            let start = std::time::Instant::now();
-            let status = command.status().unwrap();
-            assert_eq!(status.code(), Some(125));
-            start.elapsed()
-        })
-        .min()
-        .unwrap();
-    assert!(fastest.as_millis() < 10, "{fastest:?}");
+    const LIMIT: std::time::Duration = std::time::Duration::from_millis(10);
+    let run = || {
+        let mut command = fumehood();
+        command.args(["--qemu", "/bin/true", "run", "-l", "raw", "-c", "1"]);
+        command.stderr(Stdio::null()).stdin(Stdio::null());
+        let start = std::time::Instant::now();
+        let status = command.status().unwrap();
+        assert_eq!(status.code(), Some(125));
+        start.elapsed()
+    };
+    let fastest = (0..500).map(|_| run()).find(|took| *took < LIMIT);
+    assert!(
+        fastest.is_some(),
+        "not one run of 500 took less than {LIMIT:?}"
+    );
 }
 
 #[test]
