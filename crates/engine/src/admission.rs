@@ -5,8 +5,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, ErrorKind};
 
-/// What a VM's QEMU needs beside the guest's memory, in MiB: its own and 64 MiB of translated code.
-const OVERHEAD_MIB: u32 = 96;
+/// What a VM's QEMU needs beside the guest's memory, in MiB: its own and 128 MiB of translated code.
+const OVERHEAD_MIB: u32 = 160;
 
 /// Of the memory that was available at the start, the share that VMs may take together.
 const SHARE_PERCENT: u64 = 80;

@@ -77,8 +77,8 @@ impl Display for Machine {
 pub enum Accel {
     /// Software emulation.
     Tcg {
-        /// Cache of translated code in MiB. QEMU's default grows to 661 MB of memory; with 64 it
-        /// stays under 250 MB and no guest was seen to run slower.
+        /// Cache of translated code in MiB. QEMU's default lets its memory grow to 661 MB; too small
+        /// a cache is thrown away again and again, with all that is in it.
         tb_size_mib: u32,
     },
     /// The CPU's own virtualisation.

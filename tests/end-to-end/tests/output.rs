@@ -111,8 +111,8 @@ fn a_gigabyte_costs_no_memory() {
         total / 1_000_000 / start.elapsed().as_secs().max(1)
     );
     assert!((1..64).contains(&ours), "fumehood held {ours} MiB");
-    // The guest's 192 MiB, 64 MiB of translated code, QEMU itself.
-    assert!((1..400).contains(&qemus), "QEMU held {qemus} MiB");
+    // The guest's 192 MiB, 128 MiB of translated code, QEMU itself.
+    assert!((1..450).contains(&qemus), "QEMU held {qemus} MiB");
 }
 
 #[test]
