@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fumehood_image::{Image, KernelChoice, Part};
-use fumehood_protocol::{AGENT_PORT, HelloReply, Limits, TABLE};
+use fumehood_protocol::{AGENT_PORT, HelloReply, LIMIT_PARAMETER, Limits, TABLE};
 use fumehood_qemu::{
     Accel, Append, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Initrd, Kernel, Launcher,
     Machine, Memory, Mon, Process, Sandbox as Seccomp, Serial,
@@ -213,7 +213,7 @@ fn limit_arguments(limits: &Limits) -> String {
         .zip(TABLE)
         .filter(|((_, value), row)| *value != row.default);
     differing
-        .map(|((name, value), _)| format!(" fumehood.limit.{name}={value}"))
+        .map(|((name, value), _)| format!(" {LIMIT_PARAMETER}{name}={value}"))
         .collect()
 }
 

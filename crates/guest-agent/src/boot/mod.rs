@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use fumehood_protocol::Limits;
+use fumehood_protocol::{AGENT_PORT, LIMIT_PARAMETER, Limits};
 use fumehood_sys::guest::Signals;
 use rustix::system::RebootCommand;
 
@@ -27,10 +27,6 @@ use crate::event_loop::{DEFAULT_PATH, EventLoop};
 use crate::memory::MemoryWatch;
 use crate::settings::Settings;
 
-/// The port on which the host speaks.
-const PORT: &str = "fumehood.agent";
-/// Prefix of the kernel parameters that set limits: `fumehood.limit.timeout_s=600`.
-const LIMIT_PARAMETER: &str = "fumehood.limit.";
 /// How long a device may take to appear. Ours are there before this program starts.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
 /// Memory that programs cannot have, in bytes: the agent's own, with a request of `line_bytes`
@@ -119,7 +115,8 @@ fn boot() -> Result<EventLoop, BootError> {
         abandoned: Vec::new(),
     };
     let port = wait_for("virtio-serial port fumehood.agent", || {
-        Port::open(PORT, Instant::now()).map_err(refused("open the port fumehood.agent"))
+        Port::open(AGENT_PORT, Instant::now())
+            .map_err(refused(format!("open the port {AGENT_PORT}")))
     })?;
     EventLoop::new(agent, Door::Port(port), signals, false).map_err(BootError::Agent)
 }
