@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fumehood-protocol", &[]),
     ("fumehood-sys", &[]),
     ("fumehood-qemu", &["fumehood-sys"]),
-    ("fumehood-image", &["fumehood-sys"]),
+    ("fumehood-image", &[]),
     (
         "fumehood-engine",
         &[

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use fumehood_protocol::{
     Decoder, ErrorMessage, ErrorType, Hello, Item, Limits, OpId, Request, Response, WireError,
-    encode_line,
+    encode_line, same_secret,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -233,7 +233,7 @@ fn knock(item: &Item, token: &str) -> Knock {
             if hello
                 .token
                 .as_deref()
-                .is_some_and(|given| equal(given, token)) =>
+                .is_some_and(|given| same_secret(token.as_bytes(), given.as_bytes())) =>
         {
             Knock::Right(Box::new(Hello {
                 token: None,
@@ -244,14 +244,4 @@ fn knock(item: &Item, token: &str) -> Knock {
         Ok(other) => Knock::Other(other.op_id()),
         Err(refused) => Knock::Other(refused.op_id),
     }
-}
-
-/// Compares without telling by its time where the first difference is.
-fn equal(given: &str, token: &str) -> bool {
-    given.len() == token.len()
-        && given
-            .bytes()
-            .zip(token.bytes())
-            .fold(0, |all, (a, b)| all | (a ^ b))
-            == 0
 }

@@ -5,10 +5,11 @@ use std::process::Command;
 use fumehood_sys::host::{Namespaces, landlock_abi, usable_namespaces};
 use rustix::fs::Access;
 
-use crate::accelerator::{Accelerator, choose};
+use crate::accelerator::{Accelerator, Chosen, choose};
 use crate::admission::available_mib;
 use crate::config::{Config, Qemu};
 use crate::engine::open_store;
+use crate::error::Error;
 use crate::launch::qemus_user;
 
 /// How well something is.
@@ -60,12 +61,13 @@ const BUILD_MIB: u64 = 4096;
 /// All findings, in the order in which a first run would meet them. Takes well under a second.
 #[must_use]
 pub fn examine(config: &Config) -> Vec<Finding> {
+    let chosen = choose(config.accelerator);
     vec![
         qemu(config),
-        accelerator(config),
+        accelerator(&chosen),
         image(config),
         permissions(config),
-        walls(config),
+        walls(&chosen),
         memory(),
         disk(config),
     ]
@@ -107,9 +109,9 @@ fn qemu(config: &Config) -> Finding {
     }
 }
 
-fn accelerator(config: &Config) -> Finding {
+fn accelerator(chosen: &Result<Chosen, Error>) -> Finding {
     const SUBJECT: &str = "accelerator";
-    match choose(config.accelerator) {
+    match chosen {
         Ok(chosen) if chosen.accelerator == Accelerator::Kvm => {
             Finding::new(SUBJECT, Health::Good, format!("kvm: {}", chosen.reason), "")
         }
@@ -163,13 +165,14 @@ fn short(id: &str) -> &str {
 /// The Landlock version from which on signals and abstract sockets are held back as well.
 const LANDLOCK_WHOLE: u32 = 6;
 
-fn walls(config: &Config) -> Finding {
+fn walls(chosen: &Result<Chosen, Error>) -> Finding {
     const SUBJECT: &str = "walls around QEMU";
     let mut standing = vec!["seccomp", "no new privileges"];
     let mut missing = Vec::new();
     let root = rustix::process::geteuid().is_root();
-    let accelerator =
-        choose(config.accelerator).map_or(Accelerator::Tcg, |chosen| chosen.accelerator);
+    let accelerator = chosen
+        .as_ref()
+        .map_or(Accelerator::Tcg, |chosen| chosen.accelerator);
     match (root, qemus_user(accelerator)) {
         (true, Some(_)) => standing.push("user nobody without capabilities"),
         (true, None) => {

@@ -1,11 +1,11 @@
 use fumehood_protocol::{
     ErrorType, FEATURE_CANCEL, FEATURE_CREDIT, FEATURE_RAW_FRAMES, Hello, HelloReply, Limits,
-    PROTOCOL_VERSION, Response, WireError,
+    PROTOCOL_VERSION, Response, WireError, same_secret,
 };
 
 use crate::connection::Connection;
 use crate::output::Encoding;
-use crate::settings::{Settings, VERSION, same_secret};
+use crate::settings::{Settings, VERSION};
 
 const FEATURES: [&str; 3] = [FEATURE_RAW_FRAMES, FEATURE_CREDIT, FEATURE_CANCEL];
 

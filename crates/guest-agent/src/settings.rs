@@ -13,30 +13,3 @@ pub(crate) struct Settings {
 
 /// The agent's version, as every answer names it.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// Whether two secrets are the same, in a time that depends on the length of `given` alone.
-pub(crate) fn same_secret(expected: &[u8], given: &[u8]) -> bool {
-    let mut difference = expected.len() ^ given.len();
-    for (at, byte) in given.iter().enumerate() {
-        let other = expected
-            .get(at % expected.len().max(1))
-            .copied()
-            .unwrap_or(0);
-        difference |= usize::from(byte ^ other);
-    }
-    std::hint::black_box(difference) == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_are_compared_whole() {
-        assert!(same_secret(b"abc", b"abc"));
-        for wrong in [&b""[..], b"ab", b"abd", b"abcabc", b"abca", b"xbc"] {
-            assert!(!same_secret(b"abc", wrong), "{wrong:?}");
-        }
-        assert!(!same_secret(b"", b"a"));
-    }
-}

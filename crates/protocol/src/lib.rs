@@ -19,6 +19,7 @@ mod op;
 mod package;
 mod request;
 mod response;
+mod secret;
 mod text;
 
 pub use chunk::Chunk;
@@ -34,6 +35,7 @@ pub use response::{
     Complete, Data, EndedBy, ErrorMessage, Evidence, HelloReply, Output, Pong, Response, Stream,
     StreamSummary,
 };
+pub use secret::same_secret;
 pub use text::Utf8Splitter;
 
 /// The protocol version this crate speaks: the highest that `hello` can agree on.

@@ -167,12 +167,6 @@ impl Process {
         }
     }
 
-    /// The process's id.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Waits until it ends by itself.
     ///
     /// # Errors

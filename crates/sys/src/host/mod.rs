@@ -9,7 +9,5 @@ mod tsc;
 pub use kvm::{KvmProbe, probe_kvm};
 pub use landlock::{Walls, landlock_abi};
 pub use memory_file::memory_file;
-pub use spawn::{
-    Confinement, Credentials, Namespaces, die_with_parent, may_become, spawn, usable_namespaces,
-};
+pub use spawn::{Confinement, Credentials, Namespaces, may_become, spawn, usable_namespaces};
 pub use tsc::tsc_khz;

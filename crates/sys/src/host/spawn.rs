@@ -95,13 +95,6 @@ pub fn spawn(mut command: Command, confinement: &Confinement<'_>) -> io::Result<
     command.spawn()
 }
 
-/// Makes `command`'s child die when the thread that spawns it ends.
-pub fn die_with_parent(command: &mut Command) {
-    let parent = std::process::id();
-    // SAFETY: the closure makes two system calls and nothing else.
-    unsafe { command.pre_exec(move || die_with(parent)) };
-}
-
 /// Whether this process may start children as this user: root may, but not where it is root of a
 /// user namespace that knows no such user.
 #[must_use]
