@@ -23,6 +23,8 @@ pub enum ErrorType {
     AuthError,
     /// The agent could not do its part: out of memory, no interpreter.
     AgentError,
+    /// The guest was restored, or is about to be saved, and waits for its `refresh`.
+    RefreshError,
 }
 
 impl ErrorType {
@@ -39,6 +41,7 @@ impl ErrorType {
             Self::BusyError => "busy_error",
             Self::AuthError => "auth_error",
             Self::AgentError => "agent_error",
+            Self::RefreshError => "refresh_error",
         }
     }
 }

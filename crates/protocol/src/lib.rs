@@ -11,12 +11,14 @@
 
 mod chunk;
 mod codec;
+mod context;
 mod env;
 mod error;
 mod language;
 mod limits;
 mod op;
 mod package;
+mod refresh;
 mod request;
 mod response;
 mod secret;
@@ -24,12 +26,14 @@ mod text;
 
 pub use chunk::Chunk;
 pub use codec::{Decoder, Item, encode_line};
+pub use context::ContextName;
 pub use env::{BLOCKED_NAMES, BLOCKED_PREFIXES, EnvVars, is_blocked};
 pub use error::{ErrorType, WireError};
 pub use language::Language;
 pub use limits::{LimitRow, Limits, TABLE};
 pub use op::OpId;
 pub use package::{PackageSpec, Packages};
+pub use refresh::{Quiesce, Quiesced, Refresh, Refreshed};
 pub use request::{Cancel, Credit, Exec, Hello, InstallPackages, Ping, Refused, Request, Tag};
 pub use response::{
     Complete, Data, EndedBy, ErrorMessage, Evidence, HelloReply, Output, Pong, Response, Stream,
@@ -54,3 +58,7 @@ pub const FEATURE_RAW_FRAMES: &str = "raw_frames";
 pub const FEATURE_CREDIT: &str = "credit";
 /// `cancel`. See [`Cancel`].
 pub const FEATURE_CANCEL: &str = "cancel";
+/// Interpreters that keep their state (`context`) or wait for their code (`prepare`). See [`Exec`].
+pub const FEATURE_CONTEXTS: &str = "contexts";
+/// `quiesce` and `refresh`. See [`Refresh`].
+pub const FEATURE_REFRESH: &str = "refresh";

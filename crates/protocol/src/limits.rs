@@ -77,6 +77,10 @@ limits! {
         "A whole package argument: name, extras and version specifier.";
     operations = 64,
         "Operations at once on one connection. Each costs two pipes and up to one chunk of memory.";
+    contexts = 16,
+        "Contexts at once in one agent. Each is an interpreter that stays in memory.";
+    context_name_bytes = 64,
+        "Name of a context; at least 1.";
     connections = 16,
         "Connections at once to an agent that listens on TCP.";
     token_bytes = 1024,

@@ -1,7 +1,10 @@
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{EnvVars, ErrorType, Language, Limits, OpId, PackageSpec, Packages, WireError};
+use crate::{
+    ContextName, EnvVars, ErrorType, Language, Limits, OpId, PackageSpec, Packages, Quiesce,
+    Refresh, WireError,
+};
 
 /// Everything a client can ask of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,6 +23,10 @@ pub enum Request {
     Credit(Credit),
     /// Installs packages.
     InstallPackages(InstallPackages),
+    /// Makes the guest ready for its state to be saved.
+    Quiesce(Quiesce),
+    /// Makes a restored guest one of its own.
+    Refresh(Refresh),
 }
 
 /// Answered by `pong`.
@@ -61,7 +68,7 @@ pub struct Hello {
     pub features: Vec<String>,
 }
 
-/// Runs code in a fresh interpreter; answered by output, then one `complete` or one `error`.
+/// Runs code; answered by output, then one `complete` or one `error`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -86,6 +93,22 @@ pub struct Exec {
     /// Bytes of output that may be sent before the first `credit`; none = no flow control.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credit: Option<u64>,
+    /// The context that the code runs in: an interpreter that keeps its state between execs, begun by
+    /// the first that names it. None = an interpreter for this exec alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<ContextName>,
+    /// Prepares: the code runs in the interpreter of this language that waits for the next exec (it is
+    /// started, if none does), in a namespace of its own, and the interpreter goes on waiting.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub prepare: bool,
+    /// Runs in an interpreter started now, even where one waits.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub fresh: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Ends an operation: SIGINT, then SIGTERM, then SIGKILL. The operation itself answers, by `complete`.
@@ -219,6 +242,8 @@ impl Request {
             Some("cancel") => fields(text).map(Request::Cancel),
             Some("credit") => fields(text).map(Request::Credit),
             Some("install_packages") => fields(text).map(Request::InstallPackages),
+            Some("quiesce") => fields(text).map(Request::Quiesce),
+            Some("refresh") => fields(text).map(Request::Refresh),
             Some(other) => {
                 let shown: String = other
                     .chars()
@@ -226,7 +251,7 @@ impl Request {
                     .flat_map(char::escape_default)
                     .collect();
                 Err(format!(
-                    "unknown action `{shown}`; known are ping, hello, exec, cancel, credit and install_packages"
+                    "unknown action `{shown}`; known are ping, hello, exec, cancel, credit, install_packages, quiesce and refresh"
                 ))
             }
             None => Err("missing field `action`".into()),
@@ -242,6 +267,8 @@ impl Request {
             Self::Hello(r) => r.op_id,
             Self::Exec(r) => r.op_id,
             Self::InstallPackages(r) => r.op_id,
+            Self::Quiesce(r) => r.op_id,
+            Self::Refresh(r) => r.op_id,
             Self::Cancel(r) => Some(r.op_id),
             Self::Credit(r) => Some(r.op_id),
         }
@@ -260,13 +287,17 @@ impl Exec {
             timeout: None,
             env_vars: EnvVars::default(),
             credit: None,
+            context: None,
+            prepare: false,
+            fresh: false,
         }
     }
 
     /// Refuses what is past a limit.
     ///
     /// # Errors
-    /// `code_error`, `env_var_error`, or `request_error` for the timeout; with limit and actual figure.
+    /// `code_error`, `env_var_error`, or `request_error` for the timeout, the context, and fields that
+    /// exclude each other; with limit and actual figure.
     pub fn check(&self, limits: &Limits) -> Result<(), WireError> {
         let bytes = self.code.len() as u64;
         if bytes > limits.code_bytes {
@@ -283,6 +314,22 @@ impl Exec {
             return Err(WireError::new(ErrorType::CodeError, message));
         }
         self.timeout_s(limits)?;
+        if let Some(context) = &self.context {
+            context.check(limits)?;
+        }
+        let exclusive = [
+            ("context", self.context.is_some()),
+            ("prepare", self.prepare),
+            ("fresh", self.fresh),
+        ];
+        let given: Vec<&str> = exclusive
+            .into_iter()
+            .filter_map(|(name, given)| given.then_some(name))
+            .collect();
+        if let [first, second, ..] = given[..] {
+            let message = format!("fields `{first}` and `{second}`: only one of them can be given");
+            return Err(WireError::new(ErrorType::RequestError, message));
+        }
         self.env_vars.check(limits)
     }
 
@@ -371,6 +418,36 @@ mod tests {
         let line = serde_json::to_string(&request).unwrap();
         assert!(line.contains(r#""action":"exec""#), "{line}");
         assert_eq!(parse(&line).unwrap(), request);
+    }
+
+    #[test]
+    fn what_an_exec_runs_in_is_one_thing() {
+        let exec = Exec::new(Language::Python, "1");
+        let one = |context: Option<&str>, prepare, fresh| Exec {
+            context: context.map(ContextName::new),
+            prepare,
+            fresh,
+            ..exec.clone()
+        };
+        let limits = Limits::default();
+        for allowed in [
+            one(Some("a"), false, false),
+            one(None, true, false),
+            one(None, false, true),
+        ] {
+            allowed.check(&limits).unwrap();
+            let line = serde_json::to_string(&Request::Exec(allowed.clone())).unwrap();
+            assert_eq!(parse(&line).unwrap(), Request::Exec(allowed));
+        }
+        let refused = [
+            one(Some("a"), true, false),
+            one(None, true, true),
+            one(Some(" "), false, false),
+        ];
+        for refused in refused {
+            let error = refused.check(&limits).unwrap_err();
+            assert_eq!(error.error_type, ErrorType::RequestError, "{error}");
+        }
     }
 
     #[test]

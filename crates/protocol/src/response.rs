@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Chunk, ErrorType, OpId, WireError};
+use crate::{Chunk, ErrorType, OpId, Quiesced, Refreshed, WireError};
 
 /// Everything the agent can say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,10 @@ pub enum Response {
     Complete(Complete),
     /// The end of an operation that was refused.
     Error(ErrorMessage),
+    /// Answer to `quiesce`.
+    Quiesced(Quiesced),
+    /// Answer to `refresh`.
+    Refreshed(Refreshed),
 }
 
 /// Answer to `ping`.
