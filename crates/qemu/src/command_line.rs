@@ -37,6 +37,23 @@ impl CommandLine {
         self
     }
 
+    /// Adds what makes this a QEMU that waits: it starts without a machine, and its guest's memory and
+    /// state are named by the monitor later (`object-add`, `qom-set`, `x-exit-preconfig`,
+    /// `migrate-incoming`).
+    #[must_use]
+    pub fn waiting(mut self) -> Self {
+        // The state is saved by `xen-save-devices-state`, which writes no configuration section.
+        let switches = [
+            "-preconfig",
+            "-incoming",
+            "defer",
+            "-global",
+            "migration.send-configuration=off",
+        ];
+        self.0.extend(switches.map(OsString::from));
+        self
+    }
+
     /// The arguments.
     #[must_use]
     pub fn into_args(self) -> Vec<OsString> {
@@ -66,8 +83,12 @@ impl Switch for Machine {
 impl Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Microvm { acpi: false } => f.write_str("microvm,acpi=off"),
-            Self::Microvm { acpi: true } => f.write_str("microvm,acpi=on"),
+            // No description of the state's format is saved, so none is to be looked for.
+            Self::Microvm { acpi } => write!(
+                f,
+                "microvm,acpi={},suppress-vmdesc=on",
+                if *acpi { "on" } else { "off" }
+            ),
         }
     }
 }
@@ -339,7 +360,7 @@ mod tests {
     fn switches_are_spelled_as_qemu_spells_them() {
         assert_eq!(
             words(&Machine::Microvm { acpi: false }),
-            ["-M", "microvm,acpi=off"]
+            ["-M", "microvm,acpi=off,suppress-vmdesc=on"]
         );
         assert_eq!(
             words(&Accel::Tcg { tb_size_mib: 64 }),

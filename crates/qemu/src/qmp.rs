@@ -1,11 +1,17 @@
 use std::collections::HashMap;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -77,16 +83,17 @@ struct ErrorBody {
 
 type Answer = Result<Value, String>;
 
-/// The id of a command, and who waits for its answer.
-type Expected = (u64, oneshot::Sender<Answer>);
+/// Who waits for an answer, by the command's id. `None`: the connection has ended.
+type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>;
 
-/// A client of QEMU's monitor.
+/// A client of QEMU's monitor. Commands may be sent before earlier ones are answered: QEMU executes
+/// them in order.
 #[derive(Debug)]
 pub struct Qmp {
-    writer: OwnedWriteHalf,
-    orders: mpsc::UnboundedSender<Expected>,
+    writer: tokio::sync::Mutex<OwnedWriteHalf>,
+    waiting: Waiting,
     reader: JoinHandle<()>,
-    next_id: u64,
+    next_id: AtomicU64,
 }
 
 impl Drop for Qmp {
@@ -96,22 +103,23 @@ impl Drop for Qmp {
 }
 
 impl Qmp {
-    /// Takes the monitor's socket and leaves its negotiation mode. Events go to the second value.
+    /// Takes the monitor's socket and leaves its negotiation mode, without waiting for that. Events go
+    /// to the second value.
     ///
     /// # Errors
     /// [`QmpError`].
     pub async fn connect(socket: UnixStream) -> Result<(Self, mpsc::Receiver<Event>), QmpError> {
         let (reader, writer) = socket.into_split();
-        let (orders, inbox) = mpsc::unbounded_channel();
         let (events, listener) = mpsc::channel(EVENTS);
-        let reader = tokio::spawn(read(BufReader::new(reader), inbox, events));
-        let mut qmp = Self {
-            writer,
-            orders,
+        let waiting = Waiting::new(Mutex::new(Some(HashMap::new())));
+        let reader = tokio::spawn(read(BufReader::new(reader), waiting.clone(), events));
+        let qmp = Self {
+            writer: tokio::sync::Mutex::new(writer),
+            waiting,
             reader,
-            next_id: 0,
+            next_id: AtomicU64::new(0),
         };
-        qmp.execute("qmp_capabilities", Value::Null).await?;
+        qmp.begin("qmp_capabilities", Value::Null).await?;
         Ok((qmp, listener))
     }
 
@@ -119,57 +127,114 @@ impl Qmp {
     ///
     /// # Errors
     /// [`QmpError`].
-    pub async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        let id = self.next_id;
-        self.next_id += 1;
+    pub async fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        self.begin(command, arguments).await?.answer().await
+    }
+
+    /// Sends one command; its answer can be waited for later.
+    ///
+    /// # Errors
+    /// [`QmpError::Closed`].
+    pub async fn begin(&self, command: &str, arguments: Value) -> Result<Pending, QmpError> {
+        self.send(command, arguments, None).await
+    }
+
+    /// Sends one command with a descriptor, for `getfd` and `add-fd`. QEMU keeps one received
+    /// descriptor at a time: wait for the answer before sending another.
+    ///
+    /// # Errors
+    /// [`QmpError::Closed`].
+    pub async fn begin_with_fd(
+        &self,
+        command: &str,
+        arguments: Value,
+        fd: BorrowedFd<'_>,
+    ) -> Result<Pending, QmpError> {
+        self.send(command, arguments, Some(fd)).await
+    }
+
+    async fn send(
+        &self,
+        command: &str,
+        arguments: Value,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<Pending, QmpError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut message = json!({ "execute": command, "id": id });
         if !arguments.is_null() {
             message["arguments"] = arguments;
         }
-        let (answer, waiter) = oneshot::channel();
-        self.orders
-            .send((id, answer))
-            .map_err(|_| QmpError::Closed)?;
-        let line = format!("{message}\n");
-        self.writer
-            .write_all(line.as_bytes())
-            .await
-            .map_err(|_| QmpError::Closed)?;
-        match tokio::time::timeout(DEADLINE, waiter).await {
+        let (sender, answer) = oneshot::channel();
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+            .ok_or(QmpError::Closed)?
+            .insert(id, sender);
+        let line = format!("{message}\n").into_bytes();
+        let mut writer = self.writer.lock().await;
+        let sent = match fd {
+            Some(fd) => send_with_fd(&writer, &line, fd).await,
+            None => Ok(0),
+        };
+        let written = match sent {
+            Ok(sent) => writer.write_all(&line[sent..]).await,
+            Err(error) => Err(error),
+        };
+        written.map_err(|_| QmpError::Closed)?;
+        Ok(Pending {
+            command: command.to_string(),
+            answer,
+        })
+    }
+}
+
+/// Sends the beginning of a line with a descriptor; returns how much of it went.
+async fn send_with_fd(
+    writer: &OwnedWriteHalf,
+    line: &[u8],
+    fd: BorrowedFd<'_>,
+) -> std::io::Result<usize> {
+    let socket: &UnixStream = writer.as_ref();
+    let send = || {
+        let fds = [fd];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        sendmsg(socket, &[IoSlice::new(line)], &mut control, flags).map_err(Into::into)
+    };
+    socket.async_io(Interest::WRITABLE, send).await
+}
+
+/// A command that has been sent.
+#[derive(Debug)]
+pub struct Pending {
+    command: String,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl Pending {
+    /// Waits for its answer.
+    ///
+    /// # Errors
+    /// [`QmpError`].
+    pub async fn answer(self) -> Result<Value, QmpError> {
+        let Self { command, answer } = self;
+        match tokio::time::timeout(DEADLINE, answer).await {
             Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(reason))) => Err(QmpError::Refused {
-                command: command.into(),
-                reason,
-            }),
+            Ok(Ok(Err(reason))) => Err(QmpError::Refused { command, reason }),
             Ok(Err(_)) => Err(QmpError::Closed),
             Err(_) => Err(QmpError::Silent {
-                command: command.into(),
+                command,
                 limit: DEADLINE,
             }),
         }
     }
 }
 
-async fn read(
-    mut lines: BufReader<tokio::net::unix::OwnedReadHalf>,
-    mut orders: mpsc::UnboundedReceiver<Expected>,
-    events: mpsc::Sender<Event>,
-) {
-    let mut waiting: HashMap<u64, oneshot::Sender<Answer>> = HashMap::new();
-    loop {
-        let mut line = Vec::new();
-        match (&mut lines)
-            .take(LINE_BYTES)
-            .read_until(b'\n', &mut line)
-            .await
-        {
-            Ok(n) if n > 0 && line.ends_with(b"\n") => {}
-            _ => return,
-        }
-        // An order is always queued before its command is written: it is here before its answer.
-        while let Ok((id, answer)) = orders.try_recv() {
-            waiting.insert(id, answer);
-        }
+async fn read(mut lines: BufReader<OwnedReadHalf>, waiting: Waiting, events: mpsc::Sender<Event>) {
+    while let Some(line) = next_line(&mut lines).await {
         let (id, answer) = match serde_json::from_slice(&line) {
             Ok(Message::Event(event)) => {
                 let _ = events.try_send(event);
@@ -180,13 +245,25 @@ async fn read(
             Ok(Message::Greeting { .. }) => continue,
             Err(error) => {
                 tracing::warn!(%error, "QEMU's monitor sent what is no QMP");
-                return;
+                break;
             }
         };
-        if let Some(waiter) = waiting.remove(&id) {
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiter) = waiting.as_mut().and_then(|waiting| waiting.remove(&id)) {
             let _ = waiter.send(answer);
         }
     }
+    waiting
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+}
+
+async fn next_line(lines: &mut BufReader<OwnedReadHalf>) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    let read = lines.take(LINE_BYTES).read_until(b'\n', &mut line).await;
+    read.is_ok_and(|n| n > 0 && line.ends_with(b"\n"))
+        .then_some(line)
 }
 
 #[cfg(test)]
@@ -221,7 +298,7 @@ mod tests {
             "{\"event\": \"SHUTDOWN\", \"data\": {\"reason\": \"guest-reset\"}}\n{\"return\": {\"status\": \"running\"}, \"id\": 1}\n",
             "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": 2}\n",
         ]);
-        let (mut qmp, mut events) = Qmp::connect(socket).await.unwrap();
+        let (qmp, mut events) = Qmp::connect(socket).await.unwrap();
         assert_eq!(
             qmp.execute("query-status", Value::Null).await.unwrap()["status"],
             "running"
@@ -236,7 +313,8 @@ mod tests {
 
     #[tokio::test]
     async fn garbage_ends_the_connection() {
-        let error = Qmp::connect(fake(vec!["not json\n"])).await.unwrap_err();
+        let (qmp, _events) = Qmp::connect(fake(vec!["not json\n"])).await.unwrap();
+        let error = qmp.execute("query-status", Value::Null).await.unwrap_err();
         assert!(matches!(error, QmpError::Closed), "{error}");
     }
 }
