@@ -31,21 +31,29 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fumehood-cli", &["fumehood-engine"]),
     ("fumehood-end-to-end", &["fumehood-engine"]),
     ("fumehood-floor-init", &[]),
-    ("fumehood-performance", &["fumehood-engine"]),
+    (
+        "fumehood-performance",
+        &["fumehood-engine", "fumehood-qemu", "fumehood-sys"],
+    ),
     ("xtask", &["fumehood-image"]),
 ];
 
 /// The engine's modules from the highest rank to the lowest; those of one entry are equals.
 const RANKS: &[&[&str]] = &[
     &["engine", "doctor"],
-    &["sandbox", "agent_line"],
+    &["sandbox", "agent_line", "keeper"],
+    &["host"],
+    &["pool"],
+    &["template"],
+    &["restore", "checkpoint"],
+    &["snapshot", "warm"],
     &["launch", "ending"],
     &["vm"],
     &["follow"],
     &["run"],
     &["greeting"],
     &["channel"],
-    &["console", "admission"],
+    &["console", "admission", "machine"],
     &["config"],
     &["accelerator"],
     &["error"],

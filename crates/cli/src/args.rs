@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Doctor,
     /// Builds, lists and verifies guest images
     Image(Image),
+    /// Builds, lists and prunes warm templates, from which runs are restored
+    Template(Template),
     /// Starts a VM and offers its agent's protocol on a loopback TCP port
     Agent(Agent),
     /// Prints a completion script for a shell
@@ -95,6 +97,13 @@ pub(crate) struct Run {
     /// Memory of the VM
     #[arg(short, long, value_name = "MIB", default_value_t = 512)]
     pub(crate) memory: u32,
+    /// Starts an interpreter for this run instead of using the one that the template keeps warm; hash
+    /// seeds and addresses are then shared with no other VM
+    #[arg(long)]
+    pub(crate) fresh_interpreter: bool,
+    /// Boots the VM instead of restoring it from a template
+    #[arg(long)]
+    pub(crate) boot: bool,
     /// Says nothing but what the program says
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -133,6 +142,9 @@ pub(crate) struct ImageBuild {
     /// Takes newer packages of Debian even when nothing else has changed
     #[arg(long)]
     pub(crate) refresh: bool,
+    /// Builds no warm templates: the first runs boot
+    #[arg(long)]
+    pub(crate) no_templates: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -141,6 +153,42 @@ pub(crate) enum Kernel {
     Own,
     /// Needs no build
     Debian,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Template {
+    #[command(subcommand)]
+    pub(crate) command: TemplateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// Builds the templates of this image that are missing
+    Build(TemplateBuild),
+    /// Lists the templates of this store
+    List,
+    /// Removes damaged and abandoned templates, and the least recently used ones past a bound
+    Prune(TemplatePrune),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TemplateBuild {
+    /// Only of this language [default: all]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) language: Option<Language>,
+    /// For VMs of this much memory; a run of other memory does not use them
+    #[arg(short, long, value_name = "MIB", default_value_t = 512)]
+    pub(crate) memory: u32,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TemplatePrune {
+    /// Keeps this much on disk at most [default: 4096]
+    #[arg(long, value_name = "MIB", conflicts_with = "all")]
+    pub(crate) keep: Option<u64>,
+    /// Removes all of them
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 /// Starts a VM and offers its agent's protocol on a loopback TCP port, until interrupted.

@@ -60,7 +60,7 @@ fn timing(timing: &Timing) -> Value {
     let ms = |duration: std::time::Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
     json!({
         "queue_ms": ms(timing.queue),
-        "boot_ms": ms(timing.boot),
+        "start_ms": ms(timing.start),
         "connect_ms": ms(timing.connect),
         "spawn_ms": ms(timing.spawn),
         "first_output_ms": timing.first_output.map(ms),

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Run(run) => commands::run::run(&run, &args.host),
         Command::Doctor => commands::doctor::run(&args.host),
         Command::Image(image) => commands::image::run(image, &args.host),
+        Command::Template(template) => commands::template::run(&template, &args.host),
         Command::Agent(agent) => commands::agent::run(&agent, &args.host),
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man => commands::generate::man(),

@@ -41,15 +41,32 @@ impl Admission {
         }
     }
 
-    /// Waits for room for a guest of this much memory, and for a turn to boot it.
+    /// A place, if there is room now.
+    pub(crate) fn place_now(&self, guest_mib: u32) -> Option<Place> {
+        let needed = guest_mib.checked_add(OVERHEAD_MIB)?;
+        let memory = self.memory.clone().try_acquire_many_owned(needed).ok()?;
+        Some(Place { _memory: memory })
+    }
+
+    /// A place for something that must leave half of the room to requests, if that is so now.
+    pub(crate) fn spare_place(&self, guest_mib: u32) -> Option<Place> {
+        let place = self.place_now(guest_mib)?;
+        let left = self.memory.available_permits();
+        (left >= self.total_mib as usize / 2).then_some(place)
+    }
+
+    /// A turn to do something that keeps a core busy, if no request has it.
+    pub(crate) fn turn_now(&self) -> Option<OwnedSemaphorePermit> {
+        self.boots.clone().try_acquire_owned().ok()
+    }
+
+    /// Waits for room for a guest of this much memory. `shed` is called where there is no room now: it
+    /// may give some back.
     ///
     /// # Errors
     /// [`ErrorKind::Host`] when it can never fit, [`ErrorKind::Busy`] after the deadline.
-    pub(crate) async fn place_and_turn(
-        &self,
-        guest_mib: u32,
-    ) -> Result<(Place, OwnedSemaphorePermit), Error> {
-        let needed = guest_mib + OVERHEAD_MIB;
+    pub(crate) async fn place(&self, guest_mib: u32, shed: impl FnOnce()) -> Result<Place, Error> {
+        let needed = guest_mib.saturating_add(OVERHEAD_MIB);
         if needed > self.total_mib {
             return Err(Error::new(
                 ErrorKind::Host,
@@ -59,16 +76,32 @@ impl Admission {
                 ),
             ));
         }
-        let both = async {
-            let memory = self.memory.clone().acquire_many_owned(needed).await.ok()?;
-            let turn = self.boots.clone().acquire_owned().await.ok()?;
-            Some((Place { _memory: memory }, turn))
-        };
-        tokio::time::timeout(self.deadline, both)
-            .await
-            .ok()
-            .flatten()
+        if let Some(place) = self.place_now(guest_mib) {
+            return Ok(place);
+        }
+        shed();
+        let memory = self.memory.clone().acquire_many_owned(needed);
+        let memory = tokio::time::timeout(self.deadline, memory).await;
+        let memory = memory.ok().and_then(Result::ok);
+        memory
+            .map(|memory| Place { _memory: memory })
             .ok_or_else(|| self.busy())
+    }
+
+    /// The same, and a turn to bring it to life.
+    ///
+    /// # Errors
+    /// As [`place`](Self::place).
+    pub(crate) async fn place_and_turn(
+        &self,
+        guest_mib: u32,
+        shed: impl FnOnce(),
+    ) -> Result<(Place, OwnedSemaphorePermit), Error> {
+        let place = self.place(guest_mib, shed).await?;
+        let turn = self.boots.clone().acquire_owned();
+        let turn = tokio::time::timeout(self.deadline, turn).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or_else(|| self.busy())?;
+        Ok((place, turn))
     }
 
     fn busy(&self) -> Error {
@@ -97,7 +130,7 @@ mod tests {
     #[tokio::test]
     async fn a_guest_that_can_never_fit_is_refused_at_once() {
         let error = Admission::new(Duration::from_secs(60))
-            .place_and_turn(u32::MAX / 2)
+            .place_and_turn(u32::MAX / 2, || ())
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Host);
@@ -107,14 +140,14 @@ mod tests {
     async fn waiting_ends_at_the_deadline() {
         let admission = Admission::new(Duration::from_secs(5));
         let all = admission
-            .place_and_turn(admission.total_mib - OVERHEAD_MIB)
+            .place_and_turn(admission.total_mib - OVERHEAD_MIB, || ())
             .await
             .unwrap();
         assert_eq!(
-            admission.place_and_turn(1).await.unwrap_err().kind(),
+            admission.place_and_turn(1, || ()).await.unwrap_err().kind(),
             ErrorKind::Busy
         );
         drop(all);
-        assert!(admission.place_and_turn(1).await.is_ok());
+        assert!(admission.place_and_turn(1, || ()).await.is_ok());
     }
 }

@@ -11,6 +11,7 @@ use crate::admission::Place;
 use crate::channel::ChannelError;
 use crate::error::{Error, ErrorKind};
 use crate::greeting::greet;
+use crate::host::Fresh;
 use crate::vm::Vm;
 
 /// How long a client may take to say its token.
@@ -34,18 +35,18 @@ pub struct AgentLine {
 }
 
 impl AgentLine {
-    pub(crate) fn new(vm: Vm, place: Place, socket: UnixStream) -> Self {
+    pub(crate) fn new(fresh: Fresh<UnixStream>) -> Self {
         Self {
-            vm,
-            _place: place,
-            socket,
+            vm: fresh.vm,
+            _place: fresh.place,
+            socket: fresh.line,
         }
     }
 
-    /// How long the VM took to boot.
+    /// How long the VM took to be ready.
     #[must_use]
-    pub fn boot(&self) -> Duration {
-        self.vm.boot
+    pub fn start(&self) -> Duration {
+        self.vm.start
     }
 
     /// Serves clients of `listener` until the VM ends; with a token, only those who say it in a
@@ -95,7 +96,7 @@ impl AgentLine {
                 Ok(None) | Err(_) => return Ok(None),
             },
         };
-        greet(&mut self.socket, 0, &[], HANDOVER).await?;
+        greet(&mut self.socket, 0, &[], None, HANDOVER).await?;
         self.socket
             .write_all(&first)
             .await

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fumehood_protocol::{
-    Cancel, Complete, Credit, Data, Decoder, ErrorMessage, FEATURE_CANCEL, FEATURE_CREDIT,
-    FEATURE_RAW_FRAMES, Item, OpId, Request, Response, Stream, StreamSummary, Tag, encode_line,
+    Cancel, Complete, Credit, Data, Decoder, ErrorMessage, FEATURE_CANCEL, FEATURE_CONTEXTS,
+    FEATURE_CREDIT, FEATURE_RAW_FRAMES, FEATURE_REFRESH, Item, OpId, Request, Response, Stream,
+    StreamSummary, Tag, encode_line,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -15,7 +16,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// What a channel wants of an agent.
-pub(crate) const FEATURES: [&str; 3] = [FEATURE_RAW_FRAMES, FEATURE_CREDIT, FEATURE_CANCEL];
+pub(crate) const FEATURES: [&str; 5] = [
+    FEATURE_RAW_FRAMES,
+    FEATURE_CREDIT,
+    FEATURE_CANCEL,
+    FEATURE_CONTEXTS,
+    FEATURE_REFRESH,
+];
 
 /// The longest line taken from an agent, in bytes: a 64 KiB chunk with every byte escaped to six,
 /// and room beside it.
@@ -55,6 +62,9 @@ pub(crate) enum OperationEvent {
     Output(Stream, Bytes),
     Complete(Complete),
     Refused(ErrorMessage),
+    Quiesced,
+    Refreshed,
+    Pong,
 }
 
 type Sender = mpsc::UnboundedSender<Result<OperationEvent, ChannelError>>;
@@ -152,6 +162,26 @@ impl Channel {
         }
     }
 
+    /// Whether the guest is still listened to.
+    pub(crate) fn is_open(&self) -> bool {
+        lock(&self.routes).ended.is_none()
+    }
+
+    /// Asks for something that has one answer and no output, and waits for it.
+    ///
+    /// # Errors
+    /// [`ChannelError`]; a refusal is an event.
+    pub(crate) async fn ask(
+        &self,
+        request: impl FnOnce(OpId) -> Request,
+        deadline: Duration,
+    ) -> Result<OperationEvent, ChannelError> {
+        let mut operation = self.operate(|id, _| request(id));
+        tokio::time::timeout(deadline, operation.next())
+            .await
+            .map_err(|_| ChannelError::Silent(deadline))?
+    }
+
     fn send(&self, request: &Request) {
         // A writer that is gone shows in the routes.
         let _ = self.writer.send(encode_line(request));
@@ -196,7 +226,10 @@ impl Operation {
                 }
             }
             OperationEvent::Complete(complete) => self.verify(complete)?,
-            OperationEvent::Refused(_) => {}
+            OperationEvent::Refused(_)
+            | OperationEvent::Quiesced
+            | OperationEvent::Refreshed
+            | OperationEvent::Pong => {}
         }
         Ok(event)
     }
@@ -346,11 +379,14 @@ impl Reader {
                 self.frame = Some(data);
                 Ok(())
             }
-            Response::Complete(complete) => self.complete(complete),
-            Response::Error(refusal) => self.refused(refusal),
-            Response::Pong(_) | Response::Hello(_) => {
-                Err("an answer to a question that was not asked".into())
+            Response::Complete(complete) => {
+                self.last(complete.op_id, OperationEvent::Complete(complete))
             }
+            Response::Error(refusal) => self.last(refusal.op_id, OperationEvent::Refused(refusal)),
+            Response::Quiesced(quiesced) => self.last(quiesced.op_id, OperationEvent::Quiesced),
+            Response::Refreshed(refreshed) => self.last(refreshed.op_id, OperationEvent::Refreshed),
+            Response::Pong(pong) => self.last(pong.op_id, OperationEvent::Pong),
+            Response::Hello(_) => Err("an answer to a question that was not asked".into()),
         }
     }
 
@@ -393,25 +429,13 @@ impl Reader {
         Ok(())
     }
 
-    fn complete(&self, complete: Complete) -> Result<(), String> {
-        let Some(route) = self.close(complete.op_id) else {
-            return known_before(complete.op_id);
+    /// Passes on what ends an operation.
+    fn last(&self, id: Option<OpId>, event: OperationEvent) -> Result<(), String> {
+        let Some(route) = id.and_then(|id| lock(&self.routes).open.remove(&id)) else {
+            return known_before(id);
         };
-        let _ = route.sender.send(Ok(OperationEvent::Complete(complete)));
+        let _ = route.sender.send(Ok(event));
         Ok(())
-    }
-
-    fn refused(&self, refusal: ErrorMessage) -> Result<(), String> {
-        let Some(route) = self.close(refusal.op_id) else {
-            return known_before(refusal.op_id);
-        };
-        let _ = route.sender.send(Ok(OperationEvent::Refused(refusal)));
-        Ok(())
-    }
-
-    /// Takes the route of an operation that has ended.
-    fn close(&self, id: Option<OpId>) -> Option<Route> {
-        lock(&self.routes).open.remove(&id?)
     }
 }
 

@@ -106,7 +106,7 @@ fn lost(ended_by: EndedBy, exit_code: Option<i32>, detail: String) -> Ending {
 fn refused(refusal: &ErrorMessage) -> Error {
     let kind = match refusal.error_type {
         ErrorType::BusyError => ErrorKind::Busy,
-        ErrorType::AgentError => ErrorKind::Host,
+        ErrorType::AgentError | ErrorType::RefreshError => ErrorKind::Host,
         ErrorType::ProtocolError | ErrorType::AuthError => ErrorKind::Protocol,
         ErrorType::RequestError
         | ErrorType::CodeError

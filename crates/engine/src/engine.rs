@@ -1,39 +1,50 @@
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use fumehood_image::{Image, Store};
-use fumehood_protocol::{EndedBy, Evidence, Language, PROTOCOL_VERSION, StreamSummary};
-use tokio::net::UnixStream;
+use fumehood_image::Store;
+use fumehood_protocol::{EndedBy, Evidence, Language, StreamSummary};
+use tokio::task::JoinHandle;
 
 use crate::accelerator::{Accelerator, choose};
-use crate::admission::{Admission, Place};
 use crate::agent_line::AgentLine;
-use crate::config::{Config, Qemu};
+use crate::checkpoint::Checkpoint;
+use crate::config::{Config, Qemu, TemplateUse};
 use crate::ending::CANCELLED;
 use crate::error::{Error, ErrorKind};
+use crate::host::{ANY_LANGUAGE, Counts, Host};
+use crate::keeper::keep;
 use crate::launch::Kit;
 use crate::run::{Outcome, Run, RunRequest, Source, Timing};
 use crate::sandbox::Sandbox;
-use crate::vm::Vm;
+use crate::template::{Templates, Which};
 
-/// This host, ready to run code. Cheap to clone; the VMs of a dropped engine die.
+/// This host, ready to run code. Cheap to clone; with the last clone, what is kept ready ends, and what
+/// goes on in the background. Sandboxes and runs live on by themselves.
 #[derive(Debug, Clone)]
 pub struct Engine(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    config: Config,
-    image: Image,
-    kit: Kit,
-    admission: Admission,
-    accelerator: Accelerator,
+    host: Arc<Host>,
     accelerator_reason: String,
+    /// Builds templates and fills the pool; begun in the first runtime that is seen.
+    keeper: OnceLock<JoinHandle<()>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(keeper) = self.keeper.get() {
+            keeper.abort();
+        }
+        self.host.idle.clear();
+    }
 }
 
 impl Engine {
-    /// Finds QEMU and the image, chooses the accelerator. Takes a few milliseconds and starts
-    /// no VM.
+    /// Finds QEMU and the image, chooses the accelerator. Takes a few milliseconds; VMs are started
+    /// only where a [`Pool`](crate::Pool) is to be kept, in the background: call it inside a tokio
+    /// runtime then.
     ///
     /// # Errors
     /// [`ErrorKind::Missing`] and [`ErrorKind::Damaged`] with the command that mends it;
@@ -44,22 +55,42 @@ impl Engine {
         let store = open_store(&config)?;
         let image = store.image(&config.image).map_err(image_error)?;
         let chosen = choose(config.accelerator)?;
-        let kit = Kit::new(&qemu, chosen.accelerator, store.root(), &config.limits)?;
-        let admission = Admission::new(config.queue_deadline);
-        Ok(Self(Arc::new(Inner {
-            config,
+        let kit = Kit::new(
+            &qemu,
+            chosen.accelerator,
             image,
-            kit,
-            admission,
-            accelerator: chosen.accelerator,
+            store.root(),
+            &config.limits,
+        )?;
+        let templates = Templates::new(&store, &qemu, &kit)?;
+        let engine = Self(Arc::new(Inner {
+            host: Arc::new(Host::new(config, kit, chosen.accelerator, templates)),
             accelerator_reason: chosen.reason,
-        })))
+            keeper: OnceLock::new(),
+        }));
+        engine.keep();
+        Ok(engine)
+    }
+
+    /// Begins what goes on in the background, if something is to and nothing does.
+    fn keep(&self) {
+        let host = &self.0.host;
+        let idle =
+            host.config.templates != TemplateUse::UseAndBuild && !host.config.pool.is_wanted();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        if !idle {
+            self.0
+                .keeper
+                .get_or_init(|| runtime.spawn(keep(host.clone())));
+        }
     }
 
     /// What executes guests' instructions here.
     #[must_use]
     pub fn accelerator(&self) -> Accelerator {
-        self.0.accelerator
+        self.0.host.accelerator
     }
 
     /// Why it is that one, for a person.
@@ -68,37 +99,126 @@ impl Engine {
         &self.0.accelerator_reason
     }
 
+    /// How often VMs came from where.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.0.host.counters.read()
+    }
+
+    /// Hot VMs and waiting QEMU processes that are ready now.
+    #[must_use]
+    pub fn ready(&self) -> (usize, usize) {
+        let (hot, blank) = self.0.host.idle.count();
+        (hot.values().sum(), blank)
+    }
+
     /// Runs one program in a fresh VM. The request is checked at once; the VM is started while the
     /// caller goes on. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`]: what is wrong, what the limit is.
     pub fn run(&self, request: RunRequest) -> Result<Run, Error> {
-        let (exec, timeout) = request.check(&self.0.config.limits)?;
-        let (engine, memory_mib) = (self.0.clone(), request.memory());
+        self.keep();
+        let host = self.0.host.clone();
+        let (exec, timeout) = request.check(&host.config.limits)?;
+        let which = Which {
+            language: request.language,
+            memory_mib: request.memory(),
+        };
         Ok(Run::drive(move |events, cancel| async move {
             let start = Instant::now();
-            let booted = tokio::select! {
-                booted = engine.sandbox(memory_mib) => booted,
-                () = cancel.notified() => return Ok(engine.never_started(start)),
+            let fresh = tokio::select! {
+                fresh = host.acquire(which) => fresh?,
+                () = cancel.notified() => return Ok(never_started(&host, start)),
             };
-            let (sandbox, queue) = booted?;
+            let sandbox = Sandbox::new(host, fresh, which.memory_mib);
             let mut outcome = sandbox.run_and_end(exec, timeout, events, cancel).await?;
-            outcome.timing.queue = queue;
             outcome.timing.total = start.elapsed();
             Ok(outcome)
         }))
     }
 
-    /// Boots a VM that is kept until it is dropped: several programs may run in it, also at once.
+    /// A VM that is kept until it is dropped: several programs may run in it, also at once.
     ///
     /// # Errors
     /// As [`run`](Self::run), and [`ErrorKind::Boot`].
     pub async fn sandbox(&self, memory_mib: u32) -> Result<Sandbox, Error> {
-        RunRequest::new(Language::Raw, "")
+        self.sandbox_for(ANY_LANGUAGE, memory_mib).await
+    }
+
+    /// The same, with a warm interpreter of this language.
+    ///
+    /// # Errors
+    /// As [`sandbox`](Self::sandbox).
+    pub async fn sandbox_for(&self, language: Language, memory_mib: u32) -> Result<Sandbox, Error> {
+        let which = self.checked(language, memory_mib)?;
+        let fresh = self.0.host.acquire(which).await?;
+        Ok(Sandbox::new(self.0.host.clone(), fresh, memory_mib))
+    }
+
+    /// A VM that goes on from a saved state.
+    ///
+    /// # Errors
+    /// As [`sandbox`](Self::sandbox).
+    pub async fn open(&self, checkpoint: &Checkpoint) -> Result<Sandbox, Error> {
+        Sandbox::open(self.0.host.clone(), checkpoint).await
+    }
+
+    /// Builds the template of a language, for guests of this much memory, unless it is there. `false`:
+    /// it was there, or another process has built it meanwhile.
+    ///
+    /// # Errors
+    /// As [`sandbox`](Self::sandbox), and [`ErrorKind::Host`] when it cannot be saved.
+    pub async fn build_template(&self, language: Language, memory_mib: u32) -> Result<bool, Error> {
+        const LOOK: Duration = Duration::from_millis(200);
+        let which = self.checked(language, memory_mib)?;
+        let host = &self.0.host;
+        let begun = Instant::now();
+        loop {
+            if host.templates.has(&host.kit, which) {
+                return Ok(false);
+            }
+            let deadline = host.config.boot_deadline;
+            if host
+                .templates
+                .build(&host.kit, which, deadline)
+                .await?
+                .is_some()
+            {
+                if host.templates.has(&host.kit, which) {
+                    return Ok(true);
+                }
+                let message =
+                    "the template was built and could not be saved; look at the warnings above";
+                return Err(Error::new(ErrorKind::Host, message));
+            }
+            if begun.elapsed() > host.config.queue_deadline {
+                let message = "another process builds this template and does not come to an end";
+                return Err(Error::new(ErrorKind::Busy, message));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The key under which a template lies in the store, as `fumehood template list` shows it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`].
+    pub fn template_key(&self, language: Language, memory_mib: u32) -> Result<String, Error> {
+        let which = self.checked(language, memory_mib)?;
+        let host = &self.0.host;
+        Ok(host.templates.key(&host.kit, which).to_string())
+    }
+
+    fn checked(&self, language: Language, memory_mib: u32) -> Result<Which, Error> {
+        self.keep();
+        RunRequest::new(language, "")
             .memory_mib(memory_mib)
-            .check(&self.0.config.limits)?;
-        Ok(self.0.sandbox(memory_mib).await?.0)
+            .check(&self.0.host.config.limits)?;
+        Ok(Which {
+            language,
+            memory_mib,
+        })
     }
 
     /// Boots the image's kernel with `init` as its first process, on the machine that runs get, and
@@ -114,10 +234,8 @@ impl Engine {
         let mut file = fumehood_sys::host::memory_file("floor-initrd").map_err(host)?;
         file.write_all(&fumehood_image::floor_initrd(init))
             .map_err(host)?;
-        self.0
-            .kit
-            .floor(&self.0.image, file.into(), self.0.config.boot_deadline)
-            .await
+        let host = &self.0.host;
+        host.kit.floor(file.into(), host.config.boot_deadline).await
     }
 
     /// Boots a VM for somebody else to speak with its agent. See [`AgentLine`].
@@ -125,55 +243,29 @@ impl Engine {
     /// # Errors
     /// As [`run`](Self::run), and [`ErrorKind::Boot`].
     pub async fn agent_line(&self, memory_mib: u32) -> Result<AgentLine, Error> {
-        RunRequest::new(Language::Raw, "")
-            .memory_mib(memory_mib)
-            .check(&self.0.config.limits)?;
-        let (vm, socket, place) = self.0.boot(memory_mib, 0).await?;
-        Ok(AgentLine::new(vm, place, socket))
+        let which = self.checked(ANY_LANGUAGE, memory_mib)?;
+        let fresh = self.0.host.acquire_line(which, 0).await?;
+        Ok(AgentLine::new(fresh))
     }
 }
 
-impl Inner {
-    /// A fresh sandbox, and how long it waited for room.
-    async fn sandbox(&self, memory_mib: u32) -> Result<(Sandbox, Duration), Error> {
-        let start = Instant::now();
-        let (vm, socket, place) = self.boot(memory_mib, PROTOCOL_VERSION).await?;
-        let queue = start.elapsed().saturating_sub(vm.boot);
-        let limits = self.config.limits;
-        Ok((
-            Sandbox::new(vm, socket, place, limits, memory_mib, self.accelerator),
-            queue,
-        ))
-    }
-
-    fn never_started(&self, start: Instant) -> Outcome {
-        let detail = "cancelled before the code was started".to_string();
-        Outcome {
-            exit_code: Some(CANCELLED),
-            ended_by: EndedBy::Cancelled,
-            evidence: Evidence {
-                detail: Some(detail),
-                ..Evidence::default()
-            },
-            stdout: StreamSummary::default(),
-            stderr: StreamSummary::default(),
-            source: Source::Boot,
-            accelerator: self.accelerator,
-            timing: Timing {
-                total: start.elapsed(),
-                ..Timing::default()
-            },
-        }
-    }
-
-    async fn boot(&self, memory_mib: u32, protocol: u32) -> Result<(Vm, UnixStream, Place), Error> {
-        let (place, _turn) = self.admission.place_and_turn(memory_mib).await?;
-        let deadline = self.config.boot_deadline;
-        let (vm, socket) = self
-            .kit
-            .boot(&self.image, memory_mib, protocol, deadline)
-            .await?;
-        Ok((vm, socket, place))
+fn never_started(host: &Host, start: Instant) -> Outcome {
+    let detail = "cancelled before the code was started".to_string();
+    Outcome {
+        exit_code: Some(CANCELLED),
+        ended_by: EndedBy::Cancelled,
+        evidence: Evidence {
+            detail: Some(detail),
+            ..Evidence::default()
+        },
+        stdout: StreamSummary::default(),
+        stderr: StreamSummary::default(),
+        source: Source::Boot,
+        accelerator: host.accelerator,
+        timing: Timing {
+            total: start.elapsed(),
+            ..Timing::default()
+        },
     }
 }
 

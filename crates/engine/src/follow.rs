@@ -102,6 +102,10 @@ impl Follow {
                 }
                 OperationEvent::Complete(complete) => return Ok(End::Complete(complete)),
                 OperationEvent::Refused(refusal) => return Ok(End::Refused(refusal)),
+                OperationEvent::Quiesced | OperationEvent::Refreshed | OperationEvent::Pong => {
+                    let what = "an exec was answered as something else".into();
+                    return Err(ChannelError::Violation(what));
+                }
             }
         }
     }

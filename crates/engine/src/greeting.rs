@@ -1,13 +1,16 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fumehood_protocol::{Decoder, Hello, HelloReply, Item, Request, Response, encode_line};
+use fumehood_protocol::{
+    Decoder, Hello, HelloReply, Item, Refresh, Request, Response, Tag, encode_line,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::channel::{ChannelError, LINE_BYTES};
 
 /// Begins a conversation with the agent at the other end: whatever was said on this line before is
-/// over, and bytes of it that are still under way are skipped.
+/// over, and bytes of it that are still under way are skipped. With `refresh`, the guest is made one of
+/// its own; without the agent's word for that, it is not to be used.
 ///
 /// # Errors
 /// [`ChannelError`].
@@ -15,6 +18,7 @@ pub(crate) async fn greet(
     socket: &mut UnixStream,
     protocol: u32,
     features: &[&str],
+    refresh: Option<&Refresh>,
     deadline: Duration,
 ) -> Result<HelloReply, ChannelError> {
     let nonce =
@@ -26,23 +30,32 @@ pub(crate) async fn greet(
         ..Hello::default()
     });
     // The newline ends whatever line was begun before.
-    let mut line = vec![b'\n'];
-    line.extend(encode_line(&hello));
+    let mut lines = vec![b'\n'];
+    lines.extend(encode_line(&hello));
+    if let Some(refresh) = refresh {
+        lines.extend(encode_line(&Request::Refresh(refresh.clone())));
+    }
     let conversation = async {
         socket
-            .write_all(&line)
+            .write_all(&lines)
             .await
             .map_err(|_| ChannelError::Closed)?;
-        skip_to(socket, &nonce).await
+        answers(socket, &nonce, refresh.is_some()).await
     };
     tokio::time::timeout(deadline, conversation)
         .await
         .map_err(|_| ChannelError::Silent(deadline))?
 }
 
-async fn skip_to(socket: &mut UnixStream, nonce: &str) -> Result<HelloReply, ChannelError> {
+/// Skips to the answer to `hello`, and takes the one to `refresh` after it.
+async fn answers(
+    socket: &mut UnixStream,
+    nonce: &str,
+    refreshed: bool,
+) -> Result<HelloReply, ChannelError> {
     let mut decoder = Decoder::new(LINE_BYTES);
     let mut buffer = [0; 4096];
+    let mut greeting: Option<HelloReply> = None;
     loop {
         let n = socket
             .read(&mut buffer)
@@ -54,19 +67,78 @@ async fn skip_to(socket: &mut UnixStream, nonce: &str) -> Result<HelloReply, Cha
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {
             let Item::Line(line) = item else { continue };
-            let Some(reply) = reply_in(&line, nonce) else {
-                continue;
+            let reply = match greeting.take() {
+                Some(reply) => {
+                    word_of_refresh(&line)?;
+                    reply
+                }
+                None => match reply_in(&line, nonce) {
+                    Some(reply) if !refreshed => reply,
+                    reply => {
+                        greeting = reply;
+                        continue;
+                    }
+                },
             };
             // An agent says nothing unasked.
             return if bytes.is_empty() {
                 Ok(reply)
             } else {
-                Err(ChannelError::Violation(
-                    "bytes that nobody asked for, after its greeting".into(),
-                ))
+                let what = "bytes that nobody asked for, after its greeting";
+                Err(ChannelError::Violation(what.into()))
             };
         }
     }
+}
+
+/// The agent's word that the guest is one of its own.
+fn word_of_refresh(line: &[u8]) -> Result<(), ChannelError> {
+    let what = match Response::parse(line) {
+        Ok(Response::Refreshed(_)) => return Ok(()),
+        Ok(Response::Error(refusal)) => format!("it was not refreshed: {}", refusal.message),
+        _ => "an answer to a question that was not asked".into(),
+    };
+    Err(ChannelError::Violation(what))
+}
+
+/// What makes a guest one of its own: this moment's time, fresh randomness, a name.
+///
+/// # Errors
+/// A sentence: this host has no randomness, or no clock.
+pub(crate) fn fresh() -> Result<Refresh, String> {
+    let no_randomness = |e| format!("this host gives no randomness: {e}");
+    let mut random = [0; ENTROPY_BYTES + MACHINE_ID_BYTES];
+    getrandom::fill(&mut random).map_err(no_randomness)?;
+    let (entropy, machine_id) = random.split_at(ENTROPY_BYTES);
+    let machine_id = hex(machine_id);
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_err(|_| "this host's clock stands before 1970; set it")?;
+    Ok(Refresh {
+        action: Tag,
+        op_id: None,
+        wall_clock_us: u64::try_from(now.as_micros()).unwrap_or(u64::MAX),
+        entropy: hex(entropy),
+        hostname: format!("fumehood-{}", &machine_id[..HOSTNAME_DIGITS]),
+        machine_id,
+    })
+}
+
+/// Entropy of one refresh: twice a ChaCha20 key.
+const ENTROPY_BYTES: usize = 64;
+const MACHINE_ID_BYTES: usize = 16;
+/// Digits of the machine id that a guest's name shows.
+const HOSTNAME_DIGITS: usize = 8;
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| {
+        [
+            DIGITS[usize::from(byte >> 4)],
+            DIGITS[usize::from(byte & 15)],
+        ]
+    });
+    digits.map(char::from).collect()
 }
 
 /// The answer at the end of this line. The rest of a raw frame, which ends with no newline, may
@@ -95,6 +167,24 @@ mod tests {
     use super::*;
 
     const DEADLINE: Duration = Duration::from_secs(5);
+
+    const REFRESHED: &[u8] = b"{\"type\":\"refreshed\",\"boot_id\":\"x\"}\n";
+
+    async fn greeted(before: &'static [u8], after: &'static [u8]) -> Result<(), ChannelError> {
+        let mut socket = agent(before, after);
+        let refresh = fresh().unwrap();
+        greet(&mut socket, 1, &[], Some(&refresh), DEADLINE)
+            .await
+            .map(drop)
+    }
+
+    #[test]
+    fn what_is_sent_is_valid_and_never_the_same() {
+        let (one, other) = (fresh().unwrap(), fresh().unwrap());
+        assert_eq!(one.check().unwrap().len(), ENTROPY_BYTES);
+        assert_ne!(one.entropy, other.entropy);
+        assert_ne!(one.machine_id, other.machine_id);
+    }
 
     /// Plays an agent: answers `hello`, with `before` and `after` around the answer.
     fn agent(before: &'static [u8], after: &'static [u8]) -> UnixStream {
@@ -131,24 +221,29 @@ mod tests {
             b"the rest of a frame \xff",
         ];
         for before in stale {
-            greet(&mut agent(before, b""), 1, &[], DEADLINE)
-                .await
-                .unwrap();
+            greeted(before, REFRESHED).await.unwrap();
         }
     }
 
     #[tokio::test]
-    async fn bytes_after_the_answer_are_a_violation() {
-        let error = greet(&mut agent(b"", b"more"), 1, &[], DEADLINE)
-            .await
-            .unwrap_err();
-        assert!(matches!(error, ChannelError::Violation(_)), "{error}");
+    async fn what_is_no_word_of_a_refresh_is_a_violation() {
+        let answers: [&[u8]; 3] = [
+            b"{\"type\":\"refreshed\",\"boot_id\":\"x\"}\nmore",
+            b"{\"type\":\"error\",\"message\":\"no clock\",\"error_type\":\"agent_error\"}\n",
+            b"{\"type\":\"pong\",\"version\":\"0\"}\n",
+        ];
+        for after in answers {
+            let error = greeted(b"", after).await.unwrap_err();
+            assert!(matches!(error, ChannelError::Violation(_)), "{error}");
+        }
     }
 
     #[tokio::test]
     async fn an_agent_that_says_nothing_is_given_up() {
         let (mut ours, _theirs) = UnixStream::pair().unwrap();
-        let error = greet(&mut ours, 1, &[], Duration::from_millis(20))
+        let refresh = fresh().unwrap();
+        let patience = Duration::from_millis(20);
+        let error = greet(&mut ours, 1, &[], Some(&refresh), patience)
             .await
             .unwrap_err();
         assert!(matches!(error, ChannelError::Silent(_)), "{error}");

@@ -4,12 +4,9 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fumehood_image::{Image, KernelChoice, Part};
-use fumehood_protocol::{AGENT_PORT, HelloReply, LIMIT_PARAMETER, Limits, TABLE};
-use fumehood_qemu::{
-    Accel, Append, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Initrd, Kernel, Launcher,
-    Machine, Memory, Mon, Process, Sandbox as Seccomp, Serial,
-};
+use fumehood_image::{Image, Part};
+use fumehood_protocol::{HelloReply, Limits};
+use fumehood_qemu::{Append, CommandLine, Initrd, Kernel, Launcher, Process};
 use fumehood_sys::host::{Credentials, Walls, may_become, tsc_khz, usable_namespaces};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -18,13 +15,9 @@ use crate::accelerator::Accelerator;
 use crate::channel::{ChannelError, FEATURES};
 use crate::config::Qemu;
 use crate::error::{Error, ErrorKind};
-use crate::greeting::greet;
-use crate::vm::Vm;
-
-/// Cache of translated code, in MiB. With 64 the boot and a first interpreter together overflow it,
-/// all of it is thrown away, and what runs is translated again: Python's first output came after
-/// 532 ms instead of 451, bun's after 662 instead of 506 (medians, QEMU 7.2). See [`Accel::Tcg`].
-const TB_SIZE_MIB: u32 = 128;
+use crate::greeting::{fresh, greet};
+use crate::machine::{Machine, Numbers, kernel_arguments};
+use crate::vm::{Monitor, Vm};
 
 /// Memory of the guest that is the floor of measurements, in MiB: a default run's.
 const FLOOR_MEMORY_MIB: u32 = 512;
@@ -33,16 +26,22 @@ const FLOOR_MEMORY_MIB: u32 = 512;
 #[derive(Debug)]
 pub(crate) struct Kit {
     launcher: Launcher,
+    image: Image,
     accelerator: Accelerator,
-    tsc_khz: u64,
-    /// Kernel arguments by which the agent learns of limits that an operator has set.
-    limits: String,
+    kernel_arguments: String,
+}
+
+/// A QEMU that has been started, and our ends of what it holds.
+pub(crate) struct Started {
+    pub(crate) vm: Vm,
+    pub(crate) agent: UnixStream,
 }
 
 impl Kit {
     pub(crate) fn new(
         qemu: &Qemu,
         accelerator: Accelerator,
+        image: Image,
         images: &Path,
         limits: &Limits,
     ) -> Result<Self, Error> {
@@ -55,13 +54,27 @@ impl Kit {
             walls,
         )
         .map_err(|e| host(format!("no thread for starting QEMU: {e}")))?;
-        let limits = limit_arguments(limits);
         Ok(Self {
             launcher,
+            image,
             accelerator,
-            tsc_khz: tsc_khz(),
-            limits,
+            kernel_arguments: kernel_arguments(accelerator, tsc_khz(), limits),
         })
+    }
+
+    /// The image that its VMs are of.
+    pub(crate) fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// What a guest's kernel is told.
+    pub(crate) fn kernel_arguments(&self) -> &str {
+        &self.kernel_arguments
+    }
+
+    /// The machine with this much memory.
+    pub(crate) fn machine(&self, memory_mib: u32) -> Machine {
+        Machine::of(&self.image, memory_mib, self.accelerator)
     }
 
     /// Boots a VM and greets its agent in this version of the protocol; the socket is the agent's.
@@ -70,42 +83,28 @@ impl Kit {
     /// [`ErrorKind::Boot`] with the guest's last words, [`ErrorKind::Host`] when QEMU cannot start.
     pub(crate) async fn boot(
         &self,
-        image: &Image,
         memory_mib: u32,
         protocol: u32,
         deadline: Duration,
     ) -> Result<(Vm, UnixStream), Error> {
         let start = Instant::now();
-        let (process, mut ours) = self.start(memory_mib, Parts::of(image)?).await?;
-        let mut vm = Vm::new(process, ours.console, ours.monitor);
-        let greeted = tokio::select! {
-            greeted = greet(&mut ours.agent, protocol, &FEATURES, deadline) => greeted,
-            () = vm.ended() => Err(ChannelError::Closed),
-        };
-        match greeted {
-            Ok(reply) => {
-                vm.boot = start.elapsed();
-                agrees(&reply, protocol)?;
-                Ok((vm, ours.agent))
-            }
-            Err(error) => Err(vm.stillborn(&error).await),
-        }
+        let initrd = descriptor(self.image.initrd())?;
+        let (process, ends) = self.begin(memory_mib, initrd).await?;
+        let started = ends.started(process).await;
+        let (mut vm, agent) = meet(started, protocol, deadline).await?;
+        vm.start = start.elapsed();
+        Ok((vm, agent))
     }
 
     /// Boots the image's kernel with another start file system and waits for the first byte on its
     /// console: the floor that a boot is measured against.
     pub(crate) async fn floor(
         &self,
-        image: &Image,
         initrd: OwnedFd,
         deadline: Duration,
     ) -> Result<Duration, Error> {
         let start = Instant::now();
-        let parts = Parts {
-            initrd,
-            ..Parts::of(image)?
-        };
-        let (process, mut ours) = self.start(FLOOR_MEMORY_MIB, parts).await?;
+        let (process, mut ours) = self.begin(FLOOR_MEMORY_MIB, initrd).await?;
         let first = tokio::time::timeout(deadline, ours.console.read_u8()).await;
         let took = start.elapsed();
         process.kill().await;
@@ -118,103 +117,88 @@ impl Kit {
         }
     }
 
-    /// Starts QEMU with these parts; returns our ends of its sockets.
+    /// Starts a QEMU whose guest waits for a saved state. It can be given one whose memory is in one
+    /// of `memories`, under the descriptor's number.
+    pub(crate) async fn wait(
+        &self,
+        memory_mib: u32,
+        memories: Vec<OwnedFd>,
+    ) -> Result<Started, Error> {
+        let waiting = CommandLine::waiting;
+        let (process, ends) = self.start(memory_mib, waiting, memories).await?;
+        Ok(ends.started(process).await)
+    }
+
+    /// Starts a QEMU that boots the image's kernel.
+    async fn begin(
+        &self,
+        memory_mib: u32,
+        initrd: OwnedFd,
+    ) -> Result<(Process, Ends<UnixStream>), Error> {
+        let kernel = descriptor(self.image.kernel())?;
+        let (kernel_number, initrd_number) = (kernel.as_raw_fd(), initrd.as_raw_fd());
+        let boots = |line: CommandLine| {
+            line.with(&Kernel(kernel_number))
+                .with(&Initrd(initrd_number))
+                .with(&Append(self.kernel_arguments.clone()))
+        };
+        self.start(memory_mib, boots, vec![kernel, initrd]).await
+    }
+
+    /// Starts QEMU; returns our ends of its sockets.
     async fn start(
         &self,
         memory_mib: u32,
-        parts: Parts,
+        complete: impl FnOnce(CommandLine) -> CommandLine,
+        mut inherit: Vec<OwnedFd>,
     ) -> Result<(Process, Ends<UnixStream>), Error> {
         let Wires { ours, theirs } = Wires::new()
             .map_err(|e| Error::new(ErrorKind::Host, format!("no sockets for a VM: {e}")))?;
-        let args = self.command_line(memory_mib, &parts, &theirs).into_args();
-        let parts = parts.into_fds().into_iter();
-        let inherit = parts.chain(theirs.into_fds()).collect();
-        let process = self.launcher.start(args, inherit).await.map_err(|e| {
+        let rootfs = descriptor(self.image.rootfs())?;
+        let numbers = Numbers {
+            rootfs: rootfs.as_raw_fd(),
+            agent: theirs.agent.as_raw_fd(),
+            console: theirs.console.as_raw_fd(),
+            monitor: theirs.monitor.as_raw_fd(),
+        };
+        let line = complete(self.machine(memory_mib).command_line(numbers));
+        inherit.push(rootfs);
+        inherit.extend(theirs.into_fds());
+        let process = self.launcher.start(line.into_args(), inherit).await;
+        let process = process.map_err(|e| {
             Error::new(ErrorKind::Host, format!("QEMU could not be started: {e}")).caused_by(e)
         })?;
         Ok((process, ours))
     }
+}
 
-    fn command_line(&self, memory_mib: u32, parts: &Parts, wires: &Ends<OwnedFd>) -> CommandLine {
-        let (accel, cpu) = match self.accelerator {
-            Accelerator::Kvm => (Accel::Kvm, Cpu::Host),
-            Accelerator::Tcg => (
-                Accel::Tcg {
-                    tb_size_mib: TB_SIZE_MIB,
-                },
-                Cpu::Max,
-            ),
-        };
-        let socket = |id: &str, fd: &OwnedFd| Chardev {
-            id: id.into(),
-            fd: fd.as_raw_fd(),
-        };
-        CommandLine::bare()
-            .with(&Machine::Microvm { acpi: parts.acpi })
-            .with(&accel)
-            .with(&cpu)
-            .with(&Memory(memory_mib))
-            .with(&Seccomp)
-            .with(&Kernel(parts.kernel.as_raw_fd()))
-            .with(&Initrd(parts.initrd.as_raw_fd()))
-            .with(&Append(self.kernel_arguments()))
-            .with(&Fdset {
-                fd: parts.rootfs.as_raw_fd(),
-                set: 1,
-            })
-            .with(&Blockdev {
-                node_name: "root".into(),
-                set: 1,
-            })
-            .with(&Device::VirtioBlk {
-                drive: "root".into(),
-            })
-            .with(&socket("console", &wires.console))
-            .with(&Serial {
-                chardev: "console".into(),
-            })
-            .with(&socket("agent", &wires.agent))
-            .with(&Device::VirtioSerial)
-            .with(&Device::VirtSerialPort {
-                chardev: "agent".into(),
-                name: AGENT_PORT.into(),
-            })
-            .with(&socket("monitor", &wires.monitor))
-            .with(&Mon {
-                chardev: "monitor".into(),
-            })
-    }
-
-    /// The kernel's command line. `nokaslr` is a choice about the guest's own kernel, which guards
-    /// nothing of the host's: the wall is the VM.
-    fn kernel_arguments(&self) -> String {
-        let mut arguments = String::from(
-            "quiet console=ttyS0 panic=-1 reboot=t nokaslr cryptomgr.notests \
-             8250.nr_uarts=1 noreplace-smp",
-        );
-        if self.accelerator == Accelerator::Tcg {
-            // Without the rate the guest's clock falls back to jiffies; the other two spare the
-            // kernel measurements that emulation makes slow and wrong.
-            let tsc = format!(
-                " tsc_early_khz={} tsc=reliable no_timer_check lapic_timer_khz=1000000",
-                self.tsc_khz
-            );
-            arguments.push_str(&tsc);
-        }
-        arguments.push_str(&self.limits);
-        arguments
+/// Greets the agent of a guest that comes to life, and makes it one of its own.
+///
+/// # Errors
+/// [`ErrorKind::Boot`] with the guest's last words.
+pub(crate) async fn meet(
+    started: Started,
+    protocol: u32,
+    deadline: Duration,
+) -> Result<(Vm, UnixStream), Error> {
+    let Started { mut vm, mut agent } = started;
+    let refresh = fresh().map_err(|message| Error::new(ErrorKind::Host, message))?;
+    let greeted = tokio::select! {
+        greeted = greet(&mut agent, protocol, &FEATURES, Some(&refresh), deadline) => greeted,
+        () = vm.ended() => Err(ChannelError::Closed),
+    };
+    match greeted {
+        Ok(reply) => agrees(&reply, protocol).map(|()| (vm, agent)),
+        Err(error) => Err(vm.stillborn(&error).await),
     }
 }
 
-/// Limits that differ from the agent's own, as kernel arguments.
-fn limit_arguments(limits: &Limits) -> String {
-    let differing = limits
-        .iter()
-        .zip(TABLE)
-        .filter(|((_, value), row)| *value != row.default);
-    differing
-        .map(|((name, value), _)| format!(" {LIMIT_PARAMETER}{name}={value}"))
-        .collect()
+/// A part of the image as a descriptor, for QEMU to inherit: it needs no right to any path.
+fn descriptor(part: &Part) -> Result<OwnedFd, Error> {
+    part.file().try_clone().map(OwnedFd::from).map_err(|e| {
+        let message = format!("no descriptor for {}: {e}", part.path().display());
+        Error::new(ErrorKind::Host, message)
+    })
 }
 
 /// The user that QEMU becomes; none = it keeps ours. Root gives up all it can: with KVM the group
@@ -279,39 +263,6 @@ fn walls(qemu: &Qemu, accelerator: Accelerator, images: &Path) -> Result<Option<
     Walls::new(&programs, &files, devices)
 }
 
-/// The image's parts as descriptors, for QEMU to inherit: it needs no right to any path.
-struct Parts {
-    kernel: OwnedFd,
-    initrd: OwnedFd,
-    rootfs: OwnedFd,
-    /// Debian's kernel finds devices by ACPI only, ours by its command line.
-    acpi: bool,
-}
-
-impl Parts {
-    fn of(image: &Image) -> Result<Self, Error> {
-        let fd = |part: &Part| {
-            part.file().try_clone().map(OwnedFd::from).map_err(|e| {
-                Error::new(
-                    ErrorKind::Host,
-                    format!("no descriptor for {}: {e}", part.path().display()),
-                )
-            })
-        };
-        let acpi = image.manifest().kernel.kind == KernelChoice::Debian;
-        Ok(Self {
-            kernel: fd(image.kernel())?,
-            initrd: fd(image.initrd())?,
-            rootfs: fd(image.rootfs())?,
-            acpi,
-        })
-    }
-
-    fn into_fds(self) -> [OwnedFd; 3] {
-        [self.kernel, self.initrd, self.rootfs]
-    }
-}
-
 /// One end of each of a VM's sockets.
 struct Ends<T> {
     agent: T,
@@ -322,6 +273,16 @@ struct Ends<T> {
 impl Ends<OwnedFd> {
     fn into_fds(self) -> [OwnedFd; 3] {
         [self.agent, self.console, self.monitor]
+    }
+}
+
+impl Ends<UnixStream> {
+    async fn started(self, process: Process) -> Started {
+        let monitor = Monitor::open(self.monitor).await;
+        Started {
+            vm: Vm::new(process, self.console, monitor),
+            agent: self.agent,
+        }
     }
 }
 

@@ -21,13 +21,15 @@
 //! # }
 //! ```
 //!
-//! Modules by rank; a lower one never names a higher: `engine, doctor > sandbox, agent_line > launch, ending > vm > follow > run
-//! > greeting > channel > console, admission > config > accelerator > error`.
+//! Modules by rank; a lower one never names a higher: `engine, doctor > sandbox, agent_line, keeper >
+//! host > pool > template > restore, checkpoint > snapshot, warm > launch, ending > vm > follow > run >
+//! greeting > channel > console, admission, machine > config > accelerator > error`.
 
 mod accelerator;
 mod admission;
 mod agent_line;
 mod channel;
+mod checkpoint;
 mod config;
 mod console;
 pub mod doctor;
@@ -36,17 +38,27 @@ mod engine;
 mod error;
 mod follow;
 mod greeting;
+mod host;
+mod keeper;
 mod launch;
+mod machine;
+mod pool;
+mod restore;
 mod run;
 mod sandbox;
+mod snapshot;
+mod template;
 mod vm;
+mod warm;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
 pub use agent_line::{AgentLine, fresh_token};
-pub use config::{Config, Qemu};
+pub use checkpoint::Checkpoint;
+pub use config::{Config, Pool, Qemu, TemplateUse};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Retry};
 pub use fumehood_image as image;
 pub use fumehood_protocol::{EndedBy, Evidence, Language, Limits, StreamSummary};
+pub use host::Counts;
 pub use run::{Canceller, Event, Outcome, Run, RunRequest, Source, Timing};
 pub use sandbox::Sandbox;

@@ -2,11 +2,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fumehood_protocol::{EndedBy, EnvVars, Evidence, Exec, Language, Limits, StreamSummary};
+use fumehood_protocol::{
+    ContextName, EndedBy, EnvVars, Evidence, Exec, Language, Limits, StreamSummary,
+};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::accelerator::Accelerator;
+use crate::config::DEFAULT_MEMORY_MIB;
 use crate::error::{Error, ErrorKind};
 
 /// Seconds that code may run unless a request says otherwise.
@@ -18,9 +21,6 @@ const MIN_MEMORY_MIB: u32 = 96;
 /// The most memory of a guest in MiB, 1 TiB; what this host can give is checked when it is asked for.
 const MAX_MEMORY_MIB: u32 = 1024 * 1024;
 
-/// Memory of a guest unless a request says otherwise, in MiB. Pages that are not used cost nothing.
-const DEFAULT_MEMORY_MIB: u32 = 512;
-
 /// Code to be run in a VM of its own.
 #[derive(Debug, Clone)]
 pub struct RunRequest {
@@ -29,9 +29,14 @@ pub struct RunRequest {
     env: Vec<(String, String)>,
     timeout_s: u64,
     memory_mib: Option<u32>,
+    context: Option<String>,
+    fresh_interpreter: bool,
 }
 
 impl RunRequest {
+    /// Memory of a guest unless a request says otherwise, in MiB.
+    pub const DEFAULT_MEMORY_MIB: u32 = DEFAULT_MEMORY_MIB;
+
     /// Runs `code` with 512 MiB of memory, for 30 s at most.
     #[must_use]
     pub fn new(language: Language, code: impl Into<String>) -> Self {
@@ -41,6 +46,8 @@ impl RunRequest {
             env: Vec::new(),
             timeout_s: DEFAULT_TIMEOUT_S,
             memory_mib: None,
+            context: None,
+            fresh_interpreter: false,
         }
     }
 
@@ -62,6 +69,22 @@ impl RunRequest {
     #[must_use]
     pub fn memory_mib(mut self, mib: u32) -> Self {
         self.memory_mib = Some(mib);
+        self
+    }
+
+    /// Runs in this context of a [`Sandbox`](crate::Sandbox): an interpreter that keeps its state
+    /// between runs, begun by the first one that names it.
+    #[must_use]
+    pub fn context(mut self, name: impl Into<String>) -> Self {
+        self.context = Some(name.into());
+        self
+    }
+
+    /// Runs in an interpreter started for it, instead of one that was warmed up before the VM was
+    /// cloned: hash seeds and addresses are then shared with no other VM. Costs the interpreter's start.
+    #[must_use]
+    pub fn fresh_interpreter(mut self) -> Self {
+        self.fresh_interpreter = true;
         self
     }
 
@@ -94,6 +117,8 @@ impl RunRequest {
         let mut exec = Exec::new(self.language, self.code.clone());
         exec.env_vars = self.env.iter().cloned().collect::<EnvVars>();
         exec.timeout = Some(i64::try_from(self.timeout_s).unwrap_or(i64::MAX));
+        exec.context = self.context.as_deref().map(ContextName::new);
+        exec.fresh = self.fresh_interpreter;
         exec.check(limits).map_err(|error| invalid(error.message))?;
         let seconds = exec
             .timeout_s(limits)
@@ -115,8 +140,17 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Source {
+    /// A VM that waited, restored and exercised.
+    Hot,
+    /// A QEMU that waited, restored for this run from a template.
+    Blank,
+    /// A QEMU started and restored for this run from a template.
+    Template,
     /// A boot for this run.
     Boot,
+    /// A state that [`Sandbox::checkpoint`](crate::Sandbox::checkpoint) or
+    /// [`Sandbox::fork`](crate::Sandbox::fork) took.
+    Checkpoint,
 }
 
 impl Source {
@@ -124,7 +158,11 @@ impl Source {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Hot => "hot",
+            Self::Blank => "blank",
+            Self::Template => "template",
             Self::Boot => "boot",
+            Self::Checkpoint => "checkpoint",
         }
     }
 }
@@ -134,9 +172,9 @@ impl Source {
 pub struct Timing {
     /// Waiting for room on this host.
     pub queue: Duration,
-    /// From starting QEMU to the agent's greeting.
-    pub boot: Duration,
-    /// From the agent's greeting to the code being sent.
+    /// From asking for a VM to its agent's word that it is ready: a boot, a restore, or next to nothing.
+    pub start: Duration,
+    /// From the agent's word to the code being sent.
     pub connect: Duration,
     /// From sending the code to the interpreter being ready, as the guest tells.
     pub spawn: Duration,

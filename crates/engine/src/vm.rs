@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use fumehood_qemu::{Event as QmpEvent, Process, Qmp};
+use fumehood_qemu::{Event as QmpEvent, Process, Qmp, QmpError};
+use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::channel::ChannelError;
 use crate::console::Console;
@@ -12,39 +12,25 @@ use crate::error::{Error, ErrorKind};
 /// Lines of the guest's console that go into an error.
 const LAST_WORDS: usize = 8;
 
-/// Listens to QEMU's monitor while the VM lives, for the reason of a shutdown.
+/// QEMU's monitor: commands, and the reason of a shutdown. None where QEMU had ended before it was
+/// asked; its own end then tells why.
 #[derive(Debug)]
-struct Monitor {
-    events: mpsc::Receiver<QmpEvent>,
-    task: JoinHandle<()>,
-}
+pub(crate) struct Monitor(Option<(Qmp, mpsc::Receiver<QmpEvent>)>);
 
 impl Monitor {
-    fn watch(socket: UnixStream) -> Self {
-        let (sender, events) = mpsc::channel(8);
-        let task = tokio::spawn(async move {
-            // A monitor that fails costs evidence only; the process itself is watched elsewhere.
-            let Ok((_qmp, mut incoming)) = Qmp::connect(socket).await else {
-                return;
-            };
-            while let Some(event) = incoming.recv().await {
-                if event.event == "SHUTDOWN" {
-                    let _ = sender.try_send(event);
-                }
-            }
-        });
-        Self { events, task }
+    /// QEMU need not have come up yet: it reads the first command when it has.
+    pub(crate) async fn open(socket: UnixStream) -> Self {
+        Self(Qmp::connect(socket).await.ok())
     }
 
     fn shutdown_reason(&mut self) -> Option<String> {
-        let event = self.events.try_recv().ok()?;
-        event.data.get("reason")?.as_str().map(str::to_owned)
-    }
-}
-
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        self.task.abort();
+        let (_, events) = self.0.as_mut()?;
+        loop {
+            let event = events.try_recv().ok()?;
+            if event.event == "SHUTDOWN" {
+                return event.data.get("reason")?.as_str().map(str::to_owned);
+            }
+        }
     }
 }
 
@@ -54,20 +40,50 @@ pub(crate) struct Vm {
     process: Process,
     console: Console,
     monitor: Monitor,
-    /// From the request to start QEMU to the agent's greeting.
-    pub(crate) boot: Duration,
+    /// From asking for it to its agent's word that it is ready.
+    pub(crate) start: Duration,
 }
 
 impl Vm {
     /// A QEMU that has been started, with our ends of its console and its monitor.
-    pub(crate) fn new(process: Process, console: UnixStream, monitor: UnixStream) -> Self {
-        let (console, monitor) = (Console::drain(console), Monitor::watch(monitor));
+    pub(crate) fn new(process: Process, console: UnixStream, monitor: Monitor) -> Self {
         Self {
             process,
-            console,
+            console: Console::drain(console),
             monitor,
-            boot: Duration::ZERO,
+            start: Duration::ZERO,
         }
+    }
+
+    /// Its monitor.
+    ///
+    /// # Errors
+    /// [`QmpError::Closed`].
+    pub(crate) fn qmp(&self) -> Result<&Qmp, QmpError> {
+        self.monitor
+            .0
+            .as_ref()
+            .map(|(qmp, _)| qmp)
+            .ok_or(QmpError::Closed)
+    }
+
+    /// What the human monitor says to a command.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Lost`].
+    pub(crate) async fn monitor(&self, command: &str) -> Result<String, Error> {
+        let arguments = json!({ "command-line": command });
+        let asked = match self.qmp() {
+            Ok(qmp) => qmp.execute("human-monitor-command", arguments).await,
+            Err(error) => Err(error),
+        };
+        let said = asked.map_err(|e| Error::new(ErrorKind::Lost, e.to_string()))?;
+        Ok(said.as_str().unwrap_or_default().to_string())
+    }
+
+    /// The number of QEMU's process.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Ends it; returns how long that took.

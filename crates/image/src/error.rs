@@ -49,7 +49,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The disk has no room for the build.
-    #[error("the disk of {path} has {} MB free and the build needs {} MB: free some, or set FUMEHOOD_HOME to a place with room", .have / MEGABYTE, .need / MEGABYTE)]
+    #[error("the disk of {path} has {} MB free, and {} MB are needed: free some, or set FUMEHOOD_HOME to a place with room", .have / MEGABYTE, .need / MEGABYTE)]
     NoRoom {
         /// The store.
         path: PathBuf,

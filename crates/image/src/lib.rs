@@ -24,6 +24,7 @@ mod cpio;
 mod download;
 mod elf;
 mod error;
+mod fingerprint;
 mod hash;
 mod identity;
 mod image;
@@ -37,6 +38,7 @@ mod progress;
 mod recipe;
 mod rootfs;
 mod store;
+mod template;
 mod uv;
 mod workdir;
 
@@ -49,3 +51,7 @@ pub use name::ImageName;
 pub use options::{BuildOptions, ExtraFile, KernelChoice, RootFormat};
 pub use progress::{Progress, Silent, Step, StepEnd};
 pub use store::{Listed, PartReport, PartState, Store, Verification};
+pub use template::{
+    Draft, ListedTemplate, PruneReport, TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest,
+    Templates, copy_sparse,
+};

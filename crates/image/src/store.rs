@@ -221,12 +221,17 @@ impl Store {
 
     /// Refuses to begin work for which there is no room.
     pub(crate) fn need_room(&self, bytes: u64) -> Result<(), Error> {
-        let found = rustix::fs::statvfs(&self.root)
-            .map_err(|e| Error::io("inspect the disk of", &self.root)(e.into()))?;
+        self.need_room_at(&self.root, bytes)
+    }
+
+    /// The same for the disk that `path` is on.
+    pub(crate) fn need_room_at(&self, path: &Path, bytes: u64) -> Result<(), Error> {
+        let found = rustix::fs::statvfs(path)
+            .map_err(|e| Error::io("inspect the disk of", path)(e.into()))?;
         let have = found.f_bavail.saturating_mul(found.f_frsize);
         match have < bytes {
             true => Err(Error::NoRoom {
-                path: self.root.clone(),
+                path: path.to_path_buf(),
                 have,
                 need: bytes,
             }),

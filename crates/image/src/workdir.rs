@@ -9,6 +9,7 @@ use crate::Error;
 
 /// A directory for unfinished work. A lock on the file beside it says that its maker lives: it falls with
 /// the process, however that ends, and then the next sweep takes the directory away.
+#[derive(Debug)]
 pub(crate) struct WorkDir {
     path: PathBuf,
     lock_path: PathBuf,

@@ -123,6 +123,13 @@ impl Qmp {
         Ok((qmp, listener))
     }
 
+    /// Whether QEMU still keeps its monitor open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.is_some()
+    }
+
     /// Runs one command; `arguments` is an object, or null for none.
     ///
     /// # Errors

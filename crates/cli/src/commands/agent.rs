@@ -2,7 +2,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use fumehood_engine::{Engine, fresh_token};
+use fumehood_engine::{Config, Engine, TemplateUse, fresh_token};
 use tokio::net::TcpListener;
 
 use super::{Interrupts, runtime};
@@ -29,9 +29,11 @@ async fn serve(args: &Agent, host: &Host) -> anyhow::Result<ExitCode> {
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot listen on {}", args.listen))?;
-    let line = Engine::start(host.config())?
-        .agent_line(args.memory)
-        .await?;
+    let config = Config {
+        templates: TemplateUse::Use,
+        ..host.config()
+    };
+    let line = Engine::start(config)?.agent_line(args.memory).await?;
     let token = if args.no_token {
         None
     } else {

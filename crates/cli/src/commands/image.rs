@@ -4,14 +4,15 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use fumehood_engine::RunRequest;
 use fumehood_engine::image::{
     BuildOptions, ImageName, KernelChoice, Listed, Outcome, PartReport, PartState, Progress, Step,
     StepEnd, Store, build,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::say;
-use crate::args::{Host, Image, ImageBuild, ImageCommand, Kernel};
+use super::{say, template};
+use crate::args::{Host, Image, ImageBuild, ImageCommand, Kernel, TemplateBuild};
 use crate::exit::FAILURE;
 
 pub(crate) fn run(args: Image, host: &Host) -> anyhow::Result<ExitCode> {
@@ -22,13 +23,13 @@ pub(crate) fn run(args: Image, host: &Host) -> anyhow::Result<ExitCode> {
     };
     let store = Store::open(root)?;
     match args.command {
-        ImageCommand::Build(args) => make(&store, args),
+        ImageCommand::Build(args) => make(&store, args, host),
         ImageCommand::List => list(&store),
         ImageCommand::Verify => verify(&store, &config.image),
     }
 }
 
-fn make(store: &Store, args: ImageBuild) -> anyhow::Result<ExitCode> {
+fn make(store: &Store, args: ImageBuild, host: &Host) -> anyhow::Result<ExitCode> {
     let agent = match args.agent {
         Some(agent) => agent,
         None => beside_us()?,
@@ -54,7 +55,14 @@ fn make(store: &Store, args: ImageBuild) -> anyhow::Result<ExitCode> {
             report.image.directory().display()
         ))?,
     }
-    Ok(ExitCode::SUCCESS)
+    if args.no_templates {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let all = TemplateBuild {
+        language: None,
+        memory: RunRequest::DEFAULT_MEMORY_MIB,
+    };
+    template::make(&all, host.config())
 }
 
 fn beside_us() -> anyhow::Result<PathBuf> {

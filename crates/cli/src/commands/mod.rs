@@ -5,6 +5,7 @@ pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod image;
 pub(crate) mod run;
+pub(crate) mod template;
 
 use std::fmt::Display;
 use std::io::{self, Write};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use fumehood_engine::{
-    Canceller, EndedBy, Engine, Error, Event, Language, Outcome, Run, RunRequest,
+    Canceller, EndedBy, Engine, Error, Event, Language, Outcome, Run, RunRequest, TemplateUse,
 };
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
@@ -36,12 +36,21 @@ fn request(args: &RunArgs) -> anyhow::Result<RunRequest> {
         let (name, value) = environment(variable)?;
         request = request.env(name, value);
     }
+    if args.fresh_interpreter {
+        request = request.fresh_interpreter();
+    }
     Ok(request)
 }
 
 fn start(request: RunRequest, args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
     let mut config = host.config();
     config.limits.timeout_s = args.max_timeout;
+    // A command that is gone in a moment builds nothing behind its user's back.
+    config.templates = if args.boot {
+        TemplateUse::Never
+    } else {
+        TemplateUse::Use
+    };
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let mut interrupts = Interrupts::new()?;

@@ -1,0 +1,113 @@
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use fumehood_engine::image::{ListedTemplate, Store, TEMPLATES_BYTES, Templates};
+use fumehood_engine::{Config, Engine, Language, TemplateUse};
+
+use super::{runtime, say};
+use crate::args::{Host, Template, TemplateBuild, TemplateCommand, TemplatePrune};
+
+const MIB: u64 = 1024 * 1024;
+
+pub(crate) fn run(args: &Template, host: &Host) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        TemplateCommand::Build(args) => make(args, host.config()),
+        TemplateCommand::List => list(&templates(host)?),
+        TemplateCommand::Prune(args) => prune(args, &templates(host)?),
+    }
+}
+
+fn templates(host: &Host) -> anyhow::Result<Templates> {
+    let root = match host.config().store {
+        Some(root) => root,
+        None => Store::default_root()?,
+    };
+    Ok(Store::open(root)?.templates())
+}
+
+/// Builds those that are missing; each takes a boot and a few runs.
+pub(crate) fn make(args: &TemplateBuild, config: Config) -> anyhow::Result<ExitCode> {
+    let config = Config {
+        templates: TemplateUse::Use,
+        ..config
+    };
+    let languages = match args.language {
+        Some(language) => vec![language],
+        None => Language::ALL.to_vec(),
+    };
+    runtime()?.block_on(async {
+        let engine = Engine::start(config)?;
+        for language in languages {
+            let start = Instant::now();
+            let built = engine.build_template(language, args.memory).await?;
+            let took = start.elapsed().as_secs_f32();
+            let what = format!("template for {language}, {} MiB", args.memory);
+            if built {
+                say(&format!("{what}: built in {took:.1} s"))?;
+            } else {
+                say(&format!("{what}: up to date"))?;
+            }
+        }
+        anyhow::Ok(())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(templates: &Templates) -> anyhow::Result<ExitCode> {
+    let found = templates.list()?;
+    if found.is_empty() {
+        say(&"no templates; `fumehood template build` makes them")?;
+    }
+    for template in found {
+        say(&line(&template))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line(template: &ListedTemplate) -> String {
+    let mib = template.bytes / MIB;
+    let used = ago(template.last_used);
+    match &template.manifest {
+        Ok(manifest) => {
+            let input = |name: &str| manifest.inputs.get(name).map_or("?", String::as_str);
+            let state = if template.is_intact { "" } else { " DAMAGED" };
+            format!(
+                "{} {} {} MiB of memory, {mib} MiB on disk, used {used}{state}",
+                &manifest.key[..12.min(manifest.key.len())],
+                input("language"),
+                input("memory_mib"),
+            )
+        }
+        Err(error) => format!("BAD {mib} MiB on disk: {error}"),
+    }
+}
+
+fn ago(time: SystemTime) -> String {
+    let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let minutes = since(SystemTime::now())
+        .saturating_sub(since(time))
+        .as_secs()
+        / 60;
+    match minutes {
+        0 => "just now".to_string(),
+        1..60 => format!("{minutes} min ago"),
+        60..2880 => format!("{} h ago", minutes / 60),
+        _ => format!("{} days ago", minutes / 1440),
+    }
+}
+
+fn prune(args: &TemplatePrune, templates: &Templates) -> anyhow::Result<ExitCode> {
+    let most = if args.all {
+        0
+    } else {
+        args.keep
+            .map_or(TEMPLATES_BYTES, |mib| mib.saturating_mul(MIB))
+    };
+    let report = templates.prune(most, |_| true)?;
+    say(&format!(
+        "removed {} templates, {} MiB",
+        report.removed,
+        report.freed_bytes / MIB
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,325 @@
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use fumehood_protocol::{Language, PROTOCOL_VERSION};
+use tokio::net::UnixStream;
+
+use crate::accelerator::Accelerator;
+use crate::admission::{Admission, Place};
+use crate::channel::Channel;
+use crate::config::{Config, TemplateUse};
+use crate::error::{Error, ErrorKind};
+use crate::launch::Kit;
+use crate::pool::Idle;
+use crate::restore::Blank;
+use crate::run::Source;
+use crate::snapshot::Snapshot;
+use crate::template::{Templates, Which};
+use crate::vm::Vm;
+
+/// This host: everything that VMs are had from.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) config: Config,
+    pub(crate) kit: Kit,
+    pub(crate) accelerator: Accelerator,
+    pub(crate) admission: Admission,
+    pub(crate) templates: Templates,
+    pub(crate) idle: Idle,
+    pub(crate) counters: Counters,
+    /// Templates that were asked for and were not there.
+    wanted: Mutex<HashSet<Which>>,
+}
+
+/// How often what happened. Read by [`Counts`].
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    by_source: [AtomicU64; 5],
+    failed_restores: AtomicU64,
+    discarded_templates: AtomicU64,
+}
+
+/// How often an engine had its VMs from where, since it was started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// [`Source::Hot`].
+    pub hot: u64,
+    /// [`Source::Blank`].
+    pub blank: u64,
+    /// [`Source::Template`].
+    pub template: u64,
+    /// [`Source::Boot`].
+    pub boot: u64,
+    /// [`Source::Checkpoint`].
+    pub checkpoint: u64,
+    /// Restores that did not end in time or failed; another try or a boot took their place.
+    pub failed_restores: u64,
+    /// Templates that were thrown away, since they could not be read.
+    pub discarded_templates: u64,
+}
+
+impl Counters {
+    fn of(&self, source: Source) -> &AtomicU64 {
+        let [hot, blank, template, boot, checkpoint] = &self.by_source;
+        match source {
+            Source::Hot => hot,
+            Source::Blank => blank,
+            Source::Template => template,
+            Source::Boot => boot,
+            Source::Checkpoint => checkpoint,
+        }
+    }
+
+    pub(crate) fn read(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let [hot, blank, template, boot, checkpoint] = &self.by_source;
+        Counts {
+            hot: read(hot),
+            blank: read(blank),
+            template: read(template),
+            boot: read(boot),
+            checkpoint: read(checkpoint),
+            failed_restores: read(&self.failed_restores),
+            discarded_templates: read(&self.discarded_templates),
+        }
+    }
+}
+
+/// A VM of its own for somebody, refreshed and greeted.
+#[derive(Debug)]
+pub(crate) struct Fresh<Line> {
+    pub(crate) vm: Vm,
+    pub(crate) line: Line,
+    pub(crate) place: Place,
+    pub(crate) source: Source,
+    /// What its state began from.
+    pub(crate) base: Option<Snapshot>,
+    /// How long it waited for room.
+    pub(crate) queue: Duration,
+}
+
+impl Host {
+    pub(crate) fn new(
+        config: Config,
+        kit: Kit,
+        accelerator: Accelerator,
+        templates: Templates,
+    ) -> Self {
+        let admission = Admission::new(config.queue_deadline);
+        Self {
+            config,
+            kit,
+            accelerator,
+            admission,
+            templates,
+            idle: Idle::default(),
+            counters: Counters::default(),
+            wanted: Mutex::default(),
+        }
+    }
+
+    /// The fastest way to a VM of this kind: one that is hot, a QEMU that waits, a template, a boot.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`], [`ErrorKind::Host`], [`ErrorKind::Boot`].
+    pub(crate) async fn acquire(&self, which: Which) -> Result<Fresh<Channel>, Error> {
+        let start = Instant::now();
+        if let Some(mut hot) = self.idle.take_hot(which) {
+            hot.vm.start = start.elapsed();
+            self.count(Source::Hot);
+            return Ok(Fresh {
+                vm: hot.vm,
+                line: hot.channel,
+                place: hot.place,
+                source: Source::Hot,
+                base: Some(hot.base),
+                queue: Duration::ZERO,
+            });
+        }
+        let fresh = self.acquire_line(which, PROTOCOL_VERSION).await?;
+        Ok(fresh.map(Channel::new))
+    }
+
+    /// The same, but for a hot one, with its agent greeted in this version of the protocol.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub(crate) async fn acquire_line(
+        &self,
+        which: Which,
+        protocol: u32,
+    ) -> Result<Fresh<UnixStream>, Error> {
+        let Some(base) = self.template(which) else {
+            return self.boot(which.memory_mib, protocol).await;
+        };
+        if let Some((blank, place)) = self.idle.take_blank(&base) {
+            let deadline = self.config.restore_deadline;
+            match blank.restore(&base, protocol, deadline).await {
+                Ok(restored) => {
+                    return Ok(self.fresh(restored, place, Source::Blank, Some(base)));
+                }
+                Err(error) => self.count_failure(&error),
+            }
+        }
+        match self.restore(&base, protocol, Source::Template).await {
+            Ok(fresh) => Ok(fresh),
+            Err(error) if error.kind() == ErrorKind::Busy => Err(error),
+            Err(error) => {
+                if error.kind() == ErrorKind::Damaged {
+                    self.counters
+                        .discarded_templates
+                        .fetch_add(1, Ordering::Relaxed);
+                    self.templates.discard(&self.kit, which);
+                    self.want(which);
+                }
+                self.boot(which.memory_mib, protocol).await
+            }
+        }
+    }
+
+    /// A VM that goes on from this state, at the second try at the latest.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire), and [`ErrorKind::Damaged`].
+    pub(crate) async fn restore(
+        &self,
+        base: &Snapshot,
+        protocol: u32,
+        source: Source,
+    ) -> Result<Fresh<UnixStream>, Error> {
+        let start = Instant::now();
+        let machine = base.machine();
+        let room = self
+            .admission
+            .place_and_turn(machine.memory_mib, || self.idle.clear());
+        let (place, _turn) = room.await?;
+        let queue = start.elapsed();
+        let once = || async {
+            let started = Instant::now();
+            let blank = Blank::start(&self.kit, machine, std::slice::from_ref(base)).await?;
+            let deadline = self.config.restore_deadline;
+            let (mut vm, socket) = blank.restore(base, protocol, deadline).await?;
+            vm.start = started.elapsed();
+            Ok::<_, Error>((vm, socket))
+        };
+        let restored = match once().await {
+            Err(error) if error.kind() == ErrorKind::Boot => {
+                self.count_failure(&error);
+                once().await
+            }
+            other => other,
+        };
+        let restored = restored.inspect_err(|error| self.count_failure(error))?;
+        Ok(Fresh {
+            queue,
+            ..self.fresh(restored, place, source, Some(base.clone()))
+        })
+    }
+
+    async fn boot(&self, memory_mib: u32, protocol: u32) -> Result<Fresh<UnixStream>, Error> {
+        let start = Instant::now();
+        let room = self
+            .admission
+            .place_and_turn(memory_mib, || self.idle.clear());
+        let (place, _turn) = room.await?;
+        let queue = start.elapsed();
+        let deadline = self.config.boot_deadline;
+        let booted = self.kit.boot(memory_mib, protocol, deadline).await?;
+        Ok(Fresh {
+            queue,
+            ..self.fresh(booted, place, Source::Boot, None)
+        })
+    }
+
+    fn fresh(
+        &self,
+        (vm, line): (Vm, UnixStream),
+        place: Place,
+        source: Source,
+        base: Option<Snapshot>,
+    ) -> Fresh<UnixStream> {
+        self.count(source);
+        Fresh {
+            vm,
+            line,
+            place,
+            source,
+            base,
+            queue: Duration::ZERO,
+        }
+    }
+
+    /// The template to restore from, if it is there; else it is noted that it was wanted.
+    fn template(&self, which: Which) -> Option<Snapshot> {
+        if self.config.templates == TemplateUse::Never {
+            return None;
+        }
+        let found = self.templates.find(&self.kit, which);
+        if found.is_none() {
+            self.want(which);
+        }
+        found
+    }
+
+    fn want(&self, which: Which) {
+        if self.config.templates == TemplateUse::UseAndBuild {
+            self.wanted().insert(which);
+            self.idle.changed.notify_one();
+        }
+    }
+
+    /// A template that was wanted and was not there.
+    pub(crate) fn next_wanted(&self) -> Option<Which> {
+        let mut wanted = self.wanted();
+        let next = *wanted.iter().next()?;
+        wanted.remove(&next);
+        Some(next)
+    }
+
+    fn wanted(&self) -> std::sync::MutexGuard<'_, HashSet<Which>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, source: Source) {
+        self.counters.of(source).fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count_failure(&self, error: &Error) {
+        self.counters
+            .failed_restores
+            .fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(%error, "a VM was not restored");
+    }
+
+    /// The kinds of VMs that the pool keeps.
+    pub(crate) fn kept(&self) -> Vec<Which> {
+        let pool = &self.config.pool;
+        let memory_mib = pool.memory_mib;
+        let kinds = pool.languages.iter();
+        kinds
+            .map(|&language| Which {
+                language,
+                memory_mib,
+            })
+            .collect()
+    }
+}
+
+impl<A> Fresh<A> {
+    pub(crate) fn map<B>(self, change: impl FnOnce(A) -> B) -> Fresh<B> {
+        Fresh {
+            vm: self.vm,
+            line: change(self.line),
+            place: self.place,
+            source: self.source,
+            base: self.base,
+            queue: self.queue,
+        }
+    }
+}
+
+/// The language whose template serves a VM that nobody named a language for: the smallest.
+pub(crate) const ANY_LANGUAGE: Language = Language::Raw;

@@ -1,0 +1,137 @@
+//! Checkpoints and forks of live sandboxes.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use fumehood_engine::{
+    Config, Engine, ErrorKind, Event, Language, RunRequest, Sandbox, Source, TemplateUse,
+};
+
+fn engine() -> Engine {
+    Engine::start(Config {
+        templates: TemplateUse::Use,
+        ..Config::default()
+    })
+    .unwrap()
+}
+
+async fn says(sandbox: &Sandbox, request: RunRequest) -> String {
+    let mut run = sandbox.run(&request.timeout_s(120)).unwrap();
+    let mut text = Vec::new();
+    let all = async {
+        while let Some(event) = run.next().await {
+            match event {
+                Event::Stdout(bytes) | Event::Stderr(bytes) => text.extend_from_slice(&bytes),
+            }
+        }
+        run.outcome().await.unwrap()
+    };
+    let outcome = tokio::time::timeout(fumehood_end_to_end::DEADLINE, all)
+        .await
+        .unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert_eq!(outcome.exit_code, Some(0), "{text} {outcome:?}");
+    text
+}
+
+fn python(code: &str) -> RunRequest {
+    RunRequest::new(Language::Python, code).context("main")
+}
+
+fn shell(code: &str) -> RunRequest {
+    RunRequest::new(Language::Raw, code)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn children_have_their_parents_state_and_go_their_own_ways() {
+    let engine = engine();
+    let parent = engine.sandbox_for(Language::Python, 512).await.unwrap();
+    says(
+        &parent,
+        python("import random; x = [1, 2, 3]; random.seed(5)"),
+    )
+    .await;
+    says(
+        &parent,
+        shell("echo kept > file; (sleep 1000 & echo $! > pid)"),
+    )
+    .await;
+    let shell_context = || RunRequest::new(Language::Raw, "y=5; cd /tmp").context("shell");
+    says(&parent, shell_context()).await;
+
+    let children = parent.fork(3).await.unwrap();
+    assert_eq!(children.len(), 3);
+    let mut random = vec![says(&parent, python("print(random.random(), x)")).await];
+    let mut ids = vec![says(&parent, shell("cat /etc/machine-id")).await];
+    for (n, child) in children.iter().enumerate() {
+        assert_eq!(child.source(), Source::Checkpoint);
+        assert_eq!(says(child, shell("cat file")).await, "kept\n");
+        let asked = RunRequest::new(Language::Raw, "echo $y $PWD").context("shell");
+        assert_eq!(says(child, asked).await, "5 /tmp\n");
+        random.push(says(child, python("print(random.random(), x)")).await);
+        ids.push(says(child, shell("cat /etc/machine-id")).await);
+        says(child, python(&format!("x.append({n})"))).await;
+        says(child, shell(&format!("echo {n} > file"))).await;
+    }
+    for (n, child) in children.iter().enumerate() {
+        assert_eq!(
+            says(child, python("print(x)")).await,
+            format!("[1, 2, 3, {n}]\n")
+        );
+        assert_eq!(says(child, shell("cat file")).await, format!("{n}\n"));
+    }
+    assert_eq!(says(&parent, python("print(x)")).await, "[1, 2, 3]\n");
+    assert_eq!(says(&parent, shell("cat file")).await, "kept\n");
+    for values in [&mut random, &mut ids] {
+        values.sort();
+        values.dedup();
+        assert_eq!(values.len(), 4, "{values:?}");
+    }
+
+    // And children of a child.
+    let grandchild = children[1].fork(1).await.unwrap().remove(0);
+    assert_eq!(
+        says(&grandchild, python("print(x)")).await,
+        "[1, 2, 3, 1]\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_outlives_its_sandbox() {
+    let engine = engine();
+    let sandbox = engine.sandbox_for(Language::Python, 512).await.unwrap();
+    says(&sandbox, python("big = bytes(range(256)) * 40000")).await;
+    let checkpoint = sandbox.checkpoint().await.unwrap();
+    assert!(checkpoint.bytes() > 10 * 1024 * 1024);
+    says(&sandbox, python("big = None")).await;
+    sandbox.end().await;
+    for _ in 0..2 {
+        let opened = engine.open(&checkpoint).await.unwrap();
+        let code = "print(len(big), big == bytes(range(256)) * 40000)";
+        assert_eq!(says(&opened, python(code)).await, "10240000 True\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_sandbox_is_not_forked_and_goes_on() {
+    let engine = engine();
+    let sandbox = engine.sandbox(512).await.unwrap();
+    let mut busy = sandbox.run(&shell("echo up; sleep 100")).unwrap();
+    busy.next().await.unwrap();
+    let error = sandbox.fork(1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert_eq!(says(&sandbox, shell("echo on")).await, "on\n");
+    drop(busy);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_booted_sandbox_can_be_forked_too() {
+    let engine = Engine::start(Config {
+        templates: TemplateUse::Never,
+        ..Config::default()
+    })
+    .unwrap();
+    let sandbox = engine.sandbox(256).await.unwrap();
+    assert_eq!(sandbox.source(), Source::Boot);
+    says(&sandbox, shell("echo kept > file")).await;
+    let child = sandbox.fork(1).await.unwrap().remove(0);
+    assert_eq!(says(&child, shell("cat file")).await, "kept\n");
+}

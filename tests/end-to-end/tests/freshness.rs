@@ -1,0 +1,213 @@
+//! Clones of one template: each has a clock, randomness and an identity of its own.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fumehood_engine::{
+    Config, Engine, Event, Language, Outcome, Pool, RunRequest, Source, TemplateUse,
+};
+
+/// An engine that uses the templates which `cargo xtask test` has built.
+fn engine() -> Engine {
+    Engine::start(Config {
+        templates: TemplateUse::Use,
+        ..Config::default()
+    })
+    .unwrap()
+}
+
+async fn output(engine: &Engine, language: Language, code: &str) -> (String, Outcome) {
+    let request = RunRequest::new(language, code).timeout_s(120);
+    let mut run = engine.run(request).unwrap();
+    let mut text = Vec::new();
+    let all = async {
+        while let Some(event) = run.next().await {
+            match event {
+                Event::Stdout(bytes) | Event::Stderr(bytes) => text.extend_from_slice(&bytes),
+            }
+        }
+        run.outcome().await.unwrap()
+    };
+    let outcome = tokio::time::timeout(fumehood_end_to_end::DEADLINE, all)
+        .await
+        .unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert_eq!(outcome.exit_code, Some(0), "{text} {outcome:?}");
+    (text, outcome)
+}
+
+/// Runs the same code in `count` clones, two at a time; each prints values, one a line. No value is
+/// printed by two of them. Returns the lines of each.
+async fn all_differ(
+    engine: &Engine,
+    language: Language,
+    code: &'static str,
+    count: usize,
+    source: Source,
+) -> Vec<Vec<String>> {
+    let mut seen = HashSet::new();
+    let mut all = Vec::new();
+    for _ in 0..count / 2 {
+        let two = tokio::join!(
+            output(engine, language, code),
+            output(engine, language, code)
+        );
+        for (text, outcome) in [two.0, two.1] {
+            assert_eq!(outcome.source, source, "{outcome:?}");
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            for (at, line) in lines.iter().enumerate() {
+                assert!(
+                    seen.insert((at, line.clone())),
+                    "line {at} of two clones is `{line}`"
+                );
+            }
+            all.push(lines);
+        }
+    }
+    all
+}
+
+const PYTHON: &str = "
+import random, uuid, os, secrets, tempfile, ssl, numbers
+print(random.random())
+print(random.getrandbits(64), random.sample(range(10**9), 3))
+print(uuid.uuid4())
+print(uuid.uuid1())
+print(os.urandom(8).hex())
+print(secrets.token_hex(8))
+print(next(tempfile._get_candidate_names()))
+print(ssl.RAND_bytes(8).hex())
+print(open('/etc/machine-id').read().strip())
+print(os.uname().nodename)
+print(open('/proc/sys/kernel/random/boot_id').read().strip())
+print(open('/proc/sys/kernel/random/uuid').read().strip())
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_python_clones_share_no_random_value() {
+    let clones = all_differ(&engine(), Language::Python, PYTHON, 100, Source::Template).await;
+    assert_eq!(clones.len(), 100);
+    for lines in clones {
+        let [id, name] = [&lines[8], &lines[9]];
+        assert_eq!((id.len(), name), (32, &format!("fumehood-{}", &id[..8])));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn javascript_and_shell_clones_share_no_random_value() {
+    let javascript = "
+import { randomBytes } from 'node:crypto';
+console.log(Math.random());
+console.log(Math.random() + Math.random());
+console.log(crypto.randomUUID());
+console.log(Buffer.from(crypto.getRandomValues(new Uint8Array(8))).toString('hex'));
+console.log(randomBytes(8).toString('hex'));
+console.log(Bun.randomUUIDv7());
+";
+    all_differ(
+        &engine(),
+        Language::Javascript,
+        javascript,
+        30,
+        Source::Template,
+    )
+    .await;
+    let shell =
+        "echo $RANDOM$RANDOM$RANDOM; echo $SRANDOM; mktemp -u; head -c 8 /dev/urandom | xxd -p";
+    all_differ(&engine(), Language::Raw, shell, 30, Source::Template).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hot_clones_share_no_random_value_either() {
+    let engine = Engine::start(Config {
+        templates: TemplateUse::Use,
+        pool: Pool {
+            hot: 2,
+            languages: vec![Language::Python],
+            ..Pool::default()
+        },
+        ..Config::default()
+    })
+    .unwrap();
+    let mut seen = HashSet::new();
+    for _ in 0..6 {
+        while engine.ready().0 < 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let (text, outcome) = output(&engine, Language::Python, PYTHON).await;
+        assert_eq!(outcome.source, Source::Hot);
+        for (at, line) in text.lines().enumerate() {
+            assert!(seen.insert((at, line.to_owned())), "two clones have {line}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_are_right() {
+    let engine = engine();
+    let now = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs_f64()
+    };
+    for (language, code) in [
+        (Language::Python, "import time; print(time.time())"),
+        (Language::Javascript, "console.log(Date.now() / 1000)"),
+        (Language::Raw, "date +%s.%N"),
+    ] {
+        let before = now();
+        let (text, _) = output(&engine, language, code).await;
+        let (told, after) = (text.trim().parse::<f64>().unwrap(), now());
+        // JavaScript's clock has milliseconds.
+        assert!(
+            before - 0.002 <= told && told <= after + 0.002,
+            "{language}: {told} is not between {before} and {after}"
+        );
+    }
+    // It goes on at the right pace.
+    let code = "
+import time
+wall, steady = time.time(), time.monotonic()
+time.sleep(0.5)
+print(time.time() - wall, time.monotonic() - steady)";
+    let (text, _) = output(&engine, Language::Python, code).await;
+    for passed in text
+        .split_whitespace()
+        .map(|word| word.parse::<f64>().unwrap())
+    {
+        assert!(
+            (0.5..5.0).contains(&passed),
+            "a sleep of 0.5 s took {passed} s"
+        );
+    }
+}
+
+/// A certificate that becomes valid only later than the template was made is good in the clone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_works_with_a_certificate_that_is_younger_than_the_template() {
+    let code = r#"
+import datetime, ssl, socket, subprocess, threading
+start = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=1)
+stamp = lambda t: t.strftime("%Y%m%d%H%M%SZ")
+subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+    "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost",
+    "-addext", "subjectAltName=DNS:localhost", "-not_before", stamp(start),
+    "-not_after", stamp(start + datetime.timedelta(hours=1))], check=True, capture_output=True)
+server = socket.create_server(("127.0.0.1", 0))
+def serve():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain("cert.pem", "key.pem")
+    with context.wrap_socket(server.accept()[0], server_side=True) as line:
+        line.sendall(line.recv(100))
+threading.Thread(target=serve, daemon=True).start()
+context = ssl.create_default_context(cafile="cert.pem")
+with context.wrap_socket(socket.create_connection(server.getsockname()), server_hostname="localhost") as line:
+    line.sendall(b"through TLS")
+    print(line.recv(100).decode(), line.version())
+"#;
+    let (text, outcome) = output(&engine(), Language::Python, code).await;
+    assert!(text.starts_with("through TLS TLSv1.3"), "{text}");
+    assert_eq!(outcome.source, Source::Template);
+}

@@ -1,0 +1,224 @@
+//! Templates and VMs that are kept ready.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fumehood_end_to_end::{DEADLINE, descendants, is_alive, send, wait_until};
+use fumehood_engine::{
+    Config, EndedBy, Engine, Language, Outcome, Pool, RunRequest, Source, TemplateUse,
+};
+use rustix::process::Signal;
+
+fn engine(hot: usize, blank: usize, languages: &[Language]) -> Engine {
+    Engine::start(Config {
+        templates: TemplateUse::Use,
+        pool: Pool {
+            hot,
+            blank,
+            languages: languages.to_vec(),
+            ..Pool::default()
+        },
+        ..Config::default()
+    })
+    .unwrap()
+}
+
+async fn ready(engine: &Engine, wanted: (usize, usize)) {
+    let start = Instant::now();
+    while engine.ready() != wanted {
+        assert!(
+            start.elapsed() < DEADLINE,
+            "the pool does not fill: {:?}",
+            engine.ready()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn outcome(engine: &Engine, request: RunRequest) -> Outcome {
+    let run = engine.run(request.timeout_s(120)).unwrap();
+    let outcome = tokio::time::timeout(DEADLINE, run.outcome())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (outcome.exit_code, outcome.ended_by),
+        (Some(0), EndedBy::Exited),
+        "{outcome:?}"
+    );
+    outcome
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_get_what_is_ready_and_never_a_wrong_vm() {
+    let engine = engine(1, 1, &[Language::Python]);
+    ready(&engine, (1, 1)).await;
+    let python = |code: &str| RunRequest::new(Language::Python, code);
+    // Other memory, another language: neither the hot nor the blank one fits.
+    let memory = "assert 230 < int(open('/proc/meminfo').read().split()[1]) / 1024 < 256";
+    let source = outcome(&engine, python(memory).memory_mib(256))
+        .await
+        .source;
+    assert_eq!(source, Source::Boot);
+    let raw = RunRequest::new(Language::Raw, "echo hi");
+    assert_eq!(outcome(&engine, raw).await.source, Source::Template);
+    assert_eq!(engine.ready(), (1, 1));
+
+    assert_eq!(
+        outcome(&engine, python("print(1)")).await.source,
+        Source::Hot
+    );
+    // The next one takes the blank, unless the hot one is there again; all are used once.
+    let next = outcome(
+        &engine,
+        python("import os; assert not os.path.exists('/tmp/mark'); open('/tmp/mark', 'w')"),
+    )
+    .await;
+    assert!(
+        [Source::Hot, Source::Blank].contains(&next.source),
+        "{next:?}"
+    );
+    ready(&engine, (1, 1)).await;
+    let third = python("import os; assert not os.path.exists('/tmp/mark')");
+    assert_eq!(outcome(&engine, third).await.source, Source::Hot);
+    let counts = engine.counts();
+    assert_eq!((counts.failed_restores, counts.discarded_templates), (0, 0));
+    assert_eq!((counts.boot, counts.template), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_primer_leaves_nothing_behind() {
+    let engine = engine(1, 0, &Language::ALL);
+    ready(&engine, (3, 0)).await;
+    let python = "
+import os, threading
+assert sorted(k for k in globals() if not k.startswith('__')) == ['os', 'threading'], globals().keys()
+assert __name__ == '__main__' and threading.active_count() == 1
+assert 'PRIMED' not in os.environ, os.environ
+assert os.listdir('/tmp') == [] and os.listdir() == [], os.listdir()
+";
+    assert_eq!(
+        outcome(&engine, RunRequest::new(Language::Python, python))
+            .await
+            .source,
+        Source::Hot
+    );
+    let javascript = "
+import { readdirSync } from 'node:fs';
+if (process.env.PRIMED !== undefined || readdirSync('/tmp').length) throw new Error('left behind');
+for (const name of ['fibonacci', 'work', 'Stack']) if (name in globalThis) throw new Error(name);
+";
+    assert_eq!(
+        outcome(&engine, RunRequest::new(Language::Javascript, javascript))
+            .await
+            .source,
+        Source::Hot
+    );
+    let shell =
+        "[[ -z ${PRIMED+x} && -z ${words+x} && $(type -t count) == '' && -z $(ls -A /tmp ~) ]]";
+    assert_eq!(
+        outcome(&engine, RunRequest::new(Language::Raw, shell))
+            .await
+            .source,
+        Source::Hot
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_takes_too_long_is_replaced_and_counted() {
+    let engine = Engine::start(Config {
+        templates: TemplateUse::Use,
+        restore_deadline: Duration::from_micros(1),
+        ..Config::default()
+    })
+    .unwrap();
+    let outcome = outcome(&engine, RunRequest::new(Language::Raw, "echo hi")).await;
+    assert_eq!(outcome.source, Source::Boot);
+    assert_eq!(engine.counts().failed_restores, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restores_in_a_row_all_answer() {
+    const RESTORES: u64 = 60;
+    let engine = engine(0, 0, &[]);
+    for _ in 0..RESTORES {
+        let sandbox = engine.sandbox(512).await.unwrap();
+        assert_eq!(sandbox.source(), Source::Template);
+    }
+    let counts = engine.counts();
+    assert_eq!((counts.template, counts.failed_restores), (RESTORES, 0));
+}
+
+/// Ten at once, several times: none is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_all_end_right() {
+    let engine = engine(0, 2, &[Language::Python]);
+    for _ in 0..3 {
+        let mut runs = tokio::task::JoinSet::new();
+        for n in 0..10 {
+            let engine = engine.clone();
+            runs.spawn(async move {
+                outcome(
+                    &engine,
+                    RunRequest::new(Language::Python, format!("print({n})")),
+                )
+                .await
+            });
+        }
+        while let Some(done) = runs.join_next().await {
+            assert!([Source::Blank, Source::Template].contains(&done.unwrap().source));
+        }
+    }
+    assert_eq!(engine.counts().failed_restores, 0);
+}
+
+/// A program with a pool of its own, and its QEMUs.
+fn owner() -> (Child, BufReader<ChildStdout>, Vec<u32>) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pool-owner"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    assert_eq!(line(&mut lines), "ready");
+    let qemus = descendants(child.id());
+    assert_eq!(qemus.len(), 3, "{qemus:?}");
+    (child, lines, qemus)
+}
+
+fn line(lines: &mut BufReader<ChildStdout>) -> String {
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+#[test]
+fn the_pool_dies_with_its_owner() {
+    let (mut child, _lines, qemus) = owner();
+    send(child.id(), Signal::KILL);
+    child.wait().unwrap();
+    wait_until("the end of the pool", || {
+        !qemus.iter().any(|&pid| is_alive(pid))
+    });
+}
+
+/// Waiting VMs that have died are given to nobody.
+#[test]
+fn the_dead_are_not_given_away() {
+    let (mut child, mut lines, qemus) = owner();
+    for &pid in &qemus {
+        send(pid, Signal::KILL);
+    }
+    wait_until("the end of the pool", || {
+        !qemus.iter().any(|&pid| is_alive(pid))
+    });
+    child.stdin.take().unwrap().write_all(b"run\n").unwrap();
+    let source = line(&mut lines);
+    assert!(
+        ["template", "hot", "blank"].contains(&source.as_str()),
+        "{source}"
+    );
+    assert!(child.wait().unwrap().success());
+}

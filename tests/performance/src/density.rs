@@ -1,0 +1,126 @@
+//! What a VM that waits costs.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use fumehood_engine::{Engine, Language, RunRequest, Sandbox};
+
+const MEMORY_MIB: u32 = RunRequest::DEFAULT_MEMORY_MIB;
+const PYTHON: Language = Language::Python;
+
+/// Memory of a process in MiB: its proportional share, and that without the guest memory that it shares
+/// with the template.
+fn memory(pid: u32) -> anyhow::Result<(f64, f64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let (mut all, mut own, mut of_template) = (0.0, 0.0, false);
+    for line in text.lines() {
+        let value = || {
+            let kib = line.split_ascii_whitespace().nth(1);
+            kib.and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+        };
+        if line.starts_with("Pss:") {
+            all += value();
+            own += if of_template { 0.0 } else { value() };
+        } else if of_template && line.starts_with("Anonymous:") {
+            own += value();
+        } else if line
+            .split_once('-')
+            .is_some_and(|(start, _)| u64::from_str_radix(start, 16).is_ok())
+        {
+            of_template = line.contains("guest-memory");
+        }
+    }
+    Ok((all, own))
+}
+
+/// Ticks of processor time that a process has used.
+fn ticks(pid: u32) -> anyhow::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_name = stat.rsplit(')').next().context("no stat")?;
+    let field = |n: usize| {
+        let value = after_name.split_ascii_whitespace().nth(n);
+        value
+            .and_then(|value| value.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    Ok(field(11) + field(12))
+}
+
+/// Memory and idle processor time of restored and of hot VMs.
+pub(crate) async fn print(engine: &Engine) -> anyhow::Result<()> {
+    const VMS: usize = 8;
+    const IDLE: Duration = Duration::from_secs(30);
+    let mut sandboxes = Vec::new();
+    for _ in 0..VMS {
+        sandboxes.push(engine.sandbox_for(PYTHON, MEMORY_MIB).await?);
+    }
+    report("restored", &sandboxes, 22.0)?;
+    let hot = super::engine(VMS, 0, &[PYTHON])?;
+    super::filled(&hot, (VMS, 0)).await?;
+    let mut taken = Vec::new();
+    for _ in 0..VMS {
+        taken.push(hot.sandbox_for(PYTHON, MEMORY_MIB).await?);
+    }
+    drop(hot);
+    report("hot", &taken, 55.0)?;
+    let before = ticks_of(&taken)?;
+    let start = Instant::now();
+    tokio::time::sleep(IDLE).await;
+    let used = (ticks_of(&taken)? - before) as f64 * 10.0 / VMS as f64;
+    let share = used / start.elapsed().as_secs_f64() / 10.0;
+    println!(
+        "idle: {share:.3} % of a core for each of {VMS} hot VMs, over {} s (to reach 0.1)",
+        IDLE.as_secs()
+    );
+    Ok(())
+}
+
+fn ticks_of(sandboxes: &[Sandbox]) -> anyhow::Result<u64> {
+    sandboxes
+        .iter()
+        .map(|sandbox| ticks(sandbox.process_id()))
+        .sum()
+}
+
+fn report(what: &str, sandboxes: &[Sandbox], most: f64) -> anyhow::Result<()> {
+    let (mut all, mut own) = (0.0, 0.0);
+    for sandbox in sandboxes {
+        let (pss, private) = memory(sandbox.process_id())?;
+        all += pss / sandboxes.len() as f64;
+        own += private / sandboxes.len() as f64;
+    }
+    println!(
+        "memory of a {what} VM, of {}: {own:.1} MiB beyond the shared template (to reach {most}), {all:.1} MiB with its share of that",
+        sandboxes.len()
+    );
+    Ok(())
+}
+
+/// Blocks that the emulator has translated, after each step: the cost to bring down.
+pub(crate) async fn translated(engine: &Engine) -> anyhow::Result<()> {
+    let sandbox = engine.sandbox_for(PYTHON, MEMORY_MIB).await?;
+    let mut steps = vec![("restored and refreshed", blocks(&sandbox).await?)];
+    let code = super::programs::HELLO[0];
+    for name in ["hello", "hello again, with a new interpreter"] {
+        let run = sandbox.run(&RunRequest::new(PYTHON, code).timeout_s(120))?;
+        run.outcome().await?;
+        steps.push((name, blocks(&sandbox).await?));
+    }
+    let steps = steps
+        .iter()
+        .map(|(name, blocks)| format!("{name} {blocks}"));
+    println!(
+        "translated blocks so far: {}",
+        steps.collect::<Vec<_>>().join(", ")
+    );
+    Ok(())
+}
+
+async fn blocks(sandbox: &Sandbox) -> anyhow::Result<u64> {
+    let text = sandbox.monitor("info jit").await?;
+    let line = text.lines().find(|line| line.starts_with("TB count"));
+    let count = line.and_then(|line| line.split_ascii_whitespace().nth(2));
+    count
+        .and_then(|count| count.parse().ok())
+        .with_context(|| format!("no count of blocks in: {text}"))
+}

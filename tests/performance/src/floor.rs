@@ -1,0 +1,218 @@
+//! The floor of restores: QEMU and the smallest guest there is, without any of fumehood's walls.
+//!
+//! The guest is seventeen bytes of machine code, fixed here: it answers each byte on its serial port
+//! with the same byte. No change of our kernel, agent or launcher can make it slower or faster.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use fumehood_qemu::{
+    Accel, Chardev, CommandLine, Cpu, GuestMemory, Kernel, Machine, Memory, Mon, Qmp, Serial,
+};
+use fumehood_sys::host::{memory_file, seal, sealable_file};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// The guest's memory in MiB: a default run's.
+const MEMORY_MIB: u32 = 512;
+/// As fumehood's own.
+const TB_SIZE_MIB: u32 = 128;
+/// How long anything here may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// `again: in al,[0x3fd]; test al,1; jz again; in al,[0x3f8]; out [0x3f8],al; jmp again`
+const ECHO: [u8; 17] = [
+    0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7, 0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb,
+    0xef,
+];
+
+/// Where it is loaded and begins.
+const ENTRY: u32 = 0x0010_0000;
+
+/// A kernel that QEMU starts by PVH: an ELF header, a segment with the code, a note with the entry.
+fn kernel() -> Vec<u8> {
+    const HEADERS: u64 = 64 + 2 * 56;
+    const NOTE: u64 = 20;
+    let mut elf = Vec::new();
+    elf.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    elf.extend(2_u16.to_le_bytes()); // an executable
+    elf.extend(62_u16.to_le_bytes()); // for x86-64
+    elf.extend(1_u32.to_le_bytes());
+    elf.extend(u64::from(ENTRY).to_le_bytes());
+    elf.extend(64_u64.to_le_bytes()); // program headers
+    elf.extend(0_u64.to_le_bytes());
+    elf.extend(0_u32.to_le_bytes());
+    for half in [64_u16, 56, 2, 0, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    let mut segment = |kind: u32, flags: u32, offset: u64, address: u64, size: u64| {
+        elf.extend(kind.to_le_bytes());
+        elf.extend(flags.to_le_bytes());
+        for word in [offset, address, address, size, size, 4] {
+            elf.extend(word.to_le_bytes());
+        }
+    };
+    segment(1, 5, HEADERS + NOTE, u64::from(ENTRY), ECHO.len() as u64);
+    segment(4, 4, HEADERS, 0, NOTE);
+    // XEN_ELFNOTE_PHYS32_ENTRY of "Xen".
+    for word in [4_u32, 4, 18] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(b"Xen\0");
+    elf.extend(ENTRY.to_le_bytes());
+    elf.extend(ECHO);
+    elf
+}
+
+/// A floor guest's saved state, and how to restore it.
+pub(crate) struct Floor {
+    qemu: PathBuf,
+    ram: File,
+    state: Vec<u8>,
+}
+
+/// A running QEMU with its guest; ends when dropped.
+struct Guest {
+    child: Child,
+    serial: UnixStream,
+    qmp: Qmp,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Floor {
+    /// Starts the guest once, and saves its state.
+    pub(crate) async fn new(qemu: &Path) -> anyhow::Result<Self> {
+        let mut image = memory_file("floor-kernel")?;
+        image.write_all(&kernel())?;
+        let image = OwnedFd::from(image);
+        let number = image.as_raw_fd();
+        let mut guest = start(qemu, |line| line.with(&Kernel(number)), &[image.as_fd()]).await?;
+        echo(&mut guest.serial).await?;
+        let qmp = &guest.qmp;
+        qmp.execute("stop", Value::Null).await?;
+        let mut file = memory_file("floor-state")?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let write_only = File::options().write(true).open(path)?;
+        let added = qmp.begin_with_fd("add-fd", Value::Null, write_only.as_fd());
+        let set = added.await?.answer().await?["fdset-id"].clone();
+        let save = json!({ "filename": format!("/dev/fdset/{set}"), "live": false });
+        qmp.execute("xen-save-devices-state", save).await?;
+        let mut state = Vec::new();
+        file.rewind()?;
+        file.read_to_end(&mut state)?;
+        let ram = sealable_file("floor-memory")?;
+        let bytes = u64::from(MEMORY_MIB) << 20;
+        ram.set_len(bytes)?;
+        GuestMemory::of(guest.child.id(), bytes)?.copy_own_pages(&ram, true)?;
+        seal(&ram)?;
+        Ok(Self {
+            qemu: qemu.to_path_buf(),
+            ram,
+            state,
+        })
+    }
+
+    /// Starts QEMU, restores the guest, and waits for its answer to a byte. Returns the whole time, and
+    /// the time from a QEMU that was already up.
+    pub(crate) async fn restore(&self) -> anyhow::Result<(Duration, Duration)> {
+        let begun = Instant::now();
+        let number = self.ram.as_raw_fd();
+        let mut guest = start(&self.qemu, CommandLine::waiting, &[self.ram.as_fd()]).await?;
+        guest.qmp.execute("query-status", Value::Null).await?;
+        let up = Instant::now();
+        let mut state = memory_file("floor-state")?;
+        state.write_all(&self.state)?;
+        state.rewind()?;
+        let backend = json!({
+            "qom-type": "memory-backend-file", "id": "mem", "share": false,
+            "size": u64::from(MEMORY_MIB) << 20, "mem-path": format!("/proc/self/fd/{number}"),
+        });
+        let property = json!({ "path": "/machine", "property": "memory-backend", "value": "mem" });
+        let qmp = &guest.qmp;
+        let _pending = [
+            qmp.begin("object-add", backend).await?,
+            qmp.begin("qom-set", property).await?,
+            qmp.begin("x-exit-preconfig", Value::Null).await?,
+            qmp.begin_with_fd("getfd", json!({ "fdname": "state" }), state.as_fd())
+                .await?,
+            qmp.begin("migrate-incoming", json!({ "uri": "fd:state" }))
+                .await?,
+        ];
+        echo(&mut guest.serial).await?;
+        Ok((begun.elapsed(), up.elapsed()))
+    }
+}
+
+/// Waits until the guest answers a byte. One that is sent before it runs waits in the socket.
+async fn echo(serial: &mut UnixStream) -> anyhow::Result<()> {
+    serial.write_all(b"?").await?;
+    let answer = tokio::time::timeout(DEADLINE, serial.read_u8()).await;
+    ensure!(answer.context("the floor guest does not answer")?? == b'?');
+    Ok(())
+}
+
+async fn start(
+    qemu: &Path,
+    complete: impl FnOnce(CommandLine) -> CommandLine,
+    inherit: &[std::os::fd::BorrowedFd<'_>],
+) -> anyhow::Result<Guest> {
+    let (serial, serial_of_qemu) = StdStream::pair()?;
+    let (monitor, monitor_of_qemu) = StdStream::pair()?;
+    let socket = |id: &str, fd: &StdStream| Chardev {
+        id: id.into(),
+        fd: fd.as_raw_fd(),
+    };
+    let line = CommandLine::bare()
+        .with(&Machine::Microvm { acpi: false })
+        .with(&Accel::Tcg {
+            tb_size_mib: TB_SIZE_MIB,
+        })
+        .with(&Cpu::Max)
+        .with(&Memory(MEMORY_MIB))
+        .with(&socket("serial", &serial_of_qemu))
+        .with(&Serial {
+            chardev: "serial".into(),
+        })
+        .with(&socket("monitor", &monitor_of_qemu))
+        .with(&Mon {
+            chardev: "monitor".into(),
+        });
+    let theirs = [serial_of_qemu.as_fd(), monitor_of_qemu.as_fd()];
+    let inherited: Vec<_> = inherit.iter().chain(&theirs).collect();
+    for fd in &inherited {
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+    }
+    let mut command = Command::new(qemu);
+    command
+        .args(complete(line).into_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let child = command.spawn();
+    for fd in &inherited {
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
+    }
+    let child = child?;
+    let ours = |socket: StdStream| {
+        socket.set_nonblocking(true)?;
+        UnixStream::from_std(socket)
+    };
+    let (qmp, _events) = Qmp::connect(ours(monitor)?).await?;
+    Ok(Guest {
+        child,
+        serial: ours(serial)?,
+        qmp,
+    })
+}
