@@ -1,7 +1,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fumehood_protocol::{
-    Decoder, Hello, HelloReply, Item, Refresh, Request, Response, Tag, encode_line,
+    Decoder, Hello, HelloReply, Item, Limits, Refresh, Request, Response, Tag, encode_line,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -105,7 +105,7 @@ fn word_of_refresh(line: &[u8]) -> Result<(), ChannelError> {
 ///
 /// # Errors
 /// A sentence: this host has no randomness, or no clock.
-pub(crate) fn fresh() -> Result<Refresh, String> {
+pub(crate) fn fresh(limits: &Limits) -> Result<Refresh, String> {
     let no_randomness = |e| format!("this host gives no randomness: {e}");
     let mut random = [0; ENTROPY_BYTES + MACHINE_ID_BYTES];
     getrandom::fill(&mut random).map_err(no_randomness)?;
@@ -121,6 +121,7 @@ pub(crate) fn fresh() -> Result<Refresh, String> {
         entropy: hex(entropy),
         hostname: format!("fumehood-{}", &machine_id[..HOSTNAME_DIGITS]),
         machine_id,
+        limits: limits.changed(),
     })
 }
 
@@ -172,7 +173,7 @@ mod tests {
 
     async fn greeted(before: &'static [u8], after: &'static [u8]) -> Result<(), ChannelError> {
         let mut socket = agent(before, after);
-        let refresh = fresh().unwrap();
+        let refresh = fresh(&Limits::default()).unwrap();
         greet(&mut socket, 1, &[], Some(&refresh), DEADLINE)
             .await
             .map(drop)
@@ -180,7 +181,10 @@ mod tests {
 
     #[test]
     fn what_is_sent_is_valid_and_never_the_same() {
-        let (one, other) = (fresh().unwrap(), fresh().unwrap());
+        let (one, other) = (
+            fresh(&Limits::default()).unwrap(),
+            fresh(&Limits::default()).unwrap(),
+        );
         assert_eq!(one.check().unwrap().len(), ENTROPY_BYTES);
         assert_ne!(one.entropy, other.entropy);
         assert_ne!(one.machine_id, other.machine_id);
@@ -241,7 +245,7 @@ mod tests {
     #[tokio::test]
     async fn an_agent_that_says_nothing_is_given_up() {
         let (mut ours, _theirs) = UnixStream::pair().unwrap();
-        let refresh = fresh().unwrap();
+        let refresh = fresh(&Limits::default()).unwrap();
         let patience = Duration::from_millis(20);
         let error = greet(&mut ours, 1, &[], Some(&refresh), patience)
             .await

@@ -157,7 +157,7 @@ impl Host {
         };
         if let Some((blank, place)) = self.idle.take_blank(&base) {
             let deadline = self.config.restore_deadline;
-            match blank.restore(&base, protocol, deadline).await {
+            match blank.restore(&base, &self.kit, protocol, deadline).await {
                 Ok(restored) => {
                     return Ok(self.fresh(restored, place, Source::Blank, Some(base)));
                 }
@@ -201,7 +201,7 @@ impl Host {
             let started = Instant::now();
             let blank = Blank::start(&self.kit, machine, std::slice::from_ref(base)).await?;
             let deadline = self.config.restore_deadline;
-            let (mut vm, socket) = blank.restore(base, protocol, deadline).await?;
+            let (mut vm, socket) = blank.restore(base, &self.kit, protocol, deadline).await?;
             vm.start = started.elapsed();
             Ok::<_, Error>((vm, socket))
         };

@@ -129,7 +129,9 @@ async fn fill_hot(host: &Host, which: Which, base: &Snapshot) -> Result<Found, E
     };
     let blank = Blank::start(&host.kit, base.machine(), std::slice::from_ref(base)).await?;
     let deadline = host.config.restore_deadline;
-    let (vm, socket) = blank.restore(base, PROTOCOL_VERSION, deadline).await?;
+    let (vm, socket) = blank
+        .restore(base, &host.kit, PROTOCOL_VERSION, deadline)
+        .await?;
     let channel = Channel::new(socket);
     prepare(&channel, which.language).await?;
     let hot = Hot {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fumehood_image::{Image, Part};
-use fumehood_protocol::{HelloReply, Limits};
+use fumehood_protocol::{HelloReply, Limits, Refresh};
 use fumehood_qemu::{Append, CommandLine, Initrd, Kernel, Launcher, Process};
 use fumehood_sys::host::{Credentials, Walls, may_become, tsc_khz, usable_namespaces};
 use tokio::io::AsyncReadExt;
@@ -29,6 +29,8 @@ pub(crate) struct Kit {
     image: Image,
     accelerator: Accelerator,
     kernel_arguments: String,
+    /// What every guest is told that it may be asked for.
+    limits: Limits,
 }
 
 /// A QEMU that has been started, and our ends of what it holds.
@@ -58,13 +60,22 @@ impl Kit {
             launcher,
             image,
             accelerator,
-            kernel_arguments: kernel_arguments(accelerator, tsc_khz(), limits),
+            kernel_arguments: kernel_arguments(accelerator, tsc_khz()),
+            limits: *limits,
         })
     }
 
     /// The image that its VMs are of.
     pub(crate) fn image(&self) -> &Image {
         &self.image
+    }
+
+    /// What makes a guest one of its own.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Host`]: no randomness, no clock.
+    pub(crate) fn fresh(&self) -> Result<Refresh, Error> {
+        fresh(&self.limits).map_err(|message| Error::new(ErrorKind::Host, message))
     }
 
     /// What a guest's kernel is told.
@@ -91,7 +102,7 @@ impl Kit {
         let initrd = descriptor(self.image.initrd())?;
         let (process, ends) = self.begin(memory_mib, initrd).await?;
         let started = ends.started(process).await;
-        let (mut vm, agent) = meet(started, protocol, deadline).await?;
+        let (mut vm, agent) = meet(started, &self.fresh()?, protocol, deadline).await?;
         vm.start = start.elapsed();
         Ok((vm, agent))
     }
@@ -178,13 +189,13 @@ impl Kit {
 /// [`ErrorKind::Boot`] with the guest's last words.
 pub(crate) async fn meet(
     started: Started,
+    refresh: &Refresh,
     protocol: u32,
     deadline: Duration,
 ) -> Result<(Vm, UnixStream), Error> {
     let Started { mut vm, mut agent } = started;
-    let refresh = fresh().map_err(|message| Error::new(ErrorKind::Host, message))?;
     let greeted = tokio::select! {
-        greeted = greet(&mut agent, protocol, &FEATURES, Some(&refresh), deadline) => greeted,
+        greeted = greet(&mut agent, protocol, &FEATURES, Some(refresh), deadline) => greeted,
         () = vm.ended() => Err(ChannelError::Closed),
     };
     match greeted {

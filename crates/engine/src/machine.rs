@@ -1,7 +1,7 @@
 use std::os::fd::RawFd;
 
 use fumehood_image::{Image, KernelChoice};
-use fumehood_protocol::{AGENT_PORT, LIMIT_PARAMETER, Limits, TABLE};
+use fumehood_protocol::AGENT_PORT;
 use fumehood_qemu::{
     Accel, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Machine as Board, Memory, Mon,
     Sandbox as Seccomp, Serial,
@@ -101,7 +101,7 @@ impl Machine {
 
 /// The kernel's command line. `nokaslr` is a choice about the guest's own kernel, which guards
 /// nothing of the host's: the wall is the VM.
-pub(crate) fn kernel_arguments(accelerator: Accelerator, tsc_khz: u64, limits: &Limits) -> String {
+pub(crate) fn kernel_arguments(accelerator: Accelerator, tsc_khz: u64) -> String {
     let mut arguments = String::from(
         "quiet console=ttyS0 panic=-1 reboot=t nokaslr cryptomgr.notests \
          8250.nr_uarts=1 noreplace-smp",
@@ -113,16 +113,5 @@ pub(crate) fn kernel_arguments(accelerator: Accelerator, tsc_khz: u64, limits: &
             format!(" tsc_early_khz={tsc_khz} tsc=reliable no_timer_check lapic_timer_khz=1000000");
         arguments.push_str(&tsc);
     }
-    arguments + &limit_arguments(limits)
-}
-
-/// Limits that differ from the agent's own, as kernel arguments.
-fn limit_arguments(limits: &Limits) -> String {
-    let differing = limits
-        .iter()
-        .zip(TABLE)
-        .filter(|((_, value), row)| *value != row.default);
-    differing
-        .map(|((name, value), _)| format!(" {LIMIT_PARAMETER}{name}={value}"))
-        .collect()
+    arguments
 }

@@ -82,6 +82,7 @@ impl Blank {
     pub(crate) async fn restore(
         self,
         snapshot: &Snapshot,
+        kit: &Kit,
         protocol: u32,
         deadline: Duration,
     ) -> Result<(Vm, UnixStream), Error> {
@@ -103,7 +104,7 @@ impl Blank {
             Err(error) => return Err(refused(vm, &error).await),
         };
         // The agent's answer is waited for at once: it says all that QEMU's answers would say.
-        let met = meet(Started { vm, agent }, protocol, deadline).await;
+        let met = meet(Started { vm, agent }, &kit.fresh()?, protocol, deadline).await;
         match met {
             Ok((mut vm, agent)) => {
                 vm.start = start.elapsed();

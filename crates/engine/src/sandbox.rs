@@ -12,7 +12,6 @@ use crate::checkpoint::Checkpoint;
 use crate::ending::ending;
 use crate::error::{Error, ErrorKind};
 use crate::follow::Follow;
-use crate::greeting::fresh;
 use crate::host::{Fresh, Host};
 use crate::run::{Event, Outcome, Run, RunRequest, Source, Timing};
 use crate::snapshot::Snapshot;
@@ -134,8 +133,7 @@ impl Sandbox {
         quiesce(&self.channel).await?;
         let machine = self.host.kit.machine(self.memory_mib);
         let taken = Snapshot::take(&self.vm, machine, self.base.as_ref()).await;
-        let fresh = fresh().map_err(|message| Error::new(ErrorKind::Host, message))?;
-        refresh(&self.channel, fresh).await?;
+        refresh(&self.channel, self.host.kit.fresh()?).await?;
         Ok(Checkpoint::new(taken?, place))
     }
 

@@ -1,11 +1,12 @@
-# Prints the exception FAILED, which ended the program CODE, as the interpreter would. Executed by
-# python.py.
+# Prints the exception FAILED as the interpreter would. Executed by python.py; SOURCES holds the code that
+# is no file, by its name.
 import linecache
 import traceback
 
-LINES = CODE.decode("utf-8", "replace").splitlines(keepends=True)
-# Whatever file of that name may lie in the working directory.
-linecache.cache["main.py"] = (len(LINES), None, LINES, "main.py")
+for name, code in SOURCES.items():
+    # Whatever file of that name may lie in the working directory.
+    lines = code.decode("utf-8", "replace").splitlines(keepends=True)
+    linecache.cache[name] = (len(code), None, lines, name)
 if sys.excepthook is sys.__excepthook__:
     traceback.print_exception(FAILED)
 else:

@@ -1,22 +1,63 @@
-# Runs one program as `__main__`, as if it were the file main.py. Started by the agent; the program
-# comes on descriptor 3, which is closed before the program runs: that tells the agent that Python
-# is ready. Every line here, and every import, is paid for by every program: what only a failed
-# program needs stands in failure.py. `os` and `sys` are loaded anyway.
+# Runs programs that the agent sends on descriptor 3; what comes there is described in interpreter.rs.
+# It may be started long before the first one comes. Every line here, and every import, is paid for by
+# every program: what only a failed one needs stands in failure.py, what only an interpreter that is kept
+# needs in keep.py. `os` and `sys` are loaded anyway.
 import os
 import sys
 
-channel = open(3, "rb", 0)
-CODE = channel.readall()
-channel.close()
-MAIN = type(sys)("__main__")
-# There is no file: this is where tracebacks and `inspect` find the program's lines.
-MAIN.__loader__ = type(sys)("loader")
-MAIN.__loader__.get_source = lambda name=None: CODE.decode("utf-8", "replace")
-MAIN.__file__ = os.getcwd() + "/main.py"
-sys.modules["__main__"] = MAIN
+
+def receive():
+    data = b""
+    need = end = 0
+    while len(data) < need or not end:
+        more = os.read(3, 65536)
+        if not more:
+            # The agent is gone.
+            os._exit(0)
+        data += more
+        if not end:
+            end = data.find(b"\n") + 1
+            if end:
+                mode, seed, size, code = data[:end].split()
+                size = end + int(size)
+                need = size + int(code)
+    return mode, int(seed), data[end:size], data[size:]
+
+
+def new_main(code, name):
+    main = type(sys)("__main__")
+    # There is no file: this is where tracebacks and `inspect` find the program's lines.
+    main.__loader__ = type(sys)("loader")
+    main.__loader__.get_source = lambda _=None: code.decode("utf-8", "replace")
+    main.__file__ = os.getcwd() + "/" + name
+    sys.modules["__main__"] = main
+    return main
+
+
+def show(failed):
+    # `failure.py` uses FAILED and SOURCES.
+    try:
+        with open(HERE + "/failure.py") as file:
+            exec(file.read(), {"FAILED": failed, "SOURCES": SOURCES, "sys": sys})
+    except OSError:
+        sys.__excepthook__(type(failed), failed, failed.__traceback__)
+    return 130 if isinstance(failed, KeyboardInterrupt) else 1
+
+
+HERE = os.path.dirname(__file__)
+SOURCES = {}
 sys.argv[:] = ["main.py"]
 sys.path[0] = os.getcwd()
 sys.stdout.reconfigure(line_buffering=True)
+MESSAGE = receive()
+if MESSAGE[0] != b"o":
+    exec(open(HERE + "/keep.py").read())
+    MESSAGE = keep(MESSAGE)
+CODE = MESSAGE[3]
+MAIN = new_main(CODE, "main.py")
+SOURCES["main.py"] = CODE
+# This tells the agent that the program begins.
+os.close(3)
 FAILED = None
 try:
     exec(compile(CODE, "main.py", "exec", dont_inherit=True), MAIN.__dict__)
@@ -25,8 +66,4 @@ except SystemExit:
 except BaseException as error:
     FAILED = error.with_traceback(error.__traceback__.tb_next)
 if FAILED is not None:
-    try:
-        exec(open(__file__.replace("python.py", "failure.py")).read())
-    except OSError:
-        sys.__excepthook__(type(FAILED), FAILED, FAILED.__traceback__)
-    sys.exit(130 if isinstance(FAILED, KeyboardInterrupt) else 1)
+    sys.exit(show(FAILED))

@@ -33,6 +33,18 @@ pub(crate) struct Usage {
     pub(crate) oom_kills: u64,
 }
 
+impl Usage {
+    /// What came after `earlier`; the peak is of all time.
+    pub(crate) fn since(self, earlier: &Self) -> Self {
+        let cpu_time_us = self.cpu_time_us.zip(earlier.cpu_time_us.or(Some(0)));
+        Self {
+            cpu_time_us: cpu_time_us.map(|(now, then)| now.saturating_sub(then)),
+            peak_memory_bytes: self.peak_memory_bytes,
+            oom_kills: self.oom_kills.saturating_sub(earlier.oom_kills),
+        }
+    }
+}
+
 impl Cgroups {
     /// Uses `path`, an existing cgroup directory. All its operations together get at most
     /// `memory_bytes`, where a figure is given.
@@ -108,6 +120,24 @@ impl Cgroup {
     pub(crate) fn kill(&self) {
         // It fails only where the kernel is older than 5.14, and nothing is left to try there.
         let _ = write(self.as_fd(), "cgroup.kill", "1");
+    }
+
+    /// Stops every process in it, or lets it go on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn freeze(&self, frozen: bool) -> io::Result<()> {
+        write(
+            self.as_fd(),
+            "cgroup.freeze",
+            if frozen { "1" } else { "0" },
+        )
+    }
+
+    /// Whether all of it stands still.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let mut buffer = [0; 256];
+        field(read(self.as_fd(), "cgroup.events", &mut buffer), "frozen") == Some(1)
     }
 
     /// The live processes in it.

@@ -7,13 +7,17 @@ use std::path::{Path, PathBuf};
 use fumehood_protocol::{ErrorType, Language, WireError};
 use rustix::fs::{Access, access};
 
-/// Runs the Python program that it reads from descriptor 3.
+/// Runs Python programs that come on descriptor 3.
 const PYTHON: &str = include_str!("../runners/python.py");
+/// What it needs besides when it is kept.
+const PYTHON_KEEP: &str = include_str!("../runners/keep.py");
 /// What it needs besides when the program fails.
 const PYTHON_FAILURE: &str = include_str!("../runners/failure.py");
-/// Runs the script that it reads from descriptor 3: one line, so that the script's lines keep
-/// their numbers.
+/// Runs scripts that lie in the file of descriptor 3, when a word comes on descriptor 4: one line, so
+/// that the scripts' lines keep their numbers.
 const SHELL: &str = include_str!("../runners/shell.sh");
+/// Waits before bun runs main.ts.
+const JAVASCRIPT: &str = include_str!("../runners/javascript.ts");
 
 /// The interpreters of this machine, and how each is given its code.
 #[derive(Debug)]
@@ -34,12 +38,13 @@ pub(crate) struct Command {
 /// How code gets to its interpreter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Feed {
-    /// Through the channel on descriptor 3, which the runner closes when it is ready to run it.
+    /// Through the channel, on descriptor 3.
     Channel,
-    /// As a file in memory on descriptor 3: bash reads what cannot be sought in one byte at a time.
+    /// As a file in memory on descriptor 3, with the channel on 4: bash reads what cannot be sought in
+    /// one byte at a time.
     Memory,
-    /// As a file in the working directory, named by the last argument: bun then resolves imports,
-    /// reports errors and maps lines as for any file.
+    /// As a file in the working directory, named by the last argument, with the channel on 3: bun then
+    /// resolves imports, reports errors and maps lines as for any file.
     File,
 }
 
@@ -52,7 +57,9 @@ impl Interpreters {
     pub(crate) fn new(runners: PathBuf, path: &str) -> io::Result<Self> {
         fs::create_dir(&runners)?;
         fs::write(runners.join("python.py"), PYTHON)?;
+        fs::write(runners.join("keep.py"), PYTHON_KEEP)?;
         fs::write(runners.join("failure.py"), PYTHON_FAILURE)?;
+        fs::write(runners.join("javascript.ts"), JAVASCRIPT)?;
         let search = path
             .split(':')
             .filter(|p| p.starts_with('/'))
@@ -82,7 +89,11 @@ impl Interpreters {
                 self.runners.join("python.py").as_os_str().as_bytes(),
             )],
             // Packages are installed when a client asks for it, not whenever code names one.
-            Language::Javascript => vec![argument(b"--no-install")],
+            Language::Javascript => vec![
+                argument(b"--no-install"),
+                argument(b"--preload"),
+                argument(self.runners.join("javascript.ts").as_os_str().as_bytes()),
+            ],
             Language::Raw => vec![
                 argument(b"-c"),
                 argument(SHELL.trim_end().as_bytes()),

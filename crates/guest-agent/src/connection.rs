@@ -89,9 +89,7 @@ impl Connection {
 
     /// What holds from now on; what was running ends.
     pub(crate) fn begin(&mut self, session: Session, limits: &Limits) {
-        if !self.session.authorised {
-            self.decoder = decoder(limits, u64::MAX);
-        }
+        self.decoder = decoder(limits, u64::MAX);
         self.session = session;
         self.ended.append(&mut self.operations);
     }
@@ -142,12 +140,15 @@ impl Connection {
         if self.is_gone() {
             self.ended.append(&mut self.operations);
         }
-        for mut operation in self.ended.drain(..) {
+        for operation in self.ended.drain(..) {
             if operation.end.is_none() {
                 operation.process.kill();
+                if let Some(home) = &operation.home {
+                    agent.kept.lost(home);
+                }
                 agent.abandoned.push(operation.process);
             } else {
-                operation.process.clean(agent.confinement.cgroups.as_mut());
+                retire(operation, agent);
             }
         }
     }
@@ -300,12 +301,32 @@ impl Connection {
                 at += 1;
                 continue;
             }
-            let mut operation = self.operations.remove(at);
-            operation.process.clean(agent.confinement.cgroups.as_mut());
+            let operation = self.operations.remove(at);
             if let Some(end) = operation.end {
                 self.outbox.answer(&ending::response(&operation, &end));
             }
+            retire(operation, agent);
         }
+    }
+}
+
+/// Lets go of what has ended: its interpreter goes back to where it came from, or is cleaned up.
+fn retire(mut operation: Operation, agent: &mut Agent) {
+    let survived = operation.survived;
+    if survived && operation.can_go_on() {
+        if let Some((home, interpreter)) = operation.into_interpreter() {
+            agent.kept.put_back(&home, interpreter);
+        }
+        return;
+    }
+    if let Some(home) = &operation.home {
+        agent.kept.lost(home);
+    }
+    if survived {
+        operation.process.kill();
+        agent.abandoned.push(operation.process);
+    } else {
+        operation.process.clean(agent.confinement.cgroups.as_mut());
     }
 }
 

@@ -4,15 +4,17 @@ use fumehood_protocol::{
     ErrorType, Exec, InstallPackages, OpId, Ping, Pong, Request, Response, WireError,
 };
 
+use crate::begin::begin;
 use crate::command::Interpreters;
 use crate::confine::Confinement;
 use crate::connection::{Connection, Incoming};
+use crate::freshness::{Identity, admits, quiesce, refresh};
 use crate::hello::hello;
+use crate::kept::Kept;
 use crate::memory::MemoryWatch;
 use crate::operation::{Operation, Reason, Terms};
 use crate::process::Process;
 use crate::settings::{Settings, VERSION};
-use crate::spawn::spawn;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -20,6 +22,10 @@ pub(crate) struct Agent {
     pub(crate) settings: Settings,
     pub(crate) confinement: Confinement,
     pub(crate) interpreters: Interpreters,
+    /// Interpreters that outlive an exec.
+    pub(crate) kept: Kept,
+    /// In our own VMs: what makes the guest one of its own.
+    pub(crate) identity: Option<Identity>,
     /// Where programs' memory has a limit.
     pub(crate) memory: Option<MemoryWatch>,
     /// Killed processes whose connection is gone, until they are reaped.
@@ -36,13 +42,16 @@ pub(crate) fn dispatch(
     let Incoming { op_id, request } = incoming;
     let result = request
         .and_then(|request| admitted(connection, request))
+        .and_then(|request| admits(agent, &request).map(|()| request))
         .and_then(|request| match request {
             Request::Ping(request) => ping(connection, &request),
-            Request::Hello(request) => hello(connection, &request, &agent.settings),
+            Request::Hello(request) => hello(connection, &request, agent),
             Request::Exec(request) => exec(connection, request, agent, now),
             Request::Cancel(request) => cancel(connection, request.op_id, agent, now),
             Request::Credit(request) => credit(connection, request.op_id, request.bytes),
             Request::InstallPackages(request) => install_packages(&request, agent),
+            Request::Quiesce(request) => quiesce(connection, &request, agent),
+            Request::Refresh(request) => refresh(connection, &request, agent),
         });
     if let Err(error) = result {
         connection.refuse(op_id, error);
@@ -106,8 +115,8 @@ fn exec(
         timeout: Duration::from_secs(exec.timeout_s(limits)?),
         arrived: now,
     };
-    let spawned = spawn(exec, &mut agent.confinement, &mut agent.interpreters)?;
-    connection.operations.push(Operation::new(&terms, spawned));
+    let begun = begin(exec, agent)?;
+    connection.operations.push(Operation::new(&terms, begun));
     Ok(())
 }
 

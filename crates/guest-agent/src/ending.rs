@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 use fumehood_protocol::ErrorMessage;
 use fumehood_protocol::{Complete, EndedBy, ErrorType, Evidence, Response, WireError};
 
+use crate::kept::Home;
 use crate::operation::{End, Operation, Reason};
 use crate::settings::VERSION;
 
@@ -16,6 +17,8 @@ const CHOKED: &str = "memory was full and nothing got on, since programs' own co
      read again without end: the agent killed the largest process";
 const DROPPED: &str =
     "cancelled after its end, while nobody took its output: the rest of it was dropped";
+
+const LOST: &str = "the context's interpreter ended, and its state is lost";
 
 /// The last message of an operation whose process has ended.
 pub(crate) fn response(operation: &Operation, end: &End) -> Response {
@@ -66,18 +69,23 @@ fn verdict(operation: &Operation, end: &End) -> (EndedBy, i32) {
 
 fn evidence(operation: &Operation, end: &End) -> Evidence {
     let some = |figure: u64| (figure > 0).then_some(figure);
-    let detail = match (operation.choked > 0, operation.dropped) {
-        (true, _) => Some(CHOKED),
-        (false, true) => Some(DROPPED),
-        (false, false) => None,
-    };
+    let lost = !operation.survived && matches!(operation.home, Some(Home::Context(_)));
+    let details = [
+        (operation.choked > 0, CHOKED),
+        (operation.dropped, DROPPED),
+        (lost, LOST),
+    ];
+    let details = details
+        .into_iter()
+        .filter_map(|(is_so, text)| is_so.then_some(text));
+    let detail = details.collect::<Vec<_>>().join("; ");
     Evidence {
         signal: end.ended.signal,
         oom_kills: some(oom_kills(operation, end)),
         peak_memory_bytes: end.usage.peak_memory_bytes,
         cpu_time_us: end.usage.cpu_time_us,
         left_processes: some(end.left_processes),
-        detail: detail.map(Into::into),
+        detail: Some(detail).filter(|detail| !detail.is_empty()),
     }
 }
 

@@ -2,7 +2,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use fumehood_sys::guest::{Ended, Signals, peek_ended, reap, reserve_descriptor};
+use fumehood_sys::guest::{Ended, Signals, peek_ended, reap, reserve_descriptors};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::process::DumpableBehavior;
@@ -14,6 +14,7 @@ use crate::confine::Confinement;
 use crate::connection::Connection;
 use crate::dispatch::Agent;
 use crate::door::Door;
+use crate::kept::Kept;
 use crate::memory::MemoryWatch;
 use crate::settings::Settings;
 
@@ -86,6 +87,8 @@ pub(crate) fn listen(listen: Listen) -> Result<(), String> {
         settings,
         confinement,
         interpreters,
+        kept: Kept::default(),
+        identity: None,
         memory: None,
         abandoned: Vec::new(),
     };
@@ -136,8 +139,8 @@ impl EventLoop {
         may_end: bool,
     ) -> Result<Self, String> {
         use std::os::fd::AsFd;
-        let reserved = reserve_descriptor(agent.confinement.null.as_fd());
-        reserved.map_err(|e| format!("cannot reserve descriptor 3: {e}"))?;
+        let reserved = reserve_descriptors(agent.confinement.null.as_fd());
+        reserved.map_err(|e| format!("cannot reserve descriptors 3 and 4: {e}"))?;
         Ok(Self {
             agent,
             door,
@@ -299,10 +302,24 @@ impl EventLoop {
     fn reap(&mut self, now: Instant) {
         while let Ok(Some(pid)) = peek_ended() {
             let operations = self.connections.iter_mut().flat_map(|c| &mut c.operations);
-            let mut running: Vec<_> = operations.filter(|o| o.end.is_none()).collect();
-            let alive = running.len() + self.agent.abandoned.len();
+            let mut running: Vec<_> = operations
+                .filter(|o| o.end.is_none() || o.survived)
+                .collect();
+            let alive = running.len() + self.agent.abandoned.len() + self.agent.kept.count();
             if let Some(operation) = running.iter_mut().find(|o| o.process.pid() == pid) {
-                operation.ended(alive == 1, now, || reaped(pid));
+                if operation.survived {
+                    operation.died();
+                    operation.process.kill_left(alive == 1);
+                    reaped(pid);
+                } else {
+                    operation.ended(alive == 1, now, || reaped(pid));
+                }
+                continue;
+            }
+            if let Some(mut dead) = self.agent.kept.take_dead(pid) {
+                dead.process.kill_left(alive == 1);
+                reaped(pid);
+                dead.process.clean(self.agent.confinement.cgroups.as_mut());
                 continue;
             }
             let abandoned = &mut self.agent.abandoned;
@@ -325,6 +342,10 @@ impl EventLoop {
     fn kill_everything(&mut self) {
         for connection in &mut self.connections {
             connection.hang_up(&mut self.agent);
+        }
+        for interpreter in self.agent.kept.take_all() {
+            interpreter.process.kill();
+            self.agent.abandoned.push(interpreter.process);
         }
         let begun = Instant::now();
         while !self.agent.abandoned.is_empty() && begun.elapsed() < LAST_PATIENCE {

@@ -1,13 +1,20 @@
 use fumehood_protocol::{
-    ErrorType, FEATURE_CANCEL, FEATURE_CREDIT, FEATURE_RAW_FRAMES, Hello, HelloReply, Limits,
-    PROTOCOL_VERSION, Response, WireError, same_secret,
+    ErrorType, FEATURE_CANCEL, FEATURE_CONTEXTS, FEATURE_CREDIT, FEATURE_RAW_FRAMES,
+    FEATURE_REFRESH, Hello, HelloReply, Limits, PROTOCOL_VERSION, Response, WireError, same_secret,
 };
 
 use crate::connection::Connection;
+use crate::dispatch::Agent;
 use crate::output::Encoding;
 use crate::settings::{Settings, VERSION};
 
-const FEATURES: [&str; 3] = [FEATURE_RAW_FRAMES, FEATURE_CREDIT, FEATURE_CANCEL];
+const FEATURES: [&str; 5] = [
+    FEATURE_RAW_FRAMES,
+    FEATURE_CREDIT,
+    FEATURE_CANCEL,
+    FEATURE_CONTEXTS,
+    FEATURE_REFRESH,
+];
 
 /// What holds on one connection.
 #[derive(Debug, Clone, Copy)]
@@ -36,8 +43,9 @@ impl Session {
 pub(crate) fn hello(
     connection: &mut Connection,
     hello: &Hello,
-    settings: &Settings,
+    agent: &Agent,
 ) -> Result<(), WireError> {
+    let settings = &agent.settings;
     check_length("token", hello.token.as_deref(), &settings.limits)?;
     check_length("nonce", hello.nonce.as_deref(), &settings.limits)?;
     if let Some(token) = &settings.token {
@@ -53,6 +61,7 @@ pub(crate) fn hello(
     let features: Vec<String> = FEATURES
         .into_iter()
         .filter(|name| asked(name))
+        .filter(|name| *name != FEATURE_REFRESH || agent.identity.is_some())
         .map(Into::into)
         .collect();
     let encoding = match (protocol, asked(FEATURE_RAW_FRAMES)) {

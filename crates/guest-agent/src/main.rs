@@ -5,6 +5,7 @@
 //! on one thread does everything: under software emulation each new instruction costs.
 
 mod args;
+mod begin;
 mod boot;
 mod cgroup;
 mod command;
@@ -14,7 +15,10 @@ mod dispatch;
 mod door;
 mod ending;
 mod event_loop;
+mod freshness;
 mod hello;
+mod interpreter;
+mod kept;
 mod memory;
 mod operation;
 mod outbox;

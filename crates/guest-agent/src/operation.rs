@@ -1,28 +1,43 @@
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use fumehood_protocol::{Limits, OpId, Stream};
+use fumehood_protocol::{Language, Limits, OpId, Stream};
 use fumehood_sys::guest::{Ended, LaunchFailure};
 use rustix::event::PollFlags;
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::Signal;
 
 use crate::cgroup::Usage;
+use crate::interpreter::{Interpreter, Mode};
+use crate::kept::Home;
 use crate::outbox::Outbox;
 use crate::output::{Encoding, Framing, OutputStream};
 use crate::process::Process;
-use crate::spawn::Spawned;
 
 /// One exec from its request to its `complete`.
 #[derive(Debug)]
 pub(crate) struct Operation {
     pub(crate) framing: Framing,
     pub(crate) process: Process,
+    language: Language,
+    script: Option<File>,
+    /// What the interpreter had used before.
+    used: Usage,
+    reseed: bool,
+    tainted: bool,
+    mode: Mode,
+    /// Where the interpreter goes back to; none = it ends with the program.
+    pub(crate) home: Option<Home>,
+    /// The program has ended and the interpreter has not.
+    pub(crate) survived: bool,
     /// Standard output, standard error.
     pub(crate) outputs: [OutputStream; 2],
     channel: Option<OwnedFd>,
-    /// Code that is still to be sent, and how much of it was.
-    code: Option<(Vec<u8>, usize)>,
+    /// The message that is still to be sent, and how much of it was.
+    message: Option<(Vec<u8>, usize)>,
+    /// What the interpreter has said of the end so far.
+    word: Vec<u8>,
     /// Output bytes that may still be read; none = no flow control.
     credit: Option<u64>,
     pub(crate) arrived: Instant,
@@ -62,6 +77,20 @@ pub(crate) struct End {
     pub(crate) left_processes: u64,
 }
 
+/// A word of an interpreter at most, in bytes: a number of three digits and a newline fit.
+const WORD_BYTES: usize = 16;
+
+/// An interpreter, and the message that begins a program in it.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) interpreter: Interpreter,
+    pub(crate) message: Vec<u8>,
+    pub(crate) mode: Mode,
+    pub(crate) home: Option<Home>,
+    /// It was waiting already.
+    pub(crate) is_up: bool,
+}
+
 /// What holds for an exec, beside its process.
 #[derive(Debug)]
 pub(crate) struct Terms {
@@ -73,31 +102,41 @@ pub(crate) struct Terms {
 }
 
 impl Operation {
-    /// A program that has just been started.
-    pub(crate) fn new(terms: &Terms, spawned: Spawned) -> Self {
-        let Spawned {
-            process,
-            stdout,
-            stderr,
-            channel,
-            code,
-        } = spawned;
+    /// A program that begins now, by this message to its interpreter.
+    pub(crate) fn new(terms: &Terms, begun: Begun) -> Self {
+        let Begun {
+            interpreter,
+            message,
+            mode,
+            home,
+            is_up,
+        } = begun;
+        let [stdout, stderr] = interpreter.outputs;
         let mut operation = Self {
             framing: Framing {
                 op_id: terms.op_id,
                 encoding: terms.encoding,
                 seq: 0,
             },
-            process,
+            process: interpreter.process,
+            language: interpreter.language,
+            script: interpreter.script,
+            used: interpreter.used,
+            reseed: interpreter.reseed,
+            tainted: interpreter.tainted,
+            mode,
+            home,
+            survived: false,
             outputs: [
                 OutputStream::new(Stream::Stdout, stdout),
                 OutputStream::new(Stream::Stderr, stderr),
             ],
-            channel: Some(channel),
-            code: code.map(|code| (code, 0)),
+            channel: Some(interpreter.channel),
+            message: Some((message, 0)),
+            word: Vec::new(),
             credit: terms.credit,
             arrived: terms.arrived,
-            ready: None,
+            ready: is_up.then_some(terms.arrived),
             timeout: terms.timeout,
             stopping: None,
             failure: None,
@@ -109,9 +148,36 @@ impl Operation {
         operation
     }
 
+    /// The interpreter can be told of another program.
+    pub(crate) fn can_go_on(&self) -> bool {
+        self.channel.is_some() && self.home.is_some()
+    }
+
+    /// Its process has died after the program's end.
+    pub(crate) fn died(&mut self) {
+        self.survived = false;
+        self.channel = None;
+    }
+
+    /// The interpreter and where it goes back to, after a program that it survived.
+    pub(crate) fn into_interpreter(self) -> Option<(Home, Interpreter)> {
+        let (home, channel) = (self.home?, self.channel?);
+        let interpreter = Interpreter {
+            language: self.language,
+            process: self.process,
+            outputs: self.outputs.map(OutputStream::into_pipe),
+            channel,
+            script: self.script,
+            used: self.used,
+            reseed: self.reseed,
+            tainted: self.tainted,
+        };
+        Some((home, interpreter))
+    }
+
     /// The channel and what to wait for on it, while it is open.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        let unsent = self.code.is_some();
+        let unsent = self.message.is_some();
         let flags = if unsent {
             PollFlags::IN | PollFlags::OUT
         } else {
@@ -129,37 +195,69 @@ impl Operation {
     }
 
     fn feed(&mut self) {
-        let (Some(channel), Some((code, sent))) = (&self.channel, &mut self.code) else {
+        let (Some(channel), Some((message, sent))) = (&self.channel, &mut self.message) else {
             return;
         };
-        while *sent < code.len() {
+        while *sent < message.len() {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(channel, &code[*sent..], flags) {
+            match rustix::net::send(channel, &message[*sent..], flags) {
                 Ok(bytes) => *sent += bytes,
                 Err(rustix::io::Errno::AGAIN) => return,
                 // The interpreter is gone; its end will tell.
                 Err(_) => break,
             }
         }
-        // The end of the code, for the interpreter.
-        let _ = rustix::net::shutdown(channel, Shutdown::Write);
-        self.code = None;
+        self.message = None;
     }
 
     fn listen(&mut self, now: Instant) {
         let Some(channel) = &self.channel else { return };
-        let mut report = [0; LaunchFailure::SIZE];
-        match rustix::net::recv(channel, &mut report[..], RecvFlags::DONTWAIT) {
+        let mut heard = [0; WORD_BYTES];
+        match rustix::net::recv(channel, &mut heard[..], RecvFlags::DONTWAIT) {
             Ok((0, _)) => {
                 self.channel = None;
-                if self.failure.is_none() {
+                if self.failure.is_none() && self.mode == Mode::Once {
                     self.ready = Some(now);
                 }
             }
-            Ok((bytes, _)) => self.failure = LaunchFailure::decode(&report[..bytes]),
+            // The report of a failure begins with a small number, a word with a digit.
+            Ok((bytes, _)) if heard[0] < b' ' => {
+                self.failure = LaunchFailure::decode(&heard[..bytes]);
+            }
+            Ok((bytes, _)) => self.hear(&heard[..bytes], now),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             Err(_) => self.channel = None,
         }
+    }
+
+    /// The interpreter's own word that the program has ended: its exit code, in a line.
+    fn hear(&mut self, bytes: &[u8], now: Instant) {
+        let room = WORD_BYTES - self.word.len().min(WORD_BYTES);
+        self.word.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let is_whole = self.word.ends_with(b"\n") || self.word.len() == WORD_BYTES;
+        if !is_whole || self.end.is_some() || self.mode == Mode::Once {
+            return;
+        }
+        let word = std::str::from_utf8(&self.word).unwrap_or_default();
+        // The program shares the interpreter's process, and can spoil its own end.
+        let code = word.trim_end().parse::<u8>().map_or(1, i32::from);
+        self.outputs.iter_mut().for_each(OutputStream::end);
+        let total = self.process.usage_now();
+        let usage = total.since(&self.used);
+        self.used = total;
+        self.survived = true;
+        let ended = Ended {
+            code: Some(code),
+            signal: None,
+            cpu_time_us: 0,
+            peak_memory_bytes: 0,
+        };
+        self.end = Some(End {
+            ended,
+            at: now,
+            usage,
+            left_processes: 0,
+        });
     }
 
     /// The pipe of one stream, while it is worth waiting for.
@@ -266,7 +364,7 @@ impl Operation {
         self.listen(now);
         self.channel = None;
         self.outputs.iter_mut().for_each(OutputStream::end);
-        let usage = self.process.usage(&ended);
+        let usage = self.process.usage(&ended).since(&self.used);
         self.end = Some(End {
             ended,
             at: now,

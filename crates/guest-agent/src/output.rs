@@ -49,11 +49,11 @@ pub(crate) struct OutputStream {
 }
 
 impl OutputStream {
-    /// A stream that reads from this end of a pipe, which does not block.
-    pub(crate) fn new(stream: Stream, pipe: OwnedFd) -> Self {
+    /// A stream that reads from this end of a pipe, which does not block; without one, it is at its end.
+    pub(crate) fn new(stream: Stream, pipe: Option<OwnedFd>) -> Self {
         Self {
             stream,
-            pipe: Some(pipe),
+            pipe,
             gathered: Vec::new(),
             since: None,
             begun: false,
@@ -62,6 +62,11 @@ impl OutputStream {
             summary: StreamSummary::default(),
             left: None,
         }
+    }
+
+    /// The pipe, for the next program that writes to it.
+    pub(crate) fn into_pipe(self) -> Option<OwnedFd> {
+        self.pipe
     }
 
     /// The pipe, while it is worth waiting for bytes in it.
@@ -87,11 +92,22 @@ impl OutputStream {
 
     /// Drops what was not read or sent yet. Only after the end.
     pub(crate) fn discard(&mut self) {
-        self.pipe = None;
+        self.drain();
         self.gathered = Vec::new();
         self.since = None;
         self.left = Some(0);
         self.splitter.finish();
+    }
+
+    /// Throws away what the pipe holds now, so that no later program is said to have written it.
+    fn drain(&mut self) {
+        let mut dropped = [0; 4096];
+        while let (Some(left @ 1..), Some(pipe)) = (&mut self.left, &self.pipe) {
+            match rustix::io::read(pipe, &mut dropped) {
+                Ok(bytes @ 1..) => *left -= (bytes as u64).min(*left),
+                _ => break,
+            }
+        }
     }
 
     /// Everything was read and sent.

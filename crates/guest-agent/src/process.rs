@@ -100,12 +100,22 @@ impl Process {
 
     /// What it used; the kernel's own account of the cgroup, else that of the process.
     pub(crate) fn usage(&self, ended: &Ended) -> Usage {
-        let usage = self.cgroup.as_ref().map(Cgroup::usage).unwrap_or_default();
+        let usage = self.usage_now();
         Usage {
             cpu_time_us: usage.cpu_time_us.or(Some(ended.cpu_time_us)),
             peak_memory_bytes: usage.peak_memory_bytes.or(Some(ended.peak_memory_bytes)),
             oom_kills: usage.oom_kills,
         }
+    }
+
+    /// What it has used so far, where it has a cgroup.
+    pub(crate) fn usage_now(&self) -> Usage {
+        self.cgroup.as_ref().map(Cgroup::usage).unwrap_or_default()
+    }
+
+    /// Where its processes are.
+    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
     }
 
     /// Removes what was made for it. After its end.

@@ -1,55 +1,45 @@
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use fumehood_protocol::{ErrorType, Exec, WireError};
+use fumehood_protocol::{EnvVars, ErrorType, Language, WireError};
 use fumehood_sys::guest::{Launch, launch};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Usage};
 use crate::command::{Command, Feed, Interpreters};
 use crate::confine::Confinement;
+use crate::interpreter::Interpreter;
 use crate::process::{Process, Script};
-
-/// A program that was started, and our ends of what it holds.
-#[derive(Debug)]
-pub(crate) struct Spawned {
-    pub(crate) process: Process,
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
-    /// Closed by the other side when the interpreter is ready; a failure before that comes here.
-    pub(crate) channel: OwnedFd,
-    /// Code to send through the channel.
-    pub(crate) code: Option<Vec<u8>>,
-}
 
 /// Names tried for a script's file before giving up.
 const NAMES: u32 = 1000;
 
-/// Starts the interpreter for `exec`, which must have passed its checks.
+/// Starts an interpreter with these variables in its environment. It waits for code.
 ///
 /// # Errors
 /// `agent_error`: what this machine cannot do, or lacks.
-pub(crate) fn spawn(
-    exec: Exec,
+pub(crate) fn start(
+    language: Language,
+    variables: &EnvVars,
     confinement: &mut Confinement,
     interpreters: &mut Interpreters,
-) -> Result<Spawned, WireError> {
-    let mut command = interpreters.command(exec.language)?;
-    let environment = confinement.environment(&exec.env_vars);
-    let code = exec.code.into_bytes();
-    let (memory, script, code) = match command.feed {
-        Feed::Channel => (None, None, Some(code)),
+) -> Result<Interpreter, WireError> {
+    let mut command = interpreters.command(language)?;
+    let environment = confinement.environment(variables);
+    let (file, script) = match command.feed {
+        Feed::Channel => (None, None),
         Feed::Memory => (
-            Some(in_memory(&code).map_err(failed("keep the code in memory"))?),
-            None,
+            Some(in_memory().map_err(failed("make a file in memory"))?),
             None,
         ),
-        Feed::File => (None, Some(in_file(&code, confinement, &mut command)?), None),
+        Feed::File => {
+            let (file, script) = in_directory(confinement, &mut command)?;
+            (Some(file), Some(script))
+        }
     };
     let cgroup = confinement
         .cgroups
@@ -57,27 +47,20 @@ pub(crate) fn spawn(
         .map(|cgroups| cgroups.create())
         .transpose();
     let cgroup = cgroup.map_err(failed("make a cgroup"))?;
-    let started = start(
-        &command,
-        &environment,
-        memory.as_ref(),
-        cgroup.as_ref(),
-        confinement,
-    );
+    let memory = file.as_ref().filter(|_| command.feed == Feed::Memory);
+    let started = launched(&command, &environment, memory, cgroup.as_ref(), confinement);
     let pid = started.as_ref().map_or(0, |started| started.pid);
     let mut process = Process::new(pid, cgroup, script);
     match started {
-        Ok(Started {
-            stdout,
-            stderr,
-            channel,
-            ..
-        }) => Ok(Spawned {
+        Ok(started) => Ok(Interpreter {
+            language,
             process,
-            stdout,
-            stderr,
-            channel,
-            code,
+            outputs: [Some(started.stdout), Some(started.stderr)],
+            channel: started.channel,
+            script: file,
+            used: Usage::default(),
+            reseed: false,
+            tainted: false,
         }),
         Err(error) => {
             process.clean(confinement.cgroups.as_mut());
@@ -93,10 +76,10 @@ struct Started {
     channel: OwnedFd,
 }
 
-fn start(
+fn launched(
     command: &Command,
     environment: &[CString],
-    memory: Option<&OwnedFd>,
+    memory: Option<&File>,
     cgroup: Option<&Cgroup>,
     confinement: &Confinement,
 ) -> std::io::Result<Started> {
@@ -111,11 +94,12 @@ fn start(
         SocketFlags::CLOEXEC,
         None,
     )?;
-    let third = match command.feed {
-        Feed::Channel => Some(&channel_of_child),
-        Feed::Memory => memory,
-        Feed::File => None,
-    };
+    let channel_there = channel_of_child.as_fd();
+    let extra: Vec<BorrowedFd<'_>> = memory
+        .map(AsFd::as_fd)
+        .into_iter()
+        .chain([channel_there])
+        .collect();
     let pid = launch(&Launch {
         program: &command.program,
         arguments: &command.arguments,
@@ -126,7 +110,7 @@ fn start(
             stdout_of_child.as_fd(),
             stderr_of_child.as_fd(),
         ],
-        third: third.map(AsFd::as_fd),
+        extra: &extra,
         report: channel_of_child.as_fd(),
         cgroup: cgroup.map(AsFd::as_fd),
         identity: confinement.identity,
@@ -141,7 +125,7 @@ fn start(
 }
 
 /// What could not be done, as an answer.
-fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> WireError {
+pub(crate) fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> WireError {
     move |error| {
         let message = format!(
             "the agent could not {what}: {error}; free memory, processes or disk space in the guest, or use a new one"
@@ -150,20 +134,16 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> WireError {
     }
 }
 
-fn in_memory(code: &[u8]) -> std::io::Result<OwnedFd> {
-    let mut file = File::from(rustix::fs::memfd_create("main.sh", MemfdFlags::CLOEXEC)?);
-    file.write_all(code)?;
-    file.rewind()?;
-    Ok(file.into())
+fn in_memory() -> std::io::Result<File> {
+    Ok(rustix::fs::memfd_create("main.sh", MemfdFlags::CLOEXEC)?.into())
 }
 
-/// Writes the code to `main.ts`, or to the first free name like it. The directory may belong to
-/// the user the code runs as: the file is made, never opened, and no link is followed.
-fn in_file(
-    code: &[u8],
+/// Makes an empty `main.ts`, or the first free name like it. The directory may belong to the user the
+/// code runs as: the file is made, never opened, and no link is followed.
+fn in_directory(
     confinement: &Confinement,
     command: &mut Command,
-) -> Result<Script, WireError> {
+) -> Result<(File, Script), WireError> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     let make = |name: &String| {
         rustix::fs::openat(
@@ -186,20 +166,14 @@ fn in_file(
     let file = File::from(file.map_err(|e| fail(e.into()))?);
     let directory = confinement.directory.try_clone().map_err(&fail)?;
     let script = Script { directory, name };
-    if let Err(error) = fill(file, code, confinement) {
+    if let Some((user, group)) = confinement.identity
+        && let Err(error) = std::os::unix::fs::fchown(&file, Some(user), Some(group))
+    {
         Process::new(0, None, Some(script)).clean(None);
         return Err(fail(error));
     }
     command
         .arguments
         .push(CString::new(["./", &script.name].concat()).unwrap_or_default());
-    Ok(script)
-}
-
-fn fill(mut file: File, code: &[u8], confinement: &Confinement) -> std::io::Result<()> {
-    file.write_all(code)?;
-    if let Some((user, group)) = confinement.identity {
-        std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
-    }
-    Ok(())
+    Ok((file, script))
 }

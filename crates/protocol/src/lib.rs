@@ -48,10 +48,6 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// The name of the virtio-serial port on which the agent listens in our own VMs.
 pub const AGENT_PORT: &str = "fumehood.agent";
 
-/// Prefix of the kernel parameters by which the agent of our own VMs learns of limits:
-/// `fumehood.limit.timeout_s=600`.
-pub const LIMIT_PARAMETER: &str = "fumehood.limit.";
-
 /// Raw frames for output: a `data` line, then exactly `len` bytes. See [`Data`].
 pub const FEATURE_RAW_FRAMES: &str = "raw_frames";
 /// Flow control by `credit`. See [`Credit`].

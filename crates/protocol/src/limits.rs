@@ -34,6 +34,14 @@ macro_rules! limits {
                 [$((stringify!($name), self.$name),)*].into_iter()
             }
 
+            /// Those that differ from their defaults, by name.
+            #[must_use]
+            pub fn changed(&self) -> std::collections::BTreeMap<String, u64> {
+                let rows = self.iter().zip(TABLE);
+                let changed = rows.filter(|((_, value), row)| *value != row.default);
+                changed.map(|((name, value), _)| (name.to_string(), value)).collect()
+            }
+
             /// Sets the limit called `name`.
             ///
             /// # Errors

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,9 @@ pub struct Refresh {
     pub machine_id: String,
     /// The guest's name: 1 to 63 lower-case letters, digits and `-`.
     pub hostname: String,
+    /// Limits that the operator has set, by their names; those of lines hold from the next `hello` on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, u64>,
 }
 
 /// The entropy is a secret of the guest's.
@@ -50,6 +54,7 @@ impl fmt::Debug for Refresh {
             .field("wall_clock_us", &self.wall_clock_us)
             .field("machine_id", &self.machine_id)
             .field("hostname", &self.hostname)
+            .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }
@@ -154,6 +159,7 @@ mod tests {
             entropy: "0f".repeat(32),
             machine_id: "0123456789abcdef0123456789abcdef".into(),
             hostname: "fumehood".into(),
+            limits: BTreeMap::new(),
         }
     }
 

@@ -4,11 +4,13 @@
 //! one thread may do whatever its parent could.
 
 mod children;
+mod entropy;
 mod launch;
 mod loopback;
 mod signals;
 
 pub use children::{Ended, peek_ended, reap};
-pub use launch::{Launch, LaunchFailure, Stage, launch, reserve_descriptor};
+pub use entropy::{add_entropy, reseed};
+pub use launch::{Launch, LaunchFailure, Stage, launch, reserve_descriptors};
 pub use loopback::loopback_up;
 pub use signals::{Seen, Signals};

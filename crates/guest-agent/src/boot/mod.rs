@@ -13,17 +13,17 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use fumehood_protocol::{AGENT_PORT, LIMIT_PARAMETER, Limits};
+use fumehood_protocol::{AGENT_PORT, Limits};
 use fumehood_sys::guest::Signals;
 use rustix::system::RebootCommand;
 
-use crate::args::set_limit;
 use crate::cgroup::Cgroups;
 use crate::command::Interpreters;
 use crate::confine::{Confinement, User};
 use crate::dispatch::Agent;
 use crate::door::{Door, Port};
 use crate::event_loop::{DEFAULT_PATH, EventLoop};
+use crate::kept::Kept;
 use crate::memory::MemoryWatch;
 use crate::settings::Settings;
 
@@ -102,8 +102,9 @@ fn boot() -> Result<EventLoop, BootError> {
     confinement.cgroups = Some(cgroups);
     let interpreters = Interpreters::new("/run/fumehood".into(), DEFAULT_PATH)
         .map_err(refused("write the runners to /run/fumehood"))?;
+    let identity = system::identity()?;
     let settings = Settings {
-        limits: limits()?,
+        limits: Limits::default(),
         token: None,
         boot_id: system::boot_id()?,
     };
@@ -111,6 +112,8 @@ fn boot() -> Result<EventLoop, BootError> {
         settings,
         confinement,
         interpreters,
+        kept: Kept::default(),
+        identity: Some(identity),
         memory: Some(memory),
         abandoned: Vec::new(),
     };
@@ -145,17 +148,4 @@ fn cgroups() -> Result<Cgroups, BootError> {
     let total = memory.totalram.saturating_mul(u64::from(memory.mem_unit));
     let most = total.saturating_sub(RESERVED_BYTES).max(RESERVED_BYTES);
     Cgroups::open(&path, Some(most)).map_err(refused("set up cgroups"))
-}
-
-/// The limits that the host chose, on the kernel's command line.
-fn limits() -> Result<Limits, BootError> {
-    let line = std::fs::read_to_string("/proc/cmdline").map_err(refused("read /proc/cmdline"))?;
-    let mut limits = Limits::default();
-    for assignment in line
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix(LIMIT_PARAMETER))
-    {
-        set_limit(&mut limits, assignment).map_err(BootError::Agent)?;
-    }
-    Ok(limits)
 }

@@ -411,6 +411,8 @@ pub fn op_id(response: &Response) -> Option<u64> {
         Response::Data(r) => r.op_id,
         Response::Complete(r) => r.op_id,
         Response::Error(r) => r.op_id,
+        Response::Quiesced(r) => r.op_id,
+        Response::Refreshed(r) => r.op_id,
     };
     id.map(OpId::get)
 }

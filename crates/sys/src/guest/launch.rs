@@ -18,8 +18,8 @@ pub struct Launch<'a> {
     pub directory: BorrowedFd<'a>,
     /// Descriptors 0, 1 and 2.
     pub standard: [BorrowedFd<'a>; 3],
-    /// Descriptor 3, where it gets one.
-    pub third: Option<BorrowedFd<'a>>,
+    /// Descriptors 3 and 4, where it gets them. At most two.
+    pub extra: &'a [BorrowedFd<'a>],
     /// Where the child says what failed ([`LaunchFailure`]). Closed by exec.
     pub report: BorrowedFd<'a>,
     /// The directory of the cgroup (version 2) in which it starts.
@@ -105,21 +105,26 @@ impl fmt::Display for LaunchFailure {
     }
 }
 
-/// Makes sure that descriptor 3 is taken, so that no descriptor of ours can be in the place that
-/// [`Launch::third`] is put to.
+/// The descriptors that [`Launch::extra`] is put to.
+const EXTRA: [RawFd; 2] = [3, 4];
+
+/// Makes sure that descriptors 3 and 4 are taken, so that no descriptor of ours can be in the places that
+/// [`Launch::extra`] is put to.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn reserve_descriptor(null: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: plain system calls without pointers. Descriptor 3 is touched only if it is closed.
-    let result = unsafe {
-        if libc::fcntl(3, libc::F_GETFD) >= 0 {
-            return Ok(());
+pub fn reserve_descriptors(null: BorrowedFd<'_>) -> io::Result<()> {
+    for place in EXTRA {
+        // SAFETY: plain system calls without pointers. A descriptor is touched only if it is closed.
+        let result = unsafe {
+            if libc::fcntl(place, libc::F_GETFD) >= 0 {
+                continue;
+            }
+            libc::dup3(null.as_raw_fd(), place, libc::O_CLOEXEC)
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
         }
-        libc::dup3(null.as_raw_fd(), 3, libc::O_CLOEXEC)
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
     }
     Ok(())
 }
@@ -285,7 +290,7 @@ unsafe fn limits(launch: &Launch<'_>) -> Result<(), ()> {
 }
 
 /// # Safety
-/// Only in a forked child: descriptors 0 to 3 are replaced, and all others close at exec.
+/// Only in a forked child: descriptors 0 to 4 are replaced, and all others close at exec.
 unsafe fn descriptors(launch: &Launch<'_>) -> Result<(), ()> {
     let place = |from: BorrowedFd<'_>, to: RawFd| {
         // SAFETY: a plain system call; the caller vouches that nobody minds what `to` was.
@@ -298,13 +303,11 @@ unsafe fn descriptors(launch: &Launch<'_>) -> Result<(), ()> {
     for (to, from) in (0..).zip(launch.standard) {
         place(from, to)?;
     }
-    let first_closed: libc::c_uint = match launch.third {
-        Some(third) => {
-            place(third, 3)?;
-            4
-        }
-        None => 3,
-    };
+    let mut first_closed: libc::c_uint = 3;
+    for (to, &from) in EXTRA.into_iter().zip(launch.extra) {
+        place(from, to)?;
+        first_closed += 1;
+    }
     // Ours are all close-on-exec; this is for what a parent of the agent may have left open.
     // SAFETY: a plain system call without pointers.
     unsafe {

@@ -1,0 +1,203 @@
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use fumehood_protocol::{
+    ErrorType, Quiesce, Quiesced, Refresh, Refreshed, Request, Response, WireError,
+};
+use fumehood_sys::guest::{add_entropy, reseed};
+use rustix::time::{ClockId, Timespec, clock_settime};
+
+use crate::connection::Connection;
+use crate::dispatch::Agent;
+
+/// How long processes may take to stand still.
+const FREEZE: Duration = Duration::from_secs(10);
+
+/// What makes a guest one of its own. All of it is open from the boot on: a restored guest has no time
+/// to look for it.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) random: File,
+    pub(crate) machine_id: File,
+    pub(crate) boot_id: File,
+    pub(crate) hosts: File,
+    /// The state was or will be saved: nothing runs before it has been refreshed.
+    pub(crate) awaits_refresh: bool,
+}
+
+/// Refuses what may not be done before a refresh.
+///
+/// # Errors
+/// `refresh_error`.
+pub(crate) fn admits(agent: &Agent, request: &Request) -> Result<(), WireError> {
+    let awaits = agent.identity.as_ref().is_some_and(|i| i.awaits_refresh);
+    let always = matches!(
+        request,
+        Request::Hello(_) | Request::Ping(_) | Request::Quiesce(_) | Request::Refresh(_)
+    );
+    if !awaits || always {
+        return Ok(());
+    }
+    let message = "the guest's state was saved, and it waits for its `refresh`; send that first";
+    Err(WireError::new(ErrorType::RefreshError, message))
+}
+
+fn identity(agent: &mut Agent) -> Result<&mut Identity, WireError> {
+    let message = "this agent runs on a machine that is not its own: its clock, randomness and name are not to be changed";
+    let missing = || WireError::new(ErrorType::RequestError, message);
+    agent.identity.as_mut().ok_or_else(missing)
+}
+
+/// Stops the user's processes; from now on nothing runs before a refresh.
+///
+/// # Errors
+/// `agent_error`: they do not stand still.
+pub(crate) fn quiesce(
+    connection: &mut Connection,
+    request: &Quiesce,
+    agent: &mut Agent,
+) -> Result<(), WireError> {
+    identity(agent)?;
+    let operations = connection.operations.len();
+    if operations > 0 || !agent.abandoned.is_empty() {
+        let message = format!(
+            "{operations} operations are running; a state is saved only when none does: wait for their ends, or cancel them"
+        );
+        return Err(WireError::new(ErrorType::BusyError, message));
+    }
+    if let Err(error) = freeze(agent) {
+        thaw(agent);
+        let message = format!("the user's processes do not stand still: {error}; try again");
+        return Err(WireError::new(ErrorType::AgentError, message));
+    }
+    identity(agent)?.awaits_refresh = true;
+    connection.outbox.answer(&Response::Quiesced(Quiesced {
+        op_id: request.op_id,
+    }));
+    Ok(())
+}
+
+/// Only where programs of the user's have run: an interpreter that waits does nothing anyway, and to
+/// thaw it would cost a restored guest time.
+fn freeze(agent: &mut Agent) -> io::Result<()> {
+    let begun = Instant::now();
+    for interpreter in agent.kept.idle().filter(|interpreter| interpreter.tainted) {
+        let Some(cgroup) = interpreter.process.cgroup() else {
+            continue;
+        };
+        cgroup.freeze(true)?;
+        while !cgroup.is_frozen() {
+            if begun.elapsed() > FREEZE {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    Ok(())
+}
+
+fn thaw(agent: &mut Agent) {
+    for interpreter in agent.kept.idle().filter(|interpreter| interpreter.tainted) {
+        if let Some(cgroup) = interpreter.process.cgroup() {
+            let _ = cgroup.freeze(false);
+        }
+    }
+}
+
+/// Makes this guest one of its own. Where a step fails, the guest goes on waiting.
+///
+/// # Errors
+/// `request_error` for a value past its limit, `agent_error` when the kernel refuses something.
+pub(crate) fn refresh(
+    connection: &mut Connection,
+    request: &Refresh,
+    agent: &mut Agent,
+) -> Result<(), WireError> {
+    let entropy = request.check()?;
+    let mut limits = agent.settings.limits;
+    for (name, value) in &request.limits {
+        let refused = |message| WireError::new(ErrorType::RequestError, message);
+        limits.set(name, *value).map_err(refused)?;
+    }
+    let identity = identity(agent)?;
+    // Until all of it is done.
+    identity.awaits_refresh = true;
+    let boot_id = identity.renew(request, &entropy).map_err(|error| {
+        let message = format!("the guest could not be refreshed: {error}; use another one");
+        WireError::new(ErrorType::AgentError, message)
+    })?;
+    identity.awaits_refresh = false;
+    agent.settings.limits = limits;
+    agent.settings.boot_id.clone_from(&boot_id);
+    agent
+        .kept
+        .idle()
+        .for_each(|interpreter| interpreter.reseed = true);
+    thaw(agent);
+    let op_id = request.op_id;
+    let refreshed = Refreshed { op_id, boot_id };
+    connection.outbox.answer(&Response::Refreshed(refreshed));
+    Ok(())
+}
+
+impl Identity {
+    fn renew(&mut self, request: &Refresh, entropy: &[u8]) -> io::Result<String> {
+        let microseconds = i64::try_from(request.wall_clock_us).unwrap_or(i64::MAX);
+        let time = Timespec {
+            tv_sec: microseconds / 1_000_000,
+            tv_nsec: microseconds % 1_000_000 * 1000,
+        };
+        clock_settime(ClockId::Realtime, time)?;
+        add_entropy(&self.random, entropy)?;
+        reseed(&self.random)?;
+        rustix::system::sethostname(request.hostname.as_bytes())?;
+        let machine_id = [&request.machine_id, "\n"].concat();
+        self.machine_id.write_all_at(machine_id.as_bytes(), 0)?;
+        let hosts = [
+            "127.0.0.1 localhost ",
+            &request.hostname,
+            "\n::1 localhost\n",
+        ]
+        .concat();
+        self.hosts.set_len(hosts.len() as u64)?;
+        self.hosts.write_all_at(hosts.as_bytes(), 0)?;
+        let boot_id = new_boot_id()?;
+        let line = [&boot_id, "\n"].concat();
+        self.boot_id.write_all_at(line.as_bytes(), 0)?;
+        Ok(boot_id)
+    }
+}
+
+/// A random UUID, as the kernel makes one for each boot.
+pub(crate) fn new_boot_id() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    // Version 4, variant 1.
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut text = String::with_capacity(36);
+    for (at, byte) in bytes.into_iter().enumerate() {
+        if [4, 6, 8, 10].contains(&at) {
+            text.push('-');
+        }
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+        }
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boot_ids_are_random_uuids() {
+        let (one, other) = (new_boot_id().unwrap(), new_boot_id().unwrap());
+        assert_ne!(one, other);
+        let lengths: Vec<usize> = one.split('-').map(str::len).collect();
+        assert_eq!((lengths, &one[14..15]), (vec![8, 4, 4, 4, 12], "4"));
+    }
+}

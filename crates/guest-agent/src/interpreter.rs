@@ -1,0 +1,148 @@
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use fumehood_protocol::{EnvVars, Language};
+use rustix::fs::{SeekFrom, seek};
+
+use crate::cgroup::Usage;
+use crate::process::Process;
+
+/// An interpreter: its process, and our ends of what it holds. It waits for code, or runs some.
+#[derive(Debug)]
+pub(crate) struct Interpreter {
+    pub(crate) language: Language,
+    pub(crate) process: Process,
+    /// Standard output and standard error; none when the program has closed it.
+    pub(crate) outputs: [Option<OwnedFd>; 2],
+    /// Messages there, words back. Closed by the other side when a program begins that ends with the
+    /// process; a failure to start comes here too.
+    pub(crate) channel: OwnedFd,
+    /// Where the code is put, for interpreters that do not take it through the channel.
+    pub(crate) script: Option<File>,
+    /// What it had used when its last exec ended.
+    pub(crate) used: Usage,
+    /// Its generators of random numbers may have the state of another VM's.
+    pub(crate) reseed: bool,
+    /// Programs of the user's have run in it.
+    pub(crate) tainted: bool,
+}
+
+/// What becomes of an interpreter after an exec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It ends with the program.
+    Once,
+    /// It goes on waiting; the program leaves nothing behind.
+    Prepare,
+    /// It keeps the program's state.
+    Context,
+}
+
+impl Interpreter {
+    /// The message that begins a program. It is one line, `MODE SEED ENV CODE`, with the sizes of what
+    /// follows: the variables, `NAME=VALUE` and NUL each, then the code. A seed of 0 asks for no
+    /// reseeding. For bash, variables and code are put into its file instead, each with a NUL, and the
+    /// line is `MODE SEED`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn message(
+        &mut self,
+        mode: Mode,
+        variables: &EnvVars,
+        code: String,
+    ) -> std::io::Result<Vec<u8>> {
+        let letter = match mode {
+            Mode::Once => 'o',
+            Mode::Prepare => 'p',
+            Mode::Context => 'c',
+        };
+        // A preparation draws what will never be seen.
+        let reseed = std::mem::take(&mut self.reseed) && mode != Mode::Prepare;
+        let mut seed = if reseed { random()? } else { 0 };
+        if mode == Mode::Prepare {
+            self.reseed = true;
+        } else {
+            self.tainted = true;
+        }
+        let pairs = variables
+            .iter()
+            .map(|(name, value)| [name, "=", value, "\0"].concat());
+        let variables: String = pairs.collect();
+        match (self.language, &self.script) {
+            (Language::Raw, Some(script)) => {
+                // As much as bash's generator takes.
+                seed &= u128::from(u32::MAX);
+                let text = [variables.as_bytes(), code.as_bytes(), b"\0"].concat();
+                script.set_len(0)?;
+                script.write_all_at(&text, 0)?;
+                // The place is shared with bash, which reads on from it.
+                seek(script, SeekFrom::Start(0))?;
+                Ok(format!("{letter} {seed}\n").into_bytes())
+            }
+            (Language::Javascript, Some(script)) if mode == Mode::Once => {
+                script.write_all_at(code.as_bytes(), 0)?;
+                Ok(format!("{letter} {seed} {} 0\n{variables}", variables.len()).into_bytes())
+            }
+            _ => {
+                let sizes = (variables.len(), code.len());
+                let head = format!("{letter} {seed} {} {}\n{variables}", sizes.0, sizes.1);
+                let mut message = head.into_bytes();
+                message.extend_from_slice(code.as_bytes());
+                Ok(message)
+            }
+        }
+    }
+}
+
+/// 128 random bits, never 0.
+fn random() -> std::io::Result<u128> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u128::from_le_bytes(bytes) | 1)
+}
+
+/// Variables that an interpreter looks at when it starts: they cannot be set in one that waits.
+const AT_START: [&str; 9] = [
+    "LANG",
+    "LANGUAGE",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "CLICOLOR",
+    "OPENSSL_CONF",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "OMP_NUM_THREADS",
+];
+const AT_START_PREFIXES: [&str; 5] = ["BUN_", "LC_", "MALLOC_", "NODE_", "PYTHON"];
+
+/// Whether all of these variables can be set in an interpreter that has started.
+pub(crate) fn can_be_set_later(variables: &EnvVars) -> bool {
+    !variables.iter().any(|(name, _)| {
+        AT_START.contains(&name.as_str())
+            || AT_START_PREFIXES
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_that_act_at_a_start_are_known() {
+        let later = |name: &str| can_be_set_later(&[(name, "x")].into_iter().collect());
+        assert!(later("A") && later("TZ") && later("XPYTHON"));
+        for name in [
+            "PYTHONHASHSEED",
+            "LANG",
+            "LC_ALL",
+            "NODE_ENV",
+            "MALLOC_ARENA_MAX",
+        ] {
+            assert!(!later(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+use fumehood_protocol::{ContextName, ErrorType, Language, Limits, WireError};
+
+use crate::interpreter::Interpreter;
+
+/// Interpreters that outlive an exec: those that wait for the next one, and contexts.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    waiting: Vec<Interpreter>,
+    contexts: Vec<Context>,
+}
+
+#[derive(Debug)]
+struct Context {
+    name: ContextName,
+    language: Language,
+    /// None while an exec has it.
+    interpreter: Option<Interpreter>,
+}
+
+/// Where an interpreter goes back to after an exec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Home {
+    Waiting,
+    Context(ContextName),
+}
+
+impl Kept {
+    /// The one that waits for a program of this language.
+    pub(crate) fn take_waiting(&mut self, language: Language) -> Option<Interpreter> {
+        let at = self.waiting.iter().position(|i| i.language == language)?;
+        Some(self.waiting.swap_remove(at))
+    }
+
+    /// Whether one waits for a program of this language.
+    pub(crate) fn is_waiting(&self, language: Language) -> bool {
+        self.waiting.iter().any(|i| i.language == language)
+    }
+
+    /// The interpreter of a context; `None` where it is to be begun.
+    ///
+    /// # Errors
+    /// `request_error`: another language, or too many contexts; `busy_error`: an exec has it.
+    pub(crate) fn take_context(
+        &mut self,
+        name: &ContextName,
+        language: Language,
+        limits: &Limits,
+    ) -> Result<Option<Interpreter>, WireError> {
+        let refuse = |error_type, message| Err(WireError::new(error_type, message));
+        let shown = name.as_str();
+        let Some(context) = self.contexts.iter_mut().find(|c| c.name == *name) else {
+            let count = self.contexts.len() as u64;
+            if count < limits.contexts {
+                return Ok(None);
+            }
+            let message = format!(
+                "{count} contexts are open; at most {} may be",
+                limits.contexts
+            );
+            return refuse(ErrorType::RequestError, message);
+        };
+        if context.language != language {
+            let message = format!(
+                "field `context`: `{shown}` is a context of {}; use another name",
+                context.language
+            );
+            return refuse(ErrorType::RequestError, message);
+        }
+        match context.interpreter.take() {
+            Some(interpreter) => Ok(Some(interpreter)),
+            None => refuse(
+                ErrorType::BusyError,
+                format!("an exec runs in the context `{shown}`; try again when it has ended"),
+            ),
+        }
+    }
+
+    /// A context has begun: its interpreter is with an exec.
+    pub(crate) fn begun(&mut self, name: &ContextName, language: Language) {
+        if !self.contexts.iter().any(|context| context.name == *name) {
+            self.contexts.push(Context {
+                name: name.clone(),
+                language,
+                interpreter: None,
+            });
+        }
+    }
+
+    /// An exec has ended, and its interpreter lives on.
+    pub(crate) fn put_back(&mut self, home: &Home, interpreter: Interpreter) {
+        match home {
+            Home::Waiting => self.waiting.push(interpreter),
+            Home::Context(name) => {
+                if let Some(context) = self.contexts.iter_mut().find(|c| c.name == *name) {
+                    context.interpreter = Some(interpreter);
+                }
+            }
+        }
+    }
+
+    /// An exec has ended, and its interpreter with it.
+    pub(crate) fn lost(&mut self, home: &Home) {
+        if let Home::Context(name) = home {
+            self.contexts.retain(|context| context.name != *name);
+        }
+    }
+
+    /// Takes the interpreter whose process has this id, if it is with no exec: it has died.
+    pub(crate) fn take_dead(&mut self, pid: i32) -> Option<Interpreter> {
+        if let Some(at) = self.waiting.iter().position(|i| i.process.pid() == pid) {
+            return Some(self.waiting.swap_remove(at));
+        }
+        let is_it = |i: &Interpreter| i.process.pid() == pid;
+        let at = self
+            .contexts
+            .iter()
+            .position(|context| context.interpreter.as_ref().is_some_and(is_it))?;
+        self.contexts.swap_remove(at).interpreter
+    }
+
+    /// All of them that are with no exec.
+    pub(crate) fn idle(&mut self) -> impl Iterator<Item = &mut Interpreter> {
+        let contexts = self.contexts.iter_mut();
+        let of_contexts = contexts.filter_map(|context| context.interpreter.as_mut());
+        self.waiting.iter_mut().chain(of_contexts)
+    }
+
+    /// Takes all of them that are with no exec.
+    pub(crate) fn take_all(&mut self) -> Vec<Interpreter> {
+        let contexts = self.contexts.drain(..);
+        let of_contexts: Vec<_> = contexts.filter_map(|context| context.interpreter).collect();
+        self.waiting.drain(..).chain(of_contexts).collect()
+    }
+
+    /// How many processes they are.
+    pub(crate) fn count(&self) -> usize {
+        let contexts = self.contexts.iter();
+        self.waiting.len() + contexts.filter(|c| c.interpreter.is_some()).count()
+    }
+}
