@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use fumehood_qemu::{
-    Accel, Chardev, CommandLine, Cpu, GuestMemory, Kernel, Machine, Memory, Mon, Qmp, Serial,
+    Accel, Chardev, CommandLine, Cpu, Event, GuestMemory, Kernel, Machine, Memory, Mon, Qmp, Serial,
 };
 use fumehood_sys::host::{memory_file, seal, sealable_file};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 
 /// The guest's memory in MiB: a default run's.
 const MEMORY_MIB: u32 = 512;
@@ -83,6 +84,7 @@ struct Guest {
     child: Child,
     serial: UnixStream,
     qmp: Qmp,
+    events: mpsc::Receiver<Event>,
 }
 
 impl Drop for Guest {
@@ -151,12 +153,18 @@ impl Floor {
             qmp.begin("migrate-incoming", json!({ "uri": "fd:state" }))
                 .await?,
         ];
+        // A byte that came before the state would be overwritten by it.
+        while let Some(event) = guest.events.recv().await {
+            if event.event == "RESUME" {
+                break;
+            }
+        }
         echo(&mut guest.serial).await?;
         Ok((begun.elapsed(), up.elapsed()))
     }
 }
 
-/// Waits until the guest answers a byte. One that is sent before it runs waits in the socket.
+/// Waits until the guest answers a byte.
 async fn echo(serial: &mut UnixStream) -> anyhow::Result<()> {
     serial.write_all(b"?").await?;
     let answer = tokio::time::timeout(DEADLINE, serial.read_u8()).await;
@@ -209,10 +217,11 @@ async fn start(
         socket.set_nonblocking(true)?;
         UnixStream::from_std(socket)
     };
-    let (qmp, _events) = Qmp::connect(ours(monitor)?).await?;
+    let (qmp, events) = Qmp::connect(ours(monitor)?).await?;
     Ok(Guest {
         child,
         serial: ours(serial)?,
         qmp,
+        events,
     })
 }
