@@ -17,7 +17,7 @@ use crate::keeper::keep;
 use crate::launch::Kit;
 use crate::run::{Outcome, Run, RunRequest, Source, Timing};
 use crate::sandbox::Sandbox;
-use crate::template::{Templates, Which};
+use crate::template::{Built, Templates, Which};
 
 /// This host, ready to run code. Cheap to clone; with the last clone, what is kept ready ends, and what
 /// goes on in the background. Sandboxes and runs live on by themselves.
@@ -179,18 +179,13 @@ impl Engine {
                 return Ok(false);
             }
             let deadline = host.config.boot_deadline;
-            if host
-                .templates
-                .build(&host.kit, which, deadline)
-                .await?
-                .is_some()
-            {
-                if host.templates.has(&host.kit, which) {
-                    return Ok(true);
+            match host.templates.build(&host.kit, which, deadline).await? {
+                Built::Saved => return Ok(true),
+                Built::Unsaved(why) => {
+                    let message = format!("the template cannot be saved: {why}");
+                    return Err(Error::new(ErrorKind::Host, message));
                 }
-                let message =
-                    "the template was built and could not be saved; look at the warnings above";
-                return Err(Error::new(ErrorKind::Host, message));
+                Built::Elsewhere => {}
             }
             if begun.elapsed() > host.config.queue_deadline {
                 let message = "another process builds this template and does not come to an end";

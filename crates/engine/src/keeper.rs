@@ -10,7 +10,7 @@ use crate::host::Host;
 use crate::pool::Hot;
 use crate::restore::Blank;
 use crate::snapshot::Snapshot;
-use crate::template::Which;
+use crate::template::{Built, Which};
 use crate::warm::prepare;
 
 /// How often hot VMs are asked whether they are well.
@@ -98,8 +98,8 @@ async fn build(host: &Host, which: Which) -> Result<Found, Error> {
     };
     let deadline = host.config.boot_deadline;
     match host.templates.build(&host.kit, which, deadline).await? {
-        Some(_) => Ok(Found::Work),
-        None => Ok(Found::Later),
+        Built::Saved | Built::Unsaved(_) => Ok(Found::Work),
+        Built::Elsewhere => Ok(Found::Later),
     }
 }
 

@@ -26,6 +26,16 @@ pub(crate) struct Which {
     pub(crate) memory_mib: u32,
 }
 
+/// What became of a build.
+#[derive(Debug)]
+pub(crate) enum Built {
+    Saved,
+    /// It is in memory; why it is not on disk.
+    Unsaved(String),
+    /// Another process has built it, or does so now.
+    Elsewhere,
+}
+
 /// The warm templates of one engine: those on disk, and those that are in memory already.
 #[derive(Debug)]
 pub(crate) struct Templates {
@@ -130,9 +140,8 @@ impl Templates {
         self.shelf.has(&self.key(kit, which))
     }
 
-    /// Builds it: boots a VM, warms it up, saves its state. `None`: another process is building it.
-    ///
-    /// Where the disk does not take it, it is kept in memory for this engine, with a warning.
+    /// Builds it: boots a VM, warms it up, saves its state. Where the disk does not take it, it is kept in
+    /// memory for this engine.
     ///
     /// # Errors
     /// As a boot, and [`ErrorKind::Host`].
@@ -141,32 +150,35 @@ impl Templates {
         kit: &Kit,
         which: Which,
         deadline: Duration,
-    ) -> Result<Option<Snapshot>, Error> {
+    ) -> Result<Built, Error> {
         let (shelf, key) = (self.shelf.clone(), self.key(kit, which));
         let begun = tokio::task::spawn_blocking(move || shelf.begin(&key)).await;
         let draft = match begun.map_err(|e| not_saved(&e))? {
-            Ok(Some(draft)) => Some(draft),
-            Ok(None) => return Ok(None),
-            Err(error) => {
-                tracing::warn!(%error, "a template will not be saved");
-                None
-            }
+            Ok(Some(draft)) => Ok(draft),
+            Ok(None) => return Ok(Built::Elsewhere),
+            Err(error) => Err(error.to_string()),
         };
         let snapshot = warm(kit, which, deadline).await?;
-        if let Some(draft) = draft {
-            let inputs = self.inputs(kit, which);
-            let (saved, shelf) = (snapshot.clone(), self.shelf.clone());
-            let saving = move || {
-                draft.finish(inputs, saved.ram(), saved.state())?;
-                shelf.prune(TEMPLATES_BYTES, |_| true).map(drop)
-            };
-            let saved = tokio::task::spawn_blocking(saving).await;
-            if let Err(error) = saved.map_err(|e| not_saved(&e))? {
-                tracing::warn!(%error, "a template was not saved; it is used by this program alone");
+        self.slots().insert(which, Slot::Here(snapshot.clone()));
+        let (shelf, inputs) = (self.shelf.clone(), self.inputs(kit, which));
+        let saving = move || {
+            let save = |error: fumehood_image::Error| error.to_string();
+            draft?
+                .finish(inputs, snapshot.ram(), snapshot.state())
+                .map_err(save)?;
+            shelf
+                .prune(TEMPLATES_BYTES, |_| true)
+                .map(drop)
+                .map_err(save)
+        };
+        let saved = tokio::task::spawn_blocking(saving).await;
+        match saved.map_err(|e| not_saved(&e))? {
+            Ok(()) => Ok(Built::Saved),
+            Err(why) => {
+                tracing::warn!(why, "a template was not saved; this program alone has it");
+                Ok(Built::Unsaved(why))
             }
         }
-        self.slots().insert(which, Slot::Here(snapshot.clone()));
-        Ok(Some(snapshot))
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Which, Slot>> {

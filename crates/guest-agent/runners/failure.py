@@ -4,9 +4,11 @@ import linecache
 import traceback
 
 for name, code in SOURCES.items():
-    # Whatever file of that name may lie in the working directory.
-    lines = code.decode("utf-8", "replace").splitlines(keepends=True)
-    linecache.cache[name] = (len(code), None, lines, name)
+    known = linecache.cache.get(name)
+    # Whatever file of that name may lie in the working directory; what came from one has a time.
+    if known is None or len(known) < 2 or known[1] is not None:
+        lines = code.decode("utf-8", "replace").splitlines(keepends=True)
+        linecache.cache[name] = (len(code), None, lines, name)
 if sys.excepthook is sys.__excepthook__:
     traceback.print_exception(FAILED)
 else:

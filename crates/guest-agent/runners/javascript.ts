@@ -2,30 +2,34 @@
 // as it runs any file. It may wait for long; what comes on descriptor 3 is described in interpreter.rs.
 import { closeSync, readSync, writeSync } from "node:fs";
 
-function receive(): { mode: string; seed: bigint; env: string[]; code: string } {
-  let data = Buffer.alloc(0);
-  const chunk = Buffer.allocUnsafeSlow(65536);
-  const more = () => {
-    const count = readSync(3, chunk, 0, chunk.length, null);
+const chunk = Buffer.allocUnsafeSlow(65536);
+
+function receive(): { mode: string; seed: string; env: string[]; code: string } {
+  let data = chunk, length = 0, start = 0, middle = 0, end = 1;
+  let head: string[] = [];
+  while (length < end) {
+    if (length === data.length) data = Buffer.concat([data], data.length * 2);
+    const count = readSync(3, data, length, data.length - length, null);
     // The agent is gone.
     if (count === 0) process.exit(0);
-    data = Buffer.concat([data, chunk.subarray(0, count)]);
-  };
-  while (!data.includes(10)) more();
-  const end = data.indexOf(10);
-  const [mode, seed, env, code] = data.toString("latin1", 0, end).split(" ");
-  const start = end + 1, middle = start + Number(env);
-  while (data.length < middle + Number(code)) more();
-  return {
-    mode, seed: BigInt(seed),
-    env: data.toString("utf8", start, middle).split("\0").filter(Boolean),
-    code: data.toString("utf8", middle),
-  };
+    length += count;
+    if (start === 0) {
+      start = data.indexOf(10) + 1;
+      if (start === 0 || start > length) throw new Error("the agent's message has no first line");
+      head = data.toString("latin1", 0, start - 1).split(" ");
+      middle = start + Number(head[2]);
+      end = middle + Number(head[3]);
+    }
+  }
+  const env = middle > start ? data.toString("utf8", start, middle).split("\0") : [];
+  return { mode: head[0], seed: head[1], env, code: data.toString("utf8", middle, end) };
 }
 
 // Math.random's state cannot be set, and may have been copied to other VMs: xoshiro128** takes its place.
-function reseed(seed: bigint): void {
-  let [a, b, c, d] = [0n, 32n, 64n, 96n].map((shift) => Number((seed >> shift) & 0xffffffffn) | 0);
+// The seed is 32 hexadecimal digits.
+function reseed(seed: string): void {
+  let a = parseInt(seed.slice(0, 8), 16) | 0, b = parseInt(seed.slice(8, 16), 16) | 0;
+  let c = parseInt(seed.slice(16, 24), 16) | 0, d = parseInt(seed.slice(24), 16) | 0;
   const next = () => {
     const scrambled = Math.imul(b, 5);
     const result = Math.imul((scrambled << 7) | (scrambled >>> 25), 9) >>> 0;
@@ -41,7 +45,20 @@ function reseed(seed: bigint): void {
 function setEnvironment(pairs: string[]): void {
   for (const pair of pairs) {
     const at = pair.indexOf("=");
-    process.env[pair.slice(0, at)] = pair.slice(at + 1);
+    if (at > 0) process.env[pair.slice(0, at)] = pair.slice(at + 1);
+  }
+}
+
+// What Bun.spawn passes on by itself is the environment that bun was started with.
+function passOnEnvironment(): void {
+  const options = (given: any) => ({ ...given, env: given?.env ?? process.env });
+  for (const name of ["spawn", "spawnSync"] as const) {
+    const native = Bun[name] as any;
+    const passing = {
+      [name]: (first: any, second?: any) =>
+        Array.isArray(first) ? native(first, options(second)) : native(options(first)),
+    };
+    (Bun as any)[name] = passing[name];
   }
 }
 
@@ -50,12 +67,15 @@ const AsyncFunction = (async () => {}).constructor as new (code: string) => () =
 for (;;) {
   const { mode, seed, env, code } = receive();
   if (mode === "o") {
-    if (seed) reseed(seed);
+    if (seed.length > 1) reseed(seed);
     setEnvironment(env);
+    if (env.length > 0) passOnEnvironment();
     // This tells the agent that the program begins.
     closeSync(3);
     break;
   }
+  // What only the last message does is compiled now, and not when it comes.
+  reseed("1".repeat(32));
   const before = { ...process.env };
   setEnvironment(env);
   let status = 0;
@@ -67,7 +87,8 @@ for (;;) {
     status = 1;
   }
   for (const pair of env) {
-    const name = pair.slice(0, pair.indexOf("="));
+    const name = pair.slice(0, Math.max(0, pair.indexOf("=")));
+    if (!name) continue;
     if (before[name] === undefined) delete process.env[name];
     else process.env[name] = before[name];
   }

@@ -1,56 +1,77 @@
 # What an interpreter needs that outlives an exec. Executed by python.py.
 import _signal
+import gc
+
+
+def words(seed):
+    return [seed >> shift & 0xFFFFFFFF for shift in (0, 32, 64, 96)]
+
+
+# What to do in a process whose state may have been copied to other VMs, where the module is loaded. An
+# integer is the cheapest seed. What the modules keep that depends on variables goes as well.
+RESEEDS = {
+    "random": lambda module, seed: module.seed(seed),
+    "numpy.random": lambda module, seed: module.seed(words(seed)),
+    "_ssl": lambda module, seed: module.RAND_add(seed.to_bytes(16, "little"), 16.0),
+    "tempfile": lambda module, seed: vars(module).update(_name_sequence=None, tempdir=None),
+    "uuid": lambda module, seed: vars(module).update(_node=None, _last_timestamp=None),
+    "multiprocessing.process": lambda module, seed: setattr(
+        module.current_process(), "authkey", os.urandom(32)
+    ),
+}
 
 
 def reseed(seed):
-    # The state of this process may have been copied to another VM. An integer is the cheapest seed.
-    loaded = sys.modules.get
-    if loaded("random"):
-        loaded("random").seed(seed)
-    if loaded("numpy.random"):
-        loaded("numpy.random").seed(seed & 0xFFFFFFFF)
-    if loaded("_ssl"):
-        loaded("_ssl").RAND_add(seed.to_bytes(16, "little"), 16.0)
-    if loaded("tempfile"):
-        loaded("tempfile")._name_sequence = None
-    if loaded("uuid"):
-        loaded("uuid")._node = loaded("uuid")._last_timestamp = None
+    for name, act in RESEEDS.items():
+        module = sys.modules.get(name)
+        if module:
+            try:
+                act(module, seed)
+            except Exception:
+                # It is another module of that name.
+                pass
 
 
-def set_environment(text):
-    pairs = [pair.split("=", 1) for pair in os.fsdecode(text).split("\0") if pair]
-    before = [(name, os.environ.get(name)) for name, _ in pairs]
-    os.environ.update(pairs)
-    if any(name == "TZ" for name, _ in pairs):
+def apply_zone(names):
+    if "TZ" in names:
         import time
 
         time.tzset()
+
+
+def set_environment(text):
+    pairs = dict(pair.split("=", 1) for pair in os.fsdecode(text[:-1]).split("\0"))
+    before = {name: os.environ.get(name) for name in pairs}
+    os.environ.update(pairs)
+    apply_zone(pairs)
     return before
 
 
 def restore_environment(before):
-    for name, value in before:
+    for name, value in before.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    apply_zone(before)
 
 
 def tell_lines(code, name):
-    # What tracebacks show of code that is no file. Only where somebody can ask.
+    # What tracebacks and `inspect` show of code that is no file.
+    SOURCES[name] = code
     linecache = sys.modules.get("linecache")
     if linecache:
         lines = code.decode("utf-8", "replace").splitlines(keepends=True)
         linecache.cache[name] = (len(code), None, lines, name)
+    if len(SOURCES) > 1000:
+        forget_lines(next(iter(SOURCES)))
 
 
-def status(exit):
-    if exit.code is None:
-        return 0
-    if isinstance(exit.code, int):
-        return exit.code & 0xFF
-    print(exit.code, file=sys.stderr)
-    return 1
+def forget_lines(name):
+    SOURCES.pop(name, None)
+    linecache = sys.modules.get("linecache")
+    if linecache:
+        linecache.cache.pop(name, None)
 
 
 def evaluate(code, name, namespace):
@@ -59,13 +80,19 @@ def evaluate(code, name, namespace):
     failed = None
     result = 0
     try:
-        _signal.signal(_signal.SIGINT, INTERRUPT)
-        exec(compile(code, name, "exec", dont_inherit=True), namespace)
-    except SystemExit as exit:
-        result = status(exit)
-    except BaseException as error:
-        failed = error.with_traceback(error.__traceback__.tb_next)
-    INTERRUPT = _signal.signal(_signal.SIGINT, _signal.SIG_IGN) or INTERRUPT
+        try:
+            _signal.signal(_signal.SIGINT, INTERRUPT)
+            exec(compile(code, name, "exec", dont_inherit=True), namespace)
+        except SystemExit as exit:
+            result = status(exit)
+        except BaseException as error:
+            failed = error.with_traceback(error.__traceback__.tb_next)
+        handler = _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+        if handler is not None:
+            INTERRUPT = handler
+    except KeyboardInterrupt as late:
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+        failed = late.with_traceback(None)
     if failed is not None:
         result = show(failed)
     for stream in (sys.stdout, sys.stderr):
@@ -76,15 +103,25 @@ def evaluate(code, name, namespace):
     return result
 
 
+def forked():
+    # The program's child is no interpreter of the agent's: it ends when its program does.
+    global IS_CHILD
+    if KEEPS:
+        IS_CHILD = True
+        os.close(3)
+
+
 def keep(message):
     # Serves execs that leave this process in place, and returns the first that does not.
+    global KEEPS
     kept, count = None, 0
     while True:
         mode, seed, environment, code = message
         if seed:
             reseed(seed)
-        before = set_environment(environment) if environment else ()
+        before = set_environment(environment) if environment else None
         if mode == b"o":
+            KEEPS = False
             _signal.signal(_signal.SIGINT, INTERRUPT)
             return message
         if mode == b"p":
@@ -92,18 +129,19 @@ def keep(message):
             tell_lines(code, "main.py")
             result = evaluate(code, "main.py", main.__dict__)
             main.__dict__.clear()
-            if "linecache" in sys.modules:
-                sys.modules["linecache"].cache.clear()
+            forget_lines("main.py")
+            # What is there now stays: collections need not look at it, nor write to its pages.
+            gc.collect()
+            gc.freeze()
         else:
             count += 1
             name = f"exec-{count}.py"
             if kept is None:
                 kept = new_main(code, name)
-            SOURCES[name] = code
-            if len(SOURCES) > 1000:
-                del SOURCES[next(iter(SOURCES))]
             tell_lines(code, name)
             result = evaluate(code, name, kept.__dict__)
+        if IS_CHILD:
+            sys.exit(result)
         if before:
             restore_environment(before)
         os.write(3, b"%d\n" % result)
@@ -111,5 +149,8 @@ def keep(message):
 
 
 INTERRUPT = _signal.getsignal(_signal.SIGINT)
-# Programs that this process starts must not have it.
+KEEPS = True
+IS_CHILD = False
+# Programs that this process starts must not have it, nor those that it forks.
 os.set_inheritable(3, False)
+os.register_at_fork(after_in_child=forked)

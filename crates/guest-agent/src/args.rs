@@ -159,13 +159,21 @@ fn check_token(token: Option<&str>, limits: &Limits) -> Result<(), String> {
 ///
 /// # Errors
 /// A sentence for the operator.
-pub(crate) fn set_limit(limits: &mut Limits, assignment: &str) -> Result<(), String> {
+fn set_limit(limits: &mut Limits, assignment: &str) -> Result<(), String> {
     let (name, value) = assignment
         .split_once('=')
         .ok_or_else(|| format!("`{assignment}` is no NAME=VALUE; see --help for the limits"))?;
     let value = value
         .parse()
         .map_err(|_| format!("the limit {name} must be a whole number, not `{value}`"))?;
+    set_one_limit(limits, name, value)
+}
+
+/// Sets a limit to a value that nothing can break on.
+///
+/// # Errors
+/// A sentence for the operator.
+pub(crate) fn set_one_limit(limits: &mut Limits, name: &str, value: u64) -> Result<(), String> {
     if value > LARGEST_LIMIT {
         return Err(format!(
             "the limit {name} may be at most {LARGEST_LIMIT}, not {value}"

@@ -1,7 +1,7 @@
-use fumehood_protocol::{EnvVars, ErrorType, Exec, Language, WireError};
+use fumehood_protocol::{ContextName, EnvVars, ErrorType, Exec, Language, WireError};
 
 use crate::dispatch::Agent;
-use crate::interpreter::{Interpreter, Mode, can_be_set_later};
+use crate::interpreter::{Interpreter, Mode, acts_at_start, can_be_set_later};
 use crate::kept::Home;
 use crate::operation::Begun;
 use crate::spawn::{failed, start};
@@ -17,73 +17,121 @@ struct Obtained {
 /// The exec must have passed its checks.
 ///
 /// # Errors
-/// `agent_error`: what this machine cannot do, or lacks; `request_error` and `busy_error` for a context.
+/// `agent_error`: what this machine cannot do, or lacks; `request_error` and `busy_error` for a context;
+/// `env_var_error` for a preparation.
 pub(crate) fn begin(exec: Exec, agent: &mut Agent) -> Result<Begun, WireError> {
     let language = exec.language;
-    let (mode, home, obtained) = if exec.prepare {
-        let obtained = waiting(language, exec.env_vars, agent)?;
-        (Mode::Prepare, Some(Home::Waiting), obtained)
-    } else if let Some(name) = exec.context {
-        if language == Language::Javascript {
-            let message =
-                "field `context`: there are no contexts of javascript yet; run it without one";
-            return Err(WireError::new(ErrorType::RequestError, message));
-        }
-        let limits = &agent.settings.limits;
-        let obtained = match agent.kept.take_context(&name, language, limits)? {
-            Some(interpreter) => Obtained {
-                interpreter,
-                variables: exec.env_vars,
-                is_up: true,
-            },
-            None => waiting(language, exec.env_vars, agent)?,
-        };
-        agent.kept.begun(&name, language);
-        (Mode::Context, Some(Home::Context(name)), obtained)
-    } else if exec.fresh {
-        (Mode::Once, None, new(language, &exec.env_vars, agent)?)
-    } else {
-        let is_there = agent.kept.is_waiting(language) && can_be_set_later(&exec.env_vars);
-        let obtained = if is_there {
-            waiting(language, exec.env_vars, agent)?
-        } else {
-            new(language, &exec.env_vars, agent)?
-        };
-        (Mode::Once, None, obtained)
+    let (mode, home) = match exec.context {
+        Some(name) => (Mode::Context, Some(Home::Context(name))),
+        None if exec.prepare => (Mode::Prepare, Some(Home::Waiting)),
+        None => (Mode::Once, None),
+    };
+    let obtained = match &home {
+        Some(Home::Context(name)) => in_context(name, language, exec.env_vars, agent)?,
+        Some(Home::Waiting) => to_prepare(language, exec.env_vars, agent)?,
+        None if exec.fresh => new(language, &exec.env_vars, agent)?,
+        None => for_one(language, exec.env_vars, agent)?,
     };
     let Obtained {
         mut interpreter,
         variables,
         is_up,
     } = obtained;
+    let anew = match &home {
+        Some(Home::Context(name)) => agent.kept.begun(name, language),
+        _ => false,
+    };
     match interpreter.message(mode, &variables, exec.code) {
         Ok(message) => Ok(Begun {
             interpreter,
             message,
             mode,
             home,
+            anew,
             is_up,
         }),
         Err(error) => {
             interpreter.process.kill();
             agent.abandoned.push(interpreter.process);
             if let Some(home) = &home {
-                agent.kept.lost(home);
+                agent.kept.lose(home);
             }
             Err(failed("hand over the code")(error))
         }
     }
 }
 
-/// The interpreter that waits, where there is one that can take these variables; else a new one.
+/// The context's interpreter. Its first exec begins it, in the interpreter that waits if one does.
+/// Variables that act at a start stay with a context that they have begun.
+fn in_context(
+    name: &ContextName,
+    language: Language,
+    variables: EnvVars,
+    agent: &mut Agent,
+) -> Result<Obtained, WireError> {
+    if language == Language::Javascript {
+        let message =
+            "field `context`: there are no contexts of javascript yet; run it without one";
+        return Err(WireError::new(ErrorType::RequestError, message));
+    }
+    let limits = &agent.settings.limits;
+    if let Some(interpreter) = agent.kept.take_context(name, language, limits)? {
+        return Ok(Obtained {
+            interpreter,
+            variables,
+            is_up: true,
+        });
+    }
+    if can_be_set_later(&variables) {
+        return waiting(language, variables, agent);
+    }
+    let of_kind = |at_start: bool| {
+        let pairs = variables.iter();
+        let pairs = pairs.filter(|(name, _)| acts_at_start(name) == at_start);
+        pairs.map(|(n, v)| (n.clone(), v.clone())).collect()
+    };
+    let obtained = new(language, &of_kind(true), agent)?;
+    Ok(Obtained {
+        variables: of_kind(false),
+        ..obtained
+    })
+}
+
+fn to_prepare(
+    language: Language,
+    variables: EnvVars,
+    agent: &mut Agent,
+) -> Result<Obtained, WireError> {
+    if let Some((name, _)) = variables.iter().find(|(name, _)| acts_at_start(name)) {
+        let message = format!(
+            "the environment variable `{name}` acts only when an interpreter starts, and would stay in \
+             the one that waits: prepare without it"
+        );
+        return Err(WireError::new(ErrorType::EnvVarError, message));
+    }
+    waiting(language, variables, agent)
+}
+
+/// For a program that its interpreter ends with: the one that waits, where one does and can take these
+/// variables. What is not there yet is not worth waiting for.
+fn for_one(
+    language: Language,
+    variables: EnvVars,
+    agent: &mut Agent,
+) -> Result<Obtained, WireError> {
+    if agent.kept.is_waiting(language) && can_be_set_later(&variables) {
+        waiting(language, variables, agent)
+    } else {
+        new(language, &variables, agent)
+    }
+}
+
+/// The interpreter that waits, or a new one.
 fn waiting(
     language: Language,
     variables: EnvVars,
     agent: &mut Agent,
 ) -> Result<Obtained, WireError> {
-    if !can_be_set_later(&variables) {
-        return new(language, &variables, agent);
-    }
     let taken = agent.kept.take_waiting(language);
     let is_up = taken.is_some();
     let interpreter = match taken {

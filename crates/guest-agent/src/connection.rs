@@ -144,11 +144,15 @@ impl Connection {
             if operation.end.is_none() {
                 operation.process.kill();
                 if let Some(home) = &operation.home {
-                    agent.kept.lost(home);
+                    agent.kept.lose(home);
                 }
                 agent.abandoned.push(operation.process);
-            } else {
-                retire(operation, agent);
+                continue;
+            }
+            let unsaid = operation.home.clone().filter(|_| !operation.survived);
+            retire(operation, agent);
+            if let Some(home) = unsaid {
+                agent.kept.lose(&home);
             }
         }
     }
@@ -302,10 +306,18 @@ impl Connection {
                 continue;
             }
             let operation = self.operations.remove(at);
+            if let (false, Some(home)) = (operation.survived, &operation.home) {
+                agent.kept.forget(home);
+            }
             if let Some(end) = operation.end {
                 self.outbox.answer(&ending::response(&operation, &end));
             }
-            retire(operation, agent);
+            if operation.survived {
+                retire(operation, agent);
+            } else {
+                // The client need not wait for what is cleared away.
+                self.ended.push(operation);
+            }
         }
     }
 }
@@ -314,13 +326,16 @@ impl Connection {
 fn retire(mut operation: Operation, agent: &mut Agent) {
     let survived = operation.survived;
     if survived && operation.can_go_on() {
-        if let Some((home, interpreter)) = operation.into_interpreter() {
-            agent.kept.put_back(&home, interpreter);
+        let back = operation.into_interpreter();
+        let back = back.and_then(|(home, interpreter)| agent.kept.put_back(&home, interpreter));
+        if let Some(unwanted) = back {
+            unwanted.process.kill();
+            agent.abandoned.push(unwanted.process);
         }
         return;
     }
     if let Some(home) = &operation.home {
-        agent.kept.lost(home);
+        agent.kept.forget(home);
     }
     if survived {
         operation.process.kill();

@@ -19,6 +19,8 @@ const DROPPED: &str =
     "cancelled after its end, while nobody took its output: the rest of it was dropped";
 
 const LOST: &str = "the context's interpreter ended, and its state is lost";
+const ANEW: &str = "the context's interpreter had ended since its last exec, and its state was lost: \
+     this exec began it anew";
 
 /// The last message of an operation whose process has ended.
 pub(crate) fn response(operation: &Operation, end: &End) -> Response {
@@ -73,6 +75,7 @@ fn evidence(operation: &Operation, end: &End) -> Evidence {
     let details = [
         (operation.choked > 0, CHOKED),
         (operation.dropped, DROPPED),
+        (operation.anew, ANEW),
         (lost, LOST),
     ];
     let details = details

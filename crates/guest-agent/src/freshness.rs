@@ -9,11 +9,15 @@ use fumehood_protocol::{
 use fumehood_sys::guest::{add_entropy, reseed};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
+use crate::args::set_one_limit;
 use crate::connection::Connection;
 use crate::dispatch::Agent;
 
 /// How long processes may take to stand still.
 const FREEZE: Duration = Duration::from_secs(10);
+
+/// Room for a name in /etc/hosts, in characters: the longest, and more than what stood there before.
+const HOSTS_NAME: usize = 512;
 
 /// What makes a guest one of its own. All of it is open from the boot on: a restored guest has no time
 /// to look for it.
@@ -60,8 +64,9 @@ pub(crate) fn quiesce(
     agent: &mut Agent,
 ) -> Result<(), WireError> {
     identity(agent)?;
-    let operations = connection.operations.len();
-    if operations > 0 || !agent.abandoned.is_empty() {
+    // Those that are being killed count as well. A guest of ours has one connection.
+    let operations = connection.operations.len() + agent.abandoned.len();
+    if operations > 0 {
         let message = format!(
             "{operations} operations are running; a state is saved only when none does: wait for their ends, or cancel them"
         );
@@ -119,7 +124,7 @@ pub(crate) fn refresh(
     let mut limits = agent.settings.limits;
     for (name, value) in &request.limits {
         let refused = |message| WireError::new(ErrorType::RequestError, message);
-        limits.set(name, *value).map_err(refused)?;
+        set_one_limit(&mut limits, name, *value).map_err(refused)?;
     }
     let identity = identity(agent)?;
     // Until all of it is done.
@@ -155,13 +160,9 @@ impl Identity {
         rustix::system::sethostname(request.hostname.as_bytes())?;
         let machine_id = [&request.machine_id, "\n"].concat();
         self.machine_id.write_all_at(machine_id.as_bytes(), 0)?;
-        let hosts = [
-            "127.0.0.1 localhost ",
-            &request.hostname,
-            "\n::1 localhost\n",
-        ]
-        .concat();
-        self.hosts.set_len(hosts.len() as u64)?;
+        // Always as long: there is nothing to cut off.
+        let name = &request.hostname;
+        let hosts = format!("127.0.0.1 localhost {name:<HOSTS_NAME$}\n::1 localhost\n");
         self.hosts.write_all_at(hosts.as_bytes(), 0)?;
         let boot_id = new_boot_id()?;
         let line = [&boot_id, "\n"].concat();

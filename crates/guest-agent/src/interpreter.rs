@@ -41,9 +41,9 @@ pub(crate) enum Mode {
 
 impl Interpreter {
     /// The message that begins a program. It is one line, `MODE SEED ENV CODE`, with the sizes of what
-    /// follows: the variables, `NAME=VALUE` and NUL each, then the code. A seed of 0 asks for no
-    /// reseeding. For bash, variables and code are put into its file instead, each with a NUL, and the
-    /// line is `MODE SEED`.
+    /// follows: the variables, `NAME=VALUE` and NUL each, then the code. The seed is 32 hexadecimal
+    /// digits; 0 asks for no reseeding. For bash, variables and code are put into its file instead, each with a NUL, and the
+    /// line is `MODE SEED`, with a decimal seed of 32 bits.
     ///
     /// # Errors
     /// What the kernel says.
@@ -60,7 +60,7 @@ impl Interpreter {
         };
         // A preparation draws what will never be seen.
         let reseed = std::mem::take(&mut self.reseed) && mode != Mode::Prepare;
-        let mut seed = if reseed { random()? } else { 0 };
+        let seed = if reseed { random()? } else { 0 };
         if mode == Mode::Prepare {
             self.reseed = true;
         } else {
@@ -73,7 +73,7 @@ impl Interpreter {
         match (self.language, &self.script) {
             (Language::Raw, Some(script)) => {
                 // As much as bash's generator takes.
-                seed &= u128::from(u32::MAX);
+                let seed = seed & u128::from(u32::MAX);
                 let text = [variables.as_bytes(), code.as_bytes(), b"\0"].concat();
                 script.set_len(0)?;
                 script.write_all_at(&text, 0)?;
@@ -83,10 +83,15 @@ impl Interpreter {
             }
             (Language::Javascript, Some(script)) if mode == Mode::Once => {
                 script.write_all_at(code.as_bytes(), 0)?;
-                Ok(format!("{letter} {seed} {} 0\n{variables}", variables.len()).into_bytes())
+                Ok(format!("{letter} {seed:032x} {} 0\n{variables}", variables.len()).into_bytes())
             }
             _ => {
                 let sizes = (variables.len(), code.len());
+                let seed = if seed == 0 {
+                    "0".into()
+                } else {
+                    format!("{seed:032x}")
+                };
                 let head = format!("{letter} {seed} {} {}\n{variables}", sizes.0, sizes.1);
                 let mut message = head.into_bytes();
                 message.extend_from_slice(code.as_bytes());
@@ -103,28 +108,30 @@ fn random() -> std::io::Result<u128> {
     Ok(u128::from_le_bytes(bytes) | 1)
 }
 
-/// Variables that an interpreter looks at when it starts: they cannot be set in one that waits.
-const AT_START: [&str; 9] = [
+/// Variables that an interpreter, or a library that it may have loaded, looks at when it starts: they
+/// cannot be set in one that waits. `docs/protocol.md` lists them.
+const AT_START: [&str; 10] = [
+    "CLICOLOR",
+    "FORCE_COLOR",
+    "HOME",
     "LANG",
     "LANGUAGE",
     "NO_COLOR",
-    "FORCE_COLOR",
-    "CLICOLOR",
-    "OPENSSL_CONF",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
     "OMP_NUM_THREADS",
+    "OPENSSL_CONF",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
 ];
 const AT_START_PREFIXES: [&str; 5] = ["BUN_", "LC_", "MALLOC_", "NODE_", "PYTHON"];
 
+/// Whether an interpreter looks at this variable only when it starts.
+pub(crate) fn acts_at_start(name: &str) -> bool {
+    AT_START.contains(&name) || AT_START_PREFIXES.iter().any(|p| name.starts_with(p))
+}
+
 /// Whether all of these variables can be set in an interpreter that has started.
 pub(crate) fn can_be_set_later(variables: &EnvVars) -> bool {
-    !variables.iter().any(|(name, _)| {
-        AT_START.contains(&name.as_str())
-            || AT_START_PREFIXES
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
-    })
+    !variables.iter().any(|(name, _)| acts_at_start(name))
 }
 
 #[cfg(test)]
@@ -144,5 +151,19 @@ mod tests {
         ] {
             assert!(!later(name), "{name}");
         }
+    }
+
+    #[test]
+    fn the_documentation_lists_them() {
+        let page = include_str!("../../../docs/protocol.md");
+        let quoted = |names: &[&str], star: &str| {
+            let names: Vec<_> = names.iter().map(|name| format!("`{name}{star}`")).collect();
+            names.join(", ")
+        };
+        assert!(page.contains(&quoted(&AT_START, "")), "the names");
+        assert!(
+            page.contains(&quoted(&AT_START_PREFIXES, "*")),
+            "the prefixes"
+        );
     }
 }

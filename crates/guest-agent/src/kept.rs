@@ -1,3 +1,5 @@
+use std::collections::VecDeque;
+
 use fumehood_protocol::{ContextName, ErrorType, Language, Limits, WireError};
 
 use crate::interpreter::Interpreter;
@@ -5,9 +7,15 @@ use crate::interpreter::Interpreter;
 /// Interpreters that outlive an exec: those that wait for the next one, and contexts.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
+    /// At most one of each language.
     waiting: Vec<Interpreter>,
     contexts: Vec<Context>,
+    /// Contexts whose state was lost when no answer could say so; the oldest first.
+    lost: VecDeque<ContextName>,
 }
+
+/// Names of lost contexts that are kept: as many as anybody would name again.
+const LOST_NAMES: usize = 64;
 
 #[derive(Debug)]
 struct Context {
@@ -54,7 +62,7 @@ impl Kept {
                 return Ok(None);
             }
             let message = format!(
-                "{count} contexts are open; at most {} may be",
+                "{count} contexts are open; at most {} may be; use one of them, or none, or another guest",
                 limits.contexts
             );
             return refuse(ErrorType::RequestError, message);
@@ -75,8 +83,9 @@ impl Kept {
         }
     }
 
-    /// A context has begun: its interpreter is with an exec.
-    pub(crate) fn begun(&mut self, name: &ContextName, language: Language) {
+    /// A context has begun: its interpreter is with an exec. True: it had begun before, and has lost its
+    /// state since.
+    pub(crate) fn begun(&mut self, name: &ContextName, language: Language) -> bool {
         if !self.contexts.iter().any(|context| context.name == *name) {
             self.contexts.push(Context {
                 name: name.clone(),
@@ -84,24 +93,47 @@ impl Kept {
                 interpreter: None,
             });
         }
+        let lost = self.lost.iter().position(|lost| lost == name);
+        lost.and_then(|at| self.lost.remove(at)).is_some()
     }
 
-    /// An exec has ended, and its interpreter lives on.
-    pub(crate) fn put_back(&mut self, home: &Home, interpreter: Interpreter) {
-        match home {
-            Home::Waiting => self.waiting.push(interpreter),
-            Home::Context(name) => {
-                if let Some(context) = self.contexts.iter_mut().find(|c| c.name == *name) {
-                    context.interpreter = Some(interpreter);
-                }
+    /// An exec has ended, and its interpreter lives on. Returns the interpreter if there is no place for
+    /// it.
+    pub(crate) fn put_back(
+        &mut self,
+        home: &Home,
+        interpreter: Interpreter,
+    ) -> Option<Interpreter> {
+        let place = match home {
+            // Two that prepared at the same time: one is enough.
+            Home::Waiting if self.is_waiting(interpreter.language) => return Some(interpreter),
+            Home::Waiting => {
+                self.waiting.push(interpreter);
+                return None;
             }
+            Home::Context(name) => self.contexts.iter_mut().find(|c| c.name == *name),
+        };
+        match place {
+            Some(context) => context.interpreter.replace(interpreter),
+            None => Some(interpreter),
         }
     }
 
     /// An exec has ended, and its interpreter with it.
-    pub(crate) fn lost(&mut self, home: &Home) {
+    pub(crate) fn forget(&mut self, home: &Home) {
         if let Home::Context(name) = home {
             self.contexts.retain(|context| context.name != *name);
+        }
+    }
+
+    /// The same, where the answer to the exec cannot say so: the next one of that name will.
+    pub(crate) fn lose(&mut self, home: &Home) {
+        self.forget(home);
+        if let Home::Context(name) = home {
+            if self.lost.len() >= LOST_NAMES {
+                self.lost.pop_front();
+            }
+            self.lost.push_back(name.clone());
         }
     }
 
@@ -115,7 +147,9 @@ impl Kept {
             .contexts
             .iter()
             .position(|context| context.interpreter.as_ref().is_some_and(is_it))?;
-        self.contexts.swap_remove(at).interpreter
+        let interpreter = self.contexts[at].interpreter.take();
+        self.lose(&Home::Context(self.contexts[at].name.clone()));
+        interpreter
     }
 
     /// All of them that are with no exec.

@@ -29,6 +29,8 @@ pub(crate) struct Operation {
     mode: Mode,
     /// Where the interpreter goes back to; none = it ends with the program.
     pub(crate) home: Option<Home>,
+    /// The context had lost its state before this exec.
+    pub(crate) anew: bool,
     /// The program has ended and the interpreter has not.
     pub(crate) survived: bool,
     /// Standard output, standard error.
@@ -87,6 +89,8 @@ pub(crate) struct Begun {
     pub(crate) message: Vec<u8>,
     pub(crate) mode: Mode,
     pub(crate) home: Option<Home>,
+    /// The context had lost its state before.
+    pub(crate) anew: bool,
     /// It was waiting already.
     pub(crate) is_up: bool,
 }
@@ -109,6 +113,7 @@ impl Operation {
             message,
             mode,
             home,
+            anew,
             is_up,
         } = begun;
         let [stdout, stderr] = interpreter.outputs;
@@ -126,6 +131,7 @@ impl Operation {
             tainted: interpreter.tainted,
             mode,
             home,
+            anew,
             survived: false,
             outputs: [
                 OutputStream::new(Stream::Stdout, stdout),
@@ -363,6 +369,11 @@ impl Operation {
         let ended = reap();
         self.listen(now);
         self.channel = None;
+        if self.survived {
+            // The program had ended before, and only the word of it had not been heard.
+            self.survived = false;
+            return;
+        }
         self.outputs.iter_mut().for_each(OutputStream::end);
         let usage = self.process.usage(&ended).since(&self.used);
         self.end = Some(End {

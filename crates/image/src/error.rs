@@ -58,6 +58,40 @@ pub enum Error {
         /// Bytes needed at the same time.
         need: u64,
     },
+    /// The disk, or what a quota leaves of it, became full while something was written; nothing of it stays.
+    #[error("the disk of {path} is full ({source}), and {} MB were needed: free some, or set FUMEHOOD_HOME to a place with room", .need / MEGABYTE)]
+    DiskFull {
+        /// The store.
+        path: PathBuf,
+        /// Bytes needed in all.
+        need: u64,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// A part of a warm template is not what its manifest says.
+    #[error(
+        "the {part} of template {key} is damaged ({why}; {path}): run `fumehood template prune`, which removes it; it is made again when it is wanted"
+    )]
+    DamagedTemplate {
+        /// The template's key.
+        key: String,
+        /// The part: `ram`, `state` or `manifest.json`.
+        part: String,
+        /// Where the part lies.
+        path: PathBuf,
+        /// What was found.
+        why: String,
+    },
+    /// Another process does not give a lock back that is held for milliseconds.
+    #[error(
+        "another process has kept {path} locked for {} seconds: `fuser {path}` names it; end it and try again", .limit.as_secs(), path = .path.display()
+    )]
+    Locked {
+        /// The file that is locked.
+        path: PathBuf,
+        /// How long was waited.
+        limit: Duration,
+    },
     /// A program that the build needs is not installed.
     #[error("`{program}` is not installed ({purpose}): run `apt-get install {package}`")]
     NoProgram {
@@ -147,6 +181,25 @@ impl Error {
             action,
             path,
             source,
+        }
+    }
+
+    /// Says of a failed file operation that the disk is full, if that is the reason.
+    pub(crate) fn or_disk_full(self, store: &Path, need: u64) -> Error {
+        match self {
+            Error::Io { source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                Error::DiskFull {
+                    path: store.to_path_buf(),
+                    need,
+                    source,
+                }
+            }
+            other => other,
         }
     }
 }

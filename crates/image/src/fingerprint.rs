@@ -1,56 +1,67 @@
-//! Hashes of programs that are not ours, taken once.
+//! Hashes of programs, remembered.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
-use crate::{Error, Store, hash};
+use crate::store::Store;
+use crate::{Error, hash};
 
-/// What a file looked like, and what it hashed to.
+/// The cache of the hashes of programs.
+const CACHE: &str = "fingerprints";
+
+/// How a file looked when it was hashed.
 #[derive(Serialize, Deserialize)]
-struct Known {
+struct Record {
     identity: Identity,
     sha256: String,
 }
 
 impl Store {
-    /// The SHA-256 of a file that changes rarely. It is hashed once, and again when it looks different.
+    /// SHA-256, in hexadecimal, of a file that rarely changes, such as QEMU's program. While the file looks
+    /// as it did when it was last hashed, nothing is hashed again.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// When the file cannot be read. A store that cannot be written to is no error: it costs a hash the
+    /// next time.
     pub fn fingerprint(&self, path: &Path) -> Result<String, Error> {
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let identity = Identity::of(&file, path)?;
-        let cache = self.cache("fingerprints.json");
-        let text = fs::read(&cache).unwrap_or_default();
-        let mut known: BTreeMap<String, Known> = serde_json::from_slice(&text).unwrap_or_default();
-        let name = path.display().to_string();
-        if let Some(entry) = known.get(&name).filter(|entry| entry.identity == identity) {
-            return Ok(entry.sha256.clone());
+        let cache = self.cache(CACHE);
+        let name = hash::of_bytes(path.as_os_str().as_bytes());
+        let remembered = fs::read(cache.join(&name))
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+        if let Some(record) = remembered.filter(|record| record.identity == identity) {
+            return Ok(record.sha256);
         }
         let sha256 = hash::of_file(&mut file, path)?;
-        let entry = Known {
-            identity,
-            sha256: sha256.clone(),
-        };
-        known.insert(name, entry);
-        // What cannot be remembered is hashed again.
-        if let Err(error) = remember(&cache, &known) {
-            tracing::debug!(%error, "a fingerprint cannot be kept");
+        if Identity::of(&file, path)? == identity {
+            let record = Record { identity, sha256 };
+            if let Err(error) = remember(&cache, &name, &record) {
+                tracing::debug!(%error, "cannot remember a program's hash");
+            }
+            return Ok(record.sha256);
         }
+        // It changed while it was read: of use this once, not to be remembered.
         Ok(sha256)
     }
 }
 
-fn remember(cache: &Path, known: &BTreeMap<String, Known>) -> std::io::Result<()> {
-    let directory = cache.parent().unwrap_or(cache);
-    fs::create_dir_all(directory)?;
-    let mut fresh = tempfile::NamedTempFile::new_in(directory)?;
-    serde_json::to_writer(&mut fresh, known)?;
-    fresh.persist(cache)?;
+fn remember(cache: &Path, name: &str, record: &Record) -> Result<(), Error> {
+    fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
+    let path = cache.join(name);
+    let text =
+        serde_json::to_vec_pretty(record).map_err(|e| Error::io("write", &path)(e.into()))?;
+    let temporary =
+        tempfile::NamedTempFile::new_in(cache).map_err(Error::io("make a file in", cache))?;
+    fs::write(temporary.path(), text).map_err(Error::io("write", &path))?;
+    temporary
+        .persist(&path)
+        .map_err(|e| Error::io("replace", &path)(e.error))?;
     Ok(())
 }
 
@@ -59,20 +70,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_changed_file_has_another_fingerprint() {
+    fn a_file_that_changed_is_hashed_again() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
-        let path = directory.path().join("program");
-        fs::write(&path, "one").unwrap();
-        let one = store.fingerprint(&path).unwrap();
-        assert_eq!(one, hash::of_bytes(b"one"));
-        assert_eq!(store.fingerprint(&path).unwrap(), one);
-        fs::write(&path, "another").unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        let program = directory.path().join("program");
+        fs::write(&program, "one").unwrap();
+        assert_eq!(store.fingerprint(&program).unwrap(), hash::of_bytes(b"one"));
+        fs::write(&program, "another").unwrap();
         assert_eq!(
-            store.fingerprint(&path).unwrap(),
+            store.fingerprint(&program).unwrap(),
             hash::of_bytes(b"another")
         );
-        let known = fs::read_to_string(store.cache("fingerprints.json")).unwrap();
-        assert!(known.contains("program"));
+    }
+
+    #[test]
+    fn a_file_that_looks_the_same_is_not_hashed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        let program = directory.path().join("program");
+        fs::write(&program, "one").unwrap();
+        let told = store.fingerprint(&program).unwrap();
+        let cached = directory.path().join("store/cache").join(CACHE);
+        let record = fs::read_dir(cached).unwrap().next().unwrap().unwrap();
+        let text = fs::read_to_string(record.path()).unwrap();
+        fs::write(record.path(), text.replace(&told, "remembered")).unwrap();
+        assert_eq!(store.fingerprint(&program).unwrap(), "remembered");
+        fs::write(record.path(), "not a record").unwrap();
+        assert_eq!(store.fingerprint(&program).unwrap(), told);
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_written_costs_only_the_hash() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "one").unwrap();
+        // A store below a file cannot be made, not even by root.
+        let store = Store::open(file.join("store")).unwrap();
+        assert_eq!(store.fingerprint(&file).unwrap(), hash::of_bytes(b"one"));
+        assert!(store.fingerprint(Path::new("/nowhere")).is_err());
     }
 }

@@ -45,6 +45,10 @@ pub(crate) type Identities = BTreeMap<String, Identity>;
 
 /// What is recorded beside the manifest; nothing when it cannot be read, which costs only a hash.
 pub(crate) fn load(path: &Path) -> Identities {
-    let text = std::fs::read(path).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+    parse(&std::fs::read(path).unwrap_or_default())
+}
+
+/// What a record says; nothing when it is none.
+pub(crate) fn parse(text: &[u8]) -> Identities {
+    serde_json::from_slice(text).unwrap_or_default()
 }

@@ -5,6 +5,8 @@
 //! unchanged, by every sandbox. This crate builds them ([`build`]), keeps them ([`Store`]), and opens them
 //! for the engine ([`Image`]) without hashing anything twice.
 //!
+//! Beside the images the store keeps warm templates ([`Templates`]): guests saved after their boot.
+//!
 //! ```no_run
 //! use fumehood_image::{ImageName, Store};
 //!
@@ -37,6 +39,7 @@ mod options;
 mod progress;
 mod recipe;
 mod rootfs;
+mod sparse;
 mod store;
 mod template;
 mod uv;
@@ -50,8 +53,9 @@ pub use manifest::{Artifact, KernelRecord, Manifest, PartRecord};
 pub use name::ImageName;
 pub use options::{BuildOptions, ExtraFile, KernelChoice, RootFormat};
 pub use progress::{Progress, Silent, Step, StepEnd};
+pub use sparse::copy_sparse;
 pub use store::{Listed, PartReport, PartState, Store, Verification};
 pub use template::{
     Draft, ListedTemplate, PruneReport, TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest,
-    Templates, copy_sparse,
+    Templates,
 };

@@ -18,10 +18,10 @@ const CACHE_ENTRIES: usize = 3;
 /// within a millisecond it is not.
 const OPEN_ATTEMPTS: usize = 3;
 
-/// A directory of images.
+/// A directory of images and of warm templates.
 ///
-/// `images/NAME` is a link to `images/NAME-ID`, switched in one step; `cache` holds what makes a later
-/// build faster; `tmp` holds unfinished work and is swept.
+/// `images/NAME` is a link to `images/NAME-ID`, switched in one step; `templates/KEY` is a saved guest;
+/// `cache` holds what makes a later build faster; `tmp` holds unfinished work and is swept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     root: PathBuf,

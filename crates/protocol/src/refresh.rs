@@ -176,93 +176,24 @@ mod tests {
 
     #[test]
     fn each_field_is_checked_and_named() {
-        let cases = [
-            (
-                "wall_clock_us",
-                Refresh {
-                    wall_clock_us: 1,
-                    ..refresh()
-                },
-            ),
-            (
-                "wall_clock_us",
-                Refresh {
-                    wall_clock_us: u64::MAX,
-                    ..refresh()
-                },
-            ),
-            (
-                "entropy",
-                Refresh {
-                    entropy: "0f".repeat(31),
-                    ..refresh()
-                },
-            ),
-            (
-                "entropy",
-                Refresh {
-                    entropy: "0f".repeat(257),
-                    ..refresh()
-                },
-            ),
-            (
-                "entropy",
-                Refresh {
-                    entropy: "0f".repeat(32) + "0",
-                    ..refresh()
-                },
-            ),
-            (
-                "entropy",
-                Refresh {
-                    entropy: "é".repeat(32),
-                    ..refresh()
-                },
-            ),
-            (
-                "machine_id",
-                Refresh {
-                    machine_id: "A".repeat(32),
-                    ..refresh()
-                },
-            ),
-            (
-                "machine_id",
-                Refresh {
-                    machine_id: "a".repeat(33),
-                    ..refresh()
-                },
-            ),
-            (
-                "hostname",
-                Refresh {
-                    hostname: String::new(),
-                    ..refresh()
-                },
-            ),
-            (
-                "hostname",
-                Refresh {
-                    hostname: "a".repeat(64),
-                    ..refresh()
-                },
-            ),
-            (
-                "hostname",
-                Refresh {
-                    hostname: "-a".into(),
-                    ..refresh()
-                },
-            ),
-            (
-                "hostname",
-                Refresh {
-                    hostname: "A".into(),
-                    ..refresh()
-                },
-            ),
+        type Spoil = fn(&mut Refresh);
+        let cases: [(&str, Spoil); 12] = [
+            ("wall_clock_us", |r| r.wall_clock_us = 1),
+            ("wall_clock_us", |r| r.wall_clock_us = u64::MAX),
+            ("entropy", |r| r.entropy = "0f".repeat(31)),
+            ("entropy", |r| r.entropy = "0f".repeat(257)),
+            ("entropy", |r| r.entropy.push('0')),
+            ("entropy", |r| r.entropy = "é".repeat(32)),
+            ("machine_id", |r| r.machine_id = "A".repeat(32)),
+            ("machine_id", |r| r.machine_id = "a".repeat(33)),
+            ("hostname", |r| r.hostname = String::new()),
+            ("hostname", |r| r.hostname = "a".repeat(64)),
+            ("hostname", |r| r.hostname = "-a".into()),
+            ("hostname", |r| r.hostname = "A".into()),
         ];
-        for (field, wrong) in cases {
+        for (field, spoil) in cases {
+            let mut wrong = refresh();
+            spoil(&mut wrong);
             let error = wrong.check().unwrap_err();
             assert!(error.message.contains(field), "{field}: {error}");
         }

@@ -22,6 +22,8 @@ pub enum MemoryError {
 
 /// A page of memory, in bytes.
 const PAGE: usize = 4096;
+/// A page that holds nothing.
+const ZEROS: [u8; PAGE] = [0; PAGE];
 /// Bytes of an entry in `/proc/PID/pagemap`.
 const ENTRY: usize = 8;
 /// Pages read at once: 1 MiB.
@@ -128,7 +130,8 @@ fn write_run(to: &File, run: &[u8], offset: u64, sparse: bool) -> io::Result<u64
     }
     let (mut written, mut at) = (0, 0);
     while at < run.len() {
-        let is_data = |page: &&[u8]| page.iter().any(|byte| *byte != 0);
+        // To compare is several times faster than to look at each byte.
+        let is_data = |page: &&[u8]| **page != ZEROS[..page.len()];
         let data: usize = run[at..]
             .chunks(PAGE)
             .take_while(is_data)

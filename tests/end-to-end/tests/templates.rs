@@ -1,7 +1,7 @@
 //! Templates on disk: built, used, damaged, pruned.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,12 +16,19 @@ struct Store(tempfile::TempDir);
 
 impl Store {
     fn new() -> Self {
-        let store = tempfile::tempdir().unwrap();
         let real = std::env::var_os("FUMEHOOD_HOME").map_or_else(
             || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".local/share/fumehood"),
             PathBuf::from,
         );
-        symlink(real.join("images"), store.path().join("images")).unwrap();
+        let store = tempfile::Builder::new()
+            .prefix("test-")
+            .tempdir_in(&real)
+            .unwrap();
+        // Links of files: QEMU may read below this store alone.
+        let mut copy = Command::new("cp");
+        copy.args(["-al", "-T"])
+            .args([real.join("images"), store.path().join("images")]);
+        assert!(copy.status().unwrap().success());
         Self(store)
     }
 

@@ -1,5 +1,6 @@
 use std::fs;
-use std::os::unix::fs::{OpenOptionsExt, chown, symlink};
+use std::os::unix::fs::{chown, symlink};
+use std::path::Path;
 
 use rustix::mount::mount_bind;
 
@@ -25,35 +26,39 @@ pub(super) fn home(path: &str, user: u32) -> Result<(), BootError> {
     chown(path, Some(user), Some(user)).map_err(refused(format!("give {path} to its user")))
 }
 
-/// The files by which a guest is known, to be renewed by every refresh.
+/// The files by which a guest is known, to be renewed by every refresh. All of them lie in /run, and are
+/// seen in their places: a write there is cheapest.
 ///
-/// The kernel keeps one id of its boot for as long as its memory lives, copies included: a file of ours
-/// is put over it.
+/// The kernel keeps one id of its boot for as long as its memory lives, copies included: that one is
+/// hidden, too.
 pub(super) fn identity() -> Result<Identity, BootError> {
-    let boot_id = "/run/fumehood-boot-id";
-    let shown = "/proc/sys/kernel/random/boot_id";
-    fs::write(boot_id, format!("{}\n", self::boot_id()?))
-        .map_err(refused(format!("write {boot_id}")))?;
-    mount_bind(boot_id, shown).map_err(refused(format!("put {boot_id} over {shown}")))?;
     // The D-Bus library's own name for the machine's id, where the image has one.
     let link = "/var/lib/dbus/machine-id";
     if fs::symlink_metadata(link).is_ok_and(|m| m.is_file()) {
         let linked = fs::remove_file(link).and_then(|()| symlink("/etc/machine-id", link));
         linked.map_err(refused(format!("make {link} a link")))?;
     }
-    let open = |path: &str, write: bool| {
-        let mut options = fs::OpenOptions::new();
-        options.read(!write).write(write).create(write);
-        let opened = options.mode(0o644).open(path);
-        opened.map_err(refused(format!("open {path}")))
-    };
+    let random = fs::File::open("/dev/urandom").map_err(refused("open /dev/urandom"))?;
     Ok(Identity {
-        random: open("/dev/urandom", false)?,
-        machine_id: open("/etc/machine-id", true)?,
-        boot_id: open(boot_id, true)?,
-        hosts: open("/etc/hosts", true)?,
+        random,
+        machine_id: over("machine-id", "/etc/machine-id")?,
+        boot_id: over("boot-id", "/proc/sys/kernel/random/boot_id")?,
+        hosts: over("hosts", "/etc/hosts")?,
         awaits_refresh: false,
     })
+}
+
+/// A file in /run with the contents of another, put over that one.
+fn over(name: &str, shown: &str) -> Result<fs::File, BootError> {
+    let path = format!("/run/fumehood-{name}");
+    let contents = fs::read(shown).unwrap_or_default();
+    fs::write(&path, contents).map_err(refused(format!("write {path}")))?;
+    if !Path::new(shown).exists() {
+        fs::write(shown, "").map_err(refused(format!("make {shown}")))?;
+    }
+    mount_bind(&path, shown).map_err(refused(format!("put {path} over {shown}")))?;
+    let opened = fs::OpenOptions::new().write(true).open(&path);
+    opened.map_err(refused(format!("open {path}")))
 }
 
 /// The kernel's name for this boot.

@@ -2,7 +2,9 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+mod contexts;
 mod endings;
+mod freshness;
 mod languages;
 mod limits;
 mod many;
@@ -11,3 +13,4 @@ mod refusals;
 mod session;
 mod support;
 mod tidy;
+mod waiting;

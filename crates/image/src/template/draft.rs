@@ -5,113 +5,180 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{IDENTITY, MANIFEST, RAM, STATE, Template, TemplateManifest, sparse};
+use super::lock::Lock;
+use super::place::Place;
+use super::templates::remove_all;
+use super::{FORMAT, MANIFEST, RAM, STATE, ram};
+use super::{Template, TemplateKey, TemplateManifest, Templates};
 use crate::identity::{Identities, Identity};
+use crate::sparse::{MEMORY, data_bytes};
 use crate::store::sync_directory;
-use crate::workdir::WorkDir;
-use crate::{Error, Store, hash};
+use crate::{Error, hash, image};
 
-/// A template that is being made, by nobody else. What is unfinished goes with it.
+/// The file in a directory of unfinished work that is locked while its maker lives.
+pub(super) const MAKERS_LOCK: &str = "lock";
+/// What a template takes besides memory and state: manifest, identities, the file system's own. Bytes.
+const MARGIN: u64 = 1 << 20;
+
+/// A template in the making. Nobody else makes it meanwhile, and nobody finds it before
+/// [`finish`](Self::finish) is through. Dropped, it leaves nothing behind.
 #[derive(Debug)]
 pub struct Draft {
-    store: Store,
-    target: PathBuf,
-    work: WorkDir,
-    /// Held until the template is in its place.
-    _lock: File,
+    templates: Templates,
+    key: TemplateKey,
+    work: PathBuf,
+    is_installed: bool,
+    _lock: Lock,
 }
 
 impl Draft {
-    pub(super) fn new(store: Store, target: PathBuf, work: WorkDir, lock: File) -> Self {
-        Self {
-            store,
-            target,
+    /// For an empty directory that was just made under the templates' lock.
+    pub(super) fn new(
+        templates: &Templates,
+        key: &TemplateKey,
+        work: PathBuf,
+    ) -> Result<Option<Self>, Error> {
+        let lock = Lock::attempt(&work.join(MAKERS_LOCK))?;
+        Ok(lock.map(|lock| Self {
+            templates: templates.clone(),
+            key: key.clone(),
             work,
+            is_installed: false,
             _lock: lock,
-        }
+        }))
     }
 
-    /// Writes the memory (a sparse file) and the devices' state, and puts the template in its place in
-    /// one step.
+    /// Which one it is to be.
+    pub fn key(&self) -> &TemplateKey {
+        &self.key
+    }
+
+    /// Writes the template out and puts it in its place in one step. `inputs` are those of the key; `ram`
+    /// is the guest's memory, whose holes and pages of zeros are left out; `state` is that of the devices.
     ///
     /// # Errors
-    /// [`Error::NoRoom`], and what the operating system says. Nothing is left behind then.
+    /// [`Error::NoRoom`] when the disk has not enough room, and [`Error::DiskFull`] when it proves so while
+    /// writing; [`Error::Io`]; [`Error::Inconsistent`] when the inputs are not those of the key. Nothing is
+    /// left behind.
     pub fn finish(
-        self,
+        mut self,
         inputs: BTreeMap<String, String>,
         ram: &File,
         state: &[u8],
     ) -> Result<Template, Error> {
-        let directory = self.work.path().join("template");
-        fs::create_dir(&directory).map_err(Error::io("make", &directory))?;
-        let ram_path = directory.join(RAM);
-        let need = sparse::data_bytes(ram).map_err(Error::io("inspect", &ram_path))?;
-        self.store
-            .need_room_at(&directory, need + state.len() as u64)?;
-        let ram_file = create(&ram_path)?;
-        let ram_sha256 =
-            sparse::copy_and_hash(ram, &ram_file).map_err(Error::io("write", &ram_path))?;
-        write_out(&ram_file, &ram_path)?;
-        let state_path = directory.join(STATE);
-        write(&state_path, state)?;
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let manifest = TemplateManifest::new(
+        if TemplateKey::of(&inputs) != self.key {
+            return Err(Error::Inconsistent {
+                what: "template",
+                why: "its inputs are not those of its key".to_owned(),
+            });
+        }
+        let data = data_bytes(ram).map_err(Error::io("inspect", MEMORY))?;
+        let need = data + state.len() as u64 + MARGIN;
+        // Templates may lie on a disk of their own.
+        let templates = self.templates.clone();
+        templates.store.need_room_at(&templates.root, need)?;
+        self.write(inputs, ram, state)
+            .and_then(|()| self.install())
+            .map_err(|error| error.or_disk_full(&templates.root, need))
+    }
+
+    /// Fills the work directory, so that it outlasts a power cut.
+    pub(super) fn write(
+        &self,
+        inputs: BTreeMap<String, String>,
+        ram: &File,
+        state: &[u8],
+    ) -> Result<(), Error> {
+        let metadata = ram.metadata().map_err(Error::io("inspect", MEMORY))?;
+        let ram_bytes = metadata.len();
+        let mut identities = Identities::new();
+        let contents = self.part(RAM, &mut identities, |file| {
+            file.set_len(ram_bytes)?;
+            ram::save(ram, ram_bytes, file)
+        })?;
+        self.part(STATE, &mut identities, |file| file.write_all(state))?;
+        let manifest = TemplateManifest {
+            format: FORMAT,
+            key: self.key.to_string(),
             inputs,
-            since.map_or(0, |since| since.as_secs()),
-            ram.metadata()
-                .map_err(Error::io("inspect", &ram_path))?
-                .len(),
-            ram_sha256,
-            hash::of_bytes(state),
-        );
-        let manifest_path = directory.join(MANIFEST);
-        let text = serde_json::to_vec_pretty(&manifest)
-            .map_err(|e| Error::io("write", &manifest_path)(e.into()))?;
-        write(&manifest_path, &text)?;
-        record(&directory)?;
-        sync_directory(&directory)?;
-        put(&directory, &self.target, self.work.path())?;
-        Template::open(&self.target, manifest)
+            created: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            ram_bytes,
+            ram_data_bytes: contents.data_bytes,
+            ram_sha256: contents.sha256,
+            state_bytes: state.len() as u64,
+            state_sha256: hash::of_bytes(state),
+        };
+        self.part(MANIFEST, &mut Identities::new(), |file| {
+            file.write_all(&serde_json::to_vec_pretty(&manifest)?)
+        })?;
+        image::record(&self.work, &identities)?;
+        sync_directory(&self.work)
     }
-}
 
-/// Remembers what the files look like that have just been hashed.
-pub(super) fn record(directory: &Path) -> Result<(), Error> {
-    let mut identities = Identities::new();
-    for name in [RAM, STATE] {
-        let path = directory.join(name);
-        let file = File::open(&path).map_err(Error::io("open", &path))?;
+    /// Makes one file, for the owner's eyes only: unlike an image's parts, QEMU never opens it.
+    fn part<T>(
+        &self,
+        name: &str,
+        identities: &mut Identities,
+        fill: impl FnOnce(&mut File) -> std::io::Result<T>,
+    ) -> Result<T, Error> {
+        let path = self.work.join(name);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::io("make", &path))?;
+        let filled = fill(&mut file).map_err(Error::io("write", &path))?;
+        file.sync_all().map_err(Error::io("write out", &path))?;
         identities.insert(name.to_owned(), Identity::of(&file, &path)?);
+        Ok(filled)
     }
-    let path = directory.join(IDENTITY);
-    let text = serde_json::to_vec(&identities).map_err(|e| Error::io("write", &path)(e.into()))?;
-    let fresh = directory.join("identity.new");
-    write(&fresh, &text)?;
-    fs::rename(&fresh, &path).map_err(Error::io("replace", &path))
-}
 
-/// Only the owner may read a guest's memory; QEMU gets copies.
-fn create(path: &Path) -> Result<File, Error> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path).map_err(Error::io("make", path))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let mut file = create(path)?;
-    file.write_all(bytes).map_err(Error::io("write", path))?;
-    write_out(&file, path)
-}
-
-fn write_out(file: &File, path: &Path) -> Result<(), Error> {
-    file.sync_all().map_err(Error::io("write out", path))
-}
-
-/// A template that is there already was found damaged: it makes way, and goes with the work directory.
-fn put(finished: &Path, target: &Path, work: &Path) -> Result<(), Error> {
-    if target.exists() {
-        fs::rename(target, work.join("damaged")).map_err(Error::io("move away", target))?;
+    /// Gives the work directory its name and opens it, before anyone can prune it.
+    fn install(&mut self) -> Result<Template, Error> {
+        let lock = self.templates.lock()?;
+        let path = self.templates.path(&self.key);
+        if path.exists() {
+            // It was damaged when this one was begun.
+            self.templates.remove(&self.key, &lock)?;
+        }
+        fs::rename(&self.work, &path).map_err(Error::io("move the template to", &path))?;
+        self.is_installed = true;
+        remove_makers_lock(&path);
+        sync_directory(&self.templates.root)?;
+        let place = Place::open(&self.templates.root, &self.key)?;
+        let place = place.ok_or_else(|| Error::Inconsistent {
+            what: "template",
+            why: format!("{} is not there", path.display()),
+        })?;
+        place.mark_used(SystemTime::now());
+        Template::load(&place)
     }
-    fs::rename(finished, target).map_err(Error::io("move the template to", target))?;
-    sync_directory(target.parent().unwrap_or(target))
+}
+
+impl Drop for Draft {
+    /// Under the templates' lock, for else another maker could take the name between two steps of the
+    /// removal.
+    fn drop(&mut self) {
+        if self.is_installed {
+            return;
+        }
+        let removed = self
+            .templates
+            .lock()
+            .and_then(|_lock| remove_all(&self.work));
+        if let Err(error) = removed {
+            tracing::warn!(%error, "an unfinished template stays until the next one is begun");
+        }
+    }
+}
+
+/// In a finished template it means nothing, so it may also stay.
+fn remove_makers_lock(template: &Path) {
+    if let Err(error) = fs::remove_file(template.join(MAKERS_LOCK)) {
+        tracing::debug!(%error, "cannot remove a maker's lock");
+    }
 }

@@ -1,92 +1,50 @@
 use std::collections::BTreeMap;
-use std::fmt;
-use std::fs;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::MANIFEST;
+use super::place::Place;
+use super::{FORMAT, MANIFEST, TemplateKey};
 use crate::Error;
-use crate::hash::Fields;
 
-/// The version of what lies in a template's directory.
-const FORMAT: u32 = 1;
-
-/// The name of a template: a hash over everything that its state depends on, in hexadecimal.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TemplateKey(String);
-
-impl TemplateKey {
-    /// The key of what these inputs make.
-    #[must_use]
-    pub fn of(inputs: &BTreeMap<String, String>) -> Self {
-        let fields = Fields::default().add("format", FORMAT.to_le_bytes());
-        let all = inputs
-            .iter()
-            .fold(fields, |fields, (name, value)| fields.add(name, value));
-        Self(all.finish())
-    }
-
-    /// Its digits.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for TemplateKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-/// What a template consists of, and what it was made from.
+/// The record of one template.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateManifest {
-    format: u32,
-    /// The hash over `inputs`.
+    /// The version of this format.
+    pub format: u32,
+    /// The [`TemplateKey`] of `inputs`.
     pub key: String,
-    /// Everything that the state depends on, by name.
+    /// Everything that it depends on, such as the language, the guest's memory and the image's id.
     pub inputs: BTreeMap<String, String>,
     /// When it was made, in seconds since 1970.
     pub created: u64,
-    /// The guest's memory, in bytes; on disk only what holds anything.
+    /// The guest's memory in bytes, zeros included.
     pub ram_bytes: u64,
-    /// SHA-256 over the memory's data: each piece's offset and length, then its bytes.
+    /// Bytes of the memory's pages that are not all zero.
+    pub ram_data_bytes: u64,
+    /// SHA-256 of `ram_bytes` (as 8 bytes, the least first) and, for each page of 4096 bytes that is not all
+    /// zero, of its offset (likewise) and its contents. Pages of zeros cost nothing, and where the file has
+    /// its holes does not matter.
     pub ram_sha256: String,
-    /// SHA-256 over the devices' state.
+    /// The devices' state in bytes.
+    pub state_bytes: u64,
+    /// SHA-256 of the devices' state.
     pub state_sha256: String,
 }
 
 impl TemplateManifest {
-    pub(super) fn new(
-        inputs: BTreeMap<String, String>,
-        created: u64,
-        ram_bytes: u64,
-        ram_sha256: String,
-        state_sha256: String,
-    ) -> Self {
-        Self {
-            format: FORMAT,
-            key: TemplateKey::of(&inputs).to_string(),
-            inputs,
-            created,
-            ram_bytes,
-            ram_sha256,
-            state_sha256,
-        }
-    }
-
-    /// Reads the manifest of the template in `directory`.
-    pub(super) fn load(directory: &Path) -> Result<Self, Error> {
-        let path = directory.join(MANIFEST);
-        let text = fs::read(&path).map_err(Error::io("read", &path))?;
+    /// Reads and checks the manifest of a template.
+    pub(super) fn load(place: &Place) -> Result<Self, Error> {
+        let text = place.read(MANIFEST)?;
         let manifest: Self =
-            serde_json::from_slice(&text).map_err(|e| Error::io("understand", &path)(e.into()))?;
-        if manifest.format == FORMAT && TemplateKey::of(&manifest.inputs).as_str() == manifest.key {
-            return Ok(manifest);
+            serde_json::from_slice(&text).map_err(|e| place.damaged(MANIFEST, e.to_string()))?;
+        if manifest.format != FORMAT {
+            let why = format!("format {} instead of {FORMAT}", manifest.format);
+            return Err(place.damaged(MANIFEST, why));
         }
-        let other = std::io::Error::other("it is not what this version writes");
-        Err(Error::io("understand", &path)(other))
+        if manifest.key != place.key().as_str() || TemplateKey::of(&manifest.inputs) != *place.key()
+        {
+            return Err(place.damaged(MANIFEST, "it belongs to another template".to_owned()));
+        }
+        Ok(manifest)
     }
 }

@@ -1,0 +1,49 @@
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::FORMAT;
+use crate::hash::Fields;
+
+/// Hexadecimal digits of a SHA-256.
+const DIGITS: usize = 64;
+
+/// Under what a template lies in the store: a hash over everything that it depends on.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use fumehood_image::TemplateKey;
+///
+/// let python = BTreeMap::from([("language".to_owned(), "python".to_owned())]);
+/// assert_eq!(TemplateKey::of(&python).to_string().len(), 64);
+/// assert_ne!(TemplateKey::of(&python), TemplateKey::of(&BTreeMap::new()));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TemplateKey(String);
+
+impl TemplateKey {
+    /// The key of a template that depends on these names and values.
+    pub fn of(inputs: &BTreeMap<String, String>) -> Self {
+        let start = Fields::default().add("template", FORMAT.to_string());
+        let all = inputs
+            .iter()
+            .fold(start, |fields, (name, value)| fields.add(name, value));
+        Self(all.finish())
+    }
+
+    /// 64 hexadecimal digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The key that a directory is named after.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (name.len() == DIGITS && name.bytes().all(digit)).then(|| Self(name.to_owned()))
+    }
+}
+
+impl fmt::Display for TemplateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
