@@ -55,13 +55,7 @@ impl Engine {
         let store = open_store(&config)?;
         let image = store.image(&config.image).map_err(image_error)?;
         let chosen = choose(config.accelerator)?;
-        let kit = Kit::new(
-            &qemu,
-            chosen.accelerator,
-            image,
-            store.root(),
-            &config.limits,
-        )?;
+        let kit = Kit::new(&qemu, chosen.accelerator, image, &config.limits)?;
         let templates = Templates::new(&store, &qemu, &kit)?;
         let engine = Self(Arc::new(Inner {
             host: Arc::new(Host::new(config, kit, chosen.accelerator, templates)),

@@ -44,11 +44,10 @@ impl Kit {
         qemu: &Qemu,
         accelerator: Accelerator,
         image: Image,
-        images: &Path,
         limits: &Limits,
     ) -> Result<Self, Error> {
         let host = |message: String| Error::new(ErrorKind::Host, message);
-        let walls = walls(qemu, accelerator, images).map_err(host)?;
+        let walls = walls(qemu, accelerator, image.directory()).map_err(host)?;
         let launcher = Launcher::new(
             &qemu.program,
             qemus_user(accelerator),
@@ -247,7 +246,7 @@ fn agrees(reply: &HelloReply, protocol: u32) -> Result<(), Error> {
     Err(Error::new(ErrorKind::Damaged, message))
 }
 
-fn walls(qemu: &Qemu, accelerator: Accelerator, images: &Path) -> Result<Option<Walls>, String> {
+fn walls(qemu: &Qemu, accelerator: Accelerator, image: &Path) -> Result<Option<Walls>, String> {
     // What belongs to a QEMU outside /usr lies beside its program: PREFIX/bin, PREFIX/lib, PREFIX/share.
     let prefix = qemu
         .program
@@ -265,7 +264,7 @@ fn walls(qemu: &Qemu, accelerator: Accelerator, images: &Path) -> Result<Option<
         Path::new("/lib64"),
         Path::new("/etc/ld.so.cache"),
     ];
-    let files = [images, Path::new("/dev/urandom"), Path::new("/dev/null")];
+    let files = [image, Path::new("/dev/urandom"), Path::new("/dev/null")];
     let devices: &[&Path] = if accelerator == Accelerator::Kvm {
         &[Path::new("/dev/kvm")]
     } else {

@@ -1,6 +1,7 @@
 # What an interpreter needs that outlives an exec. Executed by python.py.
 import _signal
 import gc
+import gc
 
 
 def words(seed):
@@ -129,7 +130,12 @@ def keep(message):
             tell_lines(code, "main.py")
             result = evaluate(code, "main.py", main.__dict__)
             main.__dict__.clear()
+            main = None
             forget_lines("main.py")
+            # What is there now stays. A collection that does not look at it is cheap, and leaves the pages
+            # that it lies in shared by all VMs of a template.
+            gc.collect()
+            gc.freeze()
             # What is there now stays: collections need not look at it, nor write to its pages.
             gc.collect()
             gc.freeze()

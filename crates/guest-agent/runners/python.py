@@ -56,20 +56,39 @@ def status(exit):
 def finish(code):
     # The end of a program as the interpreter does it, but for taking its own modules apart, which costs
     # more than all the rest: threads, atexit, the program's own objects, its output.
-    if "threading" in sys.modules:
-        sys.modules["threading"]._shutdown()
+    global MAIN
+    try:
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()
+    except BaseException as error:
+        # An interrupt ends the wait for threads.
+        sys.__excepthook__(type(error), error.with_traceback(None), None)
     import atexit
-
-    atexit._run_exitfuncs()
-    MAIN.__dict__.clear()
     import gc
 
+    atexit._run_exitfuncs()
+    # Twice, as the interpreter does: the first puts files in an order in which they can be written out.
+    # What `__del__` and `finally` need is there until the last of them has run. Its own modules go too:
+    # those that lie beside no library.
+    gc.collect()
+    MAIN = None
+    for name in [name for name in sys.modules if name not in LOADED]:
+        file = getattr(sys.modules[name], "__file__", None) or sys.prefix
+        if not file.startswith((sys.prefix, sys.base_prefix)):
+            del sys.modules[name]
+    sys.modules.pop("__main__", None)
     gc.collect()
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None and not getattr(stream, "closed", False):
+                stream.flush()
         except Exception:
             code = code or 120
+    for stream in (sys.__stdout__, sys.__stderr__):
+        try:
+            stream.flush()
+        except Exception:
+            pass
     os._exit(code)
 
 
@@ -83,6 +102,7 @@ if MESSAGE[0] != b"o":
     exec(open(HERE + "/keep.py").read())
     MESSAGE = keep(MESSAGE)
 CODE = MESSAGE[3]
+LOADED = set(sys.modules)
 MAIN = new_main(CODE, "main.py")
 SOURCES["main.py"] = CODE
 # This tells the agent that the program begins.

@@ -41,7 +41,10 @@ pub(crate) struct Connection {
     /// Requests without `op_id` that wait for the end of the one before.
     waiting: VecDeque<Incoming>,
     turn: usize,
+    /// Operations that nobody waits for any more.
     ended: Vec<Operation>,
+    /// Operations whose end was answered, to be cleaned up.
+    answered: Vec<Operation>,
     pub(crate) session: Session,
     pub(crate) outbox: Outbox,
     pub(crate) operations: Vec<Operation>,
@@ -81,6 +84,7 @@ impl Connection {
             waiting: VecDeque::new(),
             turn: 0,
             ended: Vec::new(),
+            answered: Vec::new(),
             session,
             outbox: Outbox::default(),
             operations: Vec::new(),
@@ -154,6 +158,9 @@ impl Connection {
             if let Some(home) = unsaid {
                 agent.kept.lose(&home);
             }
+        }
+        for operation in self.answered.drain(..) {
+            retire(operation, agent);
         }
     }
 
@@ -305,7 +312,7 @@ impl Connection {
                 at += 1;
                 continue;
             }
-            let operation = self.operations.remove(at);
+            let mut operation = self.operations.remove(at);
             if let (false, Some(home)) = (operation.survived, &operation.home) {
                 agent.kept.forget(home);
             }
@@ -315,8 +322,9 @@ impl Connection {
             if operation.survived {
                 retire(operation, agent);
             } else {
-                // The client need not wait for what is cleared away.
-                self.ended.push(operation);
+                // The client need not wait for what is cleared away, but for what it can see.
+                operation.process.remove_script();
+                self.answered.push(operation);
             }
         }
     }

@@ -118,12 +118,17 @@ impl Process {
         self.cgroup.as_ref()
     }
 
-    /// Removes what was made for it. After its end.
-    pub(crate) fn clean(&mut self, cgroups: Option<&mut Cgroups>) {
+    /// Removes the file that held its code. After its end.
+    pub(crate) fn remove_script(&mut self) {
         if let Some(script) = self.script.take() {
             // The program may have removed it itself.
             let _ = rustix::fs::unlinkat(&script.directory, &script.name, AtFlags::empty());
         }
+    }
+
+    /// Removes what was made for it. After its end.
+    pub(crate) fn clean(&mut self, cgroups: Option<&mut Cgroups>) {
+        self.remove_script();
         if let (Some(cgroup), Some(cgroups)) = (self.cgroup.take(), cgroups) {
             cgroups.remove(cgroup);
         }

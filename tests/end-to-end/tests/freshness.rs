@@ -113,8 +113,7 @@ console.log(Bun.randomUUIDv7());
         Source::Template,
     )
     .await;
-    let shell =
-        "echo $RANDOM$RANDOM$RANDOM; echo $SRANDOM; mktemp -u; head -c 8 /dev/urandom | xxd -p";
+    let shell = "echo $RANDOM$RANDOM$RANDOM; echo $SRANDOM; mktemp -u; head -c 8 /dev/urandom | od -An -tx8";
     all_differ(&engine(), Language::Raw, shell, 30, Source::Template).await;
 }
 

@@ -116,8 +116,7 @@ for (const name of ['fibonacci', 'work', 'Stack']) if (name in globalThis) throw
             .source,
         Source::Hot
     );
-    let shell =
-        "[[ -z ${PRIMED+x} && -z ${words+x} && $(type -t count) == '' && -z $(ls -A /tmp ~) ]]";
+    let shell = "[[ -z ${PRIMED+x} && -z ${words+x} && $(type -t count) == '' && -z $(ls -A /tmp)$(ls -A ~) ]]";
     assert_eq!(
         outcome(&engine, RunRequest::new(Language::Raw, shell))
             .await

@@ -1,7 +1,7 @@
 //! Templates on disk: built, used, damaged, pruned.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -20,15 +20,8 @@ impl Store {
             || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".local/share/fumehood"),
             PathBuf::from,
         );
-        let store = tempfile::Builder::new()
-            .prefix("test-")
-            .tempdir_in(&real)
-            .unwrap();
-        // Links of files: QEMU may read below this store alone.
-        let mut copy = Command::new("cp");
-        copy.args(["-al", "-T"])
-            .args([real.join("images"), store.path().join("images")]);
-        assert!(copy.status().unwrap().success());
+        let store = tempfile::tempdir().unwrap();
+        symlink(real.join("images"), store.path().join("images")).unwrap();
         Self(store)
     }
 
@@ -120,6 +113,9 @@ fn runs_are_restored_in_every_language_and_end_as_booted_ones() {
         }
         let (fresh, _) = json(language, code, &["--fresh-interpreter"]);
         assert_eq!(fresh["source"], "template");
+        // The file main.ts is taken by the interpreter that waits.
+        let fresh = fresh.to_string().replace("main.2.ts", "main.ts");
+        let fresh: Value = serde_json::from_str(&fresh).unwrap();
         for field in ["stdout", "stderr", "exit_code", "ended_by"] {
             assert_eq!(fresh[field], booted[field], "{field} of {code}");
         }
@@ -280,10 +276,7 @@ fn a_full_disk_costs_the_template_alone() {
     let built = on_a_small_disk("template build -l raw");
     let stderr = String::from_utf8_lossy(&built.stderr);
     assert!(!built.status.success(), "{stderr}");
-    assert!(
-        stderr.contains("MiB") || stderr.contains("space"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("10 MB free"), "{stderr}");
     let run = on_a_small_disk("run -l raw -c 'echo hi'");
     assert_eq!(
         run.stdout,

@@ -1,6 +1,6 @@
 //! Interpreters that wait for their program, and preparations of them.
 
-use fumehood_protocol::{ErrorType, Exec, Language, Request};
+use fumehood_protocol::{EndedBy, ErrorType, Exec, Language, Request};
 
 use crate::support::{Agent, Client, Outcome, bun, exec, within};
 
@@ -370,4 +370,80 @@ process.exit(7);";
     assert_ne!(draw(), draw());
     let files = std::fs::read_dir(agent.directory.path()).unwrap().count();
     assert_eq!(files, 1, "main.ts is gone");
+}
+
+/// What an interpreter does at its end is done for programs that it is not ended for, too.
+#[test]
+fn python_ends_as_python_does_with_all_that_is_its_own() {
+    let agent = Agent::start(&["--no-token", "--limit", "grace_ms=3000"]);
+    let mut client = agent.connect();
+    let helper = "f = open('out', 'w')\nf.write('written')\ndef g(): pass\nclass H:\n    def __del__(self): print('del', NAME)\nNAME = 'helper'\nh = H()";
+    std::fs::write(agent.directory.path().join("helper.py"), helper).unwrap();
+    let out = agent.directory.path().join("out");
+    for (code, stdout, exit) in [
+        (
+            "import os\nclass T:\n    def __del__(self): print('del', os.getpid() > 0, X)\nt = T()\nX = 5",
+            "del True 5\n",
+            0,
+        ),
+        (
+            "def g():\n    try: yield\n    finally: print('finally')\nx = g()\nnext(x)",
+            "finally\n",
+            0,
+        ),
+        (
+            "f = open('out', 'w')\nf.write('written')\ndef g(): pass",
+            "",
+            0,
+        ),
+        ("import helper", "del helper\n", 0),
+        ("import sys\nsys.stdout.close()", "", 0),
+        (
+            "import sys\nclass Tee:\n    def __init__(self): self.out = sys.stdout\n    def write(self, text): self.out.write(text)\n    def flush(self): pass\nsys.stdout = Tee()\nprint('tee', end='')",
+            "tee",
+            0,
+        ),
+        (
+            "import atexit\natexit.register(print, 'atexit')\natexit.register(lambda: 1 / 0)\nraise SystemExit(9)",
+            "atexit\n",
+            9,
+        ),
+        (
+            "import os, sys\nif os.fork() == 0: print('child'); sys.exit(3)\nprint(os.waitstatus_to_exitcode(os.wait()[1]))",
+            "child\n3\n",
+            0,
+        ),
+    ] {
+        for prepared in [false, true] {
+            if prepared {
+                prepare(&mut client, Language::Python, "pass");
+            }
+            let outcome = client.python(code);
+            assert_eq!(
+                outcome.out(),
+                stdout,
+                "{code} ({prepared}): {}",
+                outcome.err()
+            );
+            assert_eq!(outcome.complete().exit_code, exit, "{code} ({prepared})");
+            if code.contains("written") || code.contains("helper") {
+                assert_eq!(
+                    std::fs::read_to_string(&out).unwrap(),
+                    "written",
+                    "{code} ({prepared})"
+                );
+                std::fs::remove_file(&out).unwrap();
+            }
+        }
+    }
+    let thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()";
+    let outcome = run_with(&mut client, Language::Python, thread, |r| {
+        r.timeout = Some(1)
+    });
+    assert_eq!(outcome.complete().ended_by, EndedBy::Timeout);
+    assert_eq!(
+        outcome.complete().evidence.signal,
+        None,
+        "an interrupt ends the wait for threads"
+    );
 }
