@@ -140,14 +140,16 @@ async fn a_restore_that_takes_too_long_is_replaced_and_counted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restores_in_a_row_all_answer() {
-    const RESTORES: u64 = 60;
+    // FUMEHOOD_RESTORES=1000 asks for as many as the specification speaks of.
+    let asked = std::env::var("FUMEHOOD_RESTORES").ok();
+    let restores = asked.map_or(60, |n| n.parse().unwrap());
     let engine = engine(0, 0, &[]);
-    for _ in 0..RESTORES {
+    for _ in 0..restores {
         let sandbox = engine.sandbox(512).await.unwrap();
         assert_eq!(sandbox.source(), Source::Template);
     }
     let counts = engine.counts();
-    assert_eq!((counts.template, counts.failed_restores), (RESTORES, 0));
+    assert_eq!((counts.template, counts.failed_restores), (restores, 0));
 }
 
 /// Ten at once, several times: none is lost.
