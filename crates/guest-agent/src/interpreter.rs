@@ -42,8 +42,8 @@ pub(crate) enum Mode {
 impl Interpreter {
     /// The message that begins a program. It is one line, `MODE SEED ENV CODE`, with the sizes of what
     /// follows: the variables, `NAME=VALUE` and NUL each, then the code. The seed is 32 hexadecimal
-    /// digits; 0 asks for no reseeding. For bash, variables and code are put into its file instead, each with a NUL, and the
-    /// line is `MODE SEED`, with a decimal seed of 32 bits.
+    /// digits; 0 asks for no reseeding. For bash, variables and code are put into its file instead, each
+    /// with a NUL, and the line is `MODE SEED`, with a decimal seed of 32 bits.
     ///
     /// # Errors
     /// What the kernel says.
@@ -58,14 +58,10 @@ impl Interpreter {
             Mode::Prepare => 'p',
             Mode::Context => 'c',
         };
-        // A preparation draws what will never be seen.
-        let reseed = std::mem::take(&mut self.reseed) && mode != Mode::Prepare;
-        let seed = if reseed { random()? } else { 0 };
-        if mode == Mode::Prepare {
-            self.reseed = true;
-        } else {
-            self.tainted = true;
-        }
+        let seed = if self.reseed { random()? } else { 0 };
+        // What a preparation draws will never be seen again; that it draws at all has that code ready.
+        self.reseed = mode == Mode::Prepare;
+        self.tainted |= mode != Mode::Prepare;
         let pairs = variables
             .iter()
             .map(|(name, value)| [name, "=", value, "\0"].concat());
@@ -83,22 +79,21 @@ impl Interpreter {
             }
             (Language::Javascript, Some(script)) if mode == Mode::Once => {
                 script.write_all_at(code.as_bytes(), 0)?;
-                Ok(format!("{letter} {seed:032x} {} 0\n{variables}", variables.len()).into_bytes())
+                Ok(message(letter, seed, &variables, ""))
             }
-            _ => {
-                let sizes = (variables.len(), code.len());
-                let seed = if seed == 0 {
-                    "0".into()
-                } else {
-                    format!("{seed:032x}")
-                };
-                let head = format!("{letter} {seed} {} {}\n{variables}", sizes.0, sizes.1);
-                let mut message = head.into_bytes();
-                message.extend_from_slice(code.as_bytes());
-                Ok(message)
-            }
+            _ => Ok(message(letter, seed, &variables, &code)),
         }
     }
+}
+
+fn message(letter: char, seed: u128, variables: &str, code: &str) -> Vec<u8> {
+    let seed = match seed {
+        0 => "0".to_string(),
+        seed => format!("{seed:032x}"),
+    };
+    let (variables_bytes, code_bytes) = (variables.len(), code.len());
+    let head = format!("{letter} {seed} {variables_bytes} {code_bytes}\n");
+    [head.as_bytes(), variables.as_bytes(), code.as_bytes()].concat()
 }
 
 /// 128 random bits, never 0.

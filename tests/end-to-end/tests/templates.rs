@@ -141,6 +141,20 @@ fn the_environment_is_the_programs_alone() {
 }
 
 #[test]
+fn a_fresh_interpreter_has_generators_of_its_own_too() {
+    for (language, code) in [
+        ("python", "import random; print(random.random(), hash('x'))"),
+        ("javascript", "console.log(Math.random())"),
+        ("raw", "echo $RANDOM$RANDOM$RANDOM"),
+    ] {
+        let run = || json(language, code, &["--fresh-interpreter"]).0["stdout"].clone();
+        let (one, other) = (run(), run());
+        assert_ne!(one, other);
+        assert_ne!(one, "0\n");
+    }
+}
+
+#[test]
 fn a_damaged_template_is_thrown_away_and_the_run_succeeds() {
     let store = Store::new();
     assert_eq!(store.source(&[]), "boot");
