@@ -198,7 +198,11 @@ pub(crate) async fn meet(
         () = vm.ended() => Err(ChannelError::Closed),
     };
     match greeted {
-        Ok(reply) => agrees(&reply, protocol).map(|()| (vm, agent)),
+        Ok(reply) => {
+            agrees(&reply, protocol)?;
+            vm.identity = (refresh.machine_id.clone(), refresh.hostname.clone());
+            Ok((vm, agent))
+        }
         Err(error) => Err(vm.stillborn(&error).await),
     }
 }

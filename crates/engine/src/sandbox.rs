@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fumehood_protocol::{Exec, Limits, PROTOCOL_VERSION, Request};
+use fumehood_protocol::{Exec, Limits, PROTOCOL_VERSION, Refresh, Request};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
@@ -119,7 +119,8 @@ impl Sandbox {
 
     /// Saves its state: files, memory, processes, contexts. The sandbox goes on. Others can begin from
     /// that state with [`Engine::open`](crate::Engine::open), each with randomness, clock and identity
-    /// of its own.
+    /// of its own. Await it to its end: a sandbox whose checkpoint was dropped half-way stands still, and
+    /// can only be ended.
     ///
     /// # Errors
     /// [`ErrorKind::Busy`](crate::ErrorKind::Busy) while programs run in it;
@@ -133,7 +134,14 @@ impl Sandbox {
         quiesce(&self.channel).await?;
         let machine = self.host.kit.machine(self.memory_mib);
         let taken = Snapshot::take(&self.vm, machine, self.base.as_ref()).await;
-        refresh(&self.channel, self.host.kit.fresh()?).await?;
+        // It stays who it is; those that begin from its state are others.
+        let (machine_id, hostname) = self.vm.identity.clone();
+        let fresh = Refresh {
+            machine_id,
+            hostname,
+            ..self.host.kit.fresh()?
+        };
+        refresh(&self.channel, fresh).await?;
         Ok(Checkpoint::new(taken?, place))
     }
 

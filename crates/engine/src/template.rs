@@ -97,7 +97,9 @@ impl Templates {
     /// The template, if it is there. One that lies on disk is brought into memory on a thread of its
     /// own; the snapshot tells when that is done.
     pub(crate) fn find(&self, kit: &Kit, which: Which) -> Option<Snapshot> {
-        match self.slots().get(&which) {
+        // Held while it is opened: of many that ask at once, one brings it into memory.
+        let mut slots = self.slots();
+        match slots.get(&which) {
             Some(Slot::Here(snapshot)) => return Some(snapshot.clone()),
             Some(Slot::Missing(since)) if since.elapsed() < LOOK_AGAIN => return None,
             _ => {}
@@ -107,7 +109,7 @@ impl Templates {
             Some(snapshot) => Slot::Here(snapshot.clone()),
             None => Slot::Missing(Instant::now()),
         };
-        self.slots().insert(which, slot);
+        slots.insert(which, slot);
         found
     }
 

@@ -42,6 +42,8 @@ pub(crate) struct Vm {
     monitor: Monitor,
     /// From asking for it to its agent's word that it is ready.
     pub(crate) start: Duration,
+    /// Who its guest was told to be: machine id and name.
+    pub(crate) identity: (String, String),
 }
 
 impl Vm {
@@ -52,6 +54,7 @@ impl Vm {
             console: Console::drain(console),
             monitor,
             start: Duration::ZERO,
+            identity: Default::default(),
         }
     }
 

@@ -1,3 +1,4 @@
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -23,7 +24,12 @@ pub(crate) struct Cgroups {
 pub(crate) struct Cgroup {
     directory: OwnedFd,
     name: String,
+    /// [`COUNTERS`], opened when first asked for: a context asks at the end of every exec.
+    counters: [OnceCell<OwnedFd>; 3],
 }
+
+/// Where the kernel shows what it counted.
+const COUNTERS: [&str; 3] = ["cpu.stat", "memory.peak", "memory.events"];
 
 /// What the kernel counted of one cgroup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,7 +83,11 @@ impl Cgroups {
         let name = format!("op-{}", self.made);
         rustix::fs::mkdirat(&self.directory, &name, Mode::from_raw_mode(0o755))?;
         let directory = open_directory(self.directory.as_fd(), name.as_ref())?;
-        let cgroup = Cgroup { directory, name };
+        let cgroup = Cgroup {
+            directory,
+            name,
+            counters: Default::default(),
+        };
         match write(cgroup.as_fd(), "pids.max", PROCESSES) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
@@ -150,17 +160,28 @@ impl Cgroup {
     /// What the kernel has counted so far.
     pub(crate) fn usage(&self) -> Usage {
         let mut buffer = [0; 2048];
-        let cpu_time_us = field(read(self.as_fd(), "cpu.stat", &mut buffer), "usage_usec");
-        let peak = read(self.as_fd(), "memory.peak", &mut buffer)
-            .trim()
-            .parse()
-            .ok();
-        let oom_kills = field(read(self.as_fd(), "memory.events", &mut buffer), "oom_kill");
+        let cpu_time_us = field(self.counter(0, &mut buffer), "usage_usec");
+        let peak = self.counter(1, &mut buffer).trim().parse().ok();
+        let oom_kills = field(self.counter(2, &mut buffer), "oom_kill");
         Usage {
             cpu_time_us,
             peak_memory_bytes: peak,
             oom_kills: oom_kills.unwrap_or(0),
         }
+    }
+
+    /// The text of one of [`COUNTERS`], or "" where there is none.
+    fn counter<'a>(&self, which: usize, buffer: &'a mut [u8]) -> &'a str {
+        let cell = &self.counters[which];
+        if cell.get().is_none()
+            && let Ok(file) = open_file(self.as_fd(), COUNTERS[which])
+        {
+            let _ = cell.set(file);
+        }
+        let read = cell
+            .get()
+            .and_then(|file| rustix::io::pread(file, &mut *buffer, 0).ok());
+        std::str::from_utf8(&buffer[..read.unwrap_or(0)]).unwrap_or("")
     }
 }
 

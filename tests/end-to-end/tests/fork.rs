@@ -57,7 +57,21 @@ async fn children_have_their_parents_state_and_go_their_own_ways() {
     let shell_context = || RunRequest::new(Language::Raw, "y=5; cd /tmp").context("shell");
     says(&parent, shell_context()).await;
 
+    let name = says(
+        &parent,
+        shell("cat /etc/machine-id /etc/hostname; uname -n"),
+    )
+    .await;
+
     let children = parent.fork(3).await.unwrap();
+    assert_eq!(
+        says(
+            &parent,
+            shell("cat /etc/machine-id /etc/hostname; uname -n")
+        )
+        .await,
+        name
+    );
     assert_eq!(children.len(), 3);
     let mut random = vec![says(&parent, python("print(random.random(), x)")).await];
     let mut ids = vec![says(&parent, shell("cat /etc/machine-id")).await];
