@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use fumehood_engine::{Event, Outcome, Run};
 use serde_json::Value;
 
 /// How long any one run may take on a busy machine under software emulation.
@@ -108,6 +109,28 @@ pub fn json(language: &str, code: &str, options: &[&str]) -> (Value, i32) {
         )
     });
     (value, output.status.code().unwrap_or(-1))
+}
+
+/// All that a run prints, both streams together, and its outcome, within [`DEADLINE`].
+///
+/// # Panics
+/// When it has no outcome, prints what is no text, or does not exit with 0.
+pub async fn succeeded(mut run: Run) -> (String, Outcome) {
+    let mut text = Vec::new();
+    let all = async {
+        while let Some(event) = run.next().await {
+            match event {
+                Event::Stdout(bytes) | Event::Stderr(bytes) => text.extend_from_slice(&bytes),
+            }
+        }
+        run.outcome().await
+    };
+    let outcome = tokio::time::timeout(DEADLINE, all).await;
+    let outcome = outcome.unwrap_or_else(|_| panic!("no outcome came within {DEADLINE:?}"));
+    let outcome = outcome.unwrap_or_else(|e| panic!("the run has no outcome: {e}"));
+    let text = String::from_utf8(text).unwrap_or_else(|e| panic!("no text was printed: {e}"));
+    assert_eq!(outcome.exit_code, Some(0), "{text} {outcome:?}");
+    (text, outcome)
 }
 
 /// The processes below `pid`, of any depth.

@@ -1,8 +1,9 @@
 //! Checkpoints and forks of live sandboxes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use fumehood_end_to_end::succeeded;
 use fumehood_engine::{
-    Config, Engine, ErrorKind, Event, Language, RunRequest, Sandbox, Source, TemplateUse,
+    Config, Engine, ErrorKind, Language, RunRequest, Sandbox, Source, TemplateUse,
 };
 
 fn engine() -> Engine {
@@ -14,22 +15,9 @@ fn engine() -> Engine {
 }
 
 async fn says(sandbox: &Sandbox, request: RunRequest) -> String {
-    let mut run = sandbox.run(&request.timeout_s(120)).unwrap();
-    let mut text = Vec::new();
-    let all = async {
-        while let Some(event) = run.next().await {
-            match event {
-                Event::Stdout(bytes) | Event::Stderr(bytes) => text.extend_from_slice(&bytes),
-            }
-        }
-        run.outcome().await.unwrap()
-    };
-    let outcome = tokio::time::timeout(fumehood_end_to_end::DEADLINE, all)
+    succeeded(sandbox.run(&request.timeout_s(120)).unwrap())
         .await
-        .unwrap();
-    let text = String::from_utf8(text).unwrap();
-    assert_eq!(outcome.exit_code, Some(0), "{text} {outcome:?}");
-    text
+        .0
 }
 
 fn python(code: &str) -> RunRequest {

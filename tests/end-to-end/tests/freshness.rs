@@ -4,9 +4,8 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fumehood_engine::{
-    Config, Engine, Event, Language, Outcome, Pool, RunRequest, Source, TemplateUse,
-};
+use fumehood_end_to_end::succeeded;
+use fumehood_engine::{Config, Engine, Language, Outcome, Pool, RunRequest, Source, TemplateUse};
 
 /// An engine that uses the templates which `cargo xtask test` has built.
 fn engine() -> Engine {
@@ -19,22 +18,7 @@ fn engine() -> Engine {
 
 async fn output(engine: &Engine, language: Language, code: &str) -> (String, Outcome) {
     let request = RunRequest::new(language, code).timeout_s(120);
-    let mut run = engine.run(request).unwrap();
-    let mut text = Vec::new();
-    let all = async {
-        while let Some(event) = run.next().await {
-            match event {
-                Event::Stdout(bytes) | Event::Stderr(bytes) => text.extend_from_slice(&bytes),
-            }
-        }
-        run.outcome().await.unwrap()
-    };
-    let outcome = tokio::time::timeout(fumehood_end_to_end::DEADLINE, all)
-        .await
-        .unwrap();
-    let text = String::from_utf8(text).unwrap();
-    assert_eq!(outcome.exit_code, Some(0), "{text} {outcome:?}");
-    (text, outcome)
+    succeeded(engine.run(request).unwrap()).await
 }
 
 /// Runs the same code in `count` clones, two at a time; each prints values, one a line. No value is
