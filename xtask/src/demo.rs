@@ -46,13 +46,14 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 /// Times runs beside a floor measured in the same run.
-pub(crate) fn bench(rounds: u32) -> anyhow::Result<()> {
+pub(crate) fn bench(rounds: u32, only: &[String]) -> anyhow::Result<()> {
     let programs = build::setup()?;
     shell::run(build::static_build().args(["-p", "fumehood-floor-init"]))?;
     shell::run(shell::cargo().args(["build", "--release", "-p", "fumehood-performance"]))?;
     shell::run(
         Command::new("target/release/fumehood-performance")
             .arg(rounds.to_string())
+            .args(only)
             .env("FUMEHOOD_BIN", &programs.fumehood),
     )
 }

@@ -29,6 +29,8 @@ enum Command {
         /// Pairs to measure
         #[arg(long, default_value_t = 10)]
         rounds: u32,
+        /// Only these: restores, hot, kept, many, forks, boots, density, blocks
+        only: Vec<String>,
     },
     /// Checks the house's own rules
     Tidy,
@@ -40,7 +42,7 @@ fn main() -> anyhow::Result<()> {
         Command::Setup => build::setup().map(drop),
         Command::Demo => demo::run(),
         Command::Test => suite::run(),
-        Command::Bench { rounds } => demo::bench(rounds),
+        Command::Bench { rounds, only } => demo::bench(rounds, &only),
         Command::Tidy => tidy::run(),
     }
 }

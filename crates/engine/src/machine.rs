@@ -104,7 +104,7 @@ impl Machine {
 pub(crate) fn kernel_arguments(accelerator: Accelerator, tsc_khz: u64) -> String {
     let mut arguments = String::from(
         "quiet console=ttyS0 panic=-1 reboot=t nokaslr cryptomgr.notests \
-         8250.nr_uarts=1 noreplace-smp",
+         8250.nr_uarts=1",
     );
     if accelerator == Accelerator::Tcg {
         // Without the rate the guest's clock falls back to jiffies; the other two spare the

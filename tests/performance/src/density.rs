@@ -33,17 +33,18 @@ fn memory(pid: u32) -> anyhow::Result<(f64, f64)> {
     Ok((all, own))
 }
 
-/// Ticks of processor time that a process has used.
-fn ticks(pid: u32) -> anyhow::Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let after_name = stat.rsplit(')').next().context("no stat")?;
-    let field = |n: usize| {
-        let value = after_name.split_ascii_whitespace().nth(n);
-        value
-            .and_then(|value| value.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    Ok(field(11) + field(12))
+/// Processor time that the threads of a process have used.
+fn processor_time(pid: u32) -> anyhow::Result<Duration> {
+    let mut nanoseconds = 0;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+        let first = text
+            .split_ascii_whitespace()
+            .next()
+            .context("no schedstat")?;
+        nanoseconds += first.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(nanoseconds))
 }
 
 /// Memory and idle processor time of restored and of hot VMs.
@@ -63,23 +64,20 @@ pub(crate) async fn print(engine: &Engine) -> anyhow::Result<()> {
     }
     drop(hot);
     report("hot", &taken, 55.0)?;
-    let before = ticks_of(&taken)?;
+    let times = || -> anyhow::Result<Duration> {
+        let pids = taken.iter().map(Sandbox::process_id);
+        pids.map(processor_time).sum()
+    };
+    let before = times()?;
     let start = Instant::now();
     tokio::time::sleep(IDLE).await;
-    let used = (ticks_of(&taken)? - before) as f64 * 10.0 / VMS as f64;
-    let share = used / start.elapsed().as_secs_f64() / 10.0;
+    let used = (times()? - before).as_secs_f64() / VMS as f64;
+    let share = 100.0 * used / start.elapsed().as_secs_f64();
     println!(
         "idle: {share:.3} % of a core for each of {VMS} hot VMs, over {} s (to reach 0.1)",
         IDLE.as_secs()
     );
     Ok(())
-}
-
-fn ticks_of(sandboxes: &[Sandbox]) -> anyhow::Result<u64> {
-    sandboxes
-        .iter()
-        .map(|sandbox| ticks(sandbox.process_id()))
-        .sum()
 }
 
 fn report(what: &str, sandboxes: &[Sandbox], most: f64) -> anyhow::Result<()> {

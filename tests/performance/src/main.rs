@@ -48,17 +48,72 @@ fn main() -> anyhow::Result<()> {
                 .build_template(language, RunRequest::DEFAULT_MEMORY_MIB)
                 .await?;
         }
-        let floor = Floor::new(&Qemu::find(&Config::default())?.program).await?;
         Series::heads();
-        restores(&engine, &floor, rounds).await?;
-        hot(rounds).await?;
-        kept(&engine).await?;
-        many(&engine, rounds).await?;
-        forks(&engine, rounds).await?;
-        boots(&engine, &program, rounds).await?;
-        density::print(&engine).await?;
-        density::translated(&engine).await
+        for part in Part::ALL.into_iter().filter(|part| part.is_asked_for()) {
+            part.measure(&engine, &program, rounds).await?;
+        }
+        Ok(())
     })
+}
+
+/// A part of the measurements. Those that are named by further arguments are made; none named = all.
+#[derive(Clone, Copy)]
+enum Part {
+    Restores,
+    Hot,
+    Kept,
+    Many,
+    Forks,
+    Boots,
+    Density,
+    Blocks,
+}
+
+impl Part {
+    const ALL: [Self; 8] = [
+        Self::Restores,
+        Self::Hot,
+        Self::Kept,
+        Self::Many,
+        Self::Forks,
+        Self::Boots,
+        Self::Density,
+        Self::Blocks,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Restores => "restores",
+            Self::Hot => "hot",
+            Self::Kept => "kept",
+            Self::Many => "many",
+            Self::Forks => "forks",
+            Self::Boots => "boots",
+            Self::Density => "density",
+            Self::Blocks => "blocks",
+        }
+    }
+
+    fn is_asked_for(self) -> bool {
+        let mut names = std::env::args().skip(2).peekable();
+        names.peek().is_none() || names.any(|name| name == self.name())
+    }
+
+    async fn measure(self, engine: &Engine, program: &Path, rounds: u32) -> anyhow::Result<()> {
+        match self {
+            Self::Restores => {
+                let floor = Floor::new(&Qemu::find(&Config::default())?.program).await?;
+                restores(engine, &floor, rounds).await
+            }
+            Self::Hot => hot(rounds).await,
+            Self::Kept => kept(engine).await,
+            Self::Many => many(engine, rounds).await,
+            Self::Forks => forks(engine, rounds).await,
+            Self::Boots => boots(engine, program, rounds).await,
+            Self::Density => density::print(engine).await,
+            Self::Blocks => density::translated(engine).await,
+        }
+    }
 }
 
 /// An engine with this many hot and blank VMs of these languages.
