@@ -1,35 +1,30 @@
 // Preloaded by bun before main.ts, which the agent fills with the program when it comes: bun then runs it
-// as it runs any file. It may wait for long; what comes on descriptor 3 is described in interpreter.rs.
+// as it runs any file. It may wait for long; what comes on descriptor 3 and goes out
+// on descriptor 4 is described in interpreter.rs.
 import { closeSync, readSync, writeSync } from "node:fs";
 
 const chunk = Buffer.allocUnsafeSlow(65536);
 
-function receive(): { mode: string; seed: string; env: string[]; code: string } {
-  let data = chunk, length = 0, start = 0, middle = 0, end = 1;
-  let head: string[] = [];
+function receive(): { mode: string; seed: number[]; env: string[]; code: string } {
+  let data = chunk, length = 0, middle = 0, end = 25;
   while (length < end) {
     if (length === data.length) data = Buffer.concat([data], data.length * 2);
     const count = readSync(3, data, length, data.length - length, null);
     // The agent is gone.
     if (count === 0) process.exit(0);
     length += count;
-    if (start === 0) {
-      start = data.indexOf(10) + 1;
-      if (start === 0 || start > length) throw new Error("the agent's message has no first line");
-      head = data.toString("latin1", 0, start - 1).split(" ");
-      middle = start + Number(head[2]);
-      end = middle + Number(head[3]);
+    if (middle === 0 && length >= 25) {
+      middle = 25 + data.readUInt32BE(17);
+      end = middle + data.readUInt32BE(21);
     }
   }
-  const env = middle > start ? data.toString("utf8", start, middle).split("\0") : [];
-  return { mode: head[0], seed: head[1], env, code: data.toString("utf8", middle, end) };
+  const seed = [1, 5, 9, 13].map((at) => data.readInt32BE(at));
+  const env = middle > 25 ? data.toString("utf8", 25, middle).split("\0") : [];
+  return { mode: String.fromCharCode(data[0]), seed, env, code: data.toString("utf8", middle, end) };
 }
 
 // Math.random's state cannot be set, and may have been copied to other VMs: xoshiro128** takes its place.
-// The seed is 32 hexadecimal digits.
-function reseed(seed: string): void {
-  let a = parseInt(seed.slice(0, 8), 16) | 0, b = parseInt(seed.slice(8, 16), 16) | 0;
-  let c = parseInt(seed.slice(16, 24), 16) | 0, d = parseInt(seed.slice(24), 16) | 0;
+function reseed([a, b, c, d]: number[]): void {
   const next = () => {
     const scrambled = Math.imul(b, 5);
     const result = Math.imul((scrambled << 7) | (scrambled >>> 25), 9) >>> 0;
@@ -67,15 +62,16 @@ const AsyncFunction = (async () => {}).constructor as new (code: string) => () =
 for (;;) {
   const { mode, seed, env, code } = receive();
   if (mode === "o") {
-    if (seed.length > 1) reseed(seed);
+    if (seed.some((part) => part !== 0)) reseed(seed);
     setEnvironment(env);
     if (env.length > 0) passOnEnvironment();
     // This tells the agent that the program begins.
     closeSync(3);
+    closeSync(4);
     break;
   }
   // What only the last message does is compiled now, and not when it comes.
-  reseed("1".repeat(32));
+  reseed([1, 1, 1, 1]);
   const before = { ...process.env };
   setEnvironment(env);
   let status = 0;
@@ -94,5 +90,5 @@ for (;;) {
   }
   // Output is written at the end of a turn.
   await new Promise((resolve) => setTimeout(resolve, 0));
-  writeSync(3, `${status}\n`);
+  writeSync(4, `${status}\n`);
 }

@@ -1,7 +1,6 @@
 # What an interpreter needs that outlives an exec. Executed by python.py.
 import _signal
-import gc
-import gc
+import functools
 
 
 def words(seed):
@@ -9,28 +8,56 @@ def words(seed):
 
 
 # What to do in a process whose state may have been copied to other VMs, where the module is loaded. An
-# integer is the cheapest seed. What the modules keep that depends on variables goes as well.
+# integer is the cheapest seed.
 RESEEDS = {
     "random": lambda module, seed: module.seed(seed),
     "numpy.random": lambda module, seed: module.seed(words(seed)),
     "_ssl": lambda module, seed: module.RAND_add(seed.to_bytes(16, "little"), 16.0),
-    "tempfile": lambda module, seed: vars(module).update(_name_sequence=None, tempdir=None),
-    "uuid": lambda module, seed: vars(module).update(_node=None, _last_timestamp=None),
     "multiprocessing.process": lambda module, seed: setattr(
         module.current_process(), "authkey", os.urandom(32)
     ),
 }
+# What modules keep that depends on randomness or on variables.
+CACHES = {
+    "tempfile": ("_name_sequence", "tempdir"),
+    "uuid": ("_node", "_last_timestamp"),
+}
 
 
-def reseed(seed):
+def forget_caches():
+    for name, kept in CACHES.items():
+        module = sys.modules.get(name)
+        if module:
+            vars(module).update(dict.fromkeys(kept))
+
+
+def reseeders():
+    # What is to be called with a seed: what of RESEEDS is loaded.
+    acts = []
     for name, act in RESEEDS.items():
         module = sys.modules.get(name)
         if module:
-            try:
-                act(module, seed)
-            except Exception:
-                # It is another module of that name.
-                pass
+            acts.append(functools.partial(act, module))
+    return acts
+
+
+def primed_reseeders():
+    # The same for what the primer has loaded, where there is no call between a seed and its generator.
+    acts = reseeders()
+    random = sys.modules.get("random")
+    if random:
+        random._inst.gauss_next = None
+        acts[0] = super(random.Random, random._inst).seed
+    return acts
+
+
+def reseed(acts, seed):
+    for act in acts:
+        try:
+            act(seed)
+        except Exception:
+            # It is another module of that name.
+            pass
 
 
 def apply_zone(names):
@@ -104,59 +131,50 @@ def evaluate(code, name, namespace):
     return result
 
 
-def forked():
-    # The program's child is no interpreter of the agent's: it ends when its program does.
-    global IS_CHILD
-    if KEEPS:
-        IS_CHILD = True
-        os.close(3)
-
-
 def keep(message):
     # Serves execs that leave this process in place, and returns the first that does not.
-    global KEEPS
-    kept, count = None, 0
+    kept, count, acts = None, 0, None
     while True:
         mode, seed, environment, code = message
         if seed:
-            reseed(seed)
+            if acts is None:
+                forget_caches()
+                acts = reseeders()
+            reseed(acts, seed)
         before = set_environment(environment) if environment else None
         if mode == b"o":
-            KEEPS = False
-            _signal.signal(_signal.SIGINT, INTERRUPT)
             return message
         if mode == b"p":
-            main = new_main(code, "main.py")
+            main = new_main("main.py")
             tell_lines(code, "main.py")
             result = evaluate(code, "main.py", main.__dict__)
             main.__dict__.clear()
             main = None
             forget_lines("main.py")
+            forget_caches()
             # What is there now stays. A collection that does not look at it is cheap, and leaves the pages
             # that it lies in shared by all VMs of a template.
             gc.collect()
             gc.freeze()
-            # What is there now stays: collections need not look at it, nor write to its pages.
-            gc.collect()
-            gc.freeze()
+            # What a program adds does not: it is to be taken apart with it.
+            lay_out()
+            _signal.signal(_signal.SIGINT, INTERRUPT)
+            acts = primed_reseeders()
         else:
             count += 1
             name = f"exec-{count}.py"
             if kept is None:
-                kept = new_main(code, name)
+                kept = new_main(name)
             tell_lines(code, name)
             result = evaluate(code, name, kept.__dict__)
+            # What it has loaded is not known.
+            acts = None
         if IS_CHILD:
             sys.exit(result)
         if before:
             restore_environment(before)
-        os.write(3, b"%d\n" % result)
+        say(b"%d\n" % result)
         message = receive()
 
 
 INTERRUPT = _signal.getsignal(_signal.SIGINT)
-KEEPS = True
-IS_CHILD = False
-# Programs that this process starts must not have it, nor those that it forks.
-os.set_inheritable(3, False)
-os.register_at_fork(after_in_child=forked)

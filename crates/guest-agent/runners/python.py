@@ -1,37 +1,78 @@
-# Runs programs that the agent sends on descriptor 3; what comes there is described in interpreter.rs.
-# It may be started long before the first one comes. Every line here, and every import, is paid for by
-# every program: what only a failed one needs stands in failure.py, what only an interpreter that is kept
-# needs in keep.py. `os` and `sys` are loaded anyway.
+# Runs programs that the agent sends on descriptor 3, and says on descriptor 4 how they begin and end; both
+# are described in interpreter.rs. It may be started long before the first one comes. Every line here is paid
+# for by every program, and what is executed between a message and its program is what a restored VM has to
+# translate: so all that can be made before is, what only a failed program needs stands in failure.py, and what
+# only an interpreter that is kept needs in keep.py.
+import atexit
+import gc
 import os
 import sys
 
+# Out of the program's way, whose own files get the low numbers, where so many descriptors are allowed.
+MESSAGES, WORDS = 254, 255
+try:
+    os.dup2(3, MESSAGES, False)
+    os.dup2(4, WORDS, False)
+    os.closerange(3, 5)
+except OSError:
+    MESSAGES, WORDS = 3, 4
+    os.set_inheritable(MESSAGES, False)
+    os.set_inheritable(WORDS, False)
+
+
+def more(size):
+    data = os.read(MESSAGES, size)
+    if not data:
+        # The agent is gone.
+        os._exit(0)
+    return data
+
 
 def receive():
-    data = b""
-    need = end = 0
-    while len(data) < need or not end:
-        more = os.read(3, 65536)
-        if not more:
-            # The agent is gone.
-            os._exit(0)
-        data += more
-        if not end:
-            end = data.find(b"\n") + 1
-            if end:
-                mode, seed, size, code = data[:end].split()
-                size = end + int(size)
-                need = size + int(code)
-    return mode, int(seed, 16), data[end:size], data[size:]
+    data = more(16384)
+    while len(data) < 25:
+        data += more(16384)
+    middle = 25 + int.from_bytes(data[17:21])
+    end = middle + int.from_bytes(data[21:25])
+    while len(data) < end:
+        data += more(65536)
+    return data[:1], int.from_bytes(data[1:17]), data[25:middle], data[middle:]
 
 
-def new_main(code, name):
+def say(word):
+    try:
+        os.write(WORDS, word)
+    except OSError:
+        # The program has closed it: the end of the process tells.
+        pass
+
+
+def forked():
+    # The program's child is no interpreter of the agent's: it ends when its program does, and says nothing.
+    global IS_CHILD
+    IS_CHILD = True
+    for descriptor in (MESSAGES, WORDS):
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass
+
+
+def new_main(name):
     main = type(sys)("__main__")
     # There is no file: this is where tracebacks and `inspect` find the program's lines.
     main.__loader__ = type(sys)("loader")
-    main.__loader__.get_source = lambda _=None: code.decode("utf-8", "replace")
+    main.__loader__.get_source = lambda _=None: SOURCES.get(name, b"").decode("utf-8", "replace")
     main.__file__ = os.getcwd() + "/" + name
     sys.modules["__main__"] = main
     return main
+
+
+def lay_out():
+    # All that a program needs but its code.
+    global MAIN, LOADED
+    MAIN = new_main("main.py")
+    LOADED = set(sys.modules)
 
 
 def show(failed):
@@ -57,25 +98,24 @@ def finish(code):
     # The end of a program as the interpreter does it, but for taking its own modules apart, which costs
     # more than all the rest: threads, atexit, the program's own objects, its output.
     global MAIN
+    threading = sys.modules.get("threading")
     try:
-        if "threading" in sys.modules:
-            sys.modules["threading"]._shutdown()
+        if threading and (len(threading._active) > 1 or threading._threading_atexits):
+            threading._shutdown()
     except BaseException as error:
         # An interrupt ends the wait for threads.
         sys.__excepthook__(type(error), error.with_traceback(None), None)
-    import atexit
-    import gc
-
     atexit._run_exitfuncs()
     # Twice, as the interpreter does: the first puts files in an order in which they can be written out.
     # What `__del__` and `finally` need is there until the last of them has run. Its own modules go too:
     # those that lie beside no library.
     gc.collect()
     MAIN = None
-    for name in [name for name in sys.modules if name not in LOADED]:
-        file = getattr(sys.modules[name], "__file__", None) or sys.prefix
-        if not file.startswith((sys.prefix, sys.base_prefix)):
-            del sys.modules[name]
+    if not sys.modules.keys() <= LOADED:
+        for name in [name for name in sys.modules if name not in LOADED]:
+            file = getattr(sys.modules[name], "__file__", None) or sys.prefix
+            if not file.startswith((sys.prefix, sys.base_prefix)):
+                del sys.modules[name]
     sys.modules.pop("__main__", None)
     gc.collect()
     for stream in (sys.stdout, sys.stderr):
@@ -86,27 +126,30 @@ def finish(code):
             code = code or 120
     for stream in (sys.__stdout__, sys.__stderr__):
         try:
-            stream.flush()
+            if stream not in (sys.stdout, sys.stderr):
+                stream.flush()
         except Exception:
             pass
+    if not IS_CHILD:
+        say(b"%d\n" % code if code else b"0\n")
     os._exit(code)
 
 
 HERE = os.path.dirname(__file__)
 SOURCES = {}
+IS_CHILD = False
+os.register_at_fork(after_in_child=forked)
 sys.argv[:] = ["main.py"]
 sys.path[0] = os.getcwd()
 sys.stdout.reconfigure(line_buffering=True)
+lay_out()
 MESSAGE = receive()
+# This tells the agent that the program begins.
+say(b"r\n")
 if MESSAGE[0] != b"o":
     exec(open(HERE + "/keep.py").read())
     MESSAGE = keep(MESSAGE)
-CODE = MESSAGE[3]
-LOADED = set(sys.modules)
-MAIN = new_main(CODE, "main.py")
-SOURCES["main.py"] = CODE
-# This tells the agent that the program begins.
-os.close(3)
+CODE = SOURCES["main.py"] = MESSAGE[3]
 FAILED = None
 RESULT = 0
 try:

@@ -25,11 +25,11 @@ pub(crate) struct Cgroup {
     directory: OwnedFd,
     name: String,
     /// [`COUNTERS`], opened when first asked for: a context asks at the end of every exec.
-    counters: [OnceCell<OwnedFd>; 3],
+    counters: [OnceCell<OwnedFd>; 4],
 }
 
 /// Where the kernel shows what it counted.
-const COUNTERS: [&str; 3] = ["cpu.stat", "memory.peak", "memory.events"];
+const COUNTERS: [&str; 4] = ["cpu.stat", "memory.peak", "memory.events", "pids.current"];
 
 /// What the kernel counted of one cgroup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -155,6 +155,12 @@ impl Cgroup {
         let mut buffer = [0; 8192];
         let text = read(self.as_fd(), "cgroup.procs", &mut buffer);
         text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Whether one thread is all there is in it. One that has ended counts until it is reaped.
+    pub(crate) fn is_alone(&self) -> bool {
+        let mut buffer = [0; 32];
+        self.counter(3, &mut buffer).trim() == "1"
     }
 
     /// What the kernel has counted so far.

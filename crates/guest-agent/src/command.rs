@@ -38,12 +38,12 @@ pub(crate) struct Command {
 /// How code gets to its interpreter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Feed {
-    /// Through the channel, on descriptor 3.
-    Channel,
-    /// As a file in memory on descriptor 3, with the channel on 4: bash reads what cannot be sought in
+    /// In the message, on descriptor 3.
+    Message,
+    /// As a file in memory on descriptor 3, with messages on 4 and words on 5: bash reads what cannot be sought in
     /// one byte at a time.
     Memory,
-    /// As a file in the working directory, named by the last argument, with the channel on 3: bun then
+    /// As a file in the working directory, named by the last argument, with messages on 3: bun then
     /// resolves imports, reports errors and maps lines as for any file.
     File,
 }
@@ -78,7 +78,7 @@ impl Interpreters {
     /// `agent_error` that names the program which this machine lacks.
     pub(crate) fn command(&mut self, language: Language) -> Result<Command, WireError> {
         let (name, feed) = match language {
-            Language::Python => ("python3", Feed::Channel),
+            Language::Python => ("python3", Feed::Message),
             Language::Javascript => ("bun", Feed::File),
             Language::Raw => ("bash", Feed::Memory),
         };

@@ -43,7 +43,8 @@ enum Source {
     Door,
     Memory,
     Connection(usize),
-    Channel(usize, usize),
+    Messages(usize, usize),
+    Words(usize, usize),
     Output(usize, usize, usize),
 }
 
@@ -140,7 +141,7 @@ impl EventLoop {
     ) -> Result<Self, String> {
         use std::os::fd::AsFd;
         let reserved = reserve_descriptors(agent.confinement.null.as_fd());
-        reserved.map_err(|e| format!("cannot reserve descriptors 3 and 4: {e}"))?;
+        reserved.map_err(|e| format!("cannot reserve descriptors 3 to 5: {e}"))?;
         Ok(Self {
             agent,
             door,
@@ -197,8 +198,11 @@ impl EventLoop {
             add(Source::Connection(c), descriptor, flags);
             let full = connection.outbox.is_full(limits);
             for (o, operation) in connection.operations.iter().enumerate() {
-                if let Some((channel, flags)) = operation.channel() {
-                    add(Source::Channel(c, o), channel, flags);
+                if let Some(messages) = operation.unsent() {
+                    add(Source::Messages(c, o), messages, PollFlags::OUT);
+                }
+                if let Some(words) = operation.words() {
+                    add(Source::Words(c, o), words, PollFlags::IN);
                 }
                 for stream in 0..2 {
                     if let Some(pipe) = operation.awaited(stream, limits).filter(|_| !full) {
@@ -255,7 +259,8 @@ impl EventLoop {
                 }
             }
             Source::Connection(c) => self.connections[c].ready(flags),
-            Source::Channel(c, o) => self.connections[c].operations[o].channel_ready(now),
+            Source::Messages(c, o) => self.connections[c].operations[o].feed(),
+            Source::Words(c, o) => self.connections[c].operations[o].listen(now),
             Source::Output(c, o, s) => self.connections[c].operations[o].outputs[s].is_readable(),
         }
         false

@@ -15,9 +15,11 @@ pub(crate) struct Interpreter {
     pub(crate) process: Process,
     /// Standard output and standard error; none when the program has closed it.
     pub(crate) outputs: [Option<OwnedFd>; 2],
-    /// Messages there, words back. Closed by the other side when a program begins that ends with the
-    /// process; a failure to start comes here too.
-    pub(crate) channel: OwnedFd,
+    /// Where messages go to.
+    pub(crate) messages: OwnedFd,
+    /// Where its words come from: `r` when a program begins, a number when one has ended, each in a line.
+    /// Those that do not speak close it when a program begins. A failure to start comes here too.
+    pub(crate) words: OwnedFd,
     /// Where the code is put, for interpreters that do not take it through the channel.
     pub(crate) script: Option<File>,
     /// What it had used when its last exec ended.
@@ -40,10 +42,10 @@ pub(crate) enum Mode {
 }
 
 impl Interpreter {
-    /// The message that begins a program. It is one line, `MODE SEED ENV CODE`, with the sizes of what
-    /// follows: the variables, `NAME=VALUE` and NUL each, then the code. The seed is 32 hexadecimal
-    /// digits; 0 asks for no reseeding. For bash, variables and code are put into its file instead, each
-    /// with a NUL, and the line is `MODE SEED`, with a decimal seed of 32 bits.
+    /// The message that begins a program: the mode's letter; a seed of 16 bytes, of which 0 asks for no
+    /// reseeding; the sizes of what follows, in 4 bytes each, the most significant first; the variables,
+    /// `NAME=VALUE` and NUL each; the code. For bash, variables and code are put into its file instead,
+    /// each with a NUL, and the message is a line, `MODE SEED`, with a decimal seed of 32 bits.
     ///
     /// # Errors
     /// What the kernel says.
@@ -54,9 +56,9 @@ impl Interpreter {
         code: String,
     ) -> std::io::Result<Vec<u8>> {
         let letter = match mode {
-            Mode::Once => 'o',
-            Mode::Prepare => 'p',
-            Mode::Context => 'c',
+            Mode::Once => b'o',
+            Mode::Prepare => b'p',
+            Mode::Context => b'c',
         };
         let seed = if self.reseed { random()? } else { 0 };
         // What a preparation draws will never be seen again; that it draws at all has that code ready.
@@ -75,7 +77,7 @@ impl Interpreter {
                 script.write_all_at(&text, 0)?;
                 // The place is shared with bash, which reads on from it.
                 seek(script, SeekFrom::Start(0))?;
-                Ok(format!("{letter} {seed}\n").into_bytes())
+                Ok(format!("{} {seed}\n", char::from(letter)).into_bytes())
             }
             (Language::Javascript, Some(script)) if mode == Mode::Once => {
                 script.write_all_at(code.as_bytes(), 0)?;
@@ -86,15 +88,21 @@ impl Interpreter {
     }
 }
 
-fn message(letter: char, seed: u128, variables: &str, code: &str) -> Vec<u8> {
-    let seed = match seed {
-        0 => "0".to_string(),
-        seed => format!("{seed:032x}"),
-    };
-    let (variables_bytes, code_bytes) = (variables.len(), code.len());
-    let head = format!("{letter} {seed} {variables_bytes} {code_bytes}\n");
-    [head.as_bytes(), variables.as_bytes(), code.as_bytes()].concat()
+fn message(letter: u8, seed: u128, variables: &str, code: &str) -> Vec<u8> {
+    // Both are bounded by limits far below.
+    let size = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let mut message = Vec::with_capacity(HEAD_BYTES + variables.len() + code.len());
+    message.push(letter);
+    message.extend_from_slice(&seed.to_be_bytes());
+    message.extend_from_slice(&size(variables));
+    message.extend_from_slice(&size(code));
+    message.extend_from_slice(variables.as_bytes());
+    message.extend_from_slice(code.as_bytes());
+    message
 }
+
+/// What stands before variables and code.
+const HEAD_BYTES: usize = 25;
 
 /// 128 random bits, never 0.
 fn random() -> std::io::Result<u128> {

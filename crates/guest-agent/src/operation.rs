@@ -4,8 +4,6 @@ use std::time::{Duration, Instant};
 
 use fumehood_protocol::{Language, Limits, OpId, Stream};
 use fumehood_sys::guest::{Ended, LaunchFailure};
-use rustix::event::PollFlags;
-use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::Signal;
 
 use crate::cgroup::Usage;
@@ -31,14 +29,15 @@ pub(crate) struct Operation {
     pub(crate) home: Option<Home>,
     /// The context had lost its state before this exec.
     pub(crate) anew: bool,
-    /// The program has ended and the interpreter has not.
+    /// The program has ended and the interpreter has not, or not yet.
     pub(crate) survived: bool,
     /// Standard output, standard error.
     pub(crate) outputs: [OutputStream; 2],
-    channel: Option<OwnedFd>,
+    messages: OwnedFd,
     /// The message that is still to be sent, and how much of it was.
     message: Option<(Vec<u8>, usize)>,
-    /// What the interpreter has said of the end so far.
+    words: Option<OwnedFd>,
+    /// What the interpreter has said so far.
     word: Vec<u8>,
     /// Output bytes that may still be read; none = no flow control.
     credit: Option<u64>,
@@ -81,6 +80,8 @@ pub(crate) struct End {
 
 /// A word of an interpreter at most, in bytes: a number of three digits and a newline fit.
 const WORD_BYTES: usize = 16;
+/// The word that says that the program begins.
+const BEGINS: &[u8] = b"r\n";
 
 /// An interpreter, and the message that begins a program in it.
 #[derive(Debug)]
@@ -137,8 +138,9 @@ impl Operation {
                 OutputStream::new(Stream::Stdout, stdout),
                 OutputStream::new(Stream::Stderr, stderr),
             ],
-            channel: Some(interpreter.channel),
+            messages: interpreter.messages,
             message: Some((message, 0)),
+            words: Some(interpreter.words),
             word: Vec::new(),
             credit: terms.credit,
             arrived: terms.arrived,
@@ -156,23 +158,24 @@ impl Operation {
 
     /// The interpreter can be told of another program.
     pub(crate) fn can_go_on(&self) -> bool {
-        self.channel.is_some() && self.home.is_some()
+        self.words.is_some() && self.home.is_some()
     }
 
     /// Its process has died after the program's end.
     pub(crate) fn died(&mut self) {
         self.survived = false;
-        self.channel = None;
+        self.words = None;
     }
 
     /// The interpreter and where it goes back to, after a program that it survived.
     pub(crate) fn into_interpreter(self) -> Option<(Home, Interpreter)> {
-        let (home, channel) = (self.home?, self.channel?);
+        let (home, words) = (self.home?, self.words?);
         let interpreter = Interpreter {
             language: self.language,
             process: self.process,
             outputs: self.outputs.map(OutputStream::into_pipe),
-            channel,
+            messages: self.messages,
+            words,
             script: self.script,
             used: self.used,
             reseed: self.reseed,
@@ -181,32 +184,23 @@ impl Operation {
         Some((home, interpreter))
     }
 
-    /// The channel and what to wait for on it, while it is open.
-    pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        let unsent = self.message.is_some();
-        let flags = if unsent {
-            PollFlags::IN | PollFlags::OUT
-        } else {
-            PollFlags::IN
-        };
-        self.channel
-            .as_ref()
-            .map(|channel| (channel.as_fd(), flags))
+    /// Where the message goes to, while not all of it has been sent.
+    pub(crate) fn unsent(&self) -> Option<BorrowedFd<'_>> {
+        self.message.is_some().then(|| self.messages.as_fd())
     }
 
-    /// The channel can be read or written.
-    pub(crate) fn channel_ready(&mut self, now: Instant) {
-        self.feed();
-        self.listen(now);
+    /// Where the interpreter's words come from, while it may still say something.
+    pub(crate) fn words(&self) -> Option<BorrowedFd<'_>> {
+        self.words.as_ref().map(AsFd::as_fd)
     }
 
-    fn feed(&mut self) {
-        let (Some(channel), Some((message, sent))) = (&self.channel, &mut self.message) else {
+    /// Sends what the interpreter takes of its message.
+    pub(crate) fn feed(&mut self) {
+        let Some((message, sent)) = &mut self.message else {
             return;
         };
         while *sent < message.len() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(channel, &message[*sent..], flags) {
+            match rustix::io::write(&self.messages, &message[*sent..]) {
                 Ok(bytes) => *sent += bytes,
                 Err(rustix::io::Errno::AGAIN) => return,
                 // The interpreter is gone; its end will tell.
@@ -216,32 +210,39 @@ impl Operation {
         self.message = None;
     }
 
-    fn listen(&mut self, now: Instant) {
-        let Some(channel) = &self.channel else { return };
+    /// Takes what the interpreter has said.
+    pub(crate) fn listen(&mut self, now: Instant) {
+        let Some(words) = &self.words else { return };
         let mut heard = [0; WORD_BYTES];
-        match rustix::net::recv(channel, &mut heard[..], RecvFlags::DONTWAIT) {
-            Ok((0, _)) => {
-                self.channel = None;
+        match rustix::io::read(words, &mut heard) {
+            Ok(0) => {
+                self.words = None;
                 if self.failure.is_none() && self.mode == Mode::Once {
-                    self.ready = Some(now);
+                    self.ready.get_or_insert(now);
                 }
             }
-            // The report of a failure begins with a small number, a word with a digit.
-            Ok((bytes, _)) if heard[0] < b' ' => {
+            // The report of a failure to start begins with a small number, a word with a letter or digit.
+            Ok(bytes) if heard[0] < b' ' && self.ready.is_none() => {
                 self.failure = LaunchFailure::decode(&heard[..bytes]);
             }
-            Ok((bytes, _)) => self.hear(&heard[..bytes], now),
+            Ok(bytes) => self.hear(&heard[..bytes], now),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Err(_) => self.channel = None,
+            Err(_) => self.words = None,
         }
     }
 
-    /// The interpreter's own word that the program has ended: its exit code, in a line.
+    /// The interpreter's own word: that the program begins, or that it has ended, with its exit code.
     fn hear(&mut self, bytes: &[u8], now: Instant) {
         let room = WORD_BYTES - self.word.len().min(WORD_BYTES);
         self.word.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if let Some(rest) = self.word.strip_prefix(BEGINS) {
+            self.word = rest.to_vec();
+            self.ready.get_or_insert(now);
+        }
         let is_whole = self.word.ends_with(b"\n") || self.word.len() == WORD_BYTES;
-        if !is_whole || self.end.is_some() || self.mode == Mode::Once {
+        // Where nothing holds its processes together, only the process's own end tells what it leaves.
+        let is_heard = self.mode != Mode::Once || self.process.cgroup().is_some();
+        if !is_whole || self.end.is_some() || !is_heard {
             return;
         }
         let word = std::str::from_utf8(&self.word).unwrap_or_default();
@@ -250,6 +251,11 @@ impl Operation {
         self.outputs.iter_mut().for_each(OutputStream::end);
         let total = self.process.usage_now();
         let usage = total.since(&self.used);
+        let left_processes = match self.mode {
+            Mode::Once => self.process.count_others(),
+            // What a context leaves running stays.
+            Mode::Prepare | Mode::Context => 0,
+        };
         self.used = total;
         self.survived = true;
         let ended = Ended {
@@ -262,7 +268,7 @@ impl Operation {
             ended,
             at: now,
             usage,
-            left_processes: 0,
+            left_processes,
         });
     }
 
@@ -368,7 +374,7 @@ impl Operation {
         let left_processes = self.process.kill_left(alone);
         let ended = reap();
         self.listen(now);
-        self.channel = None;
+        self.words = None;
         if self.survived {
             // The program had ended before, and only the word of it had not been heard.
             self.survived = false;

@@ -86,11 +86,23 @@ impl Process {
             };
             return hunt(is_left);
         };
+        if cgroup.is_alone() {
+            return 0;
+        }
         let left = cgroup.processes().len() as u64;
         if left > 0 {
             cgroup.kill();
         }
         left
+    }
+
+    /// How many processes there are beside the one that was started and lives. Only with a cgroup.
+    pub(crate) fn count_others(&self) -> u64 {
+        let others = |cgroup: &Cgroup| cgroup.processes().len().saturating_sub(1) as u64;
+        self.cgroup
+            .as_ref()
+            .filter(|cgroup| !cgroup.is_alone())
+            .map_or(0, others)
     }
 
     /// Bytes of memory that it holds now; 0 without a cgroup.

@@ -6,7 +6,6 @@ use fumehood_protocol::{EnvVars, ErrorType, Language, WireError};
 use fumehood_sys::guest::{Launch, launch};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 
 use crate::cgroup::{Cgroup, Usage};
@@ -31,7 +30,7 @@ pub(crate) fn start(
     let mut command = interpreters.command(language)?;
     let environment = confinement.environment(variables);
     let (file, script) = match command.feed {
-        Feed::Channel => (None, None),
+        Feed::Message => (None, None),
         Feed::Memory => (
             Some(in_memory().map_err(failed("make a file in memory"))?),
             None,
@@ -56,7 +55,8 @@ pub(crate) fn start(
             language,
             process,
             outputs: [Some(started.stdout), Some(started.stderr)],
-            channel: started.channel,
+            messages: started.messages,
+            words: started.words,
             script: file,
             used: Usage::default(),
             reseed: false,
@@ -73,7 +73,8 @@ struct Started {
     pid: i32,
     stdout: OwnedFd,
     stderr: OwnedFd,
-    channel: OwnedFd,
+    messages: OwnedFd,
+    words: OwnedFd,
 }
 
 fn launched(
@@ -85,21 +86,14 @@ fn launched(
 ) -> std::io::Result<Started> {
     let (stdout, stdout_of_child) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, stderr_of_child) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    for ours in [&stdout, &stderr] {
+    // Pipes, like the output: what moves bytes through one is translated once for all of them.
+    let (messages_of_child, messages) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let (words, words_of_child) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    for ours in [&stdout, &stderr, &messages, &words] {
         rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK)?;
     }
-    let (channel, channel_of_child) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    let channel_there = channel_of_child.as_fd();
-    let extra: Vec<BorrowedFd<'_>> = memory
-        .map(AsFd::as_fd)
-        .into_iter()
-        .chain([channel_there])
-        .collect();
+    let line = [messages_of_child.as_fd(), words_of_child.as_fd()];
+    let extra: Vec<BorrowedFd<'_>> = memory.map(AsFd::as_fd).into_iter().chain(line).collect();
     let pid = launch(&Launch {
         program: &command.program,
         arguments: &command.arguments,
@@ -111,7 +105,7 @@ fn launched(
             stderr_of_child.as_fd(),
         ],
         extra: &extra,
-        report: channel_of_child.as_fd(),
+        report: words_of_child.as_fd(),
         cgroup: cgroup.map(AsFd::as_fd),
         identity: confinement.identity,
         open_files: confinement.open_files,
@@ -120,7 +114,8 @@ fn launched(
         pid,
         stdout,
         stderr,
-        channel,
+        messages,
+        words,
     })
 }
 

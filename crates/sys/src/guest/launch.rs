@@ -18,7 +18,7 @@ pub struct Launch<'a> {
     pub directory: BorrowedFd<'a>,
     /// Descriptors 0, 1 and 2.
     pub standard: [BorrowedFd<'a>; 3],
-    /// Descriptors 3 and 4, where it gets them. At most two.
+    /// Descriptors from 3 on, where it gets them. At most three.
     pub extra: &'a [BorrowedFd<'a>],
     /// Where the child says what failed ([`LaunchFailure`]). Closed by exec.
     pub report: BorrowedFd<'a>,
@@ -106,9 +106,9 @@ impl fmt::Display for LaunchFailure {
 }
 
 /// The descriptors that [`Launch::extra`] is put to.
-const EXTRA: [RawFd; 2] = [3, 4];
+const EXTRA: [RawFd; 3] = [3, 4, 5];
 
-/// Makes sure that descriptors 3 and 4 are taken, so that no descriptor of ours can be in the places that
+/// Makes sure that descriptors 3 to 5 are taken, so that no descriptor of ours can be in the places that
 /// [`Launch::extra`] is put to.
 ///
 /// # Errors
@@ -290,7 +290,7 @@ unsafe fn limits(launch: &Launch<'_>) -> Result<(), ()> {
 }
 
 /// # Safety
-/// Only in a forked child: descriptors 0 to 4 are replaced, and all others close at exec.
+/// Only in a forked child: descriptors 0 to 5 are replaced, and all others close at exec.
 unsafe fn descriptors(launch: &Launch<'_>) -> Result<(), ()> {
     let place = |from: BorrowedFd<'_>, to: RawFd| {
         // SAFETY: a plain system call; the caller vouches that nobody minds what `to` was.
