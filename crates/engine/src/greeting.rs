@@ -1,7 +1,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fumehood_protocol::{
-    Decoder, Hello, HelloReply, Item, Limits, Refresh, Request, Response, Tag, encode_line,
+    Decoder, Hello, HelloReply, Item, Limits, OpId, Refresh, Request, Response, Tag, encode_line,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -47,6 +47,67 @@ pub(crate) async fn greet(
         .map_err(|_| ChannelError::Silent(deadline))?
 }
 
+/// Goes on with the conversation that a saved state stood in: the guest is made one of its own, and needs
+/// no other greeting, since the line is a new one and nothing else is on it.
+///
+/// # Errors
+/// [`ChannelError`]; the guest is not to be used.
+pub(crate) async fn renew(
+    socket: &mut UnixStream,
+    refresh: &Refresh,
+    deadline: Duration,
+) -> Result<(), ChannelError> {
+    let no_randomness = |_| ChannelError::Violation("no randomness for a name".into());
+    let random = getrandom::u64().map_err(no_randomness)?;
+    // Nobody can have answered before it was asked.
+    let op_id = OpId::try_from(random & OpId::MAX).ok();
+    let refresh = Refresh {
+        op_id,
+        ..refresh.clone()
+    };
+    let conversation = async {
+        let line = encode_line(&Request::Refresh(refresh));
+        let sent = socket.write_all(&line).await;
+        sent.map_err(|_| ChannelError::Closed)?;
+        answer_to_refresh(socket, op_id).await
+    };
+    tokio::time::timeout(deadline, conversation)
+        .await
+        .map_err(|_| ChannelError::Silent(deadline))?
+}
+
+async fn answer_to_refresh(
+    socket: &mut UnixStream,
+    op_id: Option<OpId>,
+) -> Result<(), ChannelError> {
+    let mut decoder = Decoder::new(LINE_BYTES);
+    let mut buffer = [0; 4096];
+    loop {
+        let read = socket.read(&mut buffer).await;
+        let n = read.map_err(|_| ChannelError::Closed)?;
+        if n == 0 {
+            return Err(ChannelError::Closed);
+        }
+        let mut bytes = &buffer[..n];
+        if let Some(item) = decoder.decode(&mut bytes) {
+            let Item::Line(line) = item else {
+                return Err(ChannelError::Violation("no answer to a refresh".into()));
+            };
+            word_of_refresh(&line, op_id)?;
+            return nothing_more(bytes);
+        }
+    }
+}
+
+/// An agent says nothing unasked.
+fn nothing_more(bytes: &[u8]) -> Result<(), ChannelError> {
+    let what = "bytes that nobody asked for, after its greeting";
+    match bytes.is_empty() {
+        true => Ok(()),
+        false => Err(ChannelError::Violation(what.into())),
+    }
+}
+
 /// Skips to the answer to `hello`, and takes the one to `refresh` after it.
 async fn answers(
     socket: &mut UnixStream,
@@ -69,7 +130,7 @@ async fn answers(
             let Item::Line(line) = item else { continue };
             let reply = match greeting.take() {
                 Some(reply) => {
-                    word_of_refresh(&line)?;
+                    word_of_refresh(&line, None)?;
                     reply
                 }
                 None => match reply_in(&line, nonce) {
@@ -80,21 +141,15 @@ async fn answers(
                     }
                 },
             };
-            // An agent says nothing unasked.
-            return if bytes.is_empty() {
-                Ok(reply)
-            } else {
-                let what = "bytes that nobody asked for, after its greeting";
-                Err(ChannelError::Violation(what.into()))
-            };
+            return nothing_more(bytes).map(|()| reply);
         }
     }
 }
 
 /// The agent's word that the guest is one of its own.
-fn word_of_refresh(line: &[u8]) -> Result<(), ChannelError> {
+fn word_of_refresh(line: &[u8], op_id: Option<OpId>) -> Result<(), ChannelError> {
     let what = match Response::parse(line) {
-        Ok(Response::Refreshed(_)) => return Ok(()),
+        Ok(Response::Refreshed(refreshed)) if refreshed.op_id == op_id => return Ok(()),
         Ok(Response::Error(refusal)) => format!("it was not refreshed: {}", refusal.message),
         _ => "an answer to a question that was not asked".into(),
     };
@@ -163,6 +218,7 @@ fn nonce() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use fumehood_protocol::Refreshed;
     use tokio::io::{AsyncBufReadExt, BufReader};
 
     use super::*;
@@ -238,6 +294,45 @@ mod tests {
         ];
         for after in answers {
             let error = greeted(b"", after).await.unwrap_err();
+            assert!(matches!(error, ChannelError::Violation(_)), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_conversation_goes_on_with_the_answer_to_its_own_refresh_alone() {
+        let goes_on = async |answer: fn(Option<OpId>) -> Vec<u8>| {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            tokio::spawn(async move {
+                let (reader, mut writer) = theirs.into_split();
+                let mut lines = BufReader::new(reader).lines();
+                let line = lines.next_line().await.unwrap().unwrap();
+                let Ok(Request::Refresh(asked)) = Request::parse(line.as_bytes()) else {
+                    panic!("no refresh")
+                };
+                writer.write_all(&answer(asked.op_id)).await.unwrap();
+                while let Ok(Some(_)) = lines.next_line().await {}
+            });
+            renew(&mut ours, &fresh(&Limits::default()).unwrap(), DEADLINE).await
+        };
+        let refreshed = |op_id| {
+            let boot_id = "x".to_string();
+            encode_line(&Response::Refreshed(Refreshed { op_id, boot_id }))
+        };
+        goes_on(refreshed).await.unwrap();
+        let wrong: [fn(Option<OpId>) -> Vec<u8>; 4] = [
+            |_| REFRESHED.to_vec(),
+            |_| b"half a line\n".to_vec(),
+            |op_id| {
+                let boot_id = "x".to_string();
+                let answer = Response::Refreshed(Refreshed { op_id, boot_id });
+                [encode_line(&answer), b"{".to_vec()].concat()
+            },
+            |_| {
+                b"{\"type\":\"error\",\"message\":\"no\",\"error_type\":\"agent_error\"}\n".to_vec()
+            },
+        ];
+        for answer in wrong {
+            let error = goes_on(answer).await.unwrap_err();
             assert!(matches!(error, ChannelError::Violation(_)), "{error}");
         }
     }

@@ -19,6 +19,8 @@ const HEALTH: Duration = Duration::from_secs(30);
 const PULSE: Duration = Duration::from_secs(5);
 /// How long to wait after a failure at first, and at most: what fails once often fails again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How long the program that took a VM has the processors for itself: its first output comes before that.
+const HEAD_START: Duration = Duration::from_millis(15);
 /// How long to wait while requests need the processors, or another process builds a template.
 const YIELD: Duration = Duration::from_millis(20);
 
@@ -42,8 +44,9 @@ pub(crate) async fn keep(host: Arc<Host>) {
             Ok(Found::Nothing) => {
                 pause = PAUSE.0;
                 let changed = tokio::time::timeout(HEALTH, host.idle.changed.notified()).await;
-                if changed.is_err() {
-                    feel_pulses(&host).await;
+                match changed {
+                    Ok(()) => tokio::time::sleep(HEAD_START).await,
+                    Err(_) => feel_pulses(&host).await,
                 }
             }
             Err(error) => {

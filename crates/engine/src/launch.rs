@@ -15,7 +15,7 @@ use crate::accelerator::Accelerator;
 use crate::channel::{ChannelError, FEATURES};
 use crate::config::Qemu;
 use crate::error::{Error, ErrorKind};
-use crate::greeting::{fresh, greet};
+use crate::greeting::{fresh, greet, renew};
 use crate::machine::{Machine, Numbers, kernel_arguments};
 use crate::vm::{Monitor, Vm};
 
@@ -200,7 +200,30 @@ pub(crate) async fn meet(
     match greeted {
         Ok(reply) => {
             agrees(&reply, protocol)?;
-            vm.identity = (refresh.machine_id.clone(), refresh.hostname.clone());
+            vm.is(refresh);
+            Ok((vm, agent))
+        }
+        Err(error) => Err(vm.stillborn(&error).await),
+    }
+}
+
+/// The same for a guest that goes on from a saved state, and with the conversation that it stood in.
+///
+/// # Errors
+/// [`ErrorKind::Boot`] with the guest's last words.
+pub(crate) async fn meet_again(
+    started: Started,
+    refresh: &Refresh,
+    deadline: Duration,
+) -> Result<(Vm, UnixStream), Error> {
+    let Started { mut vm, mut agent } = started;
+    let renewed = tokio::select! {
+        renewed = renew(&mut agent, refresh, deadline) => renewed,
+        () = vm.ended() => Err(ChannelError::Closed),
+    };
+    match renewed {
+        Ok(()) => {
+            vm.is(refresh);
             Ok((vm, agent))
         }
         Err(error) => Err(vm.stillborn(&error).await),

@@ -1,12 +1,13 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
+use fumehood_protocol::PROTOCOL_VERSION;
 use fumehood_qemu::{Pending, Qmp, QmpError};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use crate::error::{Error, ErrorKind};
-use crate::launch::{Kit, Started, meet};
+use crate::launch::{Kit, Started, meet, meet_again};
 use crate::machine::Machine;
 use crate::snapshot::Snapshot;
 use crate::vm::Vm;
@@ -104,7 +105,12 @@ impl Blank {
             Err(error) => return Err(refused(vm, &error).await),
         };
         // The agent's answer is waited for at once: it says all that QEMU's answers would say.
-        let met = meet(Started { vm, agent }, &kit.fresh()?, protocol, deadline).await;
+        let (started, fresh) = (Started { vm, agent }, kit.fresh()?);
+        // States are saved in a conversation of this version; another one needs a greeting of its own.
+        let met = match protocol {
+            PROTOCOL_VERSION => meet_again(started, &fresh, deadline).await,
+            _ => meet(started, &fresh, protocol, deadline).await,
+        };
         match met {
             Ok((mut vm, agent)) => {
                 vm.start = start.elapsed();

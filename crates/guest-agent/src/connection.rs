@@ -98,6 +98,11 @@ impl Connection {
         self.ended.append(&mut self.operations);
     }
 
+    /// Lines may be as long as this from now on.
+    pub(crate) fn set_limits(&mut self, limits: &Limits) {
+        self.decoder.set_limit(line_bytes(limits, u64::MAX));
+    }
+
     /// Sends what waits, then closes.
     pub(crate) fn close(&mut self) {
         self.stage = Stage::Closing;
@@ -398,5 +403,9 @@ impl Incoming {
 }
 
 fn decoder(limits: &Limits, most: u64) -> Decoder {
-    Decoder::new(usize::try_from(limits.line_bytes.min(most)).unwrap_or(usize::MAX))
+    Decoder::new(line_bytes(limits, most))
+}
+
+fn line_bytes(limits: &Limits, most: u64) -> usize {
+    usize::try_from(limits.line_bytes.min(most)).unwrap_or(usize::MAX)
 }

@@ -1,12 +1,11 @@
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
     ErrorType, Quiesce, Quiesced, Refresh, Refreshed, Request, Response, WireError,
 };
-use fumehood_sys::guest::{add_entropy, reseed};
+use fumehood_sys::guest::{MappedFile, add_entropy, reseed};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::args::set_one_limit;
@@ -16,17 +15,22 @@ use crate::dispatch::Agent;
 /// How long processes may take to stand still.
 const FREEZE: Duration = Duration::from_secs(10);
 
-/// Room for a name in /etc/hosts, in characters: the longest, and more than what stood there before.
-const HOSTS_NAME: usize = 512;
+/// Room for a name in /etc/hosts, in characters: the longest.
+const HOSTS_NAME: usize = 63;
 
-/// What makes a guest one of its own. All of it is open from the boot on: a restored guest has no time
-/// to look for it.
+/// The file /etc/hosts for a guest of this name. Always as long: it is written over.
+pub(crate) fn hosts(name: &str) -> String {
+    format!("127.0.0.1 localhost {name:<HOSTS_NAME$}\n::1 localhost\n")
+}
+
+/// What makes a guest one of its own. All of it is open from the boot on, and its files are mapped: a restored
+/// guest has no time to look for it.
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) random: File,
-    pub(crate) machine_id: File,
-    pub(crate) boot_id: File,
-    pub(crate) hosts: File,
+    pub(crate) machine_id: MappedFile,
+    pub(crate) boot_id: MappedFile,
+    pub(crate) hosts: MappedFile,
     /// The state was or will be saved: nothing runs before it has been refreshed.
     pub(crate) awaits_refresh: bool,
 }
@@ -135,6 +139,7 @@ pub(crate) fn refresh(
     })?;
     identity.awaits_refresh = false;
     agent.settings.limits = limits;
+    connection.set_limits(&limits);
     agent.settings.boot_id.clone_from(&boot_id);
     agent
         .kept
@@ -158,15 +163,10 @@ impl Identity {
         add_entropy(&self.random, entropy)?;
         reseed(&self.random)?;
         rustix::system::sethostname(request.hostname.as_bytes())?;
-        let machine_id = [&request.machine_id, "\n"].concat();
-        self.machine_id.write_all_at(machine_id.as_bytes(), 0)?;
-        // Always as long: there is nothing to cut off.
-        let name = &request.hostname;
-        let hosts = format!("127.0.0.1 localhost {name:<HOSTS_NAME$}\n::1 localhost\n");
-        self.hosts.write_all_at(hosts.as_bytes(), 0)?;
+        self.machine_id.write(request.machine_id.as_bytes());
+        self.hosts.write(hosts(&request.hostname).as_bytes());
         let boot_id = new_boot_id()?;
-        let line = [&boot_id, "\n"].concat();
-        self.boot_id.write_all_at(line.as_bytes(), 0)?;
+        self.boot_id.write(boot_id.as_bytes());
         Ok(boot_id)
     }
 }

@@ -27,6 +27,16 @@ struct Piece {
     output: bool,
 }
 
+impl Piece {
+    /// Whether this answer can go into it. Each piece is a wake-up of a virtio port's other side.
+    fn takes(&self, answer: &[u8]) -> bool {
+        !self.output && self.bytes.len() + answer.len() <= TOGETHER_BYTES
+    }
+}
+
+/// Bytes of answers that go as one piece.
+const TOGETHER_BYTES: usize = 4096;
+
 /// What became of an attempt to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
@@ -42,8 +52,12 @@ const AT_ONCE: usize = 32;
 impl Outbox {
     /// Adds an answer.
     pub(crate) fn answer(&mut self, response: &Response) {
-        let bytes = encode_line(response);
+        let mut bytes = encode_line(response);
         self.answer_bytes += bytes.len();
+        if let Some(last) = self.pieces.back_mut().filter(|last| last.takes(&bytes)) {
+            last.bytes.append(&mut bytes);
+            return;
+        }
         self.pieces.push_back(Piece {
             bytes,
             output: false,
@@ -102,6 +116,9 @@ impl Outbox {
     }
 
     fn send_some(&self, to: impl AsFd) -> rustix::io::Result<usize> {
+        if let (1, Some(piece)) = (self.pieces.len(), self.pieces.front()) {
+            return rustix::io::write(to, &piece.bytes[self.sent..]);
+        }
         let mut slices = [IoSlice::new(&[]); AT_ONCE];
         let mut from = self.sent;
         let mut used = 0;

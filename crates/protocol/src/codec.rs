@@ -56,6 +56,11 @@ impl Decoder {
         }
     }
 
+    /// Refuses lines longer than `limit` bytes from the next one on.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Takes the next item out of `input`, or all of `input` when it completes none.
     ///
     /// Call it until it returns `None`; `input` is empty then.

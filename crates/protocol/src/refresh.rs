@@ -41,7 +41,7 @@ pub struct Refresh {
     pub machine_id: String,
     /// The guest's name: 1 to 63 lower-case letters, digits and `-`.
     pub hostname: String,
-    /// Limits that the operator has set, by their names; those of lines hold from the next `hello` on.
+    /// Limits that the operator has set, by their names; they hold from the next line on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, u64>,
 }

@@ -5,12 +5,16 @@
 
 mod children;
 mod entropy;
+mod heap;
 mod launch;
 mod loopback;
+mod mapped;
 mod signals;
 
 pub use children::{Ended, peek_ended, reap};
 pub use entropy::{add_entropy, reseed};
+pub use heap::keep_freed_memory;
 pub use launch::{Launch, LaunchFailure, Stage, launch, reserve_descriptors};
 pub use loopback::loopback_up;
+pub use mapped::MappedFile;
 pub use signals::{Seen, Signals};

@@ -14,7 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{AGENT_PORT, Limits};
-use fumehood_sys::guest::Signals;
+use fumehood_sys::guest::{Signals, keep_freed_memory};
 use rustix::system::RebootCommand;
 
 use crate::cgroup::Cgroups;
@@ -32,6 +32,8 @@ const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
 /// Memory that programs cannot have, in bytes: the agent's own, with a request of `line_bytes`
 /// in it, and what the kernel needs to make room.
 const RESERVED_BYTES: u64 = 32 * 1024 * 1024;
+/// Memory that the agent keeps when it has freed it, in bytes: what the buffers of a few programs take.
+const KEPT_BYTES: i32 = 4 * 1024 * 1024;
 /// Who programs run as. The image knows the same user.
 const USER: (&str, u32, &str) = ("user", 1000, "/home/user");
 
@@ -76,6 +78,7 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn boot() -> Result<EventLoop, BootError> {
+    keep_freed_memory(KEPT_BYTES);
     let signals = Signals::take().map_err(refused("take over signals"))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     mounts::pseudo()?;

@@ -2,10 +2,11 @@ use std::fs;
 use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 
+use fumehood_sys::guest::MappedFile;
 use rustix::mount::mount_bind;
 
 use super::{BootError, refused};
-use crate::freshness::Identity;
+use crate::freshness::{Identity, hosts};
 
 /// The guest's name.
 pub(super) fn name() -> Result<(), BootError> {
@@ -41,29 +42,34 @@ pub(super) fn identity() -> Result<Identity, BootError> {
     let random = fs::File::open("/dev/urandom").map_err(refused("open /dev/urandom"))?;
     Ok(Identity {
         random,
-        machine_id: over("machine-id", "/etc/machine-id")?,
-        boot_id: over("boot-id", "/proc/sys/kernel/random/boot_id")?,
-        hosts: over("hosts", "/etc/hosts")?,
+        // An id of zeros is nobody's, and lasts until the first refresh.
+        machine_id: over("machine-id", "/etc/machine-id", &format!("{:032}\n", 0))?,
+        boot_id: over("boot-id", BOOT_ID, &format!("{}\n", boot_id()?))?,
+        hosts: over("hosts", "/etc/hosts", &hosts("fumehood"))?,
         awaits_refresh: false,
     })
 }
 
-/// A file in /run with the contents of another, put over that one.
-fn over(name: &str, shown: &str) -> Result<fs::File, BootError> {
+/// A file in /run with these contents, put over another.
+fn over(name: &str, shown: &str, contents: &str) -> Result<MappedFile, BootError> {
     let path = format!("/run/fumehood-{name}");
-    let contents = fs::read(shown).unwrap_or_default();
-    fs::write(&path, contents).map_err(refused(format!("write {path}")))?;
+    let mut options = fs::OpenOptions::new();
+    let made = options.read(true).write(true).create_new(true).open(&path);
+    let file = made.map_err(refused(format!("make {path}")))?;
+    let mapped = MappedFile::new(&file, contents.as_bytes());
+    let mapped = mapped.map_err(refused(format!("write {path}")))?;
     if !Path::new(shown).exists() {
         fs::write(shown, "").map_err(refused(format!("make {shown}")))?;
     }
     mount_bind(&path, shown).map_err(refused(format!("put {path} over {shown}")))?;
-    let opened = fs::OpenOptions::new().write(true).open(&path);
-    opened.map_err(refused(format!("open {path}")))
+    Ok(mapped)
 }
+
+/// Where the kernel shows its name for this boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The kernel's name for this boot.
 pub(super) fn boot_id() -> Result<String, BootError> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    let id = fs::read_to_string(path).map_err(refused(format!("read {path}")))?;
+    let id = fs::read_to_string(BOOT_ID).map_err(refused(format!("read {BOOT_ID}")))?;
     Ok(id.trim_end().to_string())
 }
