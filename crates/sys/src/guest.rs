@@ -9,6 +9,7 @@ mod heap;
 mod launch;
 mod loopback;
 mod mapped;
+mod scheduling;
 mod signals;
 
 pub use children::{Ended, peek_ended, reap};
@@ -17,4 +18,5 @@ pub use heap::keep_freed_memory;
 pub use launch::{Launch, LaunchFailure, Stage, launch, reserve_descriptors};
 pub use loopback::loopback_up;
 pub use mapped::MappedFile;
+pub use scheduling::run_first;
 pub use signals::{Seen, Signals};

@@ -14,7 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{AGENT_PORT, Limits};
-use fumehood_sys::guest::{Signals, keep_freed_memory};
+use fumehood_sys::guest::{Signals, keep_freed_memory, run_first};
 use rustix::system::RebootCommand;
 
 use crate::cgroup::Cgroups;
@@ -79,6 +79,10 @@ pub(crate) fn run() -> ExitCode {
 
 fn boot() -> Result<EventLoop, BootError> {
     keep_freed_memory(KEPT_BYTES);
+    // Without it answers come later, and no other.
+    if let Err(error) = run_first() {
+        eprintln!("fumehood-agent: it waits for its turn like any program: {error}");
+    }
     let signals = Signals::take().map_err(refused("take over signals"))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     mounts::pseudo()?;
