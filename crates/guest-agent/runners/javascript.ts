@@ -1,7 +1,8 @@
 // Preloaded by bun before main.ts, which the agent fills with the program when it comes: bun then runs it
 // as it runs any file. It may wait for long; what comes on descriptor 3 and goes out
 // on descriptor 4 is described in interpreter.rs.
-import { closeSync, readSync, writeSync } from "node:fs";
+import { closeSync, readSync, unlinkSync, writeFileSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
 
 const chunk = Buffer.allocUnsafeSlow(65536);
 
@@ -57,9 +58,7 @@ function passOnEnvironment(): void {
   }
 }
 
-const AsyncFunction = (async () => {}).constructor as new (code: string) => () => Promise<void>;
-
-for (;;) {
+for (let count = 1; ; count++) {
   const { mode, seed, env, code } = receive();
   if (mode === "o") {
     if (seed.some((part) => part !== 0)) reseed(seed);
@@ -75,12 +74,16 @@ for (;;) {
   const before = { ...process.env };
   setEnvironment(env);
   let status = 0;
+  // From a file, as a program is: what loads one is in memory then.
+  const file = `${tmpdir()}/prepare-${process.pid}-${count}.ts`;
   try {
-    const transpiler = new Bun.Transpiler({ loader: "ts", target: "bun" });
-    await new AsyncFunction(transpiler.transformSync(code))();
+    writeFileSync(file, code);
+    await import(file);
   } catch (error) {
     console.error(error);
     status = 1;
+  } finally {
+    unlinkSync(file);
   }
   for (const pair of env) {
     const name = pair.slice(0, Math.max(0, pair.indexOf("=")));
