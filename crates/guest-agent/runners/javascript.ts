@@ -58,15 +58,73 @@ function passOnEnvironment(): void {
   }
 }
 
+// Calls a program as bun runs a module: strict, with `await` at its top, its first line the first line. What
+// is only then found to be no JavaScript is a SyntaxError, before any of it has run.
+const MAIN = process.argv[1];
+const HEAD = '(async function(){"use strict";';
+const compile = (code: string): (() => Promise<void>) =>
+  (0, eval)(`${HEAD}${code}\n})\n//# sourceURL=${MAIN}`);
+
+// Words of programs that are a module's, or what JavaScript and TypeScript, scripts and modules read in
+// different ways. Where one stands only in a string, the program is a file all the same.
+const OF_FILES = ["import", "export", "require", "module", "__dirname", "__filename", "arguments", "<!--", "-->"];
+const GENERIC_CALLS = [">(", "> (", ">`", ">\n"];
+
+// The program as a function, where that is the same: bun's loader takes longer than most programs.
+function asFunction(code: string): (() => Promise<void>) | undefined {
+  if (OF_FILES.some((word) => code.includes(word))) return undefined;
+  if (code.includes("<") && GENERIC_CALLS.some((end) => code.includes(end))) return undefined;
+  try {
+    return compile(code);
+  } catch {
+    return undefined;
+  }
+}
+
+// Ends a program by its own error, as bun does, with the lines of the code that the error names.
+function fail(error: unknown, code: string): void {
+  if (["uncaughtException", "unhandledRejection"].some((name) => process.listenerCount(name) > 0)) {
+    Promise.reject(error);
+    return;
+  }
+  let lines = (error instanceof Error ? Bun.inspect(error) : `error: ${Bun.inspect(error)}`).split("\n");
+  const isFrame = (line: string) => /^ *\d+ \| /.test(line) || /^ *\^$/.test(line);
+  while (lines.length > 0 && isFrame(lines[0])) lines.shift();
+  // The runner's own call is not the program's.
+  lines = lines.filter((line) => !line.includes(import.meta.path));
+  const here = new RegExp(`${MAIN.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}:(\\d+):(\\d+)`);
+  const column = (row: number, at: number) => (row === 1 ? at - HEAD.length : at);
+  lines = lines.map((line) => line.replace(here, (_, row, at) => `${MAIN}:${row}:${column(Number(row), Number(at))}`));
+  const last = lines.findLastIndex((line) => here.test(line));
+  if (last >= 0) lines[last] = lines[last].replace(/at (async )?<anonymous> \((.*)\)$/, "at $1$2");
+  const place = lines.find((line) => here.test(line))?.match(here);
+  if (place) {
+    const [row, at] = [Number(place[1]), Number(place[2])];
+    const from = Math.max(1, row - 5), width = String(row).length;
+    const shown = code.split("\n").slice(from - 1, row);
+    const numbered = shown.map((line, n) => `${String(from + n).padStart(width)} | ${line}`);
+    lines.unshift(...numbered, " ".repeat(width + 2 + Math.max(1, at)) + "^");
+  }
+  writeSync(2, `${lines.join("\n").trimEnd()}\n\nBun v${Bun.version} (Linux ${process.arch})\n`);
+  process.exit(1);
+}
+
 for (let count = 1; ; count++) {
   const { mode, seed, env, code } = receive();
   if (mode === "o") {
     if (seed.some((part) => part !== 0)) reseed(seed);
     setEnvironment(env);
     if (env.length > 0) passOnEnvironment();
-    // This tells the agent that the program begins.
-    closeSync(3);
-    closeSync(4);
+    const program = count > 1 ? asFunction(code) : undefined;
+    if (program) {
+      // Bun goes on with the empty file meanwhile, and ends when nothing is left to do.
+      program().catch((error) => fail(error, code));
+    } else {
+      writeFileSync(MAIN, code);
+      // This tells the agent that the program begins.
+      closeSync(3);
+      closeSync(4);
+    }
     break;
   }
   // What only the last message does is compiled now, and not when it comes.
@@ -74,11 +132,12 @@ for (let count = 1; ; count++) {
   const before = { ...process.env };
   setEnvironment(env);
   let status = 0;
-  // From a file, as a program is: what loads one is in memory then.
+  // In both ways that a program is run: what that takes is in memory then.
   const file = `${tmpdir()}/prepare-${process.pid}-${count}.ts`;
   try {
     writeFileSync(file, code);
     await import(file);
+    await asFunction("console.log('ready', 1)")!();
   } catch (error) {
     console.error(error);
     status = 1;
@@ -93,5 +152,7 @@ for (let count = 1; ; count++) {
   }
   // Output is written at the end of a turn.
   await new Promise((resolve) => setTimeout(resolve, 0));
+  // Else the collector would begin to work beside the next program.
+  Bun.gc(true);
   writeSync(4, `${status}\n`);
 }

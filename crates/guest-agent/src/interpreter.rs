@@ -79,10 +79,6 @@ impl Interpreter {
                 seek(script, SeekFrom::Start(0))?;
                 Ok(format!("{} {seed}\n", char::from(letter)).into_bytes())
             }
-            (Language::Javascript, Some(script)) if mode == Mode::Once => {
-                script.write_all_at(code.as_bytes(), 0)?;
-                Ok(message(letter, seed, &variables, ""))
-            }
             _ => Ok(message(letter, seed, &variables, &code)),
         }
     }

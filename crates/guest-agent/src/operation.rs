@@ -240,8 +240,10 @@ impl Operation {
             self.ready.get_or_insert(now);
         }
         let is_whole = self.word.ends_with(b"\n") || self.word.len() == WORD_BYTES;
-        // Where nothing holds its processes together, only the process's own end tells what it leaves.
-        let is_heard = self.mode != Mode::Once || self.process.cgroup().is_some();
+        // Bun and bash say nothing of an end that is their own. Where nothing holds its processes together,
+        // only the process's own end tells what it leaves.
+        let tells_its_end = self.language == Language::Python && self.process.cgroup().is_some();
+        let is_heard = self.mode != Mode::Once || tells_its_end;
         if !is_whole || self.end.is_some() || !is_heard {
             return;
         }
