@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 
 const chunk = Buffer.allocUnsafeSlow(65536);
 
-function receive(): { mode: string; seed: number[]; env: string[]; code: string } {
+function receive(): { mode: number; head: Buffer; env: string; code: string } {
   let data = chunk, length = 0, middle = 0, end = 25;
   while (length < end) {
     if (length === data.length) data = Buffer.concat([data], data.length * 2);
@@ -19,27 +19,34 @@ function receive(): { mode: string; seed: number[]; env: string[]; code: string 
       end = middle + data.readUInt32BE(21);
     }
   }
-  const seed = [1, 5, 9, 13].map((at) => data.readInt32BE(at));
-  const env = middle > 25 ? data.toString("utf8", 25, middle).split("\0") : [];
-  return { mode: String.fromCharCode(data[0]), seed, env, code: data.toString("utf8", middle, end) };
+  const env = middle > 25 ? data.toString("utf8", 25, middle) : "";
+  return { mode: data[0], head: data, env, code: data.toString("utf8", middle, end) };
 }
 
-// Math.random's state cannot be set, and may have been copied to other VMs: xoshiro128** takes its place.
-function reseed([a, b, c, d]: number[]): void {
-  const next = () => {
-    const scrambled = Math.imul(b, 5);
-    const result = Math.imul((scrambled << 7) | (scrambled >>> 25), 9) >>> 0;
-    const shifted = b << 9;
-    c ^= a; d ^= b; b ^= c; a ^= d; c ^= shifted;
-    d = (d << 11) | (d >>> 21);
-    return result;
-  };
+// Math.random's state cannot be set, and may have been copied to other VMs: xoshiro128** takes its place in
+// an interpreter that waits.
+let a = 1, b = 2, c = 3, d = 4;
+
+function next(): number {
+  const scrambled = Math.imul(b, 5);
+  const result = Math.imul((scrambled << 7) | (scrambled >>> 25), 9) >>> 0;
+  const shifted = b << 9;
+  c ^= a; d ^= b; b ^= c; a ^= d; c ^= shifted;
+  d = (d << 11) | (d >>> 21);
+  return result;
+}
+
+function replaceRandom(): void {
   const { random } = { random: () => (next() >>> 5) * 2 ** -27 + (next() >>> 6) * 2 ** -53 };
   Object.defineProperty(Math, "random", { value: random, writable: true, configurable: true, enumerable: false });
 }
 
-function setEnvironment(pairs: string[]): void {
-  for (const pair of pairs) {
+function reseed(head: Buffer): void {
+  a = head.readInt32BE(1); b = head.readInt32BE(5); c = head.readInt32BE(9); d = head.readInt32BE(13);
+}
+
+function setEnvironment(pairs: string): void {
+  for (const pair of pairs.split("\0")) {
     const at = pair.indexOf("=");
     if (at > 0) process.env[pair.slice(0, at)] = pair.slice(at + 1);
   }
@@ -65,15 +72,13 @@ const HEAD = '(async function(){"use strict";';
 const compile = (code: string): (() => Promise<void>) =>
   (0, eval)(`${HEAD}${code}\n})\n//# sourceURL=${MAIN}`);
 
-// Words of programs that are a module's, or what JavaScript and TypeScript, scripts and modules read in
-// different ways. Where one stands only in a string, the program is a file all the same.
-const OF_FILES = ["import", "export", "require", "module", "__dirname", "__filename", "arguments", "<!--", "-->"];
-const GENERIC_CALLS = [">(", "> (", ">`", ">\n"];
+// What is a module's, or what JavaScript and TypeScript, scripts and modules read in different ways. Where it
+// stands only in a string, the program is a file all the same.
+const OF_FILES = /import|export|require|module|__dirname|__filename|arguments|<!--|-->|<[^]*>\s?[(`]/;
 
 // The program as a function, where that is the same: bun's loader takes longer than most programs.
 function asFunction(code: string): (() => Promise<void>) | undefined {
-  if (OF_FILES.some((word) => code.includes(word))) return undefined;
-  if (code.includes("<") && GENERIC_CALLS.some((end) => code.includes(end))) return undefined;
+  if (OF_FILES.test(code)) return undefined;
   try {
     return compile(code);
   } catch {
@@ -81,20 +86,55 @@ function asFunction(code: string): (() => Promise<void>) | undefined {
   }
 }
 
-// Ends a program by its own error, as bun does, with the lines of the code that the error names.
-function fail(error: unknown, code: string): void {
-  if (["uncaughtException", "unhandledRejection"].some((name) => process.listenerCount(name) > 0)) {
-    Promise.reject(error);
-    return;
+// Of a program that runs as a function: its code, and whether its top level is over.
+let running = "", isOver = false;
+// What ends it. They listen before it comes, and hear nothing of a program that is a file.
+const ENDS: [string, (error: unknown) => void][] = [
+  ["uncaughtException", raised],
+  ["unhandledRejection", (error) => {
+    if (process.listenerCount("unhandledRejection") === 1) raised(error);
+  }],
+  ["beforeExit", () => {
+    if (isOver) return;
+    isOver = true;
+    writeSync(2, "the program waits, at its top level, for what will never come\n");
+    process.exitCode ??= 13;
+  }],
+];
+
+function raised(error: unknown): void {
+  // The program's own listeners come first.
+  if (process.listenerCount("uncaughtException") > 1) return;
+  writeSync(2, `${described(error, running)}\n\nBun v${Bun.version} (Linux ${process.arch})\n`);
+  process.exit(1);
+}
+
+function ended(): void {
+  isOver = true;
+}
+
+function failed(error: unknown): void {
+  isOver = true;
+  process.emit("uncaughtException", error, "uncaughtException");
+}
+
+// An error as bun shows one that nobody catches: with the lines of the code that it names.
+function described(error: unknown, code: string): string {
+  if (!(error instanceof Error)) {
+    return typeof error === "string" ? `error: ${error}\n${error}` : `error\n${Bun.inspect(error)}`;
   }
-  let lines = (error instanceof Error ? Bun.inspect(error) : `error: ${Bun.inspect(error)}`).split("\n");
   const isFrame = (line: string) => /^ *\d+ \| /.test(line) || /^ *\^$/.test(line);
-  while (lines.length > 0 && isFrame(lines[0])) lines.shift();
-  // The runner's own call is not the program's.
-  lines = lines.filter((line) => !line.includes(import.meta.path));
   const here = new RegExp(`${MAIN.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}:(\\d+):(\\d+)`);
   const column = (row: number, at: number) => (row === 1 ? at - HEAD.length : at);
-  lines = lines.map((line) => line.replace(here, (_, row, at) => `${MAIN}:${row}:${column(Number(row), Number(at))}`));
+  // The runner's own call is not the program's, nor is what stands before its first line.
+  let lines = Bun.inspect(error).split("\n").filter((line) => !line.includes(import.meta.path));
+  lines = lines.map((line, n) => {
+    if (/^ *\^$/.test(line) && lines[n - 1]?.includes(HEAD)) return line.slice(HEAD.length);
+    return line.replace(here, (_, row, at) => `${MAIN}:${row}:${column(Number(row), Number(at))}`);
+  });
+  lines = lines.map((line) => (isFrame(line) ? line.replace(HEAD, "") : line));
+  // Of the first error bun shows other lines than those before it, where the code came from no file.
+  while (lines.length > 0 && isFrame(lines[0])) lines.shift();
   const last = lines.findLastIndex((line) => here.test(line));
   if (last >= 0) lines[last] = lines[last].replace(/at (async )?<anonymous> \((.*)\)$/, "at $1$2");
   const place = lines.find((line) => here.test(line))?.match(here);
@@ -105,21 +145,27 @@ function fail(error: unknown, code: string): void {
     const numbered = shown.map((line, n) => `${String(from + n).padStart(width)} | ${line}`);
     lines.unshift(...numbered, " ".repeat(width + 2 + Math.max(1, at)) + "^");
   }
-  writeSync(2, `${lines.join("\n").trimEnd()}\n\nBun v${Bun.version} (Linux ${process.arch})\n`);
-  process.exit(1);
+  return lines.join("\n").trimEnd();
 }
 
+// The letter of a message that begins a program which bun ends with.
+const ONCE = "o".charCodeAt(0);
+
 for (let count = 1; ; count++) {
-  const { mode, seed, env, code } = receive();
-  if (mode === "o") {
-    if (seed.some((part) => part !== 0)) reseed(seed);
-    setEnvironment(env);
-    if (env.length > 0) passOnEnvironment();
+  const { mode, head, env, code } = receive();
+  reseed(head);
+  if (mode === ONCE) {
+    if (env !== "") {
+      setEnvironment(env);
+      passOnEnvironment();
+    }
     const program = count > 1 ? asFunction(code) : undefined;
     if (program) {
       // Bun goes on with the empty file meanwhile, and ends when nothing is left to do.
-      program().catch((error) => fail(error, code));
+      running = code;
+      program().then(ended, failed);
     } else {
+      for (const [name, listener] of ENDS) process.off(name, listener);
       writeFileSync(MAIN, code);
       // This tells the agent that the program begins.
       closeSync(3);
@@ -127,8 +173,6 @@ for (let count = 1; ; count++) {
     }
     break;
   }
-  // What only the last message does is compiled now, and not when it comes.
-  reseed([1, 1, 1, 1]);
   const before = { ...process.env };
   setEnvironment(env);
   let status = 0;
@@ -144,7 +188,7 @@ for (let count = 1; ; count++) {
   } finally {
     unlinkSync(file);
   }
-  for (const pair of env) {
+  for (const pair of env.split("\0")) {
     const name = pair.slice(0, Math.max(0, pair.indexOf("=")));
     if (!name) continue;
     if (before[name] === undefined) delete process.env[name];
@@ -152,6 +196,10 @@ for (let count = 1; ; count++) {
   }
   // Output is written at the end of a turn.
   await new Promise((resolve) => setTimeout(resolve, 0));
+  if (count === 1) {
+    replaceRandom();
+    for (const [name, listener] of ENDS) process.on(name, listener);
+  }
   // Else the collector would begin to work beside the next program.
   Bun.gc(true);
   writeSync(4, `${status}\n`);
