@@ -163,7 +163,7 @@ for (let count = 1; ; count++) {
     if (program) {
       // Bun goes on with the empty file meanwhile, and ends when nothing is left to do.
       running = code;
-      program().then(ended, failed);
+      program.call({}).then(ended, failed);
     } else {
       for (const [name, listener] of ENDS) process.off(name, listener);
       writeFileSync(MAIN, code);

@@ -122,7 +122,9 @@ impl Display for Accel {
 /// `-cpu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cpu {
-    /// All that the accelerator can do.
+    /// All that the accelerator can do, but for byte-wise string instructions said to be fast: emulated, they
+    /// take a step for each byte, and kernel and C library clear and copy memory by them (measured: 50 MB of
+    /// zeros in 130 ms instead of 195).
     Max,
     /// What the host's CPU is.
     Host,
@@ -135,7 +137,7 @@ impl Switch for Cpu {
 impl Display for Cpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Max => "max",
+            Self::Max => "max,-erms",
             Self::Host => "host",
         })
     }

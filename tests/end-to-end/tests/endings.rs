@@ -49,6 +49,55 @@ fn signals() {
     assert_eq!(crashed["evidence"]["signal"], 11);
 }
 
+/// The interpreter tells its end on a descriptor of its own process. Who writes to it can end nothing but
+/// itself, and not before it is killed.
+#[test]
+fn an_end_that_a_program_forges_is_its_own() {
+    let forge = "import os, time
+print('first', flush=True)
+for fd in os.listdir('/proc/self/fd'):
+    if int(fd) > 2:
+        try:
+            os.write(int(fd), b'7\\n')
+        except OSError:
+            pass
+time.sleep(60)
+";
+    let outcome = ends("python", forge, &["-t", "90"], "exited", 7);
+    assert_eq!(outcome["stdout"], "first\n");
+    assert!(
+        outcome["timing"]["execute_ms"].as_f64().unwrap() < 30_000.0,
+        "{outcome:#}"
+    );
+    let noise = "import os
+for fd in os.listdir('/proc/self/fd'):
+    if int(fd) > 2:
+        try:
+            os.write(int(fd), b'\\x01\\x02\\x00\\x00\\x00 nonsense without an end')
+        except OSError:
+            pass
+";
+    ends("python", noise, &[], "exited", 1);
+}
+
+#[test]
+fn a_program_that_closes_everything_or_forks_ends_as_it_says() {
+    let closes = "import os, sys\nos.closerange(3, 4096)\nprint('closed')\nsys.exit(5)";
+    assert_eq!(
+        ends("python", closes, &[], "exited", 5)["stdout"],
+        "closed\n"
+    );
+    let forks = "import os, sys
+child = os.fork()
+if child == 0:
+    sys.exit(3)
+status = os.waitpid(child, 0)[1]
+print(os.waitstatus_to_exitcode(status))
+sys.exit(6)
+";
+    assert_eq!(ends("python", forks, &[], "exited", 6)["stdout"], "3\n");
+}
+
 #[test]
 fn filling_the_memory_is_told_apart_from_a_crash() {
     let outcome = ends(

@@ -26,6 +26,80 @@ fn each_language_says_hello() {
     assert_eq!(stdout("raw", "echo hello"), "hello\n");
 }
 
+/// A program of JavaScript runs as a function in the interpreter that waits, where that is the same; else, and
+/// in a fresh interpreter, it is a file.
+#[test]
+fn javascript_ends_in_the_interpreter_that_waits_as_it_does_from_a_file() {
+    let programs = [
+        "console.log(typeof this, typeof require, import.meta.main)",
+        "var x = 1; console.log(globalThis.x, eval('2'), (() => { 'use strict'; return this })())",
+        "console.log(await Promise.resolve(5)); process.exitCode = 3",
+        "class A { #x = 1; get x() { return this.#x } } console.log(new A().x); process.exit(4)",
+        "const f = (x: number) => x; console.log(f(1))",
+        "const f = (x) => x; console.log(f<number>(5))",
+        "process.on('exit', (c) => console.log('exit', c)); setTimeout(() => console.log('late'), 5)",
+        "process.on('uncaughtException', (e) => console.log('caught', e.message)); throw new Error('q')",
+        "process.on('unhandledRejection', (e) => console.log('caught', e.message)); Promise.reject(new Error('q'))",
+        "console.log([...'ab'].map((c) => c.toUpperCase()).join('-'), `${1 + 1}`, /a-->b/.test(''))",
+        "const out = await new Response(Bun.spawn(['ls', '/proc/self/fd']).stdout).text(); console.log(out)",
+        "throw 'text'",
+        "throw { a: 1 }",
+        "let a = 1; let a = 2",
+        "function boom(n) {\n  const rest = n;\n  throw new TypeError('no ' + rest);\n}\nboom(1)",
+        "console.log('a');\nsetTimeout(() => {\n  null.x\n}, 5)",
+        "throw new RangeError('outer', { cause: new Error('inner') })",
+        "await Promise.reject(new Error('rejected'))",
+    ];
+    for code in programs {
+        let ends = |options: &[&str]| {
+            let (outcome, exit) = json("javascript", code, options);
+            let text = |name: &str| outcome[name].as_str().unwrap().to_owned();
+            (exit, text("stdout"), text("stderr"))
+        };
+        let (function, file) = (ends(&[]), ends(&["--fresh-interpreter"]));
+        assert_eq!(
+            (function.0, &function.1),
+            (file.0, &file.1),
+            "{code}: {function:?} {file:?}"
+        );
+        assert_eq!(
+            without_columns(&function.2),
+            without_columns(&file.2),
+            "{code}"
+        );
+    }
+}
+
+/// An error as bun shows it, but for what it says of columns, where the two ways differ by a few, and of the
+/// functions that a program's top level may stand in. `main.2.ts` is the file of a second interpreter.
+fn without_columns(text: &str) -> Vec<String> {
+    let lines = text
+        .lines()
+        .map(|line| line.replace("main.2.ts", "main.ts"));
+    let lines = lines.map(|line| match line.rsplit_once("main.ts:") {
+        Some((_, place)) => format!("at {}", place.split(':').next().unwrap_or_default()),
+        None => line,
+    });
+    lines.filter(|line| line.trim() != "^").collect()
+}
+
+/// Bun itself would wait for ever.
+#[test]
+fn javascript_that_waits_for_nothing_ends() {
+    let (outcome, exit) = json(
+        "javascript",
+        "console.log('a'); await new Promise(() => {})",
+        &[],
+    );
+    assert_eq!(
+        (exit, &outcome["stdout"]),
+        (13, &"a\n".into()),
+        "{outcome:#}"
+    );
+    let text = outcome["stderr"].as_str().unwrap();
+    assert!(text.contains("what will never come"), "{text}");
+}
+
 #[test]
 fn code_comes_from_standard_input_and_from_a_file() {
     let mut child = fumehood();

@@ -205,6 +205,50 @@ fn the_pool_dies_with_its_owner() {
     });
 }
 
+/// Moments after a start at which an owner is killed: QEMUs are started, restored, primed, saved then.
+const MOMENTS_MS: [u64; 8] = [0, 15, 40, 70, 110, 170, 260, 400];
+
+/// Kills a program after so long, and waits until the QEMUs that it had are gone.
+fn killed(mut child: Child, moment: Duration) {
+    std::thread::sleep(moment);
+    // What stands still starts no further ones.
+    send(child.id(), Signal::STOP);
+    wait_until("it stands still", || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        stat.rsplit(") ").next().unwrap().starts_with('T')
+    });
+    let qemus = descendants(child.id());
+    send(child.id(), Signal::KILL);
+    child.wait().unwrap();
+    wait_until("the end of what it had started", || {
+        !qemus.iter().any(|&pid| is_alive(pid))
+    });
+}
+
+#[test]
+fn an_owner_that_is_killed_while_it_fills_its_pool_leaves_nothing() {
+    for moment in MOMENTS_MS {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pool-owner"));
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        killed(command.spawn().unwrap(), Duration::from_millis(moment));
+    }
+}
+
+#[test]
+fn an_owner_that_is_killed_while_it_forks_leaves_nothing() {
+    for moment in MOMENTS_MS {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pool-owner"));
+        command
+            .arg("forks")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        assert_eq!(line(&mut lines), "ready");
+        killed(child, Duration::from_millis(moment));
+    }
+}
+
 /// Waiting VMs that have died are given to nobody.
 #[test]
 fn the_dead_are_not_given_away() {

@@ -1,4 +1,5 @@
-//! Keeps a pool and says `ready`; then, told by a line, runs a program and says where its VM came from.
+//! Keeps a pool and says `ready`; then, told by a line, runs a program and says where its VM came from. Told
+//! by an argument, it says `ready` and forks a sandbox, again and again.
 
 use std::time::Duration;
 
@@ -6,6 +7,9 @@ use fumehood_engine::{Config, Engine, Language, Pool, RunRequest, TemplateUse};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    if std::env::args().nth(1).as_deref() == Some("forks") {
+        return forks().await;
+    }
     let engine = Engine::start(Config {
         templates: TemplateUse::Use,
         pool: Pool {
@@ -24,5 +28,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let run = engine.run(RunRequest::new(Language::Raw, "echo hi"))?;
     let outcome = run.outcome().await?;
     println!("{}", outcome.source.as_str());
+    Ok(())
+}
+
+async fn forks() -> Result<(), Box<dyn std::error::Error>> {
+    const TIMES: usize = 100;
+    let engine = Engine::start(Config {
+        templates: TemplateUse::Use,
+        ..Config::default()
+    })?;
+    let memory_mib = RunRequest::DEFAULT_MEMORY_MIB;
+    let sandbox = engine.sandbox_for(Language::Raw, memory_mib).await?;
+    println!("ready");
+    for _ in 0..TIMES {
+        sandbox.fork(2).await?;
+    }
     Ok(())
 }
