@@ -48,7 +48,8 @@ pub(crate) async fn greet(
 }
 
 /// Goes on with the conversation that a saved state stood in: the guest is made one of its own, and needs
-/// no other greeting, since the line is a new one and nothing else is on it.
+/// no other greeting. What was under way when the state was saved, half a line there or an answer back, is
+/// skipped: the answer to this `refresh` is known by its name, which nobody can have guessed.
 ///
 /// # Errors
 /// [`ChannelError`]; the guest is not to be used.
@@ -59,14 +60,15 @@ pub(crate) async fn renew(
 ) -> Result<(), ChannelError> {
     let no_randomness = |_| ChannelError::Violation("no randomness for a name".into());
     let random = getrandom::u64().map_err(no_randomness)?;
-    // Nobody can have answered before it was asked.
     let op_id = OpId::try_from(random & OpId::MAX).ok();
     let refresh = Refresh {
         op_id,
         ..refresh.clone()
     };
     let conversation = async {
-        let line = encode_line(&Request::Refresh(refresh));
+        // The newline ends whatever line was begun before.
+        let mut line = vec![b'\n'];
+        line.extend(encode_line(&Request::Refresh(refresh)));
         let sent = socket.write_all(&line).await;
         sent.map_err(|_| ChannelError::Closed)?;
         answer_to_refresh(socket, op_id).await
@@ -89,12 +91,17 @@ async fn answer_to_refresh(
             return Err(ChannelError::Closed);
         }
         let mut bytes = &buffer[..n];
-        if let Some(item) = decoder.decode(&mut bytes) {
-            let Item::Line(line) = item else {
-                return Err(ChannelError::Violation("no answer to a refresh".into()));
+        while let Some(item) = decoder.decode(&mut bytes) {
+            let Item::Line(line) = item else { continue };
+            let is_ours = match Response::parse(&line) {
+                Ok(Response::Refreshed(refreshed)) => refreshed.op_id == op_id,
+                Ok(Response::Error(refusal)) => refusal.op_id == op_id,
+                _ => false,
             };
-            word_of_refresh(&line, op_id)?;
-            return nothing_more(bytes);
+            if is_ours {
+                word_of_refresh(&line)?;
+                return nothing_more(bytes);
+            }
         }
     }
 }
@@ -130,7 +137,7 @@ async fn answers(
             let Item::Line(line) = item else { continue };
             let reply = match greeting.take() {
                 Some(reply) => {
-                    word_of_refresh(&line, None)?;
+                    word_of_refresh(&line)?;
                     reply
                 }
                 None => match reply_in(&line, nonce) {
@@ -147,9 +154,9 @@ async fn answers(
 }
 
 /// The agent's word that the guest is one of its own.
-fn word_of_refresh(line: &[u8], op_id: Option<OpId>) -> Result<(), ChannelError> {
+fn word_of_refresh(line: &[u8]) -> Result<(), ChannelError> {
     let what = match Response::parse(line) {
-        Ok(Response::Refreshed(refreshed)) if refreshed.op_id == op_id => return Ok(()),
+        Ok(Response::Refreshed(_)) => return Ok(()),
         Ok(Response::Error(refusal)) => format!("it was not refreshed: {}", refusal.message),
         _ => "an answer to a question that was not asked".into(),
     };
@@ -218,7 +225,7 @@ fn nonce() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use fumehood_protocol::Refreshed;
+    use fumehood_protocol::{ErrorMessage, ErrorType, Refreshed, WireError};
     use tokio::io::{AsyncBufReadExt, BufReader};
 
     use super::*;
@@ -298,43 +305,48 @@ mod tests {
         }
     }
 
+    /// An agent that answers a `refresh` like this; what the engine makes of it.
+    async fn renewed(answer: fn(Option<OpId>) -> Vec<u8>) -> Result<(), ChannelError> {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        tokio::spawn(async move {
+            let (reader, mut writer) = theirs.into_split();
+            let mut lines = BufReader::new(reader).lines();
+            assert_eq!(lines.next_line().await.unwrap().unwrap(), "");
+            let line = lines.next_line().await.unwrap().unwrap();
+            let Ok(Request::Refresh(asked)) = Request::parse(line.as_bytes()) else {
+                panic!("no refresh")
+            };
+            writer.write_all(&answer(asked.op_id)).await.unwrap();
+        });
+        renew(&mut ours, &fresh(&Limits::default()).unwrap(), DEADLINE).await
+    }
+
+    fn refreshed(op_id: Option<OpId>) -> Vec<u8> {
+        let boot_id = "x".to_string();
+        encode_line(&Response::Refreshed(Refreshed { op_id, boot_id }))
+    }
+
     #[tokio::test]
     async fn a_conversation_goes_on_with_the_answer_to_its_own_refresh_alone() {
-        let goes_on = async |answer: fn(Option<OpId>) -> Vec<u8>| {
-            let (mut ours, theirs) = UnixStream::pair().unwrap();
-            tokio::spawn(async move {
-                let (reader, mut writer) = theirs.into_split();
-                let mut lines = BufReader::new(reader).lines();
-                let line = lines.next_line().await.unwrap().unwrap();
-                let Ok(Request::Refresh(asked)) = Request::parse(line.as_bytes()) else {
-                    panic!("no refresh")
-                };
-                writer.write_all(&answer(asked.op_id)).await.unwrap();
-                while let Ok(Some(_)) = lines.next_line().await {}
-            });
-            renew(&mut ours, &fresh(&Limits::default()).unwrap(), DEADLINE).await
+        renewed(refreshed).await.unwrap();
+        // What was under way when the state was saved.
+        renewed(|op_id| [b"half a line\n".as_slice(), &refreshed(op_id)].concat())
+            .await
+            .unwrap();
+        renewed(|op_id| [REFRESHED, &refreshed(op_id)].concat())
+            .await
+            .unwrap();
+        let error = renewed(|_| REFRESHED.to_vec()).await.unwrap_err();
+        assert!(matches!(error, ChannelError::Closed), "{error}");
+        let more = |op_id| [refreshed(op_id), b"{".to_vec()].concat();
+        let error = renewed(more).await.unwrap_err();
+        assert!(matches!(error, ChannelError::Violation(_)), "{error}");
+        let refused = |op_id| {
+            let error = WireError::new(ErrorType::AgentError, "no clock".to_string());
+            encode_line(&Response::Error(ErrorMessage::new(op_id, error, "0")))
         };
-        let refreshed = |op_id| {
-            let boot_id = "x".to_string();
-            encode_line(&Response::Refreshed(Refreshed { op_id, boot_id }))
-        };
-        goes_on(refreshed).await.unwrap();
-        let wrong: [fn(Option<OpId>) -> Vec<u8>; 4] = [
-            |_| REFRESHED.to_vec(),
-            |_| b"half a line\n".to_vec(),
-            |op_id| {
-                let boot_id = "x".to_string();
-                let answer = Response::Refreshed(Refreshed { op_id, boot_id });
-                [encode_line(&answer), b"{".to_vec()].concat()
-            },
-            |_| {
-                b"{\"type\":\"error\",\"message\":\"no\",\"error_type\":\"agent_error\"}\n".to_vec()
-            },
-        ];
-        for answer in wrong {
-            let error = goes_on(answer).await.unwrap_err();
-            assert!(matches!(error, ChannelError::Violation(_)), "{error}");
-        }
+        let error = renewed(refused).await.unwrap_err();
+        assert!(matches!(error, ChannelError::Violation(_)), "{error}");
     }
 
     #[tokio::test]

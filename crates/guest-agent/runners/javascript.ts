@@ -1,7 +1,7 @@
-// Preloaded by bun before main.ts, which the agent fills with the program when it comes: bun then runs it
-// as it runs any file. It may wait for long; what comes on descriptor 3 and goes out
-// on descriptor 4 is described in interpreter.rs.
-import { closeSync, readSync, unlinkSync, writeFileSync, writeSync } from "node:fs";
+// Preloaded by bun before main.ts, an empty file. A program that comes is put there, and bun runs it as it runs
+// any file; or it runs here, where that is the same. It may wait for long; what comes on descriptor 3 and goes
+// out on descriptor 4 is described in interpreter.rs.
+import { closeSync, readSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 
 const chunk = Buffer.allocUnsafeSlow(65536);
@@ -42,6 +42,8 @@ function replaceRandom(): void {
 }
 
 function reseed(head: Buffer): void {
+  // A seed is odd.
+  if (head[16] === 0) return;
   a = head.readInt32BE(1); b = head.readInt32BE(5); c = head.readInt32BE(9); d = head.readInt32BE(13);
 }
 
@@ -66,19 +68,24 @@ function passOnEnvironment(): void {
 }
 
 // Calls a program as bun runs a module: strict, with `await` at its top, its first line the first line. What
-// is only then found to be no JavaScript is a SyntaxError, before any of it has run.
+// is no JavaScript is a SyntaxError here.
 const MAIN = process.argv[1];
 const HEAD = '(async function(){"use strict";';
 const compile = (code: string): (() => Promise<void>) =>
   (0, eval)(`${HEAD}${code}\n})\n//# sourceURL=${MAIN}`);
 
-// What is a module's, or what JavaScript and TypeScript, scripts and modules read in different ways. Where it
-// stands only in a string, the program is a file all the same.
-const OF_FILES = /import|export|require|module|__dirname|__filename|arguments|<!--|-->|<[^]*>\s?[(`]/;
+// What is a module's, what scripts and modules read in different ways, what has to do with the file or with the
+// listeners below. Where it stands only in a string, the program is a file all the same.
+const OF_FILES =
+  /import|export|require|module|__dirname|__filename|arguments|<!--|-->|main\.ts|uncaughtException|unhandledRejection|CaptureCallback|removeAllListeners/;
+// After a `<`: a call in TypeScript, comparisons in JavaScript.
+const GENERIC_CALL = />\s*[(`]/;
 
 // The program as a function, where that is the same: bun's loader takes longer than most programs.
 function asFunction(code: string): (() => Promise<void>) | undefined {
   if (OF_FILES.test(code)) return undefined;
+  const less = code.indexOf("<");
+  if (less >= 0 && GENERIC_CALL.test(code.slice(less))) return undefined;
   try {
     return compile(code);
   } catch {
@@ -90,10 +97,8 @@ function asFunction(code: string): (() => Promise<void>) | undefined {
 let running = "", isOver = false;
 // What ends it. They listen before it comes, and hear nothing of a program that is a file.
 const ENDS: [string, (error: unknown) => void][] = [
-  ["uncaughtException", raised],
-  ["unhandledRejection", (error) => {
-    if (process.listenerCount("unhandledRejection") === 1) raised(error);
-  }],
+  ["uncaughtException", failed],
+  ["unhandledRejection", failed],
   ["beforeExit", () => {
     if (isOver) return;
     isOver = true;
@@ -102,20 +107,14 @@ const ENDS: [string, (error: unknown) => void][] = [
   }],
 ];
 
-function raised(error: unknown): void {
-  // The program's own listeners come first.
-  if (process.listenerCount("uncaughtException") > 1) return;
-  writeSync(2, `${described(error, running)}\n\nBun v${Bun.version} (Linux ${process.arch})\n`);
-  process.exit(1);
-}
-
 function ended(): void {
   isOver = true;
 }
 
 function failed(error: unknown): void {
   isOver = true;
-  process.emit("uncaughtException", error, "uncaughtException");
+  writeSync(2, `${described(error, running)}\n\nBun v${Bun.version} (Linux ${process.arch})\n`);
+  process.exit(1);
 }
 
 // An error as bun shows one that nobody catches: with the lines of the code that it names.
@@ -148,18 +147,18 @@ function described(error: unknown, code: string): string {
   return lines.join("\n").trimEnd();
 }
 
-// The letter of a message that begins a program which bun ends with.
-const ONCE = "o".charCodeAt(0);
+// The letters of messages that begin a program which bun ends with, and one that must be a file.
+const ONCE = "o".charCodeAt(0), FILE = "f".charCodeAt(0);
 
 for (let count = 1; ; count++) {
   const { mode, head, env, code } = receive();
   reseed(head);
-  if (mode === ONCE) {
+  if (mode === ONCE || mode === FILE) {
     if (env !== "") {
       setEnvironment(env);
       passOnEnvironment();
     }
-    const program = count > 1 ? asFunction(code) : undefined;
+    const program = count > 1 && mode === ONCE ? asFunction(code) : undefined;
     if (program) {
       // Bun goes on with the empty file meanwhile, and ends when nothing is left to do.
       running = code;
@@ -186,7 +185,7 @@ for (let count = 1; ; count++) {
     console.error(error);
     status = 1;
   } finally {
-    unlinkSync(file);
+    rmSync(file, { force: true });
   }
   for (const pair of env.split("\0")) {
     const name = pair.slice(0, Math.max(0, pair.indexOf("=")));

@@ -44,10 +44,10 @@ def reseeders():
 def primed_reseeders():
     # The same for what the primer has loaded, where there is no call between a seed and its generator.
     acts = reseeders()
-    random = sys.modules.get("random")
-    if random:
-        random._inst.gauss_next = None
-        acts[0] = super(random.Random, random._inst).seed
+    generator = getattr(sys.modules.get("random"), "_inst", None)
+    if generator:
+        generator.gauss_next = None
+        acts[0] = super(type(generator), generator).seed
     return acts
 
 

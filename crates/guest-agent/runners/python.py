@@ -130,7 +130,8 @@ def finish(code):
                 stream.flush()
         except Exception:
             pass
-    if not IS_CHILD:
+    # A child that was made without this interpreter's knowledge is no interpreter of the agent's either.
+    if not IS_CHILD and os.getpid() == PROCESS:
         say(b"%d\n" % code if code else b"0\n")
     os._exit(code)
 
@@ -138,6 +139,7 @@ def finish(code):
 HERE = os.path.dirname(__file__)
 SOURCES = {}
 IS_CHILD = False
+PROCESS = os.getpid()
 os.register_at_fork(after_in_child=forked)
 sys.argv[:] = ["main.py"]
 sys.path[0] = os.getcwd()

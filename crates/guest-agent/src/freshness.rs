@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fumehood_protocol::{
     ErrorType, Quiesce, Quiesced, Refresh, Refreshed, Request, Response, WireError,
 };
-use fumehood_sys::guest::{MappedFile, add_entropy, reseed};
+use fumehood_sys::guest::{MappedFile, add_entropy, reap, reseed};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::args::set_one_limit;
@@ -68,6 +68,7 @@ pub(crate) fn quiesce(
     agent: &mut Agent,
 ) -> Result<(), WireError> {
     identity(agent)?;
+    bury(agent);
     // Those that are being killed count as well. A guest of ours has one connection.
     let operations = connection.operations.len() + agent.abandoned.len();
     if operations > 0 {
@@ -86,6 +87,24 @@ pub(crate) fn quiesce(
         op_id: request.op_id,
     }));
     Ok(())
+}
+
+/// Waits for the deaths of what has been killed: an exec may have been answered before its process was gone.
+fn bury(agent: &mut Agent) {
+    let begun = Instant::now();
+    while !agent.abandoned.is_empty() && begun.elapsed() < FREEZE {
+        let cgroups = &mut agent.confinement.cgroups;
+        agent.abandoned.retain_mut(|process| {
+            let lives = matches!(reap(process.pid()), Ok(None));
+            if !lives {
+                process.clean(cgroups.as_mut());
+            }
+            lives
+        });
+        if !agent.abandoned.is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 /// Only where programs of the user's have run: an interpreter that waits does nothing anyway, and to

@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use fumehood_protocol::{EnvVars, Language};
 use rustix::fs::{SeekFrom, seek};
@@ -20,7 +20,7 @@ pub(crate) struct Interpreter {
     /// Where its words come from: `r` when a program begins, a number when one has ended, each in a line.
     /// Those that do not speak close it when a program begins. A failure to start comes here too.
     pub(crate) words: OwnedFd,
-    /// Where the code is put, for interpreters that do not take it through the channel.
+    /// Where bash's code is put; bun's entry, which it loads after the programs that it runs as functions.
     pub(crate) script: Option<File>,
     /// What it had used when its last exec ended.
     pub(crate) used: Usage,
@@ -42,7 +42,8 @@ pub(crate) enum Mode {
 }
 
 impl Interpreter {
-    /// The message that begins a program: the mode's letter; a seed of 16 bytes, of which 0 asks for no
+    /// The message that begins a program: the mode's letter, `f` for bun where its entry is no empty file any
+    /// more and the program must be one; a seed of 16 bytes, of which 0 asks for no
     /// reseeding; the sizes of what follows, in 4 bytes each, the most significant first; the variables,
     /// `NAME=VALUE` and NUL each; the code. For bash, variables and code are put into its file instead,
     /// each with a NUL, and the message is a line, `MODE SEED`, with a decimal seed of 32 bits.
@@ -78,6 +79,15 @@ impl Interpreter {
                 // The place is shared with bash, which reads on from it.
                 seek(script, SeekFrom::Start(0))?;
                 Ok(format!("{} {seed}\n", char::from(letter)).into_bytes())
+            }
+            (Language::Javascript, Some(entry)) if mode == Mode::Once => {
+                let is = entry.metadata()?;
+                let letter = if is.len() == 0 && is.nlink() > 0 {
+                    letter
+                } else {
+                    b'f'
+                };
+                Ok(message(letter, seed, &variables, &code))
             }
             _ => Ok(message(letter, seed, &variables, &code)),
         }

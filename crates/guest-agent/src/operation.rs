@@ -258,6 +258,10 @@ impl Operation {
             // What a context leaves running stays.
             Mode::Prepare | Mode::Context => 0,
         };
+        if self.mode == Mode::Once {
+            // It has nothing left to do, but for one that only says so.
+            self.process.signal(Signal::KILL);
+        }
         self.used = total;
         self.survived = true;
         let ended = Ended {
@@ -374,12 +378,15 @@ impl Operation {
     /// is alive.
     pub(crate) fn ended(&mut self, alone: bool, now: Instant, reap: impl FnOnce() -> Ended) {
         let left_processes = self.process.kill_left(alone);
-        let ended = reap();
         self.listen(now);
+        let ended = reap();
         self.words = None;
         if self.survived {
             // The program had ended before, and only the word of it had not been heard.
             self.survived = false;
+            if let Some(end) = &mut self.end {
+                end.left_processes = left_processes;
+            }
             return;
         }
         self.outputs.iter_mut().for_each(OutputStream::end);

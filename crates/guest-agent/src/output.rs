@@ -162,8 +162,9 @@ impl OutputStream {
             self.gathered.truncate(before + result.unwrap_or(0));
             result
         };
-        // A pipe that gave less than asked for is empty now.
-        self.readable = result == Ok(most);
+        // A pipe that gave less than asked for is empty now. After the end only a refusal says so: what it was
+        // seen to hold may come in packets, or be read by others.
+        self.readable = result == Ok(most) || (self.left.is_some() && result.is_ok());
         match result {
             Ok(0) => self.close(),
             Ok(bytes) => {

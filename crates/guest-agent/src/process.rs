@@ -98,7 +98,10 @@ impl Process {
 
     /// How many processes there are beside the one that was started and lives. Only with a cgroup.
     pub(crate) fn count_others(&self) -> u64 {
-        let others = |cgroup: &Cgroup| cgroup.processes().len().saturating_sub(1) as u64;
+        let others = |cgroup: &Cgroup| {
+            let processes = cgroup.processes().into_iter();
+            processes.filter(|pid| *pid != self.pid).count() as u64
+        };
         self.cgroup
             .as_ref()
             .filter(|cgroup| !cgroup.is_alone())

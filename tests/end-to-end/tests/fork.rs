@@ -124,6 +124,19 @@ async fn a_busy_sandbox_is_not_forked_and_goes_on() {
     drop(busy);
 }
 
+/// A program's end is told before its process is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fork_right_after_a_program_is_not_refused() {
+    let sandbox = engine().sandbox_for(Language::Python, 512).await.unwrap();
+    for round in 0..5 {
+        let code = format!("x = bytearray(20 << 20); print({round})");
+        let said = says(&sandbox, RunRequest::new(Language::Python, &code)).await;
+        assert_eq!(said, format!("{round}\n"));
+        let children = sandbox.fork(1).await.unwrap();
+        assert_eq!(says(&children[0], shell("echo child")).await, "child\n");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_booted_sandbox_can_be_forked_too() {
     let engine = Engine::start(Config {
