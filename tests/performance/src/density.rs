@@ -94,24 +94,30 @@ fn report(what: &str, sandboxes: &[Sandbox], most: f64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Blocks that the emulator has translated, after each step: the cost to bring down.
+/// Blocks that the emulator has translated, after each step of each path: the cost to bring down.
 pub(crate) async fn translated(engine: &Engine) -> anyhow::Result<()> {
-    let sandbox = engine.sandbox_for(PYTHON, MEMORY_MIB).await?;
-    let mut steps = vec![("restored and refreshed", blocks(&sandbox).await?)];
-    let code = super::programs::HELLO[0];
-    for name in ["hello", "hello again, with a new interpreter"] {
-        let run = sandbox.run(&RunRequest::new(PYTHON, code).timeout_s(120))?;
-        run.outcome().await?;
-        steps.push((name, blocks(&sandbox).await?));
+    for (language, hello) in Language::ALL.into_iter().zip(super::programs::HELLO) {
+        let sandbox = engine.sandbox_for(language, MEMORY_MIB).await?;
+        let restored = blocks(&sandbox).await?;
+        let by_hello = by(&sandbox, language, hello).await?;
+        let pool = super::engine(1, 0, &[language])?;
+        super::filled(&pool, (1, 0)).await?;
+        let hot = pool.sandbox_for(language, MEMORY_MIB).await?;
+        drop(pool);
+        let by_hot_hello = by(&hot, language, hello).await?;
+        println!(
+            "translated blocks, {language}: restored and refreshed {restored}, hello to its end {by_hello} more; hello in a hot VM {by_hot_hello}"
+        );
     }
-    let steps = steps
-        .iter()
-        .map(|(name, blocks)| format!("{name} {blocks}"));
-    println!(
-        "translated blocks so far: {}",
-        steps.collect::<Vec<_>>().join(", ")
-    );
     Ok(())
+}
+
+/// Blocks that a program makes it translate.
+async fn by(sandbox: &Sandbox, language: Language, code: &str) -> anyhow::Result<u64> {
+    let before = blocks(sandbox).await?;
+    let run = sandbox.run(&RunRequest::new(language, code).timeout_s(120))?;
+    run.outcome().await?;
+    Ok(blocks(sandbox).await? - before)
 }
 
 async fn blocks(sandbox: &Sandbox) -> anyhow::Result<u64> {
