@@ -29,7 +29,8 @@ enum Command {
         /// Pairs to measure
         #[arg(long, default_value_t = 10)]
         rounds: u32,
-        /// Only these: restores, hot, kept, many, forks, boots, density, blocks
+        /// Only these
+        #[arg(value_parser = ["restores", "hot", "kept", "many", "forks", "boots", "density", "blocks"])]
         only: Vec<String>,
     },
     /// Checks the house's own rules

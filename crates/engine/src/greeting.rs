@@ -93,13 +93,16 @@ async fn answer_to_refresh(
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {
             let Item::Line(line) = item else { continue };
-            let is_ours = match Response::parse(&line) {
-                Ok(Response::Refreshed(refreshed)) => refreshed.op_id == op_id,
-                Ok(Response::Error(refusal)) => refusal.op_id == op_id,
-                _ => false,
+            let Ok(answer) = Response::parse(&line) else {
+                continue;
             };
-            if is_ours {
-                word_of_refresh(&line)?;
+            let name = match &answer {
+                Response::Refreshed(refreshed) => refreshed.op_id,
+                Response::Error(refusal) => refusal.op_id,
+                _ => continue,
+            };
+            if name == op_id {
+                word_of_refresh(answer)?;
                 return nothing_more(bytes);
             }
         }
@@ -137,7 +140,8 @@ async fn answers(
             let Item::Line(line) = item else { continue };
             let reply = match greeting.take() {
                 Some(reply) => {
-                    word_of_refresh(&line)?;
+                    let unreadable = |_| ChannelError::Violation(UNASKED.into());
+                    word_of_refresh(Response::parse(&line).map_err(unreadable)?)?;
                     reply
                 }
                 None => match reply_in(&line, nonce) {
@@ -153,12 +157,14 @@ async fn answers(
     }
 }
 
+const UNASKED: &str = "an answer to a question that was not asked";
+
 /// The agent's word that the guest is one of its own.
-fn word_of_refresh(line: &[u8]) -> Result<(), ChannelError> {
-    let what = match Response::parse(line) {
-        Ok(Response::Refreshed(_)) => return Ok(()),
-        Ok(Response::Error(refusal)) => format!("it was not refreshed: {}", refusal.message),
-        _ => "an answer to a question that was not asked".into(),
+fn word_of_refresh(answer: Response) -> Result<(), ChannelError> {
+    let what = match answer {
+        Response::Refreshed(_) => return Ok(()),
+        Response::Error(refusal) => format!("it was not refreshed: {}", refusal.message),
+        _ => UNASKED.into(),
     };
     Err(ChannelError::Violation(what))
 }

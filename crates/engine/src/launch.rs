@@ -192,19 +192,11 @@ pub(crate) async fn meet(
     protocol: u32,
     deadline: Duration,
 ) -> Result<(Vm, UnixStream), Error> {
-    let Started { mut vm, mut agent } = started;
-    let greeted = tokio::select! {
-        greeted = greet(&mut agent, protocol, &FEATURES, Some(refresh), deadline) => greeted,
-        () = vm.ended() => Err(ChannelError::Closed),
+    let conversation = async |agent: &mut UnixStream| {
+        let greeted = greet(agent, protocol, &FEATURES, Some(refresh), deadline).await;
+        greeted.map(|reply| agrees(&reply, protocol))
     };
-    match greeted {
-        Ok(reply) => {
-            agrees(&reply, protocol)?;
-            vm.is(refresh);
-            Ok((vm, agent))
-        }
-        Err(error) => Err(vm.stillborn(&error).await),
-    }
+    speak(started, refresh, conversation).await
 }
 
 /// The same for a guest that goes on from a saved state, and with the conversation that it stood in.
@@ -216,14 +208,25 @@ pub(crate) async fn meet_again(
     refresh: &Refresh,
     deadline: Duration,
 ) -> Result<(Vm, UnixStream), Error> {
+    let conversation = async |agent: &mut UnixStream| renew(agent, refresh, deadline).await.map(Ok);
+    speak(started, refresh, conversation).await
+}
+
+/// Has this conversation with the agent, for as long as its QEMU is there; the guest is one of its own then.
+async fn speak(
+    started: Started,
+    refresh: &Refresh,
+    conversation: impl AsyncFnOnce(&mut UnixStream) -> Result<Result<(), Error>, ChannelError>,
+) -> Result<(Vm, UnixStream), Error> {
     let Started { mut vm, mut agent } = started;
-    let renewed = tokio::select! {
-        renewed = renew(&mut agent, refresh, deadline) => renewed,
+    let said = tokio::select! {
+        said = conversation(&mut agent) => said,
         () = vm.ended() => Err(ChannelError::Closed),
     };
-    match renewed {
-        Ok(()) => {
-            vm.is(refresh);
+    match said {
+        Ok(agreed) => {
+            agreed?;
+            vm.identity = (refresh.machine_id.clone(), refresh.hostname.clone());
             Ok((vm, agent))
         }
         Err(error) => Err(vm.stillborn(&error).await),

@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use fumehood_protocol::Refresh;
 use fumehood_qemu::{Event as QmpEvent, Process, Qmp, QmpError};
 use serde_json::json;
 use tokio::net::UnixStream;
@@ -57,11 +56,6 @@ impl Vm {
             start: Duration::ZERO,
             identity: Default::default(),
         }
-    }
-
-    /// Its guest was made this one.
-    pub(crate) fn is(&mut self, refresh: &Refresh) {
-        self.identity = (refresh.machine_id.clone(), refresh.hostname.clone());
     }
 
     /// Its monitor.

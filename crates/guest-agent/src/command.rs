@@ -43,8 +43,8 @@ pub(crate) enum Feed {
     /// As a file in memory on descriptor 3, with messages on 4 and words on 5: bash reads what cannot be sought in
     /// one byte at a time.
     Memory,
-    /// As a file in the working directory, named by the last argument, with messages on 3: bun then
-    /// resolves imports, reports errors and maps lines as for any file.
+    /// In the message, on descriptor 3; its runner puts it into a file in the working directory, named by the
+    /// last argument, where bun is to resolve imports, report errors and map lines as for any file.
     File,
 }
 

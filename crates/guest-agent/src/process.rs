@@ -86,17 +86,15 @@ impl Process {
             };
             return hunt(is_left);
         };
-        if cgroup.is_alone() {
-            return 0;
-        }
-        let left = cgroup.processes().len() as u64;
+        let left = self.count_others();
         if left > 0 {
             cgroup.kill();
         }
         left
     }
 
-    /// How many processes there are beside the one that was started and lives. Only with a cgroup.
+    /// How many processes there are beside the one that was started. Only while that is not reaped, and
+    /// with a cgroup.
     pub(crate) fn count_others(&self) -> u64 {
         let others = |cgroup: &Cgroup| {
             let processes = cgroup.processes().into_iter();
