@@ -217,7 +217,7 @@ impl Operation {
                 self.taken += bytes.len() as u64;
                 let summary = match stream {
                     Stream::Stdout => &mut self.stdout,
-                    Stream::Stderr => &mut self.stderr,
+                    _ => &mut self.stderr,
                 };
                 summary.bytes += bytes.len() as u64;
                 summary.crc32c = crc32c::crc32c_append(summary.crc32c, bytes);
@@ -386,7 +386,7 @@ impl Reader {
             Response::Quiesced(quiesced) => self.last(quiesced.op_id, OperationEvent::Quiesced),
             Response::Refreshed(refreshed) => self.last(refreshed.op_id, OperationEvent::Refreshed),
             Response::Pong(pong) => self.last(pong.op_id, OperationEvent::Pong),
-            Response::Hello(_) => Err("an answer to a question that was not asked".into()),
+            _ => Err("an answer to a question that was not asked".into()),
         }
     }
 

@@ -93,7 +93,7 @@ impl Follow {
                         .get_or_insert_with(|| self.start.elapsed());
                     let event = match stream {
                         Stream::Stdout => Event::Stdout(bytes),
-                        Stream::Stderr => Event::Stderr(bytes),
+                        _ => Event::Stderr(bytes),
                     };
                     if !self.pass_on(event).await {
                         return Ok(End::Stalled);

@@ -7,19 +7,19 @@ import { tmpdir } from "node:os";
 const chunk = Buffer.allocUnsafeSlow(65536);
 
 function receive(): { mode: number; head: Buffer; env: string; code: string } {
-  let data = chunk, length = 0, middle = 0, end = 25;
+  let data = chunk, length = 0, middle = 0, end = 26;
   while (length < end) {
     if (length === data.length) data = Buffer.concat([data], data.length * 2);
     const count = readSync(3, data, length, data.length - length, null);
     // The agent is gone.
     if (count === 0) process.exit(0);
     length += count;
-    if (middle === 0 && length >= 25) {
-      middle = 25 + data.readUInt32BE(17);
-      end = middle + data.readUInt32BE(21);
+    if (middle === 0 && length >= 26) {
+      middle = 26 + data.readUInt32BE(18);
+      end = middle + data.readUInt32BE(22);
     }
   }
-  const env = middle > 25 ? data.toString("utf8", 25, middle) : "";
+  const env = middle > 26 ? data.toString("utf8", 26, middle) : "";
   return { mode: data[0], head: data, env, code: data.toString("utf8", middle, end) };
 }
 
@@ -43,8 +43,8 @@ function replaceRandom(): void {
 
 function reseed(head: Buffer): void {
   // A seed is odd.
-  if (head[16] === 0) return;
-  a = head.readInt32BE(1); b = head.readInt32BE(5); c = head.readInt32BE(9); d = head.readInt32BE(13);
+  if (head[17] === 0) return;
+  a = head.readInt32BE(2); b = head.readInt32BE(6); c = head.readInt32BE(10); d = head.readInt32BE(14);
 }
 
 function setEnvironment(pairs: string): void {
@@ -169,6 +169,7 @@ for (let count = 1; ; count++) {
       // This tells the agent that the program begins.
       closeSync(3);
       closeSync(4);
+      closeSync(5);
     }
     break;
   }

@@ -142,9 +142,9 @@ def keep(message):
                 acts = reseeders()
             reseed(acts, seed)
         before = set_environment(environment) if environment else None
-        if mode == b"o":
+        if mode[:1] == b"o":
             return message
-        if mode == b"p":
+        if mode[:1] == b"p":
             main = new_main("main.py")
             tell_lines(code, "main.py")
             result = evaluate(code, "main.py", main.__dict__)

@@ -9,15 +9,16 @@ import os
 import sys
 
 # Out of the program's way, whose own files get the low numbers, where so many descriptors are allowed.
-MESSAGES, WORDS = 254, 255
+RESULTS, MESSAGES, WORDS = 253, 254, 255
 try:
     os.dup2(3, MESSAGES, False)
     os.dup2(4, WORDS, False)
-    os.closerange(3, 5)
+    os.dup2(5, RESULTS, False)
+    os.closerange(3, 6)
 except OSError:
-    MESSAGES, WORDS = 3, 4
-    os.set_inheritable(MESSAGES, False)
-    os.set_inheritable(WORDS, False)
+    MESSAGES, WORDS, RESULTS = 3, 4, 5
+    for descriptor in (3, 4, 5):
+        os.set_inheritable(descriptor, False)
 
 
 def more(size):
@@ -30,13 +31,13 @@ def more(size):
 
 def receive():
     data = more(16384)
-    while len(data) < 25:
+    while len(data) < 26:
         data += more(16384)
-    middle = 25 + int.from_bytes(data[17:21])
-    end = middle + int.from_bytes(data[21:25])
+    middle = 26 + int.from_bytes(data[18:22])
+    end = middle + int.from_bytes(data[22:26])
     while len(data) < end:
         data += more(65536)
-    return data[:1], int.from_bytes(data[1:17]), data[25:middle], data[middle:]
+    return data[:2], int.from_bytes(data[2:18]), data[26:middle], data[middle:]
 
 
 def say(word):
@@ -51,7 +52,7 @@ def forked():
     # The program's child is no interpreter of the agent's: it ends when its program does, and says nothing.
     global IS_CHILD
     IS_CHILD = True
-    for descriptor in (MESSAGES, WORDS):
+    for descriptor in (MESSAGES, WORDS, RESULTS):
         try:
             os.close(descriptor)
         except OSError:
@@ -148,7 +149,7 @@ lay_out()
 MESSAGE = receive()
 # This tells the agent that the program begins.
 say(b"r\n")
-if MESSAGE[0] != b"o":
+if MESSAGE[0] != b"o\0":
     exec(open(HERE + "/keep.py").read())
     MESSAGE = keep(MESSAGE)
 CODE = SOURCES["main.py"] = MESSAGE[3]

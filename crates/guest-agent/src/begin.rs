@@ -1,10 +1,11 @@
 use fumehood_protocol::{ContextName, EnvVars, ErrorType, Exec, Language, WireError};
 
 use crate::dispatch::Agent;
-use crate::interpreter::{Interpreter, Mode, acts_at_start, can_be_set_later};
+use crate::input::writer;
+use crate::interpreter::{Interpreter, Mode, Text, acts_at_start, can_be_set_later};
 use crate::kept::Home;
-use crate::operation::Begun;
 use crate::spawn::{failed, start};
+use crate::talk::Begun;
 
 /// An interpreter for an exec, and what it does not know of the exec's variables yet.
 struct Obtained {
@@ -41,14 +42,26 @@ pub(crate) fn begin(exec: Exec, agent: &mut Agent) -> Result<Begun, WireError> {
         Some(Home::Context(name)) => agent.kept.begun(name, language),
         _ => false,
     };
-    match interpreter.message(mode, &variables, exec.code) {
-        Ok(message) => Ok(Begun {
+    let text = Text {
+        mode,
+        display: exec.display,
+        stdin: exec.stdin,
+        cwd: exec.cwd,
+        variables,
+        code: exec.code,
+    };
+    let input = exec.stdin.then(|| writer(&interpreter.input)).transpose();
+    let told = input.and_then(|input| Ok((input, interpreter.message(&text)?)));
+    match told {
+        Ok((input, message)) => Ok(Begun {
             interpreter,
             message,
             mode,
             home,
             anew,
             is_up,
+            display: text.display,
+            input,
         }),
         Err(error) => {
             interpreter.process.kill();
@@ -69,11 +82,6 @@ fn in_context(
     variables: EnvVars,
     agent: &mut Agent,
 ) -> Result<Obtained, WireError> {
-    if language == Language::Javascript {
-        let message =
-            "field `context`: there are no contexts of javascript yet; run it without one";
-        return Err(WireError::new(ErrorType::RequestError, message));
-    }
     let limits = &agent.settings.limits;
     if let Some(interpreter) = agent.kept.take_context(name, language, limits)? {
         return Ok(Obtained {

@@ -3,7 +3,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
-    Decoder, ErrorMessage, ErrorType, Item, Limits, OpId, Request, Response, WireError,
+    Chunk, Decoder, ErrorMessage, ErrorType, InputCredit, InputData, Item, Limits, OpId, Request,
+    Response, Stdin, Tag, WireError,
 };
 use rustix::buffer::spare_capacity;
 use rustix::event::PollFlags;
@@ -14,6 +15,7 @@ use crate::ending;
 use crate::hello::Session;
 use crate::operation::Operation;
 use crate::outbox::{Outbox, Sent};
+use crate::output::Encoding;
 use crate::settings::{Settings, VERSION};
 
 /// Bytes read from a client at once.
@@ -38,6 +40,8 @@ pub(crate) struct Connection {
     /// Bytes that were read and not yet decoded, from `decoded` on.
     input: Vec<u8>,
     decoded: usize,
+    /// Whose the raw frame is that comes next.
+    announced: Option<InputData>,
     /// Requests without `op_id` that wait for the end of the one before.
     waiting: VecDeque<Incoming>,
     turn: usize,
@@ -81,6 +85,7 @@ impl Connection {
             decoder: decoder(&settings.limits, most),
             input: Vec::new(),
             decoded: 0,
+            announced: None,
             waiting: VecDeque::new(),
             turn: 0,
             ended: Vec::new(),
@@ -101,6 +106,26 @@ impl Connection {
     /// Lines may be as long as this from now on.
     pub(crate) fn set_limits(&mut self, limits: &Limits) {
         self.decoder.set_limit(line_bytes(limits, u64::MAX));
+    }
+
+    /// A raw frame follows.
+    ///
+    /// # Errors
+    /// `request_error` where raw frames were not agreed on, or for one that is too long.
+    pub(crate) fn announce(&mut self, data: InputData, limits: &Limits) -> Result<(), WireError> {
+        let refuse = |message: String| Err(WireError::new(ErrorType::RequestError, message));
+        if self.session.encoding != Encoding::Raw {
+            return refuse("raw frames were not agreed on in `hello`; send `stdin` instead".into());
+        }
+        let (len, most) = (data.len, limits.chunk_bytes);
+        let Some(bytes) = usize::try_from(len).ok().filter(|_| len <= most) else {
+            return refuse(format!(
+                "field `len`: {len} bytes; at most {most} are allowed"
+            ));
+        };
+        self.announced = Some(data);
+        self.decoder.expect_raw(bytes);
+        Ok(())
     }
 
     /// Sends what waits, then closes.
@@ -152,13 +177,13 @@ impl Connection {
         for operation in self.ended.drain(..) {
             if operation.end.is_none() {
                 operation.process.kill();
-                if let Some(home) = &operation.home {
+                if let Some(home) = operation.home() {
                     agent.kept.lose(home);
                 }
                 agent.abandoned.push(operation.process);
                 continue;
             }
-            let unsaid = operation.home.clone().filter(|_| !operation.survived);
+            let unsaid = operation.home().cloned().filter(|_| !operation.survived);
             retire(operation, agent);
             if let Some(home) = unsaid {
                 agent.kept.lose(&home);
@@ -238,6 +263,12 @@ impl Connection {
         let limits = &agent.settings.limits;
         for operation in &mut self.operations {
             operation.tick(limits, now);
+            let op_id = operation.framing.op_id;
+            let input = operation.input.as_mut();
+            if let Some(bytes) = input.and_then(|input| input.credit(limits)) {
+                let credit = Response::Credit(InputCredit { op_id, bytes });
+                self.outbox.answer(&credit);
+            }
         }
         self.pump(limits, now);
         self.finish(agent);
@@ -296,7 +327,10 @@ impl Connection {
             self.input.clear();
             self.decoded = 0;
         }
-        item.map(Incoming::new)
+        item.map(|item| match (item, self.announced.take()) {
+            (Item::Raw(bytes), Some(data)) => Incoming::input(&data, bytes),
+            (item, _) => Incoming::new(item),
+        })
     }
 
     /// Moves output, the operations by turns, a chunk of each stream at most.
@@ -318,7 +352,7 @@ impl Connection {
                 continue;
             }
             let mut operation = self.operations.remove(at);
-            if let (false, Some(home)) = (operation.survived, &operation.home) {
+            if let (false, Some(home)) = (operation.survived, operation.home()) {
                 agent.kept.forget(home);
             }
             if let Some(end) = operation.end {
@@ -347,7 +381,7 @@ fn retire(mut operation: Operation, agent: &mut Agent) {
         }
         return;
     }
-    if let Some(home) = &operation.home {
+    if let Some(home) = operation.home() {
         agent.kept.forget(home);
     }
     if survived {
@@ -372,6 +406,19 @@ impl Incoming {
                 ..self
             },
             None => self,
+        }
+    }
+
+    fn input(data: &InputData, bytes: Vec<u8>) -> Self {
+        let stdin = Stdin {
+            action: Tag,
+            op_id: data.op_id,
+            chunk: Some(Chunk::Bytes(bytes)),
+            eof: data.eof,
+        };
+        Self {
+            op_id: Some(data.op_id),
+            request: Ok(Request::Stdin(stdin)),
         }
     }
 

@@ -1,7 +1,8 @@
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
-    ErrorType, Exec, InstallPackages, OpId, Ping, Pong, Request, Response, WireError,
+    Chunk, ErrorType, Exec, InputData, InstallPackages, OpId, Ping, Pong, Request, Response, Stdin,
+    Tag, WireError,
 };
 
 use crate::begin::begin;
@@ -52,6 +53,9 @@ pub(crate) fn dispatch(
             Request::InstallPackages(request) => install_packages(&request, agent),
             Request::Quiesce(request) => quiesce(connection, &request, agent),
             Request::Refresh(request) => refresh(connection, &request, agent),
+            Request::Stdin(request) => input(connection, request),
+            Request::Data(request) => data(connection, request, agent),
+            _ => Err(WireError::new(ErrorType::RequestError, "not there yet")),
         });
     if let Err(error) = result {
         connection.refuse(op_id, error);
@@ -68,7 +72,16 @@ fn admitted(connection: &Connection, request: Request) -> Result<Request, WireEr
         let message = "say `hello` with the right token first";
         return Err(WireError::new(ErrorType::AuthError, message));
     }
-    let names_another = matches!(request, Request::Cancel(_) | Request::Credit(_));
+    let names_another = matches!(
+        request,
+        Request::Cancel(_)
+            | Request::Credit(_)
+            | Request::Stdin(_)
+            | Request::Data(_)
+            | Request::Signal(_)
+            | Request::Resize(_)
+            | Request::Detach(_)
+    );
     match request
         .op_id()
         .filter(|id| !names_another && connection.is_live(*id))
@@ -112,11 +125,12 @@ fn exec(
         op_id: exec.op_id,
         encoding: connection.session.encoding,
         credit: exec.credit,
-        timeout: Duration::from_secs(exec.timeout_s(limits)?),
+        timeout: Some(Duration::from_secs(exec.timeout_s(limits)?)),
         arrived: now,
     };
     let begun = begin(exec, agent)?;
-    connection.operations.push(Operation::new(&terms, begun));
+    let operation = Operation::new(&terms, begun, &agent.settings.limits);
+    connection.operations.push(operation);
     Ok(())
 }
 
@@ -130,6 +144,31 @@ fn cancel(
         operation.stop(Reason::Cancel, &agent.settings.limits, now);
     }
     Ok(())
+}
+
+/// Input for an operation; for one that has none, or has ended, it is dropped.
+fn input(connection: &mut Connection, stdin: Stdin) -> Result<(), WireError> {
+    let bytes = stdin.chunk.map(Chunk::into_bytes).unwrap_or_default();
+    let operation = connection.operation(stdin.op_id);
+    match operation.and_then(|operation| operation.input.as_mut()) {
+        Some(input) => input.take(bytes, stdin.eof),
+        None => Ok(()),
+    }
+}
+
+/// Input as a raw frame; one without bytes has come already.
+fn data(connection: &mut Connection, data: InputData, agent: &Agent) -> Result<(), WireError> {
+    if data.len > 0 {
+        return connection.announce(data, &agent.settings.limits);
+    }
+    let (op_id, eof) = (data.op_id, data.eof);
+    let nothing = Stdin {
+        action: Tag,
+        op_id,
+        chunk: None,
+        eof,
+    };
+    input(connection, nothing)
 }
 
 fn credit(connection: &mut Connection, id: OpId, bytes: u64) -> Result<(), WireError> {

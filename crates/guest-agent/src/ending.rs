@@ -32,7 +32,7 @@ pub(crate) fn response(operation: &Operation, end: &End) -> Response {
         return Response::Error(ErrorMessage::new(op_id, error, VERSION));
     }
     let (ended_by, exit_code) = verdict(operation, end);
-    let [stdout, stderr] = operation
+    let [stdout, stderr, results] = operation
         .outputs
         .each_ref()
         .map(crate::output::OutputStream::summary);
@@ -50,6 +50,7 @@ pub(crate) fn response(operation: &Operation, end: &End) -> Response {
         evidence: evidence(operation, end),
         stdout,
         stderr,
+        results,
     })
 }
 
@@ -71,11 +72,12 @@ fn verdict(operation: &Operation, end: &End) -> (EndedBy, i32) {
 
 fn evidence(operation: &Operation, end: &End) -> Evidence {
     let some = |figure: u64| (figure > 0).then_some(figure);
-    let lost = !operation.survived && matches!(operation.home, Some(Home::Context(_)));
+    let lost = !operation.survived && matches!(operation.home(), Some(Home::Context(_)));
+    let anew = operation.talk.as_ref().is_some_and(|talk| talk.anew);
     let details = [
         (operation.choked > 0, CHOKED),
         (operation.dropped, DROPPED),
-        (operation.anew, ANEW),
+        (anew, ANEW),
         (lost, LOST),
     ];
     let details = details

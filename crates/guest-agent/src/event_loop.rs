@@ -43,7 +43,7 @@ enum Source {
     Door,
     Memory,
     Connection(usize),
-    Messages(usize, usize),
+    Unsent(usize, usize),
     Words(usize, usize),
     Output(usize, usize, usize),
 }
@@ -198,13 +198,13 @@ impl EventLoop {
             add(Source::Connection(c), descriptor, flags);
             let full = connection.outbox.is_full(limits);
             for (o, operation) in connection.operations.iter().enumerate() {
-                if let Some(messages) = operation.unsent() {
-                    add(Source::Messages(c, o), messages, PollFlags::OUT);
+                for unsent in operation.unsent() {
+                    add(Source::Unsent(c, o), unsent, PollFlags::OUT);
                 }
                 if let Some(words) = operation.words() {
                     add(Source::Words(c, o), words, PollFlags::IN);
                 }
-                for stream in 0..2 {
+                for stream in 0..operation.outputs.len() {
                     if let Some(pipe) = operation.awaited(stream, limits).filter(|_| !full) {
                         add(Source::Output(c, o, stream), pipe, PollFlags::IN);
                     }
@@ -259,7 +259,7 @@ impl EventLoop {
                 }
             }
             Source::Connection(c) => self.connections[c].ready(flags),
-            Source::Messages(c, o) => self.connections[c].operations[o].feed(),
+            Source::Unsent(c, o) => self.connections[c].operations[o].feed(),
             Source::Words(c, o) => self.connections[c].operations[o].listen(now),
             Source::Output(c, o, s) => self.connections[c].operations[o].outputs[s].is_readable(),
         }

@@ -2,7 +2,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use fumehood_protocol::{EnvVars, Language};
+use fumehood_protocol::{EnvVars, GuestPath, Language};
 use rustix::fs::{SeekFrom, seek};
 
 use crate::cgroup::Usage;
@@ -13,8 +13,11 @@ use crate::process::Process;
 pub(crate) struct Interpreter {
     pub(crate) language: Language,
     pub(crate) process: Process,
-    /// Standard output and standard error; none when the program has closed it.
-    pub(crate) outputs: [Option<OwnedFd>; 2],
+    /// Where standard output, standard error and results come from; none when the program has closed it, or
+    /// where the language has no results.
+    pub(crate) outputs: [Option<OwnedFd>; 3],
+    /// The end that its standard input is read from: with a writer of ours beside it, an exec has input.
+    pub(crate) input: OwnedFd,
     /// Where messages go to.
     pub(crate) messages: OwnedFd,
     /// Where its words come from: `r` when a program begins, a number when one has ended, each in a line.
@@ -41,21 +44,38 @@ pub(crate) enum Mode {
     Context,
 }
 
+/// A program, as its interpreter is told of it.
+#[derive(Debug)]
+pub(crate) struct Text {
+    pub(crate) mode: Mode,
+    /// Values are to be shown.
+    pub(crate) display: bool,
+    /// It has a standard input of its own.
+    pub(crate) stdin: bool,
+    /// The working directory.
+    pub(crate) cwd: Option<GuestPath>,
+    pub(crate) variables: EnvVars,
+    pub(crate) code: String,
+}
+
+/// Flags of a message.
+const DISPLAY: u8 = 1;
+const STDIN: u8 = 2;
+
 impl Interpreter {
     /// The message that begins a program: the mode's letter, `f` for bun where its entry is no empty file any
-    /// more and the program must be one; a seed of 16 bytes, of which 0 asks for no
+    /// more and the program must be one; a byte of flags, [`DISPLAY`] and [`STDIN`]; a seed of 16 bytes, of
+    /// which 0 asks for no
     /// reseeding; the sizes of what follows, in 4 bytes each, the most significant first; the variables,
-    /// `NAME=VALUE` and NUL each; the code. For bash, variables and code are put into its file instead,
+    /// `NAME=VALUE` and NUL each, before them the working directory as a variable without name; the code. For
+    /// bash, variables and code are put into its file instead,
     /// each with a NUL, and the message is a line, `MODE SEED`, with a decimal seed of 32 bits.
     ///
     /// # Errors
     /// What the kernel says.
-    pub(crate) fn message(
-        &mut self,
-        mode: Mode,
-        variables: &EnvVars,
-        code: String,
-    ) -> std::io::Result<Vec<u8>> {
+    pub(crate) fn message(&mut self, text: &Text) -> std::io::Result<Vec<u8>> {
+        let Text { mode, code, .. } = text;
+        let mode = *mode;
         let letter = match mode {
             Mode::Once => b'o',
             Mode::Prepare => b'p',
@@ -65,10 +85,14 @@ impl Interpreter {
         // What a preparation draws will never be seen again; that it draws at all has that code ready.
         self.reseed = mode == Mode::Prepare;
         self.tainted |= mode != Mode::Prepare;
-        let pairs = variables
+        let directory = text
+            .cwd
             .iter()
-            .map(|(name, value)| [name, "=", value, "\0"].concat());
-        let variables: String = pairs.collect();
+            .map(|path| ["=", path.as_str(), "\0"].concat());
+        let pairs = text.variables.iter();
+        let pairs = pairs.map(|(name, value)| [name, "=", value, "\0"].concat());
+        let variables: String = directory.chain(pairs).collect();
+        let flags = u8::from(text.display) * DISPLAY | u8::from(text.stdin) * STDIN;
         match (self.language, &self.script) {
             (Language::Raw, Some(script)) => {
                 // As much as bash's generator takes.
@@ -87,18 +111,18 @@ impl Interpreter {
                 } else {
                     b'f'
                 };
-                Ok(message(letter, seed, &variables, &code))
+                Ok(message([letter, flags], seed, &variables, code))
             }
-            _ => Ok(message(letter, seed, &variables, &code)),
+            _ => Ok(message([letter, flags], seed, &variables, code)),
         }
     }
 }
 
-fn message(letter: u8, seed: u128, variables: &str, code: &str) -> Vec<u8> {
+fn message(head: [u8; 2], seed: u128, variables: &str, code: &str) -> Vec<u8> {
     // Both are bounded by limits far below.
     let size = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
     let mut message = Vec::with_capacity(HEAD_BYTES + variables.len() + code.len());
-    message.push(letter);
+    message.extend_from_slice(&head);
     message.extend_from_slice(&seed.to_be_bytes());
     message.extend_from_slice(&size(variables));
     message.extend_from_slice(&size(code));
@@ -108,7 +132,7 @@ fn message(letter: u8, seed: u128, variables: &str, code: &str) -> Vec<u8> {
 }
 
 /// What stands before variables and code.
-const HEAD_BYTES: usize = 25;
+const HEAD_BYTES: usize = 26;
 
 /// 128 random bits, never 0.
 fn random() -> std::io::Result<u128> {

@@ -17,6 +17,7 @@ mod ending;
 mod event_loop;
 mod freshness;
 mod hello;
+mod input;
 mod interpreter;
 mod kept;
 mod memory;
@@ -27,6 +28,7 @@ mod process;
 mod procfs;
 mod settings;
 mod spawn;
+mod talk;
 
 use std::process::ExitCode;
 

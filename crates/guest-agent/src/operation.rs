@@ -1,41 +1,31 @@
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use fumehood_protocol::{Language, Limits, OpId, Stream};
+use fumehood_protocol::{Limits, OpId, Stream};
 use fumehood_sys::guest::{Ended, LaunchFailure};
 use rustix::process::Signal;
 
 use crate::cgroup::Usage;
+use crate::input::Input;
 use crate::interpreter::{Interpreter, Mode};
 use crate::kept::Home;
 use crate::outbox::Outbox;
 use crate::output::{Encoding, Framing, OutputStream};
 use crate::process::Process;
+use crate::talk::{Begun, Parts, Talk};
 
-/// One exec from its request to its `complete`.
+/// One exec or spawn from its request to its `complete`.
 #[derive(Debug)]
 pub(crate) struct Operation {
     pub(crate) framing: Framing,
     pub(crate) process: Process,
-    language: Language,
-    script: Option<File>,
-    /// What the interpreter had used before.
-    used: Usage,
-    reseed: bool,
-    tainted: bool,
-    mode: Mode,
-    /// Where the interpreter goes back to; none = it ends with the program.
-    pub(crate) home: Option<Home>,
-    /// The context had lost its state before this exec.
-    pub(crate) anew: bool,
+    /// With its interpreter, where it is an exec.
+    pub(crate) talk: Option<Talk>,
     /// The program has ended and the interpreter has not, or not yet.
     pub(crate) survived: bool,
-    /// Standard output, standard error.
-    pub(crate) outputs: [OutputStream; 2],
-    messages: OwnedFd,
-    /// The message that is still to be sent, and how much of it was.
-    message: Option<(Vec<u8>, usize)>,
+    /// Standard output, standard error, results.
+    pub(crate) outputs: [OutputStream; 3],
+    pub(crate) input: Option<Input>,
     words: Option<OwnedFd>,
     /// What the interpreter has said so far.
     word: Vec<u8>,
@@ -43,7 +33,8 @@ pub(crate) struct Operation {
     credit: Option<u64>,
     pub(crate) arrived: Instant,
     pub(crate) ready: Option<Instant>,
-    timeout: Duration,
+    /// None: it may run on.
+    timeout: Option<Duration>,
     pub(crate) stopping: Option<Stopping>,
     pub(crate) failure: Option<LaunchFailure>,
     pub(crate) end: Option<End>,
@@ -83,82 +74,73 @@ const WORD_BYTES: usize = 16;
 /// The word that says that the program begins.
 const BEGINS: &[u8] = b"r\n";
 
-/// An interpreter, and the message that begins a program in it.
-#[derive(Debug)]
-pub(crate) struct Begun {
-    pub(crate) interpreter: Interpreter,
-    pub(crate) message: Vec<u8>,
-    pub(crate) mode: Mode,
-    pub(crate) home: Option<Home>,
-    /// The context had lost its state before.
-    pub(crate) anew: bool,
-    /// It was waiting already.
-    pub(crate) is_up: bool,
-}
-
 /// What holds for an exec, beside its process.
 #[derive(Debug)]
 pub(crate) struct Terms {
     pub(crate) op_id: Option<OpId>,
     pub(crate) encoding: Encoding,
     pub(crate) credit: Option<u64>,
-    pub(crate) timeout: Duration,
+    pub(crate) timeout: Option<Duration>,
     pub(crate) arrived: Instant,
 }
 
 impl Operation {
-    /// A program that begins now, by this message to its interpreter.
-    pub(crate) fn new(terms: &Terms, begun: Begun) -> Self {
-        let Begun {
-            interpreter,
-            message,
-            mode,
-            home,
-            anew,
-            is_up,
-        } = begun;
-        let [stdout, stderr] = interpreter.outputs;
-        let mut operation = Self {
+    /// A program that begins now, by a message to its interpreter.
+    pub(crate) fn new(terms: &Terms, begun: Begun, limits: &Limits) -> Self {
+        let is_up = begun.is_up;
+        let mut begun = begun;
+        let input = begun.input.take();
+        let input = input.map(|pipe| Input::new(pipe, false, limits));
+        let (mut talk, parts) = Talk::new(begun);
+        talk.feed();
+        Self {
+            talk: Some(talk),
+            input,
+            ready: is_up.then_some(terms.arrived),
+            ..Self::of(terms, parts)
+        }
+    }
+
+    /// A process that has been started.
+    fn of(terms: &Terms, parts: Parts) -> Self {
+        let [stdout, stderr, results] = parts.outputs;
+        Self {
             framing: Framing {
                 op_id: terms.op_id,
                 encoding: terms.encoding,
                 seq: 0,
             },
-            process: interpreter.process,
-            language: interpreter.language,
-            script: interpreter.script,
-            used: interpreter.used,
-            reseed: interpreter.reseed,
-            tainted: interpreter.tainted,
-            mode,
-            home,
-            anew,
+            process: parts.process,
+            talk: None,
             survived: false,
             outputs: [
                 OutputStream::new(Stream::Stdout, stdout),
                 OutputStream::new(Stream::Stderr, stderr),
+                OutputStream::new(Stream::Result, results),
             ],
-            messages: interpreter.messages,
-            message: Some((message, 0)),
-            words: Some(interpreter.words),
+            input: None,
+            words: parts.words,
             word: Vec::new(),
             credit: terms.credit,
             arrived: terms.arrived,
-            ready: is_up.then_some(terms.arrived),
+            ready: None,
             timeout: terms.timeout,
             stopping: None,
             failure: None,
             end: None,
             dropped: false,
             choked: 0,
-        };
-        operation.feed();
-        operation
+        }
+    }
+
+    /// Where the interpreter goes back to.
+    pub(crate) fn home(&self) -> Option<&Home> {
+        self.talk.as_ref()?.home.as_ref()
     }
 
     /// The interpreter can be told of another program.
     pub(crate) fn can_go_on(&self) -> bool {
-        self.words.is_some() && self.home.is_some()
+        self.words.is_some() && self.home().is_some()
     }
 
     /// Its process has died after the program's end.
@@ -169,45 +151,35 @@ impl Operation {
 
     /// The interpreter and where it goes back to, after a program that it survived.
     pub(crate) fn into_interpreter(self) -> Option<(Home, Interpreter)> {
-        let (home, words) = (self.home?, self.words?);
-        let interpreter = Interpreter {
-            language: self.language,
+        let parts = Parts {
             process: self.process,
             outputs: self.outputs.map(OutputStream::into_pipe),
-            messages: self.messages,
-            words,
-            script: self.script,
-            used: self.used,
-            reseed: self.reseed,
-            tainted: self.tainted,
+            words: self.words,
         };
-        Some((home, interpreter))
+        self.talk?.into_interpreter(parts)
     }
 
-    /// Where the message goes to, while not all of it has been sent.
-    pub(crate) fn unsent(&self) -> Option<BorrowedFd<'_>> {
-        self.message.is_some().then(|| self.messages.as_fd())
+    /// Where something goes to that was not taken yet: a message, or input.
+    pub(crate) fn unsent(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let message = self.talk.as_ref().and_then(Talk::unsent);
+        message
+            .into_iter()
+            .chain(self.input.as_ref().and_then(Input::unsent))
+    }
+
+    /// Sends what is taken of it.
+    pub(crate) fn feed(&mut self) {
+        if let Some(talk) = &mut self.talk {
+            talk.feed();
+        }
+        if let Some(input) = &mut self.input {
+            input.feed();
+        }
     }
 
     /// Where the interpreter's words come from, while it may still say something.
     pub(crate) fn words(&self) -> Option<BorrowedFd<'_>> {
         self.words.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Sends what the interpreter takes of its message.
-    pub(crate) fn feed(&mut self) {
-        let Some((message, sent)) = &mut self.message else {
-            return;
-        };
-        while *sent < message.len() {
-            match rustix::io::write(&self.messages, &message[*sent..]) {
-                Ok(bytes) => *sent += bytes,
-                Err(rustix::io::Errno::AGAIN) => return,
-                // The interpreter is gone; its end will tell.
-                Err(_) => break,
-            }
-        }
-        self.message = None;
     }
 
     /// Takes what the interpreter has said.
@@ -217,7 +189,8 @@ impl Operation {
         match rustix::io::read(words, &mut heard) {
             Ok(0) => {
                 self.words = None;
-                if self.failure.is_none() && self.mode == Mode::Once {
+                let ends = self.talk.as_ref().is_none_or(|t| t.mode == Mode::Once);
+                if self.failure.is_none() && ends {
                     self.ready.get_or_insert(now);
                 }
             }
@@ -240,11 +213,10 @@ impl Operation {
             self.ready.get_or_insert(now);
         }
         let is_whole = self.word.ends_with(b"\n") || self.word.len() == WORD_BYTES;
-        // Bun and bash say nothing of an end that is their own. Where nothing holds its processes together,
-        // only the process's own end tells what it leaves.
-        let tells_its_end = self.language == Language::Python && self.process.cgroup().is_some();
-        let is_heard = self.mode != Mode::Once || tells_its_end;
-        if !is_whole || self.end.is_some() || !is_heard {
+        let Some(talk) = self.talk.as_mut().filter(|_| is_whole) else {
+            return;
+        };
+        if self.end.is_some() || !talk.ends_by_word(&self.process) {
             return;
         }
         let word = std::str::from_utf8(&self.word).unwrap_or_default();
@@ -252,17 +224,18 @@ impl Operation {
         let code = word.trim_end().parse::<u8>().map_or(1, i32::from);
         self.outputs.iter_mut().for_each(OutputStream::end);
         let total = self.process.usage_now();
-        let usage = total.since(&self.used);
-        let left_processes = match self.mode {
+        let usage = total.since(&talk.used);
+        let left_processes = match talk.mode {
             Mode::Once => self.process.count_others(),
             // What a context leaves running stays.
             Mode::Prepare | Mode::Context => 0,
         };
-        if self.mode == Mode::Once {
+        if talk.mode == Mode::Once {
             // It has nothing left to do, but for one that only says so.
             self.process.signal(Signal::KILL);
         }
-        self.used = total;
+        talk.used = total;
+        self.input = None;
         self.survived = true;
         let ended = Ended {
             code: Some(code),
@@ -342,8 +315,11 @@ impl Operation {
         if self.end.is_some() {
             return;
         }
+        let is_due = self.due().is_some_and(|due| now >= due);
         match &mut self.stopping {
-            None if now >= self.arrived + self.timeout => self.stop(Reason::Timeout, limits, now),
+            None if is_due => {
+                self.stop(Reason::Timeout, limits, now);
+            }
             Some(Stopping { next, .. }) => match *next {
                 Some((Signal::TERM, at)) if now >= at => {
                     self.process.signal(Signal::TERM);
@@ -359,11 +335,16 @@ impl Operation {
         }
     }
 
+    /// When its time is up.
+    fn due(&self) -> Option<Instant> {
+        self.timeout.map(|timeout| self.arrived + timeout)
+    }
+
     /// When [`tick`](Self::tick) or a flush is due.
     pub(crate) fn deadline(&self, outbox: &Outbox, limits: &Limits) -> Option<Instant> {
         let timer = match (&self.end, &self.stopping) {
             (Some(_), _) => None,
-            (None, None) => Some(self.arrived + self.timeout),
+            (None, None) => self.due(),
             (None, Some(stopping)) => stopping.next.map(|(_, at)| at),
         };
         let flushes = self
@@ -390,7 +371,9 @@ impl Operation {
             return;
         }
         self.outputs.iter_mut().for_each(OutputStream::end);
-        let usage = self.process.usage(&ended).since(&self.used);
+        self.input = None;
+        let used = self.talk.as_ref().map(|talk| talk.used).unwrap_or_default();
+        let usage = self.process.usage(&ended).since(&used);
         self.end = Some(End {
             ended,
             at: now,

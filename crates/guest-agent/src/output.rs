@@ -260,6 +260,8 @@ impl OutputStream {
         outbox.output(&match self.stream {
             Stream::Stdout => Response::Stdout(output),
             Stream::Stderr => Response::Stderr(output),
+            Stream::Result => Response::Result(output),
+            Stream::File => Response::File(output),
         });
         framing.seq += 1;
     }

@@ -54,7 +54,8 @@ pub(crate) fn start(
         Ok(started) => Ok(Interpreter {
             language,
             process,
-            outputs: [Some(started.stdout), Some(started.stderr)],
+            outputs: [Some(started.stdout), Some(started.stderr), started.results],
+            input: started.input,
             messages: started.messages,
             words: started.words,
             script: file,
@@ -73,6 +74,8 @@ struct Started {
     pid: i32,
     stdout: OwnedFd,
     stderr: OwnedFd,
+    results: Option<OwnedFd>,
+    input: OwnedFd,
     messages: OwnedFd,
     words: OwnedFd,
 }
@@ -89,18 +92,38 @@ fn launched(
     // Pipes, like the output: what moves bytes through one is translated once for all of them.
     let (messages_of_child, messages) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let (words, words_of_child) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    for ours in [&stdout, &stderr, &messages, &words] {
+    // Bash has no values to show, and its script in that place.
+    let results = match memory {
+        None => Some(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?),
+        Some(_) => None,
+    };
+    let ours = results.iter().map(|(ours, _)| ours);
+    for ours in [&stdout, &stderr, &messages, &words]
+        .into_iter()
+        .chain(ours)
+    {
         rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK)?;
     }
+    // Without a writer its standard input is at its end. Here the child's end needs another file
+    // description than ours, whose reads must not block.
+    let (input_of_child, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let input = crate::input::reader(&input_of_child)?;
+    drop(writer);
     let line = [messages_of_child.as_fd(), words_of_child.as_fd()];
-    let extra: Vec<BorrowedFd<'_>> = memory.map(AsFd::as_fd).into_iter().chain(line).collect();
+    let results_of_child = results.iter().map(|(_, child)| child.as_fd());
+    let line = memory
+        .map(AsFd::as_fd)
+        .into_iter()
+        .chain(line)
+        .chain(results_of_child);
+    let extra: Vec<BorrowedFd<'_>> = line.collect();
     let pid = launch(&Launch {
         program: &command.program,
         arguments: &command.arguments,
         environment,
         directory: confinement.directory.as_fd(),
         standard: [
-            confinement.null.as_fd(),
+            input_of_child.as_fd(),
             stdout_of_child.as_fd(),
             stderr_of_child.as_fd(),
         ],
@@ -109,11 +132,14 @@ fn launched(
         cgroup: cgroup.map(AsFd::as_fd),
         identity: confinement.identity,
         open_files: confinement.open_files,
+        terminal: false,
     })?;
     Ok(Started {
         pid,
         stdout,
         stderr,
+        results: results.map(|(ours, _)| ours),
+        input,
         messages,
         words,
     })

@@ -15,7 +15,7 @@ pub enum ErrorType {
     EnvVarError,
     /// A package's name or specifier is not allowed, or packages are not to be had.
     PackageError,
-    /// A path is not allowed.
+    /// A path is not allowed, or what was asked of it cannot be done.
     PathError,
     /// Too many operations at once; try again when one has ended.
     BusyError,
@@ -60,6 +60,8 @@ pub struct WireError {
     pub error_type: ErrorType,
     /// For a person.
     pub message: String,
+    /// The kernel's number of what went wrong with a file.
+    pub errno: Option<i32>,
 }
 
 impl WireError {
@@ -69,6 +71,16 @@ impl WireError {
         Self {
             error_type,
             message: message.into(),
+            errno: None,
+        }
+    }
+
+    /// The same, with the kernel's number of what went wrong.
+    #[must_use]
+    pub fn with_errno(self, errno: i32) -> Self {
+        Self {
+            errno: Some(errno),
+            ..self
         }
     }
 }

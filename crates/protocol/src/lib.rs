@@ -14,10 +14,15 @@ mod codec;
 mod context;
 mod env;
 mod error;
+mod file;
+mod key;
 mod language;
 mod limits;
+mod message;
 mod op;
 mod package;
+mod path;
+mod process;
 mod refresh;
 mod request;
 mod response;
@@ -29,12 +34,25 @@ pub use codec::{Decoder, Item, encode_line};
 pub use context::ContextName;
 pub use env::{BLOCKED_NAMES, BLOCKED_PREFIXES, EnvVars, is_blocked};
 pub use error::{ErrorType, WireError};
+pub use file::{
+    Change, ChangeKind, Done, Entries, Entry, FileInfo, FileKind, ListFiles, MakeDir, MoveFile,
+    ReadFile, RemoveFile, Stat, Transferred, Watch, Watching, WriteFile, too_large,
+};
+pub use key::IdempotencyKey;
 pub use language::Language;
 pub use limits::{LimitRow, Limits, TABLE};
 pub use op::OpId;
 pub use package::{PackageSpec, Packages};
+pub use path::GuestPath;
+pub use process::{
+    Attach, Attached, Detach, Detached, InputCredit, InputData, ListProcesses, ProcessInfo,
+    ProcessKind, Processes, PtySize, Queued, Resize, SendSignal, SignalName, Spawn, Started, Stdin,
+    User,
+};
 pub use refresh::{Quiesce, Quiesced, Refresh, Refreshed};
-pub use request::{Cancel, Credit, Exec, Hello, InstallPackages, Ping, Refused, Request, Tag};
+pub use request::{
+    ACTIONS, Cancel, Credit, Exec, Hello, InstallPackages, Ping, Refused, Request, Tag,
+};
 pub use response::{
     Complete, Data, EndedBy, ErrorMessage, Evidence, HelloReply, Output, Pong, Response, Stream,
     StreamSummary,
@@ -56,5 +74,9 @@ pub const FEATURE_CREDIT: &str = "credit";
 pub const FEATURE_CANCEL: &str = "cancel";
 /// Interpreters that keep their state (`context`) or wait for their code (`prepare`). See [`Exec`].
 pub const FEATURE_CONTEXTS: &str = "contexts";
+/// `spawn`, input of operations, `detach` and `attach`. See [`Spawn`].
+pub const FEATURE_PROCESSES: &str = "processes";
+/// Files. See [`WriteFile`].
+pub const FEATURE_FILES: &str = "files";
 /// `quiesce` and `refresh`. See [`Refresh`].
 pub const FEATURE_REFRESH: &str = "refresh";

@@ -85,6 +85,32 @@ limits! {
         "A whole package argument: name, extras and version specifier.";
     operations = 64,
         "Operations at once on one connection. Each costs two pipes and up to one chunk of memory.";
+    input_bytes = 256 * 1024,
+        "Input of one operation that may be on its way before the agent gives credit. A reader that waits for its turn is never idle at 100 MB/s.";
+    argv_bytes = 128 * 1024,
+        "Words of a spawn, each with its end. What Linux takes as one argument.";
+    tag_bytes = 128,
+        "Tag of a spawn.";
+    detached = 64,
+        "Operations at once that nobody follows. Each costs its pipes and what is kept of its output.";
+    key_bytes = 128,
+        "Idempotency key; at least 1.";
+    journal_keys = 10000,
+        "Idempotency keys that an agent remembers with how their operations ended; past it new keys are refused, since none may be forgotten. Each costs some 300 bytes.";
+    replay_bytes = 1024 * 1024,
+        "Latest output of an operation with a key that is kept for who attaches to it: as much as a host lets be on its way.";
+    journal_bytes = 4 * 1024 * 1024,
+        "Output kept of all operations with a key that have ended, the oldest dropped first.";
+    path_bytes = 4095,
+        "A path; at least 1. Linux's PATH_MAX without its NUL.";
+    file_bytes = 1024 * 1024 * 1024,
+        "One file written. The guest's disk is half of its memory, and refuses before that.";
+    list_entries = 10000,
+        "Entries of one listing.";
+    watched_directories = 1024,
+        "Directories of one watch.";
+    allow_root = 0,
+        "1 = spawn may ask for the guest's root, who can do anything in the guest, also to its agent.";
     contexts = 16,
         "Contexts at once in one agent. Each is an interpreter that stays in memory.";
     context_name_bytes = 64,

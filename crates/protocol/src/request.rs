@@ -1,9 +1,12 @@
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::file::{ListFiles, MakeDir, MoveFile, ReadFile, RemoveFile, Stat, Watch, WriteFile};
+use crate::message::{about_operation, is_false, request};
+use crate::process::{Attach, Detach, InputData, ListProcesses, Resize, SendSignal, Spawn, Stdin};
 use crate::{
-    ContextName, EnvVars, ErrorType, Language, Limits, OpId, PackageSpec, Packages, Quiesce,
-    Refresh, WireError,
+    ContextName, EnvVars, ErrorType, GuestPath, IdempotencyKey, Language, Limits, OpId,
+    PackageSpec, Packages, Quiesce, Refresh, WireError,
 };
 
 /// Everything a client can ask of the agent.
@@ -27,137 +30,133 @@ pub enum Request {
     Quiesce(Quiesce),
     /// Makes a restored guest one of its own.
     Refresh(Refresh),
+    /// Starts a program.
+    Spawn(Spawn),
+    /// Input of an operation.
+    Stdin(Stdin),
+    /// Input of an operation, as a raw frame.
+    Data(InputData),
+    /// Sends a signal.
+    Signal(SendSignal),
+    /// Gives a terminal another size.
+    Resize(Resize),
+    /// Leaves an operation to itself.
+    Detach(Detach),
+    /// Follows an operation that was left, or its record.
+    Attach(Attach),
+    /// Lists the programs that run.
+    ListProcesses(ListProcesses),
+    /// Writes a file.
+    WriteFile(WriteFile),
+    /// Reads a file.
+    ReadFile(ReadFile),
+    /// Lists a directory.
+    ListFiles(ListFiles),
+    /// Tells what is at a path.
+    Stat(Stat),
+    /// Makes a directory.
+    MakeDir(MakeDir),
+    /// Gives a file another name.
+    Move(MoveFile),
+    /// Removes a file or a directory.
+    Remove(RemoveFile),
+    /// Tells what changes in a directory.
+    Watch(Watch),
 }
 
-/// Answered by `pong`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Ping {
-    #[doc(hidden)]
-    #[serde(default, skip_serializing)]
-    #[cfg_attr(feature = "schema", schemars(skip))]
-    pub action: Tag,
-    /// The operation's id; without one the request is synchronous.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub op_id: Option<OpId>,
+request! {
+    /// Answered by `pong`.
+    #[derive(Default)]
+    Ping {}
 }
 
-/// The first request of a version-1 connection; answered by `hello`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Hello {
-    #[doc(hidden)]
-    #[serde(default, skip_serializing)]
-    #[cfg_attr(feature = "schema", schemars(skip))]
-    pub action: Tag,
-    /// The operation's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub op_id: Option<OpId>,
-    /// The highest version that the client speaks; the answer holds the one that both do.
-    pub protocol: u32,
-    /// The secret of an agent that listens on TCP.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<String>,
-    /// Echoed in the answer: a client on a line that may hold stale bytes skips to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nonce: Option<String>,
-    /// Features the client wants, of those that the agent has. Unknown ones are ignored.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub features: Vec<String>,
+request! {
+    /// The first request of a version-1 connection; answered by `hello`.
+    #[derive(Default)]
+    Hello {
+        /// The highest version that the client speaks; the answer holds the one that both do.
+        protocol: u32,
+        /// The secret of an agent that listens on TCP.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<String>,
+        /// Echoed in the answer: a client on a line that may hold stale bytes skips to it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nonce: Option<String>,
+        /// Features the client wants, of those that the agent has. Unknown ones are ignored.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        features: Vec<String>,
+    }
 }
 
-/// Runs code; answered by output, then one `complete` or one `error`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Exec {
-    #[doc(hidden)]
-    #[serde(default, skip_serializing)]
-    #[cfg_attr(feature = "schema", schemars(skip))]
-    pub action: Tag,
-    /// The operation's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub op_id: Option<OpId>,
-    /// What interprets the code.
-    pub language: Language,
-    /// The code, at most `code_bytes` bytes of UTF-8, without NUL.
-    pub code: String,
-    /// Seconds until the code is ended; 0 = the operator's `timeout_s`; none = `default_exec_timeout_s`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<i64>,
-    /// The process's environment, beside the agent's own few.
-    #[serde(default, skip_serializing_if = "EnvVars::is_empty")]
-    pub env_vars: EnvVars,
-    /// Bytes of output that may be sent before the first `credit`; none = no flow control.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credit: Option<u64>,
-    /// The context that the code runs in: an interpreter that keeps its state between execs, begun by
-    /// the first that names it. None = an interpreter for this exec alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub context: Option<ContextName>,
-    /// Prepares: the code runs in the interpreter of this language that waits for the next exec (it is
-    /// started, if none does), in a namespace of its own, and the interpreter goes on waiting.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub prepare: bool,
-    /// Runs in an interpreter started now, even where one waits.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub fresh: bool,
+request! {
+    /// Runs code; answered by output, then one `complete` or one `error`.
+    Exec {
+        /// What interprets the code.
+        language: Language,
+        /// The code, at most `code_bytes` bytes of UTF-8, without NUL.
+        code: String,
+        /// Seconds until the code is ended; 0 = the operator's `timeout_s`; none = `default_exec_timeout_s`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout: Option<i64>,
+        /// The process's environment, beside the agent's own few.
+        #[serde(default, skip_serializing_if = "EnvVars::is_empty")]
+        env_vars: EnvVars,
+        /// Bytes of output that may be sent before the first `credit`; none = no flow control.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credit: Option<u64>,
+        /// The context that the code runs in: an interpreter that keeps its state between execs, begun by
+        /// the first that names it. None = an interpreter for this exec alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        context: Option<ContextName>,
+        /// Prepares: the code runs in the interpreter of this language that waits for the next exec (it is
+        /// started, if none does), in a namespace of its own, and the interpreter goes on waiting.
+        #[serde(default, skip_serializing_if = "is_false")]
+        prepare: bool,
+        /// Runs in an interpreter started now, even where one waits.
+        #[serde(default, skip_serializing_if = "is_false")]
+        fresh: bool,
+        /// Standard input is sent by `stdin` or `data`; without it, it is empty.
+        #[serde(default, skip_serializing_if = "is_false")]
+        stdin: bool,
+        /// The last expression's value is wanted, and other values that the code shows: as `result`s.
+        #[serde(default, skip_serializing_if = "is_false")]
+        display: bool,
+        /// The working directory of this exec; none = the user's home, or where the context is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cwd: Option<GuestPath>,
+        /// Lets it outlive its connection, and be found again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        idempotency_key: Option<IdempotencyKey>,
+    }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_false(value: &bool) -> bool {
-    !value
+about_operation! {
+    /// Ends an operation: SIGINT, then SIGTERM, then SIGKILL. The operation itself answers, by its end.
+    Cancel {}
 }
 
-/// Ends an operation: SIGINT, then SIGTERM, then SIGKILL. The operation itself answers, by `complete`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Cancel {
-    #[doc(hidden)]
-    #[serde(default, skip_serializing)]
-    #[cfg_attr(feature = "schema", schemars(skip))]
-    pub action: Tag,
-    /// The operation to end. One that is not known has ended already; that is no error.
-    pub op_id: OpId,
+about_operation! {
+    /// Lets an operation that was started with `credit` send more bytes of output.
+    Credit {
+        /// Bytes more.
+        bytes: u64,
+    }
 }
 
-/// Lets an operation that was started with `credit` send more bytes of output.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Credit {
-    #[doc(hidden)]
-    #[serde(default, skip_serializing)]
-    #[cfg_attr(feature = "schema", schemars(skip))]
-    pub action: Tag,
-    /// The operation. One that is not known has ended already; that is no error.
-    pub op_id: OpId,
-    /// Bytes more.
-    pub bytes: u64,
-}
-
-/// Installs packages; answered as `exec` is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct InstallPackages {
-    #[doc(hidden)]
-    #[serde(default, skip_serializing)]
-    #[cfg_attr(feature = "schema", schemars(skip))]
-    pub action: Tag,
-    /// The operation's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub op_id: Option<OpId>,
-    /// `python` (by uv) or `javascript` (by bun).
-    pub language: Language,
-    /// 1 to `packages` packages, each with a version specifier.
-    pub packages: Packages,
-    /// Seconds, 1 to `timeout_s`; none = `default_install_timeout_s`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<i64>,
+request! {
+    /// Installs packages; answered as `exec` is. What is installed then comes as a `result`.
+    InstallPackages {
+        /// `python` (by uv) or `javascript` (by bun).
+        language: Language,
+        /// 1 to `packages` packages, each with a version specifier.
+        packages: Packages,
+        /// Seconds, 1 to `timeout_s`; none = `default_install_timeout_s`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout: Option<i64>,
+        /// As in `exec`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credit: Option<u64>,
+    }
 }
 
 /// A line that is no valid request: what to answer, and under which operation.
@@ -226,9 +225,60 @@ fn first_field(text: &str) -> Option<&str> {
 fn unknown(action: &str) -> String {
     let shown = action.chars().take(80).flat_map(char::escape_default);
     let shown: String = shown.collect();
-    format!(
-        "unknown action `{shown}`; known are ping, hello, exec, cancel, credit, install_packages, quiesce and refresh"
-    )
+    format!("unknown action `{shown}`; known are {}", ACTIONS.join(", "))
+}
+
+/// Reads and names each request by its action, and tells its operation: one line for each.
+macro_rules! actions {
+    ($($action:literal => $variant:ident,)*) => {
+        /// Every action, in the order that documentation lists them.
+        pub const ACTIONS: &[&str] = &[$($action),*];
+
+        impl Request {
+            /// The request of this action; `None` where there is no such action.
+            fn of(action: &str, text: &str) -> Option<Result<Self, String>> {
+                Some(match action {
+                    $($action => fields(text).map(Request::$variant),)*
+                    _ => return None,
+                })
+            }
+
+            /// The operation's id.
+            #[must_use]
+            pub fn op_id(&self) -> Option<OpId> {
+                match self {
+                    $(Self::$variant(request) => request.op_id.into(),)*
+                }
+            }
+        }
+    };
+}
+
+actions! {
+    "ping" => Ping,
+    "hello" => Hello,
+    "exec" => Exec,
+    "spawn" => Spawn,
+    "stdin" => Stdin,
+    "data" => Data,
+    "signal" => Signal,
+    "resize" => Resize,
+    "cancel" => Cancel,
+    "credit" => Credit,
+    "detach" => Detach,
+    "attach" => Attach,
+    "list_processes" => ListProcesses,
+    "write_file" => WriteFile,
+    "read_file" => ReadFile,
+    "list_files" => ListFiles,
+    "stat" => Stat,
+    "make_dir" => MakeDir,
+    "move" => Move,
+    "remove" => Remove,
+    "watch" => Watch,
+    "install_packages" => InstallPackages,
+    "quiesce" => Quiesce,
+    "refresh" => Refresh,
 }
 
 impl Request {
@@ -266,36 +316,6 @@ impl Request {
         };
         parsed.map_err(|message| refuse(head.op_id, ErrorType::RequestError, message))
     }
-
-    /// The request of this action; `None` where there is no such action.
-    fn of(action: &str, text: &str) -> Option<Result<Self, String>> {
-        Some(match action {
-            "ping" => fields(text).map(Request::Ping),
-            "hello" => fields(text).map(Request::Hello),
-            "exec" => fields(text).map(Request::Exec),
-            "cancel" => fields(text).map(Request::Cancel),
-            "credit" => fields(text).map(Request::Credit),
-            "install_packages" => fields(text).map(Request::InstallPackages),
-            "quiesce" => fields(text).map(Request::Quiesce),
-            "refresh" => fields(text).map(Request::Refresh),
-            _ => return None,
-        })
-    }
-
-    /// The operation's id.
-    #[must_use]
-    pub fn op_id(&self) -> Option<OpId> {
-        match self {
-            Self::Ping(r) => r.op_id,
-            Self::Hello(r) => r.op_id,
-            Self::Exec(r) => r.op_id,
-            Self::InstallPackages(r) => r.op_id,
-            Self::Quiesce(r) => r.op_id,
-            Self::Refresh(r) => r.op_id,
-            Self::Cancel(r) => Some(r.op_id),
-            Self::Credit(r) => Some(r.op_id),
-        }
-    }
 }
 
 impl Exec {
@@ -313,14 +333,18 @@ impl Exec {
             context: None,
             prepare: false,
             fresh: false,
+            stdin: false,
+            display: false,
+            cwd: None,
+            idempotency_key: None,
         }
     }
 
     /// Refuses what is past a limit.
     ///
     /// # Errors
-    /// `code_error`, `env_var_error`, or `request_error` for the timeout, the context, and fields that
-    /// exclude each other; with limit and actual figure.
+    /// `code_error`, `env_var_error`, `path_error` for the working directory, or `request_error` for the
+    /// timeout, the context, the key, and fields that exclude each other; with limit and actual figure.
     pub fn check(&self, limits: &Limits) -> Result<(), WireError> {
         let bytes = self.code.len() as u64;
         if bytes > limits.code_bytes {
@@ -339,6 +363,12 @@ impl Exec {
         self.timeout_s(limits)?;
         if let Some(context) = &self.context {
             context.check(limits)?;
+        }
+        if let Some(cwd) = &self.cwd {
+            cwd.check(limits)?;
+        }
+        if let Some(key) = &self.idempotency_key {
+            key.check(limits)?;
         }
         let exclusive = [
             ("context", self.context.is_some()),
@@ -384,7 +414,8 @@ impl InstallPackages {
     }
 }
 
-fn timeout_in(seconds: i64, min: u64, limits: &Limits) -> Result<u64, WireError> {
+/// A timeout in its range, in seconds.
+pub(crate) fn timeout_in(seconds: i64, min: u64, limits: &Limits) -> Result<u64, WireError> {
     let max = limits.timeout_s;
     u64::try_from(seconds)
         .ok()
@@ -590,6 +621,7 @@ mod tests {
             language: Language::Python,
             packages: ["a==1"].into_iter().collect(),
             timeout,
+            credit: None,
         };
         assert_eq!(install(None).check(&limits).unwrap().1, 300);
         assert_eq!(install(Some(1)).check(&limits).unwrap().1, 1);

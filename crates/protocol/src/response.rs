@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use crate::file::{Change, Done, Entries, Entry, Transferred, Watching};
+use crate::process::{Attached, Detached, InputCredit, Processes, Queued, Started};
 use crate::{Chunk, ErrorType, OpId, Quiesced, Refreshed, WireError};
 
 /// Everything the agent can say.
@@ -15,6 +17,10 @@ pub enum Response {
     Stdout(Output),
     /// Standard error of a program.
     Stderr(Output),
+    /// A part of a line of JSON: a value that the code shows, as an object from MIME types to data.
+    Result(Output),
+    /// Content of a file.
+    File(Output),
     /// Announces a raw frame of output.
     Data(Data),
     /// The end of an operation that ran.
@@ -25,6 +31,30 @@ pub enum Response {
     Quiesced(Quiesced),
     /// Answer to `refresh`.
     Refreshed(Refreshed),
+    /// A program has been started.
+    Started(Started),
+    /// An exec waits for its context.
+    Queued(Queued),
+    /// More input may be sent.
+    Credit(InputCredit),
+    /// An operation goes on without this client.
+    Detached(Detached),
+    /// An operation is followed from here on.
+    Attached(Attached),
+    /// The programs that run.
+    Processes(Processes),
+    /// What is at a path.
+    Entry(Entry),
+    /// Entries of a directory.
+    Entries(Entries),
+    /// The end of an operation that has nothing else to tell.
+    Done(Done),
+    /// The end of a file's way.
+    Transferred(Transferred),
+    /// From here on changes are told.
+    Watching(Watching),
+    /// Something has changed.
+    Change(Change),
 }
 
 /// Answer to `ping`.
@@ -72,7 +102,7 @@ pub struct Output {
     pub chunk: Chunk,
 }
 
-/// Which stream of a program.
+/// Which stream of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -81,6 +111,23 @@ pub enum Stream {
     Stdout,
     /// Standard error.
     Stderr,
+    /// Values that the code shows: lines of JSON.
+    Result,
+    /// A file's content.
+    File,
+}
+
+impl Stream {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Result => "result",
+            Self::File => "file",
+        }
+    }
 }
 
 /// Announces a raw frame: exactly `len` bytes follow this line's newline. Only where
@@ -128,6 +175,9 @@ pub struct Complete {
     /// What was sent of standard error.
     #[serde(default)]
     pub stderr: StreamSummary,
+    /// What was sent of values that the code showed.
+    #[serde(default, skip_serializing_if = "StreamSummary::is_empty")]
+    pub results: StreamSummary,
 }
 
 /// Why an operation ended.
@@ -207,6 +257,14 @@ pub struct StreamSummary {
     pub crc32c: u32,
 }
 
+impl StreamSummary {
+    /// Nothing was sent.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
 /// The end of an operation that was refused, or of a line that was none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -218,6 +276,9 @@ pub struct ErrorMessage {
     pub message: String,
     /// The kind of mistake.
     pub error_type: ErrorType,
+    /// The kernel's number of what went wrong with a file, as errno(3) has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i32>,
     /// The agent's version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
@@ -231,6 +292,7 @@ impl ErrorMessage {
             op_id,
             message: error.message,
             error_type: error.error_type,
+            errno: error.errno,
             version: Some(version.to_string()),
         }
     }

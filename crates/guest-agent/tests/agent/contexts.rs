@@ -238,12 +238,6 @@ fn what_is_refused() {
         }
     };
     let request = ErrorType::RequestError;
-    refused(
-        "j",
-        Language::Javascript,
-        request,
-        &["context", "javascript"],
-    );
     refused("a b", Language::Python, request, &["context"]);
     python(&mut client, "x = 1");
     let mut other = run_in(&mut client, "c", Language::Raw, "1");

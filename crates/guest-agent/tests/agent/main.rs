@@ -5,6 +5,7 @@
 mod contexts;
 mod endings;
 mod freshness;
+mod input;
 mod languages;
 mod limits;
 mod many;

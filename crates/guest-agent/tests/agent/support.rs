@@ -173,6 +173,8 @@ pub fn bun() -> Option<PathBuf> {
 pub struct Outcome {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
+    /// Lines of JSON, one for each value shown.
+    pub results: Vec<u8>,
     /// The bytes of each piece, in order.
     pub pieces: Vec<Vec<u8>>,
     pub complete: Option<Complete>,
@@ -194,11 +196,20 @@ impl Outcome {
         std::str::from_utf8(&self.stderr).unwrap()
     }
 
+    /// The values that were shown.
+    pub fn values(&self) -> Vec<serde_json::Value> {
+        let lines = std::str::from_utf8(&self.results).unwrap().lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
     /// The byte counts and checksums in `complete` are those of what arrived.
     pub fn check_sums(&self) {
         for (summary, bytes) in [
             (self.complete().stdout, &self.stdout),
             (self.complete().stderr, &self.stderr),
+            (self.complete().results, &self.results),
         ] {
             assert_eq!(summary.bytes, bytes.len() as u64);
             assert_eq!(summary.crc32c, crc32c::crc32c(bytes));
@@ -364,6 +375,8 @@ impl Outcome {
         let (stream, seq, bytes) = match response {
             Response::Stdout(output) => (Stream::Stdout, output.seq, output.chunk.into_bytes()),
             Response::Stderr(output) => (Stream::Stderr, output.seq, output.chunk.into_bytes()),
+            Response::Result(output) => (Stream::Result, output.seq, output.chunk.into_bytes()),
+            Response::Credit(_) | Response::Queued(_) | Response::Started(_) => return false,
             Response::Data(data) => (data.stream, Some(data.seq), bytes),
             Response::Complete(complete) => {
                 self.complete = Some(complete);
@@ -383,6 +396,8 @@ impl Outcome {
         match stream {
             Stream::Stdout => self.stdout.extend_from_slice(&bytes),
             Stream::Stderr => self.stderr.extend_from_slice(&bytes),
+            Stream::Result => self.results.extend_from_slice(&bytes),
+            Stream::File => panic!("a file's content"),
         }
         self.pieces.push(bytes);
         false
@@ -404,15 +419,8 @@ pub fn padded(text: &str, with: &str, len: usize) -> String {
 
 /// The operation that a response belongs to.
 pub fn op_id(response: &Response) -> Option<u64> {
-    let id = match response {
-        Response::Pong(r) => r.op_id,
-        Response::Hello(r) => r.op_id,
-        Response::Stdout(r) | Response::Stderr(r) => r.op_id,
-        Response::Data(r) => r.op_id,
-        Response::Complete(r) => r.op_id,
-        Response::Error(r) => r.op_id,
-        Response::Quiesced(r) => r.op_id,
-        Response::Refreshed(r) => r.op_id,
-    };
-    id.map(OpId::get)
+    serde_json::to_value(response)
+        .unwrap()
+        .get("op_id")?
+        .as_u64()
 }

@@ -28,6 +28,8 @@ pub struct Launch<'a> {
     pub identity: Option<(u32, u32)>,
     /// Open files, soft and hard limit.
     pub open_files: (u64, u64),
+    /// Descriptor 0 is a terminal, to be the session's own.
+    pub terminal: bool,
 }
 
 /// What a child was doing when it failed.
@@ -39,6 +41,8 @@ pub enum Stage {
     Directory,
     /// Putting its descriptors in place.
     Descriptors,
+    /// Taking its terminal.
+    Terminal,
     /// Setting its resource limits.
     Limits,
     /// Becoming the user it runs as.
@@ -50,10 +54,11 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Session,
         Self::Directory,
         Self::Descriptors,
+        Self::Terminal,
         Self::Limits,
         Self::Identity,
         Self::Privileges,
@@ -67,6 +72,7 @@ impl Stage {
             Self::Session => "opening a session",
             Self::Directory => "entering the working directory",
             Self::Descriptors => "placing its descriptors",
+            Self::Terminal => "taking its terminal",
             Self::Limits => "setting its limits",
             Self::Identity => "becoming the sandbox user",
             Self::Privileges => "giving up privileges",
@@ -234,6 +240,9 @@ unsafe fn prepare(launch: &Launch<'_>) -> Result<(), Stage> {
         first_to_die();
         limits(launch).map_err(|()| Stage::Limits)?;
         descriptors(launch).map_err(|()| Stage::Descriptors)?;
+        if launch.terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
+            return Err(Stage::Terminal);
+        }
         if let Some((user, group)) = launch.identity {
             let became = libc::setgroups(0, ptr::null()) == 0
                 && libc::setresgid(group, group, group) == 0

@@ -1,0 +1,129 @@
+//! Standard input.
+
+use fumehood_protocol::{Chunk, ErrorType, InputData, Language, OpId, Request, Stdin, Tag};
+
+use crate::support::{Agent, Client, exec};
+use crate::waiting::run_with;
+
+pub fn stdin(client: &mut Client, id: u64, bytes: &[u8], eof: bool) {
+    client.send(&Request::Stdin(Stdin {
+        action: Tag,
+        op_id: OpId::try_from(id).unwrap(),
+        chunk: Some(Chunk::from(bytes.to_vec())),
+        eof,
+    }));
+}
+
+pub fn frame(client: &mut Client, id: u64, bytes: &[u8], eof: bool) {
+    use std::io::Write;
+    client.send(&Request::Data(InputData {
+        action: Tag,
+        op_id: OpId::try_from(id).unwrap(),
+        len: bytes.len() as u64,
+        eof,
+    }));
+    client.stream.write_all(bytes).unwrap();
+}
+
+#[test]
+fn input_comes_to_a_program_and_ends() {
+    let agent = Agent::open();
+    let mut client = agent.hello(&["raw_frames"]);
+    let programs = [
+        (
+            Language::Python,
+            "import sys\nfor line in sys.stdin: print(line.strip()[::-1])",
+        ),
+        (
+            Language::Raw,
+            "while read -r line; do echo $line | rev; done",
+        ),
+    ];
+    for (language, code) in programs {
+        let mut request = exec(Some(1), language, code);
+        request.stdin = true;
+        client.send(&Request::Exec(request));
+        stdin(&mut client, 1, b"ab", false);
+        frame(&mut client, 1, b"c\n12", false);
+        frame(&mut client, 1, b"", false);
+        frame(&mut client, 1, b"3\n", true);
+        stdin(&mut client, 1, b"late\n", false);
+        let outcome = client.outcome();
+        assert_eq!(outcome.out(), "cba\n321\n", "{language} {}", outcome.err());
+    }
+    client.ping();
+}
+
+/// A megabyte passes through, a window at a time.
+#[test]
+fn much_input_needs_credit() {
+    let agent = Agent::open();
+    let mut client = agent.hello(&["raw_frames", "credit"]);
+    let mut request = exec(Some(1), Language::Raw, "md5sum; sleep 0.01");
+    request.stdin = true;
+    client.send(&Request::Exec(request));
+    let mut allowed = 262_144;
+    for piece in 0..64 {
+        while allowed < 32_768 {
+            let fumehood_protocol::Response::Credit(credit) = client.response() else {
+                panic!("no credit")
+            };
+            allowed += credit.bytes;
+        }
+        allowed -= 32_768;
+        frame(&mut client, 1, &[b'x'; 32_768], piece == 63);
+    }
+    let outcome = client.outcome();
+    assert_eq!(outcome.out().split(' ').next().unwrap().len(), 32);
+    assert_eq!(outcome.complete().exit_code, 0);
+    // Past it, input is refused, and the program goes on.
+    let mut request = exec(Some(2), Language::Raw, "sleep 60 <&0");
+    request.stdin = true;
+    client.send(&Request::Exec(request));
+    for _ in 0..6 {
+        frame(&mut client, 2, &[0; 65_536], false);
+    }
+    assert_eq!(client.error().error_type, ErrorType::ProtocolError);
+    client.cancel(2);
+}
+
+#[test]
+fn without_input_it_is_at_its_end() {
+    let agent = Agent::open();
+    let mut client = agent.connect();
+    for context in [None, Some("c")] {
+        let run = |client: &mut Client, language, code: &str| {
+            run_with(client, language, code, |request| {
+                let name = context.map(|name| format!("{name}-{language}"));
+                request.context = name.map(fumehood_protocol::ContextName::new);
+            })
+        };
+        for _ in 0..2 {
+            let python = run(
+                &mut client,
+                Language::Python,
+                "import sys; print(sys.stdin.read() == '')",
+            );
+            assert_eq!(python.out(), "True\n");
+            assert_eq!(
+                run(&mut client, Language::Raw, "cat; echo end").out(),
+                "end\n"
+            );
+        }
+    }
+}
+
+#[test]
+fn frames_are_bounded_and_need_an_agreement() {
+    let agent = Agent::open();
+    let mut client = agent.hello(&[]);
+    let line = r#"{"action":"data","op_id":1,"len":4}"#;
+    client.refuses(line, ErrorType::RequestError, &["raw frames"]);
+    let mut client = agent.hello(&["raw_frames"]);
+    let line = r#"{"action":"data","op_id":1,"len":65537}"#;
+    client.refuses(line, ErrorType::RequestError, &["65537", "65536"]);
+    // For an operation that has ended it is dropped.
+    client.line("{\"action\":\"data\",\"op_id\":1,\"len\":4}\nabcd");
+    assert_eq!(client.error().error_type, ErrorType::RequestError);
+    client.ping();
+}
