@@ -1,6 +1,6 @@
 use fumehood_protocol::{ContextName, EnvVars, ErrorType, Exec, Language, WireError};
 
-use crate::dispatch::Agent;
+use crate::agent::Agent;
 use crate::input::writer;
 use crate::interpreter::{Interpreter, Mode, Text, acts_at_start, can_be_set_later};
 use crate::kept::Home;

@@ -110,25 +110,46 @@ impl Interpreters {
         })
     }
 
+    /// A program that is run by this word: one with a `/` as it is, another as it is found.
+    ///
+    /// # Errors
+    /// `path_error`: there is none.
+    pub(crate) fn program(&self, word: &str) -> Result<CString, WireError> {
+        let found = if word.contains('/') {
+            Some(PathBuf::from(word))
+        } else {
+            self.look_for(word)
+        };
+        let path = found.and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
+        path.ok_or_else(|| {
+            let message = format!("there is no program `{word}` in {}", self.searched());
+            let error = WireError::new(ErrorType::PathError, message);
+            error.with_errno(rustix::io::Errno::NOENT.raw_os_error())
+        })
+    }
+
+    fn look_for(&self, name: &str) -> Option<PathBuf> {
+        let search = self.search.iter();
+        let mut paths = search.map(|directory| directory.join(name));
+        paths.find(|path| is_program(path))
+    }
+
+    fn searched(&self) -> String {
+        let search = self.search.iter();
+        let searched: Vec<_> = search.map(|path| path.display().to_string()).collect();
+        searched.join(":")
+    }
+
     fn find(&mut self, name: &'static str) -> Result<CString, WireError> {
         if let Some((_, path)) = self.found.iter().find(|(known, _)| *known == name) {
             return Ok(path.clone());
         }
-        let path = self
-            .search
-            .iter()
-            .map(|directory| directory.join(name))
-            .find(|path| is_program(path));
+        let path = self.look_for(name);
         let path = path.and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
         let path = path.ok_or_else(|| {
-            let searched: Vec<_> = self
-                .search
-                .iter()
-                .map(|p| p.display().to_string())
-                .collect();
             let message = format!(
                 "this machine has no `{name}` in {}; install it there",
-                searched.join(":")
+                self.searched()
             );
             WireError::new(ErrorType::AgentError, message)
         })?;

@@ -107,6 +107,15 @@ impl Confinement {
         })
     }
 
+    /// Does something with files as the user that programs run as would, with that user's rights.
+    pub(crate) fn as_user<T>(&self, act: impl FnOnce() -> T) -> T {
+        let Some((user, group)) = self.identity else {
+            return act();
+        };
+        let _borrowed = fumehood_sys::guest::FilesOf::user(user, group);
+        act()
+    }
+
     /// The environment of a program: ours, then what was asked for, which wins. What holds a NUL
     /// cannot be passed on; the protocol refuses it before.
     pub(crate) fn environment(&self, asked: &EnvVars) -> Vec<CString> {

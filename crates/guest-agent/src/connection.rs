@@ -3,19 +3,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
-    Chunk, Decoder, ErrorMessage, ErrorType, InputCredit, InputData, Item, Limits, OpId, Request,
-    Response, Stdin, Tag, WireError,
+    Chunk, Decoder, ErrorMessage, ErrorType, InputData, Item, Limits, OpId, Request, Response,
+    Stdin, Tag, WireError,
 };
 use rustix::buffer::spare_capacity;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
-use crate::dispatch::{Agent, dispatch};
-use crate::ending;
+use crate::agent::Agent;
+use crate::dispatch::dispatch;
 use crate::hello::Session;
 use crate::operation::Operation;
+use crate::operations::ClientId;
 use crate::outbox::{Outbox, Sent};
 use crate::output::Encoding;
+use crate::queue::{Queued, begin_queued};
+use crate::replay::Replay;
 use crate::settings::{Settings, VERSION};
 
 /// Bytes read from a client at once.
@@ -30,9 +33,10 @@ const STRANGER_PATIENCE: Duration = Duration::from_secs(10);
 /// still be seen.
 const WAITING: usize = 2;
 
-/// One client: its bytes in, its bytes out, its operations.
+/// One client: its bytes in, its bytes out. Its operations are the agent's.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    pub(crate) id: ClientId,
     descriptor: OwnedFd,
     opened: Instant,
     stage: Stage,
@@ -45,13 +49,11 @@ pub(crate) struct Connection {
     /// Requests without `op_id` that wait for the end of the one before.
     waiting: VecDeque<Incoming>,
     turn: usize,
-    /// Operations that nobody waits for any more.
-    ended: Vec<Operation>,
-    /// Operations whose end was answered, to be cleaned up.
-    answered: Vec<Operation>,
+    /// Execs that wait for their contexts, in order.
+    pub(crate) queue: Vec<Queued>,
     pub(crate) session: Session,
     pub(crate) outbox: Outbox,
-    pub(crate) operations: Vec<Operation>,
+    pub(crate) replays: Vec<Replay>,
 }
 
 /// A line, read: a request, or why it is none.
@@ -71,7 +73,12 @@ enum Stage {
 
 impl Connection {
     /// A client on this descriptor, which must not block.
-    pub(crate) fn new(descriptor: OwnedFd, settings: &Settings, now: Instant) -> Self {
+    pub(crate) fn new(
+        id: ClientId,
+        descriptor: OwnedFd,
+        settings: &Settings,
+        now: Instant,
+    ) -> Self {
         let session = Session::new(settings);
         let most = if session.authorised {
             u64::MAX
@@ -79,6 +86,7 @@ impl Connection {
             STRANGER_LINE_BYTES
         };
         Self {
+            id,
             descriptor,
             opened: now,
             stage: Stage::Open,
@@ -88,19 +96,18 @@ impl Connection {
             announced: None,
             waiting: VecDeque::new(),
             turn: 0,
-            ended: Vec::new(),
-            answered: Vec::new(),
+            queue: Vec::new(),
             session,
             outbox: Outbox::default(),
-            operations: Vec::new(),
+            replays: Vec::new(),
         }
     }
 
-    /// What holds from now on; what was running ends.
-    pub(crate) fn begin(&mut self, session: Session, limits: &Limits) {
-        self.decoder = decoder(limits, u64::MAX);
+    /// What holds from now on; what was running ends, but for what has a key.
+    pub(crate) fn begin(&mut self, session: Session, agent: &mut Agent) {
+        self.decoder = decoder(&agent.settings.limits, u64::MAX);
         self.session = session;
-        self.ended.append(&mut self.operations);
+        self.leave(agent);
     }
 
     /// Lines may be as long as this from now on.
@@ -133,10 +140,11 @@ impl Connection {
         self.stage = Stage::Closing;
     }
 
-    /// Breaks off, and kills what was running.
-    pub(crate) fn hang_up(&mut self, agent: &mut Agent) {
-        self.stage = Stage::Gone;
-        self.abandon(agent);
+    /// What nobody waits for any more ends, but for what has a key.
+    pub(crate) fn leave(&mut self, agent: &mut Agent) {
+        self.queue.clear();
+        self.replays.clear();
+        agent.leave(self.id);
     }
 
     /// The client is gone.
@@ -155,43 +163,19 @@ impl Connection {
             .answer(&Response::Error(ErrorMessage::new(op_id, error, VERSION)));
     }
 
-    /// The operation of this id, unless it has ended.
-    pub(crate) fn operation(&mut self, id: OpId) -> Option<&mut Operation> {
-        self.operations
-            .iter_mut()
-            .find(|operation| operation.framing.op_id == Some(id))
+    /// Whether an operation of this client has this id and has not ended.
+    pub(crate) fn is_live(&self, id: OpId, agent: &Agent) -> bool {
+        let id = Some(id);
+        let mut running = agent.operations.of(Some(self.id));
+        running.any(|operation| operation.framing.op_id == id)
+            || self.queue.iter().any(|queued| queued.terms.op_id == id)
+            || self.replays.iter().any(|replay| replay.op_id() == id)
     }
 
-    /// Whether an operation has this id and has not ended.
-    pub(crate) fn is_live(&self, id: OpId) -> bool {
-        self.operations
-            .iter()
-            .any(|operation| operation.framing.op_id == Some(id))
-    }
-
-    /// Kills what nobody waits for any more; the agent keeps it until it is reaped.
-    pub(crate) fn abandon(&mut self, agent: &mut Agent) {
-        if self.is_gone() {
-            self.ended.append(&mut self.operations);
-        }
-        for operation in self.ended.drain(..) {
-            if operation.end.is_none() {
-                operation.process.kill();
-                if let Some(home) = operation.home() {
-                    agent.kept.lose(home);
-                }
-                agent.abandoned.push(operation.process);
-                continue;
-            }
-            let unsaid = operation.home().cloned().filter(|_| !operation.survived);
-            retire(operation, agent);
-            if let Some(home) = unsaid {
-                agent.kept.lose(&home);
-            }
-        }
-        for operation in self.answered.drain(..) {
-            retire(operation, agent);
-        }
+    /// How many operations of this client have not ended.
+    pub(crate) fn live(&self, agent: &Agent) -> usize {
+        let running = agent.operations.of(Some(self.id)).count();
+        running + self.queue.len() + self.replays.len()
     }
 
     /// What to wait for.
@@ -212,24 +196,21 @@ impl Connection {
     }
 
     /// There is something to do without waiting for anybody.
-    pub(crate) fn has_work(&self, limits: &Limits) -> bool {
-        let waited = !self.waiting.is_empty() && !self.is_synchronous();
+    pub(crate) fn has_work(&self, agent: &Agent) -> bool {
+        let limits = &agent.settings.limits;
+        let waited = !self.waiting.is_empty() && !self.is_synchronous(agent);
         let input = !self.input.is_empty() && self.waiting.len() < WAITING;
         let requests = waited || (input && !self.outbox.has_too_many_answers(limits));
-        let output =
-            !self.outbox.is_full(limits) && self.operations.iter().any(Operation::has_work);
+        let mut own = agent.operations.of(Some(self.id));
+        let output = !self.outbox.is_full(limits)
+            && (own.any(Operation::has_work) || self.replays.iter().any(Replay::has_work));
         (requests && self.stage == Stage::Open) || output
     }
 
-    /// When something is due.
-    pub(crate) fn deadline(&self, limits: &Limits) -> Option<Instant> {
+    /// When it is to hang up at the latest.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         let stranger = !self.session.authorised || self.stage == Stage::Closing;
-        let patience = stranger.then(|| self.opened + STRANGER_PATIENCE);
-        let operations = self
-            .operations
-            .iter()
-            .filter_map(|o| o.deadline(&self.outbox, limits));
-        operations.chain(patience).min()
+        stranger.then(|| self.opened + STRANGER_PATIENCE)
     }
 
     /// Poll has seen something.
@@ -260,21 +241,14 @@ impl Connection {
             self.stage = Stage::Gone;
         }
         self.take_requests(agent, now);
-        let limits = &agent.settings.limits;
-        for operation in &mut self.operations {
-            operation.tick(limits, now);
-            let op_id = operation.framing.op_id;
-            let input = operation.input.as_mut();
-            if let Some(bytes) = input.and_then(|input| input.credit(limits)) {
-                let credit = Response::Credit(InputCredit { op_id, bytes });
-                self.outbox.answer(&credit);
-            }
-        }
-        self.pump(limits, now);
+        self.pump(agent, now);
         self.finish(agent);
+        begin_queued(self, agent, now);
         self.take_requests(agent, now);
         self.send();
-        self.abandon(agent);
+        if self.is_gone() {
+            self.leave(agent);
+        }
     }
 
     fn send(&mut self) {
@@ -289,7 +263,7 @@ impl Connection {
 
     fn take_requests(&mut self, agent: &mut Agent, now: Instant) {
         while self.stage != Stage::Closing {
-            let synchronous = self.is_synchronous();
+            let synchronous = self.is_synchronous(agent);
             if !synchronous && let Some(incoming) = self.waiting.pop_front() {
                 dispatch(self, incoming, agent, now);
                 continue;
@@ -310,10 +284,11 @@ impl Connection {
     }
 
     /// An operation without `op_id` is running: others without one wait for its end.
-    fn is_synchronous(&self) -> bool {
-        self.operations
-            .iter()
-            .any(|operation| operation.framing.op_id.is_none())
+    fn is_synchronous(&self, agent: &Agent) -> bool {
+        let mut running = agent.operations.of(Some(self.id));
+        running.any(|operation| operation.framing.op_id.is_none())
+            || self.queue.iter().any(|queued| queued.terms.op_id.is_none())
+            || self.replays.iter().any(|replay| replay.op_id().is_none())
     }
 
     fn next(&mut self, limits: &Limits) -> Option<Incoming> {
@@ -334,61 +309,29 @@ impl Connection {
     }
 
     /// Moves output, the operations by turns, a chunk of each stream at most.
-    fn pump(&mut self, limits: &Limits, now: Instant) {
+    fn pump(&mut self, agent: &mut Agent, now: Instant) {
+        let limits = &agent.settings.limits;
         self.turn = self.turn.wrapping_add(1);
-        let count = self.operations.len();
+        let count = agent.operations.len();
         for n in 0..count {
-            let at = (self.turn + n) % count;
-            self.operations[at].pump(&mut self.outbox, limits, now);
+            let operation = agent.operations.get((self.turn + n) % count);
+            if operation.client == Some(self.id) {
+                operation.give_credit(&mut self.outbox, limits);
+                operation.pump(&mut self.outbox, limits, now);
+            }
         }
+        for replay in &mut self.replays {
+            replay.pump(&mut self.outbox, limits);
+        }
+        self.replays.retain(|replay| !replay.is_done());
     }
 
     /// Answers for what has ended.
     fn finish(&mut self, agent: &mut Agent) {
-        let mut at = 0;
-        while at < self.operations.len() {
-            if !self.operations[at].is_done() {
-                at += 1;
-                continue;
-            }
-            let mut operation = self.operations.remove(at);
-            if let (false, Some(home)) = (operation.survived, operation.home()) {
-                agent.kept.forget(home);
-            }
-            if let Some(end) = operation.end {
-                self.outbox.answer(&ending::response(&operation, &end));
-            }
-            if operation.survived {
-                retire(operation, agent);
-            } else {
-                // The client need not wait for what is cleared away, but for what it can see.
-                operation.process.remove_script();
-                self.answered.push(operation);
-            }
+        let id = Some(self.id);
+        for operation in agent.operations.take(|o| o.client == id && o.is_done()) {
+            agent.finish(operation, &mut self.outbox);
         }
-    }
-}
-
-/// Lets go of what has ended: its interpreter goes back to where it came from, or is cleaned up.
-fn retire(mut operation: Operation, agent: &mut Agent) {
-    let survived = operation.survived;
-    if survived && operation.can_go_on() {
-        let back = operation.into_interpreter();
-        let back = back.and_then(|(home, interpreter)| agent.kept.put_back(&home, interpreter));
-        if let Some(unwanted) = back {
-            unwanted.process.kill();
-            agent.abandoned.push(unwanted.process);
-        }
-        return;
-    }
-    if let Some(home) = operation.home() {
-        agent.kept.forget(home);
-    }
-    if survived {
-        operation.process.kill();
-        agent.abandoned.push(operation.process);
-    } else {
-        operation.process.clean(agent.confinement.cgroups.as_mut());
     }
 }
 

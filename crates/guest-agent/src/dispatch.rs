@@ -1,37 +1,22 @@
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
-    Chunk, ErrorType, Exec, InputData, InstallPackages, OpId, Ping, Pong, Request, Response, Stdin,
-    Tag, WireError,
+    Chunk, ErrorType, Exec, InputData, InstallPackages, OpId, Ping, Pong, ProcessKind, Request,
+    Resize, Response, SendSignal, Stdin, Tag, WireError,
 };
+use rustix::process::Signal;
 
+use crate::agent::Agent;
+use crate::attach::{admit_key, attach, attach_to, detach};
 use crate::begin::begin;
-use crate::command::Interpreters;
-use crate::confine::Confinement;
 use crate::connection::{Connection, Incoming};
-use crate::freshness::{Identity, admits, quiesce, refresh};
+use crate::freshness::{admits, quiesce, refresh};
 use crate::hello::hello;
-use crate::kept::Kept;
-use crate::memory::MemoryWatch;
-use crate::operation::{Operation, Reason, Terms};
-use crate::process::Process;
-use crate::settings::{Settings, VERSION};
-
-/// What all connections share.
-#[derive(Debug)]
-pub(crate) struct Agent {
-    pub(crate) settings: Settings,
-    pub(crate) confinement: Confinement,
-    pub(crate) interpreters: Interpreters,
-    /// Interpreters that outlive an exec.
-    pub(crate) kept: Kept,
-    /// In our own VMs: what makes the guest one of its own.
-    pub(crate) identity: Option<Identity>,
-    /// Where programs' memory has a limit.
-    pub(crate) memory: Option<MemoryWatch>,
-    /// Killed processes whose connection is gone, until they are reaped.
-    pub(crate) abandoned: Vec<Process>,
-}
+use crate::listing::list_processes;
+use crate::operation::{Follower, Operation, Reason, Terms};
+use crate::program::{enter, spawn};
+use crate::queue::{Queued, cancel_queued, must_wait};
+use crate::settings::VERSION;
 
 /// Answers one request, or begins what will.
 pub(crate) fn dispatch(
@@ -42,29 +27,48 @@ pub(crate) fn dispatch(
 ) {
     let Incoming { op_id, request } = incoming;
     let result = request
-        .and_then(|request| admitted(connection, request))
+        .and_then(|request| admitted(connection, request, agent))
         .and_then(|request| admits(agent, &request).map(|()| request))
-        .and_then(|request| match request {
-            Request::Ping(request) => ping(connection, &request),
-            Request::Hello(request) => hello(connection, &request, agent),
-            Request::Exec(request) => exec(connection, request, agent, now),
-            Request::Cancel(request) => cancel(connection, request.op_id, agent, now),
-            Request::Credit(request) => credit(connection, request.op_id, request.bytes),
-            Request::InstallPackages(request) => install_packages(&request, agent),
-            Request::Quiesce(request) => quiesce(connection, &request, agent),
-            Request::Refresh(request) => refresh(connection, &request, agent),
-            Request::Stdin(request) => input(connection, request),
-            Request::Data(request) => data(connection, request, agent),
-            _ => Err(WireError::new(ErrorType::RequestError, "not there yet")),
-        });
+        .and_then(|request| answer(connection, request, agent, now));
     if let Err(error) = result {
         connection.refuse(op_id, error);
     }
-    connection.abandon(agent);
+}
+
+fn answer(
+    connection: &mut Connection,
+    request: Request,
+    agent: &mut Agent,
+    now: Instant,
+) -> Result<(), WireError> {
+    match request {
+        Request::Ping(request) => ping(connection, &request),
+        Request::Hello(request) => hello(connection, &request, agent)?,
+        Request::Exec(request) => exec(connection, request, agent, now)?,
+        Request::Spawn(request) => spawn(connection, request, agent, now)?,
+        Request::Stdin(request) => input(connection, request, agent)?,
+        Request::Data(request) => data(connection, request, agent)?,
+        Request::Signal(request) => signal(connection, &request, agent)?,
+        Request::Resize(request) => resize(connection, &request, agent),
+        Request::Cancel(request) => cancel(connection, request.op_id, agent, now),
+        Request::Credit(request) => credit(connection, request.op_id, request.bytes, agent),
+        Request::Detach(request) => detach(connection, &request, agent)?,
+        Request::Attach(request) => attach(connection, &request, agent)?,
+        Request::ListProcesses(request) => list_processes(connection, &request, agent, now),
+        Request::InstallPackages(request) => install_packages(&request, agent)?,
+        Request::Quiesce(request) => quiesce(connection, &request, agent)?,
+        Request::Refresh(request) => refresh(connection, &request, agent)?,
+        _ => return Err(WireError::new(ErrorType::RequestError, "not there yet")),
+    }
+    Ok(())
 }
 
 /// The request, if this client may make it now.
-fn admitted(connection: &Connection, request: Request) -> Result<Request, WireError> {
+fn admitted(
+    connection: &Connection,
+    request: Request,
+    agent: &Agent,
+) -> Result<Request, WireError> {
     if matches!(request, Request::Hello(_)) {
         return Ok(request);
     }
@@ -72,19 +76,9 @@ fn admitted(connection: &Connection, request: Request) -> Result<Request, WireEr
         let message = "say `hello` with the right token first";
         return Err(WireError::new(ErrorType::AuthError, message));
     }
-    let names_another = matches!(
-        request,
-        Request::Cancel(_)
-            | Request::Credit(_)
-            | Request::Stdin(_)
-            | Request::Data(_)
-            | Request::Signal(_)
-            | Request::Resize(_)
-            | Request::Detach(_)
-    );
     match request
         .op_id()
-        .filter(|id| !names_another && connection.is_live(*id))
+        .filter(|id| !request.is_about_another() && connection.is_live(*id, agent))
     {
         None => Ok(request),
         Some(id) => {
@@ -96,13 +90,30 @@ fn admitted(connection: &Connection, request: Request) -> Result<Request, WireEr
     }
 }
 
-fn ping(connection: &mut Connection, ping: &Ping) -> Result<(), WireError> {
+fn ping(connection: &mut Connection, ping: &Ping) {
     let pong = Pong {
         op_id: ping.op_id,
         version: VERSION.to_string(),
     };
     connection.outbox.answer(&Response::Pong(pong));
-    Ok(())
+}
+
+/// Refuses one operation more than there may be.
+///
+/// # Errors
+/// `busy_error`.
+pub(crate) fn room(connection: &Connection, agent: &Agent) -> Result<(), WireError> {
+    let (live, most) = (
+        connection.live(agent) as u64,
+        agent.settings.limits.operations,
+    );
+    if live < most {
+        return Ok(());
+    }
+    let message = format!(
+        "{live} operations are running on this connection; at most {most} may; try again when one has ended"
+    );
+    Err(WireError::new(ErrorType::BusyError, message))
 }
 
 fn exec(
@@ -111,45 +122,91 @@ fn exec(
     agent: &mut Agent,
     now: Instant,
 ) -> Result<(), WireError> {
-    let limits = &agent.settings.limits;
-    exec.check(limits)?;
-    let live = connection.operations.len() as u64;
-    if live >= limits.operations {
-        let message = format!(
-            "{live} operations are running on this connection; at most {} may; try again when one has ended",
-            limits.operations
-        );
-        return Err(WireError::new(ErrorType::BusyError, message));
+    exec.check(&agent.settings.limits)?;
+    let mut keyed = None;
+    if let Some(key) = &exec.idempotency_key {
+        let same = Exec {
+            op_id: None,
+            credit: None,
+            ..exec.clone()
+        };
+        let known = admit_key(key, &Request::Exec(same), agent)?;
+        if known.is_known {
+            let follower = Follower {
+                op_id: exec.op_id,
+                encoding: connection.session.encoding,
+                credit: exec.credit,
+                from_seq: 0,
+            };
+            return attach_to(connection, key, follower, agent);
+        }
+        keyed = Some(known.keyed);
     }
+    room(connection, agent)?;
+    if let Some(path) = &exec.cwd {
+        enter(path, agent)?;
+    }
+    let limits = &agent.settings.limits;
     let terms = Terms {
+        client: connection.id,
+        keyed,
+        tag: None,
+        kind: ProcessKind::Exec,
         op_id: exec.op_id,
         encoding: connection.session.encoding,
         credit: exec.credit,
         timeout: Some(Duration::from_secs(exec.timeout_s(limits)?)),
         arrived: now,
     };
+    if must_wait(&exec, connection, agent) {
+        return wait(connection, Queued { exec, terms });
+    }
     let begun = begin(exec, agent)?;
-    let operation = Operation::new(&terms, begun, &agent.settings.limits);
-    connection.operations.push(operation);
+    let operation = Operation::new(terms, begun, &agent.settings.limits);
+    agent.operations.add(operation);
     Ok(())
 }
 
-fn cancel(
-    connection: &mut Connection,
-    id: OpId,
-    agent: &Agent,
-    now: Instant,
-) -> Result<(), WireError> {
-    if let Some(operation) = connection.operation(id) {
-        operation.stop(Reason::Cancel, &agent.settings.limits, now);
+fn wait(connection: &mut Connection, queued: Queued) -> Result<(), WireError> {
+    let key = queued.exec.idempotency_key.as_ref();
+    let twice = connection
+        .queue
+        .iter()
+        .any(|other| key.is_some() && other.exec.idempotency_key.as_ref() == key);
+    if twice {
+        let message = "an exec with this idempotency key waits for its context already";
+        return Err(WireError::new(ErrorType::BusyError, message));
     }
+    let op_id = queued.terms.op_id;
+    if queued.terms.encoding != crate::output::Encoding::Text {
+        let answer = Response::Queued(fumehood_protocol::Queued { op_id });
+        connection.outbox.answer(&answer);
+    }
+    connection.queue.push(queued);
     Ok(())
+}
+
+fn cancel(connection: &mut Connection, id: OpId, agent: &mut Agent, now: Instant) {
+    let limits = &agent.settings.limits;
+    if let Some(operation) = agent.operations.find(connection.id, id) {
+        operation.stop(Reason::Cancel, limits, now);
+    } else if let Some(at) = connection
+        .queue
+        .iter()
+        .position(|q| q.terms.op_id == Some(id))
+    {
+        cancel_queued(connection, at);
+    } else {
+        let replays = &mut connection.replays;
+        let replay = replays.iter_mut().find(|replay| replay.op_id() == Some(id));
+        replay.into_iter().for_each(crate::replay::Replay::cancel);
+    }
 }
 
 /// Input for an operation; for one that has none, or has ended, it is dropped.
-fn input(connection: &mut Connection, stdin: Stdin) -> Result<(), WireError> {
+fn input(connection: &Connection, stdin: Stdin, agent: &mut Agent) -> Result<(), WireError> {
     let bytes = stdin.chunk.map(Chunk::into_bytes).unwrap_or_default();
-    let operation = connection.operation(stdin.op_id);
+    let operation = agent.operations.find(connection.id, stdin.op_id);
     match operation.and_then(|operation| operation.input.as_mut()) {
         Some(input) => input.take(bytes, stdin.eof),
         None => Ok(()),
@@ -157,7 +214,7 @@ fn input(connection: &mut Connection, stdin: Stdin) -> Result<(), WireError> {
 }
 
 /// Input as a raw frame; one without bytes has come already.
-fn data(connection: &mut Connection, data: InputData, agent: &Agent) -> Result<(), WireError> {
+fn data(connection: &mut Connection, data: InputData, agent: &mut Agent) -> Result<(), WireError> {
     if data.len > 0 {
         return connection.announce(data, &agent.settings.limits);
     }
@@ -168,14 +225,40 @@ fn data(connection: &mut Connection, data: InputData, agent: &Agent) -> Result<(
         chunk: None,
         eof,
     };
-    input(connection, nothing)
+    input(connection, nothing, agent)
 }
 
-fn credit(connection: &mut Connection, id: OpId, bytes: u64) -> Result<(), WireError> {
-    if let Some(operation) = connection.operation(id) {
-        operation.add_credit(bytes);
+fn signal(
+    connection: &Connection,
+    request: &SendSignal,
+    agent: &mut Agent,
+) -> Result<(), WireError> {
+    let number = request.signal.number()?;
+    let operation = agent.operations.find(connection.id, request.op_id);
+    if let (Some(operation), Some(signal)) = (
+        operation.filter(|operation| operation.end.is_none()),
+        Signal::from_named_raw(number),
+    ) {
+        operation.process.signal(signal);
     }
     Ok(())
+}
+
+fn resize(connection: &Connection, request: &Resize, agent: &mut Agent) {
+    let operation = agent.operations.find(connection.id, request.op_id);
+    if let Some(input) = operation.and_then(|operation| operation.input.as_ref()) {
+        input.resize(request.rows, request.cols);
+    }
+}
+
+fn credit(connection: &mut Connection, id: OpId, bytes: u64, agent: &mut Agent) {
+    if let Some(operation) = agent.operations.find(connection.id, id) {
+        operation.add_credit(bytes);
+    }
+    let replays = connection.replays.iter_mut();
+    for replay in replays.filter(|replay| replay.op_id() == Some(id)) {
+        replay.add_credit(bytes);
+    }
 }
 
 fn install_packages(request: &InstallPackages, agent: &Agent) -> Result<(), WireError> {

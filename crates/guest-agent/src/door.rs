@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 
 use crate::connection::Connection;
+use crate::operations::ClientId;
 use crate::settings::{Settings, VERSION};
 
 /// How often to look whether a host is on the line again. A host that goes away is rare.
@@ -104,6 +105,7 @@ impl Door {
     /// Lets in who stands before it.
     pub(crate) fn admit(
         &mut self,
+        id: ClientId,
         inside: usize,
         settings: &Settings,
         now: Instant,
@@ -112,7 +114,7 @@ impl Door {
             Self::Tcp(listener) => accept(listener, inside, settings)?,
             Self::Port(port) => port.look(now)?,
         };
-        Some(Connection::new(descriptor, settings, now))
+        Some(Connection::new(id, descriptor, settings, now))
     }
 
     /// A client has gone.

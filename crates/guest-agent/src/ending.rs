@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::ErrorMessage;
-use fumehood_protocol::{Complete, EndedBy, ErrorType, Evidence, Response, WireError};
+use fumehood_protocol::{Complete, EndedBy, ErrorType, Evidence, ProcessKind, Response, WireError};
 
 use crate::kept::Home;
 use crate::operation::{End, Operation, Reason};
@@ -10,7 +10,7 @@ use crate::settings::VERSION;
 /// Exit codes of programs that did not choose their own, as shells and `timeout` have them.
 const TIMED_OUT: i32 = 124;
 const SIGNALED: i32 = 128;
-const CANCELLED: i32 = 130;
+pub(crate) const CANCELLED: i32 = 130;
 const SIGKILL: i32 = 9;
 
 const CHOKED: &str = "memory was full and nothing got on, since programs' own code was dropped and \
@@ -26,8 +26,12 @@ const ANEW: &str = "the context's interpreter had ended since its last exec, and
 pub(crate) fn response(operation: &Operation, end: &End) -> Response {
     let op_id = operation.framing.op_id;
     if let Some(failure) = operation.failure {
-        let message =
-            format!("the interpreter could not be started: {failure}; look at the guest's image");
+        let message = match operation.kind {
+            ProcessKind::Spawn => format!("the program could not be started: {failure}"),
+            _ => format!(
+                "the interpreter could not be started: {failure}; look at the guest's image"
+            ),
+        };
         let error = WireError::new(ErrorType::AgentError, message);
         return Response::Error(ErrorMessage::new(op_id, error, VERSION));
     }

@@ -2,20 +2,22 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use fumehood_protocol::Response;
 use fumehood_sys::guest::{Ended, Signals, peek_ended, reap, reserve_descriptors};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::process::DumpableBehavior;
 
+use crate::agent::Agent;
 use crate::args::Listen;
 use crate::cgroup::Cgroups;
 use crate::command::Interpreters;
 use crate::confine::Confinement;
 use crate::connection::Connection;
-use crate::dispatch::Agent;
 use crate::door::Door;
-use crate::kept::Kept;
 use crate::memory::MemoryWatch;
+use crate::operation::Operation;
+use crate::operations::ClientId;
 use crate::settings::Settings;
 
 /// PATH of programs where the agent itself has none.
@@ -31,6 +33,8 @@ pub(crate) struct EventLoop {
     agent: Agent,
     door: Door,
     connections: Vec<Connection>,
+    /// Clients so far.
+    clients: u64,
     signals: Signals,
     /// SIGTERM and the like end it. PID 1 stays whatever comes.
     may_end: bool,
@@ -43,9 +47,9 @@ enum Source {
     Door,
     Memory,
     Connection(usize),
-    Unsent(usize, usize),
-    Words(usize, usize),
-    Output(usize, usize, usize),
+    Unsent(usize),
+    Words(usize),
+    Output(usize, usize),
 }
 
 /// Serves TCP until a signal ends it.
@@ -84,15 +88,7 @@ pub(crate) fn listen(listen: Listen) -> Result<(), String> {
         token: listen.token,
         boot_id,
     };
-    let agent = Agent {
-        settings,
-        confinement,
-        interpreters,
-        kept: Kept::default(),
-        identity: None,
-        memory: None,
-        abandoned: Vec::new(),
-    };
+    let agent = Agent::new(settings, confinement, interpreters);
     let listener = TcpListener::bind(listen.address).map_err(|e| {
         format!(
             "cannot listen on {}: {e}; choose another port, or 0 for any",
@@ -146,6 +142,7 @@ impl EventLoop {
             agent,
             door,
             connections: Vec::new(),
+            clients: 0,
             signals,
             may_end,
         })
@@ -171,9 +168,12 @@ impl EventLoop {
                 self.admit(now);
             }
             self.watch_memory(now);
+            self.agent.tick(now);
             for connection in &mut self.connections {
                 connection.step(&mut self.agent, now);
             }
+            self.agent.step_unfollowed(now);
+            self.agent.clear_away();
             self.part(now);
         }
     }
@@ -196,18 +196,20 @@ impl EventLoop {
         for (c, connection) in self.connections.iter().enumerate() {
             let (descriptor, flags) = connection.awaited(limits);
             add(Source::Connection(c), descriptor, flags);
-            let full = connection.outbox.is_full(limits);
-            for (o, operation) in connection.operations.iter().enumerate() {
-                for unsent in operation.unsent() {
-                    add(Source::Unsent(c, o), unsent, PollFlags::OUT);
-                }
-                if let Some(words) = operation.words() {
-                    add(Source::Words(c, o), words, PollFlags::IN);
-                }
-                for stream in 0..operation.outputs.len() {
-                    if let Some(pipe) = operation.awaited(stream, limits).filter(|_| !full) {
-                        add(Source::Output(c, o, stream), pipe, PollFlags::IN);
-                    }
+        }
+        for (o, operation) in self.agent.operations.iter().enumerate() {
+            for unsent in operation.unsent() {
+                add(Source::Unsent(o), unsent, PollFlags::OUT);
+            }
+            if let Some(words) = operation.words() {
+                add(Source::Words(o), words, PollFlags::IN);
+            }
+            if self.is_full(operation) {
+                continue;
+            }
+            for stream in 0..operation.outputs.len() {
+                if let Some(pipe) = operation.awaited(stream, limits) {
+                    add(Source::Output(o, stream), pipe, PollFlags::IN);
                 }
             }
         }
@@ -219,22 +221,34 @@ impl EventLoop {
         Ok(seen.filter(|(_, flags)| !flags.is_empty()).collect())
     }
 
+    /// Whether the operation's client takes no more now.
+    fn is_full(&self, operation: &Operation) -> bool {
+        let limits = &self.agent.settings.limits;
+        let mut connections = self.connections.iter();
+        let client = connections.find(|c| operation.client == Some(c.id));
+        client.is_some_and(|client| client.outbox.is_full(limits))
+    }
+
     /// How long nothing is due.
     fn patience(&self) -> Option<Timespec> {
         let limits = &self.agent.settings.limits;
         let memory = self.agent.memory.as_ref().and_then(MemoryWatch::deadline);
         let mut deadline = [self.door.deadline(), memory].into_iter().flatten().min();
+        let earlier = |a: Option<Instant>, b: Option<Instant>| a.into_iter().chain(b).min();
+        let mut has_work = self.agent.operations.of(None).any(Operation::has_work);
         for connection in &self.connections {
-            if connection.has_work(limits) {
-                return Some(Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 0,
-                });
-            }
-            deadline = [deadline, connection.deadline(limits)]
-                .into_iter()
-                .flatten()
-                .min();
+            has_work |= connection.has_work(&self.agent);
+            deadline = earlier(deadline, connection.deadline());
+        }
+        if has_work {
+            return Some(Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            });
+        }
+        for operation in self.agent.operations.iter() {
+            let due = operation.deadline(self.is_full(operation), limits);
+            deadline = earlier(deadline, due);
         }
         let patience = deadline?.saturating_duration_since(Instant::now());
         // Waking a little late is better than waking too early, to find nothing due.
@@ -259,17 +273,19 @@ impl EventLoop {
                 }
             }
             Source::Connection(c) => self.connections[c].ready(flags),
-            Source::Unsent(c, o) => self.connections[c].operations[o].feed(),
-            Source::Words(c, o) => self.connections[c].operations[o].listen(now),
-            Source::Output(c, o, s) => self.connections[c].operations[o].outputs[s].is_readable(),
+            Source::Unsent(o) => self.agent.operations.get(o).feed(),
+            Source::Words(o) => self.agent.operations.get(o).listen(now),
+            Source::Output(o, s) => self.agent.operations.get(o).outputs[s].is_readable(),
         }
         false
     }
 
     fn admit(&mut self, now: Instant) {
         let inside = self.connections.len();
-        if let Some(connection) = self.door.admit(inside, &self.agent.settings, now) {
+        let id = ClientId(self.clients);
+        if let Some(connection) = self.door.admit(id, inside, &self.agent.settings, now) {
             self.connections.push(connection);
+            self.clients += 1;
         }
     }
 
@@ -283,15 +299,20 @@ impl EventLoop {
         {
             return;
         }
-        let operations = self.connections.iter_mut().flat_map(|c| &mut c.operations);
+        let operations = self.agent.operations.iter_mut();
         let running = operations.filter(|o| o.end.is_none());
         if let Some(largest) = running.max_by_key(|o| o.process.memory_bytes()) {
             largest.choke();
         }
     }
 
-    /// Lets go of clients that are gone.
+    /// Lets go of clients that are gone, and tells others that their operation is followed elsewhere.
     fn part(&mut self, now: Instant) {
+        for (id, detached) in std::mem::take(&mut self.agent.partings) {
+            if let Some(connection) = self.connections.iter_mut().find(|c| c.id == id) {
+                connection.outbox.answer(&Response::Detached(detached));
+            }
+        }
         let mut at = 0;
         while at < self.connections.len() {
             if self.connections[at].is_gone() {
@@ -306,7 +327,7 @@ impl EventLoop {
     /// Reaps every child that has ended: programs, and orphans of theirs.
     fn reap(&mut self, now: Instant) {
         while let Ok(Some(pid)) = peek_ended() {
-            let operations = self.connections.iter_mut().flat_map(|c| &mut c.operations);
+            let operations = self.agent.operations.iter_mut();
             let mut running: Vec<_> = operations
                 .filter(|o| o.end.is_none() || o.survived)
                 .collect();
@@ -345,8 +366,8 @@ impl EventLoop {
 
     /// Kills all programs and waits for their deaths, which take no time to speak of.
     fn kill_everything(&mut self) {
-        for connection in &mut self.connections {
-            connection.hang_up(&mut self.agent);
+        for operation in self.agent.operations.take(|_| true) {
+            self.agent.abandon(operation);
         }
         for interpreter in self.agent.kept.take_all() {
             interpreter.process.kill();

@@ -3,14 +3,16 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
-    ErrorType, Quiesce, Quiesced, Refresh, Refreshed, Request, Response, WireError,
+    ErrorType, ProcessKind, Quiesce, Quiesced, Refresh, Refreshed, Request, Response, WireError,
 };
 use fumehood_sys::guest::{MappedFile, add_entropy, reap, reseed};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
+use crate::agent::Agent;
 use crate::args::set_one_limit;
+use crate::cgroup::Cgroup;
 use crate::connection::Connection;
-use crate::dispatch::Agent;
+use crate::operation::Operation;
 
 /// How long processes may take to stand still.
 const FREEZE: Duration = Duration::from_secs(10);
@@ -33,6 +35,8 @@ pub(crate) struct Identity {
     pub(crate) hosts: MappedFile,
     /// The state was or will be saved: nothing runs before it has been refreshed.
     pub(crate) awaits_refresh: bool,
+    /// The machine id that it has; empty before its first refresh.
+    pub(crate) known_as: String,
 }
 
 /// Refuses what may not be done before a refresh.
@@ -69,8 +73,15 @@ pub(crate) fn quiesce(
 ) -> Result<(), WireError> {
     identity(agent)?;
     bury(agent);
-    // Those that are being killed count as well. A guest of ours has one connection.
-    let operations = connection.operations.len() + agent.abandoned.len();
+    // A program that was left to itself is frozen, and goes on in each copy. Those that are being killed
+    // count as well. A guest of ours has one connection.
+    let others = agent
+        .operations
+        .iter()
+        .filter(|o| !goes_on_by_itself(o))
+        .count();
+    let waiting = connection.queue.len() + connection.replays.len();
+    let operations = others + waiting + agent.abandoned.len();
     if operations > 0 {
         let message = format!(
             "{operations} operations are running; a state is saved only when none does: wait for their ends, or cancel them"
@@ -107,14 +118,22 @@ fn bury(agent: &mut Agent) {
     }
 }
 
-/// Only where programs of the user's have run: an interpreter that waits does nothing anyway, and to
-/// thaw it would cost a restored guest time.
+fn goes_on_by_itself(operation: &Operation) -> bool {
+    operation.client.is_none() && operation.kind == ProcessKind::Spawn && operation.end.is_none()
+}
+
+/// The cgroups of all that is the user's and goes on. An interpreter that has run nothing of his waits
+/// anyway, and to thaw it would cost a restored guest time.
+fn cgroups(agent: &mut Agent) -> impl Iterator<Item = &Cgroup> {
+    let kept = agent.kept.idle().filter(|interpreter| interpreter.tainted);
+    let kept = kept.filter_map(|interpreter| interpreter.process.cgroup());
+    let operations = agent.operations.iter();
+    kept.chain(operations.filter_map(|operation| operation.process.cgroup()))
+}
+
 fn freeze(agent: &mut Agent) -> io::Result<()> {
     let begun = Instant::now();
-    for interpreter in agent.kept.idle().filter(|interpreter| interpreter.tainted) {
-        let Some(cgroup) = interpreter.process.cgroup() else {
-            continue;
-        };
+    for cgroup in cgroups(agent) {
         cgroup.freeze(true)?;
         while !cgroup.is_frozen() {
             if begun.elapsed() > FREEZE {
@@ -127,10 +146,8 @@ fn freeze(agent: &mut Agent) -> io::Result<()> {
 }
 
 fn thaw(agent: &mut Agent) {
-    for interpreter in agent.kept.idle().filter(|interpreter| interpreter.tainted) {
-        if let Some(cgroup) = interpreter.process.cgroup() {
-            let _ = cgroup.freeze(false);
-        }
+    for cgroup in cgroups(agent) {
+        let _ = cgroup.freeze(false);
     }
 }
 
@@ -157,6 +174,11 @@ pub(crate) fn refresh(
         WireError::new(ErrorType::AgentError, message)
     })?;
     identity.awaits_refresh = false;
+    if identity.known_as != request.machine_id {
+        // Another guest than the one that was saved: what that did is not what this one did.
+        identity.known_as.clone_from(&request.machine_id);
+        agent.journal.clear();
+    }
     agent.settings.limits = limits;
     connection.set_limits(&limits);
     agent.settings.boot_id.clone_from(&boot_id);

@@ -1,18 +1,21 @@
 use fumehood_protocol::{
-    ErrorType, FEATURE_CANCEL, FEATURE_CONTEXTS, FEATURE_CREDIT, FEATURE_RAW_FRAMES,
-    FEATURE_REFRESH, Hello, HelloReply, Limits, PROTOCOL_VERSION, Response, WireError, same_secret,
+    ErrorType, FEATURE_CANCEL, FEATURE_CONTEXTS, FEATURE_CREDIT, FEATURE_FILES, FEATURE_PROCESSES,
+    FEATURE_RAW_FRAMES, FEATURE_REFRESH, Hello, HelloReply, Limits, PROTOCOL_VERSION, Response,
+    WireError, same_secret,
 };
 
+use crate::agent::Agent;
 use crate::connection::Connection;
-use crate::dispatch::Agent;
 use crate::output::Encoding;
 use crate::settings::{Settings, VERSION};
 
-const FEATURES: [&str; 5] = [
+const FEATURES: [&str; 7] = [
     FEATURE_RAW_FRAMES,
     FEATURE_CREDIT,
     FEATURE_CANCEL,
     FEATURE_CONTEXTS,
+    FEATURE_PROCESSES,
+    FEATURE_FILES,
     FEATURE_REFRESH,
 ];
 
@@ -43,7 +46,7 @@ impl Session {
 pub(crate) fn hello(
     connection: &mut Connection,
     hello: &Hello,
-    agent: &Agent,
+    agent: &mut Agent,
 ) -> Result<(), WireError> {
     let settings = &agent.settings;
     check_length("token", hello.token.as_deref(), &settings.limits)?;
@@ -74,14 +77,14 @@ pub(crate) fn hello(
             authorised: true,
             encoding,
         },
-        &settings.limits,
+        agent,
     );
     connection.outbox.answer(&Response::Hello(HelloReply {
         op_id: hello.op_id,
         version: VERSION.to_string(),
         protocol,
         features,
-        boot_id: settings.boot_id.clone(),
+        boot_id: agent.settings.boot_id.clone(),
         nonce: hello.nonce.clone(),
     }));
     Ok(())

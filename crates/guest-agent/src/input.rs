@@ -5,6 +5,8 @@ use fumehood_protocol::{ErrorType, Limits, WireError};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::program::winsize;
+
 /// What a client sends to a program's standard input, on its way there. It holds no more than the client
 /// has credit for.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub(crate) struct Input {
     allowed: u64,
     /// Bytes that were taken and for which no credit was given yet.
     taken: u64,
+    /// Bytes that have come in all.
+    pub(crate) total: u64,
     /// Nothing follows.
     ended: bool,
     /// A terminal: its end is a character.
@@ -36,6 +40,7 @@ impl Input {
             sent: 0,
             allowed: limits.input_bytes,
             taken: 0,
+            total: 0,
             ended: false,
             is_terminal,
         }
@@ -54,6 +59,7 @@ impl Input {
             );
             WireError::new(ErrorType::ProtocolError, message)
         })?;
+        self.total += len;
         if self.ended || self.pipe.is_none() {
             // Nobody reads it; who writes to such a pipe learns that by its reader's end.
             self.taken += len;
@@ -95,10 +101,26 @@ impl Input {
         }
     }
 
+    /// Another client sends from now on, and counts from nothing.
+    pub(crate) fn renew(&mut self, limits: &Limits) {
+        self.allowed = limits.input_bytes.saturating_sub(self.waiting());
+        self.taken = 0;
+    }
+
+    /// Bytes that the client may still send.
+    pub(crate) fn allowed(&self) -> u64 {
+        self.allowed
+    }
+
+    /// Bytes that wait for their reader.
+    fn waiting(&self) -> u64 {
+        let left: usize = self.queue.iter().map(Vec::len).sum();
+        (left - self.sent.min(left)) as u64
+    }
+
     /// Nobody reads it any more.
     pub(crate) fn close(&mut self) {
-        let left: usize = self.queue.iter().map(Vec::len).sum();
-        self.taken += (left - self.sent.min(left)) as u64;
+        self.taken += self.waiting();
         self.queue.clear();
         self.sent = 0;
         self.pipe = None;
@@ -123,14 +145,8 @@ impl Input {
     /// The terminal's size, where it is one.
     pub(crate) fn resize(&self, rows: u16, cols: u16) {
         if let Some(pipe) = self.pipe.as_ref().filter(|_| self.is_terminal) {
-            let size = rustix::termios::Winsize {
-                ws_row: rows,
-                ws_col: cols,
-                ws_xpixel: 0,
-                ws_ypixel: 0,
-            };
             // The program may have closed its side.
-            let _ = rustix::termios::tcsetwinsize(pipe, size);
+            let _ = rustix::termios::tcsetwinsize(pipe, winsize(rows, cols));
         }
     }
 }

@@ -3,6 +3,7 @@ use std::collections::VecDeque;
 use fumehood_protocol::{ContextName, ErrorType, Language, Limits, WireError};
 
 use crate::interpreter::Interpreter;
+use crate::process::Process;
 
 /// Interpreters that outlive an exec: those that wait for the next one, and contexts.
 #[derive(Debug, Default)]
@@ -81,6 +82,18 @@ impl Kept {
                 format!("an exec runs in the context `{shown}`; try again when it has ended"),
             ),
         }
+    }
+
+    /// Whether an exec has this context.
+    pub(crate) fn is_busy(&self, name: &ContextName) -> bool {
+        let mut contexts = self.contexts.iter();
+        contexts.any(|context| context.name == *name && context.interpreter.is_none())
+    }
+
+    /// The contexts that no exec has.
+    pub(crate) fn idle_contexts(&self) -> impl Iterator<Item = (&ContextName, &Process)> {
+        let contexts = self.contexts.iter();
+        contexts.filter_map(|context| Some((&context.name, &context.interpreter.as_ref()?.process)))
     }
 
     /// A context has begun: its interpreter is with an exec. True: it had begun before, and has lost its

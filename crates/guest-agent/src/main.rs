@@ -4,7 +4,9 @@
 //! virtio-serial port. With `--listen` it serves TCP on a machine that is not ours. One event loop
 //! on one thread does everything: under software emulation each new instruction costs.
 
+mod agent;
 mod args;
+mod attach;
 mod begin;
 mod boot;
 mod cgroup;
@@ -19,13 +21,19 @@ mod freshness;
 mod hello;
 mod input;
 mod interpreter;
+mod journal;
 mod kept;
+mod listing;
 mod memory;
 mod operation;
+mod operations;
 mod outbox;
 mod output;
 mod process;
 mod procfs;
+mod program;
+mod queue;
+mod replay;
 mod settings;
 mod spawn;
 mod talk;

@@ -1,14 +1,16 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use fumehood_protocol::{Limits, OpId, Stream};
+use fumehood_protocol::{InputCredit, Limits, OpId, ProcessKind, Response, Stream};
 use fumehood_sys::guest::{Ended, LaunchFailure};
 use rustix::process::Signal;
 
 use crate::cgroup::Usage;
 use crate::input::Input;
 use crate::interpreter::{Interpreter, Mode};
+use crate::journal::{Keyed, Pieces};
 use crate::kept::Home;
+use crate::operations::ClientId;
 use crate::outbox::Outbox;
 use crate::output::{Encoding, Framing, OutputStream};
 use crate::process::Process;
@@ -17,7 +19,15 @@ use crate::talk::{Begun, Parts, Talk};
 /// One exec or spawn from its request to its `complete`.
 #[derive(Debug)]
 pub(crate) struct Operation {
+    /// Who follows it; none = it goes on by itself.
+    pub(crate) client: Option<ClientId>,
+    pub(crate) keyed: Option<Keyed>,
+    /// A word for people.
+    pub(crate) tag: Option<String>,
+    pub(crate) kind: ProcessKind,
     pub(crate) framing: Framing,
+    /// The next piece of what was said before that its client wants.
+    replay: Option<u64>,
     pub(crate) process: Process,
     /// With its interpreter, where it is an exec.
     pub(crate) talk: Option<Talk>,
@@ -51,6 +61,29 @@ pub(crate) struct Stopping {
     next: Option<(Signal, Instant)>,
 }
 
+/// How somebody wants to follow an operation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Follower {
+    pub(crate) op_id: Option<OpId>,
+    pub(crate) encoding: Encoding,
+    pub(crate) credit: Option<u64>,
+    pub(crate) from_seq: u64,
+}
+
+/// Takes a piece's bytes off a credit, if that covers them.
+pub(crate) fn pay(credit: &mut Option<u64>, bytes: usize) -> bool {
+    match credit {
+        None => true,
+        Some(credit) => match credit.checked_sub(bytes as u64) {
+            Some(rest) => {
+                *credit = rest;
+                true
+            }
+            None => false,
+        },
+    }
+}
+
 /// Who wants an operation to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
@@ -74,9 +107,13 @@ const WORD_BYTES: usize = 16;
 /// The word that says that the program begins.
 const BEGINS: &[u8] = b"r\n";
 
-/// What holds for an exec, beside its process.
+/// What holds for an operation, beside its process.
 #[derive(Debug)]
 pub(crate) struct Terms {
+    pub(crate) client: ClientId,
+    pub(crate) keyed: Option<Keyed>,
+    pub(crate) tag: Option<String>,
+    pub(crate) kind: ProcessKind,
     pub(crate) op_id: Option<OpId>,
     pub(crate) encoding: Encoding,
     pub(crate) credit: Option<u64>,
@@ -86,8 +123,8 @@ pub(crate) struct Terms {
 
 impl Operation {
     /// A program that begins now, by a message to its interpreter.
-    pub(crate) fn new(terms: &Terms, begun: Begun, limits: &Limits) -> Self {
-        let is_up = begun.is_up;
+    pub(crate) fn new(terms: Terms, begun: Begun, limits: &Limits) -> Self {
+        let ready = begun.is_up.then_some(terms.arrived);
         let mut begun = begun;
         let input = begun.input.take();
         let input = input.map(|pipe| Input::new(pipe, false, limits));
@@ -96,19 +133,41 @@ impl Operation {
         Self {
             talk: Some(talk),
             input,
-            ready: is_up.then_some(terms.arrived),
-            ..Self::of(terms, parts)
+            ready,
+            ..Self::of(terms, parts, limits)
         }
     }
 
-    /// A process that has been started.
-    fn of(terms: &Terms, parts: Parts) -> Self {
+    /// A process that has been started. `terminal`: its one output.
+    pub(crate) fn spawned(
+        terms: Terms,
+        parts: Parts,
+        input: Option<Input>,
+        terminal: Option<OwnedFd>,
+        limits: &Limits,
+    ) -> Self {
+        let mut operation = Self::of(terms, parts, limits);
+        operation.input = input;
+        if let Some(terminal) = terminal {
+            operation.outputs[0] = OutputStream::of_terminal(Stream::Stdout, terminal);
+        }
+        operation
+    }
+
+    fn of(terms: Terms, parts: Parts, limits: &Limits) -> Self {
         let [stdout, stderr, results] = parts.outputs;
+        let kept = terms.keyed.is_some();
         Self {
+            client: Some(terms.client),
+            keyed: terms.keyed,
+            tag: terms.tag,
+            kind: terms.kind,
+            replay: None,
             framing: Framing {
                 op_id: terms.op_id,
                 encoding: terms.encoding,
                 seq: 0,
+                kept: kept.then(|| Pieces::new(limits.replay_bytes)),
             },
             process: parts.process,
             talk: None,
@@ -222,7 +281,7 @@ impl Operation {
         let word = std::str::from_utf8(&self.word).unwrap_or_default();
         // The program shares the interpreter's process, and can spoil its own end.
         let code = word.trim_end().parse::<u8>().map_or(1, i32::from);
-        self.outputs.iter_mut().for_each(OutputStream::end);
+        self.outputs.iter_mut().for_each(|output| output.end(now));
         let total = self.process.usage_now();
         let usage = total.since(&talk.used);
         let left_processes = match talk.mode {
@@ -255,7 +314,45 @@ impl Operation {
     pub(crate) fn awaited(&self, stream: usize, limits: &Limits) -> Option<BorrowedFd<'_>> {
         self.outputs[stream]
             .awaited(limits)
-            .filter(|_| self.credit != Some(0))
+            .filter(|_| self.credit != Some(0) && self.replay.is_none())
+    }
+
+    /// Somebody follows it from now on, from this piece of its output on.
+    pub(crate) fn follow(&mut self, client: ClientId, follower: Follower, limits: &Limits) -> u64 {
+        self.client = Some(client);
+        self.framing.op_id = follower.op_id;
+        self.framing.encoding = follower.encoding;
+        self.credit = follower.credit;
+        if let Some(input) = &mut self.input {
+            input.renew(limits);
+        }
+        let first = self.framing.kept.as_ref().map_or(0, Pieces::first);
+        let from = follower.from_seq.max(first);
+        self.replay = Some(from);
+        from
+    }
+
+    /// Nobody follows it any more: its output is kept, and does not wait.
+    pub(crate) fn leave(&mut self) {
+        self.client = None;
+        self.credit = None;
+        self.replay = None;
+    }
+
+    /// Sends what was said before. True: all of it.
+    fn replay(&mut self, outbox: &mut Outbox, limits: &Limits) -> bool {
+        while let (Some(seq), Some(kept)) = (self.replay, &self.framing.kept) {
+            let Some((stream, bytes)) = kept.get(seq) else {
+                self.replay = None;
+                break;
+            };
+            if outbox.is_full(limits) || !pay(&mut self.credit, bytes.len()) {
+                return false;
+            }
+            self.framing.send(*stream, seq, bytes.clone(), outbox);
+            self.replay = Some(seq + 1);
+        }
+        true
     }
 
     /// Lets this many more bytes of output pass.
@@ -265,8 +362,20 @@ impl Operation {
         }
     }
 
+    /// Lets the client send as much input as was taken.
+    pub(crate) fn give_credit(&mut self, outbox: &mut Outbox, limits: &Limits) {
+        let op_id = self.framing.op_id;
+        let input = self.input.as_mut();
+        if let Some(bytes) = input.and_then(|input| input.credit(limits)) {
+            outbox.answer(&Response::Credit(InputCredit { op_id, bytes }));
+        }
+    }
+
     /// Reads and sends what there is, a chunk of each stream at most.
     pub(crate) fn pump(&mut self, outbox: &mut Outbox, limits: &Limits, now: Instant) {
+        if self.replay.is_some() && !self.replay(outbox, limits) {
+            return;
+        }
         for output in &mut self.outputs {
             if outbox.is_full(limits) {
                 return;
@@ -281,12 +390,21 @@ impl Operation {
 
     /// There is output to move without waiting for the program.
     pub(crate) fn has_work(&self) -> bool {
-        self.credit != Some(0) && self.outputs.iter().any(OutputStream::has_work)
+        match self.replay {
+            Some(seq) => {
+                let next = self.framing.kept.as_ref().and_then(|kept| kept.get(seq));
+                let bytes = next.map_or(0, |(_, bytes)| bytes.len() as u64);
+                self.credit.is_none_or(|credit| credit >= bytes)
+            }
+            None => self.credit != Some(0) && self.outputs.iter().any(OutputStream::has_work),
+        }
     }
 
     /// Its process has ended and all its output was handed over.
     pub(crate) fn is_done(&self) -> bool {
-        self.end.is_some() && self.outputs.iter().all(OutputStream::is_done)
+        self.end.is_some()
+            && self.replay.is_none()
+            && self.outputs.iter().all(OutputStream::is_done)
     }
 
     /// Begins to end it, unless it has ended or that has begun before.
@@ -341,7 +459,7 @@ impl Operation {
     }
 
     /// When [`tick`](Self::tick) or a flush is due.
-    pub(crate) fn deadline(&self, outbox: &Outbox, limits: &Limits) -> Option<Instant> {
+    pub(crate) fn deadline(&self, is_full: bool, limits: &Limits) -> Option<Instant> {
         let timer = match (&self.end, &self.stopping) {
             (Some(_), _) => None,
             (None, None) => self.due(),
@@ -351,7 +469,7 @@ impl Operation {
             .outputs
             .iter()
             .filter_map(|output| output.deadline(limits));
-        let flush = flushes.min().filter(|_| !outbox.is_full(limits));
+        let flush = flushes.min().filter(|_| !is_full);
         [timer, flush].into_iter().flatten().min()
     }
 
@@ -370,7 +488,7 @@ impl Operation {
             }
             return;
         }
-        self.outputs.iter_mut().for_each(OutputStream::end);
+        self.outputs.iter_mut().for_each(|output| output.end(now));
         self.input = None;
         let used = self.talk.as_ref().map(|talk| talk.used).unwrap_or_default();
         let usage = self.process.usage(&ended).since(&used);

@@ -19,6 +19,8 @@ pub(crate) struct Outbox {
     answer_bytes: usize,
     /// A buffer that was sent, for the next output.
     spare: Option<Vec<u8>>,
+    /// Nobody is there: what is added is dropped.
+    is_nowhere: bool,
 }
 
 #[derive(Debug)]
@@ -50,8 +52,19 @@ pub(crate) enum Sent {
 const AT_ONCE: usize = 32;
 
 impl Outbox {
+    /// Takes what nobody follows, and drops it.
+    pub(crate) fn nowhere() -> Self {
+        Self {
+            is_nowhere: true,
+            ..Self::default()
+        }
+    }
+
     /// Adds an answer.
     pub(crate) fn answer(&mut self, response: &Response) {
+        if self.is_nowhere {
+            return;
+        }
         let mut bytes = encode_line(response);
         self.answer_bytes += bytes.len();
         if let Some(last) = self.pieces.back_mut().filter(|last| last.takes(&bytes)) {
@@ -66,11 +79,21 @@ impl Outbox {
 
     /// Adds output as a message.
     pub(crate) fn output(&mut self, response: &Response) {
+        if self.is_nowhere {
+            return;
+        }
         self.raw(encode_line(response));
     }
 
     /// Adds output as it is.
     pub(crate) fn raw(&mut self, bytes: Vec<u8>) {
+        if self.is_nowhere {
+            self.spare = Some(bytes).map(|mut bytes| {
+                bytes.clear();
+                bytes
+            });
+            return;
+        }
         self.output_bytes += bytes.len();
         self.pieces.push_back(Piece {
             bytes,

@@ -7,6 +7,7 @@ use fumehood_protocol::{
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
+use crate::journal::Pieces;
 use crate::outbox::Outbox;
 
 /// How the bytes of one operation go over the line.
@@ -18,6 +19,8 @@ pub(crate) struct Framing {
     pub(crate) encoding: Encoding,
     /// The number of the next piece.
     pub(crate) seq: u64,
+    /// What was said before, where the operation can be attached to.
+    pub(crate) kept: Option<Pieces>,
 }
 
 /// What a piece of output is on the line.
@@ -46,7 +49,14 @@ pub(crate) struct OutputStream {
     summary: StreamSummary,
     /// After the program's end: bytes that were in the pipe then and are still to be read.
     left: Option<u64>,
+    /// It comes from a terminal, which hands on what was written after its writer may have ended.
+    is_terminal: bool,
+    /// Until when to wait for a terminal's last words.
+    until: Option<Instant>,
 }
+
+/// How long a terminal may take to hand on what was written to it.
+const TERMINAL_PATIENCE: Duration = Duration::from_millis(500);
 
 impl OutputStream {
     /// A stream that reads from this end of a pipe, which does not block; without one, it is at its end.
@@ -61,6 +71,16 @@ impl OutputStream {
             splitter: Utf8Splitter::default(),
             summary: StreamSummary::default(),
             left: None,
+            is_terminal: false,
+            until: None,
+        }
+    }
+
+    /// The same for a terminal, by its own end.
+    pub(crate) fn of_terminal(stream: Stream, terminal: OwnedFd) -> Self {
+        Self {
+            is_terminal: true,
+            ..Self::new(stream, Some(terminal))
         }
     }
 
@@ -72,9 +92,10 @@ impl OutputStream {
     /// The pipe, while it is worth waiting for bytes in it.
     pub(crate) fn awaited(&self, limits: &Limits) -> Option<BorrowedFd<'_>> {
         let room = (self.gathered.len() as u64) < limits.chunk_bytes;
+        let comes = self.left.is_none() || self.until.is_some();
         self.pipe
             .as_ref()
-            .filter(|_| room && self.left.is_none())
+            .filter(|_| room && comes)
             .map(AsFd::as_fd)
     }
 
@@ -84,7 +105,12 @@ impl OutputStream {
     }
 
     /// The program has ended: what the pipe holds now is the last.
-    pub(crate) fn end(&mut self) {
+    pub(crate) fn end(&mut self, now: Instant) {
+        if self.is_terminal && self.pipe.is_some() {
+            self.until = Some(now + TERMINAL_PATIENCE);
+            self.left = Some(u64::MAX);
+            return;
+        }
         let held = self.pipe.as_ref().map_or(Ok(0), rustix::io::ioctl_fionread);
         self.left = Some(held.unwrap_or(0));
         self.readable = true;
@@ -95,6 +121,7 @@ impl OutputStream {
         self.drain();
         self.gathered = Vec::new();
         self.since = None;
+        self.until = None;
         self.left = Some(0);
         self.splitter.finish();
     }
@@ -117,7 +144,7 @@ impl OutputStream {
 
     /// There is something to do without waiting for the program.
     pub(crate) fn has_work(&self) -> bool {
-        self.left.is_some() && !self.is_done()
+        self.left.is_some() && !self.is_done() && (self.readable || self.until.is_none())
     }
 
     /// What was sent.
@@ -127,8 +154,10 @@ impl OutputStream {
 
     /// When the gathered bytes must go at the latest.
     pub(crate) fn deadline(&self, limits: &Limits) -> Option<Instant> {
-        self.since
-            .map(|since| since + Duration::from_millis(limits.flush_ms))
+        let flush = self
+            .since
+            .map(|since| since + Duration::from_millis(limits.flush_ms));
+        flush.into_iter().chain(self.until).min()
     }
 
     /// Reads once, at most up to a full chunk and `allowed`. Returns how many bytes came.
@@ -139,6 +168,9 @@ impl OutputStream {
         limits: &Limits,
         now: Instant,
     ) -> u64 {
+        if self.until.is_some_and(|until| now >= until) {
+            self.close();
+        }
         let Some(pipe) = self.pipe.as_ref().filter(|_| self.readable) else {
             return 0;
         };
@@ -175,6 +207,8 @@ impl OutputStream {
                 return bytes as u64;
             }
             Err(Errno::INTR) => self.readable = true,
+            // A terminal's end is yet to come.
+            Err(Errno::AGAIN) if self.until.is_some() => {}
             // After the end this means that somebody else has taken the bytes.
             Err(Errno::AGAIN) => self.left = self.left.map(|_| 0),
             Err(_) => self.close(),
@@ -184,6 +218,7 @@ impl OutputStream {
 
     fn close(&mut self) {
         self.pipe = None;
+        self.until = None;
         self.left = self.left.map(|_| 0);
     }
 
@@ -225,11 +260,40 @@ impl OutputStream {
     }
 
     fn send_raw(&self, bytes: Vec<u8>, framing: &mut Framing, outbox: &mut Outbox) {
-        if bytes.is_empty() {
-            return;
+        if !bytes.is_empty() {
+            framing.keep(self.stream, &bytes);
+            framing.send_frame(self.stream, framing.seq, bytes, outbox);
+            framing.seq += 1;
         }
-        let len = bytes.len() as u64;
-        let (op_id, seq, stream) = (framing.op_id, framing.seq, self.stream);
+    }
+
+    fn send(&self, bytes: Vec<u8>, framing: &mut Framing, outbox: &mut Outbox) {
+        if !bytes.is_empty() {
+            framing.keep(self.stream, &bytes);
+            framing.send_chunk(self.stream, framing.seq, bytes, outbox);
+            framing.seq += 1;
+        }
+    }
+}
+
+impl Framing {
+    fn keep(&mut self, stream: Stream, bytes: &[u8]) {
+        if let Some(kept) = &mut self.kept {
+            kept.add(stream, bytes);
+        }
+    }
+
+    /// Sends a piece as the client has it.
+    pub(crate) fn send(&self, stream: Stream, seq: u64, bytes: Vec<u8>, outbox: &mut Outbox) {
+        if self.encoding == Encoding::Raw {
+            self.send_frame(stream, seq, bytes, outbox);
+        } else {
+            self.send_chunk(stream, seq, bytes, outbox);
+        }
+    }
+
+    fn send_frame(&self, stream: Stream, seq: u64, bytes: Vec<u8>, outbox: &mut Outbox) {
+        let (op_id, len) = (self.op_id, bytes.len() as u64);
         outbox.output(&Response::Data(Data {
             op_id,
             stream,
@@ -237,32 +301,26 @@ impl OutputStream {
             len,
         }));
         outbox.raw(bytes);
-        framing.seq += 1;
     }
 
-    fn send(&self, bytes: Vec<u8>, framing: &mut Framing, outbox: &mut Outbox) {
-        if bytes.is_empty() {
-            return;
-        }
-        let exact = framing.encoding == Encoding::Exact;
+    fn send_chunk(&self, stream: Stream, seq: u64, bytes: Vec<u8>, outbox: &mut Outbox) {
+        let exact = self.encoding != Encoding::Text;
         let chunk = match Chunk::from(bytes) {
             Chunk::Bytes(bytes) if !exact => {
                 Chunk::Text(String::from_utf8_lossy(&bytes).into_owned())
             }
             chunk => chunk,
         };
-        let seq = exact.then_some(framing.seq);
         let output = Output {
-            op_id: framing.op_id,
-            seq,
+            op_id: self.op_id,
+            seq: exact.then_some(seq),
             chunk,
         };
-        outbox.output(&match self.stream {
+        outbox.output(&match stream {
             Stream::Stdout => Response::Stdout(output),
             Stream::Stderr => Response::Stderr(output),
             Stream::Result => Response::Result(output),
             Stream::File => Response::File(output),
         });
-        framing.seq += 1;
     }
 }

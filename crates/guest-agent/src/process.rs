@@ -61,12 +61,8 @@ impl Process {
 
     /// Kills the process that holds most memory. Only with a cgroup.
     pub(crate) fn kill_largest(&self) {
-        let pids = self
-            .cgroup
-            .as_ref()
-            .map(Cgroup::processes)
-            .unwrap_or_default();
-        if let Some(pid) = pids
+        if let Some(pid) = self
+            .pids()
             .into_iter()
             .max_by_key(|pid| procfs::resident_pages(*pid))
         {
@@ -124,6 +120,14 @@ impl Process {
     /// What it has used so far, where it has a cgroup.
     pub(crate) fn usage_now(&self) -> Usage {
         self.cgroup.as_ref().map(Cgroup::usage).unwrap_or_default()
+    }
+
+    /// All processes that belong to it, where it has a cgroup.
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        self.cgroup
+            .as_ref()
+            .map(Cgroup::processes)
+            .unwrap_or_default()
     }
 
     /// Where its processes are.

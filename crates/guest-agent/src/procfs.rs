@@ -32,6 +32,31 @@ pub(crate) fn resident_pages(pid: i32) -> u64 {
         .unwrap_or(0)
 }
 
+/// The most of a command line that is shown, in characters.
+const COMMAND_CHARS: usize = 200;
+
+/// What a process runs, its words with a space between them; empty when it is gone.
+pub(crate) fn command(pid: i32) -> String {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = String::from_utf8_lossy(&words);
+    let shown = words.trim_end_matches('\0').chars().take(COMMAND_CHARS);
+    shown.map(|c| if c == '\0' { ' ' } else { c }).collect()
+}
+
+/// Milliseconds since a process was started, as near as the kernel tells: to 10 ms. 0 when it is gone.
+pub(crate) fn age_ms(pid: i32) -> u64 {
+    const TICKS: f64 = 100.0;
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let uptime = uptime.split(' ').next().and_then(|s| s.parse::<f64>().ok());
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let started = stat.rsplit_once(") ").and_then(|(_, fields)| {
+        let ticks = fields.split(' ').nth(19)?.parse::<f64>().ok()?;
+        Some(ticks / TICKS)
+    });
+    let seconds = uptime.zip(started).map_or(0.0, |(now, then)| now - then);
+    u64::try_from(std::time::Duration::from_secs_f64(seconds.max(0.0)).as_millis()).unwrap_or(0)
+}
+
 /// Reads `pid (name) state parent group session …`; the name may hold anything.
 fn parse(pid: i32, stat: &str) -> Option<ProcessEntry> {
     let (_, fields) = stat.rsplit_once(") ")?;

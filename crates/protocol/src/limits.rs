@@ -91,14 +91,14 @@ limits! {
         "Words of a spawn, each with its end. What Linux takes as one argument.";
     tag_bytes = 128,
         "Tag of a spawn.";
-    detached = 64,
-        "Operations at once that nobody follows. Each costs its pipes and what is kept of its output.";
+    detached = 32,
+        "Operations with an idempotency key at once. Each costs its pipes and what is kept of its output.";
     key_bytes = 128,
         "Idempotency key; at least 1.";
     journal_keys = 10000,
         "Idempotency keys that an agent remembers with how their operations ended; past it new keys are refused, since none may be forgotten. Each costs some 300 bytes.";
-    replay_bytes = 1024 * 1024,
-        "Latest output of an operation with a key that is kept for who attaches to it: as much as a host lets be on its way.";
+    replay_bytes = 256 * 1024,
+        "Latest output of an operation with a key that is kept for who attaches to it. Who gives no more credit than this loses nothing when a connection breaks.";
     journal_bytes = 4 * 1024 * 1024,
         "Output kept of all operations with a key that have ended, the oldest dropped first.";
     path_bytes = 4095,

@@ -236,6 +236,12 @@ response! {
         /// Its process id in the guest, while it has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pid: Option<i32>,
+        /// Bytes of input that have come so far, where it takes any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input_bytes: Option<u64>,
+        /// Bytes of input that may be sent now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input_credit: Option<u64>,
     }
 }
 

@@ -282,6 +282,21 @@ actions! {
 }
 
 impl Request {
+    /// Whether its `op_id` names an operation that runs, instead of beginning one.
+    #[must_use]
+    pub fn is_about_another(&self) -> bool {
+        matches!(
+            self,
+            Self::Cancel(_)
+                | Self::Credit(_)
+                | Self::Stdin(_)
+                | Self::Data(_)
+                | Self::Signal(_)
+                | Self::Resize(_)
+                | Self::Detach(_)
+        )
+    }
+
     /// Reads one line. Checks form, not limits: see [`Exec::check`] and [`InstallPackages::check`].
     ///
     /// # Errors

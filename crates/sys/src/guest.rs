@@ -5,6 +5,7 @@
 
 mod children;
 mod entropy;
+mod files_of;
 mod heap;
 mod launch;
 mod loopback;
@@ -14,6 +15,7 @@ mod signals;
 
 pub use children::{Ended, peek_ended, reap};
 pub use entropy::{add_entropy, reseed};
+pub use files_of::FilesOf;
 pub use heap::keep_freed_memory;
 pub use launch::{Launch, LaunchFailure, Stage, launch, reserve_descriptors};
 pub use loopback::loopback_up;

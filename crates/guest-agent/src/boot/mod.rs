@@ -17,13 +17,12 @@ use fumehood_protocol::{AGENT_PORT, Limits};
 use fumehood_sys::guest::{Signals, keep_freed_memory, run_first};
 use rustix::system::RebootCommand;
 
+use crate::agent::Agent;
 use crate::cgroup::Cgroups;
 use crate::command::Interpreters;
 use crate::confine::{Confinement, User};
-use crate::dispatch::Agent;
 use crate::door::{Door, Port};
 use crate::event_loop::{DEFAULT_PATH, EventLoop};
-use crate::kept::Kept;
 use crate::memory::MemoryWatch;
 use crate::settings::Settings;
 
@@ -116,13 +115,9 @@ fn boot() -> Result<EventLoop, BootError> {
         boot_id: system::boot_id()?,
     };
     let agent = Agent {
-        settings,
-        confinement,
-        interpreters,
-        kept: Kept::default(),
         identity: Some(identity),
         memory: Some(memory),
-        abandoned: Vec::new(),
+        ..Agent::new(settings, confinement, interpreters)
     };
     let port = wait_for("virtio-serial port fumehood.agent", || {
         Port::open(AGENT_PORT, Instant::now())

@@ -47,6 +47,7 @@ pub(super) fn identity() -> Result<Identity, BootError> {
         boot_id: over("boot-id", BOOT_ID, &format!("{}\n", boot_id()?))?,
         hosts: over("hosts", "/etc/hosts", &hosts("fumehood"))?,
         awaits_refresh: false,
+        known_as: String::new(),
     })
 }
 
