@@ -26,6 +26,8 @@ pub(crate) struct Input {
     ended: bool,
     /// A terminal: its end is a character.
     is_terminal: bool,
+    /// The program has not been executed yet: a terminal that is nobody's would lose its Ctrl-C.
+    is_held: bool,
 }
 
 /// What says to a terminal's reader that nothing follows: Ctrl-D.
@@ -43,6 +45,7 @@ impl Input {
             total: 0,
             ended: false,
             is_terminal,
+            is_held: is_terminal,
         }
     }
 
@@ -76,8 +79,17 @@ impl Input {
         Ok(())
     }
 
+    /// The program is there.
+    pub(crate) fn release(&mut self) {
+        self.is_held = false;
+        self.feed();
+    }
+
     /// Writes what the program takes.
     pub(crate) fn feed(&mut self) {
+        if self.is_held {
+            return;
+        }
         while let (Some(pipe), Some(piece)) = (&self.pipe, self.queue.front()) {
             match rustix::io::write(pipe, &piece[self.sent..]) {
                 Ok(bytes) => {
@@ -128,7 +140,7 @@ impl Input {
 
     /// Where input goes to, while some waits for its reader.
     pub(crate) fn unsent(&self) -> Option<BorrowedFd<'_>> {
-        let waits = !self.queue.is_empty();
+        let waits = !self.queue.is_empty() && !self.is_held;
         self.pipe.as_ref().filter(|_| waits).map(AsFd::as_fd)
     }
 

@@ -252,6 +252,7 @@ impl Operation {
                 if self.failure.is_none() && ends {
                     self.ready.get_or_insert(now);
                 }
+                self.input.iter_mut().for_each(Input::release);
             }
             // The report of a failure to start begins with a small number, a word with a letter or digit.
             Ok(bytes) if heard[0] < b' ' && self.ready.is_none() => {

@@ -4,12 +4,14 @@
 
 mod contexts;
 mod endings;
+mod exactly_once;
 mod freshness;
 mod input;
 mod languages;
 mod limits;
 mod many;
 mod output;
+mod processes;
 mod refusals;
 mod session;
 mod support;

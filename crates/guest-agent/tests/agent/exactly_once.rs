@@ -1,0 +1,160 @@
+//! The same idempotency key never runs anything twice, wherever the connection breaks.
+
+use std::io::Write;
+
+use fumehood_protocol::{
+    ContextName, EndedBy, IdempotencyKey, Language, Request, Response, encode_line,
+};
+
+use crate::processes::spawn;
+use crate::support::{Agent, Client, Outcome, exec, within};
+
+/// Runs once: it adds a line to a file, and says five things.
+const CODE: &str = "echo run >> runs; for n in 1 2 3 4 5; do echo $n; sleep 0.01; done; exit 7";
+const OUTPUT: &str = "1\n2\n3\n4\n5\n";
+
+fn requests() -> [(&'static str, Request); 3] {
+    let one_shot = exec(Some(1), Language::Raw, CODE);
+    let in_context = exec(Some(1), Language::Raw, &CODE.replace("exit 7", "(exit 7)"));
+    let mut in_context = in_context;
+    in_context.context = Some(ContextName::new("c"));
+    let program = spawn(1, &["sh", "-c", CODE]);
+    [
+        ("exec", Request::Exec(one_shot)),
+        ("context", Request::Exec(in_context)),
+        ("spawn", Request::Spawn(program)),
+    ]
+}
+
+fn with_key(request: &Request, key: &str) -> Request {
+    let key = Some(IdempotencyKey::new(key));
+    let mut request = request.clone();
+    match &mut request {
+        Request::Exec(exec) => exec.idempotency_key = key,
+        Request::Spawn(spawn) => spawn.idempotency_key = key,
+        other => panic!("{other:?}"),
+    }
+    request
+}
+
+/// Sends it again on a new connection; it runs now, or is attached to, or its record is told.
+fn again(agent: &Agent, request: &Request) -> Outcome {
+    let mut client = agent.hello(&["raw_frames"]);
+    client.send(request);
+    let mut outcome = Outcome::default();
+    loop {
+        let (response, bytes) = client.message();
+        if let Response::Attached(attached) = response {
+            assert_eq!(attached.seq, 0);
+        } else if outcome.add(response, bytes) {
+            return outcome;
+        }
+    }
+}
+
+fn runs(agent: &Agent) -> usize {
+    let text = std::fs::read_to_string(agent.directory.path().join("runs"));
+    text.unwrap_or_default().lines().count()
+}
+
+fn check(what: &str, outcome: &Outcome) {
+    let complete = outcome.complete();
+    assert_eq!(outcome.out(), OUTPUT, "{what}");
+    let end = (complete.ended_by, complete.exit_code);
+    assert_eq!(end, (EndedBy::Exited, 7), "{what}");
+    outcome.check_sums();
+}
+
+#[test]
+fn a_connection_that_breaks_after_any_message() {
+    let agent = Agent::open();
+    let mut done = 0;
+    for (what, request) in requests() {
+        for messages in 0..8 {
+            let request = with_key(&request, &format!("{what}-{messages}"));
+            let mut client = agent.hello(&["raw_frames"]);
+            client.send(&request);
+            for _ in 0..messages {
+                if matches!(client.response(), Response::Complete(_)) {
+                    break;
+                }
+            }
+            drop(client);
+            let what = format!("{what} after {messages} messages");
+            check(&what, &again(&agent, &request));
+            check(&what, &again(&agent, &request));
+            done += 1;
+            assert_eq!(runs(&agent), done, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_within_the_request() {
+    let agent = Agent::open();
+    let mut done = 0;
+    for (what, request) in requests() {
+        let line = encode_line(&with_key(&request, what));
+        for cut in (0..=line.len())
+            .step_by(7)
+            .chain([line.len() - 1, line.len()])
+        {
+            let key = format!("{what}-cut-{cut}");
+            let request = with_key(&request, &key);
+            let line = encode_line(&request);
+            let mut client = agent.hello(&["raw_frames"]);
+            client
+                .stream
+                .write_all(&line[..cut.min(line.len())])
+                .unwrap();
+            drop(client);
+            check(&key, &again(&agent, &request));
+            done += 1;
+            assert_eq!(runs(&agent), done, "{key}");
+        }
+    }
+}
+
+/// One that waited for its context when its client went away has not run; one that runs goes on.
+#[test]
+fn what_waits_is_not_begun_without_its_client() {
+    let agent = Agent::open();
+    let mut client = agent.hello(&["raw_frames"]);
+    let in_context = |id, code: &str, key: &str| {
+        let mut exec = exec(Some(id), Language::Raw, code);
+        exec.context = Some(ContextName::new("c"));
+        exec.idempotency_key = Some(IdempotencyKey::new(key));
+        Request::Exec(exec)
+    };
+    let first = in_context(1, "echo one >> runs; sleep 0.3", "one");
+    let second = in_context(2, "echo two >> runs", "two");
+    client.send(&first);
+    client.send(&second);
+    assert!(matches!(client.response(), Response::Queued(_)));
+    drop(client);
+    assert_eq!(again(&agent, &first).complete().exit_code, 0);
+    assert_eq!(runs(&agent), 1);
+    assert_eq!(again(&agent, &second).complete().exit_code, 0);
+    assert_eq!(again(&agent, &second).complete().exit_code, 0);
+    assert_eq!(runs(&agent), 2);
+}
+
+/// Its client goes, another comes while it runs, and a third after it.
+#[test]
+fn an_end_that_nobody_heard_is_told_later() {
+    let agent = Agent::open();
+    let request = with_key(&requests()[0].1, "k");
+    let mut client = agent.hello(&["raw_frames"]);
+    client.send(&request);
+    drop(client);
+    within("it ends by itself", || agent.children().is_empty());
+    check("told later", &again(&agent, &request));
+    // In text, for who knows no frames.
+    let mut client = Client::connect(&agent.address);
+    client.line(r#"{"action":"hello","protocol":1}"#);
+    client.response();
+    client.line(r#"{"action":"attach","idempotency_key":"k","op_id":5}"#);
+    assert!(matches!(client.response(), Response::Attached(_)));
+    check("told as text", &client.outcome());
+    assert_eq!(runs(&agent), 1);
+}
