@@ -3,8 +3,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
-    Chunk, Decoder, ErrorMessage, ErrorType, InputData, Item, Limits, OpId, Request, Response,
-    Stdin, Tag, WireError,
+    Chunk, Decoder, ErrorType, InputData, Item, Limits, OpId, Request, Stdin, Tag, WireError,
 };
 use rustix::buffer::spare_capacity;
 use rustix::event::PollFlags;
@@ -12,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::agent::Agent;
 use crate::dispatch::dispatch;
+use crate::files::Transfer;
 use crate::hello::Session;
 use crate::operation::Operation;
 use crate::operations::ClientId;
@@ -19,7 +19,7 @@ use crate::outbox::{Outbox, Sent};
 use crate::output::Encoding;
 use crate::queue::{Queued, begin_queued};
 use crate::replay::Replay;
-use crate::settings::{Settings, VERSION};
+use crate::settings::Settings;
 
 /// Bytes read from a client at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -54,6 +54,7 @@ pub(crate) struct Connection {
     pub(crate) session: Session,
     pub(crate) outbox: Outbox,
     pub(crate) replays: Vec<Replay>,
+    pub(crate) transfers: Vec<Transfer>,
 }
 
 /// A line, read: a request, or why it is none.
@@ -100,6 +101,7 @@ impl Connection {
             session,
             outbox: Outbox::default(),
             replays: Vec::new(),
+            transfers: Vec::new(),
         }
     }
 
@@ -144,6 +146,7 @@ impl Connection {
     pub(crate) fn leave(&mut self, agent: &mut Agent) {
         self.queue.clear();
         self.replays.clear();
+        self.transfers.clear();
         agent.leave(self.id);
     }
 
@@ -157,12 +160,6 @@ impl Connection {
         self.descriptor
     }
 
-    /// Adds an `error`.
-    pub(crate) fn refuse(&mut self, op_id: Option<OpId>, error: WireError) {
-        self.outbox
-            .answer(&Response::Error(ErrorMessage::new(op_id, error, VERSION)));
-    }
-
     /// Whether an operation of this client has this id and has not ended.
     pub(crate) fn is_live(&self, id: OpId, agent: &Agent) -> bool {
         let id = Some(id);
@@ -170,12 +167,13 @@ impl Connection {
         running.any(|operation| operation.framing.op_id == id)
             || self.queue.iter().any(|queued| queued.terms.op_id == id)
             || self.replays.iter().any(|replay| replay.op_id() == id)
+            || self.transfers.iter().any(|transfer| transfer.op_id() == id)
     }
 
     /// How many operations of this client have not ended.
     pub(crate) fn live(&self, agent: &Agent) -> usize {
         let running = agent.operations.of(Some(self.id)).count();
-        running + self.queue.len() + self.replays.len()
+        running + self.queue.len() + self.replays.len() + self.transfers.len()
     }
 
     /// What to wait for.
@@ -203,7 +201,9 @@ impl Connection {
         let requests = waited || (input && !self.outbox.has_too_many_answers(limits));
         let mut own = agent.operations.of(Some(self.id));
         let output = !self.outbox.is_full(limits)
-            && (own.any(Operation::has_work) || self.replays.iter().any(Replay::has_work));
+            && (own.any(Operation::has_work)
+                || self.replays.iter().any(Replay::has_work)
+                || self.transfers.iter().any(Transfer::has_work));
         (requests && self.stage == Stage::Open) || output
     }
 
@@ -289,6 +289,10 @@ impl Connection {
         running.any(|operation| operation.framing.op_id.is_none())
             || self.queue.iter().any(|queued| queued.terms.op_id.is_none())
             || self.replays.iter().any(|replay| replay.op_id().is_none())
+            || self
+                .transfers
+                .iter()
+                .any(|transfer| transfer.op_id().is_none())
     }
 
     fn next(&mut self, limits: &Limits) -> Option<Incoming> {
@@ -324,6 +328,10 @@ impl Connection {
             replay.pump(&mut self.outbox, limits);
         }
         self.replays.retain(|replay| !replay.is_done());
+        for transfer in std::mem::take(&mut self.transfers) {
+            let transfer = transfer.pump(&mut self.outbox, agent);
+            self.transfers.extend(transfer);
+        }
     }
 
     /// Answers for what has ended.

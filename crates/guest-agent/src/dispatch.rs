@@ -10,6 +10,7 @@ use crate::agent::Agent;
 use crate::attach::{admit_key, attach, attach_to, detach};
 use crate::begin::begin;
 use crate::connection::{Connection, Incoming};
+use crate::files;
 use crate::freshness::{admits, quiesce, refresh};
 use crate::hello::hello;
 use crate::listing::list_processes;
@@ -31,7 +32,7 @@ pub(crate) fn dispatch(
         .and_then(|request| admits(agent, &request).map(|()| request))
         .and_then(|request| answer(connection, request, agent, now));
     if let Err(error) = result {
-        connection.refuse(op_id, error);
+        connection.outbox.refuse(op_id, error);
     }
 }
 
@@ -41,6 +42,13 @@ fn answer(
     agent: &mut Agent,
     now: Instant,
 ) -> Result<(), WireError> {
+    let is_lasting = matches!(
+        request,
+        Request::WriteFile(_) | Request::ReadFile(_) | Request::ListFiles(_) | Request::Watch(_)
+    );
+    if is_lasting {
+        room(connection, agent)?;
+    }
     match request {
         Request::Ping(request) => ping(connection, &request),
         Request::Hello(request) => hello(connection, &request, agent)?,
@@ -58,7 +66,14 @@ fn answer(
         Request::InstallPackages(request) => install_packages(&request, agent)?,
         Request::Quiesce(request) => quiesce(connection, &request, agent)?,
         Request::Refresh(request) => refresh(connection, &request, agent)?,
-        _ => return Err(WireError::new(ErrorType::RequestError, "not there yet")),
+        Request::WriteFile(request) => files::write(connection, request, agent)?,
+        Request::ReadFile(request) => files::read(connection, request, agent)?,
+        Request::ListFiles(request) => files::list(connection, request, agent)?,
+        Request::Stat(request) => files::stat(connection, &request, agent)?,
+        Request::MakeDir(request) => files::make_dir(connection, &request, agent)?,
+        Request::Move(request) => files::move_file(connection, &request, agent)?,
+        Request::Remove(request) => files::remove(connection, request, agent)?,
+        Request::Watch(request) => files::watch(connection, &request, agent)?,
     }
     Ok(())
 }
@@ -200,12 +215,23 @@ fn cancel(connection: &mut Connection, id: OpId, agent: &mut Agent, now: Instant
         let replays = &mut connection.replays;
         let replay = replays.iter_mut().find(|replay| replay.op_id() == Some(id));
         replay.into_iter().for_each(crate::replay::Replay::cancel);
+        let transfers = &mut connection.transfers;
+        if let Some(at) = transfers.iter().position(|t| t.op_id() == Some(id)) {
+            transfers.remove(at).cancel(&mut connection.outbox);
+        }
     }
 }
 
 /// Input for an operation; for one that has none, or has ended, it is dropped.
-fn input(connection: &Connection, stdin: Stdin, agent: &mut Agent) -> Result<(), WireError> {
+fn input(connection: &mut Connection, stdin: Stdin, agent: &mut Agent) -> Result<(), WireError> {
     let bytes = stdin.chunk.map(Chunk::into_bytes).unwrap_or_default();
+    let mut transfers = connection.transfers.iter();
+    if let Some(at) = transfers.position(|t| t.op_id() == Some(stdin.op_id)) {
+        let transfer = connection.transfers.remove(at);
+        let transfer = transfer.take(&bytes, stdin.eof, &mut connection.outbox, agent);
+        connection.transfers.extend(transfer);
+        return Ok(());
+    }
     let operation = agent.operations.find(connection.id, stdin.op_id);
     match operation.and_then(|operation| operation.input.as_mut()) {
         Some(input) => input.take(bytes, stdin.eof),
@@ -258,6 +284,10 @@ fn credit(connection: &mut Connection, id: OpId, bytes: u64, agent: &mut Agent) 
     let replays = connection.replays.iter_mut();
     for replay in replays.filter(|replay| replay.op_id() == Some(id)) {
         replay.add_credit(bytes);
+    }
+    let transfers = connection.transfers.iter_mut();
+    for transfer in transfers.filter(|transfer| transfer.op_id() == Some(id)) {
+        transfer.add_credit(bytes);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::command::Interpreters;
 use crate::confine::Confinement;
 use crate::connection::Connection;
 use crate::door::Door;
+use crate::files::Transfer;
 use crate::memory::MemoryWatch;
 use crate::operation::Operation;
 use crate::operations::ClientId;
@@ -47,6 +48,7 @@ enum Source {
     Door,
     Memory,
     Connection(usize),
+    Transfer(usize, usize),
     Unsent(usize),
     Words(usize),
     Output(usize, usize),
@@ -196,6 +198,12 @@ impl EventLoop {
         for (c, connection) in self.connections.iter().enumerate() {
             let (descriptor, flags) = connection.awaited(limits);
             add(Source::Connection(c), descriptor, flags);
+            for (t, transfer) in connection.transfers.iter().enumerate() {
+                let awaited = transfer.awaited();
+                if let Some(awaited) = awaited.filter(|_| !connection.outbox.is_full(limits)) {
+                    add(Source::Transfer(c, t), awaited, PollFlags::IN);
+                }
+            }
         }
         for (o, operation) in self.agent.operations.iter().enumerate() {
             for unsent in operation.unsent() {
@@ -273,6 +281,12 @@ impl EventLoop {
                 }
             }
             Source::Connection(c) => self.connections[c].ready(flags),
+            Source::Transfer(c, t) => {
+                // Requests are taken after all sources: it is still there.
+                if let Transfer::Watch(watching) = &mut self.connections[c].transfers[t] {
+                    watching.is_readable();
+                }
+            }
             Source::Unsent(o) => self.agent.operations.get(o).feed(),
             Source::Words(o) => self.agent.operations.get(o).listen(now),
             Source::Output(o, s) => self.agent.operations.get(o).outputs[s].is_readable(),

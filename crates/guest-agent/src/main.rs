@@ -17,6 +17,7 @@ mod dispatch;
 mod door;
 mod ending;
 mod event_loop;
+mod files;
 mod freshness;
 mod hello;
 mod input;

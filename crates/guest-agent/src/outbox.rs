@@ -2,8 +2,10 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::AsFd;
 
-use fumehood_protocol::{Limits, Response, encode_line};
+use fumehood_protocol::{ErrorMessage, Limits, OpId, Response, WireError, encode_line};
 use rustix::io::Errno;
+
+use crate::settings::VERSION;
 
 /// Bytes that wait to be sent to one client.
 ///
@@ -88,11 +90,7 @@ impl Outbox {
     /// Adds output as it is.
     pub(crate) fn raw(&mut self, bytes: Vec<u8>) {
         if self.is_nowhere {
-            self.spare = Some(bytes).map(|mut bytes| {
-                bytes.clear();
-                bytes
-            });
-            return;
+            return self.give_back(bytes);
         }
         self.output_bytes += bytes.len();
         self.pieces.push_back(Piece {
@@ -107,6 +105,17 @@ impl Outbox {
             Some(buffer) if buffer.capacity() == capacity => buffer,
             _ => Vec::with_capacity(capacity),
         }
+    }
+
+    /// A buffer that was not needed after all.
+    pub(crate) fn give_back(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.spare = Some(buffer);
+    }
+
+    /// Adds an `error`.
+    pub(crate) fn refuse(&mut self, op_id: Option<OpId>, error: WireError) {
+        self.answer(&Response::Error(ErrorMessage::new(op_id, error, VERSION)));
     }
 
     /// Nothing waits.
@@ -162,13 +171,12 @@ impl Outbox {
             }
             left -= len;
             let output = first.output;
-            let Some(Piece { mut bytes, .. }) = self.pieces.pop_front() else {
+            let Some(Piece { bytes, .. }) = self.pieces.pop_front() else {
                 break;
             };
             if output {
                 self.output_bytes -= len;
-                bytes.clear();
-                self.spare = Some(bytes);
+                self.give_back(bytes);
             } else {
                 self.answer_bytes -= len;
             }

@@ -60,7 +60,7 @@ pub(crate) fn begin_queued(connection: &mut Connection, agent: &mut Agent, now: 
                 connection.outbox.answer(&started);
                 agent.operations.add(operation);
             }
-            Err(error) => connection.refuse(op_id, error),
+            Err(error) => connection.outbox.refuse(op_id, error),
         }
     }
 }

@@ -5,6 +5,7 @@
 mod contexts;
 mod endings;
 mod exactly_once;
+mod files;
 mod freshness;
 mod input;
 mod languages;
