@@ -5,22 +5,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fumehood_protocol::{
-    Cancel, Complete, Credit, Data, Decoder, ErrorMessage, FEATURE_CANCEL, FEATURE_CONTEXTS,
-    FEATURE_CREDIT, FEATURE_RAW_FRAMES, FEATURE_REFRESH, Item, OpId, Request, Response, Stream,
-    StreamSummary, Tag, encode_line,
+    Attached, Cancel, Complete, Credit, Detach, ErrorMessage, FEATURE_CANCEL, FEATURE_CONTEXTS,
+    FEATURE_CREDIT, FEATURE_FILES, FEATURE_PROCESSES, FEATURE_RAW_FRAMES, FEATURE_REFRESH,
+    InputData, OpId, Request, Resize, Response, SendSignal, SignalName, Stream, StreamSummary, Tag,
+    encode_line,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::router::Reader;
+use crate::writer::{Outgoing, write};
+
 /// What a channel wants of an agent.
-pub(crate) const FEATURES: [&str; 5] = [
+pub(crate) const FEATURES: [&str; 7] = [
     FEATURE_RAW_FRAMES,
     FEATURE_CREDIT,
     FEATURE_CANCEL,
     FEATURE_CONTEXTS,
+    FEATURE_PROCESSES,
+    FEATURE_FILES,
     FEATURE_REFRESH,
 ];
 
@@ -28,19 +32,18 @@ pub(crate) const FEATURES: [&str; 5] = [
 /// and room beside it.
 pub(crate) const LINE_BYTES: usize = 512 * 1024;
 
-/// The longest raw frame taken from an agent, in bytes.
-const FRAME_BYTES: u64 = 64 * 1024;
+/// The longest raw frame, in bytes, in both directions.
+pub(crate) const FRAME_BYTES: u64 = 64 * 1024;
 
 /// Output of one operation that may be on its way or waiting to be taken, in bytes. Bounds what a
 /// guest can make this host hold; large enough that a fast reader never makes it wait.
-const WINDOW_BYTES: u64 = 1024 * 1024;
+pub(crate) const WINDOW_BYTES: u64 = 1024 * 1024;
 
-/// Pieces of output of one operation that may wait to be taken: tiny ones must not cost a hundred
-/// times their size. A program that writes a byte every 50 ms fills this in half an hour.
-const WAITING_PIECES: usize = 32 * 1024;
+/// The same where the agent keeps output for who attaches again: no more is on its way than it keeps.
+pub(crate) const KEPT_WINDOW_BYTES: u64 = 256 * 1024;
 
-/// One read from the socket, in bytes.
-const READ_BYTES: usize = 64 * 1024;
+/// Input of one operation that may be on its way before the agent gives credit, in bytes: its default.
+const INPUT_BYTES: usize = 256 * 1024;
 
 /// Why a conversation with an agent ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,36 +63,56 @@ pub(crate) enum ChannelError {
 #[derive(Debug)]
 pub(crate) enum OperationEvent {
     Output(Stream, Bytes),
+    /// With its process id in the guest.
+    Started(i32),
+    Queued,
+    Attached(Attached),
+    /// More comes. With the bytes that it took.
+    Item(Response, usize),
     Complete(Complete),
     Refused(ErrorMessage),
+    Detached,
+    /// Nothing more comes.
+    Answer(Response),
     Quiesced,
     Refreshed,
     Pong,
 }
 
-type Sender = mpsc::UnboundedSender<Result<OperationEvent, ChannelError>>;
+pub(crate) type Sender = mpsc::UnboundedSender<Result<OperationEvent, ChannelError>>;
 
 /// What the router knows of one operation. All of it is checked against what the guest sends.
 #[derive(Debug)]
-struct Route {
-    sender: Sender,
+pub(crate) struct Route {
+    pub(crate) sender: Sender,
     /// Bytes that the guest may still send.
-    window: u64,
-    next_seq: u64,
+    pub(crate) window: u64,
+    pub(crate) next_seq: u64,
     /// Pieces of output that wait to be taken.
-    waiting: usize,
+    pub(crate) waiting: usize,
+    /// Bytes of other answers that wait to be taken.
+    pub(crate) item_bytes: usize,
+    /// Bytes of input that may be sent.
+    pub(crate) input: Arc<Semaphore>,
+}
+
+impl Drop for Route {
+    /// Who waits to send input need not wait any more.
+    fn drop(&mut self) {
+        self.input.close();
+    }
 }
 
 #[derive(Debug, Default)]
-struct Routes {
-    open: HashMap<OpId, Route>,
+pub(crate) struct Routes {
+    pub(crate) open: HashMap<OpId, Route>,
     /// Set once: nothing is heard any more.
-    ended: Option<ChannelError>,
+    pub(crate) ended: Option<ChannelError>,
 }
 
-type SharedRoutes = Arc<Mutex<Routes>>;
+pub(crate) type SharedRoutes = Arc<Mutex<Routes>>;
 
-fn lock(routes: &SharedRoutes) -> MutexGuard<'_, Routes> {
+pub(crate) fn lock(routes: &SharedRoutes) -> MutexGuard<'_, Routes> {
     routes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -97,10 +120,14 @@ fn lock(routes: &SharedRoutes) -> MutexGuard<'_, Routes> {
 #[derive(Debug)]
 pub(crate) struct Channel {
     routes: SharedRoutes,
-    writer: mpsc::UnboundedSender<Vec<u8>>,
+    writer: Writer,
     next_id: AtomicU64,
+    /// True when nothing is heard any more.
+    over: watch::Receiver<bool>,
     tasks: [JoinHandle<()>; 2],
 }
+
+type Writer = mpsc::UnboundedSender<Outgoing>;
 
 impl Drop for Channel {
     fn drop(&mut self) {
@@ -114,49 +141,86 @@ impl Channel {
         let (source, sink) = socket.into_split();
         let (writer, outbox) = mpsc::unbounded_channel();
         let routes = SharedRoutes::default();
-        let reader = Reader {
-            routes: routes.clone(),
-            decoder: Decoder::new(LINE_BYTES),
-            frame: None,
+        let reader = Reader::new(routes.clone());
+        let (end, over) = watch::channel(false);
+        let read = async move {
+            reader.run(source).await;
+            let _ = end.send(true);
         };
-        let tasks = [
-            tokio::spawn(reader.run(source)),
-            tokio::spawn(write(sink, outbox)),
-        ];
+        let tasks = [tokio::spawn(read), tokio::spawn(write(sink, outbox))];
         Self {
             routes,
             writer,
             next_id: AtomicU64::new(1),
+            over,
             tasks,
         }
     }
 
+    /// Waits until nothing is heard any more; returns why.
+    pub(crate) async fn closed(&self) -> ChannelError {
+        let _ = self.over.clone().wait_for(|over| *over).await;
+        lock(&self.routes)
+            .ended
+            .clone()
+            .unwrap_or(ChannelError::Closed)
+    }
+
     /// Starts an operation: `request` makes it, given its id and the bytes of output that it may send.
     pub(crate) fn operate(&self, request: impl FnOnce(OpId, u64) -> Request) -> Operation {
+        self.operate_within(WINDOW_BYTES, None, request)
+    }
+
+    /// The same, with this window. `input`: all of its input, where that is at most a frame.
+    pub(crate) fn operate_within(
+        &self,
+        window: u64,
+        input: Option<Bytes>,
+        request: impl FnOnce(OpId, u64) -> Request,
+    ) -> Operation {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let id = OpId::try_from(id % OpId::MAX)
             .unwrap_or_else(|_| unreachable!("a remainder is below its divisor"));
         let (sender, events) = mpsc::unbounded_channel();
+        let credit = Arc::new(Semaphore::new(INPUT_BYTES));
         let mut routes = lock(&self.routes);
         if let Some(error) = &routes.ended {
             let _ = sender.send(Err(error.clone()));
+            credit.close();
         } else {
             let route = Route {
                 sender,
-                window: WINDOW_BYTES,
+                window,
                 next_seq: 0,
                 waiting: 0,
+                item_bytes: 0,
+                input: credit.clone(),
             };
             routes.open.insert(id, route);
         }
         drop(routes);
-        self.send(&request(id, WINDOW_BYTES));
+        let mut lines = encode_line(&request(id, window));
+        let outgoing = match input {
+            None => Outgoing::Line(lines),
+            Some(bytes) => {
+                lines.extend(frame_line(id, bytes.len(), true));
+                Outgoing::Frame(lines, bytes)
+            }
+        };
+        // A writer that is gone shows in the routes.
+        let _ = self.writer.send(outgoing);
         Operation {
             id,
             events,
+            window,
             taken: 0,
-            stdout: StreamSummary::default(),
-            stderr: StreamSummary::default(),
+            arrived: Arrived::default(),
+            is_whole: true,
+            input: InputLine {
+                id,
+                credit,
+                writer: self.writer.clone(),
+            },
             routes: self.routes.clone(),
             writer: self.writer.clone(),
         }
@@ -181,11 +245,6 @@ impl Channel {
             .await
             .map_err(|_| ChannelError::Silent(deadline))?
     }
-
-    fn send(&self, request: &Request) {
-        // A writer that is gone shows in the routes.
-        let _ = self.writer.send(encode_line(request));
-    }
 }
 
 /// One operation in progress. Dropping it cancels it.
@@ -193,12 +252,68 @@ impl Channel {
 pub(crate) struct Operation {
     id: OpId,
     events: mpsc::UnboundedReceiver<Result<OperationEvent, ChannelError>>,
+    window: u64,
     /// Bytes taken by the caller and not yet given back to the guest as credit.
     taken: u64,
-    stdout: StreamSummary,
-    stderr: StreamSummary,
+    arrived: Arrived,
+    /// Its output has been heard from the beginning.
+    is_whole: bool,
+    input: InputLine,
     routes: SharedRoutes,
-    writer: mpsc::UnboundedSender<Vec<u8>>,
+    writer: Writer,
+}
+
+/// What has arrived of each stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Arrived {
+    pub(crate) stdout: StreamSummary,
+    pub(crate) stderr: StreamSummary,
+    pub(crate) results: StreamSummary,
+    pub(crate) file: StreamSummary,
+}
+
+/// The way of input to an operation.
+#[derive(Debug, Clone)]
+pub(crate) struct InputLine {
+    id: OpId,
+    credit: Arc<Semaphore>,
+    writer: Writer,
+}
+
+impl InputLine {
+    /// Sends bytes as the guest takes them. `false`: the operation has ended.
+    pub(crate) async fn send(&self, mut bytes: Bytes) -> bool {
+        while !bytes.is_empty() {
+            let most = usize::try_from(FRAME_BYTES).unwrap_or(usize::MAX);
+            let piece = bytes.split_to(bytes.len().min(most));
+            let permits = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            let Ok(permit) = self.credit.acquire_many(permits).await else {
+                return false;
+            };
+            permit.forget();
+            let line = frame_line(self.id, piece.len(), false);
+            if self.writer.send(Outgoing::Frame(line, piece)).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Nothing follows.
+    pub(crate) fn end(&self) {
+        let line = frame_line(self.id, 0, true);
+        let _ = self.writer.send(Outgoing::Line(line));
+    }
+}
+
+/// The line before a frame of input.
+fn frame_line(op_id: OpId, len: usize, eof: bool) -> Vec<u8> {
+    encode_line(&Request::Data(InputData {
+        action: Tag,
+        op_id,
+        len: len as u64,
+        eof,
+    }))
 }
 
 impl Operation {
@@ -216,8 +331,10 @@ impl Operation {
             OperationEvent::Output(stream, bytes) => {
                 self.taken += bytes.len() as u64;
                 let summary = match stream {
-                    Stream::Stdout => &mut self.stdout,
-                    _ => &mut self.stderr,
+                    Stream::Stdout => &mut self.arrived.stdout,
+                    Stream::Stderr => &mut self.arrived.stderr,
+                    Stream::Result => &mut self.arrived.results,
+                    Stream::File => &mut self.arrived.file,
                 };
                 summary.bytes += bytes.len() as u64;
                 summary.crc32c = crc32c::crc32c_append(summary.crc32c, bytes);
@@ -225,25 +342,34 @@ impl Operation {
                     route.waiting -= 1;
                 }
             }
-            OperationEvent::Complete(complete) => self.verify(complete)?,
-            OperationEvent::Refused(_)
-            | OperationEvent::Quiesced
-            | OperationEvent::Refreshed
-            | OperationEvent::Pong => {}
+            OperationEvent::Item(_, bytes) => {
+                if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
+                    route.item_bytes -= bytes;
+                }
+            }
+            OperationEvent::Attached(attached) => self.is_whole &= attached.seq == 0,
+            OperationEvent::Complete(complete) if self.is_whole => self.verify(complete)?,
+            _ => {}
         }
         Ok(event)
     }
 
-    /// What arrived of standard output and standard error so far.
-    pub(crate) fn arrived(&self) -> (StreamSummary, StreamSummary) {
-        (self.stdout, self.stderr)
+    /// What arrived so far.
+    pub(crate) fn arrived(&self) -> &Arrived {
+        &self.arrived
+    }
+
+    /// The way of its input.
+    pub(crate) fn input(&self) -> &InputLine {
+        &self.input
     }
 
     /// What the agent says that it sent is what arrived.
     fn verify(&self, complete: &Complete) -> Result<(), ChannelError> {
         let streams = [
-            ("stdout", complete.stdout, self.stdout),
-            ("stderr", complete.stderr, self.stderr),
+            ("stdout", complete.stdout, self.arrived.stdout),
+            ("stderr", complete.stderr, self.arrived.stderr),
+            ("results", complete.results, self.arrived.results),
         ];
         for (name, said, arrived) in streams {
             if said != arrived {
@@ -261,7 +387,7 @@ impl Operation {
     /// a caller that does not makes the program in the guest wait.
     pub(crate) fn used(&mut self) {
         // Half a window at a time: a credit for each chunk would double the messages.
-        if self.taken >= WINDOW_BYTES / 2 {
+        if self.taken >= self.window / 2 {
             let bytes = std::mem::take(&mut self.taken);
             if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
                 route.window += bytes;
@@ -282,8 +408,35 @@ impl Operation {
         }));
     }
 
+    /// Sends a signal to its process group.
+    pub(crate) fn signal(&self, signal: i32) {
+        self.send(&Request::Signal(SendSignal {
+            action: Tag,
+            op_id: self.id,
+            signal: SignalName::Number(signal),
+        }));
+    }
+
+    /// Gives its terminal another size.
+    pub(crate) fn resize(&self, rows: u16, cols: u16) {
+        self.send(&Request::Resize(Resize {
+            action: Tag,
+            op_id: self.id,
+            rows,
+            cols,
+        }));
+    }
+
+    /// Leaves it to itself; it tells that by `Detached`.
+    pub(crate) fn detach(&self) {
+        self.send(&Request::Detach(Detach {
+            action: Tag,
+            op_id: self.id,
+        }));
+    }
+
     fn send(&self, request: &Request) {
-        let _ = self.writer.send(encode_line(request));
+        let _ = self.writer.send(Outgoing::Line(encode_line(request)));
     }
 }
 
@@ -296,161 +449,9 @@ impl Drop for Operation {
     }
 }
 
-async fn write(mut sink: OwnedWriteHalf, mut outbox: mpsc::UnboundedReceiver<Vec<u8>>) {
-    while let Some(line) = outbox.recv().await {
-        if sink.write_all(&line).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Reads what an agent sends. Everything in it is hostile until checked.
-struct Reader {
-    routes: SharedRoutes,
-    decoder: Decoder,
-    /// The announced raw frame whose bytes come next.
-    frame: Option<Data>,
-}
-
-impl Reader {
-    async fn run(mut self, mut source: OwnedReadHalf) {
-        let mut buffer = vec![0; READ_BYTES];
-        let error = loop {
-            let n = match source.read(&mut buffer).await {
-                Ok(0) | Err(_) => break ChannelError::Closed,
-                Ok(n) => n,
-            };
-            if let Err(violation) = self.take(&buffer[..n]) {
-                break ChannelError::Violation(violation);
-            }
-        };
-        let mut routes = lock(&self.routes);
-        for (_, route) in routes.open.drain() {
-            let _ = route.sender.send(Err(error.clone()));
-        }
-        routes.ended = Some(error);
-    }
-
-    fn take(&mut self, mut bytes: &[u8]) -> Result<(), String> {
-        while let Some(item) = self.decoder.decode(&mut bytes) {
-            match item {
-                Item::Line(line) => self.line(&line)?,
-                Item::Raw(bytes) => {
-                    let Some(Data {
-                        op_id, stream, seq, ..
-                    }) = self.frame.take()
-                    else {
-                        continue;
-                    };
-                    self.output(op_id, stream, Some(seq), bytes)?;
-                }
-                Item::TooLong { limit } => {
-                    return Err(format!("a line of more than {limit} bytes"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn line(&mut self, line: &[u8]) -> Result<(), String> {
-        match Response::parse(line).map_err(|error| error.message)? {
-            Response::Stdout(output) => self.output(
-                output.op_id,
-                Stream::Stdout,
-                output.seq,
-                output.chunk.into_bytes(),
-            ),
-            Response::Stderr(output) => self.output(
-                output.op_id,
-                Stream::Stderr,
-                output.seq,
-                output.chunk.into_bytes(),
-            ),
-            Response::Data(data) => {
-                if !(1..=FRAME_BYTES).contains(&data.len) {
-                    return Err(format!(
-                        "a frame of {} bytes; 1 to {FRAME_BYTES} are allowed",
-                        data.len
-                    ));
-                }
-                // At most 64 Ki, so it fits.
-                self.decoder
-                    .expect_raw(usize::try_from(data.len).unwrap_or(0));
-                self.frame = Some(data);
-                Ok(())
-            }
-            Response::Complete(complete) => {
-                self.last(complete.op_id, OperationEvent::Complete(complete))
-            }
-            Response::Error(refusal) => self.last(refusal.op_id, OperationEvent::Refused(refusal)),
-            Response::Quiesced(quiesced) => self.last(quiesced.op_id, OperationEvent::Quiesced),
-            Response::Refreshed(refreshed) => self.last(refreshed.op_id, OperationEvent::Refreshed),
-            Response::Pong(pong) => self.last(pong.op_id, OperationEvent::Pong),
-            _ => Err("an answer to a question that was not asked".into()),
-        }
-    }
-
-    fn output(
-        &self,
-        id: Option<OpId>,
-        stream: Stream,
-        seq: Option<u64>,
-        bytes: Vec<u8>,
-    ) -> Result<(), String> {
-        let mut routes = lock(&self.routes);
-        let Some(route) = id.and_then(|id| routes.open.get_mut(&id)) else {
-            // Output of an operation that was forgotten meanwhile.
-            return known_before(id);
-        };
-        if seq != Some(route.next_seq) {
-            return Err(format!(
-                "output number {seq:?} where {} was due",
-                route.next_seq
-            ));
-        }
-        route.next_seq += 1;
-        if bytes.is_empty() {
-            return Err("an empty piece of output".into());
-        }
-        route.waiting += 1;
-        if route.waiting > WAITING_PIECES {
-            return Err(format!(
-                "more than {WAITING_PIECES} pieces of output at once"
-            ));
-        }
-        let len = bytes.len() as u64;
-        route.window = route
-            .window
-            .checked_sub(len)
-            .ok_or("more output than it was allowed to send")?;
-        let _ = route
-            .sender
-            .send(Ok(OperationEvent::Output(stream, bytes.into())));
-        Ok(())
-    }
-
-    /// Passes on what ends an operation.
-    fn last(&self, id: Option<OpId>, event: OperationEvent) -> Result<(), String> {
-        let Some(route) = id.and_then(|id| lock(&self.routes).open.remove(&id)) else {
-            return known_before(id);
-        };
-        let _ = route.sender.send(Ok(event));
-        Ok(())
-    }
-}
-
-/// A message for an operation that is not open: late, if it has an id, else nobody's.
-fn known_before(id: Option<OpId>) -> Result<(), String> {
-    if id.is_some() {
-        Ok(())
-    } else {
-        Err("a message that belongs to no operation".into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncBufReadExt, BufReader};
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
     use super::*;
 

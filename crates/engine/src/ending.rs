@@ -5,6 +5,7 @@ use fumehood_protocol::{Complete, EndedBy, ErrorMessage, ErrorType, Evidence};
 use crate::channel::ChannelError;
 use crate::error::{Error, ErrorKind, printable};
 use crate::follow::End;
+use crate::life::Life;
 use crate::run::Timing;
 use crate::vm::Vm;
 
@@ -25,6 +26,7 @@ pub(crate) async fn ending(
     end: Result<End, ChannelError>,
     cancelled: bool,
     vm: Option<Vm>,
+    life: Option<&Life>,
     timing: &mut Timing,
 ) -> Result<Ending, Error> {
     let given_up = |detail: String| {
@@ -53,6 +55,10 @@ pub(crate) async fn ending(
             }
         }
         Ok(End::Refused(refusal)) => return Err(refused(&refusal)),
+        Ok(End::Detached) => {
+            let what = "the run is followed by somebody else";
+            return Err(Error::new(ErrorKind::Lost, what).after_start());
+        }
         Ok(End::Overdue) => {
             let words = vm.as_ref().map(Vm::last_words).unwrap_or_default();
             timing.teardown = end_of(vm).await;
@@ -74,9 +80,10 @@ pub(crate) async fn ending(
             return Err(Error::new(ErrorKind::Protocol, message).after_start());
         }
         Err(ChannelError::Closed | ChannelError::Silent(_)) => {
-            let known = match vm {
-                Some(vm) => vm.post_mortem().await,
-                None => "the VM has ended".to_string(),
+            let known = match (vm, life) {
+                (Some(vm), _) => vm.post_mortem().await,
+                (None, Some(life)) => life.why().await,
+                (None, None) => "the VM has ended".to_string(),
             };
             lost(EndedBy::AgentLost, None, known)
         }
@@ -102,8 +109,8 @@ fn lost(ended_by: EndedBy, exit_code: Option<i32>, detail: String) -> Ending {
     }
 }
 
-/// The agent's word that it did not run the code.
-fn refused(refusal: &ErrorMessage) -> Error {
+/// The agent's word that it did not do what was asked.
+pub(crate) fn refused(refusal: &ErrorMessage) -> Error {
     let kind = match refusal.error_type {
         ErrorType::BusyError => ErrorKind::Busy,
         ErrorType::AgentError | ErrorType::RefreshError => ErrorKind::Host,
@@ -114,11 +121,6 @@ fn refused(refusal: &ErrorMessage) -> Error {
         | ErrorType::PackageError
         | ErrorType::PathError => ErrorKind::Invalid,
     };
-    Error::new(
-        kind,
-        format!(
-            "the guest's agent did not run the code: {}",
-            refusal.message
-        ),
-    )
+    let message = format!("the guest's agent refused it: {}", refusal.message);
+    Error::new(kind, message).with_errno(refusal.errno)
 }

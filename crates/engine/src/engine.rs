@@ -8,6 +8,8 @@ use tokio::task::JoinHandle;
 
 use crate::accelerator::{Accelerator, choose};
 use crate::agent_line::AgentLine;
+use crate::begun::{Begun, Owner};
+use crate::builder::SandboxBuilder;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Qemu, TemplateUse};
 use crate::ending::CANCELLED;
@@ -15,8 +17,8 @@ use crate::error::{Error, ErrorKind};
 use crate::host::{ANY_LANGUAGE, Counts, Host};
 use crate::keeper::keep;
 use crate::launch::Kit;
-use crate::run::{Outcome, Run, RunRequest, Source, Timing};
-use crate::sandbox::Sandbox;
+use crate::run::{Outcome, Run, RunEnd, RunRequest, Source, Timing};
+use crate::sandbox::{Sandbox, Times};
 use crate::template::{Built, Templates, Which};
 
 /// This host, ready to run code. Cheap to clone; with the last clone, what is kept ready ends, and what
@@ -119,50 +121,61 @@ impl Engine {
             language: request.language,
             memory_mib: request.memory(),
         };
-        Ok(Run::drive(move |events, cancel| async move {
+        Ok(Run::drive(move |events, mut controls| async move {
             let start = Instant::now();
             let fresh = tokio::select! {
                 fresh = host.acquire(which) => fresh?,
-                () = cancel.notified() => return Ok(never_started(&host, start)),
+                () = controls.cancelled() => {
+                    return Ok(RunEnd::Outcome(Box::new(never_started(&host, start))));
+                }
             };
-            let sandbox = Sandbox::new(host, fresh, which.memory_mib);
-            let mut outcome = sandbox.run_and_end(exec, timeout, events, cancel).await?;
-            outcome.timing.total = start.elapsed();
-            Ok(outcome)
+            let (source, accelerator) = (fresh.source, host.accelerator);
+            let limits = &host.config.limits;
+            let begun = Begun::exec(&fresh.line, exec, timeout, source, accelerator, limits);
+            // Held until the VM is gone.
+            let (_line, _place) = (fresh.line, fresh.place);
+            let mut end = begun
+                .drive(events, controls, Owner::Operation(fresh.vm))
+                .await?;
+            if let RunEnd::Outcome(outcome) = &mut end {
+                outcome.timing.queue = fresh.queue;
+                outcome.timing.total = start.elapsed();
+            }
+            Ok(end)
         }))
     }
 
-    /// A VM that is kept until it is dropped: several programs may run in it, also at once.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run), and [`ErrorKind::Boot`].
-    pub async fn sandbox(&self, memory_mib: u32) -> Result<Sandbox, Error> {
-        self.sandbox_for(ANY_LANGUAGE, memory_mib).await
+    /// A VM that is kept: several programs may run in it, also at once. Takes the builder's defaults unless
+    /// they are changed.
+    pub fn sandbox(&self) -> SandboxBuilder {
+        SandboxBuilder::new(self.clone())
     }
 
-    /// The same, with a warm interpreter of this language.
-    ///
-    /// # Errors
-    /// As [`sandbox`](Self::sandbox).
-    pub async fn sandbox_for(&self, language: Language, memory_mib: u32) -> Result<Sandbox, Error> {
+    pub(crate) async fn fresh_sandbox(
+        &self,
+        language: Language,
+        memory_mib: u32,
+        times: Times,
+    ) -> Result<Sandbox, Error> {
         let which = self.checked(language, memory_mib)?;
         let fresh = self.0.host.acquire(which).await?;
-        Ok(Sandbox::new(self.0.host.clone(), fresh, memory_mib))
+        Ok(Sandbox::new(self.0.host.clone(), fresh, memory_mib, times))
     }
 
-    /// A VM that goes on from a saved state.
+    /// A VM that goes on from a saved state. It has no idle timeout and no maximum lifetime until it is
+    /// given them.
     ///
     /// # Errors
-    /// As [`sandbox`](Self::sandbox).
+    /// [`ErrorKind::Busy`], [`ErrorKind::Host`], [`ErrorKind::Boot`].
     pub async fn open(&self, checkpoint: &Checkpoint) -> Result<Sandbox, Error> {
-        Sandbox::open(self.0.host.clone(), checkpoint).await
+        Sandbox::open(self.0.host.clone(), checkpoint, Times::default()).await
     }
 
     /// Builds the template of a language, for guests of this much memory, unless it is there. `false`:
     /// it was there, or another process has built it meanwhile.
     ///
     /// # Errors
-    /// As [`sandbox`](Self::sandbox), and [`ErrorKind::Host`] when it cannot be saved.
+    /// As [`open`](Self::open), and [`ErrorKind::Host`] when it cannot be saved.
     pub async fn build_template(&self, language: Language, memory_mib: u32) -> Result<bool, Error> {
         const LOOK: Duration = Duration::from_millis(200);
         let which = self.checked(language, memory_mib)?;

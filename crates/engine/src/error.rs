@@ -38,6 +38,7 @@ pub enum Retry {
 pub struct Error {
     kind: ErrorKind,
     started: bool,
+    errno: Option<i32>,
     message: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -47,6 +48,7 @@ impl Error {
         Self {
             kind,
             started: false,
+            errno: None,
             message: printable(&message.into()),
             source: None,
         }
@@ -58,6 +60,19 @@ impl Error {
     ) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// The guest's kernel gave this number.
+    pub(crate) fn with_errno(mut self, errno: Option<i32>) -> Self {
+        self.errno = errno;
+        self
+    }
+
+    /// What went wrong with a file in the guest, where it was that.
+    #[must_use]
+    pub fn io_kind(&self) -> Option<std::io::ErrorKind> {
+        let errno = self.errno?;
+        Some(std::io::Error::from_raw_os_error(errno).kind())
     }
 
     /// The code had been handed to the guest.

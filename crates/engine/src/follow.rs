@@ -1,11 +1,12 @@
-use std::sync::Arc;
 use std::time::Duration;
 
-use fumehood_protocol::{Complete, ErrorMessage, Stream, StreamSummary};
-use tokio::sync::{Notify, mpsc};
+use fumehood_protocol::{Complete, ErrorMessage, Stream};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::channel::{ChannelError, Operation, OperationEvent};
+use crate::channel::{Arrived, ChannelError, Operation, OperationEvent};
+use crate::control::{Control, Controls};
+use crate::result::Values;
 use crate::run::Event;
 
 /// Where an operation's guest is given up although it may have told its end already (this program
@@ -23,6 +24,8 @@ pub(crate) enum End {
     Complete(Complete),
     /// The guest refused it.
     Refused(ErrorMessage),
+    /// It goes on without us.
+    Detached,
     /// The guest did not tell its end in time.
     Overdue,
     /// The caller did not take its output in time.
@@ -34,13 +37,16 @@ pub(crate) enum End {
 pub(crate) struct Follow {
     operation: Operation,
     events: mpsc::Sender<Event>,
-    cancel: Arc<Notify>,
+    controls: Controls,
     start: Instant,
+    /// How long it may run; none = as long as it likes.
+    timeout: Option<Duration>,
     /// When the guest must have told the end.
-    deadline: Instant,
+    deadline: Option<Instant>,
     /// How long the guest may take to end a program whose time is up, or that is cancelled.
     patience: Duration,
     last_chance: bool,
+    values: Values,
     pub(crate) cancelled: bool,
     pub(crate) first_output: Option<Duration>,
 }
@@ -49,19 +55,22 @@ impl Follow {
     pub(crate) fn new(
         operation: Operation,
         events: mpsc::Sender<Event>,
-        cancel: Arc<Notify>,
-        timeout: Duration,
+        controls: Controls,
+        timeout: Option<Duration>,
         patience: Duration,
     ) -> Self {
         let start = Instant::now();
+        let _ = controls.input.send(Some(operation.input().clone()));
         Self {
             operation,
             events,
-            cancel,
+            controls,
             start,
-            deadline: start + timeout + patience,
+            timeout,
+            deadline: timeout.map(|timeout| start + timeout + patience),
             patience,
             last_chance: false,
+            values: Values::default(),
             cancelled: false,
             first_output: None,
         }
@@ -75,15 +84,15 @@ impl Follow {
         loop {
             let event = tokio::select! {
                 event = self.operation.next() => event?,
-                () = self.cancel.notified() => {
-                    self.cancel();
+                control = self.controls.next() => {
+                    self.obey(control);
                     continue;
                 }
-                () = sleep_until(self.deadline) => {
+                () = until(self.deadline) => {
                     if std::mem::replace(&mut self.last_chance, true) {
                         return Ok(End::Overdue);
                     }
-                    self.deadline = Instant::now() + LAST_CHANCE;
+                    self.deadline = Some(Instant::now() + LAST_CHANCE);
                     continue;
                 }
             };
@@ -91,28 +100,56 @@ impl Follow {
                 OperationEvent::Output(stream, bytes) => {
                     self.first_output
                         .get_or_insert_with(|| self.start.elapsed());
-                    let event = match stream {
-                        Stream::Stdout => Event::Stdout(bytes),
-                        _ => Event::Stderr(bytes),
+                    let events = match stream {
+                        Stream::Stdout => vec![Event::Stdout(bytes)],
+                        Stream::Stderr => vec![Event::Stderr(bytes)],
+                        Stream::Result => {
+                            let values = self.values.take(&bytes);
+                            values.into_iter().map(Event::Result).collect()
+                        }
+                        Stream::File => return Err(unexpected()),
                     };
-                    if !self.pass_on(event).await {
-                        return Ok(End::Stalled);
+                    for event in events {
+                        if !self.pass_on(event).await {
+                            return Ok(End::Stalled);
+                        }
                     }
                     self.operation.used();
                 }
+                OperationEvent::Started(pid) => {
+                    self.restart_the_clock();
+                    if !self.pass_on(Event::Started { pid }).await {
+                        return Ok(End::Stalled);
+                    }
+                }
+                // Those before it have deadlines of their own.
+                OperationEvent::Queued => self.deadline = None,
+                OperationEvent::Attached(attached) => {
+                    let from_seq = attached.seq;
+                    if !self.pass_on(Event::Attached { from_seq }).await {
+                        return Ok(End::Stalled);
+                    }
+                }
                 OperationEvent::Complete(complete) => return Ok(End::Complete(complete)),
                 OperationEvent::Refused(refusal) => return Ok(End::Refused(refusal)),
-                OperationEvent::Quiesced | OperationEvent::Refreshed | OperationEvent::Pong => {
-                    let what = "an exec was answered as something else".into();
-                    return Err(ChannelError::Violation(what));
-                }
+                OperationEvent::Detached => return Ok(End::Detached),
+                OperationEvent::Item(..)
+                | OperationEvent::Answer(_)
+                | OperationEvent::Quiesced
+                | OperationEvent::Refreshed
+                | OperationEvent::Pong => return Err(unexpected()),
             }
         }
     }
 
-    /// What arrived of standard output and standard error.
-    pub(crate) fn arrived(&self) -> (StreamSummary, StreamSummary) {
+    /// What arrived.
+    pub(crate) fn arrived(&self) -> &Arrived {
         self.operation.arrived()
+    }
+
+    /// Results that were none.
+    pub(crate) fn dropped_results(&self) -> u64 {
+        self.values.dropped
     }
 
     /// How long it has gone on.
@@ -120,28 +157,60 @@ impl Follow {
         self.start.elapsed()
     }
 
+    fn restart_the_clock(&mut self) {
+        let timeout = self.timeout.filter(|_| !self.cancelled);
+        if let Some(timeout) = timeout {
+            self.deadline = Some(Instant::now() + timeout + self.patience);
+        }
+    }
+
+    fn obey(&mut self, control: Control) {
+        match control {
+            Control::Cancel => self.cancel(),
+            Control::Signal(signal) => self.operation.signal(signal),
+            Control::Resize(rows, cols) => self.operation.resize(rows, cols),
+            Control::Detach => {
+                self.operation.detach();
+                let soon = Instant::now() + self.patience;
+                self.deadline = Some(self.deadline.map_or(soon, |deadline| deadline.min(soon)));
+            }
+        }
+    }
+
     fn cancel(&mut self) {
         self.operation.cancel();
         self.cancelled = true;
-        self.deadline = self.deadline.min(Instant::now() + self.patience);
+        let soon = Instant::now() + self.patience;
+        self.deadline = Some(self.deadline.map_or(soon, |deadline| deadline.min(soon)));
     }
 
-    /// Hands an event to the caller, however slow; a cancel comes through meanwhile. The time that
+    /// Hands an event to the caller, however slow; what he asks comes through meanwhile. The time that
     /// the caller takes is not the guest's. `false`: the caller takes nothing any more.
     async fn pass_on(&mut self, event: Event) -> bool {
         let begun = Instant::now();
-        let (events, cancel) = (self.events.clone(), self.cancel.clone());
+        let events = self.events.clone();
         let sending = events.send(event);
         tokio::pin!(sending);
         loop {
             tokio::select! {
                 // A caller that has closed its ear still wants the outcome.
                 _ = &mut sending => break,
-                () = cancel.notified() => self.cancel(),
+                control = self.controls.next() => self.obey(control),
                 () = sleep_until(begun + STALL) => return false,
             }
         }
-        self.deadline += begun.elapsed();
+        self.deadline = self.deadline.map(|deadline| deadline + begun.elapsed());
         true
+    }
+}
+
+fn unexpected() -> ChannelError {
+    ChannelError::Violation("a program was answered as something else".into())
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }

@@ -21,44 +21,66 @@
 //! # }
 //! ```
 //!
-//! Modules by rank; a lower one never names a higher: `engine, doctor > sandbox, agent_line, keeper >
-//! host > pool > template > restore, checkpoint > snapshot, warm > launch, ending > vm > follow > run >
-//! greeting > channel > console, admission, machine > config > accelerator > error`.
+//! Modules by rank; a lower one never names a higher: `engine, builder, doctor > sandbox, context, files, tree,
+//! agent_line, keeper > begun > host > pool > template > restore, checkpoint > snapshot, warm > launch, ending >
+//! life > vm > follow > run, spawn > control, result, greeting > channel, router, writer > console, admission,
+//! machine > config > accelerator > error`.
 
 mod accelerator;
 mod admission;
 mod agent_line;
+mod begun;
+mod builder;
 mod channel;
 mod checkpoint;
 mod config;
 mod console;
+mod context;
+mod control;
 pub mod doctor;
 mod ending;
 mod engine;
 mod error;
+mod files;
 mod follow;
 mod greeting;
 mod host;
 mod keeper;
 mod launch;
+mod life;
 mod machine;
 mod pool;
 mod restore;
+mod result;
+mod router;
 mod run;
 mod sandbox;
 mod snapshot;
+mod spawn;
 mod template;
+mod tree;
 mod vm;
 mod warm;
+mod writer;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
 pub use agent_line::{AgentLine, fresh_token};
+pub use builder::SandboxBuilder;
 pub use checkpoint::Checkpoint;
 pub use config::{Config, Pool, Qemu, TemplateUse};
+pub use context::Context;
+pub use control::{Canceller, Input};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Retry};
+pub use files::{Files, Watcher, WriteOptions};
 pub use fumehood_image as image;
-pub use fumehood_protocol::{EndedBy, Evidence, Language, Limits, StreamSummary};
+pub use fumehood_protocol::{
+    ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
+    StreamSummary,
+};
 pub use host::Counts;
-pub use run::{Canceller, Event, Outcome, Run, RunRequest, Source, Timing};
+pub use life::SandboxEnd;
+pub use result::MimeBundle;
+pub use run::{Event, Outcome, Run, RunRequest, Source, Timing};
 pub use sandbox::Sandbox;
+pub use spawn::SpawnRequest;

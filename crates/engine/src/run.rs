@@ -1,16 +1,18 @@
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use fumehood_protocol::{
-    ContextName, EndedBy, EnvVars, Evidence, Exec, Language, Limits, StreamSummary,
+    ContextName, EndedBy, EnvVars, Evidence, Exec, GuestPath, IdempotencyKey, Language, Limits,
+    StreamSummary,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::accelerator::Accelerator;
 use crate::config::DEFAULT_MEMORY_MIB;
+use crate::control::{Canceller, Control, Controls, Input, controls};
 use crate::error::{Error, ErrorKind};
+use crate::result::MimeBundle;
 
 /// Seconds that code may run unless a request says otherwise.
 const DEFAULT_TIMEOUT_S: u64 = 30;
@@ -31,6 +33,10 @@ pub struct RunRequest {
     memory_mib: Option<u32>,
     context: Option<String>,
     fresh_interpreter: bool,
+    stdin: bool,
+    display: bool,
+    cwd: Option<String>,
+    idempotency_key: Option<String>,
 }
 
 impl RunRequest {
@@ -48,6 +54,10 @@ impl RunRequest {
             memory_mib: None,
             context: None,
             fresh_interpreter: false,
+            stdin: false,
+            display: false,
+            cwd: None,
+            idempotency_key: None,
         }
     }
 
@@ -88,6 +98,47 @@ impl RunRequest {
         self
     }
 
+    /// Gives the program a standard input, written to by [`Run::input`]. Without it, it is empty.
+    #[must_use]
+    pub fn stdin(mut self) -> Self {
+        self.stdin = true;
+        self
+    }
+
+    /// Asks for values: that of the last expression, and what the code shows otherwise, as
+    /// [`Event::Result`]. Python and JavaScript have them.
+    #[must_use]
+    pub fn display(mut self) -> Self {
+        self.display = true;
+        self
+    }
+
+    /// Runs in this directory of the guest, absolute or below the user's home.
+    #[must_use]
+    pub fn cwd(mut self, path: impl Into<String>) -> Self {
+        self.cwd = Some(path.into());
+        self
+    }
+
+    /// Names this run for ever: a request with the same key, in the same sandbox, follows the run that goes
+    /// on or gets the end that was recorded, and never runs the code again. 1 to 128 printable ASCII
+    /// characters without spaces.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// Whether it names itself for ever.
+    pub(crate) fn has_key(&self) -> bool {
+        self.idempotency_key.is_some()
+    }
+
+    /// Whether it is for this context.
+    pub(crate) fn is_in_context(&self, name: &str) -> bool {
+        self.context.as_deref() == Some(name)
+    }
+
     /// The memory of the VM, in MiB.
     pub(crate) fn memory(&self) -> u32 {
         self.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB)
@@ -119,6 +170,10 @@ impl RunRequest {
         exec.timeout = Some(i64::try_from(self.timeout_s).unwrap_or(i64::MAX));
         exec.context = self.context.as_deref().map(ContextName::new);
         exec.fresh = self.fresh_interpreter;
+        exec.stdin = self.stdin;
+        exec.display = self.display;
+        exec.cwd = self.cwd.as_deref().map(GuestPath::new);
+        exec.idempotency_key = self.idempotency_key.as_deref().map(IdempotencyKey::new);
         exec.check(limits).map_err(|error| invalid(error.message))?;
         let seconds = exec
             .timeout_s(limits)
@@ -128,12 +183,25 @@ impl RunRequest {
 }
 
 /// What a run tells while it goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Event {
-    /// The program wrote to standard output.
+    /// The program wrote to standard output; to its terminal, where it has one.
     Stdout(Bytes),
     /// The program wrote to standard error.
     Stderr(Bytes),
+    /// The program shows a value. See [`RunRequest::display`].
+    Result(MimeBundle),
+    /// A program was started, or a run that waited for its context.
+    Started {
+        /// Its process id in the guest.
+        pid: i32,
+    },
+    /// The run had been begun before, and is followed from this piece of output on.
+    Attached {
+        /// 0 = from the beginning; more than was asked for where that is not kept any more.
+        from_seq: u64,
+    },
 }
 
 /// Where a run's VM came from.
@@ -210,24 +278,21 @@ pub struct Outcome {
     pub timing: Timing,
 }
 
-/// Ends a run from anywhere. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Canceller(pub(crate) Arc<Notify>);
-
-impl Canceller {
-    /// Asks the run to end: its program gets SIGINT, then SIGTERM, then SIGKILL. The run still
-    /// tells its outcome.
-    pub fn cancel(&self) {
-        self.0.notify_one();
-    }
-}
-
 /// A run in progress. Dropping it ends its program at once, and its VM, if that is its own.
 #[derive(Debug)]
 pub struct Run {
     events: mpsc::Receiver<Event>,
-    driver: JoinHandle<Result<Outcome, Error>>,
+    driver: JoinHandle<Result<RunEnd, Error>>,
     canceller: Canceller,
+    input: Input,
+}
+
+/// How a run's driver ended.
+#[derive(Debug)]
+pub(crate) enum RunEnd {
+    Outcome(Box<Outcome>),
+    /// The program goes on by itself.
+    Detached,
 }
 
 /// Events on their way to a caller. With chunks of 64 KiB a caller that does not read holds 1 MiB.
@@ -235,17 +300,18 @@ const EVENTS: usize = 16;
 
 impl Run {
     /// Starts the task that drives it.
-    pub(crate) fn drive<F>(driver: impl FnOnce(mpsc::Sender<Event>, Arc<Notify>) -> F) -> Self
+    pub(crate) fn drive<F>(driver: impl FnOnce(mpsc::Sender<Event>, Controls) -> F) -> Self
     where
-        F: Future<Output = Result<Outcome, Error>> + Send + 'static,
+        F: Future<Output = Result<RunEnd, Error>> + Send + 'static,
     {
         let (events, inbox) = mpsc::channel(EVENTS);
-        let canceller = Canceller::default();
-        let driver = tokio::spawn(driver(events, canceller.0.clone()));
+        let (canceller, input, controls) = controls();
+        let driver = tokio::spawn(driver(events, controls));
         Self {
             events: inbox,
             driver,
             canceller,
+            input,
         }
     }
 
@@ -261,11 +327,42 @@ impl Run {
         self.canceller.clone()
     }
 
+    /// Its standard input, where the request asked for one.
+    #[must_use]
+    pub fn input(&self) -> Input {
+        self.input.clone()
+    }
+
     /// How it ended. Output that was not taken is dropped.
     ///
     /// # Errors
     /// [`Error`]: the run has no outcome; [`Error::retry`] tells whether the code may have run.
     pub async fn outcome(mut self) -> Result<Outcome, Error> {
+        match self.end().await? {
+            RunEnd::Outcome(outcome) => Ok(*outcome),
+            RunEnd::Detached => Err(Error::new(
+                ErrorKind::Lost,
+                "the run goes on, and is followed by somebody else who attached to it",
+            )
+            .after_start()),
+        }
+    }
+
+    /// Leaves the program to itself: it goes on, and can be followed again by
+    /// [`Sandbox::attach`](crate::Sandbox::attach). `Some`: it had ended before.
+    ///
+    /// # Errors
+    /// As [`outcome`](Self::outcome), and [`ErrorKind::Invalid`] for a run without idempotency key, which
+    /// nobody could find again.
+    pub async fn detach(mut self) -> Result<Option<Outcome>, Error> {
+        self.canceller.ask(Control::Detach);
+        match self.end().await? {
+            RunEnd::Outcome(outcome) => Ok(Some(*outcome)),
+            RunEnd::Detached => Ok(None),
+        }
+    }
+
+    async fn end(&mut self) -> Result<RunEnd, Error> {
         while self.events.recv().await.is_some() {}
         match (&mut self.driver).await {
             Ok(result) => result,

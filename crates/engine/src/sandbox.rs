@@ -1,79 +1,128 @@
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fumehood_protocol::{Exec, Limits, PROTOCOL_VERSION, Refresh, Request};
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinSet;
+use fumehood_protocol::{
+    Attach, CloseContext, ContextName, IdempotencyKey, Language, ListProcesses, PROTOCOL_VERSION,
+    ProcessInfo, Refresh, Request, Response, Spawn, Tag, WireError,
+};
+use tokio::task::{JoinHandle, JoinSet};
 
-use crate::accelerator::Accelerator;
 use crate::admission::Place;
-use crate::channel::{Channel, Operation};
+use crate::begun::{Begun, Owner, window};
+use crate::channel::{Channel, ChannelError, Operation, OperationEvent};
 use crate::checkpoint::Checkpoint;
-use crate::ending::ending;
+use crate::context::Context;
+use crate::ending::refused;
 use crate::error::{Error, ErrorKind};
-use crate::follow::Follow;
+use crate::files::Files;
 use crate::host::{Fresh, Host};
-use crate::run::{Event, Outcome, Run, RunRequest, Source, Timing};
+use crate::life::{Busy, Life, SandboxEnd};
+use crate::run::{Run, RunRequest, Source};
 use crate::snapshot::Snapshot;
-use crate::vm::Vm;
+use crate::spawn::SpawnRequest;
 use crate::warm::{quiesce, refresh};
 
-/// One running microVM. Dropping it ends it, with all that runs in it.
+/// One running microVM. Cheap to clone; the last clone that is dropped ends it, with all that runs in it.
 ///
 /// ```no_run
 /// # async fn example(engine: fumehood_engine::Engine) -> Result<(), fumehood_engine::Error> {
 /// use fumehood_engine::{Language, RunRequest};
 ///
-/// let sandbox = engine.sandbox(512).await?;
-/// let first = sandbox.run(&RunRequest::new(Language::Raw, "echo kept > file"))?;
-/// first.outcome().await?;
-/// let second = sandbox.run(&RunRequest::new(Language::Raw, "cat file"))?;
-/// assert_eq!(second.outcome().await?.stdout.bytes, 5);
+/// let sandbox = engine.sandbox().memory_mib(512).await?;
+/// sandbox.files().write("data.txt", "kept\n").await?;
+/// let run = sandbox.run(&RunRequest::new(Language::Raw, "cat data.txt"))?;
+/// assert_eq!(run.outcome().await?.stdout.bytes, 5);
+///
+/// let python = sandbox.context("main", Language::Python);
+/// python.run("x = 6")?.outcome().await?;
+/// python.run("print(x * 7)")?.outcome().await?;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug, Clone)]
+pub struct Sandbox(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Sandbox {
-    vm: Vm,
-    channel: Channel,
-    place: Place,
+struct Inner {
+    life: Arc<Life>,
+    channel: Arc<Channel>,
+    watch: JoinHandle<()>,
+    _place: Place,
     source: Source,
+    start: Duration,
+    process_id: u32,
+    identity: (String, String),
     base: Option<Snapshot>,
-    queue: Duration,
     memory_mib: u32,
     host: Arc<Host>,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.watch.abort();
+        self.life.abandon();
+    }
+}
+
+/// How long an answer may take that needs no program.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long a sandbox may be there, idle and in all; none = as long as its owner likes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Times {
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) max_lifetime: Option<Duration>,
+}
+
 impl Sandbox {
-    pub(crate) fn new(host: Arc<Host>, fresh: Fresh<Channel>, memory_mib: u32) -> Self {
-        Self {
-            vm: fresh.vm,
-            channel: fresh.line,
-            place: fresh.place,
+    pub(crate) fn new(
+        host: Arc<Host>,
+        fresh: Fresh<Channel>,
+        memory_mib: u32,
+        times: Times,
+    ) -> Self {
+        let (start, process_id) = (fresh.vm.start, fresh.vm.process_id());
+        let identity = fresh.vm.identity.clone();
+        let life = Life::new(fresh.vm, times.idle_timeout, times.max_lifetime);
+        let (life, channel) = (Arc::new(life), Arc::new(fresh.line));
+        let watch = tokio::spawn(life.clone().watch_over(channel.clone()));
+        Self(Arc::new(Inner {
+            life,
+            channel,
+            watch,
+            _place: fresh.place,
             source: fresh.source,
+            start,
+            process_id,
+            identity,
             base: fresh.base,
-            queue: fresh.queue,
             memory_mib,
             host,
-        }
+        }))
     }
 
     /// From asking for the VM to its agent's word that it is ready.
     #[must_use]
     pub fn start(&self) -> Duration {
-        self.vm.start
+        self.0.start
     }
 
     /// Where the VM came from.
     #[must_use]
     pub fn source(&self) -> Source {
-        self.source
+        self.0.source
     }
 
     /// The number of its QEMU process on this host.
     #[must_use]
     pub fn process_id(&self) -> u32 {
-        self.vm.process_id()
+        self.0.process_id
+    }
+
+    /// Its memory, in MiB.
+    #[must_use]
+    pub fn memory_mib(&self) -> u32 {
+        self.0.memory_mib
     }
 
     /// What QEMU's human monitor says to a command, such as `info jit`: for measurements.
@@ -81,76 +130,283 @@ impl Sandbox {
     /// # Errors
     /// [`ErrorKind::Lost`](crate::ErrorKind::Lost).
     pub async fn monitor(&self, command: &str) -> Result<String, Error> {
-        self.vm.monitor(command).await
+        self.0.life.vm().await?.monitor(command).await
     }
 
-    /// Runs a program, each in an interpreter of its own; several may run at once. Files stay until
-    /// the sandbox ends.
+    /// Runs a program, in an interpreter of its own or in a context; several may run at once, and those of
+    /// one context one after the other. Files stay until the sandbox ends.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid): what is wrong, what the limit is.
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid): what is wrong, what the limit is;
+    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost): the sandbox has ended.
     pub fn run(&self, request: &RunRequest) -> Result<Run, Error> {
-        request.fits(self.memory_mib)?;
-        let (exec, timeout) = request.check(&self.host.config.limits)?;
-        let begun = self.begin(exec, timeout);
-        Ok(Run::drive(move |events, cancel| {
-            begun.drive(events, cancel, None)
-        }))
+        let inner = &self.0;
+        request.fits(inner.memory_mib)?;
+        let limits = &inner.host.config.limits;
+        let (exec, timeout) = request.check(limits)?;
+        let busy = self.busy(request.has_key())?;
+        let accelerator = inner.host.accelerator;
+        let begun = Begun::exec(
+            &inner.channel,
+            exec,
+            timeout,
+            inner.source,
+            accelerator,
+            limits,
+        );
+        Ok(self.drive(begun, busy))
     }
 
-    fn begin(&self, exec: Exec, timeout: Duration) -> Begun {
-        let start = Instant::now();
-        let operation = self.channel.operate(|op_id, credit| {
-            Request::Exec(Exec {
+    /// Starts a program. Dropping what is returned ends it; [`Run::detach`] leaves it to itself.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn spawn(&self, request: &SpawnRequest) -> Result<Run, Error> {
+        let (spawn, timeout) = request.check(&self.0.host.config.limits)?;
+        let key = spawn.idempotency_key.is_some();
+        let busy = self.busy(key)?;
+        let channel = &self.0.channel;
+        let operation = channel.operate_within(window(key), None, |op_id, credit| {
+            Request::Spawn(Spawn {
                 op_id: Some(op_id),
                 credit: Some(credit),
-                ..exec
+                ..spawn
             })
         });
-        Begun {
+        Ok(self.drive(self.begun(operation, timeout), busy))
+    }
+
+    /// Follows a run or a program that was begun with this key, goes on or has ended, from this piece of its
+    /// output on: 0 = all that is kept.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run). That there is no such key is told by [`Run::outcome`].
+    pub fn attach(&self, key: impl Into<String>, from_seq: u64) -> Result<Run, Error> {
+        let key = IdempotencyKey::new(key);
+        key.check(&self.0.host.config.limits).map_err(invalid)?;
+        let busy = self.busy(true)?;
+        let channel = &self.0.channel;
+        let operation = channel.operate_within(window(true), None, |op_id, credit| {
+            Request::Attach(Attach {
+                action: Tag,
+                op_id: Some(op_id),
+                idempotency_key: key,
+                from_seq,
+                credit: Some(credit),
+            })
+        });
+        Ok(self.drive(self.begun(operation, None), busy))
+    }
+
+    fn begun(&self, operation: Operation, timeout: Option<Duration>) -> Begun {
+        let host = &self.0.host;
+        Begun::new(
             operation,
             timeout,
-            patience: patience(&self.host.config.limits),
-            connect: start.elapsed(),
-            source: self.source,
-            accelerator: self.host.accelerator,
+            self.0.source,
+            host.accelerator,
+            &host.config.limits,
+        )
+    }
+
+    fn drive(&self, begun: Begun, busy: Busy) -> Run {
+        let owner = Owner::Sandbox(self.0.life.clone(), busy);
+        Run::drive(move |events, controls| begun.drive(events, controls, owner))
+    }
+
+    /// Keeps it from being idle. `has_key`: in a sandbox that has ended it may have run before.
+    fn busy(&self, has_key: bool) -> Result<Busy, Error> {
+        self.0.life.busy().map_err(|error| match has_key {
+            true => error.after_start(),
+            false => error,
+        })
+    }
+
+    /// A persistent interpreter of this sandbox, by its name: letters, digits, `.`, `_` and `-`. It is begun
+    /// by its first run, and stays until it is closed or the sandbox ends; dropping this changes nothing.
+    #[must_use]
+    pub fn context(&self, name: impl Into<String>, language: Language) -> Context {
+        Context::new(self.clone(), name.into(), language)
+    }
+
+    /// The sandbox's files.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        Files::new(self.clone())
+    }
+
+    /// What runs in it: programs, interpreters, contexts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost).
+    pub async fn processes(&self) -> Result<Vec<ProcessInfo>, Error> {
+        let request = |op_id| {
+            Request::ListProcesses(ListProcesses {
+                action: Tag,
+                op_id: Some(op_id),
+            })
+        };
+        match self.ask(request).await? {
+            Response::Processes(listed) => Ok(listed.processes),
+            other => Err(self.odd(&other)),
         }
     }
 
-    /// Saves its state: files, memory, processes, contexts. The sandbox goes on. Others can begin from
+    pub(crate) async fn close_context(&self, name: &str) -> Result<(), Error> {
+        let context = ContextName::new(name);
+        context.check(&self.0.host.config.limits).map_err(invalid)?;
+        let request = |op_id| {
+            Request::CloseContext(CloseContext {
+                action: Tag,
+                op_id: Some(op_id),
+                context,
+            })
+        };
+        match self.ask(request).await? {
+            Response::Done(_) => Ok(()),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    /// Begins an operation that is no program. `None` for its input: it comes later, or there is none.
+    pub(crate) fn operate(
+        &self,
+        input: Option<bytes::Bytes>,
+        request: impl FnOnce(fumehood_protocol::OpId, u64) -> Request,
+    ) -> Result<(Operation, Busy), Error> {
+        let busy = self.0.life.busy()?;
+        let window = window(false);
+        Ok((self.0.channel.operate_within(window, input, request), busy))
+    }
+
+    /// Asks for something that has one answer.
+    pub(crate) async fn ask(
+        &self,
+        request: impl FnOnce(fumehood_protocol::OpId) -> Request,
+    ) -> Result<Response, Error> {
+        let (mut operation, _busy) = self.operate(None, |op_id, _| request(op_id))?;
+        match self.next(&mut operation, ANSWER).await? {
+            OperationEvent::Answer(response) => Ok(response),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    /// What an operation that is no program tells next.
+    pub(crate) async fn next(
+        &self,
+        operation: &mut Operation,
+        patience: Duration,
+    ) -> Result<OperationEvent, Error> {
+        match tokio::time::timeout(patience, operation.next()).await {
+            Ok(Ok(OperationEvent::Refused(refusal))) => Err(refused(&refusal)),
+            Ok(Ok(event)) => Ok(event),
+            Ok(Err(error)) => Err(self.broken(error).await),
+            Err(_) => Err(
+                Error::new(ErrorKind::Lost, ChannelError::Silent(patience).to_string())
+                    .after_start(),
+            ),
+        }
+    }
+
+    /// The conversation with the guest is over.
+    pub(crate) async fn broken(&self, error: ChannelError) -> Error {
+        match error {
+            ChannelError::Violation(what) => {
+                let message = format!("the guest broke the protocol: {what}");
+                Error::new(ErrorKind::Protocol, message).after_start()
+            }
+            _ => Error::new(ErrorKind::Lost, self.0.life.why().await).after_start(),
+        }
+    }
+
+    /// An answer that is none to what was asked.
+    #[allow(clippy::unused_self, reason = "it belongs to the conversation")]
+    pub(crate) fn odd(&self, answer: &impl std::fmt::Debug) -> Error {
+        let shown: String = format!("{answer:?}").chars().take(200).collect();
+        let message = format!("the guest answered with something else: {shown}");
+        Error::new(ErrorKind::Protocol, message).after_start()
+    }
+
+    pub(crate) fn limits(&self) -> &fumehood_protocol::Limits {
+        &self.0.host.config.limits
+    }
+
+    /// Ends it after this time without anything that is asked of it or followed in it; none = never.
+    pub fn set_idle_timeout(&self, time: Option<Duration>) {
+        self.0.life.set_idle_timeout(time);
+    }
+
+    /// Ends it at this age, whatever runs in it; none = never.
+    pub fn set_max_lifetime(&self, age: Option<Duration>) {
+        self.0.life.set_max_lifetime(age);
+    }
+
+    /// Why it has ended, if it has.
+    #[must_use]
+    pub fn ended(&self) -> Option<SandboxEnd> {
+        self.0.life.ended()
+    }
+
+    /// Waits until it has ended; returns why.
+    pub async fn wait(&self) -> SandboxEnd {
+        self.0.life.end_of_life().await
+    }
+
+    /// Saves its state: files, memory, contexts, programs that were left to themselves. The sandbox goes on.
+    /// Others can begin from
     /// that state with [`Engine::open`](crate::Engine::open), each with randomness, clock and identity
     /// of its own. Await it to its end: a sandbox whose checkpoint was dropped half-way stands still, and
     /// can only be ended.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`](crate::ErrorKind::Busy) while programs run in it;
+    /// [`ErrorKind::Busy`](crate::ErrorKind::Busy) while programs run in it that somebody follows;
     /// [`ErrorKind::Lost`](crate::ErrorKind::Lost): the sandbox must be given up.
     pub async fn checkpoint(&self) -> Result<Checkpoint, Error> {
-        let place = self
+        let inner = &self.0;
+        let _busy = inner.life.busy()?;
+        let place = inner
             .host
             .admission
-            .place(self.memory_mib, || self.host.idle.clear());
+            .place(inner.memory_mib, || inner.host.idle.clear());
         let place = place.await?;
-        quiesce(&self.channel).await?;
-        let machine = self.host.kit.machine(self.memory_mib);
-        let taken = Snapshot::take(&self.vm, machine, self.base.as_ref()).await;
-        // It stays who it is; those that begin from its state are others.
-        let (machine_id, hostname) = self.vm.identity.clone();
-        let fresh = Refresh {
-            machine_id,
-            hostname,
-            ..self.host.kit.fresh()?
+        quiesce(&inner.channel).await?;
+        let machine = inner.host.kit.machine(inner.memory_mib);
+        let taken = {
+            let vm = inner.life.vm().await?;
+            Snapshot::take(&vm, machine, inner.base.as_ref()).await
         };
-        refresh(&self.channel, fresh).await?;
+        // It stays who it is; those that begin from its state are others.
+        refresh(&inner.channel, self.same()?).await?;
         Ok(Checkpoint::new(taken?, place))
     }
 
+    /// A refresh after which it is who it was.
+    fn same(&self) -> Result<Refresh, Error> {
+        let (machine_id, hostname) = self.0.identity.clone();
+        Ok(Refresh {
+            machine_id,
+            hostname,
+            ..self.0.host.kit.fresh()?
+        })
+    }
+
+    /// Lets programs ask for the guest's root.
+    pub(crate) async fn allow_root(&self) -> Result<(), Error> {
+        let mut fresh = self.same()?;
+        fresh.limits.insert("allow_root".into(), 1);
+        refresh(&self.0.channel, fresh).await
+    }
+
     /// A sandbox that begins from a saved state.
-    pub(crate) async fn open(host: Arc<Host>, checkpoint: &Checkpoint) -> Result<Self, Error> {
+    pub(crate) async fn open(
+        host: Arc<Host>,
+        checkpoint: &Checkpoint,
+        times: Times,
+    ) -> Result<Self, Error> {
         let snapshot = checkpoint.snapshot();
         let restored = host.restore(snapshot, PROTOCOL_VERSION, Source::Checkpoint);
         let fresh = restored.await?.map(Channel::new);
-        Ok(Self::new(host, fresh, snapshot.machine().memory_mib))
+        Ok(Self::new(host, fresh, snapshot.machine().memory_mib, times))
     }
 
     /// `count` sandboxes that begin from this one's state, as [`checkpoint`](Self::checkpoint) saves it.
@@ -162,8 +418,8 @@ impl Sandbox {
         let checkpoint = self.checkpoint().await?;
         let mut opening = JoinSet::new();
         for _ in 0..count {
-            let (checkpoint, host) = (checkpoint.clone(), self.host.clone());
-            opening.spawn(async move { Self::open(host, &checkpoint).await });
+            let (checkpoint, host) = (checkpoint.clone(), self.0.host.clone());
+            opening.spawn(async move { Self::open(host, &checkpoint, Times::default()).await });
         }
         let mut children = Vec::with_capacity(count);
         while let Some(opened) = opening.join_next().await {
@@ -175,78 +431,12 @@ impl Sandbox {
         Ok(children)
     }
 
-    /// Runs one program and ends the VM.
-    pub(crate) async fn run_and_end(
-        self,
-        exec: Exec,
-        timeout: Duration,
-        events: mpsc::Sender<Event>,
-        cancel: Arc<Notify>,
-    ) -> Result<Outcome, Error> {
-        let begun = self.begin(exec, timeout);
-        // Held until the VM is gone.
-        let (_channel, _place, queue) = (self.channel, self.place, self.queue);
-        let mut outcome = begun.drive(events, cancel, Some(self.vm)).await?;
-        outcome.timing.queue = queue;
-        Ok(outcome)
-    }
-
-    /// Ends it; returns how long that took.
-    pub async fn end(self) -> Duration {
-        self.vm.end().await
+    /// Ends it, whoever else has a clone of it; returns how long that took.
+    pub async fn end(&self) -> Duration {
+        self.0.life.end(SandboxEnd::Asked).await
     }
 }
 
-/// A program that has been sent to the guest.
-struct Begun {
-    operation: Operation,
-    timeout: Duration,
-    patience: Duration,
-    /// How long sending took.
-    connect: Duration,
-    source: Source,
-    accelerator: Accelerator,
-}
-
-impl Begun {
-    /// Follows it to its end; then ends the VM, if it is given one.
-    async fn drive(
-        self,
-        events: mpsc::Sender<Event>,
-        cancel: Arc<Notify>,
-        vm: Option<Vm>,
-    ) -> Result<Outcome, Error> {
-        let start = Instant::now();
-        let ready = vm.as_ref().map_or(Duration::ZERO, |vm| vm.start);
-        let mut timing = Timing {
-            start: ready,
-            connect: self.connect,
-            ..Timing::default()
-        };
-        let (source, accelerator) = (self.source, self.accelerator);
-        let mut follow = Follow::new(self.operation, events, cancel, self.timeout, self.patience);
-        let end = follow.until_the_end().await;
-        timing.execute = follow.elapsed();
-        timing.first_output = follow.first_output;
-        let (stdout, stderr) = follow.arrived();
-        let cancelled = follow.cancelled;
-        let ending = ending(end, cancelled, vm, &mut timing).await?;
-        timing.total = start.elapsed();
-        Ok(Outcome {
-            exit_code: ending.exit_code,
-            ended_by: ending.ended_by,
-            evidence: ending.evidence,
-            stdout,
-            stderr,
-            source,
-            accelerator,
-            timing,
-        })
-    }
-}
-
-/// How long a guest may take to end a program: SIGINT, SIGTERM, SIGKILL, and a margin for a busy host.
-fn patience(limits: &Limits) -> Duration {
-    const MARGIN: Duration = Duration::from_secs(10);
-    3 * Duration::from_millis(limits.grace_ms) + MARGIN
+pub(crate) fn invalid(error: WireError) -> Error {
+    Error::new(ErrorKind::Invalid, error.message)
 }

@@ -1,8 +1,8 @@
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
-    Chunk, ErrorType, Exec, InputData, InstallPackages, OpId, Ping, Pong, ProcessKind, Request,
-    Resize, Response, SendSignal, Stdin, Tag, WireError,
+    Chunk, CloseContext, Done, ErrorType, Exec, InputData, InstallPackages, OpId, Ping, Pong,
+    ProcessKind, Request, Resize, Response, SendSignal, Stdin, Tag, WireError,
 };
 use rustix::process::Signal;
 
@@ -63,6 +63,7 @@ fn answer(
         Request::Detach(request) => detach(connection, &request, agent)?,
         Request::Attach(request) => attach(connection, &request, agent)?,
         Request::ListProcesses(request) => list_processes(connection, &request, agent, now),
+        Request::CloseContext(request) => close_context(connection, &request, agent)?,
         Request::InstallPackages(request) => install_packages(&request, agent)?,
         Request::Quiesce(request) => quiesce(connection, &request, agent)?,
         Request::Refresh(request) => refresh(connection, &request, agent)?,
@@ -289,6 +290,28 @@ fn credit(connection: &mut Connection, id: OpId, bytes: u64, agent: &mut Agent) 
     for transfer in transfers.filter(|transfer| transfer.op_id() == Some(id)) {
         transfer.add_credit(bytes);
     }
+}
+
+fn close_context(
+    connection: &mut Connection,
+    request: &CloseContext,
+    agent: &mut Agent,
+) -> Result<(), WireError> {
+    request.context.check(&agent.settings.limits)?;
+    if agent.kept.is_busy(&request.context) {
+        let message = format!(
+            "an exec runs in the context `{}`; cancel it first, or wait for its end",
+            request.context.as_str()
+        );
+        return Err(WireError::new(ErrorType::BusyError, message));
+    }
+    if let Some(interpreter) = agent.kept.close(&request.context) {
+        interpreter.process.kill();
+        agent.abandoned.push(interpreter.process);
+    }
+    let op_id = request.op_id;
+    connection.outbox.answer(&Response::Done(Done { op_id }));
+    Ok(())
 }
 
 fn install_packages(request: &InstallPackages, agent: &Agent) -> Result<(), WireError> {

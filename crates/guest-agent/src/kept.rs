@@ -84,6 +84,13 @@ impl Kept {
         }
     }
 
+    /// Takes the interpreter of a context that no exec has, and forgets the context.
+    pub(crate) fn close(&mut self, name: &ContextName) -> Option<Interpreter> {
+        let at = self.contexts.iter().position(|c| c.name == *name)?;
+        self.lost.retain(|lost| lost != name);
+        self.contexts.swap_remove(at).interpreter
+    }
+
     /// Whether an exec has this context.
     pub(crate) fn is_busy(&self, name: &ContextName) -> bool {
         let mut contexts = self.contexts.iter();

@@ -45,9 +45,9 @@ pub use op::OpId;
 pub use package::{PackageSpec, Packages};
 pub use path::GuestPath;
 pub use process::{
-    Attach, Attached, Detach, Detached, InputCredit, InputData, ListProcesses, ProcessInfo,
-    ProcessKind, Processes, PtySize, Queued, Resize, SendSignal, SignalName, Spawn, Started, Stdin,
-    User,
+    Attach, Attached, CloseContext, Detach, Detached, InputCredit, InputData, ListProcesses,
+    ProcessInfo, ProcessKind, Processes, PtySize, Queued, Resize, SendSignal, SignalName, Spawn,
+    Started, Stdin, User,
 };
 pub use refresh::{Quiesce, Quiesced, Refresh, Refreshed};
 pub use request::{

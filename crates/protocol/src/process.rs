@@ -1,7 +1,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::message::{about_operation, is_false, request, response};
-use crate::{Chunk, EnvVars, ErrorType, GuestPath, IdempotencyKey, Limits, OpId, Tag, WireError};
+use crate::{
+    Chunk, ContextName, EnvVars, ErrorType, GuestPath, IdempotencyKey, Limits, OpId, Tag, WireError,
+};
 
 request! {
     /// Starts a program; answered by `started`, output, and one `complete`, or by one `error`.
@@ -199,6 +201,15 @@ request! {
 request! {
     /// Answered by `processes`.
     ListProcesses {}
+}
+
+request! {
+    /// Ends a context's interpreter, with all that runs in it; answered by `done`, also where there is none of
+    /// that name.
+    CloseContext {
+        /// Its name.
+        context: ContextName,
+    }
 }
 
 response! {

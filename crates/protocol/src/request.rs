@@ -3,7 +3,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::file::{ListFiles, MakeDir, MoveFile, ReadFile, RemoveFile, Stat, Watch, WriteFile};
 use crate::message::{about_operation, is_false, request};
-use crate::process::{Attach, Detach, InputData, ListProcesses, Resize, SendSignal, Spawn, Stdin};
+use crate::process::{
+    Attach, CloseContext, Detach, InputData, ListProcesses, Resize, SendSignal, Spawn, Stdin,
+};
 use crate::{
     ContextName, EnvVars, ErrorType, GuestPath, IdempotencyKey, Language, Limits, OpId,
     PackageSpec, Packages, Quiesce, Refresh, WireError,
@@ -46,6 +48,8 @@ pub enum Request {
     Attach(Attach),
     /// Lists the programs that run.
     ListProcesses(ListProcesses),
+    /// Ends a context's interpreter.
+    CloseContext(CloseContext),
     /// Writes a file.
     WriteFile(WriteFile),
     /// Reads a file.
@@ -268,6 +272,7 @@ actions! {
     "detach" => Detach,
     "attach" => Attach,
     "list_processes" => ListProcesses,
+    "close_context" => CloseContext,
     "write_file" => WriteFile,
     "read_file" => ReadFile,
     "list_files" => ListFiles,

@@ -121,6 +121,7 @@ pub async fn succeeded(mut run: Run) -> (String, Outcome) {
         while let Some(event) = run.next().await {
             match event {
                 Event::Stdout(bytes) | Event::Stderr(bytes) => text.extend_from_slice(&bytes),
+                _ => {}
             }
         }
         run.outcome().await

@@ -36,7 +36,7 @@ async fn says(sandbox: &Sandbox, code: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_programs_share_a_sandbox_and_none_starves() {
     let engine = Engine::start(Config::default()).unwrap();
-    let sandbox = engine.sandbox(256).await.unwrap();
+    let sandbox = engine.sandbox().memory_mib(256).await.unwrap();
 
     // A program whose output nobody takes holds up nobody else.
     let mut noisy = sandbox.run(&shell("yes")).unwrap();

@@ -31,7 +31,12 @@ fn shell(code: &str) -> RunRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn children_have_their_parents_state_and_go_their_own_ways() {
     let engine = engine();
-    let parent = engine.sandbox_for(Language::Python, 512).await.unwrap();
+    let parent = engine
+        .sandbox()
+        .language(Language::Python)
+        .memory_mib(512)
+        .await
+        .unwrap();
     says(
         &parent,
         python("import random; x = [1, 2, 3]; random.seed(5)"),
@@ -99,7 +104,12 @@ async fn children_have_their_parents_state_and_go_their_own_ways() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_outlives_its_sandbox() {
     let engine = engine();
-    let sandbox = engine.sandbox_for(Language::Python, 512).await.unwrap();
+    let sandbox = engine
+        .sandbox()
+        .language(Language::Python)
+        .memory_mib(512)
+        .await
+        .unwrap();
     says(&sandbox, python("big = bytes(range(256)) * 40000")).await;
     let checkpoint = sandbox.checkpoint().await.unwrap();
     assert!(checkpoint.bytes() > 10 * 1024 * 1024);
@@ -115,7 +125,7 @@ async fn a_checkpoint_outlives_its_sandbox() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_sandbox_is_not_forked_and_goes_on() {
     let engine = engine();
-    let sandbox = engine.sandbox(512).await.unwrap();
+    let sandbox = engine.sandbox().memory_mib(512).await.unwrap();
     let mut busy = sandbox.run(&shell("echo up; sleep 100")).unwrap();
     busy.next().await.unwrap();
     let error = sandbox.fork(1).await.unwrap_err();
@@ -127,7 +137,12 @@ async fn a_busy_sandbox_is_not_forked_and_goes_on() {
 /// A program's end is told before its process is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fork_right_after_a_program_is_not_refused() {
-    let sandbox = engine().sandbox_for(Language::Python, 512).await.unwrap();
+    let sandbox = engine()
+        .sandbox()
+        .language(Language::Python)
+        .memory_mib(512)
+        .await
+        .unwrap();
     for round in 0..5 {
         let code = format!("x = bytearray(20 << 20); print({round})");
         let said = says(&sandbox, RunRequest::new(Language::Python, &code)).await;
@@ -144,7 +159,7 @@ async fn a_booted_sandbox_can_be_forked_too() {
         ..Config::default()
     })
     .unwrap();
-    let sandbox = engine.sandbox(256).await.unwrap();
+    let sandbox = engine.sandbox().memory_mib(256).await.unwrap();
     assert_eq!(sandbox.source(), Source::Boot);
     says(&sandbox, shell("echo kept > file")).await;
     let child = sandbox.fork(1).await.unwrap().remove(0);

@@ -145,7 +145,7 @@ async fn restores_in_a_row_all_answer() {
     let restores = asked.map_or(60, |n| n.parse().unwrap());
     let engine = engine(0, 0, &[]);
     for _ in 0..restores {
-        let sandbox = engine.sandbox(512).await.unwrap();
+        let sandbox = engine.sandbox().memory_mib(512).await.unwrap();
         assert_eq!(sandbox.source(), Source::Template);
     }
     let counts = engine.counts();

@@ -53,14 +53,25 @@ pub(crate) async fn print(engine: &Engine) -> anyhow::Result<()> {
     const IDLE: Duration = Duration::from_secs(30);
     let mut sandboxes = Vec::new();
     for _ in 0..VMS {
-        sandboxes.push(engine.sandbox_for(PYTHON, MEMORY_MIB).await?);
+        sandboxes.push(
+            engine
+                .sandbox()
+                .language(PYTHON)
+                .memory_mib(MEMORY_MIB)
+                .await?,
+        );
     }
     report("restored", &sandboxes, 22.0)?;
     let hot = super::engine(VMS, 0, &[PYTHON])?;
     super::filled(&hot, (VMS, 0)).await?;
     let mut taken = Vec::new();
     for _ in 0..VMS {
-        taken.push(hot.sandbox_for(PYTHON, MEMORY_MIB).await?);
+        taken.push(
+            hot.sandbox()
+                .language(PYTHON)
+                .memory_mib(MEMORY_MIB)
+                .await?,
+        );
     }
     drop(hot);
     report("hot", &taken, 55.0)?;
@@ -97,12 +108,20 @@ fn report(what: &str, sandboxes: &[Sandbox], most: f64) -> anyhow::Result<()> {
 /// Blocks that the emulator has translated, after each step of each path: the cost to bring down.
 pub(crate) async fn translated(engine: &Engine) -> anyhow::Result<()> {
     for (language, hello) in Language::ALL.into_iter().zip(super::programs::HELLO) {
-        let sandbox = engine.sandbox_for(language, MEMORY_MIB).await?;
+        let sandbox = engine
+            .sandbox()
+            .language(language)
+            .memory_mib(MEMORY_MIB)
+            .await?;
         let restored = blocks(&sandbox).await?;
         let by_hello = by(&sandbox, language, hello).await?;
         let pool = super::engine(1, 0, &[language])?;
         super::filled(&pool, (1, 0)).await?;
-        let hot = pool.sandbox_for(language, MEMORY_MIB).await?;
+        let hot = pool
+            .sandbox()
+            .language(language)
+            .memory_mib(MEMORY_MIB)
+            .await?;
         drop(pool);
         let by_hot_hello = by(&hot, language, hello).await?;
         println!(

@@ -243,7 +243,9 @@ async fn kept(engine: &Engine) -> anyhow::Result<()> {
     const WARM_UP: usize = 100;
     const EXECS: usize = 500;
     let sandbox = engine
-        .sandbox_for(PYTHON, RunRequest::DEFAULT_MEMORY_MIB)
+        .sandbox()
+        .language(PYTHON)
+        .memory_mib(RunRequest::DEFAULT_MEMORY_MIB)
         .await?;
     let mut series = Series::to_reach("kept sandbox: later exec in a context", 2.0).and_p99(6.0);
     for n in 0..WARM_UP + EXECS {
@@ -280,7 +282,9 @@ async fn many(engine: &Engine, rounds: u32) -> anyhow::Result<()> {
 /// Forks of a live session.
 async fn forks(engine: &Engine, rounds: u32) -> anyhow::Result<()> {
     let sandbox = engine
-        .sandbox_for(PYTHON, RunRequest::DEFAULT_MEMORY_MIB)
+        .sandbox()
+        .language(PYTHON)
+        .memory_mib(RunRequest::DEFAULT_MEMORY_MIB)
         .await?;
     exec(&sandbox, "import json; state = list(range(100000))").await?;
     let mut one = Series::to_reach("fork: one child has answered an exec", 200.0);

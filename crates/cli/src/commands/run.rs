@@ -88,6 +88,7 @@ async fn stream(mut run: Run, interrupts: &mut Interrupts) -> anyhow::Result<End
         let written = match event {
             Some(Event::Stdout(bytes)) => patience.with(write(&mut stdout, &bytes)).await,
             Some(Event::Stderr(bytes)) => patience.with(write(&mut stderr, &bytes)).await,
+            Some(_) => continue,
             None => break,
         };
         match written {
@@ -116,6 +117,7 @@ async fn capture(mut run: Run, interrupts: &mut Interrupts) -> End {
             None => return End::Abandoned,
             Some(Some(Event::Stdout(bytes))) => stdout.add(&bytes),
             Some(Some(Event::Stderr(bytes))) => stderr.add(&bytes),
+            Some(Some(_)) => {}
             Some(None) => return end(run, stdout, stderr).await,
         }
     }

@@ -38,7 +38,11 @@ async fn forks() -> Result<(), Box<dyn std::error::Error>> {
         ..Config::default()
     })?;
     let memory_mib = RunRequest::DEFAULT_MEMORY_MIB;
-    let sandbox = engine.sandbox_for(Language::Raw, memory_mib).await?;
+    let sandbox = engine
+        .sandbox()
+        .language(Language::Raw)
+        .memory_mib(memory_mib)
+        .await?;
     println!("ready");
     for _ in 0..TIMES {
         sandbox.fork(2).await?;

@@ -1,0 +1,86 @@
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::time::Duration;
+
+use fumehood_protocol::Language;
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::host::ANY_LANGUAGE;
+use crate::run::RunRequest;
+use crate::sandbox::{Sandbox, Times};
+
+/// What a sandbox is to be like. Await it to have one.
+#[derive(Debug, Clone)]
+#[must_use = "it does nothing until it is awaited"]
+pub struct SandboxBuilder {
+    engine: Engine,
+    language: Language,
+    memory_mib: u32,
+    times: Times,
+    allow_root: bool,
+}
+
+impl SandboxBuilder {
+    pub(crate) fn new(engine: Engine) -> Self {
+        Self {
+            engine,
+            language: ANY_LANGUAGE,
+            memory_mib: RunRequest::DEFAULT_MEMORY_MIB,
+            times: Times::default(),
+            allow_root: false,
+        }
+    }
+
+    /// Takes a VM with a warm interpreter of this language: its first run begins at once.
+    pub fn language(mut self, language: Language) -> Self {
+        self.language = language;
+        self
+    }
+
+    /// Gives it this much memory, in MiB: 512 unless given.
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Ends it after this time without anything that is asked of it or followed in it. Without one, it is
+    /// there until its owner ends it.
+    pub fn idle_timeout(mut self, time: Duration) -> Self {
+        self.times.idle_timeout = Some(time);
+        self
+    }
+
+    /// Ends it at this age, whatever runs in it.
+    pub fn max_lifetime(mut self, age: Duration) -> Self {
+        self.times.max_lifetime = Some(age);
+        self
+    }
+
+    /// Lets programs ask for the guest's root ([`SpawnRequest::root`](crate::SpawnRequest::root)). Root can
+    /// do anything in the guest, also to its agent; the walls around the VM stay.
+    pub fn allow_root(mut self) -> Self {
+        self.allow_root = true;
+        self
+    }
+
+    async fn start(self) -> Result<Sandbox, Error> {
+        let sandbox = self
+            .engine
+            .fresh_sandbox(self.language, self.memory_mib, self.times)
+            .await?;
+        if self.allow_root {
+            sandbox.allow_root().await?;
+        }
+        Ok(sandbox)
+    }
+}
+
+impl IntoFuture for SandboxBuilder {
+    type Output = Result<Sandbox, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.start())
+    }
+}

@@ -1,0 +1,106 @@
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// A value that a program shows, in one form or more: an object from MIME types to data. What comes from
+/// the guest is as hostile as its output: HTML and SVG in it can hold scripts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MimeBundle(BTreeMap<String, Value>);
+
+impl MimeBundle {
+    /// Its plain text, which nearly every value has.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        self.get("text/plain")?.as_str()
+    }
+
+    /// The data of this MIME type: a string, base64 in it where the type is no text, or JSON itself for
+    /// `application/json`.
+    #[must_use]
+    pub fn get(&self, mime: &str) -> Option<&Value> {
+        self.0.get(mime)
+    }
+
+    /// MIME type and data of each form, sorted by type.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(mime, data)| (mime.as_str(), data))
+    }
+}
+
+impl serde::Serialize for MimeBundle {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+/// The longest value that is taken from a guest, in bytes of JSON. Interpreters send 8 MiB at most.
+const VALUE_BYTES: usize = 10 * 1024 * 1024;
+
+/// Puts values together from the pieces in which they come.
+#[derive(Debug, Default)]
+pub(crate) struct Values {
+    line: Vec<u8>,
+    /// What came of the line that is being read is too long already.
+    too_long: bool,
+    /// Lines that were no value.
+    pub(crate) dropped: u64,
+}
+
+impl Values {
+    /// Takes a piece; returns the values that it completes.
+    pub(crate) fn take(&mut self, mut bytes: &[u8]) -> Vec<MimeBundle> {
+        let mut values = Vec::new();
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.add(&bytes[..end]);
+            bytes = &bytes[end + 1..];
+            let line = std::mem::take(&mut self.line);
+            let is_whole = !std::mem::take(&mut self.too_long);
+            match serde_json::from_slice(&line).ok().filter(|_| is_whole) {
+                Some(bundle) => values.push(MimeBundle(bundle)),
+                None => self.dropped += 1,
+            }
+        }
+        self.add(bytes);
+        values
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.too_long |= self.line.len() + bytes.len() > VALUE_BYTES;
+        if self.too_long {
+            self.line = Vec::new();
+        } else {
+            self.line.extend_from_slice(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_in_pieces_and_junk_is_counted() {
+        let mut values = Values::default();
+        let text = b"{\"text/plain\":\"a\"}\nno JSON\n[1]\n{\"text/plain\":\"b\",\"application/json\":[1]}\n{";
+        let mut all = Vec::new();
+        for piece in text.chunks(7) {
+            all.extend(values.take(piece));
+        }
+        assert_eq!(all.len(), 2);
+        assert_eq!((all[0].text(), all[1].text()), (Some("a"), Some("b")));
+        assert_eq!(all[1].get("application/json").unwrap()[0], 1);
+        assert_eq!(values.dropped, 2);
+    }
+
+    #[test]
+    fn a_value_without_end_is_not_held() {
+        let mut values = Values::default();
+        for _ in 0..200 {
+            assert!(values.take(&[b' '; 100_000]).is_empty());
+            assert!(values.line.len() <= VALUE_BYTES);
+        }
+        assert!(values.take(b"\n").is_empty());
+        assert_eq!(values.dropped, 1);
+        assert_eq!(values.take(b"{}\n").len(), 1);
+    }
+}
