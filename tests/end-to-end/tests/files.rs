@@ -1,0 +1,324 @@
+//! Files of a real sandbox: exact, bounded, with the user's rights.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::ErrorKind as Io;
+use std::time::{Duration, Instant};
+
+use fumehood_end_to_end::{resident_mib, succeeded};
+use fumehood_engine::{
+    ChangeKind, Config, Engine, ErrorKind, FileKind, Language, RunRequest, Sandbox, WriteOptions,
+};
+use sha2::{Digest, Sha256};
+
+fn shell(code: impl Into<String>) -> RunRequest {
+    RunRequest::new(Language::Raw, code).timeout_s(120)
+}
+
+async fn says(sandbox: &Sandbox, code: &str) -> String {
+    succeeded(sandbox.run(&shell(code)).unwrap()).await.0
+}
+
+async fn sandbox(memory_mib: u32) -> Sandbox {
+    let engine = Engine::start(Config::default()).unwrap();
+    engine.sandbox().memory_mib(memory_mib).await.unwrap()
+}
+
+/// Bytes that do not repeat.
+fn random(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_go_up_and_down_unchanged() {
+    let sandbox = sandbox(512).await;
+    let files = sandbox.files();
+    for len in [0, 1, 100, 65_535, 65_536, 65_537, 5_000_000] {
+        let bytes = random(len);
+        files.write("data.bin", bytes.clone()).await.unwrap();
+        let digest = says(&sandbox, "sha256sum < data.bin | cut -d' ' -f1").await;
+        assert_eq!(digest.trim(), hex(&bytes), "{len} bytes");
+        assert!(
+            files.read("data.bin").await.unwrap() == bytes,
+            "{len} bytes"
+        );
+    }
+    let part = files.read_part("data.bin", 4_999_990, 100).await.unwrap();
+    assert_eq!(&part[..], &random(5_000_000)[4_999_990..]);
+    assert_eq!(files.read_part("data.bin", 5_000_001, 1).await.unwrap(), "");
+    // What a program writes comes down as it is.
+    says(&sandbox, "printf 'a\\0\\377\\n' > made; chmod 600 made").await;
+    assert_eq!(&files.read("made").await.unwrap()[..], b"a\0\xff\n");
+    let made = files.stat("made").await.unwrap();
+    assert_eq!(
+        (made.kind, made.size, made.mode, made.user),
+        (FileKind::File, 4, 0o600, 1000)
+    );
+    let options = WriteOptions {
+        mode: Some(0o755),
+        parents: true,
+        size: None,
+    };
+    files
+        .write_with("a/b/run.sh", "#!/bin/sh\necho it runs\n", options)
+        .await
+        .unwrap();
+    assert_eq!(
+        says(&sandbox, "a/b/run.sh; stat -c '%U %a' a/b").await,
+        "it runs\nuser 755\n"
+    );
+}
+
+/// Neither side holds it: 400 MB in a guest of 1 GiB, through a host that grows by a fraction of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_passes_through() {
+    const BYTES: usize = 400_000_000;
+    let sandbox = sandbox(1024).await;
+    let files = sandbox.files();
+    let piece = random(1 << 20);
+    let source = std::iter::repeat_n(piece.clone(), BYTES >> 20);
+    let mut host = tempfile::NamedTempFile::new().unwrap();
+    let mut hasher = Sha256::new();
+    for piece in source {
+        std::io::Write::write_all(&mut host, &piece).unwrap();
+        hasher.update(&piece);
+    }
+    let digest: String = hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let before = resident_mib(std::process::id());
+    let from = tokio::fs::File::open(host.path()).await.unwrap();
+    let up = Instant::now();
+    let len = files
+        .upload("big", from, WriteOptions::default())
+        .await
+        .unwrap();
+    let up = up.elapsed();
+    let copy = tempfile::NamedTempFile::new().unwrap();
+    let to = tokio::fs::File::create(copy.path()).await.unwrap();
+    let down = Instant::now();
+    assert_eq!(files.download("big", to).await.unwrap(), len);
+    eprintln!("{len} bytes: up in {up:?}, down in {:?}", down.elapsed());
+    let grown = resident_mib(std::process::id()).saturating_sub(before);
+    assert!(grown < 40, "this process grew by {grown} MiB");
+    let agent = says(&sandbox, "grep VmHWM /proc/1/status || echo hidden").await;
+    assert_eq!(agent, "hidden\n", "the agent is not to be seen");
+    let copied = hex(&std::fs::read(copy.path()).unwrap());
+    assert_eq!(copied, digest);
+    // Past it, the disk is full, and the message says of what it is a part.
+    let error = files.write("more", random(150_000_000)).await.unwrap_err();
+    assert_eq!(error.io_kind(), Some(Io::StorageFull), "{error}");
+    assert!(
+        error.to_string().contains("half of the guest's memory"),
+        "{error}"
+    );
+    let unannounced = &random(200_000_000)[..];
+    let error = files
+        .upload("more", unannounced, WriteOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.io_kind(), Some(Io::StorageFull), "{error}");
+    assert_eq!(says(&sandbox, "ls -A").await, "big\n");
+    files.remove("big").await.unwrap();
+    files.write("more", random(150_000_000)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_user_s_rights_hold_and_no_other() {
+    let sandbox = sandbox(256).await;
+    let files = sandbox.files();
+    for path in [
+        "/etc/passwd",
+        "/usr/new",
+        "/root/x",
+        "/run/fumehood/python.py",
+        "/x",
+    ] {
+        let error = files.write(path, "mine").await.unwrap_err();
+        let kind = error.io_kind();
+        assert!(
+            matches!(kind, Some(Io::PermissionDenied | Io::ReadOnlyFilesystem)),
+            "{path}: {error}"
+        );
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+    for path in [
+        "/etc/shadow",
+        "/root",
+        "/proc/1/environ",
+        "/proc/self/mem",
+        "/dev/vda",
+    ] {
+        files.read(path).await.unwrap_err();
+    }
+    assert!(
+        files
+            .read("/etc/passwd")
+            .await
+            .unwrap()
+            .starts_with(b"root:")
+    );
+    for error in [
+        files.remove("/etc/passwd").await,
+        files.rename("/etc/passwd", "stolen").await,
+        files.remove_all("/usr/lib").await,
+        files.make_dir("/usr/new").await,
+    ] {
+        error.unwrap_err();
+    }
+    // Links that a program leaves lead to what it could reach itself.
+    says(
+        &sandbox,
+        "ln -s /etc/shadow shadow; ln -s /proc/self/environ env; ln -s /root root; ln -s /etc etc",
+    )
+    .await;
+    for path in ["shadow", "env", "root/x"] {
+        files.read(path).await.unwrap_err();
+    }
+    files.write("etc/passwd", "x").await.unwrap_err();
+    files.write("shadow", "mine").await.unwrap();
+    assert_eq!(
+        says(&sandbox, "cat shadow; stat -c %F shadow").await,
+        "mineregular file\n"
+    );
+    files.write("/tmp/shared", "ok").await.unwrap();
+    files.write("/dev/shm/shared", "ok").await.unwrap();
+    let missing = files.read("none").await.unwrap_err();
+    assert_eq!(missing.io_kind(), Some(Io::NotFound));
+    assert!(missing.to_string().contains("none"), "{missing}");
+}
+
+/// A program renames and replaces under the agent's hand, and gains nothing; a write either has all its
+/// bytes where it says, or fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_renames_under_the_agents_hand() {
+    let sandbox = sandbox(256).await;
+    let files = sandbox.files();
+    let attack = "import os
+os.makedirs('d', exist_ok=True)
+while True:
+    for name in os.listdir('d'):
+        try:
+            if name.startswith('.'):
+                os.rename('d/' + name, 'd/gone')
+                os.symlink('/etc/passwd', 'd/' + name)
+            os.rename('d', 'e'); os.symlink('/etc', 'd'); os.unlink('d'); os.rename('e', 'd')
+        except OSError:
+            pass
+";
+    let attacker = sandbox
+        .run(&RunRequest::new(Language::Python, attack).timeout_s(100))
+        .unwrap();
+    let mut failed = 0;
+    for n in 0..300_u32 {
+        let content = format!("content {n}");
+        match files.write("d/file", content.clone()).await {
+            Ok(()) => {}
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+                failed += 1;
+            }
+        }
+    }
+    eprintln!("{failed} of 300 writes were told to have failed");
+    drop(attacker);
+    assert!(
+        says(&sandbox, "head -c 5 /etc/passwd; ls /etc/passwd")
+            .await
+            .starts_with("root:")
+    );
+    files.write("calm", "x").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_go_up_and_down() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let sandbox = sandbox(512).await;
+    let files = sandbox.files();
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let source = from.path();
+    std::fs::create_dir_all(source.join("sub/empty")).unwrap();
+    std::fs::write(source.join("sub/data"), random(3_000_000)).unwrap();
+    std::fs::write(source.join("run"), "#!/bin/sh\necho ran > made\n").unwrap();
+    std::fs::set_permissions(source.join("run"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("sub/data", source.join("link")).unwrap();
+    for n in 0..500 {
+        std::fs::write(source.join(format!("sub/{n}")), n.to_string()).unwrap();
+    }
+    files.upload_dir(source, "project").await.unwrap();
+    let seen = "cd project; ./run; find . | wc -l; readlink link; cat sub/499; ln -s /etc/passwd out; mkfifo pipe";
+    assert_eq!(says(&sandbox, seen).await, "507\nsub/data\n499");
+    files.download_dir("project", to.path()).await.unwrap();
+    let copy = to.path();
+    assert_eq!(std::fs::read(copy.join("link")).unwrap(), random(3_000_000));
+    assert_eq!(std::fs::read(copy.join("made")).unwrap(), b"ran\n");
+    assert!(copy.join("sub/empty").is_dir());
+    assert_eq!(
+        copy.join("run").metadata().unwrap().permissions().mode() & 0o777,
+        0o755
+    );
+    assert!(std::fs::symlink_metadata(copy.join("out")).is_err());
+    assert!(std::fs::symlink_metadata(copy.join("pipe")).is_err());
+    let error = files.download_dir("none", copy).await.unwrap_err();
+    assert_eq!(error.io_kind(), Some(Io::NotFound), "{error}");
+    let error = files
+        .upload_dir(&source.join("none"), "x")
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Host, "{error}");
+    let deep = files.list_deep("project", 5).await.unwrap();
+    assert_eq!(deep.len(), 509);
+    assert!(deep.windows(2).all(|pair| pair[0].path < pair[1].path));
+    files.remove_all("project").await.unwrap();
+    assert_eq!(says(&sandbox, "ls -A").await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_told_as_programs_make_them() {
+    let sandbox = sandbox(256).await;
+    let files = sandbox.files();
+    files.make_dir("d/e").await.unwrap();
+    let mut watcher = files.watch("d", true).await.unwrap();
+    says(
+        &sandbox,
+        "echo x > d/e/f; mv d/e/f d/g; rm d/g; mkdir d/new; sleep 0.2; touch d/new/in",
+    )
+    .await;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&(ChangeKind::Created, "new/in".to_string())) {
+        let next = tokio::time::timeout(Duration::from_secs(20), watcher.next());
+        seen.push(next.await.unwrap().unwrap().unwrap());
+    }
+    for expected in [
+        (ChangeKind::Created, "e/f"),
+        (ChangeKind::Modified, "e/f"),
+        (ChangeKind::Removed, "e/f"),
+        (ChangeKind::Created, "g"),
+        (ChangeKind::Removed, "g"),
+        (ChangeKind::Created, "new"),
+    ] {
+        let expected = (expected.0, expected.1.to_string());
+        assert!(seen.contains(&expected), "{expected:?} in {seen:?}");
+    }
+    says(&sandbox, "rm -r d").await;
+    while let Some(change) = watcher.next().await.unwrap() {
+        assert_ne!(change.0, ChangeKind::Overflow);
+    }
+}
