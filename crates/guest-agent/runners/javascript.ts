@@ -47,6 +47,19 @@ function reseed(head: Buffer): void {
   a = head.readInt32BE(2); b = head.readInt32BE(6); c = head.readInt32BE(10); d = head.readInt32BE(14);
 }
 
+// A pair without a name, always the first, is the working directory.
+function enterDirectory(pairs: string): boolean {
+  if (!pairs.startsWith("=")) return true;
+  const directory = pairs.slice(1, pairs.indexOf("\0"));
+  try {
+    process.chdir(directory);
+    return true;
+  } catch (error: any) {
+    writeSync(2, `cannot enter the working directory ${directory}: ${error.message}\n`);
+    return false;
+  }
+}
+
 function setEnvironment(pairs: string): void {
   for (const pair of pairs.split("\0")) {
     const at = pair.indexOf("=");
@@ -147,14 +160,28 @@ function described(error: unknown, code: string): string {
   return lines.join("\n").trimEnd();
 }
 
-// The letters of messages that begin a program which bun ends with, and one that must be a file.
-const ONCE = "o".charCodeAt(0), FILE = "f".charCodeAt(0);
+function restoreEnvironment(pairs: string, before: Record<string, string | undefined>): void {
+  for (const pair of pairs.split("\0")) {
+    const name = pair.slice(0, Math.max(0, pair.indexOf("=")));
+    if (!name) continue;
+    if (before[name] === undefined) delete process.env[name];
+    else process.env[name] = before[name];
+  }
+}
+
+// The letters of messages that begin a program which bun ends with, one that must be a file, and a preparation;
+// the other is a context's.
+const ONCE = "o".charCodeAt(0), FILE = "f".charCodeAt(0), PREPARE = "p".charCodeAt(0);
 
 for (let count = 1; ; count++) {
-  const { mode, head, env, code } = receive();
-  reseed(head);
-  if (mode === ONCE || mode === FILE) {
+  const message = receive();
+  const { mode, head, env, code } = message;
+  // Flags, of which the lowest asks for values.
+  const isPlain = (head[1] & 1) === 0;
+  if (isPlain && (mode === ONCE || mode === FILE)) {
+    reseed(head);
     if (env !== "") {
+      if (!enterDirectory(env)) process.exit(1);
       setEnvironment(env);
       passOnEnvironment();
     }
@@ -173,27 +200,37 @@ for (let count = 1; ; count++) {
     }
     break;
   }
-  const before = { ...process.env };
+  if (mode !== PREPARE) {
+    for (const [name, listener] of ENDS) process.off(name, listener);
+    const { keep, once } = await import(`${import.meta.dir}/context.ts`);
+    const base = {
+      main: MAIN, isNew: count === 1, reseed, replaceRandom, enterDirectory, setEnvironment, restoreEnvironment,
+      passOnEnvironment,
+    };
+    if (mode === ONCE || mode === FILE) {
+      once(message, base);
+      break;
+    }
+    await keep(message, base);
+  }
+  reseed(head);
+  const before = { ...process.env }, at = process.cwd();
+  let status = enterDirectory(env) ? 0 : 1;
   setEnvironment(env);
-  let status = 0;
   // In both ways that a program is run: what that takes is in memory then.
   const file = `${tmpdir()}/prepare-${process.pid}-${count}.ts`;
-  try {
+  if (status === 0) try {
     writeFileSync(file, code);
     await import(file);
-    await asFunction("console.log('ready', 1)")!();
+    await asFunction("['ready', 1].join()")!();
   } catch (error) {
     console.error(error);
     status = 1;
   } finally {
     rmSync(file, { force: true });
   }
-  for (const pair of env.split("\0")) {
-    const name = pair.slice(0, Math.max(0, pair.indexOf("=")));
-    if (!name) continue;
-    if (before[name] === undefined) delete process.env[name];
-    else process.env[name] = before[name];
-  }
+  restoreEnvironment(env, before);
+  if (env.startsWith("=")) process.chdir(at);
   // Output is written at the end of a turn.
   await new Promise((resolve) => setTimeout(resolve, 0));
   if (count === 1) {

@@ -18,6 +18,10 @@ const PYTHON_FAILURE: &str = include_str!("../runners/failure.py");
 const SHELL: &str = include_str!("../runners/shell.sh");
 /// Waits before bun runs main.ts.
 const JAVASCRIPT: &str = include_str!("../runners/javascript.ts");
+/// What it needs besides when it is kept, or when values are to be shown.
+const JAVASCRIPT_CONTEXT: &str = include_str!("../runners/context.ts");
+const JAVASCRIPT_REWRITE: &str = include_str!("../runners/rewrite.ts");
+const JAVASCRIPT_SHOW: &str = include_str!("../runners/show.ts");
 
 /// The interpreters of this machine, and how each is given its code.
 #[derive(Debug)]
@@ -60,6 +64,9 @@ impl Interpreters {
         fs::write(runners.join("keep.py"), PYTHON_KEEP)?;
         fs::write(runners.join("failure.py"), PYTHON_FAILURE)?;
         fs::write(runners.join("javascript.ts"), JAVASCRIPT)?;
+        fs::write(runners.join("context.ts"), JAVASCRIPT_CONTEXT)?;
+        fs::write(runners.join("rewrite.ts"), JAVASCRIPT_REWRITE)?;
+        fs::write(runners.join("show.ts"), JAVASCRIPT_SHOW)?;
         let search = path
             .split(':')
             .filter(|p| p.starts_with('/'))

@@ -8,6 +8,8 @@ mod exactly_once;
 mod files;
 mod freshness;
 mod input;
+mod javascript;
+mod javascript_outside;
 mod languages;
 mod limits;
 mod many;
