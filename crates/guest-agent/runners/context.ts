@@ -41,8 +41,10 @@ let number = 0;
 const SOURCES_BYTES = 16 << 20;
 const sources = new Map<string, Source>();
 let sourcesBytes = 0;
-// Ends what is awaited, with an exit code; none while nothing is.
+// Ends the program that runs, with an exit code; none while none does.
 let finish: ((status: number) => void) | undefined;
+// Ends the wait for output that nobody takes.
+let hurry: (() => void) | undefined;
 let isOnce = false, isGuarded = false;
 // The exit code of a program that is being interrupted since it wants to end.
 let wanted: number | undefined;
@@ -176,7 +178,8 @@ function remember(file: string, source: Source): void {
   }
 }
 
-// The value of the last expression, or a promise of it; none where the last statement is no expression.
+// An object with the value of the last expression, or a promise of one; the value is undefined where the last
+// statement is no expression.
 function evaluate(code: string, file: string): unknown {
   remember(file, { code, moved: [] });
   const program = rewritten(code, number);
@@ -184,7 +187,7 @@ function evaluate(code: string, file: string): unknown {
   for (const name of program.names) declare(name, program.anew.has(name));
   let result: any;
   for (const script of program.scripts) result = (0, eval)(`${script}\n//# sourceURL=${file}`);
-  const value = (given: any) => (program.isDeclaration ? undefined : given?.value);
+  const value = (given: any) => ({ value: program.isDeclaration ? undefined : given?.value });
   return result instanceof Promise ? result.then(value) : value(result);
 }
 
@@ -205,7 +208,7 @@ function guarded(call: () => void): void {
 }
 
 function interrupted(): void {
-  if (!finish) return;
+  if (!finish) return hurry?.();
   complain("interrupted");
   end(130);
 }
@@ -229,11 +232,12 @@ function exit(code?: number | string | null): never {
   throw new Exit("the program has ended");
 }
 
-function failed(error: unknown): void {
+// `from`: the program whose top level has failed, which may have been given up before.
+function failed(error: unknown, from = number): void {
   if (error instanceof Exit) return;
   complain(`${described(error, sources)}\n\nBun v${Bun.version} (Linux ${process.arch})`);
   if (isOnce) process.exit(1);
-  end(1);
+  if (from === number) end(1);
 }
 
 function complain(text: string): void {
@@ -258,7 +262,7 @@ function show(value: unknown): void {
     if (shown.complaint) complain(shown.complaint);
     write(5, `${shown.line}\n`);
   };
-  const shown = displayed(value);
+  const shown = displayed(value, sources);
   if (shown instanceof Promise) showing.push(shown.then(out));
   else out(shown);
 }
@@ -271,15 +275,16 @@ const turn = () => new Promise((resolve: () => void) => setImmediate(resolve));
 
 // Returns the exit code.
 async function run({ head, code }: Message): Promise<number> {
-  const isShown = (head[1] & DISPLAY) !== 0;
-  number += 1;
+  const isShown = (head[1] & DISPLAY) !== 0, own = ++number;
   const status = new Promise((resolve: (status: number) => void) => (finish = resolve));
-  const over = async (value: unknown) => {
+  const over = async ({ value }: any) => {
+    // It may have been given up before.
+    if (own !== number || !finish) return;
     if (isShown && value !== undefined) show(value);
     while (showing.length > 0) await Promise.all(showing.splice(0));
     // What nobody has caught is told at the end of a turn.
     await turn();
-    end(Number(process.exitCode ?? 0) & 255);
+    if (own === number) end(Number(process.exitCode ?? 0) & 255);
   };
   renewInput();
   if (isShown) {
@@ -287,14 +292,13 @@ async function run({ head, code }: Message): Promise<number> {
   }
   listen();
   const begin = () => {
-    let value: unknown;
+    let given: unknown;
     try {
-      value = evaluate(code, `exec-${number}.ts`);
+      given = evaluate(code, `exec-${own}.ts`);
     } catch (error) {
       return failed(error);
     }
-    if (value instanceof Promise) value.then(over).catch(failed);
-    else over(value).catch(failed);
+    (given instanceof Promise ? given.then(over) : over(given)).catch((error: unknown) => failed(error, own));
   };
   if (isOnce) begin();
   // In a turn of its own: what waits for nothing but itself is guarded as well. The turn after it comes at once,
@@ -306,7 +310,6 @@ async function run({ head, code }: Message): Promise<number> {
   const exit = await status;
   hasStreams ||= /stdout|stderr|import|require/.test(code);
   if (hasStreams) await flushed();
-  finish = undefined;
   showing = [];
   if (!isOnce && (everything as any).display === display) delete (everything as any).display;
   return exit;
@@ -319,7 +322,7 @@ function flushed(): Promise<unknown> {
     const sink = Object.getOwnPropertySymbols(stream).find((name) => name.description === "kWriteStreamFastPath");
     return sink && stream[sink]?.flush?.();
   });
-  return Promise.race([Promise.allSettled(written), new Promise((resolve: () => void) => (finish = resolve))]);
+  return Promise.race([Promise.allSettled(written), new Promise((resolve: () => void) => (hurry = resolve))]);
 }
 
 // ── Many programs ──
@@ -383,6 +386,15 @@ function seed(base: Base): void {
   head[17] |= 1;
   base.reseed(head);
   base.replaceRandom();
+}
+
+/** Has in memory what every program here needs; leaves nothing behind. */
+export async function prime(): Promise<void> {
+  const code = "import { a } from 'b';\nfunction f<T>(c: T): string { return `${c}` }\nexport const d = await f({ a });\nd";
+  rewritten(code, 0);
+  for (const script of rewritten("const { $a } = await { $a: 1 } as any;\n[$a]", 0).scripts) await (0, eval)(script);
+  delete everything.$a;
+  displayed([1], sources);
 }
 
 /** Serves programs that leave this process in place, for ever. */

@@ -217,12 +217,14 @@ for (let count = 1; ; count++) {
   const before = { ...process.env }, at = process.cwd();
   let status = enterDirectory(env) ? 0 : 1;
   setEnvironment(env);
-  // In both ways that a program is run: what that takes is in memory then.
+  // In all ways that a program is run: what that takes is in memory then.
   const file = `${tmpdir()}/prepare-${process.pid}-${count}.ts`;
   if (status === 0) try {
     writeFileSync(file, code);
     await import(file);
     await asFunction("['ready', 1].join()")!();
+    const { prime } = await import(`${import.meta.dir}/context.ts`);
+    await prime();
   } catch (error) {
     console.error(error);
     status = 1;

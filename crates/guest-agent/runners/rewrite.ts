@@ -44,7 +44,7 @@ function tokens(code: string, isPrinted: boolean): Token[] {
   let depth = 0, line = 1, begin = 0, previous = "";
   const match = (pattern: RegExp): string | undefined => {
     pattern.lastIndex = at;
-    return pattern.exec(code)?.[0];
+    return pattern.test(code) ? code.slice(at, pattern.lastIndex) : undefined;
   };
   const advance = (text: string) => {
     for (let end = text.indexOf("\n"); end >= 0; end = text.indexOf("\n", end + 1)) {
@@ -148,67 +148,47 @@ function declaredAnew(program: Token[]): Set<string> {
   return names;
 }
 
-const AHEAD = 24;
+// How many printed tokens may be bun's own before one of the program comes, and how far both lists are looked through
+// for where they agree again: further each time that they do not.
+const AHEAD = 24, NEAR = 64, FAR = 4096;
 
 // Finds for each printed token the one of the program that it was: mostly the next one. Where bun has left out or
 // added some, three that stand together say where both go on.
 function align(printed: Token[], program: Token[]): (Token | undefined)[] {
   const found: (Token | undefined)[] = new Array(printed.length);
-  let places: Map<string, number[]> | undefined;
-  const three = (list: Token[], n: number) => `${list[n].key} ${list[n + 1]?.key} ${list[n + 2]?.key}`;
-  const next = (n: number, from: number): number | undefined => {
-    if (!places) {
-      places = new Map();
-      for (let each = 0; each < program.length; each++) {
-        const key = three(program, each), list = places.get(key);
-        if (list) list.push(each);
-        else places.set(key, [each]);
-      }
+  const agree = (n: number, m: number, count: number) => {
+    for (let each = 0; each < count; each++) {
+      if (printed[n + each]?.key !== program[m + each]?.key) return false;
     }
-    const list = places.get(three(printed, n));
-    if (!list) return undefined;
-    let [low, high] = [0, list.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (list[middle] < from) low = middle + 1;
-      else high = middle;
-    }
-    return list[low];
+    return true;
   };
-  let n = 0, m = 0;
-  while (n < printed.length) {
-    if (program[m]?.text === "import" && program[m + 1]?.text !== "(") {
-      // Bun makes several statements of it: all of them stand where it stood.
-      const ends = imported(printed, n, program, m);
-      if (ends) {
-        found[n] = program[m];
-        [n, m] = ends;
-        continue;
+  const next = (n: number, m: number, reach: number): [number, number] | undefined => {
+    for (let total = 1; total <= reach; total++) {
+      for (let ahead = 0; ahead <= total && ahead < AHEAD; ahead++) {
+        const place = m + total - ahead;
+        if (n + ahead < printed.length && place < program.length && agree(n + ahead, place, 3)) return [n + ahead, place];
       }
     }
-    if (m < program.length && printed[n].key === program[m].key) {
+    return undefined;
+  };
+  let n = 0, m = 0, reach = NEAR;
+  while (n < printed.length && m < program.length) {
+    // Bun makes several statements of an import: all of them stand where it stood.
+    const isImport = program[m].text === "import" && program[m + 1]?.text !== "(";
+    const ends = isImport ? imported(printed, n, program, m) : undefined;
+    if (ends) {
+      found[n] = program[m];
+      [n, m] = ends;
+    } else if (printed[n].key === program[m].key) {
       found[n++] = program[m++];
-      continue;
-    }
-    let best: [number, number] | undefined;
-    for (let ahead = 0; ahead < AHEAD && n + ahead < printed.length; ahead++) {
-      if (best && ahead >= best[0] + best[1] - m) break;
-      const place = next(n + ahead, m);
-      if (place !== undefined && (!best || ahead + place < best[0] + best[1])) best = [ahead, place];
-    }
-    if (best) {
-      n += best[0];
-      m = best[1];
     } else {
-      // A sign that bun leaves out or adds, at the end of what both have.
-      const key = printed[n].key, then = printed[n + 1]?.key;
-      for (let same = m; same < m + 4; same++) {
-        if (program[same]?.key !== key || program[same + 1]?.key !== then) continue;
-        found[n] = program[same];
-        m = same + 1;
-        break;
-      }
-      n += 1;
+      const both = next(n, m, reach);
+      reach = both ? NEAR : Math.min(reach * 2, FAR);
+      // At the end of what both have, two that stand together have to do.
+      const end = both ? -1 : [0, 1, 2, 3].findIndex((skipped) => agree(n, m + skipped, 2));
+      if (both) [n, m] = both;
+      else if (end >= 0) [found[n++], m] = [program[m + end], m + end + 1];
+      else n += 1;
     }
   }
   return found;
@@ -329,67 +309,108 @@ function transformed(code: string): string {
   throw failure;
 }
 
-/** Rewrites a program, the `number`th of its context. Throws what bun says of code that is none. */
-export function rewritten(code: string, number: number): Program {
-  const source = withoutExports(code);
-  let printed = tokens(transformed(source), true);
-  const program = tokens(source, false);
-  // First come the names that outlive the program, then a function with it that is called.
+// What bun has printed: the names that outlive the program, then a function that is called, with the program in it
+// and at its end an object with the value, if there is one.
+function parts(printed: Token[]): { names: string[]; isAsync: boolean; statements: Token[]; value: Token[] } {
   const names: string[] = [];
   let at = 0;
   while (printed[at]?.text === "var") {
-    for (at += 1; printed[at - 1].text !== ";"; at += 2) names.push(printed[at].text);
+    // Each with a comma, or a semicolon at last.
+    do names.push(printed[at + 1].text);
+    while (printed[(at += 2)].text !== ";");
+    at += 1;
   }
-  // Names that bun has made up are this program's own.
-  const known = new Set(program.map((token) => token.text));
-  const madeUp = new Set(names.filter((name) => !known.has(name)));
-  if (madeUp.size > 0) {
-    const own = (token: Token) => (madeUp.has(token.text) ? { ...token, text: `${token.text}$${number}` } : token);
-    printed = printed.map(own);
-  }
-  printed.forEach((token, n) => {
-    if (token.text === "import" && printed[n + 1]?.text === "(" && printed[n - 1]?.text !== ".") {
-      token.text = "__context.import";
-    }
-  });
   const isAsync = printed[at + 1]?.text === "async";
   const body = printed.slice(at + (isAsync ? 6 : 5), -5);
-  // At its end an object with the value, if there is one.
-  let gives = body.length;
-  for (let n = body.length - 1, depth = 0; n >= 0; n--) {
-    if (body[n].text === "}" || body[n].text === ")" || body[n].text === "]") depth += 1;
-    if (body[n].text === "{" || body[n].text === "(" || body[n].text === "[") depth -= 1;
-    if (depth === 0 && body[n].text === "return" && GIVES.every((text, k) => body[n + k]?.text === text)) gives = n;
-    if (depth === 0 && (body[n].text === "return" || (body[n].text === ";" && n < body.length - 1))) break;
+  let depth = 0;
+  for (let n = body.length - 1; n >= 0; n--) {
+    const { text } = body[n];
+    if (text === "}" || text === ")" || text === "]") depth += 1;
+    if (text === "{" || text === "(" || text === "[") depth -= 1;
+    if (depth > 0) continue;
+    if (GIVES.every((text, k) => body[n + k]?.text === text)) {
+      return { names, isAsync, statements: body.slice(0, n), value: body.slice(n + GIVES.length, -2) };
+    }
+    if (text === ";" && n < body.length - 1) break;
   }
-  const value = body.slice(gives + GIVES.length, -2);
-  const statements = body.slice(0, gives);
-  const from = align([...statements, ...value], program);
-  const placed: Placed[] = [...statements, ...value].map(({ text, spaced }, n) => ({ text, spaced, from: from[n] }));
+  return { names, isAsync, statements: body, value: [] };
+}
+
+// Names that bun has made up are this program's own: another's may be the same.
+function renameMadeUp(printed: Token[], names: string[], program: Token[], number: number): void {
+  const known = new Set(program.map((token) => token.text));
+  const madeUp = new Set(names.filter((name) => !known.has(name)));
+  if (madeUp.size === 0) return;
+  const renamed = (name: string) => (madeUp.has(name) ? `${name}$${number}` : name);
+  for (const token of printed) token.text = renamed(token.text);
+  names.forEach((name, n) => (names[n] = renamed(name)));
+}
+
+function replaceImports(printed: Token[]): void {
+  printed.forEach((token, n) => {
+    const isCall = token.text === "import" && printed[n + 1]?.text === "(" && printed[n - 1]?.text !== ".";
+    if (isCall) token.text = "__context.import";
+  });
+}
+
+// With `using` at the top, bun puts what else is declared there into a block of its own.
+function keepBesideUsing(statements: Token[], names: string[]): Token[] {
+  const begin = statements.findIndex((token, n) => {
+    return token.text === "try" && ["[", "]", ";"].every((text, k) => statements[n - 3 + k]?.text === text);
+  });
+  if (begin < 0) return statements;
+  const end = closed(statements, begin + 1);
+  let depth = 0;
+  return statements.filter(({ text }, n) => {
+    if (n < begin || n >= end) return true;
+    if (text === "{" || text === "(" || text === "[") depth += 1;
+    if (text === "}" || text === ")" || text === "]") depth -= 1;
+    const [name, sign, value] = statements.slice(n + 1, n + 4);
+    if (depth !== 1 || text !== "var" || sign?.text !== "=" || value?.text.startsWith("__using")) return true;
+    names.push(name.text);
+    return false;
+  });
+}
+
+/** Rewrites a program, the `number`th of its context. Throws what bun says of code that is none. */
+export function rewritten(code: string, number: number): Program {
+  const source = withoutExports(code);
+  const printed = tokens(transformed(source), true), program = tokens(source, false);
+  replaceImports(printed);
+  const { names, isAsync, statements: all, value } = parts(printed);
+  const statements = keepBesideUsing(all, names);
+  const isDeclared = new Set(names);
+  renameMadeUp(printed, names, program, number);
+  const from = align(statements.concat(value), program);
+  const place = ({ text, spaced }: Token, n: number): Placed => ({ text, spaced, from: from[n] });
   const glue = (text: string): Placed => ({ text, spaced: false });
-  const early: Placed[] = [], late: Placed[] = [glue(isAsync ? "(async()=>{" : "(()=>{")];
+  const early: Placed[] = [], late = [glue(isAsync ? "(async()=>{" : "(()=>{")];
   const starts = new Map(functions(statements));
   for (let n = 0; n < statements.length; n++) {
     const end = starts.get(n);
     if (end === undefined) {
-      late.push(placed[n]);
+      late.push(place(statements[n], n));
       continue;
     }
-    for (let each = n + 6; each < end; each++) early.push(placed[each]);
+    for (let each = n + 6; each < end; each++) early.push(place(statements[each], each));
     early.push(glue(" "));
     n = end - 1;
   }
   if (value.length > 0) {
     late.push(glue("return{__proto__:null,value:"));
-    for (let n = statements.length; n < placed.length; n++) late.push(placed[n]);
+    value.forEach((token, n) => late.push(place(token, statements.length + n)));
     late.push(glue("}"));
   }
   late.push(glue("})()"));
   const scripts = early.length > 0 ? [lay(early), lay(late)] : [lay(late)];
-  const isDeclaration = declares(value, from.slice(statements.length), new Set(names), program);
-  const all = names.map((name) => (madeUp.has(name) ? `${name}$${number}` : name));
-  const moved = scripts.flatMap((script) => script.moved);
-  return { scripts: scripts.map((s) => s.code), code, moved, names: all, anew: declaredAnew(program), isDeclaration };
+  return {
+    scripts: scripts.map((script) => script.code),
+    code,
+    moved: scripts.flatMap((script) => script.moved),
+    names,
+    anew: declaredAnew(program),
+    isDeclaration: declares(value, from.slice(statements.length), isDeclared, program),
+  };
 }
 
 // Whether what bun gives as the value is no expression of the program, but its last declaration.

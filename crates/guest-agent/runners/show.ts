@@ -14,7 +14,8 @@ const isFrame = (line: string) => /^ +at /.test(line);
 /** An error as bun shows one that nobody catches: with the lines of the program that it names. */
 export function described(error: unknown, sources: Map<string, Source>): string {
   if (error instanceof BuildMessage || (error instanceof AggregateError && error.errors[0] instanceof BuildMessage)) {
-    return Bun.inspect(error).replace(/\binput\.tsx?\b/g, [...sources.keys()].at(-1)).trimEnd();
+    const text = Bun.inspect(error).replace(/\binput\.tsx?\b/g, [...sources.keys()].at(-1));
+    return text.replace(/^\n+/, "").trimEnd();
   }
   if (!(error instanceof Error)) {
     return typeof error === "string" ? `error: ${error}\n${error}` : `error\n${Bun.inspect(error)}`;
@@ -77,23 +78,22 @@ const RESULT_BYTES = 8 << 20, CUT_BYTES = 64 << 10, JSON_VALUES = 10_000, JSON_D
 const DISPLAY = Symbol.for("Jupyter.display");
 
 /** A value as a line of results: an object from media types to data. */
-export function displayed(value: any): Shown | Promise<Shown> {
+export function displayed(value: any, sources: Map<string, Source>): Shown | Promise<Shown> {
   try {
     const own = typeof value === "object" || typeof value === "function" ? value?.[DISPLAY] : undefined;
-    if (typeof own !== "function") return line(bundle(value));
+    if (typeof own !== "function") return line(bundle(value, sources));
     const given = own.call(value);
-    return given instanceof Promise ? given.then((given: any) => checked(given, value)) : checked(given, value);
+    // What a value says of itself, if that is an object from names to data.
+    const isData = (given: any) => given && typeof given === "object" && !Array.isArray(given);
+    const told = (given: any) => line(isData(given) ? given : bundle(value, sources));
+    return given instanceof Promise ? given.then(told) : told(given);
   } catch (error) {
     return line({ "text/plain": String(error) });
   }
 }
 
-// What a value says of itself, if that is an object from names to data.
-function checked(given: any, value: unknown): Shown {
-  return line(given && typeof given === "object" && !Array.isArray(given) ? given : bundle(value));
-}
-
-function bundle(value: unknown): Record<string, unknown> {
+function bundle(value: unknown, sources: Map<string, Source>): Record<string, unknown> {
+  if (value instanceof Error) return { "text/plain": described(value, sources) };
   const data: Record<string, unknown> = { "text/plain": Bun.inspect(value, { colors: false }) };
   if (value !== null && typeof value === "object" && isPlain(value)) data["application/json"] = value;
   return data;

@@ -184,6 +184,13 @@ const STATE: &[Case] = &[
         "",
         0,
     ),
+    (
+        "using res = { [Symbol.dispose]() { console.log('disposed') } }; const beside = 5",
+        "disposed\n",
+        "",
+        0,
+    ),
+    ("console.log(beside)", "5\n", "", 0),
     ("", "", "", 0),
     ("// nothing", "", "", 0),
 ];
