@@ -53,8 +53,6 @@ let hasStreams = false;
 // What the program shows that is not shown yet.
 let showing: unknown[] = [];
 
-// ── What programs see ──
-
 const context: any = {
   __proto__: null,
   call: undefined as (() => void) | undefined,
@@ -158,8 +156,6 @@ function prompt(question = "Prompt", otherwise: string | null = null): string | 
   return line.length > 0 ? Buffer.from(line).toString() : otherwise;
 }
 
-// ── One program ──
-
 function declare(name: string, isAnew: boolean): void {
   const known = getOwnPropertyDescriptor(everything, name);
   const isPlain = known?.writable || known?.set;
@@ -211,6 +207,18 @@ function interrupted(): void {
   if (!finish) return hurry?.();
   complain("interrupted");
   end(130);
+}
+
+// Comes where the interrupt had no effect: bun loses one that comes just as guarded code ends, and gives it to what
+// is guarded next.
+function terminated(): void {
+  interrupted();
+  context.call = () => Atomics.wait(never, 0, 0, 20);
+  try {
+    guard.runInThisContext({ breakOnSigint: true } as any);
+  } catch {
+    // It was there.
+  }
 }
 
 function end(status: number): void {
@@ -286,7 +294,7 @@ async function run({ head, code }: Message): Promise<number> {
     await turn();
     if (own === number) end(Number(process.exitCode ?? 0) & 255);
   };
-  renewInput();
+  if (!isOnce) renewInput();
   if (isShown) {
     defineProperty(everything, "display", { value: display, writable: true, configurable: true, enumerable: false });
   }
@@ -308,6 +316,8 @@ async function run({ head, code }: Message): Promise<number> {
     guarded(() => { begin(); drainMicrotasks(); });
   });
   const exit = await status;
+  // Between programs it means what it means to all.
+  process.off("SIGTERM", terminated);
   hasStreams ||= /stdout|stderr|import|require/.test(code);
   if (hasStreams) await flushed();
   showing = [];
@@ -325,14 +335,12 @@ function flushed(): Promise<unknown> {
   return Promise.race([Promise.allSettled(written), new Promise((resolve: () => void) => (hurry = resolve))]);
 }
 
-// ── Many programs ──
-
 const LISTENERS: [string, (given: any) => void][] = [
   ["uncaughtException", (error) => hears("uncaughtException") && failed(error)],
   ["unhandledRejection", (error) => hears("unhandledRejection") && failed(error)],
 ];
-// A program that bun ends with ends by the signal.
-const INTERRUPT: [string, (given: any) => void] = ["SIGINT", interrupted];
+// A program that bun ends with ends by these signals.
+const SIGNALS: typeof LISTENERS = [["SIGINT", interrupted], ["SIGTERM", terminated]];
 
 // Whether no listener of the program's own does.
 function hears(name: string): boolean {
@@ -340,7 +348,7 @@ function hears(name: string): boolean {
 }
 
 function listen(): void {
-  for (const [name, listener] of isOnce ? LISTENERS : [...LISTENERS, INTERRUPT]) {
+  for (const [name, listener] of isOnce ? LISTENERS : [...LISTENERS, ...SIGNALS]) {
     if (!process.listeners(name).includes(listener)) process.on(name, listener);
   }
 }
@@ -390,7 +398,7 @@ function seed(base: Base): void {
 
 /** Has in memory what every program here needs; leaves nothing behind. */
 export async function prime(): Promise<void> {
-  const code = "import { a } from 'b';\nfunction f<T>(c: T): string { return `${c}` }\nexport const d = await f({ a });\nd";
+  const code = "import { a } from 'b';\nfunction f<T>(c: T): string { return `${c}` }\nexport const d = await f(a);\nd";
   rewritten(code, 0);
   for (const script of rewritten("const { $a } = await { $a: 1 } as any;\n[$a]", 0).scripts) await (0, eval)(script);
   delete everything.$a;

@@ -166,7 +166,8 @@ function align(printed: Token[], program: Token[]): (Token | undefined)[] {
     for (let total = 1; total <= reach; total++) {
       for (let ahead = 0; ahead <= total && ahead < AHEAD; ahead++) {
         const place = m + total - ahead;
-        if (n + ahead < printed.length && place < program.length && agree(n + ahead, place, 3)) return [n + ahead, place];
+        if (n + ahead >= printed.length || place >= program.length) continue;
+        if (agree(n + ahead, place, 3)) return [n + ahead, place];
       }
     }
     return undefined;

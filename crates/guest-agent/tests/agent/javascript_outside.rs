@@ -64,7 +64,7 @@ fn interrupts_end_the_exec_and_keep_the_state() {
     let outcome = run_in(&mut client, "j", stubborn, |request| {
         request.timeout = Some(1)
     });
-    assert_eq!(outcome.complete().evidence.signal, Some(15));
+    assert_eq!(outcome.complete().evidence.signal, Some(9));
     assert!(
         outcome
             .complete()
