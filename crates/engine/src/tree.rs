@@ -32,6 +32,12 @@ impl Files {
     /// [`ErrorKind::Host`] for what cannot be read here, [`ErrorKind::Invalid`] for what the guest's tar
     /// refuses, [`ErrorKind::Lost`].
     pub async fn upload_dir(&self, from: &Path, to: &str) -> Result<(), Error> {
+        let unreadable = |error: io::Error| {
+            let message = format!("{} cannot be read: {error}", from.display());
+            Error::new(ErrorKind::Host, message).caused_by(error)
+        };
+        // Told before anything is made in the guest.
+        std::fs::read_dir(from).map_err(unreadable)?;
         self.make_dir(to).await?;
         let argv = ["tar", "-x", "-f", "-", "--no-same-owner"];
         let run = self
@@ -52,12 +58,11 @@ impl Files {
         };
         let ((), ended) = tokio::join!(sending, end_of_tar(run, |_| async { true }));
         let packed = packing.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-        // Where the guest has ended it, that is the reason.
-        ended?;
-        packed.map_err(|error| {
-            let message = format!("{} cannot be read: {error}", from.display());
-            Error::new(ErrorKind::Host, message).caused_by(error)
-        })
+        // Where the guest has ended it, that is the reason; where it was cut short here, this is.
+        match packed {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unreadable(error)),
+            _ => ended,
+        }
     }
 
     /// Copies a directory of the guest, with all that is in it, into a directory of this host, which is made

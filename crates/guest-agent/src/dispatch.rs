@@ -74,7 +74,7 @@ fn answer(
         Request::MakeDir(request) => files::make_dir(connection, &request, agent)?,
         Request::Move(request) => files::move_file(connection, &request, agent)?,
         Request::Remove(request) => files::remove(connection, request, agent)?,
-        Request::Watch(request) => files::watch(connection, &request, agent)?,
+        Request::Watch(request) => files::watch(connection, request, agent)?,
     }
     Ok(())
 }

@@ -118,7 +118,7 @@ async fn a_large_file_passes_through() {
     eprintln!("{len} bytes: up in {up:?}, down in {:?}", down.elapsed());
     let grown = resident_mib(std::process::id()).saturating_sub(before);
     assert!(grown < 40, "this process grew by {grown} MiB");
-    let agent = says(&sandbox, "grep VmHWM /proc/1/status || echo hidden").await;
+    let agent = says(&sandbox, "cat /proc/1/status 2>/dev/null || echo hidden").await;
     assert_eq!(agent, "hidden\n", "the agent is not to be seen");
     let copied = hex(&std::fs::read(copy.path()).unwrap());
     assert_eq!(copied, digest);
@@ -318,7 +318,7 @@ async fn changes_are_told_as_programs_make_them() {
         assert!(seen.contains(&expected), "{expected:?} in {seen:?}");
     }
     says(&sandbox, "rm -r d").await;
-    while let Some(change) = watcher.next().await.unwrap() {
-        assert_ne!(change.0, ChangeKind::Overflow);
-    }
+    let all = async { while watcher.next().await.unwrap().is_some() {} };
+    let ended = tokio::time::timeout(Duration::from_secs(20), all).await;
+    ended.expect("what is watched is gone");
 }

@@ -8,6 +8,7 @@ mod density;
 mod floor;
 mod programs;
 mod series;
+mod sessions;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -62,6 +63,7 @@ enum Part {
     Restores,
     Hot,
     Kept,
+    Sessions,
     Many,
     Forks,
     Boots,
@@ -70,10 +72,11 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Restores,
         Self::Hot,
         Self::Kept,
+        Self::Sessions,
         Self::Many,
         Self::Forks,
         Self::Boots,
@@ -86,6 +89,7 @@ impl Part {
             Self::Restores => "restores",
             Self::Hot => "hot",
             Self::Kept => "kept",
+            Self::Sessions => "sessions",
             Self::Many => "many",
             Self::Forks => "forks",
             Self::Boots => "boots",
@@ -107,6 +111,7 @@ impl Part {
             }
             Self::Hot => hot(rounds).await,
             Self::Kept => kept(engine).await,
+            Self::Sessions => sessions::measure(engine, rounds).await,
             Self::Many => many(engine, rounds).await,
             Self::Forks => forks(engine, rounds).await,
             Self::Boots => boots(engine, program, rounds).await,

@@ -22,17 +22,12 @@ use super::{Transfer, open, refused};
 pub(crate) struct Watching {
     pub(crate) op_id: Option<OpId>,
     inotify: OwnedFd,
-    /// The directories that are watched, by the kernel's number: each with its path below the first.
-    places: HashMap<i32, Place>,
-    recursive: bool,
+    request: Watch,
+    /// The directories that are watched, by the kernel's number: the path of each below the first, with a `/`
+    /// at its end. None is held open: the kernel tells of the end of one that nobody holds.
+    places: HashMap<i32, String>,
     is_readable: bool,
     last: Option<(ChangeKind, String)>,
-}
-
-#[derive(Debug)]
-struct Place {
-    directory: OwnedFd,
-    prefix: String,
 }
 
 /// Events are read as the kernel packs them, some hundred at once.
@@ -44,7 +39,7 @@ const BUFFER_BYTES: usize = 8192;
 /// `path_error`.
 pub(crate) fn watch(
     connection: &mut Connection,
-    request: &Watch,
+    request: Watch,
     agent: &Agent,
 ) -> Result<(), WireError> {
     request.path.check(&agent.settings.limits)?;
@@ -55,7 +50,7 @@ pub(crate) fn watch(
         op_id: request.op_id,
         inotify: inotify::init(flags).map_err(&refuse)?,
         places: HashMap::new(),
-        recursive: request.recursive,
+        request: request.clone(),
         is_readable: false,
         last: None,
     };
@@ -92,7 +87,7 @@ impl Watching {
             if self.places.len() as u64 >= most {
                 return Err(Errno::NOSPC);
             }
-            if self.recursive {
+            if self.request.recursive {
                 open.extend(below(&directory, &prefix, agent));
             }
             let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
@@ -105,7 +100,7 @@ impl Watching {
                 | WatchFlags::DELETE_SELF
                 | WatchFlags::MOVE_SELF;
             let number = inotify::add_watch(&self.inotify, path, flags)?;
-            self.places.insert(number, Place { directory, prefix });
+            self.places.insert(number, prefix);
         }
         Ok(())
     }
@@ -156,10 +151,10 @@ impl Watching {
             self.tell(ChangeKind::Overflow, String::new(), outbox);
             return false;
         }
-        let Some(place) = self.places.get(&number) else {
+        let Some(prefix) = self.places.get(&number) else {
             return false;
         };
-        let is_first = place.prefix.is_empty();
+        let is_first = prefix.is_empty();
         if events.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED) {
             self.places.remove(&number);
             if is_first {
@@ -171,10 +166,10 @@ impl Watching {
         if name.starts_with(PREFIX) {
             return false;
         }
-        let path = [place.prefix.as_str(), &name].concat();
+        let path = [prefix.as_str(), &name].concat();
         let kind = if events.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
-            if self.recursive && events.contains(ReadFlags::ISDIR) {
-                self.add_new(number, &name, &path, agent);
+            if self.request.recursive && events.contains(ReadFlags::ISDIR) {
+                self.add_new(&path, agent);
             }
             ChangeKind::Created
         } else if events.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) {
@@ -189,14 +184,10 @@ impl Watching {
     }
 
     /// A directory was made below one that is watched. What is in it already is not told.
-    fn add_new(&mut self, number: i32, name: &str, path: &str, agent: &Agent) {
-        let Some(place) = self.places.get(&number) else {
-            return;
-        };
-        let opened = agent
-            .confinement
-            .as_user(|| openat(&place.directory, name, DIRECTORY, Mode::empty()));
-        if let Ok(opened) = opened {
+    fn add_new(&mut self, path: &str, agent: &Agent) {
+        let whole = [self.request.path.as_str(), "/", path].concat();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        if let Ok(opened) = open(&whole, flags, agent) {
             // One that cannot be watched is told of, but not what happens in it.
             let _ = self.add(opened, format!("{path}/"), agent);
         }

@@ -510,5 +510,15 @@ fn changes_are_told() {
     while next() != is(ChangeKind::Removed, "moved") {}
     client.cancel(9);
     assert!(matches!(client.response(), Response::Done(_)));
+    client.send(&Request::Watch(Watch {
+        action: Tag,
+        op_id: OpId::try_from(9).ok(),
+        path: path("new"),
+        recursive: false,
+    }));
+    assert!(matches!(client.response(), Response::Watching(_)));
+    std::fs::remove_dir_all(home.join("new")).unwrap();
+    // What is watched has gone, and so has the watch.
+    while !matches!(client.response(), Response::Done(_)) {}
     client.ping();
 }
