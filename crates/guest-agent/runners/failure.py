@@ -9,6 +9,9 @@ for name, code in SOURCES.items():
     if known is None or len(known) < 2 or known[1] is not None:
         lines = code.decode("utf-8", "replace").splitlines(keepends=True)
         linecache.cache[name] = (len(code), None, lines, name)
+if isinstance(FAILED, SyntaxError) and FAILED.text is None and FAILED.filename in SOURCES:
+    # What the compiler finds after the parser comes without its line, which it looks for in a file.
+    FAILED.text = linecache.getline(FAILED.filename, FAILED.lineno or 0) or None
 if sys.excepthook is sys.__excepthook__:
     traceback.print_exception(FAILED)
 else:

@@ -1,6 +1,11 @@
-# What an interpreter needs that outlives an exec. Executed by python.py.
+# What an interpreter needs that outlives an exec, or whose exec wants more than to run. Executed by python.py.
 import _signal
 import functools
+
+# Bits of a message's flags.
+SHOWN, FED = 1, 2
+# Of `compile`: `await` at the top level is none of a function's. Of code: to call it makes a coroutine.
+TOP_LEVEL_AWAIT, COROUTINE = 0x2000, 0x80
 
 
 def words(seed):
@@ -68,20 +73,52 @@ def apply_zone(names):
 
 
 def set_environment(text):
+    # Returns what it was, and where the directory cannot be entered a program that says so.
     pairs = dict(pair.split("=", 1) for pair in os.fsdecode(text[:-1]).split("\0"))
+    directory = pairs.pop("", None)
     before = {name: os.environ.get(name) for name in pairs}
     os.environ.update(pairs)
     apply_zone(pairs)
-    return before
+    if directory is None:
+        return before, None
+    try:
+        before[""] = here()
+        os.chdir(directory)
+    except OSError as error:
+        line = f"cannot enter the working directory {directory}: {error.strerror}"
+        return before, f"raise SystemExit({line!r})".encode("utf-8", "surrogateescape")
+    return before, None
+
+
+def here():
+    try:
+        return os.getcwd()
+    except OSError:
+        # It was removed.
+        return None
+
+
+def move_main():
+    # The program's directory is not the one that this interpreter waited in.
+    directory = os.getcwd()
+    MAIN.__file__ = directory + "/main.py"
+    sys.path[:] = [directory if place == START else place for place in sys.path]
 
 
 def restore_environment(before):
+    directory = before.pop("", None)
     for name, value in before.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
     apply_zone(before)
+    if directory is not None:
+        try:
+            os.chdir(directory)
+        except OSError:
+            # It was removed.
+            pass
 
 
 def tell_lines(code, name):
@@ -102,7 +139,84 @@ def forget_lines(name):
         linecache.cache.pop(name, None)
 
 
-def evaluate(code, name, namespace):
+def opened(name):
+    number, mode, encoding, errors = STREAMS[name]
+    return open(number, mode, 1 if number else -1, encoding, errors, closefd=False)
+
+
+def mend():
+    # What the program has printed goes out, and what it has closed is there for the next one.
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except BaseException:
+            try:
+                stream = getattr(sys, name, None)
+                if stream is None or getattr(stream, "closed", False):
+                    setattr(sys, name, opened(name))
+            except BaseException:
+                # Its descriptor is closed, too.
+                pass
+
+
+def complain(line):
+    try:
+        os.write(2, line.encode("utf-8", "replace") + b"\n")
+    except OSError:
+        pass
+
+
+def noted(*_):
+    # An interrupt where no program runs is the next one's, if its message has come.
+    global INTERRUPTED
+    INTERRUPTED = True
+
+
+def run_script(code, name, namespace):
+    exec(compile(code, name, "exec", dont_inherit=True), namespace)
+
+
+def run_in_context(code, name, namespace):
+    compiled = compile(code, name, "exec", TOP_LEVEL_AWAIT, True)
+    returned = eval(compiled, namespace)
+    if compiled.co_flags & COROUTINE:
+        awaited(returned)
+
+
+def awaited(coroutine):
+    # Tasks that it leaves go on when the next one is awaited.
+    global LOOP
+    import asyncio
+    import contextvars
+
+    if LOOP is None or LOOP.get_loop().is_closed():
+        LOOP = asyncio.Runner()
+    context = contextvars.copy_context()
+    try:
+        return LOOP.run(coroutine, context=context)
+    except KeyboardInterrupt as interrupt:
+        # The other one knows what was awaited.
+        cancelled = interrupt.__context__
+        if not isinstance(cancelled, asyncio.CancelledError):
+            raise
+        raise interrupt.with_traceback(cancelled.__traceback__) from None
+    finally:
+        for variable, value in context.items():
+            variable.set(value)
+
+
+def trimmed(error):
+    # Without the calls that are not the program's.
+    trace = error.__traceback__
+    while trace is not None:
+        names = trace.tb_frame.f_globals
+        if names is not globals() and not str(names.get("__name__")).startswith("asyncio."):
+            break
+        trace = trace.tb_next
+    return error.with_traceback(trace)
+
+
+def evaluate(act, code, name, namespace):
     # Returns the exit code. An interrupt is the program's, and only while it runs.
     global INTERRUPT
     failed = None
@@ -110,29 +224,97 @@ def evaluate(code, name, namespace):
     try:
         try:
             _signal.signal(_signal.SIGINT, INTERRUPT)
-            exec(compile(code, name, "exec", dont_inherit=True), namespace)
+            if INTERRUPTED:
+                raise KeyboardInterrupt
+            act(code, name, namespace)
         except SystemExit as exit:
             result = status(exit)
         except BaseException as error:
-            failed = error.with_traceback(error.__traceback__.tb_next)
-        handler = _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+            failed = trimmed(error)
+        handler = _signal.signal(_signal.SIGINT, noted)
         if handler is not None:
             INTERRUPT = handler
-    except KeyboardInterrupt as late:
-        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    except BaseException as late:
+        _signal.signal(_signal.SIGINT, noted)
         failed = late.with_traceback(None)
+        failed.__suppress_context__ = True
     if failed is not None:
-        result = show(failed)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:
-            pass
+        result = told(failed)
+    mend()
     return result
+
+
+def told(failed):
+    mend()
+    try:
+        return show(failed)
+    except BaseException:
+        # Its own methods fail, or `sys.excepthook` does.
+        complain(f"{type(failed).__name__}, which could not be shown")
+        return 1
+
+
+def runner(flags):
+    # How a program is run whose last value may be wanted.
+    if not flags & SHOWN:
+        return run_in_context
+    load_display()
+    return run_shown
+
+
+def load_display():
+    if "run_shown" not in globals():
+        exec(compile(open(HERE + "/display.py").read(), HERE + "/display.py", "exec"), globals())
+
+
+def once(code, flags):
+    # The same as python.py does, with the last value shown.
+    if flags & SHOWN:
+        SOURCES["main.py"] = code
+        result = evaluate(runner(flags), code, "main.py", MAIN.__dict__)
+        end_display()
+        _signal.signal(_signal.SIGINT, INTERRUPT)
+        if LOOP is not None:
+            LOOP.close()
+        finish(result)
+
+
+def prepare(code, flags):
+    main = new_main("main.py")
+    tell_lines(code, "main.py")
+    result = evaluate(runner(flags) if flags & SHOWN else run_script, code, "main.py", main.__dict__)
+    main.__dict__.clear()
+    forget_lines("main.py")
+    return result
+
+
+def settle():
+    # What there is after a preparation stays. A collection that does not look at it is cheap, and leaves the
+    # pages that it lies in shared by all VMs of a template.
+    load_display()
+    forget_caches()
+    gc.collect()
+    gc.freeze()
+    # What a program adds does not: it is to be taken apart with it.
+    lay_out()
+    _signal.signal(_signal.SIGINT, INTERRUPT)
+
+
+def next_message():
+    while True:
+        try:
+            return receive()
+        except BaseException:
+            # A handler of the program's, for a signal of its own, unless the program has closed the descriptor.
+            try:
+                os.fstat(MESSAGES)
+            except OSError:
+                os._exit(1)
 
 
 def keep(message):
     # Serves execs that leave this process in place, and returns the first that does not.
+    global INTERRUPTED
     kept, count, acts = None, 0, None
     while True:
         mode, seed, environment, code = message
@@ -141,40 +323,60 @@ def keep(message):
                 forget_caches()
                 acts = reseeders()
             reseed(acts, seed)
-        before = set_environment(environment) if environment else None
-        if mode[:1] == b"o":
+        before = None
+        if environment:
+            before, instead = set_environment(environment)
+            if mode[:1] == b"o" and environment[:1] == b"=":
+                move_main()
+            code = instead or code
+            message = mode, seed, environment, code
+        if mode == b"o\0":
             return message
-        if mode[:1] == b"p":
-            main = new_main("main.py")
-            tell_lines(code, "main.py")
-            result = evaluate(code, "main.py", main.__dict__)
-            main.__dict__.clear()
-            main = None
-            forget_lines("main.py")
-            forget_caches()
-            # What is there now stays. A collection that does not look at it is cheap, and leaves the pages
-            # that it lies in shared by all VMs of a template.
-            gc.collect()
-            gc.freeze()
-            # What a program adds does not: it is to be taken apart with it.
-            lay_out()
-            _signal.signal(_signal.SIGINT, INTERRUPT)
-            acts = primed_reseeders()
+        INTERRUPTED = False
+        letter, flags = mode[:1], mode[1]
+        if flags & FED:
+            stdin, sys.stdin = sys.stdin, opened("stdin")
+            fed = sys.stdin
+        if letter == b"o":
+            once(code, flags)
+            return message
+        if letter == b"p":
+            result = prepare(code, flags)
         else:
             count += 1
             name = f"exec-{count}.py"
             if kept is None:
                 kept = new_main(name)
             tell_lines(code, name)
-            result = evaluate(code, name, kept.__dict__)
+            result = evaluate(runner(flags), code, name, kept.__dict__)
             # What it has loaded is not known.
             acts = None
         if IS_CHILD:
             sys.exit(result)
+        if flags & SHOWN:
+            end_display()
+        if flags & FED and sys.stdin is fed:
+            # With what it has read ahead.
+            sys.stdin = stdin
         if before:
             restore_environment(before)
-        say(b"%d\n" % result)
-        message = receive()
+        if letter == b"p":
+            settle()
+            acts = primed_reseeders()
+        try:
+            os.write(WORDS, b"%d\n" % result)
+        except OSError:
+            complain("the program has closed descriptors from 253 to 255: the state of its context is lost")
+            os._exit(result)
+        message = next_message()
 
 
 INTERRUPT = _signal.getsignal(_signal.SIGINT)
+INTERRUPTED = False
+LOOP = None
+START = sys.path[0]
+STREAMS = {
+    "stdin": (0, "r", sys.stdin.encoding, sys.stdin.errors),
+    "stdout": (1, "w", sys.stdout.encoding, sys.stdout.errors),
+    "stderr": (2, "w", sys.stderr.encoding, sys.stderr.errors),
+}

@@ -64,6 +64,8 @@ def new_main(name):
     # There is no file: this is where tracebacks and `inspect` find the program's lines.
     main.__loader__ = type(sys)("loader")
     main.__loader__.get_source = lambda _=None: SOURCES.get(name, b"").decode("utf-8", "replace")
+    # With this name, what `multiprocessing` spawns looks for no file of it either.
+    main.__spec__ = type(sys.__spec__)("__main__", main.__loader__)
     main.__file__ = os.getcwd() + "/" + name
     sys.modules["__main__"] = main
     return main
@@ -149,7 +151,7 @@ lay_out()
 MESSAGE = receive()
 # This tells the agent that the program begins.
 say(b"r\n")
-if MESSAGE[0] != b"o\0":
+if MESSAGE[0] not in (b"o\0", b"o\2") or MESSAGE[2]:
     exec(open(HERE + "/keep.py").read())
     MESSAGE = keep(MESSAGE)
 CODE = SOURCES["main.py"] = MESSAGE[3]

@@ -11,6 +11,10 @@ use rustix::fs::{Access, access};
 const PYTHON: &str = include_str!("../runners/python.py");
 /// What it needs besides when it is kept.
 const PYTHON_KEEP: &str = include_str!("../runners/keep.py");
+/// What it needs besides when values are to be shown.
+const PYTHON_DISPLAY: &str = include_str!("../runners/display.py");
+/// What matplotlib draws on then.
+const PYTHON_FIGURES: &str = include_str!("../runners/figures.py");
 /// What it needs besides when the program fails.
 const PYTHON_FAILURE: &str = include_str!("../runners/failure.py");
 /// Runs scripts that lie in the file of descriptor 3, when a word comes on descriptor 4: one line, so
@@ -62,6 +66,8 @@ impl Interpreters {
         fs::create_dir(&runners)?;
         fs::write(runners.join("python.py"), PYTHON)?;
         fs::write(runners.join("keep.py"), PYTHON_KEEP)?;
+        fs::write(runners.join("display.py"), PYTHON_DISPLAY)?;
+        fs::write(runners.join("figures.py"), PYTHON_FIGURES)?;
         fs::write(runners.join("failure.py"), PYTHON_FAILURE)?;
         fs::write(runners.join("javascript.ts"), JAVASCRIPT)?;
         fs::write(runners.join("context.ts"), JAVASCRIPT_CONTEXT)?;
