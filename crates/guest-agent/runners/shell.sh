@@ -1,1 +1,93 @@
-while IFS= read -r -u 4 __w; do mapfile -t -d "" -u 3 __c; [[ ${__w#* } == 0 ]] || RANDOM=${__w#* }; case $__w in o*) exec 3<&- 4<&- 5>&-; for __w in "${__c[@]:0:${#__c[@]}-1}"; do export "$__w"; done; eval "unset __w __c; ${__c[-1]}"; exit;; p*) (exec 3<&- 4<&- 5>&-; for __w in "${__c[@]:0:${#__c[@]}-1}"; do export "$__w"; done; eval "unset __w __c; ${__c[-1]}"); printf '%d\n' "$?" >&5;; *) __b=(); for __w in "${__c[@]:0:${#__c[@]}-1}"; do __n=${__w%%=*}; if [[ -v $__n ]]; then __b+=("$__n=${!__n}"); else __b+=("$__n"); fi; export "$__w"; done; eval "${__c[-1]}" 3<&- 4<&- 5>&-; __s=$?; for __w in "${__b[@]}"; do if [[ $__w == *=* ]]; then export "$__w"; else unset "$__w"; fi; done; printf '%d\n' "$__s" >&5;; esac; done
+# Runs scripts that lie in the file of descriptor 3, when a word comes on descriptor 4; interpreter.rs describes
+# both. Bash is given all of this as one line, so that the scripts' lines keep their numbers: each line here ends
+# where a `;` may stand, and comments have lines of their own.
+#
+# Of an exec in a context: __b what its variables and its directory were, __s how it ended, __r 1 while it runs.
+# What an interrupt breaks goes on behind the loop, and back to it.
+while
+  if [[ ${__s-} ]]; then
+    for __w in "${__b[@]}"; do
+      case $__w in
+      =*) builtin cd -- "${__w:1}" 2>/dev/null;;
+      *=*) export "$__w";;
+      *) unset "$__w";;
+      esac;
+    done;
+    printf '%d\n' "$__s" >&5;
+  fi;
+  IFS= read -r -u 4 __w;
+do
+  mapfile -t -d "" -u 3 __c;
+  [[ ${__w#* } == 0 ]] || RANDOM=${__w#* };
+  case $__w in
+  o*)
+    exec 3<&- 4<&- 5>&-;
+    for __w in "${__c[@]:0:${#__c[@]}-1}"; do
+      case $__w in =*) cd -- "${__w:1}" || exit 1;; *) export "$__w";; esac;
+    done;
+    eval "unset __w __c; ${__c[-1]}";
+    exit;;
+  p*)
+    (
+      exec 3<&- 4<&- 5>&-;
+      for __w in "${__c[@]:0:${#__c[@]}-1}"; do
+        case $__w in =*) cd -- "${__w:1}" || exit 1;; *) export "$__w";; esac;
+      done;
+      eval "unset __w __c; ${__c[-1]}"
+    );
+    printf '%d\n' "$?" >&5;;
+  *)
+# An interrupt leaves the command that runs, and __t, before each further one, what that stands in: a function by
+# `return`, all loops, this one too, by `break`. For what is left then, bash executes nothing. What is read again
+# after a handler, as by `read`, finds an end. `extdebug` has a failing __t skip the command that it comes before.
+    [[ ${__r-} ]] || trap '
+      if [[ $__r == 1 ]]; then
+        __i=$-;
+        ! shopt -q extdebug || __i+=X;
+        set +e;
+        shopt -s extdebug;
+        if [[ ${FUNCNAME-} ]]; then
+          trap "$__t" DEBUG;
+          return 130;
+        else
+          { exec {__d}<&0 </dev/null; } 2>/dev/null;
+          trap "$__t" DEBUG;
+          break 999;
+        fi;
+      fi' INT;
+    __b=() __r=1 __s= __i= __d= __t='
+      case $BASH_COMMAND in
+      "trap -- - DEBUG"|"return 130"|"break 999") ;;
+      *) if [[ ${FUNCNAME-} ]]; then return 130; else break 0 2>/dev/null; fi;;
+      esac';
+    for __w in "${__c[@]:0:${#__c[@]}-1}"; do
+      __n=${__w%%=*};
+      case $__w in
+      =*)
+        __b+=("=$PWD" "OLDPWD${OLDPWD+=$OLDPWD}");
+        builtin cd -- "${__w:1}" || __s=1;;
+      *)
+        if [[ -v $__n ]]; then __b+=("$__n=${!__n}"); else __b+=("$__n"); fi;
+        export "$__w";;
+      esac;
+    done;
+    if [[ ! $__s ]]; then
+      eval "${__c[-1]}" 3<&- 4<&- 5>&-;
+      __s=$?;
+    fi;
+    __r=0;;
+  esac;
+done;
+trap -- - DEBUG;
+if [[ ${__i-} ]]; then
+  [[ $__i == *X* ]] || shopt -u extdebug;
+  for __w in e E T; do
+    [[ $__i != *"$__w"* ]] || set "-$__w";
+  done;
+  if [[ $__d ]]; then
+    [[ ! /proc/self/fd/0 -ef /dev/null ]] || exec 0<&"$__d";
+    exec {__d}<&-;
+  fi;
+  __r= __s=130;
+  eval "$BASH_EXECUTION_STRING";
+fi

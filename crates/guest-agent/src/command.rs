@@ -17,8 +17,7 @@ const PYTHON_DISPLAY: &str = include_str!("../runners/display.py");
 const PYTHON_FIGURES: &str = include_str!("../runners/figures.py");
 /// What it needs besides when the program fails.
 const PYTHON_FAILURE: &str = include_str!("../runners/failure.py");
-/// Runs scripts that lie in the file of descriptor 3, when a word comes on descriptor 4: one line, so
-/// that the scripts' lines keep their numbers.
+/// Runs scripts that lie in the file of descriptor 3, when a word comes on descriptor 4.
 const SHELL: &str = include_str!("../runners/shell.sh");
 /// Waits before bun runs main.ts.
 const JAVASCRIPT: &str = include_str!("../runners/javascript.ts");
@@ -109,7 +108,7 @@ impl Interpreters {
             ],
             Language::Raw => vec![
                 argument(b"-c"),
-                argument(SHELL.trim_end().as_bytes()),
+                argument(one_line(SHELL).as_bytes()),
                 argument(b"bash"),
             ],
         };
@@ -178,6 +177,15 @@ impl Drop for Interpreters {
     }
 }
 
+/// A script as one line, without its comments.
+fn one_line(script: &str) -> String {
+    let lines = script.lines().map(str::trim);
+    let code: Vec<_> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
+    code.join(" ")
+}
+
 fn is_program(path: &Path) -> bool {
     access(path, Access::EXEC_OK).is_ok() && path.is_file()
 }
@@ -200,6 +208,10 @@ mod tests {
 
     #[test]
     fn the_shell_runner_is_one_line() {
-        assert_eq!(SHELL.trim_end().lines().count(), 1);
+        assert_eq!(
+            one_line("# a\nif b;\n  # c\n  then d;\nfi\n"),
+            "if b; then d; fi"
+        );
+        assert_eq!(one_line(SHELL).lines().count(), 1);
     }
 }
