@@ -83,7 +83,7 @@ def set_environment(text):
         return before, None
     try:
         before[""] = here()
-        os.chdir(directory)
+        os.chdir(os.path.join(START, directory))
     except OSError as error:
         line = f"cannot enter the working directory {directory}: {error.strerror}"
         return before, f"raise SystemExit({line!r})".encode("utf-8", "surrogateescape")

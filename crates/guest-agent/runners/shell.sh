@@ -2,7 +2,8 @@
 # both. Bash is given all of this as one line, so that the scripts' lines keep their numbers: each line here ends
 # where a `;` may stand, and comments have lines of their own.
 #
-# Of an exec in a context: __b what its variables and its directory were, __s how it ended, __r 1 while it runs.
+# Of an exec in a context: __b what its variables and its directory were, __s how it ended, __r 1 while it runs;
+# __h is where directories begin.
 # What an interrupt breaks goes on behind the loop, and back to it.
 while
   if [[ ${__s-} ]]; then
@@ -55,7 +56,7 @@ do
           break 999;
         fi;
       fi' INT;
-    __b=() __r=1 __s= __i= __d= __t='
+    __b=() __h=${__h-$PWD} __r=1 __s= __i= __d= __t='
       case $BASH_COMMAND in
       "trap -- - DEBUG"|"return 130"|"break 999") ;;
       *) if [[ ${FUNCNAME-} ]]; then return 130; else break 0 2>/dev/null; fi;;
@@ -65,7 +66,9 @@ do
       case $__w in
       =*)
         __b+=("=$PWD" "OLDPWD${OLDPWD+=$OLDPWD}");
-        builtin cd -- "${__w:1}" || __s=1;;
+        __w=${__w:1};
+        case $__w in /*) ;; *) __w=$__h/$__w;; esac;
+        builtin cd -- "$__w" || __s=1;;
       *)
         if [[ -v $__n ]]; then __b+=("$__n=${!__n}"); else __b+=("$__n"); fi;
         export "$__w";;

@@ -314,20 +314,33 @@ fn a_working_directory_holds_for_its_exec() {
             "{}",
             outcome.err()
         );
-        let missing = run_with(
+    }
+    assert_eq!(
+        run(&mut client, cwd, within("sub")).out(),
+        format!("{sub}\n")
+    );
+    // The agent finds it, and the interpreter does not.
+    let gone = "/proc/self/cwd/sub";
+    let said = "cannot enter the working directory /proc/self/cwd/sub: No such file or directory\n";
+    let missing = run(&mut client, "print('runs')", within(gone));
+    assert_eq!((missing.out(), missing.err()), ("", said));
+    assert_eq!(missing.complete().exit_code, 1);
+    for display in [false, true] {
+        run_with(
             &mut client,
             Language::Python,
-            "print('runs')",
-            within("/no such"),
+            "import os\nos.chdir('/')",
+            |r| {
+                r.prepare = true;
+            },
         );
-        assert_eq!(
-            missing.err(),
-            "cannot enter the working directory /no such: No such file or directory\n"
-        );
-        assert_eq!((missing.out(), missing.complete().exit_code), ("", 1));
+        let missing = run_with(&mut client, Language::Python, "print('runs')", |request| {
+            request.cwd = Some(GuestPath::new(gone));
+            request.display = display;
+        });
+        assert_eq!((missing.out(), missing.err()), ("", said));
+        assert_eq!(missing.complete().exit_code, 1);
     }
-    let missing = run(&mut client, "print('runs')", within("/no such"));
-    assert_eq!((missing.out(), missing.complete().exit_code), ("", 1));
     assert_eq!(plain(&mut client, cwd).out(), "/usr\n");
 }
 
