@@ -167,9 +167,20 @@ def complain(line):
 
 
 def noted(*_):
-    # An interrupt where no program runs is the next one's, if its message has come.
+    # An interrupt where no program runs is the one's whose message has come, and else nobody's: the agent sends
+    # the message first.
     global INTERRUPTED
-    INTERRUPTED = True
+    import select
+
+    INTERRUPTED = READ[0] != 0 or bool(select.select([MESSAGES], [], [], 0)[0])
+
+
+def more_noted(_):
+    # As `more`, but it shows what has come before it returns.
+    count = os.readv(MESSAGES, [READ])
+    if not count:
+        os._exit(0)
+    return bytes(memoryview(READ)[:count])
 
 
 def run_script(code, name, namespace):
@@ -314,7 +325,7 @@ def next_message():
 
 def keep(message):
     # Serves execs that leave this process in place, and returns the first that does not.
-    global INTERRUPTED
+    global INTERRUPTED, more
     kept, count, acts = None, 0, None
     while True:
         mode, seed, environment, code = message
@@ -332,7 +343,6 @@ def keep(message):
             message = mode, seed, environment, code
         if mode == b"o\0":
             return message
-        INTERRUPTED = False
         letter, flags = mode[:1], mode[1]
         if flags & FED:
             stdin, sys.stdin = sys.stdin, opened("stdin")
@@ -347,6 +357,7 @@ def keep(message):
             name = f"exec-{count}.py"
             if kept is None:
                 kept = new_main(name)
+                more = more_noted
             tell_lines(code, name)
             result = evaluate(runner(flags), code, name, kept.__dict__)
             # What it has loaded is not known.
@@ -363,6 +374,8 @@ def keep(message):
         if letter == b"p":
             settle()
             acts = primed_reseeders()
+        INTERRUPTED = False
+        READ[0] = 0
         try:
             os.write(WORDS, b"%d\n" % result)
         except OSError:
@@ -373,6 +386,8 @@ def keep(message):
 
 INTERRUPT = _signal.getsignal(_signal.SIGINT)
 INTERRUPTED = False
+# What was read last; begins with 0 while no message has come.
+READ = bytearray(b"\1" * 65536)
 LOOP = None
 START = sys.path[0]
 STREAMS = {

@@ -3,7 +3,7 @@
 # where a `;` may stand, and comments have lines of their own.
 #
 # Of an exec in a context: __b what its variables and its directory were, __s how it ended, __r 1 while it runs;
-# __h is where directories begin.
+# __e that an interrupt came after its message and before that, __h where directories begin.
 # What an interrupt breaks goes on behind the loop, and back to it.
 while
   if [[ ${__s-} ]]; then
@@ -14,6 +14,7 @@ while
       *) unset "$__w";;
       esac;
     done;
+    __w= __e=;
     printf '%d\n' "$__s" >&5;
   fi;
   IFS= read -r -u 4 __w;
@@ -26,7 +27,7 @@ do
     for __w in "${__c[@]:0:${#__c[@]}-1}"; do
       case $__w in =*) cd -- "${__w:1}" || exit 1;; *) export "$__w";; esac;
     done;
-    eval "unset __w __c; ${__c[-1]}";
+    eval "unset __w __c __e; ${__c[-1]}";
     exit;;
   p*)
     (
@@ -34,7 +35,7 @@ do
       for __w in "${__c[@]:0:${#__c[@]}-1}"; do
         case $__w in =*) cd -- "${__w:1}" || exit 1;; *) export "$__w";; esac;
       done;
-      eval "unset __w __c; ${__c[-1]}"
+      eval "unset __w __c __e; ${__c[-1]}"
     );
     printf '%d\n' "$?" >&5;;
   *)
@@ -55,6 +56,8 @@ do
           trap "$__t" DEBUG;
           break 999;
         fi;
+      elif [[ $__w ]] || read -t 0 -u 4; then
+        __e=1;
       fi' INT;
     __b=() __h=${__h-$PWD} __r=1 __s= __i= __d= __t='
       case $BASH_COMMAND in
@@ -74,6 +77,7 @@ do
         export "$__w";;
       esac;
     done;
+    [[ ! $__e ]] || __s=130;
     if [[ ! $__s ]]; then
       eval "${__c[-1]}" 3<&- 4<&- 5>&-;
       __s=$?;

@@ -180,6 +180,35 @@ fn an_interrupt_between_two_execs_is_nobodys() {
     within("it is the same one", || agent.children().len() == 1);
 }
 
+/// It may come before the interpreter has read of its exec.
+#[test]
+fn an_early_interrupt_is_its_execs() {
+    let agent = Agent::open();
+    let mut client = agent.hello(&["cancel"]);
+    for (language, first, code, next) in [
+        (Language::Raw, "x=5", "while :; do :; done", "echo $x"),
+        (Language::Python, "x = 5", "while True: pass", "print(x)"),
+    ] {
+        let mut begin = |code: &str, is_cancelled: bool| {
+            let mut request = exec(Some(1), language, code);
+            request.context = Some(ContextName::new(language.as_str()));
+            client.send(&Request::Exec(request));
+            if is_cancelled {
+                client.cancel(1);
+            }
+            client.outcome()
+        };
+        begin(first, false);
+        for _ in 0..100 {
+            let outcome = begin(code, true);
+            let complete = outcome.complete();
+            assert_eq!(complete.ended_by, EndedBy::Cancelled);
+            assert_eq!(complete.evidence.detail, None, "{language}");
+            assert_eq!(begin(next, false).out(), "5\n", "{language}");
+        }
+    }
+}
+
 #[test]
 fn what_else_a_context_keeps() {
     let agent = Agent::open();
