@@ -23,6 +23,8 @@ use crate::settings::Settings;
 
 /// Bytes read from a client at once.
 const READ_BYTES: usize = 64 * 1024;
+/// Bytes that a virtio port holds in one of its buffers.
+const PAGE_BYTES: usize = 4096;
 /// The longest line of a client that has not shown its token: `hello` fits, little else does.
 const STRANGER_LINE_BYTES: u64 = 64 * 1024;
 /// How long a client may take to show its token, and to hang up when it is told to.
@@ -226,11 +228,16 @@ impl Connection {
 
     fn receive(&mut self) {
         self.input.reserve_exact(READ_BYTES);
-        match rustix::io::read(&self.descriptor, spare_capacity(&mut self.input)) {
-            Ok(0) => self.stage = Stage::Gone,
-            Ok(_) if self.stage == Stage::Closing => self.input.clear(),
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => self.stage = Stage::Gone,
+        loop {
+            match rustix::io::read(&self.descriptor, spare_capacity(&mut self.input)) {
+                Ok(0) => self.stage = Stage::Gone,
+                Ok(_) if self.stage == Stage::Closing => self.input.clear(),
+                // There may be more: a port gives a page at once.
+                Ok(PAGE_BYTES..) if self.input.len() < READ_BYTES => continue,
+                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => self.stage = Stage::Gone,
+            }
+            return;
         }
     }
 

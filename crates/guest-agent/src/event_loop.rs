@@ -183,6 +183,7 @@ impl EventLoop {
     /// Sleeps until something happens or is due, and says what.
     fn wait(&self) -> rustix::io::Result<Vec<(Source, PollFlags)>> {
         let limits = &self.agent.settings.limits;
+        let now = Instant::now();
         let mut sources = vec![Source::Signals];
         let mut polled = vec![PollFd::new(&self.signals, PollFlags::IN)];
         let mut add = |source, descriptor, flags| {
@@ -216,7 +217,7 @@ impl EventLoop {
                 continue;
             }
             for stream in 0..operation.outputs.len() {
-                if let Some(pipe) = operation.awaited(stream, limits) {
+                if let Some(pipe) = operation.awaited(stream, limits, now) {
                     add(Source::Output(o, stream), pipe, PollFlags::IN);
                 }
             }

@@ -10,6 +10,7 @@ mod attach;
 mod begin;
 mod boot;
 mod cgroup;
+mod checksum;
 mod command;
 mod confine;
 mod connection;

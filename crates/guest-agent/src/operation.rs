@@ -312,9 +312,14 @@ impl Operation {
     }
 
     /// The pipe of one stream, while it is worth waiting for.
-    pub(crate) fn awaited(&self, stream: usize, limits: &Limits) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn awaited(
+        &self,
+        stream: usize,
+        limits: &Limits,
+        now: Instant,
+    ) -> Option<BorrowedFd<'_>> {
         self.outputs[stream]
-            .awaited(limits)
+            .awaited(limits, now)
             .filter(|_| self.credit != Some(0) && self.replay.is_none())
     }
 
@@ -415,10 +420,17 @@ impl Operation {
             self.outputs.iter_mut().for_each(OutputStream::discard);
         } else if self.stopping.is_none() {
             self.process.signal(Signal::INT);
-            let next = now + Duration::from_millis(limits.grace_ms);
+            let grace = Duration::from_millis(limits.grace_ms);
+            // Bash may have been about to make the child that it waits for now.
+            let again = self.talk.as_ref().is_some_and(Talk::wants_two_interrupts);
+            let next = if again {
+                (Signal::INT, now + grace / 2)
+            } else {
+                (Signal::TERM, now + grace)
+            };
             self.stopping = Some(Stopping {
                 reason,
-                next: Some((Signal::TERM, next)),
+                next: Some(next),
             });
         }
     }
@@ -434,12 +446,20 @@ impl Operation {
         if self.end.is_some() {
             return;
         }
+        self.outputs.iter_mut().for_each(|output| output.tick(now));
         let is_due = self.due().is_some_and(|due| now >= due);
         match &mut self.stopping {
             None if is_due => {
                 self.stop(Reason::Timeout, limits, now);
             }
             Some(Stopping { next, .. }) => match *next {
+                Some((Signal::INT, at)) if now >= at => {
+                    self.process.signal(Signal::INT);
+                    *next = Some((
+                        Signal::TERM,
+                        at + Duration::from_millis(limits.grace_ms) / 2,
+                    ));
+                }
                 Some((Signal::TERM, at)) if now >= at => {
                     self.process.signal(Signal::TERM);
                     *next = Some((Signal::KILL, now + Duration::from_millis(limits.grace_ms)));

@@ -53,7 +53,13 @@ pub(crate) struct OutputStream {
     is_terminal: bool,
     /// Until when to wait for a terminal's last words.
     until: Option<Instant>,
+    /// Until when the pipe is left alone, for its writer to fill it.
+    rest: Option<Instant>,
 }
+
+/// How long a pipe is left alone that gave less than was asked for, after the first output: a program that
+/// writes small pieces would else be interrupted for each of them. Its pipe takes this long to fill.
+const REST: Duration = Duration::from_millis(1);
 
 /// How long a terminal may take to hand on what was written to it.
 const TERMINAL_PATIENCE: Duration = Duration::from_millis(500);
@@ -73,6 +79,7 @@ impl OutputStream {
             left: None,
             is_terminal: false,
             until: None,
+            rest: None,
         }
     }
 
@@ -90,13 +97,18 @@ impl OutputStream {
     }
 
     /// The pipe, while it is worth waiting for bytes in it.
-    pub(crate) fn awaited(&self, limits: &Limits) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn awaited(&self, limits: &Limits, now: Instant) -> Option<BorrowedFd<'_>> {
         let room = (self.gathered.len() as u64) < limits.chunk_bytes;
         let comes = self.left.is_none() || self.until.is_some();
         self.pipe
             .as_ref()
-            .filter(|_| room && comes)
+            .filter(|_| room && comes && self.rest.is_none_or(|rest| now >= rest))
             .map(AsFd::as_fd)
+    }
+
+    /// What time has brought.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.rest = self.rest.filter(|rest| now < *rest);
     }
 
     /// The pipe holds bytes, or its end.
@@ -157,7 +169,9 @@ impl OutputStream {
         let flush = self
             .since
             .map(|since| since + Duration::from_millis(limits.flush_ms));
-        flush.into_iter().chain(self.until).min()
+        // After the program's end nothing is waited for.
+        let rest = self.rest.filter(|_| self.left.is_none());
+        flush.into_iter().chain(self.until).chain(rest).min()
     }
 
     /// Reads once, at most up to a full chunk and `allowed`. Returns how many bytes came.
@@ -201,6 +215,8 @@ impl OutputStream {
             Ok(0) => self.close(),
             Ok(bytes) => {
                 self.since.get_or_insert(now);
+                let is_fast = self.begun && bytes < most;
+                self.rest = is_fast.then(|| now + REST);
                 if let Some(left) = &mut self.left {
                     *left -= (bytes as u64).min(*left);
                 }
@@ -246,7 +262,7 @@ impl OutputStream {
         self.since = None;
         let bytes = std::mem::take(&mut self.gathered);
         self.summary.bytes += bytes.len() as u64;
-        self.summary.crc32c = crc32c::crc32c_append(self.summary.crc32c, &bytes);
+        self.summary.crc32c = crate::checksum::append(self.summary.crc32c, &bytes);
         if framing.encoding == Encoding::Raw {
             self.send_raw(bytes, framing, outbox);
             return;

@@ -2,6 +2,7 @@ use std::os::fd::OwnedFd;
 
 use fumehood_sys::guest::Ended;
 use rustix::fs::AtFlags;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::cgroup::{Cgroup, Cgroups, Usage};
@@ -42,9 +43,11 @@ impl Process {
 
     /// Sends a signal to the process group. Only while its leader is not reaped.
     pub(crate) fn signal(&self, signal: Signal) {
-        if let Some(pid) = Pid::from_raw(self.pid) {
-            // ESRCH: all of them have ended, and that will be seen in a moment.
-            let _ = kill_process_group(pid, signal);
+        if let Some(pid) = Pid::from_raw(self.pid)
+            && kill_process_group(pid, signal) == Err(Errno::SRCH)
+        {
+            // It has ended, and that will be seen in a moment; or it leads no group yet.
+            let _ = kill_process(pid, signal);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::dispatch::room;
 use crate::input::Input;
 use crate::operation::{Follower, Operation, Terms};
 use crate::process::Process;
-use crate::spawn::failed;
+use crate::spawn::{failed, output_pipe};
 use crate::talk::Parts;
 
 /// Starts a program.
@@ -175,16 +175,16 @@ pub(crate) fn enter(path: &GuestPath, agent: &Agent) -> Result<OwnedFd, WireErro
 }
 
 fn pipes(stdin: bool, agent: &Agent) -> std::io::Result<Wires> {
-    let (stdout, stdout_of_child) = pipe_with(PipeFlags::CLOEXEC)?;
-    let (stderr, stderr_of_child) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stdout, stdout_of_child) = output_pipe()?;
+    let (stderr, stderr_of_child) = output_pipe()?;
     let (input_of_child, input) = if stdin {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         (reader, Some(writer))
     } else {
         (agent.confinement.null.try_clone()?, None)
     };
-    for ours in [&stdout, &stderr].into_iter().chain(&input) {
-        fcntl_setfl(ours, OFlags::NONBLOCK)?;
+    if let Some(input) = &input {
+        fcntl_setfl(input, OFlags::NONBLOCK)?;
     }
     Ok(Wires {
         standard: [input_of_child, stdout_of_child, stderr_of_child],

@@ -87,21 +87,17 @@ fn launched(
     cgroup: Option<&Cgroup>,
     confinement: &Confinement,
 ) -> std::io::Result<Started> {
-    let (stdout, stdout_of_child) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    let (stderr, stderr_of_child) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let (stdout, stdout_of_child) = output_pipe()?;
+    let (stderr, stderr_of_child) = output_pipe()?;
     // Pipes, like the output: what moves bytes through one is translated once for all of them.
     let (messages_of_child, messages) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let (words, words_of_child) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     // Bash has no values to show, and its script in that place.
     let results = match memory {
-        None => Some(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?),
+        None => Some(output_pipe()?),
         Some(_) => None,
     };
-    let ours = results.iter().map(|(ours, _)| ours);
-    for ours in [&stdout, &stderr, &messages, &words]
-        .into_iter()
-        .chain(ours)
-    {
+    for ours in [&messages, &words] {
         rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK)?;
     }
     // Without a writer its standard input is at its end. Here the child's end needs another file
@@ -143,6 +139,21 @@ fn launched(
         messages,
         words,
     })
+}
+
+/// Bytes that a program can write before it has to wait for the agent.
+const PIPE_BYTES: usize = 256 * 1024;
+
+/// Pipes for output, ours first.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn output_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, of_child) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK)?;
+    // One that stays small is only slower.
+    let _ = rustix::pipe::fcntl_setpipe_size(&ours, PIPE_BYTES);
+    Ok((ours, of_child))
 }
 
 /// What could not be done, as an answer.

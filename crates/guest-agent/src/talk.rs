@@ -113,6 +113,11 @@ impl Talk {
         self.mode != Mode::Once || (self.language == Language::Python && process.cgroup().is_some())
     }
 
+    /// Whether its interpreter may miss one interrupt.
+    pub(crate) fn wants_two_interrupts(&self) -> bool {
+        self.language == Language::Raw && self.mode == Mode::Context
+    }
+
     /// The interpreter and where it goes back to, after a program that it survived.
     pub(crate) fn into_interpreter(self, parts: Parts) -> Option<(Home, Interpreter)> {
         let (home, words) = (self.home?, parts.words?);

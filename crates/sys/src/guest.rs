@@ -4,6 +4,7 @@
 //! one thread may do whatever its parent could.
 
 mod children;
+mod emulated;
 mod entropy;
 mod files_of;
 mod heap;
@@ -14,6 +15,7 @@ mod scheduling;
 mod signals;
 
 pub use children::{Ended, peek_ended, reap};
+pub use emulated::is_emulated;
 pub use entropy::{add_entropy, reseed};
 pub use files_of::FilesOf;
 pub use heap::keep_freed_memory;

@@ -106,7 +106,7 @@ impl Reading {
                     *credit -= bytes as u64;
                 }
                 self.summary.bytes += bytes as u64;
-                self.summary.crc32c = crc32c::crc32c_append(self.summary.crc32c, &buffer);
+                self.summary.crc32c = crate::checksum::append(self.summary.crc32c, &buffer);
                 let seq = self.framing.seq;
                 self.framing.send(Stream::File, seq, buffer, outbox);
                 self.framing.seq += 1;

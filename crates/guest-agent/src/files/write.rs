@@ -133,7 +133,7 @@ impl Writing {
             return Step::Failed(refused("write", &self.request.path, agent)(errno));
         }
         self.bytes = total;
-        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+        self.crc32c = crate::checksum::append(self.crc32c, bytes);
         if eof {
             return self.finish(outbox, agent);
         }
