@@ -45,6 +45,7 @@ const RANKS: &[&[&str]] = &[
         "sandbox",
         "context",
         "files",
+        "packages",
         "tree",
         "agent_line",
         "keeper",

@@ -21,7 +21,7 @@
 //! # }
 //! ```
 //!
-//! Modules by rank; a lower one never names a higher: `engine, builder, doctor > sandbox, context, files, tree,
+//! Modules by rank; a lower one never names a higher: `engine, builder, doctor > sandbox, context, files, packages, tree,
 //! agent_line, keeper > begun > host > pool > template > restore, checkpoint > snapshot, warm > launch, ending >
 //! life > vm > follow > run, spawn > control, result, greeting > channel, router, writer > console, admission,
 //! machine > config > accelerator > error`.
@@ -49,6 +49,7 @@ mod keeper;
 mod launch;
 mod life;
 mod machine;
+mod packages;
 mod pool;
 mod restore;
 mod result;
@@ -80,6 +81,7 @@ pub use fumehood_protocol::{
 };
 pub use host::Counts;
 pub use life::SandboxEnd;
+pub use packages::InstalledPackage;
 pub use result::MimeBundle;
 pub use run::{Event, Outcome, Run, RunRequest, Source, Timing};
 pub use sandbox::Sandbox;

@@ -2,8 +2,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fumehood_protocol::{
-    Attach, CloseContext, ContextName, IdempotencyKey, Language, ListProcesses, PROTOCOL_VERSION,
-    ProcessInfo, Refresh, Request, Response, Spawn, Tag, WireError,
+    Attach, CloseContext, ContextName, IdempotencyKey, InstallPackages, Language, ListProcesses,
+    PROTOCOL_VERSION, ProcessInfo, Refresh, Request, Response, Spawn, Tag, WireError,
 };
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind};
 use crate::files::Files;
 use crate::host::{Fresh, Host};
 use crate::life::{Busy, Life, SandboxEnd};
+use crate::packages::{InstalledPackage, installed};
 use crate::run::{Run, RunRequest, Source};
 use crate::snapshot::Snapshot;
 use crate::spawn::SpawnRequest;
@@ -233,6 +234,38 @@ impl Sandbox {
     #[must_use]
     pub fn files(&self) -> Files {
         Files::new(self.clone())
+    }
+
+    /// Installs packages for Python (by uv) or JavaScript (by bun), each with a version specifier as its
+    /// package index takes it (`six==1.16.0`, `lodash@^4`), into the user's home; contexts find them at
+    /// once. Returns all that are installed then, in the versions that were resolved. Takes 300 s at most.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a package that is not allowed, and, with the
+    /// tool's own words, for one that is not to be had; [`ErrorKind::Lost`](crate::ErrorKind::Lost).
+    pub async fn install(
+        &self,
+        language: Language,
+        packages: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Vec<InstalledPackage>, Error> {
+        let install = InstallPackages {
+            action: Tag,
+            op_id: None,
+            language,
+            packages: packages.into_iter().map(Into::into).collect(),
+            timeout: None,
+            credit: None,
+        };
+        let (_, timeout_s) = install.check(self.limits()).map_err(invalid)?;
+        let (operation, busy) = self.operate(None, |op_id, credit| {
+            Request::InstallPackages(InstallPackages {
+                op_id: Some(op_id),
+                credit: Some(credit),
+                ..install
+            })
+        })?;
+        let begun = self.begun(operation, Some(Duration::from_secs(timeout_s)));
+        installed(self.drive(begun, busy)).await
     }
 
     /// What runs in it: programs, interpreters, contexts.

@@ -1,8 +1,8 @@
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
-    Chunk, CloseContext, Done, ErrorType, Exec, InputData, InstallPackages, OpId, Ping, Pong,
-    ProcessKind, Request, Resize, Response, SendSignal, Stdin, Tag, WireError,
+    Chunk, CloseContext, Done, ErrorType, Exec, InputData, OpId, Ping, Pong, ProcessKind, Request,
+    Resize, Response, SendSignal, Stdin, Tag, WireError,
 };
 use rustix::process::Signal;
 
@@ -13,6 +13,7 @@ use crate::connection::{Connection, Incoming};
 use crate::files;
 use crate::freshness::{admits, quiesce, refresh};
 use crate::hello::hello;
+use crate::install::install_packages;
 use crate::listing::list_processes;
 use crate::operation::{Follower, Operation, Reason, Terms};
 use crate::program::{enter, spawn};
@@ -64,7 +65,7 @@ fn answer(
         Request::Attach(request) => attach(connection, &request, agent)?,
         Request::ListProcesses(request) => list_processes(connection, &request, agent, now),
         Request::CloseContext(request) => close_context(connection, &request, agent)?,
-        Request::InstallPackages(request) => install_packages(&request, agent)?,
+        Request::InstallPackages(request) => install_packages(connection, &request, agent, now)?,
         Request::Quiesce(request) => quiesce(connection, &request, agent)?,
         Request::Refresh(request) => refresh(connection, &request, agent)?,
         Request::WriteFile(request) => files::write(connection, request, agent)?,
@@ -312,14 +313,4 @@ fn close_context(
     let op_id = request.op_id;
     connection.outbox.answer(&Response::Done(Done { op_id }));
     Ok(())
-}
-
-fn install_packages(request: &InstallPackages, agent: &Agent) -> Result<(), WireError> {
-    let (specs, _) = request.check(&agent.settings.limits)?;
-    let names: Vec<&str> = specs.iter().map(|spec| spec.name()).collect();
-    let message = format!(
-        "cannot install {}: this guest has no network and no package index yet; use what its image holds",
-        names.join(", ")
-    );
-    Err(WireError::new(ErrorType::PackageError, message))
 }

@@ -27,7 +27,9 @@ pub(crate) fn response(operation: &Operation, end: &End) -> Response {
     let op_id = operation.framing.op_id;
     if let Some(failure) = operation.failure {
         let message = match operation.kind {
-            ProcessKind::Spawn => format!("the program could not be started: {failure}"),
+            ProcessKind::Spawn | ProcessKind::Install => {
+                format!("the program could not be started: {failure}")
+            }
             _ => format!(
                 "the interpreter could not be started: {failure}; look at the guest's image"
             ),

@@ -22,6 +22,7 @@ mod files;
 mod freshness;
 mod hello;
 mod input;
+mod install;
 mod interpreter;
 mod journal;
 mod kept;

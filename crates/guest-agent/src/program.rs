@@ -85,13 +85,22 @@ fn without_client(spawn: &Spawn) -> Spawn {
 struct Wires {
     standard: [OwnedFd; 3],
     outputs: [Option<OwnedFd>; 2],
+    /// Where values are shown, its end and ours; only an installation has some.
+    results: Option<(OwnedFd, OwnedFd)>,
     /// The other end of its terminal.
     terminal: Option<OwnedFd>,
     input: Option<OwnedFd>,
 }
 
 /// Starts it in a cgroup of its own.
-fn start(spawn: &Spawn, terms: Terms, agent: &mut Agent) -> Result<Operation, WireError> {
+///
+/// # Errors
+/// As [`spawn`].
+pub(crate) fn start(
+    spawn: &Spawn,
+    terms: Terms,
+    agent: &mut Agent,
+) -> Result<Operation, WireError> {
     let program = agent.interpreters.program(&spawn.argv[0])?;
     let directory = match &spawn.cwd {
         None => None,
@@ -101,7 +110,12 @@ fn start(spawn: &Spawn, terms: Terms, agent: &mut Agent) -> Result<Operation, Wi
         Some(size) => terminal(size, agent),
         None => pipes(spawn.stdin, agent),
     };
-    let wires = wires.map_err(failed("make a program's pipes"))?;
+    let mut wires = wires.map_err(failed("make a program's pipes"))?;
+    if terms.kind == ProcessKind::Install {
+        let results = output_pipe();
+        let (ours, of_child) = results.map_err(|e| failed("make a program's pipes")(e))?;
+        wires.results = Some((of_child, ours));
+    }
     let words = pipe_with(PipeFlags::CLOEXEC);
     let (words, report) = words.map_err(|e| failed("make a program's pipes")(e))?;
     fcntl_setfl(&words, OFlags::NONBLOCK).map_err(|e| failed("make a program's pipes")(e))?;
@@ -120,7 +134,11 @@ fn start(spawn: &Spawn, terms: Terms, agent: &mut Agent) -> Result<Operation, Wi
         environment: &confinement.environment(&spawn.env_vars),
         directory: directory.as_ref().unwrap_or(&confinement.directory).as_fd(),
         standard: wires.standard.each_ref().map(AsFd::as_fd),
-        extra: &[],
+        extra: wires
+            .results
+            .as_ref()
+            .map(|(of_child, _)| of_child.as_fd())
+            .as_slice(),
         report: report.as_fd(),
         cgroup: cgroup.as_ref().map(AsFd::as_fd),
         identity,
@@ -140,7 +158,7 @@ fn start(spawn: &Spawn, terms: Terms, agent: &mut Agent) -> Result<Operation, Wi
     let [stdout, stderr] = wires.outputs;
     let parts = Parts {
         process,
-        outputs: [stdout, stderr, None],
+        outputs: [stdout, stderr, wires.results.map(|(_, ours)| ours)],
         words: Some(words),
     };
     Ok(Operation::spawned(
@@ -189,6 +207,7 @@ fn pipes(stdin: bool, agent: &Agent) -> std::io::Result<Wires> {
     Ok(Wires {
         standard: [input_of_child, stdout_of_child, stderr_of_child],
         outputs: [Some(stdout), Some(stderr)],
+        results: None,
         terminal: None,
         input,
     })
@@ -210,6 +229,7 @@ fn terminal(size: PtySize, agent: &Agent) -> std::io::Result<Wires> {
     Ok(Wires {
         standard: [copy(slave.as_fd())?, copy(slave.as_fd())?, slave],
         outputs: [None, None],
+        results: None,
         input: Some(copy(master.as_fd())?),
         terminal: Some(master),
     })

@@ -21,10 +21,39 @@ pub(super) fn loopback() {
     }
 }
 
-/// The user's home, which belongs to the user.
+/// The user's home, which belongs to the user, and in it the place of Python's packages: an interpreter
+/// looks there for those that are installed later only if it is there when it starts.
 pub(super) fn home(path: &str, user: u32) -> Result<(), BootError> {
-    fs::create_dir_all(path).map_err(refused(format!("make {path}")))?;
-    chown(path, Some(user), Some(user)).map_err(refused(format!("give {path} to its user")))
+    let mut places = vec![path.to_string()];
+    if let Some(python) = python() {
+        for below in [
+            "",
+            "/lib",
+            &format!("/lib/{python}"),
+            &format!("/lib/{python}/site-packages"),
+        ] {
+            places.push(format!("{path}/.local{below}"));
+        }
+    }
+    for place in places {
+        fs::create_dir_all(&place).map_err(refused(format!("make {place}")))?;
+        let given = chown(&place, Some(user), Some(user));
+        given.map_err(refused(format!("give {place} to its user")))?;
+    }
+    Ok(())
+}
+
+/// The directory of this image's Python below `lib`, such as `python3.13`.
+fn python() -> Option<String> {
+    let names = fs::read_dir("/usr/lib")
+        .ok()?
+        .flatten()
+        .map(|entry| entry.file_name());
+    let mut names = names.filter_map(|name| name.into_string().ok());
+    names.find(|name| {
+        name.strip_prefix("python3.")
+            .is_some_and(|n| n.parse::<u32>().is_ok())
+    })
 }
 
 /// The files by which a guest is known, to be renewed by every refresh. All of them lie in /run, and are

@@ -108,16 +108,14 @@ fn packages() {
         ErrorType::PackageError,
         &["0 packages"],
     );
-    client.refuses(
-        line("python", &["a==1"]),
-        ErrorType::PackageError,
-        &["no network"],
-    );
-    client.refuses(
-        line("javascript", &["a@1"]),
-        ErrorType::PackageError,
-        &["no network"],
-    );
+    // The tool's own words say what is wrong with a package that is not to be had.
+    for (language, tool, package) in [("python", "uv", "a==1"), ("javascript", "bun", "a@1")] {
+        agent.install_program(tool, "echo \"$0 says no to $*\" >&2; exit 3");
+        client.line(line(language, &[package]));
+        let outcome = client.outcome();
+        assert_eq!(outcome.complete().exit_code, 3);
+        assert!(outcome.err().contains(package), "{}", outcome.err());
+    }
     client.ping();
 }
 

@@ -57,7 +57,11 @@ impl Agent {
             .current_dir(&directory)
             .env(
                 "PATH",
-                format!("/usr/local/bin:/usr/bin:/bin:{}", bun.display()),
+                format!(
+                    "{}/bin:/usr/local/bin:/usr/bin:/bin:{}",
+                    directory.path().display(),
+                    bun.display()
+                ),
             )
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -95,6 +99,16 @@ impl Agent {
         }));
         assert!(matches!(client.response(), Response::Hello(_)));
         client
+    }
+
+    /// Puts a shell script before every other program of this name.
+    pub fn install_program(&self, name: &str, script: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let bin = self.directory.path().join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::write(bin.join(name), format!("#!/bin/sh\n{script}\n")).unwrap();
+        let permissions = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(bin.join(name), permissions).unwrap();
     }
 
     pub fn pid(&self) -> u32 {
