@@ -9,7 +9,7 @@ use crate::channel::{Channel, KEPT_WINDOW_BYTES, Operation, WINDOW_BYTES};
 use crate::control::Controls;
 use crate::ending::ending;
 use crate::error::Error;
-use crate::follow::{End, Follow};
+use crate::follow::{Beginning, End, Follow};
 use crate::life::{Busy, Life};
 use crate::run::{Event, Outcome, RunEnd, Source, Timing};
 use crate::vm::Vm;
@@ -19,6 +19,7 @@ use crate::vm::Vm;
 pub(crate) struct Begun {
     operation: Operation,
     timeout: Option<Duration>,
+    beginning: Beginning,
     patience: Duration,
     /// How long sending took.
     connect: Duration,
@@ -30,7 +31,7 @@ pub(crate) struct Begun {
 #[derive(Debug)]
 pub(crate) enum Owner {
     /// Its own, which ends with it.
-    Operation(Vm),
+    Operation(Box<Vm>),
     /// A sandbox's, which is not idle meanwhile.
     Sandbox(Arc<Life>, Busy),
 }
@@ -46,6 +47,10 @@ impl Begun {
         limits: &Limits,
     ) -> Self {
         let start = Instant::now();
+        let beginning = match exec.context {
+            Some(_) => Beginning::Queued(longest_queue(limits)),
+            None => Beginning::Now,
+        };
         let window = window(exec.idempotency_key.is_some());
         let operation = channel.operate_within(window, None, |op_id, credit| {
             Request::Exec(Exec {
@@ -56,7 +61,14 @@ impl Begun {
         });
         Self {
             connect: start.elapsed(),
-            ..Self::new(operation, Some(timeout), source, accelerator, limits)
+            ..Self::new(
+                operation,
+                Some(timeout),
+                beginning,
+                source,
+                accelerator,
+                limits,
+            )
         }
     }
 
@@ -64,6 +76,7 @@ impl Begun {
     pub(crate) fn new(
         operation: Operation,
         timeout: Option<Duration>,
+        beginning: Beginning,
         source: Source,
         accelerator: Accelerator,
         limits: &Limits,
@@ -71,6 +84,7 @@ impl Begun {
         Self {
             operation,
             timeout,
+            beginning,
             patience: patience(limits),
             connect: Duration::ZERO,
             source,
@@ -87,7 +101,7 @@ impl Begun {
     ) -> Result<RunEnd, Error> {
         let start = Instant::now();
         let (vm, life, _busy) = match owner {
-            Owner::Operation(vm) => (Some(vm), None, None),
+            Owner::Operation(vm) => (Some(*vm), None, None),
             Owner::Sandbox(life, busy) => (None, Some(life), Some(busy)),
         };
         let ready = vm.as_ref().map_or(Duration::ZERO, |vm| vm.start);
@@ -102,6 +116,7 @@ impl Begun {
             events,
             controls,
             self.timeout,
+            self.beginning,
             self.patience,
         );
         let end = follow.until_the_end().await;
@@ -143,6 +158,13 @@ pub(crate) fn window(is_kept: bool) -> u64 {
     } else {
         WINDOW_BYTES
     }
+}
+
+/// How long those before an exec in its context may take: each its own time.
+fn longest_queue(limits: &Limits) -> Duration {
+    let operations = u32::try_from(limits.operations).unwrap_or(u32::MAX);
+    let each = Duration::from_secs(limits.timeout_s) + patience(limits);
+    each.saturating_mul(operations)
 }
 
 /// How long a guest may take to end a program: SIGINT, SIGTERM, SIGKILL, and a margin for a busy host.

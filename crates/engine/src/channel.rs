@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -94,6 +94,8 @@ pub(crate) struct Route {
     pub(crate) item_bytes: usize,
     /// Bytes of input that may be sent.
     pub(crate) input: Arc<Semaphore>,
+    /// Changes that came too fast were left out, and that was told.
+    pub(crate) overflows: bool,
 }
 
 impl Drop for Route {
@@ -122,6 +124,8 @@ pub(crate) struct Channel {
     routes: SharedRoutes,
     writer: Writer,
     next_id: AtomicU64,
+    /// Bytes of input that were sent and not yet written.
+    unwritten: Arc<AtomicUsize>,
     /// True when nothing is heard any more.
     over: watch::Receiver<bool>,
     tasks: [JoinHandle<()>; 2],
@@ -141,17 +145,20 @@ impl Channel {
         let (source, sink) = socket.into_split();
         let (writer, outbox) = mpsc::unbounded_channel();
         let routes = SharedRoutes::default();
-        let reader = Reader::new(routes.clone());
+        let unwritten = Arc::new(AtomicUsize::new(0));
+        let reader = Reader::new(routes.clone(), unwritten.clone());
         let (end, over) = watch::channel(false);
         let read = async move {
             reader.run(source).await;
             let _ = end.send(true);
         };
-        let tasks = [tokio::spawn(read), tokio::spawn(write(sink, outbox))];
+        let writing = write(sink, outbox, unwritten.clone());
+        let tasks = [tokio::spawn(read), tokio::spawn(writing)];
         Self {
             routes,
             writer,
             next_id: AtomicU64::new(1),
+            unwritten,
             over,
             tasks,
         }
@@ -194,6 +201,7 @@ impl Channel {
                 next_seq: 0,
                 waiting: 0,
                 item_bytes: 0,
+                overflows: false,
                 input: credit.clone(),
             };
             routes.open.insert(id, route);
@@ -203,6 +211,7 @@ impl Channel {
         let outgoing = match input {
             None => Outgoing::Line(lines),
             Some(bytes) => {
+                self.unwritten.fetch_add(bytes.len(), Ordering::Relaxed);
                 lines.extend(frame_line(id, bytes.len(), true));
                 Outgoing::Frame(lines, bytes)
             }
@@ -216,9 +225,11 @@ impl Channel {
             taken: 0,
             arrived: Arrived::default(),
             is_whole: true,
+            is_over: false,
             input: InputLine {
                 id,
                 credit,
+                unwritten: self.unwritten.clone(),
                 writer: self.writer.clone(),
             },
             routes: self.routes.clone(),
@@ -258,6 +269,8 @@ pub(crate) struct Operation {
     arrived: Arrived,
     /// Its output has been heard from the beginning.
     is_whole: bool,
+    /// It has told its end, and does not go on in the guest.
+    is_over: bool,
     input: InputLine,
     routes: SharedRoutes,
     writer: Writer,
@@ -277,6 +290,7 @@ pub(crate) struct Arrived {
 pub(crate) struct InputLine {
     id: OpId,
     credit: Arc<Semaphore>,
+    unwritten: Arc<AtomicUsize>,
     writer: Writer,
 }
 
@@ -292,6 +306,7 @@ impl InputLine {
             };
             permit.forget();
             let line = frame_line(self.id, piece.len(), false);
+            self.unwritten.fetch_add(piece.len(), Ordering::Relaxed);
             if self.writer.send(Outgoing::Frame(line, piece)).is_err() {
                 return false;
             }
@@ -327,6 +342,10 @@ impl Operation {
             .recv()
             .await
             .unwrap_or(Err(ChannelError::Closed))?;
+        self.is_over |= matches!(
+            event,
+            OperationEvent::Complete(_) | OperationEvent::Detached | OperationEvent::Answer(_)
+        );
         match &event {
             OperationEvent::Output(stream, bytes) => {
                 self.taken += bytes.len() as u64;
@@ -344,7 +363,8 @@ impl Operation {
             }
             OperationEvent::Item(_, bytes) => {
                 if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
-                    route.item_bytes -= bytes;
+                    route.item_bytes = route.item_bytes.saturating_sub(*bytes);
+                    route.overflows &= route.item_bytes > 0;
                 }
             }
             OperationEvent::Attached(attached) => self.is_whole &= attached.seq == 0,
@@ -443,7 +463,9 @@ impl Operation {
 impl Drop for Operation {
     /// Nobody follows it any more: it must not go on in the guest.
     fn drop(&mut self) {
-        if lock(&self.routes).open.remove(&self.id).is_some() {
+        lock(&self.routes).open.remove(&self.id);
+        // An `error` may be about something that was asked besides.
+        if !self.is_over {
             self.cancel();
         }
     }

@@ -88,6 +88,23 @@ const MOST_TIMEOUT_S: u64 = 365 * 24 * 60 * 60;
 impl Config {
     /// Refuses what cannot hold.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        // What this side takes for granted; less would break every conversation.
+        let defaults = Limits::default();
+        let least = [
+            ("chunk_bytes", self.limits.chunk_bytes, defaults.chunk_bytes),
+            ("input_bytes", self.limits.input_bytes, defaults.input_bytes),
+            (
+                "replay_bytes",
+                self.limits.replay_bytes,
+                defaults.replay_bytes,
+            ),
+        ];
+        if let Some((name, given, least)) =
+            least.into_iter().find(|(_, given, least)| given < least)
+        {
+            let message = format!("the limit {name} is {given}; at least {least} is needed");
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let seconds = self.limits.timeout_s;
         if (1..=MOST_TIMEOUT_S).contains(&seconds) {
             return Ok(());

@@ -15,7 +15,7 @@ use crate::sandbox::Sandbox;
 /// let mut run = python.start(&python.request("x * 7").display())?;
 /// while let Some(event) = run.next().await {
 ///     if let Event::Result(value) = event {
-///         assert_eq!(value.text(), Some("42"));
+///         assert_eq!(value.text().as_deref(), Some("42"));
 ///     }
 /// }
 /// python.close().await?;

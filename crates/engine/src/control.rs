@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use fumehood_protocol::SignalName;
 use tokio::sync::{mpsc, watch};
 
 use crate::channel::InputLine;
@@ -55,8 +56,14 @@ impl Canceller {
     }
 
     /// Sends a signal, by its number, to the program's process group.
-    pub fn signal(&self, signal: i32) {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`]: 1 to 31 are allowed.
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        let known = SignalName::Number(signal).number();
+        known.map_err(|error| Error::new(ErrorKind::Invalid, error.message))?;
         self.ask(Control::Signal(signal));
+        Ok(())
     }
 
     /// Gives its terminal another size, in characters.

@@ -135,7 +135,7 @@ impl Engine {
             // Held until the VM is gone.
             let (_line, _place) = (fresh.line, fresh.place);
             let mut end = begun
-                .drive(events, controls, Owner::Operation(fresh.vm))
+                .drive(events, controls, Owner::Operation(Box::new(fresh.vm)))
                 .await?;
             if let RunEnd::Outcome(outcome) = &mut end {
                 outcome.timing.queue = fresh.queue;

@@ -48,6 +48,12 @@ const STALL: Duration = Duration::from_secs(60);
 /// The most that [`Files::read`] holds in memory, in bytes.
 const READ_BYTES: u64 = 256 * 1024 * 1024;
 
+/// The most that a listing takes in memory, in bytes of what the guest sends: 10,000 entries take 2 MB.
+const LIST_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a removal may take: a tree of 100,000 files takes 10 s under emulation.
+const REMOVAL: Duration = Duration::from_secs(600);
+
 /// One read of what is uploaded, in bytes: a frame.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -201,12 +207,17 @@ impl Files {
         let mut all = BytesMut::new();
         let mut reading = self.begin_read(path, offset, Some(len))?;
         while let Some(bytes) = self.piece(&mut reading).await? {
+            if (all.len() + bytes.len()) as u64 > len {
+                return Err(self.sandbox.odd(&"more bytes than were asked for"));
+            }
             all.extend_from_slice(&bytes);
         }
         Ok(all.freeze())
     }
 
-    /// Writes a file's content to `to`; little of it is held at once. Returns how many bytes it has.
+    /// Writes a file's content to `to`; little of it is held at once. Returns how many bytes it has. A file of
+    /// more than 1 GiB (the limit `file_bytes`) is an error: a program can make one of any size that takes no
+    /// room in the guest.
     ///
     /// # Errors
     /// As [`read`](Self::read), and [`ErrorKind::Host`] when it cannot be written.
@@ -222,8 +233,14 @@ impl Files {
         let mut reading = self.begin_read(path, 0, None)?;
         let mut len = 0;
         while let Some(bytes) = self.piece(&mut reading).await? {
-            to.write_all(&bytes).await.map_err(host)?;
             len += bytes.len() as u64;
+            let most = self.sandbox.limits().file_bytes;
+            if len > most {
+                let message =
+                    format!("{path} has more than {most} bytes, the most that is downloaded");
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+            to.write_all(&bytes).await.map_err(host)?;
         }
         to.flush().await.map_err(host)?;
         Ok(len)
@@ -297,9 +314,15 @@ impl Files {
             })
         })?;
         let mut all = Vec::new();
+        let mut held = 0;
         let truncated = loop {
             match self.sandbox.next(&mut operation, STALL).await? {
-                OperationEvent::Item(Response::Entries(some), _) => all.extend(some.entries),
+                OperationEvent::Item(Response::Entries(some), bytes)
+                    if !some.entries.is_empty() && held + bytes <= LIST_BYTES =>
+                {
+                    held += bytes;
+                    all.extend(some.entries);
+                }
                 OperationEvent::Answer(Response::Entries(last)) => {
                     all.extend(last.entries);
                     break last.truncated;
@@ -405,15 +428,18 @@ impl Files {
 
     async fn remove_it(&self, path: &str, recursive: bool) -> Result<(), Error> {
         let path = self.path(path)?;
-        self.done(|op_id| {
+        let (mut operation, _busy) = self.sandbox.operate(None, |op_id, _| {
             Request::Remove(RemoveFile {
                 action: Tag,
                 op_id: Some(op_id),
                 path,
                 recursive,
             })
-        })
-        .await
+        })?;
+        match self.sandbox.next(&mut operation, REMOVAL).await? {
+            OperationEvent::Answer(Response::Done(_)) => Ok(()),
+            other => Err(self.sandbox.odd(&other)),
+        }
     }
 
     /// Tells what changes in a directory, or of a file, from when this returns; with `recursive`, in the

@@ -17,6 +17,9 @@ const LAST_CHANCE: Duration = Duration::from_secs(2);
 /// pager meanwhile, a caller that has forgotten its run does not hold a VM for ever.
 const STALL: Duration = Duration::from_secs(15 * 60);
 
+/// A value of more bytes than this is a large one.
+const LARGE_VALUE: usize = 64 * 1024;
+
 /// How an operation ended, as seen from here.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -32,6 +35,17 @@ pub(crate) enum End {
     Stalled,
 }
 
+/// How an operation may begin, which is the guest's word: it must not put off its end by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// At once.
+    Now,
+    /// It may wait for others before it, for so long at most.
+    Queued(Duration),
+    /// The guest says when, and so soon at the latest.
+    Told(Duration),
+}
+
 /// Passes on what an operation tells, until it ends or its time is up.
 #[derive(Debug)]
 pub(crate) struct Follow {
@@ -41,6 +55,9 @@ pub(crate) struct Follow {
     start: Instant,
     /// How long it may run; none = as long as it likes.
     timeout: Option<Duration>,
+    beginning: Beginning,
+    /// Some word of its beginning is still due, or may still come.
+    is_expected: bool,
     /// When the guest must have told the end.
     deadline: Option<Instant>,
     /// How long the guest may take to end a program whose time is up, or that is cancelled.
@@ -57,9 +74,14 @@ impl Follow {
         events: mpsc::Sender<Event>,
         controls: Controls,
         timeout: Option<Duration>,
+        beginning: Beginning,
         patience: Duration,
     ) -> Self {
         let start = Instant::now();
+        let deadline = match beginning {
+            Beginning::Told(soon) => Some(start + soon),
+            _ => timeout.map(|timeout| start + timeout + patience),
+        };
         let _ = controls.input.send(Some(operation.input().clone()));
         Self {
             operation,
@@ -67,7 +89,9 @@ impl Follow {
             controls,
             start,
             timeout,
-            deadline: timeout.map(|timeout| start + timeout + patience),
+            beginning,
+            is_expected: beginning != Beginning::Now,
+            deadline,
             patience,
             last_chance: false,
             values: Values::default(),
@@ -98,6 +122,7 @@ impl Follow {
             };
             match event {
                 OperationEvent::Output(stream, bytes) => {
+                    self.is_expected = false;
                     self.first_output
                         .get_or_insert_with(|| self.start.elapsed());
                     let events = match stream {
@@ -117,14 +142,16 @@ impl Follow {
                     self.operation.used();
                 }
                 OperationEvent::Started(pid) => {
-                    self.restart_the_clock();
+                    self.begins()?;
                     if !self.pass_on(Event::Started { pid }).await {
                         return Ok(End::Stalled);
                     }
                 }
-                // Those before it have deadlines of their own.
-                OperationEvent::Queued => self.deadline = None,
+                OperationEvent::Queued => self.is_queued()?,
                 OperationEvent::Attached(attached) => {
+                    if let Beginning::Told(_) = self.beginning {
+                        self.begins()?;
+                    }
                     let from_seq = attached.seq;
                     if !self.pass_on(Event::Attached { from_seq }).await {
                         return Ok(End::Stalled);
@@ -157,11 +184,32 @@ impl Follow {
         self.start.elapsed()
     }
 
-    fn restart_the_clock(&mut self) {
-        let timeout = self.timeout.filter(|_| !self.cancelled);
-        if let Some(timeout) = timeout {
-            self.deadline = Some(Instant::now() + timeout + self.patience);
+    /// It has begun: its time runs from now on.
+    fn begins(&mut self) -> Result<(), ChannelError> {
+        if !std::mem::take(&mut self.is_expected) {
+            return Err(unexpected());
         }
+        if !self.cancelled {
+            let timeout = self.timeout;
+            self.deadline = timeout.map(|timeout| Instant::now() + timeout + self.patience);
+        }
+        Ok(())
+    }
+
+    /// It waits for others, whose time is not its own.
+    fn is_queued(&mut self) -> Result<(), ChannelError> {
+        let Beginning::Queued(longest) = self.beginning else {
+            return Err(unexpected());
+        };
+        if !self.is_expected {
+            return Err(unexpected());
+        }
+        // Said once.
+        self.beginning = Beginning::Told(longest);
+        if !self.cancelled {
+            self.deadline = Some(Instant::now() + longest);
+        }
+        Ok(())
     }
 
     fn obey(&mut self, control: Control) {
@@ -189,12 +237,21 @@ impl Follow {
     async fn pass_on(&mut self, event: Event) -> bool {
         let begun = Instant::now();
         let events = self.events.clone();
-        let sending = events.send(event);
+        // A large value waits until all before it have been taken: few of them are held at once.
+        let is_large = matches!(&event, Event::Result(value) if value.bytes() > LARGE_VALUE);
+        let room = if is_large { events.max_capacity() } else { 1 };
+        let sending = async {
+            if let Ok(mut permits) = events.reserve_many(room).await
+                && let Some(permit) = permits.next()
+            {
+                permit.send(event);
+            }
+        };
         tokio::pin!(sending);
         loop {
             tokio::select! {
                 // A caller that has closed its ear still wants the outcome.
-                _ = &mut sending => break,
+                () = &mut sending => break,
                 control = self.controls.next() => self.obey(control),
                 () = sleep_until(begun + STALL) => return false,
             }

@@ -23,7 +23,7 @@ pub(crate) async fn installed(mut run: Run) -> Result<Vec<InstalledPackage>, Err
     while let Some(event) = run.next().await {
         match event {
             Event::Result(value) => {
-                let list = value.get("application/json").cloned().unwrap_or_default();
+                let list = value.get("application/json").unwrap_or_default();
                 packages = serde_json::from_value(list).ok();
             }
             Event::Stdout(bytes) | Event::Stderr(bytes) => {

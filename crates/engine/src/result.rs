@@ -1,29 +1,52 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// A value that a program shows, in one form or more: an object from MIME types to data. What comes from
-/// the guest is as hostile as its output: HTML and SVG in it can hold scripts.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MimeBundle(BTreeMap<String, Value>);
+/// the guest is as hostile as its output: HTML and SVG in it can hold scripts. It is held as it came, and
+/// read when it is asked for.
+#[derive(Debug, Clone)]
+pub struct MimeBundle(BTreeMap<String, Box<RawValue>>);
 
 impl MimeBundle {
     /// Its plain text, which nearly every value has.
     #[must_use]
-    pub fn text(&self) -> Option<&str> {
-        self.get("text/plain")?.as_str()
+    pub fn text(&self) -> Option<String> {
+        serde_json::from_str(self.0.get("text/plain")?.get()).ok()
     }
 
     /// The data of this MIME type: a string, base64 in it where the type is no text, or JSON itself for
-    /// `application/json`.
+    /// `application/json` and types that end with `+json`.
     #[must_use]
-    pub fn get(&self, mime: &str) -> Option<&Value> {
-        self.0.get(mime)
+    pub fn get(&self, mime: &str) -> Option<Value> {
+        serde_json::from_str(self.0.get(mime)?.get()).ok()
     }
 
-    /// MIME type and data of each form, sorted by type.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(mime, data)| (mime.as_str(), data))
+    /// The MIME types that it has, sorted.
+    pub fn types(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Bytes that it takes in memory, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let forms = self.0.iter();
+        forms
+            .map(|(mime, data)| mime.len() + data.get().len())
+            .sum()
+    }
+}
+
+impl PartialEq for MimeBundle {
+    fn eq(&self, other: &Self) -> bool {
+        let texts = |bundle: &Self| -> Vec<(String, String)> {
+            let forms = bundle.0.iter();
+            forms
+                .map(|(mime, data)| (mime.clone(), data.get().to_string()))
+                .collect()
+        };
+        texts(self) == texts(other)
     }
 }
 
@@ -87,7 +110,8 @@ mod tests {
             all.extend(values.take(piece));
         }
         assert_eq!(all.len(), 2);
-        assert_eq!((all[0].text(), all[1].text()), (Some("a"), Some("b")));
+        assert_eq!(all[0].text().as_deref(), Some("a"));
+        assert_eq!(all[1].text().as_deref(), Some("b"));
         assert_eq!(all[1].get("application/json").unwrap()[0], 1);
         assert_eq!(values.dropped, 2);
     }

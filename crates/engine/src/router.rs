@@ -1,4 +1,9 @@
-use fumehood_protocol::{Attached, Data, Decoder, Item, OpId, Response, Stream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fumehood_protocol::{
+    Attached, Change, ChangeKind, Data, Decoder, Item, OpId, Response, Stream,
+};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::OwnedReadHalf;
 
@@ -16,21 +21,28 @@ const READ_BYTES: usize = 64 * 1024;
 const ITEM_BYTES: usize = 64;
 const ITEMS_BYTES: usize = 16 * 1024 * 1024;
 
+/// Input that a guest leaves unread, in bytes, above which its credit is not honest: 64 operations at once
+/// have 16 MiB on their way.
+const UNWRITTEN_BYTES: usize = 32 * 1024 * 1024;
+
 /// Credit for input that an agent can give at most, in bytes: far more than any does.
 const CREDIT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Reads what an agent sends. Everything in it is hostile until checked.
 pub(crate) struct Reader {
     routes: SharedRoutes,
+    /// Bytes of input that the guest has not read yet.
+    unwritten: Arc<AtomicUsize>,
     decoder: Decoder,
     /// The announced raw frame whose bytes come next.
     frame: Option<Data>,
 }
 
 impl Reader {
-    pub(crate) fn new(routes: SharedRoutes) -> Self {
+    pub(crate) fn new(routes: SharedRoutes, unwritten: Arc<AtomicUsize>) -> Self {
         Self {
             routes,
+            unwritten,
             decoder: Decoder::new(LINE_BYTES),
             frame: None,
         }
@@ -150,10 +162,25 @@ impl Reader {
         let Some(route) = id.and_then(|id| routes.open.get_mut(&id)) else {
             return known_before(id);
         };
-        route.item_bytes += match event {
-            OperationEvent::Item(_, bytes) => bytes,
+        let bytes = match &event {
+            OperationEvent::Item(_, bytes) => *bytes,
             _ => ITEM_BYTES,
         };
+        // Changes come as fast as programs make them, which is no fault of the guest's.
+        if let OperationEvent::Item(Response::Change(change), _) = &event
+            && route.item_bytes + bytes > ITEMS_BYTES / 2
+        {
+            if !std::mem::replace(&mut route.overflows, true) {
+                let overflow = Response::Change(Change {
+                    op_id: change.op_id,
+                    kind: ChangeKind::Overflow,
+                    path: String::new(),
+                });
+                let _ = route.sender.send(Ok(OperationEvent::Item(overflow, 0)));
+            }
+            return Ok(());
+        }
+        route.item_bytes += bytes;
         if route.item_bytes > ITEMS_BYTES {
             return Err(format!("more than {ITEMS_BYTES} bytes of answers"));
         }
@@ -166,6 +193,12 @@ impl Reader {
         if let Some(route) = id.and_then(|id| {
             lock(&self.routes).open.get_mut(&id).map(|r| {
                 let is_first = r.next_seq == 0 && r.waiting == 0;
+                if let Some(credit) = attached.input_credit {
+                    // What was sent before counts as well.
+                    r.input.forget_permits(r.input.available_permits());
+                    let credit = usize::try_from(credit).unwrap_or(usize::MAX);
+                    r.input.add_permits(credit.min(CREDIT_BYTES));
+                }
                 r.next_seq = attached.seq;
                 is_first
             })
@@ -187,6 +220,12 @@ impl Reader {
         if bytes > CREDIT_BYTES - there.min(CREDIT_BYTES) {
             return Err(format!(
                 "credit for more than {CREDIT_BYTES} bytes of input"
+            ));
+        }
+        let unwritten = self.unwritten.load(Ordering::Relaxed);
+        if unwritten > UNWRITTEN_BYTES {
+            return Err(format!(
+                "credit for input, while {unwritten} bytes of it are left unread"
             ));
         }
         route.input.add_permits(bytes);
@@ -211,7 +250,7 @@ impl Reader {
                 route.next_seq
             ));
         }
-        route.next_seq += 1;
+        route.next_seq = route.next_seq.wrapping_add(1);
         if bytes.is_empty() {
             return Err("an empty piece of output".into());
         }

@@ -285,6 +285,7 @@ pub struct Run {
     driver: JoinHandle<Result<RunEnd, Error>>,
     canceller: Canceller,
     input: Input,
+    has_key: bool,
 }
 
 /// How a run's driver ended.
@@ -312,7 +313,14 @@ impl Run {
             driver,
             canceller,
             input,
+            has_key: false,
         }
+    }
+
+    /// It can be found again by a key, or cannot.
+    pub(crate) fn with_key(mut self, has_key: bool) -> Self {
+        self.has_key = has_key;
+        self
     }
 
     /// What it tells next; `None` when all has been told. A caller that waits makes the program
@@ -353,8 +361,13 @@ impl Run {
     ///
     /// # Errors
     /// As [`outcome`](Self::outcome), and [`ErrorKind::Invalid`] for a run without idempotency key, which
-    /// nobody could find again.
+    /// nobody could find again: it is cancelled, as by dropping it.
     pub async fn detach(mut self) -> Result<Option<Outcome>, Error> {
+        if !self.has_key {
+            let message =
+                "a run without idempotency key cannot be found again; give its request one";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         self.canceller.ask(Control::Detach);
         match self.end().await? {
             RunEnd::Outcome(outcome) => Ok(Some(*outcome)),

@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::ending::refused;
 use crate::error::{Error, ErrorKind};
 use crate::files::Files;
+use crate::follow::Beginning;
 use crate::host::{Fresh, Host};
 use crate::life::{Busy, Life, SandboxEnd};
 use crate::packages::{InstalledPackage, installed};
@@ -56,6 +57,8 @@ struct Inner {
     base: Option<Snapshot>,
     memory_mib: u32,
     host: Arc<Host>,
+    /// Held from a quiesce to its refresh: two at once would thaw what the other saves.
+    saving: tokio::sync::Mutex<()>,
 }
 
 impl Drop for Inner {
@@ -99,6 +102,7 @@ impl Sandbox {
             base: fresh.base,
             memory_mib,
             host,
+            saving: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -155,7 +159,7 @@ impl Sandbox {
             accelerator,
             limits,
         );
-        Ok(self.drive(begun, busy))
+        Ok(self.drive(begun, busy).with_key(request.has_key()))
     }
 
     /// Starts a program. Dropping what is returned ends it; [`Run::detach`] leaves it to itself.
@@ -174,7 +178,8 @@ impl Sandbox {
                 ..spawn
             })
         });
-        Ok(self.drive(self.begun(operation, timeout), busy))
+        let begun = self.begun(operation, timeout, Beginning::Told(ANSWER));
+        Ok(self.drive(begun, busy).with_key(key))
     }
 
     /// Follows a run or a program that was begun with this key, goes on or has ended, from this piece of its
@@ -196,14 +201,21 @@ impl Sandbox {
                 credit: Some(credit),
             })
         });
-        Ok(self.drive(self.begun(operation, None), busy))
+        let begun = self.begun(operation, None, Beginning::Told(ANSWER));
+        Ok(self.drive(begun, busy).with_key(true))
     }
 
-    fn begun(&self, operation: Operation, timeout: Option<Duration>) -> Begun {
+    fn begun(
+        &self,
+        operation: Operation,
+        timeout: Option<Duration>,
+        beginning: Beginning,
+    ) -> Begun {
         let host = &self.0.host;
         Begun::new(
             operation,
             timeout,
+            beginning,
             self.0.source,
             host.accelerator,
             &host.config.limits,
@@ -264,7 +276,11 @@ impl Sandbox {
                 ..install
             })
         })?;
-        let begun = self.begun(operation, Some(Duration::from_secs(timeout_s)));
+        let begun = self.begun(
+            operation,
+            Some(Duration::from_secs(timeout_s)),
+            Beginning::Now,
+        );
         installed(self.drive(begun, busy)).await
     }
 
@@ -402,6 +418,7 @@ impl Sandbox {
             .admission
             .place(inner.memory_mib, || inner.host.idle.clear());
         let place = place.await?;
+        let _saving = inner.saving.lock().await;
         quiesce(&inner.channel).await?;
         let machine = inner.host.kit.machine(inner.memory_mib);
         let taken = {

@@ -1,8 +1,10 @@
 //! Whole directories, as tar streams: made and taken apart on this side by a library, in the guest by its
 //! own `tar`, with the rights of the user that programs run as.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::path::{Component, Path};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use tar::{Archive, Builder, EntryType};
@@ -19,6 +21,8 @@ const PIECES: usize = 16;
 const PIECE_BYTES: usize = 64 * 1024;
 /// What a guest can make this host write at most, in bytes, unless more is allowed.
 const TREE_BYTES: u64 = 1024 * 1024 * 1024;
+/// Bytes between two contents: long names and the like.
+const HEADER_BYTES: u64 = 1024 * 1024;
 /// Entries of a tree that is taken from a guest at most.
 const TREE_ENTRIES: u64 = 100_000;
 /// The most of what the guest's tar says that goes into an error, in bytes.
@@ -77,7 +81,7 @@ impl Files {
         let run = self.sandbox().spawn(&SpawnRequest::new(argv).cwd(from))?;
         let (pieces, inbox) = mpsc::channel::<Bytes>(PIECES);
         let target = to.to_path_buf();
-        let unpacking = tokio::task::spawn_blocking(move || unpack(&target, Arriving::new(inbox)));
+        let unpacking = tokio::task::spawn_blocking(move || unpack(&target, inbox));
         let ended = end_of_tar(run, |piece| {
             let pieces = pieces.clone();
             async move { pieces.send(piece).await.is_ok() }
@@ -107,7 +111,8 @@ where
     while let Some(event) = run.next().await {
         match event {
             Event::Stdout(bytes) => {
-                if !take(bytes).await {
+                let is_wanted = take(bytes).await;
+                if !is_wanted {
                     run.canceller().cancel();
                 }
             }
@@ -140,47 +145,62 @@ fn pack(from: &Path, to: Pieces) -> io::Result<()> {
     builder.into_inner()?.finish()
 }
 
-fn unpack(to: &Path, from: Arriving) -> io::Result<()> {
+fn unpack(to: &Path, from: mpsc::Receiver<Bytes>) -> io::Result<()> {
+    let from = Arriving::new(from);
     std::fs::create_dir_all(to)?;
+    let to = to.canonicalize()?;
+    let budget = from.budget.clone();
     let mut archive = Archive::new(from);
     archive.set_preserve_mtime(true);
     archive.set_overwrite(true);
+    let mut entries = archive.entries()?;
     let mut count = 0;
-    for entry in archive.entries()? {
+    loop {
+        // Headers are held in memory, contents are not.
+        budget.set(HEADER_BYTES);
+        let Some(entry) = entries.next() else { break };
         let mut entry = entry?;
+        budget.set(TREE_BYTES);
         count += 1;
         if count > TREE_ENTRIES {
             return Err(invalid(&format!("more than {TREE_ENTRIES} entries")));
         }
         let wanted = match entry.header().entry_type() {
             EntryType::Regular | EntryType::Directory => true,
-            EntryType::Symlink => stays_inside(&entry)?,
+            EntryType::Symlink => stays_inside(&entry, &to)?,
             _ => false,
         };
         if wanted {
-            entry.unpack_in(to)?;
+            entry.unpack_in(&to)?;
         }
+        // What is left of it would be skipped on the way to the next header.
+        io::copy(&mut entry, &mut io::sink())?;
     }
     Ok(())
 }
 
-/// Whether a link leads to something below the directory that is being filled.
-fn stays_inside<R: Read>(entry: &tar::Entry<'_, R>) -> io::Result<bool> {
+/// Whether a link leads to something below the directory that is being filled: up from where it really is, no
+/// further than that, and then down.
+fn stays_inside<R: Read>(entry: &tar::Entry<'_, R>, to: &Path) -> io::Result<bool> {
     let path = entry.path()?.into_owned();
     let Some(target) = entry.link_name()? else {
         return Ok(false);
     };
-    let mut depth = 0_i64;
-    let steps = path.parent().into_iter().flat_map(Path::components);
-    for step in steps.chain(target.components()) {
+    let parent = to.join(path.parent().unwrap_or(Path::new("")));
+    let Ok(parent) = parent.canonicalize() else {
+        return Ok(false);
+    };
+    let Ok(below) = parent.strip_prefix(to) else {
+        return Ok(false);
+    };
+    let mut room = below.components().count();
+    let mut goes_down = false;
+    for step in target.components() {
         match step {
-            Component::Normal(_) => depth += 1,
+            Component::Normal(_) => goes_down = true,
             Component::CurDir => {}
-            Component::ParentDir => depth -= 1,
-            Component::RootDir | Component::Prefix(_) => return Ok(false),
-        }
-        if depth < 0 {
-            return Ok(false);
+            Component::ParentDir if room > 0 && !goes_down => room -= 1,
+            _ => return Ok(false),
         }
     }
     Ok(true)
@@ -234,6 +254,8 @@ struct Arriving {
     from: mpsc::Receiver<Bytes>,
     piece: Bytes,
     left: u64,
+    /// What may be read before it is set anew.
+    budget: Rc<Cell<u64>>,
 }
 
 impl Arriving {
@@ -242,6 +264,7 @@ impl Arriving {
             from,
             piece: Bytes::new(),
             left: TREE_BYTES,
+            budget: Rc::new(Cell::new(HEADER_BYTES)),
         }
     }
 }
@@ -260,6 +283,9 @@ impl Read for Arriving {
             .left
             .checked_sub(now as u64)
             .ok_or_else(|| invalid(&more))?;
+        let budget = self.budget.get().checked_sub(now as u64);
+        self.budget
+            .set(budget.ok_or_else(|| invalid("a header that is too long"))?);
         buffer[..now].copy_from_slice(&self.piece.split_to(now));
         Ok(now)
     }
@@ -271,7 +297,7 @@ mod tests {
 
     use super::*;
 
-    fn arriving(bytes: Vec<u8>) -> Arriving {
+    fn arriving(bytes: Vec<u8>) -> mpsc::Receiver<Bytes> {
         let (to, from) = mpsc::channel(1);
         std::thread::spawn(move || {
             for piece in bytes.chunks(777) {
@@ -280,7 +306,7 @@ mod tests {
                 }
             }
         });
-        Arriving::new(from)
+        from
     }
 
     fn entry(builder: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, target: &str) {
@@ -318,6 +344,10 @@ mod tests {
         entry(&mut builder, EntryType::Regular, "./up/escaped", "");
         entry(&mut builder, EntryType::Symlink, "./absolute", "/etc");
         entry(&mut builder, EntryType::Symlink, "./d/inside", "../d/file");
+        entry(&mut builder, EntryType::Directory, "./x/y/z", "");
+        entry(&mut builder, EntryType::Symlink, "./x/y/back", "../..");
+        entry(&mut builder, EntryType::Symlink, "./x/y/back/out", "..");
+        entry(&mut builder, EntryType::Symlink, "./around", "d/../..");
         entry(&mut builder, EntryType::Link, "./hard", "/etc/passwd");
         entry(&mut builder, EntryType::Fifo, "./pipe", "");
         entry(&mut builder, EntryType::Block, "./block", "");
@@ -330,7 +360,7 @@ mod tests {
         assert!(found.is_empty(), "{found:?}");
         assert_eq!(std::fs::read(to.join("d/file")).unwrap(), b"x");
         assert_eq!(std::fs::read(to.join("d/inside")).unwrap(), b"x");
-        for none in ["absolute", "hard", "pipe", "block"] {
+        for none in ["out", "around", "absolute", "hard", "pipe", "block"] {
             assert!(std::fs::symlink_metadata(to.join(none)).is_err(), "{none}");
         }
         use std::os::unix::fs::PermissionsExt;

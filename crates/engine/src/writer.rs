@@ -1,3 +1,6 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
@@ -16,8 +19,14 @@ pub(crate) enum Outgoing {
 const TOGETHER_BYTES: usize = 16 * 1024;
 
 /// Writes what is sent, for as long as there is somebody to send it.
-pub(crate) async fn write(mut sink: OwnedWriteHalf, mut outbox: mpsc::UnboundedReceiver<Outgoing>) {
+pub(crate) async fn write(
+    mut sink: OwnedWriteHalf,
+    mut outbox: mpsc::UnboundedReceiver<Outgoing>,
+    unwritten: Arc<AtomicUsize>,
+) {
     let mut gathered = Vec::new();
+    // Bytes of frames that are on their way.
+    let mut frames = 0;
     while let Some(first) = outbox.recv().await {
         let mut next = Some(first);
         while let Some(outgoing) = next {
@@ -27,6 +36,7 @@ pub(crate) async fn write(mut sink: OwnedWriteHalf, mut outbox: mpsc::UnboundedR
                     None
                 }
                 Outgoing::Frame(line, bytes) => {
+                    frames += bytes.len();
                     gathered.extend_from_slice(&line);
                     let fits = gathered.len() + bytes.len() <= TOGETHER_BYTES;
                     if fits {
@@ -46,11 +56,15 @@ pub(crate) async fn write(mut sink: OwnedWriteHalf, mut outbox: mpsc::UnboundedR
             {
                 return;
             }
+            if gathered.is_empty() {
+                unwritten.fetch_sub(std::mem::take(&mut frames), Ordering::Relaxed);
+            }
             next = outbox.try_recv().ok();
         }
         if sink.write_all(&gathered).await.is_err() {
             return;
         }
+        unwritten.fetch_sub(std::mem::take(&mut frames), Ordering::Relaxed);
         gathered = Vec::new();
     }
 }

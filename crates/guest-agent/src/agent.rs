@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use fumehood_protocol::{Complete, Detached, Response};
+use fumehood_protocol::{Complete, Response};
 
 use crate::command::Interpreters;
 use crate::confine::Confinement;
@@ -13,6 +13,7 @@ use crate::operation::Operation;
 use crate::operations::{ClientId, Operations};
 use crate::outbox::Outbox;
 use crate::process::Process;
+use crate::queue::Queue;
 use crate::settings::Settings;
 
 /// What all connections share.
@@ -34,8 +35,10 @@ pub(crate) struct Agent {
     pub(crate) abandoned: Vec<Process>,
     /// Operations whose end was answered, to be cleaned up.
     pub(crate) answered: Vec<Operation>,
-    /// Clients whose operation is followed by another from now on, to be told so.
-    pub(crate) partings: Vec<(ClientId, Detached)>,
+    /// Execs that wait for their contexts.
+    pub(crate) queue: Queue,
+    /// What clients are to be told besides.
+    pub(crate) notices: Vec<(ClientId, Response)>,
 }
 
 impl Agent {
@@ -55,7 +58,8 @@ impl Agent {
             memory: None,
             abandoned: Vec::new(),
             answered: Vec::new(),
-            partings: Vec::new(),
+            queue: Queue::default(),
+            notices: Vec::new(),
         }
     }
 
@@ -127,6 +131,7 @@ impl Agent {
 
     /// A client has gone: what it followed ends, but for what has a key and goes on by itself.
     pub(crate) fn leave(&mut self, client: ClientId) {
+        self.queue.leave(client);
         for operation in self.operations.iter_mut() {
             if operation.client == Some(client) && operation.keyed.is_some() {
                 operation.leave();

@@ -4,9 +4,13 @@ use fumehood_protocol::{
 
 use crate::agent::Agent;
 use crate::connection::Connection;
+use crate::dispatch::room;
 use crate::journal::Keyed;
-use crate::operation::Follower;
+use crate::operation::{Follower, Operation};
 use crate::replay::Replay;
+
+/// Bytes of the longest character: a piece of text can be longer than a chunk by nearly as many.
+const CHARACTER: u64 = 4;
 
 /// A key that came with a request.
 pub(crate) struct Admitted {
@@ -30,13 +34,16 @@ pub(crate) fn admit_key(
         Some(known) => Some(known),
         None => agent.journal.get(key).map(|record| record.keyed.clone()),
     };
+    let queued = agent.queue.with_key(key);
+    let known = known.or_else(|| queued.and_then(|queued| queued.terms.keyed.clone()));
     match &known {
         Some(known) => known.same(&keyed)?,
         None => {
             let with_key = agent.operations.iter().filter(|o| o.keyed.is_some());
-            agent
-                .journal
-                .admit(with_key.count(), &agent.settings.limits)?;
+            agent.journal.admit(
+                with_key.count() + agent.queue.keys(),
+                &agent.settings.limits,
+            )?;
         }
     }
     Ok(Admitted {
@@ -75,7 +82,8 @@ pub(crate) fn attach_to(
     agent: &mut Agent,
 ) -> Result<(), WireError> {
     let refuse = |message: String| Err(WireError::new(ErrorType::RequestError, message));
-    let least = agent.settings.limits.chunk_bytes;
+    room(connection, agent)?;
+    let least = agent.settings.limits.chunk_bytes + CHARACTER;
     if let Some(credit) = follower.credit.filter(|credit| *credit < least) {
         return refuse(format!(
             "field `credit`: {credit} bytes; at least {least} are needed, since a piece is told as a whole"
@@ -97,6 +105,10 @@ pub(crate) fn attach_to(
             input_credit: input.map(|(_, credit)| credit),
         })
     };
+    if agent.queue.with_key(key).is_some() {
+        agent.take_over_queued(connection.id, key, follower);
+        return Ok(());
+    }
     if let Some(operation) = agent.operations.with_key(key) {
         if follower.from_seq > operation.framing.seq {
             return later(operation.framing.seq);
@@ -114,7 +126,10 @@ pub(crate) fn attach_to(
                     .outbox
                     .answer(&Response::Detached(Detached { op_id }));
             }
-            (Some(client), op_id) => agent.partings.push((client, Detached { op_id })),
+            (Some(client), op_id) => {
+                let detached = Response::Detached(Detached { op_id });
+                agent.notices.push((client, detached));
+            }
             (None, _) => {}
         }
         connection.outbox.answer(&told(seq, pid, input));
@@ -145,15 +160,23 @@ pub(crate) fn detach(
     request: &Detach,
     agent: &mut Agent,
 ) -> Result<(), WireError> {
-    let Some(operation) = agent.operations.find(connection.id, request.op_id) else {
-        return Ok(());
+    let running = agent.operations.find(connection.id, request.op_id);
+    let queued = agent.queue.find(connection.id, request.op_id);
+    let has_key = match (&running, &queued) {
+        (Some(operation), _) => operation.keyed.is_some(),
+        (None, Some(queued)) => queued.terms.keyed.is_some(),
+        (None, None) => return Ok(()),
     };
-    if operation.keyed.is_none() {
+    if !has_key {
         let message =
             "the operation has no idempotency key, and could not be found again; begin it with one";
         return Err(WireError::new(ErrorType::RequestError, message));
     }
-    operation.leave();
+    running.into_iter().for_each(Operation::leave);
+    if let Some(queued) = queued {
+        queued.terms.client = None;
+        queued.terms.credit = None;
+    }
     let op_id = Some(request.op_id);
     connection
         .outbox

@@ -17,7 +17,6 @@ use crate::operation::Operation;
 use crate::operations::ClientId;
 use crate::outbox::{Outbox, Sent};
 use crate::output::Encoding;
-use crate::queue::{Queued, begin_queued};
 use crate::replay::Replay;
 use crate::settings::Settings;
 
@@ -51,8 +50,6 @@ pub(crate) struct Connection {
     /// Requests without `op_id` that wait for the end of the one before.
     waiting: VecDeque<Incoming>,
     turn: usize,
-    /// Execs that wait for their contexts, in order.
-    pub(crate) queue: Vec<Queued>,
     pub(crate) session: Session,
     pub(crate) outbox: Outbox,
     pub(crate) replays: Vec<Replay>,
@@ -99,7 +96,6 @@ impl Connection {
             announced: None,
             waiting: VecDeque::new(),
             turn: 0,
-            queue: Vec::new(),
             session,
             outbox: Outbox::default(),
             replays: Vec::new(),
@@ -130,8 +126,10 @@ impl Connection {
         }
         let (len, most) = (data.len, limits.chunk_bytes);
         let Some(bytes) = usize::try_from(len).ok().filter(|_| len <= most) else {
+            // Whatever they are, they are no requests.
+            self.decoder.skip_raw(len);
             return refuse(format!(
-                "field `len`: {len} bytes; at most {most} are allowed"
+                "field `len`: {len} bytes; at most {most} are allowed; they are skipped"
             ));
         };
         self.announced = Some(data);
@@ -146,7 +144,6 @@ impl Connection {
 
     /// What nobody waits for any more ends, but for what has a key.
     pub(crate) fn leave(&mut self, agent: &mut Agent) {
-        self.queue.clear();
         self.replays.clear();
         self.transfers.clear();
         agent.leave(self.id);
@@ -167,7 +164,10 @@ impl Connection {
         let id = Some(id);
         let mut running = agent.operations.of(Some(self.id));
         running.any(|operation| operation.framing.op_id == id)
-            || self.queue.iter().any(|queued| queued.terms.op_id == id)
+            || agent
+                .queue
+                .of(self.id)
+                .any(|queued| queued.terms.op_id == id)
             || self.replays.iter().any(|replay| replay.op_id() == id)
             || self.transfers.iter().any(|transfer| transfer.op_id() == id)
     }
@@ -175,7 +175,7 @@ impl Connection {
     /// How many operations of this client have not ended.
     pub(crate) fn live(&self, agent: &Agent) -> usize {
         let running = agent.operations.of(Some(self.id)).count();
-        running + self.queue.len() + self.replays.len() + self.transfers.len()
+        running + agent.queue.of(self.id).count() + self.replays.len() + self.transfers.len()
     }
 
     /// What to wait for.
@@ -250,7 +250,7 @@ impl Connection {
         self.take_requests(agent, now);
         self.pump(agent, now);
         self.finish(agent);
-        begin_queued(self, agent, now);
+        agent.begin_queued(now);
         self.take_requests(agent, now);
         self.send();
         if self.is_gone() {
@@ -258,7 +258,8 @@ impl Connection {
         }
     }
 
-    fn send(&mut self) {
+    /// Sends what the client takes.
+    pub(crate) fn send(&mut self) {
         if self.stage != Stage::Gone && self.outbox.send(&self.descriptor) == Sent::Gone {
             self.stage = Stage::Gone;
         }
@@ -294,7 +295,10 @@ impl Connection {
     fn is_synchronous(&self, agent: &Agent) -> bool {
         let mut running = agent.operations.of(Some(self.id));
         running.any(|operation| operation.framing.op_id.is_none())
-            || self.queue.iter().any(|queued| queued.terms.op_id.is_none())
+            || agent
+                .queue
+                .of(self.id)
+                .any(|queued| queued.terms.op_id.is_none())
             || self.replays.iter().any(|replay| replay.op_id().is_none())
             || self
                 .transfers
@@ -321,9 +325,14 @@ impl Connection {
 
     /// Moves output, the operations by turns, a chunk of each stream at most.
     fn pump(&mut self, agent: &mut Agent, now: Instant) {
-        let limits = &agent.settings.limits;
         self.turn = self.turn.wrapping_add(1);
         let count = agent.operations.len();
+        // Neither programs nor files come first each time.
+        let files_first = self.turn % 2 == 0;
+        if files_first {
+            self.pump_files(agent);
+        }
+        let limits = &agent.settings.limits;
         for n in 0..count {
             let operation = agent.operations.get((self.turn + n) % count);
             if operation.client == Some(self.id) {
@@ -331,8 +340,15 @@ impl Connection {
                 operation.pump(&mut self.outbox, limits, now);
             }
         }
+        if !files_first {
+            self.pump_files(agent);
+        }
+    }
+
+    /// The same for records and files.
+    fn pump_files(&mut self, agent: &Agent) {
         for replay in &mut self.replays {
-            replay.pump(&mut self.outbox, limits);
+            replay.pump(&mut self.outbox, &agent.settings.limits);
         }
         self.replays.retain(|replay| !replay.is_done());
         for transfer in std::mem::take(&mut self.transfers) {
@@ -356,6 +372,7 @@ impl Incoming {
         let refused = match &self.request {
             Ok(Request::Exec(exec)) => exec.check(limits).err(),
             Ok(Request::InstallPackages(install)) => install.check(limits).err(),
+            Ok(Request::Spawn(spawn)) => spawn.check(limits).err(),
             _ => None,
         };
         match refused {

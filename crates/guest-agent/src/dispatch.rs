@@ -17,7 +17,6 @@ use crate::install::install_packages;
 use crate::listing::list_processes;
 use crate::operation::{Follower, Operation, Reason, Terms};
 use crate::program::{enter, spawn};
-use crate::queue::{Queued, cancel_queued, must_wait};
 use crate::settings::VERSION;
 
 /// Answers one request, or begins what will.
@@ -28,10 +27,22 @@ pub(crate) fn dispatch(
     now: Instant,
 ) {
     let Incoming { op_id, request } = incoming;
+    // An error ends the operation of its id, which this is not.
+    let about_another = request.as_ref().is_ok_and(Request::is_about_another);
+    let op_id = op_id.filter(|_| !about_another);
     let result = request
         .and_then(|request| admitted(connection, request, agent))
-        .and_then(|request| admits(agent, &request).map(|()| request))
-        .and_then(|request| answer(connection, request, agent, now));
+        .and_then(|request| match request {
+            // Its bytes follow, whatever becomes of them.
+            Request::Data(data) if data.len > 0 => connection
+                .announce(data, &agent.settings.limits)
+                .map(|()| None),
+            request => admits(agent, &request).map(|()| Some(request)),
+        })
+        .and_then(|request| match request {
+            Some(request) => answer(connection, request, agent, now),
+            None => Ok(()),
+        });
     if let Err(error) = result {
         connection.outbox.refuse(op_id, error);
     }
@@ -133,6 +144,18 @@ pub(crate) fn room(connection: &Connection, agent: &Agent) -> Result<(), WireErr
     Err(WireError::new(ErrorType::BusyError, message))
 }
 
+/// Refuses what waits for input that nobody can send: that names its operation.
+///
+/// # Errors
+/// `request_error`.
+pub(crate) fn can_be_fed(takes_input: bool, op_id: Option<OpId>) -> Result<(), WireError> {
+    if !takes_input || op_id.is_some() {
+        return Ok(());
+    }
+    let message = "field `op_id` is missing: without it no input can be sent";
+    Err(WireError::new(ErrorType::RequestError, message))
+}
+
 fn exec(
     connection: &mut Connection,
     exec: Exec,
@@ -140,6 +163,7 @@ fn exec(
     now: Instant,
 ) -> Result<(), WireError> {
     exec.check(&agent.settings.limits)?;
+    can_be_fed(exec.stdin, exec.op_id)?;
     let mut keyed = None;
     if let Some(key) = &exec.idempotency_key {
         let same = Exec {
@@ -165,7 +189,7 @@ fn exec(
     }
     let limits = &agent.settings.limits;
     let terms = Terms {
-        client: connection.id,
+        client: Some(connection.id),
         keyed,
         tag: None,
         kind: ProcessKind::Exec,
@@ -175,8 +199,8 @@ fn exec(
         timeout: Some(Duration::from_secs(exec.timeout_s(limits)?)),
         arrived: now,
     };
-    if must_wait(&exec, connection, agent) {
-        return wait(connection, Queued { exec, terms });
+    if agent.must_wait(&exec) {
+        return agent.wait(exec, terms);
     }
     let begun = begin(exec, agent)?;
     let operation = Operation::new(terms, begun, &agent.settings.limits);
@@ -184,36 +208,11 @@ fn exec(
     Ok(())
 }
 
-fn wait(connection: &mut Connection, queued: Queued) -> Result<(), WireError> {
-    let key = queued.exec.idempotency_key.as_ref();
-    let twice = connection
-        .queue
-        .iter()
-        .any(|other| key.is_some() && other.exec.idempotency_key.as_ref() == key);
-    if twice {
-        let message = "an exec with this idempotency key waits for its context already";
-        return Err(WireError::new(ErrorType::BusyError, message));
-    }
-    let op_id = queued.terms.op_id;
-    if queued.terms.encoding != crate::output::Encoding::Text {
-        let answer = Response::Queued(fumehood_protocol::Queued { op_id });
-        connection.outbox.answer(&answer);
-    }
-    connection.queue.push(queued);
-    Ok(())
-}
-
 fn cancel(connection: &mut Connection, id: OpId, agent: &mut Agent, now: Instant) {
     let limits = &agent.settings.limits;
     if let Some(operation) = agent.operations.find(connection.id, id) {
         operation.stop(Reason::Cancel, limits, now);
-    } else if let Some(at) = connection
-        .queue
-        .iter()
-        .position(|q| q.terms.op_id == Some(id))
-    {
-        cancel_queued(connection, at);
-    } else {
+    } else if !agent.cancel_queued(connection.id, id) {
         let replays = &mut connection.replays;
         let replay = replays.iter_mut().find(|replay| replay.op_id() == Some(id));
         replay.into_iter().for_each(crate::replay::Replay::cancel);
@@ -234,6 +233,16 @@ fn input(connection: &mut Connection, stdin: Stdin, agent: &mut Agent) -> Result
         connection.transfers.extend(transfer);
         return Ok(());
     }
+    if let Some(queued) = agent.queue.find(connection.id, stdin.op_id) {
+        let most = agent.settings.limits.input_bytes;
+        if (queued.input.len() + bytes.len()) as u64 > most {
+            let message = format!("more than {most} bytes of input, without credit for it");
+            return Err(WireError::new(ErrorType::ProtocolError, message));
+        }
+        queued.input.extend_from_slice(&bytes);
+        queued.has_ended_input |= stdin.eof;
+        return Ok(());
+    }
     let operation = agent.operations.find(connection.id, stdin.op_id);
     match operation.and_then(|operation| operation.input.as_mut()) {
         Some(input) => input.take(bytes, stdin.eof),
@@ -241,11 +250,8 @@ fn input(connection: &mut Connection, stdin: Stdin, agent: &mut Agent) -> Result
     }
 }
 
-/// Input as a raw frame; one without bytes has come already.
+/// A raw frame of input without bytes has come already.
 fn data(connection: &mut Connection, data: InputData, agent: &mut Agent) -> Result<(), WireError> {
-    if data.len > 0 {
-        return connection.announce(data, &agent.settings.limits);
-    }
     let (op_id, eof) = (data.op_id, data.eof);
     let nothing = Stdin {
         action: Tag,
@@ -282,6 +288,10 @@ fn resize(connection: &Connection, request: &Resize, agent: &mut Agent) {
 fn credit(connection: &mut Connection, id: OpId, bytes: u64, agent: &mut Agent) {
     if let Some(operation) = agent.operations.find(connection.id, id) {
         operation.add_credit(bytes);
+    }
+    if let Some(queued) = agent.queue.find(connection.id, id) {
+        let credit = &mut queued.terms.credit;
+        *credit = credit.map(|credit| credit.saturating_add(bytes));
     }
     let replays = connection.replays.iter_mut();
     for replay in replays.filter(|replay| replay.op_id() == Some(id)) {

@@ -2,7 +2,6 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use fumehood_protocol::Response;
 use fumehood_sys::guest::{Ended, Signals, peek_ended, reap, reserve_descriptors};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
@@ -62,6 +61,11 @@ pub(crate) fn listen(listen: Listen) -> Result<(), String> {
     let failed = |what: &'static str| move |e: std::io::Error| format!("cannot {what}: {e}");
     let signals = Signals::take().map_err(failed("take over signals"))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    if listen.user.is_some() {
+        // Else they would give rights to files that the user does not have.
+        let left = rustix::thread::set_thread_groups(&[]);
+        left.map_err(|e| failed("leave the groups of this process")(e.into()))?;
+    }
     // Programs of the same user may not read the token out of this process.
     let undumpable = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     undumpable.map_err(|e| failed("hide this process's memory")(e.into()))?;
@@ -245,6 +249,7 @@ impl EventLoop {
         let mut deadline = [self.door.deadline(), memory].into_iter().flatten().min();
         let earlier = |a: Option<Instant>, b: Option<Instant>| a.into_iter().chain(b).min();
         let mut has_work = self.agent.operations.of(None).any(Operation::has_work);
+        has_work |= !self.agent.queue.is_empty() && self.agent.can_begin();
         for connection in &self.connections {
             has_work |= connection.has_work(&self.agent);
             deadline = earlier(deadline, connection.deadline());
@@ -321,11 +326,13 @@ impl EventLoop {
         }
     }
 
-    /// Lets go of clients that are gone, and tells others that their operation is followed elsewhere.
+    /// Tells clients what they are to be told besides, and lets go of those that are gone.
     fn part(&mut self, now: Instant) {
-        for (id, detached) in std::mem::take(&mut self.agent.partings) {
+        self.agent.begin_queued(now);
+        for (id, notice) in std::mem::take(&mut self.agent.notices) {
             if let Some(connection) = self.connections.iter_mut().find(|c| c.id == id) {
-                connection.outbox.answer(&Response::Detached(detached));
+                connection.outbox.answer(&notice);
+                connection.send();
             }
         }
         let mut at = 0;

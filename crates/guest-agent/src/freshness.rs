@@ -80,8 +80,9 @@ pub(crate) fn quiesce(
         .iter()
         .filter(|o| !goes_on_by_itself(o))
         .count();
-    let waiting = connection.queue.len() + connection.replays.len();
-    let operations = others + waiting + agent.abandoned.len();
+    let files = connection.replays.len() + connection.transfers.len();
+    let queued = usize::from(!agent.queue.is_empty());
+    let operations = others + files + queued + agent.abandoned.len();
     if operations > 0 {
         let message = format!(
             "{operations} operations are running; a state is saved only when none does: wait for their ends, or cancel them"

@@ -35,7 +35,7 @@ pub(crate) fn install_packages(
         .chain(specs.iter().map(|spec| spec.as_str()));
     let spawn = Spawn::new(words);
     let terms = Terms {
-        client: connection.id,
+        client: Some(connection.id),
         keyed: None,
         tag: None,
         kind: ProcessKind::Install,

@@ -38,6 +38,9 @@ impl Keyed {
     }
 }
 
+/// Pieces of one operation that are kept: tiny ones must not cost a hundred times their size.
+const PIECES: usize = 4096;
+
 /// The latest output of an operation, piece by piece.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
@@ -61,7 +64,7 @@ impl Pieces {
     pub(crate) fn add(&mut self, stream: Stream, bytes: &[u8]) {
         self.list.push_back((stream, bytes.to_vec()));
         self.bytes += bytes.len() as u64;
-        while self.bytes > self.most {
+        while self.bytes > self.most || self.list.len() > PIECES {
             self.drop_first();
         }
     }

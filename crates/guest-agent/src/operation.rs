@@ -110,7 +110,7 @@ const BEGINS: &[u8] = b"r\n";
 /// What holds for an operation, beside its process.
 #[derive(Debug)]
 pub(crate) struct Terms {
-    pub(crate) client: ClientId,
+    pub(crate) client: Option<ClientId>,
     pub(crate) keyed: Option<Keyed>,
     pub(crate) tag: Option<String>,
     pub(crate) kind: ProcessKind,
@@ -158,7 +158,7 @@ impl Operation {
         let [stdout, stderr, results] = parts.outputs;
         let kept = terms.keyed.is_some();
         Self {
-            client: Some(terms.client),
+            client: terms.client,
             keyed: terms.keyed,
             tag: terms.tag,
             kind: terms.kind,
@@ -325,6 +325,10 @@ impl Operation {
 
     /// Somebody follows it from now on, from this piece of its output on.
     pub(crate) fn follow(&mut self, client: ClientId, follower: Follower, limits: &Limits) -> u64 {
+        // What was gathered before is told again with the rest, and counts as that does.
+        for output in &mut self.outputs {
+            output.settle(&mut self.framing);
+        }
         self.client = Some(client);
         self.framing.op_id = follower.op_id;
         self.framing.encoding = follower.encoding;
@@ -416,8 +420,9 @@ impl Operation {
     /// Begins to end it, unless it has ended or that has begun before.
     pub(crate) fn stop(&mut self, reason: Reason, limits: &Limits, now: Instant) {
         if self.end.is_some() {
-            self.dropped = !self.outputs.iter().all(OutputStream::is_done);
+            self.dropped |= !self.outputs.iter().all(OutputStream::is_done);
             self.outputs.iter_mut().for_each(OutputStream::discard);
+            self.replay = None;
         } else if self.stopping.is_none() {
             self.process.signal(Signal::INT);
             let grace = Duration::from_millis(limits.grace_ms);
@@ -486,11 +491,12 @@ impl Operation {
             (None, None) => self.due(),
             (None, Some(stopping)) => stopping.next.map(|(_, at)| at),
         };
+        let can_read = self.credit != Some(0);
         let flushes = self
             .outputs
             .iter()
-            .filter_map(|output| output.deadline(limits));
-        let flush = flushes.min().filter(|_| !is_full);
+            .filter_map(|output| output.deadline(limits, can_read));
+        let flush = flushes.min().filter(|_| !is_full && self.replay.is_none());
         [timer, flush].into_iter().flatten().min()
     }
 

@@ -50,6 +50,11 @@ pub(crate) enum Sent {
     Gone,
 }
 
+/// An `error`.
+pub(crate) fn refusal(op_id: Option<OpId>, error: WireError) -> Response {
+    Response::Error(ErrorMessage::new(op_id, error, VERSION))
+}
+
 /// Pieces handed to the kernel in one call.
 const AT_ONCE: usize = 32;
 
@@ -115,7 +120,7 @@ impl Outbox {
 
     /// Adds an `error`.
     pub(crate) fn refuse(&mut self, op_id: Option<OpId>, error: WireError) {
-        self.answer(&Response::Error(ErrorMessage::new(op_id, error, VERSION)));
+        self.answer(&refusal(op_id, error));
     }
 
     /// Nothing waits.

@@ -164,14 +164,15 @@ impl OutputStream {
         self.summary
     }
 
-    /// When the gathered bytes must go at the latest.
-    pub(crate) fn deadline(&self, limits: &Limits) -> Option<Instant> {
+    /// When something is due: gathered bytes must go, or, where more may be read, the pipe is to be looked at.
+    pub(crate) fn deadline(&self, limits: &Limits, can_read: bool) -> Option<Instant> {
         let flush = self
             .since
             .map(|since| since + Duration::from_millis(limits.flush_ms));
         // After the program's end nothing is waited for.
         let rest = self.rest.filter(|_| self.left.is_none());
-        flush.into_iter().chain(self.until).chain(rest).min()
+        let looks = self.until.into_iter().chain(rest);
+        flush.into_iter().chain(looks.filter(|_| can_read)).min()
     }
 
     /// Reads once, at most up to a full chunk and `allowed`. Returns how many bytes came.
@@ -182,9 +183,8 @@ impl OutputStream {
         limits: &Limits,
         now: Instant,
     ) -> u64 {
-        if self.until.is_some_and(|until| now >= until) {
-            self.close();
-        }
+        let is_late = self.until.is_some_and(|until| now >= until);
+        self.readable |= is_late;
         let Some(pipe) = self.pipe.as_ref().filter(|_| self.readable) else {
             return 0;
         };
@@ -224,7 +224,7 @@ impl OutputStream {
             }
             Err(Errno::INTR) => self.readable = true,
             // A terminal's end is yet to come.
-            Err(Errno::AGAIN) if self.until.is_some() => {}
+            Err(Errno::AGAIN) if self.until.is_some() && !is_late => {}
             // After the end this means that somebody else has taken the bytes.
             Err(Errno::AGAIN) => self.left = self.left.map(|_| 0),
             Err(_) => self.close(),
@@ -250,7 +250,7 @@ impl OutputStream {
         let over = self.left == Some(0);
         let full = self.gathered.len() as u64 >= limits.chunk_bytes;
         let waited = self
-            .deadline(limits)
+            .deadline(limits, false)
             .is_some_and(|deadline| now >= deadline);
         if self.gathered.is_empty() && !over {
             return;
@@ -272,6 +272,21 @@ impl OutputStream {
         if over {
             let rest = self.splitter.finish();
             self.send(rest, framing, outbox);
+        }
+    }
+
+    /// Keeps what is gathered as a piece of its own, and sends it to nobody.
+    pub(crate) fn settle(&mut self, framing: &mut Framing) {
+        let gathered = std::mem::take(&mut self.gathered);
+        self.since = None;
+        self.summary.bytes += gathered.len() as u64;
+        self.summary.crc32c = crate::checksum::append(self.summary.crc32c, &gathered);
+        // The beginning of a character may have waited for its end.
+        let mut piece = self.splitter.finish();
+        piece.extend_from_slice(&gathered);
+        if !piece.is_empty() {
+            framing.keep(self.stream, &piece);
+            framing.seq += 1;
         }
     }
 

@@ -14,7 +14,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use crate::agent::Agent;
 use crate::attach::{admit_key, attach_to};
 use crate::connection::Connection;
-use crate::dispatch::room;
+use crate::dispatch::{can_be_fed, room};
 use crate::input::Input;
 use crate::operation::{Follower, Operation, Terms};
 use crate::process::Process;
@@ -33,6 +33,7 @@ pub(crate) fn spawn(
     now: Instant,
 ) -> Result<(), WireError> {
     spawn.check(&agent.settings.limits)?;
+    can_be_fed(spawn.stdin, spawn.op_id)?;
     let follower = Follower {
         op_id: spawn.op_id,
         encoding: connection.session.encoding,
@@ -53,7 +54,7 @@ pub(crate) fn spawn(
     room(connection, agent)?;
     let timeout = spawn.timeout_s(&agent.settings.limits)?;
     let terms = Terms {
-        client: connection.id,
+        client: Some(connection.id),
         keyed,
         tag: spawn.tag.clone(),
         kind: ProcessKind::Spawn,

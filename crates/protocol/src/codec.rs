@@ -19,6 +19,7 @@ enum Mode {
     Line,
     Discard,
     Raw { missing: usize },
+    Skip { missing: u64 },
 }
 
 /// Cuts bytes into lines and raw frames; holds no more than the limit.
@@ -79,6 +80,15 @@ impl Decoder {
                     None
                 }
                 Mode::Raw { missing } => self.raw(missing, input),
+                Mode::Skip { missing } => {
+                    let now = missing.min(input.len() as u64);
+                    *input = &input[usize::try_from(now).unwrap_or(input.len())..];
+                    self.mode = match missing - now {
+                        0 => Mode::Line,
+                        missing => Mode::Skip { missing },
+                    };
+                    None
+                }
             };
             if item.is_some() {
                 return item;
@@ -94,6 +104,14 @@ impl Decoder {
         debug_assert!(self.buffer.is_empty(), "a frame follows a complete line");
         if len > 0 {
             self.mode = Mode::Raw { missing: len };
+        }
+    }
+
+    /// The next `len` bytes are a raw frame that nobody wants: they yield no item.
+    pub fn skip_raw(&mut self, len: u64) {
+        debug_assert!(self.buffer.is_empty(), "a frame follows a complete line");
+        if len > 0 {
+            self.mode = Mode::Skip { missing: len };
         }
     }
 
@@ -209,6 +227,17 @@ mod tests {
             decoder.decode(&mut bytes),
             Some(Item::Line(b"next".to_vec()))
         );
+    }
+
+    #[test]
+    fn a_frame_that_nobody_wants_is_skipped() {
+        let mut decoder = Decoder::new(100);
+        decoder.skip_raw(5);
+        let mut found = Vec::new();
+        for piece in [&b"a\nb"[..], b"c\nnext\n"] {
+            found.extend(all(&mut decoder, piece));
+        }
+        assert_eq!(found, [Item::Line(b"next".to_vec())]);
     }
 
     proptest! {

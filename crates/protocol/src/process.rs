@@ -90,7 +90,7 @@ about_operation! {
 about_operation! {
     /// Sends a signal to an operation's process group. Not answered.
     SendSignal {
-        /// Its number, 1 to 64, or its name, as `INT` or `SIGINT`.
+        /// Its number, 1 to 31, or its name, as `INT` or `SIGINT`.
         signal: SignalName,
     }
 }
@@ -100,7 +100,7 @@ about_operation! {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum SignalName {
-    /// As in signal(7), 1 to 64.
+    /// As in signal(7), 1 to 31.
     Number(i32),
     /// As in signal(7), with or without `SIG`.
     Name(String),
@@ -139,7 +139,7 @@ const SIGNALS: [(&str, i32); 30] = [
     ("PWR", 30),
     ("SYS", 31),
 ];
-const LAST_SIGNAL: i32 = 64;
+const LAST_SIGNAL: i32 = 31;
 
 impl SignalName {
     /// Its number.
@@ -419,10 +419,10 @@ mod tests {
             (number("INT").unwrap(), number("SIGTERM").unwrap()),
             (2, 15)
         );
-        assert_eq!(SignalName::Number(64).number().unwrap(), 64);
+        assert_eq!(SignalName::Number(31).number().unwrap(), 31);
         for none in [
             SignalName::Number(0),
-            SignalName::Number(65),
+            SignalName::Number(32),
             SignalName::Name("DANCE".into()),
         ] {
             assert_eq!(

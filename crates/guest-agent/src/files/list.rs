@@ -6,7 +6,7 @@ use crate::connection::Connection;
 use crate::outbox::Outbox;
 
 use super::transfer::Step;
-use super::{Transfer, info, open, refused};
+use super::{Transfer, info, not_of_processes, open, refused};
 
 /// A directory that is being listed.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Listing {
                     self.levels.clear();
                 }
                 Ok(Some(entry)) => {
-                    bytes += entry.path.len();
+                    bytes += entry.path.len() + entry.target.as_ref().map_or(0, String::len);
                     self.told += 1;
                     entries.push(entry);
                 }
@@ -91,6 +91,9 @@ impl Listing {
             }
         }
         let last = self.levels.is_empty();
+        if entries.is_empty() && !last {
+            return Step::More;
+        }
         outbox.answer(&Response::Entries(Entries {
             op_id: self.op_id,
             entries,
@@ -124,7 +127,8 @@ impl Listing {
         };
         if entry.kind == FileKind::Directory && depth < self.depth {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let below = openat(directory, name, flags, Mode::empty()).and_then(Dir::new);
+            let below = openat(directory, name, flags, Mode::empty());
+            let below = below.and_then(not_of_processes).and_then(Dir::new);
             let prefix = format!("{}/", entry.path);
             self.levels
                 .extend(below.ok().map(|directory| Level { directory, prefix }));

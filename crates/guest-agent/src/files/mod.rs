@@ -33,6 +33,9 @@ const PERMISSIONS: u32 = 0o7777;
 /// The file system that shows processes: statfs(2).
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 
+/// Directories that are made on the way to one path at most.
+const MOST_PARENTS: usize = 256;
+
 /// What went wrong with a path, as an answer.
 fn refused(what: &str, path: &GuestPath, agent: &Agent) -> impl Fn(Errno) -> WireError {
     let shown = path.as_str().chars().take(200).flat_map(char::escape_debug);
@@ -71,6 +74,11 @@ fn open(path: &str, flags: OFlags, agent: &Agent) -> rustix::io::Result<OwnedFd>
         let resolve = ResolveFlags::NO_MAGICLINKS;
         rustix::fs::openat2(home, path, flags, Mode::empty(), resolve)
     })?;
+    not_of_processes(opened)
+}
+
+/// Refuses what the kernel shows of processes.
+fn not_of_processes(opened: OwnedFd) -> rustix::io::Result<OwnedFd> {
     match rustix::fs::fstatfs(&opened)?.f_type.cast_unsigned() {
         PROC_SUPER_MAGIC => Err(Errno::OPNOTSUPP),
         _ => Ok(opened),
@@ -103,6 +111,9 @@ fn place(path: &GuestPath, agent: &Agent) -> rustix::io::Result<Place> {
 fn make_parents(path: &GuestPath, agent: &Agent) -> rustix::io::Result<()> {
     let path = path.as_str().trim_end_matches('/');
     let ends = path.match_indices('/').map(|(at, _)| at);
+    if ends.clone().count() > MOST_PARENTS {
+        return Err(Errno::NAMETOOLONG);
+    }
     for end in ends.filter(|at| *at > 0) {
         let home = &agent.confinement.directory;
         let mode = Mode::from_raw_mode(0o755);

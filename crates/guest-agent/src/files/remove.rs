@@ -32,6 +32,8 @@ struct Level {
 
 /// Names looked at in one step.
 const AT_ONCE: usize = 200;
+/// The deepest that it goes: each level is a descriptor. Programs can remove what is deeper.
+const DEEPEST: usize = 256;
 /// A program that fills what is being removed wins in the end.
 const PATIENCE: u32 = 10;
 
@@ -108,6 +110,7 @@ impl Removal {
     }
 
     fn next(&mut self) -> rustix::io::Result<()> {
+        let depth = self.levels.len();
         let Some(level) = self.levels.last_mut() else {
             return Ok(());
         };
@@ -122,6 +125,9 @@ impl Removal {
         match unlinkat(directory, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR) => {
+                if depth >= DEEPEST {
+                    return Err(Errno::NAMETOOLONG);
+                }
                 // A name that is no UTF-8 is removed by programs alone.
                 let name = name.to_str().map_err(|_| Errno::ILSEQ)?;
                 let below = Level::open(directory, name)?;

@@ -15,7 +15,7 @@ use crate::outbox::Outbox;
 
 use super::transfer::Step;
 use super::write::PREFIX;
-use super::{Transfer, open, refused};
+use super::{Transfer, not_of_processes, open, refused};
 
 /// A directory whose changes are told.
 #[derive(Debug)]
@@ -88,7 +88,8 @@ impl Watching {
                 return Err(Errno::NOSPC);
             }
             if self.request.recursive {
-                open.extend(below(&directory, &prefix, agent));
+                let room = most.saturating_sub((self.places.len() + open.len()) as u64);
+                open.extend(below(&directory, &prefix, room, agent));
             }
             let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
             let flags = WatchFlags::CREATE
@@ -118,8 +119,7 @@ impl Watching {
         };
         let mut reader = inotify::Reader::new(inotify, &mut buffer);
         let mut is_over = false;
-        loop {
-            let Ok(event) = reader.next() else { break };
+        while let Ok(event) = reader.next() {
             let name = event
                 .file_name()
                 .map(|name| name.to_string_lossy().into_owned());
@@ -155,6 +155,10 @@ impl Watching {
             return false;
         };
         let is_first = prefix.is_empty();
+        if events.contains(ReadFlags::MOVE_SELF) && !is_first {
+            // Where it has gone to is told by the directories above.
+            return false;
+        }
         if events.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED) {
             self.places.remove(&number);
             if is_first {
@@ -173,6 +177,9 @@ impl Watching {
             }
             ChangeKind::Created
         } else if events.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) {
+            if events.contains(ReadFlags::ISDIR) {
+                self.forget(&format!("{path}/"));
+            }
             ChangeKind::Removed
         } else if events.contains(ReadFlags::MODIFY) {
             ChangeKind::Modified
@@ -190,6 +197,18 @@ impl Watching {
         if let Ok(opened) = open(&whole, flags, agent) {
             // One that cannot be watched is told of, but not what happens in it.
             let _ = self.add(opened, format!("{path}/"), agent);
+        }
+    }
+
+    /// A directory has gone from its place, with those below it.
+    fn forget(&mut self, prefix: &str) {
+        let gone = self
+            .places
+            .iter()
+            .filter(|(_, place)| place.starts_with(prefix));
+        for number in gone.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.places.remove(&number);
+            let _ = inotify::remove_watch(&self.inotify, number);
         }
     }
 
@@ -215,7 +234,7 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC);
 
 /// The directories in this one that can be opened, with their paths.
-fn below(directory: &OwnedFd, prefix: &str, agent: &Agent) -> Vec<(OwnedFd, String)> {
+fn below(directory: &OwnedFd, prefix: &str, room: u64, agent: &Agent) -> Vec<(OwnedFd, String)> {
     let read = || {
         let entries = Dir::read_from(directory).into_iter().flatten().flatten();
         let mut found = Vec::new();
@@ -225,7 +244,11 @@ fn below(directory: &OwnedFd, prefix: &str, agent: &Agent) -> Vec<(OwnedFd, Stri
             if matches!(name.to_bytes(), b"." | b"..") || !is_directory {
                 continue;
             }
-            if let Ok(opened) = openat(directory, name, DIRECTORY, Mode::empty()) {
+            if found.len() as u64 > room {
+                break;
+            }
+            let opened = openat(directory, name, DIRECTORY, Mode::empty());
+            if let Ok(opened) = opened.and_then(not_of_processes) {
                 found.push((opened, format!("{prefix}{}/", name.to_string_lossy())));
             }
         }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::agent::Agent;
 use crate::connection::Connection;
+use crate::dispatch::can_be_fed;
 use crate::outbox::Outbox;
 
 use super::transfer::Step;
@@ -62,6 +63,7 @@ pub(crate) fn write(
     agent: &Agent,
 ) -> Result<(), WireError> {
     request.check(&agent.settings.limits)?;
+    can_be_fed(true, request.op_id)?;
     let refuse = refused("write", &request.path, agent);
     if request.parents {
         make_parents(&request.path, agent).map_err(&refuse)?;

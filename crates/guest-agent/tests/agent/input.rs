@@ -122,6 +122,10 @@ fn frames_are_bounded_and_need_an_agreement() {
     let mut client = agent.hello(&["raw_frames"]);
     let line = r#"{"action":"data","op_id":1,"len":65537}"#;
     client.refuses(line, ErrorType::RequestError, &["65537", "65536"]);
+    // Its bytes are no requests, whatever they look like.
+    let mut bytes = br#"{"action":"ping"}"#.to_vec();
+    bytes.resize(65_536, b'\n');
+    client.line(bytes);
     // For an operation that has ended it is dropped.
     client.line("{\"action\":\"data\",\"op_id\":1,\"len\":4}\nabcd");
     assert_eq!(client.error().error_type, ErrorType::RequestError);

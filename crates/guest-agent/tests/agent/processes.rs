@@ -315,8 +315,7 @@ fn a_program_is_left_and_found_again() {
     assert!(matches!(parting, Response::Detached(_)) && op_id(&parting) == Some(7));
     assert_eq!(other.message().1, b"2\n");
     stdin(&mut other, 1, b"\n\n", true);
-    let mut outcome = Outcome::default();
-    outcome.pieces = vec![Vec::new(); 2];
+    let mut outcome = Outcome::after(2);
     other.rest_of(&mut outcome);
     assert_eq!(outcome.out(), "3\nend\n");
     assert_eq!(outcome.complete().stdout.bytes, 10);
@@ -363,7 +362,7 @@ fn what_is_refused() {
     client.refuses(
         r#"{"action":"attach","op_id":9,"idempotency_key":"k","credit":1}"#,
         ErrorType::RequestError,
-        &["credit", "65536"],
+        &["credit", "65540"],
     );
     client.cancel(1);
     client.outcome();
@@ -400,8 +399,7 @@ fn output_that_nobody_follows_is_bounded() {
     within("it ends", || processes(&mut client).is_empty());
     let attached = attach(&mut client, 1, "k", 0);
     assert!(attached.seq > 100, "{attached:?}");
-    let mut outcome = Outcome::default();
-    outcome.pieces = vec![Vec::new(); usize::try_from(attached.seq).unwrap()];
+    let mut outcome = Outcome::after(usize::try_from(attached.seq).unwrap());
     client.rest_of(&mut outcome);
     assert!(outcome.out().ends_with("y\nlast\n"));
     assert!(outcome.stdout.len() <= 200_000);

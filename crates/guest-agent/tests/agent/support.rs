@@ -196,6 +196,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// One of which this many pieces have come before.
+    pub fn after(pieces: usize) -> Self {
+        Self {
+            pieces: vec![Vec::new(); pieces],
+            ..Self::default()
+        }
+    }
+
     pub fn complete(&self) -> &Complete {
         self.complete
             .as_ref()
