@@ -47,6 +47,7 @@ const RANKS: &[&[&str]] = &[
         "files",
         "packages",
         "tree",
+        "watcher",
         "agent_line",
         "keeper",
     ],

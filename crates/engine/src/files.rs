@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fumehood_protocol::{
-    ChangeKind, FileInfo, GuestPath, ListFiles, MakeDir, MoveFile, OpId, ReadFile, RemoveFile,
-    Request, Response, Stat, Stream, Tag, Transferred, Watch, WriteFile,
+    FileInfo, GuestPath, ListFiles, MakeDir, MoveFile, OpId, ReadFile, RemoveFile, Request,
+    Response, Stat, Stream, Tag, Transferred, Watch, WriteFile,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -11,6 +11,7 @@ use crate::channel::{FRAME_BYTES, Operation, OperationEvent};
 use crate::error::{Error, ErrorKind};
 use crate::life::Busy;
 use crate::sandbox::{Sandbox, invalid};
+use crate::watcher::Watcher;
 
 /// The files of a [`Sandbox`], with the rights of the user that programs run as. Paths are absolute, or
 /// relative to that user's home. What comes back from the guest (names, content) is as hostile as its
@@ -458,11 +459,9 @@ impl Files {
             })
         })?;
         match self.sandbox.next(&mut operation, STALL).await? {
-            OperationEvent::Item(Response::Watching(_), _) => Ok(Watcher {
-                operation,
-                sandbox: self.sandbox.clone(),
-                _busy: busy,
-            }),
+            OperationEvent::Item(Response::Watching(_), _) => {
+                Ok(Watcher::new(operation, self.sandbox.clone(), busy))
+            }
             other => Err(self.sandbox.odd(&other)),
         }
     }
@@ -482,31 +481,5 @@ impl Files {
 
     pub(crate) fn sandbox(&self) -> &Sandbox {
         &self.sandbox
-    }
-}
-
-/// Changes of files as they happen. Dropping it ends that.
-#[derive(Debug)]
-pub struct Watcher {
-    operation: Operation,
-    sandbox: Sandbox,
-    _busy: Busy,
-}
-
-impl Watcher {
-    /// The next change, and where: below the path that is watched, empty for that itself. `None`: what was
-    /// watched is gone.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Lost`].
-    pub async fn next(&mut self) -> Result<Option<(ChangeKind, String)>, Error> {
-        match self.operation.next().await {
-            Ok(OperationEvent::Item(Response::Change(change), _)) => {
-                Ok(Some((change.kind, change.path)))
-            }
-            Ok(OperationEvent::Answer(Response::Done(_))) => Ok(None),
-            Ok(other) => Err(self.sandbox.odd(&other)),
-            Err(error) => Err(self.sandbox.broken(error).await),
-        }
     }
 }

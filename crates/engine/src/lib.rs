@@ -21,7 +21,7 @@
 //! # }
 //! ```
 //!
-//! Modules by rank; a lower one never names a higher: `engine, builder, doctor > sandbox, context, files, packages, tree,
+//! Modules by rank; a lower one never names a higher: `engine, builder, doctor > sandbox, context, files, packages, tree, watcher,
 //! agent_line, keeper > begun > host > pool > template > restore, checkpoint > snapshot, warm > launch, ending >
 //! life > vm > follow > run, spawn > control, result, greeting > channel, router, writer > console, admission,
 //! machine > config > accelerator > error`.
@@ -62,6 +62,7 @@ mod template;
 mod tree;
 mod vm;
 mod warm;
+mod watcher;
 mod writer;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
@@ -73,7 +74,7 @@ pub use context::Context;
 pub use control::{Canceller, Input};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Retry};
-pub use files::{Files, Watcher, WriteOptions};
+pub use files::{Files, WriteOptions};
 pub use fumehood_image as image;
 pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
@@ -86,3 +87,4 @@ pub use result::MimeBundle;
 pub use run::{Event, Outcome, Run, RunRequest, Source, Timing};
 pub use sandbox::Sandbox;
 pub use spawn::SpawnRequest;
+pub use watcher::Watcher;

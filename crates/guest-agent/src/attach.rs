@@ -5,8 +5,9 @@ use fumehood_protocol::{
 use crate::agent::Agent;
 use crate::connection::Connection;
 use crate::dispatch::room;
+use crate::following::Follower;
 use crate::journal::Keyed;
-use crate::operation::{Follower, Operation};
+use crate::operation::Operation;
 use crate::replay::Replay;
 
 /// Bytes of the longest character: a piece of text can be longer than a chunk by nearly as many.

@@ -328,7 +328,7 @@ impl Connection {
         self.turn = self.turn.wrapping_add(1);
         let count = agent.operations.len();
         // Neither programs nor files come first each time.
-        let files_first = self.turn % 2 == 0;
+        let files_first = self.turn.is_multiple_of(2);
         if files_first {
             self.pump_files(agent);
         }

@@ -11,11 +11,12 @@ use crate::attach::{admit_key, attach, attach_to, detach};
 use crate::begin::begin;
 use crate::connection::{Connection, Incoming};
 use crate::files;
+use crate::following::Follower;
 use crate::freshness::{admits, quiesce, refresh};
 use crate::hello::hello;
 use crate::install::install_packages;
 use crate::listing::list_processes;
-use crate::operation::{Follower, Operation, Reason, Terms};
+use crate::operation::{Operation, Reason, Terms};
 use crate::program::{enter, spawn};
 use crate::settings::VERSION;
 

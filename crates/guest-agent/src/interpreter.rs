@@ -92,7 +92,8 @@ impl Interpreter {
         let pairs = text.variables.iter();
         let pairs = pairs.map(|(name, value)| [name, "=", value, "\0"].concat());
         let variables: String = directory.chain(pairs).collect();
-        let flags = u8::from(text.display) * DISPLAY | u8::from(text.stdin) * STDIN;
+        let flag = |wanted: bool, flag: u8| if wanted { flag } else { 0 };
+        let flags = flag(text.display, DISPLAY) | flag(text.stdin, STDIN);
         match (self.language, &self.script) {
             (Language::Raw, Some(script)) => {
                 // As much as bash's generator takes.

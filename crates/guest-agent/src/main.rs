@@ -19,6 +19,7 @@ mod door;
 mod ending;
 mod event_loop;
 mod files;
+mod following;
 mod freshness;
 mod hello;
 mod input;

@@ -27,7 +27,7 @@ pub(crate) struct Operation {
     pub(crate) kind: ProcessKind,
     pub(crate) framing: Framing,
     /// The next piece of what was said before that its client wants.
-    replay: Option<u64>,
+    pub(crate) replay: Option<u64>,
     pub(crate) process: Process,
     /// With its interpreter, where it is an exec.
     pub(crate) talk: Option<Talk>,
@@ -40,7 +40,7 @@ pub(crate) struct Operation {
     /// What the interpreter has said so far.
     word: Vec<u8>,
     /// Output bytes that may still be read; none = no flow control.
-    credit: Option<u64>,
+    pub(crate) credit: Option<u64>,
     pub(crate) arrived: Instant,
     pub(crate) ready: Option<Instant>,
     /// None: it may run on.
@@ -59,29 +59,6 @@ pub(crate) struct Operation {
 pub(crate) struct Stopping {
     pub(crate) reason: Reason,
     next: Option<(Signal, Instant)>,
-}
-
-/// How somebody wants to follow an operation.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Follower {
-    pub(crate) op_id: Option<OpId>,
-    pub(crate) encoding: Encoding,
-    pub(crate) credit: Option<u64>,
-    pub(crate) from_seq: u64,
-}
-
-/// Takes a piece's bytes off a credit, if that covers them.
-pub(crate) fn pay(credit: &mut Option<u64>, bytes: usize) -> bool {
-    match credit {
-        None => true,
-        Some(credit) => match credit.checked_sub(bytes as u64) {
-            Some(rest) => {
-                *credit = rest;
-                true
-            }
-            None => false,
-        },
-    }
 }
 
 /// Who wants an operation to end.
@@ -323,48 +300,6 @@ impl Operation {
             .filter(|_| self.credit != Some(0) && self.replay.is_none())
     }
 
-    /// Somebody follows it from now on, from this piece of its output on.
-    pub(crate) fn follow(&mut self, client: ClientId, follower: Follower, limits: &Limits) -> u64 {
-        // What was gathered before is told again with the rest, and counts as that does.
-        for output in &mut self.outputs {
-            output.settle(&mut self.framing);
-        }
-        self.client = Some(client);
-        self.framing.op_id = follower.op_id;
-        self.framing.encoding = follower.encoding;
-        self.credit = follower.credit;
-        if let Some(input) = &mut self.input {
-            input.renew(limits);
-        }
-        let first = self.framing.kept.as_ref().map_or(0, Pieces::first);
-        let from = follower.from_seq.max(first);
-        self.replay = Some(from);
-        from
-    }
-
-    /// Nobody follows it any more: its output is kept, and does not wait.
-    pub(crate) fn leave(&mut self) {
-        self.client = None;
-        self.credit = None;
-        self.replay = None;
-    }
-
-    /// Sends what was said before. True: all of it.
-    fn replay(&mut self, outbox: &mut Outbox, limits: &Limits) -> bool {
-        while let (Some(seq), Some(kept)) = (self.replay, &self.framing.kept) {
-            let Some((stream, bytes)) = kept.get(seq) else {
-                self.replay = None;
-                break;
-            };
-            if outbox.is_full(limits) || !pay(&mut self.credit, bytes.len()) {
-                return false;
-            }
-            self.framing.send(*stream, seq, bytes.clone(), outbox);
-            self.replay = Some(seq + 1);
-        }
-        true
-    }
-
     /// Lets this many more bytes of output pass.
     pub(crate) fn add_credit(&mut self, bytes: u64) {
         if let Some(credit) = &mut self.credit {
@@ -383,7 +318,7 @@ impl Operation {
 
     /// Reads and sends what there is, a chunk of each stream at most.
     pub(crate) fn pump(&mut self, outbox: &mut Outbox, limits: &Limits, now: Instant) {
-        if self.replay.is_some() && !self.replay(outbox, limits) {
+        if self.replay.is_some() && !self.tell_again(outbox, limits) {
             return;
         }
         for output in &mut self.outputs {

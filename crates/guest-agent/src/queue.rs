@@ -7,7 +7,8 @@ use fumehood_protocol::{
 
 use crate::agent::Agent;
 use crate::begin::begin;
-use crate::operation::{Follower, Operation, Terms};
+use crate::following::Follower;
+use crate::operation::{Operation, Terms};
 use crate::operations::ClientId;
 use crate::output::Encoding;
 

@@ -2,8 +2,8 @@ use std::rc::Rc;
 
 use fumehood_protocol::{Complete, Limits, OpId, Response};
 
+use crate::following::{Follower, pay};
 use crate::journal::Record;
-use crate::operation::{Follower, pay};
 use crate::outbox::Outbox;
 use crate::output::Framing;
 

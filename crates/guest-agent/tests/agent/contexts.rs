@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use fumehood_protocol::{Complete, ContextName, EndedBy, ErrorType, Language, Request, Response};
 
-use crate::support::{Agent, Client, Outcome, exec, op_id, within};
+use crate::support::{Agent, Client, Outcome, exec, within};
 use crate::waiting::run_with;
 
 fn run_in(client: &mut Client, name: &str, language: Language, code: &str) -> Outcome {
@@ -249,65 +249,6 @@ fn what_is_refused() {
         error.message
     );
     assert_eq!(python(&mut client, "print(x)").out(), "1\n");
-}
-
-/// Two execs in one context run one after the other; another context does not wait, nor does a ping.
-#[test]
-fn execs_in_one_context_queue_in_order() {
-    let agent = Agent::open();
-    let mut client = agent.hello(&["cancel"]);
-    python(&mut client, "import time\nseen = []");
-    let in_context = |id, language, name: &str, code: &str| {
-        let mut request = exec(Some(id), language, code);
-        request.context = Some(ContextName::new(name));
-        Request::Exec(request)
-    };
-    let first = "time.sleep(0.5); seen.append(1); print(seen)";
-    client.send(&in_context(1, Language::Python, "c", first));
-    client.send(&in_context(2, Language::Python, "c", "time.sleep(60)"));
-    client.send(&in_context(
-        3,
-        Language::Python,
-        "c",
-        "seen.append(3); print(seen)",
-    ));
-    client.send(&in_context(4, Language::Raw, "other", "echo other"));
-    for id in [2, 3] {
-        let queued = client.response();
-        assert!(matches!(queued, Response::Queued(_)), "{queued:?}");
-        assert_eq!(op_id(&queued), Some(id));
-    }
-    client.ping();
-    client.cancel(2);
-    let mut ends = Vec::new();
-    let mut out = Vec::new();
-    while ends.len() < 4 {
-        let response = client.response();
-        let id = op_id(&response).unwrap();
-        match response {
-            Response::Complete(complete) => ends.push((id, complete.ended_by)),
-            Response::Stdout(output) => {
-                out.push((id, String::from_utf8(output.chunk.into_bytes()).unwrap()));
-            }
-            Response::Started(_) => assert_eq!(id, 3),
-            other => panic!("{other:?}"),
-        }
-    }
-    let place = |end| ends.iter().position(|found| *found == end).unwrap();
-    place((2, EndedBy::Cancelled));
-    place((4, EndedBy::Exited));
-    assert!(place((1, EndedBy::Exited)) < place((3, EndedBy::Exited)));
-    out.sort_by_key(|(id, _)| *id);
-    let text = |id, text: &str| (id, text.to_string());
-    assert_eq!(
-        out,
-        [text(4, "other\n"), text(1, "[1]\n"), text(3, "[1, 3]\n")]
-    );
-    // In version 0 one waits for the other anyway.
-    assert_eq!(
-        python(&mut agent.connect(), "print(seen)").out(),
-        "[1, 3]\n"
-    );
 }
 
 #[test]

@@ -269,7 +269,12 @@ fn keyed(id: u64, key: &str, argv: &[&str]) -> Request {
     Request::Spawn(spawn)
 }
 
-fn attach(client: &mut Client, id: u64, key: &str, from_seq: u64) -> fumehood_protocol::Attached {
+pub fn attach(
+    client: &mut Client,
+    id: u64,
+    key: &str,
+    from_seq: u64,
+) -> fumehood_protocol::Attached {
     client.send(&Request::Attach(Attach {
         action: Tag,
         op_id: OpId::try_from(id).ok(),
