@@ -313,6 +313,8 @@ async function run({ head, code }: Message): Promise<number> {
   // and tells of promises that nobody caught.
   else setImmediate(() => {
     setImmediate(() => {});
+    // An interrupt may have come before it.
+    if (own !== number || !finish) return;
     guarded(() => { begin(); drainMicrotasks(); });
   });
   const exit = await status;
