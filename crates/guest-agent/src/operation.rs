@@ -361,7 +361,7 @@ impl Operation {
         } else if self.stopping.is_none() {
             self.process.signal(Signal::INT);
             let grace = Duration::from_millis(limits.grace_ms);
-            // Bash may have been about to make the child that it waits for now.
+            // Bash may have been about to make the child that it waits for now, Python about to sleep.
             let again = self.talk.as_ref().is_some_and(Talk::wants_two_interrupts);
             let next = if again {
                 (Signal::INT, now + grace / 2)

@@ -113,9 +113,9 @@ impl Talk {
         self.mode != Mode::Once || (self.language == Language::Python && process.cgroup().is_some())
     }
 
-    /// Whether its interpreter may miss one interrupt.
+    /// Whether its interpreter may miss one interrupt: one that looks for it before it begins to wait.
     pub(crate) fn wants_two_interrupts(&self) -> bool {
-        self.language == Language::Raw && self.mode == Mode::Context
+        self.language != Language::Javascript && self.mode == Mode::Context
     }
 
     /// The interpreter and where it goes back to, after a program that it survived.
