@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use fumehood_engine::{Event, Outcome, Run};
+use fumehood_engine::{
+    Config, Context, EndedBy, Engine, Error, Event, MimeBundle, Outcome, Run, Sandbox, TemplateUse,
+};
 use serde_json::Value;
 
 /// How long any one run may take on a busy machine under software emulation.
@@ -132,6 +134,169 @@ pub async fn succeeded(mut run: Run) -> (String, Outcome) {
     let text = String::from_utf8(text).unwrap_or_else(|e| panic!("no text was printed: {e}"));
     assert_eq!(outcome.exit_code, Some(0), "{text} {outcome:?}");
     (text, outcome)
+}
+
+/// All that a run has told.
+#[derive(Debug)]
+pub struct Heard {
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+    /// The values that it has shown.
+    pub results: Vec<MimeBundle>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl Heard {
+    /// Its standard output.
+    ///
+    /// # Panics
+    /// When it is no text.
+    #[must_use]
+    pub fn out(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap_or_else(|e| panic!("no text was printed: {e}"))
+    }
+
+    /// Its standard error, as far as it is text.
+    #[must_use]
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// The plain texts of the values that it has shown.
+    #[must_use]
+    pub fn texts(&self) -> Vec<&str> {
+        self.results.iter().filter_map(MimeBundle::text).collect()
+    }
+
+    /// Why it ended, and its exit code.
+    #[must_use]
+    pub fn end(&self) -> (EndedBy, Option<i32>) {
+        (self.outcome.ended_by, self.outcome.exit_code)
+    }
+
+    /// What the evidence says for a person.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        self.outcome.evidence.detail.as_deref().unwrap_or_default()
+    }
+}
+
+/// Waits for something, within [`DEADLINE`].
+///
+/// # Panics
+/// When it takes longer.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(DEADLINE, future).await;
+    done.unwrap_or_else(|_| panic!("{what} did not come within {DEADLINE:?}"))
+}
+
+/// All that a run tells from now on, and its outcome or why there is none, within [`DEADLINE`].
+///
+/// # Errors
+/// What [`Run::outcome`] says.
+///
+/// # Panics
+/// When it takes longer, or output and outcome contradict each other.
+pub async fn hear_all(mut run: Run) -> Result<Heard, Error> {
+    let (mut stdout, mut stderr, mut results) = (Vec::new(), Vec::new(), Vec::new());
+    let all = async {
+        while let Some(event) = run.next().await {
+            match event {
+                Event::Stdout(bytes) => stdout.extend_from_slice(&bytes),
+                Event::Stderr(bytes) => stderr.extend_from_slice(&bytes),
+                Event::Result(value) => results.push(value),
+                _ => {}
+            }
+        }
+        run.outcome().await
+    };
+    let outcome = soon("an outcome", all).await?;
+    assert!(
+        outcome.stdout.bytes >= stdout.len() as u64,
+        "{outcome:?} of {} bytes",
+        stdout.len()
+    );
+    Ok(Heard {
+        stdout,
+        stderr,
+        results,
+        outcome,
+    })
+}
+
+/// The same of a run that has an outcome.
+///
+/// # Panics
+/// When it has none.
+pub async fn hear(run: Run) -> Heard {
+    let heard = hear_all(run).await;
+    heard.unwrap_or_else(|e| panic!("the run has no outcome: {e}"))
+}
+
+/// Runs code in a context, to its end.
+///
+/// # Panics
+/// When it has no outcome.
+pub async fn run_in(context: &Context, code: &str) -> Heard {
+    let run = context.start(&context.request(code).timeout_s(120));
+    hear(run.unwrap_or_else(|e| panic!("{code}: {e}"))).await
+}
+
+/// The next thing that a run writes to its standard output, as text.
+///
+/// # Panics
+/// When it ends without.
+pub async fn next_out(run: &mut Run) -> String {
+    let next = async {
+        loop {
+            match run.next().await {
+                Some(Event::Stdout(bytes)) => break String::from_utf8_lossy(&bytes).into_owned(),
+                Some(Event::Stderr(bytes)) => {
+                    panic!("standard error: {}", String::from_utf8_lossy(&bytes))
+                }
+                Some(_) => {}
+                None => panic!("it ended without output"),
+            }
+        }
+    };
+    soon("output", next).await
+}
+
+/// What a run writes to its standard output, until it ends in this.
+///
+/// # Panics
+/// When it ends without.
+pub async fn out_until(run: &mut Run, end: &str) -> String {
+    let mut text = String::new();
+    while !text.ends_with(end) {
+        text += &next_out(run).await;
+    }
+    text
+}
+
+/// An engine that restores VMs where there is a template, and builds none.
+///
+/// # Panics
+/// When there is no image.
+#[must_use]
+pub fn engine() -> Engine {
+    let engine = Engine::start(Config {
+        templates: TemplateUse::Use,
+        ..Config::default()
+    });
+    engine.unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// A sandbox of this much memory, which restores its VM if there is a template.
+///
+/// # Panics
+/// When there is none to be had.
+pub async fn sandbox(memory_mib: u32) -> Sandbox {
+    let sandbox = engine().sandbox().memory_mib(memory_mib).await;
+    sandbox.unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// The processes below `pid`, of any depth.

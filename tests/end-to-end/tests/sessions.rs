@@ -1,0 +1,485 @@
+//! Contexts: what one run leaves, the next one finds, whatever happens in between.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use fumehood_end_to_end::{hear, hear_all, next_out, out_until, run_in, sandbox, soon, succeeded};
+use fumehood_engine::Language::{self, Javascript, Python, Raw};
+use fumehood_engine::{Context, EndedBy, ErrorKind, Retry, RunRequest, Sandbox};
+
+/// One context of each language.
+fn contexts(sandbox: &Sandbox) -> [Context; 3] {
+    [Python, Javascript, Raw].map(|language| sandbox.context(language.as_str(), language))
+}
+
+/// What a context says to this, with exit code 0, silence on standard error and its state not lost.
+async fn says(context: &Context, code: &str) -> String {
+    let heard = run_in(context, code).await;
+    assert_eq!(
+        (heard.end(), heard.err().as_str(), heard.detail()),
+        ((EndedBy::Exited, Some(0)), "", ""),
+        "{code}"
+    );
+    heard.out().to_string()
+}
+
+fn shell(code: &str) -> RunRequest {
+    RunRequest::new(Raw, code).timeout_s(120)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_languages_keep_their_state_side_by_side() {
+    let sandbox = sandbox(512).await;
+    let [python, javascript, bash] = contexts(&sandbox);
+    let count = async |context: &Context, begin: &str, step: &str| {
+        says(context, begin).await;
+        for n in 1..=15 {
+            assert_eq!(says(context, step).await, format!("{n}\n"), "{step}");
+        }
+    };
+    tokio::join!(
+        count(&python, "x = 0", "x += 1; print(x)"),
+        count(&javascript, "let x = 0", "x += 1; console.log(x)"),
+        count(&bash, "x=0", "((x += 1)); echo $x"),
+    );
+    // They are three of the same names, and share nothing but files.
+    let other = sandbox.context("other", Python);
+    assert_eq!(says(&other, "print('x' in globals())").await, "False\n");
+    says(&bash, "echo $x > file").await;
+    assert_eq!(
+        says(&python, "print(open('file').read(), end='')").await,
+        "15\n"
+    );
+    assert_eq!(
+        says(
+            &javascript,
+            "console.log((await Bun.file('file').text()).trim())"
+        )
+        .await,
+        "15\n"
+    );
+    // A name belongs to one language.
+    let wrong = sandbox.context("python", Javascript).run("1").unwrap();
+    let error = hear_all(wrong).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Invalid, Retry::Useless),
+        "{error}"
+    );
+    assert_eq!(says(&python, "print(x)").await, "15\n");
+}
+
+/// Language, code, exit code, part of standard error, bytes of standard output.
+type Trouble = (Language, &'static str, i32, &'static str, usize);
+
+const TROUBLES: &[Trouble] = &[
+    (Python, "1 / 0", 1, "ZeroDivisionError", 0),
+    (Python, "def (", 1, "SyntaxError", 0),
+    (Python, "import sys; sys.exit(7)", 7, "", 0),
+    (Python, "raise SystemExit", 0, "", 0),
+    (
+        Python,
+        "class E(BaseException): pass\nraise E('own')",
+        1,
+        "own",
+        0,
+    ),
+    (Python, "def f(): f()\nf()", 1, "RecursionError", 0),
+    (Python, "print('x' * 3_000_000, end='')", 0, "", 3_000_000),
+    (
+        Python,
+        "import os; os.write(1, b'\\xff\\0' * 10)",
+        0,
+        "",
+        20,
+    ),
+    (Javascript, "throw new TypeError('own')", 1, "own", 0),
+    (Javascript, "null.x", 1, "TypeError", 0),
+    (Javascript, "const = 1", 1, "error", 0),
+    (Javascript, "process.exit(7)", 7, "", 0),
+    (
+        Javascript,
+        "await Promise.reject(new Error('late'))",
+        1,
+        "late",
+        0,
+    ),
+    (Javascript, "(function f() { f() })()", 1, "RangeError", 0),
+    (
+        Javascript,
+        "process.stdout.write('x'.repeat(3_000_000))",
+        0,
+        "",
+        3_000_000,
+    ),
+    (Raw, "(exit 7)", 7, "", 0),
+    (Raw, "no-such-program", 127, "not found", 0),
+    (Raw, "if then", 2, "syntax error", 0),
+    (Raw, "head -c 3000000 /dev/zero", 0, "", 3_000_000),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_wrong_in_an_exec_leaves_the_state() {
+    let sandbox = sandbox(512).await;
+    let [python, javascript, bash] = &contexts(&sandbox);
+    says(python, "x = 5").await;
+    says(javascript, "const x = 5").await;
+    says(bash, "x=5").await;
+    let of = |language| match language {
+        Python => (python, "print(x)"),
+        Javascript => (javascript, "console.log(x)"),
+        Raw => (bash, "echo $x"),
+    };
+    for (language, code, exit_code, err, bytes) in TROUBLES {
+        let (context, asks) = of(*language);
+        let heard = run_in(context, code).await;
+        assert_eq!(
+            heard.end(),
+            (EndedBy::Exited, Some(*exit_code)),
+            "{code}: {}",
+            heard.err()
+        );
+        assert!(heard.err().contains(err), "{code}: {}", heard.err());
+        assert_eq!((heard.stdout.len(), heard.detail()), (*bytes, ""), "{code}");
+        assert_eq!(says(context, asks).await, "5\n", "{code}");
+    }
+    // What is refused never reaches the interpreter.
+    for language in Language::ALL {
+        let (context, asks) = of(language);
+        for request in [
+            context.request("x = 6").env("LD_PRELOAD", "/tmp/x.so"),
+            context.request("x = 6").env("A", "b".repeat(4097)),
+            context.request("x = 6").timeout_s(301),
+            context.request("x = '\0'"),
+        ] {
+            let error = context.start(&request).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.retry()),
+                (ErrorKind::Invalid, Retry::Useless),
+                "{error}"
+            );
+        }
+        let nowhere = context
+            .start(&context.request("x = 6").cwd("/no/such/place"))
+            .unwrap();
+        let error = hear_all(nowhere).await.unwrap_err();
+        assert_eq!(
+            error.io_kind(),
+            Some(std::io::ErrorKind::NotFound),
+            "{error}"
+        );
+        assert_eq!(says(context, asks).await, "5\n");
+    }
+    assert_eq!(
+        sandbox
+            .context("no/name", Python)
+            .run("1")
+            .unwrap_err()
+            .kind(),
+        ErrorKind::Invalid
+    );
+}
+
+/// Language, code, how it ends; then the state is lost, and that is said.
+type Loss = (Language, &'static str, EndedBy, i32);
+
+const LOSSES: &[Loss] = &[
+    (Python, "import os; os._exit(3)", EndedBy::Exited, 3),
+    (
+        Python,
+        "import ctypes; ctypes.string_at(0)",
+        EndedBy::Signaled,
+        139,
+    ),
+    (
+        Python,
+        "import os; os.kill(os.getpid(), 9)",
+        EndedBy::Signaled,
+        137,
+    ),
+    (
+        Python,
+        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass",
+        EndedBy::Timeout,
+        124,
+    ),
+    (
+        Python,
+        "import signal\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass",
+        EndedBy::Timeout,
+        124,
+    ),
+    (Javascript, "process.reallyExit(3)", EndedBy::Exited, 3),
+    (
+        Javascript,
+        "process.kill(process.pid, 'SIGKILL')",
+        EndedBy::Signaled,
+        137,
+    ),
+    (
+        Javascript,
+        "await Bun.sleep(1); while (true) {}",
+        EndedBy::Timeout,
+        124,
+    ),
+    (Raw, "exit 3", EndedBy::Exited, 3),
+    (Raw, "set -e; false; echo on", EndedBy::Exited, 1),
+    (Raw, "kill -9 $$", EndedBy::Signaled, 137),
+    (
+        Raw,
+        "trap '' INT TERM; while :; do :; done",
+        EndedBy::Timeout,
+        124,
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interpreter_that_ends_takes_its_state_and_says_so() {
+    let sandbox = sandbox(512).await;
+    // Each has a context of its own, and those that wait for a timeout wait together.
+    let mut all = tokio::task::JoinSet::new();
+    for (n, (language, code, ended_by, exit_code)) in LOSSES.iter().enumerate() {
+        let context = sandbox.context(format!("c{n}"), *language);
+        all.spawn(async move {
+            let (begin, asks) = match language {
+                Python => ("x = 5", "print('x' in globals())"),
+                Javascript => (
+                    "globalThis.x = 5",
+                    "console.log('x' in globalThis ? 'True' : 'False')",
+                ),
+                Raw => ("x=5", "[[ -v x ]] && echo True || echo False"),
+            };
+            says(&context, begin).await;
+            assert_eq!(says(&context, asks).await, "True\n");
+            let request = context.request(*code);
+            let seconds = if *ended_by == EndedBy::Timeout {
+                2
+            } else {
+                120
+            };
+            let heard = hear(context.start(&request.timeout_s(seconds)).unwrap()).await;
+            assert_eq!(
+                heard.end(),
+                (*ended_by, Some(*exit_code)),
+                "{code}: {}",
+                heard.err()
+            );
+            assert!(
+                heard.detail().contains("state is lost"),
+                "{code}: {}",
+                heard.detail()
+            );
+            // It has been said once, and the next one begins anew.
+            assert_eq!(says(&context, asks).await, "False\n", "{code}");
+            context.close().await.unwrap();
+        });
+        // Sixteen contexts are allowed, and memory is little.
+        if all.len() >= 6 {
+            all.join_next().await.unwrap().unwrap();
+        }
+    }
+    while let Some(done) = all.join_next().await {
+        done.unwrap();
+    }
+
+    // One that is killed between two execs: the next one says it.
+    let python = sandbox.context("between", Python);
+    let pid = says(&python, "import os; print(os.getpid(), end='')").await;
+    succeeded(
+        sandbox
+            .run(&shell(&format!(
+                "kill -9 {pid}; while kill -0 {pid}; do :; done 2> /dev/null"
+            )))
+            .unwrap(),
+    )
+    .await;
+    let heard = run_in(&python, "print('os' in globals())").await;
+    assert_eq!(heard.out(), "False\n");
+    assert!(
+        heard.detail().contains("state was lost"),
+        "{}",
+        heard.detail()
+    );
+    assert_eq!(says(&python, "print(1)").await, "1\n");
+}
+
+/// Language, what begins, what is asked after the interrupt. Each has said `begun` before.
+const INTERRUPTED: &[(Language, &str)] = &[
+    (Python, "print('begun')\nwhile True: pass"),
+    (Python, "import time; print('begun'); time.sleep(100)"),
+    (
+        Python,
+        "import asyncio; print('begun'); await asyncio.sleep(100)",
+    ),
+    (
+        Python,
+        "import subprocess; print('begun'); subprocess.run(['sleep', '100'])",
+    ),
+    (
+        Javascript,
+        "console.log('begun'); await new Promise(() => {})",
+    ),
+    (Javascript, "console.log('begun'); while (true) {}"),
+    (
+        Javascript,
+        "console.log('begun'); await Bun.spawn(['sleep', '100']).exited",
+    ),
+    (Raw, "echo begun; sleep 100"),
+    (Raw, "echo begun; while :; do :; done"),
+    (Raw, "f() { echo begun; sleep 100 | cat; }; f"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_exec_leaves_the_state() {
+    let sandbox = sandbox(512).await;
+    let [python, javascript, bash] = &contexts(&sandbox);
+    says(python, "x = 5").await;
+    says(javascript, "const x = 5").await;
+    says(bash, "x=5").await;
+    for (language, code) in INTERRUPTED {
+        let (context, asks) = match language {
+            Python => (python, "print(x)"),
+            Javascript => (javascript, "console.log(x)"),
+            Raw => (bash, "echo $x"),
+        };
+        let mut run = context
+            .start(&context.request(*code).timeout_s(120))
+            .unwrap();
+        assert_eq!(next_out(&mut run).await, "begun\n", "{code}");
+        run.canceller().cancel();
+        let heard = hear(run).await;
+        assert_eq!(heard.end(), (EndedBy::Cancelled, Some(130)), "{code}");
+        assert_eq!(heard.detail(), "", "{code}");
+        if *language == Python {
+            assert!(
+                heard.err().contains("KeyboardInterrupt"),
+                "{code}: {}",
+                heard.err()
+            );
+        }
+        assert_eq!(says(context, asks).await, "5\n", "{code}");
+        // One that comes as early as can be.
+        let run = context
+            .start(&context.request(*code).timeout_s(120))
+            .unwrap();
+        run.canceller().cancel();
+        let heard = hear(run).await;
+        assert_eq!(
+            heard.end(),
+            (EndedBy::Cancelled, Some(130)),
+            "early, {code}"
+        );
+        assert_eq!(
+            says(context, asks).await,
+            "5\n",
+            "early, {code}: {}",
+            heard.detail()
+        );
+        // A timeout does the same.
+        let run = context.start(&context.request(*code).timeout_s(1)).unwrap();
+        let heard = hear(run).await;
+        assert_eq!(
+            (heard.end(), heard.detail()),
+            ((EndedBy::Timeout, Some(124)), ""),
+            "{code}"
+        );
+        assert_eq!(says(context, asks).await, "5\n", "timeout, {code}");
+    }
+    // A program that catches it may end as it likes, and the state is kept.
+    let code = "try:\n    print('begun')\n    while True: pass\nexcept KeyboardInterrupt: x = 6";
+    let mut run = python.run(code).unwrap();
+    out_until(&mut run, "begun\n").await;
+    run.canceller().cancel();
+    assert_eq!(hear(run).await.outcome.ended_by, EndedBy::Cancelled);
+    assert_eq!(says(python, "print(x)").await, "6\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn execs_of_a_context_wait_their_turn_and_others_do_not() {
+    let sandbox = sandbox(512).await;
+    let [python, javascript, bash] = &contexts(&sandbox);
+    says(python, "seen = []").await;
+    // The first one waits for what another context does.
+    let first = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\nseen.append(1)";
+    let run = |code: &str| python.start(&python.request(code).timeout_s(120)).unwrap();
+    let (first, second) = (run(first), run("seen.append(2)"));
+    let unwanted = run("seen.append('unwanted')");
+    let third = run("seen.append(3)");
+    unwanted.canceller().cancel();
+    let unwanted = hear(unwanted).await;
+    assert_eq!(unwanted.end(), (EndedBy::Cancelled, Some(130)));
+    assert_eq!(unwanted.detail(), "cancelled before it began");
+    assert_eq!(says(javascript, "console.log(1)").await, "1\n");
+    says(bash, "touch go").await;
+    for run in [third, second, first] {
+        assert_eq!(hear(run).await.end(), (EndedBy::Exited, Some(0)));
+    }
+    assert_eq!(says(python, "print(seen)").await, "[1, 2, 3]\n");
+
+    // Fifty megabytes that nobody takes hold up nobody.
+    let noisy = run("for _ in range(800): os.write(1, b'x' * 65536)");
+    for n in 0..20 {
+        assert_eq!(
+            says(javascript, &format!("console.log({n})")).await,
+            format!("{n}\n")
+        );
+        assert_eq!(says(bash, &format!("echo {n}")).await, format!("{n}\n"));
+    }
+    assert_eq!(soon("a list", sandbox.processes()).await.unwrap().len(), 3);
+    let heard = hear(noisy).await;
+    assert_eq!(heard.end(), (EndedBy::Exited, Some(0)));
+    assert_eq!(heard.stdout.len(), 800 * 65536);
+    assert!(heard.stdout.iter().all(|&byte| byte == b'x'));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_context_is_gone_and_a_dropped_run_ends() {
+    let sandbox = sandbox(512).await;
+    for (language, begin, asks, endless) in [
+        (
+            Python,
+            "x = 5",
+            "print('x' in globals())",
+            "print('begun')\nwhile True: pass",
+        ),
+        (
+            Javascript,
+            "var x = 5",
+            "console.log('x' in globalThis ? 'True' : 'False')",
+            "console.log('begun'); await new Promise(() => {})",
+        ),
+        (
+            Raw,
+            "x=5",
+            "[[ -v x ]] && echo True || echo False",
+            "echo begun; sleep 100",
+        ),
+    ] {
+        let context = sandbox.context("c", language);
+        says(&context, begin).await;
+        let mut run = context
+            .start(&context.request(endless).timeout_s(120))
+            .unwrap();
+        assert_eq!(next_out(&mut run).await, "begun\n");
+        let error = context.clone().close().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        // Dropped, it is cancelled: the next one has its turn, long before the timeout, and the state.
+        drop(run);
+        let next = context.start(&context.request(asks)).unwrap();
+        let next = tokio::time::timeout(Duration::from_secs(60), hear(next))
+            .await
+            .unwrap();
+        assert_eq!((next.out(), next.detail()), ("True\n", ""), "{endless}");
+        context.clone().close().await.unwrap();
+        assert!(sandbox.processes().await.unwrap().is_empty());
+        assert_eq!(says(&context, asks).await, "False\n");
+        // The name is free for another language.
+        context.close().await.unwrap();
+    }
+    // Programs that are dropped leave nothing behind either.
+    let gone = "for i in $(seq 600); do pgrep -x sleep > /dev/null || exit 0; sleep 0.05 & wait; pgrep -f 'sleep 100' > /dev/null || exit 0; done; exit 1";
+    let mut run = sandbox.run(&shell("echo begun; sleep 100")).unwrap();
+    next_out(&mut run).await;
+    drop(run);
+    succeeded(sandbox.run(&shell(gone)).unwrap()).await;
+}

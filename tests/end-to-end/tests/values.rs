@@ -1,0 +1,305 @@
+//! What goes into a context and comes out of it: values, input, variables, directories.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use fumehood_end_to_end::{Heard, hear, next_out, run_in, sandbox};
+use fumehood_engine::{Context, EndedBy, ErrorKind, Language, RunRequest};
+
+async fn shown(context: &Context, code: &str) -> Heard {
+    hear(
+        context
+            .start(&context.request(code).timeout_s(120).display())
+            .unwrap(),
+    )
+    .await
+}
+
+async fn says(context: &Context, code: &str) -> String {
+    let heard = run_in(context, code).await;
+    assert_eq!(
+        heard.end(),
+        (EndedBy::Exited, Some(0)),
+        "{code}: {}",
+        heard.err()
+    );
+    heard.out().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_shows_values() {
+    let sandbox = sandbox(512).await;
+    let python = sandbox.context("c", Language::Python);
+    for (code, texts) in [
+        ("x = 6\nx * 7", vec!["42"]),
+        ("_ + 1", vec!["43"]),
+        ("x = 1", vec![]),
+        ("None", vec![]),
+        ("display('a'); display(2)\n'é'", vec!["'a'", "2", "'é'"]),
+        (
+            "import asyncio\nasync def f(): return 5\nawait f()",
+            vec!["5"],
+        ),
+        ("print('{\"text/plain\": \"forged\"}')", vec![]),
+    ] {
+        assert_eq!(shown(&python, code).await.texts(), texts, "{code}");
+    }
+    let rich = "class Rich:
+    def __repr__(self): return 'rich'
+    def _repr_html_(self): return '<b>rich</b>'
+    def _repr_png_(self): return b'\\x89PNG'
+    def _repr_json_(self): return {'a': [1, None]}
+Rich()";
+    let heard = shown(&python, rich).await;
+    let [value] = &heard.results[..] else {
+        panic!("{:?}", heard.results)
+    };
+    assert_eq!(value.text(), Some("rich"));
+    assert_eq!(value.get("text/html").unwrap(), "<b>rich</b>");
+    assert_eq!(value.get("image/png").unwrap(), "iVBORw==");
+    assert_eq!(value.get("application/json").unwrap()["a"][0], 1);
+    assert_eq!(value.iter().count(), 4);
+    // Unasked, nothing is shown; and what cannot be shown is the program's error.
+    assert!(run_in(&python, "x").await.results.is_empty());
+    let bad = shown(&python, "class Bad:\n    def __repr__(self): 1 / 0\nBad()").await;
+    assert_eq!(
+        (bad.end(), bad.results.len()),
+        ((EndedBy::Exited, Some(1)), 0)
+    );
+    assert!(bad.err().contains("ZeroDivisionError"), "{}", bad.err());
+    // One of 6 MB comes whole, one of 20 MB as a part of its text.
+    assert_eq!(
+        shown(&python, "'x' * 6_000_000").await.texts()[0].len(),
+        6_000_002
+    );
+    let cut = shown(&python, "'x' * 20_000_000").await;
+    assert!(cut.texts()[0].len() <= 64 << 10, "{}", cut.texts()[0].len());
+    assert!(!cut.err().is_empty());
+    // Not only in contexts.
+    let once = RunRequest::new(Language::Python, "6 * 7").display();
+    assert_eq!(hear(sandbox.run(&once).unwrap()).await.texts(), ["42"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn javascript_shows_values() {
+    let sandbox = sandbox(512).await;
+    let javascript = sandbox.context("c", Language::Javascript);
+    for (code, parts) in [
+        ("const x: number = 6; x * 7", vec!["42"]),
+        ("const x = 7", vec![]),
+        ("x", vec!["7"]),
+        ("const o = { a: 1, b: ['c'] }; o", vec!["a: 1"]),
+        ("display(1); display('two'); undefined", vec!["1", "two"]),
+        (
+            "await new Promise<number>(done => setTimeout(() => done(8), 5))",
+            vec!["8"],
+        ),
+    ] {
+        let heard = shown(&javascript, code).await;
+        assert_eq!(
+            heard.texts().len(),
+            parts.len(),
+            "{code}: {:?} {}",
+            heard.texts(),
+            heard.err()
+        );
+        for (text, part) in heard.texts().iter().zip(parts) {
+            assert!(text.contains(part), "{code}: {text}");
+        }
+    }
+    let object = shown(&javascript, "({ a: [1, null], b: 'c' })").await;
+    assert!(
+        object.results[0].text().unwrap().contains("a: "),
+        "{object:?}"
+    );
+    assert!(run_in(&javascript, "x").await.results.is_empty());
+    // What a shell shows is what it prints.
+    let bash = sandbox.context("s", Language::Raw);
+    let heard = shown(&bash, "echo 1").await;
+    assert_eq!((heard.out(), heard.results.len()), ("1\n", 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn code_is_as_people_write_it() {
+    let sandbox = sandbox(512).await;
+    let python = sandbox.context("p", Language::Python);
+    let javascript = sandbox.context("j", Language::Javascript);
+    for (context, code, out) in [
+        (
+            &python,
+            "import asyncio\nseen = []\nasync def tick():\n    while True:\n        seen.append(1)\n        await asyncio.sleep(0)\ntask = asyncio.create_task(tick())\nawait asyncio.sleep(0)",
+            "",
+        ),
+        (
+            &python,
+            "await asyncio.sleep(0.05); print(len(seen) > 1)",
+            "True\n",
+        ),
+        (
+            &python,
+            "async with asyncio.timeout(5): print('within')",
+            "within\n",
+        ),
+        (
+            &python,
+            "print([n async for n in (m async for m in aiter(asyncio.Queue()))] if False else 'é\\n☂')",
+            "é\n☂\n",
+        ),
+        (
+            &javascript,
+            "const x: number = 1; enum E { A, B }\ninterface I { a: string }\nconst f = (v: I): string => v.a",
+            "",
+        ),
+        (
+            &javascript,
+            "const x = 2 satisfies number; console.log(x, E.B, f({ a: 'b' }))",
+            "2 1 b\n",
+        ),
+        (
+            &javascript,
+            "const { x: y, ...rest } = { x: 3, z: 4 }; class K { #p = 5; get p() { return this.#p } }",
+            "",
+        ),
+        (
+            &javascript,
+            "const x = 6; const K2 = K; console.log(x, y, rest.z, new K2().p)",
+            "6 3 4 5\n",
+        ),
+        (
+            &javascript,
+            "import { join } from 'node:path'; const t = await Promise.resolve(join('a', 'b')); console.log(t)",
+            "a/b\n",
+        ),
+        (
+            &javascript,
+            "for await (const n of (async function* () { yield 1; yield 2 })()) console.log(n)",
+            "1\n2\n",
+        ),
+        (&javascript, "console.log(join('c', t))", "c/a/b\n"),
+    ] {
+        assert_eq!(says(context, code).await, out, "{code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn input_comes_when_it_is_sent() {
+    let sandbox = sandbox(512).await;
+    for (language, asks, reads) in [
+        (
+            Language::Python,
+            "print('name?')\nname = input()\nprint('hello', name)\nimport sys; rest = sys.stdin.read(); print(len(rest))",
+            "print(name, len(rest))",
+        ),
+        (
+            Language::Javascript,
+            "console.log('name?'); const name = prompt(''); console.log('hello', name); const rest = await Bun.stdin.text(); console.log(rest.length)",
+            "console.log(name, rest.length)",
+        ),
+        (
+            Language::Raw,
+            "echo 'name?'; read -r name; echo hello $name; rest=$(cat; echo x); rest=${rest%x}; echo ${#rest}",
+            "echo $name ${#rest}",
+        ),
+    ] {
+        let context = sandbox.context(language.as_str(), language);
+        for name in ["Ada", "Zoë"] {
+            let mut run = context
+                .start(&context.request(asks).timeout_s(120).stdin())
+                .unwrap();
+            let mut input = run.input();
+            assert!(next_out(&mut run).await.starts_with("name?\n"));
+            input.write(format!("{name}\n")).await.unwrap();
+            assert!(
+                next_out(&mut run)
+                    .await
+                    .contains(&format!("hello {name}\n"))
+            );
+            input.write("x".repeat(500_000)).await.unwrap();
+            input.close().await;
+            let heard = hear(run).await;
+            assert_eq!(
+                (heard.out(), heard.end().1),
+                ("500000\n", Some(0)),
+                "{asks}: {}",
+                heard.err()
+            );
+            // Once it has ended there is nobody to take more.
+            assert_eq!(
+                input.write("more").await.unwrap_err().kind(),
+                ErrorKind::Lost
+            );
+            assert_eq!(says(&context, reads).await, format!("{name} 500000\n"));
+        }
+        // Without input there is none, and it does not wait.
+        let empty = match language {
+            Language::Python => "import sys; print(repr(sys.stdin.read()))",
+            Language::Javascript => "console.log(JSON.stringify(await Bun.stdin.text()))",
+            Language::Raw => "printf '<%s>\\n' \"$(cat)\"",
+        };
+        let said = says(&context, empty).await;
+        assert!(
+            ["''\n", "\"\"\n", "<>\n"].contains(&said.as_str()),
+            "{said}"
+        );
+    }
+    // Input that nobody asked for has nowhere to go.
+    let bash = sandbox.context("raw", Language::Raw);
+    let mut run = bash.run("echo up; sleep 100").unwrap();
+    next_out(&mut run).await;
+    let refused = tokio::time::timeout(fumehood_end_to_end::DEADLINE, async {
+        let mut input = run.input();
+        input.write("x").await
+    });
+    drop(refused);
+    run.canceller().cancel();
+    assert_eq!(hear(run).await.outcome.ended_by, EndedBy::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variables_and_directories_hold_for_their_exec() {
+    let sandbox = sandbox(512).await;
+    sandbox.files().make_dir("a/b").await.unwrap();
+    for (language, code) in [
+        (
+            Language::Python,
+            "import os; print(os.environ.get('A', '-'), os.getcwd())",
+        ),
+        (
+            Language::Javascript,
+            "console.log(process.env.A ?? '-', process.cwd())",
+        ),
+        (Language::Raw, "echo \"${A--}\" \"$PWD\""),
+    ] {
+        let context = sandbox.context(language.as_str(), language);
+        let home = says(&context, code).await;
+        let home = home.strip_prefix("- ").unwrap().trim_end();
+        for (cwd, place) in [("/usr", "/usr".to_string()), ("a/b", format!("{home}/a/b"))] {
+            let request = context
+                .request(code)
+                .env("A", "b 'c'\n$d")
+                .cwd(cwd)
+                .timeout_s(120);
+            let heard = hear(context.start(&request).unwrap()).await;
+            assert_eq!(
+                heard.out(),
+                format!("b 'c'\n$d {place}\n"),
+                "{}",
+                heard.err()
+            );
+            assert_eq!(says(&context, code).await, format!("- {home}\n"));
+        }
+        // The same for a program of its own.
+        let once = RunRequest::new(language, code)
+            .env("A", "z")
+            .cwd("a")
+            .timeout_s(120);
+        let heard = hear(sandbox.run(&once).unwrap()).await;
+        assert_eq!(heard.out(), format!("z {home}/a\n"), "{}", heard.err());
+        // What the code itself changes stays.
+        let moves = match language {
+            Language::Python => "os.chdir('/tmp'); os.environ['A'] = 'own'",
+            Language::Javascript => "process.chdir('/tmp'); process.env.A = 'own'",
+            Language::Raw => "cd /tmp; export A=own",
+        };
+        says(&context, moves).await;
+        assert_eq!(says(&context, code).await, "own /tmp\n");
+    }
+}
