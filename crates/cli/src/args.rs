@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -49,6 +50,8 @@ impl Host {
 pub(crate) enum Command {
     /// Runs code in a fresh VM, streams its output and exits as it does
     Run(Run),
+    /// Opens a terminal in a fresh VM, which is gone with its shell
+    Shell(Shell),
     /// Looks at this machine: what is, what it means, how to mend it
     Doctor,
     /// Builds, lists and verifies guest images
@@ -70,6 +73,9 @@ pub(crate) enum Command {
 ///
 /// Exits as the program does; 124 when its time was up, 125 when fumehood failed, 130 when
 /// interrupted.
+///
+/// With --upload or --download, files are copied before the program begins and after it has ended, whatever
+/// its end was; 125 as well where a download fails of a program that succeeded.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Run {
     /// The program's file, or - for standard input
@@ -110,6 +116,60 @@ pub(crate) struct Run {
     /// Prints one JSON object at the end instead of the output as it comes
     #[arg(long)]
     pub(crate) json: bool,
+    /// Passes this command's standard input to the program; without it, the program's is empty
+    #[arg(short = 'i', long)]
+    pub(crate) stdin: bool,
+    /// Prints values, too: that of the last expression and those given to `display(…)`, as text; with
+    /// --json all of their forms. Python and JavaScript have them
+    #[arg(long)]
+    pub(crate) display: bool,
+    /// Runs in this directory of the VM, absolute or below the user's home
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    #[command(flatten)]
+    pub(crate) uploads: Uploads,
+    /// Copies a file or a directory from the VM to here when the program has ended; may be repeated. REMOTE
+    /// is absolute or below the user's home. LOCAL is what it becomes here [default: its name, in this
+    /// directory]; a file goes into a directory that is there already, and anything does with a / at the
+    /// end. A file that is there is replaced once the whole of the new one has come; into a directory that
+    /// is there, a directory's content is copied. After a name with a colon in it, write one more
+    #[arg(long, value_name = "REMOTE[:LOCAL]")]
+    pub(crate) download: Vec<OsString>,
+}
+
+/// What is to be copied into a VM.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Uploads {
+    /// Copies a file or a directory into the VM first; may be repeated. REMOTE, absolute or below the
+    /// user's home, is what it becomes there [default: its name, in the home]; the directories on the way
+    /// are made. A file goes into a directory that is there already, and anything does with a / at the end.
+    /// After a name with a colon in it, write one more
+    #[arg(long, value_name = "LOCAL[:REMOTE]")]
+    pub(crate) upload: Vec<OsString>,
+}
+
+/// Opens a terminal in a fresh VM.
+///
+/// The shell, or a command of yours, runs on a terminal of its own there, to which keys go and from which
+/// the screen comes. Exits as it does; 125 when fumehood failed, 130 when ended by a signal. With the shell the VM
+/// is gone. A program that does not let you go: type Enter, ~ and a full stop. Standard input that is
+/// no terminal is passed on, and ends as one does by Ctrl-D.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Shell {
+    /// What to run, with its arguments [default: bash -l]
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+    /// Memory of the VM
+    #[arg(short, long, value_name = "MIB", default_value_t = 512)]
+    pub(crate) memory: u32,
+    /// Runs as the VM's root
+    #[arg(long)]
+    pub(crate) root: bool,
+    /// Sets an environment variable; KEY alone takes its value from here
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) env: Vec<String>,
+    #[command(flatten)]
+    pub(crate) uploads: Uploads,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,7 +1,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use fumehood_engine::{Outcome, Timing};
-use serde_json::{Value, json};
+use fumehood_engine::{MimeBundle, Outcome, Timing};
+use serde_json::{Map, Value, json};
+
+use crate::output::Kept;
+use crate::transfer::{Download, Downloaded};
 
 /// Output kept of each stream for `--json`, in bytes.
 const KEPT_BYTES: usize = 10 * 1024 * 1024;
@@ -33,26 +36,79 @@ impl Captured {
     }
 }
 
-/// What `run --json` prints of a run that ended.
-pub(crate) fn outcome(outcome: &Outcome, stdout: &Captured, stderr: &Captured) -> Value {
-    let (out, out_encoding) = stdout.encoded();
-    let (err, err_encoding) = stderr.encoded();
-    json!({
-        "stdout": out,
-        "stdout_encoding": out_encoding,
-        "stdout_bytes": stdout.total,
-        "stdout_truncated": stdout.truncated(),
-        "stderr": err,
-        "stderr_encoding": err_encoding,
-        "stderr_bytes": stderr.total,
-        "stderr_truncated": stderr.truncated(),
-        "exit_code": outcome.exit_code,
-        "ended_by": outcome.ended_by.as_str(),
-        "evidence": serde_json::to_value(&outcome.evidence).unwrap_or(Value::Null),
-        "source": outcome.source.as_str(),
-        "accelerator": outcome.accelerator.to_string(),
-        "timing": timing(&outcome.timing),
-    })
+/// The values that a program shows, up to a limit.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    kept: Vec<Value>,
+    bytes: usize,
+    total: u64,
+}
+
+impl Shown {
+    pub(crate) fn add(&mut self, value: &MimeBundle) {
+        self.total += 1;
+        let value = serde_json::to_value(value).unwrap_or(Value::Null);
+        let bytes = value.to_string().len();
+        if self.bytes + bytes <= KEPT_BYTES {
+            self.bytes += bytes;
+            self.kept.push(value);
+        }
+    }
+}
+
+/// What `run --json` prints of a run that ended. `has_results`: values were asked for.
+pub(crate) fn outcome(
+    outcome: &Outcome,
+    kept: &Kept,
+    has_results: bool,
+    downloads: &[(&Download, Downloaded)],
+) -> Value {
+    let mut object = Map::new();
+    stream("stdout", &kept.stdout, &mut object);
+    stream("stderr", &kept.stderr, &mut object);
+    let mut add = |name: &str, value| object.insert(name.into(), value);
+    if has_results {
+        let results = &kept.results;
+        add(
+            "results_truncated",
+            (results.total > results.kept.len() as u64).into(),
+        );
+        add("results_count", results.total.into());
+        add("results", results.kept.clone().into());
+    }
+    add("exit_code", outcome.exit_code.into());
+    add("ended_by", outcome.ended_by.as_str().into());
+    let evidence = serde_json::to_value(&outcome.evidence);
+    add("evidence", evidence.unwrap_or(Value::Null));
+    add("source", outcome.source.as_str().into());
+    add("accelerator", outcome.accelerator.to_string().into());
+    add("timing", timing(&outcome.timing));
+    if !downloads.is_empty() {
+        add("downloads", downloads.iter().map(download).collect());
+    }
+    object.into()
+}
+
+fn stream(name: &str, captured: &Captured, object: &mut Map<String, Value>) {
+    let (text, encoding) = captured.encoded();
+    object.insert(name.into(), text.into());
+    object.insert(format!("{name}_encoding"), encoding.into());
+    object.insert(format!("{name}_bytes"), captured.total.into());
+    object.insert(format!("{name}_truncated"), captured.truncated().into());
+}
+
+fn download((asked, came): &(&Download, Downloaded)) -> Value {
+    let remote = &asked.remote;
+    match came {
+        Ok((local, Some(bytes))) => {
+            json!({ "remote": remote, "local": local.to_string_lossy(), "bytes": bytes })
+        }
+        Ok((local, None)) => json!({ "remote": remote, "local": local.to_string_lossy() }),
+        Err(message) => {
+            let local = asked.local.to_string_lossy();
+            json!({ "remote": remote, "local": local, "error": message })
+        }
+    }
 }
 
 /// Milliseconds.

@@ -2,8 +2,15 @@
 
 mod args;
 mod commands;
+mod end;
 mod exit;
+mod feed;
+mod interrupts;
 mod json;
+mod local;
+mod output;
+mod terminal;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -28,6 +35,7 @@ fn main() -> ExitCode {
         .init();
     let result = match args.command {
         Command::Run(run) => commands::run::run(&run, &args.host),
+        Command::Shell(shell) => commands::shell::run(&shell, &args.host),
         Command::Doctor => commands::doctor::run(&args.host),
         Command::Image(image) => commands::image::run(image, &args.host),
         Command::Template(template) => commands::template::run(&template, &args.host),

@@ -1,5 +1,7 @@
 //! What the tests that boot real VMs share. They run the command as a user does.
 
+pub mod pty;
+
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};

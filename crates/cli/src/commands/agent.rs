@@ -5,9 +5,10 @@ use anyhow::{Context, bail};
 use fumehood_engine::{Config, Engine, TemplateUse, fresh_token};
 use tokio::net::TcpListener;
 
-use super::{Interrupts, runtime};
+use super::runtime;
 use crate::args::{Agent, Host};
 use crate::exit::INTERRUPTED;
+use crate::interrupts::Interrupts;
 
 pub(crate) fn run(args: &Agent, host: &Host) -> anyhow::Result<ExitCode> {
     if !args.listen.ip().is_loopback() {
@@ -20,7 +21,7 @@ pub(crate) fn run(args: &Agent, host: &Host) -> anyhow::Result<ExitCode> {
         let mut interrupts = Interrupts::new()?;
         tokio::select! {
             served = serve(args, host) => served,
-            () = interrupts.next() => Ok(ExitCode::from(INTERRUPTED)),
+            _ = interrupts.next() => Ok(ExitCode::from(INTERRUPTED)),
         }
     })
 }

@@ -5,6 +5,7 @@ pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod image;
 pub(crate) mod run;
+pub(crate) mod shell;
 pub(crate) mod template;
 
 use std::fmt::Display;
@@ -12,7 +13,6 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The runtime of a command that talks to VMs.
 fn runtime() -> anyhow::Result<Runtime> {
@@ -23,29 +23,14 @@ fn runtime() -> anyhow::Result<Runtime> {
         .context("no runtime could be started")
 }
 
-/// The signals by which a user or a supervisor ends a command.
-struct Interrupts([Signal; 3]);
-
-impl Interrupts {
-    fn new() -> anyhow::Result<Self> {
-        let kinds = [
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::hangup(),
-        ];
-        let [a, b, c] = kinds.map(signal);
-        Ok(Self([a?, b?, c?]))
+/// An environment variable as the words give it: `KEY=VALUE`, or `KEY` for the value that it has here.
+fn environment(variable: &str) -> anyhow::Result<(&str, String)> {
+    if let Some((name, value)) = variable.split_once('=') {
+        return Ok((name, value.to_owned()));
     }
-
-    /// Waits for the next one.
-    async fn next(&mut self) {
-        let [a, b, c] = &mut self.0;
-        tokio::select! {
-            _ = a.recv() => {}
-            _ = b.recv() => {}
-            _ = c.recv() => {}
-        }
-    }
+    let value = std::env::var(variable)
+        .with_context(|| format!("-e {variable}: it has no value here; use -e {variable}=VALUE"))?;
+    Ok((variable, value))
 }
 
 /// A line on standard output. Where nobody reads it, the error says so, and `main` knows that one.

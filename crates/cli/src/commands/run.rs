@@ -1,23 +1,24 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
-use fumehood_engine::{
-    Canceller, EndedBy, Engine, Error, Event, Language, Outcome, Run, RunRequest, TemplateUse,
-};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::time::Instant;
+use fumehood_engine::{EndedBy, Engine, Language, Outcome, Run, RunRequest, Sandbox, TemplateUse};
 
-use super::{Interrupts, complain, runtime, say};
+use super::{complain, environment, runtime, say};
 use crate::args::{Host, Run as RunArgs};
-use crate::exit::{BROKEN_PIPE, FAILURE, INTERRUPTED, TIMEOUT};
-use crate::json::{self, Captured};
+use crate::end::{Failure, exit_code, explain};
+use crate::exit::{BROKEN_PIPE, FAILURE, INTERRUPTED};
+use crate::feed::Feeding;
+use crate::interrupts::{Interrupts, Patience};
+use crate::json;
+use crate::output::Output;
+use crate::transfer::{Download, Downloaded, Upload};
 
 pub(crate) fn run(args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
-    match request(args) {
-        Ok(request) => start(request, args, host),
+    match plan(args) {
+        Ok(plan) => start(&plan, args, host),
         Err(error) if args.json => {
             say(&json::failure("invalid", "useless", &format!("{error:#}")))?;
             Err(error)
@@ -27,8 +28,30 @@ pub(crate) fn run(args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
 }
 
 /// What the words ask for.
-fn request(args: &RunArgs) -> anyhow::Result<RunRequest> {
+struct Plan {
+    language: Language,
+    request: RunRequest,
+    uploads: Vec<Upload>,
+    downloads: Vec<Download>,
+}
+
+fn plan(args: &RunArgs) -> anyhow::Result<Plan> {
+    let uploads = args.uploads.upload.iter();
+    let downloads = args.download.iter();
     let (language, code) = program(args)?;
+    Ok(Plan {
+        language,
+        request: request(args, language, code)?,
+        uploads: uploads
+            .map(|word| Upload::parse(word))
+            .collect::<Result<_, _>>()?,
+        downloads: downloads
+            .map(|word| Download::parse(word))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn request(args: &RunArgs, language: Language, code: String) -> anyhow::Result<RunRequest> {
     let mut request = RunRequest::new(language, code)
         .timeout_s(args.timeout)
         .memory_mib(args.memory);
@@ -39,10 +62,19 @@ fn request(args: &RunArgs) -> anyhow::Result<RunRequest> {
     if args.fresh_interpreter {
         request = request.fresh_interpreter();
     }
+    if args.stdin {
+        request = request.stdin();
+    }
+    if args.display {
+        request = request.display();
+    }
+    if let Some(dir) = &args.cwd {
+        request = request.cwd(dir);
+    }
     Ok(request)
 }
 
-fn start(request: RunRequest, args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
+fn start(plan: &Plan, args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
     let mut config = host.config();
     config.limits.timeout_s = args.max_timeout;
     // A command that is gone in a moment builds nothing behind its user's back.
@@ -51,47 +83,56 @@ fn start(request: RunRequest, args: &RunArgs, host: &Host) -> anyhow::Result<Exi
     } else {
         TemplateUse::Use
     };
+    let mut output = match args.json {
+        true => Output::Kept(Box::default()),
+        false => Output::streams(),
+    };
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let mut interrupts = Interrupts::new()?;
-        match Engine::start(config).and_then(|engine| engine.run(request)) {
-            Ok(run) if args.json => Ok(capture(run, &mut interrupts).await),
-            Ok(run) => stream(run, &mut interrupts).await,
-            Err(error) => Ok(End::Failed(error)),
+        let engine = match Engine::start(config) {
+            Ok(engine) => engine,
+            Err(error) => return Ok(End::Failed(error.into())),
+        };
+        if !plan.uploads.is_empty() || !plan.downloads.is_empty() {
+            return in_sandbox(&engine, plan, args, &mut output, &mut interrupts).await;
+        }
+        match engine.run(plan.request.clone()) {
+            Ok(run) => follow(run, args, &mut output, &mut interrupts).await,
+            Err(error) => Ok(End::Failed(error.into())),
         }
     });
-    // A write that nobody takes must not hold the command.
+    // A write that nobody takes must not hold the command, nor a read that nothing comes to.
     runtime.shutdown_background();
-    Ok(ExitCode::from(report(result?, args)?))
+    Ok(ExitCode::from(report(result?, &output, args)?))
 }
 
 /// How it ended, as the command sees it.
-enum End {
-    Outcome(Box<Outcome>, Captured, Captured),
-    Failed(Error),
-    /// Interrupted twice: the VM was ended at once.
+enum End<'a> {
+    Outcome(Box<Outcome>, Vec<(&'a Download, Downloaded)>),
+    Failed(Failure),
+    /// Interrupted twice: the VM was ended at once. Or before the code was started.
     Abandoned,
     /// Nobody reads the output.
     BrokenPipe,
 }
 
-/// Writes output as it comes.
-async fn stream(mut run: Run, interrupts: &mut Interrupts) -> anyhow::Result<End> {
-    let mut stdout = tokio::io::stdout();
-    let mut stderr = tokio::io::stderr();
-    let canceller = run.canceller();
-    let mut patience = Patience::new(interrupts, &canceller);
+/// Follows a run to its end.
+async fn follow<'a>(
+    mut run: Run,
+    args: &RunArgs,
+    output: &mut Output,
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<End<'a>> {
+    let mut patience = Patience::new(interrupts, run.canceller());
+    let _feeding = args.stdin.then(|| Feeding::begin(run.input()));
     loop {
-        let Some(event) = patience.with(run.next()).await else {
-            return Ok(End::Abandoned);
+        let event = match patience.with(run.next()).await {
+            None => return Ok(End::Abandoned),
+            Some(None) => break,
+            Some(Some(event)) => event,
         };
-        let written = match event {
-            Some(Event::Stdout(bytes)) => patience.with(write(&mut stdout, &bytes)).await,
-            Some(Event::Stderr(bytes)) => patience.with(write(&mut stderr, &bytes)).await,
-            Some(_) => continue,
-            None => break,
-        };
-        match written {
+        match patience.with(output.take(&event)).await {
             None => return Ok(End::Abandoned),
             Some(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
                 return Ok(End::BrokenPipe);
@@ -99,107 +140,100 @@ async fn stream(mut run: Run, interrupts: &mut Interrupts) -> anyhow::Result<End
             Some(other) => other.context("the output could not be written")?,
         }
     }
-    Ok(end(run, Captured::default(), Captured::default()).await)
+    Ok(match run.outcome().await {
+        Ok(outcome) => End::Outcome(Box::new(outcome), Vec::new()),
+        Err(error) => End::Failed(error.into()),
+    })
 }
 
-async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
-    stream.write_all(bytes).await?;
-    stream.flush().await
-}
-
-/// Keeps output, up to a limit, for one object at the end.
-async fn capture(mut run: Run, interrupts: &mut Interrupts) -> End {
-    let (mut stdout, mut stderr) = (Captured::default(), Captured::default());
-    let canceller = run.canceller();
-    let mut patience = Patience::new(interrupts, &canceller);
-    loop {
-        match patience.with(run.next()).await {
-            None => return End::Abandoned,
-            Some(Some(Event::Stdout(bytes))) => stdout.add(&bytes),
-            Some(Some(Event::Stderr(bytes))) => stderr.add(&bytes),
-            Some(Some(_)) => {}
-            Some(None) => return end(run, stdout, stderr).await,
+/// The same in a sandbox, with files that go in before and come out after it.
+async fn in_sandbox<'a>(
+    engine: &Engine,
+    plan: &'a Plan,
+    args: &RunArgs,
+    output: &mut Output,
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<End<'a>> {
+    let start = Instant::now();
+    let prepared = tokio::select! {
+        prepared = prepare(engine, plan, args) => prepared,
+        _ = interrupts.next() => return Ok(End::Abandoned),
+    };
+    let sandbox = match prepared {
+        Ok(sandbox) => sandbox,
+        Err(failure) => return Ok(End::Failed(failure)),
+    };
+    let run = match sandbox.run(&plan.request) {
+        Ok(run) => run,
+        Err(error) => return Ok(End::Failed(error.into())),
+    };
+    let mut end = follow(run, args, output, interrupts).await?;
+    if let End::Outcome(outcome, downloads) = &mut end {
+        tokio::select! {
+            came = fetch(&sandbox, outcome, &plan.downloads) => *downloads = came,
+            _ = interrupts.next() => return Ok(End::Abandoned),
         }
+        outcome.timing.start = sandbox.start();
+        outcome.timing.teardown = sandbox.end().await;
+        outcome.timing.total = start.elapsed();
     }
+    Ok(end)
 }
 
-/// Waits for things while the user may interrupt: the first interrupt cancels the run, which then
-/// has a while to tell its end; the second one, or the end of that while, gives it up.
-struct Patience<'a> {
-    interrupts: &'a mut Interrupts,
-    canceller: &'a Canceller,
-    until: Option<Instant>,
+/// A sandbox that has the files.
+async fn prepare(engine: &Engine, plan: &Plan, args: &RunArgs) -> Result<Sandbox, Failure> {
+    let sandbox = engine.sandbox().language(plan.language);
+    let sandbox = sandbox.memory_mib(args.memory).await?;
+    for upload in &plan.uploads {
+        upload.go(&sandbox.files()).await?;
+    }
+    Ok(sandbox)
 }
 
-/// How long a cancelled run may take to be told: the guest's own steps and a margin.
-const CANCEL_DEADLINE: Duration = Duration::from_secs(20);
-
-impl<'a> Patience<'a> {
-    fn new(interrupts: &'a mut Interrupts, canceller: &'a Canceller) -> Self {
-        Self {
-            interrupts,
-            canceller,
-            until: None,
-        }
+/// Copies what is asked for out of the VM, where there still is one.
+async fn fetch<'a>(
+    sandbox: &Sandbox,
+    outcome: &Outcome,
+    downloads: &'a [Download],
+) -> Vec<(&'a Download, Downloaded)> {
+    let is_lost = outcome.ended_by == EndedBy::AgentLost;
+    let mut all = Vec::with_capacity(downloads.len());
+    for download in downloads {
+        let came = match is_lost {
+            true => Err("the VM was lost".to_string()),
+            false => download
+                .go(&sandbox.files())
+                .await
+                .map_err(|e| format!("{e:#}")),
+        };
+        all.push((download, came));
     }
-
-    /// The value, or `None` when it is to be given up.
-    async fn with<T>(&mut self, awaited: impl Future<Output = T>) -> Option<T> {
-        tokio::pin!(awaited);
-        loop {
-            let until = self.until;
-            let given_up = async {
-                match until {
-                    Some(until) => tokio::time::sleep_until(until).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                value = &mut awaited => return Some(value),
-                () = self.interrupts.next() => {
-                    if self.until.is_some() {
-                        return None;
-                    }
-                    self.canceller.cancel();
-                    self.until = Some(Instant::now() + CANCEL_DEADLINE);
-                }
-                () = given_up => return None,
-            }
-        }
-    }
-}
-
-async fn end(run: Run, stdout: Captured, stderr: Captured) -> End {
-    match run.outcome().await {
-        Ok(outcome) => End::Outcome(Box::new(outcome), stdout, stderr),
-        Err(error) => End::Failed(error),
-    }
+    all
 }
 
 /// Says what there is to say and returns the exit code.
-fn report(end: End, args: &RunArgs) -> anyhow::Result<u8> {
+fn report(end: End<'_>, output: &Output, args: &RunArgs) -> anyhow::Result<u8> {
     Ok(match end {
-        End::Outcome(outcome, stdout, stderr) => {
-            if args.json {
-                say(&json::outcome(&outcome, &stdout, &stderr))?;
+        End::Outcome(outcome, downloads) => {
+            if let Output::Kept(kept) = output {
+                say(&json::outcome(&outcome, kept, args.display, &downloads))?;
             } else if !args.quiet {
-                explain(&outcome, args);
+                explain(&outcome, limit(args), args.memory);
             }
-            exit_code(&outcome)
+            match (exit_code(&outcome), missing(&downloads)) {
+                (0, true) => FAILURE,
+                (code, _) => code,
+            }
         }
-        End::Failed(error) => {
+        End::Failed(failure) => {
             if args.json {
-                let (kind, retry) = (
-                    format!("{:?}", error.kind()),
-                    format!("{:?}", error.retry()),
-                );
                 say(&json::failure(
-                    &kind.to_lowercase(),
-                    &retry.to_lowercase(),
-                    &error.to_string(),
+                    &failure.kind,
+                    &failure.retry,
+                    &failure.message,
                 ))?;
             }
-            complain(&error.to_string());
+            complain(&failure.message);
             FAILURE
         }
         End::Abandoned => {
@@ -216,33 +250,16 @@ fn report(end: End, args: &RunArgs) -> anyhow::Result<u8> {
     })
 }
 
-/// A line on standard error, where the exit code alone would leave a riddle.
-fn explain(outcome: &Outcome, args: &RunArgs) {
-    let evidence = &outcome.evidence;
-    let what = match outcome.ended_by {
-        EndedBy::Exited => return,
-        EndedBy::Timeout => {
-            let accelerator = outcome.accelerator;
-            format!(
-                "ended after {} s, its timeout (-t), under {accelerator}",
-                limit(args)
-            )
+/// Says which downloads have failed; whether any has.
+fn missing(downloads: &[(&Download, Downloaded)]) -> bool {
+    let mut any = false;
+    for (download, came) in downloads {
+        if let Err(message) = came {
+            complain(&format!("--download {}: {message}", download.remote));
+            any = true;
         }
-        EndedBy::Cancelled => "cancelled".to_string(),
-        EndedBy::OutOfMemory => format!(
-            "killed for want of memory; the VM has {} MiB (-m)",
-            args.memory
-        ),
-        EndedBy::Signaled => format!("ended by signal {}", evidence.signal.unwrap_or_default()),
-        EndedBy::OutputLimit => "ended at its output limit".to_string(),
-        EndedBy::AgentLost => "the VM was lost".to_string(),
-    };
-    let detail = evidence
-        .detail
-        .as_deref()
-        .map(|detail| format!(": {detail}"))
-        .unwrap_or_default();
-    complain(&format!("{what}{detail}"));
+    }
+    any
 }
 
 fn limit(args: &RunArgs) -> u64 {
@@ -250,18 +267,6 @@ fn limit(args: &RunArgs) -> u64 {
         args.max_timeout
     } else {
         args.timeout
-    }
-}
-
-fn exit_code(outcome: &Outcome) -> u8 {
-    match outcome.ended_by {
-        EndedBy::Timeout => TIMEOUT,
-        EndedBy::Cancelled => INTERRUPTED,
-        EndedBy::AgentLost => FAILURE,
-        _ => outcome
-            .exit_code
-            .and_then(|code| u8::try_from(code & 0xff).ok())
-            .unwrap_or(FAILURE),
     }
 }
 
@@ -277,6 +282,9 @@ fn program(args: &RunArgs) -> anyhow::Result<(Language, String)> {
     let Some(language) = args.language.or_else(by_extension) else {
         bail!("which language? name it with -l python, -l javascript or -l raw (shell)");
     };
+    if args.stdin && file == Some(Path::new("-")) {
+        bail!("standard input cannot be both the program (-) and its input (--stdin)");
+    }
     let code = match (file, &args.code) {
         (Some(file), _) => read(file)?,
         (None, Some(code)) => code.clone(),
@@ -308,13 +316,4 @@ fn read(file: &Path) -> anyhow::Result<String> {
         let at = error.utf8_error().valid_up_to();
         anyhow::anyhow!("{} is no UTF-8 text at byte {at}", file.display())
     })
-}
-
-fn environment(variable: &str) -> anyhow::Result<(&str, String)> {
-    if let Some((name, value)) = variable.split_once('=') {
-        return Ok((name, value.to_owned()));
-    }
-    let value = std::env::var(variable)
-        .with_context(|| format!("-e {variable}: it has no value here; use -e {variable}=VALUE"))?;
-    Ok((variable, value))
 }

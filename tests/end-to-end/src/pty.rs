@@ -1,0 +1,159 @@
+//! A terminal on which a test runs the command as a person does.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
+
+use crate::{program, wait_until};
+
+/// A pseudo terminal, and what is seen on it.
+#[derive(Debug)]
+pub struct Pty {
+    ours: File,
+    /// Kept open: its modes are asked for after the command has ended.
+    theirs: OwnedFd,
+    seen: Arc<Mutex<Vec<u8>>>,
+    /// What was looked at already.
+    looked_at: usize,
+}
+
+impl Pty {
+    /// One of this size.
+    ///
+    /// # Panics
+    /// When there is none to be had.
+    #[must_use]
+    pub fn new(rows: u16, cols: u16) -> Self {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+        let open = || {
+            let ours = openpt(flags | OpenptFlags::CLOEXEC)?;
+            grantpt(&ours)?;
+            unlockpt(&ours)?;
+            let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let theirs = rustix::fs::open(ptsname(&ours, Vec::new())?, flags, Mode::empty())?;
+            rustix::io::Result::Ok((ours, theirs))
+        };
+        let (ours, theirs) = open().unwrap_or_else(|e| panic!("there is no terminal: {e}"));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let ours = File::from(ours);
+        let mut reader = ours.try_clone().unwrap_or_else(|e| panic!("{e}"));
+        let screen = seen.clone();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(len @ 1..) = reader.read(&mut bytes) {
+                let mut screen = screen.lock().unwrap_or_else(PoisonError::into_inner);
+                screen.extend_from_slice(&bytes[..len]);
+            }
+        });
+        let pty = Self {
+            ours,
+            theirs,
+            seen,
+            looked_at: 0,
+        };
+        pty.resize(rows, cols);
+        pty
+    }
+
+    /// Runs the command on it, in a session of its own, as a terminal's window does. The process is the
+    /// command's.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn run(&self, words: &[&str]) -> Child {
+        let end = || {
+            let copy = self.theirs.as_fd().try_clone_to_owned();
+            copy.unwrap_or_else(|e| panic!("{e}"))
+        };
+        let mut command = Command::new("setsid");
+        command
+            .arg("--ctty")
+            .arg(program())
+            .args(words)
+            .env("TERM", "xterm-256color");
+        command.stdin(end()).stdout(end()).stderr(end());
+        let child = command.spawn();
+        child.unwrap_or_else(|e| panic!("{command:?}: {e}"))
+    }
+
+    /// Types.
+    ///
+    /// # Panics
+    /// When the terminal is gone.
+    pub fn type_in(&mut self, text: &str) {
+        let typed = self.ours.write_all(text.as_bytes());
+        typed.unwrap_or_else(|e| panic!("{text:?} cannot be typed: {e}"));
+    }
+
+    /// Gives it another size, and tells who runs on it.
+    ///
+    /// # Panics
+    /// When the terminal is gone.
+    pub fn resize(&self, rows: u16, cols: u16) {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: cols,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let set = tcsetwinsize(&self.ours, size);
+        set.unwrap_or_else(|e| panic!("no size can be set: {e}"));
+    }
+
+    /// Its modes.
+    ///
+    /// # Panics
+    /// When the terminal is gone.
+    #[must_use]
+    pub fn modes(&self) -> Termios {
+        tcgetattr(&self.theirs).unwrap_or_else(|e| panic!("no modes can be read: {e}"))
+    }
+
+    /// Whether keys are passed on as they are.
+    #[must_use]
+    pub fn is_raw(&self) -> bool {
+        use rustix::termios::LocalModes;
+        let modes = self.modes().local_modes;
+        !modes.intersects(LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHO)
+    }
+
+    /// Waits until this text is seen after what was waited for before; returns what came before it.
+    ///
+    /// # Panics
+    /// When it does not come.
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let (from, seen) = (self.looked_at, self.seen.clone());
+        let mut found = None;
+        let look = || {
+            let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut windows = seen[from..].windows(text.len());
+            found = windows.position(|window| window == text.as_bytes());
+            found.is_some()
+        };
+        let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_until(&format!("{text:?}"), look);
+        }));
+        let screen = self.screen();
+        let (Ok(()), Some(at)) = (waited, found) else {
+            panic!("{text:?} is not seen; this is: {screen}");
+        };
+        let bytes = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = String::from_utf8_lossy(&bytes[from..from + at]).into_owned();
+        self.looked_at = from + at + text.len();
+        before
+    }
+
+    /// All that was seen.
+    #[must_use]
+    pub fn screen(&self) -> String {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&seen).into_owned()
+    }
+}
