@@ -61,7 +61,7 @@ fn line(value: &MimeBundle) -> String {
     match value.text() {
         Some(text) => format!("{text}\n"),
         None => {
-            let kinds: Vec<_> = value.iter().map(|(mime, _)| mime).collect();
+            let kinds: Vec<_> = value.types().collect();
             format!("[{}]\n", kinds.join(", "))
         }
     }

@@ -169,7 +169,7 @@ impl Heard {
 
     /// The plain texts of the values that it has shown.
     #[must_use]
-    pub fn texts(&self) -> Vec<&str> {
+    pub fn texts(&self) -> Vec<String> {
         self.results.iter().filter_map(MimeBundle::text).collect()
     }
 

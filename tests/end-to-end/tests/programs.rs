@@ -124,7 +124,7 @@ async fn a_program_ends_by_time_by_signals_and_with_its_run() {
     assert_eq!(timed.end(), (EndedBy::Timeout, Some(124)));
     let mut run = sandbox.spawn(&SpawnRequest::new(["sleep", "100"])).unwrap();
     pid(&mut run).await;
-    run.canceller().signal(15);
+    run.canceller().signal(15).unwrap();
     let signalled = hear(run).await;
     assert_eq!(signalled.end(), (EndedBy::Signaled, Some(143)));
     assert_eq!(signalled.outcome.evidence.signal, Some(15));
@@ -134,7 +134,7 @@ async fn a_program_ends_by_time_by_signals_and_with_its_run() {
         ))
         .unwrap();
     assert_eq!(next_out(&mut run).await, "up\n");
-    run.canceller().signal(10);
+    run.canceller().signal(10).unwrap();
     let heard = hear(run).await;
     assert_eq!(
         (heard.out(), heard.end()),

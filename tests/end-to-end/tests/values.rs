@@ -52,7 +52,7 @@ Rich()";
     let [value] = &heard.results[..] else {
         panic!("{:?}", heard.results)
     };
-    assert_eq!(value.text(), Some("rich"));
+    assert_eq!(value.text().as_deref(), Some("rich"));
     assert_eq!(value.get("text/html").unwrap(), "<b>rich</b>");
     assert_eq!(value.get("image/png").unwrap(), "iVBORw==");
     assert_eq!(value.get("application/json").unwrap()["a"][0], 1);
