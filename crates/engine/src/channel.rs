@@ -344,7 +344,13 @@ impl Operation {
             .unwrap_or(Err(ChannelError::Closed))?;
         self.is_over |= matches!(
             event,
-            OperationEvent::Complete(_) | OperationEvent::Detached | OperationEvent::Answer(_)
+            OperationEvent::Complete(_)
+                | OperationEvent::Refused(_)
+                | OperationEvent::Detached
+                | OperationEvent::Answer(_)
+                | OperationEvent::Quiesced
+                | OperationEvent::Refreshed
+                | OperationEvent::Pong
         );
         match &event {
             OperationEvent::Output(stream, bytes) => {
@@ -464,7 +470,6 @@ impl Drop for Operation {
     /// Nobody follows it any more: it must not go on in the guest.
     fn drop(&mut self) {
         lock(&self.routes).open.remove(&self.id);
-        // An `error` may be about something that was asked besides.
         if !self.is_over {
             self.cancel();
         }

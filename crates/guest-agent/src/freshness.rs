@@ -49,7 +49,8 @@ pub(crate) fn admits(agent: &Agent, request: &Request) -> Result<(), WireError> 
         request,
         Request::Hello(_) | Request::Ping(_) | Request::Quiesce(_) | Request::Refresh(_)
     );
-    if !awaits || always {
+    // What is about an operation finds none.
+    if !awaits || always || request.is_about_another() {
         return Ok(());
     }
     let message = "the guest's state was saved, and it waits for its `refresh`; send that first";

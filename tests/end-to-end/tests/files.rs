@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::ErrorKind as Io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fumehood_end_to_end::{resident_mib, succeeded};
+use fumehood_end_to_end::succeeded;
 use fumehood_engine::{
     ChangeKind, Config, Engine, ErrorKind, FileKind, Language, RunRequest, Sandbox, WriteOptions,
 };
@@ -22,6 +22,9 @@ async fn sandbox(memory_mib: u32) -> Sandbox {
     let engine = Engine::start(Config::default()).unwrap();
     engine.sandbox().memory_mib(memory_mib).await.unwrap()
 }
+
+/// What is in the home, but for the place of packages.
+const LEFT: &str = "ls -A | grep -vx .local || true";
 
 /// Bytes that do not repeat.
 fn random(len: usize) -> Vec<u8> {
@@ -82,62 +85,6 @@ async fn bytes_go_up_and_down_unchanged() {
         says(&sandbox, "a/b/run.sh; stat -c '%U %a' a/b").await,
         "it runs\nuser 755\n"
     );
-}
-
-/// Neither side holds it: 400 MB in a guest of 1 GiB, through a host that grows by a fraction of it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_large_file_passes_through() {
-    const BYTES: usize = 400_000_000;
-    let sandbox = sandbox(1024).await;
-    let files = sandbox.files();
-    let piece = random(1 << 20);
-    let source = std::iter::repeat_n(piece.clone(), BYTES >> 20);
-    let mut host = tempfile::NamedTempFile::new().unwrap();
-    let mut hasher = Sha256::new();
-    for piece in source {
-        std::io::Write::write_all(&mut host, &piece).unwrap();
-        hasher.update(&piece);
-    }
-    let digest: String = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let before = resident_mib(std::process::id());
-    let from = tokio::fs::File::open(host.path()).await.unwrap();
-    let up = Instant::now();
-    let len = files
-        .upload("big", from, WriteOptions::default())
-        .await
-        .unwrap();
-    let up = up.elapsed();
-    let copy = tempfile::NamedTempFile::new().unwrap();
-    let to = tokio::fs::File::create(copy.path()).await.unwrap();
-    let down = Instant::now();
-    assert_eq!(files.download("big", to).await.unwrap(), len);
-    eprintln!("{len} bytes: up in {up:?}, down in {:?}", down.elapsed());
-    let grown = resident_mib(std::process::id()).saturating_sub(before);
-    assert!(grown < 40, "this process grew by {grown} MiB");
-    let agent = says(&sandbox, "cat /proc/1/status 2>/dev/null || echo hidden").await;
-    assert_eq!(agent, "hidden\n", "the agent is not to be seen");
-    let copied = hex(&std::fs::read(copy.path()).unwrap());
-    assert_eq!(copied, digest);
-    // Past it, the disk is full, and the message says of what it is a part.
-    let error = files.write("more", random(150_000_000)).await.unwrap_err();
-    assert_eq!(error.io_kind(), Some(Io::StorageFull), "{error}");
-    assert!(
-        error.to_string().contains("half of the guest's memory"),
-        "{error}"
-    );
-    let unannounced = &random(200_000_000)[..];
-    let error = files
-        .upload("more", unannounced, WriteOptions::default())
-        .await
-        .unwrap_err();
-    assert_eq!(error.io_kind(), Some(Io::StorageFull), "{error}");
-    assert_eq!(says(&sandbox, "ls -A").await, "big\n");
-    files.remove("big").await.unwrap();
-    files.write("more", random(150_000_000)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,10 +231,10 @@ async fn directories_go_up_and_down() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Host, "{error}");
     let deep = files.list_deep("project", 5).await.unwrap();
-    assert_eq!(deep.len(), 509);
+    assert_eq!(deep.len(), 508);
     assert!(deep.windows(2).all(|pair| pair[0].path < pair[1].path));
     files.remove_all("project").await.unwrap();
-    assert_eq!(says(&sandbox, "ls -A").await, "");
+    assert_eq!(says(&sandbox, LEFT).await, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,7 +56,7 @@ Rich()";
     assert_eq!(value.get("text/html").unwrap(), "<b>rich</b>");
     assert_eq!(value.get("image/png").unwrap(), "iVBORw==");
     assert_eq!(value.get("application/json").unwrap()["a"][0], 1);
-    assert_eq!(value.iter().count(), 4);
+    assert_eq!(value.types().count(), 4);
     // Unasked, nothing is shown; and what cannot be shown is the program's error.
     assert!(run_in(&python, "x").await.results.is_empty());
     let bad = shown(&python, "class Bad:\n    def __repr__(self): 1 / 0\nBad()").await;
