@@ -1,7 +1,7 @@
 //! What goes into a context and comes out of it: values, input, variables, directories.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use fumehood_end_to_end::{Heard, hear, next_out, run_in, sandbox};
+use fumehood_end_to_end::{Heard, hear, next_out, out_until, run_in, sandbox, soon};
 use fumehood_engine::{Context, EndedBy, ErrorKind, Language, RunRequest};
 
 async fn shown(context: &Context, code: &str) -> Heard {
@@ -205,13 +205,9 @@ async fn input_comes_when_it_is_sent() {
                 .start(&context.request(asks).timeout_s(120).stdin())
                 .unwrap();
             let mut input = run.input();
-            assert!(next_out(&mut run).await.starts_with("name?\n"));
+            assert!(next_out(&mut run).await.starts_with("name?"));
             input.write(format!("{name}\n")).await.unwrap();
-            assert!(
-                next_out(&mut run)
-                    .await
-                    .contains(&format!("hello {name}\n"))
-            );
+            out_until(&mut run, &format!("hello {name}\n")).await;
             input.write("x".repeat(500_000)).await.unwrap();
             input.close().await;
             let heard = hear(run).await;
@@ -244,11 +240,8 @@ async fn input_comes_when_it_is_sent() {
     let bash = sandbox.context("raw", Language::Raw);
     let mut run = bash.run("echo up; sleep 100").unwrap();
     next_out(&mut run).await;
-    let refused = tokio::time::timeout(fumehood_end_to_end::DEADLINE, async {
-        let mut input = run.input();
-        input.write("x").await
-    });
-    drop(refused);
+    let mut input = run.input();
+    let _ = soon("a refusal", input.write("x")).await;
     run.canceller().cancel();
     assert_eq!(hear(run).await.outcome.ended_by, EndedBy::Cancelled);
 }

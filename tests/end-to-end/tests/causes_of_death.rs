@@ -1,0 +1,297 @@
+//! Why something ended: each cause with its evidence, for a program of its own, in a context and by spawn.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use fumehood_end_to_end::{Heard, hear, next_out, out_until, sandbox, send};
+use fumehood_engine::{EndedBy, Language, Run, RunRequest, Sandbox, SpawnRequest};
+use rustix::process::Signal;
+
+/// What can end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    OneShot,
+    Context,
+    Spawn,
+}
+
+const KINDS: [Kind; 3] = [Kind::OneShot, Kind::Context, Kind::Spawn];
+
+/// Runs Python.
+fn start(sandbox: &Sandbox, kind: Kind, code: &str, timeout_s: u64) -> Run {
+    let request = RunRequest::new(Language::Python, code).timeout_s(timeout_s);
+    match kind {
+        Kind::OneShot => sandbox.run(&request),
+        Kind::Context => sandbox.run(&request.context("c")),
+        Kind::Spawn => {
+            sandbox.spawn(&SpawnRequest::new(["python3", "-c", code]).timeout_s(timeout_s))
+        }
+    }
+    .unwrap()
+}
+
+async fn ends(sandbox: &Sandbox, kind: Kind, code: &str) -> Heard {
+    hear(start(sandbox, kind, code, 120)).await
+}
+
+/// That a context has lost its state is said; nothing is said where nothing was lost.
+fn says_what_was_lost(kind: Kind, heard: &Heard) {
+    if kind == Kind::Context {
+        assert!(heard.detail().contains("state is lost"), "{heard:?}");
+    } else {
+        assert_eq!(heard.detail(), "", "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exited() {
+    let sandbox = sandbox(512).await;
+    for kind in KINDS {
+        for (code, exit_code) in [
+            ("import sys; sys.exit(7)", 7),
+            ("1 / 0", 1),
+            ("print('x')", 0),
+            ("raise SystemExit(300)", 44),
+        ] {
+            let heard = ends(&sandbox, kind, code).await;
+            assert_eq!(
+                heard.end(),
+                (EndedBy::Exited, Some(exit_code)),
+                "{kind:?} {code}"
+            );
+            let evidence = &heard.outcome.evidence;
+            assert_eq!(
+                (evidence.signal, evidence.oom_kills, heard.detail()),
+                (None, None, ""),
+                "{kind:?} {code}"
+            );
+        }
+        let heard = ends(&sandbox, kind, "import os; os._exit(9)").await;
+        assert_eq!(heard.end(), (EndedBy::Exited, Some(9)), "{kind:?}");
+        says_what_was_lost(kind, &heard);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signaled() {
+    let sandbox = sandbox(512).await;
+    for kind in KINDS {
+        for (code, signal) in [
+            ("import ctypes; ctypes.string_at(0)", 11),
+            ("import os; os.kill(os.getpid(), 9)", 9),
+            ("import os; os.abort()", 6),
+            ("import os; os.kill(os.getpid(), 15)", 15),
+        ] {
+            let heard = ends(&sandbox, kind, code).await;
+            assert_eq!(
+                heard.end(),
+                (EndedBy::Signaled, Some(128 + signal)),
+                "{kind:?} {code}"
+            );
+            let evidence = &heard.outcome.evidence;
+            assert_eq!(
+                (evidence.signal, evidence.oom_kills),
+                (Some(signal), None),
+                "{kind:?} {code}"
+            );
+            says_what_was_lost(kind, &heard);
+        }
+        // One that exits with such a number was not signalled.
+        let heard = ends(&sandbox, kind, "import sys; sys.exit(137)").await;
+        assert_eq!(heard.end(), (EndedBy::Exited, Some(137)));
+        assert_eq!(heard.outcome.evidence.signal, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timed_out() {
+    let sandbox = sandbox(512).await;
+    let all = async |code: &str| {
+        // At the same time: most of it is waiting.
+        let runs = KINDS.map(|kind| (kind, start(&sandbox, kind, code, 2)));
+        let mut all = Vec::new();
+        for (kind, run) in runs {
+            let heard = hear(run).await;
+            assert_eq!(
+                heard.end(),
+                (EndedBy::Timeout, Some(124)),
+                "{kind:?} {code}"
+            );
+            all.push((kind, heard));
+        }
+        all
+    };
+    for (kind, heard) in all("import time; print('up', flush=True); time.sleep(100)").await {
+        assert_eq!((heard.out(), heard.detail()), ("up\n", ""), "{kind:?}");
+        assert!(
+            heard.err().contains("Traceback"),
+            "{kind:?} {}",
+            heard.err()
+        );
+    }
+    let stubborn = "import signal, time\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\nprint('up', flush=True)\nwhile True: time.sleep(1)";
+    for (kind, heard) in all(stubborn).await {
+        assert_eq!(heard.outcome.evidence.signal, Some(9), "{kind:?}");
+        says_what_was_lost(kind, &heard);
+    }
+    // One that uses the last moment to end well has still used up its time.
+    let polite = "import time\ntry: time.sleep(100)\nexcept KeyboardInterrupt: print('bye')";
+    for (kind, heard) in all(polite).await {
+        assert_eq!(heard.out(), "bye\n", "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled() {
+    let sandbox = sandbox(512).await;
+    for kind in KINDS {
+        for (code, is_killed) in [
+            ("print('up', flush=True)\nwhile True: pass", false),
+            (
+                "import signal\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\nprint('up', flush=True)\nwhile True: pass",
+                true,
+            ),
+        ] {
+            let mut run = start(&sandbox, kind, code, 120);
+            assert_eq!(next_out(&mut run).await, "up\n");
+            run.canceller().cancel();
+            run.canceller().cancel();
+            let heard = hear(run).await;
+            assert_eq!(
+                heard.end(),
+                (EndedBy::Cancelled, Some(130)),
+                "{kind:?} {code}"
+            );
+            if is_killed {
+                assert_eq!(heard.outcome.evidence.signal, Some(9), "{kind:?}");
+                says_what_was_lost(kind, &heard);
+            } else {
+                assert_eq!(heard.detail(), "", "{kind:?}");
+            }
+        }
+        // One that has ended already has ended as it did.
+        let run = start(&sandbox, kind, "print('over')", 120);
+        let canceller = run.canceller();
+        assert_eq!(hear(run).await.end(), (EndedBy::Exited, Some(0)));
+        canceller.cancel();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn out_of_memory() {
+    const MIB: u64 = 256;
+    let sandbox = sandbox(256).await;
+    for kind in KINDS {
+        let heard = ends(
+            &sandbox,
+            kind,
+            "x = []\nwhile True: x.append(bytearray(1 << 20))",
+        )
+        .await;
+        assert_eq!(
+            heard.end(),
+            (EndedBy::OutOfMemory, Some(137)),
+            "{kind:?} {heard:?}"
+        );
+        let evidence = &heard.outcome.evidence;
+        assert_eq!(evidence.signal, Some(9));
+        assert!(evidence.oom_kills.unwrap() >= 1, "{kind:?} {evidence:?}");
+        let peak = evidence.peak_memory_bytes.unwrap() >> 20;
+        assert!((MIB / 3..MIB).contains(&peak), "{kind:?} {evidence:?}");
+        if kind == Kind::Context {
+            assert!(heard.detail().contains("state is lost"), "{heard:?}");
+        }
+        // A signal of the same number is none.
+        let heard = ends(&sandbox, kind, "import os; os.kill(os.getpid(), 9)").await;
+        assert_eq!(heard.end(), (EndedBy::Signaled, Some(137)), "{kind:?}");
+        // An allocation that is refused is the program's matter.
+        let heard = ends(
+            &sandbox,
+            kind,
+            "try: bytearray(1 << 40)\nexcept MemoryError: print('refused')",
+        )
+        .await;
+        assert_eq!(
+            (heard.out(), heard.end()),
+            ("refused\n", (EndedBy::Exited, Some(0))),
+            "{kind:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agent_lost() {
+    let sandbox = sandbox(512).await;
+    let mut runs = KINDS.map(|kind| {
+        start(
+            &sandbox,
+            kind,
+            "print('up', flush=True)\nwhile True: pass",
+            120,
+        )
+    });
+    for run in &mut runs {
+        out_until(run, "up\n").await;
+    }
+    send(sandbox.process_id(), Signal::KILL);
+    for run in runs {
+        let heard = hear(run).await;
+        assert_eq!(heard.end(), (EndedBy::AgentLost, None));
+        let evidence = &heard.outcome.evidence;
+        assert_eq!(
+            (evidence.signal, evidence.oom_kills, evidence.cpu_time_us),
+            (None, None, None)
+        );
+        assert!(heard.detail().contains("signal"), "{}", heard.detail());
+        assert!(sandbox.ended().is_some());
+    }
+}
+
+/// Figures are those of the one that ended, and no guesses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_it_used() {
+    let sandbox = sandbox(512).await;
+    // A neighbour that uses much is not counted.
+    let mut neighbour = start(
+        &sandbox,
+        Kind::OneShot,
+        "x = bytearray(100 << 20); print('up', flush=True)\nwhile True: pass",
+        120,
+    );
+    next_out(&mut neighbour).await;
+    for kind in KINDS {
+        let code = "import time\nx = bytearray(40 << 20)\ndel x\nwhile time.process_time() < 0.5: pass\nprint(time.process_time())";
+        let code = if kind == Kind::Context {
+            code.replace("import time\n", "import time; t = time.process_time()\n")
+                .replace("time() < 0.5", "time() < t + 0.5")
+        } else {
+            code.into()
+        };
+        let heard = ends(&sandbox, kind, &code).await;
+        let evidence = &heard.outcome.evidence;
+        let peak = evidence.peak_memory_bytes.unwrap() >> 20;
+        assert!((40..90).contains(&peak), "{kind:?} {evidence:?}");
+        let cpu = evidence.cpu_time_us.unwrap();
+        let wall = u64::try_from(heard.outcome.timing.execute.as_micros()).unwrap();
+        assert!(
+            cpu >= 400_000 && cpu <= wall + 1_000_000,
+            "{kind:?} {cpu} us of {wall}"
+        );
+        // What waits uses next to nothing, also in a context that has used much before.
+        let heard = ends(&sandbox, kind, "import time; time.sleep(1)").await;
+        let cpu = heard.outcome.evidence.cpu_time_us.unwrap();
+        assert!(cpu < 900_000, "{kind:?} {cpu} us");
+        // Children count.
+        let heard = ends(
+            &sandbox,
+            kind,
+            "import subprocess; subprocess.run(['python3', '-c', 'x = bytearray(120 << 20)'])",
+        )
+        .await;
+        assert!(
+            heard.outcome.evidence.peak_memory_bytes.unwrap() >> 20 >= 120,
+            "{kind:?}"
+        );
+    }
+    neighbour.canceller().cancel();
+    let heard = hear(neighbour).await;
+    assert!(heard.outcome.evidence.peak_memory_bytes.unwrap() >> 20 >= 100);
+}

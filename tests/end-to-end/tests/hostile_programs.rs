@@ -1,0 +1,350 @@
+//! Programs that mean harm: to their own end, to their neighbours, to the agent. They harm themselves.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use fumehood_end_to_end::{
+    Heard, hear, hear_all, next_out, out_until, run_in, sandbox, soon, succeeded,
+};
+use fumehood_engine::{EndedBy, Event, Language, Run, RunRequest, Sandbox, SpawnRequest};
+
+fn request(language: Language, code: &str) -> RunRequest {
+    RunRequest::new(language, code).timeout_s(120)
+}
+
+async fn says(sandbox: &Sandbox, code: &str) -> String {
+    succeeded(sandbox.run(&request(Language::Raw, code)).unwrap())
+        .await
+        .0
+}
+
+/// A new program, a context that was there before, and the agent are as they should be.
+async fn all_is_well(sandbox: &Sandbox) {
+    let witness = sandbox.context("witness", Language::Python);
+    let heard = run_in(&witness, "n = globals().get('n', 0) + 1; print('n', n > 0)").await;
+    assert_eq!(
+        (heard.out(), heard.end(), heard.detail()),
+        ("n True\n", (EndedBy::Exited, Some(0)), "")
+    );
+    assert_eq!(says(sandbox, "echo well").await, "well\n");
+    assert_eq!(sandbox.ended(), None);
+}
+
+/// Runs code in each way there is.
+async fn in_every_way(
+    sandbox: &Sandbox,
+    language: Language,
+    code: &str,
+    timeout_s: u64,
+) -> Vec<Heard> {
+    let once = request(language, code).timeout_s(timeout_s);
+    let mut all = vec![hear(sandbox.run(&once).unwrap()).await];
+    all.push(hear(sandbox.run(&once.clone().fresh_interpreter()).unwrap()).await);
+    let context = sandbox.context("hostile", language);
+    run_in(&context, "").await;
+    all.push(hear(sandbox.run(&once.context("hostile")).unwrap()).await);
+    // Whatever it left there, it can be closed once it is quiet, and begins anew.
+    let closed = async {
+        while sandbox.context("hostile", language).close().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    soon("the end of a context", closed).await;
+    all
+}
+
+const FORGERIES: &str = r#"{"type":"complete","exit_code":0,"ended_by":"exited","evidence":{},"stdout":{"bytes":0,"crc32c":0},"stderr":{"bytes":0,"crc32c":0},"execution_time_ms":1,"op_id":1}
+{"type":"data","stream":"stdout","seq":0,"len":65536,"op_id":1}
+{"type":"error","message":"no","error_type":"agent_error","op_id":1}
+{"action":"cancel","op_id":1}
+{"type":"hello","version":"0","protocol":9,"features":[],"boot_id":"x"}
+0
+r
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_looks_like_the_protocol_is_output() {
+    let sandbox = sandbox(512).await;
+    sandbox.files().write("forged", FORGERIES).await.unwrap();
+    all_is_well(&sandbox).await;
+    for (language, code) in [
+        (
+            Language::Python,
+            "import sys; text = open('forged').read(); sys.stdout.write(text); sys.stderr.write(text)",
+        ),
+        (
+            Language::Javascript,
+            "const text = await Bun.file('forged').text(); process.stdout.write(text); process.stderr.write(text)",
+        ),
+        (Language::Raw, "cat forged; cat forged >&2"),
+    ] {
+        for heard in in_every_way(&sandbox, language, code, 120).await {
+            assert_eq!(
+                (heard.out(), heard.err().as_str()),
+                (FORGERIES, FORGERIES),
+                "{code}"
+            );
+            assert_eq!(
+                (heard.end(), heard.detail()),
+                ((EndedBy::Exited, Some(0)), "")
+            );
+            assert!(heard.results.is_empty());
+        }
+    }
+    let heard = hear(
+        sandbox
+            .spawn(&SpawnRequest::new(["cat", "forged"]))
+            .unwrap(),
+    )
+    .await;
+    assert_eq!((heard.out(), heard.end().1), (FORGERIES, Some(0)));
+    // As the name of a file, of a process, and of a variable.
+    let code = r#"touch "$(printf '{"type":"complete"}\n{"op_id":1}')"; A="$(cat forged)" bash -c 'exec -a "$A" sleep 0.1'"#;
+    says(&sandbox, code).await;
+    let names = sandbox.files().list(".").await.unwrap();
+    assert!(
+        names
+            .iter()
+            .any(|file| file.path.contains("{\"type\":\"complete\"}\n")),
+        "{names:?}"
+    );
+    all_is_well(&sandbox).await;
+}
+
+/// Each writes to all descriptors there are.
+const FORGERS: [(Language, &str); 3] = [
+    (
+        Language::Python,
+        "import os, time\nfor word in (b'0\\n', b'r\\n', b'99999999999\\n', b'\\xff\\0junk' * 100, b'{\"text/plain\": 1}\\n'):\n    for fd in range(301):\n        try:\n            os.set_blocking(fd, False); os.write(fd, word)\n        except OSError: pass\ntime.sleep(1)",
+    ),
+    (
+        Language::Javascript,
+        "const fs = require('fs'); for (const word of ['0\\n', 'r\\n', '999999999999\\n', '\\xff\\0junk\\n']) for (const fd of fs.readdirSync('/proc/self/fd').map(Number)) if (fd < 301 && !/eventpoll|eventfd|timerfd/.test((() => { try { return fs.readlinkSync('/proc/self/fd/' + fd) } catch { return 'eventpoll' } })())) try { fs.writeSync(fd, word) } catch {}\nawait Bun.sleep(1000)",
+    ),
+    (
+        Language::Raw,
+        "for word in 0 r 99999999999 junk; do for fd in {0..300}; do [ ! -e /proc/$$/fd/$fd ] || echo $word >&$fd; done; done 2> /dev/null; sleep 1",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_forges_its_own_end_ends_itself() {
+    let sandbox = sandbox(512).await;
+    all_is_well(&sandbox).await;
+    for (language, code) in FORGERS {
+        let begun = Instant::now();
+        for heard in in_every_way(&sandbox, language, code, 10).await {
+            assert!(
+                matches!(
+                    heard.outcome.ended_by,
+                    EndedBy::Exited | EndedBy::Signaled | EndedBy::Timeout
+                ),
+                "{language} {heard:?}"
+            );
+        }
+        assert!(begun.elapsed() < Duration::from_secs(100), "{language}");
+        all_is_well(&sandbox).await;
+    }
+    // What is shown by force is junk, and counted.
+    let junk = "import os\nfor line in (b'no JSON\\n', b'[1]\\n', b'{\"text/plain\": \"forged\"}\\n', b'\\xff' * 70000 + b'\\n', b'no end'): os.write(253, line)\n7";
+    let python = sandbox.context("junk", Language::Python);
+    let heard = hear(python.start(&python.request(junk).display()).unwrap()).await;
+    assert_eq!(heard.end(), (EndedBy::Exited, Some(0)), "{}", heard.err());
+    assert_eq!(heard.texts()[0], "forged");
+    assert!(heard.detail().contains("no MIME bundles"), "{heard:?}");
+    let heard = hear(python.start(&python.request("8").display()).unwrap()).await;
+    assert_eq!(heard.texts().last(), Some(&"8"));
+    // One that takes the message of the next exec has none to run, until its time is up.
+    let thief = sandbox.context("thief", Language::Python);
+    let steals = "import os, threading\nthreading.Thread(target=lambda: [os.read(254, 65536) for _ in range(3)], daemon=True).start()";
+    run_in(&thief, steals).await;
+    let heard = hear(
+        thief
+            .start(&thief.request("print('mine')").timeout_s(2))
+            .unwrap(),
+    )
+    .await;
+    assert!(
+        matches!(
+            heard.outcome.ended_by,
+            EndedBy::Exited | EndedBy::Timeout | EndedBy::Signaled
+        ),
+        "{heard:?}"
+    );
+    all_is_well(&sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_closes_all_descriptors_still_ends() {
+    let sandbox = sandbox(512).await;
+    all_is_well(&sandbox).await;
+    for (language, code) in [
+        (
+            Language::Python,
+            "import os; print('up', flush=True); os.closerange(0, 65536)",
+        ),
+        (
+            Language::Javascript,
+            "console.log('up'); for (const fd of require('fs').readdirSync('/proc/self/fd')) try { require('fs').closeSync(Number(fd)) } catch {}",
+        ),
+        (
+            Language::Raw,
+            "echo up; for fd in {0..300}; do eval \"exec $fd>&-\"; done 2> /dev/null",
+        ),
+    ] {
+        for heard in in_every_way(&sandbox, language, code, 5).await {
+            assert_eq!(heard.out(), "up\n", "{language}");
+            assert!(
+                matches!(
+                    heard.outcome.ended_by,
+                    EndedBy::Exited | EndedBy::Signaled | EndedBy::Timeout
+                ),
+                "{language} {heard:?}"
+            );
+        }
+        all_is_well(&sandbox).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fork_bomb_is_cancelled() {
+    let sandbox = sandbox(512).await;
+    all_is_well(&sandbox).await;
+    let bash = "echo up; bomb() { bomb & bomb & wait; }; bomb";
+    let python = "import os\nprint('up', flush=True)\nwhile True:\n    try: os.fork()\n    except OSError: pass";
+    let runs: [&dyn Fn() -> Run; 4] = [
+        &|| sandbox.run(&request(Language::Raw, bash)).unwrap(),
+        &|| {
+            sandbox
+                .run(&request(Language::Raw, bash).context("bomb"))
+                .unwrap()
+        },
+        &|| {
+            sandbox
+                .run(&request(Language::Python, python).context("forks"))
+                .unwrap()
+        },
+        &|| {
+            sandbox
+                .spawn(&SpawnRequest::new(["bash", "-c", bash]))
+                .unwrap()
+        },
+    ];
+    for (n, begin) in runs.into_iter().enumerate() {
+        let mut run = begin();
+        out_until(&mut run, "up\n").await;
+        // It fills its room, and others get on.
+        let full = async {
+            while sandbox
+                .processes()
+                .await
+                .unwrap()
+                .iter()
+                .all(|one| one.pids.len() < 300)
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        soon("hundreds of processes", full).await;
+        assert_eq!(says(&sandbox, "echo on").await, "on\n");
+        run.canceller().cancel();
+        let heard = hear(run).await;
+        assert_eq!(heard.end(), (EndedBy::Cancelled, Some(130)), "{n}");
+        all_is_well(&sandbox).await;
+    }
+    for context in ["bomb", "forks"] {
+        let language = if context == "bomb" {
+            Language::Raw
+        } else {
+            Language::Python
+        };
+        let _ = sandbox.context(context, language).close().await;
+    }
+    let count = "for i in {1..1000}; do set -- /proc/[0-9]*; (($# < 80)) && exit; sleep 0.02; done; echo $#";
+    assert_eq!(says(&sandbox, count).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn input_that_nobody_reads_waits() {
+    let sandbox = sandbox(512).await;
+    let never = "import time\nprint('up', flush=True)\ntime.sleep(100)";
+    let stops =
+        "import sys, time\nsys.stdin.buffer.read1(1000)\nprint('up', flush=True)\ntime.sleep(100)";
+    for code in [never, stops] {
+        let runs = [
+            sandbox
+                .run(&request(Language::Python, code).stdin())
+                .unwrap(),
+            sandbox
+                .run(&request(Language::Python, code).stdin().context("c"))
+                .unwrap(),
+            sandbox
+                .spawn(&SpawnRequest::new(["python3", "-c", code]).stdin())
+                .unwrap(),
+        ];
+        let mut waiting = Vec::new();
+        for mut run in runs {
+            let mut input = run.input();
+            let writer = tokio::spawn(async move { input.write(vec![b'x'; 5_000_000]).await });
+            assert_eq!(next_out(&mut run).await, "up\n");
+            waiting.push((run, writer));
+        }
+        // Nothing is lost by waiting, and nobody else waits.
+        assert_eq!(says(&sandbox, "echo on").await, "on\n");
+        for (run, writer) in waiting {
+            assert!(!writer.is_finished(), "5 MB cannot be on their way at once");
+            run.canceller().cancel();
+            assert_eq!(
+                hear(run).await.outcome.ended_by,
+                EndedBy::Cancelled,
+                "{code}"
+            );
+            assert!(soon("the writer's end", writer).await.unwrap().is_err());
+        }
+        assert_eq!(
+            run_in(
+                &sandbox.context("c", Language::Python),
+                "import sys; print(len(sys.stdin.read()))"
+            )
+            .await
+            .out(),
+            "0\n"
+        );
+    }
+    all_is_well(&sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_without_end_holds_up_nobody() {
+    let sandbox = sandbox(512).await;
+    let mut runs = vec![
+        sandbox.run(&request(Language::Raw, "yes")).unwrap(),
+        sandbox
+            .run(&request(Language::Python, "while True: print('y')").context("c"))
+            .unwrap(),
+        sandbox
+            .spawn(&SpawnRequest::new(["sh", "-c", "yes >&2"]))
+            .unwrap(),
+    ];
+    for n in 0..10 {
+        // A slow reader takes a piece now and then.
+        for run in &mut runs {
+            let event = soon("output", run.next()).await.unwrap();
+            let bytes = match &event {
+                Event::Stdout(bytes) | Event::Stderr(bytes) => bytes,
+                Event::Started { .. } => continue,
+                other => panic!("{other:?}"),
+            };
+            assert!(bytes.iter().all(|byte| b"y\n".contains(byte)));
+        }
+        assert_eq!(says(&sandbox, &format!("echo {n}")).await, format!("{n}\n"));
+    }
+    for run in runs {
+        run.canceller().cancel();
+        assert_eq!(
+            hear_all(run).await.unwrap().outcome.ended_by,
+            EndedBy::Cancelled
+        );
+    }
+    all_is_well(&sandbox).await;
+}
