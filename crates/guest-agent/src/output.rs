@@ -59,7 +59,7 @@ pub(crate) struct OutputStream {
 
 /// How long a pipe is left alone that gave less than was asked for, after the first output: a program that
 /// writes small pieces would else be interrupted for each of them. Its pipe takes this long to fill.
-const REST: Duration = Duration::from_millis(1);
+const REST: Duration = Duration::from_micros(500);
 
 /// How long a terminal may take to hand on what was written to it.
 const TERMINAL_PATIENCE: Duration = Duration::from_millis(500);

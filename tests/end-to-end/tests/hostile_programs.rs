@@ -153,7 +153,7 @@ async fn who_forges_its_own_end_ends_itself() {
     assert_eq!(heard.texts()[0], "forged");
     assert!(heard.detail().contains("no MIME bundles"), "{heard:?}");
     let heard = hear(python.start(&python.request("8").display()).unwrap()).await;
-    assert_eq!(heard.texts().last(), Some(&"8"));
+    assert_eq!(heard.texts().last().map(String::as_str), Some("8"));
     // One that takes the message of the next exec has none to run, until its time is up.
     let thief = sandbox.context("thief", Language::Python);
     let steals = "import os, threading\nthreading.Thread(target=lambda: [os.read(254, 65536) for _ in range(3)], daemon=True).start()";
