@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Opens a terminal in a fresh VM, which is gone with its shell
     Shell(Shell),
+    /// Runs pieces of code one after the other in a fresh VM, where each finds what others have left
+    Repl(Repl),
     /// Looks at this machine: what is, what it means, how to mend it
     Doctor,
     /// Builds, lists and verifies guest images
@@ -168,6 +170,31 @@ pub(crate) struct Shell {
     /// Sets an environment variable; KEY alone takes its value from here
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub(crate) env: Vec<String>,
+    #[command(flatten)]
+    pub(crate) uploads: Uploads,
+}
+
+/// Runs pieces of code one after the other in a fresh VM.
+///
+/// Each finds what those before it have left: variables, imports, functions, files. Values are shown. Code goes
+/// on over several lines while something is open in it: in Python a bracket, a string of three quotes, a \ at
+/// the end, or a block, which an empty line ends; in JavaScript a bracket, a template or a comment; in the shell a
+/// bracket, a quote, a here-document, `if`, `for` and the like, or a \, | or && at the end. Ctrl-C interrupts what
+/// runs and keeps the state where that is possible, and says so where it is not; Ctrl-D, or `exit` on a line of its
+/// own, ends. Standard input that is no terminal is read in the same way, without a prompt; the exit code is then
+/// the last piece's; 125 when fumehood failed, 130 when interrupted.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Repl {
+    /// python, javascript (also typescript) or raw (shell)
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) language: Language,
+    /// Seconds until a piece of code is ended
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 300,
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: u64,
+    /// Memory of the VM
+    #[arg(short, long, value_name = "MIB", default_value_t = 512)]
+    pub(crate) memory: u32,
     #[command(flatten)]
     pub(crate) uploads: Uploads,
 }

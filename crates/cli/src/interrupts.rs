@@ -44,6 +44,8 @@ pub(crate) struct Patience<'a> {
     interrupts: &'a mut Interrupts,
     canceller: Canceller,
     until: Option<Instant>,
+    /// The command itself is to end.
+    pub(crate) is_last: bool,
 }
 
 /// How long a cancelled run may take to be told: the guest's own steps and a margin.
@@ -55,6 +57,7 @@ impl<'a> Patience<'a> {
             interrupts,
             canceller,
             until: None,
+            is_last: false,
         }
     }
 
@@ -71,7 +74,8 @@ impl<'a> Patience<'a> {
             };
             tokio::select! {
                 value = &mut awaited => return Some(value),
-                _ = self.interrupts.next() => {
+                asked = self.interrupts.next() => {
+                    self.is_last |= asked == Asked::End;
                     if self.until.is_some() {
                         return None;
                     }

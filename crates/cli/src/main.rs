@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod complete;
 mod end;
 mod exit;
 mod feed;
@@ -9,6 +10,7 @@ mod interrupts;
 mod json;
 mod local;
 mod output;
+mod prompt;
 mod terminal;
 mod transfer;
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     let result = match args.command {
         Command::Run(run) => commands::run::run(&run, &args.host),
         Command::Shell(shell) => commands::shell::run(&shell, &args.host),
+        Command::Repl(repl) => commands::repl::run(&repl, &args.host),
         Command::Doctor => commands::doctor::run(&args.host),
         Command::Image(image) => commands::image::run(image, &args.host),
         Command::Template(template) => commands::template::run(&template, &args.host),

@@ -8,9 +8,16 @@ use crate::json::{Captured, Shown};
 /// Where a program's output goes.
 pub(crate) enum Output {
     /// To this command's own, as it comes.
-    Streams(Stdout, Stderr),
+    Streams(Streams),
     /// Kept, up to a limit, for one object at the end.
     Kept(Box<Kept>),
+}
+
+pub(crate) struct Streams {
+    stdout: Stdout,
+    stderr: Stderr,
+    /// The last byte was no end of a line.
+    is_within_line: bool,
 }
 
 #[derive(Debug, Default)]
@@ -22,31 +29,66 @@ pub(crate) struct Kept {
 
 impl Output {
     pub(crate) fn streams() -> Self {
-        Self::Streams(tokio::io::stdout(), tokio::io::stderr())
+        Self::Streams(Streams {
+            stdout: tokio::io::stdout(),
+            stderr: tokio::io::stderr(),
+            is_within_line: false,
+        })
     }
 
     /// # Errors
     /// It cannot be written.
     pub(crate) async fn take(&mut self, event: &Event) -> io::Result<()> {
-        match (self, event) {
-            (Self::Streams(stdout, _), Event::Stdout(bytes)) => write(stdout, bytes).await,
-            (Self::Streams(_, stderr), Event::Stderr(bytes)) => write(stderr, bytes).await,
-            (Self::Streams(stdout, _), Event::Result(value)) => {
-                write(stdout, line(value).as_bytes()).await
-            }
-            (Self::Kept(kept), Event::Stdout(bytes)) => {
-                kept.stdout.add(bytes);
+        match self {
+            Self::Streams(streams) => streams.take(event).await,
+            Self::Kept(kept) => {
+                kept.take(event);
                 Ok(())
             }
-            (Self::Kept(kept), Event::Stderr(bytes)) => {
-                kept.stderr.add(bytes);
-                Ok(())
-            }
-            (Self::Kept(kept), Event::Result(value)) => {
-                kept.results.add(value);
-                Ok(())
+        }
+    }
+
+    /// Ends a line that was begun and not ended.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) async fn end_line(&mut self) -> io::Result<()> {
+        match self {
+            Self::Streams(streams) if streams.is_within_line => {
+                streams.is_within_line = false;
+                write(&mut streams.stdout, b"\n").await
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl Streams {
+    async fn take(&mut self, event: &Event) -> io::Result<()> {
+        match event {
+            Event::Stdout(bytes) | Event::Stderr(bytes) => {
+                self.is_within_line = bytes.last().is_some_and(|last| *last != b'\n');
+                match event {
+                    Event::Stdout(_) => write(&mut self.stdout, bytes).await,
+                    _ => write(&mut self.stderr, bytes).await,
+                }
+            }
+            Event::Result(value) => {
+                self.is_within_line = false;
+                write(&mut self.stdout, line(value).as_bytes()).await
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Kept {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Stdout(bytes) => self.stdout.add(bytes),
+            Event::Stderr(bytes) => self.stderr.add(bytes),
+            Event::Result(value) => self.results.add(value),
+            _ => {}
         }
     }
 }

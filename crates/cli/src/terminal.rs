@@ -42,6 +42,11 @@ impl Drop for Terminal {
     }
 }
 
+/// Whether a person reads and writes here.
+pub(crate) fn is_interactive() -> bool {
+    isatty(stdin()) && isatty(stdout())
+}
+
 /// Lines and columns of the terminal that this command writes to, or else of the one that it reads from.
 pub(crate) fn size() -> (u16, u16) {
     let sizes = [tcgetwinsize(stdout()), tcgetwinsize(stdin())];

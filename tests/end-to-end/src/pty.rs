@@ -133,8 +133,8 @@ impl Pty {
         let mut found = None;
         let look = || {
             let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut windows = seen[from..].windows(text.len());
-            found = windows.position(|window| window == text.as_bytes());
+            let mut places = from..=seen.len().saturating_sub(text.len());
+            found = places.find(|at| seen[*at..].starts_with(text.as_bytes()));
             found.is_some()
         };
         let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -145,8 +145,8 @@ impl Pty {
             panic!("{text:?} is not seen; this is: {screen}");
         };
         let bytes = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = String::from_utf8_lossy(&bytes[from..from + at]).into_owned();
-        self.looked_at = from + at + text.len();
+        let before = String::from_utf8_lossy(&bytes[from..at]).into_owned();
+        self.looked_at = at + text.len();
         before
     }
 

@@ -334,3 +334,88 @@ fn a_shell_runs_without_a_terminal() {
         (&b"0\r\n"[..], Some(5))
     );
 }
+
+fn repl(language: &str, input: &str) -> (String, String, Option<i32>) {
+    let mut command = fumehood();
+    command.args(["repl", "-l", language]);
+    let output = fed(command, input.into());
+    let code = output.status.code();
+    (text(&output.stdout), text(&output.stderr), code)
+}
+
+#[test]
+fn pieces_of_code_share_their_state() {
+    let python = "x = 6\ndef f():\n  return x * 7\n\nf()\nprint([\n1])\nimport sys; sys.exit(4)\n";
+    let (out, _, code) = repl("python", python);
+    assert_eq!((&*out, code), ("42\n[1]\n", Some(4)));
+    let (out, err, code) = repl(
+        "python",
+        "x = 1\nimport os; os._exit(3)\nprint('x' in globals())",
+    );
+    assert_eq!((&*out, code), ("False\n", Some(0)));
+    assert!(err.contains("state is lost"), "{err}");
+    let javascript = "const a = [\n1,2]\na.length\nprocess.exit(3)\n";
+    let (out, _, code) = repl("javascript", javascript);
+    assert_eq!((&*out, code), ("2\n", Some(3)));
+    let shell = "cd /tmp\nfor i in 1 2; do\necho $i\ndone\ncat <<E\n$PWD\nE\n(exit 5)\n";
+    let (out, _, code) = repl("raw", shell);
+    assert_eq!((&*out, code), ("1\n2\n/tmp\n", Some(5)));
+    let (out, _, code) = repl("python", "");
+    assert_eq!((&*out, code), ("", Some(0)));
+}
+
+#[test]
+fn an_interrupt_at_the_prompt_of_a_repl_keeps_the_state() {
+    let mut pty = Pty::new(24, 80);
+    let found = format!("{:?}", pty.modes());
+    let child = pty.run(&["repl", "-l", "python"]);
+    let qemus = |child: &Child| descendants(child.id());
+    pty.wait_for(">>> ");
+    pty.type_in("x = 41\r");
+    pty.wait_for(">>> ");
+    pty.type_in("def f():\r  return x + 1\r\r");
+    pty.wait_for(">>> ");
+    pty.type_in("import time; print('be' + 'gun', end='', flush=True); time.sleep(100)\r");
+    pty.wait_for("begun");
+    pty.type_in("\x03");
+    pty.wait_for("KeyboardInterrupt");
+    pty.wait_for("fumehood: cancelled");
+    pty.wait_for(">>> ");
+    // Dropped where it stands.
+    pty.type_in("f(\x03");
+    pty.wait_for(">>> ");
+    pty.type_in("'is', f()\r");
+    pty.wait_for("('is', 42)\r\n");
+    pty.wait_for(">>> ");
+    pty.type_in("import os; os._exit(1)\r");
+    pty.wait_for("state is lost");
+    pty.wait_for(">>> ");
+    let vm = qemus(&child);
+    pty.type_in("\x04");
+    assert_eq!(ended(child), Some(0));
+    assert_eq!(format!("{:?}", pty.modes()), found);
+    assert!(!vm.is_empty() && !vm.into_iter().any(is_alive));
+}
+
+#[test]
+fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
+    for (typed, seen) in [("", ""), ("sleep 100 & echo be''gun; wait\r", "begun\r\n")] {
+        let mut pty = Pty::new(24, 80);
+        let child = pty.run(&["repl", "-l", "raw"]);
+        pty.wait_for("$ ");
+        let vm = descendants(child.id());
+        pty.type_in(typed);
+        pty.wait_for(seen);
+        send(child.id(), Signal::TERM);
+        assert_eq!(ended(child), Some(130), "{}", pty.screen());
+        assert!(!pty.is_raw());
+        wait_until("the VM's end", || !vm.iter().any(|pid| is_alive(*pid)));
+    }
+    let mut pty = Pty::new(24, 80);
+    let child = pty.run(&["repl", "-l", "raw"]);
+    pty.wait_for("$ ");
+    send(descendants(child.id())[0], Signal::KILL);
+    pty.wait_for("fumehood: the VM was lost");
+    assert_eq!(ended(child), Some(125));
+    assert!(!pty.is_raw());
+}

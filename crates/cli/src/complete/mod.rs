@@ -1,0 +1,202 @@
+//! Whether a piece of code that a person enters line by line is one. It is looked at as a reader skims it: what is
+//! taken for complete and is not, the interpreter says.
+
+mod javascript;
+mod python;
+mod shell;
+
+use fumehood_engine::Language;
+
+use javascript::Javascript;
+use python::Python;
+use shell::Shell;
+
+/// What is open after the lines that it was shown.
+pub(crate) enum Piece {
+    Python(Python),
+    Javascript(Javascript),
+    Shell(Shell),
+}
+
+impl Piece {
+    pub(crate) fn new(language: Language) -> Self {
+        match language {
+            Language::Python => Self::Python(Python::default()),
+            Language::Javascript => Self::Javascript(Javascript::default()),
+            Language::Raw => Self::Shell(Shell::default()),
+        }
+    }
+
+    /// Shows it the next line, without its end.
+    pub(crate) fn line(&mut self, line: &str) {
+        let line = line.as_bytes();
+        match self {
+            Self::Python(python) => python.line(line),
+            Self::Javascript(javascript) => javascript.line(line),
+            Self::Shell(shell) => shell.line(line),
+        }
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        match self {
+            Self::Python(python) => python.is_complete(),
+            Self::Javascript(javascript) => javascript.is_complete(),
+            Self::Shell(shell) => shell.is_complete(),
+        }
+    }
+}
+
+/// Whether all of these lines are a piece of code.
+pub(crate) fn is_complete(language: Language, text: &str) -> bool {
+    let mut piece = Piece::new(language);
+    text.split('\n').for_each(|line| piece.line(line));
+    piece.is_complete()
+}
+
+/// Where the string ends that begins after `from`: after its quote, or with the line.
+fn end_of_string(line: &[u8], from: usize, quote: u8) -> usize {
+    let mut at = from;
+    while at < line.len() {
+        match line[at] {
+            b'\\' => at += 1,
+            byte if byte == quote => return at + 1,
+            _ => {}
+        }
+        at += 1;
+    }
+    line.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(language: Language, complete: &[&str], open: &[&str]) {
+        for text in complete {
+            assert!(is_complete(language, text), "{text:?} is complete");
+        }
+        for text in open {
+            assert!(!is_complete(language, text), "{text:?} is open");
+        }
+    }
+
+    #[test]
+    fn python() {
+        let complete = [
+            "",
+            "x = 1",
+            "if x: print(1)",
+            "f(1,\n  2)",
+            "'('",
+            "\"it's\"",
+            "'\\'('",
+            "x # (",
+            "'''a\nb'''",
+            "x = '''\n'(\n'''",
+            "if x:\n  a\n",
+            "if x: # why\n  a\nb\n",
+            "@d\ndef f():\n  pass\n  ",
+            "a + \\\n  b",
+            "x = {1: 2}\nx[1:]",
+            ")",
+            "'''x''' '''y'''",
+            "''",
+        ];
+        let open = [
+            "f(",
+            "[1,\n2",
+            "'''a",
+            "\"\"\"a'''\n",
+            "a + \\",
+            "if x:",
+            "if x:\n  a",
+            "@d",
+            "if x: # why",
+            "if x:\n  '''\n",
+            "with a(\n  b):",
+            "{1:",
+        ];
+        check(Language::Python, &complete, &open);
+    }
+
+    #[test]
+    fn javascript() {
+        let complete = [
+            "",
+            "let x = 1",
+            "f({a: [1]})",
+            "`a ${b({c: `d`})} e`",
+            "'{'",
+            "// {",
+            "/* { */ x",
+            "/[({]/.test(x)",
+            "a / b / c",
+            "(1) / 2",
+            "x = y ? /(/ : 1",
+            "`a\n}`",
+            "}",
+            "'\\'{'",
+        ];
+        let open = [
+            "f(",
+            "function f() {",
+            "`a",
+            "`a ${",
+            "`a ${b}",
+            "/* a",
+            "f(/)/,",
+            "/* a\n{",
+            "x = [ // ]",
+        ];
+        check(Language::Javascript, &complete, &open);
+    }
+
+    #[test]
+    fn shell() {
+        let complete = [
+            "",
+            "echo hi",
+            "if true; then echo; fi",
+            "for x in if do; do echo $x; done",
+            "echo if; echo done",
+            "echo \"a $(b \"c\") d\"",
+            "echo 'a\nb'",
+            "echo it\\'s",
+            "cat <<E\n$(\nE",
+            "cat <<-'E'\nif\n\tE",
+            "f() { echo; }",
+            "case x in a) echo;; esac",
+            "case $x in\na) echo;;\n*) if true; then :; fi;;\nesac",
+            "echo $((1 << 2)) ${x#'a'} $#",
+            "echo a # if (",
+            "a &&\nb",
+            "cat <<< 'x'",
+            "while read x; do echo; done < f",
+            "(cd x; ls)",
+            "echo {a,b} \\\n c",
+            "echo \"it's\"",
+            "done",
+        ];
+        let open = [
+            "echo \\",
+            "echo 'a",
+            "echo \"a $(",
+            "if true; then",
+            "if true; then echo; else if x; then y; fi",
+            "for x in a",
+            "while true; do\n  x",
+            "case x in",
+            "f() {",
+            "cat <<E\nx",
+            "a |",
+            "a &&",
+            "a ||",
+            "(cd x",
+            "cat <<A <<B\nA",
+            "{ a; ",
+            "a; if",
+            "x=$(if a; then b; fi",
+        ];
+        check(Language::Raw, &complete, &open);
+    }
+}
