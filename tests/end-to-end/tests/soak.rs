@@ -98,7 +98,7 @@ async fn operate(sandbox: &Sandbox, n: usize) {
         6 => {
             files.write("seen", "x").await.unwrap();
             assert_eq!(files.stat("seen").await.unwrap().size, 1);
-            assert!(files.list(".").await.unwrap().len() >= 2);
+            assert!(!files.list(".").await.unwrap().is_empty());
         }
         7 => {
             let run = sandbox.spawn(&SpawnRequest::new(["cat"]).stdin()).unwrap();
