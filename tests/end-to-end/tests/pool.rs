@@ -97,7 +97,7 @@ import os, threading
 assert sorted(k for k in globals() if not k.startswith('__')) == ['os', 'threading'], globals().keys()
 assert __name__ == '__main__' and threading.active_count() == 1
 assert 'PRIMED' not in os.environ, os.environ
-assert os.listdir('/tmp') == [] and os.listdir() == [], os.listdir()
+assert os.listdir('/tmp') == [] and os.listdir() == ['.local'], os.listdir()
 ";
     assert_eq!(
         outcome(&engine, RunRequest::new(Language::Python, python))
@@ -116,7 +116,7 @@ for (const name of ['fibonacci', 'work', 'Stack']) if (name in globalThis) throw
             .source,
         Source::Hot
     );
-    let shell = "[[ -z ${PRIMED+x} && -z ${words+x} && $(type -t count) == '' && -z $(ls -A /tmp)$(ls -A ~) ]]";
+    let shell = "[[ -z ${PRIMED+x} && -z ${words+x} && $(type -t count) == '' && -z $(ls -A /tmp) && $(ls -A ~) == .local ]]";
     assert_eq!(
         outcome(&engine, RunRequest::new(Language::Raw, shell))
             .await
