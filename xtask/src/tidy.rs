@@ -15,9 +15,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fumehood-sys", &[]),
     ("fumehood-qemu", &["fumehood-sys"]),
     ("fumehood-image", &[]),
+    ("fumehood-gateway", &[]),
     (
         "fumehood-engine",
         &[
+            "fumehood-gateway",
             "fumehood-image",
             "fumehood-protocol",
             "fumehood-qemu",
