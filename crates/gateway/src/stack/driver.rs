@@ -1,0 +1,241 @@
+use std::io;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use smoltcp::iface::PollIngressSingleResult;
+use smoltcp::socket::{tcp, udp};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+use super::classify::{Class, Refused, classify};
+use super::frame::{self, ETHERNET_BYTES};
+use super::{Arrival, GuestStream, Stack, State, Tuple, connection, neighbour, prohibit};
+
+/// What is read from QEMU at a time, in bytes: a few of the longest frames.
+const READ_BYTES: usize = 256 * 1024;
+
+/// A stack with nothing to do looks after itself this often.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// How soon it looks again at a connection whose time is over, and whose last word had no room.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Moves frames between QEMU and the stack until QEMU closes its end, or sends what is no frame.
+///
+/// # Errors
+/// Why it had to stop.
+pub(crate) async fn drive(stack: Stack, wire: UnixStream) -> io::Result<()> {
+    let mut read = BytesMut::with_capacity(READ_BYTES);
+    let most = stack.link().mtu + ETHERNET_BYTES;
+    loop {
+        let turn = stack.turn(&mut read, most)?;
+        let sent = stack.send(&wire)?;
+        let wants = match (sent, turn.more) {
+            (true, true) => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            (true, false) => Interest::READABLE,
+            // What cannot be answered is not read.
+            (false, true) => Interest::WRITABLE,
+            (false, false) => Interest::READABLE | Interest::WRITABLE,
+        };
+        tokio::select! {
+            // What the guest sent is taken before anything new is begun for it.
+            biased;
+            ready = wire.ready(wants) => {
+                if ready?.is_readable() && !fill(&wire, &mut read)? {
+                    return Ok(());
+                }
+            }
+            () = stack.0.changed.notified() => {}
+            () = tokio::time::sleep(turn.next) => {}
+        }
+    }
+}
+
+/// Reads what is there; `false`: the other end is closed.
+fn fill(wire: &UnixStream, read: &mut BytesMut) -> io::Result<bool> {
+    read.reserve(READ_BYTES);
+    match wire.try_read_buf(read) {
+        Ok(bytes) => Ok(bytes > 0),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// What one turn of the stack has left.
+struct Turn {
+    /// Frames were not looked at, since their answers have no room.
+    more: bool,
+    /// When the stack has to look again, if nothing happens before.
+    next: Duration,
+}
+
+impl Stack {
+    /// Takes in whole frames, and makes what is to go out.
+    fn turn(&self, read: &mut BytesMut, most: usize) -> io::Result<Turn> {
+        let mut state = self.lock();
+        let mut more = true;
+        while more && state.cable.has_room() {
+            match frame::next(read, most).map_err(io::Error::other)? {
+                Some(frame) => self.take(&mut state, frame),
+                None => more = false,
+            }
+        }
+        state.collect_questions();
+        let now = self.now();
+        let State {
+            interface,
+            sockets,
+            cable,
+            ..
+        } = &mut *state;
+        interface.poll_egress(now, cable, sockets);
+        let delay = interface.poll_delay(now, sockets).map(Duration::from);
+        let orphans = state.bury_orphans();
+        let next = [delay, orphans].into_iter().flatten().min();
+        Ok(Turn {
+            more,
+            next: next.unwrap_or(IDLE),
+        })
+    }
+
+    fn take(&self, state: &mut State, mut frame: BytesMut) {
+        let link = self.link();
+        match classify(link, &frame) {
+            Class::Packet { opens } => {
+                frame.advance(ETHERNET_BYTES);
+                self.deliver(state, frame, opens);
+            }
+            Class::Arp => {
+                neighbour::answer_arp(&mut state.cable, link, &frame);
+            }
+            Class::Solicitation => {
+                neighbour::answer_solicitation(&mut state.cable, link, &frame);
+            }
+            Class::Refused(refused) => {
+                prohibit::prohibit(&mut state.cable, link, &frame);
+                state.tell(refused);
+            }
+            Class::Chatter => {}
+        }
+    }
+
+    /// Gives a packet to the stack; for one that opens a connection there is somebody who listens, once.
+    fn deliver(&self, state: &mut State, packet: BytesMut, opens: Option<Tuple>) {
+        let opened = opens.and_then(|tuple| state.listen(tuple));
+        state.cable.arrived = Some(packet);
+        let State {
+            interface,
+            sockets,
+            cable,
+            ..
+        } = &mut *state;
+        let taken = interface.poll_ingress_single(self.now(), cable, sockets);
+        if taken == PollIngressSingleResult::None {
+            cable.arrived = None;
+        }
+        let Some((handle, tuple)) = opened else {
+            return;
+        };
+        let is_open = state.sockets.get::<tcp::Socket<'_>>(handle).remote_endpoint().is_some();
+        let told = match is_open {
+            true => state.arrivals.try_reserve().ok(),
+            false => None,
+        };
+        match told {
+            Some(permit) => {
+                let stream = GuestStream::new(self.clone(), handle, tuple);
+                permit.send(Arrival::Connection(stream));
+            }
+            None => {
+                state.sockets.get_mut::<tcp::Socket<'_>>(handle).abort();
+                state.orphans.push((handle, Instant::now()));
+            }
+        }
+    }
+
+    /// Writes what is to go out; `false`: QEMU does not take all of it now.
+    fn send(&self, wire: &UnixStream) -> io::Result<bool> {
+        let mut state = self.lock();
+        while !state.cable.outbox.is_empty() {
+            match wire.try_write(&state.cable.outbox) {
+                Ok(written) => state.cable.outbox.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl State {
+    /// A socket for a connection that is to be opened, unless it is there or there is no room.
+    fn listen(&mut self, tuple: Tuple) -> Option<(smoltcp::iface::SocketHandle, Tuple)> {
+        if self.tuples.contains_key(&tuple) || self.is_full() {
+            return None;
+        }
+        let mut socket = connection();
+        socket.pause_synack(true);
+        socket.listen(tuple.remote).ok()?;
+        let handle = self.sockets.add(socket);
+        self.tuples.insert(tuple, handle);
+        Some((handle, tuple))
+    }
+
+    fn tell(&self, refused: Refused) {
+        // Whoever floods is not told of each.
+        let _ = self.arrivals.try_send(Arrival::Refused(refused));
+    }
+
+    fn collect_questions(&mut self) {
+        let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.questions);
+        while socket.can_recv() {
+            let Ok(permit) = self.arrivals.try_reserve() else {
+                break;
+            };
+            let Ok((message, metadata)) = socket.recv() else {
+                break;
+            };
+            permit.send(Arrival::Question {
+                from: metadata.endpoint.into(),
+                message: message.to_vec(),
+            });
+        }
+    }
+
+    /// Forgets connections that have come to their end, or had time enough; tells when the next one will have.
+    fn bury_orphans(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let Self {
+            sockets,
+            orphans,
+            tuples,
+            ..
+        } = self;
+        let mut gone = Vec::new();
+        orphans.retain(|(handle, until)| {
+            let socket = sockets.get_mut::<tcp::Socket<'_>>(*handle);
+            let over = matches!(socket.state(), tcp::State::TimeWait | tcp::State::Closed);
+            // A socket that was reset says so to the guest first.
+            let silent = socket.remote_endpoint().is_none();
+            if over && (silent || socket.state() == tcp::State::TimeWait) {
+                gone.push(*handle);
+                return false;
+            }
+            if now >= *until {
+                socket.abort();
+            }
+            true
+        });
+        if !gone.is_empty() {
+            tuples.retain(|_, handle| !gone.contains(handle));
+        }
+        for handle in gone {
+            sockets.remove(handle);
+        }
+        let waiting = orphans.iter().map(|(_, until)| until.saturating_duration_since(now));
+        waiting.min().map(|left| left.max(LOOK_AGAIN))
+    }
+}

@@ -1,0 +1,74 @@
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, IPV6_HEADER_LEN, Icmpv6Packet, Icmpv6Repr,
+    IpProtocol, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr, RawHardwareAddress,
+};
+
+use super::device::Cable;
+use super::frame::{ARP, ETHERNET_BYTES, IPV6};
+use crate::link::Link;
+
+/// Tells a guest the gateway's hardware address. Ours know it; another system in the VM may ask.
+pub(super) fn answer_arp(cable: &mut Cable, link: &Link, frame: &[u8]) -> Option<()> {
+    let packet = ArpPacket::new_checked(frame.get(ETHERNET_BYTES..)?).ok()?;
+    let ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_protocol_addr,
+        target_protocol_addr,
+        ..
+    } = ArpRepr::parse(&packet).ok()?
+    else {
+        return None;
+    };
+    if source_protocol_addr != link.guest.v4 || target_protocol_addr != link.gateway.v4 {
+        return None;
+    }
+    let reply = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Reply,
+        source_hardware_addr: EthernetAddress(link.gateway.mac),
+        source_protocol_addr: link.gateway.v4,
+        target_hardware_addr: EthernetAddress(link.guest.mac),
+        target_protocol_addr: link.guest.v4,
+    };
+    cable.send(ARP, reply.buffer_len(), |out| {
+        reply.emit(&mut ArpPacket::new_unchecked(out));
+    });
+    Some(())
+}
+
+/// The same by IPv6.
+pub(super) fn answer_solicitation(cable: &mut Cable, link: &Link, frame: &[u8]) -> Option<()> {
+    /// No packet that a router has touched bears it.
+    const UNTOUCHED: u8 = 255;
+    let checksums = ChecksumCapabilities::default();
+    let packet = Ipv6Packet::new_checked(frame.get(ETHERNET_BYTES..)?).ok()?;
+    let (from, to) = (packet.src_addr(), packet.dst_addr());
+    let message = Icmpv6Packet::new_checked(packet.payload()).ok()?;
+    let parsed = Icmpv6Repr::parse(&from, &to, &message, &checksums).ok()?;
+    let Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, .. }) = parsed else {
+        return None;
+    };
+    if target_addr != link.gateway.v6 || from != link.guest.v6 || packet.hop_limit() != UNTOUCHED {
+        return None;
+    }
+    let mac = EthernetAddress(link.gateway.mac);
+    let reply = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
+        flags: NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE,
+        target_addr,
+        lladdr: Some(RawHardwareAddress::from(mac)),
+    });
+    let ip = Ipv6Repr {
+        src_addr: link.gateway.v6,
+        dst_addr: link.guest.v6,
+        next_header: IpProtocol::Icmpv6,
+        payload_len: reply.buffer_len(),
+        hop_limit: UNTOUCHED,
+    };
+    cable.send(IPV6, IPV6_HEADER_LEN + reply.buffer_len(), |out| {
+        ip.emit(&mut Ipv6Packet::new_unchecked(&mut *out));
+        let rest = &mut out[IPV6_HEADER_LEN..];
+        let (from, to) = (&ip.src_addr, &ip.dst_addr);
+        reply.emit(from, to, &mut Icmpv6Packet::new_unchecked(rest), &checksums);
+    });
+    Some(())
+}

@@ -1,0 +1,147 @@
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::{RecvError, Socket, State as TcpState};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Stack, Tuple};
+
+/// How long the last bytes and the end of a connection may take to reach the guest, once nobody holds the
+/// connection any more.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// A connection of the guest's. Dropped without [`shutdown`](tokio::io::AsyncWriteExt::shutdown), it is reset.
+#[derive(Debug)]
+pub(crate) struct GuestStream {
+    stack: Stack,
+    handle: SocketHandle,
+    tuple: Tuple,
+    finished: bool,
+}
+
+impl GuestStream {
+    pub(super) fn new(stack: Stack, handle: SocketHandle, tuple: Tuple) -> Self {
+        Self {
+            stack,
+            handle,
+            tuple,
+            finished: false,
+        }
+    }
+
+    /// Whom the guest connected to.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.tuple.remote
+    }
+
+    /// Lets a connection that the guest opens come about.
+    pub(crate) fn accept(&self) {
+        self.with(|socket| socket.pause_synack(false));
+        self.stack.0.changed.notify_one();
+    }
+
+    /// Waits until the connection is open; `false`: it will not be.
+    pub(crate) async fn established(&self) -> bool {
+        std::future::poll_fn(|context| {
+            self.with(|socket| match socket.state() {
+                TcpState::SynSent | TcpState::SynReceived => {
+                    socket.register_send_waker(context.waker());
+                    Poll::Pending
+                }
+                TcpState::Closed | TcpState::Listen => Poll::Ready(false),
+                _ => Poll::Ready(true),
+            })
+        })
+        .await
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Socket<'static>) -> T) -> T {
+        let mut state = self.stack.lock();
+        act(state.sockets.get_mut::<Socket<'_>>(self.handle))
+    }
+}
+
+impl AsyncRead for GuestStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = self.with(|socket| {
+            if !socket.can_recv() && socket.may_recv() {
+                socket.register_recv_waker(context.waker());
+                return Poll::Pending;
+            }
+            Poll::Ready(socket.recv_slice(buffer.initialize_unfilled()))
+        });
+        match read {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(read)) => {
+                buffer.advance(read);
+                // There is room again, and the guest is to know.
+                self.stack.0.changed.notify_one();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(RecvError::Finished)) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(RecvError::InvalidState)) => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for GuestStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.with(|socket| {
+            if !socket.may_send() {
+                return Poll::Ready(None);
+            }
+            match socket.send_slice(bytes) {
+                Ok(0) if !bytes.is_empty() => {
+                    socket.register_send_waker(context.waker());
+                    Poll::Pending
+                }
+                sent => Poll::Ready(sent.ok()),
+            }
+        });
+        match written {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(sent)) => {
+                self.stack.0.changed.notify_one();
+                Poll::Ready(Ok(sent))
+            }
+            Poll::Ready(None) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.finished = true;
+        self.with(Socket::close);
+        self.stack.0.changed.notify_one();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for GuestStream {
+    fn drop(&mut self) {
+        let mut state = self.stack.lock();
+        if !self.finished {
+            state.sockets.get_mut::<Socket<'_>>(self.handle).abort();
+        }
+        state.orphans.push((self.handle, Instant::now() + LINGER));
+        drop(state);
+        self.stack.0.changed.notify_one();
+    }
+}
