@@ -1,0 +1,140 @@
+//! Addresses that are no public host's: a name that resolves to one does not open it.
+//!
+//! The ranges for documentation (TEST-NET-1 to 3, `2001:db8::/32`, `3fff::/20`) are not here. They are routed
+//! nowhere, so to treat them as public costs nothing, and tests play public hosts with them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// A range of addresses with a purpose of its own.
+#[derive(Debug)]
+struct Range {
+    net: IpNet,
+    name: &'static str,
+}
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, bits: u8, name: &'static str) -> Range {
+    let net = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), bits));
+    Range { net, name }
+}
+
+const fn v6(segments: [u16; 8], bits: u8, name: &'static str) -> Range {
+    let [a, b, c, d, e, f, g, h] = segments;
+    let address = Ipv6Addr::new(a, b, c, d, e, f, g, h);
+    let net = IpNet::V6(Ipv6Net::new_assert(address, bits));
+    Range { net, name }
+}
+
+const METADATA: &str = "cloud metadata";
+
+/// IANA's registries of special-purpose addresses, and where clouds answer who asks for a machine's keys.
+const RANGES: &[Range] = &[
+    v4(0, 0, 0, 0, 8, "unspecified"),
+    v4(10, 0, 0, 0, 8, "private"),
+    v4(100, 64, 0, 0, 10, "shared"),
+    v4(100, 100, 100, 200, 32, METADATA),
+    v4(127, 0, 0, 0, 8, "loopback"),
+    v4(168, 63, 129, 16, 32, METADATA),
+    v4(169, 254, 0, 0, 16, "link-local"),
+    v4(169, 254, 42, 42, 32, METADATA),
+    v4(169, 254, 169, 254, 32, METADATA),
+    v4(169, 254, 170, 0, 24, METADATA),
+    v4(172, 16, 0, 0, 12, "private"),
+    v4(192, 0, 0, 0, 24, "protocol assignments"),
+    v4(192, 0, 0, 192, 32, METADATA),
+    v4(192, 88, 99, 0, 24, "6to4 relay"),
+    v4(192, 168, 0, 0, 16, "private"),
+    v4(198, 18, 0, 0, 15, "benchmarking"),
+    v4(224, 0, 0, 0, 4, "multicast"),
+    v4(240, 0, 0, 0, 4, "reserved"),
+    v4(255, 255, 255, 255, 32, "broadcast"),
+    // Only 2000::/3 is given out to hosts; the rest is one of those below, or nobody's.
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 3, "reserved"),
+    v6([0x4000, 0, 0, 0, 0, 0, 0, 0], 2, "reserved"),
+    v6([0x8000, 0, 0, 0, 0, 0, 0, 0], 1, "reserved"),
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 96, "IPv4-compatible"),
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 128, "unspecified"),
+    v6([0, 0, 0, 0, 0, 0, 0, 1], 128, "loopback"),
+    v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96, "IPv4-mapped"),
+    v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96, "IPv4-translated"),
+    v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, "NAT64"),
+    v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48, "local NAT64"),
+    v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64, "discard"),
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23, "protocol assignments"),
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32, "Teredo"),
+    v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48, "benchmarking"),
+    v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16, "6to4"),
+    v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7, "unique local"),
+    v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128, METADATA),
+    v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32, METADATA),
+    v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128, METADATA),
+    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, "link-local"),
+    v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10, "site-local"),
+    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, "multicast"),
+];
+
+/// The range of special addresses that `address` is in, by name; none for a public address.
+///
+/// An address of IPv6 that stands for one of IPv4 is special, whatever that is.
+#[must_use]
+pub fn special(address: IpAddr) -> Option<&'static str> {
+    range(address).map(|range| range.name)
+}
+
+/// The narrowest, so that who names all of link-local has not named the metadata service in it.
+fn range(address: IpAddr) -> Option<&'static Range> {
+    let holding = RANGES.iter().filter(|range| range.net.contains(&address));
+    holding.max_by_key(|range| range.net.prefix_len())
+}
+
+/// Whether `nets` open this address as far as its being special goes: a public one needs no net, a special
+/// one a net that lies in its range.
+///
+/// So `10.0.0.0/8` names private addresses, and `0.0.0.0/0`, which only happens to contain them, does not.
+/// An address that stands for one of IPv4 needs both to be opened.
+pub(super) fn are_open(nets: &[IpNet], address: IpAddr) -> bool {
+    let is_open = match range(address) {
+        None => true,
+        Some(range) => nets
+            .iter()
+            .any(|net| range.net.contains(net) && net.contains(&address)),
+    };
+    is_open && embedded(address).all(|inner| are_open(nets, inner))
+}
+
+/// What a rule has to name so that `address` is open: itself, and what it stands for.
+pub(super) fn to_name(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let all = std::iter::once(address).chain(embedded(address));
+    all.filter(|address| range(*address).is_some())
+}
+
+/// The addresses of IPv4 that one of IPv6 stands for, or goes by.
+fn embedded(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let found = match address {
+        IpAddr::V4(_) => [None; 2],
+        IpAddr::V6(address) => embedded_v4(address),
+    };
+    found.into_iter().flatten().map(IpAddr::V4)
+}
+
+fn embedded_v4(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
+    let bits = u128::from(address);
+    let at = |shift: u32| Some(Ipv4Addr::from((bits >> shift) as u32));
+    match address.segments() {
+        // Unspecified and loopback are IPv6's own.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None; 2],
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..]
+        | [0x64, 0xff9b, 0, 0, 0, 0, ..] => [at(0), None],
+        // A network's own prefix below it may be of 48 or 96 bits (RFC 6052); byte 8 is zero in the former.
+        [0x64, 0xff9b, 1, ..] => {
+            let short = ((bits >> 64) as u32) << 16 | (bits >> 40) as u32 & 0xffff;
+            [at(0), Some(Ipv4Addr::from(short))]
+        }
+        // Its server, and its client with every bit turned.
+        [0x2001, 0, ..] => [at(64), Some(Ipv4Addr::from(!(bits as u32)))],
+        [0x2002, ..] => [at(80), None],
+        _ => [None; 2],
+    }
+}

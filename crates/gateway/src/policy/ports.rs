@@ -1,0 +1,172 @@
+use std::fmt;
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use thiserror::Error;
+
+/// Ports and ranges of one rule at most; more say `any` or belong into another rule.
+pub const PORT_RANGES: usize = 32;
+
+/// Ports of a host: single ones and ranges, at least one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ports(Vec<RangeInclusive<u16>>);
+
+/// Why a text names no ports.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PortsError {
+    /// Neither a port nor a range.
+    #[error("`{0}` is no port; write a number from 1 to 65535, a range like 8000-8010, or any")]
+    Port(String),
+    /// The end comes before the beginning.
+    #[error("the ports {0} to {1} are none; write the smaller one first")]
+    Backwards(u16, u16),
+    /// An empty list.
+    #[error("an empty list of ports allows nothing; leave `ports` out for 80 and 443")]
+    Empty,
+    /// Past [`PORT_RANGES`].
+    #[error(
+        "more than {PORT_RANGES} ports and ranges in a rule; use wider ranges, or another rule"
+    )]
+    Many,
+}
+
+impl Ports {
+    /// All.
+    #[must_use]
+    pub fn any() -> Self {
+        Self(vec![1..=u16::MAX])
+    }
+
+    /// Those of HTTP and of HTTP over TLS.
+    #[must_use]
+    pub fn web() -> Self {
+        Self(vec![80..=80, 443..=443])
+    }
+
+    /// One port.
+    #[must_use]
+    pub fn one(port: NonZeroU16) -> Self {
+        Self(vec![port.get()..=port.get()])
+    }
+
+    /// Whether `port` is among them.
+    #[must_use]
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.iter().any(|range| range.contains(&port))
+    }
+
+    fn of(ranges: Vec<RangeInclusive<u16>>) -> Result<Self, PortsError> {
+        match ranges.len() {
+            0 => Err(PortsError::Empty),
+            1..=PORT_RANGES => Ok(Self(ranges)),
+            _ => Err(PortsError::Many),
+        }
+    }
+}
+
+fn range(text: &str) -> Result<RangeInclusive<u16>, PortsError> {
+    let port = |word: &str| match word.parse::<NonZeroU16>() {
+        Ok(port) if word.starts_with(|c: char| c.is_ascii_digit()) => Ok(port.get()),
+        _ => Err(PortsError::Port(text.chars().take(32).collect())),
+    };
+    if text == "any" {
+        return Ok(1..=u16::MAX);
+    }
+    let (first, last) = match text.split_once('-') {
+        Some((first, last)) => (port(first)?, port(last)?),
+        None => (port(text)?, port(text)?),
+    };
+    if last < first {
+        return Err(PortsError::Backwards(first, last));
+    }
+    Ok(first..=last)
+}
+
+/// By commas, as on a command line: `443,8000-8010`.
+impl FromStr for Ports {
+    type Err = PortsError;
+
+    fn from_str(text: &str) -> Result<Self, PortsError> {
+        let words = text.split(',').take(PORT_RANGES + 1);
+        Self::of(words.map(range).collect::<Result<_, _>>()?)
+    }
+}
+
+struct Written<'a>(&'a RangeInclusive<u16>);
+
+impl fmt::Display for Written<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (*self.0.start(), *self.0.end()) {
+            (1, u16::MAX) => f.write_str("any"),
+            (first, last) if first == last => write!(f, "{first}"),
+            (first, last) => write!(f, "{first}-{last}"),
+        }
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, range) in self.0.iter().enumerate() {
+            let comma = if n == 0 { "" } else { "," };
+            write!(f, "{comma}{}", Written(range))?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Ports {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
+        for range in &self.0 {
+            if range.start() == range.end() {
+                list.serialize_element(range.start())?;
+            } else {
+                list.serialize_element(&Written(range).to_string())?;
+            }
+        }
+        list.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Ports {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PortsVisitor)
+    }
+}
+
+struct PortsVisitor;
+
+impl<'de> Visitor<'de> for PortsVisitor {
+    type Value = Ports;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ports: a number, a range like \"8000-8010\", \"any\", or a list of these")
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Ports, E> {
+        number.to_string().parse().map_err(E::custom)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Ports, E> {
+        number.to_string().parse().map_err(E::custom)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Ports, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Ports, A::Error> {
+        let mut ranges = Vec::new();
+        while let Some(Ports(more)) = list.next_element()? {
+            ranges.extend(more);
+            if ranges.len() > PORT_RANGES {
+                return Err(A::Error::custom(PortsError::Many));
+            }
+        }
+        Ports::of(ranges).map_err(A::Error::custom)
+    }
+}
