@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use fumehood_end_to_end::{Heard, hear, next_out, out_until, sandbox, send};
-use fumehood_engine::{EndedBy, Language, Run, RunRequest, Sandbox, SpawnRequest};
+use fumehood_engine::{
+    Config, EndedBy, Engine, Language, Limits, Run, RunRequest, Sandbox, SpawnRequest,
+};
 use rustix::process::Signal;
 
 /// What can end.
@@ -103,7 +105,16 @@ async fn signaled() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn timed_out() {
-    let sandbox = sandbox(512).await;
+    // Three tracebacks at once take a second on a host that is busy with other things.
+    let limits = Limits {
+        grace_ms: 5000,
+        ..Limits::default()
+    };
+    let config = Config {
+        limits,
+        ..Config::default()
+    };
+    let sandbox = Engine::start(config).unwrap().sandbox().await.unwrap();
     let all = async |code: &str| {
         // At the same time: most of it is waiting.
         let runs = KINDS.map(|kind| (kind, start(&sandbox, kind, code, 2)));
