@@ -2,7 +2,17 @@
 
 pub mod policy;
 
+mod budget;
+mod dns;
+mod event;
+mod flow;
+mod gateway;
+mod hello;
 mod link;
+mod refusal;
 mod stack;
+mod stream;
 
+pub use event::{Denial, Event, Summary, What};
+pub use gateway::{Connections, Gateway, Setup};
 pub use link::{End, Link};

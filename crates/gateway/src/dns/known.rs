@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::policy::HostName;
+use crate::policy::{Decision, HostName};
 
 /// Addresses that are remembered; the one whose time is over first is forgotten for another.
 const ADDRESSES: usize = 4096;
@@ -17,7 +17,13 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// What this guest was told about names, for as long as it was told to believe it.
 #[derive(Debug, Default)]
-pub(crate) struct Known(Mutex<HashMap<IpAddr, Vec<(HostName, Instant)>>>);
+pub(crate) struct Known {
+    addresses: Mutex<HashMap<IpAddr, Vec<(HostName, Instant)>>>,
+    refused: Mutex<HashMap<HostName, Decision>>,
+}
+
+/// Names of which it is remembered why none of their addresses was told.
+const REFUSED: usize = 256;
 
 impl Known {
     /// The guest was told that the name has this address.
@@ -52,8 +58,22 @@ impl Known {
             .collect()
     }
 
+    /// The guest was told none of this name's addresses, for this reason.
+    pub(crate) fn refuse(&self, name: &HostName, decision: Decision) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() < REFUSED || refused.contains_key(name) {
+            refused.insert(name.clone(), decision);
+        }
+    }
+
+    /// Why it was told none of this name's addresses.
+    pub(crate) fn refusal(&self, name: &HostName) -> Option<Decision> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get(name).cloned()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<(HostName, Instant)>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

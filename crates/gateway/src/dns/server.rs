@@ -60,10 +60,7 @@ impl NameServer {
         let family = asked.family();
         if !decision.is_allowed() {
             // A connection there is told why; nobody else is asked about the name.
-            let refuser = family.map(|family| match family {
-                Family::V4 => self.refuser.v4.into(),
-                Family::V6 => self.refuser.v6.into(),
-            });
+            let refuser = family.map(|family| self.refuser(family));
             return Answer::Addresses(refuser.into_iter().collect(), REFUSAL_LIFETIME);
         }
         // Services, keys for encrypted names and the like: such a name has none.
@@ -71,7 +68,7 @@ impl NameServer {
             return Answer::Addresses(Vec::new(), LIFETIMES.0);
         };
         match self.resolver.find(name, family).await {
-            Found::Addresses(addresses, lifetime) => self.tell(name, addresses, lifetime),
+            Found::Addresses(addresses, lifetime) => self.tell(name, family, addresses, lifetime),
             Found::NoName => Answer::NoName,
             Found::Failed(why) => {
                 self.log.add(Event {
@@ -84,28 +81,40 @@ impl NameServer {
     }
 
     /// Those of a name's addresses that the guest may be told.
-    fn tell(&self, name: &HostName, found: Vec<IpAddr>, lifetime: Duration) -> Answer {
+    fn tell(
+        &self,
+        name: &HostName,
+        family: Family,
+        found: Vec<IpAddr>,
+        lifetime: Duration,
+    ) -> Answer {
         let lifetime = lifetime.clamp(LIFETIMES.0, LIFETIMES.1);
         let mut told = Vec::with_capacity(found.len());
-        let mut denied = false;
+        let mut denied = None;
         for address in found {
             let decision = decide(&self.policy, &Question::Resolved { name, address });
             if decision.is_allowed() {
                 self.known.learn(name, address, lifetime);
                 told.push(address);
             } else {
-                denied = true;
                 self.log.decided(What::Lookup, &self.policy, &decision);
+                denied = Some(decision);
             }
         }
-        if told.is_empty() && denied {
-            let refuser = match self.refuser.v4.into() {
-                // The family of what was found is not known any more, and need not be: glibc takes either.
-                address @ IpAddr::V4(_) => address,
-                address @ IpAddr::V6(_) => address,
-            };
-            let _: IpAddr = refuser;
+        match denied {
+            // A connection there is told why.
+            Some(decision) if told.is_empty() => {
+                self.known.refuse(name, decision);
+                Answer::Addresses(vec![self.refuser(family)], REFUSAL_LIFETIME)
+            }
+            _ => Answer::Addresses(told, lifetime),
         }
-        Answer::Addresses(told, lifetime)
+    }
+
+    fn refuser(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.refuser.v4.into(),
+            Family::V6 => self.refuser.v6.into(),
+        }
     }
 }

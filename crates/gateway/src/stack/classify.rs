@@ -32,6 +32,8 @@ pub(crate) enum Refused {
     Fragment(IpAddr),
     /// A packet from an address that is not the guest's.
     Source(IpAddr),
+    /// A connection that there is no room for.
+    Full(SocketAddr),
     /// What is no packet of IPv4 or IPv6, or one whose lengths are wrong.
     Malformed,
 }

@@ -173,7 +173,11 @@ impl Stack {
 impl State {
     /// A socket for a connection that is to be opened, unless it is there or there is no room.
     fn listen(&mut self, tuple: Tuple) -> Option<(smoltcp::iface::SocketHandle, Tuple)> {
-        if self.tuples.contains_key(&tuple) || self.is_full() {
+        if self.tuples.contains_key(&tuple) {
+            return None;
+        }
+        if self.is_full() {
+            self.tell(Refused::Full(tuple.remote));
             return None;
         }
         let mut socket = connection();

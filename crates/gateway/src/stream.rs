@@ -1,0 +1,209 @@
+//! Byte streams as the gateway holds them: read again from the start, and closed without losing what was written.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// Bytes that are still taken from a peer after our last word. A peer that has more to say than
+/// this sees its connection reset.
+pub(crate) const LINGER_BYTES: usize = 256 * 1024;
+
+/// Time that a peer has to read our last word and to close.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
+
+/// Anything that bytes go through, both ways.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+
+/// A stream whose first bytes have been read already, and are read once more.
+#[derive(Debug)]
+pub(crate) struct Rewound<S> {
+    first: Bytes,
+    stream: S,
+}
+
+impl<S> Rewound<S> {
+    /// A stream that gives `first`, and then what `stream` gives.
+    pub(crate) fn new(first: Bytes, stream: S) -> Self {
+        Self { first, stream }
+    }
+}
+
+impl<S: Stream> AsyncRead for Rewound<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let length = self.first.len().min(buffer.remaining());
+        buffer.put_slice(&self.first[..length]);
+        self.first.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Stream> AsyncWrite for Rewound<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A stream whose shutdown waits, within bounds, until the peer has closed as well.
+///
+/// A connection that is given up while the peer still sends is reset, and a reset throws away
+/// what the peer has not read yet: the very page that tells it why.
+#[derive(Debug)]
+pub(crate) struct Lingering<S> {
+    stream: S,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Open,
+    Draining { left: usize, until: Pin<Box<Sleep>> },
+    Closed,
+}
+
+impl<S> Lingering<S> {
+    /// Wraps a stream.
+    pub(crate) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            state: State::Open,
+        }
+    }
+}
+
+impl<S: Stream> AsyncRead for Lingering<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: Stream> AsyncWrite for Lingering<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if matches!(this.state, State::Open) {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            this.state = State::Draining {
+                left: LINGER_BYTES,
+                until: Box::pin(tokio::time::sleep(LINGER)),
+            };
+        }
+        if let State::Draining { left, until } = &mut this.state {
+            ready!(drain(&mut this.stream, left, until.as_mut(), cx));
+            this.state = State::Closed;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Takes and forgets what still comes. However this ends, the stream is done with.
+fn drain<S: Stream>(
+    stream: &mut S,
+    left: &mut usize,
+    until: Pin<&mut Sleep>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    if until.poll(cx).is_ready() {
+        return Poll::Ready(());
+    }
+    let mut bin = [0; 4096];
+    loop {
+        let mut buffer = ReadBuf::new(&mut bin);
+        match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
+            Ok(()) if !buffer.filled().is_empty() && *left > buffer.filled().len() => {
+                *left -= buffer.filled().len();
+            }
+            _ => return Poll::Ready(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_read_is_read_again() {
+        let (mut far, near) = tokio::io::duplex(64);
+        far.write_all(b" and more").await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut text = String::new();
+        let mut stream = Rewound::new(Bytes::from_static(b"first"), near);
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "first and more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shutdown_takes_what_still_comes_and_ends_with_the_peer() {
+        let (mut far, near) = tokio::io::duplex(16);
+        let closing = tokio::spawn(async move { Lingering::new(near).shutdown().await });
+        far.write_all(&[1; 4096]).await.unwrap();
+        assert!(!closing.is_finished());
+        drop(far);
+        closing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_is_waited_for_no_longer_than_the_deadline() {
+        let (_far, near) = tokio::io::duplex(16);
+        let begun = tokio::time::Instant::now();
+        Lingering::new(near).shutdown().await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), LINGER.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_never_stops_is_cut_at_the_bound() {
+        let (mut far, near) = tokio::io::duplex(4096);
+        let closing = tokio::spawn(async move { Lingering::new(near).shutdown().await });
+        let mut sent = 0;
+        while far.write_all(&[1; 4096]).await.is_ok() {
+            sent += 4096;
+        }
+        closing.await.unwrap().unwrap();
+        assert!(sent <= LINGER_BYTES + 2 * 4096, "{sent}");
+    }
+}
