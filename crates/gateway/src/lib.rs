@@ -12,6 +12,8 @@ mod link;
 mod refusal;
 mod stack;
 mod stream;
+#[cfg(test)]
+mod testing;
 
 pub use event::{Denial, Event, Summary, What};
 pub use gateway::{Connections, Gateway, Setup};

@@ -1,0 +1,157 @@
+//! One connection of a guest's, from its first packet to its end.
+
+mod first_bytes;
+mod name_server;
+mod refuse;
+mod relay;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::budget::{Budget, Rate};
+use crate::dns::{Known, NameServer};
+use crate::event::{Event, Log, What};
+use crate::policy::{Decision, HostName, Pass, Policy, Question, Said, Verdict, decide};
+use crate::stack::{DNS_PORT, GuestStream};
+use first_bytes::{First, first_bytes};
+
+/// How long another host may take to answer a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// What all connections of a guest have in common.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) known: Arc<Known>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) budget: Arc<Budget>,
+    /// New connections.
+    pub(crate) rate: Rate,
+    pub(crate) names: Arc<NameServer>,
+}
+
+/// Where a connection goes, by what it was known as when it was opened.
+#[derive(Debug)]
+struct Way {
+    to: SocketAddr,
+    names: Vec<HostName>,
+}
+
+impl Way {
+    fn connect(&self) -> Question<'_> {
+        Question::Connect {
+            address: self.to.ip(),
+            port: self.to.port(),
+            names: &self.names,
+        }
+    }
+
+    fn speak<'a>(&'a self, said: Said<'a>) -> Question<'a> {
+        Question::Speak {
+            address: self.to.ip(),
+            port: self.to.port(),
+            names: &self.names,
+            said,
+        }
+    }
+}
+
+impl World {
+    /// Decides on a connection that a guest opens, and sees it to its end.
+    pub(crate) async fn serve(&self, guest: GuestStream) {
+        let to = guest.remote();
+        if self.names.refuser.has(to.ip()) {
+            match to.port() {
+                DNS_PORT => self.answer_names(guest).await,
+                _ => self.refuse_by_name(guest).await,
+            }
+            return;
+        }
+        if !self.rate.take() {
+            let text = format!(
+                "more than {} new connections a second; raise `connections_per_s` in the policy's limits",
+                self.policy.limits.connections_per_s
+            );
+            let event = Event::new(What::Connection, false, "connection_rate", text);
+            self.log.add(at(to, event));
+            return;
+        }
+        let names = self.known.names(to.ip());
+        let way = Way { to, names };
+        let decision = decide(&self.policy, &way.connect());
+        match decision.verdict {
+            Verdict::Deny => {
+                self.log.decided(What::Connection, &self.policy, &decision);
+                self.refuse(guest, &decision).await;
+            }
+            Verdict::Allow(pass) => self.connect(guest, way, pass, decision).await,
+        }
+    }
+
+    async fn connect(&self, guest: GuestStream, way: Way, pass: Pass, decision: Decision) {
+        // The guest's own connection comes about when the other one has: a host that refuses, refuses.
+        let upstream = tokio::time::timeout(CONNECT, TcpStream::connect(way.to)).await;
+        let upstream = match upstream {
+            Ok(Ok(upstream)) => upstream,
+            Ok(Err(error)) => return self.unreachable(&way, &decision, &error.to_string()),
+            Err(_) => {
+                let why = format!("no answer within {CONNECT:?}");
+                return self.unreachable(&way, &decision, &why);
+            }
+        };
+        let _ = upstream.set_nodelay(true);
+        guest.accept();
+        match pass {
+            Pass::Through => {
+                self.log.decided(What::Connection, &self.policy, &decision);
+                self.relay(guest, upstream, &decision).await;
+            }
+            Pass::Listen | Pass::Inspect | Pass::Terminate => {
+                self.listen(guest, upstream, way).await;
+            }
+        }
+    }
+
+    /// Reads what the guest says first, and decides by that.
+    async fn listen(&self, mut guest: GuestStream, upstream: TcpStream, way: Way) {
+        let Some((first, bytes)) = first_bytes(&mut guest).await else {
+            return;
+        };
+        let server_name = first.server_name();
+        let said = first.said(server_name.as_ref());
+        let decision = decide(&self.policy, &way.speak(said));
+        self.log.decided(What::Connection, &self.policy, &decision);
+        match decision.verdict {
+            Verdict::Deny => self.refuse_first(guest, &first, bytes, &decision).await,
+            Verdict::Allow(Pass::Through | Pass::Listen) => {
+                let guest = crate::stream::Rewound::new(bytes, guest);
+                self.relay(guest, upstream, &decision).await;
+            }
+            Verdict::Allow(Pass::Inspect | Pass::Terminate) => {
+                let guest = crate::stream::Rewound::new(bytes, guest);
+                self.relay(guest, upstream, &decision).await;
+            }
+        }
+    }
+
+    /// The guest's connection is reset, as one that nobody answers.
+    fn unreachable(&self, way: &Way, decision: &Decision, why: &str) {
+        let event = Event {
+            rule: decision.rule.clone(),
+            name: decision.subject.name.clone(),
+            ..Event::failed(What::Connection, "unreachable", why.to_string())
+        };
+        self.log.add(at(way.to, event));
+    }
+}
+
+fn at(to: SocketAddr, event: Event) -> Event {
+    Event {
+        address: Some(to.ip()),
+        port: Some(to.port()),
+        ..event
+    }
+}
