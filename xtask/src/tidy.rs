@@ -66,8 +66,8 @@ const RANKS: &[&[&str]] = &[
     &["run", "spawn"],
     &["control", "result", "greeting"],
     &["channel", "router", "writer"],
-    &["console", "admission", "machine"],
-    &["config"],
+    &["console", "admission", "machine", "network"],
+    &["layer", "config"],
     &["accelerator"],
     &["error"],
 ];

@@ -7,6 +7,8 @@ use fumehood_protocol::Language;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::host::ANY_LANGUAGE;
+use crate::layer::Layer;
+use crate::machine::Shape;
 use crate::run::RunRequest;
 use crate::sandbox::{Sandbox, Times};
 
@@ -16,7 +18,7 @@ use crate::sandbox::{Sandbox, Times};
 pub struct SandboxBuilder {
     engine: Engine,
     language: Language,
-    memory_mib: u32,
+    shape: Shape,
     times: Times,
     allow_root: bool,
 }
@@ -26,7 +28,7 @@ impl SandboxBuilder {
         Self {
             engine,
             language: ANY_LANGUAGE,
-            memory_mib: RunRequest::DEFAULT_MEMORY_MIB,
+            shape: Shape::plain(RunRequest::DEFAULT_MEMORY_MIB),
             times: Times::default(),
             allow_root: false,
         }
@@ -40,7 +42,7 @@ impl SandboxBuilder {
 
     /// Gives it this much memory, in MiB: 512 unless given.
     pub fn memory_mib(mut self, mib: u32) -> Self {
-        self.memory_mib = mib;
+        self.shape.memory_mib = mib;
         self
     }
 
@@ -64,10 +66,33 @@ impl SandboxBuilder {
         self
     }
 
+    /// Gives it a network card whose other end nobody holds yet: see [`Sandbox::cable`]. For tests of the card.
+    #[doc(hidden)]
+    pub fn network_card(mut self) -> Self {
+        self.shape.network = true;
+        self
+    }
+
+    /// Lays a tree of packages over the guest's own. For tests of layers.
+    #[doc(hidden)]
+    pub fn layer(mut self, layer: Layer) -> Self {
+        self.shape.layer = Some(layer);
+        self
+    }
+
+    /// Builds the template that such sandboxes begin from, unless it is there: `false`. For tests.
+    ///
+    /// # Errors
+    /// As [`Engine::build_template`].
+    #[doc(hidden)]
+    pub async fn build_template(self) -> Result<bool, Error> {
+        self.engine.shaped_template(self.language, self.shape).await
+    }
+
     async fn start(self) -> Result<Sandbox, Error> {
         let sandbox = self
             .engine
-            .fresh_sandbox(self.language, self.memory_mib, self.times)
+            .fresh_sandbox(self.language, self.shape, self.times)
             .await?;
         if self.allow_root {
             sandbox.allow_root().await?;

@@ -17,6 +17,8 @@ use crate::error::{Error, ErrorKind};
 use crate::host::{ANY_LANGUAGE, Counts, Host};
 use crate::keeper::keep;
 use crate::launch::Kit;
+use crate::machine::Shape;
+use crate::network::Network;
 use crate::run::{Outcome, Run, RunEnd, RunRequest, Source, Timing};
 use crate::sandbox::{Sandbox, Times};
 use crate::template::{Built, Templates, Which};
@@ -119,12 +121,12 @@ impl Engine {
         let (exec, timeout) = request.check(&host.config.limits)?;
         let which = Which {
             language: request.language,
-            memory_mib: request.memory(),
+            shape: Shape::plain(request.memory()),
         };
         Ok(Run::drive(move |events, mut controls| async move {
             let start = Instant::now();
             let fresh = tokio::select! {
-                fresh = host.acquire(which) => fresh?,
+                fresh = host.acquire(&which) => fresh?,
                 () = controls.cancelled() => {
                     return Ok(RunEnd::Outcome(Box::new(never_started(&host, start))));
                 }
@@ -133,6 +135,7 @@ impl Engine {
             let limits = &host.config.limits;
             let begun = Begun::exec(&fresh.line, exec, timeout, source, accelerator, limits);
             // Held until the VM is gone.
+            let _network = fresh.network.map(Network::begin);
             let (_line, _place) = (fresh.line, fresh.place);
             let mut end = begun
                 .drive(events, controls, Owner::Operation(Box::new(fresh.vm)))
@@ -154,12 +157,20 @@ impl Engine {
     pub(crate) async fn fresh_sandbox(
         &self,
         language: Language,
-        memory_mib: u32,
+        shape: Shape,
         times: Times,
     ) -> Result<Sandbox, Error> {
-        let which = self.checked(language, memory_mib)?;
-        let fresh = self.0.host.acquire(which).await?;
-        Ok(Sandbox::new(self.0.host.clone(), fresh, memory_mib, times))
+        let which = self.shaped(language, shape)?;
+        let fresh = self.0.host.acquire(&which).await?;
+        Ok(Sandbox::new(self.0.host.clone(), fresh, times))
+    }
+
+    pub(crate) async fn shaped_template(
+        &self,
+        language: Language,
+        shape: Shape,
+    ) -> Result<bool, Error> {
+        self.template_of(self.shaped(language, shape)?).await
     }
 
     /// A VM that goes on from a saved state. It has no idle timeout and no maximum lifetime until it is
@@ -177,16 +188,20 @@ impl Engine {
     /// # Errors
     /// As [`open`](Self::open), and [`ErrorKind::Host`] when it cannot be saved.
     pub async fn build_template(&self, language: Language, memory_mib: u32) -> Result<bool, Error> {
+        self.template_of(self.checked(language, memory_mib)?).await
+    }
+
+    /// Builds a template unless it is there.
+    async fn template_of(&self, which: Which) -> Result<bool, Error> {
         const LOOK: Duration = Duration::from_millis(200);
-        let which = self.checked(language, memory_mib)?;
         let host = &self.0.host;
         let begun = Instant::now();
         loop {
-            if host.templates.has(&host.kit, which) {
+            if host.templates.has(&host.kit, &which) {
                 return Ok(false);
             }
             let deadline = host.config.boot_deadline;
-            match host.templates.build(&host.kit, which, deadline).await? {
+            match host.templates.build(&host.kit, &which, deadline).await? {
                 Built::Saved => return Ok(true),
                 Built::Unsaved(why) => {
                     let message = format!("the template cannot be saved: {why}");
@@ -209,7 +224,12 @@ impl Engine {
     pub fn template_key(&self, language: Language, memory_mib: u32) -> Result<String, Error> {
         let which = self.checked(language, memory_mib)?;
         let host = &self.0.host;
-        Ok(host.templates.key(&host.kit, which).to_string())
+        Ok(host.templates.key(&host.kit, &which).to_string())
+    }
+
+    fn shaped(&self, language: Language, shape: Shape) -> Result<Which, Error> {
+        self.checked(language, shape.memory_mib)?;
+        Ok(Which { language, shape })
     }
 
     fn checked(&self, language: Language, memory_mib: u32) -> Result<Which, Error> {
@@ -219,7 +239,7 @@ impl Engine {
             .check(&self.0.host.config.limits)?;
         Ok(Which {
             language,
-            memory_mib,
+            shape: Shape::plain(memory_mib),
         })
     }
 
@@ -246,7 +266,7 @@ impl Engine {
     /// As [`run`](Self::run), and [`ErrorKind::Boot`].
     pub async fn agent_line(&self, memory_mib: u32) -> Result<AgentLine, Error> {
         let which = self.checked(ANY_LANGUAGE, memory_mib)?;
-        let fresh = self.0.host.acquire_line(which, 0).await?;
+        let fresh = self.0.host.acquire_line(&which, 0).await?;
         Ok(AgentLine::new(fresh))
     }
 }

@@ -11,7 +11,8 @@ use crate::admission::{Admission, Place};
 use crate::channel::Channel;
 use crate::config::{Config, TemplateUse};
 use crate::error::{Error, ErrorKind};
-use crate::launch::Kit;
+use crate::launch::{Kit, Started};
+use crate::machine::{Machine, Shape};
 use crate::pool::Idle;
 use crate::restore::Blank;
 use crate::run::Source;
@@ -93,6 +94,9 @@ impl Counters {
 pub(crate) struct Fresh<Line> {
     pub(crate) vm: Vm,
     pub(crate) line: Line,
+    pub(crate) machine: Machine,
+    /// The cable of its network card, if it has one: see [`Network`](crate::network::Network).
+    pub(crate) network: Option<UnixStream>,
     pub(crate) place: Place,
     pub(crate) source: Source,
     /// What its state began from.
@@ -125,7 +129,7 @@ impl Host {
     ///
     /// # Errors
     /// [`ErrorKind::Busy`], [`ErrorKind::Host`], [`ErrorKind::Boot`].
-    pub(crate) async fn acquire(&self, which: Which) -> Result<Fresh<Channel>, Error> {
+    pub(crate) async fn acquire(&self, which: &Which) -> Result<Fresh<Channel>, Error> {
         let start = Instant::now();
         if let Some(mut hot) = self.idle.take_hot(which) {
             hot.vm.start = start.elapsed();
@@ -133,6 +137,9 @@ impl Host {
             return Ok(Fresh {
                 vm: hot.vm,
                 line: hot.channel,
+                machine: hot.base.machine().clone(),
+                // The pool keeps none with a card.
+                network: None,
                 place: hot.place,
                 source: Source::Hot,
                 base: Some(hot.base),
@@ -149,17 +156,18 @@ impl Host {
     /// As [`acquire`](Self::acquire).
     pub(crate) async fn acquire_line(
         &self,
-        which: Which,
+        which: &Which,
         protocol: u32,
     ) -> Result<Fresh<UnixStream>, Error> {
         let Some(base) = self.template(which) else {
-            return self.boot(which.memory_mib, protocol).await;
+            return self.boot(&which.shape, protocol).await;
         };
         if let Some((blank, place)) = self.idle.take_blank(&base) {
             let deadline = self.config.restore_deadline;
             match blank.restore(&base, &self.kit, protocol, deadline).await {
                 Ok(restored) => {
-                    return Ok(self.fresh(restored, place, Source::Blank, Some(base)));
+                    let machine = base.machine().clone();
+                    return Ok(self.fresh(restored, machine, place, Source::Blank, Some(base)));
                 }
                 Err(error) => self.count_failure(&error),
             }
@@ -175,7 +183,7 @@ impl Host {
                     self.templates.discard(&self.kit, which);
                     self.want(which);
                 }
-                self.boot(which.memory_mib, protocol).await
+                self.boot(&which.shape, protocol).await
             }
         }
     }
@@ -194,16 +202,17 @@ impl Host {
         let machine = base.machine();
         let room = self
             .admission
-            .place_and_turn(machine.memory_mib, || self.idle.clear());
+            .place_and_turn(machine.shape.memory_mib, || self.idle.clear());
         let (place, _turn) = room.await?;
         let queue = start.elapsed();
         let once = || async {
             let started = Instant::now();
-            let blank = Blank::start(&self.kit, machine, std::slice::from_ref(base)).await?;
+            let blank =
+                Blank::start(&self.kit, machine.clone(), std::slice::from_ref(base)).await?;
             let deadline = self.config.restore_deadline;
-            let (mut vm, socket) = blank.restore(base, &self.kit, protocol, deadline).await?;
-            vm.start = started.elapsed();
-            Ok::<_, Error>((vm, socket))
+            let mut restored = blank.restore(base, &self.kit, protocol, deadline).await?;
+            restored.vm.start = started.elapsed();
+            Ok::<_, Error>(restored)
         };
         let restored = match once().await {
             Err(error) if error.kind() == ErrorKind::Boot => {
@@ -215,36 +224,40 @@ impl Host {
         let restored = restored.inspect_err(|error| self.count_failure(error))?;
         Ok(Fresh {
             queue,
-            ..self.fresh(restored, place, source, Some(base.clone()))
+            ..self.fresh(restored, machine.clone(), place, source, Some(base.clone()))
         })
     }
 
-    async fn boot(&self, memory_mib: u32, protocol: u32) -> Result<Fresh<UnixStream>, Error> {
+    async fn boot(&self, shape: &Shape, protocol: u32) -> Result<Fresh<UnixStream>, Error> {
         let start = Instant::now();
         let room = self
             .admission
-            .place_and_turn(memory_mib, || self.idle.clear());
+            .place_and_turn(shape.memory_mib, || self.idle.clear());
         let (place, _turn) = room.await?;
         let queue = start.elapsed();
         let deadline = self.config.boot_deadline;
-        let booted = self.kit.boot(memory_mib, protocol, deadline).await?;
+        let machine = self.kit.machine(shape.clone());
+        let booted = self.kit.boot(&machine, protocol, deadline).await?;
         Ok(Fresh {
             queue,
-            ..self.fresh(booted, place, Source::Boot, None)
+            ..self.fresh(booted, machine, place, Source::Boot, None)
         })
     }
 
     fn fresh(
         &self,
-        (vm, line): (Vm, UnixStream),
+        started: Started,
+        machine: Machine,
         place: Place,
         source: Source,
         base: Option<Snapshot>,
     ) -> Fresh<UnixStream> {
         self.count(source);
         Fresh {
-            vm,
-            line,
+            vm: started.vm,
+            line: started.agent,
+            machine,
+            network: started.network,
             place,
             source,
             base,
@@ -253,7 +266,7 @@ impl Host {
     }
 
     /// The template to restore from, if it is there; else it is noted that it was wanted.
-    fn template(&self, which: Which) -> Option<Snapshot> {
+    fn template(&self, which: &Which) -> Option<Snapshot> {
         if self.config.templates == TemplateUse::Never {
             return None;
         }
@@ -264,9 +277,9 @@ impl Host {
         found
     }
 
-    fn want(&self, which: Which) {
+    fn want(&self, which: &Which) {
         if self.config.templates == TemplateUse::UseAndBuild {
-            self.wanted().insert(which);
+            self.wanted().insert(which.clone());
             self.idle.changed.notify_one();
         }
     }
@@ -274,7 +287,7 @@ impl Host {
     /// A template that was wanted and was not there.
     pub(crate) fn next_wanted(&self) -> Option<Which> {
         let mut wanted = self.wanted();
-        let next = *wanted.iter().next()?;
+        let next = wanted.iter().next()?.clone();
         wanted.remove(&next);
         Some(next)
     }
@@ -302,7 +315,7 @@ impl Host {
         kinds
             .map(|&language| Which {
                 language,
-                memory_mib,
+                shape: Shape::plain(memory_mib),
             })
             .collect()
     }
@@ -313,6 +326,8 @@ impl<A> Fresh<A> {
         Fresh {
             vm: self.vm,
             line: change(self.line),
+            machine: self.machine,
+            network: self.network,
             place: self.place,
             source: self.source,
             base: self.base,

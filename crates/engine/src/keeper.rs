@@ -7,6 +7,8 @@ use crate::channel::{Channel, OperationEvent};
 use crate::config::TemplateUse;
 use crate::error::Error;
 use crate::host::Host;
+use crate::launch::Started;
+use crate::machine::Shape;
 use crate::pool::Hot;
 use crate::restore::Blank;
 use crate::snapshot::Snapshot;
@@ -70,7 +72,7 @@ async fn tend(host: &Host) -> Result<Found, Error> {
     }
     let mut snapshots = Vec::new();
     for which in host.kept() {
-        match host.templates.find(&host.kit, which) {
+        match host.templates.find(&host.kit, &which) {
             Some(snapshot) => snapshots.push((which, snapshot)),
             None if host.config.templates == TemplateUse::UseAndBuild => {
                 return build(host, which).await;
@@ -91,17 +93,21 @@ async fn tend(host: &Host) -> Result<Found, Error> {
         .iter()
         .find(|(which, _)| hot.get(&which.language).is_none_or(|n| *n < pool.hot));
     match missing {
-        Some((which, snapshot)) if pool.hot > 0 => fill_hot(host, *which, snapshot).await,
+        Some((which, snapshot)) if pool.hot > 0 => fill_hot(host, which.clone(), snapshot).await,
         _ => Ok(Found::Nothing),
     }
 }
 
 async fn build(host: &Host, which: Which) -> Result<Found, Error> {
-    let Ok((_place, _turn)) = host.admission.place_and_turn(which.memory_mib, || ()).await else {
+    let Ok((_place, _turn)) = host
+        .admission
+        .place_and_turn(which.shape.memory_mib, || ())
+        .await
+    else {
         return Ok(Found::Later);
     };
     let deadline = host.config.boot_deadline;
-    match host.templates.build(&host.kit, which, deadline).await? {
+    match host.templates.build(&host.kit, &which, deadline).await? {
         Built::Saved | Built::Unsaved(_) => Ok(Found::Work),
         Built::Elsewhere => Ok(Found::Later),
     }
@@ -118,7 +124,12 @@ async fn fill_blank(host: &Host, snapshots: &[Snapshot]) -> Result<Found, Error>
     for snapshot in snapshots {
         snapshot.ready().await?;
     }
-    let blank = Blank::start(&host.kit, host.kit.machine(memory_mib), snapshots).await?;
+    let blank = Blank::start(
+        &host.kit,
+        host.kit.machine(Shape::plain(memory_mib)),
+        snapshots,
+    )
+    .await?;
     blank.up().await?;
     host.idle.put_blank(blank, place);
     Ok(Found::Work)
@@ -126,17 +137,22 @@ async fn fill_blank(host: &Host, snapshots: &[Snapshot]) -> Result<Found, Error>
 
 async fn fill_hot(host: &Host, which: Which, base: &Snapshot) -> Result<Found, Error> {
     let (Some(place), Some(_turn)) = (
-        host.admission.spare_place(which.memory_mib),
+        host.admission.spare_place(which.shape.memory_mib),
         host.admission.turn_now(),
     ) else {
         return Ok(Found::Later);
     };
-    let blank = Blank::start(&host.kit, base.machine(), std::slice::from_ref(base)).await?;
+    let blank = Blank::start(
+        &host.kit,
+        base.machine().clone(),
+        std::slice::from_ref(base),
+    )
+    .await?;
     let deadline = host.config.restore_deadline;
-    let (vm, socket) = blank
+    let Started { vm, agent, .. } = blank
         .restore(base, &host.kit, PROTOCOL_VERSION, deadline)
         .await?;
-    let channel = Channel::new(socket);
+    let channel = Channel::new(agent);
     prepare(&channel, which.language).await?;
     let hot = Hot {
         vm,
@@ -152,7 +168,7 @@ async fn fill_hot(host: &Host, which: Which, base: &Snapshot) -> Result<Found, E
 async fn feel_pulses(host: &Host) {
     for which in host.kept() {
         for _ in 0..host.config.pool.hot {
-            let Some(hot) = host.idle.take_hot(which) else {
+            let Some(hot) = host.idle.take_hot(&which) else {
                 break;
             };
             let ping = |op_id| {
@@ -162,7 +178,7 @@ async fn feel_pulses(host: &Host) {
                 })
             };
             if let Ok(OperationEvent::Pong) = hot.channel.ask(ping, PULSE).await {
-                host.idle.put_hot(which, hot);
+                host.idle.put_hot(which.clone(), hot);
             }
         }
     }

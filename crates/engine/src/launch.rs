@@ -16,7 +16,8 @@ use crate::channel::{ChannelError, FEATURES};
 use crate::config::Qemu;
 use crate::error::{Error, ErrorKind};
 use crate::greeting::{fresh, greet, renew};
-use crate::machine::{Machine, Numbers, kernel_arguments};
+use crate::layer::Layer;
+use crate::machine::{Machine, Numbers, Shape, kernel_arguments};
 use crate::vm::{Monitor, Vm};
 
 /// Memory of the guest that is the floor of measurements, in MiB: a default run's.
@@ -34,9 +35,12 @@ pub(crate) struct Kit {
 }
 
 /// A QEMU that has been started, and our ends of what it holds.
+#[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) vm: Vm,
     pub(crate) agent: UnixStream,
+    /// The cable of its network card, if it has one.
+    pub(crate) network: Option<UnixStream>,
 }
 
 impl Kit {
@@ -82,28 +86,28 @@ impl Kit {
         &self.kernel_arguments
     }
 
-    /// The machine with this much memory.
-    pub(crate) fn machine(&self, memory_mib: u32) -> Machine {
-        Machine::of(&self.image, memory_mib, self.accelerator)
+    /// The machine of this shape.
+    pub(crate) fn machine(&self, shape: Shape) -> Machine {
+        Machine::of(&self.image, shape, self.accelerator)
     }
 
-    /// Boots a VM and greets its agent in this version of the protocol; the socket is the agent's.
+    /// Boots a VM and greets its agent in this version of the protocol.
     ///
     /// # Errors
     /// [`ErrorKind::Boot`] with the guest's last words, [`ErrorKind::Host`] when QEMU cannot start.
     pub(crate) async fn boot(
         &self,
-        memory_mib: u32,
+        machine: &Machine,
         protocol: u32,
         deadline: Duration,
-    ) -> Result<(Vm, UnixStream), Error> {
+    ) -> Result<Started, Error> {
         let start = Instant::now();
         let initrd = descriptor(self.image.initrd())?;
-        let (process, ends) = self.begin(memory_mib, initrd).await?;
+        let (process, ends) = self.begin(machine, initrd).await?;
         let started = ends.started(process).await;
-        let (mut vm, agent) = meet(started, &self.fresh()?, protocol, deadline).await?;
-        vm.start = start.elapsed();
-        Ok((vm, agent))
+        let mut met = meet(started, &self.fresh()?, protocol, deadline).await?;
+        met.vm.start = start.elapsed();
+        Ok(met)
     }
 
     /// Boots the image's kernel with another start file system and waits for the first byte on its
@@ -114,7 +118,8 @@ impl Kit {
         deadline: Duration,
     ) -> Result<Duration, Error> {
         let start = Instant::now();
-        let (process, mut ours) = self.begin(FLOOR_MEMORY_MIB, initrd).await?;
+        let machine = self.machine(Shape::plain(FLOOR_MEMORY_MIB));
+        let (process, mut ours) = self.begin(&machine, initrd).await?;
         let first = tokio::time::timeout(deadline, ours.console.read_u8()).await;
         let took = start.elapsed();
         process.kill().await;
@@ -131,18 +136,18 @@ impl Kit {
     /// of `memories`, under the descriptor's number.
     pub(crate) async fn wait(
         &self,
-        memory_mib: u32,
+        machine: &Machine,
         memories: Vec<OwnedFd>,
     ) -> Result<Started, Error> {
         let waiting = CommandLine::waiting;
-        let (process, ends) = self.start(memory_mib, waiting, memories).await?;
+        let (process, ends) = self.start(machine, waiting, memories).await?;
         Ok(ends.started(process).await)
     }
 
     /// Starts a QEMU that boots the image's kernel.
     async fn begin(
         &self,
-        memory_mib: u32,
+        machine: &Machine,
         initrd: OwnedFd,
     ) -> Result<(Process, Ends<UnixStream>), Error> {
         let kernel = descriptor(self.image.kernel())?;
@@ -152,27 +157,33 @@ impl Kit {
                 .with(&Initrd(initrd_number))
                 .with(&Append(self.kernel_arguments.clone()))
         };
-        self.start(memory_mib, boots, vec![kernel, initrd]).await
+        self.start(machine, boots, vec![kernel, initrd]).await
     }
 
     /// Starts QEMU; returns our ends of its sockets.
     async fn start(
         &self,
-        memory_mib: u32,
+        machine: &Machine,
         complete: impl FnOnce(CommandLine) -> CommandLine,
         mut inherit: Vec<OwnedFd>,
     ) -> Result<(Process, Ends<UnixStream>), Error> {
-        let Wires { ours, theirs } = Wires::new()
+        let Wires { ours, theirs } = Wires::new(machine.shape.network)
             .map_err(|e| Error::new(ErrorKind::Host, format!("no sockets for a VM: {e}")))?;
         let rootfs = descriptor(self.image.rootfs())?;
+        let layer = machine.shape.layer.as_ref().map(Layer::descriptor);
+        let layer = layer.transpose()?;
+        let number = |fd: &Option<OwnedFd>| fd.as_ref().map_or(0, AsRawFd::as_raw_fd);
         let numbers = Numbers {
             rootfs: rootfs.as_raw_fd(),
+            layer: number(&layer),
+            network: number(&theirs.network),
             agent: theirs.agent.as_raw_fd(),
             console: theirs.console.as_raw_fd(),
             monitor: theirs.monitor.as_raw_fd(),
         };
-        let line = complete(self.machine(memory_mib).command_line(numbers));
+        let line = complete(machine.command_line(numbers));
         inherit.push(rootfs);
+        inherit.extend(layer);
         inherit.extend(theirs.into_fds());
         let process = self.launcher.start(line.into_args(), inherit).await;
         let process = process.map_err(|e| {
@@ -191,7 +202,7 @@ pub(crate) async fn meet(
     refresh: &Refresh,
     protocol: u32,
     deadline: Duration,
-) -> Result<(Vm, UnixStream), Error> {
+) -> Result<Started, Error> {
     let conversation = async |agent: &mut UnixStream| {
         let greeted = greet(agent, protocol, &FEATURES, Some(refresh), deadline).await;
         greeted.map(|reply| agrees(&reply, protocol))
@@ -207,7 +218,7 @@ pub(crate) async fn meet_again(
     started: Started,
     refresh: &Refresh,
     deadline: Duration,
-) -> Result<(Vm, UnixStream), Error> {
+) -> Result<Started, Error> {
     let conversation = async |agent: &mut UnixStream| renew(agent, refresh, deadline).await.map(Ok);
     speak(started, refresh, conversation).await
 }
@@ -217,19 +228,19 @@ async fn speak(
     started: Started,
     refresh: &Refresh,
     conversation: impl AsyncFnOnce(&mut UnixStream) -> Result<Result<(), Error>, ChannelError>,
-) -> Result<(Vm, UnixStream), Error> {
-    let Started { mut vm, mut agent } = started;
+) -> Result<Started, Error> {
+    let mut started = started;
     let said = tokio::select! {
-        said = conversation(&mut agent) => said,
-        () = vm.ended() => Err(ChannelError::Closed),
+        said = conversation(&mut started.agent) => said,
+        () = started.vm.ended() => Err(ChannelError::Closed),
     };
     match said {
         Ok(agreed) => {
             agreed?;
-            vm.identity = (refresh.machine_id.clone(), refresh.hostname.clone());
-            Ok((vm, agent))
+            started.vm.identity = (refresh.machine_id.clone(), refresh.hostname.clone());
+            Ok(started)
         }
-        Err(error) => Err(vm.stillborn(&error).await),
+        Err(error) => Err(started.vm.stillborn(&error).await),
     }
 }
 
@@ -308,11 +319,13 @@ struct Ends<T> {
     agent: T,
     console: T,
     monitor: T,
+    network: Option<T>,
 }
 
 impl Ends<OwnedFd> {
-    fn into_fds(self) -> [OwnedFd; 3] {
-        [self.agent, self.console, self.monitor]
+    fn into_fds(self) -> impl Iterator<Item = OwnedFd> {
+        let always = [self.agent, self.console, self.monitor];
+        always.into_iter().chain(self.network)
     }
 }
 
@@ -322,6 +335,7 @@ impl Ends<UnixStream> {
         Started {
             vm: Vm::new(process, self.console, monitor),
             agent: self.agent,
+            network: self.network,
         }
     }
 }
@@ -333,23 +347,27 @@ struct Wires {
 }
 
 impl Wires {
-    fn new() -> std::io::Result<Self> {
+    fn new(network: bool) -> std::io::Result<Self> {
         let pair = || -> std::io::Result<(UnixStream, OwnedFd)> {
             let (ours, theirs) = StdStream::pair()?;
             ours.set_nonblocking(true)?;
             Ok((UnixStream::from_std(ours)?, theirs.into()))
         };
         let (agent, console, monitor) = (pair()?, pair()?, pair()?);
+        let network = network.then(pair).transpose()?;
+        let (our_network, their_network) = network.unzip();
         Ok(Self {
             ours: Ends {
                 agent: agent.0,
                 console: console.0,
                 monitor: monitor.0,
+                network: our_network,
             },
             theirs: Ends {
                 agent: agent.1,
                 console: console.1,
                 monitor: monitor.1,
+                network: their_network,
             },
         })
     }

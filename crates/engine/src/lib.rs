@@ -24,7 +24,7 @@
 //! Modules by rank; a lower one never names a higher: `engine, builder, doctor > sandbox, context, files, packages, tree, watcher,
 //! agent_line, keeper > begun > host > pool > template > restore, checkpoint > snapshot, warm > launch, ending >
 //! life > vm > follow > run, spawn > control, result, greeting > channel, router, writer > console, admission,
-//! machine > config > accelerator > error`.
+//! machine, network > layer, config > accelerator > error`.
 
 mod accelerator;
 mod admission;
@@ -47,8 +47,10 @@ mod greeting;
 mod host;
 mod keeper;
 mod launch;
+mod layer;
 mod life;
 mod machine;
+mod network;
 mod packages;
 mod pool;
 mod restore;
@@ -81,6 +83,8 @@ pub use fumehood_protocol::{
     StreamSummary,
 };
 pub use host::Counts;
+#[doc(hidden)]
+pub use layer::Layer;
 pub use life::SandboxEnd;
 pub use packages::InstalledPackage;
 pub use result::MimeBundle;

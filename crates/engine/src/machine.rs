@@ -1,49 +1,76 @@
 use std::os::fd::RawFd;
 
 use fumehood_image::{Image, KernelChoice};
-use fumehood_protocol::AGENT_PORT;
+use fumehood_protocol::{AGENT_PORT, network};
 use fumehood_qemu::{
     Accel, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Machine as Board, Memory, Mon,
-    Sandbox as Seccomp, Serial,
+    Netdev, NullBlockdev, Sandbox as Seccomp, Serial,
 };
 
 use crate::accelerator::Accelerator;
+use crate::layer::Layer;
 
 /// Cache of translated code, in MiB. With 64 the boot and a first interpreter together overflow it,
 /// all of it is thrown away, and what runs is translated again: Python's first output came after
 /// 532 ms instead of 451, bun's after 662 instead of 506 (medians, QEMU 7.2). See [`Accel::Tcg`].
 const TB_SIZE_MIB: u32 = 128;
 
-/// The virtual machine that every VM of some memory is: a saved state fits no other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Bytes of the disk that stands where a layer would be: one sector, too short for any file system.
+const NO_LAYER_BYTES: u64 = 512;
+
+/// What a VM is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    pub(crate) memory_mib: u32,
+    /// A network card; without one a guest has no way out.
+    pub(crate) network: bool,
+    /// What its programs find over the image's tree.
+    pub(crate) layer: Option<Layer>,
+}
+
+impl Shape {
+    /// Memory and nothing else.
+    pub(crate) const fn plain(memory_mib: u32) -> Self {
+        Self {
+            memory_mib,
+            network: false,
+            layer: None,
+        }
+    }
+}
+
+/// The virtual machine that every VM of some shape is: a saved state fits no other.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Machine {
     pub(crate) accelerator: Accelerator,
-    pub(crate) memory_mib: u32,
+    pub(crate) shape: Shape,
     /// Debian's kernel finds devices by ACPI only, ours by its command line.
     acpi: bool,
 }
 
-/// Descriptors, as QEMU's command line names them.
+/// Descriptors, as QEMU's command line names them; of what a machine has not, any number.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Numbers {
     pub(crate) rootfs: RawFd,
+    pub(crate) layer: RawFd,
+    pub(crate) network: RawFd,
     pub(crate) agent: RawFd,
     pub(crate) console: RawFd,
     pub(crate) monitor: RawFd,
 }
 
 impl Machine {
-    pub(crate) fn of(image: &Image, memory_mib: u32, accelerator: Accelerator) -> Self {
+    pub(crate) fn of(image: &Image, shape: Shape, accelerator: Accelerator) -> Self {
         Self {
             accelerator,
-            memory_mib,
+            shape,
             acpi: image.manifest().kernel.kind == KernelChoice::Debian,
         }
     }
 
     /// The guest's memory, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        u64::from(self.memory_mib) << 20
+        u64::from(self.shape.memory_mib) << 20
     }
 
     /// QEMU's command line but for how the guest comes to life: by a kernel, or by a saved state.
@@ -58,23 +85,14 @@ impl Machine {
             ),
         };
         let socket = |id: &str, fd| Chardev { id: id.into(), fd };
-        CommandLine::bare()
+        let line = CommandLine::bare()
             .with(&Board::Microvm { acpi: self.acpi })
             .with(&accel)
             .with(&cpu)
-            .with(&Memory(self.memory_mib))
-            .with(&Seccomp)
-            .with(&Fdset {
-                fd: numbers.rootfs,
-                set: 1,
-            })
-            .with(&Blockdev {
-                node_name: "root".into(),
-                set: 1,
-            })
-            .with(&Device::VirtioBlk {
-                drive: "root".into(),
-            })
+            .with(&Memory(self.shape.memory_mib))
+            .with(&Seccomp);
+        let line = self
+            .with_disks(line, numbers)
             .with(&socket("console", numbers.console))
             .with(&Serial {
                 chardev: "console".into(),
@@ -88,7 +106,47 @@ impl Machine {
             .with(&socket("monitor", numbers.monitor))
             .with(&Mon {
                 chardev: "monitor".into(),
+            });
+        self.with_card(line, numbers)
+    }
+
+    /// The image's root, and in every machine a second disk: the layer, or an empty one.
+    fn with_disks(&self, line: CommandLine, numbers: Numbers) -> CommandLine {
+        let disk = |line: CommandLine, name: &str, fd, set| {
+            line.with(&Fdset { fd, set }).with(&Blockdev {
+                node_name: name.into(),
+                set,
             })
+        };
+        let line = disk(line, ROOT, numbers.rootfs, 1);
+        let line = match self.shape.layer {
+            Some(_) => disk(line, LAYER, numbers.layer, 2),
+            None => line.with(&NullBlockdev {
+                node_name: LAYER.into(),
+                size: NO_LAYER_BYTES,
+            }),
+        };
+        [ROOT, LAYER].into_iter().fold(line, |line, drive| {
+            line.with(&Device::VirtioBlk {
+                drive: drive.into(),
+            })
+        })
+    }
+
+    fn with_card(&self, line: CommandLine, numbers: Numbers) -> CommandLine {
+        const CABLE: &str = "net";
+        if !self.shape.network {
+            return line;
+        }
+        line.with(&Netdev {
+            id: CABLE.into(),
+            fd: numbers.network,
+        })
+        .with(&Device::VirtioNet {
+            netdev: CABLE.into(),
+            mac: network::GUEST_MAC,
+            mtu: network::MTU,
+        })
     }
 
     /// All of the command line that a saved state depends on.
@@ -98,6 +156,10 @@ impl Machine {
         words.collect::<Vec<_>>().join(" ")
     }
 }
+
+/// Names of the disks: the guest sees them as `/dev/vda` and `/dev/vdb`.
+const ROOT: &str = "root";
+const LAYER: &str = "layer";
 
 /// The kernel's command line. `nokaslr` is a choice about the guest's own kernel, which guards
 /// nothing of the host's: the wall is the VM.

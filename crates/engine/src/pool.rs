@@ -40,9 +40,9 @@ impl Idle {
     }
 
     /// A hot VM of exactly this kind that still answers.
-    pub(crate) fn take_hot(&self, which: Which) -> Option<Hot> {
+    pub(crate) fn take_hot(&self, which: &Which) -> Option<Hot> {
         let mut shelves = self.shelves();
-        let shelf = shelves.hot.get_mut(&which)?;
+        let shelf = shelves.hot.get_mut(which)?;
         let taken = std::iter::from_fn(|| shelf.pop_front()).find(|hot| hot.channel.is_open());
         drop(shelves);
         self.changed.notify_one();

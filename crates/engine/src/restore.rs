@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 use fumehood_protocol::PROTOCOL_VERSION;
 use fumehood_qemu::{Pending, Qmp, QmpError};
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
 
 use crate::error::{Error, ErrorKind};
 use crate::launch::{Kit, Started, meet, meet_again};
@@ -16,8 +15,7 @@ use crate::vm::Vm;
 /// started, and can take any one of them.
 #[derive(Debug)]
 pub(crate) struct Blank {
-    vm: Vm,
-    agent: UnixStream,
+    started: Started,
     machine: Machine,
     /// What it can take, and the descriptor of that memory in it.
     memories: Vec<(Snapshot, RawFd)>,
@@ -33,17 +31,16 @@ impl Blank {
         machine: Machine,
         snapshots: &[Snapshot],
     ) -> Result<Self, Error> {
-        let of_it = snapshots.iter().filter(|s| s.machine() == machine);
+        let of_it = snapshots.iter().filter(|s| *s.machine() == machine);
         let (mut memories, mut descriptors) = (Vec::new(), Vec::<OwnedFd>::new());
         for snapshot in of_it {
             let descriptor = snapshot.descriptor()?;
             memories.push((snapshot.clone(), descriptor.as_raw_fd()));
             descriptors.push(descriptor);
         }
-        let Started { vm, agent } = kit.wait(machine.memory_mib, descriptors).await?;
+        let started = kit.wait(&machine, descriptors).await?;
         Ok(Self {
-            vm,
-            agent,
+            started,
             machine,
             memories,
         })
@@ -51,12 +48,12 @@ impl Blank {
 
     /// Whether it can take this state.
     pub(crate) fn fits(&self, snapshot: &Snapshot) -> bool {
-        self.machine == snapshot.machine() && self.memory(snapshot).is_some()
+        self.machine == *snapshot.machine() && self.memory(snapshot).is_some()
     }
 
     /// Whether its QEMU can still be asked for anything.
     pub(crate) fn is_alive(&self) -> bool {
-        self.vm.qmp().is_ok_and(Qmp::is_open)
+        self.started.vm.qmp().is_ok_and(Qmp::is_open)
     }
 
     /// Waits until QEMU is up: what it does at its start is then done.
@@ -64,7 +61,7 @@ impl Blank {
     /// # Errors
     /// [`ErrorKind::Boot`].
     pub(crate) async fn up(&self) -> Result<(), Error> {
-        let asked = match self.vm.qmp() {
+        let asked = match self.started.vm.qmp() {
             Ok(qmp) => qmp.execute("query-status", Value::Null).await.map(drop),
             Err(error) => Err(error),
         };
@@ -86,7 +83,7 @@ impl Blank {
         kit: &Kit,
         protocol: u32,
         deadline: Duration,
-    ) -> Result<(Vm, UnixStream), Error> {
+    ) -> Result<Started, Error> {
         let start = Instant::now();
         snapshot.ready().await?;
         let Some(memory) = self.memory(snapshot) else {
@@ -94,27 +91,27 @@ impl Blank {
             return Err(Error::new(ErrorKind::Boot, message));
         };
         let Self {
-            vm, agent, machine, ..
+            started, machine, ..
         } = self;
-        let commands = match vm.qmp() {
-            Ok(qmp) => begin(qmp, machine, memory, snapshot).await,
+        let commands = match started.vm.qmp() {
+            Ok(qmp) => begin(qmp, &machine, memory, snapshot).await,
             Err(error) => Err(error),
         };
         let commands = match commands {
             Ok(commands) => commands,
-            Err(error) => return Err(refused(vm, &error).await),
+            Err(error) => return Err(refused(started.vm, &error).await),
         };
         // The agent's answer is waited for at once: it says all that QEMU's answers would say.
-        let (started, fresh) = (Started { vm, agent }, kit.fresh()?);
+        let fresh = kit.fresh()?;
         // States are saved in a conversation of this version; another one needs a greeting of its own.
         let met = match protocol {
             PROTOCOL_VERSION => meet_again(started, &fresh, deadline).await,
             _ => meet(started, &fresh, protocol, deadline).await,
         };
         match met {
-            Ok((mut vm, agent)) => {
-                vm.start = start.elapsed();
-                Ok((vm, agent))
+            Ok(mut met) => {
+                met.vm.start = start.elapsed();
+                Ok(met)
             }
             Err(error) => Err(with_reason(error, commands).await),
         }
@@ -124,7 +121,7 @@ impl Blank {
 /// Sends all commands at once; QEMU takes them in order.
 async fn begin(
     qmp: &Qmp,
-    machine: Machine,
+    machine: &Machine,
     memory: RawFd,
     snapshot: &Snapshot,
 ) -> Result<Vec<Pending>, QmpError> {

@@ -18,6 +18,8 @@ use crate::files::Files;
 use crate::follow::Beginning;
 use crate::host::{Fresh, Host};
 use crate::life::{Busy, Life, SandboxEnd};
+use crate::machine::Machine;
+use crate::network::Network;
 use crate::packages::{InstalledPackage, installed};
 use crate::run::{Run, RunRequest, Source};
 use crate::snapshot::Snapshot;
@@ -55,7 +57,8 @@ struct Inner {
     process_id: u32,
     identity: (String, String),
     base: Option<Snapshot>,
-    memory_mib: u32,
+    machine: Machine,
+    network: Option<Network>,
     host: Arc<Host>,
     /// Held from a quiesce to its refresh: two at once would thaw what the other saves.
     saving: tokio::sync::Mutex<()>,
@@ -79,12 +82,7 @@ pub(crate) struct Times {
 }
 
 impl Sandbox {
-    pub(crate) fn new(
-        host: Arc<Host>,
-        fresh: Fresh<Channel>,
-        memory_mib: u32,
-        times: Times,
-    ) -> Self {
+    pub(crate) fn new(host: Arc<Host>, fresh: Fresh<Channel>, times: Times) -> Self {
         let (start, process_id) = (fresh.vm.start, fresh.vm.process_id());
         let identity = fresh.vm.identity.clone();
         let life = Life::new(fresh.vm, times.idle_timeout, times.max_lifetime);
@@ -100,7 +98,8 @@ impl Sandbox {
             process_id,
             identity,
             base: fresh.base,
-            memory_mib,
+            machine: fresh.machine,
+            network: fresh.network.map(Network::begin),
             host,
             saving: tokio::sync::Mutex::default(),
         }))
@@ -127,7 +126,14 @@ impl Sandbox {
     /// Its memory, in MiB.
     #[must_use]
     pub fn memory_mib(&self) -> u32 {
-        self.0.memory_mib
+        self.0.machine.shape.memory_mib
+    }
+
+    /// The cable of its network card, once: whoever takes it is the other end. For tests of the card.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn cable(&self) -> Option<tokio::net::UnixStream> {
+        self.0.network.as_ref()?.take()
     }
 
     /// What QEMU's human monitor says to a command, such as `info jit`: for measurements.
@@ -146,7 +152,7 @@ impl Sandbox {
     /// [`ErrorKind::Lost`](crate::ErrorKind::Lost): the sandbox has ended.
     pub fn run(&self, request: &RunRequest) -> Result<Run, Error> {
         let inner = &self.0;
-        request.fits(inner.memory_mib)?;
+        request.fits(self.memory_mib())?;
         let limits = &inner.host.config.limits;
         let (exec, timeout) = request.check(limits)?;
         let busy = self.busy(request.has_key())?;
@@ -416,11 +422,11 @@ impl Sandbox {
         let place = inner
             .host
             .admission
-            .place(inner.memory_mib, || inner.host.idle.clear());
+            .place(self.memory_mib(), || inner.host.idle.clear());
         let place = place.await?;
         let _saving = inner.saving.lock().await;
         quiesce(&inner.channel).await?;
-        let machine = inner.host.kit.machine(inner.memory_mib);
+        let machine = inner.machine.clone();
         let taken = {
             let vm = inner.life.vm().await?;
             Snapshot::take(&vm, machine, inner.base.as_ref()).await
@@ -456,7 +462,7 @@ impl Sandbox {
         let snapshot = checkpoint.snapshot();
         let restored = host.restore(snapshot, PROTOCOL_VERSION, Source::Checkpoint);
         let fresh = restored.await?.map(Channel::new);
-        Ok(Self::new(host, fresh, snapshot.machine().memory_mib, times))
+        Ok(Self::new(host, fresh, times))
     }
 
     /// `count` sandboxes that begin from this one's state, as [`checkpoint`](Self::checkpoint) saves it.

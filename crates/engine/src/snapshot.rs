@@ -87,8 +87,8 @@ impl Snapshot {
     }
 
     /// What it was saved on.
-    pub(crate) fn machine(&self) -> Machine {
-        self.0.machine
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.0.machine
     }
 
     /// Bytes of memory that it holds.

@@ -8,7 +8,9 @@ use fumehood_protocol::{Language, PROTOCOL_VERSION};
 use crate::channel::Channel;
 use crate::config::Qemu;
 use crate::error::{Error, ErrorKind};
-use crate::launch::Kit;
+use crate::launch::{Kit, Started};
+use crate::layer::Layer;
+use crate::machine::Shape;
 use crate::snapshot::Snapshot;
 use crate::warm::{prepare, primer, quiesce};
 
@@ -20,10 +22,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const PRIMER_RUNS: usize = 3;
 
 /// Which template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Which {
     pub(crate) language: Language,
-    pub(crate) memory_mib: u32,
+    pub(crate) shape: Shape,
 }
 
 /// What became of a build.
@@ -77,11 +79,16 @@ impl Templates {
     }
 
     /// All that one template depends on.
-    fn inputs(&self, kit: &Kit, which: Which) -> BTreeMap<String, String> {
+    fn inputs(&self, kit: &Kit, which: &Which) -> BTreeMap<String, String> {
         let mut inputs = self.inputs.clone();
+        let Shape {
+            memory_mib, layer, ..
+        } = &which.shape;
+        let layer = layer.as_ref().map_or("", Layer::digest);
         let own = [
-            ("machine", kit.machine(which.memory_mib).text()),
-            ("memory_mib", which.memory_mib.to_string()),
+            ("machine", kit.machine(which.shape.clone()).text()),
+            ("memory_mib", memory_mib.to_string()),
+            ("layer", layer.to_string()),
             ("language", which.language.to_string()),
             ("primer", primer(which.language).to_string()),
         ];
@@ -90,16 +97,16 @@ impl Templates {
     }
 
     /// Its key, under which it lies on disk.
-    pub(crate) fn key(&self, kit: &Kit, which: Which) -> TemplateKey {
+    pub(crate) fn key(&self, kit: &Kit, which: &Which) -> TemplateKey {
         TemplateKey::of(&self.inputs(kit, which))
     }
 
     /// The template, if it is there. One that lies on disk is brought into memory on a thread of its
     /// own; the snapshot tells when that is done.
-    pub(crate) fn find(&self, kit: &Kit, which: Which) -> Option<Snapshot> {
+    pub(crate) fn find(&self, kit: &Kit, which: &Which) -> Option<Snapshot> {
         // Held while it is opened: of many that ask at once, one brings it into memory.
         let mut slots = self.slots();
-        match slots.get(&which) {
+        match slots.get(which) {
             Some(Slot::Here(snapshot)) => return Some(snapshot.clone()),
             Some(Slot::Missing(since)) if since.elapsed() < LOOK_AGAIN => return None,
             _ => {}
@@ -109,25 +116,26 @@ impl Templates {
             Some(snapshot) => Slot::Here(snapshot.clone()),
             None => Slot::Missing(Instant::now()),
         };
-        slots.insert(which, slot);
+        slots.insert(which.clone(), slot);
         found
     }
 
-    fn open(&self, kit: &Kit, which: Which) -> Option<Snapshot> {
+    fn open(&self, kit: &Kit, which: &Which) -> Option<Snapshot> {
         let opened = self.shelf.open(&self.key(kit, which));
         let template = opened
             .inspect_err(|error| tracing::warn!(%error, "a template cannot be opened"))
             .ok()??;
         let state = template.state().to_vec();
         let fill = move |ram: &std::fs::File| template.copy_ram_to(ram).map_err(|e| e.to_string());
-        Snapshot::load(kit.machine(which.memory_mib), state, fill)
+        Snapshot::load(kit.machine(which.shape.clone()), state, fill)
             .inspect_err(|error| tracing::warn!(%error, "a template cannot be loaded"))
             .ok()
     }
 
     /// Forgets a template that proved to be of no use; it is built again when it is asked for.
-    pub(crate) fn discard(&self, kit: &Kit, which: Which) {
-        self.slots().insert(which, Slot::Missing(Instant::now()));
+    pub(crate) fn discard(&self, kit: &Kit, which: &Which) {
+        self.slots()
+            .insert(which.clone(), Slot::Missing(Instant::now()));
         let key = self.key(kit, which).to_string();
         let pruned = self
             .shelf
@@ -138,7 +146,7 @@ impl Templates {
     }
 
     /// Whether it is on disk.
-    pub(crate) fn has(&self, kit: &Kit, which: Which) -> bool {
+    pub(crate) fn has(&self, kit: &Kit, which: &Which) -> bool {
         self.shelf.has(&self.key(kit, which))
     }
 
@@ -150,7 +158,7 @@ impl Templates {
     pub(crate) async fn build(
         &self,
         kit: &Kit,
-        which: Which,
+        which: &Which,
         deadline: Duration,
     ) -> Result<Built, Error> {
         let (shelf, key) = (self.shelf.clone(), self.key(kit, which));
@@ -161,7 +169,8 @@ impl Templates {
             Err(error) => Err(error.to_string()),
         };
         let snapshot = warm(kit, which, deadline).await?;
-        self.slots().insert(which, Slot::Here(snapshot.clone()));
+        self.slots()
+            .insert(which.clone(), Slot::Here(snapshot.clone()));
         let (shelf, inputs) = (self.shelf.clone(), self.inputs(kit, which));
         let saving = move || {
             let save = |error: fumehood_image::Error| error.to_string();
@@ -200,10 +209,15 @@ fn not_saved(error: &tokio::task::JoinError) -> Error {
 const BUN_SETTLES: Duration = Duration::from_millis(1500);
 
 /// The state of a VM that has been booted for this and warmed up.
-async fn warm(kit: &Kit, which: Which, deadline: Duration) -> Result<Snapshot, Error> {
-    let boot = kit.boot(which.memory_mib, PROTOCOL_VERSION, deadline);
-    let (vm, socket) = boot.await?;
-    let channel = Channel::new(socket);
+async fn warm(kit: &Kit, which: &Which, deadline: Duration) -> Result<Snapshot, Error> {
+    let machine = kit.machine(which.shape.clone());
+    // Held: a card whose cable is cut is another one.
+    let Started {
+        vm,
+        agent,
+        network: _network,
+    } = kit.boot(&machine, PROTOCOL_VERSION, deadline).await?;
+    let channel = Channel::new(agent);
     for _ in 0..PRIMER_RUNS {
         prepare(&channel, which.language).await?;
     }
@@ -211,7 +225,7 @@ async fn warm(kit: &Kit, which: Which, deadline: Duration) -> Result<Snapshot, E
         tokio::time::sleep(BUN_SETTLES).await;
     }
     quiesce(&channel).await?;
-    let snapshot = Snapshot::take(&vm, kit.machine(which.memory_mib), None).await;
+    let snapshot = Snapshot::take(&vm, machine, None).await;
     vm.end().await;
     snapshot
 }

@@ -107,6 +107,20 @@ impl Confinement {
         })
     }
 
+    /// Has programs trust the certificate authorities in this file, and no other: each library has its own way to
+    /// be told, and some bring along a list of their own.
+    pub(crate) fn trust(&mut self, bundle: &str) {
+        const NAMES: [&str; 5] = [
+            "SSL_CERT_FILE",
+            "CURL_CA_BUNDLE",
+            "REQUESTS_CA_BUNDLE",
+            "PIP_CERT",
+            "NODE_EXTRA_CA_CERTS",
+        ];
+        let variables = NAMES.map(|name| (name, bundle.to_string()));
+        self.environment.extend(variables);
+    }
+
     /// Does something with files as the user that programs run as would, with that user's rights.
     pub(crate) fn as_user<T>(&self, act: impl FnOnce() -> T) -> T {
         let Some((user, group)) = self.identity else {

@@ -19,6 +19,7 @@ mod key;
 mod language;
 mod limits;
 mod message;
+pub mod network;
 mod op;
 mod package;
 mod path;

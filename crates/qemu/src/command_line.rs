@@ -42,13 +42,16 @@ impl CommandLine {
     /// `migrate-incoming`).
     #[must_use]
     pub fn waiting(mut self) -> Self {
-        // The state is saved by `xen-save-devices-state`, which writes no configuration section.
+        // The state is saved by `xen-save-devices-state`, which writes no configuration section. A network
+        // card has nobody to tell that it has moved.
         let switches = [
             "-preconfig",
             "-incoming",
             "defer",
             "-global",
             "migration.send-configuration=off",
+            "-global",
+            "migration.announce-rounds=0",
         ];
         self.0.extend(switches.map(OsString::from));
         self
@@ -242,6 +245,55 @@ impl Display for Blockdev {
     }
 }
 
+/// `-blockdev null-co`: a read-only disk of zeros, which takes no descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NullBlockdev {
+    /// Its name, for [`Device::VirtioBlk`].
+    pub node_name: String,
+    /// Its size in bytes, a multiple of 512.
+    pub size: u64,
+}
+
+impl Switch for NullBlockdev {
+    const NAME: &'static str = "-blockdev";
+}
+
+impl Display for NullBlockdev {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node_name, size } = self;
+        write!(
+            f,
+            "driver=null-co,node-name={},read-only=on,read-zeroes=on,size={size}",
+            escaped(node_name)
+        )
+    }
+}
+
+/// `-netdev stream`: the cable of a network card, one end of a socket pair. Each frame on it has its length
+/// before it, in 4 bytes, the highest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Netdev {
+    /// Its name, for [`Device::VirtioNet`].
+    pub id: String,
+    /// The inherited descriptor.
+    pub fd: RawFd,
+}
+
+impl Switch for Netdev {
+    const NAME: &'static str = "-netdev";
+}
+
+impl Display for Netdev {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, fd } = self;
+        write!(
+            f,
+            "stream,id={},server=off,addr.type=fd,addr.str={fd}",
+            escaped(id)
+        )
+    }
+}
+
 /// `-chardev socket`: one end of a socket pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chardev {
@@ -303,6 +355,17 @@ pub enum Device {
         /// The [`Blockdev`].
         drive: String,
     },
+    /// A network card. It has no control queue: what that is for (filters, several queues, to announce a
+    /// guest that has moved) a cable of two ends does not need, and the guest's driver would use it at
+    /// each boot. Nor is the cable ever pulled out.
+    VirtioNet {
+        /// The [`Netdev`].
+        netdev: String,
+        /// Its address.
+        mac: [u8; 6],
+        /// The most that a frame carries, in bytes without its header of 14.
+        mtu: u16,
+    },
     /// The bus that [`Device::VirtSerialPort`] sits on, called `vser0`.
     VirtioSerial,
     /// A byte channel between host and guest.
@@ -322,6 +385,16 @@ impl Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::VirtioBlk { drive } => write!(f, "virtio-blk-device,drive={}", escaped(drive)),
+            Self::VirtioNet { netdev, mac, mtu } => {
+                let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+                write!(
+                    f,
+                    "virtio-net-device,netdev={},mac={mac},host_mtu={mtu},status=off,ctrl_vq=off,ctrl_rx=off,\
+                     ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,\
+                     mq=off",
+                    escaped(netdev)
+                )
+            }
             Self::VirtioSerial => f.write_str("virtio-serial-device,id=vser0,max_ports=4"),
             Self::VirtSerialPort { chardev, name } => {
                 write!(
@@ -376,6 +449,49 @@ mod tests {
                 fd: 4
             }),
             ["-chardev", "socket,id=agent,fd=4"]
+        );
+    }
+
+    #[test]
+    fn a_network_card_and_its_cable() {
+        let cable = Netdev {
+            id: "net".into(),
+            fd: 7,
+        };
+        assert_eq!(
+            words(&cable),
+            [
+                "-netdev",
+                "stream,id=net,server=off,addr.type=fd,addr.str=7"
+            ]
+        );
+        let card = Device::VirtioNet {
+            netdev: "net".into(),
+            mac: [2, 0x66, 0, 0xff, 0x10, 1],
+            mtu: 1500,
+        };
+        let word = &words(&card)[1];
+        assert!(
+            word.starts_with(
+                "virtio-net-device,netdev=net,mac=02:66:00:ff:10:01,host_mtu=1500,status=off"
+            ),
+            "{word}"
+        );
+        assert!(!word.contains(' '), "{word}");
+    }
+
+    #[test]
+    fn an_empty_disk() {
+        let disk = NullBlockdev {
+            node_name: "layer".into(),
+            size: 512,
+        };
+        assert_eq!(
+            words(&disk),
+            [
+                "-blockdev",
+                "driver=null-co,node-name=layer,read-only=on,read-zeroes=on,size=512"
+            ]
         );
     }
 

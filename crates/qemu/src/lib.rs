@@ -8,7 +8,7 @@ mod qmp;
 
 pub use command_line::{
     Accel, Append, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Initrd, Kernel, Machine,
-    Memory, Mon, Sandbox, Serial, Switch,
+    Memory, Mon, Netdev, NullBlockdev, Sandbox, Serial, Switch,
 };
 pub use memory::{GuestMemory, MemoryError};
 pub use process::{Launcher, Process, ProcessError};

@@ -5,6 +5,7 @@
 
 mod modules;
 mod mounts;
+mod network;
 mod system;
 
 use std::io;
@@ -33,6 +34,8 @@ const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
 const RESERVED_BYTES: u64 = 32 * 1024 * 1024;
 /// Memory that the agent keeps when it has freed it, in bytes: what the buffers of a few programs take.
 const KEPT_BYTES: i32 = 4 * 1024 * 1024;
+/// The certificate authorities that programs trust, all in one file.
+const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Who programs run as. The image knows the same user.
 const USER: (&str, u32, &str) = ("user", 1000, "/home/user");
 
@@ -92,7 +95,8 @@ fn boot() -> Result<EventLoop, BootError> {
     mounts::root()?;
     mounts::rest()?;
     system::name()?;
-    system::loopback();
+    network::loopback();
+    let has_card = network::card()?;
     system::home(USER.2, USER.1)?;
     let cgroups = cgroups()?;
     let (name, id, home) = USER;
@@ -106,6 +110,9 @@ fn boot() -> Result<EventLoop, BootError> {
         Confinement::new(&user.home, DEFAULT_PATH, Some(&user)).map_err(BootError::Agent)?;
     let memory = MemoryWatch::new(&cgroups).map_err(refused("watch over memory"))?;
     confinement.cgroups = Some(cgroups);
+    if has_card {
+        confinement.trust(BUNDLE);
+    }
     let interpreters = Interpreters::new("/run/fumehood".into(), DEFAULT_PATH)
         .map_err(refused("write the runners to /run/fumehood"))?;
     let identity = system::identity()?;

@@ -1,6 +1,6 @@
 use std::ffi::CStr;
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::PathBuf;
 
 use rustix::fs::Mode;
@@ -20,7 +20,8 @@ pub(super) fn pseudo() -> Result<(), BootError> {
     attach("sysfs", "/sys", HARMLESS | MountFlags::RDONLY, None)
 }
 
-/// The disk, a tmpfs over it, and both together as the new root.
+/// The disk, a layer of packages over it where there is one, a tmpfs over them, and all together as the new
+/// root.
 ///
 /// The tmpfs holds half of the memory at most: a program that fills the disk gets ENOSPC before
 /// memory is short.
@@ -31,7 +32,10 @@ pub(super) fn root() -> Result<(), BootError> {
     attach("tmpfs", "/over", NO_PRIVILEGE, Some(c"size=50%,mode=755"))?;
     make("/over/upper")?;
     make("/over/work")?;
-    let layers = c"lowerdir=/mnt,upperdir=/over/upper,workdir=/over/work";
+    let layers = match layer()? {
+        true => c"lowerdir=/layer:/mnt,upperdir=/over/upper,workdir=/over/work",
+        false => c"lowerdir=/mnt,upperdir=/over/upper,workdir=/over/work",
+    };
     attach("overlay", "/newroot", NO_PRIVILEGE, Some(layers))?;
     for name in ["/dev", "/proc", "/sys"] {
         let to = ["/newroot", name].concat();
@@ -42,6 +46,23 @@ pub(super) fn root() -> Result<(), BootError> {
     mount_move(".", "/").map_err(refused("move the new root to /"))?;
     rustix::process::chroot(".").map_err(refused("make the new root the root"))?;
     rustix::process::chdir("/").map_err(refused("enter the root"))
+}
+
+/// Mounts the second disk, if there is a file system on it: where there is no layer, it is shorter than the
+/// place of a superblock.
+fn layer() -> Result<bool, BootError> {
+    const MAGIC: [u8; 4] = 0xE0F5_E1E2_u32.to_le_bytes();
+    const MAGIC_AT: u64 = 1024;
+    let mut found = [0; MAGIC.len()];
+    let read = File::open("/dev/vdb").and_then(|disk| disk.read_exact_at(&mut found, MAGIC_AT));
+    if read.is_err() || found != MAGIC {
+        return Ok(false);
+    }
+    make("/layer")?;
+    let disk = MountFlags::RDONLY | NO_PRIVILEGE;
+    let mounted = mount("/dev/vdb", "/layer", "erofs", disk, None);
+    mounted.map_err(refused("mount the layer on /dev/vdb as erofs"))?;
+    Ok(true)
 }
 
 /// What programs expect besides.

@@ -13,14 +13,6 @@ pub(super) fn name() -> Result<(), BootError> {
     rustix::system::sethostname(b"fumehood").map_err(refused("set the host name"))
 }
 
-/// Turns the loopback interface on. A kernel without network is no reason not to boot: what needs
-/// it will say so.
-pub(super) fn loopback() {
-    if let Err(error) = fumehood_sys::guest::loopback_up() {
-        eprintln!("fumehood-agent: the loopback interface stays off: {error}");
-    }
-}
-
 /// The user's home, which belongs to the user, and in it the place of Python's packages: an interpreter
 /// looks there for those that are installed later only if it is there when it starts.
 pub(super) fn home(path: &str, user: u32) -> Result<(), BootError> {
