@@ -230,3 +230,6 @@ async fn inbound(stack: &Stack, log: &Log, mut client: TcpStream, port: u16) {
         ..Event::failed(What::Inbound, "not_served", why)
     });
 }
+
+#[cfg(test)]
+mod tests;

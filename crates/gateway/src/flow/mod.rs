@@ -16,7 +16,7 @@ use crate::dns::{Known, NameServer};
 use crate::event::{Event, Log, What};
 use crate::policy::{Decision, HostName, Pass, Policy, Question, Said, Verdict, decide};
 use crate::stack::{DNS_PORT, GuestStream};
-use first_bytes::{First, first_bytes};
+use first_bytes::first_bytes;
 
 /// How long another host may take to answer a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -103,7 +103,9 @@ impl World {
             }
         };
         let _ = upstream.set_nodelay(true);
-        guest.accept();
+        if !guest.accept().await {
+            return;
+        }
         match pass {
             Pass::Through => {
                 self.log.decided(What::Connection, &self.policy, &decision);

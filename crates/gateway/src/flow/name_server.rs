@@ -14,7 +14,9 @@ const QUESTION_BYTES: u16 = 4096;
 impl World {
     /// Answers questions about names by TCP: each message after its length, in two bytes.
     pub(super) async fn answer_names(&self, mut guest: GuestStream) {
-        guest.accept();
+        if !guest.accept().await {
+            return;
+        }
         while let Some(question) = next(&mut guest).await {
             let Some(answer) = self.names.answer(&question, true).await else {
                 break;

@@ -20,8 +20,9 @@ impl World {
         if !WORDED_PORTS.contains(&port) && !self.policy.rules.iter().any(named) {
             return;
         }
-        guest.accept();
-        if let Some((first, bytes)) = first_bytes(&mut guest).await {
+        if guest.accept().await
+            && let Some((first, bytes)) = first_bytes(&mut guest).await
+        {
             self.refuse_first(guest, &first, bytes, decision).await;
         }
     }
@@ -29,7 +30,9 @@ impl World {
     /// Refuses a connection to the gateway itself: its guest was sent here when it asked for a name that it
     /// may not reach. Which one it was is in what it says.
     pub(super) async fn refuse_by_name(&self, mut guest: GuestStream) {
-        guest.accept();
+        if !guest.accept().await {
+            return;
+        }
         let port = guest.remote().port();
         let Some((first, bytes)) = first_bytes(&mut guest).await else {
             return;

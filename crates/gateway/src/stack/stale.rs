@@ -9,8 +9,8 @@ use super::Tuple;
 use super::device::Cable;
 use super::frame::{IPV4, IPV6};
 
-/// Lets the guest speak of a connection that it believes to be open: it answers what would open the
-/// connection again with what it knows of it, and the stack, which knows nothing, resets it then. Without
+/// Lets the guest speak of a connection that it believes to be open: it answers an acknowledgment that fits
+/// nothing with what it knows, and the stack, which knows of no such connection, resets it then. Without
 /// this, a program that waits for something to read would wait for ever.
 pub(super) fn provoke(cable: &mut Cable, tuple: Tuple) {
     const HOPS: u8 = 64;
@@ -19,9 +19,9 @@ pub(super) fn provoke(cable: &mut Cable, tuple: Tuple) {
     let segment = TcpRepr {
         src_port: remote.port(),
         dst_port: guest.port(),
-        control: TcpControl::Syn,
+        control: TcpControl::None,
         seq_number: TcpSeqNumber(0),
-        ack_number: None,
+        ack_number: Some(TcpSeqNumber(0)),
         window_len: u16::MAX,
         window_scale: None,
         max_seg_size: None,

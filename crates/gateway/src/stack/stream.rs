@@ -38,14 +38,15 @@ impl GuestStream {
         self.tuple.remote
     }
 
-    /// Lets a connection that the guest opens come about.
-    pub(crate) fn accept(&self) {
+    /// Lets a connection that the guest opens come about; `false`: the guest has given it up.
+    pub(crate) async fn accept(&self) -> bool {
         self.with(|socket| socket.pause_synack(false));
         self.stack.0.changed.notify_one();
+        self.established().await
     }
 
     /// Waits until the connection is open; `false`: it will not be.
-    pub(crate) async fn established(&self) -> bool {
+    pub(super) async fn established(&self) -> bool {
         std::future::poll_fn(|context| {
             self.with(|socket| match socket.state() {
                 TcpState::SynSent | TcpState::SynReceived => {

@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test fails by panicking")]
 //! A guest without a VM: a TCP/IP stack at the other end of the wire.
 
 use std::io;
@@ -73,6 +74,15 @@ impl Guest {
             epoch: Instant::now(),
         };
         (guest, other)
+    }
+
+    /// Takes the guest to another wire; returns the gateway's end of it.
+    pub(crate) fn replug(&mut self) -> UnixStream {
+        let (wire, other) = UnixStream::pair().unwrap();
+        self.wire = wire;
+        self.read.clear();
+        self.cable = Cable::default();
+        other
     }
 
     /// Lets the guest live until `look` finds something.
@@ -181,7 +191,11 @@ impl Guest {
                 heard.extend(more);
             }
             match socket.state() {
-                tcp::State::Closed => Some(false),
+                // Whether the other side has ended, or has reset it.
+                tcp::State::Closed => {
+                    let end = socket.recv(|_| (0, ()));
+                    Some(end == Err(tcp::RecvError::Finished))
+                }
                 tcp::State::TimeWait => Some(true),
                 _ => None,
             }
