@@ -367,3 +367,6 @@ pub(super) fn line_of(text: &str, offset: usize) -> usize {
     let before = text.bytes().take(offset);
     1 + before.filter(|byte| *byte == b'\n').count()
 }
+
+#[cfg(test)]
+mod tests;

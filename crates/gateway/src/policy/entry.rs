@@ -261,3 +261,54 @@ fn split(word: &str) -> Option<(Subject<'_>, Option<&str>)> {
     };
     Some((subject, ports))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+    use super::*;
+
+    #[test]
+    fn words_are_hosts_networks_and_indexes() {
+        for word in ["example.com", "*.example.com:443,8443", "index:80"] {
+            let entry = Entry::parse_word(word).unwrap();
+            assert_eq!((entry.host.len(), entry.addresses.len()), (1, 0), "{word}");
+        }
+        for word in [
+            "10.0.0.0/8:5432",
+            "[2001:db8::/32]:443",
+            "203.0.113.7:80",
+            "[::1]:any",
+        ] {
+            let entry = Entry::parse_word(word).unwrap();
+            assert_eq!((entry.host.len(), entry.addresses.len()), (0, 1), "{word}");
+        }
+        let index = Entry::parse_word("index:javascript").unwrap().index;
+        assert_eq!(index, Some(Language::JavaScript));
+    }
+
+    #[test]
+    fn what_is_no_word_says_what_to_write() {
+        for (word, expected) in [
+            ("https://example.com", "write its host and port alone"),
+            ("2001:db8::1", "in brackets"),
+            ("[2001:db8::1", "in brackets"),
+            ("[203.0.113.7]:80", "in brackets"),
+            ("[::1]80", "in brackets"),
+            ("10.0.0.0/8", "needs `ports`"),
+            ("10.1.2.3/8:1", "write 10.0.0.0/8, or 10.1.2.3"),
+            ("10.0.0.0/33:1", "is no address"),
+            ("example.com:0", "is no port"),
+            ("example.com:+80", "is no port"),
+            ("example.com:", "is no port"),
+            ("example.com:65536", "is no port"),
+            ("example.com:90-80", "write the smaller one first"),
+            ("index:ruby", "there are index:python and index:javascript"),
+            ("*", "stands alone"),
+            ("", "empty label"),
+        ] {
+            let error = Entry::parse_word(word).unwrap_err().to_string();
+            assert!(error.contains(expected), "{word}: {error}");
+        }
+    }
+}

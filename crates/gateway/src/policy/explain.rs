@@ -94,6 +94,8 @@ pub struct Explanation {
     pub address: IpAddr,
     /// Nobody said so: any public address is meant.
     pub is_assumed: bool,
+    /// The port that is wanted.
+    pub port: u16,
     /// Whether all of it is allowed.
     pub is_allowed: bool,
     /// What the gateway asks itself, in this order.
@@ -131,6 +133,7 @@ pub fn explain(
         policy: policy.name.clone(),
         address: given.unwrap_or(PUBLIC),
         is_assumed: given.is_none(),
+        port: target.port,
         is_allowed: false,
         steps: Vec::new(),
     };
@@ -204,7 +207,9 @@ impl Explanation {
     }
 
     fn ask(&mut self, policy: &Policy, what: String, question: &Question<'_>) -> Option<Pass> {
-        let decision = decide(policy, question);
+        let mut decision = decide(policy, question);
+        // A lookup has no port; with it, the advice is for all that is wanted.
+        decision.subject.port.get_or_insert(self.port);
         let verdict = decision.verdict;
         let rule_text = decision.rule.as_ref().and_then(|id| text_of(policy, id));
         self.steps.push(Step {

@@ -211,3 +211,6 @@ fn host_and_port(url: &Url) -> Option<(Host, NonZeroU16)> {
     let port = url.port_or_known_default().and_then(NonZeroU16::new)?;
     Some((url.host_str()?.parse().ok()?, port))
 }
+
+#[cfg(test)]
+mod tests;

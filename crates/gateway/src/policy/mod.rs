@@ -35,3 +35,6 @@ pub use ports::{PORT_RANGES, Ports, PortsError};
 pub use question::{Question, Said};
 pub use rule::{Policy, Rule, SecretRule};
 pub use word::{HeaderName, Method, RuleId, SecretName, WordError};
+
+#[cfg(test)]
+mod properties;
