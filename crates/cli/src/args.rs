@@ -1,8 +1,9 @@
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use fumehood_engine::policy::{Method, Target};
 use fumehood_engine::{AcceleratorChoice, Config, Language};
 
 /// Runs untrusted code in fresh microVMs on this machine.
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     Template(Template),
     /// Starts a VM and offers its agent's protocol on a loopback TCP port
     Agent(Agent),
+    /// Checks a policy of the guest's network, or explains what it decides
+    Policy(Policy),
     /// Prints a completion script for a shell
     Completions {
         /// Which shell
@@ -292,6 +295,56 @@ pub(crate) struct Agent {
     /// Memory of the VM
     #[arg(short, long, value_name = "MIB", default_value_t = 512)]
     pub(crate) memory: u32,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Policy {
+    #[command(subcommand)]
+    pub(crate) command: PolicyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Reads a policy and prints its rules
+    Check(PolicyCheck),
+    /// Says step by step whether a guest may reach a URL, and which rule decides
+    Explain(PolicyExplain),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PolicyCheck {
+    /// A file of TOML, or of JSON where its name ends so
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Prints one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Says step by step whether a guest may reach a URL, and which rule decides.
+///
+/// Exits with 0 when it may, with 1 when it may not, with 125 when fumehood failed. Nothing is looked up or sent.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PolicyExplain {
+    /// A file of TOML, or of JSON where its name ends so
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// One more rule; may be repeated. example.com, *.example.com:443,8443, 10.0.0.0/8:5432,
+    /// [2001:db8::/32]:443 or index:python
+    #[arg(long, value_name = "RULE")]
+    pub(crate) allow: Vec<String>,
+    /// What the URL's name resolves to [default: some public address]
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Option<IpAddr>,
+    /// The method of the request, where requests are seen
+    #[arg(long, value_name = "METHOD", default_value = "GET")]
+    pub(crate) method: Method,
+    /// Prints one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// https://HOST:PORT, http://…, tcp://… for anything else, or udp://…
+    #[arg(value_name = "URL")]
+    pub(crate) target: Target,
 }
 
 #[cfg(test)]

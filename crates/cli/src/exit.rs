@@ -1,5 +1,7 @@
 //! Exit codes of the command itself, as other runners of programs have them.
 
+/// A policy does not allow what was asked for.
+pub(crate) const DENIED: u8 = 1;
 /// A failure of fumehood, not of the program.
 pub(crate) const FAILURE: u8 = 125;
 /// The program's time was up.

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Command::Image(image) => commands::image::run(image, &args.host),
         Command::Template(template) => commands::template::run(&template, &args.host),
         Command::Agent(agent) => commands::agent::run(&agent, &args.host),
+        Command::Policy(policy) => commands::policy::run(&policy),
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man => commands::generate::man(),
     };

@@ -77,6 +77,7 @@ pub use control::{Canceller, Input};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Retry};
 pub use files::{Files, WriteOptions};
+pub use fumehood_gateway::policy;
 pub use fumehood_image as image;
 pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,

@@ -138,3 +138,89 @@ fn embedded_v4(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
         _ => [None; 2],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+    use super::*;
+
+    #[test]
+    fn special_addresses_are_known_by_name() {
+        for (address, name) in [
+            ("0.1.2.3", Some("unspecified")),
+            ("10.255.255.255", Some("private")),
+            ("11.0.0.0", None),
+            ("100.63.255.255", None),
+            ("100.64.0.0", Some("shared")),
+            ("100.100.100.200", Some(METADATA)),
+            ("127.0.0.1", Some("loopback")),
+            ("168.63.129.16", Some(METADATA)),
+            ("169.254.0.1", Some("link-local")),
+            ("169.254.169.254", Some(METADATA)),
+            ("172.15.255.255", None),
+            ("172.31.255.255", Some("private")),
+            ("172.32.0.0", None),
+            ("192.168.0.1", Some("private")),
+            ("198.19.255.255", Some("benchmarking")),
+            ("224.0.0.1", Some("multicast")),
+            ("250.0.0.1", Some("reserved")),
+            ("255.255.255.255", Some("broadcast")),
+            ("192.0.2.1", None),
+            ("198.51.100.1", None),
+            ("203.0.113.1", None),
+            ("2001:db8::1", None),
+            ("3fff::1", None),
+            ("::", Some("unspecified")),
+            ("::1", Some("loopback")),
+            ("::203.0.113.1", Some("IPv4-compatible")),
+            ("::ffff:203.0.113.1", Some("IPv4-mapped")),
+            ("::ffff:0:203.0.113.1", Some("IPv4-translated")),
+            ("64:ff9b::1", Some("NAT64")),
+            ("64:ff9b:1::1", Some("local NAT64")),
+            ("100::1", Some("discard")),
+            ("2001::1", Some("Teredo")),
+            ("2001:200::1", None),
+            ("2002::1", Some("6to4")),
+            ("4000::1", Some("reserved")),
+            ("fd00:ec2::254", Some(METADATA)),
+            ("fdff::1", Some("unique local")),
+            ("fe80::1", Some("link-local")),
+            ("fec0::1", Some("site-local")),
+            ("ff02::1", Some("multicast")),
+        ] {
+            assert_eq!(special(address.parse().unwrap()), name, "{address}");
+        }
+    }
+
+    #[test]
+    fn every_range_is_one_of_its_own_and_is_not_open() {
+        for (n, range) in RANGES.iter().enumerate() {
+            assert!(
+                RANGES[..n].iter().all(|other| other.net != range.net),
+                "{range:?}"
+            );
+            assert_eq!(range.net, range.net.trunc(), "{range:?}");
+            assert!(!are_open(&[], range.net.addr()), "{range:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_address_stands_for_is_found() {
+        let inside = |text: &str| -> Vec<String> {
+            embedded(text.parse().unwrap())
+                .map(|address| address.to_string())
+                .collect()
+        };
+        assert_eq!(inside("::ffff:10.1.2.3"), ["10.1.2.3"]);
+        assert_eq!(inside("::10.1.2.3"), ["10.1.2.3"]);
+        assert_eq!(inside("64:ff9b::10.1.2.3"), ["10.1.2.3"]);
+        assert_eq!(inside("64:ff9b:1:a01:2:300::"), ["0.0.0.0", "10.1.2.3"]);
+        assert_eq!(inside("2002:a01:203::1"), ["10.1.2.3"]);
+        assert_eq!(
+            inside("2001:0:cb00:7107::f5fe:fdfc"),
+            ["203.0.113.7", "10.1.2.3"]
+        );
+        assert_eq!((inside("::1"), inside("2001:db8::1")), (vec![], vec![]));
+    }
+}

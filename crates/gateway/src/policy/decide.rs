@@ -312,3 +312,6 @@ fn best_name(policy: &Policy, names: &[HostName]) -> Option<HostName> {
     let allowed = |name: &&HostName| policy.rules.iter().any(|rule| rule.matches(name));
     names.iter().find(allowed).or(names.first()).cloned()
 }
+
+#[cfg(test)]
+mod tests;

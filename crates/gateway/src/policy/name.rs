@@ -218,3 +218,70 @@ impl fmt::Display for Host {
 }
 
 serde_by_text!(Host);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_name_says_why() {
+        for (text, code) in [
+            ("", "empty label"),
+            (".", "empty label"),
+            ("a..example", "empty label"),
+            ("a.example..", "empty label"),
+            ("bücher.example", "xn--"),
+            ("a b.example", "' '"),
+            ("-a.example", "begins or ends"),
+            ("a-.example", "begins or ends"),
+            ("203.0.113.7", "is an address"),
+            ("[2001:db8::1]", "is an address"),
+            ("2001:db8::1", "is an address"),
+            ("127.1", "is an address"),
+            ("0x7f000001", "is an address"),
+            ("2130706433", "is an address"),
+            ("a.*.example", "stands alone"),
+        ] {
+            let error = text.parse::<HostName>().unwrap_err().to_string();
+            assert!(error.contains(code), "{text}: {error}");
+        }
+        for text in ["*", "*a.example", "*.*.example", "*."] {
+            assert!(text.parse::<HostPattern>().is_err(), "{text}");
+        }
+        assert_eq!(
+            "xn--bcher-kva.example"
+                .parse::<HostName>()
+                .unwrap()
+                .as_ref(),
+            "xn--bcher-kva.example"
+        );
+        assert!("_dmarc.a_b.example".parse::<HostName>().is_ok());
+    }
+
+    #[test]
+    fn limits_hold_and_not_one_more() {
+        let label = |chars: usize| format!("{}.test", "a".repeat(chars));
+        assert!(label(LABEL_CHARS).parse::<HostName>().is_ok());
+        let error = label(LABEL_CHARS + 1).parse::<HostName>();
+        assert!(matches!(error, Err(NameError::LongLabel(_))));
+        // 126 labels of one letter, and a last one of `last` letters.
+        let name = |last: usize| "a.".repeat(126) + &"b".repeat(last);
+        assert_eq!(name(1).len(), HOST_NAME_CHARS);
+        assert!(name(1).parse::<HostName>().is_ok());
+        assert_eq!(
+            name(2).parse::<HostName>(),
+            Err(NameError::Long(HOST_NAME_CHARS + 1))
+        );
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address() {
+        let shown = |text: &str| text.parse::<Host>().map(|host| host.to_string());
+        assert_eq!(shown("[2001:DB8::1]").unwrap(), "[2001:db8::1]");
+        assert_eq!(shown("203.0.113.7").unwrap(), "203.0.113.7");
+        assert_eq!(shown("A.example").unwrap(), "a.example");
+        assert!(shown("2001:db8::1").is_err() && shown("[203.0.113.7]").is_err());
+    }
+}

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::address::are_open;
 use super::limits::NetworkLimits;
 use super::name::{HostName, HostPattern};
+use super::net::Net;
 use super::ports::Ports;
 use super::word::{HeaderName, Method, RuleId, SecretName};
 
@@ -116,14 +117,14 @@ impl Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.hosts.is_empty() {
-            list(f, self.addresses.iter().map(Net))?;
+            list(f, self.addresses.iter().map(InWord))?;
         } else {
             list(f, &self.hosts)?;
         }
         write!(f, ":{}", self.ports)?;
         if !self.hosts.is_empty() && !self.addresses.is_empty() {
             f.write_str(" at ")?;
-            list(f, self.addresses.iter().map(Net))?;
+            list(f, self.addresses.iter().map(InWord))?;
         }
         if !self.methods.is_empty() {
             f.write_str(" only ")?;
@@ -145,24 +146,14 @@ fn list<T: fmt::Display>(
     Ok(())
 }
 
-/// A network as a word has it: IPv6 in brackets, and a single address without its length.
-struct Net<'a>(&'a IpNet);
+/// A network as a word has it: IPv6 in brackets.
+struct InWord<'a>(&'a IpNet);
 
-impl fmt::Display for Net<'_> {
+impl fmt::Display for InWord<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = net_text(self.0);
         match self.0 {
-            IpNet::V4(_) => f.write_str(&text),
-            IpNet::V6(_) => write!(f, "[{text}]"),
+            IpNet::V4(_) => write!(f, "{}", Net(*self.0)),
+            IpNet::V6(_) => write!(f, "[{}]", Net(*self.0)),
         }
-    }
-}
-
-/// As documents have it: a single address without its length.
-pub(super) fn net_text(net: &IpNet) -> String {
-    if net.prefix_len() == net.max_prefix_len() {
-        net.addr().to_string()
-    } else {
-        net.to_string()
     }
 }
