@@ -5,6 +5,10 @@ pub mod policy;
 #[allow(dead_code, reason = "who calls it comes with the stack")]
 mod hello;
 #[allow(dead_code, reason = "who calls it comes with the stack")]
+mod http;
+#[allow(dead_code, reason = "who calls it comes with the stack")]
 mod refusal;
 #[allow(dead_code, reason = "who calls it comes with the stack")]
 mod stream;
+#[allow(dead_code, reason = "who calls it comes with the stack")]
+mod tls;
