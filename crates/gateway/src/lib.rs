@@ -9,6 +9,8 @@ mod http;
 #[allow(dead_code, reason = "who calls it comes with the stack")]
 mod refusal;
 #[allow(dead_code, reason = "who calls it comes with the stack")]
+mod secret;
+#[allow(dead_code, reason = "who calls it comes with the stack")]
 mod stream;
 #[allow(dead_code, reason = "who calls it comes with the stack")]
 mod tls;

@@ -22,6 +22,8 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
 
 /// A stream whose first bytes have been read already, and are read once more.
+///
+/// Writes vectors if the stream does: the alert that ends a TLS handshake is lost on one that does not.
 #[derive(Debug)]
 pub(crate) struct Rewound<S> {
     first: Bytes,
