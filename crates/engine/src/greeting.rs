@@ -190,6 +190,8 @@ pub(crate) fn fresh(limits: &Limits) -> Result<Refresh, String> {
         hostname: format!("fumehood-{}", &machine_id[..HOSTNAME_DIGITS]),
         machine_id,
         limits: limits.changed(),
+        certificates: None,
+        environment: None,
     })
 }
 
