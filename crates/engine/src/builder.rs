@@ -2,10 +2,11 @@ use std::future::IntoFuture;
 use std::pin::Pin;
 use std::time::Duration;
 
-use fumehood_protocol::Language;
+use fumehood_protocol::{EnvVars, Language};
 
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::greeting::Brought;
 use crate::host::ANY_LANGUAGE;
 use crate::layer::Layer;
 use crate::machine::Shape;
@@ -19,6 +20,7 @@ pub struct SandboxBuilder {
     engine: Engine,
     language: Language,
     shape: Shape,
+    brought: Brought,
     times: Times,
     allow_root: bool,
 }
@@ -29,6 +31,7 @@ impl SandboxBuilder {
             engine,
             language: ANY_LANGUAGE,
             shape: Shape::plain(RunRequest::DEFAULT_MEMORY_MIB),
+            brought: Brought::NONE,
             times: Times::default(),
             allow_root: false,
         }
@@ -80,6 +83,17 @@ impl SandboxBuilder {
         self
     }
 
+    /// Has its programs trust these certificate authorities (PEM), and gives them these variables. For tests.
+    #[doc(hidden)]
+    pub fn brings(mut self, certificates: &str, environment: &[(&str, &str)]) -> Self {
+        let variables: EnvVars = environment.iter().copied().collect();
+        self.brought = Brought {
+            certificates: Some(certificates.into()),
+            environment: Some(variables),
+        };
+        self
+    }
+
     /// Builds the template that such sandboxes begin from, unless it is there: `false`. For tests.
     ///
     /// # Errors
@@ -92,7 +106,7 @@ impl SandboxBuilder {
     async fn start(self) -> Result<Sandbox, Error> {
         let sandbox = self
             .engine
-            .fresh_sandbox(self.language, self.shape, self.times)
+            .fresh_sandbox(self.language, self.shape, &self.brought, self.times)
             .await?;
         if self.allow_root {
             sandbox.allow_root().await?;

@@ -14,6 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Qemu, TemplateUse};
 use crate::ending::CANCELLED;
 use crate::error::{Error, ErrorKind};
+use crate::greeting::Brought;
 use crate::host::{ANY_LANGUAGE, Counts, Host};
 use crate::keeper::keep;
 use crate::launch::Kit;
@@ -126,7 +127,7 @@ impl Engine {
         Ok(Run::drive(move |events, mut controls| async move {
             let start = Instant::now();
             let fresh = tokio::select! {
-                fresh = host.acquire(&which) => fresh?,
+                fresh = host.acquire(&which, &Brought::NONE) => fresh?,
                 () = controls.cancelled() => {
                     return Ok(RunEnd::Outcome(Box::new(never_started(&host, start))));
                 }
@@ -158,10 +159,11 @@ impl Engine {
         &self,
         language: Language,
         shape: Shape,
+        brought: &Brought,
         times: Times,
     ) -> Result<Sandbox, Error> {
         let which = self.shaped(language, shape)?;
-        let fresh = self.0.host.acquire(&which).await?;
+        let fresh = self.0.host.acquire(&which, brought).await?;
         Ok(Sandbox::new(self.0.host.clone(), fresh, times))
     }
 
@@ -266,7 +268,7 @@ impl Engine {
     /// As [`run`](Self::run), and [`ErrorKind::Boot`].
     pub async fn agent_line(&self, memory_mib: u32) -> Result<AgentLine, Error> {
         let which = self.checked(ANY_LANGUAGE, memory_mib)?;
-        let fresh = self.0.host.acquire_line(&which, 0).await?;
+        let fresh = self.0.host.acquire_line(&which, &Brought::NONE, 0).await?;
         Ok(AgentLine::new(fresh))
     }
 }

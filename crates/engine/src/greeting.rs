@@ -1,7 +1,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fumehood_protocol::{
-    Decoder, Hello, HelloReply, Item, Limits, OpId, Refresh, Request, Response, Tag, encode_line,
+    Decoder, EnvVars, Hello, HelloReply, Item, Limits, OpId, Refresh, Request, Response, Tag,
+    encode_line,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -169,11 +170,28 @@ fn word_of_refresh(answer: Response) -> Result<(), ChannelError> {
     Err(ChannelError::Violation(what))
 }
 
+/// What a guest is given besides what makes it one of its own. Of what is none it keeps what it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Brought {
+    /// Certificate authorities for its programs to trust, in PEM.
+    pub(crate) certificates: Option<String>,
+    /// Variables for each of its programs.
+    pub(crate) environment: Option<EnvVars>,
+}
+
+impl Brought {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self {
+        certificates: None,
+        environment: None,
+    };
+}
+
 /// What makes a guest one of its own: this moment's time, fresh randomness, a name.
 ///
 /// # Errors
 /// A sentence: this host has no randomness, or no clock.
-pub(crate) fn fresh(limits: &Limits) -> Result<Refresh, String> {
+pub(crate) fn fresh(limits: &Limits, brought: &Brought) -> Result<Refresh, String> {
     let no_randomness = |e| format!("this host gives no randomness: {e}");
     let mut random = [0; ENTROPY_BYTES + MACHINE_ID_BYTES];
     getrandom::fill(&mut random).map_err(no_randomness)?;
@@ -190,6 +208,8 @@ pub(crate) fn fresh(limits: &Limits) -> Result<Refresh, String> {
         hostname: format!("fumehood-{}", &machine_id[..HOSTNAME_DIGITS]),
         machine_id,
         limits: limits.changed(),
+        certificates: brought.certificates.clone(),
+        environment: brought.environment.clone(),
     })
 }
 
@@ -242,7 +262,7 @@ mod tests {
 
     async fn greeted(before: &'static [u8], after: &'static [u8]) -> Result<(), ChannelError> {
         let mut socket = agent(before, after);
-        let refresh = fresh(&Limits::default()).unwrap();
+        let refresh = fresh(&Limits::default(), &Brought::NONE).unwrap();
         greet(&mut socket, 1, &[], Some(&refresh), DEADLINE)
             .await
             .map(drop)
@@ -251,8 +271,8 @@ mod tests {
     #[test]
     fn what_is_sent_is_valid_and_never_the_same() {
         let (one, other) = (
-            fresh(&Limits::default()).unwrap(),
-            fresh(&Limits::default()).unwrap(),
+            fresh(&Limits::default(), &Brought::NONE).unwrap(),
+            fresh(&Limits::default(), &Brought::NONE).unwrap(),
         );
         assert_eq!(one.check().unwrap().len(), ENTROPY_BYTES);
         assert_ne!(one.entropy, other.entropy);
@@ -324,7 +344,12 @@ mod tests {
             };
             writer.write_all(&answer(asked.op_id)).await.unwrap();
         });
-        renew(&mut ours, &fresh(&Limits::default()).unwrap(), DEADLINE).await
+        renew(
+            &mut ours,
+            &fresh(&Limits::default(), &Brought::NONE).unwrap(),
+            DEADLINE,
+        )
+        .await
     }
 
     fn refreshed(op_id: Option<OpId>) -> Vec<u8> {
@@ -358,7 +383,7 @@ mod tests {
     #[tokio::test]
     async fn an_agent_that_says_nothing_is_given_up() {
         let (mut ours, _theirs) = UnixStream::pair().unwrap();
-        let refresh = fresh(&Limits::default()).unwrap();
+        let refresh = fresh(&Limits::default(), &Brought::NONE).unwrap();
         let patience = Duration::from_millis(20);
         let error = greet(&mut ours, 1, &[], Some(&refresh), patience)
             .await

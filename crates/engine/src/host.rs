@@ -11,6 +11,7 @@ use crate::admission::{Admission, Place};
 use crate::channel::Channel;
 use crate::config::{Config, TemplateUse};
 use crate::error::{Error, ErrorKind};
+use crate::greeting::Brought;
 use crate::launch::{Kit, Started};
 use crate::machine::{Machine, Shape};
 use crate::pool::Idle;
@@ -129,9 +130,16 @@ impl Host {
     ///
     /// # Errors
     /// [`ErrorKind::Busy`], [`ErrorKind::Host`], [`ErrorKind::Boot`].
-    pub(crate) async fn acquire(&self, which: &Which) -> Result<Fresh<Channel>, Error> {
+    pub(crate) async fn acquire(
+        &self,
+        which: &Which,
+        brought: &Brought,
+    ) -> Result<Fresh<Channel>, Error> {
         let start = Instant::now();
-        if let Some(mut hot) = self.idle.take_hot(which) {
+        // A hot one has had its refresh.
+        if *brought == Brought::NONE
+            && let Some(mut hot) = self.idle.take_hot(which)
+        {
             hot.vm.start = start.elapsed();
             self.count(Source::Hot);
             return Ok(Fresh {
@@ -146,7 +154,7 @@ impl Host {
                 queue: Duration::ZERO,
             });
         }
-        let fresh = self.acquire_line(which, PROTOCOL_VERSION).await?;
+        let fresh = self.acquire_line(which, brought, PROTOCOL_VERSION).await?;
         Ok(fresh.map(Channel::new))
     }
 
@@ -157,14 +165,16 @@ impl Host {
     pub(crate) async fn acquire_line(
         &self,
         which: &Which,
+        brought: &Brought,
         protocol: u32,
     ) -> Result<Fresh<UnixStream>, Error> {
         let Some(base) = self.template(which) else {
-            return self.boot(&which.shape, protocol).await;
+            return self.boot(&which.shape, brought, protocol).await;
         };
         if let Some((blank, place)) = self.idle.take_blank(&base) {
             let deadline = self.config.restore_deadline;
-            match blank.restore(&base, &self.kit, protocol, deadline).await {
+            let restored = blank.restore(&base, &self.kit, brought, protocol, deadline);
+            match restored.await {
                 Ok(restored) => {
                     let machine = base.machine().clone();
                     return Ok(self.fresh(restored, machine, place, Source::Blank, Some(base)));
@@ -172,7 +182,10 @@ impl Host {
                 Err(error) => self.count_failure(&error),
             }
         }
-        match self.restore(&base, protocol, Source::Template).await {
+        match self
+            .restore(&base, brought, protocol, Source::Template)
+            .await
+        {
             Ok(fresh) => Ok(fresh),
             Err(error) if error.kind() == ErrorKind::Busy => Err(error),
             Err(error) => {
@@ -183,7 +196,7 @@ impl Host {
                     self.templates.discard(&self.kit, which);
                     self.want(which);
                 }
-                self.boot(&which.shape, protocol).await
+                self.boot(&which.shape, brought, protocol).await
             }
         }
     }
@@ -195,6 +208,7 @@ impl Host {
     pub(crate) async fn restore(
         &self,
         base: &Snapshot,
+        brought: &Brought,
         protocol: u32,
         source: Source,
     ) -> Result<Fresh<UnixStream>, Error> {
@@ -210,7 +224,8 @@ impl Host {
             let blank =
                 Blank::start(&self.kit, machine.clone(), std::slice::from_ref(base)).await?;
             let deadline = self.config.restore_deadline;
-            let mut restored = blank.restore(base, &self.kit, protocol, deadline).await?;
+            let restored = blank.restore(base, &self.kit, brought, protocol, deadline);
+            let mut restored = restored.await?;
             restored.vm.start = started.elapsed();
             Ok::<_, Error>(restored)
         };
@@ -228,7 +243,12 @@ impl Host {
         })
     }
 
-    async fn boot(&self, shape: &Shape, protocol: u32) -> Result<Fresh<UnixStream>, Error> {
+    async fn boot(
+        &self,
+        shape: &Shape,
+        brought: &Brought,
+        protocol: u32,
+    ) -> Result<Fresh<UnixStream>, Error> {
         let start = Instant::now();
         let room = self
             .admission
@@ -237,7 +257,7 @@ impl Host {
         let queue = start.elapsed();
         let deadline = self.config.boot_deadline;
         let machine = self.kit.machine(shape.clone());
-        let booted = self.kit.boot(&machine, protocol, deadline).await?;
+        let booted = self.kit.boot(&machine, brought, protocol, deadline).await?;
         Ok(Fresh {
             queue,
             ..self.fresh(booted, machine, place, Source::Boot, None)

@@ -6,6 +6,7 @@ use fumehood_protocol::{PROTOCOL_VERSION, Ping, Request, Tag};
 use crate::channel::{Channel, OperationEvent};
 use crate::config::TemplateUse;
 use crate::error::Error;
+use crate::greeting::Brought;
 use crate::host::Host;
 use crate::launch::Started;
 use crate::machine::Shape;
@@ -150,7 +151,7 @@ async fn fill_hot(host: &Host, which: Which, base: &Snapshot) -> Result<Found, E
     .await?;
     let deadline = host.config.restore_deadline;
     let Started { vm, agent, .. } = blank
-        .restore(base, &host.kit, PROTOCOL_VERSION, deadline)
+        .restore(base, &host.kit, &Brought::NONE, PROTOCOL_VERSION, deadline)
         .await?;
     let channel = Channel::new(agent);
     prepare(&channel, which.language).await?;

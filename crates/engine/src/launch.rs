@@ -15,7 +15,7 @@ use crate::accelerator::Accelerator;
 use crate::channel::{ChannelError, FEATURES};
 use crate::config::Qemu;
 use crate::error::{Error, ErrorKind};
-use crate::greeting::{fresh, greet, renew};
+use crate::greeting::{Brought, fresh, greet, renew};
 use crate::layer::Layer;
 use crate::machine::{Machine, Numbers, Shape, kernel_arguments};
 use crate::vm::{Monitor, Vm};
@@ -77,8 +77,8 @@ impl Kit {
     ///
     /// # Errors
     /// [`ErrorKind::Host`]: no randomness, no clock.
-    pub(crate) fn fresh(&self) -> Result<Refresh, Error> {
-        fresh(&self.limits).map_err(|message| Error::new(ErrorKind::Host, message))
+    pub(crate) fn fresh(&self, brought: &Brought) -> Result<Refresh, Error> {
+        fresh(&self.limits, brought).map_err(|message| Error::new(ErrorKind::Host, message))
     }
 
     /// What a guest's kernel is told.
@@ -98,6 +98,7 @@ impl Kit {
     pub(crate) async fn boot(
         &self,
         machine: &Machine,
+        brought: &Brought,
         protocol: u32,
         deadline: Duration,
     ) -> Result<Started, Error> {
@@ -105,7 +106,8 @@ impl Kit {
         let initrd = descriptor(self.image.initrd())?;
         let (process, ends) = self.begin(machine, initrd).await?;
         let started = ends.started(process).await;
-        let mut met = meet(started, &self.fresh()?, protocol, deadline).await?;
+        let fresh = self.fresh(brought)?;
+        let mut met = meet(started, &fresh, protocol, deadline).await?;
         met.vm.start = start.elapsed();
         Ok(met)
     }

@@ -177,3 +177,49 @@ pub(crate) fn kernel_arguments(accelerator: Accelerator, tsc_khz: u64) -> String
     }
     arguments
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn text(shape: Shape) -> String {
+        let machine = Machine {
+            accelerator: Accelerator::Tcg,
+            shape,
+            acpi: false,
+        };
+        machine.text()
+    }
+
+    #[test]
+    fn a_plain_machine_has_two_disks_and_no_card() {
+        let text = text(Shape::plain(512));
+        let [root, layer] = ["drive=root", "drive=layer"].map(|drive| text.find(drive).unwrap());
+        assert!(root < layer, "the first disk is the root: {text}");
+        assert!(text.contains("driver=null-co,node-name=layer"), "{text}");
+        assert!(!text.contains("net"), "{text}");
+    }
+
+    #[test]
+    fn states_of_other_shapes_do_not_fit() {
+        let layer = Layer::open(Path::new("/dev/null"), "a").unwrap();
+        let shapes = [
+            Shape::plain(512),
+            Shape::plain(256),
+            Shape {
+                network: true,
+                ..Shape::plain(512)
+            },
+            Shape {
+                layer: Some(layer),
+                ..Shape::plain(512)
+            },
+        ];
+        let texts = shapes.map(text);
+        for (at, text) in texts.iter().enumerate() {
+            assert!(!texts[..at].contains(text), "{text}");
+        }
+    }
+}

@@ -6,6 +6,7 @@ use fumehood_qemu::{Pending, Qmp, QmpError};
 use serde_json::{Value, json};
 
 use crate::error::{Error, ErrorKind};
+use crate::greeting::Brought;
 use crate::launch::{Kit, Started, meet, meet_again};
 use crate::machine::Machine;
 use crate::snapshot::Snapshot;
@@ -81,6 +82,7 @@ impl Blank {
         self,
         snapshot: &Snapshot,
         kit: &Kit,
+        brought: &Brought,
         protocol: u32,
         deadline: Duration,
     ) -> Result<Started, Error> {
@@ -102,7 +104,7 @@ impl Blank {
             Err(error) => return Err(refused(started.vm, &error).await),
         };
         // The agent's answer is waited for at once: it says all that QEMU's answers would say.
-        let fresh = kit.fresh()?;
+        let fresh = kit.fresh(brought)?;
         // States are saved in a conversation of this version; another one needs a greeting of its own.
         let met = match protocol {
             PROTOCOL_VERSION => meet_again(started, &fresh, deadline).await,

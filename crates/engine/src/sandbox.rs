@@ -16,6 +16,7 @@ use crate::ending::refused;
 use crate::error::{Error, ErrorKind};
 use crate::files::Files;
 use crate::follow::Beginning;
+use crate::greeting::Brought;
 use crate::host::{Fresh, Host};
 use crate::life::{Busy, Life, SandboxEnd};
 use crate::machine::Machine;
@@ -442,7 +443,7 @@ impl Sandbox {
         Ok(Refresh {
             machine_id,
             hostname,
-            ..self.0.host.kit.fresh()?
+            ..self.0.host.kit.fresh(&Brought::NONE)?
         })
     }
 
@@ -460,7 +461,8 @@ impl Sandbox {
         times: Times,
     ) -> Result<Self, Error> {
         let snapshot = checkpoint.snapshot();
-        let restored = host.restore(snapshot, PROTOCOL_VERSION, Source::Checkpoint);
+        let (brought, source) = (Brought::NONE, Source::Checkpoint);
+        let restored = host.restore(snapshot, &brought, PROTOCOL_VERSION, source);
         let fresh = restored.await?.map(Channel::new);
         Ok(Self::new(host, fresh, times))
     }

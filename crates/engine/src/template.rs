@@ -8,6 +8,7 @@ use fumehood_protocol::{Language, PROTOCOL_VERSION};
 use crate::channel::Channel;
 use crate::config::Qemu;
 use crate::error::{Error, ErrorKind};
+use crate::greeting::Brought;
 use crate::launch::{Kit, Started};
 use crate::layer::Layer;
 use crate::machine::Shape;
@@ -211,12 +212,13 @@ const BUN_SETTLES: Duration = Duration::from_millis(1500);
 /// The state of a VM that has been booted for this and warmed up.
 async fn warm(kit: &Kit, which: &Which, deadline: Duration) -> Result<Snapshot, Error> {
     let machine = kit.machine(which.shape.clone());
+    let boot = kit.boot(&machine, &Brought::NONE, PROTOCOL_VERSION, deadline);
     // Held: a card whose cable is cut is another one.
     let Started {
         vm,
         agent,
         network: _network,
-    } = kit.boot(&machine, PROTOCOL_VERSION, deadline).await?;
+    } = boot.await?;
     let channel = Channel::new(agent);
     for _ in 0..PRIMER_RUNS {
         prepare(&channel, which.language).await?;

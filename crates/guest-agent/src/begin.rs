@@ -38,6 +38,10 @@ pub(crate) fn begin(exec: Exec, agent: &mut Agent) -> Result<Begun, WireError> {
         variables,
         is_up,
     } = obtained;
+    let variables = match interpreter.lacks_environment {
+        true => variables.over(&agent.confinement.brought),
+        false => variables,
+    };
     let anew = match &home {
         Some(Home::Context(name)) => agent.kept.begun(name, language),
         _ => false,
@@ -90,7 +94,7 @@ fn in_context(
             is_up: true,
         });
     }
-    if can_be_set_later(&variables) {
+    if all_can_be_set_later(&variables, agent) {
         return waiting(language, variables, agent);
     }
     let of_kind = |at_start: bool| {
@@ -127,11 +131,16 @@ fn for_one(
     variables: EnvVars,
     agent: &mut Agent,
 ) -> Result<Obtained, WireError> {
-    if agent.kept.is_waiting(language) && can_be_set_later(&variables) {
+    if agent.kept.is_waiting(language) && all_can_be_set_later(&variables, agent) {
         waiting(language, variables, agent)
     } else {
         new(language, &variables, agent)
     }
+}
+
+/// Whether an interpreter that has started can take these variables, and those that all programs have.
+fn all_can_be_set_later(variables: &EnvVars, agent: &Agent) -> bool {
+    can_be_set_later(variables) && can_be_set_later(&agent.confinement.brought)
 }
 
 /// The interpreter that waits, or a new one.

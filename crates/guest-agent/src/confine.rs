@@ -66,6 +66,8 @@ pub(crate) struct Confinement {
     /// Open files, soft and hard limit.
     pub(crate) open_files: (u64, u64),
     environment: Vec<(&'static str, String)>,
+    /// What a refresh has added to that.
+    pub(crate) brought: EnvVars,
 }
 
 impl Confinement {
@@ -104,6 +106,7 @@ impl Confinement {
             null: open(Path::new("/dev/null"), OFlags::RDWR)?,
             open_files: (OPEN_FILES.0.min(hard), hard),
             environment,
+            brought: EnvVars::default(),
         })
     }
 
@@ -130,9 +133,11 @@ impl Confinement {
         act()
     }
 
-    /// The environment of a program: ours, then what was asked for, which wins. What holds a NUL
+    /// The environment of a program: ours, what a refresh has added, what was asked for; the later wins. What
+    /// holds a NUL
     /// cannot be passed on; the protocol refuses it before.
     pub(crate) fn environment(&self, asked: &EnvVars) -> Vec<CString> {
+        let asked = asked.clone().over(&self.brought);
         let asked_for = |name: &str| asked.iter().any(|(other, _)| other == name);
         let ours = self
             .environment
@@ -161,6 +166,19 @@ mod tests {
             expected
         );
         assert_eq!(User::parse("broken"), None);
+    }
+
+    #[test]
+    fn what_a_refresh_brings_comes_between() {
+        let mut confinement = Confinement::new(Path::new("/"), "/bin", None).unwrap();
+        confinement.brought = [("LANG", "C"), ("A", "brought"), ("B", "brought")]
+            .into_iter()
+            .collect();
+        let environment = confinement.environment(&[("A", "asked")].into_iter().collect());
+        let mut named: Vec<_> = environment.iter().map(|v| v.to_str().unwrap()).collect();
+        named.retain(|v| ["LANG=", "A=", "B="].iter().any(|name| v.starts_with(name)));
+        named.sort_unstable();
+        assert_eq!(named, ["A=asked", "B=brought", "LANG=C"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::args::set_one_limit;
 use crate::cgroup::Cgroup;
 use crate::connection::Connection;
 use crate::operation::Operation;
+use crate::trust::Trust;
 
 /// How long processes may take to stand still.
 const FREEZE: Duration = Duration::from_secs(10);
@@ -33,6 +34,8 @@ pub(crate) struct Identity {
     pub(crate) machine_id: MappedFile,
     pub(crate) boot_id: MappedFile,
     pub(crate) hosts: MappedFile,
+    /// Whom programs trust.
+    pub(crate) trust: Trust,
     /// The state was or will be saved: nothing runs before it has been refreshed.
     pub(crate) awaits_refresh: bool,
     /// The machine id that it has; empty before its first refresh.
@@ -168,6 +171,9 @@ pub(crate) fn refresh(
         let refused = |message| WireError::new(ErrorType::RequestError, message);
         set_one_limit(&mut limits, name, *value).map_err(refused)?;
     }
+    if let Some(environment) = &request.environment {
+        environment.check(&limits)?;
+    }
     let identity = identity(agent)?;
     // Until all of it is done.
     identity.awaits_refresh = true;
@@ -184,10 +190,13 @@ pub(crate) fn refresh(
     agent.settings.limits = limits;
     connection.set_limits(&limits);
     agent.settings.boot_id.clone_from(&boot_id);
-    agent
-        .kept
-        .idle()
-        .for_each(|interpreter| interpreter.reseed = true);
+    for interpreter in agent.kept.idle() {
+        interpreter.reseed = true;
+        interpreter.lacks_environment |= request.environment.is_some();
+    }
+    if let Some(environment) = &request.environment {
+        agent.confinement.brought = environment.clone();
+    }
     thaw(agent);
     let op_id = request.op_id;
     let refreshed = Refreshed { op_id, boot_id };
@@ -208,6 +217,9 @@ impl Identity {
         rustix::system::sethostname(request.hostname.as_bytes())?;
         self.machine_id.write(request.machine_id.as_bytes());
         self.hosts.write(hosts(&request.hostname).as_bytes());
+        if let Some(certificates) = &request.certificates {
+            self.trust.bring(certificates)?;
+        }
         let boot_id = new_boot_id()?;
         self.boot_id.write(boot_id.as_bytes());
         Ok(boot_id)

@@ -29,6 +29,8 @@ pub(crate) struct Interpreter {
     pub(crate) used: Usage,
     /// Its generators of random numbers may have the state of another VM's.
     pub(crate) reseed: bool,
+    /// It was started before the environment was brought that programs are to have.
+    pub(crate) lacks_environment: bool,
     /// Programs of the user's have run in it.
     pub(crate) tainted: bool,
 }
@@ -84,6 +86,8 @@ impl Interpreter {
         let seed = if self.reseed { random()? } else { 0 };
         // What a preparation draws will never be seen again; that it draws at all has that code ready.
         self.reseed = mode == Mode::Prepare;
+        // A preparation leaves no variable behind.
+        self.lacks_environment &= mode == Mode::Prepare;
         self.tainted |= mode != Mode::Prepare;
         let directory = text
             .cwd

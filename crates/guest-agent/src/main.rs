@@ -41,6 +41,7 @@ mod replay;
 mod settings;
 mod spawn;
 mod talk;
+mod trust;
 
 use std::process::ExitCode;
 

@@ -61,6 +61,7 @@ pub(crate) fn start(
             script: file,
             used: Usage::default(),
             reseed: false,
+            lacks_environment: false,
             tainted: false,
         }),
         Err(error) => {

@@ -16,6 +16,7 @@ pub(crate) struct Talk {
     /// What the interpreter had used before.
     pub(crate) used: Usage,
     reseed: bool,
+    lacks_environment: bool,
     tainted: bool,
     pub(crate) mode: Mode,
     /// Where the interpreter goes back to; none = it ends with the program.
@@ -69,6 +70,7 @@ impl Talk {
             script: interpreter.script,
             used: interpreter.used,
             reseed: interpreter.reseed,
+            lacks_environment: interpreter.lacks_environment,
             tainted: interpreter.tainted,
             mode: begun.mode,
             home: begun.home,
@@ -134,6 +136,7 @@ impl Talk {
             script: self.script,
             used: self.used,
             reseed: self.reseed,
+            lacks_environment: self.lacks_environment,
             tainted: self.tainted,
         };
         Some((home, interpreter))

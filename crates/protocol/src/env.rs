@@ -75,6 +75,17 @@ impl EnvVars {
         self.vars.iter()
     }
 
+    /// These, and of `others` those that have no value here.
+    #[must_use]
+    pub fn over(mut self, others: &Self) -> Self {
+        for (name, value) in &others.vars {
+            self.vars
+                .entry(name.clone())
+                .or_insert_with(|| value.clone());
+        }
+        self
+    }
+
     /// Refuses too many variables, empty, long or blocked names, long values, control characters.
     ///
     /// # Errors
@@ -224,6 +235,14 @@ mod tests {
 
     fn many(n: usize) -> EnvVars {
         (0..n).map(|i| (format!("V{i}"), "x")).collect()
+    }
+
+    #[test]
+    fn what_is_over_others_wins() {
+        let over: EnvVars = [("A", "1"), ("B", "2")].into_iter().collect();
+        let under: EnvVars = [("B", "3"), ("C", "4")].into_iter().collect();
+        let all: EnvVars = [("A", "1"), ("B", "2"), ("C", "4")].into_iter().collect();
+        assert_eq!(over.over(&under), all);
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorType, OpId, Tag, WireError};
+use crate::{EnvVars, ErrorType, OpId, Tag, WireError};
 
 /// Makes the guest ready for its state to be saved: user processes are frozen, and from the answer on
 /// nothing runs before a `refresh`. Answered by `quiesced`, or by `busy_error` while operations run.
@@ -44,9 +44,17 @@ pub struct Refresh {
     /// Limits that the operator has set, by their names; they hold from the next line on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, u64>,
+    /// Certificate authorities that programs are to trust besides the image's own, in PEM, 16 KiB at most. They
+    /// take the place of those that an earlier refresh brought; empty = none, absent = those stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<String>,
+    /// Variables in every program's environment, unless its request sets them. They take the place of those that an
+    /// earlier refresh brought; empty = none, absent = those stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvVars>,
 }
 
-/// The entropy is a secret of the guest's.
+/// The entropy is a secret of the guest's, and variables may be.
 impl fmt::Debug for Refresh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Refresh")
@@ -82,13 +90,16 @@ pub struct Refreshed {
 /// Bytes of entropy, fewest and most: a ChaCha20 key, and the kernel's whole input pool eight times.
 const ENTROPY_BYTES: std::ops::RangeInclusive<usize> = 32..=256;
 const MACHINE_ID_DIGITS: usize = 32;
+/// Bytes of certificates: some ten, of which a gateway needs one.
+const CERTIFICATES_BYTES: usize = 16 * 1024;
 /// POSIX's longest label.
 const HOSTNAME_BYTES: usize = 63;
 /// The range of clocks that Linux can be set to here: from 2020 to 2200. A host outside it has no clock.
 const WALL_CLOCK_US: std::ops::RangeInclusive<u64> = 1_577_836_800_000_000..=7_258_118_400_000_000;
 
 impl Refresh {
-    /// Refuses what is past a limit; returns the entropy's bytes.
+    /// Refuses what is past a limit; returns the entropy's bytes. The environment has limits that this may change:
+    /// it is checked by those that hold afterwards.
     ///
     /// # Errors
     /// `request_error`, naming the field.
@@ -120,6 +131,9 @@ impl Refresh {
             );
             return Err(refuse(message));
         }
+        if let Some(certificates) = &self.certificates {
+            check_pem(certificates).map_err(refuse)?;
+        }
         from_hex(&self.entropy)
             .filter(|bytes| ENTROPY_BYTES.contains(&bytes.len()))
             .ok_or_else(|| {
@@ -129,6 +143,28 @@ impl Refresh {
                 ))
             })
     }
+}
+
+/// Refuses what is no text of certificates. Whether they are any good, who uses them finds out.
+fn check_pem(text: &str) -> Result<(), String> {
+    const FIRST: &str = "-----BEGIN CERTIFICATE-----\n";
+    const LAST: &str = "-----END CERTIFICATE-----\n";
+    let bytes = text.len();
+    if bytes > CERTIFICATES_BYTES {
+        return Err(format!(
+            "field `certificates`: {bytes} bytes; at most {CERTIFICATES_BYTES} are allowed"
+        ));
+    }
+    let is_text = text
+        .bytes()
+        .all(|c| c == b'\n' || (b' '..=b'~').contains(&c));
+    if text.is_empty() || is_text && text.starts_with(FIRST) && text.ends_with(LAST) {
+        return Ok(());
+    }
+    Err(
+        "field `certificates`: certificates in PEM are wanted, each line of them with its end"
+            .into(),
+    )
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
@@ -160,6 +196,36 @@ mod tests {
             machine_id: "0123456789abcdef0123456789abcdef".into(),
             hostname: "fumehood".into(),
             limits: BTreeMap::new(),
+            certificates: None,
+            environment: None,
+        }
+    }
+
+    fn pem(bytes: usize) -> String {
+        let (first, last) = (
+            "-----BEGIN CERTIFICATE-----\n",
+            "\n-----END CERTIFICATE-----\n",
+        );
+        let body = "A".repeat(bytes - first.len() - last.len());
+        [first, &body, last].concat()
+    }
+
+    #[test]
+    fn certificates_at_the_limit_and_past_it() {
+        let with = |certificates: String| Refresh {
+            certificates: Some(certificates),
+            ..refresh()
+        };
+        assert!(with(pem(CERTIFICATES_BYTES)).check().is_ok());
+        assert!(with(String::new()).check().is_ok());
+        for wrong in [
+            pem(CERTIFICATES_BYTES + 1),
+            pem(100).trim_end().to_string(),
+            format!("\n{}", pem(100)),
+            pem(100).replace("AA", "\0A"),
+        ] {
+            let error = with(wrong).check().unwrap_err();
+            assert!(error.message.contains("certificates"), "{error}");
         }
     }
 

@@ -228,3 +228,51 @@ async fn without_a_policy_there_is_no_card() {
     let port_80 = "import socket; socket.create_server(('127.0.0.1', 80)); print('mine')";
     assert_eq!(says(&sandbox, Language::Python, port_80).await, "mine\n");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_guest_is_given_reaches_every_program() {
+    const AUTHORITY: &str =
+        "-----BEGIN CERTIFICATE-----\nZnVtZWhvb2Q=\n-----END CERTIFICATE-----\n";
+    let bundle = "tail -n 3 /etc/ssl/certs/ca-certificates.crt; grep -c BEGIN /etc/ssl/certs/ca-certificates.crt";
+    let programs = [
+        (Language::Raw, "echo $TOKEN"),
+        (
+            Language::Python,
+            "import os; print(os.environ.get('TOKEN', ''))",
+        ),
+        (Language::Javascript, "console.log(process.env.TOKEN ?? '')"),
+    ];
+    let store = store();
+    let engine = engine(TemplateUse::Use, Some(&store));
+    // The interpreter of a template waits since before its guest was given anything.
+    let builder = || engine.sandbox().language(Language::Python);
+    builder().build_template().await.unwrap();
+    let plain = builder().await.unwrap();
+    let count = says(&plain, Language::Raw, bundle).await;
+    let count: u32 = count.trim_end().lines().last().unwrap().parse().unwrap();
+
+    let sandbox = builder()
+        .brings(AUTHORITY, &[("TOKEN", "placeholder")])
+        .await;
+    let sandbox = sandbox.unwrap();
+    assert_eq!(sandbox.source(), Source::Template);
+    let said = says(&sandbox, Language::Raw, bundle).await;
+    assert_eq!(said, format!("{AUTHORITY}{}\n", count + 1));
+    let child = sandbox.fork(1).await.unwrap().remove(0);
+    for (language, code) in programs {
+        for given in [&sandbox, &child] {
+            assert_eq!(says(given, language, code).await, "placeholder\n");
+        }
+        assert_eq!(says(&plain, language, code).await, "\n");
+    }
+    // In a context, and where the request says otherwise.
+    for (variables, expected) in [(None, "placeholder\n"), (Some("mine"), "mine\n")] {
+        let mut request = RunRequest::new(Language::Python, programs[1].1);
+        request = match variables {
+            Some(value) => request.env("TOKEN", value),
+            None => request.context("main"),
+        };
+        let run = sandbox.run(&request.timeout_s(120)).unwrap();
+        assert_eq!(succeeded(run).await.0, expected);
+    }
+}

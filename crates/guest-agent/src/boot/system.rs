@@ -5,8 +5,9 @@ use std::path::Path;
 use fumehood_sys::guest::MappedFile;
 use rustix::mount::mount_bind;
 
-use super::{BootError, refused};
+use super::{BUNDLE, BootError, refused};
 use crate::freshness::{Identity, hosts};
+use crate::trust::Trust;
 
 /// The guest's name.
 pub(super) fn name() -> Result<(), BootError> {
@@ -67,6 +68,7 @@ pub(super) fn identity() -> Result<Identity, BootError> {
         machine_id: over("machine-id", "/etc/machine-id", &format!("{:032}\n", 0))?,
         boot_id: over("boot-id", BOOT_ID, &format!("{}\n", boot_id()?))?,
         hosts: over("hosts", "/etc/hosts", &hosts("fumehood"))?,
+        trust: Trust::new(BUNDLE.into()),
         awaits_refresh: false,
         known_as: String::new(),
     })
