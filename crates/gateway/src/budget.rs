@@ -56,7 +56,10 @@ impl Rate {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "rates need no more precision than that")]
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "rates need no more precision than that"
+)]
 fn as_f64(number: u64) -> f64 {
     number as f64
 }
@@ -250,10 +253,16 @@ mod tests {
         let error = metered.write_all(&[0; 1]).await.unwrap_err();
         assert!(error.to_string().contains("`bytes_up`"), "{error}");
         let took = begun.elapsed();
-        assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(4), "{took:?}");
+        assert!(
+            took >= Duration::from_secs(2) && took < Duration::from_secs(4),
+            "{took:?}"
+        );
         far.write_all(b"down").await.unwrap();
         let mut four = [0; 4];
         metered.read_exact(&mut four).await.unwrap();
-        assert_eq!((budget.used(), metered.count().read()), ((3000, 4), (3000, 4)));
+        assert_eq!(
+            (budget.used(), metered.count().read()),
+            ((3000, 4), (3000, 4))
+        );
     }
 }

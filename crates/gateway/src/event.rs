@@ -148,7 +148,13 @@ struct Inner {
 }
 
 /// What makes two denials the same.
-type Key = (What, &'static str, Option<HostName>, Option<IpAddr>, Option<u16>);
+type Key = (
+    What,
+    &'static str,
+    Option<HostName>,
+    Option<IpAddr>,
+    Option<u16>,
+);
 
 impl Log {
     /// All events from now on; there is one listener at a time.
@@ -210,14 +216,30 @@ impl Log {
     }
 
     pub(crate) fn add(&self, event: Event) {
-        let Event { what, allowed, code, .. } = &event;
+        let Event {
+            what,
+            allowed,
+            code,
+            ..
+        } = &event;
         let (name, address, port) = (&event.name, &event.address, &event.port);
-        tracing::info!(?what, allowed, code, ?name, ?address, ?port, message = event.message);
+        tracing::info!(
+            ?what,
+            allowed,
+            code,
+            ?name,
+            ?address,
+            ?port,
+            message = event.message
+        );
         let mut inner = self.lock();
         if !event.allowed {
             inner.deny(&event);
         }
-        let sent = inner.listener.as_ref().map(|listener| listener.try_send(event));
+        let sent = inner
+            .listener
+            .as_ref()
+            .map(|listener| listener.try_send(event));
         match sent {
             Some(Err(mpsc::error::TrySendError::Full(_))) => inner.summary.missed_events += 1,
             Some(Err(mpsc::error::TrySendError::Closed(_))) => inner.listener = None,
@@ -232,8 +254,16 @@ impl Log {
 
 impl Inner {
     fn deny(&mut self, event: &Event) {
-        let key = (event.what, event.code, event.name.clone(), event.address, event.port);
-        let Self { summary, places, .. } = self;
+        let key = (
+            event.what,
+            event.code,
+            event.name.clone(),
+            event.address,
+            event.port,
+        );
+        let Self {
+            summary, places, ..
+        } = self;
         if let Some(place) = places.get(&key) {
             summary.denials[*place].times += 1;
         } else if summary.denials.len() < DENIALS {
@@ -265,7 +295,10 @@ mod tests {
             log.add(denied(port));
         }
         let summary = log.summary();
-        assert_eq!((summary.denials.len(), summary.denials[3].times), (DENIALS, 2));
+        assert_eq!(
+            (summary.denials.len(), summary.denials[3].times),
+            (DENIALS, 2)
+        );
         assert_eq!(summary.more_denials, 2 * (100 - DENIALS as u64));
     }
 

@@ -8,21 +8,16 @@ mod event;
 mod flow;
 mod gateway;
 mod hello;
+mod http;
 mod link;
 mod refusal;
+mod secret;
 mod stack;
 mod stream;
 #[cfg(test)]
 mod testing;
+mod tls;
 
 pub use event::{Denial, Event, Summary, What};
-pub use gateway::{Connections, Gateway, Setup};
+pub use gateway::{Connections, Gateway, GatewayError, Setup};
 pub use link::{End, Link};
-#[allow(dead_code, reason = "who calls it comes with the stack")]
-mod http;
-#[allow(dead_code, reason = "who calls it comes with the stack")]
-#[allow(dead_code, reason = "who calls it comes with the stack")]
-mod secret;
-#[allow(dead_code, reason = "who calls it comes with the stack")]
-#[allow(dead_code, reason = "who calls it comes with the stack")]
-mod tls;

@@ -73,7 +73,9 @@ impl Known {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<(HostName, Instant)>>> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+        self.addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,13 +124,21 @@ mod tests {
         let known = Known::default();
         for n in 0..=u32::try_from(ADDRESSES).unwrap() {
             let address = Ipv4Addr::from_bits(n).into();
-            known.learn(&name("a.test"), address, Duration::from_secs(60 + u64::from(n)));
+            known.learn(
+                &name("a.test"),
+                address,
+                Duration::from_secs(60 + u64::from(n)),
+            );
         }
         assert_eq!(known.lock().len(), ADDRESSES);
         assert_eq!(known.names(Ipv4Addr::from_bits(0).into()), []);
         let address = IpAddr::from([203, 0, 113, 1]);
         for n in 0..=NAMES {
-            known.learn(&name(&format!("n{n}.test")), address, Duration::from_secs(60));
+            known.learn(
+                &name(&format!("n{n}.test")),
+                address,
+                Duration::from_secs(60),
+            );
         }
         let names = known.names(address);
         assert_eq!((names.len(), &names[0]), (NAMES, &name("n1.test")));

@@ -3,9 +3,7 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::rr::RecordType;
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig,
-};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::sync::OnceCell;
 
@@ -74,7 +72,9 @@ impl Resolver {
                 let records = lookup.answers().iter();
                 let addresses = records.filter_map(|record| record.data.ip_addr());
                 let addresses = addresses.take(ADDRESSES).collect();
-                let left = lookup.valid_until().saturating_duration_since(Instant::now());
+                let left = lookup
+                    .valid_until()
+                    .saturating_duration_since(Instant::now());
                 Found::Addresses(addresses, left)
             }
             Err(error) if error.is_nx_domain() => Found::NoName,
@@ -87,9 +87,8 @@ impl Resolver {
 
     fn open(&self) -> Result<TokioResolver, String> {
         let mut builder = match self.servers.as_slice() {
-            [] => TokioResolver::builder_tokio().map_err(|e| {
-                format!("this host's /etc/resolv.conf cannot be used: {e}")
-            })?,
+            [] => TokioResolver::builder_tokio()
+                .map_err(|e| format!("this host's /etc/resolv.conf cannot be used: {e}"))?,
             servers => {
                 let servers = servers.iter().map(|server| name_server(*server)).collect();
                 let config = ResolverConfig::from_parts(None, Vec::new(), servers);

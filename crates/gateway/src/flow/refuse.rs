@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
-use super::first_bytes::{First, first_bytes};
 use super::World;
+use super::first_bytes::{First, first_bytes};
 use crate::event::What;
 use crate::hello::Sniffed;
 use crate::policy::{Decision, Host, HostName, Question, Reason, decide};

@@ -65,13 +65,22 @@ async fn name_server(known: &'static [(&str, &str)]) -> SocketAddr {
             let asked = query.name().to_ascii();
             let found = known.iter().filter(|(name, _)| format!("{name}.") == asked);
             let addresses = found.map(|(_, address)| address.parse::<IpAddr>().unwrap());
-            for address in addresses.filter(|a| a.is_ipv4() == (query.query_type() == RecordType::A)) {
-                answer.add_answer(Record::from_rdata(query.name().clone(), 60, RData::from(address)));
+            for address in
+                addresses.filter(|a| a.is_ipv4() == (query.query_type() == RecordType::A))
+            {
+                answer.add_answer(Record::from_rdata(
+                    query.name().clone(),
+                    60,
+                    RData::from(address),
+                ));
             }
             if !known.iter().any(|(name, _)| format!("{name}.") == asked) {
                 answer.metadata.response_code = ResponseCode::NXDomain;
             }
-            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+            socket
+                .send_to(&answer.to_vec().unwrap(), from)
+                .await
+                .unwrap();
         }
     });
     at
@@ -81,19 +90,29 @@ async fn name_server(known: &'static [(&str, &str)]) -> SocketAddr {
 async fn look_up(guest: &mut Guest, name: &str, kind: RecordType) -> (ResponseCode, Vec<IpAddr>) {
     let mut question = Message::query();
     question.metadata.id = 4711;
-    question.add_query(Query::query(Name::from_ascii(format!("{name}.")).unwrap(), kind));
+    question.add_query(Query::query(
+        Name::from_ascii(format!("{name}.")).unwrap(),
+        kind,
+    ));
     let question = question.to_vec().unwrap();
     let answer = guest.ask(LINK.gateway.v4.into(), &question).await;
     let answer = Message::from_vec(&answer).unwrap();
     assert_eq!(answer.metadata.id, 4711);
-    let addresses = answer.answers.iter().filter_map(|record| record.data.ip_addr());
+    let addresses = answer
+        .answers
+        .iter()
+        .filter_map(|record| record.data.ip_addr());
     (answer.metadata.response_code, addresses.collect())
 }
 
 /// Codes of all denials so far.
 fn denials(gateway: &Gateway) -> Vec<&'static str> {
     let summary = gateway.summary();
-    summary.denials.iter().map(|denial| denial.event.code).collect()
+    summary
+        .denials
+        .iter()
+        .map(|denial| denial.event.code)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,7 +123,12 @@ async fn what_an_address_rule_allows_goes_through_whole() {
     for said in [&b"hello"[..], &long] {
         let socket = guest.connect(server).await.unwrap();
         let heard = guest.say(socket, said).await.unwrap();
-        assert!(heard == said.to_ascii_uppercase(), "{} of {}", heard.len(), said.len());
+        assert!(
+            heard == said.to_ascii_uppercase(),
+            "{} of {}",
+            heard.len(),
+            said.len()
+        );
     }
     let summary = gateway.summary();
     let bytes = 5 + long.len() as u64;
@@ -120,7 +144,10 @@ async fn what_no_rule_allows_never_leaves() {
     assert_eq!(guest.connect(server).await, None);
     assert_eq!(denials(&gateway), ["port_not_allowed"]);
     let denial = &gateway.summary().denials[0].event;
-    assert_eq!((denial.address, denial.port), (Some(server.ip()), Some(server.port())));
+    assert_eq!(
+        (denial.address, denial.port),
+        (Some(server.ip()), Some(server.port()))
+    );
     assert!(denial.message.contains("--allow"), "{}", denial.message);
 }
 
@@ -144,7 +171,12 @@ async fn names_are_answered_as_the_policy_says() {
     let refuser = IpAddr::from(LINK.gateway.v4);
     let ok = ResponseCode::NoError;
     let cases = [
-        ("good.test", RecordType::A, ok, vec![IpAddr::from([203, 0, 113, 9])]),
+        (
+            "good.test",
+            RecordType::A,
+            ok,
+            vec![IpAddr::from([203, 0, 113, 9])],
+        ),
         ("GOOD.test", RecordType::AAAA, ok, vec![]),
         ("good.test", RecordType::HTTPS, ok, vec![]),
         ("absent.test", RecordType::A, ResponseCode::NXDomain, vec![]),
@@ -153,7 +185,11 @@ async fn names_are_answered_as_the_policy_says() {
         ("inner.test", RecordType::A, ok, vec![refuser]),
     ];
     for (name, kind, code, addresses) in cases {
-        assert_eq!(look_up(&mut guest, name, kind).await, (code, addresses), "{name} {kind}");
+        assert_eq!(
+            look_up(&mut guest, name, kind).await,
+            (code, addresses),
+            "{name} {kind}"
+        );
     }
     assert_eq!(denials(&gateway), ["no_rule", "special_address"]);
     let nothing = [0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -171,14 +207,22 @@ async fn a_denied_guest_reads_why() {
     for (host, to, code, why) in [
         ("inner.test", refuser[0], "special_address", "10.0.0.1"),
         ("evil.test", refuser[0], "no_rule", "--allow evil.test"),
-        ("evil.test", [203, 0, 113, 1].into(), "not_resolved", "203.0.113.1"),
+        (
+            "evil.test",
+            [203, 0, 113, 1].into(),
+            "not_resolved",
+            "203.0.113.1",
+        ),
     ] {
         let socket = guest.connect(SocketAddr::new(to, 80)).await.unwrap();
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
         let page = guest.say(socket, request.as_bytes()).await.unwrap();
         let page = String::from_utf8(page).unwrap();
         assert!(page.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{page}");
-        assert!(page.contains(&format!("X-Fumehood-Denied: {code}")), "{page}");
+        assert!(
+            page.contains(&format!("X-Fumehood-Denied: {code}")),
+            "{page}"
+        );
         assert!(page.contains(why) && page.contains("`test`"), "{page}");
     }
     assert_eq!(denials(&gateway).len(), 4);
@@ -190,13 +234,26 @@ async fn what_is_neither_tcp_nor_a_question_is_refused_and_told() {
     let mut events = gateway.events();
     guest.shout(SocketAddr::new([203, 0, 113, 1].into(), 443));
     guest.shout(SocketAddr::new(LINK.gateway.v4.into(), 54));
-    guest.shout(SocketAddr::new(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]), 53));
-    for (code, port) in [("datagram", Some(443)), ("datagram", Some(54)), ("datagram", Some(53))] {
+    guest.shout(SocketAddr::new(
+        IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+        53,
+    ));
+    for (code, port) in [
+        ("datagram", Some(443)),
+        ("datagram", Some(54)),
+        ("datagram", Some(53)),
+    ] {
         let next = guest.until("an event", |_| events.try_recv().ok()).await;
         assert_eq!((next.code, next.port, next.allowed), (code, port, false));
     }
     guest.send_raw(b"no frame");
-    assert_eq!(guest.until("an event", |_| events.try_recv().ok()).await.code, "malformed");
+    assert_eq!(
+        guest
+            .until("an event", |_| events.try_recv().ok())
+            .await
+            .code,
+        "malformed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -235,15 +292,26 @@ async fn a_port_of_the_guest_is_reached_from_the_host() {
         client.read_to_string(&mut heard).await.unwrap();
         heard
     });
-    guest.until("a client", |guest| guest.socket(server).may_recv().then_some(())).await;
+    guest
+        .until("a client", |guest| {
+            guest.socket(server).may_recv().then_some(())
+        })
+        .await;
     let heard = guest.say(server, b"pong").await.unwrap();
-    assert_eq!((heard, client.await.unwrap().as_str()), (b"ping".to_vec(), "pong"));
+    assert_eq!(
+        (heard, client.await.unwrap().as_str()),
+        (b"ping".to_vec(), "pong")
+    );
     // Nobody listens any more.
     let client = tokio::spawn(async move {
         let mut client = TcpStream::connect(at).await.unwrap();
         client.read(&mut [0; 1]).await
     });
-    guest.until("the end of a client", |_| client.is_finished().then_some(())).await;
+    guest
+        .until("the end of a client", |_| {
+            client.is_finished().then_some(())
+        })
+        .await;
     assert!(matches!(client.await.unwrap(), Ok(0) | Err(_)));
 }
 

@@ -139,7 +139,11 @@ impl Stack {
         let Some((handle, tuple)) = opened else {
             return;
         };
-        let is_open = state.sockets.get::<tcp::Socket<'_>>(handle).remote_endpoint().is_some();
+        let is_open = state
+            .sockets
+            .get::<tcp::Socket<'_>>(handle)
+            .remote_endpoint()
+            .is_some();
         let told = match is_open {
             true => state.arrivals.try_reserve().ok(),
             false => None,
@@ -239,7 +243,9 @@ impl State {
         for handle in gone {
             sockets.remove(handle);
         }
-        let waiting = orphans.iter().map(|(_, until)| until.saturating_duration_since(now));
+        let waiting = orphans
+            .iter()
+            .map(|(_, until)| until.saturating_duration_since(now));
         waiting.min().map(|left| left.max(LOOK_AGAIN))
     }
 }

@@ -64,10 +64,7 @@ mod tests {
             read.put_u8(byte);
             found.extend(next(&mut read, 17).unwrap());
         }
-        let expected: [&[u8]; 2] = [
-            &[&[1_u8; 14][..], &[7; 3]].concat(),
-            &[2; 14],
-        ];
+        let expected: [&[u8]; 2] = [&[&[1_u8; 14][..], &[7; 3]].concat(), &[2; 14]];
         assert_eq!(found, expected);
         assert!(read.is_empty());
     }

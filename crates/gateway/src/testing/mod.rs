@@ -1,4 +1,8 @@
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
 //! A guest without a VM: a TCP/IP stack at the other end of the wire.
 
 use std::io;
@@ -58,8 +62,12 @@ impl Guest {
         config.random_seed = 7;
         let mut interface = Interface::new(config, &mut cable, smoltcp::time::Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(LINK.guest.v4.into(), 30)).unwrap();
-            addresses.push(IpCidr::new(LINK.guest.v6.into(), 64)).unwrap();
+            addresses
+                .push(IpCidr::new(LINK.guest.v4.into(), 30))
+                .unwrap();
+            addresses
+                .push(IpCidr::new(LINK.guest.v6.into(), 64))
+                .unwrap();
         });
         let routes = interface.routes_mut();
         routes.add_default_ipv4_route(LINK.gateway.v4).unwrap();
@@ -209,7 +217,9 @@ impl Guest {
         let mut socket = udp::Socket::new(buffer(), buffer());
         self.next_port += 1;
         socket.bind(self.next_port).unwrap();
-        socket.send_slice(question, SocketAddr::new(server, 53)).unwrap();
+        socket
+            .send_slice(question, SocketAddr::new(server, 53))
+            .unwrap();
         let handle = self.sockets.add(socket);
         self.until("an answer to a question", |guest| {
             let socket = guest.sockets.get_mut::<udp::Socket<'_>>(handle);
