@@ -107,8 +107,8 @@ impl Session {
         let guest = upgrade::wanted(&parts.headers, &body)
             .then(|| parts.extensions.remove::<OnUpgrade>())
             .flatten();
-        let invalid = |_| Refusal::new("target_invalid", "The request's target is not valid.");
-        let host = HeaderValue::try_from(target.authority()).map_err(|_| invalid(()))?;
+        let invalid = || Refusal::new("target_invalid", "The request's target is not valid.");
+        let host = HeaderValue::try_from(target.authority()).map_err(|_| invalid())?;
         headers::request(&mut parts.headers, host, &body);
         if guest.is_some() {
             upgrade::insert(&mut parts.headers);
@@ -123,7 +123,7 @@ impl Session {
         let head = parts.method == Method::HEAD;
         let mut request = Request::new(Up::new(body, Arc::clone(exchange)));
         *request.method_mut() = parts.method;
-        *request.uri_mut() = target.path.parse().map_err(|_| invalid(()))?;
+        *request.uri_mut() = target.path.parse().map_err(|_| invalid())?;
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = parts.headers;
         let reply = Reply {

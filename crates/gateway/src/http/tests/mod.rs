@@ -4,6 +4,7 @@ mod deadlines;
 mod framing;
 mod judged;
 mod secrets;
+mod smuggled;
 mod upgrades;
 
 use std::sync::Mutex;

@@ -1,0 +1,124 @@
+//! Whatever bytes come, a server sees no request that was not judged and allowed.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::header::HOST;
+use hyper::{Request, Response};
+use proptest::prelude::*;
+
+use super::*;
+
+type Reached = Arc<Mutex<Vec<String>>>;
+
+/// A server that notes what it is asked, as another reader understands it.
+async fn noting(stream: DuplexStream, reached: Reached) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let reached = Arc::clone(&reached);
+        async move {
+            let hosts = request.headers().get_all(HOST).iter();
+            let hosts: Vec<_> = hosts.map(|host| host.to_str().unwrap()).collect();
+            let line = format!("{} {}{}", request.method(), hosts.join("+"), request.uri());
+            reached.lock().unwrap().push(line);
+            let _ = request.into_body().collect().await;
+            Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+        }
+    });
+    let connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = connection.await;
+}
+
+/// Sends all pieces, and tells what was judged and what reached the server.
+async fn sent(pieces: &[String]) -> (Vec<String>, Vec<String>) {
+    let mut rig = Rig::plain();
+    let reached = Reached::default();
+    let (mut read, mut write) = tokio::io::split(rig.guest);
+    let sending = async move {
+        for piece in pieces {
+            if write.write_all(piece.as_bytes()).await.is_err() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        // Held open, so that what was sent is not given up: the proxy's deadlines end it.
+        write
+    };
+    let reading = async { read.read_to_end(&mut Vec::new()).await };
+    let serving = async {
+        while let Some(stream) = rig.servers.recv().await {
+            noting(stream, Arc::clone(&reached)).await;
+        }
+    };
+    let (_, _, (), ended) = tokio::join!(sending, reading, serving, rig.proxy);
+    let _ = ended.unwrap();
+    let seen = rig.both.seen.lock().unwrap().clone();
+    let reached = reached.lock().unwrap().clone();
+    (seen, reached)
+}
+
+fn piece() -> impl Strategy<Value = String> {
+    let pieces = [
+        "GET /a HTTP/1.1\r\n",
+        "POST /b HTTP/1.1\r\n",
+        "DELETE / HTTP/1.1\r\n",
+        "GET //evil.test/ HTTP/1.1\r\n",
+        "GET http://evil.test/ HTTP/1.1\r\n",
+        "GET http://example.com/c HTTP/1.1\r\n",
+        "POST / HTTP/1.0\r\n",
+        "Host: example.com\r\n",
+        "Host: example.com\r\n\r\n",
+        "Host: evil.test\r\n",
+        "Host: evil.test\r\n\r\n",
+        "Content-Length: 5\r\n",
+        "Content-Length: 0\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: \x0bchunked\r\n",
+        "Connection: Host, Content-Length, Transfer-Encoding\r\n",
+        "Connection: upgrade\r\nUpgrade: h2c\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket\r\n",
+        "0\r\n\r\n",
+        "5\r\nhello\r\n",
+        "5;a=\"\r\n\"\r\nhello\r\n",
+        "hello",
+        "\r\n",
+        "\n",
+        "\r",
+        " ",
+        "GET /d HTTP/1.1\r\nHost: example.com\r\n\r\n",
+        "DELETE / HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+        "POST /e HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST /f HTTP/1.1\r\nHost: example.com\r\nContent-Length: 5\r\n\r\n",
+    ];
+    prop::sample::select(pieces.to_vec()).prop_map(str::to_owned)
+}
+
+proptest! {
+    #[test]
+    fn nothing_reaches_a_server_that_was_not_allowed(
+        pieces in prop::collection::vec(piece(), 1..14),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let (seen, reached) = runtime.block_on(sent(&pieces));
+        let mut allowed = seen.iter().filter(|request| {
+            request.contains(" example.com/") && !request.starts_with("DELETE ")
+        });
+        for request in &reached {
+            prop_assert!(allowed.any(|judged| judged == request), "{request} not in {seen:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_requests_at_once_are_judged_and_reach_the_server() {
+    let one = "GET /d HTTP/1.1\r\nHost: example.com\r\n\r\n";
+    let two = "POST /f HTTP/1.1\r\nHost: example.com\r\nContent-Length: 5\r\n\r\nhello";
+    let (seen, reached) = sent(&[format!("{one}{two}")]).await;
+    assert_eq!(reached, ["GET example.com/d", "POST example.com/f"]);
+    assert_eq!(seen, reached);
+}
