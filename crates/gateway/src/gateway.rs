@@ -13,6 +13,7 @@ use crate::flow::World;
 use crate::link::Link;
 use crate::policy::{Policy, Question, decide};
 use crate::stack::{Arrival, Refused, Stack, Tuple, drive};
+use crate::vault::Vault;
 
 /// Questions about names that are looked up at a time; further ones are lost, and asked again.
 const LOOKUPS: usize = 64;
@@ -24,6 +25,8 @@ pub struct Setup {
     pub link: Link,
     /// What the guest may reach.
     pub policy: Arc<Policy>,
+    /// What the gateway knows and the guest does not.
+    pub vault: Vault,
     /// Name servers to ask; none: this host's own.
     pub name_servers: Vec<SocketAddr>,
     /// Connections that the guest believes to be open, since it had them when its state was saved.
@@ -88,6 +91,8 @@ impl Gateway {
             budget: budget.clone(),
             rate: Rate::new(limits.connections_per_s.into()),
             names,
+            vault: setup.vault,
+            trust: Arc::default(),
         });
         let driver = tokio::spawn(drive_and_tell(stack.clone(), wire));
         let server = tokio::spawn(serve(stack.clone(), world, arrivals));

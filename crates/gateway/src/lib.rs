@@ -17,7 +17,9 @@ mod stream;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod vault;
 
 pub use event::{Denial, Event, Summary, What};
 pub use gateway::{Connections, Gateway, GatewayError, Setup};
 pub use link::{End, Link};
+pub use vault::{SecretValue, Vault, VaultError};

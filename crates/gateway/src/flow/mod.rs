@@ -4,6 +4,7 @@ mod first_bytes;
 mod name_server;
 mod refuse;
 mod relay;
+mod requests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +17,10 @@ use crate::dns::{Known, NameServer};
 use crate::event::{Event, Log, What};
 use crate::policy::{Decision, HostName, Pass, Policy, Question, Said, Verdict, decide};
 use crate::stack::{DNS_PORT, GuestStream};
+use crate::stream::Rewound;
+use crate::vault::Vault;
 use first_bytes::first_bytes;
+pub(crate) use requests::LazyTrust;
 
 /// How long another host may take to answer a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -31,6 +35,8 @@ pub(crate) struct World {
     /// New connections.
     pub(crate) rate: Rate,
     pub(crate) names: Arc<NameServer>,
+    pub(crate) vault: Vault,
+    pub(crate) trust: Arc<LazyTrust>,
 }
 
 /// Where a connection goes, by what it was known as when it was opened.
@@ -126,16 +132,19 @@ impl World {
         let said = first.said(server_name.as_ref());
         let decision = decide(&self.policy, &way.speak(said));
         self.log.decided(What::Connection, &self.policy, &decision);
-        match decision.verdict {
-            Verdict::Deny => self.refuse_first(guest, &first, bytes, &decision).await,
-            Verdict::Allow(Pass::Through | Pass::Listen) => {
-                let guest = crate::stream::Rewound::new(bytes, guest);
-                self.relay(guest, upstream, &decision).await;
+        let pass = match decision.verdict {
+            Verdict::Deny => return self.refuse_first(guest, &first, bytes, &decision).await,
+            Verdict::Allow(pass) => pass,
+        };
+        let guest = Rewound::new(bytes, guest);
+        match (pass, server_name) {
+            (Pass::Inspect, _) => self.inspect(guest, upstream, way, &decision).await,
+            (Pass::Terminate, Some(host)) => {
+                self.terminate(guest, upstream, way, &decision, host).await;
             }
-            Verdict::Allow(Pass::Inspect | Pass::Terminate) => {
-                let guest = crate::stream::Rewound::new(bytes, guest);
-                self.relay(guest, upstream, &decision).await;
-            }
+            // Only TLS that says a name is terminated.
+            (Pass::Terminate, None) => {}
+            (Pass::Through | Pass::Listen, _) => self.relay(guest, upstream, &decision).await,
         }
     }
 

@@ -28,6 +28,7 @@ fn start(policy: Policy, name_servers: Vec<SocketAddr>) -> (Guest, Gateway) {
     let setup = Setup {
         link: LINK,
         policy: Arc::new(policy),
+        vault: Vault::default(),
         name_servers,
         stale: Connections::default(),
     };
@@ -329,6 +330,7 @@ async fn connections_of_a_saved_state_end_at_once() {
     let setup = Setup {
         link: LINK,
         policy: Arc::new(rules),
+        vault: Vault::default(),
         name_servers: vec![],
         stale: connections,
     };

@@ -101,17 +101,35 @@ impl AsyncWrite for GuestStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let written = self.with(|socket| {
             if !socket.may_send() {
                 return Poll::Ready(None);
             }
-            match socket.send_slice(bytes) {
-                Ok(0) if !bytes.is_empty() => {
-                    socket.register_send_waker(context.waker());
-                    Poll::Pending
+            let mut sent = 0;
+            for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+                let now = socket.send_slice(piece).unwrap_or_default();
+                sent += now;
+                if now < piece.len() {
+                    break;
                 }
-                sent => Poll::Ready(sent.ok()),
             }
+            if sent > 0 || pieces.iter().all(|piece| piece.is_empty()) {
+                return Poll::Ready(Some(sent));
+            }
+            socket.register_send_waker(context.waker());
+            Poll::Pending
         });
         match written {
             Poll::Pending => Poll::Pending,

@@ -1,0 +1,225 @@
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::net::TcpStream;
+
+use super::{CONNECT, Way, World, at};
+use crate::budget::Metered;
+use crate::event::{Event, Log, What};
+use crate::http::{
+    self, ANSWER, Connecting, Connector, Judge, Proxy, Scheme, Seen, Unreachable, Watch,
+};
+use crate::policy::{Decision, Host, HostName, Policy, Question, decide};
+use crate::refusal::Refusal;
+use crate::stream::{Rewound, Stream};
+use crate::tls::{Trust, terminate};
+
+impl World {
+    /// Passes on plain HTTP, request by request.
+    pub(super) async fn inspect(
+        &self,
+        guest: impl Stream,
+        upstream: TcpStream,
+        way: Way,
+        decision: &Decision,
+    ) {
+        self.log.connected();
+        let proxy = self.proxy(way, None, upstream, decision);
+        // What went wrong was told, to the guest by a page and to the log by an event.
+        let _ = proxy.serve(guest).await;
+    }
+
+    /// Ends the guest's TLS, and passes on what is in it, request by request.
+    pub(super) async fn terminate(
+        &self,
+        guest: Rewound<impl Stream>,
+        upstream: TcpStream,
+        way: Way,
+        decision: &Decision,
+        host: HostName,
+    ) {
+        self.log.connected();
+        let failed = |code, why: String| {
+            let event = Event {
+                name: Some(host.clone()),
+                ..Event::failed(What::Connection, code, why)
+            };
+            self.log.add(at(way.to, event));
+        };
+        let Some(authority) = self.vault.authority() else {
+            return failed(
+                "no_authority",
+                "no TLS ends here; this is a fault of fumehood".into(),
+            );
+        };
+        let first = bytes::Bytes::new();
+        match terminate(guest, first, host.as_ref(), authority).await {
+            Ok(guest) => {
+                let proxy = self.proxy(way, Some(host), upstream, decision);
+                let _ = proxy.serve(guest).await;
+            }
+            Err(error) => failed(
+                "guest_tls",
+                format!(
+                    "the guest does not go on with TLS: {error}; does its client use the guest's own certificates?"
+                ),
+            ),
+        }
+    }
+
+    fn proxy(
+        &self,
+        way: Way,
+        host: Option<HostName>,
+        upstream: TcpStream,
+        decision: &Decision,
+    ) -> Proxy {
+        let to = way.to;
+        let requests = Arc::new(Requests {
+            policy: self.policy.clone(),
+            log: self.log.clone(),
+            way,
+            tls: host.clone(),
+            decision: decision.clone(),
+            denied: Mutex::default(),
+        });
+        Proxy {
+            scheme: match &host {
+                Some(host) => Scheme::Sealed(host.to_string()),
+                None => Scheme::Plain,
+            },
+            judge: requests.clone(),
+            watch: requests,
+            secrets: self.vault.secrets(),
+            answer: ANSWER,
+            connect: self.connector(to, host, upstream),
+        }
+    }
+
+    /// The connection that is there, and further ones when the server has closed it.
+    fn connector(&self, to: SocketAddr, host: Option<HostName>, first: TcpStream) -> Connector {
+        let first = Mutex::new(Some(first));
+        let (budget, trust) = (self.budget.clone(), self.trust.clone());
+        Box::new(move || -> Connecting {
+            let kept = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let (budget, trust, host) = (budget.clone(), trust.clone(), host.clone());
+            Box::pin(async move {
+                let stream = match kept {
+                    Some(stream) => stream,
+                    None => dial(to).await?,
+                };
+                let stream = Metered::new(stream, budget);
+                Ok(match host {
+                    None => Box::new(stream) as Box<dyn Stream>,
+                    Some(host) => {
+                        let trust = trust.get().await.map_err(Unreachable::Untrusted)?;
+                        Box::new(trust.connect(stream, host.as_ref()).await?)
+                    }
+                })
+            })
+        })
+    }
+}
+
+async fn dial(to: SocketAddr) -> Result<TcpStream, Unreachable> {
+    let opened = tokio::time::timeout(CONNECT, TcpStream::connect(to)).await;
+    let stream = opened.map_err(|_| Unreachable::Slow(CONNECT))?;
+    let stream = stream.map_err(Unreachable::Failed)?;
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// Whom this host trusts, read when it is first needed.
+#[derive(Debug, Default)]
+pub(crate) struct LazyTrust(tokio::sync::OnceCell<Trust>);
+
+impl LazyTrust {
+    async fn get(&self) -> Result<&Trust, String> {
+        let load = || async {
+            let loaded = tokio::task::spawn_blocking(Trust::of_host).await;
+            let loaded = loaded.map_err(|e| e.to_string())?;
+            loaded.map_err(|e| e.to_string())
+        };
+        self.0.get_or_try_init(load).await
+    }
+}
+
+/// The requests of one connection, one after the other: each is decided on, and told of.
+struct Requests {
+    policy: Arc<Policy>,
+    log: Arc<Log>,
+    way: Way,
+    tls: Option<HostName>,
+    decision: Decision,
+    /// What the policy denies, until the request is over.
+    denied: Mutex<Option<Event>>,
+}
+
+impl Requests {
+    fn denied(&self) -> std::sync::MutexGuard<'_, Option<Event>> {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is told of a request that was refused by this code.
+    fn refused(&self, code: &'static str) -> Event {
+        let by_policy = self.denied().take().filter(|event| event.code == code);
+        by_policy.unwrap_or_else(|| {
+            let message = "a request that is never passed on; its page says why";
+            Event::new(What::Request, false, code, message.into())
+        })
+    }
+}
+
+impl Judge for Requests {
+    fn judge(&self, request: &Seen<'_>) -> Result<(), Refusal> {
+        let Ok(host) = request.host.parse::<Host>() else {
+            return Err(Refusal::new(
+                "no_host_name",
+                "the request is for no host's name",
+            ));
+        };
+        let question = Question::Request {
+            address: self.way.to.ip(),
+            port: self.way.to.port(),
+            names: &self.way.names,
+            tls: self.tls.as_ref(),
+            host: &host,
+            host_port: request.port,
+            method: request.method,
+        };
+        let decision = decide(&self.policy, &question);
+        if decision.is_allowed() {
+            return Ok(());
+        }
+        let event = Event::decided(What::Request, &self.policy, &decision);
+        *self.denied() = Some(event);
+        let text = decision.refusal(&self.policy.name);
+        Err(Refusal::new(decision.reason.code(), text))
+    }
+}
+
+impl Watch for Requests {
+    fn over(&self, over: http::Event) {
+        let event = match over.refused {
+            Some(code) => self.refused(code),
+            None => Event {
+                rule: self.decision.rule.clone(),
+                ..Event::new(
+                    What::Request,
+                    true,
+                    "rule",
+                    "a request was passed on".into(),
+                )
+            },
+        };
+        let told = Event {
+            name: over.host.parse().ok(),
+            method: Some(over.method),
+            status: over.status,
+            bytes_up: over.up,
+            bytes_down: over.down,
+            ..event
+        };
+        self.log.add(at(self.way.to, told));
+    }
+}
