@@ -147,6 +147,7 @@ impl Begun {
             source,
             accelerator,
             timing,
+            network: None,
         })))
     }
 }

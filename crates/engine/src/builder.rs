@@ -10,6 +10,7 @@ use crate::greeting::Brought;
 use crate::host::ANY_LANGUAGE;
 use crate::layer::Layer;
 use crate::machine::Shape;
+use crate::network::{Network, Prepared};
 use crate::run::RunRequest;
 use crate::sandbox::{Sandbox, Times};
 
@@ -21,6 +22,7 @@ pub struct SandboxBuilder {
     language: Language,
     shape: Shape,
     brought: Brought,
+    network: Option<Network>,
     times: Times,
     allow_root: bool,
 }
@@ -32,6 +34,7 @@ impl SandboxBuilder {
             language: ANY_LANGUAGE,
             shape: Shape::plain(RunRequest::DEFAULT_MEMORY_MIB),
             brought: Brought::NONE,
+            network: None,
             times: Times::default(),
             allow_root: false,
         }
@@ -69,6 +72,13 @@ impl SandboxBuilder {
         self
     }
 
+    /// Gives it a network.
+    pub fn network(mut self, network: Network) -> Self {
+        self.shape.network = true;
+        self.network = Some(network);
+        self
+    }
+
     /// Gives it a network card whose other end nobody holds yet: see [`Sandbox::cable`]. For tests of the card.
     #[doc(hidden)]
     pub fn network_card(mut self) -> Self {
@@ -94,19 +104,21 @@ impl SandboxBuilder {
         self
     }
 
-    /// Builds the template that such sandboxes begin from, unless it is there: `false`. For tests.
+    /// Builds the template that such sandboxes begin from, unless it is there: `false`. What a network allows
+    /// makes no difference, but whether there is one.
     ///
     /// # Errors
     /// As [`Engine::build_template`].
-    #[doc(hidden)]
     pub async fn build_template(self) -> Result<bool, Error> {
         self.engine.shaped_template(self.language, self.shape).await
     }
 
     async fn start(self) -> Result<Sandbox, Error> {
+        let prepared = self.network.as_ref().map(Network::prepare).transpose()?;
+        let brought = prepared.as_ref().map_or(self.brought, Prepared::brought);
         let sandbox = self
             .engine
-            .fresh_sandbox(self.language, self.shape, &self.brought, self.times)
+            .fresh_sandbox(self.language, self.shape, &brought, prepared, self.times)
             .await?;
         if self.allow_root {
             sandbox.allow_root().await?;

@@ -19,10 +19,11 @@ use crate::host::{ANY_LANGUAGE, Counts, Host};
 use crate::keeper::keep;
 use crate::launch::Kit;
 use crate::machine::Shape;
-use crate::network::Network;
 use crate::run::{Outcome, Run, RunEnd, RunRequest, Source, Timing};
 use crate::sandbox::{Sandbox, Times};
 use crate::template::{Built, Templates, Which};
+use crate::uplink::{Served, Uplink};
+use crate::network::Prepared;
 
 /// This host, ready to run code. Cheap to clone; with the last clone, what is kept ready ends, and what
 /// goes on in the background. Sandboxes and runs live on by themselves.
@@ -120,28 +121,40 @@ impl Engine {
         self.keep();
         let host = self.0.host.clone();
         let (exec, timeout) = request.check(&host.config.limits)?;
+        let prepared = request.prepared()?;
         let which = Which {
             language: request.language,
-            shape: Shape::plain(request.memory()),
+            shape: Shape {
+                network: prepared.is_some(),
+                ..Shape::plain(request.memory())
+            },
         };
+        let brought = prepared.as_ref().map_or(Brought::NONE, Prepared::brought);
         Ok(Run::drive(move |events, mut controls| async move {
             let start = Instant::now();
             let fresh = tokio::select! {
-                fresh = host.acquire(&which, &Brought::NONE) => fresh?,
+                fresh = host.acquire(&which, &brought) => fresh?,
                 () = controls.cancelled() => {
                     return Ok(RunEnd::Outcome(Box::new(never_started(&host, start))));
                 }
             };
             let (source, accelerator) = (fresh.source, host.accelerator);
             let limits = &host.config.limits;
+            let uplink = fresh.network.map(|cable| Uplink::begin(cable, prepared));
+            let uplink = uplink.transpose()?;
+            let served = uplink.as_ref().and_then(Uplink::served);
+            let telling = served.map(|served| served.tell(events.clone()));
             let begun = Begun::exec(&fresh.line, exec, timeout, source, accelerator, limits);
             // Held until the VM is gone.
-            let _network = fresh.network.map(Network::begin);
             let (_line, _place) = (fresh.line, fresh.place);
             let mut end = begun
                 .drive(events, controls, Owner::Operation(Box::new(fresh.vm)))
                 .await?;
+            if let Some(telling) = telling {
+                telling.finish().await;
+            }
             if let RunEnd::Outcome(outcome) = &mut end {
+                outcome.network = served.map(Served::outcome);
                 outcome.timing.queue = fresh.queue;
                 outcome.timing.total = start.elapsed();
             }
@@ -160,11 +173,12 @@ impl Engine {
         language: Language,
         shape: Shape,
         brought: &Brought,
+        prepared: Option<Prepared>,
         times: Times,
     ) -> Result<Sandbox, Error> {
         let which = self.shaped(language, shape)?;
         let fresh = self.0.host.acquire(&which, brought).await?;
-        Ok(Sandbox::new(self.0.host.clone(), fresh, times))
+        Sandbox::new(self.0.host.clone(), fresh, prepared, times)
     }
 
     pub(crate) async fn shaped_template(
@@ -290,6 +304,7 @@ fn never_started(host: &Host, start: Instant) -> Outcome {
             total: start.elapsed(),
             ..Timing::default()
         },
+        network: None,
     }
 }
 

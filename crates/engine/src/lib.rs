@@ -62,6 +62,7 @@ mod snapshot;
 mod spawn;
 mod template;
 mod tree;
+mod uplink;
 mod vm;
 mod warm;
 mod watcher;

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use fumehood_gateway::{Event as NetworkEvent, Summary as NetworkSummary};
 use fumehood_protocol::{
     ContextName, EndedBy, EnvVars, Evidence, Exec, GuestPath, IdempotencyKey, Language, Limits,
     StreamSummary,
@@ -12,6 +13,7 @@ use crate::accelerator::Accelerator;
 use crate::config::DEFAULT_MEMORY_MIB;
 use crate::control::{Canceller, Control, Controls, Input, controls};
 use crate::error::{Error, ErrorKind};
+use crate::network::{Network, Prepared};
 use crate::result::MimeBundle;
 
 /// Seconds that code may run unless a request says otherwise.
@@ -37,6 +39,7 @@ pub struct RunRequest {
     display: bool,
     cwd: Option<String>,
     idempotency_key: Option<String>,
+    network: Option<Network>,
 }
 
 impl RunRequest {
@@ -58,7 +61,23 @@ impl RunRequest {
             display: false,
             cwd: None,
             idempotency_key: None,
+            network: None,
         }
+    }
+
+    /// Gives the VM a network. A sandbox has the one of its builder.
+    #[must_use]
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = Some(network);
+        self
+    }
+
+    /// Its network, made ready.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`].
+    pub(crate) fn prepared(&self) -> Result<Option<Prepared>, Error> {
+        self.network.as_ref().map(Network::prepare).transpose()
     }
 
     /// Adds an environment variable.
@@ -152,6 +171,10 @@ impl RunRequest {
                     format!("{asked} MiB of memory are asked for; this sandbox has {memory_mib}");
                 Err(Error::new(ErrorKind::Invalid, message))
             }
+            _ if self.network.is_some() => {
+                let message = "a sandbox has the network of its builder; leave it out of its requests";
+                Err(Error::new(ErrorKind::Invalid, message))
+            }
             _ => Ok(()),
         }
     }
@@ -197,6 +220,13 @@ pub enum Event {
         /// Its process id in the guest.
         pid: i32,
     },
+    /// A port of the guest is reached from this host. See [`Network::expose`].
+    Exposed {
+        /// Where.
+        url: String,
+    },
+    /// The program did something on its network, and it was decided on.
+    Network(Box<NetworkEvent>),
     /// The run had been begun before, and is followed from this piece of output on.
     Attached {
         /// 0 = from the beginning; more than was asked for where that is not kept any more.
@@ -276,6 +306,17 @@ pub struct Outcome {
     pub accelerator: Accelerator,
     /// Where the time went.
     pub timing: Timing,
+    /// What its guest did on its network; none: it had none, or one of its sandbox's.
+    pub network: Option<NetworkOutcome>,
+}
+
+/// What a guest did on its network.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkOutcome {
+    /// Where its exposed ports were reached, in the order of the request.
+    pub urls: Vec<String>,
+    /// Connections, bytes, and what was denied.
+    pub summary: NetworkSummary,
 }
 
 /// A run in progress. Dropping it ends its program at once, and its VM, if that is its own.

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fumehood_gateway::Event as NetworkEvent;
 use fumehood_protocol::{
     Attach, CloseContext, ContextName, IdempotencyKey, InstallPackages, Language, ListProcesses,
     PROTOCOL_VERSION, ProcessInfo, Refresh, Request, Response, Spawn, Tag, WireError,
@@ -20,11 +21,12 @@ use crate::greeting::Brought;
 use crate::host::{Fresh, Host};
 use crate::life::{Busy, Life, SandboxEnd};
 use crate::machine::Machine;
-use crate::network::Network;
+use crate::network::{Expose, Prepared};
 use crate::packages::{InstalledPackage, installed};
-use crate::run::{Run, RunRequest, Source};
+use crate::run::{NetworkOutcome, Run, RunRequest, Source};
 use crate::snapshot::Snapshot;
 use crate::spawn::SpawnRequest;
+use crate::uplink::{Served, Uplink};
 use crate::warm::{quiesce, refresh};
 
 /// One running microVM. Cheap to clone; the last clone that is dropped ends it, with all that runs in it.
@@ -59,7 +61,7 @@ struct Inner {
     identity: (String, String),
     base: Option<Snapshot>,
     machine: Machine,
-    network: Option<Network>,
+    uplink: Option<Uplink>,
     host: Arc<Host>,
     /// Held from a quiesce to its refresh: two at once would thaw what the other saves.
     saving: tokio::sync::Mutex<()>,
@@ -83,13 +85,20 @@ pub(crate) struct Times {
 }
 
 impl Sandbox {
-    pub(crate) fn new(host: Arc<Host>, fresh: Fresh<Channel>, times: Times) -> Self {
+    pub(crate) fn new(
+        host: Arc<Host>,
+        fresh: Fresh<Channel>,
+        prepared: Option<Prepared>,
+        times: Times,
+    ) -> Result<Self, Error> {
+        let uplink = fresh.network.map(|cable| Uplink::begin(cable, prepared));
+        let uplink = uplink.transpose()?;
         let (start, process_id) = (fresh.vm.start, fresh.vm.process_id());
         let identity = fresh.vm.identity.clone();
         let life = Life::new(fresh.vm, times.idle_timeout, times.max_lifetime);
         let (life, channel) = (Arc::new(life), Arc::new(fresh.line));
         let watch = tokio::spawn(life.clone().watch_over(channel.clone()));
-        Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner {
             life,
             channel,
             watch,
@@ -100,10 +109,10 @@ impl Sandbox {
             identity,
             base: fresh.base,
             machine: fresh.machine,
-            network: fresh.network.map(Network::begin),
+            uplink,
             host,
             saving: tokio::sync::Mutex::default(),
-        }))
+        })))
     }
 
     /// From asking for the VM to its agent's word that it is ready.
@@ -134,7 +143,37 @@ impl Sandbox {
     #[doc(hidden)]
     #[must_use]
     pub fn cable(&self) -> Option<tokio::net::UnixStream> {
-        self.0.network.as_ref()?.take()
+        self.0.uplink.as_ref()?.take()
+    }
+
+    /// All that it does on its network from now on; `None`: it has none. There is one listener at a time, and
+    /// one that is slow misses events, of which the [summary](Self::network) says the number.
+    #[must_use]
+    pub fn network_events(&self) -> Option<tokio::sync::mpsc::Receiver<NetworkEvent>> {
+        Some(self.served()?.events())
+    }
+
+    /// What it has done on its network until now; `None`: it has none.
+    #[must_use]
+    pub fn network(&self) -> Option<NetworkOutcome> {
+        Some(self.served()?.outcome())
+    }
+
+    /// Passes connections to a port of this host's loopback interface on to a port of the guest, until the
+    /// sandbox ends; returns how it is reached.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid): the sandbox has no network, or the port is in use.
+    pub fn expose(&self, expose: Expose) -> Result<String, Error> {
+        let none = "this sandbox has no network, so that no port of it can be reached; give its builder one";
+        let served = self.served();
+        served
+            .ok_or_else(|| Error::new(ErrorKind::Invalid, none))?
+            .expose_also(expose)
+    }
+
+    fn served(&self) -> Option<&Served> {
+        self.0.uplink.as_ref().and_then(Uplink::served)
     }
 
     /// What QEMU's human monitor says to a command, such as `info jit`: for measurements.
@@ -428,13 +467,14 @@ impl Sandbox {
         let _saving = inner.saving.lock().await;
         quiesce(&inner.channel).await?;
         let machine = inner.machine.clone();
+        let network = self.served().map(Served::save);
         let taken = {
             let vm = inner.life.vm().await?;
             Snapshot::take(&vm, machine, inner.base.as_ref()).await
         };
         // It stays who it is; those that begin from its state are others.
         refresh(&inner.channel, self.same()?).await?;
-        Ok(Checkpoint::new(taken?, place))
+        Ok(Checkpoint::new(taken?, network, place))
     }
 
     /// A refresh after which it is who it was.
@@ -464,7 +504,7 @@ impl Sandbox {
         let (brought, source) = (Brought::NONE, Source::Checkpoint);
         let restored = host.restore(snapshot, &brought, PROTOCOL_VERSION, source);
         let fresh = restored.await?.map(Channel::new);
-        Ok(Self::new(host, fresh, times))
+        Self::new(host, fresh, checkpoint.network(), times)
     }
 
     /// `count` sandboxes that begin from this one's state, as [`checkpoint`](Self::checkpoint) saves it.
