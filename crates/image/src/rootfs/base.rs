@@ -11,12 +11,14 @@ use crate::progress::{Advance, StepEnd};
 use crate::store::Store;
 
 /// What the guest has besides Debian's essential packages.
-const PACKAGES: [&str; 25] = [
+const PACKAGES: [&str; 26] = [
     "bash",
     "ca-certificates",
     "coreutils",
     "curl",
     "diffutils",
+    // For a guest that makes a layer of packages.
+    "erofs-utils",
     "file",
     "findutils",
     "gawk",
