@@ -27,7 +27,27 @@ type Answer = Result<Pass, Reason>;
 /// [`explain`](super::explain) for a person.
 #[must_use]
 pub fn decide(policy: &Policy, question: &Question<'_>) -> Decision {
-    let found = match *question {
+    let found = answer(policy, question);
+    let subject = subject(policy, question);
+    match found {
+        Ok((rule, pass)) => Decision {
+            verdict: Verdict::Allow(pass),
+            rule: Some(rule),
+            reason: Reason::Rule,
+            subject,
+        },
+        Err(reason) => Decision {
+            verdict: Verdict::Deny,
+            rule: None,
+            reason: or_special(reason, &subject),
+            subject,
+        },
+    }
+}
+
+/// The rule that allows, and how; or why none does.
+fn answer(policy: &Policy, question: &Question<'_>) -> Result<(RuleId, Pass), Reason> {
+    match *question {
         Question::Lookup { name } => first(policy, |rule| lookup(rule, name)),
         Question::Resolved { name, address } => first(policy, |rule| resolved(rule, name, address)),
         Question::Connect {
@@ -75,25 +95,10 @@ pub fn decide(policy: &Policy, question: &Question<'_>) -> Decision {
                 host_port,
                 method,
             };
-            first(policy, |rule| request(rule, way, asked))
+            first(policy, |rule| request(policy, rule, way, asked))
         }
         Question::Datagram { .. } => Err(Reason::Datagram),
         Question::Other { protocol, .. } => Err(Reason::Protocol { protocol }),
-    };
-    let subject = subject(policy, question);
-    match found {
-        Ok((rule, pass)) => Decision {
-            verdict: Verdict::Allow(pass),
-            rule: Some(rule),
-            reason: Reason::Rule,
-            subject,
-        },
-        Err(reason) => Decision {
-            verdict: Verdict::Deny,
-            rule: None,
-            reason: or_special(reason, &subject),
-            subject,
-        },
     }
 }
 
@@ -127,10 +132,12 @@ fn nearness(reason: &Reason) -> u8 {
     }
 }
 
-/// A special address that no rule is about is denied for what it is: that tells more.
+/// A special address that no rule is about, under no name, is denied for what it is: that tells more.
 fn or_special(reason: Reason, subject: &Subject) -> Reason {
     match (&reason, subject.address.and_then(special)) {
-        (Reason::NoRule | Reason::NotResolved, Some(range)) => Reason::SpecialAddress { range },
+        (Reason::NoRule | Reason::NotResolved, Some(range)) if subject.name.is_none() => {
+            Reason::SpecialAddress { range }
+        }
         _ => reason,
     }
 }
@@ -227,9 +234,9 @@ struct Asked<'a> {
     method: &'a str,
 }
 
-fn request(rule: &Rule, way: Way<'_>, asked: Asked<'_>) -> Answer {
+fn request(policy: &Policy, rule: &Rule, way: Way<'_>, asked: Asked<'_>) -> Answer {
     connect(rule, way)?;
-    if !is_for_here(rule, way, asked) {
+    if !is_for_here(policy, rule, way, asked) {
         return Err(Reason::OtherHost {
             host: asked.host.clone(),
             port: asked.host_port,
@@ -245,13 +252,16 @@ fn request(rule: &Rule, way: Way<'_>, asked: Asked<'_>) -> Answer {
     Ok(Pass::Through)
 }
 
-fn is_for_here(rule: &Rule, way: Way<'_>, asked: Asked<'_>) -> bool {
+fn is_for_here(policy: &Policy, rule: &Rule, way: Way<'_>, asked: Asked<'_>) -> bool {
+    // What carries a secret is allowed by a rule about its host alone, not by one that lets anything through
+    // to an address which that host happens to share.
+    let is_named = asked.tls.is_some_and(|name| policy.has_secret_for(name));
     let is_port = asked.host_port.is_none_or(|port| port == way.port);
     match (asked.host, asked.tls) {
         // Terminated TLS is certified for one name; a request in it for another one is for nobody.
         (Host::Name(name), Some(certified)) if name != certified => false,
         (Host::Address(_), Some(_)) => false,
-        _ if rule.is_opaque() || rule.hosts.is_empty() => true,
+        _ if !is_named && (rule.is_opaque() || rule.hosts.is_empty()) => true,
         (Host::Name(name), _) => is_port && is_allowed_name(rule, way, name),
         (Host::Address(_), None) => false,
     }

@@ -143,6 +143,14 @@ fn a_name_does_not_open_a_special_address() {
         let is_open = is_open || address == INSIDE;
         assert_eq!(decide(&open, &question).is_allowed(), is_open, "{address}");
     }
+    let unnamed = connect_to(&closed, INSIDE, 443, &[]);
+    assert_eq!(unnamed.reason, Reason::SpecialAddress { range: "private" });
+    assert!(
+        unnamed
+            .advice()
+            .unwrap()
+            .contains("`addresses = [\"10.1.2.3\"]`, `ports = [443]`")
+    );
     let denied = connect_to(&closed, INSIDE, 443, &["a.example"]);
     assert_eq!(denied.reason, Reason::SpecialAddress { range: "private" });
     let advice = denied.advice().unwrap();
@@ -364,6 +372,20 @@ fn each_request_is_for_this_host() {
             "{tls:?} {host} {port:?}"
         );
     }
+}
+
+#[test]
+fn a_rule_about_addresses_does_not_widen_what_carries_a_secret() {
+    let rules = "[[allow]]\nhost = \"a.example\"\nmethods = \"GET\"\n\
+        [[allow]]\naddresses = \"203.0.113.0/24\"\nports = \"any\"\n\
+        [[allow]]\nhost = \"b.example\"\nports = \"any\"\nraw = true\n";
+    let secret = "[[secret]]\nname = \"T\"\nhost = \"a.example\"";
+    let post = |text: &str| ask(&policy(text), Some("a.example"), "a.example", None, "POST");
+    assert!(post(rules).is_allowed());
+    assert_eq!(
+        post(&format!("{rules}{secret}")).reason.code(),
+        "method_not_allowed"
+    );
 }
 
 #[test]
