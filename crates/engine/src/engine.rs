@@ -19,11 +19,11 @@ use crate::host::{ANY_LANGUAGE, Counts, Host};
 use crate::keeper::keep;
 use crate::launch::Kit;
 use crate::machine::Shape;
+use crate::network::Prepared;
 use crate::run::{Outcome, Run, RunEnd, RunRequest, Source, Timing};
 use crate::sandbox::{Sandbox, Times};
 use crate::template::{Built, Templates, Which};
 use crate::uplink::{Served, Uplink};
-use crate::network::Prepared;
 
 /// This host, ready to run code. Cheap to clone; with the last clone, what is kept ready ends, and what
 /// goes on in the background. Sandboxes and runs live on by themselves.

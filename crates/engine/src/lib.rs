@@ -21,10 +21,10 @@
 //! # }
 //! ```
 //!
-//! Modules by rank; a lower one never names a higher: `engine, builder, doctor > sandbox, context, files, packages, tree, watcher,
-//! agent_line, keeper > begun > host > pool > template > restore, checkpoint > snapshot, warm > launch, ending >
-//! life > vm > follow > run, spawn > control, result, greeting > channel, router, writer > console, admission,
-//! machine, network > layer, config > accelerator > error`.
+//! Modules by rank; a lower one never names a higher: `engine, builder, doctor > sandbox, context, files, packages, saving, tree,
+//! watcher, agent_line, keeper > begun > host > pool > template > restore, checkpoint > snapshot, warm > launch, ending >
+//! life > vm > follow, uplink > run, spawn > network > control, result, greeting > channel, router, writer > console,
+//! admission, machine > layer, config > accelerator > error`.
 
 mod accelerator;
 mod admission;
@@ -58,6 +58,7 @@ mod result;
 mod router;
 mod run;
 mod sandbox;
+mod saving;
 mod snapshot;
 mod spawn;
 mod template;
@@ -79,6 +80,10 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind, Retry};
 pub use files::{Files, WriteOptions};
 pub use fumehood_gateway::policy;
+pub use fumehood_gateway::{
+    Denial, Event as NetworkEvent, SecretValue, Summary as NetworkSummary, VaultError,
+    What as NetworkWhat,
+};
 pub use fumehood_image as image;
 pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
@@ -88,9 +93,10 @@ pub use host::Counts;
 #[doc(hidden)]
 pub use layer::Layer;
 pub use life::SandboxEnd;
+pub use network::{Expose, Network};
 pub use packages::InstalledPackage;
 pub use result::MimeBundle;
-pub use run::{Event, Outcome, Run, RunRequest, Source, Timing};
+pub use run::{Event, NetworkOutcome, Outcome, Run, RunRequest, Source, Timing};
 pub use sandbox::Sandbox;
 pub use spawn::SpawnRequest;
 pub use watcher::Watcher;

@@ -80,11 +80,12 @@ impl Network {
     /// [`ErrorKind::Invalid`]: a secret without value or the reverse, a port that is in use.
     pub(crate) fn prepare(&self) -> Result<Prepared, Error> {
         let invalid = |e: &dyn fmt::Display| Error::new(ErrorKind::Invalid, e.to_string());
-        let vault =
-            Vault::new(&self.policy, self.secrets.clone()).map_err(|e| invalid(&e))?;
+        let vault = Vault::new(&self.policy, self.secrets.clone()).map_err(|e| invalid(&e))?;
         if self.exposed.len() > EXPOSED {
             let given = self.exposed.len();
-            return Err(invalid(&format!("{given} exposed ports; {EXPOSED} are allowed")));
+            return Err(invalid(&format!(
+                "{given} exposed ports; {EXPOSED} are allowed"
+            )));
         }
         let exposed = self.exposed.iter().map(|expose| expose.bind());
         Ok(Prepared {

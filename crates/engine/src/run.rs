@@ -172,7 +172,8 @@ impl RunRequest {
                 Err(Error::new(ErrorKind::Invalid, message))
             }
             _ if self.network.is_some() => {
-                let message = "a sandbox has the network of its builder; leave it out of its requests";
+                let message =
+                    "a sandbox has the network of its builder; leave it out of its requests";
                 Err(Error::new(ErrorKind::Invalid, message))
             }
             _ => Ok(()),

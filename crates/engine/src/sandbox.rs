@@ -4,20 +4,18 @@ use std::time::Duration;
 use fumehood_gateway::Event as NetworkEvent;
 use fumehood_protocol::{
     Attach, CloseContext, ContextName, IdempotencyKey, InstallPackages, Language, ListProcesses,
-    PROTOCOL_VERSION, ProcessInfo, Refresh, Request, Response, Spawn, Tag, WireError,
+    ProcessInfo, Request, Response, Spawn, Tag, WireError,
 };
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use crate::admission::Place;
 use crate::begun::{Begun, Owner, window};
 use crate::channel::{Channel, ChannelError, Operation, OperationEvent};
-use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::ending::refused;
 use crate::error::{Error, ErrorKind};
 use crate::files::Files;
 use crate::follow::Beginning;
-use crate::greeting::Brought;
 use crate::host::{Fresh, Host};
 use crate::life::{Busy, Life, SandboxEnd};
 use crate::machine::Machine;
@@ -27,7 +25,6 @@ use crate::run::{NetworkOutcome, Run, RunRequest, Source};
 use crate::snapshot::Snapshot;
 use crate::spawn::SpawnRequest;
 use crate::uplink::{Served, Uplink};
-use crate::warm::{quiesce, refresh};
 
 /// One running microVM. Cheap to clone; the last clone that is dropped ends it, with all that runs in it.
 ///
@@ -50,21 +47,21 @@ use crate::warm::{quiesce, refresh};
 pub struct Sandbox(Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    life: Arc<Life>,
-    channel: Arc<Channel>,
+pub(crate) struct Inner {
+    pub(crate) life: Arc<Life>,
+    pub(crate) channel: Arc<Channel>,
     watch: JoinHandle<()>,
     _place: Place,
     source: Source,
     start: Duration,
     process_id: u32,
-    identity: (String, String),
-    base: Option<Snapshot>,
-    machine: Machine,
+    pub(crate) identity: (String, String),
+    pub(crate) base: Option<Snapshot>,
+    pub(crate) machine: Machine,
     uplink: Option<Uplink>,
-    host: Arc<Host>,
+    pub(crate) host: Arc<Host>,
     /// Held from a quiesce to its refresh: two at once would thaw what the other saves.
-    saving: tokio::sync::Mutex<()>,
+    pub(crate) saving: tokio::sync::Mutex<()>,
 }
 
 impl Drop for Inner {
@@ -172,7 +169,11 @@ impl Sandbox {
             .expose_also(expose)
     }
 
-    fn served(&self) -> Option<&Served> {
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    pub(crate) fn served(&self) -> Option<&Served> {
         self.0.uplink.as_ref().and_then(Uplink::served)
     }
 
@@ -445,88 +446,6 @@ impl Sandbox {
     /// Waits until it has ended; returns why.
     pub async fn wait(&self) -> SandboxEnd {
         self.0.life.end_of_life().await
-    }
-
-    /// Saves its state: files, memory, contexts, programs that were left to themselves. The sandbox goes on.
-    /// Others can begin from
-    /// that state with [`Engine::open`](crate::Engine::open), each with randomness, clock and identity
-    /// of its own. Await it to its end: a sandbox whose checkpoint was dropped half-way stands still, and
-    /// can only be ended.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Busy`](crate::ErrorKind::Busy) while programs run in it that somebody follows;
-    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost): the sandbox must be given up.
-    pub async fn checkpoint(&self) -> Result<Checkpoint, Error> {
-        let inner = &self.0;
-        let _busy = inner.life.busy()?;
-        let place = inner
-            .host
-            .admission
-            .place(self.memory_mib(), || inner.host.idle.clear());
-        let place = place.await?;
-        let _saving = inner.saving.lock().await;
-        quiesce(&inner.channel).await?;
-        let machine = inner.machine.clone();
-        let network = self.served().map(Served::save);
-        let taken = {
-            let vm = inner.life.vm().await?;
-            Snapshot::take(&vm, machine, inner.base.as_ref()).await
-        };
-        // It stays who it is; those that begin from its state are others.
-        refresh(&inner.channel, self.same()?).await?;
-        Ok(Checkpoint::new(taken?, network, place))
-    }
-
-    /// A refresh after which it is who it was.
-    fn same(&self) -> Result<Refresh, Error> {
-        let (machine_id, hostname) = self.0.identity.clone();
-        Ok(Refresh {
-            machine_id,
-            hostname,
-            ..self.0.host.kit.fresh(&Brought::NONE)?
-        })
-    }
-
-    /// Lets programs ask for the guest's root.
-    pub(crate) async fn allow_root(&self) -> Result<(), Error> {
-        let mut fresh = self.same()?;
-        fresh.limits.insert("allow_root".into(), 1);
-        refresh(&self.0.channel, fresh).await
-    }
-
-    /// A sandbox that begins from a saved state.
-    pub(crate) async fn open(
-        host: Arc<Host>,
-        checkpoint: &Checkpoint,
-        times: Times,
-    ) -> Result<Self, Error> {
-        let snapshot = checkpoint.snapshot();
-        let (brought, source) = (Brought::NONE, Source::Checkpoint);
-        let restored = host.restore(snapshot, &brought, PROTOCOL_VERSION, source);
-        let fresh = restored.await?.map(Channel::new);
-        Self::new(host, fresh, checkpoint.network(), times)
-    }
-
-    /// `count` sandboxes that begin from this one's state, as [`checkpoint`](Self::checkpoint) saves it.
-    /// They share what memory they do not change.
-    ///
-    /// # Errors
-    /// As [`checkpoint`](Self::checkpoint) and [`Engine::open`](crate::Engine::open).
-    pub async fn fork(&self, count: usize) -> Result<Vec<Self>, Error> {
-        let checkpoint = self.checkpoint().await?;
-        let mut opening = JoinSet::new();
-        for _ in 0..count {
-            let (checkpoint, host) = (checkpoint.clone(), self.0.host.clone());
-            opening.spawn(async move { Self::open(host, &checkpoint, Times::default()).await });
-        }
-        let mut children = Vec::with_capacity(count);
-        while let Some(opened) = opening.join_next().await {
-            let child = opened.map_err(|e| {
-                Error::new(ErrorKind::Lost, format!("the task of a fork failed: {e}"))
-            })?;
-            children.push(child?);
-        }
-        Ok(children)
     }
 
     /// Ends it, whoever else has a clone of it; returns how long that took.
