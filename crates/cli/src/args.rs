@@ -6,6 +6,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use fumehood_engine::policy::{Method, Target};
 use fumehood_engine::{AcceleratorChoice, Config, Language};
 
+use crate::network::NetworkArgs;
+
 /// Runs untrusted code in fresh microVMs on this machine.
 #[derive(Debug, Parser)]
 #[command(name = "fumehood", version, max_term_width = 100)]
@@ -140,6 +142,8 @@ pub(crate) struct Run {
     /// is there, a directory's content is copied. After a name with a colon in it, write one more
     #[arg(long, value_name = "REMOTE[:LOCAL]")]
     pub(crate) download: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
 }
 
 /// What is to be copied into a VM.
@@ -175,6 +179,8 @@ pub(crate) struct Shell {
     pub(crate) env: Vec<String>,
     #[command(flatten)]
     pub(crate) uploads: Uploads,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
 }
 
 /// Runs pieces of code one after the other in a fresh VM.
@@ -200,6 +206,8 @@ pub(crate) struct Repl {
     pub(crate) memory: u32,
     #[command(flatten)]
     pub(crate) uploads: Uploads,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -83,6 +83,13 @@ pub(crate) fn outcome(
     add("source", outcome.source.as_str().into());
     add("accelerator", outcome.accelerator.to_string().into());
     add("timing", timing(&outcome.timing));
+    if let Some(network) = &outcome.network {
+        let mut told = serde_json::to_value(&network.summary).unwrap_or_default();
+        if let Value::Object(told) = &mut told {
+            told.insert("urls".into(), network.urls.clone().into());
+        }
+        add("network", told);
+    }
     if !downloads.is_empty() {
         add("downloads", downloads.iter().map(download).collect());
     }

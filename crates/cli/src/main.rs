@@ -9,6 +9,7 @@ mod feed;
 mod interrupts;
 mod json;
 mod local;
+mod network;
 mod output;
 mod prompt;
 mod terminal;

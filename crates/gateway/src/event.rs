@@ -236,14 +236,13 @@ impl Log {
         if !event.allowed {
             inner.deny(&event);
         }
-        let sent = inner
-            .listener
-            .as_ref()
-            .map(|listener| listener.try_send(event));
-        match sent {
-            Some(Err(mpsc::error::TrySendError::Full(_))) => inner.summary.missed_events += 1,
-            Some(Err(mpsc::error::TrySendError::Closed(_))) => inner.listener = None,
-            _ => {}
+        let Some(listener) = inner.listener.clone() else {
+            return;
+        };
+        match listener.try_reserve() {
+            Ok(room) => room.send(event),
+            Err(mpsc::error::TrySendError::Full(())) => inner.summary.missed_events += 1,
+            Err(mpsc::error::TrySendError::Closed(())) => inner.listener = None,
         }
     }
 

@@ -48,7 +48,12 @@ fn explanation(args: &PolicyExplain) -> anyhow::Result<ExitCode> {
 }
 
 /// The policy of a file and of words, either of which may be missing.
-pub(crate) fn load(file: Option<&Path>, words: &[String]) -> anyhow::Result<Policy> {
+fn load(file: Option<&Path>, words: &[String]) -> anyhow::Result<Policy> {
+    named(document(file, words)?, file)
+}
+
+/// What a file and words say, either of which may be missing.
+pub(crate) fn document(file: Option<&Path>, words: &[String]) -> anyhow::Result<Document> {
     let mut document = match file {
         Some(file) => read(file).with_context(|| format!("{} is no policy", file.display()))?,
         None => Document::default(),
@@ -57,6 +62,11 @@ pub(crate) fn load(file: Option<&Path>, words: &[String]) -> anyhow::Result<Poli
         let entry = Entry::parse_word(word).with_context(|| format!("--allow {word}"))?;
         document.allow.push(entry);
     }
+    Ok(document)
+}
+
+/// The policy that it describes, called as its file is.
+pub(crate) fn named(document: Document, file: Option<&Path>) -> anyhow::Result<Policy> {
     let stem = file.and_then(Path::file_stem).map(OsStr::to_string_lossy);
     let name = stem.as_deref().unwrap_or(COMMAND_LINE);
     document

@@ -12,6 +12,7 @@ use crate::complete::Piece;
 use crate::end::{exit_code, explain};
 use crate::exit::{FAILURE, INTERRUPTED};
 use crate::interrupts::{Asked, Interrupts, Patience};
+use crate::network;
 use crate::output::Output;
 use crate::prompt::{Entered, Prompt};
 use crate::terminal::{Terminal, is_interactive};
@@ -35,6 +36,7 @@ pub(crate) fn run(args: &Repl, host: &Host) -> anyhow::Result<ExitCode> {
             _ = interrupts.next() => return Ok(INTERRUPTED),
         };
         let code = session(&sandbox, args, &mut interrupts).await;
+        network::part(&sandbox);
         sandbox.end().await;
         code
     });
@@ -45,8 +47,12 @@ pub(crate) fn run(args: &Repl, host: &Host) -> anyhow::Result<ExitCode> {
 
 /// A sandbox that has the files.
 async fn prepare(config: Config, args: &Repl, uploads: &[Upload]) -> anyhow::Result<Sandbox> {
-    let builder = Engine::start(config)?.sandbox().language(args.language);
+    let mut builder = Engine::start(config)?.sandbox().language(args.language);
+    if let Some(network) = args.network.network()? {
+        builder = builder.network(network);
+    }
     let sandbox = builder.memory_mib(args.memory).await?;
+    network::greet(&sandbox);
     for upload in uploads {
         upload.go(&sandbox.files()).await?;
     }

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use fumehood_engine::{EndedBy, Engine, Language, Outcome, Run, RunRequest, Sandbox, TemplateUse};
+use fumehood_engine::{
+    EndedBy, Engine, Event, Language, Network, Outcome, Run, RunRequest, Sandbox, TemplateUse,
+};
 
 use super::{complain, environment, runtime, say};
 use crate::args::{Host, Run as RunArgs};
@@ -13,6 +15,7 @@ use crate::exit::{BROKEN_PIPE, FAILURE, INTERRUPTED};
 use crate::feed::Feeding;
 use crate::interrupts::{Interrupts, Patience};
 use crate::json;
+use crate::network;
 use crate::output::Output;
 use crate::transfer::{Download, Downloaded, Upload};
 
@@ -31,6 +34,7 @@ pub(crate) fn run(args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
 struct Plan {
     language: Language,
     request: RunRequest,
+    network: Option<Network>,
     uploads: Vec<Upload>,
     downloads: Vec<Download>,
 }
@@ -42,6 +46,7 @@ fn plan(args: &RunArgs) -> anyhow::Result<Plan> {
     Ok(Plan {
         language,
         request: request(args, language, code)?,
+        network: args.network.network()?,
         uploads: uploads
             .map(|word| Upload::parse(word))
             .collect::<Result<_, _>>()?,
@@ -97,7 +102,11 @@ fn start(plan: &Plan, args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
         if !plan.uploads.is_empty() || !plan.downloads.is_empty() {
             return in_sandbox(&engine, plan, args, &mut output, &mut interrupts).await;
         }
-        match engine.run(plan.request.clone()) {
+        let mut request = plan.request.clone();
+        if let Some(network) = &plan.network {
+            request = request.network(network.clone());
+        }
+        match engine.run(request) {
             Ok(run) => follow(run, args, &mut output, &mut interrupts).await,
             Err(error) => Ok(End::Failed(error.into())),
         }
@@ -132,6 +141,9 @@ async fn follow<'a>(
             Some(None) => break,
             Some(Some(event)) => event,
         };
+        if let (Event::Exposed { url }, false) = (&event, args.quiet) {
+            network::exposed(url);
+        }
         match patience.with(output.take(&event)).await {
             None => return Ok(End::Abandoned),
             Some(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
@@ -176,14 +188,21 @@ async fn in_sandbox<'a>(
         outcome.timing.start = sandbox.start();
         outcome.timing.teardown = sandbox.end().await;
         outcome.timing.total = start.elapsed();
+        outcome.network = sandbox.network();
     }
     Ok(end)
 }
 
 /// A sandbox that has the files.
 async fn prepare(engine: &Engine, plan: &Plan, args: &RunArgs) -> Result<Sandbox, Failure> {
-    let sandbox = engine.sandbox().language(plan.language);
-    let sandbox = sandbox.memory_mib(args.memory).await?;
+    let mut builder = engine.sandbox().language(plan.language);
+    if let Some(network) = &plan.network {
+        builder = builder.network(network.clone());
+    }
+    let sandbox = builder.memory_mib(args.memory).await?;
+    if !args.quiet {
+        network::greet(&sandbox);
+    }
     for upload in &plan.uploads {
         upload.go(&sandbox.files()).await?;
     }
@@ -219,6 +238,9 @@ fn report(end: End<'_>, output: &Output, args: &RunArgs) -> anyhow::Result<u8> {
                 say(&json::outcome(&outcome, kept, args.display, &downloads))?;
             } else if !args.quiet {
                 explain(&outcome, limit(args), args.memory);
+                if let Some(network) = &outcome.network {
+                    network::denied(network);
+                }
             }
             match (exit_code(&outcome), missing(&downloads)) {
                 (0, true) => FAILURE,

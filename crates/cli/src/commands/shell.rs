@@ -12,6 +12,7 @@ use crate::end::{exit_code, explain};
 use crate::exit::INTERRUPTED;
 use crate::feed::Feeding;
 use crate::interrupts::Interrupts;
+use crate::network;
 use crate::output::Output;
 use crate::terminal::{Terminal, size};
 use crate::transfer::Upload;
@@ -34,6 +35,7 @@ pub(crate) fn run(args: &Shell, host: &Host) -> anyhow::Result<ExitCode> {
             _ = interrupts.next() => return Ok(INTERRUPTED),
         };
         let code = session(&sandbox, request, args, &mut interrupts).await;
+        network::part(&sandbox);
         sandbox.end().await;
         code
     });
@@ -66,7 +68,11 @@ async fn prepare(config: Config, args: &Shell, uploads: &[Upload]) -> anyhow::Re
     if args.root {
         builder = builder.allow_root();
     }
+    if let Some(network) = args.network.network()? {
+        builder = builder.network(network);
+    }
     let sandbox = builder.await?;
+    network::greet(&sandbox);
     for upload in uploads {
         upload.go(&sandbox.files()).await?;
     }

@@ -2,7 +2,8 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use fumehood_engine::image::{ListedTemplate, Store, TEMPLATES_BYTES, Templates};
-use fumehood_engine::{Config, Engine, Language, TemplateUse};
+use fumehood_engine::policy::Policy;
+use fumehood_engine::{Config, Engine, Language, Network, TemplateUse};
 
 use super::{runtime, say};
 use crate::args::{Host, Template, TemplateBuild, TemplateCommand, TemplatePrune};
@@ -38,19 +39,36 @@ pub(crate) fn make(args: &TemplateBuild, config: Config) -> anyhow::Result<ExitC
     runtime()?.block_on(async {
         let engine = Engine::start(config)?;
         for language in languages {
-            let start = Instant::now();
-            let built = engine.build_template(language, args.memory).await?;
-            let took = start.elapsed().as_secs_f32();
-            let what = format!("template for {language}, {} MiB", args.memory);
-            if built {
-                say(&format!("{what}: built in {took:.1} s"))?;
-            } else {
-                say(&format!("{what}: up to date"))?;
+            for network in [false, true] {
+                build_one(&engine, language, args.memory, network).await?;
             }
         }
         anyhow::Ok(())
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn build_one(
+    engine: &Engine,
+    language: Language,
+    memory_mib: u32,
+    network: bool,
+) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let mut builder = engine.sandbox().language(language).memory_mib(memory_mib);
+    if network {
+        // What it allows makes no difference to a template.
+        builder = builder.network(Network::new(Policy::nothing("none")));
+    }
+    let built = builder.build_template().await?;
+    let took = start.elapsed().as_secs_f32();
+    let with = if network { ", with network" } else { "" };
+    let what = format!("template for {language}, {memory_mib} MiB{with}");
+    match built {
+        true => say(&format!("{what}: built in {took:.1} s"))?,
+        false => say(&format!("{what}: up to date"))?,
+    }
+    Ok(())
 }
 
 fn list(templates: &Templates) -> anyhow::Result<ExitCode> {

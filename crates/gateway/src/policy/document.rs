@@ -62,6 +62,18 @@ pub struct SecretEntry {
     pub header: Vec<HeaderName>,
 }
 
+impl SecretEntry {
+    /// A secret for one host, in the header `authorization`.
+    #[must_use]
+    pub fn new(name: SecretName, host: HostName) -> Self {
+        Self {
+            name,
+            host: vec![host],
+            header: authorization(),
+        }
+    }
+}
+
 fn authorization() -> Vec<HeaderName> {
     "authorization".parse().into_iter().collect()
 }

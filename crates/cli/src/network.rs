@@ -1,0 +1,124 @@
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use fumehood_engine::policy::{HostName, SecretEntry, SecretName};
+use fumehood_engine::{Expose, Network, NetworkOutcome, Sandbox, SecretValue};
+
+use crate::commands::{complain, policy};
+
+/// What a VM may reach, and who may reach it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network (without one of these the VM has no network device at all)")]
+pub(crate) struct NetworkArgs {
+    /// Lets the VM reach what the rules of this file allow, and nothing else
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Lets the VM reach this; may be repeated. example.com, *.example.com:443,8443, 10.0.0.0/8:5432,
+    /// [2001:db8::/32]:443 or index:python, the package index that this host's tools use
+    #[arg(long, value_name = "RULE")]
+    allow: Vec<String>,
+    /// Puts the value of this command's variable NAME into requests to a host that the policy's secret of that
+    /// name is for, or to HOST (in the header authorization); the VM has a placeholder in its variable NAME and
+    /// never the value. May be repeated
+    #[arg(long, value_name = "NAME[@HOST]")]
+    secret: Vec<String>,
+    /// Passes connections to a port of this host's loopback interface on to a port of the VM, as in 8080:3000,
+    /// or 8080 for both; 0 takes a free one here. May be repeated
+    #[arg(long, value_name = "PORT[:PORT]")]
+    expose: Vec<Expose>,
+}
+
+/// Denials that are told one by one.
+const DENIALS: usize = 5;
+
+impl NetworkArgs {
+    /// The network that is asked for; none: the VM is to have none.
+    pub(crate) fn network(&self) -> anyhow::Result<Option<Network>> {
+        if self.policy.is_none()
+            && self.allow.is_empty()
+            && self.expose.is_empty()
+            && self.secret.is_empty()
+        {
+            return Ok(None);
+        }
+        let secrets = self.secret.iter().map(|word| parse(word));
+        let secrets: Vec<_> = secrets.collect::<anyhow::Result<_>>()?;
+        let mut document = policy::document(self.policy.as_deref(), &self.allow)?;
+        let entries = secrets.iter().filter_map(|secret| secret.entry.clone());
+        document.secret.extend(entries);
+        let mut network = Network::new(policy::named(document, self.policy.as_deref())?);
+        for secret in secrets {
+            network = network.secret(secret.name, secret.value);
+        }
+        for expose in &self.expose {
+            network = network.expose(*expose);
+        }
+        Ok(Some(network))
+    }
+}
+
+struct Secret {
+    name: SecretName,
+    value: SecretValue,
+    /// To whom it goes, where the policy's file does not say.
+    entry: Option<SecretEntry>,
+}
+
+fn parse(word: &str) -> anyhow::Result<Secret> {
+    let (name, host) = match word.split_once('@') {
+        Some((name, host)) => (name, Some(host)),
+        None => (word, None),
+    };
+    let parsed: SecretName = name.parse().with_context(|| format!("--secret {word}"))?;
+    let Ok(value) = std::env::var(name) else {
+        bail!("--secret {word}: there is no variable {name} here whose value it could be; set it");
+    };
+    let value = SecretValue::new(value).with_context(|| format!("--secret {word}"))?;
+    let host: Option<HostName> = host
+        .map(str::parse)
+        .transpose()
+        .with_context(|| format!("--secret {word}"))?;
+    Ok(Secret {
+        entry: host.map(|host| SecretEntry::new(parsed.clone(), host)),
+        name: parsed,
+        value,
+    })
+}
+
+/// Says where exposed ports are reached.
+pub(crate) fn exposed(url: &str) {
+    complain(&format!("the VM is reached at {url}"));
+}
+
+/// Says what there is to say of a sandbox's network at its beginning.
+pub(crate) fn greet(sandbox: &Sandbox) {
+    let network = sandbox.network().unwrap_or_default();
+    network.urls.iter().for_each(|url| exposed(url));
+}
+
+/// And at its end.
+pub(crate) fn part(sandbox: &Sandbox) {
+    denied(&sandbox.network().unwrap_or_default());
+}
+
+/// Says what was denied.
+pub(crate) fn denied(network: &NetworkOutcome) {
+    let summary = &network.summary;
+    for denial in summary.denials.iter().take(DENIALS) {
+        let times = match denial.times {
+            1 => String::new(),
+            times => format!(" ({times} times)"),
+        };
+        complain(&format!("network: {}{times}", denial.event.message));
+    }
+    let rest = summary
+        .denials
+        .iter()
+        .skip(DENIALS)
+        .map(|denial| denial.times);
+    let rest = rest.sum::<u64>() + summary.more_denials;
+    if rest > 0 {
+        complain(&format!("network: {rest} more denials; --json has them"));
+    }
+}
