@@ -122,8 +122,13 @@ fn outside(name: &str) {
 fn own_addresses() {
     let mut words = String::from("link set lo up\n");
     for address in ADDRESSES {
-        let bits = if address.contains(':') { 128 } else { 32 };
-        words += &format!("addr add {address}/{bits} dev lo\n");
+        // Nobody else can have it, and it is to be there at once.
+        let rest = if address.contains(':') {
+            "128 dev lo nodad"
+        } else {
+            "32 dev lo"
+        };
+        words += &format!("addr add {address}/{rest}\n");
     }
     let mut ip = Command::new("ip")
         .args(["-batch", "-"])

@@ -11,7 +11,7 @@ use super::{FULL, OTHER, at};
 pub enum Bad {
     /// Closes at once.
     Closes,
-    /// Resets at once.
+    /// Resets when it hears something.
     Resets,
     /// Says a head's letters one by one, without end.
     Slow,
@@ -92,10 +92,6 @@ impl Bad {
         if self == Self::Closes {
             return;
         }
-        if self == Self::Resets {
-            set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
-            return;
-        }
         let _ = client.read(&mut [0; 4096]).await;
         // Its client may go at any time.
         let _ = self.answer(&mut client).await;
@@ -104,6 +100,7 @@ impl Bad {
     async fn answer(self, client: &mut TcpStream) -> std::io::Result<()> {
         const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\n";
         match self {
+            Self::Resets => Ok(set_socket_linger(&*client, Some(Duration::ZERO))?),
             Self::Slow => loop {
                 client.write_all(b"H").await?;
                 tokio::time::sleep(Duration::from_millis(200)).await;
