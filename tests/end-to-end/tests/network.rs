@@ -259,6 +259,8 @@ told('closes, raw', hears(8001))
 told('resets, raw', hears(8002))
 told('nobody, raw', hears(8099))
 told('closes', bad(8001))
+told('closes, silent', lambda: connect('bad.test', 8001))
+told('greets, silent', lambda: connect('bad.test', 8009))
 told('resets', bad(8002))
 def slow():
     with socket.create_connection(('bad.test', 8003)) as s:
@@ -275,7 +277,7 @@ told('nobody', bad(8099))
 told('untrusted', lambda: get('https://web.test/'))
 told('failing', lambda: get('http://failing.web.test/'))
 AT_ONCE = 16
-told('full', lambda: get('http://full.test:8009/'))
+told('full', lambda: get('http://full.test:8010/'))
 ";
         let code = format!("{}\n{code}", fumehood_end_to_end::guest::PRELUDE);
         let request = RunRequest::new(Language::Python, code).timeout_s(120);
@@ -286,7 +288,9 @@ told('full', lambda: get('http://full.test:8009/'))
             "closes, raw: b''",
             "resets, raw: ECONNRESET",
             "nobody, raw: ECONNREFUSED",
-            "closes: HTTP 502",
+            "closes: ",
+            "closes, silent: ECONNRESET",
+            "greets, silent: ECONNRESET",
             "resets: HTTP 502",
             "slow: TimeoutError",
             "endless: HTTP 502",
@@ -306,6 +310,8 @@ told('full', lambda: get('http://full.test:8009/'))
                 "{begin}\n{text}"
             );
         }
-        assert_eq!(outcome.network.unwrap().summary.denials, []);
+        let denials = outcome.network.unwrap().summary.denials;
+        let codes: Vec<_> = denials.iter().map(|denial| denial.event.code).collect();
+        assert_eq!(codes, ["not_tls_nor_http"]);
     });
 }

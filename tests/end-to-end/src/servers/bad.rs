@@ -25,13 +25,15 @@ pub enum Bad {
     Breaks,
     /// Says what is no HTTP.
     Gibberish,
+    /// Speaks before it is spoken to.
+    Greets,
     /// Does not answer, at [`FULL`].
     Full,
 }
 
 impl Bad {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Closes,
         Self::Resets,
         Self::Slow,
@@ -40,6 +42,7 @@ impl Bad {
         Self::Long,
         Self::Breaks,
         Self::Gibberish,
+        Self::Greets,
         Self::Full,
     ];
 
@@ -92,7 +95,9 @@ impl Bad {
         if self == Self::Closes {
             return;
         }
-        let _ = client.read(&mut [0; 4096]).await;
+        if self != Self::Greets {
+            let _ = client.read(&mut [0; 4096]).await;
+        }
         // Its client may go at any time.
         let _ = self.answer(&mut client).await;
     }
@@ -127,7 +132,11 @@ impl Bad {
                 set_socket_linger(&*client, Some(Duration::ZERO))?;
                 Ok(())
             }
-            _ => client.write_all(b"220 this is something else\r\n").await,
+            _ => {
+                client.write_all(b"220 this is something else\r\n").await?;
+                // Until its client has gone.
+                client.read(&mut [0; 1]).await.map(|_| ())
+            }
         }
     }
 }
