@@ -71,18 +71,22 @@ impl Layers {
     /// # Errors
     /// [`Error::Io`] when it cannot be read for a reason that is not damage.
     pub fn find(&self, request: &LayerKey) -> Result<Option<StoredLayer>, Error> {
-        let path = self.request(request);
-        let digest = match fs::read_to_string(&path) {
-            Ok(digest) if is_name(digest.trim_end()) => digest,
-            Ok(_) => return Ok(None),
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
-                return Ok(None);
-            }
-            Err(e) => return Err(Error::io("read", &path)(e)),
+        let Some(digest) = self.digest(request)? else {
+            return Ok(None);
         };
-        match self.shelf.place(digest.trim_end())? {
+        match self.shelf.place(&digest)? {
             Some(place) => self.open(&place),
             None => Ok(None),
+        }
+    }
+
+    /// The name of the layer that a request came to.
+    fn digest(&self, request: &LayerKey) -> Result<Option<String>, Error> {
+        let path = self.request(request);
+        match fs::read_to_string(&path) {
+            Ok(digest) => Ok(Some(digest).filter(|digest| is_name(digest))),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => Ok(None),
+            Err(e) => Err(Error::io("read", &path)(e)),
         }
     }
 
@@ -115,14 +119,18 @@ impl Layers {
         }
     }
 
-    /// Begins to make the layer of a request. `None` when another thread or process does. What dead makers left
-    /// behind is swept. The right to make it falls with the [`LayerDraft`], or with the process.
+    /// Begins to make the layer of a request. `None` when another thread or process does, or has just done so; with
+    /// `anew` that it is there does not matter. What dead makers left behind is swept. The right to make it falls with the [`LayerDraft`], or with the process.
     ///
     /// # Errors
     /// [`Error::Io`] when the store cannot be written to, [`Error::Locked`] when another process hangs while it
     /// changes the layers.
-    pub fn begin(&self, request: &LayerKey) -> Result<Option<LayerDraft>, Error> {
-        let work = self.shelf.begin(request.as_str(), || false)?;
+    pub fn begin(&self, request: &LayerKey, anew: bool) -> Result<Option<LayerDraft>, Error> {
+        let is_there = || {
+            let digest = self.digest(request).ok().flatten();
+            !anew && digest.is_some_and(|digest| self.shelf.path(&digest).exists())
+        };
+        let work = self.shelf.begin(request.as_str(), is_there)?;
         Ok(work.map(LayerDraft::new))
     }
 

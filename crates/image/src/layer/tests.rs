@@ -17,7 +17,7 @@ fn shelf() -> (tempfile::TempDir, Layers) {
 }
 
 fn make(layers: &Layers, request: &str, set: &str, content: &[u8]) -> StoredLayer {
-    let draft = layers.begin(&key(request)).unwrap().unwrap();
+    let draft = layers.begin(&key(request), false).unwrap().unwrap();
     let mut file = draft.file(content.len() as u64).unwrap();
     file.write_all(content).unwrap();
     let package = StoredPackage {
@@ -54,13 +54,13 @@ fn a_request_and_its_set_find_the_layer() {
 #[test]
 fn one_makes_it_and_a_dropped_draft_leaves_nothing() {
     let (_directory, layers) = shelf();
-    let draft = layers.begin(&key("a")).unwrap().unwrap();
+    let draft = layers.begin(&key("a"), false).unwrap().unwrap();
     draft.file(10).unwrap().write_all(b"half").unwrap();
-    assert!(layers.begin(&key("a")).unwrap().is_none());
-    assert!(layers.begin(&key("b")).unwrap().is_some());
+    assert!(layers.begin(&key("a"), false).unwrap().is_none());
+    assert!(layers.begin(&key("b"), false).unwrap().is_some());
     drop(draft);
     assert!(layers.list().unwrap().is_empty());
-    assert!(layers.begin(&key("a")).unwrap().is_some());
+    assert!(layers.begin(&key("a"), false).unwrap().is_some());
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn what_a_killed_maker_left_is_swept() {
     let left = layers.shelf.path(key("b").as_str()).with_extension("new");
     fs::create_dir(&left).unwrap();
     fs::write(left.join("layer"), "half").unwrap();
-    assert!(layers.begin(&key("b")).unwrap().is_some());
+    assert!(layers.begin(&key("b"), false).unwrap().is_some());
     assert!(!left.exists());
 }
 
