@@ -7,11 +7,11 @@ export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 export NODE_EXTRA_CA_CERTS=$SSL_CERT_FILE UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1
 if [[ $language == python ]]; then
     to=$tree$(python3 -c 'import site; print(site.getusersitepackages())') || exit
-    uv() { command uv pip "$@" --quiet --no-progress --target "$to"; }
+    uv() { command uv pip "$1" --quiet --no-progress --no-cache --target "$to" "${@:2}"; }
     # Wheels first; a package that has none is built here, where that is possible at all.
-    if ! said=$(uv install --no-cache --no-build -- "$@" 2>&1); then
+    if ! said=$(uv install --no-build -- "$@" 2>&1); then
         case $said in
-            *--no-build* | *"building from source is disabled"*) uv install --no-cache -- "$@" >&2 || exit ;;
+            *--no-build* | *"building from source is disabled"*) uv install -- "$@" >&2 || exit ;;
             *) printf '%s\n' "$said" >&2; exit 1 ;;
         esac
     fi
