@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fumehood-cli", &["fumehood-engine"]),
     ("fumehood-end-to-end", &["fumehood-engine"]),
     ("fumehood-floor-init", &[]),
+    ("fumehood-guest-load", &[]),
     (
         "fumehood-performance",
         &["fumehood-engine", "fumehood-qemu", "fumehood-sys"],
