@@ -48,7 +48,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
 /// Times runs beside a floor measured in the same run.
 pub(crate) fn bench(rounds: u32, only: &[String]) -> anyhow::Result<()> {
     let programs = build::setup()?;
-    shell::run(build::static_build().args(["-p", "fumehood-floor-init"]))?;
+    shell::run(build::static_build().args([
+        "-p",
+        "fumehood-floor-init",
+        "-p",
+        "fumehood-guest-load",
+    ]))?;
     shell::run(shell::cargo().args(["build", "--release", "-p", "fumehood-performance"]))?;
     shell::run(
         Command::new("target/release/fumehood-performance")

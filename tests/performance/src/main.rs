@@ -6,6 +6,7 @@
 
 mod density;
 mod floor;
+mod network;
 mod programs;
 mod series;
 mod sessions;
@@ -64,6 +65,7 @@ enum Part {
     Hot,
     Kept,
     Sessions,
+    Network,
     Many,
     Forks,
     Boots,
@@ -72,11 +74,12 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Restores,
         Self::Hot,
         Self::Kept,
         Self::Sessions,
+        Self::Network,
         Self::Many,
         Self::Forks,
         Self::Boots,
@@ -90,6 +93,7 @@ impl Part {
             Self::Hot => "hot",
             Self::Kept => "kept",
             Self::Sessions => "sessions",
+            Self::Network => "network",
             Self::Many => "many",
             Self::Forks => "forks",
             Self::Boots => "boots",
@@ -112,6 +116,7 @@ impl Part {
             Self::Hot => hot(rounds).await,
             Self::Kept => kept(engine).await,
             Self::Sessions => sessions::measure(engine, rounds).await,
+            Self::Network => network::measure(engine, rounds).await,
             Self::Many => many(engine, rounds).await,
             Self::Forks => forks(engine, rounds).await,
             Self::Boots => boots(engine, program, rounds).await,

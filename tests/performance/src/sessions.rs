@@ -119,6 +119,6 @@ fn resident_mib() -> anyhow::Result<f64> {
 }
 
 /// How long this many bytes take at a speed in MB/s.
-fn milliseconds(bytes: u64, speed: f64) -> f64 {
+pub(crate) fn milliseconds(bytes: u64, speed: f64) -> f64 {
     Duration::from_secs_f64(bytes as f64 / 1e6 / speed).as_secs_f64() * 1000.0
 }
