@@ -76,7 +76,11 @@ const NEEDS: &[Need] = &[
     },
     Need {
         package: "util-linux",
-        there: || program("setpriv"),
+        there: || program("setpriv") && program("unshare"),
+    },
+    Need {
+        package: "iproute2",
+        there: || program("ip"),
     },
     Need {
         package: "python3",

@@ -176,7 +176,7 @@ impl Log {
         self.add(Event::decided(what, policy, decision));
     }
 
-    /// Something came too often or too much.
+    /// Something came too often, too much, or as what it is not.
     pub(crate) fn limited(&self, what: What, code: &'static str, message: String) {
         self.add(Event::new(what, false, code, message));
     }

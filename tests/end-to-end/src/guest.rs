@@ -142,6 +142,14 @@ impl Told {
         self.0.lock().unwrap().clone()
     }
 
+    /// Forgets all that has been told.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn forget(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
     /// The first event of which this holds, once it has come.
     ///
     /// # Panics

@@ -34,7 +34,12 @@ impl NameServer {
     pub(crate) async fn answer(&self, message: &[u8], by_tcp: bool) -> Option<Vec<u8>> {
         let asked = match Asked::parse(message) {
             Ok(asked) => asked,
-            Err(refusal) => return refusal,
+            Err(refusal) => {
+                let text = "what is no question about one name";
+                self.log
+                    .limited(What::Lookup, "malformed_question", text.into());
+                return refusal;
+            }
         };
         if !self.rate.take() {
             let text = format!(

@@ -1,3 +1,4 @@
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -76,8 +77,17 @@ impl World {
     ) {
         let (to, count) = (way.to, Arc::<Count>::default());
         let proxy = self.proxy(way, host, upstream, decision, &count);
-        // What went wrong was told, to the guest by a page and to the log by an event.
-        let _ = proxy.serve(guest).await;
+        // What else went wrong was told, to the guest by a page and to the log by an event.
+        if let Err(error) = proxy.serve(guest).await
+            && is_no_request(&error)
+        {
+            let message = format!("what was sent is no request of HTTP/1: {error}");
+            let event = Event {
+                name: decision.subject.name.clone(),
+                ..Event::new(What::Request, false, "malformed_request", message)
+            };
+            self.log.add(at(to, event));
+        }
         if count.spent().is_some() {
             self.log.add(at(to, ended(&count, decision)));
         }
@@ -144,6 +154,12 @@ impl World {
             })
         })
     }
+}
+
+/// Whether a conversation ended since the guest sent what cannot be read.
+fn is_no_request(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref());
+    inner.is_some_and(hyper::Error::is_parse)
 }
 
 async fn dial(to: SocketAddr) -> Result<TcpStream, Unreachable> {

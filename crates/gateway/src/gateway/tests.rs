@@ -10,6 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
 
 use super::*;
+
+mod forged;
+
 use crate::policy::{Document, Entry};
 use crate::testing::{Guest, LINK};
 

@@ -143,7 +143,7 @@ impl Proxy {
             connection.await.map_err(io::Error::other)?;
             match session.upgraded() {
                 Some(splice) => splice.run().await,
-                None => Ok(()),
+                None => session.decline().await,
             }
         };
         tokio::select! {

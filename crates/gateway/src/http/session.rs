@@ -1,13 +1,15 @@
 //! One guest's connection: each request is checked, judged, sent and answered.
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use super::body::{Down, Up};
@@ -36,6 +38,8 @@ pub(super) struct Session {
     answer: Duration,
     pulse: Arc<Pulse>,
     upstream: tokio::sync::Mutex<Upstream>,
+    /// The guest's side, since it asked for another protocol.
+    offered: Mutex<Option<OnUpgrade>>,
     upgraded: Mutex<Option<Splice>>,
 }
 
@@ -53,6 +57,7 @@ impl Session {
             answer: proxy.answer,
             pulse,
             upstream: tokio::sync::Mutex::new(Upstream::new(proxy.connect)),
+            offered: Mutex::default(),
             upgraded: Mutex::default(),
         }
     }
@@ -63,11 +68,32 @@ impl Session {
         upgraded.take()
     }
 
+    /// Ends a connection that asked for another protocol and got none: it was left open by who read its requests,
+    /// and without this the guest would lose the last answer.
+    pub(super) async fn decline(&self) -> io::Result<()> {
+        let offered = self.offered().take();
+        match offered {
+            // An error: it has been ended already.
+            Some(guest) => match guest.await {
+                Ok(guest) => TokioIo::new(guest).shutdown().await,
+                Err(_) => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
+    fn offered(&self) -> MutexGuard<'_, Option<OnUpgrade>> {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Answers one request.
     pub(super) async fn answer(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<Response<Down>, Cut> {
+        if let Some(guest) = request.extensions_mut().remove::<OnUpgrade>() {
+            *self.offered() = Some(guest);
+        }
         let target = Target::of(&request, &self.scheme);
         let host = target.as_ref().map_or("", |target| &target.host);
         let method = request.method().as_str();
@@ -104,13 +130,11 @@ impl Session {
         exchange: &Arc<Exchange>,
     ) -> Result<(Request<Up>, Reply), Refusal> {
         let (mut parts, body) = request.into_parts();
-        let guest = upgrade::wanted(&parts.headers, &body)
-            .then(|| parts.extensions.remove::<OnUpgrade>())
-            .flatten();
+        let upgrades = upgrade::wanted(&parts.headers, &body);
         let invalid = || Refusal::new("target_invalid", "The request's target is not valid.");
         let host = HeaderValue::try_from(target.authority()).map_err(|_| invalid())?;
         headers::request(&mut parts.headers, host, &body);
-        if guest.is_some() {
+        if upgrades {
             upgrade::insert(&mut parts.headers);
         }
         let needles = self.secrets.needles(&target.host);
@@ -128,7 +152,7 @@ impl Session {
         *request.headers_mut() = parts.headers;
         let reply = Reply {
             head,
-            guest,
+            upgrades,
             needles,
         };
         Ok((request, reply))
@@ -137,7 +161,7 @@ impl Session {
     async fn forward(
         &self,
         request: Request<Up>,
-        mut reply: Reply,
+        reply: Reply,
         exchange: Arc<Exchange>,
     ) -> Result<Response<Down>, Cut> {
         let sent = async { self.upstream.lock().await.send(request).await };
@@ -146,7 +170,7 @@ impl Session {
             () = self.late() => Err(Failure::Unreachable(Unreachable::Slow(self.answer))),
         };
         let answered = match sent {
-            Ok(response) => self.reply(response, &mut reply, &exchange),
+            Ok(response) => self.reply(response, &reply, &exchange),
             Err(Failure::Stale) => return Err(Cut),
             Err(Failure::Unreachable(why)) => Err(why),
         };
@@ -161,7 +185,7 @@ impl Session {
     fn reply(
         &self,
         response: Response<Incoming>,
-        reply: &mut Reply,
+        reply: &Reply,
         exchange: &Arc<Exchange>,
     ) -> Result<Response<Down>, Unreachable> {
         let status = response.status();
@@ -198,11 +222,12 @@ impl Session {
     fn switch(
         &self,
         mut response: Response<Incoming>,
-        reply: &mut Reply,
+        reply: &Reply,
         exchange: &Arc<Exchange>,
     ) -> Result<Response<Incoming>, Unreachable> {
         let agreed = upgrade::wanted(response.headers(), response.body());
-        let Some(guest) = reply.guest.take().filter(|_| agreed) else {
+        let offered = self.offered().take_if(|_| agreed && reply.upgrades);
+        let Some(guest) = offered else {
             let error = io::Error::other("it switched to a protocol that was not asked for");
             return Err(Unreachable::Failed(error));
         };
@@ -234,8 +259,8 @@ impl Session {
 struct Reply {
     /// Asked by HEAD.
     head: bool,
-    /// The guest's side, if it asked for WebSocket.
-    guest: Option<OnUpgrade>,
+    /// Asked for WebSocket.
+    upgrades: bool,
     needles: Option<Arc<Needles>>,
 }
 

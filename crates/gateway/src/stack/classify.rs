@@ -68,7 +68,7 @@ fn v4(link: &Link, bytes: &[u8]) -> Class {
         return Class::Refused(Refused::Fragment(to.into()));
     }
     let number = packet.next_header();
-    if number == IpProtocol::Igmp {
+    if number == IpProtocol::Igmp && to.is_multicast() {
         return Class::Chatter;
     }
     let carried = Carried {

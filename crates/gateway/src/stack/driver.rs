@@ -109,6 +109,9 @@ impl Stack {
                 self.deliver(state, frame, opens);
             }
             Class::Arp => {
+                if let Some(other) = neighbour::claimed(link, &frame) {
+                    state.tell(Refused::Source(other.into()));
+                }
                 neighbour::answer_arp(&mut state.cable, link, &frame);
             }
             Class::Solicitation => {

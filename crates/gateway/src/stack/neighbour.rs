@@ -1,3 +1,5 @@
+use std::net::Ipv4Addr;
+
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, IPV6_HEADER_LEN, Icmpv6Packet, Icmpv6Repr,
@@ -71,4 +73,17 @@ pub(super) fn answer_solicitation(cable: &mut Cable, link: &Link, frame: &[u8]) 
         reply.emit(from, to, &mut Icmpv6Packet::new_unchecked(rest), &checksums);
     });
     Some(())
+}
+
+/// The address that a guest says it has, where that is another's. Nobody here believes it.
+pub(super) fn claimed(link: &Link, frame: &[u8]) -> Option<Ipv4Addr> {
+    let packet = ArpPacket::new_checked(frame.get(ETHERNET_BYTES..)?).ok()?;
+    let ArpRepr::EthernetIpv4 {
+        source_protocol_addr: claimed,
+        ..
+    } = ArpRepr::parse(&packet).ok()?
+    else {
+        return None;
+    };
+    (claimed != link.guest.v4 && !claimed.is_unspecified()).then_some(claimed)
 }

@@ -1,10 +1,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::{NAMES, OTHER, WEB4, WEB6};
+use crate::soon;
 
 /// Addresses at which nobody may arrive at all.
 const NOWHERE: [&str; 19] = [
@@ -103,6 +104,32 @@ impl Canaries {
 
     fn sing(&self, what: String) {
         self.0.lock().unwrap().push(what);
+    }
+
+    /// Who arrives is noticed, by TCP and by UDP. For the end of a test: from then on they are touched.
+    ///
+    /// # Panics
+    /// When nobody is.
+    pub async fn assert_awake(&self) {
+        let at = place(NOWHERE[3], PORTS[0]);
+        let mut client = TcpStream::connect(at).await.unwrap();
+        client.write_all(b"by TCP").await.unwrap();
+        drop(client);
+        let socket = UdpSocket::bind((NOWHERE[3], 0)).await.unwrap();
+        socket.send_to(b"by UDP", at).await.unwrap();
+        let noticed = |what: &str| {
+            self.0
+                .lock()
+                .unwrap()
+                .iter()
+                .any(|song| song.contains(what))
+        };
+        let both = async {
+            while !(noticed("by TCP") && noticed("by UDP")) {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("a canary's song", both).await;
     }
 
     /// Nobody has arrived: no connection, no datagram; and no question of ICMP and no part of a packet has come to

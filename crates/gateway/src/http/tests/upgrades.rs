@@ -41,6 +41,24 @@ async fn websocket_is_spliced_and_counted() {
     assert_eq!((events[0].status, events.len()), (Some(101), 1));
 }
 
+/// Who asks for another protocol and is refused reads why, also when it has more to say.
+#[tokio::test]
+async fn a_refused_upgrade_ends_after_its_page() {
+    for asked in [
+        ASK.replace("example.com", "evil.test"),
+        "CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n".into(),
+    ] {
+        let mut rig = Rig::plain();
+        rig.send(&asked).await;
+        assert!(head(&mut rig.guest).await.contains("403 Forbidden"));
+        // It is still listened to, so that nothing is reset before the page is read.
+        rig.send("and more").await;
+        rig.guest.shutdown().await.unwrap();
+        assert!(!rest(&mut rig.guest).await.is_empty());
+        rig.proxy.await.unwrap().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_upgrade_may_be_declined() {
     let mut rig = Rig::plain();
