@@ -47,9 +47,11 @@ pub(super) fn classify(link: &Link, frame: &[u8]) -> Class {
         return Class::Refused(Refused::Malformed);
     }
     let packet = &frame[ETHERNET_BYTES..];
+    // The stack goes by the version that a packet says itself; here nobody may think otherwise.
+    let version = packet.first().map(|first| first >> 4);
     match [frame[12], frame[13]] {
-        IPV4 => v4(link, packet),
-        IPV6 => v6(link, packet),
+        IPV4 if version == Some(4) => v4(link, packet),
+        IPV6 if version == Some(6) => v6(link, packet),
         ARP => Class::Arp,
         _ => Class::Refused(Refused::Malformed),
     }

@@ -187,12 +187,24 @@ impl State {
             self.tell(Refused::Full(tuple.remote));
             return None;
         }
+        self.end_given_up();
         let mut socket = connection();
         socket.pause_synack(true);
         socket.listen(tuple.remote).ok()?;
         let handle = self.sockets.add(socket);
         self.tuples.insert(tuple, handle);
         Some((handle, tuple))
+    }
+
+    /// Ends connections that the guest has reset before they were open: their sockets listen again, and would take
+    /// the next one to the same host for their own.
+    fn end_given_up(&mut self) {
+        for handle in self.tuples.values() {
+            let socket = self.sockets.get_mut::<tcp::Socket<'_>>(*handle);
+            if socket.state() == tcp::State::Listen {
+                socket.abort();
+            }
+        }
     }
 
     fn tell(&self, refused: Refused) {
