@@ -175,7 +175,7 @@ async fn serve(stack: Stack, world: Arc<World>, mut arrivals: mpsc::Receiver<Arr
 }
 
 impl World {
-    fn refused(&self, refused: Refused) {
+    pub(crate) fn refused(&self, refused: Refused) {
         let question = match refused {
             Refused::Datagram(to) => Question::Datagram {
                 address: to.ip(),

@@ -5,6 +5,8 @@ mod device;
 mod driver;
 mod frame;
 mod neighbour;
+#[cfg(feature = "fuzzing")]
+mod probe;
 mod prohibit;
 mod stale;
 mod stream;
@@ -14,7 +16,7 @@ mod tests;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use tokio::time::Instant;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::{tcp, udp};
