@@ -20,7 +20,10 @@ fn written_again(document: &Document) {
     match Document::parse_json(&text) {
         Ok(again) => assert_eq!(&again, document),
         // As JSON it may be longer than is read.
-        Err(error) => assert!(text.len() > crate::policy::DOCUMENT_BYTES, "{error}: {text}"),
+        Err(error) => assert!(
+            text.len() > crate::policy::DOCUMENT_BYTES,
+            "{error}: {text}"
+        ),
     }
 }
 

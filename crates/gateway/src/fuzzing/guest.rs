@@ -1,6 +1,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
+use smoltcp::wire::{
+    EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket,
+};
 
 use crate::link::{End, Link};
 
@@ -81,12 +83,22 @@ impl Guest {
                 let packet = Ipv4Packet::new_checked(ethernet.payload()).expect("a packet");
                 assert!(packet.verify_checksum());
                 let (from, to) = (packet.src_addr(), packet.dst_addr());
-                self.packet(from.into(), to.into(), packet.next_header(), packet.payload());
+                self.packet(
+                    from.into(),
+                    to.into(),
+                    packet.next_header(),
+                    packet.payload(),
+                );
             }
             EthernetProtocol::Ipv6 => {
                 let packet = Ipv6Packet::new_checked(ethernet.payload()).expect("a packet");
                 let (from, to) = (packet.src_addr(), packet.dst_addr());
-                self.packet(from.into(), to.into(), packet.next_header(), packet.payload());
+                self.packet(
+                    from.into(),
+                    to.into(),
+                    packet.next_header(),
+                    packet.payload(),
+                );
             }
             EthernetProtocol::Arp => {}
             other => panic!("a frame of kind {other}"),

@@ -10,7 +10,10 @@ pub(super) fn read(bytes: &[u8]) {
     let whole = sniff(bytes);
     assert!(whole != Sniffed::More || bytes.len() < SNIFF_BYTES);
     let begun = sniff(&bytes[..bytes.len() * usize::from(*cut) / 256]);
-    assert!(begun == Sniffed::More || begun == whole, "{begun:?}, {whole:?}");
+    assert!(
+        begun == Sniffed::More || begun == whole,
+        "{begun:?}, {whole:?}"
+    );
     if let Sniffed::Tls(hello) = whole
         && let Some(name) = hello.server_name
     {

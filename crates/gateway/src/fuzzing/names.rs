@@ -33,8 +33,14 @@ pub(super) fn ask(bytes: &[u8]) {
     let head = &message.metadata;
     assert_eq!(head.id.to_be_bytes(), question[..2]);
     assert_eq!(head.message_type, MessageType::Response);
-    let addresses = message.answers.iter().filter_map(|record| record.data.ip_addr());
+    let addresses = message
+        .answers
+        .iter()
+        .filter_map(|record| record.data.ip_addr());
     for address in addresses {
-        assert!(LINK.gateway.has(address), "nobody can be asked for {address}");
+        assert!(
+            LINK.gateway.has(address),
+            "nobody can be asked for {address}"
+        );
     }
 }

@@ -55,31 +55,19 @@ pub(super) fn world() -> Arc<World> {
 }
 
 /// A gateway whose guest is a script.
-struct Play {
+pub(super) struct Play {
     stack: Stack,
     world: Arc<World>,
     events: mpsc::Receiver<Event>,
     arrivals: mpsc::Receiver<Arrival>,
     tasks: JoinSet<()>,
-    guest: Guest,
+    pub(super) guest: Guest,
     read: BytesMut,
     listens: bool,
 }
 
 pub(super) async fn play(bytes: &[u8]) {
-    let world = world();
-    let most = usize::try_from(world.policy.limits.connections).expect("a few");
-    let (stack, arrivals) = Stack::new(LINK, 7, most);
-    let mut play = Play {
-        stack,
-        events: world.log.listen(),
-        world,
-        arrivals,
-        tasks: JoinSet::new(),
-        guest: Guest::default(),
-        read: BytesMut::new(),
-        listens: true,
-    };
+    let mut play = Play::new();
     for act in script::read(bytes) {
         if !play.act(&act).await {
             break;
@@ -89,8 +77,24 @@ pub(super) async fn play(bytes: &[u8]) {
 }
 
 impl Play {
+    pub(super) fn new() -> Self {
+        let world = world();
+        let most = usize::try_from(world.policy.limits.connections).expect("a few");
+        let (stack, arrivals) = Stack::new(LINK, 7, most);
+        Self {
+            stack,
+            events: world.log.listen(),
+            world,
+            arrivals,
+            tasks: JoinSet::new(),
+            guest: Guest::default(),
+            read: BytesMut::new(),
+            listens: true,
+        }
+    }
+
     /// `false`: the wire is closed.
-    async fn act(&mut self, act: &Act) -> bool {
+    pub(super) async fn act(&mut self, act: &Act) -> bool {
         for frame in act.frames(&mut self.guest) {
             let length = frame.len().min(LINK.mtu + 14);
             if length > 0 {
@@ -174,7 +178,7 @@ impl Play {
     }
 
     /// Nobody holds anything any more, and the guest is silent: then nothing is left.
-    async fn end(mut self) {
+    pub(super) async fn end(mut self) {
         /// Turns of a stack whose connections are all over.
         const TURNS: usize = 4;
         self.tasks.shutdown().await;
@@ -187,7 +191,11 @@ impl Play {
             self.rests();
             tokio::time::advance(LONG).await;
         }
-        assert!(self.stack.is_empty(), "connections are left: {:?}", self.stack);
+        assert!(
+            self.stack.is_empty(),
+            "connections are left: {:?}",
+            self.stack
+        );
     }
 
     /// With nothing to take in, a stack that has said all comes to rest.

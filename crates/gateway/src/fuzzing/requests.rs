@@ -79,7 +79,9 @@ async fn exchange(how: u8, said: &[u8], answer: &[u8]) {
     let _ = tokio::time::timeout(LONG, reading).await;
     drop(guest);
     let ended = tokio::time::timeout(LONG * 2, proxy).await;
-    let _ = ended.expect("a proxy whose guest is gone ends").expect("no panic");
+    let _ = ended
+        .expect("a proxy whose guest is gone ends")
+        .expect("no panic");
     for received in servers.await.expect("no panic") {
         assert_judged(&received, &allowed);
     }
@@ -132,8 +134,15 @@ fn assert_judged(mut bytes: &[u8], allowed: &Allowed) {
         };
         let host = field("host").unwrap_or_default();
         let host = host.split(':').next().unwrap_or_default();
-        assert!(host.eq_ignore_ascii_case(HOST) && method != DENIED, "{head}");
-        let judged = allowed.0.lock().expect("no panic").contains(&(method, path));
+        assert!(
+            host.eq_ignore_ascii_case(HOST) && method != DENIED,
+            "{head}"
+        );
+        let judged = allowed
+            .0
+            .lock()
+            .expect("no panic")
+            .contains(&(method, path));
         assert!(judged, "sent without having been judged: {head}");
         if field("upgrade").is_some() {
             return;

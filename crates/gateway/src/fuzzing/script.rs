@@ -26,7 +26,9 @@ pub(super) enum Act {
         edits: Edits,
     },
     /// As a kernel does: takes note of all that came, on every connection.
-    Acknowledge { window: u16 },
+    Acknowledge {
+        window: u16,
+    },
     Datagram {
         remote: Remote,
         said: Said,
@@ -39,14 +41,22 @@ pub(super) enum Act {
         payload: Vec<u8>,
         edits: Edits,
     },
-    Neighbour { v6: bool, edits: Edits },
+    Neighbour {
+        v6: bool,
+        edits: Edits,
+    },
     /// A frame that may be none.
     Frame(Vec<u8>),
     /// Bytes on the wire, with no length.
     Wire(Vec<u8>),
     /// The host connects to a port of the guest.
-    Inbound { v6: bool, port: u8 },
-    Wait { millis: u16 },
+    Inbound {
+        v6: bool,
+        port: u8,
+    },
+    Wait {
+        millis: u16,
+    },
     /// Whether the guest takes what it is sent.
     Listen(bool),
     /// Whoever holds connections lets go of them.
@@ -55,8 +65,8 @@ pub(super) enum Act {
 
 #[derive(Debug, Arbitrary)]
 pub(super) struct Remote {
-    address: u8,
-    port: u8,
+    pub(super) address: u8,
+    pub(super) port: u8,
 }
 
 const ADDRESSES: [IpAddr; 16] = [
@@ -333,7 +343,12 @@ fn tcp(talk: &Talk, flags: u8, window: u16, options: &[u8], payload: &[u8]) -> V
         options,
         payload,
     };
-    packet::ip(talk.guest.ip(), talk.remote.ip(), packet::TCP, &segment.bytes())
+    packet::ip(
+        talk.guest.ip(),
+        talk.remote.ip(),
+        packet::TCP,
+        &segment.bytes(),
+    )
 }
 
 fn neighbour(v6: bool, edits: &Edits) -> Vec<u8> {
