@@ -44,12 +44,9 @@ pub(crate) fn fuzz(seconds: Option<u32>) -> anyhow::Result<()> {
 }
 
 fn one(target: &str, seconds: u32) -> anyhow::Result<()> {
-    let (corpus, seeds) = (
-        format!("fuzz/corpus/{target}"),
-        format!("fuzz/seeds/{target}"),
-    );
+    let dirs = ["corpus", "seeds"].map(|kind| format!("fuzz/{kind}/{target}"));
     let artifacts = format!("fuzz/artifacts/{target}/");
-    for dir in [&corpus, &artifacts] {
+    for dir in dirs.iter().chain([&artifacts]) {
         std::fs::create_dir_all(dir)?;
     }
     eprintln!("fuzzing {target} for {seconds} s");
@@ -57,7 +54,7 @@ fn one(target: &str, seconds: u32) -> anyhow::Result<()> {
     let mut child = Command::new("unshare")
         .args(["--map-root-user", "--net"])
         .arg(Path::new(BUILT).join(target))
-        .args([&corpus, &seeds])
+        .args(&dirs)
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={artifacts}"))
         .args(["-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1"])
