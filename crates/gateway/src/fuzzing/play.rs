@@ -56,7 +56,7 @@ pub(super) fn world() -> Arc<World> {
 
 /// A gateway whose guest is a script.
 pub(super) struct Play {
-    stack: Stack,
+    pub(super) stack: Stack,
     world: Arc<World>,
     events: mpsc::Receiver<Event>,
     arrivals: mpsc::Receiver<Arrival>,
@@ -200,8 +200,8 @@ impl Play {
 
     /// With nothing to take in, a stack that has said all comes to rest.
     fn rests(&mut self) {
-        /// More turns than full buffers of all connections need.
-        const TURNS: usize = 64;
+        /// More turns than a full buffer has segments: each connection sends one in a turn.
+        const TURNS: usize = 256;
         for _ in 0..TURNS {
             let Some(turn) = self.stack.step(&mut self.read) else {
                 return;

@@ -3,10 +3,10 @@
 use super::play::Play;
 use super::script::{Act, Edits, Flags, Nudge, Options, Remote, Said};
 
-fn open(port: u8) -> Act {
+fn open(port: u8, from: u8) -> Act {
     Act::Open {
         remote: Remote { address: 0, port },
-        from: 0,
+        from,
         options: Options::Usual {
             mss: 1460,
             scale: 7,
@@ -32,7 +32,7 @@ fn segment(flags: Flags, said: Said) -> Act {
 async fn a_script_speaks_with_a_service_to_the_end() {
     let mut play = Play::new();
     let acts = [
-        open(0),
+        open(0, 0),
         segment(Flags::Ack, Said::Nothing),
         segment(Flags::Push, Said::Fill(38)),
         segment(Flags::Fin, Said::Nothing),
@@ -62,5 +62,23 @@ async fn a_port_of_the_guest_is_reached() {
     let request = "GET / HTTP/1.1\r\n\r\n".len();
     let heard = play.guest.talks[0].theirs.wrapping_sub(begun);
     assert_eq!(usize::try_from(heard), Ok(request));
+    play.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_guest_that_takes_nothing_is_bounded() {
+    /// Together these have more to say than may wait.
+    const TALKS: u8 = 8;
+    let mut play = Play::new();
+    for from in 0..TALKS {
+        assert!(play.act(&open(2, from)).await);
+    }
+    assert!(play.act(&Act::Listen(false)).await);
+    // After each turn it is seen to that no more waits than may.
+    for _ in 0..256 {
+        assert!(play.act(&Act::Acknowledge { window: u16::MAX }).await);
+    }
+    let waiting = play.stack.take_out().len();
+    assert!(waiting >= 1024 * 1024, "{waiting} bytes");
     play.end().await;
 }
