@@ -1,5 +1,6 @@
 //! What the tests that boot real VMs share. They run the command as a user does.
 
+pub mod index;
 pub mod pty;
 
 use std::io::Read;
