@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
-use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConnection, StreamOwned};
+use tokio_rustls::TlsAcceptor;
 
 /// Makes wheels of two small packages, one of which wants the other, and an index of them in the directory `index`.
 pub const PYTHON_INDEX: &str = r#"
@@ -111,35 +111,24 @@ impl Served {
         self
     }
 
-    /// The same with TLS, as `name`; returns its certificate, which vouches for itself.
+    /// The same with TLS.
     ///
     /// # Panics
     /// When it cannot.
     #[must_use]
-    pub fn sealed(&self, name: &str, addresses: &[&str]) -> String {
-        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let config =
-            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(vec![made.cert.der().clone()], key);
-        let config = Arc::new(config.unwrap());
-        for address in addresses {
-            let (listener, served) = (TcpListener::bind(address).unwrap(), self.clone());
-            let config = config.clone();
-            thread::spawn(move || {
-                for stream in listener.incoming().flatten() {
-                    let (served, config) = (served.clone(), config.clone());
-                    thread::spawn(move || {
-                        let tls = ServerConnection::new(config).unwrap();
-                        served.answer(StreamOwned::new(tls, stream));
-                    });
-                }
-            });
-        }
-        made.cert.pem()
+    pub fn sealed_at(self, address: &str, tls: &TlsAcceptor) -> Self {
+        let (listener, served) = (TcpListener::bind(address).unwrap(), self.clone());
+        let config = tls.config().clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (served, config) = (served.clone(), config.clone());
+                thread::spawn(move || {
+                    let tls = ServerConnection::new(config).unwrap();
+                    served.answer(StreamOwned::new(tls, stream));
+                });
+            }
+        });
+        self
     }
 
     /// Method, path and header `Authorization` of each request that has come.

@@ -6,45 +6,21 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use fumehood_end_to_end::index::{JAVASCRIPT_INDEX, PYTHON_INDEX, Served};
-use fumehood_end_to_end::{finish, finish_child, fumehood, send, wait_until};
+use fumehood_end_to_end::netns::alone;
+use fumehood_end_to_end::servers::Authority;
+use fumehood_end_to_end::{finish, finish_child, fumehood, program, send, wait_until};
 use fumehood_engine::image::Store;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Set in the namespace.
-const INSIDE: &str = "FUMEHOOD_TEST_PACKAGES";
-
-/// An index's name, which only the namespace knows.
+/// An index's name, which only the command knows.
 const NAME: &str = "index.test";
 
-/// Runs a test in a namespace of its own, by this program.
-fn alone(name: &str, test: impl FnOnce()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return test();
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let hosts = directory.path().join("hosts");
-    std::fs::write(&hosts, format!("127.0.0.1 localhost {NAME}\n::1 {NAME}\n")).unwrap();
-    let mut command = Command::new("unshare");
-    if !rustix::process::geteuid().is_root() {
-        command.arg("--map-root-user");
-    }
-    let script = "mount --bind \"$HOSTS\" /etc/hosts && ip link set lo up && exec \"$0\" \"$@\"";
-    command
-        .args(["--net", "--mount", "sh", "-c", script])
-        .arg(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture"])
-        .env("HOSTS", hosts)
-        .env(INSIDE, "1");
-    let ended = command.output().unwrap();
-    let stdout = String::from_utf8_lossy(&ended.stdout);
-    let stderr = String::from_utf8_lossy(&ended.stderr);
-    assert!(
-        ended.status.success() && stdout.contains("1 passed"),
-        "{stdout}{stderr}"
-    );
-}
+/// Where the indexes are: private, and named by who configured them.
+const PYTHON: &str = "10.66.0.1:8000";
+const JAVASCRIPT: &str = "10.66.0.1:8001";
+const SEALED: &str = "10.66.0.1:8443";
 
 /// A store of its own with the image, and indexes that the command is configured for.
 struct Place {
@@ -57,6 +33,11 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         let store = directory.path().join("store");
         std::fs::create_dir(&store).unwrap();
+        std::fs::write(
+            directory.path().join("hosts"),
+            format!("10.66.0.1 {NAME}\n"),
+        )
+        .unwrap();
         let images = Store::default_root().unwrap().join("images");
         std::os::unix::fs::symlink(images, store.join("images")).unwrap();
         let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
@@ -64,8 +45,8 @@ impl Place {
             set("FUMEHOOD_HOME", store.to_str().unwrap()),
             set("HOME", directory.path().to_str().unwrap()),
             set("PIP_CONFIG_FILE", "/dev/null"),
-            set("UV_DEFAULT_INDEX", "http://127.0.0.1:8000/"),
-            set("NPM_CONFIG_REGISTRY", "http://127.0.0.1:8001/"),
+            set("UV_DEFAULT_INDEX", &format!("http://{PYTHON}/")),
+            set("NPM_CONFIG_REGISTRY", &format!("http://{JAVASCRIPT}/")),
             set("NPM_CONFIG_USERCONFIG", "/dev/null"),
         ];
         Self {
@@ -90,7 +71,13 @@ impl Place {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = fumehood();
+        let mut command = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        // Names are looked up as on a host that has this file.
+        let script = "mount --bind \"$HOME/hosts\" /etc/hosts && exec \"$0\" \"$@\"";
+        command.args(["--mount", "sh", "-c", script]).arg(program());
         let others = [
             "PIP_INDEX_URL",
             "PIP_EXTRA_INDEX_URL",
@@ -166,9 +153,9 @@ const USES_TINY: &str = "import user_of_tiny; print(user_of_tiny.VALUE)";
 fn packages_are_installed_once_and_found_by_all_that_ask_again() {
     alone(
         "packages_are_installed_once_and_found_by_all_that_ask_again",
-        || {
+        || async {
             let place = Place::new();
-            let server = place.python().at("127.0.0.1:8000");
+            let server = place.python().at(PYTHON);
             let (printed, said) = place.prints("python", &["user_of_tiny>=0.1"], USES_TINY);
             assert_eq!(printed, "15\n");
             assert_eq!(builders(&said), 1, "{said}");
@@ -215,9 +202,9 @@ fn place_pruned(place: &Place) -> (String, usize) {
 
 #[test]
 fn the_same_packages_make_the_same_layer() {
-    alone("the_same_packages_make_the_same_layer", || {
+    alone("the_same_packages_make_the_same_layer", || async {
         let place = Place::new();
-        let _server = place.python().at("127.0.0.1:8000");
+        let _server = place.python().at(PYTHON);
         let digest = || {
             place.prints("python", &["tiny==1.0"], "import tiny");
             let digest = place.layers().remove(0)[..12].to_owned();
@@ -230,10 +217,13 @@ fn the_same_packages_make_the_same_layer() {
 
 #[test]
 fn javascript_packages_are_found() {
-    alone("javascript_packages_are_found", || {
+    alone("javascript_packages_are_found", || async {
         let place = Place::new();
-        let registry = place.make(JAVASCRIPT_INDEX, "registry");
-        let _server = Served::new(&registry, None).at("127.0.0.1:8001");
+        let registry = place.make(
+            &JAVASCRIPT_INDEX.replace("127.0.0.1:8001", JAVASCRIPT),
+            "registry",
+        );
+        let _server = Served::new(&registry, None).at(JAVASCRIPT);
         let code = "import tiny from 'tiny'; console.log(tiny)";
         for builds in [1, 0] {
             let (printed, said) = place.prints("javascript", &["tiny@^1"], code);
@@ -245,40 +235,43 @@ fn javascript_packages_are_found() {
 
 #[test]
 fn what_is_not_to_be_had_is_told_in_the_tool_s_words() {
-    alone("what_is_not_to_be_had_is_told_in_the_tool_s_words", || {
-        let mut place = Place::new();
-        let _server = place.python().at("127.0.0.1:8000");
-        let (kind, retry, message) = place.fails(&["user_of_tiny==0.3", "tiny==2.0"]);
-        assert_eq!((kind.as_str(), retry.as_str()), ("invalid", "useless"));
-        assert!(message.contains("tiny<2"), "{message}");
-        let (kind, _, message) = place.fails(&["absent==1"]);
-        assert!(kind == "invalid" && message.contains("absent"), "{message}");
-        let (kind, _, message) = place.fails(&["tiny"]);
-        assert!(
-            kind == "invalid" && message.contains("version"),
-            "{message}"
-        );
-        // Nobody listens there.
-        place
-            .environment
-            .push(("UV_DEFAULT_INDEX".into(), "http://127.0.0.1:8009/".into()));
-        let (kind, retry, message) = place.fails(&["tiny==1.0"]);
-        assert_eq!(
-            (kind.as_str(), retry.as_str()),
-            ("unreachable", "safe"),
-            "{message}"
-        );
-        assert_eq!(place.layers().len(), 0);
-    });
+    alone(
+        "what_is_not_to_be_had_is_told_in_the_tool_s_words",
+        || async {
+            let mut place = Place::new();
+            let _server = place.python().at(PYTHON);
+            let (kind, retry, message) = place.fails(&["user_of_tiny==0.3", "tiny==2.0"]);
+            assert_eq!((kind.as_str(), retry.as_str()), ("invalid", "useless"));
+            assert!(message.contains("tiny<2"), "{message}");
+            let (kind, _, message) = place.fails(&["absent==1"]);
+            assert!(kind == "invalid" && message.contains("absent"), "{message}");
+            let (kind, _, message) = place.fails(&["tiny"]);
+            assert!(
+                kind == "invalid" && message.contains("version"),
+                "{message}"
+            );
+            // Nobody listens there.
+            place
+                .environment
+                .push(("UV_DEFAULT_INDEX".into(), "http://10.66.0.1:8009/".into()));
+            let (kind, retry, message) = place.fails(&["tiny==1.0"]);
+            assert_eq!(
+                (kind.as_str(), retry.as_str()),
+                ("unreachable", "safe"),
+                "{message}"
+            );
+            assert_eq!(place.layers().len(), 0);
+        },
+    );
 }
 
 #[test]
 fn two_at_once_install_once_and_a_killed_one_leaves_nothing() {
     alone(
         "two_at_once_install_once_and_a_killed_one_leaves_nothing",
-        || {
+        || async {
             let place = Place::new();
-            let server = place.python().at("127.0.0.1:8000");
+            let server = place.python().at(PYTHON);
             let words = [
                 "run",
                 "-l",
@@ -313,19 +306,16 @@ fn two_at_once_install_once_and_a_killed_one_leaves_nothing() {
 
 #[test]
 fn credentials_stay_on_the_host() {
-    alone("credentials_stay_on_the_host", || {
+    alone("credentials_stay_on_the_host", || async {
         let mut place = Place::new();
         let index = place.make(PYTHON_INDEX, "index");
         // me:open-sesame-1234
         let shown = "Basic bWU6b3Blbi1zZXNhbWUtMTIzNA==";
-        let server = Served::new(&index, Some(shown));
-        let certificate = server.sealed(NAME, &["127.0.0.1:8443", "[::1]:8443"]);
-        let trusted = place.directory.path().join("authority.pem");
-        std::fs::write(&trusted, certificate).unwrap();
+        let authority = Authority::trusted();
+        let tls = authority.acceptor(&[NAME]);
+        let server = Served::new(&index, Some(shown)).sealed_at(SEALED, &tls);
         let url = format!("https://me:open-sesame-1234@{NAME}:8443/");
         place.environment.push(("UV_DEFAULT_INDEX".into(), url));
-        let trusted = trusted.to_str().unwrap().to_owned();
-        place.environment.push(("SSL_CERT_FILE".into(), trusted));
         let looks = "import tiny, os, subprocess\n\
             print(tiny.VALUE, sum('sesame' in value for value in os.environ.values()))\n\
             print(subprocess.run(['grep', '-rlE', 'sesame|fumehood-secret', os.path.expanduser('~')], capture_output=True, text=True).stdout)";
