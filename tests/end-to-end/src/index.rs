@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
+use fumehood_engine::image::Store;
 use rustls::{ServerConnection, StreamOwned};
 use tokio_rustls::TlsAcceptor;
 
@@ -62,6 +63,19 @@ document = {"name": "tiny", "dist-tags": {"latest": "2.0.0"}, "versions": versio
 open("registry/tiny", "w").write(json.dumps(document))
 open(".bunfig.toml", "w").write('[install]\nregistry = "http://127.0.0.1:8001"\n')
 "#;
+
+/// A store with the images of the user's own and nothing else, below this directory.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn store_of_its_own(directory: &Path) -> PathBuf {
+    let store = directory.join("store");
+    std::fs::create_dir(&store).unwrap();
+    let images = Store::default_root().unwrap().join("images");
+    std::os::unix::fs::symlink(images, store.join("images")).unwrap();
+    store
+}
 
 /// A server of files, for as long as the test runs.
 #[derive(Debug, Clone)]

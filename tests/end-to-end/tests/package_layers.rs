@@ -5,11 +5,10 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use fumehood_end_to_end::index::{JAVASCRIPT_INDEX, PYTHON_INDEX, Served};
+use fumehood_end_to_end::index::{JAVASCRIPT_INDEX, PYTHON_INDEX, Served, store_of_its_own};
 use fumehood_end_to_end::netns::alone;
 use fumehood_end_to_end::servers::Authority;
 use fumehood_end_to_end::{finish, finish_child, fumehood, program, send, wait_until};
-use fumehood_engine::image::Store;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -31,15 +30,12 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = directory.path().join("store");
-        std::fs::create_dir(&store).unwrap();
+        let store = store_of_its_own(directory.path());
         std::fs::write(
             directory.path().join("hosts"),
             format!("10.66.0.1 {NAME}\n"),
         )
         .unwrap();
-        let images = Store::default_root().unwrap().join("images");
-        std::os::unix::fs::symlink(images, store.join("images")).unwrap();
         let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let environment = vec![
             set("FUMEHOOD_HOME", store.to_str().unwrap()),
