@@ -111,9 +111,10 @@ impl Place {
     }
 
     /// Kind, retry and message of a run's failure.
-    fn fails(&self, packages: &[&str]) -> (String, String, String) {
+    fn fails(&self, packages: &[&str], others: &[&str]) -> (String, String, String) {
         let mut words = vec!["run", "--json", "-q", "-l", "python", "-c", "1"];
         packages.iter().for_each(|word| words.extend(["-p", word]));
+        words.extend(others);
         let ended = self.run(&words);
         assert_eq!(ended.status.code(), Some(125), "{}", said(&ended));
         let object: Value = serde_json::from_slice(&ended.stdout).unwrap();
@@ -197,6 +198,51 @@ fn place_pruned(place: &Place) -> (String, usize) {
 }
 
 #[test]
+fn packages_and_a_network_go_together() {
+    alone("packages_and_a_network_go_together", || async {
+        let place = Place::new();
+        let _server = place.python().at(PYTHON);
+        let code = "import tiny, urllib.request\n\
+            print(tiny.VALUE, urllib.request.urlopen('http://10.66.0.1:8000/tiny/').status)";
+        let words = [
+            "run",
+            "-l",
+            "python",
+            "-p",
+            "tiny==1.0",
+            "--allow",
+            PYTHON,
+            "-c",
+            code,
+        ];
+        for builds in [1, 0] {
+            let ended = place.run(&words);
+            let printed = String::from_utf8_lossy(&ended.stdout);
+            assert_eq!(printed, "1 200\n", "{}", said(&ended));
+            assert_eq!(builders(&said(&ended)), builds);
+        }
+    });
+}
+
+#[test]
+fn an_installation_that_takes_too_long_is_given_up() {
+    alone(
+        "an_installation_that_takes_too_long_is_given_up",
+        || async {
+            let place = Place::new();
+            let server = place.python().at(PYTHON);
+            server.hold(true);
+            let words = ["tiny==1.0", "--package-timeout=20"];
+            let (kind, retry, message) = place.fails(&words[..1], &words[1..]);
+            assert_eq!((kind.as_str(), retry.as_str()), ("unreachable", "safe"));
+            assert!(message.contains("20 s"), "{message}");
+            server.hold(false);
+            assert_eq!(place.prints("python", &words[..1], "import tiny").0, "");
+        },
+    );
+}
+
+#[test]
 fn the_same_packages_make_the_same_layer() {
     alone("the_same_packages_make_the_same_layer", || async {
         let place = Place::new();
@@ -236,12 +282,12 @@ fn what_is_not_to_be_had_is_told_in_the_tool_s_words() {
         || async {
             let mut place = Place::new();
             let _server = place.python().at(PYTHON);
-            let (kind, retry, message) = place.fails(&["user_of_tiny==0.3", "tiny==2.0"]);
+            let (kind, retry, message) = place.fails(&["user_of_tiny==0.3", "tiny==2.0"], &[]);
             assert_eq!((kind.as_str(), retry.as_str()), ("invalid", "useless"));
             assert!(message.contains("tiny<2"), "{message}");
-            let (kind, _, message) = place.fails(&["absent==1"]);
+            let (kind, _, message) = place.fails(&["absent==1"], &[]);
             assert!(kind == "invalid" && message.contains("absent"), "{message}");
-            let (kind, _, message) = place.fails(&["tiny"]);
+            let (kind, _, message) = place.fails(&["tiny"], &[]);
             assert!(
                 kind == "invalid" && message.contains("version"),
                 "{message}"
@@ -250,7 +296,7 @@ fn what_is_not_to_be_had_is_told_in_the_tool_s_words() {
             place
                 .environment
                 .push(("UV_DEFAULT_INDEX".into(), "http://10.66.0.1:8009/".into()));
-            let (kind, retry, message) = place.fails(&["tiny==1.0"]);
+            let (kind, retry, message) = place.fails(&["tiny==1.0"], &[]);
             assert_eq!(
                 (kind.as_str(), retry.as_str()),
                 ("unreachable", "safe"),
