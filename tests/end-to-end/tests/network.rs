@@ -224,18 +224,7 @@ with ThreadPoolExecutor(50) as pool: print(sum(pool.map(one, range(50))))
     );
 }
 
-/// Servers that do no good: each of them leads to the right error, and to nothing else.
-#[test]
-fn bad_servers_are_told_as_what_they_are() {
-    alone("bad_servers_are_told_as_what_they_are", || async {
-        let stranger = Authority::stranger();
-        let _trusted = Authority::trusted();
-        let _names = names().await;
-        Bad::serve_all().await;
-        let web = Web::default();
-        web.serve_tls(at(WEB4, 443), stranger.acceptor(&["web.test"]))
-            .await;
-        let rules = r#"
+const BAD_ALLOWED: &str = r#"
 [[allow]]
 host = "bad.test"
 ports = "any"
@@ -251,7 +240,9 @@ host = "failing.web.test"
 addresses = ["203.0.113.11"]
 ports = [8001, 8002, 8099]
 "#;
-        let code = r"
+
+/// Speaks with each of them.
+const BAD_ASKED: &str = r"
 def bad(port): return lambda: get(f'http://bad.test:{port}/')
 def hears(port): return lambda: connect('203.0.113.11', port, b'x')
 # While the address has no name that a rule is about, anything may be spoken there.
@@ -279,9 +270,23 @@ told('failing', lambda: get('http://failing.web.test/'))
 AT_ONCE = 16
 told('full', lambda: get('http://full.test:8010/'))
 ";
-        let code = format!("{}\n{code}", fumehood_end_to_end::guest::PRELUDE);
+
+/// Servers that do no good: each of them leads to the right error, and to nothing else.
+#[test]
+fn bad_servers_are_told_as_what_they_are() {
+    alone("bad_servers_are_told_as_what_they_are", || async {
+        let stranger = Authority::stranger();
+        let _trusted = Authority::trusted();
+        let _names = names().await;
+        Bad::serve_all().await;
+        let web = Web::default();
+        web.serve_tls(at(WEB4, 443), stranger.acceptor(&["web.test"]))
+            .await;
+        let code = format!("{}\n{BAD_ASKED}", fumehood_end_to_end::guest::PRELUDE);
         let request = RunRequest::new(Language::Python, code).timeout_s(120);
-        let run = booting().run(request.network(network(rules))).unwrap();
+        let run = booting()
+            .run(request.network(network(BAD_ALLOWED)))
+            .unwrap();
         let (text, outcome) = succeeded(run).await;
         let lines: Vec<&str> = text.lines().collect();
         let begins = [

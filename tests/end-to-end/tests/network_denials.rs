@@ -303,16 +303,7 @@ for (const url of ['https://denied.test/', 'http://198.51.100.7:22/']) {
     assert!(!text.contains("open"), "{text}");
 }
 
-#[test]
-fn limits_are_held_and_told() {
-    alone("limits_are_held_and_told", || async {
-        let _names = Names::serve()
-            .await
-            .know("web.test", WEB4)
-            .know("echo.test", OTHER);
-        let web = web().await;
-        echo(at(OTHER, 7)).await;
-        let rules = r#"
+const TIGHT: &str = r#"
 [[allow]]
 id = "web"
 host = "web.test"
@@ -328,9 +319,9 @@ lookups_per_s = 10
 bytes_down = 3_000_000
 bytes_up = 2_000_000
 "#;
-        let sandbox = engine().sandbox().network(network(rules)).await.unwrap();
-        let told = Told::of(&sandbox);
-        let code = r"
+
+/// Uses up each of them.
+const GREEDY: &str = r"
 to = (socket.gethostbyname('echo.test'), 7)
 def at_once():
     kept, refused = [], 0
@@ -371,7 +362,19 @@ told('down', lambda: len(get('http://web.test/bytes/20000000')))
 told('up', up)
 told('after', lambda: get('http://web.test/'))
 ";
-        let text = python(&sandbox, code).await;
+
+#[test]
+fn limits_are_held_and_told() {
+    alone("limits_are_held_and_told", || async {
+        let _names = Names::serve()
+            .await
+            .know("web.test", WEB4)
+            .know("echo.test", OTHER);
+        let web = web().await;
+        echo(at(OTHER, 7)).await;
+        let sandbox = engine().sandbox().network(network(TIGHT)).await.unwrap();
+        let told = Told::of(&sandbox);
+        let text = python(&sandbox, GREEDY).await;
         for code in ["connections", "connection_rate", "lookup_rate", "bytes"] {
             told.denial(code, |_| true).await;
         }

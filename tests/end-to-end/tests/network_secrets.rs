@@ -106,13 +106,10 @@ print(len(sealed), b'nobody-else' + b'-may-have' not in base64.b64decode(sealed[
     let basic = seen[2]
         .lines()
         .find_map(|line| line.strip_prefix("authorization: Basic "));
-    let decoded = says(
-        sandbox,
-        Language::Raw,
-        &format!("echo {} | base64 -d | wc -c", basic.unwrap()),
-    );
+    let code = format!("echo {} | base64 -d | wc -c", basic.unwrap());
+    let decoded = says(sandbox, Language::Raw, &code).await;
     // "user:" and the value, and not the placeholder.
-    assert_eq!(decoded.await.trim(), (5 + value.len()).to_string());
+    assert_eq!(decoded.trim(), (5 + value.len()).to_string());
 
     let before = web.seen().len();
     let code = r#"curl -sS -H "Authorization: Bearer $API_TOKEN" https://api.test/ && curl -sS -u "user:$API_TOKEN" https://api.test/"#;
@@ -224,7 +221,7 @@ fn search(process_id: u32, needle: &[u8]) -> (u64, usize) {
     let path = |name: &str| format!("/proc/{process_id}/{name}");
     let memory = std::fs::File::open(path("mem")).unwrap();
     let (mut looked, mut found) = (0, 0);
-    let mut piece = vec![0; 1 << 20];
+    let (mut piece, zeros) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     for line in std::fs::read_to_string(path("maps")).unwrap().lines() {
         let (range, rest) = line.split_once(' ').unwrap();
         let (begin, end) = range.split_once('-').unwrap();
@@ -238,7 +235,10 @@ fn search(process_id: u32, needle: &[u8]) -> (u64, usize) {
             let Ok(read) = memory.read_at(&mut piece[..length], begin) else {
                 break;
             };
-            found += count(&piece[..read], needle);
+            // Most of a guest's memory holds nothing.
+            if piece[..read] != zeros[..read] {
+                found += count(&piece[..read], needle);
+            }
             looked += read as u64;
             // What lies across two pieces is seen in the second one.
             let overlap = if begin + (read as u64) < end {
