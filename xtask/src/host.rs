@@ -79,6 +79,10 @@ const NEEDS: &[Need] = &[
         there: || program("setpriv"),
     },
     Need {
+        package: "iproute2",
+        there: || program("ip"),
+    },
+    Need {
         package: "python3",
         there: || program("python3"),
     },

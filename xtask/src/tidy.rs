@@ -44,6 +44,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// The engine's modules from the highest rank to the lowest; those of one entry are equals.
 const RANKS: &[&[&str]] = &[
     &["engine", "builder", "doctor"],
+    &["package_layer"],
+    &["package_builder"],
     &[
         "sandbox",
         "context",
@@ -66,11 +68,12 @@ const RANKS: &[&[&str]] = &[
     &["vm"],
     &["follow", "uplink"],
     &["run", "spawn"],
+    &["package_index"],
     &["network"],
     &["control", "result", "greeting"],
     &["channel", "router", "writer"],
     &["console", "admission", "machine"],
-    &["layer", "config"],
+    &["layer", "config", "package_set", "package_step"],
     &["accelerator"],
     &["error"],
 ];

@@ -7,6 +7,7 @@ use fumehood_engine::policy::{Method, Target};
 use fumehood_engine::{AcceleratorChoice, Config, Language};
 
 use crate::network::NetworkArgs;
+use crate::packages::PackageArgs;
 
 /// Runs untrusted code in fresh microVMs on this machine.
 #[derive(Debug, Parser)]
@@ -63,6 +64,8 @@ pub(crate) enum Command {
     Image(Image),
     /// Builds, lists and prunes warm templates, from which runs are restored
     Template(Template),
+    /// Lists and prunes layers of packages, which runs with -p make
+    Layer(Layer),
     /// Starts a VM and offers its agent's protocol on a loopback TCP port
     Agent(Agent),
     /// Checks a policy of the guest's network, or explains what it decides
@@ -143,6 +146,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "REMOTE[:LOCAL]")]
     pub(crate) download: Vec<OsString>,
     #[command(flatten)]
+    pub(crate) packages: PackageArgs,
+    #[command(flatten)]
     pub(crate) network: NetworkArgs,
 }
 
@@ -207,6 +212,8 @@ pub(crate) struct Repl {
     #[command(flatten)]
     pub(crate) uploads: Uploads,
     #[command(flatten)]
+    pub(crate) packages: PackageArgs,
+    #[command(flatten)]
     pub(crate) network: NetworkArgs,
 }
 
@@ -266,7 +273,7 @@ pub(crate) enum TemplateCommand {
     /// Lists the templates of this store
     List,
     /// Removes damaged and abandoned templates, and the least recently used ones past a bound
-    Prune(TemplatePrune),
+    Prune(Prune),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -280,13 +287,38 @@ pub(crate) struct TemplateBuild {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct TemplatePrune {
-    /// Keeps this much on disk at most [default: 4096]
+pub(crate) struct Prune {
+    /// Keeps this much on disk at most [default: 4096 of templates, 8192 of layers]
     #[arg(long, value_name = "MIB", conflicts_with = "all")]
-    pub(crate) keep: Option<u64>,
+    keep: Option<u64>,
     /// Removes all of them
     #[arg(long)]
-    pub(crate) all: bool,
+    all: bool,
+}
+
+impl Prune {
+    /// How many bytes may stay.
+    pub(crate) fn most(&self, default: u64) -> u64 {
+        match (self.all, self.keep) {
+            (true, _) => 0,
+            (false, Some(mib)) => mib.saturating_mul(1024 * 1024),
+            (false, None) => default,
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Layer {
+    #[command(subcommand)]
+    pub(crate) command: LayerCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LayerCommand {
+    /// Lists the layers of this store
+    List,
+    /// Removes damaged and abandoned layers, and the least recently used ones past a bound
+    Prune(Prune),
 }
 
 /// Starts a VM and offers its agent's protocol on a loopback TCP port, until interrupted.

@@ -11,6 +11,7 @@ mod json;
 mod local;
 mod network;
 mod output;
+mod packages;
 mod prompt;
 mod terminal;
 mod transfer;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Doctor => commands::doctor::run(&args.host),
         Command::Image(image) => commands::image::run(image, &args.host),
         Command::Template(template) => commands::template::run(&template, &args.host),
+        Command::Layer(layer) => commands::layer::run(&layer, &args.host),
         Command::Agent(agent) => commands::agent::run(&agent, &args.host),
         Command::Policy(policy) => commands::policy::run(&policy),
         Command::Completions { shell } => commands::generate::completions(shell),

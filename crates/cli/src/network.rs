@@ -3,7 +3,10 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 use fumehood_engine::policy::{HostName, SecretEntry, SecretName};
-use fumehood_engine::{Expose, Network, NetworkOutcome, Sandbox, SecretValue};
+use fumehood_engine::{
+    Denial, Expose, Network, NetworkEvent as Event, NetworkOutcome, NetworkSummary, NetworkWhat,
+    Sandbox, SecretValue,
+};
 
 use crate::commands::{complain, policy};
 
@@ -102,21 +105,29 @@ pub(crate) fn part(sandbox: &Sandbox) {
     denied(&sandbox.network().unwrap_or_default());
 }
 
+/// Whether a name that was denied was then denied as a connection, too, which tells more.
+fn is_followed(denial: &Denial, summary: &NetworkSummary) -> bool {
+    let Event { what, name, .. } = &denial.event;
+    let later =
+        |other: &Denial| other.event.what != NetworkWhat::Lookup && other.event.name == *name;
+    *what == NetworkWhat::Lookup && summary.denials.iter().any(later)
+}
+
 /// Says what was denied.
 pub(crate) fn denied(network: &NetworkOutcome) {
     let summary = &network.summary;
-    for denial in summary.denials.iter().take(DENIALS) {
+    let denials = summary.denials.iter();
+    let told: Vec<_> = denials
+        .filter(|denial| !is_followed(denial, summary))
+        .collect();
+    for denial in told.iter().take(DENIALS) {
         let times = match denial.times {
             1 => String::new(),
             times => format!(" ({times} times)"),
         };
         complain(&format!("network: {}{times}", denial.event.message));
     }
-    let rest = summary
-        .denials
-        .iter()
-        .skip(DENIALS)
-        .map(|denial| denial.times);
+    let rest = told.iter().skip(DENIALS).map(|denial| denial.times);
     let rest = rest.sum::<u64>() + summary.more_denials;
     if rest > 0 {
         complain(&format!("network: {rest} more denials; --json has them"));

@@ -41,6 +41,11 @@ impl Admission {
         }
     }
 
+    /// The most memory that a guest may have here, in MiB.
+    pub(crate) fn most_mib(&self) -> u32 {
+        self.total_mib.saturating_sub(OVERHEAD_MIB)
+    }
+
     /// A place, if there is room now.
     pub(crate) fn place_now(&self, guest_mib: u32) -> Option<Place> {
         let needed = guest_mib.checked_add(OVERHEAD_MIB)?;

@@ -11,6 +11,8 @@ use crate::host::ANY_LANGUAGE;
 use crate::layer::Layer;
 use crate::machine::Shape;
 use crate::network::{Network, Prepared};
+use crate::package_set::Asked;
+use crate::package_step::{PackageStep, Told};
 use crate::run::RunRequest;
 use crate::sandbox::{Sandbox, Times};
 
@@ -25,6 +27,16 @@ pub struct SandboxBuilder {
     network: Option<Network>,
     times: Times,
     allow_root: bool,
+    packages: Asked,
+    told: Told,
+}
+
+/// Which VM, with which packages.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    pub(crate) language: Language,
+    pub(crate) shape: Shape,
+    pub(crate) packages: (Asked, Told),
 }
 
 impl SandboxBuilder {
@@ -37,6 +49,8 @@ impl SandboxBuilder {
             network: None,
             times: Times::default(),
             allow_root: false,
+            packages: Asked::default(),
+            told: Told::default(),
         }
     }
 
@@ -79,6 +93,27 @@ impl SandboxBuilder {
         self
     }
 
+    /// Has its programs find packages of its [language](Self::language). As
+    /// [`RunRequest::packages`](crate::RunRequest::packages).
+    pub fn packages(mut self, packages: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.packages
+            .words
+            .extend(packages.into_iter().map(Into::into));
+        self
+    }
+
+    /// Resolves the packages again, whatever versions they came to before.
+    pub fn refresh_packages(mut self) -> Self {
+        self.packages.anew = true;
+        self
+    }
+
+    /// Tells what is done for its packages; `tell` is called in between, and is to return at once.
+    pub fn on_package_step(mut self, tell: impl Fn(PackageStep) + Send + Sync + 'static) -> Self {
+        self.told = Told::by(tell);
+        self
+    }
+
     /// Gives it a network card whose other end nobody holds yet: see [`Sandbox::cable`]. For tests of the card.
     #[doc(hidden)]
     pub fn network_card(mut self) -> Self {
@@ -110,17 +145,28 @@ impl SandboxBuilder {
     /// # Errors
     /// As [`Engine::build_template`].
     pub async fn build_template(self) -> Result<bool, Error> {
-        self.engine.shaped_template(self.language, self.shape).await
+        let (engine, kind, _) = self.kind();
+        engine.shaped_template(kind).await
+    }
+
+    fn kind(self) -> (Engine, Kind, Brought) {
+        let kind = Kind {
+            language: self.language,
+            shape: self.shape,
+            packages: (self.packages, self.told),
+        };
+        (self.engine, kind, self.brought)
     }
 
     async fn start(self) -> Result<Sandbox, Error> {
         let prepared = self.network.as_ref().map(Network::prepare).transpose()?;
-        let brought = prepared.as_ref().map_or(self.brought, Prepared::brought);
-        let sandbox = self
-            .engine
-            .fresh_sandbox(self.language, self.shape, &brought, prepared, self.times)
+        let (times, allow_root) = (self.times, self.allow_root);
+        let (engine, kind, own) = self.kind();
+        let brought = prepared.as_ref().map_or(own, Prepared::brought);
+        let sandbox = engine
+            .fresh_sandbox(kind, &brought, prepared, times)
             .await?;
-        if self.allow_root {
+        if allow_root {
             sandbox.allow_root().await?;
         }
         Ok(sandbox)

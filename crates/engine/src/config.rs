@@ -28,6 +28,11 @@ pub struct Config {
     pub restore_deadline: Duration,
     /// How long a request may wait for room.
     pub queue_deadline: Duration,
+    /// How long packages may take to be resolved, installed and made a layer of.
+    pub package_deadline: Duration,
+    /// Memory of a VM that packages are installed in, in MiB; less where this host has less. Half of it is the VM's
+    /// disk, on which the packages lie twice for a moment; pages that are not used cost nothing.
+    pub builder_memory_mib: u32,
     /// Whether VMs are restored from warm templates.
     pub templates: TemplateUse,
     /// VMs that are kept ready ahead of requests.
@@ -126,6 +131,8 @@ impl Default for Config {
             boot_deadline: Duration::from_secs(60),
             restore_deadline: Duration::from_secs(10),
             queue_deadline: Duration::from_secs(120),
+            package_deadline: Duration::from_secs(900),
+            builder_memory_mib: 2048,
             templates: TemplateUse::default(),
             pool: Pool::default(),
         }

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use crate::accelerator::{Accelerator, choose};
 use crate::agent_line::AgentLine;
 use crate::begun::{Begun, Owner};
-use crate::builder::SandboxBuilder;
+use crate::builder::{Kind, SandboxBuilder};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Qemu, TemplateUse};
 use crate::ending::CANCELLED;
@@ -20,9 +20,11 @@ use crate::keeper::keep;
 use crate::launch::Kit;
 use crate::machine::Shape;
 use crate::network::Prepared;
-use crate::run::{Outcome, Run, RunEnd, RunRequest, Source, Timing};
+use crate::package_layer::Wanted;
+use crate::package_step::Told;
+use crate::run::{Event, Outcome, Run, RunEnd, RunRequest, Source, Timing};
 use crate::sandbox::{Sandbox, Times};
-use crate::template::{Built, Templates, Which};
+use crate::template::{Templates, Which};
 use crate::uplink::{Served, Uplink};
 
 /// This host, ready to run code. Cheap to clone; with the last clone, what is kept ready ends, and what
@@ -64,7 +66,13 @@ impl Engine {
         let kit = Kit::new(&qemu, chosen.accelerator, image, &config.limits)?;
         let templates = Templates::new(&store, &qemu, &kit)?;
         let engine = Self(Arc::new(Inner {
-            host: Arc::new(Host::new(config, kit, chosen.accelerator, templates)),
+            host: Arc::new(Host::new(
+                config,
+                kit,
+                chosen.accelerator,
+                templates,
+                store.layers(),
+            )),
             accelerator_reason: chosen.reason,
             keeper: OnceLock::new(),
         }));
@@ -122,7 +130,7 @@ impl Engine {
         let host = self.0.host.clone();
         let (exec, timeout) = request.check(&host.config.limits)?;
         let prepared = request.prepared()?;
-        let which = Which {
+        let mut which = Which {
             language: request.language,
             shape: Shape {
                 network: prepared.is_some(),
@@ -130,10 +138,29 @@ impl Engine {
             },
         };
         let brought = prepared.as_ref().map_or(Brought::NONE, Prepared::brought);
+        let asked = &request.packages;
+        let set = asked.set(request.language, &host.config.limits)?;
+        let anew = asked.anew;
         Ok(Run::drive(move |events, mut controls| async move {
             let start = Instant::now();
+            let told = events.clone();
+            let wanted = set.map(|set| {
+                Wanted::new(
+                    set,
+                    anew,
+                    Told::by(move |step| {
+                        let _ = told.try_send(Event::Packages(step));
+                    }),
+                )
+            });
+            let fresh = async {
+                if let Some(wanted) = wanted {
+                    wanted.into_shape(&host, &mut which).await?;
+                }
+                host.acquire(&which, &brought).await
+            };
             let fresh = tokio::select! {
-                fresh = host.acquire(&which, &brought) => fresh?,
+                fresh = fresh => fresh?,
                 () = controls.cancelled() => {
                     return Ok(RunEnd::Outcome(Box::new(never_started(&host, start))));
                 }
@@ -170,23 +197,19 @@ impl Engine {
 
     pub(crate) async fn fresh_sandbox(
         &self,
-        language: Language,
-        shape: Shape,
+        kind: Kind,
         brought: &Brought,
         prepared: Option<Prepared>,
         times: Times,
     ) -> Result<Sandbox, Error> {
-        let which = self.shaped(language, shape)?;
+        let which = self.shaped(kind).await?;
         let fresh = self.0.host.acquire(&which, brought).await?;
         Sandbox::new(self.0.host.clone(), fresh, prepared, times)
     }
 
-    pub(crate) async fn shaped_template(
-        &self,
-        language: Language,
-        shape: Shape,
-    ) -> Result<bool, Error> {
-        self.template_of(self.shaped(language, shape)?).await
+    pub(crate) async fn shaped_template(&self, kind: Kind) -> Result<bool, Error> {
+        let which = self.shaped(kind).await?;
+        self.0.host.build_template(&which).await
     }
 
     /// A VM that goes on from a saved state. It has no idle timeout and no maximum lifetime until it is
@@ -204,33 +227,8 @@ impl Engine {
     /// # Errors
     /// As [`open`](Self::open), and [`ErrorKind::Host`] when it cannot be saved.
     pub async fn build_template(&self, language: Language, memory_mib: u32) -> Result<bool, Error> {
-        self.template_of(self.checked(language, memory_mib)?).await
-    }
-
-    /// Builds a template unless it is there.
-    async fn template_of(&self, which: Which) -> Result<bool, Error> {
-        const LOOK: Duration = Duration::from_millis(200);
-        let host = &self.0.host;
-        let begun = Instant::now();
-        loop {
-            if host.templates.has(&host.kit, &which) {
-                return Ok(false);
-            }
-            let deadline = host.config.boot_deadline;
-            match host.templates.build(&host.kit, &which, deadline).await? {
-                Built::Saved => return Ok(true),
-                Built::Unsaved(why) => {
-                    let message = format!("the template cannot be saved: {why}");
-                    return Err(Error::new(ErrorKind::Host, message));
-                }
-                Built::Elsewhere => {}
-            }
-            if begun.elapsed() > host.config.queue_deadline {
-                let message = "another process builds this template and does not come to an end";
-                return Err(Error::new(ErrorKind::Busy, message));
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+        let which = self.checked(language, memory_mib)?;
+        self.0.host.build_template(&which).await
     }
 
     /// The key under which a template lies in the store, as `fumehood template list` shows it.
@@ -243,9 +241,22 @@ impl Engine {
         Ok(host.templates.key(&host.kit, &which).to_string())
     }
 
-    fn shaped(&self, language: Language, shape: Shape) -> Result<Which, Error> {
+    /// The kind of VM, with its packages ready.
+    async fn shaped(&self, kind: Kind) -> Result<Which, Error> {
+        let Kind {
+            language,
+            shape,
+            packages,
+        } = kind;
         self.checked(language, shape.memory_mib)?;
-        Ok(Which { language, shape })
+        let host = &self.0.host;
+        let (asked, told) = packages;
+        let mut which = Which { language, shape };
+        if let Some(set) = asked.set(language, &host.config.limits)? {
+            let wanted = Wanted::new(set, asked.anew, told);
+            wanted.into_shape(host, &mut which).await?;
+        }
+        Ok(which)
     }
 
     fn checked(&self, language: Language, memory_mib: u32) -> Result<Which, Error> {

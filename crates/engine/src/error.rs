@@ -12,6 +12,8 @@ pub enum ErrorKind {
     Damaged,
     /// This host does not permit it, or gives no more of something: memory, processes, disk.
     Host,
+    /// A package index was not reached, or what it was asked for did not come in time.
+    Unreachable,
     /// No room within the time that a request may wait.
     Busy,
     /// The VM did not start, or its agent did not answer in time.
@@ -95,6 +97,7 @@ impl Error {
             _ if self.started => Retry::Unknown,
             ErrorKind::Host
             | ErrorKind::Busy
+            | ErrorKind::Unreachable
             | ErrorKind::Boot
             | ErrorKind::Protocol
             | ErrorKind::Lost => Retry::Safe,

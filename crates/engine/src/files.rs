@@ -222,10 +222,17 @@ impl Files {
     ///
     /// # Errors
     /// As [`read`](Self::read), and [`ErrorKind::Host`] when it cannot be written.
-    pub async fn download(
+    pub async fn download(&self, path: &str, to: impl AsyncWrite + Unpin) -> Result<u64, Error> {
+        let most = self.sandbox.limits().file_bytes;
+        self.download_within(path, to, most).await
+    }
+
+    /// The same of a file of at most so many bytes.
+    pub(crate) async fn download_within(
         &self,
         path: &str,
         mut to: impl AsyncWrite + Unpin,
+        most: u64,
     ) -> Result<u64, Error> {
         let host = |error: std::io::Error| {
             let message = format!("the content of {path} cannot be written here: {error}");
@@ -235,7 +242,6 @@ impl Files {
         let mut len = 0;
         while let Some(bytes) = self.piece(&mut reading).await? {
             len += bytes.len() as u64;
-            let most = self.sandbox.limits().file_bytes;
             if len > most {
                 let message =
                     format!("{path} has more than {most} bytes, the most that is downloaded");

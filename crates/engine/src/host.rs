@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use fumehood_image::Layers;
 use fumehood_protocol::{Language, PROTOCOL_VERSION};
 use tokio::net::UnixStream;
 
@@ -18,7 +19,7 @@ use crate::pool::Idle;
 use crate::restore::Blank;
 use crate::run::Source;
 use crate::snapshot::Snapshot;
-use crate::template::{Templates, Which};
+use crate::template::{Built, Templates, Which};
 use crate::vm::Vm;
 
 /// This host: everything that VMs are had from.
@@ -29,6 +30,7 @@ pub(crate) struct Host {
     pub(crate) accelerator: Accelerator,
     pub(crate) admission: Admission,
     pub(crate) templates: Templates,
+    pub(crate) layers: Layers,
     pub(crate) idle: Idle,
     pub(crate) counters: Counters,
     /// Templates that were asked for and were not there.
@@ -112,6 +114,7 @@ impl Host {
         kit: Kit,
         accelerator: Accelerator,
         templates: Templates,
+        layers: Layers,
     ) -> Self {
         let admission = Admission::new(config.queue_deadline);
         Self {
@@ -120,6 +123,7 @@ impl Host {
             accelerator,
             admission,
             templates,
+            layers,
             idle: Idle::default(),
             counters: Counters::default(),
             wanted: Mutex::default(),
@@ -295,6 +299,39 @@ impl Host {
             self.want(which);
         }
         found
+    }
+
+    /// Whether a template is on disk.
+    pub(crate) fn has_template(&self, which: &Which) -> bool {
+        self.templates.has(&self.kit, which)
+    }
+
+    /// Builds a template unless it is there: `false`.
+    ///
+    /// # Errors
+    /// As a boot; [`ErrorKind::Host`] when it cannot be saved, [`ErrorKind::Busy`].
+    pub(crate) async fn build_template(&self, which: &Which) -> Result<bool, Error> {
+        const LOOK: Duration = Duration::from_millis(200);
+        let begun = Instant::now();
+        loop {
+            if self.has_template(which) {
+                return Ok(false);
+            }
+            let deadline = self.config.boot_deadline;
+            match self.templates.build(&self.kit, which, deadline).await? {
+                Built::Saved => return Ok(true),
+                Built::Unsaved(why) => {
+                    let message = format!("the template cannot be saved: {why}");
+                    return Err(Error::new(ErrorKind::Host, message));
+                }
+                Built::Elsewhere => {}
+            }
+            if begun.elapsed() > self.config.queue_deadline {
+                let message = "another process builds this template and does not come to an end";
+                return Err(Error::new(ErrorKind::Busy, message));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     fn want(&self, which: &Which) {

@@ -21,10 +21,11 @@
 //! # }
 //! ```
 //!
-//! Modules by rank; a lower one never names a higher: `engine, builder, doctor > sandbox, context, files, packages, saving, tree,
+//! Modules by rank; a lower one never names a higher: `engine, builder, doctor > package_layer > package_builder > sandbox,
+//! context, files, packages, saving, tree,
 //! watcher, agent_line, keeper > begun > host > pool > template > restore, checkpoint > snapshot, warm > launch, ending >
-//! life > vm > follow, uplink > run, spawn > network > control, result, greeting > channel, router, writer > console,
-//! admission, machine > layer, config > accelerator > error`.
+//! life > vm > follow, uplink > run, spawn > package_index > network > control, result, greeting > channel, router, writer > console,
+//! admission, machine > layer, config, package_set, package_step > accelerator > error`.
 
 mod accelerator;
 mod admission;
@@ -51,6 +52,11 @@ mod layer;
 mod life;
 mod machine;
 mod network;
+mod package_builder;
+mod package_index;
+mod package_layer;
+mod package_set;
+mod package_step;
 mod packages;
 mod pool;
 mod restore;
@@ -94,6 +100,7 @@ pub use host::Counts;
 pub use layer::Layer;
 pub use life::SandboxEnd;
 pub use network::{Expose, Network};
+pub use package_step::PackageStep;
 pub use packages::InstalledPackage;
 pub use result::MimeBundle;
 pub use run::{Event, NetworkOutcome, Outcome, Run, RunRequest, Source, Timing};

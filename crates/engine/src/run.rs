@@ -14,6 +14,8 @@ use crate::config::DEFAULT_MEMORY_MIB;
 use crate::control::{Canceller, Control, Controls, Input, controls};
 use crate::error::{Error, ErrorKind};
 use crate::network::{Network, Prepared};
+use crate::package_set::Asked;
+use crate::package_step::PackageStep;
 use crate::result::MimeBundle;
 
 /// Seconds that code may run unless a request says otherwise.
@@ -40,6 +42,7 @@ pub struct RunRequest {
     cwd: Option<String>,
     idempotency_key: Option<String>,
     network: Option<Network>,
+    pub(crate) packages: Asked,
 }
 
 impl RunRequest {
@@ -62,6 +65,7 @@ impl RunRequest {
             cwd: None,
             idempotency_key: None,
             network: None,
+            packages: Asked::default(),
         }
     }
 
@@ -69,6 +73,24 @@ impl RunRequest {
     #[must_use]
     pub fn network(mut self, network: Network) -> Self {
         self.network = Some(network);
+        self
+    }
+
+    /// Has the program find packages of its language, each with a version specifier as its package index takes it
+    /// (`pandas==2.*`, `lodash@^4`). They are installed once, in a VM of their own, from the index that this host's
+    /// tools are configured for; runs that ask for the same ones begin with them. A sandbox has those of its builder.
+    #[must_use]
+    pub fn packages(mut self, packages: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.packages
+            .words
+            .extend(packages.into_iter().map(Into::into));
+        self
+    }
+
+    /// Resolves the packages again, whatever versions they came to before.
+    #[must_use]
+    pub fn refresh_packages(mut self) -> Self {
+        self.packages.anew = true;
         self
     }
 
@@ -176,6 +198,10 @@ impl RunRequest {
                     "a sandbox has the network of its builder; leave it out of its requests";
                 Err(Error::new(ErrorKind::Invalid, message))
             }
+            _ if !self.packages.words.is_empty() => {
+                let message = "a sandbox has the packages of its builder; leave them out of its requests, or install them in it";
+                Err(Error::new(ErrorKind::Invalid, message))
+            }
             _ => Ok(()),
         }
     }
@@ -226,6 +252,8 @@ pub enum Event {
         /// Where.
         url: String,
     },
+    /// Something is done for the run's packages, before its VM begins. See [`RunRequest::packages`].
+    Packages(PackageStep),
     /// The program did something on its network, and it was decided on.
     Network(Box<NetworkEvent>),
     /// The run had been begun before, and is followed from this piece of output on.

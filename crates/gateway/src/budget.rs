@@ -1,7 +1,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -90,6 +90,34 @@ impl Budget {
             self.down.load(Ordering::Relaxed),
         )
     }
+
+    /// Whether more bytes may go, from the guest (`up`) or to it.
+    ///
+    /// # Errors
+    /// [`Spent`].
+    fn afford(&self, up: bool) -> Result<(), Spent> {
+        let ((used_up, used_down), limits) = (self.used(), &self.limits);
+        let (used, bytes, direction, limit) = match up {
+            true => (used_up, limits.bytes_up, "from the guest", "bytes_up"),
+            false => (used_down, limits.bytes_down, "to the guest", "bytes_down"),
+        };
+        match used < bytes {
+            true => Ok(()),
+            false => Err(Spent {
+                bytes,
+                direction,
+                limit,
+            }),
+        }
+    }
+
+    /// Whether a question may be sent, and its answer be read.
+    ///
+    /// # Errors
+    /// [`Spent`].
+    pub(crate) fn afford_both(&self) -> Result<(), Spent> {
+        self.afford(true).and(self.afford(false))
+    }
 }
 
 /// The budget that is used up.
@@ -110,11 +138,12 @@ pub(crate) struct Metered<S> {
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-/// Bytes of one connection.
+/// Bytes of one connection, and what ended it if that was the budget.
 #[derive(Debug, Default)]
 pub(crate) struct Count {
     up: AtomicU64,
     down: AtomicU64,
+    spent: OnceLock<Spent>,
 }
 
 impl Count {
@@ -127,18 +156,21 @@ impl Count {
     }
 }
 
+impl Count {
+    /// The budget that was used up, if that was what ended it.
+    pub(crate) fn spent(&self) -> Option<Spent> {
+        self.spent.get().copied()
+    }
+}
+
 impl<S> Metered<S> {
-    pub(crate) fn new(stream: S, budget: Arc<Budget>) -> Self {
+    pub(crate) fn new(stream: S, budget: Arc<Budget>, count: Arc<Count>) -> Self {
         Self {
             stream,
             budget,
-            count: Arc::default(),
+            count,
             pause: None,
         }
-    }
-
-    pub(crate) fn count(&self) -> Arc<Count> {
-        self.count.clone()
     }
 
     /// Waits until there may be more.
@@ -165,20 +197,10 @@ impl<S> Metered<S> {
     }
 
     fn afford(&self, up: bool) -> io::Result<()> {
-        let (used_up, used_down) = self.budget.used();
-        let limits = &self.budget.limits;
-        let (used, bytes, direction, limit) = match up {
-            true => (used_up, limits.bytes_up, "from the guest", "bytes_up"),
-            false => (used_down, limits.bytes_down, "to the guest", "bytes_down"),
-        };
-        if used < bytes {
-            return Ok(());
-        }
-        Err(io::Error::other(Spent {
-            bytes,
-            direction,
-            limit,
-        }))
+        self.budget.afford(up).map_err(|spent| {
+            let _ = self.count.spent.set(spent);
+            io::Error::other(spent)
+        })
     }
 }
 
@@ -245,13 +267,16 @@ mod tests {
         };
         let budget = Arc::new(Budget::new(limits));
         let (near, mut far) = tokio::io::duplex(100_000);
-        let mut metered = Metered::new(near, budget.clone());
+        let count = Arc::<Count>::default();
+        let mut metered = Metered::new(near, budget.clone(), count.clone());
+        assert_eq!(budget.afford_both(), Ok(()));
         let begun = Instant::now();
         for _ in 0..3 {
             metered.write_all(&[0; 1000]).await.unwrap();
         }
         let error = metered.write_all(&[0; 1]).await.unwrap_err();
         assert!(error.to_string().contains("`bytes_up`"), "{error}");
+        assert_eq!(count.spent(), budget.afford_both().err());
         let took = begun.elapsed();
         assert!(
             took >= Duration::from_secs(2) && took < Duration::from_secs(4),
@@ -260,9 +285,6 @@ mod tests {
         far.write_all(b"down").await.unwrap();
         let mut four = [0; 4];
         metered.read_exact(&mut four).await.unwrap();
-        assert_eq!(
-            (budget.used(), metered.count().read()),
-            ((3000, 4), (3000, 4))
-        );
+        assert_eq!((budget.used(), count.read()), ((3000, 4), (3000, 4)));
     }
 }

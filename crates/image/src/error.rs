@@ -82,6 +82,20 @@ pub enum Error {
         /// What was found.
         why: String,
     },
+    /// A part of a layer of packages is not what its manifest says.
+    #[error(
+        "the {part} of the layer {digest} is damaged ({why}; {path}): run `fumehood layer prune`, which removes it; it is made again when it is wanted"
+    )]
+    DamagedLayer {
+        /// The layer's digest.
+        digest: String,
+        /// The part: `layer` or `manifest.json`.
+        part: String,
+        /// Where the part lies.
+        path: PathBuf,
+        /// What was found.
+        why: String,
+    },
     /// Another process does not give a lock back that is held for milliseconds.
     #[error(
         "another process has kept {path} locked for {} seconds: `fuser {path}` names it; end it and try again", .limit.as_secs(), path = .path.display()

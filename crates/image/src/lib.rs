@@ -5,7 +5,8 @@
 //! unchanged, by every sandbox. This crate builds them ([`build`]), keeps them ([`Store`]), and opens them
 //! for the engine ([`Image`]) without hashing anything twice.
 //!
-//! Beside the images the store keeps warm templates ([`Templates`]): guests saved after their boot.
+//! Beside the images the store keeps warm templates ([`Templates`]): guests saved after their boot; and layers of
+//! packages ([`Layers`]).
 //!
 //! ```no_run
 //! use fumehood_image::{ImageName, Store};
@@ -32,6 +33,7 @@ mod identity;
 mod image;
 mod initrd;
 mod kernel;
+mod layer;
 mod manifest;
 mod mmdebstrap;
 mod name;
@@ -39,6 +41,7 @@ mod options;
 mod progress;
 mod recipe;
 mod rootfs;
+mod shelf;
 mod sparse;
 mod store;
 mod template;
@@ -49,13 +52,17 @@ pub use build::{BuildReport, Outcome, build, prepare_kernel};
 pub use error::Error;
 pub use image::{Image, Part};
 pub use initrd::floor as floor_initrd;
+pub use layer::{
+    LAYERS_BYTES, LayerDraft, LayerKey, LayerManifest, Layers, ListedLayer, StoredLayer,
+    StoredPackage,
+};
 pub use manifest::{Artifact, KernelRecord, Manifest, PartRecord};
 pub use name::ImageName;
 pub use options::{BuildOptions, ExtraFile, KernelChoice, RootFormat};
 pub use progress::{Progress, Silent, Step, StepEnd};
+pub use shelf::PruneReport;
 pub use sparse::copy_sparse;
 pub use store::{Listed, PartReport, PartState, Store, Verification};
 pub use template::{
-    Draft, ListedTemplate, PruneReport, TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest,
-    Templates,
+    Draft, ListedTemplate, TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest, Templates,
 };

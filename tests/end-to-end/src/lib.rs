@@ -1,10 +1,15 @@
 //! What the tests that boot real VMs share. They run the command as a user does.
 
+pub mod guest;
+pub mod index;
+pub mod netns;
 pub mod pty;
+pub mod servers;
 
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fumehood_engine::{
@@ -56,17 +61,8 @@ pub fn finish(mut command: Command) -> Output {
 /// When it takes longer.
 #[must_use]
 pub fn finish_child(mut child: Child) -> Output {
-    let reader = |stream: Option<Box<dyn Read + Send>>| {
-        std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            if let Some(mut stream) = stream {
-                let _ = stream.read_to_end(&mut bytes);
-            }
-            bytes
-        })
-    };
-    let stdout = reader(child.stdout.take().map(|s| Box::new(s) as _));
-    let stderr = reader(child.stderr.take().map(|s| Box::new(s) as _));
+    let stdout = collect(child.stdout.take());
+    let stderr = collect(child.stderr.take());
     let mut status = None;
     wait_until("the command's end", || {
         status = child.try_wait().ok().flatten();
@@ -77,6 +73,17 @@ pub fn finish_child(mut child: Child) -> Output {
         stdout: stdout.join().unwrap_or_default(),
         stderr: stderr.join().unwrap_or_default(),
     }
+}
+
+/// Reads all that comes from a child, while its owner does something else.
+fn collect(stream: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut stream) = stream {
+            let _ = stream.read_to_end(&mut bytes);
+        }
+        bytes
+    })
 }
 
 /// Looks until `done` holds.

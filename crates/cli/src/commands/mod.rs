@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod image;
+pub(crate) mod layer;
 pub(crate) mod policy;
 pub(crate) mod repl;
 pub(crate) mod run;

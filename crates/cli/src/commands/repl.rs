@@ -14,6 +14,7 @@ use crate::exit::{FAILURE, INTERRUPTED};
 use crate::interrupts::{Asked, Interrupts, Patience};
 use crate::network;
 use crate::output::Output;
+use crate::packages::Shown;
 use crate::prompt::{Entered, Prompt};
 use crate::terminal::{Terminal, is_interactive};
 use crate::transfer::Upload;
@@ -28,6 +29,7 @@ pub(crate) fn run(args: &Repl, host: &Host) -> anyhow::Result<ExitCode> {
         ..host.config()
     };
     config.limits.timeout_s = config.limits.timeout_s.max(args.timeout);
+    args.packages.configure(&mut config);
     let runtime = runtime()?;
     let code = runtime.block_on(async {
         let mut interrupts = Interrupts::new()?;
@@ -51,7 +53,11 @@ async fn prepare(config: Config, args: &Repl, uploads: &[Upload]) -> anyhow::Res
     if let Some(network) = args.network.network()? {
         builder = builder.network(network);
     }
-    let sandbox = builder.memory_mib(args.memory).await?;
+    let shown = Shown::new(false);
+    let builder = args.packages.build(builder, &shown);
+    let sandbox = builder.memory_mib(args.memory).await;
+    shown.finish();
+    let sandbox = sandbox?;
     network::greet(&sandbox);
     for upload in uploads {
         upload.go(&sandbox.files()).await?;

@@ -17,6 +17,7 @@ use crate::interrupts::{Interrupts, Patience};
 use crate::json;
 use crate::network;
 use crate::output::Output;
+use crate::packages::Shown;
 use crate::transfer::{Download, Downloaded, Upload};
 
 pub(crate) fn run(args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
@@ -82,6 +83,7 @@ fn request(args: &RunArgs, language: Language, code: String) -> anyhow::Result<R
 fn start(plan: &Plan, args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
     let mut config = host.config();
     config.limits.timeout_s = args.max_timeout;
+    args.packages.configure(&mut config);
     // A command that is gone in a moment builds nothing behind its user's back.
     config.templates = if args.boot {
         TemplateUse::Never
@@ -106,6 +108,7 @@ fn start(plan: &Plan, args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
         if let Some(network) = &plan.network {
             request = request.network(network.clone());
         }
+        let request = args.packages.request(request);
         match engine.run(request) {
             Ok(run) => follow(run, args, &mut output, &mut interrupts).await,
             Err(error) => Ok(End::Failed(error.into())),
@@ -134,6 +137,7 @@ async fn follow<'a>(
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<End<'a>> {
     let mut patience = Patience::new(interrupts, run.canceller());
+    let shown = Shown::new(args.quiet);
     let _feeding = args.stdin.then(|| Feeding::begin(run.input()));
     loop {
         let event = match patience.with(run.next()).await {
@@ -141,6 +145,10 @@ async fn follow<'a>(
             Some(None) => break,
             Some(Some(event)) => event,
         };
+        match &event {
+            Event::Packages(step) => shown.step(*step),
+            _ => shown.finish(),
+        }
         if let (Event::Exposed { url }, false) = (&event, args.quiet) {
             network::exposed(url);
         }
@@ -152,6 +160,7 @@ async fn follow<'a>(
             Some(other) => other.context("the output could not be written")?,
         }
     }
+    shown.finish();
     Ok(match run.outcome().await {
         Ok(outcome) => End::Outcome(Box::new(outcome), Vec::new()),
         Err(error) => End::Failed(error.into()),
@@ -199,7 +208,11 @@ async fn prepare(engine: &Engine, plan: &Plan, args: &RunArgs) -> Result<Sandbox
     if let Some(network) = &plan.network {
         builder = builder.network(network.clone());
     }
-    let sandbox = builder.memory_mib(args.memory).await?;
+    let shown = Shown::new(args.quiet);
+    let builder = args.packages.build(builder, &shown);
+    let sandbox = builder.memory_mib(args.memory).await;
+    shown.finish();
+    let sandbox = sandbox?;
     if !args.quiet {
         network::greet(&sandbox);
     }

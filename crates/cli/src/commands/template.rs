@@ -6,9 +6,9 @@ use fumehood_engine::policy::Policy;
 use fumehood_engine::{Config, Engine, Language, Network, TemplateUse};
 
 use super::{runtime, say};
-use crate::args::{Host, Template, TemplateBuild, TemplateCommand, TemplatePrune};
+use crate::args::{Host, Prune, Template, TemplateBuild, TemplateCommand};
 
-const MIB: u64 = 1024 * 1024;
+pub(super) const MIB: u64 = 1024 * 1024;
 
 pub(crate) fn run(args: &Template, host: &Host) -> anyhow::Result<ExitCode> {
     match &args.command {
@@ -100,7 +100,7 @@ fn line(template: &ListedTemplate) -> String {
     }
 }
 
-fn ago(time: SystemTime) -> String {
+pub(super) fn ago(time: SystemTime) -> String {
     let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let minutes = since(SystemTime::now())
         .saturating_sub(since(time))
@@ -114,14 +114,8 @@ fn ago(time: SystemTime) -> String {
     }
 }
 
-fn prune(args: &TemplatePrune, templates: &Templates) -> anyhow::Result<ExitCode> {
-    let most = if args.all {
-        0
-    } else {
-        args.keep
-            .map_or(TEMPLATES_BYTES, |mib| mib.saturating_mul(MIB))
-    };
-    let report = templates.prune(most, |_| true)?;
+fn prune(args: &Prune, templates: &Templates) -> anyhow::Result<ExitCode> {
+    let report = templates.prune(args.most(TEMPLATES_BYTES), |_| true)?;
     say(&format!(
         "removed {} templates, {} MiB",
         report.removed,

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use crate::budget::{Budget, Rate};
@@ -19,7 +20,7 @@ use crate::policy::{Decision, HostName, Pass, Policy, Question, Said, Verdict, d
 use crate::stack::{DNS_PORT, GuestStream};
 use crate::stream::Rewound;
 use crate::vault::Vault;
-use first_bytes::first_bytes;
+use first_bytes::{First, first_bytes};
 pub(crate) use requests::LazyTrust;
 
 /// How long another host may take to answer a connection.
@@ -125,7 +126,19 @@ impl World {
 
     /// Reads what the guest says first, and decides by that.
     async fn listen(&self, mut guest: GuestStream, upstream: TcpStream, way: Way) {
-        let Some((first, bytes)) = first_bytes(&mut guest).await else {
+        let heard = tokio::select! {
+            biased;
+            heard = first_bytes(&mut guest) => heard,
+            begun = first_of(&upstream) => match begun {
+                // Its client waits for it to begin.
+                true => Some((First::Nothing, Bytes::new())),
+                false => {
+                    let decision = decide(&self.policy, &way.connect());
+                    return self.unreachable(&way, &decision, "it closed the connection at once");
+                }
+            },
+        };
+        let Some((first, bytes)) = heard else {
             return;
         };
         let server_name = first.server_name();
@@ -157,6 +170,11 @@ impl World {
         };
         self.log.add(at(way.to, event));
     }
+}
+
+/// Waits for a server that speaks before its client does; `false`: it is gone.
+async fn first_of(upstream: &TcpStream) -> bool {
+    matches!(upstream.peek(&mut [0; 1]).await, Ok(1))
 }
 
 fn at(to: SocketAddr, event: Event) -> Event {

@@ -15,25 +15,32 @@ const WORDED_PORTS: [u16; 6] = [80, 443, 3128, 8000, 8080, 8443];
 impl World {
     /// Refuses a connection: in words where its client can read them, by a reset elsewhere.
     pub(super) async fn refuse(&self, mut guest: GuestStream, decision: &Decision) {
-        let port = guest.remote().port();
-        let named = |rule: &crate::policy::Rule| rule.ports.contains(port);
-        if !WORDED_PORTS.contains(&port) && !self.policy.rules.iter().any(named) {
-            return;
-        }
-        if guest.accept().await
+        if self.is_worded(guest.remote().port())
+            && guest.accept().await
             && let Some((first, bytes)) = first_bytes(&mut guest).await
         {
             self.refuse_first(guest, &first, bytes, decision).await;
         }
     }
 
+    /// Whether a client of this port may be one that reads words.
+    fn is_worded(&self, port: u16) -> bool {
+        let named = |rule: &crate::policy::Rule| rule.ports.contains(port);
+        WORDED_PORTS.contains(&port) || self.policy.rules.iter().any(named)
+    }
+
     /// Refuses a connection to the gateway itself: its guest was sent here when it asked for a name that it
     /// may not reach. Which one it was is in what it says.
     pub(super) async fn refuse_by_name(&self, mut guest: GuestStream) {
+        let port = guest.remote().port();
+        if !self.is_worded(port) {
+            // Who waits there for the other side to begin would wait in vain.
+            let decision = self.why_not_here(&guest);
+            return self.log.decided(What::Connection, &self.policy, &decision);
+        }
         if !guest.accept().await {
             return;
         }
-        let port = guest.remote().port();
         let Some((first, bytes)) = first_bytes(&mut guest).await else {
             return;
         };

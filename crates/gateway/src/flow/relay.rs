@@ -1,8 +1,10 @@
+use std::sync::Arc;
+
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::TcpStream;
 
 use super::{World, at};
-use crate::budget::{Count, Metered, Spent};
+use crate::budget::{Count, Metered};
 use crate::event::{Event, What};
 use crate::policy::Decision;
 use crate::stream::Stream;
@@ -20,13 +22,12 @@ impl World {
     ) {
         self.log.connected();
         let to = upstream.peer_addr().ok();
-        let mut upstream = Metered::new(upstream, self.budget.clone());
-        let count = upstream.count();
-        let moved =
-            copy_bidirectional_with_sizes(&mut guest, &mut upstream, PIECE_BYTES, PIECE_BYTES);
-        let error = moved.await.err();
-        let spent = error.and_then(|error| error.into_inner()?.downcast::<Spent>().ok());
-        let event = ended(&count, spent.as_deref().copied(), decision);
+        let count = Arc::<Count>::default();
+        let mut upstream = Metered::new(upstream, self.budget.clone(), count.clone());
+        // However it ends, both sides are told by the end of their connections.
+        let _ = copy_bidirectional_with_sizes(&mut guest, &mut upstream, PIECE_BYTES, PIECE_BYTES)
+            .await;
+        let event = ended(&count, decision);
         self.log.add(match to {
             Some(to) => at(to, event),
             None => event,
@@ -34,9 +35,10 @@ impl World {
     }
 }
 
-fn ended(count: &Count, spent: Option<Spent>, decision: &Decision) -> Event {
+/// What is told of a connection at its end.
+pub(super) fn ended(count: &Count, decision: &Decision) -> Event {
     let (bytes_up, bytes_down) = count.read();
-    let event = match spent {
+    let event = match count.spent() {
         None => Event::new(What::End, true, "ended", "the connection has ended".into()),
         Some(spent) => Event::new(What::End, false, "bytes", spent.to_string()),
     };

@@ -1,10 +1,11 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpStream;
 
+use super::relay::ended;
 use super::{CONNECT, Way, World, at};
-use crate::budget::Metered;
+use crate::budget::{Budget, Count, Metered};
 use crate::event::{Event, Log, What};
 use crate::http::{
     self, ANSWER, Connecting, Connector, Judge, Proxy, Scheme, Seen, Unreachable, Watch,
@@ -24,9 +25,7 @@ impl World {
         decision: &Decision,
     ) {
         self.log.connected();
-        let proxy = self.proxy(way, None, upstream, decision);
-        // What went wrong was told, to the guest by a page and to the log by an event.
-        let _ = proxy.serve(guest).await;
+        self.pass_on(guest, upstream, way, decision, None).await;
     }
 
     /// Ends the guest's TLS, and passes on what is in it, request by request.
@@ -55,8 +54,8 @@ impl World {
         let first = bytes::Bytes::new();
         match terminate(guest, first, host.as_ref(), authority).await {
             Ok(guest) => {
-                let proxy = self.proxy(way, Some(host), upstream, decision);
-                let _ = proxy.serve(guest).await;
+                self.pass_on(guest, upstream, way, decision, Some(host))
+                    .await;
             }
             Err(error) => failed(
                 "guest_tls",
@@ -67,17 +66,36 @@ impl World {
         }
     }
 
+    async fn pass_on(
+        &self,
+        guest: impl Stream,
+        upstream: TcpStream,
+        way: Way,
+        decision: &Decision,
+        host: Option<HostName>,
+    ) {
+        let (to, count) = (way.to, Arc::<Count>::default());
+        let proxy = self.proxy(way, host, upstream, decision, &count);
+        // What went wrong was told, to the guest by a page and to the log by an event.
+        let _ = proxy.serve(guest).await;
+        if count.spent().is_some() {
+            self.log.add(at(to, ended(&count, decision)));
+        }
+    }
+
     fn proxy(
         &self,
         way: Way,
         host: Option<HostName>,
         upstream: TcpStream,
         decision: &Decision,
+        count: &Arc<Count>,
     ) -> Proxy {
         let to = way.to;
         let requests = Arc::new(Requests {
             policy: self.policy.clone(),
             log: self.log.clone(),
+            budget: self.budget.clone(),
             way,
             tls: host.clone(),
             decision: decision.clone(),
@@ -92,23 +110,30 @@ impl World {
             watch: requests,
             secrets: self.vault.secrets(),
             answer: ANSWER,
-            connect: self.connector(to, host, upstream),
+            connect: self.connector(to, host, upstream, count.clone()),
         }
     }
 
     /// The connection that is there, and further ones when the server has closed it.
-    fn connector(&self, to: SocketAddr, host: Option<HostName>, first: TcpStream) -> Connector {
+    fn connector(
+        &self,
+        to: SocketAddr,
+        host: Option<HostName>,
+        first: TcpStream,
+        count: Arc<Count>,
+    ) -> Connector {
         let first = Mutex::new(Some(first));
         let (budget, trust) = (self.budget.clone(), self.trust.clone());
         Box::new(move || -> Connecting {
             let kept = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let (budget, trust, host) = (budget.clone(), trust.clone(), host.clone());
+            let (budget, count) = (budget.clone(), count.clone());
+            let (trust, host) = (trust.clone(), host.clone());
             Box::pin(async move {
                 let stream = match kept {
                     Some(stream) => stream,
                     None => dial(to).await?,
                 };
-                let stream = Metered::new(stream, budget);
+                let stream = Metered::new(stream, budget, count);
                 Ok(match host {
                     None => Box::new(stream) as Box<dyn Stream>,
                     Some(host) => {
@@ -148,10 +173,11 @@ impl LazyTrust {
 struct Requests {
     policy: Arc<Policy>,
     log: Arc<Log>,
+    budget: Arc<Budget>,
     way: Way,
     tls: Option<HostName>,
     decision: Decision,
-    /// What the policy denies, until the request is over.
+    /// What the policy or its limits deny, until the request is over.
     denied: Mutex<Option<Event>>,
 }
 
@@ -172,7 +198,12 @@ impl Requests {
 
 impl Judge for Requests {
     fn judge(&self, request: &Seen<'_>) -> Result<(), Refusal> {
-        let Ok(host) = request.host.parse::<Host>() else {
+        // An address of IPv6 has lost its brackets.
+        let host = match request.host.parse::<IpAddr>() {
+            Ok(address) => Ok(Host::Address(address)),
+            Err(_) => request.host.parse::<Host>(),
+        };
+        let Ok(host) = host else {
             return Err(Refusal::new(
                 "no_host_name",
                 "the request is for no host's name",
@@ -189,7 +220,15 @@ impl Judge for Requests {
         };
         let decision = decide(&self.policy, &question);
         if decision.is_allowed() {
-            return Ok(());
+            return self.budget.afford_both().map_err(|spent| {
+                let text = format!(
+                    "The limits of the policy `{}` deny it: {spent}.",
+                    self.policy.name
+                );
+                let event = Event::new(What::Request, false, "bytes", text.clone());
+                *self.denied() = Some(event);
+                Refusal::new("bytes", text)
+            });
         }
         let event = Event::decided(What::Request, &self.policy, &decision);
         *self.denied() = Some(event);

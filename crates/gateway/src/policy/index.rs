@@ -2,6 +2,7 @@
 
 mod javascript;
 mod python;
+mod reach;
 mod source;
 mod surroundings;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
+pub use self::reach::{Hidden, Place, Reach, ReachError};
 pub use self::surroundings::Surroundings;
 
 use self::source::Found;

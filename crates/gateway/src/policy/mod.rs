@@ -27,7 +27,10 @@ pub use decision::{Decision, Pass, Reason, Subject, Verdict};
 pub use document::{DOCUMENT_BYTES, Document, DocumentError, RULES, SECRETS, SecretEntry};
 pub use entry::{Entry, EntryError, RULE_ITEMS};
 pub use explain::{Explanation, Scheme, Step, Target, TargetError, explain};
-pub use index::{Credential, INDEXES, Index, IndexError, Language, Login, Surroundings};
+pub use index::{
+    Credential, Hidden, INDEXES, Index, IndexError, Language, Login, Place, Reach, ReachError,
+    Surroundings,
+};
 pub use limits::{CONNECTIONS, LEAST_BYTES_PER_S, LimitsError, NetworkLimits};
 pub use name::{HOST_NAME_CHARS, Host, HostName, HostPattern, LABEL_CHARS, NameError};
 pub use net::{Net, NetError};

@@ -96,6 +96,8 @@ impl Stack {
         let delay = interface.poll_delay(now, sockets).map(Duration::from);
         let orphans = state.bury_orphans();
         let next = [delay, orphans].into_iter().flatten().min();
+        // Where there is no room, the wire says when there is some again.
+        let next = next.filter(|_| state.cable.has_room());
         Ok(Turn {
             more,
             next: next.unwrap_or(IDLE),

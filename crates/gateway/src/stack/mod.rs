@@ -31,7 +31,10 @@ pub(crate) use stream::GuestStream;
 use crate::link::Link;
 
 /// Bytes that a connection may have on their way, in each direction. Pages that are not used cost nothing.
-const BUFFER_BYTES: usize = 256 * 1024;
+///
+/// As many as the window of a SYN says with the window scale that this gives: smoltcp 0.14 takes that window for a
+/// scaled one until the first acknowledgment, and with a buffer that is smaller a guest could make it panic.
+const BUFFER_BYTES: usize = 0xffff << 2;
 
 /// Questions to the name server that wait for being read, and answers for being sent.
 const DATAGRAMS: usize = 64;

@@ -3,9 +3,7 @@ use std::fmt;
 
 use super::FORMAT;
 use crate::hash::Fields;
-
-/// Hexadecimal digits of a SHA-256.
-const DIGITS: usize = 64;
+use crate::shelf::is_name;
 
 /// Under what a template lies in the store: a hash over everything that it depends on.
 ///
@@ -37,8 +35,7 @@ impl TemplateKey {
 
     /// The key that a directory is named after.
     pub(super) fn from_name(name: &str) -> Option<Self> {
-        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        (name.len() == DIGITS && name.bytes().all(digit)).then(|| Self(name.to_owned()))
+        is_name(name).then(|| Self(name.to_owned()))
     }
 }
 

@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::place::Place;
 use super::{FORMAT, MANIFEST, TemplateKey};
 use crate::Error;
+use crate::shelf::Place;
 
 /// The record of one template.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +41,8 @@ impl TemplateManifest {
             let why = format!("format {} instead of {FORMAT}", manifest.format);
             return Err(place.damaged(MANIFEST, why));
         }
-        if manifest.key != place.key().as_str() || TemplateKey::of(&manifest.inputs) != *place.key()
+        if manifest.key != place.name()
+            || TemplateKey::of(&manifest.inputs).as_str() != place.name()
         {
             return Err(place.damaged(MANIFEST, "it belongs to another template".to_owned()));
         }

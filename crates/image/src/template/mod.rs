@@ -1,18 +1,14 @@
 //! Warm templates: guests saved right after an interpreter has come up in them, from which a run begins
 //! within milliseconds instead of a boot.
 //!
-//! `templates/KEY` in the store holds one: the guest's memory in a sparse file, the devices' state, a
-//! manifest. `templates/KEY.new` is one in the making, alive while the lock inside is held;
-//! `templates/KEY.gone` is one on its way out. Both are swept. Whoever renames or removes anything there
-//! holds `templates/lock` for that moment; whoever only opens a template takes no lock.
+//! `templates/KEY` in the store, a [shelf](crate::shelf), holds one: the guest's memory in a sparse file, the devices'
+//! state, a manifest.
 
 mod draft;
 mod key;
 mod list;
-mod lock;
 mod manifest;
 mod open;
-mod place;
 mod prune;
 mod ram;
 mod templates;
@@ -22,7 +18,6 @@ pub use key::TemplateKey;
 pub use list::ListedTemplate;
 pub use manifest::TemplateManifest;
 pub use open::Template;
-pub use prune::PruneReport;
 pub use templates::Templates;
 
 /// Bytes on disk that templates may take when nobody says otherwise: 4 GiB, some ninety of them (the shell's

@@ -2,10 +2,10 @@ use std::fmt;
 use std::fs::File;
 
 use super::manifest::TemplateManifest;
-use super::place::Place;
 use super::{RAM, STATE, ram};
-use crate::identity::{self, Identities, Identity};
-use crate::image::{self, IDENTITY_FILE};
+use crate::identity::{Identities, Identity};
+use crate::image;
+use crate::shelf::Place;
 use crate::sparse::copy_sparse;
 use crate::{Error, hash};
 
@@ -45,7 +45,7 @@ impl Template {
     /// Opens what lies in this place. What looks as it did after the last hash is not hashed again.
     pub(super) fn load(place: &Place) -> Result<Self, Error> {
         let manifest = TemplateManifest::load(place)?;
-        let recorded = read_identities(place);
+        let recorded = place.identities();
         let mut seen = Identities::new();
         let (ram, state) = (place.part(RAM)?, place.part(STATE)?);
         let contents = place.read(STATE)?;
@@ -80,14 +80,6 @@ impl fmt::Debug for Template {
             .field("manifest", &self.manifest)
             .finish_non_exhaustive()
     }
-}
-
-/// Nothing when it cannot be read, which costs only a hash.
-fn read_identities(place: &Place) -> Identities {
-    place
-        .read(IDENTITY_FILE)
-        .map(|text| identity::parse(&text))
-        .unwrap_or_default()
 }
 
 /// Compares size and hash of a part that looks otherwise than it did.

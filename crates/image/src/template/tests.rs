@@ -80,7 +80,9 @@ impl Fixture {
 
     /// Everything below `templates` but the lock.
     fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.templates.root).into_iter().flatten();
+        let entries = fs::read_dir(self.templates.shelf.root())
+            .into_iter()
+            .flatten();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name != "lock").collect()
     }
@@ -124,7 +126,7 @@ fn only_the_owner_sees_a_guests_memory() {
     let fixture = fixture();
     let key = fixture.make("python");
     let mode = |path: PathBuf| fs::metadata(path).unwrap().mode() & 0o777;
-    assert_eq!(mode(fixture.templates.root.clone()), 0o700);
+    assert_eq!(mode(fixture.templates.shelf.root().to_path_buf()), 0o700);
     for part in [RAM, STATE, MANIFEST] {
         assert_eq!(mode(fixture.part(&key, part)), 0o600, "{part}");
     }
@@ -139,7 +141,7 @@ fn a_store_without_templates_is_empty_and_stays_untouched() {
     assert!(!fixture.is_opened(&key("python")) && !templates.has(&key("python")));
     assert!(templates.list().unwrap().is_empty());
     assert_eq!(templates.prune(0, |_| false).unwrap().removed, 0);
-    assert!(!templates.store.root().exists());
+    assert!(!templates.shelf.root().exists());
 }
 
 #[test]
@@ -256,7 +258,7 @@ fn a_manifest_of_another_format_or_key_is_damage() {
     let fixture = fixture();
     let key = fixture.make("python");
     let load = || {
-        let place = place::Place::open(&fixture.templates.root, &key).unwrap();
+        let place = fixture.templates.shelf.place(key.as_str()).unwrap();
         Template::load(&place.unwrap())
     };
     let text = fs::read_to_string(fixture.part(&key, MANIFEST)).unwrap();
@@ -274,7 +276,10 @@ fn a_manifest_of_another_format_or_key_is_damage() {
 fn a_reason_of_the_moment_is_no_damage() {
     let fixture = fixture();
     let key = fixture.make("python");
-    let place = place::Place::open(&fixture.templates.root, &key)
+    let place = fixture
+        .templates
+        .shelf
+        .place(key.as_str())
         .unwrap()
         .unwrap();
     // Not even root opens a file by a name that is too long.
@@ -382,7 +387,7 @@ fn a_list_tells_what_is_there_and_what_is_wrong() {
     let [python, shell] = ["python", "shell"].map(|language| fixture.make(language));
     fixture.used_at(&python, 50);
     fs::write(fixture.part(&shell, MANIFEST), "{}").unwrap();
-    fs::create_dir(fixture.templates.root.join("other")).unwrap();
+    fs::create_dir(fixture.templates.shelf.root().join("other")).unwrap();
     let listed = fixture.templates.list().unwrap();
     assert_eq!(listed.len(), 2);
     let find = |key: &TemplateKey| listed.iter().find(|one| one.key == *key).unwrap();

@@ -51,7 +51,7 @@ fn too_little_room_is_told_before_anything_is_written() {
         matches!(error, Error::NoRoom { have, need, .. } if need > 2 << 20 && have <= 1 << 20),
         "{error}"
     );
-    assert_eq!(fs::read_dir(&templates.root).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(templates.shelf.root()).unwrap().count(), 1);
 }
 
 #[test]
@@ -63,12 +63,12 @@ fn a_disk_that_fills_up_meanwhile_is_told_and_nothing_stays() {
     let written = draft.write(inputs("python"), &two_megabytes(), b"");
     let error = written
         .unwrap_err()
-        .or_disk_full(&templates.root, 5_000_000);
+        .or_disk_full(templates.shelf.root(), 5_000_000);
     assert!(matches!(error, Error::DiskFull { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains("is full") && text.contains("5 MB"), "{text}");
     drop(draft);
-    assert_eq!(fs::read_dir(&templates.root).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(templates.shelf.root()).unwrap().count(), 1);
     let draft = templates.begin(&key("python")).unwrap();
     assert!(draft.is_some(), "a full disk blocks nothing");
 }

@@ -64,13 +64,16 @@ fn whoever_opens_makes_and_prunes_at_once_finds_whole_templates() {
 fn one_that_was_replaced_is_not_thrown_away_for_the_one_before() {
     let fixture = fixture();
     let key = fixture.make("python");
-    let before = place::Place::open(&fixture.templates.root, &key)
+    let before = fixture
+        .templates
+        .shelf
+        .place(key.as_str())
         .unwrap()
         .unwrap();
     fs::remove_file(fixture.part(&key, STATE)).unwrap();
     let error = Template::load(&before).unwrap_err();
     fixture.make("python");
-    fixture.templates.throw_away(&before, &error);
+    fixture.templates.shelf.throw_away(&before, &error);
     assert!(fixture.is_opened(&key));
     // Nor is it what the one before is read from.
     assert!(Template::load(&before).is_err() && !before.is_still_there());

@@ -17,18 +17,18 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// A lock on a file, which falls with its holder, however that ends.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Takes the lock, waiting for whoever has it.
-    pub(super) fn wait(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn wait(path: &Path) -> Result<Self, Error> {
         Self::wait_for(path, LIMIT)
     }
 
     /// Takes the lock unless another has it.
-    pub(super) fn attempt(path: &Path) -> Result<Option<Self>, Error> {
+    pub(crate) fn attempt(path: &Path) -> Result<Option<Self>, Error> {
         let file = open(path, true)?;
         Ok(take(&file, path)?.then_some(Self { _file: file }))
     }
@@ -50,7 +50,7 @@ impl Lock {
 }
 
 /// Whether anybody holds the lock; nobody does when there is no such file.
-pub(super) fn is_held(path: &Path) -> bool {
+pub(crate) fn is_held(path: &Path) -> bool {
     open(path, false).is_ok_and(|file| !take(&file, path).unwrap_or(false))
 }
 

@@ -7,25 +7,28 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, futimens, openat};
 use rustix::io::Errno;
 
-use super::TemplateKey;
+use super::Kind;
 use crate::Error;
+use crate::identity::{self, Identities};
+use crate::image::IDENTITY_FILE;
 
 /// A block as `stat` counts them, in bytes, whatever those of the file system.
 const BLOCK: u64 = 512;
 
-/// The directory of one template, held open: what is read by way of it belongs together, even when
-/// another template takes its name meanwhile.
+/// The directory of one thing, held open: what is read by way of it belongs together, even when
+/// another one takes its name meanwhile.
 #[derive(Debug)]
-pub(super) struct Place {
-    key: TemplateKey,
+pub(crate) struct Place {
+    name: String,
+    kind: Kind,
     path: PathBuf,
     handle: File,
 }
 
 impl Place {
     /// Opens the directory; `None` when there is none.
-    pub(super) fn open(templates: &Path, key: &TemplateKey) -> Result<Option<Self>, Error> {
-        let path = templates.join(key.as_str());
+    pub(crate) fn open(root: &Path, name: &str, kind: Kind) -> Result<Option<Self>, Error> {
+        let path = root.join(name);
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
@@ -36,24 +39,25 @@ impl Place {
             }
             Err(e) => Err(Error::io("open", &path)(e)),
             Ok(handle) => Ok(Some(Self {
-                key: key.clone(),
+                name: name.to_owned(),
+                kind,
                 path,
                 handle,
             })),
         }
     }
 
-    pub(super) fn key(&self) -> &TemplateKey {
-        &self.key
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens a file of the template for reading. One that is not there is damage; one that cannot be
+    /// Opens a file of it for reading. One that is not there is damage; one that cannot be
     /// opened for a reason of the moment is not.
-    pub(super) fn part(&self, name: &str) -> Result<File, Error> {
+    pub(crate) fn part(&self, name: &str) -> Result<File, Error> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         match openat(&self.handle, name, flags, Mode::empty()) {
             Ok(file) => Ok(file.into()),
@@ -65,7 +69,7 @@ impl Place {
     }
 
     /// All of a small file.
-    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
         let mut contents = Vec::new();
         match self.part(name)?.read_to_end(&mut contents) {
             Err(e) if e.kind() == ErrorKind::IsADirectory => Err(self.damaged(name, e.to_string())),
@@ -74,17 +78,32 @@ impl Place {
         }
     }
 
-    pub(super) fn damaged(&self, part: &str, why: String) -> Error {
-        Error::DamagedTemplate {
-            key: self.key.to_string(),
-            part: part.to_owned(),
-            path: self.path.join(part),
-            why,
+    /// What was recorded of its files; nothing when that cannot be read, which costs only a hash.
+    pub(crate) fn identities(&self) -> Identities {
+        let text = self.read(IDENTITY_FILE);
+        text.map(|text| identity::parse(&text)).unwrap_or_default()
+    }
+
+    pub(crate) fn damaged(&self, part: &str, why: String) -> Error {
+        let (part, path) = (part.to_owned(), self.path.join(part));
+        match self.kind {
+            Kind::Template => Error::DamagedTemplate {
+                key: self.name.clone(),
+                part,
+                path,
+                why,
+            },
+            Kind::Layer => Error::DamagedLayer {
+                digest: self.name.clone(),
+                part,
+                path,
+                why,
+            },
         }
     }
 
     /// Whether its name still leads to it.
-    pub(super) fn is_still_there(&self) -> bool {
+    pub(crate) fn is_still_there(&self) -> bool {
         let (Ok(there), Ok(here)) = (fs::metadata(&self.path), self.handle.metadata()) else {
             return false;
         };
@@ -93,14 +112,14 @@ impl Place {
 
     /// When it was last opened: the directory's own time, since the times of the files in it are how they
     /// are known again.
-    pub(super) fn last_used(&self) -> SystemTime {
+    pub(crate) fn last_used(&self) -> SystemTime {
         let metadata = self.handle.metadata();
         metadata.and_then(|m| m.modified()).unwrap_or(UNIX_EPOCH)
     }
 
     /// Says that it was used at this time. The time is given in full, because the kernel's own comes in
     /// steps of some milliseconds.
-    pub(super) fn mark_used(&self, now: SystemTime) {
+    pub(crate) fn mark_used(&self, now: SystemTime) {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let times = Timestamps {
             last_access: Timespec {
@@ -113,18 +132,18 @@ impl Place {
             },
         };
         if let Err(error) = futimens(&self.handle, &times) {
-            tracing::debug!(%error, path = %self.path.display(), "cannot note a template's use");
+            tracing::debug!(%error, path = %self.path.display(), "cannot note a use");
         }
     }
 
     /// What it takes on disk.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         bytes_on_disk(&self.path)
     }
 }
 
 /// What a file, or a directory with the files in it, takes on disk; what cannot be seen counts nothing.
-pub(super) fn bytes_on_disk(path: &Path) -> u64 {
+pub(crate) fn bytes_on_disk(path: &Path) -> u64 {
     let of = |path: &Path| fs::symlink_metadata(path).map_or(0, |m| m.blocks() * BLOCK);
     let inside = fs::read_dir(path).into_iter().flatten().flatten();
     of(path) + inside.map(|entry| of(&entry.path())).sum::<u64>()

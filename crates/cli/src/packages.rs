@@ -1,0 +1,110 @@
+use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use clap::Args;
+use fumehood_engine::{Config, PackageStep, RunRequest, SandboxBuilder};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::commands::complain;
+
+/// Packages that programs find.
+#[derive(Debug, Args)]
+#[command(
+    next_help_heading = "Packages (from the index that this host's tools are configured for)"
+)]
+pub(crate) struct PackageArgs {
+    /// Has the program find this package of its language, with a version specifier: 'pandas==2.*', lodash@^4. It is
+    /// installed once, in a VM of its own; later runs with the same packages begin with them. May be repeated
+    #[arg(short, long, value_name = "SPEC")]
+    package: Vec<String>,
+    /// Resolves the packages again, whatever versions they came to before
+    #[arg(long, requires = "package")]
+    refresh_packages: bool,
+    /// Memory of the VM that packages are installed in; half of it is its disk
+    #[arg(long, value_name = "MIB", default_value_t = Config::default().builder_memory_mib)]
+    builder_memory: u32,
+    /// Seconds until an installation is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().package_deadline.as_secs())]
+    package_timeout: u64,
+}
+
+impl PackageArgs {
+    pub(crate) fn configure(&self, config: &mut Config) {
+        config.builder_memory_mib = self.builder_memory;
+        config.package_deadline = Duration::from_secs(self.package_timeout);
+    }
+
+    /// Asks for them in a run of its own.
+    pub(crate) fn request(&self, request: RunRequest) -> RunRequest {
+        let request = request.packages(self.package.iter().cloned());
+        match self.refresh_packages {
+            true => request.refresh_packages(),
+            false => request,
+        }
+    }
+
+    /// Asks for them in a sandbox, and shows what is done for that.
+    pub(crate) fn build(&self, builder: SandboxBuilder, shown: &Shown) -> SandboxBuilder {
+        let shown = shown.clone();
+        let builder = builder
+            .packages(self.package.iter().cloned())
+            .on_package_step(move |step| shown.step(step));
+        match self.refresh_packages {
+            true => builder.refresh_packages(),
+            false => builder,
+        }
+    }
+}
+
+/// Shows what is done for packages: a moving line on a terminal, a line a step elsewhere.
+#[derive(Clone)]
+pub(crate) struct Shown(Option<Arc<Mutex<Now>>>);
+
+#[derive(Default)]
+struct Now {
+    bar: Option<ProgressBar>,
+    step: Option<PackageStep>,
+}
+
+impl Shown {
+    /// One that shows nothing where it is to be quiet.
+    pub(crate) fn new(is_quiet: bool) -> Self {
+        Self((!is_quiet).then(Arc::default))
+    }
+
+    pub(crate) fn step(&self, step: PackageStep) {
+        let Some(now) = &self.0 else { return };
+        let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.step.replace(step) == Some(step) {
+            return;
+        }
+        let text = format!("packages: {step}");
+        if !std::io::stderr().is_terminal() {
+            return complain(&text);
+        }
+        now.bar.get_or_insert_with(bar).set_message(text);
+    }
+
+    /// Takes the moving line away: something else is to be written.
+    pub(crate) fn finish(&self) {
+        let Some(now) = &self.0 else { return };
+        let bar = now
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .bar
+            .take();
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}

@@ -1,0 +1,32 @@
+# Installs packages below the directory of the second word, for the language of the first, and prints which ones are
+# there then, as JSON. What goes wrong is on standard error, in the tool's own words.
+language=$1 tree=$2
+shift 2
+# Requests are seen by the gateway, which the guest trusts as it does the host's own authorities.
+export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+export NODE_EXTRA_CA_CERTS=$SSL_CERT_FILE UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1
+if [[ $language == python ]]; then
+    to=$tree$(python3 -c 'import site; print(site.getusersitepackages())') || exit
+    uv() { command uv pip "$1" --quiet --no-progress --no-cache --target "$to" "${@:2}"; }
+    # Wheels first; a package that has none is built here, where that is possible at all.
+    if ! said=$(uv install --no-build -- "$@" 2>&1); then
+        case $said in
+            *--no-build* | *"building from source is disabled"*) uv install -- "$@" >&2 || exit ;;
+            *) printf '%s\n' "$said" >&2; exit 1 ;;
+        esac
+    fi
+    uv list --format json
+else
+    cd "$tree$HOME" || exit
+    bun add --no-progress --no-cache -- "$@" >&2 || exit
+    bun -e '
+        const { Glob } = Bun, found = [];
+        for (const place of ["**/node_modules/*", "**/node_modules/@*/*"]) {
+            for (const at of new Glob(`${place}/package.json`).scanSync({ dot: true })) {
+                const { name, version } = await Bun.file(at).json();
+                if (name && version) found.push({ name, version });
+            }
+        }
+        console.log(JSON.stringify(found));
+    '
+fi

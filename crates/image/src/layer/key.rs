@@ -1,0 +1,44 @@
+use std::fmt;
+
+use super::FORMAT;
+use crate::hash::Fields;
+use crate::shelf::is_name;
+
+/// A hash over everything that a request for packages says, or that tells one resolved set of packages from others.
+///
+/// ```
+/// use fumehood_image::LayerKey;
+///
+/// let key = LayerKey::of([("language", "python"), ("package", "six==1.16.0")]);
+/// assert_eq!(key.to_string().len(), 64);
+/// assert_ne!(key, LayerKey::of([("language", "python")]));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LayerKey(String);
+
+impl LayerKey {
+    /// The key of these names and values, in this order.
+    pub fn of<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let start = Fields::default().add("layer", FORMAT.to_string());
+        let all = fields
+            .into_iter()
+            .fold(start, |all, (name, value)| all.add(name, value));
+        Self(all.finish())
+    }
+
+    /// 64 hexadecimal digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The key that a file is named after.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        is_name(name).then(|| Self(name.to_owned()))
+    }
+}
+
+impl fmt::Display for LayerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,54 @@
+use serde::{Deserialize, Serialize};
+
+use super::{FORMAT, MANIFEST};
+use crate::Error;
+use crate::shelf::Place;
+
+/// A package of a layer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StoredPackage {
+    /// Its name, as its tool has it.
+    pub name: String,
+    /// Its version, exactly.
+    pub version: String,
+}
+
+/// The record of one layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerManifest {
+    /// The version of this format.
+    pub format: u32,
+    /// SHA-256 of the file system: the layer's name.
+    pub digest: String,
+    /// The file system's size in bytes.
+    pub bytes: u64,
+    /// The key of the resolved set of packages.
+    pub set: String,
+    /// Whose packages they are.
+    pub language: String,
+    /// The id of the image that they were installed in.
+    pub image: String,
+    /// All packages, those among them that were not asked for by name.
+    pub packages: Vec<StoredPackage>,
+    /// What the first request asked for.
+    pub requested: Vec<String>,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+}
+
+impl LayerManifest {
+    /// Reads and checks the manifest of a layer.
+    pub(super) fn load(place: &Place) -> Result<Self, Error> {
+        let text = place.read(MANIFEST)?;
+        let manifest: Self =
+            serde_json::from_slice(&text).map_err(|e| place.damaged(MANIFEST, e.to_string()))?;
+        if manifest.format != FORMAT {
+            let why = format!("format {} instead of {FORMAT}", manifest.format);
+            return Err(place.damaged(MANIFEST, why));
+        }
+        if manifest.digest != place.name() {
+            return Err(place.damaged(MANIFEST, "it belongs to another layer".to_owned()));
+        }
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,199 @@
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::rdata::CNAME;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+use super::{NAMES, at};
+
+/// A name server that says what it is told to, and remembers what it was asked. At [`NAMES`], port 53.
+#[derive(Debug, Clone, Default)]
+pub struct Names(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// What is said, one after the other; the last one stays.
+    known: HashMap<(String, RecordType), VecDeque<Spoken>>,
+    asked: Vec<String>,
+    by_tcp: usize,
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub enum Spoken {
+    /// These addresses, for so many seconds.
+    Addresses(Vec<IpAddr>, u32),
+    /// It is another name for this one.
+    Alias(String),
+    /// Nothing is said.
+    Silence,
+    /// A failure.
+    Failure,
+}
+
+impl Names {
+    /// A name server that knows no name yet.
+    ///
+    /// # Panics
+    /// When its port is taken.
+    pub async fn serve() -> Self {
+        let names = Self::default();
+        let socket = UdpSocket::bind(Self::address()).await.unwrap();
+        let listener = TcpListener::bind(Self::address()).await.unwrap();
+        tokio::spawn(names.clone().by_udp(socket));
+        tokio::spawn(names.clone().by_tcp(listener));
+        names
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address() -> SocketAddr {
+        at(NAMES, 53)
+    }
+
+    /// Has it say these addresses of a name, with spaces between them, for a minute; those of both families.
+    #[must_use]
+    pub fn know(self, name: &str, addresses: &str) -> Self {
+        let all = || addresses.split(' ').map(|a| a.parse().unwrap());
+        let of = |v4| all().filter(|a: &IpAddr| a.is_ipv4() == v4).collect();
+        self.say(name, RecordType::A, Spoken::Addresses(of(true), 60))
+            .say(name, RecordType::AAAA, Spoken::Addresses(of(false), 60))
+    }
+
+    /// Has it say this of a name, after what it has been told to say of it before.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn say(self, name: &str, kind: RecordType, spoken: Spoken) -> Self {
+        let mut inner = self.0.lock().unwrap();
+        let answers = inner.known.entry((name.into(), kind)).or_default();
+        answers.push_back(spoken);
+        drop(inner);
+        self
+    }
+
+    /// All names that it was asked for, in small letters.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn asked(&self) -> Vec<String> {
+        self.0.lock().unwrap().asked.clone()
+    }
+
+    /// How many questions came by TCP.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn asked_by_tcp(&self) -> usize {
+        self.0.lock().unwrap().by_tcp
+    }
+
+    async fn by_udp(self, socket: UdpSocket) {
+        let mut buffer = [0; 4096];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            let Some((message, most)) = self.answer(&buffer[..length]) else {
+                continue;
+            };
+            let mut bytes = message.to_vec().unwrap();
+            if bytes.len() > most {
+                bytes = message.truncate().to_vec().unwrap();
+            }
+            let _ = socket.send_to(&bytes, from).await;
+        }
+    }
+
+    async fn by_tcp(self, listener: TcpListener) {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(self.clone().converse(client));
+        }
+    }
+
+    async fn converse(self, mut client: TcpStream) {
+        while let Ok(length) = client.read_u16().await {
+            let mut question = vec![0; usize::from(length)];
+            if client.read_exact(&mut question).await.is_err() {
+                return;
+            }
+            self.0.lock().unwrap().by_tcp += 1;
+            let Some((message, _)) = self.answer(&question) else {
+                return;
+            };
+            let bytes = message.to_vec().unwrap();
+            let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+            if client
+                .write_all(&[&length[..], &bytes].concat())
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// An answer, and how long it may be by UDP.
+    fn answer(&self, question: &[u8]) -> Option<(Message, usize)> {
+        let question = Message::from_vec(question).ok()?;
+        let query = question.queries.first()?.clone();
+        let head = &question.metadata;
+        let mut answer = Message::response(head.id, head.op_code);
+        answer.metadata.recursion_available = true;
+        answer.add_query(query.clone());
+        let (mut owner, kind) = (query.name().clone(), query.query_type());
+        let mut inner = self.0.lock().unwrap();
+        inner.asked.push(plain(&owner));
+        loop {
+            match inner.next(&owner, kind) {
+                Some(Spoken::Addresses(addresses, seconds)) => {
+                    for address in addresses {
+                        let record = Record::from_rdata(owner.clone(), seconds, address.into());
+                        answer.add_answer(record);
+                    }
+                    break;
+                }
+                Some(Spoken::Alias(other)) => {
+                    let other = Name::from_ascii(format!("{other}.")).unwrap();
+                    let data = RData::CNAME(CNAME(other.clone()));
+                    answer.add_answer(Record::from_rdata(owner, 60, data));
+                    owner = other;
+                }
+                Some(Spoken::Silence) => return None,
+                Some(Spoken::Failure) => {
+                    answer.metadata.response_code = ResponseCode::ServFail;
+                    break;
+                }
+                None => {
+                    answer.metadata.response_code = ResponseCode::NXDomain;
+                    break;
+                }
+            }
+        }
+        const LEAST_BYTES: u16 = 512;
+        let most = question
+            .edns
+            .as_ref()
+            .map_or(LEAST_BYTES, |e| e.max_payload());
+        Some((answer, usize::from(most)))
+    }
+}
+
+impl Inner {
+    fn next(&mut self, name: &Name, kind: RecordType) -> Option<Spoken> {
+        let answers = self.known.get_mut(&(plain(name), kind))?;
+        match answers.len() {
+            0 | 1 => answers.front().cloned(),
+            _ => answers.pop_front(),
+        }
+    }
+}
+
+fn plain(name: &Name) -> String {
+    let text = name.to_ascii().to_ascii_lowercase();
+    text.trim_end_matches('.').to_owned()
+}

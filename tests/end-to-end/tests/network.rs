@@ -1,0 +1,322 @@
+//! What a policy allows: names, HTTP, TLS and the rest, from the guest's programs to servers and back.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::Ipv4Addr;
+
+use fumehood_end_to_end::guest::{Told, booting, network, python, says};
+use fumehood_end_to_end::netns::alone;
+use fumehood_end_to_end::servers::{
+    Authority, Bad, FULL, Names, OTHER, Spoken, WEB4, WEB6, Web, at, echo,
+};
+use fumehood_end_to_end::{engine, succeeded};
+use fumehood_engine::{Language, NetworkWhat, RunRequest, Sandbox};
+use hickory_proto::rr::RecordType;
+
+/// Bytes of a large download.
+const LARGE: usize = 24 * 1024 * 1024;
+
+const RULES: &str = r#"
+[[allow]]
+id = "web"
+host = ["web.test", "*.web.test", "six.test"]
+
+[[allow]]
+id = "echo"
+host = "echo.test"
+ports = [7]
+raw = true
+
+[[allow]]
+id = "address"
+addresses = ["203.0.113.11"]
+ports = [7]
+"#;
+
+async fn names() -> Names {
+    let many = (1..=80).map(|n| Ipv4Addr::new(203, 0, 113, 100 + n).into());
+    let many = [WEB4.parse().unwrap()].into_iter().chain(many).collect();
+    Names::serve()
+        .await
+        .know("web.test", &format!("{WEB4} {WEB6}"))
+        .know("six.test", WEB6)
+        .know("echo.test", OTHER)
+        .say(
+            "alias.web.test",
+            RecordType::A,
+            Spoken::Alias("web.test".into()),
+        )
+        .say("many.web.test", RecordType::A, Spoken::Addresses(many, 60))
+        .say("failing.web.test", RecordType::A, Spoken::Failure)
+        .know("bad.test", OTHER)
+        .know("full.test", FULL)
+}
+
+async fn web(authority: &Authority) -> Web {
+    let web = Web::default();
+    for address in [WEB4, WEB6] {
+        web.serve(at(address, 80)).await;
+        let names = ["web.test", "six.test", "alias.web.test"];
+        web.serve_tls(at(address, 443), authority.acceptor(&names))
+            .await;
+    }
+    echo(at(OTHER, 7)).await;
+    web
+}
+
+#[test]
+fn what_is_allowed_is_reached() {
+    alone("what_is_allowed_is_reached", || async {
+        let authority = Authority::trusted();
+        let (names, web) = (names().await, web(&authority).await);
+        let sandbox = engine().sandbox().network(network(RULES)).await.unwrap();
+        let told = Told::of(&sandbox);
+        let files = sandbox.files();
+        files
+            .write("ca.pem", authority.pem().to_owned())
+            .await
+            .unwrap();
+        from_python(&sandbox).await;
+        from_other_programs(&sandbox).await;
+        much_and_many(&sandbox, &told).await;
+
+        // Each name was looked up at the test's own server; a long answer again by TCP.
+        assert!(names.asked_by_tcp() > 0);
+        let asked = names.asked();
+        assert!(
+            asked.iter().all(|name| name.ends_with(".test")),
+            "{asked:?}"
+        );
+        // HTTP in the clear was passed on as what it was; nothing was denied.
+        assert!(
+            web.seen()
+                .iter()
+                .any(|head| head.contains("host: web.test\n"))
+        );
+        let summary = sandbox.network().unwrap().summary;
+        assert_eq!(summary.denials, [], "{summary:?}");
+        assert!(summary.bytes_down > 2 * LARGE as u64, "{summary:?}");
+        assert!(summary.bytes_up > LARGE as u64, "{summary:?}");
+        assert!(summary.connections > 100, "{summary:?}");
+        let end = told.find("an end", |event| {
+            event.what == NetworkWhat::End && event.bytes_down > LARGE as u64
+        });
+        let end = end.await;
+        assert_eq!(
+            (end.port, end.rule.unwrap().to_string()),
+            (Some(443), "web".into())
+        );
+        assert_eq!(end.name.unwrap().to_string(), "web.test");
+    });
+}
+
+async fn from_python(sandbox: &Sandbox) {
+    let code = r"
+trusting = ssl.create_default_context(cafile='ca.pem')
+told('http', lambda: get('http://web.test/'))
+told('http, v6', lambda: get('http://six.test/'))
+told('https', lambda: get('https://web.test/', trusting))
+told('https, v6', lambda: get('https://six.test/', trusting))
+told('alias', lambda: get('http://alias.web.test/'))
+told('alias, tls', lambda: get('https://alias.web.test/', trusting))
+told('many', lambda: len({a[4][0] for a in socket.getaddrinfo('many.web.test', 80, socket.AF_INET, socket.SOCK_STREAM)}))
+told('many, http', lambda: get('http://many.web.test/'))
+told('absent', lambda: get('http://absent.web.test/'))
+told('family', lambda: socket.getaddrinfo('six.test', 80, socket.AF_INET))
+told('echo', lambda: connect('echo.test', 7, b'abc'))
+told('echo by address', lambda: connect('203.0.113.11', 7, b'def'))
+def keep_alive():
+    c = http.client.HTTPConnection('web.test')
+    said = []
+    for _ in range(3):
+        c.request('GET', '/')
+        said.append(c.getresponse().read().decode().strip())
+    return len(said), set(said)
+told('keep-alive', keep_alive)
+";
+    let expected = "http: this is web.test
+http, v6: this is six.test
+https: this is web.test
+https, v6: this is six.test
+alias: this is alias.web.test
+alias, tls: this is alias.web.test
+many: 32
+many, http: this is many.web.test
+absent: gaierror
+family: gaierror
+echo: b'abc'
+echo by address: b'def'
+keep-alive: (3, {'this is web.test'})
+";
+    assert_eq!(python(sandbox, code).await, expected);
+}
+
+async fn from_other_programs(sandbox: &Sandbox) {
+    let code = r"
+exec 3<>/dev/tcp/web.test/80
+printf 'GET / HTTP/1.1\r\nHost: web.test\r\nConnection: close\r\n\r\n' >&3
+tail -n 1 <&3
+exec 3<>/dev/tcp/echo.test/7
+echo echoed >&3; read -r line <&3; echo $line
+curl -sS http://web.test/
+curl -sS --cacert ca.pem https://web.test/
+curl -sS -6 --cacert ca.pem https://six.test/
+";
+    let expected =
+        "this is web.test\nechoed\nthis is web.test\nthis is web.test\nthis is six.test\n";
+    assert_eq!(says(sandbox, Language::Raw, code).await, expected);
+    let code = r"
+const say = async (url, tls) => console.log((await (await fetch(url, { tls })).text()).trim());
+await say('http://web.test/');
+await say('https://six.test/', { ca: await Bun.file('ca.pem').text() });
+for (const url of ['ws://web.test/ws', 'wss://web.test/ws']) {
+  const socket = new WebSocket(url, { tls: { ca: await Bun.file('ca.pem').text() } });
+  const echoed = await new Promise((done, failed) => {
+    socket.onopen = () => socket.send('hello '.repeat(20000));
+    socket.onmessage = (event) => done(event.data.length);
+    socket.onerror = (event) => failed(new Error(event.message));
+  });
+  socket.close();
+  console.log(echoed);
+}
+";
+    let expected = "this is web.test\nthis is six.test\n120000\n120000\n";
+    assert_eq!(says(sandbox, Language::Javascript, code).await, expected);
+}
+
+async fn much_and_many(sandbox: &Sandbox, told: &Told) {
+    let code = format!(
+        r"
+from concurrent.futures import ThreadPoolExecutor
+trusting = ssl.create_default_context(cafile='ca.pem')
+LARGE = {LARGE}
+def digest_of(url):
+    digest, length = hashlib.sha256(), 0
+    with urllib.request.urlopen(url, context=trusting) as response:
+        while piece := response.read(1 << 20):
+            digest.update(piece)
+            length += len(piece)
+    return digest.hexdigest(), length
+print(*digest_of(f'http://web.test/bytes/{{LARGE}}'))
+print(*digest_of(f'https://web.test/bytes/{{LARGE}}'))
+body = os.urandom(LARGE)
+said = get('https://web.test/digest', trusting, 'POST', data=body)
+print(said == f'{{hashlib.sha256(body).hexdigest()}} {{LARGE}}')
+begun = threading.Barrier(50)
+def one(n):
+    c = http.client.HTTPConnection('web.test', timeout=60)
+    c.connect()
+    begun.wait(60)
+    c.request('GET', f'/bytes/{{1000 + n}}')
+    return len(c.getresponse().read())
+with ThreadPoolExecutor(50) as pool: print(sum(pool.map(one, range(50))))
+with ThreadPoolExecutor(50) as pool: print(sum(pool.map(one, range(50))))
+"
+    );
+    let (digest, sum) = (Web::digest_of(LARGE), 50 * 1000 + 49 * 50 / 2);
+    let expected = format!("{digest} {LARGE}\n{digest} {LARGE}\nTrue\n{sum}\n{sum}\n");
+    assert_eq!(python(sandbox, &code).await, expected);
+    let request = told.find("a request", |event| event.what == NetworkWhat::Request);
+    let request = request.await;
+    let method = request.method.as_deref().unwrap_or_default();
+    assert_eq!(
+        (method, request.status, request.code),
+        ("GET", Some(200), "rule")
+    );
+}
+
+const BAD_ALLOWED: &str = r#"
+[[allow]]
+host = "bad.test"
+ports = "any"
+[[allow]]
+host = "full.test"
+ports = "any"
+[[allow]]
+host = "web.test"
+terminate = true
+[[allow]]
+host = "failing.web.test"
+[[allow]]
+addresses = ["203.0.113.11"]
+ports = [8001, 8002, 8099]
+"#;
+
+/// Speaks with each of them.
+const BAD_ASKED: &str = r"
+def bad(port): return lambda: get(f'http://bad.test:{port}/')
+def hears(port): return lambda: connect('203.0.113.11', port, b'x')
+# While the address has no name that a rule is about, anything may be spoken there.
+told('closes, raw', hears(8001))
+told('resets, raw', hears(8002))
+told('nobody, raw', hears(8099))
+told('closes', bad(8001))
+told('closes, silent', lambda: connect('bad.test', 8001))
+told('greets, silent', lambda: connect('bad.test', 8009))
+told('resets', bad(8002))
+def slow():
+    with socket.create_connection(('bad.test', 8003)) as s:
+        s.sendall(b'GET / HTTP/1.1\r\nHost: bad.test\r\n\r\n')
+        s.settimeout(2)
+        return s.recv(100)
+told('slow', slow)
+told('endless', bad(8004))
+told('short', bad(8005))
+told('long', bad(8006))
+told('breaks', bad(8007))
+told('gibberish', bad(8008))
+told('nobody', bad(8099))
+told('untrusted', lambda: get('https://web.test/'))
+told('failing', lambda: get('http://failing.web.test/'))
+AT_ONCE = 16
+told('full', lambda: get('http://full.test:8010/'))
+";
+
+/// Servers that do no good: each of them leads to the right error, and to nothing else.
+#[test]
+fn bad_servers_are_told_as_what_they_are() {
+    alone("bad_servers_are_told_as_what_they_are", || async {
+        let stranger = Authority::stranger();
+        let _trusted = Authority::trusted();
+        let _names = names().await;
+        Bad::serve_all().await;
+        let web = Web::default();
+        web.serve_tls(at(WEB4, 443), stranger.acceptor(&["web.test"]))
+            .await;
+        let code = format!("{}\n{BAD_ASKED}", fumehood_end_to_end::guest::PRELUDE);
+        let request = RunRequest::new(Language::Python, code).timeout_s(120);
+        let run = booting()
+            .run(request.network(network(BAD_ALLOWED)))
+            .unwrap();
+        let (text, outcome) = succeeded(run).await;
+        let lines: Vec<&str> = text.lines().collect();
+        let begins = [
+            "closes, raw: b''",
+            "resets, raw: ECONNRESET",
+            "nobody, raw: ECONNREFUSED",
+            "closes: ",
+            "closes, silent: ECONNRESET",
+            "greets, silent: ECONNRESET",
+            "resets: HTTP 502",
+            "slow: TimeoutError",
+            "endless: HTTP 502",
+            "short: ECONNRESET",
+            "long: few",
+            "breaks: ECONNRESET",
+            "gibberish: HTTP 502",
+            "nobody: ECONNREFUSED",
+            "untrusted: HTTP 502",
+            "failing: gaierror",
+            "full: ECONNREFUSED",
+        ];
+        assert_eq!(lines.len(), begins.len(), "{text}");
+        for (line, begin) in lines.iter().zip(begins) {
+            assert!(
+                line.starts_with(begin) && !line.ends_with("late"),
+                "{begin}\n{text}"
+            );
+        }
+        let denials = outcome.network.unwrap().summary.denials;
+        let codes: Vec<_> = denials.iter().map(|denial| denial.event.code).collect();
+        assert_eq!(codes, ["not_tls_nor_http"]);
+    });
+}

@@ -1,0 +1,404 @@
+//! What a policy denies: said at once, in words where they can be read, and told as an event.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use fumehood_end_to_end::engine;
+use fumehood_end_to_end::guest::{Told, network, python, says};
+use fumehood_end_to_end::netns::alone;
+use fumehood_end_to_end::servers::{
+    Authority, Canaries, Names, OTHER, Spoken, WEB4, WEB6, Web, at, echo,
+};
+use fumehood_engine::{Language, NetworkEvent, NetworkWhat, Sandbox};
+use hickory_proto::rr::RecordType;
+
+const RULES: &str = r#"
+[[allow]]
+id = "web"
+host = ["web.test", "six.test", "turning.test", "mixed.test", "inner.test", "metadata.test"]
+
+[[allow]]
+id = "read"
+host = "read.test"
+methods = ["GET", "HEAD"]
+
+[[allow]]
+id = "seen"
+host = "seen.test"
+methods = ["GET"]
+terminate = true
+"#;
+
+async fn names() -> Names {
+    let one = |address: &str| Spoken::Addresses(vec![address.parse().unwrap()], 0);
+    Names::serve()
+        .await
+        .know("web.test", &format!("{WEB4} {WEB6}"))
+        .know("six.test", WEB6)
+        .know("read.test", WEB4)
+        .know("seen.test", WEB4)
+        .know("other.test", OTHER)
+        .know("mixed.test", &format!("{WEB4} 10.66.0.1"))
+        .know("inner.test", "10.66.0.1 fd66:756d:6568::1")
+        .know("metadata.test", "169.254.169.254 fd00:ec2::254")
+        .say("turning.test", RecordType::A, one(WEB4))
+        .say("turning.test", RecordType::A, one("10.66.0.1"))
+}
+
+async fn web() -> Web {
+    let (authority, web) = (Authority::trusted(), Web::default());
+    for address in [WEB4, WEB6, OTHER] {
+        web.serve(at(address, 80)).await;
+        let acceptor = authority.acceptor(&["web.test", "read.test", "seen.test", "other.test"]);
+        web.serve_tls(at(address, 443), acceptor).await;
+    }
+    web
+}
+
+#[test]
+fn what_is_denied_is_said_at_once_and_told() {
+    alone("what_is_denied_is_said_at_once_and_told", || async {
+        let (names, web, canaries) = (names().await, web().await, Canaries::listen().await);
+        let sandbox = engine().sandbox().network(network(RULES)).await.unwrap();
+        let told = Told::of(&sandbox);
+        names_and_addresses(&sandbox, &told).await;
+        what_is_said(&sandbox, &told).await;
+        requests(&sandbox, &told, &web).await;
+        other_programs(&sandbox).await;
+        canaries.assert_untouched();
+        let asked = names.asked();
+        let denied = ["denied.test", "other.test", "sub.web.test"];
+        assert!(
+            !asked.iter().any(|name| denied.contains(&name.as_str())),
+            "{asked:?}"
+        );
+
+        // The summary has what the events had.
+        let summary = sandbox.network().unwrap().summary;
+        assert_eq!(summary.missed_events, 0);
+        for event in told.all().iter().filter(|event| !event.allowed) {
+            let has = |denial: &&fumehood_engine::Denial| {
+                let of = |e: &NetworkEvent| (e.what, e.code, e.name.clone(), e.address, e.port);
+                of(&denial.event) == of(event)
+            };
+            assert!(
+                summary.denials.iter().any(|denial| has(&denial)),
+                "{event:?}"
+            );
+        }
+    });
+}
+
+/// Lines of a program, each of which begins as it should and came at once.
+fn check(text: &str, expected: &[&str]) {
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{text}");
+    for (line, begin) in lines.iter().zip(expected) {
+        assert!(
+            line.starts_with(begin) && !line.ends_with("late"),
+            "{begin}\n{text}"
+        );
+    }
+}
+
+async fn names_and_addresses(sandbox: &Sandbox, told: &Told) {
+    let code = r"
+told('name', lambda: get('http://denied.test/'))
+told('name, tls', lambda: get('https://denied.test/'))
+told('name, other port', lambda: connect('denied.test', 22, b'SSH-2.0-x\r\n'))
+told('name, other port, silent', lambda: connect('denied.test', 25))
+told('below a name', lambda: get('http://sub.web.test/'))
+told('port', lambda: connect('web.test', 22, b'SSH-2.0-x\r\n'))
+told('port, http', lambda: get('http://web.test:8080/'))
+told('private', lambda: get('http://inner.test/'))
+told('private, tls', lambda: get('https://inner.test/'))
+told('metadata', lambda: get('http://metadata.test/latest/meta-data/'))
+told('mixed', lambda: [a[4][0] for a in socket.getaddrinfo('mixed.test', 80, socket.AF_INET, socket.SOCK_STREAM)])
+told('first', lambda: get('http://turning.test/'))
+told('then', lambda: get('http://turning.test/'))
+told('address', lambda: get('http://203.0.113.11/'))
+told('address, v6', lambda: get('http://[2001:db8:bad::7]/'))
+told('address, tls', lambda: get('https://198.51.100.7/'))
+told('address, other port', lambda: connect('198.51.100.7', 22))
+told('metadata address', lambda: get('http://169.254.169.254/latest/meta-data/'))
+told('private address', lambda: get('http://10.66.0.1/'))
+told('no host', lambda: socket.getaddrinfo('under_score..test', 80))
+";
+    let expected = [
+        "name: HTTP 403 The policy `test` denies denied.test:80: no rule allows it. To allow it: --allow denied.test",
+        "name, tls: SSLError TLSV1_ALERT_ACCESS_DENIED",
+        "name, other port: ECONNREFUSED",
+        "name, other port, silent: ECONNREFUSED",
+        "below a name: HTTP 403 The policy `test` denies sub.web.test:80",
+        "port: ECONNREFUSED",
+        "port, http: HTTP 403 The policy `test` denies web.test:8080: rule `web` allows this host, and not this port",
+        "private: HTTP 403 The policy `test` denies inner.test:80: ",
+        "private, tls: SSLError TLSV1_ALERT_ACCESS_DENIED",
+        "metadata: HTTP 403 The policy `test` denies metadata.test:80: ",
+        "mixed: ['203.0.113.10']",
+        "first: this is turning.test",
+        "then: HTTP 403 The policy `test` denies turning.test:80: 10.66.0.1 is a special address (private)",
+        "address: HTTP 403 The policy `test` denies 203.0.113.11:80: ",
+        "address, v6: HTTP 403 The policy `test` denies [2001:db8:bad::7]:80: ",
+        "address, tls: SSLError TLSV1_ALERT_ACCESS_DENIED",
+        "address, other port: ECONNREFUSED",
+        "metadata address: HTTP 403 The policy `test` denies 169.254.169.254:80: 169.254.169.254 is a special address (cloud metadata)",
+        "private address: HTTP 403 The policy `test` denies 10.66.0.1:80: 10.66.0.1 is a special address (private)",
+        "no host: ",
+    ];
+    check(&python(sandbox, code).await, &expected);
+
+    let named = |name: &'static str| {
+        move |e: &NetworkEvent| e.name.as_ref().is_some_and(|n| n.as_ref() == name)
+    };
+    let lookup = told.denial("no_rule", named("denied.test")).await;
+    assert_eq!((lookup.what, lookup.port), (NetworkWhat::Lookup, None));
+    for port in [80, 443] {
+        let here = |e: &NetworkEvent| named("denied.test")(e) && e.port == Some(port);
+        let event = told.denial("no_rule", here).await;
+        assert!(
+            event.message.contains("--allow denied.test"),
+            "{}",
+            event.message
+        );
+    }
+    told.denial("port_not_allowed", |e| {
+        named("web.test")(e) && e.port == Some(22)
+    })
+    .await;
+    for name in ["inner.test", "metadata.test", "mixed.test", "turning.test"] {
+        told.denial("special_address", named(name)).await;
+    }
+    for (code, address, port) in [
+        ("not_resolved", "203.0.113.11", 80),
+        ("not_resolved", "2001:db8:bad::7", 80),
+        ("not_resolved", "198.51.100.7", 443),
+        ("not_resolved", "198.51.100.7", 22),
+        ("special_address", "169.254.169.254", 80),
+        ("special_address", "10.66.0.1", 80),
+    ] {
+        let to = at(address, port);
+        let here = |e: &NetworkEvent| e.address == Some(to.ip()) && e.port == Some(port);
+        told.denial(code, here).await;
+    }
+}
+
+/// What the first bytes say counts, and not only where they go.
+async fn what_is_said(sandbox: &Sandbox, told: &Told) {
+    let code = r"
+def hello(name):
+    def act():
+        with socket.create_connection(('web.test', 443)) as s:
+            with blind().wrap_socket(s, server_hostname=name): return 'open'
+    return act
+def hidden():
+    # A hello with the extension of an encrypted one (0xfe0d), as a client that only pretends sends it.
+    name = b'web.test'
+    names = struct.pack('>HBH', len(name) + 3, 0, len(name)) + name
+    extensions = struct.pack('>HH', 0, len(names)) + names + struct.pack('>HH', 0xfe0d, 8) + bytes(8)
+    body = b'\x03\x03' + bytes(32) + b'\0' + b'\0\x02\x13\x01' + b'\x01\0' + struct.pack('>H', len(extensions)) + extensions
+    body = b'\x01' + struct.pack('>I', len(body))[1:] + body
+    return connect('web.test', 443, b'\x16\x03\x01' + struct.pack('>H', len(body)) + body)
+told('right', hello('web.test'))
+told('other name', hello('other.test'))
+told('no name', hello(None))
+told('hidden name', hidden)
+told('no protocol', lambda: connect('web.test', 443, b'\0\1\2 anything'))
+told('http 2', lambda: connect('web.test', 80, b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'))
+";
+    let expected = [
+        "right: open",
+        "other name: SSLError TLSV1_ALERT_ACCESS_DENIED",
+        "no name: SSLError TLSV1_UNRECOGNIZED_NAME",
+        r"hidden name: b'\x15\x03\x03\x00\x02\x021'",
+        "no protocol: ECONNRESET",
+        r"http 2: b'HTTP/1.1 403 Forbidden\r\n",
+    ];
+    let text = python(sandbox, code).await;
+    check(&text, &expected);
+    for code in [
+        "other_server_name",
+        "no_server_name",
+        "encrypted_server_name",
+        "not_tls_nor_http",
+    ] {
+        told.denial(code, |e| {
+            e.name.as_ref().is_some_and(|n| n.as_ref() == "web.test")
+        })
+        .await;
+    }
+}
+
+async fn requests(sandbox: &Sandbox, told: &Told, web: &Web) {
+    let before = web.seen().len();
+    let code = r"
+def keep_alive():
+    c = http.client.HTTPConnection('web.test')
+    c.request('GET', '/')
+    first = c.getresponse().read().decode().strip()
+    c.request('GET', '/', headers={'Host': 'other.test'})
+    second = c.getresponse()
+    return first, second.status, second.headers['X-Fumehood-Denied']
+told('host', lambda: get('http://web.test/', headers={'Host': 'other.test'}))
+told('keep-alive', keep_alive)
+told('method', lambda: get('http://read.test/', method='POST', data=b'x'))
+told('method, hidden', lambda: get('https://read.test/', blind()))
+told('method, allowed', lambda: get('http://read.test/'))
+told('method, seen', lambda: get('https://seen.test/'))
+told('method, seen and denied', lambda: get('https://seen.test/', method='DELETE'))
+told('host, seen', lambda: get('https://seen.test/', headers={'Host': 'read.test'}))
+";
+    let expected = [
+        "host: HTTP 403 The policy `test` denies web.test:80: the request is for other.test",
+        "keep-alive: ('this is web.test', 403, 'host_changed')",
+        "method: HTTP 403 ",
+        "method, hidden: SSLError TLSV1_ALERT_ACCESS_DENIED",
+        "method, allowed: this is read.test",
+        "method, seen: this is seen.test",
+        "method, seen and denied: HTTP 403 ",
+        "host, seen: HTTP 403 ",
+    ];
+    check(&python(sandbox, code).await, &expected);
+    for code in [
+        "other_host",
+        "host_changed",
+        "method_not_allowed",
+        "method_hidden",
+    ] {
+        told.denial(code, |_| true).await;
+    }
+    // Nothing that was denied has come.
+    let seen = web.seen().split_off(before);
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    assert!(
+        seen.iter().all(|head| head.starts_with(
+            "GET /
+"
+        )),
+        "{seen:?}"
+    );
+}
+
+async fn other_programs(sandbox: &Sandbox) {
+    let code = r#"
+curl -s http://denied.test/ | head -n 1
+curl -sS https://denied.test/ 2>&1 | tail -n 1
+(exec 3<>/dev/tcp/198.51.100.7/22) 2>&1 | grep -o 'Connection refused' | head -n 1
+"#;
+    let text = says(sandbox, Language::Raw, code).await;
+    let expected = [
+        "The policy `test` denies denied.test:80: no rule allows it.",
+        "curl: (35) ",
+        "Connection refused",
+    ];
+    check(&text, &expected);
+    let code = r"
+const page = await fetch('http://denied.test/');
+console.log(page.status, page.headers.get('x-fumehood-denied'));
+for (const url of ['https://denied.test/', 'http://198.51.100.7:22/']) {
+  await fetch(url).then(() => console.log('open'), (error) => console.log(error.code ?? error.message));
+}
+";
+    let text = says(sandbox, Language::Javascript, code).await;
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines.len() == 3 && lines[0] == "403 no_rule", "{text}");
+    assert!(!text.contains("open"), "{text}");
+}
+
+const TIGHT: &str = r#"
+[[allow]]
+id = "web"
+host = "web.test"
+[[allow]]
+id = "echo"
+host = "echo.test"
+ports = [7]
+raw = true
+[limits]
+connections = 6
+connections_per_s = 12
+lookups_per_s = 10
+bytes_down = 3_000_000
+bytes_up = 2_000_000
+"#;
+
+/// Uses up each of them.
+const GREEDY: &str = r"
+to = (socket.gethostbyname('echo.test'), 7)
+def at_once():
+    kept, refused = [], 0
+    for _ in range(9):
+        try: kept.append(socket.create_connection(to))
+        except OSError: refused += 1
+    said = []
+    for s in kept:
+        s.sendall(b'x')
+        said.append(s.recv(1))
+        s.close()
+    return len(said), refused
+def often(act, times):
+    failed = 0
+    for _ in range(times):
+        try: act()
+        except OSError: failed += 1
+    return 0 < failed < times
+def dial():
+    with socket.create_connection(to): pass
+told('at once', at_once)
+time.sleep(1)
+told('dials', lambda: often(dial, 40))
+told('lookups', lambda: often(lambda: socket.gethostbyname('no-such.test'), 60))
+time.sleep(2)
+def up():
+    with socket.create_connection(to) as s:
+        s.settimeout(20)
+        piece, sent = bytes(65536), 0
+        def drain():
+            try:
+                while s.recv(65536): pass
+            except OSError: pass
+        threading.Thread(target=drain, daemon=True).start()
+        while sent < 20_000_000: sent += s.send(piece)
+        return 'all'
+told('down', lambda: len(get('http://web.test/bytes/20000000')))
+told('up', up)
+told('after', lambda: get('http://web.test/'))
+";
+
+#[test]
+fn limits_are_held_and_told() {
+    alone("limits_are_held_and_told", || async {
+        let _names = Names::serve()
+            .await
+            .know("web.test", WEB4)
+            .know("echo.test", OTHER);
+        let web = web().await;
+        echo(at(OTHER, 7)).await;
+        let sandbox = engine().sandbox().network(network(TIGHT)).await.unwrap();
+        let told = Told::of(&sandbox);
+        let text = python(&sandbox, GREEDY).await;
+        for code in ["connections", "connection_rate", "lookup_rate", "bytes"] {
+            told.denial(code, |_| true).await;
+        }
+        let summary = sandbox.network().unwrap().summary;
+        assert!(summary.bytes_down <= 3_000_000 + (1 << 20), "{summary:?}");
+        assert!(web.seen().len() <= 2);
+        let by_web = |what: NetworkWhat| {
+            move |e: &NetworkEvent| {
+                e.what == what && e.name.as_ref().is_some_and(|n| n.as_ref() == "web.test")
+            }
+        };
+        let end = told.denial("bytes", by_web(NetworkWhat::End)).await;
+        assert!(end.bytes_down > 1_000_000 && end.rule.unwrap().as_ref() == "web");
+        told.denial("bytes", by_web(NetworkWhat::Request)).await;
+        check(
+            &text,
+            &[
+                "at once: (6, 3)",
+                "dials: True",
+                "lookups: True",
+                "down: ECONNRESET",
+                "up: ECONNRESET",
+                "after: HTTP 403 The limits of the policy `test` deny it: ",
+            ],
+        );
+    });
+}
