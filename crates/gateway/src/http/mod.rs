@@ -132,8 +132,6 @@ impl Proxy {
         let answering = Arc::clone(&session);
         let service = service_fn(move |request| Arc::clone(&answering).answer(request));
         let connection = http1::Builder::new()
-            // Who has said all that he will still waits for the answer.
-            .half_close(true)
             .max_header_size(HEAD_BYTES)
             .max_headers(HEADERS)
             .max_buf_size(BUFFER_BYTES)

@@ -67,7 +67,7 @@ fn fill(wire: &UnixStream, read: &mut BytesMut) -> io::Result<bool> {
 
 /// What one turn of the stack has left.
 pub(crate) struct Turn {
-    /// Frames were not looked at, since their answers have no room.
+    /// There is no room: frames were not looked at, or there is more to send.
     pub(crate) more: bool,
     /// When the stack has to look again, if nothing happens before.
     pub(crate) next: Duration,
@@ -96,10 +96,12 @@ impl Stack {
         let delay = interface.poll_delay(now, sockets).map(Duration::from);
         let orphans = state.bury_orphans();
         let next = [delay, orphans].into_iter().flatten().min();
-        // Where there is no room, the wire says when there is some again.
-        let next = next.filter(|_| state.cable.has_room());
+        // Where there is no room, there may be more to make as soon as the wire has taken what is there; until then
+        // nothing needs to be looked at.
+        let is_full = !state.cable.has_room();
+        let next = next.filter(|_| !is_full);
         Ok(Turn {
-            more,
+            more: more || is_full,
             next: next.unwrap_or(IDLE),
         })
     }
