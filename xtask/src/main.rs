@@ -2,6 +2,7 @@
 
 mod build;
 mod demo;
+mod fuzz;
 mod host;
 mod shell;
 mod suite;
@@ -33,6 +34,12 @@ enum Command {
         #[arg(value_parser = ["restores", "hot", "kept", "many", "forks", "boots", "density", "blocks"])]
         only: Vec<String>,
     },
+    /// Fuzzes the gateway: its packet path for 10 minutes, each of its parsers for one
+    Fuzz {
+        /// Time for each of them instead
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: Option<u32>,
+    },
     /// Checks the house's own rules
     Tidy,
 }
@@ -44,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Command::Demo => demo::run(),
         Command::Test => suite::run(),
         Command::Bench { rounds, only } => demo::bench(rounds, &only),
+        Command::Fuzz { seconds } => fuzz::fuzz(seconds),
         Command::Tidy => tidy::run(),
     }
 }

@@ -24,11 +24,15 @@ pub(crate) struct PackageArgs {
     /// Memory of the VM that packages are installed in; half of it is its disk
     #[arg(long, value_name = "MIB", default_value_t = Config::default().builder_memory_mib)]
     builder_memory: u32,
+    /// Seconds until an installation is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().package_deadline.as_secs())]
+    package_timeout: u64,
 }
 
 impl PackageArgs {
     pub(crate) fn configure(&self, config: &mut Config) {
         config.builder_memory_mib = self.builder_memory;
+        config.package_deadline = Duration::from_secs(self.package_timeout);
     }
 
     /// Asks for them in a run of its own.

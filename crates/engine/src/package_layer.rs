@@ -154,7 +154,7 @@ fn open(found: &StoredLayer) -> Result<Layer, Error> {
 
 fn late(deadline: Duration) -> Error {
     let message = format!(
-        "the packages were not installed within {} s; the index is slow, or there are many of them: try again, or raise the deadline (package_deadline)",
+        "the packages were not installed within {} s; the index is slow, or there are many of them: try again, or give them longer (package_deadline, --package-timeout)",
         deadline.as_secs()
     );
     Error::new(ErrorKind::Unreachable, message)

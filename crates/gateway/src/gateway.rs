@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::budget::{Budget, Rate};
@@ -44,6 +44,8 @@ pub struct Gateway {
     log: Arc<Log>,
     budget: Arc<Budget>,
     tasks: Vec<AbortHandle>,
+    /// Closed once the guest is gone.
+    ended: watch::Receiver<()>,
 }
 
 impl Drop for Gateway {
@@ -94,14 +96,15 @@ impl Gateway {
             vault: setup.vault,
             trust: Arc::default(),
         });
-        let driver = tokio::spawn(drive_and_tell(stack.clone(), wire));
-        let server = tokio::spawn(serve(stack.clone(), world, arrivals));
-        let tasks = vec![driver.abort_handle(), server.abort_handle()];
+        let (over, ended) = watch::channel(());
+        let task = tokio::spawn(live(stack.clone(), wire, world, arrivals, over));
+        let tasks = vec![task.abort_handle()];
         Ok(Self {
             stack,
             log,
             budget,
             tasks,
+            ended,
         })
     }
 
@@ -131,15 +134,38 @@ impl Gateway {
     /// Passes connections that this listener takes on to a port of the guest.
     pub fn expose(&mut self, listener: TcpListener, port: u16) {
         let (stack, log) = (self.stack.clone(), self.log.clone());
-        let task = tokio::spawn(expose(stack, log, listener, port));
+        let mut ended = self.ended.clone();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = expose(stack, log, listener, port) => {}
+                _ = ended.changed() => {}
+            }
+        });
         self.tasks.push(task.abort_handle());
     }
 }
 
-async fn drive_and_tell(stack: Stack, wire: UnixStream) {
-    if let Err(error) = drive(stack, wire).await {
-        tracing::warn!(%error, "a guest's network has ended");
+/// Sees to a guest for as long as it is there: with its wire, all of its connections end.
+async fn live(
+    stack: Stack,
+    wire: UnixStream,
+    world: Arc<World>,
+    arrivals: mpsc::Receiver<Arrival>,
+    over: watch::Sender<()>,
+) {
+    let log = world.log.clone();
+    let ended = tokio::select! {
+        ended = drive(stack.clone(), wire) => ended,
+        () = serve(stack, world, arrivals) => Ok(()),
+    };
+    if let Err(error) = ended {
+        log.add(Event::failed(
+            What::Packet,
+            "network_ended",
+            error.to_string(),
+        ));
     }
+    drop(over);
 }
 
 /// Sees to all that the guest does; its tasks end with it.
@@ -175,7 +201,7 @@ async fn serve(stack: Stack, world: Arc<World>, mut arrivals: mpsc::Receiver<Arr
 }
 
 impl World {
-    fn refused(&self, refused: Refused) {
+    pub(crate) fn refused(&self, refused: Refused) {
         let question = match refused {
             Refused::Datagram(to) => Question::Datagram {
                 address: to.ip(),

@@ -6,6 +6,9 @@ mod budget;
 mod dns;
 mod event;
 mod flow;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod hello;
 mod http;

@@ -1,6 +1,7 @@
 //! What the tests that boot real VMs share. They run the command as a user does.
 
 pub mod guest;
+pub mod index;
 pub mod netns;
 pub mod pty;
 pub mod servers;

@@ -229,7 +229,7 @@ with ThreadPoolExecutor(50) as pool: print(sum(pool.map(one, range(50))))
     );
 }
 
-const BAD_ONES: &str = r#"
+const BAD_ALLOWED: &str = r#"
 [[allow]]
 host = "bad.test"
 ports = "any"
@@ -246,8 +246,8 @@ addresses = ["203.0.113.11"]
 ports = [8001, 8002, 8099]
 "#;
 
-/// Asks each of them.
-const TRIES: &str = r"
+/// Speaks with each of them.
+const BAD_ASKED: &str = r"
 def bad(port): return lambda: get(f'http://bad.test:{port}/')
 def hears(port): return lambda: connect('203.0.113.11', port, b'x')
 # While the address has no name that a rule is about, anything may be spoken there.
@@ -287,9 +287,11 @@ fn bad_servers_are_told_as_what_they_are() {
         let web = Web::default();
         web.serve_tls(at(WEB4, 443), stranger.acceptor(&["web.test"]))
             .await;
-        let code = format!("{}\n{TRIES}", fumehood_end_to_end::guest::PRELUDE);
+        let code = format!("{}\n{BAD_ASKED}", fumehood_end_to_end::guest::PRELUDE);
         let request = RunRequest::new(Language::Python, code).timeout_s(120);
-        let run = booting().run(request.network(network(BAD_ONES))).unwrap();
+        let run = booting()
+            .run(request.network(network(BAD_ALLOWED)))
+            .unwrap();
         let (text, outcome) = succeeded(run).await;
         let lines: Vec<&str> = text.lines().collect();
         let begins = [

@@ -303,7 +303,7 @@ for (const url of ['https://denied.test/', 'http://198.51.100.7:22/']) {
     assert!(!text.contains("open"), "{text}");
 }
 
-const LIMITED: &str = r#"
+const TIGHT: &str = r#"
 [[allow]]
 id = "web"
 host = "web.test"
@@ -319,8 +319,8 @@ lookups_per_s = 10
 bytes_down = 3_000_000
 "#;
 
-/// Uses more than that of each.
-const MUCH: &str = r"
+/// Uses up each of them.
+const GREEDY: &str = r"
 to = (socket.gethostbyname('echo.test'), 7)
 def at_once():
     kept, refused = [], 0
@@ -378,9 +378,9 @@ fn limits_are_held_and_told() {
             .know("echo.test", OTHER);
         let web = web().await;
         echo(at(OTHER, 7)).await;
-        let sandbox = engine().sandbox().network(network(LIMITED)).await.unwrap();
+        let sandbox = engine().sandbox().network(network(TIGHT)).await.unwrap();
         let told = Told::of(&sandbox);
-        let text = python(&sandbox, MUCH).await;
+        let text = python(&sandbox, GREEDY).await;
         for code in ["connections", "connection_rate", "lookup_rate", "bytes"] {
             told.denial(code, |_| true).await;
         }
@@ -411,7 +411,7 @@ fn limits_are_held_and_told() {
 }
 
 async fn says_no_more_than_it_may() {
-    let rules = LIMITED.replace("bytes_down = 3_000_000", "bytes_up = 2_000_000");
+    let rules = TIGHT.replace("bytes_down = 3_000_000", "bytes_up = 2_000_000");
     let sandbox = engine().sandbox().network(network(&rules)).await.unwrap();
     let told = Told::of(&sandbox);
     check(&python(&sandbox, LOUD).await, &["up: cut off"]);

@@ -1,6 +1,7 @@
 //! Packages, from an index in the guest itself: it has no network.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use fumehood_end_to_end::index::{JAVASCRIPT_INDEX, PYTHON_INDEX};
 use fumehood_end_to_end::succeeded;
 use fumehood_engine::{
     Config, Engine, ErrorKind, Event, InstalledPackage, Language, RunRequest, Sandbox, SpawnRequest,
@@ -12,34 +13,6 @@ fn package(name: &str, version: &str) -> InstalledPackage {
         version: version.into(),
     }
 }
-
-/// Makes wheels of two small packages, one of which wants the other, and serves them as an index does.
-const PYTHON_INDEX: &str = r#"
-import hashlib, os, zipfile
-def wheel(name, version, body, requires=""):
-    place = "index/" + name.replace("_", "-")
-    os.makedirs(place, exist_ok=True)
-    info = f"{name}-{version}.dist-info"
-    files = {
-        f"{name}.py": body,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
-    file = f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(f"{place}/{file}", "w") as archive:
-        for path, text in files.items():
-            archive.writestr(path, text)
-    with open(f"{place}/index.html", "a") as page:
-        digest = hashlib.sha256(open(f"{place}/{file}", "rb").read()).hexdigest()
-        page.write(f'<a href="{file}#sha256={digest}">{file}</a>\n')
-wheel("tiny", "1.0", "VALUE = 1\n")
-wheel("tiny", "1.5", "VALUE = 15\n")
-wheel("tiny", "2.0", "VALUE = 2\n")
-wheel("user_of_tiny", "0.3", "from tiny import VALUE\n", "Requires-Dist: tiny<2\n")
-os.makedirs(".config/uv", exist_ok=True)
-open(".config/uv/uv.toml", "w").write('[[index]]\nurl = "http://127.0.0.1:8000"\ndefault = true\n')
-"#;
 
 async fn serve(sandbox: &Sandbox, script: &str, argv: &[&str], port: u16) -> fumehood_engine::Run {
     let made = sandbox
@@ -108,31 +81,6 @@ async fn python_packages_are_resolved_installed_and_listed() {
     server.outcome().await.unwrap();
 }
 
-/// A registry of one package, for bun.
-const JAVASCRIPT_REGISTRY: &str = r#"
-import base64, gzip, hashlib, io, json, os, tarfile
-os.makedirs("registry", exist_ok=True)
-def pack(version):
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w:gz") as tar:
-        for path, text in {
-            "package/package.json": json.dumps({"name": "tiny", "version": version, "main": "index.js"}),
-            "package/index.js": f"module.exports = '{version}';\n",
-        }.items():
-            entry = tarfile.TarInfo(path)
-            entry.size = len(text)
-            tar.addfile(entry, io.BytesIO(text.encode()))
-    file = f"tiny-{version}.tgz"
-    open("registry/" + file, "wb").write(raw.getvalue())
-    digest = base64.b64encode(hashlib.sha512(raw.getvalue()).digest()).decode()
-    return {"name": "tiny", "version": version,
-            "dist": {"tarball": "http://127.0.0.1:8001/" + file, "integrity": "sha512-" + digest}}
-versions = {version: pack(version) for version in ("1.0.0", "1.2.0", "2.0.0")}
-document = {"name": "tiny", "dist-tags": {"latest": "2.0.0"}, "versions": versions}
-open("registry/tiny", "w").write(json.dumps(document))
-open(".bunfig.toml", "w").write('[install]\nregistry = "http://127.0.0.1:8001"\n')
-"#;
-
 #[tokio::test(flavor = "multi_thread")]
 async fn javascript_packages_are_resolved_installed_and_listed() {
     let engine = Engine::start(Config::default()).unwrap();
@@ -151,7 +99,7 @@ async fn javascript_packages_are_resolved_installed_and_listed() {
         "127.0.0.1",
         "8001",
     ];
-    let server = serve(&sandbox, JAVASCRIPT_REGISTRY, &argv, 8001).await;
+    let server = serve(&sandbox, JAVASCRIPT_INDEX, &argv, 8001).await;
     let installed = sandbox
         .install(Language::Javascript, ["tiny@^1"])
         .await

@@ -7,6 +7,7 @@
 mod density;
 mod floor;
 mod network;
+mod packages;
 mod programs;
 mod series;
 mod sessions;
@@ -66,6 +67,7 @@ enum Part {
     Kept,
     Sessions,
     Network,
+    Packages,
     Many,
     Forks,
     Boots,
@@ -74,12 +76,13 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Restores,
         Self::Hot,
         Self::Kept,
         Self::Sessions,
         Self::Network,
+        Self::Packages,
         Self::Many,
         Self::Forks,
         Self::Boots,
@@ -94,6 +97,7 @@ impl Part {
             Self::Kept => "kept",
             Self::Sessions => "sessions",
             Self::Network => "network",
+            Self::Packages => "packages",
             Self::Many => "many",
             Self::Forks => "forks",
             Self::Boots => "boots",
@@ -117,6 +121,7 @@ impl Part {
             Self::Kept => kept(engine).await,
             Self::Sessions => sessions::measure(engine, rounds).await,
             Self::Network => network::measure(engine, rounds).await,
+            Self::Packages => packages::measure(engine, rounds).await,
             Self::Many => many(engine, rounds).await,
             Self::Forks => forks(engine, rounds).await,
             Self::Boots => boots(engine, program, rounds).await,

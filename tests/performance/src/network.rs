@@ -21,15 +21,28 @@ const CONNECTS: usize = 50;
 const LOAD: &str = "target/x86_64-unknown-linux-gnu/guest/fumehood-guest-load";
 
 /// Where the server is: an address that stands for any other host's. A guest has a loopback interface of its own.
-const SERVER: &str = "203.0.113.10";
+pub(crate) const SERVER: &str = "203.0.113.10";
 
 /// Marks a process that is in a network of its own.
 const INSIDE: &str = "FUMEHOOD_BENCH_NETWORK";
 
-/// Measures in a network of its own, which leads nowhere: in another process, where there is no such yet.
+/// Measures in a network of its own.
 pub(crate) async fn measure(engine: &Engine, rounds: u32) -> anyhow::Result<()> {
+    match in_a_network("network", rounds, &[]).await? {
+        true => measure_inside(engine, rounds).await,
+        false => Ok(()),
+    }
+}
+
+/// Whether this process is in a network of its own, which leads nowhere. Else another process measures this part
+/// there, with these variables.
+pub(crate) async fn in_a_network(
+    part: &str,
+    rounds: u32,
+    variables: &[(&str, &str)],
+) -> anyhow::Result<bool> {
     if std::env::var_os(INSIDE).is_some() {
-        return measure_inside(engine, rounds).await;
+        return Ok(true);
     }
     let script =
         format!("ip link set lo up && ip address add {SERVER}/32 dev lo && exec \"$0\" \"$@\"");
@@ -40,16 +53,17 @@ pub(crate) async fn measure(engine: &Engine, rounds: u32) -> anyhow::Result<()> 
     command.args(["--net", "sh", "-c", &script]);
     command.arg(std::env::current_exe()?);
     let status = command
-        .args([rounds.to_string().as_str(), "network"])
+        .args([rounds.to_string().as_str(), part])
         .env(INSIDE, "1")
+        .envs(variables.iter().copied())
         .status()
         .await
         .context("a network of its own cannot be made; install util-linux and iproute2")?;
     ensure!(
         status.success(),
-        "the network's measurements ended with {status}"
+        "the measurements of {part} ended with {status}"
     );
-    Ok(())
+    Ok(false)
 }
 
 async fn measure_inside(engine: &Engine, rounds: u32) -> anyhow::Result<()> {

@@ -13,6 +13,9 @@ use crate::policy::HostName;
 /// How long all attempts together may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Answers that are kept for as long as they hold.
+const CACHED: u64 = 64;
+
 /// Addresses of one name that a guest is told at most.
 const ADDRESSES: usize = 32;
 
@@ -71,6 +74,8 @@ impl Resolver {
             Ok(lookup) => {
                 let records = lookup.answers().iter();
                 let addresses = records.filter_map(|record| record.data.ip_addr());
+                // What was not asked for is not believed.
+                let addresses = addresses.filter(|a| a.is_ipv4() == (family == Family::V4));
                 let addresses = addresses.take(ADDRESSES).collect();
                 let left = lookup
                     .valid_until()
@@ -95,8 +100,11 @@ impl Resolver {
                 TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
             }
         };
+        let options = builder.options_mut();
+        // Answers are kept by their number and not by their size: few, since a guest chooses who gives them.
+        options.cache_size = CACHED;
         if !self.servers.is_empty() {
-            builder.options_mut().use_hosts_file = ResolveHosts::Never;
+            options.use_hosts_file = ResolveHosts::Never;
         }
         let built = builder.build();
         built.map_err(|e| format!("names cannot be looked up: {e}"))

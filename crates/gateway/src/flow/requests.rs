@@ -1,5 +1,5 @@
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpStream;
@@ -214,7 +214,12 @@ impl Requests {
 
 impl Judge for Requests {
     fn judge(&self, request: &Seen<'_>) -> Result<(), Refusal> {
-        let Ok(host) = request.host.parse::<Host>() else {
+        // An address of IPv6 has lost its brackets.
+        let host = match request.host.parse::<IpAddr>() {
+            Ok(address) => Ok(Host::Address(address)),
+            Err(_) => request.host.parse::<Host>(),
+        };
+        let Ok(host) = host else {
             return Err(Refusal::new(
                 "no_host_name",
                 "the request is for no host's name",

@@ -358,3 +358,25 @@ async fn a_gateway_that_is_dropped_takes_its_connections_with_it() {
     let end = tokio::time::timeout(Duration::from_secs(20), server.read(&mut [0; 1])).await;
     assert!(matches!(end.unwrap(), Ok(0) | Err(_)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_is_gone_takes_its_connections_and_ports_with_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (mut guest, mut gateway) = start(policy(&[at.to_string()]), vec![]);
+    let exposed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = exposed.local_addr().unwrap();
+    gateway.expose(exposed, 3000);
+    let (opened, accepted) = tokio::join!(guest.connect(at), listener.accept());
+    opened.unwrap();
+    let (mut server, _) = accepted.unwrap();
+    drop(guest);
+    let end = tokio::time::timeout(Duration::from_secs(20), server.read(&mut [0; 1])).await;
+    assert!(matches!(end.unwrap(), Ok(0) | Err(_)));
+    let begun = std::time::Instant::now();
+    while TcpListener::bind(port).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::task::yield_now().await;
+    }
+    drop(gateway);
+}

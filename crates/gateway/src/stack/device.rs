@@ -7,7 +7,7 @@ use crate::link::Link;
 
 /// Bytes for the guest that may wait for being written: more than the largest window of one connection.
 /// Past this the stack waits, and nothing is lost.
-const OUTBOX_BYTES: usize = 1024 * 1024;
+pub(super) const OUTBOX_BYTES: usize = 1024 * 1024;
 
 /// Our end of the cable: packets that came in, one at a time, and frames that are to go out.
 #[derive(Debug)]

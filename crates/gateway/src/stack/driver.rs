@@ -1,11 +1,12 @@
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use smoltcp::iface::PollIngressSingleResult;
 use smoltcp::socket::{tcp, udp};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 use super::classify::{Class, Refused, classify};
 use super::frame::{self, ETHERNET_BYTES};
@@ -65,16 +66,16 @@ fn fill(wire: &UnixStream, read: &mut BytesMut) -> io::Result<bool> {
 }
 
 /// What one turn of the stack has left.
-struct Turn {
-    /// Frames were not looked at, since their answers have no room.
-    more: bool,
+pub(crate) struct Turn {
+    /// There is no room: frames were not looked at, or there is more to send.
+    pub(crate) more: bool,
     /// When the stack has to look again, if nothing happens before.
-    next: Duration,
+    pub(crate) next: Duration,
 }
 
 impl Stack {
     /// Takes in whole frames, and makes what is to go out.
-    fn turn(&self, read: &mut BytesMut, most: usize) -> io::Result<Turn> {
+    pub(super) fn turn(&self, read: &mut BytesMut, most: usize) -> io::Result<Turn> {
         let mut state = self.lock();
         let mut more = true;
         while more && state.cable.has_room() {
@@ -95,8 +96,12 @@ impl Stack {
         let delay = interface.poll_delay(now, sockets).map(Duration::from);
         let orphans = state.bury_orphans();
         let next = [delay, orphans].into_iter().flatten().min();
+        // Where there is no room, there may be more to make as soon as the wire has taken what is there; until then
+        // nothing needs to be looked at.
+        let is_full = !state.cable.has_room();
+        let next = next.filter(|_| !is_full);
         Ok(Turn {
-            more,
+            more: more || is_full,
             next: next.unwrap_or(IDLE),
         })
     }

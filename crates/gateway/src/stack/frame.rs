@@ -1,7 +1,7 @@
 use bytes::{Buf, BufMut, BytesMut};
 
 /// QEMU's frames on a stream: the length in four bytes, the most significant first, then the frame.
-const LENGTH_BYTES: usize = 4;
+pub(super) const LENGTH_BYTES: usize = 4;
 
 /// Length of an Ethernet header, in bytes.
 pub(super) const ETHERNET_BYTES: usize = 14;

@@ -5,6 +5,8 @@ mod device;
 mod driver;
 mod frame;
 mod neighbour;
+#[cfg(feature = "fuzzing")]
+mod probe;
 mod prohibit;
 mod stale;
 mod stream;
@@ -14,7 +16,7 @@ mod tests;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use tokio::time::Instant;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::{tcp, udp};
@@ -29,7 +31,10 @@ pub(crate) use stream::GuestStream;
 use crate::link::Link;
 
 /// Bytes that a connection may have on their way, in each direction. Pages that are not used cost nothing.
-const BUFFER_BYTES: usize = 256 * 1024;
+///
+/// As many as the window of a SYN says with the window scale that this gives: smoltcp 0.14 takes that window for a
+/// scaled one until the first acknowledgment, and with a buffer that is smaller a guest could make it panic.
+const BUFFER_BYTES: usize = 0xffff << 2;
 
 /// Questions to the name server that wait for being read, and answers for being sent.
 const DATAGRAMS: usize = 64;

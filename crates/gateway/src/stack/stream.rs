@@ -2,17 +2,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, Socket, State as TcpState};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::{Stack, Tuple};
 
 /// How long the last bytes and the end of a connection may take to reach the guest, once nobody holds the
 /// connection any more.
-const LINGER: Duration = Duration::from_secs(30);
+pub(super) const LINGER: Duration = Duration::from_secs(30);
 
 /// A connection of the guest's. Dropped without [`shutdown`](tokio::io::AsyncWriteExt::shutdown), it is reset.
 #[derive(Debug)]

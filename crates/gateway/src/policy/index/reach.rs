@@ -63,6 +63,11 @@ pub enum ReachError {
     /// No user, password or token can be made of them.
     #[error("the credentials of the package index {0} are no user and password in base64")]
     Encoding(Url),
+    /// There a guest finds itself.
+    #[error(
+        "the package index {0} is at a loopback address, which in a guest is the guest itself; have the index listen at another address of this host, and configure that"
+    )]
+    Loopback(Host),
     /// A word of a policy.
     #[error(transparent)]
     Word(#[from] WordError),
@@ -73,7 +78,7 @@ impl Index {
     /// named them with it.
     ///
     /// # Errors
-    /// It has credentials that cannot be used.
+    /// It has credentials that cannot be used, or is at a loopback address.
     pub fn reach(
         &self,
         name: &str,
@@ -86,6 +91,10 @@ impl Index {
                 let open = special.get(name).into_iter().flatten();
                 rule.addresses
                     .extend(open.map(|address| IpNet::from(*address)));
+            }
+            let mut addresses = rule.addresses.iter().map(IpNet::addr);
+            if addresses.any(|address| address.is_loopback()) {
+                return Err(ReachError::Loopback(host.clone()));
             }
             policy.rules.push(rule);
         }
@@ -292,6 +301,20 @@ mod tests {
             odd.reach("index", &BTreeMap::new()),
             Err(ReachError::Encoding(_))
         ));
+    }
+
+    #[test]
+    fn what_a_guest_would_look_for_in_itself_is_refused() {
+        let refused = |url: &str, special: &BTreeMap<_, _>| {
+            let reached = index(url, None).reach("index", special);
+            matches!(reached, Err(ReachError::Loopback(_)))
+        };
+        assert!(refused("http://127.0.0.1:8000/", &BTreeMap::new()));
+        assert!(refused("http://[::1]:8000/", &BTreeMap::new()));
+        assert!(!refused("http://10.0.0.7:8000/", &BTreeMap::new()));
+        let loopback = vec!["127.0.0.1".parse().unwrap()];
+        let special = BTreeMap::from([("index.example.com".parse().unwrap(), loopback)]);
+        assert!(refused("https://index.example.com/", &special));
     }
 
     #[test]

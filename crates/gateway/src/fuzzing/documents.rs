@@ -1,0 +1,68 @@
+use std::net::IpAddr;
+
+use crate::policy::{Document, Host, HostName, Index, Question, decide};
+
+const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
+
+pub(super) fn read(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let read = [Document::parse_toml(text), Document::parse_json(text)];
+    for document in read.into_iter().flatten() {
+        written_again(&document);
+        decided(document);
+    }
+}
+
+fn written_again(document: &Document) {
+    let text = serde_json::to_string(document).expect("a document is written");
+    match Document::parse_json(&text) {
+        Ok(again) => assert_eq!(&again, document),
+        // As JSON it may be longer than is read.
+        Err(error) => assert!(
+            text.len() > crate::policy::DOCUMENT_BYTES,
+            "{error}: {text}"
+        ),
+    }
+}
+
+fn decided(document: Document) {
+    let index = Index {
+        urls: Vec::new(),
+        hosts: Vec::new(),
+        credentials: Vec::new(),
+    };
+    let Ok(policy) = document.policy_with("fuzz", |_| Ok(index.clone())) else {
+        return;
+    };
+    let name: HostName = "allowed.test".parse().expect("a name");
+    let host = Host::Name(name.clone());
+    let names = [name.clone()];
+    let questions = [
+        Question::Lookup { name: &name },
+        Question::Resolved {
+            name: &name,
+            address: ADDRESS,
+        },
+        Question::Connect {
+            address: ADDRESS,
+            port: 443,
+            names: &names,
+        },
+        Question::Request {
+            address: ADDRESS,
+            port: 443,
+            names: &names,
+            tls: Some(&name),
+            host: &host,
+            host_port: None,
+            method: "GET",
+        },
+    ];
+    for question in &questions {
+        let decision = decide(&policy, question);
+        assert!(!decision.is_allowed() || !policy.rules.is_empty());
+        assert!(!decision.refusal(&policy.name).is_empty());
+    }
+}

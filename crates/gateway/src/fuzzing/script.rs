@@ -1,0 +1,370 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use arbitrary::{Arbitrary, Unstructured};
+
+use super::guest::{BEGIN, Guest, LINK, Talk};
+use super::packet::{self, Tcp};
+use super::services::PORTS;
+
+/// What a guest, or time, does next.
+#[derive(Debug, Arbitrary)]
+pub(super) enum Act {
+    Open {
+        remote: Remote,
+        from: u8,
+        options: Options,
+        window: u16,
+    },
+    Segment {
+        talk: u8,
+        flags: Flags,
+        seq: Nudge,
+        ack: Nudge,
+        window: u16,
+        options: Options,
+        said: Said,
+        edits: Edits,
+    },
+    /// As a kernel does: takes note of all that came, on every connection.
+    Acknowledge {
+        window: u16,
+    },
+    Datagram {
+        remote: Remote,
+        said: Said,
+        edits: Edits,
+    },
+    /// A packet with its addresses, of any protocol.
+    Packet {
+        remote: Remote,
+        protocol: u8,
+        payload: Vec<u8>,
+        edits: Edits,
+    },
+    Neighbour {
+        v6: bool,
+        edits: Edits,
+    },
+    /// A frame that may be none.
+    Frame(Vec<u8>),
+    /// Bytes on the wire, with no length.
+    Wire(Vec<u8>),
+    /// The host connects to a port of the guest.
+    Inbound {
+        v6: bool,
+        port: u8,
+    },
+    Wait {
+        millis: u16,
+    },
+    /// Whether the guest takes what it is sent.
+    Listen(bool),
+    /// Whoever holds connections lets go of them.
+    Abort,
+}
+
+#[derive(Debug, Arbitrary)]
+pub(super) struct Remote {
+    pub(super) address: u8,
+    pub(super) port: u8,
+}
+
+const ADDRESSES: [IpAddr; 16] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7)),
+    IpAddr::V4(LINK.gateway.v4),
+    IpAddr::V6(LINK.gateway.v6),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1)),
+    IpAddr::V4(LINK.guest.v4),
+    IpAddr::V6(LINK.guest.v6),
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+    IpAddr::V4(Ipv4Addr::BROADCAST),
+    IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1)),
+    IpAddr::V4(Ipv4Addr::new(198, 18, 0, 255)),
+    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
+    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0xcb00, 0x7107)),
+];
+
+const OTHER_PORTS: [u16; 6] = [80, 443, 53, 22, 8080, 0];
+
+impl Remote {
+    fn socket(&self) -> SocketAddr {
+        let address = ADDRESSES[usize::from(self.address) % ADDRESSES.len()];
+        let port = usize::from(self.port) % (PORTS.len() + OTHER_PORTS.len());
+        let port = PORTS.iter().chain(&OTHER_PORTS).nth(port);
+        SocketAddr::new(address, port.copied().unwrap_or_default())
+    }
+}
+
+#[derive(Debug, Arbitrary)]
+pub(super) enum Flags {
+    Ack,
+    Push,
+    Fin,
+    SynAck,
+    Syn,
+    Rst,
+    RstAck,
+    Any(u8),
+}
+
+impl Flags {
+    fn bits(&self) -> u8 {
+        match self {
+            Self::Ack => 0x10,
+            Self::Push => 0x18,
+            Self::Fin => 0x11,
+            Self::SynAck => 0x12,
+            Self::Syn => 0x02,
+            Self::Rst => 0x04,
+            Self::RstAck => 0x14,
+            Self::Any(bits) => *bits,
+        }
+    }
+}
+
+/// How far a number is from the right one.
+#[derive(Debug, Arbitrary)]
+pub(super) enum Nudge {
+    Right,
+    RightToo,
+    Near(i8),
+    Far(i32),
+}
+
+impl Nudge {
+    fn on(&self, number: u32) -> u32 {
+        match self {
+            Self::Right | Self::RightToo => number,
+            Self::Near(by) => number.wrapping_add_signed((*by).into()),
+            Self::Far(by) => number.wrapping_add_signed(*by),
+        }
+    }
+}
+
+#[derive(Debug, Arbitrary)]
+pub(super) enum Options {
+    None,
+    Usual { mss: u16, scale: u8 },
+    Any(Vec<u8>),
+}
+
+impl Options {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Usual { mss, scale } => {
+                let [high, low] = mss.to_be_bytes();
+                vec![2, 4, high, low, 4, 2, 1, 3, 3, *scale]
+            }
+            Self::Any(bytes) => bytes.clone(),
+        }
+    }
+}
+
+/// What is within a segment or a datagram.
+#[derive(Debug, Arbitrary)]
+pub(super) enum Said {
+    Nothing,
+    Words(u8),
+    Fill(u16),
+    Bytes(Vec<u8>),
+}
+
+const WORDS: [&[u8]; 5] = [
+    b"GET / HTTP/1.1\r\nHost: denied.test\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n",
+    b"\x16\x03\x01\x00\x31\x01\x00\x00\x2d\x03\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x13\x01\x01\x00\x00\x00",
+    b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x06denied\x04test\x00\x00\x01\x00\x01",
+    b"\x00\x1d\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x06denied\x04test\x00\x00\x01\x00\x01",
+];
+
+impl Said {
+    fn bytes(&self) -> Vec<u8> {
+        /// More than fits into any packet.
+        const FILL: u16 = 1600;
+        match self {
+            Self::Nothing => Vec::new(),
+            Self::Words(at) => WORDS[usize::from(*at) % WORDS.len()].to_vec(),
+            Self::Fill(length) => vec![b'f'; usize::from(length % FILL)],
+            Self::Bytes(bytes) => bytes.clone(),
+        }
+    }
+}
+
+/// Bytes of a packet that are changed: before its checksums are made, or after.
+#[derive(Debug, Arbitrary)]
+pub(super) enum Edits {
+    None,
+    NoneToo,
+    Mended(Vec<(u8, u8)>),
+    Broken(Vec<(u8, u8)>),
+}
+
+impl Edits {
+    fn finish(&self, mut packet: Vec<u8>) -> Vec<u8> {
+        let change = |packet: &mut Vec<u8>, edits: &[(u8, u8)]| {
+            for (at, with) in edits {
+                if let Some(byte) = packet.get_mut(usize::from(*at)) {
+                    *byte ^= with;
+                }
+            }
+        };
+        if let Self::Mended(edits) = self {
+            change(&mut packet, edits);
+        }
+        packet::mend(&mut packet);
+        if let Self::Broken(edits) = self {
+            change(&mut packet, edits);
+        }
+        packet::frame(&LINK, &packet)
+    }
+}
+
+/// A whole script.
+pub(super) fn read(bytes: &[u8]) -> Vec<Act> {
+    /// Acts of one script; more make it slow and find no more.
+    const ACTS: usize = 64;
+    let mut rest = Unstructured::new(bytes);
+    let mut acts = Vec::new();
+    while !rest.is_empty() && acts.len() < ACTS {
+        acts.extend(rest.arbitrary::<Act>().ok());
+    }
+    acts
+}
+
+impl Act {
+    /// The frames that it makes.
+    pub(super) fn frames(&self, guest: &mut Guest) -> Vec<Vec<u8>> {
+        match self {
+            Self::Open { .. } => vec![self.open(guest)],
+            Self::Segment { .. } => self.segment(guest).into_iter().collect(),
+            Self::Acknowledge { window } => {
+                let talks = guest.talks.iter();
+                talks.map(|talk| plain(talk, *window)).collect()
+            }
+            Self::Datagram {
+                remote,
+                said,
+                edits,
+            } => {
+                let to = remote.socket();
+                let datagram = packet::udp((40_000, to.port()), &said.bytes());
+                vec![edits.finish(around(to.ip(), packet::UDP, &datagram))]
+            }
+            Self::Packet {
+                remote,
+                protocol,
+                payload,
+                edits,
+            } => vec![edits.finish(around(remote.socket().ip(), *protocol, payload))],
+            Self::Neighbour { v6, edits } => vec![neighbour(*v6, edits)],
+            Self::Frame(bytes) => vec![bytes.clone()],
+            _ => Vec::new(),
+        }
+    }
+
+    fn open(&self, guest: &mut Guest) -> Vec<u8> {
+        let Self::Open {
+            remote,
+            from,
+            options,
+            window,
+        } = self
+        else {
+            return Vec::new();
+        };
+        let remote = remote.socket();
+        let own = SocketAddr::new(own(remote.ip()), 40_000 + u16::from(from % 32));
+        let talk = guest.talk(own, remote);
+        talk.ours = BEGIN;
+        let bytes = tcp(talk, 0x02, *window, &options.bytes(), &[]);
+        talk.ours = talk.ours.wrapping_add(1);
+        Edits::None.finish(bytes)
+    }
+
+    fn segment(&self, guest: &mut Guest) -> Option<Vec<u8>> {
+        let Self::Segment {
+            talk,
+            flags,
+            seq,
+            ack,
+            window,
+            options,
+            said,
+            edits,
+        } = self
+        else {
+            return None;
+        };
+        let count = guest.talks.len().max(1);
+        let talk = guest.talks.get_mut(usize::from(*talk) % count)?;
+        let (flags, said) = (flags.bits(), said.bytes());
+        let nudged = Talk {
+            ours: seq.on(talk.ours),
+            theirs: ack.on(talk.theirs),
+            ..*talk
+        };
+        let bytes = tcp(&nudged, flags, *window, &options.bytes(), &said);
+        if matches!(seq, Nudge::Right | Nudge::RightToo) {
+            let ends = u32::from(flags & 1) + u32::from(flags >> 1 & 1);
+            let length = u32::try_from(said.len()).unwrap_or_default();
+            talk.ours = talk.ours.wrapping_add(length + ends);
+        }
+        Some(edits.finish(bytes))
+    }
+}
+
+fn own(remote: IpAddr) -> IpAddr {
+    match remote {
+        IpAddr::V4(_) => LINK.guest.v4.into(),
+        IpAddr::V6(_) => LINK.guest.v6.into(),
+    }
+}
+
+fn around(to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    packet::ip(own(to), to, protocol, payload)
+}
+
+fn plain(talk: &Talk, window: u16) -> Vec<u8> {
+    Edits::None.finish(tcp(talk, 0x10, window, &[], &[]))
+}
+
+fn tcp(talk: &Talk, flags: u8, window: u16, options: &[u8], payload: &[u8]) -> Vec<u8> {
+    let segment = Tcp {
+        ports: (talk.guest.port(), talk.remote.port()),
+        seq: talk.ours,
+        ack: talk.theirs,
+        flags,
+        window,
+        options,
+        payload,
+    };
+    packet::ip(
+        talk.guest.ip(),
+        talk.remote.ip(),
+        packet::TCP,
+        &segment.bytes(),
+    )
+}
+
+fn neighbour(v6: bool, edits: &Edits) -> Vec<u8> {
+    let (guest, gateway) = (LINK.guest, LINK.gateway);
+    if v6 {
+        let mut payload = vec![135, 0, 0, 0, 0, 0, 0, 0];
+        payload.extend(gateway.v6.octets());
+        payload.extend([1, 1].iter().chain(&guest.mac));
+        let mut packet = around(gateway.v6.into(), packet::ICMPV6, &payload);
+        packet[7] = 255;
+        return edits.finish(packet);
+    }
+    let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
+    arp.extend(guest.mac.iter().chain(&guest.v4.octets()));
+    arp.extend([0; 6].iter().chain(&gateway.v4.octets()));
+    let mut frame = edits.finish(arp);
+    frame[12..14].copy_from_slice(&[8, 6]);
+    frame
+}
