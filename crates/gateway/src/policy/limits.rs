@@ -27,6 +27,7 @@ pub struct NetworkLimits {
 
 /// More than the widest browser or installer opens, and few enough that a guest cannot use up the host's
 /// descriptors; 10 GiB are a few installations of the largest packages.
+/// Nothing in a guest keeps answers, and each connection by name asks twice: for IPv4 and for IPv6.
 impl Default for NetworkLimits {
     fn default() -> Self {
         Self {
@@ -35,7 +36,7 @@ impl Default for NetworkLimits {
             bytes_up: 10 * GIB,
             bytes_down: 10 * GIB,
             bytes_per_s: None,
-            lookups_per_s: 100,
+            lookups_per_s: 500,
         }
     }
 }
