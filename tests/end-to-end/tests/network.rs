@@ -30,11 +30,6 @@ raw = true
 id = "address"
 addresses = ["203.0.113.11"]
 ports = [7]
-
-# Each of fifty programs that begin at once asks for both families: the limit that is there without this one is
-# met by two such crowds within a second.
-[limits]
-lookups_per_s = 1000
 "#;
 
 async fn names() -> Names {
