@@ -284,6 +284,9 @@ pub(crate) struct TemplateBuild {
     /// For VMs of this much memory; a run of other memory does not use them
     #[arg(short, long, value_name = "MIB", default_value_t = 512)]
     pub(crate) memory: u32,
+    /// Only for VMs without a network
+    #[arg(long)]
+    pub(crate) no_network: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -83,12 +83,15 @@ impl Templates {
     fn inputs(&self, kit: &Kit, which: &Which) -> BTreeMap<String, String> {
         let mut inputs = self.inputs.clone();
         let Shape {
-            memory_mib, layer, ..
+            memory_mib,
+            network,
+            layer,
         } = &which.shape;
         let layer = layer.as_ref().map_or("", Layer::digest);
         let own = [
             ("machine", kit.machine(which.shape.clone()).text()),
             ("memory_mib", memory_mib.to_string()),
+            ("network", network.to_string()),
             ("layer", layer.to_string()),
             ("language", which.language.to_string()),
             ("primer", primer(which.language).to_string()),

@@ -43,7 +43,7 @@ impl Store {
     }
 
     fn build(&self) -> String {
-        self.says(&["template", "build", "-l", "raw"])
+        self.says(&["template", "build", "-l", "raw", "--no-network"])
     }
 
     /// Runs a program; where its VM came from.
@@ -201,7 +201,7 @@ fn a_damaged_template_is_thrown_away_and_the_run_succeeds() {
 fn two_builds_at_once_make_one_template() {
     let store = Store::new();
     let start = || {
-        let mut command = store.command(&["template", "build", "-l", "raw"]);
+        let mut command = store.command(&["template", "build", "-l", "raw", "--no-network"]);
         command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -232,7 +232,7 @@ fn a_build_that_is_killed_leaves_nothing_that_is_used() {
     let store = Store::new();
     // At several moments: as QEMU boots, as it is warm, as it is saved.
     for moment in [0, 300, 900, 1500, 2500] {
-        let mut command = store.command(&["template", "build", "-l", "raw"]);
+        let mut command = store.command(&["template", "build", "-l", "raw", "--no-network"]);
         let mut child = command
             .stdout(Stdio::null())
             .stderr(Stdio::null())

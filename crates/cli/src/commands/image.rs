@@ -61,6 +61,7 @@ fn make(store: &Store, args: ImageBuild, host: &Host) -> anyhow::Result<ExitCode
     let all = TemplateBuild {
         language: None,
         memory: RunRequest::DEFAULT_MEMORY_MIB,
+        no_network: false,
     };
     template::make(&all, host.config())
 }

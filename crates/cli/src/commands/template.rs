@@ -39,8 +39,9 @@ pub(crate) fn make(args: &TemplateBuild, config: Config) -> anyhow::Result<ExitC
     runtime()?.block_on(async {
         let engine = Engine::start(config)?;
         for language in languages {
-            for network in [false, true] {
-                build_one(&engine, language, args.memory, network).await?;
+            build_one(&engine, language, args.memory, false).await?;
+            if !args.no_network {
+                build_one(&engine, language, args.memory, true).await?;
             }
         }
         anyhow::Ok(())
@@ -88,9 +89,13 @@ fn line(template: &ListedTemplate) -> String {
     match &template.manifest {
         Ok(manifest) => {
             let input = |name: &str| manifest.inputs.get(name).map_or("?", String::as_str);
+            let network = match input("network") {
+                "true" => " with network",
+                _ => "",
+            };
             let state = if template.is_intact { "" } else { " DAMAGED" };
             format!(
-                "{} {} {} MiB of memory, {mib} MiB on disk, used {used}{state}",
+                "{} {} {} MiB of memory{network}, {mib} MiB on disk, used {used}{state}",
                 &manifest.key[..12.min(manifest.key.len())],
                 input("language"),
                 input("memory_mib"),
