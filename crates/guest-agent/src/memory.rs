@@ -23,6 +23,8 @@ pub(crate) struct MemoryWatch {
 struct Suspicion {
     look_at: Instant,
     refaults: u64,
+    /// Kills of the kernel's own so far.
+    kills: u64,
     confirmed: u32,
 }
 
@@ -65,11 +67,12 @@ impl MemoryWatch {
 
     /// The limit was met.
     pub(crate) fn met(&mut self, now: Instant) {
-        self.rearm();
+        let kills = self.rearm();
         let (refaults, _) = self.count();
         self.suspicion = Some(Suspicion {
             look_at: now + LOOK_EVERY,
             refaults,
+            kills,
             confirmed: 0,
         });
     }
@@ -84,12 +87,20 @@ impl MemoryWatch {
             self.suspicion = None;
             return false;
         }
-        let certain = suspicion.confirmed + 1 >= CONFIRMATIONS;
-        let confirmed = if certain { 0 } else { suspicion.confirmed + 1 };
+        // Where the kernel has just killed one, its memory is still on its way back: nothing that
+        // was seen before is a reason to kill another.
+        let kills = self.rearm();
+        let confirmed = if kills == suspicion.kills {
+            suspicion.confirmed + 1
+        } else {
+            0
+        };
+        let certain = confirmed >= CONFIRMATIONS;
         self.suspicion = Some(Suspicion {
             look_at: now + LOOK_EVERY,
             refaults,
-            confirmed,
+            kills,
+            confirmed: if certain { 0 } else { confirmed },
         });
         certain
     }
@@ -105,9 +116,11 @@ impl MemoryWatch {
         )
     }
 
-    /// Reading the file is what makes the kernel mark it anew.
-    fn rearm(&self) {
+    /// Reading the file is what makes the kernel mark it anew. Returns how many it has killed.
+    fn rearm(&self) -> u64 {
         let mut buffer = [0; 256];
-        let _ = rustix::io::pread(&self.events, &mut buffer, 0);
+        let read = rustix::io::pread(&self.events, &mut buffer, 0).unwrap_or(0);
+        let text = str::from_utf8(&buffer[..read]).unwrap_or_default();
+        field(text, "oom_kill").unwrap_or(0)
     }
 }
