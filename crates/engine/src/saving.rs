@@ -35,11 +35,14 @@ impl Sandbox {
         let _saving = inner.saving.lock().await;
         quiesce(&inner.channel).await?;
         let machine = inner.machine.clone();
-        let network = self.served().map(Served::save);
+        // A client may come or go at any time: what was open before the VM stood still or is open after it.
+        let before = self.served().map(Served::save);
         let taken = {
             let vm = inner.life.vm().await?;
             Snapshot::take(&vm, machine, inner.base.as_ref()).await
         };
+        let network = self.served().map(Served::save).zip(before);
+        let network = network.map(|(after, before)| after.with(before));
         // It stays who it is; those that begin from its state are others.
         refresh(&inner.channel, self.same()?).await?;
         Ok(Checkpoint::new(taken?, network, place))

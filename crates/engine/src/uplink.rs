@@ -34,6 +34,14 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
+    /// This, with connections of another moment.
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self {
+            connections: self.connections.with(other.connections),
+            ..self
+        }
+    }
+
     /// A network for a guest that goes on from that state. Ports of this host are not shared.
     pub(crate) fn prepare(&self) -> Prepared {
         Prepared {

@@ -83,6 +83,16 @@ impl Budget {
         }
     }
 
+    /// One that is never used up.
+    pub(crate) fn unlimited() -> Self {
+        Self::new(NetworkLimits {
+            bytes_up: u64::MAX,
+            bytes_down: u64::MAX,
+            bytes_per_s: None,
+            ..NetworkLimits::default()
+        })
+    }
+
     /// Bytes from the guest, and to it.
     pub(crate) fn used(&self) -> (u64, u64) {
         (
@@ -171,6 +181,11 @@ impl<S> Metered<S> {
             count,
             pause: None,
         }
+    }
+
+    /// The stream itself.
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.stream
     }
 
     /// Waits until there may be more.

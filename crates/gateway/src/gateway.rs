@@ -6,13 +6,13 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::budget::{Budget, Rate};
-use crate::dns::{Known, NameServer, Resolver};
+use crate::budget::{Budget, Count, Metered};
+use crate::dns::Resolver;
 use crate::event::{Event, Log, Summary, What};
 use crate::flow::World;
 use crate::link::Link;
 use crate::policy::{Policy, Question, decide};
-use crate::stack::{Arrival, Refused, Stack, Tuple, drive};
+use crate::stack::{Arrival, GuestStream, Refused, Stack, Tuple, drive};
 use crate::vault::Vault;
 
 /// Questions about names that are looked up at a time; further ones are lost, and asked again.
@@ -36,6 +36,17 @@ pub struct Setup {
 /// The connections of a guest at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Connections(Vec<Tuple>);
+
+impl Connections {
+    /// These, and those of another moment.
+    #[must_use]
+    pub fn with(mut self, other: Self) -> Self {
+        let missing = other.0.into_iter().filter(|tuple| !self.0.contains(tuple));
+        let missing: Vec<Tuple> = missing.collect();
+        self.0.extend(missing);
+        self
+    }
+}
 
 /// A guest's network. It ends, and with it all of its connections, when it is dropped.
 #[derive(Debug)]
@@ -76,28 +87,11 @@ impl Gateway {
         let most = usize::try_from(limits.connections).unwrap_or(usize::MAX);
         let (stack, arrivals) = Stack::new(setup.link, seed, most);
         stack.end_stale(&setup.stale.0);
-        let (log, known) = (Arc::<Log>::default(), Arc::<Known>::default());
-        let budget = Arc::new(Budget::new(limits));
-        let names = Arc::new(NameServer {
-            policy: setup.policy.clone(),
-            known: known.clone(),
-            log: log.clone(),
-            resolver: Resolver::new(setup.name_servers),
-            rate: Rate::new(limits.lookups_per_s.into()),
-            refuser: setup.link.gateway,
-        });
-        let world = Arc::new(World {
-            policy: setup.policy,
-            known,
-            log: log.clone(),
-            budget: budget.clone(),
-            rate: Rate::new(limits.connections_per_s.into()),
-            names,
-            vault: setup.vault,
-            trust: Arc::default(),
-        });
+        let resolver = Resolver::new(setup.name_servers);
+        let world = World::new(setup.policy, setup.vault, resolver, setup.link.gateway);
+        let (log, budget) = (world.log.clone(), world.budget.clone());
         let (over, ended) = watch::channel(());
-        let task = tokio::spawn(live(stack.clone(), wire, world, arrivals, over));
+        let task = tokio::spawn(live(stack.clone(), wire, Arc::new(world), arrivals, over));
         let tasks = vec![task.abort_handle()];
         Ok(Self {
             stack,
@@ -242,16 +236,18 @@ async fn expose(stack: Stack, log: Arc<Log>, listener: TcpListener, port: u16) {
     }
 }
 
-async fn inbound(stack: &Stack, log: &Log, mut client: TcpStream, port: u16) {
+async fn inbound(stack: &Stack, log: &Log, client: TcpStream, port: u16) {
     /// How long a guest may take to answer.
     const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
     let to = SocketAddr::new(stack.link().guest.v4.into(), port);
     let opened = tokio::time::timeout(ANSWER, stack.connect(to)).await;
     let why = match opened {
-        Ok(Ok(mut guest)) => {
-            let _ = client.set_nodelay(true);
-            let _ = copy_bidirectional(&mut client, &mut guest).await;
-            return;
+        Ok(Ok(guest)) => {
+            let event = exchange(client, guest).await;
+            return log.add(Event {
+                port: Some(port),
+                ..event
+            });
         }
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("the guest does not answer within {ANSWER:?}"),
@@ -260,6 +256,26 @@ async fn inbound(stack: &Stack, log: &Log, mut client: TcpStream, port: u16) {
         port: Some(port),
         ..Event::failed(What::Inbound, "not_served", why)
     });
+}
+
+/// Passes on what a client of this host and the guest say. Who exposes a port sets it no limits.
+async fn exchange(client: TcpStream, mut guest: GuestStream) -> Event {
+    let _ = client.set_nodelay(true);
+    let count = Arc::<Count>::default();
+    let mut client = Metered::new(client, Arc::new(Budget::unlimited()), count.clone());
+    let message = match copy_bidirectional(&mut client, &mut guest).await {
+        Ok(_) => "a client of this host used the exposed port",
+        Err(_) => {
+            let _ = client.get_ref().set_zero_linger();
+            "a client of this host used the exposed port, until one side broke off"
+        }
+    };
+    let (bytes_up, bytes_down) = count.read();
+    Event {
+        bytes_up,
+        bytes_down,
+        ..Event::new(What::Inbound, true, "exposed", message.into())
+    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ impl Known {
     pub(crate) fn learn(&self, name: &HostName, address: IpAddr, lifetime: Duration) {
         let now = Instant::now();
         let until = now + lifetime + GRACE;
+        self.refused().remove(name);
         let mut known = self.lock();
         if known.len() >= ADDRESSES && !known.contains_key(&address) {
             forget(&mut known, now);
@@ -60,7 +61,7 @@ impl Known {
 
     /// The guest was told none of this name's addresses, for this reason.
     pub(crate) fn refuse(&self, name: &HostName, decision: Decision) {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = self.refused();
         if refused.len() < REFUSED || refused.contains_key(name) {
             refused.insert(name.clone(), decision);
         }
@@ -68,8 +69,11 @@ impl Known {
 
     /// Why it was told none of this name's addresses.
     pub(crate) fn refusal(&self, name: &HostName) -> Option<Decision> {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.get(name).cloned()
+        self.refused().get(name).cloned()
+    }
+
+    fn refused(&self) -> MutexGuard<'_, HashMap<HostName, Decision>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<(HostName, Instant)>>> {

@@ -14,14 +14,15 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use crate::budget::{Budget, Rate};
-use crate::dns::{Known, NameServer};
+use crate::dns::{Known, NameServer, Resolver};
 use crate::event::{Event, Log, What};
+use crate::link::End;
 use crate::policy::{Decision, HostName, Pass, Policy, Question, Said, Verdict, decide};
 use crate::stack::{DNS_PORT, GuestStream};
 use crate::stream::Rewound;
 use crate::vault::Vault;
 use first_bytes::{First, first_bytes};
-pub(crate) use requests::LazyTrust;
+use requests::LazyTrust;
 
 /// How long another host may take to answer a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -30,14 +31,40 @@ const CONNECT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) policy: Arc<Policy>,
-    pub(crate) known: Arc<Known>,
+    known: Arc<Known>,
     pub(crate) log: Arc<Log>,
     pub(crate) budget: Arc<Budget>,
     /// New connections.
-    pub(crate) rate: Rate,
+    rate: Rate,
     pub(crate) names: Arc<NameServer>,
-    pub(crate) vault: Vault,
-    pub(crate) trust: Arc<LazyTrust>,
+    vault: Vault,
+    trust: LazyTrust,
+}
+
+impl World {
+    /// Nothing has been done in it. `gateway`: the end of the guest's cable that is ours.
+    pub(crate) fn new(policy: Arc<Policy>, vault: Vault, resolver: Resolver, gateway: End) -> Self {
+        let limits = policy.limits;
+        let (log, known) = (Arc::<Log>::default(), Arc::<Known>::default());
+        let names = NameServer {
+            policy: policy.clone(),
+            known: known.clone(),
+            log: log.clone(),
+            resolver,
+            rate: Rate::new(limits.lookups_per_s.into()),
+            refuser: gateway,
+        };
+        Self {
+            policy,
+            known,
+            log,
+            budget: Arc::new(Budget::new(limits)),
+            rate: Rate::new(limits.connections_per_s.into()),
+            names: Arc::new(names),
+            vault,
+            trust: LazyTrust::default(),
+        }
+    }
 }
 
 /// Where a connection goes, by what it was known as when it was opened.
@@ -68,7 +95,7 @@ impl Way {
 
 impl World {
     /// Decides on a connection that a guest opens, and sees it to its end.
-    pub(crate) async fn serve(&self, guest: GuestStream) {
+    pub(crate) async fn serve(self: &Arc<Self>, guest: GuestStream) {
         let to = guest.remote();
         if self.names.refuser.has(to.ip()) {
             match to.port() {
@@ -78,12 +105,7 @@ impl World {
             return;
         }
         if !self.rate.take() {
-            let text = format!(
-                "more than {} new connections a second; raise `connections_per_s` in the policy's limits",
-                self.policy.limits.connections_per_s
-            );
-            let event = Event::new(What::Connection, false, "connection_rate", text);
-            self.log.add(at(to, event));
+            self.too_many(to);
             return;
         }
         let names = self.known.names(to.ip());
@@ -98,7 +120,24 @@ impl World {
         }
     }
 
-    async fn connect(&self, guest: GuestStream, way: Way, pass: Pass, decision: Decision) {
+    /// Tells that this connection is one too many in its second.
+    fn too_many(&self, to: SocketAddr) -> String {
+        let text = format!(
+            "more than {} new connections a second; raise `connections_per_s` in the policy's limits",
+            self.policy.limits.connections_per_s
+        );
+        let event = Event::new(What::Connection, false, "connection_rate", text.clone());
+        self.log.add(at(to, event));
+        text
+    }
+
+    async fn connect(
+        self: &Arc<Self>,
+        guest: GuestStream,
+        way: Way,
+        pass: Pass,
+        decision: Decision,
+    ) {
         // The guest's own connection comes about when the other one has: a host that refuses, refuses.
         let upstream = tokio::time::timeout(CONNECT, TcpStream::connect(way.to)).await;
         let upstream = match upstream {
@@ -125,7 +164,7 @@ impl World {
     }
 
     /// Reads what the guest says first, and decides by that.
-    async fn listen(&self, mut guest: GuestStream, upstream: TcpStream, way: Way) {
+    async fn listen(self: &Arc<Self>, mut guest: GuestStream, upstream: TcpStream, way: Way) {
         let heard = tokio::select! {
             biased;
             heard = first_bytes(&mut guest) => heard,

@@ -24,9 +24,12 @@ impl World {
         let to = upstream.peer_addr().ok();
         let count = Arc::<Count>::default();
         let mut upstream = Metered::new(upstream, self.budget.clone(), count.clone());
-        // However it ends, both sides are told by the end of their connections.
-        let _ = copy_bidirectional_with_sizes(&mut guest, &mut upstream, PIECE_BYTES, PIECE_BYTES)
-            .await;
+        let copied =
+            copy_bidirectional_with_sizes(&mut guest, &mut upstream, PIECE_BYTES, PIECE_BYTES);
+        if copied.await.is_err() {
+            // Broken off, and not ended: the other host must not take what it has for all there is.
+            let _ = upstream.get_ref().set_zero_linger();
+        }
         let event = ended(&count, decision);
         self.log.add(match to {
             Some(to) => at(to, event),

@@ -6,12 +6,12 @@ use tokio::net::TcpStream;
 
 use super::relay::ended;
 use super::{CONNECT, Way, World, at};
-use crate::budget::{Budget, Count, Metered};
-use crate::event::{Event, Log, What};
+use crate::budget::{Count, Metered};
+use crate::event::{Event, What};
 use crate::http::{
     self, ANSWER, Connecting, Connector, Judge, Proxy, Scheme, Seen, Unreachable, Watch,
 };
-use crate::policy::{Decision, Host, HostName, Policy, Question, decide};
+use crate::policy::{Decision, Host, HostName, Question, RuleId, decide};
 use crate::refusal::Refusal;
 use crate::stream::{Rewound, Stream};
 use crate::tls::{Trust, terminate};
@@ -19,7 +19,7 @@ use crate::tls::{Trust, terminate};
 impl World {
     /// Passes on plain HTTP, request by request.
     pub(super) async fn inspect(
-        &self,
+        self: &Arc<Self>,
         guest: impl Stream,
         upstream: TcpStream,
         way: Way,
@@ -31,7 +31,7 @@ impl World {
 
     /// Ends the guest's TLS, and passes on what is in it, request by request.
     pub(super) async fn terminate(
-        &self,
+        self: &Arc<Self>,
         guest: Rewound<impl Stream>,
         upstream: TcpStream,
         way: Way,
@@ -68,7 +68,7 @@ impl World {
     }
 
     async fn pass_on(
-        &self,
+        self: &Arc<Self>,
         guest: impl Stream,
         upstream: TcpStream,
         way: Way,
@@ -76,7 +76,7 @@ impl World {
         host: Option<HostName>,
     ) {
         let (to, count) = (way.to, Arc::<Count>::default());
-        let proxy = self.proxy(way, host, upstream, decision, &count);
+        let proxy = self.proxy(way, host, upstream, &count);
         // What else went wrong was told, to the guest by a page and to the log by an event.
         if let Err(error) = proxy.serve(guest).await
             && is_no_request(&error)
@@ -94,21 +94,17 @@ impl World {
     }
 
     fn proxy(
-        &self,
+        self: &Arc<Self>,
         way: Way,
         host: Option<HostName>,
         upstream: TcpStream,
-        decision: &Decision,
         count: &Arc<Count>,
     ) -> Proxy {
         let to = way.to;
         let requests = Arc::new(Requests {
-            policy: self.policy.clone(),
-            log: self.log.clone(),
-            budget: self.budget.clone(),
+            world: self.clone(),
             way,
             tls: host.clone(),
-            decision: decision.clone(),
             denied: Mutex::default(),
         });
         Proxy {
@@ -126,33 +122,47 @@ impl World {
 
     /// The connection that is there, and further ones when the server has closed it.
     fn connector(
-        &self,
+        self: &Arc<Self>,
         to: SocketAddr,
         host: Option<HostName>,
         first: TcpStream,
         count: Arc<Count>,
     ) -> Connector {
         let first = Mutex::new(Some(first));
-        let (budget, trust) = (self.budget.clone(), self.trust.clone());
+        let world = self.clone();
         Box::new(move || -> Connecting {
             let kept = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let (budget, count) = (budget.clone(), count.clone());
-            let (trust, host) = (trust.clone(), host.clone());
+            let (world, count, host) = (world.clone(), count.clone(), host.clone());
             Box::pin(async move {
                 let stream = match kept {
                     Some(stream) => stream,
-                    None => dial(to).await?,
+                    None => world.dial_again(to).await?,
                 };
-                let stream = Metered::new(stream, budget, count);
+                let stream = Metered::new(stream, world.budget.clone(), count);
                 Ok(match host {
                     None => Box::new(stream) as Box<dyn Stream>,
                     Some(host) => {
-                        let trust = trust.get().await.map_err(Unreachable::Untrusted)?;
+                        let trust = world.trust.get().await.map_err(Unreachable::Untrusted)?;
                         Box::new(trust.connect(stream, host.as_ref()).await?)
                     }
                 })
             })
         })
+    }
+
+    /// Another connection to a server that has closed the first: as one that the guest opens now.
+    async fn dial_again(&self, to: SocketAddr) -> Result<TcpStream, Unreachable> {
+        let denied = |why| Unreachable::Failed(io::Error::other(why));
+        if !self.rate.take() {
+            return Err(denied(self.too_many(to)));
+        }
+        let names = self.known.names(to.ip());
+        let decision = decide(&self.policy, &Way { to, names }.connect());
+        if !decision.is_allowed() {
+            self.log.decided(What::Connection, &self.policy, &decision);
+            return Err(denied(decision.refusal(&self.policy.name)));
+        }
+        dial(to).await
     }
 }
 
@@ -172,7 +182,7 @@ async fn dial(to: SocketAddr) -> Result<TcpStream, Unreachable> {
 
 /// Whom this host trusts, read when it is first needed.
 #[derive(Debug, Default)]
-pub(crate) struct LazyTrust(tokio::sync::OnceCell<Trust>);
+pub(super) struct LazyTrust(tokio::sync::OnceCell<Trust>);
 
 impl LazyTrust {
     async fn get(&self) -> Result<&Trust, String> {
@@ -187,12 +197,9 @@ impl LazyTrust {
 
 /// The requests of one connection, one after the other: each is decided on, and told of.
 struct Requests {
-    policy: Arc<Policy>,
-    log: Arc<Log>,
-    budget: Arc<Budget>,
+    world: Arc<World>,
     way: Way,
     tls: Option<HostName>,
-    decision: Decision,
     /// What the policy or its limits deny, until the request is over.
     denied: Mutex<Option<Event>>,
 }
@@ -213,7 +220,7 @@ impl Requests {
 }
 
 impl Judge for Requests {
-    fn judge(&self, request: &Seen<'_>) -> Result<(), Refusal> {
+    fn judge(&self, request: &Seen<'_>) -> Result<Option<RuleId>, Refusal> {
         // An address of IPv6 has lost its brackets.
         let host = match request.host.parse::<IpAddr>() {
             Ok(address) => Ok(Host::Address(address)),
@@ -234,21 +241,23 @@ impl Judge for Requests {
             host_port: request.port,
             method: request.method,
         };
-        let decision = decide(&self.policy, &question);
+        let World { policy, budget, .. } = &*self.world;
+        let decision = decide(policy, &question);
         if decision.is_allowed() {
-            return self.budget.afford_both().map_err(|spent| {
+            let afforded = budget.afford_both().map_err(|spent| {
                 let text = format!(
                     "The limits of the policy `{}` deny it: {spent}.",
-                    self.policy.name
+                    policy.name
                 );
                 let event = Event::new(What::Request, false, "bytes", text.clone());
                 *self.denied() = Some(event);
                 Refusal::new("bytes", text)
             });
+            return afforded.map(|()| decision.rule);
         }
-        let event = Event::decided(What::Request, &self.policy, &decision);
+        let event = Event::decided(What::Request, policy, &decision);
         *self.denied() = Some(event);
-        let text = decision.refusal(&self.policy.name);
+        let text = decision.refusal(&policy.name);
         Err(Refusal::new(decision.reason.code(), text))
     }
 }
@@ -258,13 +267,18 @@ impl Watch for Requests {
         let event = match over.refused {
             Some(code) => self.refused(code),
             None => Event {
-                rule: self.decision.rule.clone(),
-                ..Event::new(
-                    What::Request,
-                    true,
-                    "rule",
-                    "a request was passed on".into(),
-                )
+                rule: over.rule,
+                ..match over.lost {
+                    false => {
+                        let message = "a request was passed on".into();
+                        Event::new(What::Request, true, "rule", message)
+                    }
+                    true => Event::failed(
+                        What::Request,
+                        "unreachable",
+                        "its server gave no answer; the page says why".into(),
+                    ),
+                }
             },
         };
         let told = Event {
@@ -275,6 +289,44 @@ impl Watch for Requests {
             bytes_down: over.down,
             ..event
         };
-        self.log.add(at(self.way.to, told));
+        self.world.log.add(at(self.way.to, told));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::dns::Resolver;
+    use crate::policy::Policy;
+    use crate::testing::LINK;
+    use crate::vault::Vault;
+
+    fn world(policy: &str) -> Arc<World> {
+        let policy = Arc::new(Policy::parse_toml(policy, "test").unwrap());
+        let resolver = Resolver::new(Vec::new());
+        Arc::new(World::new(policy, Vault::default(), resolver, LINK.gateway))
+    }
+
+    #[tokio::test]
+    async fn another_connection_is_one_that_is_opened_now() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = server.local_addr().unwrap();
+        let rule = format!(
+            "[[allow]]\naddresses = \"127.0.0.1\"\nports = {}\n",
+            to.port()
+        );
+        let one = world(&format!("{rule}[limits]\nconnections_per_s = 1\n"));
+        one.dial_again(to).await.unwrap();
+        let why = one.dial_again(to).await.unwrap_err().to_string();
+        assert!(why.contains("raise `connections_per_s`"), "{why}");
+        // A name whose time is over.
+        let named = world("[[allow]]\nhost = \"web.test\"\naddresses = \"127.0.0.1\"\n");
+        let why = named.dial_again(to).await.unwrap_err().to_string();
+        assert!(why.contains("denies"), "{why}");
+        assert_eq!(named.log.summary().denials.len(), 1);
     }
 }

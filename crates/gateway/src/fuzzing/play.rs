@@ -8,9 +8,8 @@ use tokio::task::{JoinSet, yield_now};
 use super::guest::{Guest, LINK};
 use super::script::{self, Act};
 use super::services;
-use crate::budget::{Budget, Rate};
-use crate::dns::{Known, NameServer, Resolver};
-use crate::event::{Event, Log};
+use crate::dns::Resolver;
+use crate::event::Event;
 use crate::flow::World;
 use crate::policy::{Policy, Question, decide};
 use crate::stack::{Arrival, Stack};
@@ -32,26 +31,8 @@ const LONG: Duration = Duration::from_secs(31);
 /// A gateway's flows, of which none can leave where no network is.
 pub(super) fn world() -> Arc<World> {
     let policy = Arc::new(Policy::parse_toml(POLICY, "fuzz").expect("a policy"));
-    let limits = policy.limits;
-    let (log, known) = (Arc::<Log>::default(), Arc::<Known>::default());
-    let names = NameServer {
-        policy: policy.clone(),
-        known: known.clone(),
-        log: log.clone(),
-        resolver: Resolver::new(vec![([203, 0, 113, 53], 53).into()]),
-        rate: Rate::new(limits.lookups_per_s.into()),
-        refuser: LINK.gateway,
-    };
-    Arc::new(World {
-        policy,
-        known,
-        log,
-        budget: Arc::new(Budget::new(limits)),
-        rate: Rate::new(limits.connections_per_s.into()),
-        names: Arc::new(names),
-        vault: Vault::default(),
-        trust: Arc::default(),
-    })
+    let resolver = Resolver::new(vec![([203, 0, 113, 53], 53).into()]);
+    Arc::new(World::new(policy, Vault::default(), resolver, LINK.gateway))
 }
 
 /// A gateway whose guest is a script.

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::wait_for;
 use crate::http::{self, ANSWER, Connector, Judge, Proxy, Scheme, Seen, Watch};
+use crate::policy::RuleId;
 use crate::refusal::Refusal;
 use crate::stream::Stream;
 
@@ -23,13 +24,13 @@ const LONG: Duration = Duration::from_secs(3000);
 struct Allowed(Mutex<HashSet<(String, String)>>);
 
 impl Judge for Allowed {
-    fn judge(&self, request: &Seen<'_>) -> Result<(), Refusal> {
+    fn judge(&self, request: &Seen<'_>) -> Result<Option<RuleId>, Refusal> {
         if request.host != HOST || request.method == DENIED {
             return Err(Refusal::new("not_allowed", "no"));
         }
         let line = (request.method.to_owned(), request.path.to_owned());
         self.0.lock().expect("no panic").insert(line);
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -286,6 +286,7 @@ async fn a_port_of_the_guest_is_reached_from_the_host() {
     let (mut guest, mut gateway) = start(policy(&[]), vec![]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
+    let mut events = gateway.events();
     gateway.expose(listener, 3000);
     let server = guest.listen(3000);
     let client = tokio::spawn(async move {
@@ -306,6 +307,9 @@ async fn a_port_of_the_guest_is_reached_from_the_host() {
         (heard, client.await.unwrap().as_str()),
         (b"ping".to_vec(), "pong")
     );
+    let told = events.recv().await.unwrap();
+    assert_eq!((told.what, told.code), (What::Inbound, "exposed"));
+    assert_eq!((told.bytes_up, told.bytes_down), (4, 4));
     // Nobody listens any more.
     let client = tokio::spawn(async move {
         let mut client = TcpStream::connect(at).await.unwrap();
@@ -344,6 +348,34 @@ async fn connections_of_a_saved_state_end_at_once() {
     ended.await;
     let socket = guest.connect(server).await.unwrap();
     assert_eq!(guest.say(socket, b"new").await.unwrap(), b"NEW");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_guest_breaks_off_has_not_ended() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (mut guest, _gateway) = start(policy(&[at.to_string()]), vec![]);
+    let (opened, accepted) = tokio::join!(guest.connect(at), listener.accept());
+    let (socket, (mut server, _)) = (opened.unwrap(), accepted.unwrap());
+    guest.socket(socket).send_slice(b"half").unwrap();
+    let mut half = [0; 4];
+    let reading = tokio::spawn(async move {
+        server.read_exact(&mut half).await.unwrap();
+        server
+    });
+    guest
+        .until("what was said", |_| reading.is_finished().then_some(()))
+        .await;
+    let mut server = reading.await.unwrap();
+    guest.socket(socket).abort();
+    let broken = tokio::spawn(async move { server.read(&mut [0; 1]).await });
+    guest
+        .until("the end of a connection", |_| {
+            broken.is_finished().then_some(())
+        })
+        .await;
+    let end = broken.await.unwrap().map_err(|error| error.kind());
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,10 @@
 //! One request with its answer, from the head's end until the last byte, and what is told of it then.
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use super::pulse::Pulse;
+use crate::policy::RuleId;
 
 /// A request that is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,10 @@ pub(crate) struct Event {
     pub(crate) status: Option<u16>,
     /// The code of the refusal, if it was refused.
     pub(crate) refused: Option<&'static str>,
+    /// The rule that allowed it.
+    pub(crate) rule: Option<RuleId>,
+    /// Whether its server gave no answer.
+    pub(crate) lost: bool,
     /// Bytes of bodies from the guest, and from it after an upgrade.
     pub(crate) up: u64,
     /// Bytes of bodies to the guest, and to it after an upgrade.
@@ -34,6 +39,8 @@ pub(super) struct Exchange {
     host: String,
     status: AtomicU16,
     refused: OnceLock<&'static str>,
+    rule: OnceLock<RuleId>,
+    lost: AtomicBool,
     up: AtomicU64,
     down: AtomicU64,
     pulse: Arc<Pulse>,
@@ -53,6 +60,8 @@ impl Exchange {
             host: host.to_owned(),
             status: AtomicU16::new(0),
             refused: OnceLock::new(),
+            rule: OnceLock::new(),
+            lost: AtomicBool::new(false),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
             pulse: Arc::clone(pulse),
@@ -62,6 +71,16 @@ impl Exchange {
 
     pub(super) fn refused(&self, reason: &'static str) {
         let _ = self.refused.set(reason);
+    }
+
+    pub(super) fn allowed(&self, rule: Option<RuleId>) {
+        if let Some(rule) = rule {
+            let _ = self.rule.set(rule);
+        }
+    }
+
+    pub(super) fn lost(&self) {
+        self.lost.store(true, Relaxed);
     }
 
     pub(super) fn status(&self, status: u16) {
@@ -88,6 +107,8 @@ impl Drop for Exchange {
             host: std::mem::take(&mut self.host),
             status: (status != 0).then_some(status),
             refused: self.refused.get().copied(),
+            rule: self.rule.take(),
+            lost: self.lost.load(Relaxed),
             up: self.up.load(Relaxed),
             down: self.down.load(Relaxed),
         });

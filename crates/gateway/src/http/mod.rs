@@ -31,6 +31,7 @@ use hyper_util::rt::TokioIo;
 pub(crate) use exchange::{Event, Watch};
 pub(crate) use upstream::Unreachable;
 
+use crate::policy::RuleId;
 use crate::refusal::Refusal;
 use crate::secret::Secrets;
 use crate::stream::{Lingering, Stream};
@@ -60,11 +61,11 @@ pub(crate) const UPGRADED: Duration = Duration::from_secs(60 * 60);
 
 /// Decides on every request.
 pub(crate) trait Judge: Send + Sync {
-    /// Says whether a request may be sent.
+    /// Says whether a request may be sent, and by which rule.
     ///
     /// # Errors
     /// It may not; the guest reads why.
-    fn judge(&self, request: &Seen<'_>) -> Result<(), Refusal>;
+    fn judge(&self, request: &Seen<'_>) -> Result<Option<RuleId>, Refusal>;
 }
 
 /// What of a request is judged.

@@ -30,6 +30,7 @@ pub(super) fn unreachable(
         Unreachable::Slow(_) => StatusCode::GATEWAY_TIMEOUT,
         Unreachable::Failed(_) | Unreachable::Untrusted(_) => StatusCode::BAD_GATEWAY,
     };
+    exchange.lost();
     page(status, text, exchange)
 }
 

@@ -99,7 +99,7 @@ impl Session {
         let method = request.method().as_str();
         let exchange = Exchange::begin(method, host, &self.pulse, &self.watch);
         let asked = target
-            .and_then(|target| self.check(target, method))
+            .and_then(|target| self.check(target, method, &exchange))
             .and_then(|target| self.asked(request, &target, &exchange));
         match asked {
             Ok((request, reply)) => self.forward(request, reply, exchange).await,
@@ -108,7 +108,7 @@ impl Session {
     }
 
     /// Judges a request, and holds the connection to its one host.
-    fn check(&self, target: Target, method: &str) -> Result<Target, Refusal> {
+    fn check(&self, target: Target, method: &str, exchange: &Exchange) -> Result<Target, Refusal> {
         if let Some(host) = self.host.get().filter(|host| **host != target.host) {
             let text = format!(
                 "This connection speaks with {host}; the request is for {}. Open another connection for it.",
@@ -116,7 +116,7 @@ impl Session {
             );
             return Err(Refusal::new("host_changed", text));
         }
-        self.judge.judge(&target.seen(method))?;
+        exchange.allowed(self.judge.judge(&target.seen(method))?);
         // Only a host that was allowed once is held to.
         let _ = self.host.set(target.host.clone());
         Ok(target)

@@ -104,8 +104,14 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// The first port that connections to the guest come from.
+/// The least port that connections to the guest come from.
 const FIRST_PORT: u16 = 49_152;
+
+/// Where a stack begins: a guest that was forked may still believe in connections from its parent's ports.
+fn first_port(seed: u64) -> u16 {
+    let offset = seed % u64::from(u16::MAX - FIRST_PORT);
+    FIRST_PORT + u16::try_from(offset).unwrap_or(0)
+}
 
 /// Why a connection to the guest cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -154,7 +160,7 @@ impl Stack {
             tuples: HashMap::new(),
             orphans: Vec::new(),
             questions,
-            next_port: FIRST_PORT,
+            next_port: first_port(seed),
             most_connections,
             arrivals,
         };

@@ -23,7 +23,7 @@ pub(super) struct Both {
 }
 
 impl Judge for Both {
-    fn judge(&self, request: &Seen<'_>) -> Result<(), Refusal> {
+    fn judge(&self, request: &Seen<'_>) -> Result<Option<RuleId>, Refusal> {
         let Seen {
             host,
             port,
@@ -37,7 +37,7 @@ impl Judge for Both {
             .push(format!("{method} {host}{port}{path}"));
         let allowed = ["example.com", "other.test", "192.0.2.1", "2001:db8::1"].contains(host);
         if allowed && *method != "DELETE" {
-            return Ok(());
+            return Ok(None);
         }
         Err(Refusal::new(
             "not_allowed",
@@ -207,6 +207,8 @@ async fn requests_share_a_connection_and_are_told_of() {
         host: "example.com".to_owned(),
         status: Some(status),
         refused: None,
+        rule: None,
+        lost: false,
         up,
         down,
     };
