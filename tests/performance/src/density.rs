@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use fumehood_engine::{Engine, Language, RunRequest, Sandbox};
+use fumehood_engine::policy::{Document, Entry};
+use fumehood_engine::{Engine, Language, Network, RunRequest, Sandbox};
 
 const MEMORY_MIB: u32 = RunRequest::DEFAULT_MEMORY_MIB;
 const PYTHON: Language = Language::Python;
+const VMS: usize = 8;
 
 /// Memory of a process in MiB: its proportional share, and that without the guest memory that it shares
 /// with the template.
@@ -49,8 +51,6 @@ fn processor_time(pid: u32) -> anyhow::Result<Duration> {
 
 /// Memory and idle processor time of restored and of hot VMs.
 pub(crate) async fn print(engine: &Engine) -> anyhow::Result<()> {
-    const VMS: usize = 8;
-    const IDLE: Duration = Duration::from_secs(30);
     let mut sandboxes = Vec::new();
     for _ in 0..VMS {
         sandboxes.push(
@@ -75,9 +75,27 @@ pub(crate) async fn print(engine: &Engine) -> anyhow::Result<()> {
     }
     drop(hot);
     report("hot", &taken, 55.0)?;
+    idle("hot VMs", &taken).await?;
+    drop(taken);
+    let document = Document {
+        allow: vec![Entry::parse_word("example.com")?],
+        ..Document::default()
+    };
+    let network = Network::new(document.policy("bench")?);
+    let mut carded = Vec::new();
+    for _ in 0..VMS {
+        let builder = engine.sandbox().language(PYTHON).memory_mib(MEMORY_MIB);
+        carded.push(builder.network(network.clone()).await?);
+    }
+    idle("VMs with a network", &carded).await
+}
+
+/// Processor time of VMs to which nothing happens, and of this process, which has an end of each one's cable.
+async fn idle(what: &str, sandboxes: &[Sandbox]) -> anyhow::Result<()> {
+    const IDLE: Duration = Duration::from_secs(30);
     let times = || -> anyhow::Result<Duration> {
-        let pids = taken.iter().map(Sandbox::process_id);
-        pids.map(processor_time).sum()
+        let pids = sandboxes.iter().map(Sandbox::process_id);
+        pids.chain([std::process::id()]).map(processor_time).sum()
     };
     let before = times()?;
     let start = Instant::now();
@@ -85,7 +103,7 @@ pub(crate) async fn print(engine: &Engine) -> anyhow::Result<()> {
     let used = (times()? - before).as_secs_f64() / VMS as f64;
     let share = 100.0 * used / start.elapsed().as_secs_f64();
     println!(
-        "idle: {share:.3} % of a core for each of {VMS} hot VMs, over {} s (to reach 0.1)",
+        "idle: {share:.3} % of a core for each of {VMS} {what}, over {} s (to reach 0.1)",
         IDLE.as_secs()
     );
     Ok(())
