@@ -88,8 +88,8 @@ fn separate(order: &Order, ids: Ids) -> Result<Side, Failure> {
 /// Puts up the walls around this process and becomes the program. Returns only when that fails.
 fn become_program(order: &Order, ids: Ids, line: &Line) -> Failure {
     match put_up(order, line) {
-        Ok(()) => line.tell(&Word::Ready {
-            missing: missing(order, ids),
+        Ok(landlock) => line.tell(&Word::Ready {
+            missing: missing(order, ids, landlock),
         }),
         Err(failure) => return failure,
     }
@@ -102,7 +102,8 @@ fn become_program(order: &Order, ids: Ids, line: &Line) -> Failure {
     (None, format!("{}: {why}", order.program.display()))
 }
 
-fn put_up(order: &Order, line: &Line) -> Result<(), Failure> {
+/// Returns the version of Landlock, 0 = none.
+fn put_up(order: &Order, line: &Line) -> Result<u32, Failure> {
     // As the host's `/proc` has it: in its own namespace this process is the first.
     let process = fs::read_link("/proc/self").because("/proc");
     let process = process.and_then(|name| name.to_string_lossy().parse().because("/proc"));
@@ -113,7 +114,10 @@ fn put_up(order: &Order, line: &Line) -> Result<(), Failure> {
             .and_then(|()| rustix::system::sethostname(HOST_NAME).because("a host name"));
         entered.map_err(|what| (Some(Wall::Namespaces), what))?;
     }
-    give_up(order, process).map_err(|what| (None, what))
+    // Asked now: no such call exists behind the filter.
+    let landlock = landlock_abi();
+    give_up(order, process).map_err(|what| (None, what))?;
+    Ok(landlock)
 }
 
 fn give_up(order: &Order, process: u32) -> Result<(), String> {
@@ -153,7 +157,7 @@ fn paths(paths: &[std::path::PathBuf]) -> Vec<&std::path::Path> {
 }
 
 /// The walls that do not stand, since they were not ordered or this kernel does not have them.
-fn missing(order: &Order, (uid, _): Ids) -> Vec<Wall> {
+fn missing(order: &Order, (uid, _): Ids, landlock: u32) -> Vec<Wall> {
     let alone = order.namespaces != Namespaces::None;
     // Root in a namespace that knows root alone is still who owns the host's files.
     let in_user_namespace = order.namespaces == Namespaces::InUserNamespace && !uid.is_root();
@@ -164,7 +168,7 @@ fn missing(order: &Order, (uid, _): Ids) -> Vec<Wall> {
             !in_user_namespace && !matches!(order.user, User::Own { .. }),
         ),
         (Wall::Namespaces, !alone),
-        (Wall::Landlock, landlock_abi() < least),
+        (Wall::Landlock, landlock < least),
         (Wall::Cgroup, order.cgroup == Cgroup::Same),
     ];
     let missing = missing.into_iter().filter(|(_, missing)| *missing);

@@ -1,4 +1,7 @@
-use std::io;
+use std::ffi::{CStr, OsStr};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -55,12 +58,16 @@ fn below(prefix: &Path, directories: &[&str], names: &[&str]) -> Vec<PathBuf> {
     files.filter(|path| path.is_file()).collect()
 }
 
-/// Has the dynamic loader list what it would load, and start nothing.
+/// Has the dynamic loader list what it would load. Only the loader is run: the program comes later, within
+/// its walls.
 fn libraries(program: &Path, modules: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
-    let mut command = Command::new(program);
-    // A program that is linked statically is started: with this it does nothing.
-    command.arg("--version").env_clear().current_dir("/");
-    command.env("LD_TRACE_LOADED_OBJECTS", "1");
+    // One that is linked statically has none.
+    let Some(loader) = loader_of(program)? else {
+        return Ok(Vec::new());
+    };
+    let mut command = Command::new(loader);
+    command.arg("--list").arg(program);
+    command.env_clear().current_dir("/");
     if !modules.is_empty() {
         let paths: Vec<_> = modules.iter().map(|path| path.to_string_lossy()).collect();
         command.env("LD_PRELOAD", paths.join(":"));
@@ -71,6 +78,37 @@ fn libraries(program: &Path, modules: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
         .lines()
         .filter_map(library)
         .collect())
+}
+
+/// The dynamic loader that a program names in its header (ELF of 64 bits); none: it has none, or is no such
+/// program, which its start will tell.
+fn loader_of(program: &Path) -> io::Result<Option<PathBuf>> {
+    const INTERPRETER: usize = 3;
+    /// More than any header that a linker makes, in bytes.
+    const HEADERS: u64 = 64 * 1024;
+    let mut start = Vec::new();
+    File::open(program)?.take(HEADERS).read_to_end(&mut start)?;
+    let number = |at: usize, bytes: usize| -> Option<usize> {
+        let field = start.get(at..at.checked_add(bytes)?)?;
+        let whole = field.iter().rev();
+        whole.copied().try_fold(0_usize, |sum, byte| {
+            Some(sum.checked_mul(256)? + usize::from(byte))
+        })
+    };
+    let find = || -> Option<PathBuf> {
+        if !start.starts_with(b"\x7fELF\x02\x01") {
+            return None;
+        }
+        let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+        let headers = (0..count).map(|index| table.saturating_add(index * size));
+        let mut named = headers.filter(|at| number(*at, 4) == Some(INTERPRETER));
+        let header = named.next()?;
+        let (offset, bytes) = (number(header + 8, 8)?, number(header + 32, 8)?);
+        let name = start.get(offset..offset.checked_add(bytes)?)?;
+        let name = CStr::from_bytes_with_nul(name).ok()?;
+        Some(OsStr::from_bytes(name.to_bytes()).into())
+    };
+    Ok(find())
 }
 
 /// The path in a line like `libz.so.1 => /lib/libz.so.1 (0x0000)` or `/lib64/ld.so (0x0000)`.
@@ -103,6 +141,15 @@ mod tests {
         ] {
             assert_eq!(path(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_names_no_loader_needs_no_libraries() {
+        for path in ["/etc/passwd", "/dev/null"] {
+            assert_eq!(loader_of(Path::new(path)).unwrap(), None);
+        }
+        let shell = loader_of(Path::new("/bin/sh")).unwrap();
+        assert!(shell.is_some_and(|path| path.exists()));
     }
 
     #[test]
