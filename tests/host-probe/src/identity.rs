@@ -2,8 +2,8 @@ use std::fs;
 
 use rustix::process::{Gid, Resource, Uid, getrlimit};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, set_capabilities, set_thread_groups, set_thread_res_gid,
-    set_thread_res_uid,
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, no_new_privs,
+    set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use crate::{Breaches, succeeded};
@@ -26,21 +26,19 @@ pub(crate) fn privileges() -> Breaches {
         ]
         .map(|(what, result)| (what.to_string(), result)),
     );
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let expected = [
-        ("CapInh", "0000000000000000"),
-        ("CapPrm", "0000000000000000"),
-        ("CapEff", "0000000000000000"),
-        ("CapBnd", "0000000000000000"),
-        ("CapAmb", "0000000000000000"),
-        ("NoNewPrivs", "1"),
-        ("Seccomp", "2"),
-    ];
-    for (name, value) in expected {
-        let line = format!("{name}:\t{value}");
-        if !status.lines().any(|has| has == line) {
-            breaches.push(format!("the status does not say {line:?}"));
-        }
+    let has = capabilities(None);
+    let none = has.is_ok_and(|has| {
+        has.effective.is_empty() && has.permitted.is_empty() && has.inheritable.is_empty()
+    });
+    if !none {
+        breaches.push("it has capabilities".into());
+    }
+    let bounding = all
+        .iter()
+        .filter(|capability| capability_is_in_bounding_set(*capability).unwrap_or(false));
+    breaches.extend(bounding.map(|capability| format!("{capability:?} could be had")));
+    if !no_new_privs().unwrap_or(false) {
+        breaches.push("new privileges are not forbidden".into());
     }
     breaches
 }

@@ -11,13 +11,8 @@ const TRIED: i32 = 4096;
 
 /// Finds other processes, and sends them nothing, which tells whether they could be sent anything.
 pub(crate) fn others() -> Breaches {
-    let own = std::process::id().to_string();
-    let listed = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let names = listed.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let numbers = names.filter(|name| name.parse::<u32>().is_ok() && *name != own);
-    let mut breaches: Breaches = numbers
-        .map(|name| format!("/proc/{name} is seen"))
-        .collect();
+    let seen = strangers().map(|pid| format!("/proc/{}", pid.as_raw_nonzero()));
+    let mut breaches: Breaches = seen.filter(|path| fs::metadata(path).is_ok()).collect();
     breaches.extend(succeeded(strangers().map(|pid| {
         (
             format!("kill {}", pid.as_raw_nonzero()),
