@@ -60,27 +60,34 @@ fn kernel_ahead() {
     let _ = prepare_kernel(&store, &BuildOptions::new(""), &mut Lines);
 }
 
-/// Builds the command and the agent, and puts the agent beside the command, where it looks for it.
+/// The static programs that lie beside the command: it looks for them there, and so do tests.
+const BESIDE: [(&str, &str); 3] = [
+    ("fumehood-guest-agent", "fumehood-agent"),
+    ("fumehood-launcher", "fumehood-launcher"),
+    ("fumehood-host-probe", "fumehood-host-probe"),
+];
+
+/// Builds the command and the programs that belong beside it.
 pub(crate) fn programs() -> anyhow::Result<Programs> {
-    run(static_build().args(["-p", "fumehood-guest-agent"]))?;
+    let packages = BESIDE.iter().flat_map(|(package, _)| ["-p", package]);
+    run(static_build().args(packages))?;
     run(cargo().args(["build", "--release", "-p", "fumehood-cli"]))?;
     let release = Path::new("target/release");
-    let built = Path::new("target")
-        .join(GUEST_TARGET)
-        .join("guest/fumehood-agent");
-    let agent = release.join("fumehood-agent");
-    // By rename: the old one may be open in an image build that goes on.
-    let fresh = release.join("fumehood-agent.new");
-    std::fs::copy(built, &fresh)?;
-    std::fs::rename(&fresh, &agent)?;
-    let absolute = |path: PathBuf| std::path::absolute(path);
+    let built = Path::new("target").join(GUEST_TARGET).join("guest");
+    for (_, program) in BESIDE {
+        // By rename: the old one may be open in an image build that goes on, or run.
+        let fresh = release.join(program).with_extension("new");
+        std::fs::copy(built.join(program), &fresh)?;
+        std::fs::rename(&fresh, release.join(program))?;
+    }
+    let absolute = |name: &str| std::path::absolute(release.join(name));
     Ok(Programs {
-        fumehood: absolute(release.join("fumehood"))?,
-        agent: absolute(agent)?,
+        fumehood: absolute("fumehood")?,
+        agent: absolute("fumehood-agent")?,
     })
 }
 
-/// A build of static programs for the guest.
+/// A build of static programs: for the guest, and the launcher, which starts fastest so.
 pub(crate) fn static_build() -> Command {
     let mut command = cargo();
     command.args(["build", "--profile", "guest", "--target", GUEST_TARGET]);

@@ -13,7 +13,8 @@ use crate::shell::cargo;
 const ARROWS: &[(&str, &[&str])] = &[
     ("fumehood-protocol", &[]),
     ("fumehood-sys", &[]),
-    ("fumehood-qemu", &["fumehood-sys"]),
+    ("fumehood-launcher", &["fumehood-sys"]),
+    ("fumehood-qemu", &["fumehood-launcher", "fumehood-sys"]),
     ("fumehood-image", &[]),
     ("fumehood-gateway", &[]),
     (
@@ -33,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fumehood-cli", &["fumehood-engine"]),
     ("fumehood-end-to-end", &["fumehood-engine"]),
     ("fumehood-floor-init", &[]),
+    ("fumehood-host-probe", &["fumehood-sys"]),
     ("fumehood-guest-load", &[]),
     (
         "fumehood-performance",
@@ -73,8 +75,9 @@ const RANKS: &[&[&str]] = &[
     &["control", "result", "greeting"],
     &["channel", "router", "writer"],
     &["console", "admission", "machine"],
+    &["walls"],
     &["layer", "config", "package_set", "package_step"],
-    &["accelerator"],
+    &["accelerator", "isolation"],
     &["error"],
 ];
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use fumehood_engine::policy::{Method, Target};
-use fumehood_engine::{AcceleratorChoice, Config, Language};
+use fumehood_engine::{AcceleratorChoice, Config, Language, RequiredIsolation};
 
 use crate::network::NetworkArgs;
 use crate::packages::PackageArgs;
@@ -37,6 +37,19 @@ pub(crate) struct Host {
     /// The QEMU to use [default: qemu-system-x86_64 in PATH]
     #[arg(long, env = "FUMEHOOD_QEMU", value_name = "PROGRAM", global = true)]
     qemu: Option<PathBuf>,
+    /// The program that puts up the walls around QEMU [default: fumehood-launcher beside this program, or in
+    /// the store]
+    #[arg(long, env = "FUMEHOOD_LAUNCHER", value_name = "PROGRAM", global = true)]
+    launcher: Option<PathBuf>,
+    /// Starts no VM where a wall around QEMU is missing (full), or says which were (any)
+    #[arg(
+        long,
+        env = "FUMEHOOD_REQUIRE_ISOLATION",
+        default_value = "any",
+        value_name = "HOW_MUCH",
+        global = true
+    )]
+    require_isolation: RequiredIsolation,
 }
 
 impl Host {
@@ -45,6 +58,8 @@ impl Host {
             store: self.store.clone(),
             accelerator: self.accelerator,
             qemu: self.qemu.clone(),
+            launcher: self.launcher.clone(),
+            require_isolation: self.require_isolation,
             ..Config::default()
         }
     }

@@ -1,6 +1,6 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use fumehood_engine::{MimeBundle, Outcome, Timing};
+use fumehood_engine::{Isolation, MimeBundle, Outcome, Timing};
 use serde_json::{Map, Value, json};
 
 use crate::output::Kept;
@@ -82,6 +82,10 @@ pub(crate) fn outcome(
     add("evidence", evidence.unwrap_or(Value::Null));
     add("source", outcome.source.as_str().into());
     add("accelerator", outcome.accelerator.to_string().into());
+    add(
+        "isolation",
+        outcome.isolation.as_ref().map(isolation).into(),
+    );
     add("timing", timing(&outcome.timing));
     if let Some(network) = &outcome.network {
         let mut told = serde_json::to_value(&network.summary).unwrap_or_default();
@@ -114,6 +118,17 @@ fn download((asked, came): &(&Download, Downloaded)) -> Value {
         Err(message) => {
             let local = asked.local.to_string_lossy();
             json!({ "remote": remote, "local": local, "error": message })
+        }
+    }
+}
+
+/// `"full"`, or `{"reduced": […]}` with the walls that were missing.
+fn isolation(isolation: &Isolation) -> Value {
+    match isolation {
+        Isolation::Full => "full".into(),
+        Isolation::Reduced(missing) => {
+            let names: Vec<_> = missing.iter().map(|wall| wall.as_str()).collect();
+            json!({ "reduced": names })
         }
     }
 }

@@ -104,6 +104,10 @@ impl Begun {
             Owner::Operation(vm) => (Some(*vm), None, None),
             Owner::Sandbox(life, busy) => (None, Some(life), Some(busy)),
         };
+        let isolation = match (&vm, &life) {
+            (Some(vm), _) => Some(vm.isolation()),
+            (None, life) => life.as_ref().map(|life| life.isolation.clone()),
+        };
         let ready = vm.as_ref().map_or(Duration::ZERO, |vm| vm.start);
         let mut timing = Timing {
             start: ready,
@@ -146,6 +150,7 @@ impl Begun {
             stderr: arrived.stderr,
             source,
             accelerator,
+            isolation,
             timing,
             network: None,
         })))

@@ -6,6 +6,7 @@ use fumehood_protocol::{Language, Limits};
 
 use crate::accelerator::AcceleratorChoice;
 use crate::error::{Error, ErrorKind};
+use crate::isolation::RequiredIsolation;
 
 /// How an engine is set up. The defaults suit one user on one machine.
 #[derive(Debug, Clone)]
@@ -18,6 +19,11 @@ pub struct Config {
     pub accelerator: AcceleratorChoice,
     /// Which QEMU; none = `$FUMEHOOD_QEMU`, else the one in `PATH`.
     pub qemu: Option<PathBuf>,
+    /// The program that puts up the walls around QEMU; none = `$FUMEHOOD_LAUNCHER`, else `fumehood-launcher`
+    /// beside this program, else the one that `fumehood image build` put into the store.
+    pub launcher: Option<PathBuf>,
+    /// Whether a VM is started where not all walls can be put up around its QEMU.
+    pub require_isolation: RequiredIsolation,
     /// What requests may ask for at most.
     pub limits: Limits,
     /// How long a VM may take to start before it is given up. Under software emulation on a busy
@@ -127,6 +133,8 @@ impl Default for Config {
             image: ImageName::default(),
             accelerator: AcceleratorChoice::Auto,
             qemu: None,
+            launcher: None,
+            require_isolation: RequiredIsolation::default(),
             limits: Limits::default(),
             boot_deadline: Duration::from_secs(60),
             restore_deadline: Duration::from_secs(10),
@@ -190,7 +198,7 @@ impl Qemu {
     }
 }
 
-fn is_program(path: &std::path::Path) -> bool {
+pub(crate) fn is_program(path: &std::path::Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     path.metadata()
         .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use fumehood_sys::host::{Namespaces, landlock_abi, usable_namespaces};
+use fumehood_qemu::Launcher;
 use rustix::fs::Access;
 
 use crate::accelerator::{Accelerator, Chosen, choose};
@@ -10,7 +10,8 @@ use crate::admission::available_mib;
 use crate::config::{Config, Qemu};
 use crate::engine::open_store;
 use crate::error::Error;
-use crate::launch::qemus_user;
+use crate::isolation::{Isolation, RequiredIsolation, Wall};
+use crate::walls::setting;
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,7 +68,7 @@ pub fn examine(config: &Config) -> Vec<Finding> {
         accelerator(&chosen),
         image(config),
         permissions(config),
-        walls(&chosen),
+        walls(config, &chosen),
         memory(),
         disk(config),
     ]
@@ -162,48 +163,38 @@ fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
-/// The Landlock version from which on signals and abstract sockets are held back as well.
-const LANDLOCK_WHOLE: u32 = 6;
-
-fn walls(chosen: &Result<Chosen, Error>) -> Finding {
+/// Puts the walls up around a QEMU that does nothing, as they would be around a VM's.
+fn walls(config: &Config, chosen: &Result<Chosen, Error>) -> Finding {
     const SUBJECT: &str = "walls around QEMU";
-    let mut standing = vec!["seccomp", "no new privileges"];
-    let mut missing = Vec::new();
-    let root = rustix::process::geteuid().is_root();
-    let accelerator = chosen
-        .as_ref()
-        .map_or(Accelerator::Tcg, |chosen| chosen.accelerator);
-    match (root, qemus_user(accelerator)) {
-        (true, Some(_)) => standing.push("user nobody without capabilities"),
-        (true, None) => {
-            missing.push("a user of its own (nobody else may open /dev/kvm, or none is known here)")
-        }
-        (false, _) => standing.push("your own user, without capabilities"),
-    }
-    match usable_namespaces() {
-        Namespaces::None => missing.push("own namespaces (this host allows users none)"),
-        Namespaces::Privileged | Namespaces::InUserNamespace => {
-            standing.push("own network, IPC and host name")
-        }
-    }
-    let landlock = landlock_abi();
-    let version = format!("Landlock {landlock}");
-    match landlock {
-        0 => missing.push("Landlock (this kernel has none)"),
-        1..LANDLOCK_WHOLE => {
-            standing.push(&version);
-            missing.push("what newer kernels' Landlock holds back: signals to your processes, abstract sockets");
-        }
-        _ => standing.push(&version),
-    }
-    let what = standing.join(", ");
+    const ALWAYS: &str = "no capabilities, no new privileges, filtered system calls, limits";
+    let accelerator = chosen.as_ref();
+    let accelerator = accelerator.map_or(Accelerator::Tcg, |chosen| chosen.accelerator);
+    let any = Config {
+        require_isolation: RequiredIsolation::Any,
+        ..config.clone()
+    };
+    let setting = Qemu::find(config)
+        .and_then(|qemu| setting(&any, &qemu, accelerator, open_store(config)?.root()));
+    let tried = setting.map_err(|e| e.to_string());
+    let tried = tried.and_then(|setting| Launcher::try_walls(setting).map_err(|e| e.to_string()));
+    let missing = match tried {
+        Ok(missing) => missing,
+        Err(why) => return Finding::new(SUBJECT, Health::Bad, why, "fumehood image build"),
+    };
     if missing.is_empty() {
-        Finding::new(SUBJECT, Health::Good, what, "")
-    } else {
-        let what = format!("{what}; missing: {}", missing.join(", "));
-        let mend = "run as root, or allow unprivileged user namespaces; take a kernel with Landlock 6 (Linux 6.12)";
-        Finding::new(SUBJECT, Health::Reduced, what, mend)
+        let what =
+            format!("isolation full: own user, namespaces, root, cgroup, Landlock; {ALWAYS}");
+        return Finding::new(SUBJECT, Health::Good, what, "");
     }
+    let walls: Vec<_> = missing.iter().map(|(wall, _)| Wall::from(*wall)).collect();
+    let whys: Vec<_> = missing.iter().map(|(_, why)| why.as_str()).collect();
+    let isolation = Isolation::Reduced(walls.clone());
+    let what = format!("isolation {isolation} ({}); {ALWAYS}", whys.join("; "));
+    let mends: Vec<_> = walls
+        .iter()
+        .map(|wall| format!("{wall}: {}", wall.mend()))
+        .collect();
+    Finding::new(SUBJECT, Health::Reduced, what, mends.join("; "))
 }
 
 /// What this user may do with what a run needs.

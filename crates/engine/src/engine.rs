@@ -26,6 +26,7 @@ use crate::run::{Event, Outcome, Run, RunEnd, RunRequest, Source, Timing};
 use crate::sandbox::{Sandbox, Times};
 use crate::template::{Templates, Which};
 use crate::uplink::{Served, Uplink};
+use crate::walls::setting;
 
 /// This host, ready to run code. Cheap to clone; with the last clone, what is kept ready ends, and what
 /// goes on in the background. Sandboxes and runs live on by themselves.
@@ -63,7 +64,8 @@ impl Engine {
         let store = open_store(&config)?;
         let image = store.image(&config.image).map_err(image_error)?;
         let chosen = choose(config.accelerator)?;
-        let kit = Kit::new(&qemu, chosen.accelerator, image, &config.limits)?;
+        let setting = setting(&config, &qemu, chosen.accelerator, store.root())?;
+        let kit = Kit::new(setting, chosen.accelerator, image, &config.limits)?;
         let templates = Templates::new(&store, &qemu, &kit)?;
         let engine = Self(Arc::new(Inner {
             host: Arc::new(Host::new(
@@ -311,6 +313,7 @@ fn never_started(host: &Host, start: Instant) -> Outcome {
         stderr: StreamSummary::default(),
         source: Source::Boot,
         accelerator: host.accelerator,
+        isolation: None,
         timing: Timing {
             total: start.elapsed(),
             ..Timing::default()

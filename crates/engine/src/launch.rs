@@ -1,19 +1,18 @@
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream as StdStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fumehood_image::{Image, Part};
 use fumehood_protocol::{HelloReply, Limits, Refresh};
-use fumehood_qemu::{Append, CommandLine, Initrd, Kernel, Launcher, Process};
-use fumehood_sys::host::{Credentials, Walls, may_become, tsc_khz, usable_namespaces};
+use fumehood_qemu::{
+    Append, CommandLine, Initrd, Kernel, Launcher, Process, ProcessError, Setting, Wanted,
+};
+use fumehood_sys::host::tsc_khz;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 use crate::accelerator::Accelerator;
 use crate::channel::{ChannelError, FEATURES};
-use crate::config::Qemu;
 use crate::error::{Error, ErrorKind};
 use crate::greeting::{Brought, fresh, greet, renew};
 use crate::layer::Layer;
@@ -45,20 +44,18 @@ pub(crate) struct Started {
 
 impl Kit {
     pub(crate) fn new(
-        qemu: &Qemu,
+        setting: Setting,
         accelerator: Accelerator,
         image: Image,
         limits: &Limits,
     ) -> Result<Self, Error> {
-        let host = |message: String| Error::new(ErrorKind::Host, message);
-        let walls = walls(qemu, accelerator, image.directory()).map_err(host)?;
-        let launcher = Launcher::new(
-            &qemu.program,
-            qemus_user(accelerator),
-            usable_namespaces(),
-            walls,
-        )
-        .map_err(|e| host(format!("no thread for starting QEMU: {e}")))?;
+        if setting.full {
+            // Rather now than with the first VM.
+            Launcher::try_walls(setting.clone()).map_err(not_started)?;
+        }
+        let launcher = Launcher::new(setting).map_err(|e| {
+            Error::new(ErrorKind::Host, format!("no thread for starting QEMU: {e}"))
+        })?;
         Ok(Self {
             launcher,
             image,
@@ -187,12 +184,19 @@ impl Kit {
         inherit.push(rootfs);
         inherit.extend(layer);
         inherit.extend(theirs.into_fds());
-        let process = self.launcher.start(line.into_args(), inherit).await;
-        let process = process.map_err(|e| {
-            Error::new(ErrorKind::Host, format!("QEMU could not be started: {e}")).caused_by(e)
-        })?;
+        let wanted = Wanted {
+            args: line.into_args(),
+            inherit,
+            allowance: machine.allowance(),
+        };
+        let process = self.launcher.start(wanted).await.map_err(not_started)?;
         Ok((process, ours))
     }
+}
+
+fn not_started(error: ProcessError) -> Error {
+    let message = format!("QEMU could not be started: {error}");
+    Error::new(ErrorKind::Host, message).caused_by(error)
 }
 
 /// Greets the agent of a guest that comes to life, and makes it one of its own.
@@ -254,26 +258,6 @@ fn descriptor(part: &Part) -> Result<OwnedFd, Error> {
     })
 }
 
-/// The user that QEMU becomes; none = it keeps ours. Root gives up all it can: with KVM the group
-/// of `/dev/kvm` is kept, and root itself where nobody else may open the device.
-pub(crate) fn qemus_user(accelerator: Accelerator) -> Option<Credentials> {
-    let user = match accelerator {
-        Accelerator::Tcg => Credentials::NOBODY,
-        Accelerator::Kvm => {
-            let device = std::fs::metadata("/dev/kvm").ok()?;
-            match device.mode() & 0o066 {
-                0o060 => Credentials {
-                    gid: device.gid(),
-                    ..Credentials::NOBODY
-                },
-                0o066 | 0o006 => Credentials::NOBODY,
-                _ => return None,
-            }
-        }
-    };
-    may_become(user).then_some(user)
-}
-
 /// Refuses an agent that does not speak as we do: that of an image which another version built.
 fn agrees(reply: &HelloReply, protocol: u32) -> Result<(), Error> {
     let missing = FEATURES
@@ -287,33 +271,6 @@ fn agrees(reply: &HelloReply, protocol: u32) -> Result<(), Error> {
         reply.version
     );
     Err(Error::new(ErrorKind::Damaged, message))
-}
-
-fn walls(qemu: &Qemu, accelerator: Accelerator, image: &Path) -> Result<Option<Walls>, String> {
-    // What belongs to a QEMU outside /usr lies beside its program: PREFIX/bin, PREFIX/lib, PREFIX/share.
-    let prefix = qemu
-        .program
-        .parent()
-        .and_then(Path::parent)
-        .unwrap_or(Path::new("/usr"));
-    let [bin, lib, share] = ["bin", "lib", "share"].map(|part| prefix.join(part));
-    let programs = [
-        qemu.program.as_path(),
-        &bin,
-        &lib,
-        &share,
-        Path::new("/usr"),
-        Path::new("/lib"),
-        Path::new("/lib64"),
-        Path::new("/etc/ld.so.cache"),
-    ];
-    let files = [image, Path::new("/dev/urandom"), Path::new("/dev/null")];
-    let devices: &[&Path] = if accelerator == Accelerator::Kvm {
-        &[Path::new("/dev/kvm")]
-    } else {
-        &[]
-    };
-    Walls::new(&programs, &files, devices)
 }
 
 /// One end of each of a VM's sockets.

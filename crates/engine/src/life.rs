@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::channel::{Channel, ChannelError};
 use crate::error::{Error, ErrorKind, printable};
+use crate::isolation::Isolation;
 use crate::vm::Vm;
 
 /// Why a sandbox is there no more.
@@ -36,6 +37,7 @@ impl std::fmt::Display for SandboxEnd {
 /// A VM that is kept, and what ends it.
 #[derive(Debug)]
 pub(crate) struct Life {
+    pub(crate) isolation: Isolation,
     vm: tokio::sync::Mutex<Option<Vm>>,
     clock: Mutex<Clock>,
     changed: Notify,
@@ -77,6 +79,7 @@ impl Life {
     ) -> Self {
         let now = Instant::now();
         Self {
+            isolation: vm.isolation(),
             vm: tokio::sync::Mutex::new(Some(vm)),
             clock: Mutex::new(Clock {
                 began: now,

@@ -3,8 +3,8 @@ use std::os::fd::RawFd;
 use fumehood_image::{Image, KernelChoice};
 use fumehood_protocol::{AGENT_PORT, network};
 use fumehood_qemu::{
-    Accel, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Machine as Board, Memory, Mon,
-    Netdev, NullBlockdev, Sandbox as Seccomp, Serial,
+    Accel, Allowance, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Machine as Board, Memory,
+    Mon, Netdev, NullBlockdev, Sandbox as Seccomp, Serial,
 };
 
 use crate::accelerator::Accelerator;
@@ -14,6 +14,17 @@ use crate::layer::Layer;
 /// all of it is thrown away, and what runs is translated again: Python's first output came after
 /// 532 ms instead of 451, bun's after 662 instead of 506 (medians, QEMU 7.2). See [`Accel::Tcg`].
 const TB_SIZE_MIB: u32 = 128;
+
+/// Memory that a QEMU may take beside its guest's, in MiB: translated code, and 60 MiB of its own as
+/// measured; as much again as margin.
+const QEMU_MIB: u64 = 2 * (TB_SIZE_MIB as u64 + 60);
+
+/// Threads that a QEMU may have: 5 were seen, and up to 64 that read disks.
+const THREADS: u64 = 96;
+
+/// Processor time that a QEMU may take, in hundredths of one processor: its guest has one, and its own loop
+/// seldom needs half of another.
+const PROCESSOR_PERCENT: u64 = 200;
 
 /// Bytes of the disk that stands where a layer would be: one sector, too short for any file system.
 const NO_LAYER_BYTES: u64 = 512;
@@ -71,6 +82,15 @@ impl Machine {
     /// The guest's memory, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
         u64::from(self.shape.memory_mib) << 20
+    }
+
+    /// What its QEMU may take of the host.
+    pub(crate) fn allowance(&self) -> Allowance {
+        Allowance {
+            memory_mib: u64::from(self.shape.memory_mib) + QEMU_MIB,
+            threads: THREADS,
+            processor_percent: PROCESSOR_PERCENT,
+        }
     }
 
     /// QEMU's command line but for how the guest comes to life: by a kernel, or by a saved state.

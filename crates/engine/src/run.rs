@@ -13,6 +13,7 @@ use crate::accelerator::Accelerator;
 use crate::config::DEFAULT_MEMORY_MIB;
 use crate::control::{Canceller, Control, Controls, Input, controls};
 use crate::error::{Error, ErrorKind};
+use crate::isolation::Isolation;
 use crate::network::{Network, Prepared};
 use crate::package_set::Asked;
 use crate::package_step::PackageStep;
@@ -333,6 +334,8 @@ pub struct Outcome {
     pub source: Source,
     /// What executed the guest's instructions.
     pub accelerator: Accelerator,
+    /// Which walls stood around its VM; none: no VM was started.
+    pub isolation: Option<Isolation>,
     /// Where the time went.
     pub timing: Timing,
     /// What its guest did on its network; none: it had none, or one of its sandbox's.

@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind};
 use crate::files::Files;
 use crate::follow::Beginning;
 use crate::host::{Fresh, Host};
+use crate::isolation::Isolation;
 use crate::life::{Busy, Life, SandboxEnd};
 use crate::machine::Machine;
 use crate::network::{Expose, Prepared};
@@ -122,6 +123,12 @@ impl Sandbox {
     #[must_use]
     pub fn source(&self) -> Source {
         self.0.source
+    }
+
+    /// Which walls stand around its VM.
+    #[must_use]
+    pub fn isolation(&self) -> &Isolation {
+        &self.0.life.isolation
     }
 
     /// The number of its QEMU process on this host.

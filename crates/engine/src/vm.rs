@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use crate::channel::ChannelError;
 use crate::console::Console;
 use crate::error::{Error, ErrorKind};
+use crate::isolation::Isolation;
 
 /// Lines of the guest's console that go into an error.
 const LAST_WORDS: usize = 8;
@@ -82,6 +83,11 @@ impl Vm {
         };
         let said = asked.map_err(|e| Error::new(ErrorKind::Lost, e.to_string()))?;
         Ok(said.as_str().unwrap_or_default().to_string())
+    }
+
+    /// The walls around QEMU.
+    pub(crate) fn isolation(&self) -> Isolation {
+        Isolation::without(self.process.missing())
     }
 
     /// The number of QEMU's process.

@@ -1,140 +1,16 @@
-use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ChildStderr, ExitStatus};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use fumehood_sys::host::{Confinement, Credentials, Namespaces, Walls, spawn};
+use fumehood_launcher::Wall;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-/// Why a QEMU process could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum ProcessError {
-    /// It could not be started.
-    #[error("{program} could not be started: {source}")]
-    Spawn {
-        /// The program.
-        program: PathBuf,
-        /// The operating system's reason.
-        source: io::Error,
-    },
-    /// The thread that starts processes is gone.
-    #[error("the launcher has ended; QEMU cannot be started any more")]
-    LauncherGone,
-}
-
-/// What every QEMU of a launcher is started with.
-#[derive(Debug, Clone)]
-struct Setting {
-    program: PathBuf,
-    credentials: Option<Credentials>,
-    namespaces: Namespaces,
-    walls: Option<Arc<Walls>>,
-}
-
-#[derive(Debug)]
-struct Order {
-    args: Vec<OsString>,
-    inherit: Vec<OwnedFd>,
-    /// Goes into the process: while it is there, the thread goes on.
-    hold: Sender<Order>,
-    started: tokio::sync::oneshot::Sender<Result<Process, ProcessError>>,
-}
-
-/// Starts QEMU processes, confined. They die when they are dropped, and when this program is killed.
-///
-/// A parent-death signal fires when the *thread* that forked ends, so one thread forks, for as long
-/// as the launcher or any process that it started is there.
-#[derive(Debug)]
-pub struct Launcher {
-    orders: Sender<Order>,
-}
-
-impl Launcher {
-    /// Starts the thread that forks.
-    ///
-    /// # Errors
-    /// The operating system's, when it gives no thread.
-    pub fn new(
-        program: &Path,
-        credentials: Option<Credentials>,
-        namespaces: Namespaces,
-        walls: Option<Walls>,
-    ) -> io::Result<Self> {
-        let setting = Setting {
-            program: program.to_path_buf(),
-            credentials,
-            namespaces,
-            walls: walls.map(Arc::new),
-        };
-        let (orders, inbox) = channel();
-        std::thread::Builder::new()
-            .name("qemu-launcher".into())
-            .spawn(move || serve(&setting, &inbox))?;
-        Ok(Self { orders })
-    }
-
-    /// Starts QEMU with these arguments; the descriptors in `inherit` keep their numbers in it and
-    /// are closed here.
-    ///
-    /// # Errors
-    /// [`ProcessError`].
-    pub async fn start(
-        &self,
-        args: Vec<OsString>,
-        inherit: Vec<OwnedFd>,
-    ) -> Result<Process, ProcessError> {
-        let (started, answer) = tokio::sync::oneshot::channel();
-        self.orders
-            .send(Order {
-                args,
-                inherit,
-                hold: self.orders.clone(),
-                started,
-            })
-            .map_err(|_| ProcessError::LauncherGone)?;
-        answer.await.map_err(|_| ProcessError::LauncherGone)?
-    }
-}
-
-fn serve(setting: &Setting, inbox: &Receiver<Order>) {
-    while let Ok(order) = inbox.recv() {
-        let process = start(setting, &order.args, &order.inherit, order.hold);
-        // Whoever asked may have gone: the process ends by its own drop.
-        let _ = order.started.send(process);
-    }
-}
-
-fn start(
-    setting: &Setting,
-    args: &[OsString],
-    inherit: &[OwnedFd],
-    hold: Sender<Order>,
-) -> Result<Process, ProcessError> {
-    let mut command = Command::new(&setting.program);
-    // No environment: nothing of the owner's (tokens, proxies) is in QEMU's memory.
-    command.args(args).env_clear().current_dir("/");
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let confinement = Confinement {
-        credentials: setting.credentials,
-        namespaces: setting.namespaces,
-        walls: setting.walls.as_deref(),
-        inherit: &inherit.iter().collect::<Vec<_>>(),
-    };
-    spawn(command, &confinement)
-        .map(|child| Process::new(child, hold))
-        .map_err(|source| ProcessError::Spawn {
-            program: setting.program.clone(),
-            source,
-        })
-}
+use crate::cgroup::Cgroup;
+use crate::launcher::Request;
 
 /// What is kept of a process's standard error, in bytes.
 const COMPLAINT_BYTES: usize = 4096;
@@ -142,12 +18,15 @@ const COMPLAINT_BYTES: usize = 4096;
 /// A running QEMU. Dropping it kills it and waits for its end.
 #[derive(Debug)]
 pub struct Process {
-    child: Child,
+    child: Reaped,
     /// Its standard error; taken over by the runtime at the first wait. QEMU alone holds the other
     /// end, so the end of this pipe is the sign to look whether QEMU has ended.
     stderr: Option<Stderr>,
     complaint: Vec<u8>,
-    _hold: Sender<Order>,
+    missing: Vec<Wall>,
+    /// Removed after the process has been waited for.
+    _cgroup: Option<Cgroup>,
+    _hold: Option<Sender<Request>>,
 }
 
 #[derive(Debug)]
@@ -156,13 +35,61 @@ enum Stderr {
     Watched(pipe::Receiver),
 }
 
+/// A child of this process that is killed and waited for, at the latest when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Reaped {
+    pid: Pid,
+    ended: Option<ExitStatus>,
+}
+
+impl Reaped {
+    /// The child of this number; none where no process can have it.
+    pub(crate) fn new(pid: u32) -> Option<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+        Some(Self { pid, ended: None })
+    }
+
+    fn look(&mut self, options: WaitOptions) -> io::Result<Option<ExitStatus>> {
+        while self.ended.is_none() {
+            match waitpid(Some(self.pid), options) {
+                Ok(Some((_, status))) => self.ended = Some(ExitStatus::from_raw(status.as_raw())),
+                Ok(None) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(self.ended)
+    }
+
+    /// Until it has been waited for, its number is no other process's.
+    fn kill(&self) {
+        if self.ended.is_none() {
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.look(WaitOptions::empty());
+    }
+}
+
 impl Process {
-    fn new(mut child: Child, hold: Sender<Order>) -> Self {
-        let stderr = child.stderr.take().map(Stderr::New);
+    pub(crate) fn new(
+        child: Reaped,
+        stderr: Option<ChildStderr>,
+        missing: Vec<Wall>,
+        cgroup: Option<Cgroup>,
+        hold: Option<Sender<Request>>,
+    ) -> Self {
         Self {
             child,
-            stderr,
+            stderr: stderr.map(Stderr::New),
             complaint: Vec::new(),
+            missing,
+            _cgroup: cgroup,
             _hold: hold,
         }
     }
@@ -170,7 +97,13 @@ impl Process {
     /// Its number.
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.child.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// The walls that do not stand around it, as its launcher told; none = all stand.
+    #[must_use]
+    pub fn missing(&self) -> &[Wall] {
+        &self.missing
     }
 
     /// Waits until it ends by itself.
@@ -201,7 +134,7 @@ impl Process {
         // closed its standard error and goes on must not block the runtime.
         let mut pause = Duration::from_millis(1);
         loop {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.child.look(WaitOptions::NOHANG)? {
                 return Ok(status);
             }
             tokio::time::sleep(pause).await;
@@ -212,7 +145,7 @@ impl Process {
     /// Kills it and waits for its end; returns how long that took.
     pub async fn kill(mut self) -> Duration {
         let start = Instant::now();
-        let _ = self.child.kill();
+        self.child.kill();
         let _ = self.wait().await;
         start.elapsed()
     }
@@ -221,13 +154,5 @@ impl Process {
     #[must_use]
     pub fn complaint(&self) -> String {
         String::from_utf8_lossy(&self.complaint).trim().to_string()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Both fail only when it has been waited for already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use fumehood_engine::RunRequest;
 use fumehood_engine::image::{
     BuildOptions, ImageName, KernelChoice, Listed, Outcome, PartReport, PartState, Progress, Step,
     StepEnd, Store, build,
 };
+use fumehood_engine::{LAUNCHER, RunRequest, install_launcher};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{say, template};
@@ -32,8 +32,11 @@ pub(crate) fn run(args: Image, host: &Host) -> anyhow::Result<ExitCode> {
 fn make(store: &Store, args: ImageBuild, host: &Host) -> anyhow::Result<ExitCode> {
     let agent = match args.agent {
         Some(agent) => agent,
-        None => beside_us()?,
+        None => beside_us("fumehood-agent", "--agent")?,
     };
+    let launcher = host.config().launcher;
+    let launcher = launcher.map_or_else(|| beside_us(LAUNCHER, "--launcher"), Ok)?;
+    install_launcher(store, &launcher)?;
     let mut options = BuildOptions::new(agent);
     options.kernel = match args.kernel {
         Kernel::Own => KernelChoice::Own,
@@ -66,17 +69,16 @@ fn make(store: &Store, args: ImageBuild, host: &Host) -> anyhow::Result<ExitCode
     template::make(&all, host.config())
 }
 
-fn beside_us() -> anyhow::Result<PathBuf> {
-    const NAME: &str = "fumehood-agent";
+fn beside_us(name: &str, option: &str) -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe().context("this program's own path is not known")?;
-    let agent = here.with_file_name(NAME);
-    if !agent.is_file() {
+    let program = here.with_file_name(name);
+    if !program.is_file() {
         bail!(
-            "{} is not there; `cargo xtask setup` builds it, or name one with --agent",
-            agent.display()
+            "{} is not there; `cargo xtask setup` builds it, or name one with {option}",
+            program.display()
         );
     }
-    Ok(agent)
+    Ok(program)
 }
 
 fn list(store: &Store) -> anyhow::Result<ExitCode> {

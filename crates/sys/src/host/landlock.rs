@@ -1,4 +1,5 @@
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use landlock::{
@@ -9,9 +10,9 @@ use landlock::{
 /// The newest Landlock version that the rules below use; an older kernel gets the rules it knows.
 const ABI_WANTED: ABI = ABI::V6;
 
-/// A Landlock rule set, ready to be put around a child.
+/// A Landlock rule set, ready to be put around a process.
 #[derive(Debug)]
-pub struct Walls(pub(super) OwnedFd);
+pub struct Walls(OwnedFd);
 
 impl Walls {
     /// Read and execute below `programs`, read of `files`, read, write and ioctl of `devices`,
@@ -60,6 +61,21 @@ impl Walls {
             }
         }
         Ok(Option::<OwnedFd>::from(rules).map(Self))
+    }
+
+    /// Puts them around this process, for good. It must have given up new privileges.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn put_up(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is an open Landlock rule set; the flags are 0.
+        let result =
+            unsafe { libc::syscall(libc::SYS_landlock_restrict_self, self.0.as_raw_fd(), 0) };
+        if result == -1 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }
 

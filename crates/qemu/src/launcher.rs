@@ -1,0 +1,246 @@
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use fumehood_launcher::{Namespaces, User, Wall};
+
+use crate::attempt::{Attempt, Refused};
+use crate::cgroup::{Allowance, Hierarchy};
+use crate::needs::files_of;
+use crate::process::Process;
+
+/// Why a QEMU process could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// It could not be started.
+    #[error("{program} could not be started: {source}")]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The launcher did not start it.
+    #[error("{0}")]
+    Refused(String),
+    /// All walls are required, and not all can be put up.
+    #[error(
+        "full isolation is required, and cannot be had here: {0}; `fumehood doctor` says how to mend it"
+    )]
+    Walls(String),
+    /// The thread that starts processes is gone.
+    #[error("the launcher has ended; QEMU cannot be started any more")]
+    LauncherGone,
+}
+
+/// What every QEMU of an engine is started with.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// The program that puts up the walls.
+    pub launcher: PathBuf,
+    /// QEMU.
+    pub program: PathBuf,
+    /// Devices that it may use.
+    pub devices: Vec<PathBuf>,
+    /// Whom it becomes. One that stays who it is gets a user namespace, unless it is root.
+    pub user: User,
+    /// Whether all walls are required: without one nothing is started.
+    pub full: bool,
+}
+
+/// One QEMU that is to be started.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Descriptors that keep their numbers in it and are closed here.
+    pub inherit: Vec<OwnedFd>,
+    /// What it may take.
+    pub allowance: Allowance,
+}
+
+/// What is sent to the thread that forks.
+#[derive(Debug)]
+pub(crate) struct Request {
+    wanted: Wanted,
+    /// Goes into the process: while it is there, the thread goes on.
+    hold: Sender<Request>,
+    started: tokio::sync::oneshot::Sender<Result<Process, ProcessError>>,
+}
+
+/// Starts QEMU processes, walled in. They die when they are dropped, and when this program is killed.
+///
+/// A parent-death signal fires when the *thread* that forked ends, so one thread forks, for as long
+/// as the launcher or any process that it started is there.
+#[derive(Debug)]
+pub struct Launcher {
+    requests: Sender<Request>,
+}
+
+impl Launcher {
+    /// Starts the thread that forks.
+    ///
+    /// # Errors
+    /// The operating system's, when it gives no thread.
+    pub fn new(setting: Setting) -> io::Result<Self> {
+        let (requests, inbox) = channel();
+        std::thread::Builder::new()
+            .name("qemu-launcher".into())
+            .spawn(move || serve(setting, &inbox))?;
+        Ok(Self { requests })
+    }
+
+    /// Starts QEMU.
+    ///
+    /// # Errors
+    /// [`ProcessError`].
+    pub async fn start(&self, wanted: Wanted) -> Result<Process, ProcessError> {
+        let (started, answer) = tokio::sync::oneshot::channel();
+        let request = Request {
+            wanted,
+            hold: self.requests.clone(),
+            started,
+        };
+        let sent = self.requests.send(request);
+        sent.map_err(|_| ProcessError::LauncherGone)?;
+        answer.await.map_err(|_| ProcessError::LauncherGone)?
+    }
+
+    /// Has the walls put up around a QEMU that only tells its version, and ends it. Returns those that
+    /// do not stand, each with the reason. Takes some 20 ms.
+    ///
+    /// # Errors
+    /// [`ProcessError`].
+    pub fn try_walls(setting: Setting) -> Result<Vec<(Wall, String)>, ProcessError> {
+        let mut starter = Starter::new(setting);
+        let wanted = Wanted {
+            args: vec!["--version".into()],
+            inherit: Vec::new(),
+            allowance: Allowance {
+                memory_mib: 512,
+                threads: 64,
+                processor_percent: 200,
+            },
+        };
+        let process = starter.start(&wanted, None)?;
+        let missing = process.missing().iter();
+        Ok(missing.map(|wall| (*wall, starter.reason(*wall))).collect())
+    }
+}
+
+fn serve(setting: Setting, inbox: &Receiver<Request>) {
+    // What is found out once is found out while whoever wants the first QEMU still prepares.
+    let mut starter = Starter::new(setting);
+    while let Ok(request) = inbox.recv() {
+        let process = starter.start(&request.wanted, Some(request.hold));
+        // Whoever asked may have gone: the process ends by its own drop.
+        let _ = request.started.send(process);
+    }
+}
+
+/// What has been found out about this host: which files QEMU needs, and which walls can be put up.
+struct Starter {
+    setting: Setting,
+    files: io::Result<Vec<PathBuf>>,
+    namespaces: Namespaces,
+    hierarchy: Option<Hierarchy>,
+    /// Why walls are missing.
+    reasons: Vec<(Wall, String)>,
+}
+
+impl Starter {
+    fn new(setting: Setting) -> Self {
+        let files = files_of(&setting.program);
+        let is_root = rustix::process::geteuid().is_root();
+        let namespaces = if is_root && setting.user != User::Same {
+            Namespaces::Privileged
+        } else {
+            Namespaces::InUserNamespace
+        };
+        let mut reasons = Vec::new();
+        let hierarchy = Hierarchy::find();
+        let hierarchy = hierarchy.map_err(|why| reasons.push((Wall::Cgroup, why)));
+        Self {
+            setting,
+            files,
+            namespaces,
+            hierarchy: hierarchy.ok(),
+            reasons,
+        }
+    }
+
+    /// Starts one with all walls that can be put up here; a wall that cannot is not tried again.
+    fn start(
+        &mut self,
+        wanted: &Wanted,
+        hold: Option<Sender<Request>>,
+    ) -> Result<Process, ProcessError> {
+        loop {
+            let (wall, what) = match self.attempt(wanted, hold.clone()) {
+                Ok(process) => return self.accept(process),
+                Err(Refused::Error(error)) => return Err(error),
+                Err(Refused::Wall(wall, what)) => (wall, what),
+            };
+            if self.setting.full {
+                return Err(ProcessError::Walls(what));
+            }
+            match wall {
+                Wall::Cgroup if self.hierarchy.is_some() => self.hierarchy = None,
+                Wall::Namespaces if self.namespaces != Namespaces::None => {
+                    self.namespaces = Namespaces::None;
+                }
+                _ => return Err(ProcessError::Refused(what)),
+            }
+            tracing::warn!(%what, "a wall around QEMU cannot be put up here");
+            self.reasons.push((wall, what));
+        }
+    }
+
+    fn attempt(&self, wanted: &Wanted, hold: Option<Sender<Request>>) -> Result<Process, Refused> {
+        let spawn = |source: &io::Error| {
+            Refused::Error(ProcessError::Spawn {
+                program: self.setting.program.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            })
+        };
+        let files = self.files.as_ref().map_err(spawn)?;
+        let cgroup = self.hierarchy.as_ref();
+        let cgroup = cgroup.map(|hierarchy| hierarchy.make(&wanted.allowance));
+        let cgroup = cgroup.transpose();
+        let cgroup = cgroup.map_err(|what| Refused::Wall(Wall::Cgroup, what))?;
+        let attempt = Attempt {
+            setting: &self.setting,
+            files,
+            namespaces: self.namespaces,
+            wanted,
+        };
+        attempt.make(cgroup, hold)
+    }
+
+    fn accept(&self, process: Process) -> Result<Process, ProcessError> {
+        let missing = process.missing();
+        if !self.setting.full || missing.is_empty() {
+            return Ok(process);
+        }
+        let whys = missing.iter().map(|wall| self.reason(*wall));
+        Err(ProcessError::Walls(whys.collect::<Vec<_>>().join("; ")))
+    }
+
+    fn reason(&self, wall: Wall) -> String {
+        let known = self.reasons.iter().find(|(of, _)| *of == wall);
+        known.map_or_else(|| usual_reason(wall).to_string(), |(_, why)| why.clone())
+    }
+}
+
+fn usual_reason(wall: Wall) -> &'static str {
+    match wall {
+        Wall::User => "no user of its own can be given to QEMU",
+        Wall::Namespaces => "no namespaces can be made",
+        Wall::Landlock => {
+            "this kernel has no Landlock, or none that holds back signals and sockets"
+        }
+        Wall::Cgroup => "no cgroup can be made",
+    }
+}

@@ -1,0 +1,316 @@
+//! The second wall: what stands around a QEMU that has fallen, seen from inside by a probe in its place, and
+//! from outside.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use fumehood_end_to_end::{descendants, finish, fumehood, is_alive, program, send, wait_until};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const RUN: [&str; 5] = ["run", "-l", "raw", "-c", "1"];
+
+/// The probe, which lies beside the command.
+fn probe() -> PathBuf {
+    program().with_file_name("fumehood-host-probe")
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Somebody who runs the command.
+#[derive(Debug, Clone, Copy)]
+enum Who {
+    /// Who runs the tests.
+    Us,
+    /// An ordinary user; needs root.
+    Nobody,
+    /// Root who may make no namespaces; needs root.
+    Bound,
+}
+
+impl Who {
+    fn command(self) -> Command {
+        let mut command = match self {
+            Self::Us => return fumehood(),
+            Self::Nobody | Self::Bound => Command::new("setpriv"),
+        };
+        command.args(match self {
+            Self::Nobody => ["--reuid=65534", "--regid=65534", "--clear-groups"].as_slice(),
+            Self::Us | Self::Bound => &["--bounding-set=-sys_admin", "--inh-caps=-all"],
+        });
+        command.arg(program());
+        command
+    }
+}
+
+/// Puts the probe into QEMU's place; returns what it says about each wall.
+fn verdicts(who: Who) -> Value {
+    let mut command = who.command();
+    command.arg("--qemu").arg(probe()).args(RUN);
+    let output = finish(command);
+    let text = String::from_utf8_lossy(&output.stderr);
+    let said = text.split_once("QEMU said: ").map(|(_, said)| said);
+    let said = said.unwrap_or_else(|| panic!("the probe said nothing: {text}"));
+    // The end of the console may follow.
+    let mut values = serde_json::Deserializer::from_str(said).into_iter();
+    values.next().unwrap().unwrap()
+}
+
+fn json(who: Who, options: &[&str]) -> (Value, Output) {
+    let mut command = who.command();
+    command.args(options).args(RUN).arg("--json");
+    let output = finish(command);
+    let value = serde_json::from_slice(&output.stdout);
+    let value = value.unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    (value, output)
+}
+
+/// The walls that an outcome names as missing.
+fn missing(outcome: &Value) -> Vec<&str> {
+    let isolation = &outcome["isolation"];
+    if isolation == "full" {
+        return Vec::new();
+    }
+    let reduced = isolation["reduced"].as_array();
+    let reduced = reduced.unwrap_or_else(|| panic!("no isolation is told: {outcome}"));
+    reduced.iter().filter_map(Value::as_str).collect()
+}
+
+/// All walls of the probe, but for those that are known to be missing.
+fn all_hold(who: Who, but: &[&str]) {
+    let verdicts = verdicts(who);
+    let walls = verdicts.as_object().unwrap();
+    assert!(walls.len() >= 13, "{verdicts:#}");
+    for (wall, verdict) in walls {
+        if !but.contains(&wall.as_str()) {
+            assert_eq!(verdict, "held", "{who:?}: {wall} in {verdicts:#}");
+        }
+    }
+}
+
+#[test]
+fn every_wall_holds_for_who_runs_the_tests() {
+    let (outcome, _) = json(Who::Us, &[]);
+    println!("isolation: {}", outcome["isolation"]);
+    if missing(&outcome).contains(&"namespaces") {
+        println!("this host allows no namespaces: only what stands without is looked at");
+        all_hold(Who::Us, OF_NAMESPACES);
+    } else {
+        all_hold(Who::Us, &[]);
+    }
+}
+
+/// What namespaces hold; without them, Landlock and the file system's own rights hold what they can.
+const OF_NAMESPACES: &[&str] = &[
+    "files-read",
+    "root",
+    "devices",
+    "processes",
+    "identity",
+    "sockets",
+];
+
+#[test]
+fn every_wall_holds_for_an_ordinary_user() {
+    if !is_root() {
+        println!("the tests are run by an ordinary user already");
+        return;
+    }
+    let (outcome, output) = json(Who::Nobody, &[]);
+    let missing = missing(&outcome);
+    println!("isolation: {}", outcome["isolation"]);
+    assert_eq!(outcome["exit_code"], 127, "{output:?}");
+    if missing.contains(&"namespaces") {
+        println!("this host allows ordinary users no namespaces");
+        all_hold(Who::Nobody, OF_NAMESPACES);
+    } else {
+        assert!(!missing.contains(&"user"), "{outcome:#}");
+        all_hold(Who::Nobody, &[]);
+    }
+}
+
+#[test]
+fn a_missing_wall_is_told_or_refused() {
+    if !is_root() {
+        println!("only root can take a right from itself");
+        return;
+    }
+    let (outcome, _) = json(Who::Bound, &[]);
+    assert!(missing(&outcome).contains(&"namespaces"), "{outcome:#}");
+    assert_eq!(outcome["exit_code"], 127, "{outcome:#}");
+    all_hold(Who::Bound, OF_NAMESPACES);
+    let (refused, output) = json(Who::Bound, &["--require-isolation", "full"]);
+    assert_eq!(output.status.code(), Some(125), "{refused}");
+    let message = refused["error"]["message"].as_str().unwrap();
+    for word in ["full isolation is required", "namespaces"] {
+        assert!(message.contains(word), "{message}");
+    }
+}
+
+#[test]
+fn a_launcher_that_is_missing_is_said_with_its_mend() {
+    let mut command = fumehood();
+    command.args(["--launcher", "/nonexistent"]).args(RUN);
+    let output = finish(command);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{text}");
+    for word in ["/nonexistent", "nothing runs without", "FUMEHOOD_LAUNCHER"] {
+        assert!(text.contains(word), "{text}");
+    }
+}
+
+/// A run that sleeps, and its QEMU.
+fn sleeper() -> (Child, u32) {
+    use std::io::Read;
+    let mut command = fumehood();
+    command.args(["run", "-t", "170", "-l", "raw", "-c", "echo up; sleep 160"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut up = [0; 3];
+    child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
+    let qemus = descendants(child.id());
+    let [qemu] = qemus[..] else {
+        panic!("one QEMU was expected, and no launcher beside it: {qemus:?}");
+    };
+    (child, qemu)
+}
+
+fn status(pid: u32, name: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+    line.unwrap().to_string()
+}
+
+/// Paths of all files below a directory of a process's root.
+fn tree(root: &Path, below: &str, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(root.join(below))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let path = entry.path();
+        let name = path
+            .strip_prefix(root)
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
+        if name == "proc" {
+            continue;
+        }
+        if entry.file_type().unwrap().is_dir() {
+            tree(root, &name, found);
+        } else {
+            found.insert(name);
+        }
+    }
+}
+
+#[test]
+fn qemu_is_walled_in_as_seen_from_outside() {
+    let (mut child, qemu) = sleeper();
+    let (outcome, _) = json(Who::Us, &[]);
+    let missing = missing(&outcome);
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(status(qemu, set), "0000000000000000", "{set}");
+    }
+    assert_eq!(status(qemu, "NoNewPrivs"), "1");
+    assert_eq!(status(qemu, "Seccomp"), "2");
+    if is_root() && !missing.contains(&"user") {
+        let own = (0x7000_0000 + qemu).to_string();
+        assert_eq!(status(qemu, "Uid"), [own.as_str(); 4].join("\t"));
+        assert_eq!(status(qemu, "Groups").trim(), "");
+    }
+    if !missing.contains(&"namespaces") {
+        for space in ["pid", "mnt", "net", "ipc", "uts", "cgroup"] {
+            let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{space}")).unwrap();
+            assert_ne!(of(&qemu.to_string()), of("self"), "{space}");
+        }
+        let mut found = BTreeSet::new();
+        tree(Path::new(&format!("/proc/{qemu}/root")), "", &mut found);
+        for file in &found {
+            let is_needed = file.contains("qemu")
+                || file.contains(".so")
+                || file.contains("seabios")
+                || ["etc/ld.so.cache", "dev/null", "dev/urandom", "dev/kvm"]
+                    .contains(&file.as_str());
+            assert!(is_needed, "{file} is in QEMU's root");
+        }
+        assert!(found.len() > 10, "{found:?}");
+    }
+    let descriptors = std::fs::read_dir(format!("/proc/{qemu}/fd")).unwrap();
+    for entry in descriptors.flatten() {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        let target = target.to_string_lossy().into_owned();
+        let known = ["/dev/null", "socket:", "pipe:", "anon_inode:", "/memfd:"];
+        let is_part = target.ends_with("rootfs.erofs") || target.contains("/images/");
+        assert!(
+            is_part || known.iter().any(|known| target.starts_with(known)),
+            "{target}"
+        );
+    }
+    send(child.id(), Signal::TERM);
+    child.wait().unwrap();
+}
+
+/// The directories of a process's own cgroups, as they are mounted here.
+fn cgroups(pid: u32) -> Vec<PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let own = text.lines().filter_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let path = path.strip_prefix('/')?;
+        let mount = Path::new("/sys/fs/cgroup").join(controllers.split(',').next()?);
+        path.contains("fumehood-").then(|| mount.join(path))
+    });
+    own.collect()
+}
+
+#[test]
+fn a_cgroup_bounds_qemu_and_is_gone_after_the_next_start() {
+    let (mut child, qemu) = sleeper();
+    let own = cgroups(qemu);
+    let (outcome, _) = json(Who::Us, &[]);
+    if missing(&outcome).contains(&"cgroup") {
+        println!("no cgroup can be made here");
+        assert!(own.is_empty(), "{own:?}");
+    } else {
+        let read = |name: &str| {
+            let mut files = own.iter().map(|directory| directory.join(name));
+            let file = files.find(|file| file.exists());
+            file.map(|file| std::fs::read_to_string(file).unwrap().trim().to_string())
+        };
+        let memory = read("memory.max")
+            .or_else(|| read("memory.limit_in_bytes"))
+            .unwrap();
+        let memory: u64 = memory.parse().unwrap();
+        assert!((512 << 20..2048 << 20).contains(&memory), "{memory}");
+        assert_eq!(read("pids.max").as_deref(), Some("96"));
+    }
+    send(child.id(), Signal::KILL);
+    child.wait().unwrap();
+    wait_until("the end of QEMU", || !is_alive(qemu));
+    // The next start sweeps.
+    let (after, _) = json(Who::Us, &[]);
+    assert_eq!(after["exit_code"], 127);
+    let left: Vec<_> = own.iter().filter(|directory| directory.exists()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn the_probe_leaves_nothing_behind() {
+    let uid = |pid: u32| std::fs::metadata(format!("/proc/{pid}")).map(|m| m.uid());
+    let _ = verdicts(Who::Us);
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
+    let copies = pids.filter(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.ends_with(b"fumehood-host-probe\0survive\0")
+    });
+    let left: Vec<_> = copies.map(|pid| (pid, uid(pid))).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

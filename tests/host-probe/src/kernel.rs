@@ -1,0 +1,48 @@
+use fumehood_sys::host::{Forbidden, reaches_the_kernel};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::net::{AddressFamily, SocketType, socket};
+
+use crate::{Breaches, succeeded};
+
+/// Makes sockets: without one, nothing can be connected to, whatever its name.
+pub(crate) fn sockets() -> Breaches {
+    let families = [
+        ("unix", AddressFamily::UNIX),
+        ("inet", AddressFamily::INET),
+        ("inet6", AddressFamily::INET6),
+        ("netlink", AddressFamily::NETLINK),
+        ("packet", AddressFamily::PACKET),
+        ("vsock", AddressFamily::VSOCK),
+    ];
+    let kinds = [SocketType::STREAM, SocketType::DGRAM, SocketType::RAW];
+    let mut breaches = Breaches::new();
+    for (name, family) in families {
+        let made = kinds.map(|kind| (format!("{name} {kind:?}"), socket(family, kind, None)));
+        breaches.extend(succeeded(made));
+    }
+    let devices = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let devices = devices.lines().filter_map(|line| line.split_once(':'));
+    let strange = devices.map(|(name, _)| name.trim().to_string());
+    breaches.extend(strange.filter(|name| name != "lo"));
+    breaches
+}
+
+/// Makes calls that QEMU has no business with.
+pub(crate) fn calls() -> Breaches {
+    let reached = Forbidden::ALL
+        .into_iter()
+        .filter(|call| reaches_the_kernel(*call));
+    let mut breaches: Breaches = reached.map(|call| format!("{call:?}")).collect();
+    let mounted = mount("tmpfs", "/proc", "tmpfs", MountFlags::empty(), None);
+    breaches.extend(succeeded([
+        ("mount".to_string(), mounted),
+        ("umount".to_string(), unmount("/proc", UnmountFlags::DETACH)),
+        ("chroot".to_string(), rustix::process::chroot("/proc")),
+        (
+            "pivot_root".to_string(),
+            rustix::process::pivot_root("/", "/"),
+        ),
+        ("sethostname".to_string(), rustix::system::sethostname(b"x")),
+    ]));
+    breaches
+}
