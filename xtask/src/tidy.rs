@@ -34,6 +34,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fumehood-end-to-end", &["fumehood-engine"]),
     ("fumehood-floor-init", &[]),
     ("fumehood-guest-load", &[]),
+    ("fumehood-guest-probe", &["fumehood-sys"]),
+    ("fumehood-fake-agent", &[]),
     (
         "fumehood-performance",
         &["fumehood-engine", "fumehood-qemu", "fumehood-sys"],

@@ -94,6 +94,7 @@ fn boot() -> Result<EventLoop, BootError> {
     })?;
     mounts::root()?;
     mounts::rest()?;
+    system::settings()?;
     system::name()?;
     network::loopback();
     let has_card = network::card()?;
