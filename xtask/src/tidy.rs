@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 use crate::shell::cargo;
+use crate::walls;
 
 /// Who may know whom: each crate of ours with those it may depend on.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -76,7 +77,7 @@ const RANKS: &[&[&str]] = &[
     &["channel", "router", "writer"],
     &["console", "admission", "machine"],
     &["layer", "config", "package_set", "package_step"],
-    &["accelerator"],
+    &["accelerator", "patience"],
     &["error"],
 ];
 
@@ -89,6 +90,7 @@ const FILE_LINES: usize = 500;
 pub(crate) fn run() -> anyhow::Result<()> {
     let mut faults = arrows()?;
     faults.extend(ranks()?);
+    faults.extend(walls::faults()?);
     for file in sources(&["crates", "xtask", "tests"])? {
         faults.extend(words_and_length(&file)?);
     }
