@@ -87,6 +87,14 @@ pub(crate) fn programs() -> anyhow::Result<Programs> {
     })
 }
 
+/// Builds the static programs that tests run in guests; returns their directory.
+pub(crate) fn guest_programs() -> anyhow::Result<PathBuf> {
+    run(static_build().args(["-p", "fumehood-guest-probe", "-p", "fumehood-fake-agent"]))?;
+    Ok(std::path::absolute(
+        Path::new("target").join(GUEST_TARGET).join("guest"),
+    )?)
+}
+
 /// A build of static programs: for the guest, and the launcher, which starts fastest so.
 pub(crate) fn static_build() -> Command {
     let mut command = cargo();

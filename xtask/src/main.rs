@@ -7,6 +7,7 @@ mod host;
 mod shell;
 mod suite;
 mod tidy;
+mod walls;
 
 use clap::{Parser, Subcommand};
 
@@ -42,6 +43,8 @@ enum Command {
     },
     /// Checks the house's own rules
     Tidy,
+    /// Tries the guest's walls, and writes README's tables of them
+    Walls,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -53,5 +56,6 @@ fn main() -> anyhow::Result<()> {
         Command::Bench { rounds, only } => demo::bench(rounds, &only),
         Command::Fuzz { seconds } => fuzz::fuzz(seconds),
         Command::Tidy => tidy::run(),
+        Command::Walls => walls::write(),
     }
 }

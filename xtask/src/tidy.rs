@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 use crate::shell::cargo;
+use crate::walls;
 
 /// Who may know whom: each crate of ours with those it may depend on.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -36,6 +37,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fumehood-floor-init", &[]),
     ("fumehood-host-probe", &["fumehood-sys"]),
     ("fumehood-guest-load", &[]),
+    ("fumehood-guest-probe", &["fumehood-sys"]),
+    ("fumehood-fake-agent", &[]),
     (
         "fumehood-performance",
         &["fumehood-engine", "fumehood-qemu", "fumehood-sys"],
@@ -77,7 +80,7 @@ const RANKS: &[&[&str]] = &[
     &["console", "admission", "machine"],
     &["walls"],
     &["layer", "config", "package_set", "package_step"],
-    &["accelerator", "isolation"],
+    &["accelerator", "isolation", "patience"],
     &["error"],
 ];
 
@@ -90,6 +93,7 @@ const FILE_LINES: usize = 500;
 pub(crate) fn run() -> anyhow::Result<()> {
     let mut faults = arrows()?;
     faults.extend(ranks()?);
+    faults.extend(walls::faults()?);
     for file in sources(&["crates", "xtask", "tests"])? {
         faults.extend(words_and_length(&file)?);
     }

@@ -109,7 +109,19 @@ impl Drop for Route {
 pub(crate) struct Routes {
     pub(crate) open: HashMap<OpId, Route>,
     /// Set once: nothing is heard any more.
-    pub(crate) ended: Option<ChannelError>,
+    ended: watch::Sender<Option<ChannelError>>,
+}
+
+impl Routes {
+    /// Nothing is heard any more, for this reason unless there is one already.
+    pub(crate) fn end(&mut self, error: ChannelError) {
+        for (_, route) in self.open.drain() {
+            let _ = route.sender.send(Err(error.clone()));
+        }
+        if self.ended.borrow().is_none() {
+            self.ended.send_replace(Some(error));
+        }
+    }
 }
 
 pub(crate) type SharedRoutes = Arc<Mutex<Routes>>;
@@ -123,11 +135,9 @@ pub(crate) fn lock(routes: &SharedRoutes) -> MutexGuard<'_, Routes> {
 pub(crate) struct Channel {
     routes: SharedRoutes,
     writer: Writer,
-    next_id: AtomicU64,
-    /// Bytes of input that were sent and not yet written.
+    next_id: Arc<AtomicU64>,
+    /// Bytes of input and credit that were sent and not yet written.
     unwritten: Arc<AtomicUsize>,
-    /// True when nothing is heard any more.
-    over: watch::Receiver<bool>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -146,30 +156,25 @@ impl Channel {
         let (writer, outbox) = mpsc::unbounded_channel();
         let routes = SharedRoutes::default();
         let unwritten = Arc::new(AtomicUsize::new(0));
-        let reader = Reader::new(routes.clone(), unwritten.clone());
-        let (end, over) = watch::channel(false);
-        let read = async move {
-            reader.run(source).await;
-            let _ = end.send(true);
-        };
+        let next_id = Arc::new(AtomicU64::new(1));
+        let reader = Reader::new(routes.clone(), unwritten.clone(), next_id.clone());
         let writing = write(sink, outbox, unwritten.clone());
-        let tasks = [tokio::spawn(read), tokio::spawn(writing)];
+        let tasks = [tokio::spawn(reader.run(source)), tokio::spawn(writing)];
         Self {
             routes,
             writer,
-            next_id: AtomicU64::new(1),
+            next_id,
             unwritten,
-            over,
             tasks,
         }
     }
 
     /// Waits until nothing is heard any more; returns why.
     pub(crate) async fn closed(&self) -> ChannelError {
-        let _ = self.over.clone().wait_for(|over| *over).await;
-        lock(&self.routes)
-            .ended
-            .clone()
+        let mut ended = lock(&self.routes).ended.subscribe();
+        let why = ended.wait_for(Option::is_some).await;
+        why.ok()
+            .and_then(|why| why.clone())
             .unwrap_or(ChannelError::Closed)
     }
 
@@ -191,7 +196,7 @@ impl Channel {
         let (sender, events) = mpsc::unbounded_channel();
         let credit = Arc::new(Semaphore::new(INPUT_BYTES));
         let mut routes = lock(&self.routes);
-        if let Some(error) = &routes.ended {
+        if let Some(error) = &*routes.ended.borrow() {
             let _ = sender.send(Err(error.clone()));
             credit.close();
         } else {
@@ -239,7 +244,12 @@ impl Channel {
 
     /// Whether the guest is still listened to.
     pub(crate) fn is_open(&self) -> bool {
-        lock(&self.routes).ended.is_none()
+        lock(&self.routes).ended.borrow().is_none()
+    }
+
+    /// The guest is listened to no more: it answered what nobody can have asked.
+    pub(crate) fn end(&self, error: ChannelError) {
+        lock(&self.routes).end(error);
     }
 
     /// Asks for something that has one answer and no output, and waits for it.
@@ -403,10 +413,17 @@ impl Operation {
                 let what = format!(
                     "{name} arrived as {arrived} bytes; the agent says it sent {said}, or other ones"
                 );
-                return Err(ChannelError::Violation(what));
+                return Err(self.violated(what));
             }
         }
         Ok(())
+    }
+
+    /// The guest broke the protocol, and is listened to no more.
+    pub(crate) fn violated(&self, what: String) -> ChannelError {
+        let error = ChannelError::Violation(what);
+        lock(&self.routes).end(error.clone());
+        error
     }
 
     /// Lets the guest send as much as has been taken. Call it when the output taken so far is used:
@@ -418,11 +435,15 @@ impl Operation {
             if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
                 route.window += bytes;
             }
-            self.send(&Request::Credit(Credit {
+            let credit = encode_line(&Request::Credit(Credit {
                 action: Tag,
                 op_id: self.id,
                 bytes,
             }));
+            // A guest that reads none of it and sends output for ever would have it pile up.
+            let unwritten = &self.input.unwritten;
+            unwritten.fetch_add(credit.len(), Ordering::Relaxed);
+            let _ = self.writer.send(Outgoing::Credit(credit));
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::channel::{FRAME_BYTES, Operation, OperationEvent};
 use crate::error::{Error, ErrorKind};
 use crate::life::Busy;
+use crate::patience::{Patience, STALL};
 use crate::sandbox::{Sandbox, invalid};
 use crate::watcher::Watcher;
 
@@ -42,9 +43,6 @@ pub struct WriteOptions {
     /// How many bytes will come, where that is known: room is looked for before the first.
     pub size: Option<u64>,
 }
-
-/// How long the guest may do nothing at all for a file that is on its way.
-const STALL: Duration = Duration::from_secs(60);
 
 /// The most that [`Files::read`] holds in memory, in bytes.
 const READ_BYTES: u64 = 256 * 1024 * 1024;
@@ -209,7 +207,8 @@ impl Files {
         let mut reading = self.begin_read(path, offset, Some(len))?;
         while let Some(bytes) = self.piece(&mut reading).await? {
             if (all.len() + bytes.len()) as u64 > len {
-                return Err(self.sandbox.odd(&"more bytes than were asked for"));
+                let what = "more bytes of a file than were asked for";
+                return Err(self.sandbox.violated(what.into()));
             }
             all.extend_from_slice(&bytes);
         }
@@ -258,9 +257,9 @@ impl Files {
         path: &str,
         offset: u64,
         len: Option<u64>,
-    ) -> Result<(Operation, Busy), Error> {
+    ) -> Result<(Operation, Busy, Patience), Error> {
         let path = self.path(path)?;
-        self.sandbox.operate(None, |op_id, credit| {
+        let (operation, busy) = self.sandbox.operate(None, |op_id, credit| {
             Request::ReadFile(ReadFile {
                 action: Tag,
                 op_id: Some(op_id),
@@ -269,14 +268,20 @@ impl Files {
                 len,
                 credit: Some(credit),
             })
-        })
+        })?;
+        Ok((operation, busy, Patience::default()))
     }
 
     /// The next bytes of a file; `None` when all of them have come and were the right ones.
-    async fn piece(&self, reading: &mut (Operation, Busy)) -> Result<Option<Bytes>, Error> {
-        let (operation, _) = reading;
-        match self.sandbox.next(operation, STALL).await? {
+    async fn piece(
+        &self,
+        reading: &mut (Operation, Busy, Patience),
+    ) -> Result<Option<Bytes>, Error> {
+        let (operation, _, patience) = reading;
+        let next = self.sandbox.next(operation, STALL);
+        match patience.wait(next).await? {
             OperationEvent::Output(Stream::File, bytes) => {
+                patience.came(bytes.len());
                 operation.used();
                 Ok(Some(bytes))
             }
@@ -287,11 +292,11 @@ impl Files {
                 if (came.bytes, came.crc32c) == (bytes, crc32c) {
                     return Ok(None);
                 }
-                let message = format!(
-                    "the guest broke the protocol: {} bytes of a file arrived; it says it sent {bytes}, or other ones",
+                let what = format!(
+                    "{} bytes of a file arrived; it says it sent {bytes}, or other ones",
                     came.bytes
                 );
-                Err(Error::new(ErrorKind::Protocol, message))
+                Err(self.sandbox.violated(what))
             }
             other => Err(self.sandbox.odd(&other)),
         }
@@ -321,13 +326,15 @@ impl Files {
             })
         })?;
         let mut all = Vec::new();
-        let mut held = 0;
+        let (mut held, mut patience) = (0, Patience::default());
         let truncated = loop {
-            match self.sandbox.next(&mut operation, STALL).await? {
+            let next = self.sandbox.next(&mut operation, STALL);
+            match patience.wait(next).await? {
                 OperationEvent::Item(Response::Entries(some), bytes)
                     if !some.entries.is_empty() && held + bytes <= LIST_BYTES =>
                 {
                     held += bytes;
+                    patience.came(bytes);
                     all.extend(some.entries);
                 }
                 OperationEvent::Answer(Response::Entries(last)) => {
@@ -337,7 +344,8 @@ impl Files {
                 other => return Err(self.sandbox.odd(&other)),
             }
             if all.len() as u64 > self.sandbox.limits().list_entries {
-                return Err(self.sandbox.odd(&"more entries than there may be"));
+                let what = "more entries of a directory than there may be";
+                return Err(self.sandbox.violated(what.into()));
             }
         };
         if truncated {

@@ -132,7 +132,7 @@ impl Follow {
                             let values = self.values.take(&bytes);
                             values.into_iter().map(Event::Result).collect()
                         }
-                        Stream::File => return Err(unexpected()),
+                        Stream::File => return Err(self.unexpected()),
                     };
                     for event in events {
                         if !self.pass_on(event).await {
@@ -164,7 +164,7 @@ impl Follow {
                 | OperationEvent::Answer(_)
                 | OperationEvent::Quiesced
                 | OperationEvent::Refreshed
-                | OperationEvent::Pong => return Err(unexpected()),
+                | OperationEvent::Pong => return Err(self.unexpected()),
             }
         }
     }
@@ -187,7 +187,7 @@ impl Follow {
     /// It has begun: its time runs from now on.
     fn begins(&mut self) -> Result<(), ChannelError> {
         if !std::mem::take(&mut self.is_expected) {
-            return Err(unexpected());
+            return Err(self.unexpected());
         }
         if !self.cancelled {
             let timeout = self.timeout;
@@ -199,10 +199,10 @@ impl Follow {
     /// It waits for others, whose time is not its own.
     fn is_queued(&mut self) -> Result<(), ChannelError> {
         let Beginning::Queued(longest) = self.beginning else {
-            return Err(unexpected());
+            return Err(self.unexpected());
         };
         if !self.is_expected {
-            return Err(unexpected());
+            return Err(self.unexpected());
         }
         // Said once.
         self.beginning = Beginning::Told(longest);
@@ -210,6 +210,11 @@ impl Follow {
             self.deadline = Some(Instant::now() + longest);
         }
         Ok(())
+    }
+
+    fn unexpected(&self) -> ChannelError {
+        let what = "a program was answered as something else";
+        self.operation.violated(what.into())
     }
 
     fn obey(&mut self, control: Control) {
@@ -259,10 +264,6 @@ impl Follow {
         self.deadline = self.deadline.map(|deadline| deadline + begun.elapsed());
         true
     }
-}
-
-fn unexpected() -> ChannelError {
-    ChannelError::Violation("a program was answered as something else".into())
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -9,6 +9,10 @@ use tokio::net::UnixStream;
 
 use crate::channel::{ChannelError, LINE_BYTES};
 
+/// What may still be under way of an earlier conversation, in bytes: more than any queue between here and the guest
+/// holds.
+const STALE_BYTES: usize = 8 * 1024 * 1024;
+
 /// Begins a conversation with the agent at the other end: whatever was said on this line before is
 /// over, and bytes of it that are still under way are skipped. With `refresh`, the guest is made one of
 /// its own; without the agent's word for that, it is not to be used.
@@ -85,12 +89,11 @@ async fn answer_to_refresh(
 ) -> Result<(), ChannelError> {
     let mut decoder = Decoder::new(LINE_BYTES);
     let mut buffer = [0; 4096];
+    let mut stale = 0;
     loop {
         let read = socket.read(&mut buffer).await;
         let n = read.map_err(|_| ChannelError::Closed)?;
-        if n == 0 {
-            return Err(ChannelError::Closed);
-        }
+        stale += some_more(n, stale)?;
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {
             let Item::Line(line) = item else { continue };
@@ -107,6 +110,18 @@ async fn answer_to_refresh(
                 return nothing_more(bytes);
             }
         }
+    }
+}
+
+/// What a read has brought, after `stale` bytes: something, and not without end.
+fn some_more(read: usize, stale: usize) -> Result<usize, ChannelError> {
+    match read {
+        0 => Err(ChannelError::Closed),
+        _ if stale > STALE_BYTES => {
+            let what = format!("more than {STALE_BYTES} bytes came, and no greeting among them");
+            Err(ChannelError::Violation(what))
+        }
+        _ => Ok(read),
     }
 }
 
@@ -127,15 +142,14 @@ async fn answers(
 ) -> Result<HelloReply, ChannelError> {
     let mut decoder = Decoder::new(LINE_BYTES);
     let mut buffer = [0; 4096];
+    let mut stale = 0;
     let mut greeting: Option<HelloReply> = None;
     loop {
         let n = socket
             .read(&mut buffer)
             .await
             .map_err(|_| ChannelError::Closed)?;
-        if n == 0 {
-            return Err(ChannelError::Closed);
-        }
+        stale += some_more(n, stale)?;
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {
             let Item::Line(line) = item else { continue };

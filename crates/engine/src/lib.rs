@@ -25,7 +25,7 @@
 //! context, files, packages, saving, tree,
 //! watcher, agent_line, keeper > begun > host > pool > template > restore, checkpoint > snapshot, warm > launch, ending >
 //! life > vm > follow, uplink > run, spawn > package_index > network > control, result, greeting > channel, router, writer > console,
-//! admission, machine > layer, config, package_set, package_step > accelerator > error`.
+//! admission, machine > layer, config, package_set, package_step > accelerator, patience > error`.
 
 mod accelerator;
 mod admission;
@@ -59,6 +59,7 @@ mod package_layer;
 mod package_set;
 mod package_step;
 mod packages;
+mod patience;
 mod pool;
 mod restore;
 mod result;

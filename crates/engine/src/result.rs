@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -35,6 +36,34 @@ impl MimeBundle {
         forms
             .map(|(mime, data)| mime.len() + data.get().len())
             .sum()
+    }
+}
+
+/// Forms of one value. Programs have a handful; a million empty ones would cost a dozen times their text.
+const FORMS: usize = 256;
+
+impl<'de> Deserialize<'de> for MimeBundle {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+        impl<'de> Visitor<'de> for Forms {
+            type Value = MimeBundle;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "an object of at most {FORMS} MIME types")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<MimeBundle, A::Error> {
+                let mut forms = BTreeMap::new();
+                while let Some((mime, data)) = map.next_entry()? {
+                    forms.insert(mime, data);
+                    if forms.len() > FORMS {
+                        return Err(A::Error::invalid_length(forms.len(), &self));
+                    }
+                }
+                Ok(MimeBundle(forms))
+            }
+        }
+        deserializer.deserialize_map(Forms)
     }
 }
 
@@ -79,7 +108,7 @@ impl Values {
             let line = std::mem::take(&mut self.line);
             let is_whole = !std::mem::take(&mut self.too_long);
             match serde_json::from_slice(&line).ok().filter(|_| is_whole) {
-                Some(bundle) => values.push(MimeBundle(bundle)),
+                Some(bundle) => values.push(bundle),
                 None => self.dropped += 1,
             }
         }
@@ -114,6 +143,18 @@ mod tests {
         assert_eq!(all[1].text().as_deref(), Some("b"));
         assert_eq!(all[1].get("application/json").unwrap()[0], 1);
         assert_eq!(values.dropped, 2);
+    }
+
+    #[test]
+    fn a_value_of_too_many_forms_is_none() {
+        let value = |forms: usize| {
+            let forms: Vec<String> = (0..forms).map(|n| format!("\"x/{n}\":0")).collect();
+            format!("{{{}}}\n", forms.join(","))
+        };
+        let mut values = Values::default();
+        assert_eq!(values.take(value(FORMS).as_bytes()).len(), 1);
+        assert!(values.take(value(FORMS + 1).as_bytes()).is_empty());
+        assert_eq!(values.dropped, 1);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use fumehood_protocol::{
     Attached, Change, ChangeKind, Data, Decoder, Item, OpId, Response, Stream,
@@ -21,28 +21,69 @@ const READ_BYTES: usize = 64 * 1024;
 const ITEM_BYTES: usize = 64;
 const ITEMS_BYTES: usize = 16 * 1024 * 1024;
 
-/// Input that a guest leaves unread, in bytes, above which its credit is not honest: 64 operations at once
-/// have 16 MiB on their way.
+/// Input and credit that a guest leaves unread, in bytes, above which its own credit and output are not honest: 64
+/// operations at once have 16 MiB on their way.
 const UNWRITTEN_BYTES: usize = 32 * 1024 * 1024;
 
 /// Credit for input that an agent can give at most, in bytes: far more than any does.
 const CREDIT_BYTES: usize = 16 * 1024 * 1024;
 
+/// What an operation may still send when nobody follows it any more, in bytes: more than its window of output, a
+/// listing and the agent's queue together.
+const LATE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What comes for operations that nobody follows any more: they may have been given up while it was on its way.
+struct Late {
+    /// The number of the next operation.
+    next: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Late {
+    /// Lets a message of an operation that is not open pass: it must belong to one that was begun, and all of them
+    /// together must not be more than those can have left to say.
+    fn take(&mut self, id: Option<OpId>, bytes: usize) -> Result<(), String> {
+        let id = id.ok_or("a message that belongs to no operation")?.get();
+        let next = self.next.load(Ordering::Relaxed);
+        if !(1..next).contains(&id) {
+            return Err(format!("a message of operation {id}, which was not begun"));
+        }
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if self.bytes > next.saturating_mul(LATE_BYTES) {
+            return Err(format!(
+                "{} bytes of operations that have ended",
+                self.bytes
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Reads what an agent sends. Everything in it is hostile until checked.
 pub(crate) struct Reader {
     routes: SharedRoutes,
-    /// Bytes of input that the guest has not read yet.
+    /// Bytes of input and credit that the guest has not read yet.
     unwritten: Arc<AtomicUsize>,
+    late: Late,
+    /// Bytes of the line that is being looked at.
+    line_bytes: usize,
     decoder: Decoder,
     /// The announced raw frame whose bytes come next.
     frame: Option<Data>,
 }
 
 impl Reader {
-    pub(crate) fn new(routes: SharedRoutes, unwritten: Arc<AtomicUsize>) -> Self {
+    /// `next`: the number that the next operation gets.
+    pub(crate) fn new(
+        routes: SharedRoutes,
+        unwritten: Arc<AtomicUsize>,
+        next: Arc<AtomicU64>,
+    ) -> Self {
         Self {
             routes,
             unwritten,
+            late: Late { next, bytes: 0 },
+            line_bytes: 0,
             decoder: Decoder::new(LINE_BYTES),
             frame: None,
         }
@@ -60,11 +101,7 @@ impl Reader {
                 break ChannelError::Violation(violation);
             }
         };
-        let mut routes = lock(&self.routes);
-        for (_, route) in routes.open.drain() {
-            let _ = route.sender.send(Err(error.clone()));
-        }
-        routes.ended = Some(error);
+        lock(&self.routes).end(error);
     }
 
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), String> {
@@ -89,6 +126,7 @@ impl Reader {
     }
 
     fn line(&mut self, line: &[u8]) -> Result<(), String> {
+        self.line_bytes = line.len();
         match Response::parse(line).map_err(|error| error.message)? {
             Response::Stdout(output) => self.output(
                 output.op_id,
@@ -133,12 +171,12 @@ impl Reader {
             Response::Detached(detached) => self.last(detached.op_id, OperationEvent::Detached),
             Response::Attached(attached) => self.attached(attached),
             Response::Hello(_) => Err("an answer to a question that was not asked".into()),
-            other => self.answer(other, line.len()),
+            other => self.answer(other),
         }
     }
 
     /// Passes on an answer of some other kind.
-    fn answer(&self, response: Response, bytes: usize) -> Result<(), String> {
+    fn answer(&mut self, response: Response) -> Result<(), String> {
         let (id, is_last) = match &response {
             Response::Entries(entries) => (entries.op_id, entries.last),
             Response::Change(change) => (change.op_id, false),
@@ -152,15 +190,18 @@ impl Reader {
         if is_last {
             self.last(id, OperationEvent::Answer(response))
         } else {
-            self.item(id, OperationEvent::Item(response, bytes + ITEM_BYTES))
+            self.item(
+                id,
+                OperationEvent::Item(response, self.line_bytes + ITEM_BYTES),
+            )
         }
     }
 
     /// Passes on what ends nothing.
-    fn item(&self, id: Option<OpId>, event: OperationEvent) -> Result<(), String> {
+    fn item(&mut self, id: Option<OpId>, event: OperationEvent) -> Result<(), String> {
         let mut routes = lock(&self.routes);
         let Some(route) = id.and_then(|id| routes.open.get_mut(&id)) else {
-            return known_before(id);
+            return self.late.take(id, self.line_bytes);
         };
         let bytes = match &event {
             OperationEvent::Item(_, bytes) => *bytes,
@@ -188,7 +229,7 @@ impl Reader {
         Ok(())
     }
 
-    fn attached(&self, attached: Attached) -> Result<(), String> {
+    fn attached(&mut self, attached: Attached) -> Result<(), String> {
         let id = attached.op_id;
         if let Some(route) = id.and_then(|id| {
             lock(&self.routes).open.get_mut(&id).map(|r| {
@@ -210,11 +251,14 @@ impl Reader {
     }
 
     /// More input may be sent.
-    fn credit(&self, id: Option<OpId>, bytes: u64) -> Result<(), String> {
+    fn credit(&mut self, id: Option<OpId>, bytes: u64) -> Result<(), String> {
         let routes = lock(&self.routes);
         let Some(route) = id.and_then(|id| routes.open.get(&id)) else {
-            return known_before(id);
+            return self.late.take(id, self.line_bytes);
         };
+        if bytes == 0 {
+            return Err("credit for nothing".into());
+        }
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let there = route.input.available_permits();
         if bytes > CREDIT_BYTES - there.min(CREDIT_BYTES) {
@@ -233,7 +277,7 @@ impl Reader {
     }
 
     fn output(
-        &self,
+        &mut self,
         id: Option<OpId>,
         stream: Stream,
         seq: Option<u64>,
@@ -241,8 +285,7 @@ impl Reader {
     ) -> Result<(), String> {
         let mut routes = lock(&self.routes);
         let Some(route) = id.and_then(|id| routes.open.get_mut(&id)) else {
-            // Output of an operation that was forgotten meanwhile.
-            return known_before(id);
+            return self.late.take(id, bytes.len());
         };
         if seq != Some(route.next_seq) {
             return Err(format!(
@@ -260,6 +303,10 @@ impl Reader {
                 "more than {WAITING_PIECES} pieces of output at once"
             ));
         }
+        let unwritten = self.unwritten.load(Ordering::Relaxed);
+        if unwritten > UNWRITTEN_BYTES {
+            return Err(format!("output, while {unwritten} bytes are left unread"));
+        }
         let len = bytes.len() as u64;
         route.window = route
             .window
@@ -272,20 +319,11 @@ impl Reader {
     }
 
     /// Passes on what ends an operation.
-    fn last(&self, id: Option<OpId>, event: OperationEvent) -> Result<(), String> {
+    fn last(&mut self, id: Option<OpId>, event: OperationEvent) -> Result<(), String> {
         let Some(route) = id.and_then(|id| lock(&self.routes).open.remove(&id)) else {
-            return known_before(id);
+            return self.late.take(id, self.line_bytes);
         };
         let _ = route.sender.send(Ok(event));
         Ok(())
-    }
-}
-
-/// A message for an operation that is not open: late, if it has an id, else nobody's.
-fn known_before(id: Option<OpId>) -> Result<(), String> {
-    if id.is_some() {
-        Ok(())
-    } else {
-        Err("a message that belongs to no operation".into())
     }
 }

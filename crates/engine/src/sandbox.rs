@@ -422,11 +422,16 @@ impl Sandbox {
         }
     }
 
-    /// An answer that is none to what was asked.
-    #[allow(clippy::unused_self, reason = "it belongs to the conversation")]
+    /// An answer that is none to what was asked. The guest is listened to no more.
     pub(crate) fn odd(&self, answer: &impl std::fmt::Debug) -> Error {
         let shown: String = format!("{answer:?}").chars().take(200).collect();
-        let message = format!("the guest answered with something else: {shown}");
+        self.violated(format!("an answer to something else: {shown}"))
+    }
+
+    /// The guest broke the protocol, and is listened to no more.
+    pub(crate) fn violated(&self, what: String) -> Error {
+        let message = format!("the guest broke the protocol: {what}");
+        self.0.channel.end(ChannelError::Violation(what));
         Error::new(ErrorKind::Protocol, message).after_start()
     }
 

@@ -13,6 +13,8 @@ pub(crate) enum Outgoing {
     Line(Vec<u8>),
     /// Lines, and the bytes of a frame that the last of them announces.
     Frame(Vec<u8>, Bytes),
+    /// A line that the guest's own output brings about.
+    Credit(Vec<u8>),
 }
 
 /// Bytes that are gathered for one write: each write wakes the guest.
@@ -25,8 +27,8 @@ pub(crate) async fn write(
     unwritten: Arc<AtomicUsize>,
 ) {
     let mut gathered = Vec::new();
-    // Bytes of frames that are on their way.
-    let mut frames = 0;
+    // Bytes of counted and credit that are on their way.
+    let mut counted = 0;
     while let Some(first) = outbox.recv().await {
         let mut next = Some(first);
         while let Some(outgoing) = next {
@@ -35,8 +37,13 @@ pub(crate) async fn write(
                     gathered.extend_from_slice(&line);
                     None
                 }
+                Outgoing::Credit(line) => {
+                    counted += line.len();
+                    gathered.extend_from_slice(&line);
+                    None
+                }
                 Outgoing::Frame(line, bytes) => {
-                    frames += bytes.len();
+                    counted += bytes.len();
                     gathered.extend_from_slice(&line);
                     let fits = gathered.len() + bytes.len() <= TOGETHER_BYTES;
                     if fits {
@@ -57,14 +64,14 @@ pub(crate) async fn write(
                 return;
             }
             if gathered.is_empty() {
-                unwritten.fetch_sub(std::mem::take(&mut frames), Ordering::Relaxed);
+                unwritten.fetch_sub(std::mem::take(&mut counted), Ordering::Relaxed);
             }
             next = outbox.try_recv().ok();
         }
         if sink.write_all(&gathered).await.is_err() {
             return;
         }
-        unwritten.fetch_sub(std::mem::take(&mut frames), Ordering::Relaxed);
+        unwritten.fetch_sub(std::mem::take(&mut counted), Ordering::Relaxed);
         gathered = Vec::new();
     }
 }

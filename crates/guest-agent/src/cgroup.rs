@@ -8,12 +8,18 @@ use rustix::io::Errno;
 
 /// Processes and threads of one operation at most; a fork bomb ends here. Far above what programs
 /// need, far below what would make a guest of 256 MiB slow to kill.
-const PROCESSES: &str = "512";
+const PROCESSES: u64 = 512;
+
+/// Memory that there must be for each of them, in bytes: the kernel needs some 100 KiB for the smallest. Else a fork
+/// bomb in a small guest has the kernel end whoever holds most, and that is somebody else.
+const BYTES_PER_PROCESS: u64 = 256 * 1024;
 
 /// A directory of cgroups (version 2), one for each operation.
 #[derive(Debug)]
 pub(crate) struct Cgroups {
     directory: OwnedFd,
+    /// Processes and threads of one operation at most.
+    processes: String,
     made: u64,
     /// Those whose last processes were still dying when they were to be removed.
     lingering: Vec<String>,
@@ -67,8 +73,10 @@ impl Cgroups {
         if let Some(bytes) = memory_bytes {
             write(directory.as_fd(), "memory.max", &bytes.to_string())?;
         }
+        let room = memory_bytes.map_or(PROCESSES, |bytes| bytes / BYTES_PER_PROCESS);
         Ok(Self {
             directory,
+            processes: room.min(PROCESSES).to_string(),
             made: 0,
             lingering: Vec::new(),
         })
@@ -88,7 +96,7 @@ impl Cgroups {
             name,
             counters: Default::default(),
         };
-        match write(cgroup.as_fd(), "pids.max", PROCESSES) {
+        match write(cgroup.as_fd(), "pids.max", &self.processes) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
                 self.remove(cgroup);

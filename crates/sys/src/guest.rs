@@ -3,6 +3,7 @@
 //! The agent has one thread. That is what makes [`launch`] sound: a forked child of a process with
 //! one thread may do whatever its parent could.
 
+mod attempt;
 mod children;
 mod emulated;
 mod entropy;
@@ -15,6 +16,7 @@ mod mapped;
 mod scheduling;
 mod signals;
 
+pub use attempt::Attempt;
 pub use children::{Ended, peek_ended, reap};
 pub use emulated::is_emulated;
 pub use entropy::{add_entropy, reseed};

@@ -41,6 +41,25 @@ pub fn program() -> PathBuf {
     })
 }
 
+/// A static program for guests, as `cargo xtask test` built it.
+///
+/// # Panics
+/// When there is none: when the tests are not run by `cargo xtask test`.
+#[must_use]
+pub fn guest_program(name: &str) -> Vec<u8> {
+    let target = program().ancestors().nth(2).map(PathBuf::from);
+    let path = target
+        .unwrap_or_default()
+        .join("x86_64-unknown-linux-gnu/guest")
+        .join(name);
+    std::fs::read(&path).unwrap_or_else(|e| {
+        panic!(
+            "{}: {e}; run these tests by `cargo xtask test`, which builds it",
+            path.display()
+        )
+    })
+}
+
 /// Runs a command to its end, within [`DEADLINE`].
 ///
 /// # Panics

@@ -92,13 +92,15 @@ fn boot() -> Result<EventLoop, BootError> {
     wait_for("disk /dev/vda", || {
         Ok(Path::new("/dev/vda").exists().then_some(()))
     })?;
-    mounts::root()?;
-    mounts::rest()?;
+    let memory = programs_memory();
+    mounts::root(memory)?;
+    mounts::rest(memory)?;
+    system::settings()?;
     system::name()?;
     network::loopback();
     let has_card = network::card()?;
     system::home(USER.2, USER.1)?;
-    let cgroups = cgroups()?;
+    let cgroups = cgroups(memory)?;
     let (name, id, home) = USER;
     let user = User {
         name: name.into(),
@@ -150,11 +152,15 @@ fn wait_for<T>(
     }
 }
 
-/// All programs together get what memory there is, but for what the agent needs.
-fn cgroups() -> Result<Cgroups, BootError> {
-    let path = mounts::cgroups()?;
+/// What memory there is, but for what the agent needs, in bytes.
+fn programs_memory() -> u64 {
     let memory = rustix::system::sysinfo();
     let total = memory.totalram.saturating_mul(u64::from(memory.mem_unit));
-    let most = total.saturating_sub(RESERVED_BYTES).max(RESERVED_BYTES);
-    Cgroups::open(&path, Some(most)).map_err(refused("set up cgroups"))
+    total.saturating_sub(RESERVED_BYTES).max(RESERVED_BYTES)
+}
+
+/// All programs together get so much memory.
+fn cgroups(bytes: u64) -> Result<Cgroups, BootError> {
+    let path = mounts::cgroups()?;
+    Cgroups::open(&path, Some(bytes)).map_err(refused("set up cgroups"))
 }

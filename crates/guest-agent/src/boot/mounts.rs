@@ -1,4 +1,4 @@
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::PathBuf;
@@ -23,13 +23,15 @@ pub(super) fn pseudo() -> Result<(), BootError> {
 /// The disk, a layer of packages over it where there is one, a tmpfs over them, and all together as the new
 /// root.
 ///
-/// The tmpfs holds half of the memory at most: a program that fills the disk gets ENOSPC before
-/// memory is short.
-pub(super) fn root() -> Result<(), BootError> {
+/// The tmpfs holds half of what memory programs may have (`bytes`): what fills it stays there when its program
+/// has ended, and others must be able to run. For the same reason it holds so many files at most, each of which costs
+/// a kilobyte of the kernel's memory.
+pub(super) fn root(bytes: u64) -> Result<(), BootError> {
     let disk = MountFlags::RDONLY | NO_PRIVILEGE;
     mount("/dev/vda", "/mnt", "erofs", disk, None).map_err(refused("mount /dev/vda as erofs"))?;
     make("/over")?;
-    attach("tmpfs", "/over", NO_PRIVILEGE, Some(c"size=50%,mode=755"))?;
+    let options = room(bytes / 2, bytes, 755);
+    attach("tmpfs", "/over", NO_PRIVILEGE, Some(&options))?;
     make("/over/upper")?;
     make("/over/work")?;
     let layers = match layer()? {
@@ -65,8 +67,19 @@ fn layer() -> Result<bool, BootError> {
     Ok(true)
 }
 
-/// What programs expect besides.
-pub(super) fn rest() -> Result<(), BootError> {
+/// Memory that programs may have for each file that a tmpfs can hold, in bytes: an eighth of it is the most that
+/// the kernel then needs for them.
+const BYTES_PER_FILE: u64 = 8 * 1024;
+
+/// Options of a tmpfs of so many bytes, and of the files that go with so much memory.
+fn room(bytes: u64, memory: u64, mode: u32) -> CString {
+    let files = memory / BYTES_PER_FILE;
+    let options = format!("size={bytes},nr_inodes={files},mode={mode}");
+    CString::new(options).unwrap_or_default()
+}
+
+/// What programs expect besides. `bytes`: the memory that they may have.
+pub(super) fn rest(bytes: u64) -> Result<(), BootError> {
     make("/dev/pts")?;
     let terminals = Some(c"gid=5,mode=620,ptmxmode=666");
     attach(
@@ -76,12 +89,8 @@ pub(super) fn rest() -> Result<(), BootError> {
         terminals,
     )?;
     make("/dev/shm")?;
-    attach(
-        "tmpfs",
-        "/dev/shm",
-        NO_PRIVILEGE,
-        Some(c"size=25%,mode=1777"),
-    )?;
+    let options = room(bytes / 8, bytes / 8, 1777);
+    attach("tmpfs", "/dev/shm", NO_PRIVILEGE, Some(&options))?;
     attach("tmpfs", "/run", NO_PRIVILEGE, Some(c"size=10%,mode=755"))?;
     for (name, target) in [
         ("fd", ""),

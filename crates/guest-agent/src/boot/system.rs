@@ -4,10 +4,40 @@ use std::path::Path;
 
 use fumehood_sys::guest::MappedFile;
 use rustix::mount::mount_bind;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::{BUNDLE, BootError, refused};
 use crate::freshness::{Identity, hosts};
 use crate::trust::Trust;
+
+/// What the kernel does not keep from programs by itself, and is told to.
+const SETTINGS: [(&str, &str); 5] = [
+    // Its log and its addresses are of use to nobody but who looks for a way in.
+    ("kernel/dmesg_restrict", "1"),
+    ("kernel/kptr_restrict", "2"),
+    // Many a hole was in the performance counters. 3 = for root alone, on Debian's kernels.
+    ("kernel/perf_event_paranoid", "3"),
+    // One program could open all files that there may be. Each costs memory, which is the limit.
+    ("fs/file-max", "9223372036854775807"),
+    // A small guest's kernel allows so few that one program's share is all of them. What the cgroups of 64
+    // operations may have.
+    ("kernel/threads-max", "32768"),
+];
+
+/// Closes what programs have no business with.
+pub(super) fn settings() -> Result<(), BootError> {
+    for (name, value) in SETTINGS {
+        let path = format!("/proc/sys/{name}");
+        fs::write(&path, value).map_err(refused(format!("write {value} to {path}")))?;
+    }
+    // The user's processes are counted by the cgroup of each program, and not all together: one that has all it
+    // may have takes nothing from the others.
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    setrlimit(Resource::Nproc, unlimited).map_err(refused("lift the limit of a user's processes"))
+}
 
 /// The guest's name.
 pub(super) fn name() -> Result<(), BootError> {

@@ -1,0 +1,158 @@
+//! A program in a guest that tries what it must not be able to do, wall by wall; then takes all there is.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fumehood_end_to_end::{guest_program, hear, out_until, run_in, sandbox, soon, succeeded};
+use fumehood_engine::{EndedBy, Language, Run, RunRequest, Sandbox, SpawnRequest, WriteOptions};
+use serde_json::Value;
+
+/// The verdicts that README's table is made of. `cargo xtask walls` writes them.
+const VERDICTS: &str = "../../docs/walls/guest.json";
+
+/// How long others may be kept waiting by a program that takes all there is, under emulation on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn with_probe(memory_mib: u32) -> Sandbox {
+    let sandbox = sandbox(memory_mib).await;
+    let options = WriteOptions {
+        mode: Some(0o755),
+        ..WriteOptions::default()
+    };
+    let program = guest_program("fumehood-guest-probe");
+    sandbox
+        .files()
+        .write_with("probe", program, options)
+        .await
+        .unwrap();
+    sandbox
+}
+
+fn start(sandbox: &Sandbox, what: &str) -> Run {
+    let request = SpawnRequest::new(["./probe", what]).timeout_s(120);
+    sandbox.spawn(&request).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_wall_holds() {
+    let sandbox = with_probe(512).await;
+    let heard = hear(
+        sandbox
+            .spawn(&SpawnRequest::new(["./probe"]).timeout_s(120))
+            .unwrap(),
+    )
+    .await;
+    assert_eq!(heard.end(), (EndedBy::Exited, Some(0)), "{}", heard.err());
+    let verdicts: Vec<Value> = heard
+        .out()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let fallen: Vec<_> = verdicts
+        .iter()
+        .filter(|verdict| verdict["holds"] != true)
+        .collect();
+    assert!(fallen.is_empty(), "these walls do not hold: {fallen:#?}");
+    let written = Path::new(env!("CARGO_MANIFEST_DIR")).join(VERDICTS);
+    let written: Vec<Value> = serde_json::from_slice(&std::fs::read(written).unwrap()).unwrap();
+    assert_eq!(verdicts, written, "write them anew by `cargo xtask walls`");
+    // What it tried to do to the agent had no effect.
+    all_is_well(&sandbox).await;
+}
+
+/// A program that ran before, a new one, and files are as they should be, and none is kept waiting.
+async fn all_is_well(sandbox: &Sandbox) {
+    let begun = Instant::now();
+    let witness = sandbox.context("witness", Language::Python);
+    let heard = run_in(&witness, "n = globals().get('n', 0) + 1; print('n', n > 0)").await;
+    assert_eq!(
+        (heard.out(), heard.end()),
+        ("n True\n", (EndedBy::Exited, Some(0))),
+        "{}",
+        heard.err()
+    );
+    let echo = RunRequest::new(Language::Raw, "ls / > /dev/null && echo well").timeout_s(60);
+    assert_eq!(succeeded(sandbox.run(&echo).unwrap()).await.0, "well\n");
+    sandbox.files().stat("/etc/passwd").await.unwrap();
+    assert_eq!(sandbox.ended(), None);
+    assert!(
+        begun.elapsed() < PATIENCE,
+        "others were kept waiting for {:?}",
+        begun.elapsed()
+    );
+}
+
+/// Ends it, and all that came of it.
+async fn end(sandbox: &Sandbox, run: Run) {
+    run.canceller().cancel();
+    let ended_by = hear(run).await.outcome.ended_by;
+    // Where memory is what there was no more of, the kernel may have ended it.
+    assert!(
+        matches!(ended_by, EndedBy::Cancelled | EndedBy::OutOfMemory),
+        "{ended_by}"
+    );
+    let gone = async {
+        while sandbox
+            .processes()
+            .await
+            .unwrap()
+            .iter()
+            .any(|one| one.command.contains("probe"))
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the end of all that it started", gone).await;
+    all_is_well(sandbox).await;
+}
+
+/// The least memory that a VM may have, and an ordinary one.
+const SIZES: [u32; 2] = [96, 512];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_without_end() {
+    for memory_mib in SIZES {
+        let sandbox = with_probe(memory_mib).await;
+        all_is_well(&sandbox).await;
+        let mut bomb = start(&sandbox, "forks");
+        out_until(&mut bomb, "full\n").await;
+        all_is_well(&sandbox).await;
+        end(&sandbox, bomb).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_without_end() {
+    for memory_mib in SIZES {
+        let sandbox = with_probe(memory_mib).await;
+        all_is_well(&sandbox).await;
+        let heard = hear(start(&sandbox, "memory")).await;
+        assert_eq!(heard.end(), (EndedBy::OutOfMemory, Some(137)), "{heard:?}");
+        all_is_well(&sandbox).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_without_end() {
+    for memory_mib in SIZES {
+        let sandbox = with_probe(memory_mib).await;
+        all_is_well(&sandbox).await;
+        let mut filler = start(&sandbox, "disk");
+        out_until(&mut filler, "full\n").await;
+        all_is_well(&sandbox).await;
+        end(&sandbox, filler).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_files_without_end() {
+    for memory_mib in SIZES {
+        let sandbox = with_probe(memory_mib).await;
+        all_is_well(&sandbox).await;
+        let mut holder = start(&sandbox, "descriptors");
+        out_until(&mut holder, "full\n").await;
+        all_is_well(&sandbox).await;
+        end(&sandbox, holder).await;
+    }
+}

@@ -1,0 +1,418 @@
+//! A guest whose agent is the host's enemy, against the real engine: what is asked of it ends in its time with an
+//! error of its kind, this process's memory stays bounded, and another sandbox does not notice.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use fumehood_end_to_end::{guest_program, hear_all, run_in, sandbox, soon};
+use fumehood_engine::image::{Store, floor_initrd};
+use fumehood_engine::{
+    ChangeKind, Config, EndedBy, Engine, Error, ErrorKind, Language, Limits, RunRequest, Sandbox,
+    SandboxEnd, TemplateUse,
+};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// The most that this process may come to hold for hostile guests, in MiB: a window of output (1), a listing or
+/// changes that wait (16 and 8, four times that once parsed), two values (10 each), and what the allocator keeps.
+const GROWTH_MIB: u64 = 160;
+
+/// How long a VM may take to be greeted, where it is one that never is.
+const BOOT_DEADLINE: Duration = Duration::from_secs(8);
+
+/// The largest file that is downloaded here, in bytes.
+const FILE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A store with one image: the real kernel and root, and the fake agent, which greets in this manner.
+struct Hostile {
+    engine: Engine,
+    _store: tempfile::TempDir,
+}
+
+impl Hostile {
+    fn new(manner: &str) -> Self {
+        let store = tempfile::tempdir().unwrap();
+        let (images, made) = (
+            store.path().join("images"),
+            store.path().join("images/hostile-1"),
+        );
+        std::fs::create_dir_all(&made).unwrap();
+        let real = real_image();
+        for part in ["vmlinux", "rootfs.erofs"] {
+            std::os::unix::fs::symlink(real.join(part), made.join(part)).unwrap();
+        }
+        // Nothing of them is hashed again.
+        std::fs::copy(real.join("identity.json"), made.join("identity.json")).unwrap();
+        let mut init = guest_program("fumehood-fake-agent");
+        init.extend(format!("\ngreeting={manner}").bytes());
+        let initrd = floor_initrd(&init);
+        let manifest = std::fs::read(real.join("manifest.json")).unwrap();
+        let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        manifest["parts"][1]["bytes"] = json!(initrd.len());
+        let digest = Sha256::digest(&initrd);
+        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        manifest["parts"][1]["sha256"] = json!(digits);
+        std::fs::write(made.join("initrd.cpio"), initrd).unwrap();
+        std::fs::write(made.join("manifest.json"), manifest.to_string()).unwrap();
+        std::os::unix::fs::symlink("hostile-1", images.join("hostile")).unwrap();
+        let engine = Engine::start(Config {
+            store: Some(store.path().to_owned()),
+            image: "hostile".parse().unwrap(),
+            boot_deadline: BOOT_DEADLINE,
+            templates: TemplateUse::Never,
+            limits: Limits {
+                file_bytes: FILE_BYTES,
+                ..Limits::default()
+            },
+            ..Config::default()
+        });
+        Self {
+            engine: engine.unwrap_or_else(|e| panic!("{e}")),
+            _store: store,
+        }
+    }
+
+    async fn sandbox(&self) -> Sandbox {
+        soon("a sandbox", async {
+            self.engine.sandbox().memory_mib(128).await
+        })
+        .await
+        .unwrap()
+    }
+}
+
+fn real_image() -> PathBuf {
+    let images = Store::default_root().unwrap().join("images");
+    std::fs::canonicalize(images.join("default")).unwrap()
+}
+
+/// A real sandbox, in which code runs all the time and must stay right.
+struct Neighbour {
+    over: Arc<AtomicBool>,
+    runs: tokio::task::JoinHandle<u64>,
+}
+
+impl Neighbour {
+    async fn move_in() -> Self {
+        let (sandbox, over) = (sandbox(512).await, Arc::new(AtomicBool::new(false)));
+        let context = sandbox.context("neighbour", Language::Python);
+        assert_eq!(run_in(&context, "n = 0").await.out(), "");
+        let stop = over.clone();
+        let runs = tokio::spawn(async move {
+            let mut count = 0;
+            while !stop.load(Ordering::Relaxed) {
+                count += 1;
+                let heard = run_in(&context, "n += 1; print(n)").await;
+                assert_eq!(heard.out(), format!("{count}\n"), "{}", heard.err());
+                assert_eq!(heard.end(), (EndedBy::Exited, Some(0)));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert_eq!(sandbox.ended(), None);
+            count
+        });
+        Self { over, runs }
+    }
+
+    /// Nothing of what happened was noticed.
+    async fn move_out(self) {
+        self.over.store(true, Ordering::Relaxed);
+        let count = soon("the neighbour's end", self.runs).await.unwrap();
+        assert!(count > 10, "{count} runs");
+    }
+}
+
+/// The most memory that this process has held since [`Memory::now`], beyond what it held then.
+struct Memory(u64);
+
+impl Memory {
+    fn now() -> Self {
+        // Forgets the peak so far.
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        Self(status("VmRSS:"))
+    }
+
+    fn check(&self, what: &str) {
+        let grown = status("VmHWM:").saturating_sub(self.0) / 1024;
+        assert!(
+            grown <= GROWTH_MIB,
+            "{what}: this process has grown by {grown} MiB"
+        );
+    }
+}
+
+/// A figure of this process, in KiB.
+fn status(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// What a hostile agent does with an exec, and what the violation is called.
+const VIOLATIONS: [(&str, &str); 24] = [
+    ("output without credit", "more output than it was allowed"),
+    ("output of another", "operation 4711, which was not begun"),
+    ("output of nobody", "belongs to no operation"),
+    ("a frame too long", "a frame of 65537 bytes"),
+    ("a frame of 2^64 bytes", ""),
+    ("a frame of less than no bytes", ""),
+    ("a line without end", "a line of more than"),
+    ("deep JSON", ""),
+    ("deep JSON in a message", ""),
+    ("huge numbers", ""),
+    ("invalid UTF-8", ""),
+    ("a later number", "where 0 was due"),
+    ("the same number twice", "where 1 was due"),
+    ("a wrong checksum", "stdout arrived as 5 bytes"),
+    ("an end before the output", "stdout arrived as 0 bytes"),
+    ("a list of files", "answered as something else"),
+    ("pongs", "answered as something else"),
+    ("credit for nothing", "credit for nothing"),
+    ("credit without end", "credit for more than"),
+    ("beginnings", "answered as something else"),
+    ("another greeting", "a question that was not asked"),
+    ("/done", "answered as something else"),
+    ("/as output", ""),
+    ("/none without end", "answered as something else"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_breaks_the_protocol_is_not_listened_to_any_more() {
+    let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
+    let memory = Memory::now();
+    for (deed, message) in VIOLATIONS {
+        let begun = Instant::now();
+        let request = RunRequest::new(Language::Raw, deed)
+            .timeout_s(5)
+            .memory_mib(128);
+        match hear_all(hostile.engine.run(request).unwrap()).await {
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Protocol, "{deed}: {error}");
+                let text = error.to_string();
+                assert!(
+                    text.starts_with("the guest broke the protocol: "),
+                    "{deed}: {text}"
+                );
+                assert!(text.contains(message), "{deed}: {text}");
+            }
+            Ok(heard) => panic!("{deed}: {heard:?}"),
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "{deed} took {:?}",
+            begun.elapsed()
+        );
+        memory.check(deed);
+    }
+    neighbour.move_out().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_silent_or_slow_is_given_up_in_time() {
+    let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
+    let memory = Memory::now();
+    let mut runs = Vec::new();
+    for deed in [
+        "nothing",
+        "half a line",
+        "a frame that never ends",
+        "a byte a second",
+        "values of a million forms",
+    ] {
+        let request = RunRequest::new(Language::Raw, deed)
+            .timeout_s(1)
+            .memory_mib(128)
+            .display();
+        runs.push((deed, hostile.engine.run(request).unwrap()));
+    }
+    for (deed, run) in runs {
+        let heard = hear_all(run)
+            .await
+            .unwrap_or_else(|e| panic!("{deed}: {e}"));
+        assert_eq!(
+            heard.end(),
+            (EndedBy::Timeout, Some(124)),
+            "{deed}: {heard:?}"
+        );
+        assert!(
+            heard.detail().contains("did not end it in time"),
+            "{deed}: {}",
+            heard.detail()
+        );
+        assert!(
+            heard.outcome.timing.execute < Duration::from_secs(40),
+            "{deed}: {heard:?}"
+        );
+    }
+    let request = RunRequest::new(Language::Raw, "an end of the machine").memory_mib(128);
+    let heard = hear_all(hostile.engine.run(request).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(heard.end(), (EndedBy::AgentLost, None), "{heard:?}");
+    memory.check("silence");
+    neighbour.move_out().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_told_again_and_again_ends_the_sandbox() {
+    let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
+    let (memory, sandbox) = (Memory::now(), hostile.sandbox().await);
+    let heard = hear_all(
+        sandbox
+            .run(&RunRequest::new(Language::Raw, "well"))
+            .unwrap(),
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        (heard.out(), heard.end()),
+        ("well\n", (EndedBy::Exited, Some(0)))
+    );
+    let run = sandbox.run(&RunRequest::new(Language::Raw, "an end again and again"));
+    assert_eq!(
+        hear_all(run.unwrap()).await.unwrap().end(),
+        (EndedBy::Exited, Some(0))
+    );
+    let end = soon("the sandbox's end", sandbox.wait()).await;
+    let SandboxEnd::Lost(why) = end else {
+        panic!("{end:?}")
+    };
+    assert!(
+        why.contains("broke the protocol") && why.contains("have ended"),
+        "{why}"
+    );
+    memory.check("ends");
+    neighbour.move_out().await;
+}
+
+fn kind<T: std::fmt::Debug>(result: Result<T, Error>) -> (ErrorKind, String) {
+    let error = result.unwrap_err();
+    (error.kind(), error.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_a_hostile_guest() {
+    let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
+    let memory = Memory::now();
+    let files = |sandbox: &Sandbox| sandbox.files();
+    let odd = "the guest broke the protocol: an answer to something else";
+
+    let (kind_of, text) = kind(
+        files(&hostile.sandbox().await)
+            .read("/another's bytes")
+            .await,
+    );
+    assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
+    assert!(text.contains("6 bytes of a file arrived"), "{text}");
+    for (path, message) in [("/as output", odd), ("/done", odd)] {
+        let (kind_of, text) = kind(files(&hostile.sandbox().await).read(path).await);
+        assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
+        assert!(text.contains(message), "{path}: {text}");
+    }
+    let sandbox = hostile.sandbox().await;
+    let (kind_of, text) = kind(files(&sandbox).read_part("/without end", 0, 1000).await);
+    assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
+    assert!(
+        text.contains("more bytes of a file than were asked for"),
+        "{text}"
+    );
+    let sandbox = hostile.sandbox().await;
+    let (kind_of, text) = kind(
+        files(&sandbox)
+            .download("/without end", tokio::io::sink())
+            .await,
+    );
+    assert_eq!(kind_of, ErrorKind::Invalid, "{text}");
+    assert!(text.contains(&FILE_BYTES.to_string()), "{text}");
+    for (path, message) in [
+        (
+            "/a million",
+            "more entries of a directory than there may be",
+        ),
+        ("/none without end", odd),
+        ("/done", odd),
+    ] {
+        let (kind_of, text) = kind(files(&hostile.sandbox().await).list(path).await);
+        assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
+        assert!(text.contains(message), "{path}: {text}");
+    }
+    let (kind_of, text) = kind(files(&hostile.sandbox().await).stat("/done").await);
+    assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
+
+    // Half a gigabyte of changes that nobody takes: most are left out, and that is told.
+    let sandbox = hostile.sandbox().await;
+    let mut watcher = files(&sandbox).watch("/changes", false).await.unwrap();
+    let overflow = async {
+        // Until then the guest has sent what is held of them, and more.
+        let mut count = 0_u64;
+        loop {
+            match watcher.next().await.unwrap() {
+                Some((ChangeKind::Overflow, _)) => return count,
+                Some(_) if count == 0 => tokio::time::sleep(Duration::from_secs(5)).await,
+                Some(_) => {}
+                None => panic!("it ended"),
+            }
+            count += 1;
+        }
+    };
+    let count = soon("word of an overflow", overflow).await;
+    assert!(count < 20_000, "{count} changes were held");
+    memory.check("files");
+    neighbour.move_out().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_comes_a_byte_a_second_is_given_up() {
+    let hostile = Hostile::new("");
+    let sandbox = hostile.sandbox().await;
+    let begun = Instant::now();
+    let (kind_of, text) = kind(sandbox.files().read("/a byte a second").await);
+    assert_eq!(kind_of, ErrorKind::Lost, "{text}");
+    assert!(text.contains("not waited for any longer"), "{text}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(80),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+/// How a hostile agent greets, what is said of it, and whether it is waited for.
+const GREETINGS: [(&str, &str); 10] = [
+    ("never", "did not answer within 8 s"),
+    ("before it is asked", "no greeting among them"),
+    ("without a nonce", "did not answer within 8 s"),
+    ("in another version", ""),
+    ("without features", ""),
+    ("too long", "did not answer within 8 s"),
+    ("without end", "no greeting among them"),
+    ("twice", "a question that was not asked"),
+    ("without a refresh", "did not answer within 8 s"),
+    ("and goes", ""),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn greetings_that_are_none() {
+    let (memory, neighbour) = (Memory::now(), Neighbour::move_in().await);
+    for (manner, message) in GREETINGS {
+        let hostile = Hostile::new(manner);
+        let begun = Instant::now();
+        let run = hostile
+            .engine
+            .run(RunRequest::new(Language::Raw, "well").memory_mib(128));
+        let error = hear_all(run.unwrap()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Boot, "{manner}: {error}");
+        assert!(error.to_string().contains(message), "{manner}: {error}");
+        assert!(
+            begun.elapsed() < BOOT_DEADLINE * 3,
+            "{manner} took {:?}",
+            begun.elapsed()
+        );
+        memory.check(manner);
+    }
+    neighbour.move_out().await;
+}

@@ -1,0 +1,218 @@
+//! What only the guest's root may do.
+
+use std::fs;
+use std::os::fd::AsFd;
+
+use fumehood_sys::guest::Attempt;
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    FsOpenFlags, MountFlags, OpenTreeFlags, UnmountFlags, fsopen, mount, mount_bind, mount_remount,
+    open_tree, unmount,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::system::RebootCommand;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::time::ClockId;
+
+use crate::verdict::{Verdict, Wall};
+
+pub(crate) const WALLS: &[Wall] = &[
+    Wall {
+        name: "mounts",
+        tried: "mount a tmpfs, mount a directory elsewhere, make the root writable anew, unmount /proc, pivot_root, \
+                fsopen, open_tree",
+        attempt: mounts,
+    },
+    Wall {
+        name: "namespaces",
+        tried: "unshare mounts, processes, network, names, IPC, cgroups",
+        attempt: namespaces,
+    },
+    Wall {
+        name: "user namespaces",
+        tried: "unshare users, to be root in a namespace; /proc/self/ns/user",
+        attempt: || {
+            // Debian's kernels ask for a right to it before they say that they have none.
+            let unshared = Attempt::Unshare(0x1000_0000).make();
+            Verdict::all([
+                (
+                    "unshare",
+                    Verdict::expected(unshared, &[Errno::PERM, Errno::INVAL]),
+                ),
+                (
+                    "namespace",
+                    Verdict::absent(fs::metadata("/proc/self/ns/user")),
+                ),
+            ])
+        },
+    },
+    Wall {
+        name: "root",
+        tried: "setresuid, setresgid to 0",
+        attempt: || {
+            Verdict::all([
+                ("setresuid", Verdict::refused(Attempt::SetUser(0).make())),
+                ("setresgid", Verdict::refused(Attempt::SetGroup(0).make())),
+            ])
+        },
+    },
+    Wall {
+        name: "capabilities",
+        tried: "look for one, raise all, look whether a program could gain one",
+        attempt: capabilities,
+    },
+    Wall {
+        name: "root directory",
+        tried: "chroot",
+        attempt: || Verdict::refused(rustix::process::chroot("/tmp")),
+    },
+    Wall {
+        name: "names",
+        tried: "sethostname, setdomainname",
+        attempt: || {
+            Verdict::all([
+                ("host", Verdict::refused(rustix::system::sethostname(b"x"))),
+                (
+                    "domain",
+                    Verdict::refused(rustix::system::setdomainname(b"x")),
+                ),
+            ])
+        },
+    },
+    Wall {
+        name: "clock",
+        tried: "clock_settime, adjtimex",
+        attempt: || {
+            let now = rustix::time::clock_gettime(ClockId::Realtime);
+            let set = rustix::time::clock_settime(ClockId::Realtime, now);
+            Verdict::all([
+                ("set", Verdict::refused(set)),
+                ("adjust", Verdict::refused(Attempt::AdjustClock.make())),
+            ])
+        },
+    },
+    Wall {
+        name: "precedence",
+        tried: "a nice value below 0, real-time scheduling, a lower oom_score_adj, a higher limit of open files",
+        attempt: precedence,
+    },
+    Wall {
+        name: "restart",
+        tried: "reboot, kexec_load",
+        attempt: || {
+            // Harmless where it is allowed: what Ctrl-Alt-Del does.
+            let reboot = rustix::system::reboot(RebootCommand::CadOff);
+            Verdict::all([
+                ("reboot", Verdict::refused(reboot)),
+                ("kexec", Verdict::refused(Attempt::Kexec.make())),
+            ])
+        },
+    },
+    Wall {
+        name: "swap and accounting",
+        tried: "swapon, acct",
+        attempt: || {
+            Verdict::all([
+                ("swapon", Verdict::refused(Attempt::Swap.make())),
+                ("acct", Verdict::refused(Attempt::Accounting.make())),
+            ])
+        },
+    },
+];
+
+fn mounts() -> Verdict {
+    let none = MountFlags::empty();
+    Verdict::all([
+        (
+            "tmpfs",
+            Verdict::refused(mount("x", "/tmp", "tmpfs", none, None)),
+        ),
+        ("bind", Verdict::refused(mount_bind("/tmp", "/mnt"))),
+        ("remount", Verdict::refused(mount_remount("/", none, c""))),
+        (
+            "unmount",
+            Verdict::refused(unmount("/proc", UnmountFlags::DETACH)),
+        ),
+        (
+            "pivot_root",
+            Verdict::refused(rustix::process::pivot_root("/tmp", "/tmp")),
+        ),
+        (
+            "fsopen",
+            Verdict::refused(fsopen("tmpfs", FsOpenFlags::empty())),
+        ),
+        (
+            "open_tree",
+            Verdict::refused(open_tree(CWD.as_fd(), "/", OpenTreeFlags::OPEN_TREE_CLONE)),
+        ),
+    ])
+}
+
+/// CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWCGROUP.
+fn namespaces() -> Verdict {
+    let unshare = |spaces| Verdict::refused(Attempt::Unshare(spaces).make());
+    Verdict::all([
+        ("mounts", unshare(0x2_0000)),
+        ("processes", unshare(0x2000_0000)),
+        ("network", unshare(0x4000_0000)),
+        ("names", unshare(0x400_0000)),
+        ("IPC", unshare(0x800_0000)),
+        ("cgroups", unshare(0x200_0000)),
+    ])
+}
+
+fn capabilities() -> Verdict {
+    let raised = CapabilitySets {
+        effective: CapabilitySet::all(),
+        permitted: CapabilitySet::all(),
+        inheritable: CapabilitySet::all(),
+    };
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        let mut lines = status.lines();
+        lines
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or("?")
+            .trim()
+            .to_owned()
+    };
+    let mut found = Vec::new();
+    for name in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        let set = field(name);
+        if set != "0000000000000000" {
+            found.push(format!("{name} {set}"));
+        }
+    }
+    if field("NoNewPrivs:") != "1" {
+        found.push("programs may gain privileges".to_owned());
+    }
+    Verdict::all([
+        ("found", Verdict::none(&found)),
+        (
+            "raise",
+            Verdict::refused(rustix::thread::set_capabilities(None, raised)),
+        ),
+    ])
+}
+
+fn precedence() -> Verdict {
+    let lower = fs::OpenOptions::new()
+        .write(true)
+        .open("/proc/self/oom_score_adj")
+        .and_then(|file| Ok(rustix::io::write(file, b"0")?));
+    let most = getrlimit(Resource::Nofile).maximum.map(|most| most + 1);
+    let more = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    Verdict::all([
+        ("nice", Verdict::refused(rustix::process::nice(-1))),
+        ("real time", Verdict::refused(Attempt::RealTime.make())),
+        ("oom_score_adj", Verdict::refused(lower)),
+        (
+            "open files",
+            Verdict::refused(setrlimit(Resource::Nofile, more)),
+        ),
+    ])
+}
