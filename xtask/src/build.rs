@@ -60,11 +60,10 @@ fn kernel_ahead() {
     let _ = prepare_kernel(&store, &BuildOptions::new(""), &mut Lines);
 }
 
-/// The static programs that lie beside the command: it looks for them there, and so do tests.
-const BESIDE: [(&str, &str); 3] = [
+/// The static programs that lie beside the command, which looks for them there.
+const BESIDE: [(&str, &str); 2] = [
     ("fumehood-guest-agent", "fumehood-agent"),
     ("fumehood-launcher", "fumehood-launcher"),
-    ("fumehood-host-probe", "fumehood-host-probe"),
 ];
 
 /// Builds the command and the programs that belong beside it.
@@ -87,12 +86,17 @@ pub(crate) fn programs() -> anyhow::Result<Programs> {
     })
 }
 
-/// Builds the static programs that tests run in guests; returns their directory.
-pub(crate) fn guest_programs() -> anyhow::Result<PathBuf> {
-    run(static_build().args(["-p", "fumehood-guest-probe", "-p", "fumehood-fake-agent"]))?;
-    Ok(std::path::absolute(
-        Path::new("target").join(GUEST_TARGET).join("guest"),
-    )?)
+/// Builds the static programs of the tests: what runs in guests, and in QEMU's place. Returns their directory.
+pub(crate) fn test_programs() -> anyhow::Result<PathBuf> {
+    const PACKAGES: [&str; 3] = [
+        "fumehood-guest-probe",
+        "fumehood-host-probe",
+        "fumehood-fake-agent",
+    ];
+    let packages = PACKAGES.iter().flat_map(|package| ["-p", package]);
+    run(static_build().args(packages))?;
+    let directory = Path::new("target").join(GUEST_TARGET).join("guest");
+    Ok(std::path::absolute(directory)?)
 }
 
 /// A build of static programs: for the guest, and the launcher, which starts fastest so.

@@ -10,7 +10,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
     tidy::run()?;
     let programs = build::setup()?;
-    build::guest_programs()?;
+    build::test_programs()?;
     shell::run(cargo().args([
         "clippy",
         "--workspace",

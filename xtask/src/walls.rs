@@ -26,37 +26,48 @@ const SIDES: [(&str, &str); 2] = [
     ),
 ];
 
-/// Runs the guest's probe in a VM, keeps its verdicts, and writes README's tables anew.
+/// Runs both probes, keeps their verdicts, and writes README's tables anew.
 pub(crate) fn write() -> anyhow::Result<()> {
     let programs = build::setup()?;
-    let probe = build::guest_programs()?.join("fumehood-guest-probe");
-    let mut command = Command::new(&programs.fumehood);
-    command.args([
-        "run",
-        "--quiet",
-        "-l",
-        "raw",
-        "-c",
-        "exec ./probe",
-        "--upload",
-    ]);
-    let output = command.arg(format!("{}:probe", probe.display())).output()?;
+    let probes = build::test_programs()?;
+    let guest = in_guest(&programs.fumehood, &probes.join("fumehood-guest-probe"))?;
+    let host = in_qemus_place(&programs.fumehood, &probes.join("fumehood-host-probe"))?;
+    for ((path, _), verdicts) in SIDES.into_iter().zip([guest, host]) {
+        let fallen = verdicts.iter().filter(|verdict| verdict["holds"] != true);
+        let fallen: Vec<String> = fallen.map(ToString::to_string).collect();
+        if !fallen.is_empty() {
+            bail!("these walls do not hold:\n{}", fallen.join("\n"));
+        }
+        let path = Path::new(path);
+        fs::create_dir_all(path.parent().unwrap_or(path))?;
+        fs::write(path, serde_json::to_string_pretty(&verdicts)? + "\n")?;
+    }
+    fs::write(README, readme()?).context("README.md cannot be written")
+}
+
+/// What the guest's probe says in a VM, a line each.
+fn in_guest(fumehood: &Path, probe: &Path) -> anyhow::Result<Vec<Value>> {
+    let mut command = Command::new(fumehood);
+    command.args(["run", "--quiet", "-l", "raw", "-c", "exec ./probe"]);
+    command.args(["--upload", &format!("{}:probe", probe.display())]);
+    let output = command.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the probe failed: {said}");
     let lines = String::from_utf8(output.stdout)?;
-    let verdicts: Vec<Value> = lines
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<_, _>>()?;
-    let fallen = verdicts.iter().filter(|verdict| verdict["holds"] != true);
-    let fallen: Vec<String> = fallen.map(ToString::to_string).collect();
-    if !fallen.is_empty() {
-        bail!("these walls do not hold:\n{}", fallen.join("\n"));
-    }
-    let path = Path::new(SIDES[0].0);
-    fs::create_dir_all(path.parent().unwrap_or(path))?;
-    fs::write(path, serde_json::to_string_pretty(&verdicts)? + "\n")?;
-    fs::write(README, readme()?).context("README.md cannot be written")
+    let verdicts = lines.lines().map(serde_json::from_str);
+    Ok(verdicts.collect::<Result<_, _>>()?)
+}
+
+/// What the host's probe says, in the words of an engine that wonders about its QEMU.
+fn in_qemus_place(fumehood: &Path, probe: &Path) -> anyhow::Result<Vec<Value>> {
+    let mut command = Command::new(fumehood);
+    command.arg("--qemu").arg(probe);
+    let output = command.args(["run", "-l", "raw", "-c", "1"]).output()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = text.split_once("QEMU said: ").map(|(_, said)| said);
+    let said = said.with_context(|| format!("the probe said nothing: {text}"))?;
+    let mut values = serde_json::Deserializer::from_str(said).into_iter();
+    Ok(values.next().context("the probe said nothing")??)
 }
 
 /// What is out of date.

@@ -41,23 +41,23 @@ pub fn program() -> PathBuf {
     })
 }
 
-/// A static program for guests, as `cargo xtask test` built it.
+/// A static program of the tests, which `cargo xtask test` builds.
 ///
 /// # Panics
-/// When there is none: when the tests are not run by `cargo xtask test`.
+/// When it is not there.
 #[must_use]
-pub fn guest_program(name: &str) -> Vec<u8> {
+pub fn test_program(name: &str) -> PathBuf {
     let target = program().ancestors().nth(2).map(PathBuf::from);
-    let path = target
+    let directory = target
         .unwrap_or_default()
-        .join("x86_64-unknown-linux-gnu/guest")
-        .join(name);
-    std::fs::read(&path).unwrap_or_else(|e| {
-        panic!(
-            "{}: {e}; run these tests by `cargo xtask test`, which builds it",
-            path.display()
-        )
-    })
+        .join("x86_64-unknown-linux-gnu/guest");
+    let path = directory.join(name);
+    assert!(
+        path.exists(),
+        "{} is not there; run these tests by `cargo xtask test`, which builds it",
+        path.display()
+    );
+    path
 }
 
 /// Runs a command to its end, within [`DEADLINE`].

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fumehood_end_to_end::{guest_program, hear, out_until, run_in, sandbox, soon, succeeded};
+use fumehood_end_to_end::{hear, out_until, run_in, sandbox, soon, succeeded, test_program};
 use fumehood_engine::{EndedBy, Language, Run, RunRequest, Sandbox, SpawnRequest, WriteOptions};
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ async fn with_probe(memory_mib: u32) -> Sandbox {
         mode: Some(0o755),
         ..WriteOptions::default()
     };
-    let program = guest_program("fumehood-guest-probe");
+    let program = std::fs::read(test_program("fumehood-guest-probe")).unwrap();
     sandbox
         .files()
         .write_with("probe", program, options)

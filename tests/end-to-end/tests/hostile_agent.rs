@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use fumehood_end_to_end::{guest_program, hear_all, run_in, sandbox, soon};
+use fumehood_end_to_end::{hear_all, run_in, sandbox, soon, test_program};
 use fumehood_engine::image::{Store, floor_initrd};
 use fumehood_engine::{
     ChangeKind, Config, EndedBy, Engine, Error, ErrorKind, Language, Limits, RunRequest, Sandbox,
@@ -46,7 +46,7 @@ impl Hostile {
         }
         // Nothing of them is hashed again.
         std::fs::copy(real.join("identity.json"), made.join("identity.json")).unwrap();
-        let mut init = guest_program("fumehood-fake-agent");
+        let mut init = std::fs::read(test_program("fumehood-fake-agent")).unwrap();
         init.extend(format!("\ngreeting={manner}").bytes());
         let initrd = floor_initrd(&init);
         let manifest = std::fs::read(real.join("manifest.json")).unwrap();

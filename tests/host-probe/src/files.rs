@@ -34,17 +34,25 @@ fn readable(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Writes, anywhere.
+/// Names in the root that nobody has.
+const DIRECTORY: &str = "/fumehood-probe.directory";
+const LINK: &str = "/fumehood-probe.link";
+
+/// Writes, anywhere. A probe harms nobody where a wall is missing: it makes, and opens, and takes away what it made.
 pub(crate) fn write() -> Breaches {
     let new = [
-        "/new",
-        "/tmp/new",
-        "/usr/new",
-        "/usr/bin/new",
-        "/dev/new",
-        "/dev/shm/new",
+        "/fumehood-probe.new",
+        "/tmp/fumehood-probe.new",
+        "/usr/fumehood-probe.new",
+        "/usr/bin/fumehood-probe.new",
+        "/dev/fumehood-probe.new",
+        "/dev/shm/fumehood-probe.new",
     ];
-    let new = new.map(|path| (path.to_string(), File::create_new(path).map(drop)));
+    // Where a wall is missing, nothing that it tried is left behind.
+    let new = new.map(|path| {
+        let made = File::create_new(path).and_then(|_| fs::remove_file(path));
+        (path.to_string(), made)
+    });
     let own = std::env::current_exe().unwrap_or_default();
     let there = [
         own.as_path(),
@@ -55,11 +63,10 @@ pub(crate) fn write() -> Breaches {
         let opened = OpenOptions::new().write(true).open(path).map(drop);
         (path.display().to_string(), opened)
     });
-    let directory = ("mkdir /d".to_string(), fs::create_dir("/d"));
-    let link = (
-        "symlink /l".to_string(),
-        std::os::unix::fs::symlink("/", "/l"),
-    );
+    let directory = fs::create_dir(DIRECTORY).and_then(|()| fs::remove_dir(DIRECTORY));
+    let directory = (format!("mkdir {DIRECTORY}"), directory);
+    let link = std::os::unix::fs::symlink("/", LINK).and_then(|()| fs::remove_file(LINK));
+    let link = (format!("symlink {LINK}"), link);
     succeeded(new.into_iter().chain(there).chain([directory, link]))
 }
 
@@ -166,12 +173,11 @@ pub(crate) fn devices() -> Breaches {
     breaches.extend(succeeded(paths.map(|path| (path.into(), File::open(path)))));
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
     let disk = rustix::fs::makedev(8, 0);
-    let made = ["/dev/disk", "/disk"].map(|path| {
+    let made = ["/dev/fumehood-probe.disk", "/fumehood-probe.disk"].map(|path| {
         let kind = rustix::fs::FileType::BlockDevice;
-        (
-            format!("mknod {path}"),
-            rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, disk),
-        )
+        let made = rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, disk);
+        let made = made.map(|()| fs::remove_file(path));
+        (format!("mknod {path}"), made)
     });
     breaches.extend(succeeded(made));
     breaches

@@ -6,7 +6,7 @@ mod identity;
 mod kernel;
 mod processes;
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 /// What was tried at one wall: nothing, if it held; else what got through.
 type Breaches = Vec<String>;
@@ -14,38 +14,88 @@ type Breaches = Vec<String>;
 /// Attempts at a wall.
 type Attempts = fn() -> Breaches;
 
-/// All walls.
-const WALLS: [(&str, Attempts); 13] = [
-    ("files-read", files::read),
-    ("files-write", files::write),
-    ("root", files::root),
-    ("descriptors", files::descriptors),
-    ("templates", files::templates),
-    ("devices", files::devices),
-    ("processes", processes::others),
-    ("memory", processes::memory),
-    ("survival", processes::survival),
-    ("sockets", kernel::sockets),
-    ("kernel", kernel::calls),
-    ("privileges", identity::privileges),
-    ("identity", identity::identity),
+/// All walls: the name, what is tried, and how.
+const WALLS: [(&str, &str, Attempts); 13] = [
+    (
+        "host's files",
+        "read /etc, /root, /home, /tmp, /var, /sys, the kernel's files, /proc/1/root",
+        files::read,
+    ),
+    (
+        "writing",
+        "make files, directories, links; open for writing what it runs from",
+        files::write,
+    ),
+    (
+        "root",
+        "look for anything in / and /etc that QEMU does not need",
+        files::root,
+    ),
+    (
+        "descriptors",
+        "look for those that QEMU was not given",
+        files::descriptors,
+    ),
+    (
+        "templates",
+        "write to each file that it holds",
+        files::templates,
+    ),
+    (
+        "devices",
+        "open disks, memory, terminals, tun, fuse; mknod",
+        files::devices,
+    ),
+    (
+        "processes",
+        "look for others in /proc; kill each of the first 4,096",
+        processes::others,
+    ),
+    (
+        "others' memory and descriptors",
+        "/proc/PID/mem and pidfd_open of each of the first 4,096",
+        processes::memory,
+    ),
+    ("survival", "leave a process behind", processes::survival),
+    (
+        "sockets",
+        "sockets of IPv4, IPv6, Unix, netlink, packets, vsock; look for network devices",
+        kernel::sockets,
+    ),
+    (
+        "system calls",
+        "mount, chroot, pivot_root, sethostname, and those that the filter keeps from the kernel",
+        kernel::calls,
+    ),
+    (
+        "privileges",
+        "setresuid, setresgid, setgroups, capset; look whether any could be gained",
+        identity::privileges,
+    ),
+    (
+        "identity",
+        "look for the host's name, its variables, its cgroups, limits that are not set",
+        identity::identity,
+    ),
 ];
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some(processes::SURVIVE) {
         processes::survive();
     }
-    let mut verdicts = Map::new();
-    for (wall, attempts) in WALLS {
+    let verdicts = WALLS.map(|(wall, tried, attempts)| {
         let breaches = attempts();
-        let verdict = if breaches.is_empty() {
-            Value::from("held")
-        } else {
-            json!({ "breached": breaches })
-        };
-        verdicts.insert(wall.into(), verdict);
-    }
-    eprintln!("{}", Value::Object(verdicts));
+        json!({
+            "wall": wall,
+            "tried": tried,
+            "holds": breaches.is_empty(),
+            "evidence": match breaches.is_empty() {
+                true => "none".to_string(),
+                false => breaches.join("; "),
+            },
+        })
+    });
+    eprintln!("{}", json!(verdicts));
 }
 
 /// What got through, of attempts that should all fail.
