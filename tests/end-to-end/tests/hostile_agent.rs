@@ -26,7 +26,10 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(8);
 /// The largest file that is downloaded here, in bytes.
 const FILE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// A store with one image: the real kernel and root, and the fake agent, which greets in this manner.
+/// Bytes of the disk that stands in for a root file system.
+const ROOT_BYTES: usize = 1024 * 1024;
+
+/// A store with one image: the real kernel, and the fake agent, which greets in this manner.
 struct Hostile {
     engine: Engine,
     _store: tempfile::TempDir,
@@ -41,21 +44,23 @@ impl Hostile {
         );
         std::fs::create_dir_all(&made).unwrap();
         let real = real_image();
-        for part in ["vmlinux", "rootfs.erofs"] {
-            std::os::unix::fs::symlink(real.join(part), made.join(part)).unwrap();
-        }
-        // Nothing of them is hashed again.
-        std::fs::copy(real.join("identity.json"), made.join("identity.json")).unwrap();
+        // QEMU may open what is in the image's directory alone. Nobody mounts this root.
+        std::fs::copy(real.join("vmlinux"), made.join("vmlinux")).unwrap();
         let mut init = guest_program("fumehood-fake-agent");
         init.extend(format!("\ngreeting={manner}").bytes());
-        let initrd = floor_initrd(&init);
         let manifest = std::fs::read(real.join("manifest.json")).unwrap();
         let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
-        manifest["parts"][1]["bytes"] = json!(initrd.len());
-        let digest = Sha256::digest(&initrd);
-        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        manifest["parts"][1]["sha256"] = json!(digits);
-        std::fs::write(made.join("initrd.cpio"), initrd).unwrap();
+        let parts = [
+            (1, "initrd.cpio", floor_initrd(&init)),
+            (2, "rootfs.erofs", vec![0; ROOT_BYTES]),
+        ];
+        for (part, file, bytes) in parts {
+            let digest = Sha256::digest(&bytes);
+            let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            manifest["parts"][part]["bytes"] = json!(bytes.len());
+            manifest["parts"][part]["sha256"] = json!(digits);
+            std::fs::write(made.join(file), bytes).unwrap();
+        }
         std::fs::write(made.join("manifest.json"), manifest.to_string()).unwrap();
         std::os::unix::fs::symlink("hostile-1", images.join("hostile")).unwrap();
         let engine = Engine::start(Config {
@@ -154,7 +159,7 @@ fn status(name: &str) -> u64 {
 }
 
 /// What a hostile agent does with an exec, and what the violation is called.
-const VIOLATIONS: [(&str, &str); 24] = [
+const VIOLATIONS: [(&str, &str); 23] = [
     ("output without credit", "more output than it was allowed"),
     ("output of another", "operation 4711, which was not begun"),
     ("output of nobody", "belongs to no operation"),
@@ -177,7 +182,6 @@ const VIOLATIONS: [(&str, &str); 24] = [
     ("beginnings", "answered as something else"),
     ("another greeting", "a question that was not asked"),
     ("/done", "answered as something else"),
-    ("/as output", ""),
     ("/none without end", "answered as something else"),
 ];
 
@@ -386,8 +390,8 @@ const GREETINGS: [(&str, &str); 10] = [
     ("never", "did not answer within 8 s"),
     ("before it is asked", "no greeting among them"),
     ("without a nonce", "did not answer within 8 s"),
-    ("in another version", ""),
-    ("without features", ""),
+    ("in another version", "does not speak as this fumehood does"),
+    ("without features", "does not speak as this fumehood does"),
     ("too long", "did not answer within 8 s"),
     ("without end", "no greeting among them"),
     ("twice", "a question that was not asked"),
@@ -405,7 +409,12 @@ async fn greetings_that_are_none() {
             .engine
             .run(RunRequest::new(Language::Raw, "well").memory_mib(128));
         let error = hear_all(run.unwrap()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Boot, "{manner}: {error}");
+        // One that speaks another protocol may only be old: its image is to be built anew.
+        let kind = match message.contains("fumehood") {
+            true => ErrorKind::Damaged,
+            false => ErrorKind::Boot,
+        };
+        assert_eq!(error.kind(), kind, "{manner}: {error}");
         assert!(error.to_string().contains(message), "{manner}: {error}");
         assert!(
             begun.elapsed() < BOOT_DEADLINE * 3,
