@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fumehood_end_to_end::{hear_all, run_in, sandbox, soon, test_program};
 use fumehood_engine::image::{Store, floor_initrd};
 use fumehood_engine::{
-    ChangeKind, Config, EndedBy, Engine, Error, ErrorKind, Language, Limits, RunRequest, Sandbox,
+    ChangeKind, Config, EndedBy, Engine, Error, ErrorKind, Language, RunRequest, Sandbox,
     SandboxEnd, TemplateUse,
 };
 use serde_json::{Value, json};
@@ -23,10 +23,10 @@ const GROWTH_MIB: u64 = 160;
 /// How long a VM may take to be greeted, where it is one that never is.
 const BOOT_DEADLINE: Duration = Duration::from_secs(8);
 
-/// The largest file that is downloaded here, in bytes.
-const FILE_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of the disk that stands in for a root file system.
+const ROOT_BYTES: usize = 1024 * 1024;
 
-/// A store with one image: the real kernel and root, and the fake agent, which greets in this manner.
+/// A store with one image: the real kernel, and the fake agent, which greets in this manner.
 struct Hostile {
     engine: Engine,
     _store: tempfile::TempDir,
@@ -41,21 +41,23 @@ impl Hostile {
         );
         std::fs::create_dir_all(&made).unwrap();
         let real = real_image();
-        for part in ["vmlinux", "rootfs.erofs"] {
-            std::os::unix::fs::symlink(real.join(part), made.join(part)).unwrap();
-        }
-        // Nothing of them is hashed again.
-        std::fs::copy(real.join("identity.json"), made.join("identity.json")).unwrap();
+        // QEMU may open what is in the image's directory alone. Nobody mounts this root.
+        std::fs::copy(real.join("vmlinux"), made.join("vmlinux")).unwrap();
         let mut init = std::fs::read(test_program("fumehood-fake-agent")).unwrap();
         init.extend(format!("\ngreeting={manner}").bytes());
-        let initrd = floor_initrd(&init);
         let manifest = std::fs::read(real.join("manifest.json")).unwrap();
         let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
-        manifest["parts"][1]["bytes"] = json!(initrd.len());
-        let digest = Sha256::digest(&initrd);
-        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        manifest["parts"][1]["sha256"] = json!(digits);
-        std::fs::write(made.join("initrd.cpio"), initrd).unwrap();
+        let parts = [
+            (1, "initrd.cpio", floor_initrd(&init)),
+            (2, "rootfs.erofs", vec![0; ROOT_BYTES]),
+        ];
+        for (part, file, bytes) in parts {
+            let digest = Sha256::digest(&bytes);
+            let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            manifest["parts"][part]["bytes"] = json!(bytes.len());
+            manifest["parts"][part]["sha256"] = json!(digits);
+            std::fs::write(made.join(file), bytes).unwrap();
+        }
         std::fs::write(made.join("manifest.json"), manifest.to_string()).unwrap();
         std::os::unix::fs::symlink("hostile-1", images.join("hostile")).unwrap();
         let engine = Engine::start(Config {
@@ -63,10 +65,6 @@ impl Hostile {
             image: "hostile".parse().unwrap(),
             boot_deadline: BOOT_DEADLINE,
             templates: TemplateUse::Never,
-            limits: Limits {
-                file_bytes: FILE_BYTES,
-                ..Limits::default()
-            },
             ..Config::default()
         });
         Self {
@@ -143,6 +141,9 @@ impl Memory {
     }
 }
 
+/// One test at a time: each looks at the memory of the process that all of them share.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A figure of this process, in KiB.
 fn status(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -154,7 +155,7 @@ fn status(name: &str) -> u64 {
 }
 
 /// What a hostile agent does with an exec, and what the violation is called.
-const VIOLATIONS: [(&str, &str); 24] = [
+const VIOLATIONS: [(&str, &str); 23] = [
     ("output without credit", "more output than it was allowed"),
     ("output of another", "operation 4711, which was not begun"),
     ("output of nobody", "belongs to no operation"),
@@ -177,12 +178,12 @@ const VIOLATIONS: [(&str, &str); 24] = [
     ("beginnings", "answered as something else"),
     ("another greeting", "a question that was not asked"),
     ("/done", "answered as something else"),
-    ("/as output", ""),
     ("/none without end", "answered as something else"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_breaks_the_protocol_is_not_listened_to_any_more() {
+    let _alone = ALONE.lock().await;
     let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
     let memory = Memory::now();
     for (deed, message) in VIOLATIONS {
@@ -214,6 +215,7 @@ async fn who_breaks_the_protocol_is_not_listened_to_any_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_silent_or_slow_is_given_up_in_time() {
+    let _alone = ALONE.lock().await;
     let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
     let memory = Memory::now();
     let mut runs = Vec::new();
@@ -260,6 +262,7 @@ async fn who_is_silent_or_slow_is_given_up_in_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_told_again_and_again_ends_the_sandbox() {
+    let _alone = ALONE.lock().await;
     let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
     let (memory, sandbox) = (Memory::now(), hostile.sandbox().await);
     let heard = hear_all(
@@ -297,6 +300,7 @@ fn kind<T: std::fmt::Debug>(result: Result<T, Error>) -> (ErrorKind, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_of_a_hostile_guest() {
+    let _alone = ALONE.lock().await;
     let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
     let memory = Memory::now();
     let files = |sandbox: &Sandbox| sandbox.files();
@@ -327,8 +331,8 @@ async fn files_of_a_hostile_guest() {
             .download("/without end", tokio::io::sink())
             .await,
     );
-    assert_eq!(kind_of, ErrorKind::Invalid, "{text}");
-    assert!(text.contains(&FILE_BYTES.to_string()), "{text}");
+    assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
+    assert!(text.contains("more output than it was allowed"), "{text}");
     for (path, message) in [
         (
             "/a million",
@@ -386,8 +390,8 @@ const GREETINGS: [(&str, &str); 10] = [
     ("never", "did not answer within 8 s"),
     ("before it is asked", "no greeting among them"),
     ("without a nonce", "did not answer within 8 s"),
-    ("in another version", ""),
-    ("without features", ""),
+    ("in another version", "does not speak as this fumehood does"),
+    ("without features", "does not speak as this fumehood does"),
     ("too long", "did not answer within 8 s"),
     ("without end", "no greeting among them"),
     ("twice", "a question that was not asked"),
@@ -397,7 +401,9 @@ const GREETINGS: [(&str, &str); 10] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn greetings_that_are_none() {
-    let (memory, neighbour) = (Memory::now(), Neighbour::move_in().await);
+    let _alone = ALONE.lock().await;
+    let neighbour = Neighbour::move_in().await;
+    let memory = Memory::now();
     for (manner, message) in GREETINGS {
         let hostile = Hostile::new(manner);
         let begun = Instant::now();
@@ -405,7 +411,12 @@ async fn greetings_that_are_none() {
             .engine
             .run(RunRequest::new(Language::Raw, "well").memory_mib(128));
         let error = hear_all(run.unwrap()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Boot, "{manner}: {error}");
+        // One that speaks another protocol may only be old: its image is to be built anew.
+        let kind = match message.contains("fumehood") {
+            true => ErrorKind::Damaged,
+            false => ErrorKind::Boot,
+        };
+        assert_eq!(error.kind(), kind, "{manner}: {error}");
         assert!(error.to_string().contains(message), "{manner}: {error}");
         assert!(
             begun.elapsed() < BOOT_DEADLINE * 3,

@@ -147,7 +147,11 @@ fn file(line: &mut Line, id: &Value, path: &str) -> bool {
     match path {
         "/another's bytes" => {
             frame(line, id, "file", 0, b"forged");
-            tell(line, "transferred", json!({"bytes": 6, "crc32c": 7}));
+            tell(
+                line,
+                "transferred",
+                json!({"bytes": 6, "crc32c": 7, "mode": 420}),
+            );
         }
         "/without end" => frames(line, id, "file"),
         "/a byte a second" => slowly(line, id, "file"),
@@ -155,10 +159,10 @@ fn file(line: &mut Line, id: &Value, path: &str) -> bool {
         "/done" => tell(line, "done", json!({})),
         "/a million" => loop {
             let some: Vec<&Value> = std::iter::repeat_n(&entry, 100).collect();
-            tell(line, "entries", json!({"entries": some}));
+            tell(line, "entries", json!({"entries": some, "last": false}));
         },
         "/none without end" => loop {
-            tell(line, "entries", json!({"entries": []}));
+            tell(line, "entries", json!({"entries": [], "last": false}));
         },
         "/changes" => {
             tell(line, "watching", json!({}));

@@ -63,9 +63,15 @@ impl Line {
         let _ = self.0.write_all(bytes.as_ref());
     }
 
-    /// Says a message.
+    /// Says a message, its type first, as the host looks for it in a greeting.
     fn tell(&mut self, message: &Value) {
-        self.say(format!("{message}\n"));
+        let mut rest = message.clone();
+        let kind = rest["type"].take();
+        if let Some(rest) = rest.as_object_mut() {
+            rest.remove("type");
+        }
+        let rest = rest.to_string();
+        self.say(format!("{{\"type\":{kind},{}\n", &rest[1..]));
     }
 }
 

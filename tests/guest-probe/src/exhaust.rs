@@ -69,7 +69,10 @@ pub(crate) fn disk() {
     }
 }
 
-/// Open files: as many as one process may have, in as many processes as there may be.
+/// Processes that hold open files: ten times what a kernel of half a gigabyte allows by itself.
+const HOLDERS: usize = 8;
+
+/// Open files: as many as one process may have, in several.
 pub(crate) fn descriptors() {
     let most = getrlimit(Resource::Nofile).maximum;
     let raised = Rlimit {
@@ -79,7 +82,7 @@ pub(crate) fn descriptors() {
     let _ = setrlimit(Resource::Nofile, raised);
     let is_first = std::env::args().nth(2).is_none();
     if is_first {
-        for _ in 0..400 {
+        for _ in 1..HOLDERS {
             let _ = Command::new("/proc/self/exe")
                 .args(["descriptors", "again"])
                 .stdout(Stdio::null())
