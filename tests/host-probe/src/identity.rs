@@ -8,6 +8,13 @@ use rustix::thread::{
 
 use crate::{Breaches, succeeded};
 
+/// Whether a launcher took all rights from this process.
+pub(crate) fn has_given_up_rights() -> bool {
+    let none =
+        capabilities(None).is_ok_and(|has| has.effective.is_empty() && has.permitted.is_empty());
+    none && no_new_privs().unwrap_or(false) && !rustix::process::geteuid().is_root()
+}
+
 /// Gains privileges.
 pub(crate) fn privileges() -> Breaches {
     let (root, group) = (Uid::ROOT, Gid::ROOT);

@@ -31,13 +31,23 @@ pub enum Forbidden {
     Unshare,
     /// Moves this process into other namespaces.
     Setns,
+    /// Mounts.
+    Mount,
+    /// Takes a mount away.
+    Umount,
+    /// Takes another root.
+    Chroot,
+    /// Takes another root, for the whole namespace.
+    PivotRoot,
+    /// Names the host.
+    Sethostname,
     /// The second numbering of x86_64: `getpid` in it.
     X32,
 }
 
 impl Forbidden {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 20] = [
         Self::Ptrace,
         Self::ProcessVmReadv,
         Self::ProcessVmWritev,
@@ -52,6 +62,11 @@ impl Forbidden {
         Self::Clone3,
         Self::Unshare,
         Self::Setns,
+        Self::Mount,
+        Self::Umount,
+        Self::Chroot,
+        Self::PivotRoot,
+        Self::Sethostname,
         Self::X32,
     ];
 
@@ -72,6 +87,11 @@ impl Forbidden {
             Self::Clone3 => libc::SYS_clone3,
             Self::Unshare => libc::SYS_unshare,
             Self::Setns => libc::SYS_setns,
+            Self::Mount => libc::SYS_mount,
+            Self::Umount => libc::SYS_umount2,
+            Self::Chroot => libc::SYS_chroot,
+            Self::PivotRoot => libc::SYS_pivot_root,
+            Self::Sethostname => libc::SYS_sethostname,
             Self::X32 => X32_BIT | libc::SYS_getpid,
         }
     }
