@@ -87,7 +87,9 @@ impl Machine {
     /// What its QEMU may take of the host.
     pub(crate) fn allowance(&self) -> Allowance {
         Allowance {
-            memory_mib: u64::from(self.shape.memory_mib) + QEMU_MIB,
+            // Twice: where a clone touches memory that its template has none of, the kernel makes a page of
+            // the template's and then the clone's own, and charges both to the one who came first.
+            memory_mib: 2 * u64::from(self.shape.memory_mib) + QEMU_MIB,
             threads: THREADS,
             processor_percent: PROCESSOR_PERCENT,
         }

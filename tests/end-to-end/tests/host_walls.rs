@@ -10,6 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use fumehood_end_to_end::{
     descendants, finish, fumehood, is_alive, program, send, test_program, wait_until,
 };
+use fumehood_engine::image::Store;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -24,37 +25,76 @@ fn is_root() -> bool {
 
 /// Somebody who runs the command.
 #[derive(Debug, Clone, Copy)]
-enum Who {
+enum Who<'a> {
     /// Who runs the tests.
     Us,
-    /// An ordinary user; needs root.
-    Nobody,
+    /// An ordinary user, with programs and an image here; needs root.
+    Nobody(&'a Path),
     /// Root who may make no namespaces; needs root.
     Bound,
 }
 
-impl Who {
+impl Who<'_> {
     fn command(self) -> Command {
         let mut command = match self {
             Self::Us => return fumehood(),
-            Self::Nobody | Self::Bound => Command::new("setpriv"),
+            Self::Nobody(_) | Self::Bound => Command::new("setpriv"),
         };
-        command.args(match self {
-            Self::Nobody => ["--reuid=65534", "--regid=65534", "--clear-groups"].as_slice(),
-            Self::Us | Self::Bound => &["--bounding-set=-sys_admin", "--inh-caps=-all"],
-        });
-        command.arg(program());
+        match self {
+            Self::Nobody(place) => command
+                .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+                .arg(place.join("bin/fumehood"))
+                .env("XDG_DATA_HOME", place.join("data")),
+            Self::Us | Self::Bound => command
+                .args(["--bounding-set=-sys_admin", "--inh-caps=-all"])
+                .arg(program()),
+        };
         command
+    }
+
+    fn probe(self) -> PathBuf {
+        match self {
+            Self::Nobody(place) => place.join("bin").join(PROBE),
+            Self::Us | Self::Bound => test_program(PROBE),
+        }
     }
 }
 
+const PROBE: &str = "fumehood-host-probe";
+
+/// A place of `nobody`'s own, which may read none of ours: the programs, and the image.
+fn place_of_nobody() -> tempfile::TempDir {
+    let place = tempfile::tempdir().unwrap();
+    let image = place.path().join("data/fumehood/images/ordinary");
+    let bin = place.path().join("bin");
+    for directory in [&bin, &image] {
+        std::fs::create_dir_all(directory).unwrap();
+    }
+    let beside = ["fumehood", "fumehood-launcher"].map(|name| program().with_file_name(name));
+    for program in beside.into_iter().chain([test_program(PROBE)]) {
+        std::fs::copy(&program, bin.join(program.file_name().unwrap())).unwrap();
+    }
+    let images = Store::default_root().unwrap().join("images");
+    for part in std::fs::read_dir(images.join("default")).unwrap().flatten() {
+        let copy = image.join(part.file_name());
+        // A second name of the same file where that is possible: it takes no time and no room.
+        std::fs::hard_link(part.path(), &copy)
+            .or_else(|_| std::fs::copy(part.path(), &copy).map(drop))
+            .unwrap();
+    }
+    std::os::unix::fs::symlink("ordinary", image.with_file_name("default")).unwrap();
+    let mut owned = place.path().to_path_buf();
+    for step in ["", "data", "fumehood", "images"] {
+        owned.push(step);
+        std::os::unix::fs::chown(&owned, Some(65534), Some(65534)).unwrap();
+    }
+    place
+}
+
 /// Puts the probe into QEMU's place; returns what it says about each wall.
-fn verdicts(who: Who) -> Vec<Value> {
+fn verdicts(who: Who<'_>) -> Vec<Value> {
     let mut command = who.command();
-    command
-        .arg("--qemu")
-        .arg(test_program("fumehood-host-probe"))
-        .args(RUN);
+    command.arg("--qemu").arg(who.probe()).args(RUN);
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stderr);
     let said = text.split_once("QEMU said: ").map(|(_, said)| said);
@@ -64,7 +104,7 @@ fn verdicts(who: Who) -> Vec<Value> {
     values.next().unwrap().unwrap()
 }
 
-fn json(who: Who, options: &[&str]) -> (Value, Output) {
+fn json(who: Who<'_>, options: &[&str]) -> (Value, Output) {
     let mut command = who.command();
     command.args(options).args(RUN).arg("--json");
     let output = finish(command);
@@ -85,7 +125,7 @@ fn missing(outcome: &Value) -> Vec<&str> {
 }
 
 /// All walls of the probe, but for those that are known to be missing; they are those of README's table.
-fn all_hold(who: Who, but: &[&str]) {
+fn all_hold(who: Who<'_>, but: &[&str]) {
     let verdicts = verdicts(who);
     let names = |verdicts: &[Value]| -> Vec<_> {
         let both = verdicts.iter();
@@ -136,16 +176,18 @@ fn every_wall_holds_for_an_ordinary_user() {
         println!("the tests are run by an ordinary user already");
         return;
     }
-    let (outcome, output) = json(Who::Nobody, &[]);
+    let place = place_of_nobody();
+    let nobody = Who::Nobody(place.path());
+    let (outcome, output) = json(nobody, &[]);
     let missing = missing(&outcome);
     println!("isolation: {}", outcome["isolation"]);
     assert_eq!(outcome["exit_code"], 127, "{output:?}");
     if missing.contains(&"namespaces") {
         println!("this host allows ordinary users no namespaces");
-        all_hold(Who::Nobody, OF_NAMESPACES);
+        all_hold(nobody, OF_NAMESPACES);
     } else {
         assert!(!missing.contains(&"user"), "{outcome:#}");
-        all_hold(Who::Nobody, &[]);
+        all_hold(nobody, &[]);
     }
 }
 

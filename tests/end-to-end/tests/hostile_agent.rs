@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use fumehood_end_to_end::{hear_all, run_in, sandbox, soon, test_program};
+use fumehood_end_to_end::{hear_all, program, run_in, sandbox, soon, test_program};
 use fumehood_engine::image::{Store, floor_initrd};
 use fumehood_engine::{
     ChangeKind, Config, EndedBy, Engine, Error, ErrorKind, Language, RunRequest, Sandbox,
@@ -65,6 +65,7 @@ impl Hostile {
             image: "hostile".parse().unwrap(),
             boot_deadline: BOOT_DEADLINE,
             templates: TemplateUse::Never,
+            launcher: Some(program().with_file_name("fumehood-launcher")),
             ..Config::default()
         });
         Self {
