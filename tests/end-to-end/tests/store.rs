@@ -58,7 +58,9 @@ fn an_ordinary_user_runs_code_from_an_image_that_is_not_his() {
     let store = copy_of_the_store();
     // The build's directory may be closed to others.
     let own = store.path().join("fumehood");
-    fs::copy(program(), &own).unwrap();
+    for name in ["fumehood", "fumehood-launcher"] {
+        fs::copy(program().with_file_name(name), own.with_file_name(name)).unwrap();
+    }
     let mut command = hello(store.path(), &own);
     command
         .uid(STRANGER)
