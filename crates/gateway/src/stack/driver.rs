@@ -132,6 +132,11 @@ impl Stack {
 
     /// Gives a packet to the stack; for one that opens a connection there is somebody who listens, once.
     fn deliver(&self, state: &mut State, packet: BytesMut, opens: Option<Tuple>) {
+        let is_new = opens.is_some_and(|tuple| !state.tuples.contains_key(&tuple));
+        if is_new && state.arrivals.capacity() == 0 {
+            // Nobody can be told of it now: lost, as on any wire, and not refused; the guest asks again.
+            return;
+        }
         let opened = opens.and_then(|tuple| state.listen(tuple));
         state.cable.arrived = Some(packet);
         let State {
