@@ -72,7 +72,7 @@ pub(crate) fn programs() -> anyhow::Result<Programs> {
     run(static_build().args(packages))?;
     run(cargo().args(["build", "--release", "-p", "fumehood-cli"]))?;
     let release = Path::new("target/release");
-    let built = Path::new("target").join(GUEST_TARGET).join("guest");
+    let built = static_directory();
     for (_, program) in BESIDE {
         // By rename: the old one may be open in an image build that goes on, or run.
         let fresh = release.join(program).with_extension("new");
@@ -95,8 +95,12 @@ pub(crate) fn test_programs() -> anyhow::Result<PathBuf> {
     ];
     let packages = PACKAGES.iter().flat_map(|package| ["-p", package]);
     run(static_build().args(packages))?;
-    let directory = Path::new("target").join(GUEST_TARGET).join("guest");
-    Ok(std::path::absolute(directory)?)
+    Ok(std::path::absolute(static_directory())?)
+}
+
+/// Where [`static_build`] leaves programs.
+fn static_directory() -> PathBuf {
+    Path::new("target").join(GUEST_TARGET).join("guest")
 }
 
 /// A build of static programs: for the guest, and the launcher, which starts fastest so.

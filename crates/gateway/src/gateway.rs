@@ -1,7 +1,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -9,7 +8,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::budget::{Budget, Count, Metered};
 use crate::dns::Resolver;
 use crate::event::{Event, Log, Summary, What};
-use crate::flow::World;
+use crate::flow::{World, pass_both_ways};
 use crate::link::Link;
 use crate::policy::{Policy, Question, decide};
 use crate::stack::{Arrival, GuestStream, Refused, Stack, Tuple, drive};
@@ -263,12 +262,9 @@ async fn exchange(client: TcpStream, mut guest: GuestStream) -> Event {
     let _ = client.set_nodelay(true);
     let count = Arc::<Count>::default();
     let mut client = Metered::new(client, Arc::new(Budget::unlimited()), count.clone());
-    let message = match copy_bidirectional(&mut client, &mut guest).await {
-        Ok(_) => "a client of this host used the exposed port",
-        Err(_) => {
-            let _ = client.get_ref().set_zero_linger();
-            "a client of this host used the exposed port, until one side broke off"
-        }
+    let message = match pass_both_ways(&mut guest, &mut client).await {
+        true => "a client of this host used the exposed port",
+        false => "a client of this host used the exposed port, until one side broke off",
     };
     let (bytes_up, bytes_down) = count.read();
     Event {

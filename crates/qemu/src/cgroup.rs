@@ -23,11 +23,9 @@ pub(crate) enum Hierarchy {
     Each(Vec<PathBuf>),
 }
 
-/// The controllers of the older hierarchies that a VM has a directory of.
+/// The controllers that a VM needs: each with a directory of its own in the older hierarchies, handed down by the
+/// parent in the unified one.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
-
-/// Those that a parent in the unified hierarchy must hand down.
-const HANDED_DOWN: [&str; 3] = ["memory", "pids", "cpu"];
 
 /// Begins the name of each cgroup of ours; its owner follows, and a number.
 const PREFIX: &str = "fumehood-";
@@ -64,7 +62,7 @@ impl Hierarchy {
             let handed =
                 fs::read_to_string(path.join("cgroup.subtree_control")).unwrap_or_default();
             let has = |name: &&str| handed.split_ascii_whitespace().any(|word| word == *name);
-            HANDED_DOWN.iter().all(has) && may_make_in(path)
+            CONTROLLERS.iter().all(has) && may_make_in(path)
         });
         usable.next().map(|path| Self::Unified(path.to_path_buf()))
     }

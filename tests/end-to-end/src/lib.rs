@@ -3,6 +3,7 @@
 pub mod guest;
 pub mod index;
 pub mod netns;
+pub mod others;
 pub mod pty;
 pub mod servers;
 
@@ -364,16 +365,22 @@ pub fn is_alive(pid: u32) -> bool {
 /// Resident memory of a process in MiB; 0 when it is gone.
 #[must_use]
 pub fn resident_mib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap_or_default();
-    line.split_ascii_whitespace()
-        .nth(1)
-        .and_then(|kib| kib.parse::<u64>().ok())
-        .unwrap_or(0)
-        / 1024
+    status_kib(pid, "VmRSS").unwrap_or(0) / 1024
+}
+
+/// A field of a process's status, without its name; none where the process or the field is not there.
+#[must_use]
+pub fn status(pid: u32, name: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mut lines = status.lines();
+    let field = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(":"));
+    field.map(|field| field.trim().to_string())
+}
+
+/// A figure of a process's status, in KiB.
+#[must_use]
+pub fn status_kib(pid: u32, name: &str) -> Option<u64> {
+    status(pid, name)?.strip_suffix(" kB")?.parse().ok()
 }
 
 /// Sends a signal to a process that this test started.

@@ -110,16 +110,21 @@ async fn end(sandbox: &Sandbox, run: Run) {
 /// The least memory that a VM may have, and an ordinary one.
 const SIZES: [u32; 2] = [96, 512];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn processes_without_end() {
+/// A program that takes all there is and holds it keeps nobody else from anything.
+async fn all_is_well_beside(what: &str) {
     for memory_mib in SIZES {
         let sandbox = with_probe(memory_mib).await;
         all_is_well(&sandbox).await;
-        let mut bomb = start(&sandbox, "forks");
-        out_until(&mut bomb, "full\n").await;
+        let mut holder = start(&sandbox, what);
+        out_until(&mut holder, "full\n").await;
         all_is_well(&sandbox).await;
-        end(&sandbox, bomb).await;
+        end(&sandbox, holder).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_without_end() {
+    all_is_well_beside("forks").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,24 +140,10 @@ async fn memory_without_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_without_end() {
-    for memory_mib in SIZES {
-        let sandbox = with_probe(memory_mib).await;
-        all_is_well(&sandbox).await;
-        let mut filler = start(&sandbox, "disk");
-        out_until(&mut filler, "full\n").await;
-        all_is_well(&sandbox).await;
-        end(&sandbox, filler).await;
-    }
+    all_is_well_beside("disk").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_files_without_end() {
-    for memory_mib in SIZES {
-        let sandbox = with_probe(memory_mib).await;
-        all_is_well(&sandbox).await;
-        let mut holder = start(&sandbox, "descriptors");
-        out_until(&mut holder, "full\n").await;
-        all_is_well(&sandbox).await;
-        end(&sandbox, holder).await;
-    }
+    all_is_well_beside("descriptors").await;
 }

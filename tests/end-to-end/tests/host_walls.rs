@@ -7,10 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use fumehood_end_to_end::others::{copy_of_the_programs, copy_of_the_store};
 use fumehood_end_to_end::{
-    descendants, finish, fumehood, is_alive, program, send, test_program, wait_until,
+    descendants, finish, fumehood, is_alive, program, send, status, test_program, wait_until,
 };
-use fumehood_engine::image::Store;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -43,8 +43,8 @@ impl Who<'_> {
         match self {
             Self::Nobody(place) => command
                 .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-                .arg(place.join("bin/fumehood"))
-                .env("XDG_DATA_HOME", place.join("data")),
+                .arg(place.join("fumehood"))
+                .env("FUMEHOOD_HOME", place),
             Self::Us | Self::Bound => command
                 .args(["--bounding-set=-sys_admin", "--inh-caps=-all"])
                 .arg(program()),
@@ -54,7 +54,7 @@ impl Who<'_> {
 
     fn probe(self) -> PathBuf {
         match self {
-            Self::Nobody(place) => place.join("bin").join(PROBE),
+            Self::Nobody(place) => place.join(PROBE),
             Self::Us | Self::Bound => test_program(PROBE),
         }
     }
@@ -62,32 +62,11 @@ impl Who<'_> {
 
 const PROBE: &str = "fumehood-host-probe";
 
-/// A place of `nobody`'s own, which may read none of ours: the programs, and the image.
+/// A place of which `nobody` may read all, as he may none of ours: the image, and the programs.
 fn place_of_nobody() -> tempfile::TempDir {
-    let place = tempfile::tempdir().unwrap();
-    let image = place.path().join("data/fumehood/images/ordinary");
-    let bin = place.path().join("bin");
-    for directory in [&bin, &image] {
-        std::fs::create_dir_all(directory).unwrap();
-    }
-    let beside = ["fumehood", "fumehood-launcher"].map(|name| program().with_file_name(name));
-    for program in beside.into_iter().chain([test_program(PROBE)]) {
-        std::fs::copy(&program, bin.join(program.file_name().unwrap())).unwrap();
-    }
-    let images = Store::default_root().unwrap().join("images");
-    for part in std::fs::read_dir(images.join("default")).unwrap().flatten() {
-        let copy = image.join(part.file_name());
-        // A second name of the same file where that is possible: it takes no time and no room.
-        std::fs::hard_link(part.path(), &copy)
-            .or_else(|_| std::fs::copy(part.path(), &copy).map(drop))
-            .unwrap();
-    }
-    std::os::unix::fs::symlink("ordinary", image.with_file_name("default")).unwrap();
-    let mut owned = place.path().to_path_buf();
-    for step in ["", "data", "fumehood", "images"] {
-        owned.push(step);
-        std::os::unix::fs::chown(&owned, Some(65534), Some(65534)).unwrap();
-    }
+    let place = copy_of_the_store();
+    let _ = copy_of_the_programs(place.path());
+    std::fs::copy(test_program(PROBE), place.path().join(PROBE)).unwrap();
     place
 }
 
@@ -236,14 +215,6 @@ fn sleeper() -> (Child, u32) {
     (child, qemu)
 }
 
-fn status(pid: u32, name: &str) -> String {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
-    line.unwrap().to_string()
-}
-
 /// Paths of all files below a directory of a process's root.
 fn tree(root: &Path, below: &str, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(root.join(below))
@@ -274,14 +245,14 @@ fn qemu_is_walled_in_as_seen_from_outside() {
     let (outcome, _) = json(Who::Us, &[]);
     let missing = missing(&outcome);
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        assert_eq!(status(qemu, set), "0000000000000000", "{set}");
+        assert_eq!(status(qemu, set).unwrap(), "0000000000000000", "{set}");
     }
-    assert_eq!(status(qemu, "NoNewPrivs"), "1");
-    assert_eq!(status(qemu, "Seccomp"), "2");
+    assert_eq!(status(qemu, "NoNewPrivs").unwrap(), "1");
+    assert_eq!(status(qemu, "Seccomp").unwrap(), "2");
     if is_root() && !missing.contains(&"user") {
         let own = (0x7000_0000 + qemu).to_string();
-        assert_eq!(status(qemu, "Uid"), [own.as_str(); 4].join("\t"));
-        assert_eq!(status(qemu, "Groups").trim(), "");
+        assert_eq!(status(qemu, "Uid").unwrap(), [own.as_str(); 4].join("\t"));
+        assert_eq!(status(qemu, "Groups").unwrap(), "");
     }
     if !missing.contains(&"namespaces") {
         for space in ["pid", "mnt", "net", "ipc", "uts", "cgroup"] {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use fumehood_end_to_end::{hear_all, program, run_in, sandbox, soon, test_program};
+use fumehood_end_to_end::{hear_all, program, run_in, sandbox, soon, status_kib, test_program};
 use fumehood_engine::image::{Store, floor_initrd};
 use fumehood_engine::{
     ChangeKind, Config, EndedBy, Engine, Error, ErrorKind, Language, RunRequest, Sandbox,
@@ -130,11 +130,12 @@ impl Memory {
     fn now() -> Self {
         // Forgets the peak so far.
         std::fs::write("/proc/self/clear_refs", "5").unwrap();
-        Self(status("VmRSS:"))
+        Self(status_kib(std::process::id(), "VmRSS").unwrap())
     }
 
     fn check(&self, what: &str) {
-        let grown = status("VmHWM:").saturating_sub(self.0) / 1024;
+        let most = status_kib(std::process::id(), "VmHWM").unwrap();
+        let grown = most.saturating_sub(self.0) / 1024;
         assert!(
             grown <= GROWTH_MIB,
             "{what}: this process has grown by {grown} MiB"
@@ -144,16 +145,6 @@ impl Memory {
 
 /// One test at a time: each looks at the memory of the process that all of them share.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-/// A figure of this process, in KiB.
-fn status(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
 
 /// What a hostile agent does with an exec, and what the violation is called.
 const VIOLATIONS: [(&str, &str); 23] = [

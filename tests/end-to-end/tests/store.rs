@@ -1,45 +1,17 @@
 //! Images as another user sees them, and damaged ones.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use fumehood_end_to_end::others::{copy_of_the_programs, copy_of_the_store};
 use fumehood_end_to_end::{finish, fumehood, program};
 
 /// A user id that no account has.
 const STRANGER: u32 = 54_321;
-
-/// The store of these tests' own user.
-fn store() -> PathBuf {
-    let mut command = fumehood();
-    command.args(["image", "list"]);
-    let output = finish(command);
-    let text = String::from_utf8(output.stdout).unwrap();
-    let image = text.split_whitespace().last().unwrap();
-    Path::new(image)
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .to_path_buf()
-}
-
-/// A copy of the store that everybody may read.
-fn copy_of_the_store() -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    fs::set_permissions(copy.path(), Permissions::from_mode(0o755)).unwrap();
-    let status = Command::new("cp")
-        .arg("-a")
-        .arg(store().join("images"))
-        .arg(copy.path())
-        .status();
-    assert!(status.unwrap().success());
-    copy
-}
 
 fn hello(store: &Path, program: &Path) -> Command {
     let mut command = Command::new(program);
@@ -56,11 +28,7 @@ fn an_ordinary_user_runs_code_from_an_image_that_is_not_his() {
         return;
     }
     let store = copy_of_the_store();
-    // The build's directory may be closed to others.
-    let own = store.path().join("fumehood");
-    for name in ["fumehood", "fumehood-launcher"] {
-        fs::copy(program().with_file_name(name), own.with_file_name(name)).unwrap();
-    }
+    let own = copy_of_the_programs(store.path());
     let mut command = hello(store.path(), &own);
     command
         .uid(STRANGER)

@@ -22,6 +22,7 @@ use crate::stack::{DNS_PORT, GuestStream};
 use crate::stream::Rewound;
 use crate::vault::Vault;
 use first_bytes::{First, first_bytes};
+pub(crate) use relay::pass_both_ways;
 use requests::LazyTrust;
 
 /// How long another host may take to answer a connection.

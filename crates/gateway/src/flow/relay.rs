@@ -24,18 +24,26 @@ impl World {
         let to = upstream.peer_addr().ok();
         let count = Arc::<Count>::default();
         let mut upstream = Metered::new(upstream, self.budget.clone(), count.clone());
-        let copied =
-            copy_bidirectional_with_sizes(&mut guest, &mut upstream, PIECE_BYTES, PIECE_BYTES);
-        if copied.await.is_err() {
-            // Broken off, and not ended: the other host must not take what it has for all there is.
-            let _ = upstream.get_ref().set_zero_linger();
-        }
+        pass_both_ways(&mut guest, &mut upstream).await;
         let event = ended(&count, decision);
         self.log.add(match to {
             Some(to) => at(to, event),
             None => event,
         });
     }
+}
+
+/// Passes on what a guest and somebody else say, until both have ended or one is gone; `false`: one broke off.
+pub(crate) async fn pass_both_ways(
+    guest: &mut impl Stream,
+    other: &mut Metered<TcpStream>,
+) -> bool {
+    let copied = copy_bidirectional_with_sizes(guest, other, PIECE_BYTES, PIECE_BYTES).await;
+    if copied.is_err() {
+        // Broken off, and not ended: the other must not take what it has for all there is.
+        let _ = other.get_ref().set_zero_linger();
+    }
+    copied.is_ok()
 }
 
 /// What is told of a connection at its end.

@@ -266,20 +266,19 @@ impl Watch for Requests {
     fn over(&self, over: http::Event) {
         let event = match over.refused {
             Some(code) => self.refused(code),
-            None => Event {
-                rule: over.rule,
-                ..match over.lost {
-                    false => {
-                        let message = "a request was passed on".into();
-                        Event::new(What::Request, true, "rule", message)
-                    }
-                    true => Event::failed(
-                        What::Request,
+            None => {
+                let (code, message) = match over.lost {
+                    false => ("rule", "a request was passed on"),
+                    true => (
                         "unreachable",
-                        "its server gave no answer; the page says why".into(),
+                        "its server gave no answer; the page says why",
                     ),
+                };
+                Event {
+                    rule: over.rule,
+                    ..Event::new(What::Request, true, code, message.into())
                 }
-            },
+            }
         };
         let told = Event {
             name: over.host.parse().ok(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
@@ -36,6 +37,15 @@ fn start(policy: Policy, name_servers: Vec<SocketAddr>) -> (Guest, Gateway) {
         stale: Connections::default(),
     };
     (guest, Gateway::start(wire, setup).unwrap())
+}
+
+/// A guest with a connection to a server, and both ends of that.
+async fn connected() -> (Guest, Gateway, SocketHandle, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (mut guest, gateway) = start(policy(&[at.to_string()]), vec![]);
+    let (opened, accepted) = tokio::join!(guest.connect(at), listener.accept());
+    (guest, gateway, opened.unwrap(), accepted.unwrap().0)
 }
 
 /// A server that sends back what it hears, in upper case.
@@ -352,11 +362,7 @@ async fn connections_of_a_saved_state_end_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_guest_breaks_off_has_not_ended() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = listener.local_addr().unwrap();
-    let (mut guest, _gateway) = start(policy(&[at.to_string()]), vec![]);
-    let (opened, accepted) = tokio::join!(guest.connect(at), listener.accept());
-    let (socket, (mut server, _)) = (opened.unwrap(), accepted.unwrap());
+    let (mut guest, _gateway, socket, mut server) = connected().await;
     guest.socket(socket).send_slice(b"half").unwrap();
     let mut half = [0; 4];
     let reading = tokio::spawn(async move {
@@ -380,12 +386,7 @@ async fn what_a_guest_breaks_off_has_not_ended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_that_is_dropped_takes_its_connections_with_it() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = listener.local_addr().unwrap();
-    let (mut guest, gateway) = start(policy(&[at.to_string()]), vec![]);
-    let (opened, accepted) = tokio::join!(guest.connect(at), listener.accept());
-    opened.unwrap();
-    let (mut server, _) = accepted.unwrap();
+    let (_guest, gateway, _, mut server) = connected().await;
     drop(gateway);
     let end = tokio::time::timeout(Duration::from_secs(20), server.read(&mut [0; 1])).await;
     assert!(matches!(end.unwrap(), Ok(0) | Err(_)));
@@ -393,15 +394,10 @@ async fn a_gateway_that_is_dropped_takes_its_connections_with_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_that_is_gone_takes_its_connections_and_ports_with_it() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = listener.local_addr().unwrap();
-    let (mut guest, mut gateway) = start(policy(&[at.to_string()]), vec![]);
+    let (guest, mut gateway, _, mut server) = connected().await;
     let exposed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = exposed.local_addr().unwrap();
     gateway.expose(exposed, 3000);
-    let (opened, accepted) = tokio::join!(guest.connect(at), listener.accept());
-    opened.unwrap();
-    let (mut server, _) = accepted.unwrap();
     drop(guest);
     let end = tokio::time::timeout(Duration::from_secs(20), server.read(&mut [0; 1])).await;
     assert!(matches!(end.unwrap(), Ok(0) | Err(_)));
