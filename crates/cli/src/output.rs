@@ -3,7 +3,7 @@ use std::io;
 use fumehood_engine::{Event, MimeBundle};
 use tokio::io::{AsyncWrite, AsyncWriteExt, Stderr, Stdout};
 
-use crate::json::{Captured, Shown};
+use fumehood_engine::report::{Captured, Shown};
 
 /// Where a program's output goes.
 pub(crate) enum Output {

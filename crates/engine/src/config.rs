@@ -34,6 +34,11 @@ pub struct Config {
     pub restore_deadline: Duration,
     /// How long a request may wait for room.
     pub queue_deadline: Duration,
+    /// How many requests may wait for room at once; one more is refused at once.
+    pub queue_length: usize,
+    /// Whether a VM is refused while this host is short of memory, whoever has it: less than 5 % available, or
+    /// processes that waited for memory in more than 40 % of the last 10 seconds.
+    pub refuse_under_pressure: bool,
     /// How long packages may take to be resolved, installed and made a layer of.
     pub package_deadline: Duration,
     /// Memory of a VM that packages are installed in, in MiB; less where this host has less. Half of it is the VM's
@@ -139,6 +144,8 @@ impl Default for Config {
             boot_deadline: Duration::from_secs(60),
             restore_deadline: Duration::from_secs(10),
             queue_deadline: Duration::from_secs(120),
+            queue_length: 1024,
+            refuse_under_pressure: false,
             package_deadline: Duration::from_secs(900),
             builder_memory_mib: 2048,
             templates: TemplateUse::default(),

@@ -3,10 +3,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use fumehood_image::Store;
-use fumehood_protocol::{EndedBy, Evidence, Language, StreamSummary};
+use fumehood_protocol::{EndedBy, Evidence, Language, Limits, StreamSummary};
 use tokio::task::JoinHandle;
 
 use crate::accelerator::{Accelerator, choose};
+use crate::admission::Room;
 use crate::agent_line::AgentLine;
 use crate::begun::{Begun, Owner};
 use crate::builder::{Kind, SandboxBuilder};
@@ -115,6 +116,24 @@ impl Engine {
         self.0.host.counters.read()
     }
 
+    /// Its room for VMs, and who waits for it.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        self.0.host.admission.room()
+    }
+
+    /// The image that guests run: its id.
+    #[must_use]
+    pub fn image_id(&self) -> String {
+        self.0.host.kit.image().id().to_string()
+    }
+
+    /// What requests may ask for at most.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.0.host.config.limits
+    }
+
     /// Hot VMs and waiting QEMU processes that are ready now.
     #[must_use]
     pub fn ready(&self) -> (usize, usize) {
@@ -168,6 +187,7 @@ impl Engine {
                 }
             };
             let (source, accelerator) = (fresh.source, host.accelerator);
+            let _ = events.try_send(Event::Ready { source });
             let limits = &host.config.limits;
             let uplink = fresh.network.map(|cable| Uplink::begin(cable, prepared));
             let uplink = uplink.transpose()?;

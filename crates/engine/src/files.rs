@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fumehood_protocol::{
-    FileInfo, GuestPath, ListFiles, MakeDir, MoveFile, OpId, ReadFile, RemoveFile, Request,
-    Response, Stat, Stream, Tag, Transferred, Watch, WriteFile,
+    FileInfo, GuestPath, ListFiles, MakeDir, MoveFile, OpId, RemoveFile, Request, Response, Stat,
+    Tag, Watch, WriteFile,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -11,6 +11,7 @@ use crate::channel::{FRAME_BYTES, Operation, OperationEvent};
 use crate::error::{Error, ErrorKind};
 use crate::life::Busy;
 use crate::patience::{Patience, STALL};
+use crate::reading::Reading;
 use crate::sandbox::{Sandbox, invalid};
 use crate::watcher::Watcher;
 
@@ -204,12 +205,8 @@ impl Files {
     /// As [`read`](Self::read).
     pub async fn read_part(&self, path: &str, offset: u64, len: u64) -> Result<Bytes, Error> {
         let mut all = BytesMut::new();
-        let mut reading = self.begin_read(path, offset, Some(len))?;
-        while let Some(bytes) = self.piece(&mut reading).await? {
-            if (all.len() + bytes.len()) as u64 > len {
-                let what = "more bytes of a file than were asked for";
-                return Err(self.sandbox.violated(what.into()));
-            }
+        let mut reading = self.reading(path, offset, Some(len))?;
+        while let Some(bytes) = reading.next().await? {
             all.extend_from_slice(&bytes);
         }
         Ok(all.freeze())
@@ -237,9 +234,9 @@ impl Files {
             let message = format!("the content of {path} cannot be written here: {error}");
             Error::new(ErrorKind::Host, message).caused_by(error)
         };
-        let mut reading = self.begin_read(path, 0, None)?;
+        let mut reading = self.reading(path, 0, None)?;
         let mut len = 0;
-        while let Some(bytes) = self.piece(&mut reading).await? {
+        while let Some(bytes) = reading.next().await? {
             len += bytes.len() as u64;
             if len > most {
                 let message =
@@ -252,54 +249,13 @@ impl Files {
         Ok(len)
     }
 
-    fn begin_read(
-        &self,
-        path: &str,
-        offset: u64,
-        len: Option<u64>,
-    ) -> Result<(Operation, Busy, Patience), Error> {
-        let path = self.path(path)?;
-        let (operation, busy) = self.sandbox.operate(None, |op_id, credit| {
-            Request::ReadFile(ReadFile {
-                action: Tag,
-                op_id: Some(op_id),
-                path,
-                offset: Some(offset).filter(|offset| *offset > 0),
-                len,
-                credit: Some(credit),
-            })
-        })?;
-        Ok((operation, busy, Patience::default()))
-    }
-
-    /// The next bytes of a file; `None` when all of them have come and were the right ones.
-    async fn piece(
-        &self,
-        reading: &mut (Operation, Busy, Patience),
-    ) -> Result<Option<Bytes>, Error> {
-        let (operation, _, patience) = reading;
-        let next = self.sandbox.next(operation, STALL);
-        match patience.wait(next).await? {
-            OperationEvent::Output(Stream::File, bytes) => {
-                patience.came(bytes.len());
-                operation.used();
-                Ok(Some(bytes))
-            }
-            OperationEvent::Answer(Response::Transferred(Transferred {
-                bytes, crc32c, ..
-            })) => {
-                let came = operation.arrived().file;
-                if (came.bytes, came.crc32c) == (bytes, crc32c) {
-                    return Ok(None);
-                }
-                let what = format!(
-                    "{} bytes of a file arrived; it says it sent {bytes}, or other ones",
-                    came.bytes
-                );
-                Err(self.sandbox.violated(what))
-            }
-            other => Err(self.sandbox.odd(&other)),
-        }
+    /// Begins to read a file from this byte on, at most `len` bytes of it (none: to its end): little of it is
+    /// held at once.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); what the guest says of the file comes with [`Reading::next`].
+    pub fn reading(&self, path: &str, offset: u64, len: Option<u64>) -> Result<Reading, Error> {
+        Reading::begin(&self.sandbox, self.path(path)?, offset, len)
     }
 
     /// What is in a directory, sorted by name.

@@ -116,7 +116,7 @@ impl Host {
         templates: Templates,
         layers: Layers,
     ) -> Self {
-        let admission = Admission::new(config.queue_deadline);
+        let admission = Admission::new(&config);
         Self {
             config,
             kit,

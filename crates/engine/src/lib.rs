@@ -22,9 +22,9 @@
 //! ```
 //!
 //! Modules by rank; a lower one never names a higher: `engine, builder, doctor > package_layer > package_builder > sandbox,
-//! context, files, packages, saving, tree,
+//! context, files, packages, reading, saving, tree,
 //! watcher, agent_line, keeper > begun > host > pool > template > restore, checkpoint > snapshot, warm > launch, ending >
-//! life > vm > follow, uplink > run, spawn > package_index > network > control, result, greeting > channel, router, writer > console,
+//! life > vm > follow, uplink, report > run, spawn > package_index > network > control, result, greeting > channel, router, writer > console,
 //! admission, machine > layer, config, package_set, package_step > accelerator, patience > error`.
 
 mod accelerator;
@@ -61,6 +61,8 @@ mod package_step;
 mod packages;
 mod patience;
 mod pool;
+mod reading;
+pub mod report;
 mod restore;
 mod result;
 mod router;
@@ -79,6 +81,7 @@ mod watcher;
 mod writer;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
+pub use admission::Room;
 pub use agent_line::{AgentLine, fresh_token};
 pub use builder::SandboxBuilder;
 pub use checkpoint::Checkpoint;
@@ -96,7 +99,7 @@ pub use fumehood_gateway::{
 pub use fumehood_image as image;
 pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
-    StreamSummary,
+    SignalName, StreamSummary,
 };
 pub use host::Counts;
 #[doc(hidden)]
@@ -106,6 +109,7 @@ pub use life::SandboxEnd;
 pub use network::{Expose, Network};
 pub use package_step::PackageStep;
 pub use packages::InstalledPackage;
+pub use reading::Reading;
 pub use result::MimeBundle;
 pub use run::{Event, NetworkOutcome, Outcome, Run, RunRequest, Source, Timing};
 pub use sandbox::Sandbox;

@@ -19,6 +19,21 @@ pub enum PackageStep {
     Warming,
 }
 
+impl PackageStep {
+    /// The name in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Installing => "installing",
+            Self::Packing => "packing",
+            Self::Keeping => "keeping",
+            Self::Warming => "warming",
+        }
+    }
+}
+
 impl fmt::Display for PackageStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,11 +1,11 @@
 use fumehood_protocol::EndedBy;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 use crate::run::{Event, Run};
 
 /// A package that is installed in a sandbox, as its tool names it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstalledPackage {
     /// Its name.
     pub name: String,

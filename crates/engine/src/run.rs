@@ -237,6 +237,11 @@ impl RunRequest {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
+    /// A run that has a VM of its own has it now; until then it waited for room, packages and the VM's start.
+    Ready {
+        /// Where the VM came from.
+        source: Source,
+    },
     /// The program wrote to standard output; to its terminal, where it has one.
     Stdout(Bytes),
     /// The program wrote to standard error.

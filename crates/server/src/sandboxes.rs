@@ -1,0 +1,505 @@
+//! What callers can have done with sandboxes.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fumehood_engine::{Engine, Error, ErrorKind, Sandbox, SandboxEnd, report};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::body::{SandboxBody, TimesBody};
+use crate::error::{ApiError, Kind};
+use crate::owner::{Owner, fresh_id, written};
+use crate::records::{self, Filter, Table, find, list};
+use crate::ring::{Follower, Ring};
+use crate::service::{Service, lock};
+use crate::view::{PackageView, SandboxState, SandboxView};
+
+/// Seconds without anything asked of it after which a sandbox ends, unless its owner says otherwise.
+const IDLE_S: u64 = 300;
+
+/// Seconds after which it ends at the latest, unless its owner says otherwise: a day.
+const LIFETIME_S: u64 = 86_400;
+
+/// The longest of both, in seconds: a year.
+const LONGEST_S: u64 = 365 * 24 * 60 * 60;
+
+/// Letters of a name for people.
+const NAME_CHARS: usize = 128;
+
+/// Events of a sandbox that are kept, in bytes of JSON.
+const EVENTS_BYTES: usize = 1024 * 1024;
+
+/// A sandbox that is there.
+#[derive(Debug)]
+pub struct Kept {
+    id: String,
+    owner: Owner,
+    name: Option<String>,
+    created: Timestamp,
+    sandbox: Sandbox,
+    times: Mutex<Times>,
+    urls: Mutex<Vec<String>>,
+    ring: Arc<Ring>,
+}
+
+/// Seconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    idle_s: u64,
+    lifetime_s: u64,
+}
+
+impl Times {
+    fn of(idle_s: Option<u64>, lifetime_s: Option<u64>, or: Self) -> Result<Self, ApiError> {
+        let given = [("idle_timeout_s", idle_s), ("max_lifetime_s", lifetime_s)];
+        for (name, seconds) in given {
+            if seconds.is_some_and(|seconds| !(1..=LONGEST_S).contains(&seconds)) {
+                let message = format!("`{name}`: 1 to {LONGEST_S} seconds are allowed");
+                return Err(ApiError::invalid(message));
+            }
+        }
+        Ok(Self {
+            idle_s: idle_s.unwrap_or(or.idle_s),
+            lifetime_s: lifetime_s.unwrap_or(or.lifetime_s),
+        })
+    }
+
+    const UNLESS_GIVEN: Self = Self {
+        idle_s: IDLE_S,
+        lifetime_s: LIFETIME_S,
+    };
+}
+
+impl Kept {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The engine's sandbox.
+    #[must_use]
+    pub fn handle(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    pub(crate) fn times(&self) -> Times {
+        *lock(&self.times)
+    }
+
+    pub(crate) fn tell(&self, name: &'static str, what: &impl Serialize) {
+        self.ring
+            .tell(name, serde_json::to_string(what).unwrap_or_default());
+    }
+
+    /// Follows what goes on in it after this event; 0 = from its beginning.
+    #[must_use]
+    pub fn follow(&self, after: u64) -> Follower {
+        self.ring.follow(after)
+    }
+
+    /// As callers see it.
+    #[must_use]
+    pub fn view(&self) -> SandboxView {
+        let times = self.times();
+        SandboxView {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            state: SandboxState::Running,
+            created_at: written(self.created),
+            ended_at: None,
+            ended: None,
+            ended_why: None,
+            memory_mib: self.sandbox.memory_mib(),
+            idle_timeout_s: times.idle_s,
+            max_lifetime_s: times.lifetime_s,
+            source: self.sandbox.source().as_str().into(),
+            isolation: report::isolation(self.sandbox.isolation()),
+            urls: lock(&self.urls).clone(),
+        }
+    }
+
+    /// An error of the engine's, with the sandbox's end where that is the reason.
+    pub(crate) fn explain(&self, error: Error) -> ApiError {
+        let is_lost = error.kind() == ErrorKind::Lost;
+        let mut error = ApiError::from(error);
+        if is_lost {
+            error.ended = self.sandbox.ended().map(|end| word(&end).to_owned());
+        }
+        error
+    }
+
+    /// Passes on what the engine may refuse while something goes on in it.
+    pub(crate) fn in_use(&self, error: Error) -> ApiError {
+        let is_busy = error.kind() == ErrorKind::Busy;
+        let error = self.explain(error);
+        if is_busy && !error.message.starts_with("no ") {
+            return ApiError::new(Kind::Conflict, error.message);
+        }
+        error
+    }
+}
+
+fn word(end: &SandboxEnd) -> &'static str {
+    match end {
+        SandboxEnd::Asked => "asked",
+        SandboxEnd::Idle(_) => "idle",
+        SandboxEnd::Lifetime(_) => "lifetime",
+        _ => "lost",
+    }
+}
+
+/// A place among an owner's sandboxes.
+pub(crate) struct Starting {
+    service: Service,
+    owner: Owner,
+    count: usize,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        let mut starting = lock(&self.service.0.starting);
+        if let Some(count) = starting.get_mut(&self.owner) {
+            *count -= self.count;
+            if *count == 0 {
+                starting.remove(&self.owner);
+            }
+        }
+    }
+}
+
+impl Service {
+    /// Starts a sandbox. Whoever drops the future has none.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn create_sandbox(
+        &self,
+        owner: &Owner,
+        body: &SandboxBody,
+    ) -> Result<Arc<Kept>, ApiError> {
+        self.takes_work()?;
+        let times = Times::of(
+            body.idle_timeout_s,
+            body.max_lifetime_s,
+            Times::UNLESS_GIVEN,
+        )?;
+        let name = body.name.clone();
+        if name
+            .as_ref()
+            .is_some_and(|name| name.chars().count() > NAME_CHARS)
+        {
+            let message = format!("`name`: at most {NAME_CHARS} characters are allowed");
+            return Err(ApiError::invalid(message));
+        }
+        let engine = self.engine()?;
+        self.fits(&engine, body.memory_mib)?;
+        let _starting = self.starting(owner, 1)?;
+        let sandbox = match &body.checkpoint {
+            Some(id) => {
+                only_times(body)?;
+                engine.open(&self.0.checkpoints.find(owner, id)?).await?
+            }
+            None => start(&engine, body).await?,
+        };
+        self.keep(owner, sandbox, name, times).await
+    }
+
+    /// Reserves places for so many sandboxes.
+    pub(crate) fn starting(&self, owner: &Owner, count: usize) -> Result<Starting, ApiError> {
+        let most = self.most_sandboxes(owner);
+        let there = lock(&self.0.sandboxes)
+            .values()
+            .filter(|kept| kept.owner == *owner)
+            .count();
+        let mut starting = lock(&self.0.starting);
+        let begun = starting.entry(owner.clone()).or_default();
+        if there + *begun + count > most {
+            let message =
+                format!("{there} sandboxes are there, of {most} that one key may have; end one");
+            if *begun == 0 {
+                starting.remove(owner);
+            }
+            return Err(ApiError::new(Kind::Busy, message));
+        }
+        *begun += count;
+        Ok(Starting {
+            service: self.clone(),
+            owner: owner.clone(),
+            count,
+        })
+    }
+
+    /// Takes a sandbox into its care.
+    pub(crate) async fn keep(
+        &self,
+        owner: &Owner,
+        sandbox: Sandbox,
+        name: Option<String>,
+        times: Times,
+    ) -> Result<Arc<Kept>, ApiError> {
+        sandbox.set_idle_timeout(Some(Duration::from_secs(times.idle_s)));
+        sandbox.set_max_lifetime(Some(Duration::from_secs(times.lifetime_s)));
+        let urls = sandbox
+            .network()
+            .map(|network| network.urls)
+            .unwrap_or_default();
+        let kept = Arc::new(Kept {
+            id: fresh_id("sb").map_err(|e| ApiError::internal(&e))?,
+            owner: owner.clone(),
+            name,
+            created: Timestamp::now(),
+            sandbox,
+            times: Mutex::new(times),
+            urls: Mutex::new(urls),
+            ring: Ring::new(EVENTS_BYTES),
+        });
+        records::sandbox_begins(&self.0.store, owner, &kept.view()).await?;
+        lock(&self.0.sandboxes).insert(kept.id.clone(), kept.clone());
+        tokio::spawn(self.clone().watch(kept.clone()));
+        Ok(kept)
+    }
+
+    /// Tells what it does on its network; at its end, writes why.
+    async fn watch(self, kept: Arc<Kept>) {
+        let mut network = kept.sandbox.network_events();
+        let end = loop {
+            let event = async {
+                match &mut network {
+                    Some(events) => events.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = event => match event {
+                    Some(event) => kept.tell("network", &event),
+                    None => network = None,
+                },
+                end = kept.sandbox.wait() => break end,
+            }
+        };
+        let stops = self.0.stopped.load(Ordering::Relaxed) && end == SandboxEnd::Asked;
+        let view = SandboxView {
+            state: SandboxState::Ended,
+            ended_at: Some(written(Timestamp::now())),
+            ended: Some(if stops { "server_stopped" } else { word(&end) }.into()),
+            ended_why: Some(if stops {
+                "the server was stopped".into()
+            } else {
+                end.to_string()
+            }),
+            urls: Vec::new(),
+            ..kept.view()
+        };
+        let recorded = records::ends(
+            &self.0.store,
+            Table::Sandboxes,
+            kept.id.clone(),
+            "ended",
+            &view,
+        );
+        let _ = recorded.await;
+        lock(&self.0.sandboxes).remove(&kept.id);
+        kept.ring
+            .close("ended", serde_json::to_string(&view).unwrap_or_default());
+        self.0.metrics.sandbox_ended(&view);
+        self.0.less.notify_waiters();
+    }
+
+    /// A sandbox of this owner that is there.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::Lost`], with what ended it.
+    pub fn sandbox(&self, owner: &Owner, id: &str) -> Result<Arc<Kept>, ApiError> {
+        let there = lock(&self.0.sandboxes)
+            .get(id)
+            .filter(|kept| kept.owner == *owner)
+            .cloned();
+        if let Some(kept) = there {
+            return Ok(kept);
+        }
+        let view = self.find_sandbox(owner, id)?;
+        let why = view.ended_why.unwrap_or_default();
+        let message = format!("the sandbox has ended: {why}; begin another one");
+        let error = ApiError::new(Kind::Lost, message);
+        Err(ApiError {
+            ended: view.ended,
+            retry: "safe",
+            ..error
+        })
+    }
+
+    /// A sandbox of this owner, or what became of it.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`].
+    pub fn find_sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxView, ApiError> {
+        if let Some(kept) = lock(&self.0.sandboxes)
+            .get(id)
+            .filter(|kept| kept.owner == *owner)
+        {
+            return Ok(kept.view());
+        }
+        let past = find(&self.0.store, Table::Sandboxes, owner, id)?;
+        past.ok_or_else(|| ApiError::not_found("sandbox", id))
+    }
+
+    /// Sandboxes of this owner, the newest first.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`].
+    pub(crate) fn list_sandboxes(
+        &self,
+        owner: &Owner,
+        state: Option<SandboxState>,
+        mut filter: Filter,
+    ) -> Result<Vec<SandboxView>, ApiError> {
+        filter.is_over = state.map(|state| state == SandboxState::Ended);
+        let views: Vec<SandboxView> = list(&self.0.store, Table::Sandboxes, owner, &filter)?;
+        let there = lock(&self.0.sandboxes);
+        let views = views.into_iter().map(|view| match there.get(&view.id) {
+            Some(kept) => kept.view(),
+            None => view,
+        });
+        Ok(views.collect())
+    }
+
+    /// Gives it other times, counted as they always are: idle from its last use, the lifetime from its beginning.
+    ///
+    /// # Errors
+    /// As [`sandbox`](Self::sandbox), and [`Kind::Invalid`].
+    pub fn set_times(
+        &self,
+        owner: &Owner,
+        id: &str,
+        body: &TimesBody,
+    ) -> Result<SandboxView, ApiError> {
+        let kept = self.sandbox(owner, id)?;
+        let times = Times::of(body.idle_timeout_s, body.max_lifetime_s, kept.times())?;
+        *lock(&kept.times) = times;
+        kept.sandbox
+            .set_idle_timeout(Some(Duration::from_secs(times.idle_s)));
+        kept.sandbox
+            .set_max_lifetime(Some(Duration::from_secs(times.lifetime_s)));
+        Ok(kept.view())
+    }
+
+    /// Ends it, with all that runs in it. One that has ended stays as it is.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`].
+    pub async fn end_sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxView, ApiError> {
+        let there = lock(&self.0.sandboxes)
+            .get(id)
+            .filter(|kept| kept.owner == *owner)
+            .cloned();
+        if let Some(kept) = there {
+            let mut follower = kept.follow(u64::MAX);
+            kept.sandbox.end().await;
+            // Until its end is written.
+            while follower.next().await.is_some() {}
+        }
+        self.find_sandbox(owner, id)
+    }
+
+    pub(crate) async fn end_all_sandboxes(&self) {
+        let all: Vec<_> = lock(&self.0.sandboxes).values().cloned().collect();
+        let ending = all.iter().map(|kept| {
+            let kept = kept.clone();
+            let service = self.clone();
+            tokio::spawn(async move { service.end_sandbox(&kept.owner, &kept.id).await })
+        });
+        for ended in ending.collect::<Vec<_>>() {
+            let _ = ended.await;
+        }
+    }
+
+    /// Installs packages in a sandbox.
+    ///
+    /// # Errors
+    /// As [`sandbox`](Self::sandbox), and [`Kind::Invalid`].
+    pub async fn install(
+        &self,
+        owner: &Owner,
+        id: &str,
+        language: fumehood_engine::Language,
+        packages: &[String],
+    ) -> Result<Vec<PackageView>, ApiError> {
+        let kept = self.sandbox(owner, id)?;
+        let installed = kept.sandbox.install(language, packages).await;
+        let installed = installed.map_err(|error| kept.explain(error))?;
+        Ok(installed.into_iter().map(PackageView::from).collect())
+    }
+
+    /// Leads a port of this host's loopback interface to one of a sandbox; returns how it is reached.
+    ///
+    /// # Errors
+    /// As [`sandbox`](Self::sandbox), and [`Kind::Invalid`].
+    pub fn expose(
+        &self,
+        owner: &Owner,
+        id: &str,
+        expose: fumehood_engine::Expose,
+    ) -> Result<String, ApiError> {
+        let kept = self.sandbox(owner, id)?;
+        let url = kept
+            .sandbox
+            .expose(expose)
+            .map_err(|error| kept.explain(error))?;
+        lock(&kept.urls).push(url.clone());
+        Ok(url)
+    }
+}
+
+async fn start(engine: &Engine, body: &SandboxBody) -> Result<Sandbox, ApiError> {
+    let mut builder = engine.sandbox();
+    if let Some(language) = body.language {
+        builder = builder.language(language.into());
+    }
+    if let Some(mib) = body.memory_mib {
+        builder = builder.memory_mib(mib);
+    }
+    if let Some(network) = &body.network {
+        builder = builder.network(network.network()?);
+    }
+    if body.refresh_packages {
+        builder = builder.refresh_packages();
+    }
+    Ok(builder.packages(body.packages.iter().cloned()).await?)
+}
+
+/// A saved state has all but times and a name.
+fn only_times(body: &SandboxBody) -> Result<(), ApiError> {
+    let given = [
+        ("language", body.language.is_some()),
+        ("memory_mib", body.memory_mib.is_some()),
+        ("network", body.network.is_some()),
+        ("packages", !body.packages.is_empty()),
+        ("refresh_packages", body.refresh_packages),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let message =
+                format!("`{name}`: a checkpoint has its own; leave it out beside `checkpoint`");
+            Err(ApiError::invalid(message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_at_their_limits_and_past_them() {
+        let of = |idle| Times::of(Some(idle), None, Times::UNLESS_GIVEN);
+        assert!(of(1).is_ok() && of(LONGEST_S).is_ok());
+        for wrong in [0, LONGEST_S + 1] {
+            assert!(of(wrong).unwrap_err().message.contains("idle_timeout_s"));
+        }
+        assert_eq!(of(7).unwrap().lifetime_s, LIFETIME_S);
+    }
+}
