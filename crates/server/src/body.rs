@@ -113,6 +113,27 @@ pub struct RunBody {
 }
 
 impl RunBody {
+    /// Code to be run as if nothing else had been said.
+    #[must_use]
+    pub fn new(language: CodeLanguage, code: String) -> Self {
+        Self {
+            language,
+            code,
+            env: BTreeMap::new(),
+            cwd: None,
+            timeout_s: timeout(),
+            stdin: Stdin::default(),
+            display: false,
+            fresh_interpreter: false,
+            detach: false,
+            context: None,
+            memory_mib: None,
+            packages: Vec::new(),
+            refresh_packages: false,
+            network: None,
+        }
+    }
+
     fn request(&self) -> RunRequest {
         let mut request =
             RunRequest::new(self.language.into(), &*self.code).timeout_s(self.timeout_s);

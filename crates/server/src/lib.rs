@@ -26,6 +26,7 @@ mod http;
 mod job;
 pub mod keys;
 mod listen;
+pub mod mcp;
 mod metrics;
 mod owner;
 mod pieces;

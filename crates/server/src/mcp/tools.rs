@@ -1,0 +1,508 @@
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use fumehood_engine::policy::Document;
+use rmcp::handler::server::router::tool::ToolRouter;
+use rmcp::handler::server::wrapper::Parameters;
+use rmcp::model::{
+    CallToolResult, ContentBlock, ErrorData, Implementation, ServerCapabilities, ServerConfig,
+};
+use rmcp::service::RequestContext;
+use rmcp::{RoleServer, ServerHandler, tool, tool_handler, tool_router};
+use serde_json::{Value, json};
+
+use super::answer::{self, done, refused};
+use super::asked;
+use super::progress::Progress;
+use crate::Service;
+use crate::body::{CodeLanguage, NetworkBody, RunBody, SandboxBody, Stdin};
+use crate::error::{ApiError, Kind};
+use crate::job::Job;
+use crate::owner::Owner;
+
+/// The interpreter that a session's calls share, one for each language.
+const CONTEXT: &str = "main";
+
+/// What one read gives unless more is asked for, in bytes.
+const READ_BYTES: u64 = 64 * 1024;
+
+/// The most that one read gives, in bytes.
+const MOST_READ_BYTES: u64 = 1024 * 1024;
+
+/// What a model is told of all this once.
+const INSTRUCTIONS: &str = "Runs code in fresh virtual machines that see neither this computer's files nor, unless its \
+operator allows it, any network. For one piece of code call run_code. To keep variables, files and packages between calls, \
+call start_session and pass the session it returns; end it when the work is done. Code runs in the home directory as an \
+ordinary user. An answer shows the output's beginning and end: write what is large to a file and read parts of it.";
+
+/// The tools, for one client.
+#[derive(Clone)]
+pub(crate) struct Tools {
+    service: Service,
+    /// Whose they are; none: the request says it.
+    owner: Option<Owner>,
+    /// What code may reach that is given a network; none: it is given none.
+    network: Option<Arc<Document>>,
+    router: ToolRouter<Self>,
+}
+
+type Called = Result<CallToolResult, ErrorData>;
+
+/// A refusal is the model's to read.
+fn called(result: Result<CallToolResult, ApiError>) -> Called {
+    Ok(result.unwrap_or_else(|error| refused(&error)))
+}
+
+#[tool_router(router = router)]
+impl Tools {
+    pub(super) fn new(
+        service: Service,
+        owner: Option<Owner>,
+        network: Option<Arc<Document>>,
+    ) -> Self {
+        Self {
+            service,
+            owner,
+            network,
+            router: Self::router(),
+        }
+    }
+
+    /// Runs code and returns its output, the value of its last expression, figures as images, and how it ended. Without a
+    /// session each call has a fresh machine of its own; in a session, state is kept.
+    #[tool(annotations(title = "Run code", destructive_hint = false, open_world_hint = false))]
+    async fn run_code(
+        &self,
+        Parameters(asked): Parameters<asked::RunCode>,
+        context: RequestContext<RoleServer>,
+    ) -> Called {
+        called(self.run(asked, &context).await)
+    }
+
+    /// Starts a session: a machine of its own that keeps variables, files, packages and processes between calls.
+    #[tool(annotations(
+        title = "Start a session",
+        destructive_hint = false,
+        open_world_hint = false
+    ))]
+    async fn start_session(
+        &self,
+        Parameters(asked): Parameters<asked::StartSession>,
+        context: RequestContext<RoleServer>,
+    ) -> Called {
+        called(self.start(asked, &context).await)
+    }
+
+    /// Lists the sessions that are there.
+    #[tool(annotations(
+        title = "List sessions",
+        read_only_hint = true,
+        open_world_hint = false
+    ))]
+    async fn list_sessions(
+        &self,
+        Parameters(asked::Nothing {}): Parameters<asked::Nothing>,
+        context: RequestContext<RoleServer>,
+    ) -> Called {
+        called(self.sessions(&context).await)
+    }
+
+    /// Ends a session, with all that is in it.
+    #[tool(annotations(
+        title = "End a session",
+        idempotent_hint = true,
+        open_world_hint = false
+    ))]
+    async fn end_session(
+        &self,
+        Parameters(asked): Parameters<asked::Session>,
+        context: RequestContext<RoleServer>,
+    ) -> Called {
+        called(self.end(asked, &context).await)
+    }
+
+    /// Writes a file in a session, the whole of it.
+    #[tool(annotations(
+        title = "Write a file",
+        idempotent_hint = true,
+        open_world_hint = false
+    ))]
+    async fn write_file(
+        &self,
+        Parameters(asked): Parameters<asked::WriteFile>,
+        context: RequestContext<RoleServer>,
+    ) -> Called {
+        called(self.write(asked, &context).await)
+    }
+
+    /// Reads a file in a session: text as text, an image as an image, anything else as base64.
+    #[tool(annotations(title = "Read a file", read_only_hint = true, open_world_hint = false))]
+    async fn read_file(
+        &self,
+        Parameters(asked): Parameters<asked::ReadFile>,
+        context: RequestContext<RoleServer>,
+    ) -> Called {
+        called(self.read(asked, &context).await)
+    }
+
+    /// Lists a directory in a session.
+    #[tool(annotations(title = "List files", read_only_hint = true, open_world_hint = false))]
+    async fn list_files(
+        &self,
+        Parameters(asked): Parameters<asked::ListFiles>,
+        context: RequestContext<RoleServer>,
+    ) -> Called {
+        called(self.list(asked, &context).await)
+    }
+
+    /// Installs packages in a session that has a network, for the code that follows.
+    #[tool(annotations(
+        title = "Install packages",
+        destructive_hint = false,
+        open_world_hint = true
+    ))]
+    async fn install_packages(
+        &self,
+        Parameters(asked): Parameters<asked::InstallPackages>,
+        context: RequestContext<RoleServer>,
+    ) -> Called {
+        called(self.install(asked, &context).await)
+    }
+}
+
+impl Tools {
+    fn owner(&self, context: &RequestContext<RoleServer>) -> Result<Owner, ApiError> {
+        let said = || {
+            context
+                .extensions
+                .get::<axum::http::request::Parts>()?
+                .extensions
+                .get::<Owner>()
+        };
+        let owner = self.owner.as_ref().or_else(said).cloned();
+        owner.ok_or_else(|| ApiError::new(Kind::Unauthorized, "this call came without a key"))
+    }
+
+    /// The network of code that asked for one.
+    fn network(&self, is_wanted: bool) -> Result<Option<NetworkBody>, ApiError> {
+        match (is_wanted, &self.network) {
+            (false, _) => Ok(None),
+            (true, Some(policy)) => Ok(Some(NetworkBody {
+                policy: (**policy).clone(),
+                ..NetworkBody::default()
+            })),
+            (true, None) => {
+                let message = "the operator of this server allows no network; do it without one, or ask them to start it \
+                    with --mcp-allow or --mcp-policy";
+                Err(ApiError::new(Kind::Forbidden, message))
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        asked: asked::RunCode,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ApiError> {
+        let owner = self.owner(context)?;
+        let mut body = RunBody::new(language(asked.language), asked.code);
+        body.display = asked.language != asked::Language::Shell;
+        body.timeout_s = asked.timeout_s.unwrap_or(body.timeout_s);
+        if let Some(text) = asked.stdin {
+            body.stdin = Stdin::Text(text);
+        }
+        body.packages = asked.packages;
+        body.network = self.network(asked.network)?;
+        let job = match &asked.session {
+            None => self.service.run(&owner, &body).await?,
+            Some(session) => {
+                body.context = Some(format!("{CONTEXT}-{}", name(asked.language)));
+                self.service.run_in(&owner, session, &body).await?
+            }
+        };
+        follow(&job, context).await?;
+        match job.failure() {
+            Some(failure) => Err(failure),
+            None => Ok(answer::run(&job.view(true), asked.session.as_deref())),
+        }
+    }
+
+    async fn start(
+        &self,
+        asked: asked::StartSession,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ApiError> {
+        let owner = self.owner(context)?;
+        let body = SandboxBody {
+            language: asked.language.map(language),
+            packages: asked.packages,
+            network: self.network(asked.network)?,
+            memory_mib: asked.memory_mib,
+            idle_timeout_s: asked.idle_timeout_s,
+            ..SandboxBody::default()
+        };
+        let sandbox = tokio::select! {
+            sandbox = self.service.create_sandbox(&owner, &body) => sandbox?,
+            () = context.ct.cancelled() => return Err(cancelled()),
+        };
+        let view = sandbox.view();
+        let text = format!(
+            "Session {} is ready; it ends after {} s without a call.",
+            view.id, view.idle_timeout_s
+        );
+        let structured = json!({
+            "session": view.id, "memory_mib": view.memory_mib, "idle_timeout_s": view.idle_timeout_s,
+        });
+        Ok(done(text, structured))
+    }
+
+    async fn sessions(
+        &self,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ApiError> {
+        let owner = self.owner(context)?;
+        let sandboxes = self.service.running_sandboxes(&owner);
+        let lines = sandboxes
+            .iter()
+            .map(|view| format!("{} since {}", view.id, view.created_at));
+        let text: Vec<_> = lines.collect();
+        let text = match text.is_empty() {
+            true => "There is no session.".to_owned(),
+            false => text.join("\n"),
+        };
+        let sessions = sandboxes.iter().map(|view| {
+            json!({ "session": view.id, "created_at": view.created_at, "memory_mib": view.memory_mib })
+        });
+        Ok(done(
+            text,
+            json!({ "sessions": sessions.collect::<Vec<_>>() }),
+        ))
+    }
+
+    async fn end(
+        &self,
+        asked: asked::Session,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ApiError> {
+        let owner = self.owner(context)?;
+        let view = self.service.end_sandbox(&owner, &asked.session).await?;
+        let structured = json!({ "session": view.id, "ended": view.ended });
+        Ok(done(format!("Session {} has ended.", view.id), structured))
+    }
+
+    async fn write(
+        &self,
+        asked: asked::WriteFile,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ApiError> {
+        let owner = self.owner(context)?;
+        let bytes = match (asked.text, asked.base64) {
+            (Some(text), None) => text.into_bytes(),
+            (None, Some(text)) => {
+                let text: String = text.split_ascii_whitespace().collect();
+                let wrong = |error| ApiError::invalid(format!("`base64` is none: {error}"));
+                STANDARD.decode(text).map_err(wrong)?
+            }
+            _ => {
+                return Err(ApiError::invalid(
+                    "give the content as `text` or as `base64`, one of them",
+                ));
+            }
+        };
+        let sandbox = self.service.sandbox(&owner, &asked.session)?;
+        let len = bytes.len();
+        let options = fumehood_engine::WriteOptions {
+            parents: true,
+            ..Default::default()
+        };
+        let files = sandbox.handle().files();
+        let written = files.write_with(&asked.path, bytes, options).await;
+        written.map_err(|error| sandbox.explain(error))?;
+        let structured = json!({ "path": asked.path, "bytes": len });
+        Ok(done(format!("{} has {len} bytes.", asked.path), structured))
+    }
+
+    async fn read(
+        &self,
+        asked: asked::ReadFile,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ApiError> {
+        let owner = self.owner(context)?;
+        let sandbox = self.service.sandbox(&owner, &asked.session)?;
+        let files = sandbox.handle().files();
+        let failed = |error| sandbox.explain(error);
+        let size = files.stat(&asked.path).await.map_err(failed)?.size;
+        let image = image_kind(&asked.path).filter(|_| asked.offset == 0 && asked.bytes.is_none());
+        let usual = match image {
+            Some(_) => MOST_READ_BYTES,
+            None => READ_BYTES,
+        };
+        let len = asked.bytes.unwrap_or(usual);
+        if !(1..=MOST_READ_BYTES).contains(&len) {
+            let message = format!(
+                "`bytes` is {len}; 1 to {MOST_READ_BYTES} are allowed; read a larger file in parts"
+            );
+            return Err(ApiError::invalid(message));
+        }
+        let bytes = files
+            .read_part(&asked.path, asked.offset, len)
+            .await
+            .map_err(failed)?;
+        let end = asked.offset + bytes.len() as u64;
+        let mut structured = json!({
+            "path": asked.path, "size": size, "offset": asked.offset, "bytes": bytes.len(), "is_all": asked.offset == 0 && end >= size,
+        });
+        let content = match (image, std::str::from_utf8(&bytes)) {
+            (Some(kind), _) if size <= MOST_READ_BYTES => {
+                ContentBlock::image(STANDARD.encode(&bytes), kind)
+            }
+            (_, Ok(text)) => {
+                structured["text"] = text.into();
+                ContentBlock::text(text)
+            }
+            (_, Err(_)) => {
+                let text = STANDARD.encode(&bytes);
+                structured["base64"] = text.clone().into();
+                ContentBlock::text(text)
+            }
+        };
+        let mut content = vec![content];
+        if end < size {
+            content.push(ContentBlock::text(format!(
+                "[bytes {} to {end} of {size}]",
+                asked.offset
+            )));
+        }
+        let mut result = CallToolResult::success(content);
+        result.structured_content = Some(structured);
+        Ok(result)
+    }
+
+    async fn list(
+        &self,
+        asked: asked::ListFiles,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ApiError> {
+        let owner = self.owner(context)?;
+        let sandbox = self.service.sandbox(&owner, &asked.session)?;
+        let files = sandbox.handle().files();
+        let path = asked.path.as_deref().unwrap_or(".");
+        let found = files.list_deep(path, asked.depth.unwrap_or(1)).await;
+        let mut found = found.map_err(|error| sandbox.explain(error))?;
+        let count = found.len();
+        found.truncate(MOST_ENTRIES);
+        let mut lines: Vec<_> = found
+            .iter()
+            .map(|one| format!("{} {} {}", kind(one), one.size, one.name))
+            .collect();
+        if count > found.len() {
+            lines.push(format!("[{} more]", count - found.len()));
+        }
+        let entries = found
+            .iter()
+            .map(|one| json!({ "path": one.name, "kind": kind(one), "size": one.size }));
+        let structured = json!({ "entries": entries.collect::<Vec<_>>(), "count": count });
+        let text = match lines.is_empty() {
+            true => format!("{path} is empty."),
+            false => lines.join("\n"),
+        };
+        Ok(done(text, structured))
+    }
+
+    async fn install(
+        &self,
+        asked: asked::InstallPackages,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ApiError> {
+        let owner = self.owner(context)?;
+        let installed = tokio::select! {
+            installed = self.service.install(&owner, &asked.session, language(asked.language).into(), &asked.packages) => installed?,
+            () = context.ct.cancelled() => return Err(cancelled()),
+        };
+        let lines: Vec<_> = installed
+            .iter()
+            .map(|one| format!("{} {}", one.name, one.version))
+            .collect();
+        let structured = json!({ "installed": installed });
+        Ok(done(lines.join("\n"), structured))
+    }
+}
+
+/// Entries of a directory that a model is shown.
+const MOST_ENTRIES: usize = 500;
+
+fn cancelled() -> ApiError {
+    ApiError::new(Kind::Lost, "the call was cancelled")
+}
+
+/// Follows a run to its end, and tells how it goes on; ends it when the call is cancelled.
+async fn follow(job: &Arc<Job>, context: &RequestContext<RoleServer>) -> Result<(), ApiError> {
+    let mut progress = Progress::new(context);
+    let mut follower = job.follow(0);
+    loop {
+        let told = tokio::select! {
+            told = follower.next() => told,
+            () = context.ct.cancelled() => {
+                job.cancel();
+                return Err(cancelled());
+            }
+        };
+        let Some(told) = told else { break };
+        match told.name {
+            "stdout" | "stderr" => {
+                let piece: Value = serde_json::from_str(&told.data).unwrap_or_default();
+                progress
+                    .say(piece["text"].as_str().unwrap_or_default())
+                    .await;
+            }
+            "packages" => {
+                let step: Value = serde_json::from_str(&told.data).unwrap_or_default();
+                progress
+                    .say(step["step"].as_str().unwrap_or_default())
+                    .await;
+            }
+            _ => {}
+        }
+    }
+    job.wait().await;
+    Ok(())
+}
+
+fn language(language: asked::Language) -> CodeLanguage {
+    match language {
+        asked::Language::Python => CodeLanguage::Python,
+        asked::Language::Javascript => CodeLanguage::Javascript,
+        asked::Language::Shell => CodeLanguage::Shell,
+    }
+}
+
+fn name(language: asked::Language) -> &'static str {
+    match language {
+        asked::Language::Python => "python",
+        asked::Language::Javascript => "javascript",
+        asked::Language::Shell => "shell",
+    }
+}
+
+/// The kind of image that a file is by its name.
+fn image_kind(path: &str) -> Option<&'static str> {
+    let (_, extension) = path.rsplit_once('.')?;
+    match extension.to_ascii_lowercase().as_str() {
+        "png" => Some("image/png"),
+        "jpg" | "jpeg" => Some("image/jpeg"),
+        "gif" => Some("image/gif"),
+        "webp" => Some("image/webp"),
+        _ => None,
+    }
+}
+
+#[tool_handler(router = self.router)]
+impl ServerHandler for Tools {
+    fn get_info(&self) -> ServerConfig {
+        let capabilities = ServerCapabilities::builder().enable_tools().build();
+        ServerConfig::new(capabilities)
+            .with_server_info(Implementation::new("fumehood", env!("CARGO_PKG_VERSION")))
+            .with_instructions(INSTRUCTIONS)
+    }
+}

@@ -1,0 +1,193 @@
+//! The Model Context Protocol, as its official Python client speaks it, with real VMs.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use fumehood_end_to_end::program;
+use serde_json::{Value, json};
+
+/// A Python that has the package `mcp`; `cargo xtask test` makes one.
+fn python() -> PathBuf {
+    let named = std::env::var_os("FUMEHOOD_MCP_PYTHON");
+    PathBuf::from(named.expect(
+        "FUMEHOOD_MCP_PYTHON names a Python with the package mcp; cargo xtask test sets it",
+    ))
+}
+
+/// Has the official client make these calls.
+fn converse(server: &Value, mode: &str, calls: &Value) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("mcp_client.py");
+    let mut client = Command::new(python())
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let order = json!({ "server": server, "mode": mode, "calls": calls });
+    let mut stdin = client.stdin.take().unwrap();
+    stdin.write_all(order.to_string().as_bytes()).unwrap();
+    drop(stdin);
+    let output = client.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", output.status);
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// `fumehood mcp` with these words, and what it needs of this process's environment.
+fn stdio(state: &Path, words: &[&str]) -> Value {
+    let mut command = vec![program().to_string_lossy().into_owned(), "mcp".into()];
+    command.extend(words.iter().map(ToString::to_string));
+    let kept = std::env::vars()
+        .filter(|(name, _)| name == "PATH" || name == "HOME" || name.starts_with("FUMEHOOD_"));
+    let mut env: serde_json::Map<String, Value> =
+        kept.map(|(name, value)| (name, value.into())).collect();
+    env.insert("XDG_STATE_HOME".into(), state.to_string_lossy().into());
+    if let Ok(data) = std::env::var("XDG_DATA_HOME") {
+        env.insert("XDG_DATA_HOME".into(), data.into());
+    }
+    json!({ "command": command, "env": env })
+}
+
+fn text(result: &Value) -> String {
+    let parts = result["content"].as_array().unwrap();
+    let texts = parts.iter().filter_map(|part| part["text"].as_str());
+    texts.collect::<Vec<_>>().join("|")
+}
+
+#[test]
+fn an_agent_works_in_a_session_by_stdio() {
+    let state = tempfile::tempdir().unwrap();
+    let calls = json!([
+        { "tool": "run_code", "arguments": { "language": "python", "code": "print(6 * 7)\n'value'" } },
+        { "tool": "start_session", "arguments": { "language": "python" } },
+        { "tool": "run_code", "arguments": { "session": "$1.session", "language": "python", "code": "x = 20" } },
+        { "tool": "run_code", "arguments": { "session": "$1.session", "language": "python", "code": "x + 22" } },
+        { "tool": "write_file", "arguments": { "session": "$1.session", "path": "a/b.txt", "text": "hé" } },
+        { "tool": "run_code", "arguments": { "session": "$1.session", "language": "shell", "code": "cat a/b.txt" } },
+        { "tool": "read_file", "arguments": { "session": "$1.session", "path": "a/b.txt" } },
+        { "tool": "list_files", "arguments": { "session": "$1.session", "path": "a" } },
+        { "tool": "list_sessions", "arguments": {} },
+        { "tool": "run_code", "arguments": { "session": "$1.session", "language": "python", "code": "1/0" } },
+        { "tool": "end_session", "arguments": { "session": "$1.session" } },
+        { "tool": "run_code", "arguments": { "session": "$1.session", "language": "python", "code": "x" } },
+    ]);
+    let told = converse(&stdio(state.path(), &[]), "auto", &calls);
+    assert_eq!(told["server"], "fumehood");
+    let names: Vec<_> = told["tools"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tool| tool["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names.len(), 8, "{names:?}");
+    for tool in told["tools"].as_array().unwrap() {
+        assert!(tool["description"].as_str().unwrap().len() > 20, "{tool}");
+        assert_eq!(tool["inputSchema"]["type"], "object");
+    }
+    let results = told["results"].as_array().unwrap();
+    assert_eq!(text(&results[0]), "42\n|'value'");
+    assert_eq!(results[0]["structured"]["exit_code"], 0);
+    assert_eq!(results[0]["structured"]["stdout"], "42\n");
+    assert_eq!(text(&results[3]), "42");
+    assert_eq!(text(&results[5]), "hé");
+    assert_eq!(results[6]["structured"]["text"], "hé");
+    assert_eq!(results[7]["structured"]["entries"][0]["path"], "b.txt");
+    assert_eq!(
+        results[8]["structured"]["sessions"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(results[9]["is_error"], true);
+    assert!(
+        text(&results[9]).contains("ZeroDivisionError"),
+        "{}",
+        results[9]
+    );
+    assert_eq!(results[10]["is_error"], false);
+    assert_eq!(results[11]["is_error"], true);
+    assert_eq!(results[11]["structured"]["error"]["kind"], "lost");
+}
+
+#[test]
+fn figures_are_images_and_output_is_told_in_between_and_cut() {
+    let state = tempfile::tempdir().unwrap();
+    let image = "import base64\nclass Figure:\n    def _repr_png_(self): return base64.b64decode('iVBORw0KGgo=')\nFigure()";
+    let slow =
+        "import time\nfor i in range(3):\n    print('step', i, flush=True)\n    time.sleep(0.5)";
+    let calls = json!([
+        { "tool": "run_code", "arguments": { "language": "python", "code": image } },
+        { "tool": "run_code", "arguments": { "language": "python", "code": slow } },
+        { "tool": "run_code", "arguments": { "language": "python", "code": "print('x' * 200_000)" } },
+    ]);
+    let told = converse(&stdio(state.path(), &[]), "auto", &calls);
+    let parts = told["results"][0]["content"].as_array().unwrap();
+    let image = parts
+        .iter()
+        .find(|part| part["type"] == "image")
+        .expect("an image");
+    assert_eq!(image["mimeType"], "image/png");
+    assert_eq!(image["data"], "iVBORw0KGgo=");
+    let progress = told["results"][1]["progress"].as_array().unwrap();
+    assert!(
+        progress
+            .iter()
+            .any(|said| said.as_str().unwrap().contains("step")),
+        "{progress:?}"
+    );
+    assert!(text(&told["results"][2]).contains("bytes are left out"));
+    assert_eq!(told["results"][2]["structured"]["stdout_bytes"], 200_001);
+}
+
+#[test]
+fn a_cancelled_call_ends_its_run_and_leaves_the_session() {
+    let state = tempfile::tempdir().unwrap();
+    let endless = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.1)";
+    let calls = json!([
+        { "tool": "start_session", "arguments": { "language": "python" } },
+        { "tool": "run_code", "arguments": { "session": "$0.session", "language": "python", "code": "x = 7" } },
+        { "tool": "run_code", "arguments": { "session": "$0.session", "language": "python", "code": endless, "timeout_s": 120 },
+          "cancel_on": "begun" },
+        { "tool": "run_code", "arguments": { "session": "$0.session", "language": "python", "code": "x" } },
+    ]);
+    let told = converse(&stdio(state.path(), &[]), "auto", &calls);
+    assert_eq!(told["results"][2]["cancelled"], true);
+    assert_eq!(text(&told["results"][3]), "7");
+}
+
+#[test]
+fn the_network_is_the_operators_to_allow() {
+    let state = tempfile::tempdir().unwrap();
+    let calls = json!([
+        { "tool": "run_code", "arguments": { "language": "shell", "code": "true", "network": true } },
+        { "tool": "run_code", "arguments": { "language": "cobol", "code": "x" } },
+        { "tool": "run_code", "arguments": { "language": "shell", "code": "true", "timeout_s": 100_000 } },
+        { "tool": "read_file", "arguments": { "session": "sb_nobody", "path": "x" } },
+    ]);
+    let told = converse(&stdio(state.path(), &[]), "auto", &calls);
+    let results = told["results"].as_array().unwrap();
+    assert_eq!(results[0]["structured"]["error"]["kind"], "forbidden");
+    assert!(text(&results[0]).contains("--mcp-allow"));
+    assert!(
+        results[1].get("refused").is_some() || results[1]["is_error"] == true,
+        "{}",
+        results[1]
+    );
+    assert!(text(&results[2]).contains("300"), "{}", results[2]);
+    assert_eq!(results[3]["structured"]["error"]["kind"], "not_found");
+    let calls = json!([
+        { "tool": "run_code", "arguments": { "language": "shell", "code": "ls /sys/class/net", "network": true } },
+    ]);
+    let told = converse(
+        &stdio(state.path(), &["--mcp-allow", "api.example.com"]),
+        "auto",
+        &calls,
+    );
+    assert!(
+        text(&told["results"][0]).contains("eth0"),
+        "{}",
+        told["results"][0]
+    );
+}
