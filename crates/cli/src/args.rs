@@ -6,6 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use fumehood_engine::policy::{Method, Target};
 use fumehood_engine::{AcceleratorChoice, Config, Language, RequiredIsolation};
 
+pub(crate) use crate::args_server::{Keys, KeysCommand, Serve};
 use crate::network::NetworkArgs;
 use crate::packages::PackageArgs;
 
@@ -85,6 +86,10 @@ pub(crate) enum Command {
     Agent(Agent),
     /// Checks a policy of the guest's network, or explains what it decides
     Policy(Policy),
+    /// Offers all of this over HTTP, to this user's processes and to whoever has a key
+    Serve(Serve),
+    /// Makes, lists and revokes keys of the HTTP API
+    Keys(Keys),
     /// Prints a completion script for a shell
     Completions {
         /// Which shell

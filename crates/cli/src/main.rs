@@ -1,6 +1,7 @@
 //! The command `fumehood`: words in, engine calls, lines out.
 
 mod args;
+mod args_server;
 mod commands;
 mod complete;
 mod end;
@@ -33,11 +34,30 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    let result = log(&args.command).and_then(|()| run(args));
+    result.unwrap_or_else(|error| {
+        let broken = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+        if error.downcast_ref().is_some_and(broken) {
+            return ExitCode::from(BROKEN_PIPE);
+        }
+        commands::complain(&format!("{error:#}"));
+        ExitCode::from(FAILURE)
+    })
+}
+
+fn log(command: &Command) -> anyhow::Result<()> {
+    if let Command::Serve(serve) = command {
+        return commands::serve::log(serve.log_json);
+    }
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("FUMEHOOD_LOG"))
         .with_writer(std::io::stderr)
         .init();
-    let result = match args.command {
+    Ok(())
+}
+
+fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
         Command::Run(run) => commands::run::run(&run, &args.host),
         Command::Shell(shell) => commands::shell::run(&shell, &args.host),
         Command::Repl(repl) => commands::repl::run(&repl, &args.host),
@@ -47,15 +67,9 @@ fn main() -> ExitCode {
         Command::Layer(layer) => commands::layer::run(&layer, &args.host),
         Command::Agent(agent) => commands::agent::run(&agent, &args.host),
         Command::Policy(policy) => commands::policy::run(&policy),
+        Command::Serve(serve) => commands::serve::run(&serve, &args.host),
+        Command::Keys(keys) => commands::keys::run(&keys),
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man => commands::generate::man(),
-    };
-    result.unwrap_or_else(|error| {
-        let broken = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
-        if error.downcast_ref().is_some_and(broken) {
-            return ExitCode::from(BROKEN_PIPE);
-        }
-        commands::complain(&format!("{error:#}"));
-        ExitCode::from(FAILURE)
-    })
+    }
 }

@@ -366,7 +366,7 @@ pub struct TimesBody {
 /// How many sandboxes are to go on from the state of one.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ForkBody {
+pub(crate) struct ForkBody {
     /// How many.
     #[schema(minimum = 1, maximum = 16)]
     #[serde(default = "one")]
@@ -403,7 +403,7 @@ pub struct PortBody {
 /// A signal for a program.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct SignalBody {
+pub(crate) struct SignalBody {
     /// By its name or its number.
     pub signal: Signal,
 }
@@ -437,7 +437,7 @@ impl Signal {
 /// A directory to be made.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct DirectoryBody {
+pub(crate) struct DirectoryBody {
     /// Its path.
     pub path: String,
 }
@@ -445,7 +445,7 @@ pub struct DirectoryBody {
 /// A file to be moved.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct MoveBody {
+pub(crate) struct MoveBody {
     /// From where.
     pub from: String,
     /// To where.

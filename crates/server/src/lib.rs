@@ -47,7 +47,7 @@ pub use claims::Once;
 pub use error::{ApiError, ErrorBody, Kind};
 pub use http::{Door, app, openapi};
 pub use job::Job;
-pub use listen::{Listeners, default_socket};
+pub use listen::{ListenError, Listeners, default_socket};
 pub use owner::Owner;
 pub use ring::{Follower, Ring, Told};
 pub use runs::Found;

@@ -155,7 +155,7 @@ pub struct RunView {
 
 /// Runs, the newest first.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct RunsView {
+pub(crate) struct RunsView {
     /// Without their outputs.
     pub runs: Vec<RunView>,
 }
@@ -203,7 +203,7 @@ pub struct SandboxView {
 
 /// Sandboxes, the newest first.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct SandboxesView {
+pub(crate) struct SandboxesView {
     /// The sandboxes.
     pub sandboxes: Vec<SandboxView>,
 }
@@ -223,7 +223,7 @@ pub struct CheckpointView {
 
 /// Saved states.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct CheckpointsView {
+pub(crate) struct CheckpointsView {
     /// The saved states.
     pub checkpoints: Vec<CheckpointView>,
 }
@@ -245,14 +245,14 @@ impl From<InstalledPackage> for PackageView {
 
 /// All packages that are installed in a sandbox.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct InstalledView {
+pub(crate) struct InstalledView {
     /// The packages.
     pub installed: Vec<PackageView>,
 }
 
 /// Where an exposed port is reached.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct UrlView {
+pub(crate) struct UrlView {
     /// Where.
     pub url: String,
 }
@@ -280,14 +280,14 @@ pub struct FileView {
 
 /// What is in a directory.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct EntriesView {
+pub(crate) struct EntriesView {
     /// Sorted by path.
     pub entries: Vec<FileView>,
 }
 
 /// Programs that run in a guest.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ProcessesView {
+pub(crate) struct ProcessesView {
     /// The programs.
     #[schema(value_type = Vec<Object>)]
     pub processes: Vec<Value>,
