@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use fumehood_engine::policy::{Method, Target};
 use fumehood_engine::{AcceleratorChoice, Config, Language, RequiredIsolation};
 
-pub(crate) use crate::args_server::{Keys, KeysCommand, Serve};
+pub(crate) use crate::args_server::{Agents, Keys, KeysCommand, Mcp, Serve};
 use crate::network::NetworkArgs;
 use crate::packages::PackageArgs;
 
@@ -88,6 +88,8 @@ pub(crate) enum Command {
     Policy(Policy),
     /// Offers all of this over HTTP, to this user's processes and to whoever has a key
     Serve(Serve),
+    /// Offers tools to an agent by the Model Context Protocol
+    Mcp(Mcp),
     /// Makes, lists and revokes keys of the HTTP API
     Keys(Keys),
     /// Prints a completion script for a shell

@@ -50,6 +50,32 @@ pub(crate) struct Serve {
     /// Logs lines of JSON
     #[arg(long)]
     pub(crate) log_json: bool,
+    #[command(flatten)]
+    pub(crate) agents: Agents,
+}
+
+/// What agents may have done that come by the Model Context Protocol.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Agents (without one of these, their code gets no network)")]
+pub(crate) struct Agents {
+    /// Lets code that an agent asks a network for reach what the rules of this file allow
+    #[arg(long, value_name = "FILE")]
+    pub(crate) mcp_policy: Option<PathBuf>,
+    /// Lets code that an agent asks a network for reach this; may be repeated. As --allow of `fumehood run`
+    #[arg(long, value_name = "RULE")]
+    pub(crate) mcp_allow: Vec<String>,
+}
+
+/// Offers tools to an agent by the Model Context Protocol on standard input and output, until it goes away.
+///
+/// What an agent is told is in docs/mcp.md. A running `fumehood serve` offers the same at /mcp.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Mcp {
+    #[command(flatten)]
+    pub(crate) agents: Agents,
+    /// VMs of each language that are kept ready, some 50 MiB each
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) hot: usize,
 }
 
 #[derive(Debug, ClapArgs)]

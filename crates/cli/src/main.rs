@@ -68,6 +68,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Agent(agent) => commands::agent::run(&agent, &args.host),
         Command::Policy(policy) => commands::policy::run(&policy),
         Command::Serve(serve) => commands::serve::run(&serve, &args.host),
+        Command::Mcp(mcp) => commands::mcp::run(&mcp, &args.host),
         Command::Keys(keys) => commands::keys::run(&keys),
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man => commands::generate::man(),

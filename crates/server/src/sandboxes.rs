@@ -366,6 +366,20 @@ impl Service {
         Ok(views.collect())
     }
 
+    /// Those of this owner that are there, the newest first.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`].
+    pub(crate) fn running_sandboxes(&self, owner: &Owner) -> Result<Vec<SandboxView>, ApiError> {
+        let filter = Filter {
+            is_over: None,
+            sandbox: None,
+            before: None,
+            limit: crate::runs::LIST,
+        };
+        self.list_sandboxes(owner, Some(SandboxState::Running), filter)
+    }
+
     /// Gives it other times, counted as they always are: idle from its last use, the lifetime from its beginning.
     ///
     /// # Errors

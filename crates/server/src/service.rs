@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use fumehood_engine::policy::Document;
 use fumehood_engine::{Engine, Error};
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::checkpoints::Checkpoints;
 use crate::claims::Claims;
@@ -33,6 +35,8 @@ pub struct Settings {
     pub runs: usize,
     /// Sandboxes at once of one key.
     pub sandboxes: usize,
+    /// What code may reach that an agent asks a network for, by MCP; none: it is given none.
+    pub agents_network: Option<Document>,
 }
 
 impl Default for Settings {
@@ -44,6 +48,7 @@ impl Default for Settings {
             drain: Duration::from_secs(20),
             runs: 32,
             sandboxes: 32,
+            agents_network: None,
         }
     }
 }
@@ -74,6 +79,8 @@ pub(crate) struct Inner {
     pub(crate) checkpoints: Checkpoints,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) stopped: AtomicBool,
+    /// Conversations of agents end with it.
+    pub(crate) parting: CancellationToken,
     pub(crate) requests: AtomicUsize,
     pub(crate) last_request: Mutex<Instant>,
     /// Something has ended.
@@ -134,6 +141,25 @@ impl Service {
     ) -> Result<Self, StoreError> {
         let store = Store::open_serving(&settings.state)?;
         crate::records::recover(&store)?;
+        Ok(Self::with(start, store, settings))
+    }
+
+    /// The same, with a state that nobody finds again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open_in_memory(
+        start: impl Fn() -> Result<Engine, Error> + Send + Sync + 'static,
+        settings: Settings,
+    ) -> Result<Self, StoreError> {
+        Ok(Self::with(start, Store::in_memory()?, settings))
+    }
+
+    fn with(
+        start: impl Fn() -> Result<Engine, Error> + Send + Sync + 'static,
+        store: Store,
+        settings: Settings,
+    ) -> Self {
         let service = Self(Arc::new(Inner {
             start: Box::new(start),
             engine: Mutex::new(Ready::Not(None)),
@@ -149,13 +175,14 @@ impl Service {
             checkpoints: Checkpoints::default(),
             draining: watch::Sender::new(false),
             stopped: AtomicBool::new(false),
+            parting: CancellationToken::new(),
             requests: AtomicUsize::new(0),
             last_request: Mutex::new(Instant::now()),
             less: Notify::new(),
         }));
         let _ = service.engine();
         crate::records::sweep_from_time_to_time(&service);
-        Ok(service)
+        service
     }
 
     /// The engine.
@@ -257,6 +284,7 @@ impl Service {
             let _ = tokio::time::timeout(CANCELLED, self.no_runs()).await;
         }
         self.0.stopped.store(true, Ordering::Relaxed);
+        self.0.parting.cancel();
         self.end_all_sandboxes().await;
         self.0.checkpoints.clear();
         // All that was to be written has been then.

@@ -3,6 +3,7 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -130,6 +131,16 @@ impl Store {
         Self::with(path, Some(lock))
     }
 
+    /// One that is gone with this process.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn in_memory() -> Result<Self, StoreError> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self::with(Path::new(&format!("file:/state-{number}?vfs=memdb")), None)
+    }
+
     fn with(path: &Path, lock: Option<File>) -> Result<Self, StoreError> {
         let mut connection = connect(path)?;
         migrate(&mut connection, path)?;
@@ -249,7 +260,9 @@ fn private(path: &Path) -> std::io::Result<File> {
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
@@ -306,6 +319,16 @@ mod tests {
         }
         drop(store);
         assert!(Store::open_serving(&path).is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_in_memory_is_nobody_elses() {
+        let (one, other) = (Store::in_memory().unwrap(), Store::in_memory().unwrap());
+        let insert = "INSERT INTO runs VALUES ('a', 'local', NULL, 'running', 1, '{}')";
+        one.write(move |c| c.execute(insert, [])).await.unwrap();
+        let count = |c: &Connection| c.query_row("SELECT count(*) FROM runs", [], |row| row.get(0));
+        assert_eq!(one.read::<i64>(count).unwrap(), 1);
+        assert_eq!(other.read::<i64>(count).unwrap(), 0);
     }
 
     #[test]

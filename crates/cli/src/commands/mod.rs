@@ -6,6 +6,7 @@ pub(crate) mod generate;
 pub(crate) mod image;
 pub(crate) mod keys;
 pub(crate) mod layer;
+pub(crate) mod mcp;
 pub(crate) mod policy;
 pub(crate) mod repl;
 pub(crate) mod run;

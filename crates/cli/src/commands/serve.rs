@@ -33,6 +33,7 @@ async fn serve(args: &Serve, host: &Host) -> anyhow::Result<()> {
         hosts: args.host.clone(),
         rate: args.rate,
         drain: Duration::from_secs(args.drain_s),
+        agents_network: super::mcp::network(&args.agents)?,
         ..Settings::default()
     };
     // Before anybody is told that this listens: who is to be ended is, however early that is asked.

@@ -61,6 +61,7 @@ pub fn app(service: &Service, door: Door) -> Router {
             axum::routing::get(move || async move { (json, text) }),
         )
         .with_state(service.clone())
+        .route_service("/mcp", crate::mcp::http(service))
         .fallback(|| async {
             ApiError::new(
                 Kind::NotFound,

@@ -1,13 +1,8 @@
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use fumehood_engine::policy::Document;
 use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::handler::server::wrapper::Parameters;
-use rmcp::model::{
-    CallToolResult, ContentBlock, ErrorData, Implementation, ServerCapabilities, ServerConfig,
-};
+use rmcp::model::{CallToolResult, ErrorData, Implementation, ServerCapabilities, ServerConfig};
 use rmcp::service::RequestContext;
 use rmcp::{RoleServer, ServerHandler, tool, tool_handler, tool_router};
 use serde_json::{Value, json};
@@ -24,12 +19,6 @@ use crate::owner::Owner;
 /// The interpreter that a session's calls share, one for each language.
 const CONTEXT: &str = "main";
 
-/// What one read gives unless more is asked for, in bytes.
-const READ_BYTES: u64 = 64 * 1024;
-
-/// The most that one read gives, in bytes.
-const MOST_READ_BYTES: u64 = 1024 * 1024;
-
 /// What a model is told of all this once.
 const INSTRUCTIONS: &str = "Runs code in fresh virtual machines that see neither this computer's files nor, unless its \
 operator allows it, any network. For one piece of code call run_code. To keep variables, files and packages between calls, \
@@ -39,11 +28,9 @@ ordinary user. An answer shows the output's beginning and end: write what is lar
 /// The tools, for one client.
 #[derive(Clone)]
 pub(crate) struct Tools {
-    service: Service,
+    pub(super) service: Service,
     /// Whose they are; none: the request says it.
     owner: Option<Owner>,
-    /// What code may reach that is given a network; none: it is given none.
-    network: Option<Arc<Document>>,
     router: ToolRouter<Self>,
 }
 
@@ -64,7 +51,6 @@ impl Tools {
         Self {
             service,
             owner,
-            network,
             router: Self::router(),
         }
     }
@@ -172,7 +158,7 @@ impl Tools {
 }
 
 impl Tools {
-    fn owner(&self, context: &RequestContext<RoleServer>) -> Result<Owner, ApiError> {
+    pub(super) fn owner(&self, context: &RequestContext<RoleServer>) -> Result<Owner, ApiError> {
         let said = || {
             context
                 .extensions
@@ -186,10 +172,10 @@ impl Tools {
 
     /// The network of code that asked for one.
     fn network(&self, is_wanted: bool) -> Result<Option<NetworkBody>, ApiError> {
-        match (is_wanted, &self.network) {
+        match (is_wanted, &self.service.0.settings.agents_network) {
             (false, _) => Ok(None),
             (true, Some(policy)) => Ok(Some(NetworkBody {
-                policy: (**policy).clone(),
+                policy: policy.clone(),
                 ..NetworkBody::default()
             })),
             (true, None) => {
@@ -262,7 +248,7 @@ impl Tools {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let sandboxes = self.service.running_sandboxes(&owner);
+        let sandboxes = self.service.running_sandboxes(&owner)?;
         let lines = sandboxes
             .iter()
             .map(|view| format!("{} since {}", view.id, view.created_at));
@@ -291,125 +277,6 @@ impl Tools {
         Ok(done(format!("Session {} has ended.", view.id), structured))
     }
 
-    async fn write(
-        &self,
-        asked: asked::WriteFile,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<CallToolResult, ApiError> {
-        let owner = self.owner(context)?;
-        let bytes = match (asked.text, asked.base64) {
-            (Some(text), None) => text.into_bytes(),
-            (None, Some(text)) => {
-                let text: String = text.split_ascii_whitespace().collect();
-                let wrong = |error| ApiError::invalid(format!("`base64` is none: {error}"));
-                STANDARD.decode(text).map_err(wrong)?
-            }
-            _ => {
-                return Err(ApiError::invalid(
-                    "give the content as `text` or as `base64`, one of them",
-                ));
-            }
-        };
-        let sandbox = self.service.sandbox(&owner, &asked.session)?;
-        let len = bytes.len();
-        let options = fumehood_engine::WriteOptions {
-            parents: true,
-            ..Default::default()
-        };
-        let files = sandbox.handle().files();
-        let written = files.write_with(&asked.path, bytes, options).await;
-        written.map_err(|error| sandbox.explain(error))?;
-        let structured = json!({ "path": asked.path, "bytes": len });
-        Ok(done(format!("{} has {len} bytes.", asked.path), structured))
-    }
-
-    async fn read(
-        &self,
-        asked: asked::ReadFile,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<CallToolResult, ApiError> {
-        let owner = self.owner(context)?;
-        let sandbox = self.service.sandbox(&owner, &asked.session)?;
-        let files = sandbox.handle().files();
-        let failed = |error| sandbox.explain(error);
-        let size = files.stat(&asked.path).await.map_err(failed)?.size;
-        let image = image_kind(&asked.path).filter(|_| asked.offset == 0 && asked.bytes.is_none());
-        let usual = match image {
-            Some(_) => MOST_READ_BYTES,
-            None => READ_BYTES,
-        };
-        let len = asked.bytes.unwrap_or(usual);
-        if !(1..=MOST_READ_BYTES).contains(&len) {
-            let message = format!(
-                "`bytes` is {len}; 1 to {MOST_READ_BYTES} are allowed; read a larger file in parts"
-            );
-            return Err(ApiError::invalid(message));
-        }
-        let bytes = files
-            .read_part(&asked.path, asked.offset, len)
-            .await
-            .map_err(failed)?;
-        let end = asked.offset + bytes.len() as u64;
-        let mut structured = json!({
-            "path": asked.path, "size": size, "offset": asked.offset, "bytes": bytes.len(), "is_all": asked.offset == 0 && end >= size,
-        });
-        let content = match (image, std::str::from_utf8(&bytes)) {
-            (Some(kind), _) if size <= MOST_READ_BYTES => {
-                ContentBlock::image(STANDARD.encode(&bytes), kind)
-            }
-            (_, Ok(text)) => {
-                structured["text"] = text.into();
-                ContentBlock::text(text)
-            }
-            (_, Err(_)) => {
-                let text = STANDARD.encode(&bytes);
-                structured["base64"] = text.clone().into();
-                ContentBlock::text(text)
-            }
-        };
-        let mut content = vec![content];
-        if end < size {
-            content.push(ContentBlock::text(format!(
-                "[bytes {} to {end} of {size}]",
-                asked.offset
-            )));
-        }
-        let mut result = CallToolResult::success(content);
-        result.structured_content = Some(structured);
-        Ok(result)
-    }
-
-    async fn list(
-        &self,
-        asked: asked::ListFiles,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<CallToolResult, ApiError> {
-        let owner = self.owner(context)?;
-        let sandbox = self.service.sandbox(&owner, &asked.session)?;
-        let files = sandbox.handle().files();
-        let path = asked.path.as_deref().unwrap_or(".");
-        let found = files.list_deep(path, asked.depth.unwrap_or(1)).await;
-        let mut found = found.map_err(|error| sandbox.explain(error))?;
-        let count = found.len();
-        found.truncate(MOST_ENTRIES);
-        let mut lines: Vec<_> = found
-            .iter()
-            .map(|one| format!("{} {} {}", kind(one), one.size, one.name))
-            .collect();
-        if count > found.len() {
-            lines.push(format!("[{} more]", count - found.len()));
-        }
-        let entries = found
-            .iter()
-            .map(|one| json!({ "path": one.name, "kind": kind(one), "size": one.size }));
-        let structured = json!({ "entries": entries.collect::<Vec<_>>(), "count": count });
-        let text = match lines.is_empty() {
-            true => format!("{path} is empty."),
-            false => lines.join("\n"),
-        };
-        Ok(done(text, structured))
-    }
-
     async fn install(
         &self,
         asked: asked::InstallPackages,
@@ -422,15 +289,12 @@ impl Tools {
         };
         let lines: Vec<_> = installed
             .iter()
-            .map(|one| format!("{} {}", one.name, one.version))
+            .map(|one| format!("{} {}", one.path, one.version))
             .collect();
         let structured = json!({ "installed": installed });
         Ok(done(lines.join("\n"), structured))
     }
 }
-
-/// Entries of a directory that a model is shown.
-const MOST_ENTRIES: usize = 500;
 
 fn cancelled() -> ApiError {
     ApiError::new(Kind::Lost, "the call was cancelled")
@@ -482,18 +346,6 @@ fn name(language: asked::Language) -> &'static str {
         asked::Language::Python => "python",
         asked::Language::Javascript => "javascript",
         asked::Language::Shell => "shell",
-    }
-}
-
-/// The kind of image that a file is by its name.
-fn image_kind(path: &str) -> Option<&'static str> {
-    let (_, extension) = path.rsplit_once('.')?;
-    match extension.to_ascii_lowercase().as_str() {
-        "png" => Some("image/png"),
-        "jpg" | "jpeg" => Some("image/jpeg"),
-        "gif" => Some("image/gif"),
-        "webp" => Some("image/webp"),
-        _ => None,
     }
 }
 
