@@ -54,6 +54,13 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// Whether nothing is to be other than usual.
+    pub(crate) fn is_default(&self) -> bool {
+        let is_usual = self.accelerator == AcceleratorChoice::Auto
+            && self.require_isolation == RequiredIsolation::default();
+        is_usual && self.store.is_none() && self.qemu.is_none() && self.launcher.is_none()
+    }
+
     pub(crate) fn config(&self) -> Config {
         Config {
             store: self.store.clone(),
@@ -101,6 +108,16 @@ pub(crate) enum Command {
     Man,
 }
 
+/// The most that a timeout may be unless that is raised, in seconds.
+const MAX_TIMEOUT_S: u64 = 300;
+
+impl Run {
+    /// Whether a timeout may be other than is usual.
+    pub(crate) fn has_raised_timeout(&self) -> bool {
+        self.max_timeout != MAX_TIMEOUT_S
+    }
+}
+
 /// Runs code in a fresh VM.
 ///
 /// Exits as the program does; 124 when its time was up, 125 when fumehood failed, 130 when
@@ -130,7 +147,7 @@ pub(crate) struct Run {
     #[arg(short, long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) timeout: u64,
     /// Raises the most that a timeout may be
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = MAX_TIMEOUT_S)]
     pub(crate) max_timeout: u64,
     /// Memory of the VM
     #[arg(short, long, value_name = "MIB", default_value_t = 512)]
@@ -142,6 +159,10 @@ pub(crate) struct Run {
     /// Boots the VM instead of restoring it from a template
     #[arg(long)]
     pub(crate) boot: bool,
+    /// Does it without this user's server (`fumehood serve`), which is used where one runs and nothing particular is
+    /// asked for
+    #[arg(long, env = "FUMEHOOD_NO_SERVER", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) no_server: bool,
     /// Says nothing but what the program says
     #[arg(short, long)]
     pub(crate) quiet: bool,

@@ -1,15 +1,59 @@
-use fumehood_engine::{EndedBy, Error, Outcome};
+use fumehood_engine::{EndedBy, Error, Evidence, NetworkOutcome, Outcome, report};
+use serde_json::{Map, Value};
 
 use crate::commands::complain;
 use crate::exit::{FAILURE, INTERRUPTED, TIMEOUT};
 
+/// How a program ended, whoever drove it: an engine of this command's or a server.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) ended_by: EndedBy,
+    pub(crate) evidence: Evidence,
+    pub(crate) accelerator: String,
+    pub(crate) network: Option<NetworkOutcome>,
+    pub(crate) told: Told,
+}
+
+/// All that is known of an end.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// By an engine of this command's own.
+    Outcome(Box<Outcome>),
+    /// By a server.
+    Fields(Map<String, Value>),
+}
+
+impl Ended {
+    /// All of it, as `--json` has it.
+    pub(crate) fn fields(&self) -> Map<String, Value> {
+        match &self.told {
+            Told::Outcome(outcome) => report::outcome(outcome),
+            Told::Fields(fields) => fields.clone(),
+        }
+    }
+}
+
+impl From<Outcome> for Ended {
+    fn from(outcome: Outcome) -> Self {
+        Self {
+            exit_code: outcome.exit_code,
+            ended_by: outcome.ended_by,
+            evidence: outcome.evidence.clone(),
+            accelerator: outcome.accelerator.to_string(),
+            network: outcome.network.clone(),
+            told: Told::Outcome(Box::new(outcome)),
+        }
+    }
+}
+
 /// The exit code of this command, when a program ended so.
-pub(crate) fn exit_code(outcome: &Outcome) -> u8 {
-    match outcome.ended_by {
+pub(crate) fn exit_code(ended: &Ended) -> u8 {
+    match ended.ended_by {
         EndedBy::Timeout => TIMEOUT,
         EndedBy::Cancelled => INTERRUPTED,
         EndedBy::AgentLost => FAILURE,
-        _ => outcome
+        _ => ended
             .exit_code
             .and_then(|code| u8::try_from(code & 0xff).ok())
             .unwrap_or(FAILURE),
@@ -18,12 +62,12 @@ pub(crate) fn exit_code(outcome: &Outcome) -> u8 {
 
 /// A line on standard error, where the exit code alone would leave a riddle. `timeout_s` and `memory_mib`: what
 /// the program had.
-pub(crate) fn explain(outcome: &Outcome, timeout_s: u64, memory_mib: u32) {
-    let evidence = &outcome.evidence;
-    let what = match outcome.ended_by {
+pub(crate) fn explain(ended: &Ended, timeout_s: u64, memory_mib: u32) {
+    let evidence = &ended.evidence;
+    let what = match ended.ended_by {
         EndedBy::Exited => return,
         EndedBy::Timeout => {
-            let accelerator = outcome.accelerator;
+            let accelerator = &ended.accelerator;
             format!("ended after {timeout_s} s, its timeout (-t), under {accelerator}")
         }
         EndedBy::Cancelled => "cancelled".to_string(),

@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use fumehood_engine::Canceller;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
@@ -42,7 +41,7 @@ impl Interrupts {
 /// has a while to tell its end; the second one, or the end of that while, gives it up.
 pub(crate) struct Patience<'a> {
     interrupts: &'a mut Interrupts,
-    canceller: Canceller,
+    cancel: Box<dyn Fn() + Send + 'a>,
     until: Option<Instant>,
     /// The command itself is to end.
     pub(crate) is_last: bool,
@@ -52,10 +51,10 @@ pub(crate) struct Patience<'a> {
 const CANCEL_DEADLINE: Duration = Duration::from_secs(20);
 
 impl<'a> Patience<'a> {
-    pub(crate) fn new(interrupts: &'a mut Interrupts, canceller: Canceller) -> Self {
+    pub(crate) fn new(interrupts: &'a mut Interrupts, cancel: impl Fn() + Send + 'a) -> Self {
         Self {
             interrupts,
-            canceller,
+            cancel: Box::new(cancel),
             until: None,
             is_last: false,
         }
@@ -79,7 +78,7 @@ impl<'a> Patience<'a> {
                     if self.until.is_some() {
                         return None;
                     }
-                    self.canceller.cancel();
+                    (self.cancel)();
                     self.until = Some(Instant::now() + CANCEL_DEADLINE);
                 }
                 () = given_up => return None,

@@ -1,18 +1,18 @@
-use fumehood_engine::Outcome;
-use fumehood_engine::report::{self, Captured};
+use fumehood_engine::report::Captured;
 use serde_json::{Map, Value, json};
 
+use crate::end::Ended;
 use crate::output::Kept;
 use crate::transfer::{Download, Downloaded};
 
 /// What `run --json` prints of a run that ended. `has_results`: values were asked for.
 pub(crate) fn outcome(
-    outcome: &Outcome,
+    ended: &Ended,
     kept: &Kept,
     has_results: bool,
     downloads: &[(&Download, Downloaded)],
 ) -> Value {
-    let mut object = report::outcome(outcome);
+    let mut object = ended.fields();
     stream("stdout", &kept.stdout, &mut object);
     stream("stderr", &kept.stderr, &mut object);
     let mut add = |name: &str, value| object.insert(name.into(), value);

@@ -7,6 +7,7 @@ mod complete;
 mod end;
 mod exit;
 mod feed;
+mod going;
 mod interrupts;
 mod json;
 mod local;
@@ -14,6 +15,7 @@ mod network;
 mod output;
 mod packages;
 mod prompt;
+mod server;
 mod terminal;
 mod transfer;
 

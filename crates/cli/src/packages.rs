@@ -30,6 +30,11 @@ pub(crate) struct PackageArgs {
 }
 
 impl PackageArgs {
+    /// Whether none is asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.package.is_empty()
+    }
+
     pub(crate) fn configure(&self, config: &mut Config) {
         config.builder_memory_mib = self.builder_memory;
         config.package_deadline = Duration::from_secs(self.package_timeout);

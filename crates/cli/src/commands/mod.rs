@@ -11,6 +11,7 @@ pub(crate) mod policy;
 pub(crate) mod repl;
 pub(crate) mod run;
 pub(crate) mod serve;
+mod served;
 pub(crate) mod shell;
 pub(crate) mod template;
 

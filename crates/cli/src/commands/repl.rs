@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Stdin};
 use super::{complain, runtime};
 use crate::args::{Host, Repl};
 use crate::complete::Piece;
-use crate::end::{exit_code, explain};
+use crate::end::{self, exit_code, explain};
 use crate::exit::{FAILURE, INTERRUPTED};
 use crate::interrupts::{Asked, Interrupts, Patience};
 use crate::network;
@@ -130,7 +130,8 @@ async fn piece(
             return Ok(Ended::Code(FAILURE));
         }
     };
-    let mut patience = Patience::new(interrupts, run.canceller());
+    let canceller = run.canceller();
+    let mut patience = Patience::new(interrupts, move || canceller.cancel());
     let shown = patience.with(show(run, output)).await;
     let is_last = patience.is_last;
     let Some(shown) = shown else {
@@ -144,6 +145,7 @@ async fn piece(
             return Ok(Ended::Code(FAILURE));
         }
     };
+    let outcome = end::Ended::from(outcome);
     tell(&outcome, args, output).await?;
     Ok(match outcome.ended_by {
         _ if is_last => Ended::Over,
@@ -165,7 +167,7 @@ async fn show(
 }
 
 /// Says how it ended, and whether the state is lost.
-async fn tell(outcome: &Outcome, args: &Repl, output: &mut Output) -> anyhow::Result<()> {
+async fn tell(outcome: &end::Ended, args: &Repl, output: &mut Output) -> anyhow::Result<()> {
     if outcome.ended_by != EndedBy::Exited {
         output.end_line().await?;
         explain(outcome, args.timeout, args.memory);

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use fumehood_engine::{
-    EndedBy, Engine, Event, Language, Network, Outcome, Run, RunRequest, Sandbox, TemplateUse,
+    EndedBy, Engine, Event, Language, Network, RunRequest, Sandbox, TemplateUse,
 };
 
-use super::{complain, environment, runtime, say};
+use super::{complain, environment, runtime, say, served};
 use crate::args::{Host, Run as RunArgs};
-use crate::end::{Failure, exit_code, explain};
+use crate::end::{Ended, Failure, Told, exit_code, explain};
 use crate::exit::{BROKEN_PIPE, FAILURE, INTERRUPTED};
-use crate::feed::Feeding;
+use crate::going::Going;
 use crate::interrupts::{Interrupts, Patience};
 use crate::json;
 use crate::network;
@@ -32,12 +32,13 @@ pub(crate) fn run(args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
 }
 
 /// What the words ask for.
-struct Plan {
-    language: Language,
+pub(super) struct Plan {
+    pub(super) language: Language,
+    pub(super) code: String,
     request: RunRequest,
-    network: Option<Network>,
-    uploads: Vec<Upload>,
-    downloads: Vec<Download>,
+    pub(super) network: Option<Network>,
+    pub(super) uploads: Vec<Upload>,
+    pub(super) downloads: Vec<Download>,
 }
 
 fn plan(args: &RunArgs) -> anyhow::Result<Plan> {
@@ -46,7 +47,8 @@ fn plan(args: &RunArgs) -> anyhow::Result<Plan> {
     let (language, code) = program(args)?;
     Ok(Plan {
         language,
-        request: request(args, language, code)?,
+        request: request(args, language, &code)?,
+        code,
         network: args.network.network()?,
         uploads: uploads
             .map(|word| Upload::parse(word))
@@ -57,7 +59,7 @@ fn plan(args: &RunArgs) -> anyhow::Result<Plan> {
     })
 }
 
-fn request(args: &RunArgs, language: Language, code: String) -> anyhow::Result<RunRequest> {
+fn request(args: &RunArgs, language: Language, code: &str) -> anyhow::Result<RunRequest> {
     let mut request = RunRequest::new(language, code)
         .timeout_s(args.timeout)
         .memory_mib(args.memory);
@@ -97,6 +99,9 @@ fn start(plan: &Plan, args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let mut interrupts = Interrupts::new()?;
+        if let Some(end) = served::run(plan, args, host, &mut output, &mut interrupts).await? {
+            return Ok(end);
+        }
         let engine = match Engine::start(config) {
             Ok(engine) => engine,
             Err(error) => return Ok(End::Failed(error.into())),
@@ -110,7 +115,7 @@ fn start(plan: &Plan, args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
         }
         let request = args.packages.request(request);
         match engine.run(request) {
-            Ok(run) => follow(run, args, &mut output, &mut interrupts).await,
+            Ok(run) => follow(Going::Here(run), args, &mut output, &mut interrupts).await,
             Err(error) => Ok(End::Failed(error.into())),
         }
     });
@@ -120,8 +125,8 @@ fn start(plan: &Plan, args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
 }
 
 /// How it ended, as the command sees it.
-enum End<'a> {
-    Outcome(Box<Outcome>, Vec<(&'a Download, Downloaded)>),
+pub(super) enum End<'a> {
+    Ended(Box<Ended>, Vec<(&'a Download, Downloaded)>),
     Failed(Failure),
     /// Interrupted twice: the VM was ended at once. Or before the code was started.
     Abandoned,
@@ -130,15 +135,15 @@ enum End<'a> {
 }
 
 /// Follows a run to its end.
-async fn follow<'a>(
-    mut run: Run,
+pub(super) async fn follow<'a>(
+    mut run: Going,
     args: &RunArgs,
     output: &mut Output,
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<End<'a>> {
     let mut patience = Patience::new(interrupts, run.canceller());
     let shown = Shown::new(args.quiet);
-    let _feeding = args.stdin.then(|| Feeding::begin(run.input()));
+    let _feeding = args.stdin.then(|| run.feed());
     loop {
         let event = match patience.with(run.next()).await {
             None => return Ok(End::Abandoned),
@@ -161,9 +166,9 @@ async fn follow<'a>(
         }
     }
     shown.finish();
-    Ok(match run.outcome().await {
-        Ok(outcome) => End::Outcome(Box::new(outcome), Vec::new()),
-        Err(error) => End::Failed(error.into()),
+    Ok(match run.end().await {
+        Ok(ended) => End::Ended(Box::new(ended), Vec::new()),
+        Err(failure) => End::Failed(failure),
     })
 }
 
@@ -188,16 +193,20 @@ async fn in_sandbox<'a>(
         Ok(run) => run,
         Err(error) => return Ok(End::Failed(error.into())),
     };
-    let mut end = follow(run, args, output, interrupts).await?;
-    if let End::Outcome(outcome, downloads) = &mut end {
+    let mut end = follow(Going::Here(run), args, output, interrupts).await?;
+    if let End::Ended(ended, downloads) = &mut end {
         tokio::select! {
-            came = fetch(&sandbox, outcome, &plan.downloads) => *downloads = came,
+            came = fetch(&sandbox, ended.ended_by, &plan.downloads) => *downloads = came,
             _ = interrupts.next() => return Ok(End::Abandoned),
         }
-        outcome.timing.start = sandbox.start();
-        outcome.timing.teardown = sandbox.end().await;
-        outcome.timing.total = start.elapsed();
-        outcome.network = sandbox.network();
+        ended.network = sandbox.network();
+        let teardown = sandbox.end().await;
+        if let Told::Outcome(outcome) = &mut ended.told {
+            outcome.timing.start = sandbox.start();
+            outcome.timing.teardown = teardown;
+            outcome.timing.total = start.elapsed();
+            outcome.network.clone_from(&ended.network);
+        }
     }
     Ok(end)
 }
@@ -225,10 +234,10 @@ async fn prepare(engine: &Engine, plan: &Plan, args: &RunArgs) -> Result<Sandbox
 /// Copies what is asked for out of the VM, where there still is one.
 async fn fetch<'a>(
     sandbox: &Sandbox,
-    outcome: &Outcome,
+    ended_by: EndedBy,
     downloads: &'a [Download],
 ) -> Vec<(&'a Download, Downloaded)> {
-    let is_lost = outcome.ended_by == EndedBy::AgentLost;
+    let is_lost = ended_by == EndedBy::AgentLost;
     let mut all = Vec::with_capacity(downloads.len());
     for download in downloads {
         let came = match is_lost {
@@ -246,7 +255,7 @@ async fn fetch<'a>(
 /// Says what there is to say and returns the exit code.
 fn report(end: End<'_>, output: &Output, args: &RunArgs) -> anyhow::Result<u8> {
     Ok(match end {
-        End::Outcome(outcome, downloads) => {
+        End::Ended(outcome, downloads) => {
             if let Output::Kept(kept) = output {
                 say(&json::outcome(&outcome, kept, args.display, &downloads))?;
             } else if !args.quiet {

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{environment, runtime};
 use crate::args::{Host, Shell};
-use crate::end::{exit_code, explain};
+use crate::end::{Ended, exit_code, explain};
 use crate::exit::INTERRUPTED;
 use crate::feed::Feeding;
 use crate::interrupts::Interrupts;
@@ -116,10 +116,11 @@ async fn session(
         }
     };
     drop(terminal);
-    if outcome.ended_by != EndedBy::Signaled {
-        explain(&outcome, 0, args.memory);
+    let ended = Ended::from(outcome);
+    if ended.ended_by != EndedBy::Signaled {
+        explain(&ended, 0, args.memory);
     }
-    Ok(exit_code(&outcome))
+    Ok(exit_code(&ended))
 }
 
 /// Writes what comes from the program's terminal, to its end.
