@@ -43,11 +43,7 @@ fn called(result: Result<CallToolResult, ApiError>) -> Called {
 
 #[tool_router(router = router)]
 impl Tools {
-    pub(super) fn new(
-        service: Service,
-        owner: Option<Owner>,
-        network: Option<Arc<Document>>,
-    ) -> Self {
+    pub(super) fn new(service: Service, owner: Option<Owner>) -> Self {
         Self {
             service,
             owner,
@@ -289,7 +285,7 @@ impl Tools {
         };
         let lines: Vec<_> = installed
             .iter()
-            .map(|one| format!("{} {}", one.path, one.version))
+            .map(|one| format!("{} {}", one.name, one.version))
             .collect();
         let structured = json!({ "installed": installed });
         Ok(done(lines.join("\n"), structured))
