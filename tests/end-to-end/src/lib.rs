@@ -5,6 +5,7 @@ pub mod index;
 pub mod netns;
 pub mod others;
 pub mod pty;
+pub mod server;
 pub mod servers;
 
 use std::io::Read;

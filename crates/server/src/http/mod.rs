@@ -128,14 +128,21 @@ fn described(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
         .content("application/json", error)
         .build();
     for (path, item) in &mut api.paths.paths {
+        let words: Vec<&str> = path
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|word| !word.is_empty() && *word != "v1")
+            .collect();
+        let name = words.join("_");
         let operations = [
-            &mut item.get,
-            &mut item.put,
-            &mut item.post,
-            &mut item.delete,
-            &mut item.patch,
+            ("get", &mut item.get),
+            ("put", &mut item.put),
+            ("post", &mut item.post),
+            ("delete", &mut item.delete),
+            ("patch", &mut item.patch),
         ];
-        for operation in operations.into_iter().flatten() {
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            operation.operation_id = Some(format!("{method}_{name}"));
             let all = &mut operation.responses.responses;
             all.insert("default".into(), RefOr::T(error.clone()));
             if !door::is_open(path) {

@@ -1,0 +1,255 @@
+//! The server under load, killed, and ended.
+
+use std::time::{Duration, Instant};
+
+use fumehood_end_to_end::server::{Client, Server};
+use fumehood_end_to_end::{descendants, is_alive, soon, wait_until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_200_runs_ends_right_or_is_refused_and_the_host_answers() {
+    let server = Server::start(&[]);
+    let start = Instant::now();
+    let mut asking = Vec::new();
+    for n in 0..200_u32 {
+        let socket = server.socket();
+        asking.push(tokio::spawn(async move {
+            let mut client = Client::at(&socket).await;
+            let body = json!({ "language": "shell", "code": format!("echo {n}") }).to_string();
+            let reply = client.ask("POST", "/v1/runs", body).await;
+            let (json, after) = (reply.json(), reply.headers.get("retry-after").cloned());
+            match reply.status {
+                200 => {
+                    assert_eq!(
+                        (&json["stdout"], &json["exit_code"]),
+                        (&json!(format!("{n}\n")), &json!(0)),
+                        "{json}"
+                    );
+                    true
+                }
+                429 => {
+                    assert!(
+                        after.is_some() && json["error"]["retry"] == "safe",
+                        "{json}"
+                    );
+                    false
+                }
+                other => panic!("{other} {json}"),
+            }
+        }));
+    }
+    let mut health = server.client().await;
+    let mut slowest = Duration::ZERO;
+    while asking.iter().any(|one| !one.is_finished()) {
+        let asked = Instant::now();
+        assert_eq!(health.ask("GET", "/healthz", "").await.status, 200);
+        slowest = slowest.max(asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut right = 0;
+    for one in asking {
+        right += u32::from(one.await.unwrap());
+    }
+    println!(
+        "{right} of 200 ended right, in {:?}; the slowest /healthz took {slowest:?}",
+        start.elapsed()
+    );
+    assert!(right >= 64, "{right}");
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    assert!(
+        start.elapsed() < Duration::from_secs(150),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_leaves_no_vm_and_the_next_one_tells_no_lie() {
+    let mut server = Server::start(&[]);
+    let mut client = server.client().await;
+    let sandbox = client
+        .json("POST", "/v1/sandboxes", &Value::Null, 201)
+        .await;
+    let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
+    let done = json!({ "language": "shell", "code": "echo done" });
+    let done = client.json("POST", &format!("{at}/runs"), &done, 200).await;
+    let mut begun = Vec::new();
+    for _ in 0..3 {
+        let long = json!({ "language": "shell", "code": "sleep 100", "detach": true });
+        begun.push(client.json("POST", "/v1/runs", &long, 202).await);
+        begun.push(client.json("POST", &format!("{at}/runs"), &long, 202).await);
+    }
+    let keyed = json!({ "language": "shell", "code": "sleep 100", "detach": true }).to_string();
+    let kept = client
+        .ask_with(
+            "POST",
+            "/v1/runs",
+            &[("idempotency-key", "k")],
+            keyed.clone(),
+        )
+        .await
+        .json();
+    let vms = |pid| {
+        descendants(pid)
+            .into_iter()
+            .filter(|pid| is_alive(*pid))
+            .collect::<Vec<_>>()
+    };
+    wait_until("VMs", || vms(server.pid()).len() >= 3);
+    let before = vms(server.pid());
+    server.end(Signal::KILL);
+    wait_until("the VMs' end", || !before.iter().any(|pid| is_alive(*pid)));
+
+    let dir = server.dir().clone();
+    let again = Server::start_in(&dir, &[]);
+    let mut client = again.client().await;
+    for run in &begun {
+        let run = client
+            .json(
+                "GET",
+                &format!("/v1/runs/{}", run["id"].as_str().unwrap()),
+                &Value::Null,
+                200,
+            )
+            .await;
+        assert_eq!(
+            (&run["state"], &run["ended_by"]),
+            (&json!("ended"), &json!("server_lost")),
+            "{run}"
+        );
+    }
+    let told = client.json("GET", &at, &Value::Null, 200).await;
+    assert_eq!(
+        (&told["state"], &told["ended"]),
+        (&json!("ended"), &json!("server_lost"))
+    );
+    let told = client
+        .json(
+            "GET",
+            &format!("/v1/runs/{}", done["id"].as_str().unwrap()),
+            &Value::Null,
+            200,
+        )
+        .await;
+    assert_eq!(
+        (&told["exit_code"], &told["ended_by"]),
+        (&json!(0), &json!("exited"))
+    );
+    // The key still names the run that was lost, and begins no other.
+    let reply = client
+        .ask_with("POST", "/v1/runs", &[("idempotency-key", "k")], keyed)
+        .await;
+    let same = reply.json();
+    assert_eq!(
+        (&same["id"], &same["ended_by"]),
+        (&kept["id"], &json!("server_lost"))
+    );
+    let events = again.client().await.events(
+        "GET",
+        &format!("/v1/runs/{}/events", kept["id"].as_str().unwrap()),
+        &[],
+        &Value::Null,
+    );
+    let events = events.await.all().await;
+    assert_eq!(events.last().unwrap().data["ended_by"], "server_lost");
+    assert_eq!(
+        client
+            .json("GET", "/v1/runs?state=running", &Value::Null, 200)
+            .await["runs"],
+        json!([])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_ended_lets_runs_end_and_takes_no_new_ones() {
+    let mut server = Server::start(&["--drain-s", "3"]);
+    let mut client = server.client().await;
+    client
+        .json("POST", "/v1/sandboxes", &Value::Null, 201)
+        .await;
+    let ask = |code: &'static str| {
+        let socket = server.socket();
+        tokio::spawn(async move {
+            let mut client = Client::at(&socket).await;
+            let body = json!({ "language": "shell", "code": code }).to_string();
+            client.ask("POST", "/v1/runs", body).await.json()
+        })
+    };
+    let (short, long) = (ask("sleep 1; echo whole"), ask("sleep 100"));
+    soon("two runs", async {
+        while client
+            .json("GET", "/v1/runs?state=running", &Value::Null, 200)
+            .await["runs"]
+            .as_array()
+            .unwrap()
+            .len()
+            < 2
+        {}
+    })
+    .await;
+    let begun = Instant::now();
+    let ended = tokio::task::spawn_blocking(move || (server.end(Signal::TERM), server));
+    soon("a refusal", async {
+        loop {
+            let reply = client.ask("POST", "/v1/sandboxes", "{}").await;
+            if reply.status == 503 {
+                assert_eq!(reply.json()["error"]["kind"], "draining");
+                break;
+            }
+        }
+    })
+    .await;
+    assert_eq!(short.await.unwrap()["stdout"], "whole\n");
+    assert_eq!(long.await.unwrap()["ended_by"], "cancelled");
+    let (code, server) = ended.await.unwrap();
+    assert_eq!(code, Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(40));
+    assert!(!server.socket().exists());
+    let again = Server::start_in(server.dir(), &[]);
+    let listed = again
+        .client()
+        .await
+        .json("GET", "/v1/sandboxes", &Value::Null, 200)
+        .await;
+    assert_eq!(listed["sandboxes"][0]["ended"], "server_stopped");
+}
+
+#[tokio::test]
+async fn a_server_ends_when_nobody_wants_anything() {
+    let server = Server::start(&["--exit-when-idle", "2"]);
+    let mut client = server.client().await;
+    let sandbox = client
+        .json(
+            "POST",
+            "/v1/sandboxes",
+            &json!({ "idle_timeout_s": 5 }),
+            201,
+        )
+        .await;
+    let start = Instant::now();
+    assert!(sandbox["id"].is_string());
+    drop(client);
+    wait_until("its end", || !server.socket().exists());
+    assert!(
+        start.elapsed() > Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn another_address_than_loopbacks_needs_a_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = fumehood_end_to_end::fumehood();
+    command
+        .args(["serve", "--listen", "0.0.0.0:0", "--socket"])
+        .arg(dir.path().join("s"));
+    command.arg("--state").arg(dir.path().join("state.sqlite"));
+    let output = fumehood_end_to_end::finish(command);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("fumehood keys create"),
+        "{said}"
+    );
+}

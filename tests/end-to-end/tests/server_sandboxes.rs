@@ -1,0 +1,339 @@
+//! Sandboxes over HTTP: state, files, forks, and whose they are.
+
+use fumehood_end_to_end::server::Server;
+use serde_json::{Value, json};
+
+fn python(code: &str) -> Value {
+    json!({ "language": "python", "code": code, "context": "main" })
+}
+
+#[tokio::test]
+async fn a_sandbox_has_contexts_forks_checkpoints_and_an_end() {
+    let server = Server::start(&[]);
+    let mut client = server.client().await;
+    let asked = json!({ "language": "python", "name": "mine", "idle_timeout_s": 100 });
+    let sandbox = client.json("POST", "/v1/sandboxes", &asked, 201).await;
+    assert_eq!(
+        (&sandbox["name"], &sandbox["state"]),
+        (&json!("mine"), &json!("running"))
+    );
+    let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
+    let runs = format!("{at}/runs");
+    client.json("POST", &runs, &python("x = 20"), 200).await;
+    let saved = client
+        .json("POST", &format!("{at}/checkpoints"), &Value::Null, 201)
+        .await;
+    let run = client
+        .json("POST", &runs, &python("x += 1; print(x)"), 200)
+        .await;
+    assert_eq!(
+        (&run["stdout"], &run["sandbox"]),
+        (&json!("21\n"), &sandbox["id"])
+    );
+
+    let forked = client
+        .json("POST", &format!("{at}/fork"), &json!({ "count": 2 }), 201)
+        .await;
+    let child = forked["sandboxes"][1]["id"].as_str().unwrap();
+    assert_eq!(forked["sandboxes"][1]["idle_timeout_s"], 100);
+    let run = client
+        .json(
+            "POST",
+            &format!("/v1/sandboxes/{child}/runs"),
+            &python("print(x)"),
+            200,
+        )
+        .await;
+    assert_eq!(run["stdout"], "21\n");
+    let from = json!({ "checkpoint": saved["id"] });
+    let other = client.json("POST", "/v1/sandboxes", &from, 201).await;
+    let path = format!("/v1/sandboxes/{}/runs", other["id"].as_str().unwrap());
+    assert_eq!(
+        client.json("POST", &path, &python("print(x)"), 200).await["stdout"],
+        "20\n"
+    );
+    client
+        .json(
+            "DELETE",
+            &format!("/v1/checkpoints/{}", saved["id"].as_str().unwrap()),
+            &Value::Null,
+            204,
+        )
+        .await;
+    client.json("POST", "/v1/sandboxes", &from, 404).await;
+
+    // While something goes on in it, there is no saved state.
+    let long = json!({ "argv": ["sleep", "60"], "detach": true });
+    let long = client
+        .json("POST", &format!("{at}/processes"), &long, 202)
+        .await;
+    client
+        .json("POST", &format!("{at}/fork"), &Value::Null, 409)
+        .await;
+    client
+        .json(
+            "POST",
+            &format!("/v1/runs/{}/cancel", long["id"].as_str().unwrap()),
+            &Value::Null,
+            204,
+        )
+        .await;
+
+    client
+        .json("DELETE", &format!("{at}/contexts/main"), &Value::Null, 204)
+        .await;
+    let run = client.json("POST", &runs, &python("print(x)"), 200).await;
+    assert_eq!(run["exit_code"], 1);
+    let times = client
+        .json("PATCH", &at, &json!({ "max_lifetime_s": 5000 }), 200)
+        .await;
+    assert_eq!(
+        (&times["max_lifetime_s"], &times["idle_timeout_s"]),
+        (&json!(5000), &json!(100))
+    );
+    client
+        .json("PATCH", &at, &json!({ "idle_timeout_s": 0 }), 400)
+        .await;
+
+    let events = server
+        .client()
+        .await
+        .events("GET", &format!("{at}/events"), &[], &Value::Null)
+        .await;
+    for _ in 0..2 {
+        let ended = client.json("DELETE", &at, &Value::Null, 200).await;
+        assert_eq!(
+            (&ended["state"], &ended["ended"]),
+            (&json!("ended"), &json!("asked"))
+        );
+    }
+    let events = events.all().await;
+    assert_eq!(events.last().unwrap().name, "ended");
+    assert!(events.iter().any(|sent| sent.name == "run_ended"));
+    let gone = client.json("POST", &runs, &python("1"), 410).await;
+    assert_eq!(
+        (&gone["error"]["kind"], &gone["error"]["ended"]),
+        (&json!("lost"), &json!("asked"))
+    );
+}
+
+#[tokio::test]
+async fn a_sandbox_ends_when_it_is_idle_and_says_so() {
+    let server = Server::start(&[]);
+    let mut client = server.client().await;
+    let sandbox = client
+        .json(
+            "POST",
+            "/v1/sandboxes",
+            &json!({ "idle_timeout_s": 1 }),
+            201,
+        )
+        .await;
+    let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
+    let mut events = server
+        .client()
+        .await
+        .events("GET", &format!("{at}/events"), &[], &Value::Null)
+        .await;
+    assert_eq!(events.until("ended").await.data["ended"], "idle");
+    assert_eq!(
+        client.json("GET", &at, &Value::Null, 200).await["ended"],
+        "idle"
+    );
+}
+
+#[tokio::test]
+async fn files_are_whole_exact_and_had_in_parts() {
+    let server = Server::start(&[]);
+    let mut client = server.client().await;
+    let sandbox = client
+        .json("POST", "/v1/sandboxes", &Value::Null, 201)
+        .await;
+    let at = format!("/v1/sandboxes/{}/files", sandbox["id"].as_str().unwrap());
+    let bytes: Vec<u8> = (0..20_u32 << 20)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let put = client
+        .ask(
+            "PUT",
+            &format!("{at}/content?path=a/b/big.bin&parents=true&mode=600"),
+            bytes.clone(),
+        )
+        .await;
+    let stat = put.json();
+    assert_eq!(
+        (put.status, &stat["size"], &stat["mode"]),
+        (200, &json!(20 << 20), &json!(0o600)),
+        "{stat}"
+    );
+    assert_eq!(
+        (&stat["name"], &stat["kind"]),
+        (&json!("big.bin"), &json!("file"))
+    );
+    let path = format!("{at}/content?path=a/b/big.bin");
+    let got = client.ask("GET", &path, "").await;
+    assert_eq!(got.headers["content-length"], (20 << 20).to_string());
+    assert!(got.status == 200 && got.body == bytes);
+    for (range, from, to) in [
+        ("bytes=0-0", 0, 1),
+        ("bytes=1000000-4000000", 1_000_000, 4_000_001),
+        ("bytes=-5", bytes.len() - 5, bytes.len()),
+    ] {
+        let part = client.ask_with("GET", &path, &[("range", range)], "").await;
+        assert!(
+            part.status == 206 && part.body == bytes[from..to],
+            "{range} {}",
+            part.status
+        );
+        let expected = format!("bytes {from}-{}/{}", to - 1, bytes.len());
+        assert_eq!(part.headers["content-range"], expected);
+    }
+    let past = client
+        .ask_with("GET", &path, &[("range", "bytes=20971520-")], "")
+        .await;
+    assert_eq!(
+        (past.status, &past.headers["content-range"]),
+        (416, &"bytes */20971520".parse().unwrap())
+    );
+    let head = client.ask("HEAD", &path, "").await;
+    assert!(head.status == 200 && head.body.is_empty());
+    assert_eq!(head.headers["content-length"], (20 << 20).to_string());
+
+    client
+        .json(
+            "POST",
+            &format!("{at}/directories"),
+            &json!({ "path": "d/e" }),
+            204,
+        )
+        .await;
+    client
+        .json(
+            "POST",
+            &format!("{at}/move"),
+            &json!({ "from": "a/b/big.bin", "to": "d/small" }),
+            204,
+        )
+        .await;
+    client
+        .ask("PUT", &format!("{at}/content?path=d/empty"), "")
+        .await;
+    let taken = client
+        .json(
+            "POST",
+            &format!("{at}/move"),
+            &json!({ "from": "d/small", "to": "d/empty" }),
+            409,
+        )
+        .await;
+    assert_eq!(taken["error"]["io"], "already_exists");
+    let listed = client
+        .json(
+            "GET",
+            &format!("{at}/list?path=d&depth=2"),
+            &Value::Null,
+            200,
+        )
+        .await;
+    let names: Vec<&str> = listed["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|one| one["name"].as_str())
+        .collect();
+    assert_eq!(names, ["e", "empty", "small"]);
+    let empty = client
+        .ask("GET", &format!("{at}/content?path=d/empty"), "")
+        .await;
+    assert!(empty.status == 200 && empty.body.is_empty());
+    for (method, path, status, io) in [
+        ("GET", "content?path=nothing", 404, "not_found"),
+        ("GET", "stat?path=nothing", 404, "not_found"),
+        ("GET", "content?path=d", 400, "is_a_directory"),
+        ("PUT", "content?path=/etc/passwd", 403, "permission_denied"),
+        ("GET", "list?path=d/empty", 400, "not_a_directory"),
+        ("DELETE", "?path=nothing", 404, "not_found"),
+    ] {
+        let path = format!("{at}/{path}").replace("/?", "?");
+        let reply = client.ask(method, &path, "").await;
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["io"]),
+            (status, &json!(io)),
+            "{method} {path}"
+        );
+    }
+    for path in ["content?path=", "content?path=%00", "content"] {
+        let reply = client.ask("GET", &format!("{at}/{path}"), "").await;
+        assert_eq!(reply.status, 400, "{path} {:?}", reply.json());
+    }
+    let kept = client.ask("DELETE", &format!("{at}?path=d"), "").await;
+    assert_eq!(kept.status, 400, "{:?}", kept.json());
+    let gone = client
+        .ask("DELETE", &format!("{at}?path=d&recursive=true"), "")
+        .await;
+    assert_eq!(gone.status, 204);
+}
+
+#[tokio::test]
+async fn what_is_another_keys_does_not_exist() {
+    let server = Server::start(&[]);
+    let (one, other) = (server.key("one"), server.key("other"));
+    let mut one = server.with_key(&one).await;
+    let mut other = server.with_key(&other).await;
+    let sandbox = one.json("POST", "/v1/sandboxes", &Value::Null, 201).await;
+    let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
+    let run = one
+        .json("POST", &format!("{at}/runs"), &python("print(1)"), 200)
+        .await;
+    let saved = one
+        .json("POST", &format!("{at}/checkpoints"), &Value::Null, 201)
+        .await;
+    let run = format!("/v1/runs/{}", run["id"].as_str().unwrap());
+    let saved = saved["id"].as_str().unwrap();
+    for client in [&mut other, &mut server.client().await] {
+        for (method, path, body) in [
+            ("GET", at.clone(), json!(null)),
+            ("PATCH", at.clone(), json!({})),
+            ("DELETE", at.clone(), json!(null)),
+            ("POST", format!("{at}/runs"), python("1")),
+            (
+                "POST",
+                format!("{at}/processes"),
+                json!({ "argv": ["true"] }),
+            ),
+            ("POST", format!("{at}/fork"), json!(null)),
+            ("POST", format!("{at}/checkpoints"), json!(null)),
+            ("GET", format!("{at}/events"), json!(null)),
+            ("GET", format!("{at}/files/stat?path=/"), json!(null)),
+            ("POST", format!("{at}/ports"), json!({ "guest": 80 })),
+            ("GET", run.clone(), json!(null)),
+            ("GET", format!("{run}/events"), json!(null)),
+            ("POST", format!("{run}/cancel"), json!(null)),
+            (
+                "POST",
+                "/v1/sandboxes".into(),
+                json!({ "checkpoint": saved }),
+            ),
+            ("DELETE", format!("/v1/checkpoints/{saved}"), json!(null)),
+        ] {
+            let answer = client.json(method, &path, &body, 404).await;
+            assert_eq!(answer["error"]["kind"], "not_found");
+        }
+        for (path, name) in [
+            ("runs", "runs"),
+            ("sandboxes", "sandboxes"),
+            ("checkpoints", "checkpoints"),
+        ] {
+            assert_eq!(
+                client
+                    .json("GET", &format!("/v1/{path}"), &Value::Null, 200)
+                    .await[name],
+                json!([])
+            );
+        }
+    }
+    assert_eq!(
+        one.json("GET", &at, &Value::Null, 200).await["state"],
+        "running"
+    );
+}
