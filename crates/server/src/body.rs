@@ -6,7 +6,8 @@ use fumehood_engine::policy::{Document, SecretName};
 use fumehood_engine::{
     Expose, Language, Network, RunRequest, SecretValue, SignalName, SpawnRequest,
 };
-use serde::Deserialize;
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
@@ -62,6 +63,51 @@ fn timeout() -> u64 {
     30
 }
 
+/// A whole number as JSON Schema has it: `13.0` is one.
+fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(deserializer: D) -> Result<T, D::Error> {
+    struct Whole;
+    impl Visitor<'_> for Whole {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a whole number")
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<u64, E> {
+            Ok(number)
+        }
+
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        fn visit_f64<E: de::Error>(self, number: f64) -> Result<u64, E> {
+            // Past that a float says no number exactly.
+            const EXACT: f64 = 9_007_199_254_740_992.0;
+            match number.fract() == 0.0 && (0.0..=EXACT).contains(&number) {
+                true => Ok(number as u64),
+                false => Err(E::invalid_value(de::Unexpected::Float(number), &self)),
+            }
+        }
+    }
+    let number = deserializer.deserialize_any(Whole)?;
+    let within = T::try_from(number);
+    within.map_err(|_| {
+        de::Error::invalid_value(de::Unexpected::Unsigned(number), &"a smaller number")
+    })
+}
+
+/// The same where there may be none.
+fn whole_or_none<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    struct Held<T>(T);
+    impl<'de, T: TryFrom<u64>> Deserialize<'de> for Held<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            whole(deserializer).map(Held)
+        }
+    }
+    let held = Option::<Held<T>>::deserialize(deserializer)?;
+    Ok(held.map(|Held(number)| number))
+}
+
 /// Code to be run, wherever.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -78,7 +124,7 @@ pub struct RunBody {
     #[serde(default)]
     pub cwd: Option<String>,
     /// Seconds until it is ended; 0 = the most that is allowed.
-    #[serde(default = "timeout")]
+    #[serde(default = "timeout", deserialize_with = "whole")]
     #[schema(maximum = 300)]
     pub timeout_s: u64,
     /// Its standard input.
@@ -97,7 +143,7 @@ pub struct RunBody {
     #[serde(default)]
     pub context: Option<String>,
     /// Memory of the VM; for runs in a VM of their own alone.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_or_none")]
     #[schema(minimum = 96, maximum = 1_048_576)]
     pub memory_mib: Option<u32>,
     /// Packages with versions; for runs in a VM of their own alone.
@@ -205,10 +251,12 @@ impl RunBody {
 #[serde(deny_unknown_fields)]
 pub struct PtyBody {
     /// Lines.
-    #[schema(minimum = 1)]
+    #[serde(deserialize_with = "whole")]
+    #[schema(minimum = 1, maximum = 65535)]
     pub rows: u16,
     /// Columns.
-    #[schema(minimum = 1)]
+    #[serde(deserialize_with = "whole")]
+    #[schema(minimum = 1, maximum = 65535)]
     pub cols: u16,
 }
 
@@ -226,7 +274,8 @@ pub struct ProcessBody {
     #[serde(default)]
     pub cwd: Option<String>,
     /// Seconds until it is ended; 0 = never.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
+    #[schema(maximum = 300)]
     pub timeout_s: u64,
     /// Its standard input.
     #[serde(default)]
@@ -327,12 +376,15 @@ pub struct SandboxBody {
     /// The language whose interpreter is warm in it.
     pub language: Option<CodeLanguage>,
     /// Its memory: 512 unless given.
+    #[serde(default, deserialize_with = "whole_or_none")]
     #[schema(minimum = 96, maximum = 1_048_576)]
     pub memory_mib: Option<u32>,
     /// Seconds without anything asked of it after which it ends: 300 unless given.
+    #[serde(default, deserialize_with = "whole_or_none")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     pub idle_timeout_s: Option<u64>,
     /// Seconds after which it ends: 86,400 unless given.
+    #[serde(default, deserialize_with = "whole_or_none")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     pub max_lifetime_s: Option<u64>,
     /// Its network.
@@ -356,9 +408,11 @@ pub struct SandboxBody {
 #[serde(deny_unknown_fields)]
 pub struct TimesBody {
     /// Seconds without anything asked of it after which it ends.
+    #[serde(default, deserialize_with = "whole_or_none")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     pub idle_timeout_s: Option<u64>,
     /// Seconds after its beginning at which it ends.
+    #[serde(default, deserialize_with = "whole_or_none")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     pub max_lifetime_s: Option<u64>,
 }
@@ -369,7 +423,7 @@ pub struct TimesBody {
 pub(crate) struct ForkBody {
     /// How many.
     #[schema(minimum = 1, maximum = 16)]
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "whole")]
     pub count: usize,
 }
 
@@ -377,12 +431,31 @@ fn one() -> usize {
     1
 }
 
+/// A language that has packages.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum PackageLanguage {
+    /// From the index of pip and uv.
+    Python,
+    /// From the registry of npm and bun.
+    Javascript,
+}
+
+impl From<PackageLanguage> for Language {
+    fn from(language: PackageLanguage) -> Self {
+        match language {
+            PackageLanguage::Python => Self::Python,
+            PackageLanguage::Javascript => Self::Javascript,
+        }
+    }
+}
+
 /// Packages to be installed in a sandbox.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PackagesBody {
     /// Python or JavaScript.
-    pub language: CodeLanguage,
+    pub language: PackageLanguage,
     /// With versions: `six==1.16.0`, `lodash@^4`.
     #[schema(min_items = 1, max_items = 50)]
     pub packages: Vec<String>,
@@ -393,10 +466,12 @@ pub struct PackagesBody {
 #[serde(deny_unknown_fields)]
 pub struct PortBody {
     /// The guest's port.
-    #[schema(value_type = u16, minimum = 1, maximum = 65535)]
-    pub guest: std::num::NonZeroU16,
+    #[serde(deserialize_with = "whole")]
+    #[schema(minimum = 1, maximum = 65535)]
+    pub guest: u16,
     /// This host's; 0 = any that is free.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
+    #[schema(maximum = 65535)]
     pub host: u16,
 }
 
@@ -439,6 +514,7 @@ impl Signal {
 #[serde(deny_unknown_fields)]
 pub(crate) struct DirectoryBody {
     /// Its path.
+    #[schema(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     pub path: String,
 }
 
@@ -447,8 +523,10 @@ pub(crate) struct DirectoryBody {
 #[serde(deny_unknown_fields)]
 pub(crate) struct MoveBody {
     /// From where.
+    #[schema(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     pub from: String,
     /// To where.
+    #[schema(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     pub to: String,
     /// Whether a file that is there is replaced.
     #[serde(default)]

@@ -40,8 +40,8 @@ mod store;
 mod view;
 
 pub use body::{
-    CodeLanguage, NetworkBody, PackagesBody, PortBody, ProcessBody, PtyBody, RunBody, SandboxBody,
-    Signal, Stdin, TimesBody,
+    CodeLanguage, NetworkBody, PackageLanguage, PackagesBody, PortBody, ProcessBody, PtyBody,
+    RunBody, SandboxBody, Signal, Stdin, TimesBody,
 };
 pub use claims::Once;
 pub use error::{ApiError, ErrorBody, Kind};

@@ -15,7 +15,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::{Door, app};
@@ -29,7 +29,7 @@ const HEAD: Duration = Duration::from_secs(60);
 /// Bytes of a request's head at most.
 const HEAD_BYTES: usize = 64 * 1024;
 
-/// Connections at once: each costs a task and its buffers, 100 KiB about.
+/// Connections at once by one door: each costs a task and its buffers, 100 KiB about.
 const CONNECTIONS: usize = 1024;
 
 /// How long answers may take to go out once all has ended.
@@ -154,7 +154,9 @@ impl Listeners {
         let local = app(service, Door::Local);
         let keyed = app(service, Door::Keyed);
         let graceful = GracefulShutdown::new();
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        // Each door has its own: whoever fills the one with connections leaves the other open.
+        let room = || Arc::new(Semaphore::new(CONNECTIONS));
+        let (local_room, keyed_room) = (room(), room());
         let drained = async {
             end.await;
             tracing::info!("ending");
@@ -162,19 +164,14 @@ impl Listeners {
         };
         tokio::pin!(drained);
         loop {
-            let place = tokio::select! {
-                place = room.clone().acquire_owned() => place,
-                () = &mut drained => break,
-            };
-            let Ok(place) = place else { break };
             tokio::select! {
-                accepted = accept_unix(self.unix.as_ref().map(|(listener, _)| listener)) => {
-                    if let Some(stream) = accepted {
+                accepted = accept_unix(self.unix.as_ref().map(|(listener, _)| listener), &local_room) => {
+                    if let Some((stream, place)) = accepted {
                         tokio::spawn(connection(stream, local.clone(), graceful.watcher(), place));
                     }
                 }
-                accepted = accept_tcp(self.tcp.as_ref()) => {
-                    if let Some(stream) = accepted {
+                accepted = accept_tcp(self.tcp.as_ref(), &keyed_room) => {
+                    if let Some((stream, place)) = accepted {
                         tokio::spawn(connection(stream, keyed.clone(), graceful.watcher(), place));
                     }
                 }
@@ -209,35 +206,39 @@ fn own_directory(dir: &Path, is_default: bool) -> Result<(), ListenError> {
     Ok(())
 }
 
-async fn accept_unix(listener: Option<&UnixListener>) -> Option<UnixStream> {
+async fn accept_unix(
+    listener: Option<&UnixListener>,
+    room: &Arc<Semaphore>,
+) -> Option<(UnixStream, OwnedSemaphorePermit)> {
     let Some(listener) = listener else {
         return std::future::pending().await;
     };
-    let stream = match listener.accept().await {
-        Ok((stream, _)) => stream,
-        Err(error) => {
-            tracing::warn!(%error, "a connection was not taken");
-            tokio::time::sleep(BREATH).await;
-            return None;
-        }
-    };
+    let place = room.clone().acquire_owned().await.ok()?;
+    let stream = taken(listener.accept().await).await?;
     let user = stream.peer_cred().ok()?.uid();
     if user != rustix::process::geteuid().as_raw() {
         tracing::warn!(user, "another user's process was turned away");
         return None;
     }
-    Some(stream)
+    Some((stream, place))
 }
 
-async fn accept_tcp(listener: Option<&TcpListener>) -> Option<tokio::net::TcpStream> {
+async fn accept_tcp(
+    listener: Option<&TcpListener>,
+    room: &Arc<Semaphore>,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
     let Some(listener) = listener else {
         return std::future::pending().await;
     };
-    match listener.accept().await {
-        Ok((stream, _)) => {
-            let _ = stream.set_nodelay(true);
-            Some(stream)
-        }
+    let place = room.clone().acquire_owned().await.ok()?;
+    let stream = taken(listener.accept().await).await?;
+    let _ = stream.set_nodelay(true);
+    Some((stream, place))
+}
+
+async fn taken<S, A>(accepted: io::Result<(S, A)>) -> Option<S> {
+    match accepted {
+        Ok((stream, _)) => Some(stream),
         Err(error) => {
             tracing::warn!(%error, "a connection was not taken");
             tokio::time::sleep(BREATH).await;

@@ -145,13 +145,10 @@ async fn a_killed_server_leaves_no_vm_and_the_next_one_tells_no_lie() {
         (&same["id"], &same["ended_by"]),
         (&kept["id"], &json!("server_lost"))
     );
-    let events = again.client().await.events(
-        "GET",
-        &format!("/v1/runs/{}/events", kept["id"].as_str().unwrap()),
-        &[],
-        &Value::Null,
-    );
-    let events = events.await.all().await;
+    let path = format!("/v1/runs/{}/events", kept["id"].as_str().unwrap());
+    let follower = again.client().await;
+    let events = follower.events("GET", &path, &[], &Value::Null).await;
+    let events = events.all().await;
     assert_eq!(events.last().unwrap().data["ended_by"], "server_lost");
     assert_eq!(
         client

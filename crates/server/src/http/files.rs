@@ -44,6 +44,7 @@ impl From<FileInfo> for FileView {
 #[into_params(parameter_in = Query)]
 pub(super) struct PathQuery {
     /// Absolute, or below the user's home.
+    #[param(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     pub(super) path: String,
 }
 
@@ -66,6 +67,7 @@ pub(super) async fn stat(
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Absolute, or below the user's home.
+    #[param(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     path: String,
     /// How many levels.
     #[param(minimum = 1, maximum = 64)]
@@ -131,6 +133,7 @@ pub(super) async fn rename(
 #[into_params(parameter_in = Query)]
 pub(super) struct RemoveQuery {
     /// Absolute, or below the user's home.
+    #[param(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     path: String,
     /// Whether a directory goes with all that is in it.
     #[serde(default)]

@@ -143,6 +143,16 @@ fn described(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
             operation.operation_id = Some(format!("{method}_{name}"));
+            let may_be_empty = [
+                "patch_sandboxes_id",
+                "post_sandboxes",
+                "post_sandboxes_id_fork",
+            ];
+            if let Some(RefOr::T(body)) = &mut operation.request_body
+                && may_be_empty.contains(&&*format!("{method}_{name}"))
+            {
+                body.required = Some(utoipa::openapi::Required::False);
+            }
             let all = &mut operation.responses.responses;
             all.insert("default".into(), RefOr::T(error.clone()));
             if !door::is_open(path) {

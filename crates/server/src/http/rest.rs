@@ -85,7 +85,7 @@ pub(super) async fn ready(State(service): State<Service>) -> Result<&'static str
 }
 
 /// Metrics, for Prometheus
-#[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain", body = String)))]
+#[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "application/openmetrics-text", body = String)))]
 pub(super) async fn metrics(State(service): State<Service>, _: Caller) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], service.metrics_text())

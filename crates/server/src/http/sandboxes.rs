@@ -192,6 +192,8 @@ pub(super) async fn expose(
     Path(id): Path,
     Json(PortBody { guest, host }): Json<PortBody>,
 ) -> Result<(StatusCode, axum::Json<UrlView>), ApiError> {
+    let guest = guest.try_into();
+    let guest = guest.map_err(|_| ApiError::invalid("`guest`: 1 to 65535 are allowed"))?;
     let url = service.expose(&owner, &id, Expose { host, guest })?;
     Ok((StatusCode::CREATED, axum::Json(UrlView { url })))
 }

@@ -203,6 +203,7 @@ async fn content(
 #[into_params(parameter_in = Query)]
 pub(super) struct UploadQuery {
     /// Absolute, or below the user's home.
+    #[param(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     path: String,
     /// Its permissions, in octal: those of the file that it replaces unless given, else 644.
     #[param(pattern = "^[0-7]{1,4}$")]
