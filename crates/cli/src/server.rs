@@ -168,7 +168,7 @@ impl Running {
                 }
             };
             match name.as_str() {
-                "ended" => self.end = Some(ended(data)),
+                "ended" => self.end = Some(ended(&data)),
                 "failed" => self.end = Some(Err(failure(&data))),
                 _ => {}
             }
@@ -283,7 +283,7 @@ fn bytes(data: &Value) -> Option<Bytes> {
     }
 }
 
-fn ended(data: Value) -> Result<Ended, Failure> {
+fn ended(data: &Value) -> Result<Ended, Failure> {
     let read = || {
         let ended_by: EndedBy = serde_json::from_value(data["ended_by"].clone()).ok()?;
         let evidence: Evidence = serde_json::from_value(data["evidence"].clone()).ok()?;

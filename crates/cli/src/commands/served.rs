@@ -62,7 +62,7 @@ fn may_be_served(plan: &Plan, args: &RunArgs, host: &Host) -> bool {
 fn body(plan: &Plan, args: &RunArgs) -> Value {
     let language = match plan.language {
         Language::Python => "python",
-        Language::JavaScript => "javascript",
+        Language::Javascript => "javascript",
         Language::Raw => "shell",
     };
     let env = args
