@@ -22,13 +22,15 @@ use serde_json::Value;
 /// How long any one run may take on a busy machine under software emulation.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 
-/// The command under test, as `cargo xtask test` built it.
+/// The command under test, as `cargo xtask test` built it. A server that this user may have is left alone.
 ///
 /// # Panics
 /// When the tests are not run by `cargo xtask test`, which also builds the image that they need.
 #[must_use]
 pub fn fumehood() -> Command {
-    Command::new(program())
+    let mut command = Command::new(program());
+    command.env("FUMEHOOD_NO_SERVER", "1");
+    command
 }
 
 /// Where the command under test is.

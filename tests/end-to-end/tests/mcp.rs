@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use fumehood_end_to_end::program;
+use fumehood_end_to_end::server::Server;
 use serde_json::{Value, json};
 
 /// A Python that has the package `mcp`; `cargo xtask test` makes one.
@@ -190,4 +191,30 @@ fn the_network_is_the_operators_to_allow() {
         "{}",
         told["results"][0]
     );
+}
+
+#[test]
+fn over_http_each_key_has_its_own_sessions() {
+    let server = Server::start(&[]);
+    let url = format!("http://{}/mcp", server.address);
+    let (one, other) = (server.key("one"), server.key("other"));
+    let calls = json!([
+        { "tool": "start_session", "arguments": {} },
+        { "tool": "run_code", "arguments": { "session": "$0.session", "language": "javascript", "code": "let x = 41; x + 1" } },
+    ]);
+    for mode in ["auto", "legacy"] {
+        let told = converse(&json!({ "url": url, "key": one }), mode, &calls);
+        assert_eq!(text(&told["results"][1]), "42", "{told}");
+        let session = &told["results"][0]["structured"]["session"];
+        let calls = json!([
+            { "tool": "list_sessions", "arguments": {} },
+            { "tool": "end_session", "arguments": { "session": session } },
+        ]);
+        let told = converse(&json!({ "url": url, "key": other }), mode, &calls);
+        assert_eq!(told["results"][0]["structured"]["sessions"], json!([]));
+        assert_eq!(
+            told["results"][1]["structured"]["error"]["kind"],
+            "not_found"
+        );
+    }
 }

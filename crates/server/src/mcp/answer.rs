@@ -80,7 +80,9 @@ pub(super) fn run(view: &RunView, session: Option<&str>) -> CallToolResult {
     structured.insert("values".into(), values.into());
     let how = how(view);
     let is_good = view.outcome.exit_code == Some(0);
-    if !is_good || content.is_empty() {
+    if content.is_empty() && is_good {
+        content.push(ContentBlock::text("The code ended well, without output."));
+    } else if !is_good {
         content.push(ContentBlock::text(how.clone()));
     }
     structured.insert("exit_code".into(), view.outcome.exit_code.into());
@@ -106,7 +108,7 @@ fn how(view: &RunView) -> String {
         .map(|detail| format!(": {detail}"));
     let detail = detail.unwrap_or_default();
     match (outcome.ended_by.as_deref(), outcome.exit_code) {
-        (Some("exited"), Some(0)) => "The code ended well, without output.".into(),
+        (Some("exited"), Some(0)) => "The code ended well.".into(),
         (Some("exited"), Some(code)) => format!("The code ended with exit code {code}{detail}."),
         (Some("timeout"), _) => format!("The code was ended at its timeout{detail}."),
         (Some("out_of_memory"), _) => format!("The code was ended for want of memory{detail}."),

@@ -1,0 +1,167 @@
+//! `fumehood run` by a server of this user's: the same results, and nothing left when the command goes away.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use fumehood_end_to_end::server::{Client, Server};
+use fumehood_end_to_end::{finish, finish_child, fumehood, send, soon};
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A server where commands look for one.
+struct Found {
+    server: Server,
+    runtime: TempDir,
+}
+
+impl Found {
+    fn start() -> Self {
+        let server = Server::start(&[]);
+        let runtime = tempfile::tempdir().unwrap();
+        let dir = runtime.path().join("fumehood");
+        std::fs::create_dir(&dir).unwrap();
+        std::os::unix::fs::symlink(server.socket(), dir.join("server.sock")).unwrap();
+        Self { server, runtime }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = fumehood();
+        command
+            .arg("run")
+            .args(words)
+            .env("XDG_RUNTIME_DIR", self.runtime.path())
+            .env_remove("FUMEHOOD_NO_SERVER");
+        command
+    }
+
+    async fn runs(&self, client: &mut Client) -> Vec<Value> {
+        let listed = client.json("GET", "/v1/runs", &Value::Null, 200).await;
+        listed["runs"].as_array().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn a_run_by_a_server_is_as_one_without() {
+    let found = Found::start();
+    let mut client = found.server.client().await;
+    let code = "import sys; print('é'); sys.stdout.buffer.write(bytes(range(256))); print('e', file=sys.stderr); sys.exit(3)";
+    let words = ["-l", "python", "-c", code];
+    let with = finish(found.command(&words));
+    assert_eq!(found.runs(&mut client).await.len(), 1);
+    let mut command = found.command(&words);
+    command.arg("--no-server");
+    let without = finish(command);
+    assert_eq!(found.runs(&mut client).await.len(), 1);
+    assert_eq!(with.status.code(), Some(3));
+    assert_eq!(
+        (with.status, with.stdout, with.stderr),
+        (without.status, without.stdout, without.stderr)
+    );
+
+    let words = [
+        "-l",
+        "python",
+        "--json",
+        "--display",
+        "-e",
+        "A=b",
+        "-c",
+        "import os; os.environ['A']",
+    ];
+    let object =
+        |output: std::process::Output| -> Value { serde_json::from_slice(&output.stdout).unwrap() };
+    let with = object(finish(found.command(&words)));
+    let mut command = found.command(&words);
+    command.env("FUMEHOOD_NO_SERVER", "1");
+    let without = object(finish(command));
+    assert_eq!(found.runs(&mut client).await.len(), 2);
+    let names = |object: &Value| {
+        object
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&with), names(&without));
+    for same in ["results", "exit_code", "ended_by", "stdout", "isolation"] {
+        assert_eq!(with[same], without[same], "{same}");
+    }
+
+    // What is wrong is said in the same words.
+    let words = ["-l", "python", "-c", "1", "-t", "301"];
+    let with = finish(found.command(&words));
+    let mut command = found.command(&words);
+    command.arg("--no-server");
+    assert_eq!(with.stderr, finish(command).stderr);
+    assert_eq!(with.status.code(), Some(125));
+}
+
+#[tokio::test]
+async fn input_goes_the_same_way() {
+    let found = Found::start();
+    let mut command = found.command(&["-i", "-l", "shell", "-c", "sha256sum"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let bytes: Vec<u8> = (0..1_000_000_u32)
+        .map(|n| n.to_le_bytes()[n as usize % 4])
+        .collect();
+    let mut stdin = child.stdin.take().unwrap();
+    let sent = std::thread::spawn({
+        let bytes = bytes.clone();
+        move || stdin.write_all(&bytes)
+    });
+    let output = finish_child(child);
+    sent.join().unwrap().unwrap();
+    let local = finish_child({
+        let mut local = Command::new("sha256sum")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        local.stdin.take().unwrap().write_all(&bytes).unwrap();
+        local
+    });
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&local.stdout)
+    );
+    let mut client = found.server.client().await;
+    assert_eq!(found.runs(&mut client).await.len(), 1);
+}
+
+#[tokio::test]
+async fn who_is_interrupted_or_killed_leaves_no_run() {
+    let found = Found::start();
+    let mut client = found.server.client().await;
+    for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
+        let words = ["-l", "shell", "-c", "echo begun; sleep 100"];
+        let mut child = found
+            .command(&words)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut first = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+        send(child.id(), signal);
+        assert_eq!(finish_child(child).status.code(), code);
+        let ended = async {
+            loop {
+                let runs = found.runs(&mut client).await;
+                if runs.iter().all(|run| run["state"] == "ended") {
+                    return runs;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        let runs = soon("the run's end", ended).await;
+        assert_eq!(runs[0]["ended_by"], "cancelled");
+    }
+}
