@@ -27,6 +27,7 @@ mod job;
 pub mod keys;
 mod listen;
 mod metrics;
+mod number;
 mod owner;
 mod pieces;
 mod rate;
