@@ -6,11 +6,11 @@ use fumehood_engine::policy::{Document, SecretName};
 use fumehood_engine::{
     Expose, Language, Network, RunRequest, SecretValue, SignalName, SpawnRequest,
 };
-use serde::de::{self, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
+use crate::number::{whole, whole_or_none};
 
 /// Secrets and exposed ports of one request.
 const MOST_OF_A_KIND: usize = 64;
@@ -61,51 +61,6 @@ impl Stdin {
 
 fn timeout() -> u64 {
     30
-}
-
-/// A whole number as JSON Schema has it: `13.0` is one.
-fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(deserializer: D) -> Result<T, D::Error> {
-    struct Whole;
-    impl Visitor<'_> for Whole {
-        type Value = u64;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a whole number")
-        }
-
-        fn visit_u64<E: de::Error>(self, number: u64) -> Result<u64, E> {
-            Ok(number)
-        }
-
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        fn visit_f64<E: de::Error>(self, number: f64) -> Result<u64, E> {
-            // Past that a float says no number exactly.
-            const EXACT: f64 = 9_007_199_254_740_992.0;
-            match number.fract() == 0.0 && (0.0..=EXACT).contains(&number) {
-                true => Ok(number as u64),
-                false => Err(E::invalid_value(de::Unexpected::Float(number), &self)),
-            }
-        }
-    }
-    let number = deserializer.deserialize_any(Whole)?;
-    let within = T::try_from(number);
-    within.map_err(|_| {
-        de::Error::invalid_value(de::Unexpected::Unsigned(number), &"a smaller number")
-    })
-}
-
-/// The same where there may be none.
-fn whole_or_none<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    struct Held<T>(T);
-    impl<'de, T: TryFrom<u64>> Deserialize<'de> for Held<T> {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            whole(deserializer).map(Held)
-        }
-    }
-    let held = Option::<Held<T>>::deserialize(deserializer)?;
-    Ok(held.map(|Held(number)| number))
 }
 
 /// Code to be run, wherever.

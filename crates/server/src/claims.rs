@@ -63,7 +63,9 @@ pub(crate) enum Before {
 
 /// Keys that somebody uses just now.
 #[derive(Debug, Default)]
-pub(crate) struct Claims(Mutex<HashMap<(Owner, String), Arc<tokio::sync::Mutex<()>>>>);
+pub(crate) struct Claims(Mutex<HashMap<(Owner, String), Turn>>);
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// The right to use a key: nobody else does meanwhile.
 #[derive(Debug)]

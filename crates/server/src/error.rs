@@ -107,7 +107,7 @@ impl Kind {
 }
 
 /// Seconds after which to come again where there was no room: a VM is gone in a few.
-const RETRY_ROOM_S: u64 = 2;
+const RETRY_ROOM_S: u32 = 2;
 
 /// Why something was not done.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -125,16 +125,19 @@ pub struct ApiError {
     pub io: Option<&'static str>,
     /// Why the sandbox has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ended: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub ended: Option<Box<str>>,
     /// The run that this is about.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub run: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub run: Option<Box<str>>,
     /// The request, as logs name it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub request_id: Option<Box<str>>,
     /// Seconds after which to try again.
     #[serde(skip)]
-    pub retry_after_s: Option<u64>,
+    pub retry_after_s: Option<u32>,
 }
 
 /// An error as a body holds it.

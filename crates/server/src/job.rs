@@ -138,7 +138,7 @@ impl Job {
     #[must_use]
     pub fn failure(&self) -> Option<ApiError> {
         let mut error = self.end.get()?.how.as_ref().err()?.clone();
-        error.run = Some(self.id.clone());
+        error.run = Some(self.id.as_str().into());
         Some(error)
     }
 

@@ -28,6 +28,7 @@ pub mod keys;
 mod listen;
 pub mod mcp;
 mod metrics;
+mod number;
 mod owner;
 mod pieces;
 mod rate;

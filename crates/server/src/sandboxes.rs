@@ -126,7 +126,7 @@ impl Kept {
         let is_lost = error.kind() == ErrorKind::Lost;
         let mut error = ApiError::from(error);
         if is_lost {
-            error.ended = self.sandbox.ended().map(|end| word(&end).to_owned());
+            error.ended = self.sandbox.ended().map(|end| word(&end).into());
         }
         error
     }
@@ -325,7 +325,7 @@ impl Service {
         let message = format!("the sandbox has ended: {why}; begin another one");
         let error = ApiError::new(Kind::Lost, message);
         Err(ApiError {
-            ended: view.ended,
+            ended: view.ended.map(String::into_boxed_str),
             retry: "safe",
             ..error
         })

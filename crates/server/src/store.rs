@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
-use tokio::sync::oneshot;
 
 /// Why the state cannot be had.
 #[derive(Debug, Error)]
@@ -40,9 +39,6 @@ pub enum StoreError {
     /// SQLite says so.
     #[error("the server's state: {0}")]
     Sql(#[from] rusqlite::Error),
-    /// The thread that writes is gone.
-    #[error("the server's state is written no more")]
-    Gone,
 }
 
 /// Each brings the state from its place in this list to the next; `user_version` is how many were made.
@@ -76,10 +72,8 @@ const VERSION: i64 = STEPS.len() as i64;
 /// How long one writer waits for another: `fumehood keys` beside a server.
 const BUSY: Duration = Duration::from_secs(10);
 
-/// Writes that go into one transaction at most.
-const BATCH: usize = 256;
-
-type Write = Box<dyn FnOnce(&Connection) -> Option<Box<dyn FnOnce() + Send>> + Send>;
+/// How often what was written is brought from SQLite's log into its file: it waits for the disk, and nobody else does.
+const CHECKPOINT: Duration = Duration::from_secs(5);
 
 /// The state. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -89,8 +83,10 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     reader: Mutex<Connection>,
-    writes: Mutex<Option<mpsc::Sender<Write>>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Connection>,
+    /// Dropped, it ends the thread.
+    ends: Mutex<Option<mpsc::Sender<()>>>,
+    checkpoints: Mutex<Option<JoinHandle<()>>>,
     /// Held as long as a server runs with it.
     _lock: Option<File>,
 }
@@ -142,18 +138,25 @@ impl Store {
     }
 
     fn with(path: &Path, lock: Option<File>) -> Result<Self, StoreError> {
-        let mut connection = connect(path)?;
-        migrate(&mut connection, path)?;
-        let reader = connect(path)?;
-        let (writes, inbox) = mpsc::channel::<Write>();
-        let writer = std::thread::Builder::new().name("state".into());
-        let writer = writer.spawn(move || write_all(&mut connection, &inbox));
-        let writer = writer.map_err(|error| io(path, error))?;
+        let mut writer = connect(path)?;
+        migrate(&mut writer, path)?;
+        // A write is some 50 µs then, less than a thread takes to wake up.
+        writer.pragma_update(None, "wal_autocheckpoint", 0)?;
+        let checkpoints = connect(path)?;
+        let (ends, ended) = mpsc::channel::<()>();
+        let thread = std::thread::Builder::new().name("state".into());
+        let thread = thread.spawn(move || {
+            while ended.recv_timeout(CHECKPOINT) == Err(mpsc::RecvTimeoutError::Timeout) {
+                checkpoint(&checkpoints);
+            }
+        });
+        let thread = thread.map_err(|error| io(path, error))?;
         Ok(Self(Arc::new(Inner {
             path: path.to_path_buf(),
-            reader: Mutex::new(reader),
-            writes: Mutex::new(Some(writes)),
-            writer: Mutex::new(Some(writer)),
+            reader: Mutex::new(connect(path)?),
+            writer: Mutex::new(writer),
+            ends: Mutex::new(Some(ends)),
+            checkpoints: Mutex::new(Some(thread)),
             _lock: lock,
         })))
     }
@@ -173,67 +176,57 @@ impl Store {
         Ok(read(&reader)?)
     }
 
-    /// Writes, after all that was to be written before. Whoever does not await the answer does not wait.
+    /// Writes, at once: a killed process has written it when this returns. A future, so that callers stay as they
+    /// are should a write ever have to wait.
     pub(crate) fn write<T, W>(
         &self,
         write: W,
     ) -> impl Future<Output = Result<T, StoreError>> + use<T, W>
     where
         T: Send + 'static,
-        W: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        W: FnOnce(&Connection) -> rusqlite::Result<T>,
     {
-        let (answer, answered) = oneshot::channel();
-        let job: Write = Box::new(move |connection| {
-            let result = write(connection);
-            if let Err(error) = &result {
-                tracing::error!(%error, "the server's state was not written");
-            }
-            Some(Box::new(move || {
-                let _ = answer.send(result);
-            }))
-        });
-        if let Some(writes) = &*self.0.writes.lock().unwrap_or_else(PoisonError::into_inner) {
-            let _ = writes.send(job);
+        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = written(&writer, write);
+        if let Err(error) = &result {
+            tracing::error!(%error, "the server's state was not written");
         }
-        async move { Ok(answered.await.map_err(|_| StoreError::Gone)??) }
+        std::future::ready(result.map_err(StoreError::from))
+    }
+}
+
+/// Writes all or nothing.
+fn written<T>(
+    writer: &Connection,
+    write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let transaction = writer.unchecked_transaction()?;
+    let result = write(&transaction)?;
+    transaction.commit()?;
+    Ok(result)
+}
+
+fn checkpoint(connection: &Connection) {
+    let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+    if let Err(error) = done {
+        tracing::warn!(%error, "the server's state was not brought into its file");
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.writes
+        self.ends
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let writer = self
-            .writer
+        let thread = self
+            .checkpoints
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(writer) = writer {
-            let _ = writer.join();
+        if let Some(thread) = thread {
+            let _ = thread.join();
         }
-    }
-}
-
-fn write_all(connection: &mut Connection, inbox: &mpsc::Receiver<Write>) {
-    while let Ok(first) = inbox.recv() {
-        let transaction = connection.unchecked_transaction();
-        let mut answers = Vec::new();
-        let mut next = Some(first);
-        while let Some(write) = next {
-            answers.extend(write(connection));
-            next = (answers.len() < BATCH)
-                .then(|| inbox.try_recv().ok())
-                .flatten();
-        }
-        let committed = transaction.and_then(rusqlite::Transaction::commit);
-        if let Err(error) = committed {
-            // Their answers are dropped, which says so.
-            tracing::error!(%error, "the server's state was not written");
-            continue;
-        }
-        answers.into_iter().for_each(|answer| answer());
     }
 }
 

@@ -64,6 +64,11 @@ async fn a_burst_of_200_runs_ends_right_or_is_refused_and_the_host_answers() {
     );
 }
 
+async fn look(client: &mut Client, run: &Value) -> Value {
+    let path = format!("/v1/runs/{}", run["id"].as_str().unwrap());
+    client.json("GET", &path, &Value::Null, 200).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_leaves_no_vm_and_the_next_one_tells_no_lie() {
     let mut server = Server::start(&[]);
@@ -105,14 +110,7 @@ async fn a_killed_server_leaves_no_vm_and_the_next_one_tells_no_lie() {
     let again = Server::start_in(&dir, &[]);
     let mut client = again.client().await;
     for run in &begun {
-        let run = client
-            .json(
-                "GET",
-                &format!("/v1/runs/{}", run["id"].as_str().unwrap()),
-                &Value::Null,
-                200,
-            )
-            .await;
+        let run = look(&mut client, run).await;
         assert_eq!(
             (&run["state"], &run["ended_by"]),
             (&json!("ended"), &json!("server_lost")),
@@ -124,14 +122,7 @@ async fn a_killed_server_leaves_no_vm_and_the_next_one_tells_no_lie() {
         (&told["state"], &told["ended"]),
         (&json!("ended"), &json!("server_lost"))
     );
-    let told = client
-        .json(
-            "GET",
-            &format!("/v1/runs/{}", done["id"].as_str().unwrap()),
-            &Value::Null,
-            200,
-        )
-        .await;
+    let told = look(&mut client, &done).await;
     assert_eq!(
         (&told["exit_code"], &told["ended_by"]),
         (&json!(0), &json!("exited"))

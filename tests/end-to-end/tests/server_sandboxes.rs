@@ -61,7 +61,17 @@ async fn a_sandbox_has_contexts_forks_checkpoints_and_an_end() {
         )
         .await;
     client.json("POST", "/v1/sandboxes", &from, 404).await;
+}
 
+#[tokio::test]
+async fn a_sandbox_that_is_busy_is_not_saved_and_one_that_has_ended_says_why() {
+    let server = Server::start(&[]);
+    let mut client = server.client().await;
+    let asked = json!({ "language": "python", "idle_timeout_s": 100 });
+    let sandbox = client.json("POST", "/v1/sandboxes", &asked, 201).await;
+    let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
+    let runs = format!("{at}/runs");
+    client.json("POST", &runs, &python("x = 1"), 200).await;
     // While something goes on in it, there is no saved state.
     let long = json!({ "argv": ["sleep", "60"], "detach": true });
     let long = client
@@ -198,7 +208,18 @@ async fn files_are_whole_exact_and_had_in_parts() {
     let head = client.ask("HEAD", &path, "").await;
     assert!(head.status == 200 && head.body.is_empty());
     assert_eq!(head.headers["content-length"], (20 << 20).to_string());
+}
 
+#[tokio::test]
+async fn files_are_moved_listed_and_removed() {
+    let server = Server::start(&[]);
+    let mut client = server.client().await;
+    let sandbox = client
+        .json("POST", "/v1/sandboxes", &Value::Null, 201)
+        .await;
+    let at = format!("/v1/sandboxes/{}/files", sandbox["id"].as_str().unwrap());
+    let put = format!("{at}/content?path=a/b/big.bin&parents=true");
+    assert_eq!(client.ask("PUT", &put, "x").await.status, 200);
     client
         .json(
             "POST",
@@ -246,6 +267,24 @@ async fn files_are_whole_exact_and_had_in_parts() {
         .ask("GET", &format!("{at}/content?path=d/empty"), "")
         .await;
     assert!(empty.status == 200 && empty.body.is_empty());
+    let kept = client.ask("DELETE", &format!("{at}?path=d"), "").await;
+    assert_eq!(kept.status, 400, "{:?}", kept.json());
+    let gone = client
+        .ask("DELETE", &format!("{at}?path=d&recursive=true"), "")
+        .await;
+    assert_eq!(gone.status, 204);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_file_is_told() {
+    let server = Server::start(&[]);
+    let mut client = server.client().await;
+    let sandbox = client
+        .json("POST", "/v1/sandboxes", &Value::Null, 201)
+        .await;
+    let at = format!("/v1/sandboxes/{}/files", sandbox["id"].as_str().unwrap());
+    let put = format!("{at}/content?path=d/empty&parents=true");
+    assert_eq!(client.ask("PUT", &put, "").await.status, 200);
     for (method, path, status, io) in [
         ("GET", "content?path=nothing", 404, "not_found"),
         ("GET", "stat?path=nothing", 404, "not_found"),
@@ -266,12 +305,6 @@ async fn files_are_whole_exact_and_had_in_parts() {
         let reply = client.ask("GET", &format!("{at}/{path}"), "").await;
         assert_eq!(reply.status, 400, "{path} {:?}", reply.json());
     }
-    let kept = client.ask("DELETE", &format!("{at}?path=d"), "").await;
-    assert_eq!(kept.status, 400, "{:?}", kept.json());
-    let gone = client
-        .ask("DELETE", &format!("{at}?path=d&recursive=true"), "")
-        .await;
-    assert_eq!(gone.status, 204);
 }
 
 #[tokio::test]

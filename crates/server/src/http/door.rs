@@ -100,7 +100,7 @@ async fn admit(
 }
 
 fn too_many(wait: Duration) -> ApiError {
-    let seconds = wait.as_secs() + 1;
+    let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX - 1) + 1;
     let message = format!("too many requests of this key; try again in {seconds} s");
     ApiError {
         retry_after_s: Some(seconds),
@@ -193,7 +193,7 @@ async fn finished(mut response: Response, id: &str) -> Response {
             None => foreign(response).await,
         };
         let error = ApiError {
-            request_id: Some(id.to_owned()),
+            request_id: Some(id.into()),
             ..error
         };
         response = error.into_response();

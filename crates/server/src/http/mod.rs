@@ -17,7 +17,7 @@ use axum::response::IntoResponse;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -117,6 +117,7 @@ fn routes() -> OpenApiRouter<Service> {
 
 /// What is the same of all operations: keys, and errors of any status.
 fn described(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    narrow_run_bodies(&mut api);
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     let components = api.components.get_or_insert_default();
     components.add_security_scheme("key", SecurityScheme::Http(scheme));
@@ -163,6 +164,33 @@ fn described(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
         }
     }
     api
+}
+
+/// Runs in a VM of their own and those in a sandbox have one body, of which each leaves out what is the other's.
+fn narrow_run_bodies(api: &mut utoipa::openapi::OpenApi) {
+    const SANDBOX_RUN: &str = "SandboxRunBody";
+    let Some(components) = &mut api.components else {
+        return;
+    };
+    let Some(RefOr::T(Schema::Object(alone))) = components.schemas.get_mut("RunBody") else {
+        return;
+    };
+    let mut within = alone.clone();
+    alone.properties.remove("context");
+    for name in ["memory_mib", "packages", "refresh_packages", "network"] {
+        within.properties.remove(name);
+    }
+    let within = RefOr::T(Schema::Object(within));
+    components.schemas.insert(SANDBOX_RUN.into(), within);
+    let item = api.paths.paths.get_mut("/v1/sandboxes/{id}/runs");
+    let body = item.and_then(|item| item.post.as_mut()?.request_body.as_mut());
+    if let Some(RefOr::T(body)) = body {
+        for content in body.content.values_mut() {
+            if let RefOr::T(content) = content {
+                content.schema = Some(Ref::from_schema_name(SANDBOX_RUN).into());
+            }
+        }
+    }
 }
 
 #[cfg(test)]
