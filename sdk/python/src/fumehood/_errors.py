@@ -84,6 +84,9 @@ class LostError(FumehoodError):
     """The sandbox has ended, or its VM, its agent or the server went away."""
 
     default_kind = "lost"
+    ended: Optional[str] = None
+    """Why the sandbox has ended, where the server says it: ``asked``, ``idle``, ``lifetime``, ``lost``,
+    ``server_stopped`` or ``server_lost``."""
 
 
 class BusyError(FumehoodError):
@@ -171,8 +174,10 @@ _BY_KIND: dict[str, type[FumehoodError]] = {
         HostError,
         BootError,
         DrainingError,
+        DeadlineError,
     )
 }
+_BY_KIND["internal"] = ServerError
 
 _INVALID_KINDS = frozenset(
     {
@@ -209,6 +214,8 @@ def error_from(
         status=status,
         io=told.get("io"),
     )
+    if isinstance(error, LostError):
+        error.ended = told.get("ended")
     if isinstance(error, BusyError) and retry_after is not None:
         try:
             error.retry_after = float(retry_after)

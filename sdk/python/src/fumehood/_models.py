@@ -177,8 +177,8 @@ class FileInfo:
     """Permissions, 0 to 0o7777."""
     user: Optional[int] = None
     """Its owner's number."""
-    modified_us: Optional[int] = None
-    """When its content was changed last: microseconds since 1970-01-01 00:00 UTC."""
+    modified: Optional[str] = None
+    """When its content was changed last, as RFC 3339 has it."""
     target: Optional[str] = None
     """Where a link leads."""
     name: Optional[str] = None

@@ -78,7 +78,7 @@ class Result(Mapping[str, Any]):
         """The bytes of a form that is no text, decoded from base64."""
         data = self._string(mime)
         try:
-            return None if data is None else base64.b64decode(data)
+            return None if data is None else base64.b64decode("".join(data.split()), validate=True)
         except ValueError:
             return None
 

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fumehood._settings
+
+
+@pytest.fixture(autouse=True)
+def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever server the developer uses, tests do not."""
+    for name in ("FUMEHOOD_URL", "FUMEHOOD_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries follow at once."""
+    import fumehood._async.run
+    import fumehood._async.transport
+    import fumehood._sync.run
+    import fumehood._sync.transport
+
+    none = tuple(0.0 for _ in fumehood._settings.RETRY_PAUSES_S)
+    for module in (
+        fumehood._async.run,
+        fumehood._async.transport,
+        fumehood._sync.run,
+        fumehood._sync.transport,
+    ):
+        monkeypatch.setattr(module, "RETRY_PAUSES_S", none)
+
+
+@pytest.fixture
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Directories of the test's own for the local server's socket and log."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "run").mkdir(mode=0o700)
+    return tmp_path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reasons = {
+        "vm": ("FUMEHOOD_BIN", "names no program: `cargo xtask test` builds it and the image"),
+        "index": ("FUMEHOOD_INDEX_TESTS", "is not set"),
+    }
+    for item in items:
+        for mark, (name, why) in reasons.items():
+            if item.get_closest_marker(mark) and not os.environ.get(name):
+                item.add_marker(pytest.mark.skip(reason=f"{name} {why}"))
