@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import fumehood._settings
+from fumehood import Client, _local
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +44,54 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "run").mkdir(mode=0o700)
     return tmp_path
+
+
+def stop_servers() -> None:
+    """Ends the local servers that this process has started."""
+    for server in _local._started:
+        server.terminate()
+    for server in _local._started:
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+    _local._started.clear()
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A real server of the tests' own. Its socket."""
+    place = tmp_path_factory.mktemp("server")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(place))
+        patch.setenv("XDG_STATE_HOME", str(place / "state"))
+        socket = _local.ensure()
+    yield socket
+    stop_servers()
+
+
+@pytest.fixture
+def server(_server: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The real server, which everything uses that names none. Its URL."""
+    url = f"unix://{_server}"
+    monkeypatch.setenv("FUMEHOOD_URL", url)
+    return url
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[Client]:
+    """A client of the real server."""
+    with Client(server) as client:
+        yield client
+
+
+def wait_until(what: str, holds: Callable[[], object], seconds: float = 60) -> None:
+    """Waits for a condition."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.05)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -239,6 +239,8 @@ class AsyncRun:
         if raw.name == "run":
             self.id = told.get("id")
         elif raw.name == "ended":
+            # Of one that ended long ago nothing else is told.
+            self.id = self.id or told.get("id")
             self._outcome = self._kept.outcome({"id": self.id, **told})
             await self._disconnect()
         elif raw.name == "failed":

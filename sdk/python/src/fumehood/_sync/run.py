@@ -240,6 +240,8 @@ class Run:
         if raw.name == "run":
             self.id = told.get("id")
         elif raw.name == "ended":
+            # Of one that ended long ago nothing else is told.
+            self.id = self.id or told.get("id")
             self._outcome = self._kept.outcome({"id": self.id, **told})
             self._disconnect()
         elif raw.name == "failed":
