@@ -16,6 +16,9 @@ Content = Union[bytes, Callable[[], AsyncIterator[bytes]], None]
 
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
+_READS = ("GET", "HEAD")
+"""What never acts."""
+
 
 class AsyncTransport:
     """Connections to one server. A local one is found or started before the first request."""
@@ -98,7 +101,8 @@ class AsyncTransport:
         while True:
             failure: Exception
             try:
-                http = await self._ready(may_start and not reached)
+                # A new server knows nothing of what the old one may have begun.
+                http = await self._ready(may_start and not (reached and method not in _READS))
                 request = http.build_request(
                     method,
                     path,
@@ -122,11 +126,11 @@ class AsyncTransport:
             except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
                 raise DeadlineError(
                     f"{method} {path}: the server did not go on within {read_s:g} s",
-                    retry="safe" if method in ("GET", "HEAD") else "unknown",
+                    retry="safe" if method in _READS else "unknown",
                     request_id=sent["X-Request-Id"],
                 ) from error
             except httpx.TransportError as error:
-                failure, reached = error, True
+                failure, reached, self._found = error, True, False
             pause = next(pauses, None)
             if pause is None or (reached and not replays):
                 raise self._unreached(method, path, failure, reached) from failure
@@ -136,7 +140,7 @@ class AsyncTransport:
         sent = {"X-Request-Id": new_key(), "Accept": "application/json", **(headers or {})}
         if self._api_key:
             sent["Authorization"] = f"Bearer {self._api_key}"
-        if method not in ("GET", "HEAD"):
+        if method not in _READS:
             sent["Idempotency-Key"] = key or new_key()
         return sent
 
@@ -160,7 +164,7 @@ class AsyncTransport:
         what = f"{method} {path}: the server at {self._place()}"
         if not reached:
             return ServerError(f"{what} was not reached: {failure}; is it running?", retry="safe")
-        if method in ("GET", "HEAD"):
+        if method in _READS:
             return ServerError(f"{what} went away: {failure!r}", retry="safe")
         return LostError(f"{what} went away before it answered: {failure!r}; it may have acted", retry="unknown")
 

@@ -17,6 +17,9 @@ Content = Union[bytes, Callable[[], Iterator[bytes]], None]
 
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
+_READS = ("GET", "HEAD")
+"""What never acts."""
+
 
 class Transport:
     """Connections to one server. A local one is found or started before the first request."""
@@ -99,7 +102,8 @@ class Transport:
         while True:
             failure: Exception
             try:
-                http = self._ready(may_start and not reached)
+                # A new server knows nothing of what the old one may have begun.
+                http = self._ready(may_start and not (reached and method not in _READS))
                 request = http.build_request(
                     method,
                     path,
@@ -123,11 +127,11 @@ class Transport:
             except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
                 raise DeadlineError(
                     f"{method} {path}: the server did not go on within {read_s:g} s",
-                    retry="safe" if method in ("GET", "HEAD") else "unknown",
+                    retry="safe" if method in _READS else "unknown",
                     request_id=sent["X-Request-Id"],
                 ) from error
             except httpx.TransportError as error:
-                failure, reached = error, True
+                failure, reached, self._found = error, True, False
             pause = next(pauses, None)
             if pause is None or (reached and not replays):
                 raise self._unreached(method, path, failure, reached) from failure
@@ -137,7 +141,7 @@ class Transport:
         sent = {"X-Request-Id": new_key(), "Accept": "application/json", **(headers or {})}
         if self._api_key:
             sent["Authorization"] = f"Bearer {self._api_key}"
-        if method not in ("GET", "HEAD"):
+        if method not in _READS:
             sent["Idempotency-Key"] = key or new_key()
         return sent
 
@@ -161,7 +165,7 @@ class Transport:
         what = f"{method} {path}: the server at {self._place()}"
         if not reached:
             return ServerError(f"{what} was not reached: {failure}; is it running?", retry="safe")
-        if method in ("GET", "HEAD"):
+        if method in _READS:
             return ServerError(f"{what} went away: {failure!r}", retry="safe")
         return LostError(f"{what} went away before it answered: {failure!r}; it may have acted", retry="unknown")
 
