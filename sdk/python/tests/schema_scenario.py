@@ -4,6 +4,7 @@ does."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +31,11 @@ def ready() -> bool:
         return False
 
 
+def key(program: str, name: str) -> str:
+    made = subprocess.run([program, "keys", "create", name], stdout=subprocess.PIPE, text=True, check=True)
+    return next(word for word in made.stdout.split() if word.startswith("fh_"))
+
+
 def check(place: Path) -> int:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "UV_INDEX", "UV_INDEX_URL"):
@@ -38,8 +44,7 @@ def check(place: Path) -> int:
     nowhere = "http://127.0.0.1:9/"
     os.environ.update(PIP_CONFIG_FILE="/dev/null", UV_DEFAULT_INDEX=nowhere, NPM_CONFIG_REGISTRY=nowhere)
     program = os.environ["FUMEHOOD_BIN"]
-    made = subprocess.run([program, "keys", "create", "schemathesis"], stdout=subprocess.PIPE, text=True, check=True)
-    key = next(word for word in made.stdout.split() if word.startswith("fh_"))
+    keys = {name: key(program, name) for name in ("one", "two")}
     with (place / "server.log").open("wb") as log:
         words = [program, "serve", "--listen", ADDRESS, "--socket", str(place / "server.sock"), "--rate", "1000"]
         server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -48,7 +53,7 @@ def check(place: Path) -> int:
         while not ready():
             assert server.poll() is None and time.monotonic() < deadline, (place / "server.log").read_text()[-4000:]
             time.sleep(0.1)
-        code = schemathesis(place, key)
+        code = schemathesis(place, keys)
         assert server.poll() is None, f"the server ended with {server.returncode}"
         return code
     finally:
@@ -60,15 +65,22 @@ def check(place: Path) -> int:
             server.wait()
 
 
-def schemathesis(place: Path, key: str) -> int:
+def schemathesis(place: Path, keys: dict[str, str]) -> int:
+    headers = {name: {"name": "Authorization", "value": f"Bearer {key}"} for name, key in keys.items()}
+    auth = [{"name": name, "fixedHeaders": [header]} for name, header in headers.items()]
+    (place / "auth.json").write_text(json.dumps({"auth": auth}))
+    os.environ["FUMEHOOD_SCHEMA_AUTH"] = str(place / "auth.json")
+    asked = urllib.request.Request(f"http://{ADDRESS}/openapi.json", headers={"Authorization": headers["one"]["value"]})
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        (place / "openapi.json").write_bytes(answer.read())
     words = [
         str(Path(sys.executable).parent / "st"),
         "--config-file",
         str(Path(__file__).parent / "schemathesis.toml"),
         "run",
-        f"http://{ADDRESS}/openapi.json",
-        "--header",
-        f"Authorization: Bearer {key}",
+        str(place / "openapi.json"),
+        "--url",
+        f"http://{ADDRESS}",
         "--checks",
         "all",
         "--max-examples",
@@ -84,4 +96,4 @@ def schemathesis(place: Path, key: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(check(Path(sys.argv[1])))
+    sys.exit(check(Path(sys.argv[1]).absolute()))
