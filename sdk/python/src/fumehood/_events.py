@@ -16,7 +16,7 @@ _EVENT_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Started:
-    """The code, or the program, has been started. ``pid``: its number in the guest."""
+    """A program has been started, or code in a context. ``pid``: its number in the guest."""
 
     pid: Optional[int] = None
 

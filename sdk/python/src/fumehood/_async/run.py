@@ -210,8 +210,12 @@ class AsyncRun:
             raise self._error
 
     async def _act(self, what: str, **body: Any) -> None:
-        if self.id is None:
-            await self.started()
+        while self.id is None and not self.has_ended:
+            event = await self._take(await self._next())
+            if event is not None:
+                self._ahead.append(event)
+        if self._error is not None:
+            raise self._error
         await self._transport.send("POST", f"/v1/runs/{self.id}/{what}", **body)
 
     async def _step(self) -> Optional[Event]:
@@ -238,6 +242,10 @@ class AsyncRun:
         told = raw.data if isinstance(raw.data, dict) else {}
         if raw.name == "run":
             self.id = told.get("id")
+            later, self._later_input = self._later_input, None
+            if later is not None:
+                await self.stdin.write(later)
+                await self.stdin.close()
         elif raw.name == "ended":
             # Of one that ended long ago nothing else is told.
             self.id = self.id or told.get("id")
@@ -262,10 +270,6 @@ class AsyncRun:
             await call_back(self._callbacks.result, event.result)
         elif isinstance(event, Started):
             self.pid = event.pid
-            later, self._later_input = self._later_input, None
-            if later is not None:
-                await self.stdin.write(later)
-                await self.stdin.close()
 
     async def _next(self) -> RawEvent:
         """The next event as it comes, over as many connections as it takes."""

@@ -211,8 +211,12 @@ class Run:
             raise self._error
 
     def _act(self, what: str, **body: Any) -> None:
-        if self.id is None:
-            self.started()
+        while self.id is None and not self.has_ended:
+            event = self._take(self._next())
+            if event is not None:
+                self._ahead.append(event)
+        if self._error is not None:
+            raise self._error
         self._transport.send("POST", f"/v1/runs/{self.id}/{what}", **body)
 
     def _step(self) -> Optional[Event]:
@@ -239,6 +243,10 @@ class Run:
         told = raw.data if isinstance(raw.data, dict) else {}
         if raw.name == "run":
             self.id = told.get("id")
+            later, self._later_input = self._later_input, None
+            if later is not None:
+                self.stdin.write(later)
+                self.stdin.close()
         elif raw.name == "ended":
             # Of one that ended long ago nothing else is told.
             self.id = self.id or told.get("id")
@@ -263,10 +271,6 @@ class Run:
             call_back(self._callbacks.result, event.result)
         elif isinstance(event, Started):
             self.pid = event.pid
-            later, self._later_input = self._later_input, None
-            if later is not None:
-                self.stdin.write(later)
-                self.stdin.close()
 
     def _next(self) -> RawEvent:
         """The next event as it comes, over as many connections as it takes."""
