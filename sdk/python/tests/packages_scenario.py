@@ -82,6 +82,9 @@ def scenario() -> None:
         assert sandbox.run(code).stdout == "1.0\n"
     network = {"policy": {"allow": [{"addresses": [ADDRESS], "ports": [PORT]}]}}
     with Sandbox(network=network) as sandbox:
+        # Its tools are its own, and so is what they are configured for.
+        config = f'[[index]]\nurl = "http://{ADDRESS}:{PORT}"\ndefault = true\n'
+        sandbox.files.write_text(".config/uv/uv.toml", config)
         installed = {package.name: package.version for package in sandbox.install("tiny==2.0")}
         assert installed["tiny"] == "2.0", installed
         assert sandbox.run(code).stdout == "2.0\n"

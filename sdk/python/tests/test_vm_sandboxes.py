@@ -133,8 +133,8 @@ def test_programs_can_be_left_to_themselves(sandbox: Sandbox) -> None:
 
 
 def test_programs_can_be_detached_later(sandbox: Sandbox) -> None:
-    left = sandbox.spawn(["sh", "-c", "sleep 4; echo done"])
-    left.detach()
+    with sandbox.spawn(["sh", "-c", "sleep 4; echo done"]) as left:
+        left.detach()
     assert left.id and sandbox._client.attach(left.id).wait().stdout == "done\n"
 
 
@@ -230,7 +230,7 @@ def test_the_asynchronous_half_does_the_same() -> None:
             assert (await sandbox.run("x + 1")).text == "2"
             await sandbox.files.write("f", b"data")
             assert await sandbox.files.read_text("f") == "data"
-            assert [entry.size for entry in await sandbox.files.list()] == [4]
+            assert {entry.name: entry.size for entry in await sandbox.files.list()}["f"] == 4
             cat = await sandbox.spawn(["cat"])
             await cat.stdin.write("hello")
             with pytest.raises(asyncio.TimeoutError):

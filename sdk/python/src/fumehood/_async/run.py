@@ -193,7 +193,7 @@ class AsyncRun:
         await self._disconnect()
 
     async def started(self) -> None:
-        """Waits until it has started, or has ended without that. Its events are kept for who reads them.
+        """Waits until it has started, or has ended without that. Its other events are kept for who reads them.
 
         Raises:
             FumehoodError: it failed, or the server went away.
@@ -204,7 +204,8 @@ class AsyncRun:
             event = await self._step()
             if event is None:
                 break
-            read.append(event)
+            if not isinstance(event, Started):
+                read.append(event)
         self._ahead.extend(read)
         if self._error is not None:
             raise self._error

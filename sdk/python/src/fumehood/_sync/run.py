@@ -194,7 +194,7 @@ class Run:
         self._disconnect()
 
     def started(self) -> None:
-        """Waits until it has started, or has ended without that. Its events are kept for who reads them.
+        """Waits until it has started, or has ended without that. Its other events are kept for who reads them.
 
         Raises:
             FumehoodError: it failed, or the server went away.
@@ -205,7 +205,8 @@ class Run:
             event = self._step()
             if event is None:
                 break
-            read.append(event)
+            if not isinstance(event, Started):
+                read.append(event)
         self._ahead.extend(read)
         if self._error is not None:
             raise self._error

@@ -334,7 +334,7 @@ class Sandbox:
 
     def install(self, *packages: str, language: Optional[str] = None) -> List[Installed]:
         """Installs packages, each with a version specifier, into the running sandbox. Its network must let it reach
-        the index: ``network=["index:python"]``."""
+        the index that its own tools are configured for. ``packages=`` of a new sandbox need no network."""
         self.start()
         body = {"language": language or self.language, "packages": words("packages", packages)}
         told = self._transport.json("POST", f"{self._path}/packages", json=body, read_s=PACKAGES_S)
