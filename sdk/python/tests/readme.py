@@ -18,8 +18,8 @@ def main() -> None:
     """Runs it in a directory of its own."""
     readme = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "README.md").absolute()
     with tempfile.TemporaryDirectory() as directory:
-        for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
-            os.environ[name] = directory
+        os.environ["XDG_RUNTIME_DIR"] = directory
+        os.environ["XDG_STATE_HOME"] = f"{directory}/state"
         os.environ.pop("FUMEHOOD_URL", None)
         os.chdir(directory)
         try:

@@ -190,7 +190,7 @@ def ensure(path: Optional[Path] = None, start_s: float = START_S) -> Path:
     except FileExistsError:
         check_owner(path.parent, True, "directory")
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    lock = os.open(path.with_suffix(".lock"), flags, 0o600)
+    lock = os.open(path.with_name("starting.lock"), flags, 0o600)
     try:
         _lock(lock, path, deadline)
         if not is_ready(path):
