@@ -251,10 +251,10 @@ class AsyncRun:
             # Of one that ended long ago nothing else is told.
             self.id = self.id or told.get("id")
             self._outcome = self._kept.outcome({"id": self.id, **told})
-            await self._disconnect()
+            await self._read_out()
         elif raw.name == "failed":
             self._error = error_from(told)
-            await self._disconnect()
+            await self._read_out()
         else:
             event = event_from(raw)
             self._kept.add(event)
@@ -351,6 +351,15 @@ class AsyncRun:
         if not self.has_ended:
             self._response = await self._open()
             self._chunks, self._parser = self._response.aiter_bytes(), SseParser()
+
+    async def _read_out(self) -> None:
+        """Takes the end of the stream, which follows its last event at once, so that its connection serves again."""
+        try:
+            if self._chunks is not None:
+                await anext(self._chunks, None)
+        except httpx.TransportError:
+            pass
+        await self._disconnect()
 
     async def _disconnect(self) -> None:
         response, self._response, self._chunks = self._response, None, None

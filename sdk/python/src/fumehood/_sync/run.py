@@ -252,10 +252,10 @@ class Run:
             # Of one that ended long ago nothing else is told.
             self.id = self.id or told.get("id")
             self._outcome = self._kept.outcome({"id": self.id, **told})
-            self._disconnect()
+            self._read_out()
         elif raw.name == "failed":
             self._error = error_from(told)
-            self._disconnect()
+            self._read_out()
         else:
             event = event_from(raw)
             self._kept.add(event)
@@ -352,6 +352,15 @@ class Run:
         if not self.has_ended:
             self._response = self._open()
             self._chunks, self._parser = self._response.iter_bytes(), SseParser()
+
+    def _read_out(self) -> None:
+        """Takes the end of the stream, which follows its last event at once, so that its connection serves again."""
+        try:
+            if self._chunks is not None:
+                next(self._chunks, None)
+        except httpx.TransportError:
+            pass
+        self._disconnect()
 
     def _disconnect(self) -> None:
         response, self._response, self._chunks = self._response, None, None
