@@ -48,15 +48,18 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stop_servers() -> None:
     """Ends the local servers that this process has started."""
-    for server in _local._started:
-        server.terminate()
-    for server in _local._started:
-        try:
-            server.wait(60)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-    _local._started.clear()
+    while _local._started:
+        stop(_local._started.pop())
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """Ends a server."""
+    server.terminate()
+    try:
+        server.wait(60)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +70,10 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("XDG_RUNTIME_DIR", str(place))
         patch.setenv("XDG_STATE_HOME", str(place / "state"))
         socket = _local.ensure()
+    # It outlives those that tests start and end.
+    server = _local._started.pop()
     yield socket
-    stop_servers()
+    stop(server)
 
 
 @pytest.fixture

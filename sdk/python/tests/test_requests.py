@@ -12,6 +12,7 @@ import pytest
 
 import fumehood
 from fumehood import AsyncClient, AsyncSandbox, Client, Sandbox, Started, Stderr, Stdout
+from conftest import wait_until
 from mock import ENDED, RUN, Server, refusal, sse, stream
 
 OUTPUT = (("run", RUN), ("started", {"pid": 9}), ("stdout", {"text": "one\n"}), ("stderr", {"base64": "/w=="}))
@@ -208,9 +209,30 @@ def test_a_run_that_is_dropped_is_no_longer_followed() -> None:
     client = Client("http://x", transport=Server(answer).transport)
     run = client.stream("1")
     next(iter(run))
-    del run
-    gc.collect()
-    assert answer.is_closed
+    # At once, and not when cycles are looked for.
+    gc.disable()
+    try:
+        del run
+        wait_until("the end of its connection", lambda: answer.is_closed, 5)
+    finally:
+        gc.enable()
+
+
+def test_an_asynchronous_run_that_is_dropped_is_no_longer_followed() -> None:
+    answer = stream(sse(*OUTPUT), sse(*OUTPUT))
+
+    async def main() -> None:
+        run = AsyncClient("http://x", transport=Server(answer).transport).stream("1")
+        assert isinstance(await run.events().__anext__(), Started)
+        del run
+        gc.collect()
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            if answer.is_closed:
+                return
+        raise AssertionError("it is followed")
+
+    asyncio.run(main())
 
 
 def test_events_are_typed_and_come_in_order() -> None:

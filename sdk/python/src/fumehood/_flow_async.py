@@ -46,16 +46,35 @@ def eager(function: Callable[[], Awaitable[None]]) -> None:
     """Nothing: it is awaited later."""
 
 
-def let_go(response: httpx.Response) -> None:
-    """Closes what nobody holds any more, soon."""
+_gone: set[Any] = set()
+"""Readers of answers that are about to be closed."""
+
+
+def home() -> Any:
+    """The loop to which what is made now belongs."""
+    return asyncio.get_running_loop()
+
+
+def let_go(response: httpx.Response, chunks: Any, loop: Any) -> None:
+    """Closes what nobody holds any more, soon; may be called at any time and by any thread, as garbage is collected.
+    ``chunks`` reads it, and lives until it is closed: its own end would close it here and now."""
+
+    async def end() -> None:
+        await response.aclose()
+        _gone.discard(chunks)
+
+    def close() -> None:
+        task = loop.create_task(end())
+        _unfinished.add(task)
+        task.add_done_callback(_unfinished.discard)
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    _gone.add(chunks)
     try:
-        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(close)
     except RuntimeError:
-        # Its loop has ended, and its connections with it.
-        return
-    task = loop.create_task(response.aclose())
-    _unfinished.add(task)
-    task.add_done_callback(_unfinished.discard)
+        # The loop has ended, and its connections with it.
+        pass
 
 
 _by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Any]] = WeakKeyDictionary()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import time
 from typing import Any, Callable, Optional, TypeVar
@@ -37,9 +38,33 @@ def eager(function: Callable[[], None]) -> None:
     function()
 
 
-def let_go(response: httpx.Response) -> None:
-    """Closes what nobody holds any more."""
-    response.close()
+_gone: set[Any] = set()
+"""Readers of answers that are about to be closed."""
+
+
+def home() -> Any:
+    """Nothing: what is made now belongs to no thread."""
+    return None
+
+
+def let_go(response: httpx.Response, chunks: Any, loop: Any) -> None:
+    """Closes what nobody holds any more, soon; may be called at any time and by any thread, as garbage is collected.
+    ``chunks`` reads it, and lives until it is closed: its own end would close it here and now."""
+
+    def close() -> None:
+        try:
+            response.close()
+        except Exception:
+            pass
+        _gone.discard(chunks)
+
+    _gone.add(chunks)
+    try:
+        # Not here: this thread may hold the very lock that closing takes. And without `threading`, which has locks too.
+        _thread.start_new_thread(close, ())
+    except RuntimeError:
+        # Python is about to end, and its connections with it.
+        pass
 
 
 _shared: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from fumehood._errors import (
     error_from,
 )
 from fumehood._events import Event, RawEvent, Shown, SseParser, Started, Stderr, Stdout, event_from
-from fumehood._flow_sync import call_back, finish, let_go, sleep
+from fumehood._flow_sync import call_back, finish, home, let_go, sleep
 from fumehood._kept import Kept
 from fumehood._models import Outcome
 from fumehood._rich import Result
@@ -79,8 +79,6 @@ class Run:
         """Its id at the server, once it is there."""
         self.pid: Optional[int] = None
         """Its number in the guest, once it has started."""
-        self.stdin = Stdin(self)
-        """Its input, where it was begun with ``stdin=True``."""
         self._transport = transport
         # Where it is begun, by what body; and where its events are.
         self._place, self._body, self._key = place, body, key or new_key()
@@ -90,6 +88,7 @@ class Run:
         self._callbacks = callbacks or Callbacks()
         self._response: Optional[httpx.Response] = None
         self._chunks: Optional[Iterator[bytes]] = None
+        self._home: Any = None
         self._parser = SseParser()
         self._raw: deque[RawEvent] = deque()
         self._ahead: deque[Event] = deque()
@@ -111,7 +110,13 @@ class Run:
     def __del__(self) -> None:
         response = getattr(self, "_response", None)
         if response is not None and not response.is_closed:
-            let_go(response)
+            let_go(response, self._chunks, self._home)
+
+    @property
+    def stdin(self) -> Stdin:
+        """Its input, where it was begun with ``stdin=True``."""
+        # Made when it is asked for: a run that is dropped must go at once, and not with the next search for cycles.
+        return Stdin(self)
 
     @property
     def has_ended(self) -> bool:
@@ -312,6 +317,7 @@ class Run:
 
     def _open(self) -> httpx.Response:
         headers = {"Accept": "text/event-stream"}
+        self._home = home()
         read_s = SILENCE_S
         if self._deadline is not None:
             read_s = max(0.01, min(SILENCE_S, self._deadline - time.monotonic()))
