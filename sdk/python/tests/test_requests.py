@@ -50,6 +50,9 @@ def test_a_run_is_followed_to_its_end(do: Do) -> None:
     request = server.requests[0]
     assert server.asked() == ["POST /v1/runs"]
     assert server.body() == {"language": "python", "code": "print(1)", "env": {"A": "b"}, "display": True}
+    server = Server(stream(WHOLE))
+    do(server, "run", "1")
+    assert server.body() == {"language": "python", "code": "1"}
     assert request.headers["accept"] == "text/event-stream"
     assert request.headers["authorization"] == "Bearer fh_key"
     assert request.headers["idempotency-key"] and request.headers["x-request-id"]

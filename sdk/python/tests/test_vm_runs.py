@@ -150,7 +150,7 @@ def test_the_asynchronous_half_does_the_same() -> None:
     async def main() -> None:
         outcomes = await asyncio.gather(*(arun(f"print({n})") for n in range(3)))
         assert [outcome.stdout for outcome in outcomes] == ["0\n", "1\n", "2\n"]
-        async with astream("print(1); 2 + 3") as following:
+        async with astream("print(1); 2 + 3", display=True) as following:
             kinds = [type(event).__name__ async for event in following]
         assert kinds == ["Stdout", "Shown"]
         assert (await following.outcome()).text == "5"
