@@ -95,6 +95,10 @@ const NEEDS: &[Need] = &[
         there: || succeeds("python3", &["-m", "pip", "--version"]),
     },
     Need {
+        package: "python3-venv",
+        there: || succeeds("python3", &["-c", "import ensurepip, venv"]),
+    },
+    Need {
         package: "npm",
         there: || program("npm"),
     },

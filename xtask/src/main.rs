@@ -4,6 +4,7 @@ mod build;
 mod demo;
 mod fuzz;
 mod host;
+mod sdk;
 mod shell;
 mod suite;
 mod tidy;

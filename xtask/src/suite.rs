@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::shell::{self, cargo};
-use crate::{build, tidy};
+use crate::{build, sdk, tidy};
 
 pub(crate) fn run() -> anyhow::Result<()> {
     let start = Instant::now();
@@ -11,6 +11,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     tidy::run()?;
     let programs = build::setup()?;
     build::test_programs()?;
+    let python = sdk::prepare()?;
     shell::run(cargo().args([
         "clippy",
         "--workspace",
@@ -24,8 +25,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
         cargo()
             .args(["test", "--workspace", "--all-features"])
             .env("FUMEHOOD_BIN", &programs.fumehood)
-            .env("FUMEHOOD_AGENT", &programs.agent),
+            .env("FUMEHOOD_AGENT", &programs.agent)
+            .env("FUMEHOOD_MCP_PYTHON", &python),
     )?;
+    sdk::test(&python, &programs)?;
     eprintln!("all tests passed in {:.0} s", start.elapsed().as_secs_f32());
     Ok(())
 }

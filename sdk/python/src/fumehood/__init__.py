@@ -1,0 +1,128 @@
+"""Runs untrusted code in fresh microVMs on your own machine.
+
+    from fumehood import run, Sandbox
+
+    print(run("print(6 * 7)").stdout)
+
+    with Sandbox() as sandbox:
+        sandbox.run("x = 1")
+        print(sandbox.run("x + 1").text)
+"""
+
+from fumehood._async.api import arun, astream
+from fumehood._async.client import AsyncClient
+from fumehood._async.files import AsyncFiles
+from fumehood._async.process import AsyncProcess
+from fumehood._async.run import AsyncRun, AsyncStdin
+from fumehood._async.sandbox import AsyncSandbox
+from fumehood._errors import (
+    BootError,
+    BusyError,
+    ConflictError,
+    DamagedError,
+    DeadlineError,
+    DrainingError,
+    ForbiddenError,
+    FumehoodError,
+    HostError,
+    InvalidError,
+    LostError,
+    MissingError,
+    NotFoundError,
+    ProtocolError,
+    RunFailedError,
+    ServerError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from fumehood._events import (
+    Event,
+    Exposed,
+    Gap,
+    NetworkDecision,
+    Other,
+    Packages,
+    Shown,
+    Started,
+    Stderr,
+    Stdout,
+)
+from fumehood._models import (
+    Checkpoint,
+    Evidence,
+    FileInfo,
+    Installed,
+    Outcome,
+    ProcessInfo,
+    RunInfo,
+    SandboxInfo,
+    Timing,
+)
+from fumehood._network import Network
+from fumehood._rich import Result
+from fumehood._sync.api import run, stream
+from fumehood._sync.client import Client
+from fumehood._sync.files import Files
+from fumehood._sync.process import Process
+from fumehood._sync.run import Run, Stdin
+from fumehood._sync.sandbox import Sandbox
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "AsyncFiles",
+    "AsyncProcess",
+    "AsyncRun",
+    "AsyncSandbox",
+    "AsyncStdin",
+    "BootError",
+    "BusyError",
+    "Checkpoint",
+    "Client",
+    "ConflictError",
+    "DamagedError",
+    "DeadlineError",
+    "DrainingError",
+    "Event",
+    "Evidence",
+    "Exposed",
+    "FileInfo",
+    "Files",
+    "ForbiddenError",
+    "FumehoodError",
+    "Gap",
+    "HostError",
+    "Installed",
+    "InvalidError",
+    "LostError",
+    "MissingError",
+    "Network",
+    "NetworkDecision",
+    "NotFoundError",
+    "Other",
+    "Outcome",
+    "Packages",
+    "Process",
+    "ProcessInfo",
+    "ProtocolError",
+    "Result",
+    "Run",
+    "RunFailedError",
+    "RunInfo",
+    "Sandbox",
+    "SandboxInfo",
+    "ServerError",
+    "Shown",
+    "Started",
+    "Stderr",
+    "Stdin",
+    "Stdout",
+    "Timing",
+    "UnauthorizedError",
+    "UnreachableError",
+    "arun",
+    "astream",
+    "run",
+    "stream",
+]

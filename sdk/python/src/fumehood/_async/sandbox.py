@@ -1,0 +1,399 @@
+"""A microVM that lives on between runs."""
+
+from __future__ import annotations
+
+from typing import Any, AsyncIterator, Callable, List, Mapping, Optional, Sequence, Union
+
+from fumehood._async.client import AsyncClient, default_client
+from fumehood._async.files import AsyncFiles
+from fumehood._async.process import AsyncProcess
+from fumehood._async.run import AsyncRun, Callbacks
+from fumehood._errors import FumehoodError
+from fumehood._events import Event
+from fumehood._flow_async import eager, finish
+from fumehood._models import (
+    Checkpoint,
+    Installed,
+    Outcome,
+    ProcessInfo,
+    SandboxInfo,
+    known,
+)
+from fumehood._network import NetworkLike
+from fumehood._rich import Result
+from fumehood._settings import CLEANUP_S, CREATE_S, PACKAGES_S, new_key
+from fumehood._wire import (
+    StdinLike,
+    Words,
+    code_body,
+    process_body,
+    sandbox_body,
+    set_only,
+    stdin_fields,
+    whole_seconds,
+    words,
+)
+
+_MAIN = "main"
+"""The context in which code runs unless it says otherwise."""
+
+
+class AsyncSandbox:
+    """A microVM of its own, which keeps files, programs and interpreters between runs.
+
+    ``async with AsyncSandbox() as sandbox:`` ends it at the block's end. Without that, it ends by
+    ``await sandbox.kill()``, or when nothing has gone on in it for ``idle_timeout``.
+
+    Args:
+        language: ``python``, ``javascript`` or ``shell``: that of code that does not say another.
+        memory_mib: its memory in MiB; the server's default is 512.
+        idle_timeout: seconds without work after which it is ended.
+        max_lifetime: seconds after which it is ended in any case; the server's default is a day.
+        network: what it may reach (:class:`Network`, or a list of rules in words); none: no network device.
+        packages: packages of ``language``, each with a version specifier, installed before it begins.
+        refresh_packages: resolves them again, whatever versions they came to before.
+        checkpoint: begins from this saved state; then nothing else but times may be given.
+        name: for people.
+        env: variables of all that runs in it, unless a run says otherwise.
+        client: the server to ask; none: the one of FUMEHOOD_URL, or a local one.
+    """
+
+    def __init__(
+        self,
+        language: str = "python",
+        *,
+        memory_mib: Optional[int] = None,
+        idle_timeout: Optional[float] = 300,
+        max_lifetime: Optional[float] = None,
+        network: NetworkLike = None,
+        packages: Optional[Words] = None,
+        refresh_packages: bool = False,
+        checkpoint: Union[str, Checkpoint, None] = None,
+        name: Optional[str] = None,
+        env: Optional[Mapping[str, str]] = None,
+        client: Optional[AsyncClient] = None,
+    ) -> None:
+        body = sandbox_body(
+            language=language,
+            memory_mib=memory_mib,
+            idle_timeout=idle_timeout,
+            max_lifetime=max_lifetime,
+            network=network,
+            packages=packages,
+            refresh_packages=refresh_packages,
+            checkpoint=checkpoint,
+            name=name,
+        )
+        self._hold(client or default_client(), language, env, body)
+        eager(self.start)
+
+    def _hold(
+        self,
+        client: AsyncClient,
+        language: str,
+        env: Optional[Mapping[str, str]],
+        body: Optional[dict[str, Any]] = None,
+    ) -> None:
+        self.language = language
+        """The language of code that does not say another."""
+        self._client, self._transport = client, client.transport
+        self._env, self._body = dict(env or {}), body
+        # The same for each try: one that is begun twice is one.
+        self._key = new_key()
+        self._info: Optional[SandboxInfo] = None
+        self.files = AsyncFiles(self._transport, lambda: self._path)
+        """Its files."""
+
+    @classmethod
+    async def get(cls, id: str, *, language: str = "python", client: Optional[AsyncClient] = None) -> AsyncSandbox:
+        """The sandbox that has this id.
+
+        Raises:
+            NotFoundError: there is none, or it belongs to another key.
+        """
+        client = client or default_client()
+        return cls._of(client, known(SandboxInfo, await client.transport.json("GET", f"/v1/sandboxes/{id}")), language)
+
+    @classmethod
+    async def list(
+        cls, *, state: Optional[str] = "running", limit: Optional[int] = None, client: Optional[AsyncClient] = None
+    ) -> List[SandboxInfo]:
+        """This key's sandboxes, the newest first; ``state``: ``running``, ``ended``, or ``None`` for both."""
+        return await (client or default_client()).sandboxes(state=state, limit=limit)
+
+    @classmethod
+    def _of(
+        cls,
+        client: AsyncClient,
+        info: SandboxInfo,
+        language: str,
+        env: Optional[Mapping[str, str]] = None,
+    ) -> AsyncSandbox:
+        sandbox = cls.__new__(cls)
+        sandbox._hold(client, info.language or language, env)
+        sandbox._info = info
+        return sandbox
+
+    async def __aenter__(self) -> AsyncSandbox:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await finish(self._end, 2 * CLEANUP_S)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._info.id if self._info else 'not started'}>"
+
+    async def start(self) -> None:
+        """Begins it, unless it has begun. ``async with`` and the first use do it by themselves."""
+        if self._info is None:
+            read_s = CREATE_S + (PACKAGES_S if self._body and "packages" in self._body else 0)
+            told = await self._transport.json(
+                "POST", "/v1/sandboxes", json=self._body or {}, read_s=read_s, key=self._key
+            )
+            self._info = known(SandboxInfo, told)
+
+    @property
+    def id(self) -> str:
+        """Its id at the server."""
+        if self._info is None:
+            raise FumehoodError(
+                "the sandbox has not begun; use it in `async with`, or await its start()", kind="invalid", retry="useless"
+            )
+        return self._info.id
+
+    @property
+    def _path(self) -> str:
+        return f"/v1/sandboxes/{self.id}"
+
+    async def _place(self, rest: str) -> str:
+        await self.start()
+        return self._path + rest
+
+    async def info(self) -> SandboxInfo:
+        """What the server knows of it now."""
+        await self.start()
+        self._info = known(SandboxInfo, await self._transport.json("GET", self._path))
+        return self._info
+
+    def stream(
+        self,
+        code: str,
+        *,
+        language: Optional[str] = None,
+        context: Optional[str] = _MAIN,
+        env: Optional[Mapping[str, str]] = None,
+        cwd: Optional[str] = None,
+        stdin: StdinLike = None,
+        timeout: Optional[float] = None,
+        display: bool = True,
+        fresh_interpreter: bool = False,
+        detach: bool = False,
+        on_stdout: Optional[Callable[[str], Any]] = None,
+        on_stderr: Optional[Callable[[str], Any]] = None,
+        on_result: Optional[Callable[[Result], Any]] = None,
+        idempotency_key: Optional[str] = None,
+    ) -> AsyncRun:
+        """Begins code; the run is iterated over for its events. Arguments are as in :meth:`run`.
+
+        Args:
+            detach: it goes on when nobody follows it, and ``Client.attach(run.id)`` follows it again.
+        """
+        language = language or self.language
+        if context == _MAIN and language != self.language:
+            # A context is of one language.
+            context = f"{_MAIN}-{language}"
+        now, later = stdin_fields(stdin)
+        body = code_body(
+            code=code,
+            language=language,
+            env={**self._env, **(env or {})},
+            cwd=cwd,
+            timeout=timeout,
+            stdin=now,
+            display=display,
+            fresh_interpreter=fresh_interpreter,
+            detach=detach,
+            context=context,
+        )
+        return AsyncRun(
+            self._transport,
+            lambda: self._place("/runs"),
+            body,
+            later_input=later,
+            callbacks=Callbacks(on_stdout, on_stderr, on_result),
+            key=idempotency_key,
+        )
+
+    async def run(
+        self,
+        code: str,
+        *,
+        language: Optional[str] = None,
+        context: Optional[str] = _MAIN,
+        env: Optional[Mapping[str, str]] = None,
+        cwd: Optional[str] = None,
+        stdin: StdinLike = None,
+        timeout: Optional[float] = None,
+        display: bool = True,
+        fresh_interpreter: bool = False,
+        check: bool = False,
+        on_stdout: Optional[Callable[[str], Any]] = None,
+        on_stderr: Optional[Callable[[str], Any]] = None,
+        on_result: Optional[Callable[[Result], Any]] = None,
+        idempotency_key: Optional[str] = None,
+    ) -> Outcome:
+        """Runs code to its end.
+
+        Args:
+            context: an interpreter that keeps its state between runs, by its name; ``None``: one for this run alone.
+            env: variables, beside those of the sandbox.
+            cwd: the directory in which it runs.
+            stdin: its input.
+            timeout: seconds that it may take; the server's default is 30.
+            display: values are shown as in a notebook: the last expression's, plots, tables.
+            fresh_interpreter: an interpreter that is started for it, without a context.
+            check: raises :class:`RunFailedError` unless it succeeds.
+            on_stdout, on_stderr, on_result: are called with output and values as they come.
+            idempotency_key: a second run with the same key is the first one.
+        """
+        run = self.stream(
+            code,
+            language=language,
+            context=context,
+            env=env,
+            cwd=cwd,
+            stdin=stdin,
+            timeout=timeout,
+            display=display,
+            fresh_interpreter=fresh_interpreter,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            on_result=on_result,
+            idempotency_key=idempotency_key,
+        )
+        return await run.to_end(check)
+
+    async def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Optional[Mapping[str, str]] = None,
+        cwd: Optional[str] = None,
+        stdin: StdinLike = True,
+        timeout: Optional[float] = None,
+        pty: Optional[tuple[int, int]] = None,
+        tag: Optional[str] = None,
+        detach: bool = False,
+        on_stdout: Optional[Callable[[str], Any]] = None,
+        on_stderr: Optional[Callable[[str], Any]] = None,
+        idempotency_key: Optional[str] = None,
+    ) -> AsyncProcess:
+        """Starts a program, and returns once it has started.
+
+        Args:
+            argv: its words; the first is looked for in PATH.
+            stdin: its input: ``True`` to write it later, all of it, or ``None`` for none.
+            timeout: seconds after which it is ended; none: it may run on.
+            pty: the size of a terminal for it, as (rows, columns).
+            tag: a word by which :meth:`processes` tells it.
+            detach: it goes on when nobody follows it; ``Client.attach(process.id)`` follows it again.
+        """
+        now, later = stdin_fields(stdin)
+        body = process_body(
+            argv=argv,
+            env={**self._env, **(env or {})},
+            cwd=cwd,
+            timeout=timeout,
+            stdin=now,
+            pty=pty,
+            tag=tag,
+            detach=detach,
+        )
+        process = AsyncProcess(
+            self._transport,
+            lambda: self._place("/processes"),
+            body,
+            later_input=later,
+            callbacks=Callbacks(on_stdout, on_stderr),
+            key=idempotency_key,
+        )
+        try:
+            await process.started()
+        except BaseException:
+            await finish(process.close, CLEANUP_S)
+            raise
+        return process
+
+    async def processes(self) -> List[ProcessInfo]:
+        """The programs that run in it."""
+        await self.start()
+        told = await self._transport.json("GET", f"{self._path}/processes")
+        return [known(ProcessInfo, process) for process in told.get("processes", [])]
+
+    async def install(self, *packages: str, language: Optional[str] = None) -> List[Installed]:
+        """Installs packages, each with a version specifier, into the running sandbox. Its network must let it reach
+        the index that its own tools are configured for. ``packages=`` of a new sandbox need no network."""
+        await self.start()
+        body = {"language": language or self.language, "packages": words("packages", packages)}
+        told = await self._transport.json("POST", f"{self._path}/packages", json=body, read_s=PACKAGES_S)
+        return [known(Installed, package) for package in told.get("installed", [])]
+
+    async def close_context(self, name: str) -> None:
+        """Ends a context's interpreter; the next run there begins a new one."""
+        await self.start()
+        await self._transport.send("DELETE", f"{self._path}/contexts/{name}")
+
+    async def fork(self, count: int = 1) -> List[AsyncSandbox]:
+        """Sandboxes with the same memory, files, contexts and programs, each going its own way from here."""
+        await self.start()
+        told = await self._transport.json("POST", f"{self._path}/fork", json={"count": count}, read_s=CREATE_S)
+        infos = [known(SandboxInfo, info) for info in told.get("sandboxes", [])]
+        return [self._of(self._client, info, self.language, self._env) for info in infos]
+
+    async def checkpoint(self) -> Checkpoint:
+        """Saves its state; ``AsyncSandbox(checkpoint=...)`` begins from it. The server's memory holds 16 of them."""
+        await self.start()
+        return known(Checkpoint, await self._transport.json("POST", f"{self._path}/checkpoints", read_s=CREATE_S))
+
+    async def expose(self, port: int, *, host_port: int = 0) -> str:
+        """The URL at which the server's machine reaches this port of it. It must have a network.
+
+        Args:
+            host_port: the port at the server's machine; 0: a free one.
+        """
+        await self.start()
+        body = {"guest": port, "host": host_port}
+        return str((await self._transport.json("POST", f"{self._path}/ports", json=body))["url"])
+
+    async def extend(
+        self, *, idle_timeout: Optional[float] = None, max_lifetime: Optional[float] = None
+    ) -> SandboxInfo:
+        """Gives it other times, in seconds: how long it may idle, and live from its beginning."""
+        await self.start()
+        body = set_only(
+            idle_timeout_s=whole_seconds("idle_timeout", idle_timeout),
+            max_lifetime_s=whole_seconds("max_lifetime", max_lifetime),
+        )
+        self._info = known(SandboxInfo, await self._transport.json("PATCH", self._path, json=body))
+        return self._info
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What its network decides, and the runs that begin and end in it, until it ends."""
+        await self.start()
+        async for event in AsyncRun(self._transport, id=self.id, events_at=f"{self._path}/events"):
+            yield event
+
+    async def kill(self) -> SandboxInfo:
+        """Ends it, with all that runs in it. It may be called again."""
+        await self.start()
+        self._info = known(SandboxInfo, await self._transport.json("DELETE", self._path))
+        return self._info
+
+    async def _end(self) -> None:
+        if self._info is not None:
+            try:
+                await self._transport.json("DELETE", self._path, read_s=2 * CLEANUP_S)
+            except FumehoodError:
+                # It ends by itself, when idle.
+                pass

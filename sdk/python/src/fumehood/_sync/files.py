@@ -1,0 +1,193 @@
+# Made by tools/make_sync.py from _async/files.py; not to be changed by hand.
+"""The files of a sandbox."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Iterator, BinaryIO, Callable, List, Optional, Union
+
+from fumehood._sync.transport import Transport, Content
+from fumehood._errors import NotFoundError, ProtocolError
+from fumehood._flow_sync import off_loop
+from fumehood._models import FileInfo, known
+from fumehood._settings import CHUNK_BYTES, REQUEST_S
+
+LocalPath = Union[str, "os.PathLike[str]"]
+
+
+class Files:
+    """The files of a sandbox, as its user may touch them. Paths are absolute, or relative to the user's home."""
+
+    def __init__(self, transport: Transport, base: Callable[[], str]) -> None:
+        self._transport = transport
+        self._base = base
+
+    def read(self, path: str) -> bytes:
+        """A file's content.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        response = self._transport.send("GET", self._at("/content"), params={"path": path}, headers=_BYTES)
+        return response.content
+
+    def read_text(self, path: str, encoding: str = "utf-8") -> str:
+        """A file's content as text.
+
+        Raises:
+            UnicodeDecodeError: it is none.
+        """
+        return (self.read(path)).decode(encoding)
+
+    def read_part(self, path: str, start: int, length: int) -> bytes:
+        """Bytes of a file from ``start`` on, ``length`` of them or what there is."""
+        headers = {**_BYTES, "Range": f"bytes={start}-{start + length - 1}"}
+        response = self._transport.send("GET", self._at("/content"), params={"path": path}, headers=headers)
+        return response.content if response.status_code == 206 else response.content[start : start + length]
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """A file's content, piece by piece."""
+        response = self._transport.send(
+            "GET", self._at("/content"), params={"path": path}, headers=_BYTES, stream=True
+        )
+        try:
+            for chunk in response.iter_bytes():
+                yield chunk
+        finally:
+            response.close()
+
+    def write(
+        self,
+        path: str,
+        content: Union[bytes, str, BinaryIO],
+        *,
+        mode: Optional[int] = None,
+        parents: bool = True,
+    ) -> FileInfo:
+        """Makes the file have this content, all of it or none.
+
+        Args:
+            content: bytes, text (as UTF-8), or an open file, which is sent from where it stands.
+            mode: its permissions, as 0o644; none: those of the file that it replaces, else 0o644.
+            parents: makes the directories that are missing on the way.
+        """
+        if isinstance(content, str):
+            content = content.encode()
+        if isinstance(content, (bytes, bytearray, memoryview)):
+            return self._put(path, bytes(content), mode, parents)
+        start = content.tell() if content.seekable() else None
+        return self._put(path, _pieces(content, start), mode, parents, replays=start is not None)
+
+    def write_text(self, path: str, text: str, encoding: str = "utf-8", **how: Any) -> FileInfo:
+        """Makes the file have this text; ``how`` is as in :meth:`write`."""
+        return self.write(path, text.encode(encoding), **how)
+
+    def upload(self, local: LocalPath, remote: Optional[str] = None, **how: Any) -> FileInfo:
+        """Brings a file of this machine into the sandbox: to ``remote``, or to its own name in the user's home."""
+        with open(local, "rb") as file:
+            return self.write(remote or Path(local).name, file, **how)
+
+    def download(self, remote: str, local: Optional[LocalPath] = None) -> Path:
+        """Brings a file of the sandbox to this machine: to ``local``, or to its own name here. It is there with all
+        of its content, or as it was before."""
+        to = Path(local) if local is not None else Path(Path(remote).name)
+        if to.is_dir():
+            to = to / Path(remote).name
+        handle, part = tempfile.mkstemp(prefix=f".{to.name}.", dir=to.parent)
+        try:
+            with open(handle, "wb") as file:
+                for chunk in self.stream(remote):
+                    off_loop(file.write, chunk)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(part, 0o666 & ~umask)
+            os.replace(part, to)
+        except BaseException:
+            Path(part).unlink(missing_ok=True)
+            raise
+        return to
+
+    def stat(self, path: str) -> FileInfo:
+        """What is at a path; a link there is not followed.
+
+        Raises:
+            NotFoundError: nothing is.
+        """
+        return _info(path, self._transport.json("GET", self._at("/stat"), params={"path": path}))
+
+    def exists(self, path: str) -> bool:
+        """Whether anything is at a path."""
+        try:
+            self.stat(path)
+        except NotFoundError as error:
+            if error.io is None:
+                raise
+            return False
+        return True
+
+    def list(self, path: str = ".", *, depth: int = 1) -> List[FileInfo]:
+        """What is in a directory; ``depth`` 2 has what is in its directories, too. Links are not followed."""
+        told = self._transport.json("GET", self._at("/list"), params={"path": path, "depth": depth})
+        return [_info(path, entry) for entry in told.get("entries", [])]
+
+    def make_dir(self, path: str) -> None:
+        """Makes a directory, and those that are missing on the way."""
+        self._transport.send("POST", self._at("/directories"), json={"path": path})
+
+    def rename(self, old: str, new: str, *, replace: bool = False) -> None:
+        """Gives a file or directory another name; ``replace``: takes the place of a file that has it."""
+        body = {"from": old, "to": new, "replace": replace}
+        self._transport.send("POST", self._at("/move"), json=body)
+
+    def remove(self, path: str, *, recursive: bool = False) -> None:
+        """Removes a file, a link or an empty directory; ``recursive``: a directory with all that is in it."""
+        params = {"path": path, "recursive": str(recursive).lower()}
+        self._transport.send("DELETE", self._at(""), params=params)
+
+    def _at(self, rest: str) -> str:
+        return f"{self._base()}/files{rest}"
+
+    def _put(
+        self, path: str, content: Content, mode: Optional[int], parents: bool, replays: bool = True
+    ) -> FileInfo:
+        params = {"path": path, "parents": str(parents).lower()}
+        if mode is not None:
+            params["mode"] = f"{mode:o}"
+        response = self._transport.send(
+            "PUT",
+            self._at("/content"),
+            content=content,
+            params=params,
+            headers={"Content-Type": "application/octet-stream"},
+            read_s=2 * REQUEST_S,
+            replays=replays,
+        )
+        return _info(path, response.json() if response.content else {})
+
+
+_BYTES = {"Accept": "application/octet-stream, application/json;q=0.5"}
+
+
+def _info(path: str, told: Any) -> FileInfo:
+    told = dict(told)
+    told.setdefault("path", told.get("name", path))
+    if "kind" not in told:
+        raise ProtocolError(f"the server's answer about {path} does not say what it is", retry="unknown")
+    return known(FileInfo, told)
+
+
+def _pieces(file: BinaryIO, start: Optional[int]) -> Callable[[], Iterator[bytes]]:
+    """What gives a file's content, from this place on, as often as it is asked."""
+
+    def pieces() -> Iterator[bytes]:
+        if start is not None:
+            off_loop(file.seek, start)
+        while True:
+            chunk = off_loop(file.read, CHUNK_BYTES)
+            if not chunk:
+                return
+            yield chunk
+
+    return pieces

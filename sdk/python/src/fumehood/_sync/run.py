@@ -1,0 +1,375 @@
+# Made by tools/make_sync.py from _async/run.py; not to be changed by hand.
+"""A run that goes on: its events, its input, its end."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Iterator, Callable, Optional, Union
+
+import httpx
+
+from fumehood._sync.transport import Transport
+from fumehood._errors import (
+    DeadlineError,
+    FumehoodError,
+    LostError,
+    NotFoundError,
+    ServerError,
+    error_from,
+)
+from fumehood._events import Event, RawEvent, Shown, SseParser, Started, Stderr, Stdout, event_from
+from fumehood._flow_sync import call_back, finish, home, let_go, sleep
+from fumehood._kept import Kept
+from fumehood._models import Outcome
+from fumehood._rich import Result
+from fumehood._settings import CLEANUP_S, RETRY_PAUSES_S, SILENCE_S, new_key
+
+_INPUT_BYTES = 1024 * 1024
+"""Bytes of input that go with one request."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told of output as it comes."""
+
+    stdout: Optional[Callable[[str], Any]] = None
+    stderr: Optional[Callable[[str], Any]] = None
+    result: Optional[Callable[[Result], Any]] = None
+
+
+class Stdin:
+    """The input of a run that was begun with ``stdin=True``."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def write(self, data: Union[str, bytes]) -> None:
+        """Sends this; returns when the server has taken it."""
+        raw = data.encode() if isinstance(data, str) else data
+        for start in range(0, len(raw), _INPUT_BYTES):
+            self._run._act("stdin", content=raw[start : start + _INPUT_BYTES])
+
+    def close(self) -> None:
+        """Nothing follows: the program reads the end of its input."""
+        self._run._act("stdin", params={"close": "true"}, content=b"")
+
+
+class Run:
+    """Code that runs. Iterate over it for its events, or ask for its ``outcome()``.
+
+    A run that nobody follows for 2 s is cancelled, unless it was begun with ``detach=True``: one that is dropped
+    ends.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        place: Optional[Callable[[], str]] = None,
+        body: Optional[dict[str, Any]] = None,
+        *,
+        id: Optional[str] = None,
+        events_at: Optional[str] = None,
+        later_input: Optional[bytes] = None,
+        callbacks: Optional[Callbacks] = None,
+        key: Optional[str] = None,
+    ) -> None:
+        self.id: Optional[str] = id
+        """Its id at the server, once it is there."""
+        self.pid: Optional[int] = None
+        """Its number in the guest, once it has started."""
+        self._transport = transport
+        # Where it is begun, by what body; and where its events are.
+        self._place, self._body, self._key = place, body, key or new_key()
+        self._events_at = events_at
+        self._owned = body is not None and not body.get("detach")
+        self._later_input = later_input
+        self._callbacks = callbacks or Callbacks()
+        self._response: Optional[httpx.Response] = None
+        self._chunks: Optional[Iterator[bytes]] = None
+        self._home: Any = None
+        self._parser = SseParser()
+        self._raw: deque[RawEvent] = deque()
+        self._ahead: deque[Event] = deque()
+        self._last = 0
+        self._deadline: Optional[float] = None
+        self._kept = Kept()
+        self._outcome: Optional[Outcome] = None
+        self._error: Optional[FumehoodError] = None
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Event]:
+        return self.events()
+
+    def __del__(self) -> None:
+        response = getattr(self, "_response", None)
+        if response is not None and not response.is_closed:
+            let_go(response, self._chunks, self._home)
+
+    @property
+    def stdin(self) -> Stdin:
+        """Its input, where it was begun with ``stdin=True``."""
+        # Made when it is asked for: a run that is dropped must go at once, and not with the next search for cycles.
+        return Stdin(self)
+
+    @property
+    def has_ended(self) -> bool:
+        """Its end has been read."""
+        return self._outcome is not None or self._error is not None
+
+    def events(self) -> Iterator[Event]:
+        """Its events from here on, as they come.
+
+        Raises:
+            FumehoodError: it failed without an outcome, or the server went away.
+        """
+        while True:
+            event = self._step()
+            if event is None:
+                break
+            yield event
+        if self._error is not None:
+            raise self._error
+
+    def outcome(self, *, check: bool = False, timeout: Optional[float] = None) -> Outcome:
+        """How it ended, with all of its output; waits for that.
+
+        Args:
+            check: raises :class:`RunFailedError` unless it succeeded.
+            timeout: seconds to wait; the run goes on when they are over.
+
+        Raises:
+            TimeoutError: it has not ended within ``timeout``.
+            FumehoodError: it failed without an outcome, or the server went away.
+        """
+        if timeout is not None and not self.has_ended:
+            self._deadline = time.monotonic() + timeout
+            self._disconnect()
+        try:
+            while self._step() is not None:
+                self._check_deadline()
+        finally:
+            self._deadline = None
+        if self._outcome is None:
+            raise self._error or LostError("the run was closed before its end", retry="unknown")
+        return self._outcome.check() if check else self._outcome
+
+    def to_end(self, check: bool = False) -> Outcome:
+        """Its outcome; where that cannot be had, whatever the reason, it is cancelled."""
+        try:
+            return self.outcome(check=check)
+        except BaseException:
+            finish(self.close, CLEANUP_S)
+            raise
+
+    def cancel(self) -> None:
+        """Ends it: by SIGINT, then SIGTERM, then SIGKILL. Nothing, where it has ended."""
+        if self.id is not None:
+            self._act("cancel")
+
+    def signal(self, signal: Union[str, int]) -> None:
+        """Sends a signal, as ``"SIGINT"`` or 2, to it and what it has started."""
+        self._act("signal", json={"signal": signal})
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Gives its terminal this size, in characters."""
+        self._act("resize", json={"rows": rows, "cols": cols})
+
+    def detach(self) -> None:
+        """Leaves it to itself: it goes on when nobody follows it. ``Client.attach(id)`` follows it again."""
+        self._act("detach")
+        self._owned = False
+        self._disconnect()
+
+    def close(self) -> None:
+        """Stops following it, and cancels it unless it has ended or was begun with ``detach=True``."""
+        if self._owned and not self.has_ended and self.id is not None:
+            self._owned = False
+            try:
+                self._transport.send("POST", f"/v1/runs/{self.id}/cancel", read_s=CLEANUP_S, may_start=False)
+            except FumehoodError:
+                # The server does it when nobody follows.
+                pass
+        self._disconnect()
+
+    def started(self) -> None:
+        """Waits until it has started, or has ended without that. Its other events are kept for who reads them.
+
+        Raises:
+            FumehoodError: it failed, or the server went away.
+        """
+        event: Optional[Event] = None
+        read: list[Event] = []
+        while not isinstance(event, Started) and self.pid is None:
+            event = self._step()
+            if event is None:
+                break
+            if not isinstance(event, Started):
+                read.append(event)
+        self._ahead.extend(read)
+        if self._error is not None:
+            raise self._error
+
+    def _act(self, what: str, **body: Any) -> None:
+        while self.id is None and not self.has_ended:
+            event = self._take(self._next())
+            if event is not None:
+                self._ahead.append(event)
+        if self._error is not None:
+            raise self._error
+        self._transport.send("POST", f"/v1/runs/{self.id}/{what}", **body)
+
+    def _step(self) -> Optional[Event]:
+        """The next event between the first and the last; none after that."""
+        if self._ahead:
+            return self._ahead.popleft()
+        while not self.has_ended:
+            try:
+                raw = self._next()
+            except Exception:
+                raise
+            except BaseException as interruption:
+                self._interrupted(interruption)
+                raise
+            event = self._take(raw)
+            if event is not None:
+                return event
+        return None
+
+    def _interrupted(self, interruption: BaseException) -> None:
+        finish(self.close, CLEANUP_S)
+
+    def _take(self, raw: RawEvent) -> Optional[Event]:
+        told = raw.data if isinstance(raw.data, dict) else {}
+        if raw.name == "run":
+            self.id = told.get("id")
+            later, self._later_input = self._later_input, None
+            if later is not None:
+                self.stdin.write(later)
+                self.stdin.close()
+        elif raw.name == "ended":
+            # Of one that ended long ago nothing else is told.
+            self.id = self.id or told.get("id")
+            self._outcome = self._kept.outcome({"id": self.id, **told})
+            self._read_out()
+        elif raw.name == "failed":
+            self._error = error_from(told)
+            self._read_out()
+        else:
+            event = event_from(raw)
+            self._kept.add(event)
+            self._tell(event)
+            return event
+        return None
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Stdout):
+            call_back(self._callbacks.stdout, event.text)
+        elif isinstance(event, Stderr):
+            call_back(self._callbacks.stderr, event.text)
+        elif isinstance(event, Shown):
+            call_back(self._callbacks.result, event.result)
+        elif isinstance(event, Started):
+            self.pid = event.pid
+
+    def _next(self) -> RawEvent:
+        """The next event as it comes, over as many connections as it takes."""
+        pauses = iter(RETRY_PAUSES_S)
+        while not self._raw:
+            why = "it closed the stream before the run's end"
+            try:
+                chunk = self._chunk()
+                if chunk is not None:
+                    self._feed(chunk)
+                    self._check_deadline()
+                    continue
+            except DeadlineError:
+                self._check_deadline()
+                raise
+            except httpx.TransportError as error:
+                why = repr(error)
+            self._disconnect()
+            self._check_deadline()
+            pause = next(pauses, None)
+            if pause is None:
+                raise self._lost(why)
+            sleep(pause)
+        return self._raw.popleft()
+
+    def _feed(self, chunk: bytes) -> None:
+        for raw in self._parser.feed(chunk):
+            self._raw.append(raw)
+            if raw.id is not None:
+                self._last = raw.id
+
+    def _chunk(self) -> Optional[bytes]:
+        if self._chunks is None:
+            self._response = self._open()
+            self._chunks = self._response.iter_bytes()
+            self._parser = SseParser()
+        return next(self._chunks, None)
+
+    def _open(self) -> httpx.Response:
+        headers = {"Accept": "text/event-stream"}
+        self._home = home()
+        read_s = SILENCE_S
+        if self._deadline is not None:
+            read_s = max(0.01, min(SILENCE_S, self._deadline - time.monotonic()))
+        if self.id is None and self._place is not None:
+            path = self._place()
+            return self._transport.send(
+                "POST", path, json=self._body, headers=headers, read_s=read_s, key=self._key, stream=True
+            )
+        if self._last:
+            headers["Last-Event-ID"] = str(self._last)
+        path = self._events_at or f"/v1/runs/{self.id}/events"
+        try:
+            return self._transport.send(
+                "GET", path, headers=headers, read_s=read_s, stream=True, may_start=self._body is None
+            )
+        except DeadlineError:
+            raise
+        except (NotFoundError, ServerError) as error:
+            if self._body is None:
+                raise
+            raise self._lost(error) from error
+
+    def _lost(self, why: object) -> LostError:
+        return LostError(
+            f"the server went away while run {self.id} went on; whether its code ended is unknown: {why}",
+            retry="unknown",
+        )
+
+    def _check_deadline(self) -> None:
+        if self._deadline is not None and time.monotonic() >= self._deadline and not self.has_ended:
+            self._deadline = None
+            self._reconnect()
+            raise TimeoutError(f"run {self.id} has not ended within its timeout; it goes on")
+
+    def _reconnect(self) -> None:
+        """Follows it again at once: after 2 s without that it would be cancelled."""
+        self._disconnect()
+        if not self.has_ended:
+            self._response = self._open()
+            self._chunks, self._parser = self._response.iter_bytes(), SseParser()
+
+    def _read_out(self) -> None:
+        """Takes the end of the stream, which follows its last event at once, so that its connection serves again."""
+        try:
+            if self._chunks is not None:
+                next(self._chunks, None)
+        except httpx.TransportError:
+            pass
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        response, self._response, self._chunks = self._response, None, None
+        self._parser = SseParser()
+        if response is not None:
+            response.close()

@@ -1,0 +1,188 @@
+# Made by tools/make_sync.py from _async/transport.py; not to be changed by hand.
+"""Requests to the server, repeated where that is safe."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Callable, Mapping, Optional, Union
+
+import httpx
+
+from fumehood import _local
+from fumehood._errors import DeadlineError, DrainingError, LostError, ProtocolError, ServerError, error_from
+from fumehood._flow_sync import off_loop, sleep
+from fumehood._settings import CONNECT_S, REQUEST_S, RETRY_PAUSES_S, address_from, key_from, new_key
+
+Content = Union[bytes, Callable[[], Iterator[bytes]], None]
+"""A body: bytes, or what gives it anew for each try."""
+
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+_READS = ("GET", "HEAD")
+"""What never acts."""
+
+
+class Transport:
+    """Connections to one server. A local one is found or started before the first request."""
+
+    def __init__(
+        self,
+        base_url: Optional[str] = None,
+        api_key: Optional[str] = None,
+        transport: Optional[httpx.BaseTransport] = None,
+    ) -> None:
+        self._address = address_from(base_url)
+        self._api_key = key_from(api_key)
+        self._given = transport
+        self._http: Optional[httpx.Client] = None
+        self._found = False
+
+    @property
+    def where(self) -> tuple[object, ...]:
+        """What two transports to the same server have in common."""
+        return (self._address, self._api_key, _local.socket_path() if self._address.own else None)
+
+    def close(self) -> None:
+        """Closes all connections; a later request opens new ones."""
+        http, self._http, self._found = self._http, None, False
+        if http is not None:
+            http.close()
+
+    def json(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: Optional[Mapping[str, Any]] = None,
+        read_s: float = REQUEST_S,
+        key: Optional[str] = None,
+    ) -> dict[str, Any]:
+        """An answer's object; an empty one where there is no content.
+
+        Raises:
+            FumehoodError: the server's, or that it was not reached.
+        """
+        response = self.send(method, path, json=json, params=params, read_s=read_s, key=key)
+        if not response.content:
+            return {}
+        try:
+            told = response.json()
+        except ValueError as error:
+            raise ProtocolError(f"the server's answer to {method} {path} is no JSON: {error}") from error
+        if not isinstance(told, dict):
+            raise ProtocolError(f"the server's answer to {method} {path} is no object")
+        return told
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        content: Content = None,
+        params: Optional[Mapping[str, Any]] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        read_s: float = REQUEST_S,
+        key: Optional[str] = None,
+        stream: bool = False,
+        replays: bool = True,
+        may_start: bool = True,
+    ) -> httpx.Response:
+        """A good answer, read to its end unless it is to be streamed.
+
+        What acts carries an idempotency key, so that a further try after a broken connection never acts twice.
+
+        Args:
+            read_s: seconds without a byte after which the answer is given up.
+            replays: the body can be sent again.
+            may_start: a local server may be started for it.
+        """
+        sent = self._headers(method, headers, key)
+        pauses, reached = iter(RETRY_PAUSES_S), False
+        while True:
+            failure: Exception
+            try:
+                # A new server knows nothing of what the old one may have begun.
+                http = self._ready(may_start and not (reached and method not in _READS))
+                request = http.build_request(
+                    method,
+                    path,
+                    json=json,
+                    content=content() if callable(content) else content,
+                    params=params,
+                    headers=sent,
+                    timeout=httpx.Timeout(read_s, connect=CONNECT_S, write=REQUEST_S, pool=REQUEST_S),
+                )
+                response = http.send(request, stream=True)
+                if response.is_error or not stream:
+                    response.read()
+                if not response.is_error:
+                    return response
+                failure = _refusal(response, sent["X-Request-Id"])
+                if not (isinstance(failure, DrainingError) and self._address.own):
+                    raise failure
+                self._found = False
+            except _UNSENT as error:
+                failure, self._found = error, False
+            except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+                raise DeadlineError(
+                    f"{method} {path}: the server did not go on within {read_s:g} s",
+                    retry="safe" if method in _READS else "unknown",
+                    request_id=sent["X-Request-Id"],
+                ) from error
+            except httpx.TransportError as error:
+                failure, reached, self._found = error, True, False
+            pause = next(pauses, None)
+            if pause is None or (reached and not replays):
+                raise self._unreached(method, path, failure, reached) from failure
+            sleep(pause)
+
+    def _headers(self, method: str, headers: Optional[Mapping[str, str]], key: Optional[str]) -> dict[str, str]:
+        sent = {"X-Request-Id": new_key(), "Accept": "application/json", **(headers or {})}
+        if self._api_key:
+            sent["Authorization"] = f"Bearer {self._api_key}"
+        if method not in _READS:
+            sent["Idempotency-Key"] = key or new_key()
+        return sent
+
+    def _ready(self, may_start: bool) -> httpx.Client:
+        socket = self._address.socket
+        if self._address.own and self._given is None:
+            socket = _local.socket_path()
+            if may_start and not self._found:
+                off_loop(_local.ensure, socket)
+        self._found = True
+        if self._http is None:
+            # Each run that is followed has a connection of its own: their number is the caller's.
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=30)
+            over = self._given or httpx.HTTPTransport(uds=str(socket) if socket else None, limits=limits)
+            self._http = httpx.Client(transport=over, base_url=self._address.url, trust_env=False)
+        return self._http
+
+    def _unreached(self, method: str, path: str, failure: Exception, reached: bool) -> Exception:
+        if isinstance(failure, DrainingError):
+            return failure
+        what = f"{method} {path}: the server at {self._place()}"
+        if not reached:
+            return ServerError(f"{what} was not reached: {failure}; is it running?", retry="safe")
+        if method in _READS:
+            return ServerError(f"{what} went away: {failure!r}", retry="safe")
+        return LostError(f"{what} went away before it answered: {failure!r}; it may have acted", retry="unknown")
+
+    def _place(self) -> str:
+        if self._address.own:
+            return str(_local.socket_path())
+        return str(self._address.socket or self._address.url)
+
+
+def _refusal(response: httpx.Response, request_id: str) -> Exception:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    return error_from(
+        body,
+        status=response.status_code,
+        request_id=response.headers.get("X-Request-Id") or request_id,
+        retry_after=response.headers.get("Retry-After"),
+    )

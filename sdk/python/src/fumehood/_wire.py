@@ -1,0 +1,144 @@
+"""What callers ask for, as the API takes it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Mapping, Optional, Sequence, Union
+
+from fumehood._errors import InvalidError
+from fumehood._models import Checkpoint
+from fumehood._network import NetworkLike, network_json
+
+StdinLike = Union[str, bytes, bool, None]
+"""A program's input: all of it, or ``True`` for input that is written later, or none."""
+
+Words = Union[str, Sequence[str]]
+
+
+def whole_seconds(name: str, seconds: Optional[float]) -> Optional[int]:
+    """Seconds as the API counts them, rounded up.
+
+    Raises:
+        InvalidError: less than 0, or no number.
+    """
+    if seconds is None:
+        return None
+    if not math.isfinite(seconds) or seconds < 0:
+        raise InvalidError(f"{name}={seconds}: give a number of seconds that is not below 0", retry="useless")
+    return math.ceil(seconds)
+
+
+def words(name: str, given: Words) -> list[str]:
+    """A list of words, where one alone is a list of one."""
+    listed = [given] if isinstance(given, str) else list(given)
+    if not all(isinstance(word, str) for word in listed):
+        raise InvalidError(f"{name}={given!r}: give strings", retry="useless")
+    return listed
+
+
+def set_only(**fields: Any) -> dict[str, Any]:
+    """Those fields that say anything."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def stdin_fields(stdin: StdinLike) -> tuple[Union[str, bool, None], Optional[bytes]]:
+    """What of a run's input goes with the request, and what is sent once it runs: bytes that are no text."""
+    if isinstance(stdin, bytes):
+        try:
+            return stdin.decode(), None
+        except UnicodeDecodeError:
+            return True, stdin
+    return stdin or None, None
+
+
+def code_body(
+    *,
+    code: str,
+    language: str,
+    env: Optional[Mapping[str, str]] = None,
+    cwd: Optional[str] = None,
+    timeout: Optional[float] = None,
+    stdin: Union[str, bool, None] = None,
+    display: bool = True,
+    fresh_interpreter: bool = False,
+    detach: bool = False,
+    memory_mib: Optional[int] = None,
+    packages: Optional[Words] = None,
+    refresh_packages: bool = False,
+    network: NetworkLike = None,
+    context: Optional[str] = None,
+) -> dict[str, Any]:
+    """The request for a run of code."""
+    return set_only(
+        language=language,
+        code=code,
+        env=dict(env) if env else None,
+        cwd=cwd,
+        timeout_s=whole_seconds("timeout", timeout),
+        stdin=stdin,
+        display=display or None,
+        fresh_interpreter=fresh_interpreter or None,
+        detach=detach or None,
+        memory_mib=memory_mib,
+        packages=words("packages", packages) if packages else None,
+        refresh_packages=refresh_packages or None,
+        network=network_json(network),
+        context=context,
+    )
+
+
+def process_body(
+    *,
+    argv: Words,
+    env: Optional[Mapping[str, str]] = None,
+    cwd: Optional[str] = None,
+    timeout: Optional[float] = None,
+    stdin: Union[str, bool, None] = None,
+    pty: Optional[tuple[int, int]] = None,
+    tag: Optional[str] = None,
+    detach: bool = False,
+) -> dict[str, Any]:
+    """The request for a program."""
+    if isinstance(argv, str):
+        raise InvalidError(
+            f"argv={argv!r}: give the words of a program, as {argv.split()!r}, or ['sh', '-c', {argv!r}]",
+            retry="useless",
+        )
+    return set_only(
+        argv=words("argv", argv),
+        env=dict(env) if env else None,
+        cwd=cwd,
+        timeout_s=whole_seconds("timeout", timeout),
+        stdin=stdin,
+        pty={"rows": pty[0], "cols": pty[1]} if pty else None,
+        tag=tag,
+        detach=detach or None,
+    )
+
+
+def sandbox_body(
+    *,
+    language: Optional[str] = None,
+    memory_mib: Optional[int] = None,
+    idle_timeout: Optional[float] = None,
+    max_lifetime: Optional[float] = None,
+    network: NetworkLike = None,
+    packages: Optional[Words] = None,
+    refresh_packages: bool = False,
+    checkpoint: Union[str, Checkpoint, None] = None,
+    name: Optional[str] = None,
+) -> dict[str, Any]:
+    """The request for a sandbox."""
+    # What a checkpoint brings, the request must not say again.
+    own = checkpoint is None
+    return set_only(
+        language=language if own else None,
+        memory_mib=memory_mib,
+        idle_timeout_s=whole_seconds("idle_timeout", idle_timeout),
+        max_lifetime_s=whole_seconds("max_lifetime", max_lifetime),
+        network=network_json(network),
+        packages=words("packages", packages) if packages else None,
+        refresh_packages=refresh_packages or None,
+        checkpoint=checkpoint.id if isinstance(checkpoint, Checkpoint) else checkpoint,
+        name=name,
+    )

@@ -1,0 +1,41 @@
+"""Runs the first example of a README: this package's, or the one that is named. Its local server is one of its own."""
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+
+def example(readme: Path) -> str:
+    """The first block of Python."""
+    found = re.search(r"^```python\n(.*?)^```$", readme.read_text(), re.MULTILINE | re.DOTALL)
+    assert found, f"{readme} has no block of Python"
+    return found.group(1)
+
+
+def main() -> None:
+    """Runs it in a directory of its own."""
+    readme = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "README.md").absolute()
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["XDG_RUNTIME_DIR"] = directory
+        os.environ["XDG_STATE_HOME"] = f"{directory}/state"
+        os.environ.pop("FUMEHOOD_URL", None)
+        os.chdir(directory)
+        try:
+            exec(compile(example(readme), str(readme), "exec"), {"__name__": "__main__"})
+        finally:
+            from fumehood import _local
+
+            for server in _local._started:
+                server.terminate()
+                try:
+                    server.wait(60)
+                except BaseException:
+                    server.kill()
+                    raise
+    print(f"{readme.name}: its example ran")
+
+
+if __name__ == "__main__":
+    main()

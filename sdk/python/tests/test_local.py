@@ -1,0 +1,210 @@
+"""How the local server is found, refused and started. A small program stands in its place."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fumehood
+from fumehood import Client, _local
+
+FAKE = Path(__file__).parent / "fake_server.py"
+
+ASK = "from fumehood import Client; print(Client().info()['pid'])"
+
+
+class Fake:
+    """Starts of the stand-in."""
+
+    def __init__(self, place: Path) -> None:
+        self.starts = place / "starts"
+        self.socket = place / "run/fumehood/server.sock"
+
+    def pids(self) -> list[int]:
+        return [int(line) for line in self.starts.read_text().split()] if self.starts.exists() else []
+
+    def kill(self, pid: int) -> None:
+        """Ends one that was started here, and waits until it is gone."""
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            for server in _local._started:
+                server.poll()
+            try:
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                    return
+            except OSError:
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"{pid} lives on")
+
+
+@pytest.fixture
+def fake(own_place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    # The python that runs us, whatever is in PATH.
+    program = own_place / "fumehood"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("FUMEHOOD_BIN", str(program))
+    monkeypatch.setenv("FAKE_STARTS", str(own_place / "starts"))
+    fake = Fake(own_place)
+    yield fake
+    for pid in fake.pids():
+        try:
+            fake.kill(pid)
+        except ProcessLookupError:
+            pass
+
+
+def test_a_server_is_started_on_first_use_and_found_later(fake: Fake) -> None:
+    with Client() as client:
+        pid = client.info()["pid"]
+    with Client() as other:
+        assert other.info()["pid"] == pid
+    assert fake.pids() == [pid]
+    assert fake.socket.parent.stat().st_mode & 0o777 == 0o700
+    # It belongs to no terminal and to no session of ours.
+    assert os.getsid(pid) == pid
+
+
+def test_many_processes_start_one(fake: Fake) -> None:
+    ask = [sys.executable, "-c", ASK]
+    asking = [subprocess.Popen(ask, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    told = [one.communicate(timeout=60)[0].strip() for one in asking]
+    assert len(fake.pids()) == 1 and told == [str(fake.pids()[0])] * 4
+
+
+def test_one_that_was_killed_is_replaced_on_next_use(fake: Fake) -> None:
+    with Client() as client:
+        first = client.info()["pid"]
+        fake.kill(first)
+        assert fake.socket.exists()
+        assert client.info()["pid"] != first
+    assert len(fake.pids()) == 2
+
+
+def test_one_that_ends_at_once_tells_the_end_of_its_log(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SERVER", "fails")
+    log = _local.log_path()
+    log.parent.mkdir(parents=True)
+    log.write_text("of an earlier one\n")
+    with pytest.raises(fumehood.ServerError, match="with 3") as raised:
+        Client().info()
+    assert "made of cheese" in str(raised.value) and "earlier" not in str(raised.value)
+    assert len(fake.pids()) == 1
+
+
+def test_one_that_is_never_ready_is_given_up_and_ended(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SERVER", "hangs")
+    monkeypatch.setattr(_local, "_PROBE_S", 0.1)
+    monkeypatch.setattr(_local.is_ready, "__defaults__", (0.1,))
+    with pytest.raises(fumehood.ServerError, match="not ready within"):
+        _local.ensure(start_s=1)
+    assert all(not Path(f"/proc/{pid}").exists() for pid in fake.pids())
+
+
+def test_one_without_an_image_says_so_at_once(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SERVER", "missing")
+    with pytest.raises(fumehood.MissingError, match="no image"):
+        Client().info()
+
+
+def test_a_large_log_makes_room(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = _local.log_path()
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"x" * (_local._LOG_BYTES + 1))
+    Client().info()
+    assert log.stat().st_size < _local._LOG_BYTES
+    assert log.with_suffix(".log.1").stat().st_size == _local._LOG_BYTES + 1
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
+def test_a_directory_that_others_may_use_is_refused(fake: Fake, mode: int) -> None:
+    fake.socket.parent.mkdir()
+    fake.socket.parent.chmod(mode)
+    with pytest.raises(fumehood.ForbiddenError, match="others may use it"):
+        Client().info()
+    assert fake.pids() == []
+
+
+def test_a_link_in_the_directorys_place_is_refused(fake: Fake, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    fake.socket.parent.symlink_to(elsewhere)
+    with pytest.raises(fumehood.ForbiddenError, match="is no directory"):
+        Client().info()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to give a directory away")
+def test_a_directory_of_another_user_is_refused(fake: Fake) -> None:
+    fake.socket.parent.mkdir(mode=0o700)
+    os.chown(fake.socket.parent, 65534, 65534)
+    with pytest.raises(fumehood.ForbiddenError, match="belongs to user 65534"):
+        Client().info()
+
+
+def test_what_is_no_socket_or_open_to_others_is_refused(fake: Fake) -> None:
+    fake.socket.parent.mkdir(mode=0o700)
+    fake.socket.write_text("")
+    with pytest.raises(fumehood.ForbiddenError, match="is no socket"):
+        Client().info()
+    fake.socket.unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(fake.socket))
+        fake.socket.chmod(0o666)
+        with pytest.raises(fumehood.ForbiddenError, match="0666"):
+            Client().info()
+
+
+def test_without_a_program_it_says_how_to_get_one(
+    own_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FUMEHOOD_BIN", raising=False)
+    monkeypatch.setenv("PATH", str(own_place))
+    monkeypatch.setenv("HOME", str(own_place))
+    with pytest.raises(fumehood.MissingError, match="cargo install --path crates/cli") as raised:
+        Client().info()
+    assert "fumehood image build" in str(raised.value) and raised.value.retry == "useless"
+    cargo = own_place / ".cargo/bin/fumehood"
+    cargo.parent.mkdir(parents=True)
+    cargo.write_text("")
+    cargo.chmod(0o755)
+    assert _local.find_program() == cargo
+    monkeypatch.setenv("FUMEHOOD_BIN", str(own_place / "nothing"))
+    with pytest.raises(fumehood.MissingError, match="FUMEHOOD_BIN is"):
+        _local.find_program()
+
+
+def test_paths_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert _local.socket_path() == Path(f"/tmp/fumehood-{os.geteuid()}/server.sock")
+    assert _local.log_path() == Path("/home/somebody/.local/state/fumehood/server.log")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    assert _local.socket_path() == Path("/run/user/7/fumehood/server.sock")
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "localhost:7474", "unix:relative"])
+def test_urls_that_are_none_are_refused(url: str) -> None:
+    with pytest.raises(fumehood.InvalidError):
+        Client(url)
+
+
+def test_a_named_socket_is_used_as_it_is(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client() as client:
+        pid = client.info()["pid"]
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
+    monkeypatch.setenv("FUMEHOOD_URL", f"unix://{fake.socket}")
+    with Client() as client:
+        assert client.info()["pid"] == pid
+    with pytest.raises(fumehood.ServerError, match="not reached"):
+        Client("unix:///nonexistent/x.sock").info()

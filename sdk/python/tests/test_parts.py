@@ -1,0 +1,205 @@
+"""Parts that need no server: events, values, words, errors, the generated half."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+import fumehood
+from fumehood import Gap, InvalidError, Network, Outcome, Result, Shown, Stdout
+from fumehood._errors import error_from
+from fumehood._events import RawEvent, SseParser, event_from
+from fumehood._kept import Kept
+from fumehood._network import network_json, rule_from
+from fumehood._wire import code_body, process_body, sandbox_body, stdin_fields
+from mock import sse
+
+TEXT = b": hello\r\n\r\nevent: a\r\nid: 7\r\ndata: 1\r\n\r\nevent: b\nid: 8\ndata: {\ndata: }\n\n: so\n\ndata:2\n\nid: 9\n\n"
+EVENTS = [RawEvent("a", 1, 7), RawEvent("b", {}, 8), RawEvent("message", 2, 8)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, len(TEXT)])
+def test_events_are_cut_wherever_they_are_parted(size: int) -> None:
+    parser, found = SseParser(), []
+    for start in range(0, len(TEXT), size):
+        found += parser.feed(TEXT[start : start + size])
+    assert found == EVENTS
+
+
+def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fumehood._events._EVENT_BYTES", 100)
+    parser = SseParser()
+    assert parser.feed(b"data: " + b"1" * 94) == []
+    with pytest.raises(fumehood.ProtocolError, match="100"):
+        parser.feed(b"1")
+    parser = SseParser()
+    parser.feed(b"data: " + b"1" * 60 + b"\n")
+    with pytest.raises(fumehood.ProtocolError):
+        parser.feed(b"data: " + b"1" * 60 + b"\ndata")
+
+
+def test_an_event_that_is_no_json_is_refused() -> None:
+    with pytest.raises(fumehood.ProtocolError, match="no JSON"):
+        SseParser().feed(b"data: {\n\n")
+
+
+def test_output_is_text_or_base64() -> None:
+    assert event_from(RawEvent("stdout", {"text": "ä"}, 1)) == Stdout("ä".encode())
+    assert event_from(RawEvent("stdout", {"base64": "/w=="}, 1)) == Stdout(b"\xff")
+    assert Stdout(b"\xff").text == "\ufffd"
+    for wrong in ({}, {"base64": "?"}, {"base64": None}):
+        with pytest.raises(fumehood.ProtocolError):
+            event_from(RawEvent("stdout", wrong, 1))
+
+
+def test_what_is_kept_is_bounded() -> None:
+    kept = Kept(limit=10)
+    for _ in range(5):
+        kept.add(Stdout(b"xx"))
+    assert not kept.outcome({}).stdout_truncated
+    kept.add(Stdout(b"y"))
+    kept.add(Shown(Result({"a": "123456789"})))
+    kept.add(Shown(Result({"a": "1"})))
+    outcome = kept.outcome({})
+    assert outcome.stdout == "x" * 10 and outcome.stdout_truncated and not outcome.stderr_truncated
+    assert len(outcome.results) == 1 and outcome.results_truncated
+    kept.add(Gap(3, 9))
+    assert kept.outcome({}).stderr_truncated
+
+
+def test_notebooks_are_given_nothing_that_runs() -> None:
+    hostile = Result(
+        {
+            "text/plain": "t",
+            "text/html": "<script>alert(\"1\")</script>",
+            "image/svg+xml": "<svg onload='x'/>",
+            "application/javascript": "x",
+            "image/png": "iVBORw0=",
+        }
+    )
+    shown = hostile._repr_mimebundle_()
+    assert set(shown) == {"text/plain", "text/html", "image/png"}
+    assert shown["text/html"].startswith('<iframe sandbox=""') and "<script" not in shown["text/html"]
+    assert "&lt;script&gt;alert(&quot;1&quot;)" in shown["text/html"]
+    svg = Result({"image/svg+xml": "<svg onload='x'/>"})._repr_mimebundle_()["text/html"]
+    assert svg.startswith('<img src="data:image/svg+xml;base64,') and "onload" not in svg
+    assert set(hostile._repr_mimebundle_(include={"image/png"})) == {"image/png"}
+    assert "image/png" not in hostile._repr_mimebundle_(exclude={"image/png"})
+    assert Result({"application/x": "1"})._repr_mimebundle_() == {"text/plain": "<Result application/x>"}
+
+
+def test_values_are_read() -> None:
+    value = Result({"text/plain": "6", "image/png": "AAE=", "application/json": {"a": 1}, "image/jpeg": "?"})
+    assert (value.text, value.png, value.json, value.jpeg, value.html) == ("6", b"\0\1", {"a": 1}, None, None)
+    assert repr(value) == "6" and value["application/json"] == {"a": 1} and len(value) == 4
+
+
+def test_an_outcome_that_is_no_success_is_raised_on_demand() -> None:
+    outcome = Outcome(3, "exited", b"", b"Traceback\nValueError: no\n", [])
+    with pytest.raises(fumehood.RunFailedError, match="exited with 3: ValueError: no") as raised:
+        outcome.check()
+    assert raised.value.outcome is outcome and raised.value.kind == "run_failed"
+    assert Outcome(0, "exited", b"", b"", []).check().ok
+    with pytest.raises(fumehood.RunFailedError, match="ended by timeout"):
+        Outcome(137, "timeout", b"", b"", []).check()
+
+
+@pytest.mark.parametrize(
+    ("word", "rule"),
+    [
+        ("example.com", {"host": ["example.com"]}),
+        ("*.example.com:443,8443", {"host": ["*.example.com"], "ports": [443, 8443]}),
+        ("a.example:8000-8010", {"host": ["a.example"], "ports": ["8000-8010"]}),
+        ("10.0.0.0/8:5432", {"addresses": ["10.0.0.0/8"], "ports": [5432]}),
+        ("[2001:db8::/32]:443", {"addresses": ["2001:db8::/32"], "ports": [443]}),
+        ("2001:db8::1", {"addresses": ["2001:db8::1"]}),
+        ("a.example:any", {"host": ["a.example"], "ports": "any"}),
+        ("index:python", {"index": "python"}),
+    ],
+)
+def test_rules_are_words(word: str, rule: object) -> None:
+    assert rule_from(word) == rule
+
+
+def test_networks_in_all_their_forms() -> None:
+    assert network_json(None) is None
+    assert network_json(["a.example"]) == {"policy": {"allow": [{"host": ["a.example"]}]}}
+    assert network_json({"policy": {}}) == {"policy": {}}
+    network = Network(
+        allow=[{"host": "b.example", "terminate": True}],
+        policy={"allow": [{"host": "c.example"}], "limits": {"connections": 1}},
+        secrets={"TOKEN": "value"},
+        secret_hosts={"TOKEN": "b.example"},
+        expose=[80, "8080:3000"],
+    )
+    assert network_json(network) == {
+        "policy": {
+            "allow": [{"host": "c.example"}, {"host": "b.example", "terminate": True}],
+            "limits": {"connections": 1},
+            "secret": [{"name": "TOKEN", "host": ["b.example"]}],
+        },
+        "secrets": {"TOKEN": "value"},
+        "expose": ["0:80", "8080:3000"],
+    }
+    assert "value" not in repr(network)
+    with pytest.raises(InvalidError, match="list of rules"):
+        network_json("a.example")
+    with pytest.raises(InvalidError, match="is no port"):
+        network_json(["a.example:http"])
+
+
+def test_requests_say_only_what_was_asked() -> None:
+    assert code_body(code="1", language="python", display=False) == {"code": "1", "language": "python"}
+    assert code_body(code="1", language="python", timeout=1.2, packages="six==1.16.0") == {
+        "code": "1",
+        "language": "python",
+        "timeout_s": 2,
+        "packages": ["six==1.16.0"],
+        "display": True,
+    }
+    assert process_body(argv=["ls"], timeout=0, pty=(24, 80)) == {
+        "argv": ["ls"],
+        "timeout_s": 0,
+        "pty": {"rows": 24, "cols": 80},
+    }
+    assert sandbox_body(language="python", checkpoint="cp_1", idle_timeout=9) == {
+        "checkpoint": "cp_1",
+        "idle_timeout_s": 9,
+    }
+    assert stdin_fields("x") == ("x", None) and stdin_fields(b"x") == ("x", None)
+    assert stdin_fields(b"\xff") == (True, b"\xff") and stdin_fields(None) == (None, None)
+    for wrong in (-1, float("nan"), float("inf")):
+        with pytest.raises(InvalidError, match="timeout"):
+            code_body(code="1", language="python", timeout=wrong)
+    with pytest.raises(InvalidError, match="words of a program"):
+        process_body(argv="ls -l")
+
+
+def test_errors_have_classes_by_kind() -> None:
+    told = {"error": {"kind": "busy", "retry": "safe", "message": "full", "request_id": "r"}}
+    error = error_from(told, status=429, retry_after="2")
+    assert isinstance(error, fumehood.BusyError) and error.retry_after == 2.0
+    assert (error.kind, error.retry, str(error), error.request_id) == ("busy", "safe", "full", "r")
+    assert isinstance(error_from({"kind": "lost", "retry": "unknown", "message": "x"}), fumehood.LostError)
+    assert isinstance(error_from({"error": {"kind": "too_large"}}), InvalidError)
+    unknown = error_from({"error": {"kind": "novel", "message": "m", "retry": "perhaps"}})
+    assert (type(unknown), unknown.kind, unknown.retry) == (fumehood.FumehoodError, "novel", "unknown")
+    for garbage in (None, [], "x", {"error": 3}):
+        assert "without saying why" in str(error_from(garbage, status=500))
+
+
+def test_the_synchronous_half_is_up_to_date() -> None:
+    path = Path(__file__).parent.parent / "tools" / "make_sync.py"
+    spec = importlib.util.spec_from_file_location("make_sync", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.PACKAGE = path.parent.parent / "src" / "fumehood"
+    assert module.faults() == [], "run python tools/make_sync.py"
+
+
+def test_events_of_the_mock_are_those_of_a_server() -> None:
+    assert json.loads(SseParser().feed(sse(("a", {"b": 1})))[0].data["b"].__repr__()) == 1

@@ -1,0 +1,330 @@
+"""Requests, retries and runs, against a server that is written down. Both halves are tried by the same tests."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+import fumehood
+from fumehood import AsyncClient, AsyncSandbox, Client, Sandbox, Started, Stderr, Stdout
+from conftest import wait_until
+from mock import ENDED, RUN, Server, refusal, sse, stream
+
+OUTPUT = (("run", RUN), ("started", {"pid": 9}), ("stdout", {"text": "one\n"}), ("stderr", {"base64": "/w=="}))
+WHOLE = sse(*OUTPUT, ("result", {"text/plain": "6"}), ("ended", ENDED))
+
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
+Do = Callable[..., Any]
+
+
+def by_sync(server: Server, method: str, *words: Any, **how: Any) -> Any:
+    with Client("http://x", "fh_key", transport=server.transport) as client:
+        return getattr(client, method)(*words, **how)
+
+
+def by_async(server: Server, method: str, *words: Any, **how: Any) -> Any:
+    async def main() -> Any:
+        async with AsyncClient("http://x", "fh_key", transport=server.transport) as client:
+            return await getattr(client, method)(*words, **how)
+
+    return asyncio.run(main())
+
+
+@pytest.fixture(params=[by_sync, by_async], ids=["sync", "async"])
+def do(request: pytest.FixtureRequest) -> Do:
+    return request.param  # type: ignore[no-any-return]
+
+
+def test_a_run_is_followed_to_its_end(do: Do) -> None:
+    server, seen = Server(stream(WHOLE)), []
+    outcome = do(server, "run", "print(1)", env={"A": "b"}, on_stdout=seen.append, on_result=seen.append)
+    assert (outcome.stdout, outcome.stderr, outcome.exit_code, outcome.ended_by) == ("one\n", "\ufffd", 0, "exited")
+    assert outcome.text == "6" and outcome.timing.total_ms == 5.0 and outcome.id == "run_1"
+    assert seen[0] == "one\n" and seen[1].text == "6"
+    request = server.requests[0]
+    assert server.asked() == ["POST /v1/runs"]
+    assert server.body() == {"language": "python", "code": "print(1)", "env": {"A": "b"}, "display": True}
+    server = Server(stream(WHOLE))
+    do(server, "run", "1")
+    assert server.body() == {"language": "python", "code": "1"}
+    assert request.headers["accept"] == "text/event-stream"
+    assert request.headers["authorization"] == "Bearer fh_key"
+    assert request.headers["idempotency-key"] and request.headers["x-request-id"]
+
+
+def test_callbacks_may_be_asynchronous() -> None:
+    seen = []
+
+    async def tell(text: str) -> None:
+        await asyncio.sleep(0)
+        seen.append(text)
+
+    by_async(Server(stream(WHOLE)), "run", "1", on_stdout=tell)
+    assert seen == ["one\n"]
+
+
+def test_a_run_that_failed_raises_its_error(do: Do) -> None:
+    failed = ("failed", {"kind": "boot", "retry": "safe", "message": "no VM"})
+    with pytest.raises(fumehood.BootError, match="no VM") as raised:
+        do(Server(stream(sse(("run", RUN), failed))), "run", "1")
+    assert raised.value.retry == "safe"
+
+
+def test_check_raises_with_the_outcome(do: Do) -> None:
+    server = Server(stream(sse(*OUTPUT, ("ended", {**ENDED, "exit_code": 1}))))
+    with pytest.raises(fumehood.RunFailedError) as raised:
+        do(server, "run", "1", check=True)
+    assert raised.value.outcome.stdout == "one\n"
+    # It has ended: there is nothing to cancel.
+    assert server.asked() == ["POST /v1/runs"]
+
+
+@pytest.mark.parametrize("kind", ["ends", "breaks"])
+def test_a_stream_that_breaks_goes_on_where_it_was(do: Do, kind: str) -> None:
+    first = sse(*OUTPUT)[:-3]
+    broken = [first] if kind == "ends" else [first, httpx.ReadError("gone")]
+    rest = sse(OUTPUT[3], ("ended", ENDED), first=4)
+    server = Server(stream(*broken), stream(rest))
+    outcome = do(server, "run", "1")
+    assert (outcome.stdout, outcome.stderr_bytes) == ("one\n", b"\xff")
+    assert server.asked() == ["POST /v1/runs", "GET /v1/runs/run_1/events"]
+    assert server.requests[1].headers["last-event-id"] == "3"
+
+
+def test_a_run_that_broke_before_its_first_event_is_asked_for_by_the_same_key(do: Do) -> None:
+    server = Server(httpx.ReadError("gone"), stream(b": hello\n\n"), stream(WHOLE))
+    assert do(server, "run", "1").ok
+    assert server.asked() == ["POST /v1/runs"] * 3
+    assert len(set(server.keys())) == 1
+
+
+def test_a_server_that_is_gone_is_said_to_be(do: Do) -> None:
+    server = Server(stream(sse(*OUTPUT)), httpx.ConnectError("refused"))
+    with pytest.raises(fumehood.LostError, match="run_1") as raised:
+        do(server, "run", "1")
+    assert raised.value.retry == "unknown"
+    # Bounded, the attempt to cancel included.
+    assert len(server.requests) <= 14
+
+
+def test_a_server_that_never_was_is_not_reached(do: Do) -> None:
+    server = Server(httpx.ConnectError("refused"))
+    with pytest.raises(fumehood.ServerError, match="not reached") as raised:
+        do(server, "run", "1")
+    assert raised.value.retry == "safe" and len(server.requests) == 6
+
+
+def test_what_acts_is_sent_again_with_the_same_key(do: Do) -> None:
+    server = Server(httpx.ReadError("gone"), httpx.RemoteProtocolError("gone"), httpx.Response(204))
+    do(server, "delete_checkpoint", "cp_1")
+    assert len(server.requests) == 3 and len(set(server.keys())) == 1 and server.keys()[0]
+
+
+def test_an_answer_that_does_not_come_is_given_up_at_once(do: Do) -> None:
+    server = Server(httpx.ReadTimeout("slow"))
+    with pytest.raises(fumehood.DeadlineError) as raised:
+        do(server, "info")
+    assert len(server.requests) == 1 and raised.value.retry == "safe"
+
+
+def test_refusals_are_not_asked_again(do: Do) -> None:
+    answer = refusal(429, "busy", "safe")
+    answer.headers["Retry-After"] = "3"
+    server = Server(answer)
+    with pytest.raises(fumehood.BusyError) as raised:
+        do(server, "run", "1")
+    error = raised.value
+    assert (error.retry_after, error.retry, error.status, error.request_id) == (3.0, "safe", 429, "r1")
+    assert len(server.requests) == 1
+
+
+def test_an_answer_that_is_no_json_is_told(do: Do) -> None:
+    for body in (b"<html>", b"[]"):
+        with pytest.raises(fumehood.ProtocolError):
+            do(Server(httpx.Response(200, content=body)), "info")
+    with pytest.raises(fumehood.ProtocolError, match="502"):
+        do(Server(httpx.Response(502, content=b"<html>")), "info")
+
+
+def test_lists_come_page_by_page(do: Do) -> None:
+    page = [{"id": f"run_{n}"} for n in range(100)]
+    server = Server(httpx.Response(200, json={"runs": page}), httpx.Response(200, json={"runs": page[:5]}))
+    assert len(do(server, "runs", state="ended")) == 105
+    assert dict(server.requests[1].url.params) == {"state": "ended", "limit": "100", "before": "run_99"}
+    server = Server(httpx.Response(200, json={"runs": page[:7]}))
+    assert len(do(server, "runs", limit=7)) == 7 and len(server.requests) == 1
+
+
+def test_an_interrupt_cancels_the_run() -> None:
+    server = Server(stream(sse(*OUTPUT), KeyboardInterrupt()), httpx.Response(204))
+    with pytest.raises(KeyboardInterrupt):
+        by_sync(server, "run", "1")
+    assert server.asked() == ["POST /v1/runs", "POST /v1/runs/run_1/cancel"]
+
+
+def test_a_callback_that_raises_cancels_the_run(do: Do) -> None:
+    def tell(text: str) -> None:
+        raise ZeroDivisionError
+
+    server = Server(stream(sse(*OUTPUT)), httpx.Response(204))
+    with pytest.raises(ZeroDivisionError):
+        do(server, "run", "1", on_stdout=tell)
+    assert server.asked()[-1] == "POST /v1/runs/run_1/cancel"
+
+
+def test_a_cancelled_task_cancels_the_run() -> None:
+    class Endless(httpx.AsyncByteStream):
+        async def __aiter__(self) -> Any:
+            yield sse(*OUTPUT)
+            await asyncio.Event().wait()
+
+    server = Server(httpx.Response(200, stream=Endless()), httpx.Response(204))
+
+    async def main() -> None:
+        came = asyncio.Event()
+        client = AsyncClient("http://x", transport=server.transport)
+        task = asyncio.create_task(client.run("1", on_stdout=lambda _: came.set()))
+        await asyncio.wait_for(came.wait(), 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert server.asked() == ["POST /v1/runs", "POST /v1/runs/run_1/cancel"]
+
+
+def test_leaving_a_stream_early_cancels_the_run() -> None:
+    server = Server(stream(WHOLE), httpx.Response(204))
+    client = Client("http://x", transport=server.transport)
+    with client.stream("1") as run:
+        assert [type(event) for event, _ in zip(run, range(2))] == [Started, Stdout]
+    assert server.asked() == ["POST /v1/runs", "POST /v1/runs/run_1/cancel"]
+
+
+def test_a_run_that_is_dropped_is_no_longer_followed() -> None:
+    answer = stream(sse(*OUTPUT), sse(*OUTPUT))
+    client = Client("http://x", transport=Server(answer).transport)
+    run = client.stream("1")
+    next(iter(run))
+    # At once, and not when cycles are looked for.
+    gc.disable()
+    try:
+        del run
+        wait_until("the end of its connection", lambda: answer.is_closed, 5)
+    finally:
+        gc.enable()
+
+
+def test_an_asynchronous_run_that_is_dropped_is_no_longer_followed() -> None:
+    answer = stream(sse(*OUTPUT), sse(*OUTPUT))
+
+    async def main() -> None:
+        run = AsyncClient("http://x", transport=Server(answer).transport).stream("1")
+        assert isinstance(await run.events().__anext__(), Started)
+        del run
+        gc.collect()
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            if answer.is_closed:
+                return
+        raise AssertionError("it is followed")
+
+    asyncio.run(main())
+
+
+def test_events_are_typed_and_come_in_order() -> None:
+    client = Client("http://x", transport=Server(stream(WHOLE)).transport)
+    run = client.stream("1")
+    events = list(run)
+    assert events[:3] == [Started(9), Stdout(b"one\n"), Stderr(b"\xff")]
+    # The outcome is that of the same run.
+    assert run.outcome().stdout == "one\n" and run.has_ended
+
+
+def test_input_that_is_no_text_is_sent_once_the_code_runs() -> None:
+    server = Server(stream(sse(*OUTPUT), sse(("ended", ENDED), first=5)), httpx.Response(204))
+    server.answers = [server.answers[0], httpx.Response(204)]
+    assert by_sync(server, "run", "1", stdin=b"\xff\x00").ok
+    assert server.body()["stdin"] is True
+    assert server.asked()[1:] == ["POST /v1/runs/run_1/stdin"] * 2
+    assert server.bodies[1] == b"\xff\x00" and server.requests[2].url.params["close"] == "true"
+
+
+def begun() -> httpx.Response:
+    return httpx.Response(201, json={"id": "sb_1", "state": "running", "urls": [], "novel": 1})
+
+
+def test_a_sandbox_lives_as_long_as_its_block() -> None:
+    server = Server(begun(), stream(WHOLE), httpx.Response(200, json={"id": "sb_1", "state": "ended"}))
+    client = Client("http://x", transport=server.transport)
+    with Sandbox(client=client, packages=["six==1.*"], env={"A": "1", "B": "2"}) as sandbox:
+        assert sandbox.run("x", env={"B": "3"}).text == "6"
+    assert server.asked() == ["POST /v1/sandboxes", "POST /v1/sandboxes/sb_1/runs", "DELETE /v1/sandboxes/sb_1"]
+    assert server.body() == {"language": "python", "idle_timeout_s": 300, "packages": ["six==1.*"]}
+    assert server.body(1)["context"] == "main" and server.body(1)["env"] == {"A": "1", "B": "3"}
+
+
+def test_an_asynchronous_sandbox_begins_when_it_is_awaited() -> None:
+    server = Server(begun(), stream(WHOLE), httpx.Response(200, json={"id": "sb_1"}))
+
+    async def main() -> None:
+        client = AsyncClient("http://x", transport=server.transport)
+        sandbox = AsyncSandbox(client=client)
+        with pytest.raises(fumehood.FumehoodError, match="has not begun"):
+            sandbox.id  # noqa: B018
+        async with sandbox:
+            assert (await sandbox.run("x")).text == "6"
+
+    asyncio.run(main())
+    assert server.asked()[-1] == "DELETE /v1/sandboxes/sb_1"
+
+
+def test_another_language_has_another_main_context() -> None:
+    server = Server(begun(), stream(WHOLE), stream(WHOLE), stream(WHOLE))
+    sandbox = Sandbox(client=Client("http://x", transport=server.transport))
+    sandbox.run("1", language="javascript")
+    sandbox.run("1", context=None)
+    assert server.body(1)["context"] == "main-javascript" and "context" not in server.body(2)
+
+
+def test_waiting_for_a_process_has_an_end_and_the_process_has_none() -> None:
+    waiting = stream(sse(*OUTPUT[2:3], first=3))
+    followed = stream(sse(("ended", ENDED), first=4))
+    server = Server(begun(), stream(sse(*OUTPUT[:2])), waiting, followed, httpx.Response(204))
+    sandbox = Sandbox(client=Client("http://x", transport=server.transport))
+    process = sandbox.spawn(["sleep", "9"])
+    assert process.pid == 9
+    with pytest.raises(TimeoutError):
+        process.wait(timeout=0)
+    # It is followed again at once, from where it was; nothing is lost, and nothing comes twice.
+    assert server.asked()[2:] == ["GET /v1/runs/run_1/events"] * 2
+    assert [request.headers["last-event-id"] for request in server.requests[2:]] == ["2", "3"]
+    assert process.wait().stdout == "one\n"
+    assert len(server.requests) == 4
+
+
+def test_files_come_and_go(tmp_path: Any) -> None:
+    info = {"path": "a", "kind": "file", "size": 3, "mode": 0o644}
+    answers = [begun(), httpx.Response(200, json=info), httpx.Response(200, content=b"abc")]
+    answers += [httpx.Response(200, json={"entries": [info]}), refusal(404, "not_found", io="not_found")]
+    server = Server(*answers)
+    sandbox = Sandbox(client=Client("http://x", transport=server.transport))
+    local = tmp_path / "file"
+    local.write_bytes(b"x" * 600_000)
+    assert sandbox.files.upload(local, "a", mode=0o755).size == 3
+    assert server.bodies[1] == b"x" * 600_000
+    assert dict(server.requests[1].url.params) == {"path": "a", "parents": "true", "mode": "755"}
+    to = sandbox.files.download("dir/a", tmp_path)
+    assert to == tmp_path / "a" and to.read_bytes() == b"abc" and to.stat().st_mode & 0o600 == 0o600
+    assert sandbox.files.list("d")[0].size == 3
+    assert not sandbox.files.exists("nowhere")
+    with pytest.raises(fumehood.NotFoundError) as raised:
+        sandbox.files.download("gone", tmp_path / "b")
+    assert raised.value.io == "not_found"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "file"]

@@ -1,0 +1,156 @@
+"""Clients that are interrupted or vanish, and servers that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fumehood
+from breaking import Breaking
+from conftest import stop_servers, wait_until
+from fumehood import Client, Sandbox, _local
+
+pytestmark = pytest.mark.vm
+
+LOOP = "print('ready', flush=True)\nwhile True: pass"
+
+PROGRAM = f"""
+import sys
+from fumehood import Client
+run = Client().stream({LOOP!r}, timeout=120, detach=len(sys.argv) > 1)
+for event in run:
+    if type(event).__name__ == "Stdout":
+        print(run.id, flush=True)
+"""
+
+
+def begun(*words: str) -> tuple[subprocess.Popen[str], str]:
+    """A program that follows a run without end, and the run's id."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert program.stdout
+    run_id = program.stdout.readline().strip()
+    assert run_id.startswith("run_"), program.communicate()
+    return program, run_id
+
+
+def ended_by(client: Client, run_id: str, seconds: float) -> str:
+    wait_until("the run's end", lambda: client.run_info(run_id)["state"] == "ended", seconds)
+    return str(client.run_info(run_id)["ended_by"])
+
+
+def test_an_interrupt_at_the_keyboard_cancels_the_run(client: Client) -> None:
+    program, run_id = begun()
+    program.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in program.communicate(timeout=60)[1]
+    assert ended_by(client, run_id, 30) == "cancelled"
+
+
+def test_the_run_of_a_client_that_vanished_is_cancelled_and_nothing_else(client: Client) -> None:
+    with Sandbox(client=client) as sandbox:
+        sandbox.run("x = 1")
+        detached, kept_id = begun("detach")
+        program, run_id = begun()
+        for one in (program, detached):
+            one.kill()
+            one.communicate()
+        assert ended_by(client, run_id, 30) == "cancelled"
+        assert client.run_info(kept_id)["state"] == "running"
+        assert sandbox.run("x").text == "1"
+        client.attach(kept_id).cancel()
+        assert ended_by(client, kept_id, 30) == "cancelled"
+
+
+def test_a_run_is_one_whatever_becomes_of_its_connections(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os, uuid\nprint(uuid.uuid4())\nfor n in range(3000): print(n, 'x' * 80)\nopen('acted', 'a').write('x')"
+    # Before the head, in the head, in the first event, and again and again in the output.
+    cuts = [1, 100, 200, 1_000, 5_000, 50_000, 100_000]
+    breaking = Breaking(tmp_path / "s", Path(server.removeprefix("unix://")), cuts)
+    try:
+        with Client(f"unix://{tmp_path / 's'}") as client, Sandbox(client=Client(server)) as straight:
+            sandbox = Sandbox.get(straight.id, client=Client(server))
+            sandbox._transport = client.transport
+            outcome = sandbox.run(code, timeout=120)
+            lines = outcome.stdout.splitlines()
+            assert outcome.ok and lines[1:] == [f"{n} {'x' * 80}" for n in range(3000)]
+            assert straight.files.read("acted") == b"x"
+            assert breaking.connections > 4
+            # What acts and is answered is not repeated either.
+            breaking._cuts = [1, 30]
+            client.transport._http = None
+            acting = Sandbox.get(straight.id, client=Client(server))
+            acting._transport = client.transport
+            assert len(acting.fork(1)) == 1
+            assert len(client.sandboxes(state="running")) == 2
+    finally:
+        breaking.close()
+
+
+@pytest.fixture
+def own_server(own_place: Path) -> Iterator[Path]:
+    """The place of local servers of the test's own."""
+    yield own_place
+    stop_servers()
+
+
+ASK = "from fumehood import run, _local; print(run('print(1)').stdout.strip(), len(_local._started))"
+
+
+def test_processes_that_need_a_server_at_once_start_one(own_server: Path) -> None:
+    asking = [subprocess.Popen([sys.executable, "-c", ASK], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    told = sorted(one.communicate(timeout=120)[0].strip() for one in asking)
+    assert told == ["1 0", "1 0", "1 1"]
+    pid = server_of(own_server)
+    os.kill(pid, signal.SIGTERM)
+    wait_until("the server's end", lambda: not Path(f"/proc/{pid}").exists())
+    assert not (own_server / "run/fumehood/server.sock").exists()
+
+
+def server_of(place: Path) -> int:
+    """The process of the server that was started there."""
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = process.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"serve" in words and str(place).encode() in b" ".join(words):
+            return int(process.parent.name)
+    raise AssertionError("there is no server")
+
+
+def test_a_killed_server_is_told_and_replaced(own_server: Path) -> None:
+    client = Client()
+    sandbox = Sandbox(client=client)
+    (server,) = _local._started
+    failures: list[BaseException] = []
+
+    def follow() -> None:
+        try:
+            client.run(LOOP, timeout=120, on_stdout=lambda _: server.kill())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    thread.join(60)
+    server.wait(10)
+    assert isinstance(failures[0], fumehood.LostError) and failures[0].retry == "unknown", failures
+    # The next use starts another, which knows what became of all.
+    assert client.run("print(1)").stdout == "1\n"
+    assert len(_local._started) == 1 and _local._started[0].pid != server.pid
+    with pytest.raises(fumehood.LostError) as raised:
+        sandbox.run("1")
+    assert raised.value.ended == "server_lost"
+    assert sandbox.info().ended == "server_lost"
+    lost = [run for run in client.runs() if run.ended_by == "server_lost"]
+    assert len(lost) == 1

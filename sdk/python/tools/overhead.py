@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Measures what the SDK and the server add to a run: the caller's time less the run's own (`timing.total_ms`).
+
+    python tools/overhead.py [ROUNDS]        medians of this many runs, 20 unless given
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+
+from fumehood import Client
+
+
+def main() -> None:
+    """Prints medians in milliseconds."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    with Client() as client:
+        client.run("print(1)", check=True)
+        outer: list[float] = []
+        added: list[float] = []
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            outcome = client.run("print(1)", check=True)
+            took = (time.perf_counter() - begin) * 1e3
+            outer.append(took)
+            added.append(took - (outcome.timing.total_ms or 0.0))
+        print(
+            f"{rounds} runs of `print(1)` ({outcome.source}): {statistics.median(outer):.1f} ms, of which"
+            f" {statistics.median(added):.1f} ms are added (most {max(added):.1f})"
+        )
+
+
+if __name__ == "__main__":
+    main()
