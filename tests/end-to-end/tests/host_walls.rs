@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use fumehood_end_to_end::others::{copy_of_the_programs, copy_of_the_store};
 use fumehood_end_to_end::{
-    descendants, finish, fumehood, is_alive, program, send, status, test_program, wait_until,
+    descendants, finish, fumehood, program, send, status, test_program, wait_until,
 };
 use rustix::process::Signal;
 use serde_json::Value;
