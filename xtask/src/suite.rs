@@ -23,7 +23,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     ]))?;
     shell::run(
         cargo()
-            .args(["test", "--workspace", "--all-features"])
+            .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
             .env("FUMEHOOD_BIN", &programs.fumehood)
             .env("FUMEHOOD_AGENT", &programs.agent)
             .env("FUMEHOOD_MCP_PYTHON", &python),

@@ -34,7 +34,7 @@ const PREFIX: &str = "fumehood-";
 const PERIOD_US: u64 = 100_000;
 
 impl Hierarchy {
-    /// Looks where this process may make cgroups, and removes those whose owner has died.
+    /// Looks where this process may make cgroups.
     ///
     /// # Errors
     /// A sentence that says why there is no such place.
@@ -42,9 +42,7 @@ impl Hierarchy {
         let text = |path: &str| fs::read_to_string(path).map_err(|e| format!("{path}: {e}"));
         let (own, mounts) = (text("/proc/self/cgroup")?, text("/proc/self/mountinfo")?);
         let found = Self::unified(&own, &mounts).or_else(|| Self::each(&own, &mounts));
-        let found = found.ok_or("this user may make no cgroup with memory, pids and cpu")?;
-        found.sweep();
-        Ok(found)
+        found.ok_or_else(|| "this user may make no cgroup with memory, pids and cpu".to_owned())
     }
 
     /// The nearest cgroup, from this process's own upwards, which hands down what is needed and lets us
@@ -90,18 +88,21 @@ impl Hierarchy {
         }
     }
 
-    /// Removes what owners that were killed left. One that is not empty stays: the kernel refuses.
-    fn sweep(&self) {
+    /// Removes what owners that were killed left. Returns whether all of it is gone: the kernel keeps one
+    /// whose QEMU is still dying.
+    pub(crate) fn sweep(&self) -> bool {
+        let mut all = true;
         for directory in self.directories() {
             let entries = fs::read_dir(directory).into_iter().flatten().flatten();
             for entry in entries {
                 let name = entry.file_name();
                 let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
                 if owner.is_some_and(|owner| !is_there(owner)) {
-                    let _ = fs::remove_dir(entry.path());
+                    all &= fs::remove_dir(entry.path()).is_ok();
                 }
             }
         }
+        all
     }
 
     /// Makes a cgroup for one QEMU.
@@ -167,7 +168,7 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         for directory in &self.directories {
-            // What cannot be removed now is swept by a later engine.
+            // What cannot be removed now is swept later.
             let _ = fs::remove_dir(directory);
         }
     }
@@ -269,7 +270,7 @@ mod tests {
         for name in &names {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        Hierarchy::Unified(dir.path().to_path_buf()).sweep();
+        assert!(Hierarchy::Unified(dir.path().to_path_buf()).sweep());
         let there = names.each_ref().map(|name| dir.path().join(name).exists());
         assert_eq!(there, [true, false, true, true]);
     }

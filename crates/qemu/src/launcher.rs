@@ -146,6 +146,8 @@ struct Starter {
     files: io::Result<Vec<PathBuf>>,
     namespaces: Namespaces,
     hierarchy: Option<Hierarchy>,
+    /// What owners that were killed left is all gone.
+    swept: bool,
     /// Why walls are missing.
     reasons: Vec<(Wall, String)>,
 }
@@ -167,6 +169,7 @@ impl Starter {
             files,
             namespaces,
             hierarchy: hierarchy.ok(),
+            swept: false,
             reasons,
         }
     }
@@ -177,6 +180,9 @@ impl Starter {
         wanted: &Wanted,
         hold: Option<Sender<Request>>,
     ) -> Result<Process, ProcessError> {
+        if let Some(hierarchy) = self.hierarchy.as_ref().filter(|_| !self.swept) {
+            self.swept = hierarchy.sweep();
+        }
         loop {
             let (wall, what) = match self.attempt(wanted, hold.clone()) {
                 Ok(process) => return self.accept(process),

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use fumehood_end_to_end::others::{copy_of_the_programs, copy_of_the_store};
 use fumehood_end_to_end::{
-    descendants, finish, fumehood, is_alive, program, send, status, test_program, wait_until,
+    descendants, finish, fumehood, program, send, status, test_program, wait_until,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -321,7 +321,12 @@ fn a_cgroup_bounds_qemu_and_is_gone_after_the_next_start() {
     }
     send(child.id(), Signal::KILL);
     child.wait().unwrap();
-    wait_until("the end of QEMU", || !is_alive(qemu));
+    // A process that has ended may still have threads that have not.
+    let is_empty = |directory: &PathBuf| {
+        let processes = std::fs::read_to_string(directory.join("cgroup.procs"));
+        processes.is_ok_and(|processes| processes.is_empty())
+    };
+    wait_until("the end of QEMU", || own.iter().all(is_empty));
     // The next start sweeps.
     let (after, _) = json(Who::Us, &[]);
     assert_eq!(after["exit_code"], 127);

@@ -82,6 +82,12 @@ pub fn special(address: IpAddr) -> Option<&'static str> {
     range(address).map(|range| range.name)
 }
 
+/// The range that `address` is special by.
+#[cfg(test)]
+pub(super) fn special_range(address: IpAddr) -> Option<IpNet> {
+    range(address).map(|range| range.net)
+}
+
 /// The narrowest, so that who names all of link-local has not named the metadata service in it.
 fn range(address: IpAddr) -> Option<&'static Range> {
     let holding = RANGES.iter().filter(|range| range.net.contains(&address));
