@@ -65,7 +65,7 @@ async fn a_burst_of_200_runs_ends_right_or_is_refused_and_the_host_answers() {
 }
 
 async fn look(client: &mut Client, run: &Value) -> Value {
-    let path = format!("/v1/runs/{}", run["id"].as_str().unwrap());
+    let path = format!("/v1/runs/{}", run["id"].as_str().unwrap_or_default());
     client.json("GET", &path, &Value::Null, 200).await
 }
 
