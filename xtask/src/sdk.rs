@@ -42,7 +42,7 @@ pub(crate) fn prepare() -> anyhow::Result<PathBuf> {
     Ok(python)
 }
 
-/// Types, tests with real VMs, the API's own description, and README's example as a user would try it.
+/// Types, tests with real VMs, the API's own description, and the READMEs' examples as a user would try them.
 pub(crate) fn test(python: &Path, programs: &Programs) -> anyhow::Result<()> {
     run(Command::new(python).args(["-m", "mypy"]).current_dir(SDK))?;
     run(Command::new(python)
@@ -54,9 +54,12 @@ pub(crate) fn test(python: &Path, programs: &Programs) -> anyhow::Result<()> {
     make(FRESH)?;
     let fresh = python_of(FRESH)?;
     run(pip(&fresh).arg(format!("./{SDK}")))?;
-    run(Command::new(&fresh)
-        .arg(format!("{SDK}/tests/readme.py"))
-        .env("FUMEHOOD_BIN", &programs.fumehood))
+    for readme in ["README.md", &format!("{SDK}/README.md")] {
+        run(Command::new(&fresh)
+            .args([&format!("{SDK}/tests/readme.py"), readme])
+            .env("FUMEHOOD_BIN", &programs.fumehood))?;
+    }
+    Ok(())
 }
 
 fn make(environment: &str) -> anyhow::Result<()> {

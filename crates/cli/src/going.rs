@@ -9,7 +9,7 @@ pub(crate) enum Going {
     /// An engine of this command's own.
     Here(Run),
     /// A server.
-    There(server::Running),
+    There(Box<server::Running>),
 }
 
 /// Passes this command's standard input on, until it is dropped.

@@ -1,5 +1,6 @@
 //! A run that goes on by itself: driven by a task, followed by whoever wants to, cancelled when nobody does.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub struct Job {
     sandbox: Option<String>,
     kind: RunKind,
     created: Timestamp,
-    detached: bool,
+    detached: AtomicBool,
     ring: Arc<Ring>,
     state: watch::Sender<RunState>,
     kept: Mutex<Kept>,
@@ -80,7 +81,7 @@ impl Job {
             sandbox: plan.sandbox.clone(),
             kind: plan.kind,
             created: Timestamp::now(),
-            detached: plan.detach,
+            detached: AtomicBool::new(plan.detach),
             ring: Ring::new(EVENTS_BYTES),
             state: watch::Sender::new(state),
             kept: Mutex::default(),
@@ -132,6 +133,22 @@ impl Job {
             .subscribe()
             .wait_for(|state| state.is_over())
             .await;
+    }
+
+    /// Waits until it has a VM, or has ended.
+    pub(crate) async fn begun(&self) {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| *state != RunState::Queued).await;
+    }
+
+    fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Relaxed)
+    }
+
+    /// Lets it go on when nobody follows it.
+    pub fn detach(&self) {
+        self.detached.store(true, Ordering::Relaxed);
+        self.hurried.send_replace(true);
     }
 
     /// Why it has no outcome, if it is over and has none.
@@ -227,7 +244,7 @@ impl Job {
         mut run: Run,
         recorded: impl FnOnce(RunView) -> F,
     ) {
-        let lonely = (!self.detached).then(|| tokio::spawn(self.clone().cancel_when_alone()));
+        let lonely = (!self.is_detached()).then(|| tokio::spawn(self.clone().cancel_when_alone()));
         let (mut stdout, mut stderr) = (Pieces::default(), Pieces::default());
         while let Some(event) = run.next().await {
             self.take(event, &mut stdout, &mut stderr).await;
@@ -304,7 +321,7 @@ impl Job {
 
     /// Tells it once there is room. What a detached run told first goes instead, and a cancelled one's.
     async fn tell(&self, name: &'static str, data: String) {
-        if !self.detached {
+        if !self.is_detached() {
             let mut hurried = self.hurried.subscribe();
             tokio::select! {
                 () = self.ring.room(data.len()) => {}
@@ -321,7 +338,11 @@ impl Job {
                 return;
             }
             let again = followers.wait_for(|count| *count > 0);
-            if tokio::time::timeout(ALONE, again).await.is_err() {
+            let is_alone = tokio::time::timeout(ALONE, again).await.is_err();
+            if self.is_detached() {
+                return;
+            }
+            if is_alone {
                 tracing::info!(run = self.id, "cancelled: nobody follows it");
                 self.cancel();
                 return;

@@ -326,7 +326,7 @@ impl Service {
         let error = ApiError::new(Kind::Lost, message);
         Err(ApiError {
             ended: view.ended.map(String::into_boxed_str),
-            retry: "safe",
+            retry: "useless",
             ..error
         })
     }
@@ -364,20 +364,6 @@ impl Service {
             None => view,
         });
         Ok(views.collect())
-    }
-
-    /// Those of this owner that are there, the newest first.
-    ///
-    /// # Errors
-    /// [`Kind::Internal`].
-    pub(crate) fn running_sandboxes(&self, owner: &Owner) -> Result<Vec<SandboxView>, ApiError> {
-        let filter = Filter {
-            is_over: None,
-            sandbox: None,
-            before: None,
-            limit: crate::runs::LIST,
-        };
-        self.list_sandboxes(owner, Some(SandboxState::Running), filter)
     }
 
     /// Gives it other times, counted as they always are: idle from its last use, the lifetime from its beginning.

@@ -107,24 +107,34 @@ pub struct OutcomeView {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct OutputView {
     /// Standard output.
+    #[schema(required = false)]
     pub stdout: String,
     /// `utf-8`, or `base64` where it is no text.
+    #[schema(required = false)]
     pub stdout_encoding: String,
     /// Bytes that were written.
+    #[schema(required = false)]
     pub stdout_bytes: u64,
     /// Whether more was written than is kept.
+    #[schema(required = false)]
     pub stdout_truncated: bool,
     /// Standard error.
+    #[schema(required = false)]
     pub stderr: String,
     /// As standard output's.
+    #[schema(required = false)]
     pub stderr_encoding: String,
     /// As standard output's.
+    #[schema(required = false)]
     pub stderr_bytes: u64,
     /// As standard output's.
+    #[schema(required = false)]
     pub stderr_truncated: bool,
     /// Values: objects from MIME types to data.
+    #[schema(required = false)]
     pub results: Vec<Value>,
     /// Whether more was shown than is kept.
+    #[schema(required = false)]
     pub results_truncated: bool,
 }
 
@@ -148,6 +158,7 @@ pub struct RunView {
     pub outcome: OutcomeView,
     /// What it wrote and showed; left out of lists, and once it is not kept any more.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = OutputView)]
     pub output: Option<OutputView>,
     /// Why it has no outcome.
     pub error: Option<RunError>,

@@ -38,7 +38,7 @@ pub(super) async fn run<'a>(
     Ok(match begun {
         None | Some(Ok(None)) => None,
         Some(Ok(Some(running))) => {
-            Some(follow(Going::There(running), args, output, interrupts).await?)
+            Some(follow(Going::There(Box::new(running)), args, output, interrupts).await?)
         }
         Some(Err(failure)) => Some(End::Failed(failure)),
     })

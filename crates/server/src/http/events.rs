@@ -6,7 +6,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::error::ApiError;
 use crate::ring::{Follower, Told};
@@ -22,7 +22,23 @@ const LAST_EVENT_ID: &str = "last-event-id";
 #[into_params(parameter_in = Query)]
 pub(super) struct After {
     /// Those after this number; `Last-Event-ID` goes before it.
+    #[param(maximum = 9_223_372_036_854_775_807_i64)]
     pub(super) after: Option<u64>,
+}
+
+/// The largest number of an event that can be asked for: what all clients' integers hold.
+const MOST_AFTER: u64 = i64::MAX as u64;
+
+/// One of a stream of events.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes what is written by hand")]
+pub(super) struct EventView {
+    /// What it is.
+    event: Option<String>,
+    /// Its number, from 1; a `gap` has none.
+    id: Option<String>,
+    /// JSON.
+    data: String,
 }
 
 impl After {
@@ -31,11 +47,17 @@ impl After {
     /// # Errors
     /// [`Kind::Invalid`](crate::Kind::Invalid): the header is no number.
     pub(super) fn number(&self, headers: &HeaderMap) -> Result<u64, ApiError> {
-        let Some(last) = headers.get(LAST_EVENT_ID) else {
-            return Ok(self.after.unwrap_or(0));
+        let last = headers.get(LAST_EVENT_ID);
+        let number = match last {
+            None => Some(self.after.unwrap_or(0)),
+            Some(last) => last.to_str().ok().and_then(|last| last.parse().ok()),
         };
-        let number = last.to_str().ok().and_then(|last| last.parse().ok());
-        number.ok_or_else(|| ApiError::invalid("`Last-Event-ID` is to be the number of an event"))
+        let number = number.filter(|number| *number <= MOST_AFTER);
+        number.ok_or_else(|| {
+            ApiError::invalid(format!(
+                "`after` and `Last-Event-ID` are to be the number of an event, 0 to {MOST_AFTER}"
+            ))
+        })
     }
 }
 

@@ -90,6 +90,7 @@ fn routes() -> OpenApiRouter<Service> {
         .routes(routes!(runs::signal))
         .routes(routes!(runs::resize))
         .routes(routes!(runs::cancel))
+        .routes(routes!(runs::detach))
         .routes(routes!(runs::create_within))
         .routes(routes!(runs::spawn))
         .routes(routes!(sandboxes::list, sandboxes::create))

@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 
 use super::BODY_BYTES;
 use super::accept::Answer;
-use super::events::{After, follow, over};
+use super::events::{After, EventView, follow, over};
 use super::extract::{Caller, Json, Path, Query, whole};
 use crate::body::{ProcessBody, PtyBody, RunBody, SignalBody};
 use crate::claims::Once;
@@ -74,7 +74,7 @@ pub(super) async fn list(
 
 /// Runs code in a fresh VM of its own
 #[utoipa::path(post, path = "/v1/runs", request_body = RunBody, responses(
-    (status = 200, description = "It has ended", content((RunView = "application/json"), (String = "text/event-stream"))),
+    (status = 200, description = "It has ended", content((RunView = "application/json"), (EventView = "text/event-stream"))),
     (status = 202, description = "It goes on (`detach`)", body = RunView)))]
 pub(super) async fn create(
     State(service): State<Service>,
@@ -91,7 +91,7 @@ pub(super) async fn create(
 
 /// Runs code in a sandbox
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/runs", params(("id" = String, Path)), request_body = RunBody, responses(
-    (status = 200, description = "It has ended", content((RunView = "application/json"), (String = "text/event-stream"))),
+    (status = 200, description = "It has ended", content((RunView = "application/json"), (EventView = "text/event-stream"))),
     (status = 202, description = "It goes on (`detach`)", body = RunView)))]
 pub(super) async fn create_within(
     State(service): State<Service>,
@@ -110,7 +110,7 @@ pub(super) async fn create_within(
 
 /// Starts a program in a sandbox
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/processes", params(("id" = String, Path)), request_body = ProcessBody, responses(
-    (status = 200, description = "It has ended", content((RunView = "application/json"), (String = "text/event-stream"))),
+    (status = 200, description = "It has ended", content((RunView = "application/json"), (EventView = "text/event-stream"))),
     (status = 202, description = "It goes on (`detach`)", body = RunView)))]
 pub(super) async fn spawn(
     State(service): State<Service>,
@@ -140,9 +140,7 @@ async fn answer_run(found: Found, answer: Answer, detach: bool) -> Result<Respon
     match answer {
         Answer::Events => {
             let follower = job.follow(0);
-            if job.state() == RunState::Queued {
-                let _ = tokio::time::timeout(REFUSAL, job.wait()).await;
-            }
+            let _ = tokio::time::timeout(REFUSAL, job.begun()).await;
             match job.failure() {
                 Some(error) => Err(error),
                 None => Ok(follow(follower)),
@@ -191,7 +189,7 @@ pub(super) async fn get(
 
 /// Follows a run, from its beginning or after an event
 #[utoipa::path(get, path = "/v1/runs/{id}/events", params(("id" = String, Path), After), responses(
-    (status = 200, content_type = "text/event-stream", body = String)))]
+    (status = 200, content_type = "text/event-stream", body = EventView)))]
 pub(super) async fn events(
     State(service): State<Service>,
     Caller(owner): Caller,
@@ -271,6 +269,19 @@ pub(super) async fn resize(
         ));
     }
     live(&service, &owner, &id)?.resize(rows, cols);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lets a run go on when nobody follows it, as if it had been begun so
+#[utoipa::path(post, path = "/v1/runs/{id}/detach", params(("id" = String, Path)), responses((status = 204)))]
+pub(super) async fn detach(
+    State(service): State<Service>,
+    Caller(owner): Caller,
+    Path(id): Path,
+) -> Result<StatusCode, ApiError> {
+    if let Found::Live(job) = service.find_run(&owner, &id)? {
+        job.detach();
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

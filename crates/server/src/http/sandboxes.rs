@@ -5,7 +5,7 @@ use fumehood_engine::{Expose, Language};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::events::{After, follow, over};
+use super::events::{After, EventView, follow, over};
 use super::extract::{Caller, Json, Path, Query};
 use super::runs::limit;
 use crate::body::{ForkBody, PackagesBody, PortBody, SandboxBody, TimesBody};
@@ -200,7 +200,7 @@ pub(super) async fn expose(
 
 /// Follows what goes on in a sandbox
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/events", params(("id" = String, Path), After), responses(
-    (status = 200, content_type = "text/event-stream", body = String)))]
+    (status = 200, content_type = "text/event-stream", body = EventView)))]
 pub(super) async fn events(
     State(service): State<Service>,
     Caller(owner): Caller,

@@ -15,6 +15,9 @@ use crate::body::{CodeLanguage, NetworkBody, RunBody, SandboxBody, Stdin};
 use crate::error::{ApiError, Kind};
 use crate::job::Job;
 use crate::owner::Owner;
+use crate::records::Filter;
+use crate::runs::LIST;
+use crate::view::SandboxState;
 
 /// The interpreter that a session's calls share, one for each language.
 const CONTEXT: &str = "main";
@@ -244,7 +247,14 @@ impl Tools {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let sandboxes = self.service.running_sandboxes(&owner)?;
+        let all = Filter {
+            is_over: None,
+            sandbox: None,
+            before: None,
+            limit: LIST,
+        };
+        let running = Some(SandboxState::Running);
+        let sandboxes = self.service.list_sandboxes(&owner, running, all)?;
         let lines = sandboxes
             .iter()
             .map(|view| format!("{} since {}", view.id, view.created_at));

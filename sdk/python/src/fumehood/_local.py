@@ -218,7 +218,7 @@ def _start(path: Path, deadline: float, start_s: float) -> None:
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size > _LOG_BYTES:
         log.replace(log.with_suffix(".log.1"))
-    words = [str(program), "serve", "--no-tcp", "--socket", str(path), "--exit-when-idle", str(IDLE_S)]
+    words = [str(program), "serve", "--no-tcp", "--socket", str(path), "--exit-when-idle", str(IDLE_S), "--blank", "1"]
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     output = os.open(log, flags, 0o600)
     begin = os.fstat(output).st_size
