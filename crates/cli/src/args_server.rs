@@ -21,6 +21,9 @@ pub(crate) struct Serve {
     /// Another name by which it may be called; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) host: Vec<String>,
+    /// Lets policies that come by a key name private addresses, loopback and metadata services
+    #[arg(long)]
+    pub(crate) keys_reach_private: bool,
     /// VMs of each language that are kept ready, some 50 MiB each
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) hot: usize,

@@ -286,6 +286,10 @@ pub struct NetworkBody {
     #[schema(max_items = 64)]
     #[serde(default)]
     pub expose: Vec<String>,
+    /// It is the operator's own, whoever asks for it.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub(crate) is_operators: bool,
 }
 
 impl std::fmt::Debug for NetworkBody {

@@ -15,10 +15,11 @@
 //! # }
 //! ```
 //!
-//! Modules by rank; a lower one never names a higher: `http, listen > runs, sandboxes, checkpoints > service > records >
+//! Modules by rank; a lower one never names a higher: `http, listen > runs, sandboxes, checkpoints > ceiling > service > records >
 //! job, metrics, claims, keys, rate > store, ring, pieces > body, view > owner > error`.
 
 mod body;
+mod ceiling;
 mod checkpoints;
 mod claims;
 mod error;

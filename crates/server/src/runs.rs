@@ -45,6 +45,9 @@ impl Service {
         once: Option<Once>,
     ) -> Result<Found, ApiError> {
         let request = body.alone()?;
+        if let Some(network) = &body.network {
+            self.allows(owner, network)?;
+        }
         let engine = self.engine()?;
         self.fits(&engine, body.memory_mib)?;
         let plan = plan(owner, None, RunKind::Code, body.detach, &body.stdin)?;

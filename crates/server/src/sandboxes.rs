@@ -194,6 +194,9 @@ impl Service {
             let message = format!("`name`: at most {NAME_CHARS} characters are allowed");
             return Err(ApiError::invalid(message));
         }
+        if let Some(network) = &body.network {
+            self.allows(owner, network)?;
+        }
         let engine = self.engine()?;
         self.fits(&engine, body.memory_mib)?;
         let _starting = self.starting(owner, 1)?;
@@ -444,6 +447,7 @@ impl Service {
         expose: fumehood_engine::Expose,
     ) -> Result<String, ApiError> {
         let kept = self.sandbox(owner, id)?;
+        self.allows_port(owner, expose)?;
         let url = kept
             .sandbox
             .expose(expose)

@@ -35,6 +35,8 @@ pub struct Settings {
     pub runs: usize,
     /// Sandboxes at once of one key.
     pub sandboxes: usize,
+    /// Whether what is asked for by a key may reach private addresses and the like, where its policy names them.
+    pub keys_reach_special: bool,
     /// What code may reach that an agent asks a network for, by MCP; none: it is given none.
     pub agents_network: Option<Document>,
 }
@@ -48,6 +50,7 @@ impl Default for Settings {
             drain: Duration::from_secs(20),
             runs: 32,
             sandboxes: 32,
+            keys_reach_special: false,
             agents_network: None,
         }
     }

@@ -34,6 +34,7 @@ async fn serve(args: &Serve, host: &Host) -> anyhow::Result<()> {
         hosts: args.host.clone(),
         rate: args.rate,
         drain: Duration::from_secs(args.drain_s),
+        keys_reach_special: args.keys_reach_private,
         agents_network: super::mcp::network(&args.agents)?,
         ..Settings::default()
     };

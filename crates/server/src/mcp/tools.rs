@@ -175,6 +175,7 @@ impl Tools {
             (false, _) => Ok(None),
             (true, Some(policy)) => Ok(Some(NetworkBody {
                 policy: policy.clone(),
+                is_operators: true,
                 ..NetworkBody::default()
             })),
             (true, None) => {
