@@ -20,7 +20,7 @@ pub(crate) fn outcome(
         let results = &kept.results;
         add("results_truncated", results.truncated().into());
         add("results_count", results.total().into());
-        add("results", results.values().to_vec().into());
+        add("results", results.values().into());
     }
     if !downloads.is_empty() {
         add("downloads", downloads.iter().map(download).collect());

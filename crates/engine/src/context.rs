@@ -80,7 +80,7 @@ impl Context {
     /// Ends its interpreter, with all that runs in it; the next run of its name begins anew.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] while a run is going on in it; [`ErrorKind::Lost`].
+    /// [`ErrorKind::InUse`] while a run is going on in it; [`ErrorKind::Lost`].
     pub async fn close(self) -> Result<(), Error> {
         self.sandbox.close_context(&self.name).await
     }

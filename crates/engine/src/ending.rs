@@ -112,7 +112,7 @@ fn lost(ended_by: EndedBy, exit_code: Option<i32>, detail: String) -> Ending {
 /// The agent's word that it did not do what was asked.
 pub(crate) fn refused(refusal: &ErrorMessage) -> Error {
     let kind = match refusal.error_type {
-        ErrorType::BusyError => ErrorKind::Busy,
+        ErrorType::BusyError => ErrorKind::InUse,
         ErrorType::AgentError | ErrorType::RefreshError => ErrorKind::Host,
         ErrorType::ProtocolError | ErrorType::AuthError => ErrorKind::Protocol,
         ErrorType::RequestError

@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Unreachable,
     /// No room within the time that a request may wait.
     Busy,
+    /// What goes on in the sandbox, or in its context, does not allow it now.
+    InUse,
     /// The VM did not start, or its agent did not answer in time.
     Boot,
     /// The guest broke the protocol.
@@ -97,6 +99,7 @@ impl Error {
             _ if self.started => Retry::Unknown,
             ErrorKind::Host
             | ErrorKind::Busy
+            | ErrorKind::InUse
             | ErrorKind::Unreachable
             | ErrorKind::Boot
             | ErrorKind::Protocol

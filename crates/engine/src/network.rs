@@ -37,7 +37,7 @@ pub struct Network {
 }
 
 /// Ports of a guest that may be exposed at a time: each is a listener on this host.
-const EXPOSED: usize = 64;
+pub(crate) const EXPOSED: usize = 64;
 
 impl Network {
     /// A network with this policy.

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::isolation::Isolation;
@@ -54,10 +55,14 @@ impl Captured {
     }
 }
 
+/// What a value costs beside its JSON, in bytes: a program may show millions of small ones.
+const VALUE_COST: usize = 256;
+
 /// The values that a program shows, up to [`KEPT_BYTES`] of JSON.
 #[derive(Debug, Clone, Default)]
 pub struct Shown {
-    kept: Vec<Value>,
+    /// As text: parsed, a value may take many times as much.
+    kept: Vec<Box<RawValue>>,
     bytes: usize,
     total: u64,
 }
@@ -66,8 +71,10 @@ impl Shown {
     /// Keeps it, where there is room, or counts it.
     pub fn add(&mut self, value: &MimeBundle) {
         self.total += 1;
-        let value = serde_json::to_value(value).unwrap_or(Value::Null);
-        let bytes = value.to_string().len();
+        let Ok(value) = serde_json::value::to_raw_value(value) else {
+            return;
+        };
+        let bytes = value.get().len() + VALUE_COST;
         if self.bytes + bytes <= KEPT_BYTES {
             self.bytes += bytes;
             self.kept.push(value);
@@ -76,11 +83,14 @@ impl Shown {
 
     /// What is kept.
     #[must_use]
-    pub fn values(&self) -> &[Value] {
-        &self.kept
+    pub fn values(&self) -> Vec<Value> {
+        let values = self.kept.iter();
+        values
+            .map(|value| serde_json::from_str(value.get()).unwrap_or_default())
+            .collect()
     }
 
-    /// Bytes that are kept, as JSON.
+    /// Bytes that are kept, and what each value costs.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -22,7 +22,7 @@ impl Sandbox {
     /// can only be ended.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`](crate::ErrorKind::Busy) while programs run in it that somebody follows;
+    /// [`ErrorKind::InUse`](crate::ErrorKind::InUse) while programs run in it that somebody follows;
     /// [`ErrorKind::Lost`](crate::ErrorKind::Lost): the sandbox must be given up.
     pub async fn checkpoint(&self) -> Result<Checkpoint, Error> {
         let inner = self.inner();

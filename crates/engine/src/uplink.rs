@@ -7,7 +7,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, ErrorKind};
-use crate::network::{Expose, Exposed, Kept, Prepared};
+use crate::network::{EXPOSED, Expose, Exposed, Kept, Prepared};
 use crate::run::{Event, NetworkOutcome};
 
 /// What a VM's network card is connected to. Dropping it ends all of the guest's connections.
@@ -133,8 +133,13 @@ impl Served {
     /// Exposes one more port of the guest; returns how it is reached.
     ///
     /// # Errors
-    /// As [`Expose::bind`].
+    /// As [`Expose::bind`], and [`ErrorKind::Invalid`] for too many.
     pub(crate) fn expose_also(&self, expose: Expose) -> Result<String, Error> {
+        if self.urls().len() >= EXPOSED {
+            let message =
+                format!("{EXPOSED} ports of this sandbox are exposed, the most that are allowed");
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         Ok(self.expose(expose.bind()?))
     }
 

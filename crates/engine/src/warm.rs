@@ -72,7 +72,7 @@ pub(crate) async fn prepare(channel: &Channel, language: Language) -> Result<(),
 /// Makes the guest ready for its state to be saved: nothing of the user's runs until a refresh.
 ///
 /// # Errors
-/// [`ErrorKind::Busy`] while programs run in it; [`ErrorKind::Lost`].
+/// [`ErrorKind::InUse`] while programs run in it; [`ErrorKind::Lost`].
 pub(crate) async fn quiesce(channel: &Channel) -> Result<(), Error> {
     let request = |op_id| {
         Request::Quiesce(Quiesce {
@@ -91,7 +91,7 @@ pub(crate) async fn quiesce(channel: &Channel) -> Result<(), Error> {
                 "the sandbox's state cannot be saved now: {}",
                 refusal.message
             );
-            Err(Error::new(ErrorKind::Busy, message))
+            Err(Error::new(ErrorKind::InUse, message))
         }
         Ok(other) => Err(lost(format!("the agent answered {other:?}"))),
         Err(error) => Err(lost(error.to_string())),

@@ -26,9 +26,15 @@ impl Service {
         if self.0.settings.keys_reach_special {
             return Ok(());
         }
-        let nets = network.policy.allow.iter().flat_map(|entry| &entry.addresses);
+        let nets = network
+            .policy
+            .allow
+            .iter()
+            .flat_map(|entry| &entry.addresses);
         // A network that only happens to hold special addresses opens none of them.
-        let mut nets = nets.filter(|net| special(net.0.network()).is_some() && special(net.0.broadcast()).is_some());
+        let mut nets = nets.filter(|net| {
+            special(net.0.network()).is_some() && special(net.0.broadcast()).is_some()
+        });
         match nets.next() {
             None => Ok(()),
             Some(net) => {
@@ -76,12 +82,26 @@ mod tests {
             let none = || Engine::start(Config::default());
             let service = Service::open_in_memory(none, settings).unwrap();
             let network: NetworkBody = serde_json::from_value(network.clone()).unwrap();
-            service.allows(owner, &network).err().map(|error| error.kind)
+            service
+                .allows(owner, &network)
+                .err()
+                .map(|error| error.kind)
         };
         let key = Owner::key("one");
-        let rule = |net: &str| json!({ "policy": { "allow": [{ "addresses": [net], "ports": [80] }] } });
-        for special in ["10.0.0.0/8", "127.0.0.1", "169.254.169.254", "fd00::/8", "::1"] {
-            assert_eq!(refused(false, &rule(special), &key), Some(Kind::Forbidden), "{special}");
+        let rule =
+            |net: &str| json!({ "policy": { "allow": [{ "addresses": [net], "ports": [80] }] } });
+        for special in [
+            "10.0.0.0/8",
+            "127.0.0.1",
+            "169.254.169.254",
+            "fd00::/8",
+            "::1",
+        ] {
+            assert_eq!(
+                refused(false, &rule(special), &key),
+                Some(Kind::Forbidden),
+                "{special}"
+            );
             assert_eq!(refused(true, &rule(special), &key), None);
             assert_eq!(refused(false, &rule(special), &Owner::local()), None);
         }

@@ -50,6 +50,10 @@ impl Checkpoints {
         Err(ApiError::new(Kind::Busy, message))
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
+    }
+
     pub(crate) fn clear(&self) {
         lock(&self.0).clear();
     }
@@ -72,7 +76,7 @@ impl Service {
                 .handle()
                 .checkpoint()
                 .await
-                .map_err(|e| kept.in_use(e))?;
+                .map_err(|e| kept.explain(e))?;
             service.0.checkpoints.check(&owner)?;
             let view = CheckpointView {
                 id: fresh_id("cp").map_err(|e| ApiError::internal(&e))?,
@@ -133,7 +137,7 @@ impl Service {
                 .handle()
                 .fork(count)
                 .await
-                .map_err(|e| kept.in_use(e))?;
+                .map_err(|e| kept.explain(e))?;
             let mut all = Vec::with_capacity(count);
             for child in children {
                 all.push(service.keep(&owner, child, None, kept.times()).await?);

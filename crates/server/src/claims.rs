@@ -167,7 +167,13 @@ impl Claim {
     /// Writes what it gave; none: nothing was done, and the key is free.
     pub(crate) async fn end(&self, given: Option<Given>) -> Result<(), ApiError> {
         let (owner, key) = (self.owner.clone(), self.once.key.clone());
-        let given = given.filter(|given| given.body.len() <= BODY_BYTES);
+        if given
+            .as_ref()
+            .is_some_and(|given| given.body.len() > BODY_BYTES)
+        {
+            // It stays as begun: nobody is told what it gave, and nothing is done again.
+            return Ok(());
+        }
         let ended = self.store.write(move |c| match given {
             None => c.execute(
                 "DELETE FROM claims WHERE owner = ? AND key = ?",

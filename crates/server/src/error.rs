@@ -5,11 +5,11 @@ use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use fumehood_engine::{Error, ErrorKind, Retry};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// What kind of trouble it is, as callers see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The request is not allowed: what was wrong, what the limit is, what to do.
@@ -89,11 +89,17 @@ impl Kind {
             ErrorKind::Damaged => Self::Damaged,
             ErrorKind::Unreachable => Self::Unreachable,
             ErrorKind::Busy => Self::Busy,
+            ErrorKind::InUse => Self::Conflict,
             ErrorKind::Boot => Self::Boot,
             ErrorKind::Protocol => Self::Protocol,
             ErrorKind::Lost => Self::Lost,
             _ => Self::Host,
         }
+    }
+
+    /// The kind of this name; a server's own fault, where there is none.
+    pub(crate) fn named(name: &str) -> Self {
+        serde_json::from_value(name.into()).unwrap_or(Self::Internal)
     }
 
     /// The name in JSON.

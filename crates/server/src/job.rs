@@ -23,6 +23,9 @@ const EVENTS_BYTES: usize = 16 * 1024 * 1024;
 /// How long a run goes on that nobody follows: somebody whose connection broke comes again within that.
 const ALONE: Duration = Duration::from_secs(2);
 
+/// How long a run waits for a follower who does not read.
+const UNREAD: Duration = Duration::from_secs(15 * 60);
+
 /// A run.
 #[derive(Debug)]
 pub struct Job {
@@ -233,7 +236,7 @@ impl Job {
             stderr_encoding: stderr_encoding.into(),
             stderr_bytes: kept.stderr.total(),
             stderr_truncated: kept.stderr.truncated(),
-            results: kept.results.values().to_vec(),
+            results: kept.results.values(),
             results_truncated: kept.results.truncated(),
         }
     }
@@ -277,8 +280,9 @@ impl Job {
             RunState::Failed => "failed",
             _ => "ended",
         };
-        self.ring.close(name, last.unwrap_or_default());
+        // First the state: who reads the last event finds the run ended.
         self.state.send_replace(state);
+        self.ring.close(name, last.unwrap_or_default());
         if let Some(lonely) = lonely {
             lonely.abort();
         }
@@ -303,7 +307,9 @@ impl Job {
             }
             Event::Result(value) => {
                 self.kept().results.add(&value);
-                ("result", serde_json::to_string(&value).ok())
+                // In JSON it is white space alone, and in a stream of events the end of a line.
+                let text = serde_json::to_string(&value).ok();
+                ("result", text.map(|text| text.replace(['\r', '\n'], " ")))
             }
             Event::Started { pid } => ("started", Some(json!({ "pid": pid }).to_string())),
             Event::Exposed { url } => ("exposed", Some(json!({ "url": url }).to_string())),
@@ -326,6 +332,8 @@ impl Job {
             tokio::select! {
                 () = self.ring.room(data.len()) => {}
                 _ = hurried.wait_for(|hurried| *hurried) => {}
+                // Somebody follows it and does not read: its oldest events go.
+                () = tokio::time::sleep(UNREAD) => {}
             }
         }
         self.ring.tell(name, data);

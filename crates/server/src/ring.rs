@@ -16,6 +16,15 @@ pub struct Told {
     pub data: Arc<str>,
 }
 
+/// What an event costs beside its data, in bytes: a guest may tell millions of small ones.
+const EVENT_COST: usize = 96;
+
+impl Told {
+    fn cost(&self) -> usize {
+        self.data.len() + EVENT_COST
+    }
+}
+
 /// Events with numbers, the latest of which are kept.
 #[derive(Debug)]
 pub struct Ring {
@@ -68,22 +77,22 @@ impl Ring {
             return;
         }
         inner.last += 1;
-        inner.bytes += data.len();
-        inner.unread += data.len();
-        let id = inner.last;
-        inner.kept.push_back(Told {
-            id,
+        let told = Told {
+            id: inner.last,
             name,
             data: data.into(),
-        });
+        };
+        inner.bytes += told.cost();
+        inner.unread += told.cost();
+        inner.kept.push_back(told);
         while inner.bytes > inner.most && inner.kept.len() > 1 {
             let Some(oldest) = inner.kept.pop_front() else {
                 break;
             };
-            inner.bytes -= oldest.data.len();
+            inner.bytes -= oldest.cost();
             if oldest.id > inner.read {
                 inner.read = oldest.id;
-                inner.unread -= oldest.data.len();
+                inner.unread -= oldest.cost();
             }
         }
         drop(inner);
@@ -104,7 +113,7 @@ impl Ring {
             changed.mark_unchanged();
             {
                 let inner = self.inner();
-                let fits = inner.unread + bytes <= inner.most || inner.unread == 0;
+                let fits = inner.unread + bytes + EVENT_COST <= inner.most || inner.unread == 0;
                 if fits || inner.waiters > 0 || inner.closed {
                     return;
                 }
@@ -207,7 +216,7 @@ impl Follower {
         if told.id > was {
             let read = inner.kept.iter().skip_while(|one| one.id <= was);
             let read = read.take_while(|one| one.id <= told.id);
-            let bytes: usize = read.map(|one| one.data.len()).sum();
+            let bytes: usize = read.map(Told::cost).sum();
             inner.read = told.id;
             inner.unread -= bytes;
             drop(inner);
@@ -238,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_late_gets_the_rest_and_is_told_of_a_gap() {
-        let ring = Ring::new(4);
+        let ring = Ring::new(4 * (EVENT_COST + 1));
         for word in ["a", "b", "c", "d", "e"] {
             ring.tell("x", word.into());
         }
@@ -255,7 +264,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_unread_ring_has_no_room_until_somebody_reads_or_waits() {
-        let ring = Ring::new(4);
+        let ring = Ring::new(EVENT_COST + 4);
         ring.tell("x", "abcd".into());
         let full = tokio::time::timeout(Duration::from_secs(1), ring.room(1)).await;
         assert!(full.is_err());

@@ -178,10 +178,13 @@ impl Service {
             // Before the run: what a killed server has begun is never begun again.
             claim.begin(Some(&plan.id)).await?;
         }
+        let id = plan.id.clone();
         match self.begin_now(plan, begin).await {
             Ok(job) => Ok(Found::Live(job)),
             Err(error) => {
-                if let Some(claim) = &claim {
+                // One that has begun keeps its key, whatever went wrong then.
+                let has_begun = lock(&self.0.jobs).by_id.contains_key(&id);
+                if let Some(claim) = claim.as_ref().filter(|_| !has_begun) {
                     claim.end(None).await?;
                 }
                 Err(error)
@@ -227,8 +230,10 @@ impl Service {
         plan: Plan,
         begin: impl FnOnce() -> Result<Run, ApiError>,
     ) -> Result<Arc<Job>, ApiError> {
-        let job = {
+        let (job, begun) = {
             let mut jobs = lock(&self.0.jobs);
+            // Once more, under the lock: who ends all runs finds this one, or it is not begun.
+            self.takes_work()?;
             let most = self.most_runs(&plan.owner);
             let live = jobs.live().filter(|job| *job.owner() == plan.owner).count();
             if live >= most {
@@ -244,10 +249,11 @@ impl Service {
             }
             jobs.by_id.insert(plan.id, job.clone());
             drop(jobs);
+            // Written now, before its end can be.
+            let begun = records::run_begins(&self.0.store, job.owner(), &job.view(false));
             self.drive(job.clone(), run);
-            job
+            (job, begun)
         };
-        let begun = records::run_begins(&self.0.store, job.owner(), &job.view(false));
         if let Err(error) = begun.await {
             job.cancel();
             return Err(error.into());
@@ -311,7 +317,7 @@ impl Service {
     ) -> Result<Vec<RunView>, ApiError> {
         let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
         filter.is_over = state.map(RunState::is_over);
-        // One of two states is looked for below.
+        // Which of two states it is, is looked at below.
         filter.limit = state.map_or(filter.limit, |_| LIST);
         let views: Vec<RunView> = list(&self.0.store, Table::Runs, owner, &filter)?;
         let jobs = lock(&self.0.jobs);

@@ -130,16 +130,6 @@ impl Kept {
         }
         error
     }
-
-    /// Passes on what the engine may refuse while something goes on in it.
-    pub(crate) fn in_use(&self, error: Error) -> ApiError {
-        let is_busy = error.kind() == ErrorKind::Busy;
-        let error = self.explain(error);
-        if is_busy && !error.message.starts_with("no ") {
-            return ApiError::new(Kind::Conflict, error.message);
-        }
-        error
-    }
 }
 
 fn word(end: &SandboxEnd) -> &'static str {
@@ -259,8 +249,17 @@ impl Service {
             urls: Mutex::new(urls),
             ring: Ring::new(EVENTS_BYTES),
         });
-        records::sandbox_begins(&self.0.store, owner, &kept.view()).await?;
-        lock(&self.0.sandboxes).insert(kept.id.clone(), kept.clone());
+        let begun = {
+            let mut there = lock(&self.0.sandboxes);
+            // Once more, under the lock: who ends all sandboxes finds this one, or it ends here.
+            self.takes_work()?;
+            there.insert(kept.id.clone(), kept.clone());
+            records::sandbox_begins(&self.0.store, owner, &kept.view())
+        };
+        if let Err(error) = begun.await {
+            lock(&self.0.sandboxes).remove(&kept.id);
+            return Err(error.into());
+        }
         tokio::spawn(self.clone().watch(kept.clone()));
         Ok(kept)
     }

@@ -244,12 +244,13 @@ impl Service {
         }
     }
 
-    /// Whether nothing is there that somebody could want: no request, no run, no sandbox.
+    /// Whether nothing is there that somebody could want: no request, no run, no sandbox, no checkpoint.
     fn is_idle(&self) -> bool {
         let inner = &self.0;
         inner.requests.load(Ordering::Relaxed) == 0
             && lock(&inner.sandboxes).is_empty()
             && lock(&inner.starting).is_empty()
+            && inner.checkpoints.is_empty()
             && lock(&inner.jobs).live().next().is_none()
     }
 

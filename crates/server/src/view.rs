@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, Kind};
 
 /// What a run is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -302,6 +302,20 @@ pub(crate) struct ProcessesView {
     /// The programs.
     #[schema(value_type = Vec<Object>)]
     pub processes: Vec<Value>,
+}
+
+impl RunView {
+    /// Why it has no outcome, as an answer says it.
+    pub(crate) fn failure(&self) -> Option<ApiError> {
+        let error = self.error.as_ref()?;
+        let words = ["safe", "useless"];
+        let retry = words.into_iter().find(|word| error.retry == *word);
+        Some(ApiError {
+            retry: retry.unwrap_or("unknown"),
+            run: Some(self.id.as_str().into()),
+            ..ApiError::new(Kind::named(&error.kind), &*error.message)
+        })
+    }
 }
 
 impl From<&ApiError> for RunError {

@@ -129,7 +129,7 @@ async fn a_busy_sandbox_is_not_forked_and_goes_on() {
     let mut busy = sandbox.run(&shell("echo up; sleep 100")).unwrap();
     busy.next().await.unwrap();
     let error = sandbox.fork(1).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
     assert_eq!(says(&sandbox, shell("echo on")).await, "on\n");
     drop(busy);
 }

@@ -462,7 +462,7 @@ async fn a_closed_context_is_gone_and_a_dropped_run_ends() {
             .unwrap();
         assert_eq!(next_out(&mut run).await, "begun\n");
         let error = context.clone().close().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
         // Dropped, it is cancelled: the next one has its turn, long before the timeout, and the state.
         drop(run);
         let next = context.start(&context.request(asks)).unwrap();

@@ -132,7 +132,9 @@ async fn answer_run(found: Found, answer: Answer, detach: bool) -> Result<Respon
         Found::Live(job) => job,
         Found::Past(view) => {
             return match answer {
-                Answer::Json => Ok(axum::Json(view).into_response()),
+                Answer::Json => view
+                    .failure()
+                    .map_or_else(|| Ok(axum::Json(&view).into_response()), Err),
                 Answer::Events => Ok(past(0, &view)),
             };
         }

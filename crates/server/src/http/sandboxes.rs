@@ -166,7 +166,7 @@ pub(super) async fn close_context(
 ) -> Result<StatusCode, ApiError> {
     let kept = service.sandbox(&owner, &id)?;
     let context = kept.handle().context(name, Language::Python);
-    context.close().await.map_err(|e| kept.in_use(e))?;
+    context.close().await.map_err(|e| kept.explain(e))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
