@@ -15,7 +15,7 @@ use crate::owner::Owner;
 use crate::service::lock;
 
 /// Sessions of one owner at once: each is a task and some hundred KiB of events that may be asked for again.
-const SESSIONS: usize = 64;
+pub(super) const SESSIONS: usize = 64;
 
 /// After how long a session that no request is open in makes room for a new one of its owner: many clients go away
 /// without ending theirs.

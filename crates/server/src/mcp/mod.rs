@@ -27,3 +27,6 @@ pub async fn stdio(service: &Service) -> Result<(), Box<dyn std::error::Error + 
     service.drain().await;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ use crate::error::{ApiError, Kind};
 use crate::owner::Owner;
 
 /// The most of one call, in bytes: what a file written by it may have, as base64.
-const CALL_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const CALL_BYTES: usize = 8 * 1024 * 1024;
 
 /// How long a session is kept in which nothing is said: a call that says nothing takes up to 900 s for packages and
 /// 300 s for its code, and its answer needs the session; the rest is for starting and ending a VM on a busy host.
