@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """In the place of the program `fumehood`: `serve --no-tcp --socket PATH --exit-when-idle S`, which is ready at once,
-or as FAKE_SERVER says: `fails`, `hangs`, `missing`. Each start is a line in FAKE_STARTS."""
+or as FAKE_SERVER says: `fails`, `hangs`, `missing`, `held` (the first two starts find that another server has the
+state). Each start is a line in FAKE_STARTS."""
 
 import http.server
 import json
@@ -41,6 +42,9 @@ def main() -> None:
     if HOW == "fails":
         print("the disk is made of cheese", file=sys.stderr)
         raise SystemExit(3)
+    if HOW == "held" and len(Path(os.environ["FAKE_STARTS"]).read_text().split()) <= 2:
+        print("error: another server runs with the state /x; use that one, or end it first", file=sys.stderr)
+        raise SystemExit(1)
     path = Path(sys.argv[4])
     path.unlink(missing_ok=True)
     os.umask(0o177)

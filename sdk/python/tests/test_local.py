@@ -102,6 +102,21 @@ def test_one_that_ends_at_once_tells_the_end_of_its_log(fake: Fake, monkeypatch:
     assert len(fake.pids()) == 1
 
 
+def test_one_beside_a_server_that_is_ending_is_started_again(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SERVER", "held")
+    with Client() as client:
+        assert client.info()["pid"] == fake.pids()[2]
+    assert len(fake.pids()) == 3
+
+
+def test_one_beside_a_server_that_stays_is_given_up(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SERVER", "held")
+    monkeypatch.setattr(_local, "_ENDING_S", 0.0)
+    with pytest.raises(fumehood.ServerError, match="another server runs") as raised:
+        _local.ensure()
+    assert raised.value.retry == "safe" and len(fake.pids()) == 1
+
+
 def test_one_that_is_never_ready_is_given_up_and_ended(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SERVER", "hangs")
     monkeypatch.setattr(_local, "_PROBE_S", 0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
@@ -21,12 +22,20 @@ TEXT = b": hello\r\n\r\nevent: a\r\nid: 7\r\ndata: 1\r\n\r\nevent: b\nid: 8\ndat
 EVENTS = [RawEvent("a", 1, 7), RawEvent("b", {}, 8), RawEvent("message", 2, 8)]
 
 
+@pytest.mark.parametrize("end", [None, b"\n", b"\r", b"\r\n"])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, len(TEXT)])
-def test_events_are_cut_wherever_they_are_parted(size: int) -> None:
+def test_events_are_cut_wherever_they_are_parted(size: int, end: Optional[bytes]) -> None:
+    text = TEXT if end is None else TEXT.replace(b"\r\n", b"\n").replace(b"\n", end)
     parser, found = SseParser(), []
-    for start in range(0, len(TEXT), size):
-        found += parser.feed(TEXT[start : start + size])
+    for start in range(0, len(text), size):
+        found += parser.feed(text[start : start + size])
     assert found == EVENTS
+
+
+def test_an_event_is_there_with_a_carriage_return_at_its_end() -> None:
+    parser = SseParser()
+    assert parser.feed(b"data: 1\r\r") == [RawEvent("message", 1, None)]
+    assert parser.feed(b"") == [] and parser.feed(b"\ndata: 2\n\n") == [RawEvent("message", 2, None)]
 
 
 def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

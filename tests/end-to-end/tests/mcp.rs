@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use fumehood_end_to_end::program;
-use fumehood_end_to_end::server::Server;
+use fumehood_end_to_end::server::{Client, Server};
+use fumehood_end_to_end::{program, soon};
 use serde_json::{Value, json};
 
 /// A Python that has the package `mcp`; `cargo xtask test` makes one.
@@ -218,4 +218,51 @@ fn over_http_each_key_has_its_own_sessions() {
             "not_found"
         );
     }
+}
+
+/// Waits until the only run there is has this state.
+async fn until_run_is(client: &mut Client, state: &str) {
+    let look = async {
+        loop {
+            let listed = client.json("GET", "/v1/runs", &Value::Null, 200).await;
+            if listed["runs"][0]["state"] == state {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    soon("the run's state", look).await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_its_code() {
+    let server = Server::start(&[]);
+    let mut looks = server.client().await;
+    let mut calls = server.client().await;
+    let head = [
+        ("accept", "application/json, text/event-stream"),
+        ("content-type", "application/json"),
+    ];
+    let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+        "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "0" },
+    }});
+    let begun = calls
+        .ask_with("POST", "/mcp", &head, hello.to_string())
+        .await;
+    let session = begun.headers["mcp-session-id"].to_str().unwrap().to_owned();
+    let mut head = head.to_vec();
+    head.push(("mcp-session-id", session.as_str()));
+    let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    let told = calls
+        .ask_with("POST", "/mcp", &head, ready.to_string())
+        .await;
+    assert_eq!(told.status, 202);
+    let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
+        "name": "run_code", "arguments": { "language": "shell", "code": "sleep 250", "timeout_s": 300 },
+    }});
+    let answer = calls.open("POST", "/mcp", &head, call.to_string()).await;
+    until_run_is(&mut looks, "running").await;
+    drop(answer);
+    drop(calls);
+    until_run_is(&mut looks, "ended").await;
 }

@@ -61,7 +61,10 @@ pub fn app(service: &Service, door: Door) -> Router {
             axum::routing::get(move || async move { (json, text) }),
         )
         .with_state(service.clone())
-        .route_service("/mcp", crate::mcp::http(service))
+        .route(
+            "/mcp",
+            crate::mcp::http(service, |body, most| Box::pin(extract::whole(body, most))),
+        )
         .fallback(|| async {
             ApiError::new(
                 Kind::NotFound,

@@ -64,7 +64,7 @@ impl Tools {
         let sandbox = self.service.sandbox(&owner, &asked.session)?;
         let files = sandbox.handle().files();
         let failed = |error| sandbox.explain(error);
-        let size = files.stat(&asked.path).await.map_err(failed)?.size;
+        let found = files.stat(&asked.path).await.map_err(failed)?;
         let image = image_kind(&asked.path).filter(|_| asked.offset == 0 && asked.bytes.is_none());
         let usual = match image {
             Some(_) => MOST_READ_BYTES,
@@ -77,18 +77,30 @@ impl Tools {
             );
             return Err(ApiError::invalid(message));
         }
-        let bytes = files
-            .read_part(&asked.path, asked.offset, len)
+        // One more says whether there is more: what `stat` says of a link, or of a file in /proc, is not that.
+        let mut bytes = files
+            .read_part(&asked.path, asked.offset, len + 1)
             .await
             .map_err(failed)?;
-        let end = asked.offset + bytes.len() as u64;
+        let has_more = bytes.len() as u64 > len;
+        if has_more {
+            bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+            bytes.truncate(whole_characters(&bytes));
+        }
+        let end = asked.offset.saturating_add(bytes.len() as u64);
+        // Of a link whose end was not seen, the size is not known.
+        let size = match found.kind {
+            _ if !has_more && !bytes.is_empty() => Some(end),
+            FileKind::File => Some(found.size),
+            _ if !has_more && asked.offset == 0 => Some(0),
+            _ => None,
+        };
+        let is_all = asked.offset == 0 && !has_more;
         let mut structured = json!({
-            "path": asked.path, "size": size, "offset": asked.offset, "bytes": bytes.len(), "is_all": asked.offset == 0 && end >= size,
+            "path": asked.path, "size": size, "offset": asked.offset, "bytes": bytes.len(), "is_all": is_all,
         });
         let content = match (image, std::str::from_utf8(&bytes)) {
-            (Some(kind), _) if size <= MOST_READ_BYTES => {
-                ContentBlock::image(STANDARD.encode(&bytes), kind)
-            }
+            (Some(kind), _) if is_all => ContentBlock::image(STANDARD.encode(&bytes), kind),
             (_, Ok(text)) => {
                 structured["text"] = text.into();
                 ContentBlock::text(text)
@@ -100,9 +112,10 @@ impl Tools {
             }
         };
         let mut content = vec![content];
-        if end < size {
+        if has_more {
+            let of = size.map_or("more".to_owned(), |size| size.to_string());
             content.push(ContentBlock::text(format!(
-                "[bytes {} to {end} of {size}]",
+                "[bytes {} to {end} of {of}]",
                 asked.offset
             )));
         }
@@ -143,6 +156,15 @@ impl Tools {
     }
 }
 
+/// How many of these bytes are text up to the last whole character; all of them if they are none, or not even one
+/// character. The rest is the beginning of a character that was cut.
+fn whole_characters(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => error.valid_up_to(),
+        _ => bytes.len(),
+    }
+}
+
 fn kind(file: &FileInfo) -> &'static str {
     match file.kind {
         FileKind::File => "file",
@@ -161,5 +183,18 @@ fn image_kind(path: &str) -> Option<&'static str> {
         "gif" => Some("image/gif"),
         "webp" => Some("image/webp"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_character_is_left_for_the_next_part() {
+        assert_eq!(whole_characters("aä".as_bytes()), 3);
+        assert_eq!(whole_characters(&"aä".as_bytes()[..2]), 1);
+        assert_eq!(whole_characters(&"ä".as_bytes()[..1]), 1);
+        assert_eq!(whole_characters(&[b'a', 0xff, b'b', 0xc3]), 4);
     }
 }

@@ -4,33 +4,17 @@
 mod answer;
 mod asked;
 mod files;
+mod known;
+mod over_http;
 mod progress;
 mod tools;
 
-use std::sync::Arc;
-
 use rmcp::ServiceExt;
-use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
-use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 
 use crate::Service;
 use crate::owner::Owner;
+pub(crate) use over_http::http;
 use tools::Tools;
-
-/// The most of one call, in bytes: what a file written by it may have, as base64.
-const CALL_BYTES: usize = 8 * 1024 * 1024;
-
-/// The service for HTTP. The layer before it has put the [`Owner`] into each request, and checked its host.
-pub(crate) fn http(service: &Service) -> StreamableHttpService<Tools, LocalSessionManager> {
-    let config = StreamableHttpServerConfig::default()
-        .disable_allowed_hosts()
-        .enforce_origin_validation()
-        .with_max_request_body_bytes(CALL_BYTES)
-        .with_cancellation_token(service.0.parting.clone());
-    let service = service.clone();
-    let make = move || Ok(Tools::new(service.clone(), None));
-    StreamableHttpService::new(make, Arc::default(), config)
-}
 
 /// Serves one client over standard input and output, until it goes away; ends what it had begun.
 ///
@@ -43,3 +27,6 @@ pub async fn stdio(service: &Service) -> Result<(), Box<dyn std::error::Error + 
     service.drain().await;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

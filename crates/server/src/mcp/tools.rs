@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::answer::{self, done, refused};
 use super::asked;
+use super::known::Gone;
 use super::progress::Progress;
 use crate::Service;
 use crate::body::{CodeLanguage, NetworkBody, RunBody, SandboxBody, Stdin};
@@ -34,7 +35,8 @@ pub(crate) struct Tools {
     pub(super) service: Service,
     /// Whose they are; none: the request says it.
     owner: Option<Owner>,
-    router: ToolRouter<Self>,
+    /// Shared: it is the same for all clients.
+    router: Arc<ToolRouter<Self>>,
 }
 
 type Called = Result<CallToolResult, ErrorData>;
@@ -50,7 +52,7 @@ impl Tools {
         Self {
             service,
             owner,
-            router: Self::router(),
+            router: Arc::new(Self::router()),
         }
     }
 
@@ -200,12 +202,18 @@ impl Tools {
         }
         body.packages = asked.packages;
         body.network = self.network(asked.network)?;
-        let job = match &asked.session {
-            None => self.service.run(&owner, &body).await?,
-            Some(session) => {
-                body.context = Some(format!("{CONTEXT}-{}", name(asked.language)));
-                self.service.run_in(&owner, session, &body).await?
+        if asked.session.is_some() {
+            body.context = Some(format!("{CONTEXT}-{}", name(asked.language)));
+        }
+        let begin = async {
+            match &asked.session {
+                None => self.service.run(&owner, &body).await,
+                Some(session) => self.service.run_in(&owner, session, &body).await,
             }
+        };
+        let job = tokio::select! {
+            job = begin => job?,
+            () = given_up(context) => return Err(cancelled()),
         };
         follow(&job, context).await?;
         match job.failure() {
@@ -230,7 +238,7 @@ impl Tools {
         };
         let sandbox = tokio::select! {
             sandbox = self.service.create_sandbox(&owner, &body) => sandbox?,
-            () = context.ct.cancelled() => return Err(cancelled()),
+            () = given_up(context) => return Err(cancelled()),
         };
         let view = sandbox.view();
         let text = format!(
@@ -292,7 +300,7 @@ impl Tools {
         let owner = self.owner(context)?;
         let installed = tokio::select! {
             installed = self.service.install(&owner, &asked.session, language(asked.language).into(), &asked.packages) => installed?,
-            () = context.ct.cancelled() => return Err(cancelled()),
+            () = given_up(context) => return Err(cancelled()),
         };
         let lines: Vec<_> = installed
             .iter()
@@ -307,37 +315,43 @@ fn cancelled() -> ApiError {
     ApiError::new(Kind::Lost, "the call was cancelled")
 }
 
-/// Follows a run to its end, and tells how it goes on; ends it when the call is cancelled.
+/// Waits until the client cancels the call, or has gone.
+async fn given_up(context: &RequestContext<RoleServer>) {
+    let parts = context.extensions.get::<axum::http::request::Parts>();
+    match parts.and_then(|parts| parts.extensions.get::<Gone>()) {
+        Some(gone) => tokio::select! {
+            () = gone.wait() => {}
+            () = context.ct.cancelled() => {}
+        },
+        None => context.ct.cancelled().await,
+    }
+}
+
+/// Follows a run to its end, and tells how it goes on; ends it when the call is cancelled or its client has gone.
 async fn follow(job: &Arc<Job>, context: &RequestContext<RoleServer>) -> Result<(), ApiError> {
-    let mut progress = Progress::new(context);
-    let mut follower = job.follow(0);
-    loop {
-        let told = tokio::select! {
-            told = follower.next() => told,
-            () = context.ct.cancelled() => {
-                job.cancel();
-                return Err(cancelled());
-            }
-        };
-        let Some(told) = told else { break };
-        match told.name {
-            "stdout" | "stderr" => {
-                let piece: Value = serde_json::from_str(&told.data).unwrap_or_default();
-                progress
-                    .say(piece["text"].as_str().unwrap_or_default())
-                    .await;
-            }
-            "packages" => {
-                let step: Value = serde_json::from_str(&told.data).unwrap_or_default();
-                progress
-                    .say(step["step"].as_str().unwrap_or_default())
-                    .await;
-            }
-            _ => {}
+    // Around telling, too: a client that does not read must not be what keeps its code running.
+    tokio::select! {
+        () = tell(job, context) => Ok(()),
+        () = given_up(context) => {
+            job.cancel();
+            Err(cancelled())
         }
     }
+}
+
+async fn tell(job: &Job, context: &RequestContext<RoleServer>) {
+    let mut progress = Progress::new(context);
+    let mut follower = job.follow(0);
+    while let Some(told) = follower.next().await {
+        let field = match told.name {
+            "stdout" | "stderr" => "text",
+            "packages" => "step",
+            _ => continue,
+        };
+        let told: Value = serde_json::from_str(&told.data).unwrap_or_default();
+        progress.say(told[field].as_str().unwrap_or_default()).await;
+    }
     job.wait().await;
-    Ok(())
 }
 
 fn language(language: asked::Language) -> CodeLanguage {

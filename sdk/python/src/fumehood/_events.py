@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
@@ -12,6 +13,9 @@ from fumehood._rich import Result
 
 _EVENT_BYTES = 64 * 1024 * 1024
 """The most of one server-sent event: a value of 10 MiB in base64 is far below."""
+
+
+_LINE_END = re.compile(rb"\r\n?|\n")
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class SseParser:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._scanned = 0
+        self._after_return = False
         self._name = ""
         self._data: list[bytes] = []
         self._size = 0
@@ -129,18 +134,19 @@ class SseParser:
         Raises:
             ProtocolError: an event is no JSON, or larger than any may be.
         """
+        if chunk and self._after_return:
+            # The line has ended at the carriage return that came last; a line feed after it is the same end.
+            self._after_return = False
+            chunk = chunk.removeprefix(b"\n")
         self._buffer += chunk
         events: list[RawEvent] = []
         start = 0
-        while True:
-            end = self._buffer.find(b"\n", max(start, self._scanned))
-            if end < 0:
-                break
-            self._scanned = 0
-            event = self._line(bytes(self._buffer[start:end]).removesuffix(b"\r"))
-            start = end + 1
+        for end in _LINE_END.finditer(self._buffer, self._scanned):
+            event = self._line(bytes(self._buffer[start : end.start()]))
+            start = end.end()
             if event is not None:
                 events.append(event)
+        self._after_return = start > 0 and start == len(self._buffer) and self._buffer[-1:] == b"\r"
         del self._buffer[:start]
         self._scanned = len(self._buffer)
         if len(self._buffer) + self._size > _EVENT_BYTES:

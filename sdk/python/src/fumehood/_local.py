@@ -33,6 +33,13 @@ START_S = 60.0
 _PROBE_S = 5.0
 """Seconds in which a server that listens must say whether it is ready."""
 
+_ENDING_S = 30.0
+"""Seconds in which a server that is ending gives its state free: it lets work go on for 20, then ends VMs."""
+
+_HELD = "another server runs with the state"
+"""What a server says in its log that ends at once because another one has its state."""
+
+_AGAIN_S = 0.25
 _POLL_S = 0.02
 _LOG_BYTES = 1024 * 1024
 """A log larger than this makes room for a new one; the old one is kept beside it."""
@@ -219,35 +226,48 @@ def _start(path: Path, deadline: float, start_s: float) -> None:
     if log.exists() and log.stat().st_size > _LOG_BYTES:
         log.replace(log.with_suffix(".log.1"))
     words = [str(program), "serve", "--no-tcp", "--socket", str(path), "--exit-when-idle", str(IDLE_S), "--blank", "1"]
+    patience = min(deadline, time.monotonic() + _ENDING_S)
+    while True:
+        server, begin = _spawn(words, log)
+        while not _ready_or_gone(path, server):
+            if time.monotonic() > deadline:
+                server.kill()
+                server.wait()
+                raise ServerError(
+                    f"the server that was started (`{' '.join(words)}`) was not ready within {start_s:g} s and was"
+                    f" killed; the end of {log}:\n{_tail(log, begin)}",
+                    retry="safe",
+                )
+            time.sleep(_POLL_S)
+        if server.poll() is None:
+            return
+        said = _tail(log, begin)
+        is_held = _HELD in said
+        if not is_held or time.monotonic() + _AGAIN_S > patience:
+            raise ServerError(
+                f"the server (`{' '.join(words)}`) ended at once with {server.returncode}; the end of {log}:\n{said}",
+                retry="safe" if is_held else "useless",
+            )
+        # One that is ending no longer listens, and has the state until its last VM is gone.
+        time.sleep(_AGAIN_S)
+
+
+def _spawn(words: list[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Starts a server; where in the log its own lines begin."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     output = os.open(log, flags, 0o600)
-    begin = os.fstat(output).st_size
     try:
+        begin = os.fstat(output).st_size
         # A session of its own: an interrupt at this terminal is not the server's, nor is the terminal's end.
         server = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", start_new_session=True
         )
     except OSError as error:
-        raise MissingError(f"{program} could not be started: {error}", retry="useless") from error
+        raise MissingError(f"{words[0]} could not be started: {error}", retry="useless") from error
     finally:
         os.close(output)
     _started.append(server)
-    while not _ready_or_gone(path, server):
-        if time.monotonic() > deadline:
-            server.kill()
-            server.wait()
-            raise ServerError(
-                f"the server that was started (`{' '.join(words)}`) was not ready within {start_s:g} s and was"
-                f" killed; the end of {log}:\n{_tail(log, begin)}",
-                retry="safe",
-            )
-        time.sleep(_POLL_S)
-    if server.poll() is not None:
-        raise ServerError(
-            f"the server (`{' '.join(words)}`) ended at once with {server.returncode}; the end of {log}:\n"
-            f"{_tail(log, begin)}",
-            retry="useless",
-        )
+    return server, begin
 
 
 def _ready_or_gone(path: Path, server: subprocess.Popen[bytes]) -> bool:

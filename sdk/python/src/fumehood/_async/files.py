@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any, AsyncIterator, BinaryIO, Callable, List, Optional, Union
 
@@ -94,17 +94,16 @@ class AsyncFiles:
         to = Path(local) if local is not None else Path(Path(remote).name)
         if to.is_dir():
             to = to / Path(remote).name
-        handle, part = tempfile.mkstemp(prefix=f".{to.name}.", dir=to.parent)
+        # Not by `tempfile`: it has the permissions that any new file has here.
+        part = to.parent / f".{to.name}.{secrets.token_hex(8)}"
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             with open(handle, "wb") as file:
                 async for chunk in self.stream(remote):
                     await off_loop(file.write, chunk)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(part, 0o666 & ~umask)
             os.replace(part, to)
         except BaseException:
-            Path(part).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise
         return to
 
