@@ -116,8 +116,8 @@ async fn timed_out() {
     };
     let sandbox = Engine::start(config).unwrap().sandbox().await.unwrap();
     let all = async |code: &str| {
-        // At the same time: most of it is waiting.
-        let runs = KINDS.map(|kind| (kind, start(&sandbox, kind, code, 2)));
+        // At the same time: most of it is waiting. Long enough for interpreters to start on a busy host.
+        let runs = KINDS.map(|kind| (kind, start(&sandbox, kind, code, 6)));
         let mut all = Vec::new();
         for (kind, run) in runs {
             let heard = hear(run).await;

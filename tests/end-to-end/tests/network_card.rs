@@ -158,7 +158,9 @@ fn store() -> tempfile::TempDir {
         .or_else(|| Some(data("XDG_DATA_HOME")?.join("fumehood")))
         .unwrap_or_else(|| data("HOME").unwrap().join(".local/share/fumehood"));
     let store = tempfile::tempdir().unwrap();
-    symlink(real.join("images"), store.path().join("images")).unwrap();
+    for name in ["images", "bin"] {
+        symlink(real.join(name), store.path().join(name)).unwrap();
+    }
     store
 }
 
