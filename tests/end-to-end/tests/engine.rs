@@ -82,7 +82,7 @@ async fn many_programs_share_a_sandbox_and_none_starves() {
 async fn a_dropped_run_takes_its_vm_with_it() {
     let engine = Engine::start(Config::default()).unwrap();
     let mut run = engine.run(shell("echo up; sleep 100")).unwrap();
-    assert!(matches!(run.next().await, Some(Event::Ready)));
+    assert!(matches!(run.next().await, Some(Event::Ready { .. })));
     assert!(matches!(run.next().await, Some(Event::Stdout(_))));
     let qemus = fumehood_end_to_end::descendants(std::process::id());
     assert!(!qemus.is_empty());
