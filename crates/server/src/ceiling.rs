@@ -1,7 +1,7 @@
 //! What keys may ask for, whoever holds them: this host's own surroundings are its operator's.
 
 use fumehood_engine::Expose;
-use fumehood_engine::policy::special;
+use fumehood_engine::policy::names_special;
 
 use crate::body::NetworkBody;
 use crate::error::{ApiError, Kind};
@@ -31,10 +31,7 @@ impl Service {
             .allow
             .iter()
             .flat_map(|entry| &entry.addresses);
-        // A network that only happens to hold special addresses opens none of them.
-        let mut nets = nets.filter(|net| {
-            special(net.0.network()).is_some() && special(net.0.broadcast()).is_some()
-        });
+        let mut nets = nets.filter(|net| names_special(&net.0));
         match nets.next() {
             None => Ok(()),
             Some(net) => {

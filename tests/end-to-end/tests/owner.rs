@@ -247,7 +247,7 @@ fn a_qemu_that_fails_is_quoted() {
 /// alone shows it.
 #[test]
 fn little_time_is_spent_before_qemu_starts() {
-    const LIMIT: std::time::Duration = std::time::Duration::from_millis(10);
+    const LIMIT: std::time::Duration = std::time::Duration::from_millis(15);
     let run = || {
         let mut command = fumehood();
         command.args(["--qemu", "/bin/true", "run", "-l", "raw", "-c", "1"]);

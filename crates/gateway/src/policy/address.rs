@@ -82,6 +82,13 @@ pub fn special(address: IpAddr) -> Option<&'static str> {
     range(address).map(|range| range.name)
 }
 
+/// Whether a network lies in a range of special addresses, so that a rule with it names some: `10.1.0.0/16` does, and
+/// `0.0.0.0/0`, which only happens to contain some, does not.
+#[must_use]
+pub fn names_special(net: &IpNet) -> bool {
+    RANGES.iter().any(|range| range.net.contains(net))
+}
+
 /// The range that `address` is special by.
 #[cfg(test)]
 pub(super) fn special_range(address: IpAddr) -> Option<IpNet> {

@@ -21,7 +21,7 @@ mod rule;
 mod text;
 mod word;
 
-pub use address::special;
+pub use address::{names_special, special};
 pub use decide::decide;
 pub use decision::{Decision, Pass, Reason, Subject, Verdict};
 pub use document::{DOCUMENT_BYTES, Document, DocumentError, RULES, SECRETS, SecretEntry};

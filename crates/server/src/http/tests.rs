@@ -460,5 +460,5 @@ fn the_description_has_every_operation_with_errors_and_a_name_of_its_own() {
             );
         }
     }
-    assert_eq!(count, 35);
+    assert_eq!(count, 36);
 }
