@@ -99,8 +99,9 @@ pub async fn create(store: &Store, name: &str) -> Result<String, KeyError> {
 /// [`StoreError`].
 pub fn list(store: &Store) -> Result<Vec<Key>, StoreError> {
     store.read(|c| {
-        let mut select =
-            c.prepare_cached("SELECT id, name, created_ms, revoked_ms FROM keys ORDER BY id")?;
+        let mut select = c.prepare_cached(
+            "SELECT id, name, created_ms, revoked_ms FROM keys ORDER BY created_ms, rowid",
+        )?;
         let time = |ms: i64| Timestamp::from_millisecond(ms).unwrap_or_default();
         let keys = select.query_map([], |row| {
             Ok(Key {
