@@ -140,7 +140,7 @@ impl Service {
                 .map_err(|e| kept.explain(e))?;
             let mut all = Vec::with_capacity(count);
             for child in children {
-                all.push(service.keep(&owner, child, None, kept.times()).await?);
+                all.push(service.keep(&owner, child, None, kept.times())?);
             }
             drop(starting);
             Ok(all)

@@ -148,25 +148,19 @@ impl Claim {
     }
 
     /// Writes that it is used now; for this run, where it is one.
-    pub(crate) async fn begin(&self, run: Option<&str>) -> Result<(), ApiError> {
-        let (owner, once, run) = (
-            self.owner.clone(),
-            self.once.clone(),
-            run.map(str::to_owned),
-        );
+    pub(crate) fn begin(&self, run: Option<&str>) -> Result<(), ApiError> {
         let now = Timestamp::now().as_millisecond();
-        let begun = self.store.write(move |c| {
+        self.store.write(|c| {
             let insert = "INSERT OR REPLACE INTO claims (owner, key, hash, created_ms, run) VALUES (?, ?, ?, ?, ?)";
             let mut insert = c.prepare_cached(insert)?;
-            insert.execute(params![owner.as_str(), once.key, once.hash, now, run])
-        });
-        begun.await?;
+            insert.execute(params![self.owner.as_str(), self.once.key, self.once.hash, now, run])
+        })?;
         Ok(())
     }
 
     /// Writes what it gave; none: nothing was done, and the key is free.
-    pub(crate) async fn end(&self, given: Option<Given>) -> Result<(), ApiError> {
-        let (owner, key) = (self.owner.clone(), self.once.key.clone());
+    pub(crate) fn end(&self, given: Option<Given>) -> Result<(), ApiError> {
+        let (owner, key) = (self.owner.as_str(), &self.once.key);
         if given
             .as_ref()
             .is_some_and(|given| given.body.len() > BODY_BYTES)
@@ -174,23 +168,16 @@ impl Claim {
             // It stays as begun: nobody is told what it gave, and nothing is done again.
             return Ok(());
         }
-        let ended = self.store.write(move |c| match given {
+        self.store.write(|c| match given {
             None => c.execute(
                 "DELETE FROM claims WHERE owner = ? AND key = ?",
-                params![owner.as_str(), key],
+                params![owner, key],
             ),
             Some(given) => c.execute(
                 "UPDATE claims SET status = ?, type = ?, body = ? WHERE owner = ? AND key = ?",
-                params![
-                    given.status,
-                    given.content_type,
-                    given.body,
-                    owner.as_str(),
-                    key
-                ],
+                params![given.status, given.content_type, given.body, owner, key],
             ),
-        });
-        ended.await?;
+        })?;
         Ok(())
     }
 }
@@ -207,7 +194,7 @@ mod tests {
         let once = |hash: u8| Once::new("k", vec![hash]).unwrap();
         let claim = claims.claim(&store, &Owner::local(), once(1)).await;
         assert_eq!(claim.before().unwrap(), Before::Nothing);
-        claim.begin(None).await.unwrap();
+        claim.begin(None).unwrap();
         let other = claims.claim(&store, &Owner::key("x"), once(2)).await;
         assert_eq!(other.before().unwrap(), Before::Nothing);
         drop(claim);
@@ -219,12 +206,12 @@ mod tests {
             content_type: None,
             body: b"x".to_vec(),
         };
-        claim.end(Some(given.clone())).await.unwrap();
+        claim.end(Some(given.clone())).unwrap();
         assert_eq!(claim.before().unwrap(), Before::Given(given));
         drop(claim);
         let claim = claims.claim(&store, &Owner::local(), once(2)).await;
         assert_eq!(claim.before().unwrap_err().kind, Kind::Conflict);
-        claim.end(None).await.unwrap();
+        claim.end(None).unwrap();
         assert_eq!(claim.before().unwrap(), Before::Nothing);
     }
 

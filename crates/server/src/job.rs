@@ -242,11 +242,7 @@ impl Job {
     }
 
     /// Drives a run to its end, which is `recorded` before anybody is told.
-    pub(crate) async fn drive<F: Future<Output = ()>>(
-        self: Arc<Self>,
-        mut run: Run,
-        recorded: impl FnOnce(RunView) -> F,
-    ) {
+    pub(crate) async fn drive(self: Arc<Self>, mut run: Run, recorded: impl FnOnce(RunView)) {
         let lonely = (!self.is_detached()).then(|| tokio::spawn(self.clone().cancel_when_alone()));
         let (mut stdout, mut stderr) = (Pieces::default(), Pieces::default());
         while let Some(event) = run.next().await {
@@ -275,7 +271,7 @@ impl Job {
             None => serde_json::to_string(&view),
             Some(error) => serde_json::to_string(error),
         };
-        recorded(view).await;
+        recorded(view);
         let name = match state {
             RunState::Failed => "failed",
             _ => "ended",

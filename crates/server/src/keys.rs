@@ -69,7 +69,7 @@ fn hash(token: &str) -> Vec<u8> {
 ///
 /// # Errors
 /// [`KeyError`].
-pub async fn create(store: &Store, name: &str) -> Result<String, KeyError> {
+pub fn create(store: &Store, name: &str) -> Result<String, KeyError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if name.is_empty() || name.len() > NAME_BYTES || !name.chars().all(allowed) {
         return Err(KeyError::Name(name.chars().take(NAME_BYTES).collect()));
@@ -77,17 +77,13 @@ pub async fn create(store: &Store, name: &str) -> Result<String, KeyError> {
     let mut bytes = [0; KEY_BYTES];
     getrandom::fill(&mut bytes).map_err(KeyError::Randomness)?;
     let token = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
-    let (id, hash, named) = (
-        fresh_id("key").map_err(KeyError::Randomness)?,
-        hash(&token),
-        name.to_owned(),
-    );
+    let (id, hash) = (fresh_id("key").map_err(KeyError::Randomness)?, hash(&token));
     let now = Timestamp::now().as_millisecond();
-    let made = store.write(move |c| {
+    let made = store.write(|c| {
         let insert = "INSERT INTO keys (id, name, hash, created_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING";
-        c.execute(insert, params![id, named, hash, now])
+        c.execute(insert, params![id, name, hash, now])
     });
-    match made.await? {
+    match made? {
         0 => Err(KeyError::Exists(name.to_owned())),
         _ => Ok(token),
     }
@@ -119,13 +115,13 @@ pub fn list(store: &Store) -> Result<Vec<Key>, StoreError> {
 ///
 /// # Errors
 /// [`KeyError::Unknown`], and others.
-pub async fn revoke(store: &Store, name: &str) -> Result<(), KeyError> {
-    let (named, now) = (name.to_owned(), Timestamp::now().as_millisecond());
-    let revoked = store.write(move |c| {
+pub fn revoke(store: &Store, name: &str) -> Result<(), KeyError> {
+    let now = Timestamp::now().as_millisecond();
+    let revoked = store.write(|c| {
         let update = "UPDATE keys SET revoked_ms = ? WHERE name = ? AND revoked_ms IS NULL";
-        c.execute(update, params![now, named])
+        c.execute(update, params![now, name])
     });
-    match revoked.await? {
+    match revoked? {
         0 => Err(KeyError::Unknown(name.chars().take(NAME_BYTES).collect())),
         _ => Ok(()),
     }
@@ -176,34 +172,25 @@ impl Seen {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn keys_are_made_found_and_revoked_and_never_kept() {
+    #[test]
+    fn keys_are_made_found_and_revoked_and_never_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("server.sqlite");
         let store = Store::open(&path).unwrap();
         assert!(!any(&store).unwrap());
-        let token = create(&store, "ci").await.unwrap();
-        assert!(matches!(
-            create(&store, "ci").await,
-            Err(KeyError::Exists(_))
-        ));
+        let token = create(&store, "ci").unwrap();
+        assert!(matches!(create(&store, "ci"), Err(KeyError::Exists(_))));
         for wrong in ["", "a b", &"x".repeat(65)] {
-            assert!(matches!(
-                create(&store, wrong).await,
-                Err(KeyError::Name(_))
-            ));
+            assert!(matches!(create(&store, wrong), Err(KeyError::Name(_))));
         }
-        assert!(create(&store, &"x".repeat(64)).await.is_ok());
+        assert!(create(&store, &"x".repeat(64)).is_ok());
         let owner = Seen::default().owner(&store, &token).unwrap();
         assert_eq!(owner.unwrap().as_str(), list(&store).unwrap()[0].id);
         assert_eq!(Seen::default().owner(&store, "fh_no").unwrap(), None);
-        revoke(&store, "ci").await.unwrap();
-        assert!(matches!(
-            revoke(&store, "ci").await,
-            Err(KeyError::Unknown(_))
-        ));
+        revoke(&store, "ci").unwrap();
+        assert!(matches!(revoke(&store, "ci"), Err(KeyError::Unknown(_))));
         assert_eq!(Seen::default().owner(&store, &token).unwrap(), None);
-        assert!(create(&store, "ci").await.is_ok());
+        assert!(create(&store, "ci").is_ok());
         drop(store);
         let secret = token.trim_start_matches(PREFIX).as_bytes();
         for file in std::fs::read_dir(dir.path()).unwrap() {

@@ -56,20 +56,11 @@ fn text(view: &impl Serialize) -> String {
 }
 
 /// Writes a run's beginning.
-pub(crate) fn run_begins(
-    store: &Store,
-    owner: &Owner,
-    view: &RunView,
-) -> impl Future<Output = Result<(), StoreError>> + use<> {
-    let (id, owner, sandbox) = (
-        view.id.clone(),
-        owner.as_str().to_owned(),
-        view.sandbox.clone(),
-    );
-    let view = text(view);
-    store.write(move |c| {
+pub(crate) fn run_begins(store: &Store, owner: &Owner, view: &RunView) -> Result<(), StoreError> {
+    let (id, sandbox, written) = (&view.id, &view.sandbox, text(view));
+    store.write(|c| {
         let insert = "INSERT INTO runs (id, owner, sandbox, state, created_ms, view) VALUES (?, ?, ?, 'running', ?, ?)";
-        c.prepare_cached(insert)?.execute(params![id, owner, sandbox, now(), view])?;
+        c.prepare_cached(insert)?.execute(params![id, owner.as_str(), sandbox, now(), written])?;
         Ok(())
     })
 }
@@ -79,25 +70,25 @@ pub(crate) fn sandbox_begins(
     store: &Store,
     owner: &Owner,
     view: &SandboxView,
-) -> impl Future<Output = Result<(), StoreError>> + use<> {
-    let (id, owner, view) = (view.id.clone(), owner.as_str().to_owned(), text(view));
-    store.write(move |c| {
+) -> Result<(), StoreError> {
+    let (id, written) = (&view.id, text(view));
+    store.write(|c| {
         let insert = "INSERT INTO sandboxes (id, owner, state, created_ms, view) VALUES (?, ?, 'running', ?, ?)";
-        c.prepare_cached(insert)?.execute(params![id, owner, now(), view])?;
+        c.prepare_cached(insert)?.execute(params![id, owner.as_str(), now(), written])?;
         Ok(())
     })
 }
 
 /// Writes what became of something.
-pub(crate) fn ends<V: Serialize>(
+pub(crate) fn ends(
     store: &Store,
     table: Table,
-    id: String,
-    state: &'static str,
-    view: &V,
-) -> impl Future<Output = Result<(), StoreError>> + use<V> {
+    id: &str,
+    state: &str,
+    view: &impl Serialize,
+) -> Result<(), StoreError> {
     let view = text(view);
-    store.write(move |c| {
+    store.write(|c| {
         let update = format!(
             "UPDATE {} SET state = ?, view = ? WHERE id = ?",
             table.name()
@@ -196,7 +187,7 @@ pub(crate) fn recover(store: &Store) -> Result<(), StoreError> {
         run.outcome.ended_by = Some("server_lost".into());
         let detail = "the server went away in the middle of it; whether the code ended is unknown";
         run.outcome.evidence = Some(serde_json::json!({ "detail": detail }));
-        at_once(store, Table::Runs, &run.id, &run)?;
+        ends(store, Table::Runs, &run.id, "ended", &run)?;
     }
     for mut sandbox in sandboxes {
         sandbox.state = SandboxState::Ended;
@@ -204,21 +195,8 @@ pub(crate) fn recover(store: &Store) -> Result<(), StoreError> {
         sandbox.ended = Some("server_lost".into());
         sandbox.ended_why = Some("the server went away, and its VM with it".into());
         sandbox.urls.clear();
-        at_once(store, Table::Sandboxes, &sandbox.id, &sandbox)?;
+        ends(store, Table::Sandboxes, &sandbox.id, "ended", &sandbox)?;
     }
-    Ok(())
-}
-
-/// Writes it before anybody can ask.
-fn at_once(store: &Store, table: Table, id: &str, view: &impl Serialize) -> Result<(), StoreError> {
-    let view = text(view);
-    store.read(|c| {
-        let update = format!(
-            "UPDATE {} SET state = 'ended', view = ? WHERE id = ?",
-            table.name()
-        );
-        c.prepare_cached(&update)?.execute(params![view, id])
-    })?;
     Ok(())
 }
 
@@ -262,7 +240,8 @@ impl Service {
     fn forget_records(&self) {
         let past = |age: Duration| now() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         let (known, claimed) = (past(KNOWN), past(CLAIMED));
-        drop(self.0.store.write(move |c| {
+        // What cannot be written has been logged, and is forgotten the next time.
+        let _ = self.0.store.write(|c| {
             c.execute(
                 "DELETE FROM runs WHERE created_ms < ? AND state IN ('ended', 'failed')",
                 [known],
@@ -273,7 +252,7 @@ impl Service {
             )?;
             c.execute("DELETE FROM claims WHERE created_ms < ?", [claimed])?;
             c.execute("DELETE FROM keys WHERE revoked_ms < ?", [known])
-        }));
+        });
     }
 }
 

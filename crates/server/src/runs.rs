@@ -176,16 +176,16 @@ impl Service {
         self.takes_work()?;
         if let Some(claim) = &claim {
             // Before the run: what a killed server has begun is never begun again.
-            claim.begin(Some(&plan.id)).await?;
+            claim.begin(Some(&plan.id))?;
         }
         let id = plan.id.clone();
-        match self.begin_now(plan, begin).await {
+        match self.begin_now(plan, begin) {
             Ok(job) => Ok(Found::Live(job)),
             Err(error) => {
                 // One that has begun keeps its key, whatever went wrong then.
                 let has_begun = lock(&self.0.jobs).by_id.contains_key(&id);
                 if let Some(claim) = claim.as_ref().filter(|_| !has_begun) {
-                    claim.end(None).await?;
+                    claim.end(None)?;
                 }
                 Err(error)
             }
@@ -225,12 +225,12 @@ impl Service {
     }
 
     /// Begins it, and keeps it from being lost when its caller goes away in the middle.
-    async fn begin_now(
+    fn begin_now(
         &self,
         plan: Plan,
         begin: impl FnOnce() -> Result<Run, ApiError>,
     ) -> Result<Arc<Job>, ApiError> {
-        let (job, begun) = {
+        let (job, run) = {
             let mut jobs = lock(&self.0.jobs);
             // Once more, under the lock: who ends all runs finds this one, or it is not begun.
             self.takes_work()?;
@@ -248,13 +248,12 @@ impl Service {
                 tokio::spawn(feed(run.input(), text));
             }
             jobs.by_id.insert(plan.id, job.clone());
-            drop(jobs);
-            // Written now, before its end can be.
-            let begun = records::run_begins(&self.0.store, job.owner(), &job.view(false));
-            self.drive(job.clone(), run);
-            (job, begun)
+            (job, run)
         };
-        if let Err(error) = begun.await {
+        // Before its end can be written.
+        let begun = records::run_begins(&self.0.store, job.owner(), &job.view(false));
+        self.drive(job.clone(), run);
+        if let Err(error) = begun {
             job.cancel();
             return Err(error.into());
         }
@@ -277,11 +276,8 @@ impl Service {
                 if let Some(kept) = &kept {
                     kept.tell("run_ended", &view);
                 }
-                let ended = records::ends(store, Table::Runs, view.id.clone(), state, &view);
-                async move {
-                    // What cannot be written has been logged, and the caller gets the truth all the same.
-                    let _ = ended.await;
-                }
+                // What cannot be written has been logged, and the caller gets the truth all the same.
+                let _ = records::ends(store, Table::Runs, &view.id, state, &view);
             };
             job.clone().drive(run, recorded).await;
             service.keep_for_a_while(job.id());

@@ -197,7 +197,7 @@ impl Service {
             }
             None => start(&engine, body).await?,
         };
-        self.keep(owner, sandbox, name, times).await
+        self.keep(owner, sandbox, name, times)
     }
 
     /// Reserves places for so many sandboxes.
@@ -226,7 +226,7 @@ impl Service {
     }
 
     /// Takes a sandbox into its care.
-    pub(crate) async fn keep(
+    pub(crate) fn keep(
         &self,
         owner: &Owner,
         sandbox: Sandbox,
@@ -256,7 +256,7 @@ impl Service {
             there.insert(kept.id.clone(), kept.clone());
             records::sandbox_begins(&self.0.store, owner, &kept.view())
         };
-        if let Err(error) = begun.await {
+        if let Err(error) = begun {
             lock(&self.0.sandboxes).remove(&kept.id);
             return Err(error.into());
         }
@@ -295,14 +295,8 @@ impl Service {
             urls: Vec::new(),
             ..kept.view()
         };
-        let recorded = records::ends(
-            &self.0.store,
-            Table::Sandboxes,
-            kept.id.clone(),
-            "ended",
-            &view,
-        );
-        let _ = recorded.await;
+        // What cannot be written has been logged.
+        let _ = records::ends(&self.0.store, Table::Sandboxes, &kept.id, "ended", &view);
         lock(&self.0.sandboxes).remove(&kept.id);
         kept.ring
             .close("ended", serde_json::to_string(&view).unwrap_or_default());
@@ -310,16 +304,17 @@ impl Service {
         self.0.less.notify_waiters();
     }
 
+    fn there(&self, owner: &Owner, id: &str) -> Option<Arc<Kept>> {
+        let all = lock(&self.0.sandboxes);
+        all.get(id).filter(|kept| kept.owner == *owner).cloned()
+    }
+
     /// A sandbox of this owner that is there.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::Lost`], with what ended it.
     pub fn sandbox(&self, owner: &Owner, id: &str) -> Result<Arc<Kept>, ApiError> {
-        let there = lock(&self.0.sandboxes)
-            .get(id)
-            .filter(|kept| kept.owner == *owner)
-            .cloned();
-        if let Some(kept) = there {
+        if let Some(kept) = self.there(owner, id) {
             return Ok(kept);
         }
         let view = self.find_sandbox(owner, id)?;
@@ -338,10 +333,7 @@ impl Service {
     /// # Errors
     /// [`Kind::NotFound`].
     pub fn find_sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxView, ApiError> {
-        if let Some(kept) = lock(&self.0.sandboxes)
-            .get(id)
-            .filter(|kept| kept.owner == *owner)
-        {
+        if let Some(kept) = self.there(owner, id) {
             return Ok(kept.view());
         }
         let past = find(&self.0.store, Table::Sandboxes, owner, id)?;
@@ -393,11 +385,7 @@ impl Service {
     /// # Errors
     /// [`Kind::NotFound`].
     pub async fn end_sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxView, ApiError> {
-        let there = lock(&self.0.sandboxes)
-            .get(id)
-            .filter(|kept| kept.owner == *owner)
-            .cloned();
-        if let Some(kept) = there {
+        if let Some(kept) = self.there(owner, id) {
             let mut follower = kept.follow(u64::MAX);
             kept.sandbox.end().await;
             // Until its end is written.

@@ -291,8 +291,6 @@ impl Service {
         self.0.parting.cancel();
         self.end_all_sandboxes().await;
         self.0.checkpoints.clear();
-        // All that was to be written has been then.
-        let _ = self.0.store.write(|_| Ok(())).await;
     }
 
     async fn no_runs(&self) {

@@ -176,22 +176,17 @@ impl Store {
         Ok(read(&reader)?)
     }
 
-    /// Writes, at once: a killed process has written it when this returns. A future, so that callers stay as they
-    /// are should a write ever have to wait.
-    pub(crate) fn write<T, W>(
+    /// Writes, at once: a killed process has written it when this returns.
+    pub(crate) fn write<T>(
         &self,
-        write: W,
-    ) -> impl Future<Output = Result<T, StoreError>> + use<T, W>
-    where
-        T: Send + 'static,
-        W: FnOnce(&Connection) -> rusqlite::Result<T>,
-    {
+        write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let result = written(&writer, write);
         if let Err(error) = &result {
             tracing::error!(%error, "the server's state was not written");
         }
-        std::future::ready(result.map_err(StoreError::from))
+        Ok(result?)
     }
 }
 
@@ -296,8 +291,8 @@ mod tests {
         ));
         let beside = Store::open(&path).unwrap();
         let insert = "INSERT INTO runs VALUES ('a', 'local', NULL, 'running', 1, '{}')";
-        store.write(move |c| c.execute(insert, [])).await.unwrap();
-        assert!(store.write(move |c| c.execute(insert, [])).await.is_err());
+        store.write(|c| c.execute(insert, [])).unwrap();
+        assert!(store.write(|c| c.execute(insert, [])).is_err());
         let count = |c: &Connection| c.query_row("SELECT count(*) FROM runs", [], |row| row.get(0));
         assert_eq!(beside.read::<i64>(count).unwrap(), 1);
         for file in ["deep", "deep/server.sqlite", "deep/server.sqlite-wal"] {
@@ -318,7 +313,7 @@ mod tests {
     async fn one_in_memory_is_nobody_elses() {
         let (one, other) = (Store::in_memory().unwrap(), Store::in_memory().unwrap());
         let insert = "INSERT INTO runs VALUES ('a', 'local', NULL, 'running', 1, '{}')";
-        one.write(move |c| c.execute(insert, [])).await.unwrap();
+        one.write(|c| c.execute(insert, [])).unwrap();
         let count = |c: &Connection| c.query_row("SELECT count(*) FROM runs", [], |row| row.get(0));
         assert_eq!(one.read::<i64>(count).unwrap(), 1);
         assert_eq!(other.read::<i64>(count).unwrap(), 0);

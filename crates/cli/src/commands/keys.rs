@@ -2,16 +2,15 @@ use std::process::ExitCode;
 
 use fumehood_server::{Store, keys};
 
-use super::{complain, runtime, say};
+use super::{complain, say};
 use crate::args::{Keys, KeysCommand};
 
 pub(crate) fn run(args: &Keys) -> anyhow::Result<ExitCode> {
     let path = args.state.clone().unwrap_or_else(Store::default_path);
     let store = Store::open(&path)?;
-    let runtime = runtime()?;
     match &args.command {
         KeysCommand::Create { name } => {
-            let key = runtime.block_on(keys::create(&store, name))?;
+            let key = keys::create(&store, name)?;
             complain("this key is shown once, and cannot be had again");
             say(&key)?;
         }
@@ -27,7 +26,7 @@ pub(crate) fn run(args: &Keys) -> anyhow::Result<ExitCode> {
                 ))?;
             }
         }
-        KeysCommand::Revoke { name } => runtime.block_on(keys::revoke(&store, name))?,
+        KeysCommand::Revoke { name } => keys::revoke(&store, name)?,
     }
     Ok(ExitCode::SUCCESS)
 }

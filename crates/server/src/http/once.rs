@@ -84,12 +84,12 @@ async fn act(
             return Err(ApiError::new(Kind::Conflict, message));
         }
     }
-    claim.begin(None).await?;
+    claim.begin(None)?;
     let response = next.run(request).await;
     let said = response.extensions().get::<Said>();
     let is_error = response.status().as_u16() >= 400;
     if is_error && said.is_none_or(|Said(error)| error.retry == "safe") {
-        claim.end(None).await?;
+        claim.end(None)?;
         return Ok(response);
     }
     let (parts, body) = response.into_parts();
@@ -103,7 +103,7 @@ async fn act(
         content_type: content_type.map(str::to_owned),
         body: body.to_vec(),
     };
-    claim.end(Some(given)).await?;
+    claim.end(Some(given))?;
     Ok(Response::from_parts(parts, Body::from(body)))
 }
 

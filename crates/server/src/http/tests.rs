@@ -76,7 +76,7 @@ async fn local(service: &Service, method: Method, path: &str, body: &str) -> (St
 #[tokio::test]
 async fn keys_open_and_others_do_not() {
     let Bench { service, .. } = bench();
-    let key = keys::create(&service.0.store, "ci").await.unwrap();
+    let key = keys::create(&service.0.store, "ci").unwrap();
     let by = |authorization: &str| {
         request(
             Method::GET,
@@ -103,7 +103,7 @@ async fn keys_open_and_others_do_not() {
         let (status, _) = ask(&service, Door::Keyed, request(Method::GET, closed, &[], "")).await;
         assert_eq!(status, 401, "{closed}");
     }
-    keys::revoke(&service.0.store, "ci").await.unwrap();
+    keys::revoke(&service.0.store, "ci").unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     assert_eq!(ask(&service, Door::Keyed, by(&bearer)).await.0, 401);
 }
@@ -254,7 +254,7 @@ async fn too_many_requests_of_a_key_are_told_when_to_come_again() {
         ..Config::default()
     };
     let service = Service::open_with(move || Engine::start(nowhere.clone()), settings).unwrap();
-    let key = keys::create(&service.0.store, "ci").await.unwrap();
+    let key = keys::create(&service.0.store, "ci").unwrap();
     let bearer = format!("Bearer {key}");
     let asked = || request(Method::GET, "/v1/runs", &[("authorization", &bearer)], "");
     for _ in 0..4 {
@@ -309,12 +309,8 @@ async fn what_a_server_before_has_left_is_told_as_what_it_is_and_to_its_owner_al
     let Bench { service, dir } = bench();
     let (run, sandbox) = (fresh_id("run").unwrap(), fresh_id("sb").unwrap());
     let owner = Owner::local();
-    records::run_begins(&service.0.store, &owner, &a_run(&run))
-        .await
-        .unwrap();
-    records::sandbox_begins(&service.0.store, &owner, &a_sandbox(&sandbox))
-        .await
-        .unwrap();
+    records::run_begins(&service.0.store, &owner, &a_run(&run)).unwrap();
+    records::sandbox_begins(&service.0.store, &owner, &a_sandbox(&sandbox)).unwrap();
     let settings = service.0.settings.clone();
     drop(service);
     // The task that forgets lets go of the last clone at once.
@@ -373,7 +369,7 @@ async fn what_a_server_before_has_left_is_told_as_what_it_is_and_to_its_owner_al
     assert_eq!(told["runs"], json!([]));
     let key = format!(
         "Bearer {}",
-        keys::create(&service.0.store, "other").await.unwrap()
+        keys::create(&service.0.store, "other").unwrap()
     );
     for path in [
         format!("/v1/runs/{run}"),

@@ -29,8 +29,8 @@ fn service(dir: &std::path::Path) -> Service {
 }
 
 async fn two_keys(service: &Service) -> (String, String) {
-    let one = keys::create(&service.0.store, "one").await.unwrap();
-    let other = keys::create(&service.0.store, "other").await.unwrap();
+    let one = keys::create(&service.0.store, "one").unwrap();
+    let other = keys::create(&service.0.store, "other").unwrap();
     (one, other)
 }
 

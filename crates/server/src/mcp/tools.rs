@@ -257,10 +257,8 @@ impl Tools {
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
         let all = Filter {
-            is_over: None,
-            sandbox: None,
-            before: None,
             limit: LIST,
+            ..Filter::default()
         };
         let running = Some(SandboxState::Running);
         let sandboxes = self.service.list_sandboxes(&owner, running, all)?;
