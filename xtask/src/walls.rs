@@ -48,7 +48,7 @@ pub(crate) fn write() -> anyhow::Result<()> {
 /// What the guest's probe says in a VM, a line each.
 fn in_guest(fumehood: &Path, probe: &Path) -> anyhow::Result<Vec<Value>> {
     let mut command = Command::new(fumehood);
-    command.args(["run", "--quiet", "-l", "raw", "-c", "exec ./probe"]);
+    command.args(["run", "--quiet", "-l", "shell", "-c", "exec ./probe"]);
     command.args(["--upload", &format!("{}:probe", probe.display())]);
     let output = command.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -62,7 +62,7 @@ fn in_guest(fumehood: &Path, probe: &Path) -> anyhow::Result<Vec<Value>> {
 fn in_qemus_place(fumehood: &Path, probe: &Path) -> anyhow::Result<Vec<Value>> {
     let mut command = Command::new(fumehood);
     command.arg("--qemu").arg(probe);
-    let output = command.args(["run", "-l", "raw", "-c", "1"]).output()?;
+    let output = command.args(["run", "-l", "shell", "-c", "1"]).output()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let said = text.split_once("QEMU said: ").map(|(_, said)| said);
     let said = said.with_context(|| format!("the probe said nothing: {text}"))?;

@@ -1,4 +1,4 @@
-use fumehood_engine::report::Captured;
+use fumehood_engine::report::CapturedOutput;
 use serde_json::{Map, Value, json};
 
 use crate::end::Ended;
@@ -28,7 +28,7 @@ pub(crate) fn outcome(
     object.into()
 }
 
-fn stream(name: &str, captured: &Captured, object: &mut Map<String, Value>) {
+fn stream(name: &str, captured: &CapturedOutput, object: &mut Map<String, Value>) {
     let (text, encoding) = captured.encoded();
     object.insert(name.into(), text.into());
     object.insert(format!("{name}_encoding"), encoding.into());

@@ -4,8 +4,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use fumehood_engine::policy::{HostName, SecretEntry, SecretName};
 use fumehood_engine::{
-    Denial, Expose, Network, NetworkEvent as Event, NetworkOutcome, NetworkSummary, NetworkWhat,
-    Sandbox, SecretValue,
+    Denial, Network, NetworkAction, NetworkEvent as Event, NetworkOutcome, NetworkSummary,
+    PortMapping, Sandbox, SecretValue,
 };
 
 use crate::commands::{complain, policy};
@@ -29,7 +29,7 @@ pub(crate) struct NetworkArgs {
     /// Passes connections to a port of this host's loopback interface on to a port of the VM, as in 8080:3000,
     /// or 8080 for both; 0 takes a free one here. May be repeated
     #[arg(long, value_name = "PORT[:PORT]")]
-    expose: Vec<Expose>,
+    expose: Vec<PortMapping>,
 }
 
 /// Denials that are told one by one.
@@ -109,8 +109,8 @@ pub(crate) fn part(sandbox: &Sandbox) {
 fn is_followed(denial: &Denial, summary: &NetworkSummary) -> bool {
     let Event { what, name, .. } = &denial.event;
     let later =
-        |other: &Denial| other.event.what != NetworkWhat::Lookup && other.event.name == *name;
-    *what == NetworkWhat::Lookup && summary.denials.iter().any(later)
+        |other: &Denial| other.event.what != NetworkAction::Lookup && other.event.name == *name;
+    *what == NetworkAction::Lookup && summary.denials.iter().any(later)
 }
 
 /// Says what was denied.

@@ -3,7 +3,7 @@ use std::io;
 use fumehood_engine::{Event, MimeBundle};
 use tokio::io::{AsyncWrite, AsyncWriteExt, Stderr, Stdout};
 
-use fumehood_engine::report::{Captured, Shown};
+use fumehood_engine::report::{CapturedOutput, DisplayedValues};
 
 /// Where a program's output goes.
 pub(crate) enum Output {
@@ -22,9 +22,9 @@ pub(crate) struct Streams {
 
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    pub(crate) stdout: Captured,
-    pub(crate) stderr: Captured,
-    pub(crate) results: Shown,
+    pub(crate) stdout: CapturedOutput,
+    pub(crate) stderr: CapturedOutput,
+    pub(crate) results: DisplayedValues,
 }
 
 impl Output {

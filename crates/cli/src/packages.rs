@@ -50,7 +50,7 @@ impl PackageArgs {
     }
 
     /// Asks for them in a sandbox, and shows what is done for that.
-    pub(crate) fn build(&self, builder: SandboxBuilder, shown: &Shown) -> SandboxBuilder {
+    pub(crate) fn build(&self, builder: SandboxBuilder, shown: &DisplayedValues) -> SandboxBuilder {
         let shown = shown.clone();
         let builder = builder
             .packages(self.package.iter().cloned())
@@ -64,7 +64,7 @@ impl PackageArgs {
 
 /// Shows what is done for packages: a moving line on a terminal, a line a step elsewhere.
 #[derive(Clone)]
-pub(crate) struct Shown(Option<Arc<Mutex<Now>>>);
+pub(crate) struct DisplayedValues(Option<Arc<Mutex<Now>>>);
 
 #[derive(Default)]
 struct Now {
@@ -72,7 +72,7 @@ struct Now {
     step: Option<PackageStep>,
 }
 
-impl Shown {
+impl DisplayedValues {
     /// One that shows nothing where it is to be quiet.
     pub(crate) fn new(is_quiet: bool) -> Self {
         Self((!is_quiet).then(Arc::default))

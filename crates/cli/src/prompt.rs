@@ -76,7 +76,7 @@ impl Drop for Prompt {
 fn prompt(language: Language) -> &'static str {
     match language {
         Language::Python => ">>> ",
-        Language::Raw => "$ ",
+        Language::Shell => "$ ",
         _ => "> ",
     }
 }

@@ -27,11 +27,11 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Room for VMs on this host, as an engine counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Room {
+pub struct Capacity {
     /// Memory that its VMs may take together, in MiB.
     pub total_mib: u32,
     /// The most memory that one guest may have, in MiB.
-    pub most_guest_mib: u32,
+    pub max_guest_mib: u32,
     /// What is left of the total, in MiB.
     pub free_mib: u32,
     /// Requests that wait for room or for a turn to start a VM.
@@ -89,11 +89,11 @@ impl Admission {
         }
     }
 
-    pub(crate) fn room(&self) -> Room {
+    pub(crate) fn capacity(&self) -> Capacity {
         let free = self.memory.available_permits();
-        Room {
+        Capacity {
             total_mib: self.total_mib,
-            most_guest_mib: self.most_mib(),
+            max_guest_mib: self.most_mib(),
             free_mib: u32::try_from(free).unwrap_or(u32::MAX),
             waiting: self.waiting.load(Ordering::Relaxed),
             queue_length: self.queue_length,
@@ -301,14 +301,14 @@ mod tests {
             async move { admission.place_and_turn(1, || ()).await.is_ok() }
         });
         tokio::task::yield_now().await;
-        assert_eq!(admission.room().waiting, 1);
+        assert_eq!(admission.capacity().waiting, 1);
         let start = tokio::time::Instant::now();
         let refused = admission.place_and_turn(1, || ()).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Busy);
         assert_eq!(start.elapsed(), Duration::ZERO);
         drop(all);
         assert!(waits.await.unwrap());
-        let room = admission.room();
+        let room = admission.capacity();
         assert_eq!((room.waiting, room.free_mib), (0, room.total_mib));
     }
 

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use fumehood_protocol::{
     Decoder, ErrorMessage, ErrorType, Hello, Item, Limits, OpId, Request, Response, WireError,
-    encode_line, same_secret,
+    constant_time_eq, encode_line,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -28,13 +28,13 @@ const BUFFER_BYTES: usize = 64 * 1024;
 ///
 /// One client at a time; the next begins a new conversation, in version 0 until it says `hello`.
 #[derive(Debug)]
-pub struct AgentLine {
+pub struct AgentConnection {
     vm: Vm,
     _place: Place,
     socket: UnixStream,
 }
 
-impl AgentLine {
+impl AgentConnection {
     pub(crate) fn new(fresh: Fresh<UnixStream>) -> Self {
         Self {
             vm: fresh.vm,
@@ -234,7 +234,7 @@ fn knock(item: &Item, token: &str) -> Knock {
             if hello
                 .token
                 .as_deref()
-                .is_some_and(|given| same_secret(token.as_bytes(), given.as_bytes())) =>
+                .is_some_and(|given| constant_time_eq(token.as_bytes(), given.as_bytes())) =>
         {
             Knock::Right(Box::new(Hello {
                 token: None,

@@ -11,7 +11,7 @@ use crate::ending::ending;
 use crate::error::Error;
 use crate::follow::{Beginning, End, Follow};
 use crate::life::{Busy, Life};
-use crate::run::{Event, Outcome, RunEnd, Source, Timing};
+use crate::run::{Event, Outcome, RunEnd, Timing, VmOrigin};
 use crate::vm::Vm;
 
 /// An operation that has been sent to the guest.
@@ -23,7 +23,7 @@ pub(crate) struct Begun {
     patience: Duration,
     /// How long sending took.
     connect: Duration,
-    source: Source,
+    source: VmOrigin,
     accelerator: Accelerator,
 }
 
@@ -42,7 +42,7 @@ impl Begun {
         channel: &Channel,
         exec: Exec,
         timeout: Duration,
-        source: Source,
+        source: VmOrigin,
         accelerator: Accelerator,
         limits: &Limits,
     ) -> Self {
@@ -77,7 +77,7 @@ impl Begun {
         operation: Operation,
         timeout: Option<Duration>,
         beginning: Beginning,
-        source: Source,
+        source: VmOrigin,
         accelerator: Accelerator,
         limits: &Limits,
     ) -> Self {

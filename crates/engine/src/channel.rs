@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fumehood_protocol::{
-    Attached, Cancel, Complete, Credit, Detach, ErrorMessage, FEATURE_CANCEL, FEATURE_CONTEXTS,
-    FEATURE_CREDIT, FEATURE_FILES, FEATURE_PROCESSES, FEATURE_RAW_FRAMES, FEATURE_REFRESH,
-    InputData, OpId, Request, Resize, Response, SendSignal, SignalName, Stream, StreamSummary, Tag,
-    encode_line,
+    ActionTag, Attached, Cancel, Complete, Credit, Detach, ErrorMessage, FEATURE_CANCEL,
+    FEATURE_CONTEXTS, FEATURE_CREDIT, FEATURE_FILES, FEATURE_PROCESSES, FEATURE_RAW_FRAMES,
+    FEATURE_REFRESH, InputData, OpId, Request, Resize, Response, SendSignal, SignalName, Stream,
+    StreamSummary, encode_line,
 };
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -334,7 +334,7 @@ impl InputLine {
 /// The line before a frame of input.
 fn frame_line(op_id: OpId, len: usize, eof: bool) -> Vec<u8> {
     encode_line(&Request::Data(InputData {
-        action: Tag,
+        action: ActionTag,
         op_id,
         len: len as u64,
         eof,
@@ -436,7 +436,7 @@ impl Operation {
                 route.window += bytes;
             }
             let credit = encode_line(&Request::Credit(Credit {
-                action: Tag,
+                action: ActionTag,
                 op_id: self.id,
                 bytes,
             }));
@@ -450,7 +450,7 @@ impl Operation {
     /// Asks the guest to end it. It still tells its end.
     pub(crate) fn cancel(&self) {
         self.send(&Request::Cancel(Cancel {
-            action: Tag,
+            action: ActionTag,
             op_id: self.id,
         }));
     }
@@ -458,7 +458,7 @@ impl Operation {
     /// Sends a signal to its process group.
     pub(crate) fn signal(&self, signal: i32) {
         self.send(&Request::Signal(SendSignal {
-            action: Tag,
+            action: ActionTag,
             op_id: self.id,
             signal: SignalName::Number(signal),
         }));
@@ -467,7 +467,7 @@ impl Operation {
     /// Gives its terminal another size.
     pub(crate) fn resize(&self, rows: u16, cols: u16) {
         self.send(&Request::Resize(Resize {
-            action: Tag,
+            action: ActionTag,
             op_id: self.id,
             rows,
             cols,
@@ -477,7 +477,7 @@ impl Operation {
     /// Leaves it to itself; it tells that by `Detached`.
     pub(crate) fn detach(&self) {
         self.send(&Request::Detach(Detach {
-            action: Tag,
+            action: ActionTag,
             op_id: self.id,
         }));
     }
@@ -521,7 +521,7 @@ mod tests {
     async fn events(script: Vec<u8>) -> (Vec<OperationEvent>, Option<ChannelError>) {
         let channel = Channel::new(agent(script));
         let mut operation = channel.operate(|op_id, credit| {
-            let mut exec = fumehood_protocol::Exec::new(fumehood_protocol::Language::Raw, "");
+            let mut exec = fumehood_protocol::Exec::new(fumehood_protocol::Language::Shell, "");
             (exec.op_id, exec.credit) = (Some(op_id), Some(credit));
             Request::Exec(exec)
         });
@@ -617,11 +617,21 @@ mod tests {
     async fn an_agent_that_goes_ends_every_operation() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let channel = Channel::new(ours);
-        let mut before = channel.operate(|op_id, _| Request::Cancel(Cancel { action: Tag, op_id }));
+        let mut before = channel.operate(|op_id, _| {
+            Request::Cancel(Cancel {
+                action: ActionTag,
+                op_id,
+            })
+        });
         drop(theirs);
         for operation in [
             &mut before,
-            &mut channel.operate(|op_id, _| Request::Cancel(Cancel { action: Tag, op_id })),
+            &mut channel.operate(|op_id, _| {
+                Request::Cancel(Cancel {
+                    action: ActionTag,
+                    op_id,
+                })
+            }),
         ] {
             let event = tokio::time::timeout(DEADLINE, operation.next())
                 .await

@@ -38,17 +38,17 @@ impl Controls {
 }
 
 /// Both sides of an operation's controls.
-pub(crate) fn controls() -> (Canceller, Input, Controls) {
+pub(crate) fn controls() -> (RunControl, Input, Controls) {
     let (ask, asked) = mpsc::unbounded_channel();
     let (input, line) = watch::channel(None);
-    (Canceller(ask), Input(line), Controls { asked, input })
+    (RunControl(ask), Input(line), Controls { asked, input })
 }
 
 /// Ends a run from anywhere, or sends it signals. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Canceller(mpsc::UnboundedSender<Control>);
+pub struct RunControl(mpsc::UnboundedSender<Control>);
 
-impl Canceller {
+impl RunControl {
     /// Asks the run to end: its program gets SIGINT, then SIGTERM, then SIGKILL. The run still
     /// tells its outcome.
     pub fn cancel(&self) {

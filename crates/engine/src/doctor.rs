@@ -10,7 +10,7 @@ use crate::admission::available_mib;
 use crate::config::{Config, Qemu};
 use crate::engine::open_store;
 use crate::error::Error;
-use crate::isolation::{Isolation, RequiredIsolation, Wall};
+use crate::isolation::{Isolation, IsolationLayer, RequiredIsolation};
 use crate::walls::setting;
 
 /// How well something is.
@@ -34,7 +34,7 @@ pub struct Finding {
     /// What is, and what it means.
     pub what: String,
     /// How to mend or better it; empty where there is nothing to do.
-    pub mend: String,
+    pub fix: String,
 }
 
 impl Finding {
@@ -42,13 +42,13 @@ impl Finding {
         subject: &'static str,
         health: Health,
         what: impl Into<String>,
-        mend: impl Into<String>,
+        fix: impl Into<String>,
     ) -> Self {
         Self {
             subject,
             health,
             what: what.into(),
-            mend: mend.into(),
+            fix: fix.into(),
         }
     }
 }
@@ -186,15 +186,18 @@ fn walls(config: &Config, chosen: &Result<Chosen, Error>) -> Finding {
             format!("isolation full: own user, namespaces, root, cgroup, Landlock; {ALWAYS}");
         return Finding::new(SUBJECT, Health::Good, what, "");
     }
-    let walls: Vec<_> = missing.iter().map(|(wall, _)| Wall::from(*wall)).collect();
+    let walls: Vec<_> = missing
+        .iter()
+        .map(|(wall, _)| IsolationLayer::from(*wall))
+        .collect();
     let whys: Vec<_> = missing.iter().map(|(_, why)| why.as_str()).collect();
     let isolation = Isolation::Reduced(walls.clone());
     let what = format!("isolation {isolation} ({}); {ALWAYS}", whys.join("; "));
-    let mends: Vec<_> = walls
+    let fixes: Vec<_> = walls
         .iter()
-        .map(|wall| format!("{wall}: {}", wall.mend()))
+        .map(|wall| format!("{wall}: {}", wall.fix()))
         .collect();
-    Finding::new(SUBJECT, Health::Reduced, what, mends.join("; "))
+    Finding::new(SUBJECT, Health::Reduced, what, fixes.join("; "))
 }
 
 /// What this user may do with what a run needs.
@@ -306,7 +309,7 @@ mod tests {
         for subject in ["QEMU", "image"] {
             let finding = findings.iter().find(|f| f.subject == subject).unwrap();
             assert_eq!(finding.health, Health::Bad);
-            assert!(!finding.mend.is_empty());
+            assert!(!finding.fix.is_empty());
         }
         assert!(findings.iter().all(|f| !f.what.is_empty()));
     }

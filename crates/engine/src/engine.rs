@@ -7,8 +7,8 @@ use fumehood_protocol::{EndedBy, Evidence, Language, Limits, StreamSummary};
 use tokio::task::JoinHandle;
 
 use crate::accelerator::{Accelerator, choose};
-use crate::admission::Room;
-use crate::agent_line::AgentLine;
+use crate::admission::Capacity;
+use crate::agent_line::AgentConnection;
 use crate::begun::{Begun, Owner};
 use crate::builder::{Kind, SandboxBuilder};
 use crate::checkpoint::Checkpoint;
@@ -16,14 +16,14 @@ use crate::config::{Config, Qemu, TemplateUse};
 use crate::ending::CANCELLED;
 use crate::error::{Error, ErrorKind};
 use crate::greeting::Brought;
-use crate::host::{ANY_LANGUAGE, Counts, Host};
+use crate::host::{ANY_LANGUAGE, Host, VmStats};
 use crate::keeper::keep;
 use crate::launch::Kit;
 use crate::machine::Shape;
 use crate::network::Prepared;
 use crate::package_layer::Wanted;
 use crate::package_step::Told;
-use crate::run::{Event, Outcome, Run, RunEnd, RunRequest, Source, Timing};
+use crate::run::{Event, Outcome, Run, RunEnd, RunRequest, Timing, VmOrigin};
 use crate::sandbox::{Sandbox, Times};
 use crate::template::{Templates, Which};
 use crate::uplink::{Served, Uplink};
@@ -112,14 +112,14 @@ impl Engine {
 
     /// How often VMs came from where.
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub fn vm_stats(&self) -> VmStats {
         self.0.host.counters.read()
     }
 
     /// Its room for VMs, and who waits for it.
     #[must_use]
-    pub fn room(&self) -> Room {
-        self.0.host.admission.room()
+    pub fn capacity(&self) -> Capacity {
+        self.0.host.admission.capacity()
     }
 
     /// The image that guests run: its id.
@@ -309,14 +309,14 @@ impl Engine {
         host.kit.floor(file.into(), host.config.boot_deadline).await
     }
 
-    /// Boots a VM for somebody else to speak with its agent. See [`AgentLine`].
+    /// Boots a VM for somebody else to speak with its agent. See [`AgentConnection`].
     ///
     /// # Errors
     /// As [`run`](Self::run), and [`ErrorKind::Boot`].
-    pub async fn agent_line(&self, memory_mib: u32) -> Result<AgentLine, Error> {
+    pub async fn agent_line(&self, memory_mib: u32) -> Result<AgentConnection, Error> {
         let which = self.checked(ANY_LANGUAGE, memory_mib)?;
         let fresh = self.0.host.acquire_line(&which, &Brought::NONE, 0).await?;
-        Ok(AgentLine::new(fresh))
+        Ok(AgentConnection::new(fresh))
     }
 }
 
@@ -331,7 +331,7 @@ fn never_started(host: &Host, start: Instant) -> Outcome {
         },
         stdout: StreamSummary::default(),
         stderr: StreamSummary::default(),
-        source: Source::Boot,
+        source: VmOrigin::Boot,
         accelerator: host.accelerator,
         isolation: None,
         timing: Timing {

@@ -32,7 +32,7 @@ pub enum Retry {
     /// The code has not run: the same request can be made again.
     Safe,
     /// The same request will fail again until something is changed.
-    Useless,
+    Never,
     /// The code may have run.
     Unknown,
 }
@@ -95,7 +95,7 @@ impl Error {
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self.kind {
-            ErrorKind::Invalid | ErrorKind::Missing | ErrorKind::Damaged => Retry::Useless,
+            ErrorKind::Invalid | ErrorKind::Missing | ErrorKind::Damaged => Retry::Never,
             _ if self.started => Retry::Unknown,
             ErrorKind::Host
             | ErrorKind::Busy
@@ -158,7 +158,7 @@ mod tests {
         );
         assert_eq!(
             Error::new(ErrorKind::Invalid, "x").after_start().retry(),
-            Retry::Useless
+            Retry::Never
         );
     }
 }

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fumehood_protocol::{
-    FileInfo, GuestPath, ListFiles, MakeDir, MoveFile, OpId, RemoveFile, Request, Response, Stat,
-    Tag, Watch, WriteFile,
+    ActionTag, FileInfo, GuestPath, ListFiles, MakeDir, MoveFile, OpId, RemoveFile, Request,
+    Response, Stat, Watch, WriteFile,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -11,7 +11,7 @@ use crate::channel::{FRAME_BYTES, Operation, OperationEvent};
 use crate::error::{Error, ErrorKind};
 use crate::life::Busy;
 use crate::patience::{Patience, STALL};
-use crate::reading::Reading;
+use crate::reading::FileReader;
 use crate::sandbox::{Sandbox, invalid};
 use crate::watcher::Watcher;
 
@@ -68,14 +68,15 @@ impl Files {
     /// # Errors
     /// [`ErrorKind::Invalid`], with [`Error::io_kind`]; [`ErrorKind::Lost`].
     pub async fn write(&self, path: &str, bytes: impl Into<Bytes>) -> Result<(), Error> {
-        self.write_with(path, bytes, WriteOptions::default()).await
+        self.write_with_options(path, bytes, WriteOptions::default())
+            .await
     }
 
     /// The same, with permissions and directories.
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub async fn write_with(
+    pub async fn write_with_options(
         &self,
         path: &str,
         bytes: impl Into<Bytes>,
@@ -143,7 +144,7 @@ impl Files {
         input: Option<Bytes>,
     ) -> Result<(Operation, Busy), Error> {
         let request = WriteFile {
-            action: Tag,
+            action: ActionTag,
             op_id: None,
             path: GuestPath::new(path),
             mode: options.mode,
@@ -188,7 +189,7 @@ impl Files {
     /// # Errors
     /// [`ErrorKind::Invalid`], with [`Error::io_kind`]; [`ErrorKind::Lost`].
     pub async fn read(&self, path: &str) -> Result<Bytes, Error> {
-        self.read_part(path, 0, READ_BYTES + 1).await.and_then(|bytes| {
+        self.read_range(path, 0, READ_BYTES + 1).await.and_then(|bytes| {
             if bytes.len() as u64 <= READ_BYTES {
                 return Ok(bytes);
             }
@@ -203,9 +204,9 @@ impl Files {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub async fn read_part(&self, path: &str, offset: u64, len: u64) -> Result<Bytes, Error> {
+    pub async fn read_range(&self, path: &str, offset: u64, len: u64) -> Result<Bytes, Error> {
         let mut all = BytesMut::new();
-        let mut reading = self.reading(path, offset, Some(len))?;
+        let mut reading = self.open_reader(path, offset, Some(len))?;
         while let Some(bytes) = reading.next().await? {
             all.extend_from_slice(&bytes);
         }
@@ -234,7 +235,7 @@ impl Files {
             let message = format!("the content of {path} cannot be written here: {error}");
             Error::new(ErrorKind::Host, message).caused_by(error)
         };
-        let mut reading = self.reading(path, 0, None)?;
+        let mut reading = self.open_reader(path, 0, None)?;
         let mut len = 0;
         while let Some(bytes) = reading.next().await? {
             len += bytes.len() as u64;
@@ -253,9 +254,14 @@ impl Files {
     /// held at once.
     ///
     /// # Errors
-    /// As [`read`](Self::read); what the guest says of the file comes with [`Reading::next`].
-    pub fn reading(&self, path: &str, offset: u64, len: Option<u64>) -> Result<Reading, Error> {
-        Reading::begin(&self.sandbox, self.path(path)?, offset, len)
+    /// As [`read`](Self::read); what the guest says of the file comes with [`FileReader::next`].
+    pub fn open_reader(
+        &self,
+        path: &str,
+        offset: u64,
+        len: Option<u64>,
+    ) -> Result<FileReader, Error> {
+        FileReader::begin(&self.sandbox, self.path(path)?, offset, len)
     }
 
     /// What is in a directory, sorted by name.
@@ -263,19 +269,19 @@ impl Files {
     /// # Errors
     /// As [`read`](Self::read); [`ErrorKind::Invalid`] for more than 10,000 entries.
     pub async fn list(&self, path: &str) -> Result<Vec<FileInfo>, Error> {
-        self.list_deep(path, 1).await
+        self.list_recursive(path, 1).await
     }
 
     /// The same with what is below it, `depth` levels deep; links are not followed.
     ///
     /// # Errors
     /// As [`list`](Self::list).
-    pub async fn list_deep(&self, path: &str, depth: u32) -> Result<Vec<FileInfo>, Error> {
+    pub async fn list_recursive(&self, path: &str, depth: u32) -> Result<Vec<FileInfo>, Error> {
         let shown = path;
         let path = self.path(path)?;
         let (mut operation, _busy) = self.sandbox.operate(None, |op_id, _| {
             Request::ListFiles(ListFiles {
-                action: Tag,
+                action: ActionTag,
                 op_id: Some(op_id),
                 path,
                 depth: Some(depth),
@@ -322,7 +328,7 @@ impl Files {
         let path = self.path(path)?;
         let request = |op_id| {
             Request::Stat(Stat {
-                action: Tag,
+                action: ActionTag,
                 op_id: Some(op_id),
                 path,
             })
@@ -341,7 +347,7 @@ impl Files {
         let path = self.path(path)?;
         self.done(|op_id| {
             Request::MakeDir(MakeDir {
-                action: Tag,
+                action: ActionTag,
                 op_id: Some(op_id),
                 path,
                 parents: true,
@@ -371,7 +377,7 @@ impl Files {
         let (from, to) = (self.path(from)?, self.path(to)?);
         self.done(|op_id| {
             Request::Move(MoveFile {
-                action: Tag,
+                action: ActionTag,
                 op_id: Some(op_id),
                 from,
                 to,
@@ -401,7 +407,7 @@ impl Files {
         let path = self.path(path)?;
         let (mut operation, _busy) = self.sandbox.operate(None, |op_id, _| {
             Request::Remove(RemoveFile {
-                action: Tag,
+                action: ActionTag,
                 op_id: Some(op_id),
                 path,
                 recursive,
@@ -422,7 +428,7 @@ impl Files {
         let path = self.path(path)?;
         let (mut operation, busy) = self.sandbox.operate(None, |op_id, _| {
             Request::Watch(Watch {
-                action: Tag,
+                action: ActionTag,
                 op_id: Some(op_id),
                 path,
                 recursive,

@@ -1,7 +1,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fumehood_protocol::{
-    Decoder, EnvVars, Hello, HelloReply, Item, Limits, OpId, Refresh, Request, Response, Tag,
+    ActionTag, Decoder, EnvVars, Hello, HelloReply, Item, Limits, OpId, Refresh, Request, Response,
     encode_line,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -215,7 +215,7 @@ pub(crate) fn fresh(limits: &Limits, brought: &Brought) -> Result<Refresh, Strin
         .duration_since(UNIX_EPOCH)
         .map_err(|_| "this host's clock stands before 1970; set it")?;
     Ok(Refresh {
-        action: Tag,
+        action: ActionTag,
         op_id: None,
         wall_clock_us: u64::try_from(now.as_micros()).unwrap_or(u64::MAX),
         entropy: hex(entropy),

@@ -17,7 +17,7 @@ use crate::launch::{Kit, Started};
 use crate::machine::{Machine, Shape};
 use crate::pool::Idle;
 use crate::restore::Blank;
-use crate::run::Source;
+use crate::run::VmOrigin;
 use crate::snapshot::Snapshot;
 use crate::template::{Built, Templates, Which};
 use crate::vm::Vm;
@@ -37,7 +37,7 @@ pub(crate) struct Host {
     wanted: Mutex<HashSet<Which>>,
 }
 
-/// How often what happened. Read by [`Counts`].
+/// How often what happened. Read by [`VmStats`].
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     by_source: [AtomicU64; 5],
@@ -48,16 +48,16 @@ pub(crate) struct Counters {
 /// How often an engine had its VMs from where, since it was started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Counts {
-    /// [`Source::Hot`].
+pub struct VmStats {
+    /// [`VmOrigin::Hot`].
     pub hot: u64,
-    /// [`Source::Blank`].
+    /// [`VmOrigin::Blank`].
     pub blank: u64,
-    /// [`Source::Template`].
+    /// [`VmOrigin::Template`].
     pub template: u64,
-    /// [`Source::Boot`].
+    /// [`VmOrigin::Boot`].
     pub boot: u64,
-    /// [`Source::Checkpoint`].
+    /// [`VmOrigin::Checkpoint`].
     pub checkpoint: u64,
     /// Restores that did not end in time or failed; another try or a boot took their place.
     pub failed_restores: u64,
@@ -66,21 +66,21 @@ pub struct Counts {
 }
 
 impl Counters {
-    fn of(&self, source: Source) -> &AtomicU64 {
+    fn of(&self, source: VmOrigin) -> &AtomicU64 {
         let [hot, blank, template, boot, checkpoint] = &self.by_source;
         match source {
-            Source::Hot => hot,
-            Source::Blank => blank,
-            Source::Template => template,
-            Source::Boot => boot,
-            Source::Checkpoint => checkpoint,
+            VmOrigin::Hot => hot,
+            VmOrigin::Blank => blank,
+            VmOrigin::Template => template,
+            VmOrigin::Boot => boot,
+            VmOrigin::Checkpoint => checkpoint,
         }
     }
 
-    pub(crate) fn read(&self) -> Counts {
+    pub(crate) fn read(&self) -> VmStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let [hot, blank, template, boot, checkpoint] = &self.by_source;
-        Counts {
+        VmStats {
             hot: read(hot),
             blank: read(blank),
             template: read(template),
@@ -101,7 +101,7 @@ pub(crate) struct Fresh<Line> {
     /// The cable of its network card, if it has one: see [`Network`](crate::network::Network).
     pub(crate) network: Option<UnixStream>,
     pub(crate) place: Place,
-    pub(crate) source: Source,
+    pub(crate) source: VmOrigin,
     /// What its state began from.
     pub(crate) base: Option<Snapshot>,
     /// How long it waited for room.
@@ -145,7 +145,7 @@ impl Host {
             && let Some(mut hot) = self.idle.take_hot(which)
         {
             hot.vm.start = start.elapsed();
-            self.count(Source::Hot);
+            self.count(VmOrigin::Hot);
             return Ok(Fresh {
                 vm: hot.vm,
                 line: hot.channel,
@@ -153,7 +153,7 @@ impl Host {
                 // The pool keeps none with a card.
                 network: None,
                 place: hot.place,
-                source: Source::Hot,
+                source: VmOrigin::Hot,
                 base: Some(hot.base),
                 queue: Duration::ZERO,
             });
@@ -181,13 +181,13 @@ impl Host {
             match restored.await {
                 Ok(restored) => {
                     let machine = base.machine().clone();
-                    return Ok(self.fresh(restored, machine, place, Source::Blank, Some(base)));
+                    return Ok(self.fresh(restored, machine, place, VmOrigin::Blank, Some(base)));
                 }
                 Err(error) => self.count_failure(&error),
             }
         }
         match self
-            .restore(&base, brought, protocol, Source::Template)
+            .restore(&base, brought, protocol, VmOrigin::Template)
             .await
         {
             Ok(fresh) => Ok(fresh),
@@ -214,7 +214,7 @@ impl Host {
         base: &Snapshot,
         brought: &Brought,
         protocol: u32,
-        source: Source,
+        source: VmOrigin,
     ) -> Result<Fresh<UnixStream>, Error> {
         let start = Instant::now();
         let machine = base.machine();
@@ -264,7 +264,7 @@ impl Host {
         let booted = self.kit.boot(&machine, brought, protocol, deadline).await?;
         Ok(Fresh {
             queue,
-            ..self.fresh(booted, machine, place, Source::Boot, None)
+            ..self.fresh(booted, machine, place, VmOrigin::Boot, None)
         })
     }
 
@@ -273,7 +273,7 @@ impl Host {
         started: Started,
         machine: Machine,
         place: Place,
-        source: Source,
+        source: VmOrigin,
         base: Option<Snapshot>,
     ) -> Fresh<UnixStream> {
         self.count(source);
@@ -353,7 +353,7 @@ impl Host {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, source: Source) {
+    fn count(&self, source: VmOrigin) {
         self.counters.of(source).fetch_add(1, Ordering::Relaxed);
     }
 
@@ -394,4 +394,4 @@ impl<A> Fresh<A> {
 }
 
 /// The language whose template serves a VM that nobody named a language for: the smallest.
-pub(crate) const ANY_LANGUAGE: Language = Language::Raw;
+pub(crate) const ANY_LANGUAGE: Language = Language::Shell;

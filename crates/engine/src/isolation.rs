@@ -7,7 +7,7 @@ pub enum Isolation {
     /// All.
     Full,
     /// All but these.
-    Reduced(Vec<Wall>),
+    Reduced(Vec<IsolationLayer>),
 }
 
 /// A wall around QEMU that a host may not offer. Others stand always, or nothing runs: no capabilities,
@@ -15,7 +15,7 @@ pub enum Isolation {
 /// its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum Wall {
+pub enum IsolationLayer {
     /// A user of its own; for ordinary users, a user namespace.
     User,
     /// Namespaces of its own (processes, mounts, network, IPC, host name, cgroups), and a read-only root
@@ -27,7 +27,7 @@ pub enum Wall {
     Cgroup,
 }
 
-impl Wall {
+impl IsolationLayer {
     /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -40,7 +40,7 @@ impl Wall {
     }
 
     /// What puts it up on a host that lacks it.
-    pub(crate) const fn mend(self) -> &'static str {
+    pub(crate) const fn fix(self) -> &'static str {
         match self {
             Self::User => {
                 "run as root of the host, or as an ordinary user who may make user namespaces"
@@ -63,35 +63,40 @@ impl Wall {
     }
 }
 
-impl From<fumehood_qemu::Wall> for Wall {
-    fn from(wall: fumehood_qemu::Wall) -> Self {
+impl From<fumehood_qemu::IsolationLayer> for IsolationLayer {
+    fn from(wall: fumehood_qemu::IsolationLayer) -> Self {
         match wall {
-            fumehood_qemu::Wall::User => Self::User,
-            fumehood_qemu::Wall::Namespaces => Self::Namespaces,
-            fumehood_qemu::Wall::Landlock => Self::Landlock,
-            fumehood_qemu::Wall::Cgroup => Self::Cgroup,
+            fumehood_qemu::IsolationLayer::User => Self::User,
+            fumehood_qemu::IsolationLayer::Namespaces => Self::Namespaces,
+            fumehood_qemu::IsolationLayer::Landlock => Self::Landlock,
+            fumehood_qemu::IsolationLayer::Cgroup => Self::Cgroup,
         }
     }
 }
 
-impl Display for Wall {
+impl Display for IsolationLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
 impl Isolation {
-    pub(crate) fn without(missing: &[fumehood_qemu::Wall]) -> Self {
+    pub(crate) fn without(missing: &[fumehood_qemu::IsolationLayer]) -> Self {
         if missing.is_empty() {
             Self::Full
         } else {
-            Self::Reduced(missing.iter().map(|wall| Wall::from(*wall)).collect())
+            Self::Reduced(
+                missing
+                    .iter()
+                    .map(|wall| IsolationLayer::from(*wall))
+                    .collect(),
+            )
         }
     }
 
     /// The walls that did not stand.
     #[must_use]
-    pub fn missing(&self) -> &[Wall] {
+    pub fn missing(&self) -> &[IsolationLayer] {
         match self {
             Self::Full => &[],
             Self::Reduced(missing) => missing,
@@ -141,9 +146,15 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         assert_eq!(Isolation::without(&[]).to_string(), "full");
-        let walls = [fumehood_qemu::Wall::User, fumehood_qemu::Wall::Cgroup];
+        let walls = [
+            fumehood_qemu::IsolationLayer::User,
+            fumehood_qemu::IsolationLayer::Cgroup,
+        ];
         let reduced = Isolation::without(&walls);
-        assert_eq!(reduced.missing(), [Wall::User, Wall::Cgroup]);
+        assert_eq!(
+            reduced.missing(),
+            [IsolationLayer::User, IsolationLayer::Cgroup]
+        );
         assert_eq!(reduced.to_string(), "reduced: no user, no cgroup");
     }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fumehood_protocol::{PROTOCOL_VERSION, Ping, Request, Tag};
+use fumehood_protocol::{ActionTag, PROTOCOL_VERSION, Ping, Request};
 
 use crate::channel::{Channel, OperationEvent};
 use crate::config::TemplateUse;
@@ -174,7 +174,7 @@ async fn feel_pulses(host: &Host) {
             };
             let ping = |op_id| {
                 Request::Ping(Ping {
-                    action: Tag,
+                    action: ActionTag,
                     op_id: Some(op_id),
                 })
             };

@@ -2,10 +2,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::time::{Duration, Instant};
 
-use fumehood_image::{Image, Part};
+use fumehood_image::{Image, ImageFile};
 use fumehood_protocol::{HelloReply, Limits, Refresh};
 use fumehood_qemu::{
-    Append, CommandLine, Initrd, Kernel, Launcher, Process, ProcessError, Setting, Wanted,
+    Append, CommandLine, Initrd, Kernel, LaunchConfig, Launcher, Process, ProcessError, ProcessSpec,
 };
 use fumehood_sys::host::tsc_khz;
 use tokio::io::AsyncReadExt;
@@ -44,7 +44,7 @@ pub(crate) struct Started {
 
 impl Kit {
     pub(crate) fn new(
-        setting: Setting,
+        setting: LaunchConfig,
         accelerator: Accelerator,
         image: Image,
         limits: &Limits,
@@ -184,7 +184,7 @@ impl Kit {
         inherit.push(rootfs);
         inherit.extend(layer);
         inherit.extend(theirs.into_fds());
-        let wanted = Wanted {
+        let wanted = ProcessSpec {
             args: line.into_args(),
             inherit,
             allowance: machine.allowance(),
@@ -251,7 +251,7 @@ async fn speak(
 }
 
 /// A part of the image as a descriptor, for QEMU to inherit: it needs no right to any path.
-fn descriptor(part: &Part) -> Result<OwnedFd, Error> {
+fn descriptor(part: &ImageFile) -> Result<OwnedFd, Error> {
     part.file().try_clone().map(OwnedFd::from).map_err(|e| {
         let message = format!("no descriptor for {}: {e}", part.path().display());
         Error::new(ErrorKind::Host, message)

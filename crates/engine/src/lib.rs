@@ -81,38 +81,38 @@ mod watcher;
 mod writer;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
-pub use admission::Room;
-pub use agent_line::{AgentLine, fresh_token};
+pub use admission::Capacity;
+pub use agent_line::{AgentConnection, fresh_token};
 pub use builder::SandboxBuilder;
 pub use checkpoint::Checkpoint;
 pub use config::{Config, Pool, Qemu, TemplateUse};
 pub use context::Context;
-pub use control::{Canceller, Input};
+pub use control::{Input, RunControl};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Retry};
 pub use files::{Files, WriteOptions};
 pub use fumehood_gateway::policy;
 pub use fumehood_gateway::{
-    Denial, Event as NetworkEvent, SecretValue, Summary as NetworkSummary, VaultError,
-    What as NetworkWhat,
+    Denial, Event as NetworkEvent, NetworkAction, SecretValue, Summary as NetworkSummary,
+    VaultError,
 };
 pub use fumehood_image as image;
 pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
     SignalName, StreamSummary,
 };
-pub use host::Counts;
+pub use host::VmStats;
 #[doc(hidden)]
-pub use isolation::{Isolation, RequiredIsolation, Wall};
+pub use isolation::{Isolation, IsolationLayer, RequiredIsolation};
 pub use layer::Layer;
 pub use life::SandboxEnd;
-pub use network::{Expose, Network};
+pub use network::{Network, PortMapping};
 pub use package_step::PackageStep;
 pub use packages::InstalledPackage;
-pub use reading::Reading;
+pub use reading::FileReader;
 pub use result::MimeBundle;
-pub use run::{Event, NetworkOutcome, Outcome, Run, RunRequest, Source, Timing};
+pub use run::{Event, NetworkOutcome, Outcome, Run, RunRequest, Timing, VmOrigin};
 pub use sandbox::Sandbox;
 pub use spawn::SpawnRequest;
-pub use walls::{LAUNCHER, install_launcher};
+pub use walls::{LAUNCHER_BIN, install_launcher};
 pub use watcher::Watcher;

@@ -14,7 +14,7 @@ use crate::vm::Vm;
 #[non_exhaustive]
 pub enum SandboxEnd {
     /// Its owner ended it.
-    Asked,
+    Requested,
     /// Nothing was asked of it, and nothing in it was followed, for this long.
     Idle(Duration),
     /// It had been there for as long as it might.
@@ -26,7 +26,7 @@ pub enum SandboxEnd {
 impl std::fmt::Display for SandboxEnd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Asked => write!(f, "it was ended by its owner"),
+            Self::Requested => write!(f, "it was ended by its owner"),
             Self::Idle(time) => write!(f, "it was idle for {time:?} (its idle timeout)"),
             Self::Lifetime(time) => write!(f, "it had lived for {time:?} (its maximum lifetime)"),
             Self::Lost(known) => write!(f, "its VM was lost: {known}"),
@@ -116,7 +116,7 @@ impl Life {
     pub(crate) async fn vm(&self) -> Result<MappedMutexGuard<'_, Vm>, Error> {
         let guard = self.vm.lock().await;
         AsyncGuard::try_map(guard, Option::as_mut).map_err(|_| {
-            let end = self.ended().unwrap_or(SandboxEnd::Asked);
+            let end = self.ended().unwrap_or(SandboxEnd::Requested);
             gone(&end)
         })
     }
@@ -133,7 +133,7 @@ impl Life {
         found
             .ok()
             .and_then(|end| end.clone())
-            .unwrap_or(SandboxEnd::Asked)
+            .unwrap_or(SandboxEnd::Requested)
     }
 
     /// What is known of an end that is known to have come.
@@ -171,7 +171,7 @@ impl Life {
     /// Ends it now, where nobody can wait.
     pub(crate) fn abandon(&self) {
         self.ended.send_if_modified(|end| {
-            end.get_or_insert(SandboxEnd::Asked);
+            end.get_or_insert(SandboxEnd::Requested);
             true
         });
         if let Ok(mut vm) = self.vm.try_lock() {

@@ -3,8 +3,8 @@ use std::os::fd::RawFd;
 use fumehood_image::{Image, KernelChoice};
 use fumehood_protocol::{AGENT_PORT, network};
 use fumehood_qemu::{
-    Accel, Allowance, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Machine as Board, Memory,
-    Mon, Netdev, NullBlockdev, Sandbox as Seccomp, Serial,
+    Accel, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Machine as Board, Memory, Monitor,
+    Netdev, NullBlockdev, ResourceLimits, Sandbox as Seccomp, Serial,
 };
 
 use crate::accelerator::Accelerator;
@@ -85,8 +85,8 @@ impl Machine {
     }
 
     /// What its QEMU may take of the host.
-    pub(crate) fn allowance(&self) -> Allowance {
-        Allowance {
+    pub(crate) fn allowance(&self) -> ResourceLimits {
+        ResourceLimits {
             // Twice: where a clone touches memory that its template has none of, the kernel makes a page of
             // the template's and then the clone's own, and charges both to the one who came first.
             memory_mib: 2 * u64::from(self.shape.memory_mib) + QEMU_MIB,
@@ -126,7 +126,7 @@ impl Machine {
                 name: AGENT_PORT.into(),
             })
             .with(&socket("monitor", numbers.monitor))
-            .with(&Mon {
+            .with(&Monitor {
                 chardev: "monitor".into(),
             });
         self.with_card(line, numbers)

@@ -32,7 +32,7 @@ use crate::greeting::Brought;
 pub struct Network {
     policy: Arc<Policy>,
     secrets: BTreeMap<SecretName, SecretValue>,
-    exposed: Vec<Expose>,
+    exposed: Vec<PortMapping>,
     name_servers: Vec<SocketAddr>,
 }
 
@@ -62,7 +62,7 @@ impl Network {
     /// Passes connections to a port of this host's loopback interface on to a port of the guest. No outbound
     /// right goes with it.
     #[must_use]
-    pub fn expose(mut self, expose: Expose) -> Self {
+    pub fn expose(mut self, expose: PortMapping) -> Self {
         self.exposed.push(expose);
         self
     }
@@ -133,14 +133,14 @@ impl Prepared {
 /// A port of this host's loopback interface that leads to one of the guest's: `8080`, or `8080:3000`. Port 0 of
 /// the host is any that is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Expose {
+pub struct PortMapping {
     /// The port of this host; 0: any that is free.
     pub host: u16,
     /// The guest's.
     pub guest: NonZeroU16,
 }
 
-impl FromStr for Expose {
+impl FromStr for PortMapping {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
@@ -158,13 +158,13 @@ impl FromStr for Expose {
     }
 }
 
-impl fmt::Display for Expose {
+impl fmt::Display for PortMapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.guest)
     }
 }
 
-impl Expose {
+impl PortMapping {
     /// Takes the port.
     ///
     /// # Errors
@@ -212,7 +212,11 @@ mod tests {
 
     #[test]
     fn pairs_of_ports() {
-        let pair = |text: &str| text.parse::<Expose>().map(|pair| pair.to_string()).ok();
+        let pair = |text: &str| {
+            text.parse::<PortMapping>()
+                .map(|pair| pair.to_string())
+                .ok()
+        };
         assert_eq!(pair("8080").as_deref(), Some("8080:8080"));
         assert_eq!(pair("8080:3000").as_deref(), Some("8080:3000"));
         assert_eq!(pair("0:3000").as_deref(), Some("0:3000"));
@@ -223,8 +227,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_is_in_use_is_named() {
-        let first = "0:3000".parse::<Expose>().unwrap().bind().unwrap();
-        let again = Expose {
+        let first = "0:3000".parse::<PortMapping>().unwrap().bind().unwrap();
+        let again = PortMapping {
             host: first.at.port(),
             guest: NonZeroU16::MIN,
         };

@@ -69,7 +69,10 @@ impl PackageBuilder {
             mode: Some(0o600),
             size: None,
         };
-        sandbox.files().write_with(file, text, options).await?;
+        sandbox
+            .files()
+            .write_with_options(file, text, options)
+            .await?;
         Ok(Self {
             happened: sandbox.network_events(),
             sandbox,

@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fumehood_gateway::SecretValue;
-use fumehood_gateway::policy::{Host, Index, Language as IndexLanguage, Place, Reach, special};
+use fumehood_gateway::policy::{
+    CredentialSlot, Host, Index, IndexAccess, Language as IndexLanguage, special,
+};
 use fumehood_protocol::Language;
 
 use crate::error::{Error, ErrorKind};
@@ -13,7 +15,7 @@ use crate::network::{Network, Prepared};
 #[derive(Debug)]
 pub(crate) struct PackageIndex {
     language: Language,
-    reach: Reach,
+    reach: IndexAccess,
     network: Network,
     urls: Vec<String>,
 }
@@ -32,7 +34,7 @@ impl PackageIndex {
     pub(crate) async fn of_host(language: Language) -> Result<Self, Error> {
         let whose = match language {
             Language::Javascript => IndexLanguage::JavaScript,
-            Language::Python | Language::Raw => IndexLanguage::Python,
+            Language::Python | Language::Shell => IndexLanguage::Python,
         };
         let found = tokio::task::spawn_blocking(move || Index::of_host(whose)).await;
         let found = found.map_err(|e| Error::new(ErrorKind::Host, e.to_string()))?;
@@ -73,7 +75,7 @@ impl PackageIndex {
         let places = self.reach.places(prepared.kept.vault.environment());
         match self.language {
             Language::Javascript => (".bunfig.toml", bunfig(&places)),
-            Language::Python | Language::Raw => (".config/uv/uv.toml", uv(&places)),
+            Language::Python | Language::Shell => (".config/uv/uv.toml", uv(&places)),
         }
     }
 }
@@ -96,7 +98,7 @@ async fn special_addresses(
 }
 
 /// A URL has no quotes and no backslashes in it: there they are escaped.
-fn uv(places: &[Place]) -> String {
+fn uv(places: &[CredentialSlot]) -> String {
     let mut text = String::new();
     let (main, further) = match places {
         [] => return text,
@@ -110,8 +112,8 @@ fn uv(places: &[Place]) -> String {
 }
 
 /// A placeholder is of letters, digits and hyphens.
-fn bunfig(places: &[Place]) -> String {
-    let Some(Place { url, token }) = places.first() else {
+fn bunfig(places: &[CredentialSlot]) -> String {
+    let Some(CredentialSlot { url, token }) = places.first() else {
         return String::new();
     };
     match token {

@@ -44,7 +44,7 @@ impl Wanted {
         if host.config.templates == TemplateUse::Never || host.has_template(which) {
             return Ok(());
         }
-        self.told.tell(PackageStep::Warming);
+        self.told.tell(PackageStep::BuildingTemplate);
         // Without one it is booted.
         if let Err(error) = host.build_template(which).await {
             tracing::warn!(%error, "no template was made for a layer of packages");
@@ -106,7 +106,7 @@ impl Wanted {
             Some(same) => same,
             None => {
                 let bytes = builder.pack(&self.set, &self.told).await?;
-                self.told.tell(PackageStep::Keeping);
+                self.told.tell(PackageStep::Storing);
                 let (file, draft) = blocking(move || Ok((draft.file(bytes)?, draft))).await?;
                 builder.bring(bytes, file).await?;
                 let (language, asked) = (self.set.language(), self.set.specs().to_vec());

@@ -84,7 +84,7 @@ fn normal(spec: &PackageSpec, language: Language) -> String {
             format!("{name}{}", &text[spec.name().len()..])
         }
         // A space is an `and` between ranges.
-        Language::Javascript | Language::Raw => words.collect::<Vec<_>>().join(" "),
+        Language::Javascript | Language::Shell => words.collect::<Vec<_>>().join(" "),
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn what_is_no_package_is_refused_at_once() {
         for (language, word, expected) in [
-            (Language::Raw, "a==1", "python and javascript"),
+            (Language::Shell, "a==1", "python and javascript"),
             (Language::Python, "a", "version"),
             (Language::Python, "--index-url=x", "options"),
             (Language::Javascript, "a", "version"),

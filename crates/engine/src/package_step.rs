@@ -14,9 +14,9 @@ pub enum PackageStep {
     /// A layer is made of them.
     Packing,
     /// The layer is brought to this host.
-    Keeping,
+    Storing,
     /// A template with them is made, from which runs begin.
-    Warming,
+    BuildingTemplate,
 }
 
 impl PackageStep {
@@ -28,8 +28,8 @@ impl PackageStep {
             Self::Starting => "starting",
             Self::Installing => "installing",
             Self::Packing => "packing",
-            Self::Keeping => "keeping",
-            Self::Warming => "warming",
+            Self::Storing => "keeping",
+            Self::BuildingTemplate => "warming",
         }
     }
 }
@@ -41,8 +41,8 @@ impl fmt::Display for PackageStep {
             Self::Starting => "starting a VM to install in",
             Self::Installing => "resolving and installing",
             Self::Packing => "making a layer",
-            Self::Keeping => "keeping the layer",
-            Self::Warming => "making a warm template",
+            Self::Storing => "keeping the layer",
+            Self::BuildingTemplate => "making a warm template",
         })
     }
 }

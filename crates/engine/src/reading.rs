@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use fumehood_protocol::{GuestPath, ReadFile, Request, Response, Stream, Tag, Transferred};
+use fumehood_protocol::{ActionTag, GuestPath, ReadFile, Request, Response, Stream, Transferred};
 
 use crate::channel::{Operation, OperationEvent};
 use crate::error::Error;
@@ -9,7 +9,7 @@ use crate::sandbox::Sandbox;
 
 /// A file of a guest that is being read. See [`Files::reading`](crate::Files::reading).
 #[derive(Debug)]
-pub struct Reading {
+pub struct FileReader {
     sandbox: Sandbox,
     operation: Operation,
     patience: Patience,
@@ -18,7 +18,7 @@ pub struct Reading {
     _busy: Busy,
 }
 
-impl Reading {
+impl FileReader {
     pub(crate) fn begin(
         sandbox: &Sandbox,
         path: GuestPath,
@@ -27,7 +27,7 @@ impl Reading {
     ) -> Result<Self, Error> {
         let (operation, busy) = sandbox.operate(None, |op_id, credit| {
             Request::ReadFile(ReadFile {
-                action: Tag,
+                action: ActionTag,
                 op_id: Some(op_id),
                 path,
                 offset: Some(offset).filter(|offset| *offset > 0),

@@ -14,12 +14,12 @@ pub const KEPT_BYTES: usize = 10 * 1024 * 1024;
 
 /// The output of one stream, up to [`KEPT_BYTES`].
 #[derive(Debug, Clone, Default)]
-pub struct Captured {
+pub struct CapturedOutput {
     kept: Vec<u8>,
     total: u64,
 }
 
-impl Captured {
+impl CapturedOutput {
     /// Keeps what there is room for, and counts the rest.
     pub fn add(&mut self, bytes: &[u8]) {
         let room = KEPT_BYTES - self.kept.len();
@@ -60,14 +60,14 @@ const VALUE_COST: usize = 256;
 
 /// The values that a program shows, up to [`KEPT_BYTES`] of JSON.
 #[derive(Debug, Clone, Default)]
-pub struct Shown {
+pub struct DisplayedValues {
     /// As text: parsed, a value may take many times as much.
     kept: Vec<Box<RawValue>>,
     bytes: usize,
     total: u64,
 }
 
-impl Shown {
+impl DisplayedValues {
     /// Keeps it, where there is room, or counts it.
     pub fn add(&mut self, value: &MimeBundle) {
         self.total += 1;
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_is_past_the_limit_is_counted() {
-        let mut captured = Captured::default();
+        let mut captured = CapturedOutput::default();
         captured.add(&vec![b'x'; KEPT_BYTES]);
         assert!(!captured.truncated());
         captured.add(b"y");
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_are_base64() {
-        let mut captured = Captured::default();
+        let mut captured = CapturedOutput::default();
         captured.add(&[0xff]);
         assert_eq!(captured.encoded(), ("/w==".to_string(), "base64"));
     }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::accelerator::Accelerator;
 use crate::config::DEFAULT_MEMORY_MIB;
-use crate::control::{Canceller, Control, Controls, Input, controls};
+use crate::control::{Control, Controls, Input, RunControl, controls};
 use crate::error::{Error, ErrorKind};
 use crate::isolation::Isolation;
 use crate::network::{Network, Prepared};
@@ -240,7 +240,7 @@ pub enum Event {
     /// A run that has a VM of its own has it now; until then it waited for room, packages and the VM's start.
     Ready {
         /// Where the VM came from.
-        source: Source,
+        source: VmOrigin,
     },
     /// The program wrote to standard output; to its terminal, where it has one.
     Stdout(Bytes),
@@ -272,7 +272,7 @@ pub enum Event {
 /// Where a run's VM came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Source {
+pub enum VmOrigin {
     /// A VM that waited, restored and exercised.
     Hot,
     /// A QEMU that waited, restored for this run from a template.
@@ -286,7 +286,7 @@ pub enum Source {
     Checkpoint,
 }
 
-impl Source {
+impl VmOrigin {
     /// The name in JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -336,7 +336,7 @@ pub struct Outcome {
     /// The same of standard error.
     pub stderr: StreamSummary,
     /// Where the VM came from.
-    pub source: Source,
+    pub source: VmOrigin,
     /// What executed the guest's instructions.
     pub accelerator: Accelerator,
     /// Which walls stood around its VM; none: no VM was started.
@@ -361,7 +361,7 @@ pub struct NetworkOutcome {
 pub struct Run {
     events: mpsc::Receiver<Event>,
     driver: JoinHandle<Result<RunEnd, Error>>,
-    canceller: Canceller,
+    canceller: RunControl,
     input: Input,
     has_key: bool,
 }
@@ -409,7 +409,7 @@ impl Run {
 
     /// Something that can cancel it from elsewhere.
     #[must_use]
-    pub fn canceller(&self) -> Canceller {
+    pub fn canceller(&self) -> RunControl {
         self.canceller.clone()
     }
 
@@ -482,7 +482,7 @@ mod tests {
 
     #[test]
     fn memory_at_the_limits_and_past_them() {
-        let request = RunRequest::new(Language::Raw, "");
+        let request = RunRequest::new(Language::Shell, "");
         assert!(check(&request.clone().memory_mib(96)).is_ok());
         assert!(check(&request.clone().memory_mib(1024 * 1024)).is_ok());
         for mib in [0, 95, 1024 * 1024 + 1] {
@@ -494,14 +494,14 @@ mod tests {
 
     #[test]
     fn a_timeout_of_0_is_the_most_that_is_allowed() {
-        let request = RunRequest::new(Language::Raw, "").timeout_s(0);
+        let request = RunRequest::new(Language::Shell, "").timeout_s(0);
         assert_eq!(check(&request).unwrap().1, Duration::from_secs(300));
         assert!(check(&request.timeout_s(301)).is_err());
     }
 
     #[test]
     fn the_protocols_limits_hold_before_a_vm_is_started() {
-        assert!(check(&RunRequest::new(Language::Raw, "x".repeat(2_097_153))).is_err());
-        assert!(check(&RunRequest::new(Language::Raw, "").env("LD_PRELOAD", "x")).is_err());
+        assert!(check(&RunRequest::new(Language::Shell, "x".repeat(2_097_153))).is_err());
+        assert!(check(&RunRequest::new(Language::Shell, "").env("LD_PRELOAD", "x")).is_err());
     }
 }

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use fumehood_gateway::Event as NetworkEvent;
 use fumehood_protocol::{
-    Attach, CloseContext, ContextName, IdempotencyKey, InstallPackages, Language, ListProcesses,
-    ProcessInfo, Request, Response, Spawn, Tag, WireError,
+    ActionTag, Attach, CloseContext, ContextName, IdempotencyKey, InstallPackages, Language,
+    ListProcesses, ProcessInfo, Request, Response, Spawn, WireError,
 };
 use tokio::task::JoinHandle;
 
@@ -20,9 +20,9 @@ use crate::host::{Fresh, Host};
 use crate::isolation::Isolation;
 use crate::life::{Busy, Life, SandboxEnd};
 use crate::machine::Machine;
-use crate::network::{Expose, Prepared};
+use crate::network::{PortMapping, Prepared};
 use crate::packages::{InstalledPackage, installed};
-use crate::run::{NetworkOutcome, Run, RunRequest, Source};
+use crate::run::{NetworkOutcome, Run, RunRequest, VmOrigin};
 use crate::snapshot::Snapshot;
 use crate::spawn::SpawnRequest;
 use crate::uplink::{Served, Uplink};
@@ -53,7 +53,7 @@ pub(crate) struct Inner {
     pub(crate) channel: Arc<Channel>,
     watch: JoinHandle<()>,
     _place: Place,
-    source: Source,
+    source: VmOrigin,
     start: Duration,
     process_id: u32,
     pub(crate) identity: (String, String),
@@ -121,7 +121,7 @@ impl Sandbox {
 
     /// Where the VM came from.
     #[must_use]
-    pub fn source(&self) -> Source {
+    pub fn source(&self) -> VmOrigin {
         self.0.source
     }
 
@@ -168,7 +168,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid): the sandbox has no network, or the port is in use.
-    pub fn expose(&self, expose: Expose) -> Result<String, Error> {
+    pub fn expose(&self, expose: PortMapping) -> Result<String, Error> {
         let none = "this sandbox has no network, so that no port of it can be reached; give its builder one";
         let served = self.served();
         served
@@ -248,7 +248,7 @@ impl Sandbox {
         let channel = &self.0.channel;
         let operation = channel.operate_within(window(true), None, |op_id, credit| {
             Request::Attach(Attach {
-                action: Tag,
+                action: ActionTag,
                 op_id: Some(op_id),
                 idempotency_key: key,
                 from_seq,
@@ -315,7 +315,7 @@ impl Sandbox {
         packages: impl IntoIterator<Item = impl Into<String>>,
     ) -> Result<Vec<InstalledPackage>, Error> {
         let install = InstallPackages {
-            action: Tag,
+            action: ActionTag,
             op_id: None,
             language,
             packages: packages.into_iter().map(Into::into).collect(),
@@ -345,7 +345,7 @@ impl Sandbox {
     pub async fn processes(&self) -> Result<Vec<ProcessInfo>, Error> {
         let request = |op_id| {
             Request::ListProcesses(ListProcesses {
-                action: Tag,
+                action: ActionTag,
                 op_id: Some(op_id),
             })
         };
@@ -360,7 +360,7 @@ impl Sandbox {
         context.check(&self.0.host.config.limits).map_err(invalid)?;
         let request = |op_id| {
             Request::CloseContext(CloseContext {
-                action: Tag,
+                action: ActionTag,
                 op_id: Some(op_id),
                 context,
             })
@@ -462,7 +462,7 @@ impl Sandbox {
 
     /// Ends it, whoever else has a clone of it; returns how long that took.
     pub async fn end(&self) -> Duration {
-        self.0.life.end(SandboxEnd::Asked).await
+        self.0.life.end(SandboxEnd::Requested).await
     }
 }
 

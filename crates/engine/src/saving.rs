@@ -8,7 +8,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind};
 use crate::greeting::Brought;
 use crate::host::Host;
-use crate::run::Source;
+use crate::run::VmOrigin;
 use crate::sandbox::{Sandbox, Times};
 use crate::snapshot::Snapshot;
 use crate::uplink::Served;
@@ -72,7 +72,7 @@ impl Sandbox {
         times: Times,
     ) -> Result<Self, Error> {
         let snapshot = checkpoint.snapshot();
-        let (brought, source) = (Brought::NONE, Source::Checkpoint);
+        let (brought, source) = (Brought::NONE, VmOrigin::Checkpoint);
         let restored = host.restore(snapshot, &brought, PROTOCOL_VERSION, source);
         let fresh = restored.await?.map(Channel::new);
         Self::new(host, fresh, checkpoint.network(), times)

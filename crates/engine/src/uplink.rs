@@ -1,13 +1,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fumehood_gateway::{Connections, End, Event as NetworkEvent, Gateway, Link, Setup, Summary};
+use fumehood_gateway::{
+    Connections, Endpoint, Event as NetworkEvent, Gateway, GatewayConfig, LinkAddresses, Summary,
+};
 use fumehood_protocol::network;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, ErrorKind};
-use crate::network::{EXPOSED, Expose, Exposed, Kept, Prepared};
+use crate::network::{EXPOSED, Exposed, Kept, PortMapping, Prepared};
 use crate::run::{Event, NetworkOutcome};
 
 /// What a VM's network card is connected to. Dropping it ends all of the guest's connections.
@@ -53,13 +55,13 @@ impl Saved {
 }
 
 /// Both ends of every guest's cable.
-const LINK: Link = Link {
-    guest: End {
+const LINK: LinkAddresses = LinkAddresses {
+    guest: Endpoint {
         mac: network::GUEST_MAC,
         v4: network::GUEST_IPV4,
         v6: network::GUEST_IPV6,
     },
-    gateway: End {
+    gateway: Endpoint {
         mac: network::GATEWAY_MAC,
         v4: network::GATEWAY_IPV4,
         v6: network::GATEWAY_IPV6,
@@ -81,7 +83,7 @@ impl Uplink {
             exposed,
             stale,
         } = prepared;
-        let setup = Setup {
+        let setup = GatewayConfig {
             link: LINK,
             policy: kept.policy.clone(),
             vault: kept.vault.clone(),
@@ -133,8 +135,8 @@ impl Served {
     /// Exposes one more port of the guest; returns how it is reached.
     ///
     /// # Errors
-    /// As [`Expose::bind`], and [`ErrorKind::Invalid`] for too many.
-    pub(crate) fn expose_also(&self, expose: Expose) -> Result<String, Error> {
+    /// As [`PortMapping::bind`], and [`ErrorKind::Invalid`] for too many.
+    pub(crate) fn expose_also(&self, expose: PortMapping) -> Result<String, Error> {
         if self.urls().len() >= EXPOSED {
             let message =
                 format!("{EXPOSED} ports of this sandbox are exposed, the most that are allowed");

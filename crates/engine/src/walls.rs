@@ -3,8 +3,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use fumehood_image::Store;
-use fumehood_qemu::{OWN_USERS, PROCESSES, Setting, User};
-use fumehood_sys::host::{Credentials, may_become};
+use fumehood_qemu::{LaunchConfig, PROCESSES, UID_BASE, User};
+use fumehood_sys::host::{Credentials, can_setuid};
 
 use crate::accelerator::Accelerator;
 use crate::config::{Config, Qemu, is_program};
@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::isolation::RequiredIsolation;
 
 /// The name of the program that puts up the walls around QEMU.
-pub const LAUNCHER: &str = "fumehood-launcher";
+pub const LAUNCHER_BIN: &str = "fumehood-launcher";
 
 /// The variable that names one.
 const LAUNCHER_VARIABLE: &str = "FUMEHOOD_LAUNCHER";
@@ -30,12 +30,12 @@ pub(crate) fn setting(
     qemu: &Qemu,
     accelerator: Accelerator,
     store: &Path,
-) -> Result<Setting, Error> {
+) -> Result<LaunchConfig, Error> {
     let mut devices: Vec<PathBuf> = vec!["/dev/null".into(), "/dev/urandom".into()];
     if accelerator == Accelerator::Kvm {
         devices.push("/dev/kvm".into());
     }
-    Ok(Setting {
+    Ok(LaunchConfig {
         launcher: find_launcher(config, store)?,
         program: qemu.program.clone(),
         devices,
@@ -56,7 +56,7 @@ fn find_launcher(config: &Config, store: &Path) -> Result<PathBuf, Error> {
             .ok_or_else(missing);
     }
     let beside = std::env::current_exe().ok();
-    let beside = beside.map(|here| here.with_file_name(LAUNCHER));
+    let beside = beside.map(|here| here.with_file_name(LAUNCHER_BIN));
     if let Some(beside) = beside.filter(|path| is_program(path)) {
         return Ok(beside);
     }
@@ -65,7 +65,7 @@ fn find_launcher(config: &Config, store: &Path) -> Result<PathBuf, Error> {
         return Ok(stored);
     }
     let here = format!(
-        "{LAUNCHER} is neither beside this program nor ours at {}",
+        "{LAUNCHER_BIN} is neither beside this program nor ours at {}",
         stored.display()
     );
     Err(missing(&here))
@@ -122,11 +122,11 @@ fn user(accelerator: Accelerator) -> User {
     };
     let may = |uid| {
         let gid = gid.unwrap_or(uid);
-        may_become(Credentials { uid, gid })
+        can_setuid(Credentials { uid, gid })
     };
-    let last = OWN_USERS + PROCESSES;
+    let last = UID_BASE + PROCESSES;
     let nobody = Credentials::NOBODY;
-    if may(OWN_USERS) && may(last) {
+    if may(UID_BASE) && may(last) {
         User::Own { gid }
     } else if may(nobody.uid) {
         let gid = gid.unwrap_or(nobody.gid);

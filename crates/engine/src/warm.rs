@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use fumehood_protocol::{Complete, EnvVars, Exec, Language, Quiesce, Refresh, Request, Tag};
+use fumehood_protocol::{ActionTag, Complete, EnvVars, Exec, Language, Quiesce, Refresh, Request};
 
 use crate::channel::{Channel, ChannelError, OperationEvent};
 use crate::error::{Error, ErrorKind};
@@ -15,7 +15,7 @@ pub(crate) fn primer(language: Language) -> &'static str {
     match language {
         Language::Python => include_str!("../primers/python.py"),
         Language::Javascript => include_str!("../primers/javascript.ts"),
-        Language::Raw => include_str!("../primers/shell.sh"),
+        Language::Shell => include_str!("../primers/shell.sh"),
     }
 }
 
@@ -76,7 +76,7 @@ pub(crate) async fn prepare(channel: &Channel, language: Language) -> Result<(),
 pub(crate) async fn quiesce(channel: &Channel) -> Result<(), Error> {
     let request = |op_id| {
         Request::Quiesce(Quiesce {
-            action: Tag,
+            action: ActionTag,
             op_id: Some(op_id),
         })
     };

@@ -17,7 +17,7 @@ const DENIALS: usize = 64;
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum What {
+pub enum NetworkAction {
     /// A name was asked for.
     Lookup,
     /// A connection was asked for, or spoke.
@@ -36,7 +36,7 @@ pub enum What {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
     /// What it is about.
-    pub what: What,
+    pub what: NetworkAction,
     /// Whether it was allowed to go on.
     pub allowed: bool,
     /// The rule that allowed it.
@@ -68,7 +68,12 @@ pub struct Event {
 }
 
 impl Event {
-    pub(crate) fn new(what: What, allowed: bool, code: &'static str, message: String) -> Self {
+    pub(crate) fn new(
+        what: NetworkAction,
+        allowed: bool,
+        code: &'static str,
+        message: String,
+    ) -> Self {
         Self {
             what,
             allowed,
@@ -86,12 +91,12 @@ impl Event {
     }
 
     /// What was allowed, and did not succeed.
-    pub(crate) fn failed(what: What, code: &'static str, why: String) -> Self {
+    pub(crate) fn failed(what: NetworkAction, code: &'static str, why: String) -> Self {
         Self::new(what, true, code, why)
     }
 
     /// What a policy decided.
-    pub(crate) fn decided(what: What, policy: &Policy, decision: &Decision) -> Self {
+    pub(crate) fn decided(what: NetworkAction, policy: &Policy, decision: &Decision) -> Self {
         let allowed = decision.is_allowed();
         let message = match allowed {
             true => decision.sentence(),
@@ -149,7 +154,7 @@ struct Inner {
 
 /// What makes two denials the same.
 type Key = (
-    What,
+    NetworkAction,
     &'static str,
     Option<HostName>,
     Option<IpAddr>,
@@ -172,12 +177,12 @@ impl Log {
         self.lock().summary.connections += 1;
     }
 
-    pub(crate) fn decided(&self, what: What, policy: &Policy, decision: &Decision) {
+    pub(crate) fn decided(&self, what: NetworkAction, policy: &Policy, decision: &Decision) {
         self.add(Event::decided(what, policy, decision));
     }
 
     /// Something came too often, too much, or as what it is not.
-    pub(crate) fn limited(&self, what: What, code: &'static str, message: String) {
+    pub(crate) fn limited(&self, what: NetworkAction, code: &'static str, message: String) {
         self.add(Event::new(what, false, code, message));
     }
 
@@ -186,7 +191,12 @@ impl Log {
         const CHARACTERS: usize = 80;
         let text: String = text.chars().take(CHARACTERS).collect();
         let message = format!("`{}` is the name of no host", text.escape_default());
-        self.add(Event::new(What::Lookup, false, "no_host_name", message));
+        self.add(Event::new(
+            NetworkAction::Lookup,
+            false,
+            "no_host_name",
+            message,
+        ));
     }
 
     /// What the stack has refused by itself.
@@ -211,7 +221,7 @@ impl Log {
         };
         self.add(Event {
             address: to,
-            ..Event::new(What::Packet, false, code, message.into())
+            ..Event::new(NetworkAction::Packet, false, code, message.into())
         });
     }
 
@@ -282,7 +292,7 @@ mod tests {
     fn denied(port: u16) -> Event {
         Event {
             port: Some(port),
-            ..Event::new(What::Connection, false, "no_rule", "no".into())
+            ..Event::new(NetworkAction::Connection, false, "no_rule", "no".into())
         }
     }
 

@@ -7,9 +7,9 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::budget::{Budget, Count, Metered};
 use crate::dns::Resolver;
-use crate::event::{Event, Log, Summary, What};
+use crate::event::{Event, Log, NetworkAction, Summary};
 use crate::flow::{World, pass_both_ways};
-use crate::link::Link;
+use crate::link::LinkAddresses;
 use crate::policy::{Policy, Question, decide};
 use crate::stack::{Arrival, GuestStream, Refused, Stack, Tuple, drive};
 use crate::vault::Vault;
@@ -19,9 +19,9 @@ const LOOKUPS: usize = 64;
 
 /// What a gateway is to be like.
 #[derive(Debug, Clone)]
-pub struct Setup {
+pub struct GatewayConfig {
     /// The wire to the guest.
-    pub link: Link,
+    pub link: LinkAddresses,
     /// What the guest may reach.
     pub policy: Arc<Policy>,
     /// What the gateway knows and the guest does not.
@@ -80,7 +80,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`GatewayError`].
-    pub fn start(wire: UnixStream, setup: Setup) -> Result<Self, GatewayError> {
+    pub fn start(wire: UnixStream, setup: GatewayConfig) -> Result<Self, GatewayError> {
         let seed = getrandom::u64().map_err(|e| GatewayError::Randomness(e.to_string()))?;
         let limits = setup.policy.limits;
         let most = usize::try_from(limits.connections).unwrap_or(usize::MAX);
@@ -153,7 +153,7 @@ async fn live(
     };
     if let Err(error) = ended {
         log.add(Event::failed(
-            What::Packet,
+            NetworkAction::Packet,
             "network_ended",
             error.to_string(),
         ));
@@ -207,7 +207,8 @@ impl World {
             other => return self.log.packet(other),
         };
         let decision = decide(&self.policy, &question);
-        self.log.decided(What::Packet, &self.policy, &decision);
+        self.log
+            .decided(NetworkAction::Packet, &self.policy, &decision);
     }
 }
 
@@ -253,7 +254,7 @@ async fn inbound(stack: &Stack, log: &Log, client: TcpStream, port: u16) {
     };
     log.add(Event {
         port: Some(port),
-        ..Event::failed(What::Inbound, "not_served", why)
+        ..Event::failed(NetworkAction::Inbound, "not_served", why)
     });
 }
 
@@ -270,7 +271,7 @@ async fn exchange(client: TcpStream, mut guest: GuestStream) -> Event {
     Event {
         bytes_up,
         bytes_down,
-        ..Event::new(What::Inbound, true, "exposed", message.into())
+        ..Event::new(NetworkAction::Inbound, true, "exposed", message.into())
     }
 }
 

@@ -22,7 +22,7 @@ mod testing;
 mod tls;
 mod vault;
 
-pub use event::{Denial, Event, Summary, What};
-pub use gateway::{Connections, Gateway, GatewayError, Setup};
-pub use link::{End, Link};
+pub use event::{Denial, Event, NetworkAction, Summary};
+pub use gateway::{Connections, Gateway, GatewayConfig, GatewayError};
+pub use link::{Endpoint, LinkAddresses};
 pub use vault::{SecretValue, Vault, VaultError};

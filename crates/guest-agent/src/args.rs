@@ -2,7 +2,7 @@ use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use fumehood_protocol::{Limits, TABLE};
+use fumehood_protocol::{LIMITS, Limits};
 
 use crate::confine::User;
 use crate::settings::VERSION;
@@ -204,7 +204,7 @@ fn text(argument: &OsStr) -> Result<String, String> {
 
 fn usage() -> String {
     let mut usage = USAGE.to_string();
-    for row in TABLE {
+    for row in LIMITS {
         usage += &format!("  {} = {}\n      {}\n", row.name, row.default, row.reason);
     }
     usage

@@ -92,7 +92,7 @@ impl Interpreters {
         let (name, feed) = match language {
             Language::Python => ("python3", Feed::Message),
             Language::Javascript => ("bun", Feed::File),
-            Language::Raw => ("bash", Feed::Memory),
+            Language::Shell => ("bash", Feed::Memory),
         };
         let program = self.find(name)?;
         let argument = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
@@ -106,7 +106,7 @@ impl Interpreters {
                 argument(b"--preload"),
                 argument(self.runners.join("javascript.ts").as_os_str().as_bytes()),
             ],
-            Language::Raw => vec![
+            Language::Shell => vec![
                 argument(b"-c"),
                 argument(one_line(SHELL).as_bytes()),
                 argument(b"bash"),

@@ -129,7 +129,7 @@ impl Confinement {
         let Some((user, group)) = self.identity else {
             return act();
         };
-        let _borrowed = fumehood_sys::guest::FilesOf::user(user, group);
+        let _borrowed = fumehood_sys::guest::FsCredentials::user(user, group);
         act()
     }
 

@@ -3,7 +3,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
-    Chunk, Decoder, ErrorType, InputData, Item, Limits, OpId, Request, Stdin, Tag, WireError,
+    ActionTag, Chunk, Decoder, ErrorType, InputData, Item, Limits, OpId, Request, Stdin, WireError,
 };
 use rustix::buffer::spare_capacity;
 use rustix::event::PollFlags;
@@ -386,7 +386,7 @@ impl Incoming {
 
     fn input(data: &InputData, bytes: Vec<u8>) -> Self {
         let stdin = Stdin {
-            action: Tag,
+            action: ActionTag,
             op_id: data.op_id,
             chunk: Some(Chunk::Bytes(bytes)),
             eof: data.eof,

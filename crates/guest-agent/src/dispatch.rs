@@ -1,8 +1,8 @@
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
-    Chunk, CloseContext, Done, ErrorType, Exec, InputData, OpId, Ping, Pong, ProcessKind, Request,
-    Resize, Response, SendSignal, Stdin, Tag, WireError,
+    ActionTag, Chunk, CloseContext, Done, ErrorType, Exec, InputData, OpId, Ping, Pong,
+    ProcessKind, Request, Resize, Response, SendSignal, Stdin, WireError,
 };
 use rustix::process::Signal;
 
@@ -255,7 +255,7 @@ fn input(connection: &mut Connection, stdin: Stdin, agent: &mut Agent) -> Result
 fn data(connection: &mut Connection, data: InputData, agent: &mut Agent) -> Result<(), WireError> {
     let (op_id, eof) = (data.op_id, data.eof);
     let nothing = Stdin {
-        action: Tag,
+        action: ActionTag,
         op_id,
         chunk: None,
         eof,

@@ -1,7 +1,7 @@
 use fumehood_protocol::{
     ErrorType, FEATURE_CANCEL, FEATURE_CONTEXTS, FEATURE_CREDIT, FEATURE_FILES, FEATURE_PROCESSES,
     FEATURE_RAW_FRAMES, FEATURE_REFRESH, Hello, HelloReply, Limits, PROTOCOL_VERSION, Response,
-    WireError, same_secret,
+    WireError, constant_time_eq,
 };
 
 use crate::agent::Agent;
@@ -53,7 +53,7 @@ pub(crate) fn hello(
     check_length("nonce", hello.nonce.as_deref(), &settings.limits)?;
     if let Some(token) = &settings.token {
         let given = hello.token.as_deref().unwrap_or("");
-        if !same_secret(token.as_bytes(), given.as_bytes()) {
+        if !constant_time_eq(token.as_bytes(), given.as_bytes()) {
             connection.close();
             let message = "the token in `hello` is missing or wrong; the connection is closed";
             return Err(WireError::new(ErrorType::AuthError, message));

@@ -25,7 +25,7 @@ pub(crate) fn install_packages(
     room(connection, agent)?;
     let installer = match request.language {
         Language::Python => "uv",
-        Language::Javascript | Language::Raw => "bun",
+        Language::Javascript | Language::Shell => "bun",
     };
     // What is missing is named, rather than found missing by a script.
     agent.interpreters.program(installer)?;

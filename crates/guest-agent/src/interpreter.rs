@@ -99,7 +99,7 @@ impl Interpreter {
         let flag = |wanted: bool, flag: u8| if wanted { flag } else { 0 };
         let flags = flag(text.display, DISPLAY) | flag(text.stdin, STDIN);
         match (self.language, &self.script) {
-            (Language::Raw, Some(script)) => {
+            (Language::Shell, Some(script)) => {
                 // As much as bash's generator takes.
                 let seed = seed & u128::from(u32::MAX);
                 let text = [variables.as_bytes(), code.as_bytes(), b"\0"].concat();

@@ -18,19 +18,19 @@ pub struct Image {
     name: ImageName,
     directory: PathBuf,
     manifest: Manifest,
-    parts: [Part; PARTS.len()],
+    parts: [ImageFile; PARTS.len()],
 }
 
 /// One file of an image, opened once for reading. It stays readable when the image is replaced.
 #[derive(Debug)]
-pub struct Part {
+pub struct ImageFile {
     path: PathBuf,
     file: File,
     record: PartRecord,
 }
 
-impl Part {
-    /// Where the file lies; the descriptor of [`Part::file`] is the one that was checked.
+impl ImageFile {
+    /// Where the file lies; the descriptor of [`ImageFile::file`] is the one that was checked.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -73,17 +73,17 @@ impl Image {
     }
 
     /// The kernel, an uncompressed `vmlinux`.
-    pub fn kernel(&self) -> &Part {
+    pub fn kernel(&self) -> &ImageFile {
         &self.parts[0]
     }
 
     /// The start file system with the agent.
-    pub fn initrd(&self) -> &Part {
+    pub fn initrd(&self) -> &ImageFile {
         &self.parts[1]
     }
 
     /// The read-only root file system.
-    pub fn rootfs(&self) -> &Part {
+    pub fn rootfs(&self) -> &ImageFile {
         &self.parts[2]
     }
 
@@ -92,7 +92,7 @@ impl Image {
         let manifest = Manifest::load(name.as_str(), directory)?;
         let recorded = identity::load(&directory.join(IDENTITY_FILE));
         let mut seen = Identities::new();
-        let mut open = |part: &str| -> Result<Part, Error> {
+        let mut open = |part: &str| -> Result<ImageFile, Error> {
             let (part, identity) = open_part(name, directory, &manifest, part, &recorded)?;
             seen.insert(part.record.name.clone(), identity);
             Ok(part)
@@ -120,7 +120,7 @@ fn open_part(
     manifest: &Manifest,
     part: &str,
     recorded: &Identities,
-) -> Result<(Part, Identity), Error> {
+) -> Result<(ImageFile, Identity), Error> {
     let damaged = |path: &Path, why: String| Error::Damaged {
         name: name.to_string(),
         part: part.to_owned(),
@@ -147,7 +147,7 @@ fn open_part(
         file.rewind().map_err(Error::io("rewind", &path))?;
     }
     Ok((
-        Part {
+        ImageFile {
             path,
             file,
             record: record.clone(),

@@ -50,7 +50,7 @@ mod workdir;
 
 pub use build::{BuildReport, Outcome, build, prepare_kernel};
 pub use error::Error;
-pub use image::{Image, Part};
+pub use image::{Image, ImageFile};
 pub use initrd::floor as floor_initrd;
 pub use layer::{
     LAYERS_BYTES, LayerDraft, LayerKey, LayerManifest, Layers, ListedLayer, StoredLayer,
@@ -59,10 +59,11 @@ pub use layer::{
 pub use manifest::{Artifact, KernelRecord, Manifest, PartRecord};
 pub use name::ImageName;
 pub use options::{BuildOptions, ExtraFile, KernelChoice, RootFormat};
-pub use progress::{Progress, Silent, Step, StepEnd};
+pub use progress::{NoProgress, Progress, Step, StepEnd};
 pub use shelf::PruneReport;
 pub use sparse::copy_sparse;
-pub use store::{Listed, PartReport, PartState, Store, Verification};
+pub use store::{ImageSummary, PartReport, PartState, Store, Verification};
 pub use template::{
-    Draft, ListedTemplate, TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest, Templates,
+    ListedTemplate, TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest, TemplateWriter,
+    Templates,
 };

@@ -43,9 +43,9 @@ pub trait Progress {
 
 /// Hears nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Silent;
+pub struct NoProgress;
 
-impl Progress for Silent {
+impl Progress for NoProgress {
     fn started(&mut self, _: &Step) {}
     fn done(&mut self, _: &Step, _: StepEnd, _: Duration) {}
 }

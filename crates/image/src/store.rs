@@ -29,7 +29,7 @@ pub struct Store {
 
 /// One image of a store.
 #[derive(Debug)]
-pub struct Listed {
+pub struct ImageSummary {
     /// Its name.
     pub name: ImageName,
     /// Its directory.
@@ -131,7 +131,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read; a store that does not exist yet is empty.
-    pub fn list(&self) -> Result<Vec<Listed>, Error> {
+    pub fn list(&self) -> Result<Vec<ImageSummary>, Error> {
         let images = self.images();
         let entries = match fs::read_dir(&images) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -151,7 +151,7 @@ impl Store {
                 continue;
             };
             let manifest = Manifest::load(name.as_str(), &directory);
-            listed.push(Listed {
+            listed.push(ImageSummary {
                 name,
                 directory,
                 manifest,

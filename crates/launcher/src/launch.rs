@@ -3,13 +3,15 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use fumehood_sys::host::{self, Side, Walls, clone_sibling, keep_only, landlock_abi};
+use fumehood_sys::host::{
+    self, CloneResult, LandlockRuleset, clone_sibling, close_fds_except, landlock_abi,
+};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Gid, Signal, Uid, getgid, getuid, set_parent_process_death_signal, setsid};
 
 use crate::because::Because;
 use crate::line::Line;
-use crate::order::{Cgroup, Namespaces, Order, User, Wall, Word};
+use crate::order::{Cgroup, IsolationLayer, LaunchSpec, LauncherMessage, Namespaces, User};
 use crate::{filter, root, user};
 
 /// The name of a host that QEMU is told instead of this one's.
@@ -33,26 +35,26 @@ pub fn launch() -> std::process::ExitCode {
         Ok(order) => {
             let ids = (getuid(), getgid());
             match separate(&order, ids) {
-                Ok(Side::Caller) => return std::process::ExitCode::SUCCESS,
-                Ok(Side::New) => become_program(&order, ids, &line),
+                Ok(CloneResult::Caller) => return std::process::ExitCode::SUCCESS,
+                Ok(CloneResult::New) => become_program(&order, ids, &line),
                 Err(failure) => failure,
             }
         }
         Err(what) => (None, what),
     };
-    line.tell(&Word::Failed { wall, what });
+    line.tell(&LauncherMessage::Failed { wall, what });
     std::process::ExitCode::FAILURE
 }
 
-type Failure = (Option<Wall>, String);
+type Failure = (Option<IsolationLayer>, String);
 
 /// Who this process was when it was started.
 type Ids = (Uid, Gid);
 
 /// Makes the process that becomes the program, in its cgroup and its namespaces. It is a child of this
 /// one's parent: this one has nothing to wait for.
-fn separate(order: &Order, ids: Ids) -> Result<Side, Failure> {
-    let cgroup = |what| (Some(Wall::Cgroup), what);
+fn separate(order: &LaunchSpec, ids: Ids) -> Result<CloneResult, Failure> {
+    let cgroup = |what| (Some(IsolationLayer::Cgroup), what);
     let directory = match &order.cgroup {
         Cgroup::Same => None,
         Cgroup::Unified(path) => {
@@ -75,20 +77,20 @@ fn separate(order: &Order, ids: Ids) -> Result<Side, Failure> {
         Namespaces::Privileged => host::Namespaces::Privileged,
         Namespaces::InUserNamespace => host::Namespaces::InUserNamespace,
     };
-    let refused = |what| (Some(Wall::Namespaces), what);
+    let refused = |what| (Some(IsolationLayer::Namespaces), what);
     let side = clone_sibling(namespaces, directory.as_ref().map(AsFd::as_fd))
         .because("namespaces of its own")
         .map_err(refused)?;
-    if side == Side::New && order.namespaces == Namespaces::InUserNamespace {
+    if side == CloneResult::New && order.namespaces == Namespaces::InUserNamespace {
         user::alone(ids).map_err(refused)?;
     }
     Ok(side)
 }
 
 /// Puts up the walls around this process and becomes the program. Returns only when that fails.
-fn become_program(order: &Order, ids: Ids, line: &Line) -> Failure {
+fn become_program(order: &LaunchSpec, ids: Ids, line: &Line) -> Failure {
     match put_up(order, line) {
-        Ok(landlock) => line.tell(&Word::Ready {
+        Ok(landlock) => line.tell(&LauncherMessage::Ready {
             missing: missing(order, ids, landlock),
         }),
         Err(failure) => return failure,
@@ -103,16 +105,16 @@ fn become_program(order: &Order, ids: Ids, line: &Line) -> Failure {
 }
 
 /// Returns the version of Landlock, 0 = none.
-fn put_up(order: &Order, line: &Line) -> Result<u32, Failure> {
+fn put_up(order: &LaunchSpec, line: &Line) -> Result<u32, Failure> {
     // As the host's `/proc` has it: in its own namespace this process is the first.
     let process = fs::read_link("/proc/self").because("/proc");
     let process = process.and_then(|name| name.to_string_lossy().parse().because("/proc"));
     let process: u32 = process.map_err(|what| (None, what))?;
-    line.tell(&Word::Begun(process));
+    line.tell(&LauncherMessage::Begun(process));
     if order.namespaces != Namespaces::None {
         let entered = root::enter(&order.files, &order.devices)
             .and_then(|()| rustix::system::sethostname(HOST_NAME).because("a host name"));
-        entered.map_err(|what| (Some(Wall::Namespaces), what))?;
+        entered.map_err(|what| (Some(IsolationLayer::Namespaces), what))?;
     }
     // Asked now: no such call exists behind the filter.
     let landlock = landlock_abi();
@@ -120,11 +122,12 @@ fn put_up(order: &Order, line: &Line) -> Result<u32, Failure> {
     Ok(landlock)
 }
 
-fn give_up(order: &Order, process: u32) -> Result<(), String> {
+fn give_up(order: &LaunchSpec, process: u32) -> Result<(), String> {
     setsid().because("a session of its own")?;
     let held = held_files(order);
-    let landlock = Walls::new(&paths(&order.files), &paths(&held), &paths(&order.devices))?;
-    keep_only(&order.inherit).because("descriptors cannot be closed")?;
+    let landlock =
+        LandlockRuleset::new(&paths(&order.files), &paths(&held), &paths(&order.devices))?;
+    close_fds_except(&order.inherit).because("descriptors cannot be closed")?;
     user::bound(&order.limits, order.user)?;
     user::become_user(order.user, process)?;
     rustix::thread::set_no_new_privs(true).because("new privileges cannot be forbidden")?;
@@ -139,7 +142,7 @@ fn give_up(order: &Order, process: u32) -> Result<(), String> {
 
 /// The files that the program holds, by the paths under which it may open them once more. Those in memory
 /// are not Landlock's business.
-fn held_files(order: &Order) -> Vec<std::path::PathBuf> {
+fn held_files(order: &LaunchSpec) -> Vec<std::path::PathBuf> {
     let paths = order
         .inherit
         .iter()
@@ -157,19 +160,19 @@ fn paths(paths: &[std::path::PathBuf]) -> Vec<&std::path::Path> {
 }
 
 /// The walls that do not stand, since they were not ordered or this kernel does not have them.
-fn missing(order: &Order, (uid, _): Ids, landlock: u32) -> Vec<Wall> {
+fn missing(order: &LaunchSpec, (uid, _): Ids, landlock: u32) -> Vec<IsolationLayer> {
     let alone = order.namespaces != Namespaces::None;
     // Root in a namespace that knows root alone is still who owns the host's files.
     let in_user_namespace = order.namespaces == Namespaces::InUserNamespace && !uid.is_root();
     let least = if alone { 1 } else { LANDLOCK_WHOLE };
     let missing = [
         (
-            Wall::User,
+            IsolationLayer::User,
             !in_user_namespace && !matches!(order.user, User::Own { .. }),
         ),
-        (Wall::Namespaces, !alone),
-        (Wall::Landlock, landlock < least),
-        (Wall::Cgroup, order.cgroup == Cgroup::Same),
+        (IsolationLayer::Namespaces, !alone),
+        (IsolationLayer::Landlock, landlock < least),
+        (IsolationLayer::Cgroup, order.cgroup == Cgroup::Same),
     ];
     let missing = missing.into_iter().filter(|(_, missing)| *missing);
     missing.map(|(wall, _)| wall).collect()

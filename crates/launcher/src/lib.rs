@@ -11,6 +11,6 @@ mod user;
 
 pub use launch::launch;
 pub use order::{
-    Cgroup, Limits, Namespaces, OWN_USERS, Order, PACKET_BYTES, PROCESSES, User, VERSION, Wall,
-    Word,
+    Cgroup, IsolationLayer, LaunchSpec, LauncherMessage, Limits, Namespaces, PACKET_BYTES,
+    PROCESSES, UID_BASE, User, VERSION,
 };

@@ -5,7 +5,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 use rustix::stdio::dup2_stdin;
 
-use crate::order::{Order, PACKET_BYTES, VERSION, Word};
+use crate::order::{LaunchSpec, LauncherMessage, PACKET_BYTES, VERSION};
 
 /// The launcher's end of the line to its owner: a socket that keeps packets apart.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Line {
     }
 
     /// The owner's order.
-    pub(crate) fn order(&self) -> Result<Order, String> {
+    pub(crate) fn order(&self) -> Result<LaunchSpec, String> {
         let mut packet = vec![0; PACKET_BYTES];
         let (_, bytes) = recv(&self.0, &mut packet[..], RecvFlags::empty())
             .map_err(|e| format!("no order came: {e}"))?;
@@ -38,7 +38,7 @@ impl Line {
     }
 
     /// Tells the owner. An owner that is gone ends this process.
-    pub(crate) fn tell(&self, word: &Word) {
+    pub(crate) fn tell(&self, word: &LauncherMessage) {
         let packet = serde_json::to_vec(word).unwrap_or_default();
         if send(&self.0, &packet, SendFlags::NOSIGNAL).is_err() {
             std::process::exit(1);

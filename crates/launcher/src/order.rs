@@ -8,7 +8,7 @@ pub const VERSION: u32 = 1;
 
 /// What is to be started, and which walls are to be put up. All of them go up, or nothing is started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
+pub struct LaunchSpec {
     /// [`VERSION`].
     pub version: u32,
     /// The program.
@@ -46,7 +46,7 @@ pub enum Namespaces {
 /// Whom the program becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum User {
-    /// A user that no other process has: [`OWN_USERS`] and the number of its process. Needs root.
+    /// A user that no other process has: [`UID_BASE`] and the number of its process. Needs root.
     Own {
         /// The group; none = the user's number.
         gid: Option<u32>,
@@ -64,7 +64,7 @@ pub enum User {
 
 /// The first user of [`User::Own`]. Linux numbers processes up to 2²², and the ranges that systemd hands
 /// out to containers and people end below and begin above these.
-pub const OWN_USERS: u32 = 0x7000_0000;
+pub const UID_BASE: u32 = 0x7000_0000;
 
 /// More than the largest number of a process, as Linux bounds it.
 pub const PROCESSES: u32 = 1 << 22;
@@ -96,7 +96,7 @@ pub struct Limits {
 /// A wall that a host may not offer. Others are there always: no capabilities, no new privileges, a
 /// filter of system calls, limits, only the named descriptors, death with its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Wall {
+pub enum IsolationLayer {
     /// A user of its own, or a user namespace.
     User,
     /// Namespaces of its own, and a root that holds nothing but what it needs.
@@ -109,18 +109,18 @@ pub enum Wall {
 
 /// What a launcher tells, each a packet of JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Word {
+pub enum LauncherMessage {
     /// The process that becomes the program is there: its number, as its parent sees it.
     Begun(u32),
     /// All walls stand. The program starts when a byte comes back, and the line ends when it has.
     Ready {
         /// Walls that were not ordered, or that this kernel does not have.
-        missing: Vec<Wall>,
+        missing: Vec<IsolationLayer>,
     },
     /// There will be no program.
     Failed {
         /// The wall that could not be put up, if it was one that a host may not offer.
-        wall: Option<Wall>,
+        wall: Option<IsolationLayer>,
         /// What failed and why.
         what: String,
     },

@@ -3,7 +3,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use fumehood_sys::host::{Without, restrict_mounts};
+use fumehood_sys::host::{MountRestriction, restrict_mounts};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
@@ -47,9 +47,9 @@ pub(crate) fn enter(files: &[PathBuf], devices: &[PathBuf]) -> Result<(), String
     root.directory(Path::new(PROC)).because(PROC)?;
     root.mount(&processes, Path::new(PROC)).because(PROC)?;
     // Devices come after: the rest of the root has none.
-    restrict(&root.tree, Without::WritingAndDevices)?;
+    restrict(&root.tree, MountRestriction::WritingAndDevices)?;
     for (tree, _) in &devices {
-        restrict(tree, Without::WritingAndPrograms)?;
+        restrict(tree, MountRestriction::WritingAndPrograms)?;
     }
     root.mount_all(&devices)?;
     root.become_root().because("the root cannot be changed")
@@ -68,7 +68,7 @@ fn trees(paths: &[PathBuf]) -> Result<Vec<Tree<'_>>, String> {
     .collect()
 }
 
-fn restrict(tree: &OwnedFd, without: Without) -> Result<(), String> {
+fn restrict(tree: &OwnedFd, without: MountRestriction) -> Result<(), String> {
     restrict_mounts(tree.as_fd(), without).because("mounts cannot be made read-only")
 }
 

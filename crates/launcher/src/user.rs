@@ -8,7 +8,7 @@ use rustix::thread::{
 };
 
 use crate::because::Because;
-use crate::order::{Limits, OWN_USERS, User};
+use crate::order::{Limits, UID_BASE, User};
 
 /// The user and the group that an ordinary user is inside its user namespace.
 const INSIDE: u32 = 65534;
@@ -61,7 +61,7 @@ pub(crate) fn become_user(user: User, process: u32) -> Result<(), String> {
     }
     let ids = match user {
         User::Own { gid } => {
-            let own = OWN_USERS + process;
+            let own = UID_BASE + process;
             Some((own, gid.unwrap_or(own)))
         }
         User::Some { uid, gid } => Some((uid, gid)),

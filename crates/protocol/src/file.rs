@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::message::{is_false, request, response};
-use crate::{ErrorType, GuestPath, Limits, OpId, Tag, WireError};
+use crate::{ActionTag, ErrorType, GuestPath, Limits, OpId, WireError};
 
 request! {
     /// Writes a file; its content comes by `stdin` or `data` up to their `eof`. The file is there with all
@@ -269,7 +269,7 @@ mod tests {
     fn files_at_the_limits_and_past_them() {
         let limits = Limits::default();
         let write = |mode, size| WriteFile {
-            action: Tag,
+            action: ActionTag,
             op_id: None,
             path: GuestPath::new("a"),
             mode,

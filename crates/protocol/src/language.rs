@@ -12,12 +12,13 @@ pub enum Language {
     /// JavaScript and TypeScript, by bun.
     Javascript,
     /// Shell, by bash.
-    Raw,
+    #[serde(alias = "raw")]
+    Shell,
 }
 
 impl Language {
     /// Every language, in the order that documentation lists them.
-    pub const ALL: [Self; 3] = [Self::Python, Self::Javascript, Self::Raw];
+    pub const ALL: [Self; 3] = [Self::Python, Self::Javascript, Self::Shell];
 
     /// The name on the wire.
     #[must_use]
@@ -25,7 +26,7 @@ impl Language {
         match self {
             Self::Python => "python",
             Self::Javascript => "javascript",
-            Self::Raw => "raw",
+            Self::Shell => "shell",
         }
     }
 
@@ -35,7 +36,7 @@ impl Language {
         match extension {
             "py" => Some(Self::Python),
             "js" | "mjs" | "cjs" | "ts" | "mts" | "cts" | "jsx" | "tsx" => Some(Self::Javascript),
-            "sh" | "bash" => Some(Self::Raw),
+            "sh" | "bash" => Some(Self::Shell),
             _ => None,
         }
     }
@@ -55,9 +56,9 @@ impl FromStr for Language {
         match name {
             "python" | "py" => Ok(Self::Python),
             "javascript" | "js" | "typescript" | "ts" => Ok(Self::Javascript),
-            "raw" | "shell" | "sh" | "bash" => Ok(Self::Raw),
+            "raw" | "shell" | "sh" | "bash" => Ok(Self::Shell),
             other => Err(format!(
-                "`{other}` is not a language fumehood runs; use python, javascript (or typescript), or raw (shell)"
+                "`{other}` is not a language fumehood runs; use python, javascript (or typescript), or shell"
             )),
         }
     }

@@ -41,7 +41,7 @@ pub use file::{
 };
 pub use key::IdempotencyKey;
 pub use language::Language;
-pub use limits::{LimitRow, Limits, TABLE};
+pub use limits::{LIMITS, LimitSpec, Limits};
 pub use op::OpId;
 pub use package::{PackageSpec, Packages};
 pub use path::GuestPath;
@@ -52,13 +52,14 @@ pub use process::{
 };
 pub use refresh::{Quiesce, Quiesced, Refresh, Refreshed};
 pub use request::{
-    ACTIONS, Cancel, Credit, Exec, Hello, InstallPackages, Ping, Refused, Request, Tag,
+    ACTIONS, ActionTag, Cancel, Credit, Exec, Hello, InstallPackages, Ping, RejectedRequest,
+    Request,
 };
 pub use response::{
     Complete, Data, EndedBy, ErrorMessage, Evidence, HelloReply, Output, Pong, Response, Stream,
     StreamSummary,
 };
-pub use secret::same_secret;
+pub use secret::constant_time_eq;
 pub use text::Utf8Splitter;
 
 /// The protocol version this crate speaks: the highest that `hello` can agree on.

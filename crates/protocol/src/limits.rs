@@ -1,6 +1,6 @@
 /// One row of the table of limits, for documentation and for `--limit NAME=VALUE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LimitRow {
+pub struct LimitSpec {
     /// The limit's name, with its unit.
     pub name: &'static str,
     /// The value that holds unless an operator sets another.
@@ -11,7 +11,7 @@ pub struct LimitRow {
 
 macro_rules! limits {
     ($($name:ident = $value:expr, $reason:literal;)*) => {
-        /// What a peer may ask for at most. One value for each row of [`TABLE`].
+        /// What a peer may ask for at most. One value for each row of [`LIMITS`].
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct Limits {
             $(#[doc = $reason] pub $name: u64,)*
@@ -24,12 +24,12 @@ macro_rules! limits {
         }
 
         /// Every limit with its default and its reason: the table in `docs/protocol.md`.
-        pub const TABLE: &[LimitRow] = &[
-            $(LimitRow { name: stringify!($name), default: $value, reason: $reason },)*
+        pub const LIMITS: &[LimitSpec] = &[
+            $(LimitSpec { name: stringify!($name), default: $value, reason: $reason },)*
         ];
 
         impl Limits {
-            /// Name and value of each, in the order of [`TABLE`].
+            /// Name and value of each, in the order of [`LIMITS`].
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()
             }
@@ -37,7 +37,7 @@ macro_rules! limits {
             /// Those that differ from their defaults, by name.
             #[must_use]
             pub fn changed(&self) -> std::collections::BTreeMap<String, u64> {
-                let rows = self.iter().zip(TABLE);
+                let rows = self.iter().zip(LIMITS);
                 let changed = rows.filter(|((_, value), row)| *value != row.default);
                 changed.map(|((name, value), _)| (name.to_string(), value)).collect()
             }
@@ -50,7 +50,7 @@ macro_rules! limits {
                 match name {
                     $(stringify!($name) => self.$name = value,)*
                     other => {
-                        let names: Vec<&str> = TABLE.iter().map(|row| row.name).collect();
+                        let names: Vec<&str> = LIMITS.iter().map(|row| row.name).collect();
                         return Err(format!("there is no limit `{other}`; the limits are {}", names.join(", ")));
                     }
                 }
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn every_row_can_be_set_by_its_name() {
-        for row in TABLE {
+        for row in LIMITS {
             let mut limits = Limits::default();
             limits.set(row.name, row.default + 1).unwrap();
             assert_ne!(limits, Limits::default(), "{} was not set", row.name);

@@ -11,7 +11,7 @@ macro_rules! request {
             #[doc(hidden)]
             #[serde(default, skip_serializing)]
             #[cfg_attr(feature = "schema", schemars(skip))]
-            pub action: Tag,
+            pub action: ActionTag,
             /// The operation's id; without one the request is synchronous.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub op_id: Option<OpId>,
@@ -31,7 +31,7 @@ macro_rules! about_operation {
             #[doc(hidden)]
             #[serde(default, skip_serializing)]
             #[cfg_attr(feature = "schema", schemars(skip))]
-            pub action: Tag,
+            pub action: ActionTag,
             /// The operation. One that is not known has ended already; that is no error.
             pub op_id: OpId,
             $($(#[$attribute])* pub $field: $type,)*

@@ -38,7 +38,7 @@ impl Packages {
         limits: &Limits,
     ) -> Result<Vec<PackageSpec>, WireError> {
         let refuse = |message| Err(WireError::new(ErrorType::PackageError, message));
-        if language == Language::Raw {
+        if language == Language::Shell {
             return refuse(
                 "packages can be installed for python and javascript, not for raw".to_string(),
             );
@@ -104,7 +104,7 @@ impl PackageSpec {
         let name_len = match language {
             Language::Python => python(argument),
             Language::Javascript => javascript(argument),
-            Language::Raw => {
+            Language::Shell => {
                 Err("packages can be installed for python and javascript, not for raw".into())
             }
         }
@@ -395,7 +395,7 @@ mod tests {
                 .contains("51")
         );
         assert!(many(0).parse(Language::Python, &limits).is_err());
-        assert!(many(1).parse(Language::Raw, &limits).is_err());
+        assert!(many(1).parse(Language::Shell, &limits).is_err());
     }
 
     #[test]

@@ -2,7 +2,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::{about_operation, is_false, request, response};
 use crate::{
-    Chunk, ContextName, EnvVars, ErrorType, GuestPath, IdempotencyKey, Limits, OpId, Tag, WireError,
+    ActionTag, Chunk, ContextName, EnvVars, ErrorType, GuestPath, IdempotencyKey, Limits, OpId,
+    WireError,
 };
 
 request! {
@@ -312,7 +313,7 @@ impl Spawn {
     #[must_use]
     pub fn new(argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
-            action: Tag,
+            action: ActionTag,
             op_id: None,
             argv: argv.into_iter().map(Into::into).collect(),
             env_vars: EnvVars::default(),

@@ -3,7 +3,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EnvVars, ErrorType, OpId, Tag, WireError};
+use crate::{ActionTag, EnvVars, ErrorType, OpId, WireError};
 
 /// Makes the guest ready for its state to be saved: user processes are frozen, and from the answer on
 /// nothing runs before a `refresh`. Answered by `quiesced`, or by `busy_error` while operations run.
@@ -14,7 +14,7 @@ pub struct Quiesce {
     #[doc(hidden)]
     #[serde(default, skip_serializing)]
     #[cfg_attr(feature = "schema", schemars(skip))]
-    pub action: Tag,
+    pub action: ActionTag,
     /// The operation's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op_id: Option<OpId>,
@@ -29,7 +29,7 @@ pub struct Refresh {
     #[doc(hidden)]
     #[serde(default, skip_serializing)]
     #[cfg_attr(feature = "schema", schemars(skip))]
-    pub action: Tag,
+    pub action: ActionTag,
     /// The operation's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op_id: Option<OpId>,
@@ -189,7 +189,7 @@ mod tests {
 
     fn refresh() -> Refresh {
         Refresh {
-            action: Tag,
+            action: ActionTag,
             op_id: None,
             wall_clock_us: 1_795_000_000_000_000,
             entropy: "0f".repeat(32),

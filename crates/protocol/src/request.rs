@@ -166,7 +166,7 @@ request! {
 /// A line that is no valid request: what to answer, and under which operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
-pub struct Refused {
+pub struct RejectedRequest {
     /// The id of the operation, where the line was good enough to tell.
     pub op_id: Option<OpId>,
     /// The answer.
@@ -184,9 +184,9 @@ struct Head {
 /// The place of the field `action` in each request: read past here, written by [`Request`].
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tag;
+pub struct ActionTag;
 
-impl<'de> Deserialize<'de> for Tag {
+impl<'de> Deserialize<'de> for ActionTag {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         IgnoredAny::deserialize(deserializer).map(|_| Self)
     }
@@ -306,8 +306,8 @@ impl Request {
     ///
     /// # Errors
     /// `protocol_error` for invalid UTF-8; `request_error`, naming the field, for all else.
-    pub fn parse(line: &[u8]) -> Result<Self, Refused> {
-        let refuse = |op_id, error_type, message: String| Refused {
+    pub fn parse(line: &[u8]) -> Result<Self, RejectedRequest> {
+        let refuse = |op_id, error_type, message: String| RejectedRequest {
             op_id,
             error: WireError::new(error_type, message),
         };
@@ -343,7 +343,7 @@ impl Exec {
     #[must_use]
     pub fn new(language: Language, code: impl Into<String>) -> Self {
         Self {
-            action: Tag,
+            action: ActionTag,
             op_id: None,
             language,
             code: code.into(),
@@ -450,7 +450,7 @@ pub(crate) fn timeout_in(seconds: i64, min: u64, limits: &Limits) -> Result<u64,
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Request, Refused> {
+    fn parse(line: &str) -> Result<Request, RejectedRequest> {
         Request::parse(line.as_bytes())
     }
 
@@ -485,7 +485,7 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_read() {
-        let mut exec = Exec::new(Language::Raw, "echo");
+        let mut exec = Exec::new(Language::Shell, "echo");
         exec.op_id = OpId::try_from(7).ok();
         exec.env_vars = [("A", "b")].into_iter().collect();
         let request = Request::Exec(exec);
@@ -604,7 +604,7 @@ mod tests {
     fn code_at_the_limit_and_one_past_it() {
         let limits = Limits::default();
         let exec =
-            |bytes: u64| Exec::new(Language::Raw, "x".repeat(usize::try_from(bytes).unwrap()));
+            |bytes: u64| Exec::new(Language::Shell, "x".repeat(usize::try_from(bytes).unwrap()));
         assert!(exec(2_097_152).check(&limits).is_ok());
         let error = exec(2_097_153).check(&limits).unwrap_err();
         assert_eq!(error.error_type, ErrorType::CodeError);
@@ -612,7 +612,7 @@ mod tests {
             error.message.contains("2097153") && error.message.contains("2097152"),
             "{error}"
         );
-        assert!(Exec::new(Language::Raw, "a\0b").check(&limits).is_err());
+        assert!(Exec::new(Language::Shell, "a\0b").check(&limits).is_err());
     }
 
     #[test]
@@ -621,7 +621,7 @@ mod tests {
         let timeout = |t| {
             Exec {
                 timeout: t,
-                ..Exec::new(Language::Raw, "")
+                ..Exec::new(Language::Shell, "")
             }
             .timeout_s(&limits)
         };
@@ -636,7 +636,7 @@ mod tests {
     fn install_timeout_at_the_limits_and_past_them() {
         let limits = Limits::default();
         let install = |timeout| InstallPackages {
-            action: Tag,
+            action: ActionTag,
             op_id: None,
             language: Language::Python,
             packages: ["a==1"].into_iter().collect(),

@@ -1,6 +1,6 @@
 /// Whether two secrets are the same, in a time that depends on the length of `given` alone.
 #[must_use]
-pub fn same_secret(expected: &[u8], given: &[u8]) -> bool {
+pub fn constant_time_eq(expected: &[u8], given: &[u8]) -> bool {
     let mut difference = expected.len() ^ given.len();
     for (at, byte) in given.iter().enumerate() {
         let other = expected
@@ -18,10 +18,10 @@ mod tests {
 
     #[test]
     fn secrets_are_compared_whole() {
-        assert!(same_secret(b"abc", b"abc"));
+        assert!(constant_time_eq(b"abc", b"abc"));
         for wrong in [&b""[..], b"ab", b"abd", b"abcabc", b"abca", b"xbc"] {
-            assert!(!same_secret(b"abc", wrong), "{wrong:?}");
+            assert!(!constant_time_eq(b"abc", wrong), "{wrong:?}");
         }
-        assert!(!same_secret(b"", b"a"));
+        assert!(!constant_time_eq(b"", b"a"));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fumehood_protocol::{BLOCKED_NAMES, BLOCKED_PREFIXES, TABLE};
+use fumehood_protocol::{BLOCKED_NAMES, BLOCKED_PREFIXES, LIMITS};
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
@@ -40,7 +40,7 @@ fn the_schema_has_not_drifted() {
 #[test]
 fn the_specification_lists_every_limit() {
     let text = specification();
-    for row in TABLE {
+    for row in LIMITS {
         let line = format!("| `{}` | {} | {} |", row.name, row.default, row.reason);
         assert!(
             text.contains(&line),

@@ -5,7 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use fumehood_launcher::{Limits, Namespaces, Order, PACKET_BYTES, User, VERSION, Wall, Word};
+use fumehood_launcher::{
+    IsolationLayer, LaunchSpec, LauncherMessage, Limits, Namespaces, PACKET_BYTES, User, VERSION,
+};
 use fumehood_sys::host::spawn;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -13,7 +15,7 @@ use rustix::net::{
 };
 
 use crate::cgroup::Cgroup;
-use crate::launcher::{ProcessError, Request, Setting, Wanted};
+use crate::launcher::{LaunchConfig, ProcessError, ProcessSpec, Request};
 use crate::process::{Process, Reaped};
 
 /// How long a launcher may take for its next word. It makes some hundred system calls: 2 ms where nothing
@@ -32,17 +34,17 @@ const ADDRESSES_MIB: u64 = 8192;
 /// Why an attempt came to nothing.
 pub(crate) enum Refused {
     /// This wall cannot be put up here.
-    Wall(Wall, String),
+    IsolationLayer(IsolationLayer, String),
     /// Something else.
     Error(ProcessError),
 }
 
 /// One attempt at starting a QEMU within certain walls.
 pub(crate) struct Attempt<'a> {
-    pub(crate) setting: &'a Setting,
+    pub(crate) setting: &'a LaunchConfig,
     pub(crate) files: &'a [PathBuf],
     pub(crate) namespaces: Namespaces,
-    pub(crate) wanted: &'a Wanted,
+    pub(crate) wanted: &'a ProcessSpec,
 }
 
 impl Attempt<'_> {
@@ -64,7 +66,7 @@ impl Attempt<'_> {
     fn order(&self, cgroup: Option<&Cgroup>) -> Result<Vec<u8>, Refused> {
         let text = |arg: &std::ffi::OsString| arg.to_str().map(str::to_owned);
         let args = self.wanted.args.iter().map(text).collect::<Option<_>>();
-        let order = Order {
+        let order = LaunchSpec {
             version: VERSION,
             program: self.setting.program.clone(),
             args: args.ok_or_else(|| refused("an argument of QEMU's is no text"))?,
@@ -116,21 +118,21 @@ impl Attempt<'_> {
     }
 
     /// Hears the launcher until the program has started.
-    fn converse(&self, line: &OwnedFd) -> Result<(Reaped, Vec<Wall>), Refused> {
+    fn converse(&self, line: &OwnedFd) -> Result<(Reaped, Vec<IsolationLayer>), Refused> {
         let mut child = None;
         let mut stand = None;
         while let Some(word) = self.next(line)? {
             match word {
-                Word::Begun(pid) => child = Reaped::new(pid),
-                Word::Ready { missing } => {
+                LauncherMessage::Begun(pid) => child = Reaped::new(pid),
+                LauncherMessage::Ready { missing } => {
                     stand = Some(missing);
                     send(line, b"!", SendFlags::NOSIGNAL).map_err(|e| self.failed(e.into()))?;
                 }
-                Word::Failed {
+                LauncherMessage::Failed {
                     wall: Some(wall),
                     what,
-                } => return Err(Refused::Wall(wall, what)),
-                Word::Failed { wall: None, what } => return Err(refused(what)),
+                } => return Err(Refused::IsolationLayer(wall, what)),
+                LauncherMessage::Failed { wall: None, what } => return Err(refused(what)),
             }
         }
         let silent = || refused("the launcher went away without a word");
@@ -138,7 +140,7 @@ impl Attempt<'_> {
     }
 
     /// None at the end of the line.
-    fn next(&self, line: &OwnedFd) -> Result<Option<Word>, Refused> {
+    fn next(&self, line: &OwnedFd) -> Result<Option<LauncherMessage>, Refused> {
         let mut packet = [0; 4096];
         let heard = recv(line, &mut packet[..], RecvFlags::empty());
         match heard {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a QEMU may take of the host, held by its cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowance {
+pub struct ResourceLimits {
     /// Memory, in MiB: its guest's and its own.
     pub memory_mib: u64,
     /// Threads.
@@ -109,7 +109,7 @@ impl Hierarchy {
     ///
     /// # Errors
     /// A sentence that says what the kernel refused.
-    pub(crate) fn make(&self, allowance: &Allowance) -> Result<Cgroup, String> {
+    pub(crate) fn make(&self, allowance: &ResourceLimits) -> Result<Cgroup, String> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", this_process());
@@ -130,7 +130,7 @@ impl Hierarchy {
     }
 
     /// Which directory's file gets which value.
-    fn bounds(&self, allowance: &Allowance) -> [(usize, &'static str, String); 3] {
+    fn bounds(&self, allowance: &ResourceLimits) -> [(usize, &'static str, String); 3] {
         let memory = (allowance.memory_mib << 20).to_string();
         let threads = allowance.threads.to_string();
         let quota = allowance.processor_percent * PERIOD_US / 100;
@@ -290,7 +290,7 @@ mod tests {
         let slice = dir.path().join("slice");
         fs::write(slice.join("cgroup.subtree_control"), "cpu io memory pids\n").unwrap();
         assert_eq!(find(), Some(Hierarchy::Unified(slice.clone())));
-        let allowance = Allowance {
+        let allowance = ResourceLimits {
             memory_mib: 512,
             threads: 64,
             processor_percent: 200,

@@ -3,12 +3,12 @@ use std::fmt::{self, Display};
 use std::os::fd::RawFd;
 
 /// One switch of QEMU's command line.
-pub trait Switch {
+pub trait QemuArg {
     /// The switch's name, with its dash.
     const NAME: &'static str;
 }
 
-/// Arguments for a QEMU process, one [`Switch`] after the other.
+/// Arguments for a QEMU process, one [`QemuArg`] after the other.
 #[derive(Debug, Clone, Default)]
 pub struct CommandLine(Vec<OsString>);
 
@@ -31,7 +31,7 @@ impl CommandLine {
 
     /// Adds a switch.
     #[must_use]
-    pub fn with<S: Switch + Display>(mut self, switch: &S) -> Self {
+    pub fn with<S: QemuArg + Display>(mut self, switch: &S) -> Self {
         self.0.push(S::NAME.into());
         self.0.push(switch.to_string().into());
         self
@@ -79,7 +79,7 @@ pub enum Machine {
     },
 }
 
-impl Switch for Machine {
+impl QemuArg for Machine {
     const NAME: &'static str = "-M";
 }
 
@@ -109,7 +109,7 @@ pub enum Accel {
     Kvm,
 }
 
-impl Switch for Accel {
+impl QemuArg for Accel {
     const NAME: &'static str = "-accel";
 }
 
@@ -133,7 +133,7 @@ pub enum Cpu {
     Host,
 }
 
-impl Switch for Cpu {
+impl QemuArg for Cpu {
     const NAME: &'static str = "-cpu";
 }
 
@@ -150,7 +150,7 @@ impl Display for Cpu {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory(pub u32);
 
-impl Switch for Memory {
+impl QemuArg for Memory {
     const NAME: &'static str = "-m";
 }
 
@@ -164,7 +164,7 @@ impl Display for Memory {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel(pub RawFd);
 
-impl Switch for Kernel {
+impl QemuArg for Kernel {
     const NAME: &'static str = "-kernel";
 }
 
@@ -178,7 +178,7 @@ impl Display for Kernel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Initrd(pub RawFd);
 
-impl Switch for Initrd {
+impl QemuArg for Initrd {
     const NAME: &'static str = "-initrd";
 }
 
@@ -192,7 +192,7 @@ impl Display for Initrd {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Append(pub String);
 
-impl Switch for Append {
+impl QemuArg for Append {
     const NAME: &'static str = "-append";
 }
 
@@ -211,7 +211,7 @@ pub struct Fdset {
     pub set: u32,
 }
 
-impl Switch for Fdset {
+impl QemuArg for Fdset {
     const NAME: &'static str = "-add-fd";
 }
 
@@ -230,7 +230,7 @@ pub struct Blockdev {
     pub set: u32,
 }
 
-impl Switch for Blockdev {
+impl QemuArg for Blockdev {
     const NAME: &'static str = "-blockdev";
 }
 
@@ -254,7 +254,7 @@ pub struct NullBlockdev {
     pub size: u64,
 }
 
-impl Switch for NullBlockdev {
+impl QemuArg for NullBlockdev {
     const NAME: &'static str = "-blockdev";
 }
 
@@ -279,7 +279,7 @@ pub struct Netdev {
     pub fd: RawFd,
 }
 
-impl Switch for Netdev {
+impl QemuArg for Netdev {
     const NAME: &'static str = "-netdev";
 }
 
@@ -303,7 +303,7 @@ pub struct Chardev {
     pub fd: RawFd,
 }
 
-impl Switch for Chardev {
+impl QemuArg for Chardev {
     const NAME: &'static str = "-chardev";
 }
 
@@ -320,7 +320,7 @@ pub struct Serial {
     pub chardev: String,
 }
 
-impl Switch for Serial {
+impl QemuArg for Serial {
     const NAME: &'static str = "-serial";
 }
 
@@ -332,16 +332,16 @@ impl Display for Serial {
 
 /// `-mon`: the monitor, in QMP.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mon {
+pub struct Monitor {
     /// The [`Chardev`].
     pub chardev: String,
 }
 
-impl Switch for Mon {
+impl QemuArg for Monitor {
     const NAME: &'static str = "-mon";
 }
 
-impl Display for Mon {
+impl Display for Monitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "chardev={},mode=control", escaped(&self.chardev))
     }
@@ -377,7 +377,7 @@ pub enum Device {
     },
 }
 
-impl Switch for Device {
+impl QemuArg for Device {
     const NAME: &'static str = "-device";
 }
 
@@ -412,7 +412,7 @@ impl Display for Device {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sandbox;
 
-impl Switch for Sandbox {
+impl QemuArg for Sandbox {
     const NAME: &'static str = "-sandbox";
 }
 
@@ -426,7 +426,7 @@ impl Display for Sandbox {
 mod tests {
     use super::*;
 
-    fn words<S: Switch + Display>(switch: &S) -> Vec<String> {
+    fn words<S: QemuArg + Display>(switch: &S) -> Vec<String> {
         let args = CommandLine::default().with(switch).into_args();
         args.into_iter().map(|a| a.into_string().unwrap()).collect()
     }

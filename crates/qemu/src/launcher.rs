@@ -4,10 +4,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use fumehood_launcher::{Namespaces, User, Wall};
+use fumehood_launcher::{IsolationLayer, Namespaces, User};
 
 use crate::attempt::{Attempt, Refused};
-use crate::cgroup::{Allowance, Hierarchy};
+use crate::cgroup::{Hierarchy, ResourceLimits};
 use crate::needs::files_of;
 use crate::process::Process;
 
@@ -37,7 +37,7 @@ pub enum ProcessError {
 
 /// What every QEMU of an engine is started with.
 #[derive(Debug, Clone)]
-pub struct Setting {
+pub struct LaunchConfig {
     /// The program that puts up the walls.
     pub launcher: PathBuf,
     /// QEMU.
@@ -52,19 +52,19 @@ pub struct Setting {
 
 /// One QEMU that is to be started.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct ProcessSpec {
     /// Its arguments.
     pub args: Vec<OsString>,
     /// Descriptors that keep their numbers in it and are closed here.
     pub inherit: Vec<OwnedFd>,
     /// What it may take.
-    pub allowance: Allowance,
+    pub allowance: ResourceLimits,
 }
 
 /// What is sent to the thread that forks.
 #[derive(Debug)]
 pub(crate) struct Request {
-    wanted: Wanted,
+    wanted: ProcessSpec,
     /// Goes into the process: while it is there, the thread goes on.
     hold: Sender<Request>,
     started: tokio::sync::oneshot::Sender<Result<Process, ProcessError>>,
@@ -84,7 +84,7 @@ impl Launcher {
     ///
     /// # Errors
     /// The operating system's, when it gives no thread.
-    pub fn new(setting: Setting) -> io::Result<Self> {
+    pub fn new(setting: LaunchConfig) -> io::Result<Self> {
         let (requests, inbox) = channel();
         std::thread::Builder::new()
             .name("qemu-launcher".into())
@@ -96,7 +96,7 @@ impl Launcher {
     ///
     /// # Errors
     /// [`ProcessError`].
-    pub async fn start(&self, wanted: Wanted) -> Result<Process, ProcessError> {
+    pub async fn start(&self, wanted: ProcessSpec) -> Result<Process, ProcessError> {
         let (started, answer) = tokio::sync::oneshot::channel();
         let request = Request {
             wanted,
@@ -113,12 +113,12 @@ impl Launcher {
     ///
     /// # Errors
     /// [`ProcessError`].
-    pub fn try_walls(setting: Setting) -> Result<Vec<(Wall, String)>, ProcessError> {
+    pub fn try_walls(setting: LaunchConfig) -> Result<Vec<(IsolationLayer, String)>, ProcessError> {
         let mut starter = Starter::new(setting);
-        let wanted = Wanted {
+        let wanted = ProcessSpec {
             args: vec!["--version".into()],
             inherit: Vec::new(),
-            allowance: Allowance {
+            allowance: ResourceLimits {
                 memory_mib: 512,
                 threads: 64,
                 processor_percent: 200,
@@ -130,7 +130,7 @@ impl Launcher {
     }
 }
 
-fn serve(setting: Setting, inbox: &Receiver<Request>) {
+fn serve(setting: LaunchConfig, inbox: &Receiver<Request>) {
     // What is found out once is found out while whoever wants the first QEMU still prepares.
     let mut starter = Starter::new(setting);
     while let Ok(request) = inbox.recv() {
@@ -142,18 +142,18 @@ fn serve(setting: Setting, inbox: &Receiver<Request>) {
 
 /// What has been found out about this host: which files QEMU needs, and which walls can be put up.
 struct Starter {
-    setting: Setting,
+    setting: LaunchConfig,
     files: io::Result<Vec<PathBuf>>,
     namespaces: Namespaces,
     hierarchy: Option<Hierarchy>,
     /// What owners that were killed left is all gone.
     swept: bool,
     /// Why walls are missing.
-    reasons: Vec<(Wall, String)>,
+    reasons: Vec<(IsolationLayer, String)>,
 }
 
 impl Starter {
-    fn new(setting: Setting) -> Self {
+    fn new(setting: LaunchConfig) -> Self {
         let files = files_of(&setting.program);
         let is_root = rustix::process::geteuid().is_root();
         let namespaces = if is_root && setting.user != User::Same {
@@ -163,7 +163,7 @@ impl Starter {
         };
         let mut reasons = Vec::new();
         let hierarchy = Hierarchy::find();
-        let hierarchy = hierarchy.map_err(|why| reasons.push((Wall::Cgroup, why)));
+        let hierarchy = hierarchy.map_err(|why| reasons.push((IsolationLayer::Cgroup, why)));
         Self {
             setting,
             files,
@@ -177,7 +177,7 @@ impl Starter {
     /// Starts one with all walls that can be put up here; a wall that cannot is not tried again.
     fn start(
         &mut self,
-        wanted: &Wanted,
+        wanted: &ProcessSpec,
         hold: Option<Sender<Request>>,
     ) -> Result<Process, ProcessError> {
         if let Some(hierarchy) = self.hierarchy.as_ref().filter(|_| !self.swept) {
@@ -187,14 +187,14 @@ impl Starter {
             let (wall, what) = match self.attempt(wanted, hold.clone()) {
                 Ok(process) => return self.accept(process),
                 Err(Refused::Error(error)) => return Err(error),
-                Err(Refused::Wall(wall, what)) => (wall, what),
+                Err(Refused::IsolationLayer(wall, what)) => (wall, what),
             };
             if self.setting.full {
                 return Err(ProcessError::Walls(what));
             }
             match wall {
-                Wall::Cgroup if self.hierarchy.is_some() => self.hierarchy = None,
-                Wall::Namespaces if self.namespaces != Namespaces::None => {
+                IsolationLayer::Cgroup if self.hierarchy.is_some() => self.hierarchy = None,
+                IsolationLayer::Namespaces if self.namespaces != Namespaces::None => {
                     self.namespaces = Namespaces::None;
                 }
                 _ => return Err(ProcessError::Refused(what)),
@@ -204,7 +204,11 @@ impl Starter {
         }
     }
 
-    fn attempt(&self, wanted: &Wanted, hold: Option<Sender<Request>>) -> Result<Process, Refused> {
+    fn attempt(
+        &self,
+        wanted: &ProcessSpec,
+        hold: Option<Sender<Request>>,
+    ) -> Result<Process, Refused> {
         let spawn = |source: &io::Error| {
             Refused::Error(ProcessError::Spawn {
                 program: self.setting.program.clone(),
@@ -215,7 +219,8 @@ impl Starter {
         let cgroup = self.hierarchy.as_ref();
         let cgroup = cgroup.map(|hierarchy| hierarchy.make(&wanted.allowance));
         let cgroup = cgroup.transpose();
-        let cgroup = cgroup.map_err(|what| Refused::Wall(Wall::Cgroup, what))?;
+        let cgroup =
+            cgroup.map_err(|what| Refused::IsolationLayer(IsolationLayer::Cgroup, what))?;
         let attempt = Attempt {
             setting: &self.setting,
             files,
@@ -234,19 +239,19 @@ impl Starter {
         Err(ProcessError::Walls(whys.collect::<Vec<_>>().join("; ")))
     }
 
-    fn reason(&self, wall: Wall) -> String {
+    fn reason(&self, wall: IsolationLayer) -> String {
         let known = self.reasons.iter().find(|(of, _)| *of == wall);
         known.map_or_else(|| usual_reason(wall).to_string(), |(_, why)| why.clone())
     }
 }
 
-fn usual_reason(wall: Wall) -> &'static str {
+fn usual_reason(wall: IsolationLayer) -> &'static str {
     match wall {
-        Wall::User => "no user of its own can be given to QEMU",
-        Wall::Namespaces => "no namespaces can be made",
-        Wall::Landlock => {
+        IsolationLayer::User => "no user of its own can be given to QEMU",
+        IsolationLayer::Namespaces => "no namespaces can be made",
+        IsolationLayer::Landlock => {
             "this kernel has no Landlock, or none that holds back signals and sockets"
         }
-        Wall::Cgroup => "no cgroup can be made",
+        IsolationLayer::Cgroup => "no cgroup can be made",
     }
 }

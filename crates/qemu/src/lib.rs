@@ -10,13 +10,13 @@ mod needs;
 mod process;
 mod qmp;
 
-pub use cgroup::Allowance;
+pub use cgroup::ResourceLimits;
 pub use command_line::{
     Accel, Append, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Initrd, Kernel, Machine,
-    Memory, Mon, Netdev, NullBlockdev, Sandbox, Serial, Switch,
+    Memory, Monitor, Netdev, NullBlockdev, QemuArg, Sandbox, Serial,
 };
-pub use fumehood_launcher::{OWN_USERS, PROCESSES, User, Wall};
-pub use launcher::{Launcher, ProcessError, Setting, Wanted};
+pub use fumehood_launcher::{IsolationLayer, PROCESSES, UID_BASE, User};
+pub use launcher::{LaunchConfig, Launcher, ProcessError, ProcessSpec};
 pub use memory::{GuestMemory, MemoryError};
 pub use process::Process;
 pub use qmp::{Event, Pending, Qmp, QmpError};

@@ -4,7 +4,7 @@ use std::process::{ChildStderr, ExitStatus};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use fumehood_launcher::Wall;
+use fumehood_launcher::IsolationLayer;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -23,7 +23,7 @@ pub struct Process {
     /// end, so the end of this pipe is the sign to look whether QEMU has ended.
     stderr: Option<Stderr>,
     complaint: Vec<u8>,
-    missing: Vec<Wall>,
+    missing: Vec<IsolationLayer>,
     /// Removed after the process has been waited for.
     _cgroup: Option<Cgroup>,
     _hold: Option<Sender<Request>>,
@@ -80,7 +80,7 @@ impl Process {
     pub(crate) fn new(
         child: Reaped,
         stderr: Option<ChildStderr>,
-        missing: Vec<Wall>,
+        missing: Vec<IsolationLayer>,
         cgroup: Option<Cgroup>,
         hold: Option<Sender<Request>>,
     ) -> Self {
@@ -102,7 +102,7 @@ impl Process {
 
     /// The walls that do not stand around it, as its launcher told; none = all stand.
     #[must_use]
-    pub fn missing(&self) -> &[Wall] {
+    pub fn missing(&self) -> &[IsolationLayer] {
         &self.missing
     }
 

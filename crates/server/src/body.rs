@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fumehood_engine::policy::{Document, SecretName};
 use fumehood_engine::{
-    Expose, Language, Network, RunRequest, SecretValue, SignalName, SpawnRequest,
+    Language, Network, PortMapping, RunRequest, SecretValue, SignalName, SpawnRequest,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -32,7 +32,7 @@ impl From<CodeLanguage> for Language {
         match language {
             CodeLanguage::Python => Self::Python,
             CodeLanguage::Javascript => Self::Javascript,
-            CodeLanguage::Shell => Self::Raw,
+            CodeLanguage::Shell => Self::Shell,
         }
     }
 }
@@ -321,7 +321,7 @@ impl NetworkBody {
             network = network.secret(name, value);
         }
         for word in &self.expose {
-            let expose: Expose = word.parse().map_err(|e| wrong("expose", &e))?;
+            let expose: PortMapping = word.parse().map_err(|e| wrong("expose", &e))?;
             network = network.expose(expose);
         }
         Ok(network)

@@ -1,6 +1,6 @@
 //! What keys may ask for, whoever holds them: this host's own surroundings are its operator's.
 
-use fumehood_engine::Expose;
+use fumehood_engine::PortMapping;
 use fumehood_engine::policy::names_special;
 
 use crate::body::NetworkBody;
@@ -20,7 +20,7 @@ impl Service {
         }
         for word in &network.expose {
             // What is no pair of ports is refused where it is read.
-            let expose = word.parse::<Expose>();
+            let expose = word.parse::<PortMapping>();
             expose.map_or(Ok(()), |expose| self.allows_port(owner, expose))?;
         }
         if self.0.settings.keys_reach_special {
@@ -49,7 +49,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Kind::Forbidden`].
-    pub(crate) fn allows_port(&self, owner: &Owner, expose: Expose) -> Result<(), ApiError> {
+    pub(crate) fn allows_port(&self, owner: &Owner, expose: PortMapping) -> Result<(), ApiError> {
         if owner.is_local() || expose.host == 0 {
             return Ok(());
         }

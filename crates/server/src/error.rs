@@ -120,7 +120,7 @@ const RETRY_ROOM_S: u32 = 2;
 pub struct ApiError {
     /// What kind of trouble it is.
     pub kind: Kind,
-    /// `safe`: the same request can be made again. `useless`: it will fail again. `unknown`: it may have been done.
+    /// `safe`: the same request can be made again. `never`: it will fail again. `unknown`: it may have been done.
     #[schema(value_type = String)]
     pub retry: &'static str,
     /// What was wrong, for a person.
@@ -166,7 +166,7 @@ impl ApiError {
             | Kind::Boot
             | Kind::Protocol => "safe",
             Kind::Lost | Kind::Internal => "unknown",
-            _ => "useless",
+            _ => "never",
         };
         Self {
             kind,
@@ -207,7 +207,7 @@ impl From<Error> for ApiError {
         };
         let retry = match error.retry() {
             Retry::Safe => "safe",
-            Retry::Useless => "useless",
+            Retry::Never => "never",
             Retry::Unknown => "unknown",
         };
         Self {

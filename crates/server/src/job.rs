@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use fumehood_engine::report::{self, Captured, Shown};
-use fumehood_engine::{Canceller, Event, Input, Run};
+use fumehood_engine::report::{self, CapturedOutput, DisplayedValues};
+use fumehood_engine::{Event, Input, Run, RunControl};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
@@ -39,7 +39,7 @@ pub struct Job {
     state: watch::Sender<RunState>,
     kept: Mutex<Kept>,
     end: OnceLock<End>,
-    canceller: Canceller,
+    canceller: RunControl,
     input: Option<Input>,
     /// Nobody is waited for any more.
     hurried: watch::Sender<bool>,
@@ -47,9 +47,9 @@ pub struct Job {
 
 #[derive(Debug, Default)]
 struct Kept {
-    stdout: Captured,
-    stderr: Captured,
-    results: Shown,
+    stdout: CapturedOutput,
+    stderr: CapturedOutput,
+    results: DisplayedValues,
 }
 
 #[derive(Debug)]

@@ -123,7 +123,7 @@ impl Service {
             count(lock(&self.0.sandboxes).len()),
         );
         if let Ok(engine) = self.engine() {
-            let (room, counts, ready) = (engine.room(), engine.counts(), engine.ready());
+            let (room, counts, ready) = (engine.capacity(), engine.vm_stats(), engine.ready());
             set(&metrics.now, "memory_free_mib", room.free_mib.into());
             set(&metrics.now, "memory_total_mib", room.total_mib.into());
             set(&metrics.now, "waiting", count(room.waiting));

@@ -143,7 +143,7 @@ impl Service {
         engine: &fumehood_engine::Engine,
         memory_mib: Option<u32>,
     ) -> Result<(), ApiError> {
-        let most = engine.room().most_guest_mib;
+        let most = engine.capacity().max_guest_mib;
         match memory_mib.filter(|mib| *mib > most) {
             None => Ok(()),
             Some(mib) => {

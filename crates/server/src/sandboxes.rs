@@ -134,7 +134,7 @@ impl Kept {
 
 fn word(end: &SandboxEnd) -> &'static str {
     match end {
-        SandboxEnd::Asked => "asked",
+        SandboxEnd::Requested => "asked",
         SandboxEnd::Idle(_) => "idle",
         SandboxEnd::Lifetime(_) => "lifetime",
         _ => "lost",
@@ -282,7 +282,7 @@ impl Service {
                 end = kept.sandbox.wait() => break end,
             }
         };
-        let stops = self.0.stopped.load(Ordering::Relaxed) && end == SandboxEnd::Asked;
+        let stops = self.0.stopped.load(Ordering::Relaxed) && end == SandboxEnd::Requested;
         let view = SandboxView {
             state: SandboxState::Ended,
             ended_at: Some(written(Timestamp::now())),
@@ -323,7 +323,7 @@ impl Service {
         let error = ApiError::new(Kind::Lost, message);
         Err(ApiError {
             ended: view.ended.map(String::into_boxed_str),
-            retry: "useless",
+            retry: "never",
             ..error
         })
     }
@@ -431,7 +431,7 @@ impl Service {
         &self,
         owner: &Owner,
         id: &str,
-        expose: fumehood_engine::Expose,
+        expose: fumehood_engine::PortMapping,
     ) -> Result<String, ApiError> {
         let kept = self.sandbox(owner, id)?;
         self.allows_port(owner, expose)?;

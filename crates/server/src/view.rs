@@ -308,7 +308,7 @@ impl RunView {
     /// Why it has no outcome, as an answer says it.
     pub(crate) fn failure(&self) -> Option<ApiError> {
         let error = self.error.as_ref()?;
-        let words = ["safe", "useless"];
+        let words = ["safe", "never"];
         let retry = words.into_iter().find(|word| error.retry == *word);
         Some(ApiError {
             retry: retry.unwrap_or("unknown"),

@@ -19,7 +19,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         status, told = 200, {"version": "fake", "pid": os.getpid()}
         if HOW == "missing" and self.path == "/readyz":
-            error = {"kind": "missing", "retry": "useless", "message": "there is no image; build one"}
+            error = {"kind": "missing", "retry": "never", "message": "there is no image; build one"}
             status, told = 503, {"error": error}
         body = json.dumps(told).encode()
         self.send_response(status)

@@ -51,7 +51,7 @@ def stream(*pieces: Union[bytes, BaseException]) -> httpx.Response:
     return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=Pieces(*pieces))
 
 
-def refusal(status: int, kind: str, retry: str = "useless", **more: Any) -> httpx.Response:
+def refusal(status: int, kind: str, retry: str = "never", **more: Any) -> httpx.Response:
     error = {"kind": kind, "retry": retry, "message": f"it is {kind}", "request_id": "r1", **more}
     return httpx.Response(status, json={"error": error})
 

@@ -91,7 +91,7 @@ def scenario() -> None:
     try:
         run(code, packages=["absent==1"])
     except InvalidError as error:
-        assert "absent" in str(error) and error.retry == "useless"
+        assert "absent" in str(error) and error.retry == "never"
     else:
         raise AssertionError("a package that is not there was found")
 

@@ -45,7 +45,7 @@ def test_ends_are_told_apart() -> None:
 def test_mistakes_are_told_with_the_limit() -> None:
     with pytest.raises(fumehood.InvalidError) as raised:
         run("1", language="cobol")
-    assert raised.value.retry == "useless" and raised.value.status == 400 and raised.value.request_id
+    assert raised.value.retry == "never" and raised.value.status == 400 and raised.value.request_id
     with pytest.raises(fumehood.InvalidError, match="timeout|300"):
         run("1", timeout=1000)
     with pytest.raises(fumehood.InvalidError):

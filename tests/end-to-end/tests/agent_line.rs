@@ -118,7 +118,7 @@ fn a_client_that_has_said_its_last_still_gets_its_answers() {
     let served = Served::start(&["--no-token"]);
     let mut client = served.connect();
     client.say(
-        &json!({"action": "exec", "language": "raw", "code": "sleep 7; echo late", "timeout": 60}),
+        &json!({"action": "exec", "language": "shell", "code": "sleep 7; echo late", "timeout": 60}),
     );
     client
         .0
@@ -164,15 +164,16 @@ fn the_end_of_the_vm_is_noticed_without_a_client() {
 fn a_client_that_goes_in_mid_sentence_leaves_no_trace() {
     let served = Served::start(&["--no-token"]);
     let mut first = served.connect();
-    first.say(&json!({"action": "exec", "language": "raw", "code": "yes", "timeout": 100}));
+    first.say(&json!({"action": "exec", "language": "shell", "code": "yes", "timeout": 100}));
     assert_eq!(first.hear()["type"], "stdout");
     first.0.get_mut().write_all(b"{\"action\":\"ex").unwrap();
     drop(first);
     let mut second = served.connect();
     second.say(&json!({"action": "ping"}));
     assert_eq!(second.hear()["type"], "pong");
-    second
-        .say(&json!({"action": "exec", "language": "raw", "code": "pgrep -c yes", "timeout": 20}));
+    second.say(
+        &json!({"action": "exec", "language": "shell", "code": "pgrep -c yes", "timeout": 20}),
+    );
     assert_eq!(
         second.hear()["chunk"],
         "0\n",

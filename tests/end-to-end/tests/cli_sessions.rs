@@ -18,7 +18,7 @@ use serde_json::Value;
 fn run_in(dir: &Path, code: &str, options: &[&str]) -> Output {
     let mut command = fumehood();
     command.current_dir(dir);
-    command.args(["run", "-t", "120", "-l", "raw", "-c", code]);
+    command.args(["run", "-t", "120", "-l", "shell", "-c", code]);
     command.args(options);
     finish(command)
 }
@@ -130,7 +130,7 @@ fn downloads_come_after_failures_and_missing_ones_are_said() {
 
     let options = ["-t", "1", "--download=b"];
     let mut command = fumehood();
-    command.current_dir(here).args(["run", "-l", "raw", "-c"]);
+    command.current_dir(here).args(["run", "-l", "shell", "-c"]);
     command.arg("echo late > b; sleep 100").args(options);
     let output = finish(command);
     assert_eq!(output.status.code(), Some(124));
@@ -191,7 +191,7 @@ fn standard_input_reaches_the_program() {
     let bytes: Vec<u8> = (0_u32..5 << 20).map(|n| (n % 251) as u8).collect();
     for more in [&[][..], &["--upload=/dev/null:x"][..]] {
         let mut command = fumehood();
-        command.args(["run", "-t", "120", "-l", "raw", "-c", "cat", "-i"]);
+        command.args(["run", "-t", "120", "-l", "shell", "-c", "cat", "-i"]);
         command.args(more);
         let output = fed(command, bytes.clone());
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -204,10 +204,10 @@ fn standard_input_reaches_the_program() {
     assert_eq!(text(&output.stdout), "first\n");
     // Without the option it is empty.
     let mut command = fumehood();
-    command.args(["run", "-l", "raw", "-c", "wc -c"]);
+    command.args(["run", "-l", "shell", "-c", "wc -c"]);
     assert_eq!(text(&fed(command, b"x".to_vec()).stdout), "0\n");
     let mut command = fumehood();
-    command.args(["run", "-l", "raw", "-i", "-"]);
+    command.args(["run", "-l", "shell", "-i", "-"]);
     assert_eq!(fed(command, b"true".to_vec()).status.code(), Some(125));
 }
 
@@ -358,7 +358,7 @@ fn pieces_of_code_share_their_state() {
     let (out, _, code) = repl("javascript", javascript);
     assert_eq!((&*out, code), ("2\n", Some(3)));
     let shell = "cd /tmp\nfor i in 1 2; do\necho $i\ndone\ncat <<E\n$PWD\nE\n(exit 5)\n";
-    let (out, _, code) = repl("raw", shell);
+    let (out, _, code) = repl("shell", shell);
     assert_eq!((&*out, code), ("1\n2\n/tmp\n", Some(5)));
     let (out, _, code) = repl("python", "");
     assert_eq!((&*out, code), ("", Some(0)));
@@ -401,7 +401,7 @@ fn an_interrupt_at_the_prompt_of_a_repl_keeps_the_state() {
 fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
     for (typed, seen) in [("", ""), ("sleep 100 & echo be''gun; wait\r", "begun\r\n")] {
         let mut pty = Pty::new(24, 80);
-        let child = pty.run(&["repl", "-l", "raw"]);
+        let child = pty.run(&["repl", "-l", "shell"]);
         pty.wait_for("$ ");
         let vm = descendants(child.id());
         pty.type_in(typed);
@@ -412,7 +412,7 @@ fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
         wait_until("the VM's end", || !vm.iter().any(|pid| is_alive(*pid)));
     }
     let mut pty = Pty::new(24, 80);
-    let child = pty.run(&["repl", "-l", "raw"]);
+    let child = pty.run(&["repl", "-l", "shell"]);
     pty.wait_for("$ ");
     send(descendants(child.id())[0], Signal::KILL);
     pty.wait_for("fumehood: the VM was lost");

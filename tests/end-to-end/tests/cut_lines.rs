@@ -64,7 +64,7 @@ impl Served {
             );
         }
         self.runs += 1;
-        let count = json!({"action": "exec", "language": "raw", "code": "wc -l < runs", "op_id": 9, "timeout": 60});
+        let count = json!({"action": "exec", "language": "shell", "code": "wc -l < runs", "op_id": 9, "timeout": 60});
         assert_eq!(
             self.hello().whole(&count).0,
             format!("{}\n", self.runs),
@@ -119,7 +119,7 @@ impl Client {
 /// An exec, an exec in a context, and a program, under this key.
 fn requests(key: &str) -> [(&'static str, Value); 3] {
     let exec =
-        json!({"action": "exec", "language": "raw", "code": CODE, "timeout": 60, "op_id": 1});
+        json!({"action": "exec", "language": "shell", "code": CODE, "timeout": 60, "op_id": 1});
     let mut in_context = exec.clone();
     in_context["context"] = json!("c");
     in_context["code"] = json!(CODE.replace("exit 7", "(exit 7)"));
@@ -203,14 +203,14 @@ fn many_clients_of_one_program() {
     request["code"] = json!(code);
     let count = |served: &Served, code: &str| {
         let count =
-            json!({"action": "exec", "language": "raw", "code": code, "op_id": 9, "timeout": 60});
+            json!({"action": "exec", "language": "shell", "code": code, "op_id": 9, "timeout": 60});
         served.hello().whole(&count).0
     };
     for n in 1..=2 {
         let mut client = served.hello();
         client.say(&request);
         // It runs before the line breaks.
-        let up = json!({"action": "exec", "language": "raw", "code": format!("until [ \"$(wc -l < left)\" = {n} ]; do sleep 0.05; done"), "op_id": 2, "timeout": 60});
+        let up = json!({"action": "exec", "language": "shell", "code": format!("until [ \"$(wc -l < left)\" = {n} ]; do sleep 0.05; done"), "op_id": 2, "timeout": 60});
         let (_, complete) = client.whole(&up);
         assert_eq!(complete["exit_code"], 0, "{complete}");
         drop(client);

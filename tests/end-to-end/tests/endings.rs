@@ -19,8 +19,8 @@ fn exits() {
     ends("python", "def (", &[], "exited", 1);
     ends("javascript", "process.exit(7)", &[], "exited", 7);
     ends("javascript", "throw new Error('x')", &[], "exited", 1);
-    ends("raw", "exit 7", &[], "exited", 7);
-    ends("raw", "if", &[], "exited", 2);
+    ends("shell", "exit 7", &[], "exited", 7);
+    ends("shell", "if", &[], "exited", 2);
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn closing_standard_output_loses_nothing_that_was_written() {
 
 #[test]
 fn signals() {
-    let killed = ends("raw", "kill -9 $$", &[], "signaled", 137);
+    let killed = ends("shell", "kill -9 $$", &[], "signaled", 137);
     assert_eq!(killed["evidence"]["signal"], 9);
     let crashed = ends(
         "python",
@@ -129,7 +129,7 @@ fn filling_the_disk_is_an_error_that_the_program_can_read() {
 
 #[test]
 fn a_fork_bomb_ends_and_is_counted() {
-    let (outcome, _) = json("raw", ":(){ :|:& };:; sleep 5", &["-t", "20"]);
+    let (outcome, _) = json("shell", ":(){ :|:& };:; sleep 5", &["-t", "20"]);
     let ended_by = outcome["ended_by"].as_str().unwrap();
     assert!(
         ["exited", "timeout", "out_of_memory", "signaled"].contains(&ended_by),
@@ -145,13 +145,13 @@ fn a_fork_bomb_ends_and_is_counted() {
 fn timeouts() {
     ends("python", "while True: pass", &["-t", "2"], "timeout", 124);
     let stubborn = "trap '' INT TERM; while true; do sleep 100; done";
-    let outcome = ends("raw", stubborn, &["-t", "1"], "timeout", 124);
+    let outcome = ends("shell", stubborn, &["-t", "1"], "timeout", 124);
     assert_eq!(outcome["evidence"]["signal"], 9);
 }
 
 #[test]
 fn a_child_in_the_background_does_not_hold_the_run() {
-    let outcome = ends("raw", "sleep 100 & echo done", &["-t", "60"], "exited", 0);
+    let outcome = ends("shell", "sleep 100 & echo done", &["-t", "60"], "exited", 0);
     assert_eq!(outcome["stdout"], "done\n");
     assert_eq!(outcome["evidence"]["left_processes"], 1);
     assert!(
@@ -165,7 +165,7 @@ fn a_vm_that_shuts_itself_down_is_lost_with_evidence() {
     // The program is no root: it can only make the kernel give up by taking all of its memory's reserve,
     // which the agent's limits prevent. What can be shown is the host's side: see `owner.rs`.
     let outcome = ends(
-        "raw",
+        "shell",
         "echo o > /proc/sysrq-trigger; echo b > /proc/sysrq-trigger; echo alive",
         &[],
         "exited",

@@ -11,7 +11,7 @@ use fumehood_engine::{
 use sha2::{Digest, Sha256};
 
 fn shell(code: impl Into<String>) -> RunRequest {
-    RunRequest::new(Language::Raw, code).timeout_s(120)
+    RunRequest::new(Language::Shell, code).timeout_s(120)
 }
 
 async fn says(sandbox: &Sandbox, code: &str) -> String {
@@ -61,9 +61,12 @@ async fn bytes_go_up_and_down_unchanged() {
             "{len} bytes"
         );
     }
-    let part = files.read_part("data.bin", 4_999_990, 100).await.unwrap();
+    let part = files.read_range("data.bin", 4_999_990, 100).await.unwrap();
     assert_eq!(&part[..], &random(5_000_000)[4_999_990..]);
-    assert_eq!(files.read_part("data.bin", 5_000_001, 1).await.unwrap(), "");
+    assert_eq!(
+        files.read_range("data.bin", 5_000_001, 1).await.unwrap(),
+        ""
+    );
     // What a program writes comes down as it is.
     says(&sandbox, "printf 'a\\0\\377\\n' > made; chmod 600 made").await;
     assert_eq!(&files.read("made").await.unwrap()[..], b"a\0\xff\n");
@@ -78,7 +81,7 @@ async fn bytes_go_up_and_down_unchanged() {
         size: None,
     };
     files
-        .write_with("a/b/run.sh", "#!/bin/sh\necho it runs\n", options)
+        .write_with_options("a/b/run.sh", "#!/bin/sh\necho it runs\n", options)
         .await
         .unwrap();
     assert_eq!(
@@ -230,7 +233,7 @@ async fn directories_go_up_and_down() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Host, "{error}");
-    let deep = files.list_deep("project", 5).await.unwrap();
+    let deep = files.list_recursive("project", 5).await.unwrap();
     assert_eq!(deep.len(), 508);
     assert!(deep.windows(2).all(|pair| pair[0].path < pair[1].path));
     files.remove_all("project").await.unwrap();

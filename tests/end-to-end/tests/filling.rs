@@ -5,7 +5,7 @@ use fumehood_end_to_end::{hear, run_in, sandbox, succeeded};
 use fumehood_engine::{EndedBy, Language, RunRequest, Sandbox, SpawnRequest};
 
 async fn says(sandbox: &Sandbox, code: &str) -> String {
-    let run = sandbox.run(&RunRequest::new(Language::Raw, code).timeout_s(120));
+    let run = sandbox.run(&RunRequest::new(Language::Shell, code).timeout_s(120));
     succeeded(run.unwrap()).await.0
 }
 

@@ -3,7 +3,7 @@
 
 use fumehood_end_to_end::succeeded;
 use fumehood_engine::{
-    Config, Engine, ErrorKind, Language, RunRequest, Sandbox, Source, TemplateUse,
+    Config, Engine, ErrorKind, Language, RunRequest, Sandbox, TemplateUse, VmOrigin,
 };
 
 fn engine() -> Engine {
@@ -25,7 +25,7 @@ fn python(code: &str) -> RunRequest {
 }
 
 fn shell(code: &str) -> RunRequest {
-    RunRequest::new(Language::Raw, code)
+    RunRequest::new(Language::Shell, code)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,7 +47,7 @@ async fn children_have_their_parents_state_and_go_their_own_ways() {
         shell("echo kept > file; (sleep 1000 & echo $! > pid)"),
     )
     .await;
-    let shell_context = || RunRequest::new(Language::Raw, "y=5; cd /tmp").context("shell");
+    let shell_context = || RunRequest::new(Language::Shell, "y=5; cd /tmp").context("shell");
     says(&parent, shell_context()).await;
 
     let name = says(
@@ -69,9 +69,9 @@ async fn children_have_their_parents_state_and_go_their_own_ways() {
     let mut random = vec![says(&parent, python("print(random.random(), x)")).await];
     let mut ids = vec![says(&parent, shell("cat /etc/machine-id")).await];
     for (n, child) in children.iter().enumerate() {
-        assert_eq!(child.source(), Source::Checkpoint);
+        assert_eq!(child.source(), VmOrigin::Checkpoint);
         assert_eq!(says(child, shell("cat file")).await, "kept\n");
-        let asked = RunRequest::new(Language::Raw, "echo $y $PWD").context("shell");
+        let asked = RunRequest::new(Language::Shell, "echo $y $PWD").context("shell");
         assert_eq!(says(child, asked).await, "5 /tmp\n");
         random.push(says(child, python("print(random.random(), x)")).await);
         ids.push(says(child, shell("cat /etc/machine-id")).await);
@@ -160,7 +160,7 @@ async fn a_booted_sandbox_can_be_forked_too() {
     })
     .unwrap();
     let sandbox = engine.sandbox().memory_mib(256).await.unwrap();
-    assert_eq!(sandbox.source(), Source::Boot);
+    assert_eq!(sandbox.source(), VmOrigin::Boot);
     says(&sandbox, shell("echo kept > file")).await;
     let child = sandbox.fork(1).await.unwrap().remove(0);
     assert_eq!(says(&child, shell("cat file")).await, "kept\n");

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fumehood_end_to_end::succeeded;
-use fumehood_engine::{Config, Engine, Language, Outcome, Pool, RunRequest, Source, TemplateUse};
+use fumehood_engine::{Config, Engine, Language, Outcome, Pool, RunRequest, TemplateUse, VmOrigin};
 
 /// An engine that uses the templates which `cargo xtask test` has built.
 fn engine() -> Engine {
@@ -28,7 +28,7 @@ async fn all_differ(
     language: Language,
     code: &'static str,
     count: usize,
-    source: Source,
+    source: VmOrigin,
 ) -> Vec<Vec<String>> {
     let mut seen = HashSet::new();
     let mut all = Vec::new();
@@ -70,7 +70,7 @@ print(open('/proc/sys/kernel/random/uuid').read().strip())
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_python_clones_share_no_random_value() {
-    let clones = all_differ(&engine(), Language::Python, PYTHON, 100, Source::Template).await;
+    let clones = all_differ(&engine(), Language::Python, PYTHON, 100, VmOrigin::Template).await;
     assert_eq!(clones.len(), 100);
     for lines in clones {
         let [id, name] = [&lines[8], &lines[9]];
@@ -94,11 +94,11 @@ console.log(Bun.randomUUIDv7());
         Language::Javascript,
         javascript,
         30,
-        Source::Template,
+        VmOrigin::Template,
     )
     .await;
     let shell = "echo $RANDOM$RANDOM$RANDOM; echo $SRANDOM; mktemp -u; head -c 8 /dev/urandom | od -An -tx8";
-    all_differ(&engine(), Language::Raw, shell, 30, Source::Template).await;
+    all_differ(&engine(), Language::Shell, shell, 30, VmOrigin::Template).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,7 +119,7 @@ async fn hot_clones_share_no_random_value_either() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let (text, outcome) = output(&engine, Language::Python, PYTHON).await;
-        assert_eq!(outcome.source, Source::Hot);
+        assert_eq!(outcome.source, VmOrigin::Hot);
         for (at, line) in text.lines().enumerate() {
             assert!(seen.insert((at, line.to_owned())), "two clones have {line}");
         }
@@ -138,7 +138,7 @@ async fn clocks_are_right() {
     for (language, code) in [
         (Language::Python, "import time; print(time.time())"),
         (Language::Javascript, "console.log(Date.now() / 1000)"),
-        (Language::Raw, "date +%s.%N"),
+        (Language::Shell, "date +%s.%N"),
     ] {
         let before = now();
         let (text, _) = output(&engine, language, code).await;
@@ -192,5 +192,5 @@ with context.wrap_socket(socket.create_connection(server.getsockname()), server_
 "#;
     let (text, outcome) = output(&engine(), Language::Python, code).await;
     assert!(text.starts_with("through TLS TLSv1.3"), "{text}");
-    assert_eq!(outcome.source, Source::Template);
+    assert_eq!(outcome.source, VmOrigin::Template);
 }

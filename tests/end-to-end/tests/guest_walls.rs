@@ -23,7 +23,7 @@ async fn with_probe(memory_mib: u32) -> Sandbox {
     let program = std::fs::read(test_program("fumehood-guest-probe")).unwrap();
     sandbox
         .files()
-        .write_with("probe", program, options)
+        .write_with_options("probe", program, options)
         .await
         .unwrap();
     sandbox
@@ -72,7 +72,7 @@ async fn all_is_well(sandbox: &Sandbox) {
         "{}",
         heard.err()
     );
-    let echo = RunRequest::new(Language::Raw, "ls / > /dev/null && echo well").timeout_s(60);
+    let echo = RunRequest::new(Language::Shell, "ls / > /dev/null && echo well").timeout_s(60);
     assert_eq!(succeeded(sandbox.run(&echo).unwrap()).await.0, "well\n");
     sandbox.files().stat("/etc/passwd").await.unwrap();
     assert_eq!(sandbox.ended(), None);

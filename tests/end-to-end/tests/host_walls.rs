@@ -17,7 +17,7 @@ use serde_json::Value;
 /// The verdicts that README's table is made of. `cargo xtask walls` writes them.
 const VERDICTS: &str = "../../docs/walls/host.json";
 
-const RUN: [&str; 5] = ["run", "-l", "raw", "-c", "1"];
+const RUN: [&str; 5] = ["run", "-l", "shell", "-c", "1"];
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -204,7 +204,15 @@ fn a_launcher_that_is_missing_is_said_with_its_mend() {
 fn sleeper() -> (Child, u32) {
     use std::io::Read;
     let mut command = fumehood();
-    command.args(["run", "-t", "170", "-l", "raw", "-c", "echo up; sleep 160"]);
+    command.args([
+        "run",
+        "-t",
+        "170",
+        "-l",
+        "shell",
+        "-c",
+        "echo up; sleep 160",
+    ]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut up = [0; 3];
     child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();

@@ -180,7 +180,7 @@ async fn who_breaks_the_protocol_is_not_listened_to_any_more() {
     let memory = Memory::now();
     for (deed, message) in VIOLATIONS {
         let begun = Instant::now();
-        let request = RunRequest::new(Language::Raw, deed)
+        let request = RunRequest::new(Language::Shell, deed)
             .timeout_s(5)
             .memory_mib(128);
         match hear_all(hostile.engine.run(request).unwrap()).await {
@@ -218,7 +218,7 @@ async fn who_is_silent_or_slow_is_given_up_in_time() {
         "a byte a second",
         "values of a million forms",
     ] {
-        let request = RunRequest::new(Language::Raw, deed)
+        let request = RunRequest::new(Language::Shell, deed)
             .timeout_s(1)
             .memory_mib(128)
             .display();
@@ -243,7 +243,7 @@ async fn who_is_silent_or_slow_is_given_up_in_time() {
             "{deed}: {heard:?}"
         );
     }
-    let request = RunRequest::new(Language::Raw, "an end of the machine").memory_mib(128);
+    let request = RunRequest::new(Language::Shell, "an end of the machine").memory_mib(128);
     let heard = hear_all(hostile.engine.run(request).unwrap())
         .await
         .unwrap();
@@ -259,7 +259,7 @@ async fn an_end_told_again_and_again_ends_the_sandbox() {
     let (memory, sandbox) = (Memory::now(), hostile.sandbox().await);
     let heard = hear_all(
         sandbox
-            .run(&RunRequest::new(Language::Raw, "well"))
+            .run(&RunRequest::new(Language::Shell, "well"))
             .unwrap(),
     )
     .await
@@ -268,7 +268,7 @@ async fn an_end_told_again_and_again_ends_the_sandbox() {
         (heard.out(), heard.end()),
         ("well\n", (EndedBy::Exited, Some(0)))
     );
-    let run = sandbox.run(&RunRequest::new(Language::Raw, "an end again and again"));
+    let run = sandbox.run(&RunRequest::new(Language::Shell, "an end again and again"));
     assert_eq!(
         hear_all(run.unwrap()).await.unwrap().end(),
         (EndedBy::Exited, Some(0))
@@ -311,7 +311,7 @@ async fn files_of_a_hostile_guest() {
         assert!(text.contains(message), "{path}: {text}");
     }
     let sandbox = hostile.sandbox().await;
-    let (kind_of, text) = kind(files(&sandbox).read_part("/without end", 0, 1000).await);
+    let (kind_of, text) = kind(files(&sandbox).read_range("/without end", 0, 1000).await);
     assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
     assert!(
         text.contains("more bytes of a file than were asked for"),
@@ -401,7 +401,7 @@ async fn greetings_that_are_none() {
         let begun = Instant::now();
         let run = hostile
             .engine
-            .run(RunRequest::new(Language::Raw, "well").memory_mib(128));
+            .run(RunRequest::new(Language::Shell, "well").memory_mib(128));
         let error = hear_all(run.unwrap()).await.unwrap_err();
         // One that speaks another protocol may only be old: its image is to be built anew.
         let kind = match message.contains("fumehood") {

@@ -15,7 +15,7 @@ fn request(language: Language, code: &str) -> RunRequest {
 }
 
 async fn says(sandbox: &Sandbox, code: &str) -> String {
-    succeeded(sandbox.run(&request(Language::Raw, code)).unwrap())
+    succeeded(sandbox.run(&request(Language::Shell, code)).unwrap())
         .await
         .0
 }
@@ -78,7 +78,7 @@ async fn what_looks_like_the_protocol_is_output() {
             Language::Javascript,
             "const text = await Bun.file('forged').text(); process.stdout.write(text); process.stderr.write(text)",
         ),
-        (Language::Raw, "cat forged; cat forged >&2"),
+        (Language::Shell, "cat forged; cat forged >&2"),
     ] {
         for heard in in_every_way(&sandbox, language, code, 120).await {
             assert_eq!(
@@ -124,7 +124,7 @@ const FORGERS: [(Language, &str); 3] = [
         "const fs = require('fs'); for (const word of ['0\\n', 'r\\n', '999999999999\\n', '\\xff\\0junk\\n']) for (const fd of fs.readdirSync('/proc/self/fd').map(Number)) if (fd < 301 && !/eventpoll|eventfd|timerfd/.test((() => { try { return fs.readlinkSync('/proc/self/fd/' + fd) } catch { return 'eventpoll' } })())) try { fs.writeSync(fd, word) } catch {}\nawait Bun.sleep(1000)",
     ),
     (
-        Language::Raw,
+        Language::Shell,
         "for word in 0 r 99999999999 junk; do for fd in {0..300}; do [ ! -e /proc/$$/fd/$fd ] || echo $word >&$fd; done; done 2> /dev/null; sleep 1",
     ),
 ];
@@ -190,7 +190,7 @@ async fn who_closes_all_descriptors_still_ends() {
             "console.log('up'); for (const fd of require('fs').readdirSync('/proc/self/fd')) try { require('fs').closeSync(Number(fd)) } catch {}",
         ),
         (
-            Language::Raw,
+            Language::Shell,
             "echo up; for fd in {0..300}; do eval \"exec $fd>&-\"; done 2> /dev/null",
         ),
     ] {
@@ -215,10 +215,10 @@ async fn a_fork_bomb_is_cancelled() {
     let bash = "echo up; bomb() { bomb & bomb & wait; }; bomb";
     let python = "import os\nprint('up', flush=True)\nwhile True:\n    try: os.fork()\n    except OSError: pass";
     let runs: [&dyn Fn() -> Run; 4] = [
-        &|| sandbox.run(&request(Language::Raw, bash)).unwrap(),
+        &|| sandbox.run(&request(Language::Shell, bash)).unwrap(),
         &|| {
             sandbox
-                .run(&request(Language::Raw, bash).context("bomb"))
+                .run(&request(Language::Shell, bash).context("bomb"))
                 .unwrap()
         },
         &|| {
@@ -256,7 +256,7 @@ async fn a_fork_bomb_is_cancelled() {
     }
     for context in ["bomb", "forks"] {
         let language = if context == "bomb" {
-            Language::Raw
+            Language::Shell
         } else {
             Language::Python
         };
@@ -323,7 +323,7 @@ async fn input_that_nobody_reads_waits() {
 async fn output_without_end_holds_up_nobody() {
     let sandbox = sandbox(512).await;
     let mut runs = vec![
-        sandbox.run(&request(Language::Raw, "yes")).unwrap(),
+        sandbox.run(&request(Language::Shell, "yes")).unwrap(),
         sandbox
             .run(&request(Language::Python, "while True: print('y')").context("c"))
             .unwrap(),

@@ -23,7 +23,7 @@ fn each_language_says_hello() {
         ),
         "hello\n"
     );
-    assert_eq!(stdout("raw", "echo hello"), "hello\n");
+    assert_eq!(stdout("shell", "echo hello"), "hello\n");
 }
 
 /// A program of JavaScript runs as a function in the interpreter that waits, where that is the same; else, and
@@ -150,7 +150,7 @@ fn the_environment_is_the_processs_own() {
 fn the_common_tools_are_there() {
     let tools = "git curl jq grep find sed gawk diff patch less make tree tar gzip unzip file uv bun python3";
     let missing = stdout(
-        "raw",
+        "shell",
         &format!("for t in {tools}; do command -v $t >/dev/null || echo $t; done"),
     );
     assert_eq!(missing, "");
@@ -159,13 +159,13 @@ fn the_common_tools_are_there() {
 #[test]
 fn python_reads_its_compiled_files() {
     let code = "python3 -v -c 'import json, typing, asyncio' 2>&1 | grep -c \"code object from '/usr/lib/python3.*[.]py'\"";
-    assert_eq!(stdout("raw", &format!("{code} || true")), "0\n");
+    assert_eq!(stdout("shell", &format!("{code} || true")), "0\n");
 }
 
 #[test]
 fn the_program_is_nobody_special_and_has_no_network() {
     let text = stdout(
-        "raw",
+        "shell",
         "id -u; ls /sys/class/net; grep NoNewPrivs /proc/self/status; ls -d /proc/1 2>&1; touch /usr/x 2>&1; true",
     );
     assert!(text.starts_with("1000\nlo\nNoNewPrivs:\t1\n"), "{text}");
@@ -181,7 +181,7 @@ fn the_hosts_certificates_are_trusted_in_the_guest() {
         return;
     };
     assert_eq!(
-        stdout("raw", &format!("wc -c < {bundle}")).trim(),
+        stdout("shell", &format!("wc -c < {bundle}")).trim(),
         host.len().to_string()
     );
 }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 const LEFT: &str = "ls -A | grep -vx .local || true";
 
 fn shell(code: impl Into<String>) -> RunRequest {
-    RunRequest::new(Language::Raw, code).timeout_s(120)
+    RunRequest::new(Language::Shell, code).timeout_s(120)
 }
 
 async fn says(sandbox: &Sandbox, code: &str) -> String {

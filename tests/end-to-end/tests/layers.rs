@@ -61,7 +61,7 @@ async fn a_layer_s_packages_are_in_their_places() {
         let owns = format!(
             "cd {place} && touch other.py && rm layered.py && ls *.py && stat -c %u . /home/user && ls /usr/bin/bash"
         );
-        let said = says(sandbox, Language::Raw, &owns).await;
+        let said = says(sandbox, Language::Shell, &owns).await;
         assert_eq!(said, "other.py\n1000\n1000\n/usr/bin/bash\n");
     }
 }

@@ -13,7 +13,7 @@ use fumehood_engine::{
 use rustix::process::Signal;
 
 fn shell(code: &str) -> RunRequest {
-    RunRequest::new(Language::Raw, code).timeout_s(120)
+    RunRequest::new(Language::Shell, code).timeout_s(120)
 }
 
 async fn says(sandbox: &Sandbox, code: &str) -> String {
@@ -44,7 +44,7 @@ async fn a_key_runs_once() {
         assert_eq!(heard.end(), (EndedBy::Exited, Some(7)));
         assert_eq!((heard.out(), heard.err().as_str()), ("out\n", "err\n"));
     };
-    let in_context = RunRequest::new(Language::Raw, once.replace("exit 7", "(exit 7)"));
+    let in_context = RunRequest::new(Language::Shell, once.replace("exit 7", "(exit 7)"));
     for (n, request) in [shell(once), in_context.context("c")]
         .into_iter()
         .enumerate()
@@ -88,7 +88,7 @@ async fn a_key_runs_once() {
         let error = hear_all(sandbox.run(&request).unwrap()).await.unwrap_err();
         assert_eq!(
             (error.kind(), error.retry()),
-            (ErrorKind::Invalid, Retry::Useless),
+            (ErrorKind::Invalid, Retry::Never),
             "{error}"
         );
     }
@@ -196,11 +196,11 @@ async fn owners_and_their_clones_end_it() {
     let heard = hear(run).await;
     assert_eq!(heard.end(), (EndedBy::AgentLost, None));
     assert!(
-        heard.detail().contains(&SandboxEnd::Asked.to_string()),
+        heard.detail().contains(&SandboxEnd::Requested.to_string()),
         "{}",
         heard.detail()
     );
-    ends(&other, &SandboxEnd::Asked).await;
+    ends(&other, &SandboxEnd::Requested).await;
     // The last one that is dropped ends it, also while something runs and contexts and files know of it.
     let last = sandbox(512).await;
     let (qemu, files, context) = (

@@ -9,7 +9,7 @@ use fumehood_end_to_end::servers::{
     Authority, Bad, FULL, Names, OTHER, Spoken, WEB4, WEB6, Web, at, echo,
 };
 use fumehood_end_to_end::{engine, succeeded};
-use fumehood_engine::{Language, NetworkWhat, RunRequest, Sandbox};
+use fumehood_engine::{Language, NetworkAction, RunRequest, Sandbox};
 use hickory_proto::rr::RecordType;
 
 /// Bytes of a large download.
@@ -98,7 +98,7 @@ fn what_is_allowed_is_reached() {
         assert!(summary.bytes_up > LARGE as u64, "{summary:?}");
         assert!(summary.connections > 100, "{summary:?}");
         let end = told.find("an end", |event| {
-            event.what == NetworkWhat::End && event.bytes_down > LARGE as u64
+            event.what == NetworkAction::End && event.bytes_down > LARGE as u64
         });
         let end = end.await;
         assert_eq!(
@@ -163,7 +163,7 @@ curl -sS -6 --cacert ca.pem https://six.test/
 ";
     let expected =
         "this is web.test\nechoed\nthis is web.test\nthis is web.test\nthis is six.test\n";
-    assert_eq!(says(sandbox, Language::Raw, code).await, expected);
+    assert_eq!(says(sandbox, Language::Shell, code).await, expected);
     let code = r"
 const say = async (url, tls) => console.log((await (await fetch(url, { tls })).text()).trim());
 await say('http://web.test/');
@@ -215,7 +215,7 @@ with ThreadPoolExecutor(50) as pool: print(sum(pool.map(one, range(50))))
     let (digest, sum) = (Web::digest_of(LARGE), 50 * 1000 + 49 * 50 / 2);
     let expected = format!("{digest} {LARGE}\n{digest} {LARGE}\nTrue\n{sum}\n{sum}\n");
     assert_eq!(python(sandbox, &code).await, expected);
-    let request = told.find("a request", |event| event.what == NetworkWhat::Request);
+    let request = told.find("a request", |event| event.what == NetworkAction::Request);
     let request = request.await;
     let method = request.method.as_deref().unwrap_or_default();
     assert_eq!(

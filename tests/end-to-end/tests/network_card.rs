@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use fumehood_end_to_end::{soon, succeeded};
-use fumehood_engine::{Config, Engine, Language, RunRequest, Sandbox, Source, TemplateUse};
+use fumehood_engine::{Config, Engine, Language, RunRequest, Sandbox, TemplateUse, VmOrigin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -48,7 +48,7 @@ impl Peer {
 
     /// The next wish for a connection. The guest knows its gateway, and never asks for it before. What else it says
     /// is about its groups, which IPv6 has for each address; only one that was booted just now does.
-    async fn knock(&mut self, source: Source) -> Knock {
+    async fn knock(&mut self, source: VmOrigin) -> Knock {
         loop {
             let frame = self.frame().await;
             assert_eq!(frame[6..12], GUEST, "{frame:x?}");
@@ -59,7 +59,7 @@ impl Peer {
             if let Some(knock) = knock(kind, &frame[14..]) {
                 return knock;
             }
-            assert!(source == Source::Boot && is_multicast, "{frame:x?}");
+            assert!(source == VmOrigin::Boot && is_multicast, "{frame:x?}");
             const LISTENER_REPORT: u8 = 143;
             assert!(frame.contains(&LISTENER_REPORT), "{frame:x?}");
         }
@@ -202,11 +202,11 @@ async fn reaches_its_peer(sandbox: &Sandbox, peer: &mut Peer) {
 async fn a_card_works_after_a_boot_and_in_every_fork() {
     let engine = engine(TemplateUse::Never, None);
     let parent = engine.sandbox().network_card().await.unwrap();
-    assert_eq!(parent.source(), Source::Boot);
+    assert_eq!(parent.source(), VmOrigin::Boot);
     let state = "cat /sys/class/net/eth0/mtu /etc/resolv.conf; ls /sys/class/net; env | grep -c /ca-certificates.crt";
     let names = "nameserver 198.18.0.1\noptions timeout:2 attempts:2\n";
     assert_eq!(
-        says(&parent, Language::Raw, state).await,
+        says(&parent, Language::Shell, state).await,
         format!("65521\n{names}eth0\nlo\n5\n")
     );
     // Nobody reads the cable yet, and nothing waits for that.
@@ -234,12 +234,12 @@ async fn a_card_works_after_a_restore() {
     assert!(with_card().build_template().await.unwrap());
     for _ in 0..2 {
         let sandbox = with_card().await.unwrap();
-        assert_eq!(sandbox.source(), Source::Template);
+        assert_eq!(sandbox.source(), VmOrigin::Template);
         reaches_its_peer(&sandbox, &mut Peer::of(&sandbox)).await;
     }
     // It is not the template of those without a card.
     let without = engine.sandbox().language(Language::Python).await.unwrap();
-    assert_eq!(without.source(), Source::Boot);
+    assert_eq!(without.source(), VmOrigin::Boot);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -249,7 +249,7 @@ async fn without_a_policy_there_is_no_card() {
     assert!(sandbox.cable().is_none());
     let state = "ls /sys/class/net; wc -c < /etc/resolv.conf; ls /dev/vd*; wc -l < /proc/net/route; env | grep -c /ca-certificates.crt || true";
     assert_eq!(
-        says(&sandbox, Language::Raw, state).await,
+        says(&sandbox, Language::Shell, state).await,
         "lo\n0\n/dev/vda\n/dev/vdb\n1\n0\n"
     );
     let port_80 = "import socket; socket.create_server(('127.0.0.1', 80)); print('mine')";
@@ -262,7 +262,7 @@ async fn what_a_guest_is_given_reaches_every_program() {
         "-----BEGIN CERTIFICATE-----\nZnVtZWhvb2Q=\n-----END CERTIFICATE-----\n";
     let bundle = "tail -n 3 /etc/ssl/certs/ca-certificates.crt; grep -c BEGIN /etc/ssl/certs/ca-certificates.crt";
     let programs = [
-        (Language::Raw, "echo $TOKEN"),
+        (Language::Shell, "echo $TOKEN"),
         (
             Language::Python,
             "import os; print(os.environ.get('TOKEN', ''))",
@@ -275,15 +275,15 @@ async fn what_a_guest_is_given_reaches_every_program() {
     let builder = || engine.sandbox().language(Language::Python);
     builder().build_template().await.unwrap();
     let plain = builder().await.unwrap();
-    let count = says(&plain, Language::Raw, bundle).await;
+    let count = says(&plain, Language::Shell, bundle).await;
     let count: u32 = count.trim_end().lines().last().unwrap().parse().unwrap();
 
     let sandbox = builder()
         .brings(AUTHORITY, &[("TOKEN", "placeholder")])
         .await;
     let sandbox = sandbox.unwrap();
-    assert_eq!(sandbox.source(), Source::Template);
-    let said = says(&sandbox, Language::Raw, bundle).await;
+    assert_eq!(sandbox.source(), VmOrigin::Template);
+    let said = says(&sandbox, Language::Shell, bundle).await;
     assert_eq!(said, format!("{AUTHORITY}{}\n", count + 1));
     let child = sandbox.fork(1).await.unwrap().remove(0);
     for (language, code) in programs {

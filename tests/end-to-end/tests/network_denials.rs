@@ -7,7 +7,7 @@ use fumehood_end_to_end::netns::alone;
 use fumehood_end_to_end::servers::{
     Authority, Canaries, Names, OTHER, Spoken, WEB4, WEB6, Web, at, echo,
 };
-use fumehood_engine::{Language, NetworkEvent, NetworkWhat, Sandbox};
+use fumehood_engine::{Language, NetworkAction, NetworkEvent, Sandbox};
 use hickory_proto::rr::RecordType;
 
 const RULES: &str = r#"
@@ -150,7 +150,7 @@ told('no host', lambda: socket.getaddrinfo('under_score..test', 80))
         move |e: &NetworkEvent| e.name.as_ref().is_some_and(|n| n.as_ref() == name)
     };
     let lookup = told.denial("no_rule", named("denied.test")).await;
-    assert_eq!((lookup.what, lookup.port), (NetworkWhat::Lookup, None));
+    assert_eq!((lookup.what, lookup.port), (NetworkAction::Lookup, None));
     for port in [80, 443] {
         let here = |e: &NetworkEvent| named("denied.test")(e) && e.port == Some(port);
         let event = told.denial("no_rule", here).await;
@@ -283,7 +283,7 @@ curl -s http://denied.test/ | head -n 1
 curl -sS https://denied.test/ 2>&1 | tail -n 1
 (exec 3<>/dev/tcp/198.51.100.7/22) 2>&1 | grep -o 'Connection refused' | head -n 1
 "#;
-    let text = says(sandbox, Language::Raw, code).await;
+    let text = says(sandbox, Language::Shell, code).await;
     let expected = [
         "The policy `test` denies denied.test:80: no rule allows it.",
         "curl: (35) ",
@@ -387,15 +387,15 @@ fn limits_are_held_and_told() {
         let summary = sandbox.network().unwrap().summary;
         assert!(summary.bytes_down <= 3_000_000 + (1 << 20), "{summary:?}");
         assert!(web.seen().len() <= 2);
-        let by_web = |what: NetworkWhat| {
+        let by_web = |what: NetworkAction| {
             move |e: &NetworkEvent| {
                 e.what == what && e.name.as_ref().is_some_and(|n| n.as_ref() == "web.test")
             }
         };
-        let end = told.denial("bytes", by_web(NetworkWhat::End)).await;
+        let end = told.denial("bytes", by_web(NetworkAction::End)).await;
         assert!(end.message.contains("`bytes_down`"), "{}", end.message);
         assert!(end.bytes_down > 1_000_000 && end.rule.unwrap().as_ref() == "web");
-        told.denial("bytes", by_web(NetworkWhat::Request)).await;
+        told.denial("bytes", by_web(NetworkAction::Request)).await;
         check(
             &text,
             &[
@@ -415,7 +415,7 @@ async fn says_no_more_than_it_may() {
     let sandbox = engine().sandbox().network(network(&rules)).await.unwrap();
     let told = Told::of(&sandbox);
     check(&python(&sandbox, LOUD).await, &["up: cut off"]);
-    let end = told.denial("bytes", |e| e.what == NetworkWhat::End).await;
+    let end = told.denial("bytes", |e| e.what == NetworkAction::End).await;
     assert!(end.message.contains("`bytes_up`"), "{}", end.message);
     // What is in the gateway's hands when the limit is met may still go.
     let most = 2_000_000 + (1 << 18);

@@ -10,7 +10,9 @@ use fumehood_end_to_end::servers::{Canaries, Names, OTHER, WEB4, Web, at, echo};
 use fumehood_end_to_end::{
     descendants, engine, fumehood, is_alive, run_in, send, soon, wait_until,
 };
-use fumehood_engine::{Context, ErrorKind, Event, Expose, Language, RunRequest, Sandbox, Source};
+use fumehood_engine::{
+    Context, ErrorKind, Event, Language, PortMapping, RunRequest, Sandbox, VmOrigin,
+};
 use futures_util::{SinkExt, StreamExt};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -54,7 +56,7 @@ async fn asked(url: &str) -> String {
 fn ports_are_exposed_and_nothing_goes_out() {
     alone("ports_are_exposed_and_nothing_goes_out", || async {
         let (names, canaries) = (Names::serve().await, Canaries::listen().await);
-        let expose = |text: &str| text.parse::<Expose>().unwrap();
+        let expose = |text: &str| text.parse::<PortMapping>().unwrap();
         let network = network("")
             .expose(expose("0:3000"))
             .expose(expose("0:3001"))
@@ -249,7 +251,7 @@ fn what_begins_from_a_state_has_a_network_of_its_own() {
                 "b'goes on' []\n"
             );
             for child in &children {
-                assert_eq!(child.source(), Source::Checkpoint);
+                assert_eq!(child.source(), VmOrigin::Checkpoint);
                 // The host's port stays with the parent.
                 assert_eq!(child.network().unwrap().urls, Vec::<String>::new());
                 goes_on_alone(child).await;
@@ -279,7 +281,7 @@ fn ports_are_free_when_their_owner_is_killed() {
         child.args([
             "run",
             "-l",
-            "raw",
+            "shell",
             "-t",
             "170",
             "--expose",

@@ -76,7 +76,7 @@ fn a_secret_reaches_its_host_and_never_the_guest() {
 
 /// By each kind of program, which trusts the sandbox's own authority without being told to.
 async fn its_host_has_it(sandbox: &Sandbox, web: &Web, value: &str) {
-    let placeholder = says(sandbox, Language::Raw, "printf %s $API_TOKEN").await;
+    let placeholder = says(sandbox, Language::Shell, "printf %s $API_TOKEN").await;
     assert!(placeholder.starts_with("fumehood-secret-"), "{placeholder}");
     let code = r"
 import base64
@@ -107,14 +107,14 @@ print(len(sealed), b'nobody-else' + b'-may-have' not in base64.b64decode(sealed[
         .lines()
         .find_map(|line| line.strip_prefix("authorization: Basic "));
     let code = format!("echo {} | base64 -d | wc -c", basic.unwrap());
-    let decoded = says(sandbox, Language::Raw, &code).await;
+    let decoded = says(sandbox, Language::Shell, &code).await;
     // "user:" and the value, and not the placeholder.
     assert_eq!(decoded.trim(), (5 + value.len()).to_string());
 
     let before = web.seen().len();
     let code = r#"curl -sS -H "Authorization: Bearer $API_TOKEN" https://api.test/ && curl -sS -u "user:$API_TOKEN" https://api.test/"#;
     assert_eq!(
-        says(sandbox, Language::Raw, code).await,
+        says(sandbox, Language::Shell, code).await,
         "this is api.test\nthis is api.test\n"
     );
     let code = r"

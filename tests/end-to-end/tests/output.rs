@@ -147,7 +147,7 @@ fn a_slow_reader_slows_the_program() {
 
 #[test]
 fn a_reader_that_goes_ends_the_run() {
-    let mut child = run("raw", "yes").stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = run("shell", "yes").stdout(Stdio::piped()).spawn().unwrap();
     let mut first = [0; 2];
     child.stdout.take().unwrap().read_exact(&mut first).unwrap();
     let mut status = None;

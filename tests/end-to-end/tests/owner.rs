@@ -10,7 +10,15 @@ use rustix::process::Signal;
 fn started(code: &str, timeout_s: u32) -> (Child, Vec<u32>) {
     use std::io::Read;
     let mut child = fumehood();
-    child.args(["run", "-t", &timeout_s.to_string(), "-l", "raw", "-c", code]);
+    child.args([
+        "run",
+        "-t",
+        &timeout_s.to_string(),
+        "-l",
+        "shell",
+        "-c",
+        code,
+    ]);
     let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
     let mut up = [0; 3];
     child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
@@ -115,7 +123,7 @@ fn a_guest_that_hangs_can_be_cancelled() {
 
 #[test]
 fn an_operator_can_raise_the_longest_timeout() {
-    let (outcome, exit) = json("raw", "echo ok", &["--max-timeout", "600", "-t", "400"]);
+    let (outcome, exit) = json("shell", "echo ok", &["--max-timeout", "600", "-t", "400"]);
     assert_eq!(
         (exit, outcome["stdout"].as_str()),
         (0, Some("ok\n")),
@@ -125,7 +133,7 @@ fn an_operator_can_raise_the_longest_timeout() {
         &[
             "run",
             "-l",
-            "raw",
+            "shell",
             "-c",
             "1",
             "-t",
@@ -143,7 +151,7 @@ fn a_reader_that_is_gone_is_no_crash() {
     for args in [
         ["doctor"].as_slice(),
         &["man"],
-        &["run", "--json", "-l", "raw", "-c", "1"],
+        &["run", "--json", "-l", "shell", "-c", "1"],
     ] {
         let mut command = fumehood();
         command.args(args).stdout(Stdio::piped());
@@ -159,7 +167,7 @@ fn the_root_of_a_user_namespace_runs_code_too() {
     command.arg("-r").arg(fumehood_end_to_end::program()).args([
         "run",
         "-l",
-        "raw",
+        "shell",
         "-c",
         "echo hello",
     ]);
@@ -220,23 +228,23 @@ fn what_is_missing_or_wrong_is_said_with_its_mend() {
     fails(&["run", "/nonexistent.py"], &[], &["/nonexistent.py"]);
     fails(&["run", "-l", "ruby", "-c", "1"], &[], &["ruby"]);
     fails(
-        &["run", "-l", "raw", "-c", "1", "-e", "LD_PRELOAD=x"],
+        &["run", "-l", "shell", "-c", "1", "-e", "LD_PRELOAD=x"],
         &[],
         &["LD_PRELOAD"],
     );
     fails(
-        &["run", "-l", "raw", "-c", "1", "-t", "301"],
+        &["run", "-l", "shell", "-c", "1", "-t", "301"],
         &[],
         &["301", "300"],
     );
-    fails(&["run", "-l", "raw", "-c", "1", "-m", "1"], &[], &["96"]);
+    fails(&["run", "-l", "shell", "-c", "1", "-m", "1"], &[], &["96"]);
     fails(&["agent", "--listen", "192.0.2.1:80"], &[], &["loopback"]);
 }
 
 #[test]
 fn a_qemu_that_fails_is_quoted() {
     fails(
-        &["--qemu", "/bin/false", "run", "-l", "raw", "-c", "1"],
+        &["--qemu", "/bin/false", "run", "-l", "shell", "-c", "1"],
         &[],
         &["the VM did not start", "exit status: 1"],
     );
@@ -250,7 +258,7 @@ fn little_time_is_spent_before_qemu_starts() {
     const LIMIT: std::time::Duration = std::time::Duration::from_millis(15);
     let run = || {
         let mut command = fumehood();
-        command.args(["--qemu", "/bin/true", "run", "-l", "raw", "-c", "1"]);
+        command.args(["--qemu", "/bin/true", "run", "-l", "shell", "-c", "1"]);
         command.stderr(Stdio::null()).stdin(Stdio::null());
         let start = std::time::Instant::now();
         let status = command.status().unwrap();

@@ -283,7 +283,7 @@ fn what_is_not_to_be_had_is_told_in_the_tool_s_words() {
             let mut place = Place::new();
             let _server = place.python().at(PYTHON);
             let (kind, retry, message) = place.fails(&["user_of_tiny==0.3", "tiny==2.0"], &[]);
-            assert_eq!((kind.as_str(), retry.as_str()), ("invalid", "useless"));
+            assert_eq!((kind.as_str(), retry.as_str()), ("invalid", "never"));
             assert!(message.contains("tiny<2"), "{message}");
             let (kind, _, message) = place.fails(&["absent==1"], &[]);
             assert!(kind == "invalid" && message.contains("absent"), "{message}");

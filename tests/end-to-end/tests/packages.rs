@@ -25,7 +25,9 @@ async fn serve(sandbox: &Sandbox, script: &str, argv: &[&str], port: u16) -> fum
     let waits = format!(
         "for n in $(seq 100); do (: </dev/tcp/127.0.0.1/{port}) 2>/dev/null && exit 0; sleep 0.1; done; exit 1"
     );
-    let up = sandbox.run(&RunRequest::new(Language::Raw, waits)).unwrap();
+    let up = sandbox
+        .run(&RunRequest::new(Language::Shell, waits))
+        .unwrap();
     succeeded(up).await;
     server
 }

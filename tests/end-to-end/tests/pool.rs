@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fumehood_end_to_end::{DEADLINE, descendants, is_alive, send, wait_until};
 use fumehood_engine::{
-    Config, EndedBy, Engine, Language, Outcome, Pool, RunRequest, Source, TemplateUse,
+    Config, EndedBy, Engine, Language, Outcome, Pool, RunRequest, TemplateUse, VmOrigin,
 };
 use rustix::process::Signal;
 
@@ -61,14 +61,14 @@ async fn requests_get_what_is_ready_and_never_a_wrong_vm() {
     let source = outcome(&engine, python(memory).memory_mib(251))
         .await
         .source;
-    assert_eq!(source, Source::Boot);
-    let raw = RunRequest::new(Language::Raw, "echo hi");
-    assert_eq!(outcome(&engine, raw).await.source, Source::Template);
+    assert_eq!(source, VmOrigin::Boot);
+    let raw = RunRequest::new(Language::Shell, "echo hi");
+    assert_eq!(outcome(&engine, raw).await.source, VmOrigin::Template);
     assert_eq!(engine.ready(), (1, 1));
 
     assert_eq!(
         outcome(&engine, python("print(1)")).await.source,
-        Source::Hot
+        VmOrigin::Hot
     );
     // The next one takes the blank, unless the hot one is there again; all are used once.
     let next = outcome(
@@ -77,13 +77,13 @@ async fn requests_get_what_is_ready_and_never_a_wrong_vm() {
     )
     .await;
     assert!(
-        [Source::Hot, Source::Blank].contains(&next.source),
+        [VmOrigin::Hot, VmOrigin::Blank].contains(&next.source),
         "{next:?}"
     );
     ready(&engine, (1, 1)).await;
     let third = python("import os; assert not os.path.exists('/tmp/mark')");
-    assert_eq!(outcome(&engine, third).await.source, Source::Hot);
-    let counts = engine.counts();
+    assert_eq!(outcome(&engine, third).await.source, VmOrigin::Hot);
+    let counts = engine.vm_stats();
     assert_eq!((counts.failed_restores, counts.discarded_templates), (0, 0));
     assert_eq!((counts.boot, counts.template), (1, 1));
 }
@@ -103,7 +103,7 @@ assert os.listdir('/tmp') == [] and os.listdir() == ['.local'], os.listdir()
         outcome(&engine, RunRequest::new(Language::Python, python))
             .await
             .source,
-        Source::Hot
+        VmOrigin::Hot
     );
     let javascript = "
 import { readdirSync } from 'node:fs';
@@ -114,14 +114,14 @@ for (const name of ['fibonacci', 'work', 'Stack']) if (name in globalThis) throw
         outcome(&engine, RunRequest::new(Language::Javascript, javascript))
             .await
             .source,
-        Source::Hot
+        VmOrigin::Hot
     );
     let shell = "[[ -z ${PRIMED+x} && -z ${words+x} && $(type -t count) == '' && -z $(ls -A /tmp) && $(ls -A ~) == .local ]]";
     assert_eq!(
-        outcome(&engine, RunRequest::new(Language::Raw, shell))
+        outcome(&engine, RunRequest::new(Language::Shell, shell))
             .await
             .source,
-        Source::Hot
+        VmOrigin::Hot
     );
 }
 
@@ -133,9 +133,9 @@ async fn a_restore_that_takes_too_long_is_replaced_and_counted() {
         ..Config::default()
     })
     .unwrap();
-    let outcome = outcome(&engine, RunRequest::new(Language::Raw, "echo hi")).await;
-    assert_eq!(outcome.source, Source::Boot);
-    assert_eq!(engine.counts().failed_restores, 2);
+    let outcome = outcome(&engine, RunRequest::new(Language::Shell, "echo hi")).await;
+    assert_eq!(outcome.source, VmOrigin::Boot);
+    assert_eq!(engine.vm_stats().failed_restores, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,9 +146,9 @@ async fn restores_in_a_row_all_answer() {
     let engine = engine(0, 0, &[]);
     for _ in 0..restores {
         let sandbox = engine.sandbox().memory_mib(512).await.unwrap();
-        assert_eq!(sandbox.source(), Source::Template);
+        assert_eq!(sandbox.source(), VmOrigin::Template);
     }
-    let counts = engine.counts();
+    let counts = engine.vm_stats();
     assert_eq!((counts.template, counts.failed_restores), (restores, 0));
 }
 
@@ -169,10 +169,10 @@ async fn many_at_once_all_end_right() {
             });
         }
         while let Some(done) = runs.join_next().await {
-            assert!([Source::Blank, Source::Template].contains(&done.unwrap().source));
+            assert!([VmOrigin::Blank, VmOrigin::Template].contains(&done.unwrap().source));
         }
     }
-    assert_eq!(engine.counts().failed_restores, 0);
+    assert_eq!(engine.vm_stats().failed_restores, 0);
 }
 
 /// A program with a pool of its own, and its QEMUs.

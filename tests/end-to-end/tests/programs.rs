@@ -16,7 +16,7 @@ fn script(code: &str) -> SpawnRequest {
 }
 
 fn shell(code: &str) -> RunRequest {
-    RunRequest::new(Language::Raw, code).timeout_s(120)
+    RunRequest::new(Language::Shell, code).timeout_s(120)
 }
 
 async fn spawned(sandbox: &Sandbox, request: &SpawnRequest) -> Heard {
@@ -111,7 +111,7 @@ async fn a_program_gets_its_words_variables_directory_and_input() {
         let error = sandbox.spawn(&request).unwrap_err();
         assert_eq!(
             (error.kind(), error.retry()),
-            (ErrorKind::Invalid, Retry::Useless),
+            (ErrorKind::Invalid, Retry::Never),
             "{error}"
         );
     }
@@ -370,7 +370,7 @@ async fn root_is_for_those_who_allowed_it() {
     let error = hear_all(refusing.spawn(&id).unwrap()).await.unwrap_err();
     assert_eq!(
         (error.kind(), error.retry()),
-        (ErrorKind::Invalid, Retry::Useless),
+        (ErrorKind::Invalid, Retry::Never),
         "{error}"
     );
     assert_eq!(

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use fumehood_end_to_end::{hear, hear_all, next_out, out_until, run_in, sandbox, soon, succeeded};
-use fumehood_engine::Language::{self, Javascript, Python, Raw};
+use fumehood_engine::Language::{self, Javascript, Python, Shell};
 use fumehood_engine::{Context, EndedBy, ErrorKind, Retry, RunRequest, Sandbox};
 
 /// One context of each language.
 fn contexts(sandbox: &Sandbox) -> [Context; 3] {
-    [Python, Javascript, Raw].map(|language| sandbox.context(language.as_str(), language))
+    [Python, Javascript, Shell].map(|language| sandbox.context(language.as_str(), language))
 }
 
 /// What a context says to this, with exit code 0, silence on standard error and its state not lost.
@@ -24,7 +24,7 @@ async fn says(context: &Context, code: &str) -> String {
 }
 
 fn shell(code: &str) -> RunRequest {
-    RunRequest::new(Raw, code).timeout_s(120)
+    RunRequest::new(Shell, code).timeout_s(120)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,7 +63,7 @@ async fn three_languages_keep_their_state_side_by_side() {
     let error = hear_all(wrong).await.unwrap_err();
     assert_eq!(
         (error.kind(), error.retry()),
-        (ErrorKind::Invalid, Retry::Useless),
+        (ErrorKind::Invalid, Retry::Never),
         "{error}"
     );
     assert_eq!(says(&python, "print(x)").await, "15\n");
@@ -112,10 +112,10 @@ const TROUBLES: &[Trouble] = &[
         "",
         3_000_000,
     ),
-    (Raw, "(exit 7)", 7, "", 0),
-    (Raw, "no-such-program", 127, "not found", 0),
-    (Raw, "if then", 2, "syntax error", 0),
-    (Raw, "head -c 3000000 /dev/zero", 0, "", 3_000_000),
+    (Shell, "(exit 7)", 7, "", 0),
+    (Shell, "no-such-program", 127, "not found", 0),
+    (Shell, "if then", 2, "syntax error", 0),
+    (Shell, "head -c 3000000 /dev/zero", 0, "", 3_000_000),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,7 +128,7 @@ async fn what_goes_wrong_in_an_exec_leaves_the_state() {
     let of = |language| match language {
         Python => (python, "print(x)"),
         Javascript => (javascript, "console.log(x)"),
-        Raw => (bash, "echo $x"),
+        Shell => (bash, "echo $x"),
     };
     for (language, code, exit_code, err, bytes) in TROUBLES {
         let (context, asks) = of(*language);
@@ -155,7 +155,7 @@ async fn what_goes_wrong_in_an_exec_leaves_the_state() {
             let error = context.start(&request).unwrap_err();
             assert_eq!(
                 (error.kind(), error.retry()),
-                (ErrorKind::Invalid, Retry::Useless),
+                (ErrorKind::Invalid, Retry::Never),
                 "{error}"
             );
         }
@@ -222,11 +222,11 @@ const LOSSES: &[Loss] = &[
         EndedBy::Timeout,
         124,
     ),
-    (Raw, "exit 3", EndedBy::Exited, 3),
-    (Raw, "set -e; false; echo on", EndedBy::Exited, 1),
-    (Raw, "kill -9 $$", EndedBy::Signaled, 137),
+    (Shell, "exit 3", EndedBy::Exited, 3),
+    (Shell, "set -e; false; echo on", EndedBy::Exited, 1),
+    (Shell, "kill -9 $$", EndedBy::Signaled, 137),
     (
-        Raw,
+        Shell,
         "trap '' INT TERM; while :; do :; done",
         EndedBy::Timeout,
         124,
@@ -247,7 +247,7 @@ async fn an_interpreter_that_ends_takes_its_state_and_says_so() {
                     "globalThis.x = 5",
                     "console.log('x' in globalThis ? 'True' : 'False')",
                 ),
-                Raw => ("x=5", "[[ -v x ]] && echo True || echo False"),
+                Shell => ("x=5", "[[ -v x ]] && echo True || echo False"),
             };
             says(&context, begin).await;
             assert_eq!(says(&context, asks).await, "True\n");
@@ -324,9 +324,9 @@ const INTERRUPTED: &[(Language, &str)] = &[
         Javascript,
         "console.log('begun'); await Bun.spawn(['sleep', '100']).exited",
     ),
-    (Raw, "echo begun; sleep 100"),
-    (Raw, "echo begun; while :; do :; done"),
-    (Raw, "f() { echo begun; sleep 100 | cat; }; f"),
+    (Shell, "echo begun; sleep 100"),
+    (Shell, "echo begun; while :; do :; done"),
+    (Shell, "f() { echo begun; sleep 100 | cat; }; f"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -340,7 +340,7 @@ async fn a_cancelled_exec_leaves_the_state() {
         let (context, asks) = match language {
             Python => (python, "print(x)"),
             Javascript => (javascript, "console.log(x)"),
-            Raw => (bash, "echo $x"),
+            Shell => (bash, "echo $x"),
         };
         let mut run = context
             .start(&context.request(*code).timeout_s(120))
@@ -449,7 +449,7 @@ async fn a_closed_context_is_gone_and_a_dropped_run_ends() {
             "console.log('begun'); await new Promise(() => {})",
         ),
         (
-            Raw,
+            Shell,
             "x=5",
             "[[ -v x ]] && echo True || echo False",
             "echo begun; sleep 100",

@@ -75,7 +75,7 @@ async fn operate(sandbox: &Sandbox, n: usize) {
             let code = match language {
                 Language::Python => "n = globals().get('n', 0) + 1; print('ok')",
                 Language::Javascript => "var n = (globalThis.n ?? 0) + 1; console.log('ok')",
-                Language::Raw => "n=$((n + 1)); echo ok",
+                Language::Shell => "n=$((n + 1)); echo ok",
             };
             let run = sandbox
                 .context(language.as_str(), language)
@@ -85,7 +85,7 @@ async fn operate(sandbox: &Sandbox, n: usize) {
         }
         3 => {
             let run = sandbox
-                .run(&RunRequest::new(Language::Raw, "echo once"))
+                .run(&RunRequest::new(Language::Shell, "echo once"))
                 .unwrap();
             assert_eq!(ended(run).await.0, "once\n");
         }
@@ -121,7 +121,7 @@ async fn operate(sandbox: &Sandbox, n: usize) {
         }
         10 => drop(
             sandbox
-                .run(&RunRequest::new(Language::Raw, "sleep 60"))
+                .run(&RunRequest::new(Language::Shell, "sleep 60"))
                 .unwrap(),
         ),
         _ => {

@@ -16,7 +16,7 @@ const STRANGER: u32 = 54_321;
 fn hello(store: &Path, program: &Path) -> Command {
     let mut command = Command::new(program);
     command
-        .args(["run", "-l", "raw", "-c", "echo hello"])
+        .args(["run", "-l", "shell", "-c", "echo hello"])
         .env("FUMEHOOD_HOME", store);
     command
 }

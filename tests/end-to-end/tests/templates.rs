@@ -43,12 +43,12 @@ impl Store {
     }
 
     fn build(&self) -> String {
-        self.says(&["template", "build", "-l", "raw", "--no-network"])
+        self.says(&["template", "build", "-l", "shell", "--no-network"])
     }
 
     /// Runs a program; where its VM came from.
     fn source(&self, options: &[&str]) -> String {
-        let args = ["run", "--json", "-l", "raw", "-c", "echo hi"];
+        let args = ["run", "--json", "-l", "shell", "-c", "echo hi"];
         let text = self.says(&[&args, options].concat());
         let outcome: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(outcome["stdout"], "hi\n", "{outcome}");
@@ -99,8 +99,8 @@ fn runs_are_restored_in_every_language_and_end_as_booted_ones() {
             "javascript",
             "console.log(import.meta.main, process.argv.length, await Promise.resolve(7))",
         ),
-        ("raw", "echo out; echo err >&2; exit 3"),
-        ("raw", "nonsense; echo $LINENO $0 $#"),
+        ("shell", "echo out; echo err >&2; exit 3"),
+        ("shell", "nonsense; echo $LINENO $0 $#"),
     ];
     for (language, code) in programs {
         let (restored, restored_code) = json(language, code, &[]);
@@ -145,7 +145,7 @@ fn a_fresh_interpreter_has_generators_of_its_own_too() {
     for (language, code) in [
         ("python", "import random; print(random.random(), hash('x'))"),
         ("javascript", "console.log(Math.random())"),
-        ("raw", "echo $RANDOM$RANDOM$RANDOM"),
+        ("shell", "echo $RANDOM$RANDOM$RANDOM"),
     ] {
         let run = || json(language, code, &["--fresh-interpreter"]).0["stdout"].clone();
         let (one, other) = (run(), run());
@@ -201,7 +201,7 @@ fn a_damaged_template_is_thrown_away_and_the_run_succeeds() {
 fn two_builds_at_once_make_one_template() {
     let store = Store::new();
     let start = || {
-        let mut command = store.command(&["template", "build", "-l", "raw", "--no-network"]);
+        let mut command = store.command(&["template", "build", "-l", "shell", "--no-network"]);
         command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -232,7 +232,7 @@ fn a_build_that_is_killed_leaves_nothing_that_is_used() {
     let store = Store::new();
     // At several moments: as QEMU boots, as it is warm, as it is saved.
     for moment in [0, 300, 900, 1500, 2500] {
-        let mut command = store.command(&["template", "build", "-l", "raw", "--no-network"]);
+        let mut command = store.command(&["template", "build", "-l", "shell", "--no-network"]);
         let mut child = command
             .stdout(Stdio::null())
             .stderr(Stdio::null())

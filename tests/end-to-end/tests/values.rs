@@ -112,7 +112,7 @@ async fn javascript_shows_values() {
     );
     assert!(run_in(&javascript, "x").await.results.is_empty());
     // What a shell shows is what it prints.
-    let bash = sandbox.context("s", Language::Raw);
+    let bash = sandbox.context("s", Language::Shell);
     let heard = shown(&bash, "echo 1").await;
     assert_eq!((heard.out(), heard.results.len()), ("1\n", 0));
 }
@@ -194,7 +194,7 @@ async fn input_comes_when_it_is_sent() {
             "console.log(name, rest.length)",
         ),
         (
-            Language::Raw,
+            Language::Shell,
             "echo 'name?'; read -r name; echo hello $name; rest=$(cat; echo x); rest=${rest%x}; echo ${#rest}",
             "echo $name ${#rest}",
         ),
@@ -228,7 +228,7 @@ async fn input_comes_when_it_is_sent() {
         let empty = match language {
             Language::Python => "import sys; print(repr(sys.stdin.read()))",
             Language::Javascript => "console.log(JSON.stringify(await Bun.stdin.text()))",
-            Language::Raw => "printf '<%s>\\n' \"$(cat)\"",
+            Language::Shell => "printf '<%s>\\n' \"$(cat)\"",
         };
         let said = says(&context, empty).await;
         assert!(
@@ -237,7 +237,7 @@ async fn input_comes_when_it_is_sent() {
         );
     }
     // Input that nobody asked for has nowhere to go.
-    let bash = sandbox.context("raw", Language::Raw);
+    let bash = sandbox.context("shell", Language::Shell);
     let mut run = bash.run("echo up; sleep 100").unwrap();
     next_out(&mut run).await;
     let mut input = run.input();
@@ -259,7 +259,7 @@ async fn variables_and_directories_hold_for_their_exec() {
             Language::Javascript,
             "console.log(process.env.A ?? '-', process.cwd())",
         ),
-        (Language::Raw, "echo \"${A--}\" \"$PWD\""),
+        (Language::Shell, "echo \"${A--}\" \"$PWD\""),
     ] {
         let context = sandbox.context(language.as_str(), language);
         let home = says(&context, code).await;
@@ -290,7 +290,7 @@ async fn variables_and_directories_hold_for_their_exec() {
         let moves = match language {
             Language::Python => "os.chdir('/tmp'); os.environ['A'] = 'own'",
             Language::Javascript => "process.chdir('/tmp'); process.env.A = 'own'",
-            Language::Raw => "cd /tmp; export A=own",
+            Language::Shell => "cd /tmp; export A=own",
         };
         says(&context, moves).await;
         assert_eq!(says(&context, code).await, "own /tmp\n");

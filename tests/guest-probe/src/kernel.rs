@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use fumehood_sys::guest::Attempt;
+use fumehood_sys::guest::SyscallProbe;
 use rustix::fs::{Mode, OFlags};
 
 use crate::files::{below, writable};
@@ -18,29 +18,29 @@ pub(crate) const WALLS: &[Wall] = &[
     Wall {
         name: "BPF",
         tried: "bpf, for a map",
-        attempt: || Verdict::refused(Attempt::Bpf.make()),
+        attempt: || Verdict::refused(SyscallProbe::Bpf.make()),
     },
     Wall {
         name: "io_uring",
         tried: "io_uring_setup",
-        attempt: || Verdict::refused(Attempt::IoUring.make()),
+        attempt: || Verdict::refused(SyscallProbe::IoUring.make()),
     },
     Wall {
         name: "userfaultfd",
         tried: "userfaultfd, for its own faults",
-        attempt: || Verdict::refused(Attempt::UserFault.make()),
+        attempt: || Verdict::refused(SyscallProbe::UserFault.make()),
     },
     Wall {
         name: "performance counters",
         tried: "perf_event_open, for itself outside of the kernel",
-        attempt: || Verdict::refused(Attempt::PerfEvent.make()),
+        attempt: || Verdict::refused(SyscallProbe::PerfEvent.make()),
     },
     Wall {
         name: "keyrings",
         tried: "add_key; /proc/keys",
         attempt: || {
             Verdict::all([
-                ("add_key", Verdict::refused(Attempt::AddKey.make())),
+                ("add_key", Verdict::refused(SyscallProbe::AddKey.make())),
                 ("/proc/keys", Verdict::absent(File::open("/proc/keys"))),
             ])
         },
@@ -48,20 +48,23 @@ pub(crate) const WALLS: &[Wall] = &[
     Wall {
         name: "fanotify",
         tried: "fanotify_init, as an ordinary user may",
-        attempt: || Verdict::refused(Attempt::Fanotify.make()),
+        attempt: || Verdict::refused(SyscallProbe::Fanotify.make()),
     },
     Wall {
         name: "file handles",
         tried: "open_by_handle_at",
-        attempt: || Verdict::refused(Attempt::OpenByHandle.make()),
+        attempt: || Verdict::refused(SyscallProbe::OpenByHandle.make()),
     },
     Wall {
         name: "I/O ports",
         tried: "iopl, ioperm; /dev/port",
         attempt: || {
             Verdict::all([
-                ("iopl", Verdict::refused(Attempt::IoPrivilege.make())),
-                ("ioperm", Verdict::refused(Attempt::IoPermission.make())),
+                ("iopl", Verdict::refused(SyscallProbe::IoPrivilege.make())),
+                (
+                    "ioperm",
+                    Verdict::refused(SyscallProbe::IoPermission.make()),
+                ),
                 ("/dev/port", Verdict::absent(File::open("/dev/port"))),
             ])
         },
@@ -73,9 +76,9 @@ pub(crate) const WALLS: &[Wall] = &[
             Verdict::all([
                 (
                     "modify_ldt",
-                    Verdict::refused(Attempt::LocalDescriptors.make()),
+                    Verdict::refused(SyscallProbe::LocalDescriptors.make()),
                 ),
-                ("page", Verdict::refused(Attempt::PageZero.make())),
+                ("page", Verdict::refused(SyscallProbe::PageZero.make())),
             ])
         },
     },
@@ -84,7 +87,7 @@ pub(crate) const WALLS: &[Wall] = &[
         tried: "syslog, /dev/kmsg to read and to write, /proc/kmsg",
         attempt: || {
             Verdict::all([
-                ("syslog", Verdict::refused(Attempt::KernelLog.make())),
+                ("syslog", Verdict::refused(SyscallProbe::KernelLog.make())),
                 ("read", Verdict::refused(File::open("/dev/kmsg"))),
                 ("write", Verdict::refused(open_to_write("/dev/kmsg"))),
                 ("/proc/kmsg", Verdict::refused(File::open("/proc/kmsg"))),

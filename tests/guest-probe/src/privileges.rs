@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::AsFd;
 
-use fumehood_sys::guest::Attempt;
+use fumehood_sys::guest::SyscallProbe;
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
@@ -34,7 +34,7 @@ pub(crate) const WALLS: &[Wall] = &[
         tried: "unshare users, to be root in a namespace; /proc/self/ns/user",
         attempt: || {
             // Debian's kernels ask for a right to it before they say that they have none.
-            let unshared = Attempt::Unshare(0x1000_0000).make();
+            let unshared = SyscallProbe::Unshare(0x1000_0000).make();
             Verdict::all([
                 (
                     "unshare",
@@ -52,8 +52,14 @@ pub(crate) const WALLS: &[Wall] = &[
         tried: "setresuid, setresgid to 0",
         attempt: || {
             Verdict::all([
-                ("setresuid", Verdict::refused(Attempt::SetUser(0).make())),
-                ("setresgid", Verdict::refused(Attempt::SetGroup(0).make())),
+                (
+                    "setresuid",
+                    Verdict::refused(SyscallProbe::SetUser(0).make()),
+                ),
+                (
+                    "setresgid",
+                    Verdict::refused(SyscallProbe::SetGroup(0).make()),
+                ),
             ])
         },
     },
@@ -88,7 +94,7 @@ pub(crate) const WALLS: &[Wall] = &[
             let set = rustix::time::clock_settime(ClockId::Realtime, now);
             Verdict::all([
                 ("set", Verdict::refused(set)),
-                ("adjust", Verdict::refused(Attempt::AdjustClock.make())),
+                ("adjust", Verdict::refused(SyscallProbe::AdjustClock.make())),
             ])
         },
     },
@@ -105,7 +111,7 @@ pub(crate) const WALLS: &[Wall] = &[
             let reboot = rustix::system::reboot(RebootCommand::CadOff);
             Verdict::all([
                 ("reboot", Verdict::refused(reboot)),
-                ("kexec", Verdict::refused(Attempt::Kexec.make())),
+                ("kexec", Verdict::refused(SyscallProbe::Kexec.make())),
             ])
         },
     },
@@ -114,8 +120,8 @@ pub(crate) const WALLS: &[Wall] = &[
         tried: "swapon, acct",
         attempt: || {
             Verdict::all([
-                ("swapon", Verdict::refused(Attempt::Swap.make())),
-                ("acct", Verdict::refused(Attempt::Accounting.make())),
+                ("swapon", Verdict::refused(SyscallProbe::Swap.make())),
+                ("acct", Verdict::refused(SyscallProbe::Accounting.make())),
             ])
         },
     },
@@ -151,7 +157,7 @@ fn mounts() -> Verdict {
 
 /// CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWCGROUP.
 fn namespaces() -> Verdict {
-    let unshare = |spaces| Verdict::refused(Attempt::Unshare(spaces).make());
+    let unshare = |spaces| Verdict::refused(SyscallProbe::Unshare(spaces).make());
     Verdict::all([
         ("mounts", unshare(0x2_0000)),
         ("processes", unshare(0x2000_0000)),
@@ -208,7 +214,7 @@ fn precedence() -> Verdict {
     };
     Verdict::all([
         ("nice", Verdict::refused(rustix::process::nice(-1))),
-        ("real time", Verdict::refused(Attempt::RealTime.make())),
+        ("real time", Verdict::refused(SyscallProbe::RealTime.make())),
         ("oom_score_adj", Verdict::refused(lower)),
         (
             "open files",

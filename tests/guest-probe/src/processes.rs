@@ -4,7 +4,7 @@ use std::fs;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
-use fumehood_sys::guest::Attempt;
+use fumehood_sys::guest::SyscallProbe;
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal};
 use rustix::thread::ThreadNameSpaceType;
@@ -60,10 +60,13 @@ fn signals() -> Verdict {
 fn memory() -> Verdict {
     let agent = AGENT.as_raw_nonzero().get();
     Verdict::all([
-        ("ptrace", Verdict::refused(Attempt::Trace(agent).make())),
+        (
+            "ptrace",
+            Verdict::refused(SyscallProbe::Trace(agent).make()),
+        ),
         (
             "process_vm_readv",
-            Verdict::refused(Attempt::ReadMemory(agent).make()),
+            Verdict::refused(SyscallProbe::ReadMemory(agent).make()),
         ),
         ("mem", Verdict::absent(File::open("/proc/1/mem"))),
         ("maps", Verdict::absent(File::open("/proc/1/maps"))),
@@ -79,7 +82,7 @@ fn descriptors() -> Verdict {
             ThreadNameSpaceType::MOUNT,
         )
     });
-    let limit = Attempt::ReadLimit(AGENT.as_raw_nonzero().get()).make();
+    let limit = SyscallProbe::ReadLimit(AGENT.as_raw_nonzero().get()).make();
     Verdict::all([
         ("pidfd_getfd", Verdict::refused(first)),
         ("/proc/1/fd", Verdict::absent(fs::read_dir("/proc/1/fd"))),

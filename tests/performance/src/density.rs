@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use fumehood_engine::policy::{Document, Entry};
+use fumehood_engine::policy::{Document, RuleSpec};
 use fumehood_engine::{Engine, Language, Network, RunRequest, Sandbox};
 
 const MEMORY_MIB: u32 = RunRequest::DEFAULT_MEMORY_MIB;
@@ -78,7 +78,7 @@ pub(crate) async fn print(engine: &Engine) -> anyhow::Result<()> {
     idle("hot VMs", &taken).await?;
     drop(taken);
     let document = Document {
-        allow: vec![Entry::parse_word("example.com")?],
+        allow: vec![RuleSpec::parse_word("example.com")?],
         ..Document::default()
     };
     let network = Network::new(document.policy("bench")?);

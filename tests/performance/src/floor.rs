@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use fumehood_qemu::{
-    Accel, Chardev, CommandLine, Cpu, Event, GuestMemory, Kernel, Machine, Memory, Mon, Qmp, Serial,
+    Accel, Chardev, CommandLine, Cpu, Event, GuestMemory, Kernel, Machine, Memory, Monitor, Qmp,
+    Serial,
 };
 use fumehood_sys::host::{memory_file, seal, sealable_file};
 use serde_json::{Value, json};
@@ -195,7 +196,7 @@ async fn start(
             chardev: "serial".into(),
         })
         .with(&socket("monitor", &monitor_of_qemu))
-        .with(&Mon {
+        .with(&Monitor {
             chardev: "monitor".into(),
         });
     let theirs = [serial_of_qemu.as_fd(), monitor_of_qemu.as_fd()];

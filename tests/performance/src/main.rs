@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use fumehood_engine::{
-    Config, Engine, Event, Language, Outcome, Pool, Qemu, RunRequest, Sandbox, Source, TemplateUse,
+    Config, Engine, Event, Language, Outcome, Pool, Qemu, RunRequest, Sandbox, TemplateUse,
+    VmOrigin,
 };
 use serde_json::Value;
 
@@ -202,11 +203,11 @@ async fn restores(engine: &Engine, floor: &Floor, rounds: u32) -> anyhow::Result
         floor_blank.add(blank);
         for (at, language) in Language::ALL.into_iter().enumerate() {
             let (first, _, outcome) = run(engine, language, HELLO[at]).await?;
-            ensure!(outcome.source == Source::Template, "{outcome:?}");
+            ensure!(outcome.source == VmOrigin::Template, "{outcome:?}");
             of_new[at].add(first);
             filled(&pooled, (0, 1)).await?;
             let (first, _, outcome) = run(&pooled, language, HELLO[at]).await?;
-            ensure!(outcome.source == Source::Blank, "{outcome:?}");
+            ensure!(outcome.source == VmOrigin::Blank, "{outcome:?}");
             of_blank[at].add(first);
         }
     }
@@ -233,7 +234,7 @@ async fn hot(rounds: u32) -> anyhow::Result<()> {
         ] {
             filled(&engine, (1, 0)).await?;
             let (first, _, outcome) = run(&engine, PYTHON, code).await?;
-            ensure!(outcome.source == Source::Hot, "{outcome:?}");
+            ensure!(outcome.source == VmOrigin::Hot, "{outcome:?}");
             series.add(first);
         }
     }
@@ -395,7 +396,7 @@ fn nothing(program: &Path) -> anyhow::Result<Duration> {
     let start = Instant::now();
     let mut command = Command::new(program);
     command
-        .args(["--qemu", "/bin/true", "run", "-l", "raw", "-c", "1"])
+        .args(["--qemu", "/bin/true", "run", "-l", "shell", "-c", "1"])
         .stderr(Stdio::null());
     ensure!(
         command.status()?.code() == Some(125),

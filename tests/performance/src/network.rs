@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use fumehood_engine::policy::{Document, Entry, NetworkLimits};
+use fumehood_engine::policy::{Document, NetworkLimits, RuleSpec};
 use fumehood_engine::{Engine, Network, Sandbox, SpawnRequest, WriteOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -69,7 +69,7 @@ pub(crate) async fn in_a_network(
 async fn measure_inside(engine: &Engine, rounds: u32) -> anyhow::Result<()> {
     let server = serve().await?;
     let document = Document {
-        allow: vec![Entry::parse_word(&server.to_string())?],
+        allow: vec![RuleSpec::parse_word(&server.to_string())?],
         // The rounds follow each other without a pause.
         limits: NetworkLimits {
             connections_per_s: u32::MAX,
@@ -86,7 +86,10 @@ async fn measure_inside(engine: &Engine, rounds: u32) -> anyhow::Result<()> {
         mode: Some(0o755),
         ..WriteOptions::default()
     };
-    sandbox.files().write_with("load", load, options).await?;
+    sandbox
+        .files()
+        .write_with_options("load", load, options)
+        .await?;
     bytes(&sandbox, server, rounds).await?;
     requests(&sandbox, server, rounds).await?;
     connections(&sandbox, server).await?;

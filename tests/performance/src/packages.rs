@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use fumehood_engine::{Engine, Language, RunRequest, Source};
+use fumehood_engine::{Engine, Language, RunRequest, VmOrigin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -63,7 +63,7 @@ pub(crate) async fn measure(engine: &Engine, rounds: u32) -> anyhow::Result<()> 
     for _ in 0..rounds {
         for (series, request) in [(&mut restores, plain()), (&mut packages, with())] {
             let outcome = engine.run(request)?.outcome().await?;
-            let is_good = outcome.exit_code == Some(0) && outcome.source == Source::Template;
+            let is_good = outcome.exit_code == Some(0) && outcome.source == VmOrigin::Template;
             ensure!(is_good, "a run went wrong: {outcome:?}");
             series.add(outcome.timing.total);
         }
@@ -84,7 +84,7 @@ async fn serve(engine: &Engine) -> anyhow::Result<()> {
         "no index was made"
     );
     let mut files = Vec::new();
-    for entry in sandbox.files().list_deep("index", 2).await? {
+    for entry in sandbox.files().list_recursive("index", 2).await? {
         let path = entry.path.clone();
         if path.ends_with(".whl") || path.ends_with(".html") {
             let body = sandbox.files().read(&format!("index/{path}")).await?;

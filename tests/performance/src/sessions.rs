@@ -34,7 +34,7 @@ async fn output(sandbox: &Sandbox, rounds: u32) -> anyhow::Result<()> {
     for _ in 0..rounds {
         let code = format!("head -c {OUTPUT_BYTES} /dev/zero");
         let start = Instant::now();
-        let mut run = sandbox.run(&RunRequest::new(Language::Raw, code).timeout_s(120))?;
+        let mut run = sandbox.run(&RunRequest::new(Language::Shell, code).timeout_s(120))?;
         let mut bytes = 0;
         while let Some(event) = run.next().await {
             if let Event::Stdout(piece) = event {

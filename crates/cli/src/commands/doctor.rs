@@ -15,8 +15,8 @@ pub(crate) fn run(host: &Host) -> anyhow::Result<ExitCode> {
             Health::Bad => "BAD ",
         };
         say(&format!("{mark} {}: {}", finding.subject, finding.what))?;
-        if !finding.mend.is_empty() {
-            say(&format!("     mend: {}", finding.mend))?;
+        if !finding.fix.is_empty() {
+            say(&format!("     fix: {}", finding.fix))?;
         }
     }
     let bad = findings.iter().any(|finding| finding.health == Health::Bad);

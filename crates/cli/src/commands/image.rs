@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use fumehood_engine::image::{
-    BuildOptions, ImageName, KernelChoice, Listed, Outcome, PartReport, PartState, Progress, Step,
-    StepEnd, Store, build,
+    BuildOptions, ImageName, ImageSummary, KernelChoice, Outcome, PartReport, PartState, Progress,
+    Step, StepEnd, Store, build,
 };
-use fumehood_engine::{LAUNCHER, RunRequest, install_launcher};
+use fumehood_engine::{LAUNCHER_BIN, RunRequest, install_launcher};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{say, template};
@@ -35,7 +35,7 @@ fn make(store: &Store, args: ImageBuild, host: &Host) -> anyhow::Result<ExitCode
         None => beside_us("fumehood-agent", "--agent")?,
     };
     let launcher = host.config().launcher;
-    let launcher = launcher.map_or_else(|| beside_us(LAUNCHER, "--launcher"), Ok)?;
+    let launcher = launcher.map_or_else(|| beside_us(LAUNCHER_BIN, "--launcher"), Ok)?;
     install_launcher(store, &launcher)?;
     let mut options = BuildOptions::new(agent);
     options.kernel = match args.kernel {
@@ -45,7 +45,7 @@ fn make(store: &Store, args: ImageBuild, host: &Host) -> anyhow::Result<ExitCode
     options.extra_ca = args.ca;
     options.refresh = args.refresh;
     let start = Instant::now();
-    let mut shown = Shown::new();
+    let mut shown = DisplayedValues::new();
     let report = build(store, &options, &mut shown)?;
     let took = start.elapsed().as_secs_f32();
     match report.outcome {
@@ -90,7 +90,7 @@ fn list(store: &Store) -> anyhow::Result<ExitCode> {
         ))?;
     }
     for image in images {
-        let Listed {
+        let ImageSummary {
             name,
             directory,
             manifest,
@@ -136,7 +136,7 @@ fn verify(store: &Store, name: &ImageName) -> anyhow::Result<ExitCode> {
 }
 
 /// Shows how a build gets on: a moving line on a terminal, a line a step elsewhere.
-struct Shown {
+struct DisplayedValues {
     bar: Option<ProgressBar>,
     said: Instant,
 }
@@ -144,7 +144,7 @@ struct Shown {
 /// Where there is no terminal, a step that takes long says so this often.
 const REMINDER: Duration = Duration::from_secs(30);
 
-impl Shown {
+impl DisplayedValues {
     fn new() -> Self {
         Self {
             bar: None,
@@ -153,7 +153,7 @@ impl Shown {
     }
 }
 
-impl Progress for Shown {
+impl Progress for DisplayedValues {
     fn started(&mut self, step: &Step) {
         let Step {
             index,

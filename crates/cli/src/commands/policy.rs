@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use fumehood_engine::policy::{
-    DOCUMENT_BYTES, Document, Entry, Explanation, Policy, Step, explain,
+    DOCUMENT_BYTES, Document, Explanation, Policy, RuleSpec, Step, explain,
 };
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ pub(crate) fn document(file: Option<&Path>, words: &[String]) -> anyhow::Result<
         None => Document::default(),
     };
     for word in words {
-        let entry = Entry::parse_word(word).with_context(|| format!("--allow {word}"))?;
+        let entry = RuleSpec::parse_word(word).with_context(|| format!("--allow {word}"))?;
         document.allow.push(entry);
     }
     Ok(document)

@@ -14,7 +14,7 @@ use crate::exit::{FAILURE, INTERRUPTED};
 use crate::interrupts::{Asked, Interrupts, Patience};
 use crate::network;
 use crate::output::Output;
-use crate::packages::Shown;
+use crate::packages::DisplayedValues;
 use crate::prompt::{Entered, Prompt};
 use crate::terminal::{Terminal, is_interactive};
 use crate::transfer::Upload;
@@ -53,7 +53,7 @@ async fn prepare(config: Config, args: &Repl, uploads: &[Upload]) -> anyhow::Res
     if let Some(network) = args.network.network()? {
         builder = builder.network(network);
     }
-    let shown = Shown::new(false);
+    let shown = DisplayedValues::new(false);
     let builder = args.packages.build(builder, &shown);
     let sandbox = builder.memory_mib(args.memory).await;
     shown.finish();
@@ -120,7 +120,7 @@ async fn piece(
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<Ended> {
     let mut request = context.request(code).timeout_s(args.timeout);
-    if args.language != Language::Raw {
+    if args.language != Language::Shell {
         request = request.display();
     }
     let run = match context.start(&request) {

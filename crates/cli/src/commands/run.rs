@@ -17,14 +17,14 @@ use crate::interrupts::{Interrupts, Patience};
 use crate::json;
 use crate::network;
 use crate::output::Output;
-use crate::packages::Shown;
+use crate::packages::DisplayedValues;
 use crate::transfer::{Download, Downloaded, Upload};
 
 pub(crate) fn run(args: &RunArgs, host: &Host) -> anyhow::Result<ExitCode> {
     match plan(args) {
         Ok(plan) => start(&plan, args, host),
         Err(error) if args.json => {
-            say(&json::failure("invalid", "useless", &format!("{error:#}")))?;
+            say(&json::failure("invalid", "never", &format!("{error:#}")))?;
             Err(error)
         }
         Err(error) => Err(error),
@@ -142,7 +142,7 @@ pub(super) async fn follow<'a>(
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<End<'a>> {
     let mut patience = Patience::new(interrupts, run.canceller());
-    let shown = Shown::new(args.quiet);
+    let shown = DisplayedValues::new(args.quiet);
     let _feeding = args.stdin.then(|| run.feed());
     loop {
         let event = match patience.with(run.next()).await {
@@ -217,7 +217,7 @@ async fn prepare(engine: &Engine, plan: &Plan, args: &RunArgs) -> Result<Sandbox
     if let Some(network) = &plan.network {
         builder = builder.network(network.clone());
     }
-    let shown = Shown::new(args.quiet);
+    let shown = DisplayedValues::new(args.quiet);
     let builder = args.packages.build(builder, &shown);
     let sandbox = builder.memory_mib(args.memory).await;
     shown.finish();

@@ -63,7 +63,7 @@ fn body(plan: &Plan, args: &RunArgs) -> Value {
     let language = match plan.language {
         Language::Python => "python",
         Language::Javascript => "javascript",
-        Language::Raw => "shell",
+        Language::Shell => "shell",
     };
     let env = args
         .env

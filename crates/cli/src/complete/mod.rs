@@ -23,7 +23,7 @@ impl Piece {
         match language {
             Language::Python => Self::Python(Python::default()),
             Language::Javascript => Self::Javascript(Javascript::default()),
-            Language::Raw => Self::Shell(Shell::default()),
+            Language::Shell => Self::Shell(Shell::default()),
         }
     }
 
@@ -197,6 +197,6 @@ mod tests {
             "a; if",
             "x=$(if a; then b; fi",
         ];
-        check(Language::Raw, &complete, &open);
+        check(Language::Shell, &complete, &open);
     }
 }

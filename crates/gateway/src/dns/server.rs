@@ -6,8 +6,8 @@ use super::known::Known;
 use super::message::{Answer, Asked, Family};
 use super::resolver::{Found, Resolver};
 use crate::budget::Rate;
-use crate::event::{Event, Log, What};
-use crate::link::End;
+use crate::event::{Event, Log, NetworkAction};
+use crate::link::Endpoint;
 use crate::policy::{HostName, Policy, Question, decide};
 
 /// How long a guest is told to believe an answer: no shorter, so that a program's connection meets it, and no
@@ -26,7 +26,7 @@ pub(crate) struct NameServer {
     pub(crate) resolver: Resolver,
     pub(crate) rate: Rate,
     /// Who tells a guest that connects to a denied name why it is denied.
-    pub(crate) refuser: End,
+    pub(crate) refuser: Endpoint,
 }
 
 impl NameServer {
@@ -37,7 +37,7 @@ impl NameServer {
             Err(refusal) => {
                 let text = "what is no question about one name";
                 self.log
-                    .limited(What::Lookup, "malformed_question", text.into());
+                    .limited(NetworkAction::Lookup, "malformed_question", text.into());
                 return refusal;
             }
         };
@@ -46,7 +46,7 @@ impl NameServer {
                 "more than {} lookups a second; raise `lookups_per_s` in the policy's limits",
                 self.policy.limits.lookups_per_s
             );
-            self.log.limited(What::Lookup, "lookup_rate", text);
+            self.log.limited(NetworkAction::Lookup, "lookup_rate", text);
             return asked.answer(&Answer::Refused, by_tcp);
         }
         let answer = match asked.name() {
@@ -61,7 +61,8 @@ impl NameServer {
 
     async fn look_up(&self, asked: &Asked, name: &HostName) -> Answer {
         let decision = decide(&self.policy, &Question::Lookup { name });
-        self.log.decided(What::Lookup, &self.policy, &decision);
+        self.log
+            .decided(NetworkAction::Lookup, &self.policy, &decision);
         let family = asked.family();
         if !decision.is_allowed() {
             // A connection there is told why; nobody else is asked about the name.
@@ -78,7 +79,7 @@ impl NameServer {
             Found::Failed(why) => {
                 self.log.add(Event {
                     name: Some(name.clone()),
-                    ..Event::failed(What::Lookup, "lookup_failed", why)
+                    ..Event::failed(NetworkAction::Lookup, "lookup_failed", why)
                 });
                 Answer::Failed
             }
@@ -102,7 +103,8 @@ impl NameServer {
                 self.known.learn(name, address, lifetime);
                 told.push(address);
             } else {
-                self.log.decided(What::Lookup, &self.policy, &decision);
+                self.log
+                    .decided(NetworkAction::Lookup, &self.policy, &decision);
                 denied = Some(decision);
             }
         }

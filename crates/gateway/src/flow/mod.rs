@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 
 use crate::budget::{Budget, Rate};
 use crate::dns::{Known, NameServer, Resolver};
-use crate::event::{Event, Log, What};
-use crate::link::End;
+use crate::event::{Event, Log, NetworkAction};
+use crate::link::Endpoint;
 use crate::policy::{Decision, HostName, Pass, Policy, Question, Said, Verdict, decide};
 use crate::stack::{DNS_PORT, GuestStream};
 use crate::stream::Rewound;
@@ -44,7 +44,12 @@ pub(crate) struct World {
 
 impl World {
     /// Nothing has been done in it. `gateway`: the end of the guest's cable that is ours.
-    pub(crate) fn new(policy: Arc<Policy>, vault: Vault, resolver: Resolver, gateway: End) -> Self {
+    pub(crate) fn new(
+        policy: Arc<Policy>,
+        vault: Vault,
+        resolver: Resolver,
+        gateway: Endpoint,
+    ) -> Self {
         let limits = policy.limits;
         let (log, known) = (Arc::<Log>::default(), Arc::<Known>::default());
         let names = NameServer {
@@ -114,7 +119,8 @@ impl World {
         let decision = decide(&self.policy, &way.connect());
         match decision.verdict {
             Verdict::Deny => {
-                self.log.decided(What::Connection, &self.policy, &decision);
+                self.log
+                    .decided(NetworkAction::Connection, &self.policy, &decision);
                 self.refuse(guest, &decision).await;
             }
             Verdict::Allow(pass) => self.connect(guest, way, pass, decision).await,
@@ -127,7 +133,12 @@ impl World {
             "more than {} new connections a second; raise `connections_per_s` in the policy's limits",
             self.policy.limits.connections_per_s
         );
-        let event = Event::new(What::Connection, false, "connection_rate", text.clone());
+        let event = Event::new(
+            NetworkAction::Connection,
+            false,
+            "connection_rate",
+            text.clone(),
+        );
         self.log.add(at(to, event));
         text
     }
@@ -155,7 +166,8 @@ impl World {
         }
         match pass {
             Pass::Through => {
-                self.log.decided(What::Connection, &self.policy, &decision);
+                self.log
+                    .decided(NetworkAction::Connection, &self.policy, &decision);
                 self.relay(guest, upstream, &decision).await;
             }
             Pass::Listen | Pass::Inspect | Pass::Terminate => {
@@ -184,7 +196,8 @@ impl World {
         let server_name = first.server_name();
         let said = first.said(server_name.as_ref());
         let decision = decide(&self.policy, &way.speak(said));
-        self.log.decided(What::Connection, &self.policy, &decision);
+        self.log
+            .decided(NetworkAction::Connection, &self.policy, &decision);
         let pass = match decision.verdict {
             Verdict::Deny => return self.refuse_first(guest, &first, bytes, &decision).await,
             Verdict::Allow(pass) => pass,
@@ -206,7 +219,7 @@ impl World {
         let event = Event {
             rule: decision.rule.clone(),
             name: decision.subject.name.clone(),
-            ..Event::failed(What::Connection, "unreachable", why.to_string())
+            ..Event::failed(NetworkAction::Connection, "unreachable", why.to_string())
         };
         self.log.add(at(way.to, event));
     }

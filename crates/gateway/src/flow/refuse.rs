@@ -2,7 +2,7 @@ use bytes::Bytes;
 
 use super::World;
 use super::first_bytes::{First, first_bytes};
-use crate::event::What;
+use crate::event::NetworkAction;
 use crate::hello::Sniffed;
 use crate::policy::{Decision, Host, HostName, Question, Reason, decide};
 use crate::refusal::{Alert, Refusal, refuse_http, refuse_tls};
@@ -36,7 +36,9 @@ impl World {
         if !self.is_worded(port) {
             // Who waits there for the other side to begin would wait in vain.
             let decision = self.why_not_here(&guest);
-            return self.log.decided(What::Connection, &self.policy, &decision);
+            return self
+                .log
+                .decided(NetworkAction::Connection, &self.policy, &decision);
         }
         if !guest.accept().await {
             return;
@@ -52,7 +54,8 @@ impl World {
             Some(name) => self.why_not(&name, port),
             None => self.why_not_here(&guest),
         };
-        self.log.decided(What::Connection, &self.policy, &decision);
+        self.log
+            .decided(NetworkAction::Connection, &self.policy, &decision);
         self.refuse_first(guest, &first, bytes, &decision).await;
     }
 

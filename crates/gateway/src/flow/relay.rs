@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 
 use super::{World, at};
 use crate::budget::{Count, Metered};
-use crate::event::{Event, What};
+use crate::event::{Event, NetworkAction};
 use crate::policy::Decision;
 use crate::stream::Stream;
 
@@ -50,8 +50,13 @@ pub(crate) async fn pass_both_ways(
 pub(super) fn ended(count: &Count, decision: &Decision) -> Event {
     let (bytes_up, bytes_down) = count.read();
     let event = match count.spent() {
-        None => Event::new(What::End, true, "ended", "the connection has ended".into()),
-        Some(spent) => Event::new(What::End, false, "bytes", spent.to_string()),
+        None => Event::new(
+            NetworkAction::End,
+            true,
+            "ended",
+            "the connection has ended".into(),
+        ),
+        Some(spent) => Event::new(NetworkAction::End, false, "bytes", spent.to_string()),
     };
     Event {
         rule: decision.rule.clone(),

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::relay::ended;
 use super::{CONNECT, Way, World, at};
 use crate::budget::{Count, Metered};
-use crate::event::{Event, What};
+use crate::event::{Event, NetworkAction};
 use crate::http::{
     self, ANSWER, Connecting, Connector, Judge, Proxy, Scheme, Seen, Unreachable, Watch,
 };
@@ -42,7 +42,7 @@ impl World {
         let failed = |code, why: String| {
             let event = Event {
                 name: Some(host.clone()),
-                ..Event::failed(What::Connection, code, why)
+                ..Event::failed(NetworkAction::Connection, code, why)
             };
             self.log.add(at(way.to, event));
         };
@@ -84,7 +84,7 @@ impl World {
             let message = format!("what was sent is no request of HTTP/1: {error}");
             let event = Event {
                 name: decision.subject.name.clone(),
-                ..Event::new(What::Request, false, "malformed_request", message)
+                ..Event::new(NetworkAction::Request, false, "malformed_request", message)
             };
             self.log.add(at(to, event));
         }
@@ -159,7 +159,8 @@ impl World {
         let names = self.known.names(to.ip());
         let decision = decide(&self.policy, &Way { to, names }.connect());
         if !decision.is_allowed() {
-            self.log.decided(What::Connection, &self.policy, &decision);
+            self.log
+                .decided(NetworkAction::Connection, &self.policy, &decision);
             return Err(denied(decision.refusal(&self.policy.name)));
         }
         dial(to).await
@@ -214,7 +215,7 @@ impl Requests {
         let by_policy = self.denied().take().filter(|event| event.code == code);
         by_policy.unwrap_or_else(|| {
             let message = "a request that is never passed on; its page says why";
-            Event::new(What::Request, false, code, message.into())
+            Event::new(NetworkAction::Request, false, code, message.into())
         })
     }
 }
@@ -249,13 +250,13 @@ impl Judge for Requests {
                     "The limits of the policy `{}` deny it: {spent}.",
                     policy.name
                 );
-                let event = Event::new(What::Request, false, "bytes", text.clone());
+                let event = Event::new(NetworkAction::Request, false, "bytes", text.clone());
                 *self.denied() = Some(event);
                 Refusal::new("bytes", text)
             });
             return afforded.map(|()| decision.rule);
         }
-        let event = Event::decided(What::Request, policy, &decision);
+        let event = Event::decided(NetworkAction::Request, policy, &decision);
         *self.denied() = Some(event);
         let text = decision.refusal(&policy.name);
         Err(Refusal::new(decision.reason.code(), text))
@@ -276,7 +277,7 @@ impl Watch for Requests {
                 };
                 Event {
                     rule: over.rule,
-                    ..Event::new(What::Request, true, code, message.into())
+                    ..Event::new(NetworkAction::Request, true, code, message.into())
                 }
             }
         };

@@ -4,15 +4,15 @@ use smoltcp::wire::{
     EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket,
 };
 
-use crate::link::{End, Link};
+use crate::link::{Endpoint, LinkAddresses};
 
-pub(super) const LINK: Link = Link {
-    guest: End {
+pub(super) const LINK: LinkAddresses = LinkAddresses {
+    guest: Endpoint {
         mac: [2, 0x66, 0x75, 0x6d, 0x65, 2],
         v4: Ipv4Addr::new(198, 18, 0, 2),
         v6: Ipv6Addr::new(0xfd66, 0x756d, 0x6568, 0, 0, 0, 0, 2),
     },
-    gateway: End {
+    gateway: Endpoint {
         mac: [2, 0x66, 0x75, 0x6d, 0x65, 1],
         v4: Ipv4Addr::new(198, 18, 0, 1),
         v6: Ipv6Addr::new(0xfd66, 0x756d, 0x6568, 0, 0, 0, 0, 1),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::link::Link;
+use crate::link::LinkAddresses;
 
 /// Numbers of protocols, and where the checksum stands in each.
 pub(super) const TCP: u8 = 6;
@@ -15,7 +15,7 @@ const V4_BYTES: usize = 20;
 const V6_BYTES: usize = 40;
 
 /// An Ethernet frame from the guest around this.
-pub(super) fn frame(link: &Link, packet: &[u8]) -> Vec<u8> {
+pub(super) fn frame(link: &LinkAddresses, packet: &[u8]) -> Vec<u8> {
     let kind = match packet.first().map(|first| first >> 4) {
         Some(6) => [0x86, 0xdd],
         _ => [0x08, 0x00],

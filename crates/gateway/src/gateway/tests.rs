@@ -14,12 +14,12 @@ use super::*;
 
 mod forged;
 
-use crate::policy::{Document, Entry};
+use crate::policy::{Document, RuleSpec};
 use crate::testing::{Guest, LINK};
 
 /// A policy of words as the command line takes them.
 fn policy(words: &[String]) -> Policy {
-    let rules = words.iter().map(|word| Entry::parse_word(word).unwrap());
+    let rules = words.iter().map(|word| RuleSpec::parse_word(word).unwrap());
     let document = Document {
         allow: rules.collect(),
         ..Document::default()
@@ -29,7 +29,7 @@ fn policy(words: &[String]) -> Policy {
 
 fn start(policy: Policy, name_servers: Vec<SocketAddr>) -> (Guest, Gateway) {
     let (guest, wire) = Guest::new();
-    let setup = Setup {
+    let setup = GatewayConfig {
         link: LINK,
         policy: Arc::new(policy),
         vault: Vault::default(),
@@ -318,7 +318,7 @@ async fn a_port_of_the_guest_is_reached_from_the_host() {
         (b"ping".to_vec(), "pong")
     );
     let told = events.recv().await.unwrap();
-    assert_eq!((told.what, told.code), (What::Inbound, "exposed"));
+    assert_eq!((told.what, told.code), (NetworkAction::Inbound, "exposed"));
     assert_eq!((told.bytes_up, told.bytes_down), (4, 4));
     // Nobody listens any more.
     let client = tokio::spawn(async move {
@@ -344,7 +344,7 @@ async fn connections_of_a_saved_state_end_at_once() {
     // The same guest at another wire, as after a restore.
     drop(gateway);
     let wire = guest.replug();
-    let setup = Setup {
+    let setup = GatewayConfig {
         link: LINK,
         policy: Arc::new(rules),
         vault: Vault::default(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::address::are_open;
-use super::entry::{Entry, EntryError, RULE_ITEMS};
+use super::entry::{EntryError, RULE_ITEMS, RuleSpec};
 use super::index::{Index, IndexError, Language};
 use super::limits::{LimitsError, NetworkLimits};
 use super::list::one_or_many;
@@ -40,7 +40,7 @@ pub const SECRETS: usize = 64;
 pub struct Document {
     /// Rules.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub allow: Vec<Entry>,
+    pub allow: Vec<RuleSpec>,
     /// How much.
     pub limits: NetworkLimits,
     /// Secrets, without their values.
@@ -99,7 +99,7 @@ pub enum DocumentError {
     ManyRules(usize),
     /// A rule.
     #[error("allow[{at}]: {error}")]
-    Entry {
+    RuleSpec {
         /// Its place, from 0.
         at: usize,
         /// What is wrong.
@@ -220,7 +220,7 @@ impl Document {
         for (at, entry) in self.allow.into_iter().enumerate() {
             entry
                 .check()
-                .map_err(|error| DocumentError::Entry { at, error })?;
+                .map_err(|error| DocumentError::RuleSpec { at, error })?;
             let id = match entry.id.clone() {
                 Some(id) => id,
                 None => format!("allow-{}", at + 1).parse()?,
@@ -305,7 +305,7 @@ impl Policy {
     }
 }
 
-fn of_entry(id: RuleId, entry: Entry) -> Rule {
+fn of_entry(id: RuleId, entry: RuleSpec) -> Rule {
     Rule {
         id,
         hosts: entry.host,
@@ -318,7 +318,7 @@ fn of_entry(id: RuleId, entry: Entry) -> Rule {
 }
 
 /// A rule for each of the index's ports, since hosts and ports of one rule go together in every way.
-fn of_index(id: RuleId, entry: &Entry, index: &Index) -> Result<Vec<Rule>, DocumentError> {
+fn of_index(id: RuleId, entry: &RuleSpec, index: &Index) -> Result<Vec<Rule>, DocumentError> {
     let mut rules: Vec<Rule> = Vec::new();
     for (host, port) in &index.hosts {
         let ports = Ports::one(*port);
@@ -352,7 +352,7 @@ fn of_index(id: RuleId, entry: &Entry, index: &Index) -> Result<Vec<Rule>, Docum
 fn index_rule(
     id: &RuleId,
     before: usize,
-    entry: &Entry,
+    entry: &RuleSpec,
     hosts: Vec<HostPattern>,
     port: NonZeroU16,
 ) -> Result<Rule, DocumentError> {

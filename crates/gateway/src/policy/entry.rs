@@ -16,7 +16,7 @@ pub const RULE_ITEMS: usize = 64;
 /// A rule as it is written: a table `[[allow]]` of a document, or a word of a command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, try_from = "Unchecked")]
-pub struct Entry {
+pub struct RuleSpec {
     /// What it is to be called.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<RuleId>,
@@ -62,7 +62,7 @@ struct Unchecked {
     raw: bool,
 }
 
-impl TryFrom<Unchecked> for Entry {
+impl TryFrom<Unchecked> for RuleSpec {
     type Error = EntryError;
 
     fn try_from(unchecked: Unchecked) -> Result<Self, EntryError> {
@@ -144,7 +144,7 @@ pub enum EntryError {
     Ports(#[from] PortsError),
 }
 
-impl Entry {
+impl RuleSpec {
     /// # Errors
     /// Its parts do not go together.
     pub(super) fn check(&self) -> Result<(), EntryError> {
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn words_are_hosts_networks_and_indexes() {
         for word in ["example.com", "*.example.com:443,8443", "index:80"] {
-            let entry = Entry::parse_word(word).unwrap();
+            let entry = RuleSpec::parse_word(word).unwrap();
             assert_eq!((entry.host.len(), entry.addresses.len()), (1, 0), "{word}");
         }
         for word in [
@@ -280,10 +280,10 @@ mod tests {
             "203.0.113.7:80",
             "[::1]:any",
         ] {
-            let entry = Entry::parse_word(word).unwrap();
+            let entry = RuleSpec::parse_word(word).unwrap();
             assert_eq!((entry.host.len(), entry.addresses.len()), (0, 1), "{word}");
         }
-        let index = Entry::parse_word("index:javascript").unwrap().index;
+        let index = RuleSpec::parse_word("index:javascript").unwrap().index;
         assert_eq!(index, Some(Language::JavaScript));
     }
 
@@ -307,7 +307,7 @@ mod tests {
             ("*", "stands alone"),
             ("", "empty label"),
         ] {
-            let error = Entry::parse_word(word).unwrap_err().to_string();
+            let error = RuleSpec::parse_word(word).unwrap_err().to_string();
             assert!(error.contains(expected), "{word}: {error}");
         }
     }

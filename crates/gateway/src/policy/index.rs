@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
-pub use self::reach::{Hidden, Place, Reach, ReachError};
+pub use self::reach::{CredentialSlot, Hidden, IndexAccess, ReachError};
 pub use self::surroundings::Surroundings;
 
 use self::source::Found;

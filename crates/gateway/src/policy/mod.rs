@@ -25,11 +25,11 @@ pub use address::{names_special, special};
 pub use decide::decide;
 pub use decision::{Decision, Pass, Reason, Subject, Verdict};
 pub use document::{DOCUMENT_BYTES, Document, DocumentError, RULES, SECRETS, SecretEntry};
-pub use entry::{Entry, EntryError, RULE_ITEMS};
+pub use entry::{EntryError, RULE_ITEMS, RuleSpec};
 pub use explain::{Explanation, Scheme, Step, Target, TargetError, explain};
 pub use index::{
-    Credential, Hidden, INDEXES, Index, IndexError, Language, Login, Place, Reach, ReachError,
-    Surroundings,
+    Credential, CredentialSlot, Hidden, INDEXES, Index, IndexAccess, IndexError, Language, Login,
+    ReachError, Surroundings,
 };
 pub use limits::{CONNECTIONS, LEAST_BYTES_PER_S, LimitsError, NetworkLimits};
 pub use name::{HOST_NAME_CHARS, Host, HostName, HostPattern, LABEL_CHARS, NameError};

@@ -67,7 +67,7 @@ fn method() -> impl Strategy<Value = Method> {
 }
 
 /// Any entry that makes sense.
-fn entry() -> impl Strategy<Value = Entry> {
+fn entry() -> impl Strategy<Value = RuleSpec> {
     let hosts = vec(pattern(), 0..3);
     let parts = (
         hosts,
@@ -78,15 +78,17 @@ fn entry() -> impl Strategy<Value = Entry> {
         any::<bool>(),
     );
     parts
-        .prop_map(|(host, addresses, ports, methods, terminate, raw)| Entry {
-            host,
-            addresses,
-            ports,
-            methods,
-            terminate,
-            raw,
-            ..Entry::default()
-        })
+        .prop_map(
+            |(host, addresses, ports, methods, terminate, raw)| RuleSpec {
+                host,
+                addresses,
+                ports,
+                methods,
+                terminate,
+                raw,
+                ..RuleSpec::default()
+            },
+        )
         .prop_filter("makes sense", |entry| entry.check().is_ok())
 }
 
@@ -285,7 +287,7 @@ proptest! {
         let _ = text.parse::<HostName>();
         let _ = text.parse::<Host>();
         let _ = text.parse::<Target>();
-        let _ = Entry::parse_word(&text);
+        let _ = RuleSpec::parse_word(&text);
         let _ = Document::parse_toml(&text);
         let _ = Document::parse_json(&json);
     }
@@ -296,7 +298,7 @@ proptest! {
             && entry.methods.is_empty() && !entry.terminate && !entry.raw;
         if is_word {
             let one = Document { allow: vec![entry], ..Document::default() }.policy("test").unwrap();
-            let again = Entry::parse_word(&one.rules[0].to_string()).unwrap();
+            let again = RuleSpec::parse_word(&one.rules[0].to_string()).unwrap();
             let again = Document { allow: vec![again], ..Document::default() }.policy("test").unwrap();
             prop_assert_eq!(one, again);
         }

@@ -4,7 +4,7 @@ use smoltcp::wire::{EthernetFrame, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket
 
 use super::frame::{ARP, ETHERNET_BYTES, IPV4, IPV6};
 use super::{DNS_PORT, Tuple};
-use crate::link::Link;
+use crate::link::LinkAddresses;
 
 /// What one frame of a guest is.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(crate) enum Refused {
 }
 
 /// Looks at one frame. The stack sees a packet only when this says so.
-pub(super) fn classify(link: &Link, frame: &[u8]) -> Class {
+pub(super) fn classify(link: &LinkAddresses, frame: &[u8]) -> Class {
     let Ok(ethernet) = EthernetFrame::new_checked(frame) else {
         return Class::Refused(Refused::Malformed);
     };
@@ -57,7 +57,7 @@ pub(super) fn classify(link: &Link, frame: &[u8]) -> Class {
     }
 }
 
-fn v4(link: &Link, bytes: &[u8]) -> Class {
+fn v4(link: &LinkAddresses, bytes: &[u8]) -> Class {
     let Ok(packet) = Ipv4Packet::new_checked(bytes) else {
         return Class::Refused(Refused::Malformed);
     };
@@ -82,7 +82,7 @@ fn v4(link: &Link, bytes: &[u8]) -> Class {
     carried.classify(link, number)
 }
 
-fn v6(link: &Link, bytes: &[u8]) -> Class {
+fn v6(link: &LinkAddresses, bytes: &[u8]) -> Class {
     let Ok(packet) = Ipv6Packet::new_checked(bytes) else {
         return Class::Refused(Refused::Malformed);
     };
@@ -125,7 +125,7 @@ struct Carried<'a> {
 }
 
 impl Carried<'_> {
-    fn classify(&self, link: &Link, number: IpProtocol) -> Class {
+    fn classify(&self, link: &LinkAddresses, number: IpProtocol) -> Class {
         match number {
             IpProtocol::Tcp => self.tcp(),
             IpProtocol::Udp => self.udp(link),
@@ -164,7 +164,7 @@ impl Carried<'_> {
         }
     }
 
-    fn udp(&self, link: &Link) -> Class {
+    fn udp(&self, link: &LinkAddresses) -> Class {
         let Ok(datagram) = UdpPacket::new_checked(self.payload) else {
             return Class::Refused(Refused::Malformed);
         };

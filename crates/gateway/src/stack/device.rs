@@ -3,7 +3,7 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
 use super::frame::{self, ETHERNET_BYTES, IPV4, IPV6};
-use crate::link::Link;
+use crate::link::LinkAddresses;
 
 /// Bytes for the guest that may wait for being written: more than the largest window of one connection.
 /// Past this the stack waits, and nothing is lost.
@@ -12,7 +12,7 @@ pub(super) const OUTBOX_BYTES: usize = 1024 * 1024;
 /// Our end of the cable: packets that came in, one at a time, and frames that are to go out.
 #[derive(Debug)]
 pub(super) struct Cable {
-    link: Link,
+    link: LinkAddresses,
     /// The packet that is to be looked at next, without its Ethernet header.
     pub(super) arrived: Option<BytesMut>,
     /// Frames for the guest, as QEMU wants them.
@@ -20,7 +20,7 @@ pub(super) struct Cable {
 }
 
 impl Cable {
-    pub(super) fn new(link: Link) -> Self {
+    pub(super) fn new(link: LinkAddresses) -> Self {
         Self {
             link,
             arrived: None,
@@ -41,7 +41,7 @@ impl Cable {
     }
 }
 
-fn header(link: &Link, ethertype: [u8; 2]) -> [u8; ETHERNET_BYTES] {
+fn header(link: &LinkAddresses, ethertype: [u8; 2]) -> [u8; ETHERNET_BYTES] {
     let mut header = [0; ETHERNET_BYTES];
     header[..6].copy_from_slice(&link.guest.mac);
     header[6..12].copy_from_slice(&link.gateway.mac);

@@ -28,7 +28,7 @@ use device::Cable;
 pub(crate) use driver::drive;
 pub(crate) use stream::GuestStream;
 
-use crate::link::Link;
+use crate::link::LinkAddresses;
 
 /// Bytes that a connection may have on their way, in each direction. Pages that are not used cost nothing.
 ///
@@ -74,7 +74,7 @@ pub(crate) struct Stack(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    link: Link,
+    link: LinkAddresses,
     state: Mutex<State>,
     /// Something was put into the stack that is to go out.
     changed: Notify,
@@ -126,7 +126,7 @@ impl Stack {
     /// A stack on this link, and what its guest does, to be decided on. At most `most_connections` are open
     /// at a time.
     pub(crate) fn new(
-        link: Link,
+        link: LinkAddresses,
         seed: u64,
         most_connections: usize,
     ) -> (Self, mpsc::Receiver<Arrival>) {
@@ -174,7 +174,7 @@ impl Stack {
     }
 
     /// The link that it is on.
-    pub(crate) fn link(&self) -> &Link {
+    pub(crate) fn link(&self) -> &LinkAddresses {
         &self.0.link
     }
 

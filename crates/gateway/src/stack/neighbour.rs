@@ -8,10 +8,10 @@ use smoltcp::wire::{
 
 use super::device::Cable;
 use super::frame::{ARP, ETHERNET_BYTES, IPV6};
-use crate::link::Link;
+use crate::link::LinkAddresses;
 
 /// Tells a guest the gateway's hardware address. Ours know it; another system in the VM may ask.
-pub(super) fn answer_arp(cable: &mut Cable, link: &Link, frame: &[u8]) -> Option<()> {
+pub(super) fn answer_arp(cable: &mut Cable, link: &LinkAddresses, frame: &[u8]) -> Option<()> {
     let packet = ArpPacket::new_checked(frame.get(ETHERNET_BYTES..)?).ok()?;
     let ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
@@ -39,7 +39,11 @@ pub(super) fn answer_arp(cable: &mut Cable, link: &Link, frame: &[u8]) -> Option
 }
 
 /// The same by IPv6.
-pub(super) fn answer_solicitation(cable: &mut Cable, link: &Link, frame: &[u8]) -> Option<()> {
+pub(super) fn answer_solicitation(
+    cable: &mut Cable,
+    link: &LinkAddresses,
+    frame: &[u8],
+) -> Option<()> {
     /// No packet that a router has touched bears it.
     const UNTOUCHED: u8 = 255;
     let checksums = ChecksumCapabilities::default();
@@ -76,7 +80,7 @@ pub(super) fn answer_solicitation(cable: &mut Cable, link: &Link, frame: &[u8]) 
 }
 
 /// The address that a guest says it has, where that is another's. Nobody here believes it.
-pub(super) fn claimed(link: &Link, frame: &[u8]) -> Option<Ipv4Addr> {
+pub(super) fn claimed(link: &LinkAddresses, frame: &[u8]) -> Option<Ipv4Addr> {
     let packet = ArpPacket::new_checked(frame.get(ETHERNET_BYTES..)?).ok()?;
     let ArpRepr::EthernetIpv4 {
         source_protocol_addr: claimed,

@@ -7,7 +7,7 @@ use smoltcp::wire::{
 
 use super::device::Cable;
 use super::frame::{ETHERNET_BYTES, IPV4, IPV6};
-use crate::link::Link;
+use crate::link::LinkAddresses;
 
 /// Bytes of a packet that the word about it quotes: its header, and the ports behind it.
 const QUOTED_BYTES: usize = 8;
@@ -17,7 +17,7 @@ const HOPS: u8 = 64;
 
 /// Tells the guest that a packet of its is prohibited: its program gets an error at once and need not wait for
 /// an answer that cannot come.
-pub(super) fn prohibit(cable: &mut Cable, link: &Link, frame: &[u8]) {
+pub(super) fn prohibit(cable: &mut Cable, link: &LinkAddresses, frame: &[u8]) {
     let packet = &frame[ETHERNET_BYTES.min(frame.len())..];
     match packet.first().map(|first| first >> 4) {
         Some(4) => v4(cable, link, packet),
@@ -26,7 +26,7 @@ pub(super) fn prohibit(cable: &mut Cable, link: &Link, frame: &[u8]) {
     };
 }
 
-fn v4(cable: &mut Cable, link: &Link, bytes: &[u8]) -> Option<()> {
+fn v4(cable: &mut Cable, link: &LinkAddresses, bytes: &[u8]) -> Option<()> {
     let checksums = ChecksumCapabilities::default();
     let packet = Ipv4Packet::new_checked(bytes).ok()?;
     let header = Ipv4Repr::parse(&packet, &checksums).ok()?;
@@ -62,7 +62,7 @@ fn is_error_v4(header: &Ipv4Repr, payload: &[u8]) -> bool {
     header.next_header == IpProtocol::Icmp && payload.first() != Some(&8)
 }
 
-fn v6(cable: &mut Cable, link: &Link, bytes: &[u8]) -> Option<()> {
+fn v6(cable: &mut Cable, link: &LinkAddresses, bytes: &[u8]) -> Option<()> {
     let checksums = ChecksumCapabilities::default();
     let packet = Ipv6Packet::new_checked(bytes).ok()?;
     let header = Ipv6Repr::parse(&packet).ok()?;

@@ -16,18 +16,18 @@ use smoltcp::socket::{tcp, udp};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 use tokio::net::UnixStream;
 
-use crate::link::{End, Link};
+use crate::link::{Endpoint, LinkAddresses};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(crate) const LINK: Link = Link {
-    guest: End {
+pub(crate) const LINK: LinkAddresses = LinkAddresses {
+    guest: Endpoint {
         mac: [2, 0x66, 0x75, 0x6d, 0x65, 2],
         v4: Ipv4Addr::new(198, 18, 0, 2),
         v6: Ipv6Addr::new(0xfd66, 0x756d, 0x6568, 0, 0, 0, 0, 2),
     },
-    gateway: End {
+    gateway: Endpoint {
         mac: [2, 0x66, 0x75, 0x6d, 0x65, 1],
         v4: Ipv4Addr::new(198, 18, 0, 1),
         v6: Ipv6Addr::new(0xfd66, 0x756d, 0x6568, 0, 0, 0, 0, 1),

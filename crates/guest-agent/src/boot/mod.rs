@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{AGENT_PORT, Limits};
-use fumehood_sys::guest::{Signals, keep_freed_memory, run_first};
+use fumehood_sys::guest::{Signals, keep_freed_memory, set_realtime_priority};
 use rustix::system::RebootCommand;
 
 use crate::agent::Agent;
@@ -82,7 +82,7 @@ pub(crate) fn run() -> ExitCode {
 fn boot() -> Result<EventLoop, BootError> {
     keep_freed_memory(KEPT_BYTES);
     // Without it answers come later, and no other.
-    if let Err(error) = run_first() {
+    if let Err(error) = set_realtime_priority() {
         eprintln!("fumehood-agent: it waits for its turn like any program: {error}");
     }
     let signals = Signals::take().map_err(refused("take over signals"))?;

@@ -18,7 +18,7 @@ fn python(client: &mut Client, code: &str) -> Outcome {
 }
 
 fn shell(client: &mut Client, code: &str) -> Outcome {
-    run_in(client, "s", Language::Raw, code)
+    run_in(client, "s", Language::Shell, code)
 }
 
 fn said(complete: &Complete) -> &str {
@@ -142,7 +142,7 @@ fn variables_hold_for_their_exec() {
             "import os, time\nprint(os.environ.get('A', '-'), os.environ['HOME'] == '', time.tzname[0])",
         ),
         (
-            Language::Raw,
+            Language::Shell,
             "echo \"${A--}\" $([[ $HOME ]] && echo False) $(date +%Z)",
         ),
     ] {
@@ -203,7 +203,7 @@ fn two_languages_and_many_names_at_once() {
         let language = if id % 2 == 0 {
             Language::Python
         } else {
-            Language::Raw
+            Language::Shell
         };
         let code = if id % 2 == 0 {
             "x = 1\nimport time; time.sleep(0.2)"
@@ -217,12 +217,12 @@ fn two_languages_and_many_names_at_once() {
     for _ in 0..16 {
         assert_eq!(client.outcome().complete().exit_code, 0);
     }
-    let past = run_in(&mut client, "one-more", Language::Raw, "true");
+    let past = run_in(&mut client, "one-more", Language::Shell, "true");
     let error = past.error.unwrap();
     assert!(error.message.contains("16"), "{}", error.message);
-    let old = run_in(&mut client, "name-15", Language::Raw, "echo $x; exit 0");
+    let old = run_in(&mut client, "name-15", Language::Shell, "echo $x; exit 0");
     assert_eq!(old.out(), "1\n", "those that are there go on");
-    let new = run_in(&mut client, "one-more", Language::Raw, "echo new");
+    let new = run_in(&mut client, "one-more", Language::Shell, "echo new");
     assert_eq!(new.out(), "new\n", "one that has ended makes room");
 }
 
@@ -240,7 +240,7 @@ fn what_is_refused() {
     let request = ErrorType::RequestError;
     refused("a b", Language::Python, request, &["context"]);
     python(&mut client, "x = 1");
-    let mut other = run_in(&mut client, "c", Language::Raw, "1");
+    let mut other = run_in(&mut client, "c", Language::Shell, "1");
     let error = other.error.take().unwrap();
     assert_eq!(error.error_type, request);
     assert!(
@@ -290,7 +290,7 @@ fn a_timeout_ends_the_exec_and_keeps_the_state() {
         python(&mut client, "print('x' in globals())").out(),
         "False\n"
     );
-    let outcome = run_with(&mut client, Language::Raw, "x=1; sleep 60", |request| {
+    let outcome = run_with(&mut client, Language::Shell, "x=1; sleep 60", |request| {
         request.context = Some(ContextName::new("s"));
         request.timeout = Some(1);
     });

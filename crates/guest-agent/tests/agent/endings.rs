@@ -62,9 +62,9 @@ fn signals() {
     let agent = Agent::open();
     let mut client = agent.connect();
     for (language, code, signal) in [
-        (Language::Raw, "kill -9 $$", 9),
-        (Language::Raw, "kill -TERM $$", 15),
-        (Language::Raw, "kill -SEGV $$", 11),
+        (Language::Shell, "kill -9 $$", 9),
+        (Language::Shell, "kill -TERM $$", 15),
+        (Language::Shell, "kill -SEGV $$", 11),
         (Language::Python, "import ctypes; ctypes.string_at(0)", 11),
         (Language::Python, "import os; os.abort()", 6),
         (
@@ -95,9 +95,9 @@ while True: pass";
     for (language, code, signal, least) in [
         (Language::Python, "while True: pass", None, 1000),
         (Language::Python, stubborn, Some(9), 1600),
-        (Language::Raw, "sleep 60", Some(2), 1000),
-        (Language::Raw, "trap '' INT; sleep 60", Some(15), 1300),
-        (Language::Raw, "kill -STOP $$", Some(9), 1600),
+        (Language::Shell, "sleep 60", Some(2), 1000),
+        (Language::Shell, "trap '' INT; sleep 60", Some(15), 1300),
+        (Language::Shell, "kill -STOP $$", Some(9), 1600),
     ] {
         let mut request = exec(None, language, code);
         request.timeout = Some(1);
@@ -113,7 +113,7 @@ while True: pass";
 #[test]
 fn an_end_in_time_is_no_timeout() {
     let agent = Agent::open();
-    let mut request = exec(None, Language::Raw, "sleep 0.5; exit 124");
+    let mut request = exec(None, Language::Shell, "sleep 0.5; exit 124");
     request.timeout = Some(20);
     let mut client = agent.connect();
     client.send(&Request::Exec(request));

@@ -14,8 +14,12 @@ const CODE: &str = "echo run >> runs; for n in 1 2 3 4 5; do echo $n; sleep 0.01
 const OUTPUT: &str = "1\n2\n3\n4\n5\n";
 
 fn requests() -> [(&'static str, Request); 3] {
-    let one_shot = exec(Some(1), Language::Raw, CODE);
-    let in_context = exec(Some(1), Language::Raw, &CODE.replace("exit 7", "(exit 7)"));
+    let one_shot = exec(Some(1), Language::Shell, CODE);
+    let in_context = exec(
+        Some(1),
+        Language::Shell,
+        &CODE.replace("exit 7", "(exit 7)"),
+    );
     let mut in_context = in_context;
     in_context.context = Some(ContextName::new("c"));
     let program = spawn(1, &["sh", "-c", CODE]);
@@ -121,7 +125,7 @@ fn what_waits_is_not_begun_without_its_client() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     let in_context = |id, code: &str, key: &str| {
-        let mut exec = exec(Some(id), Language::Raw, code);
+        let mut exec = exec(Some(id), Language::Shell, code);
         exec.context = Some(ContextName::new("c"));
         exec.idempotency_key = Some(IdempotencyKey::new(key));
         Request::Exec(exec)

@@ -4,8 +4,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use fumehood_protocol::{
-    Entry, ErrorMessage, ErrorType, FileInfo, FileKind, GuestPath, ListFiles, MakeDir, MoveFile,
-    OpId, ReadFile, RemoveFile, Request, Response, Stat, Stream, Tag, Transferred, WriteFile,
+    ActionTag, Entry, ErrorMessage, ErrorType, FileInfo, FileKind, GuestPath, ListFiles, MakeDir,
+    MoveFile, OpId, ReadFile, RemoveFile, Request, Response, Stat, Stream, Transferred, WriteFile,
 };
 
 use crate::input::{frame, stdin};
@@ -17,7 +17,7 @@ fn path(path: &str) -> GuestPath {
 
 fn write_request(id: u64, to: &str) -> WriteFile {
     WriteFile {
-        action: Tag,
+        action: ActionTag,
         op_id: OpId::try_from(id).ok(),
         path: path(to),
         mode: None,
@@ -63,7 +63,7 @@ fn put(client: &mut Client, to: &str, bytes: &[u8]) -> Transferred {
 
 fn read_request(from: &str) -> ReadFile {
     ReadFile {
-        action: Tag,
+        action: ActionTag,
         op_id: OpId::try_from(2).ok(),
         path: path(from),
         offset: None,
@@ -102,7 +102,7 @@ fn get(client: &mut Client, from: &str) -> Vec<u8> {
 
 fn stat(client: &mut Client, at: &str) -> Result<FileInfo, ErrorMessage> {
     client.send(&Request::Stat(Stat {
-        action: Tag,
+        action: ActionTag,
         op_id: None,
         path: path(at),
     }));
@@ -115,7 +115,7 @@ fn stat(client: &mut Client, at: &str) -> Result<FileInfo, ErrorMessage> {
 
 fn list(client: &mut Client, at: &str, depth: u32) -> Result<Vec<FileInfo>, ErrorMessage> {
     client.send(&Request::ListFiles(ListFiles {
-        action: Tag,
+        action: ActionTag,
         op_id: None,
         path: path(at),
         depth: Some(depth),
@@ -147,7 +147,7 @@ fn done(client: &mut Client, request: Request) -> Result<(), ErrorMessage> {
 
 fn move_request(from: &str, to: &str, replace: bool) -> Request {
     Request::Move(MoveFile {
-        action: Tag,
+        action: ActionTag,
         op_id: None,
         from: path(from),
         to: path(to),
@@ -157,7 +157,7 @@ fn move_request(from: &str, to: &str, replace: bool) -> Request {
 
 fn remove_request(at: &str, recursive: bool) -> Request {
     Request::Remove(RemoveFile {
-        action: Tag,
+        action: ActionTag,
         op_id: None,
         path: path(at),
         recursive,
@@ -166,7 +166,7 @@ fn remove_request(at: &str, recursive: bool) -> Request {
 
 fn dir_request(at: &str, parents: bool, mode: Option<u32>) -> Request {
     Request::MakeDir(MakeDir {
-        action: Tag,
+        action: ActionTag,
         op_id: None,
         path: path(at),
         parents,

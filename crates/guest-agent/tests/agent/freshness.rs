@@ -44,7 +44,7 @@ fn what_is_wrong_in_a_refresh_is_named() {
 fn requests_in_one_write_are_answered_in_order() {
     let agent = Agent::open();
     let mut client = agent.connect();
-    let exec = r#"{"action":"exec","language":"raw","code":"echo run","op_id":2}"#;
+    let exec = r#"{"action":"exec","language":"shell","code":"echo run","op_id":2}"#;
     let all =
         format!("\n{{\"action\":\"hello\",\"protocol\":1,\"nonce\":\"n\"}}\n{REFRESH}\n{exec}\n");
     client.stream.write_all(all.as_bytes()).unwrap();

@@ -1,13 +1,13 @@
 //! Standard input.
 
-use fumehood_protocol::{Chunk, ErrorType, InputData, Language, OpId, Request, Stdin, Tag};
+use fumehood_protocol::{ActionTag, Chunk, ErrorType, InputData, Language, OpId, Request, Stdin};
 
 use crate::support::{Agent, Client, exec};
 use crate::waiting::run_with;
 
 pub fn stdin(client: &mut Client, id: u64, bytes: &[u8], eof: bool) {
     client.send(&Request::Stdin(Stdin {
-        action: Tag,
+        action: ActionTag,
         op_id: OpId::try_from(id).unwrap(),
         chunk: Some(Chunk::from(bytes.to_vec())),
         eof,
@@ -17,7 +17,7 @@ pub fn stdin(client: &mut Client, id: u64, bytes: &[u8], eof: bool) {
 pub fn frame(client: &mut Client, id: u64, bytes: &[u8], eof: bool) {
     use std::io::Write;
     client.send(&Request::Data(InputData {
-        action: Tag,
+        action: ActionTag,
         op_id: OpId::try_from(id).unwrap(),
         len: bytes.len() as u64,
         eof,
@@ -35,7 +35,7 @@ fn input_comes_to_a_program_and_ends() {
             "import sys\nfor line in sys.stdin: print(line.strip()[::-1])",
         ),
         (
-            Language::Raw,
+            Language::Shell,
             "while read -r line; do echo $line | rev; done",
         ),
     ];
@@ -59,7 +59,7 @@ fn input_comes_to_a_program_and_ends() {
 fn much_input_needs_credit() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames", "credit"]);
-    let mut request = exec(Some(1), Language::Raw, "md5sum; sleep 0.01");
+    let mut request = exec(Some(1), Language::Shell, "md5sum; sleep 0.01");
     request.stdin = true;
     client.send(&Request::Exec(request));
     let mut allowed = 262_144;
@@ -77,7 +77,7 @@ fn much_input_needs_credit() {
     assert_eq!(outcome.out().split(' ').next().unwrap().len(), 32);
     assert_eq!(outcome.complete().exit_code, 0);
     // Past it, input is refused, and the program goes on.
-    let mut request = exec(Some(2), Language::Raw, "sleep 60 <&0");
+    let mut request = exec(Some(2), Language::Shell, "sleep 60 <&0");
     request.stdin = true;
     client.send(&Request::Exec(request));
     for _ in 0..6 {
@@ -106,7 +106,7 @@ fn without_input_it_is_at_its_end() {
             );
             assert_eq!(python.out(), "True\n");
             assert_eq!(
-                run(&mut client, Language::Raw, "cat; echo end").out(),
+                run(&mut client, Language::Shell, "cat; echo end").out(),
                 "end\n"
             );
         }

@@ -12,8 +12,7 @@ fn run(
     code: &str,
     vars: &BTreeMap<String, String>,
 ) -> Result<String, (ErrorType, String)> {
-    let line =
-        json!({"action": "exec", "language": "raw", "code": code, "env_vars": vars, "timeout": 60});
+    let line = json!({"action": "exec", "language": "shell", "code": code, "env_vars": vars, "timeout": 60});
     client.line(line.to_string());
     let outcome = client.outcome();
     match outcome.error {
@@ -92,7 +91,7 @@ fn timeouts() {
     ]);
     let mut client = agent.connect();
     let line = |timeout: i64| {
-        json!({"action": "exec", "language": "raw", "code": "exit 3", "timeout": timeout})
+        json!({"action": "exec", "language": "shell", "code": "exit 3", "timeout": timeout})
             .to_string()
     };
     for good in [0, 7] {
@@ -101,7 +100,7 @@ fn timeouts() {
     }
     client.refuses(line(8), ErrorType::RequestError, &["8 seconds", "0 to 7"]);
     client.refuses(line(-1), ErrorType::RequestError, &["-1"]);
-    client.line(r#"{"action":"exec","language":"raw","code":"sleep 30"}"#);
+    client.line(r#"{"action":"exec","language":"shell","code":"sleep 30"}"#);
     let took = client.outcome().complete().execution_time_ms;
     assert!(
         (1000..5000).contains(&took),
@@ -149,7 +148,7 @@ fn operations() {
     let agent = Agent::start(&["--no-token", "--limit", "operations=3"]);
     let mut client = agent.hello(&[]);
     for id in 1..=4 {
-        client.exec(id, Language::Raw, "sleep 60");
+        client.exec(id, Language::Shell, "sleep 60");
     }
     let error = client.error();
     assert_eq!(
@@ -159,7 +158,7 @@ fn operations() {
     assert!(error.message.contains('3'), "{}", error.message);
     client.cancel(2);
     assert!(matches!(client.response(), Response::Complete(_)));
-    client.exec(4, Language::Raw, "exit 5");
+    client.exec(4, Language::Shell, "exit 5");
     assert_eq!(client.outcome().complete().exit_code, 5);
 }
 
@@ -203,7 +202,7 @@ fn chunks() {
     let mut client = agent.hello(&["raw_frames"]);
     client.send(&Request::Exec(exec(
         Some(1),
-        Language::Raw,
+        Language::Shell,
         "head -c 100000 /dev/zero",
     )));
     let outcome = client.outcome();

@@ -40,7 +40,7 @@ fn much_output_starves_nobody() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames", "cancel"]);
     for id in 0..3 {
-        client.exec(id, Language::Raw, "exec yes");
+        client.exec(id, Language::Shell, "exec yes");
     }
     let mut bytes: BTreeMap<u64, u64> = BTreeMap::new();
     while bytes.len() < 3 || bytes.values().any(|bytes| *bytes < 10_000_000) {
@@ -71,7 +71,7 @@ fn much_output_starves_nobody() {
         slowest = slowest.max(asked.elapsed());
     }
     assert!(slowest < Duration::from_secs(5), "a ping took {slowest:?}");
-    client.exec(9, Language::Raw, "echo quick");
+    client.exec(9, Language::Shell, "echo quick");
     (0..3).for_each(|id| client.cancel(id));
     let mut ended = 0;
     let mut quick = Vec::new();
@@ -90,7 +90,7 @@ fn much_output_starves_nobody() {
 fn clients_do_not_hold_each_other() {
     let agent = Agent::open();
     let mut busy = agent.connect();
-    busy.line(r#"{"action":"exec","language":"raw","code":"sleep 60","timeout":60}"#);
+    busy.line(r#"{"action":"exec","language":"shell","code":"sleep 60","timeout":60}"#);
     let mut other = agent.connect();
     assert_eq!(other.shell("echo free").out(), "free\n");
     let mut half = agent.connect();

@@ -118,7 +118,7 @@ fn all_that_was_written_comes_before_the_end() {
     for _ in 0..20 {
         client.exec(
             1,
-            Language::Raw,
+            Language::Shell,
             "head -c 60000 /dev/zero; head -c 60000 /dev/zero >&2",
         );
         let outcome = client.outcome();
@@ -134,7 +134,7 @@ fn all_that_was_written_comes_before_the_end() {
 fn a_slow_reader_slows_the_program_and_not_the_agent() {
     let agent = Agent::open();
     let mut slow = agent.hello(RAW);
-    slow.exec(1, Language::Raw, "exec yes");
+    slow.exec(1, Language::Shell, "exec yes");
     let mut other = agent.connect();
     let begun = Instant::now();
     let mut most = 0;
@@ -154,7 +154,7 @@ fn much_output_keeps_memory_flat() {
     let agent = Agent::open();
     let mut client = agent.hello(RAW);
     let total: u64 = 1 << 30;
-    client.exec(1, Language::Raw, &format!("head -c {total} /dev/zero"));
+    client.exec(1, Language::Shell, &format!("head -c {total} /dev/zero"));
     let (mut bytes, mut most, begun) = (0, 0, Instant::now());
     let complete = loop {
         match client.message() {
@@ -182,7 +182,7 @@ fn credit_bounds_what_is_sent() {
     let mut client = agent.hello(RAW);
     let mut request = exec(
         Some(1),
-        Language::Raw,
+        Language::Shell,
         "head -c 200000 /dev/zero; head -c 10 /dev/zero >&2",
     );
     request.credit = Some(1000);
@@ -210,7 +210,7 @@ fn credit_bounds_what_is_sent() {
 fn an_ended_program_without_credit_waits_or_is_cancelled() {
     let agent = Agent::open();
     let mut client = agent.hello(RAW);
-    let mut request = exec(Some(1), Language::Raw, "echo 0123456789; exit 3");
+    let mut request = exec(Some(1), Language::Shell, "echo 0123456789; exit 3");
     request.credit = Some(4);
     client.send(&Request::Exec(request));
     let (response, bytes) = client.message();

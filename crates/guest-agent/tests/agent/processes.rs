@@ -1,8 +1,8 @@
 //! Programs: what is started by `spawn`.
 
 use fumehood_protocol::{
-    Attach, EndedBy, ErrorType, GuestPath, IdempotencyKey, ListProcesses, OpId, ProcessKind,
-    PtySize, Request, Response, SendSignal, SignalName, Spawn, Tag,
+    ActionTag, Attach, EndedBy, ErrorType, GuestPath, IdempotencyKey, ListProcesses, OpId,
+    ProcessKind, PtySize, Request, Response, SendSignal, SignalName, Spawn,
 };
 
 use crate::input::{frame, stdin};
@@ -29,7 +29,7 @@ fn run(client: &mut Client, spawn: Spawn) -> Outcome {
 
 fn processes(client: &mut Client) -> Vec<fumehood_protocol::ProcessInfo> {
     client.send(&Request::ListProcesses(ListProcesses {
-        action: Tag,
+        action: ActionTag,
         op_id: None,
     }));
     match client.response() {
@@ -125,7 +125,7 @@ fn input_signals_and_cancel_reach_a_program() {
         client.send(&Request::Spawn(spawn(2, &["sleep", "60"])));
         started(&mut client);
         client.send(&Request::Signal(SendSignal {
-            action: Tag,
+            action: ActionTag,
             op_id: OpId::try_from(2).unwrap(),
             signal,
         }));
@@ -276,7 +276,7 @@ pub fn attach(
     from_seq: u64,
 ) -> fumehood_protocol::Attached {
     client.send(&Request::Attach(Attach {
-        action: Tag,
+        action: ActionTag,
         op_id: OpId::try_from(id).ok(),
         idempotency_key: IdempotencyKey::new(key),
         from_seq,

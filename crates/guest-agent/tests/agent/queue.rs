@@ -46,7 +46,7 @@ fn execs_in_one_context_queue_in_order() {
         "c",
         "seen.append(3); print(seen)",
     ));
-    client.send(&in_context(4, Language::Raw, "other", "echo other"));
+    client.send(&in_context(4, Language::Shell, "other", "echo other"));
     for id in [2, 3] {
         let queued = client.response();
         assert!(matches!(queued, Response::Queued(_)), "{queued:?}");
@@ -87,8 +87,8 @@ fn execs_in_one_context_queue_in_order() {
 fn input_waits_with_its_exec() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
-    client.send(&in_context(1, Language::Raw, "c", "sleep 0.3"));
-    let mut second = exec_in(2, Language::Raw, "c", "cat");
+    client.send(&in_context(1, Language::Shell, "c", "sleep 0.3"));
+    let mut second = exec_in(2, Language::Shell, "c", "cat");
     second.stdin = true;
     client.send(&Request::Exec(second));
     stdin(&mut client, 2, b"early", false);
@@ -97,8 +97,8 @@ fn input_waits_with_its_exec() {
     assert!(client.outcome().complete().exit_code == 0);
     assert_eq!(client.outcome().out(), "early and late");
     // More than it may be sent is refused, and it still begins.
-    client.send(&in_context(1, Language::Raw, "c", "sleep 0.3"));
-    let mut second = exec_in(2, Language::Raw, "c", "wc -c");
+    client.send(&in_context(1, Language::Shell, "c", "sleep 0.3"));
+    let mut second = exec_in(2, Language::Shell, "c", "wc -c");
     second.stdin = true;
     client.send(&Request::Exec(second));
     queued(&mut client, 2);
@@ -120,12 +120,12 @@ fn input_waits_with_its_exec() {
 fn the_end_of_what_nobody_follows_begins_the_next() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
-    let mut first = exec_in(1, Language::Raw, "c", "sleep 0.3");
+    let mut first = exec_in(1, Language::Shell, "c", "sleep 0.3");
     first.idempotency_key = Some(IdempotencyKey::new("first"));
     client.send(&Request::Exec(first));
     client.line(r#"{"action":"detach","op_id":1}"#);
     assert!(matches!(client.response(), Response::Detached(_)));
-    client.send(&in_context(2, Language::Raw, "c", "echo next"));
+    client.send(&in_context(2, Language::Shell, "c", "echo next"));
     queued(&mut client, 2);
     assert_eq!(client.outcome().out(), "next\n");
 }
@@ -136,14 +136,14 @@ fn a_key_that_waits_runs_once() {
     let agent = Agent::open();
     let (mut one, mut two) = (agent.hello(&["raw_frames"]), agent.hello(&["raw_frames"]));
     let keyed = |id| {
-        let mut exec = exec_in(id, Language::Raw, "c", "echo ran | tee -a runs");
+        let mut exec = exec_in(id, Language::Shell, "c", "echo ran | tee -a runs");
         exec.idempotency_key = Some(IdempotencyKey::new("k"));
         Request::Exec(exec)
     };
-    one.send(&in_context(1, Language::Raw, "c", "sleep 0.5"));
+    one.send(&in_context(1, Language::Shell, "c", "sleep 0.5"));
     one.send(&keyed(2));
     queued(&mut one, 2);
-    let mut other = exec(Some(3), Language::Raw, "echo other");
+    let mut other = exec(Some(3), Language::Shell, "echo other");
     other.idempotency_key = Some(IdempotencyKey::new("k"));
     one.send(&Request::Exec(other));
     assert!(one.error().message.contains("another request"));
@@ -161,8 +161,8 @@ fn a_key_that_waits_runs_once() {
 fn one_that_waits_can_be_left() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
-    client.send(&in_context(1, Language::Raw, "c", "sleep 0.3"));
-    let mut second = exec_in(2, Language::Raw, "c", "echo done; echo ran >> runs");
+    client.send(&in_context(1, Language::Shell, "c", "sleep 0.3"));
+    let mut second = exec_in(2, Language::Shell, "c", "echo done; echo ran >> runs");
     second.idempotency_key = Some(IdempotencyKey::new("k"));
     client.send(&Request::Exec(second));
     queued(&mut client, 2);

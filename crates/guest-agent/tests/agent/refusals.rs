@@ -27,7 +27,7 @@ fn what_is_no_request() {
             "`language`",
         ),
         (
-            r#"{"action":"exec","language":"raw","code":"","timeout":"1"}"#,
+            r#"{"action":"exec","language":"shell","code":"","timeout":"1"}"#,
             "`timeout`",
         ),
         (r#"{"action":"ping","op_id":9007199254740992}"#, "`op_id`"),
@@ -46,7 +46,7 @@ fn what_is_no_request() {
 fn a_refusal_carries_its_operation() {
     let agent = Agent::open();
     let mut client = agent.connect();
-    client.line(r#"{"action":"exec","op_id":9,"language":"raw"}"#);
+    client.line(r#"{"action":"exec","op_id":9,"language":"shell"}"#);
     assert_eq!(
         client.error().op_id.map(fumehood_protocol::OpId::get),
         Some(9)
@@ -59,7 +59,7 @@ fn environment_variables() {
     let mut client = agent.connect();
     let line = |name: &str, value: &str| {
         let vars = serde_json::json!({ name: value });
-        serde_json::json!({"action": "exec", "language": "raw", "code": "", "env_vars": vars})
+        serde_json::json!({"action": "exec", "language": "shell", "code": "", "env_vars": vars})
             .to_string()
     };
     for (name, value) in [
@@ -102,7 +102,11 @@ fn packages() {
     ] {
         client.refuses(line("python", &[bad]), ErrorType::PackageError, &[]);
     }
-    client.refuses(line("raw", &["a==1"]), ErrorType::PackageError, &["raw"]);
+    client.refuses(
+        line("shell", &["a==1"]),
+        ErrorType::PackageError,
+        &["shell"],
+    );
     client.refuses(
         line("python", &[]),
         ErrorType::PackageError,
@@ -163,7 +167,7 @@ fn rubbish_does_not_crash_it() {
     let deep = format!(r#"{{"action":"ping","x":{}"#, "[".repeat(1_000_000));
     client.refuses(deep, ErrorType::RequestError, &[]);
     let many = format!(
-        r#"{{"action":"exec","language":"raw","code":"","env_vars":{{{}"#,
+        r#"{{"action":"exec","language":"shell","code":"","env_vars":{{{}"#,
         r#""a":"","#.repeat(500_000)
     );
     client.refuses(many, ErrorType::RequestError, &[]);
@@ -180,7 +184,7 @@ fn rubbish_does_not_crash_it() {
         client.error();
     }
     client.ping();
-    assert_eq!(client.run(Language::Raw, "echo alive").out(), "alive\n");
+    assert_eq!(client.run(Language::Shell, "echo alive").out(), "alive\n");
 }
 
 #[test]

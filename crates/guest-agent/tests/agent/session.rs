@@ -75,7 +75,7 @@ fn nothing_goes_without_the_token() {
     let (agent, _file) = with_token();
     let mut client = agent.connect();
     client.refuses(r#"{"action":"ping"}"#, ErrorType::AuthError, &["hello"]);
-    client.send(&Request::Exec(exec(Some(1), Language::Raw, "echo no")));
+    client.send(&Request::Exec(exec(Some(1), Language::Shell, "echo no")));
     assert_eq!(client.error().error_type, ErrorType::AuthError);
     client.send(&hello(Some("a secret")));
     assert!(matches!(client.response(), Response::Hello(_)));
@@ -124,10 +124,10 @@ fn a_program_cannot_read_the_token() {
 fn without_op_id_answers_come_in_order() {
     let agent = Agent::open();
     let mut client = agent.connect();
-    client.line(r#"{"action":"exec","language":"raw","code":"sleep 0.3; echo one"}"#);
+    client.line(r#"{"action":"exec","language":"shell","code":"sleep 0.3; echo one"}"#);
     client.line(r#"{"action":"ping"}"#);
     client.line("rubbish");
-    client.line(r#"{"action":"exec","language":"raw","code":"echo two"}"#);
+    client.line(r#"{"action":"exec","language":"shell","code":"echo two"}"#);
     assert_eq!(client.outcome().out(), "one\n");
     assert!(matches!(client.response(), Response::Pong(_)));
     assert_eq!(client.error().error_type, ErrorType::RequestError);
@@ -150,14 +150,14 @@ fn a_thousand_requests_at_once_are_answered_in_order() {
 fn a_live_op_id_is_refused_and_a_used_one_is_not() {
     let agent = Agent::open();
     let mut client = agent.hello(&[]);
-    client.exec(1, Language::Raw, "sleep 60");
-    client.exec(1, Language::Raw, "echo no");
+    client.exec(1, Language::Shell, "sleep 60");
+    client.exec(1, Language::Shell, "echo no");
     let error = client.error();
     assert_eq!(error.error_type, ErrorType::RequestError);
     assert!(error.message.contains("op_id"), "{}", error.message);
     client.cancel(1);
     assert!(matches!(client.response(), Response::Complete(_)));
-    client.exec(1, Language::Raw, "echo yes");
+    client.exec(1, Language::Shell, "echo yes");
     assert_eq!(client.outcome().out(), "yes\n");
 }
 
@@ -165,12 +165,12 @@ fn a_live_op_id_is_refused_and_a_used_one_is_not() {
 fn a_new_hello_ends_what_was_running() {
     let agent = Agent::open();
     let mut client = agent.hello(&[]);
-    client.exec(1, Language::Raw, "echo begun; sleep 60");
+    client.exec(1, Language::Shell, "echo begun; sleep 60");
     assert!(matches!(client.response(), Response::Stdout(_)));
     client.send(&hello(None));
     assert!(matches!(client.response(), Response::Hello(_)));
     crate::support::within("the program is killed", || agent.children().is_empty());
-    client.exec(1, Language::Raw, "echo again");
+    client.exec(1, Language::Shell, "echo again");
     assert_eq!(client.outcome().out(), "again\n");
 }
 
@@ -178,7 +178,8 @@ fn a_new_hello_ends_what_was_running() {
 fn a_new_hello_is_seen_behind_half_a_line_and_a_program_that_runs() {
     let agent = Agent::open();
     let mut client = agent.connect();
-    client.line(r#"{"action":"exec","language":"raw","code":"echo begun; sleep 60","timeout":60}"#);
+    client
+        .line(r#"{"action":"exec","language":"shell","code":"echo begun; sleep 60","timeout":60}"#);
     assert!(matches!(client.response(), Response::Stdout(_)));
     client.line(r#"{"action":"pi"#);
     client.send(&hello(None));

@@ -16,7 +16,7 @@ fn shell(client: &mut Client, code: &str) -> Outcome {
 }
 
 fn within_directory(client: &mut Client, code: &str, cwd: Option<&str>) -> Outcome {
-    run_with(client, Language::Raw, code, |request| {
+    run_with(client, Language::Shell, code, |request| {
         request.context = Some(ContextName::new("s"));
         request.cwd = cwd.map(GuestPath::new);
         request.env_vars = cwd.map(|_| ("A", "b")).into_iter().collect();
@@ -24,7 +24,7 @@ fn within_directory(client: &mut Client, code: &str, cwd: Option<&str>) -> Outco
 }
 
 fn begin(client: &mut Client, code: &str, change: impl FnOnce(&mut Exec)) -> Outcome {
-    let mut request = exec(Some(1), Language::Raw, code);
+    let mut request = exec(Some(1), Language::Shell, code);
     request.context = Some(ContextName::new("s"));
     change(&mut request);
     client.send(&Request::Exec(request));
@@ -188,7 +188,7 @@ fn an_early_interrupt_is_its_execs() {
     let agent = Agent::open();
     let mut client = agent.hello(&["cancel"]);
     for (language, first, code, next) in [
-        (Language::Raw, "x=5", "while :; do :; done", "echo $x"),
+        (Language::Shell, "x=5", "while :; do :; done", "echo $x"),
         (Language::Python, "x = 5", "while True: pass", "print(x)"),
     ] {
         let mut begin = |code: &str, is_cancelled: bool| {
@@ -335,9 +335,9 @@ fn a_working_directory_holds_for_its_exec() {
     );
     for prepare in [false, true] {
         if prepare {
-            run_with(&mut client, Language::Raw, "true", |r| r.prepare = true);
+            run_with(&mut client, Language::Shell, "true", |r| r.prepare = true);
         }
-        let outcome = run_with(&mut client, Language::Raw, "pwd", |request| {
+        let outcome = run_with(&mut client, Language::Shell, "pwd", |request| {
             request.cwd = Some(GuestPath::new("/usr"));
         });
         assert_eq!(outcome.out(), "/usr\n", "{}", outcome.err());
@@ -350,7 +350,7 @@ fn who_writes_to_every_descriptor_ends_the_own_exec() {
     let mut client = agent.connect();
     let code = "for fd in {0..20} {250..255}; do { printf 'r\\n7\\n\\0x' >&$fd; } 2> /dev/null; done; echo done";
     for context in [Some("forger"), None] {
-        let outcome = run_with(&mut client, Language::Raw, code, |request| {
+        let outcome = run_with(&mut client, Language::Shell, code, |request| {
             request.context = context.map(ContextName::new);
         });
         assert!(outcome.complete.is_some(), "{outcome:?}");

@@ -370,7 +370,7 @@ impl Client {
     }
 
     pub fn shell(&mut self, code: &str) -> Outcome {
-        self.run(Language::Raw, code)
+        self.run(Language::Shell, code)
     }
 
     /// Everything up to the end of the one operation that runs.

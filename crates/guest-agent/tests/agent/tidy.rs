@@ -15,7 +15,7 @@ fn two_hundred_execs_leak_nothing() {
     let mut client = agent.hello(&["raw_frames"]);
     let begun = Instant::now();
     for round in 0..200 {
-        client.exec(1, Language::Raw, "echo x; exit 3");
+        client.exec(1, Language::Shell, "echo x; exit 3");
         let outcome = client.outcome();
         assert_eq!(
             (outcome.out(), outcome.complete().exit_code),
@@ -39,7 +39,7 @@ fn too_few_descriptors_are_an_answer() {
     let agent = Agent::with_open_files(FEW);
     let mut client = agent.hello(&[]);
     for id in 0..20 {
-        client.exec(id, Language::Raw, "sleep 60");
+        client.exec(id, Language::Shell, "sleep 60");
     }
     let error = client.error();
     assert_eq!(error.error_type.as_str(), "agent_error");

@@ -174,7 +174,7 @@ fn variables_of_a_preparation_do_not_stay() {
             "import os; print(os.environ['A'])",
             "import os, time; print(os.environ.get('A'), time.tzname[0])",
         ),
-        (Language::Raw, "echo $A", "echo ${A-None} $(date +%Z)"),
+        (Language::Shell, "echo $A", "echo ${A-None} $(date +%Z)"),
     ] {
         let outcome = run_with(&mut client, language, code, |request| {
             request.prepare = true;
@@ -246,7 +246,7 @@ fn an_interpreter_that_waits_uses_no_time_and_dies_with_its_agent() {
     let mut agent = Agent::open();
     let mut client = agent.connect();
     prepared(&mut client, Language::Python, "pass");
-    prepared(&mut client, Language::Raw, "true");
+    prepared(&mut client, Language::Shell, "true");
     let pids = agent.children();
     assert_eq!(pids.len(), 2);
     let time = |pid: &u32| {
@@ -288,13 +288,13 @@ fn bash_waits_too() {
     let mut client = agent.connect();
     let mut seen = Vec::new();
     for _ in 0..2 {
-        let outcome = prepare(&mut client, Language::Raw, "x=1; echo prepared; exit 3");
+        let outcome = prepare(&mut client, Language::Shell, "x=1; echo prepared; exit 3");
         assert_eq!(
             (outcome.out(), outcome.complete().exit_code),
             ("prepared\n", 3)
         );
         let code = "echo $0 $# $LINENO ${x-unset} ${MAPFILE-unset} ${__c-unset}$__w; ls /proc/self/fd | wc -l\ntrap\nnosuch\necho $RANDOM$RANDOM$RANDOM $A; trap 'echo bye' EXIT; exit 5";
-        let outcome = with_vars(&mut client, Language::Raw, code, [("A", "b 'c'")]);
+        let outcome = with_vars(&mut client, Language::Shell, code, [("A", "b 'c'")]);
         assert_eq!(outcome.err(), "bash: line 3: nosuch: command not found\n");
         assert_eq!(outcome.complete().exit_code, 5);
         let lines: Vec<String> = outcome.out().lines().map(Into::into).collect();

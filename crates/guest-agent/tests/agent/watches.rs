@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use fumehood_protocol::{ChangeKind, GuestPath, OpId, Request, Response, Tag, Watch};
+use fumehood_protocol::{ActionTag, ChangeKind, GuestPath, OpId, Request, Response, Watch};
 
 use crate::support::Agent;
 
@@ -13,7 +13,7 @@ fn changes_are_told() {
     let home = agent.directory.path().to_path_buf();
     std::fs::create_dir(home.join("d")).unwrap();
     client.send(&Request::Watch(Watch {
-        action: Tag,
+        action: ActionTag,
         op_id: OpId::try_from(9).ok(),
         path: GuestPath::new("."),
         recursive: true,
@@ -42,7 +42,7 @@ fn changes_are_told() {
     client.cancel(9);
     assert!(matches!(client.response(), Response::Done(_)));
     client.send(&Request::Watch(Watch {
-        action: Tag,
+        action: ActionTag,
         op_id: OpId::try_from(9).ok(),
         path: GuestPath::new("new"),
         recursive: false,

@@ -17,12 +17,12 @@ const MARGIN: u64 = 1 << 20;
 /// A template in the making. Nobody else makes it meanwhile, and nobody finds it before
 /// [`finish`](Self::finish) is through. Dropped, it leaves nothing behind.
 #[derive(Debug)]
-pub struct Draft {
+pub struct TemplateWriter {
     key: TemplateKey,
     work: Work,
 }
 
-impl Draft {
+impl TemplateWriter {
     pub(super) fn new(key: &TemplateKey, work: Work) -> Self {
         Self {
             key: key.clone(),

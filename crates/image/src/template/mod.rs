@@ -13,7 +13,7 @@ mod prune;
 mod ram;
 mod templates;
 
-pub use draft::Draft;
+pub use draft::TemplateWriter;
 pub use key::TemplateKey;
 pub use list::ListedTemplate;
 pub use manifest::TemplateManifest;

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::draft::Draft;
+use super::draft::TemplateWriter;
 use super::{MANIFEST, Template, TemplateKey};
 use crate::shelf::{Kind, Shelf};
 use crate::{Error, Store};
@@ -61,14 +61,14 @@ impl Templates {
     /// Begins to make a template. `None` when another thread or process is making this very one, or has
     /// just made it. What dead makers left behind is swept.
     ///
-    /// The right to make it falls with the [`Draft`], or with the process.
+    /// The right to make it falls with the [`TemplateWriter`], or with the process.
     ///
     /// # Errors
     /// [`Error::Io`] when the store cannot be written to, [`Error::Locked`] when another process hangs
     /// while it changes the templates.
-    pub fn begin(&self, key: &TemplateKey) -> Result<Option<Draft>, Error> {
+    pub fn begin(&self, key: &TemplateKey) -> Result<Option<TemplateWriter>, Error> {
         let work = self.shelf.begin(key.as_str(), || self.is_usable(key))?;
-        Ok(work.map(|work| Draft::new(key, work)))
+        Ok(work.map(|work| TemplateWriter::new(key, work)))
     }
 
     pub(super) fn path(&self, key: &TemplateKey) -> PathBuf {

@@ -89,7 +89,11 @@ pub(super) async fn list(
         )));
     }
     let kept = service.sandbox(&owner, &id)?;
-    let found = kept.handle().files().list_deep(&query.path, depth).await;
+    let found = kept
+        .handle()
+        .files()
+        .list_recursive(&query.path, depth)
+        .await;
     let entries = found.map_err(|e| kept.explain(e))?;
     let entries = entries.into_iter().map(FileView::from).collect();
     Ok(axum::Json(EntriesView { entries }))

@@ -39,7 +39,7 @@ pub(super) async fn info(
     Caller(owner): Caller,
 ) -> Result<axum::Json<InfoView>, ApiError> {
     let engine = service.engine()?;
-    let room = engine.room();
+    let room = engine.capacity();
     let mut limits: serde_json::Map<String, Value> = engine
         .limits()
         .iter()
@@ -49,7 +49,7 @@ pub(super) async fn info(
     limits.insert("content_bytes".into(), CONTENT_BYTES.into());
     limits.insert("runs".into(), service.most_runs(&owner).into());
     limits.insert("sandboxes".into(), service.most_sandboxes(&owner).into());
-    limits.insert("memory_mib".into(), room.most_guest_mib.into());
+    limits.insert("memory_mib".into(), room.max_guest_mib.into());
     let (hot, blank) = engine.ready();
     Ok(axum::Json(InfoView {
         version: env!("CARGO_PKG_VERSION"),

@@ -1,7 +1,7 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use fumehood_engine::{Expose, Language};
+use fumehood_engine::{Language, PortMapping};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -194,7 +194,7 @@ pub(super) async fn expose(
 ) -> Result<(StatusCode, axum::Json<UrlView>), ApiError> {
     let guest = guest.try_into();
     let guest = guest.map_err(|_| ApiError::invalid("`guest`: 1 to 65535 are allowed"))?;
-    let url = service.expose(&owner, &id, Expose { host, guest })?;
+    let url = service.expose(&owner, &id, PortMapping { host, guest })?;
     Ok((StatusCode::CREATED, axum::Json(UrlView { url })))
 }
 

@@ -11,7 +11,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
-use fumehood_engine::{FileInfo, FileKind, Files, Reading, WriteOptions};
+use fumehood_engine::{FileInfo, FileKind, FileReader, Files, WriteOptions};
 use futures_util::stream;
 use serde::Deserialize;
 use tokio_util::io::StreamReader;
@@ -62,7 +62,7 @@ pub(super) async fn download(
         }
         (Wanted::Part(from, to), size) => {
             let len = to - from + 1;
-            let body = content(&kept, files.reading(&path, from, Some(len)), Some(len)).await?;
+            let body = content(&kept, files.open_reader(&path, from, Some(len)), Some(len)).await?;
             let range = format!("bytes {from}-{to}/{}", size.unwrap_or(0));
             let mut response = (StatusCode::PARTIAL_CONTENT, body).into_response();
             if let Ok(value) = HeaderValue::from_str(&range) {
@@ -73,7 +73,7 @@ pub(super) async fn download(
         (Wanted::All, size) => {
             let body = content(
                 &kept,
-                files.reading(&path, 0, size.filter(|size| *size > 0)),
+                files.open_reader(&path, 0, size.filter(|size| *size > 0)),
                 size,
             )
             .await?;
@@ -152,7 +152,7 @@ impl Wanted {
 /// A body that is read as fast as it is taken, with its head.
 async fn content(
     kept: &Kept,
-    reading: Result<Reading, fumehood_engine::Error>,
+    reading: Result<FileReader, fumehood_engine::Error>,
     len: Option<u64>,
 ) -> Result<impl IntoResponse + use<>, ApiError> {
     let mut reading = reading.map_err(|e| kept.explain(e))?;

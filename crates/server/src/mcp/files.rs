@@ -49,7 +49,7 @@ impl Tools {
             ..Default::default()
         };
         let files = sandbox.handle().files();
-        let written = files.write_with(&asked.path, bytes, options).await;
+        let written = files.write_with_options(&asked.path, bytes, options).await;
         written.map_err(|error| sandbox.explain(error))?;
         let structured = json!({ "path": asked.path, "bytes": len });
         Ok(done(format!("{} has {len} bytes.", asked.path), structured))
@@ -79,7 +79,7 @@ impl Tools {
         }
         // One more says whether there is more: what `stat` says of a link, or of a file in /proc, is not that.
         let mut bytes = files
-            .read_part(&asked.path, asked.offset, len + 1)
+            .read_range(&asked.path, asked.offset, len + 1)
             .await
             .map_err(failed)?;
         let has_more = bytes.len() as u64 > len;
@@ -133,7 +133,7 @@ impl Tools {
         let sandbox = self.service.sandbox(&owner, &asked.session)?;
         let files = sandbox.handle().files();
         let path = asked.path.as_deref().unwrap_or(".");
-        let found = files.list_deep(path, asked.depth.unwrap_or(1)).await;
+        let found = files.list_recursive(path, asked.depth.unwrap_or(1)).await;
         let mut found = found.map_err(|error| sandbox.explain(error))?;
         let count = found.len();
         found.truncate(MOST_ENTRIES);

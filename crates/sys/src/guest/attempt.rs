@@ -4,7 +4,7 @@ use std::io;
 /// A system call that a program in a guest has no business with, as a probe of the walls makes it: with arguments
 /// that are right, and do no harm where no wall stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
+pub enum SyscallProbe {
     /// `acct`, to turn it off.
     Accounting,
     /// `add_key`, to its session.
@@ -53,7 +53,7 @@ pub enum Attempt {
     UserFault,
 }
 
-impl Attempt {
+impl SyscallProbe {
     /// Makes it.
     ///
     /// # Errors

@@ -1,11 +1,11 @@
 /// While this lives, this thread uses files with the rights of another user and of none of root's: the
 /// kernel takes away what root may do with files, and gives it back after.
 #[derive(Debug)]
-pub struct FilesOf {
+pub struct FsCredentials {
     before: (u32, u32),
 }
 
-impl FilesOf {
+impl FsCredentials {
     /// The rights of this user and group. Without effect where this process may not take them.
     #[must_use]
     pub fn user(user: u32, group: u32) -> Self {
@@ -22,7 +22,7 @@ impl FilesOf {
     }
 }
 
-impl Drop for FilesOf {
+impl Drop for FsCredentials {
     fn drop(&mut self) {
         let (user, group) = self.before;
         // SAFETY: plain system calls without pointers.

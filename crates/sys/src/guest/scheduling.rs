@@ -6,7 +6,7 @@ use std::io;
 ///
 /// # Errors
 /// What the kernel says: `EPERM` where it is not allowed.
-pub fn run_first() -> io::Result<()> {
+pub fn set_realtime_priority() -> io::Result<()> {
     let lowest = libc::sched_param { sched_priority: 1 };
     let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
     // SAFETY: the pointer is valid for the call.

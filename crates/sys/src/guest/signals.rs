@@ -11,7 +11,7 @@ pub struct Signals {
 
 /// What has arrived since the last look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct PendingSignals {
     /// At least one child has ended.
     pub child: bool,
     /// SIGTERM, SIGINT or SIGHUP: the program is asked to end.
@@ -57,9 +57,9 @@ impl Signals {
 
     /// Takes all that has arrived.
     #[must_use]
-    pub fn drain(&self) -> Seen {
+    pub fn drain(&self) -> PendingSignals {
         const SIZE: usize = size_of::<libc::signalfd_siginfo>();
-        let mut seen = Seen::default();
+        let mut seen = PendingSignals::default();
         loop {
             let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
             // SAFETY: the pointer is valid for SIZE bytes.

@@ -33,7 +33,7 @@ const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 /// Where [`clone_sibling`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum CloneResult {
     /// In the process that called it.
     Caller,
     /// In the new one.
@@ -47,7 +47,10 @@ pub enum Side {
 ///
 /// # Errors
 /// The operating system's; `InvalidInput` where this process has more than one thread.
-pub fn clone_sibling(namespaces: Namespaces, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Side> {
+pub fn clone_sibling(
+    namespaces: Namespaces,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<CloneResult> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -82,7 +85,7 @@ pub fn clone_sibling(namespaces: Namespaces, cgroup: Option<BorrowedFd<'_>>) -> 
     };
     match result {
         -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Side::New),
-        _ => Ok(Side::Caller),
+        0 => Ok(CloneResult::New),
+        _ => Ok(CloneResult::Caller),
     }
 }

@@ -12,9 +12,9 @@ const ABI_WANTED: ABI = ABI::V6;
 
 /// A Landlock rule set, ready to be put around a process.
 #[derive(Debug)]
-pub struct Walls(OwnedFd);
+pub struct LandlockRuleset(OwnedFd);
 
-impl Walls {
+impl LandlockRuleset {
     /// Read and execute below `programs`, read of `files`, read, write and ioctl of `devices`,
     /// no other file; no TCP; no signal or abstract socket to processes outside. What Landlock
     /// does not hold back: connecting to a socket that has a path.

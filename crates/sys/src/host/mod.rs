@@ -9,11 +9,11 @@ mod mounts;
 mod spawn;
 mod tsc;
 
-pub use clone::{Namespaces, Side, clone_sibling};
+pub use clone::{CloneResult, Namespaces, clone_sibling};
 pub use forbidden::{Forbidden, reaches_the_kernel};
 pub use kvm::{KvmProbe, probe_kvm};
-pub use landlock::{Walls, landlock_abi};
+pub use landlock::{LandlockRuleset, landlock_abi};
 pub use memory_file::{memory_file, seal, sealable_file};
-pub use mounts::{Without, restrict_mounts};
-pub use spawn::{Credentials, keep_only, may_become, spawn};
+pub use mounts::{MountRestriction, restrict_mounts};
+pub use spawn::{Credentials, can_setuid, close_fds_except, spawn};
 pub use tsc::tsc_khz;

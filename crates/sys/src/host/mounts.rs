@@ -3,7 +3,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// What is taken from a tree of mounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Without {
+pub enum MountRestriction {
     /// Writing, set-user-id programs, devices.
     WritingAndDevices,
     /// Writing to anything but devices, set-user-id programs, execution.
@@ -30,10 +30,10 @@ const AT_RECURSIVE: libc::c_int = 0x8000;
 ///
 /// # Errors
 /// The operating system's.
-pub fn restrict_mounts(tree: BorrowedFd<'_>, without: Without) -> io::Result<()> {
+pub fn restrict_mounts(tree: BorrowedFd<'_>, without: MountRestriction) -> io::Result<()> {
     let further = match without {
-        Without::WritingAndDevices => NODEV,
-        Without::WritingAndPrograms => NOEXEC,
+        MountRestriction::WritingAndDevices => NODEV,
+        MountRestriction::WritingAndPrograms => NOEXEC,
     };
     let attributes = MountAttributes {
         set: RDONLY | NOSUID | further,

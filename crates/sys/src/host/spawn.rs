@@ -32,7 +32,7 @@ pub fn spawn(mut command: Command, inherit: &[&OwnedFd]) -> io::Result<Child> {
     let inherit: Vec<RawFd> = inherit.iter().map(|fd| fd.as_raw_fd()).collect();
     let parent = std::process::id();
     let before_exec = move || {
-        keep_only(&inherit)?;
+        close_fds_except(&inherit)?;
         die_with(parent)
     };
     // SAFETY: between fork and exec the closure makes system calls only: it does not allocate,
@@ -44,7 +44,7 @@ pub fn spawn(mut command: Command, inherit: &[&OwnedFd]) -> io::Result<Child> {
 /// Whether this process may start children as this user: root may, but not where it is root of a
 /// user namespace that knows no such user.
 #[must_use]
-pub fn may_become(Credentials { uid, gid }: Credentials) -> bool {
+pub fn can_setuid(Credentials { uid, gid }: Credentials) -> bool {
     let knows = |map: &str, id: u32| {
         let text = std::fs::read_to_string(map).unwrap_or_default();
         text.lines().any(|line| {
@@ -94,7 +94,7 @@ fn die_with(parent: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// The operating system's: one of these is not open.
-pub fn keep_only(inherit: &[RawFd]) -> io::Result<()> {
+pub fn close_fds_except(inherit: &[RawFd]) -> io::Result<()> {
     const FIRST: libc::c_int = 3;
     // SAFETY: marks descriptors of this process; none is closed before exec.
     let marked = unsafe {

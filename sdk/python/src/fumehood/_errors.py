@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Optional
 if TYPE_CHECKING:
     from fumehood._models import Outcome
 
-Retry = Literal["safe", "useless", "unknown"]
+Retry = Literal["safe", "never", "unknown"]
 
 
 class FumehoodError(Exception):
@@ -16,7 +16,7 @@ class FumehoodError(Exception):
     kind: str
     """A stable word for what went wrong, such as ``invalid`` or ``busy``."""
     retry: Retry
-    """``safe``: nothing has been done, ask again; ``useless``: it will fail again until something is
+    """``safe``: nothing has been done, ask again; ``never``: it will fail again until something is
     changed; ``unknown``: it may have been done."""
     request_id: Optional[str]
     """What the server's log calls the request."""
@@ -209,7 +209,7 @@ def error_from(
     error = (InvalidError if kind in _INVALID_KINDS else _BY_KIND.get(kind, FumehoodError))(
         message,
         kind=kind,
-        retry=retry if retry in ("safe", "useless", "unknown") else "unknown",
+        retry=retry if retry in ("safe", "never", "unknown") else "unknown",
         request_id=told.get("request_id") or request_id,
         status=status,
         io=told.get("io"),

@@ -73,7 +73,7 @@ def find_program() -> Path:
         path = Path(given)
         if path.is_file() and os.access(path, os.X_OK):
             return path.absolute()
-        raise MissingError(f"FUMEHOOD_BIN is {given}, which is no program; mend it or unset it", retry="useless")
+        raise MissingError(f"FUMEHOOD_BIN is {given}, which is no program; mend it or unset it", retry="never")
     found = shutil.which("fumehood")
     if found:
         return Path(found).absolute()
@@ -84,7 +84,7 @@ def find_program() -> Path:
         "the program fumehood is neither named by FUMEHOOD_BIN, nor in PATH, nor in ~/.cargo/bin, and this package"
         " does not bring it; get it by `cargo install --path crates/cli` in a checkout of fumehood, then"
         " `fumehood image build`; or name a server by FUMEHOOD_URL and FUMEHOOD_API_KEY",
-        retry="useless",
+        retry="never",
     )
 
 
@@ -107,7 +107,7 @@ def check_owner(path: Path, is_kind: bool, what: str) -> None:
         return
     raise ForbiddenError(
         f"the local server's {what} {path} is not trusted: {wrong}; remove it, or name a server by FUMEHOOD_URL",
-        retry="useless",
+        retry="never",
     )
 
 
@@ -172,7 +172,7 @@ class _Connection(http.client.HTTPConnection):
         if uid != os.geteuid():
             raise ForbiddenError(
                 f"the server at {self._path} is run by user {uid}, not by {os.geteuid()}; it is not used",
-                retry="useless",
+                retry="never",
             )
 
 
@@ -246,7 +246,7 @@ def _start(path: Path, deadline: float, start_s: float) -> None:
         if not is_held or time.monotonic() + _AGAIN_S > patience:
             raise ServerError(
                 f"the server (`{' '.join(words)}`) ended at once with {server.returncode}; the end of {log}:\n{said}",
-                retry="safe" if is_held else "useless",
+                retry="safe" if is_held else "never",
             )
         # One that is ending no longer listens, and has the state until its last VM is gone.
         time.sleep(_AGAIN_S)
@@ -263,7 +263,7 @@ def _spawn(words: list[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
             words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", start_new_session=True
         )
     except OSError as error:
-        raise MissingError(f"{words[0]} could not be started: {error}", retry="useless") from error
+        raise MissingError(f"{words[0]} could not be started: {error}", retry="never") from error
     finally:
         os.close(output)
     _started.append(server)

@@ -63,7 +63,7 @@ def network_json(network: NetworkLike) -> Union[dict[str, Any], None]:
         return network.to_json()
     if isinstance(network, str):
         raise InvalidError(
-            f"network={network!r}: give a list of rules, as [{network!r}], or a Network", retry="useless"
+            f"network={network!r}: give a list of rules, as [{network!r}], or a Network", retry="never"
         )
     if isinstance(network, Mapping):
         return dict(network)
@@ -102,6 +102,6 @@ def _port(word: str, port: str) -> Union[int, str]:
     if not first.isdigit() or (dash and not last.isdigit()):
         raise InvalidError(
             f"the rule {word!r}: {port!r} is no port; give numbers or ranges, as example.com:443,8000-8010",
-            retry="useless",
+            retry="never",
         )
     return port if dash else int(port)

@@ -60,10 +60,10 @@ def address_from(base_url: Optional[str]) -> Address:
     if base_url.startswith("unix:"):
         path = re.sub("^unix:(//)?", "", base_url)
         if not path.startswith("/"):
-            raise InvalidError(f"{base_url}: a socket's path is absolute, as unix:///run/x.sock", retry="useless")
+            raise InvalidError(f"{base_url}: a socket's path is absolute, as unix:///run/x.sock", retry="never")
         return Address("http://localhost", socket=Path(path))
     if not base_url.startswith(("http://", "https://")):
-        raise InvalidError(f"{base_url}: give a URL that begins with http://, https:// or unix:///", retry="useless")
+        raise InvalidError(f"{base_url}: give a URL that begins with http://, https:// or unix:///", retry="never")
     return Address(base_url.rstrip("/"))
 
 

@@ -24,7 +24,7 @@ def whole_seconds(name: str, seconds: Optional[float]) -> Optional[int]:
     if seconds is None:
         return None
     if not math.isfinite(seconds) or seconds < 0:
-        raise InvalidError(f"{name}={seconds}: give a number of seconds that is not below 0", retry="useless")
+        raise InvalidError(f"{name}={seconds}: give a number of seconds that is not below 0", retry="never")
     return math.ceil(seconds)
 
 
@@ -32,7 +32,7 @@ def words(name: str, given: Words) -> list[str]:
     """A list of words, where one alone is a list of one."""
     listed = [given] if isinstance(given, str) else list(given)
     if not all(isinstance(word, str) for word in listed):
-        raise InvalidError(f"{name}={given!r}: give strings", retry="useless")
+        raise InvalidError(f"{name}={given!r}: give strings", retry="never")
     return listed
 
 
@@ -102,7 +102,7 @@ def process_body(
     if isinstance(argv, str):
         raise InvalidError(
             f"argv={argv!r}: give the words of a program, as {argv.split()!r}, or ['sh', '-c', {argv!r}]",
-            retry="useless",
+            retry="never",
         )
     return set_only(
         argv=words("argv", argv),

@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         pool: Pool {
             hot: 2,
             blank: 1,
-            languages: vec![Language::Raw],
+            languages: vec![Language::Shell],
             ..Pool::default()
         },
         ..Config::default()
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("ready");
     std::io::stdin().read_line(&mut String::new())?;
-    let run = engine.run(RunRequest::new(Language::Raw, "echo hi"))?;
+    let run = engine.run(RunRequest::new(Language::Shell, "echo hi"))?;
     let outcome = run.outcome().await?;
     println!("{}", outcome.source.as_str());
     Ok(())
@@ -40,7 +40,7 @@ async fn forks() -> Result<(), Box<dyn std::error::Error>> {
     let memory_mib = RunRequest::DEFAULT_MEMORY_MIB;
     let sandbox = engine
         .sandbox()
-        .language(Language::Raw)
+        .language(Language::Shell)
         .memory_mib(memory_mib)
         .await?;
     println!("ready");

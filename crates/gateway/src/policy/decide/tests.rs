@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use super::super::{Entry, Method, NetworkLimits, Policy};
+use super::super::{Method, NetworkLimits, Policy, RuleSpec};
 use super::*;
 
 const WEB: &str = "203.0.113.7";
@@ -11,7 +11,7 @@ fn policy(text: &str) -> Policy {
 }
 
 fn words(words: &[&str]) -> Policy {
-    let entries = words.iter().map(|word| Entry::parse_word(word).unwrap());
+    let entries = words.iter().map(|word| RuleSpec::parse_word(word).unwrap());
     let document = super::super::Document {
         allow: entries.collect(),
         ..Default::default()

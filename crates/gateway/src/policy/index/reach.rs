@@ -18,7 +18,7 @@ use super::{Credential, Index, Login, host_and_port};
 
 /// A guest's way to an index, and to nothing else.
 #[derive(Debug)]
-pub struct Reach {
+pub struct IndexAccess {
     /// Requests that change nothing, to the hosts of the index.
     pub policy: Policy,
     /// The policy's secrets with their values; they are never printed.
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Hidden {
 
 /// One index, as a guest's tool is told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct CredentialSlot {
     /// With user and password where the tool has such, of which one is a placeholder.
     pub url: Url,
     /// The placeholder of the token that the tool shows there.
@@ -83,7 +83,7 @@ impl Index {
         &self,
         name: &str,
         special: &BTreeMap<HostName, Vec<IpAddr>>,
-    ) -> Result<Reach, ReachError> {
+    ) -> Result<IndexAccess, ReachError> {
         let mut policy = Policy::nothing(name);
         for (at, (host, port)) in self.hosts.iter().enumerate() {
             let mut rule = self.rule(at, host, *port)?;
@@ -98,7 +98,7 @@ impl Index {
             }
             policy.rules.push(rule);
         }
-        let mut reach = Reach {
+        let mut reach = IndexAccess {
             policy,
             values: Vec::new(),
             places: Vec::new(),
@@ -143,10 +143,10 @@ impl Index {
     }
 }
 
-impl Reach {
+impl IndexAccess {
     /// The indexes, the main one first, with what `environment` holds for each secret.
     #[must_use]
-    pub fn places(&self, environment: &[(String, String)]) -> Vec<Place> {
+    pub fn places(&self, environment: &[(String, String)]) -> Vec<CredentialSlot> {
         let of = |secret: &SecretName| {
             let mut pairs = environment.iter();
             let found = pairs.find(|(name, _)| name == secret.as_ref());
@@ -166,7 +166,7 @@ impl Reach {
                 }
                 Some(Shown::Token(secret)) => token = Some(of(secret).to_owned()),
             }
-            Place { url, token }
+            CredentialSlot { url, token }
         };
         self.places.iter().map(place).collect()
     }
@@ -243,7 +243,7 @@ mod tests {
         }
     }
 
-    fn shown(index: &Index) -> (Place, String) {
+    fn shown(index: &Index) -> (CredentialSlot, String) {
         let reach = index.reach("index", &BTreeMap::new()).unwrap();
         let environment = [("PACKAGE_INDEX_1".to_owned(), "stand-in".to_owned())];
         let place = reach.places(&environment).remove(0);

@@ -158,7 +158,7 @@ class AsyncSandbox:
         """Its id at the server."""
         if self._info is None:
             raise FumehoodError(
-                "the sandbox has not begun; use it in `async with`, or await its start()", kind="invalid", retry="useless"
+                "the sandbox has not begun; use it in `async with`, or await its start()", kind="invalid", retry="never"
             )
         return self._info.id
 

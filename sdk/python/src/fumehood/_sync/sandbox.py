@@ -159,7 +159,7 @@ class Sandbox:
         """Its id at the server."""
         if self._info is None:
             raise FumehoodError(
-                "the sandbox has not begun; use it in `with`, or call its start()", kind="invalid", retry="useless"
+                "the sandbox has not begun; use it in `with`, or call its start()", kind="invalid", retry="never"
             )
         return self._info.id
 
