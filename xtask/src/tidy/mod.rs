@@ -1,4 +1,8 @@
-//! The house's own rules, as far as a program can see them.
+//! The project's own rules, as far as a program can check them.
+
+mod graph;
+mod imports;
+mod layers;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,8 +14,8 @@ use serde_json::Value;
 use crate::shell::cargo;
 use crate::walls;
 
-/// Who may know whom: each crate of ours with those it may depend on.
-const ARROWS: &[(&str, &[&str])] = &[
+/// The workspace's crates, each with those of the workspace that it may depend on.
+const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("fumehood-protocol", &[]),
     ("fumehood-sys", &[]),
     ("fumehood-launcher", &["fumehood-sys"]),
@@ -47,45 +51,6 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("xtask", &["fumehood-image"]),
 ];
 
-/// The engine's modules from the highest rank to the lowest; those of one entry are equals.
-const RANKS: &[&[&str]] = &[
-    &["engine", "builder", "doctor"],
-    &["package_layer"],
-    &["package_builder"],
-    &[
-        "sandbox",
-        "context",
-        "files",
-        "packages",
-        "reading",
-        "saving",
-        "tree",
-        "watcher",
-        "agent_line",
-        "keeper",
-    ],
-    &["begun"],
-    &["host"],
-    &["pool"],
-    &["template"],
-    &["restore", "checkpoint"],
-    &["snapshot", "warm"],
-    &["launch", "ending"],
-    &["life"],
-    &["vm"],
-    &["follow", "uplink", "report"],
-    &["run", "spawn"],
-    &["package_index"],
-    &["network"],
-    &["control", "result", "greeting"],
-    &["channel", "router", "writer"],
-    &["console", "admission", "machine"],
-    &["walls"],
-    &["layer", "config", "package_set", "package_step"],
-    &["accelerator", "isolation", "patience"],
-    &["error"],
-];
-
 /// Words that say nothing about what a type is for.
 const EMPTY_WORDS: [&str; 4] = ["Manager", "Utils", "Helper", "Common"];
 
@@ -93,23 +58,25 @@ const EMPTY_WORDS: [&str; 4] = ["Manager", "Utils", "Helper", "Common"];
 const FILE_LINES: usize = 500;
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    let mut faults = arrows()?;
-    faults.extend(ranks()?);
+    let mut faults = dependencies()?;
+    faults.extend(layers()?);
     faults.extend(walls::faults()?);
     for file in sources(&["crates", "xtask", "tests"])? {
         faults.extend(words_and_length(&file)?);
     }
+
     for fault in &faults {
         eprintln!("tidy: {fault}");
     }
+
     if faults.is_empty() {
         Ok(())
     } else {
-        bail!("{} things are untidy", faults.len())
+        bail!("{} rules are broken; see above", faults.len())
     }
 }
 
-fn arrows() -> anyhow::Result<Vec<String>> {
+fn dependencies() -> anyhow::Result<Vec<String>> {
     let output = cargo()
         .args([
             "metadata",
@@ -120,14 +87,14 @@ fn arrows() -> anyhow::Result<Vec<String>> {
         ])
         .output()?;
     let metadata: Value =
-        serde_json::from_slice(&output.stdout).context("cargo metadata told no JSON")?;
-    let allowed: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
+        serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")?;
+    let allowed: BTreeMap<&str, &[&str]> = DEPENDENCIES.iter().copied().collect();
     let mut faults = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
         let name = package["name"].as_str().unwrap_or_default();
         let Some(allowed) = allowed.get(name) else {
             faults.push(format!(
-                "crate {name} has no place among the arrows of xtask/src/tidy.rs"
+                "crate {name} is missing in DEPENDENCIES of xtask/src/tidy/mod.rs; add it with the crates that it may depend on"
             ));
             continue;
         };
@@ -135,53 +102,39 @@ fn arrows() -> anyhow::Result<Vec<String>> {
         let ours = dependencies
             .filter(|dependency| dependency["kind"].is_null() && dependency["path"].is_string())
             .filter_map(|dependency| dependency["name"].as_str());
-        faults.extend(
-            ours.filter(|d| !allowed.contains(d))
-                .map(|d| format!("crate {name} may not know {d}")),
-        );
+        faults.extend(ours.filter(|d| !allowed.contains(d)).map(|d| {
+            format!("crate {name} may not depend on {d}: see DEPENDENCIES in xtask/src/tidy/mod.rs")
+        }));
     }
     Ok(faults)
 }
 
-fn ranks() -> anyhow::Result<Vec<String>> {
+/// Broken layers of every crate.
+fn layers() -> anyhow::Result<Vec<String>> {
     let mut faults = Vec::new();
-    for file in sources(&["crates/engine/src"])? {
-        let module = file
-            .file_stem()
-            .and_then(|stem| stem.to_str())
-            .unwrap_or_default();
-        if module == "lib" {
-            continue;
-        }
-        let Some(rank) = rank(module) else {
-            faults.push(format!(
-                "the engine's module {module} has no rank in xtask/src/tidy.rs"
-            ));
-            continue;
-        };
-        let text = fs::read_to_string(&file)?;
-        if text.contains("crate::{") || text.contains("super::super") {
-            faults.push(format!(
-                "the engine's {module}: name modules one by one, so that ranks can be seen"
-            ));
-        }
-        for named in text.split("crate::").skip(1) {
-            let name: String = named
-                .chars()
-                .take_while(|c| c.is_ascii_lowercase() || *c == '_')
-                .collect();
-            if self::rank(&name).is_some_and(|other| other < rank) {
-                faults.push(format!(
-                    "the engine's {module} names {name}, which ranks higher"
-                ));
-            }
-        }
+
+    for root in crate_roots()? {
+        faults.extend(layers::faults(&root)?);
     }
+
     Ok(faults)
 }
 
-fn rank(module: &str) -> Option<usize> {
-    RANKS.iter().position(|equals| equals.contains(&module))
+/// The root files of all crates: `lib.rs` where there is one, else `main.rs`.
+fn crate_roots() -> anyhow::Result<Vec<PathBuf>> {
+    let mut roots = Vec::new();
+
+    for file in sources(&["crates", "xtask", "tests"])? {
+        let in_src = file.parent().is_some_and(|parent| parent.ends_with("src"));
+        let is_lib = in_src && file.ends_with("lib.rs");
+        let is_main =
+            in_src && file.ends_with("main.rs") && !file.with_file_name("lib.rs").exists();
+        if is_lib || is_main {
+            roots.push(file);
+        }
+    }
+
+    Ok(roots)
 }
 
 fn words_and_length(file: &Path) -> anyhow::Result<Vec<String>> {
@@ -211,7 +164,7 @@ fn words_and_length(file: &Path) -> anyhow::Result<Vec<String>> {
         });
         if let Some(word) = empty {
             faults.push(format!(
-                "{shown}: a name with `{word}` says nothing: {}",
+                "{shown}: `{word}` in a name says nothing about what the type is for: {}",
                 line.trim()
             ));
         }
