@@ -1,56 +1,70 @@
-//! The Python SDK: its virtual environments, and its tests.
+//! The Python SDK's tests, and the virtual environments that they need.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::build::Programs;
+use crate::setup::Programs;
 use crate::shell::run;
 
 /// Where the SDK is.
 const SDK: &str = "sdk/python";
 
-/// What its tests need, by version; the MCP client of the Rust tests is among it.
+/// The packages that its tests need, by version; they include the MCP client of the Rust tests.
 const REQUIREMENTS: &str = "sdk/python/requirements-test.txt";
 
-/// The environment of the tests. It is kept as long as its requirements stay the same.
+/// The environment of the tests. It is reused until its requirements change.
 const TESTS: &str = "target/python";
 
-/// An environment that is made anew each time, as a user makes one.
+/// An environment that each run makes from nothing, as a user does.
 const FRESH: &str = "target/python-fresh";
 
-/// The oldest Python that the SDK is for.
+/// The oldest Python version that the SDK supports.
 const OLDEST: (u32, u32) = (3, 10);
 
-/// Makes the environment of the tests, with the SDK as it is now. Returns its Python. Packages come from the index
-/// that this machine's pip is configured for.
-pub(crate) fn prepare() -> anyhow::Result<PathBuf> {
+/// Makes the environment of the tests with the current SDK in it, and returns its Python. Packages come from the index
+/// that pip is configured for on this machine.
+///
+/// # Errors
+/// Fails if Python is missing or too old, or a package cannot be installed.
+pub(super) fn prepare() -> anyhow::Result<PathBuf> {
     let version = python_version()?;
-    let wanted = format!("{version}\n{}", fs::read_to_string(REQUIREMENTS)?);
+    let requirements = format!("{version}\n{}", fs::read_to_string(REQUIREMENTS)?);
     let made_of = Path::new(TESTS).join("made-of");
     let python = python_of(TESTS)?;
-    if fs::read_to_string(&made_of).ok().as_deref() != Some(&*wanted) {
+
+    if fs::read_to_string(&made_of).ok().as_deref() != Some(&*requirements) {
         make(TESTS)?;
         run(pip(&python).args(["-r", REQUIREMENTS]))?;
-        fs::write(&made_of, wanted)?;
+        fs::write(&made_of, requirements)?;
     }
+
     run(pip(&python)
         .args(["--no-deps", "--no-build-isolation", "--force-reinstall"])
         .arg(format!("./{SDK}")))?;
+
     Ok(python)
 }
 
-/// Types, tests with real VMs, the API's own description, and the READMEs' examples as a user would try them.
-pub(crate) fn test(python: &Path, programs: &Programs) -> anyhow::Result<()> {
+/// Checks types, runs the tests with real VMs and the API's own description, and runs the READMEs' examples as a user would.
+///
+/// # Errors
+/// Fails at the first of them that fails.
+pub(super) fn test(
+    python: &Path,
+    programs: &Programs,
+    environment: &[(&str, OsString)],
+) -> anyhow::Result<()> {
     run(Command::new(python).args(["-m", "mypy"]).current_dir(SDK))?;
     run(Command::new(python)
-        .args(["-m", "pytest"])
+        .args(["-m", "pytest", "--durations", "10"])
         .current_dir(SDK)
-        .env("FUMEHOOD_BIN", &programs.fumehood)
-        .env("FUMEHOOD_AGENT", &programs.agent)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .env("FUMEHOOD_INDEX_TESTS", "1"))?;
+
     make(FRESH)?;
     let fresh = python_of(FRESH)?;
     run(pip(&fresh).arg(format!("./{SDK}")))?;
@@ -67,7 +81,7 @@ fn make(environment: &str) -> anyhow::Result<()> {
 }
 
 fn python_of(environment: &str) -> anyhow::Result<PathBuf> {
-    // Not to be resolved: an environment is found by the link's own place.
+    // The link is not resolved: Python finds its environment by the path that it was started with.
     Ok(std::path::absolute(environment)?.join("bin/python"))
 }
 
@@ -77,7 +91,10 @@ fn pip(python: &Path) -> Command {
     command
 }
 
-/// The version of `python3`, which is not too old.
+/// The version of `python3`.
+///
+/// # Errors
+/// Fails if there is none, or it is older than [`OLDEST`].
 fn python_version() -> anyhow::Result<String> {
     let code = "import sys; print('%d.%d.%d' % sys.version_info[:3])";
     let output = Command::new("python3")

@@ -1,0 +1,38 @@
+//! `cargo xtask bench`: times beside a floor measured in the same run.
+
+use std::process::Command;
+
+use crate::{setup, shell};
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Pairs to measure
+    #[arg(long, default_value_t = 10)]
+    rounds: u32,
+
+    /// Parts to measure, all unless given; an unknown one prints those that exist
+    parts: Vec<String>,
+}
+
+/// Builds the programs of the benchmark and runs it.
+///
+/// # Errors
+/// Fails if a program cannot be built, or the benchmark fails.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let programs = setup::setup()?;
+    shell::run(setup::static_build().args([
+        "-p",
+        "fumehood-floor-init",
+        "-p",
+        "fumehood-guest-load",
+    ]))?;
+    shell::run(shell::cargo().args(["build", "--release", "-p", "fumehood-performance"]))?;
+
+    shell::run(
+        Command::new("target/release/fumehood-performance")
+            .arg(options.rounds.to_string())
+            .args(&options.parts)
+            .env("FUMEHOOD_BIN", &programs.fumehood),
+    )
+}
