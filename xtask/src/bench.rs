@@ -20,13 +20,9 @@ pub(crate) struct Options {
 /// # Errors
 /// Fails if a program cannot be built, or the benchmark fails.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let programs = setup::setup()?;
-    shell::run(setup::static_build().args([
-        "-p",
-        "fumehood-floor-init",
-        "-p",
-        "fumehood-guest-load",
-    ]))?;
+    setup::setup()?;
+    setup::build_static(&["fumehood-floor-init", "fumehood-guest-load"])?;
+    let programs = setup::release_programs()?;
     shell::run(shell::cargo().args(["build", "--release", "-p", "fumehood-performance"]))?;
 
     shell::run(

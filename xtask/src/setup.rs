@@ -2,12 +2,36 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use fumehood_image::{BuildOptions, Progress, Step, StepEnd, Store, prepare_kernel};
 
 use crate::packages;
 use crate::shell::{cargo, run};
+
+/// The profile of everything that this program builds for the host; see `Cargo.toml`.
+pub(crate) const PROFILE: &str = "setup";
+
+/// The directory of programs built with [`PROFILE`].
+const PROGRAMS: &str = "target/setup";
+
+/// The guest is x86_64 Linux; its agent is one static program.
+const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Static programs that the command looks for in its own directory: package, and name there.
+const STATIC_PROGRAMS: [(&str, &str); 2] = [
+    ("fumehood-guest-agent", "fumehood-agent"),
+    ("fumehood-launcher", "fumehood-launcher"),
+];
+
+/// Packages of static programs that only tests need, which run in guests or in QEMU's place.
+const TEST_PROGRAMS: [&str; 3] = [
+    "fumehood-guest-probe",
+    "fumehood-host-probe",
+    "fumehood-fake-agent",
+];
 
 /// The programs that a set-up leaves.
 pub(crate) struct Programs {
@@ -17,31 +41,77 @@ pub(crate) struct Programs {
     pub(crate) agent: PathBuf,
 }
 
-/// The guest is x86_64 Linux; its agent is one static program.
-const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+impl Programs {
+    /// The programs in this directory.
+    fn in_directory(directory: &str) -> anyhow::Result<Self> {
+        let absolute = |name: &str| std::path::absolute(Path::new(directory).join(name));
 
-/// Installs packages, and builds programs and the image, as far as they are missing. With everything cached it takes a few seconds.
+        Ok(Self {
+            fumehood: absolute("fumehood")?,
+            agent: absolute("fumehood-agent")?,
+        })
+    }
+}
+
+/// Installs packages, and builds programs and the image, as far as they are missing. With everything cached it takes a
+/// few seconds.
 ///
 /// # Errors
 /// Fails if a package is missing and cannot be installed, or something cannot be built.
 pub(crate) fn setup() -> anyhow::Result<Programs> {
-    let start = Instant::now();
-    packages::prepare()?;
-
-    // The kernel is the longest step of a first set-up, and cargo does not need both processors all the time.
-    let kernel = std::thread::spawn(build_kernel_ahead);
-    let programs = programs()?;
-    // If the kernel could not be built, the image build below fails for the same reason and reports it.
-    let _ = kernel.join();
-
-    run(Command::new(&programs.fumehood).args(["image", "build"]))?;
-    eprintln!("set up in {:.0} s", start.elapsed().as_secs_f32());
+    let build = || run(cargo().args(["build", "--profile", PROFILE, "-p", "fumehood-cli"]));
+    let (programs, ()) = setup_with(&[], build)?;
 
     Ok(programs)
 }
 
-/// Builds the kernel into the image cache, while cargo builds the programs.
-fn build_kernel_ahead() {
+/// As [`setup`], with the static programs of the tests, and with another build of the workspace that also leaves the
+/// command in its place. Returns what that build returns.
+///
+/// # Errors
+/// As [`setup`].
+pub(crate) fn setup_for_tests<T>(
+    build: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(Programs, T)> {
+    setup_with(&TEST_PROGRAMS, build)
+}
+
+fn setup_with<T>(
+    more_static: &[&str],
+    build: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(Programs, T)> {
+    let start = Instant::now();
+    packages::prepare()?;
+
+    // Half of the work of a first set-up, and none of it needs the programs.
+    let image_parts = thread::spawn(build_image_parts);
+    build_static(more_static)?;
+    let built = build()?;
+    place_static_programs(PROGRAMS)?;
+    // If a part could not be built, the image build below fails for the same reason and reports it.
+    let _ = image_parts.join();
+
+    let programs = Programs::in_directory(PROGRAMS)?;
+    run(Command::new(&programs.fumehood).args(["image", "build"]))?;
+    eprintln!("set up in {:.0} s", start.elapsed().as_secs_f32());
+
+    Ok((programs, built))
+}
+
+/// Builds the command as it is distributed, with the programs beside it, after a [`setup`].
+///
+/// # Errors
+/// Fails if it cannot be built.
+pub(crate) fn release_programs() -> anyhow::Result<Programs> {
+    run(cargo().args(["build", "--release", "-p", "fumehood-cli"]))?;
+
+    let directory = "target/release";
+    place_static_programs(directory)?;
+    Programs::in_directory(directory)
+}
+
+/// Builds the parts of the image that do not need the agent into the image cache, while cargo builds the programs.
+fn build_image_parts() {
     struct Lines;
 
     impl Progress for Lines {
@@ -70,67 +140,49 @@ fn build_kernel_ahead() {
     let _ = prepare_kernel(&store, &BuildOptions::new(""), &mut Lines);
 }
 
-/// Static programs that the command looks for in its own directory: package, and name there.
-const STATIC_PROGRAMS: [(&str, &str); 2] = [
-    ("fumehood-guest-agent", "fumehood-agent"),
-    ("fumehood-launcher", "fumehood-launcher"),
-];
-
-/// Builds the command and the programs beside it.
-fn programs() -> anyhow::Result<Programs> {
-    let packages = STATIC_PROGRAMS
-        .iter()
-        .flat_map(|(package, _)| ["-p", package]);
-    run(static_build().args(packages))?;
-    run(cargo().args(["build", "--release", "-p", "fumehood-cli"]))?;
-
-    let release = Path::new("target/release");
-    let built = static_directory();
+/// Copies the static programs to where the command looks for them.
+fn place_static_programs(directory: &str) -> anyhow::Result<()> {
     for (_, program) in STATIC_PROGRAMS {
+        let place = Path::new(directory).join(program);
+
         // By rename: the old file may be running, or be open in another image build.
-        let fresh = release.join(program).with_extension("new");
-        std::fs::copy(built.join(program), &fresh)?;
-        std::fs::rename(&fresh, release.join(program))?;
+        let fresh = place.with_extension("new");
+        std::fs::copy(static_directory().join(program), &fresh)
+            .and_then(|_| std::fs::rename(&fresh, &place))
+            .with_context(|| format!("cannot write {}", place.display()))?;
     }
 
-    let absolute = |name: &str| std::path::absolute(release.join(name));
-    Ok(Programs {
-        fumehood: absolute("fumehood")?,
-        agent: absolute("fumehood-agent")?,
-    })
+    Ok(())
 }
 
-/// Builds the static programs of the tests, which run in guests or in QEMU's place, and returns their directory.
+/// Builds the static programs beside the command, and these packages of more.
 ///
 /// # Errors
 /// Fails if one cannot be built.
-pub(crate) fn test_programs() -> anyhow::Result<PathBuf> {
-    const PACKAGES: [&str; 3] = [
-        "fumehood-guest-probe",
-        "fumehood-host-probe",
-        "fumehood-fake-agent",
-    ];
+pub(crate) fn build_static(more: &[&str]) -> anyhow::Result<()> {
+    let ours = STATIC_PROGRAMS.iter().map(|(package, _)| *package);
+    let packages = ours
+        .chain(more.iter().copied())
+        .flat_map(|package| ["-p", package]);
 
-    let packages = PACKAGES.iter().flat_map(|package| ["-p", package]);
-    run(static_build().args(packages))?;
-
-    Ok(std::path::absolute(static_directory())?)
+    run(cargo()
+        .args(["build", "--profile", "guest", "--target", GUEST_TARGET])
+        .args(packages)
+        .env(
+            "RUSTFLAGS",
+            "-C target-feature=+crt-static -C relocation-model=static",
+        ))
 }
 
-/// Where [`static_build`] leaves programs.
+/// Where [`build_static`] leaves programs.
 fn static_directory() -> PathBuf {
     Path::new("target").join(GUEST_TARGET).join("guest")
 }
 
-/// A cargo build of static programs: those of the guest, and the launcher, which starts fastest as one.
-pub(crate) fn static_build() -> Command {
-    let mut command = cargo();
-
-    command.args(["build", "--profile", "guest", "--target", GUEST_TARGET]);
-    command.env(
-        "RUSTFLAGS",
-        "-C target-feature=+crt-static -C relocation-model=static",
-    );
-
-    command
+/// Where the static programs of the tests are.
+///
+/// # Errors
+/// Fails if the current directory is unknown.
+pub(crate) fn test_program(name: &str) -> anyhow::Result<PathBuf> {
+    Ok(std::path::absolute(static_directory().join(name))?)
 }

@@ -5,7 +5,7 @@ mod sdk;
 
 use std::time::{Duration, Instant};
 
-use crate::setup;
+use crate::setup::{self, PROFILE};
 use crate::shell::{self, cargo};
 use crate::tidy;
 
@@ -35,10 +35,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         tidy::run()?;
     }
 
-    let programs = setup::setup()?;
-    setup::test_programs()?;
+    let (programs, test_programs) = setup::setup_for_tests(programs::build)?;
     let python = sdk::prepare()?;
-
     if options.filter.is_none() {
         lint()?;
     }
@@ -51,7 +49,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.long {
         environment.push((LONG, "1".into()));
     }
-    let report = programs::run(options.filter.as_deref(), &environment)?;
+    let report = programs::run(test_programs, options.filter.as_deref(), &environment)?;
 
     if options.filter.is_none() {
         sdk::test(&python, &programs, &environment)?;
@@ -64,24 +62,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 /// Lints the workspace and builds its documentation; both deny warnings.
 fn lint() -> anyhow::Result<()> {
-    shell::run(cargo().args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--all-features",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
     shell::run(
         cargo()
-            .args([
-                "doc",
-                "--workspace",
-                "--no-deps",
-                "--all-features",
-                "--quiet",
-            ])
+            .args(["clippy", "--workspace", "--all-targets", "--all-features"])
+            .args(["--profile", PROFILE, "--", "-D", "warnings"]),
+    )?;
+    shell::run(
+        cargo()
+            .args(["doc", "--workspace", "--no-deps", "--all-features"])
+            .args(["--profile", PROFILE])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
 }

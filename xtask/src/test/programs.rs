@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::setup::PROFILE;
 use crate::shell::{self, cargo};
 
 /// How many test programs the report names.
@@ -15,7 +16,7 @@ const SLOWEST: usize = 10;
 
 /// A program of tests.
 #[derive(Debug)]
-struct TestProgram {
+pub(super) struct TestProgram {
     /// As `fumehood-end-to-end fork`: the crate, and the file in `tests/` unless it holds the crate's own unit tests.
     name: String,
     executable: PathBuf,
@@ -57,17 +58,17 @@ impl Report {
     }
 }
 
-/// Builds the test programs and runs them; all of them, also after one has failed.
+/// Runs test programs; all of them, also after one has failed.
 ///
 /// With a filter, only the programs whose name contains it run. If there are none, it selects tests by name instead.
 ///
 /// # Errors
-/// Fails if the programs cannot be built or started. Failed tests are in the report.
+/// Fails if a program cannot be started. Failed tests are in the report.
 pub(super) fn run(
+    mut programs: Vec<TestProgram>,
     filter: Option<&str>,
     environment: &[(&str, OsString)],
 ) -> anyhow::Result<Report> {
-    let mut programs = build()?;
     let mut test_filter = None;
 
     if let Some(filter) = filter {
@@ -88,7 +89,11 @@ pub(super) fn run(
 
     if filter.is_none() {
         let start = Instant::now();
-        let passed = shell::run(cargo().args(["test", "--doc", "--workspace", "--all-features"]));
+        let passed = shell::run(
+            cargo()
+                .args(["test", "--doc", "--workspace", "--all-features"])
+                .args(["--profile", PROFILE]),
+        );
         report.add("documentation", start.elapsed(), passed.is_ok());
     }
 
@@ -113,23 +118,23 @@ fn run_one(
     Ok(status.success())
 }
 
-/// Builds all test programs, in the order in which cargo names them, which is by crate and then by name.
-fn build() -> anyhow::Result<Vec<TestProgram>> {
+/// Builds the workspace with its test programs, and returns those by crate and name.
+///
+/// One build serves all: with one selection of features, each dependency is compiled once for the command and its tests.
+///
+/// # Errors
+/// Fails if something cannot be built.
+pub(super) fn build() -> anyhow::Result<Vec<TestProgram>> {
     let mut command = cargo();
-    command.args([
-        "test",
-        "--workspace",
-        "--all-features",
-        "--no-run",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
-    eprintln!("$ cargo test --workspace --all-features --no-run");
+    command.args(["build", "--workspace", "--all-targets", "--all-features"]);
+    command.args(["--profile", PROFILE]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    eprintln!("$ cargo build --workspace --all-targets --all-features --profile {PROFILE}");
 
     let start = Instant::now();
     let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
-        bail!("the tests could not be built; see above");
+        bail!("the workspace and its tests could not be built; see above");
     }
     eprintln!("  ({:.1} s)", start.elapsed().as_secs_f32());
 

@@ -33,9 +33,11 @@ const SIDES: [(&str, &str); 2] = [
 /// Fails if a probe cannot run, or a wall does not hold.
 pub(crate) fn write() -> anyhow::Result<()> {
     let programs = setup::setup()?;
-    let probes = setup::test_programs()?;
-    let guest = probe_guest(&programs.fumehood, &probes.join("fumehood-guest-probe"))?;
-    let host = probe_host(&programs.fumehood, &probes.join("fumehood-host-probe"))?;
+    setup::build_static(&["fumehood-guest-probe", "fumehood-host-probe"])?;
+    let guest_probe = setup::test_program("fumehood-guest-probe")?;
+    let host_probe = setup::test_program("fumehood-host-probe")?;
+    let guest = probe_guest(&programs.fumehood, &guest_probe)?;
+    let host = probe_host(&programs.fumehood, &host_probe)?;
 
     for ((path, _), verdicts) in SIDES.into_iter().zip([guest, host]) {
         let failed = verdicts.iter().filter(|verdict| verdict["holds"] != true);
