@@ -1,113 +1,119 @@
+//! Files of the guest: read, write, list, rename, remove, watch.
+
 use serde::{Deserialize, Serialize};
 
-use crate::message::{is_false, request, response};
-use crate::{ActionTag, ErrorType, GuestPath, Limits, OpId, WireError};
+use super::envelope::{is_false, request, response};
+use crate::error::{ErrorType, WireError};
+use crate::limits::Limits;
+use crate::value::GuestPath;
 
 request! {
-    /// Writes a file; its content comes by `stdin` or `data` up to their `eof`. The file is there with all
-    /// of its content, or as it was before. Answered by `transferred`.
+    /// Writes a file. Its content follows by `stdin` or `data`, up to their `eof`. The file is replaced
+    /// atomically: it has either all the new content or the old one. The agent answers with `transferred`.
     WriteFile {
-        /// Where. A link at the path itself is replaced, not followed.
+        /// The path. A link at the path itself is replaced, not followed.
         path: GuestPath,
-        /// Its permissions, 0 to 0o7777; none = those of the file that it replaces, else 0o644.
+        /// The permissions, 0 to 0o7777; none = those of the file that it replaces, else 0o644.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mode: Option<u32>,
-        /// How many bytes will come, where that is known: room is looked for before the first.
+        /// The number of bytes that will follow, if known. Free space is then checked before the first byte.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         size: Option<u64>,
-        /// Makes the directories that are missing on the way.
+        /// Creates missing parent directories.
         #[serde(default, skip_serializing_if = "is_false")]
         parents: bool,
     }
 }
 
 request! {
-    /// Reads a regular file; answered by `file` or `data`, then `transferred`.
+    /// Reads a regular file. The agent answers with `file` or `data`, then `transferred`.
     ReadFile {
-        /// Which.
+        /// The path.
         path: GuestPath,
-        /// The first byte that is wanted.
+        /// The first byte to read.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         offset: Option<u64>,
-        /// How many bytes at most; none = to the end.
+        /// The maximum number of bytes; none = to the end.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         len: Option<u64>,
-        /// As in `exec`.
+        /// Bytes of output that may be sent before the first `credit`, as in `exec`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         credit: Option<u64>,
     }
 }
 
 request! {
-    /// Lists a directory; answered by `entries`, the last of them with `last`.
+    /// Lists a directory. The agent answers with `entries`, the last of them with `last`.
     ListFiles {
-        /// Which.
+        /// The path.
         path: GuestPath,
-        /// How deep: 1 = the directory's own entries, which is what none means; links are not followed.
+        /// The depth: 1 = only the entries of the directory itself, which is the default. Links are not
+        /// followed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         depth: Option<u32>,
     }
 }
 
 request! {
-    /// Tells what is at a path; answered by `entry`. A link at the path itself is not followed.
+    /// Returns the metadata of a file. The agent answers with `entry`. A link at the path itself is not
+    /// followed.
     Stat {
-        /// Which.
+        /// The path.
         path: GuestPath,
     }
 }
 
 request! {
-    /// Makes a directory; answered by `done`.
+    /// Creates a directory. The agent answers with `done`.
     MakeDir {
-        /// Where.
+        /// The path.
         path: GuestPath,
-        /// Makes those that are missing on the way, and is content with one that is there.
+        /// Creates missing parent directories, and succeeds if the directory exists.
         #[serde(default, skip_serializing_if = "is_false")]
         parents: bool,
-        /// Its permissions, 0 to 0o7777; none = 0o755.
+        /// The permissions, 0 to 0o7777; none = 0o755.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mode: Option<u32>,
     }
 }
 
 request! {
-    /// Gives a file or directory another name; answered by `done`.
+    /// Renames a file or a directory. The agent answers with `done`.
     MoveFile {
-        /// What.
+        /// The old path.
         from: GuestPath,
-        /// Its new name.
+        /// The new path.
         to: GuestPath,
-        /// Takes the place of a file that has that name; without it, that is an error.
+        /// Replaces a file at the new path; otherwise, an existing file is an error.
         #[serde(default, skip_serializing_if = "is_false")]
         replace: bool,
     }
 }
 
 request! {
-    /// Removes a file, a link or an empty directory; answered by `done`.
+    /// Removes a file, a link or an empty directory. The agent answers with `done`.
     RemoveFile {
-        /// What.
+        /// The path.
         path: GuestPath,
-        /// A directory with all that is in it.
+        /// Removes a directory with all its content.
         #[serde(default, skip_serializing_if = "is_false")]
         recursive: bool,
     }
 }
 
 request! {
-    /// Tells what changes in a directory, or of a file, until it is cancelled: answered by `watching`,
-    /// `change`s, then `done`.
+    /// Reports changes in a directory, or of a file, until it is cancelled. The agent answers with
+    /// `watching`, `change`s, then `done`.
     Watch {
-        /// Which.
+        /// The path.
         path: GuestPath,
-        /// The directories below as well.
+        /// Includes subdirectories.
         #[serde(default, skip_serializing_if = "is_false")]
         recursive: bool,
     }
 }
 
-/// What kind of thing is at a path.
+/// The type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -118,91 +124,91 @@ pub enum FileKind {
     Directory,
     /// A symbolic link.
     Link,
-    /// A device, a socket, a pipe.
+    /// A device, a socket or a pipe.
     Other,
 }
 
-/// What is at a path.
+/// The metadata of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FileInfo {
-    /// Its path: as it was asked for, or below the directory that is listed. Bytes that are no UTF-8 are
-    /// U+FFFD; such a file can be reached by programs alone.
+    /// The path: as in the request, or relative to the listed directory. Invalid UTF-8 is replaced by
+    /// U+FFFD; only programs can reach such a file.
     pub path: String,
-    /// What it is.
+    /// The type.
     pub kind: FileKind,
-    /// Its size in bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Its permissions, 0 to 0o7777.
+    /// The permissions, 0 to 0o7777.
     pub mode: u32,
-    /// Its owner's number.
+    /// The user id of the owner.
     pub user: u32,
-    /// When its content was changed last: microseconds since 1970-01-01 00:00 UTC.
+    /// When the content was last changed, in microseconds since 1970-01-01 00:00 UTC.
     pub modified_us: i64,
-    /// Where a link leads to.
+    /// The target of a link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
 }
 
 response! {
-    /// Answer to `stat`.
+    /// The answer to `stat`.
     Entry {
-        /// What is there.
+        /// The metadata of the file.
         entry: FileInfo,
     }
 }
 
 response! {
-    /// Some of a directory's entries, in no order.
+    /// Some entries of a directory, in no order.
     Entries {
-        /// At most some hundred.
+        /// The entries, at most some hundred.
         entries: Vec<FileInfo>,
-        /// There are no more.
+        /// These are the last entries.
         last: bool,
-        /// There are more than `list_entries`: the rest was left out.
+        /// The directory has more than `list_entries` entries, and the rest was left out.
         #[serde(default, skip_serializing_if = "is_false")]
         truncated: bool,
     }
 }
 
 response! {
-    /// The end of an operation that has nothing else to tell.
+    /// The end of an operation that has no further result.
     Done {}
 }
 
 response! {
-    /// The end of a file's way: all of it was written, or read.
+    /// The end of a file transfer: the whole file was written or read.
     Transferred {
-        /// How many bytes.
+        /// The number of bytes.
         bytes: u64,
-        /// CRC-32C (Castagnoli) of those bytes.
+        /// The CRC-32C (Castagnoli) of those bytes.
         crc32c: u32,
-        /// The file's permissions.
+        /// The permissions of the file.
         mode: u32,
     }
 }
 
 response! {
-    /// From here on changes are told.
+    /// Changes are reported from here on.
     Watching {}
 }
 
 response! {
-    /// Something has changed.
+    /// A file has changed.
     Change {
-        /// What happened.
+        /// The kind of change.
         kind: ChangeKind,
-        /// Where, below the path that is watched; empty for that itself.
+        /// The path relative to the watched one; empty for the watched path itself.
         path: String,
     }
 }
 
-/// What happened to a file.
+/// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeKind {
-    /// It was made, or moved to here.
+    /// The file was created, or moved to here.
     Created,
     /// Its content was changed.
     Modified,
@@ -210,25 +216,25 @@ pub enum ChangeKind {
     Attributes,
     /// It was removed, or moved away.
     Removed,
-    /// More happened than could be told: look at all of it again.
+    /// More changes happened than could be reported: rescan everything.
     Overflow,
 }
 
-/// The most that permissions can be.
-const MODE: u32 = 0o7777;
+/// The maximum value of permissions.
+const MAX_MODE: u32 = 0o7777;
 
 fn check_mode(mode: Option<u32>) -> Result<(), WireError> {
-    match mode.filter(|mode| *mode > MODE) {
+    match mode.filter(|mode| *mode > MAX_MODE) {
         None => Ok(()),
         Some(mode) => {
-            let message = format!("field `mode`: {mode:#o}; 0 to {MODE:#o} are allowed");
+            let message = format!("field `mode`: {mode:#o}; 0 to {MAX_MODE:#o} are allowed");
             Err(WireError::new(ErrorType::PathError, message))
         }
     }
 }
 
 impl WriteFile {
-    /// Refuses what is past a limit.
+    /// Validates the request against the limits.
     ///
     /// # Errors
     /// `path_error`, with limit and actual figure.
@@ -242,16 +248,17 @@ impl WriteFile {
     }
 }
 
-/// The refusal of a file of this size, in bytes.
+/// Returns the error for a file of this size, in bytes.
 #[must_use]
 pub fn too_large(size: u64, limits: &Limits) -> WireError {
-    let most = limits.file_bytes;
-    let message = format!("a file of {size} bytes; at most {most} are allowed (limit file_bytes)");
+    let max = limits.file_bytes;
+    let message =
+        format!("the file has {size} bytes; at most {max} are allowed (limit file_bytes)");
     WireError::new(ErrorType::PathError, message)
 }
 
 impl MakeDir {
-    /// Refuses what is past a limit.
+    /// Validates the request against the limits.
     ///
     /// # Errors
     /// `path_error`, with limit and actual figure.
@@ -264,6 +271,7 @@ impl MakeDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::ActionTag;
 
     #[test]
     fn files_at_the_limits_and_past_them() {
@@ -276,14 +284,15 @@ mod tests {
             size,
             parents: false,
         };
+
         assert!(
             write(Some(0o7777), Some(limits.file_bytes))
                 .check(&limits)
                 .is_ok()
         );
-        let past = write(None, Some(limits.file_bytes + 1)).check(&limits);
-        assert!(past.unwrap_err().message.contains("file_bytes"));
-        let past = write(Some(0o10000), None).check(&limits);
-        assert!(past.unwrap_err().message.contains("0o10000"));
+        let result = write(None, Some(limits.file_bytes + 1)).check(&limits);
+        assert!(result.unwrap_err().message.contains("file_bytes"));
+        let result = write(Some(0o10000), None).check(&limits);
+        assert!(result.unwrap_err().message.contains("0o10000"));
     }
 }

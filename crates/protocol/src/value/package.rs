@@ -3,12 +3,14 @@ use std::fmt;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{ErrorType, Language, Limits, WireError};
+use super::language::Language;
+use crate::error::{ErrorType, WireError};
+use crate::limits::Limits;
 
-/// Packages kept while reading. More are counted, not kept.
-const KEPT: usize = 1024;
+/// The maximum number of packages stored while parsing. Further ones are only counted.
+const MAX_STORED: usize = 1024;
 
-/// Package arguments as a peer sent them. [`parse`](Self::parse) makes [`PackageSpec`]s of them.
+/// Package arguments as a peer sent them. [`parse`](Self::parse) validates them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Packages {
     specs: Vec<String>,
@@ -16,40 +18,40 @@ pub struct Packages {
 }
 
 impl Packages {
-    /// How many were sent.
+    /// Returns the number of packages that were sent.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.specs.len() as u64 + self.dropped
     }
 
-    /// None at all?
+    /// Returns whether there are no packages.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Each package argument, valid for `language`.
+    /// Parses each package argument as a package of `language`.
     ///
     /// # Errors
-    /// `package_error` that names the argument, the rule and, where there is one, the limit.
+    /// `package_error` that names the argument, the rule and, if there is one, the limit.
     pub fn parse(
         &self,
         language: Language,
         limits: &Limits,
     ) -> Result<Vec<PackageSpec>, WireError> {
-        let refuse = |message| Err(WireError::new(ErrorType::PackageError, message));
+        let reject = |message| Err(WireError::new(ErrorType::PackageError, message));
+
         if language == Language::Shell {
-            return refuse(
-                "packages can be installed for python and javascript, not for raw".to_string(),
-            );
+            return reject(NO_SHELL_PACKAGES.to_string());
         }
         if self.is_empty() || self.len() > limits.packages {
-            return refuse(format!(
+            return reject(format!(
                 "{} packages; 1 to {} are allowed",
                 self.len(),
                 limits.packages
             ));
         }
+
         self.specs
             .iter()
             .map(|spec| PackageSpec::parse(spec, language, limits))
@@ -66,7 +68,10 @@ impl<S: Into<String>> FromIterator<S> for Packages {
     }
 }
 
-/// A package with its version specifier, safe to hand to an installer as one argument.
+const NO_SHELL_PACKAGES: &str =
+    "packages can be installed for python and javascript, not for shell";
+
+/// A package with its version specifier, safe to pass to an installer as one argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackageSpec {
     argument: String,
@@ -74,15 +79,16 @@ pub struct PackageSpec {
 }
 
 impl PackageSpec {
-    /// Reads `argument` as a package of this language.
+    /// Parses `argument` as a package of this language.
     ///
     /// Python: a name, extras in brackets, then any PEP 440 specifier (`pandas[excel]>=2,<3`).
-    /// JavaScript: `name@range`. A bare name is refused: what it means changes from day to day.
+    /// JavaScript: `name@range`. A name without a range is rejected, since it resolves differently from day
+    /// to day.
     ///
     /// # Errors
     /// `package_error` that names the argument and the rule.
     pub fn parse(argument: &str, language: Language, limits: &Limits) -> Result<Self, WireError> {
-        let refuse = |reason: String| {
+        let reject = |reason: String| {
             let shown: String = argument
                 .chars()
                 .take(80)
@@ -95,46 +101,47 @@ impl PackageSpec {
         };
         let bytes = argument.len() as u64;
         if bytes > limits.package_spec_bytes {
-            return Err(refuse(format!(
+            return Err(reject(format!(
                 "{bytes} bytes; at most {} are allowed",
                 limits.package_spec_bytes
             )));
         }
-        forbidden(argument).map_err(refuse)?;
+        check_forbidden(argument).map_err(reject)?;
+
         let name_len = match language {
-            Language::Python => python(argument),
-            Language::Javascript => javascript(argument),
-            Language::Shell => {
-                Err("packages can be installed for python and javascript, not for raw".into())
-            }
+            Language::Python => parse_python(argument),
+            Language::Javascript => parse_javascript(argument),
+            Language::Shell => Err(NO_SHELL_PACKAGES.into()),
         }
-        .map_err(refuse)?;
+        .map_err(reject)?;
         if name_len as u64 > limits.package_bytes {
-            return Err(refuse(format!(
+            return Err(reject(format!(
                 "the name has {name_len} bytes; at most {} are allowed",
                 limits.package_bytes
             )));
         }
+
         Ok(Self {
             argument: argument.to_string(),
             name_len,
         })
     }
 
-    /// The package's name.
+    /// Returns the name of the package.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.argument[..self.name_len]
     }
 
-    /// The whole argument.
+    /// Returns the whole argument.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.argument
     }
 }
 
-fn forbidden(argument: &str) -> Result<(), String> {
+/// Rejects everything that an installer could read as an option, a URL or a path.
+fn check_forbidden(argument: &str) -> Result<(), String> {
     if argument.starts_with('-') {
         return Err("options are not allowed".into());
     }
@@ -150,6 +157,7 @@ fn forbidden(argument: &str) -> Result<(), String> {
             ));
         }
     }
+
     match argument.chars().find(|c| c.is_control() || !c.is_ascii()) {
         Some(c) => Err(format!(
             "the character U+{:04X} is not allowed",
@@ -159,77 +167,82 @@ fn forbidden(argument: &str) -> Result<(), String> {
     }
 }
 
-/// Checks `name[extras] specifier[, specifier]…` and returns the length of the name.
-fn python(argument: &str) -> Result<usize, String> {
+/// Validates `name[extras] specifier[, specifier]…` and returns the length of the name.
+fn parse_python(argument: &str) -> Result<usize, String> {
     let name_len = argument
-        .find(|c: char| !is_name(c))
+        .find(|c: char| !is_name_char(c))
         .unwrap_or(argument.len());
     let (name, rest) = argument.split_at(name_len);
     if !name.starts_with(|c: char| c.is_ascii_alphanumeric())
         || !name.ends_with(|c: char| c.is_ascii_alphanumeric())
     {
-        return Err("a name begins and ends with a letter or a digit".into());
+        return Err("a name must start and end with a letter or a digit".into());
     }
+
     let mut rest = rest.trim_start_matches(' ');
     if let Some(inner) = rest.strip_prefix('[') {
         let (extras, after) = inner
             .split_once(']')
-            .ok_or("the extras have no closing bracket")?;
+            .ok_or("the extras lack a closing bracket")?;
         if !extras
             .split(',')
-            .all(|e| !e.trim().is_empty() && e.trim().chars().all(is_name))
+            .all(|e| !e.trim().is_empty() && e.trim().chars().all(is_name_char))
         {
-            return Err("the extras are not names".into());
+            return Err("the extras are not valid names".into());
         }
         rest = after.trim_start_matches(' ');
     }
+
     if rest.is_empty() {
         return Err(format!(
             "a version specifier is required, for example `{name}==1.0` or `{name}>=1,<2`"
         ));
     }
     rest.split(',')
-        .try_for_each(|part| python_specifier(part.trim_matches(' ')))?;
+        .try_for_each(|part| check_python_specifier(part.trim_matches(' ')))?;
     Ok(name_len)
 }
 
-fn python_specifier(part: &str) -> Result<(), String> {
+fn check_python_specifier(part: &str) -> Result<(), String> {
     const OPERATORS: [&str; 8] = ["===", "==", "!=", "<=", ">=", "~=", "<", ">"];
     let version = OPERATORS
         .iter()
         .find_map(|operator| part.strip_prefix(operator));
     let version = version
-        .ok_or_else(|| format!("`{part}` is no version specifier"))?
+        .ok_or_else(|| format!("`{part}` is not a version specifier"))?
         .trim_matches(' ');
+
     let valid = |c: char| c.is_ascii_alphanumeric() || ".*+!-_".contains(c);
     if version.is_empty() || !version.chars().all(valid) {
-        return Err(format!("`{part}` has no valid version"));
+        return Err(format!("`{part}` does not contain a valid version"));
     }
     Ok(())
 }
 
-/// Checks `name@range` and returns the length of the name.
-fn javascript(argument: &str) -> Result<usize, String> {
+/// Validates `name@range` and returns the length of the name.
+fn parse_javascript(argument: &str) -> Result<usize, String> {
     let (name, range) = argument
         .split_once('@')
         .filter(|(name, _)| !name.is_empty())
         .ok_or_else(|| format!("a version range is required, for example `{argument}@^1.0.0`"))?;
+
     let valid_name = name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.chars().all(|c| is_name(c) || c == '~');
+        && name.chars().all(|c| is_name_char(c) || c == '~');
     if !valid_name {
         return Err(
-            "a name begins with a letter or a digit and has no other signs than `.`, `_`, `-`, `~`"
+            "a name must start with a letter or a digit, and contain only letters, digits, `.`, `_`, `-`, `~`"
                 .into(),
         );
     }
+
     let valid = |c: char| c.is_ascii_alphanumeric() || ".*^~<>=|+- ".contains(c);
     if range.trim_matches(' ').is_empty() || !range.chars().all(valid) {
-        return Err(format!("`{range}` is no version range"));
+        return Err(format!("`{range}` is not a version range"));
     }
     Ok(name.len())
 }
 
-fn is_name(c: char) -> bool {
+fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
@@ -241,13 +254,13 @@ impl Serialize for Packages {
 
 impl<'de> Deserialize<'de> for Packages {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(Bounded)
+        deserializer.deserialize_seq(PackagesVisitor)
     }
 }
 
-struct Bounded;
+struct PackagesVisitor;
 
-impl<'de> Visitor<'de> for Bounded {
+impl<'de> Visitor<'de> for PackagesVisitor {
     type Value = Packages;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -256,12 +269,13 @@ impl<'de> Visitor<'de> for Bounded {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Packages, A::Error> {
         let mut packages = Packages::default();
-        while packages.specs.len() < KEPT {
+        while packages.specs.len() < MAX_STORED {
             match seq.next_element()? {
                 Some(spec) => packages.specs.push(spec),
                 None => return Ok(packages),
             }
         }
+
         while seq.next_element::<IgnoredAny>()?.is_some() {
             packages.dropped += 1;
         }
@@ -399,10 +413,10 @@ mod tests {
     }
 
     #[test]
-    fn a_million_packages_are_counted_not_kept() {
+    fn excess_packages_are_counted_but_not_stored() {
         let json = format!("[{}]", vec![r#""a""#; 20_000].join(","));
         let packages: Packages = serde_json::from_str(&json).unwrap();
         assert_eq!(packages.len(), 20_000);
-        assert_eq!(packages.specs.len(), KEPT);
+        assert_eq!(packages.specs.len(), MAX_STORED);
     }
 }

@@ -1,14 +1,14 @@
-/// Cuts a stream of bytes so that no multi-byte character is split between two pieces.
+/// Splits a stream of bytes into chunks without splitting a multi-byte character.
 ///
-/// Up to three bytes of a character that has begun are kept back until the rest comes or
-/// [`finish`](Self::finish) is called. Bytes that can never become a character pass at once.
+/// Up to three bytes of an incomplete character are held back until the rest arrives or
+/// [`finish`](Self::finish) is called. Bytes that can never become a character pass immediately.
 #[derive(Debug, Default)]
 pub struct Utf8Splitter {
     pending: Vec<u8>,
 }
 
 impl Utf8Splitter {
-    /// Adds `bytes` and returns all that can be sent now.
+    /// Adds `bytes` and returns everything that can be sent now.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut all = std::mem::take(&mut self.pending);
         all.extend_from_slice(bytes);
@@ -17,19 +17,19 @@ impl Utf8Splitter {
         all
     }
 
-    /// What was kept back; the stream has ended.
+    /// Ends the stream and returns the bytes that were held back.
     pub fn finish(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.pending)
     }
 
-    /// Bytes kept back: 0 ..= 3.
+    /// Returns the number of bytes that are held back: 0 to 3.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.pending.len()
     }
 }
 
-/// The length of a character at the end of `bytes` that has begun but may still be completed.
+/// Returns the length of an incomplete character at the end of `bytes`; 0 if there is none.
 fn incomplete_tail(bytes: &[u8]) -> usize {
     let from = bytes.len().saturating_sub(3);
     for start in from..bytes.len() {
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_a_character_waits_for_the_rest() {
+    fn an_incomplete_character_is_held_back() {
         let mut splitter = Utf8Splitter::default();
         assert_eq!(splitter.push(&[b'a', 0xc3]), b"a");
         assert_eq!(splitter.pending(), 1);
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_ff_passes_at_once() {
+    fn an_invalid_byte_passes_immediately() {
         let mut splitter = Utf8Splitter::default();
         assert_eq!(splitter.push(&[0xff]), [0xff]);
         assert!(splitter.finish().is_empty());

@@ -2,7 +2,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A language that the guest runs.
+/// A language that the guest runs. On the wire, `raw` is an alias of `shell`, and `typescript` of
+/// `javascript`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -10,6 +11,7 @@ pub enum Language {
     /// CPython.
     Python,
     /// JavaScript and TypeScript, by bun.
+    #[serde(alias = "typescript")]
     Javascript,
     /// Shell, by bash.
     #[serde(alias = "raw")]
@@ -20,7 +22,7 @@ impl Language {
     /// Every language, in the order that documentation lists them.
     pub const ALL: [Self; 3] = [Self::Python, Self::Javascript, Self::Shell];
 
-    /// The name on the wire.
+    /// Returns the name on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -30,7 +32,7 @@ impl Language {
         }
     }
 
-    /// The language of a file with this extension (without its dot), or `None`.
+    /// Returns the language of a file with this extension (without its dot), or `None`.
     #[must_use]
     pub fn from_extension(extension: &str) -> Option<Self> {
         match extension {
@@ -48,7 +50,7 @@ impl std::fmt::Display for Language {
     }
 }
 
-/// Takes the names on the wire and the ones people type for them.
+/// Parses the names on the wire and the short names that people type for them.
 impl FromStr for Language {
     type Err = String;
 
@@ -58,8 +60,26 @@ impl FromStr for Language {
             "javascript" | "js" | "typescript" | "ts" => Ok(Self::Javascript),
             "raw" | "shell" | "sh" | "bash" => Ok(Self::Shell),
             other => Err(format!(
-                "`{other}` is not a language fumehood runs; use python, javascript (or typescript), or shell"
+                "`{other}` is not a supported language; use python, javascript (or typescript), or shell"
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_aliases_on_the_wire() {
+        for language in Language::ALL {
+            let json = serde_json::to_string(&language).unwrap();
+            assert_eq!(json, format!("\"{language}\""));
+            assert_eq!(serde_json::from_str::<Language>(&json).unwrap(), language);
+        }
+
+        let parse = |json| serde_json::from_str::<Language>(json).unwrap();
+        assert_eq!(parse(r#""raw""#), Language::Shell);
+        assert_eq!(parse(r#""typescript""#), Language::Javascript);
     }
 }

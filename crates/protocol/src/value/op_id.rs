@@ -1,8 +1,8 @@
 use serde::{Deserialize, Serialize};
 
-/// Names one operation on one connection; chosen by the client, echoed in every response.
+/// Identifies one operation on one connection. The client chooses it, and every response repeats it.
 ///
-/// 0 ..= 2^53 − 1, so that a JavaScript client can hold it. It may be used again once its
+/// 0 to 2^53 − 1, so that a JavaScript client can represent it. A client may reuse an id after its
 /// operation has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -15,7 +15,7 @@ impl OpId {
     /// The largest id: 2^53 − 1, the largest integer that JSON carries safely everywhere.
     pub const MAX: u64 = (1 << 53) - 1;
 
-    /// The number itself.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0

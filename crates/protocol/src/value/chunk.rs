@@ -1,18 +1,18 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A piece of output, byte-exact: on the wire a string where the bytes are UTF-8, else
+/// Byte-exact output. On the wire it is a string if the bytes are UTF-8, else
 /// `{"encoding":"base64","data":"…"}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chunk {
     /// Bytes that are UTF-8.
     Text(String),
-    /// Bytes that are not.
+    /// Bytes that are not UTF-8.
     Bytes(Vec<u8>),
 }
 
 impl Chunk {
-    /// The bytes that the program wrote.
+    /// Returns the bytes that the program wrote.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         match self {
@@ -41,7 +41,7 @@ enum Encoding {
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
-enum OnTheWire {
+enum WireChunk {
     Text(String),
     Encoded { encoding: Encoding, data: String },
 }
@@ -50,7 +50,7 @@ impl Serialize for Chunk {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Text(text) => serializer.serialize_str(text),
-            Self::Bytes(bytes) => OnTheWire::Encoded {
+            Self::Bytes(bytes) => WireChunk::Encoded {
                 encoding: Encoding::Base64,
                 data: STANDARD.encode(bytes),
             }
@@ -61,9 +61,9 @@ impl Serialize for Chunk {
 
 impl<'de> Deserialize<'de> for Chunk {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match OnTheWire::deserialize(deserializer)? {
-            OnTheWire::Text(text) => Ok(Self::Text(text)),
-            OnTheWire::Encoded {
+        match WireChunk::deserialize(deserializer)? {
+            WireChunk::Text(text) => Ok(Self::Text(text)),
+            WireChunk::Encoded {
                 encoding: Encoding::Base64,
                 data,
             } => STANDARD
@@ -81,7 +81,7 @@ impl schemars::JsonSchema for Chunk {
     }
 
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        OnTheWire::json_schema(generator)
+        WireChunk::json_schema(generator)
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_a_string() {
+    fn text_is_encoded_as_a_string() {
         assert_eq!(
             serde_json::to_string(&Chunk::from(b"a\n".to_vec())).unwrap(),
             r#""a\n""#
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_are_base64_and_come_back() {
+    fn other_bytes_are_encoded_as_base64() {
         let chunk = Chunk::from(vec![0xff, 0]);
         let json = serde_json::to_string(&chunk).unwrap();
         assert_eq!(json, r#"{"encoding":"base64","data":"/wA="}"#);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_base64_is_an_error() {
+    fn invalid_base64_is_an_error() {
         assert!(serde_json::from_str::<Chunk>(r#"{"encoding":"base64","data":"?"}"#).is_err());
     }
 }

@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorType, Limits, WireError};
+use crate::error::{ErrorType, WireError};
+use crate::limits::Limits;
 
 /// The name of a context: letters, digits, `.`, `_` and `-`, at most `context_name_bytes` of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -9,35 +10,37 @@ use crate::{ErrorType, Limits, WireError};
 pub struct ContextName(String);
 
 impl ContextName {
-    /// A name, to be checked by [`ContextName::check`] before it is used.
+    /// Wraps a name. Call [`ContextName::check`] before using it.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self(name.into())
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Refuses what is no name.
+    /// Validates the name.
     ///
     /// # Errors
     /// `request_error`, with limit and actual figure.
     pub fn check(&self, limits: &Limits) -> Result<(), WireError> {
-        let refuse = |message: String| Err(WireError::new(ErrorType::RequestError, message));
+        let reject = |message: String| Err(WireError::new(ErrorType::RequestError, message));
+
         let bytes = self.0.len() as u64;
-        if !(1..=limits.context_name_bytes).contains(&bytes) {
-            let most = limits.context_name_bytes;
-            return refuse(format!(
-                "field `context`: a name of {bytes} bytes; 1 to {most} are allowed"
+        let max = limits.context_name_bytes;
+        if !(1..=max).contains(&bytes) {
+            return reject(format!(
+                "field `context`: the name has {bytes} bytes; 1 to {max} are allowed"
             ));
         }
-        let odd = |c: &char| !c.is_ascii_alphanumeric() && !"._-".contains(*c);
-        match self.0.chars().find(odd) {
+
+        let is_invalid = |c: &char| !c.is_ascii_alphanumeric() && !"._-".contains(*c);
+        match self.0.chars().find(is_invalid) {
             None => Ok(()),
-            Some(c) => refuse(format!(
+            Some(c) => reject(format!(
                 "field `context`: `{}` is not allowed in a name; use letters, digits, `.`, `_` and `-`",
                 c.escape_default()
             )),

@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorType, Limits, WireError};
+use crate::error::{ErrorType, WireError};
+use crate::limits::Limits;
 
 /// A path in the guest: absolute, or relative to the home of the user that programs run as.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -9,33 +10,37 @@ use crate::{ErrorType, Limits, WireError};
 pub struct GuestPath(String);
 
 impl GuestPath {
-    /// A path, to be checked by [`GuestPath::check`] before it is used.
+    /// Wraps a path. Call [`GuestPath::check`] before using it.
     #[must_use]
     pub fn new(path: impl Into<String>) -> Self {
         Self(path.into())
     }
 
-    /// The path as it was given.
+    /// Returns the path as given.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Refuses what is no path.
+    /// Validates the path.
     ///
     /// # Errors
     /// `path_error`, with limit and actual figure.
     pub fn check(&self, limits: &Limits) -> Result<(), WireError> {
-        let refuse = |message: String| Err(WireError::new(ErrorType::PathError, message));
+        let reject = |message: String| Err(WireError::new(ErrorType::PathError, message));
+
         let bytes = self.0.len() as u64;
-        if !(1..=limits.path_bytes).contains(&bytes) {
-            let most = limits.path_bytes;
-            return refuse(format!("a path of {bytes} bytes; 1 to {most} are allowed"));
+        let max = limits.path_bytes;
+        if !(1..=max).contains(&bytes) {
+            return reject(format!(
+                "the path has {bytes} bytes; 1 to {max} are allowed"
+            ));
         }
+
         match self.0.bytes().position(|byte| byte == 0) {
             None => Ok(()),
-            Some(at) => refuse(format!(
-                "a path with a NUL character at byte {at}; no file has one in its name"
+            Some(at) => reject(format!(
+                "the path contains a NUL character at byte {at}; no file name can contain one"
             )),
         }
     }

@@ -4,10 +4,11 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{ErrorType, Limits, WireError};
+use crate::error::{ErrorType, WireError};
+use crate::limits::Limits;
 
-/// Names that may not be set: each makes an interpreter or the loader run or find other code than
-/// the one that was sent.
+/// Names that requests may not set: each makes an interpreter or the dynamic loader run or find code other
+/// than the code that was sent.
 pub const BLOCKED_NAMES: &[&str] = &[
     "BASHOPTS",
     "BASH_ENV",
@@ -34,10 +35,10 @@ pub const BLOCKED_NAMES: &[&str] = &[
     "SHELLOPTS",
 ];
 
-/// Every name that begins so is blocked as well.
+/// Prefixes of names that are blocked as well.
 pub const BLOCKED_PREFIXES: &[&str] = &["BASH_FUNC_", "BUN_INSPECT", "FUMEHOOD_", "LD_"];
 
-/// Whether this name may not be set.
+/// Returns whether this name is blocked.
 #[must_use]
 pub fn is_blocked(name: &str) -> bool {
     BLOCKED_NAMES.contains(&name)
@@ -46,36 +47,37 @@ pub fn is_blocked(name: &str) -> bool {
             .any(|prefix| name.starts_with(prefix))
 }
 
-/// Entries kept while reading. More are counted, not kept: memory stays bounded whatever a line holds.
-const KEPT: usize = 4096;
+/// The maximum number of entries stored while parsing. Further ones are only counted, so that memory stays
+/// bounded whatever a line contains.
+const MAX_STORED: usize = 4096;
 
-/// Environment variables as a peer sent them. [`check`](Self::check) says whether they are allowed.
+/// Environment variables as a peer sent them. [`check`](Self::check) validates them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EnvVars {
     vars: BTreeMap<String, String>,
-    /// Entries that were sent and not kept.
+    /// The number of entries that were sent but not stored.
     dropped: u64,
 }
 
 impl EnvVars {
-    /// No variables?
+    /// Returns whether there are no variables.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many were sent.
+    /// Returns the number of variables that were sent.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.vars.len() as u64 + self.dropped
     }
 
-    /// Name and value of each, sorted by name.
+    /// Iterates over name and value of each variable, sorted by name.
     pub fn iter(&self) -> btree_map::Iter<'_, String, String> {
         self.vars.iter()
     }
 
-    /// These, and of `others` those that have no value here.
+    /// Adds the variables of `others` that have no value here.
     #[must_use]
     pub fn over(mut self, others: &Self) -> Self {
         for (name, value) in &others.vars {
@@ -86,24 +88,26 @@ impl EnvVars {
         self
     }
 
-    /// Refuses too many variables, empty, long or blocked names, long values, control characters.
+    /// Rejects too many variables, empty, long or blocked names, long values, and control characters.
     ///
     /// # Errors
     /// `env_var_error` with the limit and the actual figure.
     pub fn check(&self, limits: &Limits) -> Result<(), WireError> {
-        let refuse = |message: String| Err(WireError::new(ErrorType::EnvVarError, message));
+        let reject = |message: String| Err(WireError::new(ErrorType::EnvVarError, message));
+
         if self.len() > limits.env_vars {
-            return refuse(format!(
+            return reject(format!(
                 "{} environment variables; at most {} are allowed",
                 self.len(),
                 limits.env_vars
             ));
         }
+
         for (name, value) in &self.vars {
             if let Err(reason) =
                 check_name(name, limits).and_then(|()| check_value(name, value, limits))
             {
-                return refuse(reason);
+                return reject(reason);
             }
         }
         Ok(())
@@ -113,7 +117,7 @@ impl EnvVars {
 fn check_name(name: &str, limits: &Limits) -> Result<(), String> {
     let bytes = name.len() as u64;
     if bytes == 0 {
-        return Err("an environment variable's name is empty; it must have 1 byte at least".into());
+        return Err("an environment variable's name is empty; it must have at least 1 byte".into());
     }
     if bytes > limits.env_name_bytes {
         let max = limits.env_name_bytes;
@@ -121,6 +125,7 @@ fn check_name(name: &str, limits: &Limits) -> Result<(), String> {
             "an environment variable's name has {bytes} bytes; at most {max} are allowed"
         ));
     }
+
     if let Some(c) = name.chars().find(|c| c.is_control()) {
         return Err(format!(
             "an environment variable's name contains the control character 0x{:02X}",
@@ -132,6 +137,7 @@ fn check_name(name: &str, limits: &Limits) -> Result<(), String> {
             "the environment variable name `{name}` contains `=`"
         ));
     }
+
     if is_blocked(name) {
         return Err(format!(
             "the environment variable `{name}` is blocked: it would change which code runs; \
@@ -149,6 +155,7 @@ fn check_value(name: &str, value: &str, limits: &Limits) -> Result<(), String> {
             "the environment variable `{name}` has a value of {bytes} bytes; at most {max} are allowed"
         ));
     }
+
     match value
         .chars()
         .find(|&c| c.is_control() && c != '\t' && c != '\n')
@@ -182,13 +189,13 @@ impl Serialize for EnvVars {
 
 impl<'de> Deserialize<'de> for EnvVars {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Bounded)
+        deserializer.deserialize_map(EnvVarsVisitor)
     }
 }
 
-struct Bounded;
+struct EnvVarsVisitor;
 
-impl<'de> Visitor<'de> for Bounded {
+impl<'de> Visitor<'de> for EnvVarsVisitor {
     type Value = EnvVars;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -197,12 +204,13 @@ impl<'de> Visitor<'de> for Bounded {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<EnvVars, A::Error> {
         let mut env = EnvVars::default();
-        while env.vars.len() < KEPT {
+        while env.vars.len() < MAX_STORED {
             match map.next_entry::<String, String>()? {
                 Some((name, value)) => env.vars.insert(name, value),
                 None => return Ok(env),
             };
         }
+
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
             env.dropped += 1;
         }
@@ -238,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_others_wins() {
+    fn own_values_override_others() {
         let over: EnvVars = [("A", "1"), ("B", "2")].into_iter().collect();
         let under: EnvVars = [("B", "3"), ("C", "4")].into_iter().collect();
         let all: EnvVars = [("A", "1"), ("B", "2"), ("C", "4")].into_iter().collect();
@@ -282,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn every_blocked_name_is_refused() {
+    fn every_blocked_name_is_rejected() {
         for name in BLOCKED_NAMES {
             assert!(check(name, "x").unwrap_err().contains("blocked"), "{name}");
         }
@@ -294,11 +302,11 @@ mod tests {
     }
 
     #[test]
-    fn a_million_variables_are_counted_not_kept() {
+    fn excess_variables_are_counted_but_not_stored() {
         let body: Vec<String> = (0..50_000).map(|i| format!(r#""{i}":"""#)).collect();
         let vars: EnvVars = serde_json::from_str(&format!("{{{}}}", body.join(","))).unwrap();
         assert_eq!(vars.len(), 50_000);
-        assert_eq!(vars.vars.len(), KEPT);
+        assert_eq!(vars.vars.len(), MAX_STORED);
         assert!(
             vars.check(&Limits::default())
                 .unwrap_err()

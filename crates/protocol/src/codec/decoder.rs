@@ -1,13 +1,11 @@
-use serde::Serialize;
-
-/// What a [`Decoder`] found in the bytes.
+/// The result of a [`Decoder`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
     /// One line, without its newline.
     Line(Vec<u8>),
-    /// A line was longer than the limit (in bytes). Its bytes are dropped up to the next newline.
+    /// A line exceeded the limit. Its bytes are dropped up to the next newline.
     TooLong {
-        /// The limit that was passed.
+        /// The limit, in bytes.
         limit: usize,
     },
     /// The bytes of the raw frame that [`Decoder::expect_raw`] announced.
@@ -17,15 +15,20 @@ pub enum Item {
 #[derive(Debug)]
 enum Mode {
     Line,
-    Discard,
-    Raw { missing: usize },
-    Skip { missing: u64 },
+    /// Drops the rest of a line that exceeded the limit.
+    DiscardLine,
+    Raw {
+        missing: usize,
+    },
+    SkipRaw {
+        missing: u64,
+    },
 }
 
-/// Cuts bytes into lines and raw frames; holds no more than the limit.
+/// Splits bytes into lines and raw frames, and buffers no more than the limit.
 ///
-/// The length limit acts before memory is spent: a line is refused at the first byte past the
-/// limit, and what follows up to the next newline is dropped, not kept.
+/// The limit applies before memory is used: a line is rejected at the first byte past the limit, and
+/// the rest up to the next newline is dropped without being buffered.
 ///
 /// ```
 /// use fumehood_protocol::{Decoder, Item};
@@ -43,11 +46,12 @@ pub struct Decoder {
     limit: usize,
 }
 
-/// A buffer that grew past this (bytes) for one long line is given back when the line is done.
-const KEEP_CAPACITY: usize = 64 * 1024;
+/// The maximum capacity of the buffer between items, in bytes. A buffer that grew further for one long
+/// line is freed after that line.
+const MAX_IDLE_CAPACITY: usize = 64 * 1024;
 
 impl Decoder {
-    /// A decoder that refuses lines longer than `limit` bytes (the newline not counted).
+    /// Creates a decoder that rejects lines longer than `limit` bytes, without the newline.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
@@ -57,39 +61,29 @@ impl Decoder {
         }
     }
 
-    /// Refuses lines longer than `limit` bytes from the next one on.
+    /// Changes the limit, in bytes, from the next line on.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
 
-    /// Takes the next item out of `input`, or all of `input` when it completes none.
+    /// Takes the next item out of `input`, or consumes all of `input` if that completes no item.
     ///
     /// Call it until it returns `None`; `input` is empty then.
     pub fn decode(&mut self, input: &mut &[u8]) -> Option<Item> {
         while !input.is_empty() {
             let item = match self.mode {
-                Mode::Line => self.line(input),
-                Mode::Discard => {
-                    match newline(input) {
-                        Some(at) => {
-                            *input = &input[at + 1..];
-                            self.mode = Mode::Line;
-                        }
-                        None => *input = &[],
-                    }
+                Mode::Line => self.read_line(input),
+                Mode::DiscardLine => {
+                    self.discard_line(input);
                     None
                 }
-                Mode::Raw { missing } => self.raw(missing, input),
-                Mode::Skip { missing } => {
-                    let now = missing.min(input.len() as u64);
-                    *input = &input[usize::try_from(now).unwrap_or(input.len())..];
-                    self.mode = match missing - now {
-                        0 => Mode::Line,
-                        missing => Mode::Skip { missing },
-                    };
+                Mode::Raw { missing } => self.read_raw(missing, input),
+                Mode::SkipRaw { missing } => {
+                    self.skip(missing, input);
                     None
                 }
             };
+
             if item.is_some() {
                 return item;
             }
@@ -97,9 +91,9 @@ impl Decoder {
         None
     }
 
-    /// The next `len` bytes are a raw frame. Call it right after the line that announced it.
+    /// Reads the next `len` bytes as a raw frame. Call it right after the line that announced the frame.
     ///
-    /// The caller checks `len` against its own bound first. A frame of 0 bytes yields no item.
+    /// The caller must check `len` against its own limit first. A frame of 0 bytes yields no item.
     pub fn expect_raw(&mut self, len: usize) {
         debug_assert!(self.buffer.is_empty(), "a frame follows a complete line");
         if len > 0 {
@@ -107,73 +101,84 @@ impl Decoder {
         }
     }
 
-    /// The next `len` bytes are a raw frame that nobody wants: they yield no item.
+    /// Drops the next `len` bytes, a raw frame without a receiver. They yield no item.
     pub fn skip_raw(&mut self, len: u64) {
         debug_assert!(self.buffer.is_empty(), "a frame follows a complete line");
         if len > 0 {
-            self.mode = Mode::Skip { missing: len };
+            self.mode = Mode::SkipRaw { missing: len };
         }
     }
 
-    /// Bytes held for an item that is not complete.
+    /// Returns the number of bytes that are buffered for an incomplete item.
     #[must_use]
-    pub fn held(&self) -> usize {
+    pub fn buffered(&self) -> usize {
         self.buffer.len()
     }
 
-    fn line(&mut self, input: &mut &[u8]) -> Option<Item> {
-        let end = newline(input);
+    fn read_line(&mut self, input: &mut &[u8]) -> Option<Item> {
+        let end = find_newline(input);
         let part = &input[..end.unwrap_or(input.len())];
+
         let too_long = self.buffer.len() + part.len() > self.limit;
         if too_long {
             self.buffer = Vec::new();
             self.mode = if end.is_some() {
                 Mode::Line
             } else {
-                Mode::Discard
+                Mode::DiscardLine
             };
         } else {
             self.buffer.extend_from_slice(part);
         }
         *input = end.map_or(&[], |at| &input[at + 1..]);
+
         if too_long {
             return Some(Item::TooLong { limit: self.limit });
         }
-        end.map(|_| Item::Line(self.take()))
+        end.map(|_| Item::Line(self.take_buffer()))
     }
 
-    fn raw(&mut self, missing: usize, input: &mut &[u8]) -> Option<Item> {
+    fn discard_line(&mut self, input: &mut &[u8]) {
+        if let Some(at) = find_newline(input) {
+            *input = &input[at + 1..];
+            self.mode = Mode::Line;
+        } else {
+            *input = &[];
+        }
+    }
+
+    fn read_raw(&mut self, missing: usize, input: &mut &[u8]) -> Option<Item> {
         let (now, rest) = input.split_at(missing.min(input.len()));
         self.buffer.extend_from_slice(now);
         *input = rest;
+
         let missing = missing - now.len();
         if missing > 0 {
             self.mode = Mode::Raw { missing };
             return None;
         }
+
         self.mode = Mode::Line;
-        Some(Item::Raw(self.take()))
+        Some(Item::Raw(self.take_buffer()))
     }
 
-    fn take(&mut self) -> Vec<u8> {
-        let next = Vec::with_capacity(self.buffer.len().min(KEEP_CAPACITY));
+    fn skip(&mut self, missing: u64, input: &mut &[u8]) {
+        let now = missing.min(input.len() as u64);
+        *input = &input[usize::try_from(now).unwrap_or(input.len())..];
+        self.mode = match missing - now {
+            0 => Mode::Line,
+            missing => Mode::SkipRaw { missing },
+        };
+    }
+
+    fn take_buffer(&mut self) -> Vec<u8> {
+        let next = Vec::with_capacity(self.buffer.len().min(MAX_IDLE_CAPACITY));
         std::mem::replace(&mut self.buffer, next)
     }
 }
 
-fn newline(bytes: &[u8]) -> Option<usize> {
+fn find_newline(bytes: &[u8]) -> Option<usize> {
     bytes.iter().position(|&b| b == b'\n')
-}
-
-/// One message as a line, its newline included.
-///
-/// # Panics
-/// Never for the types of this crate: all their map keys are strings.
-#[must_use]
-pub fn encode_line<T: Serialize>(message: &T) -> Vec<u8> {
-    let mut line = serde_json::to_vec(message).expect("the protocol's types serialise");
-    line.push(b'\n');
-    line
 }
 
 #[cfg(test)]
@@ -199,14 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_holds_no_memory_past_the_limit() {
+    fn an_endless_line_uses_no_memory_past_the_limit() {
         let mut decoder = Decoder::new(1024);
-        let mut refused = 0;
+        let mut rejected = 0;
         for _ in 0..1000 {
-            refused += all(&mut decoder, &[b'x'; 1000]).len();
-            assert!(decoder.held() <= 1024);
+            rejected += all(&mut decoder, &[b'x'; 1000]).len();
+            assert!(decoder.buffered() <= 1024);
         }
-        assert_eq!(refused, 1);
+        assert_eq!(rejected, 1);
         assert_eq!(all(&mut decoder, b"\nok\n"), [Item::Line(b"ok".to_vec())]);
     }
 
@@ -230,19 +235,19 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_nobody_wants_is_skipped() {
+    fn a_frame_without_a_receiver_is_skipped() {
         let mut decoder = Decoder::new(100);
         decoder.skip_raw(5);
-        let mut found = Vec::new();
+        let mut items = Vec::new();
         for piece in [&b"a\nb"[..], b"c\nnext\n"] {
-            found.extend(all(&mut decoder, piece));
+            items.extend(all(&mut decoder, piece));
         }
-        assert_eq!(found, [Item::Line(b"next".to_vec())]);
+        assert_eq!(items, [Item::Line(b"next".to_vec())]);
     }
 
     proptest! {
         #[test]
-        fn how_the_bytes_are_cut_makes_no_difference(bytes in proptest::collection::vec(
+        fn the_chunking_of_the_input_makes_no_difference(bytes in proptest::collection::vec(
             prop_oneof![Just(b'\n'), any::<u8>()], 0..200), size in 1usize..20) {
             let whole = all(&mut Decoder::new(20), &bytes);
             let mut decoder = Decoder::new(20);
