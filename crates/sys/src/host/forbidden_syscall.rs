@@ -1,6 +1,6 @@
 use std::io;
 
-/// System calls that a QEMU has no business with and that a program cannot make by safe means.
+/// System calls that QEMU must not make, and for which there is no safe wrapper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForbiddenSyscall {
     /// Traces another process.
@@ -11,42 +11,42 @@ pub enum ForbiddenSyscall {
     ProcessVmWritev,
     /// Loads a BPF program.
     Bpf,
-    /// Counts events of the processor.
+    /// Counts processor events.
     PerfEventOpen,
-    /// Makes a ring of calls that no filter sees.
+    /// Sets up a queue of system calls that bypasses seccomp filters.
     IoUringSetup,
-    /// Holds up the kernel at a page.
+    /// Suspends the kernel at a page fault.
     Userfaultfd,
-    /// Touches keys.
+    /// Changes kernel keys.
     Keyctl,
-    /// Opens a file by its number, past all directories.
+    /// Opens a file by its inode, bypassing all directories.
     OpenByHandleAt,
-    /// Loads a module.
+    /// Loads a kernel module.
     InitModule,
-    /// Changes how the kernel sees this process.
+    /// Changes the execution domain of this process.
     Personality,
-    /// Makes a process with flags in memory.
+    /// Creates a process; its flags are in memory, where no filter can see them.
     Clone3,
-    /// Makes namespaces for this process.
+    /// Creates namespaces for this process.
     Unshare,
     /// Moves this process into other namespaces.
     Setns,
-    /// Mounts.
+    /// Mounts a file system.
     Mount,
-    /// Takes a mount away.
+    /// Unmounts a file system.
     Umount,
-    /// Takes another root.
+    /// Changes the root directory.
     Chroot,
-    /// Takes another root, for the whole namespace.
+    /// Changes the root of the whole mount namespace.
     PivotRoot,
-    /// Names the host.
+    /// Changes the host name.
     Sethostname,
-    /// The second numbering of x86_64: `getpid` in it.
+    /// `getpid` in the x32 numbering, the second one of x86_64.
     X32,
 }
 
 impl ForbiddenSyscall {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 20] = [
         Self::Ptrace,
         Self::ProcessVmReadv,
@@ -97,13 +97,24 @@ impl ForbiddenSyscall {
     }
 }
 
-/// Whether the kernel takes up such a call, if only to refuse it: made with arguments that no call accepts.
+/// Makes the call with arguments that no call accepts, and returns whether it reached the kernel's
+/// implementation, even if that rejected it.
 #[must_use]
 pub fn reaches_kernel(call: ForbiddenSyscall) -> bool {
-    const NONE: libc::c_long = -1;
-    // SAFETY: the arguments name no memory, no descriptor and no process that there could be (-1, which
-    // is no address of user space; for `personality` it is the question what it is), so that each of
-    // these calls can only fail or tell a number.
-    let result = unsafe { libc::syscall(call.number(), NONE, NONE, NONE, NONE, NONE, NONE) };
+    const INVALID: libc::c_long = -1;
+    // SAFETY: the arguments name no memory, no descriptor and no process that could exist (-1, which is
+    // not an address of user space; for `personality` it queries the current value), so each of these
+    // calls can only fail or return a number.
+    let result = unsafe {
+        libc::syscall(
+            call.number(),
+            INVALID,
+            INVALID,
+            INVALID,
+            INVALID,
+            INVALID,
+            INVALID,
+        )
+    };
     result != -1 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
 }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Firmware that the machines here load, by the names that QEMU looks for.
+/// The firmware that our machines load, by the names that QEMU searches.
 const FIRMWARE: [&str; 6] = [
     "qboot.rom",
     "bios-microvm.bin",
@@ -15,56 +15,62 @@ const FIRMWARE: [&str; 6] = [
     "kvmvapic.bin",
 ];
 
-/// Where it lies, below the prefix that QEMU's program lies in.
+/// The directories of the firmware, relative to the installation prefix of QEMU.
 const FIRMWARE_DIRECTORIES: [&str; 3] = ["share/qemu", "share/seabios", "share/qboot"];
 
-/// Parts of QEMU that distributions make loadable and the machines here need.
+/// The modules of QEMU that our machines need. Distributions build them as loadable files.
 const MODULES: [&str; 1] = ["accel-tcg-x86_64.so"];
 
-/// Where they lie, as the firmware.
+/// The directories of the modules, relative to the installation prefix of QEMU.
 const MODULE_DIRECTORIES: [&str; 3] = ["lib/x86_64-linux-gnu/qemu", "lib64/qemu", "lib/qemu"];
 
-/// What any program may read.
-const ALWAYS: [&str; 1] = ["/etc/ld.so.cache"];
+/// The files that any program may read.
+const COMMON_FILES: [&str; 1] = ["/etc/ld.so.cache"];
 
-/// The files that a QEMU reads to run: itself, its libraries, its loadable parts, its firmware. The
-/// dynamic loader itself tells which libraries it takes.
+/// Returns the files that QEMU needs to run: itself, its libraries, its modules, its firmware. The dynamic
+/// loader itself lists the libraries.
 ///
 /// # Errors
-/// The operating system's: the program cannot be executed.
-pub(crate) fn files_of(program: &Path) -> io::Result<Vec<PathBuf>> {
+/// The error of the operating system: the program cannot be executed.
+pub(super) fn required_files(program: &Path) -> io::Result<Vec<PathBuf>> {
     let prefix = program.parent().and_then(Path::parent);
     let prefix = prefix.unwrap_or(Path::new("/usr"));
-    let modules = below(prefix, &MODULE_DIRECTORIES, &MODULES);
+
+    // QEMU itself, its modules, and the libraries of both.
+    let modules = existing_files(prefix, &MODULE_DIRECTORIES, &MODULES);
     let mut files = vec![program.to_path_buf()];
-    files.extend(libraries(program, &modules)?);
+    files.extend(list_libraries(program, &modules)?);
     files.extend(modules);
-    files.extend(below(prefix, &FIRMWARE_DIRECTORIES, &FIRMWARE));
+
+    files.extend(existing_files(prefix, &FIRMWARE_DIRECTORIES, &FIRMWARE));
     files.extend(
-        ALWAYS
+        COMMON_FILES
             .iter()
             .map(PathBuf::from)
             .filter(|path| path.exists()),
     );
+
     files.sort();
     files.dedup();
     Ok(files)
 }
 
-fn below(prefix: &Path, directories: &[&str], names: &[&str]) -> Vec<PathBuf> {
+/// Returns the files with these names that exist in these directories below `prefix`.
+fn existing_files(prefix: &Path, directories: &[&str], names: &[&str]) -> Vec<PathBuf> {
     let directories = directories.iter().map(|directory| prefix.join(directory));
     let files =
         directories.flat_map(|directory| names.iter().map(move |name| directory.join(name)));
     files.filter(|path| path.is_file()).collect()
 }
 
-/// Has the dynamic loader list what it would load. Only the loader is run: the program comes later, within
-/// its walls.
-fn libraries(program: &Path, modules: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
-    // One that is linked statically has none.
-    let Some(loader) = loader_of(program)? else {
+/// Lets the dynamic loader list the libraries that it would load. Only the loader is executed; the program runs
+/// later, isolated.
+fn list_libraries(program: &Path, modules: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+    // A statically linked program has none.
+    let Some(loader) = find_loader(program)? else {
         return Ok(Vec::new());
     };
+
     let mut command = Command::new(loader);
     command.arg("--list").arg(program);
     command.env_clear().current_dir("/");
@@ -73,36 +79,50 @@ fn libraries(program: &Path, modules: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
         command.env("LD_PRELOAD", paths.join(":"));
     }
     command.stdin(Stdio::null()).stderr(Stdio::null());
-    let listed = command.output()?;
-    Ok(String::from_utf8_lossy(&listed.stdout)
+    let output = command.output()?;
+
+    Ok(String::from_utf8_lossy(&output.stdout)
         .lines()
-        .filter_map(library)
+        .filter_map(parse_library)
         .collect())
 }
 
-/// The dynamic loader that a program names in its header (ELF of 64 bits); none: it has none, or is no such
-/// program, which its start will tell.
-fn loader_of(program: &Path) -> io::Result<Option<PathBuf>> {
-    const INTERPRETER: usize = 3;
-    /// More than any header that a linker makes, in bytes.
-    const HEADERS: u64 = 64 * 1024;
+/// Returns the dynamic loader that a program names in its header (64-bit ELF). Returns `None` if it names none, or
+/// is not such a program, in which case its start will fail.
+fn find_loader(program: &Path) -> io::Result<Option<PathBuf>> {
+    /// The type of a program header that names the loader.
+    const PT_INTERP: usize = 3;
+    /// An upper bound of the headers that linkers write, in bytes.
+    const MAX_HEADER_BYTES: u64 = 64 * 1024;
+
     let mut start = Vec::new();
-    File::open(program)?.take(HEADERS).read_to_end(&mut start)?;
+    File::open(program)?
+        .take(MAX_HEADER_BYTES)
+        .read_to_end(&mut start)?;
+
+    // Little-endian numbers.
     let number = |at: usize, bytes: usize| -> Option<usize> {
         let field = start.get(at..at.checked_add(bytes)?)?;
-        let whole = field.iter().rev();
-        whole.copied().try_fold(0_usize, |sum, byte| {
-            Some(sum.checked_mul(256)? + usize::from(byte))
-        })
+        let most_significant_first = field.iter().rev();
+        most_significant_first
+            .copied()
+            .try_fold(0_usize, |sum, byte| {
+                Some(sum.checked_mul(256)? + usize::from(byte))
+            })
     };
+
     let find = || -> Option<PathBuf> {
         if !start.starts_with(b"\x7fELF\x02\x01") {
             return None;
         }
+
+        // The table of program headers, and in it the header that names the loader.
         let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
         let headers = (0..count).map(|index| table.saturating_add(index * size));
-        let mut named = headers.filter(|at| number(*at, 4) == Some(INTERPRETER));
-        let header = named.next()?;
+        let mut interpreters = headers.filter(|at| number(*at, 4) == Some(PT_INTERP));
+        let header = interpreters.next()?;
+
+        // The name itself.
         let (offset, bytes) = (number(header + 8, 8)?, number(header + 32, 8)?);
         let name = start.get(offset..offset.checked_add(bytes)?)?;
         let name = CStr::from_bytes_with_nul(name).ok()?;
@@ -111,8 +131,8 @@ fn loader_of(program: &Path) -> io::Result<Option<PathBuf>> {
     Ok(find())
 }
 
-/// The path in a line like `libz.so.1 => /lib/libz.so.1 (0x0000)` or `/lib64/ld.so (0x0000)`.
-fn library(line: &str) -> Option<PathBuf> {
+/// Returns the path in a line like `libz.so.1 => /lib/libz.so.1 (0x0000)` or `/lib64/ld.so (0x0000)`.
+fn parse_library(line: &str) -> Option<PathBuf> {
     let path = line.rsplit_once("=>").map_or(line, |(_, path)| path);
     let (path, _) = path.rsplit_once(" (0x")?;
     let path = path.trim();
@@ -124,16 +144,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_are_read_from_what_the_loader_lists() {
-        let path = |line| library(line).map(|path| path.to_string_lossy().into_owned());
+    fn libraries_are_parsed_from_the_output_of_the_loader() {
+        let path = |line| parse_library(line).map(|path| path.to_string_lossy().into_owned());
         assert_eq!(
             path("\tlibz.so.1 => /lib/x/libz.so.1 (0x00007f94)").as_deref(),
             Some("/lib/x/libz.so.1")
         );
+
         assert_eq!(
             path("\t/lib64/ld-linux-x86-64.so.2 (0x00007f94)").as_deref(),
             Some("/lib64/ld-linux-x86-64.so.2")
         );
+
         for other in [
             "\tlinux-vdso.so.1 (0x00007ffc)",
             "\tlibx.so => not found",
@@ -144,17 +166,17 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_loader_needs_no_libraries() {
+    fn a_file_without_a_loader_has_no_libraries() {
         for path in ["/etc/passwd", "/dev/null"] {
-            assert_eq!(loader_of(Path::new(path)).unwrap(), None);
+            assert_eq!(find_loader(Path::new(path)).unwrap(), None);
         }
-        let shell = loader_of(Path::new("/bin/sh")).unwrap();
+        let shell = find_loader(Path::new("/bin/sh")).unwrap();
         assert!(shell.is_some_and(|path| path.exists()));
     }
 
     #[test]
-    fn a_shell_needs_itself_and_libraries_that_are_there() {
-        let files = files_of(Path::new("/bin/sh")).unwrap();
+    fn a_shell_requires_itself_and_existing_libraries() {
+        let files = required_files(Path::new("/bin/sh")).unwrap();
         assert!(
             files.contains(&"/bin/sh".into()) && files.len() > 2,
             "{files:?}"

@@ -1,16 +1,16 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// What is taken from a tree of mounts.
+/// The restrictions of a tree of mounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MountRestriction {
-    /// Writing, set-user-id programs, devices.
-    WritingAndDevices,
-    /// Writing to anything but devices, set-user-id programs, execution.
-    WritingAndPrograms,
+    /// No writing, no set-user-id programs, no devices.
+    ReadOnlyNoDevices,
+    /// No writing except to devices, no set-user-id programs, no execution.
+    ReadOnlyNoExecution,
 }
 
-/// The kernel's `struct mount_attr`, which the libc crate does not have for this system; nor these numbers.
+/// The kernel's `struct mount_attr`. The libc crate defines neither it nor these numbers for this system.
 #[repr(C)]
 struct MountAttributes {
     set: u64,
@@ -25,24 +25,26 @@ const NODEV: u64 = 0x4;
 const NOEXEC: u64 = 0x8;
 const AT_RECURSIVE: libc::c_int = 0x8000;
 
-/// Restricts a mount and all that is mounted below it. Nothing gives back what is taken in a mount
-/// namespace whose owner has no capabilities.
+/// Restricts a mount and all mounts below it. In a mount namespace whose owner has no capabilities, this cannot
+/// be undone.
 ///
 /// # Errors
-/// The operating system's.
-pub fn restrict_mounts(tree: BorrowedFd<'_>, without: MountRestriction) -> io::Result<()> {
-    let further = match without {
-        MountRestriction::WritingAndDevices => NODEV,
-        MountRestriction::WritingAndPrograms => NOEXEC,
+/// The error of the operating system.
+pub fn restrict_mounts(tree: BorrowedFd<'_>, restriction: MountRestriction) -> io::Result<()> {
+    let specific = match restriction {
+        MountRestriction::ReadOnlyNoDevices => NODEV,
+        MountRestriction::ReadOnlyNoExecution => NOEXEC,
     };
+
     let attributes = MountAttributes {
-        set: RDONLY | NOSUID | further,
+        set: RDONLY | NOSUID | specific,
         clear: 0,
         propagation: 0,
         user_namespace: 0,
     };
-    // SAFETY: the path is an empty string with its end, and `attributes` is valid for the call, which
-    // is told its size.
+
+    // SAFETY: the path is an empty C string, and `attributes` is valid for the call, which receives
+    // its size.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,

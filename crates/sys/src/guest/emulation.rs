@@ -1,13 +1,13 @@
 use std::arch::x86_64::__cpuid;
 
-/// Where hypervisors tell their names.
+/// The CPUID leaf with the name of the hypervisor.
 const HYPERVISOR_LEAF: u32 = 0x4000_0000;
-/// The bit of leaf 1's ecx that says that there is one.
+/// The bit of leaf 1's ecx that is set under a hypervisor.
 const HAS_HYPERVISOR: u32 = 1 << 31;
 const TCG: [u8; 12] = *b"TCGTCGTCGTCG";
 
-/// Whether this processor is one of QEMU's software emulation: some instructions are slow there that are
-/// made to be fast.
+/// Returns whether QEMU emulates this processor in software. Some instructions that are fast on hardware are
+/// slow there.
 #[must_use]
 #[allow(unused_unsafe, reason = "it has become safe in newer compilers")]
 pub fn is_emulated() -> bool {
@@ -16,7 +16,8 @@ pub fn is_emulated() -> bool {
     if features.ecx & HAS_HYPERVISOR == 0 {
         return false;
     }
-    // SAFETY: as above; a leaf that is not there gives other numbers.
+
+    // SAFETY: as above; a missing leaf returns other numbers.
     let name = unsafe { __cpuid(HYPERVISOR_LEAF) };
     let words = [name.ebx, name.ecx, name.edx].map(u32::to_le_bytes);
     words.concat() == TCG

@@ -1,8 +1,11 @@
 use std::cell::Cell;
 use std::io;
 
-/// A system call that a program in a guest has no business with, as a probe of the walls makes it: with arguments
-/// that are right, and do no harm where no wall stands.
+/// Memory for the arguments and results of a call.
+type Buffer = [Cell<u64>; 64];
+
+/// A system call that a program in a guest must not be able to make, for a probe of the isolation. Its arguments
+/// are valid, and harmless if the isolation fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyscallProbe {
     /// `acct`, to turn it off.
@@ -54,18 +57,35 @@ pub enum SyscallProbe {
 }
 
 impl SyscallProbe {
-    /// Makes it.
+    /// Makes the call and returns its result.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The error of the kernel.
     pub fn make(self) -> io::Result<i64> {
-        // What the calls below read or write, as the kernel lays it out.
-        let room = [const { Cell::new(0_u64) }; 64];
-        let at = room.as_ptr() as usize;
-        let put = |words: &[u64]| room.iter().zip(words).for_each(|(to, word)| to.set(*word));
+        // The memory that the call reads or writes.
+        let buffer = [const { Cell::new(0_u64) }; 64];
+        let (call, [a, b, c, d, e, f]) = self.prepare(&buffer);
+
+        // SAFETY: each of the calls reads and writes only `buffer`, within its bounds, and static strings;
+        // none accesses other memory of this process.
+        let result = unsafe { libc::syscall(call, a, b, c, d, e, f) };
+        match result {
+            -1 => Err(io::Error::last_os_error()),
+            value => Ok(value),
+        }
+    }
+
+    /// Returns the number and the arguments of the call, and fills the buffer in the kernel's layout.
+    fn prepare(self, buffer: &Buffer) -> (libc::c_long, [usize; 6]) {
+        let at = buffer.as_ptr() as usize;
+        let put = |words: &[u64]| {
+            let slots = buffer.iter().zip(words);
+            slots.for_each(|(slot, word)| slot.set(*word));
+        };
         let minus_one = usize::MAX;
         let number = |n: u32| n as usize;
-        let (call, arguments) = match self {
+
+        match self {
             Self::Accounting => (libc::SYS_acct, [0; 6]),
             Self::AddKey => {
                 let (kind, name) = (c"user".as_ptr() as usize, c"probe".as_ptr() as usize);
@@ -106,7 +126,7 @@ impl SyscallProbe {
                 (libc::SYS_perf_event_open, arguments)
             }
             Self::ReadMemory(pid) => {
-                // Eight bytes of where programs lie, to the end of the room.
+                // Eight bytes from the usual address of programs, into the end of the buffer.
                 put(&[at as u64 + 256, 8, 0x40_0000, 8]);
                 let arguments = [pid as usize, at, 1, at + 16, 1, 0];
                 (libc::SYS_process_vm_readv, arguments)
@@ -125,29 +145,21 @@ impl SyscallProbe {
                 let seize = number(libc::PTRACE_SEIZE);
                 (libc::SYS_ptrace, [seize, pid as usize, 0, 0, 0, 0])
             }
-            Self::SetUser(user) => (libc::SYS_setresuid, same(user)),
-            Self::SetGroup(group) => (libc::SYS_setresgid, same(group)),
+            Self::SetUser(user) => (libc::SYS_setresuid, same_ids(user)),
+            Self::SetGroup(group) => (libc::SYS_setresgid, same_ids(group)),
             Self::Swap => {
                 let disk = c"/dev/vda".as_ptr() as usize;
                 (libc::SYS_swapon, [disk, 0, 0, 0, 0, 0])
             }
-            Self::KernelLog => (libc::SYS_syslog, [3, at, size_of_val(&room), 0, 0, 0]),
+            Self::KernelLog => (libc::SYS_syslog, [3, at, size_of_val(buffer), 0, 0, 0]),
             Self::Unshare(spaces) => (libc::SYS_unshare, [spaces as usize, 0, 0, 0, 0, 0]),
             Self::UserFault => (libc::SYS_userfaultfd, [1, 0, 0, 0, 0, 0]),
-        };
-        let [a, b, c, d, e, f] = arguments;
-        // SAFETY: each of the calls above reads and writes `room` alone, within its bounds, and strings that are
-        // static; none touches other memory of this process.
-        let result = unsafe { libc::syscall(call, a, b, c, d, e, f) };
-        match result {
-            -1 => Err(io::Error::last_os_error()),
-            done => Ok(done),
         }
     }
 }
 
-/// Real, effective and saved.
-fn same(id: u32) -> [usize; 6] {
+/// Returns arguments that set the real, the effective and the saved id.
+fn same_ids(id: u32) -> [usize; 6] {
     let id = id as usize;
     [id, id, id, 0, 0, 0]
 }
