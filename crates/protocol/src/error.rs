@@ -52,7 +52,7 @@ impl std::fmt::Display for ErrorType {
     }
 }
 
-/// An error for the peer: its type and a message that says what was wrong, the limit, and how to fix it.
+/// An error for the peer: its type, and a message with the cause, the limit, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{error_type}: {message}")]
 pub struct WireError {

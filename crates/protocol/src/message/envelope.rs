@@ -15,10 +15,10 @@ macro_rules! request {
             #[doc(hidden)]
             #[serde(default, skip_serializing)]
             #[cfg_attr(feature = "schema", schemars(skip))]
-            pub action: $crate::ActionTag,
+            pub action: super::envelope::ActionTag,
             /// The id of the operation. Without an id, the request is synchronous.
             #[serde(default, skip_serializing_if = "Option::is_none")]
-            pub op_id: Option<$crate::OpId>,
+            pub op_id: Option<$crate::value::OpId>,
             $($(#[$attribute])* pub $field: $type,)*
         }
     };
@@ -36,9 +36,9 @@ macro_rules! control_request {
             #[doc(hidden)]
             #[serde(default, skip_serializing)]
             #[cfg_attr(feature = "schema", schemars(skip))]
-            pub action: $crate::ActionTag,
+            pub action: super::envelope::ActionTag,
             /// The id of the operation. An unknown id means that it has ended already; that is no error.
-            pub op_id: $crate::OpId,
+            pub op_id: $crate::value::OpId,
             $($(#[$attribute])* pub $field: $type,)*
         }
     };
@@ -53,7 +53,7 @@ macro_rules! response {
         pub struct $name {
             /// The `op_id` of the request.
             #[serde(default, skip_serializing_if = "Option::is_none")]
-            pub op_id: Option<$crate::OpId>,
+            pub op_id: Option<$crate::value::OpId>,
             $($(#[$attribute])* pub $field: $type,)*
         }
     };
@@ -63,7 +63,7 @@ pub(super) use {control_request, request, response};
 
 /// The position of the field `action` in each request. The field is skipped here; [`Request`] writes it.
 ///
-/// [`Request`]: crate::Request
+/// [`Request`]: super::request::Request
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ActionTag;

@@ -48,7 +48,7 @@ pub fn is_blocked(name: &str) -> bool {
 }
 
 /// The maximum number of entries stored while parsing. Further ones are only counted, so that memory stays
-/// bounded whatever a line contains.
+/// bounded for every line.
 const MAX_STORED: usize = 4096;
 
 /// Environment variables as a peer sent them. [`check`](Self::check) validates them.

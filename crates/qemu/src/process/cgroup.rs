@@ -28,7 +28,7 @@ impl Hierarchy {
     /// Finds the place where this process may create cgroups.
     ///
     /// # Errors
-    /// A message that says why there is none.
+    /// A message with the reason why there is none.
     pub(super) fn find() -> Result<Self, String> {
         let read = |path: &str| fs::read_to_string(path).map_err(|e| format!("{path}: {e}"));
         let (own, mounts) = (read("/proc/self/cgroup")?, read("/proc/self/mountinfo")?);
@@ -106,7 +106,7 @@ impl Hierarchy {
     /// Creates a cgroup for one QEMU.
     ///
     /// # Errors
-    /// A message that says what the kernel rejected.
+    /// A message with the error of the kernel.
     pub(super) fn create(&self, limits: &ResourceLimits) -> Result<Cgroup, String> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

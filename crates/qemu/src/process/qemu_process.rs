@@ -120,7 +120,7 @@ impl Process {
         start.elapsed()
     }
 
-    /// Returns what it wrote to standard error, up to 4 KiB; complete after [`wait`](Self::wait) has returned.
+    /// Returns its standard error, up to 4 KiB; complete after [`wait`](Self::wait) has returned.
     #[must_use]
     pub fn stderr_tail(&self) -> String {
         String::from_utf8_lossy(&self.stderr_tail)

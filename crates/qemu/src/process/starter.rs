@@ -9,8 +9,8 @@ use super::qemu_process::{KeepAlive, Process};
 use super::required_files::required_files;
 use super::spec::{LaunchConfig, ProcessError, ProcessSpec};
 
-/// Starts processes, and caches what it learns about this host: the files that QEMU needs, and the isolation
-/// layers that are available.
+/// Starts processes, and caches facts about this host: the files that QEMU needs, and the isolation layers that
+/// are available.
 pub(super) struct Starter {
     config: LaunchConfig,
     files: io::Result<Vec<PathBuf>>,

@@ -22,7 +22,7 @@ impl LandlockRuleset {
     /// Paths that do not exist are left out. Returns `None` if the kernel has no Landlock.
     ///
     /// # Errors
-    /// A message that says why the kernel rejected the rules.
+    /// A message with the reason why the kernel rejected the rules.
     pub fn new(
         programs: &[&Path],
         files: &[&Path],
