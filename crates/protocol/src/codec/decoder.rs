@@ -88,6 +88,7 @@ impl Decoder {
                 return item;
             }
         }
+
         None
     }
 
@@ -119,6 +120,7 @@ impl Decoder {
         let end = find_newline(input);
         let part = &input[..end.unwrap_or(input.len())];
 
+        // The limit is checked before anything is buffered.
         let too_long = self.buffer.len() + part.len() > self.limit;
         if too_long {
             self.buffer = Vec::new();
@@ -130,11 +132,13 @@ impl Decoder {
         } else {
             self.buffer.extend_from_slice(part);
         }
+
         *input = end.map_or(&[], |at| &input[at + 1..]);
 
         if too_long {
             return Some(Item::TooLong { limit: self.limit });
         }
+
         end.map(|_| Item::Line(self.take_buffer()))
     }
 
@@ -197,6 +201,7 @@ mod tests {
             all(&mut Decoder::new(3), b"abc\n"),
             [Item::Line(b"abc".to_vec())]
         );
+
         assert_eq!(
             all(&mut Decoder::new(3), b"abcd\n"),
             [Item::TooLong { limit: 3 }]
@@ -211,6 +216,7 @@ mod tests {
             rejected += all(&mut decoder, &[b'x'; 1000]).len();
             assert!(decoder.buffered() <= 1024);
         }
+
         assert_eq!(rejected, 1);
         assert_eq!(all(&mut decoder, b"\nok\n"), [Item::Line(b"ok".to_vec())]);
     }
@@ -228,6 +234,7 @@ mod tests {
             decoder.decode(&mut bytes),
             Some(Item::Raw(b"a\nb\n".to_vec()))
         );
+
         assert_eq!(
             decoder.decode(&mut bytes),
             Some(Item::Line(b"next".to_vec()))
@@ -238,10 +245,12 @@ mod tests {
     fn a_frame_without_a_receiver_is_skipped() {
         let mut decoder = Decoder::new(100);
         decoder.skip_raw(5);
+
         let mut items = Vec::new();
         for piece in [&b"a\nb"[..], b"c\nnext\n"] {
             items.extend(all(&mut decoder, piece));
         }
+
         assert_eq!(items, [Item::Line(b"next".to_vec())]);
     }
 

@@ -31,6 +31,7 @@ impl Utf8Splitter {
 
 /// Returns the length of an incomplete character at the end of `bytes`; 0 if there is none.
 fn incomplete_tail(bytes: &[u8]) -> usize {
+    // An incomplete character has at most three bytes.
     let from = bytes.len().saturating_sub(3);
     for start in from..bytes.len() {
         if let Err(error) = std::str::from_utf8(&bytes[start..])
@@ -40,6 +41,7 @@ fn incomplete_tail(bytes: &[u8]) -> usize {
             return bytes.len() - start;
         }
     }
+
     0
 }
 
@@ -73,6 +75,7 @@ mod tests {
                 out.extend(splitter.push(piece));
                 prop_assert!(splitter.pending() <= 3);
             }
+
             out.extend(splitter.finish());
             prop_assert_eq!(out, pieces.concat());
         }
@@ -83,12 +86,14 @@ mod tests {
             let mut cuts: Vec<usize> = cuts.iter().map(|c| c.index(text.len() + 1)).collect();
             cuts.sort_unstable();
             cuts.push(text.len());
+
             let mut from = 0;
             for to in cuts {
                 let piece = splitter.push(&text.as_bytes()[from..to]);
                 prop_assert!(std::str::from_utf8(&piece).is_ok());
                 from = to;
             }
+
             prop_assert_eq!(splitter.pending(), 0);
         }
     }

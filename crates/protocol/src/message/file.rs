@@ -290,6 +290,7 @@ mod tests {
                 .check(&limits)
                 .is_ok()
         );
+
         let result = write(None, Some(limits.file_bytes + 1)).check(&limits);
         assert!(result.unwrap_err().message.contains("file_bytes"));
         let result = write(Some(0o10000), None).check(&limits);

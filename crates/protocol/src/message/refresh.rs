@@ -121,6 +121,7 @@ impl Refresh {
         if WALL_CLOCK_US.contains(&self.wall_clock_us) {
             return Ok(());
         }
+
         let us = self.wall_clock_us;
         let (min, max) = (WALL_CLOCK_US.start(), WALL_CLOCK_US.end());
         Err(format!(
@@ -133,6 +134,7 @@ impl Refresh {
         if self.machine_id.len() == MACHINE_ID_DIGITS && self.machine_id.bytes().all(is_digit) {
             return Ok(());
         }
+
         Err(format!(
             "field `machine_id`: must be {MACHINE_ID_DIGITS} lower-case hexadecimal digits"
         ))
@@ -148,6 +150,7 @@ impl Refresh {
         if is_valid {
             return Ok(());
         }
+
         Err(format!(
             "field `hostname`: must be 1 to {MAX_HOSTNAME_BYTES} lower-case letters, digits and inner `-`"
         ))
@@ -181,6 +184,7 @@ fn check_pem(text: &str) -> Result<(), String> {
     if text.is_empty() || is_printable && text.starts_with(FIRST) && text.ends_with(LAST) {
         return Ok(());
     }
+
     Err("field `certificates`: must be certificates in PEM, with a newline after every line".into())
 }
 
@@ -195,6 +199,7 @@ fn decode_hex(text: &str) -> Option<Vec<u8>> {
     if !rest.is_empty() {
         return None;
     }
+
     pairs
         .iter()
         .map(|[high, low]| Some(digit(high)? << 4 | digit(low)?))
@@ -257,6 +262,7 @@ mod tests {
             hostname: "a".repeat(63),
             ..refresh()
         };
+
         assert_eq!(longest.check().unwrap(), vec![255; 256]);
     }
 
@@ -277,6 +283,7 @@ mod tests {
             ("hostname", |r| r.hostname = "-a".into()),
             ("hostname", |r| r.hostname = "A".into()),
         ];
+
         for (field, spoil) in cases {
             let mut invalid = refresh();
             spoil(&mut invalid);

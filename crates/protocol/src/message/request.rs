@@ -106,6 +106,7 @@ fn parse_and_locate_error<T: DeserializeOwned>(text: &str) -> Result<T, String> 
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let reason = error.into_inner().to_string();
+
         let message = if path == "." {
             reason
         } else {
@@ -114,6 +115,7 @@ fn parse_and_locate_error<T: DeserializeOwned>(text: &str) -> Result<T, String> 
         message.chars().take(MAX_MESSAGE_CHARS).collect::<String>()
     })?;
 
+    // The line must hold nothing else.
     json.end()
         .map_err(|error| format!("a line must hold one JSON object: {error}"))?;
     Ok(value)
@@ -343,6 +345,7 @@ mod tests {
             (r#"{"action":"ping","op_id":-1}"#, "`op_id`"),
             (r#"{"action":"ping"}{}"#, "one JSON object"),
         ];
+
         for (line, part) in cases {
             let message = rejection(line);
             assert!(message.contains(part), "{line}: {message}");

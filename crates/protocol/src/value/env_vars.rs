@@ -110,6 +110,7 @@ impl EnvVars {
                 return reject(reason);
             }
         }
+
         Ok(())
     }
 }
@@ -119,6 +120,7 @@ fn check_name(name: &str, limits: &Limits) -> Result<(), String> {
     if bytes == 0 {
         return Err("an environment variable's name is empty; it must have at least 1 byte".into());
     }
+
     if bytes > limits.env_name_bytes {
         let max = limits.env_name_bytes;
         return Err(format!(
@@ -132,6 +134,7 @@ fn check_name(name: &str, limits: &Limits) -> Result<(), String> {
             u32::from(c)
         ));
     }
+
     if name.contains('=') {
         return Err(format!(
             "the environment variable name `{name}` contains `=`"
@@ -144,6 +147,7 @@ fn check_name(name: &str, limits: &Limits) -> Result<(), String> {
              set what you need inside the code"
         ));
     }
+
     Ok(())
 }
 
@@ -204,6 +208,7 @@ impl<'de> Visitor<'de> for EnvVarsVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<EnvVars, A::Error> {
         let mut env = EnvVars::default();
+        // Stored up to the maximum, then only counted.
         while env.vars.len() < MAX_STORED {
             match map.next_entry::<String, String>()? {
                 Some((name, value)) => env.vars.insert(name, value),
@@ -214,6 +219,7 @@ impl<'de> Visitor<'de> for EnvVarsVisitor {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
             env.dropped += 1;
         }
+
         Ok(env)
     }
 }
@@ -294,9 +300,11 @@ mod tests {
         for name in BLOCKED_NAMES {
             assert!(check(name, "x").unwrap_err().contains("blocked"), "{name}");
         }
+
         for prefix in BLOCKED_PREFIXES {
             assert!(check(&format!("{prefix}X"), "x").is_err(), "{prefix}");
         }
+
         assert!(check("PATHS", "x").is_ok());
         assert!(check("PYTHONHASHSEED", "0").is_ok());
     }

@@ -59,6 +59,7 @@ mod tests {
         assert!(check("a".into()).is_ok() && check("~".repeat(128)).is_ok());
         assert!(check(String::new()).is_err());
         assert!(check("x".repeat(129)).unwrap_err().message.contains("129"));
+
         for invalid in ["a b", "ä", "a\n"] {
             assert!(
                 check(invalid.into())

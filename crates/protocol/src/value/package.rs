@@ -44,6 +44,7 @@ impl Packages {
         if language == Language::Shell {
             return reject(NO_SHELL_PACKAGES.to_string());
         }
+
         if self.is_empty() || self.len() > limits.packages {
             return reject(format!(
                 "{} packages; 1 to {} are allowed",
@@ -99,6 +100,7 @@ impl PackageSpec {
                 format!("package `{shown}`: {reason}"),
             )
         };
+
         let bytes = argument.len() as u64;
         if bytes > limits.package_spec_bytes {
             return Err(reject(format!(
@@ -106,8 +108,8 @@ impl PackageSpec {
                 limits.package_spec_bytes
             )));
         }
-        check_forbidden(argument).map_err(reject)?;
 
+        check_forbidden(argument).map_err(reject)?;
         let name_len = match language {
             Language::Python => parse_python(argument),
             Language::Javascript => parse_javascript(argument),
@@ -145,6 +147,7 @@ fn check_forbidden(argument: &str) -> Result<(), String> {
     if argument.starts_with('-') {
         return Err("options are not allowed".into());
     }
+
     for (part, what) in [
         ("://", "URLs"),
         ("/", "`/`"),
@@ -169,6 +172,7 @@ fn check_forbidden(argument: &str) -> Result<(), String> {
 
 /// Validates `name[extras] specifier[, specifier]…` and returns the length of the name.
 fn parse_python(argument: &str) -> Result<usize, String> {
+    // The name.
     let name_len = argument
         .find(|c: char| !is_name_char(c))
         .unwrap_or(argument.len());
@@ -179,6 +183,7 @@ fn parse_python(argument: &str) -> Result<usize, String> {
         return Err("a name must start and end with a letter or a digit".into());
     }
 
+    // Optional extras in brackets.
     let mut rest = rest.trim_start_matches(' ');
     if let Some(inner) = rest.strip_prefix('[') {
         let (extras, after) = inner
@@ -190,14 +195,17 @@ fn parse_python(argument: &str) -> Result<usize, String> {
         {
             return Err("the extras are not valid names".into());
         }
+
         rest = after.trim_start_matches(' ');
     }
 
+    // At least one specifier.
     if rest.is_empty() {
         return Err(format!(
             "a version specifier is required, for example `{name}==1.0` or `{name}>=1,<2`"
         ));
     }
+
     rest.split(',')
         .try_for_each(|part| check_python_specifier(part.trim_matches(' ')))?;
     Ok(name_len)
@@ -216,6 +224,7 @@ fn check_python_specifier(part: &str) -> Result<(), String> {
     if version.is_empty() || !version.chars().all(valid) {
         return Err(format!("`{part}` does not contain a valid version"));
     }
+
     Ok(())
 }
 
@@ -239,6 +248,7 @@ fn parse_javascript(argument: &str) -> Result<usize, String> {
     if range.trim_matches(' ').is_empty() || !range.chars().all(valid) {
         return Err(format!("`{range}` is not a version range"));
     }
+
     Ok(name.len())
 }
 
@@ -269,6 +279,7 @@ impl<'de> Visitor<'de> for PackagesVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Packages, A::Error> {
         let mut packages = Packages::default();
+        // Stored up to the maximum, then only counted.
         while packages.specs.len() < MAX_STORED {
             match seq.next_element()? {
                 Some(spec) => packages.specs.push(spec),
@@ -279,6 +290,7 @@ impl<'de> Visitor<'de> for PackagesVisitor {
         while seq.next_element::<IgnoredAny>()?.is_some() {
             packages.dropped += 1;
         }
+
         Ok(packages)
     }
 }
@@ -315,6 +327,7 @@ mod tests {
         ] {
             assert!(parse(good, Language::Python).is_ok(), "{good}");
         }
+
         for bad in [
             "pandas",
             "",
@@ -340,6 +353,7 @@ mod tests {
             let error = parse(bad, Language::Python).unwrap_err();
             assert_eq!(error.error_type, ErrorType::PackageError, "{bad}");
         }
+
         assert_eq!(parse("x[y]==1", Language::Python).unwrap().name(), "x");
     }
 
@@ -354,6 +368,7 @@ mod tests {
         ] {
             assert!(parse(good, Language::Javascript).is_ok(), "{good}");
         }
+
         for bad in [
             "lodash",
             "lodash@",
@@ -367,6 +382,7 @@ mod tests {
         ] {
             assert!(parse(bad, Language::Javascript).is_err(), "{bad}");
         }
+
         assert_eq!(
             parse("lodash@4", Language::Javascript).unwrap().name(),
             "lodash"
