@@ -39,10 +39,10 @@ pub(crate) fn forks() {
 
 /// Allocates and writes memory until the kernel kills the process.
 pub(crate) fn memory() {
-    let mut held = Vec::new();
+    let mut chunks = Vec::new();
     loop {
-        held.push(vec![1_u8; CHUNK_BYTES]);
-        std::hint::black_box(&held);
+        chunks.push(vec![1_u8; CHUNK_BYTES]);
+        std::hint::black_box(&chunks);
     }
 }
 
@@ -97,9 +97,9 @@ pub(crate) fn descriptors() {
         }
     }
 
-    let mut held = Vec::new();
+    let mut files = Vec::new();
     while let Ok(file) = File::open("/dev/null") {
-        held.push(file);
+        files.push(file);
     }
 
     if is_first {
@@ -107,7 +107,7 @@ pub(crate) fn descriptors() {
     }
 
     loop {
-        held.extend(File::open("/dev/null"));
+        files.extend(File::open("/dev/null"));
         thread::sleep(PAUSE);
     }
 }

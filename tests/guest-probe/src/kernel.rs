@@ -122,8 +122,8 @@ pub(crate) const WALLS: &[Wall] = &[
             let all = found
                 .into_iter()
                 .chain(["/proc/sys/fs/binfmt_misc/register".to_owned()]);
-            let there: Vec<String> = all.filter(|path| Path::new(path).exists()).collect();
-            Verdict::none(&there)
+            let existing: Vec<String> = all.filter(|path| Path::new(path).exists()).collect();
+            Verdict::none(&existing)
         },
     },
     Wall {

@@ -212,10 +212,10 @@ fn precedence() -> Verdict {
         .open("/proc/self/oom_score_adj")
         .and_then(|file| Ok(rustix::io::write(file, b"0")?));
 
-    let most = getrlimit(Resource::Nofile).maximum.map(|most| most + 1);
+    let max = getrlimit(Resource::Nofile).maximum.map(|max| max + 1);
     let more = Rlimit {
-        current: most,
-        maximum: most,
+        current: max,
+        maximum: max,
     };
 
     Verdict::all([

@@ -11,8 +11,8 @@ const MAX_PID: i32 = 4096;
 
 /// Looks for other processes, and sends them signal 0, which shows whether they could be sent a signal.
 pub(crate) fn others() -> Breaches {
-    let seen = other_pids().map(|pid| format!("/proc/{}", pid.as_raw_nonzero()));
-    let mut breaches: Breaches = seen.filter(|path| fs::metadata(path).is_ok()).collect();
+    let paths = other_pids().map(|pid| format!("/proc/{}", pid.as_raw_nonzero()));
+    let mut breaches: Breaches = paths.filter(|path| fs::metadata(path).is_ok()).collect();
     breaches.extend(succeeded(other_pids().map(|pid| {
         (
             format!("kill {}", pid.as_raw_nonzero()),

@@ -38,7 +38,7 @@ pub enum SyscallProbe {
     ReadMemory(i32),
     /// `prlimit64`, to see how many files this process may open.
     ReadLimit(i32),
-    /// `sched_setscheduler`, for the least real-time priority.
+    /// `sched_setscheduler`, for the lowest real-time priority.
     RealTime,
     /// `ptrace`, to seize this process.
     Trace(i32),

@@ -135,14 +135,14 @@ mod tests {
 
     #[test]
     fn only_the_named_descriptors_are_inherited() {
-        let kept: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+        let inherited: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
         let other = std::fs::File::open("/dev/zero").unwrap();
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", "ls -l /proc/$$/fd"])
             .stdout(Stdio::piped());
 
-        let mut child = spawn(command, &[&kept]).unwrap();
+        let mut child = spawn(command, &[&inherited]).unwrap();
         let mut names = String::new();
         let mut stdout = child.stdout.take().unwrap();
         stdout.read_to_string(&mut names).unwrap();
