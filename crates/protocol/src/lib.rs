@@ -4,7 +4,7 @@
 //! `action`, responses carry `type`. Version 0 is the protocol of the seed: synchronous, with
 //! output as text. Version 1 adds `hello`, `op_id` (concurrent operations), `cancel`, flow control
 //! by `credit`, byte-exact output and a reliable `ended_by`. The specification is
-//! `docs/protocol.md`.
+//! `docs/reference/protocol.md`.
 //!
 //! This crate holds the types, the limits, the validation and the codec. It does no I/O, and has
 //! no clock and no async runtime: it turns bytes into items and messages into bytes. Limits and

@@ -120,7 +120,7 @@ pub enum Device {
     VirtioSerial,
     /// A byte channel between host and guest.
     VirtSerialPort {
-        /// The id of the [`Chardev`].
+        /// The id of the [`Chardev`](super::Chardev).
         chardev: String,
         /// The name by which the guest finds it.
         name: String,
