@@ -29,7 +29,9 @@ pub(crate) fn dispatch(
 ) {
     let Incoming { op_id, request } = incoming;
     // An error ends the operation of its id, which this is not.
-    let about_another = request.as_ref().is_ok_and(Request::is_about_another);
+    let about_another = request
+        .as_ref()
+        .is_ok_and(Request::targets_running_operation);
     let op_id = op_id.filter(|_| !about_another);
     let result = request
         .and_then(|request| admitted(connection, request, agent))
@@ -107,7 +109,7 @@ fn admitted(
     }
     match request
         .op_id()
-        .filter(|id| !request.is_about_another() && connection.is_live(*id, agent))
+        .filter(|id| !request.targets_running_operation() && connection.is_live(*id, agent))
     {
         None => Ok(request),
         Some(id) => {

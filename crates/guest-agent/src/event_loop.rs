@@ -2,7 +2,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use fumehood_sys::guest::{Ended, Signals, peek_ended, reap, reserve_descriptors};
+use fumehood_sys::guest::{ChildExit, Signals, peek_exited_child, reap, reserve_descriptors};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::process::DumpableBehavior;
@@ -348,7 +348,7 @@ impl EventLoop {
 
     /// Reaps every child that has ended: programs, and orphans of theirs.
     fn reap(&mut self, now: Instant) {
-        while let Ok(Some(pid)) = peek_ended() {
+        while let Ok(Some(pid)) = peek_exited_child() {
             let operations = self.agent.operations.iter_mut();
             let mut running: Vec<_> = operations
                 .filter(|o| o.end.is_none() || o.survived)
@@ -404,8 +404,8 @@ impl EventLoop {
 }
 
 /// The end of a child that is known to have ended.
-fn reaped(pid: i32) -> Ended {
-    let nothing = Ended {
+fn reaped(pid: i32) -> ChildExit {
+    let nothing = ChildExit {
         code: None,
         signal: None,
         cpu_time_us: 0,

@@ -53,7 +53,7 @@ pub(crate) fn admits(agent: &Agent, request: &Request) -> Result<(), WireError> 
         Request::Hello(_) | Request::Ping(_) | Request::Quiesce(_) | Request::Refresh(_)
     );
     // What is about an operation finds none.
-    if !awaits || always || request.is_about_another() {
+    if !awaits || always || request.targets_running_operation() {
         return Ok(());
     }
     let message = "the guest's state was saved, and it waits for its `refresh`; send that first";

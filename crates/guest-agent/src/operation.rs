@@ -2,7 +2,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{InputCredit, Limits, OpId, ProcessKind, Response, Stream};
-use fumehood_sys::guest::{Ended, LaunchFailure};
+use fumehood_sys::guest::{ChildExit, LaunchFailure};
 use rustix::process::Signal;
 
 use crate::cgroup::Usage;
@@ -73,7 +73,7 @@ pub(crate) enum Reason {
 /// The end of the process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct End {
-    pub(crate) ended: Ended,
+    pub(crate) ended: ChildExit,
     pub(crate) at: Instant,
     pub(crate) usage: Usage,
     pub(crate) left_processes: u64,
@@ -274,7 +274,7 @@ impl Operation {
         talk.used = total;
         self.input = None;
         self.survived = true;
-        let ended = Ended {
+        let ended = ChildExit {
             code: Some(code),
             signal: None,
             cpu_time_us: 0,
@@ -437,7 +437,7 @@ impl Operation {
 
     /// Its process has ended and was not reaped yet; `reap` does that. `alone`: no other operation
     /// is alive.
-    pub(crate) fn ended(&mut self, alone: bool, now: Instant, reap: impl FnOnce() -> Ended) {
+    pub(crate) fn ended(&mut self, alone: bool, now: Instant, reap: impl FnOnce() -> ChildExit) {
         let left_processes = self.process.kill_left(alone);
         self.listen(now);
         let ended = reap();

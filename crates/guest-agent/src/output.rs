@@ -151,7 +151,7 @@ impl OutputStream {
 
     /// Everything was read and sent.
     pub(crate) fn is_done(&self) -> bool {
-        self.left == Some(0) && self.gathered.is_empty() && self.splitter.kept() == 0
+        self.left == Some(0) && self.gathered.is_empty() && self.splitter.pending() == 0
     }
 
     /// There is something to do without waiting for the program.
