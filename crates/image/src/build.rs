@@ -24,14 +24,14 @@ use crate::{Error, hash, initrd};
 #[derive(Debug)]
 pub struct BuildReport {
     /// Whether anything was done.
-    pub outcome: Outcome,
+    pub outcome: BuildOutcome,
     /// The image.
     pub image: Image,
 }
 
 /// Whether a build had anything to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum BuildOutcome {
     /// A new image was built.
     Built,
     /// The image at hand was made from the same inputs and is intact.
@@ -76,7 +76,7 @@ pub fn build(
     let _lock = store.lock(|| progress.waiting())?;
     if let Some(image) = current(store, options, &recipe) {
         return Ok(BuildReport {
-            outcome: Outcome::UpToDate,
+            outcome: BuildOutcome::UpToDate,
             image,
         });
     }
@@ -85,7 +85,7 @@ pub fn build(
         store.prune(cache)?;
     }
     Ok(BuildReport {
-        outcome: Outcome::Built,
+        outcome: BuildOutcome::Built,
         image: store.image(&options.name)?,
     })
 }

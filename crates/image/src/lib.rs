@@ -48,12 +48,12 @@ mod template;
 mod uv;
 mod workdir;
 
-pub use build::{BuildReport, Outcome, build, prepare_kernel};
+pub use build::{BuildOutcome, BuildReport, build, prepare_kernel};
 pub use error::Error;
 pub use image::{Image, ImageFile};
 pub use initrd::floor as floor_initrd;
 pub use layer::{
-    LAYERS_BYTES, LayerDraft, LayerKey, LayerManifest, Layers, ListedLayer, StoredLayer,
+    LAYERS_BYTES, LayerKey, LayerManifest, LayerSummary, LayerWriter, Layers, StoredLayer,
     StoredPackage,
 };
 pub use manifest::{Artifact, KernelRecord, Manifest, PartRecord};
@@ -64,6 +64,6 @@ pub use shelf::PruneReport;
 pub use sparse::copy_sparse;
 pub use store::{ImageSummary, PartReport, PartState, Store, Verification};
 pub use template::{
-    ListedTemplate, TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest, TemplateWriter,
+    TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest, TemplateSummary, TemplateWriter,
     Templates,
 };

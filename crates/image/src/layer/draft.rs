@@ -17,11 +17,11 @@ const MARGIN: u64 = 1 << 20;
 /// A layer in the making. Nobody else makes one for the same request meanwhile, and nobody finds it before
 /// [`finish`](Self::finish) is through. Dropped, it leaves nothing behind.
 #[derive(Debug)]
-pub struct LayerDraft {
+pub struct LayerWriter {
     work: Work,
 }
 
-impl LayerDraft {
+impl LayerWriter {
     pub(super) fn new(work: Work) -> Self {
         Self { work }
     }

@@ -3,7 +3,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::draft::LayerDraft;
+use super::draft::LayerWriter;
 use super::{LAYER, LayerKey, LayerManifest, REQUESTS};
 use crate::identity::{Identities, Identity};
 use crate::shelf::{Kind, Place, PruneReport, Shelf, is_name};
@@ -120,25 +120,25 @@ impl Layers {
     }
 
     /// Begins to make the layer of a request. `None` when another thread or process does, or has just done so; with
-    /// `anew` that it is there does not matter. What dead makers left behind is swept. The right to make it falls with the [`LayerDraft`], or with the process.
+    /// `force` that it is there does not matter. What dead makers left behind is swept. The right to make it falls with the [`LayerWriter`], or with the process.
     ///
     /// # Errors
     /// [`Error::Io`] when the store cannot be written to, [`Error::Locked`] when another process hangs while it
     /// changes the layers.
-    pub fn begin(&self, request: &LayerKey, anew: bool) -> Result<Option<LayerDraft>, Error> {
+    pub fn create(&self, request: &LayerKey, force: bool) -> Result<Option<LayerWriter>, Error> {
         let is_there = || {
             let digest = self.digest(request).ok().flatten();
-            !anew && digest.is_some_and(|digest| self.shelf.path(&digest).exists())
+            !force && digest.is_some_and(|digest| self.shelf.path(&digest).exists())
         };
-        let work = self.shelf.begin(request.as_str(), is_there)?;
-        Ok(work.map(LayerDraft::new))
+        let work = self.shelf.create(request.as_str(), is_there)?;
+        Ok(work.map(LayerWriter::new))
     }
 
     /// Has a request find this layer from now on.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn remember(&self, request: &LayerKey, layer: &StoredLayer) -> Result<(), Error> {
+    pub fn record_request(&self, request: &LayerKey, layer: &StoredLayer) -> Result<(), Error> {
         let directory = self.requests();
         fs::create_dir_all(&directory).map_err(Error::io("make", &directory))?;
         let temporary = tempfile::NamedTempFile::new_in(&directory)

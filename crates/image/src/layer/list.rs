@@ -6,7 +6,7 @@ use crate::Error;
 
 /// One layer of a store, as it was found.
 #[derive(Debug)]
-pub struct ListedLayer {
+pub struct LayerSummary {
     /// SHA-256 of its file system, under which it lies in the store.
     pub digest: String,
     /// Its directory.
@@ -24,9 +24,9 @@ impl Layers {
     ///
     /// # Errors
     /// When the store cannot be read; a store that does not exist yet is empty.
-    pub fn list(&self) -> Result<Vec<ListedLayer>, Error> {
+    pub fn list(&self) -> Result<Vec<LayerSummary>, Error> {
         let places = self.shelf.places()?;
-        let listed = places.iter().map(|place| ListedLayer {
+        let listed = places.iter().map(|place| LayerSummary {
             digest: place.name().to_owned(),
             directory: place.path().to_path_buf(),
             manifest: LayerManifest::load(place),

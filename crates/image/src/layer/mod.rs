@@ -10,10 +10,10 @@ mod layers;
 mod list;
 mod manifest;
 
-pub use draft::LayerDraft;
+pub use draft::LayerWriter;
 pub use key::LayerKey;
 pub use layers::{Layers, StoredLayer};
-pub use list::ListedLayer;
+pub use list::LayerSummary;
 pub use manifest::{LayerManifest, StoredPackage};
 
 /// Bytes on disk that layers may take when nobody says otherwise: 8 GiB, some eighty of such packages as numpy and

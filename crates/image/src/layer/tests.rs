@@ -17,7 +17,7 @@ fn shelf() -> (tempfile::TempDir, Layers) {
 }
 
 fn make(layers: &Layers, request: &str, set: &str, content: &[u8]) -> StoredLayer {
-    let draft = layers.begin(&key(request), false).unwrap().unwrap();
+    let draft = layers.create(&key(request), false).unwrap().unwrap();
     let mut file = draft.file(content.len() as u64).unwrap();
     file.write_all(content).unwrap();
     let package = StoredPackage {
@@ -27,7 +27,7 @@ fn make(layers: &Layers, request: &str, set: &str, content: &[u8]) -> StoredLaye
     let requested = vec![request.to_owned()];
     let made = draft.finish(&key(set), "python", "image", vec![package], requested);
     let made = made.unwrap();
-    layers.remember(&key(request), &made).unwrap();
+    layers.record_request(&key(request), &made).unwrap();
     made
 }
 
@@ -43,7 +43,7 @@ fn a_request_and_its_set_find_the_layer() {
     assert_eq!(of_set.path(), found.path());
     assert!(layers.find_set(&key("2")).unwrap().is_none());
     // Another request that came to the same set.
-    layers.remember(&key("b"), &of_set).unwrap();
+    layers.record_request(&key("b"), &of_set).unwrap();
     assert_eq!(
         layers.find(&key("b")).unwrap().unwrap().path(),
         found.path()
@@ -54,13 +54,13 @@ fn a_request_and_its_set_find_the_layer() {
 #[test]
 fn one_makes_it_and_a_dropped_draft_leaves_nothing() {
     let (_directory, layers) = shelf();
-    let draft = layers.begin(&key("a"), false).unwrap().unwrap();
+    let draft = layers.create(&key("a"), false).unwrap().unwrap();
     draft.file(10).unwrap().write_all(b"half").unwrap();
-    assert!(layers.begin(&key("a"), false).unwrap().is_none());
-    assert!(layers.begin(&key("b"), false).unwrap().is_some());
+    assert!(layers.create(&key("a"), false).unwrap().is_none());
+    assert!(layers.create(&key("b"), false).unwrap().is_some());
     drop(draft);
     assert!(layers.list().unwrap().is_empty());
-    assert!(layers.begin(&key("a"), false).unwrap().is_some());
+    assert!(layers.create(&key("a"), false).unwrap().is_some());
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn what_a_killed_maker_left_is_swept() {
     let left = layers.shelf.path(key("b").as_str()).with_extension("new");
     fs::create_dir(&left).unwrap();
     fs::write(left.join("layer"), "half").unwrap();
-    assert!(layers.begin(&key("b"), false).unwrap().is_some());
+    assert!(layers.create(&key("b"), false).unwrap().is_some());
     assert!(!left.exists());
 }
 

@@ -99,7 +99,7 @@ impl Shelf {
 
     /// Begins to make a thing under this name, unless it is usable or another thread or process makes it. What dead
     /// makers left is swept.
-    pub(crate) fn begin(
+    pub(crate) fn create(
         &self,
         name: &str,
         is_usable: impl FnOnce() -> bool,

@@ -7,7 +7,7 @@ use crate::shelf::Place;
 
 /// One template of a store, as it was found.
 #[derive(Debug)]
-pub struct ListedTemplate {
+pub struct TemplateSummary {
     /// Under which it lies in the store.
     pub key: TemplateKey,
     /// Its directory.
@@ -29,13 +29,13 @@ impl Templates {
     /// # Errors
     /// When the store cannot be read; a store that does not exist yet is empty. A template that is not what
     /// it should be is no error.
-    pub fn list(&self) -> Result<Vec<ListedTemplate>, Error> {
+    pub fn list(&self) -> Result<Vec<TemplateSummary>, Error> {
         let found = self.shelf.places()?;
-        Ok(found.iter().filter_map(ListedTemplate::of).collect())
+        Ok(found.iter().filter_map(TemplateSummary::of).collect())
     }
 }
 
-impl ListedTemplate {
+impl TemplateSummary {
     fn of(place: &Place) -> Option<Self> {
         let key = TemplateKey::from_name(place.name())?;
         // Before it is looked at, for a new record of identities changes the directory.

@@ -15,7 +15,7 @@ mod templates;
 
 pub use draft::TemplateWriter;
 pub use key::TemplateKey;
-pub use list::ListedTemplate;
+pub use list::TemplateSummary;
 pub use manifest::TemplateManifest;
 pub use open::Template;
 pub use templates::Templates;

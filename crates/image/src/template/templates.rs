@@ -66,8 +66,8 @@ impl Templates {
     /// # Errors
     /// [`Error::Io`] when the store cannot be written to, [`Error::Locked`] when another process hangs
     /// while it changes the templates.
-    pub fn begin(&self, key: &TemplateKey) -> Result<Option<TemplateWriter>, Error> {
-        let work = self.shelf.begin(key.as_str(), || self.is_usable(key))?;
+    pub fn create(&self, key: &TemplateKey) -> Result<Option<TemplateWriter>, Error> {
+        let work = self.shelf.create(key.as_str(), || self.is_usable(key))?;
         Ok(work.map(|work| TemplateWriter::new(key, work)))
     }
 

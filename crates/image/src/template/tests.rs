@@ -67,7 +67,7 @@ fn contents(file: &File) -> Vec<u8> {
 
 impl Fixture {
     fn make(&self, language: &str) -> TemplateKey {
-        let draft = self.templates.begin(&key(language)).unwrap().unwrap();
+        let draft = self.templates.create(&key(language)).unwrap().unwrap();
         draft
             .finish(inputs(language), &memory(7), b"devices")
             .unwrap();
@@ -290,25 +290,25 @@ fn a_reason_of_the_moment_is_no_damage() {
 #[test]
 fn one_makes_it_and_the_others_know() {
     let fixture = fixture();
-    let draft = fixture.templates.begin(&key("python")).unwrap().unwrap();
+    let draft = fixture.templates.create(&key("python")).unwrap().unwrap();
     let other = open_store(fixture.directory.path());
-    assert!(other.begin(&key("python")).unwrap().is_none());
-    assert!(other.begin(&key("shell")).unwrap().is_some());
+    assert!(other.create(&key("python")).unwrap().is_none());
+    assert!(other.create(&key("shell")).unwrap().is_some());
     assert!(!other.has(&key("python")) && other.list().unwrap().is_empty());
     assert_eq!(other.prune(0, |_| false).unwrap().removed, 0);
     drop(draft);
     assert!(fixture.names().is_empty(), "{:?}", fixture.names());
-    let draft = other.begin(&key("python")).unwrap().unwrap();
+    let draft = other.create(&key("python")).unwrap().unwrap();
     draft.finish(inputs("python"), &memory(1), b"").unwrap();
     assert!(fixture.templates.has(&key("python")));
     // It is there now, so there is nothing to make.
-    assert!(fixture.templates.begin(&key("python")).unwrap().is_none());
+    assert!(fixture.templates.create(&key("python")).unwrap().is_none());
 }
 
 #[test]
 fn other_inputs_than_those_of_the_key_are_refused() {
     let fixture = fixture();
-    let draft = fixture.templates.begin(&key("python")).unwrap().unwrap();
+    let draft = fixture.templates.create(&key("python")).unwrap().unwrap();
     let error = draft.finish(inputs("shell"), &memory(1), b"").unwrap_err();
     assert!(matches!(error, Error::Inconsistent { .. }), "{error}");
     assert!(fixture.names().is_empty());
@@ -328,7 +328,7 @@ fn what_dead_makers_left_is_swept() {
         fs::write(new.join("lock"), "").unwrap();
     };
     leave();
-    let draft = fixture.templates.begin(&key("shell")).unwrap();
+    let draft = fixture.templates.create(&key("shell")).unwrap();
     assert!(draft.is_some());
     drop(draft);
     assert_eq!(fixture.names(), [made.to_string()]);

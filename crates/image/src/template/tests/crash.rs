@@ -45,7 +45,7 @@ fn makes_half_and_waits() {
         return;
     };
     let templates = open_store(root.as_ref());
-    let draft = templates.begin(&key("python")).unwrap().unwrap();
+    let draft = templates.create(&key("python")).unwrap().unwrap();
     draft
         .write(inputs("python"), &memory(7), b"devices")
         .unwrap();
@@ -64,7 +64,7 @@ fn makes_and_removes_without_end() {
     say_begun();
     // The bound ends it when the parent did not.
     for _ in 0..10_000 {
-        if let Some(draft) = templates.begin(&key("python")).unwrap() {
+        if let Some(draft) = templates.create(&key("python")).unwrap() {
             draft
                 .finish(inputs("python"), &memory(7), b"devices")
                 .unwrap();
@@ -77,7 +77,7 @@ fn makes_and_removes_without_end() {
 fn a_makers_right_falls_with_its_process() {
     let fixture = fixture();
     let (child, _told) = start("makes_half_and_waits", fixture.directory.path());
-    assert!(fixture.templates.begin(&key("python")).unwrap().is_none());
+    assert!(fixture.templates.create(&key("python")).unwrap().is_none());
     assert_eq!(fixture.templates.prune(0, |_| false).unwrap().removed, 0);
     assert!(!fixture.is_opened(&key("python")));
     kill(child);
@@ -86,7 +86,7 @@ fn a_makers_right_falls_with_its_process() {
         1,
         "the half stays until the next sweep"
     );
-    let draft = fixture.templates.begin(&key("python")).unwrap().unwrap();
+    let draft = fixture.templates.create(&key("python")).unwrap().unwrap();
     draft
         .finish(inputs("python"), &memory(7), b"devices")
         .unwrap();

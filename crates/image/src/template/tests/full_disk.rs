@@ -43,7 +43,7 @@ fn two_megabytes() -> File {
 fn too_little_room_is_told_before_anything_is_written() {
     let Some(disk) = Disk::new() else { return };
     let templates = open_store(disk.0.path());
-    let draft = templates.begin(&key("python")).unwrap().unwrap();
+    let draft = templates.create(&key("python")).unwrap().unwrap();
     let error = draft
         .finish(inputs("python"), &two_megabytes(), b"")
         .unwrap_err();
@@ -58,7 +58,7 @@ fn too_little_room_is_told_before_anything_is_written() {
 fn a_disk_that_fills_up_meanwhile_is_told_and_nothing_stays() {
     let Some(disk) = Disk::new() else { return };
     let templates = open_store(disk.0.path());
-    let draft = templates.begin(&key("python")).unwrap().unwrap();
+    let draft = templates.create(&key("python")).unwrap().unwrap();
     // As `finish` does it, but without the look at the room beforehand.
     let written = draft.write(inputs("python"), &two_megabytes(), b"");
     let error = written
@@ -69,7 +69,7 @@ fn a_disk_that_fills_up_meanwhile_is_told_and_nothing_stays() {
     assert!(text.contains("is full") && text.contains("5 MB"), "{text}");
     drop(draft);
     assert_eq!(fs::read_dir(templates.shelf.root()).unwrap().count(), 1);
-    let draft = templates.begin(&key("python")).unwrap();
+    let draft = templates.create(&key("python")).unwrap();
     assert!(draft.is_some(), "a full disk blocks nothing");
 }
 

@@ -26,7 +26,7 @@ fn whoever_opens_makes_and_prunes_at_once_finds_whole_templates() {
             template.copy_ram_to(&copy).unwrap();
             assert!(contents(&copy) == contents(&memory(fill)));
             assert_eq!(template.state(), language.as_bytes());
-        } else if let Some(draft) = templates.begin(&key(language)).unwrap() {
+        } else if let Some(draft) = templates.create(&key(language)).unwrap() {
             let state = language.as_bytes();
             draft
                 .finish(inputs(language), &memory(fill), state)
@@ -84,8 +84,8 @@ fn of_many_that_begin_at_once_one_makes_it() {
     let fixture = fixture();
     let templates = &fixture.templates;
     let drafts: Vec<_> = thread::scope(|scope| {
-        let begin = || scope.spawn(|| templates.begin(&key("python")).unwrap());
-        let all: Vec<_> = (0..8).map(|_| begin()).collect();
+        let create = || scope.spawn(|| templates.create(&key("python")).unwrap());
+        let all: Vec<_> = (0..8).map(|_| create()).collect();
         all.into_iter().map(|one| one.join().unwrap()).collect()
     });
     assert_eq!(drafts.iter().flatten().count(), 1);
