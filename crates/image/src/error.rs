@@ -50,7 +50,7 @@ pub enum Error {
     },
     /// The disk has no room for the build.
     #[error("the disk of {path} has {} MB free, and {} MB are needed: free some, or set FUMEHOOD_HOME to a place with room", .have / MEGABYTE, .need / MEGABYTE)]
-    NoRoom {
+    InsufficientSpace {
         /// The store.
         path: PathBuf,
         /// Bytes free.

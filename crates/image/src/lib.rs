@@ -19,50 +19,35 @@
 //! # }
 //! ```
 
-mod apt;
+// From the top layer to the bottom: a module imports only from those declared after it.
 mod build;
-mod bun;
-mod command;
-mod cpio;
-mod download;
-mod elf;
-mod error;
-mod fingerprint;
-mod hash;
-mod identity;
-mod image;
-mod initrd;
 mod kernel;
-mod layer;
-mod manifest;
-mod mmdebstrap;
-mod name;
+mod rootfs;
+mod tools;
 mod options;
 mod progress;
-mod recipe;
-mod rootfs;
-mod shelf;
-mod sparse;
-mod store;
 mod template;
-mod uv;
-mod workdir;
+mod layer;
+mod artifact_cache;
+mod store;
+mod sparse;
+mod hash;
+mod error;
 
-pub use build::{BuildOutcome, BuildReport, build, prepare_kernel};
+pub use artifact_cache::PruneReport;
+pub use build::{BuildOutcome, BuildReport, build, floor_initrd, prepare_kernel};
 pub use error::Error;
-pub use image::{Image, ImageFile};
-pub use initrd::floor as floor_initrd;
 pub use layer::{
     LAYERS_BYTES, LayerKey, LayerManifest, LayerSummary, LayerWriter, Layers, StoredLayer,
     StoredPackage,
 };
-pub use manifest::{Artifact, KernelRecord, Manifest, PartRecord};
-pub use name::ImageName;
-pub use options::{BuildOptions, ExtraFile, KernelChoice, RootFormat};
+pub use options::{BuildOptions, ExtraFile, RootFormat};
 pub use progress::{NoProgress, Progress, Step, StepEnd};
-pub use shelf::PruneReport;
 pub use sparse::copy_sparse;
-pub use store::{ImageSummary, PartReport, PartState, Store, Verification};
+pub use store::{
+    Artifact, Image, ImageFile, ImageName, ImageSummary, KernelChoice, KernelRecord, Manifest,
+    PartRecord, PartReport, PartState, Store, Verification,
+};
 pub use template::{
     TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest, TemplateSummary, TemplateWriter,
     Templates,

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
-use crate::{Error, ImageName};
+use crate::Error;
+use crate::store::{ImageName, KernelChoice};
 
 /// What to build, and from what.
 #[derive(Clone, Debug)]
@@ -102,19 +101,6 @@ impl ExtraFile {
         }
         Ok(())
     }
-}
-
-/// Which kernel the guest boots.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KernelChoice {
-    /// Built from Debian's kernel source with fumehood's own small configuration. Boots on QEMU's
-    /// `microvm,acpi=off`; takes `lapic_timer_khz=1000000` on its command line, which saves 0.3 s of boot.
-    #[default]
-    Own,
-    /// Debian's own kernel for cloud machines: no build, but a slower boot. Needs `microvm,acpi=on`, and an
-    /// agent that loads what `/modules/order` names.
-    Debian,
 }
 
 /// How the root file system is stored. Measured under TCG on QEMU 7.2 with a tree of 360 MB: Python

@@ -5,12 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::entry;
-use crate::command::{self, Program};
-use crate::manifest::KernelRecord;
-use crate::mmdebstrap::{self, Request};
+use super::cached;
 use crate::progress::Advance;
-use crate::{Error, KernelChoice, hash};
+use crate::store::{KernelChoice, KernelRecord};
+use crate::tools::mmdebstrap::{self, Request};
+use crate::tools::program::{Program, require_program};
+use crate::{Error, hash};
 
 /// The package that depends on the suite's newest kernel.
 const PACKAGE: &str = "linux-image-cloud-amd64";
@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Fetches the kernel; the directory returned is ready for the cache.
 pub(super) fn make(suite: &str, work: &Path, advance: &mut Advance<'_>) -> Result<PathBuf, Error> {
-    command::need("xz", "Debian's kernel modules are unpacked", "xz-utils")?;
+    require_program("xz", "Debian's kernel modules are unpacked", "xz-utils")?;
     let (archive, tree) = (work.join("kernel.tar"), work.join("kernel"));
     let request = Request {
         what: "fetching Debian's kernel",
@@ -59,7 +59,7 @@ fn collect(tree: &Path, finished: &Path) -> Result<PathBuf, Error> {
         .unwrap_or_default();
     let release = name.trim_start_matches("vmlinuz-").to_owned();
     fs::create_dir(finished).map_err(Error::io("make", finished))?;
-    let target = finished.join(entry::IMAGE);
+    let target = finished.join(cached::IMAGE);
     fs::rename(&image, &target).map_err(Error::io("move", &image))?;
     let mut library = Library::read(&tree.join("usr/lib/modules").join(&release))?;
     let mut names = Vec::new();
@@ -79,7 +79,7 @@ fn collect(tree: &Path, finished: &Path) -> Result<PathBuf, Error> {
         config_sha256: hash::of_path(&boot.join(format!("config-{release}")))?,
         release,
     };
-    entry::seal(finished, record, &names)?;
+    cached::seal(finished, record, &names)?;
     Ok(finished.to_path_buf())
 }
 

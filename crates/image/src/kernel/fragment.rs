@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::Error;
 
+/// The lines that make the guest's kernel what it is.
+pub(crate) const FRAGMENT: &str = include_str!("../../kernel/fragment.config");
+
 /// Compares a fragment with the complete configuration that came of it. `=n` asks for "not set".
 pub(crate) fn assert_taken(fragment: &str, config: &str) -> Result<(), Error> {
     let taken = settings(config);
@@ -52,15 +55,13 @@ mod tests {
 
     #[test]
     fn the_fragment_says_nothing_twice() {
-        let lines = crate::kernel::FRAGMENT
-            .lines()
-            .filter(|l| l.starts_with("CONFIG_"));
-        assert_eq!(lines.count(), settings(crate::kernel::FRAGMENT).len());
+        let lines = FRAGMENT.lines().filter(|l| l.starts_with("CONFIG_"));
+        assert_eq!(lines.count(), settings(FRAGMENT).len());
     }
 
     #[test]
     fn the_fragment_leaves_out_what_a_guest_must_not_find() {
-        let fragment = settings(crate::kernel::FRAGMENT);
+        let fragment = settings(FRAGMENT);
         for name in [
             "MODULES",
             "BPF_SYSCALL",

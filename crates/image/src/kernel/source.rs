@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Error;
-use crate::apt::QUESTION;
-use crate::command::{self, Program};
-use crate::mmdebstrap::{self, Request};
+use crate::tools::apt::QUESTION;
+use crate::tools::download::only_file;
+use crate::tools::mmdebstrap::{self, Request};
+use crate::tools::program::{Program, find_program};
 
 /// Debian's package of the kernel's source.
 pub(crate) const PACKAGE: &str = "linux-source-6.12";
@@ -52,7 +53,7 @@ impl Source {
                 origin: Origin::Offered,
             });
         }
-        if command::find("mmdebstrap").is_none() {
+        if find_program("mmdebstrap").is_none() {
             let why = format!("apt offers no `{PACKAGE}` here, and mmdebstrap is not installed");
             return Err(Error::NoKernelSource(why));
         }
@@ -81,7 +82,7 @@ fn download(version: &str, work: &Path) -> Result<PathBuf, Error> {
         .arg(format!("{PACKAGE}={version}"))
         .directory(&downloads)
         .run(&mut |_| {})?;
-    let package = crate::download::only_file(&downloads)?;
+    let package = only_file(&downloads)?;
     let unpacked = work.join("package");
     Program::new(
         "unpacking the kernel's source package",

@@ -1,8 +1,10 @@
+//! Keys of requests and of resolved sets.
+
 use std::fmt;
 
-use super::FORMAT;
+use super::format::FORMAT;
+use crate::artifact_cache::is_digest;
 use crate::hash::Fields;
-use crate::shelf::is_name;
 
 /// A hash over everything that a request for packages says, or that tells one resolved set of packages from others.
 ///
@@ -33,7 +35,7 @@ impl LayerKey {
 
     /// The key that a file is named after.
     pub(super) fn from_name(name: &str) -> Option<Self> {
-        is_name(name).then(|| Self(name.to_owned()))
+        is_digest(name).then(|| Self(name.to_owned()))
     }
 }
 

@@ -1,8 +1,10 @@
+//! The manifest of a layer.
+
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, MANIFEST};
+use super::format::{FORMAT, MANIFEST};
 use crate::Error;
-use crate::shelf::Place;
+use crate::artifact_cache::CacheEntry;
 
 /// A package of a layer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,16 +40,16 @@ pub struct LayerManifest {
 
 impl LayerManifest {
     /// Reads and checks the manifest of a layer.
-    pub(super) fn load(place: &Place) -> Result<Self, Error> {
-        let text = place.read(MANIFEST)?;
+    pub(super) fn load(entry: &CacheEntry) -> Result<Self, Error> {
+        let text = entry.read(MANIFEST)?;
         let manifest: Self =
-            serde_json::from_slice(&text).map_err(|e| place.damaged(MANIFEST, e.to_string()))?;
+            serde_json::from_slice(&text).map_err(|e| entry.damaged(MANIFEST, e.to_string()))?;
         if manifest.format != FORMAT {
             let why = format!("format {} instead of {FORMAT}", manifest.format);
-            return Err(place.damaged(MANIFEST, why));
+            return Err(entry.damaged(MANIFEST, why));
         }
-        if manifest.digest != place.name() {
-            return Err(place.damaged(MANIFEST, "it belongs to another layer".to_owned()));
+        if manifest.digest != entry.name() {
+            return Err(entry.damaged(MANIFEST, "it belongs to another layer".to_owned()));
         }
         Ok(manifest)
     }

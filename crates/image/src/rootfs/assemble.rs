@@ -5,10 +5,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::compiled::Compiled;
+use super::bytecode::Compiled;
 use super::tree::Tree;
-use crate::command::Program;
-use crate::{Error, ExtraFile, apt, bun, uv};
+use crate::Error;
+use crate::options::ExtraFile;
+use crate::tools::program::Program;
+use crate::tools::{apt, bun, uv};
 
 /// Unpacking 220 MB.
 const LIMIT: Duration = Duration::from_secs(10 * 60);

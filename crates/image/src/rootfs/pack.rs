@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::command::{self, Program};
-use crate::{Error, RootFormat};
+use crate::Error;
+use crate::options::RootFormat;
+use crate::tools::program::{Program, require_program};
 
 /// It takes seconds.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -16,7 +17,7 @@ const UUID: &str = "66756d65-686f-4f64-8000-000000000001";
 
 /// Writes `tree` as erofs to `image`, everything owned by root.
 pub(crate) fn pack(tree: &Path, format: RootFormat, image: &Path) -> Result<(), Error> {
-    command::need(
+    require_program(
         "mkfs.erofs",
         "the guest's root file system is made",
         "erofs-utils",

@@ -1,8 +1,13 @@
-use super::*;
-use crate::image::IDENTITY_FILE;
-use crate::manifest::tests::example;
 use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use super::identity::IDENTITY_FILE;
+use super::image_store::root_from;
+use super::manifest::tests::example;
+use super::*;
+use crate::Error;
 
 struct Fixture {
     _directory: tempfile::TempDir,
@@ -250,8 +255,12 @@ fn a_cache_keeps_its_newest_entries() {
 #[test]
 fn a_full_disk_is_named_before_the_work() {
     let fixture = built();
-    fixture.store.need_room(1).unwrap();
-    let error = fixture.store.need_room(u64::MAX).unwrap_err().to_string();
+    fixture.store.require_space(1).unwrap();
+    let error = fixture
+        .store
+        .require_space(u64::MAX)
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("MB free") && error.contains("FUMEHOOD_HOME"),
         "{error}"

@@ -1,9 +1,11 @@
+//! Keys of templates.
+
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::FORMAT;
+use super::format::FORMAT;
+use crate::artifact_cache::is_digest;
 use crate::hash::Fields;
-use crate::shelf::is_name;
 
 /// Under what a template lies in the store: a hash over everything that it depends on.
 ///
@@ -35,7 +37,7 @@ impl TemplateKey {
 
     /// The key that a directory is named after.
     pub(super) fn from_name(name: &str) -> Option<Self> {
-        is_name(name).then(|| Self(name.to_owned()))
+        is_digest(name).then(|| Self(name.to_owned()))
     }
 }
 

@@ -1,10 +1,13 @@
+//! The manifest of a template.
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, MANIFEST, TemplateKey};
+use super::format::{FORMAT, MANIFEST};
+use super::key::TemplateKey;
 use crate::Error;
-use crate::shelf::Place;
+use crate::artifact_cache::CacheEntry;
 
 /// The record of one template.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,18 +36,18 @@ pub struct TemplateManifest {
 
 impl TemplateManifest {
     /// Reads and checks the manifest of a template.
-    pub(super) fn load(place: &Place) -> Result<Self, Error> {
-        let text = place.read(MANIFEST)?;
+    pub(super) fn load(entry: &CacheEntry) -> Result<Self, Error> {
+        let text = entry.read(MANIFEST)?;
         let manifest: Self =
-            serde_json::from_slice(&text).map_err(|e| place.damaged(MANIFEST, e.to_string()))?;
+            serde_json::from_slice(&text).map_err(|e| entry.damaged(MANIFEST, e.to_string()))?;
         if manifest.format != FORMAT {
             let why = format!("format {} instead of {FORMAT}", manifest.format);
-            return Err(place.damaged(MANIFEST, why));
+            return Err(entry.damaged(MANIFEST, why));
         }
-        if manifest.key != place.name()
-            || TemplateKey::of(&manifest.inputs).as_str() != place.name()
+        if manifest.key != entry.name()
+            || TemplateKey::of(&manifest.inputs).as_str() != entry.name()
         {
-            return Err(place.damaged(MANIFEST, "it belongs to another template".to_owned()));
+            return Err(entry.damaged(MANIFEST, "it belongs to another template".to_owned()));
         }
         Ok(manifest)
     }

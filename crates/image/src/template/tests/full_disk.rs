@@ -48,10 +48,10 @@ fn too_little_room_is_told_before_anything_is_written() {
         .finish(inputs("python"), &two_megabytes(), b"")
         .unwrap_err();
     assert!(
-        matches!(error, Error::NoRoom { have, need, .. } if need > 2 << 20 && have <= 1 << 20),
+        matches!(error, Error::InsufficientSpace { have, need, .. } if need > 2 << 20 && have <= 1 << 20),
         "{error}"
     );
-    assert_eq!(fs::read_dir(templates.shelf.root()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(templates.cache.root()).unwrap().count(), 1);
 }
 
 #[test]
@@ -63,12 +63,12 @@ fn a_disk_that_fills_up_meanwhile_is_told_and_nothing_stays() {
     let written = draft.write(inputs("python"), &two_megabytes(), b"");
     let error = written
         .unwrap_err()
-        .or_disk_full(templates.shelf.root(), 5_000_000);
+        .or_disk_full(templates.cache.root(), 5_000_000);
     assert!(matches!(error, Error::DiskFull { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains("is full") && text.contains("5 MB"), "{text}");
     drop(draft);
-    assert_eq!(fs::read_dir(templates.shelf.root()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(templates.cache.root()).unwrap().count(), 1);
     let draft = templates.create(&key("python")).unwrap();
     assert!(draft.is_some(), "a full disk blocks nothing");
 }

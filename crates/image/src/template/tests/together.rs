@@ -47,8 +47,8 @@ fn whoever_opens_makes_and_prunes_at_once_finds_whole_templates() {
             });
         }
         let templates = open_store(root);
-        for most_bytes in [u64::MAX, u64::MAX, 0].iter().cycle() {
-            assert!(templates.prune(*most_bytes, |_| true).unwrap().removed <= 2);
+        for max_bytes in [u64::MAX, u64::MAX, 0].iter().cycle() {
+            assert!(templates.prune(*max_bytes, |_| true).unwrap().removed <= 2);
             assert!(templates.list().unwrap().len() <= 2);
             if makers.load(Ordering::SeqCst) == 0 {
                 break;
@@ -66,17 +66,17 @@ fn one_that_was_replaced_is_not_thrown_away_for_the_one_before() {
     let key = fixture.make("python");
     let before = fixture
         .templates
-        .shelf
-        .place(key.as_str())
+        .cache
+        .entry(key.as_str())
         .unwrap()
         .unwrap();
     fs::remove_file(fixture.part(&key, STATE)).unwrap();
     let error = Template::load(&before).unwrap_err();
     fixture.make("python");
-    fixture.templates.shelf.throw_away(&before, &error);
+    fixture.templates.cache.discard(&before, &error);
     assert!(fixture.is_opened(&key));
     // Nor is it what the one before is read from.
-    assert!(Template::load(&before).is_err() && !before.is_still_there());
+    assert!(Template::load(&before).is_err() && !before.is_current());
 }
 
 #[test]

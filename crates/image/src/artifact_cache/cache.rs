@@ -1,0 +1,147 @@
+//! The directory of a cache, and its locking.
+
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::entry::{ArtifactKind, CacheEntry, bytes_on_disk, is_digest};
+use super::lock::{Lock, is_maker_alive};
+use super::report::PruneReport;
+use crate::Error;
+use crate::store::Store;
+
+/// The endings of the directories of things in the making, and on their way out.
+pub(super) const STAGING_EXTENSION: &str = "new";
+const REMOVED_EXTENSION: &str = "gone";
+
+/// One directory of such things. Any number of threads and processes may use it at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ArtifactCache {
+    store: Store,
+    root: PathBuf,
+    kind: ArtifactKind,
+}
+
+impl ArtifactCache {
+    pub(crate) fn new(store: &Store, directory: &str, kind: ArtifactKind) -> Self {
+        Self {
+            store: store.clone(),
+            root: store.root().join(directory),
+            kind,
+        }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Opens a thing's directory; `None` when there is none.
+    pub(crate) fn entry(&self, name: &str) -> Result<Option<CacheEntry>, Error> {
+        CacheEntry::open(&self.root, name, self.kind)
+    }
+
+    /// The directories of all things, by name.
+    pub(crate) fn entries(&self) -> Result<Vec<CacheEntry>, Error> {
+        let listing = match fs::read_dir(&self.root) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(Error::io("read", &self.root))?,
+        };
+        let mut entries = Vec::new();
+        for item in listing {
+            let name = item.map_err(Error::io("read", &self.root))?.file_name();
+            let Some(name) = name.to_str().filter(|name| is_digest(name)) else {
+                continue;
+            };
+            match self.entry(name) {
+                Ok(entry) => entries.extend(entry),
+                Err(error) => tracing::warn!(%error, "something in the store cannot be looked at"),
+            }
+        }
+        entries.sort_by(|a, b| a.name().cmp(b.name()));
+        Ok(entries)
+    }
+
+    /// Refuses to begin to write what there is no room for. The shelf may lie on a disk of its own.
+    pub(crate) fn require_space(&self, bytes: u64) -> Result<(), Error> {
+        self.store.require_space_at(&self.root, bytes)
+    }
+
+    /// Without it, nothing here is renamed or removed.
+    pub(crate) fn lock(&self) -> Result<Lock, Error> {
+        Lock::wait(&self.root.join("lock"))
+    }
+
+    /// Removes what a process left that ended in the midst of making or removing something.
+    pub(crate) fn sweep(&self, _lock: &Lock) -> Result<PruneReport, Error> {
+        let mut report = PruneReport::default();
+        let entries = fs::read_dir(&self.root).map_err(Error::io("read", &self.root))?;
+        for entry in entries {
+            let path = entry.map_err(Error::io("read", &self.root))?.path();
+            let is_dead = match path.extension().and_then(|e| e.to_str()) {
+                Some(REMOVED_EXTENSION) => true,
+                Some(STAGING_EXTENSION) => !is_maker_alive(&path),
+                _ => false,
+            };
+            if is_dead {
+                tracing::debug!(path = %path.display(), "removing what a dead process left");
+                report.add(bytes_on_disk(&path), remove_all(&path));
+            }
+        }
+        Ok(report)
+    }
+
+    /// Removes a thing and returns the bytes it took. Its name goes first, in one step.
+    pub(crate) fn remove(&self, name: &str, _lock: &Lock) -> Result<u64, Error> {
+        let (path, gone) = (
+            self.path(name),
+            self.path(name).with_extension(REMOVED_EXTENSION),
+        );
+        if gone.exists() {
+            remove_all(&gone)?;
+        }
+        let bytes = bytes_on_disk(&path);
+        fs::rename(&path, &gone).map_err(Error::io("remove", &path))?;
+        remove_all(&gone)?;
+        Ok(bytes)
+    }
+
+    pub(crate) fn discard(&self, entry: &CacheEntry, why: &Error) {
+        tracing::warn!(%why, "it is thrown away");
+        let removed = self.lock().and_then(|lock| match entry.is_current() {
+            true => self.remove(entry.name(), &lock).map(drop),
+            false => Ok(()),
+        });
+        if let Err(error) = removed {
+            tracing::warn!(%error, "what is damaged cannot be removed");
+        }
+    }
+
+    /// What a guest had in its memory or on its disk is its owner's business, hence a directory for the owner alone.
+    pub(super) fn create_root(&self) -> Result<(), Error> {
+        let store = self.store.root();
+        fs::create_dir_all(store).map_err(Error::io("make", store))?;
+        match private_directory().create(&self.root) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Error::io("make", &self.root)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(super) fn private_directory() -> DirBuilder {
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    builder
+}
+
+pub(super) fn remove_all(path: &Path) -> Result<(), Error> {
+    let removed = match path.is_dir() && !path.is_symlink() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    };
+    removed.map_err(Error::io("remove", path))
+}

@@ -1,0 +1,88 @@
+//! Writing a new layer.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::format::{FORMAT, LAYER, MANIFEST};
+use super::key::LayerKey;
+use super::manifest::{LayerManifest, StoredPackage};
+use super::stored_layer::StoredLayer;
+use crate::artifact_cache::StagingDir;
+use crate::store::{Identities, Identity, save_identities, sync_directory};
+use crate::{Error, hash};
+
+/// What a layer takes besides the file system: manifest, identities, the file system's own. Bytes.
+const MARGIN: u64 = 1 << 20;
+
+/// A layer in the making. Nobody else makes one for the same request meanwhile, and nobody finds it before
+/// [`finish`](Self::finish) is through. Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub struct LayerWriter {
+    staging: StagingDir,
+}
+
+impl LayerWriter {
+    pub(super) fn new(staging: StagingDir) -> Self {
+        Self { staging }
+    }
+
+    /// An empty file for the file system of so many bytes.
+    ///
+    /// # Errors
+    /// [`Error::InsufficientSpace`], [`Error::Io`].
+    pub fn file(&self, bytes: u64) -> Result<File, Error> {
+        self.staging
+            .cache()
+            .require_space(bytes.saturating_add(MARGIN))?;
+        let path = self.path();
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(&path).map_err(Error::io("make", &path))
+    }
+
+    /// Puts the layer in its place in one step. `set` is the key of the resolved packages.
+    ///
+    /// # Errors
+    /// [`Error::Io`]. Nothing is left behind.
+    pub fn finish(
+        mut self,
+        set: &LayerKey,
+        language: &str,
+        image: &str,
+        packages: Vec<StoredPackage>,
+        requested: Vec<String>,
+    ) -> Result<StoredLayer, Error> {
+        let path = self.path();
+        let mut file = File::open(&path).map_err(Error::io("open", &path))?;
+        file.sync_all().map_err(Error::io("write out", &path))?;
+        let digest = hash::of_file(&mut file, &path)?;
+        let identity = Identity::of(&file, &path)?;
+        let manifest = LayerManifest {
+            format: FORMAT,
+            digest,
+            bytes: file.metadata().map_err(Error::io("inspect", &path))?.len(),
+            set: set.to_string(),
+            language: language.to_owned(),
+            image: image.to_owned(),
+            packages,
+            requested,
+            created: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+        };
+        self.staging
+            .part(MANIFEST, &mut Identities::new(), |file| {
+                std::io::Write::write_all(file, &serde_json::to_vec_pretty(&manifest)?)
+            })?;
+        let identities = Identities::from([(LAYER.to_owned(), identity)]);
+        save_identities(self.staging.path(), &identities)?;
+        sync_directory(self.staging.path())?;
+        self.staging.install(&manifest.digest, StoredLayer::load)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.staging.path().join(LAYER)
+    }
+}

@@ -1,0 +1,106 @@
+//! Hashes of programs, remembered.
+
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::durability::replace_file;
+use super::identity::Identity;
+use super::image_store::Store;
+use crate::{Error, hash};
+
+/// The cache of the hashes of programs.
+const CACHE: &str = "fingerprints";
+
+/// How a file looked when it was hashed.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    identity: Identity,
+    sha256: String,
+}
+
+impl Store {
+    /// SHA-256, in hexadecimal, of a file that rarely changes, such as QEMU's program. While the file looks
+    /// as it did when it was last hashed, nothing is hashed again.
+    ///
+    /// # Errors
+    /// When the file cannot be read. A store that cannot be written to is no error: it costs a hash the
+    /// next time.
+    pub fn fingerprint(&self, path: &Path) -> Result<String, Error> {
+        let mut file = File::open(path).map_err(Error::io("open", path))?;
+        let identity = Identity::of(&file, path)?;
+        let cache = self.cache(CACHE);
+        let name = hash::of_bytes(path.as_os_str().as_bytes());
+        let remembered = fs::read(cache.join(&name))
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+        if let Some(record) = remembered.filter(|record| record.identity == identity) {
+            return Ok(record.sha256);
+        }
+        let sha256 = hash::of_file(&mut file, path)?;
+        if Identity::of(&file, path)? == identity {
+            let record = Record { identity, sha256 };
+            if let Err(error) = remember(&cache, &name, &record) {
+                tracing::debug!(%error, "cannot remember a program's hash");
+            }
+            return Ok(record.sha256);
+        }
+        // It changed while it was read: of use this once, not to be remembered.
+        Ok(sha256)
+    }
+}
+
+fn remember(cache: &Path, name: &str, record: &Record) -> Result<(), Error> {
+    fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
+    let text = serde_json::to_vec_pretty(record)
+        .map_err(|e| Error::io("write", cache.join(name))(e.into()))?;
+    replace_file(cache, name, &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_changed_is_hashed_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        let program = directory.path().join("program");
+        fs::write(&program, "one").unwrap();
+        assert_eq!(store.fingerprint(&program).unwrap(), hash::of_bytes(b"one"));
+        fs::write(&program, "another").unwrap();
+        assert_eq!(
+            store.fingerprint(&program).unwrap(),
+            hash::of_bytes(b"another")
+        );
+    }
+
+    #[test]
+    fn a_file_that_looks_the_same_is_not_hashed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        let program = directory.path().join("program");
+        fs::write(&program, "one").unwrap();
+        let told = store.fingerprint(&program).unwrap();
+        let cached = directory.path().join("store/cache").join(CACHE);
+        let record = fs::read_dir(cached).unwrap().next().unwrap().unwrap();
+        let text = fs::read_to_string(record.path()).unwrap();
+        fs::write(record.path(), text.replace(&told, "remembered")).unwrap();
+        assert_eq!(store.fingerprint(&program).unwrap(), "remembered");
+        fs::write(record.path(), "not a record").unwrap();
+        assert_eq!(store.fingerprint(&program).unwrap(), told);
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_written_costs_only_the_hash() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "one").unwrap();
+        // A store below a file cannot be made, not even by root.
+        let store = Store::open(file.join("store")).unwrap();
+        assert_eq!(store.fingerprint(&file).unwrap(), hash::of_bytes(b"one"));
+        assert!(store.fingerprint(Path::new("/nowhere")).is_err());
+    }
+}

@@ -1,0 +1,66 @@
+//! Knowing a file again without hashing it.
+
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::durability::replace_file;
+use crate::Error;
+
+/// The file beside the manifest that says how the parts looked when they were last hashed.
+pub(crate) const IDENTITY_FILE: &str = "identity.json";
+
+/// What the operating system says of a file. When all of it is as it was after the last hash, the
+/// contents are taken to be the same: whoever writes to a file moves its ctime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Identity {
+    /// Of an open descriptor, so that what is checked is what is used.
+    pub(crate) fn of(file: &File, path: &Path) -> Result<Self, Error> {
+        let metadata = file.metadata().map_err(Error::io("inspect", path))?;
+        Ok(Self::from(&metadata))
+    }
+}
+
+impl From<&Metadata> for Identity {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            dev: metadata.dev(),
+            ino: metadata.ino(),
+            size: metadata.size(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// The identities of an image's parts by the parts' names.
+pub(crate) type Identities = BTreeMap<String, Identity>;
+
+/// What is recorded beside the manifest; nothing when it cannot be read, which costs only a hash.
+pub(crate) fn load_identities(path: &Path) -> Identities {
+    parse_identities(&std::fs::read(path).unwrap_or_default())
+}
+
+/// What a record says; nothing when it is none.
+pub(crate) fn parse_identities(text: &[u8]) -> Identities {
+    serde_json::from_slice(text).unwrap_or_default()
+}
+
+/// Writes the record of identities into `directory`.
+pub(crate) fn save_identities(directory: &Path, identities: &Identities) -> Result<(), Error> {
+    let path = directory.join(IDENTITY_FILE);
+    let text =
+        serde_json::to_vec_pretty(identities).map_err(|e| Error::io("write", &path)(e.into()))?;
+    replace_file(directory, IDENTITY_FILE, &text)
+}

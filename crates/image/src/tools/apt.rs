@@ -1,0 +1,292 @@
+//! The host's own package sources: which mirror, and how apt is told to use it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::program::{Program, find_program};
+use crate::Error;
+
+const SOURCES: &str = "/etc/apt/sources.list";
+const SOURCES_DIRECTORY: &str = "/etc/apt/sources.list.d";
+/// Debian's signing keys, on Debian and wherever its keyring package is installed.
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Names of suites that are the host's release without its code name.
+const ALIASES: [&str; 4] = ["stable", "oldstable", "testing", "sid"];
+/// Settings of the host's apt that say how to reach a mirror and how much to ask of its dates.
+const SETTINGS: [&str; 5] = [
+    "Acquire::Check-",
+    "Acquire::Retries",
+    "Acquire::http::",
+    "Acquire::https::",
+    "Acquire::ForceIP",
+];
+/// Local questions to apt and dpkg: they take some hundred milliseconds.
+pub(crate) const QUESTION: Duration = Duration::from_secs(60);
+
+/// The mirrors of Debian that the host uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mirrors {
+    /// The archive itself.
+    archive: Option<String>,
+    /// Where its point-release updates come from, when the host takes them.
+    updates: Option<String>,
+    /// Where security updates come from, when the host takes them.
+    security: Option<String>,
+}
+
+/// One entry of a source list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    uri: String,
+    suite: String,
+    components: Vec<String>,
+}
+
+impl Mirrors {
+    /// Those of this host; none when it is not Debian, so that Debian's defaults are used.
+    pub(crate) fn of_host() -> Self {
+        let release = fields_of(&fs::read_to_string("/etc/os-release").unwrap_or_default());
+        if release.get("ID").map(String::as_str) != Some("debian") {
+            return Self::default();
+        }
+        let codename = release.get("VERSION_CODENAME").map_or("", String::as_str);
+        Self::choose(&host_entries(), codename)
+    }
+
+    /// The source lines for a guest of `suite`; empty when there is no mirror to name.
+    pub(crate) fn lines(&self, suite: &str) -> Vec<String> {
+        let signed = match Path::new(KEYRING).exists() {
+            true => format!("[signed-by={KEYRING}] "),
+            false => String::new(),
+        };
+        let Some(archive) = &self.archive else {
+            return Vec::new();
+        };
+        let line = |uri: &str, suffix| format!("deb {signed}{uri} {suite}{suffix} main");
+        let mut lines = vec![line(archive, "")];
+        lines.extend(self.updates.as_ref().map(|uri| line(uri, "-updates")));
+        lines.extend(self.security.as_ref().map(|uri| line(uri, "-security")));
+        lines
+    }
+
+    fn choose(entries: &[Entry], codename: &str) -> Self {
+        let find = |wanted: &dyn Fn(&str) -> bool| {
+            let mut fit: Vec<&Entry> = entries
+                .iter()
+                .filter(|e| wanted(&e.suite) && e.components.iter().any(|c| c == "main"))
+                .collect();
+            // Other vendors' archives may carry the same suite's name.
+            fit.sort_by_key(|e| !e.uri.trim_end_matches('/').contains("debian"));
+            fit.first().map(|e| e.uri.clone())
+        };
+        let is_release = |s: &str| (!s.is_empty() && s == codename) || ALIASES.contains(&s);
+        let with =
+            |suffix: &'static str| move |s: &str| s.strip_suffix(suffix).is_some_and(is_release);
+        Self {
+            archive: find(&is_release),
+            updates: find(&with("-updates")),
+            security: find(&with("-security")),
+        }
+    }
+}
+
+/// The settings of the host's apt that a build must honour, each as a line of `apt.conf`.
+pub(crate) fn settings() -> Result<Vec<String>, Error> {
+    if find_program("apt-config").is_none() {
+        return Ok(Vec::new());
+    }
+    let dump = Program::new("reading apt's settings", "apt-config", QUESTION)
+        .arg("dump")
+        .output()?;
+    let wanted = |line: &&str| {
+        SETTINGS.iter().any(|s| line.starts_with(s))
+            && !line.ends_with("\"\";")
+            && line.ends_with(';')
+    };
+    Ok(dump.lines().filter(wanted).map(str::to_owned).collect())
+}
+
+fn host_entries() -> Vec<Entry> {
+    let mut files = vec![Path::new(SOURCES).to_path_buf()];
+    let mut more: Vec<_> = fs::read_dir(SOURCES_DIRECTORY)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .collect();
+    more.sort();
+    files.append(&mut more);
+    let mut entries = Vec::new();
+    for file in files {
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
+        match file.extension().and_then(|e| e.to_str()) {
+            Some("list") => entries.extend(one_line(&text)),
+            Some("sources") => entries.extend(deb822(&text)),
+            _ => {}
+        }
+    }
+    entries
+}
+
+/// Entries such as `deb [arch=amd64] URI suite component…`.
+fn one_line(text: &str) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for line in text.lines() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        let Some(rest) = line
+            .strip_prefix("deb")
+            .filter(|r| r.starts_with([' ', '\t']))
+        else {
+            continue;
+        };
+        let rest = match rest.trim_start().strip_prefix('[') {
+            Some(options) => options.split_once(']').map_or("", |(_, rest)| rest),
+            None => rest,
+        };
+        let mut words = rest.split_whitespace().map(str::to_owned);
+        if let (Some(uri), Some(suite)) = (words.next(), words.next()) {
+            entries.push(Entry {
+                uri,
+                suite,
+                components: words.collect(),
+            });
+        }
+    }
+    entries
+}
+
+/// Entries of paragraphs with `Types:`, `URIs:`, `Suites:`, `Components:`.
+fn deb822(text: &str) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for paragraph in paragraphs(text) {
+        let words = |key: &str| -> Vec<String> {
+            let value = paragraph.get(key).map_or("", String::as_str);
+            value.split_whitespace().map(str::to_owned).collect()
+        };
+        let off = paragraph
+            .get("enabled")
+            .is_some_and(|v| matches!(v.as_str(), "no" | "false" | "0"));
+        if off || !words("types").iter().any(|t| t == "deb") {
+            continue;
+        }
+        for uri in words("uris") {
+            for suite in words("suites") {
+                let components = words("components");
+                entries.push(Entry {
+                    uri: uri.clone(),
+                    suite,
+                    components,
+                });
+            }
+        }
+    }
+    entries
+}
+
+/// Paragraphs of `Key: value` lines, keys in lower case, continued lines joined by a space.
+pub(crate) fn paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
+    let mut all = vec![BTreeMap::new()];
+    let mut key = String::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        if line.trim().is_empty() {
+            all.push(BTreeMap::new());
+            continue;
+        }
+        let Some(paragraph) = all.last_mut() else {
+            break;
+        };
+        if line.starts_with([' ', '\t']) {
+            let value: &mut String = paragraph.entry(key.clone()).or_default();
+            value.push(' ');
+            value.push_str(line.trim());
+        } else if let Some((name, value)) = line.split_once(':') {
+            key = name.trim().to_ascii_lowercase();
+            paragraph.insert(key.clone(), value.trim().to_owned());
+        }
+    }
+    all.retain(|paragraph| !paragraph.is_empty());
+    all
+}
+
+/// `KEY=value` lines, as in os-release.
+fn fields_of(text: &str) -> BTreeMap<String, String> {
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEB822: &str = "\
+Types: deb deb-src
+# a remark
+URIs: http://mirror.example/debian
+Suites: bookworm bookworm-updates
+Components: main
+ contrib
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: http://mirror.example/debian-security
+Suites: bookworm-security
+Components: main
+
+Enabled: no
+Types: deb
+URIs: http://off.example/debian
+Suites: bookworm-backports
+Components: main
+";
+
+    #[test]
+    fn reads_deb822() {
+        let entries = deb822(DEB822);
+        assert_eq!(entries.len(), 3);
+        assert_eq!(entries[0].components, ["main", "contrib"]);
+        let mirrors = Mirrors::choose(&entries, "bookworm");
+        assert_eq!(
+            mirrors.archive.as_deref(),
+            Some("http://mirror.example/debian")
+        );
+        assert_eq!(mirrors.updates, mirrors.archive);
+        assert_eq!(
+            mirrors.security.as_deref(),
+            Some("http://mirror.example/debian-security")
+        );
+    }
+
+    #[test]
+    fn reads_one_line_entries() {
+        let text = "# deb http://off.example/debian bookworm main\n\
+            deb-src http://a.example/debian bookworm main\n\
+            deb [arch=amd64 signed-by=/k.gpg] http://vendor.example/apt bookworm main\n\
+            deb\thttp://a.example/debian/ bookworm main contrib # here\n\
+            deb http://vendor.example/apt bookworm-security stable\n";
+        let entries = one_line(text);
+        assert_eq!(entries.len(), 3);
+        let mirrors = Mirrors::choose(&entries, "bookworm");
+        assert_eq!(mirrors.archive.as_deref(), Some("http://a.example/debian/"));
+        assert_eq!(mirrors.security, None);
+    }
+
+    #[test]
+    fn names_the_guest_suite_not_the_host_suite() {
+        let lines = Mirrors::choose(&deb822(DEB822), "bookworm").lines("trixie");
+        assert_eq!(lines.len(), 3);
+        assert!(
+            lines[0].ends_with("http://mirror.example/debian trixie main"),
+            "{lines:?}"
+        );
+        assert!(
+            lines[2].ends_with("debian-security trixie-security main"),
+            "{lines:?}"
+        );
+        assert!(Mirrors::default().lines("trixie").is_empty());
+    }
+}

@@ -1,0 +1,46 @@
+//! bun, from the npm registry as the host's npm is configured to reach it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::download::{self, Pinned};
+use super::program::{Program, require_program};
+use crate::Error;
+use crate::progress::StepEnd;
+use crate::store::Store;
+
+/// The version that goes into the guest, in the build for processors without AVX2.
+pub(crate) const BUN: Pinned = Pinned {
+    name: "bun",
+    version: "1.4.5",
+    sha256: "c18ff4130882eaa8209f0b3e66a202abd1e07a137f38a254d0b7431bc6a03827",
+};
+const PACKAGE: &str = "@oven/bun-linux-x64-baseline";
+/// 52 MB.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// The package.
+pub(crate) fn obtain(store: &Store) -> Result<(PathBuf, StepEnd), Error> {
+    download::obtain(store, &BUN, fetch)
+}
+
+fn fetch(to: &Path) -> Result<(), Error> {
+    require_program("npm", "bun is taken from the npm registry", "npm")?;
+    Program::new("downloading bun", "npm", LIMIT)
+        .args(["pack", "--silent"])
+        .arg(format!("{PACKAGE}@{}", BUN.version))
+        .directory(to)
+        .run(&mut |_| {})
+}
+
+/// Takes the program out of the package.
+pub(crate) fn unpack(package: &Path, to: &Path) -> Result<PathBuf, Error> {
+    Program::new("unpacking bun", "tar", LIMIT)
+        .arg("-xzf")
+        .arg(package)
+        .args(["--no-same-owner", "-C"])
+        .arg(to)
+        .arg("package/bin/bun")
+        .run(&mut |_| {})?;
+    Ok(to.join("package/bin/bun"))
+}

@@ -1,0 +1,320 @@
+//! Programs that the build runs: with a deadline, heard line by line, and ended with us.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::Error;
+
+/// Lines of a program's last words that go into an error.
+const TAIL_LINES: usize = 20;
+/// The longest line that is kept; a longer one is cut.
+const LINE_BYTES: usize = 2000;
+/// Time for a program to clean up between being asked to end and being killed.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long output is awaited from those who hold the pipes after the program itself has ended.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A program to run.
+pub(crate) struct Program {
+    what: &'static str,
+    program: String,
+    command: Command,
+    limit: Duration,
+}
+
+impl Program {
+    /// A program that does `what`, within `limit`.
+    pub(crate) fn new(what: &'static str, program: &str, limit: Duration) -> Self {
+        let mut command = bound_to_us(program);
+        command
+            .stdin(Stdio::null())
+            .env("LC_ALL", "C.UTF-8")
+            .process_group(0);
+        Self {
+            what,
+            program: program.to_owned(),
+            command,
+            limit,
+        }
+    }
+
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    pub(crate) fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn without_env(mut self, names: &[&str]) -> Self {
+        for name in names {
+            self.command.env_remove(name);
+        }
+        self
+    }
+
+    pub(crate) fn directory(mut self, path: &Path) -> Self {
+        self.command.current_dir(path);
+        self
+    }
+
+    /// Runs it to its end and hands each line of either output to `on_line`.
+    pub(crate) fn run(mut self, on_line: &mut dyn FnMut(&str)) -> Result<(), Error> {
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self
+            .command
+            .spawn()
+            .map_err(Error::io("start", &self.program))?;
+        let (sender, lines) = channel();
+        listen(child.stdout.take(), sender.clone());
+        listen(child.stderr.take(), sender);
+        let mut tail = Tail::default();
+        let ended = follow(&mut child, &lines, self.limit, &mut |line| {
+            tail.push(line);
+            on_line(line);
+        });
+        let status = match ended.map_err(Error::io("wait for", &self.program))? {
+            Some(status) => status,
+            None => return Err(self.too_late(&tail)),
+        };
+        if status.success() {
+            return Ok(());
+        }
+        let (what, program) = (self.what, self.program);
+        Err(Error::Program {
+            what,
+            program,
+            status: status.to_string(),
+            tail: tail.text(),
+        })
+    }
+
+    /// Runs it and returns what it printed.
+    pub(crate) fn output(self) -> Result<String, Error> {
+        let mut text = String::new();
+        self.run(&mut |line| {
+            text.push_str(line);
+            text.push('\n');
+        })?;
+        Ok(text)
+    }
+
+    fn too_late(self, tail: &Tail) -> Error {
+        let (what, program, limit) = (self.what, self.program, self.limit);
+        Error::Deadline {
+            what,
+            program,
+            limit,
+            tail: tail.text(),
+        }
+    }
+}
+
+/// Where a program is, if it is installed.
+pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    // An ordinary user's PATH often lacks the directories of administration.
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(more)
+        .map(|d| d.join(program))
+        .find(|p| p.is_file())
+}
+
+/// Refuses with the package to install when a program is not there.
+pub(crate) fn require_program(
+    program: &str,
+    purpose: &'static str,
+    package: &'static str,
+) -> Result<(), Error> {
+    match find_program(program) {
+        Some(_) => Ok(()),
+        None => Err(Error::NoProgram {
+            program: program.to_owned(),
+            purpose,
+            package,
+        }),
+    }
+}
+
+/// The program is started by way of `setpriv`, where there is one, so that the kernel ends it when the
+/// thread that runs this build dies: it cannot be orphaned by `kill -9`.
+fn bound_to_us(program: &str) -> Command {
+    match find_program("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "TERM", "--", program]);
+            command
+        }
+        None => Command::new(program),
+    }
+}
+
+/// Sends each line of a pipe from a thread that ends with the pipe.
+fn listen(pipe: Option<impl Read + Send + 'static>, lines: Sender<String>) {
+    let Some(pipe) = pipe else { return };
+    thread::spawn(move || {
+        let mut reader = BufReader::new(pipe);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match reader.read_until(b'\n', &mut line) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(_) => return,
+            }
+            line.truncate(LINE_BYTES);
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if lines.send(text).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Passes lines on until the program has ended; `None` when it had to be killed.
+fn follow(
+    child: &mut Child,
+    lines: &Receiver<String>,
+    limit: Duration,
+    on_line: &mut dyn FnMut(&str),
+) -> std::io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    let mut linger = None;
+    loop {
+        match lines.recv_timeout(Duration::from_millis(50)) {
+            Ok(line) => on_line(&line),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return end(child, deadline),
+        }
+        if Instant::now() > deadline {
+            kill(child)?;
+            return Ok(None);
+        }
+        if let Some(status) = child.try_wait()? {
+            let until = *linger.get_or_insert(Instant::now() + LINGER);
+            if Instant::now() > until {
+                return Ok(Some(status));
+            }
+        }
+    }
+}
+
+/// Awaits the exit of a program that has closed its outputs.
+fn end(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() > deadline {
+            kill(child)?;
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Asks the whole process group to end, then makes it.
+fn kill(child: &mut Child) -> std::io::Result<()> {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let signal = |signal| group.map(|group| kill_process_group(group, signal));
+    signal(Signal::TERM);
+    let until = Instant::now() + GRACE;
+    while Instant::now() < until && child.try_wait()?.is_none() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    signal(Signal::KILL);
+    child.wait().map(|_| ())
+}
+
+/// The last lines of an output.
+#[derive(Default)]
+struct Tail(VecDeque<String>);
+
+impl Tail {
+    fn push(&mut self, line: &str) {
+        if line.is_empty() {
+            return;
+        }
+        if self.0.len() == TAIL_LINES {
+            self.0.pop_front();
+        }
+        self.0.push_back(line.to_owned());
+    }
+
+    fn text(&self) -> String {
+        Vec::from(self.0.clone()).join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn shell(script: &str, limit: Duration) -> Program {
+        Program::new("a test", "sh", limit).args(["-c", script])
+    }
+
+    #[test]
+    fn hears_both_outputs() {
+        let text = shell("echo one; echo two >&2", MINUTE).output().unwrap();
+        assert!(text.contains("one\n") && text.contains("two\n"), "{text}");
+    }
+
+    #[test]
+    fn a_failure_says_what_was_last_heard() {
+        let script = "for i in $(seq 100); do echo line $i; done; exit 3";
+        let error = shell(script, MINUTE)
+            .run(&mut |_| {})
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("exit status: 3") && error.contains("| line 100"),
+            "{error}"
+        );
+        assert!(!error.contains("| line 80\n"), "{error}");
+    }
+
+    #[test]
+    fn a_program_past_its_deadline_is_ended_with_its_children() {
+        let start = Instant::now();
+        let script = "sleep 600 & echo $!; sleep 600; wait";
+        let mut child = String::new();
+        let error = shell(script, Duration::from_millis(200))
+            .run(&mut |line| child = line.to_owned())
+            .unwrap_err();
+        assert!(matches!(error, Error::Deadline { .. }), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(30));
+        thread::sleep(Duration::from_millis(100));
+        // Whoever inherits the dead child may be slow to bury it.
+        let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    }
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let error = require_program("no-such-program", "tests", "no-such-package")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("apt-get install no-such-package"), "{error}");
+    }
+}

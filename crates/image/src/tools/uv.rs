@@ -1,0 +1,65 @@
+//! uv, from the Python package index as the host's pip is configured to reach it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::download::{self, Pinned};
+use super::program::{Program, require_program};
+use crate::Error;
+use crate::progress::StepEnd;
+use crate::store::Store;
+
+/// The version that goes into the guest.
+pub(crate) const UV: Pinned = Pinned {
+    name: "uv",
+    version: "0.13.9",
+    sha256: "d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19",
+};
+/// 18 MB.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
+/// The platform of the guest, whatever that of the host's Python.
+const PLATFORM: &str = "manylinux2014_x86_64";
+
+/// The wheel.
+pub(crate) fn obtain(store: &Store) -> Result<(PathBuf, StepEnd), Error> {
+    download::obtain(store, &UV, fetch)
+}
+
+fn fetch(to: &Path) -> Result<(), Error> {
+    let purpose = "uv is taken from the Python package index";
+    require_program("python3", purpose, "python3")?;
+    if pip().arg("--version").run(&mut |_| {}).is_err() {
+        return Err(Error::NoProgram {
+            program: "pip".to_owned(),
+            purpose,
+            package: "python3-pip",
+        });
+    }
+    pip()
+        .args([
+            "download",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary=:all:",
+        ])
+        .args(["--platform", PLATFORM, "--progress-bar=off", "--dest"])
+        .arg(to)
+        .arg(format!("uv=={}", UV.version))
+        .run(&mut |_| {})
+}
+
+fn pip() -> Program {
+    Program::new("downloading uv", "python3", LIMIT).args(["-m", "pip"])
+}
+
+/// Takes the programs out of the wheel: pairs of a name and the unpacked file.
+pub(crate) fn unpack(wheel: &Path, to: &Path) -> Result<Vec<(&'static str, PathBuf)>, Error> {
+    Program::new("unpacking uv", "python3", LIMIT)
+        .args(["-m", "zipfile", "-e"])
+        .args([wheel, to])
+        .run(&mut |_| {})?;
+    let scripts = to.join(format!("uv-{}.data/scripts", UV.version));
+    Ok(["uv", "uvx"]
+        .map(|name| (name, scripts.join(name)))
+        .to_vec())
+}
