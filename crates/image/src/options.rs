@@ -49,10 +49,10 @@ impl BuildOptions {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let letter = self.suite.starts_with(|c: char| c.is_ascii_lowercase());
         if !letter || !self.suite.chars().all(plain) {
-            let what = format!("suite `{}`", self.suite);
+            let option = format!("suite `{}`", self.suite);
             return Err(Error::Option {
-                what,
-                why: "a Debian suite has a name such as `trixie`",
+                option,
+                reason: "a Debian suite has a name such as `trixie`",
             });
         }
         for file in &self.extra_files {
@@ -80,10 +80,10 @@ impl ExtraFile {
     }
 
     fn check(&self) -> Result<(), Error> {
-        let refuse = |why| {
+        let refuse = |reason| {
             Err(Error::Option {
-                what: format!("extra file `{}`", self.path),
-                why,
+                option: format!("extra file `{}`", self.path),
+                reason,
             })
         };
         if !self.path.starts_with('/') || self.path.ends_with('/') {

@@ -74,7 +74,7 @@ impl<'a> Steps<'a> {
     /// Runs the next step.
     pub(crate) fn run<T>(
         &mut self,
-        work: impl FnOnce(&mut Advance<'_>) -> Result<(T, StepEnd), Error>,
+        work: impl FnOnce(&mut StepProgress<'_>) -> Result<(T, StepEnd), Error>,
     ) -> Result<T, Error> {
         let (title, seconds) = STEPS[self.next];
         self.next += 1;
@@ -87,30 +87,30 @@ impl<'a> Steps<'a> {
         };
         let start = Instant::now();
         self.progress.started(&step);
-        let mut advance = Advance {
+        let mut progress = StepProgress {
             progress: &mut *self.progress,
             step,
         };
-        let (value, end) = work(&mut advance)?;
+        let (value, end) = work(&mut progress)?;
         self.progress.done(&step, end, start.elapsed());
         Ok(value)
     }
 }
 
 /// The step under way, for whoever does its work.
-pub(crate) struct Advance<'a> {
+pub(crate) struct StepProgress<'a> {
     progress: &'a mut dyn Progress,
     step: Step,
 }
 
-impl Advance<'_> {
+impl StepProgress<'_> {
     /// A line of output.
     pub(crate) fn line(&mut self, line: &str) {
         self.progress.advanced(&self.step, None, line);
     }
 
     /// A line of output with how far the step is.
-    pub(crate) fn part(&mut self, fraction: f64, line: &str) {
+    pub(crate) fn fraction(&mut self, fraction: f64, line: &str) {
         self.progress
             .advanced(&self.step, Some(fraction.clamp(0.0, 1.0)), line);
     }

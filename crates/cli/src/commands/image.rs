@@ -122,8 +122,8 @@ fn verify(store: &Store, name: &ImageName) -> anyhow::Result<ExitCode> {
                 "BAD  {name} sha256 {found} instead of {expected}: {}",
                 path.display()
             ))?,
-            PartState::Unreadable { why } => say(&format!(
-                "BAD  {name} cannot be read ({why}): {}",
+            PartState::Unreadable { reason } => say(&format!(
+                "BAD  {name} cannot be read ({reason}): {}",
                 path.display()
             ))?,
         }

@@ -110,8 +110,8 @@ impl ArtifactCache {
         Ok(bytes)
     }
 
-    pub(crate) fn discard(&self, entry: &CacheEntry, why: &Error) {
-        tracing::warn!(%why, "it is thrown away");
+    pub(crate) fn discard(&self, entry: &CacheEntry, reason: &Error) {
+        tracing::warn!(%reason, "it is thrown away");
         let removed = self.lock().and_then(|lock| match entry.is_current() {
             true => self.remove(entry.name(), &lock).map(drop),
             false => Ok(()),

@@ -100,20 +100,20 @@ impl CacheEntry {
         text.map(|text| parse_identities(&text)).unwrap_or_default()
     }
 
-    pub(crate) fn damaged(&self, part: &str, why: String) -> Error {
+    pub(crate) fn damaged(&self, part: &str, reason: String) -> Error {
         let (part, path) = (part.to_owned(), self.path.join(part));
         match self.kind {
             ArtifactKind::Template => Error::DamagedTemplate {
                 key: self.name.clone(),
                 part,
                 path,
-                why,
+                reason,
             },
             ArtifactKind::Layer => Error::DamagedLayer {
                 digest: self.name.clone(),
                 part,
                 path,
-                why,
+                reason,
             },
         }
     }

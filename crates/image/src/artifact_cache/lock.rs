@@ -38,14 +38,14 @@ impl Lock {
         Ok(take(&file, path)?.then_some(Self { _file: file }))
     }
 
-    fn wait_for(path: &Path, limit: Duration) -> Result<Self, Error> {
+    fn wait_for(path: &Path, timeout: Duration) -> Result<Self, Error> {
         let file = open(path, true)?;
         let begun = Instant::now();
         while !take(&file, path)? {
-            if begun.elapsed() > limit {
+            if begun.elapsed() > timeout {
                 return Err(Error::Locked {
                     path: path.to_path_buf(),
-                    limit,
+                    timeout,
                 });
             }
             thread::sleep(LOOK);

@@ -105,8 +105,8 @@ impl StagingDir {
         sync_directory(self.cache.root())?;
         let entry = self.cache.entry(name)?;
         let entry = entry.ok_or_else(|| Error::Inconsistent {
-            what: "directory",
-            why: format!("{} is not there", path.display()),
+            item: "directory",
+            reason: format!("{} is not there", path.display()),
         })?;
         entry.mark_used(SystemTime::now());
         load(&entry)

@@ -26,7 +26,7 @@ impl Archive {
     /// Adds a directory; its parent must have been added before.
     pub(crate) fn directory(&mut self, path: &str, mode: u32) {
         let mode = MODE_DIRECTORY | mode;
-        self.entry(
+        self.add_entry(
             path,
             &Entry {
                 mode,
@@ -40,7 +40,7 @@ impl Archive {
     /// Adds a file.
     pub(crate) fn file(&mut self, path: &str, mode: u32, contents: &[u8]) {
         let mode = MODE_FILE | mode;
-        self.entry(
+        self.add_entry(
             path,
             &Entry {
                 mode,
@@ -54,7 +54,7 @@ impl Archive {
     /// Adds a character device.
     pub(crate) fn character_device(&mut self, path: &str, mode: u32, device: (u32, u32)) {
         let mode = MODE_CHARACTER_DEVICE | mode;
-        self.entry(
+        self.add_entry(
             path,
             &Entry {
                 mode,
@@ -68,7 +68,7 @@ impl Archive {
     /// The whole archive.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entries = 0;
-        self.raw(
+        self.write_entry(
             TRAILER,
             &Entry {
                 mode: 0,
@@ -81,23 +81,23 @@ impl Archive {
         self.bytes
     }
 
-    fn entry(&mut self, path: &str, entry: &Entry<'_>) {
+    fn add_entry(&mut self, path: &str, add_entry: &Entry<'_>) {
         self.entries += 1;
-        self.raw(path, entry, self.entries);
+        self.write_entry(path, add_entry, self.entries);
     }
 
-    fn raw(&mut self, path: &str, entry: &Entry<'_>, inode: u32) {
-        let size = u32::try_from(entry.contents.len()).unwrap_or(u32::MAX);
+    fn write_entry(&mut self, path: &str, add_entry: &Entry<'_>, inode: u32) {
+        let size = u32::try_from(add_entry.contents.len()).unwrap_or(u32::MAX);
         let name_size = u32::try_from(path.len() + 1).unwrap_or(u32::MAX);
-        let (major, minor) = entry.device;
+        let (major, minor) = add_entry.device;
         // Inode, mode, owner, group, links, time, size, device of the file system (two), of the node (two),
         // length of the name with its zero, check sum (unused).
         let fields = [
             inode,
-            entry.mode,
+            add_entry.mode,
             0,
             0,
-            entry.links,
+            add_entry.links,
             0,
             size,
             0,
@@ -115,7 +115,7 @@ impl Archive {
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);
         self.pad();
-        self.bytes.extend_from_slice(entry.contents);
+        self.bytes.extend_from_slice(add_entry.contents);
         self.pad();
     }
 

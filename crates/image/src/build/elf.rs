@@ -11,30 +11,33 @@ const SEGMENT_INTERPRETER: u32 = 3;
 
 /// Refuses what is not a static program for 64-bit x86.
 pub(crate) fn check_static(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let refuse = |why| {
+    let reject = |reason| {
         Err(Error::Agent {
             path: path.to_path_buf(),
-            why,
+            reason,
         })
     };
     if bytes.len() < HEADER_BYTES || !bytes.starts_with(b"\x7fELF\x02\x01") {
-        return refuse("it is not a 64-bit ELF program");
+        return reject("it is not a 64-bit ELF program");
     }
-    if half(bytes, 18) != Some(MACHINE_X86_64) {
-        return refuse("it is not a program for x86-64");
+    if read_u16(bytes, 18) != Some(MACHINE_X86_64) {
+        return reject("it is not a program for x86-64");
     }
-    match has_interpreter(bytes) {
+    match has_dynamic_loader(bytes) {
         Some(false) => Ok(()),
         Some(true) => {
-            refuse("it is linked dynamically, and the guest has no libraries at its start")
+            reject("it is linked dynamically, and the guest has no libraries at its start")
         }
-        None => refuse("its program headers are cut off"),
+        None => reject("its program headers are cut off"),
     }
 }
 
-fn has_interpreter(bytes: &[u8]) -> Option<bool> {
+fn has_dynamic_loader(bytes: &[u8]) -> Option<bool> {
     let table = usize::try_from(u64::from_le_bytes(bytes.get(32..40)?.try_into().ok()?)).ok()?;
-    let (size, count) = (usize::from(half(bytes, 54)?), usize::from(half(bytes, 56)?));
+    let (size, count) = (
+        usize::from(read_u16(bytes, 54)?),
+        usize::from(read_u16(bytes, 56)?),
+    );
     for index in 0..count {
         let at = table.checked_add(size.checked_mul(index)?)?;
         let kind = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
@@ -45,7 +48,7 @@ fn has_interpreter(bytes: &[u8]) -> Option<bool> {
     Some(false)
 }
 
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
+fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 

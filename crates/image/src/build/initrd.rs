@@ -14,7 +14,7 @@ const CONSOLE: (u32, u32) = (5, 1);
 /// The archive with `agent` as `/init`. A kernel with modules has them in `/modules`, with the order in
 /// which the agent is to load them, one name a line, in `/modules/order`.
 pub(crate) fn build(agent: &[u8], modules: &[(String, PathBuf)]) -> Result<Vec<u8>, Error> {
-    let mut archive = start(agent);
+    let mut archive = start_archive(agent);
     if !modules.is_empty() {
         archive.directory("modules", 0o755);
         let order: String = modules
@@ -32,11 +32,11 @@ pub(crate) fn build(agent: &[u8], modules: &[(String, PathBuf)]) -> Result<Vec<u
 
 /// An archive whose first process is `init` and nothing more: for measuring what a boot costs at least.
 pub fn floor(init: &[u8]) -> Vec<u8> {
-    start(init).finish()
+    start_archive(init).finish()
 }
 
 /// What every archive begins with.
-fn start(init: &[u8]) -> Archive {
+fn start_archive(init: &[u8]) -> Archive {
     let mut archive = Archive::default();
     for directory in DIRECTORIES {
         archive.directory(directory, 0o755);

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::initrd;
 use super::recipe::Recipe;
-use crate::kernel::{Kernel, Plan};
+use crate::kernel::{Kernel, KernelPlan};
 use crate::options::BuildOptions;
 use crate::progress::{Progress, StepEnd, Steps};
 use crate::rootfs::{self, base_packages};
@@ -44,11 +44,11 @@ pub enum BuildOutcome {
 const REQUIRED_BYTES: u64 = 1_300_000_000;
 
 /// The parts that the steps before the last one left.
-struct Pieces {
+struct BuiltParts {
     kernel: Kernel,
     packages: BTreeMap<String, String>,
     /// The directory that becomes the image; the root file system is in it.
-    finished: PathBuf,
+    directory: PathBuf,
 }
 
 /// Builds the image that `options` describe, unless it is there already. Builds of one store follow each
@@ -75,13 +75,13 @@ pub fn build(
 ) -> Result<BuildReport, Error> {
     let recipe = Recipe::read(options)?;
     let _lock = store.lock(|| progress.waiting())?;
-    if let Some(image) = current(store, options, &recipe) {
+    if let Some(image) = up_to_date_image(store, options, &recipe) {
         return Ok(BuildReport {
             outcome: BuildOutcome::UpToDate,
             image,
         });
     }
-    make(store, options, &recipe, &mut Steps::new(progress))?;
+    run_steps(store, options, &recipe, &mut Steps::new(progress))?;
     for cache in ["kernel", "base", "downloads"] {
         store.prune(cache)?;
     }
@@ -101,14 +101,14 @@ pub fn prepare_kernel(
     options: &BuildOptions,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
-    let plan = Plan::new(options)?;
+    let plan = KernelPlan::new(options)?;
     let _lock = store.lock(|| progress.waiting())?;
-    Steps::new(progress).run(|advance| plan.obtain(store, options, advance))?;
+    Steps::new(progress).run(|progress| plan.obtain(store, options, progress))?;
     Ok(())
 }
 
 /// The image at hand, if it was made from the same inputs and is intact.
-fn current(store: &Store, options: &BuildOptions, recipe: &Recipe) -> Option<Image> {
+fn up_to_date_image(store: &Store, options: &BuildOptions, recipe: &Recipe) -> Option<Image> {
     if options.refresh {
         return None;
     }
@@ -118,23 +118,23 @@ fn current(store: &Store, options: &BuildOptions, recipe: &Recipe) -> Option<Ima
         .filter(|image| image.manifest().inputs == recipe.key)
 }
 
-fn make(
+fn run_steps(
     store: &Store,
     options: &BuildOptions,
     recipe: &Recipe,
     steps: &mut Steps<'_>,
 ) -> Result<(), Error> {
-    let kernel = steps.run(|advance| recipe.kernel.obtain(store, options, advance))?;
+    let kernel = steps.run(|progress| recipe.kernel.obtain(store, options, progress))?;
     store.require_space(REQUIRED_BYTES)?;
     let base = steps
-        .run(|advance| base_packages::obtain(store, &options.suite, options.refresh, advance))?;
+        .run(|progress| base_packages::obtain(store, &options.suite, options.refresh, progress))?;
     let uv = steps.run(|_| uv::obtain(store))?;
     let bun = steps.run(|_| bun::obtain(store))?;
     let work = store.work_dir()?;
-    let finished = work.path().join("image");
-    fs::create_dir(&finished).map_err(Error::io("make", &finished))?;
-    let packages = steps.run(|advance| {
-        let parts = rootfs::Parts {
+    let directory = work.path().join("image");
+    fs::create_dir(&directory).map_err(Error::io("make", &directory))?;
+    let packages = steps.run(|progress| {
+        let parts = rootfs::TreeInputs {
             base: &base,
             uv: &uv,
             bun: &bun,
@@ -142,39 +142,43 @@ fn make(
             extra: &options.extra_files,
         };
         let tree = work.path().join("tree");
-        advance.line("unpacking and cleaning");
+        progress.line("unpacking and cleaning");
         let packages = rootfs::assemble(&parts, &tree, work.path())?;
-        advance.line("packing");
-        rootfs::pack(&tree, options.format, &finished.join(PARTS[2].1))?;
+        progress.line("packing");
+        rootfs::pack(&tree, options.format, &directory.join(PARTS[2].1))?;
         Ok((packages, StepEnd::Done))
     })?;
     steps.run(|_| {
-        let pieces = Pieces {
+        let built = BuiltParts {
             kernel,
             packages,
-            finished,
+            directory,
         };
-        let manifest = finish(&pieces, options, recipe)?;
-        store.install(&options.name, &manifest, &pieces.finished)?;
+        let manifest = assemble_image(&built, options, recipe)?;
+        store.install(&options.name, &manifest, &built.directory)?;
         Ok(((), StepEnd::Done))
     })
 }
 
 /// Adds kernel and start file system to the finished directory, hashes and writes out everything.
-fn finish(pieces: &Pieces, options: &BuildOptions, recipe: &Recipe) -> Result<Manifest, Error> {
-    let directory = &pieces.finished;
+fn assemble_image(
+    built: &BuiltParts,
+    options: &BuildOptions,
+    recipe: &Recipe,
+) -> Result<Manifest, Error> {
+    let directory = &built.directory;
     let [kernel, initrd, _] = PARTS.map(|(_, file)| directory.join(file));
-    fs::copy(&pieces.kernel.image, &kernel).map_err(Error::io("copy the kernel to", &kernel))?;
-    let archive = initrd::build(&recipe.agent, &pieces.kernel.modules)?;
+    fs::copy(&built.kernel.image, &kernel).map_err(Error::io("copy the kernel to", &kernel))?;
+    let archive = initrd::build(&recipe.agent, &built.kernel.modules)?;
     fs::write(&initrd, archive).map_err(Error::io("write", &initrd))?;
     let mut identities = Identities::new();
     let mut parts = Vec::new();
     for (name, file) in PARTS {
-        let (record, identity) = seal(directory, name, file)?;
+        let (record, identity) = seal_part(directory, name, file)?;
         identities.insert(name.to_owned(), identity);
         parts.push(record);
     }
-    let manifest = describe(parts, pieces, options, recipe);
+    let manifest = manifest_for(parts, built, options, recipe);
     let path = directory.join("manifest.json");
     let text =
         serde_json::to_vec_pretty(&manifest).map_err(|e| Error::io("write", &path)(e.into()))?;
@@ -186,7 +190,7 @@ fn finish(pieces: &Pieces, options: &BuildOptions, recipe: &Recipe) -> Result<Ma
 }
 
 /// Writes a part out, so that it outlasts a power cut, and hashes it.
-fn seal(directory: &Path, name: &str, file: &str) -> Result<(PartRecord, Identity), Error> {
+fn seal_part(directory: &Path, name: &str, file: &str) -> Result<(PartRecord, Identity), Error> {
     let path = directory.join(file);
     // QEMU runs as another user and opens the part again by its descriptor.
     let readable = fs::Permissions::from_mode(0o644);
@@ -205,9 +209,9 @@ fn seal(directory: &Path, name: &str, file: &str) -> Result<(PartRecord, Identit
     Ok((record, identity))
 }
 
-fn describe(
+fn manifest_for(
     parts: Vec<PartRecord>,
-    pieces: &Pieces,
+    built: &BuiltParts,
     options: &BuildOptions,
     recipe: &Recipe,
 ) -> Manifest {
@@ -225,9 +229,9 @@ fn describe(
         inputs: recipe.key.clone(),
         created,
         parts,
-        kernel: pieces.kernel.record.clone(),
+        kernel: built.kernel.record.clone(),
         suite: options.suite.clone(),
-        packages: pieces.packages.clone(),
+        packages: built.packages.clone(),
         artifacts: [UV, BUN].iter().map(artifact).collect(),
         agent_sha256: recipe.agent_sha256.clone(),
         ca_sha256: recipe.ca_sha256.clone(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::elf;
 use crate::Error;
 use crate::hash::{self, Fields};
-use crate::kernel::Plan;
+use crate::kernel::KernelPlan;
 use crate::options::{BuildOptions, ExtraFile};
 use crate::rootfs::base_packages;
 use crate::store::FORMAT;
@@ -15,7 +15,7 @@ use crate::tools::download::Pinned;
 use crate::tools::uv::UV;
 
 /// Where distributions keep the bundle of certificates that the host trusts.
-const HOST_BUNDLES: [&str; 3] = [
+const HOST_CA_BUNDLES: [&str; 3] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
@@ -32,7 +32,7 @@ pub(crate) struct Recipe {
     pub(crate) ca: Option<Vec<u8>>,
     pub(crate) ca_sha256: Option<String>,
     /// The kernel.
-    pub(crate) kernel: Plan,
+    pub(crate) kernel: KernelPlan,
     /// Hash over all of this and over everything built in.
     pub(crate) key: String,
 }
@@ -45,18 +45,18 @@ impl Recipe {
             fs::read(&options.agent).map_err(Error::io("read the agent", &options.agent))?;
         elf::check_static(&options.agent, &agent)?;
         let agent_sha256 = hash::of_bytes(&agent);
-        let ca = bundle(options.extra_ca.as_deref())?;
+        let ca = ca_bundle(options.extra_ca.as_deref())?;
         let ca_sha256 = ca.as_deref().map(hash::of_bytes);
-        let kernel = Plan::new(options)?;
+        let kernel = KernelPlan::new(options)?;
         let key = Fields::default()
             .add("builder", FORMAT.to_string())
             .add("kernel", kernel.key())
             .add("base", base_packages::key(&options.suite))
-            .add("uv", pinned(&UV))
-            .add("bun", pinned(&BUN))
+            .add("uv", artifact_key(&UV))
+            .add("bun", artifact_key(&BUN))
             .add("agent", &agent_sha256)
             .add("ca", ca_sha256.as_deref().unwrap_or_default())
-            .add("extra", extra(&options.extra_files))
+            .add("extra", extra_files_hash(&options.extra_files))
             .add("format", options.format.as_str())
             .finish();
         Ok(Self {
@@ -70,12 +70,12 @@ impl Recipe {
     }
 }
 
-fn pinned(artifact: &Pinned) -> String {
+fn artifact_key(artifact: &Pinned) -> String {
     format!("{} {}", artifact.version, artifact.sha256)
 }
 
 /// Independent of the order in which the files are given.
-fn extra(files: &[ExtraFile]) -> String {
+fn extra_files_hash(files: &[ExtraFile]) -> String {
     let mut sorted: Vec<&ExtraFile> = files.iter().collect();
     sorted.sort_by(|a, b| a.path.cmp(&b.path));
     let all = sorted.iter().fold(Fields::default(), |fields, file| {
@@ -87,17 +87,17 @@ fn extra(files: &[ExtraFile]) -> String {
 }
 
 /// The host's bundle and the extra certificates after it.
-fn bundle(extra_ca: Option<&Path>) -> Result<Option<Vec<u8>>, Error> {
-    let host = HOST_BUNDLES.iter().find_map(|path| fs::read(path).ok());
+fn ca_bundle(extra_ca: Option<&Path>) -> Result<Option<Vec<u8>>, Error> {
+    let host = HOST_CA_BUNDLES.iter().find_map(|path| fs::read(path).ok());
     let Some(path) = extra_ca else {
         return Ok(host);
     };
     let extra = fs::read(path).map_err(Error::io("read", path))?;
     if !String::from_utf8_lossy(&extra).contains(PEM_BEGIN) {
-        let what = format!("certificate file {}", path.display());
+        let option = format!("certificate file {}", path.display());
         return Err(Error::Option {
-            what,
-            why: "it holds no certificate in PEM form",
+            option,
+            reason: "it holds no certificate in PEM form",
         });
     }
     let mut all = host.unwrap_or_default();
@@ -123,11 +123,11 @@ mod tests {
     #[test]
     fn extra_files_count_by_what_they_are_not_by_their_order() {
         let (a, b) = (file("/a", 0o644, "1"), file("/b", 0o755, "2"));
-        let both = extra(&[a.clone(), b.clone()]);
-        assert_eq!(both, extra(&[b.clone(), a.clone()]));
-        assert_ne!(both, extra(&[file("/a", 0o600, "1"), b.clone()]));
-        assert_ne!(both, extra(&[file("/a", 0o644, "2"), b]));
-        assert_ne!(both, extra(&[a]));
+        let both = extra_files_hash(&[a.clone(), b.clone()]);
+        assert_eq!(both, extra_files_hash(&[b.clone(), a.clone()]));
+        assert_ne!(both, extra_files_hash(&[file("/a", 0o600, "1"), b.clone()]));
+        assert_ne!(both, extra_files_hash(&[file("/a", 0o644, "2"), b]));
+        assert_ne!(both, extra_files_hash(&[a]));
     }
 
     #[test]
@@ -135,10 +135,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ca.pem");
         fs::write(&path, "nothing").unwrap();
-        assert!(matches!(bundle(Some(&path)), Err(Error::Option { .. })));
+        assert!(matches!(ca_bundle(Some(&path)), Err(Error::Option { .. })));
         fs::write(&path, format!("{PEM_BEGIN}\nAAAA\n")).unwrap();
-        let all = bundle(Some(&path)).unwrap().unwrap();
+        let all = ca_bundle(Some(&path)).unwrap().unwrap();
         assert!(all.ends_with(b"AAAA\n"));
-        assert!(all.starts_with(&bundle(None).unwrap().unwrap_or_default()));
+        assert!(all.starts_with(&ca_bundle(None).unwrap().unwrap_or_default()));
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn seal(finished: &Path, record: KernelRecord, modules: &[String]) ->
 }
 
 /// Moves a finished directory into the cache.
-pub(super) fn keep(finished: &Path, cached: &Path) -> Result<(), Error> {
+pub(super) fn move_to_cache(finished: &Path, cached: &Path) -> Result<(), Error> {
     // What may lie there is an entry that is not intact, or an older one.
     let _ = fs::remove_dir_all(cached);
     fs::rename(finished, cached).map_err(Error::io("move the kernel to", cached))
@@ -90,7 +90,7 @@ mod tests {
         fs::write(finished.join(IMAGE), "kernel").unwrap();
         fs::write(finished.join("a.ko"), "module").unwrap();
         seal(&finished, example_manifest().kernel, &["a.ko".to_owned()]).unwrap();
-        keep(&finished, &cached).unwrap();
+        move_to_cache(&finished, &cached).unwrap();
         let kernel = load(&cached).unwrap();
         assert_eq!(kernel.image, cached.join(IMAGE));
         assert_eq!(kernel.modules, [("a.ko".to_owned(), cached.join("a.ko"))]);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cached;
-use crate::progress::Advance;
+use crate::progress::StepProgress;
 use crate::store::{KernelChoice, KernelRecord};
 use crate::tools::mmdebstrap::{self, Request};
 use crate::tools::program::{Program, require_program};
@@ -26,22 +26,26 @@ const MODULES: [&str; 8] = [
     "overlay",
 ];
 /// It takes ten seconds near a mirror.
-const LIMIT: Duration = Duration::from_secs(30 * 60);
+const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// Fetches the kernel; the directory returned is ready for the cache.
-pub(super) fn make(suite: &str, work: &Path, advance: &mut Advance<'_>) -> Result<PathBuf, Error> {
+pub(super) fn fetch(
+    suite: &str,
+    work: &Path,
+    progress: &mut StepProgress<'_>,
+) -> Result<PathBuf, Error> {
     require_program("xz", "Debian's kernel modules are unpacked", "xz-utils")?;
     let (archive, tree) = (work.join("kernel.tar"), work.join("kernel"));
     let request = Request {
-        what: "fetching Debian's kernel",
+        task: "fetching Debian's kernel",
         variant: "extract",
         include: PACKAGE,
         suite,
         options: &[],
     };
-    mmdebstrap::run(&request, &archive, LIMIT, &mut |line| advance.line(line))?;
+    mmdebstrap::run(&request, &archive, TIMEOUT, &mut |line| progress.line(line))?;
     fs::create_dir(&tree).map_err(Error::io("make", &tree))?;
-    Program::new("unpacking Debian's kernel", "tar", LIMIT)
+    Program::new("unpacking Debian's kernel", "tar", TIMEOUT)
         .arg("-xf")
         .arg(&archive)
         .args(["--no-same-owner", "--exclude=./dev/*", "-C"])
@@ -52,7 +56,7 @@ pub(super) fn make(suite: &str, work: &Path, advance: &mut Advance<'_>) -> Resul
 
 fn collect(tree: &Path, finished: &Path) -> Result<PathBuf, Error> {
     let boot = tree.join("boot");
-    let image = entry_named(&boot, "vmlinuz-")?;
+    let image = find_with_prefix(&boot, "vmlinuz-")?;
     let name = image
         .file_name()
         .and_then(|n| n.to_str())
@@ -61,9 +65,9 @@ fn collect(tree: &Path, finished: &Path) -> Result<PathBuf, Error> {
     fs::create_dir(finished).map_err(Error::io("make", finished))?;
     let target = finished.join(cached::IMAGE);
     fs::rename(&image, &target).map_err(Error::io("move", &image))?;
-    let mut library = Library::read(&tree.join("usr/lib/modules").join(&release))?;
+    let mut modules = ModuleIndex::read(&tree.join("usr/lib/modules").join(&release))?;
     let mut names = Vec::new();
-    for (index, file) in library.in_order(&MODULES)?.iter().enumerate() {
+    for (index, file) in modules.load_order(&MODULES)?.iter().enumerate() {
         let stem = file
             .file_stem()
             .and_then(|s| s.to_str())
@@ -75,7 +79,7 @@ fn collect(tree: &Path, finished: &Path) -> Result<PathBuf, Error> {
     let record = KernelRecord {
         kind: KernelChoice::Debian,
         package: format!("linux-image-{release}"),
-        version: version_of(&target)?,
+        version: package_version(&target)?,
         config_sha256: hash::of_path(&boot.join(format!("config-{release}")))?,
         release,
     };
@@ -83,7 +87,7 @@ fn collect(tree: &Path, finished: &Path) -> Result<PathBuf, Error> {
     Ok(finished.to_path_buf())
 }
 
-fn entry_named(directory: &Path, prefix: &str) -> Result<PathBuf, Error> {
+fn find_with_prefix(directory: &Path, prefix: &str) -> Result<PathBuf, Error> {
     let entries = fs::read_dir(directory).map_err(Error::io("read", directory))?;
     let mut found = entries
         .filter_map(|e| e.ok().map(|e| e.path()))
@@ -93,14 +97,14 @@ fn entry_named(directory: &Path, prefix: &str) -> Result<PathBuf, Error> {
                 .is_some_and(|n| n.starts_with(prefix))
         });
     found.next().ok_or_else(|| Error::Inconsistent {
-        what: "kernel package",
-        why: format!("it has no {prefix}* in {}", directory.display()),
+        item: "kernel package",
+        reason: format!("it has no {prefix}* in {}", directory.display()),
     })
 }
 
 /// The text of the kernel's version in its own header, which ends with Debian's version of the package:
 /// `6.12.9-cloud-amd64 (…) #1 SMP … Debian 6.12.9-1 (2026-01-01)`.
-fn version_of(image: &Path) -> Result<String, Error> {
+fn package_version(image: &Path) -> Result<String, Error> {
     /// Where the boot protocol keeps the place of the text, less 512.
     const POINTER: usize = 0x20e;
     let bytes = fs::read(image).map_err(Error::io("read", image))?;
@@ -118,13 +122,13 @@ fn version_of(image: &Path) -> Result<String, Error> {
 }
 
 /// The modules of one kernel, by name.
-struct Library(BTreeMap<String, PathBuf>);
+struct ModuleIndex(BTreeMap<String, PathBuf>);
 
-impl Library {
+impl ModuleIndex {
     fn read(directory: &Path) -> Result<Self, Error> {
-        let mut library = Self(BTreeMap::new());
-        library.add(directory)?;
-        Ok(library)
+        let mut modules = Self(BTreeMap::new());
+        modules.add(directory)?;
+        Ok(modules)
     }
 
     fn add(&mut self, directory: &Path) -> Result<(), Error> {
@@ -144,7 +148,7 @@ impl Library {
     }
 
     /// The files of these modules, uncompressed, each after those it depends on.
-    fn in_order(&mut self, names: &[&str]) -> Result<Vec<PathBuf>, Error> {
+    fn load_order(&mut self, names: &[&str]) -> Result<Vec<PathBuf>, Error> {
         let mut order = Vec::new();
         for name in names {
             self.visit(name, &mut order)?;
@@ -157,9 +161,9 @@ impl Library {
         let Some(path) = self.0.remove(&name.replace('-', "_")) else {
             return Ok(());
         };
-        let path = uncompressed(path)?;
+        let path = decompress(path)?;
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-        for needed in needs(&bytes) {
+        for needed in dependencies(&bytes) {
             self.visit(&needed, order)?;
         }
         order.push(path);
@@ -167,11 +171,11 @@ impl Library {
     }
 }
 
-fn uncompressed(path: PathBuf) -> Result<PathBuf, Error> {
+fn decompress(path: PathBuf) -> Result<PathBuf, Error> {
     if path.extension().is_none_or(|e| e != "xz") {
         return Ok(path);
     }
-    Program::new("unpacking a kernel module", "xz", LIMIT)
+    Program::new("unpacking a kernel module", "xz", TIMEOUT)
         .arg("-d")
         .arg(&path)
         .run(&mut |_| {})?;
@@ -179,7 +183,7 @@ fn uncompressed(path: PathBuf) -> Result<PathBuf, Error> {
 }
 
 /// What a module says it needs: `depends=a,b` and `softdep=pre: c d` among its strings.
-fn needs(module: &[u8]) -> Vec<String> {
+fn dependencies(module: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     for text in module.split(|b| *b == 0) {
         let Ok(text) = std::str::from_utf8(text) else {
@@ -217,8 +221,8 @@ mod tests {
         put("soft.ko", b"\0depends=ring\0");
         put("ring.ko", b"\0depends=\0");
         put("later.ko", b"\0depends=\0");
-        let mut library = Library::read(directory.path()).unwrap();
-        let order = library.in_order(&["net", "built_in", "ring"]).unwrap();
+        let mut modules = ModuleIndex::read(directory.path()).unwrap();
+        let order = modules.load_order(&["net", "built_in", "ring"]).unwrap();
         let names: Vec<_> = order
             .iter()
             .map(|p| p.file_stem().unwrap().to_str().unwrap())

@@ -11,4 +11,4 @@ mod source;
 mod source_build;
 
 pub(crate) use self::cached::Kernel;
-pub(crate) use self::plan::Plan;
+pub(crate) use self::plan::KernelPlan;

@@ -6,18 +6,18 @@ use super::{debian, source_build};
 use crate::Error;
 use crate::hash::Fields;
 use crate::options::BuildOptions;
-use crate::progress::{Advance, StepEnd};
+use crate::progress::{StepEnd, StepProgress};
 use crate::store::{KernelChoice, Store};
 
 /// Which kernel, and from where.
-pub(crate) enum Plan {
+pub(crate) enum KernelPlan {
     /// Built from source.
     Own(Source),
     /// Debian's, of this suite.
     Debian(String),
 }
 
-impl Plan {
+impl KernelPlan {
     /// Looks for what the chosen kernel is made from.
     pub(crate) fn new(options: &BuildOptions) -> Result<Self, Error> {
         match options.kernel {
@@ -39,11 +39,11 @@ impl Plan {
         &self,
         store: &Store,
         options: &BuildOptions,
-        advance: &mut Advance<'_>,
+        progress: &mut StepProgress<'_>,
     ) -> Result<(Kernel, StepEnd), Error> {
         let cached = store.cache("kernel").join(self.key());
-        let again = options.refresh && matches!(self, Self::Debian(_));
-        if let Some(kernel) = cached::load(&cached).filter(|_| !again) {
+        let refetch = options.refresh && matches!(self, Self::Debian(_));
+        if let Some(kernel) = cached::load(&cached).filter(|_| !refetch) {
             return Ok((kernel, StepEnd::Cached));
         }
         if matches!(self, Self::Own(_)) {
@@ -51,13 +51,15 @@ impl Plan {
         }
         let work = store.work_dir()?;
         let finished = match self {
-            Self::Own(source) => source_build::make(source, work.path(), options.jobs, advance)?,
-            Self::Debian(suite) => debian::make(suite, work.path(), advance)?,
+            Self::Own(source) => {
+                source_build::build_from_source(source, work.path(), options.jobs, progress)?
+            }
+            Self::Debian(suite) => debian::fetch(suite, work.path(), progress)?,
         };
-        cached::keep(&finished, &cached)?;
+        cached::move_to_cache(&finished, &cached)?;
         let kernel = cached::load(&cached).ok_or_else(|| Error::Inconsistent {
-            what: "kernel",
-            why: "it cannot be read back".to_owned(),
+            item: "kernel",
+            reason: "it cannot be read back".to_owned(),
         })?;
         Ok((kernel, StepEnd::Done))
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Error;
-use crate::tools::apt::QUESTION;
+use crate::tools::apt::QUERY_TIMEOUT;
 use crate::tools::download::only_file;
 use crate::tools::mmdebstrap::{self, Request};
 use crate::tools::program::{Program, find_program};
@@ -15,7 +15,7 @@ pub(crate) const PACKAGE: &str = "linux-source-6.12";
 /// Where that package puts the source.
 const INSTALLED: &str = "usr/src/linux-source-6.12.tar.xz";
 /// 150 MB from a mirror.
-const DOWNLOAD: Duration = Duration::from_secs(30 * 60);
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// A source of the kernel that is to be had, with its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ enum Origin {
     /// The package is installed.
     Installed,
     /// The host's package sources offer it.
-    Offered,
+    AptArchive,
     /// The host is not Debian, or an older one: from the guest's own suite.
     Suite(String),
 }
@@ -50,12 +50,12 @@ impl Source {
         if let Some(version) = offered_version() {
             return Ok(Self {
                 version,
-                origin: Origin::Offered,
+                origin: Origin::AptArchive,
             });
         }
         if find_program("mmdebstrap").is_none() {
-            let why = format!("apt offers no `{PACKAGE}` here, and mmdebstrap is not installed");
-            return Err(Error::NoKernelSource(why));
+            let reason = format!("apt offers no `{PACKAGE}` here, and mmdebstrap is not installed");
+            return Err(Error::NoKernelSource(reason));
         }
         let origin = Origin::Suite(suite.to_owned());
         Ok(Self {
@@ -68,26 +68,30 @@ impl Source {
     pub(crate) fn archive(&self, work: &Path) -> Result<PathBuf, Error> {
         match &self.origin {
             Origin::Installed => Ok(Path::new("/").join(INSTALLED)),
-            Origin::Offered => download(&self.version, work),
-            Origin::Suite(suite) => extract(suite, work),
+            Origin::AptArchive => download_with_apt(&self.version, work),
+            Origin::Suite(suite) => extract_from_suite(suite, work),
         }
     }
 }
 
-fn download(version: &str, work: &Path) -> Result<PathBuf, Error> {
+fn download_with_apt(version: &str, work: &Path) -> Result<PathBuf, Error> {
     let downloads = work.join("download");
     fs::create_dir_all(&downloads).map_err(Error::io("make", &downloads))?;
-    Program::new("downloading the kernel's source", "apt-get", DOWNLOAD)
-        .args(["download", "-q"])
-        .arg(format!("{PACKAGE}={version}"))
-        .directory(&downloads)
-        .run(&mut |_| {})?;
+    Program::new(
+        "downloading the kernel's source",
+        "apt-get",
+        DOWNLOAD_TIMEOUT,
+    )
+    .args(["download", "-q"])
+    .arg(format!("{PACKAGE}={version}"))
+    .current_dir(&downloads)
+    .run(&mut |_| {})?;
     let package = only_file(&downloads)?;
     let unpacked = work.join("package");
     Program::new(
         "unpacking the kernel's source package",
         "dpkg-deb",
-        DOWNLOAD,
+        DOWNLOAD_TIMEOUT,
     )
     .arg("-x")
     .args([&package, &unpacked])
@@ -95,41 +99,49 @@ fn download(version: &str, work: &Path) -> Result<PathBuf, Error> {
     Ok(unpacked.join(INSTALLED))
 }
 
-fn extract(suite: &str, work: &Path) -> Result<PathBuf, Error> {
+fn extract_from_suite(suite: &str, work: &Path) -> Result<PathBuf, Error> {
     let (archive, unpacked) = (work.join("source.tar"), work.join("package"));
-    let what = "fetching the kernel's source";
+    let task = "fetching the kernel's source";
     let request = Request {
-        what,
+        task,
         variant: "extract",
         include: PACKAGE,
         suite,
         options: &[],
     };
-    mmdebstrap::run(&request, &archive, DOWNLOAD, &mut |_| {})?;
+    mmdebstrap::run(&request, &archive, DOWNLOAD_TIMEOUT, &mut |_| {})?;
     fs::create_dir(&unpacked).map_err(Error::io("make", &unpacked))?;
-    Program::new("unpacking the kernel's source package", "tar", DOWNLOAD)
-        .arg("-xf")
-        .arg(&archive)
-        .args(["--no-same-owner", "-C"])
-        .arg(&unpacked)
-        .arg(format!("./{INSTALLED}"))
-        .run(&mut |_| {})?;
+    Program::new(
+        "unpacking the kernel's source package",
+        "tar",
+        DOWNLOAD_TIMEOUT,
+    )
+    .arg("-xf")
+    .arg(&archive)
+    .args(["--no-same-owner", "-C"])
+    .arg(&unpacked)
+    .arg(format!("./{INSTALLED}"))
+    .run(&mut |_| {})?;
     Ok(unpacked.join(INSTALLED))
 }
 
 fn offered_version() -> Option<String> {
-    let policy = Program::new("asking apt for the kernel's source", "apt-cache", QUESTION)
-        .args(["policy", PACKAGE])
-        .output()
-        .ok()?;
-    candidate(&policy)
+    let policy = Program::new(
+        "asking apt for the kernel's source",
+        "apt-cache",
+        QUERY_TIMEOUT,
+    )
+    .args(["policy", PACKAGE])
+    .output()
+    .ok()?;
+    parse_candidate(&policy)
 }
 
 fn installed_version() -> Option<String> {
     let answer = Program::new(
         "asking dpkg for the kernel's source",
         "dpkg-query",
-        QUESTION,
+        QUERY_TIMEOUT,
     )
     .args(["-W", "-f", "${db:Status-Status} ${Version}\\n", PACKAGE])
     .output()
@@ -141,7 +153,7 @@ fn installed_version() -> Option<String> {
 }
 
 /// The version of apt's answer that would be installed.
-fn candidate(policy: &str) -> Option<String> {
+fn parse_candidate(policy: &str) -> Option<String> {
     let line = policy
         .lines()
         .find_map(|line| line.trim().strip_prefix("Candidate:"))?;
@@ -156,11 +168,11 @@ mod tests {
     fn takes_the_candidate_of_apts_answer() {
         let answer =
             "linux-source-6.12:\n  Installed: (none)\n  Candidate: 6.12.9-1\n  Version table:\n";
-        assert_eq!(candidate(answer).as_deref(), Some("6.12.9-1"));
+        assert_eq!(parse_candidate(answer).as_deref(), Some("6.12.9-1"));
         assert_eq!(
-            candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"),
+            parse_candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"),
             None
         );
-        assert_eq!(candidate(""), None);
+        assert_eq!(parse_candidate(""), None);
     }
 }

@@ -9,7 +9,7 @@ use super::fragment::{self, FRAGMENT};
 use super::source::{PACKAGE, Source};
 use crate::Error;
 use crate::hash::{self, Fields};
-use crate::progress::Advance;
+use crate::progress::StepProgress;
 use crate::store::{KernelChoice, KernelRecord};
 use crate::tools::program::{Program, require_program};
 
@@ -20,15 +20,15 @@ use crate::tools::program::{Program, require_program};
 pub(crate) const PATCH: &str = include_str!("../../kernel/emulation.patch");
 
 /// The build takes three minutes on two free processors.
-const LIMIT: Duration = Duration::from_secs(60 * 60);
+const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// Source and objects together (measured: 1.8 GB), with room to spare.
 pub(super) const REQUIRED_BYTES: u64 = 2_200_000_000;
 /// Lines that make prints for this configuration: its progress (measured: 1,439).
-const LINES: u32 = 1440;
+const EXPECTED_LINES: u32 = 1440;
 /// A change of the way the kernel is built, other than in fragment and patch, changes this.
-const WAY: &str = "2";
+const BUILD_VERSION: &str = "2";
 /// Inherited variables that would change what is built.
-const FOREIGN: [&str; 7] = [
+const CLEARED_VARIABLES: [&str; 7] = [
     "MAKEFLAGS",
     "MAKELEVEL",
     "ARCH",
@@ -38,7 +38,7 @@ const FOREIGN: [&str; 7] = [
     "CC",
 ];
 /// What the build runs: program, Debian package.
-const NEEDED: [(&str, &str); 10] = [
+const REQUIRED_PROGRAMS: [(&str, &str); 10] = [
     ("make", "make"),
     ("gcc", "gcc"),
     ("ld", "binutils"),
@@ -54,18 +54,18 @@ const NEEDED: [(&str, &str); 10] = [
 const LIBELF_HEADER: &str = "/usr/include/libelf.h";
 
 /// Builds the kernel; the directory returned is ready for the cache.
-pub(super) fn make(
+pub(super) fn build_from_source(
     source: &Source,
     work: &Path,
     jobs: Option<usize>,
-    advance: &mut Advance<'_>,
+    progress: &mut StepProgress<'_>,
 ) -> Result<PathBuf, Error> {
-    check_programs()?;
-    advance.part(0.0, "fetching the source");
+    require_programs()?;
+    progress.fraction(0.0, "fetching the source");
     let archive = source.archive(work)?;
-    let tree = unpack(&archive, work, advance)?;
+    let tree = unpack(&archive, work, progress)?;
     let config = configure(&tree)?;
-    compile(&tree, jobs, advance)?;
+    compile(&tree, jobs, progress)?;
     let finished = work.join("finished");
     collect(&tree, source, &config, &finished)?;
     Ok(finished)
@@ -74,15 +74,15 @@ pub(super) fn make(
 /// What the kernel is made from; the image's key holds it too.
 pub(super) fn key(source: &Source) -> String {
     Fields::default()
-        .add("way", WAY)
+        .add("way", BUILD_VERSION)
         .add("source", &source.version)
         .add("fragment", FRAGMENT)
         .add("patch", PATCH)
         .finish()
 }
 
-fn check_programs() -> Result<(), Error> {
-    for (program, package) in NEEDED {
+fn require_programs() -> Result<(), Error> {
+    for (program, package) in REQUIRED_PROGRAMS {
         require_program(program, "the guest's kernel is compiled", package)?;
     }
     if !Path::new(LIBELF_HEADER).exists() {
@@ -95,11 +95,11 @@ fn check_programs() -> Result<(), Error> {
     Ok(())
 }
 
-fn unpack(archive: &Path, work: &Path, advance: &mut Advance<'_>) -> Result<PathBuf, Error> {
-    advance.part(0.0, "unpacking the source");
+fn unpack(archive: &Path, work: &Path, progress: &mut StepProgress<'_>) -> Result<PathBuf, Error> {
+    progress.fraction(0.0, "unpacking the source");
     let tree = work.join("source");
     fs::create_dir(&tree).map_err(Error::io("make", &tree))?;
-    Program::new("unpacking the kernel's source", "tar", LIMIT)
+    Program::new("unpacking the kernel's source", "tar", TIMEOUT)
         .arg("-xJf")
         .arg(archive)
         .args(["--no-same-owner", "--strip-components=1", "-C"])
@@ -107,10 +107,10 @@ fn unpack(archive: &Path, work: &Path, advance: &mut Advance<'_>) -> Result<Path
         .run(&mut |_| {})?;
     let patch = work.join("fumehood.patch");
     fs::write(&patch, PATCH).map_err(Error::io("write", &patch))?;
-    Program::new("patching the kernel's source", "patch", LIMIT)
+    Program::new("patching the kernel's source", "patch", TIMEOUT)
         .args(["-p1", "--batch", "--forward", "-i"])
         .arg(&patch)
-        .directory(&tree)
+        .current_dir(&tree)
         .run(&mut |_| {})?;
     Ok(tree)
 }
@@ -123,19 +123,19 @@ fn configure(tree: &Path) -> Result<String, Error> {
     Program::new(
         "merging the kernel's configuration",
         "scripts/kconfig/merge_config.sh",
-        LIMIT,
+        TIMEOUT,
     )
     .args(["-m", ".config", "fumehood.config"])
-    .directory(tree)
+    .current_dir(tree)
     .run(&mut |_| {})?;
     kbuild(tree).args(["-s", "olddefconfig"]).run(&mut |_| {})?;
     let path = tree.join(".config");
     let config = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    fragment::assert_taken(FRAGMENT, &config)?;
+    fragment::check_applied(FRAGMENT, &config)?;
     Ok(config)
 }
 
-fn compile(tree: &Path, jobs: Option<usize>, advance: &mut Advance<'_>) -> Result<(), Error> {
+fn compile(tree: &Path, jobs: Option<usize>, progress: &mut StepProgress<'_>) -> Result<(), Error> {
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let mut lines = 0;
     kbuild(tree)
@@ -144,16 +144,16 @@ fn compile(tree: &Path, jobs: Option<usize>, advance: &mut Advance<'_>) -> Resul
         .run(&mut |line| {
             if line.starts_with("  ") {
                 lines += 1;
-                advance.part(f64::from(lines) / f64::from(LINES), line.trim());
+                progress.fraction(f64::from(lines) / f64::from(EXPECTED_LINES), line.trim());
             }
         })
 }
 
 /// Names, dates and places that would make two builds differ are fixed.
 fn kbuild(tree: &Path) -> Program {
-    Program::new("building the guest's kernel", "make", LIMIT)
-        .directory(tree)
-        .without_env(&FOREIGN)
+    Program::new("building the guest's kernel", "make", TIMEOUT)
+        .current_dir(tree)
+        .unset_env(&CLEARED_VARIABLES)
         .env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970")
         .env("KBUILD_BUILD_USER", "fumehood")
         .env("KBUILD_BUILD_HOST", "fumehood")
@@ -161,7 +161,7 @@ fn kbuild(tree: &Path) -> Program {
 
 fn collect(tree: &Path, source: &Source, config: &str, finished: &Path) -> Result<(), Error> {
     fs::create_dir(finished).map_err(Error::io("make", finished))?;
-    Program::new("stripping the kernel", "strip", LIMIT)
+    Program::new("stripping the kernel", "strip", TIMEOUT)
         .arg("-o")
         .args([&finished.join(cached::IMAGE), &tree.join("vmlinux")])
         .run(&mut |_| {})?;

@@ -45,8 +45,8 @@ impl LayerManifest {
         let manifest: Self =
             serde_json::from_slice(&text).map_err(|e| entry.damaged(MANIFEST, e.to_string()))?;
         if manifest.format != FORMAT {
-            let why = format!("format {} instead of {FORMAT}", manifest.format);
-            return Err(entry.damaged(MANIFEST, why));
+            let reason = format!("format {} instead of {FORMAT}", manifest.format);
+            return Err(entry.damaged(MANIFEST, reason));
         }
         if manifest.digest != entry.name() {
             return Err(entry.damaged(MANIFEST, "it belongs to another layer".to_owned()));

@@ -35,8 +35,8 @@ impl StoredLayer {
         if entry.identities().get(LAYER) != Some(&identity) {
             let found = hash::of_file(&mut file, &path)?;
             if found != manifest.digest {
-                let why = format!("sha256 {found} instead of {}", manifest.digest);
-                return Err(entry.damaged(LAYER, why));
+                let reason = format!("sha256 {found} instead of {}", manifest.digest);
+                return Err(entry.damaged(LAYER, reason));
             }
             // Whoever may only read the store hashes again the next time.
             let seen = Identities::from([(LAYER.to_owned(), identity)]);

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::bytecode::Compiled;
+use super::bytecode::BytecodeCheck;
 use super::tree::Tree;
 use crate::Error;
 use crate::options::ExtraFile;
@@ -13,7 +13,7 @@ use crate::tools::program::Program;
 use crate::tools::{apt, bun, uv};
 
 /// Unpacking 220 MB.
-const LIMIT: Duration = Duration::from_secs(10 * 60);
+const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// What no guest needs: package lists and settings of apt, which name the host's mirror; documentation.
 const REMOVED: [&str; 11] = [
     "etc/apt",
@@ -50,7 +50,7 @@ const GROUP: &str = "user:x:1000:\n";
 const CA_BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 
 /// What a tree is made of.
-pub(crate) struct Parts<'a> {
+pub(crate) struct TreeInputs<'a> {
     /// The archive of Debian's packages.
     pub(crate) base: &'a Path,
     /// uv's wheel.
@@ -66,39 +66,39 @@ pub(crate) struct Parts<'a> {
 /// Makes the tree at `root` and returns the Debian packages in it with their versions. `work` is a place
 /// for unpacking, on the same file system.
 pub(crate) fn assemble(
-    parts: &Parts<'_>,
+    inputs: &TreeInputs<'_>,
     root: &Path,
     work: &Path,
 ) -> Result<BTreeMap<String, String>, Error> {
-    unpack(parts.base, root)?;
+    unpack_base(inputs.base, root)?;
     let tree = Tree(root);
     for path in REMOVED {
         tree.remove(path)?;
     }
     for path in EMPTIED {
-        tree.empty(path)?;
+        tree.clear_dir(path)?;
     }
     for (path, mode) in DIRECTORIES {
-        tree.directory(path, mode)?;
+        tree.create_dir(path, mode)?;
     }
     configure(&tree)?;
-    programs(parts, &tree, work)?;
-    if let Some(bundle) = parts.ca {
-        tree.put(CA_BUNDLE, 0o644, bundle)?;
+    install_programs(inputs, &tree, work)?;
+    if let Some(bundle) = inputs.ca {
+        tree.write_file(CA_BUNDLE, 0o644, bundle)?;
     }
-    for file in parts.extra {
-        tree.put(file.relative(), file.mode, &file.contents)?;
+    for file in inputs.extra {
+        tree.write_file(file.relative(), file.mode, &file.contents)?;
     }
-    let mut compiled = Compiled::default();
-    tree.sweep(&mut |path| compiled.see(root, path))?;
-    compiled.finish()?;
-    packages(root)
+    let mut bytecode = BytecodeCheck::default();
+    tree.fix_permissions(&mut |path| bytecode.visit(root, path))?;
+    bytecode.finish()?;
+    installed_packages(root)
 }
 
 /// The devices stay out: the guest mounts its own, and only root could make them.
-fn unpack(base: &Path, root: &Path) -> Result<(), Error> {
+fn unpack_base(base: &Path, root: &Path) -> Result<(), Error> {
     fs::create_dir(root).map_err(Error::io("make", root))?;
-    Program::new("unpacking the guest's packages", "tar", LIMIT)
+    Program::new("unpacking the guest's packages", "tar", TIMEOUT)
         .arg("-xpf")
         .arg(base)
         .args(["--no-same-owner", "--exclude=./dev/*", "-C"])
@@ -107,35 +107,35 @@ fn unpack(base: &Path, root: &Path) -> Result<(), Error> {
 }
 
 fn configure(tree: &Tree<'_>) -> Result<(), Error> {
-    tree.put("etc/hostname", 0o644, b"fumehood\n")?;
-    tree.put("etc/hosts", 0o644, HOSTS.as_bytes())?;
-    tree.put("etc/resolv.conf", 0o644, b"")?;
-    tree.put("etc/machine-id", 0o444, b"")?;
+    tree.write_file("etc/hostname", 0o644, b"fumehood\n")?;
+    tree.write_file("etc/hosts", 0o644, HOSTS.as_bytes())?;
+    tree.write_file("etc/resolv.conf", 0o644, b"")?;
+    tree.write_file("etc/machine-id", 0o444, b"")?;
     tree.append("etc/passwd", USER)?;
     tree.append("etc/group", GROUP)
 }
 
-fn programs(parts: &Parts<'_>, tree: &Tree<'_>, work: &Path) -> Result<(), Error> {
+fn install_programs(inputs: &TreeInputs<'_>, tree: &Tree<'_>, work: &Path) -> Result<(), Error> {
     let (uv_place, bun_place) = (work.join("uv"), work.join("bun"));
     for place in [&uv_place, &bun_place] {
         fs::create_dir(place).map_err(Error::io("make", place))?;
     }
-    for (name, file) in uv::unpack(parts.uv, &uv_place)? {
-        tree.take(&format!("usr/local/bin/{name}"), 0o755, &file)?;
+    for (name, file) in uv::unpack(inputs.uv, &uv_place)? {
+        tree.move_file(&format!("usr/local/bin/{name}"), 0o755, &file)?;
     }
-    tree.take(
+    tree.move_file(
         "usr/local/bin/bun",
         0o755,
-        &bun::unpack(parts.bun, &bun_place)?,
+        &bun::unpack(inputs.bun, &bun_place)?,
     )?;
-    tree.link("usr/local/bin/bunx", "bun")
+    tree.symlink("usr/local/bin/bunx", "bun")
 }
 
 /// Reads dpkg's own record.
-fn packages(root: &Path) -> Result<BTreeMap<String, String>, Error> {
+fn installed_packages(root: &Path) -> Result<BTreeMap<String, String>, Error> {
     let path = root.join("var/lib/dpkg/status");
     let status = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    let versions = apt::paragraphs(&status)
+    let versions = apt::parse_paragraphs(&status)
         .into_iter()
         .filter_map(|mut paragraph| {
             let installed = paragraph.get("status")?.ends_with(" installed");
@@ -156,7 +156,7 @@ mod tests {
             Version: no\n\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\n";
         fs::create_dir_all(root.path().join("var/lib/dpkg")).unwrap();
         fs::write(root.path().join("var/lib/dpkg/status"), status).unwrap();
-        let found = packages(root.path()).unwrap();
+        let found = installed_packages(root.path()).unwrap();
         assert_eq!(
             found,
             BTreeMap::from([("bash".to_owned(), "5.2-1".to_owned())])

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::hash::Fields;
-use crate::progress::{Advance, StepEnd};
+use crate::progress::{StepEnd, StepProgress};
 use crate::store::{Store, sync_file};
 use crate::tools::mmdebstrap::{self, Request};
 
@@ -55,16 +55,16 @@ const EXCLUDED: [&str; 6] = [
 const COMPILE: &str = "chroot \"$1\" sh -c 'python3 -m compileall -q -f \
     --invalidation-mode unchecked-hash /usr/lib/python3 /usr/lib/python3.[0-9]*'";
 /// The installation takes half a minute on two processors near a mirror.
-const LIMIT: Duration = Duration::from_secs(30 * 60);
+const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Messages of mmdebstrap in one installation (measured): its progress.
-const MESSAGES: u32 = 14;
+const EXPECTED_MESSAGES: u32 = 14;
 
 /// The archive of the base tree from the cache, or else made.
 pub(crate) fn obtain(
     store: &Store,
     suite: &str,
     refresh: bool,
-    advance: &mut Advance<'_>,
+    progress: &mut StepProgress<'_>,
 ) -> Result<(PathBuf, StepEnd), Error> {
     let cached = store.cache("base").join(format!("{}.tar", key(suite)));
     if cached.exists() && !refresh {
@@ -72,7 +72,7 @@ pub(crate) fn obtain(
     }
     let work = store.work_dir()?;
     let archive = work.path().join("base.tar");
-    install(suite, &archive, advance)?;
+    install(suite, &archive, progress)?;
     sync_file(&archive)?;
     fs::rename(&archive, &cached).map_err(Error::io("keep", &cached))?;
     Ok((cached, StepEnd::Done))
@@ -88,24 +88,24 @@ pub(crate) fn key(suite: &str) -> String {
         .finish()
 }
 
-fn install(suite: &str, archive: &Path, advance: &mut Advance<'_>) -> Result<(), Error> {
+fn install(suite: &str, archive: &Path, progress: &mut StepProgress<'_>) -> Result<(), Error> {
     let mut options: Vec<String> = EXCLUDED
         .iter()
         .map(|path| format!("--dpkgopt=path-exclude={path}"))
         .collect();
     options.push(format!("--customize-hook={COMPILE}"));
     let request = Request {
-        what: "installing the guest's Debian packages",
+        task: "installing the guest's Debian packages",
         variant: "essential",
         include: &PACKAGES.join(","),
         suite,
         options: &options,
     };
     let mut messages = 0;
-    mmdebstrap::run(&request, archive, LIMIT, &mut |line| {
+    mmdebstrap::run(&request, archive, TIMEOUT, &mut |line| {
         if let Some(message) = line.strip_prefix("I: ") {
             messages += 1;
-            advance.part(f64::from(messages) / f64::from(MESSAGES), message);
+            progress.fraction(f64::from(messages) / f64::from(EXPECTED_MESSAGES), message);
         }
     })
 }

@@ -9,19 +9,19 @@ use crate::Error;
 /// Directories whose compiled files count: what `python3` loads at a start lies there.
 const LIBRARIES: [&str; 2] = ["usr/lib/python3/", "usr/lib/python3."];
 /// The fewest compiled files of a whole standard library (measured: some 550).
-const FEWEST: usize = 200;
+const MIN_FILES: usize = 200;
 /// The flags of a compiled file that is bound to its source by a hash that nobody checks at a start.
 const UNCHECKED_HASH: u32 = 1;
 
 /// Counts the compiled files of the standard library.
 #[derive(Default)]
-pub(crate) struct Compiled {
+pub(crate) struct BytecodeCheck {
     count: usize,
 }
 
-impl Compiled {
+impl BytecodeCheck {
     /// Looks at a file of the tree; refuses one that CPython would compare with its source's time stamp.
-    pub(crate) fn see(&mut self, root: &Path, path: &Path) -> Result<(), Error> {
+    pub(crate) fn visit(&mut self, root: &Path, path: &Path) -> Result<(), Error> {
         let relative = path.strip_prefix(root).unwrap_or(path);
         let is_library = relative
             .to_str()
@@ -34,7 +34,7 @@ impl Compiled {
         read.map_err(Error::io("read", path))?;
         let flags = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
         if flags != UNCHECKED_HASH {
-            return Err(wrong(format!(
+            return Err(invalid_tree(format!(
                 "{} would be compiled anew at each start",
                 relative.display()
             )));
@@ -45,8 +45,8 @@ impl Compiled {
 
     /// Refuses a tree whose standard library was not compiled.
     pub(crate) fn finish(self) -> Result<(), Error> {
-        match self.count < FEWEST {
-            true => Err(wrong(format!(
+        match self.count < MIN_FILES {
+            true => Err(invalid_tree(format!(
                 "only {} files of Python's library are compiled",
                 self.count
             ))),
@@ -55,10 +55,10 @@ impl Compiled {
     }
 }
 
-fn wrong(why: String) -> Error {
+fn invalid_tree(reason: String) -> Error {
     Error::Inconsistent {
-        what: "root file system",
-        why,
+        item: "root file system",
+        reason,
     }
 }
 
@@ -71,17 +71,23 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let cache = root.path().join("usr/lib/python3.13/__pycache__");
         std::fs::create_dir_all(&cache).unwrap();
-        let see = |name: &str, flags: u8| {
+        let visit = |name: &str, flags: u8| {
             let path = cache.join(name);
             std::fs::write(&path, [0xf3, 13, 13, 10, flags, 0, 0, 0, 1, 2]).unwrap();
-            let mut compiled = Compiled::default();
-            compiled.see(root.path(), &path).map(|()| compiled.count)
+            let mut compiled = BytecodeCheck::default();
+            compiled.visit(root.path(), &path).map(|()| compiled.count)
         };
-        assert_eq!(see("a.pyc", 1).unwrap(), 1);
-        assert!(see("b.pyc", 0).is_err());
-        assert!(see("c.pyc", 3).is_err());
-        assert_eq!(see("d.py", 0).unwrap(), 0);
-        assert!(Compiled { count: FEWEST - 1 }.finish().is_err());
-        assert!(Compiled { count: FEWEST }.finish().is_ok());
+        assert_eq!(visit("a.pyc", 1).unwrap(), 1);
+        assert!(visit("b.pyc", 0).is_err());
+        assert!(visit("c.pyc", 3).is_err());
+        assert_eq!(visit("d.py", 0).unwrap(), 0);
+        assert!(
+            BytecodeCheck {
+                count: MIN_FILES - 1
+            }
+            .finish()
+            .is_err()
+        );
+        assert!(BytecodeCheck { count: MIN_FILES }.finish().is_ok());
     }
 }

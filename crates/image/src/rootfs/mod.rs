@@ -9,5 +9,5 @@ mod bytecode;
 mod pack;
 mod tree;
 
-pub(crate) use self::assemble::{Parts, assemble};
+pub(crate) use self::assemble::{TreeInputs, assemble};
 pub(crate) use self::pack::pack;

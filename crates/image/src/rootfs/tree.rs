@@ -17,28 +17,28 @@ pub(crate) struct Tree<'a>(pub(crate) &'a Path);
 
 impl Tree<'_> {
     /// Writes a file, in place of whatever has that name; missing directories are made.
-    pub(crate) fn put(&self, path: &str, mode: u32, contents: &[u8]) -> Result<(), Error> {
-        let target = self.place(path)?;
+    pub(crate) fn write_file(&self, path: &str, mode: u32, contents: &[u8]) -> Result<(), Error> {
+        let target = self.vacate_path(path)?;
         fs::write(&target, contents).map_err(Error::io("write", &target))?;
         set_mode(&target, mode)
     }
 
     /// Moves a file of the host into the tree.
-    pub(crate) fn take(&self, path: &str, mode: u32, from: &Path) -> Result<(), Error> {
-        let target = self.place(path)?;
+    pub(crate) fn move_file(&self, path: &str, mode: u32, from: &Path) -> Result<(), Error> {
+        let target = self.vacate_path(path)?;
         fs::rename(from, &target).map_err(Error::io("move", from))?;
         set_mode(&target, mode)
     }
 
     /// Makes a link.
-    pub(crate) fn link(&self, path: &str, to: &str) -> Result<(), Error> {
-        let place = self.place(path)?;
-        std::os::unix::fs::symlink(to, &place).map_err(Error::io("link", &place))
+    pub(crate) fn symlink(&self, path: &str, to: &str) -> Result<(), Error> {
+        let target = self.vacate_path(path)?;
+        std::os::unix::fs::symlink(to, &target).map_err(Error::io("link", &target))
     }
 
     /// Makes a directory, if it is not there.
-    pub(crate) fn directory(&self, path: &str, mode: u32) -> Result<(), Error> {
-        let target = self.inside(Path::new(path))?;
+    pub(crate) fn create_dir(&self, path: &str, mode: u32) -> Result<(), Error> {
+        let target = self.resolve_dir(Path::new(path))?;
         set_mode(&target, mode)
     }
 
@@ -47,7 +47,7 @@ impl Tree<'_> {
         let target = self.0.join(path);
         let mut all = fs::read_to_string(&target).map_err(Error::io("read", &target))?;
         all.push_str(text);
-        self.put(path, 0o644, all.as_bytes())
+        self.write_file(path, 0o644, all.as_bytes())
     }
 
     /// Removes a file or a directory with all in it, if it is there.
@@ -56,7 +56,7 @@ impl Tree<'_> {
     }
 
     /// Removes everything in a directory, if it is there.
-    pub(crate) fn empty(&self, path: &str) -> Result<(), Error> {
+    pub(crate) fn clear_dir(&self, path: &str) -> Result<(), Error> {
         let directory = self.0.join(path);
         let Ok(entries) = fs::read_dir(&directory) else {
             return Ok(());
@@ -68,18 +68,18 @@ impl Tree<'_> {
     }
 
     /// Takes set-ID bits away, makes everything readable for its owner (who builds the image), and hands
-    /// each file to `see`.
-    pub(crate) fn sweep(
+    /// each file to `visit`.
+    pub(crate) fn fix_permissions(
         &self,
-        see: &mut dyn FnMut(&Path) -> Result<(), Error>,
+        visit: &mut dyn FnMut(&Path) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        sweep(self.0, see)
+        fix_permissions(self.0, visit)
     }
 
     /// Where a new file is to be written: its directory exists and nothing has its name.
-    fn place(&self, path: &str) -> Result<PathBuf, Error> {
+    fn vacate_path(&self, path: &str) -> Result<PathBuf, Error> {
         let path = Path::new(path);
-        let parent = self.inside(path.parent().unwrap_or(Path::new("")))?;
+        let parent = self.resolve_dir(path.parent().unwrap_or(Path::new("")))?;
         let target = parent.join(path.file_name().unwrap_or_default());
         remove(&target)?;
         Ok(target)
@@ -87,10 +87,10 @@ impl Tree<'_> {
 
     /// The real place of a directory, made where it is missing. Relative links (`lib` → `usr/lib`) are
     /// followed inside the tree; absolute ones are read as the guest would read them.
-    fn inside(&self, path: &Path) -> Result<PathBuf, Error> {
-        let outside = |why| Error::Inconsistent {
-            what: "root file system",
-            why,
+    fn resolve_dir(&self, path: &Path) -> Result<PathBuf, Error> {
+        let outside = |reason| Error::Inconsistent {
+            item: "root file system",
+            reason,
         };
         let mut rest: Vec<PathBuf> = components(path);
         let (mut at, mut links) = (self.0.to_path_buf(), 0);
@@ -136,7 +136,10 @@ fn components(path: &Path) -> Vec<PathBuf> {
     names
 }
 
-fn sweep(directory: &Path, see: &mut dyn FnMut(&Path) -> Result<(), Error>) -> Result<(), Error> {
+fn fix_permissions(
+    directory: &Path,
+    visit: &mut dyn FnMut(&Path) -> Result<(), Error>,
+) -> Result<(), Error> {
     for entry in fs::read_dir(directory).map_err(Error::io("read", directory))? {
         let entry = entry.map_err(Error::io("read", directory))?;
         let (path, found) = (
@@ -155,9 +158,9 @@ fn sweep(directory: &Path, see: &mut dyn FnMut(&Path) -> Result<(), Error>) -> R
             set_mode(&path, after & 0o7777)?;
         }
         if found.is_dir() {
-            sweep(&path, see)?;
+            fix_permissions(&path, visit)?;
         } else {
-            see(&path)?;
+            visit(&path)?;
         }
     }
     Ok(())
@@ -193,24 +196,24 @@ mod tests {
         symlink(host.join("secret"), root.join("etc-file")).unwrap();
         symlink("..", root.join("up")).unwrap();
         let tree = Tree(&root);
-        tree.put("out/file", 0o644, b"x").unwrap();
-        tree.put("lib/a/b", 0o755, b"y").unwrap();
-        tree.put("etc-file", 0o644, b"z").unwrap();
+        tree.write_file("out/file", 0o644, b"x").unwrap();
+        tree.write_file("lib/a/b", 0o755, b"y").unwrap();
+        tree.write_file("etc-file", 0o644, b"z").unwrap();
         assert_eq!(fs::read_dir(&host).unwrap().count(), 0);
         assert_eq!(fs::read(root.join("usr/lib/a/b")).unwrap(), b"y");
         assert_eq!(fs::read(root.join("etc-file")).unwrap(), b"z");
-        assert!(tree.put("up/file", 0o644, b"x").is_err());
+        assert!(tree.write_file("up/file", 0o644, b"x").is_err());
     }
 
     #[test]
     fn a_sweep_takes_set_id_bits_and_sees_every_file() {
         let directory = tempfile::tempdir().unwrap();
         let tree = Tree(directory.path());
-        tree.put("bin/su", 0o4755, b"x").unwrap();
-        tree.put("etc/shadow", 0o000, b"x").unwrap();
-        tree.directory("tmp", 0o1777).unwrap();
+        tree.write_file("bin/su", 0o4755, b"x").unwrap();
+        tree.write_file("etc/shadow", 0o000, b"x").unwrap();
+        tree.create_dir("tmp", 0o1777).unwrap();
         let mut seen = Vec::new();
-        tree.sweep(&mut |path| {
+        tree.fix_permissions(&mut |path| {
             seen.push(path.file_name().unwrap().to_owned());
             Ok(())
         })

@@ -118,11 +118,11 @@ fn open_part(
     part: &str,
     recorded: &Identities,
 ) -> Result<(ImageFile, Identity), Error> {
-    let damaged = |path: &Path, why: String| Error::Damaged {
+    let damaged = |path: &Path, reason: String| Error::Damaged {
         name: name.to_string(),
         part: part.to_owned(),
         path: path.to_path_buf(),
-        why,
+        reason,
     };
     let record = manifest
         .part(part)

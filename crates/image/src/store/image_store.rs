@@ -129,7 +129,7 @@ impl Store {
                 Ok(found) if found == part.sha256 => PartState::Intact,
                 Ok(found) => PartState::Damaged { found },
                 Err(error) => PartState::Unreadable {
-                    why: error.to_string(),
+                    reason: error.to_string(),
                 },
             };
             PartReport {
@@ -183,12 +183,12 @@ impl Store {
     pub(crate) fn require_space_at(&self, path: &Path, bytes: u64) -> Result<(), Error> {
         let found = rustix::fs::statvfs(path)
             .map_err(|e| Error::io("inspect the disk of", path)(e.into()))?;
-        let have = found.f_bavail.saturating_mul(found.f_frsize);
-        match have < bytes {
+        let available = found.f_bavail.saturating_mul(found.f_frsize);
+        match available < bytes {
             true => Err(Error::InsufficientSpace {
                 path: path.to_path_buf(),
-                have,
-                need: bytes,
+                available,
+                required: bytes,
             }),
             false => Ok(()),
         }

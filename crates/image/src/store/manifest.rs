@@ -103,11 +103,11 @@ impl Manifest {
     /// Reads and checks the manifest in an image's directory.
     pub(crate) fn load(name: &str, directory: &Path) -> Result<Self, Error> {
         let path = directory.join("manifest.json");
-        let damaged = |why: String| Error::Damaged {
+        let damaged = |reason: String| Error::Damaged {
             name: name.to_owned(),
             part: "manifest".to_owned(),
             path: path.clone(),
-            why,
+            reason,
         };
         let text = std::fs::read(&path).map_err(|e| damaged(e.to_string()))?;
         let manifest: Self = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;

@@ -46,6 +46,6 @@ pub enum PartState {
     /// It cannot be read.
     Unreadable {
         /// Why not.
-        why: String,
+        reason: String,
     },
 }

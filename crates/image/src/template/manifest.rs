@@ -41,8 +41,8 @@ impl TemplateManifest {
         let manifest: Self =
             serde_json::from_slice(&text).map_err(|e| entry.damaged(MANIFEST, e.to_string()))?;
         if manifest.format != FORMAT {
-            let why = format!("format {} instead of {FORMAT}", manifest.format);
-            return Err(entry.damaged(MANIFEST, why));
+            let reason = format!("format {} instead of {FORMAT}", manifest.format);
+            return Err(entry.damaged(MANIFEST, reason));
         }
         if manifest.key != entry.name()
             || TemplateKey::of(&manifest.inputs).as_str() != entry.name()

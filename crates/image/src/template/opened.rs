@@ -56,8 +56,8 @@ impl Template {
             if recorded.get(name) != Some(&identity) {
                 check(entry, name, file, &manifest, &contents)?;
                 if Identity::of(file, entry.path())? != identity {
-                    let why = "it changed while it was read".to_owned();
-                    return Err(entry.damaged(name, why));
+                    let reason = "it changed while it was read".to_owned();
+                    return Err(entry.damaged(name, reason));
                 }
             }
             seen.insert(name.to_owned(), identity);

@@ -54,17 +54,17 @@ impl TemplateWriter {
     ) -> Result<Template, Error> {
         if TemplateKey::of(&inputs) != self.key {
             return Err(Error::Inconsistent {
-                what: "template",
-                why: "its inputs are not those of its key".to_owned(),
+                item: "template",
+                reason: "its inputs are not those of its key".to_owned(),
             });
         }
         let data = data_bytes(ram).map_err(Error::io("inspect", MEMORY))?;
-        let need = data + state.len() as u64 + MARGIN;
+        let required = data + state.len() as u64 + MARGIN;
         let cache = self.staging.cache().clone();
-        cache.require_space(need)?;
+        cache.require_space(required)?;
         self.write(inputs, ram, state)
             .and_then(|()| self.staging.install(self.key.as_str(), Template::load))
-            .map_err(|error| error.or_disk_full(cache.root(), need))
+            .map_err(|error| error.or_disk_full(cache.root(), required))
     }
 
     /// Fills the work directory, so that it outlasts a power cut.

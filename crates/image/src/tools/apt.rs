@@ -13,9 +13,9 @@ const SOURCES_DIRECTORY: &str = "/etc/apt/sources.list.d";
 /// Debian's signing keys, on Debian and wherever its keyring package is installed.
 pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Names of suites that are the host's release without its code name.
-const ALIASES: [&str; 4] = ["stable", "oldstable", "testing", "sid"];
+const SUITE_ALIASES: [&str; 4] = ["stable", "oldstable", "testing", "sid"];
 /// Settings of the host's apt that say how to reach a mirror and how much to ask of its dates.
-const SETTINGS: [&str; 5] = [
+const SETTING_PREFIXES: [&str; 5] = [
     "Acquire::Check-",
     "Acquire::Retries",
     "Acquire::http::",
@@ -23,7 +23,7 @@ const SETTINGS: [&str; 5] = [
     "Acquire::ForceIP",
 ];
 /// Local questions to apt and dpkg: they take some hundred milliseconds.
-pub(crate) const QUESTION: Duration = Duration::from_secs(60);
+pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The mirrors of Debian that the host uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,17 +46,17 @@ struct Entry {
 
 impl Mirrors {
     /// Those of this host; none when it is not Debian, so that Debian's defaults are used.
-    pub(crate) fn of_host() -> Self {
-        let release = fields_of(&fs::read_to_string("/etc/os-release").unwrap_or_default());
+    pub(crate) fn from_host() -> Self {
+        let release = parse_fields(&fs::read_to_string("/etc/os-release").unwrap_or_default());
         if release.get("ID").map(String::as_str) != Some("debian") {
             return Self::default();
         }
         let codename = release.get("VERSION_CODENAME").map_or("", String::as_str);
-        Self::choose(&host_entries(), codename)
+        Self::choose(&read_host_entries(), codename)
     }
 
     /// The source lines for a guest of `suite`; empty when there is no mirror to name.
-    pub(crate) fn lines(&self, suite: &str) -> Vec<String> {
+    pub(crate) fn source_lines(&self, suite: &str) -> Vec<String> {
         let signed = match Path::new(KEYRING).exists() {
             true => format!("[signed-by={KEYRING}] "),
             false => String::new(),
@@ -81,7 +81,7 @@ impl Mirrors {
             fit.sort_by_key(|e| !e.uri.trim_end_matches('/').contains("debian"));
             fit.first().map(|e| e.uri.clone())
         };
-        let is_release = |s: &str| (!s.is_empty() && s == codename) || ALIASES.contains(&s);
+        let is_release = |s: &str| (!s.is_empty() && s == codename) || SUITE_ALIASES.contains(&s);
         let with =
             |suffix: &'static str| move |s: &str| s.strip_suffix(suffix).is_some_and(is_release);
         Self {
@@ -93,22 +93,22 @@ impl Mirrors {
 }
 
 /// The settings of the host's apt that a build must honour, each as a line of `apt.conf`.
-pub(crate) fn settings() -> Result<Vec<String>, Error> {
+pub(crate) fn read_settings() -> Result<Vec<String>, Error> {
     if find_program("apt-config").is_none() {
         return Ok(Vec::new());
     }
-    let dump = Program::new("reading apt's settings", "apt-config", QUESTION)
+    let dump = Program::new("reading apt's settings", "apt-config", QUERY_TIMEOUT)
         .arg("dump")
         .output()?;
     let wanted = |line: &&str| {
-        SETTINGS.iter().any(|s| line.starts_with(s))
+        SETTING_PREFIXES.iter().any(|s| line.starts_with(s))
             && !line.ends_with("\"\";")
             && line.ends_with(';')
     };
     Ok(dump.lines().filter(wanted).map(str::to_owned).collect())
 }
 
-fn host_entries() -> Vec<Entry> {
+fn read_host_entries() -> Vec<Entry> {
     let mut files = vec![Path::new(SOURCES).to_path_buf()];
     let mut more: Vec<_> = fs::read_dir(SOURCES_DIRECTORY)
         .into_iter()
@@ -123,8 +123,8 @@ fn host_entries() -> Vec<Entry> {
             continue;
         };
         match file.extension().and_then(|e| e.to_str()) {
-            Some("list") => entries.extend(one_line(&text)),
-            Some("sources") => entries.extend(deb822(&text)),
+            Some("list") => entries.extend(parse_one_line(&text)),
+            Some("sources") => entries.extend(parse_deb822(&text)),
             _ => {}
         }
     }
@@ -132,7 +132,7 @@ fn host_entries() -> Vec<Entry> {
 }
 
 /// Entries such as `deb [arch=amd64] URI suite component…`.
-fn one_line(text: &str) -> Vec<Entry> {
+fn parse_one_line(text: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -159,9 +159,9 @@ fn one_line(text: &str) -> Vec<Entry> {
 }
 
 /// Entries of paragraphs with `Types:`, `URIs:`, `Suites:`, `Components:`.
-fn deb822(text: &str) -> Vec<Entry> {
+fn parse_deb822(text: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
-    for paragraph in paragraphs(text) {
+    for paragraph in parse_paragraphs(text) {
         let words = |key: &str| -> Vec<String> {
             let value = paragraph.get(key).map_or("", String::as_str);
             value.split_whitespace().map(str::to_owned).collect()
@@ -187,7 +187,7 @@ fn deb822(text: &str) -> Vec<Entry> {
 }
 
 /// Paragraphs of `Key: value` lines, keys in lower case, continued lines joined by a space.
-pub(crate) fn paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
+pub(crate) fn parse_paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
     let mut all = vec![BTreeMap::new()];
     let mut key = String::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -212,7 +212,7 @@ pub(crate) fn paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
 }
 
 /// `KEY=value` lines, as in os-release.
-fn fields_of(text: &str) -> BTreeMap<String, String> {
+fn parse_fields(text: &str) -> BTreeMap<String, String> {
     text.lines()
         .filter_map(|line| line.split_once('='))
         .map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned()))
@@ -246,7 +246,7 @@ Components: main
 
     #[test]
     fn reads_deb822() {
-        let entries = deb822(DEB822);
+        let entries = parse_deb822(DEB822);
         assert_eq!(entries.len(), 3);
         assert_eq!(entries[0].components, ["main", "contrib"]);
         let mirrors = Mirrors::choose(&entries, "bookworm");
@@ -268,7 +268,7 @@ Components: main
             deb [arch=amd64 signed-by=/k.gpg] http://vendor.example/apt bookworm main\n\
             deb\thttp://a.example/debian/ bookworm main contrib # here\n\
             deb http://vendor.example/apt bookworm-security stable\n";
-        let entries = one_line(text);
+        let entries = parse_one_line(text);
         assert_eq!(entries.len(), 3);
         let mirrors = Mirrors::choose(&entries, "bookworm");
         assert_eq!(mirrors.archive.as_deref(), Some("http://a.example/debian/"));
@@ -277,7 +277,7 @@ Components: main
 
     #[test]
     fn names_the_guest_suite_not_the_host_suite() {
-        let lines = Mirrors::choose(&deb822(DEB822), "bookworm").lines("trixie");
+        let lines = Mirrors::choose(&parse_deb822(DEB822), "bookworm").source_lines("trixie");
         assert_eq!(lines.len(), 3);
         assert!(
             lines[0].ends_with("http://mirror.example/debian trixie main"),
@@ -287,6 +287,6 @@ Components: main
             lines[2].ends_with("debian-security trixie-security main"),
             "{lines:?}"
         );
-        assert!(Mirrors::default().lines("trixie").is_empty());
+        assert!(Mirrors::default().source_lines("trixie").is_empty());
     }
 }

@@ -17,7 +17,7 @@ pub(crate) const BUN: Pinned = Pinned {
 };
 const PACKAGE: &str = "@oven/bun-linux-x64-baseline";
 /// 52 MB.
-const LIMIT: Duration = Duration::from_secs(10 * 60);
+const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// The package.
 pub(crate) fn obtain(store: &Store) -> Result<(PathBuf, StepEnd), Error> {
@@ -26,16 +26,16 @@ pub(crate) fn obtain(store: &Store) -> Result<(PathBuf, StepEnd), Error> {
 
 fn fetch(to: &Path) -> Result<(), Error> {
     require_program("npm", "bun is taken from the npm registry", "npm")?;
-    Program::new("downloading bun", "npm", LIMIT)
+    Program::new("downloading bun", "npm", TIMEOUT)
         .args(["pack", "--silent"])
         .arg(format!("{PACKAGE}@{}", BUN.version))
-        .directory(to)
+        .current_dir(to)
         .run(&mut |_| {})
 }
 
 /// Takes the program out of the package.
 pub(crate) fn unpack(package: &Path, to: &Path) -> Result<PathBuf, Error> {
-    Program::new("unpacking bun", "tar", LIMIT)
+    Program::new("unpacking bun", "tar", TIMEOUT)
         .arg("-xzf")
         .arg(package)
         .args(["--no-same-owner", "-C"])

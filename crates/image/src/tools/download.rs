@@ -30,9 +30,9 @@ pub(crate) fn obtain(
     let file = only_file(work.path())?;
     let found = hash::of_path(&file)?;
     if found != pinned.sha256 {
-        let what = format!("{} {}", pinned.name, pinned.version);
+        let artifact = format!("{} {}", pinned.name, pinned.version);
         return Err(Error::Artifact {
-            what,
+            artifact,
             expected: pinned.sha256.to_owned(),
             found,
         });
@@ -51,10 +51,10 @@ pub(crate) fn only_file(directory: &Path) -> Result<PathBuf, Error> {
     match files.as_slice() {
         [file] => Ok(file.clone()),
         _ => {
-            let why = format!("{} files instead of one", files.len());
+            let reason = format!("{} files instead of one", files.len());
             Err(Error::Inconsistent {
-                what: "download",
-                why,
+                item: "download",
+                reason,
             })
         }
     }

@@ -10,7 +10,7 @@ use crate::Error;
 /// What mmdebstrap is asked for.
 pub(crate) struct Request<'a> {
     /// What for, in an error's words.
-    pub(crate) what: &'static str,
+    pub(crate) task: &'static str,
     /// `essential` installs, `extract` only unpacks.
     pub(crate) variant: &'static str,
     /// Packages, by commas.
@@ -41,12 +41,12 @@ pub(crate) fn check() -> Result<(), Error> {
 pub(crate) fn run(
     request: &Request<'_>,
     archive: &Path,
-    limit: Duration,
+    timeout: Duration,
     on_line: &mut dyn FnMut(&str),
 ) -> Result<(), Error> {
     check()?;
-    let settings = apt::settings()?;
-    Program::new(request.what, "mmdebstrap", limit)
+    let settings = apt::read_settings()?;
+    Program::new(request.task, "mmdebstrap", timeout)
         .args([
             "--mode=auto",
             "--components=main",
@@ -59,6 +59,6 @@ pub(crate) fn run(
         .args(request.options)
         .arg(request.suite)
         .arg(archive)
-        .args(Mirrors::of_host().lines(request.suite))
+        .args(Mirrors::from_host().source_lines(request.suite))
         .run(on_line)
 }

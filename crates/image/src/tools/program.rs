@@ -17,33 +17,33 @@ use crate::Error;
 /// Lines of a program's last words that go into an error.
 const TAIL_LINES: usize = 20;
 /// The longest line that is kept; a longer one is cut.
-const LINE_BYTES: usize = 2000;
+const MAX_LINE_BYTES: usize = 2000;
 /// Time for a program to clean up between being asked to end and being killed.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long output is awaited from those who hold the pipes after the program itself has ended.
-const LINGER: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A program to run.
 pub(crate) struct Program {
-    what: &'static str,
+    task: &'static str,
     program: String,
     command: Command,
-    limit: Duration,
+    timeout: Duration,
 }
 
 impl Program {
-    /// A program that does `what`, within `limit`.
-    pub(crate) fn new(what: &'static str, program: &str, limit: Duration) -> Self {
-        let mut command = bound_to_us(program);
+    /// A program that does `task`, within `timeout`.
+    pub(crate) fn new(task: &'static str, program: &str, timeout: Duration) -> Self {
+        let mut command = tied_to_parent(program);
         command
             .stdin(Stdio::null())
             .env("LC_ALL", "C.UTF-8")
             .process_group(0);
         Self {
-            what,
+            task,
             program: program.to_owned(),
             command,
-            limit,
+            timeout,
         }
     }
 
@@ -62,14 +62,14 @@ impl Program {
         self
     }
 
-    pub(crate) fn without_env(mut self, names: &[&str]) -> Self {
+    pub(crate) fn unset_env(mut self, names: &[&str]) -> Self {
         for name in names {
             self.command.env_remove(name);
         }
         self
     }
 
-    pub(crate) fn directory(mut self, path: &Path) -> Self {
+    pub(crate) fn current_dir(mut self, path: &Path) -> Self {
         self.command.current_dir(path);
         self
     }
@@ -82,23 +82,23 @@ impl Program {
             .spawn()
             .map_err(Error::io("start", &self.program))?;
         let (sender, lines) = channel();
-        listen(child.stdout.take(), sender.clone());
-        listen(child.stderr.take(), sender);
-        let mut tail = Tail::default();
-        let ended = follow(&mut child, &lines, self.limit, &mut |line| {
+        forward_lines(child.stdout.take(), sender.clone());
+        forward_lines(child.stderr.take(), sender);
+        let mut tail = OutputTail::default();
+        let outcome = wait_with_output(&mut child, &lines, self.timeout, &mut |line| {
             tail.push(line);
             on_line(line);
         });
-        let status = match ended.map_err(Error::io("wait for", &self.program))? {
+        let status = match outcome.map_err(Error::io("wait for", &self.program))? {
             Some(status) => status,
-            None => return Err(self.too_late(&tail)),
+            None => return Err(self.deadline_error(&tail)),
         };
         if status.success() {
             return Ok(());
         }
-        let (what, program) = (self.what, self.program);
+        let (task, program) = (self.task, self.program);
         Err(Error::Program {
-            what,
+            task,
             program,
             status: status.to_string(),
             tail: tail.text(),
@@ -115,12 +115,12 @@ impl Program {
         Ok(text)
     }
 
-    fn too_late(self, tail: &Tail) -> Error {
-        let (what, program, limit) = (self.what, self.program, self.limit);
+    fn deadline_error(self, tail: &OutputTail) -> Error {
+        let (task, program, timeout) = (self.task, self.program, self.timeout);
         Error::Deadline {
-            what,
+            task,
             program,
-            limit,
+            timeout,
             tail: tail.text(),
         }
     }
@@ -154,8 +154,8 @@ pub(crate) fn require_program(
 }
 
 /// The program is started by way of `setpriv`, where there is one, so that the kernel ends it when the
-/// thread that runs this build dies: it cannot be orphaned by `kill -9`.
-fn bound_to_us(program: &str) -> Command {
+/// thread that runs this build dies: it cannot be orphaned by `terminate -9`.
+fn tied_to_parent(program: &str) -> Command {
     match find_program("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
@@ -167,7 +167,7 @@ fn bound_to_us(program: &str) -> Command {
 }
 
 /// Sends each line of a pipe from a thread that ends with the pipe.
-fn listen(pipe: Option<impl Read + Send + 'static>, lines: Sender<String>) {
+fn forward_lines(pipe: Option<impl Read + Send + 'static>, lines: Sender<String>) {
     let Some(pipe) = pipe else { return };
     thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
@@ -180,7 +180,7 @@ fn listen(pipe: Option<impl Read + Send + 'static>, lines: Sender<String>) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => return,
             }
-            line.truncate(LINE_BYTES);
+            line.truncate(MAX_LINE_BYTES);
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             if lines.send(text).is_err() {
                 return;
@@ -190,26 +190,26 @@ fn listen(pipe: Option<impl Read + Send + 'static>, lines: Sender<String>) {
 }
 
 /// Passes lines on until the program has ended; `None` when it had to be killed.
-fn follow(
+fn wait_with_output(
     child: &mut Child,
     lines: &Receiver<String>,
-    limit: Duration,
+    timeout: Duration,
     on_line: &mut dyn FnMut(&str),
 ) -> std::io::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + limit;
-    let mut linger = None;
+    let deadline = Instant::now() + timeout;
+    let mut drain_until = None;
     loop {
         match lines.recv_timeout(Duration::from_millis(50)) {
             Ok(line) => on_line(&line),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return end(child, deadline),
+            Err(RecvTimeoutError::Disconnected) => return wait_for_exit(child, deadline),
         }
         if Instant::now() > deadline {
-            kill(child)?;
+            terminate(child)?;
             return Ok(None);
         }
         if let Some(status) = child.try_wait()? {
-            let until = *linger.get_or_insert(Instant::now() + LINGER);
+            let until = *drain_until.get_or_insert(Instant::now() + DRAIN_TIMEOUT);
             if Instant::now() > until {
                 return Ok(Some(status));
             }
@@ -218,13 +218,13 @@ fn follow(
 }
 
 /// Awaits the exit of a program that has closed its outputs.
-fn end(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
+fn wait_for_exit(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
         if Instant::now() > deadline {
-            kill(child)?;
+            terminate(child)?;
             return Ok(None);
         }
         thread::sleep(Duration::from_millis(1));
@@ -232,7 +232,7 @@ fn end(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStatu
 }
 
 /// Asks the whole process group to end, then makes it.
-fn kill(child: &mut Child) -> std::io::Result<()> {
+fn terminate(child: &mut Child) -> std::io::Result<()> {
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let signal = |signal| group.map(|group| kill_process_group(group, signal));
     signal(Signal::TERM);
@@ -246,9 +246,9 @@ fn kill(child: &mut Child) -> std::io::Result<()> {
 
 /// The last lines of an output.
 #[derive(Default)]
-struct Tail(VecDeque<String>);
+struct OutputTail(VecDeque<String>);
 
-impl Tail {
+impl OutputTail {
     fn push(&mut self, line: &str) {
         if line.is_empty() {
             return;
@@ -270,8 +270,8 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn shell(script: &str, limit: Duration) -> Program {
-        Program::new("a test", "sh", limit).args(["-c", script])
+    fn shell(script: &str, timeout: Duration) -> Program {
+        Program::new("a test", "sh", timeout).args(["-c", script])
     }
 
     #[test]

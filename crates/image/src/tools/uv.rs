@@ -16,7 +16,7 @@ pub(crate) const UV: Pinned = Pinned {
     sha256: "d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19",
 };
 /// 18 MB.
-const LIMIT: Duration = Duration::from_secs(10 * 60);
+const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// The platform of the guest, whatever that of the host's Python.
 const PLATFORM: &str = "manylinux2014_x86_64";
 
@@ -49,12 +49,12 @@ fn fetch(to: &Path) -> Result<(), Error> {
 }
 
 fn pip() -> Program {
-    Program::new("downloading uv", "python3", LIMIT).args(["-m", "pip"])
+    Program::new("downloading uv", "python3", TIMEOUT).args(["-m", "pip"])
 }
 
 /// Takes the programs out of the wheel: pairs of a name and the unpacked file.
 pub(crate) fn unpack(wheel: &Path, to: &Path) -> Result<Vec<(&'static str, PathBuf)>, Error> {
-    Program::new("unpacking uv", "python3", LIMIT)
+    Program::new("unpacking uv", "python3", TIMEOUT)
         .args(["-m", "zipfile", "-e"])
         .args([wheel, to])
         .run(&mut |_| {})?;

@@ -48,7 +48,7 @@ fn too_little_room_is_told_before_anything_is_written() {
         .finish(inputs("python"), &two_megabytes(), b"")
         .unwrap_err();
     assert!(
-        matches!(error, Error::InsufficientSpace { have, need, .. } if need > 2 << 20 && have <= 1 << 20),
+        matches!(error, Error::InsufficientSpace { available, required, .. } if required > 2 << 20 && available <= 1 << 20),
         "{error}"
     );
     assert_eq!(fs::read_dir(templates.cache.root()).unwrap().count(), 1);
