@@ -26,6 +26,7 @@ pub(crate) fn of_path(path: &Path) -> Result<String, Error> {
 pub(crate) fn of_file(file: &mut (impl Read + ?Sized), path: &Path) -> Result<String, Error> {
     let mut hasher = Sha256::new();
     let mut chunk = vec![0; CHUNK];
+
     loop {
         match file.read(&mut chunk).map_err(Error::io("read", path))? {
             0 => return Ok(hex(&hasher.finalize())),

@@ -55,9 +55,11 @@ impl BuildOptions {
                 reason: "a Debian suite has a name such as `trixie`",
             });
         }
+
         for file in &self.extra_files {
             file.check()?;
         }
+
         Ok(())
     }
 }
@@ -86,9 +88,11 @@ impl ExtraFile {
                 reason,
             })
         };
+
         if !self.path.starts_with('/') || self.path.ends_with('/') {
             return refuse("a file in the guest has an absolute path");
         }
+
         if self
             .relative()
             .split('/')
@@ -96,9 +100,11 @@ impl ExtraFile {
         {
             return refuse("its path must have no empty, `.` or `..` component");
         }
+
         if self.mode & !0o777 != 0 {
             return refuse("its mode may hold only the nine permission bits");
         }
+
         Ok(())
     }
 }

@@ -85,14 +85,17 @@ impl<'a> Steps<'a> {
             title,
             usual,
         };
+
         let start = Instant::now();
         self.progress.started(&step);
         let mut progress = StepProgress {
             progress: &mut *self.progress,
             step,
         };
+
         let (value, end) = work(&mut progress)?;
         self.progress.done(&step, end, start.elapsed());
+
         Ok(value)
     }
 }

@@ -30,13 +30,16 @@ pub fn copy_sparse(from: &File, to: &File) -> Result<u64, Error> {
         to.set_len(from.metadata()?.len())?;
         let mut copied = 0;
         let mut at = 0;
+
         while let Some(extent) = next_extent(from, at)? {
             copy_extent(from, to, &extent)?;
             copied += extent.end - extent.start;
             at = extent.end;
         }
+
         Ok(copied)
     };
+
     copy().map_err(Error::io("copy", MEMORY))
 }
 
@@ -69,6 +72,7 @@ fn copy_extent(from: &File, to: &File, extent: &Range<u64>) -> io::Result<()> {
             return Err(ErrorKind::UnexpectedEof.into());
         }
     }
+
     Ok(())
 }
 

@@ -15,11 +15,13 @@ const VMS: usize = 8;
 fn memory(pid: u32) -> anyhow::Result<(f64, f64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     let (mut all, mut own, mut of_template) = (0.0, 0.0, false);
+
     for line in text.lines() {
         let value = || {
             let kib = line.split_ascii_whitespace().nth(1);
             kib.and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
         };
+
         if line.starts_with("Pss:") {
             all += value();
             own += if of_template { 0.0 } else { value() };
@@ -32,6 +34,7 @@ fn memory(pid: u32) -> anyhow::Result<(f64, f64)> {
             of_template = line.contains("guest-memory");
         }
     }
+
     Ok((all, own))
 }
 
@@ -46,6 +49,7 @@ fn processor_time(pid: u32) -> anyhow::Result<Duration> {
             .context("no schedstat")?;
         nanoseconds += first.parse::<u64>()?;
     }
+
     Ok(Duration::from_nanos(nanoseconds))
 }
 
@@ -61,10 +65,12 @@ pub(crate) async fn print(engine: &Engine) -> anyhow::Result<()> {
                 .await?,
         );
     }
+
     report("restored", &sandboxes, 22.0)?;
     let hot = super::engine(VMS, 0, &[PYTHON])?;
     super::filled(&hot, (VMS, 0)).await?;
     let mut taken = Vec::new();
+
     for _ in 0..VMS {
         taken.push(
             hot.sandbox()
@@ -73,6 +79,7 @@ pub(crate) async fn print(engine: &Engine) -> anyhow::Result<()> {
                 .await?,
         );
     }
+
     drop(hot);
     report("hot", &taken, 55.0)?;
     idle("hot VMs", &taken).await?;
@@ -81,12 +88,14 @@ pub(crate) async fn print(engine: &Engine) -> anyhow::Result<()> {
         allow: vec![RuleSpec::parse_word("example.com")?],
         ..Document::default()
     };
+
     let network = Network::new(document.policy("bench")?);
     let mut carded = Vec::new();
     for _ in 0..VMS {
         let builder = engine.sandbox().language(PYTHON).memory_mib(MEMORY_MIB);
         carded.push(builder.network(network.clone()).await?);
     }
+
     idle("VMs with a network", &carded).await
 }
 
@@ -97,6 +106,7 @@ async fn idle(what: &str, sandboxes: &[Sandbox]) -> anyhow::Result<()> {
         let pids = sandboxes.iter().map(Sandbox::process_id);
         pids.chain([std::process::id()]).map(processor_time).sum()
     };
+
     let before = times()?;
     let start = Instant::now();
     tokio::time::sleep(IDLE).await;
@@ -106,6 +116,7 @@ async fn idle(what: &str, sandboxes: &[Sandbox]) -> anyhow::Result<()> {
         "idle: {share:.3} % of a core for each of {VMS} {what}, over {} s (to reach 0.1)",
         IDLE.as_secs()
     );
+
     Ok(())
 }
 
@@ -116,10 +127,12 @@ fn report(what: &str, sandboxes: &[Sandbox], most: f64) -> anyhow::Result<()> {
         all += pss / sandboxes.len() as f64;
         own += private / sandboxes.len() as f64;
     }
+
     println!(
         "memory of a {what} VM, of {}: {own:.1} MiB beyond the shared template (to reach {most}), {all:.1} MiB with its share of that",
         sandboxes.len()
     );
+
     Ok(())
 }
 
@@ -131,6 +144,7 @@ pub(crate) async fn translated(engine: &Engine) -> anyhow::Result<()> {
             .language(language)
             .memory_mib(MEMORY_MIB)
             .await?;
+
         let restored = blocks(&sandbox).await?;
         let by_hello = by(&sandbox, language, hello).await?;
         let pool = super::engine(1, 0, &[language])?;
@@ -146,6 +160,7 @@ pub(crate) async fn translated(engine: &Engine) -> anyhow::Result<()> {
             "translated blocks, {language}: restored and refreshed {restored}, hello to its end {by_hello} more; hello in a hot VM {by_hot_hello}"
         );
     }
+
     Ok(())
 }
 

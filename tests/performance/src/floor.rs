@@ -51,9 +51,11 @@ fn kernel() -> Vec<u8> {
     elf.extend(64_u64.to_le_bytes()); // program headers
     elf.extend(0_u64.to_le_bytes());
     elf.extend(0_u32.to_le_bytes());
+
     for half in [64_u16, 56, 2, 0, 0, 0] {
         elf.extend(half.to_le_bytes());
     }
+
     let mut segment = |kind: u32, flags: u32, offset: u64, address: u64, size: u64| {
         elf.extend(kind.to_le_bytes());
         elf.extend(flags.to_le_bytes());
@@ -63,13 +65,16 @@ fn kernel() -> Vec<u8> {
     };
     segment(1, 5, HEADERS + NOTE, u64::from(ENTRY), ECHO.len() as u64);
     segment(4, 4, HEADERS, 0, NOTE);
+
     // XEN_ELFNOTE_PHYS32_ENTRY of "Xen".
     for word in [4_u32, 4, 18] {
         elf.extend(word.to_le_bytes());
     }
+
     elf.extend(b"Xen\0");
     elf.extend(ENTRY.to_le_bytes());
     elf.extend(ECHO);
+
     elf
 }
 
@@ -121,6 +126,7 @@ impl Floor {
         ram.set_len(bytes)?;
         GuestMemory::of(guest.child.id(), bytes)?.copy_own_pages(&ram, true)?;
         seal(&ram)?;
+
         Ok(Self {
             qemu: qemu.to_path_buf(),
             ram,
@@ -143,6 +149,7 @@ impl Floor {
             "qom-type": "memory-backend-file", "id": "mem", "share": false,
             "size": u64::from(MEMORY_MIB) << 20, "mem-path": format!("/proc/self/fd/{number}"),
         });
+
         let property = json!({ "path": "/machine", "property": "memory-backend", "value": "mem" });
         let qmp = &guest.qmp;
         let _pending = [
@@ -154,13 +161,16 @@ impl Floor {
             qmp.begin("migrate-incoming", json!({ "uri": "fd:state" }))
                 .await?,
         ];
+
         // A byte that came before the state would be overwritten by it.
         while let Some(event) = guest.events.recv().await {
             if event.event == "RESUME" {
                 break;
             }
         }
+
         echo(&mut guest.serial).await?;
+
         Ok((begun.elapsed(), up.elapsed()))
     }
 }
@@ -184,6 +194,7 @@ async fn start(
         id: id.into(),
         fd: fd.as_raw_fd(),
     };
+
     let line = CommandLine::bare()
         .with(&Machine::Microvm { acpi: false })
         .with(&Accel::Tcg {
@@ -199,26 +210,32 @@ async fn start(
         .with(&Monitor {
             chardev: "monitor".into(),
         });
+
     let theirs = [serial_of_qemu.as_fd(), monitor_of_qemu.as_fd()];
     let inherited: Vec<_> = inherit.iter().chain(&theirs).collect();
     for fd in &inherited {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
     }
+
     let mut command = Command::new(qemu);
     command
         .args(complete(line).into_args())
         .stdin(Stdio::null())
         .stdout(Stdio::null());
+
     let child = command.spawn();
     for fd in &inherited {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
     }
+
     let child = child?;
     let ours = |socket: StdStream| {
         socket.set_nonblocking(true)?;
         UnixStream::from_std(socket)
     };
+
     let (qmp, events) = Qmp::connect(ours(monitor)?).await?;
+
     Ok(Guest {
         child,
         serial: ours(serial)?,

@@ -34,12 +34,14 @@ fn main() -> anyhow::Result<()> {
         .nth(1)
         .map_or(Ok(20), |n| n.parse::<u32>())?
         .max(1);
+
     let program =
         PathBuf::from(std::env::var_os("FUMEHOOD_BIN").context("run me by `cargo xtask bench`")?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
+
     runtime.block_on(async {
         let engine = engine(0, 0, &[])?;
         println!(
@@ -47,15 +49,18 @@ fn main() -> anyhow::Result<()> {
             engine.accelerator(),
             engine.accelerator_reason()
         );
+
         for language in Language::ALL {
             engine
                 .build_template(language, RunRequest::DEFAULT_MEMORY_MIB)
                 .await?;
         }
+
         Series::heads();
         for part in Part::ALL.into_iter().filter(|part| part.is_asked_for()) {
             part.measure(&engine, &program, rounds).await?;
         }
+
         Ok(())
     })
 }
@@ -140,6 +145,7 @@ fn engine(hot: usize, blank: usize, languages: &[Language]) -> anyhow::Result<En
         languages: languages.to_vec(),
         ..Pool::default()
     };
+
     Ok(Engine::start(Config {
         templates: TemplateUse::Use,
         pool,
@@ -156,14 +162,17 @@ async fn run(
     let start = Instant::now();
     let mut run = engine.run(RunRequest::new(language, code).timeout_s(120))?;
     let mut first = None;
+
     while let Some(event) = run.next().await {
         if let Event::Stdout(_) = event {
             first.get_or_insert_with(|| start.elapsed());
         }
     }
+
     let outcome = run.outcome().await?;
     ensure!(outcome.exit_code == Some(0), "the run failed: {outcome:?}");
     let first = first.context("the program printed nothing")?;
+
     Ok((first, start.elapsed(), outcome))
 }
 
@@ -177,8 +186,10 @@ async fn filled(engine: &Engine, wanted: (usize, usize)) -> anyhow::Result<()> {
         );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+
     // What the last one's start left to do is not to be measured.
     tokio::time::sleep(Duration::from_millis(30)).await;
+
     Ok(())
 }
 
@@ -192,15 +203,18 @@ async fn restores(engine: &Engine, floor: &Floor, rounds: u32) -> anyhow::Result
         Series::to_reach("template: javascript", 100.0),
         Series::to_reach("template: shell", 90.0),
     ];
+
     let mut of_blank = [
         Series::to_reach("blank: python, first byte, QEMU that waits", 70.0),
         Series::new("blank: javascript"),
         Series::new("blank: shell"),
     ];
+
     for _ in 0..rounds {
         let (new, blank) = floor.restore().await?;
         floor_new.add(new);
         floor_blank.add(blank);
+
         for (at, language) in Language::ALL.into_iter().enumerate() {
             let (first, _, outcome) = run(engine, language, HELLO[at]).await?;
             ensure!(outcome.source == VmOrigin::Template, "{outcome:?}");
@@ -211,6 +225,7 @@ async fn restores(engine: &Engine, floor: &Floor, rounds: u32) -> anyhow::Result
             of_blank[at].add(first);
         }
     }
+
     floor_new.print(None);
     of_new
         .iter()
@@ -219,6 +234,7 @@ async fn restores(engine: &Engine, floor: &Floor, rounds: u32) -> anyhow::Result
     of_blank
         .iter()
         .for_each(|series| series.print(Some(&floor_blank)));
+
     Ok(())
 }
 
@@ -227,6 +243,7 @@ async fn hot(rounds: u32) -> anyhow::Result<()> {
     let engine = engine(1, 0, &[PYTHON])?;
     let mut hello = Series::to_reach("hot: python hello, first byte", 6.0);
     let mut typical = Series::to_reach("hot: python, ten lines that the primer never ran", 40.0);
+
     for round in 0..rounds {
         for (series, code) in [
             (&mut hello, HELLO[0]),
@@ -238,8 +255,10 @@ async fn hot(rounds: u32) -> anyhow::Result<()> {
             series.add(first);
         }
     }
+
     hello.print(None);
     typical.print(None);
+
     Ok(())
 }
 
@@ -263,6 +282,7 @@ async fn kept(engine: &Engine) -> anyhow::Result<()> {
         .language(PYTHON)
         .memory_mib(RunRequest::DEFAULT_MEMORY_MIB)
         .await?;
+
     let mut series = Series::to_reach("kept sandbox: later exec in a context", 2.0).and_p99(6.0);
     for n in 0..WARM_UP + EXECS {
         let took = exec(&sandbox, &format!("print({n})")).await?;
@@ -270,8 +290,10 @@ async fn kept(engine: &Engine) -> anyhow::Result<()> {
             series.add(took);
         }
     }
+
     series.print(None);
     sandbox.end().await;
+
     Ok(())
 }
 
@@ -279,19 +301,25 @@ async fn kept(engine: &Engine) -> anyhow::Result<()> {
 async fn many(engine: &Engine, rounds: u32) -> anyhow::Result<()> {
     const AT_ONCE: usize = 10;
     let mut series = Series::to_reach("template: ten python hellos at once, all done", 700.0);
+
     for _ in 0..rounds {
         let start = Instant::now();
         let mut runs = tokio::task::JoinSet::new();
+
         for _ in 0..AT_ONCE {
             let engine = engine.clone();
             runs.spawn(async move { self::run(&engine, PYTHON, HELLO[0]).await });
         }
+
         while let Some(done) = runs.join_next().await {
             done??;
         }
+
         series.add(start.elapsed());
     }
+
     series.print(None);
+
     Ok(())
 }
 
@@ -305,31 +333,38 @@ async fn forks(engine: &Engine, rounds: u32) -> anyhow::Result<()> {
     exec(&sandbox, "import json; state = list(range(100000))").await?;
     let mut one = Series::to_reach("fork: one child has answered an exec", 200.0);
     let mut ten = Series::to_reach("fork: ten children have answered", 1000.0);
+
     for round in 0..rounds.max(1) {
         // Ten of them are as much work as ten rounds.
         for (series, count) in [(&mut one, 1), (&mut ten, 10)] {
             if count == 10 && round % 5 != 0 {
                 continue;
             }
+
             let start = Instant::now();
             let children = sandbox.fork(count).await?;
             let mut execs = tokio::task::JoinSet::new();
+
             for child in children {
                 execs.spawn(async move {
                     exec(&child, "assert len(state) == 100000").await?;
                     anyhow::Ok(child)
                 });
             }
+
             let mut done = Vec::new();
             while let Some(child) = execs.join_next().await {
                 done.push(child??);
             }
+
             series.add(start.elapsed());
         }
     }
+
     one.print(None);
     ten.print(None);
     sandbox.end().await;
+
     Ok(())
 }
 
@@ -342,6 +377,7 @@ async fn boots(engine: &Engine, program: &Path, rounds: u32) -> anyhow::Result<(
     let mut command = Series::new("template: python, whole command, outside view");
     let mut own = Series::new("own: whole command with a QEMU that ends at once");
     let mut teardown = Series::new("teardown");
+
     for _ in 0..rounds.div_ceil(2) {
         floor.add(engine.floor(&init).await?);
         let (outcome, _) = command_run(program, &["--boot"], "boot")?;
@@ -354,14 +390,18 @@ async fn boots(engine: &Engine, program: &Path, rounds: u32) -> anyhow::Result<(
         command.add(whole);
         own.add(nothing(program)?);
     }
+
     floor.print(None);
     boot.print(Some(&floor));
     python.print(Some(&floor));
+
     for series in [&command, &teardown, &own] {
         series.print(None);
     }
+
     let over = (python.median() - floor.median()) * 1000.0;
     println!("booted python's first output is {over:.0} ms above the floor (limit 600)");
+
     Ok(())
 }
 
@@ -382,12 +422,14 @@ fn command_run(
         .args(["run", "--json", "-l", "python", "-c", HELLO[0]])
         .args(options)
         .output()?;
+
     let took = start.elapsed();
     let outcome: Value = serde_json::from_slice(&output.stdout)?;
     ensure!(
         outcome["stdout"] == "hello\n" && outcome["source"] == source,
         "the run failed: {outcome}"
     );
+
     Ok((outcome, took))
 }
 
@@ -398,9 +440,11 @@ fn nothing(program: &Path) -> anyhow::Result<Duration> {
     command
         .args(["--qemu", "/bin/true", "run", "-l", "shell", "-c", "1"])
         .stderr(Stdio::null());
+
     ensure!(
         command.status()?.code() == Some(125),
         "a run without QEMU did not fail"
     );
+
     Ok(start.elapsed())
 }

@@ -44,12 +44,14 @@ pub(crate) async fn in_a_network(
     if std::env::var_os(INSIDE).is_some() {
         return Ok(true);
     }
+
     let script =
         format!("ip link set lo up && ip address add {SERVER}/32 dev lo && exec \"$0\" \"$@\"");
     let mut command = tokio::process::Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
         command.arg("--map-root-user");
     }
+
     command.args(["--net", "sh", "-c", &script]);
     command.arg(std::env::current_exe()?);
     let status = command
@@ -59,10 +61,12 @@ pub(crate) async fn in_a_network(
         .status()
         .await
         .context("a network of its own cannot be made; install util-linux and iproute2")?;
+
     ensure!(
         status.success(),
         "the measurements of {part} ended with {status}"
     );
+
     Ok(false)
 }
 
@@ -77,15 +81,18 @@ async fn measure_inside(engine: &Engine, rounds: u32) -> anyhow::Result<()> {
         },
         ..Document::default()
     };
+
     let sandbox = engine
         .sandbox()
         .network(Network::new(document.policy("bench")?))
         .await?;
+
     let load = std::fs::read(LOAD).with_context(|| format!("{LOAD} is not there"))?;
     let options = WriteOptions {
         mode: Some(0o755),
         ..WriteOptions::default()
     };
+
     sandbox
         .files()
         .write_with_options("load", load, options)
@@ -94,6 +101,7 @@ async fn measure_inside(engine: &Engine, rounds: u32) -> anyhow::Result<()> {
     requests(&sandbox, server, rounds).await?;
     connections(&sandbox, server).await?;
     sandbox.end().await;
+
     Ok(())
 }
 
@@ -110,6 +118,7 @@ async fn bytes(sandbox: &Sandbox, server: SocketAddr, rounds: u32) -> anyhow::Re
         }
         series.print(None);
     }
+
     Ok(())
 }
 
@@ -118,12 +127,15 @@ async fn requests(sandbox: &Sandbox, server: SocketAddr, rounds: u32) -> anyhow:
         "network: 2,000 requests over 50 connections (1,000/s)",
         2000.0,
     );
+
     for _ in 0..rounds {
         let (connections, times) = (CONNECTIONS.to_string(), REQUESTS.to_string());
         let words = ["requests".into(), server.to_string(), connections, times];
         series.add(load(sandbox, &words).await?[0]);
     }
+
     series.print(None);
+
     Ok(())
 }
 
@@ -135,13 +147,16 @@ async fn connections(sandbox: &Sandbox, server: SocketAddr) -> anyhow::Result<()
         drop(TcpStream::connect(server).await?);
         direct.add(begun.elapsed());
     }
+
     let mut through = Series::to_reach("network: a connection from the guest", 3.0);
     let words = ["connect".into(), server.to_string(), CONNECTS.to_string()];
     for took in load(sandbox, &words).await? {
         through.add(took);
     }
+
     direct.print(None);
     through.print(None);
+
     Ok(())
 }
 
@@ -150,6 +165,7 @@ async fn load(sandbox: &Sandbox, words: &[String]) -> anyhow::Result<Vec<Duratio
     let argv = std::iter::once("./load".to_string()).chain(words.iter().cloned());
     let mut run = sandbox.spawn(&SpawnRequest::new(argv).timeout_s(120))?;
     let mut text = Vec::new();
+
     while let Some(event) = run.next().await {
         match event {
             fumehood_engine::Event::Stdout(piece) | fumehood_engine::Event::Stderr(piece) => {
@@ -158,12 +174,14 @@ async fn load(sandbox: &Sandbox, words: &[String]) -> anyhow::Result<Vec<Duratio
             _ => {}
         }
     }
+
     let text = String::from_utf8_lossy(&text).into_owned();
     let outcome = run.outcome().await?;
     ensure!(outcome.exit_code == Some(0), "{words:?}: {text}");
     let lines = text
         .lines()
         .map(|line| Ok(Duration::from_micros(line.parse()?)));
+
     lines.collect()
 }
 
@@ -176,6 +194,7 @@ async fn serve() -> anyhow::Result<SocketAddr> {
             tokio::spawn(async move { answer(client).await });
         }
     });
+
     Ok(at)
 }
 
@@ -185,6 +204,7 @@ async fn answer(mut client: TcpStream) -> anyhow::Result<()> {
     let read = client.read(&mut piece).await?;
     let line = String::from_utf8_lossy(&piece[..read.min(40)]).into_owned();
     let number = line.lines().next().and_then(|l| l.split_once(' '));
+
     match number {
         Some(("DOWN", bytes)) => {
             let mut left: u64 = bytes.parse()?;
@@ -212,6 +232,8 @@ async fn answer(mut client: TcpStream) -> anyhow::Result<()> {
             }
         },
     }
+
     client.shutdown().await?;
+
     Ok(())
 }

@@ -47,9 +47,11 @@ pub(crate) async fn measure(engine: &Engine, rounds: u32) -> anyhow::Result<()> 
         ("PIP_INDEX_URL", ""),
         ("PIP_EXTRA_INDEX_URL", ""),
     ];
+
     if !in_a_network("packages", rounds, &configured).await? {
         return Ok(());
     }
+
     serve(engine).await?;
     let plain = || RunRequest::new(Language::Python, "print('hello')");
     let with = || {
@@ -60,6 +62,7 @@ pub(crate) async fn measure(engine: &Engine, rounds: u32) -> anyhow::Result<()> 
     engine.run(with())?.outcome().await?;
     let mut restores = Series::new("packages: Python, restored");
     let mut packages = Series::new("packages: Python, restored with three packages, imported");
+
     for _ in 0..rounds {
         for (series, request) in [(&mut restores, plain()), (&mut packages, with())] {
             let outcome = engine.run(request)?.outcome().await?;
@@ -68,10 +71,12 @@ pub(crate) async fn measure(engine: &Engine, rounds: u32) -> anyhow::Result<()> 
             series.add(outcome.timing.total);
         }
     }
+
     restores.print(None);
     packages.print(None);
     let ratio = packages.median() / restores.median();
     println!("packages: {ratio:.2} times the plain restore (at most {MOST})");
+
     Ok(())
 }
 
@@ -83,6 +88,7 @@ async fn serve(engine: &Engine) -> anyhow::Result<()> {
         made.outcome().await?.exit_code == Some(0),
         "no index was made"
     );
+
     let mut files = Vec::new();
     for entry in sandbox.files().list_recursive("index", 2).await? {
         let path = entry.path.clone();
@@ -91,12 +97,14 @@ async fn serve(engine: &Engine) -> anyhow::Result<()> {
             files.push((format!("/{}", path.trim_end_matches("index.html")), body));
         }
     }
+
     sandbox.end().await;
     ensure!(
         files.len() == 2 * PACKAGES.len(),
         "the index has {} files",
         files.len()
     );
+
     let files = Arc::new(files);
     let listener = TcpListener::bind((SERVER, PORT)).await?;
     tokio::spawn(async move {
@@ -105,6 +113,7 @@ async fn serve(engine: &Engine) -> anyhow::Result<()> {
             tokio::spawn(async move { answer(stream, &files).await });
         }
     });
+
     Ok(())
 }
 
@@ -114,6 +123,7 @@ async fn answer(mut stream: TcpStream, files: &[(String, bytes::Bytes)]) -> anyh
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
     }
+
     let head = String::from_utf8_lossy(&head).into_owned();
     let path = head.split(' ').nth(1).context("no path")?;
     let found = files.iter().find(|(name, _)| name == path);
@@ -121,6 +131,7 @@ async fn answer(mut stream: TcpStream, files: &[(String, bytes::Bytes)]) -> anyh
         Some((_, body)) => ("200 OK", body.clone()),
         None => ("404 Not Found", bytes::Bytes::new()),
     };
+
     let length = body.len();
     let answer = format!(
         "HTTP/1.1 {status}\r\ncontent-type: text/html\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
@@ -129,5 +140,6 @@ async fn answer(mut stream: TcpStream, files: &[(String, bytes::Bytes)]) -> anyh
     if !head.starts_with("HEAD") {
         stream.write_all(&body).await?;
     }
+
     Ok(stream.shutdown().await?)
 }

@@ -75,6 +75,7 @@ impl Series {
         let ratio = floor.map_or(String::new(), |floor| {
             format!("{:.2}", self.median() / floor.median())
         });
+
         let verdict = self.limit.map_or(String::new(), |limit| {
             let held = median <= limit.median_ms && limit.p99_ms.is_none_or(|most| p99 <= most);
             let most = match limit.p99_ms {
@@ -83,6 +84,7 @@ impl Series {
             };
             format!("{most} {}", if held { "ok" } else { "NO" })
         });
+
         println!(
             "{:<54} {:>4} {least:>8.1} {median:>8.1} {p99:>8.1} {ratio:>7} {verdict:>10}",
             self.name,

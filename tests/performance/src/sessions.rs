@@ -31,21 +31,26 @@ pub(crate) async fn measure(engine: &Engine, rounds: u32) -> anyhow::Result<()> 
 async fn output(sandbox: &Sandbox, rounds: u32) -> anyhow::Result<()> {
     let most = milliseconds(OUTPUT_BYTES, 80.0);
     let mut series = Series::to_reach("stdout: 50 MB of a program (80 MB/s)", most);
+
     for _ in 0..rounds {
         let code = format!("head -c {OUTPUT_BYTES} /dev/zero");
         let start = Instant::now();
         let mut run = sandbox.run(&RunRequest::new(Language::Shell, code).timeout_s(120))?;
         let mut bytes = 0;
+
         while let Some(event) = run.next().await {
             if let Event::Stdout(piece) = event {
                 bytes += piece.len() as u64;
             }
         }
+
         run.outcome().await?;
         series.add(start.elapsed());
         ensure!(bytes == OUTPUT_BYTES, "{bytes} bytes came");
     }
+
     series.print(None);
+
     Ok(())
 }
 
@@ -57,6 +62,7 @@ async fn files(sandbox: &Sandbox, rounds: u32) -> anyhow::Result<()> {
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
     let random = bytes::Bytes::from(random);
     let files = sandbox.files();
+
     for _ in 0..rounds {
         let start = Instant::now();
         files.write("large", random.clone()).await?;
@@ -67,8 +73,10 @@ async fn files(sandbox: &Sandbox, rounds: u32) -> anyhow::Result<()> {
         ensure!(read == random, "other bytes came back");
         files.remove("large").await?;
     }
+
     up.print(None);
     down.print(None);
+
     Ok(())
 }
 
@@ -78,6 +86,7 @@ async fn small(sandbox: &Sandbox) -> anyhow::Result<()> {
     let mut write = Series::to_reach("files: 100 bytes written", 1.0);
     let mut read = Series::to_reach("files: 100 bytes read", 1.0);
     let files = sandbox.files();
+
     for n in 0..WARM_UP + CALLS {
         let content = vec![b'x'; SMALL_BYTES];
         let start = Instant::now();
@@ -87,13 +96,16 @@ async fn small(sandbox: &Sandbox) -> anyhow::Result<()> {
         let content = files.read("small").await?;
         let took = start.elapsed();
         ensure!(content.len() == SMALL_BYTES, "{} bytes", content.len());
+
         if n >= WARM_UP {
             write.add(wrote);
             read.add(took);
         }
     }
+
     write.print(None);
     read.print(None);
+
     Ok(())
 }
 
@@ -101,14 +113,17 @@ async fn small(sandbox: &Sandbox) -> anyhow::Result<()> {
 async fn memory(engine: &Engine) -> anyhow::Result<()> {
     let before = resident_mib()?;
     let mut sandboxes = Vec::new();
+
     for _ in 0..SESSIONS {
         let sandbox = engine.sandbox().language(Language::Python).await?;
         super::exec(&sandbox, "print(1)").await?;
         sandbox.files().write("a", "b").await?;
         sandboxes.push(sandbox);
     }
+
     let grown = resident_mib()? - before;
     println!("memory of the host's process for {SESSIONS} sessions: {grown:.1} MiB (to reach 15)");
+
     Ok(())
 }
 

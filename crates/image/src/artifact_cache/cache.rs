@@ -51,18 +51,22 @@ impl ArtifactCache {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(Error::io("read", &self.root))?,
         };
+
         let mut entries = Vec::new();
         for item in listing {
             let name = item.map_err(Error::io("read", &self.root))?.file_name();
             let Some(name) = name.to_str().filter(|name| is_digest(name)) else {
                 continue;
             };
+
             match self.entry(name) {
                 Ok(entry) => entries.extend(entry),
                 Err(error) => tracing::warn!(%error, "something in the store cannot be looked at"),
             }
         }
+
         entries.sort_by(|a, b| a.name().cmp(b.name()));
+
         Ok(entries)
     }
 
@@ -87,11 +91,13 @@ impl ArtifactCache {
                 Some(STAGING_EXTENSION) => !is_maker_alive(&path),
                 _ => false,
             };
+
             if is_dead {
                 tracing::debug!(path = %path.display(), "removing what a dead process left");
                 report.add(bytes_on_disk(&path), remove_all(&path));
             }
         }
+
         Ok(report)
     }
 
@@ -101,12 +107,15 @@ impl ArtifactCache {
             self.path(name),
             self.path(name).with_extension(REMOVED_EXTENSION),
         );
+
         if gone.exists() {
             remove_all(&gone)?;
         }
+
         let bytes = bytes_on_disk(&path);
         fs::rename(&path, &gone).map_err(Error::io("remove", &path))?;
         remove_all(&gone)?;
+
         Ok(bytes)
     }
 
@@ -116,6 +125,7 @@ impl ArtifactCache {
             true => self.remove(entry.name(), &lock).map(drop),
             false => Ok(()),
         });
+
         if let Err(error) = removed {
             tracing::warn!(%error, "what is damaged cannot be removed");
         }

@@ -49,6 +49,7 @@ impl CacheEntry {
             .read(true)
             .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
             .open(&path);
+
         match opened {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 Ok(None)
@@ -147,6 +148,7 @@ impl CacheEntry {
                 tv_nsec: since.subsec_nanos().into(),
             },
         };
+
         if let Err(error) = futimens(&self.handle, &times) {
             tracing::debug!(%error, path = %self.path.display(), "cannot note a use");
         }

@@ -41,6 +41,7 @@ impl Lock {
     fn wait_for(path: &Path, timeout: Duration) -> Result<Self, Error> {
         let file = open(path, true)?;
         let begun = Instant::now();
+
         while !take(&file, path)? {
             if begun.elapsed() > timeout {
                 return Err(Error::Locked {
@@ -48,8 +49,10 @@ impl Lock {
                     timeout,
                 });
             }
+
             thread::sleep(LOOK);
         }
+
         Ok(Self { _file: file })
     }
 }

@@ -19,13 +19,16 @@ impl ArtifactCache {
         if !self.root().exists() {
             return Ok(PruneReport::default());
         }
+
         // Looked at before the lock is taken: to look may mean to hash.
         let to_remove = select_surplus(self.entries()?, max_bytes, is_wanted);
         let lock = self.lock()?;
         let mut report = self.sweep(&lock)?;
+
         for entry in &to_remove {
             self.remove_if_current(entry, &lock, &mut report);
         }
+
         Ok(report)
     }
 
@@ -63,7 +66,9 @@ fn select_surplus(
             bytes <= max_bytes
         })
         .count();
+
     let select_surplus = kept.split_off(fitting);
     let both = unwanted.into_iter().chain(select_surplus);
+
     both.map(|(_, entry)| entry).collect()
 }

@@ -33,9 +33,11 @@ impl ArtifactCache {
         self.create_root()?;
         let lock = self.lock()?;
         self.sweep(&lock)?;
+
         if is_usable() {
             return Ok(None);
         }
+
         let staging = self.path(name).with_extension(STAGING_EXTENSION);
         match private_directory().create(&staging) {
             // The sweep left it: its maker lives.
@@ -81,9 +83,11 @@ impl StagingDir {
             .mode(0o600)
             .open(&path)
             .map_err(Error::io("make", &path))?;
+
         let filled = fill(&mut file).map_err(Error::io("write", &path))?;
         file.sync_all().map_err(Error::io("write out", &path))?;
         identities.insert(name.to_owned(), Identity::of(&file, &path)?);
+
         Ok(filled)
     }
 
@@ -99,6 +103,7 @@ impl StagingDir {
         if path.exists() {
             self.cache.remove(name, &lock)?;
         }
+
         fs::rename(&self.path, &path).map_err(Error::io("move what was made to", &path))?;
         self.is_installed = true;
         remove_makers_lock(&path);
@@ -109,6 +114,7 @@ impl StagingDir {
             reason: format!("{} is not there", path.display()),
         })?;
         entry.mark_used(SystemTime::now());
+
         load(&entry)
     }
 }
@@ -119,6 +125,7 @@ impl Drop for StagingDir {
         if self.is_installed {
             return;
         }
+
         let removed = self.cache.lock().and_then(|_lock| remove_all(&self.path));
         if let Err(error) = removed {
             tracing::warn!(%error, "unfinished work stays until something else is begun");

@@ -78,6 +78,7 @@ impl Archive {
             },
             0,
         );
+
         self.bytes
     }
 
@@ -112,6 +113,7 @@ impl Archive {
             self.bytes
                 .extend_from_slice(format!("{field:08x}").as_bytes());
         }
+
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);
         self.pad();
@@ -155,6 +157,7 @@ mod tests {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn();
+
         let Ok(mut child) = started else {
             return; // cpio is not installed here
         };
@@ -166,6 +169,7 @@ mod tests {
             listing.contains("drwxr-xr-x") && listing.contains("5,   1"),
             "{listing}"
         );
+
         assert!(
             listing
                 .lines()

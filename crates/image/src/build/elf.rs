@@ -17,12 +17,15 @@ pub(crate) fn check_static(path: &Path, bytes: &[u8]) -> Result<(), Error> {
             reason,
         })
     };
+
     if bytes.len() < HEADER_BYTES || !bytes.starts_with(b"\x7fELF\x02\x01") {
         return reject("it is not a 64-bit ELF program");
     }
+
     if read_u16(bytes, 18) != Some(MACHINE_X86_64) {
         return reject("it is not a program for x86-64");
     }
+
     match has_dynamic_loader(bytes) {
         Some(false) => Ok(()),
         Some(true) => {
@@ -38,6 +41,7 @@ fn has_dynamic_loader(bytes: &[u8]) -> Option<bool> {
         usize::from(read_u16(bytes, 54)?),
         usize::from(read_u16(bytes, 56)?),
     );
+
     for index in 0..count {
         let at = table.checked_add(size.checked_mul(index)?)?;
         let kind = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
@@ -45,6 +49,7 @@ fn has_dynamic_loader(bytes: &[u8]) -> Option<bool> {
             return Some(true);
         }
     }
+
     Some(false)
 }
 

@@ -23,10 +23,12 @@ pub(crate) fn build(agent: &[u8], modules: &[(String, PathBuf)]) -> Result<Vec<u
             .collect();
         archive.file("modules/order", 0o644, order.as_bytes());
     }
+
     for (name, path) in modules {
         let contents = fs::read(path).map_err(Error::io("read", path))?;
         archive.file(&format!("modules/{name}"), 0o644, &contents);
     }
+
     Ok(archive.finish())
 }
 
@@ -41,6 +43,7 @@ fn start_archive(init: &[u8]) -> Archive {
     for directory in DIRECTORIES {
         archive.directory(directory, 0o755);
     }
+
     archive.character_device("dev/console", 0o600, CONSOLE);
     archive.file("init", 0o755, init);
     archive

@@ -75,16 +75,19 @@ pub fn build(
 ) -> Result<BuildReport, Error> {
     let recipe = Recipe::read(options)?;
     let _lock = store.lock(|| progress.waiting())?;
+
     if let Some(image) = up_to_date_image(store, options, &recipe) {
         return Ok(BuildReport {
             outcome: BuildOutcome::UpToDate,
             image,
         });
     }
+
     run_steps(store, options, &recipe, &mut Steps::new(progress))?;
     for cache in ["kernel", "base", "downloads"] {
         store.prune(cache)?;
     }
+
     Ok(BuildReport {
         outcome: BuildOutcome::Built,
         image: store.image(&options.name)?,
@@ -112,6 +115,7 @@ fn up_to_date_image(store: &Store, options: &BuildOptions, recipe: &Recipe) -> O
     if options.refresh {
         return None;
     }
+
     store
         .image(&options.name)
         .ok()
@@ -141,19 +145,23 @@ fn run_steps(
             ca: recipe.ca.as_deref(),
             extra: &options.extra_files,
         };
+
         let tree = work.path().join("tree");
         progress.line("unpacking and cleaning");
         let packages = rootfs::assemble(&parts, &tree, work.path())?;
         progress.line("packing");
         rootfs::pack(&tree, options.format, &directory.join(PARTS[2].1))?;
+
         Ok((packages, StepEnd::Done))
     })?;
+
     steps.run(|_| {
         let built = BuiltParts {
             kernel,
             packages,
             directory,
         };
+
         let manifest = assemble_image(&built, options, recipe)?;
         store.install(&options.name, &manifest, &built.directory)?;
         Ok(((), StepEnd::Done))
@@ -173,11 +181,13 @@ fn assemble_image(
     fs::write(&initrd, archive).map_err(Error::io("write", &initrd))?;
     let mut identities = Identities::new();
     let mut parts = Vec::new();
+
     for (name, file) in PARTS {
         let (record, identity) = seal_part(directory, name, file)?;
         identities.insert(name.to_owned(), identity);
         parts.push(record);
     }
+
     let manifest = manifest_for(parts, built, options, recipe);
     let path = directory.join("manifest.json");
     let text =
@@ -186,6 +196,7 @@ fn assemble_image(
     sync_file(&path)?;
     save_identities(directory, &identities)?;
     sync_directory(directory)?;
+
     Ok(manifest)
 }
 
@@ -206,6 +217,7 @@ fn seal_part(directory: &Path, name: &str, file: &str) -> Result<(PartRecord, Id
         sha256,
         bytes,
     };
+
     Ok((record, identity))
 }
 
@@ -220,9 +232,11 @@ fn manifest_for(
         version: pinned.version.to_owned(),
         sha256: pinned.sha256.to_owned(),
     };
+
     let created = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
+
     Manifest {
         format: FORMAT,
         id: Manifest::id_of(&recipe.key, &parts),

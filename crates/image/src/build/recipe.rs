@@ -59,6 +59,7 @@ impl Recipe {
             .add("extra", extra_files_hash(&options.extra_files))
             .add("format", options.format.as_str())
             .finish();
+
         Ok(Self {
             agent,
             agent_sha256,
@@ -83,6 +84,7 @@ fn extra_files_hash(files: &[ExtraFile]) -> String {
             .add(&file.path, file.mode.to_le_bytes())
             .add("contents", &file.contents)
     });
+
     all.finish()
 }
 
@@ -92,6 +94,7 @@ fn ca_bundle(extra_ca: Option<&Path>) -> Result<Option<Vec<u8>>, Error> {
     let Some(path) = extra_ca else {
         return Ok(host);
     };
+
     let extra = fs::read(path).map_err(Error::io("read", path))?;
     if !String::from_utf8_lossy(&extra).contains(PEM_BEGIN) {
         let option = format!("certificate file {}", path.display());
@@ -100,11 +103,14 @@ fn ca_bundle(extra_ca: Option<&Path>) -> Result<Option<Vec<u8>>, Error> {
             reason: "it holds no certificate in PEM form",
         });
     }
+
     let mut all = host.unwrap_or_default();
     if !all.is_empty() && !all.ends_with(b"\n") {
         all.push(b'\n');
     }
+
     all.extend_from_slice(&extra);
+
     Ok(Some(all))
 }
 

@@ -37,14 +37,18 @@ pub(super) fn load(cached: &Path) -> Option<Kernel> {
     let intact = |(name, sha256): &(String, String)| {
         hash::of_path(&cached.join(name)).is_ok_and(|found| found == *sha256)
     };
+
     if !entry.files.iter().all(intact) {
         return None;
     }
+
     let mut files = entry.files.into_iter().map(|(name, _)| {
         let path = cached.join(&name);
         (name, path)
     });
+
     let (_, image) = files.next()?;
+
     Some(Kernel {
         image,
         modules: files.collect(),
@@ -57,16 +61,19 @@ pub(super) fn seal(finished: &Path, record: KernelRecord, modules: &[String]) ->
     let names = [IMAGE.to_owned()]
         .into_iter()
         .chain(modules.iter().cloned());
+
     let mut files = Vec::new();
     for name in names {
         let path = finished.join(&name);
         sync_file(&path)?;
         files.push((name, hash::of_path(&path)?));
     }
+
     let path = finished.join(RECORD);
     let text = serde_json::to_vec_pretty(&Entry { record, files })
         .map_err(|e| Error::io("write", &path)(e.into()))?;
     fs::write(&path, text).map_err(Error::io("write", &path))?;
+
     sync_directory(finished)
 }
 

@@ -51,6 +51,7 @@ pub(super) fn fetch(
         .args(["--no-same-owner", "--exclude=./dev/*", "-C"])
         .arg(&tree)
         .run(&mut |_| {})?;
+
     collect(&tree, &work.join("finished"))
 }
 
@@ -61,21 +62,25 @@ fn collect(tree: &Path, finished: &Path) -> Result<PathBuf, Error> {
         .file_name()
         .and_then(|n| n.to_str())
         .unwrap_or_default();
+
     let release = name.trim_start_matches("vmlinuz-").to_owned();
     fs::create_dir(finished).map_err(Error::io("make", finished))?;
     let target = finished.join(cached::IMAGE);
     fs::rename(&image, &target).map_err(Error::io("move", &image))?;
     let mut modules = ModuleIndex::read(&tree.join("usr/lib/modules").join(&release))?;
     let mut names = Vec::new();
+
     for (index, file) in modules.load_order(&MODULES)?.iter().enumerate() {
         let stem = file
             .file_stem()
             .and_then(|s| s.to_str())
             .unwrap_or_default();
+
         let name = format!("{index:02}-{stem}.ko");
         fs::rename(file, finished.join(&name)).map_err(Error::io("move", file))?;
         names.push(name);
     }
+
     let record = KernelRecord {
         kind: KernelChoice::Debian,
         package: format!("linux-image-{release}"),
@@ -84,6 +89,7 @@ fn collect(tree: &Path, finished: &Path) -> Result<PathBuf, Error> {
         release,
     };
     cached::seal(finished, record, &names)?;
+
     Ok(finished.to_path_buf())
 }
 
@@ -96,6 +102,7 @@ fn find_with_prefix(directory: &Path, prefix: &str) -> Result<PathBuf, Error> {
                 .and_then(|n| n.to_str())
                 .is_some_and(|n| n.starts_with(prefix))
         });
+
     found.next().ok_or_else(|| Error::Inconsistent {
         item: "kernel package",
         reason: format!("it has no {prefix}* in {}", directory.display()),
@@ -115,9 +122,11 @@ fn package_version(image: &Path) -> Result<String, Error> {
         .and_then(|rest| rest.split(|b| *b == 0).next())
         .map(String::from_utf8_lossy)
         .unwrap_or_default();
+
     let version = text
         .rsplit_once(" Debian ")
         .map(|(_, v)| v.split(' ').next().unwrap_or(v));
+
     Ok(version.unwrap_or("unknown").to_owned())
 }
 
@@ -138,12 +147,14 @@ impl ModuleIndex {
                 .file_name()
                 .and_then(|n| n.to_str())
                 .unwrap_or_default();
+
             if path.is_dir() && !path.is_symlink() {
                 self.add(&path)?;
             } else if let Some(stem) = name.strip_suffix(".ko.xz").or(name.strip_suffix(".ko")) {
                 self.0.insert(stem.replace('-', "_"), path);
             }
         }
+
         Ok(())
     }
 
@@ -161,12 +172,15 @@ impl ModuleIndex {
         let Some(path) = self.0.remove(&name.replace('-', "_")) else {
             return Ok(());
         };
+
         let path = decompress(path)?;
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
         for needed in dependencies(&bytes) {
             self.visit(&needed, order)?;
         }
+
         order.push(path);
+
         Ok(())
     }
 }
@@ -175,10 +189,12 @@ fn decompress(path: PathBuf) -> Result<PathBuf, Error> {
     if path.extension().is_none_or(|e| e != "xz") {
         return Ok(path);
     }
+
     Program::new("unpacking a kernel module", "xz", TIMEOUT)
         .arg("-d")
         .arg(&path)
         .run(&mut |_| {})?;
+
     Ok(path.with_extension(""))
 }
 
@@ -189,6 +205,7 @@ fn dependencies(module: &[u8]) -> Vec<String> {
         let Ok(text) = std::str::from_utf8(text) else {
             continue;
         };
+
         if let Some(names) = text.strip_prefix("depends=") {
             found.extend(
                 names
@@ -197,11 +214,13 @@ fn dependencies(module: &[u8]) -> Vec<String> {
                     .map(str::to_owned),
             );
         }
+
         if let Some(names) = text.strip_prefix("softdep=pre: ") {
             let names = names.split(" post:").next().unwrap_or_default();
             found.extend(names.split_whitespace().map(str::to_owned));
         }
     }
+
     found
 }
 
@@ -227,6 +246,7 @@ mod tests {
             .iter()
             .map(|p| p.file_stem().unwrap().to_str().unwrap())
             .collect();
+
         assert_eq!(names, ["ring", "soft", "fail_over", "net"]);
     }
 }

@@ -11,12 +11,14 @@ pub(crate) const FRAGMENT: &str = include_str!("../../kernel/fragment.config");
 pub(crate) fn check_applied(fragment: &str, config: &str) -> Result<(), Error> {
     let applied = parse_settings(config);
     let mut missing = Vec::new();
+
     for (name, requested) in parse_settings(fragment) {
         let found = applied.get(name).copied().unwrap_or("n");
         if found != requested {
             missing.push(format!("{name}={requested} became {found}"));
         }
     }
+
     match missing.is_empty() {
         true => Ok(()),
         false => Err(Error::FragmentNotApplied(missing)),

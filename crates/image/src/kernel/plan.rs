@@ -46,9 +46,11 @@ impl KernelPlan {
         if let Some(kernel) = cached::load(&cached).filter(|_| !refetch) {
             return Ok((kernel, StepEnd::Cached));
         }
+
         if matches!(self, Self::Own(_)) {
             store.require_space(source_build::REQUIRED_BYTES)?;
         }
+
         let work = store.work_dir()?;
         let finished = match self {
             Self::Own(source) => {
@@ -56,11 +58,13 @@ impl KernelPlan {
             }
             Self::Debian(suite) => debian::fetch(suite, work.path(), progress)?,
         };
+
         cached::move_to_cache(&finished, &cached)?;
         let kernel = cached::load(&cached).ok_or_else(|| Error::Inconsistent {
             item: "kernel",
             reason: "it cannot be read back".to_owned(),
         })?;
+
         Ok((kernel, StepEnd::Done))
     }
 }

@@ -47,17 +47,21 @@ impl Source {
                 origin: Origin::Installed,
             });
         }
+
         if let Some(version) = offered_version() {
             return Ok(Self {
                 version,
                 origin: Origin::AptArchive,
             });
         }
+
         if find_program("mmdebstrap").is_none() {
             let reason = format!("apt offers no `{PACKAGE}` here, and mmdebstrap is not installed");
             return Err(Error::NoKernelSource(reason));
         }
+
         let origin = Origin::Suite(suite.to_owned());
+
         Ok(Self {
             version: format!("of {suite}"),
             origin,
@@ -86,6 +90,7 @@ fn download_with_apt(version: &str, work: &Path) -> Result<PathBuf, Error> {
     .arg(format!("{PACKAGE}={version}"))
     .current_dir(&downloads)
     .run(&mut |_| {})?;
+
     let package = only_file(&downloads)?;
     let unpacked = work.join("package");
     Program::new(
@@ -96,6 +101,7 @@ fn download_with_apt(version: &str, work: &Path) -> Result<PathBuf, Error> {
     .arg("-x")
     .args([&package, &unpacked])
     .run(&mut |_| {})?;
+
     Ok(unpacked.join(INSTALLED))
 }
 
@@ -122,6 +128,7 @@ fn extract_from_suite(suite: &str, work: &Path) -> Result<PathBuf, Error> {
     .arg(&unpacked)
     .arg(format!("./{INSTALLED}"))
     .run(&mut |_| {})?;
+
     Ok(unpacked.join(INSTALLED))
 }
 
@@ -134,6 +141,7 @@ fn offered_version() -> Option<String> {
     .args(["policy", PACKAGE])
     .output()
     .ok()?;
+
     parse_candidate(&policy)
 }
 
@@ -146,6 +154,7 @@ fn installed_version() -> Option<String> {
     .args(["-W", "-f", "${db:Status-Status} ${Version}\\n", PACKAGE])
     .output()
     .ok()?;
+
     answer
         .lines()
         .find_map(|line| line.strip_prefix("installed "))
@@ -173,6 +182,7 @@ mod tests {
             parse_candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"),
             None
         );
+
         assert_eq!(parse_candidate(""), None);
     }
 }

@@ -85,6 +85,7 @@ fn require_programs() -> Result<(), Error> {
     for (program, package) in REQUIRED_PROGRAMS {
         require_program(program, "the guest's kernel is compiled", package)?;
     }
+
     if !Path::new(LIBELF_HEADER).exists() {
         return Err(Error::NoProgram {
             program: LIBELF_HEADER.to_owned(),
@@ -92,6 +93,7 @@ fn require_programs() -> Result<(), Error> {
             package: "libelf-dev",
         });
     }
+
     Ok(())
 }
 
@@ -105,6 +107,7 @@ fn unpack(archive: &Path, work: &Path, progress: &mut StepProgress<'_>) -> Resul
         .args(["--no-same-owner", "--strip-components=1", "-C"])
         .arg(&tree)
         .run(&mut |_| {})?;
+
     let patch = work.join("fumehood.patch");
     fs::write(&patch, PATCH).map_err(Error::io("write", &patch))?;
     Program::new("patching the kernel's source", "patch", TIMEOUT)
@@ -112,6 +115,7 @@ fn unpack(archive: &Path, work: &Path, progress: &mut StepProgress<'_>) -> Resul
         .arg(&patch)
         .current_dir(&tree)
         .run(&mut |_| {})?;
+
     Ok(tree)
 }
 
@@ -132,6 +136,7 @@ fn configure(tree: &Path) -> Result<String, Error> {
     let path = tree.join(".config");
     let config = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
     fragment::check_applied(FRAGMENT, &config)?;
+
     Ok(config)
 }
 
@@ -165,6 +170,7 @@ fn collect(tree: &Path, source: &Source, config: &str, finished: &Path) -> Resul
         .arg("-o")
         .args([&finished.join(cached::IMAGE), &tree.join("vmlinux")])
         .run(&mut |_| {})?;
+
     // Beside it in the cache, for whoever profiles a guest; no image holds it.
     let (symbols, path) = (tree.join("System.map"), finished.join("System.map"));
     fs::copy(&symbols, &path).map_err(Error::io("copy", &symbols))?;
@@ -178,5 +184,6 @@ fn collect(tree: &Path, source: &Source, config: &str, finished: &Path) -> Resul
         release: release.trim().to_owned(),
         config_sha256: hash::of_bytes(config.as_bytes()),
     };
+
     cached::seal(finished, record, &[])
 }

@@ -43,6 +43,7 @@ impl Layers {
         let Some(digest) = self.digest(request)? else {
             return Ok(None);
         };
+
         match self.cache.entry(&digest)? {
             Some(entry) => self.open(&entry),
             None => Ok(None),
@@ -67,6 +68,7 @@ impl Layers {
         let is_it = |entry: &CacheEntry| {
             LayerManifest::load(entry).is_ok_and(|manifest| manifest.set == set.as_str())
         };
+
         match self.cache.entries()?.iter().find(|entry| is_it(entry)) {
             Some(entry) => self.open(entry),
             None => Ok(None),
@@ -137,6 +139,7 @@ impl Layers {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             other => other.map_err(Error::io("read", &directory))?,
         };
+
         let _lock = self.cache.lock()?;
         for entry in entries {
             let path = entry.map_err(Error::io("read", &directory))?.path();
@@ -145,10 +148,12 @@ impl Layers {
             let is_of_use = name.and_then(LayerKey::from_name).is_some()
                 && is_digest(&digest)
                 && self.cache.path(&digest).exists();
+
             if !is_of_use && let Err(error) = fs::remove_file(&path) {
                 tracing::debug!(%error, "cannot remove what is said of a request");
             }
         }
+
         Ok(())
     }
 

@@ -48,9 +48,11 @@ impl LayerManifest {
             let reason = format!("format {} instead of {FORMAT}", manifest.format);
             return Err(entry.damaged(MANIFEST, reason));
         }
+
         if manifest.digest != entry.name() {
             return Err(entry.damaged(MANIFEST, "it belongs to another layer".to_owned()));
         }
+
         Ok(manifest)
     }
 }

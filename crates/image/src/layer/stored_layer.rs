@@ -32,18 +32,21 @@ impl StoredLayer {
         let path = entry.path().join(LAYER);
         let mut file = entry.part(LAYER)?;
         let identity = Identity::of(&file, &path)?;
+
         if entry.identities().get(LAYER) != Some(&identity) {
             let found = hash::of_file(&mut file, &path)?;
             if found != manifest.digest {
                 let reason = format!("sha256 {found} instead of {}", manifest.digest);
                 return Err(entry.damaged(LAYER, reason));
             }
+
             // Whoever may only read the store hashes again the next time.
             let seen = Identities::from([(LAYER.to_owned(), identity)]);
             if let Err(error) = save_identities(entry.path(), &seen) {
                 tracing::debug!(%error, "cannot remember a layer's identity");
             }
         }
+
         Ok(Self { manifest, path })
     }
 }

@@ -36,6 +36,7 @@ impl Layers {
             bytes: entry.bytes(),
             last_used: entry.last_used(),
         });
+
         Ok(listed.collect())
     }
 }

@@ -36,6 +36,7 @@ impl LayerWriter {
         self.staging
             .cache()
             .require_space(bytes.saturating_add(MARGIN))?;
+
         let path = self.path();
         let mut options = OpenOptions::new();
         let options = options.write(true).create(true).truncate(true).mode(0o600);
@@ -72,13 +73,16 @@ impl LayerWriter {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
         };
+
         self.staging
             .part(MANIFEST, &mut Identities::new(), |file| {
                 std::io::Write::write_all(file, &serde_json::to_vec_pretty(&manifest)?)
             })?;
+
         let identities = Identities::from([(LAYER.to_owned(), identity)]);
         save_identities(self.staging.path(), &identities)?;
         sync_directory(self.staging.path())?;
+
         self.staging.install(&manifest.digest, StoredLayer::load)
     }
 

@@ -72,26 +72,33 @@ pub(crate) fn assemble(
 ) -> Result<BTreeMap<String, String>, Error> {
     unpack_base(inputs.base, root)?;
     let tree = Tree(root);
+
     for path in REMOVED {
         tree.remove(path)?;
     }
+
     for path in EMPTIED {
         tree.clear_dir(path)?;
     }
+
     for (path, mode) in DIRECTORIES {
         tree.create_dir(path, mode)?;
     }
+
     configure(&tree)?;
     install_programs(inputs, &tree, work)?;
     if let Some(bundle) = inputs.ca {
         tree.write_file(CA_BUNDLE, 0o644, bundle)?;
     }
+
     for file in inputs.extra {
         tree.write_file(file.relative(), file.mode, &file.contents)?;
     }
+
     let mut bytecode = BytecodeCheck::default();
     tree.fix_permissions(&mut |path| bytecode.visit(root, path))?;
     bytecode.finish()?;
+
     installed_packages(root)
 }
 
@@ -120,14 +127,17 @@ fn install_programs(inputs: &TreeInputs<'_>, tree: &Tree<'_>, work: &Path) -> Re
     for place in [&uv_place, &bun_place] {
         fs::create_dir(place).map_err(Error::io("make", place))?;
     }
+
     for (name, file) in uv::unpack(inputs.uv, &uv_place)? {
         tree.move_file(&format!("usr/local/bin/{name}"), 0o755, &file)?;
     }
+
     tree.move_file(
         "usr/local/bin/bun",
         0o755,
         &bun::unpack(inputs.bun, &bun_place)?,
     )?;
+
     tree.symlink("usr/local/bin/bunx", "bun")
 }
 
@@ -142,6 +152,7 @@ fn installed_packages(root: &Path) -> Result<BTreeMap<String, String>, Error> {
             let pair = (paragraph.remove("package")?, paragraph.remove("version")?);
             installed.then_some(pair)
         });
+
     Ok(versions.collect())
 }
 

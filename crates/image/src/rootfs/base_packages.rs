@@ -70,11 +70,13 @@ pub(crate) fn obtain(
     if cached.exists() && !refresh {
         return Ok((cached, StepEnd::Cached));
     }
+
     let work = store.work_dir()?;
     let archive = work.path().join("base.tar");
     install(suite, &archive, progress)?;
     sync_file(&archive)?;
     fs::rename(&archive, &cached).map_err(Error::io("keep", &cached))?;
+
     Ok((cached, StepEnd::Done))
 }
 
@@ -101,7 +103,9 @@ fn install(suite: &str, archive: &Path, progress: &mut StepProgress<'_>) -> Resu
         suite,
         options: &options,
     };
+
     let mut messages = 0;
+
     mmdebstrap::run(&request, archive, TIMEOUT, &mut |line| {
         if let Some(message) = line.strip_prefix("I: ") {
             messages += 1;

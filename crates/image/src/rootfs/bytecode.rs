@@ -26,20 +26,25 @@ impl BytecodeCheck {
         let is_library = relative
             .to_str()
             .is_some_and(|r| LIBRARIES.iter().any(|l| r.starts_with(l)));
+
         if !is_library || path.extension().is_none_or(|e| e != "pyc") {
             return Ok(());
         }
+
         let mut header = [0; 8];
         let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
         read.map_err(Error::io("read", path))?;
         let flags = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+
         if flags != UNCHECKED_HASH {
             return Err(invalid_tree(format!(
                 "{} would be compiled anew at each start",
                 relative.display()
             )));
         }
+
         self.count += 1;
+
         Ok(())
     }
 
@@ -88,6 +93,7 @@ mod tests {
             .finish()
             .is_err()
         );
+
         assert!(BytecodeCheck { count: MIN_FILES }.finish().is_ok());
     }
 }

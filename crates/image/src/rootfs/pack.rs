@@ -22,6 +22,7 @@ pub(crate) fn pack(tree: &Path, format: RootFormat, image: &Path) -> Result<(), 
         "the guest's root file system is made",
         "erofs-utils",
     )?;
+
     let mut program = Program::new("making the root file system", "mkfs.erofs", TIMEOUT).args([
         "--quiet",
         "--all-root",
@@ -31,8 +32,10 @@ pub(crate) fn pack(tree: &Path, format: RootFormat, image: &Path) -> Result<(), 
         "-U",
         UUID,
     ]);
+
     if format == RootFormat::Lz4 {
         program = program.arg("-zlz4");
     }
+
     program.args([image, tree]).run(&mut |_| {})
 }

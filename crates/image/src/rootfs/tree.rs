@@ -61,9 +61,11 @@ impl Tree<'_> {
         let Ok(entries) = fs::read_dir(&directory) else {
             return Ok(());
         };
+
         for entry in entries {
             remove(&entry.map_err(Error::io("read", &directory))?.path())?;
         }
+
         Ok(())
     }
 
@@ -92,12 +94,14 @@ impl Tree<'_> {
             item: "root file system",
             reason,
         };
+
         let mut rest: Vec<PathBuf> = components(path);
         let (mut at, mut links) = (self.0.to_path_buf(), 0);
         while let Some(name) = rest.pop() {
             if name == Path::new("..") {
                 return Err(outside(format!("`{}` leads upwards", path.display())));
             }
+
             let next = at.join(&name);
             match fs::symlink_metadata(&next) {
                 Ok(found) if found.is_symlink() => {
@@ -105,10 +109,12 @@ impl Tree<'_> {
                     if links > MAX_LINKS {
                         return Err(outside(format!("`{}` has too many links", path.display())));
                     }
+
                     let to = fs::read_link(&next).map_err(Error::io("read", &next))?;
                     if to.is_absolute() {
                         at = self.0.to_path_buf();
                     }
+
                     rest.extend(components(&to));
                 }
                 Ok(_) => at = next,
@@ -120,6 +126,7 @@ impl Tree<'_> {
                 Err(e) => return Err(Error::io("inspect", &next)(e)),
             }
         }
+
         Ok(at)
     }
 }
@@ -131,6 +138,7 @@ fn components(path: &Path) -> Vec<PathBuf> {
         Component::ParentDir => Some(PathBuf::from("..")),
         _ => None,
     });
+
     let mut names: Vec<PathBuf> = names.collect();
     names.reverse();
     names
@@ -146,23 +154,28 @@ fn fix_permissions(
             entry.path(),
             entry.metadata().map_err(Error::io("inspect", directory))?,
         );
+
         if found.is_symlink() {
             continue;
         }
+
         let readable = if found.is_dir() { 0o700 } else { 0o400 };
         let (before, after) = (
             found.permissions().mode(),
             found.permissions().mode() & !SET_ID | readable,
         );
+
         if before != after {
             set_mode(&path, after & 0o7777)?;
         }
+
         if found.is_dir() {
             fix_permissions(&path, visit)?;
         } else {
             visit(&path)?;
         }
     }
+
     Ok(())
 }
 
@@ -227,6 +240,7 @@ mod tests {
                 .mode()
                 & 0o7777
         };
+
         assert_eq!(
             (mode("bin/su"), mode("etc/shadow"), mode("tmp")),
             (0o755, 0o400, 0o1777)

@@ -29,5 +29,6 @@ pub(crate) fn replace_file(directory: &Path, name: &str, contents: &[u8]) -> Res
     temporary
         .persist(&path)
         .map_err(|e| Error::io("replace", &path)(e.error))?;
+
     Ok(())
 }

@@ -36,9 +36,11 @@ impl Store {
         let remembered = fs::read(cache.join(&name))
             .ok()
             .and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+
         if let Some(record) = remembered.filter(|record| record.identity == identity) {
             return Ok(record.sha256);
         }
+
         let sha256 = hash::of_file(&mut file, path)?;
         if Identity::of(&file, path)? == identity {
             let record = Record { identity, sha256 };
@@ -47,6 +49,7 @@ impl Store {
             }
             return Ok(record.sha256);
         }
+
         // It changed while it was read: of use this once, not to be remembered.
         Ok(sha256)
     }

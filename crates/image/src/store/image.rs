@@ -94,6 +94,7 @@ impl Image {
             seen.insert(part.record.name.clone(), identity);
             Ok(part)
         };
+
         let parts = [open(PARTS[0].0)?, open(PARTS[1].0)?, open(PARTS[2].0)?];
         if seen != recorded {
             // Whoever may only read the store hashes again the next time.
@@ -101,6 +102,7 @@ impl Image {
                 tracing::debug!(%error, "cannot remember the parts' identities");
             }
         }
+
         Ok(Self {
             name: name.clone(),
             directory: directory.to_path_buf(),
@@ -124,9 +126,11 @@ fn open_part(
         path: path.to_path_buf(),
         reason,
     };
+
     let record = manifest
         .part(part)
         .ok_or_else(|| damaged(directory, "the manifest does not name it".to_owned()))?;
+
     let path = directory.join(&record.file);
     let mut file = File::open(&path).map_err(|e| damaged(&path, e.to_string()))?;
     let identity = Identity::of(&file, &path)?;
@@ -138,11 +142,14 @@ fn open_part(
                 format!("sha256 {found} instead of {}", record.sha256),
             ));
         }
+
         if Identity::of(&file, &path)? != identity {
             return Err(damaged(&path, "it changed while it was read".to_owned()));
         }
+
         file.rewind().map_err(Error::io("rewind", &path))?;
     }
+
     Ok((
         ImageFile {
             path,

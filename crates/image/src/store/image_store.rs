@@ -75,9 +75,11 @@ impl Store {
             let directory = self.directory_of(name)?;
             let result = Image::open(name, &directory);
             let replaced = self.directory_of(name).is_ok_and(|now| now != directory);
+
             if result.is_ok() || !replaced || attempt == OPEN_ATTEMPTS {
                 return result;
             }
+
             attempt += 1;
         }
     }
@@ -92,6 +94,7 @@ impl Store {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(Error::io("read", &images))?,
         };
+
         let mut listed = Vec::new();
         for entry in entries {
             let entry = entry.map_err(Error::io("read", &images))?;
@@ -102,9 +105,11 @@ impl Store {
             else {
                 continue;
             };
+
             let Ok(directory) = self.directory_of(&name) else {
                 continue;
             };
+
             let manifest = Manifest::load(name.as_str(), &directory);
             listed.push(ImageSummary {
                 name,
@@ -112,7 +117,9 @@ impl Store {
                 manifest,
             });
         }
+
         listed.sort_by(|a, b| a.name.cmp(&b.name));
+
         Ok(listed)
     }
 
@@ -132,6 +139,7 @@ impl Store {
                     reason: error.to_string(),
                 },
             };
+
             PartReport {
                 name: part.name.clone(),
                 path,
@@ -139,6 +147,7 @@ impl Store {
                 state,
             }
         });
+
         Ok(Verification {
             id: manifest.id.clone(),
             parts: parts.collect(),
@@ -156,6 +165,7 @@ impl Store {
         ] {
             fs::create_dir_all(&directory).map_err(Error::io("make", &directory))?;
         }
+
         fs::create_dir_all(self.cache("downloads"))
             .map_err(Error::io("make", self.cache("downloads")))?;
         let path = self.root.join("build.lock");
@@ -165,12 +175,15 @@ impl Store {
             .write(true)
             .open(&path)
             .map_err(Error::io("open", &path))?;
+
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             waiting();
             flock(&lock, FlockOperation::LockExclusive)
                 .map_err(|e| Error::io("lock", &path)(e.into()))?;
         }
+
         work_dir::sweep(&self.tmp())?;
+
         Ok(lock)
     }
 
@@ -220,7 +233,9 @@ impl Store {
         } else {
             fs::rename(finished, &target).map_err(Error::io("move the image to", &target))?;
         }
+
         self.switch(name, &manifest.directory(name.as_str()))?;
+
         self.remove_older(name, &target)
     }
 
@@ -228,6 +243,7 @@ impl Store {
     pub(crate) fn prune(&self, kind: &str) -> Result<(), Error> {
         let cache = self.cache(kind);
         let mut entries = Vec::new();
+
         for entry in fs::read_dir(&cache).map_err(Error::io("read", &cache))? {
             let entry = entry.map_err(Error::io("read", &cache))?;
             let changed = entry.metadata().and_then(|m| m.modified());
@@ -236,6 +252,7 @@ impl Store {
                 entry.path(),
             ));
         }
+
         entries.sort();
         entries.reverse();
         for (_, path) in entries.iter().skip(CACHE_ENTRIES) {
@@ -246,6 +263,7 @@ impl Store {
             };
             removed.map_err(Error::io("remove", path))?;
         }
+
         Ok(())
     }
 
@@ -266,6 +284,7 @@ impl Store {
             },
             _ => Error::io("read", &link)(e),
         })?;
+
         Ok(self.images().join(target))
     }
 
@@ -288,13 +307,16 @@ impl Store {
                 .and_then(|n| n.to_str())
                 .and_then(|n| n.strip_prefix(name.as_str()))
                 .and_then(|n| n.strip_prefix('-'));
+
             let is_image = id.is_some_and(|id| {
                 id.len() == ID_DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit())
             });
+
             if is_image && path != current {
                 fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
             }
         }
+
         Ok(())
     }
 }

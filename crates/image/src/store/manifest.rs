@@ -109,6 +109,7 @@ impl Manifest {
             path: path.clone(),
             reason,
         };
+
         let text = std::fs::read(&path).map_err(|e| damaged(e.to_string()))?;
         let manifest: Self = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         if manifest.format != FORMAT {
@@ -117,6 +118,7 @@ impl Manifest {
                 manifest.format
             )));
         }
+
         Ok(manifest)
     }
 
@@ -154,6 +156,7 @@ pub(crate) mod tests {
                 bytes: name.len() as u64,
             })
             .collect();
+
         Manifest {
             format: FORMAT,
             id: Manifest::id_of("inputs", &parts),
@@ -201,11 +204,13 @@ pub(crate) mod tests {
             format: FORMAT + 1,
             ..example()
         };
+
         let text = serde_json::to_vec(&manifest).unwrap();
         std::fs::write(directory.path().join("manifest.json"), text).unwrap();
         let error = Manifest::load("default", directory.path())
             .unwrap_err()
             .to_string();
+
         assert!(
             error.contains("format 2") && error.contains("fumehood image build"),
             "{error}"

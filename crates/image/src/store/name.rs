@@ -46,6 +46,7 @@ impl FromStr for ImageName {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let first = text.bytes().next().is_some_and(plain);
         let all = text.bytes().all(|b| plain(b) || b"._-".contains(&b));
+
         if first && all && text.len() <= MAX_BYTES && !ends_like_a_directory(text) {
             Ok(Self(text.to_owned()))
         } else {
@@ -84,6 +85,7 @@ mod tests {
         ] {
             assert!(bad.parse::<ImageName>().is_err(), "{bad}");
         }
+
         assert!("default-2".parse::<ImageName>().is_ok());
     }
 }

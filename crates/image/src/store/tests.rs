@@ -27,6 +27,7 @@ fn built() -> Fixture {
         manifest: example(),
     };
     install(&fixture, &fixture.manifest);
+
     fixture
 }
 
@@ -35,14 +36,17 @@ fn install(fixture: &Fixture, manifest: &Manifest) {
     let work = fixture.store.work_dir().unwrap();
     let finished = work.path().join("image");
     fs::create_dir(&finished).unwrap();
+
     for part in &manifest.parts {
         fs::write(finished.join(&part.file), &part.name).unwrap();
     }
+
     fs::write(
         finished.join("manifest.json"),
         serde_json::to_vec(manifest).unwrap(),
     )
     .unwrap();
+
     fixture
         .store
         .install(&fixture.name, manifest, &finished)
@@ -68,23 +72,28 @@ fn the_root_comes_from_the_first_absolute_variable() {
         let map: HashMap<_, _> = pairs.iter().copied().collect();
         root_from(|name| map.get(name).map(PathBuf::from))
     };
+
     let home = ("HOME", "/home/a");
     assert_eq!(
         find(&[home]).unwrap(),
         Path::new("/home/a/.local/share/fumehood")
     );
+
     assert_eq!(
         find(&[home, ("XDG_DATA_HOME", "/d")]).unwrap(),
         Path::new("/d/fumehood")
     );
+
     assert_eq!(
         find(&[home, ("FUMEHOOD_HOME", "/f")]).unwrap(),
         Path::new("/f")
     );
+
     assert_eq!(
         find(&[("FUMEHOOD_HOME", "f"), ("HOME", "/h")]).unwrap(),
         Path::new("/h/.local/share/fumehood")
     );
+
     assert!(matches!(find(&[]), Err(Error::NoHome)));
 }
 
@@ -97,6 +106,7 @@ fn an_image_never_built_says_what_to_run() {
         error.to_string().contains("fumehood image build"),
         "{error}"
     );
+
     assert!(store.list().unwrap().is_empty());
 }
 
@@ -110,6 +120,7 @@ fn opens_what_was_built_and_lists_it() {
         std::io::read_to_string(image.kernel().file()).unwrap(),
         "kernel"
     );
+
     let listed = fixture.store.list().unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].manifest.as_ref().unwrap(), &fixture.manifest);
@@ -132,6 +143,7 @@ fn a_touched_part_is_hashed_again_and_known_afterwards() {
         std::io::read_to_string(image.rootfs().file()).unwrap(),
         "rootfs"
     );
+
     let after = identities(&fixture);
     assert_ne!(before, after);
     fixture.store.image(&fixture.name).unwrap();
@@ -185,6 +197,7 @@ fn a_cut_or_removed_part_is_damage() {
         matches!(&error, Error::Damaged { part, .. } if part == "rootfs"),
         "{error}"
     );
+
     let report = fixture.store.verify(&fixture.name).unwrap();
     assert!(matches!(
         report.parts[2].state,
@@ -208,6 +221,7 @@ fn a_new_image_replaces_the_old_and_leaves_its_descriptors() {
         std::io::read_to_string(old.rootfs().file()).unwrap(),
         "rootfs"
     );
+
     assert_eq!(fs::read_dir(fixture.store.tmp()).unwrap().count(), 0);
 }
 
@@ -247,6 +261,7 @@ fn a_cache_keeps_its_newest_entries() {
         file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(index as u64))
             .unwrap();
     }
+
     fixture.store.prune("base").unwrap();
     assert!(!fixture.store.cache("base").join("b").exists());
     assert!(fixture.store.cache("base").join("c").exists());
@@ -261,6 +276,7 @@ fn a_full_disk_is_named_before_the_work() {
         .require_space(u64::MAX)
         .unwrap_err()
         .to_string();
+
     assert!(
         error.contains("MB free") && error.contains("FUMEHOOD_HOME"),
         "{error}"

@@ -24,6 +24,7 @@ impl WorkDir {
             .prefix(&prefix)
             .suffix(".lock")
             .tempfile_in(parent);
+
         let (lock, lock_path) = made
             .map_err(Error::io("make a work directory in", parent))?
             .keep()
@@ -32,6 +33,7 @@ impl WorkDir {
             .map_err(|e| Error::io("lock", &lock_path)(e.into()))?;
         let path = lock_path.with_extension("");
         fs::create_dir(&path).map_err(Error::io("make", &path))?;
+
         Ok(Self {
             path,
             lock_path,
@@ -62,11 +64,13 @@ pub(crate) fn sweep(parent: &Path) -> Result<(), Error> {
             let lock_path = path.with_extension("lock");
             (path, lock_path)
         };
+
         if !is_locked(&lock_path) {
             tracing::debug!(path = %directory.display(), "removing a dead build's directory");
             remove(&directory, &lock_path);
         }
     }
+
     Ok(())
 }
 
@@ -83,6 +87,7 @@ fn remove(directory: &Path, lock_path: &Path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     };
+
     match gone(fs::remove_dir_all(directory)).and_then(|()| gone(fs::remove_file(lock_path))) {
         Ok(()) => {}
         Err(error) => tracing::warn!(path = %directory.display(), %error, "cannot remove"),

@@ -44,11 +44,13 @@ impl TemplateManifest {
             let reason = format!("format {} instead of {FORMAT}", manifest.format);
             return Err(entry.damaged(MANIFEST, reason));
         }
+
         if manifest.key != entry.name()
             || TemplateKey::of(&manifest.inputs).as_str() != entry.name()
         {
             return Err(entry.damaged(MANIFEST, "it belongs to another template".to_owned()));
         }
+
         Ok(manifest)
     }
 }

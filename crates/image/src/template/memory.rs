@@ -45,6 +45,7 @@ fn walk(
     hasher.update(bytes.to_le_bytes());
     let mut chunk = vec![0; CHUNK];
     let (mut data_bytes, mut at) = (0, 0);
+
     while let Some(extent) = next_extent(ram, at)? {
         // A file system with small blocks has extents that end within a page.
         let mut from = extent.start / PAGE as u64 * PAGE as u64;
@@ -53,19 +54,23 @@ fn walk(
             let size = usize::try_from(end - from).map_or(CHUNK, |left| left.min(CHUNK));
             let chunk = &mut chunk[..size];
             ram.read_exact_at(chunk, from)?;
+
             for (start, run) in runs(chunk) {
                 let offset = from + start as u64;
                 hash_pages(&mut hasher, offset, run);
                 each(offset, run)?;
                 data_bytes += run.len() as u64;
             }
+
             from += size as u64;
         }
+
         at = end.max(extent.end);
         if at >= bytes {
             break;
         }
     }
+
     Ok(MemoryDigest {
         data_bytes,
         sha256: hash::hex(&hasher.finalize()),
@@ -88,9 +93,11 @@ fn runs(chunk: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
         while pages.next_if(|page| !is_data(page)).is_some() {}
         let (first, _) = *pages.peek()?;
         let mut end = first * PAGE;
+
         while let Some((_, page)) = pages.next_if(is_data) {
             end += page.len();
         }
+
         Some((first * PAGE, &chunk[first * PAGE..end]))
     })
 }
@@ -132,6 +139,7 @@ mod tests {
             of(bytes + 1, 0, b"x"),
             of(bytes, 1, b"x"),
         ];
+
         for (n, one) in all.iter().enumerate() {
             assert!(!all[n + 1..].contains(one), "{n}");
         }
@@ -152,6 +160,7 @@ mod tests {
         for page in [0, 2, 3] {
             chunk[page * PAGE] = 1;
         }
+
         let found: Vec<_> = runs(&chunk).map(|(at, run)| (at, run.len())).collect();
         assert_eq!(found, [(0, PAGE), (2 * PAGE, 2 * PAGE)]);
         chunk[4 * PAGE] = 1;

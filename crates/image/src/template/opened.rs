@@ -51,6 +51,7 @@ impl Template {
         let mut seen = Identities::new();
         let (ram, state) = (entry.part(RAM)?, entry.part(STATE)?);
         let contents = entry.read(STATE)?;
+
         for (name, file) in [(RAM, &ram), (STATE, &state)] {
             let identity = Identity::of(file, entry.path())?;
             if recorded.get(name) != Some(&identity) {
@@ -60,14 +61,17 @@ impl Template {
                     return Err(entry.damaged(name, reason));
                 }
             }
+
             seen.insert(name.to_owned(), identity);
         }
+
         if seen != recorded {
             // Whoever may only read the store hashes again the next time.
             if let Err(error) = save_identities(entry.path(), &seen) {
                 tracing::debug!(%error, "cannot remember a template's identities");
             }
         }
+
         Ok(Self {
             manifest,
             ram,
@@ -94,13 +98,16 @@ fn check(
 ) -> Result<(), Error> {
     let path = entry.path().join(name);
     let size = file.metadata().map_err(Error::io("inspect", &path))?.len();
+
     let expected_size = match name {
         RAM => manifest.ram_bytes,
         _ => manifest.state_bytes,
     };
+
     if size != expected_size {
         return Err(entry.damaged(name, format!("{size} bytes instead of {expected_size}")));
     }
+
     let (found, expected) = match name {
         RAM => {
             let contents = memory::hash(file, size).map_err(Error::io("read", &path))?;
@@ -108,8 +115,10 @@ fn check(
         }
         _ => (hash::of_bytes(state), &manifest.state_sha256),
     };
+
     if found != *expected {
         return Err(entry.damaged(name, format!("sha256 {found} instead of {expected}")));
     }
+
     Ok(())
 }

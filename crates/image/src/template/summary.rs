@@ -46,9 +46,11 @@ impl TemplateSummary {
         // Before it is looked at, for a new record of identities changes the directory.
         let last_used = entry.last_used();
         let is_intact = Template::load(entry).is_ok();
+
         if entry.last_used() != last_used {
             entry.mark_used(last_used);
         }
+
         Some(Self {
             key,
             directory: entry.path().to_path_buf(),

@@ -46,6 +46,7 @@ impl Templates {
             let Some(entry) = self.cache.entry(key.as_str())? else {
                 return Ok(None);
             };
+
             match Template::load(&entry) {
                 Ok(template) => {
                     entry.mark_used(SystemTime::now());
@@ -60,6 +61,7 @@ impl Templates {
                 Err(error) => return Err(error),
             }
         }
+
         Ok(None)
     }
 

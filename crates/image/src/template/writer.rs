@@ -58,10 +58,12 @@ impl TemplateWriter {
                 reason: "its inputs are not those of its key".to_owned(),
             });
         }
+
         let data = data_bytes(ram).map_err(Error::io("inspect", MEMORY))?;
         let required = data + state.len() as u64 + MARGIN;
         let cache = self.staging.cache().clone();
         cache.require_space(required)?;
+
         self.write(inputs, ram, state)
             .and_then(|()| self.staging.install(self.key.as_str(), Template::load))
             .map_err(|error| error.or_disk_full(cache.root(), required))
@@ -96,11 +98,13 @@ impl TemplateWriter {
             state_bytes: state.len() as u64,
             state_sha256: hash::of_bytes(state),
         };
+
         self.staging
             .part(MANIFEST, &mut Identities::new(), |file| {
                 file.write_all(&serde_json::to_vec_pretty(&manifest)?)
             })?;
         save_identities(self.staging.path(), &identities)?;
+
         sync_directory(self.staging.path())
     }
 }

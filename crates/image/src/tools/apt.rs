@@ -61,13 +61,16 @@ impl Mirrors {
             true => format!("[signed-by={KEYRING}] "),
             false => String::new(),
         };
+
         let Some(archive) = &self.archive else {
             return Vec::new();
         };
+
         let line = |uri: &str, suffix| format!("deb {signed}{uri} {suite}{suffix} main");
         let mut lines = vec![line(archive, "")];
         lines.extend(self.updates.as_ref().map(|uri| line(uri, "-updates")));
         lines.extend(self.security.as_ref().map(|uri| line(uri, "-security")));
+
         lines
     }
 
@@ -81,9 +84,11 @@ impl Mirrors {
             fit.sort_by_key(|e| !e.uri.trim_end_matches('/').contains("debian"));
             fit.first().map(|e| e.uri.clone())
         };
+
         let is_release = |s: &str| (!s.is_empty() && s == codename) || SUITE_ALIASES.contains(&s);
         let with =
             |suffix: &'static str| move |s: &str| s.strip_suffix(suffix).is_some_and(is_release);
+
         Self {
             archive: find(&is_release),
             updates: find(&with("-updates")),
@@ -97,14 +102,17 @@ pub(crate) fn read_settings() -> Result<Vec<String>, Error> {
     if find_program("apt-config").is_none() {
         return Ok(Vec::new());
     }
+
     let dump = Program::new("reading apt's settings", "apt-config", QUERY_TIMEOUT)
         .arg("dump")
         .output()?;
+
     let wanted = |line: &&str| {
         SETTING_PREFIXES.iter().any(|s| line.starts_with(s))
             && !line.ends_with("\"\";")
             && line.ends_with(';')
     };
+
     Ok(dump.lines().filter(wanted).map(str::to_owned).collect())
 }
 
@@ -118,16 +126,19 @@ fn read_host_entries() -> Vec<Entry> {
     more.sort();
     files.append(&mut more);
     let mut entries = Vec::new();
+
     for file in files {
         let Ok(text) = fs::read_to_string(&file) else {
             continue;
         };
+
         match file.extension().and_then(|e| e.to_str()) {
             Some("list") => entries.extend(parse_one_line(&text)),
             Some("sources") => entries.extend(parse_deb822(&text)),
             _ => {}
         }
     }
+
     entries
 }
 
@@ -142,10 +153,12 @@ fn parse_one_line(text: &str) -> Vec<Entry> {
         else {
             continue;
         };
+
         let rest = match rest.trim_start().strip_prefix('[') {
             Some(options) => options.split_once(']').map_or("", |(_, rest)| rest),
             None => rest,
         };
+
         let mut words = rest.split_whitespace().map(str::to_owned);
         if let (Some(uri), Some(suite)) = (words.next(), words.next()) {
             entries.push(Entry {
@@ -155,6 +168,7 @@ fn parse_one_line(text: &str) -> Vec<Entry> {
             });
         }
     }
+
     entries
 }
 
@@ -166,12 +180,15 @@ fn parse_deb822(text: &str) -> Vec<Entry> {
             let value = paragraph.get(key).map_or("", String::as_str);
             value.split_whitespace().map(str::to_owned).collect()
         };
+
         let off = paragraph
             .get("enabled")
             .is_some_and(|v| matches!(v.as_str(), "no" | "false" | "0"));
+
         if off || !words("types").iter().any(|t| t == "deb") {
             continue;
         }
+
         for uri in words("uris") {
             for suite in words("suites") {
                 let components = words("components");
@@ -183,6 +200,7 @@ fn parse_deb822(text: &str) -> Vec<Entry> {
             }
         }
     }
+
     entries
 }
 
@@ -190,14 +208,17 @@ fn parse_deb822(text: &str) -> Vec<Entry> {
 pub(crate) fn parse_paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
     let mut all = vec![BTreeMap::new()];
     let mut key = String::new();
+
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         if line.trim().is_empty() {
             all.push(BTreeMap::new());
             continue;
         }
+
         let Some(paragraph) = all.last_mut() else {
             break;
         };
+
         if line.starts_with([' ', '\t']) {
             let value: &mut String = paragraph.entry(key.clone()).or_default();
             value.push(' ');
@@ -207,7 +228,9 @@ pub(crate) fn parse_paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
             paragraph.insert(key.clone(), value.trim().to_owned());
         }
     }
+
     all.retain(|paragraph| !paragraph.is_empty());
+
     all
 }
 
@@ -268,6 +291,7 @@ Components: main
             deb [arch=amd64 signed-by=/k.gpg] http://vendor.example/apt bookworm main\n\
             deb\thttp://a.example/debian/ bookworm main contrib # here\n\
             deb http://vendor.example/apt bookworm-security stable\n";
+
         let entries = parse_one_line(text);
         assert_eq!(entries.len(), 3);
         let mirrors = Mirrors::choose(&entries, "bookworm");
@@ -283,10 +307,12 @@ Components: main
             lines[0].ends_with("http://mirror.example/debian trixie main"),
             "{lines:?}"
         );
+
         assert!(
             lines[2].ends_with("debian-security trixie-security main"),
             "{lines:?}"
         );
+
         assert!(Mirrors::default().source_lines("trixie").is_empty());
     }
 }

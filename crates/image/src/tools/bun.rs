@@ -42,5 +42,6 @@ pub(crate) fn unpack(package: &Path, to: &Path) -> Result<PathBuf, Error> {
         .arg(to)
         .arg("package/bin/bun")
         .run(&mut |_| {})?;
+
     Ok(to.join("package/bin/bun"))
 }

@@ -25,10 +25,12 @@ pub(crate) fn obtain(
     if cached.exists() && hash::of_path(&cached)? == pinned.sha256 {
         return Ok((cached, StepEnd::Cached));
     }
+
     let work = store.work_dir()?;
     fetch(work.path())?;
     let file = only_file(work.path())?;
     let found = hash::of_path(&file)?;
+
     if found != pinned.sha256 {
         let artifact = format!("{} {}", pinned.name, pinned.version);
         return Err(Error::Artifact {
@@ -37,7 +39,9 @@ pub(crate) fn obtain(
             found,
         });
     }
+
     fs::rename(&file, &cached).map_err(Error::io("keep", &cached))?;
+
     Ok((cached, StepEnd::Done))
 }
 
@@ -48,6 +52,7 @@ pub(crate) fn only_file(directory: &Path) -> Result<PathBuf, Error> {
         .filter_map(|e| e.ok().map(|e| e.path()))
         .filter(|p| p.is_file())
         .collect();
+
     match files.as_slice() {
         [file] => Ok(file.clone()),
         _ => {
@@ -76,15 +81,18 @@ mod tests {
             version: "1",
             sha256: good,
         };
+
         let put = |text: &'static str| {
             move |to: &Path| fs::write(to.join("f"), text).map_err(Error::io("write", to))
         };
+
         let error = obtain(&store, &pinned, put("bad")).unwrap_err();
         assert!(matches!(error, Error::Artifact { .. }), "{error}");
         assert_eq!(
             obtain(&store, &pinned, put("good")).unwrap().1,
             StepEnd::Done
         );
+
         assert_eq!(
             obtain(&store, &pinned, put("bad")).unwrap().1,
             StepEnd::Cached

@@ -27,6 +27,7 @@ pub(crate) fn check() -> Result<(), Error> {
         "the guest is made of Debian packages",
         "mmdebstrap",
     )?;
+
     if !rustix::process::geteuid().is_root() {
         require_program(
             "newuidmap",
@@ -34,6 +35,7 @@ pub(crate) fn check() -> Result<(), Error> {
             "uidmap",
         )?;
     }
+
     Ok(())
 }
 

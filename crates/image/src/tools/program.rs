@@ -39,6 +39,7 @@ impl Program {
             .stdin(Stdio::null())
             .env("LC_ALL", "C.UTF-8")
             .process_group(0);
+
         Self {
             task,
             program: program.to_owned(),
@@ -81,6 +82,7 @@ impl Program {
             .command
             .spawn()
             .map_err(Error::io("start", &self.program))?;
+
         let (sender, lines) = channel();
         forward_lines(child.stdout.take(), sender.clone());
         forward_lines(child.stderr.take(), sender);
@@ -89,14 +91,18 @@ impl Program {
             tail.push(line);
             on_line(line);
         });
+
         let status = match outcome.map_err(Error::io("wait for", &self.program))? {
             Some(status) => status,
             None => return Err(self.deadline_error(&tail)),
         };
+
         if status.success() {
             return Ok(());
         }
+
         let (task, program) = (self.task, self.program);
+
         Err(Error::Program {
             task,
             program,
@@ -172,6 +178,7 @@ fn forward_lines(pipe: Option<impl Read + Send + 'static>, lines: Sender<String>
     thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();
+
         loop {
             line.clear();
             match reader.read_until(b'\n', &mut line) {
@@ -180,6 +187,7 @@ fn forward_lines(pipe: Option<impl Read + Send + 'static>, lines: Sender<String>
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => return,
             }
+
             line.truncate(MAX_LINE_BYTES);
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             if lines.send(text).is_err() {
@@ -198,16 +206,19 @@ fn wait_with_output(
 ) -> std::io::Result<Option<ExitStatus>> {
     let deadline = Instant::now() + timeout;
     let mut drain_until = None;
+
     loop {
         match lines.recv_timeout(Duration::from_millis(50)) {
             Ok(line) => on_line(&line),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return wait_for_exit(child, deadline),
         }
+
         if Instant::now() > deadline {
             terminate(child)?;
             return Ok(None);
         }
+
         if let Some(status) = child.try_wait()? {
             let until = *drain_until.get_or_insert(Instant::now() + DRAIN_TIMEOUT);
             if Instant::now() > until {
@@ -223,10 +234,12 @@ fn wait_for_exit(child: &mut Child, deadline: Instant) -> std::io::Result<Option
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
+
         if Instant::now() > deadline {
             terminate(child)?;
             return Ok(None);
         }
+
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -237,9 +250,11 @@ fn terminate(child: &mut Child) -> std::io::Result<()> {
     let signal = |signal| group.map(|group| kill_process_group(group, signal));
     signal(Signal::TERM);
     let until = Instant::now() + GRACE;
+
     while Instant::now() < until && child.try_wait()?.is_none() {
         thread::sleep(Duration::from_millis(20));
     }
+
     signal(Signal::KILL);
     child.wait().map(|_| ())
 }
@@ -253,9 +268,11 @@ impl OutputTail {
         if line.is_empty() {
             return;
         }
+
         if self.0.len() == TAIL_LINES {
             self.0.pop_front();
         }
+
         self.0.push_back(line.to_owned());
     }
 
@@ -287,10 +304,12 @@ mod tests {
             .run(&mut |_| {})
             .unwrap_err()
             .to_string();
+
         assert!(
             error.contains("exit status: 3") && error.contains("| line 100"),
             "{error}"
         );
+
         assert!(!error.contains("| line 80\n"), "{error}");
     }
 

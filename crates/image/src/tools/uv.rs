@@ -28,6 +28,7 @@ pub(crate) fn obtain(store: &Store) -> Result<(PathBuf, StepEnd), Error> {
 fn fetch(to: &Path) -> Result<(), Error> {
     let purpose = "uv is taken from the Python package index";
     require_program("python3", purpose, "python3")?;
+
     if pip().arg("--version").run(&mut |_| {}).is_err() {
         return Err(Error::NoProgram {
             program: "pip".to_owned(),
@@ -35,6 +36,7 @@ fn fetch(to: &Path) -> Result<(), Error> {
             package: "python3-pip",
         });
     }
+
     pip()
         .args([
             "download",
@@ -58,6 +60,7 @@ pub(crate) fn unpack(wheel: &Path, to: &Path) -> Result<Vec<(&'static str, PathB
         .args(["-m", "zipfile", "-e"])
         .args([wheel, to])
         .run(&mut |_| {})?;
+
     let scripts = to.join(format!("uv-{}.data/scripts", UV.version));
     Ok(["uv", "uvx"]
         .map(|name| (name, scripts.join(name)))

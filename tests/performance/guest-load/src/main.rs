@@ -37,14 +37,17 @@ fn down(address: SocketAddr, bytes: u64) -> anyhow::Result<()> {
     stream.write_all(format!("DOWN {bytes}\n").as_bytes())?;
     let mut piece = vec![0; PIECE_BYTES];
     let mut came = 0;
+
     loop {
         match stream.read(&mut piece)? {
             0 => break,
             read => came += read as u64,
         }
     }
+
     print(begun.elapsed());
     ensure!(came == bytes, "{came} bytes came");
+
     Ok(())
 }
 
@@ -54,14 +57,17 @@ fn up(address: SocketAddr, bytes: u64) -> anyhow::Result<()> {
     stream.write_all(format!("UP {bytes}\n").as_bytes())?;
     let piece = vec![7; PIECE_BYTES];
     let mut left = bytes;
+
     while left > 0 {
         let now = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE_BYTES);
         stream.write_all(&piece[..now])?;
         left -= now as u64;
     }
+
     // The server's word that it has all of them.
     stream.read_exact(&mut [0; 1])?;
     print(begun.elapsed());
+
     Ok(())
 }
 
@@ -73,6 +79,7 @@ fn connect(address: SocketAddr, times: u32) -> anyhow::Result<()> {
         print(begun.elapsed());
         drop(stream);
     }
+
     Ok(())
 }
 
@@ -87,12 +94,14 @@ fn requests(address: SocketAddr, connections: usize, times: usize) -> anyhow::Re
         stream.set_nodelay(true)?;
         streams.push(stream);
     }
+
     let begun = Instant::now();
     let (mut sent, mut answered) = (0, 0);
     for stream in &mut streams {
         stream.write_all(REQUEST)?;
         sent += 1;
     }
+
     let mut piece = [0; 4096];
     while answered < times {
         for at in ready(&streams)? {
@@ -102,6 +111,7 @@ fn requests(address: SocketAddr, connections: usize, times: usize) -> anyhow::Re
                 Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error.into()),
             }
+
             answered += 1;
             if sent < times {
                 streams[at].write_all(REQUEST)?;
@@ -109,7 +119,9 @@ fn requests(address: SocketAddr, connections: usize, times: usize) -> anyhow::Re
             }
         }
     }
+
     print(begun.elapsed());
+
     Ok(())
 }
 

@@ -24,10 +24,12 @@ fn make(layers: &Layers, request: &str, set: &str, content: &[u8]) -> StoredLaye
         name: "tiny".into(),
         version: set.into(),
     };
+
     let requested = vec![request.to_owned()];
     let made = draft.finish(&key(set), "python", "image", vec![package], requested);
     let made = made.unwrap();
     layers.record_request(&key(request), &made).unwrap();
+
     made
 }
 
@@ -48,6 +50,7 @@ fn a_request_and_its_set_find_the_layer() {
         layers.find(&key("b")).unwrap().unwrap().path(),
         found.path()
     );
+
     assert_eq!(layers.list().unwrap().len(), 1);
 }
 

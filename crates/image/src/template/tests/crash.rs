@@ -17,12 +17,14 @@ fn start(maker: &str, root: &std::path::Path) -> (Child, BufReader<ChildStdout>)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+
     let mut told = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     while line.trim() != "begun" {
         line.clear();
         assert_ne!(told.read_line(&mut line).unwrap(), 0, "the maker ended");
     }
+
     (child, told)
 }
 
@@ -44,6 +46,7 @@ fn makes_half_and_waits() {
     let Some(root) = std::env::var_os(ROOT) else {
         return;
     };
+
     let templates = open_store(root.as_ref());
     let draft = templates.create(&key("python")).unwrap().unwrap();
     draft
@@ -60,6 +63,7 @@ fn makes_and_removes_without_end() {
     let Some(root) = std::env::var_os(ROOT) else {
         return;
     };
+
     let templates = open_store(root.as_ref());
     say_begun();
     // The bound ends it when the parent did not.
@@ -86,10 +90,12 @@ fn a_makers_right_falls_with_its_process() {
         1,
         "the half stays until the next sweep"
     );
+
     let draft = fixture.templates.create(&key("python")).unwrap().unwrap();
     draft
         .finish(inputs("python"), &memory(7), b"devices")
         .unwrap();
+
     assert_eq!(fixture.names(), [key("python").to_string()]);
 }
 
@@ -98,6 +104,7 @@ fn a_makers_right_falls_with_its_process() {
 fn a_kill_at_any_moment_leaves_nothing_that_looks_finished() {
     const KILLS: u32 = 25;
     let fixture = fixture();
+
     for n in 0..KILLS {
         let (child, _told) = start("makes_and_removes_without_end", fixture.directory.path());
         // Any moment will do; these differ.

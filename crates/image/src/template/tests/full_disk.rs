@@ -11,6 +11,7 @@ impl Disk {
     fn new() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let options = c"size=1m,mode=700";
+
         match mount(
             "none",
             directory.path(),
@@ -47,10 +48,12 @@ fn too_little_room_is_told_before_anything_is_written() {
     let error = draft
         .finish(inputs("python"), &two_megabytes(), b"")
         .unwrap_err();
+
     assert!(
         matches!(error, Error::InsufficientSpace { available, required, .. } if required > 2 << 20 && available <= 1 << 20),
         "{error}"
     );
+
     assert_eq!(fs::read_dir(templates.cache.root()).unwrap().count(), 1);
 }
 

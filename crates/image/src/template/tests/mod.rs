@@ -47,9 +47,11 @@ fn key(language: &str) -> TemplateKey {
 fn memory(fill: u8) -> File {
     let file = memory_file();
     file.set_len(16 * MIB).unwrap();
+
     for offset in [0, 4096 * 3, 5 * MIB - 4096, 16 * MIB - 4096] {
         file.write_all_at(&[fill; 4096], offset).unwrap();
     }
+
     file.write_all_at(&[0; 256 * 1024], 8 * MIB).unwrap();
     file.write_all_at(&[fill], 9 * MIB + 5).unwrap();
     file
@@ -110,6 +112,7 @@ fn what_was_saved_comes_back_and_takes_only_what_it_holds() {
         (manifest.inputs.clone(), manifest.key.as_str()),
         (inputs("python"), key.as_str())
     );
+
     assert_eq!(
         (manifest.ram_bytes, manifest.ram_data_bytes),
         (16 * MIB, 5 * 4096)
@@ -128,9 +131,11 @@ fn only_the_owner_sees_a_guests_memory() {
     let key = fixture.make("python");
     let mode = |path: PathBuf| fs::metadata(path).unwrap().mode() & 0o777;
     assert_eq!(mode(fixture.templates.cache.root().to_path_buf()), 0o700);
+
     for part in [RAM, STATE, MANIFEST] {
         assert_eq!(mode(fixture.part(&key, part)), 0o600, "{part}");
     }
+
     let template = fixture.templates.open(&key).unwrap().unwrap();
     assert!(template.ram().write_all_at(b"x", 0).is_err());
 }
@@ -153,6 +158,7 @@ fn the_key_is_of_every_name_and_value() {
             .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
         TemplateKey::of(&pairs.collect())
     };
+
     let all = [
         of(&[]),
         of(&[("a", "b")]),
@@ -160,10 +166,12 @@ fn the_key_is_of_every_name_and_value() {
         of(&[("ab", "")]),
         of(&[("a", "b"), ("c", "d")]),
     ];
+
     for (n, one) in all.iter().enumerate() {
         assert!(!all[n + 1..].contains(one), "{n}");
         assert_eq!(TemplateKey::from_name(one.as_str()).as_ref(), Some(one));
     }
+
     for bad in [
         "",
         "lock",
@@ -238,6 +246,7 @@ fn a_damaged_one_is_thrown_away_and_can_be_made_again() {
             fs::write(f.templates.path(key), "x").unwrap();
         }),
     ];
+
     for (what, damage) in damages {
         let fixture = fixture();
         let key = fixture.make("python");
@@ -262,6 +271,7 @@ fn a_manifest_of_another_format_or_key_is_damage() {
         let entry = fixture.templates.cache.entry(key.as_str()).unwrap();
         Template::load(&entry.unwrap())
     };
+
     let text = fs::read_to_string(fixture.part(&key, MANIFEST)).unwrap();
     for (from, to) in [
         (format!("\"format\": {FORMAT}"), "\"format\": 99"),
@@ -283,6 +293,7 @@ fn a_reason_of_the_moment_is_no_damage() {
         .entry(key.as_str())
         .unwrap()
         .unwrap();
+
     // Not even root opens a file by a name that is too long.
     let error = entry.part(&"x".repeat(300)).unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
@@ -325,6 +336,7 @@ fn what_dead_makers_left_is_swept() {
             fs::create_dir(&left).unwrap();
             fs::write(left.join(RAM), "half").unwrap();
         }
+
         let new = fixture.templates.path(&key("shell")).with_extension("new");
         fs::write(new.join("lock"), "").unwrap();
     };
@@ -346,6 +358,7 @@ fn pruning_goes_by_the_last_use() {
     for (key, second) in keys.iter().zip([30, 10, 40, 20]) {
         fixture.used_at(key, second);
     }
+
     let has = || keys.each_ref().map(|key| fixture.templates.has(key));
     let bytes: Vec<u64> = fixture
         .templates
@@ -354,6 +367,7 @@ fn pruning_goes_by_the_last_use() {
         .iter()
         .map(|t| t.bytes)
         .collect();
+
     let (all, one) = (bytes.iter().sum::<u64>(), bytes[0]);
     assert_eq!(fixture.templates.prune(all, |_| true).unwrap().removed, 0);
     // One byte less than all four is the bound of three.

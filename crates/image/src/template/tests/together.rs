@@ -33,6 +33,7 @@ fn whoever_opens_makes_and_prunes_at_once_finds_whole_templates() {
                 .unwrap();
         }
     };
+
     let makers = AtomicUsize::new(3);
     thread::scope(|scope| {
         for (language, fill) in [("python", 1), ("shell", 2), ("python", 1)] {
@@ -46,6 +47,7 @@ fn whoever_opens_makes_and_prunes_at_once_finds_whole_templates() {
                 drop(done);
             });
         }
+
         let templates = open_store(root);
         for max_bytes in [u64::MAX, u64::MAX, 0].iter().cycle() {
             assert!(templates.prune(*max_bytes, |_| true).unwrap().removed <= 2);
@@ -88,5 +90,6 @@ fn of_many_that_begin_at_once_one_makes_it() {
         let all: Vec<_> = (0..8).map(|_| create()).collect();
         all.into_iter().map(|one| one.join().unwrap()).collect()
     });
+
     assert_eq!(drafts.iter().flatten().count(), 1);
 }
