@@ -1,4 +1,4 @@
-//! Builds the default image with the agent given as the first argument, and says how it gets on.
+//! Builds the default image with the agent given as the first argument, and prints the progress.
 //!
 //! `cargo run -p fumehood-image --example build -- AGENT [--refresh] [--lz4] [--debian]`
 

@@ -1,12 +1,12 @@
-//! The guest image: what a fumehood sandbox boots.
+//! The guest image: the files that a fumehood sandbox boots from.
 //!
-//! An image is three files and a manifest: a kernel, a start file system with the agent in it, and a
-//! read-only root file system. They are built once from the host's own package sources and then shared,
-//! unchanged, by every sandbox. This crate builds them ([`build`]), keeps them ([`Store`]), and opens them
-//! for the engine ([`Image`]) without hashing anything twice.
+//! An image consists of three files and a manifest: a kernel, an initial file system that contains the agent,
+//! and a read-only root file system. They are built once from the host's own package sources; every sandbox
+//! shares them unchanged. This crate builds images ([`build`]), stores them ([`Store`]), and opens them for
+//! the engine ([`Image`]) without hashing a file twice.
 //!
-//! Beside the images the store keeps warm templates ([`Templates`]): guests saved after their boot; and layers of
-//! packages ([`Layers`]).
+//! The store also holds warm templates ([`Templates`]), which are guests saved after their boot, and layers
+//! of packages ([`Layers`]).
 //!
 //! ```no_run
 //! use fumehood_image::{ImageName, Store};

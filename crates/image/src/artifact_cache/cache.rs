@@ -1,4 +1,4 @@
-//! The directory of a cache, and its locking.
+//! The directory of a cache and the changes under its lock.
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
@@ -6,16 +6,16 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::entry::{ArtifactKind, CacheEntry, bytes_on_disk, is_digest};
-use super::lock::{Lock, is_maker_alive};
+use super::lock::{Lock, is_owner_alive};
 use super::report::PruneReport;
 use crate::Error;
 use crate::store::Store;
 
-/// The endings of the directories of things in the making, and on their way out.
+/// The extensions of directories of unfinished entries, and of entries that are being removed.
 pub(super) const STAGING_EXTENSION: &str = "new";
 const REMOVED_EXTENSION: &str = "gone";
 
-/// One directory of such things. Any number of threads and processes may use it at once.
+/// A cache directory. Any number of threads and processes may use it at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ArtifactCache {
     store: Store,
@@ -40,12 +40,12 @@ impl ArtifactCache {
         self.root.join(name)
     }
 
-    /// Opens a thing's directory; `None` when there is none.
+    /// Opens an entry. Returns `None` if it does not exist.
     pub(crate) fn entry(&self, name: &str) -> Result<Option<CacheEntry>, Error> {
         CacheEntry::open(&self.root, name, self.kind)
     }
 
-    /// The directories of all things, by name.
+    /// Opens all entries, sorted by name.
     pub(crate) fn entries(&self) -> Result<Vec<CacheEntry>, Error> {
         let listing = match fs::read_dir(&self.root) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -61,7 +61,7 @@ impl ArtifactCache {
 
             match self.entry(name) {
                 Ok(entry) => entries.extend(entry),
-                Err(error) => tracing::warn!(%error, "something in the store cannot be looked at"),
+                Err(error) => tracing::warn!(%error, "cannot open an entry of the store"),
             }
         }
 
@@ -70,17 +70,18 @@ impl ArtifactCache {
         Ok(entries)
     }
 
-    /// Refuses to begin to write what there is no room for. The shelf may lie on a disk of its own.
+    /// Returns an error if the cache's disk has less free space than this. It may be another disk than the
+    /// store's.
     pub(crate) fn require_space(&self, bytes: u64) -> Result<(), Error> {
         self.store.require_space_at(&self.root, bytes)
     }
 
-    /// Without it, nothing here is renamed or removed.
+    /// Takes the lock that every rename and removal in this directory needs.
     pub(crate) fn lock(&self) -> Result<Lock, Error> {
         Lock::wait(&self.root.join("lock"))
     }
 
-    /// Removes what a process left that ended in the midst of making or removing something.
+    /// Removes the leftovers of processes that ended while they created or removed an entry.
     pub(crate) fn sweep(&self, _lock: &Lock) -> Result<PruneReport, Error> {
         let mut report = PruneReport::default();
         let entries = fs::read_dir(&self.root).map_err(Error::io("read", &self.root))?;
@@ -88,12 +89,12 @@ impl ArtifactCache {
             let path = entry.map_err(Error::io("read", &self.root))?.path();
             let is_dead = match path.extension().and_then(|e| e.to_str()) {
                 Some(REMOVED_EXTENSION) => true,
-                Some(STAGING_EXTENSION) => !is_maker_alive(&path),
+                Some(STAGING_EXTENSION) => !is_owner_alive(&path),
                 _ => false,
             };
 
             if is_dead {
-                tracing::debug!(path = %path.display(), "removing what a dead process left");
+                tracing::debug!(path = %path.display(), "removing leftovers of a dead process");
                 report.add(bytes_on_disk(&path), remove_all(&path));
             }
         }
@@ -101,7 +102,7 @@ impl ArtifactCache {
         Ok(report)
     }
 
-    /// Removes a thing and returns the bytes it took. Its name goes first, in one step.
+    /// Removes an entry and returns the bytes it took on disk. A rename first takes its name away atomically.
     pub(crate) fn remove(&self, name: &str, _lock: &Lock) -> Result<u64, Error> {
         let (path, gone) = (
             self.path(name),
@@ -120,23 +121,26 @@ impl ArtifactCache {
     }
 
     pub(crate) fn discard(&self, entry: &CacheEntry, reason: &Error) {
-        tracing::warn!(%reason, "it is thrown away");
+        tracing::warn!(%reason, "removing a damaged entry");
         let removed = self.lock().and_then(|lock| match entry.is_current() {
             true => self.remove(entry.name(), &lock).map(drop),
             false => Ok(()),
         });
 
         if let Err(error) = removed {
-            tracing::warn!(%error, "what is damaged cannot be removed");
+            tracing::warn!(%error, "cannot remove a damaged entry");
         }
     }
 
-    /// What a guest had in its memory or on its disk is its owner's business, hence a directory for the owner alone.
+    /// Creates the directory with access only for its owner, since it holds contents of guests' memory and
+    /// disks.
     pub(super) fn create_root(&self) -> Result<(), Error> {
         let store = self.store.root();
-        fs::create_dir_all(store).map_err(Error::io("make", store))?;
+        fs::create_dir_all(store).map_err(Error::io("create", store))?;
         match private_directory().create(&self.root) {
-            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Error::io("make", &self.root)(e)),
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                Err(Error::io("create", &self.root)(e))
+            }
             _ => Ok(()),
         }
     }

@@ -12,27 +12,27 @@ use rustix::io::Errno;
 use crate::Error;
 use crate::store::{IDENTITY_FILE, Identities, parse_identities};
 
-/// A block as `stat` counts them, in bytes, whatever those of the file system.
+/// The unit of `st_blocks` in bytes. It is independent of the file system's block size.
 const BLOCK: u64 = 512;
 
-/// Hexadecimal digits of a SHA-256.
+/// The number of hexadecimal digits of a SHA-256.
 const DIGITS: usize = 64;
 
-/// What lies on a shelf.
+/// The kind of artifacts in a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ArtifactKind {
     Template,
     Layer,
 }
 
-/// Whether something may lie under this name.
+/// Returns whether this can be the name of an entry.
 pub(crate) fn is_digest(name: &str) -> bool {
     let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     name.len() == DIGITS && name.bytes().all(digit)
 }
 
-/// The directory of one thing, held open: what is read by way of it belongs together, even when
-/// another one takes its name meanwhile.
+/// The open directory of one entry. All files read through it belong to the same entry, even if another entry
+/// takes its name in the meantime.
 #[derive(Debug)]
 pub(crate) struct CacheEntry {
     name: String,
@@ -42,7 +42,7 @@ pub(crate) struct CacheEntry {
 }
 
 impl CacheEntry {
-    /// Opens the directory; `None` when there is none.
+    /// Opens the directory. Returns `None` if it does not exist.
     pub(crate) fn open(root: &Path, name: &str, kind: ArtifactKind) -> Result<Option<Self>, Error> {
         let path = root.join(name);
         let opened = OpenOptions::new()
@@ -72,9 +72,9 @@ impl CacheEntry {
         &self.path
     }
 
-    /// Opens a file of it for reading. One that is not there is damage; one that cannot be
-    /// opened for a reason of the moment is not.
-    pub(crate) fn part(&self, name: &str) -> Result<File, Error> {
+    /// Opens one of the entry's files for reading. A missing file is damage; a file that cannot be opened for
+    /// a temporary reason is not.
+    pub(crate) fn open_file(&self, name: &str) -> Result<File, Error> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         match openat(&self.handle, name, flags, Mode::empty()) {
             Ok(file) => Ok(file.into()),
@@ -85,19 +85,20 @@ impl CacheEntry {
         }
     }
 
-    /// All of a small file.
-    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+    /// Reads all of a small file.
+    pub(crate) fn read_file(&self, name: &str) -> Result<Vec<u8>, Error> {
         let mut contents = Vec::new();
-        match self.part(name)?.read_to_end(&mut contents) {
+        match self.open_file(name)?.read_to_end(&mut contents) {
             Err(e) if e.kind() == ErrorKind::IsADirectory => Err(self.damaged(name, e.to_string())),
             Err(e) => Err(Error::io("read", self.path.join(name))(e)),
             Ok(_) => Ok(contents),
         }
     }
 
-    /// What was recorded of its files; nothing when that cannot be read, which costs only a hash.
+    /// Returns the recorded identities of the files. They are empty if the record cannot be read, which only
+    /// costs hashing.
     pub(crate) fn identities(&self) -> Identities {
-        let text = self.read(IDENTITY_FILE);
+        let text = self.read_file(IDENTITY_FILE);
         text.map(|text| parse_identities(&text)).unwrap_or_default()
     }
 
@@ -119,7 +120,7 @@ impl CacheEntry {
         }
     }
 
-    /// Whether its name still leads to it.
+    /// Returns whether the entry's name still refers to it.
     pub(crate) fn is_current(&self) -> bool {
         let (Ok(there), Ok(here)) = (fs::metadata(&self.path), self.handle.metadata()) else {
             return false;
@@ -127,14 +128,14 @@ impl CacheEntry {
         (there.dev(), there.ino()) == (here.dev(), here.ino())
     }
 
-    /// When it was last opened: the directory's own time, since the times of the files in it are how they
-    /// are known again.
+    /// Returns the time of the last use. It is stored as the directory's mtime, because the files' own times
+    /// are part of their identities.
     pub(crate) fn last_used(&self) -> SystemTime {
         let metadata = self.handle.metadata();
         metadata.and_then(|m| m.modified()).unwrap_or(UNIX_EPOCH)
     }
 
-    /// Says that it was used at this time. The time is given in full, because the kernel's own comes in
+    /// Records a use at this time. The time is set explicitly because the kernel's own timestamps advance in
     /// steps of some milliseconds.
     pub(crate) fn mark_used(&self, now: SystemTime) {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -150,17 +151,17 @@ impl CacheEntry {
         };
 
         if let Err(error) = futimens(&self.handle, &times) {
-            tracing::debug!(%error, path = %self.path.display(), "cannot note a use");
+            tracing::debug!(%error, path = %self.path.display(), "cannot record a use");
         }
     }
 
-    /// What it takes on disk.
+    /// Returns the entry's size on disk.
     pub(crate) fn bytes(&self) -> u64 {
         bytes_on_disk(&self.path)
     }
 }
 
-/// What a file, or a directory with the files in it, takes on disk; what cannot be seen counts nothing.
+/// Returns the size on disk of a file, or of a directory with its files. Unreadable files count as zero.
 pub(crate) fn bytes_on_disk(path: &Path) -> u64 {
     let of = |path: &Path| fs::symlink_metadata(path).map_or(0, |m| m.blocks() * BLOCK);
     let inside = fs::read_dir(path).into_iter().flatten().flatten();

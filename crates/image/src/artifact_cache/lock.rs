@@ -1,4 +1,4 @@
-//! Locks on files.
+//! File locks.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,28 +11,28 @@ use rustix::io::Errno;
 
 use crate::Error;
 
-/// The store's templates are locked for a few renames and removals: milliseconds. Whoever has them for
-/// longer hangs.
-const LIMIT: Duration = Duration::from_secs(20);
-/// Between two looks at a lock that another has.
-const LOOK: Duration = Duration::from_millis(2);
+/// How long to wait for a lock. The cache is locked for milliseconds at a time, for a few renames and
+/// removals, so a process that holds it longer hangs.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// The time between two attempts to take a lock that another process holds.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// The file in a directory of unfinished work that is locked while its maker lives.
-const MAKERS_LOCK: &str = "lock";
+/// The file in a staging directory that stays locked while its owner runs.
+const OWNER_LOCK: &str = "lock";
 
-/// A lock on a file, which falls with its holder, however that ends.
+/// A lock on a file. The kernel releases it when its holder ends in any way.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock, waiting for whoever has it.
+    /// Takes the lock, waiting for another holder.
     pub(crate) fn wait(path: &Path) -> Result<Self, Error> {
-        Self::wait_for(path, LIMIT)
+        Self::wait_for(path, TIMEOUT)
     }
 
-    /// Takes the lock unless another has it.
+    /// Takes the lock, or returns `None` if another holder has it.
     pub(crate) fn attempt(path: &Path) -> Result<Option<Self>, Error> {
         let file = open(path, true)?;
         Ok(take(&file, path)?.then_some(Self { _file: file }))
@@ -40,39 +40,39 @@ impl Lock {
 
     fn wait_for(path: &Path, timeout: Duration) -> Result<Self, Error> {
         let file = open(path, true)?;
-        let begun = Instant::now();
+        let start = Instant::now();
 
         while !take(&file, path)? {
-            if begun.elapsed() > timeout {
+            if start.elapsed() > timeout {
                 return Err(Error::Locked {
                     path: path.to_path_buf(),
                     timeout,
                 });
             }
 
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
 
         Ok(Self { _file: file })
     }
 }
 
-/// Whether anybody holds the lock; nobody does when there is no such file.
+/// Returns whether the lock is held. A missing file is not locked.
 fn is_held(path: &Path) -> bool {
     open(path, false).is_ok_and(|file| !take(&file, path).unwrap_or(false))
 }
 
-/// The maker's lock in a directory of unfinished work.
-pub(super) fn maker_lock_path(staging: &Path) -> PathBuf {
-    staging.join(MAKERS_LOCK)
+/// Returns the path of the owner's lock in a staging directory.
+pub(super) fn owner_lock_path(staging: &Path) -> PathBuf {
+    staging.join(OWNER_LOCK)
 }
 
-/// Whether the process that makes something in this directory still runs.
-pub(super) fn is_maker_alive(staging: &Path) -> bool {
-    is_held(&maker_lock_path(staging))
+/// Returns whether the owner of a staging directory is running.
+pub(super) fn is_owner_alive(staging: &Path) -> bool {
+    is_held(&owner_lock_path(staging))
 }
 
-/// Open for writing, without which network file systems grant no exclusive lock.
+/// Opens the file for writing: without that, network file systems grant no exclusive lock.
 fn open(path: &Path, create: bool) -> Result<File, Error> {
     OpenOptions::new()
         .write(true)
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_excludes_until_it_is_dropped_and_the_wait_for_it_ends() {
+    fn a_lock_excludes_others_until_dropped_and_waiting_times_out() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
         assert!(!is_held(&path));

@@ -1,9 +1,11 @@
-//! Things that are kept in a directory of the store, each in a directory of its own under a name of 64 hexadecimal
-//! digits: they appear whole, disappear whole, and the least recently used ones go first.
+//! A cache of artifacts on disk: each is a directory whose name has 64 hexadecimal digits. Entries appear and
+//! disappear atomically, and pruning removes the least recently used ones first.
 //!
-//! `NAME.new` is one in the making, alive while the lock inside is held; `NAME.gone` is one on its way out. Both are
-//! swept. Whoever renames or removes anything there holds `lock` for that moment; whoever only opens something takes
-//! no lock.
+//! `NAME.new` is a staging directory, in use while the lock inside it is held; `NAME.gone` is an entry that
+//! is being removed. Leftovers of both are swept. Renaming or removing anything requires the file lock
+//! `lock`; opening an entry requires none.
+//!
+//! The contents of an entry belong in [`template`](crate::template) and [`layer`](crate::layer).
 
 mod cache;
 mod entry;

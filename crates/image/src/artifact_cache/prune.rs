@@ -1,4 +1,4 @@
-//! Pruning: the least recently used entries go first.
+//! Pruning: removes unusable entries, then the least recently used ones.
 
 use std::cmp::Reverse;
 
@@ -9,8 +9,8 @@ use super::report::PruneReport;
 use crate::Error;
 
 impl ArtifactCache {
-    /// Removes what dead makers left, what `is_wanted` does not hold for, and then the least recently used things
-    /// until at most `max_bytes` are on disk.
+    /// Removes the leftovers of dead processes, entries for which `is_wanted` is false, and then the least
+    /// recently used entries until at most `max_bytes` remain on disk.
     pub(crate) fn prune(
         &self,
         max_bytes: u64,
@@ -20,7 +20,7 @@ impl ArtifactCache {
             return Ok(PruneReport::default());
         }
 
-        // Looked at before the lock is taken: to look may mean to hash.
+        // Select before locking: checking an entry may hash it.
         let to_remove = select_surplus(self.entries()?, max_bytes, is_wanted);
         let lock = self.lock()?;
         let mut report = self.sweep(&lock)?;
@@ -32,7 +32,7 @@ impl ArtifactCache {
         Ok(report)
     }
 
-    /// Removes this very thing; not one that has taken its name.
+    /// Removes this entry, but not another one that took its name.
     fn remove_if_current(&self, entry: &CacheEntry, lock: &Lock, report: &mut PruneReport) {
         if entry.is_current() {
             let removed = self.remove(entry.name(), lock);
@@ -42,7 +42,7 @@ impl ArtifactCache {
     }
 }
 
-/// Those to remove.
+/// Returns the entries to remove.
 fn select_surplus(
     entries: Vec<CacheEntry>,
     max_bytes: u64,
@@ -51,7 +51,7 @@ fn select_surplus(
     let all = entries.into_iter().map(|entry| (entry.last_used(), entry));
     let (mut kept, unwanted): (Vec<_>, Vec<_>) = all.partition(|(last_used, entry)| {
         let is_wanted = is_wanted(entry);
-        // To look at it may have changed the directory.
+        // Checking the entry may have written identities, which changes the directory's time.
         if entry.last_used() != *last_used {
             entry.mark_used(*last_used);
         }

@@ -2,24 +2,24 @@
 
 use crate::Error;
 
-/// What a pruning removed.
+/// The number of entries that a prune removed, and their size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PruneReport {
-    /// Templates or layers, those half made or half removed among them.
+    /// Removed templates or layers, including those that were only partly written or removed.
     pub removed: usize,
-    /// Bytes on disk that they took. Those of one that is open somewhere come free when it is closed there.
+    /// Their bytes on disk. The space of an entry that is still open elsewhere is freed when it is closed.
     pub freed_bytes: u64,
 }
 
 impl PruneReport {
-    /// Counts one that was to be removed.
+    /// Counts one removal, or logs its failure.
     pub(super) fn add(&mut self, bytes: u64, result: Result<(), Error>) {
         match result {
             Ok(()) => {
                 self.removed += 1;
                 self.freed_bytes += bytes;
             }
-            Err(error) => tracing::warn!(%error, "something in the store cannot be removed"),
+            Err(error) => tracing::warn!(%error, "cannot remove an entry of the store"),
         }
     }
 }

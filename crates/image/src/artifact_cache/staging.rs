@@ -1,4 +1,4 @@
-//! Entries in the making.
+//! Staging directories: entries that are being created.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
@@ -8,12 +8,12 @@ use std::time::SystemTime;
 
 use super::cache::{ArtifactCache, STAGING_EXTENSION, private_directory, remove_all};
 use super::entry::CacheEntry;
-use super::lock::{Lock, maker_lock_path};
+use super::lock::{Lock, owner_lock_path};
 use crate::Error;
 use crate::store::{Identities, Identity, sync_directory};
 
-/// Something in the making. Nobody else makes it meanwhile, and nobody finds it before it is
-/// [installed](Self::install). Dropped, it leaves nothing behind.
+/// A staging directory. Only one exists for each name, and no reader sees its contents before
+/// [`install`](Self::install). Dropping it removes it.
 #[derive(Debug)]
 pub(crate) struct StagingDir {
     cache: ArtifactCache,
@@ -23,8 +23,8 @@ pub(crate) struct StagingDir {
 }
 
 impl ArtifactCache {
-    /// Begins to make a thing under this name, unless it is usable or another thread or process makes it. What dead
-    /// makers left is swept.
+    /// Starts creating an entry with this name. Returns `None` if the entry is usable already, or if another
+    /// thread or process is creating it. Leftovers of dead processes are swept.
     pub(crate) fn create(
         &self,
         name: &str,
@@ -40,18 +40,18 @@ impl ArtifactCache {
 
         let staging = self.path(name).with_extension(STAGING_EXTENSION);
         match private_directory().create(&staging) {
-            // The sweep left it: its maker lives.
+            // The sweep left this directory, so its owner is running.
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(None),
-            Err(e) => Err(Error::io("make", &staging)(e)),
+            Err(e) => Err(Error::io("create", &staging)(e)),
             Ok(()) => StagingDir::new(self, staging),
         }
     }
 }
 
 impl StagingDir {
-    /// For an empty directory that was just made under the shelf's lock.
+    /// Locks an empty directory that was just created under the cache's lock.
     fn new(cache: &ArtifactCache, path: PathBuf) -> Result<Option<Self>, Error> {
-        let lock = Lock::attempt(&maker_lock_path(&path))?;
+        let lock = Lock::attempt(&owner_lock_path(&path))?;
         Ok(lock.map(|lock| Self {
             cache: cache.clone(),
             path,
@@ -60,7 +60,7 @@ impl StagingDir {
         }))
     }
 
-    /// The directory.
+    /// Returns the directory's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -69,8 +69,8 @@ impl StagingDir {
         &self.cache
     }
 
-    /// Makes one file, for the owner's eyes only, so that it outlasts a power cut.
-    pub(crate) fn part<T>(
+    /// Creates one file, readable only by its owner, and flushes it to the disk.
+    pub(crate) fn write_file<T>(
         &self,
         name: &str,
         identities: &mut Identities,
@@ -82,17 +82,17 @@ impl StagingDir {
             .create_new(true)
             .mode(0o600)
             .open(&path)
-            .map_err(Error::io("make", &path))?;
+            .map_err(Error::io("create", &path))?;
 
         let filled = fill(&mut file).map_err(Error::io("write", &path))?;
-        file.sync_all().map_err(Error::io("write out", &path))?;
+        file.sync_all().map_err(Error::io("flush", &path))?;
         identities.insert(name.to_owned(), Identity::of(&file, &path)?);
 
         Ok(filled)
     }
 
-    /// Gives the directory its name, in place of one that was damaged, and returns what `load` makes of it
-    /// before anyone can prune it.
+    /// Renames the directory to `name`, replacing a damaged entry. Returns the result of `load`, which runs
+    /// before anyone can prune the entry.
     pub(crate) fn install<T>(
         &mut self,
         name: &str,
@@ -104,14 +104,14 @@ impl StagingDir {
             self.cache.remove(name, &lock)?;
         }
 
-        fs::rename(&self.path, &path).map_err(Error::io("move what was made to", &path))?;
+        fs::rename(&self.path, &path).map_err(Error::io("move the entry to", &path))?;
         self.is_installed = true;
-        remove_makers_lock(&path);
+        remove_owner_lock(&path);
         sync_directory(self.cache.root())?;
         let entry = self.cache.entry(name)?;
         let entry = entry.ok_or_else(|| Error::Inconsistent {
             item: "directory",
-            reason: format!("{} is not there", path.display()),
+            reason: format!("{} does not exist", path.display()),
         })?;
         entry.mark_used(SystemTime::now());
 
@@ -120,7 +120,8 @@ impl StagingDir {
 }
 
 impl Drop for StagingDir {
-    /// Under the shelf's lock, for else another maker could take the name between two steps of the removal.
+    /// Takes the cache's lock: otherwise another process could take the name between two steps of the
+    /// removal.
     fn drop(&mut self) {
         if self.is_installed {
             return;
@@ -128,14 +129,14 @@ impl Drop for StagingDir {
 
         let removed = self.cache.lock().and_then(|_lock| remove_all(&self.path));
         if let Err(error) = removed {
-            tracing::warn!(%error, "unfinished work stays until something else is begun");
+            tracing::warn!(%error, "cannot remove a staging directory; a later sweep removes it");
         }
     }
 }
 
-/// In what is finished it means nothing, so it may also stay.
-fn remove_makers_lock(finished: &Path) {
-    if let Err(error) = fs::remove_file(maker_lock_path(finished)) {
-        tracing::debug!(%error, "cannot remove a maker's lock");
+/// In a finished entry the lock has no meaning, so a failure is harmless.
+fn remove_owner_lock(finished: &Path) {
+    if let Err(error) = fs::remove_file(owner_lock_path(finished)) {
+        tracing::debug!(%error, "cannot remove the lock of a finished entry");
     }
 }

@@ -1,20 +1,20 @@
-//! Writes the "newc" archive that the kernel unpacks as its first root.
+//! Writes the "newc" cpio archive that the kernel unpacks as its first root file system.
 
-/// The archive's last entry has this name.
+/// The name of the entry that ends an archive.
 const TRAILER: &str = "TRAILER!!!";
 const MODE_DIRECTORY: u32 = 0o040_000;
 const MODE_FILE: u32 = 0o100_000;
 const MODE_CHARACTER_DEVICE: u32 = 0o020_000;
 
-/// An archive under construction. Everything in it belongs to root and has the time zero, so that equal
-/// contents are equal bytes.
+/// An archive under construction. All entries belong to root and have the time zero, so that equal contents
+/// give equal bytes.
 #[derive(Default)]
 pub(crate) struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
 
-/// What stands in an entry's header besides its name.
+/// The header fields of an entry, apart from its name.
 struct Entry<'a> {
     mode: u32,
     links: u32,
@@ -23,7 +23,7 @@ struct Entry<'a> {
 }
 
 impl Archive {
-    /// Adds a directory; its parent must have been added before.
+    /// Adds a directory. Its parent must have been added before.
     pub(crate) fn directory(&mut self, path: &str, mode: u32) {
         let mode = MODE_DIRECTORY | mode;
         self.add_entry(
@@ -65,7 +65,7 @@ impl Archive {
         );
     }
 
-    /// The whole archive.
+    /// Appends the trailer and returns the whole archive.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entries = 0;
         self.write_entry(
@@ -91,8 +91,8 @@ impl Archive {
         let size = u32::try_from(add_entry.contents.len()).unwrap_or(u32::MAX);
         let name_size = u32::try_from(path.len() + 1).unwrap_or(u32::MAX);
         let (major, minor) = add_entry.device;
-        // Inode, mode, owner, group, links, time, size, device of the file system (two), of the node (two),
-        // length of the name with its zero, check sum (unused).
+        // The fields: inode, mode, owner, group, links, time, size, device of the file system (two), device
+        // of the node (two), length of the name with its terminating zero, checksum (unused).
         let fields = [
             inode,
             add_entry.mode,
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_where_the_format_puts_them() {
+    fn entries_follow_the_format() {
         let bytes = example();
         assert_eq!(&bytes[..6], b"070701");
         assert_eq!(&bytes[14..22], b"000041ed");
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn cpio_reads_it() {
+    fn cpio_lists_the_archive() {
         let started = Command::new("cpio")
             .args(["-tv", "--quiet"])
             .stdin(Stdio::piped())

@@ -1,4 +1,4 @@
-//! Whether a file can be the first process of a guest that has no libraries yet.
+//! Checks that a file can run as the first process of a guest that has no libraries yet.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use crate::Error;
 
 const HEADER_BYTES: usize = 64;
 const MACHINE_X86_64: u16 = 62;
-/// The program header that names a dynamic loader.
+/// The type of the program header that names a dynamic loader.
 const SEGMENT_INTERPRETER: u32 = 3;
 
-/// Refuses what is not a static program for 64-bit x86.
+/// Returns an error unless `bytes` are a static 64-bit x86 program.
 pub(crate) fn check_static(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let reject = |reason| {
         Err(Error::Agent {
@@ -29,9 +29,9 @@ pub(crate) fn check_static(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     match has_dynamic_loader(bytes) {
         Some(false) => Ok(()),
         Some(true) => {
-            reject("it is linked dynamically, and the guest has no libraries at its start")
+            reject("it is dynamically linked, but the guest has no libraries when it starts")
         }
-        None => reject("its program headers are cut off"),
+        None => reject("its program headers are truncated"),
     }
 }
 
@@ -73,12 +73,12 @@ mod tests {
     }
 
     #[test]
-    fn takes_a_static_program_only() {
+    fn accepts_only_a_static_program() {
         let path = Path::new("agent");
         assert!(check_static(path, &program(1)).is_ok());
         let message = |bytes: &[u8]| check_static(path, bytes).unwrap_err().to_string();
         assert!(message(&program(3)).contains("dynamically"));
         assert!(message(b"#!/bin/sh\n").contains("not a 64-bit ELF"));
-        assert!(message(&program(1)[..66]).contains("cut off"));
+        assert!(message(&program(1)[..66]).contains("truncated"));
     }
 }

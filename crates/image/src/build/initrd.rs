@@ -1,4 +1,4 @@
-//! The first root of the guest: the agent and the places it mounts on.
+//! The guest's first root file system: the agent and the directories it mounts on.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use super::cpio::Archive;
 use crate::Error;
 
-/// Directories the agent mounts on before it moves to the real root.
+/// The directories that the agent mounts on before it switches to the real root.
 const DIRECTORIES: [&str; 5] = ["dev", "proc", "sys", "mnt", "newroot"];
-/// The console: the kernel opens it for the first process before anything is mounted.
+/// The console's device number. The kernel opens the console for the first process before anything is
+/// mounted.
 const CONSOLE: (u32, u32) = (5, 1);
 
-/// The archive with `agent` as `/init`. A kernel with modules has them in `/modules`, with the order in
-/// which the agent is to load them, one name a line, in `/modules/order`.
+/// Returns the archive with `agent` as `/init`. If the kernel has modules, they are in `/modules`;
+/// `/modules/order` lists them in the order in which the agent loads them, one name per line.
 pub(crate) fn build(agent: &[u8], modules: &[(String, PathBuf)]) -> Result<Vec<u8>, Error> {
     let mut archive = start_archive(agent);
     if !modules.is_empty() {
@@ -32,12 +33,12 @@ pub(crate) fn build(agent: &[u8], modules: &[(String, PathBuf)]) -> Result<Vec<u
     Ok(archive.finish())
 }
 
-/// An archive whose first process is `init` and nothing more: for measuring what a boot costs at least.
+/// Returns an archive that contains only `init` as its first process. It measures the minimum time of a boot.
 pub fn floor(init: &[u8]) -> Vec<u8> {
     start_archive(init).finish()
 }
 
-/// What every archive begins with.
+/// Starts an archive with the entries that all archives share.
 fn start_archive(init: &[u8]) -> Archive {
     let mut archive = Archive::default();
     for directory in DIRECTORIES {

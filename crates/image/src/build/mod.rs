@@ -1,6 +1,6 @@
 //! Builds an image: runs the steps in order, hashes their results and installs the image in the store.
 //!
-//! The single steps belong into [`kernel`](crate::kernel), [`rootfs`](crate::rootfs) and
+//! The individual steps belong in [`kernel`](crate::kernel), [`rootfs`](crate::rootfs) and
 //! [`tools`](crate::tools).
 
 mod cpio;

@@ -1,4 +1,4 @@
-//! Builds an image.
+//! The steps of a build, from the inputs to the installed image.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,41 +21,41 @@ use crate::tools::download::Pinned;
 use crate::tools::uv::{self, UV};
 use crate::{Error, hash};
 
-/// What became of a build.
+/// The result of a build.
 #[derive(Debug)]
 pub struct BuildReport {
-    /// Whether anything was done.
+    /// Whether a new image was built.
     pub outcome: BuildOutcome,
     /// The image.
     pub image: Image,
 }
 
-/// Whether a build had anything to do.
+/// Whether a build had to do any work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BuildOutcome {
     /// A new image was built.
     Built,
-    /// The image at hand was made from the same inputs and is intact.
+    /// The existing image was built from the same inputs and is intact.
     UpToDate,
 }
 
-/// The packages' archive, the tree made of it and its image (measured: 0.22, 0.37, 0.36 GB), uv and bun
-/// packed and unpacked.
+/// Disk space for the packages' archive, the tree made from it and its image (measured: 0.22, 0.37 and 0.36
+/// GB), and for uv and bun, packed and unpacked.
 const REQUIRED_BYTES: u64 = 1_300_000_000;
 
-/// The parts that the steps before the last one left.
+/// The results of all steps before the last one.
 struct BuiltParts {
     kernel: Kernel,
     packages: BTreeMap<String, String>,
-    /// The directory that becomes the image; the root file system is in it.
+    /// The directory that becomes the image. It already contains the root file system.
     directory: PathBuf,
 }
 
-/// Builds the image that `options` describe, unless it is there already. Builds of one store follow each
-/// other; one that is cut short leaves nothing that a later one would take for finished.
+/// Builds the image that `options` describe, unless an up-to-date image exists. Builds in one store run one
+/// after another. An interrupted build leaves nothing that a later build would take for finished.
 ///
 /// # Errors
-/// Each names the step, the reason and the mend.
+/// Each error names the step, the reason and the fix.
 ///
 /// ```no_run
 /// use fumehood_image::{BuildOptions, NoProgress, Store, build};
@@ -94,8 +94,8 @@ pub fn build(
     })
 }
 
-/// Makes the kernel alone, for a later [`build`] with the same options to take: the longest step needs no
-/// agent, and can go on while the agent is compiled. `options.agent` is not looked at.
+/// Builds only the kernel and caches it for a later [`build`] with the same options. This is the longest
+/// step; it does not need the agent, so it can run while the agent is compiled. `options.agent` is ignored.
 ///
 /// # Errors
 /// As [`build`].
@@ -110,7 +110,7 @@ pub fn prepare_kernel(
     Ok(())
 }
 
-/// The image at hand, if it was made from the same inputs and is intact.
+/// Returns the existing image if it was built from the same inputs and is intact.
 fn up_to_date_image(store: &Store, options: &BuildOptions, recipe: &Recipe) -> Option<Image> {
     if options.refresh {
         return None;
@@ -136,7 +136,7 @@ fn run_steps(
     let bun = steps.run(|_| bun::obtain(store))?;
     let work = store.work_dir()?;
     let directory = work.path().join("image");
-    fs::create_dir(&directory).map_err(Error::io("make", &directory))?;
+    fs::create_dir(&directory).map_err(Error::io("create", &directory))?;
     let packages = steps.run(|progress| {
         let parts = rootfs::TreeInputs {
             base: &base,
@@ -168,7 +168,7 @@ fn run_steps(
     })
 }
 
-/// Adds kernel and start file system to the finished directory, hashes and writes out everything.
+/// Adds the kernel and the initial file system to the image's directory, then hashes and flushes all files.
 fn assemble_image(
     built: &BuiltParts,
     options: &BuildOptions,
@@ -200,10 +200,10 @@ fn assemble_image(
     Ok(manifest)
 }
 
-/// Writes a part out, so that it outlasts a power cut, and hashes it.
+/// Flushes a part to the disk and hashes it.
 fn seal_part(directory: &Path, name: &str, file: &str) -> Result<(PartRecord, Identity), Error> {
     let path = directory.join(file);
-    // QEMU runs as another user and opens the part again by its descriptor.
+    // QEMU runs as another user and reopens the part through its descriptor.
     let readable = fs::Permissions::from_mode(0o644);
     fs::set_permissions(&path, readable).map_err(Error::io("make readable", &path))?;
     sync_file(&path)?;

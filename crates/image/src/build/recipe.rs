@@ -1,4 +1,4 @@
-//! Everything an image is made from, read once, with one key over all of it.
+//! The inputs of a build, read once, and the key that identifies them.
 
 use std::fs;
 use std::path::Path;
@@ -14,31 +14,31 @@ use crate::tools::bun::BUN;
 use crate::tools::download::Pinned;
 use crate::tools::uv::UV;
 
-/// Where distributions keep the bundle of certificates that the host trusts.
+/// The paths where distributions store the bundle of certificates that the host trusts.
 const HOST_CA_BUNDLES: [&str; 3] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
 ];
-/// A certificate in a PEM file begins so.
+/// The line that starts a certificate in a PEM file.
 const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 
 /// The inputs of one build.
 pub(crate) struct Recipe {
-    /// The agent's bytes: read once, so that what is hashed is what is built in.
+    /// The agent's bytes, read once so that the hashed bytes are those in the image.
     pub(crate) agent: Vec<u8>,
     pub(crate) agent_sha256: String,
-    /// The host's certificates with the extra ones.
+    /// The host's certificates, followed by the extra ones.
     pub(crate) ca: Option<Vec<u8>>,
     pub(crate) ca_sha256: Option<String>,
     /// The kernel.
     pub(crate) kernel: KernelPlan,
-    /// Hash over all of this and over everything built in.
+    /// The hash of all inputs and of everything that this program builds in.
     pub(crate) key: String,
 }
 
 impl Recipe {
-    /// Reads the inputs and refuses those that cannot be used.
+    /// Reads the inputs. Returns an error for inputs that cannot be used.
     pub(crate) fn read(options: &BuildOptions) -> Result<Self, Error> {
         options.check()?;
         let agent =
@@ -75,7 +75,7 @@ fn artifact_key(artifact: &Pinned) -> String {
     format!("{} {}", artifact.version, artifact.sha256)
 }
 
-/// Independent of the order in which the files are given.
+/// Hashes the extra files, independent of their order.
 fn extra_files_hash(files: &[ExtraFile]) -> String {
     let mut sorted: Vec<&ExtraFile> = files.iter().collect();
     sorted.sort_by(|a, b| a.path.cmp(&b.path));
@@ -88,7 +88,7 @@ fn extra_files_hash(files: &[ExtraFile]) -> String {
     all.finish()
 }
 
-/// The host's bundle and the extra certificates after it.
+/// Returns the host's bundle followed by the extra certificates.
 fn ca_bundle(extra_ca: Option<&Path>) -> Result<Option<Vec<u8>>, Error> {
     let host = HOST_CA_BUNDLES.iter().find_map(|path| fs::read(path).ok());
     let Some(path) = extra_ca else {
@@ -100,7 +100,7 @@ fn ca_bundle(extra_ca: Option<&Path>) -> Result<Option<Vec<u8>>, Error> {
         let option = format!("certificate file {}", path.display());
         return Err(Error::Option {
             option,
-            reason: "it holds no certificate in PEM form",
+            reason: "it contains no PEM certificate",
         });
     }
 
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn extra_files_count_by_what_they_are_not_by_their_order() {
+    fn the_hash_of_extra_files_ignores_their_order() {
         let (a, b) = (file("/a", 0o644, "1"), file("/b", 0o755, "2"));
         let both = extra_files_hash(&[a.clone(), b.clone()]);
         assert_eq!(both, extra_files_hash(&[b.clone(), a.clone()]));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn extra_certificates_follow_the_hosts() {
+    fn extra_certificates_are_appended() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ca.pem");
         fs::write(&path, "nothing").unwrap();

@@ -1,4 +1,4 @@
-//! A kernel in the cache: its files, and a record of their hashes that is written last.
+//! A cached kernel: its files, and a record of their hashes that is written last.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,28 +9,28 @@ use crate::store::{KernelRecord, sync_directory, sync_file};
 use crate::{Error, hash};
 
 const RECORD: &str = "kernel.json";
-/// The kernel's file in the cache, whatever its format.
+/// The name of the kernel's file in the cache, whatever its format.
 pub(super) const IMAGE: &str = "vmlinux";
 
-/// A kernel ready to be put into an image.
+/// A kernel that is ready to be put into an image.
 pub(crate) struct Kernel {
-    /// The kernel: an uncompressed, stripped `vmlinux`, or Debian's `vmlinuz`.
+    /// The kernel image: an uncompressed, stripped `vmlinux`, or Debian's `vmlinuz`.
     pub(crate) image: PathBuf,
-    /// Modules the agent loads, in this order: names and files.
+    /// The names and files of the modules that the agent loads, in this order.
     pub(crate) modules: Vec<(String, PathBuf)>,
-    /// Where it comes from.
+    /// The kernel's origin.
     pub(crate) record: KernelRecord,
 }
 
-/// What is recorded beside the files.
+/// The record beside the files.
 #[derive(Serialize, Deserialize)]
 struct Entry {
     record: KernelRecord,
-    /// Names and hashes: the kernel, then the modules in the order of loading.
+    /// Names and hashes: first the kernel, then the modules in load order.
     files: Vec<(String, String)>,
 }
 
-/// The kernel of an entry, if all of it is as recorded.
+/// Returns the cached kernel if all its files match their recorded hashes.
 pub(super) fn load(cached: &Path) -> Option<Kernel> {
     let text = fs::read(cached.join(RECORD)).ok()?;
     let entry: Entry = serde_json::from_slice(&text).ok()?;
@@ -56,7 +56,7 @@ pub(super) fn load(cached: &Path) -> Option<Kernel> {
     })
 }
 
-/// Records the files of a finished directory: the kernel, then `modules`.
+/// Records the hashes of a finished directory: of the kernel, then of `modules`.
 pub(super) fn seal(finished: &Path, record: KernelRecord, modules: &[String]) -> Result<(), Error> {
     let names = [IMAGE.to_owned()]
         .into_iter()
@@ -79,7 +79,7 @@ pub(super) fn seal(finished: &Path, record: KernelRecord, modules: &[String]) ->
 
 /// Moves a finished directory into the cache.
 pub(super) fn move_to_cache(finished: &Path, cached: &Path) -> Result<(), Error> {
-    // What may lie there is an entry that is not intact, or an older one.
+    // A directory with this name is either damaged or outdated.
     let _ = fs::remove_dir_all(cached);
     fs::rename(finished, cached).map_err(Error::io("move the kernel to", cached))
 }
@@ -90,7 +90,7 @@ mod tests {
     use crate::store::example_manifest;
 
     #[test]
-    fn an_entry_that_is_not_intact_is_not_used() {
+    fn a_damaged_entry_is_not_loaded() {
         let directory = tempfile::tempdir().unwrap();
         let (finished, cached) = (directory.path().join("f"), directory.path().join("c"));
         fs::create_dir(&finished).unwrap();

@@ -14,7 +14,7 @@ use crate::{Error, hash};
 
 /// The package that depends on the suite's newest kernel.
 const PACKAGE: &str = "linux-image-cloud-amd64";
-/// What the agent's devices and file systems need; what is compiled in is no module and not missed.
+/// The modules of the agent's devices and file systems. Names that are compiled into the kernel are skipped.
 const MODULES: [&str; 8] = [
     "virtio_mmio",
     "virtio_blk",
@@ -25,10 +25,10 @@ const MODULES: [&str; 8] = [
     "erofs",
     "overlay",
 ];
-/// It takes ten seconds near a mirror.
+/// The deadline of each program. Fetching takes ten seconds with a nearby mirror.
 const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-/// Fetches the kernel; the directory returned is ready for the cache.
+/// Fetches the kernel. The returned directory is ready for the cache.
 pub(super) fn fetch(
     suite: &str,
     work: &Path,
@@ -44,7 +44,7 @@ pub(super) fn fetch(
         options: &[],
     };
     mmdebstrap::run(&request, &archive, TIMEOUT, &mut |line| progress.line(line))?;
-    fs::create_dir(&tree).map_err(Error::io("make", &tree))?;
+    fs::create_dir(&tree).map_err(Error::io("create", &tree))?;
     Program::new("unpacking Debian's kernel", "tar", TIMEOUT)
         .arg("-xf")
         .arg(&archive)
@@ -64,7 +64,7 @@ fn collect(tree: &Path, finished: &Path) -> Result<PathBuf, Error> {
         .unwrap_or_default();
 
     let release = name.trim_start_matches("vmlinuz-").to_owned();
-    fs::create_dir(finished).map_err(Error::io("make", finished))?;
+    fs::create_dir(finished).map_err(Error::io("create", finished))?;
     let target = finished.join(cached::IMAGE);
     fs::rename(&image, &target).map_err(Error::io("move", &image))?;
     let mut modules = ModuleIndex::read(&tree.join("usr/lib/modules").join(&release))?;
@@ -105,14 +105,14 @@ fn find_with_prefix(directory: &Path, prefix: &str) -> Result<PathBuf, Error> {
 
     found.next().ok_or_else(|| Error::Inconsistent {
         item: "kernel package",
-        reason: format!("it has no {prefix}* in {}", directory.display()),
+        reason: format!("no file {prefix}* in {}", directory.display()),
     })
 }
 
-/// The text of the kernel's version in its own header, which ends with Debian's version of the package:
+/// Returns the Debian version at the end of the version text in the kernel's own header, such as
 /// `6.12.9-cloud-amd64 (…) #1 SMP … Debian 6.12.9-1 (2026-01-01)`.
 fn package_version(image: &Path) -> Result<String, Error> {
-    /// Where the boot protocol keeps the place of the text, less 512.
+    /// The offset of the boot protocol's pointer to the text. The pointer is the text's offset minus 512.
     const POINTER: usize = 0x20e;
     let bytes = fs::read(image).map_err(Error::io("read", image))?;
     let text = bytes
@@ -130,7 +130,7 @@ fn package_version(image: &Path) -> Result<String, Error> {
     Ok(version.unwrap_or("unknown").to_owned())
 }
 
-/// The modules of one kernel, by name.
+/// The modules of one kernel by name.
 struct ModuleIndex(BTreeMap<String, PathBuf>);
 
 impl ModuleIndex {
@@ -158,7 +158,7 @@ impl ModuleIndex {
         Ok(())
     }
 
-    /// The files of these modules, uncompressed, each after those it depends on.
+    /// Returns the decompressed files of these modules, each after its dependencies.
     fn load_order(&mut self, names: &[&str]) -> Result<Vec<PathBuf>, Error> {
         let mut order = Vec::new();
         for name in names {
@@ -167,7 +167,7 @@ impl ModuleIndex {
         Ok(order)
     }
 
-    /// A module leaves the library when it is visited, so that none comes twice.
+    /// Visiting a module removes it from the index, so that no module is listed twice.
     fn visit(&mut self, name: &str, order: &mut Vec<PathBuf>) -> Result<(), Error> {
         let Some(path) = self.0.remove(&name.replace('-', "_")) else {
             return Ok(());
@@ -198,7 +198,7 @@ fn decompress(path: PathBuf) -> Result<PathBuf, Error> {
     Ok(path.with_extension(""))
 }
 
-/// What a module says it needs: `depends=a,b` and `softdep=pre: c d` among its strings.
+/// Returns the names from the `depends=a,b` and `softdep=pre: c d` strings of a module.
 fn dependencies(module: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     for text in module.split(|b| *b == 0) {
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modules_come_after_those_they_depend_on() {
+    fn orders_modules_after_their_dependencies() {
         let directory = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &[u8]| fs::write(directory.path().join(name), text).unwrap();
         put("net.ko", b"\x7f\xff\0license=GPL\0depends=fail-over,ring\0");

@@ -1,13 +1,13 @@
-//! Whether Kconfig took every line it was given.
+//! The kernel's configuration fragment, and the check that Kconfig applied every line of it.
 
 use std::collections::BTreeMap;
 
 use crate::Error;
 
-/// The lines that make the guest's kernel what it is.
+/// The configuration lines that define the guest's kernel.
 pub(crate) const FRAGMENT: &str = include_str!("../../kernel/fragment.config");
 
-/// Compares a fragment with the complete configuration that came of it. `=n` asks for "not set".
+/// Compares a fragment with the complete configuration that resulted from it. `=n` means "not set".
 pub(crate) fn check_applied(fragment: &str, config: &str) -> Result<(), Error> {
     let applied = parse_settings(config);
     let mut missing = Vec::new();
@@ -25,7 +25,7 @@ pub(crate) fn check_applied(fragment: &str, config: &str) -> Result<(), Error> {
     }
 }
 
-/// The lines of a configuration that set something.
+/// Returns the lines of a configuration that set a value.
 fn parse_settings(text: &str) -> BTreeMap<&str, &str> {
     text.lines()
         .map(str::trim)
@@ -41,14 +41,14 @@ mod tests {
     const CONFIG: &str = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=8\nCONFIG_S=\"-x\"\n";
 
     #[test]
-    fn lines_that_were_taken_pass() {
+    fn accepts_applied_lines() {
         let fragment =
             "# why\nCONFIG_A=y\nCONFIG_B=n\nCONFIG_GONE=n\nCONFIG_N=8\nCONFIG_S=\"-x\"\n";
         check_applied(fragment, CONFIG).unwrap();
     }
 
     #[test]
-    fn a_line_not_taken_is_named() {
+    fn names_a_line_that_was_not_applied() {
         let error = |line: &str| check_applied(line, CONFIG).unwrap_err().to_string();
         assert!(error("CONFIG_B=y").contains("CONFIG_B=y became n"));
         assert!(error("CONFIG_A=n").contains("CONFIG_A=n became y"));
@@ -56,13 +56,13 @@ mod tests {
     }
 
     #[test]
-    fn the_fragment_says_nothing_twice() {
+    fn the_fragment_sets_nothing_twice() {
         let lines = FRAGMENT.lines().filter(|l| l.starts_with("CONFIG_"));
         assert_eq!(lines.count(), parse_settings(FRAGMENT).len());
     }
 
     #[test]
-    fn the_fragment_leaves_out_what_a_guest_must_not_find() {
+    fn the_fragment_disables_dangerous_features() {
         let fragment = parse_settings(FRAGMENT);
         for name in [
             "MODULES",

@@ -1,4 +1,4 @@
-//! The guest's kernel.
+//! The choice of the kernel, and its way from the cache or a build into the image.
 
 use super::cached::{self, Kernel};
 use super::source::Source;
@@ -9,16 +9,16 @@ use crate::options::BuildOptions;
 use crate::progress::{StepEnd, StepProgress};
 use crate::store::{KernelChoice, Store};
 
-/// Which kernel, and from where.
+/// The chosen kernel and its source.
 pub(crate) enum KernelPlan {
-    /// Built from source.
+    /// A kernel built from this source.
     Own(Source),
-    /// Debian's, of this suite.
+    /// Debian's kernel from this suite.
     Debian(String),
 }
 
 impl KernelPlan {
-    /// Looks for what the chosen kernel is made from.
+    /// Locates the source of the chosen kernel.
     pub(crate) fn new(options: &BuildOptions) -> Result<Self, Error> {
         match options.kernel {
             KernelChoice::Own => Source::find(&options.suite).map(Self::Own),
@@ -26,7 +26,7 @@ impl KernelPlan {
         }
     }
 
-    /// What the kernel is made from, as one hash.
+    /// Returns a hash of everything that the kernel is built from.
     pub(crate) fn key(&self) -> String {
         match self {
             Self::Own(source) => source_build::key(source),
@@ -34,7 +34,8 @@ impl KernelPlan {
         }
     }
 
-    /// The kernel from the cache, or else made. `refresh` fetches Debian's kernel again.
+    /// Returns the kernel from the cache, or builds it. With `options.refresh`, Debian's kernel is fetched
+    /// again.
     pub(crate) fn obtain(
         &self,
         store: &Store,
@@ -62,7 +63,7 @@ impl KernelPlan {
         cached::move_to_cache(&finished, &cached)?;
         let kernel = cached::load(&cached).ok_or_else(|| Error::Inconsistent {
             item: "kernel",
-            reason: "it cannot be read back".to_owned(),
+            reason: "its files do not match the record just written".to_owned(),
         })?;
 
         Ok((kernel, StepEnd::Done))

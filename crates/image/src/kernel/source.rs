@@ -1,4 +1,4 @@
-//! Where the kernel's source comes from.
+//! Locates and fetches the kernel's source.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,32 +12,33 @@ use crate::tools::program::{Program, find_program};
 
 /// Debian's package of the kernel's source.
 pub(crate) const PACKAGE: &str = "linux-source-6.12";
-/// Where that package puts the source.
+/// The path of the source archive in that package.
 const INSTALLED: &str = "usr/src/linux-source-6.12.tar.xz";
-/// 150 MB from a mirror.
+/// The deadline of a download of 150 MB.
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-/// A source of the kernel that is to be had, with its version.
+/// An available source of the kernel and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
-    /// The package's version, or the suite it is taken from.
+    /// The package's version, or the suite that provides it.
     pub(crate) version: String,
     origin: Origin,
 }
 
-/// Where a source is taken from. Whichever it is, apt checks the signatures.
+/// Where a source comes from. In each case apt checks the signatures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Origin {
-    /// The package is installed.
+    /// The package is installed on the host.
     Installed,
-    /// The host's package sources offer it.
+    /// The host's package sources offer the package.
     AptArchive,
-    /// The host is not Debian, or an older one: from the guest's own suite.
+    /// The host is not Debian, or an older release: the source comes from the guest's suite.
     Suite(String),
 }
 
 impl Source {
-    /// The installed package, or the one that the host's package sources offer, or the guest's suite's.
+    /// Returns the installed package, else the one that the host's package sources offer, else that of the
+    /// guest's suite.
     pub(crate) fn find(suite: &str) -> Result<Self, Error> {
         if let Some(version) =
             installed_version().filter(|_| Path::new("/").join(INSTALLED).exists())
@@ -56,7 +57,7 @@ impl Source {
         }
 
         if find_program("mmdebstrap").is_none() {
-            let reason = format!("apt offers no `{PACKAGE}` here, and mmdebstrap is not installed");
+            let reason = format!("apt offers no `{PACKAGE}`, and mmdebstrap is not installed");
             return Err(Error::NoKernelSource(reason));
         }
 
@@ -68,7 +69,7 @@ impl Source {
         })
     }
 
-    /// The compressed source; `work` is where it may be downloaded to.
+    /// Returns the compressed source. `work` is a directory for downloads.
     pub(crate) fn archive(&self, work: &Path) -> Result<PathBuf, Error> {
         match &self.origin {
             Origin::Installed => Ok(Path::new("/").join(INSTALLED)),
@@ -80,7 +81,7 @@ impl Source {
 
 fn download_with_apt(version: &str, work: &Path) -> Result<PathBuf, Error> {
     let downloads = work.join("download");
-    fs::create_dir_all(&downloads).map_err(Error::io("make", &downloads))?;
+    fs::create_dir_all(&downloads).map_err(Error::io("create", &downloads))?;
     Program::new(
         "downloading the kernel's source",
         "apt-get",
@@ -116,7 +117,7 @@ fn extract_from_suite(suite: &str, work: &Path) -> Result<PathBuf, Error> {
         options: &[],
     };
     mmdebstrap::run(&request, &archive, DOWNLOAD_TIMEOUT, &mut |_| {})?;
-    fs::create_dir(&unpacked).map_err(Error::io("make", &unpacked))?;
+    fs::create_dir(&unpacked).map_err(Error::io("create", &unpacked))?;
     Program::new(
         "unpacking the kernel's source package",
         "tar",
@@ -161,7 +162,7 @@ fn installed_version() -> Option<String> {
         .map(str::to_owned)
 }
 
-/// The version of apt's answer that would be installed.
+/// Returns the candidate version from the output of `apt-cache policy`.
 fn parse_candidate(policy: &str) -> Option<String> {
     let line = policy
         .lines()
@@ -174,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_the_candidate_of_apts_answer() {
+    fn parses_the_candidate_version() {
         let answer =
             "linux-source-6.12:\n  Installed: (none)\n  Candidate: 6.12.9-1\n  Version table:\n";
         assert_eq!(parse_candidate(answer).as_deref(), Some("6.12.9-1"));

@@ -1,4 +1,7 @@
 //! Builds the kernel from Debian's source with our configuration.
+//!
+//! The steps are: fetch and unpack the source, apply [`PATCH`], generate the configuration from `tinyconfig`
+//! and [`FRAGMENT`], compile `vmlinux`, strip it and record its hashes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,21 +16,22 @@ use crate::progress::StepProgress;
 use crate::store::{KernelChoice, KernelRecord};
 use crate::tools::program::{Program, require_program};
 
-/// What software emulation makes slow. It lets the command line name the frequency of the local APIC's
-/// timer, which a virtual machine knows, and measuring takes 0.3 of 0.53 seconds of boot; keeps a hash
-/// of the random number generator a loop, 1,550 instructions fewer to translate; and turns off a
-/// timer that would be started at every wake-up.
+/// Avoids kernel code that is slow under software emulation. The patch lets the command line name the
+/// frequency of the local APIC's timer, which a virtual machine knows (measuring it takes 0.3 of 0.53 seconds
+/// of boot). It keeps a hash of the random number generator as a loop, which saves the translation of 1,550
+/// instructions. It turns off a timer that would be started at every wake-up.
 pub(crate) const PATCH: &str = include_str!("../../kernel/emulation.patch");
 
-/// The build takes three minutes on two free processors.
+/// The deadline of each program. The build takes three minutes on two idle processors.
 const TIMEOUT: Duration = Duration::from_secs(60 * 60);
-/// Source and objects together (measured: 1.8 GB), with room to spare.
+/// Disk space for source and objects (measured: 1.8 GB), with a margin.
 pub(super) const REQUIRED_BYTES: u64 = 2_200_000_000;
-/// Lines that make prints for this configuration: its progress (measured: 1,439).
+/// Lines that make prints for this configuration (measured: 1,439). They measure the progress.
 const EXPECTED_LINES: u32 = 1440;
-/// A change of the way the kernel is built, other than in fragment and patch, changes this.
+/// The version of the build procedure. It is part of the cache key: increase it when the procedure changes
+/// other than in the fragment and the patch.
 const BUILD_VERSION: &str = "2";
-/// Inherited variables that would change what is built.
+/// Inherited environment variables that would change the result.
 const CLEARED_VARIABLES: [&str; 7] = [
     "MAKEFLAGS",
     "MAKELEVEL",
@@ -37,7 +41,7 @@ const CLEARED_VARIABLES: [&str; 7] = [
     "KCONFIG_ALLCONFIG",
     "CC",
 ];
-/// What the build runs: program, Debian package.
+/// The programs that the build runs, with their Debian packages.
 const REQUIRED_PROGRAMS: [(&str, &str); 10] = [
     ("make", "make"),
     ("gcc", "gcc"),
@@ -50,10 +54,10 @@ const REQUIRED_PROGRAMS: [(&str, &str); 10] = [
     ("xz", "xz-utils"),
     ("patch", "patch"),
 ];
-/// The header that the kernel's own object tool is compiled with.
+/// The header that the kernel's objtool is compiled with.
 const LIBELF_HEADER: &str = "/usr/include/libelf.h";
 
-/// Builds the kernel; the directory returned is ready for the cache.
+/// Builds the kernel. The returned directory is ready for the cache.
 pub(super) fn build_from_source(
     source: &Source,
     work: &Path,
@@ -71,7 +75,7 @@ pub(super) fn build_from_source(
     Ok(finished)
 }
 
-/// What the kernel is made from; the image's key holds it too.
+/// Returns a hash of everything that the kernel is built from. It is also part of the image's key.
 pub(super) fn key(source: &Source) -> String {
     Fields::default()
         .add("way", BUILD_VERSION)
@@ -100,7 +104,7 @@ fn require_programs() -> Result<(), Error> {
 fn unpack(archive: &Path, work: &Path, progress: &mut StepProgress<'_>) -> Result<PathBuf, Error> {
     progress.fraction(0.0, "unpacking the source");
     let tree = work.join("source");
-    fs::create_dir(&tree).map_err(Error::io("make", &tree))?;
+    fs::create_dir(&tree).map_err(Error::io("create", &tree))?;
     Program::new("unpacking the kernel's source", "tar", TIMEOUT)
         .arg("-xJf")
         .arg(archive)
@@ -119,7 +123,7 @@ fn unpack(archive: &Path, work: &Path, progress: &mut StepProgress<'_>) -> Resul
     Ok(tree)
 }
 
-/// Makes the configuration and returns it once every line of the fragment is in it.
+/// Generates the configuration and returns it after checking that it contains every line of the fragment.
 fn configure(tree: &Path) -> Result<String, Error> {
     let path = tree.join("fumehood.config");
     fs::write(&path, FRAGMENT).map_err(Error::io("write", &path))?;
@@ -154,7 +158,7 @@ fn compile(tree: &Path, jobs: Option<usize>, progress: &mut StepProgress<'_>) ->
         })
 }
 
-/// Names, dates and places that would make two builds differ are fixed.
+/// Returns a `make` command with fixed names, dates and paths, so that two builds give the same bytes.
 fn kbuild(tree: &Path) -> Program {
     Program::new("building the guest's kernel", "make", TIMEOUT)
         .current_dir(tree)
@@ -165,13 +169,13 @@ fn kbuild(tree: &Path) -> Program {
 }
 
 fn collect(tree: &Path, source: &Source, config: &str, finished: &Path) -> Result<(), Error> {
-    fs::create_dir(finished).map_err(Error::io("make", finished))?;
+    fs::create_dir(finished).map_err(Error::io("create", finished))?;
     Program::new("stripping the kernel", "strip", TIMEOUT)
         .arg("-o")
         .args([&finished.join(cached::IMAGE), &tree.join("vmlinux")])
         .run(&mut |_| {})?;
 
-    // Beside it in the cache, for whoever profiles a guest; no image holds it.
+    // System.map stays in the cache for profiling guests. It is not part of an image.
     let (symbols, path) = (tree.join("System.map"), finished.join("System.map"));
     fs::copy(&symbols, &path).map_err(Error::io("copy", &symbols))?;
     let path = finished.join("config");

@@ -1,10 +1,10 @@
-//! The version and the file names of the format on disk.
+//! The version and the file names of the on-disk format.
 
 /// The version of the manifest and of the keys.
 pub(super) const FORMAT: u32 = 1;
-/// The manifest's file.
+/// The file of the manifest.
 pub(super) const MANIFEST: &str = "manifest.json";
-/// The file system.
+/// The file of the layer's file system.
 pub(super) const LAYER: &str = "layer";
-/// The directory of what requests came to.
+/// The directory that maps requests to layers.
 pub(super) const REQUESTS: &str = "requests";

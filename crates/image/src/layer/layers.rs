@@ -14,7 +14,7 @@ use crate::Error;
 use crate::artifact_cache::{ArtifactCache, ArtifactKind, CacheEntry, PruneReport, is_digest};
 use crate::store::{Store, replace_file};
 
-/// Bytes on disk that layers may take when nobody says otherwise: 8 GiB, some eighty of such packages as numpy and
+/// The default limit of the layers' size on disk: 8 GiB, about eighty layers of packages such as numpy and
 /// pandas (100 MB), or a few of the largest.
 pub const LAYERS_BYTES: u64 = 8 << 30;
 
@@ -25,7 +25,7 @@ pub struct Layers {
 }
 
 impl Store {
-    /// The layers of this store.
+    /// Returns the layers of this store.
     pub fn layers(&self) -> Layers {
         Layers {
             cache: ArtifactCache::new(self, "layers", ArtifactKind::Layer),
@@ -34,13 +34,13 @@ impl Store {
 }
 
 impl Layers {
-    /// What a request came to, if it was made before and its layer is there still; a use is noted. A layer that is
-    /// damaged is thrown away, with a warning, and is as if it had never been there.
+    /// Returns the layer that a request resolved to, if it exists, and records the use. A damaged layer is
+    /// removed with a warning and treated as missing.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read for a reason that is not damage.
+    /// [`Error::Io`] if the layer cannot be read for a reason other than damage.
     pub fn find(&self, request: &LayerKey) -> Result<Option<StoredLayer>, Error> {
-        let Some(digest) = self.digest(request)? else {
+        let Some(digest) = self.digest_of(request)? else {
             return Ok(None);
         };
 
@@ -50,9 +50,9 @@ impl Layers {
         }
     }
 
-    /// The name of the layer that a request came to.
-    fn digest(&self, request: &LayerKey) -> Result<Option<String>, Error> {
-        let path = self.request(request);
+    /// Returns the digest of the layer that a request resolved to.
+    fn digest_of(&self, request: &LayerKey) -> Result<Option<String>, Error> {
+        let path = self.request_path(request);
         match fs::read_to_string(&path) {
             Ok(digest) => Ok(Some(digest).filter(|digest| is_digest(digest))),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => Ok(None),
@@ -60,7 +60,7 @@ impl Layers {
         }
     }
 
-    /// A layer of this resolved set, if there is one; a use is noted.
+    /// Returns the layer of a resolved set of packages, if it exists, and records the use.
     ///
     /// # Errors
     /// As [`find`](Self::find).
@@ -90,28 +90,29 @@ impl Layers {
         }
     }
 
-    /// Begins to make the layer of a request. `None` when another thread or process does, or has just done so; with
-    /// `force` that it is there does not matter. What dead makers left behind is swept. The right to make it falls with the [`LayerWriter`], or with the process.
+    /// Starts creating the layer of a request. Returns `None` if another thread or process is creating it, or
+    /// if it exists already; with `force`, an existing layer is replaced. Leftovers of dead processes are
+    /// swept. The reservation ends with the [`LayerWriter`], or with the process.
     ///
     /// # Errors
-    /// [`Error::Io`] when the store cannot be written to, [`Error::Locked`] when another process hangs while it
-    /// changes the layers.
+    /// [`Error::Io`] if the store cannot be written, [`Error::Locked`] if another process does not release
+    /// the lock of the layers.
     pub fn create(&self, request: &LayerKey, force: bool) -> Result<Option<LayerWriter>, Error> {
         let is_there = || {
-            let digest = self.digest(request).ok().flatten();
+            let digest = self.digest_of(request).ok().flatten();
             !force && digest.is_some_and(|digest| self.cache.path(&digest).exists())
         };
         let staging = self.cache.create(request.as_str(), is_there)?;
         Ok(staging.map(LayerWriter::new))
     }
 
-    /// Has a request find this layer from now on.
+    /// Records that a request resolves to this layer.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`] if the record cannot be written.
     pub fn record_request(&self, request: &LayerKey, layer: &StoredLayer) -> Result<(), Error> {
-        let directory = self.requests();
-        fs::create_dir_all(&directory).map_err(Error::io("make", &directory))?;
+        let directory = self.requests_dir();
+        fs::create_dir_all(&directory).map_err(Error::io("create", &directory))?;
         replace_file(
             &directory,
             request.as_str(),
@@ -119,22 +120,23 @@ impl Layers {
         )
     }
 
-    /// Removes layers that are damaged or half made, and then the least recently used ones until at most
-    /// `max_bytes` are on disk, with what requests came to them. One that is being made stays, and one that is in
-    /// use stays usable there.
+    /// Removes damaged and unfinished layers, and then the least recently used ones until at most `max_bytes`
+    /// remain on disk. The records of their requests are removed too. A layer that is being created stays,
+    /// and a layer that is open elsewhere remains usable there.
     ///
     /// # Errors
-    /// When the store cannot be read or changed; one layer that cannot be removed is a warning.
+    /// Returns an error if the store cannot be read or changed. A layer that cannot be removed only causes a
+    /// warning.
     pub fn prune(&self, max_bytes: u64) -> Result<PruneReport, Error> {
         let is_wanted = |entry: &CacheEntry| StoredLayer::load(entry).is_ok();
         let report = self.cache.prune(max_bytes, is_wanted)?;
-        self.forget()?;
+        self.remove_stale_requests()?;
         Ok(report)
     }
 
-    /// Removes what is said of requests whose layer is gone, and what is none.
-    fn forget(&self) -> Result<(), Error> {
-        let directory = self.requests();
+    /// Removes the records of requests whose layer no longer exists, and files that are not records.
+    fn remove_stale_requests(&self) -> Result<(), Error> {
+        let directory = self.requests_dir();
         let entries = match fs::read_dir(&directory) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             other => other.map_err(Error::io("read", &directory))?,
@@ -150,18 +152,18 @@ impl Layers {
                 && self.cache.path(&digest).exists();
 
             if !is_of_use && let Err(error) = fs::remove_file(&path) {
-                tracing::debug!(%error, "cannot remove what is said of a request");
+                tracing::debug!(%error, "cannot remove the record of a request");
             }
         }
 
         Ok(())
     }
 
-    fn requests(&self) -> PathBuf {
+    fn requests_dir(&self) -> PathBuf {
         self.cache.root().join(REQUESTS)
     }
 
-    pub(super) fn request(&self, request: &LayerKey) -> PathBuf {
-        self.requests().join(request.as_str())
+    pub(super) fn request_path(&self, request: &LayerKey) -> PathBuf {
+        self.requests_dir().join(request.as_str())
     }
 }

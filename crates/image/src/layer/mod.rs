@@ -1,8 +1,11 @@
-//! Layers: trees of packages that were installed once, which guests see over their own.
+//! Layers: trees of packages that were installed once. Guests see a layer over their own root file system.
 //!
-//! `layers/DIGEST` in the store, a [shelf](crate::shelf), holds one: an erofs file system that a guest has made, and a
-//! manifest. The host never looks into the file: to it, it is bytes with a digest. `layers/requests/KEY` tells which
-//! layer a request for packages came to; it is of no more use than its layer, and goes with it.
+//! `layers/DIGEST` in the store's [artifact cache](crate::artifact_cache) contains a manifest and an erofs
+//! file system that a guest created. The host never parses that file; it only knows its digest.
+//! `layers/requests_dir/KEY` names the layer that a request for packages resolved to, and is removed with its
+//! layer.
+//!
+//! Resolving and installing packages belongs in the engine.
 
 mod format;
 mod key;

@@ -8,7 +8,7 @@ use crate::artifact_cache::CacheEntry;
 use crate::store::{Identities, Identity, save_identities};
 use crate::{Error, hash};
 
-/// A layer, known to be what its manifest says.
+/// A layer that matches its manifest.
 #[derive(Debug, Clone)]
 pub struct StoredLayer {
     manifest: LayerManifest,
@@ -16,21 +16,21 @@ pub struct StoredLayer {
 }
 
 impl StoredLayer {
-    /// What it is.
+    /// Returns the layer's manifest.
     pub fn manifest(&self) -> &LayerManifest {
         &self.manifest
     }
 
-    /// The file system. To be opened at once: a layer that is pruned is gone by its name.
+    /// Returns the path of the file system. Open it immediately: pruning removes the path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Looks at what lies in this place. What looks as it did after the last hash is not hashed again.
+    /// Loads and checks an entry. The file is hashed only if its identity changed since its last hash.
     pub(super) fn load(entry: &CacheEntry) -> Result<Self, Error> {
         let manifest = LayerManifest::load(entry)?;
         let path = entry.path().join(LAYER);
-        let mut file = entry.part(LAYER)?;
+        let mut file = entry.open_file(LAYER)?;
         let identity = Identity::of(&file, &path)?;
 
         if entry.identities().get(LAYER) != Some(&identity) {
@@ -40,10 +40,10 @@ impl StoredLayer {
                 return Err(entry.damaged(LAYER, reason));
             }
 
-            // Whoever may only read the store hashes again the next time.
+            // A user without write access hashes again the next time.
             let seen = Identities::from([(LAYER.to_owned(), identity)]);
             if let Err(error) = save_identities(entry.path(), &seen) {
-                tracing::debug!(%error, "cannot remember a layer's identity");
+                tracing::debug!(%error, "cannot record a layer's identity");
             }
         }
 

@@ -7,26 +7,26 @@ use super::layers::Layers;
 use super::manifest::LayerManifest;
 use crate::Error;
 
-/// One layer of a store, as it was found.
+/// A layer in the list of a store.
 #[derive(Debug)]
 pub struct LayerSummary {
-    /// SHA-256 of its file system, under which it lies in the store.
+    /// SHA-256 of the file system, which is also the layer's name.
     pub digest: String,
-    /// Its directory.
+    /// The layer's directory.
     pub directory: PathBuf,
-    /// What is in it, or why that cannot be said.
+    /// The layer's manifest, or the error that occurred on reading it.
     pub manifest: Result<LayerManifest, Error>,
-    /// Bytes on disk.
+    /// The size on disk in bytes.
     pub bytes: u64,
-    /// When it was last asked for, or made.
+    /// The time of the last use, or of the creation.
     pub last_used: SystemTime,
 }
 
 impl Layers {
-    /// Every finished layer of the store, by digest. Nothing is hashed, and no use is noted.
+    /// Returns all finished layers, sorted by digest. Nothing is hashed, and no use is recorded.
     ///
     /// # Errors
-    /// When the store cannot be read; a store that does not exist yet is empty.
+    /// Returns an error if the store cannot be read. A store that does not exist yet is empty.
     pub fn list(&self) -> Result<Vec<LayerSummary>, Error> {
         let entries = self.cache.entries()?;
         let listed = entries.iter().map(|entry| LayerSummary {

@@ -13,11 +13,11 @@ use crate::artifact_cache::StagingDir;
 use crate::store::{Identities, Identity, save_identities, sync_directory};
 use crate::{Error, hash};
 
-/// What a layer takes besides the file system: manifest, identities, the file system's own. Bytes.
+/// Bytes of a layer in addition to its file system: manifest, identities and directory.
 const MARGIN: u64 = 1 << 20;
 
-/// A layer in the making. Nobody else makes one for the same request meanwhile, and nobody finds it before
-/// [`finish`](Self::finish) is through. Dropped, it leaves nothing behind.
+/// A layer that is being created. No other writer exists for the same request, and the layer is not visible
+/// before [`finish`](Self::finish) returns. Dropping the writer removes its files.
 #[derive(Debug)]
 pub struct LayerWriter {
     staging: StagingDir,
@@ -28,10 +28,10 @@ impl LayerWriter {
         Self { staging }
     }
 
-    /// An empty file for the file system of so many bytes.
+    /// Creates an empty file for a file system of `bytes` bytes.
     ///
     /// # Errors
-    /// [`Error::InsufficientSpace`], [`Error::Io`].
+    /// [`Error::InsufficientSpace`] or [`Error::Io`].
     pub fn file(&self, bytes: u64) -> Result<File, Error> {
         self.staging
             .cache()
@@ -40,13 +40,13 @@ impl LayerWriter {
         let path = self.path();
         let mut options = OpenOptions::new();
         let options = options.write(true).create(true).truncate(true).mode(0o600);
-        options.open(&path).map_err(Error::io("make", &path))
+        options.open(&path).map_err(Error::io("create", &path))
     }
 
-    /// Puts the layer in its place in one step. `set` is the key of the resolved packages.
+    /// Installs the layer atomically. `set` is the key of the resolved packages.
     ///
     /// # Errors
-    /// [`Error::Io`]. Nothing is left behind.
+    /// [`Error::Io`]. No files are left behind.
     pub fn finish(
         mut self,
         set: &LayerKey,
@@ -57,7 +57,7 @@ impl LayerWriter {
     ) -> Result<StoredLayer, Error> {
         let path = self.path();
         let mut file = File::open(&path).map_err(Error::io("open", &path))?;
-        file.sync_all().map_err(Error::io("write out", &path))?;
+        file.sync_all().map_err(Error::io("flush", &path))?;
         let digest = hash::of_file(&mut file, &path)?;
         let identity = Identity::of(&file, &path)?;
         let manifest = LayerManifest {
@@ -75,7 +75,7 @@ impl LayerWriter {
         };
 
         self.staging
-            .part(MANIFEST, &mut Identities::new(), |file| {
+            .write_file(MANIFEST, &mut Identities::new(), |file| {
                 std::io::Write::write_all(file, &serde_json::to_vec_pretty(&manifest)?)
             })?;
 

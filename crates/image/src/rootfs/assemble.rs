@@ -1,4 +1,4 @@
-//! Puts a guest's tree together.
+//! Assembles the guest's file tree.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,9 +12,10 @@ use crate::options::ExtraFile;
 use crate::tools::program::Program;
 use crate::tools::{apt, bun, uv};
 
-/// Unpacking 220 MB.
+/// The deadline for unpacking 220 MB.
 const TIMEOUT: Duration = Duration::from_secs(10 * 60);
-/// What no guest needs: package lists and settings of apt, which name the host's mirror; documentation.
+/// Files that no guest needs: documentation, and apt's package lists and settings, which name the host's
+/// mirror.
 const REMOVED: [&str; 11] = [
     "etc/apt",
     "var/lib/apt",
@@ -25,12 +26,12 @@ const REMOVED: [&str; 11] = [
     "usr/share/man",
     "usr/share/bash-completion",
     "etc/.pwd.lock",
-    // A crash reporter's hook, which costs every start of Python 9 ms under TCG.
+    // The hook of a crash reporter. It costs 9 ms at every start of Python under TCG.
     "etc/python3.13/sitecustomize.py",
     "usr/lib/python3.13/sitecustomize.py",
 ];
 const EMPTIED: [&str; 5] = ["var/cache", "var/log", "run", "tmp", "dev"];
-/// Where the agent and the guest's programs expect to be able to mount or write.
+/// The directories in which the agent and the guest's programs mount or write.
 const DIRECTORIES: [(&str, u32); 9] = [
     ("dev", 0o755),
     ("proc", 0o555),
@@ -43,13 +44,13 @@ const DIRECTORIES: [(&str, u32); 9] = [
     ("home/user", 0o755),
 ];
 const HOSTS: &str = "127.0.0.1 localhost fumehood\n::1 localhost fumehood\n";
-/// The user whose programs run in the guest.
+/// The user that runs the guest's programs.
 const USER: &str = "user:x:1000:1000::/home/user:/bin/bash\n";
 const GROUP: &str = "user:x:1000:\n";
-/// Where Debian keeps the bundle that curl, git, uv, Python and others read.
+/// The bundle that curl, git, uv, Python and others read on Debian.
 const CA_BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 
-/// What a tree is made of.
+/// The inputs of a tree.
 pub(crate) struct TreeInputs<'a> {
     /// The archive of Debian's packages.
     pub(crate) base: &'a Path,
@@ -57,14 +58,14 @@ pub(crate) struct TreeInputs<'a> {
     pub(crate) uv: &'a Path,
     /// bun's package.
     pub(crate) bun: &'a Path,
-    /// The certificates to trust, in place of Debian's own.
+    /// The trusted certificates, which replace Debian's own.
     pub(crate) ca: Option<&'a [u8]>,
-    /// Further files.
+    /// Additional files.
     pub(crate) extra: &'a [ExtraFile],
 }
 
-/// Makes the tree at `root` and returns the Debian packages in it with their versions. `work` is a place
-/// for unpacking, on the same file system.
+/// Creates the tree at `root` and returns its Debian packages with their versions. `work` is a directory for
+/// unpacking on the same file system.
 pub(crate) fn assemble(
     inputs: &TreeInputs<'_>,
     root: &Path,
@@ -102,9 +103,9 @@ pub(crate) fn assemble(
     installed_packages(root)
 }
 
-/// The devices stay out: the guest mounts its own, and only root could make them.
+/// Skips the devices: the guest mounts its own, and only root could create them.
 fn unpack_base(base: &Path, root: &Path) -> Result<(), Error> {
-    fs::create_dir(root).map_err(Error::io("make", root))?;
+    fs::create_dir(root).map_err(Error::io("create", root))?;
     Program::new("unpacking the guest's packages", "tar", TIMEOUT)
         .arg("-xpf")
         .arg(base)
@@ -125,7 +126,7 @@ fn configure(tree: &Tree<'_>) -> Result<(), Error> {
 fn install_programs(inputs: &TreeInputs<'_>, tree: &Tree<'_>, work: &Path) -> Result<(), Error> {
     let (uv_place, bun_place) = (work.join("uv"), work.join("bun"));
     for place in [&uv_place, &bun_place] {
-        fs::create_dir(place).map_err(Error::io("make", place))?;
+        fs::create_dir(place).map_err(Error::io("create", place))?;
     }
 
     for (name, file) in uv::unpack(inputs.uv, &uv_place)? {
@@ -141,7 +142,7 @@ fn install_programs(inputs: &TreeInputs<'_>, tree: &Tree<'_>, work: &Path) -> Re
     tree.symlink("usr/local/bin/bunx", "bun")
 }
 
-/// Reads dpkg's own record.
+/// Reads the installed packages from dpkg's status file.
 fn installed_packages(root: &Path) -> Result<BTreeMap<String, String>, Error> {
     let path = root.join("var/lib/dpkg/status");
     let status = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
@@ -161,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packages_come_from_dpkgs_record() {
+    fn reads_installed_packages_from_dpkg_status() {
         let root = tempfile::tempdir().unwrap();
         let status = "Package: bash\nStatus: install ok installed\nVersion: 5.2-1\nDescription: a shell\n \
             Version: no\n\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\n";

@@ -1,4 +1,4 @@
-//! Debian's packages, installed into a tree and kept as an archive.
+//! Debian's packages, installed into a tree and cached as an archive.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use crate::progress::{StepEnd, StepProgress};
 use crate::store::{Store, sync_file};
 use crate::tools::mmdebstrap::{self, Request};
 
-/// What the guest has besides Debian's essential packages.
+/// The guest's packages in addition to Debian's essential ones.
 const PACKAGES: [&str; 26] = [
     "bash",
     "ca-certificates",
     "coreutils",
     "curl",
     "diffutils",
-    // For a guest that makes a layer of packages.
+    // Used by a guest that builds a layer of packages.
     "erofs-utils",
     "file",
     "findutils",
@@ -40,7 +40,7 @@ const PACKAGES: [&str; 26] = [
     "xz-utils",
     "tzdata",
 ];
-/// What is never unpacked.
+/// Paths that are never unpacked.
 const EXCLUDED: [&str; 6] = [
     "/usr/share/doc/*",
     "/usr/share/info/*",
@@ -49,17 +49,18 @@ const EXCLUDED: [&str; 6] = [
     "/usr/share/man/*",
     "/usr/share/bash-completion/*",
 ];
-/// Compiles the standard library so that no time stamp can make CPython ignore what was compiled: a stale
-/// or foreign stamp costs two seconds at every start under emulation. Run in the guest's tree, by the
-/// guest's own Python; the inner shell sees the guest's directories, not the host's.
+/// Compiles the standard library in a mode in which CPython does not compare timestamps. A stale or foreign
+/// timestamp would discard the compiled files, which costs two seconds at every start under emulation. The
+/// command runs in the guest's tree with the guest's own Python; the inner shell sees the guest's
+/// directories, not the host's.
 const COMPILE: &str = "chroot \"$1\" sh -c 'python3 -m compileall -q -f \
     --invalidation-mode unchecked-hash /usr/lib/python3 /usr/lib/python3.[0-9]*'";
-/// The installation takes half a minute on two processors near a mirror.
+/// The deadline of the installation, which takes half a minute on two processors with a nearby mirror.
 const TIMEOUT: Duration = Duration::from_secs(30 * 60);
-/// Messages of mmdebstrap in one installation (measured): its progress.
+/// Messages that mmdebstrap prints in one installation (measured). They measure the progress.
 const EXPECTED_MESSAGES: u32 = 14;
 
-/// The archive of the base tree from the cache, or else made.
+/// Returns the archive of the base tree from the cache, or creates it.
 pub(crate) fn obtain(
     store: &Store,
     suite: &str,
@@ -75,12 +76,12 @@ pub(crate) fn obtain(
     let archive = work.path().join("base.tar");
     install(suite, &archive, progress)?;
     sync_file(&archive)?;
-    fs::rename(&archive, &cached).map_err(Error::io("keep", &cached))?;
+    fs::rename(&archive, &cached).map_err(Error::io("cache", &cached))?;
 
     Ok((cached, StepEnd::Done))
 }
 
-/// What the base tree is made from.
+/// Returns a hash of everything that the base tree is made from.
 pub(crate) fn key(suite: &str) -> String {
     Fields::default()
         .add("suite", suite)
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_suite_is_another_base() {
+    fn the_key_depends_on_the_suite() {
         assert_eq!(key("trixie"), key("trixie"));
         assert_ne!(key("trixie"), key("forky"));
     }

@@ -1,4 +1,4 @@
-//! Makes sure that Python will use its compiled files.
+//! Checks that Python will use its precompiled files.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,11 +6,11 @@ use std::path::Path;
 
 use crate::Error;
 
-/// Directories whose compiled files count: what `python3` loads at a start lies there.
+/// The directories whose compiled files are checked. `python3` loads them at startup.
 const LIBRARIES: [&str; 2] = ["usr/lib/python3/", "usr/lib/python3."];
-/// The fewest compiled files of a whole standard library (measured: some 550).
+/// The minimum number of compiled files in a complete standard library (measured: about 550).
 const MIN_FILES: usize = 200;
-/// The flags of a compiled file that is bound to its source by a hash that nobody checks at a start.
+/// The flags of a compiled file that is bound to its source by a hash which is not checked at startup.
 const UNCHECKED_HASH: u32 = 1;
 
 /// Counts the compiled files of the standard library.
@@ -20,7 +20,7 @@ pub(crate) struct BytecodeCheck {
 }
 
 impl BytecodeCheck {
-    /// Looks at a file of the tree; refuses one that CPython would compare with its source's time stamp.
+    /// Checks one file of the tree. Returns an error if CPython would compare it with its source's timestamp.
     pub(crate) fn visit(&mut self, root: &Path, path: &Path) -> Result<(), Error> {
         let relative = path.strip_prefix(root).unwrap_or(path);
         let is_library = relative
@@ -38,7 +38,7 @@ impl BytecodeCheck {
 
         if flags != UNCHECKED_HASH {
             return Err(invalid_tree(format!(
-                "{} would be compiled anew at each start",
+                "{} would be recompiled at each start",
                 relative.display()
             )));
         }
@@ -48,11 +48,11 @@ impl BytecodeCheck {
         Ok(())
     }
 
-    /// Refuses a tree whose standard library was not compiled.
+    /// Returns an error if the standard library was not compiled.
     pub(crate) fn finish(self) -> Result<(), Error> {
         match self.count < MIN_FILES {
             true => Err(invalid_tree(format!(
-                "only {} files of Python's library are compiled",
+                "only {} files of Python's standard library are compiled",
                 self.count
             ))),
             false => Ok(()),
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_compiled_file_with_a_time_stamp_is_refused() {
+    fn rejects_a_compiled_file_with_a_timestamp() {
         let root = tempfile::tempdir().unwrap();
         let cache = root.path().join("usr/lib/python3.13/__pycache__");
         std::fs::create_dir_all(&cache).unwrap();

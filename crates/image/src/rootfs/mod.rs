@@ -1,6 +1,6 @@
 //! The guest's read-only root file system: Debian's packages, our programs and settings, packed as erofs.
 //!
-//! This folder knows what is in the guest's tree. How packages and programs are downloaded belongs into
+//! This folder defines the contents of the guest's tree. Downloading packages and programs belongs in
 //! [`tools`](crate::tools).
 
 mod assemble;

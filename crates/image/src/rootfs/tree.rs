@@ -1,4 +1,4 @@
-//! Writing into an unpacked tree without leaving it.
+//! Writes into an unpacked tree without leaving it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -7,42 +7,42 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::Error;
 
-/// Links followed on the way to one file.
+/// The maximum number of links followed on the way to one file.
 const MAX_LINKS: usize = 8;
-/// Set-user-ID and set-group-ID: nothing in the guest gains rights by being started.
+/// Set-user-ID and set-group-ID bits. No program in the guest gains rights by being started.
 const SET_ID: u32 = 0o6000;
 
-/// An unpacked root file system. Its absolute links point into the host, so none is followed.
+/// An unpacked root file system. Its absolute links point into the host, so they are never followed there.
 pub(crate) struct Tree<'a>(pub(crate) &'a Path);
 
 impl Tree<'_> {
-    /// Writes a file, in place of whatever has that name; missing directories are made.
+    /// Writes a file, replacing any existing file of that name. Missing directories are created.
     pub(crate) fn write_file(&self, path: &str, mode: u32, contents: &[u8]) -> Result<(), Error> {
         let target = self.vacate_path(path)?;
         fs::write(&target, contents).map_err(Error::io("write", &target))?;
         set_mode(&target, mode)
     }
 
-    /// Moves a file of the host into the tree.
+    /// Moves a host file into the tree.
     pub(crate) fn move_file(&self, path: &str, mode: u32, from: &Path) -> Result<(), Error> {
         let target = self.vacate_path(path)?;
         fs::rename(from, &target).map_err(Error::io("move", from))?;
         set_mode(&target, mode)
     }
 
-    /// Makes a link.
+    /// Creates a symbolic link.
     pub(crate) fn symlink(&self, path: &str, to: &str) -> Result<(), Error> {
         let target = self.vacate_path(path)?;
         std::os::unix::fs::symlink(to, &target).map_err(Error::io("link", &target))
     }
 
-    /// Makes a directory, if it is not there.
+    /// Creates a directory, if it does not exist, and sets its mode.
     pub(crate) fn create_dir(&self, path: &str, mode: u32) -> Result<(), Error> {
         let target = self.resolve_dir(Path::new(path))?;
         set_mode(&target, mode)
     }
 
-    /// Appends to a file of the tree.
+    /// Appends to an existing file of the tree.
     pub(crate) fn append(&self, path: &str, text: &str) -> Result<(), Error> {
         let target = self.0.join(path);
         let mut all = fs::read_to_string(&target).map_err(Error::io("read", &target))?;
@@ -50,12 +50,12 @@ impl Tree<'_> {
         self.write_file(path, 0o644, all.as_bytes())
     }
 
-    /// Removes a file or a directory with all in it, if it is there.
+    /// Removes a file or a directory with its contents, if it exists.
     pub(crate) fn remove(&self, path: &str) -> Result<(), Error> {
         remove(&self.0.join(path))
     }
 
-    /// Removes everything in a directory, if it is there.
+    /// Removes everything in a directory, if it exists.
     pub(crate) fn clear_dir(&self, path: &str) -> Result<(), Error> {
         let directory = self.0.join(path);
         let Ok(entries) = fs::read_dir(&directory) else {
@@ -69,8 +69,8 @@ impl Tree<'_> {
         Ok(())
     }
 
-    /// Takes set-ID bits away, makes everything readable for its owner (who builds the image), and hands
-    /// each file to `visit`.
+    /// Clears set-ID bits, makes everything readable for its owner (the user who builds the image), and
+    /// passes each file to `visit`.
     pub(crate) fn fix_permissions(
         &self,
         visit: &mut dyn FnMut(&Path) -> Result<(), Error>,
@@ -78,7 +78,7 @@ impl Tree<'_> {
         fix_permissions(self.0, visit)
     }
 
-    /// Where a new file is to be written: its directory exists and nothing has its name.
+    /// Returns the path for a new file: its directory exists, and no file has its name.
     fn vacate_path(&self, path: &str) -> Result<PathBuf, Error> {
         let path = Path::new(path);
         let parent = self.resolve_dir(path.parent().unwrap_or(Path::new("")))?;
@@ -87,8 +87,8 @@ impl Tree<'_> {
         Ok(target)
     }
 
-    /// The real place of a directory, made where it is missing. Relative links (`lib` → `usr/lib`) are
-    /// followed inside the tree; absolute ones are read as the guest would read them.
+    /// Returns the real path of a directory, creating missing components. Relative links (`lib` → `usr/lib`)
+    /// are followed inside the tree; absolute links are resolved as the guest would resolve them.
     fn resolve_dir(&self, path: &Path) -> Result<PathBuf, Error> {
         let outside = |reason| Error::Inconsistent {
             item: "root file system",
@@ -99,7 +99,7 @@ impl Tree<'_> {
         let (mut at, mut links) = (self.0.to_path_buf(), 0);
         while let Some(name) = rest.pop() {
             if name == Path::new("..") {
-                return Err(outside(format!("`{}` leads upwards", path.display())));
+                return Err(outside(format!("`{}` contains `..`", path.display())));
             }
 
             let next = at.join(&name);
@@ -107,7 +107,10 @@ impl Tree<'_> {
                 Ok(found) if found.is_symlink() => {
                     links += 1;
                     if links > MAX_LINKS {
-                        return Err(outside(format!("`{}` has too many links", path.display())));
+                        return Err(outside(format!(
+                            "`{}` leads through too many links",
+                            path.display()
+                        )));
                     }
 
                     let to = fs::read_link(&next).map_err(Error::io("read", &next))?;
@@ -119,7 +122,7 @@ impl Tree<'_> {
                 }
                 Ok(_) => at = next,
                 Err(e) if e.kind() == ErrorKind::NotFound => {
-                    fs::create_dir(&next).map_err(Error::io("make", &next))?;
+                    fs::create_dir(&next).map_err(Error::io("create", &next))?;
                     set_mode(&next, 0o755)?;
                     at = next;
                 }
@@ -131,7 +134,7 @@ impl Tree<'_> {
     }
 }
 
-/// The names of a path, last first.
+/// Returns the components of a path, last first.
 fn components(path: &Path) -> Vec<PathBuf> {
     let names = path.components().filter_map(|c| match c {
         Component::Normal(name) => Some(PathBuf::from(name)),
@@ -219,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_takes_set_id_bits_and_sees_every_file() {
+    fn fixing_permissions_clears_set_id_bits_and_visits_every_file() {
         let directory = tempfile::tempdir().unwrap();
         let tree = Tree(directory.path());
         tree.write_file("bin/su", 0o4755, b"x").unwrap();

@@ -1,4 +1,4 @@
-//! Hashes of programs, remembered.
+//! Cached hashes of programs.
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
@@ -11,10 +11,10 @@ use super::identity::Identity;
 use super::image_store::Store;
 use crate::{Error, hash};
 
-/// The cache of the hashes of programs.
+/// The name of the cache directory.
 const CACHE: &str = "fingerprints";
 
-/// How a file looked when it was hashed.
+/// The hash of a file, with the file's identity at that time.
 #[derive(Serialize, Deserialize)]
 struct Record {
     identity: Identity,
@@ -22,12 +22,12 @@ struct Record {
 }
 
 impl Store {
-    /// SHA-256, in hexadecimal, of a file that rarely changes, such as QEMU's program. While the file looks
-    /// as it did when it was last hashed, nothing is hashed again.
+    /// Returns the SHA-256, in hexadecimal, of a file that rarely changes, such as the QEMU program. The hash
+    /// is cached until the file's identity changes.
     ///
     /// # Errors
-    /// When the file cannot be read. A store that cannot be written to is no error: it costs a hash the
-    /// next time.
+    /// Returns an error if the file cannot be read. A store that cannot be written is not an error: the file
+    /// is then hashed again the next time.
     pub fn fingerprint(&self, path: &Path) -> Result<String, Error> {
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let identity = Identity::of(&file, path)?;
@@ -45,18 +45,18 @@ impl Store {
         if Identity::of(&file, path)? == identity {
             let record = Record { identity, sha256 };
             if let Err(error) = remember(&cache, &name, &record) {
-                tracing::debug!(%error, "cannot remember a program's hash");
+                tracing::debug!(%error, "cannot cache a program's hash");
             }
             return Ok(record.sha256);
         }
 
-        // It changed while it was read: of use this once, not to be remembered.
+        // The file changed while it was hashed: return the hash but do not cache it.
         Ok(sha256)
     }
 }
 
 fn remember(cache: &Path, name: &str, record: &Record) -> Result<(), Error> {
-    fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
+    fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
     let text = serde_json::to_vec_pretty(record)
         .map_err(|e| Error::io("write", cache.join(name))(e.into()))?;
     replace_file(cache, name, &text)
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_changed_is_hashed_again() {
+    fn a_changed_file_is_hashed_again() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path().join("store")).unwrap();
         let program = directory.path().join("program");
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_looks_the_same_is_not_hashed() {
+    fn an_unchanged_file_is_not_hashed() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path().join("store")).unwrap();
         let program = directory.path().join("program");
@@ -97,11 +97,11 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_cannot_be_written_costs_only_the_hash() {
+    fn a_read_only_store_still_returns_the_hash() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         fs::write(&file, "one").unwrap();
-        // A store below a file cannot be made, not even by root.
+        // Not even root can create a store below a regular file.
         let store = Store::open(file.join("store")).unwrap();
         assert_eq!(store.fingerprint(&file).unwrap(), hash::of_bytes(b"one"));
         assert!(store.fingerprint(Path::new("/nowhere")).is_err());

@@ -1,4 +1,4 @@
-//! Knowing a file again without hashing it.
+//! Recognises unchanged files without hashing them.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::durability::replace_file;
 use crate::Error;
 
-/// The file beside the manifest that says how the parts looked when they were last hashed.
+/// The file beside the manifest that records the identities of the parts at their last hash.
 pub(crate) const IDENTITY_FILE: &str = "identity.json";
 
-/// What the operating system says of a file. When all of it is as it was after the last hash, the
-/// contents are taken to be the same: whoever writes to a file moves its ctime.
+/// The metadata of a file that changes with its contents. A file whose identity is the same as at its last
+/// hash is taken to be unchanged, because every write updates the ctime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     dev: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Of an open descriptor, so that what is checked is what is used.
+    /// Returns the identity of an open descriptor, so that the checked file is the one that is used.
     pub(crate) fn of(file: &File, path: &Path) -> Result<Self, Error> {
         let metadata = file.metadata().map_err(Error::io("inspect", path))?;
         Ok(Self::from(&metadata))
@@ -44,15 +44,15 @@ impl From<&Metadata> for Identity {
     }
 }
 
-/// The identities of an image's parts by the parts' names.
+/// The identities of an image's parts, by part name.
 pub(crate) type Identities = BTreeMap<String, Identity>;
 
-/// What is recorded beside the manifest; nothing when it cannot be read, which costs only a hash.
+/// Loads a record of identities. Returns an empty one if it cannot be read, which only costs hashing.
 pub(crate) fn load_identities(path: &Path) -> Identities {
     parse_identities(&std::fs::read(path).unwrap_or_default())
 }
 
-/// What a record says; nothing when it is none.
+/// Parses a record of identities. Returns an empty one if it is invalid.
 pub(crate) fn parse_identities(text: &[u8]) -> Identities {
     serde_json::from_slice(text).unwrap_or_default()
 }

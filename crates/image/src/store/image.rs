@@ -1,4 +1,4 @@
-//! An image, opened.
+//! An open image.
 
 use std::fs::File;
 use std::io::Seek;
@@ -9,7 +9,7 @@ use super::manifest::{Manifest, PARTS, PartRecord};
 use super::name::ImageName;
 use crate::{Error, hash};
 
-/// A built image whose parts are open and known to be what the manifest says.
+/// A built image whose parts are open and match the manifest.
 #[derive(Debug)]
 pub struct Image {
     name: ImageName,
@@ -18,7 +18,7 @@ pub struct Image {
     parts: [ImageFile; PARTS.len()],
 }
 
-/// One file of an image, opened once for reading. It stays readable when the image is replaced.
+/// One file of an image, opened once for reading. It stays readable after the image is replaced.
 #[derive(Debug)]
 pub struct ImageFile {
     path: PathBuf,
@@ -27,64 +27,64 @@ pub struct ImageFile {
 }
 
 impl ImageFile {
-    /// Where the file lies; the descriptor of [`ImageFile::file`] is the one that was checked.
+    /// Returns the file's path. Read from [`ImageFile::file`] instead: only that descriptor was checked.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The checked descriptor, open for reading.
+    /// Returns the checked descriptor, open for reading.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// SHA-256 in hexadecimal, from the manifest.
+    /// Returns the SHA-256 in hexadecimal, from the manifest.
     pub fn sha256(&self) -> &str {
         &self.record.sha256
     }
 
-    /// Size in bytes.
+    /// Returns the size in bytes.
     pub fn bytes(&self) -> u64 {
         self.record.bytes
     }
 }
 
 impl Image {
-    /// The name under which it was opened.
+    /// Returns the name under which the image was opened.
     pub fn name(&self) -> &ImageName {
         &self.name
     }
 
-    /// Its identity: two images with the same id hold the same bytes.
+    /// Returns the image's id. Two images with the same id contain the same bytes.
     pub fn id(&self) -> &str {
         &self.manifest.id
     }
 
-    /// Its directory.
+    /// Returns the image's directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// What it consists of.
+    /// Returns the image's manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The kernel, an uncompressed `vmlinux`.
+    /// Returns the kernel, an uncompressed `vmlinux`.
     pub fn kernel(&self) -> &ImageFile {
         &self.parts[0]
     }
 
-    /// The start file system with the agent.
+    /// Returns the initial file system with the agent.
     pub fn initrd(&self) -> &ImageFile {
         &self.parts[1]
     }
 
-    /// The read-only root file system.
+    /// Returns the read-only root file system.
     pub fn rootfs(&self) -> &ImageFile {
         &self.parts[2]
     }
 
-    /// Opens the image in `directory`. What looks as it did after the last hash is not hashed again.
+    /// Opens the image in `directory`. A part is hashed only if its identity changed since its last hash.
     pub(crate) fn open(name: &ImageName, directory: &Path) -> Result<Self, Error> {
         let manifest = Manifest::load(name.as_str(), directory)?;
         let recorded = identity::load_identities(&directory.join(IDENTITY_FILE));
@@ -97,9 +97,9 @@ impl Image {
 
         let parts = [open(PARTS[0].0)?, open(PARTS[1].0)?, open(PARTS[2].0)?];
         if seen != recorded {
-            // Whoever may only read the store hashes again the next time.
+            // A user without write access hashes again the next time.
             if let Err(error) = identity::save_identities(directory, &seen) {
-                tracing::debug!(%error, "cannot remember the parts' identities");
+                tracing::debug!(%error, "cannot record the parts' identities");
             }
         }
 
@@ -112,7 +112,7 @@ impl Image {
     }
 }
 
-/// Opens one part and makes sure of it; the identity is that of the very descriptor.
+/// Opens and checks one part. The returned identity is that of the returned descriptor.
 fn open_part(
     name: &ImageName,
     directory: &Path,
@@ -129,7 +129,7 @@ fn open_part(
 
     let record = manifest
         .part(part)
-        .ok_or_else(|| damaged(directory, "the manifest does not name it".to_owned()))?;
+        .ok_or_else(|| damaged(directory, "the manifest does not list it".to_owned()))?;
 
     let path = directory.join(&record.file);
     let mut file = File::open(&path).map_err(|e| damaged(&path, e.to_string()))?;
@@ -144,7 +144,7 @@ fn open_part(
         }
 
         if Identity::of(&file, &path)? != identity {
-            return Err(damaged(&path, "it changed while it was read".to_owned()));
+            return Err(damaged(&path, "it changed while it was hashed".to_owned()));
         }
 
         file.rewind().map_err(Error::io("rewind", &path))?;

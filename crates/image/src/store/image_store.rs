@@ -1,4 +1,4 @@
-//! Where images live, and everything kept to build them faster.
+//! The store's directory: images by name, and caches for builds.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
@@ -15,60 +15,62 @@ use super::verification::{PartReport, PartState, Verification};
 use super::work_dir::{self, WorkDir};
 use crate::{Error, hash};
 
-/// Entries kept in each cache: the one in use, the one before it, one of another image.
+/// Entries kept in each cache: the one in use, its predecessor, and one of another image.
 const CACHE_ENTRIES: usize = 3;
-/// An image may be replaced between the look at its link and the opening of its files; more than once
-/// within a millisecond it is not.
+/// Attempts to open an image. It may be replaced between reading its link and opening its files, but not more
+/// than once within a millisecond.
 const OPEN_ATTEMPTS: usize = 3;
 
 /// A directory of images and of warm templates.
 ///
-/// `images/NAME` is a link to `images/NAME-ID`, switched in one step; `templates/KEY` is a saved guest;
-/// `cache` holds what makes a later build faster; `tmp` holds unfinished work and is swept.
+/// `images/NAME` is a link to `images/NAME-ID` and is switched atomically; `templates/KEY` is a saved guest;
+/// `cache` makes later builds faster; `tmp` contains unfinished work and is swept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     root: PathBuf,
 }
 
-/// One image of a store.
+/// An image in the list of a store.
 #[derive(Debug)]
 pub struct ImageSummary {
-    /// Its name.
+    /// The image's name.
     pub name: ImageName,
-    /// Its directory.
+    /// The image's directory.
     pub directory: PathBuf,
-    /// What it consists of, or why that cannot be said.
+    /// The image's manifest, or the error that occurred on reading it.
     pub manifest: Result<Manifest, Error>,
 }
 
 impl Store {
-    /// The store at `root`, which need not exist yet: a build makes it.
+    /// Opens the store at `root`. The directory need not exist yet: a build creates it.
     ///
     /// # Errors
-    /// When `root` is relative and the working directory is not known.
+    /// Returns an error if `root` is relative and the working directory is unknown.
     pub fn open(root: impl AsRef<Path>) -> Result<Self, Error> {
         let root = root.as_ref();
         let root = std::path::absolute(root).map_err(Error::io("find", root))?;
         Ok(Self { root })
     }
 
-    /// `FUMEHOOD_HOME`, else `XDG_DATA_HOME/fumehood`, else `~/.local/share/fumehood`.
+    /// Returns the default root: `FUMEHOOD_HOME`, else `XDG_DATA_HOME/fumehood`, else
+    /// `~/.local/share/fumehood`.
     ///
     /// # Errors
-    /// [`Error::NoHome`] when none of them is set to an absolute path.
+    /// [`Error::NoHome`] if none of these variables is an absolute path.
     pub fn default_root() -> Result<PathBuf, Error> {
         root_from(|name| std::env::var_os(name).map(PathBuf::from))
     }
 
-    /// The store's directory.
+    /// Returns the store's directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Opens an image. Nothing is hashed that looks as it did after it was last hashed.
+    /// Opens an image. A part is hashed only if its identity changed since its last hash.
     ///
     /// # Errors
-    /// [`Error::Missing`] when it was never built, [`Error::Damaged`] when a part is not the manifest's.
+    /// [`Error::Missing`] if the image was never built, [`Error::Damaged`] if a part does not match the
+    /// manifest.
     pub fn image(&self, name: &ImageName) -> Result<Image, Error> {
         let mut attempt = 1;
         loop {
@@ -84,10 +86,10 @@ impl Store {
         }
     }
 
-    /// Every image of the store, by name.
+    /// Returns all images of the store, sorted by name.
     ///
     /// # Errors
-    /// When the store cannot be read; a store that does not exist yet is empty.
+    /// Returns an error if the store cannot be read. A store that does not exist yet is empty.
     pub fn list(&self) -> Result<Vec<ImageSummary>, Error> {
         let images = self.images();
         let entries = match fs::read_dir(&images) {
@@ -123,10 +125,10 @@ impl Store {
         Ok(listed)
     }
 
-    /// Hashes every part of an image and says which are intact.
+    /// Hashes every part of an image and reports which parts are intact.
     ///
     /// # Errors
-    /// [`Error::Missing`] when there is no such image, [`Error::Damaged`] when its manifest cannot be read.
+    /// [`Error::Missing`] if there is no such image, [`Error::Damaged`] if its manifest cannot be read.
     pub fn verify(&self, name: &ImageName) -> Result<Verification, Error> {
         let directory = self.directory_of(name)?;
         let manifest = Manifest::load(name.as_str(), &directory)?;
@@ -154,8 +156,8 @@ impl Store {
         })
     }
 
-    /// Makes the directories and takes the store for one build; `waiting` is called when another build has
-    /// it. Sweeps what dead builds left.
+    /// Creates the store's directories, takes the build lock and sweeps the leftovers of dead builds. Calls
+    /// `waiting` if another build holds the lock.
     pub(crate) fn lock(&self, waiting: impl FnOnce()) -> Result<File, Error> {
         for directory in [
             self.images(),
@@ -163,11 +165,11 @@ impl Store {
             self.cache("base"),
             self.tmp(),
         ] {
-            fs::create_dir_all(&directory).map_err(Error::io("make", &directory))?;
+            fs::create_dir_all(&directory).map_err(Error::io("create", &directory))?;
         }
 
         fs::create_dir_all(self.cache("downloads"))
-            .map_err(Error::io("make", self.cache("downloads")))?;
+            .map_err(Error::io("create", self.cache("downloads")))?;
         let path = self.root.join("build.lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -187,12 +189,12 @@ impl Store {
         Ok(lock)
     }
 
-    /// Refuses to begin work for which there is no room.
+    /// Returns an error if the store's disk has less free space than this.
     pub(crate) fn require_space(&self, bytes: u64) -> Result<(), Error> {
         self.require_space_at(&self.root, bytes)
     }
 
-    /// The same for the disk that `path` is on.
+    /// Returns an error if the disk of `path` has less free space than this.
     pub(crate) fn require_space_at(&self, path: &Path, bytes: u64) -> Result<(), Error> {
         let found = rustix::fs::statvfs(path)
             .map_err(|e| Error::io("inspect the disk of", path)(e.into()))?;
@@ -207,18 +209,18 @@ impl Store {
         }
     }
 
-    /// A directory for unfinished work.
+    /// Creates a directory for unfinished work.
     pub(crate) fn work_dir(&self) -> Result<WorkDir, Error> {
         WorkDir::create(&self.tmp())
     }
 
-    /// The cache of one kind of thing: `kernel`, `base` or `downloads`.
+    /// Returns the directory of one cache: `kernel`, `base` or `downloads`.
     pub(crate) fn cache(&self, kind: &str) -> PathBuf {
         self.root.join("cache").join(kind)
     }
 
-    /// Puts a finished image directory in its place, switches the name to it, and removes the name's older
-    /// images. Running sandboxes hold descriptors of theirs and are not disturbed.
+    /// Moves a finished image directory into place, switches the name to it, and removes older images of that
+    /// name. Running sandboxes hold descriptors of their image and are not affected.
     pub(crate) fn install(
         &self,
         name: &ImageName,
@@ -227,7 +229,8 @@ impl Store {
     ) -> Result<(), Error> {
         let target = self.images().join(manifest.directory(name.as_str()));
         if target.exists() {
-            // A damaged image of the same identity: exchanged in one step, then removed with the work.
+            // A damaged image with the same id: exchange both atomically. The old one is removed with the
+            // work directory.
             renameat_with(CWD, finished, CWD, &target, RenameFlags::EXCHANGE)
                 .map_err(|e| Error::io("replace", &target)(e.into()))?;
         } else {
@@ -239,7 +242,7 @@ impl Store {
         self.remove_older(name, &target)
     }
 
-    /// Keeps the newest entries of a cache.
+    /// Removes all but the newest entries of a cache.
     pub(crate) fn prune(&self, kind: &str) -> Result<(), Error> {
         let cache = self.cache(kind);
         let mut entries = Vec::new();
@@ -288,12 +291,12 @@ impl Store {
         Ok(self.images().join(target))
     }
 
-    /// A link is replaced in one step by renaming another over it.
+    /// Replaces a link atomically by renaming another link over it.
     fn switch(&self, name: &ImageName, directory: &str) -> Result<(), Error> {
         let link = self.images().join(name.as_str());
         let work = self.work_dir()?;
         let temporary = work.path().join("link");
-        symlink(directory, &temporary).map_err(Error::io("make", &temporary))?;
+        symlink(directory, &temporary).map_err(Error::io("create", &temporary))?;
         fs::rename(&temporary, &link).map_err(Error::io("switch", &link))?;
         sync_directory(&self.images())
     }

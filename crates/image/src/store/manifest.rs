@@ -1,4 +1,4 @@
-//! What an image consists of.
+//! The manifest of an image.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,67 +9,67 @@ use super::name::ID_DIGITS;
 use crate::Error;
 use crate::hash::Fields;
 
-/// The version of the manifest's format and of the way images are put together. A change of either makes
-/// every image out of date.
+/// The version of the manifest's format and of the build procedure. Changing either makes every image out of
+/// date.
 pub(crate) const FORMAT: u32 = 1;
 
-/// The names of an image's parts and of their files, in the order of the manifest.
+/// The names of an image's parts and their files, in the manifest's order.
 pub(crate) const PARTS: [(&str, &str); 3] = [
     ("kernel", "vmlinux"),
     ("initrd", "initrd.cpio"),
     ("rootfs", "rootfs.erofs"),
 ];
 
-/// The record of one image: every part's hash, every package's version.
+/// The record of an image, with every part's hash and every package's version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The version of this format.
+    /// The version of the format.
     pub format: u32,
-    /// The image's identity: a hash over its inputs and its parts.
+    /// The image's id: a hash over its inputs and its parts.
     pub id: String,
-    /// Hash over everything the image was made from; a build with the same inputs has nothing to do.
+    /// The hash over all inputs. A build with the same inputs has nothing to do.
     pub inputs: String,
-    /// When it was built, in seconds since 1970.
+    /// The build time, in seconds since 1970.
     pub created: u64,
     /// The files, in the order kernel, initrd, rootfs.
     pub parts: Vec<PartRecord>,
-    /// Where the kernel comes from.
+    /// The origin of the kernel.
     pub kernel: KernelRecord,
     /// The Debian suite of the root file system.
     pub suite: String,
-    /// Every Debian package in the root file system, with its version.
+    /// Every Debian package in the root file system with its version.
     pub packages: BTreeMap<String, String>,
-    /// What comes from elsewhere than Debian: `uv` and `bun`.
+    /// The programs that do not come from Debian: `uv` and `bun`.
     pub artifacts: Vec<Artifact>,
     /// SHA-256 of the agent.
     pub agent_sha256: String,
-    /// SHA-256 of the certificate bundle that was put in; none when the host had none.
+    /// SHA-256 of the included certificate bundle, or `None` if the host has none.
     pub ca_sha256: Option<String>,
 }
 
-/// One file of an image.
+/// The record of one file of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartRecord {
     /// `kernel`, `initrd` or `rootfs`.
     pub name: String,
     /// The file's name in the image's directory.
     pub file: String,
-    /// Its SHA-256 in hexadecimal.
+    /// The file's SHA-256 in hexadecimal.
     pub sha256: String,
-    /// Its size in bytes.
+    /// The file's size in bytes.
     pub bytes: u64,
 }
 
-/// Where a kernel comes from.
+/// The origin of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelRecord {
-    /// Which of the two.
+    /// The kind of kernel.
     pub kind: KernelChoice,
     /// The Debian package.
     pub package: String,
     /// The package's version.
     pub version: String,
-    /// What `uname -r` says in the guest.
+    /// The release that `uname -r` prints in the guest.
     pub release: String,
     /// SHA-256 of the complete configuration.
     pub config_sha256: String,
@@ -80,22 +80,22 @@ pub struct KernelRecord {
 pub struct Artifact {
     /// `uv` or `bun`.
     pub name: String,
-    /// Its version.
+    /// The program's version.
     pub version: String,
-    /// SHA-256 of the package it was taken from.
+    /// SHA-256 of the package that contained the program.
     pub sha256: String,
 }
 
-/// Which kernel the guest boots.
+/// The kernel that the guest boots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KernelChoice {
-    /// Built from Debian's kernel source with fumehood's own small configuration. Boots on QEMU's
-    /// `microvm,acpi=off`; takes `lapic_timer_khz=1000000` on its command line, which saves 0.3 s of boot.
+    /// Built from Debian's kernel source with fumehood's own small configuration. It boots on QEMU's
+    /// `microvm,acpi=off`, and its command line accepts `lapic_timer_khz=1000000`, which saves 0.3 s of boot.
     #[default]
     Own,
-    /// Debian's own kernel for cloud machines: no build, but a slower boot. Needs `microvm,acpi=on`, and an
-    /// agent that loads what `/modules/order` names.
+    /// Debian's own kernel for cloud machines: no build, but a slower boot. It needs `microvm,acpi=on` and an
+    /// agent that loads the modules listed in `/modules/order`.
     Debian,
 }
 
@@ -122,12 +122,12 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The record of a part.
+    /// Returns the record of a part.
     pub fn part(&self, name: &str) -> Option<&PartRecord> {
         self.parts.iter().find(|part| part.name == name)
     }
 
-    /// The identity that belongs to these inputs and parts.
+    /// Returns the id for these inputs and parts.
     pub(crate) fn id_of(inputs: &str, parts: &[PartRecord]) -> String {
         let start = Fields::default().add("inputs", inputs);
         let all = parts
@@ -136,7 +136,7 @@ impl Manifest {
         all.finish()
     }
 
-    /// The directory's name of an image with this name and manifest.
+    /// Returns the name of the directory of an image with this name and manifest.
     pub(crate) fn directory(&self, name: &str) -> String {
         format!("{name}-{}", &self.id[..ID_DIGITS.min(self.id.len())])
     }
@@ -179,14 +179,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn comes_back_from_json_as_it_was() {
+    fn survives_a_round_trip_through_json() {
         let manifest = example();
         let text = serde_json::to_string_pretty(&manifest).unwrap();
         assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
     }
 
     #[test]
-    fn another_part_is_another_identity() {
+    fn the_id_depends_on_the_parts() {
         let mut parts = example().parts;
         let before = Manifest::id_of("inputs", &parts);
         parts[0].sha256.replace_range(0..1, "x");
@@ -198,7 +198,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn another_format_is_named() {
+    fn rejects_another_format() {
         let directory = tempfile::tempdir().unwrap();
         let manifest = Manifest {
             format: FORMAT + 1,

@@ -1,7 +1,7 @@
 //! The store on disk: images with their manifests, and the caches that make later builds faster.
 //!
-//! This folder reads, verifies and installs images. It does not know how their parts are built (see
-//! [`build`](crate::build)), nor what the artifact caches in the same directory hold.
+//! This folder reads, verifies and installs images. Building their parts belongs in [`build`](crate::build),
+//! the format of templates and layers in [`artifact_cache`](crate::artifact_cache) and the folders above it.
 
 mod durability;
 mod fingerprint;

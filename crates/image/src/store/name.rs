@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use crate::Error;
 
-/// The longest name: it becomes part of a file name, which may have 255 bytes.
+/// The maximum length in bytes. The name becomes part of a file name, which may have 255 bytes.
 const MAX_BYTES: usize = 64;
-/// Hexadecimal digits of an image's id as it stands in its directory's name.
+/// The number of hexadecimal digits of an image's id in its directory's name.
 pub(crate) const ID_DIGITS: usize = 16;
 
 /// A valid image name. The default is `default`.
@@ -21,7 +21,7 @@ pub(crate) const ID_DIGITS: usize = 16;
 pub struct ImageName(String);
 
 impl ImageName {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -55,7 +55,7 @@ impl FromStr for ImageName {
     }
 }
 
-/// A name such as `x-0123456789abcdef` could be mistaken for the directory of image `x`.
+/// Returns whether a name such as `x-0123456789abcdef` could be mistaken for the directory of image `x`.
 fn ends_like_a_directory(text: &str) -> bool {
     text.rsplit_once('-')
         .is_some_and(|(_, id)| id.len() == ID_DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit()))
@@ -66,13 +66,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_names_up_to_the_limit_and_no_longer() {
+    fn accepts_names_up_to_the_limit() {
         assert!("a".repeat(64).parse::<ImageName>().is_ok());
         assert!("a".repeat(65).parse::<ImageName>().is_err());
     }
 
     #[test]
-    fn refuses_what_could_leave_the_store_or_look_like_a_directory() {
+    fn rejects_names_that_leave_the_store_or_look_like_a_directory() {
         for bad in [
             "",
             ".",

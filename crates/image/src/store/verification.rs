@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-/// What [`Store::verify`] found.
+/// The result of [`Store::verify`](super::Store::verify).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verification {
     /// The image's id.
     pub id: String,
-    /// One report for each part, in the manifest's order.
+    /// One report per part, in the manifest's order.
     pub parts: Vec<PartReport>,
 }
 
 impl Verification {
-    /// Whether every part is what the manifest says.
+    /// Returns whether every part matches the manifest.
     pub fn is_intact(&self) -> bool {
         self.parts
             .iter()
@@ -20,32 +20,32 @@ impl Verification {
     }
 }
 
-/// What became of one part.
+/// The verification of one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartReport {
     /// `kernel`, `initrd` or `rootfs`.
     pub name: String,
-    /// Its file.
+    /// The part's file.
     pub path: PathBuf,
-    /// The hash the manifest names.
+    /// The hash in the manifest.
     pub expected: String,
-    /// What was found.
+    /// The state of the file.
     pub state: PartState,
 }
 
 /// The state of a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartState {
-    /// Its hash is the manifest's.
+    /// The hash matches the manifest.
     Intact,
-    /// Its hash is another.
+    /// The hash differs from the manifest.
     Damaged {
-        /// The hash that was found.
+        /// The hash of the file.
         found: String,
     },
-    /// It cannot be read.
+    /// The file cannot be read.
     Unreadable {
-        /// Why not.
+        /// The error.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Directories that exist only while their maker lives.
+//! Directories that exist only while the process that created them runs.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::Error;
 
-/// A directory for unfinished work. A lock on the file beside it says that its maker lives: it falls with
-/// the process, however that ends, and then the next sweep takes the directory away.
+/// A directory for unfinished work. A lock on the file beside it shows that its owner is running. The kernel
+/// releases the lock when the process ends in any way; the next sweep then removes the directory.
 #[derive(Debug)]
 pub(crate) struct WorkDir {
     path: PathBuf,
@@ -17,7 +17,7 @@ pub(crate) struct WorkDir {
 }
 
 impl WorkDir {
-    /// Makes a directory in `parent`.
+    /// Creates a directory in `parent`.
     pub(crate) fn create(parent: &Path) -> Result<Self, Error> {
         let prefix = format!("work-{}-", std::process::id());
         let made = tempfile::Builder::new()
@@ -26,13 +26,13 @@ impl WorkDir {
             .tempfile_in(parent);
 
         let (lock, lock_path) = made
-            .map_err(Error::io("make a work directory in", parent))?
+            .map_err(Error::io("create a work directory in", parent))?
             .keep()
             .map_err(|e| Error::io("keep a lock in", parent)(e.error))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|e| Error::io("lock", &lock_path)(e.into()))?;
         let path = lock_path.with_extension("");
-        fs::create_dir(&path).map_err(Error::io("make", &path))?;
+        fs::create_dir(&path).map_err(Error::io("create", &path))?;
 
         Ok(Self {
             path,
@@ -41,7 +41,7 @@ impl WorkDir {
         })
     }
 
-    /// Where it is.
+    /// Returns the directory's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -53,8 +53,9 @@ impl Drop for WorkDir {
     }
 }
 
-/// Removes the work directories in `parent` whose makers are gone. The caller holds the lock under which
-/// alone they are made, so that none is seen between its lock file and its lock.
+/// Removes the work directories in `parent` whose owners have ended. The caller must hold the store's build
+/// lock. Work directories are created only under that lock, so the sweep never sees one between the creation
+/// of its lock file and its locking.
 pub(crate) fn sweep(parent: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(parent).map_err(Error::io("read", parent))? {
         let path = entry.map_err(Error::io("read", parent))?.path();
@@ -66,7 +67,7 @@ pub(crate) fn sweep(parent: &Path) -> Result<(), Error> {
         };
 
         if !is_locked(&lock_path) {
-            tracing::debug!(path = %directory.display(), "removing a dead build's directory");
+            tracing::debug!(path = %directory.display(), "removing the directory of a dead build");
             remove(&directory, &lock_path);
         }
     }
@@ -81,7 +82,7 @@ fn is_locked(lock_path: &Path) -> bool {
     flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()
 }
 
-/// The lock file goes last: if this is cut short, the next sweep finds both again.
+/// Removes the lock file last: if this is interrupted, the next sweep finds both again.
 fn remove(directory: &Path, lock_path: &Path) {
     let gone = |result: std::io::Result<()>| match result {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
@@ -90,7 +91,9 @@ fn remove(directory: &Path, lock_path: &Path) {
 
     match gone(fs::remove_dir_all(directory)).and_then(|()| gone(fs::remove_file(lock_path))) {
         Ok(()) => {}
-        Err(error) => tracing::warn!(path = %directory.display(), %error, "cannot remove"),
+        Err(error) => {
+            tracing::warn!(path = %directory.display(), %error, "cannot remove a work directory")
+        }
     }
 }
 
@@ -99,19 +102,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sweep_takes_the_dead_and_leaves_the_living() {
+    fn a_sweep_removes_only_directories_without_owner() {
         let parent = tempfile::tempdir().unwrap();
-        let living = WorkDir::create(parent.path()).unwrap();
-        fs::write(living.path().join("half"), "made").unwrap();
-        let dead = parent.path().join("work-1-dead");
-        fs::create_dir(&dead).unwrap();
-        fs::write(dead.with_extension("lock"), "").unwrap();
-        let lost = parent.path().join("work-1-lost");
-        fs::create_dir_all(lost.join("deep/er")).unwrap();
+        let owned = WorkDir::create(parent.path()).unwrap();
+        fs::write(owned.path().join("half"), "made").unwrap();
+        let abandoned = parent.path().join("work-1-dead");
+        fs::create_dir(&abandoned).unwrap();
+        fs::write(abandoned.with_extension("lock"), "").unwrap();
+        let unlocked = parent.path().join("work-1-lost");
+        fs::create_dir_all(unlocked.join("deep/er")).unwrap();
         sweep(parent.path()).unwrap();
-        assert!(living.path().join("half").exists());
-        assert!(!dead.exists() && !dead.with_extension("lock").exists() && !lost.exists());
-        drop(living);
+        assert!(owned.path().join("half").exists());
+        assert!(
+            !abandoned.exists() && !abandoned.with_extension("lock").exists() && !unlocked.exists()
+        );
+        drop(owned);
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
     }
 }

@@ -1,10 +1,10 @@
-//! The version and the file names of the format on disk.
+//! The version and the file names of the on-disk format.
 
-/// The version of the manifest, of the files beside it, and of the way memory is hashed.
+/// The version of the manifest, of the files beside it, and of the hash of the memory.
 pub(super) const FORMAT: u32 = 2;
-/// The manifest's file.
+/// The file of the manifest.
 pub(super) const MANIFEST: &str = "manifest.json";
-/// The guest's memory.
+/// The file of the guest's memory.
 pub(super) const RAM: &str = "ram";
-/// The state of the devices.
+/// The file of the devices' state.
 pub(super) const STATE: &str = "state";

@@ -1,4 +1,4 @@
-//! The guest's memory, without its pages of zeros.
+//! The guest's memory without its pages of zeros.
 
 use std::fs::File;
 use std::io;
@@ -9,23 +9,22 @@ use sha2::{Digest, Sha256};
 use crate::hash;
 use crate::sparse::next_extent;
 
-/// A page of guest memory, in bytes. What is zero is left out page by page.
+/// The size of a page of guest memory in bytes. Zeros are skipped page by page.
 const PAGE: usize = 4096;
-/// Pages read at once: 1 MiB, from where the calls do not count.
+/// The read size: 1 MiB, large enough that the cost of the calls is negligible.
 const CHUNK: usize = 256 * PAGE;
 const ZEROS: [u8; PAGE] = [0; PAGE];
 
-/// What was found in a guest's memory.
+/// The size and the hash of the data in a guest's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MemoryDigest {
-    /// As [`TemplateManifest::ram_data_bytes`](super::TemplateManifest).
+    /// See [`TemplateManifest::ram_data_bytes`](super::TemplateManifest).
     pub(super) data_bytes: u64,
-    /// As [`TemplateManifest::ram_sha256`](super::TemplateManifest).
+    /// See [`TemplateManifest::ram_sha256`](super::TemplateManifest).
     pub(super) sha256: String,
 }
 
-/// Copies the first `bytes` of `ram`, apart from pages of zeros, to a file that has no contents yet, and
-/// hashes what is written.
+/// Copies the first `bytes` of `ram` to an empty file, skipping pages of zeros, and hashes the data.
 pub(super) fn save(ram: &File, bytes: u64, to: &File) -> io::Result<MemoryDigest> {
     walk(ram, bytes, |offset, run| to.write_all_at(run, offset))
 }
@@ -35,7 +34,7 @@ pub(super) fn hash(ram: &File, bytes: u64) -> io::Result<MemoryDigest> {
     walk(ram, bytes, |_, _| Ok(()))
 }
 
-/// Shows `each` the offset and contents of every run of pages that are not all zero, and hashes them.
+/// Hashes every run of pages that contain data, and passes its offset and contents to `each`.
 fn walk(
     ram: &File,
     bytes: u64,
@@ -47,7 +46,7 @@ fn walk(
     let (mut data_bytes, mut at) = (0, 0);
 
     while let Some(extent) = next_extent(ram, at)? {
-        // A file system with small blocks has extents that end within a page.
+        // On a file system with small blocks, an extent may start or end within a page.
         let mut from = extent.start / PAGE as u64 * PAGE as u64;
         let end = extent.end.next_multiple_of(PAGE as u64).min(bytes);
         while from < end {
@@ -84,8 +83,8 @@ fn hash_pages(hasher: &mut Sha256, offset: u64, run: &[u8]) {
     }
 }
 
-/// The runs of pages that are not all zero, each with its place. The comparison of whole pages is six
-/// times as fast as a look at each byte.
+/// Returns the runs of pages that contain data, with their offsets. Comparing whole pages is six times as
+/// fast as examining each byte.
 fn runs(chunk: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let mut pages = chunk.chunks(PAGE).enumerate().peekable();
     std::iter::from_fn(move || {
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_that_of_the_contents_wherever_the_holes_are() {
+    fn the_hash_does_not_depend_on_holes() {
         let bytes = 3 << 20;
         let sparse = file(bytes, &[(5 * 4096 + 7, b"x"), (2 << 20, b"y")]);
         let mut flat = vec![0; 3 << 20];
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn another_byte_place_or_size_is_another_hash() {
+    fn the_hash_depends_on_bytes_offsets_and_size() {
         let bytes = 1 << 20;
         let of = |bytes, at, byte: &[u8]| hash(&file(bytes, &[(at, byte)]), bytes).unwrap().sha256;
         let all = [
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_page_that_is_not_whole_counts() {
+    fn a_partial_last_page_is_hashed() {
         let odd = file(4096 + 10, &[(4096, b"tail")]);
         let contents = hash(&odd, 4096 + 10).unwrap();
         assert_eq!(contents.data_bytes, 10);
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_found_at_both_ends() {
+    fn finds_runs_at_both_ends() {
         let mut chunk = vec![0; 5 * PAGE];
         for page in [0, 2, 3] {
             chunk[page * PAGE] = 1;
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told() {
+    fn a_full_disk_is_reported() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let error = save(&file(4096, &[(0, b"x")]), 4096, &full).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);

@@ -1,8 +1,10 @@
-//! Warm templates: guests saved right after an interpreter has come up in them, from which a run begins
-//! within milliseconds instead of a boot.
+//! Warm templates: guests saved right after an interpreter has started in them. A run restores one within
+//! milliseconds instead of booting.
 //!
-//! `templates/KEY` in the store, a [shelf](crate::shelf), holds one: the guest's memory in a sparse file, the devices'
-//! state, a manifest.
+//! `templates/KEY` in the store's [artifact cache](crate::artifact_cache) contains the guest's memory in a
+//! sparse file, the devices' state and a manifest.
+//!
+//! Creating and restoring the saved guests belongs in the engine.
 
 mod format;
 mod key;

@@ -11,8 +11,8 @@ use crate::sparse::copy_sparse;
 use crate::store::{Identities, Identity, save_identities};
 use crate::{Error, hash};
 
-/// A saved guest, opened and known to be what its manifest says. It stays usable when it is removed from
-/// the store.
+/// A saved guest that was opened and matches its manifest. It stays usable after it is removed from the
+/// store.
 pub struct Template {
     manifest: TemplateManifest,
     ram: File,
@@ -20,44 +20,44 @@ pub struct Template {
 }
 
 impl Template {
-    /// What it is and what it was made from.
+    /// Returns the template's manifest.
     pub fn manifest(&self) -> &TemplateManifest {
         &self.manifest
     }
 
-    /// The guest's memory: a sparse file, open for reading only.
+    /// Returns the guest's memory: a sparse file, open only for reading.
     pub fn ram(&self) -> &File {
         &self.ram
     }
 
-    /// The devices' state.
+    /// Returns the devices' state.
     pub fn state(&self) -> &[u8] {
         &self.state
     }
 
-    /// Gives `to`, a file without contents, the size of the guest's memory and all that it holds. How long
-    /// that takes is said at [`copy_sparse`].
+    /// Copies the guest's memory to `to`, which must be empty, and sets the size of `to`. See [`copy_sparse`]
+    /// for the time this takes.
     ///
     /// # Errors
-    /// [`Error::Io`] when `to` cannot be written, or the memory not be read.
+    /// [`Error::Io`] if `to` cannot be written or the memory cannot be read.
     pub fn copy_ram_to(&self, to: &File) -> Result<(), Error> {
         copy_sparse(&self.ram, to).map(drop)
     }
 
-    /// Opens what lies in this place. What looks as it did after the last hash is not hashed again.
+    /// Loads and checks an entry. A file is hashed only if its identity changed since its last hash.
     pub(super) fn load(entry: &CacheEntry) -> Result<Self, Error> {
         let manifest = TemplateManifest::load(entry)?;
         let recorded = entry.identities();
         let mut seen = Identities::new();
-        let (ram, state) = (entry.part(RAM)?, entry.part(STATE)?);
-        let contents = entry.read(STATE)?;
+        let (ram, state) = (entry.open_file(RAM)?, entry.open_file(STATE)?);
+        let contents = entry.read_file(STATE)?;
 
         for (name, file) in [(RAM, &ram), (STATE, &state)] {
             let identity = Identity::of(file, entry.path())?;
             if recorded.get(name) != Some(&identity) {
                 check(entry, name, file, &manifest, &contents)?;
                 if Identity::of(file, entry.path())? != identity {
-                    let reason = "it changed while it was read".to_owned();
+                    let reason = "it changed while it was hashed".to_owned();
                     return Err(entry.damaged(name, reason));
                 }
             }
@@ -66,9 +66,9 @@ impl Template {
         }
 
         if seen != recorded {
-            // Whoever may only read the store hashes again the next time.
+            // A user without write access hashes again the next time.
             if let Err(error) = save_identities(entry.path(), &seen) {
-                tracing::debug!(%error, "cannot remember a template's identities");
+                tracing::debug!(%error, "cannot record a template's identities");
             }
         }
 
@@ -88,7 +88,7 @@ impl fmt::Debug for Template {
     }
 }
 
-/// Compares size and hash of a part that looks otherwise than it did.
+/// Compares the size and the hash of a changed file with the manifest.
 fn check(
     entry: &CacheEntry,
     name: &str,

@@ -7,12 +7,13 @@ use crate::Error;
 use crate::artifact_cache::{CacheEntry, PruneReport};
 
 impl Templates {
-    /// Removes templates that are damaged, half made, or that `keep` does not want, and then the least
-    /// recently used ones until at most `max_bytes` are on disk. One that is being made stays, and one
-    /// that is open elsewhere stays usable there.
+    /// Removes damaged and unfinished templates, templates for which `keep` is false, and then the least
+    /// recently used ones until at most `max_bytes` remain on disk. A template that is being created stays,
+    /// and a template that is open elsewhere remains usable there.
     ///
     /// # Errors
-    /// When the store cannot be read or changed; one template that cannot be removed is a warning.
+    /// Returns an error if the store cannot be read or changed. A template that cannot be removed only causes
+    /// a warning.
     pub fn prune(
         &self,
         max_bytes: u64,

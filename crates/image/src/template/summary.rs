@@ -10,30 +10,30 @@ use super::templates::Templates;
 use crate::Error;
 use crate::artifact_cache::CacheEntry;
 
-/// One template of a store, as it was found.
+/// A template in the list of a store.
 #[derive(Debug)]
 pub struct TemplateSummary {
-    /// Under which it lies in the store.
+    /// The template's key, which is also its name in the store.
     pub key: TemplateKey,
-    /// Its directory.
+    /// The template's directory.
     pub directory: PathBuf,
-    /// What it was made from, or why that cannot be said.
+    /// The template's manifest, or the error that occurred on reading it.
     pub manifest: Result<TemplateManifest, Error>,
-    /// Bytes on disk.
+    /// The size on disk in bytes.
     pub bytes: u64,
-    /// When it was last opened, or made.
+    /// The time of the last use, or of the creation.
     pub last_used: SystemTime,
-    /// Whether it can be used: all is there and is what the manifest says.
+    /// Whether the template is usable: all files exist and match the manifest.
     pub is_intact: bool,
 }
 
 impl Templates {
-    /// Every finished template of the store, by key. Nothing is hashed that looks as it did after it was
-    /// last hashed, and no use is noted.
+    /// Returns all finished templates, sorted by key. A file is hashed only if its identity changed since its
+    /// last hash, and no use is recorded.
     ///
     /// # Errors
-    /// When the store cannot be read; a store that does not exist yet is empty. A template that is not what
-    /// it should be is no error.
+    /// Returns an error if the store cannot be read. A store that does not exist yet is empty. A damaged
+    /// template is not an error.
     pub fn list(&self) -> Result<Vec<TemplateSummary>, Error> {
         let found = self.cache.entries()?;
         Ok(found.iter().filter_map(TemplateSummary::of).collect())
@@ -43,7 +43,7 @@ impl Templates {
 impl TemplateSummary {
     fn of(entry: &CacheEntry) -> Option<Self> {
         let key = TemplateKey::from_name(entry.name())?;
-        // Before it is looked at, for a new record of identities changes the directory.
+        // Read the time before checking: writing new identities changes the directory's time.
         let last_used = entry.last_used();
         let is_intact = Template::load(entry).is_ok();
 

@@ -11,12 +11,13 @@ use crate::Error;
 use crate::artifact_cache::{ArtifactCache, ArtifactKind};
 use crate::store::Store;
 
-/// Bytes on disk that templates may take when nobody says otherwise: 4 GiB, some ninety of them (the shell's
-/// takes 27 MB, Python's 50, JavaScript's 66; measured with guests of 512 MiB). A few languages, sizes of
-/// memory and images at a time are far fewer; it bounds what updates of the image and of QEMU leave behind.
+/// The default limit of the templates' size on disk: 4 GiB, about ninety templates (27 MB for shell, 50 for
+/// Python, 66 for JavaScript; measured with guests of 512 MiB). A few languages, memory sizes and images need
+/// far fewer; the limit bounds the leftovers of updates of the image and of QEMU.
 pub const TEMPLATES_BYTES: u64 = 4 << 30;
 
-/// A template may be replaced while it is being opened; more than once within a millisecond it is not.
+/// Attempts to open a template. It may be replaced while it is being opened, but not more than once within a
+/// millisecond.
 const OPEN_ATTEMPTS: usize = 3;
 
 /// The warm templates of a store. Any number of threads and processes may use them at once.
@@ -26,7 +27,7 @@ pub struct Templates {
 }
 
 impl Store {
-    /// The warm templates of this store.
+    /// Returns the warm templates of this store.
     pub fn templates(&self) -> Templates {
         Templates {
             cache: ArtifactCache::new(self, "templates", ArtifactKind::Template),
@@ -35,12 +36,12 @@ impl Store {
 }
 
 impl Templates {
-    /// Opens a template, if it is there, and notes that it was used. Nothing is hashed that looks as it did
-    /// after it was last hashed. One that is damaged is thrown away, with a warning, and is as if it had
-    /// never been there.
+    /// Opens a template, if it exists, and records the use. A file is hashed only if its identity changed
+    /// since its last hash. A damaged template is removed with a warning and treated as missing.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read for a reason that is not damage, such as too many open files.
+    /// [`Error::Io`] if the template cannot be read for a reason other than damage, such as too many open
+    /// files.
     pub fn open(&self, key: &TemplateKey) -> Result<Option<Template>, Error> {
         for _ in 0..OPEN_ATTEMPTS {
             let Some(entry) = self.cache.entry(key.as_str())? else {
@@ -52,7 +53,8 @@ impl Templates {
                     entry.mark_used(SystemTime::now());
                     return Ok(Some(template));
                 }
-                // Removed or replaced while it was read: what was found says nothing of what is there now.
+                // The entry was removed or replaced while it was read, so the error may not concern the
+                // current one.
                 Err(_) if !entry.is_current() => {}
                 Err(error @ Error::DamagedTemplate { .. }) => {
                     self.cache.discard(&entry, &error);
@@ -65,19 +67,19 @@ impl Templates {
         Ok(None)
     }
 
-    /// Whether a template is there, without opening it or noting a use.
+    /// Returns whether a template exists, without opening it or recording a use.
     pub fn has(&self, key: &TemplateKey) -> bool {
         self.path(key).join(MANIFEST).is_file()
     }
 
-    /// Begins to make a template. `None` when another thread or process is making this very one, or has
-    /// just made it. What dead makers left behind is swept.
+    /// Starts creating a template. Returns `None` if another thread or process is creating it, or if it
+    /// exists already. Leftovers of dead processes are swept.
     ///
-    /// The right to make it falls with the [`TemplateWriter`], or with the process.
+    /// The reservation ends with the [`TemplateWriter`], or with the process.
     ///
     /// # Errors
-    /// [`Error::Io`] when the store cannot be written to, [`Error::Locked`] when another process hangs
-    /// while it changes the templates.
+    /// [`Error::Io`] if the store cannot be written, [`Error::Locked`] if another process does not release
+    /// the lock of the templates.
     pub fn create(&self, key: &TemplateKey) -> Result<Option<TemplateWriter>, Error> {
         let staging = self.cache.create(key.as_str(), || self.is_usable(key))?;
         Ok(staging.map(|staging| TemplateWriter::new(key, staging)))

@@ -15,11 +15,11 @@ use crate::sparse::{MEMORY, data_bytes};
 use crate::store::{Identities, save_identities, sync_directory};
 use crate::{Error, hash};
 
-/// What a template takes besides memory and state: manifest, identities, the file system's own. Bytes.
+/// Bytes of a template in addition to memory and state: manifest, identities and directory.
 const MARGIN: u64 = 1 << 20;
 
-/// A template in the making. Nobody else makes it meanwhile, and nobody finds it before
-/// [`finish`](Self::finish) is through. Dropped, it leaves nothing behind.
+/// A template that is being created. No other writer exists for it, and the template is not visible before
+/// [`finish`](Self::finish) returns. Dropping the writer removes its files.
 #[derive(Debug)]
 pub struct TemplateWriter {
     key: TemplateKey,
@@ -34,18 +34,18 @@ impl TemplateWriter {
         }
     }
 
-    /// Which one it is to be.
+    /// Returns the key of the template.
     pub fn key(&self) -> &TemplateKey {
         &self.key
     }
 
-    /// Writes the template out and puts it in its place in one step. `inputs` are those of the key; `ram`
-    /// is the guest's memory, whose holes and pages of zeros are left out; `state` is that of the devices.
+    /// Writes the template and installs it atomically. `inputs` are the inputs of the key; `ram` is the
+    /// guest's memory, whose holes and pages of zeros are skipped; `state` is the devices' state.
     ///
     /// # Errors
-    /// [`Error::InsufficientSpace`] when the disk has not enough room, and [`Error::DiskFull`] when it proves so while
-    /// writing; [`Error::Io`]; [`Error::Inconsistent`] when the inputs are not those of the key. Nothing is
-    /// left behind.
+    /// [`Error::InsufficientSpace`] if the disk has too little free space, [`Error::DiskFull`] if it fills up
+    /// during the write, [`Error::Io`], or [`Error::Inconsistent`] if the inputs do not match the key. No
+    /// files are left behind.
     pub fn finish(
         mut self,
         inputs: BTreeMap<String, String>,
@@ -55,7 +55,7 @@ impl TemplateWriter {
         if TemplateKey::of(&inputs) != self.key {
             return Err(Error::Inconsistent {
                 item: "template",
-                reason: "its inputs are not those of its key".to_owned(),
+                reason: "its inputs do not match its key".to_owned(),
             });
         }
 
@@ -69,7 +69,7 @@ impl TemplateWriter {
             .map_err(|error| error.or_disk_full(cache.root(), required))
     }
 
-    /// Fills the work directory, so that it outlasts a power cut.
+    /// Fills the staging directory and flushes it to the disk.
     pub(super) fn write(
         &self,
         inputs: BTreeMap<String, String>,
@@ -79,12 +79,12 @@ impl TemplateWriter {
         let metadata = ram.metadata().map_err(Error::io("inspect", MEMORY))?;
         let ram_bytes = metadata.len();
         let mut identities = Identities::new();
-        let contents = self.staging.part(RAM, &mut identities, |file| {
+        let contents = self.staging.write_file(RAM, &mut identities, |file| {
             file.set_len(ram_bytes)?;
             memory::save(ram, ram_bytes, file)
         })?;
         self.staging
-            .part(STATE, &mut identities, |file| file.write_all(state))?;
+            .write_file(STATE, &mut identities, |file| file.write_all(state))?;
         let manifest = TemplateManifest {
             format: FORMAT,
             key: self.key.to_string(),
@@ -100,7 +100,7 @@ impl TemplateWriter {
         };
 
         self.staging
-            .part(MANIFEST, &mut Identities::new(), |file| {
+            .write_file(MANIFEST, &mut Identities::new(), |file| {
                 file.write_all(&serde_json::to_vec_pretty(&manifest)?)
             })?;
         save_identities(self.staging.path(), &identities)?;

@@ -1,4 +1,4 @@
-//! The host's own package sources: which mirror, and how apt is told to use it.
+//! The host's package sources: its mirrors and the settings of its apt.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,11 +10,11 @@ use crate::Error;
 
 const SOURCES: &str = "/etc/apt/sources.list";
 const SOURCES_DIRECTORY: &str = "/etc/apt/sources.list.d";
-/// Debian's signing keys, on Debian and wherever its keyring package is installed.
+/// Debian's signing keys, on Debian and on systems with its keyring package.
 pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Names of suites that are the host's release without its code name.
+/// Suite names that stand for the host's release in place of its code name.
 const SUITE_ALIASES: [&str; 4] = ["stable", "oldstable", "testing", "sid"];
-/// Settings of the host's apt that say how to reach a mirror and how much to ask of its dates.
+/// Settings of the host's apt that concern how it reaches a mirror and how strictly it checks dates.
 const SETTING_PREFIXES: [&str; 5] = [
     "Acquire::Check-",
     "Acquire::Retries",
@@ -22,17 +22,17 @@ const SETTING_PREFIXES: [&str; 5] = [
     "Acquire::https::",
     "Acquire::ForceIP",
 ];
-/// Local questions to apt and dpkg: they take some hundred milliseconds.
+/// The deadline of local queries to apt and dpkg, which take some hundred milliseconds.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The mirrors of Debian that the host uses.
+/// The Debian mirrors that the host uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mirrors {
-    /// The archive itself.
+    /// The main archive.
     archive: Option<String>,
-    /// Where its point-release updates come from, when the host takes them.
+    /// The mirror of point-release updates, if the host uses them.
     updates: Option<String>,
-    /// Where security updates come from, when the host takes them.
+    /// The mirror of security updates, if the host uses them.
     security: Option<String>,
 }
 
@@ -45,7 +45,7 @@ struct Entry {
 }
 
 impl Mirrors {
-    /// Those of this host; none when it is not Debian, so that Debian's defaults are used.
+    /// Returns the host's mirrors. They are empty if the host is not Debian, so that Debian's defaults apply.
     pub(crate) fn from_host() -> Self {
         let release = parse_fields(&fs::read_to_string("/etc/os-release").unwrap_or_default());
         if release.get("ID").map(String::as_str) != Some("debian") {
@@ -55,7 +55,7 @@ impl Mirrors {
         Self::choose(&read_host_entries(), codename)
     }
 
-    /// The source lines for a guest of `suite`; empty when there is no mirror to name.
+    /// Returns the source lines for a guest of `suite`, or none if no mirror is known.
     pub(crate) fn source_lines(&self, suite: &str) -> Vec<String> {
         let signed = match Path::new(KEYRING).exists() {
             true => format!("[signed-by={KEYRING}] "),
@@ -80,7 +80,7 @@ impl Mirrors {
                 .iter()
                 .filter(|e| wanted(&e.suite) && e.components.iter().any(|c| c == "main"))
                 .collect();
-            // Other vendors' archives may carry the same suite's name.
+            // Archives of other vendors may use the same suite name.
             fit.sort_by_key(|e| !e.uri.trim_end_matches('/').contains("debian"));
             fit.first().map(|e| e.uri.clone())
         };
@@ -97,7 +97,7 @@ impl Mirrors {
     }
 }
 
-/// The settings of the host's apt that a build must honour, each as a line of `apt.conf`.
+/// Returns the settings of the host's apt that a build must honour, each as a line of `apt.conf`.
 pub(crate) fn read_settings() -> Result<Vec<String>, Error> {
     if find_program("apt-config").is_none() {
         return Ok(Vec::new());
@@ -142,7 +142,7 @@ fn read_host_entries() -> Vec<Entry> {
     entries
 }
 
-/// Entries such as `deb [arch=amd64] URI suite component…`.
+/// Parses entries such as `deb [arch=amd64] URI suite component…`.
 fn parse_one_line(text: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
     for line in text.lines() {
@@ -172,7 +172,7 @@ fn parse_one_line(text: &str) -> Vec<Entry> {
     entries
 }
 
-/// Entries of paragraphs with `Types:`, `URIs:`, `Suites:`, `Components:`.
+/// Parses paragraphs with `Types:`, `URIs:`, `Suites:` and `Components:`.
 fn parse_deb822(text: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
     for paragraph in parse_paragraphs(text) {
@@ -204,7 +204,8 @@ fn parse_deb822(text: &str) -> Vec<Entry> {
     entries
 }
 
-/// Paragraphs of `Key: value` lines, keys in lower case, continued lines joined by a space.
+/// Parses paragraphs of `Key: value` lines. Keys are returned in lower case, continuation lines are joined by
+/// a space.
 pub(crate) fn parse_paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
     let mut all = vec![BTreeMap::new()];
     let mut key = String::new();
@@ -234,7 +235,7 @@ pub(crate) fn parse_paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
     all
 }
 
-/// `KEY=value` lines, as in os-release.
+/// Parses `KEY=value` lines, as in os-release.
 fn parse_fields(text: &str) -> BTreeMap<String, String> {
     text.lines()
         .filter_map(|line| line.split_once('='))
@@ -300,7 +301,7 @@ Components: main
     }
 
     #[test]
-    fn names_the_guest_suite_not_the_host_suite() {
+    fn source_lines_use_the_suite_of_the_guest() {
         let lines = Mirrors::choose(&parse_deb822(DEB822), "bookworm").source_lines("trixie");
         assert_eq!(lines.len(), 3);
         assert!(

@@ -1,4 +1,4 @@
-//! bun, from the npm registry as the host's npm is configured to reach it.
+//! Downloads bun from the npm registry that the host's npm is configured for.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,17 +9,17 @@ use crate::Error;
 use crate::progress::StepEnd;
 use crate::store::Store;
 
-/// The version that goes into the guest, in the build for processors without AVX2.
+/// The version in the guest, built for processors without AVX2.
 pub(crate) const BUN: Pinned = Pinned {
     name: "bun",
     version: "1.4.5",
     sha256: "c18ff4130882eaa8209f0b3e66a202abd1e07a137f38a254d0b7431bc6a03827",
 };
 const PACKAGE: &str = "@oven/bun-linux-x64-baseline";
-/// 52 MB.
+/// The deadline of a download of 52 MB.
 const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
-/// The package.
+/// Returns bun's package from the cache, or downloads it.
 pub(crate) fn obtain(store: &Store) -> Result<(PathBuf, StepEnd), Error> {
     download::obtain(store, &BUN, fetch)
 }
@@ -33,7 +33,7 @@ fn fetch(to: &Path) -> Result<(), Error> {
         .run(&mut |_| {})
 }
 
-/// Takes the program out of the package.
+/// Extracts the program from the package.
 pub(crate) fn unpack(package: &Path, to: &Path) -> Result<PathBuf, Error> {
     Program::new("unpacking bun", "tar", TIMEOUT)
         .arg("-xzf")

@@ -1,4 +1,4 @@
-//! Artifacts from elsewhere, known by their hash.
+//! Downloaded artifacts, identified by their hash.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use crate::progress::StepEnd;
 use crate::store::Store;
 use crate::{Error, hash};
 
-/// An artifact that this version of fumehood was made with.
+/// An artifact whose version and hash are fixed in this version of fumehood.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pinned {
     pub(crate) name: &'static str,
@@ -15,7 +15,7 @@ pub(crate) struct Pinned {
     pub(crate) sha256: &'static str,
 }
 
-/// The artifact from the cache, or else fetched: `fetch` puts one file into the directory it is given.
+/// Returns the artifact from the cache, or fetches it. `fetch` places one file in the given directory.
 pub(crate) fn obtain(
     store: &Store,
     pinned: &Pinned,
@@ -40,12 +40,12 @@ pub(crate) fn obtain(
         });
     }
 
-    fs::rename(&file, &cached).map_err(Error::io("keep", &cached))?;
+    fs::rename(&file, &cached).map_err(Error::io("cache", &cached))?;
 
     Ok((cached, StepEnd::Done))
 }
 
-/// The one file of a directory.
+/// Returns the only file of a directory.
 pub(crate) fn only_file(directory: &Path) -> Result<PathBuf, Error> {
     let entries = fs::read_dir(directory).map_err(Error::io("read", directory))?;
     let files: Vec<PathBuf> = entries
@@ -71,7 +71,7 @@ mod tests {
     use crate::hash::of_bytes;
 
     #[test]
-    fn another_file_than_the_pinned_is_refused() {
+    fn rejects_a_file_with_another_hash() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let _lock = store.lock(|| {}).unwrap();

@@ -1,4 +1,5 @@
-//! Debian packages by mmdebstrap: from the host's mirror where it is Debian, with its apt's settings.
+//! Installs Debian packages with mmdebstrap. On a Debian host it uses the host's mirror and its apt's
+//! settings.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,20 +8,20 @@ use super::apt::{self, Mirrors};
 use super::program::{Program, require_program};
 use crate::Error;
 
-/// What mmdebstrap is asked for.
+/// A run of mmdebstrap.
 pub(crate) struct Request<'a> {
-    /// What for, in an error's words.
+    /// The task, as it appears in error messages.
     pub(crate) task: &'static str,
-    /// `essential` installs, `extract` only unpacks.
+    /// `essential` installs the packages, `extract` only unpacks them.
     pub(crate) variant: &'static str,
-    /// Packages, by commas.
+    /// The packages, separated by commas.
     pub(crate) include: &'a str,
     pub(crate) suite: &'a str,
-    /// Further options.
+    /// Additional options.
     pub(crate) options: &'a [String],
 }
 
-/// Refuses, with the mend, when the programs are not there.
+/// Returns an error that names the missing package if a required program is not installed.
 pub(crate) fn check() -> Result<(), Error> {
     require_program(
         "mmdebstrap",
@@ -39,7 +40,7 @@ pub(crate) fn check() -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes a tar archive of the tree that holds the packages.
+/// Creates a tar archive of a tree that contains the packages.
 pub(crate) fn run(
     request: &Request<'_>,
     archive: &Path,

@@ -1,6 +1,6 @@
-//! Programs and downloads that a build uses: apt, mmdebstrap, pip and npm, run with a deadline.
+//! Programs and downloads that a build uses: apt, mmdebstrap, pip and npm, each run with a deadline.
 //!
-//! What is built from them belongs into [`kernel`](crate::kernel) and [`rootfs`](crate::rootfs).
+//! Building something from them belongs in [`kernel`](crate::kernel) and [`rootfs`](crate::rootfs).
 
 pub(crate) mod apt;
 pub(crate) mod bun;

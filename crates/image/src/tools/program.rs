@@ -1,4 +1,5 @@
-//! Programs that the build runs: with a deadline, heard line by line, and ended with us.
+//! Runs the programs of a build: with a deadline, with their output passed on line by line, and terminated
+//! when this process ends.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -14,13 +15,13 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::Error;
 
-/// Lines of a program's last words that go into an error.
+/// Lines of output that an error quotes.
 const TAIL_LINES: usize = 20;
-/// The longest line that is kept; a longer one is cut.
+/// The length to which output lines are truncated.
 const MAX_LINE_BYTES: usize = 2000;
-/// Time for a program to clean up between being asked to end and being killed.
+/// The time between asking a program to terminate and killing it.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long output is awaited from those who hold the pipes after the program itself has ended.
+/// How long to wait for output after the program has exited, if its children still hold the pipes.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A program to run.
@@ -32,7 +33,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// A program that does `task`, within `timeout`.
+    /// Creates the command of a program that performs `task` within `timeout`.
     pub(crate) fn new(task: &'static str, program: &str, timeout: Duration) -> Self {
         let mut command = tied_to_parent(program);
         command
@@ -75,7 +76,7 @@ impl Program {
         self
     }
 
-    /// Runs it to its end and hands each line of either output to `on_line`.
+    /// Runs the program and passes each line of both outputs to `on_line`.
     pub(crate) fn run(mut self, on_line: &mut dyn FnMut(&str)) -> Result<(), Error> {
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self
@@ -111,7 +112,7 @@ impl Program {
         })
     }
 
-    /// Runs it and returns what it printed.
+    /// Runs the program and returns its output.
     pub(crate) fn output(self) -> Result<String, Error> {
         let mut text = String::new();
         self.run(&mut |line| {
@@ -132,10 +133,10 @@ impl Program {
     }
 }
 
-/// Where a program is, if it is installed.
+/// Returns the path of a program, if it is installed.
 pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    // An ordinary user's PATH often lacks the directories of administration.
+    // The PATH of ordinary users often lacks the administration directories.
     let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)
         .chain(more)
@@ -143,7 +144,7 @@ pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
         .find(|p| p.is_file())
 }
 
-/// Refuses with the package to install when a program is not there.
+/// Returns an error that names the package to install if the program is missing.
 pub(crate) fn require_program(
     program: &str,
     purpose: &'static str,
@@ -159,8 +160,8 @@ pub(crate) fn require_program(
     }
 }
 
-/// The program is started by way of `setpriv`, where there is one, so that the kernel ends it when the
-/// thread that runs this build dies: it cannot be orphaned by `terminate -9`.
+/// Starts the program through `setpriv`, if available, so that the kernel terminates it when the thread that
+/// runs this build dies. A `kill -9` of the build does not orphan it.
 fn tied_to_parent(program: &str) -> Command {
     match find_program("setpriv") {
         Some(setpriv) => {
@@ -172,7 +173,7 @@ fn tied_to_parent(program: &str) -> Command {
     }
 }
 
-/// Sends each line of a pipe from a thread that ends with the pipe.
+/// Sends each line of a pipe to `lines`, from a thread that ends with the pipe.
 fn forward_lines(pipe: Option<impl Read + Send + 'static>, lines: Sender<String>) {
     let Some(pipe) = pipe else { return };
     thread::spawn(move || {
@@ -197,7 +198,7 @@ fn forward_lines(pipe: Option<impl Read + Send + 'static>, lines: Sender<String>
     });
 }
 
-/// Passes lines on until the program has ended; `None` when it had to be killed.
+/// Passes lines on until the program exits. Returns `None` if it had to be killed.
 fn wait_with_output(
     child: &mut Child,
     lines: &Receiver<String>,
@@ -228,7 +229,7 @@ fn wait_with_output(
     }
 }
 
-/// Awaits the exit of a program that has closed its outputs.
+/// Waits for the exit of a program that has closed its outputs.
 fn wait_for_exit(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
@@ -244,7 +245,7 @@ fn wait_for_exit(child: &mut Child, deadline: Instant) -> std::io::Result<Option
     }
 }
 
-/// Asks the whole process group to end, then makes it.
+/// Sends TERM to the process group, then KILL after the grace period.
 fn terminate(child: &mut Child) -> std::io::Result<()> {
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let signal = |signal| group.map(|group| kill_process_group(group, signal));
@@ -292,13 +293,13 @@ mod tests {
     }
 
     #[test]
-    fn hears_both_outputs() {
+    fn captures_both_outputs() {
         let text = shell("echo one; echo two >&2", MINUTE).output().unwrap();
         assert!(text.contains("one\n") && text.contains("two\n"), "{text}");
     }
 
     #[test]
-    fn a_failure_says_what_was_last_heard() {
+    fn a_failure_quotes_the_last_lines() {
         let script = "for i in $(seq 100); do echo line $i; done; exit 3";
         let error = shell(script, MINUTE)
             .run(&mut |_| {})
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_past_its_deadline_is_ended_with_its_children() {
+    fn a_program_past_its_deadline_is_killed_with_its_children() {
         let start = Instant::now();
         let script = "sleep 600 & echo $!; sleep 600; wait";
         let mut child = String::new();
@@ -324,7 +325,7 @@ mod tests {
         assert!(matches!(error, Error::Deadline { .. }), "{error}");
         assert!(start.elapsed() < Duration::from_secs(30));
         thread::sleep(Duration::from_millis(100));
-        // Whoever inherits the dead child may be slow to bury it.
+        // The process that inherits the dead child may not have reaped it yet.
         let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
         assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
     }

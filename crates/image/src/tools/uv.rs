@@ -1,4 +1,4 @@
-//! uv, from the Python package index as the host's pip is configured to reach it.
+//! Downloads uv from the Python package index that the host's pip is configured for.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,18 +9,18 @@ use crate::Error;
 use crate::progress::StepEnd;
 use crate::store::Store;
 
-/// The version that goes into the guest.
+/// The version in the guest.
 pub(crate) const UV: Pinned = Pinned {
     name: "uv",
     version: "0.13.9",
     sha256: "d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19",
 };
-/// 18 MB.
+/// The deadline of a download of 18 MB.
 const TIMEOUT: Duration = Duration::from_secs(10 * 60);
-/// The platform of the guest, whatever that of the host's Python.
+/// The guest's platform, which may differ from that of the host's Python.
 const PLATFORM: &str = "manylinux2014_x86_64";
 
-/// The wheel.
+/// Returns uv's wheel from the cache, or downloads it.
 pub(crate) fn obtain(store: &Store) -> Result<(PathBuf, StepEnd), Error> {
     download::obtain(store, &UV, fetch)
 }
@@ -54,7 +54,7 @@ fn pip() -> Program {
     Program::new("downloading uv", "python3", TIMEOUT).args(["-m", "pip"])
 }
 
-/// Takes the programs out of the wheel: pairs of a name and the unpacked file.
+/// Extracts the programs from the wheel. Returns pairs of a name and the extracted file.
 pub(crate) fn unpack(wheel: &Path, to: &Path) -> Result<Vec<(&'static str, PathBuf)>, Error> {
     Program::new("unpacking uv", "python3", TIMEOUT)
         .args(["-m", "zipfile", "-e"])

@@ -17,8 +17,8 @@ fn cache() -> (tempfile::TempDir, Layers) {
 }
 
 fn make(layers: &Layers, request: &str, set: &str, content: &[u8]) -> StoredLayer {
-    let draft = layers.create(&key(request), false).unwrap().unwrap();
-    let mut file = draft.file(content.len() as u64).unwrap();
+    let writer = layers.create(&key(request), false).unwrap().unwrap();
+    let mut file = writer.file(content.len() as u64).unwrap();
     file.write_all(content).unwrap();
     let package = StoredPackage {
         name: "tiny".into(),
@@ -26,7 +26,7 @@ fn make(layers: &Layers, request: &str, set: &str, content: &[u8]) -> StoredLaye
     };
 
     let requested = vec![request.to_owned()];
-    let made = draft.finish(&key(set), "python", "image", vec![package], requested);
+    let made = writer.finish(&key(set), "python", "image", vec![package], requested);
     let made = made.unwrap();
     layers.record_request(&key(request), &made).unwrap();
 
@@ -44,7 +44,7 @@ fn a_request_and_its_set_find_the_layer() {
     let of_set = layers.find_set(&key("1")).unwrap().unwrap();
     assert_eq!(of_set.path(), found.path());
     assert!(layers.find_set(&key("2")).unwrap().is_none());
-    // Another request that came to the same set.
+    // Another request that resolved to the same set.
     layers.record_request(&key("b"), &of_set).unwrap();
     assert_eq!(
         layers.find(&key("b")).unwrap().unwrap().path(),
@@ -55,19 +55,19 @@ fn a_request_and_its_set_find_the_layer() {
 }
 
 #[test]
-fn one_makes_it_and_a_dropped_draft_leaves_nothing() {
+fn writers_exclude_each_other_and_leave_nothing_when_dropped() {
     let (_directory, layers) = cache();
-    let draft = layers.create(&key("a"), false).unwrap().unwrap();
-    draft.file(10).unwrap().write_all(b"half").unwrap();
+    let writer = layers.create(&key("a"), false).unwrap().unwrap();
+    writer.file(10).unwrap().write_all(b"half").unwrap();
     assert!(layers.create(&key("a"), false).unwrap().is_none());
     assert!(layers.create(&key("b"), false).unwrap().is_some());
-    drop(draft);
+    drop(writer);
     assert!(layers.list().unwrap().is_empty());
     assert!(layers.create(&key("a"), false).unwrap().is_some());
 }
 
 #[test]
-fn what_a_killed_maker_left_is_swept() {
+fn leftovers_of_a_killed_writer_are_swept() {
     let (_directory, layers) = cache();
     make(&layers, "a", "1", b"contents");
     let left = layers.cache.path(key("b").as_str()).with_extension("new");
@@ -78,19 +78,19 @@ fn what_a_killed_maker_left_is_swept() {
 }
 
 #[test]
-fn a_damaged_layer_is_thrown_away() {
+fn a_damaged_layer_is_removed() {
     let (_directory, layers) = cache();
     let made = make(&layers, "a", "1", b"contents");
     fs::write(made.path(), b"contexts").unwrap();
     assert!(layers.find(&key("a")).unwrap().is_none());
     assert!(layers.list().unwrap().is_empty());
     make(&layers, "a", "1", b"contents");
-    fs::write(layers.request(&key("a")), "../../x").unwrap();
+    fs::write(layers.request_path(&key("a")), "../../x").unwrap();
     assert!(layers.find(&key("a")).unwrap().is_none());
 }
 
 #[test]
-fn the_least_recently_used_go_first_and_their_requests_with_them() {
+fn pruning_removes_the_least_recently_used_layers_and_their_requests() {
     let (_directory, layers) = cache();
     make(&layers, "a", "1", b"one");
     make(&layers, "b", "2", b"two");
@@ -99,7 +99,7 @@ fn the_least_recently_used_go_first_and_their_requests_with_them() {
     let report = layers.prune(each + each / 2).unwrap();
     assert_eq!(report.removed, 1);
     assert!(layers.find(&key("b")).unwrap().is_none());
-    assert!(!layers.request(&key("b")).exists());
+    assert!(!layers.request_path(&key("b")).exists());
     assert!(layers.find(&key("a")).unwrap().is_some());
     assert_eq!(layers.prune(0).unwrap().removed, 1);
     assert!(layers.list().unwrap().is_empty());

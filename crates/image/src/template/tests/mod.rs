@@ -43,7 +43,8 @@ fn key(language: &str) -> TemplateKey {
     TemplateKey::of(&inputs(language))
 }
 
-/// A guest of 16 MiB as QEMU leaves it: data at its ends and between, pages of zeros that were touched.
+/// Returns the memory of a guest of 16 MiB as QEMU leaves it: data at both ends and between, and touched
+/// pages of zeros.
 fn memory(fill: u8) -> File {
     let file = memory_file();
     file.set_len(16 * MIB).unwrap();
@@ -70,8 +71,8 @@ fn contents(file: &File) -> Vec<u8> {
 
 impl Fixture {
     fn make(&self, language: &str) -> TemplateKey {
-        let draft = self.templates.create(&key(language)).unwrap().unwrap();
-        draft
+        let writer = self.templates.create(&key(language)).unwrap().unwrap();
+        writer
             .finish(inputs(language), &memory(7), b"devices")
             .unwrap();
         key(language)
@@ -81,7 +82,7 @@ impl Fixture {
         self.templates.path(key).join(name)
     }
 
-    /// Everything below `templates` but the lock.
+    /// Returns the names of everything below `templates` except the lock.
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.templates.cache.root())
             .into_iter()
@@ -102,7 +103,7 @@ impl Fixture {
 }
 
 #[test]
-fn what_was_saved_comes_back_and_takes_only_what_it_holds() {
+fn a_saved_template_is_restored_and_stays_sparse() {
     let fixture = fixture();
     let key = fixture.make("python");
     let template = fixture.templates.open(&key).unwrap().unwrap();
@@ -126,7 +127,7 @@ fn what_was_saved_comes_back_and_takes_only_what_it_holds() {
 }
 
 #[test]
-fn only_the_owner_sees_a_guests_memory() {
+fn only_the_owner_can_read_a_guests_memory() {
     let fixture = fixture();
     let key = fixture.make("python");
     let mode = |path: PathBuf| fs::metadata(path).unwrap().mode() & 0o777;
@@ -141,7 +142,7 @@ fn only_the_owner_sees_a_guests_memory() {
 }
 
 #[test]
-fn a_store_without_templates_is_empty_and_stays_untouched() {
+fn reading_an_empty_store_creates_nothing() {
     let fixture = fixture();
     let templates = &fixture.templates;
     assert!(!fixture.is_opened(&key("python")) && !templates.has(&key("python")));
@@ -151,7 +152,7 @@ fn a_store_without_templates_is_empty_and_stays_untouched() {
 }
 
 #[test]
-fn the_key_is_of_every_name_and_value() {
+fn the_key_depends_on_every_name_and_value() {
     let of = |pairs: &[(&str, &str)]| {
         let pairs = pairs
             .iter()
@@ -184,10 +185,10 @@ fn the_key_is_of_every_name_and_value() {
 }
 
 #[test]
-fn nothing_is_hashed_that_looks_as_it_did() {
+fn unchanged_files_are_not_hashed() {
     let fixture = fixture();
     let key = fixture.make("python");
-    // A manifest with another hash would be found out by any hashing.
+    // Any hashing would reveal this wrong hash in the manifest.
     let text = fs::read_to_string(fixture.part(&key, MANIFEST)).unwrap();
     let manifest: TemplateManifest = serde_json::from_str(&text).unwrap();
     let other = text.replace(&manifest.ram_sha256, &"0".repeat(64));
@@ -198,7 +199,7 @@ fn nothing_is_hashed_that_looks_as_it_did() {
 }
 
 #[test]
-fn what_was_only_touched_is_hashed_once_and_known_again() {
+fn touched_files_are_hashed_once_more() {
     let fixture = fixture();
     let key = fixture.make("python");
     let identities = || fs::read(fixture.part(&key, IDENTITY_FILE)).unwrap();
@@ -211,7 +212,7 @@ fn what_was_only_touched_is_hashed_once_and_known_again() {
 }
 
 #[test]
-fn a_damaged_one_is_thrown_away_and_can_be_made_again() {
+fn a_damaged_template_is_removed_and_can_be_rebuilt() {
     type Damage = fn(&Fixture, &TemplateKey);
     let damages: [(&str, Damage); 9] = [
         ("other bytes", |f, key| {
@@ -256,7 +257,7 @@ fn a_damaged_one_is_thrown_away_and_can_be_made_again() {
         assert!(fixture.names().is_empty(), "{what}: {:?}", fixture.names());
         fixture.make("python");
         assert!(fixture.is_opened(&key), "{what}");
-        // One that nobody has opened since makes way for the next.
+        // A damaged template that was not opened since is also replaced.
         damage(&fixture, &key);
         fixture.make("python");
         assert!(fixture.is_opened(&key), "{what}");
@@ -284,7 +285,7 @@ fn a_manifest_of_another_format_or_key_is_damage() {
 }
 
 #[test]
-fn a_reason_of_the_moment_is_no_damage() {
+fn a_temporary_error_is_not_damage() {
     let fixture = fixture();
     let key = fixture.make("python");
     let entry = fixture
@@ -294,40 +295,40 @@ fn a_reason_of_the_moment_is_no_damage() {
         .unwrap()
         .unwrap();
 
-    // Not even root opens a file by a name that is too long.
-    let error = entry.part(&"x".repeat(300)).unwrap_err();
+    // Not even root can open a file whose name is too long.
+    let error = entry.open_file(&"x".repeat(300)).unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
 }
 
 #[test]
-fn one_makes_it_and_the_others_know() {
+fn only_one_writer_creates_a_template() {
     let fixture = fixture();
-    let draft = fixture.templates.create(&key("python")).unwrap().unwrap();
+    let writer = fixture.templates.create(&key("python")).unwrap().unwrap();
     let other = open_store(fixture.directory.path());
     assert!(other.create(&key("python")).unwrap().is_none());
     assert!(other.create(&key("shell")).unwrap().is_some());
     assert!(!other.has(&key("python")) && other.list().unwrap().is_empty());
     assert_eq!(other.prune(0, |_| false).unwrap().removed, 0);
-    drop(draft);
+    drop(writer);
     assert!(fixture.names().is_empty(), "{:?}", fixture.names());
-    let draft = other.create(&key("python")).unwrap().unwrap();
-    draft.finish(inputs("python"), &memory(1), b"").unwrap();
+    let writer = other.create(&key("python")).unwrap().unwrap();
+    writer.finish(inputs("python"), &memory(1), b"").unwrap();
     assert!(fixture.templates.has(&key("python")));
-    // It is there now, so there is nothing to make.
+    // The template exists now, so there is nothing to create.
     assert!(fixture.templates.create(&key("python")).unwrap().is_none());
 }
 
 #[test]
-fn other_inputs_than_those_of_the_key_are_refused() {
+fn rejects_inputs_that_do_not_match_the_key() {
     let fixture = fixture();
-    let draft = fixture.templates.create(&key("python")).unwrap().unwrap();
-    let error = draft.finish(inputs("shell"), &memory(1), b"").unwrap_err();
+    let writer = fixture.templates.create(&key("python")).unwrap().unwrap();
+    let error = writer.finish(inputs("shell"), &memory(1), b"").unwrap_err();
     assert!(matches!(error, Error::Inconsistent { .. }), "{error}");
     assert!(fixture.names().is_empty());
 }
 
 #[test]
-fn what_dead_makers_left_is_swept() {
+fn leftovers_of_dead_writers_are_swept() {
     let fixture = fixture();
     let made = fixture.make("python");
     let leave = || {
@@ -341,9 +342,9 @@ fn what_dead_makers_left_is_swept() {
         fs::write(new.join("lock"), "").unwrap();
     };
     leave();
-    let draft = fixture.templates.create(&key("shell")).unwrap();
-    assert!(draft.is_some());
-    drop(draft);
+    let writer = fixture.templates.create(&key("shell")).unwrap();
+    assert!(writer.is_some());
+    drop(writer);
     assert_eq!(fixture.names(), [made.to_string()]);
     leave();
     let report = fixture.templates.prune(u64::MAX, |_| true).unwrap();
@@ -352,7 +353,7 @@ fn what_dead_makers_left_is_swept() {
 }
 
 #[test]
-fn pruning_goes_by_the_last_use() {
+fn pruning_removes_the_least_recently_used_first() {
     let fixture = fixture();
     let keys = ["a", "b", "c", "d"].map(|language| fixture.make(language));
     for (key, second) in keys.iter().zip([30, 10, 40, 20]) {
@@ -370,11 +371,11 @@ fn pruning_goes_by_the_last_use() {
 
     let (all, one) = (bytes.iter().sum::<u64>(), bytes[0]);
     assert_eq!(fixture.templates.prune(all, |_| true).unwrap().removed, 0);
-    // One byte less than all four is the bound of three.
+    // A limit of one byte less than four templates leaves three.
     let report = fixture.templates.prune(all - 1, |_| true).unwrap();
     assert_eq!((report.removed, report.freed_bytes), (1, one));
     assert_eq!(has(), [true, false, true, true]);
-    // A use saves the next in turn; a look at it does not.
+    // Opening a template protects it from the next prune; listing it does not.
     assert!(fixture.is_opened(&keys[3]) && fixture.templates.list().unwrap().len() == 3);
     fixture.templates.prune(2 * one, |_| true).unwrap();
     assert_eq!(has(), [false, false, true, true]);
@@ -383,7 +384,7 @@ fn pruning_goes_by_the_last_use() {
 }
 
 #[test]
-fn pruning_asks_which_to_keep_and_leaves_the_open_ones_usable() {
+fn pruning_respects_the_filter_and_open_templates_stay_usable() {
     let fixture = fixture();
     let [python, shell] = ["python", "shell"].map(|language| fixture.make(language));
     let open = fixture.templates.open(&shell).unwrap().unwrap();
@@ -397,7 +398,7 @@ fn pruning_asks_which_to_keep_and_leaves_the_open_ones_usable() {
 }
 
 #[test]
-fn a_list_tells_what_is_there_and_what_is_wrong() {
+fn the_list_reports_size_use_and_damage() {
     let fixture = fixture();
     let [python, shell] = ["python", "shell"].map(|language| fixture.make(language));
     fixture.used_at(&python, 50);
