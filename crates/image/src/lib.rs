@@ -31,6 +31,7 @@ mod layer;
 mod artifact_cache;
 mod store;
 mod sparse;
+mod clock;
 mod hash;
 mod error;
 

@@ -78,14 +78,13 @@ impl<'a> Steps<'a> {
     ) -> Result<T, Error> {
         let (title, seconds) = STEPS[self.next];
         self.next += 1;
-        let usual = Duration::from_secs(seconds);
+
         let step = Step {
             index: self.next,
             total: STEPS.len(),
             title,
-            usual,
+            usual: Duration::from_secs(seconds),
         };
-
         let start = Instant::now();
         self.progress.started(&step);
         let mut progress = StepProgress {

@@ -104,11 +104,8 @@ impl ArtifactCache {
 
     /// Removes an entry and returns the bytes it took on disk. A rename first takes its name away atomically.
     pub(crate) fn remove(&self, name: &str, _lock: &Lock) -> Result<u64, Error> {
-        let (path, gone) = (
-            self.path(name),
-            self.path(name).with_extension(REMOVED_EXTENSION),
-        );
-
+        let path = self.path(name);
+        let gone = path.with_extension(REMOVED_EXTENSION);
         if gone.exists() {
             remove_all(&gone)?;
         }
@@ -120,11 +117,16 @@ impl ArtifactCache {
         Ok(bytes)
     }
 
+    /// Removes a damaged entry, unless another one has replaced it, and logs the reason.
     pub(crate) fn discard(&self, entry: &CacheEntry, reason: &Error) {
         tracing::warn!(%reason, "removing a damaged entry");
-        let removed = self.lock().and_then(|lock| match entry.is_current() {
-            true => self.remove(entry.name(), &lock).map(drop),
-            false => Ok(()),
+
+        let removed = self.lock().and_then(|lock| {
+            if entry.is_current() {
+                self.remove(entry.name(), &lock)?;
+            }
+
+            Ok(())
         });
 
         if let Err(error) = removed {
@@ -153,9 +155,10 @@ pub(super) fn private_directory() -> DirBuilder {
 }
 
 pub(super) fn remove_all(path: &Path) -> Result<(), Error> {
-    let removed = match path.is_dir() && !path.is_symlink() {
-        true => fs::remove_dir_all(path),
-        false => fs::remove_file(path),
+    let removed = if path.is_dir() && !path.is_symlink() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
     };
     removed.map_err(Error::io("remove", path))
 }

@@ -23,8 +23,8 @@ impl ArtifactCache {
         // Select before locking: checking an entry may hash it.
         let to_remove = select_surplus(self.entries()?, max_bytes, is_wanted);
         let lock = self.lock()?;
-        let mut report = self.sweep(&lock)?;
 
+        let mut report = self.sweep(&lock)?;
         for entry in &to_remove {
             self.remove_if_current(entry, &lock, &mut report);
         }

@@ -98,6 +98,7 @@ impl StagingDir {
         name: &str,
         load: impl FnOnce(&CacheEntry) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        // Replace a damaged entry.
         let lock = self.cache.lock()?;
         let path = self.cache.path(name);
         if path.exists() {
@@ -108,6 +109,8 @@ impl StagingDir {
         self.is_installed = true;
         remove_owner_lock(&path);
         sync_directory(self.cache.root())?;
+
+        // Load it while the lock is still held.
         let entry = self.cache.entry(name)?;
         let entry = entry.ok_or_else(|| Error::Inconsistent {
             item: "directory",

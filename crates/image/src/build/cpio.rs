@@ -82,23 +82,24 @@ impl Archive {
         self.bytes
     }
 
-    fn add_entry(&mut self, path: &str, add_entry: &Entry<'_>) {
+    fn add_entry(&mut self, path: &str, entry: &Entry<'_>) {
         self.entries += 1;
-        self.write_entry(path, add_entry, self.entries);
+        self.write_entry(path, entry, self.entries);
     }
 
-    fn write_entry(&mut self, path: &str, add_entry: &Entry<'_>, inode: u32) {
-        let size = u32::try_from(add_entry.contents.len()).unwrap_or(u32::MAX);
+    fn write_entry(&mut self, path: &str, entry: &Entry<'_>, inode: u32) {
+        let size = u32::try_from(entry.contents.len()).unwrap_or(u32::MAX);
         let name_size = u32::try_from(path.len() + 1).unwrap_or(u32::MAX);
-        let (major, minor) = add_entry.device;
+        let (major, minor) = entry.device;
+
         // The fields: inode, mode, owner, group, links, time, size, device of the file system (two), device
         // of the node (two), length of the name with its terminating zero, checksum (unused).
         let fields = [
             inode,
-            add_entry.mode,
+            entry.mode,
             0,
             0,
-            add_entry.links,
+            entry.links,
             0,
             size,
             0,
@@ -108,6 +109,7 @@ impl Archive {
             name_size,
             0,
         ];
+
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
             self.bytes
@@ -117,7 +119,7 @@ impl Archive {
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);
         self.pad();
-        self.bytes.extend_from_slice(add_entry.contents);
+        self.bytes.extend_from_slice(entry.contents);
         self.pad();
     }
 

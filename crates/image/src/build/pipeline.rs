@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::initrd;
 use super::recipe::Recipe;
+use crate::clock::unix_seconds;
 use crate::kernel::{Kernel, KernelPlan};
 use crate::options::BuildOptions;
 use crate::progress::{Progress, StepEnd, Steps};
@@ -122,23 +122,27 @@ fn up_to_date_image(store: &Store, options: &BuildOptions, recipe: &Recipe) -> O
         .filter(|image| image.manifest().inputs == recipe.key)
 }
 
+/// Runs all steps of a build and installs the image.
 fn run_steps(
     store: &Store,
     options: &BuildOptions,
     recipe: &Recipe,
     steps: &mut Steps<'_>,
 ) -> Result<(), Error> {
+    // Fetch or build the inputs.
     let kernel = steps.run(|progress| recipe.kernel.obtain(store, options, progress))?;
     store.require_space(REQUIRED_BYTES)?;
     let base = steps
         .run(|progress| base_packages::obtain(store, &options.suite, options.refresh, progress))?;
     let uv = steps.run(|_| uv::obtain(store))?;
     let bun = steps.run(|_| bun::obtain(store))?;
+
+    // Assemble and pack the root file system.
     let work = store.work_dir()?;
     let directory = work.path().join("image");
     fs::create_dir(&directory).map_err(Error::io("create", &directory))?;
     let packages = steps.run(|progress| {
-        let parts = rootfs::TreeInputs {
+        let inputs = rootfs::TreeInputs {
             base: &base,
             uv: &uv,
             bun: &bun,
@@ -146,15 +150,17 @@ fn run_steps(
             extra: &options.extra_files,
         };
 
-        let tree = work.path().join("tree");
         progress.line("unpacking and cleaning");
-        let packages = rootfs::assemble(&parts, &tree, work.path())?;
+        let tree = work.path().join("tree");
+        let packages = rootfs::assemble(&inputs, &tree, work.path())?;
+
         progress.line("packing");
         rootfs::pack(&tree, options.format, &directory.join(PARTS[2].1))?;
 
         Ok((packages, StepEnd::Done))
     })?;
 
+    // Add the other parts and install the image.
     steps.run(|_| {
         let built = BuiltParts {
             kernel,
@@ -174,26 +180,30 @@ fn assemble_image(
     options: &BuildOptions,
     recipe: &Recipe,
 ) -> Result<Manifest, Error> {
+    // Add the kernel and the initial file system; the root file system is there already.
     let directory = &built.directory;
     let [kernel, initrd, _] = PARTS.map(|(_, file)| directory.join(file));
     fs::copy(&built.kernel.image, &kernel).map_err(Error::io("copy the kernel to", &kernel))?;
     let archive = initrd::build(&recipe.agent, &built.kernel.modules)?;
     fs::write(&initrd, archive).map_err(Error::io("write", &initrd))?;
+
+    // Hash all parts.
     let mut identities = Identities::new();
     let mut parts = Vec::new();
-
     for (name, file) in PARTS {
         let (record, identity) = seal_part(directory, name, file)?;
         identities.insert(name.to_owned(), identity);
         parts.push(record);
     }
 
+    // Write the manifest.
     let manifest = manifest_for(parts, built, options, recipe);
     let path = directory.join("manifest.json");
     let text =
         serde_json::to_vec_pretty(&manifest).map_err(|e| Error::io("write", &path)(e.into()))?;
     fs::write(&path, text).map_err(Error::io("write", &path))?;
     sync_file(&path)?;
+
     save_identities(directory, &identities)?;
     sync_directory(directory)?;
 
@@ -203,9 +213,11 @@ fn assemble_image(
 /// Flushes a part to the disk and hashes it.
 fn seal_part(directory: &Path, name: &str, file: &str) -> Result<(PartRecord, Identity), Error> {
     let path = directory.join(file);
+
     // QEMU runs as another user and reopens the part through its descriptor.
     let readable = fs::Permissions::from_mode(0o644);
     fs::set_permissions(&path, readable).map_err(Error::io("make readable", &path))?;
+
     sync_file(&path)?;
     let mut open = File::open(&path).map_err(Error::io("open", &path))?;
     let identity = Identity::of(&open, &path)?;
@@ -221,6 +233,7 @@ fn seal_part(directory: &Path, name: &str, file: &str) -> Result<(PartRecord, Id
     Ok((record, identity))
 }
 
+/// Returns the manifest of an image with these parts.
 fn manifest_for(
     parts: Vec<PartRecord>,
     built: &BuiltParts,
@@ -233,15 +246,11 @@ fn manifest_for(
         sha256: pinned.sha256.to_owned(),
     };
 
-    let created = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-
     Manifest {
         format: FORMAT,
         id: Manifest::id_of(&recipe.key, &parts),
         inputs: recipe.key.clone(),
-        created,
+        created: unix_seconds(),
         parts,
         kernel: built.kernel.record.clone(),
         suite: options.suite.clone(),

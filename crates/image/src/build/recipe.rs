@@ -45,9 +45,12 @@ impl Recipe {
             fs::read(&options.agent).map_err(Error::io("read the agent", &options.agent))?;
         elf::check_static(&options.agent, &agent)?;
         let agent_sha256 = hash::of_bytes(&agent);
+
         let ca = ca_bundle(options.extra_ca.as_deref())?;
         let ca_sha256 = ca.as_deref().map(hash::of_bytes);
         let kernel = KernelPlan::new(options)?;
+
+        // A change of any field rebuilds every image.
         let key = Fields::default()
             .add("builder", FORMAT.to_string())
             .add("kernel", kernel.key())
@@ -71,6 +74,7 @@ impl Recipe {
     }
 }
 
+/// Returns the part of the key that identifies a pinned artifact.
 fn artifact_key(artifact: &Pinned) -> String {
     format!("{} {}", artifact.version, artifact.sha256)
 }
@@ -79,12 +83,12 @@ fn artifact_key(artifact: &Pinned) -> String {
 fn extra_files_hash(files: &[ExtraFile]) -> String {
     let mut sorted: Vec<&ExtraFile> = files.iter().collect();
     sorted.sort_by(|a, b| a.path.cmp(&b.path));
+
     let all = sorted.iter().fold(Fields::default(), |fields, file| {
         fields
             .add(&file.path, file.mode.to_le_bytes())
             .add("contents", &file.contents)
     });
-
     all.finish()
 }
 
@@ -110,7 +114,6 @@ fn ca_bundle(extra_ca: Option<&Path>) -> Result<Option<Vec<u8>>, Error> {
     }
 
     all.extend_from_slice(&extra);
-
     Ok(Some(all))
 }
 

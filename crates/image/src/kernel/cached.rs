@@ -48,7 +48,6 @@ pub(super) fn load(cached: &Path) -> Option<Kernel> {
     });
 
     let (_, image) = files.next()?;
-
     Some(Kernel {
         image,
         modules: files.collect(),
@@ -61,7 +60,6 @@ pub(super) fn seal(finished: &Path, record: KernelRecord, modules: &[String]) ->
     let names = [IMAGE.to_owned()]
         .into_iter()
         .chain(modules.iter().cloned());
-
     let mut files = Vec::new();
     for name in names {
         let path = finished.join(&name);
@@ -69,6 +67,7 @@ pub(super) fn seal(finished: &Path, record: KernelRecord, modules: &[String]) ->
         files.push((name, hash::of_path(&path)?));
     }
 
+    // Written last: an entry without a record is not loaded.
     let path = finished.join(RECORD);
     let text = serde_json::to_vec_pretty(&Entry { record, files })
         .map_err(|e| Error::io("write", &path)(e.into()))?;

@@ -34,7 +34,13 @@ pub(super) fn fetch(
     work: &Path,
     progress: &mut StepProgress<'_>,
 ) -> Result<PathBuf, Error> {
-    require_program("xz", "Debian's kernel modules are unpacked", "xz-utils")?;
+    require_program(
+        "xz",
+        "required to unpack Debian's kernel modules",
+        "xz-utils",
+    )?;
+
+    // Fetch the package and its dependencies as one archive.
     let (archive, tree) = (work.join("kernel.tar"), work.join("kernel"));
     let request = Request {
         task: "fetching Debian's kernel",
@@ -44,6 +50,7 @@ pub(super) fn fetch(
         options: &[],
     };
     mmdebstrap::run(&request, &archive, TIMEOUT, &mut |line| progress.line(line))?;
+
     fs::create_dir(&tree).map_err(Error::io("create", &tree))?;
     Program::new("unpacking Debian's kernel", "tar", TIMEOUT)
         .arg("-xf")
@@ -55,27 +62,29 @@ pub(super) fn fetch(
     collect(&tree, &work.join("finished"))
 }
 
+/// Moves the kernel and its modules into the finished directory and records their hashes.
 fn collect(tree: &Path, finished: &Path) -> Result<PathBuf, Error> {
+    // The kernel: its file name ends with the release.
     let boot = tree.join("boot");
     let image = find_with_prefix(&boot, "vmlinuz-")?;
     let name = image
         .file_name()
         .and_then(|n| n.to_str())
         .unwrap_or_default();
-
     let release = name.trim_start_matches("vmlinuz-").to_owned();
+
     fs::create_dir(finished).map_err(Error::io("create", finished))?;
     let target = finished.join(cached::IMAGE);
     fs::rename(&image, &target).map_err(Error::io("move", &image))?;
+
+    // The modules, named in load order.
     let mut modules = ModuleIndex::read(&tree.join("usr/lib/modules").join(&release))?;
     let mut names = Vec::new();
-
     for (index, file) in modules.load_order(&MODULES)?.iter().enumerate() {
         let stem = file
             .file_stem()
             .and_then(|s| s.to_str())
             .unwrap_or_default();
-
         let name = format!("{index:02}-{stem}.ko");
         fs::rename(file, finished.join(&name)).map_err(Error::io("move", file))?;
         names.push(name);
@@ -93,6 +102,7 @@ fn collect(tree: &Path, finished: &Path) -> Result<PathBuf, Error> {
     Ok(finished.to_path_buf())
 }
 
+/// Returns a file of the directory whose name starts with `prefix`.
 fn find_with_prefix(directory: &Path, prefix: &str) -> Result<PathBuf, Error> {
     let entries = fs::read_dir(directory).map_err(Error::io("read", directory))?;
     let mut found = entries
@@ -114,7 +124,9 @@ fn find_with_prefix(directory: &Path, prefix: &str) -> Result<PathBuf, Error> {
 fn package_version(image: &Path) -> Result<String, Error> {
     /// The offset of the boot protocol's pointer to the text. The pointer is the text's offset minus 512.
     const POINTER: usize = 0x20e;
+
     let bytes = fs::read(image).map_err(Error::io("read", image))?;
+    // The text ends with a zero byte.
     let text = bytes
         .get(POINTER..POINTER + 2)
         .map(|p| 512 + usize::from(u16::from_le_bytes([p[0], p[1]])))
@@ -180,7 +192,6 @@ impl ModuleIndex {
         }
 
         order.push(path);
-
         Ok(())
     }
 }

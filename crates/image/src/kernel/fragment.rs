@@ -10,8 +10,8 @@ pub(crate) const FRAGMENT: &str = include_str!("../../kernel/fragment.config");
 /// Compares a fragment with the complete configuration that resulted from it. `=n` means "not set".
 pub(crate) fn check_applied(fragment: &str, config: &str) -> Result<(), Error> {
     let applied = parse_settings(config);
-    let mut missing = Vec::new();
 
+    let mut missing = Vec::new();
     for (name, requested) in parse_settings(fragment) {
         let found = applied.get(name).copied().unwrap_or("n");
         if found != requested {
@@ -19,9 +19,10 @@ pub(crate) fn check_applied(fragment: &str, config: &str) -> Result<(), Error> {
         }
     }
 
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(Error::FragmentNotApplied(missing)),
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::FragmentNotApplied(missing))
     }
 }
 

@@ -49,7 +49,7 @@ impl Source {
             });
         }
 
-        if let Some(version) = offered_version() {
+        if let Some(version) = apt_version() {
             return Ok(Self {
                 version,
                 origin: Origin::AptArchive,
@@ -61,11 +61,9 @@ impl Source {
             return Err(Error::NoKernelSource(reason));
         }
 
-        let origin = Origin::Suite(suite.to_owned());
-
         Ok(Self {
             version: format!("of {suite}"),
-            origin,
+            origin: Origin::Suite(suite.to_owned()),
         })
     }
 
@@ -79,6 +77,7 @@ impl Source {
     }
 }
 
+/// Downloads the package with apt and unpacks it.
 fn download_with_apt(version: &str, work: &Path) -> Result<PathBuf, Error> {
     let downloads = work.join("download");
     fs::create_dir_all(&downloads).map_err(Error::io("create", &downloads))?;
@@ -106,17 +105,18 @@ fn download_with_apt(version: &str, work: &Path) -> Result<PathBuf, Error> {
     Ok(unpacked.join(INSTALLED))
 }
 
+/// Unpacks the package from the archive of a suite.
 fn extract_from_suite(suite: &str, work: &Path) -> Result<PathBuf, Error> {
     let (archive, unpacked) = (work.join("source.tar"), work.join("package"));
-    let task = "fetching the kernel's source";
     let request = Request {
-        task,
+        task: "fetching the kernel's source",
         variant: "extract",
         include: PACKAGE,
         suite,
         options: &[],
     };
     mmdebstrap::run(&request, &archive, DOWNLOAD_TIMEOUT, &mut |_| {})?;
+
     fs::create_dir(&unpacked).map_err(Error::io("create", &unpacked))?;
     Program::new(
         "unpacking the kernel's source package",
@@ -133,9 +133,10 @@ fn extract_from_suite(suite: &str, work: &Path) -> Result<PathBuf, Error> {
     Ok(unpacked.join(INSTALLED))
 }
 
-fn offered_version() -> Option<String> {
+/// Returns the version that apt would install.
+fn apt_version() -> Option<String> {
     let policy = Program::new(
-        "asking apt for the kernel's source",
+        "querying apt for the kernel's source",
         "apt-cache",
         QUERY_TIMEOUT,
     )
@@ -146,9 +147,10 @@ fn offered_version() -> Option<String> {
     parse_candidate(&policy)
 }
 
+/// Returns the installed version.
 fn installed_version() -> Option<String> {
     let answer = Program::new(
-        "asking dpkg for the kernel's source",
+        "querying dpkg for the kernel's source",
         "dpkg-query",
         QUERY_TIMEOUT,
     )

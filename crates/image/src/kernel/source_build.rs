@@ -54,6 +54,8 @@ const REQUIRED_PROGRAMS: [(&str, &str); 10] = [
     ("xz", "xz-utils"),
     ("patch", "patch"),
 ];
+/// The purpose of these programs in error messages.
+const PURPOSE: &str = "required to compile the guest's kernel";
 /// The header that the kernel's objtool is compiled with.
 const LIBELF_HEADER: &str = "/usr/include/libelf.h";
 
@@ -65,11 +67,13 @@ pub(super) fn build_from_source(
     progress: &mut StepProgress<'_>,
 ) -> Result<PathBuf, Error> {
     require_programs()?;
+
     progress.fraction(0.0, "fetching the source");
     let archive = source.archive(work)?;
     let tree = unpack(&archive, work, progress)?;
     let config = configure(&tree)?;
     compile(&tree, jobs, progress)?;
+
     let finished = work.join("finished");
     collect(&tree, source, &config, &finished)?;
     Ok(finished)
@@ -85,15 +89,16 @@ pub(super) fn key(source: &Source) -> String {
         .finish()
 }
 
+/// Returns an error if a program or header that the build needs is missing.
 fn require_programs() -> Result<(), Error> {
     for (program, package) in REQUIRED_PROGRAMS {
-        require_program(program, "the guest's kernel is compiled", package)?;
+        require_program(program, PURPOSE, package)?;
     }
 
     if !Path::new(LIBELF_HEADER).exists() {
         return Err(Error::NoProgram {
             program: LIBELF_HEADER.to_owned(),
-            purpose: "the guest's kernel is compiled",
+            purpose: PURPOSE,
             package: "libelf-dev",
         });
     }
@@ -101,6 +106,7 @@ fn require_programs() -> Result<(), Error> {
     Ok(())
 }
 
+/// Unpacks the source and applies [`PATCH`].
 fn unpack(archive: &Path, work: &Path, progress: &mut StepProgress<'_>) -> Result<PathBuf, Error> {
     progress.fraction(0.0, "unpacking the source");
     let tree = work.join("source");
@@ -127,6 +133,8 @@ fn unpack(archive: &Path, work: &Path, progress: &mut StepProgress<'_>) -> Resul
 fn configure(tree: &Path) -> Result<String, Error> {
     let path = tree.join("fumehood.config");
     fs::write(&path, FRAGMENT).map_err(Error::io("write", &path))?;
+
+    // The smallest configuration, then our lines over it, then defaults for what both leave open.
     kbuild(tree).args(["-s", "tinyconfig"]).run(&mut |_| {})?;
     Program::new(
         "merging the kernel's configuration",
@@ -137,6 +145,7 @@ fn configure(tree: &Path) -> Result<String, Error> {
     .current_dir(tree)
     .run(&mut |_| {})?;
     kbuild(tree).args(["-s", "olddefconfig"]).run(&mut |_| {})?;
+
     let path = tree.join(".config");
     let config = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
     fragment::check_applied(FRAGMENT, &config)?;
@@ -144,13 +153,16 @@ fn configure(tree: &Path) -> Result<String, Error> {
     Ok(config)
 }
 
+/// Compiles `vmlinux` and reports the progress.
 fn compile(tree: &Path, jobs: Option<usize>, progress: &mut StepProgress<'_>) -> Result<(), Error> {
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let mut lines = 0;
+
     kbuild(tree)
         .arg(format!("-j{}", jobs.unwrap_or_else(processors)))
         .arg("vmlinux")
         .run(&mut |line| {
+            // Make indents the lines that name a compiled file.
             if line.starts_with("  ") {
                 lines += 1;
                 progress.fraction(f64::from(lines) / f64::from(EXPECTED_LINES), line.trim());
@@ -168,6 +180,7 @@ fn kbuild(tree: &Path) -> Program {
         .env("KBUILD_BUILD_HOST", "fumehood")
 }
 
+/// Writes the stripped kernel, its symbols and its configuration into the finished directory.
 fn collect(tree: &Path, source: &Source, config: &str, finished: &Path) -> Result<(), Error> {
     fs::create_dir(finished).map_err(Error::io("create", finished))?;
     Program::new("stripping the kernel", "strip", TIMEOUT)
@@ -180,6 +193,7 @@ fn collect(tree: &Path, source: &Source, config: &str, finished: &Path) -> Resul
     fs::copy(&symbols, &path).map_err(Error::io("copy", &symbols))?;
     let path = finished.join("config");
     fs::write(&path, config).map_err(Error::io("write", &path))?;
+
     let release = kbuild(tree).args(["-s", "kernelrelease"]).output()?;
     let record = KernelRecord {
         kind: KernelChoice::Own,

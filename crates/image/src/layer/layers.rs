@@ -65,16 +65,17 @@ impl Layers {
     /// # Errors
     /// As [`find`](Self::find).
     pub fn find_set(&self, set: &LayerKey) -> Result<Option<StoredLayer>, Error> {
-        let is_it = |entry: &CacheEntry| {
+        let has_set = |entry: &CacheEntry| {
             LayerManifest::load(entry).is_ok_and(|manifest| manifest.set == set.as_str())
         };
 
-        match self.cache.entries()?.iter().find(|entry| is_it(entry)) {
+        match self.cache.entries()?.iter().find(|entry| has_set(entry)) {
             Some(entry) => self.open(entry),
             None => Ok(None),
         }
     }
 
+    /// Loads an entry, recording the use. A damaged or removed entry counts as missing.
     fn open(&self, entry: &CacheEntry) -> Result<Option<StoredLayer>, Error> {
         match StoredLayer::load(entry) {
             Ok(layer) => {
@@ -98,11 +99,11 @@ impl Layers {
     /// [`Error::Io`] if the store cannot be written, [`Error::Locked`] if another process does not release
     /// the lock of the layers.
     pub fn create(&self, request: &LayerKey, force: bool) -> Result<Option<LayerWriter>, Error> {
-        let is_there = || {
+        let exists = || {
             let digest = self.digest_of(request).ok().flatten();
             !force && digest.is_some_and(|digest| self.cache.path(&digest).exists())
         };
-        let staging = self.cache.create(request.as_str(), is_there)?;
+        let staging = self.cache.create(request.as_str(), exists)?;
         Ok(staging.map(LayerWriter::new))
     }
 
@@ -147,11 +148,11 @@ impl Layers {
             let path = entry.map_err(Error::io("read", &directory))?.path();
             let name = path.file_name().and_then(|name| name.to_str());
             let digest = fs::read_to_string(&path).unwrap_or_default();
-            let is_of_use = name.and_then(LayerKey::from_name).is_some()
+            let is_valid = name.and_then(LayerKey::from_name).is_some()
                 && is_digest(&digest)
                 && self.cache.path(&digest).exists();
 
-            if !is_of_use && let Err(error) = fs::remove_file(&path) {
+            if !is_valid && let Err(error) = fs::remove_file(&path) {
                 tracing::debug!(%error, "cannot remove the record of a request");
             }
         }

@@ -3,13 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::format::{FORMAT, LAYER, MANIFEST};
 use super::key::LayerKey;
 use super::manifest::{LayerManifest, StoredPackage};
 use super::stored_layer::StoredLayer;
 use crate::artifact_cache::StagingDir;
+use crate::clock::unix_seconds;
 use crate::store::{Identities, Identity, save_identities, sync_directory};
 use crate::{Error, hash};
 
@@ -55,11 +55,13 @@ impl LayerWriter {
         packages: Vec<StoredPackage>,
         requested: Vec<String>,
     ) -> Result<StoredLayer, Error> {
+        // Flush and hash what the guest wrote.
         let path = self.path();
         let mut file = File::open(&path).map_err(Error::io("open", &path))?;
         file.sync_all().map_err(Error::io("flush", &path))?;
         let digest = hash::of_file(&mut file, &path)?;
         let identity = Identity::of(&file, &path)?;
+
         let manifest = LayerManifest {
             format: FORMAT,
             digest,
@@ -69,9 +71,7 @@ impl LayerWriter {
             image: image.to_owned(),
             packages,
             requested,
-            created: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
+            created: unix_seconds(),
         };
 
         self.staging

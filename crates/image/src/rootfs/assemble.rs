@@ -30,6 +30,7 @@ const REMOVED: [&str; 11] = [
     "etc/python3.13/sitecustomize.py",
     "usr/lib/python3.13/sitecustomize.py",
 ];
+/// Directories that are emptied but kept.
 const EMPTIED: [&str; 5] = ["var/cache", "var/log", "run", "tmp", "dev"];
 /// The directories in which the agent and the guest's programs mount or write.
 const DIRECTORIES: [(&str, u32); 9] = [
@@ -72,30 +73,30 @@ pub(crate) fn assemble(
     work: &Path,
 ) -> Result<BTreeMap<String, String>, Error> {
     unpack_base(inputs.base, root)?;
-    let tree = Tree(root);
 
+    // Reduce the tree to the directories and files that a guest needs.
+    let tree = Tree(root);
     for path in REMOVED {
         tree.remove(path)?;
     }
-
     for path in EMPTIED {
         tree.clear_dir(path)?;
     }
-
     for (path, mode) in DIRECTORIES {
         tree.create_dir(path, mode)?;
     }
 
+    // Add settings, programs, certificates and additional files.
     configure(&tree)?;
     install_programs(inputs, &tree, work)?;
     if let Some(bundle) = inputs.ca {
         tree.write_file(CA_BUNDLE, 0o644, bundle)?;
     }
-
     for file in inputs.extra {
         tree.write_file(file.relative(), file.mode, &file.contents)?;
     }
 
+    // Check the result.
     let mut bytecode = BytecodeCheck::default();
     tree.fix_permissions(&mut |path| bytecode.visit(root, path))?;
     bytecode.finish()?;
@@ -114,6 +115,7 @@ fn unpack_base(base: &Path, root: &Path) -> Result<(), Error> {
         .run(&mut |_| {})
 }
 
+/// Writes the guest's names, users and empty settings.
 fn configure(tree: &Tree<'_>) -> Result<(), Error> {
     tree.write_file("etc/hostname", 0o644, b"fumehood\n")?;
     tree.write_file("etc/hosts", 0o644, HOSTS.as_bytes())?;
@@ -123,20 +125,21 @@ fn configure(tree: &Tree<'_>) -> Result<(), Error> {
     tree.append("etc/group", GROUP)
 }
 
+/// Installs uv and bun.
 fn install_programs(inputs: &TreeInputs<'_>, tree: &Tree<'_>, work: &Path) -> Result<(), Error> {
-    let (uv_place, bun_place) = (work.join("uv"), work.join("bun"));
-    for place in [&uv_place, &bun_place] {
-        fs::create_dir(place).map_err(Error::io("create", place))?;
+    let (uv_dir, bun_dir) = (work.join("uv"), work.join("bun"));
+    for directory in [&uv_dir, &bun_dir] {
+        fs::create_dir(directory).map_err(Error::io("create", directory))?;
     }
 
-    for (name, file) in uv::unpack(inputs.uv, &uv_place)? {
+    for (name, file) in uv::unpack(inputs.uv, &uv_dir)? {
         tree.move_file(&format!("usr/local/bin/{name}"), 0o755, &file)?;
     }
 
     tree.move_file(
         "usr/local/bin/bun",
         0o755,
-        &bun::unpack(inputs.bun, &bun_place)?,
+        &bun::unpack(inputs.bun, &bun_dir)?,
     )?;
 
     tree.symlink("usr/local/bin/bunx", "bun")

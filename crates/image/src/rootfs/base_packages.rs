@@ -91,12 +91,14 @@ pub(crate) fn key(suite: &str) -> String {
         .finish()
 }
 
+/// Installs the packages and writes the tree to `archive`.
 fn install(suite: &str, archive: &Path, progress: &mut StepProgress<'_>) -> Result<(), Error> {
     let mut options: Vec<String> = EXCLUDED
         .iter()
         .map(|path| format!("--dpkgopt=path-exclude={path}"))
         .collect();
     options.push(format!("--customize-hook={COMPILE}"));
+
     let request = Request {
         task: "installing the guest's Debian packages",
         variant: "essential",
@@ -106,7 +108,6 @@ fn install(suite: &str, archive: &Path, progress: &mut StepProgress<'_>) -> Resu
     };
 
     let mut messages = 0;
-
     mmdebstrap::run(&request, archive, TIMEOUT, &mut |line| {
         if let Some(message) = line.strip_prefix("I: ") {
             messages += 1;

@@ -31,11 +31,11 @@ impl BytecodeCheck {
             return Ok(());
         }
 
+        // The flags follow the magic number.
         let mut header = [0; 8];
         let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
         read.map_err(Error::io("read", path))?;
         let flags = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
-
         if flags != UNCHECKED_HASH {
             return Err(invalid_tree(format!(
                 "{} would be recompiled at each start",
@@ -50,13 +50,14 @@ impl BytecodeCheck {
 
     /// Returns an error if the standard library was not compiled.
     pub(crate) fn finish(self) -> Result<(), Error> {
-        match self.count < MIN_FILES {
-            true => Err(invalid_tree(format!(
+        if self.count < MIN_FILES {
+            return Err(invalid_tree(format!(
                 "only {} files of Python's standard library are compiled",
                 self.count
-            ))),
-            false => Ok(()),
+            )));
         }
+
+        Ok(())
     }
 }
 

@@ -19,11 +19,11 @@ const UUID: &str = "66756d65-686f-4f64-8000-000000000001";
 pub(crate) fn pack(tree: &Path, format: RootFormat, image: &Path) -> Result<(), Error> {
     require_program(
         "mkfs.erofs",
-        "the guest's root file system is made",
+        "required to create the guest's root file system",
         "erofs-utils",
     )?;
 
-    let mut program = Program::new("making the root file system", "mkfs.erofs", TIMEOUT).args([
+    let mut program = Program::new("creating the root file system", "mkfs.erofs", TIMEOUT).args([
         "--quiet",
         "--all-root",
         "-x-1",

@@ -95,6 +95,7 @@ impl Tree<'_> {
             reason,
         };
 
+        // The components still to resolve, the directory reached so far, and the links followed.
         let mut rest: Vec<PathBuf> = components(path);
         let (mut at, mut links) = (self.0.to_path_buf(), 0);
         while let Some(name) = rest.pop() {
@@ -114,6 +115,7 @@ impl Tree<'_> {
                     }
 
                     let to = fs::read_link(&next).map_err(Error::io("read", &next))?;
+                    // The guest's root, not the host's.
                     if to.is_absolute() {
                         at = self.0.to_path_buf();
                     }
@@ -153,21 +155,15 @@ fn fix_permissions(
 ) -> Result<(), Error> {
     for entry in fs::read_dir(directory).map_err(Error::io("read", directory))? {
         let entry = entry.map_err(Error::io("read", directory))?;
-        let (path, found) = (
-            entry.path(),
-            entry.metadata().map_err(Error::io("inspect", directory))?,
-        );
-
+        let path = entry.path();
+        let found = entry.metadata().map_err(Error::io("inspect", directory))?;
         if found.is_symlink() {
             continue;
         }
 
         let readable = if found.is_dir() { 0o700 } else { 0o400 };
-        let (before, after) = (
-            found.permissions().mode(),
-            found.permissions().mode() & !SET_ID | readable,
-        );
-
+        let before = found.permissions().mode();
+        let after = before & !SET_ID | readable;
         if before != after {
             set_mode(&path, after & 0o7777)?;
         }

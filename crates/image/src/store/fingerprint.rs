@@ -31,20 +31,21 @@ impl Store {
     pub fn fingerprint(&self, path: &Path) -> Result<String, Error> {
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let identity = Identity::of(&file, path)?;
+
+        // Return the cached hash of an unchanged file.
         let cache = self.cache(CACHE);
         let name = hash::of_bytes(path.as_os_str().as_bytes());
-        let remembered = fs::read(cache.join(&name))
+        let cached = fs::read(cache.join(&name))
             .ok()
             .and_then(|text| serde_json::from_slice::<Record>(&text).ok());
-
-        if let Some(record) = remembered.filter(|record| record.identity == identity) {
+        if let Some(record) = cached.filter(|record| record.identity == identity) {
             return Ok(record.sha256);
         }
 
         let sha256 = hash::of_file(&mut file, path)?;
         if Identity::of(&file, path)? == identity {
             let record = Record { identity, sha256 };
-            if let Err(error) = remember(&cache, &name, &record) {
+            if let Err(error) = cache_record(&cache, &name, &record) {
                 tracing::debug!(%error, "cannot cache a program's hash");
             }
             return Ok(record.sha256);
@@ -55,7 +56,7 @@ impl Store {
     }
 }
 
-fn remember(cache: &Path, name: &str, record: &Record) -> Result<(), Error> {
+fn cache_record(cache: &Path, name: &str, record: &Record) -> Result<(), Error> {
     fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
     let text = serde_json::to_vec_pretty(record)
         .map_err(|e| Error::io("write", cache.join(name))(e.into()))?;
@@ -86,14 +87,14 @@ mod tests {
         let store = Store::open(directory.path().join("store")).unwrap();
         let program = directory.path().join("program");
         fs::write(&program, "one").unwrap();
-        let told = store.fingerprint(&program).unwrap();
-        let cached = directory.path().join("store/cache").join(CACHE);
-        let record = fs::read_dir(cached).unwrap().next().unwrap().unwrap();
+        let sha256 = store.fingerprint(&program).unwrap();
+        let cache = directory.path().join("store/cache").join(CACHE);
+        let record = fs::read_dir(cache).unwrap().next().unwrap().unwrap();
         let text = fs::read_to_string(record.path()).unwrap();
-        fs::write(record.path(), text.replace(&told, "remembered")).unwrap();
-        assert_eq!(store.fingerprint(&program).unwrap(), "remembered");
+        fs::write(record.path(), text.replace(&sha256, "cached")).unwrap();
+        assert_eq!(store.fingerprint(&program).unwrap(), "cached");
         fs::write(record.path(), "not a record").unwrap();
-        assert_eq!(store.fingerprint(&program).unwrap(), told);
+        assert_eq!(store.fingerprint(&program).unwrap(), sha256);
     }
 
     #[test]

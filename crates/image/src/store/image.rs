@@ -88,6 +88,7 @@ impl Image {
     pub(crate) fn open(name: &ImageName, directory: &Path) -> Result<Self, Error> {
         let manifest = Manifest::load(name.as_str(), directory)?;
         let recorded = identity::load_identities(&directory.join(IDENTITY_FILE));
+
         let mut seen = Identities::new();
         let mut open = |part: &str| -> Result<ImageFile, Error> {
             let (part, identity) = open_part(name, directory, &manifest, part, &recorded)?;
@@ -134,6 +135,8 @@ fn open_part(
     let path = directory.join(&record.file);
     let mut file = File::open(&path).map_err(|e| damaged(&path, e.to_string()))?;
     let identity = Identity::of(&file, &path)?;
+
+    // Hash a part that is new or changed.
     if recorded.get(part) != Some(&identity) {
         let found = hash::of_file(&mut file, &path)?;
         if found != record.sha256 {

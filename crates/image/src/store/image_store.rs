@@ -100,6 +100,7 @@ impl Store {
         let mut listed = Vec::new();
         for entry in entries {
             let entry = entry.map_err(Error::io("read", &images))?;
+            // Directories of images have names that are not image names; only the links are listed.
             let Some(name) = entry
                 .file_name()
                 .to_str()
@@ -163,13 +164,12 @@ impl Store {
             self.images(),
             self.cache("kernel"),
             self.cache("base"),
+            self.cache("downloads"),
             self.tmp(),
         ] {
             fs::create_dir_all(&directory).map_err(Error::io("create", &directory))?;
         }
 
-        fs::create_dir_all(self.cache("downloads"))
-            .map_err(Error::io("create", self.cache("downloads")))?;
         let path = self.root.join("build.lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -196,17 +196,18 @@ impl Store {
 
     /// Returns an error if the disk of `path` has less free space than this.
     pub(crate) fn require_space_at(&self, path: &Path, bytes: u64) -> Result<(), Error> {
-        let found = rustix::fs::statvfs(path)
+        let disk = rustix::fs::statvfs(path)
             .map_err(|e| Error::io("inspect the disk of", path)(e.into()))?;
-        let available = found.f_bavail.saturating_mul(found.f_frsize);
-        match available < bytes {
-            true => Err(Error::InsufficientSpace {
+        let available = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if available < bytes {
+            return Err(Error::InsufficientSpace {
                 path: path.to_path_buf(),
                 available,
                 required: bytes,
-            }),
-            false => Ok(()),
+            });
         }
+
+        Ok(())
     }
 
     /// Creates a directory for unfinished work.
@@ -237,16 +238,15 @@ impl Store {
             fs::rename(finished, &target).map_err(Error::io("move the image to", &target))?;
         }
 
-        self.switch(name, &manifest.directory(name.as_str()))?;
-
+        self.switch_link(name, &manifest.directory(name.as_str()))?;
         self.remove_older(name, &target)
     }
 
     /// Removes all but the newest entries of a cache.
     pub(crate) fn prune(&self, kind: &str) -> Result<(), Error> {
         let cache = self.cache(kind);
-        let mut entries = Vec::new();
 
+        let mut entries = Vec::new();
         for entry in fs::read_dir(&cache).map_err(Error::io("read", &cache))? {
             let entry = entry.map_err(Error::io("read", &cache))?;
             let changed = entry.metadata().and_then(|m| m.modified());
@@ -256,8 +256,10 @@ impl Store {
             ));
         }
 
+        // Newest first.
         entries.sort();
         entries.reverse();
+
         for (_, path) in entries.iter().skip(CACHE_ENTRIES) {
             let removed = if path.is_dir() {
                 fs::remove_dir_all(path)
@@ -292,15 +294,17 @@ impl Store {
     }
 
     /// Replaces a link atomically by renaming another link over it.
-    fn switch(&self, name: &ImageName, directory: &str) -> Result<(), Error> {
+    fn switch_link(&self, name: &ImageName, directory: &str) -> Result<(), Error> {
         let link = self.images().join(name.as_str());
         let work = self.work_dir()?;
         let temporary = work.path().join("link");
         symlink(directory, &temporary).map_err(Error::io("create", &temporary))?;
         fs::rename(&temporary, &link).map_err(Error::io("switch", &link))?;
+
         sync_directory(&self.images())
     }
 
+    /// Removes all images of this name except the current one.
     fn remove_older(&self, name: &ImageName, current: &Path) -> Result<(), Error> {
         let images = self.images();
         for entry in fs::read_dir(&images).map_err(Error::io("read", &images))? {

@@ -20,17 +20,18 @@ impl WorkDir {
     /// Creates a directory in `parent`.
     pub(crate) fn create(parent: &Path) -> Result<Self, Error> {
         let prefix = format!("work-{}-", std::process::id());
-        let made = tempfile::Builder::new()
+        let lock_file = tempfile::Builder::new()
             .prefix(&prefix)
             .suffix(".lock")
             .tempfile_in(parent);
 
-        let (lock, lock_path) = made
+        let (lock, lock_path) = lock_file
             .map_err(Error::io("create a work directory in", parent))?
             .keep()
             .map_err(|e| Error::io("keep a lock in", parent)(e.error))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|e| Error::io("lock", &lock_path)(e.into()))?;
+
         let path = lock_path.with_extension("");
         fs::create_dir(&path).map_err(Error::io("create", &path))?;
 
@@ -84,16 +85,15 @@ fn is_locked(lock_path: &Path) -> bool {
 
 /// Removes the lock file last: if this is interrupted, the next sweep finds both again.
 fn remove(directory: &Path, lock_path: &Path) {
-    let gone = |result: std::io::Result<()>| match result {
+    let ignore_missing = |result: std::io::Result<()>| match result {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     };
 
-    match gone(fs::remove_dir_all(directory)).and_then(|()| gone(fs::remove_file(lock_path))) {
-        Ok(()) => {}
-        Err(error) => {
-            tracing::warn!(path = %directory.display(), %error, "cannot remove a work directory")
-        }
+    let removed = ignore_missing(fs::remove_dir_all(directory))
+        .and_then(|()| ignore_missing(fs::remove_file(lock_path)));
+    if let Err(error) = removed {
+        tracing::warn!(path = %directory.display(), %error, "cannot remove a work directory");
     }
 }
 

@@ -44,11 +44,11 @@ fn walk(
     hasher.update(bytes.to_le_bytes());
     let mut chunk = vec![0; CHUNK];
     let (mut data_bytes, mut at) = (0, 0);
-
     while let Some(extent) = next_extent(ram, at)? {
         // On a file system with small blocks, an extent may start or end within a page.
         let mut from = extent.start / PAGE as u64 * PAGE as u64;
         let end = extent.end.next_multiple_of(PAGE as u64).min(bytes);
+
         while from < end {
             let size = usize::try_from(end - from).map_or(CHUNK, |left| left.min(CHUNK));
             let chunk = &mut chunk[..size];
@@ -76,6 +76,7 @@ fn walk(
     })
 }
 
+/// Hashes the offset and contents of each page of a run.
 fn hash_pages(hasher: &mut Sha256, offset: u64, run: &[u8]) {
     for (page, at) in run.chunks(PAGE).zip((offset..).step_by(PAGE)) {
         hasher.update(at.to_le_bytes());
@@ -91,8 +92,8 @@ fn runs(chunk: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
         let is_data = |(_, page): &(usize, &[u8])| **page != ZEROS[..page.len()];
         while pages.next_if(|page| !is_data(page)).is_some() {}
         let (first, _) = *pages.peek()?;
-        let mut end = first * PAGE;
 
+        let mut end = first * PAGE;
         while let Some((_, page)) = pages.next_if(is_data) {
             end += page.len();
         }

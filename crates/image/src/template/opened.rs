@@ -48,10 +48,11 @@ impl Template {
     pub(super) fn load(entry: &CacheEntry) -> Result<Self, Error> {
         let manifest = TemplateManifest::load(entry)?;
         let recorded = entry.identities();
-        let mut seen = Identities::new();
         let (ram, state) = (entry.open_file(RAM)?, entry.open_file(STATE)?);
         let contents = entry.read_file(STATE)?;
 
+        // Hash the files that are new or changed.
+        let mut seen = Identities::new();
         for (name, file) in [(RAM, &ram), (STATE, &state)] {
             let identity = Identity::of(file, entry.path())?;
             if recorded.get(name) != Some(&identity) {
@@ -98,12 +99,10 @@ fn check(
 ) -> Result<(), Error> {
     let path = entry.path().join(name);
     let size = file.metadata().map_err(Error::io("inspect", &path))?.len();
-
     let expected_size = match name {
         RAM => manifest.ram_bytes,
         _ => manifest.state_bytes,
     };
-
     if size != expected_size {
         return Err(entry.damaged(name, format!("{size} bytes instead of {expected_size}")));
     }
@@ -115,7 +114,6 @@ fn check(
         }
         _ => (hash::of_bytes(state), &manifest.state_sha256),
     };
-
     if found != *expected {
         return Err(entry.damaged(name, format!("sha256 {found} instead of {expected}")));
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::format::{FORMAT, MANIFEST, RAM, STATE};
 use super::key::TemplateKey;
@@ -11,6 +10,7 @@ use super::manifest::TemplateManifest;
 use super::memory;
 use super::opened::Template;
 use crate::artifact_cache::StagingDir;
+use crate::clock::unix_seconds;
 use crate::sparse::{MEMORY, data_bytes};
 use crate::store::{Identities, save_identities, sync_directory};
 use crate::{Error, hash};
@@ -78,6 +78,8 @@ impl TemplateWriter {
     ) -> Result<(), Error> {
         let metadata = ram.metadata().map_err(Error::io("inspect", MEMORY))?;
         let ram_bytes = metadata.len();
+
+        // The memory and the state, with their identities.
         let mut identities = Identities::new();
         let contents = self.staging.write_file(RAM, &mut identities, |file| {
             file.set_len(ram_bytes)?;
@@ -85,13 +87,13 @@ impl TemplateWriter {
         })?;
         self.staging
             .write_file(STATE, &mut identities, |file| file.write_all(state))?;
+
+        // The manifest comes last: it contains the hashes of the other files.
         let manifest = TemplateManifest {
             format: FORMAT,
             key: self.key.to_string(),
             inputs,
-            created: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
+            created: unix_seconds(),
             ram_bytes,
             ram_data_bytes: contents.data_bytes,
             ram_sha256: contents.sha256,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::program::{Program, find_program};
@@ -51,22 +51,24 @@ impl Mirrors {
         if release.get("ID").map(String::as_str) != Some("debian") {
             return Self::default();
         }
+
         let codename = release.get("VERSION_CODENAME").map_or("", String::as_str);
         Self::choose(&read_host_entries(), codename)
     }
 
     /// Returns the source lines for a guest of `suite`, or none if no mirror is known.
     pub(crate) fn source_lines(&self, suite: &str) -> Vec<String> {
-        let signed = match Path::new(KEYRING).exists() {
-            true => format!("[signed-by={KEYRING}] "),
-            false => String::new(),
-        };
-
         let Some(archive) = &self.archive else {
             return Vec::new();
         };
 
+        let signed = if Path::new(KEYRING).exists() {
+            format!("[signed-by={KEYRING}] ")
+        } else {
+            String::new()
+        };
         let line = |uri: &str, suffix| format!("deb {signed}{uri} {suite}{suffix} main");
+
         let mut lines = vec![line(archive, "")];
         lines.extend(self.updates.as_ref().map(|uri| line(uri, "-updates")));
         lines.extend(self.security.as_ref().map(|uri| line(uri, "-security")));
@@ -74,25 +76,27 @@ impl Mirrors {
         lines
     }
 
+    /// Selects the mirrors of the host's release among these entries.
     fn choose(entries: &[Entry], codename: &str) -> Self {
-        let find = |wanted: &dyn Fn(&str) -> bool| {
-            let mut fit: Vec<&Entry> = entries
+        let find = |is_suite: &dyn Fn(&str) -> bool| {
+            let mut matching: Vec<&Entry> = entries
                 .iter()
-                .filter(|e| wanted(&e.suite) && e.components.iter().any(|c| c == "main"))
+                .filter(|e| is_suite(&e.suite) && e.components.iter().any(|c| c == "main"))
                 .collect();
+
             // Archives of other vendors may use the same suite name.
-            fit.sort_by_key(|e| !e.uri.trim_end_matches('/').contains("debian"));
-            fit.first().map(|e| e.uri.clone())
+            matching.sort_by_key(|e| !e.uri.trim_end_matches('/').contains("debian"));
+            matching.first().map(|e| e.uri.clone())
         };
 
         let is_release = |s: &str| (!s.is_empty() && s == codename) || SUITE_ALIASES.contains(&s);
-        let with =
+        let is_release_with =
             |suffix: &'static str| move |s: &str| s.strip_suffix(suffix).is_some_and(is_release);
 
         Self {
             archive: find(&is_release),
-            updates: find(&with("-updates")),
-            security: find(&with("-security")),
+            updates: find(&is_release_with("-updates")),
+            security: find(&is_release_with("-security")),
         }
     }
 }
@@ -107,26 +111,31 @@ pub(crate) fn read_settings() -> Result<Vec<String>, Error> {
         .arg("dump")
         .output()?;
 
-    let wanted = |line: &&str| {
+    let is_relevant = |line: &&str| {
         SETTING_PREFIXES.iter().any(|s| line.starts_with(s))
             && !line.ends_with("\"\";")
             && line.ends_with(';')
     };
 
-    Ok(dump.lines().filter(wanted).map(str::to_owned).collect())
+    Ok(dump
+        .lines()
+        .filter(is_relevant)
+        .map(str::to_owned)
+        .collect())
 }
 
+/// Reads the entries of all source lists of the host.
 fn read_host_entries() -> Vec<Entry> {
     let mut files = vec![Path::new(SOURCES).to_path_buf()];
-    let mut more: Vec<_> = fs::read_dir(SOURCES_DIRECTORY)
+    let mut more: Vec<PathBuf> = fs::read_dir(SOURCES_DIRECTORY)
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok().map(|e| e.path()))
         .collect();
     more.sort();
     files.append(&mut more);
-    let mut entries = Vec::new();
 
+    let mut entries = Vec::new();
     for file in files {
         let Ok(text) = fs::read_to_string(&file) else {
             continue;
@@ -154,6 +163,7 @@ fn parse_one_line(text: &str) -> Vec<Entry> {
             continue;
         };
 
+        // Skip the options in brackets.
         let rest = match rest.trim_start().strip_prefix('[') {
             Some(options) => options.split_once(']').map_or("", |(_, rest)| rest),
             None => rest,
@@ -181,11 +191,11 @@ fn parse_deb822(text: &str) -> Vec<Entry> {
             value.split_whitespace().map(str::to_owned).collect()
         };
 
-        let off = paragraph
+        let disabled = paragraph
             .get("enabled")
             .is_some_and(|v| matches!(v.as_str(), "no" | "false" | "0"));
 
-        if off || !words("types").iter().any(|t| t == "deb") {
+        if disabled || !words("types").iter().any(|t| t == "deb") {
             continue;
         }
 
@@ -209,7 +219,6 @@ fn parse_deb822(text: &str) -> Vec<Entry> {
 pub(crate) fn parse_paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
     let mut all = vec![BTreeMap::new()];
     let mut key = String::new();
-
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         if line.trim().is_empty() {
             all.push(BTreeMap::new());
@@ -231,7 +240,6 @@ pub(crate) fn parse_paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
     }
 
     all.retain(|paragraph| !paragraph.is_empty());
-
     all
 }
 

@@ -24,8 +24,14 @@ pub(crate) fn obtain(store: &Store) -> Result<(PathBuf, StepEnd), Error> {
     download::obtain(store, &BUN, fetch)
 }
 
+/// Downloads the package into a directory.
 fn fetch(to: &Path) -> Result<(), Error> {
-    require_program("npm", "bun is taken from the npm registry", "npm")?;
+    require_program(
+        "npm",
+        "required to download bun from the npm registry",
+        "npm",
+    )?;
+
     Program::new("downloading bun", "npm", TIMEOUT)
         .args(["pack", "--silent"])
         .arg(format!("{PACKAGE}@{}", BUN.version))

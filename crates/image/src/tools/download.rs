@@ -29,8 +29,8 @@ pub(crate) fn obtain(
     let work = store.work_dir()?;
     fetch(work.path())?;
     let file = only_file(work.path())?;
-    let found = hash::of_path(&file)?;
 
+    let found = hash::of_path(&file)?;
     if found != pinned.sha256 {
         let artifact = format!("{} {}", pinned.name, pinned.version);
         return Err(Error::Artifact {

@@ -25,14 +25,14 @@ pub(crate) struct Request<'a> {
 pub(crate) fn check() -> Result<(), Error> {
     require_program(
         "mmdebstrap",
-        "the guest is made of Debian packages",
+        "required to install the guest's Debian packages",
         "mmdebstrap",
     )?;
 
     if !rustix::process::geteuid().is_root() {
         require_program(
             "newuidmap",
-            "an ordinary user installs packages into a tree",
+            "required to install packages as an ordinary user",
             "uidmap",
         )?;
     }
@@ -49,6 +49,7 @@ pub(crate) fn run(
 ) -> Result<(), Error> {
     check()?;
     let settings = apt::read_settings()?;
+
     Program::new(request.task, "mmdebstrap", timeout)
         .args([
             "--mode=auto",

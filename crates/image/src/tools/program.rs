@@ -20,7 +20,7 @@ const TAIL_LINES: usize = 20;
 /// The length to which output lines are truncated.
 const MAX_LINE_BYTES: usize = 2000;
 /// The time between asking a program to terminate and killing it.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE_PERIOD: Duration = Duration::from_secs(10);
 /// How long to wait for output after the program has exited, if its children still hold the pipes.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -84,6 +84,7 @@ impl Program {
             .spawn()
             .map_err(Error::io("start", &self.program))?;
 
+        // Read both outputs on threads until the program exits or runs out of time.
         let (sender, lines) = channel();
         forward_lines(child.stdout.take(), sender.clone());
         forward_lines(child.stderr.take(), sender);
@@ -93,6 +94,7 @@ impl Program {
             on_line(line);
         });
 
+        // Report how it ended.
         let status = match outcome.map_err(Error::io("wait for", &self.program))? {
             Some(status) => status,
             None => return Err(self.deadline_error(&tail)),
@@ -102,11 +104,9 @@ impl Program {
             return Ok(());
         }
 
-        let (task, program) = (self.task, self.program);
-
         Err(Error::Program {
-            task,
-            program,
+            task: self.task,
+            program: self.program,
             status: status.to_string(),
             tail: tail.text(),
         })
@@ -123,11 +123,10 @@ impl Program {
     }
 
     fn deadline_error(self, tail: &OutputTail) -> Error {
-        let (task, program, timeout) = (self.task, self.program, self.timeout);
         Error::Deadline {
-            task,
-            program,
-            timeout,
+            task: self.task,
+            program: self.program,
+            timeout: self.timeout,
             tail: tail.text(),
         }
     }
@@ -136,6 +135,7 @@ impl Program {
 /// Returns the path of a program, if it is installed.
 pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
+
     // The PATH of ordinary users often lacks the administration directories.
     let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)
@@ -220,6 +220,7 @@ fn wait_with_output(
             return Ok(None);
         }
 
+        // A child of the program may hold the pipes after the program's exit.
         if let Some(status) = child.try_wait()? {
             let until = *drain_until.get_or_insert(Instant::now() + DRAIN_TIMEOUT);
             if Instant::now() > until {
@@ -249,9 +250,9 @@ fn wait_for_exit(child: &mut Child, deadline: Instant) -> std::io::Result<Option
 fn terminate(child: &mut Child) -> std::io::Result<()> {
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let signal = |signal| group.map(|group| kill_process_group(group, signal));
-    signal(Signal::TERM);
-    let until = Instant::now() + GRACE;
 
+    signal(Signal::TERM);
+    let until = Instant::now() + GRACE_PERIOD;
     while Instant::now() < until && child.try_wait()?.is_none() {
         thread::sleep(Duration::from_millis(20));
     }

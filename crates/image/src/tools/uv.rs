@@ -25,10 +25,10 @@ pub(crate) fn obtain(store: &Store) -> Result<(PathBuf, StepEnd), Error> {
     download::obtain(store, &UV, fetch)
 }
 
+/// Downloads the wheel into a directory.
 fn fetch(to: &Path) -> Result<(), Error> {
-    let purpose = "uv is taken from the Python package index";
+    let purpose = "required to download uv from the Python package index";
     require_program("python3", purpose, "python3")?;
-
     if pip().arg("--version").run(&mut |_| {}).is_err() {
         return Err(Error::NoProgram {
             program: "pip".to_owned(),
