@@ -1,7 +1,7 @@
-//! The floor of restores: QEMU and the smallest guest there is, without any of fumehood's walls.
+//! The floor of restores: QEMU and a minimal guest, without any of fumehood's isolation.
 //!
-//! The guest is seventeen bytes of machine code, fixed here: it answers each byte on its serial port
-//! with the same byte. No change of our kernel, agent or launcher can make it slower or faster.
+//! The guest is seventeen bytes of machine code. It echoes each byte that arrives on its serial port. Changes
+//! of our kernel, agent or launcher do not affect its speed.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -22,11 +22,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-/// The guest's memory in MiB: a default run's.
+/// The guest's memory in MiB, as in a default run.
 const MEMORY_MIB: u32 = 512;
-/// As fumehood's own.
+/// The size of the translation buffer in MiB, as in a run.
 const TB_SIZE_MIB: u32 = 128;
-/// How long anything here may take.
+/// The time for the guest's answer.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// `again: in al,[0x3fd]; test al,1; jz again; in al,[0x3f8]; out [0x3f8],al; jmp again`
@@ -35,10 +35,11 @@ const ECHO: [u8; 17] = [
     0xef,
 ];
 
-/// Where it is loaded and begins.
+/// The address at which the code is loaded and starts.
 const ENTRY: u32 = 0x0010_0000;
 
-/// A kernel that QEMU starts by PVH: an ELF header, a segment with the code, a note with the entry.
+/// Returns a kernel that QEMU starts through PVH: an ELF header, a segment with the code, and a note with the
+/// entry point.
 fn kernel() -> Vec<u8> {
     const HEADERS: u64 = 64 + 2 * 56;
     const NOTE: u64 = 20;
@@ -78,14 +79,22 @@ fn kernel() -> Vec<u8> {
     elf
 }
 
-/// A floor guest's saved state, and how to restore it.
-pub(crate) struct Floor {
+/// The saved state of a floor guest.
+pub(crate) struct FloorGuest {
     qemu: PathBuf,
     ram: File,
     state: Vec<u8>,
 }
 
-/// A running QEMU with its guest; ends when dropped.
+/// The times of one restore.
+pub(crate) struct RestoreTimes {
+    /// From the start of QEMU to the guest's answer.
+    pub(crate) total: Duration,
+    /// From a QEMU that was already waiting to the guest's answer.
+    pub(crate) from_waiting: Duration,
+}
+
+/// A running QEMU with its guest. Dropping it kills QEMU.
 struct Guest {
     child: Child,
     serial: UnixStream,
@@ -100,15 +109,18 @@ impl Drop for Guest {
     }
 }
 
-impl Floor {
-    /// Starts the guest once, and saves its state.
-    pub(crate) async fn new(qemu: &Path) -> anyhow::Result<Self> {
+impl FloorGuest {
+    /// Starts the guest once and saves its state.
+    pub(crate) async fn save(qemu: &Path) -> anyhow::Result<Self> {
         let mut image = memory_file("floor-kernel")?;
         image.write_all(&kernel())?;
         let image = OwnedFd::from(image);
         let number = image.as_raw_fd();
-        let mut guest = start(qemu, |line| line.with(&Kernel(number)), &[image.as_fd()]).await?;
+        let mut guest =
+            start_qemu(qemu, |line| line.with(&Kernel(number)), &[image.as_fd()]).await?;
         echo(&mut guest.serial).await?;
+
+        // The devices' state.
         let qmp = &guest.qmp;
         qmp.execute("stop", Value::Null).await?;
         let mut file = memory_file("floor-state")?;
@@ -121,6 +133,8 @@ impl Floor {
         let mut state = Vec::new();
         file.rewind()?;
         file.read_to_end(&mut state)?;
+
+        // The memory, sealed so that no restored guest can change it.
         let ram = sealable_file("floor-memory")?;
         let bytes = u64::from(MEMORY_MIB) << 20;
         ram.set_len(bytes)?;
@@ -134,14 +148,14 @@ impl Floor {
         })
     }
 
-    /// Starts QEMU, restores the guest, and waits for its answer to a byte. Returns the whole time, and
-    /// the time from a QEMU that was already up.
-    pub(crate) async fn restore(&self) -> anyhow::Result<(Duration, Duration)> {
-        let begun = Instant::now();
+    /// Starts QEMU, restores the guest and waits for its answer to a byte.
+    pub(crate) async fn restore(&self) -> anyhow::Result<RestoreTimes> {
+        let start = Instant::now();
         let number = self.ram.as_raw_fd();
-        let mut guest = start(&self.qemu, CommandLine::waiting, &[self.ram.as_fd()]).await?;
+        let mut guest = start_qemu(&self.qemu, CommandLine::waiting, &[self.ram.as_fd()]).await?;
         guest.qmp.execute("query-status", Value::Null).await?;
-        let up = Instant::now();
+        let waiting = Instant::now();
+
         let mut state = memory_file("floor-state")?;
         state.write_all(&self.state)?;
         state.rewind()?;
@@ -162,7 +176,7 @@ impl Floor {
                 .await?,
         ];
 
-        // A byte that came before the state would be overwritten by it.
+        // The state would overwrite a byte that arrived before it.
         while let Some(event) = guest.events.recv().await {
             if event.event == "RESUME" {
                 break;
@@ -171,21 +185,25 @@ impl Floor {
 
         echo(&mut guest.serial).await?;
 
-        Ok((begun.elapsed(), up.elapsed()))
+        Ok(RestoreTimes {
+            total: start.elapsed(),
+            from_waiting: waiting.elapsed(),
+        })
     }
 }
 
-/// Waits until the guest answers a byte.
+/// Sends a byte and waits for the guest's answer.
 async fn echo(serial: &mut UnixStream) -> anyhow::Result<()> {
     serial.write_all(b"?").await?;
     let answer = tokio::time::timeout(DEADLINE, serial.read_u8()).await;
-    ensure!(answer.context("the floor guest does not answer")?? == b'?');
+    ensure!(answer.context("the floor guest did not answer in time")?? == b'?');
     Ok(())
 }
 
-async fn start(
+/// Starts QEMU with a serial port and a monitor on socket pairs.
+async fn start_qemu(
     qemu: &Path,
-    complete: impl FnOnce(CommandLine) -> CommandLine,
+    add_options: impl FnOnce(CommandLine) -> CommandLine,
     inherit: &[std::os::fd::BorrowedFd<'_>],
 ) -> anyhow::Result<Guest> {
     let (serial, serial_of_qemu) = StdStream::pair()?;
@@ -211,15 +229,17 @@ async fn start(
             chardev: "monitor".into(),
         });
 
-    let theirs = [serial_of_qemu.as_fd(), monitor_of_qemu.as_fd()];
-    let inherited: Vec<_> = inherit.iter().chain(&theirs).collect();
+    let qemu_ends = [serial_of_qemu.as_fd(), monitor_of_qemu.as_fd()];
+    let inherited: Vec<_> = inherit.iter().chain(&qemu_ends).collect();
+
+    // QEMU inherits these descriptors; no other child may.
     for fd in &inherited {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
     }
 
     let mut command = Command::new(qemu);
     command
-        .args(complete(line).into_args())
+        .args(add_options(line).into_args())
         .stdin(Stdio::null())
         .stdout(Stdio::null());
 
@@ -229,16 +249,17 @@ async fn start(
     }
 
     let child = child?;
-    let ours = |socket: StdStream| {
+
+    let to_async = |socket: StdStream| {
         socket.set_nonblocking(true)?;
         UnixStream::from_std(socket)
     };
 
-    let (qmp, events) = Qmp::connect(ours(monitor)?).await?;
+    let (qmp, events) = Qmp::connect(to_async(monitor)?).await?;
 
     Ok(Guest {
         child,
-        serial: ours(serial)?,
+        serial: to_async(serial)?,
         qmp,
         events,
     })
