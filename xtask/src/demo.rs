@@ -45,6 +45,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The names of the measurements' parts, one a line.
+pub(crate) const BENCH_PARTS: &str = include_str!("../../tests/performance/parts.txt");
+
 /// Times runs beside a floor measured in the same run.
 pub(crate) fn bench(rounds: u32, only: &[String]) -> anyhow::Result<()> {
     let programs = build::setup()?;

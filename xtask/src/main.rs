@@ -10,6 +10,7 @@ mod suite;
 mod tidy;
 mod walls;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -32,8 +33,8 @@ enum Command {
         /// Pairs to measure
         #[arg(long, default_value_t = 10)]
         rounds: u32,
-        /// Only these
-        #[arg(value_parser = ["restores", "hot", "kept", "many", "forks", "boots", "density", "blocks"])]
+        /// Parts to measure; all if none is named
+        #[arg(value_parser = PossibleValuesParser::new(demo::BENCH_PARTS.lines()))]
         only: Vec<String>,
     },
     /// Fuzzes the gateway: its packet path for 10 minutes, each of its parsers for one

@@ -46,6 +46,7 @@ impl BuildOptions {
 
     /// Rejects values that the called programs could misinterpret, for example as options.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        // The suite becomes an argument of mmdebstrap and part of source lines.
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let letter = self.suite.starts_with(|c: char| c.is_ascii_lowercase());
         if !letter || !self.suite.chars().all(plain) {

@@ -87,6 +87,7 @@ impl<'a> Steps<'a> {
         };
         let start = Instant::now();
         self.progress.started(&step);
+
         let mut progress = StepProgress {
             progress: &mut *self.progress,
             step,

@@ -67,6 +67,7 @@ fn copy_extent(from: &File, to: &File, extent: &Range<u64>) -> io::Result<()> {
     let mut at = extent.start;
     while at < extent.end {
         let left = usize::try_from(extent.end - at).unwrap_or(usize::MAX);
+        // `sendfile` returns zero at the end of the file: it was truncated meanwhile.
         if retry_on_intr(|| sendfile(to, from, Some(&mut at), left))? == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }

@@ -68,6 +68,9 @@ impl ProcessorTime {
 /// it shares with the template.
 fn memory(pid: u32) -> anyhow::Result<(f64, f64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+
+    // A line with an address range starts a mapping; the lines after it describe it. Of the template's memory,
+    // only the pages that the guest has changed (`Anonymous`) belong to this process.
     let (mut all, mut own, mut of_template) = (0.0, 0.0, false);
 
     for line in text.lines() {

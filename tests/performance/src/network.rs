@@ -47,6 +47,7 @@ pub(crate) async fn enter_private_network(
         return Ok(true);
     }
 
+    // The server's address needs an interface: the loopback interface of the new namespace.
     let script =
         format!("ip link set lo up && ip address add {SERVER}/32 dev lo && exec \"$0\" \"$@\"");
     let mut command = tokio::process::Command::new("unshare");

@@ -92,6 +92,7 @@ async fn serve(engine: &Engine) -> anyhow::Result<()> {
         "the index was not created"
     );
 
+    // The files of the index, by the path of their URL.
     let mut files = Vec::new();
     for entry in sandbox.files().list_recursive("index", 2).await? {
         let path = entry.path.clone();

@@ -121,6 +121,7 @@ async fn small_files(sandbox: &Sandbox) -> anyhow::Result<()> {
         let took = start.elapsed();
         ensure!(content.len() == SMALL_BYTES, "read {} bytes", content.len());
 
+        // The first calls warm up caches on both sides.
         if n >= WARM_UP {
             write.add(wrote);
             read.add(took);

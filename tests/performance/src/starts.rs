@@ -36,6 +36,7 @@ pub(crate) async fn restores(
         Series::new("blank: shell"),
     ];
 
+    // Floors and runs take turns, so that both see the same load.
     for _ in 0..rounds {
         let floor = guest.restore().await?;
         floor_new.add(floor.total);
@@ -170,12 +171,14 @@ pub(crate) async fn boots(engine: &Engine, program: &Path, rounds: u32) -> anyho
     for _ in 0..rounds.div_ceil(2) {
         floor.add(engine.floor(&init).await?);
 
+        // With a boot.
         let (outcome, _) = run_command(program, &["--boot"], "boot")?;
         boot.add(timing(&outcome, "start_ms")?);
         let parts =
             ["start_ms", "connect_ms", "first_output_ms"].map(|name| timing(&outcome, name));
         python.add(parts.into_iter().sum::<anyhow::Result<Duration>>()?);
 
+        // Restored from a template.
         let (outcome, whole) = run_command(program, &[], "template")?;
         teardown.add(timing(&outcome, "teardown_ms")?);
         command.add(whole);

@@ -106,10 +106,12 @@ impl ArtifactCache {
     pub(crate) fn remove(&self, name: &str, _lock: &Lock) -> Result<u64, Error> {
         let path = self.path(name);
         let gone = path.with_extension(REMOVED_EXTENSION);
+        // A removal that was interrupted may have left this name.
         if gone.exists() {
             remove_all(&gone)?;
         }
 
+        // From the rename on, no reader finds the entry.
         let bytes = bytes_on_disk(&path);
         fs::rename(&path, &gone).map_err(Error::io("remove", &path))?;
         remove_all(&gone)?;

@@ -30,6 +30,7 @@ impl ArtifactCache {
         name: &str,
         is_usable: impl FnOnce() -> bool,
     ) -> Result<Option<StagingDir>, Error> {
+        // The lock is held until the staging directory has its own lock.
         self.create_root()?;
         let lock = self.lock()?;
         self.sweep(&lock)?;

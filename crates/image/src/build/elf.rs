@@ -36,6 +36,7 @@ pub(crate) fn check_static(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 fn has_dynamic_loader(bytes: &[u8]) -> Option<bool> {
+    // The program headers' offset, size and number.
     let table = usize::try_from(u64::from_le_bytes(bytes.get(32..40)?.try_into().ok()?)).ok()?;
     let (size, count) = (
         usize::from(read_u16(bytes, 54)?),

@@ -84,6 +84,8 @@ pub fn build(
     }
 
     run_steps(store, options, &recipe, &mut Steps::new(progress))?;
+
+    // The caches hold the inputs of this image now; older ones may go.
     for cache in ["kernel", "base", "downloads"] {
         store.prune(cache)?;
     }

@@ -42,6 +42,7 @@ impl KernelPlan {
         options: &BuildOptions,
         progress: &mut StepProgress<'_>,
     ) -> Result<(Kernel, StepEnd), Error> {
+        // A kernel from source changes only with its key; Debian's may have a newer version.
         let cached = store.cache("kernel").join(self.key());
         let refetch = options.refresh && matches!(self, Self::Debian(_));
         if let Some(kernel) = cached::load(&cached).filter(|_| !refetch) {
@@ -60,6 +61,7 @@ impl KernelPlan {
             Self::Debian(suite) => debian::fetch(suite, work.path(), progress)?,
         };
 
+        // Read it back from the cache, as a later build will.
         cached::move_to_cache(&finished, &cached)?;
         let kernel = cached::load(&cached).ok_or_else(|| Error::Inconsistent {
             item: "kernel",

@@ -40,6 +40,7 @@ impl Source {
     /// Returns the installed package, else the one that the host's package sources offer, else that of the
     /// guest's suite.
     pub(crate) fn find(suite: &str) -> Result<Self, Error> {
+        // The installed package needs no download.
         if let Some(version) =
             installed_version().filter(|_| Path::new("/").join(INSTALLED).exists())
         {
@@ -56,6 +57,7 @@ impl Source {
             });
         }
 
+        // Elsewhere mmdebstrap fetches it from Debian's own archive.
         if find_program("mmdebstrap").is_none() {
             let reason = format!("apt offers no `{PACKAGE}`, and mmdebstrap is not installed");
             return Err(Error::NoKernelSource(reason));
@@ -91,6 +93,7 @@ fn download_with_apt(version: &str, work: &Path) -> Result<PathBuf, Error> {
     .current_dir(&downloads)
     .run(&mut |_| {})?;
 
+    // The package contains the source as a compressed archive.
     let package = only_file(&downloads)?;
     let unpacked = work.join("package");
     Program::new(
@@ -117,6 +120,7 @@ fn extract_from_suite(suite: &str, work: &Path) -> Result<PathBuf, Error> {
     };
     mmdebstrap::run(&request, &archive, DOWNLOAD_TIMEOUT, &mut |_| {})?;
 
+    // Only the source is needed from that tree.
     fs::create_dir(&unpacked).map_err(Error::io("create", &unpacked))?;
     Program::new(
         "unpacking the kernel's source package",

@@ -143,6 +143,7 @@ impl Layers {
             other => other.map_err(Error::io("read", &directory))?,
         };
 
+        // Under the lock, so that no layer is installed between the check and the removal.
         let _lock = self.cache.lock()?;
         for entry in entries {
             let path = entry.map_err(Error::io("read", &directory))?.path();

@@ -22,6 +22,7 @@ pub(crate) struct BytecodeCheck {
 impl BytecodeCheck {
     /// Checks one file of the tree. Returns an error if CPython would compare it with its source's timestamp.
     pub(crate) fn visit(&mut self, root: &Path, path: &Path) -> Result<(), Error> {
+        // Only the standard library matters at startup.
         let relative = path.strip_prefix(root).unwrap_or(path);
         let is_library = relative
             .to_str()

@@ -157,6 +157,7 @@ fn fix_permissions(
         let entry = entry.map_err(Error::io("read", directory))?;
         let path = entry.path();
         let found = entry.metadata().map_err(Error::io("inspect", directory))?;
+        // A link has no separate mode, and its target is visited by its own name.
         if found.is_symlink() {
             continue;
         }

@@ -78,6 +78,7 @@ impl Store {
             let result = Image::open(name, &directory);
             let replaced = self.directory_of(name).is_ok_and(|now| now != directory);
 
+            // An error counts only if the image was not replaced in the meantime.
             if result.is_ok() || !replaced || attempt == OPEN_ATTEMPTS {
                 return result;
             }
@@ -135,6 +136,7 @@ impl Store {
         let manifest = Manifest::load(name.as_str(), &directory)?;
         let parts = manifest.parts.iter().map(|part| {
             let path = directory.join(&part.file);
+            // The recorded identities are ignored: a verification hashes everything.
             let state = match hash::of_path(&path) {
                 Ok(found) if found == part.sha256 => PartState::Intact,
                 Ok(found) => PartState::Damaged { found },
@@ -178,6 +180,7 @@ impl Store {
             .open(&path)
             .map_err(Error::io("open", &path))?;
 
+        // Report the wait for another build.
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             waiting();
             flock(&lock, FlockOperation::LockExclusive)

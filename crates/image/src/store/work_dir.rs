@@ -60,6 +60,7 @@ impl Drop for WorkDir {
 pub(crate) fn sweep(parent: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(parent).map_err(Error::io("read", parent))? {
         let path = entry.map_err(Error::io("read", parent))?.path();
+        // Each of the two may exist without the other.
         let (directory, lock_path) = if path.extension().is_some_and(|e| e == "lock") {
             (path.with_extension(""), path)
         } else {

@@ -97,6 +97,7 @@ fn check(
     manifest: &TemplateManifest,
     state: &[u8],
 ) -> Result<(), Error> {
+    // The size first: a hash of the memory takes much longer.
     let path = entry.path().join(name);
     let size = file.metadata().map_err(Error::io("inspect", &path))?.len();
     let expected_size = match name {

@@ -126,6 +126,7 @@ pub(crate) fn read_settings() -> Result<Vec<String>, Error> {
 
 /// Reads the entries of all source lists of the host.
 fn read_host_entries() -> Vec<Entry> {
+    // The order of apt: the main list, then the others by name.
     let mut files = vec![Path::new(SOURCES).to_path_buf()];
     let mut more: Vec<PathBuf> = fs::read_dir(SOURCES_DIRECTORY)
         .into_iter()
@@ -199,6 +200,7 @@ fn parse_deb822(text: &str) -> Vec<Entry> {
             continue;
         }
 
+        // A paragraph stands for every combination of its URIs and suites.
         for uri in words("uris") {
             for suite in words("suites") {
                 let components = words("components");
@@ -229,6 +231,7 @@ pub(crate) fn parse_paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
             break;
         };
 
+        // An indented line continues the value before it.
         if line.starts_with([' ', '\t']) {
             let value: &mut String = paragraph.entry(key.clone()).or_default();
             value.push(' ');

@@ -26,6 +26,7 @@ pub(crate) fn obtain(
         return Ok((cached, StepEnd::Cached));
     }
 
+    // Fetch into a work directory: only a checked file reaches the cache.
     let work = store.work_dir()?;
     fetch(work.path())?;
     let file = only_file(work.path())?;

@@ -50,6 +50,7 @@ pub(crate) fn run(
     check()?;
     let settings = apt::read_settings()?;
 
+    // The mirrors come last; without any, mmdebstrap uses Debian's own.
     Program::new(request.task, "mmdebstrap", timeout)
         .args([
             "--mode=auto",

@@ -35,6 +35,7 @@ pub(crate) struct Program {
 impl Program {
     /// Creates the command of a program that performs `task` within `timeout`.
     pub(crate) fn new(task: &'static str, program: &str, timeout: Duration) -> Self {
+        // Its own process group, so that it can be terminated with its children.
         let mut command = tied_to_parent(program);
         command
             .stdin(Stdio::null())
@@ -189,6 +190,7 @@ fn forward_lines(pipe: Option<impl Read + Send + 'static>, lines: Sender<String>
                 Err(_) => return,
             }
 
+            // The rest of an overlong line is dropped.
             line.truncate(MAX_LINE_BYTES);
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             if lines.send(text).is_err() {

@@ -99,6 +99,7 @@ fn requests(address: SocketAddr, connections: usize, times: usize) -> anyhow::Re
         streams.push(stream);
     }
 
+    // The first request on each connection.
     let start = Instant::now();
     let (mut sent, mut answered) = (0, 0);
     for stream in &mut streams {
@@ -106,6 +107,7 @@ fn requests(address: SocketAddr, connections: usize, times: usize) -> anyhow::Re
         sent += 1;
     }
 
+    // Each answer is followed by the next request on its connection.
     let mut buffer = [0; 4096];
     while answered < times {
         for at in ready(&streams)? {
