@@ -10,7 +10,7 @@ fn key(text: &str) -> LayerKey {
     LayerKey::of([("specs", text)])
 }
 
-fn cache() -> (tempfile::TempDir, Layers) {
+fn empty_store() -> (tempfile::TempDir, Layers) {
     let directory = tempfile::tempdir().unwrap();
     let layers = Store::open(directory.path()).unwrap().layers();
     (directory, layers)
@@ -35,7 +35,7 @@ fn make(layers: &Layers, request: &str, set: &str, content: &[u8]) -> StoredLaye
 
 #[test]
 fn a_request_and_its_set_find_the_layer() {
-    let (_directory, layers) = cache();
+    let (_directory, layers) = empty_store();
     assert!(layers.find(&key("a")).unwrap().is_none());
     let made = make(&layers, "a", "1", b"contents");
     let found = layers.find(&key("a")).unwrap().unwrap();
@@ -56,7 +56,7 @@ fn a_request_and_its_set_find_the_layer() {
 
 #[test]
 fn writers_exclude_each_other_and_leave_nothing_when_dropped() {
-    let (_directory, layers) = cache();
+    let (_directory, layers) = empty_store();
     let writer = layers.create(&key("a"), false).unwrap().unwrap();
     writer.file(10).unwrap().write_all(b"half").unwrap();
     assert!(layers.create(&key("a"), false).unwrap().is_none());
@@ -68,7 +68,7 @@ fn writers_exclude_each_other_and_leave_nothing_when_dropped() {
 
 #[test]
 fn leftovers_of_a_killed_writer_are_swept() {
-    let (_directory, layers) = cache();
+    let (_directory, layers) = empty_store();
     make(&layers, "a", "1", b"contents");
     let left = layers.cache.path(key("b").as_str()).with_extension("new");
     fs::create_dir(&left).unwrap();
@@ -79,7 +79,7 @@ fn leftovers_of_a_killed_writer_are_swept() {
 
 #[test]
 fn a_damaged_layer_is_removed() {
-    let (_directory, layers) = cache();
+    let (_directory, layers) = empty_store();
     let made = make(&layers, "a", "1", b"contents");
     fs::write(made.path(), b"contexts").unwrap();
     assert!(layers.find(&key("a")).unwrap().is_none());
@@ -91,7 +91,7 @@ fn a_damaged_layer_is_removed() {
 
 #[test]
 fn pruning_removes_the_least_recently_used_layers_and_their_requests() {
-    let (_directory, layers) = cache();
+    let (_directory, layers) = empty_store();
     make(&layers, "a", "1", b"one");
     make(&layers, "b", "2", b"two");
     assert!(layers.find(&key("a")).unwrap().is_some());
