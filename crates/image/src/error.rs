@@ -39,7 +39,7 @@ pub enum Error {
     #[error(
         "invalid image name `{0}`: use 1 to 64 characters of a-z, 0-9, `.`, `_`, `-`; start with a letter or digit; do not end with `-` and 16 hexadecimal digits"
     )]
-    BadName(String),
+    InvalidName(String),
     /// A file operation failed.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -110,7 +110,7 @@ pub enum Error {
     },
     /// A program that the build needs is not installed.
     #[error("`{program}` is not installed ({purpose}): run `apt-get install {package}`")]
-    NoProgram {
+    MissingProgram {
         /// The program.
         program: String,
         /// Why the build needs it.

@@ -2,7 +2,7 @@
 //!
 //! An image consists of three files and a manifest: a kernel, an initial file system that contains the agent,
 //! and a read-only root file system. They are built once from the host's own package sources; every sandbox
-//! shares them unchanged. This crate builds images ([`build`]), stores them ([`Store`]), and opens them for
+//! shares them unchanged. This crate builds images ([`build()`]), stores them ([`Store`]), and opens them for
 //! the engine ([`Image`]) without hashing a file twice.
 //!
 //! The store also holds warm templates ([`Templates`]), which are guests saved after their boot, and layers

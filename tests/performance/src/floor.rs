@@ -112,9 +112,9 @@ impl Drop for Guest {
 impl FloorGuest {
     /// Starts the guest once and saves its state.
     pub(crate) async fn save(qemu: &Path) -> anyhow::Result<Self> {
-        let mut image = memory_file("floor-kernel")?;
-        image.write_all(&kernel())?;
-        let image = OwnedFd::from(image);
+        let mut file = memory_file("floor-kernel")?;
+        file.write_all(&kernel())?;
+        let image = OwnedFd::from(file);
         let number = image.as_raw_fd();
         let mut guest =
             start_qemu(qemu, |line| line.with(&Kernel(number)), &[image.as_fd()]).await?;
@@ -243,12 +243,12 @@ async fn start_qemu(
         .stdin(Stdio::null())
         .stdout(Stdio::null());
 
-    let child = command.spawn();
+    let spawned = command.spawn();
     for fd in &inherited {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
     }
 
-    let child = child?;
+    let child = spawned?;
 
     let to_async = |socket: StdStream| {
         socket.set_nonblocking(true)?;

@@ -171,18 +171,18 @@ async fn connections(sandbox: &Sandbox, server: SocketAddr) -> anyhow::Result<()
 async fn load(sandbox: &Sandbox, words: &[String]) -> anyhow::Result<Vec<Duration>> {
     let argv = std::iter::once("./load".to_string()).chain(words.iter().cloned());
     let mut run = sandbox.spawn(&SpawnRequest::new(argv).timeout_s(120))?;
-    let mut text = Vec::new();
+    let mut output = Vec::new();
 
     while let Some(event) = run.next().await {
         match event {
             fumehood_engine::Event::Stdout(chunk) | fumehood_engine::Event::Stderr(chunk) => {
-                text.extend_from_slice(&chunk);
+                output.extend_from_slice(&chunk);
             }
             _ => {}
         }
     }
 
-    let text = String::from_utf8_lossy(&text).into_owned();
+    let text = String::from_utf8_lossy(&output).into_owned();
     let outcome = run.outcome().await?;
     ensure!(outcome.exit_code == Some(0), "{words:?}: {text}");
     let lines = text
@@ -229,9 +229,9 @@ async fn answer(mut client: TcpStream) -> anyhow::Result<()> {
             let head = line.find('\n').context("the request has no first line")? + 1;
             let mut left = bytes.parse::<u64>()?.saturating_sub((read - head) as u64);
             while left > 0 {
-                let read = client.read(&mut buffer).await? as u64;
-                ensure!(read > 0, "the client closed the connection early");
-                left = left.saturating_sub(read);
+                let received = client.read(&mut buffer).await? as u64;
+                ensure!(received > 0, "the client closed the connection early");
+                left = left.saturating_sub(received);
             }
             client.write_all(b"k").await?;
         }

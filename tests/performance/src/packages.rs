@@ -109,11 +109,11 @@ async fn serve(engine: &Engine) -> anyhow::Result<()> {
         files.len()
     );
 
-    let files = Arc::new(files);
+    let shared = Arc::new(files);
     let listener = TcpListener::bind((SERVER, PORT)).await?;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let files = files.clone();
+            let files = shared.clone();
             tokio::spawn(async move { answer(stream, &files).await });
         }
     });
@@ -123,12 +123,12 @@ async fn serve(engine: &Engine) -> anyhow::Result<()> {
 
 /// Answers one request.
 async fn answer(mut stream: TcpStream, files: &[(String, bytes::Bytes)]) -> anyhow::Result<()> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(stream.read_u8().await?);
     }
 
-    let head = String::from_utf8_lossy(&head).into_owned();
+    let head = String::from_utf8_lossy(&request).into_owned();
     let path = head.split(' ').nth(1).context("the request has no path")?;
     let found = files.iter().find(|(name, _)| name == path);
     let (status, body) = match found {

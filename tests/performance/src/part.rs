@@ -24,7 +24,7 @@ pub(crate) enum Part {
     Blocks,
 }
 
-/// What a part needs: the engine, the command under test and the number of rounds.
+/// The inputs of a part: the engine, the command under test and the number of rounds.
 pub(crate) struct Bench<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) program: &'a Path,

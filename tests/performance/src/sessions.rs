@@ -81,9 +81,9 @@ async fn files(sandbox: &Sandbox, rounds: u32) -> anyhow::Result<()> {
     let target_ms = milliseconds(FILE_BYTES as u64, 120.0);
     let mut up = Series::with_target("files: 20 MiB of random bytes up (120 MB/s)", target_ms);
     let mut down = Series::with_target("files: 20 MiB of random bytes down (120 MB/s)", target_ms);
-    let mut random = vec![0; FILE_BYTES];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-    let random = bytes::Bytes::from(random);
+    let mut buffer = vec![0; FILE_BYTES];
+    rustix::rand::getrandom(&mut buffer, rustix::rand::GetRandomFlags::empty())?;
+    let random = bytes::Bytes::from(buffer);
     let files = sandbox.files();
 
     for _ in 0..rounds {

@@ -201,8 +201,9 @@ pub(crate) async fn boots(engine: &Engine, program: &Path, rounds: u32) -> anyho
 
 /// Returns a field of an outcome's timing.
 fn timing(outcome: &Value, name: &str) -> anyhow::Result<Duration> {
-    let ms = outcome["timing"][name].as_f64();
-    let ms = ms.with_context(|| format!("no {name} in {outcome}"))?;
+    let ms = outcome["timing"][name]
+        .as_f64()
+        .with_context(|| format!("no {name} in {outcome}"))?;
     Ok(Duration::from_secs_f64(ms / 1000.0))
 }
 

@@ -112,8 +112,7 @@ impl StagingDir {
         sync_directory(self.cache.root())?;
 
         // Load it while the lock is still held.
-        let entry = self.cache.entry(name)?;
-        let entry = entry.ok_or_else(|| Error::Inconsistent {
+        let entry = self.cache.entry(name)?.ok_or_else(|| Error::Inconsistent {
             item: "directory",
             reason: format!("{} does not exist", path.display()),
         })?;

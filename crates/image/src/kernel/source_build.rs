@@ -96,7 +96,7 @@ fn require_programs() -> Result<(), Error> {
     }
 
     if !Path::new(LIBELF_HEADER).exists() {
-        return Err(Error::NoProgram {
+        return Err(Error::MissingProgram {
             program: LIBELF_HEADER.to_owned(),
             purpose: PURPOSE,
             package: "libelf-dev",

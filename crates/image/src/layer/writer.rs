@@ -38,9 +38,13 @@ impl LayerWriter {
             .require_space(bytes.saturating_add(MARGIN))?;
 
         let path = self.path();
-        let mut options = OpenOptions::new();
-        let options = options.write(true).create(true).truncate(true).mode(0o600);
-        options.open(&path).map_err(Error::io("create", &path))
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::io("create", &path))
     }
 
     /// Installs the layer atomically. `set` is the key of the resolved packages.

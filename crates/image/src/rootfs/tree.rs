@@ -138,15 +138,12 @@ impl Tree<'_> {
 
 /// Returns the components of a path, last first.
 fn components(path: &Path) -> Vec<PathBuf> {
-    let names = path.components().filter_map(|c| match c {
+    let components = path.components().rev().filter_map(|c| match c {
         Component::Normal(name) => Some(PathBuf::from(name)),
         Component::ParentDir => Some(PathBuf::from("..")),
         _ => None,
     });
-
-    let mut names: Vec<PathBuf> = names.collect();
-    names.reverse();
-    names
+    components.collect()
 }
 
 fn fix_permissions(

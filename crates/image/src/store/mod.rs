@@ -1,6 +1,6 @@
 //! The store on disk: images with their manifests, and the caches that make later builds faster.
 //!
-//! This folder reads, verifies and installs images. Building their parts belongs in [`build`](crate::build),
+//! This folder reads, verifies and installs images. Building their parts belongs in [`build`](mod@crate::build),
 //! the format of templates and layers in [`artifact_cache`](crate::artifact_cache) and the folders above it.
 
 mod durability;

@@ -50,7 +50,7 @@ impl FromStr for ImageName {
         if first && all && text.len() <= MAX_BYTES && !ends_like_a_directory(text) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(Error::BadName(text.to_owned()))
+            Err(Error::InvalidName(text.to_owned()))
         }
     }
 }

@@ -153,7 +153,7 @@ pub(crate) fn require_program(
 ) -> Result<(), Error> {
     match find_program(program) {
         Some(_) => Ok(()),
-        None => Err(Error::NoProgram {
+        None => Err(Error::MissingProgram {
             program: program.to_owned(),
             purpose,
             package,

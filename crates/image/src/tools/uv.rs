@@ -30,7 +30,7 @@ fn fetch(to: &Path) -> Result<(), Error> {
     let purpose = "required to download uv from the Python package index";
     require_program("python3", purpose, "python3")?;
     if pip().arg("--version").run(&mut |_| {}).is_err() {
-        return Err(Error::NoProgram {
+        return Err(Error::MissingProgram {
             program: "pip".to_owned(),
             purpose,
             package: "python3-pip",

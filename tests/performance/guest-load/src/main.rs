@@ -12,8 +12,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 const BUFFER_BYTES: usize = 256 * 1024;
 
 fn main() -> anyhow::Result<()> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
         ["down", address, bytes] => down(address.parse()?, bytes.parse()?),
         ["up", address, bytes] => up(address.parse()?, bytes.parse()?),
@@ -136,10 +136,16 @@ fn requests(address: SocketAddr, connections: usize, times: usize) -> anyhow::Re
 
 /// Waits and returns the indices of the streams that can be read.
 fn ready(streams: &[TcpStream]) -> anyhow::Result<Vec<usize>> {
-    let watched = streams.iter().map(|s| PollFd::new(s, PollFlags::IN));
-    let mut watched: Vec<_> = watched.collect();
+    let mut watched: Vec<_> = streams
+        .iter()
+        .map(|stream| PollFd::new(stream, PollFlags::IN))
+        .collect();
     poll(&mut watched, None).context("poll failed")?;
-    let ready = watched.iter().enumerate();
-    let ready = ready.filter(|(_, fd)| !fd.revents().is_empty());
-    Ok(ready.map(|(at, _)| at).collect())
+
+    Ok(watched
+        .iter()
+        .enumerate()
+        .filter(|(_, fd)| !fd.revents().is_empty())
+        .map(|(at, _)| at)
+        .collect())
 }
