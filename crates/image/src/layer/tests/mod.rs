@@ -24,13 +24,12 @@ fn make(layers: &Layers, request: &str, set: &str, content: &[u8]) -> StoredLaye
         name: "tiny".into(),
         version: set.into(),
     };
-
     let requested = vec![request.to_owned()];
-    let made = writer.finish(&key(set), "python", "image", vec![package], requested);
-    let made = made.unwrap();
-    layers.record_request(&key(request), &made).unwrap();
-
-    made
+    let layer = writer
+        .finish(&key(set), "python", "image", vec![package], requested)
+        .unwrap();
+    layers.record_request(&key(request), &layer).unwrap();
+    layer
 }
 
 #[test]
