@@ -36,7 +36,7 @@ mod hash;
 mod error;
 
 pub use artifact_cache::PruneReport;
-pub use build::{BuildOutcome, BuildReport, build, floor_initrd, prepare_kernel};
+pub use build::{BuildOutcome, BuildReport, build, floor_initrd, prepare_inputs};
 pub use error::Error;
 pub use layer::{
     LAYERS_BYTES, LayerKey, LayerManifest, LayerSummary, LayerWriter, Layers, StoredLayer,

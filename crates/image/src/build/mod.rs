@@ -10,4 +10,4 @@ mod pipeline;
 mod recipe;
 
 pub use self::initrd::floor as floor_initrd;
-pub use self::pipeline::{BuildOutcome, BuildReport, build, prepare_kernel};
+pub use self::pipeline::{BuildOutcome, BuildReport, build, prepare_inputs};

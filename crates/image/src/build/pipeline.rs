@@ -43,6 +43,15 @@ pub enum BuildOutcome {
 /// GB), and for uv and bun, packed and unpacked.
 const REQUIRED_BYTES: u64 = 1_300_000_000;
 
+/// What an image is assembled from, besides the agent and the host's certificates.
+struct Inputs {
+    kernel: Kernel,
+    /// The archive of Debian packages.
+    base: PathBuf,
+    uv: PathBuf,
+    bun: PathBuf,
+}
+
 /// The results of all steps before the last one.
 struct BuiltParts {
     kernel: Kernel,
@@ -96,20 +105,44 @@ pub fn build(
     })
 }
 
-/// Builds only the kernel and caches it for a later [`build`] with the same options. This is the longest
-/// step; it does not need the agent, so it can run while the agent is compiled. `options.agent` is ignored.
+/// Builds and fetches the inputs that do not need the agent, and caches them for a later [`build`] with the same
+/// options: the kernel, the packages' archive, uv and bun. They are most of the work, and it can be done while the
+/// agent is compiled. `options.agent` is ignored.
 ///
 /// # Errors
 /// As [`build`].
-pub fn prepare_kernel(
+pub fn prepare_inputs(
     store: &Store,
     options: &BuildOptions,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
     let plan = KernelPlan::new(options)?;
     let _lock = store.lock(|| progress.waiting())?;
-    Steps::new(progress).run(|progress| plan.obtain(store, options, progress))?;
+    obtain_inputs(store, options, &plan, &mut Steps::new(progress))?;
+
     Ok(())
+}
+
+/// Builds or fetches the inputs of an image, or takes them from the caches.
+fn obtain_inputs(
+    store: &Store,
+    options: &BuildOptions,
+    plan: &KernelPlan,
+    steps: &mut Steps<'_>,
+) -> Result<Inputs, Error> {
+    let kernel = steps.run(|progress| plan.obtain(store, options, progress))?;
+    store.require_space(REQUIRED_BYTES)?;
+    let base = steps
+        .run(|progress| base_packages::obtain(store, &options.suite, options.refresh, progress))?;
+    let uv = steps.run(|_| uv::obtain(store))?;
+    let bun = steps.run(|_| bun::obtain(store))?;
+
+    Ok(Inputs {
+        kernel,
+        base,
+        uv,
+        bun,
+    })
 }
 
 /// Returns the existing image if it was built from the same inputs and is intact.
@@ -131,13 +164,12 @@ fn run_steps(
     recipe: &Recipe,
     steps: &mut Steps<'_>,
 ) -> Result<(), Error> {
-    // Fetch or build the inputs.
-    let kernel = steps.run(|progress| recipe.kernel.obtain(store, options, progress))?;
-    store.require_space(REQUIRED_BYTES)?;
-    let base = steps
-        .run(|progress| base_packages::obtain(store, &options.suite, options.refresh, progress))?;
-    let uv = steps.run(|_| uv::obtain(store))?;
-    let bun = steps.run(|_| bun::obtain(store))?;
+    let Inputs {
+        kernel,
+        base,
+        uv,
+        bun,
+    } = obtain_inputs(store, options, &recipe.kernel, steps)?;
 
     // Assemble and pack the root file system.
     let work = store.work_dir()?;
