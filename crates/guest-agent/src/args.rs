@@ -4,21 +4,21 @@ use std::path::PathBuf;
 
 use fumehood_protocol::{LIMITS, Limits};
 
-use crate::confine::User;
-use crate::settings::VERSION;
+use crate::process::User;
+use crate::settings::{VERSION, set_limit_value};
 
 /// What the command line asks for.
 #[derive(Debug)]
-pub(crate) enum Wish {
+pub(crate) enum CliAction {
     /// To print this and be done.
     Print(String),
     /// To serve TCP.
-    Listen(Box<Listen>),
+    Listen(Box<ListenOptions>),
 }
 
 /// How to serve TCP.
 #[derive(Debug)]
-pub(crate) struct Listen {
+pub(crate) struct ListenOptions {
     /// Where; port 0 takes any.
     pub(crate) address: SocketAddr,
     /// The secret of every connection; none only on a loopback address.
@@ -32,10 +32,6 @@ pub(crate) struct Listen {
 }
 
 const TOKEN_VARIABLE: &str = "FUMEHOOD_AGENT_TOKEN";
-
-/// No limit may be larger: as bytes it is more than there are, as seconds more than a century, and
-/// sums of times and sizes stay far from overflowing.
-const LARGEST_LIMIT: u64 = 1 << 32;
 
 const USAGE: &str = "\
 Runs code that a client sends, as the user who starts it. Use it inside a machine that may be broken.
@@ -59,9 +55,9 @@ Limits:
 ///
 /// # Errors
 /// A sentence for the operator.
-pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Wish, String> {
+pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CliAction, String> {
     let mut arguments = arguments;
-    let mut raw = Raw::default();
+    let mut raw = RawArgs::default();
     while let Some(argument) = arguments.next() {
         let argument = text(&argument)?;
         let mut value = || {
@@ -71,23 +67,26 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Wish, S
             text(&value)
         };
         match argument.as_str() {
-            "--help" | "-h" => return Ok(Wish::Print(usage())),
-            "--version" | "-V" => return Ok(Wish::Print(format!("fumehood-agent {VERSION}\n"))),
+            "--help" | "-h" => return Ok(CliAction::Print(usage())),
+            "--version" | "-V" => {
+                return Ok(CliAction::Print(format!("fumehood-agent {VERSION}\n")));
+            }
             "--listen" => raw.address = Some(address(&value()?)?),
             "--token-file" => raw.token_file = Some(value()?.into()),
             "--no-token" => raw.no_token = true,
-            "--limit" => set_limit(&mut raw.limits, &value()?)?,
-            "--user" => raw.user = Some(User::named(&value()?)?),
+            "--limit" => parse_limit(&mut raw.limits, &value()?)?,
+            "--user" => raw.user = Some(User::lookup(&value()?)?),
             "--cgroup" => raw.cgroup = Some(value()?.into()),
             other => return Err(format!("unknown argument `{other}`; see --help")),
         }
     }
-    raw.checked().map(|listen| Wish::Listen(Box::new(listen)))
+    raw.validate()
+        .map(|listen| CliAction::Listen(Box::new(listen)))
 }
 
 /// The command line, read but not yet weighed.
 #[derive(Debug, Default)]
-struct Raw {
+struct RawArgs {
     address: Option<SocketAddr>,
     token_file: Option<PathBuf>,
     no_token: bool,
@@ -96,8 +95,8 @@ struct Raw {
     cgroup: Option<PathBuf>,
 }
 
-impl Raw {
-    fn checked(self) -> Result<Listen, String> {
+impl RawArgs {
+    fn validate(self) -> Result<ListenOptions, String> {
         let address = self
             .address
             .ok_or("say where to serve, with --listen ADDRESS:PORT; see --help")?;
@@ -127,13 +126,13 @@ impl Raw {
             }
         };
         check_token(token.as_deref(), &self.limits)?;
-        let Raw {
+        let RawArgs {
             limits,
             user,
             cgroup,
             ..
         } = self;
-        Ok(Listen {
+        Ok(ListenOptions {
             address,
             token,
             limits,
@@ -159,33 +158,14 @@ fn check_token(token: Option<&str>, limits: &Limits) -> Result<(), String> {
 ///
 /// # Errors
 /// A sentence for the operator.
-fn set_limit(limits: &mut Limits, assignment: &str) -> Result<(), String> {
+fn parse_limit(limits: &mut Limits, assignment: &str) -> Result<(), String> {
     let (name, value) = assignment
         .split_once('=')
         .ok_or_else(|| format!("`{assignment}` is no NAME=VALUE; see --help for the limits"))?;
     let value = value
         .parse()
         .map_err(|_| format!("the limit {name} must be a whole number, not `{value}`"))?;
-    set_one_limit(limits, name, value)
-}
-
-/// Sets a limit to a value that nothing can break on.
-///
-/// # Errors
-/// A sentence for the operator.
-pub(crate) fn set_one_limit(limits: &mut Limits, name: &str, value: u64) -> Result<(), String> {
-    if value > LARGEST_LIMIT {
-        return Err(format!(
-            "the limit {name} may be at most {LARGEST_LIMIT}, not {value}"
-        ));
-    }
-    limits.set(name, value)?;
-    if limits.chunk_bytes == 0 || limits.queued_bytes == 0 {
-        return Err(format!(
-            "the limit {name} must be at least 1: nothing could be sent"
-        ));
-    }
-    Ok(())
+    set_limit_value(limits, name, value)
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -214,7 +194,7 @@ fn usage() -> String {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Wish, String> {
+    fn parsed(line: &str) -> Result<CliAction, String> {
         parse(line.split_whitespace().map(Into::into))
     }
 
@@ -227,11 +207,11 @@ mod tests {
         );
         assert!(matches!(
             parsed("--listen 127.0.0.1:0 --no-token"),
-            Ok(Wish::Listen(_))
+            Ok(CliAction::Listen(_))
         ));
         assert!(matches!(
             parsed("--listen [::1]:0 --no-token"),
-            Ok(Wish::Listen(_))
+            Ok(CliAction::Listen(_))
         ));
         assert!(
             parsed("--listen 0.0.0.0:0 --no-token")
@@ -243,7 +223,7 @@ mod tests {
 
     #[test]
     fn limits_are_set_by_name() {
-        let Ok(Wish::Listen(listen)) =
+        let Ok(CliAction::Listen(listen)) =
             parsed("--listen 127.0.0.1:0 --no-token --limit timeout_s=9 --limit env_vars=3")
         else {
             panic!("refused")

@@ -1,0 +1,18 @@
+//! Processes and the walls around them: user, cgroup, limits, environment and pipes.
+//!
+//! This folder starts and kills processes. What a program says, and when it must end, belongs to `operation`.
+
+mod cgroup;
+mod confinement;
+mod error;
+mod memory_watch;
+mod pipes;
+mod process;
+pub(crate) mod procfs;
+
+pub(crate) use cgroup::{Cgroup, Cgroups, Usage};
+pub(crate) use confinement::{Confinement, User};
+pub(crate) use error::agent_error;
+pub(crate) use memory_watch::MemoryWatch;
+pub(crate) use pipes::{drain, open_reader, open_writer, output_pipe};
+pub(crate) use process::{CodeFile, Process};
