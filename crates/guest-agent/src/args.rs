@@ -1,31 +1,34 @@
-use std::ffi::{OsStr, OsString};
+//! The command line.
+
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use fumehood_protocol::{LIMITS, Limits};
+use lexopt::prelude::{Long, Short, ValueExt};
 
 use crate::process::User;
 use crate::settings::{VERSION, set_limit_value};
 
-/// What the command line asks for.
+/// What the command line asks the program to do.
 #[derive(Debug)]
 pub(crate) enum CliAction {
-    /// To print this and be done.
+    /// Print this text and exit.
     Print(String),
-    /// To serve TCP.
+    /// Serve TCP.
     Listen(Box<ListenOptions>),
 }
 
 /// How to serve TCP.
 #[derive(Debug)]
 pub(crate) struct ListenOptions {
-    /// Where; port 0 takes any.
+    /// The address to listen on; port 0 takes any free port.
     pub(crate) address: SocketAddr,
-    /// The secret of every connection; none only on a loopback address.
+    /// The token that every client must send. `None` is allowed only on a loopback address.
     pub(crate) token: Option<String>,
-    /// What clients may ask for at most.
+    /// Maxima for what clients request.
     pub(crate) limits: Limits,
-    /// Who programs run as; none = whoever the agent runs as.
+    /// The user that programs run as. `None`: the agent's user.
     pub(crate) user: Option<User>,
     /// A cgroup (version 2) directory that belongs to the agent, for the programs.
     pub(crate) cgroup: Option<PathBuf>,
@@ -34,57 +37,60 @@ pub(crate) struct ListenOptions {
 const TOKEN_VARIABLE: &str = "FUMEHOOD_AGENT_TOKEN";
 
 const USAGE: &str = "\
-Runs code that a client sends, as the user who starts it. Use it inside a machine that may be broken.
+Run code that clients send, as the user who starts this program. Use it only inside a machine that may be damaged.
 
 Usage: fumehood-agent --listen ADDRESS:PORT [OPTIONS]
 
 Options:
-  --listen ADDRESS:PORT  Where to serve; port 0 takes a free one. Prints `listening on ADDRESS:PORT`
+  --listen ADDRESS:PORT  Address to serve on; port 0 takes a free one. Prints `listening on ADDRESS:PORT`
   --token-file FILE      Read the token that every client must send in `hello` from FILE;
-                         without it, from the environment variable FUMEHOOD_AGENT_TOKEN
-  --no-token             Serve whoever connects; only on a loopback address
-  --limit NAME=VALUE     Set a limit; may be repeated. The limits and their defaults are below
+                         default: the environment variable FUMEHOOD_AGENT_TOKEN
+  --no-token             Serve every client; only on a loopback address
+  --limit NAME=VALUE     Set a limit; may be repeated. The limits and their defaults are listed below
   --user NAME_OR_UID     Run programs as this user; the agent must be root
-  --cgroup DIR           Make a cgroup for each program in DIR, a cgroup v2 directory of the agent's own
-  --help, --version      Print this, or the version
+  --cgroup DIR           Make a cgroup for each program in DIR, a cgroup v2 directory that belongs to the agent
+  --help, --version      Print this help, or the version
 
 Limits:
 ";
 
-/// Reads the command line.
+/// Parses the command line.
 ///
 /// # Errors
-/// A sentence for the operator.
+/// Returns a message for the operator.
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CliAction, String> {
-    let mut arguments = arguments;
+    let mut parser = lexopt::Parser::from_args(arguments);
     let mut raw = RawArgs::default();
-    while let Some(argument) = arguments.next() {
-        let argument = text(&argument)?;
-        let mut value = || {
-            let value = arguments
-                .next()
-                .ok_or_else(|| format!("{argument} needs a value; see --help"))?;
-            text(&value)
-        };
-        match argument.as_str() {
-            "--help" | "-h" => return Ok(CliAction::Print(usage())),
-            "--version" | "-V" => {
+    while let Some(argument) = parser.next().map_err(with_help)? {
+        match argument {
+            Long("help") | Short('h') => return Ok(CliAction::Print(usage())),
+            Long("version") | Short('V') => {
                 return Ok(CliAction::Print(format!("fumehood-agent {VERSION}\n")));
             }
-            "--listen" => raw.address = Some(address(&value()?)?),
-            "--token-file" => raw.token_file = Some(value()?.into()),
-            "--no-token" => raw.no_token = true,
-            "--limit" => parse_limit(&mut raw.limits, &value()?)?,
-            "--user" => raw.user = Some(User::lookup(&value()?)?),
-            "--cgroup" => raw.cgroup = Some(value()?.into()),
-            other => return Err(format!("unknown argument `{other}`; see --help")),
+            Long("listen") => raw.address = Some(parse_address(&value(&mut parser)?)?),
+            Long("token-file") => raw.token_file = Some(value(&mut parser)?.into()),
+            Long("no-token") => raw.no_token = true,
+            Long("limit") => parse_limit(&mut raw.limits, &value(&mut parser)?)?,
+            Long("user") => raw.user = Some(User::lookup(&value(&mut parser)?)?),
+            Long("cgroup") => raw.cgroup = Some(value(&mut parser)?.into()),
+            other => return Err(with_help(other.unexpected())),
         }
     }
-    raw.validate()
-        .map(|listen| CliAction::Listen(Box::new(listen)))
+    let options = raw.validate()?;
+    Ok(CliAction::Listen(Box::new(options)))
 }
 
-/// The command line, read but not yet weighed.
+fn with_help(error: lexopt::Error) -> String {
+    format!("{error}; see --help")
+}
+
+/// Returns the value of the current option.
+fn value(parser: &mut lexopt::Parser) -> Result<String, String> {
+    let value = parser.value().and_then(|value| value.string());
+    value.map_err(with_help)
+}
+
+/// The command line after parsing, before validation.
 #[derive(Debug, Default)]
 struct RawArgs {
     address: Option<SocketAddr>,
@@ -99,13 +105,14 @@ impl RawArgs {
     fn validate(self) -> Result<ListenOptions, String> {
         let address = self
             .address
-            .ok_or("say where to serve, with --listen ADDRESS:PORT; see --help")?;
+            .ok_or("missing option --listen ADDRESS:PORT; see --help")?;
         let from_environment = std::env::var(TOKEN_VARIABLE).ok();
+
         let token = match (self.token_file, from_environment, self.no_token) {
             (None, _, true) if address.ip().is_loopback() => None,
             (None, _, true) => {
                 return Err(format!(
-                    "--no-token is for a loopback address alone; {} can be reached by others",
+                    "--no-token is only allowed on a loopback address; other machines may reach {}",
                     address.ip()
                 ));
             }
@@ -120,33 +127,28 @@ impl RawArgs {
             (None, Some(token), false) => Some(token),
             (None, None, false) => {
                 return Err(format!(
-                    "a token is mandatory: give --token-file FILE or set {TOKEN_VARIABLE} \
-                     (or --no-token, on a loopback address alone)"
+                    "missing token: pass --token-file FILE or set {TOKEN_VARIABLE} \
+                     (or use --no-token, only on a loopback address)"
                 ));
             }
         };
         check_token(token.as_deref(), &self.limits)?;
-        let RawArgs {
-            limits,
-            user,
-            cgroup,
-            ..
-        } = self;
+
         Ok(ListenOptions {
             address,
             token,
-            limits,
-            user,
-            cgroup,
+            limits: self.limits,
+            user: self.user,
+            cgroup: self.cgroup,
         })
     }
 }
 
 fn check_token(token: Option<&str>, limits: &Limits) -> Result<(), String> {
     match token {
-        Some("") => Err("the token is empty; one that can be guessed is none".into()),
+        Some("") => Err("the token is empty; use one that cannot be guessed".into()),
         Some(token) if token.len() as u64 > limits.token_bytes => Err(format!(
-            "the token has {} bytes; at most {} are allowed (--limit token_bytes=…)",
+            "the token has {} bytes, of at most {} (--limit token_bytes=…)",
             token.len(),
             limits.token_bytes
         )),
@@ -157,35 +159,32 @@ fn check_token(token: Option<&str>, limits: &Limits) -> Result<(), String> {
 /// Sets a limit from `NAME=VALUE`.
 ///
 /// # Errors
-/// A sentence for the operator.
+/// Returns a message for the operator.
 fn parse_limit(limits: &mut Limits, assignment: &str) -> Result<(), String> {
     let (name, value) = assignment
         .split_once('=')
-        .ok_or_else(|| format!("`{assignment}` is no NAME=VALUE; see --help for the limits"))?;
+        .ok_or_else(|| format!("`{assignment}` is not NAME=VALUE; see --help for the limits"))?;
     let value = value
         .parse()
         .map_err(|_| format!("the limit {name} must be a whole number, not `{value}`"))?;
     set_limit_value(limits, name, value)
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!(
-            "`{text}` is no address and port; write 127.0.0.1:7000, [::1]:7000, or port 0 for any"
+            "invalid address `{text}`; write 127.0.0.1:7000, [::1]:7000, or port 0 for any free port"
         )
     })
 }
 
-fn text(argument: &OsStr) -> Result<String, String> {
-    let text = argument.to_str();
-    text.map(Into::into)
-        .ok_or_else(|| format!("the argument {argument:?} is no UTF-8"))
-}
-
 fn usage() -> String {
     let mut usage = USAGE.to_string();
-    for row in LIMITS {
-        usage += &format!("  {} = {}\n      {}\n", row.name, row.default, row.reason);
+    for limit in LIMITS {
+        usage += &format!(
+            "  {} = {}\n      {}\n",
+            limit.name, limit.default, limit.reason
+        );
     }
     usage
 }
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_mandatory_but_on_loopback() {
+    fn token_is_required_except_on_loopback() {
         assert!(
             parsed("--listen 127.0.0.1:0")
                 .unwrap_err()
@@ -226,7 +225,7 @@ mod tests {
         let Ok(CliAction::Listen(listen)) =
             parsed("--listen 127.0.0.1:0 --no-token --limit timeout_s=9 --limit env_vars=3")
         else {
-            panic!("refused")
+            panic!("rejected")
         };
         assert_eq!((listen.limits.timeout_s, listen.limits.env_vars), (9, 3));
         for wrong in [
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_argument() {
         for (line, part) in [
             ("", "--listen"),
             ("--listen", "--listen"),
