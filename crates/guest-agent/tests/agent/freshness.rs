@@ -17,7 +17,7 @@ fn a_machine_that_is_not_ours_is_neither_quiesced_nor_refreshed() {
         panic!("no hello")
     };
     assert_eq!(hello.features, ["contexts"]);
-    let not_ours = &["not its own"][..];
+    let not_ours = &["does not own its machine"][..];
     client.refuses(r#"{"action":"quiesce"}"#, ErrorType::RequestError, not_ours);
     client.refuses(REFRESH, ErrorType::RequestError, not_ours);
     assert_eq!(client.python("print('on')").out(), "on\n");
