@@ -176,7 +176,8 @@ fn walls(config: &Config, chosen: &Result<Chosen, Error>) -> Finding {
     let setting = Qemu::find(config)
         .and_then(|qemu| setting(&any, &qemu, accelerator, open_store(config)?.root()));
     let tried = setting.map_err(|e| e.to_string());
-    let tried = tried.and_then(|setting| Launcher::try_walls(setting).map_err(|e| e.to_string()));
+    let tried =
+        tried.and_then(|setting| Launcher::probe_isolation(setting).map_err(|e| e.to_string()));
     let missing = match tried {
         Ok(missing) => missing,
         Err(why) => return Finding::new(SUBJECT, Health::Bad, why, "fumehood image build"),

@@ -49,9 +49,9 @@ impl Kit {
         image: Image,
         limits: &Limits,
     ) -> Result<Self, Error> {
-        if setting.full {
+        if setting.require_all_layers {
             // Rather now than with the first VM.
-            Launcher::try_walls(setting.clone()).map_err(not_started)?;
+            Launcher::probe_isolation(setting.clone()).map_err(not_started)?;
         }
         let launcher = Launcher::new(setting).map_err(|e| {
             Error::new(ErrorKind::Host, format!("no thread for starting QEMU: {e}"))
@@ -138,7 +138,7 @@ impl Kit {
         machine: &Machine,
         memories: Vec<OwnedFd>,
     ) -> Result<Started, Error> {
-        let waiting = CommandLine::waiting;
+        let waiting = CommandLine::standby;
         let (process, ends) = self.start(machine, waiting, memories).await?;
         Ok(ends.started(process).await)
     }
@@ -187,7 +187,7 @@ impl Kit {
         let wanted = ProcessSpec {
             args: line.into_args(),
             inherit,
-            allowance: machine.allowance(),
+            limits: machine.allowance(),
         };
         let process = self.launcher.start(wanted).await.map_err(not_started)?;
         Ok((process, ours))

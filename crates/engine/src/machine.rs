@@ -107,7 +107,7 @@ impl Machine {
             ),
         };
         let socket = |id: &str, fd| Chardev { id: id.into(), fd };
-        let line = CommandLine::bare()
+        let line = CommandLine::minimal()
             .with(&Board::Microvm { acpi: self.acpi })
             .with(&accel)
             .with(&cpu)

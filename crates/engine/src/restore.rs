@@ -135,12 +135,12 @@ async fn begin(
     });
     let property = json!({ "path": "/machine", "property": "memory-backend", "value": "mem" });
     Ok(vec![
-        qmp.begin("object-add", backend).await?,
-        qmp.begin("qom-set", property).await?,
-        qmp.begin("x-exit-preconfig", Value::Null).await?,
-        qmp.begin_with_fd("getfd", json!({ "fdname": "state" }), state.as_fd())
+        qmp.submit("object-add", backend).await?,
+        qmp.submit("qom-set", property).await?,
+        qmp.submit("x-exit-preconfig", Value::Null).await?,
+        qmp.submit_with_fd("getfd", json!({ "fdname": "state" }), state.as_fd())
             .await?,
-        qmp.begin("migrate-incoming", json!({ "uri": "fd:state" }))
+        qmp.submit("migrate-incoming", json!({ "uri": "fd:state" }))
             .await?,
     ])
 }
@@ -156,7 +156,7 @@ async fn refused(vm: Vm, error: &QmpError) -> Error {
 /// Adds QEMU's own words, where it refused something.
 async fn with_reason(error: Error, commands: Vec<Pending>) -> Error {
     for command in commands {
-        if let Err(reason @ QmpError::Refused { .. }) = command.answer().await {
+        if let Err(reason @ QmpError::Rejected { .. }) = command.answer().await {
             return Error::new(error.kind(), format!("{error}; {reason}"));
         }
     }

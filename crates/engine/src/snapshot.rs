@@ -163,7 +163,7 @@ async fn save(
     }
     let (base, bytes) = (base.cloned(), machine.memory_bytes());
     let copying = tokio::task::spawn_blocking(move || -> Result<File, Error> {
-        let memory = GuestMemory::of(process, bytes)
+        let memory = GuestMemory::open(process, bytes)
             .map_err(|e| Error::new(ErrorKind::Host, format!("no state can be saved here: {e}")))?;
         copy(&memory, bytes, base.as_ref()).map_err(|e| {
             Error::new(
@@ -194,7 +194,7 @@ fn copy(memory: &GuestMemory, bytes: u64, base: Option<&Snapshot>) -> io::Result
     if let Some(base) = base {
         copy_sparse(base.ram(), &ram).map_err(io::Error::other)?;
     }
-    memory.copy_own_pages(&ram, base.is_none())?;
+    memory.copy_private_pages(&ram, base.is_none())?;
     seal(&ram)?;
     Ok(ram)
 }
@@ -215,7 +215,7 @@ async fn device_state(qmp: &Qmp) -> Result<Vec<u8>, Error> {
         .open(path)
         .map_err(|e| failed(&e))?;
     let set = qmp
-        .begin_with_fd("add-fd", Value::Null, write_only.as_fd())
+        .submit_with_fd("add-fd", Value::Null, write_only.as_fd())
         .await
         .map_err(|e| failed(&e))?
         .answer()

@@ -87,7 +87,7 @@ impl Vm {
 
     /// The walls around QEMU.
     pub(crate) fn isolation(&self) -> Isolation {
-        Isolation::without(self.process.missing())
+        Isolation::without(self.process.missing_layers())
     }
 
     /// The number of QEMU's process.
@@ -127,7 +127,7 @@ impl Vm {
             known.push(format!("shutdown reason: {reason}"));
         }
         if ended.is_ok() {
-            let complaint = self.process.complaint();
+            let complaint = self.process.stderr_tail();
             if !complaint.is_empty() {
                 known.push(format!("QEMU said: {complaint}"));
             }

@@ -40,7 +40,7 @@ pub(crate) fn setting(
         program: qemu.program.clone(),
         devices,
         user: user(accelerator),
-        full: config.require_isolation == RequiredIsolation::Full,
+        require_all_layers: config.require_isolation == RequiredIsolation::Full,
     })
 }
 

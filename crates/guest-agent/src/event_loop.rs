@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use fumehood_sys::guest::{Ended, Signals, peek_ended, reap, reserve_descriptors};
+use fumehood_sys::guest::{ChildExit, Signals, peek_exited_child, reap, reserve_descriptors};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::agent::Agent;
@@ -281,7 +281,7 @@ impl EventLoop {
 
     /// Reaps every child that has ended: programs, interpreters, and orphans of theirs.
     fn reap(&mut self, now: Instant) {
-        while let Ok(Some(pid)) = peek_ended() {
+        while let Ok(Some(pid)) = peek_exited_child() {
             self.reap_one(pid, now);
         }
         if let Some(cgroups) = &mut self.agent.confinement.cgroups {
@@ -351,8 +351,8 @@ impl EventLoop {
 }
 
 /// Reaps a child that is known to have ended.
-fn reap_child(pid: i32) -> Ended {
-    let unknown = Ended {
+fn reap_child(pid: i32) -> ChildExit {
+    let unknown = ChildExit {
         code: None,
         signal: None,
         cpu_time_us: 0,

@@ -289,7 +289,7 @@ actions! {
 impl Request {
     /// Whether its `op_id` names an operation that runs, instead of beginning one.
     #[must_use]
-    pub fn is_about_another(&self) -> bool {
+    pub fn targets_running_operation(&self) -> bool {
         matches!(
             self,
             Self::Cancel(_)

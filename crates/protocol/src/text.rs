@@ -4,28 +4,28 @@
 /// [`finish`](Self::finish) is called. Bytes that can never become a character pass at once.
 #[derive(Debug, Default)]
 pub struct Utf8Splitter {
-    kept: Vec<u8>,
+    pending: Vec<u8>,
 }
 
 impl Utf8Splitter {
     /// Adds `bytes` and returns all that can be sent now.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut all = std::mem::take(&mut self.kept);
+        let mut all = std::mem::take(&mut self.pending);
         all.extend_from_slice(bytes);
         let cut = all.len() - incomplete_tail(&all);
-        self.kept = all.split_off(cut);
+        self.pending = all.split_off(cut);
         all
     }
 
     /// What was kept back; the stream has ended.
     pub fn finish(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.kept)
+        std::mem::take(&mut self.pending)
     }
 
     /// Bytes kept back: 0 ..= 3.
     #[must_use]
-    pub fn kept(&self) -> usize {
-        self.kept.len()
+    pub fn pending(&self) -> usize {
+        self.pending.len()
     }
 }
 
@@ -53,7 +53,7 @@ mod tests {
     fn half_a_character_waits_for_the_rest() {
         let mut splitter = Utf8Splitter::default();
         assert_eq!(splitter.push(&[b'a', 0xc3]), b"a");
-        assert_eq!(splitter.kept(), 1);
+        assert_eq!(splitter.pending(), 1);
         assert_eq!(splitter.push(&[0xa9]), "é".as_bytes());
     }
 
@@ -71,7 +71,7 @@ mod tests {
             let mut out = Vec::new();
             for piece in &pieces {
                 out.extend(splitter.push(piece));
-                prop_assert!(splitter.kept() <= 3);
+                prop_assert!(splitter.pending() <= 3);
             }
             out.extend(splitter.finish());
             prop_assert_eq!(out, pieces.concat());
@@ -89,7 +89,7 @@ mod tests {
                 prop_assert!(std::str::from_utf8(&piece).is_ok());
                 from = to;
             }
-            prop_assert_eq!(splitter.kept(), 0);
+            prop_assert_eq!(splitter.pending(), 0);
         }
     }
 }

@@ -79,8 +79,8 @@ impl Attempt<'_> {
             limits: Limits {
                 file_bytes: FILE_BYTES,
                 descriptors: DESCRIPTORS,
-                threads: self.wanted.allowance.threads,
-                address_bytes: (self.wanted.allowance.memory_mib + ADDRESSES_MIB) << 20,
+                threads: self.wanted.limits.threads,
+                address_bytes: (self.wanted.limits.memory_mib + ADDRESSES_MIB) << 20,
             },
         };
         let order = serde_json::to_vec(&order).map_err(refused)?;

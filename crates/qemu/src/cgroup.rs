@@ -109,7 +109,7 @@ impl Hierarchy {
     ///
     /// # Errors
     /// A sentence that says what the kernel refused.
-    pub(crate) fn make(&self, allowance: &ResourceLimits) -> Result<Cgroup, String> {
+    pub(crate) fn make(&self, limits: &ResourceLimits) -> Result<Cgroup, String> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", this_process());
@@ -122,7 +122,7 @@ impl Hierarchy {
             fs::create_dir(&directory).map_err(failed)?;
             cgroup.directories.push(directory);
         }
-        for (at, file, value) in self.bounds(allowance) {
+        for (at, file, value) in self.bounds(limits) {
             let path = cgroup.directories[at].join(file);
             fs::write(&path, value).map_err(|e| format!("{}: {e}", path.display()))?;
         }
@@ -130,10 +130,10 @@ impl Hierarchy {
     }
 
     /// Which directory's file gets which value.
-    fn bounds(&self, allowance: &ResourceLimits) -> [(usize, &'static str, String); 3] {
-        let memory = (allowance.memory_mib << 20).to_string();
-        let threads = allowance.threads.to_string();
-        let quota = allowance.processor_percent * PERIOD_US / 100;
+    fn bounds(&self, limits: &ResourceLimits) -> [(usize, &'static str, String); 3] {
+        let memory = (limits.memory_mib << 20).to_string();
+        let threads = limits.threads.to_string();
+        let quota = limits.processor_percent * PERIOD_US / 100;
         match self {
             Self::Unified(_) => [
                 (0, "memory.max", memory),
@@ -290,12 +290,12 @@ mod tests {
         let slice = dir.path().join("slice");
         fs::write(slice.join("cgroup.subtree_control"), "cpu io memory pids\n").unwrap();
         assert_eq!(find(), Some(Hierarchy::Unified(slice.clone())));
-        let allowance = ResourceLimits {
+        let limits = ResourceLimits {
             memory_mib: 512,
             threads: 64,
             processor_percent: 200,
         };
-        let bounds = Hierarchy::Unified(slice).bounds(&allowance);
+        let bounds = Hierarchy::Unified(slice).bounds(&limits);
         let texts = bounds.map(|(_, file, value)| format!("{file}={value}"));
         assert_eq!(
             texts,

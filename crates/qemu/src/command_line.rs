@@ -15,7 +15,7 @@ pub struct CommandLine(Vec<OsString>);
 impl CommandLine {
     /// No devices, no configuration files, no display, no reboot: only what is added.
     #[must_use]
-    pub fn bare() -> Self {
+    pub fn minimal() -> Self {
         Self(
             [
                 "-nodefaults",
@@ -41,7 +41,7 @@ impl CommandLine {
     /// state are named by the monitor later (`object-add`, `qom-set`, `x-exit-preconfig`,
     /// `migrate-incoming`).
     #[must_use]
-    pub fn waiting(mut self) -> Self {
+    pub fn standby(mut self) -> Self {
         // The state is saved by `xen-save-devices-state`, which writes no configuration section. A network
         // card has nobody to tell that it has moved.
         let switches = [

@@ -47,7 +47,7 @@ pub struct LaunchConfig {
     /// Whom it becomes. One that stays who it is gets a user namespace, unless it is root.
     pub user: User,
     /// Whether all walls are required: without one nothing is started.
-    pub full: bool,
+    pub require_all_layers: bool,
 }
 
 /// One QEMU that is to be started.
@@ -58,7 +58,7 @@ pub struct ProcessSpec {
     /// Descriptors that keep their numbers in it and are closed here.
     pub inherit: Vec<OwnedFd>,
     /// What it may take.
-    pub allowance: ResourceLimits,
+    pub limits: ResourceLimits,
 }
 
 /// What is sent to the thread that forks.
@@ -113,19 +113,21 @@ impl Launcher {
     ///
     /// # Errors
     /// [`ProcessError`].
-    pub fn try_walls(setting: LaunchConfig) -> Result<Vec<(IsolationLayer, String)>, ProcessError> {
+    pub fn probe_isolation(
+        setting: LaunchConfig,
+    ) -> Result<Vec<(IsolationLayer, String)>, ProcessError> {
         let mut starter = Starter::new(setting);
         let wanted = ProcessSpec {
             args: vec!["--version".into()],
             inherit: Vec::new(),
-            allowance: ResourceLimits {
+            limits: ResourceLimits {
                 memory_mib: 512,
                 threads: 64,
                 processor_percent: 200,
             },
         };
         let process = starter.start(&wanted, None)?;
-        let missing = process.missing().iter();
+        let missing = process.missing_layers().iter();
         Ok(missing.map(|wall| (*wall, starter.reason(*wall))).collect())
     }
 }
@@ -189,7 +191,7 @@ impl Starter {
                 Err(Refused::Error(error)) => return Err(error),
                 Err(Refused::IsolationLayer(wall, what)) => (wall, what),
             };
-            if self.setting.full {
+            if self.setting.require_all_layers {
                 return Err(ProcessError::Walls(what));
             }
             match wall {
@@ -217,7 +219,7 @@ impl Starter {
         };
         let files = self.files.as_ref().map_err(spawn)?;
         let cgroup = self.hierarchy.as_ref();
-        let cgroup = cgroup.map(|hierarchy| hierarchy.make(&wanted.allowance));
+        let cgroup = cgroup.map(|hierarchy| hierarchy.make(&wanted.limits));
         let cgroup = cgroup.transpose();
         let cgroup =
             cgroup.map_err(|what| Refused::IsolationLayer(IsolationLayer::Cgroup, what))?;
@@ -231,8 +233,8 @@ impl Starter {
     }
 
     fn accept(&self, process: Process) -> Result<Process, ProcessError> {
-        let missing = process.missing();
-        if !self.setting.full || missing.is_empty() {
+        let missing = process.missing_layers();
+        if !self.setting.require_all_layers || missing.is_empty() {
             return Ok(process);
         }
         let whys = missing.iter().map(|wall| self.reason(*wall));

@@ -49,7 +49,7 @@ impl GuestMemory {
     ///
     /// # Errors
     /// [`MemoryError`].
-    pub fn of(pid: u32, bytes: u64) -> Result<Self, MemoryError> {
+    pub fn open(pid: u32, bytes: u64) -> Result<Self, MemoryError> {
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
         let found: Vec<u64> = maps
             .lines()
@@ -76,7 +76,7 @@ impl GuestMemory {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn copy_own_pages(&self, to: &File, sparse: bool) -> io::Result<u64> {
+    pub fn copy_private_pages(&self, to: &File, sparse: bool) -> io::Result<u64> {
         let entries = self.entries()?;
         let mut buffer = vec![0; RUN * PAGE];
         let (mut written, mut first) = (0, 0);
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_size_that_no_mapping_has_is_refused() {
-        let error = GuestMemory::of(std::process::id(), 12345 * PAGE as u64).unwrap_err();
+        let error = GuestMemory::open(std::process::id(), 12345 * PAGE as u64).unwrap_err();
         assert!(
             matches!(error, MemoryError::Unclear { found: 0 }),
             "{error}"

@@ -13,7 +13,7 @@ use crate::cgroup::Cgroup;
 use crate::launcher::Request;
 
 /// What is kept of a process's standard error, in bytes.
-const COMPLAINT_BYTES: usize = 4096;
+const STDERR_TAIL_BYTES: usize = 4096;
 
 /// A running QEMU. Dropping it kills it and waits for its end.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct Process {
     /// Its standard error; taken over by the runtime at the first wait. QEMU alone holds the other
     /// end, so the end of this pipe is the sign to look whether QEMU has ended.
     stderr: Option<Stderr>,
-    complaint: Vec<u8>,
+    stderr_tail: Vec<u8>,
     missing: Vec<IsolationLayer>,
     /// Removed after the process has been waited for.
     _cgroup: Option<Cgroup>,
@@ -87,7 +87,7 @@ impl Process {
         Self {
             child,
             stderr: stderr.map(Stderr::New),
-            complaint: Vec::new(),
+            stderr_tail: Vec::new(),
             missing,
             _cgroup: cgroup,
             _hold: hold,
@@ -102,7 +102,7 @@ impl Process {
 
     /// The walls that do not stand around it, as its launcher told; none = all stand.
     #[must_use]
-    pub fn missing(&self) -> &[IsolationLayer] {
+    pub fn missing_layers(&self) -> &[IsolationLayer] {
         &self.missing
     }
 
@@ -126,8 +126,8 @@ impl Process {
                 if n == 0 {
                     break;
                 }
-                let room = COMPLAINT_BYTES.saturating_sub(self.complaint.len());
-                self.complaint.extend_from_slice(&buffer[..n.min(room)]);
+                let room = STDERR_TAIL_BYTES.saturating_sub(self.stderr_tail.len());
+                self.stderr_tail.extend_from_slice(&buffer[..n.min(room)]);
             }
         }
         // A process that ends closes its files last, so one look is enough as a rule. One that has
@@ -152,7 +152,9 @@ impl Process {
 
     /// What it wrote to standard error, up to 4 KiB; complete when [`wait`](Self::wait) has returned.
     #[must_use]
-    pub fn complaint(&self) -> String {
-        String::from_utf8_lossy(&self.complaint).trim().to_string()
+    pub fn stderr_tail(&self) -> String {
+        String::from_utf8_lossy(&self.stderr_tail)
+            .trim()
+            .to_string()
     }
 }

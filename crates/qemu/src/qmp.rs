@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 pub enum QmpError {
     /// QEMU refused a command.
     #[error("QEMU refused `{command}`: {reason}")]
-    Refused {
+    Rejected {
         /// The command.
         command: String,
         /// QEMU's words.
@@ -28,7 +28,7 @@ pub enum QmpError {
     },
     /// No answer in time.
     #[error("QEMU did not answer `{command}` within {seconds} s", seconds = .limit.as_secs_f32())]
-    Silent {
+    Timeout {
         /// The command.
         command: String,
         /// The deadline.
@@ -119,7 +119,7 @@ impl Qmp {
             reader,
             next_id: AtomicU64::new(0),
         };
-        qmp.begin("qmp_capabilities", Value::Null).await?;
+        qmp.submit("qmp_capabilities", Value::Null).await?;
         Ok((qmp, listener))
     }
 
@@ -135,14 +135,14 @@ impl Qmp {
     /// # Errors
     /// [`QmpError`].
     pub async fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        self.begin(command, arguments).await?.answer().await
+        self.submit(command, arguments).await?.answer().await
     }
 
     /// Sends one command; its answer can be waited for later.
     ///
     /// # Errors
     /// [`QmpError::Closed`].
-    pub async fn begin(&self, command: &str, arguments: Value) -> Result<Pending, QmpError> {
+    pub async fn submit(&self, command: &str, arguments: Value) -> Result<Pending, QmpError> {
         self.send(command, arguments, None).await
     }
 
@@ -151,7 +151,7 @@ impl Qmp {
     ///
     /// # Errors
     /// [`QmpError::Closed`].
-    pub async fn begin_with_fd(
+    pub async fn submit_with_fd(
         &self,
         command: &str,
         arguments: Value,
@@ -230,9 +230,9 @@ impl Pending {
         let Self { command, answer } = self;
         match tokio::time::timeout(DEADLINE, answer).await {
             Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(reason))) => Err(QmpError::Refused { command, reason }),
+            Ok(Ok(Err(reason))) => Err(QmpError::Rejected { command, reason }),
             Ok(Err(_)) => Err(QmpError::Closed),
-            Err(_) => Err(QmpError::Silent {
+            Err(_) => Err(QmpError::Timeout {
                 command,
                 limit: DEADLINE,
             }),

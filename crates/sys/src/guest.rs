@@ -17,7 +17,7 @@ mod scheduling;
 mod signals;
 
 pub use attempt::SyscallProbe;
-pub use children::{Ended, peek_ended, reap};
+pub use children::{ChildExit, peek_exited_child, reap};
 pub use emulated::is_emulated;
 pub use entropy::{add_entropy, reseed};
 pub use files_of::FsCredentials;

@@ -1,4 +1,4 @@
-use fumehood_sys::host::{Forbidden, reaches_the_kernel};
+use fumehood_sys::host::{ForbiddenSyscall, reaches_kernel};
 use rustix::net::{AddressFamily, SocketType, socket};
 
 use crate::{Breaches, succeeded};
@@ -28,7 +28,7 @@ pub(crate) fn sockets() -> Breaches {
 
 /// Makes calls that QEMU has no business with, such that none could do anything.
 pub(crate) fn calls() -> Breaches {
-    let reached = Forbidden::ALL.into_iter();
-    let reached = reached.filter(|call| reaches_the_kernel(*call));
+    let reached = ForbiddenSyscall::ALL.into_iter();
+    let reached = reached.filter(|call| reaches_kernel(*call));
     reached.map(|call| format!("{call:?}")).collect()
 }

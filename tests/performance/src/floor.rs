@@ -109,7 +109,7 @@ impl Floor {
         let mut file = memory_file("floor-state")?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let write_only = File::options().write(true).open(path)?;
-        let added = qmp.begin_with_fd("add-fd", Value::Null, write_only.as_fd());
+        let added = qmp.submit_with_fd("add-fd", Value::Null, write_only.as_fd());
         let set = added.await?.answer().await?["fdset-id"].clone();
         let save = json!({ "filename": format!("/dev/fdset/{set}"), "live": false });
         qmp.execute("xen-save-devices-state", save).await?;
@@ -119,7 +119,7 @@ impl Floor {
         let ram = sealable_file("floor-memory")?;
         let bytes = u64::from(MEMORY_MIB) << 20;
         ram.set_len(bytes)?;
-        GuestMemory::of(guest.child.id(), bytes)?.copy_own_pages(&ram, true)?;
+        GuestMemory::open(guest.child.id(), bytes)?.copy_private_pages(&ram, true)?;
         seal(&ram)?;
         Ok(Self {
             qemu: qemu.to_path_buf(),
@@ -133,7 +133,7 @@ impl Floor {
     pub(crate) async fn restore(&self) -> anyhow::Result<(Duration, Duration)> {
         let begun = Instant::now();
         let number = self.ram.as_raw_fd();
-        let mut guest = start(&self.qemu, CommandLine::waiting, &[self.ram.as_fd()]).await?;
+        let mut guest = start(&self.qemu, CommandLine::standby, &[self.ram.as_fd()]).await?;
         guest.qmp.execute("query-status", Value::Null).await?;
         let up = Instant::now();
         let mut state = memory_file("floor-state")?;
@@ -146,12 +146,12 @@ impl Floor {
         let property = json!({ "path": "/machine", "property": "memory-backend", "value": "mem" });
         let qmp = &guest.qmp;
         let _pending = [
-            qmp.begin("object-add", backend).await?,
-            qmp.begin("qom-set", property).await?,
-            qmp.begin("x-exit-preconfig", Value::Null).await?,
-            qmp.begin_with_fd("getfd", json!({ "fdname": "state" }), state.as_fd())
+            qmp.submit("object-add", backend).await?,
+            qmp.submit("qom-set", property).await?,
+            qmp.submit("x-exit-preconfig", Value::Null).await?,
+            qmp.submit_with_fd("getfd", json!({ "fdname": "state" }), state.as_fd())
                 .await?,
-            qmp.begin("migrate-incoming", json!({ "uri": "fd:state" }))
+            qmp.submit("migrate-incoming", json!({ "uri": "fd:state" }))
                 .await?,
         ];
         // A byte that came before the state would be overwritten by it.
@@ -184,7 +184,7 @@ async fn start(
         id: id.into(),
         fd: fd.as_raw_fd(),
     };
-    let line = CommandLine::bare()
+    let line = CommandLine::minimal()
         .with(&Machine::Microvm { acpi: false })
         .with(&Accel::Tcg {
             tb_size_mib: TB_SIZE_MIB,

@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use fumehood_sys::guest::{Ended, LaunchFailure};
+use fumehood_sys::guest::{ChildExit, LaunchFailure};
 use rustix::process::Signal;
 
 use super::input::Input;
@@ -79,7 +79,7 @@ impl Operation {
         conversation.usage = total;
         self.input = None;
         self.interpreter_alive = true;
-        let ended = Ended {
+        let ended = ChildExit {
             code: Some(code),
             signal: None,
             cpu_time_us: 0,
@@ -98,7 +98,7 @@ impl Operation {
         &mut self,
         is_only: bool,
         now: Instant,
-        reap: impl FnOnce() -> Ended,
+        reap: impl FnOnce() -> ChildExit,
     ) {
         let left_processes = self.process.kill_leftovers(is_only);
         // The last control message may not have been read yet.

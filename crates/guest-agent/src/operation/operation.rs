@@ -2,7 +2,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{InputCredit, Limits, OpId, ProcessKind, Response, Stream};
-use fumehood_sys::guest::{Ended, LaunchFailure};
+use fumehood_sys::guest::{ChildExit, LaunchFailure};
 use rustix::process::Signal;
 
 use super::input::Input;
@@ -71,7 +71,7 @@ pub(crate) enum StopReason {
 /// How and when the program has ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProgramEnd {
-    pub(crate) ended: Ended,
+    pub(crate) ended: ChildExit,
     pub(crate) at: Instant,
     pub(crate) usage: Usage,
     /// Processes that the program has left behind.

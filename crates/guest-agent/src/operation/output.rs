@@ -141,7 +141,7 @@ impl OutputStream {
 
     /// Whether everything was read and sent.
     pub(crate) fn is_done(&self) -> bool {
-        self.remaining == Some(0) && self.buffered.is_empty() && self.splitter.kept() == 0
+        self.remaining == Some(0) && self.buffered.is_empty() && self.splitter.pending() == 0
     }
 
     /// Whether there is something to do without a further event.

@@ -1,6 +1,6 @@
 use std::os::fd::OwnedFd;
 
-use fumehood_sys::guest::Ended;
+use fumehood_sys::guest::ChildExit;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -111,7 +111,7 @@ impl Process {
     }
 
     /// Returns the usage: that of the cgroup, or of the process if there is no cgroup.
-    pub(crate) fn usage(&self, ended: &Ended) -> Usage {
+    pub(crate) fn usage(&self, ended: &ChildExit) -> Usage {
         let usage = self.usage_now();
         Usage {
             cpu_time_us: usage.cpu_time_us.or(Some(ended.cpu_time_us)),

@@ -20,7 +20,9 @@ pub(super) fn check_session(
         return Err(WireError::new(ErrorType::AuthError, message));
     }
 
-    let op_id = request.op_id().filter(|_| !request.is_about_another());
+    let op_id = request
+        .op_id()
+        .filter(|_| !request.targets_running_operation());
     match op_id.filter(|id| client.is_live(*id, agent)) {
         None => Ok(request),
         Some(id) => {
@@ -43,7 +45,7 @@ pub(super) fn check_refreshed(agent: &Agent, request: &Request) -> Result<(), Wi
     );
 
     // Requests about another operation are harmless: they find none.
-    if !awaits || is_always_allowed || request.is_about_another() {
+    if !awaits || is_always_allowed || request.targets_running_operation() {
         return Ok(());
     }
     let message = "the guest's state was saved and it waits for `refresh`; send that first";

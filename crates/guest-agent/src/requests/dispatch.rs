@@ -51,8 +51,10 @@ fn dispatch_all(client: &mut Client, agent: &mut Agent, now: Instant) {
 fn dispatch(client: &mut Client, incoming: IncomingRequest, agent: &mut Agent, now: Instant) {
     let IncomingRequest { op_id, request } = incoming;
     // An error with an `op_id` ends that operation. A request about another operation must not.
-    let is_about_another = request.as_ref().is_ok_and(Request::is_about_another);
-    let op_id = op_id.filter(|_| !is_about_another);
+    let targets_running_operation = request
+        .as_ref()
+        .is_ok_and(Request::targets_running_operation);
+    let op_id = op_id.filter(|_| !targets_running_operation);
 
     let result = request
         .and_then(|request| check_session(client, request, agent))

@@ -3,7 +3,7 @@ use std::mem::MaybeUninit;
 
 /// How a child process ended, and what it used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
+pub struct ChildExit {
     /// What it exited with, where it exited.
     pub code: Option<i32>,
     /// The signal that ended it, where one did.
@@ -19,7 +19,7 @@ pub struct Ended {
 ///
 /// # Errors
 /// What the kernel says; no children at all is no error.
-pub fn peek_ended() -> io::Result<Option<i32>> {
+pub fn peek_exited_child() -> io::Result<Option<i32>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: the pointer is valid for a siginfo_t for the length of the call.
@@ -40,7 +40,7 @@ pub fn peek_ended() -> io::Result<Option<i32>> {
 ///
 /// # Errors
 /// What the kernel says, `ECHILD` where there is no such child.
-pub fn reap(pid: i32) -> io::Result<Option<Ended>> {
+pub fn reap(pid: i32) -> io::Result<Option<ChildExit>> {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: both pointers are valid for their types for the length of the call.
@@ -57,7 +57,7 @@ pub fn reap(pid: i32) -> io::Result<Option<Ended>> {
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
         seconds * 1_000_000 + u64::try_from(time.tv_usec).unwrap_or(0)
     };
-    Ok(Some(Ended {
+    Ok(Some(ChildExit {
         code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
         signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
         cpu_time_us: microseconds(usage.ru_utime) + microseconds(usage.ru_stime),

@@ -2,7 +2,7 @@ use std::io;
 
 /// System calls that a QEMU has no business with and that a program cannot make by safe means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forbidden {
+pub enum ForbiddenSyscall {
     /// Traces another process.
     Ptrace,
     /// Reads another process's memory.
@@ -45,7 +45,7 @@ pub enum Forbidden {
     X32,
 }
 
-impl Forbidden {
+impl ForbiddenSyscall {
     /// All of them.
     pub const ALL: [Self; 20] = [
         Self::Ptrace,
@@ -99,7 +99,7 @@ impl Forbidden {
 
 /// Whether the kernel takes up such a call, if only to refuse it: made with arguments that no call accepts.
 #[must_use]
-pub fn reaches_the_kernel(call: Forbidden) -> bool {
+pub fn reaches_kernel(call: ForbiddenSyscall) -> bool {
     const NONE: libc::c_long = -1;
     // SAFETY: the arguments name no memory, no descriptor and no process that there could be (-1, which
     // is no address of user space; for `personality` it is the question what it is), so that each of

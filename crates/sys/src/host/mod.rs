@@ -10,7 +10,7 @@ mod spawn;
 mod tsc;
 
 pub use clone::{CloneResult, Namespaces, clone_sibling};
-pub use forbidden::{Forbidden, reaches_the_kernel};
+pub use forbidden::{ForbiddenSyscall, reaches_kernel};
 pub use kvm::{KvmProbe, probe_kvm};
 pub use landlock::{LandlockRuleset, landlock_abi};
 pub use memory_file::{memory_file, seal, sealable_file};
