@@ -77,6 +77,7 @@ impl Agent {
         for operation in self.operations.iter_mut().filter(|o| o.client.is_none()) {
             operation.pump(&mut discarding, &self.settings.limits, now);
         }
+
         for operation in self.operations.take(|o| o.client.is_none() && o.is_done()) {
             self.complete(operation, &mut discarding);
         }
@@ -87,6 +88,7 @@ impl Agent {
         if let (false, Some(slot)) = (operation.interpreter_alive, operation.slot()) {
             self.pool.forget_slot(slot);
         }
+
         if let Some(end) = operation.end {
             let response = completion_response(&operation, &end);
             outbox.answer(&response);
@@ -114,6 +116,7 @@ impl Agent {
         let Response::Complete(complete) = response else {
             return;
         };
+
         let complete = Complete {
             op_id: None,
             ..complete
@@ -137,6 +140,7 @@ impl Agent {
                 operation.detach();
             }
         }
+
         for operation in self.operations.take(|o| o.client == Some(client)) {
             self.abandon(operation);
         }
@@ -157,6 +161,7 @@ impl Agent {
         let unreported = operation.slot().cloned();
         let unreported = unreported.filter(|_| !operation.interpreter_alive);
         self.retire(operation);
+
         if let Some(slot) = unreported {
             self.pool.mark_lost(&slot);
         }
@@ -179,6 +184,7 @@ impl Agent {
         if let Some(slot) = operation.slot() {
             self.pool.forget_slot(slot);
         }
+
         if is_alive {
             operation.process.kill();
             self.abandoned.push(operation.process);

@@ -61,6 +61,7 @@ Limits:
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CliAction, String> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut raw = RawArgs::default();
+
     while let Some(argument) = parser.next().map_err(with_help)? {
         match argument {
             Long("help") | Short('h') => return Ok(CliAction::Print(usage())),
@@ -76,7 +77,9 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CliActi
             other => return Err(with_help(other.unexpected())),
         }
     }
+
     let options = raw.validate()?;
+
     Ok(CliAction::Listen(Box::new(options)))
 }
 
@@ -106,6 +109,7 @@ impl RawArgs {
         let address = self
             .address
             .ok_or("missing option --listen ADDRESS:PORT; see --help")?;
+
         let from_environment = std::env::var(TOKEN_VARIABLE).ok();
 
         let token = match (self.token_file, from_environment, self.no_token) {
@@ -132,6 +136,7 @@ impl RawArgs {
                 ));
             }
         };
+
         check_token(token.as_deref(), &self.limits)?;
 
         Ok(ListenOptions {
@@ -164,9 +169,11 @@ fn parse_limit(limits: &mut Limits, assignment: &str) -> Result<(), String> {
     let (name, value) = assignment
         .split_once('=')
         .ok_or_else(|| format!("`{assignment}` is not NAME=VALUE; see --help for the limits"))?;
+
     let value = value
         .parse()
         .map_err(|_| format!("the limit {name} must be a whole number, not `{value}`"))?;
+
     set_limit_value(limits, name, value)
 }
 
@@ -186,6 +193,7 @@ fn usage() -> String {
             limit.name, limit.default, limit.reason
         );
     }
+
     usage
 }
 
@@ -204,19 +212,23 @@ mod tests {
                 .unwrap_err()
                 .contains("token")
         );
+
         assert!(matches!(
             parsed("--listen 127.0.0.1:0 --no-token"),
             Ok(CliAction::Listen(_))
         ));
+
         assert!(matches!(
             parsed("--listen [::1]:0 --no-token"),
             Ok(CliAction::Listen(_))
         ));
+
         assert!(
             parsed("--listen 0.0.0.0:0 --no-token")
                 .unwrap_err()
                 .contains("loopback")
         );
+
         assert!(parsed("--listen 127.0.0.1:0 --no-token --token-file x").is_err());
     }
 

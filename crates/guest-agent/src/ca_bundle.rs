@@ -29,19 +29,23 @@ impl CaBundle {
         if authorities.is_empty() && self.image_bytes.is_none() {
             return Ok(());
         }
+
         let mut options = OpenOptions::new();
         let mut file = options
             .write(true)
             .create(true)
             .truncate(false)
             .open(&self.path)?;
+
         let image_bytes = match self.image_bytes {
             Some(image_bytes) => image_bytes,
             None => file.metadata()?.len(),
         };
+
         self.image_bytes = Some(image_bytes);
         file.set_len(image_bytes)?;
         file.seek(SeekFrom::End(0))?;
+
         file.write_all(authorities.as_bytes())
     }
 }

@@ -33,11 +33,13 @@ mod tests {
         let bytes: Vec<u8> = (0..1000_u32)
             .map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0])
             .collect();
+
         for cut in [0, 1, 15, 16, 17, 500, 1000] {
             let (before, after) = bytes.split_at(cut);
             let sum = by_tables(by_tables(0, before), after);
             assert_eq!(sum, crc32c::crc32c(&bytes), "{cut}");
         }
+
         assert_eq!(by_tables(0, b"123456789"), 0xe306_9283);
     }
 }

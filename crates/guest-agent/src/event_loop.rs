@@ -78,6 +78,7 @@ impl EventLoop {
             let events = self
                 .wait()
                 .map_err(|e| format!("cannot wait for events: {e}"))?;
+
             let now = Instant::now();
             for (source, flags) in events {
                 if self.handle_event(source, flags, now) {
@@ -90,14 +91,16 @@ impl EventLoop {
             if self.listener.poll_fd().is_none() {
                 self.accept_client(now);
             }
+
             self.watch_memory(now);
             self.agent.tick(now);
             for client in &mut self.clients {
                 serve(client, &mut self.agent, now);
             }
+
             self.agent.step_detached(now);
 
-            // Answers are on their way by now: clean up, and start what was waiting.
+            // Answers are on their way by now: clean up, and start queued execs.
             self.agent.retire_answered();
             start_queued(&mut self.agent, now);
             self.send_notices();
@@ -105,7 +108,7 @@ impl EventLoop {
         }
     }
 
-    /// Sleeps until something happens or is due, and returns what has happened.
+    /// Sleeps until an event comes or a timer is due, and returns the events.
     fn wait(&self) -> rustix::io::Result<Vec<(Source, PollFlags)>> {
         let limits = &self.agent.settings.limits;
         let now = Instant::now();
@@ -119,6 +122,7 @@ impl EventLoop {
         if let Some(listener) = self.listener.poll_fd() {
             add(Source::Listener, listener, PollFlags::IN);
         }
+
         if let Some(memory) = self.agent.memory.as_ref().and_then(MemoryWatch::poll_fd) {
             add(Source::Memory, memory, PollFlags::PRI);
         }
@@ -127,6 +131,7 @@ impl EventLoop {
             let connection = &client.connection;
             let (descriptor, flags) = connection.poll_interest(client.can_queue(), limits);
             add(Source::Client(c), descriptor, flags);
+
             for (t, transfer) in client.transfers.iter().enumerate() {
                 let pollable = transfer.poll_fd();
                 if let Some(fd) = pollable.filter(|_| !connection.outbox.is_full(limits)) {
@@ -139,12 +144,15 @@ impl EventLoop {
             for pending in operation.pending_fds() {
                 add(Source::Input(o), pending, PollFlags::OUT);
             }
+
             if let Some(control) = operation.control_fd() {
                 add(Source::Control(o), control, PollFlags::IN);
             }
+
             if self.is_full(operation) {
                 continue;
             }
+
             for stream in 0..operation.outputs.len() {
                 if let Some(pipe) = operation.output_fd(stream, limits, now) {
                     add(Source::Output(o, stream), pipe, PollFlags::IN);
@@ -156,7 +164,9 @@ impl EventLoop {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error),
         }
+
         let events = sources.into_iter().zip(polled.iter().map(PollFd::revents));
+
         Ok(events.filter(|(_, flags)| !flags.is_empty()).collect())
     }
 
@@ -176,15 +186,18 @@ impl EventLoop {
             .into_iter()
             .flatten()
             .min();
+
         let earlier = |a: Option<Instant>, b: Option<Instant>| a.into_iter().chain(b).min();
 
         // Do not sleep while there is work.
         let mut has_work = self.agent.operations.of(None).any(Operation::has_work);
         has_work |= !self.agent.queue.is_empty() && can_start_queued(&self.agent);
+
         for client in &self.clients {
             has_work |= client.has_work(&self.agent);
             deadline = earlier(deadline, client.connection.deadline());
         }
+
         if has_work {
             return Some(Timespec {
                 tv_sec: 0,
@@ -196,9 +209,11 @@ impl EventLoop {
             let due = operation.deadline(self.is_full(operation), limits);
             deadline = earlier(deadline, due);
         }
+
         let timeout = deadline?.saturating_duration_since(Instant::now());
         // Waking up a little late is better than too early, when nothing is due yet.
         let timeout = timeout + Duration::from_micros(u64::from(!timeout.is_zero()));
+
         Timespec::try_from(timeout).ok()
     }
 
@@ -229,6 +244,7 @@ impl EventLoop {
             Source::Control(o) => self.agent.operations.get(o).read_control(now),
             Source::Output(o, s) => self.agent.operations.get(o).outputs[s].set_readable(),
         }
+
         false
     }
 
@@ -236,6 +252,7 @@ impl EventLoop {
         let count = self.clients.len();
         let id = ClientId(self.next_client);
         let settings = &self.agent.settings;
+
         if let Some(connection) = self.listener.accept(id, count, settings, now) {
             self.clients.push(Client::new(connection));
             self.next_client += 1;
@@ -295,6 +312,7 @@ impl EventLoop {
         let mut running: Vec<_> = operations
             .filter(|o| o.end.is_none() || o.interpreter_alive)
             .collect();
+
         let alive = running.len() + agent.abandoned.len() + agent.pool.process_count();
         let is_only = alive == 1;
 
@@ -337,6 +355,7 @@ impl EventLoop {
         for operation in self.agent.operations.take(|_| true) {
             self.agent.abandon(operation);
         }
+
         for interpreter in self.agent.pool.take_all() {
             interpreter.process.kill();
             self.agent.abandoned.push(interpreter.process);
@@ -358,5 +377,6 @@ fn reap_child(pid: i32) -> ChildExit {
         cpu_time_us: 0,
         peak_memory_bytes: 0,
     };
+
     reap(pid).ok().flatten().unwrap_or(unknown)
 }

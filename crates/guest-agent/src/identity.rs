@@ -54,12 +54,14 @@ impl Identity {
         rustix::system::sethostname(request.hostname.as_bytes())?;
         self.machine_id.write(request.machine_id.as_bytes());
         self.hosts.write(hosts(&request.hostname).as_bytes());
+
         if let Some(certificates) = &request.certificates {
             self.ca_bundle.set_added(certificates)?;
         }
 
         let boot_id = new_boot_id()?;
         self.boot_id.write(boot_id.as_bytes());
+
         Ok(boot_id)
     }
 }
@@ -73,6 +75,7 @@ fn new_boot_id() -> io::Result<String> {
     bytes[8] = bytes[8] & 0x3f | 0x80;
 
     let mut text = String::with_capacity(36);
+
     for (at, byte) in bytes.into_iter().enumerate() {
         if [4, 6, 8, 10].contains(&at) {
             text.push('-');
@@ -81,6 +84,7 @@ fn new_boot_id() -> io::Result<String> {
             text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
         }
     }
+
     Ok(text)
 }
 

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Ok(CliAction::Listen(options)) => tcp_server::listen(*options),
         Err(message) => Err(message),
     };
+
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {

@@ -34,11 +34,13 @@ pub(crate) fn set_limit_value(limits: &mut Limits, name: &str, value: u64) -> Re
             "the limit {name} may be at most {MAX_LIMIT}, not {value}"
         ));
     }
+
     limits.set(name, value)?;
     if limits.chunk_bytes == 0 || limits.queued_bytes == 0 {
         return Err(format!(
             "the limit {name} must be at least 1: with 0 nothing could be sent"
         ));
     }
+
     Ok(())
 }

@@ -30,12 +30,14 @@ pub(crate) fn listen(options: ListenOptions) -> Result<(), String> {
         .user
         .as_ref()
         .map_or(current_dir.as_path(), |user| user.home.as_path());
+
     let mut confinement = Confinement::new(working_dir, &path, options.user.as_ref())?;
     if let Some(path) = &options.cgroup {
         let cgroups = Cgroups::open(path, None);
         confinement.cgroups =
             Some(cgroups.map_err(|e| format!("cannot use {} for cgroups: {e}", path.display()))?);
     }
+
     print_warnings(&options);
 
     let boot_id = random_id().map_err(failed("get random bytes"))?;
@@ -47,6 +49,7 @@ pub(crate) fn listen(options: ListenOptions) -> Result<(), String> {
         token: options.token,
         boot_id,
     };
+
     let agent = Agent::new(settings, confinement, interpreters);
 
     let listener = TcpListener::bind(options.address).map_err(|e| {
@@ -55,14 +58,17 @@ pub(crate) fn listen(options: ListenOptions) -> Result<(), String> {
             options.address
         )
     })?;
+
     listener
         .set_nonblocking(true)
         .map_err(failed("make the socket non-blocking"))?;
+
     let address = listener.local_addr().map_err(failed("find the port"))?;
 
     // The caller waits for this line.
     println!("listening on {address}");
     io::stdout().flush().map_err(failed("print the address"))?;
+
     EventLoop::new(agent, Listener::Tcp(listener), signals, true)?.run()
 }
 
@@ -74,11 +80,13 @@ fn protect_process(options: &ListenOptions) -> Result<(), String> {
         rustix::thread::set_thread_groups(&[])
             .map_err(|e| format!("cannot leave the groups of this process: {e}"))?;
     }
+
     // Programs of the same user must not read the token in this process's memory.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|e| format!("cannot hide this process's memory: {e}"))?;
     // Orphans become children of this process, which can then kill them.
     let own = Some(rustix::process::getpid());
+
     rustix::process::set_child_subreaper(own).map_err(|e| format!("cannot become a subreaper: {e}"))
 }
 
@@ -88,6 +96,7 @@ fn print_warnings(options: &ListenOptions) {
             "fumehood-agent: warning: no token: every user of this machine can run code here"
         );
     }
+
     if options.user.is_none() && rustix::process::geteuid().is_root() {
         eprintln!("fumehood-agent: warning: programs run as root; choose another user with --user");
     }

@@ -6,7 +6,7 @@ pub(super) enum BootError {
     /// The kernel rejected something.
     #[error("cannot {action}: {source}")]
     System {
-        /// What was tried.
+        /// The attempted action, which completes "cannot …".
         action: String,
         /// The kernel's error.
         source: io::Error,
@@ -19,7 +19,7 @@ pub(super) enum BootError {
     Agent(String),
 }
 
-/// Returns a function that adds what was tried to the kernel's error.
+/// Returns a function that adds the attempted action to the kernel's error.
 pub(super) fn failed_to<E: Into<io::Error>>(
     action: impl Into<String>,
 ) -> impl FnOnce(E) -> BootError {

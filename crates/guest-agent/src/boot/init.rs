@@ -37,6 +37,7 @@ pub(crate) fn run() -> ExitCode {
     rustix::fs::sync();
     // QEMU runs with -no-reboot, so that this ends it.
     let _ = rustix::system::reboot(RebootCommand::Restart);
+
     ExitCode::FAILURE
 }
 
@@ -47,6 +48,7 @@ fn boot() -> Result<EventLoop, BootError> {
         // Answers come later without it, but nothing else changes.
         eprintln!("fumehood-agent: cannot become a real-time task: {error}");
     }
+
     let signals = Signals::take().map_err(failed_to("take over signals"))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 
@@ -56,6 +58,7 @@ fn boot() -> Result<EventLoop, BootError> {
     wait_for("disk /dev/vda", || {
         Ok(Path::new("/dev/vda").exists().then_some(()))
     })?;
+
     let memory = program_memory();
     mounts::mount_root(memory)?;
     mounts::mount_runtime(memory)?;
@@ -74,10 +77,12 @@ fn boot() -> Result<EventLoop, BootError> {
         group: id,
         home: home.into(),
     };
+
     let mut confinement =
         Confinement::new(&user.home, DEFAULT_PATH, Some(&user)).map_err(BootError::Agent)?;
     let memory = MemoryWatch::new(&cgroups).map_err(failed_to("watch over memory"))?;
     confinement.cgroups = Some(cgroups);
+
     if has_card {
         confinement.trust_ca_bundle(system::CA_BUNDLE);
     }
@@ -91,15 +96,18 @@ fn boot() -> Result<EventLoop, BootError> {
         token: None,
         boot_id: system::read_boot_id()?,
     };
+
     let agent = Agent {
         identity: Some(identity),
         memory: Some(memory),
         ..Agent::new(settings, confinement, interpreters)
     };
+
     let port = wait_for("virtio-serial port fumehood.agent", || {
         VirtioPort::open(AGENT_PORT, Instant::now())
             .map_err(failed_to(format!("open the port {AGENT_PORT}")))
     })?;
+
     EventLoop::new(agent, Listener::VirtioPort(port), signals, false).map_err(BootError::Agent)
 }
 
@@ -113,14 +121,16 @@ fn wait_for<T>(
         if let Some(found) = find()? {
             return Ok(found);
         }
+
         if started.elapsed() > DEVICE_TIMEOUT {
             return Err(BootError::MissingDevice(device));
         }
+
         sleep(Duration::from_millis(1));
     }
 }
 
-/// The memory that all programs together may use, in bytes: all but what the agent needs.
+/// The memory that all programs together may use, in bytes: all except the share of the agent.
 fn program_memory() -> u64 {
     let memory = rustix::system::sysinfo();
     let total = memory.totalram.saturating_mul(u64::from(memory.mem_unit));

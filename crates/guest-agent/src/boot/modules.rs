@@ -21,5 +21,6 @@ pub(super) fn load() -> Result<(), BootError> {
             Err(error) => return Err(failed_to(format!("load the module {name}"))(error)),
         }
     }
+
     Ok(())
 }

@@ -32,11 +32,13 @@ pub(super) fn mount_root(memory: u64) -> Result<(), BootError> {
     mount_on("tmpfs", "/over", NO_PRIVILEGE, Some(&options))?;
     make_dir("/over/upper")?;
     make_dir("/over/work")?;
+
     let layers = if mount_layer()? {
         c"lowerdir=/layer:/mnt,upperdir=/over/upper,workdir=/over/work"
     } else {
         c"lowerdir=/mnt,upperdir=/over/upper,workdir=/over/work"
     };
+
     mount_on("overlay", "/newroot", NO_PRIVILEGE, Some(layers))?;
 
     for name in ["/dev", "/proc", "/sys"] {
@@ -48,6 +50,7 @@ pub(super) fn mount_root(memory: u64) -> Result<(), BootError> {
     rustix::process::chdir("/newroot").map_err(failed_to("enter the new root"))?;
     mount_move(".", "/").map_err(failed_to("move the new root to /"))?;
     rustix::process::chroot(".").map_err(failed_to("change the root"))?;
+
     rustix::process::chdir("/").map_err(failed_to("enter the root"))
 }
 
@@ -58,6 +61,7 @@ fn mount_layer() -> Result<bool, BootError> {
     const MAGIC_AT: u64 = 1024;
     let mut magic = [0; MAGIC.len()];
     let read = File::open("/dev/vdb").and_then(|disk| disk.read_exact_at(&mut magic, MAGIC_AT));
+
     if read.is_err() || magic != MAGIC {
         return Ok(false);
     }
@@ -66,6 +70,7 @@ fn mount_layer() -> Result<bool, BootError> {
     let disk = MountFlags::RDONLY | NO_PRIVILEGE;
     let mounted = mount("/dev/vdb", "/layer", "erofs", disk, None);
     mounted.map_err(failed_to("mount the layer on /dev/vdb as erofs"))?;
+
     Ok(true)
 }
 
@@ -102,6 +107,7 @@ pub(super) fn mount_runtime(memory: u64) -> Result<(), BootError> {
         symlink(["/proc/self/fd", target].concat(), &link)
             .map_err(failed_to(format!("make {link}")))?;
     }
+
     rustix::fs::chmod("/tmp", Mode::from_raw_mode(0o1777))
         .map_err(failed_to("make /tmp writable for all users"))
 }
@@ -117,6 +123,7 @@ pub(super) fn mount_cgroups() -> Result<PathBuf, BootError> {
 
     let path = "/sys/fs/cgroup/fumehood";
     make_dir(path)?;
+
     Ok(path.into())
 }
 

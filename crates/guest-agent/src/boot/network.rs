@@ -50,5 +50,6 @@ pub(super) fn configure_card() -> Result<bool, BootError> {
     // The gateway answers at once or not at all.
     let resolv_conf = format!("nameserver {GATEWAY_IPV4}\noptions timeout:2 attempts:2\n");
     fs::write("/etc/resolv.conf", resolv_conf).map_err(failed_to("write /etc/resolv.conf"))?;
+
     Ok(true)
 }

@@ -22,8 +22,8 @@ const SETTINGS: [(&str, &str); 5] = [
     ("kernel/perf_event_paranoid", "3"),
     // One program could use up all open files that the kernel allows. Each costs memory, which is limited.
     ("fs/file-max", "9223372036854775807"),
-    // The kernel of a small guest allows so few that one program could use them all. This is what the cgroups of 64
-    // operations may have.
+    // The kernel of a small guest allows so few that one program could use them all. This is the sum of the cgroups
+    // of 64 operations.
     ("kernel/threads-max", "32768"),
 ];
 
@@ -39,6 +39,7 @@ pub(super) fn apply_settings() -> Result<(), BootError> {
         current: None,
         maximum: None,
     };
+
     setrlimit(Resource::Nproc, unlimited).map_err(failed_to("lift the limit of a user's processes"))
 }
 
@@ -67,6 +68,7 @@ pub(super) fn make_home(path: &str, user: u32) -> Result<(), BootError> {
         let given = chown(&directory, Some(user), Some(user));
         given.map_err(failed_to(format!("give {directory} to its user")))?;
     }
+
     Ok(())
 }
 
@@ -76,6 +78,7 @@ fn find_python() -> Option<String> {
         .ok()?
         .flatten()
         .map(|entry| entry.file_name());
+
     let mut names = names.filter_map(|name| name.into_string().ok());
     names.find(|name| {
         name.strip_prefix("python3.")
@@ -96,6 +99,7 @@ pub(super) fn create_identity() -> Result<Identity, BootError> {
     }
 
     let random = fs::File::open("/dev/urandom").map_err(failed_to("open /dev/urandom"))?;
+
     Ok(Identity {
         random,
         // An id of zeros belongs to no machine. It lasts until the first refresh.
@@ -120,7 +124,9 @@ fn mount_over(name: &str, target: &str, contents: &str) -> Result<MappedFile, Bo
     if !Path::new(target).exists() {
         fs::write(target, "").map_err(failed_to(format!("make {target}")))?;
     }
+
     mount_bind(&path, target).map_err(failed_to(format!("put {path} over {target}")))?;
+
     Ok(mapped)
 }
 

@@ -48,7 +48,9 @@ impl DirectoryListing {
             directory,
             prefix: String::new(),
         };
+
         let depth = request.depth.unwrap_or(1).clamp(1, MAX_DEPTH);
+
         Ok(Self {
             op_id: request.op_id,
             request,
@@ -63,6 +65,7 @@ impl DirectoryListing {
         let mut entries = Vec::new();
         let mut bytes = 0;
         let mut truncated = false;
+
         while entries.len() < ENTRIES_PER_STEP && bytes < BYTES_PER_STEP && !self.levels.is_empty()
         {
             match agent.confinement.as_user(|| self.next()) {
@@ -90,12 +93,14 @@ impl DirectoryListing {
         if entries.is_empty() && !last {
             return Step::More;
         }
+
         outbox.answer(&Response::Entries(Entries {
             op_id: self.op_id,
             entries,
             last,
             truncated,
         }));
+
         if last { Step::Done } else { Step::More }
     }
 
@@ -105,10 +110,12 @@ impl DirectoryListing {
         let Some(level) = self.levels.last_mut() else {
             return Ok(None);
         };
+
         let Some(entry) = level.directory.read().transpose()? else {
             self.levels.pop();
             return Ok(None);
         };
+
         let name = entry.file_name().to_bytes();
         if matches!(name, b"." | b"..") {
             return Ok(None);
@@ -118,6 +125,7 @@ impl DirectoryListing {
         let Ok(name) = std::str::from_utf8(name) else {
             return Ok(Some(unnameable(shown)));
         };
+
         let directory = level.directory.fd()?;
         let Ok(entry) = file_info(directory, name, shown) else {
             return Ok(None);
@@ -135,6 +143,7 @@ impl DirectoryListing {
                     .map(|directory| OpenDirectory { directory, prefix }),
             );
         }
+
         Ok(Some(entry))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The kernel itself enforces the user's rights ([`Confinement::as_user`](crate::process::Confinement::as_user)).
 //! Whatever links and renames a program puts in the way, nothing is touched that the program could not touch itself.
-//! `/proc` is excluded: what it shows depends on who asks, and that is the agent.
+//! `/proc` is excluded: its contents depend on the reader, which would be the agent.
 
 mod list;
 mod path;

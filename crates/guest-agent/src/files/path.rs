@@ -25,6 +25,7 @@ pub(crate) fn path_error(
     let shown = path.as_str().chars().take(MAX_SHOWN_CHARS);
     let shown: String = shown.flat_map(char::escape_debug).collect();
     let action = action.to_string();
+
     let disk_full = if agent.identity.is_some() {
         let memory = rustix::system::sysinfo();
         let mib = memory.totalram.saturating_mul(u64::from(memory.mem_unit)) >> 20;
@@ -62,6 +63,7 @@ pub(crate) fn open_path(path: &str, flags: OFlags, agent: &Agent) -> rustix::io:
         let resolve = ResolveFlags::NO_MAGICLINKS;
         rustix::fs::openat2(home, path, flags, Mode::empty(), resolve)
     })?;
+
     reject_procfs(opened)
 }
 
@@ -93,12 +95,14 @@ pub(crate) fn locate(path: &GuestPath, agent: &Agent) -> rustix::io::Result<Loca
         Some((before, name)) => (before, name),
         None => (".", whole),
     };
+
     if matches!(name, "" | "." | "..") {
         return Err(Errno::INVAL);
     }
 
     let directory = open_path(before, OFlags::PATH | OFlags::DIRECTORY, agent)?;
     let name = name.to_string();
+
     Ok(Location { directory, name })
 }
 
@@ -117,6 +121,7 @@ pub(crate) fn make_parents(path: &GuestPath, agent: &Agent) -> rustix::io::Resul
         let home = &agent.confinement.working_dir;
         let mode = Mode::from_raw_mode(0o755);
         let make = || rustix::fs::mkdirat(home, &path[..end], mode);
+
         match agent.confinement.as_user(make) {
             Ok(()) | Err(Errno::EXIST) => {}
             // The directory exists, in one that the user may not write to.
@@ -125,6 +130,7 @@ pub(crate) fn make_parents(path: &GuestPath, agent: &Agent) -> rustix::io::Resul
             Err(error) => return Err(error),
         }
     }
+
     Ok(())
 }
 

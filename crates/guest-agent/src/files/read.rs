@@ -39,11 +39,13 @@ impl FileDownload {
         let error = path_error("read", &request.path, agent);
         let file = open_path(request.path.as_str(), OFlags::RDONLY, agent).map_err(&error)?;
         let stat = fstat(&file).map_err(&error)?;
+
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {}
             FileType::Directory => return Err(error(Errno::ISDIR)),
             _ => return Err(error(Errno::OPNOTSUPP)),
         }
+
         drop(error);
 
         Ok(Self {
@@ -83,6 +85,7 @@ impl FileDownload {
         let allowed = self.credit.unwrap_or(u64::MAX).min(self.remaining);
         let max = usize::try_from(allowed).unwrap_or(chunk).min(chunk);
         let mut buffer = outbox.take_buffer(chunk);
+
         let read = if max == chunk {
             rustix::io::pread(&self.file, spare_capacity(&mut buffer), self.at)
         } else {
@@ -115,6 +118,7 @@ impl FileDownload {
         let bytes = buffer.len() as u64;
         self.at += bytes;
         self.remaining -= bytes;
+
         if let Some(credit) = &mut self.credit {
             *credit -= bytes;
         }
@@ -133,6 +137,7 @@ impl FileDownload {
             crc32c: self.summary.crc32c,
             mode: self.mode,
         }));
+
         Step::Done
     }
 }

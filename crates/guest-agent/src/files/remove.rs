@@ -52,10 +52,12 @@ pub(crate) fn start_removal(request: RemoveFile, agent: &Agent) -> Result<Remove
     let error = path_error("remove", &request.path, agent);
     let Location { directory, name } = locate(&request.path, agent).map_err(&error)?;
     let as_user = |act: &dyn Fn() -> rustix::io::Result<()>| agent.confinement.as_user(act);
+
     let removed = match as_user(&|| unlinkat(&directory, &name, AtFlags::empty())) {
         Err(Errno::ISDIR) => as_user(&|| unlinkat(&directory, &name, AtFlags::REMOVEDIR)),
         other => other,
     };
+
     match removed {
         Ok(()) => return Ok(Removed::Now),
         Err(Errno::NOTEMPTY) if request.recursive => {}
@@ -67,6 +69,7 @@ pub(crate) fn start_removal(request: RemoveFile, agent: &Agent) -> Result<Remove
         .as_user(|| OpenDirectory::open(&directory, &name))
         .map_err(&error)?;
     drop(error);
+
     Ok(Removed::Later(TreeRemoval {
         op_id: request.op_id,
         request,
@@ -95,6 +98,7 @@ impl TreeRemoval {
                 }
                 self.next()?;
             }
+
             Ok(())
         });
 
@@ -115,9 +119,11 @@ impl TreeRemoval {
         let Some(level) = self.levels.last_mut() else {
             return Ok(());
         };
+
         let Some(entry) = level.directory.read().transpose()? else {
             return self.leave();
         };
+
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             return Ok(());
@@ -130,6 +136,7 @@ impl TreeRemoval {
                 if depth >= MAX_DEPTH {
                     return Err(Errno::NAMETOOLONG);
                 }
+
                 // Only programs can remove directories whose names are not valid UTF-8.
                 let name = name.to_str().map_err(|_| Errno::ILSEQ)?;
                 let below = OpenDirectory::open(directory, name)?;
@@ -145,6 +152,7 @@ impl TreeRemoval {
         let Some(empty) = self.levels.pop() else {
             return Ok(());
         };
+
         let parent = match self.levels.last() {
             Some(level) => level.directory.fd()?,
             None => self.parent.as_fd(),

@@ -77,6 +77,7 @@ impl Transfer {
             Self::Remove(removal) => removal.step(outbox, agent),
             Self::Watch(watch) => watch.step(outbox, agent),
         };
+
         self.after_step(step, outbox)
     }
 

@@ -48,6 +48,7 @@ impl DirectoryWatch {
             last: None,
         };
         watch.add(opened, String::new(), agent).map_err(&error)?;
+
         Ok(watch)
     }
 
@@ -68,14 +69,17 @@ impl DirectoryWatch {
     fn add(&mut self, opened: OwnedFd, prefix: String, agent: &Agent) -> rustix::io::Result<()> {
         let mut open = vec![(opened, prefix)];
         let max = agent.settings.limits.watched_directories;
+
         while let Some((directory, prefix)) = open.pop() {
             if self.watched.len() as u64 >= max {
                 return Err(Errno::NOSPC);
             }
+
             if self.request.recursive {
                 let capacity = max.saturating_sub((self.watched.len() + open.len()) as u64);
                 open.extend(open_subdirectories(&directory, &prefix, capacity, agent));
             }
+
             let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
             let flags = WatchFlags::CREATE
                 | WatchFlags::MODIFY
@@ -85,23 +89,27 @@ impl DirectoryWatch {
                 | WatchFlags::MOVED_TO
                 | WatchFlags::DELETE_SELF
                 | WatchFlags::MOVE_SELF;
+
             let number = inotify::add_watch(&self.inotify, path, flags)?;
             self.watched.insert(number, prefix);
         }
+
         Ok(())
     }
 
-    /// Reports what has changed.
+    /// Reports the changes since the last step.
     pub(super) fn step(&mut self, outbox: &mut Outbox, agent: &Agent) -> Step {
         if !self.is_readable {
             return Step::More;
         }
+
         self.is_readable = false;
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
         let inotify = self.inotify.try_clone();
         let Ok(inotify) = inotify else {
             return Step::More;
         };
+
         let mut reader = inotify::Reader::new(inotify, &mut buffer);
         let mut has_ended = false;
         while let Ok(event) = reader.next() {
@@ -114,12 +122,15 @@ impl DirectoryWatch {
                 break;
             }
         }
+
         self.last = None;
         if !has_ended {
             return Step::More;
         }
+
         let op_id = self.op_id;
         outbox.answer(&Response::Done(Done { op_id }));
+
         Step::Done
     }
 
@@ -136,14 +147,17 @@ impl DirectoryWatch {
             self.report(ChangeKind::Overflow, String::new(), outbox);
             return false;
         }
+
         let Some(prefix) = self.watched.get(&number) else {
             return false;
         };
+
         let is_first = prefix.is_empty();
         if events.contains(ReadFlags::MOVE_SELF) && !is_first {
             // The watch of the directory above reports the move.
             return false;
         }
+
         if events.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED) {
             self.watched.remove(&number);
             if is_first {
@@ -151,10 +165,12 @@ impl DirectoryWatch {
             }
             return is_first;
         }
+
         let name = name.unwrap_or_default();
         if name.starts_with(UPLOAD_PREFIX) {
             return false;
         }
+
         let path = [prefix.as_str(), &name].concat();
         let kind = if events.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
             if self.request.recursive && events.contains(ReadFlags::ISDIR) {
@@ -171,7 +187,9 @@ impl DirectoryWatch {
         } else {
             ChangeKind::Attributes
         };
+
         self.report(kind, path, outbox);
+
         false
     }
 
@@ -191,6 +209,7 @@ impl DirectoryWatch {
             .watched
             .iter()
             .filter(|(_, path)| path.starts_with(prefix));
+
         for number in gone.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.watched.remove(&number);
             let _ = inotify::remove_watch(&self.inotify, number);
@@ -203,6 +222,7 @@ impl DirectoryWatch {
         if change == self.last {
             return;
         }
+
         let path = change.as_ref().map(|(_, path)| path.clone());
         self.last = change;
         outbox.answer(&Response::Change(Change {
@@ -228,21 +248,26 @@ fn open_subdirectories(
     let read = || {
         let entries = Dir::read_from(directory).into_iter().flatten().flatten();
         let mut found = Vec::new();
+
         for entry in entries {
             let name = entry.file_name();
             let is_directory = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
             if matches!(name.to_bytes(), b"." | b"..") || !is_directory {
                 continue;
             }
+
             if found.len() as u64 > capacity {
                 break;
             }
+
             let opened = openat(directory, name, DIRECTORY, Mode::empty());
             if let Ok(opened) = opened.and_then(reject_procfs) {
                 found.push((opened, format!("{prefix}{}/", name.to_string_lossy())));
             }
         }
+
         found
     };
+
     agent.confinement.as_user(read)
 }

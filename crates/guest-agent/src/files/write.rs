@@ -84,6 +84,7 @@ impl FileUpload {
 
         let (file, temporary) = create_temporary(directory, agent).map_err(&error)?;
         drop(error);
+
         Ok(Self {
             op_id: request.op_id,
             mode: request.mode.unwrap_or(mode),
@@ -115,6 +116,7 @@ impl FileUpload {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             return Step::Failed(path_error("write", &self.request.path, agent)(errno));
         }
+
         self.bytes = total;
         self.crc32c = crate::checksum::append(self.crc32c, bytes);
         if eof {
@@ -126,6 +128,7 @@ impl FileUpload {
             let (op_id, bytes) = (self.op_id, std::mem::take(&mut self.uncredited));
             outbox.answer(&Response::Credit(InputCredit { op_id, bytes }));
         }
+
         Step::More
     }
 
@@ -146,6 +149,7 @@ impl FileUpload {
                     crc32c: self.crc32c,
                     mode: self.mode,
                 }));
+
                 Step::Done
             }
             Err(error) => Step::Failed(path_error("write", &self.request.path, agent)(error)),
@@ -164,6 +168,7 @@ impl FileUpload {
         let directory = &self.temporary.directory;
         let renamed = statat(directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)?;
         let written = fstat(&self.file)?;
+
         if (renamed.st_dev, renamed.st_ino) == (written.st_dev, written.st_ino) {
             Ok(())
         } else {
@@ -189,5 +194,6 @@ fn create_temporary(
         name,
         is_renamed: false,
     };
+
     Ok((file.into(), temporary))
 }

@@ -79,6 +79,7 @@ impl InterpreterCatalog {
             .filter(|p| p.starts_with('/'))
             .map(PathBuf::from)
             .collect();
+
         Ok(Self {
             runner_dir,
             search_path,
@@ -96,10 +97,12 @@ impl InterpreterCatalog {
             Language::Javascript => ("bun", CodeDelivery::MainFile),
             Language::Shell => ("bash", CodeDelivery::MemoryFile),
         };
+
         let path = self.resolve_interpreter(name)?;
 
         let argument = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
         let runner = |name: &str| argument(self.runner_dir.join(name).as_os_str().as_bytes());
+
         let rest = match language {
             Language::Python => vec![runner("python.py")],
             // Packages are installed only on request, not whenever code imports one.
@@ -114,9 +117,11 @@ impl InterpreterCatalog {
                 argument(b"bash"),
             ],
         };
+
         let arguments = std::iter::once(argument(name.as_bytes()))
             .chain(rest)
             .collect();
+
         Ok(InterpreterCommand {
             path,
             arguments,
@@ -134,6 +139,7 @@ impl InterpreterCatalog {
         } else {
             self.search(word)
         };
+
         let path = path.and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
         path.ok_or_else(|| {
             let searched = self.searched_directories();
@@ -156,6 +162,7 @@ impl InterpreterCatalog {
             WireError::new(ErrorType::AgentError, message)
         })?;
         self.cache.push((name, path.clone()));
+
         Ok(path)
     }
 

@@ -61,6 +61,7 @@ impl Conversation {
     pub(crate) fn new(launch: ExecLaunch) -> (Self, ProcessIo) {
         let interpreter = launch.interpreter;
         let [stdout, stderr, results] = interpreter.outputs;
+
         let (wanted, unwanted) = if launch.display {
             (results, None)
         } else {
@@ -82,11 +83,13 @@ impl Conversation {
             stdin_reader: interpreter.stdin_reader,
             results: unwanted,
         };
+
         let io = ProcessIo {
             process: interpreter.process,
             outputs: [stdout, stderr, wanted],
             control_pipe: Some(interpreter.control_pipe),
         };
+
         (conversation, io)
     }
 
@@ -100,6 +103,7 @@ impl Conversation {
         let Some((message, sent)) = &mut self.message else {
             return;
         };
+
         while *sent < message.len() {
             match rustix::io::write(&self.message_pipe, &message[*sent..]) {
                 Ok(bytes) => *sent += bytes,
@@ -108,6 +112,7 @@ impl Conversation {
                 Err(_) => break,
             }
         }
+
         self.message = None;
     }
 
@@ -143,6 +148,7 @@ impl Conversation {
             needs_environment: self.needs_environment,
             has_run_user_code: self.has_run_user_code,
         };
+
         Some((slot, interpreter))
     }
 }

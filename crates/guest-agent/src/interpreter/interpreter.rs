@@ -90,6 +90,7 @@ impl Interpreter {
             ExecMode::Prepare => b'p',
             ExecMode::Context => b'c',
         };
+
         let seed = if self.reseed { random()? } else { 0 };
 
         // A preparation draws random numbers that are never used. It does so only to have that code ready.
@@ -103,6 +104,7 @@ impl Interpreter {
             .cwd
             .iter()
             .map(|path| ["=", path.as_str(), "\0"].concat());
+
         let pairs = program.variables.iter();
         let pairs = pairs.map(|(name, value)| [name, "=", value, "\0"].concat());
         let variables: String = directory.chain(pairs).collect();
@@ -110,6 +112,7 @@ impl Interpreter {
         let flags = flag(program.display, DISPLAY) | flag(program.stdin, STDIN);
 
         let code = &program.code;
+
         match (self.language, &self.code_file) {
             (Language::Shell, Some(script)) => {
                 // Bash's generator takes no larger seed.
@@ -142,6 +145,7 @@ fn frame(head: [u8; 2], seed: u128, variables: &str, code: &str) -> Vec<u8> {
     message.extend_from_slice(&size(code));
     message.extend_from_slice(variables.as_bytes());
     message.extend_from_slice(code.as_bytes());
+
     message
 }
 
@@ -189,6 +193,7 @@ mod tests {
     fn knows_the_variables_that_act_at_start() {
         let later = |name: &str| can_be_set_later(&[(name, "x")].into_iter().collect());
         assert!(later("A") && later("TZ") && later("XPYTHON"));
+
         for name in [
             "PYTHONHASHSEED",
             "LANG",

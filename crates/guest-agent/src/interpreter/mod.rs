@@ -5,6 +5,10 @@
 
 mod command;
 mod conversation;
+#[expect(
+    clippy::module_inception,
+    reason = "the folder is named after its main type"
+)]
 mod interpreter;
 mod pool;
 mod start;

@@ -63,10 +63,12 @@ impl InterpreterPool {
             if count < limits.contexts {
                 return Ok(None);
             }
+
             let message = format!(
                 "{count} contexts are open, of at most {}; use one of them, none, or another guest",
                 limits.contexts
             );
+
             return reject(ErrorType::RequestError, message);
         };
 
@@ -77,6 +79,7 @@ impl InterpreterPool {
             );
             return reject(ErrorType::RequestError, message);
         }
+
         match context.interpreter.take() {
             Some(interpreter) => Ok(Some(interpreter)),
             None => reject(
@@ -173,8 +176,10 @@ impl InterpreterPool {
             .contexts
             .iter()
             .position(|context| context.interpreter.as_ref().is_some_and(is_dead))?;
+
         let interpreter = self.contexts[at].interpreter.take();
         self.mark_lost(&InterpreterSlot::Context(self.contexts[at].name.clone()));
+
         interpreter
     }
 

@@ -29,6 +29,7 @@ pub(crate) fn start_interpreter(
 ) -> Result<Interpreter, WireError> {
     let mut command = interpreters.command(language)?;
     let environment = confinement.environment(variables);
+
     let (file, main_file) = match command.delivery {
         CodeDelivery::Message => (None, None),
         CodeDelivery::MemoryFile => {
@@ -47,6 +48,7 @@ pub(crate) fn start_interpreter(
     let memory_file = file
         .as_ref()
         .filter(|_| command.delivery == CodeDelivery::MemoryFile);
+
     let launched = launch_process(
         &command,
         &environment,
@@ -58,6 +60,7 @@ pub(crate) fn start_interpreter(
     // The cgroup and the file must be removed even if there is no process.
     let pid = launched.as_ref().map_or(0, |launched| launched.pid);
     let mut process = Process::new(pid, cgroup, main_file);
+
     match launched {
         Ok(launched) => Ok(Interpreter {
             language,
@@ -105,6 +108,7 @@ fn launch_process(
     let (stderr, stderr_of_child) = output_pipe()?;
     let (messages_of_child, message_pipe) = pipe_with(PipeFlags::CLOEXEC)?;
     let (control_pipe, control_of_child) = pipe_with(PipeFlags::CLOEXEC)?;
+
     for ours in [&message_pipe, &control_pipe] {
         fcntl_setfl(ours, OFlags::NONBLOCK)?;
     }
@@ -129,6 +133,7 @@ fn launch_process(
         .chain(line)
         .chain(results_of_child)
         .collect();
+
     let pid = launch(&Launch {
         program: &command.path,
         arguments: &command.arguments,
@@ -174,6 +179,7 @@ fn create_main_file(
 
     let mut name = "main.ts".to_string();
     let mut file = create(&name);
+
     for number in 2..MAX_NAME_ATTEMPTS {
         if file.as_ref().err() != Some(&Errno::EXIST) {
             break;
@@ -186,6 +192,7 @@ fn create_main_file(
     let file = File::from(file.map_err(|e| fail(e.into()))?);
     let directory = directory.try_clone().map_err(&fail)?;
     let main_file = CodeFile { directory, name };
+
     if let Some((user, group)) = confinement.credentials
         && let Err(error) = std::os::unix::fs::fchown(&file, Some(user), Some(group))
     {
@@ -197,5 +204,6 @@ fn create_main_file(
     command
         .arguments
         .push(CString::new(argument).unwrap_or_default());
+
     Ok((file, main_file))
 }

@@ -32,12 +32,14 @@ pub(crate) fn completion_response(operation: &Operation, end: &ProgramEnd) -> Re
                 format!("the interpreter could not be started: {failure}; check the guest's image")
             }
         };
+
         return error_response(op_id, WireError::new(ErrorType::AgentError, message));
     }
 
     let (ended_by, exit_code) = classify_end(operation, end);
     let [stdout, stderr, results] = operation.outputs.each_ref().map(OutputStream::summary);
     let (arrived, ready) = (operation.arrived, operation.ready);
+
     Response::Complete(Complete {
         op_id,
         exit_code,
@@ -79,12 +81,15 @@ fn evidence(operation: &Operation, end: &ProgramEnd) -> Evidence {
         (conversation.is_some_and(|c| c.state_lost), STATE_WAS_LOST),
         (is_context && !operation.interpreter_alive, STATE_LOST),
     ];
+
     let details = details
         .into_iter()
         .filter_map(|(applies, text)| applies.then_some(text));
+
     let detail = details.collect::<Vec<_>>().join("; ");
 
     let non_zero = |count: u64| (count > 0).then_some(count);
+
     Evidence {
         signal: end.ended.signal,
         oom_kills: non_zero(oom_kills(operation, end)),

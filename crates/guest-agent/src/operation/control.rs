@@ -18,6 +18,7 @@ impl Operation {
         let Some(control_pipe) = &self.control_pipe else {
             return;
         };
+
         let mut received = [0; CONTROL_BYTES];
         match rustix::io::read(control_pipe, &mut received) {
             // The program was executed, or an interpreter that sends no start message has started it.
@@ -25,9 +26,11 @@ impl Operation {
                 self.control_pipe = None;
                 let conversation = self.conversation.as_ref();
                 let is_start = conversation.is_none_or(|c| c.mode == ExecMode::OneShot);
+
                 if self.failure.is_none() && is_start {
                     self.ready.get_or_insert(now);
                 }
+
                 self.input.iter_mut().for_each(Input::release);
             }
             // A failure report starts with a small number, a control message with a letter or digit.
@@ -45,6 +48,7 @@ impl Operation {
         let capacity = CONTROL_BYTES - self.control_buf.len().min(CONTROL_BYTES);
         let accepted = &bytes[..bytes.len().min(capacity)];
         self.control_buf.extend_from_slice(accepted);
+
         if let Some(rest) = self.control_buf.strip_prefix(PROGRAM_STARTED) {
             self.control_buf = rest.to_vec();
             self.ready.get_or_insert(now);
@@ -55,6 +59,7 @@ impl Operation {
         let Some(conversation) = self.conversation.as_mut().filter(|_| is_complete) else {
             return;
         };
+
         if self.end.is_some() || !conversation.ends_by_report(&self.process) {
             return;
         }
@@ -66,11 +71,13 @@ impl Operation {
 
         let total = self.process.usage_now();
         let usage = total.since(&conversation.usage);
+
         let left_processes = match conversation.mode {
             ExecMode::OneShot => self.process.count_others(),
             // Processes that a context has left running stay.
             ExecMode::Prepare | ExecMode::Context => 0,
         };
+
         if conversation.mode == ExecMode::OneShot {
             // The interpreter has nothing left to do, unless the message was forged.
             self.process.signal(Signal::KILL);
@@ -85,6 +92,7 @@ impl Operation {
             cpu_time_us: 0,
             peak_memory_bytes: 0,
         };
+
         self.end = Some(ProgramEnd {
             ended,
             at: now,

@@ -19,6 +19,7 @@ pub(super) fn spend_credit(credit: &mut Option<u64>, bytes: usize) -> bool {
     let Some(left) = credit else {
         return true;
     };
+
     match left.checked_sub(bytes as u64) {
         Some(rest) => {
             *left = rest;
@@ -45,6 +46,7 @@ impl Operation {
         self.framing.op_id = follower.op_id;
         self.framing.encoding = follower.encoding;
         self.credit = follower.credit;
+
         if let Some(input) = &mut self.input {
             input.reset_credit(limits);
         }
@@ -53,6 +55,7 @@ impl Operation {
         let first = history.map_or(0, OutputHistory::first);
         let from = follower.from_seq.max(first);
         self.replay = Some(from);
+
         from
     }
 
@@ -70,12 +73,15 @@ impl Operation {
                 self.replay = None;
                 break;
             };
+
             if outbox.is_full(limits) || !spend_credit(&mut self.credit, bytes.len()) {
                 return false;
             }
+
             self.framing.send(*stream, seq, bytes.clone(), outbox);
             self.replay = Some(seq + 1);
         }
+
         true
     }
 }

@@ -5,7 +5,7 @@ use fumehood_protocol::{ErrorType, Limits, WireError};
 use rustix::io::Errno;
 use rustix::termios::Winsize;
 
-/// Queues what a client sends to the standard input of a program. It never holds more than the client has credit for.
+/// Queues a client's input for a program. It never holds more than the client has credit for.
 #[derive(Debug)]
 pub(crate) struct Input {
     /// `None`: closed, because the input has ended or its reader is gone.
@@ -65,14 +65,18 @@ impl Input {
             self.uncredited += len;
             return Ok(());
         }
+
         if !bytes.is_empty() {
             self.queue.push_back(bytes);
         }
+
         self.is_ended = eof;
         if eof && self.is_terminal {
             self.queue.push_back(END_OF_TRANSMISSION.to_vec());
         }
+
         self.write_pending();
+
         Ok(())
     }
 
@@ -87,6 +91,7 @@ impl Input {
         if self.is_held {
             return;
         }
+
         while let (Some(pipe), Some(piece)) = (&self.pipe, self.queue.front()) {
             match rustix::io::write(pipe, &piece[self.sent..]) {
                 Ok(bytes) => {
@@ -100,11 +105,13 @@ impl Input {
                     return;
                 }
             }
+
             if self.sent == piece.len() {
                 self.queue.pop_front();
                 self.sent = 0;
             }
         }
+
         if self.is_ended && self.queue.is_empty() && !self.is_terminal {
             self.pipe = None;
         }
@@ -181,6 +188,7 @@ mod tests {
             input_bytes: 100_000,
             ..Limits::default()
         };
+
         let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
         let (open_reader, first) = rustix::pipe::pipe_with(flags).unwrap();
         drop(first);

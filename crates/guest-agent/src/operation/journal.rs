@@ -30,10 +30,12 @@ impl KeyedRequest {
         if self.fingerprint == other.fingerprint {
             return Ok(());
         }
+
         let key = self.key.as_str();
         let message = format!(
             "field `idempotency_key`: `{key}` was used for another request; a key always names the same operation"
         );
+
         Err(WireError::new(ErrorType::RequestError, message))
     }
 }
@@ -123,12 +125,14 @@ impl Journal {
     pub(crate) fn check_capacity(&self, running: usize, limits: &Limits) -> Result<(), WireError> {
         let (known, running) = (self.records.len() as u64, running as u64);
         let reject = |message: String| Err(WireError::new(ErrorType::BusyError, message));
+
         if running >= limits.detached {
             let max = limits.detached;
             return reject(format!(
                 "{running} operations with a key are running, of at most {max}; try again when one has ended"
             ));
         }
+
         if known + running >= limits.journal_keys {
             let max = limits.journal_keys;
             return reject(format!(
@@ -136,6 +140,7 @@ impl Journal {
                  use a new guest, or no key"
             ));
         }
+
         Ok(())
     }
 
@@ -145,6 +150,7 @@ impl Journal {
         self.bytes += record.history.bytes;
         self.with_output.push_back(key.clone());
         self.records.insert(key, Rc::new(record));
+
         while self.bytes > limits.journal_bytes {
             let Some(oldest) = self.with_output.pop_front() else {
                 break;
@@ -184,6 +190,7 @@ mod tests {
         for n in 0..5_u8 {
             history.add(Stream::Stdout, &[n; 4]);
         }
+
         assert_eq!((history.first(), history.end(), history.bytes), (3, 5, 8));
         assert_eq!(history.get(2), None);
         assert_eq!(history.get(4).unwrap().1, [4; 4]);

@@ -104,6 +104,7 @@ impl Operation {
         let input = input.map(|pipe| Input::new(pipe, false, limits));
         let (mut conversation, io) = Conversation::new(launch);
         conversation.send_message();
+
         Self {
             conversation: Some(conversation),
             input,
@@ -253,10 +254,12 @@ impl Operation {
             if outbox.is_full(limits) {
                 return;
             }
+
             let read = output.read(self.credit.unwrap_or(u64::MAX), outbox, limits, now);
             if let Some(credit) = &mut self.credit {
                 *credit -= read;
             }
+
             output.flush(&mut self.framing, outbox, limits, now);
         }
     }
@@ -293,6 +296,7 @@ impl Operation {
         let outputs = self.outputs.iter();
         let flushes = outputs.filter_map(|output| output.deadline(limits, can_read));
         let flush = flushes.min().filter(|_| !is_full && self.replay.is_none());
+
         [timer, flush].into_iter().flatten().min()
     }
 }

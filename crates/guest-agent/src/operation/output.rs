@@ -50,7 +50,7 @@ pub(crate) struct OutputStream {
 /// pieces would be interrupted for each of them. Filling its pipe takes this long.
 const READ_PAUSE: Duration = Duration::from_micros(500);
 
-/// How long a terminal may take to pass on what was written to it.
+/// How long a terminal may take to pass on the last output.
 const TERMINAL_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl OutputStream {
@@ -106,13 +106,14 @@ impl OutputStream {
         self.readable = true;
     }
 
-    /// Notes the end of the program: only what the pipe contains now belongs to it.
+    /// Notes the end of the program: only the current contents of the pipe belong to it.
     pub(crate) fn end(&mut self, now: Instant) {
         if self.is_terminal && self.pipe.is_some() {
             self.terminal_deadline = Some(now + TERMINAL_TIMEOUT);
             self.remaining = Some(u64::MAX);
             return;
         }
+
         let held = self.pipe.as_ref().map_or(Ok(0), rustix::io::ioctl_fionread);
         self.remaining = Some(held.unwrap_or(0));
         self.readable = true;
@@ -161,6 +162,7 @@ impl OutputStream {
         let flush = self
             .buffered_since
             .map(|buffered_since| buffered_since + Duration::from_millis(limits.flush_ms));
+
         // After the end of the program there are no pauses.
         let pause_end = self.paused_until.filter(|_| self.remaining.is_none());
         let reads = self.terminal_deadline.into_iter().chain(pause_end);
@@ -182,16 +184,20 @@ impl OutputStream {
         let Some(pipe) = self.pipe.as_ref().filter(|_| self.readable) else {
             return 0;
         };
+
         let room = limits
             .chunk_bytes
             .saturating_sub(self.buffered.len() as u64);
+
         let max = room.min(allowed).min(self.remaining.unwrap_or(u64::MAX));
         let Some(max) = usize::try_from(max).ok().filter(|max| *max > 0) else {
             return 0;
         };
+
         if self.buffered.capacity() == 0 {
             self.buffered = outbox.take_buffer(usize::try_from(limits.chunk_bytes).unwrap_or(max));
         }
+
         let before = self.buffered.len();
         let spare = self.buffered.capacity() - before;
         let result = if max == spare {
@@ -202,6 +208,7 @@ impl OutputStream {
             self.buffered.truncate(before + result.unwrap_or(0));
             result
         };
+
         // After a short read the pipe is empty. After the end of the program only EAGAIN proves that: the bytes may
         // come in packets, or others may read them.
         self.readable = result == Ok(max) || (self.remaining.is_some() && result.is_ok());
@@ -211,9 +218,11 @@ impl OutputStream {
                 self.buffered_since.get_or_insert(now);
                 let is_fast = self.has_flushed && bytes < max;
                 self.paused_until = is_fast.then(|| now + READ_PAUSE);
+
                 if let Some(remaining) = &mut self.remaining {
                     *remaining -= (bytes as u64).min(*remaining);
                 }
+
                 return bytes as u64;
             }
             Err(Errno::INTR) => self.readable = true,
@@ -223,6 +232,7 @@ impl OutputStream {
             Err(Errno::AGAIN) => self.remaining = self.remaining.map(|_| 0),
             Err(_) => self.close(),
         }
+
         0
     }
 
@@ -246,21 +256,26 @@ impl OutputStream {
         let is_due = self
             .deadline(limits, false)
             .is_some_and(|deadline| now >= deadline);
+
         if self.buffered.is_empty() && !is_over {
             return;
         }
+
         if self.has_flushed && !is_full && !is_due && !is_over {
             return;
         }
+
         self.has_flushed = true;
         self.buffered_since = None;
         let bytes = std::mem::take(&mut self.buffered);
         self.summary.bytes += bytes.len() as u64;
         self.summary.crc32c = crate::checksum::append(self.summary.crc32c, &bytes);
+
         if framing.encoding == Encoding::Raw {
             self.send_raw(bytes, framing, outbox);
             return;
         }
+
         // A character may be split between two chunks.
         let complete = self.splitter.push(&bytes);
         self.send(complete, framing, outbox);
@@ -279,6 +294,7 @@ impl OutputStream {
         // The first bytes of a character may be waiting for the rest of it.
         let mut piece = self.splitter.finish();
         piece.extend_from_slice(&buffered);
+
         if !piece.is_empty() {
             framing.keep(self.stream, &piece);
             framing.seq += 1;
@@ -326,6 +342,7 @@ impl Framing {
             seq,
             len,
         }));
+
         outbox.push_raw(bytes);
     }
 
@@ -337,11 +354,13 @@ impl Framing {
             }
             chunk => chunk,
         };
+
         let output = Output {
             op_id: self.op_id,
             seq: exact.then_some(seq),
             chunk,
         };
+
         outbox.push_output(&match stream {
             Stream::Stdout => Response::Stdout(output),
             Stream::Stderr => Response::Stderr(output),

@@ -17,6 +17,7 @@ impl Operation {
             self.replay = None;
             return;
         }
+
         if self.stopping.is_some() {
             return;
         }
@@ -24,11 +25,13 @@ impl Operation {
         self.process.signal(Signal::INT);
         let grace = Duration::from_millis(limits.grace_ms);
         let conversation = self.conversation.as_ref();
+
         let next = if conversation.is_some_and(Conversation::needs_second_interrupt) {
             (Signal::INT, now + grace / 2)
         } else {
             (Signal::TERM, now + grace)
         };
+
         self.stopping = Some(StopState {
             reason,
             next: Some(next),
@@ -50,6 +53,7 @@ impl Operation {
         self.outputs.iter_mut().for_each(|output| output.tick(now));
         let is_timed_out = self.timeout_at().is_some_and(|at| now >= at);
         let grace = Duration::from_millis(limits.grace_ms);
+
         match &mut self.stopping {
             None if is_timed_out => self.stop(StopReason::Timeout, limits, now),
             None => {}

@@ -53,6 +53,7 @@ impl OperationTable {
                 .extract_if(.., |operation| matches(operation))
                 .collect();
         }
+
         Vec::new()
     }
 }

@@ -73,10 +73,13 @@ impl Cgroups {
             "cgroup.subtree_control",
             "+memory +pids +cpu",
         )?;
+
         if let Some(bytes) = memory_bytes {
             write(directory.as_fd(), "memory.max", &bytes.to_string())?;
         }
+
         let allowed = memory_bytes.map_or(MAX_PROCESSES, |bytes| bytes / BYTES_PER_PROCESS);
+
         Ok(Self {
             directory,
             pids_max: allowed.min(MAX_PROCESSES).to_string(),
@@ -99,6 +102,7 @@ impl Cgroups {
             name,
             counters: Default::default(),
         };
+
         match write(cgroup.as_fd(), "pids.max", &self.pids_max) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
@@ -195,9 +199,11 @@ impl Cgroup {
         {
             let _ = cell.set(file);
         }
+
         let read = cell
             .get()
             .and_then(|file| rustix::io::pread(file, &mut *buffer, 0).ok());
+
         std::str::from_utf8(&buffer[..read.unwrap_or(0)]).unwrap_or("")
     }
 }

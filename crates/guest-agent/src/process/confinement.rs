@@ -43,6 +43,7 @@ impl User {
         let id = fields.nth(1)?.parse().ok()?;
         let group = fields.next()?.parse().ok()?;
         let home = fields.nth(1)?.into();
+
         Some(Self {
             name,
             id,
@@ -80,11 +81,13 @@ impl Confinement {
             rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|e| format!("cannot open {}: {e}", path.display()))
         };
+
         let own = |variable| std::env::var(variable).unwrap_or_default();
         let (name, home) = match user {
             Some(user) => (user.name.clone(), user.home.display().to_string()),
             None => (own("USER"), own("HOME")),
         };
+
         let text = |value: &str| value.to_string();
         let environment = vec![
             ("PATH", text(path)),
@@ -95,10 +98,12 @@ impl Confinement {
             ("LANG", text("C.UTF-8")),
             ("TERM", text("dumb")),
         ];
+
         let hard = getrlimit(Resource::Nofile)
             .maximum
             .unwrap_or(u64::MAX)
             .min(OPEN_FILES.1);
+
         Ok(Self {
             credentials: user.map(|user| (user.id, user.group)),
             cgroups: None,
@@ -120,6 +125,7 @@ impl Confinement {
             "PIP_CERT",
             "NODE_EXTRA_CA_CERTS",
         ];
+
         let variables = NAMES.map(|name| (name, bundle.to_string()));
         self.environment.extend(variables);
     }
@@ -144,6 +150,7 @@ impl Confinement {
             // Only a user who may enter a directory can look up its `.`.
             openat(&directory, ".", flags, Mode::empty())
         });
+
         opened.map_err(|error: rustix::io::Errno| {
             let message = format!(
                 "cannot enter the working directory {}: {error}",
@@ -153,7 +160,7 @@ impl Confinement {
         })
     }
 
-    /// Returns the environment of a program: the defaults, what a refresh has added, and `requested`; later ones win. A
+    /// Returns the environment of a program: the defaults, the variables of the last refresh, and `requested`; later ones win. A
     /// variable with a NUL byte cannot be passed on; the protocol rejects it earlier.
     pub(crate) fn environment(&self, requested: &EnvVars) -> Vec<CString> {
         let requested = requested.clone().over(&self.added_environment);
@@ -162,10 +169,12 @@ impl Confinement {
             .environment
             .iter()
             .filter(|(name, value)| !value.is_empty() && !asked_for(name));
+
         let ours = ours.map(|(name, value)| [name, "=", value].concat());
         let theirs = requested
             .iter()
             .map(|(name, value)| [name.as_str(), "=", value].concat());
+
         ours.chain(theirs)
             .filter_map(|variable| CString::new(variable).ok())
             .collect()
@@ -184,6 +193,7 @@ mod tests {
             (user.name.as_str(), user.id, user.group, user.home.as_path()),
             expected
         );
+
         assert_eq!(User::parse("broken"), None);
     }
 
@@ -193,6 +203,7 @@ mod tests {
         confinement.added_environment = [("LANG", "C"), ("A", "brought"), ("B", "brought")]
             .into_iter()
             .collect();
+
         let environment = confinement.environment(&[("A", "asked")].into_iter().collect());
         let mut lookup: Vec<_> = environment.iter().map(|v| v.to_str().unwrap()).collect();
         lookup.retain(|v| ["LANG=", "A=", "B="].iter().any(|name| v.starts_with(name)));
@@ -206,6 +217,7 @@ mod tests {
         let requested = [("LANG", "de_DE.UTF-8"), ("A", "b=c")]
             .into_iter()
             .collect();
+
         let environment = confinement.environment(&requested);
         let has = |text: &str| {
             environment
@@ -213,6 +225,7 @@ mod tests {
                 .filter(|v| v.to_bytes() == text.as_bytes())
                 .count()
         };
+
         assert_eq!(
             (
                 has("LANG=de_DE.UTF-8"),

@@ -82,6 +82,7 @@ impl MemoryWatch {
         let Some(suspicion) = self.suspicion.filter(|s| now >= s.check_at) else {
             return false;
         };
+
         let (refaults, file_bytes) = self.read_counters();
         if refaults - suspicion.refaults.min(refaults) < STALL_REFAULTS
             || file_bytes > STALL_FILE_BYTES
@@ -89,6 +90,7 @@ impl MemoryWatch {
             self.suspicion = None;
             return false;
         }
+
         // If the kernel has just killed a process, its memory is still being freed: earlier checks are no reason to kill
         // another one.
         let kills = self.rearm();
@@ -97,6 +99,7 @@ impl MemoryWatch {
         } else {
             0
         };
+
         let is_certain = confirmations >= REQUIRED_CONFIRMATIONS;
         self.suspicion = Some(StallSuspicion {
             check_at: now + CHECK_INTERVAL,
@@ -104,6 +107,7 @@ impl MemoryWatch {
             kills,
             confirmations: if is_certain { 0 } else { confirmations },
         });
+
         is_certain
     }
 

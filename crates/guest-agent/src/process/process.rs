@@ -59,6 +59,7 @@ impl Process {
                 kill_matching(|entry| entry.session == self.pid);
             }
         }
+
         self.signal(Signal::KILL);
     }
 
@@ -73,7 +74,7 @@ impl Process {
         }
     }
 
-    /// Kills what the process has left behind at its end, and returns the number of processes. Call it only while the
+    /// Kills the processes that are left behind at the end, and returns their number. Call it only while the
     /// process is not reaped. Without a cgroup, processes that have left its session are found only if no other operation
     /// is alive (`is_only`): then every orphan belongs to this one.
     pub(crate) fn kill_leftovers(&self, is_only: bool) -> u64 {
@@ -85,10 +86,12 @@ impl Process {
             };
             return kill_matching(is_left);
         };
+
         let left = self.count_others();
         if left > 0 {
             cgroup.kill();
         }
+
         left
     }
 
@@ -99,6 +102,7 @@ impl Process {
             let processes = cgroup.processes().into_iter();
             processes.filter(|pid| *pid != self.pid).count() as u64
         };
+
         self.cgroup
             .as_ref()
             .filter(|cgroup| !cgroup.has_one_thread())
@@ -164,12 +168,15 @@ fn kill_matching(is_match: impl Fn(&ProcessEntry) -> bool) -> u64 {
             .map(|entry| entry.pid)
             .filter(|pid| !killed.contains(pid))
             .collect();
+
         if new_pids.is_empty() {
             break;
         }
+
         new_pids.iter().copied().for_each(kill);
         killed.extend(new_pids);
     }
+
     killed.len() as u64
 }
 

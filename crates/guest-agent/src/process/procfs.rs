@@ -13,6 +13,7 @@ pub(crate) fn processes() -> Vec<ProcessEntry> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
+
     entries
         .flatten()
         .filter_map(|entry| {
@@ -53,7 +54,9 @@ pub(crate) fn age_ms(pid: i32) -> u64 {
         let ticks = fields.split(' ').nth(19)?.parse::<f64>().ok()?;
         Some(ticks / TICKS)
     });
+
     let seconds = uptime.zip(started).map_or(0.0, |(now, then)| now - then);
+
     u64::try_from(std::time::Duration::from_secs_f64(seconds.max(0.0)).as_millis()).unwrap_or(0)
 }
 
@@ -64,8 +67,10 @@ fn parse(pid: i32, stat: &str) -> Option<ProcessEntry> {
     if matches!(fields.next()?, "Z" | "X") {
         return None;
     }
+
     let parent = fields.next()?.parse().ok()?;
     let session = fields.nth(1)?.parse().ok()?;
+
     Some(ProcessEntry {
         pid,
         parent,

@@ -15,6 +15,7 @@ pub(super) fn check_session(
     if matches!(request, Request::Hello(_)) {
         return Ok(request);
     }
+
     if !client.connection.session.authorised {
         let message = "authentication required: send `hello` with the right token first";
         return Err(WireError::new(ErrorType::AuthError, message));
@@ -23,6 +24,7 @@ pub(super) fn check_session(
     let op_id = request
         .op_id()
         .filter(|_| !request.targets_running_operation());
+
     match op_id.filter(|id| client.is_live(*id, agent)) {
         None => Ok(request),
         Some(id) => {
@@ -48,7 +50,9 @@ pub(super) fn check_refreshed(agent: &Agent, request: &Request) -> Result<(), Wi
     if !awaits || is_always_allowed || request.targets_running_operation() {
         return Ok(());
     }
+
     let message = "the guest's state was saved and it waits for `refresh`; send that first";
+
     Err(WireError::new(ErrorType::RefreshError, message))
 }
 
@@ -66,6 +70,7 @@ pub(super) fn check_operation_limit(client: &Client, agent: &Agent) -> Result<()
     let message = format!(
         "{live} operations are running on this connection, of at most {max}; try again when one has ended"
     );
+
     Err(WireError::new(ErrorType::BusyError, message))
 }
 

@@ -47,6 +47,7 @@ pub(super) fn look_up_key(
             .journal
             .check_capacity(running, &agent.settings.limits)?;
     }
+
     Ok(KeyLookup {
         keyed,
         is_known: known.is_some(),
@@ -69,6 +70,7 @@ pub(super) fn attach(
         credit: request.credit,
         from_seq: request.from_seq,
     };
+
     attach_to(client, &request.idempotency_key, follower, agent)
 }
 
@@ -87,17 +89,20 @@ pub(super) fn attach_to(
 
     // Recorded pieces are sent whole: with less credit the replay could never continue.
     let min = agent.settings.limits.chunk_bytes + MAX_CHARACTER_BYTES;
+
     if let Some(credit) = follower.credit.filter(|credit| *credit < min) {
         return reject(format!(
             "field `credit`: {credit} bytes; at least {min} are needed, since pieces are sent whole"
         ));
     }
+
     let reject_seq = |end: u64| {
         reject(format!(
             "field `from_seq`: {} is past the {end} pieces that exist so far",
             follower.from_seq
         ))
     };
+
     let op_id = follower.op_id;
     let attached = |seq, pid, input: Option<(u64, u64)>| {
         Response::Attached(Attached {
@@ -119,6 +124,7 @@ pub(super) fn attach_to(
         if follower.from_seq > operation.framing.seq {
             return reject_seq(operation.framing.seq);
         }
+
         let previous = (operation.client, operation.framing.op_id);
         let seq = operation.attach_client(connection.id, follower, &agent.settings.limits);
         let input = operation.input.as_ref();
@@ -134,6 +140,7 @@ pub(super) fn attach_to(
                 agent.notices.push((previous, detached));
             }
         }
+
         connection.outbox.answer(&attached(seq, pid, input));
         return Ok(());
     }
@@ -143,6 +150,7 @@ pub(super) fn attach_to(
         if follower.from_seq > end {
             return reject_seq(end);
         }
+
         let replay = Replay::new(record, follower);
         connection
             .outbox
@@ -173,6 +181,7 @@ pub(super) fn detach(
         (None, Some(queued)) => queued.params.keyed.is_some(),
         (None, None) => return Ok(()),
     };
+
     if !has_key {
         let message = "the operation has no idempotency key, so no client could attach to it again; \
              start it with a key";
@@ -184,9 +193,11 @@ pub(super) fn detach(
         queued.params.client = None;
         queued.params.credit = None;
     }
+
     let op_id = Some(request.op_id);
     connection
         .outbox
         .answer(&Response::Detached(Detached { op_id }));
+
     Ok(())
 }

@@ -115,6 +115,7 @@ impl Client {
             if !self.can_queue() || self.connection.outbox.has_too_many_answers(limits) {
                 return None;
             }
+
             let incoming = self.connection.next_request()?;
 
             if matches!(incoming.request, Ok(Request::Hello(_))) {
@@ -124,8 +125,10 @@ impl Client {
                 self.waiting.push_back(incoming.check_limits(limits));
                 continue;
             }
+
             return Some(incoming);
         }
+
         None
     }
 
@@ -136,6 +139,7 @@ impl Client {
 
         // Programs and files take turns at being first.
         let files_first = self.turn.is_multiple_of(2);
+
         if files_first {
             self.pump_files(agent);
         }
@@ -160,6 +164,7 @@ impl Client {
         for replay in &mut self.replays {
             replay.pump(&mut self.connection.outbox, limits);
         }
+
         self.replays.retain(|replay| !replay.is_done());
 
         for transfer in std::mem::take(&mut self.transfers) {

@@ -51,7 +51,9 @@ pub(super) fn enqueue(
         let notice = Response::Queued(Queued { op_id });
         agent.notices.push((client, notice));
     }
+
     agent.queue.push(queued);
+
     Ok(())
 }
 
@@ -79,6 +81,7 @@ pub(super) fn attach_queued(
         let notice = Response::Detached(Detached { op_id });
         agent.notices.push((client, notice));
     }
+
     let op_id = follower.op_id;
     let notice = Response::Queued(Queued { op_id });
     agent.notices.push((client, notice));
@@ -128,12 +131,14 @@ fn start_one(agent: &mut Agent, queued: QueuedExec, now: Instant) {
                 // This cannot fail: no more input than the credit allows was queued.
                 let _ = input.accept(queued.input, queued.has_ended_input);
             }
+
             let pid = operation.process.pid();
             agent.operations.add(operation);
             is_notified.then_some(Response::Started(Started { op_id, pid }))
         }
         Err(error) => Some(error_response(op_id, error)),
     };
+
     agent.notices.extend(client.zip(notice));
 }
 
@@ -160,5 +165,6 @@ pub(super) fn cancel_queued(agent: &mut Agent, client: ClientId, id: OpId) -> bo
         results: nothing,
     };
     agent.notices.push((client, Response::Complete(complete)));
+
     true
 }

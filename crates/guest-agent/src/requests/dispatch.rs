@@ -22,7 +22,7 @@ use crate::operation::{Replay, StopReason};
 use crate::settings::VERSION;
 use crate::transport::{Connection, IncomingRequest};
 
-/// Gives a client its turn: handles its requests, moves output, answers for what has ended, and
+/// Gives a client its turn: handles its requests, moves output, completes ended operations, and
 /// sends as much as the client accepts.
 pub(crate) fn serve(client: &mut Client, agent: &mut Agent, now: Instant) {
     client.connection.check_deadline(now);
@@ -31,11 +31,12 @@ pub(crate) fn serve(client: &mut Client, agent: &mut Agent, now: Instant) {
     client.pump(agent, now);
     client.complete_finished(agent);
 
-    // What has ended may let a queued exec start, and a waiting request continue.
+    // An ended operation may let a queued exec start, and a waiting request continue.
     start_queued(agent, now);
     dispatch_all(client, agent, now);
 
     client.connection.send();
+
     if client.connection.is_gone() {
         client.leave(agent);
     }
@@ -54,6 +55,7 @@ fn dispatch(client: &mut Client, incoming: IncomingRequest, agent: &mut Agent, n
     let targets_running_operation = request
         .as_ref()
         .is_ok_and(Request::targets_running_operation);
+
     let op_id = op_id.filter(|_| !targets_running_operation);
 
     let result = request
@@ -86,6 +88,7 @@ fn handle(
         request,
         Request::WriteFile(_) | Request::ReadFile(_) | Request::ListFiles(_) | Request::Watch(_)
     );
+
     if is_transfer {
         check_operation_limit(client, agent)?;
     }
@@ -118,6 +121,7 @@ fn handle(
         Request::Remove(request) => files::remove(client, request, agent)?,
         Request::Watch(request) => files::watch(client, request, agent)?,
     }
+
     Ok(())
 }
 
@@ -129,14 +133,16 @@ fn ping(connection: &mut Connection, ping: &Ping) {
     connection.outbox.answer(&Response::Pong(pong));
 }
 
-/// Cancels whatever has this id: a running operation, a queued exec, a replay or a file transfer.
+/// Cancels the operation with this id: a running operation, a queued exec, a replay or a file transfer.
 fn cancel(client: &mut Client, id: OpId, agent: &mut Agent, now: Instant) {
     let connection = &mut client.connection;
     let limits = &agent.settings.limits;
+
     if let Some(operation) = agent.operations.find(connection.id, id) {
         operation.stop(StopReason::Cancel, limits, now);
         return;
     }
+
     if cancel_queued(agent, connection.id, id) {
         return;
     }
@@ -146,6 +152,7 @@ fn cancel(client: &mut Client, id: OpId, agent: &mut Agent, now: Instant) {
     replay.into_iter().for_each(Replay::cancel);
 
     let mut transfers = client.transfers.iter();
+
     if let Some(at) = transfers.position(|t| t.op_id() == Some(id)) {
         client.transfers.remove(at).cancel(&mut connection.outbox);
     }
@@ -158,6 +165,7 @@ fn take_input(client: &mut Client, stdin: Stdin, agent: &mut Agent) -> Result<()
 
     // A file that is being written.
     let mut transfers = client.transfers.iter();
+
     if let Some(at) = transfers.position(|t| t.op_id() == Some(stdin.op_id)) {
         let transfer = client.transfers.remove(at);
         let outbox = &mut client.connection.outbox;
@@ -173,6 +181,7 @@ fn take_input(client: &mut Client, stdin: Stdin, agent: &mut Agent) -> Result<()
             let message = format!("more than {max} bytes of input were sent without credit");
             return Err(WireError::new(ErrorType::ProtocolError, message));
         }
+
         queued.input.extend_from_slice(&bytes);
         queued.has_ended_input |= stdin.eof;
         return Ok(());
@@ -198,6 +207,7 @@ fn take_empty_frame(
         chunk: None,
         eof,
     };
+
     take_input(client, stdin, agent)
 }
 
@@ -214,6 +224,7 @@ fn signal(
     ) {
         operation.process.signal(signal);
     }
+
     Ok(())
 }
 
@@ -229,6 +240,7 @@ fn add_credit(client: &mut Client, id: OpId, bytes: u64, agent: &mut Agent) {
     if let Some(operation) = agent.operations.find(client_id, id) {
         operation.add_credit(bytes);
     }
+
     if let Some(queued) = agent.queue.find(client_id, id) {
         let credit = &mut queued.params.credit;
         *credit = credit.map(|credit| credit.saturating_add(bytes));
@@ -238,6 +250,7 @@ fn add_credit(client: &mut Client, id: OpId, bytes: u64, agent: &mut Agent) {
     for replay in replays.filter(|replay| replay.op_id() == Some(id)) {
         replay.add_credit(bytes);
     }
+
     let transfers = client.transfers.iter_mut();
     for transfer in transfers.filter(|transfer| transfer.op_id() == Some(id)) {
         transfer.add_credit(bytes);
@@ -262,7 +275,9 @@ fn close_context(
         interpreter.process.kill();
         agent.abandoned.push(interpreter.process);
     }
+
     let op_id = request.op_id;
     connection.outbox.answer(&Response::Done(Done { op_id }));
+
     Ok(())
 }

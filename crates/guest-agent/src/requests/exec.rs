@@ -27,12 +27,14 @@ pub(super) fn exec(
 
     // A key that is known attaches to its operation instead of running the code again.
     let mut keyed = None;
+
     if let Some(key) = &exec.idempotency_key {
         let without_client = Exec {
             op_id: None,
             credit: None,
             ..exec.clone()
         };
+
         let lookup = look_up_key(key, &Request::Exec(without_client), agent)?;
         if lookup.is_known {
             let follower = Follower {
@@ -41,8 +43,10 @@ pub(super) fn exec(
                 credit: exec.credit,
                 from_seq: 0,
             };
+
             return attach_to(client, key, follower, agent);
         }
+
         keyed = Some(lookup.keyed);
     }
 
@@ -64,6 +68,7 @@ pub(super) fn exec(
         timeout: Some(Duration::from_secs(exec.timeout_s(limits)?)),
         arrived: now,
     };
+
     if must_wait(agent, &exec) {
         return enqueue(agent, exec, params);
     }
@@ -71,5 +76,6 @@ pub(super) fn exec(
     let launch = prepare_launch(exec, agent)?;
     let operation = Operation::for_exec(params, launch, &agent.settings.limits);
     agent.operations.add(operation);
+
     Ok(())
 }

@@ -48,10 +48,12 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
     } else {
         variables
     };
+
     let state_lost = match &slot {
         Some(InterpreterSlot::Context(name)) => agent.pool.open_context(name, language),
         _ => false,
     };
+
     let program = ProgramSpec {
         mode,
         display: exec.display,
@@ -65,6 +67,7 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
         .stdin
         .then(|| open_writer(&interpreter.stdin_reader))
         .transpose();
+
     let encoded = input.and_then(|input| Ok((input, interpreter.encode_message(&program)?)));
     match encoded {
         Ok((input, message)) => Ok(ExecLaunch {
@@ -116,7 +119,9 @@ fn select_for_context(
         let pairs = pairs.filter(|(name, _)| acts_at_start(name) == at_start);
         pairs.map(|(n, v)| (n.clone(), v.clone())).collect()
     };
+
     let selected = start_new(language, &of_kind(true), agent)?;
+
     Ok(SelectedInterpreter {
         variables: of_kind(false),
         ..selected
@@ -135,6 +140,7 @@ fn select_for_preparation(
         );
         return Err(WireError::new(ErrorType::EnvVarError, message));
     }
+
     take_or_start(language, variables, agent)
 }
 
@@ -165,10 +171,12 @@ fn take_or_start(
 ) -> Result<SelectedInterpreter, WireError> {
     let taken = agent.pool.take_prepared(language);
     let is_running = taken.is_some();
+
     let interpreter = match taken {
         Some(interpreter) => interpreter,
         None => start_new(language, &EnvVars::default(), agent)?.interpreter,
     };
+
     Ok(SelectedInterpreter {
         interpreter,
         variables,

@@ -63,6 +63,7 @@ pub(super) fn remove(
 ) -> Result<(), WireError> {
     request.path.check(&agent.settings.limits)?;
     let op_id = request.op_id;
+
     match start_removal(request, agent)? {
         Removed::Now => {
             let done = Response::Done(Done { op_id });
@@ -70,6 +71,7 @@ pub(super) fn remove(
         }
         Removed::Later(removal) => client.transfers.push(Transfer::Remove(removal)),
     }
+
     Ok(())
 }
 

@@ -17,6 +17,7 @@ pub(super) fn stat(
 ) -> Result<(), WireError> {
     request.path.check(&agent.settings.limits)?;
     let shown = request.path.as_str().to_string();
+
     let found = match locate(&request.path, agent) {
         Ok(location) => agent
             .confinement
@@ -34,6 +35,7 @@ pub(super) fn stat(
     let op_id = request.op_id;
     let entry = Response::Entry(Entry { op_id, entry });
     connection.outbox.answer(&entry);
+
     Ok(())
 }
 
@@ -51,8 +53,10 @@ pub(super) fn make_dir(
         if request.parents {
             make_parents(&request.path, agent)?;
         }
+
         let location = locate(&request.path, agent)?;
         let mode = Mode::from_raw_mode(request.mode.unwrap_or(0o755));
+
         agent.confinement.as_user(|| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             match mkdirat(&location.directory, &location.name, mode) {
@@ -72,6 +76,7 @@ pub(super) fn make_dir(
 
     make().map_err(path_error("make the directory", &request.path, agent))?;
     done(connection, request.op_id);
+
     Ok(())
 }
 
@@ -92,6 +97,7 @@ pub(super) fn move_file(
     let to_error = path_error("move to", &request.to, agent);
     let from = locate(&request.from, agent).map_err(&from_error)?;
     let to = locate(&request.to, agent).map_err(&to_error)?;
+
     let flags = if request.replace {
         RenameFlags::empty()
     } else {
@@ -105,6 +111,7 @@ pub(super) fn move_file(
         other => to_error(other),
     })?;
     done(connection, request.op_id);
+
     Ok(())
 }
 

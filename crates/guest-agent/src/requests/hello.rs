@@ -54,6 +54,7 @@ pub(super) fn hello(
         .filter(|name| *name != FEATURE_REFRESH || agent.identity.is_some())
         .map(Into::into)
         .collect();
+
     let encoding = match (protocol, is_requested(FEATURE_RAW_FRAMES)) {
         (0, _) => Encoding::Text,
         (_, false) => Encoding::Exact,
@@ -74,6 +75,7 @@ pub(super) fn hello(
         nonce: hello.nonce.clone(),
     };
     client.connection.outbox.answer(&Response::Hello(reply));
+
     Ok(())
 }
 

@@ -30,12 +30,14 @@ pub(super) fn install_packages(
         Language::Python => "uv",
         Language::Javascript | Language::Shell => "bun",
     };
+
     agent.interpreters.resolve_program(installer)?;
 
     let script = ["bash", "-c", INSTALL, "install", request.language.as_str()];
     let argv = script
         .into_iter()
         .chain(specs.iter().map(|spec| spec.as_str()));
+
     let spawn = Spawn::new(argv);
     let params = OperationParams {
         client: Some(client.connection.id),
@@ -48,7 +50,9 @@ pub(super) fn install_packages(
         timeout: Some(Duration::from_secs(timeout_s)),
         arrived: now,
     };
+
     let operation = start_program(&spawn, params, agent)?;
     agent.operations.add(operation);
+
     Ok(())
 }

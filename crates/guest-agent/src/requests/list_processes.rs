@@ -47,6 +47,7 @@ fn describe_operation(operation: &Operation, now: Instant) -> ProcessInfo {
         }
         _ => (operation.kind, None),
     };
+
     let age = now.saturating_duration_since(operation.arrived);
 
     ProcessInfo {

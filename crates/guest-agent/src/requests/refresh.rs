@@ -45,6 +45,7 @@ pub(super) fn quiesce(
     let files = client.replays.len() + client.transfers.len();
     let queued = usize::from(!agent.queue.is_empty());
     let operations = attached + files + queued + agent.abandoned.len();
+
     if operations > 0 {
         let message = format!(
             "{operations} operations are running and the state can only be saved when none is; \
@@ -58,10 +59,12 @@ pub(super) fn quiesce(
         let message = format!("cannot freeze the user's processes: {error}; try again");
         return Err(WireError::new(ErrorType::AgentError, message));
     }
+
     require_identity(agent)?.awaits_refresh = true;
     let op_id = request.op_id;
     let outbox = &mut client.connection.outbox;
     outbox.answer(&Response::Quiesced(Quiesced { op_id }));
+
     Ok(())
 }
 
@@ -109,6 +112,7 @@ fn freeze(agent: &mut Agent) -> io::Result<()> {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+
     Ok(())
 }
 
@@ -135,6 +139,7 @@ pub(super) fn refresh(
         let rejected = |message| WireError::new(ErrorType::RequestError, message);
         set_limit_value(&mut limits, name, *value).map_err(rejected)?;
     }
+
     if let Some(environment) = &request.environment {
         environment.check(&limits)?;
     }
@@ -162,6 +167,7 @@ pub(super) fn refresh(
         interpreter.reseed = true;
         interpreter.needs_environment |= request.environment.is_some();
     }
+
     if let Some(environment) = &request.environment {
         agent.confinement.added_environment = environment.clone();
     }
@@ -170,5 +176,6 @@ pub(super) fn refresh(
     let op_id = request.op_id;
     let refreshed = Refreshed { op_id, boot_id };
     connection.outbox.answer(&Response::Refreshed(refreshed));
+
     Ok(())
 }

@@ -34,12 +34,14 @@ pub(super) fn spawn(
 
     // A key that is known attaches to its operation instead of starting the program again.
     let mut keyed = None;
+
     if let Some(key) = &spawn.idempotency_key {
         let without_client = Spawn {
             op_id: None,
             credit: None,
             ..spawn.clone()
         };
+
         let lookup = look_up_key(key, &Request::Spawn(without_client), agent)?;
         if lookup.is_known {
             let follower = Follower {
@@ -48,8 +50,10 @@ pub(super) fn spawn(
                 credit: spawn.credit,
                 from_seq: 0,
             };
+
             return attach_to(client, key, follower, agent);
         }
+
         keyed = Some(lookup.keyed);
     }
 
@@ -66,12 +70,14 @@ pub(super) fn spawn(
         timeout: timeout.map(Duration::from_secs),
         arrived: now,
     };
+
     let operation = start_program(&spawn, params, agent)?;
 
     let (op_id, pid) = (spawn.op_id, operation.process.pid());
     let started = Response::Started(Started { op_id, pid });
     client.connection.outbox.answer(&started);
     agent.operations.add(operation);
+
     Ok(())
 }
 
@@ -108,6 +114,7 @@ pub(super) fn start_program(
         Some(size) => open_terminal(size, agent),
         None => open_pipes(spawn.stdin, agent),
     };
+
     let pipe_error = agent_error("make a program's pipes");
     let mut pipes = pipes.map_err(&pipe_error)?;
     if params.kind == ProcessKind::Install {
@@ -123,10 +130,12 @@ pub(super) fn start_program(
     let cgroup = cgroup.map_err(agent_error("make a cgroup"))?;
 
     let confinement = &agent.confinement;
+
     let identity = match spawn.user.unwrap_or_default() {
         User::User => confinement.credentials,
         User::Root => None,
     };
+
     let argument = |text: &String| CString::new(text.as_str()).unwrap_or_default();
     let results_of_child = pipes.results.as_ref().map(|(_, of_child)| of_child.as_fd());
     let pid = launch(&Launch {
@@ -158,12 +167,14 @@ pub(super) fn start_program(
     let input = pipes
         .input
         .map(|pipe| Input::new(pipe, is_terminal, limits));
+
     let [stdout, stderr] = pipes.outputs;
     let io = ProcessIo {
         process,
         outputs: [stdout, stderr, pipes.results.map(|(ours, _)| ours)],
         control_pipe: Some(control_pipe),
     };
+
     Ok(Operation::for_spawn(
         params,
         io,
@@ -176,12 +187,14 @@ pub(super) fn start_program(
 fn open_pipes(stdin: bool, agent: &Agent) -> std::io::Result<ProgramPipes> {
     let (stdout, stdout_of_child) = output_pipe()?;
     let (stderr, stderr_of_child) = output_pipe()?;
+
     let (input_of_child, input) = if stdin {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         (reader, Some(writer))
     } else {
         (agent.confinement.dev_null.try_clone()?, None)
     };
+
     if let Some(input) = &input {
         fcntl_setfl(input, OFlags::NONBLOCK)?;
     }
@@ -205,12 +218,15 @@ fn open_terminal(size: PtySize, agent: &Agent) -> std::io::Result<ProgramPipes> 
     let name = ptsname(&master, Vec::new())?;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let slave = rustix::fs::open(name, flags, Mode::empty())?;
+
     if let Some((user, group)) = agent.confinement.credentials {
         std::os::unix::fs::fchown(&slave, Some(user), Some(group))?;
     }
+
     tcsetwinsize(&slave, winsize(size.rows, size.cols))?;
 
     let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+
     Ok(ProgramPipes {
         standard: [copy(slave.as_fd())?, copy(slave.as_fd())?, slave],
         outputs: [None, None],

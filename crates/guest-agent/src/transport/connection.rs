@@ -111,6 +111,7 @@ impl Connection {
 
         self.announced = Some(data);
         self.decoder.expect_raw(bytes);
+
         Ok(())
     }
 
@@ -155,9 +156,11 @@ impl Connection {
         if self.is_closing() || (is_idle && !self.outbox.has_too_many_answers(limits)) {
             flags |= PollFlags::IN;
         }
+
         if !self.outbox.is_empty() {
             flags |= PollFlags::OUT;
         }
+
         (self.descriptor.as_fd(), flags)
     }
 
@@ -205,6 +208,7 @@ impl Connection {
         let mut rest = &self.input[self.decoded..];
         let item = self.decoder.decode(&mut rest);
         self.decoded = self.input.len() - rest.len();
+
         if rest.is_empty() {
             self.input.clear();
             self.decoded = 0;
@@ -221,6 +225,7 @@ impl Connection {
         if !self.is_gone() && self.outbox.send(&self.descriptor) == SendStatus::Disconnected {
             self.state = ConnectionState::Gone;
         }
+
         if self.is_closing() && self.outbox.is_empty() {
             // This fails on a virtio port, which the agent never closes.
             let _ = rustix::net::shutdown(&self.descriptor, rustix::net::Shutdown::Write);

@@ -45,6 +45,7 @@ impl VirtioPort {
         let Some(device) = find_device(name) else {
             return Ok(None);
         };
+
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         let descriptor = match rustix::fs::open(device, flags, Mode::empty()) {
             Ok(descriptor) => descriptor,
@@ -66,6 +67,7 @@ impl VirtioPort {
             tv_sec: 0,
             tv_nsec: 0,
         };
+
         let mut polled = [PollFd::from_borrowed_fd(descriptor.as_fd(), PollFlags::OUT)];
         let result = poll(&mut polled, Some(&at_once));
         if result.is_err() || polled[0].revents().contains(PollFlags::HUP) {
@@ -73,6 +75,7 @@ impl VirtioPort {
             self.interval = (self.interval * 2).min(POLL_INTERVAL);
             return None;
         }
+
         self.idle.take()
     }
 }
@@ -135,6 +138,7 @@ fn accept_tcp(listener: &TcpListener, count: usize, settings: &Settings) -> Opti
     stream.set_nonblocking(true).ok()?;
 
     let max = settings.limits.connections;
+
     if (count as u64) < max {
         // Without it answers still arrive, only later.
         let _ = stream.set_nodelay(true);
@@ -147,5 +151,6 @@ fn accept_tcp(listener: &TcpListener, count: usize, settings: &Settings) -> Opti
     let line = encode_line(&error_response(None, error));
     // The buffer of a new socket always has space for a line.
     let _ = rustix::io::write(&stream, &line);
+
     None
 }

@@ -72,6 +72,7 @@ impl Outbox {
         if self.is_discarding {
             return;
         }
+
         let mut bytes = encode_line(response);
         self.answer_bytes += bytes.len();
         if let Some(last) = self
@@ -82,6 +83,7 @@ impl Outbox {
             last.bytes.append(&mut bytes);
             return;
         }
+
         self.pieces.push_back(Piece {
             bytes,
             is_output: false,
@@ -101,6 +103,7 @@ impl Outbox {
         if self.is_discarding {
             return self.return_buffer(bytes);
         }
+
         self.output_bytes += bytes.len();
         self.pieces.push_back(Piece {
             bytes,
@@ -153,6 +156,7 @@ impl Outbox {
                 Err(_) => return SendStatus::Disconnected,
             }
         }
+
         SendStatus::Progress
     }
 
@@ -160,14 +164,17 @@ impl Outbox {
         if let (1, Some(piece)) = (self.pieces.len(), self.pieces.front()) {
             return rustix::io::write(to, &piece.bytes[self.sent..]);
         }
+
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let mut from = self.sent;
         let mut used = 0;
+
         for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
             *slice = IoSlice::new(&piece.bytes[from..]);
             from = 0;
             used += 1;
         }
+
         rustix::io::writev(to, &slices[..used])
     }
 
@@ -178,11 +185,13 @@ impl Outbox {
             if left < len {
                 break;
             }
+
             left -= len;
             let is_output = first.is_output;
             let Some(Piece { bytes, .. }) = self.pieces.pop_front() else {
                 break;
             };
+
             if is_output {
                 self.output_bytes -= len;
                 self.return_buffer(bytes);
@@ -190,6 +199,7 @@ impl Outbox {
                 self.answer_bytes -= len;
             }
         }
+
         self.sent = left;
     }
 }
@@ -208,6 +218,7 @@ mod tests {
         let pieces: Vec<Vec<u8>> = (0..2000_u32)
             .map(|n| vec![n.to_le_bytes()[0]; n as usize])
             .collect();
+
         let expected = pieces.concat();
         let mut outbox = Outbox::default();
         pieces.into_iter().for_each(|piece| outbox.push_raw(piece));
@@ -216,10 +227,12 @@ mod tests {
             there.read_to_end(&mut all).unwrap();
             all
         });
+
         while !outbox.is_empty() {
             assert_eq!(outbox.send(&here), SendStatus::Progress);
             std::thread::yield_now();
         }
+
         drop(here);
         assert_eq!(reader.join().unwrap(), expected);
         assert_eq!(
