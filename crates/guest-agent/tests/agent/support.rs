@@ -137,7 +137,7 @@ impl Agent {
     pub fn terminate(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        within("the agent ends", || {
+        wait_until("the agent ends", || {
             self.child.try_wait().unwrap().is_some()
         });
     }
@@ -166,7 +166,7 @@ pub fn is_alive(pid: u32) -> bool {
 }
 
 /// Waits until `holds` is true; fails when it takes too long.
-pub fn within(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < DEADLINE, "not in time: {what}");
@@ -227,7 +227,7 @@ impl Outcome {
     }
 
     /// The byte counts and checksums in `complete` are those of what arrived.
-    pub fn check_sums(&self) {
+    pub fn check_summaries(&self) {
         for (summary, bytes) in [
             (self.complete().stdout, &self.stdout),
             (self.complete().stderr, &self.stderr),
@@ -337,7 +337,7 @@ impl Client {
     }
 
     /// The agent refuses this line with this type and a message that holds each of `parts`.
-    pub fn refuses(&mut self, line: impl AsRef<[u8]>, error_type: ErrorType, parts: &[&str]) {
+    pub fn expect_error(&mut self, line: impl AsRef<[u8]>, error_type: ErrorType, parts: &[&str]) {
         let shown =
             String::from_utf8_lossy(&line.as_ref()[..line.as_ref().len().min(200)]).into_owned();
         self.line(line);
@@ -376,12 +376,12 @@ impl Client {
     /// Everything up to the end of the one operation that runs.
     pub fn outcome(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        self.rest_of(&mut outcome);
+        self.collect_rest(&mut outcome);
         outcome
     }
 
     /// The same, where some of it has come before.
-    pub fn rest_of(&mut self, outcome: &mut Outcome) {
+    pub fn collect_rest(&mut self, outcome: &mut Outcome) {
         loop {
             let (response, bytes) = self.message();
             if outcome.add(response, bytes) {

@@ -2,8 +2,8 @@
 
 use fumehood_protocol::{ContextName, EndedBy, Exec, Language};
 
+use crate::interpreters::prepared::run_with;
 use crate::support::{Agent, Client, Outcome, bun};
-use crate::waiting::run_with;
 
 pub const JAVASCRIPT: Language = Language::Javascript;
 
@@ -53,7 +53,7 @@ fn all(client: &mut Client, execs: &[Case]) {
             "{code}"
         );
         assert_eq!(complete.evidence.detail, None, "{code}");
-        outcome.check_sums();
+        outcome.check_summaries();
     }
 }
 
@@ -298,7 +298,7 @@ const ERRORS: &[Case] = &[
 ];
 
 #[test]
-fn errors_name_the_programs_own_lines() {
+fn errors_show_the_programs_lines() {
     let Some(agent) = agent() else { return };
     let mut client = agent.connect();
     all(&mut client, ERRORS);
@@ -355,7 +355,7 @@ fn exits_end_the_exec_and_keep_the_state() {
 }
 
 #[test]
-fn code_of_the_largest_size() {
+fn code_of_maximum_size() {
     let Some(agent) = agent() else { return };
     let mut client = agent.connect();
     let mut code = String::new();
@@ -376,7 +376,7 @@ fn code_of_the_largest_size() {
 }
 
 #[test]
-fn a_context_begins_in_the_interpreter_that_waits_for_javascript() {
+fn javascript_context_uses_the_prepared_interpreter() {
     let Some(agent) = agent() else { return };
     let mut client = agent.connect();
     let prepare = |client: &mut Client| {

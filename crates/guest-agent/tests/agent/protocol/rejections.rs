@@ -5,7 +5,7 @@ use fumehood_protocol::{BLOCKED_NAMES, ErrorType, Language};
 use crate::support::{Agent, padded};
 
 #[test]
-fn what_is_no_request() {
+fn invalid_requests() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let request = ErrorType::RequestError;
@@ -32,9 +32,9 @@ fn what_is_no_request() {
         ),
         (r#"{"action":"ping","op_id":9007199254740992}"#, "`op_id`"),
     ] {
-        client.refuses(line, request, &[part]);
+        client.expect_error(line, request, &[part]);
     }
-    client.refuses(
+    client.expect_error(
         b"{\"action\":\"\xff\"}",
         ErrorType::ProtocolError,
         &["UTF-8"],
@@ -43,7 +43,7 @@ fn what_is_no_request() {
 }
 
 #[test]
-fn a_refusal_carries_its_operation() {
+fn error_carries_its_op_id() {
     let agent = Agent::open();
     let mut client = agent.connect();
     client.line(r#"{"action":"exec","op_id":9,"language":"shell"}"#);
@@ -69,12 +69,12 @@ fn environment_variables() {
         ("", ""),
         ("A=B", ""),
     ] {
-        client.refuses(line(name, value), ErrorType::EnvVarError, &[]);
+        client.expect_error(line(name, value), ErrorType::EnvVarError, &[]);
     }
     for name in BLOCKED_NAMES {
-        client.refuses(line(name, "x"), ErrorType::EnvVarError, &[name, "blocked"]);
+        client.expect_error(line(name, "x"), ErrorType::EnvVarError, &[name, "blocked"]);
     }
-    client.refuses(
+    client.expect_error(
         line("LD_PRELOAD", "x"),
         ErrorType::EnvVarError,
         &["LD_PRELOAD"],
@@ -100,14 +100,14 @@ fn packages() {
         "a @ file",
         "",
     ] {
-        client.refuses(line("python", &[bad]), ErrorType::PackageError, &[]);
+        client.expect_error(line("python", &[bad]), ErrorType::PackageError, &[]);
     }
-    client.refuses(
+    client.expect_error(
         line("shell", &["a==1"]),
         ErrorType::PackageError,
         &["shell"],
     );
-    client.refuses(
+    client.expect_error(
         line("python", &[]),
         ErrorType::PackageError,
         &["0 packages"],
@@ -124,7 +124,7 @@ fn packages() {
 }
 
 #[test]
-fn a_line_too_long_is_dropped_and_the_next_one_is_read() {
+fn too_long_line_is_dropped_and_the_next_one_is_read() {
     let agent = Agent::start(&["--no-token", "--limit", "line_bytes=1000"]);
     let mut client = agent.connect();
     let padded = |len: usize| padded(r#"{"action":"ping"}"#, " ", len);
@@ -133,17 +133,17 @@ fn a_line_too_long_is_dropped_and_the_next_one_is_read() {
         client.response(),
         fumehood_protocol::Response::Pong(_)
     ));
-    client.refuses(
+    client.expect_error(
         padded(1001),
         ErrorType::ProtocolError,
         &["1000", "line_bytes"],
     );
-    client.refuses(padded(1_000_000), ErrorType::ProtocolError, &["1000"]);
+    client.expect_error(padded(1_000_000), ErrorType::ProtocolError, &["1000"]);
     client.ping();
 }
 
 #[test]
-fn a_line_of_a_gigabyte_is_not_kept() {
+fn line_of_a_gigabyte_is_not_stored() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let part = vec![b'x'; 1 << 20];
@@ -161,16 +161,16 @@ fn a_line_of_a_gigabyte_is_not_kept() {
 }
 
 #[test]
-fn rubbish_does_not_crash_it() {
+fn garbage_does_not_crash_the_agent() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let deep = format!(r#"{{"action":"ping","x":{}"#, "[".repeat(1_000_000));
-    client.refuses(deep, ErrorType::RequestError, &[]);
+    client.expect_error(deep, ErrorType::RequestError, &[]);
     let many = format!(
         r#"{{"action":"exec","language":"shell","code":"","env_vars":{{{}"#,
         r#""a":"","#.repeat(500_000)
     );
-    client.refuses(many, ErrorType::RequestError, &[]);
+    client.expect_error(many, ErrorType::RequestError, &[]);
     let mut state = 1_u32;
     let noise: Vec<u8> = (0..200_000)
         .map(|_| {
@@ -188,7 +188,7 @@ fn rubbish_does_not_crash_it() {
 }
 
 #[test]
-fn a_missing_interpreter_is_named() {
+fn missing_interpreter_is_named() {
     if crate::support::bun().is_some() {
         eprintln!("skipped: this machine has bun");
         return;

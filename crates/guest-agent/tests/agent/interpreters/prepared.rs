@@ -2,7 +2,7 @@
 
 use fumehood_protocol::{EndedBy, ErrorType, Exec, Language, Request};
 
-use crate::support::{Agent, Client, Outcome, bun, exec, within};
+use crate::support::{Agent, Client, Outcome, bun, exec, wait_until};
 
 /// Runs code with what `change` makes of the request.
 pub fn run_with(
@@ -38,7 +38,7 @@ fn with_vars<const N: usize>(
 }
 
 #[test]
-fn a_program_runs_in_the_interpreter_that_was_prepared_for_it() {
+fn program_runs_in_the_prepared_interpreter() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let code = "import wave, os\nsecret = 1\nprint('prepared', os.getpid())";
@@ -50,7 +50,7 @@ fn a_program_runs_in_the_interpreter_that_was_prepared_for_it() {
         .trim()
         .to_string();
     assert_eq!(outcome.complete().exit_code, 0);
-    outcome.check_sums();
+    outcome.check_summaries();
     let next = client.python(
         "import sys, os\nprint(os.getpid(), 'wave' in sys.modules, 'secret' in globals(), __name__, __file__ == os.getcwd() + '/main.py', sys.argv)",
     );
@@ -61,11 +61,11 @@ fn a_program_runs_in_the_interpreter_that_was_prepared_for_it() {
     assert!(next.complete().spawn_ms.is_some());
     let after = client.python("import sys\nprint('wave' in sys.modules)");
     assert_eq!(after.out(), "False\n", "nobody starts another by himself");
-    within("nothing is left", || agent.children().is_empty());
+    wait_until("nothing is left", || agent.children().is_empty());
 }
 
 #[test]
-fn what_fails_in_a_preparation_is_told_and_the_interpreter_waits_on() {
+fn failed_preparation_is_reported_and_the_interpreter_stays() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let pid = prepare(
@@ -91,7 +91,7 @@ fn what_fails_in_a_preparation_is_told_and_the_interpreter_waits_on() {
 }
 
 #[test]
-fn a_program_in_a_prepared_python_is_as_in_any_other() {
+fn prepared_python_behaves_like_any_other() {
     let agent = Agent::open();
     let mut client = agent.connect();
     for (code, out, err, exit) in [
@@ -134,7 +134,7 @@ fn a_program_in_a_prepared_python_is_as_in_any_other() {
 }
 
 #[test]
-fn a_fresh_interpreter_can_be_asked_for() {
+fn fresh_interpreter_on_request() {
     let agent = Agent::open();
     let mut client = agent.connect();
     prepared(&mut client, Language::Python, "import wave");
@@ -145,7 +145,7 @@ fn a_fresh_interpreter_can_be_asked_for() {
 }
 
 #[test]
-fn variables_that_act_at_a_start_get_a_fresh_interpreter() {
+fn variables_that_act_at_start_get_a_fresh_interpreter() {
     let agent = Agent::open();
     let mut client = agent.connect();
     prepared(&mut client, Language::Python, "import wave");
@@ -238,7 +238,7 @@ fn two_preparations_at_once_leave_one_interpreter() {
     for _ in 0..2 {
         assert_eq!(client.outcome().complete().exit_code, 0);
     }
-    within("one is left", || agent.children().len() == 1);
+    wait_until("one is left", || agent.children().len() == 1);
 }
 
 #[test]
@@ -260,12 +260,12 @@ fn an_interpreter_that_waits_uses_no_time_and_dies_with_its_agent() {
         )
     };
     let all = [pids.clone(), vec![agent.pid()]].concat();
-    within("all sleep", || all.iter().all(|pid| time(pid).0 == "S"));
+    wait_until("all sleep", || all.iter().all(|pid| time(pid).0 == "S"));
     let before: Vec<_> = all.iter().map(time).collect();
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!(before, all.iter().map(time).collect::<Vec<_>>());
     agent.terminate();
-    within("they die", || {
+    wait_until("they die", || {
         pids.iter().all(|pid| !crate::support::is_alive(*pid))
     });
 }
@@ -278,7 +278,7 @@ fn one_that_dies_while_it_waits_is_not_used() {
     let pid = agent.children()[0];
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    within("it is reaped", || agent.children().is_empty());
+    wait_until("it is reaped", || agent.children().is_empty());
     assert_eq!(client.python("print('next')").out(), "next\n");
 }
 

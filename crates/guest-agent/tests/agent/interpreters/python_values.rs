@@ -2,9 +2,9 @@
 
 use fumehood_protocol::{ContextName, EndedBy, Language, Request, Response};
 
-use crate::python::{shown, text, texts};
+use crate::interpreters::prepared::run_with;
+use crate::interpreters::python::{shown, text, texts};
 use crate::support::{Agent, Client, Outcome, exec};
-use crate::waiting::run_with;
 
 /// Enough of matplotlib for its backend to be asked for, where there is none.
 const MATPLOTLIB: [(&str, &str); 6] = [
@@ -53,7 +53,7 @@ def show():
 
 /// With matplotlib itself, too, where this machine has it.
 #[test]
-fn figures_are_shown() {
+fn figures_are_displayed() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let has = client.python("import matplotlib").complete().exit_code == 0;
@@ -135,7 +135,7 @@ fn figures(client: &mut Client, context: &str) {
 
 /// The agent's descriptors are in every program's reach: who abuses them spoils the own exec's end.
 #[test]
-fn who_abuses_the_agents_descriptors_ends_the_own_exec() {
+fn abusing_the_agents_descriptors_only_ends_the_own_exec() {
     let agent = Agent::start(&["--no-token", "--limit", "grace_ms=300"]);
     let mut client = agent.connect();
     let closing = "print('said', flush=True)\nimport os\nos.closerange(3, 256)\n5";
@@ -175,7 +175,7 @@ fn who_abuses_the_agents_descriptors_ends_the_own_exec() {
 }
 
 #[test]
-fn a_cancel_ends_what_shows_values_and_keeps_the_state() {
+fn cancel_ends_a_display_and_keeps_the_state() {
     let agent = Agent::open();
     let mut client = agent.hello(&["cancel"]);
     shown(&mut client, "x = 1");
@@ -194,7 +194,7 @@ fn a_cancel_ends_what_shows_values_and_keeps_the_state() {
         outcome.add(response, bytes);
         std::thread::sleep(std::time::Duration::from_millis(round));
         client.cancel(round);
-        client.rest_of(&mut outcome);
+        client.collect_rest(&mut outcome);
         assert_eq!(outcome.complete().ended_by, EndedBy::Cancelled);
         assert_eq!(outcome.complete().evidence.detail, None);
         let longest = outcome.values().iter().map(|value| text(value).len()).max();

@@ -3,9 +3,9 @@
 use fumehood_protocol::{ContextName, EndedBy, Exec, GuestPath, Language, Request};
 use serde_json::{Value, json};
 
-use crate::input::stdin;
+use crate::interpreters::prepared::run_with;
+use crate::operations::input::stdin;
 use crate::support::{Agent, Client, Outcome, exec};
-use crate::waiting::run_with;
 
 fn run(client: &mut Client, code: &str, change: impl FnOnce(&mut Exec)) -> Outcome {
     run_with(client, Language::Python, code, |request| {
@@ -32,7 +32,7 @@ pub fn texts(outcome: &Outcome) -> Vec<String> {
 }
 
 #[test]
-fn the_last_value_is_shown() {
+fn last_value_is_displayed() {
     let agent = Agent::open();
     let mut client = agent.connect();
     for (code, values) in [
@@ -55,7 +55,7 @@ fn the_last_value_is_shown() {
         let outcome = shown(&mut client, code);
         assert_eq!(texts(&outcome), values, "{code}: {}", outcome.err());
         assert_eq!(outcome.complete().exit_code, 0, "{code}");
-        outcome.check_sums();
+        outcome.check_summaries();
     }
     assert_eq!(
         plain(&mut client, "x + 1\nprint(y)").values(),
@@ -78,7 +78,7 @@ fn the_last_value_is_shown() {
 }
 
 #[test]
-fn a_value_has_as_many_kinds_as_its_type_offers() {
+fn values_have_all_representations_of_their_type() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let class = "
@@ -116,7 +116,7 @@ Rich()";
 }
 
 #[test]
-fn large_values_are_shown_whole_or_cut() {
+fn large_values_are_complete_or_cut() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let outcome = shown(&mut client, "print('first'); 'é' * (2 << 20)");
@@ -125,7 +125,7 @@ fn large_values_are_shown_whole_or_cut() {
     let values = outcome.values();
     assert_eq!(text(&values[0]).len(), (64 << 10) - 1);
     assert!(outcome.err().contains("8388608 bytes is shown as text"));
-    outcome.check_sums();
+    outcome.check_summaries();
     // Nobody takes it, and it is interrupted: what comes next comes whole.
     let mut request = exec(Some(1), Language::Python, "display('x' * (1 << 20))");
     request.context = Some(ContextName::new("c"));
@@ -138,13 +138,13 @@ fn large_values_are_shown_whole_or_cut() {
     outcome.add(response, bytes);
     careful.cancel(1);
     careful.credit(1, 16 << 20);
-    careful.rest_of(&mut outcome);
+    careful.collect_rest(&mut outcome);
     assert_eq!(text(&outcome.values()[0]).len(), (1 << 20) + 2);
     assert_eq!(texts(&shown(&mut client, "7")), ["7"]);
 }
 
 #[test]
-fn errors_name_the_right_line() {
+fn errors_show_the_right_line() {
     let agent = Agent::open();
     let mut client = agent.connect();
     for (code, parts) in [
@@ -185,7 +185,7 @@ fn errors_name_the_right_line() {
 }
 
 #[test]
-fn a_top_level_may_await() {
+fn top_level_await() {
     let agent = Agent::start(&["--no-token", "--limit", "grace_ms=3000"]);
     let mut client = agent.connect();
     plain(&mut client, "x = 1");
@@ -273,7 +273,7 @@ fn each_exec_has_its_own_input() {
 }
 
 #[test]
-fn a_working_directory_holds_for_its_exec() {
+fn working_directory_lasts_for_one_exec() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let path = agent.directory.path();
@@ -281,17 +281,17 @@ fn a_working_directory_holds_for_its_exec() {
     std::fs::write(path.join("sub/helper.py"), "print('helper')").unwrap();
     let here = path.canonicalize().unwrap().display().to_string();
     let sub = format!("{here}/sub");
-    let within = |directory: &str| {
+    let in_directory = |directory: &str| {
         let cwd = Some(GuestPath::new(directory));
         move |request: &mut Exec| request.cwd = cwd
     };
     let cwd = "import os\nprint(os.getcwd())";
     assert_eq!(
-        run(&mut client, cwd, within(&sub)).out(),
+        run(&mut client, cwd, in_directory(&sub)).out(),
         format!("{sub}\n")
     );
     assert_eq!(plain(&mut client, cwd).out(), format!("{here}\n"));
-    run(&mut client, "os.chdir('/')", within(&sub));
+    run(&mut client, "os.chdir('/')", in_directory(&sub));
     assert_eq!(
         plain(&mut client, "print(os.getcwd())\nos.chdir('/usr')").out(),
         format!("{here}\n")
@@ -316,13 +316,13 @@ fn a_working_directory_holds_for_its_exec() {
         );
     }
     assert_eq!(
-        run(&mut client, cwd, within("sub")).out(),
+        run(&mut client, cwd, in_directory("sub")).out(),
         format!("{sub}\n")
     );
     // The agent finds it, and the interpreter does not.
     let gone = "/proc/self/cwd/sub";
     let said = "cannot enter the working directory /proc/self/cwd/sub: No such file or directory\n";
-    let missing = run(&mut client, "print('runs')", within(gone));
+    let missing = run(&mut client, "print('runs')", in_directory(gone));
     assert_eq!((missing.out(), missing.err()), ("", said));
     assert_eq!(missing.complete().exit_code, 1);
     for display in [false, true] {
@@ -345,7 +345,7 @@ fn a_working_directory_holds_for_its_exec() {
 }
 
 #[test]
-fn the_state_survives_what_programs_do() {
+fn state_survives_hostile_programs() {
     let agent = Agent::open();
     let mut client = agent.connect();
     plain(&mut client, "import os, signal, sys, time\nx = 1");
@@ -404,7 +404,7 @@ fn the_state_survives_what_programs_do() {
 }
 
 #[test]
-fn processes_are_spawned_where_the_program_is_no_file() {
+fn multiprocessing_works_without_a_program_file() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let code = "

@@ -7,10 +7,10 @@ use fumehood_protocol::{
 };
 use serde_json::{Value, json};
 
-use crate::input::stdin;
-use crate::javascript::{JAVASCRIPT, agent, run, run_in};
-use crate::support::{Outcome, exec, within};
-use crate::waiting::run_with;
+use crate::interpreters::javascript::{JAVASCRIPT, agent, run, run_in};
+use crate::interpreters::prepared::run_with;
+use crate::operations::input::stdin;
+use crate::support::{Outcome, exec, wait_until};
 
 #[test]
 fn interrupts_end_the_exec_and_keep_the_state() {
@@ -47,7 +47,7 @@ fn interrupts_end_the_exec_and_keep_the_state() {
     client.cancel(1);
     let mut outcome = Outcome::default();
     outcome.pieces.push(Vec::new());
-    client.rest_of(&mut outcome);
+    client.collect_rest(&mut outcome);
     assert_eq!(outcome.complete().ended_by, EndedBy::Cancelled);
     assert_eq!(run(&mut client, "console.log(x)").out(), "1\n");
     // A program that was given up may go on, and ends no other.
@@ -81,7 +81,7 @@ fn interrupts_end_the_exec_and_keep_the_state() {
 }
 
 #[test]
-fn work_goes_on_between_execs() {
+fn background_work_continues_between_execs() {
     let Some(agent) = agent() else { return };
     let mut client = agent.connect();
     let server = "let ticks = 0; setInterval(() => ticks++, 5)
@@ -101,7 +101,7 @@ console.log(server.port)";
         "setTimeout(() => { console.log('late'); require('fs').writeFileSync('flag', ''); throw new Error('between') }, 300)",
     );
     let flag = agent.directory.path().join("flag");
-    within("the timer has run", || flag.exists());
+    wait_until("the timer has run", || flag.exists());
     let next = run(&mut client, "console.log('next')");
     assert_eq!((next.out(), next.complete().exit_code), ("late\nnext\n", 0));
     assert!(next.err().contains("error: between\n"), "{}", next.err());
@@ -119,7 +119,7 @@ console.log(server.port)";
 }
 
 #[test]
-fn variables_and_directories_hold_for_their_exec() {
+fn variables_and_directory_last_for_one_exec() {
     let Some(agent) = agent() else { return };
     let mut client = agent.connect();
     let place = tempfile::tempdir().unwrap();
@@ -292,13 +292,13 @@ fn shown() -> Vec<(&'static str, Vec<Value>)> {
 }
 
 #[test]
-fn values_are_shown_where_that_is_wanted() {
+fn values_are_displayed_on_request() {
     let Some(agent) = agent() else { return };
     let mut client = agent.connect();
     for (code, values) in shown() {
         let outcome = run_in(&mut client, "j", code, display);
         assert_eq!(outcome.values(), values, "{code}: {}", outcome.err());
-        outcome.check_sums();
+        outcome.check_summaries();
     }
     assert!(run(&mut client, "5").results.is_empty(), "nobody wanted it");
     assert_eq!(
@@ -324,7 +324,7 @@ fn values_are_shown_where_that_is_wanted() {
 }
 
 #[test]
-fn programs_of_their_own_show_values_and_end_as_any_does() {
+fn one_shot_programs_display_values_and_exit_normally() {
     let Some(agent) = agent() else { return };
     let mut client = agent.connect();
     for prepared in [false, true] {
@@ -363,7 +363,7 @@ fn programs_of_their_own_show_values_and_end_as_any_does() {
 }
 
 #[test]
-fn output_is_whole_before_the_end() {
+fn output_is_complete_before_the_end() {
     let Some(agent) = agent() else { return };
     let mut client = agent.hello(&[]);
     for (code, out, err) in [
@@ -395,13 +395,13 @@ fn output_is_whole_before_the_end() {
             (out, err),
             "{code}"
         );
-        outcome.check_sums();
+        outcome.check_summaries();
     }
 }
 
 /// Who writes where only the interpreter has business spoils his own context, and no other.
 #[test]
-fn forged_words_spoil_their_own_context() {
+fn forged_control_messages_only_harm_their_own_context() {
     let Some(agent) = agent() else { return };
     let mut client = agent.connect();
     for (number, code) in [
@@ -439,7 +439,7 @@ fn forged_words_spoil_their_own_context() {
 }
 
 #[test]
-fn children_hold_nothing_of_ours() {
+fn children_inherit_no_agent_descriptors() {
     let Some(agent) = agent() else { return };
     let mut client = agent.connect();
     let code = "console.log(Bun.spawnSync(['sh', '-c', 'echo $(ls /proc/self/fd)']).stdout.toString().trim())";

@@ -7,8 +7,8 @@ use fumehood_protocol::{
     ContextName, EndedBy, IdempotencyKey, Language, Request, Response, encode_line,
 };
 
-use crate::processes::spawn;
-use crate::support::{Agent, Client, Outcome, exec, within};
+use crate::operations::processes::spawn;
+use crate::support::{Agent, Client, Outcome, exec, wait_until};
 
 /// Runs once: it adds a line to a file, and says five things.
 const CODE: &str = "echo run >> runs; for n in 1 2 3 4 5; do echo $n; sleep 0.01; done; exit 7";
@@ -43,7 +43,7 @@ fn with_key(request: &Request, key: &str) -> Request {
 }
 
 /// Sends it again on a new connection; it runs now, or is attached to, or its record is told.
-fn again(agent: &Agent, request: &Request) -> Outcome {
+fn send_again(agent: &Agent, request: &Request) -> Outcome {
     let mut client = agent.hello(&["raw_frames"]);
     client.send(request);
     let mut outcome = Outcome::default();
@@ -57,7 +57,7 @@ fn again(agent: &Agent, request: &Request) -> Outcome {
     }
 }
 
-fn runs(agent: &Agent) -> usize {
+fn count_runs(agent: &Agent) -> usize {
     let text = std::fs::read_to_string(agent.directory.path().join("runs"));
     text.unwrap_or_default().lines().count()
 }
@@ -67,11 +67,11 @@ fn check(what: &str, outcome: &Outcome) {
     assert_eq!(outcome.out(), OUTPUT, "{what}");
     let end = (complete.ended_by, complete.exit_code);
     assert_eq!(end, (EndedBy::Exited, 7), "{what}");
-    outcome.check_sums();
+    outcome.check_summaries();
 }
 
 #[test]
-fn a_connection_that_breaks_after_any_message() {
+fn disconnect_after_any_message() {
     let agent = Agent::open();
     let mut done = 0;
     for (what, request) in requests() {
@@ -86,16 +86,16 @@ fn a_connection_that_breaks_after_any_message() {
             }
             drop(client);
             let what = format!("{what} after {messages} messages");
-            check(&what, &again(&agent, &request));
-            check(&what, &again(&agent, &request));
+            check(&what, &send_again(&agent, &request));
+            check(&what, &send_again(&agent, &request));
             done += 1;
-            assert_eq!(runs(&agent), done, "{what}");
+            assert_eq!(count_runs(&agent), done, "{what}");
         }
     }
 }
 
 #[test]
-fn a_connection_that_breaks_within_the_request() {
+fn disconnect_within_the_request() {
     let agent = Agent::open();
     let mut done = 0;
     for (what, request) in requests() {
@@ -113,16 +113,16 @@ fn a_connection_that_breaks_within_the_request() {
                 .write_all(&line[..cut.min(line.len())])
                 .unwrap();
             drop(client);
-            check(&key, &again(&agent, &request));
+            check(&key, &send_again(&agent, &request));
             done += 1;
-            assert_eq!(runs(&agent), done, "{key}");
+            assert_eq!(count_runs(&agent), done, "{key}");
         }
     }
 }
 
 /// One that waited for its context when its client went away has not run; one that runs goes on.
 #[test]
-fn what_waits_is_not_begun_without_its_client() {
+fn queued_exec_does_not_start_without_its_client() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     let in_context = |id, code: &str, key: &str| {
@@ -137,23 +137,23 @@ fn what_waits_is_not_begun_without_its_client() {
     client.send(&second);
     assert!(matches!(client.response(), Response::Queued(_)));
     drop(client);
-    assert_eq!(again(&agent, &first).complete().exit_code, 0);
-    assert_eq!(runs(&agent), 1);
-    assert_eq!(again(&agent, &second).complete().exit_code, 0);
-    assert_eq!(again(&agent, &second).complete().exit_code, 0);
-    assert_eq!(runs(&agent), 2);
+    assert_eq!(send_again(&agent, &first).complete().exit_code, 0);
+    assert_eq!(count_runs(&agent), 1);
+    assert_eq!(send_again(&agent, &second).complete().exit_code, 0);
+    assert_eq!(send_again(&agent, &second).complete().exit_code, 0);
+    assert_eq!(count_runs(&agent), 2);
 }
 
 /// Its client goes, another comes while it runs, and a third after it.
 #[test]
-fn an_end_that_nobody_heard_is_told_later() {
+fn unread_completion_is_replayed_later() {
     let agent = Agent::open();
     let request = with_key(&requests()[0].1, "k");
     let mut client = agent.hello(&["raw_frames"]);
     client.send(&request);
     drop(client);
-    within("it ends by itself", || agent.children().is_empty());
-    check("told later", &again(&agent, &request));
+    wait_until("it ends by itself", || agent.children().is_empty());
+    check("told later", &send_again(&agent, &request));
     // In text, for who knows no frames.
     let mut client = Client::connect(&agent.address);
     client.line(r#"{"action":"hello","protocol":1}"#);
@@ -161,5 +161,5 @@ fn an_end_that_nobody_heard_is_told_later() {
     client.line(r#"{"action":"attach","idempotency_key":"k","op_id":5}"#);
     assert!(matches!(client.response(), Response::Attached(_)));
     check("told as text", &client.outcome());
-    assert_eq!(runs(&agent), 1);
+    assert_eq!(count_runs(&agent), 1);
 }

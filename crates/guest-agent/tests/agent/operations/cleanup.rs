@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use fumehood_protocol::Language;
 
-use crate::support::{Agent, within};
+use crate::support::{Agent, wait_until};
 
 /// More descriptors than one operation needs, far fewer than two hundred would leak.
 const FEW: u32 = 40;
@@ -31,11 +31,11 @@ fn two_hundred_execs_leak_nothing() {
         agent.connect().ping();
     }
     client.ping();
-    within("no zombies", || agent.children().is_empty());
+    wait_until("no zombies", || agent.children().is_empty());
 }
 
 #[test]
-fn too_few_descriptors_are_an_answer() {
+fn lack_of_descriptors_is_reported() {
     let agent = Agent::with_open_files(FEW);
     let mut client = agent.hello(&[]);
     for id in 0..20 {
@@ -47,7 +47,7 @@ fn too_few_descriptors_are_an_answer() {
 }
 
 #[test]
-fn its_directory_is_removed_and_its_programs_die_with_it() {
+fn exit_removes_the_directory_and_kills_programs() {
     let mut agent = Agent::open();
     let mut client = agent.hello(&[]);
     client.exec(
@@ -65,5 +65,5 @@ fn its_directory_is_removed_and_its_programs_die_with_it() {
     agent.terminate();
     assert!(!runner.exists());
     let pid = pid.parse().unwrap();
-    within("the program dies", || !crate::support::is_alive(pid));
+    wait_until("the program dies", || !crate::support::is_alive(pid));
 }

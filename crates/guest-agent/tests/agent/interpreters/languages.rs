@@ -27,7 +27,7 @@ print(sys.stdin.read() == '', os.isatty(0))";
 }
 
 #[test]
-fn python_tracebacks_show_the_programs_lines_alone() {
+fn python_tracebacks_show_only_the_programs_lines() {
     let agent = Agent::open();
     let outcome = agent
         .connect()
@@ -50,7 +50,7 @@ fn python_tracebacks_show_the_programs_lines_alone() {
 }
 
 #[test]
-fn python_shows_its_own_lines_beside_a_file_of_that_name() {
+fn python_ignores_a_file_with_the_programs_name() {
     let agent = Agent::open();
     std::fs::write(agent.directory.path().join("main.py"), "wrong = 1\n").unwrap();
     let outcome = agent.connect().python("raise ValueError('right')");
@@ -62,7 +62,7 @@ fn python_shows_its_own_lines_beside_a_file_of_that_name() {
 }
 
 #[test]
-fn python_ends_as_python_does() {
+fn python_exits_like_plain_python() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let code = "import atexit, threading, time
@@ -99,7 +99,7 @@ raise ValueError('main')";
 }
 
 #[test]
-fn python_starts_processes_that_hold_nothing_of_ours() {
+fn python_children_inherit_no_agent_descriptors() {
     let agent = Agent::open();
     // Before the pool, whose pipes may still be open for a moment.
     let code = "import multiprocessing, os, subprocess
@@ -121,7 +121,7 @@ print(subprocess.run('echo $(ls /proc/self/fd)', shell=True, capture_output=True
 }
 
 #[test]
-fn the_environment_is_the_processs_own() {
+fn environment_is_complete_and_private() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let mut request = exec(
@@ -149,7 +149,7 @@ fn the_environment_is_the_processs_own() {
 }
 
 #[test]
-fn the_shell_gets_its_script_and_nothing_else() {
+fn shell_gets_only_its_script() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let outcome = client.shell("echo $0 $# $LINENO\ncat; set -- a b\necho $# $LINENO; echo ${MAPFILE-unset}; ls /proc/self/fd | wc -l; umask; trap");
@@ -216,7 +216,7 @@ console.error('err'); process.exit(7);";
 }
 
 #[test]
-fn javascript_beside_a_file_of_that_name_and_beside_itself() {
+fn javascript_runs_beside_other_main_files() {
     if bun().is_none() {
         eprintln!("skipped: no bun; set FUMEHOOD_TEST_BUN to one");
         return;

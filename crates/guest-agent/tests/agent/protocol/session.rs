@@ -40,7 +40,7 @@ fn the_seeds_client() {
 }
 
 #[test]
-fn hello_agrees_on_what_both_know() {
+fn hello_agrees_on_common_features() {
     let agent = Agent::open();
     let mut client = agent.connect();
     client.line(r#"{"action":"hello","op_id":3,"protocol":7,"nonce":"n","features":["credit","teleport","raw_frames"]}"#);
@@ -71,10 +71,10 @@ fn hello_agrees_on_what_both_know() {
 }
 
 #[test]
-fn nothing_goes_without_the_token() {
+fn requests_need_the_token() {
     let (agent, _file) = with_token();
     let mut client = agent.connect();
-    client.refuses(r#"{"action":"ping"}"#, ErrorType::AuthError, &["hello"]);
+    client.expect_error(r#"{"action":"ping"}"#, ErrorType::AuthError, &["hello"]);
     client.send(&Request::Exec(exec(Some(1), Language::Shell, "echo no")));
     assert_eq!(client.error().error_type, ErrorType::AuthError);
     client.send(&hello(Some("a secret")));
@@ -89,7 +89,7 @@ fn nothing_goes_without_the_token() {
 }
 
 #[test]
-fn a_wrong_token_closes() {
+fn wrong_token_closes_the_connection() {
     let (agent, _file) = with_token();
     for token in [
         None,
@@ -109,7 +109,7 @@ fn a_wrong_token_closes() {
 }
 
 #[test]
-fn a_program_cannot_read_the_token() {
+fn program_cannot_read_the_token() {
     if rustix::process::geteuid().is_root() {
         eprintln!("skipped: root can read everything");
         return;
@@ -121,7 +121,7 @@ fn a_program_cannot_read_the_token() {
 }
 
 #[test]
-fn without_op_id_answers_come_in_order() {
+fn requests_without_op_id_are_answered_in_order() {
     let agent = Agent::open();
     let mut client = agent.connect();
     client.line(r#"{"action":"exec","language":"shell","code":"sleep 0.3; echo one"}"#);
@@ -147,7 +147,7 @@ fn a_thousand_requests_at_once_are_answered_in_order() {
 }
 
 #[test]
-fn a_live_op_id_is_refused_and_a_used_one_is_not() {
+fn live_op_id_is_rejected_and_a_finished_one_is_not() {
     let agent = Agent::open();
     let mut client = agent.hello(&[]);
     client.exec(1, Language::Shell, "sleep 60");
@@ -162,20 +162,20 @@ fn a_live_op_id_is_refused_and_a_used_one_is_not() {
 }
 
 #[test]
-fn a_new_hello_ends_what_was_running() {
+fn new_hello_ends_running_operations() {
     let agent = Agent::open();
     let mut client = agent.hello(&[]);
     client.exec(1, Language::Shell, "echo begun; sleep 60");
     assert!(matches!(client.response(), Response::Stdout(_)));
     client.send(&hello(None));
     assert!(matches!(client.response(), Response::Hello(_)));
-    crate::support::within("the program is killed", || agent.children().is_empty());
+    crate::support::wait_until("the program is killed", || agent.children().is_empty());
     client.exec(1, Language::Shell, "echo again");
     assert_eq!(client.outcome().out(), "again\n");
 }
 
 #[test]
-fn a_new_hello_is_seen_behind_half_a_line_and_a_program_that_runs() {
+fn new_hello_is_read_behind_half_a_line_and_a_running_program() {
     let agent = Agent::open();
     let mut client = agent.connect();
     client
@@ -188,7 +188,7 @@ fn a_new_hello_is_seen_behind_half_a_line_and_a_program_that_runs() {
 }
 
 #[test]
-fn cancel_and_credit_for_nobody_are_no_errors() {
+fn cancel_and_credit_for_unknown_operations_are_ignored() {
     let agent = Agent::open();
     let mut client = agent.hello(&["cancel", "credit"]);
     client.cancel(77);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use fumehood_protocol::{Chunk, Language, Request, Response};
 
-use crate::support::{Agent, Client, Outcome, exec, within};
+use crate::support::{Agent, Client, Outcome, exec, wait_until};
 
 const RAW: &[&str] = &["raw_frames", "credit", "cancel"];
 
@@ -12,12 +12,12 @@ fn python(client: &mut Client, code: &str) -> Outcome {
     client.exec(1, Language::Python, code);
     let outcome = client.outcome();
     assert_eq!(outcome.complete().exit_code, 0, "{outcome:?}");
-    outcome.check_sums();
+    outcome.check_summaries();
     outcome
 }
 
 #[test]
-fn a_lone_ff_is_exact_and_replaced_in_version_0() {
+fn invalid_utf8_is_exact_and_replaced_in_version_0() {
     let code = "import os; os.write(1, b'a\\xffb'); os.write(2, b'\\xff')";
     let agent = Agent::open();
     for features in [&[][..], RAW] {
@@ -37,7 +37,7 @@ fn a_lone_ff_is_exact_and_replaced_in_version_0() {
 }
 
 #[test]
-fn half_a_character_and_the_rest_later() {
+fn character_split_between_two_writes() {
     let code = "import os, time
 for part in (b'\\xc3', b'\\xa9', b'\\xe2\\x82', b'\\xac!'):
     os.write(1, part)
@@ -60,7 +60,7 @@ os.write(1, b'\\xe2\\x82')";
 }
 
 #[test]
-fn a_megabyte_of_noise_is_exact() {
+fn random_megabyte_is_exact() {
     let code = "import os, random
 data = random.Random(7).randbytes(1 << 20)
 view = memoryview(data)
@@ -73,7 +73,7 @@ while view: view = view[os.write(1, view):]";
 }
 
 #[test]
-fn the_first_bytes_come_at_once_then_they_are_gathered() {
+fn first_output_is_sent_at_once_and_later_output_is_buffered() {
     let agent = Agent::open();
     let mut client = agent.hello(&[]);
     let code = "import sys, time
@@ -99,20 +99,20 @@ time.sleep(60)";
 }
 
 #[test]
-fn a_background_child_that_keeps_stdout_does_not_hold_the_exec() {
+fn background_child_with_stdout_does_not_delay_the_end() {
     let agent = Agent::open();
     let begun = Instant::now();
     let outcome = agent.connect().shell("sleep 50 & echo done");
     assert_eq!(outcome.out(), "done\n");
     assert_eq!(outcome.complete().evidence.left_processes, Some(1));
     assert!(begun.elapsed() < Duration::from_secs(20));
-    within("the child is killed and reaped", || {
+    wait_until("the child is killed and reaped", || {
         agent.children().is_empty()
     });
 }
 
 #[test]
-fn all_that_was_written_comes_before_the_end() {
+fn all_output_arrives_before_the_end() {
     let agent = Agent::open();
     let mut client = agent.hello(RAW);
     for _ in 0..20 {
@@ -126,12 +126,12 @@ fn all_that_was_written_comes_before_the_end() {
             (outcome.stdout.len(), outcome.stderr.len()),
             (60_000, 60_000)
         );
-        outcome.check_sums();
+        outcome.check_summaries();
     }
 }
 
 #[test]
-fn a_slow_reader_slows_the_program_and_not_the_agent() {
+fn slow_reader_slows_only_its_program() {
     let agent = Agent::open();
     let mut slow = agent.hello(RAW);
     slow.exec(1, Language::Shell, "exec yes");
@@ -146,11 +146,11 @@ fn a_slow_reader_slows_the_program_and_not_the_agent() {
     slow.cancel(1);
     let outcome = slow.outcome();
     assert_eq!(outcome.complete().exit_code, 130);
-    outcome.check_sums();
+    outcome.check_summaries();
 }
 
 #[test]
-fn much_output_keeps_memory_flat() {
+fn heavy_output_needs_constant_memory() {
     let agent = Agent::open();
     let mut client = agent.hello(RAW);
     let total: u64 = 1 << 30;
@@ -177,7 +177,7 @@ fn much_output_keeps_memory_flat() {
 }
 
 #[test]
-fn credit_bounds_what_is_sent() {
+fn credit_limits_output() {
     let agent = Agent::open();
     let mut client = agent.hello(RAW);
     let mut request = exec(
@@ -201,13 +201,13 @@ fn credit_bounds_what_is_sent() {
     take(&mut client, &mut outcome, 100_000);
     client.ping();
     client.credit(1, 1_000_000);
-    client.rest_of(&mut outcome);
+    client.collect_rest(&mut outcome);
     assert_eq!((outcome.stdout.len(), outcome.stderr.len()), (200_000, 10));
-    outcome.check_sums();
+    outcome.check_summaries();
 }
 
 #[test]
-fn an_ended_program_without_credit_waits_or_is_cancelled() {
+fn ended_program_without_credit_waits_or_is_cancelled() {
     let agent = Agent::open();
     let mut client = agent.hello(RAW);
     let mut request = exec(Some(1), Language::Shell, "echo 0123456789; exit 3");
@@ -217,7 +217,7 @@ fn an_ended_program_without_credit_waits_or_is_cancelled() {
     let mut outcome = Outcome::default();
     outcome.add(response, bytes);
     assert_eq!(outcome.stdout, b"0123");
-    within("the program has ended", || agent.children().is_empty());
+    wait_until("the program has ended", || agent.children().is_empty());
     client.cancel(1);
     let end = client.outcome();
     assert_eq!(
@@ -228,7 +228,7 @@ fn an_ended_program_without_credit_waits_or_is_cancelled() {
 }
 
 #[test]
-fn a_closed_stdout_is_no_end() {
+fn closed_stdout_does_not_end_the_exec() {
     let agent = Agent::open();
     let outcome = agent.connect().shell("exec >&- 2>&-; sleep 0.2; exit 4");
     assert_eq!(outcome.complete().exit_code, 4);

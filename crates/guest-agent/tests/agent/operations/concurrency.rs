@@ -8,7 +8,7 @@ use fumehood_protocol::{Language, Ping, Request, Response};
 use crate::support::{Agent, Outcome, op_id};
 
 #[test]
-fn ten_programs_at_once_all_end_right() {
+fn ten_programs_at_once_end_correctly() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     for id in 0..10 {
@@ -31,12 +31,12 @@ fn ten_programs_at_once_all_end_right() {
                 .lines()
                 .all(|line| line.starts_with(&id.to_string()))
         );
-        outcome.check_sums();
+        outcome.check_summaries();
     }
 }
 
 #[test]
-fn much_output_starves_nobody() {
+fn heavy_output_does_not_starve_others() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames", "cancel"]);
     for id in 0..3 {
@@ -87,7 +87,7 @@ fn much_output_starves_nobody() {
 }
 
 #[test]
-fn clients_do_not_hold_each_other() {
+fn clients_do_not_block_each_other() {
     let agent = Agent::open();
     let mut busy = agent.connect();
     busy.line(r#"{"action":"exec","language":"shell","code":"sleep 60","timeout":60}"#);

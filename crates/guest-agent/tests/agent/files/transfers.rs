@@ -8,8 +8,8 @@ use fumehood_protocol::{
     MoveFile, OpId, ReadFile, RemoveFile, Request, Response, Stat, Stream, Transferred, WriteFile,
 };
 
-use crate::input::{frame, stdin};
-use crate::support::{Agent, Client, within};
+use crate::operations::input::{frame, stdin};
+use crate::support::{Agent, Client, wait_until};
 
 fn path(path: &str) -> GuestPath {
     GuestPath::new(path)
@@ -179,7 +179,7 @@ fn mode_of(path: &Path) -> u32 {
 }
 
 #[test]
-fn files_go_up_and_down_byte_for_byte() {
+fn files_are_transferred_byte_for_byte() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     let big: Vec<u8> = (0..3_000_000_u32)
@@ -209,7 +209,7 @@ fn files_go_up_and_down_byte_for_byte() {
 }
 
 #[test]
-fn a_file_is_there_as_a_whole_or_not_at_all() {
+fn file_appears_complete_or_not_at_all() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     let home = agent.directory.path();
@@ -227,7 +227,7 @@ fn a_file_is_there_as_a_whole_or_not_at_all() {
     frame(&mut client, 1, b"half", false);
     client.ping();
     drop(client);
-    within("the half file is removed", || {
+    wait_until("the half file is removed", || {
         std::fs::read_dir(home).unwrap().count() == 1
     });
     assert_eq!(std::fs::read(home.join("file")).unwrap(), b"old");
@@ -274,7 +274,7 @@ fn permissions_and_parents() {
 }
 
 #[test]
-fn lists_tell_what_is_there() {
+fn listing_shows_all_entries() {
     let agent = Agent::start(&["--no-token", "--limit", "list_entries=300"]);
     let mut client = agent.hello(&["raw_frames"]);
     let home = agent.directory.path();
@@ -370,7 +370,7 @@ fn files_are_moved_and_removed() {
 
 /// A link at the path itself is replaced; what it leads to is not touched.
 #[test]
-fn links_lead_nowhere_else() {
+fn links_do_not_escape() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     let home = agent.directory.path();
@@ -417,7 +417,7 @@ fn links_lead_nowhere_else() {
 }
 
 #[test]
-fn what_is_past_a_limit_is_refused() {
+fn sizes_beyond_a_limit_are_rejected() {
     let agent = Agent::start(&["--no-token", "--limit", "file_bytes=100000"]);
     let mut client = agent.hello(&["raw_frames"]);
     put(&mut client, "fits", &[7; 100_000]);

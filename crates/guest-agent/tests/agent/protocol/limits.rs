@@ -98,8 +98,8 @@ fn timeouts() {
         client.line(line(good));
         assert_eq!(client.outcome().complete().exit_code, 3, "{good}");
     }
-    client.refuses(line(8), ErrorType::RequestError, &["8 seconds", "0 to 7"]);
-    client.refuses(line(-1), ErrorType::RequestError, &["-1"]);
+    client.expect_error(line(8), ErrorType::RequestError, &["8 seconds", "0 to 7"]);
+    client.expect_error(line(-1), ErrorType::RequestError, &["-1"]);
     client.line(r#"{"action":"exec","language":"shell","code":"sleep 30"}"#);
     let took = client.outcome().complete().execution_time_ms;
     assert!(
@@ -123,9 +123,9 @@ fn packages() {
         assert_eq!(client.outcome().complete().exit_code, 7);
     };
     accepts(&mut client, line(&many(50), 1));
-    client.refuses(line(&many(51), 1), ErrorType::PackageError, &["51", "50"]);
+    client.expect_error(line(&many(51), 1), ErrorType::PackageError, &["51", "50"]);
     accepts(&mut client, line(&["n".repeat(214) + "==1"], 300));
-    client.refuses(
+    client.expect_error(
         line(&["n".repeat(215) + "==1"], 1),
         ErrorType::PackageError,
         &["215", "214"],
@@ -134,13 +134,13 @@ fn packages() {
         &mut client,
         line(&["a==".to_string() + &"1".repeat(509)], 1),
     );
-    client.refuses(
+    client.expect_error(
         line(&["a==".to_string() + &"1".repeat(510)], 1),
         ErrorType::PackageError,
         &["513", "512"],
     );
-    client.refuses(line(&many(1), 0), ErrorType::RequestError, &["1 to 300"]);
-    client.refuses(line(&many(1), 301), ErrorType::RequestError, &["301"]);
+    client.expect_error(line(&many(1), 0), ErrorType::RequestError, &["1 to 300"]);
+    client.expect_error(line(&many(1), 301), ErrorType::RequestError, &["301"]);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn tokens_and_nonces() {
         };
         client.line(line(1024));
         assert!(matches!(client.response(), Response::Hello(_)));
-        client.refuses(
+        client.expect_error(
             line(1025),
             ErrorType::RequestError,
             &[field, "1025", "1024"],

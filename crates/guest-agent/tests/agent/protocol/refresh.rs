@@ -9,7 +9,7 @@ use crate::support::Agent;
 const REFRESH: &str = r#"{"action":"refresh","wall_clock_us":1795000000000000,"entropy":"000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f","machine_id":"0123456789abcdef0123456789abcdef","hostname":"h"}"#;
 
 #[test]
-fn a_machine_that_is_not_ours_is_neither_quiesced_nor_refreshed() {
+fn foreign_machine_is_neither_quiesced_nor_refreshed() {
     let agent = Agent::open();
     let mut client = agent.connect();
     client.line(r#"{"action":"hello","protocol":1,"features":["refresh","contexts"]}"#);
@@ -18,25 +18,25 @@ fn a_machine_that_is_not_ours_is_neither_quiesced_nor_refreshed() {
     };
     assert_eq!(hello.features, ["contexts"]);
     let not_ours = &["does not own its machine"][..];
-    client.refuses(r#"{"action":"quiesce"}"#, ErrorType::RequestError, not_ours);
-    client.refuses(REFRESH, ErrorType::RequestError, not_ours);
+    client.expect_error(r#"{"action":"quiesce"}"#, ErrorType::RequestError, not_ours);
+    client.expect_error(REFRESH, ErrorType::RequestError, not_ours);
     assert_eq!(client.python("print('on')").out(), "on\n");
 }
 
 #[test]
-fn what_is_wrong_in_a_refresh_is_named() {
+fn refresh_errors_name_the_field() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let request = ErrorType::RequestError;
     let with = |limits: &str| REFRESH.replace("\"h\"}", &format!("\"h\",\"limits\":{limits}}}"));
-    client.refuses(
+    client.expect_error(
         with(r#"{"timeout_s":18446744073709551615}"#),
         request,
         &["timeout_s"],
     );
-    client.refuses(with(r#"{"chunk_bytes":0}"#), request, &["chunk_bytes"]);
-    client.refuses(with(r#"{"nothing":1}"#), request, &["nothing"]);
-    client.refuses(REFRESH.replace("000102", "x"), request, &["entropy"]);
+    client.expect_error(with(r#"{"chunk_bytes":0}"#), request, &["chunk_bytes"]);
+    client.expect_error(with(r#"{"nothing":1}"#), request, &["nothing"]);
+    client.expect_error(REFRESH.replace("000102", "x"), request, &["entropy"]);
     client.ping();
 }
 

@@ -4,10 +4,10 @@ use fumehood_protocol::{
     ContextName, EndedBy, ErrorType, Exec, IdempotencyKey, Language, Request, Response,
 };
 
-use crate::input::stdin;
-use crate::processes::attach;
-use crate::support::{Agent, Client, Outcome, exec, op_id, within};
-use crate::waiting::run_with;
+use crate::interpreters::prepared::run_with;
+use crate::operations::input::stdin;
+use crate::operations::processes::attach;
+use crate::support::{Agent, Client, Outcome, exec, op_id, wait_until};
 
 fn exec_in(id: u64, language: Language, name: &str, code: &str) -> Exec {
     let mut request = exec(Some(id), language, code);
@@ -117,7 +117,7 @@ fn input_waits_with_its_exec() {
 
 /// One that was left to itself frees its context, and the next one begins.
 #[test]
-fn the_end_of_what_nobody_follows_begins_the_next() {
+fn end_of_a_detached_exec_starts_the_next() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     let mut first = exec_in(1, Language::Shell, "c", "sleep 0.3");
@@ -132,7 +132,7 @@ fn the_end_of_what_nobody_follows_begins_the_next() {
 
 /// A key that waits is known: nothing else is begun with it, and it runs once, whoever asks again.
 #[test]
-fn a_key_that_waits_runs_once() {
+fn queued_key_runs_once() {
     let agent = Agent::open();
     let (mut one, mut two) = (agent.hello(&["raw_frames"]), agent.hello(&["raw_frames"]));
     let keyed = |id| {
@@ -158,7 +158,7 @@ fn a_key_that_waits_runs_once() {
 
 /// It goes on without its client, and is found again.
 #[test]
-fn one_that_waits_can_be_left() {
+fn queued_exec_can_be_detached() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     client.send(&in_context(1, Language::Shell, "c", "sleep 0.3"));
@@ -171,7 +171,7 @@ fn one_that_waits_can_be_left() {
     client.outcome();
     drop(client);
     let runs = agent.directory.path().join("runs");
-    within("it runs", || runs.exists());
+    wait_until("it runs", || runs.exists());
     let mut client = agent.hello(&["raw_frames"]);
     assert_eq!(attach(&mut client, 1, "k", 0).seq, 0);
     assert_eq!(client.outcome().out(), "done\n");

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use fumehood_protocol::{Complete, ContextName, EndedBy, ErrorType, Language, Request, Response};
 
-use crate::support::{Agent, Client, Outcome, exec, within};
-use crate::waiting::run_with;
+use crate::interpreters::prepared::run_with;
+use crate::support::{Agent, Client, Outcome, exec, wait_until};
 
 fn run_in(client: &mut Client, name: &str, language: Language, code: &str) -> Outcome {
     run_with(client, language, code, |request| {
@@ -21,7 +21,7 @@ fn shell(client: &mut Client, code: &str) -> Outcome {
     run_in(client, "s", Language::Shell, code)
 }
 
-fn said(complete: &Complete) -> &str {
+fn detail(complete: &Complete) -> &str {
     complete.evidence.detail.as_deref().unwrap_or("")
 }
 
@@ -84,8 +84,8 @@ fn python_keeps_its_state() {
             (exit, EndedBy::Exited),
             "{code}"
         );
-        assert_eq!(said(complete), "", "{code}");
-        outcome.check_sums();
+        assert_eq!(detail(complete), "", "{code}");
+        outcome.check_summaries();
     }
     let other = run_in(
         &mut client,
@@ -124,16 +124,16 @@ fn bash_keeps_its_state() {
         assert_eq!(outcome.out(), out, "{code}: {}", outcome.err());
         assert!(outcome.err().contains(err), "{code}: {}", outcome.err());
         assert_eq!(outcome.complete().exit_code, exit, "{code}");
-        assert_eq!(said(outcome.complete()), "", "{code}");
+        assert_eq!(detail(outcome.complete()), "", "{code}");
     }
     let outcome = shell(&mut client, "exit 4");
     assert_eq!(outcome.complete().exit_code, 4);
-    assert!(said(outcome.complete()).contains("lost"), "{outcome:?}");
+    assert!(detail(outcome.complete()).contains("lost"), "{outcome:?}");
     assert_eq!(shell(&mut client, "echo ${x-unset}").out(), "unset\n");
 }
 
 #[test]
-fn variables_hold_for_their_exec() {
+fn variables_last_for_one_exec() {
     let agent = Agent::open();
     let mut client = agent.connect();
     for (language, code) in [
@@ -163,7 +163,7 @@ fn variables_hold_for_their_exec() {
 }
 
 #[test]
-fn variables_that_act_at_a_start_stay_with_the_context_they_begin() {
+fn variables_that_act_at_start_stay_in_their_context() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let code = "import os, sys\nprint(os.environ.get('A'), os.environ.get('PYTHONHASHSEED'), sys.flags.hash_randomization)";
@@ -176,7 +176,7 @@ fn variables_that_act_at_a_start_stay_with_the_context_they_begin() {
 }
 
 #[test]
-fn a_context_begins_in_the_interpreter_that_waits() {
+fn context_uses_the_prepared_interpreter() {
     let agent = Agent::open();
     let mut client = agent.connect();
     run_with(&mut client, Language::Python, "import wave, random", |r| {
@@ -196,7 +196,7 @@ fn a_context_begins_in_the_interpreter_that_waits() {
 }
 
 #[test]
-fn two_languages_and_many_names_at_once() {
+fn two_languages_and_many_contexts_at_once() {
     let agent = Agent::start(&["--no-token", "--limit", "contexts=16"]);
     let mut client = agent.hello(&[]);
     for id in 0..16 {
@@ -252,7 +252,7 @@ fn what_is_refused() {
 }
 
 #[test]
-fn a_timeout_ends_the_exec_and_keeps_the_state() {
+fn timeout_ends_the_exec_and_keeps_the_state() {
     let agent = Agent::start(&["--no-token", "--limit", "grace_ms=300"]);
     let mut client = agent.connect();
     python(&mut client, "import subprocess, signal, time, os\nx = 1");
@@ -271,7 +271,7 @@ fn a_timeout_ends_the_exec_and_keeps_the_state() {
             (EndedBy::Timeout, 124),
             "{code}"
         );
-        assert_eq!(said(complete), "", "{code}");
+        assert_eq!(detail(complete), "", "{code}");
         assert!(
             outcome.err().ends_with("KeyboardInterrupt\n"),
             "{}",
@@ -285,7 +285,7 @@ fn a_timeout_ends_the_exec_and_keeps_the_state() {
         request.timeout = Some(1);
     });
     assert_eq!(outcome.complete().evidence.signal, Some(9));
-    assert!(said(outcome.complete()).contains("lost"), "{outcome:?}");
+    assert!(detail(outcome.complete()).contains("lost"), "{outcome:?}");
     assert_eq!(
         python(&mut client, "print('x' in globals())").out(),
         "False\n"
@@ -295,12 +295,12 @@ fn a_timeout_ends_the_exec_and_keeps_the_state() {
         request.timeout = Some(1);
     });
     assert_eq!(outcome.complete().ended_by, EndedBy::Timeout);
-    assert_eq!(said(outcome.complete()), "");
+    assert_eq!(detail(outcome.complete()), "");
     assert_eq!(shell(&mut client, "echo $x").out(), "1\n");
 }
 
 #[test]
-fn an_interpreter_that_dies_takes_its_state_along_and_that_is_said() {
+fn death_of_an_interpreter_is_reported_as_lost_state() {
     let agent = Agent::open();
     let mut client = agent.connect();
     for (code, ended_by, exit) in [
@@ -320,25 +320,25 @@ fn an_interpreter_that_dies_takes_its_state_along_and_that_is_said() {
         let complete = outcome.complete();
         assert_eq!((complete.ended_by, complete.exit_code), (ended_by, exit));
         assert_eq!(outcome.out(), "last words");
-        assert!(said(complete).contains("lost"), "{complete:?}");
+        assert!(detail(complete).contains("lost"), "{complete:?}");
         let next = python(&mut client, "print('x' in globals())");
-        assert_eq!((next.out(), said(next.complete())), ("False\n", ""));
+        assert_eq!((next.out(), detail(next.complete())), ("False\n", ""));
     }
     python(
         &mut client,
         "import os, threading\nthreading.Timer(0.05, os._exit, (0,)).start()",
     );
-    within("it dies between two execs", || agent.children().is_empty());
+    wait_until("it dies between two execs", || agent.children().is_empty());
     let next = python(&mut client, "print('anew')");
     assert_eq!(next.out(), "anew\n");
-    assert!(said(next.complete()).contains("lost"), "{next:?}");
-    assert_eq!(said(python(&mut client, "pass").complete()), "");
+    assert!(detail(next.complete()).contains("lost"), "{next:?}");
+    assert_eq!(detail(python(&mut client, "pass").complete()), "");
 }
 
 /// The end of the program and that of its interpreter come together: whichever is seen first, the agent
 /// goes on.
 #[test]
-fn an_interpreter_that_dies_at_its_programs_end() {
+fn interpreter_dies_when_its_program_ends() {
     let agent = Agent::open();
     let mut client = agent.connect();
     for round in 0..30 {
@@ -353,7 +353,7 @@ fn an_interpreter_that_dies_at_its_programs_end() {
 }
 
 #[test]
-fn children_of_the_program_are_no_interpreters() {
+fn forked_children_are_not_interpreters() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let fork = "import os\nif os.fork() == 0:\n    print('child')\nelse:\n    print(os.waitstatus_to_exitcode(os.wait()[1]))";
@@ -371,7 +371,7 @@ fn children_of_the_program_are_no_interpreters() {
 }
 
 #[test]
-fn late_output_comes_with_the_next_exec() {
+fn late_output_arrives_with_the_next_exec() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let code = "import threading, time\ndef late():\n    time.sleep(0.1)\n    print('late')\nt = threading.Thread(target=late)\nt.start()\nprint('now')";
@@ -405,12 +405,12 @@ fn contexts_outlive_their_connection() {
     client.send(&Request::Exec(running));
     assert!(matches!(client.response(), Response::Stdout(_)));
     drop(client);
-    within("what ran for the client ends", || {
+    wait_until("what ran for the client ends", || {
         agent.children().is_empty()
     });
     let outcome = python(&mut agent.connect(), "print('x' in globals())");
     assert_eq!(outcome.out(), "False\n");
-    assert!(said(outcome.complete()).contains("lost"), "{outcome:?}");
+    assert!(detail(outcome.complete()).contains("lost"), "{outcome:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use fumehood_protocol::{Complete, EndedBy, Language, Request, Response};
 
-use crate::support::{Agent, Outcome, exec, is_alive, within};
+use crate::support::{Agent, Outcome, exec, is_alive, wait_until};
 
 fn check(complete: &Complete, ended_by: EndedBy, exit_code: i32, signal: Option<i32>) {
     let found = (
@@ -111,7 +111,7 @@ while True: pass";
 }
 
 #[test]
-fn an_end_in_time_is_no_timeout() {
+fn program_that_ends_in_time_does_not_time_out() {
     let agent = Agent::open();
     let mut request = exec(None, Language::Shell, "sleep 0.5; exit 124");
     request.timeout = Some(20);
@@ -142,14 +142,14 @@ fn cancelling() {
         assert!(!outcome.add(response, bytes), "{outcome:?}");
         client.cancel(1);
         client.cancel(1);
-        client.rest_of(&mut outcome);
+        client.collect_rest(&mut outcome);
         check(outcome.complete(), EndedBy::Cancelled, 130, signal);
     }
     assert!(begun.elapsed() < Duration::from_secs(20));
 }
 
 #[test]
-fn what_an_exec_leaves_is_killed_and_counted() {
+fn leftover_processes_are_killed_and_counted() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let outcome = client.shell("(sleep 60 & sleep 60 &) ; sleep 60 & setsid sleep 60 & sleep 0.3; ps -e -o pid= -o comm= | grep -c sleep >&2");
@@ -158,7 +158,7 @@ fn what_an_exec_leaves_is_killed_and_counted() {
         Some(4),
         "{outcome:?}"
     );
-    within("nothing is left", || agent.children().is_empty());
+    wait_until("nothing is left", || agent.children().is_empty());
     assert_eq!(
         client.shell("true").complete().evidence.left_processes,
         None
@@ -166,7 +166,7 @@ fn what_an_exec_leaves_is_killed_and_counted() {
 }
 
 #[test]
-fn a_dropped_connection_kills_its_programs() {
+fn disconnect_kills_programs() {
     let agent = Agent::open();
     let mut client = agent.hello(&[]);
     client.exec(1, Language::Python, "import os, signal\nfor s in (1, 2, 15): signal.signal(s, signal.SIG_IGN)\nprint(os.getpid(), flush=True)\nwhile True: pass");
@@ -180,12 +180,12 @@ fn a_dropped_connection_kills_its_programs() {
         .unwrap();
     assert!(is_alive(pid));
     drop(client);
-    within("the program is killed", || !is_alive(pid));
-    within("it is reaped", || agent.children().is_empty());
+    wait_until("the program is killed", || !is_alive(pid));
+    wait_until("it is reaped", || agent.children().is_empty());
 }
 
 #[test]
-fn what_was_used_is_told() {
+fn usage_is_reported() {
     let agent = Agent::open();
     let outcome = agent.connect().python("x = bytearray(50_000_000)\nimport time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass");
     let complete = outcome.complete();

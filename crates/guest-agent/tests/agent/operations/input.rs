@@ -2,8 +2,8 @@
 
 use fumehood_protocol::{ActionTag, Chunk, ErrorType, InputData, Language, OpId, Request, Stdin};
 
+use crate::interpreters::prepared::run_with;
 use crate::support::{Agent, Client, exec};
-use crate::waiting::run_with;
 
 pub fn stdin(client: &mut Client, id: u64, bytes: &[u8], eof: bool) {
     client.send(&Request::Stdin(Stdin {
@@ -26,7 +26,7 @@ pub fn frame(client: &mut Client, id: u64, bytes: &[u8], eof: bool) {
 }
 
 #[test]
-fn input_comes_to_a_program_and_ends() {
+fn input_reaches_a_program_and_ends() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     let programs = [
@@ -88,7 +88,7 @@ fn much_input_needs_credit() {
 }
 
 #[test]
-fn without_input_it_is_at_its_end() {
+fn without_input_stdin_is_at_its_end() {
     let agent = Agent::open();
     let mut client = agent.connect();
     for context in [None, Some("c")] {
@@ -114,14 +114,14 @@ fn without_input_it_is_at_its_end() {
 }
 
 #[test]
-fn frames_are_bounded_and_need_an_agreement() {
+fn frames_are_limited_and_need_the_feature() {
     let agent = Agent::open();
     let mut client = agent.hello(&[]);
     let line = r#"{"action":"data","op_id":1,"len":4}"#;
-    client.refuses(line, ErrorType::RequestError, &["raw frames"]);
+    client.expect_error(line, ErrorType::RequestError, &["raw frames"]);
     let mut client = agent.hello(&["raw_frames"]);
     let line = r#"{"action":"data","op_id":1,"len":65537}"#;
-    client.refuses(line, ErrorType::RequestError, &["65537", "65536"]);
+    client.expect_error(line, ErrorType::RequestError, &["65537", "65536"]);
     // Its bytes are no requests, whatever they look like.
     let mut bytes = br#"{"action":"ping"}"#.to_vec();
     bytes.resize(65_536, b'\n');

@@ -5,8 +5,8 @@ use fumehood_protocol::{
     ProcessKind, PtySize, Request, Response, SendSignal, SignalName, Spawn,
 };
 
-use crate::input::{frame, stdin};
-use crate::support::{Agent, Client, Outcome, op_id, within};
+use crate::operations::input::{frame, stdin};
+use crate::support::{Agent, Client, Outcome, op_id, wait_until};
 
 pub fn spawn(id: u64, argv: &[&str]) -> Spawn {
     let mut spawn = Spawn::new(argv.iter().copied());
@@ -39,7 +39,7 @@ fn processes(client: &mut Client) -> Vec<fumehood_protocol::ProcessInfo> {
 }
 
 #[test]
-fn a_program_gets_its_words_variables_and_directory() {
+fn program_gets_its_arguments_variables_and_directory() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     let mut request = spawn(
@@ -61,11 +61,11 @@ fn a_program_gets_its_words_variables_and_directory() {
         (complete.ended_by, complete.exit_code),
         (EndedBy::Exited, 3)
     );
-    outcome.check_sums();
+    outcome.check_summaries();
 }
 
 #[test]
-fn what_cannot_be_started_is_refused() {
+fn failed_starts_are_reported() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     let mut refused = |change: &dyn Fn(&mut Spawn), error_type, part: &str| {
@@ -143,7 +143,7 @@ fn input_signals_and_cancel_reach_a_program() {
     client.cancel(3);
     let mut outcome = Outcome::default();
     outcome.pieces.push(Vec::new());
-    client.rest_of(&mut outcome);
+    client.collect_rest(&mut outcome);
     assert_eq!(outcome.complete().ended_by, EndedBy::Cancelled);
     let mut request = spawn(4, &["sleep", "60"]);
     request.timeout = Some(1);
@@ -151,7 +151,7 @@ fn input_signals_and_cancel_reach_a_program() {
         run(&mut client, request).complete().ended_by,
         EndedBy::Timeout
     );
-    within("nothing is left", || agent.children().is_empty());
+    wait_until("nothing is left", || agent.children().is_empty());
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_terminal() {
     }
     client.line(r#"{"action":"resize","op_id":1,"rows":50,"cols":132}"#);
     stdin(&mut client, 1, b"\n", false);
-    client.rest_of(&mut outcome);
+    client.collect_rest(&mut outcome);
     assert!(
         outcome.out().ends_with("50 132\r\nend\r\n"),
         "{:?}",
@@ -206,7 +206,7 @@ fn a_terminal() {
 
 /// Its last words come before its end, also where much was written right before.
 #[test]
-fn a_terminals_last_words() {
+fn last_output_of_a_terminal() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     for _ in 0..20 {
@@ -228,7 +228,7 @@ fn programs_are_listed() {
     client.send(&Request::Spawn(request));
     let pid = started(&mut client);
     let mut listed = Vec::new();
-    within("it has become the program", || {
+    wait_until("it has become the program", || {
         listed = processes(&mut other);
         listed.len() == 1 && listed[0].command == "sleep 60"
     });
@@ -289,7 +289,7 @@ pub fn attach(
 }
 
 #[test]
-fn a_program_is_left_and_found_again() {
+fn detached_program_can_be_attached() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     let script = "for n in 1 2 3; do echo $n; read x; done; echo end";
@@ -321,7 +321,7 @@ fn a_program_is_left_and_found_again() {
     assert_eq!(other.message().1, b"2\n");
     stdin(&mut other, 1, b"\n\n", true);
     let mut outcome = Outcome::after(2);
-    other.rest_of(&mut outcome);
+    other.collect_rest(&mut outcome);
     assert_eq!(outcome.out(), "3\nend\n");
     assert_eq!(outcome.complete().stdout.bytes, 10);
     // What has ended can still be asked for.
@@ -329,7 +329,7 @@ fn a_program_is_left_and_found_again() {
     assert_eq!((attached.seq, attached.pid), (0, None));
     let outcome = client.outcome();
     assert_eq!(outcome.out(), "1\n2\n3\nend\n");
-    outcome.check_sums();
+    outcome.check_summaries();
     client.ping();
 }
 
@@ -343,7 +343,7 @@ fn what_is_refused() {
         "journal_keys=2",
     ]);
     let mut client = agent.hello(&["raw_frames"]);
-    client.refuses(
+    client.expect_error(
         r#"{"action":"attach","idempotency_key":"none"}"#,
         ErrorType::RequestError,
         &["`none`"],
@@ -359,12 +359,12 @@ fn what_is_refused() {
     );
     client.send(&keyed(2, "l", &["sleep", "61"]));
     assert_eq!(client.error().error_type, ErrorType::BusyError);
-    client.refuses(
+    client.expect_error(
         r#"{"action":"attach","op_id":9,"idempotency_key":"k","from_seq":1}"#,
         ErrorType::RequestError,
         &["from_seq", "0 pieces"],
     );
-    client.refuses(
+    client.expect_error(
         r#"{"action":"attach","op_id":9,"idempotency_key":"k","credit":1}"#,
         ErrorType::RequestError,
         &["credit", "65540"],
@@ -390,7 +390,7 @@ fn what_is_refused() {
 
 /// Nobody follows it, and it writes without end: it goes on, and its latest output is there.
 #[test]
-fn output_that_nobody_follows_is_bounded() {
+fn detached_output_is_limited() {
     let agent = Agent::start(&["--no-token", "--limit", "replay_bytes=200000"]);
     let mut client = agent.hello(&["raw_frames"]);
     client.send(&keyed(
@@ -401,11 +401,11 @@ fn output_that_nobody_follows_is_bounded() {
     started(&mut client);
     drop(client);
     let mut client = agent.hello(&["raw_frames"]);
-    within("it ends", || processes(&mut client).is_empty());
+    wait_until("it ends", || processes(&mut client).is_empty());
     let attached = attach(&mut client, 1, "k", 0);
     assert!(attached.seq > 100, "{attached:?}");
     let mut outcome = Outcome::after(usize::try_from(attached.seq).unwrap());
-    client.rest_of(&mut outcome);
+    client.collect_rest(&mut outcome);
     assert!(outcome.out().ends_with("y\nlast\n"));
     assert!(outcome.stdout.len() <= 200_000);
     assert_eq!(outcome.complete().stdout.bytes, 20_000_005);

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use fumehood_protocol::{ContextName, EndedBy, Exec, GuestPath, Language, Request, Response};
 
-use crate::input::stdin;
-use crate::support::{Agent, Client, Outcome, exec, within};
-use crate::waiting::run_with;
+use crate::interpreters::prepared::run_with;
+use crate::operations::input::stdin;
+use crate::support::{Agent, Client, Outcome, exec, wait_until};
 
 /// Until what follows a program's first output has begun.
 const PAUSE: Duration = Duration::from_millis(50);
 
 fn shell(client: &mut Client, code: &str) -> Outcome {
-    within_directory(client, code, None)
+    run_in_directory(client, code, None)
 }
 
-fn within_directory(client: &mut Client, code: &str, cwd: Option<&str>) -> Outcome {
+fn run_in_directory(client: &mut Client, code: &str, cwd: Option<&str>) -> Outcome {
     run_with(client, Language::Shell, code, |request| {
         request.context = Some(ContextName::new("s"));
         request.cwd = cwd.map(GuestPath::new);
@@ -40,7 +40,7 @@ fn interrupted(client: &mut Client, code: &str, with_input: bool) -> Outcome {
     let mut outcome = begin(client, code, |request| request.stdin = with_input);
     std::thread::sleep(PAUSE);
     client.cancel(1);
-    client.rest_of(&mut outcome);
+    client.collect_rest(&mut outcome);
     let complete = outcome.complete();
     assert_eq!(complete.ended_by, EndedBy::Cancelled, "{code}");
     assert_eq!(complete.evidence.detail, None, "{code}");
@@ -53,7 +53,7 @@ fn interrupted(client: &mut Client, code: &str, with_input: bool) -> Outcome {
 }
 
 #[test]
-fn an_interrupt_ends_the_exec_and_keeps_the_state() {
+fn interrupt_ends_the_exec_and_keeps_the_state() {
     let agent = Agent::open();
     let mut client = agent.hello(&["cancel"]);
     shell(
@@ -112,7 +112,7 @@ fn an_interrupt_ends_the_exec_and_keeps_the_state() {
 }
 
 #[test]
-fn an_interrupt_ends_what_waits_for_input() {
+fn interrupt_ends_a_wait_for_input() {
     let agent = Agent::open();
     let mut client = agent.hello(&["cancel"]);
     for code in [
@@ -129,7 +129,7 @@ fn an_interrupt_ends_what_waits_for_input() {
             |r| r.stdin = true,
         );
         stdin(&mut client, 1, b"one\ntwo\n", true);
-        client.rest_of(&mut outcome);
+        client.collect_rest(&mut outcome);
         assert_eq!(
             outcome.out(),
             "begun\none\ntwo\n4\n",
@@ -140,7 +140,7 @@ fn an_interrupt_ends_what_waits_for_input() {
 }
 
 #[test]
-fn a_program_handles_interrupts_itself() {
+fn program_can_handle_interrupts() {
     let agent = Agent::start(&["--no-token", "--limit", "grace_ms=300"]);
     let mut client = agent.hello(&["cancel"]);
     shell(&mut client, "x=5; trap 'echo handled' INT");
@@ -148,7 +148,7 @@ fn a_program_handles_interrupts_itself() {
         let mut outcome = begin(&mut client, "echo begun; sleep 60; echo $x", |_| {});
         std::thread::sleep(PAUSE);
         client.cancel(1);
-        client.rest_of(&mut outcome);
+        client.collect_rest(&mut outcome);
         assert_eq!(outcome.out(), "begun\nhandled\n5\n");
         assert_eq!(outcome.complete().ended_by, EndedBy::Cancelled);
     }
@@ -156,14 +156,14 @@ fn a_program_handles_interrupts_itself() {
     shell(&mut client, "trap - INT");
     let mut outcome = begin(&mut client, "echo begun; sleep 60", |_| {});
     client.cancel(1);
-    client.rest_of(&mut outcome);
+    client.collect_rest(&mut outcome);
     let detail = outcome.complete().evidence.detail.clone().unwrap();
     assert!(detail.contains("lost"), "{detail}");
     assert_eq!(shell(&mut client, "echo ${x-anew}").out(), "anew\n");
 }
 
 #[test]
-fn an_interrupt_between_two_execs_is_nobodys() {
+fn interrupt_between_two_execs_is_ignored() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let pid = shell(&mut client, "x=5; echo $$")
@@ -179,12 +179,12 @@ fn an_interrupt_between_two_execs_is_nobodys() {
     std::thread::sleep(PAUSE);
     let next = shell(&mut client, "echo $x");
     assert_eq!((next.out(), next.err()), ("5\n", ""));
-    within("it is the same one", || agent.children().len() == 1);
+    wait_until("it is the same one", || agent.children().len() == 1);
 }
 
 /// It may come before the interpreter has read of its exec.
 #[test]
-fn an_early_interrupt_is_its_execs() {
+fn early_interrupt_belongs_to_its_exec() {
     let agent = Agent::open();
     let mut client = agent.hello(&["cancel"]);
     for (language, first, code, next) in [
@@ -212,7 +212,7 @@ fn an_early_interrupt_is_its_execs() {
 }
 
 #[test]
-fn what_else_a_context_keeps() {
+fn context_keeps_shell_settings() {
     let agent = Agent::open();
     let mut client = agent.connect();
     for (code, out, err) in [
@@ -279,7 +279,7 @@ fn what_else_a_context_keeps() {
 }
 
 #[test]
-fn a_working_directory_holds_for_its_exec() {
+fn working_directory_lasts_for_one_exec() {
     let agent = Agent::open();
     let mut client = agent.hello(&["cancel"]);
     let here = agent.directory.path().canonicalize().unwrap();
@@ -288,7 +288,7 @@ fn a_working_directory_holds_for_its_exec() {
     std::fs::create_dir(here.join("sub")).unwrap();
     let here = here.display();
     let mut run = |code: &str, cwd: Option<&str>| {
-        let outcome = within_directory(&mut client, code, cwd);
+        let outcome = run_in_directory(&mut client, code, cwd);
         (
             outcome.out().to_string(),
             outcome.complete().exit_code,
@@ -327,7 +327,7 @@ fn a_working_directory_holds_for_its_exec() {
         request.env_vars = [("A", "b")].into_iter().collect();
     });
     client.cancel(1);
-    client.rest_of(&mut outcome);
+    client.collect_rest(&mut outcome);
     assert_eq!(outcome.out(), "/usr\n");
     assert_eq!(
         shell(&mut client, "pwd; echo ${A-none}").out(),
@@ -345,7 +345,7 @@ fn a_working_directory_holds_for_its_exec() {
 }
 
 #[test]
-fn who_writes_to_every_descriptor_ends_the_own_exec() {
+fn writing_to_every_descriptor_only_ends_the_own_exec() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let code = "for fd in {0..20} {250..255}; do { printf 'r\\n7\\n\\0x' >&$fd; } 2> /dev/null; done; echo done";
