@@ -170,6 +170,7 @@ impl Agent {
     /// Releases an operation that has ended: its interpreter returns to the pool, or is cleaned up.
     fn retire(&mut self, mut operation: Operation) {
         let is_alive = operation.interpreter_alive;
+        // The interpreter has survived: it returns to its slot, or is killed if there is none.
         if is_alive && operation.can_reuse_interpreter() {
             let reusable = operation.into_interpreter();
             let unwanted =
@@ -185,6 +186,7 @@ impl Agent {
             self.pool.forget_slot(slot);
         }
 
+        // Otherwise nothing of it stays.
         if is_alive {
             operation.process.kill();
             self.abandoned.push(operation.process);

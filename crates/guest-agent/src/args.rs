@@ -112,6 +112,7 @@ impl RawArgs {
 
         let from_environment = std::env::var(TOKEN_VARIABLE).ok();
 
+        // Only a loopback address may be served without a token.
         let token = match (self.token_file, from_environment, self.no_token) {
             (None, _, true) if address.ip().is_loopback() => None,
             (None, _, true) => {

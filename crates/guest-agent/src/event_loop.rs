@@ -119,6 +119,7 @@ impl EventLoop {
             polled.push(PollFd::from_borrowed_fd(descriptor, flags));
         };
 
+        // New clients, and programs that fill their memory.
         if let Some(listener) = self.listener.poll_fd() {
             add(Source::Listener, listener, PollFlags::IN);
         }
@@ -127,6 +128,7 @@ impl EventLoop {
             add(Source::Memory, memory, PollFlags::PRI);
         }
 
+        // Clients, and their watches while there is space for more events.
         for (c, client) in self.clients.iter().enumerate() {
             let connection = &client.connection;
             let (descriptor, flags) = connection.poll_interest(client.can_queue(), limits);
@@ -140,6 +142,7 @@ impl EventLoop {
             }
         }
 
+        // Programs: pending input, control messages, and output while the client accepts it.
         for (o, operation) in self.agent.operations.iter().enumerate() {
             for pending in operation.pending_fds() {
                 add(Source::Input(o), pending, PollFlags::OUT);

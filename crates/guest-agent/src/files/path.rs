@@ -26,6 +26,7 @@ pub(crate) fn path_error(
     let shown: String = shown.flat_map(char::escape_debug).collect();
     let action = action.to_string();
 
+    // In a guest, the disk is memory: the message says how to get more.
     let disk_full = if agent.identity.is_some() {
         let memory = rustix::system::sysinfo();
         let mib = memory.totalram.saturating_mul(u64::from(memory.mem_unit)) >> 20;

@@ -40,6 +40,7 @@ impl FileDownload {
         let file = open_path(request.path.as_str(), OFlags::RDONLY, agent).map_err(&error)?;
         let stat = fstat(&file).map_err(&error)?;
 
+        // Only regular files have contents that can be read without waiting.
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {}
             FileType::Directory => return Err(error(Errno::ISDIR)),

@@ -53,6 +53,7 @@ pub(crate) fn start_removal(request: RemoveFile, agent: &Agent) -> Result<Remove
     let Location { directory, name } = locate(&request.path, agent).map_err(&error)?;
     let as_user = |act: &dyn Fn() -> rustix::io::Result<()>| agent.confinement.as_user(act);
 
+    // Try the cheap ways first: a file, then an empty directory.
     let removed = match as_user(&|| unlinkat(&directory, &name, AtFlags::empty())) {
         Err(Errno::ISDIR) => as_user(&|| unlinkat(&directory, &name, AtFlags::REMOVEDIR)),
         other => other,
@@ -64,6 +65,7 @@ pub(crate) fn start_removal(request: RemoveFile, agent: &Agent) -> Result<Remove
         Err(errno) => return Err(error(errno)),
     }
 
+    // The directory has contents, which are removed step by step.
     let level = agent
         .confinement
         .as_user(|| OpenDirectory::open(&directory, &name))

@@ -75,6 +75,7 @@ impl DirectoryWatch {
                 return Err(Errno::NOSPC);
             }
 
+            // Subdirectories are opened now and watched in later rounds.
             if self.request.recursive {
                 let capacity = max.saturating_sub((self.watched.len() + open.len()) as u64);
                 open.extend(open_subdirectories(&directory, &prefix, capacity, agent));
@@ -110,6 +111,7 @@ impl DirectoryWatch {
             return Step::More;
         };
 
+        // Read until the kernel has no more events or the client must catch up.
         let mut reader = inotify::Reader::new(inotify, &mut buffer);
         let mut has_ended = false;
         while let Ok(event) = reader.next() {
@@ -128,6 +130,7 @@ impl DirectoryWatch {
             return Step::More;
         }
 
+        // The watched file itself is gone, so the watch ends.
         let op_id = self.op_id;
         outbox.answer(&Response::Done(Done { op_id }));
 

@@ -123,6 +123,7 @@ impl FileUpload {
             return self.finish(outbox, agent);
         }
 
+        // Give the client credit for more.
         self.uncredited += bytes.len() as u64;
         if self.uncredited >= limits.input_bytes / 2 {
             let (op_id, bytes) = (self.op_id, std::mem::take(&mut self.uncredited));

@@ -72,6 +72,7 @@ impl InterpreterPool {
             return reject(ErrorType::RequestError, message);
         };
 
+        // A context has one language for its whole life.
         if context.language != language {
             let message = format!(
                 "field `context`: `{shown}` is a context of {}; use another name",

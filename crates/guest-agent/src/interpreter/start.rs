@@ -177,6 +177,7 @@ fn create_main_file(
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     let create = |name: &String| openat(directory, name, flags, Mode::from_raw_mode(0o600));
 
+    // Programs that run at the same time need different names.
     let mut name = "main.ts".to_string();
     let mut file = create(&name);
 
@@ -200,6 +201,7 @@ fn create_main_file(
         return Err(fail(error));
     }
 
+    // The name is the last argument of the command.
     let argument = ["./", &main_file.name].concat();
     command
         .arguments

@@ -23,6 +23,8 @@ const STATE_WAS_LOST: &str = "the context's interpreter had ended since its last
 /// Returns the last message of an operation whose process has ended.
 pub(crate) fn completion_response(operation: &Operation, end: &ProgramEnd) -> Response {
     let op_id = operation.framing.op_id;
+
+    // The program never started.
     if let Some(failure) = operation.failure {
         let message = match operation.kind {
             ProcessKind::Spawn | ProcessKind::Install => {
@@ -88,6 +90,7 @@ fn evidence(operation: &Operation, end: &ProgramEnd) -> Evidence {
 
     let detail = details.collect::<Vec<_>>().join("; ");
 
+    // Counters of zero are left out.
     let non_zero = |count: u64| (count > 0).then_some(count);
 
     Evidence {

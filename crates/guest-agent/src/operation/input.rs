@@ -112,6 +112,7 @@ impl Input {
             }
         }
 
+        // The reader sees the end of input when the pipe is closed. For a terminal it is a character.
         if self.is_ended && self.queue.is_empty() && !self.is_terminal {
             self.pipe = None;
         }

@@ -22,6 +22,7 @@ impl Operation {
             return;
         }
 
+        // An interrupt that a program may miss is repeated before SIGTERM.
         self.process.signal(Signal::INT);
         let grace = Duration::from_millis(limits.grace_ms);
         let conversation = self.conversation.as_ref();
@@ -57,6 +58,7 @@ impl Operation {
         match &mut self.stopping {
             None if is_timed_out => self.stop(StopReason::Timeout, limits, now),
             None => {}
+            // Each further signal follows after its grace period.
             Some(StopState { next, .. }) => match *next {
                 Some((Signal::INT, at)) if now >= at => {
                     self.process.signal(Signal::INT);

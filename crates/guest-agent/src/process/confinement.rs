@@ -89,6 +89,7 @@ impl Confinement {
         };
 
         let text = |value: &str| value.to_string();
+        // Variables that every program has; empty ones are left out later.
         let environment = vec![
             ("PATH", text(path)),
             ("HOME", home),
@@ -99,6 +100,7 @@ impl Confinement {
             ("TERM", text("dumb")),
         ];
 
+        // A program may raise its limit, but not above that of the agent.
         let hard = getrlimit(Resource::Nofile)
             .maximum
             .unwrap_or(u64::MAX)

@@ -174,6 +174,7 @@ pub(super) fn detach(
     request: &Detach,
     agent: &mut Agent,
 ) -> Result<(), WireError> {
+    // An operation that has ended needs no detaching.
     let running = agent.operations.find(connection.id, request.op_id);
     let queued = agent.queue.find(connection.id, request.op_id);
     let has_key = match (&running, &queued) {
@@ -188,6 +189,7 @@ pub(super) fn detach(
         return Err(WireError::new(ErrorType::RequestError, message));
     }
 
+    // From now on the output is only recorded.
     running.into_iter().for_each(Operation::detach);
     if let Some(queued) = queued {
         queued.params.client = None;

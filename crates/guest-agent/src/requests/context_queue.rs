@@ -35,6 +35,7 @@ pub(super) fn enqueue(
         has_ended_input: false,
     };
 
+    // A queue must not hold more memory than one request may.
     let bytes = queued.bytes() + agent.queue.iter().map(QueuedExec::bytes).sum::<u64>();
     let max = agent.settings.limits.line_bytes;
     if bytes > max {
@@ -68,6 +69,7 @@ pub(super) fn attach_queued(
         return;
     };
 
+    // The new client counts input from zero, so earlier input is dropped.
     let params = &mut queued.params;
     let previous = (params.client, params.op_id);
     params.client = Some(client);

@@ -89,6 +89,7 @@ fn handle(
         Request::WriteFile(_) | Request::ReadFile(_) | Request::ListFiles(_) | Request::Watch(_)
     );
 
+    // Transfers count as operations; programs are counted by their handlers.
     if is_transfer {
         check_operation_limit(client, agent)?;
     }

@@ -104,6 +104,7 @@ pub(super) fn move_file(
         RenameFlags::NOREPLACE
     };
 
+    // Without `replace`, the kernel refuses to overwrite a file.
     let rename = || renameat_with(&from.directory, &from.name, &to.directory, &to.name, flags);
     let moved = agent.confinement.as_user(rename);
     moved.map_err(|error| match error {

@@ -55,6 +55,7 @@ impl Connection {
         now: Instant,
     ) -> Self {
         let session = Session::new(settings);
+        // A client without a token must not make the agent buffer long lines.
         let max_line = if session.authorised {
             u64::MAX
         } else {

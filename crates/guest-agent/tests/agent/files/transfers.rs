@@ -1,4 +1,4 @@
-//! Files.
+//! Reading, writing, listing, moving and removing files.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -26,7 +26,7 @@ fn write_request(id: u64, to: &str) -> WriteFile {
     }
 }
 
-/// Sends a whole file and takes the answer.
+/// Sends a complete file and returns the answer.
 fn send(client: &mut Client, request: WriteFile, bytes: &[u8]) -> Response {
     let id = request.op_id.unwrap().get();
     client.send(&Request::WriteFile(request));
@@ -199,7 +199,7 @@ fn files_are_transferred_byte_for_byte() {
     let mut past = read_request("file");
     past.offset = Some(1 << 40);
     assert_eq!(fetch(&mut client, past).unwrap(), b"");
-    // Without frames the same bytes come as chunks.
+    // Without raw frames the same bytes arrive as chunks.
     let mut client = agent.hello(&[]);
     client.send(&Request::WriteFile(write_request(1, "text")));
     stdin(&mut client, 1, b"a\xffb", false);
@@ -222,7 +222,7 @@ fn file_appears_complete_or_not_at_all() {
     client.cancel(1);
     assert!(matches!(client.response(), Response::Done(_)));
     assert_eq!(std::fs::read_dir(home).unwrap().count(), 1);
-    // So it is when the client goes away.
+    // The same happens when the client disconnects.
     client.send(&Request::WriteFile(write_request(1, "file")));
     frame(&mut client, 1, b"half", false);
     client.ping();
@@ -368,7 +368,7 @@ fn files_are_moved_and_removed() {
     }
 }
 
-/// A link at the path itself is replaced; what it leads to is not touched.
+/// A link at the path itself is replaced; its target is not touched.
 #[test]
 fn links_do_not_escape() {
     let agent = Agent::open();
@@ -381,7 +381,7 @@ fn links_do_not_escape() {
     put(&mut client, "link", b"mine");
     assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
     assert_eq!(get(&mut client, "link"), b"mine");
-    // What the kernel shows of the agent is not the caller's.
+    // Clients must not see the agent's own procfs files.
     symlink("/proc/self/environ", home.join("secret")).unwrap();
     symlink("/proc/self", home.join("self")).unwrap();
     for from in [
@@ -397,7 +397,7 @@ fn links_do_not_escape() {
     let Response::Error(_) = send(&mut client, write_request(1, "self/comm"), b"x") else {
         panic!()
     };
-    // Nor are pipes and devices files: nobody waits for them.
+    // Pipes and devices are rejected without waiting for them.
     rustix::fs::mknodat(
         rustix::fs::CWD,
         home.join("pipe"),
@@ -450,7 +450,7 @@ fn sizes_beyond_a_limit_are_rejected() {
     );
 }
 
-/// A slow reader of one file holds up nobody else, and nothing is held for it.
+/// A slow reader of one file does not block others, and the agent buffers nothing for it.
 #[test]
 fn reading_waits_for_credit() {
     let agent = Agent::open();

@@ -1,4 +1,4 @@
-//! Changes of files.
+//! Directory watches.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -7,7 +7,7 @@ use fumehood_protocol::{ActionTag, ChangeKind, GuestPath, OpId, Request, Respons
 use crate::support::Agent;
 
 #[test]
-fn changes_are_told() {
+fn changes_are_reported() {
     let agent = Agent::open();
     let mut client = agent.hello(&["raw_frames"]);
     let home = agent.directory.path().to_path_buf();
@@ -37,7 +37,7 @@ fn changes_are_told() {
     std::fs::set_permissions(home.join("moved"), std::fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(next(), is(ChangeKind::Attributes, "moved"));
     std::fs::remove_file(home.join("moved")).unwrap();
-    // Its last name, and then itself.
+    // First its last entry, then the directory itself.
     while next() != is(ChangeKind::Removed, "moved") {}
     client.cancel(9);
     assert!(matches!(client.response(), Response::Done(_)));
@@ -49,7 +49,7 @@ fn changes_are_told() {
     }));
     assert!(matches!(client.response(), Response::Watching(_)));
     std::fs::remove_dir_all(home.join("new")).unwrap();
-    // What is watched has gone, and so has the watch.
+    // The watched directory is gone, so the watch has ended.
     while !matches!(client.response(), Response::Done(_)) {}
     client.ping();
 }

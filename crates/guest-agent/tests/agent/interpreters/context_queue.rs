@@ -1,4 +1,4 @@
-//! Execs that wait for the one before them in their context.
+//! Execs that wait for the previous one in their context.
 
 use fumehood_protocol::{
     ContextName, EndedBy, ErrorType, Exec, IdempotencyKey, Language, Request, Response,
@@ -78,11 +78,11 @@ fn execs_in_one_context_queue_in_order() {
         out,
         [text(1, "[1]\n"), text(3, "[1, 3]\n"), text(4, "other\n")]
     );
-    // In version 0 one waits for the other anyway.
+    // In version 0 requests run one after the other anyway.
     assert_eq!(run(&mut agent.connect(), "print(seen)").out(), "[1, 3]\n");
 }
 
-/// What is sent to one that waits is there when it begins.
+/// Input that was sent to a queued exec is available when it starts.
 #[test]
 fn input_waits_with_its_exec() {
     let agent = Agent::open();
@@ -96,7 +96,7 @@ fn input_waits_with_its_exec() {
     stdin(&mut client, 2, b" and late", true);
     assert!(client.outcome().complete().exit_code == 0);
     assert_eq!(client.outcome().out(), "early and late");
-    // More than it may be sent is refused, and it still begins.
+    // Input beyond the credit is rejected, and the exec still starts.
     client.send(&in_context(1, Language::Shell, "c", "sleep 0.3"));
     let mut second = exec_in(2, Language::Shell, "c", "wc -c");
     second.stdin = true;
@@ -115,7 +115,7 @@ fn input_waits_with_its_exec() {
     assert_eq!(client.outcome().out(), "240000\n");
 }
 
-/// One that was left to itself frees its context, and the next one begins.
+/// When a detached exec ends, its context is free and the next exec starts.
 #[test]
 fn end_of_a_detached_exec_starts_the_next() {
     let agent = Agent::open();
@@ -130,7 +130,7 @@ fn end_of_a_detached_exec_starts_the_next() {
     assert_eq!(client.outcome().out(), "next\n");
 }
 
-/// A key that waits is known: nothing else is begun with it, and it runs once, whoever asks again.
+/// The key of a queued exec is known: repeating the request attaches to it, and it runs once.
 #[test]
 fn queued_key_runs_once() {
     let agent = Agent::open();
@@ -156,7 +156,7 @@ fn queued_key_runs_once() {
     assert_eq!(runs, "ran\n");
 }
 
-/// It goes on without its client, and is found again.
+/// A queued exec stays without its client, and can be attached to.
 #[test]
 fn queued_exec_can_be_detached() {
     let agent = Agent::open();

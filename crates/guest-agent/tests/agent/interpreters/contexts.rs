@@ -335,8 +335,8 @@ fn death_of_an_interpreter_is_reported_as_lost_state() {
     assert_eq!(detail(python(&mut client, "pass").complete()), "");
 }
 
-/// The end of the program and that of its interpreter come together: whichever is seen first, the agent
-/// goes on.
+/// The program and its interpreter end at the same time: whichever end is noticed first, the agent
+/// continues.
 #[test]
 fn interpreter_dies_when_its_program_ends() {
     let agent = Agent::open();

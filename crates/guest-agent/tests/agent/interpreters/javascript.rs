@@ -1,4 +1,4 @@
-//! Contexts of JavaScript: their state, their errors and exits.
+//! JavaScript contexts: state, errors and exits.
 
 use fumehood_protocol::{ContextName, EndedBy, Exec, Language};
 
@@ -7,7 +7,7 @@ use crate::support::{Agent, Client, Outcome, bun};
 
 pub const JAVASCRIPT: Language = Language::Javascript;
 
-/// An agent, where there is a bun.
+/// An agent, if this machine has bun.
 pub fn agent() -> Option<Agent> {
     if bun().is_none() {
         eprintln!("skipped: no bun; set FUMEHOOD_TEST_BUN to one");
@@ -57,7 +57,7 @@ fn all(client: &mut Client, execs: &[Case]) {
     }
 }
 
-/// Each uses what those before it have left.
+/// Each exec uses the state that the earlier ones have left.
 const STATE: &[Case] = &[
     (
         "const x: number = 1; let y = 2, w; var z = 3; class A { #p = 4; get p() { return this.#p } }",
@@ -210,7 +210,7 @@ fn state_stays() {
     assert_eq!(other.out(), "undefined undefined\n");
 }
 
-/// Each fails, and nothing of what stays is lost.
+/// Each exec fails, and no state is lost.
 const ERRORS: &[Case] = &[
     (
         "const kept = 1\n\n// a comment\nfunction f(a: string): never {\n  throw new TypeError(a as any)\n}",

@@ -1,4 +1,4 @@
-//! Contexts of JavaScript: what goes in and out of them, and what ends them.
+//! JavaScript contexts: input, output, values, interrupts and abuse.
 
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,7 @@ fn interrupts_end_the_exec_and_keep_the_state() {
     client.collect_rest(&mut outcome);
     assert_eq!(outcome.complete().ended_by, EndedBy::Cancelled);
     assert_eq!(run(&mut client, "console.log(x)").out(), "1\n");
-    // A program that was given up may go on, and ends no other.
+    // An abandoned program may continue, but does not end another one.
     let late = "await Bun.sleep(1300); console.log('late'); throw new Error('stale')";
     run_in(&mut client, "j", late, |request| request.timeout = Some(1));
     let next = run(&mut client, "await Bun.sleep(600); console.log('whole')");
@@ -59,7 +59,7 @@ fn interrupts_end_the_exec_and_keep_the_state() {
         ("late\nwhole\n", 0)
     );
     assert!(next.err().contains("error: stale\n"), "{}", next.err());
-    // What runs after a wait, and never waits again, hears no interrupt.
+    // Code that never pauses again after a wait does not notice an interrupt.
     let stubborn = "await Bun.sleep(1); while (true) {}";
     let outcome = run_in(&mut client, "j", stubborn, |request| {
         request.timeout = Some(1)
@@ -95,7 +95,7 @@ console.log(server.port)";
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
     assert!(answer.contains("served "), "{answer}");
     assert_eq!(run(&mut client, "console.log(ticks > 5)").out(), "true\n");
-    // What fails between two execs is shown by the next one, and ends nothing.
+    // A failure between two execs is shown by the next one, and ends nothing.
     run(
         &mut client,
         "setTimeout(() => { console.log('late'); require('fs').writeFileSync('flag', ''); throw new Error('between') }, 300)",
@@ -105,7 +105,7 @@ console.log(server.port)";
     let next = run(&mut client, "console.log('next')");
     assert_eq!((next.out(), next.complete().exit_code), ("late\nnext\n", 0));
     assert!(next.err().contains("error: between\n"), "{}", next.err());
-    // Nobody is busy while nothing runs.
+    // The process is idle while nothing runs.
     run(
         &mut client,
         "server.stop(); clearInterval(ticks); for (let i = 0; i < 99; i++) clearInterval(i)",
@@ -179,7 +179,7 @@ fn variables_and_directory_last_for_one_exec() {
         run(&mut client, "console.log(typeof home)").out(),
         "string\n"
     );
-    // Programs of their own, too.
+    // The same for one-shot programs.
     let once = run_with(&mut client, JAVASCRIPT, "console.log(process.cwd())", cwd);
     assert_eq!(
         once.out().trim(),
@@ -234,7 +234,7 @@ fn plain(text: &str) -> Value {
     json!({ "text/plain": text })
 }
 
-/// Code, and the values that it shows.
+/// Code, and the values that it displays.
 fn shown() -> Vec<(&'static str, Vec<Value>)> {
     vec![
         ("1 + 1", vec![plain("2")]),
@@ -305,7 +305,7 @@ fn values_are_displayed_on_request() {
         run(&mut client, "console.log(typeof display)").out(),
         "undefined\n"
     );
-    // Much, and too much.
+    // A large value, and one that is too large.
     let outcome = run_in(&mut client, "j", "'x'.repeat(8_000_000)", display);
     assert_eq!(
         outcome.values()[0]["text/plain"].as_str().unwrap().len(),
@@ -399,7 +399,7 @@ fn output_is_complete_before_the_end() {
     }
 }
 
-/// Who writes where only the interpreter has business spoils his own context, and no other.
+/// A program that writes to the interpreter's descriptors only harms its own context.
 #[test]
 fn forged_control_messages_only_harm_their_own_context() {
     let Some(agent) = agent() else { return };
@@ -431,7 +431,7 @@ fn forged_control_messages_only_harm_their_own_context() {
         assert!(begun.elapsed() < Duration::from_secs(20), "{code}");
         let other = run_in(&mut client, "other", "console.log('works')", |_| {});
         assert_eq!((other.out(), other.err()), ("works\n", ""), "{code}");
-        // Ends by a word, or by the process's end; in any case it ends.
+        // It ends by a control message or by the end of the process; in any case it ends.
         let again = run_in(&mut client, &name, "1", |request| request.timeout = Some(5));
         assert!(again.complete.is_some(), "{code}: {again:?}");
     }

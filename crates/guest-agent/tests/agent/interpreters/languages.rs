@@ -1,4 +1,4 @@
-//! What a program finds when it runs.
+//! The environment in which programs run.
 
 use fumehood_protocol::{Language, Request};
 
@@ -101,7 +101,7 @@ raise ValueError('main')";
 #[test]
 fn python_children_inherit_no_agent_descriptors() {
     let agent = Agent::open();
-    // Before the pool, whose pipes may still be open for a moment.
+    // Taken before the pool exists, whose pipes may stay open for a moment.
     let code = "import multiprocessing, os, subprocess
 try: os.fstat(3)
 except OSError: print('closed')

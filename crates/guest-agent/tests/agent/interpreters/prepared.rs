@@ -1,10 +1,10 @@
-//! Interpreters that wait for their program, and preparations of them.
+//! Prepared interpreters, and the preparation itself.
 
 use fumehood_protocol::{EndedBy, ErrorType, Exec, Language, Request};
 
 use crate::support::{Agent, Client, Outcome, bun, exec, wait_until};
 
-/// Runs code with what `change` makes of the request.
+/// Runs code with a request that `change` has modified.
 pub fn run_with(
     client: &mut Client,
     language: Language,
@@ -190,7 +190,7 @@ fn variables_of_a_preparation_do_not_stay() {
 }
 
 #[test]
-fn the_time_zone_can_be_set_later() {
+fn time_zone_can_be_set_later() {
     let agent = Agent::open();
     let mut client = agent.connect();
     prepared(
@@ -207,7 +207,7 @@ fn the_time_zone_can_be_set_later() {
 fn programs_after_the_same_preparation_draw_different_numbers() {
     let agent = Agent::open();
     let mut client = agent.connect();
-    // Two guests restored from one state begin with the same generators: the seed stands for it.
+    // Two guests restored from one state start with the same generator state; the fixed seed simulates that.
     let mut draw = |code: &str| {
         prepared(
             &mut client,
@@ -242,7 +242,7 @@ fn two_preparations_at_once_leave_one_interpreter() {
 }
 
 #[test]
-fn an_interpreter_that_waits_uses_no_time_and_dies_with_its_agent() {
+fn prepared_interpreter_uses_no_cpu_time_and_dies_with_its_agent() {
     let mut agent = Agent::open();
     let mut client = agent.connect();
     prepared(&mut client, Language::Python, "pass");
@@ -271,7 +271,7 @@ fn an_interpreter_that_waits_uses_no_time_and_dies_with_its_agent() {
 }
 
 #[test]
-fn one_that_dies_while_it_waits_is_not_used() {
+fn dead_prepared_interpreter_is_not_used() {
     let agent = Agent::open();
     let mut client = agent.connect();
     prepared(&mut client, Language::Python, "pass");
@@ -283,7 +283,7 @@ fn one_that_dies_while_it_waits_is_not_used() {
 }
 
 #[test]
-fn bash_waits_too() {
+fn bash_can_be_prepared() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let mut seen = Vec::new();
@@ -309,7 +309,7 @@ fn bash_waits_too() {
 }
 
 #[test]
-fn javascript_waits_too() {
+fn javascript_can_be_prepared() {
     if bun().is_none() {
         eprintln!("skipped: no bun; set FUMEHOOD_TEST_BUN to one");
         return;
@@ -372,9 +372,9 @@ process.exit(7);";
     assert_eq!(files, 1, "main.ts is gone");
 }
 
-/// What an interpreter does at its end is done for programs that it is not ended for, too.
+/// Exit handlers run at the end of every program, even if the interpreter itself continues.
 #[test]
-fn python_ends_as_python_does_with_all_that_is_its_own() {
+fn prepared_python_runs_exit_handlers() {
     let agent = Agent::start(&["--no-token", "--limit", "grace_ms=3000"]);
     let mut client = agent.connect();
     let helper = "f = open('out', 'w')\nf.write('written')\ndef g(): pass\nclass H:\n    def __del__(self): print('del', NAME)\nNAME = 'helper'\nh = H()";

@@ -1,4 +1,4 @@
-//! Python: values that are shown, `await`, input, and what its contexts survive.
+//! Python: displayed values, `await`, input, and the failures that contexts survive.
 
 use fumehood_protocol::{ContextName, EndedBy, Exec, GuestPath, Language, Request};
 use serde_json::{Value, json};
@@ -126,7 +126,7 @@ fn large_values_are_complete_or_cut() {
     assert_eq!(text(&values[0]).len(), (64 << 10) - 1);
     assert!(outcome.err().contains("8388608 bytes is shown as text"));
     outcome.check_summaries();
-    // Nobody takes it, and it is interrupted: what comes next comes whole.
+    // The value is not read and its exec is interrupted: the next value is still complete.
     let mut request = exec(Some(1), Language::Python, "display('x' * (1 << 20))");
     request.context = Some(ContextName::new("c"));
     request.display = true;
@@ -319,7 +319,7 @@ fn working_directory_lasts_for_one_exec() {
         run(&mut client, cwd, in_directory("sub")).out(),
         format!("{sub}\n")
     );
-    // The agent finds it, and the interpreter does not.
+    // The agent can open the directory, but the interpreter cannot.
     let gone = "/proc/self/cwd/sub";
     let said = "cannot enter the working directory /proc/self/cwd/sub: No such file or directory\n";
     let missing = run(&mut client, "print('runs')", in_directory(gone));
@@ -367,7 +367,7 @@ fn state_survives_hostile_programs() {
         ("os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)", 130),
         ("raise BaseException", 1),
         ("del sys.modules['__main__']", 0),
-        // It comes when no program runs.
+        // It arrives while no program is running.
         (
             "def ring(*_): raise TimeoutError\nsignal.signal(signal.SIGALRM, ring)\nsignal.setitimer(signal.ITIMER_REAL, 0.05)",
             0,
@@ -394,7 +394,7 @@ fn state_survives_hostile_programs() {
     for _ in 0..300 {
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     }
-    // One that it has not heard of when the next exec comes would be that one's.
+    // An interrupt that is still pending when the next exec arrives would hit that one.
     std::thread::sleep(std::time::Duration::from_millis(50));
     assert_eq!(
         plain(&mut client, "print(x)").out(),

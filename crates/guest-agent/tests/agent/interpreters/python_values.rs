@@ -1,4 +1,4 @@
-//! Python's figures, and what spoils or interrupts values on their way.
+//! Python's figures, and programs that interrupt or corrupt displayed values.
 
 use fumehood_protocol::{ContextName, EndedBy, Language, Request, Response};
 
@@ -6,7 +6,7 @@ use crate::interpreters::prepared::run_with;
 use crate::interpreters::python::{shown, text, texts};
 use crate::support::{Agent, Client, Outcome, exec};
 
-/// Enough of matplotlib for its backend to be asked for, where there is none.
+/// A stand-in for matplotlib that imports the backend, for machines without matplotlib.
 const MATPLOTLIB: [(&str, &str); 6] = [
     (
         "__init__.py",
@@ -51,7 +51,7 @@ def show():
     else: warnings.warn('non-interactive, and thus cannot be shown')
 ";
 
-/// With matplotlib itself, too, where this machine has it.
+/// Also with the real matplotlib, if this machine has it.
 #[test]
 fn figures_are_displayed() {
     let agent = Agent::open();
@@ -133,7 +133,7 @@ fn figures(client: &mut Client, context: &str) {
     );
 }
 
-/// The agent's descriptors are in every program's reach: who abuses them spoils the own exec's end.
+/// Every program can reach the agent's descriptors; one that abuses them only breaks the end of its own exec.
 #[test]
 fn abusing_the_agents_descriptors_only_ends_the_own_exec() {
     let agent = Agent::start(&["--no-token", "--limit", "grace_ms=300"]);

@@ -1,4 +1,4 @@
-//! Shell contexts: interrupts that keep the state, and what else bash's state is.
+//! Shell contexts: interrupts that keep the state, and the other parts of bash's state.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::interpreters::prepared::run_with;
 use crate::operations::input::stdin;
 use crate::support::{Agent, Client, Outcome, exec, wait_until};
 
-/// Until what follows a program's first output has begun.
+/// Time for the command after a program's first output to start.
 const PAUSE: Duration = Duration::from_millis(50);
 
 fn shell(client: &mut Client, code: &str) -> Outcome {
@@ -35,7 +35,7 @@ fn begin(client: &mut Client, code: &str, change: impl FnOnce(&mut Exec)) -> Out
     outcome
 }
 
-/// Cancels the code once it has written something, and the state is kept.
+/// Cancels the code after its first output, and asserts that the state is kept.
 fn interrupted(client: &mut Client, code: &str, with_input: bool) -> Outcome {
     let mut outcome = begin(client, code, |request| request.stdin = with_input);
     std::thread::sleep(PAUSE);
@@ -152,7 +152,7 @@ fn program_can_handle_interrupts() {
         assert_eq!(outcome.out(), "begun\nhandled\n5\n");
         assert_eq!(outcome.complete().ended_by, EndedBy::Cancelled);
     }
-    // Without a handler bash dies of it, as it does.
+    // Without a handler, bash dies of the signal as usual.
     shell(&mut client, "trap - INT");
     let mut outcome = begin(&mut client, "echo begun; sleep 60", |_| {});
     client.cancel(1);
@@ -175,14 +175,14 @@ fn interrupt_between_two_execs_is_ignored() {
     for _ in 0..100 {
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     }
-    // One that it has not heard of when the next exec comes would be that one's.
+    // An interrupt that is still pending when the next exec arrives would hit that one.
     std::thread::sleep(PAUSE);
     let next = shell(&mut client, "echo $x");
     assert_eq!((next.out(), next.err()), ("5\n", ""));
     wait_until("it is the same one", || agent.children().len() == 1);
 }
 
-/// It may come before the interpreter has read of its exec.
+/// The interrupt may arrive before the interpreter has read the message of its exec.
 #[test]
 fn early_interrupt_belongs_to_its_exec() {
     let agent = Agent::open();
@@ -266,7 +266,7 @@ fn context_keeps_shell_settings() {
         ("kill %1; wait $! 2> /dev/null; echo $?", "143\n", ""),
     ] {
         let outcome = shell(&mut client, code);
-        // What PIPESTATUS was is the agent's.
+        // The previous PIPESTATUS belongs to the agent.
         let shown = outcome.out().replace("0 1\npipefail", "0 0\npipefail");
         assert_eq!(shown, out, "{code}: {}", outcome.err());
         assert!(outcome.err().contains(err), "{code}: {}", outcome.err());
@@ -283,7 +283,7 @@ fn working_directory_lasts_for_one_exec() {
     let agent = Agent::open();
     let mut client = agent.hello(&["cancel"]);
     let here = agent.directory.path().canonicalize().unwrap();
-    // The agent finds it, and a context that is elsewhere does not.
+    // The agent can open the directory, but a context in another directory cannot.
     let gone = "/proc/self/cwd/sub";
     std::fs::create_dir(here.join("sub")).unwrap();
     let here = here.display();

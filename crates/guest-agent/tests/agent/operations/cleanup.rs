@@ -1,4 +1,4 @@
-//! Nothing is left: no process, no descriptor, no file.
+//! Nothing is left behind: no process, no descriptor, no file.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use fumehood_protocol::Language;
 
 use crate::support::{Agent, wait_until};
 
-/// More descriptors than one operation needs, far fewer than two hundred would leak.
+/// More descriptors than one operation needs, and far fewer than two hundred leaking ones would.
 const FEW: u32 = 40;
 
 #[test]

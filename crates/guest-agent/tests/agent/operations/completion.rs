@@ -1,4 +1,4 @@
-//! Every way to end, told apart.
+//! Every way in which an exec can end.
 
 use std::time::{Duration, Instant};
 

@@ -10,7 +10,7 @@ use fumehood_protocol::{
 use crate::operations::processes::spawn;
 use crate::support::{Agent, Client, Outcome, exec, wait_until};
 
-/// Runs once: it adds a line to a file, and says five things.
+/// Appends a line to a file, so that runs can be counted, and prints five lines.
 const CODE: &str = "echo run >> runs; for n in 1 2 3 4 5; do echo $n; sleep 0.01; done; exit 7";
 const OUTPUT: &str = "1\n2\n3\n4\n5\n";
 
@@ -42,7 +42,7 @@ fn with_key(request: &Request, key: &str) -> Request {
     request
 }
 
-/// Sends it again on a new connection; it runs now, or is attached to, or its record is told.
+/// Sends the request again on a new connection: it runs, is attached to, or is replayed from its record.
 fn send_again(agent: &Agent, request: &Request) -> Outcome {
     let mut client = agent.hello(&["raw_frames"]);
     client.send(request);
@@ -120,7 +120,7 @@ fn disconnect_within_the_request() {
     }
 }
 
-/// One that waited for its context when its client went away has not run; one that runs goes on.
+/// An exec that was queued when its client disconnected has not run; a running one continues.
 #[test]
 fn queued_exec_does_not_start_without_its_client() {
     let agent = Agent::open();
@@ -144,7 +144,7 @@ fn queued_exec_does_not_start_without_its_client() {
     assert_eq!(count_runs(&agent), 2);
 }
 
-/// Its client goes, another comes while it runs, and a third after it.
+/// The client disconnects; another one attaches while the exec runs, and a third one after it has ended.
 #[test]
 fn unread_completion_is_replayed_later() {
     let agent = Agent::open();
@@ -154,7 +154,7 @@ fn unread_completion_is_replayed_later() {
     drop(client);
     wait_until("it ends by itself", || agent.children().is_empty());
     check("told later", &send_again(&agent, &request));
-    // In text, for who knows no frames.
+    // As text, for a client without raw frames.
     let mut client = Client::connect(&agent.address);
     client.line(r#"{"action":"hello","protocol":1}"#);
     client.response();

@@ -54,7 +54,7 @@ fn input_reaches_a_program_and_ends() {
     client.ping();
 }
 
-/// A megabyte passes through, a window at a time.
+/// A megabyte is sent, one credit window at a time.
 #[test]
 fn much_input_needs_credit() {
     let agent = Agent::open();
@@ -76,7 +76,7 @@ fn much_input_needs_credit() {
     let outcome = client.outcome();
     assert_eq!(outcome.out().split(' ').next().unwrap().len(), 32);
     assert_eq!(outcome.complete().exit_code, 0);
-    // Past it, input is refused, and the program goes on.
+    // Beyond the credit, input is rejected and the program continues.
     let mut request = exec(Some(2), Language::Shell, "sleep 60 <&0");
     request.stdin = true;
     client.send(&Request::Exec(request));
@@ -122,11 +122,11 @@ fn frames_are_limited_and_need_the_feature() {
     let mut client = agent.hello(&["raw_frames"]);
     let line = r#"{"action":"data","op_id":1,"len":65537}"#;
     client.expect_error(line, ErrorType::RequestError, &["65537", "65536"]);
-    // Its bytes are no requests, whatever they look like.
+    // The bytes of a frame are never parsed as requests.
     let mut bytes = br#"{"action":"ping"}"#.to_vec();
     bytes.resize(65_536, b'\n');
     client.line(bytes);
-    // For an operation that has ended it is dropped.
+    // Input for an operation that has ended is dropped.
     client.line("{\"action\":\"data\",\"op_id\":1,\"len\":4}\nabcd");
     assert_eq!(client.error().error_type, ErrorType::RequestError);
     client.ping();

@@ -1,4 +1,4 @@
-//! Output: exact, in time, and never more than anybody takes.
+//! Output: exact, in time, and never more than the client reads.
 
 use std::time::{Duration, Instant};
 

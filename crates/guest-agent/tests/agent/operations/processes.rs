@@ -1,4 +1,4 @@
-//! Programs: what is started by `spawn`.
+//! Programs that `spawn` starts.
 
 use fumehood_protocol::{
     ActionTag, Attach, EndedBy, ErrorType, GuestPath, IdempotencyKey, ListProcesses, OpId,
@@ -204,7 +204,7 @@ fn a_terminal() {
     );
 }
 
-/// Its last words come before its end, also where much was written right before.
+/// The last output arrives before the end, even if much was written right before.
 #[test]
 fn last_output_of_a_terminal() {
     let agent = Agent::open();
@@ -312,7 +312,7 @@ fn detached_program_can_be_attached() {
     assert_eq!(client.message().1, b"1\n");
     stdin(&mut client, 7, b"\n", false);
     assert_eq!(client.message().1, b"2\n");
-    // Another client takes it over, from an offset.
+    // Another client attaches, from an offset on.
     let mut other = agent.hello(&["raw_frames"]);
     let attached = attach(&mut other, 1, "k", 1);
     assert_eq!((attached.seq, attached.input_bytes), (1, Some(1)));
@@ -324,7 +324,7 @@ fn detached_program_can_be_attached() {
     other.collect_rest(&mut outcome);
     assert_eq!(outcome.out(), "3\nend\n");
     assert_eq!(outcome.complete().stdout.bytes, 10);
-    // What has ended can still be asked for.
+    // An operation that has ended can still be attached to.
     let attached = attach(&mut client, 8, "k", 0);
     assert_eq!((attached.seq, attached.pid), (0, None));
     let outcome = client.outcome();
@@ -374,7 +374,7 @@ fn what_is_refused() {
     client.send(&keyed(1, "l", &["true"]));
     started(&mut client);
     client.outcome();
-    // No key is forgotten, so a full journal takes no more.
+    // Keys are never forgotten, so a full journal rejects new ones.
     client.send(&keyed(1, "m", &["true"]));
     let error = client.error();
     assert!(
@@ -388,7 +388,7 @@ fn what_is_refused() {
     assert!(client.error().message.contains("no idempotency key"));
 }
 
-/// Nobody follows it, and it writes without end: it goes on, and its latest output is there.
+/// A detached program that writes without end continues, and its latest output is available.
 #[test]
 fn detached_output_is_limited() {
     let agent = Agent::start(&["--no-token", "--limit", "replay_bytes=200000"]);

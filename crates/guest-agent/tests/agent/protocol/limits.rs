@@ -1,4 +1,4 @@
-//! Every limit that a client can meet: at it, and one past it.
+//! Every limit that a client can reach: exactly at the limit, and one beyond it.
 
 use std::collections::BTreeMap;
 
@@ -116,7 +116,7 @@ fn packages() {
         json!({"action": "install_packages", "language": "python", "packages": packages, "timeout": timeout}).to_string()
     };
     let many = |n: usize| (0..n).map(|n| format!("p{n}==1")).collect::<Vec<_>>();
-    // Nothing is asked of any index here.
+    // No package index is contacted here.
     agent.install_program("uv", "exit 7");
     let accepts = |client: &mut crate::support::Client, line: String| {
         client.line(line);

@@ -1,4 +1,4 @@
-//! `quiesce` and `refresh` on a machine that is not the agent's own, and many requests in one write.
+//! `quiesce` and `refresh` on a machine that the agent does not own, and many requests in one write.
 
 use std::io::Write;
 
@@ -48,7 +48,7 @@ fn requests_in_one_write_are_answered_in_order() {
     let all =
         format!("\n{{\"action\":\"hello\",\"protocol\":1,\"nonce\":\"n\"}}\n{REFRESH}\n{exec}\n");
     client.stream.write_all(all.as_bytes()).unwrap();
-    // The empty line that begins a conversation on a port is no request.
+    // The empty line that starts a session on a port is not a request.
     assert_eq!(client.error().error_type, ErrorType::RequestError);
     assert!(matches!(client.response(), Response::Hello(_)));
     assert_eq!(client.error().error_type, ErrorType::RequestError);

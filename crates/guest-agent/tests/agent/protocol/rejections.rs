@@ -1,4 +1,4 @@
-//! "How bad input ends", row by row. After each, the connection goes on.
+//! Invalid input and its errors. After each error the connection still works.
 
 use fumehood_protocol::{BLOCKED_NAMES, ErrorType, Language};
 
@@ -112,7 +112,7 @@ fn packages() {
         ErrorType::PackageError,
         &["0 packages"],
     );
-    // The tool's own words say what is wrong with a package that is not to be had.
+    // The installer's own message explains why a package cannot be installed.
     for (language, tool, package) in [("python", "uv", "a==1"), ("javascript", "bun", "a@1")] {
         agent.install_program(tool, "echo \"$0 says no to $*\" >&2; exit 3");
         client.line(line(language, &[package]));
