@@ -10,7 +10,7 @@ use lexopt::prelude::{Long, Short, ValueExt};
 use crate::process::User;
 use crate::settings::{VERSION, set_limit_value};
 
-/// What the command line asks the program to do.
+/// The action that the command line requests.
 #[derive(Debug)]
 pub(crate) enum CliAction {
     /// Print this text and exit.

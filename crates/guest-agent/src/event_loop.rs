@@ -29,7 +29,7 @@ pub(crate) struct EventLoop {
     exits_on_signal: bool,
 }
 
-/// What a polled descriptor belongs to.
+/// The owner of a polled descriptor.
 #[derive(Debug, Clone, Copy)]
 enum Source {
     Signals,
@@ -299,7 +299,7 @@ impl EventLoop {
         }
     }
 
-    /// Reaps every child that has ended: programs, interpreters, and orphans of theirs.
+    /// Reaps every child that has ended: programs, interpreters, and their orphans.
     fn reap(&mut self, now: Instant) {
         while let Ok(Some(pid)) = peek_exited_child() {
             self.reap_one(pid, now);

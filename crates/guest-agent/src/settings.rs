@@ -1,4 +1,4 @@
-//! What the operator decides, and the rules for limits.
+//! The operator's settings, and the rules for limits.
 
 use fumehood_protocol::Limits;
 

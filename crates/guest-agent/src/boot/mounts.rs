@@ -11,7 +11,7 @@ use super::error::{BootError, failed_to};
 const NO_PRIVILEGE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 const NO_EXECUTION: MountFlags = NO_PRIVILEGE.union(MountFlags::NOEXEC);
 
-/// Mounts /dev, /proc and /sys. Programs see only the processes of their own user.
+/// Mounts /dev, /proc and /sys. Programs see only processes of the same user.
 pub(super) fn mount_kernel_filesystems() -> Result<(), BootError> {
     mount_on("devtmpfs", "/dev", MountFlags::NOSUID, None)?;
     mount_on("proc", "/proc", NO_EXECUTION, Some(c"hidepid=invisible"))?;

@@ -1,7 +1,7 @@
 //! Files, with the rights of the user that programs run as.
 //!
 //! The kernel itself enforces the user's rights ([`Confinement::as_user`](crate::process::Confinement::as_user)).
-//! Whatever links and renames a program puts in the way, nothing is touched that the program could not touch itself.
+//! Even if a program plants links or renames files meanwhile, no file is touched that the program could not touch itself.
 //! `/proc` is excluded: its contents depend on the reader, which would be the agent.
 
 mod list;

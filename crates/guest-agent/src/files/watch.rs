@@ -196,7 +196,7 @@ impl DirectoryWatch {
         false
     }
 
-    /// Watches a new subdirectory. What it contains already is not reported.
+    /// Watches a new subdirectory. Its existing contents are not reported.
     fn add_created(&mut self, path: &str, agent: &Agent) {
         let whole = [self.request.path.as_str(), "/", path].concat();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;

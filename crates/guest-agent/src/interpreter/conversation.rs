@@ -13,7 +13,7 @@ use crate::process::{Process, Usage, drain};
 pub(crate) struct Conversation {
     language: Language,
     code_file: Option<File>,
-    /// What the interpreter had used before.
+    /// The interpreter's usage before this exec.
     pub(crate) usage: Usage,
     reseed: bool,
     needs_environment: bool,
@@ -57,7 +57,7 @@ pub(crate) struct ProcessIo {
 }
 
 impl Conversation {
-    /// Splits a launch into the conversation and what the operation handles itself. Nothing is sent yet.
+    /// Splits a launch into the conversation and the parts that the operation handles itself. Nothing is sent yet.
     pub(crate) fn new(launch: ExecLaunch) -> (Self, ProcessIo) {
         let interpreter = launch.interpreter;
         let [stdout, stderr, results] = interpreter.outputs;

@@ -26,7 +26,7 @@ pub(crate) struct Interpreter {
     /// For bash, the file that gets variables and code. For bun, its entry file, which it loads after a program that
     /// runs as a function.
     pub(crate) code_file: Option<File>,
-    /// What the interpreter had used when its last exec ended.
+    /// The usage at the end of the last exec.
     pub(crate) usage: Usage,
     /// Its random number generators may have the same state as those of another VM.
     pub(crate) reseed: bool,

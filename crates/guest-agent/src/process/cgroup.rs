@@ -41,7 +41,7 @@ const MEMORY_PEAK: usize = 1;
 const MEMORY_EVENTS: usize = 2;
 const PIDS_CURRENT: usize = 3;
 
-/// What a cgroup has used, as the kernel counts it.
+/// The resources that a cgroup has used, as the kernel counts them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) cpu_time_us: Option<u64>,

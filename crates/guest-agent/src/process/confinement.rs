@@ -118,7 +118,7 @@ impl Confinement {
     }
 
     /// Makes programs trust the certificate authorities in this file and no others. Each library has its own variable for
-    /// that, and some would use a list of their own otherwise.
+    /// that, and some would use a built-in list otherwise.
     pub(crate) fn trust_ca_bundle(&mut self, bundle: &str) {
         const NAMES: [&str; 5] = [
             "SSL_CERT_FILE",
@@ -162,22 +162,22 @@ impl Confinement {
         })
     }
 
-    /// Returns the environment of a program: the defaults, the variables of the last refresh, and `requested`; later ones win. A
-    /// variable with a NUL byte cannot be passed on; the protocol rejects it earlier.
+    /// Returns the environment of a program: the defaults, the variables of the last refresh, and `requested`; later ones
+    /// win. A variable with a NUL byte cannot be passed on; the protocol rejects it earlier.
     pub(crate) fn environment(&self, requested: &EnvVars) -> Vec<CString> {
         let requested = requested.clone().over(&self.added_environment);
-        let asked_for = |name: &str| requested.iter().any(|(other, _)| other == name);
-        let ours = self
+        let is_requested = |name: &str| requested.iter().any(|(other, _)| other == name);
+        let defaults = self
             .environment
             .iter()
-            .filter(|(name, value)| !value.is_empty() && !asked_for(name));
-
-        let ours = ours.map(|(name, value)| [name, "=", value].concat());
-        let theirs = requested
+            .filter(|(name, value)| !value.is_empty() && !is_requested(name))
+            .map(|(name, value)| [name, "=", value].concat());
+        let requested = requested
             .iter()
             .map(|(name, value)| [name.as_str(), "=", value].concat());
 
-        ours.chain(theirs)
+        defaults
+            .chain(requested)
             .filter_map(|variable| CString::new(variable).ok())
             .collect()
     }

@@ -1,6 +1,6 @@
 //! Processes and the walls around them: user, cgroup, limits, environment and pipes.
 //!
-//! This folder starts and kills processes. What a program says, and when it must end, belongs to `operation`.
+//! This folder starts and kills processes. The output of a program and its timeout belong to `operation`.
 
 mod cgroup;
 mod confinement;
