@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fumehood_image::{LAYERS_BYTES, LayerDraft, LayerKey, StoredLayer, StoredPackage};
+use fumehood_image::{LAYERS_BYTES, LayerKey, LayerWriter, StoredLayer, StoredPackage};
 
 use crate::config::TemplateUse;
 use crate::error::{Error, ErrorKind};
@@ -67,7 +67,7 @@ impl Wanted {
                 return open(&found);
             }
             let (layers, request) = (host.layers.clone(), key.clone());
-            let draft = blocking(move || layers.begin(&request, anew)).await?;
+            let draft = blocking(move || layers.create(&request, anew)).await?;
             if let Some(draft) = draft {
                 let deadline = host.config.package_deadline;
                 let built = tokio::time::timeout(deadline, self.build(host, &key, draft)).await;
@@ -89,7 +89,7 @@ impl Wanted {
         &self,
         host: &Arc<Host>,
         key: &LayerKey,
-        draft: LayerDraft,
+        draft: LayerWriter,
     ) -> Result<StoredLayer, Error> {
         self.told.tell(PackageStep::Starting);
         let index = PackageIndex::of_host(self.set.language()).await?;
@@ -122,7 +122,7 @@ impl Wanted {
         builder.end().await;
         let (key, kept) = (key.clone(), layer.clone());
         blocking(move || {
-            layers.remember(&key, &kept)?;
+            layers.record_request(&key, &kept)?;
             layers.prune(LAYERS_BYTES).map(drop)
         })
         .await?;

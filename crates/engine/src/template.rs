@@ -166,7 +166,7 @@ impl Templates {
         deadline: Duration,
     ) -> Result<Built, Error> {
         let (shelf, key) = (self.shelf.clone(), self.key(kit, which));
-        let begun = tokio::task::spawn_blocking(move || shelf.begin(&key)).await;
+        let begun = tokio::task::spawn_blocking(move || shelf.create(&key)).await;
         let draft = match begun.map_err(|e| not_saved(&e))? {
             Ok(Some(draft)) => Ok(draft),
             Ok(None) => return Ok(Built::Elsewhere),

@@ -3,7 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use fumehood_image::Store;
-use fumehood_qemu::{LaunchConfig, PROCESSES, UID_BASE, User};
+use fumehood_qemu::{LaunchConfig, PID_LIMIT, UID_BASE, User};
 use fumehood_sys::host::{Credentials, can_setuid};
 
 use crate::accelerator::Accelerator;
@@ -124,7 +124,7 @@ fn user(accelerator: Accelerator) -> User {
         let gid = gid.unwrap_or(uid);
         can_setuid(Credentials { uid, gid })
     };
-    let last = UID_BASE + PROCESSES;
+    let last = UID_BASE + PID_LIMIT;
     let nobody = Credentials::NOBODY;
     if may(UID_BASE) && may(last) {
         User::Own { gid }
