@@ -68,7 +68,7 @@ fn boot() -> Result<EventLoop, BootError> {
     let has_card = network::configure_card()?;
     system::make_home(USER.2, USER.1)?;
 
-    // The walls around programs.
+    // The confinement of programs.
     let cgroups = open_cgroups(memory)?;
     let (name, id, home) = USER;
     let user = User {

@@ -100,7 +100,7 @@ impl OutputHistory {
 pub(crate) struct CompletedOperation {
     pub(crate) keyed: KeyedRequest,
     pub(crate) history: OutputHistory,
-    /// Its `op_id` is that of the client that attaches.
+    /// Its `op_id` is `None`; a replay fills in that of the attached client.
     pub(crate) complete: Complete,
 }
 

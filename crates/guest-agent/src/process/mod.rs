@@ -1,4 +1,4 @@
-//! Processes and the walls around them: user, cgroup, limits, environment and pipes.
+//! Processes and their confinement: user, cgroup, limits, environment and pipes.
 //!
 //! This folder starts and kills processes. The output of a program and its timeout belong to `operation`.
 
