@@ -1,10 +1,10 @@
 //! The guest's name server: it answers for names that the policy allows, and remembers what it said.
 
-mod known;
 mod message;
+mod name_server;
+mod resolved_names;
 mod resolver;
-mod server;
 
-pub(crate) use known::Known;
+pub(crate) use name_server::NameServer;
+pub(crate) use resolved_names::Known;
 pub(crate) use resolver::Resolver;
-pub(crate) use server::NameServer;

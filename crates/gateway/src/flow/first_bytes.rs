@@ -3,9 +3,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 
-use crate::hello::{SNIFF_BYTES, Sniffed, sniff};
 use crate::policy::{HostName, Said};
 use crate::stream::Stream;
+use crate::tls::{SNIFF_BYTES, Sniffed, sniff};
 
 /// How long a guest may take to say who it wants to speak with: a client of TLS or HTTP speaks first, and at
 /// once; under software emulation its first message may take seconds to make.

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::World;
+use super::context::World;
 use crate::stack::GuestStream;
 
 /// How long a guest may take for its next question.

@@ -1,13 +1,13 @@
 use bytes::Bytes;
 
-use super::World;
+use super::context::World;
 use super::first_bytes::{First, first_bytes};
-use crate::event::NetworkAction;
-use crate::hello::Sniffed;
+use crate::events::NetworkAction;
 use crate::policy::{Decision, Host, HostName, Question, Reason, decide};
 use crate::refusal::{Alert, Refusal, refuse_http, refuse_tls};
 use crate::stack::GuestStream;
 use crate::stream::{Rewound, Stream};
+use crate::tls::Sniffed;
 
 /// Where clients of TLS or HTTP connect to: there a refusal can be read, and is worth an open connection.
 const WORDED_PORTS: [u16; 6] = [80, 443, 3128, 8000, 8080, 8443];

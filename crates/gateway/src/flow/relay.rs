@@ -3,9 +3,9 @@ use std::sync::Arc;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::TcpStream;
 
-use super::{World, at};
-use crate::budget::{Count, Metered};
-use crate::event::{Event, NetworkAction};
+use super::context::World;
+use crate::events::{Event, NetworkAction};
+use crate::metering::{Count, Metered};
 use crate::policy::Decision;
 use crate::stream::Stream;
 
@@ -27,7 +27,7 @@ impl World {
         pass_both_ways(&mut guest, &mut upstream).await;
         let event = ended(&count, decision);
         self.log.add(match to {
-            Some(to) => at(to, event),
+            Some(to) => event.at(to),
             None => event,
         });
     }

@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType};
 
-use super::{guest::LINK, play, wait_for};
+use super::guest::LINK;
+use super::play;
+use super::runtime::wait_for;
 use crate::dns::NameServer;
 
 thread_local! {

@@ -9,11 +9,11 @@ use super::guest::{Guest, LINK};
 use super::script::{self, Act};
 use super::services;
 use crate::dns::Resolver;
-use crate::event::Event;
+use crate::events::Event;
 use crate::flow::World;
 use crate::policy::{Policy, Question, decide};
+use crate::secret::Vault;
 use crate::stack::{Arrival, Stack};
-use crate::vault::Vault;
 
 const POLICY: &str = r#"
 [[allow]]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 
-use super::wait_for;
+use super::runtime::wait_for;
 use crate::http::{self, ANSWER, Connector, Judge, Proxy, Scheme, Seen, Watch};
 use crate::policy::RuleId;
 use crate::refusal::Refusal;

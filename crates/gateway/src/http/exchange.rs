@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use super::pulse::Pulse;
+use super::idle_timer::Pulse;
 use crate::policy::RuleId;
 
 /// A request that is over.

@@ -8,8 +8,8 @@ use hyper::{Response, StatusCode};
 
 use super::body::Down;
 use super::exchange::Exchange;
-use super::upstream::Unreachable;
 use crate::refusal::{DENIED, Refusal};
+use crate::stream::Unreachable;
 
 /// What a refused guest reads.
 pub(super) fn denied(refusal: &Refusal, exchange: Arc<Exchange>) -> Response<Down> {

@@ -14,13 +14,15 @@ use tokio::time::Instant;
 
 use super::body::{Down, Up};
 use super::exchange::{Exchange, Watch};
-use super::pulse::Pulse;
+use super::idle_timer::Pulse;
+use super::proxy::{Judge, Proxy, Scheme};
 use super::target::Target;
 use super::upgrade::Splice;
-use super::upstream::{Failure, Unreachable, Upstream};
-use super::{Judge, Proxy, Scheme, headers, page, upgrade};
+use super::upstream::{Failure, Upstream};
+use super::{headers, page, upgrade};
 use crate::refusal::Refusal;
 use crate::secret::{Needles, Redactor, Secrets};
+use crate::stream::Unreachable;
 
 /// The guest's connection is cut without an answer.
 #[derive(Debug, thiserror::Error)]

@@ -7,9 +7,9 @@ use hyper::header::HOST;
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Uri};
 
-use super::{Scheme, Seen};
-use crate::hello::dns_name;
+use super::proxy::{Scheme, Seen};
 use crate::refusal::Refusal;
+use crate::tls::dns_name;
 
 /// A request's target, of which `Host` and request line agree.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::exchange::Exchange;
 use super::headers::tokens;
-use super::pulse::Pulse;
+use super::idle_timer::Pulse;
 use crate::secret::Redactor;
 
 /// The one protocol that may follow.

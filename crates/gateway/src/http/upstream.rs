@@ -1,7 +1,6 @@
 //! The connection to the server, of which a guest's connection has at most one at a time.
 
 use std::io;
-use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -10,24 +9,9 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
 use super::body::Up;
-use super::{BUFFER_BYTES, Connector, HEAD_BYTES, HEADERS};
-
-/// Why the server gives no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Unreachable {
-    /// It refuses, is not there, or speaks another protocol.
-    #[error("the server could not be reached, or gave no answer in HTTP/1: {0}")]
-    Failed(#[source] io::Error),
-    /// It is there, but does not prove to be who it should be.
-    #[error(
-        "the server's certificate is not trusted by the host that runs the sandbox: {0}; if the server is right, \
-         add its authority to that host's trust store, or set SSL_CERT_FILE there"
-    )]
-    Untrusted(String),
-    /// It does not answer.
-    #[error("the server did not answer within {} s", .0.as_secs())]
-    Slow(Duration),
-}
+use super::limits::{BUFFER_BYTES, HEAD_BYTES, HEADERS};
+use super::proxy::Connector;
+use crate::stream::Unreachable;
 
 /// Why a request has no response.
 #[derive(Debug)]

@@ -10,97 +10,19 @@
 //! that is sent a secret is trusted not to do so on a guest's behalf. Of a stream, what may be a value's beginning
 //! is held until more comes: a WebSocket message that ends like that is late.
 
-mod place;
-mod redact;
+mod redactor;
+mod secrets;
+mod substitute;
 mod value;
+mod vault;
 
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::sync::Arc;
-
-use hyper::header::HeaderName;
-
-pub(crate) use redact::{Needles, Redactor};
-pub(crate) use value::{SecretError, Value};
-
-/// What placeholders begin with; 32 hexadecimal digits follow.
-pub(crate) const PLACEHOLDER: &str = "fumehood-secret-";
-
-/// One secret of one sandbox.
-pub(crate) struct Secret {
-    name: String,
-    placeholder: String,
-    value: Value,
-    hosts: Vec<String>,
-    headers: Vec<HeaderName>,
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Secret({}, {:?})", self.name, self.value)
-    }
-}
-
-impl Secret {
-    /// A secret for `hosts` (in small letters) in `headers`, under a new random placeholder.
-    ///
-    /// # Errors
-    /// The system has no randomness.
-    pub(crate) fn new(
-        name: String,
-        value: Value,
-        hosts: Vec<String>,
-        headers: Vec<HeaderName>,
-    ) -> Result<Self, SecretError> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|_| SecretError::Randomness)?;
-        let digits = random.iter().map(|byte| format!("{byte:02x}"));
-        Ok(Self {
-            placeholder: format!("{PLACEHOLDER}{}", digits.collect::<String>()),
-            name,
-            value,
-            hosts,
-            headers,
-        })
-    }
-
-    /// What the guest is given in place of the value.
-    pub(crate) fn placeholder(&self) -> &str {
-        &self.placeholder
-    }
-
-    fn is_for(&self, host: &str) -> bool {
-        self.hosts.iter().any(|own| own == host)
-    }
-}
-
-/// All secrets of one sandbox.
-#[derive(Debug, Default)]
-pub(crate) struct Secrets {
-    secrets: Vec<Secret>,
-    needles: Vec<Arc<Needles>>,
-}
-
-impl Secrets {
-    /// These secrets.
-    pub(crate) fn new(secrets: Vec<Secret>) -> Self {
-        let mut needles: Vec<Arc<Needles>> = Vec::new();
-        let hosts = secrets.iter().flat_map(|secret| &secret.hosts);
-        for host in hosts {
-            if !needles.iter().any(|known| known.host() == host) {
-                let here = secrets.iter().filter(|secret| secret.is_for(host));
-                let pairs = here.map(|secret| (&secret.value, secret.placeholder()));
-                needles.push(Arc::new(Needles::new(host, pairs)));
-            }
-        }
-        Self { secrets, needles }
-    }
-
-    /// What must not come back from this host. None: no secret is for it.
-    pub(crate) fn needles(&self, host: &str) -> Option<Arc<Needles>> {
-        let found = self.needles.iter().find(|needles| needles.host() == host);
-        found.map(Arc::clone)
-    }
-}
+pub(crate) use redactor::{Needles, Redactor};
+#[cfg(test)]
+pub(crate) use secrets::Secret;
+pub(crate) use secrets::Secrets;
+#[cfg(test)]
+pub(crate) use value::Value;
+pub use vault::{SecretValue, Vault, VaultError};

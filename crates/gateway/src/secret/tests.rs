@@ -1,13 +1,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
-use super::place::HEADER_BYTES;
-use super::value::{LONGEST, SHORTEST};
-use super::*;
+use super::redactor::{Needles, Redactor};
+use super::secrets::{PLACEHOLDER, Secret, Secrets};
+use super::substitute::HEADER_BYTES;
+use super::value::{LONGEST, SHORTEST, SecretError, Value};
 
 const VALUE: &str = "sk-live-51 Hq/=a";
 const HOST: &str = "api.example.com";

@@ -2,9 +2,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use smoltcp::wire::{EthernetFrame, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket};
 
+use super::four_tuple::Tuple;
 use super::frame::{ARP, ETHERNET_BYTES, IPV4, IPV6};
-use super::{DNS_PORT, Tuple};
 use crate::link::LinkAddresses;
+
+/// Where name servers listen.
+pub(crate) const DNS_PORT: u16 = 53;
 
 /// What one frame of a guest is.
 #[derive(Debug, PartialEq, Eq)]

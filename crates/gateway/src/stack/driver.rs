@@ -9,8 +9,10 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::classify::{Class, Refused, classify};
+use super::four_tuple::Tuple;
 use super::frame::{self, ETHERNET_BYTES};
-use super::{Arrival, GuestStream, Stack, State, Tuple, connection, neighbour, prohibit};
+use super::network_stack::{Arrival, GuestStream, Stack, State, connection};
+use super::{arp_ndp, icmp_prohibited};
 
 /// What is read from QEMU at a time, in bytes: a few of the longest frames.
 const READ_BYTES: usize = 256 * 1024;
@@ -114,16 +116,16 @@ impl Stack {
                 self.deliver(state, frame, opens);
             }
             Class::Arp => {
-                if let Some(other) = neighbour::claimed(link, &frame) {
+                if let Some(other) = arp_ndp::claimed(link, &frame) {
                     state.tell(Refused::Source(other.into()));
                 }
-                neighbour::answer_arp(&mut state.cable, link, &frame);
+                arp_ndp::answer_arp(&mut state.cable, link, &frame);
             }
             Class::Solicitation => {
-                neighbour::answer_solicitation(&mut state.cable, link, &frame);
+                arp_ndp::answer_solicitation(&mut state.cable, link, &frame);
             }
             Class::Refused(refused) => {
-                prohibit::prohibit(&mut state.cable, link, &frame);
+                icmp_prohibited::prohibit(&mut state.cable, link, &frame);
                 state.tell(refused);
             }
             Class::Chatter => {}

@@ -4,8 +4,10 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::device::OUTBOX_BYTES;
+use super::driver::Turn;
 use super::frame::{ETHERNET_BYTES, LENGTH_BYTES};
-use super::{Stack, driver::Turn};
+use super::guest_stream::LINGER;
+use super::network_stack::Stack;
 
 impl Stack {
     /// One turn; `None`: what was read is no frame, and the wire is to be closed.
@@ -37,7 +39,7 @@ impl Stack {
         assert_eq!(sockets, connections + 1, "a socket belongs to nobody");
         for (at, (handle, until)) in state.orphans.iter().enumerate() {
             let left = until.saturating_duration_since(Instant::now());
-            assert!(left <= super::stream::LINGER, "an orphan waits {left:?}");
+            assert!(left <= LINGER, "an orphan waits {left:?}");
             let known = state.tuples.values().any(|known| known == handle);
             let twice = state.orphans[..at].iter().any(|(other, _)| other == handle);
             assert!(known && !twice, "an orphan is forgotten, or there twice");

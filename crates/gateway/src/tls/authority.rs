@@ -13,7 +13,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 
-use super::{PROTOCOL, provider};
+use super::parameters::{PROTOCOL, provider};
 
 /// What the authority is called in certificates.
 pub(crate) const NAME: &str = "fumehood sandbox";

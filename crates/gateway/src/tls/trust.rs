@@ -8,9 +8,8 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{HANDSHAKE, PROTOCOL, provider};
-use crate::http::Unreachable;
-use crate::stream::Stream;
+use super::parameters::{HANDSHAKE, PROTOCOL, provider};
+use crate::stream::{Stream, Unreachable};
 
 /// The host's certificate authorities are not usable.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,3 @@
-#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
-
 mod deadlines;
 mod framing;
 mod judged;
@@ -7,13 +5,21 @@ mod secrets;
 mod smuggled;
 mod upgrades;
 
-use std::sync::Mutex;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::*;
+use super::exchange::{Event, Watch};
+use super::limits::{ANSWER, HEAD, HEAD_BYTES, HEADERS, IDLE, UPGRADED};
+use super::proxy::{Connecting, Connector, Judge, Proxy, Scheme, Seen};
+use crate::policy::RuleId;
+use crate::refusal::Refusal;
+use crate::secret::Secrets;
+use crate::stream::{Stream, Unreachable};
 
 /// Allows two hosts, and no DELETE. Keeps what it saw.
 #[derive(Default)]

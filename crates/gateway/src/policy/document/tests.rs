@@ -1,6 +1,9 @@
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
-
-use super::*;
+use super::error::{DOCUMENT_BYTES, DocumentError, RULES, SECRETS};
+use super::format::Document;
+use super::rule_spec::{EntryError, RULE_ITEMS};
+use crate::package_index::Index;
+use crate::policy::rule::{CONNECTIONS, NetworkLimits, Policy};
+use crate::value::PORT_RANGES;
 
 fn index(hosts: &[(&str, u16)]) -> Index {
     let hosts = hosts
@@ -185,8 +188,8 @@ fn limits_hold_and_not_one_more() {
             "1,".repeat(count)
         )
     };
-    assert!(Policy::parse_toml(&ports(super::super::PORT_RANGES), "test").is_ok());
-    assert!(error(&ports(super::super::PORT_RANGES + 1)).contains("more than 32 ports"));
+    assert!(Policy::parse_toml(&ports(PORT_RANGES), "test").is_ok());
+    assert!(error(&ports(PORT_RANGES + 1)).contains("more than 32 ports"));
 
     let long = |bytes: usize| "#".repeat(bytes);
     assert!(Document::parse_toml(&long(DOCUMENT_BYTES)).is_ok());
@@ -196,8 +199,8 @@ fn limits_hold_and_not_one_more() {
     );
 
     let connections = |count: u32| format!("[limits]\nconnections = {count}");
-    assert!(Policy::parse_toml(&connections(super::super::CONNECTIONS), "test").is_ok());
-    assert!(error(&connections(super::super::CONNECTIONS + 1)).contains("1 to 4096 are allowed"));
+    assert!(Policy::parse_toml(&connections(CONNECTIONS), "test").is_ok());
+    assert!(error(&connections(CONNECTIONS + 1)).contains("1 to 4096 are allowed"));
     assert!(error(&connections(0)).starts_with("limits.connections is 0"));
     assert!(error("[limits]\nbytes_per_s = 1023").starts_with("limits.bytes_per_s is 1023"));
 

@@ -1,0 +1,74 @@
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+
+use url::Url;
+
+use super::credential::Credential;
+use super::ecosystem::Language;
+use super::error::{INDEXES, IndexError};
+use super::settings::{Found, host_and_port};
+use super::tool_environment::Surroundings;
+use super::{javascript, python};
+use crate::value::Host;
+
+/// Where one language's packages come from.
+///
+/// Python's default index keeps its files on a second host, which pip knows and which is here as well. Other
+/// indexes may do the like; their further hosts go into a policy by name. Credentials in `netrc` and in
+/// keyrings are not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    /// The indexes, the main one first, without credentials.
+    pub urls: Vec<Url>,
+    /// Their hosts and ports, each once.
+    pub hosts: Vec<(Host, NonZeroU16)>,
+    /// What the tools are configured to show there.
+    pub credentials: Vec<Credential>,
+}
+
+impl Index {
+    /// What this host's tools are configured for, in their files and in the environment; where that is
+    /// nothing, what they say their default is.
+    ///
+    /// Reads files, and may run `python3` or `npm` for a few seconds at most.
+    ///
+    /// # Errors
+    /// A configuration cannot be read, or there is none.
+    pub fn of_host(language: Language) -> Result<Self, IndexError> {
+        Self::of(language, &Surroundings::of_host())
+    }
+
+    /// The same with the environment and the files of `surroundings`.
+    ///
+    /// # Errors
+    /// As [`Index::of_host`].
+    pub fn of(language: Language, surroundings: &Surroundings) -> Result<Self, IndexError> {
+        let found = match language {
+            Language::Python => python::find(surroundings)?,
+            Language::JavaScript => javascript::find(surroundings)?,
+        };
+        Self::of_found(language, found)
+    }
+
+    fn of_found(language: Language, found: Found) -> Result<Self, IndexError> {
+        let Found {
+            urls,
+            further,
+            credentials,
+        } = found;
+        if urls.is_empty() {
+            return Err(IndexError::Unknown { language });
+        }
+        if urls.len() > INDEXES {
+            return Err(IndexError::Many { language });
+        }
+        let mut seen = BTreeSet::new();
+        let hosts = urls.iter().chain(&further).filter_map(host_and_port);
+        let hosts = hosts.filter(|pair| seen.insert(pair.clone())).collect();
+        Ok(Self {
+            urls,
+            hosts,
+            credentials,
+        })
+    }
+}

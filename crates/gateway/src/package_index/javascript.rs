@@ -1,0 +1,181 @@
+//! npm and bun.
+
+use std::path::Path;
+
+use configparser::ini::Ini;
+use serde::Deserialize;
+use url::Url;
+
+use super::credential::{Credential, Login};
+use super::error::IndexError;
+use super::settings::Found;
+use super::tool_environment::{Surroundings, read};
+
+/// The section of what stands in none; no npmrc has it.
+const NO_SECTION: &str = "npmrc";
+
+pub(super) fn find(surroundings: &Surroundings) -> Result<Found, IndexError> {
+    let mut found = Found::default();
+    for name in [
+        "NPM_CONFIG_REGISTRY",
+        "npm_config_registry",
+        "BUN_CONFIG_REGISTRY",
+    ] {
+        if let Some(url) = surroundings.var(name) {
+            found.add(url, name, "the environment")?;
+        }
+    }
+    let mut scoped = Found::default();
+    let named = ["NPM_CONFIG_USERCONFIG", "npm_config_userconfig"];
+    let named = named
+        .iter()
+        .find_map(|name| surroundings.var(name))
+        .map(Into::into);
+    let user = named.or_else(|| surroundings.in_home(".npmrc"));
+    for file in [user, Some(surroundings.in_etc("npmrc"))]
+        .into_iter()
+        .flatten()
+    {
+        npmrc(&file, surroundings, &mut found, &mut scoped)?;
+    }
+    if let Some(file) = surroundings.in_home(".bunfig.toml") {
+        bunfig(&file, surroundings, &mut found, &mut scoped)?;
+    }
+    if found.urls.is_empty()
+        && let Some(answer) = (surroundings.ask)("npm", &["config", "get", "registry"])
+    {
+        found.add(answer.trim(), "registry", "npm's configuration")?;
+    }
+    // Scopes alone are not an index: what is in none would have no place to come from.
+    if !found.urls.is_empty() {
+        scoped.urls.retain(|url| !found.urls.contains(url));
+        found.urls.append(&mut scoped.urls);
+        found.credentials.append(&mut scoped.credentials);
+    }
+    Ok(found)
+}
+
+/// Lines like `registry=…`, `@scope:registry=…`, `//host/path/:_authToken=…`.
+fn npmrc(
+    file: &Path,
+    surroundings: &Surroundings,
+    found: &mut Found,
+    scoped: &mut Found,
+) -> Result<(), IndexError> {
+    let Some(text) = read(file)? else {
+        return Ok(());
+    };
+    let place = file.display().to_string();
+    let mut defaults = Ini::new_cs().defaults();
+    defaults.default_section = NO_SECTION.into();
+    defaults.delimiters = vec!['='];
+    defaults.enable_inline_comments = false;
+    let mut ini = Ini::new_from_defaults(defaults);
+    let map = ini.read(text).map_err(|reason| IndexError::File {
+        file: place.clone(),
+        reason,
+    })?;
+    for (key, value) in map.get(NO_SECTION).into_iter().flatten() {
+        let value = value
+            .as_deref()
+            .unwrap_or_default()
+            .trim_matches(['"', '\'']);
+        let value = expand(value, surroundings);
+        if key == "registry" && found.urls.is_empty() {
+            found.add(&value, key, &place)?;
+        } else if key.ends_with(":registry") {
+            scoped.add(&value, key, &place)?;
+        } else if let Some((index, kind)) = key.rsplit_once("/:") {
+            found.credentials.extend(credential(index, kind, value));
+        }
+    }
+    Ok(())
+}
+
+/// Of user and password apart npm has long advised against; those are not read.
+fn credential(index: &str, kind: &str, value: String) -> Option<Credential> {
+    let login = match kind {
+        "_authToken" => Login::Token(value),
+        "_auth" => Login::Encoded(value),
+        _ => return None,
+    };
+    let url: Url = format!("https:{index}/").parse().ok()?;
+    Some(Credential { url, login })
+}
+
+/// `${NAME}` stands for a variable of the environment; one that is not set stays as it is, as in npm.
+fn expand(value: &str, surroundings: &Surroundings) -> String {
+    let mut expanded = String::new();
+    let mut rest = value;
+    while let Some((before, after)) = rest.split_once("${") {
+        expanded.push_str(before);
+        let Some((name, behind)) = after.split_once('}') else {
+            expanded.push_str("${");
+            rest = after;
+            continue;
+        };
+        match surroundings.env.get(name) {
+            Some(set) => expanded.push_str(set),
+            None => expanded.extend(["${", name, "}"]),
+        }
+        rest = behind;
+    }
+    expanded.push_str(rest);
+    expanded
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Bunfig {
+    install: BunInstall,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct BunInstall {
+    registry: Option<BunRegistry>,
+    scopes: std::collections::BTreeMap<String, BunRegistry>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum BunRegistry {
+    Url(String),
+    Table { url: String, token: Option<String> },
+}
+
+fn bunfig(
+    file: &Path,
+    surroundings: &Surroundings,
+    found: &mut Found,
+    scoped: &mut Found,
+) -> Result<(), IndexError> {
+    let Some(text) = read(file)? else {
+        return Ok(());
+    };
+    let place = file.display().to_string();
+    let bunfig: Bunfig = toml::from_str(&text).map_err(|_| IndexError::File {
+        file: place.clone(),
+        reason: "it is no TOML of bun's form".into(),
+    })?;
+    let add = |registry: BunRegistry, to: &mut Found| {
+        let (url, token) = match registry {
+            BunRegistry::Url(url) => (url, None),
+            BunRegistry::Table { url, token } => (url, token),
+        };
+        to.add(&expand(&url, surroundings), "registry", &place)?;
+        if let (Some(token), Some(url)) = (token, to.urls.last().cloned()) {
+            let login = Login::Token(expand(&token, surroundings));
+            to.credentials.push(Credential { url, login });
+        }
+        Ok(())
+    };
+    if let Some(registry) = bunfig.install.registry {
+        add(registry, found)?;
+    }
+    bunfig
+        .install
+        .scopes
+        .into_values()
+        .try_for_each(|registry| add(registry, scoped))
+}

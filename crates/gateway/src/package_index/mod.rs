@@ -1,0 +1,20 @@
+//! The package indexes that this host's own tools are configured for.
+
+mod credential;
+mod ecosystem;
+mod error;
+mod index;
+mod javascript;
+mod python;
+mod settings;
+mod tool_environment;
+
+#[cfg(test)]
+mod tests;
+
+pub use credential::{Credential, Login};
+pub use ecosystem::Language;
+pub use error::{INDEXES, IndexError};
+pub use index::Index;
+pub(crate) use settings::host_and_port;
+pub use tool_environment::Surroundings;

@@ -1,0 +1,255 @@
+//! pip and uv.
+
+use std::path::PathBuf;
+
+use configparser::ini::Ini;
+use serde::Deserialize;
+use url::Url;
+
+use super::error::IndexError;
+use super::settings::Found;
+use super::tool_environment::{Surroundings, read};
+use crate::value::line_of;
+
+/// What one tool is configured for.
+#[derive(Default)]
+struct Tool {
+    main: Option<Setting>,
+    extra: Vec<Setting>,
+}
+
+/// A URL, and where it stands.
+#[derive(Clone)]
+struct Setting {
+    url: String,
+    name: &'static str,
+    place: String,
+}
+
+/// pip's own default: where its index is, and on which host its files are.
+struct PipDefault {
+    index: Url,
+    files: Option<Url>,
+}
+
+pub(super) fn find(surroundings: &Surroundings) -> Result<Found, IndexError> {
+    let tools = [pip(surroundings)?, uv(surroundings)?];
+    let default = ask_pip(surroundings);
+    let mut found = Found::default();
+    for setting in tools.iter().flat_map(|tool| &tool.main) {
+        found.add(&setting.url, setting.name, &setting.place)?;
+    }
+    let is_bare = |tool: &Tool| tool.main.is_none() && !tool.extra.is_empty();
+    if let Some(default) = &default
+        && (found.urls.is_empty() || tools.iter().any(is_bare))
+    {
+        found.urls.push(default.index.clone());
+    }
+    if found.urls.is_empty() {
+        return Ok(found);
+    }
+    for setting in tools.iter().flat_map(|tool| &tool.extra) {
+        found.add(&setting.url, setting.name, &setting.place)?;
+    }
+    if let Some(PipDefault {
+        index,
+        files: Some(files),
+    }) = default
+        && found.urls.iter().any(|url| url.host() == index.host())
+    {
+        found.further.push(files);
+    }
+    Ok(found)
+}
+
+/// Its default is in no configuration that it prints, but in its code.
+fn ask_pip(surroundings: &Surroundings) -> Option<PipDefault> {
+    const PROGRAM: &str = "from pip._internal.models.index import PyPI as index\n\
+        print(index.simple_url)\n\
+        print(index.file_storage_domain)";
+    let answer = (surroundings.ask)("python3", &["-I", "-c", PROGRAM])?;
+    let mut lines = answer.lines();
+    let index = lines.next()?.parse().ok()?;
+    let files = lines
+        .next()
+        .and_then(|host| format!("https://{host}/").parse().ok());
+    Some(PipDefault { index, files })
+}
+
+/// Later settings replace earlier ones, as in pip.
+fn pip(surroundings: &Surroundings) -> Result<Tool, IndexError> {
+    let mut tool = Tool::default();
+    for file in pip_files(surroundings) {
+        let Some(text) = read(&file)? else { continue };
+        let place = file.display().to_string();
+        let ini = ini(text).map_err(|reason| IndexError::File {
+            file: place.clone(),
+            reason,
+        })?;
+        for section in ["global", "install"] {
+            let set = |name, value: String| settings(&value, name, &place);
+            if let Some(value) = ini.get(section, "index-url") {
+                tool.main = set("index-url", value).pop();
+            }
+            if let Some(value) = ini.get(section, "extra-index-url") {
+                tool.extra = set("extra-index-url", value);
+            }
+        }
+    }
+    from_env(
+        surroundings,
+        &mut tool,
+        "PIP_INDEX_URL",
+        &["PIP_EXTRA_INDEX_URL"],
+    );
+    Ok(tool)
+}
+
+fn pip_files(surroundings: &Surroundings) -> Vec<PathBuf> {
+    let named = surroundings.var("PIP_CONFIG_FILE").map(PathBuf::from);
+    // pip's way to say: no file.
+    if named
+        .as_ref()
+        .is_some_and(|file| file.as_os_str() == "/dev/null")
+    {
+        return Vec::new();
+    }
+    let site = [
+        surroundings.in_etc("xdg/pip/pip.conf"),
+        surroundings.in_etc("pip.conf"),
+    ];
+    let user = [
+        surroundings.in_home(".pip/pip.conf"),
+        surroundings.in_config("pip/pip.conf"),
+        named,
+    ];
+    site.into_iter().chain(user.into_iter().flatten()).collect()
+}
+
+/// As Python reads it: values may go on on indented lines, and comments have lines of their own. What is wrong is
+/// told by its line alone.
+fn ini(text: String) -> Result<Ini, String> {
+    let mut defaults = Ini::new().defaults();
+    defaults.multiline = true;
+    defaults.enable_inline_comments = false;
+    let mut ini = Ini::new_from_defaults(defaults);
+    ini.read(text)?;
+    Ok(ini)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct UvFile {
+    index_url: Option<String>,
+    extra_index_url: Vec<String>,
+    index: Vec<UvIndex>,
+    pip: UvPip,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct UvPip {
+    index_url: Option<String>,
+    extra_index_url: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct UvIndex {
+    url: String,
+    #[serde(default)]
+    default: bool,
+}
+
+fn uv(surroundings: &Surroundings) -> Result<Tool, IndexError> {
+    let mut tool = Tool::default();
+    let user = match surroundings.var("UV_CONFIG_FILE") {
+        Some(file) => Some(file.into()),
+        None => surroundings.in_config("uv/uv.toml"),
+    };
+    for file in [Some(surroundings.in_etc("uv/uv.toml")), user]
+        .into_iter()
+        .flatten()
+    {
+        if let Some(text) = read(&file)? {
+            uv_file(&text, &file.display().to_string(), &mut tool)?;
+        }
+    }
+    from_env(
+        surroundings,
+        &mut tool,
+        "UV_INDEX_URL",
+        &["UV_EXTRA_INDEX_URL", "UV_INDEX"],
+    );
+    from_env(surroundings, &mut tool, "UV_DEFAULT_INDEX", &[]);
+    Ok(tool)
+}
+
+fn uv_file(text: &str, place: &str, tool: &mut Tool) -> Result<(), IndexError> {
+    // The whole message repeats a line of the file, which may hold a password.
+    let file: UvFile = toml::from_str(text).map_err(|error| IndexError::File {
+        file: place.into(),
+        reason: match error.span() {
+            Some(span) => format!("line {} is no such TOML", line_of(text, span.start)),
+            None => "it is no such TOML".into(),
+        },
+    })?;
+    let setting = |name, url| Setting {
+        url,
+        name,
+        place: place.to_owned(),
+    };
+    for url in [file.index_url, file.pip.index_url].into_iter().flatten() {
+        tool.main = Some(setting("index-url", url));
+    }
+    for url in file
+        .extra_index_url
+        .into_iter()
+        .chain(file.pip.extra_index_url)
+    {
+        tool.extra.push(setting("extra-index-url", url));
+    }
+    for index in file.index {
+        // A directory of packages is no host's.
+        if !index.url.contains("://") || index.url.starts_with("file:") {
+            continue;
+        }
+        match index.default {
+            true => tool.main = Some(setting("index", index.url)),
+            false => tool.extra.push(setting("index", index.url)),
+        }
+    }
+    Ok(())
+}
+
+fn from_env(
+    surroundings: &Surroundings,
+    tool: &mut Tool,
+    main: &'static str,
+    extra: &[&'static str],
+) {
+    const PLACE: &str = "the environment";
+    if let Some(value) = surroundings.var(main) {
+        tool.main = settings(value, main, PLACE).pop();
+    }
+    for name in extra {
+        if let Some(value) = surroundings.var(name) {
+            tool.extra.extend(settings(value, name, PLACE));
+        }
+    }
+}
+
+/// URLs by spaces or lines; uv's may have a name before them: `corp=https://…`.
+fn settings(value: &str, name: &'static str, place: &str) -> Vec<Setting> {
+    let url = |word: &str| match word.split_once('=') {
+        Some((name, url)) if !name.contains(':') => url.to_owned(),
+        _ => word.to_owned(),
+    };
+    value
+        .split_whitespace()
+        .map(|word| Setting {
+            url: url(word),
+            name,
+            place: place.into(),
+        })
+        .collect()
+}

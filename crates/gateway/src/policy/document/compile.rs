@@ -1,0 +1,178 @@
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+
+use super::error::{DocumentError, RULES, SECRETS};
+use super::format::Document;
+use super::rule_spec::{RULE_ITEMS, RuleSpec};
+use crate::package_index::{Index, IndexError, Language};
+use crate::policy::rule::{Policy, Rule, SecretRule, are_open};
+use crate::value::{Host, HostPattern, Ports, RuleId};
+
+impl Document {
+    /// The policy that it describes. Where it has an index, this host's configuration is read.
+    ///
+    /// # Errors
+    /// Its parts do not go together, or no index is configured here.
+    pub fn policy(self, name: &str) -> Result<Policy, DocumentError> {
+        self.policy_with(name, Index::of_host)
+    }
+
+    /// The policy that it describes, with indexes as they are given.
+    ///
+    /// # Errors
+    /// Its parts do not go together, or an index has an error.
+    pub fn policy_with(
+        self,
+        name: &str,
+        mut index: impl FnMut(Language) -> Result<Index, IndexError>,
+    ) -> Result<Policy, DocumentError> {
+        let mut rules = Vec::new();
+        for (at, entry) in self.allow.into_iter().enumerate() {
+            entry
+                .check()
+                .map_err(|error| DocumentError::RuleSpec { at, error })?;
+            let id = match entry.id.clone() {
+                Some(id) => id,
+                None => format!("allow-{}", at + 1).parse()?,
+            };
+            match entry.index {
+                Some(language) => rules.extend(of_index(id, &entry, &index(language)?)?),
+                None => rules.push(of_entry(id, entry)),
+            }
+        }
+        let secrets = self.secret.into_iter().map(|entry| SecretRule {
+            name: entry.name,
+            hosts: entry.host,
+            headers: entry.header,
+        });
+        let policy = Policy {
+            name: name.to_owned(),
+            rules,
+            limits: self.limits,
+            secrets: secrets.collect(),
+        };
+        policy.check()?;
+        Ok(policy)
+    }
+}
+
+impl Policy {
+    /// # Errors
+    /// As [`Document::parse_toml`] and [`Document::policy`].
+    pub fn parse_toml(text: &str, name: &str) -> Result<Self, DocumentError> {
+        Document::parse_toml(text)?.policy(name)
+    }
+
+    /// # Errors
+    /// As [`Document::parse_json`] and [`Document::policy`].
+    pub fn parse_json(text: &str, name: &str) -> Result<Self, DocumentError> {
+        Document::parse_json(text)?.policy(name)
+    }
+
+    fn check(&self) -> Result<(), DocumentError> {
+        if self.rules.len() > RULES {
+            return Err(DocumentError::ManyRules(self.rules.len()));
+        }
+        let mut ids = BTreeSet::new();
+        if let Some(rule) = self.rules.iter().find(|rule| !ids.insert(&rule.id)) {
+            return Err(DocumentError::DuplicateId(rule.id.clone()));
+        }
+        self.limits.check()?;
+        if self.secrets.len() > SECRETS {
+            return Err(DocumentError::ManySecrets(self.secrets.len()));
+        }
+        let mut names = BTreeSet::new();
+        self.secrets.iter().try_for_each(|secret| {
+            if !names.insert(&secret.name) {
+                return Err(DocumentError::DuplicateSecret(secret.name.clone()));
+            }
+            self.check_secret(secret)
+        })
+    }
+
+    fn check_secret(&self, secret: &SecretRule) -> Result<(), DocumentError> {
+        let name = secret.name.clone();
+        let is_count = |count: usize| (1..=RULE_ITEMS).contains(&count);
+        if !is_count(secret.hosts.len()) || !is_count(secret.headers.len()) {
+            return Err(DocumentError::SecretItems(name));
+        }
+        for host in &secret.hosts {
+            let about: Vec<_> = self
+                .rules
+                .iter()
+                .filter(|rule| rule.matches(host))
+                .collect();
+            let host = host.clone();
+            if about.is_empty() {
+                return Err(DocumentError::SecretHost { name, host });
+            }
+            if let Some(rule) = about.into_iter().find(|rule| rule.raw) {
+                let rule = rule.id.clone();
+                return Err(DocumentError::SecretRaw { name, host, rule });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn of_entry(id: RuleId, entry: RuleSpec) -> Rule {
+    Rule {
+        id,
+        hosts: entry.host,
+        addresses: entry.addresses.into_iter().map(|net| net.0).collect(),
+        ports: entry.ports.unwrap_or_else(Ports::web),
+        methods: entry.methods,
+        terminate: entry.terminate,
+        raw: entry.raw,
+    }
+}
+
+/// A rule for each of the index's ports, since hosts and ports of one rule go together in every way.
+fn of_index(id: RuleId, entry: &RuleSpec, index: &Index) -> Result<Vec<Rule>, DocumentError> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for (host, port) in &index.hosts {
+        let ports = Ports::one(*port);
+        match host {
+            Host::Name(name) => {
+                let pattern = HostPattern::Exact(name.clone());
+                let same = rules
+                    .iter_mut()
+                    .find(|rule| rule.ports == ports && !rule.hosts.is_empty());
+                match same {
+                    Some(rule) => rule.hosts.push(pattern),
+                    None => rules.push(index_rule(&id, rules.len(), entry, vec![pattern], *port)?),
+                }
+            }
+            Host::Address(address) => {
+                let nets: Vec<_> = entry.addresses.iter().map(|net| net.0).collect();
+                if !are_open(&nets, *address) {
+                    return Err(DocumentError::IndexAddress(*address));
+                }
+                let mut rule = index_rule(&id, rules.len(), entry, Vec::new(), *port)?;
+                rule.addresses = vec![(*address).into()];
+                // Neither is for a rule of addresses alone.
+                (rule.terminate, rule.raw) = (false, false);
+                rules.push(rule);
+            }
+        }
+    }
+    Ok(rules)
+}
+
+fn index_rule(
+    id: &RuleId,
+    before: usize,
+    entry: &RuleSpec,
+    hosts: Vec<HostPattern>,
+    port: NonZeroU16,
+) -> Result<Rule, DocumentError> {
+    let id = match before {
+        0 => id.clone(),
+        n => format!("{id}-{}", n + 1).parse()?,
+    };
+    Ok(Rule {
+        hosts,
+        ports: Ports::one(port),
+        ..of_entry(id, entry.clone())
+    })
+}

@@ -1,0 +1,13 @@
+//! Policies as they are written, in TOML, JSON or words of a command line, and how a policy is made of them.
+
+mod compile;
+mod error;
+mod format;
+mod rule_spec;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{DOCUMENT_BYTES, DocumentError, RULES, SECRETS};
+pub use format::{Document, SecretEntry};
+pub use rule_spec::{EntryError, RULE_ITEMS, RuleSpec};

@@ -1,0 +1,348 @@
+//! How a guest reaches an index: what it may do there, and what its tools show there in place of credentials.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ipnet::IpNet;
+use thiserror::Error;
+use url::Url;
+
+use super::rule::{Policy, Rule, SecretRule};
+use crate::package_index::{Credential, Index, Login, host_and_port};
+use crate::value::{Host, HostName, HostPattern, Ports, SecretName, WordError};
+
+/// A guest's way to an index, and to nothing else.
+#[derive(Debug)]
+pub struct IndexAccess {
+    /// Requests that change nothing, to the hosts of the index.
+    pub policy: Policy,
+    /// The policy's secrets with their values; they are never printed.
+    pub values: Vec<(SecretName, Hidden)>,
+    places: Vec<(Url, Option<Shown>)>,
+}
+
+/// The value of a secret, which is not printed.
+pub struct Hidden(pub String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden(..)")
+    }
+}
+
+/// One index, as a guest's tool is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialSlot {
+    /// With user and password where the tool has such, of which one is a placeholder.
+    pub url: Url,
+    /// The placeholder of the token that the tool shows there.
+    pub token: Option<String>,
+}
+
+/// What a tool shows, but for the secret part of it.
+#[derive(Debug)]
+enum Shown {
+    User(SecretName),
+    Password(String, SecretName),
+    Token(SecretName),
+}
+
+/// Why an index cannot be reached as it is configured. Nothing secret is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ReachError {
+    /// Anybody on the way could read them.
+    #[error(
+        "the package index {0} has credentials, which are sent by https to a name only; configure it so, or without credentials"
+    )]
+    Unsealed(Url),
+    /// No user, password or token can be made of them.
+    #[error("the credentials of the package index {0} are no user and password in base64")]
+    Encoding(Url),
+    /// There a guest finds itself.
+    #[error(
+        "the package index {0} is at a loopback address, which in a guest is the guest itself; have the index listen at another address of this host, and configure that"
+    )]
+    Loopback(Host),
+    /// A word of a policy.
+    #[error(transparent)]
+    Word(#[from] WordError),
+}
+
+impl Index {
+    /// The way to it. `special` are the special addresses that hosts of the index have: whoever configured it has
+    /// named them with it.
+    ///
+    /// # Errors
+    /// It has credentials that cannot be used, or is at a loopback address.
+    pub fn reach(
+        &self,
+        name: &str,
+        special: &BTreeMap<HostName, Vec<IpAddr>>,
+    ) -> Result<IndexAccess, ReachError> {
+        let mut policy = Policy::nothing(name);
+        for (at, (host, port)) in self.hosts.iter().enumerate() {
+            let mut rule = self.rule(at, host, *port)?;
+            if let Host::Name(name) = host {
+                let open = special.get(name).into_iter().flatten();
+                rule.addresses
+                    .extend(open.map(|address| IpNet::from(*address)));
+            }
+            let mut addresses = rule.addresses.iter().map(IpNet::addr);
+            if addresses.any(|address| address.is_loopback()) {
+                return Err(ReachError::Loopback(host.clone()));
+            }
+            policy.rules.push(rule);
+        }
+        let mut reach = IndexAccess {
+            policy,
+            values: Vec::new(),
+            places: Vec::new(),
+        };
+        for url in &self.urls {
+            let credential = self.credentials.iter().find(|one| one.is_for(url));
+            let shown = credential.map(|found| reach.hide(url, &found.login));
+            reach.places.push((url.clone(), shown.transpose()?));
+        }
+        Ok(reach)
+    }
+
+    fn rule(&self, at: usize, host: &Host, port: NonZeroU16) -> Result<Rule, WordError> {
+        let here = Some((host.clone(), port));
+        let is_plain = self
+            .urls
+            .iter()
+            .any(|url| url.scheme() == "http" && host_and_port(url) == here);
+        let mut rule = Rule {
+            id: format!("index-{}", at + 1).parse()?,
+            hosts: Vec::new(),
+            addresses: Vec::new(),
+            ports: Ports::one(port),
+            methods: vec!["GET".parse()?, "HEAD".parse()?],
+            terminate: false,
+            raw: false,
+        };
+        match host {
+            Host::Name(name) => {
+                rule.hosts.push(HostPattern::Exact(name.clone()));
+                rule.terminate = !is_plain;
+            }
+            Host::Address(address) => {
+                rule.addresses.push((*address).into());
+                // There is no name to end TLS in, so that the requests in it are not seen.
+                if !is_plain {
+                    rule.methods.clear();
+                }
+            }
+        }
+        Ok(rule)
+    }
+}
+
+impl IndexAccess {
+    /// The indexes, the main one first, with what `environment` holds for each secret.
+    #[must_use]
+    pub fn places(&self, environment: &[(String, String)]) -> Vec<CredentialSlot> {
+        let of = |secret: &SecretName| {
+            let mut pairs = environment.iter();
+            let found = pairs.find(|(name, _)| name == secret.as_ref());
+            found.map_or("", |(_, placeholder)| placeholder.as_str())
+        };
+        let place = |(url, shown): &(Url, Option<Shown>)| {
+            let mut url = url.clone();
+            let mut token = None;
+            // Neither fails for a URL that has a host.
+            match shown {
+                None => {}
+                Some(Shown::User(secret)) => {
+                    let _ = url.set_username(of(secret));
+                }
+                Some(Shown::Password(user, secret)) => {
+                    let _ = (url.set_username(user), url.set_password(Some(of(secret))));
+                }
+                Some(Shown::Token(secret)) => token = Some(of(secret).to_owned()),
+            }
+            CredentialSlot { url, token }
+        };
+        self.places.iter().map(place).collect()
+    }
+
+    /// Makes a secret of a login.
+    fn hide(&mut self, url: &Url, login: &Login) -> Result<Shown, ReachError> {
+        let (Some((Host::Name(host), _)), "https") = (host_and_port(url), url.scheme()) else {
+            return Err(ReachError::Unsealed(url.clone()));
+        };
+        let secret: SecretName = format!("PACKAGE_INDEX_{}", self.values.len() + 1).parse()?;
+        let encoding = || ReachError::Encoding(url.clone());
+        let (shown, value) = match login {
+            Login::Token(token) => (Shown::Token(secret.clone()), token.clone()),
+            login => match login.basic().ok_or_else(encoding)? {
+                // A token that stands where a user does.
+                (user, password) if password.is_empty() => (Shown::User(secret.clone()), user),
+                (user, password) => (Shown::Password(user, secret.clone()), password),
+            },
+        };
+        self.policy.secrets.push(SecretRule {
+            name: secret.clone(),
+            hosts: vec![host],
+            headers: vec!["authorization".parse()?],
+        });
+        self.values.push((secret, Hidden(value)));
+        Ok(shown)
+    }
+}
+
+impl Credential {
+    /// Whether tools show it at this index. Where npm keeps it, it has no scheme.
+    fn is_for(&self, url: &Url) -> bool {
+        let place = |url: &Url| (url.host_str().map(str::to_owned), url.port());
+        place(&self.url) == place(url)
+            && url
+                .path()
+                .starts_with(self.url.path().trim_end_matches('/'))
+    }
+}
+
+impl Login {
+    /// User and password, where it has such.
+    fn basic(&self) -> Option<(String, String)> {
+        match self {
+            Self::Basic { user, password } => Some((user.clone(), password.clone())),
+            Self::Encoded(text) => {
+                let plain = STANDARD.decode(text.trim()).ok()?;
+                let plain = String::from_utf8(plain).ok()?;
+                let (user, password) = plain.split_once(':')?;
+                Some((user.to_owned(), password.to_owned()))
+            }
+            Self::Token(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::decision::{Question, Verdict, decide};
+
+    fn index(url: &str, login: Option<Login>) -> Index {
+        let url: Url = url.parse().unwrap();
+        let credential = |login| Credential {
+            url: url.clone(),
+            login,
+        };
+        Index {
+            hosts: vec![host_and_port(&url).unwrap()],
+            credentials: login.map(credential).into_iter().collect(),
+            urls: vec![url],
+        }
+    }
+
+    fn shown(index: &Index) -> (CredentialSlot, String) {
+        let reach = index.reach("index", &BTreeMap::new()).unwrap();
+        let environment = [("PACKAGE_INDEX_1".to_owned(), "stand-in".to_owned())];
+        let place = reach.places(&environment).remove(0);
+        let value = reach.values.first().map(|(_, value)| value.0.clone());
+        (place, value.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_guest_has_placeholders_for_credentials() {
+        let url = "https://index.example.com/simple/";
+        let basic = |user: &str, password: &str| Login::Basic {
+            user: user.into(),
+            password: password.into(),
+        };
+        let with = |login| shown(&index(url, Some(login)));
+        let (place, value) = with(basic("me", "open sesame"));
+        assert_eq!(
+            place.url.as_str(),
+            "https://me:stand-in@index.example.com/simple/"
+        );
+        assert_eq!(value, "open sesame");
+        let (place, value) = with(basic("token", ""));
+        assert_eq!(
+            place.url.as_str(),
+            "https://stand-in@index.example.com/simple/"
+        );
+        assert_eq!(value, "token");
+        let (place, value) = with(Login::Encoded("bWU6b3BlbiBzZXNhbWU=".into()));
+        assert!(place.url.as_str().contains("me:stand-in@"), "{place:?}");
+        assert_eq!(value, "open sesame");
+        let (place, value) = with(Login::Token("abcdefgh".into()));
+        assert_eq!((place.url.as_str(), value.as_str()), (url, "abcdefgh"));
+        assert_eq!(place.token.as_deref(), Some("stand-in"));
+    }
+
+    #[test]
+    fn credentials_are_for_their_own_index_and_sealed() {
+        let login = Login::Token("abcdefgh".into());
+        let mut other = index("https://index.example.com/", Some(login.clone()));
+        other.credentials[0].url = "https://other.example.com/".parse().unwrap();
+        assert_eq!(shown(&other).0.token, None);
+        for url in ["http://index.example.com/", "https://203.0.113.7/"] {
+            let error = index(url, Some(login.clone())).reach("index", &BTreeMap::new());
+            let error = error.unwrap_err().to_string();
+            assert!(
+                error.contains("https") && !error.contains("abcdefgh"),
+                "{error}"
+            );
+        }
+        let odd = index(
+            "https://index.example.com/",
+            Some(Login::Encoded("?".into())),
+        );
+        assert!(matches!(
+            odd.reach("index", &BTreeMap::new()),
+            Err(ReachError::Encoding(_))
+        ));
+    }
+
+    #[test]
+    fn what_a_guest_would_look_for_in_itself_is_refused() {
+        let refused = |url: &str, special: &BTreeMap<_, _>| {
+            let reached = index(url, None).reach("index", special);
+            matches!(reached, Err(ReachError::Loopback(_)))
+        };
+        assert!(refused("http://127.0.0.1:8000/", &BTreeMap::new()));
+        assert!(refused("http://[::1]:8000/", &BTreeMap::new()));
+        assert!(!refused("http://10.0.0.7:8000/", &BTreeMap::new()));
+        let loopback = vec!["127.0.0.1".parse().unwrap()];
+        let special = BTreeMap::from([("index.example.com".parse().unwrap(), loopback)]);
+        assert!(refused("https://index.example.com/", &special));
+    }
+
+    #[test]
+    fn a_configured_index_at_a_private_address_is_open_and_read() {
+        let name: HostName = "index.example.com".parse().unwrap();
+        let private: IpAddr = "10.0.0.7".parse().unwrap();
+        let index = index("https://index.example.com:8443/", None);
+        let resolved = |special: &BTreeMap<_, _>| {
+            let policy = index.reach("index", special).unwrap().policy;
+            let question = Question::Resolved {
+                name: &name,
+                address: private,
+            };
+            decide(&policy, &question).is_allowed()
+        };
+        assert!(!resolved(&BTreeMap::new()));
+        let special = BTreeMap::from([(name.clone(), vec![private])]);
+        assert!(resolved(&special));
+        let policy = index.reach("index", &special).unwrap().policy;
+        let request = |method| {
+            let question = Question::Request {
+                address: private,
+                port: 8443,
+                names: std::slice::from_ref(&name),
+                tls: Some(&name),
+                host: &Host::Name(name.clone()),
+                host_port: Some(8443),
+                method,
+            };
+            decide(&policy, &question).verdict
+        };
+        assert!(matches!(request("GET"), Verdict::Allow(_)));
+        assert!(matches!(request("PUT"), Verdict::Deny));
+    }
+}

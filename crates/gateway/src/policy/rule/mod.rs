@@ -1,0 +1,12 @@
+//! The rules of a policy: what they are about, the limits beside them, and the addresses that have to be named.
+
+mod definition;
+mod limits;
+mod special_address;
+
+pub use definition::{Policy, Rule, SecretRule};
+pub use limits::{CONNECTIONS, LEAST_BYTES_PER_S, LimitsError, NetworkLimits};
+#[cfg(test)]
+pub(super) use special_address::special_range;
+pub(super) use special_address::{are_open, to_name};
+pub use special_address::{names_special, special};

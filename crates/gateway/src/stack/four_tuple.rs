@@ -1,0 +1,8 @@
+use std::net::SocketAddr;
+
+/// Both ends of a connection, as the guest sees them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Tuple {
+    pub(crate) guest: SocketAddr,
+    pub(crate) remote: SocketAddr,
+}
