@@ -21,7 +21,7 @@ fn written_again(document: &Document) {
         Ok(again) => assert_eq!(&again, document),
         // As JSON it may be longer than is read.
         Err(error) => assert!(
-            text.len() > crate::policy::DOCUMENT_BYTES,
+            text.len() > crate::policy::MAX_DOCUMENT_BYTES,
             "{error}: {text}"
         ),
     }

@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 /// A language whose packages come from an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Language {
+pub enum Ecosystem {
     /// The index of pip and uv.
     Python,
     /// The registry of npm and bun.
     JavaScript,
 }
 
-impl Language {
+impl Ecosystem {
     fn as_str(self) -> &'static str {
         match self {
             Self::Python => "python",
@@ -22,13 +22,13 @@ impl Language {
     }
 }
 
-impl fmt::Display for Language {
+impl fmt::Display for Ecosystem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl FromStr for Language {
+impl FromStr for Ecosystem {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {

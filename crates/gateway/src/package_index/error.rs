@@ -1,6 +1,6 @@
 use thiserror::Error;
 
-use super::ecosystem::Language;
+use super::ecosystem::Ecosystem;
 
 /// URLs of one language's indexes at most; each is a host that is open.
 pub const INDEXES: usize = 32;
@@ -15,7 +15,7 @@ pub enum IndexError {
     )]
     Unknown {
         /// Of what.
-        language: Language,
+        language: Ecosystem,
     },
     /// A file that cannot be read.
     #[error("the configuration {file} cannot be read: {reason}")]
@@ -39,16 +39,16 @@ pub enum IndexError {
     )]
     Many {
         /// Of what.
-        language: Language,
+        language: Ecosystem,
     },
 }
 
-fn configure(language: Language) -> &'static str {
+fn configure(language: Ecosystem) -> &'static str {
     match language {
-        Language::Python => {
+        Ecosystem::Python => {
             "set index-url in pip.conf or PIP_INDEX_URL, or name its hosts with `host`"
         }
-        Language::JavaScript => {
+        Ecosystem::JavaScript => {
             "set registry in ~/.npmrc or NPM_CONFIG_REGISTRY, or name its host with `host`"
         }
     }

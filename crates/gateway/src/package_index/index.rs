@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 use url::Url;
 
 use super::credential::Credential;
-use super::ecosystem::Language;
+use super::ecosystem::Ecosystem;
 use super::error::{INDEXES, IndexError};
 use super::settings::{Found, host_and_port};
 use super::tool_environment::Surroundings;
@@ -34,7 +34,7 @@ impl Index {
     ///
     /// # Errors
     /// A configuration cannot be read, or there is none.
-    pub fn of_host(language: Language) -> Result<Self, IndexError> {
+    pub fn of_host(language: Ecosystem) -> Result<Self, IndexError> {
         Self::of(language, &Surroundings::of_host())
     }
 
@@ -42,15 +42,15 @@ impl Index {
     ///
     /// # Errors
     /// As [`Index::of_host`].
-    pub fn of(language: Language, surroundings: &Surroundings) -> Result<Self, IndexError> {
+    pub fn of(language: Ecosystem, surroundings: &Surroundings) -> Result<Self, IndexError> {
         let found = match language {
-            Language::Python => python::find(surroundings)?,
-            Language::JavaScript => javascript::find(surroundings)?,
+            Ecosystem::Python => python::find(surroundings)?,
+            Ecosystem::JavaScript => javascript::find(surroundings)?,
         };
         Self::of_found(language, found)
     }
 
-    fn of_found(language: Language, found: Found) -> Result<Self, IndexError> {
+    fn of_found(language: Ecosystem, found: Found) -> Result<Self, IndexError> {
         let Found {
             urls,
             further,

@@ -13,7 +13,7 @@ mod tool_environment;
 mod tests;
 
 pub use credential::{Credential, Login};
-pub use ecosystem::Language;
+pub use ecosystem::Ecosystem;
 pub use error::{INDEXES, IndexError};
 pub use index::Index;
 pub(crate) use settings::host_and_port;

@@ -4,7 +4,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::credential::Login;
-use super::ecosystem::Language;
+use super::ecosystem::Ecosystem;
 use super::error::{INDEXES, IndexError};
 use super::index::Index;
 use super::tool_environment::{Surroundings, read};
@@ -41,7 +41,7 @@ fn hosts(index: &Index) -> Vec<String> {
         .collect()
 }
 
-fn of(language: Language, env: &[(&str, &str)], files: &[(&str, &str)]) -> Vec<String> {
+fn of(language: Ecosystem, env: &[(&str, &str)], files: &[(&str, &str)]) -> Vec<String> {
     let (_directory, surroundings) = host(env, files);
     hosts(&Index::of(language, &surroundings).unwrap())
 }
@@ -54,15 +54,15 @@ fn pip(program: &str, _: &[&str]) -> Option<String> {
 #[test]
 fn without_configuration_the_tools_are_asked() {
     let (_directory, mut surroundings) = host(&[], &[]);
-    for language in [Language::Python, Language::JavaScript] {
+    for language in [Ecosystem::Python, Ecosystem::JavaScript] {
         let error = Index::of(language, &surroundings).unwrap_err();
         assert_eq!(error, IndexError::Unknown { language });
     }
     surroundings.ask = pip;
-    let index = Index::of(Language::Python, &surroundings).unwrap();
+    let index = Index::of(Ecosystem::Python, &surroundings).unwrap();
     assert_eq!(hosts(&index), ["index.test:443", "files.test:443"]);
     surroundings.ask = |program, _| (program == "npm").then(|| "https://npm.test/\n".into());
-    let index = Index::of(Language::JavaScript, &surroundings).unwrap();
+    let index = Index::of(Ecosystem::JavaScript, &surroundings).unwrap();
     assert_eq!(hosts(&index), ["npm.test:443"]);
 }
 
@@ -76,17 +76,17 @@ fn pip_reads_its_files_and_then_the_environment() {
         "home/.config/pip/pip.conf",
         "# ours\n[global]\nindex-url: https://user.test:8443/simple\nextra-index-url =\n  https://one.test/simple\n  http://two.test/simple\n",
     );
-    assert_eq!(of(Language::Python, &[], &[etc]), ["etc.test:443"]);
-    let both = of(Language::Python, &[], &[etc, user]);
+    assert_eq!(of(Ecosystem::Python, &[], &[etc]), ["etc.test:443"]);
+    let both = of(Ecosystem::Python, &[], &[etc, user]);
     assert_eq!(both, ["user.test:8443", "one.test:443", "two.test:80"]);
     let env = [
         ("PIP_INDEX_URL", "https://env.test/simple"),
         ("PIP_EXTRA_INDEX_URL", ""),
     ];
-    assert_eq!(of(Language::Python, &env, &[etc, user])[0], "env.test:443");
+    assert_eq!(of(Ecosystem::Python, &env, &[etc, user])[0], "env.test:443");
     assert_eq!(
         of(
-            Language::Python,
+            Ecosystem::Python,
             &[("PIP_CONFIG_FILE", "/dev/null"), env[0]],
             &[etc, user]
         ),
@@ -102,7 +102,7 @@ fn uv_reads_its_files_and_then_the_environment() {
          [[index]]\nname = \"two\"\nurl = \"https://two.test/simple\"\n[[index]]\nurl = \"./wheels\"\n[pip]\nstrict = true\n",
     );
     assert_eq!(
-        of(Language::Python, &[], &[file]),
+        of(Ecosystem::Python, &[], &[file]),
         ["main.test:443", "one.test:443", "two.test:443"]
     );
     let env = [
@@ -113,7 +113,7 @@ fn uv_reads_its_files_and_then_the_environment() {
         ),
     ];
     assert_eq!(
-        of(Language::Python, &env, &[]),
+        of(Ecosystem::Python, &env, &[]),
         ["env.test:443", "corp.test:443", "more.test:443"]
     );
 }
@@ -123,7 +123,7 @@ fn pips_default_stands_where_only_further_ones_are_configured() {
     let (_directory, mut surroundings) =
         host(&[("PIP_EXTRA_INDEX_URL", "https://extra.test/")], &[]);
     surroundings.ask = pip;
-    let index = Index::of(Language::Python, &surroundings).unwrap();
+    let index = Index::of(Ecosystem::Python, &surroundings).unwrap();
     assert_eq!(
         hosts(&index),
         ["index.test:443", "extra.test:443", "files.test:443"]
@@ -132,7 +132,7 @@ fn pips_default_stands_where_only_further_ones_are_configured() {
     surroundings
         .env
         .insert("PIP_INDEX_URL".into(), "https://own.test/".into());
-    let index = Index::of(Language::Python, &surroundings).unwrap();
+    let index = Index::of(Ecosystem::Python, &surroundings).unwrap();
     assert_eq!(hosts(&index), ["own.test:443", "extra.test:443"]);
 }
 
@@ -144,12 +144,12 @@ fn npm_and_bun_read_theirs() {
          //corp.test/npm/:_authToken=${CORP_TOKEN}\nca[]=\"x\"\n",
     );
     assert_eq!(
-        of(Language::JavaScript, &[], &[npmrc]),
+        of(Ecosystem::JavaScript, &[], &[npmrc]),
         ["npm.test:443", "corp.test:443"]
     );
     let env = [("npm_config_registry", "http://env.test:4873/")];
     assert_eq!(
-        of(Language::JavaScript, &env, &[npmrc]),
+        of(Ecosystem::JavaScript, &env, &[npmrc]),
         ["env.test:4873", "corp.test:443"]
     );
     let bunfig = (
@@ -157,11 +157,11 @@ fn npm_and_bun_read_theirs() {
         "[install]\nregistry = { url = \"https://bun.test/\", token = \"s3cret-bun\" }\n[install.scopes]\ncorp = \"https://corp.test/\"\n",
     );
     assert_eq!(
-        of(Language::JavaScript, &[], &[bunfig]),
+        of(Ecosystem::JavaScript, &[], &[bunfig]),
         ["bun.test:443", "corp.test:443"]
     );
     let (_directory, surroundings) = host(&[("CORP_TOKEN", "s3cret-corp")], &[npmrc]);
-    let index = Index::of(Language::JavaScript, &surroundings).unwrap();
+    let index = Index::of(Ecosystem::JavaScript, &surroundings).unwrap();
     assert!(index.credentials[0].login == Login::Token("s3cret-corp".into()));
     assert_eq!(index.credentials[0].url.as_str(), "https://corp.test/npm/");
 }
@@ -173,7 +173,7 @@ fn credentials_are_apart_and_never_shown() {
         "https://me%40corp:s3cret%2B1@index.test/simple",
     )];
     let (_directory, surroundings) = host(&env, &[]);
-    let index = Index::of(Language::Python, &surroundings).unwrap();
+    let index = Index::of(Ecosystem::Python, &surroundings).unwrap();
     assert_eq!(index.urls[0].as_str(), "https://index.test/simple");
     let login = Login::Basic {
         user: "me@corp".into(),
@@ -202,13 +202,13 @@ fn what_is_wrong_is_told_without_a_password() {
         ),
     ] {
         let (_directory, surroundings) = host(&env, &files);
-        let error = Index::of(Language::Python, &surroundings).unwrap_err();
+        let error = Index::of(Ecosystem::Python, &surroundings).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
         let place = files.first().map_or("the environment", |(path, _)| path);
         assert!(error.to_string().contains(place), "{error}");
     }
     let (_directory, surroundings) = host(&[], &[(uv, "\nindex-url = [1]")]);
-    let error = Index::of(Language::Python, &surroundings)
+    let error = Index::of(Ecosystem::Python, &surroundings)
         .unwrap_err()
         .to_string();
     assert!(error.contains("line 2"), "{error}");
@@ -228,13 +228,13 @@ fn limits_hold_and_not_one_more() {
             ("PIP_EXTRA_INDEX_URL", extra.as_str()),
         ];
         let (_directory, surroundings) = host(&env, &[]);
-        Index::of(Language::Python, &surroundings)
+        Index::of(Ecosystem::Python, &surroundings)
     };
     assert_eq!(of(INDEXES).unwrap().hosts.len(), INDEXES);
     assert_eq!(
         of(INDEXES + 1).unwrap_err(),
         IndexError::Many {
-            language: Language::Python
+            language: Ecosystem::Python
         }
     );
     let directory = tempfile::tempdir().unwrap();

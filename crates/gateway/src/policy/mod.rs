@@ -12,7 +12,7 @@ mod rule;
 mod property_tests;
 
 pub use crate::package_index::{
-    Credential, INDEXES, Index, IndexError, Language, Login, Surroundings,
+    Credential, Ecosystem, INDEXES, Index, IndexError, Login, Surroundings,
 };
 pub use crate::value::{
     HOST_NAME_CHARS, HeaderName, Host, HostName, HostPattern, LABEL_CHARS, Method, NameError, Net,
@@ -23,7 +23,7 @@ pub use decision::{
     TargetError, Verdict, decide, explain,
 };
 pub use document::{
-    DOCUMENT_BYTES, Document, DocumentError, EntryError, RULE_ITEMS, RULES, RuleSpec, SECRETS,
+    Document, DocumentError, EntryError, MAX_DOCUMENT_BYTES, RULE_ITEMS, RULES, RuleSpec, SECRETS,
     SecretEntry,
 };
 pub use index_access::{CredentialSlot, Hidden, IndexAccess, ReachError};

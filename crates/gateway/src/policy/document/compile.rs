@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 use super::error::{DocumentError, RULES, SECRETS};
 use super::format::Document;
 use super::rule_spec::{RULE_ITEMS, RuleSpec};
-use crate::package_index::{Index, IndexError, Language};
+use crate::package_index::{Ecosystem, Index, IndexError};
 use crate::policy::rule::{Policy, Rule, SecretRule, are_open};
 use crate::value::{Host, HostPattern, Ports, RuleId};
 
@@ -24,7 +24,7 @@ impl Document {
     pub fn policy_with(
         self,
         name: &str,
-        mut index: impl FnMut(Language) -> Result<Index, IndexError>,
+        mut index: impl FnMut(Ecosystem) -> Result<Index, IndexError>,
     ) -> Result<Policy, DocumentError> {
         let mut rules = Vec::new();
         for (at, entry) in self.allow.into_iter().enumerate() {

@@ -6,7 +6,7 @@ use crate::policy::rule::LimitsError;
 use crate::value::{HostName, RuleId, SecretName, WordError};
 
 /// Bytes of a document at most; the longest that anybody has written by hand is a tenth of it.
-pub const DOCUMENT_BYTES: usize = 64 * 1024;
+pub const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 /// Rules of a policy at most; each decision may look at all of them.
 pub const RULES: usize = 256;
 /// Secrets of a policy at most; each request to their hosts is searched for all of them.
@@ -15,8 +15,8 @@ pub const SECRETS: usize = 64;
 /// Why a document is no policy.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DocumentError {
-    /// Past [`DOCUMENT_BYTES`].
-    #[error("a policy of {0} bytes; {DOCUMENT_BYTES} are allowed")]
+    /// Past [`MAX_DOCUMENT_BYTES`].
+    #[error("a policy of {0} bytes; {MAX_DOCUMENT_BYTES} are allowed")]
     Large(usize),
     /// It has not the form of one.
     #[error("{}{message}", place(*line, path))]

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::error::{DOCUMENT_BYTES, DocumentError};
+use super::error::{DocumentError, MAX_DOCUMENT_BYTES};
 use super::rule_spec::RuleSpec;
 use crate::policy::rule::NetworkLimits;
 use crate::value::{HeaderName, HostName, SecretName, line_of, one_or_many};
@@ -96,7 +96,7 @@ impl Document {
 }
 
 fn check_size(text: &str) -> Result<(), DocumentError> {
-    if text.len() > DOCUMENT_BYTES {
+    if text.len() > MAX_DOCUMENT_BYTES {
         return Err(DocumentError::Large(text.len()));
     }
     Ok(())

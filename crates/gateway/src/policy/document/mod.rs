@@ -8,6 +8,6 @@ mod rule_spec;
 #[cfg(test)]
 mod tests;
 
-pub use error::{DOCUMENT_BYTES, DocumentError, RULES, SECRETS};
+pub use error::{DocumentError, MAX_DOCUMENT_BYTES, RULES, SECRETS};
 pub use format::{Document, SecretEntry};
 pub use rule_spec::{EntryError, RULE_ITEMS, RuleSpec};

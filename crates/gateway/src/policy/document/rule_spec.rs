@@ -3,7 +3,7 @@ use std::net::Ipv6Addr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::package_index::Language;
+use crate::package_index::Ecosystem;
 use crate::value::{
     HostPattern, Method, NameError, Net, NetError, Ports, PortsError, RuleId, one_or_many,
 };
@@ -23,7 +23,7 @@ pub struct RuleSpec {
     pub host: Vec<HostPattern>,
     /// The package index that this host's tools use, in place of hosts and ports.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub index: Option<Language>,
+    pub index: Option<Ecosystem>,
     /// Addresses; see [`Rule::addresses`](crate::policy::Rule::addresses).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Net>,
@@ -48,7 +48,7 @@ struct Unchecked {
     id: Option<RuleId>,
     #[serde(default, deserialize_with = "one_or_many")]
     host: Vec<HostPattern>,
-    index: Option<Language>,
+    index: Option<Ecosystem>,
     #[serde(default, deserialize_with = "one_or_many")]
     addresses: Vec<Net>,
     ports: Option<Ports>,
@@ -280,7 +280,7 @@ mod tests {
             assert_eq!((entry.host.len(), entry.addresses.len()), (0, 1), "{word}");
         }
         let index = RuleSpec::parse_word("index:javascript").unwrap().index;
-        assert_eq!(index, Some(Language::JavaScript));
+        assert_eq!(index, Some(Ecosystem::JavaScript));
     }
 
     #[test]

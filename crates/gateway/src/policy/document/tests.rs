@@ -1,4 +1,4 @@
-use super::error::{DOCUMENT_BYTES, DocumentError, RULES, SECRETS};
+use super::error::{DocumentError, MAX_DOCUMENT_BYTES, RULES, SECRETS};
 use super::format::Document;
 use super::rule_spec::{EntryError, RULE_ITEMS};
 use crate::package_index::Index;
@@ -192,10 +192,10 @@ fn limits_hold_and_not_one_more() {
     assert!(error(&ports(PORT_RANGES + 1)).contains("more than 32 ports"));
 
     let long = |bytes: usize| "#".repeat(bytes);
-    assert!(Document::parse_toml(&long(DOCUMENT_BYTES)).is_ok());
+    assert!(Document::parse_toml(&long(MAX_DOCUMENT_BYTES)).is_ok());
     assert_eq!(
-        error(&long(DOCUMENT_BYTES + 1)),
-        DocumentError::Large(DOCUMENT_BYTES + 1).to_string()
+        error(&long(MAX_DOCUMENT_BYTES + 1)),
+        DocumentError::Large(MAX_DOCUMENT_BYTES + 1).to_string()
     );
 
     let connections = |count: u32| format!("[limits]\nconnections = {count}");
