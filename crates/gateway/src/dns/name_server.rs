@@ -1,127 +1,140 @@
+//! Answers the guest's queries as the policy says.
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::message::{Answer, Asked, Family};
-use super::resolved_names::Known;
-use super::resolver::{Found, Resolver};
+use super::message::{DnsAnswer, DnsQuery, Family};
+use super::resolved_names::ResolvedNames;
+use super::resolver::{Resolution, Resolver};
 use crate::events::{Event, Log, NetworkAction};
 use crate::link::Endpoint;
 use crate::metering::Rate;
-use crate::policy::{HostName, Policy, Question, decide};
+use crate::policy::{HostName, Policy, PolicyQuery, decide};
 
-/// How long a guest is told to believe an answer: no shorter, so that a program's connection meets it, and no
-/// longer, so that what it may reach stays what names say.
-const LIFETIMES: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
+/// Minimum and maximum time to live of an answer. The minimum lets a program connect before the answer expires; the
+/// maximum limits how long a guest can connect to an address after its name has moved.
+const TTL_RANGE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
 
-/// How long it is told that a denied name leads to the refusal.
-const REFUSAL_LIFETIME: Duration = Duration::from_secs(1);
+/// Time to live of an answer that leads a denied name to the gateway, which explains the denial.
+const DENIAL_TTL: Duration = Duration::from_secs(1);
 
-/// Answers a guest's questions.
+/// The guest's name server.
 #[derive(Debug)]
 pub(crate) struct NameServer {
     pub(crate) policy: Arc<Policy>,
-    pub(crate) known: Arc<Known>,
+    pub(crate) resolved_names: Arc<ResolvedNames>,
     pub(crate) log: Arc<Log>,
     pub(crate) resolver: Resolver,
+    /// Limits lookups per second.
     pub(crate) rate: Rate,
-    /// Who tells a guest that connects to a denied name why it is denied.
-    pub(crate) refuser: Endpoint,
+    /// The gateway's end of the link. Denied names resolve to it, so that it can explain the denial.
+    pub(crate) gateway: Endpoint,
 }
 
 impl NameServer {
-    /// Answers one message; `None`: nothing is to be said.
-    pub(crate) async fn answer(&self, message: &[u8], by_tcp: bool) -> Option<Vec<u8>> {
-        let asked = match Asked::parse(message) {
-            Ok(asked) => asked,
-            Err(refusal) => {
-                let text = "what is no question about one name";
+    /// Answers one message; `None` if it deserves no response.
+    pub(crate) async fn answer(&self, message: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
+        let query = match DnsQuery::parse(message) {
+            Ok(query) => query,
+            Err(response) => {
+                let text = "the message is not a DNS query for one name";
                 self.log
-                    .limited(NetworkAction::Lookup, "malformed_question", text.into());
-                return refusal;
+                    .record_violation(NetworkAction::Lookup, "malformed_question", text.into());
+                return response;
             }
         };
-        if !self.rate.take() {
+
+        if !self.rate.try_acquire() {
             let text = format!(
-                "more than {} lookups a second; raise `lookups_per_s` in the policy's limits",
+                "more than {} lookups per second; raise `lookups_per_s` in the policy's limits",
                 self.policy.limits.lookups_per_s
             );
-            self.log.limited(NetworkAction::Lookup, "lookup_rate", text);
-            return asked.answer(&Answer::Refused, by_tcp);
+            self.log
+                .record_violation(NetworkAction::Lookup, "lookup_rate", text);
+            return query.encode_answer(&DnsAnswer::Refused, over_tcp);
         }
-        let answer = match asked.name() {
-            Some(name) => self.look_up(&asked, &name).await,
+
+        let answer = match query.name() {
+            Some(name) => self.look_up(&query, &name).await,
             None => {
-                self.log.malformed_name(&asked.text());
-                Answer::NoName
+                self.log.record_malformed_name(&query.display_name());
+                DnsAnswer::NoName
             }
         };
-        asked.answer(&answer, by_tcp)
+        query.encode_answer(&answer, over_tcp)
     }
 
-    async fn look_up(&self, asked: &Asked, name: &HostName) -> Answer {
-        let decision = decide(&self.policy, &Question::Lookup { name });
+    async fn look_up(&self, query: &DnsQuery, name: &HostName) -> DnsAnswer {
+        let decision = decide(&self.policy, &PolicyQuery::Lookup { name });
         self.log
-            .decided(NetworkAction::Lookup, &self.policy, &decision);
-        let family = asked.family();
+            .record_decision(NetworkAction::Lookup, &self.policy, &decision);
+
+        let family = query.family();
         if !decision.is_allowed() {
-            // A connection there is told why; nobody else is asked about the name.
-            let refuser = family.map(|family| self.refuser(family));
-            return Answer::Addresses(refuser.into_iter().collect(), REFUSAL_LIFETIME);
+            // No name server learns of a denied name. A connection to the gateway's address is refused with the reason.
+            let gateway = family.map(|family| self.gateway_address(family));
+            return DnsAnswer::Addresses(gateway.into_iter().collect(), DENIAL_TTL);
         }
-        // Services, keys for encrypted names and the like: such a name has none.
+
+        // Other records, such as services or keys for encrypted names, are reported as absent.
         let Some(family) = family else {
-            return Answer::Addresses(Vec::new(), LIFETIMES.0);
+            return DnsAnswer::Addresses(Vec::new(), TTL_RANGE.0);
         };
-        match self.resolver.find(name, family).await {
-            Found::Addresses(addresses, lifetime) => self.tell(name, family, addresses, lifetime),
-            Found::NoName => Answer::NoName,
-            Found::Failed(why) => {
-                self.log.add(Event {
+
+        match self.resolver.resolve(name, family).await {
+            Resolution::Addresses(addresses, ttl) => {
+                self.filter_addresses(name, family, addresses, ttl)
+            }
+            Resolution::NoName => DnsAnswer::NoName,
+            Resolution::Failed(reason) => {
+                self.log.record(Event {
                     name: Some(name.clone()),
-                    ..Event::failed(NetworkAction::Lookup, "lookup_failed", why)
+                    ..Event::failed(NetworkAction::Lookup, "lookup_failed", reason)
                 });
-                Answer::Failed
+                DnsAnswer::Failed
             }
         }
     }
 
-    /// Those of a name's addresses that the guest may be told.
-    fn tell(
+    /// Returns those of a name's addresses that the policy allows, and records them for later connections.
+    fn filter_addresses(
         &self,
         name: &HostName,
         family: Family,
-        found: Vec<IpAddr>,
-        lifetime: Duration,
-    ) -> Answer {
-        let lifetime = lifetime.clamp(LIFETIMES.0, LIFETIMES.1);
-        let mut told = Vec::with_capacity(found.len());
-        let mut denied = None;
-        for address in found {
-            let decision = decide(&self.policy, &Question::Resolved { name, address });
+        addresses: Vec<IpAddr>,
+        ttl: Duration,
+    ) -> DnsAnswer {
+        let ttl = ttl.clamp(TTL_RANGE.0, TTL_RANGE.1);
+        let mut allowed = Vec::with_capacity(addresses.len());
+        let mut denial = None;
+
+        for address in addresses {
+            let decision = decide(&self.policy, &PolicyQuery::Resolved { name, address });
             if decision.is_allowed() {
-                self.known.learn(name, address, lifetime);
-                told.push(address);
+                self.resolved_names.record(name, address, ttl);
+                allowed.push(address);
             } else {
                 self.log
-                    .decided(NetworkAction::Lookup, &self.policy, &decision);
-                denied = Some(decision);
+                    .record_decision(NetworkAction::Lookup, &self.policy, &decision);
+                denial = Some(decision);
             }
         }
-        match denied {
-            // A connection there is told why.
-            Some(decision) if told.is_empty() => {
-                self.known.refuse(name, decision);
-                Answer::Addresses(vec![self.refuser(family)], REFUSAL_LIFETIME)
+
+        match denial {
+            // All addresses are denied: a connection to the gateway's address is refused with the reason.
+            Some(decision) if allowed.is_empty() => {
+                self.resolved_names.record_denial(name, decision);
+                DnsAnswer::Addresses(vec![self.gateway_address(family)], DENIAL_TTL)
             }
-            _ => Answer::Addresses(told, lifetime),
+            _ => DnsAnswer::Addresses(allowed, ttl),
         }
     }
 
-    fn refuser(&self, family: Family) -> IpAddr {
+    fn gateway_address(&self, family: Family) -> IpAddr {
         match family {
-            Family::V4 => self.refuser.v4.into(),
-            Family::V6 => self.refuser.v6.into(),
+            Family::V4 => self.gateway.v4.into(),
+            Family::V6 => self.gateway.v6.into(),
         }
     }
 }

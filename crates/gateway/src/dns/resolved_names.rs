@@ -1,3 +1,5 @@
+//! Which names each address was returned for.
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -5,94 +7,102 @@ use std::time::{Duration, Instant};
 
 use crate::policy::{Decision, HostName};
 
-/// Addresses that are remembered; the one whose time is over first is forgotten for another.
-const ADDRESSES: usize = 4096;
+/// Maximum number of addresses. A new address replaces the one that expires first.
+const MAX_ADDRESSES: usize = 4096;
 
-/// Names that are remembered of one address, such as those behind one front.
-const NAMES: usize = 64;
+/// Maximum number of names of one address, such as those behind one content delivery network.
+const MAX_NAMES_PER_ADDRESS: usize = 64;
 
-/// How much longer a connection may come than the guest was told: a program that looks up a name opens
-/// its connection a little later.
-const GRACE: Duration = Duration::from_secs(10);
+/// Maximum number of names whose denial is recorded.
+const MAX_DENIED_NAMES: usize = 256;
 
-/// What this guest was told about names, for as long as it was told to believe it.
+/// How much longer than its time to live an answer is valid here: a program connects a little after its lookup.
+const EXPIRY_GRACE: Duration = Duration::from_secs(10);
+
+/// Names with the time at which they expire.
+type ExpiringNames = Vec<(HostName, Instant)>;
+
+/// The names that were returned to this guest, by address, for as long as the answers are valid.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
-    addresses: Mutex<HashMap<IpAddr, Vec<(HostName, Instant)>>>,
-    refused: Mutex<HashMap<HostName, Decision>>,
+pub(crate) struct ResolvedNames {
+    addresses: Mutex<HashMap<IpAddr, ExpiringNames>>,
+    denied: Mutex<HashMap<HostName, Decision>>,
 }
 
-/// Names of which it is remembered why none of their addresses was told.
-const REFUSED: usize = 256;
-
-impl Known {
-    /// The guest was told that the name has this address.
-    pub(crate) fn learn(&self, name: &HostName, address: IpAddr, lifetime: Duration) {
+impl ResolvedNames {
+    /// Records that the guest received this address for the name.
+    pub(crate) fn record(&self, name: &HostName, address: IpAddr, ttl: Duration) {
         let now = Instant::now();
-        let until = now + lifetime + GRACE;
-        self.refused().remove(name);
-        let mut known = self.lock();
-        if known.len() >= ADDRESSES && !known.contains_key(&address) {
-            forget(&mut known, now);
+        let expires = now + ttl + EXPIRY_GRACE;
+        self.lock_denied().remove(name);
+
+        let mut addresses = self.lock_addresses();
+        if addresses.len() >= MAX_ADDRESSES && !addresses.contains_key(&address) {
+            evict(&mut addresses, now);
         }
-        let names = known.entry(address).or_default();
+
+        let names = addresses.entry(address).or_default();
         match names.iter_mut().find(|(known, _)| known == name) {
-            Some(entry) => entry.1 = until.max(entry.1),
+            Some(entry) => entry.1 = expires.max(entry.1),
             None => {
-                names.retain(|(_, until)| *until > now);
-                if names.len() >= NAMES {
+                names.retain(|(_, expires)| *expires > now);
+                if names.len() >= MAX_NAMES_PER_ADDRESS {
                     names.remove(0);
                 }
-                names.push((name.clone(), until));
+                names.push((name.clone(), expires));
             }
         }
     }
 
-    /// The names that it was told to have this address, and is still to believe.
-    pub(crate) fn names(&self, address: IpAddr) -> Vec<HostName> {
+    /// Returns the names that the guest received this address for and that have not expired.
+    pub(crate) fn names_of(&self, address: IpAddr) -> Vec<HostName> {
         let now = Instant::now();
-        let known = self.lock();
-        let names = known.get(&address).into_iter().flatten();
+        let addresses = self.lock_addresses();
+        let names = addresses.get(&address).into_iter().flatten();
         names
-            .filter(|(_, until)| *until > now)
+            .filter(|(_, expires)| *expires > now)
             .map(|(name, _)| name.clone())
             .collect()
     }
 
-    /// The guest was told none of this name's addresses, for this reason.
-    pub(crate) fn refuse(&self, name: &HostName, decision: Decision) {
-        let mut refused = self.refused();
-        if refused.len() < REFUSED || refused.contains_key(name) {
-            refused.insert(name.clone(), decision);
+    /// Records why the guest received none of this name's addresses.
+    pub(crate) fn record_denial(&self, name: &HostName, decision: Decision) {
+        let mut denied = self.lock_denied();
+        if denied.len() < MAX_DENIED_NAMES || denied.contains_key(name) {
+            denied.insert(name.clone(), decision);
         }
     }
 
-    /// Why it was told none of this name's addresses.
-    pub(crate) fn refusal(&self, name: &HostName) -> Option<Decision> {
-        self.refused().get(name).cloned()
+    /// Returns why the guest received none of this name's addresses.
+    pub(crate) fn denial(&self, name: &HostName) -> Option<Decision> {
+        self.lock_denied().get(name).cloned()
     }
 
-    fn refused(&self) -> MutexGuard<'_, HashMap<HostName, Decision>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_denied(&self) -> MutexGuard<'_, HashMap<HostName, Decision>> {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<(HostName, Instant)>>> {
+    fn lock_addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, ExpiringNames>> {
         self.addresses
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Makes room: what is over, or else what is over first.
-fn forget(known: &mut HashMap<IpAddr, Vec<(HostName, Instant)>>, now: Instant) {
-    let last = |names: &[(HostName, Instant)]| names.iter().map(|(_, until)| *until).max();
-    known.retain(|_, names| last(names) > Some(now));
-    if known.len() < ADDRESSES {
+/// Removes expired addresses, or else the one that expires first.
+fn evict(addresses: &mut HashMap<IpAddr, ExpiringNames>, now: Instant) {
+    let last_expiry = |names: &ExpiringNames| names.iter().map(|(_, expires)| *expires).max();
+    addresses.retain(|_, names| last_expiry(names) > Some(now));
+    if addresses.len() < MAX_ADDRESSES {
         return;
     }
-    let first = known.iter().min_by_key(|(_, names)| last(names));
-    if let Some(address) = first.map(|(address, _)| *address) {
-        known.remove(&address);
+
+    let first = addresses
+        .iter()
+        .min_by_key(|(_, names)| last_expiry(names))
+        .map(|(address, _)| *address);
+    if let Some(address) = first {
+        addresses.remove(&address);
     }
 }
 
@@ -107,44 +117,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_known_for_its_time() {
-        let known = Known::default();
+    async fn a_name_is_valid_until_it_expires() {
+        let resolved = ResolvedNames::default();
         let address = IpAddr::from([203, 0, 113, 1]);
-        assert_eq!(known.names(address), []);
-        known.learn(&name("a.test"), address, Duration::from_secs(60));
-        known.learn(&name("b.test"), address, Duration::from_secs(60));
-        known.learn(&name("a.test"), address, Duration::ZERO);
-        assert_eq!(known.names(address), [name("a.test"), name("b.test")]);
-        let mut inner = known.lock();
-        for (_, until) in inner.get_mut(&address).unwrap() {
+        assert_eq!(resolved.names_of(address), []);
+        resolved.record(&name("a.test"), address, Duration::from_secs(60));
+        resolved.record(&name("b.test"), address, Duration::from_secs(60));
+        resolved.record(&name("a.test"), address, Duration::ZERO);
+        assert_eq!(resolved.names_of(address), [name("a.test"), name("b.test")]);
+        let mut addresses = resolved.lock_addresses();
+        for (_, until) in addresses.get_mut(&address).unwrap() {
             *until = Instant::now();
         }
-        drop(inner);
-        assert_eq!(known.names(address), []);
+        drop(addresses);
+        assert_eq!(resolved.names_of(address), []);
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
-        let known = Known::default();
-        for n in 0..=u32::try_from(ADDRESSES).unwrap() {
+    fn the_number_of_addresses_and_names_is_bounded() {
+        let resolved = ResolvedNames::default();
+        for n in 0..=u32::try_from(MAX_ADDRESSES).unwrap() {
             let address = Ipv4Addr::from_bits(n).into();
-            known.learn(
+            resolved.record(
                 &name("a.test"),
                 address,
                 Duration::from_secs(60 + u64::from(n)),
             );
         }
-        assert_eq!(known.lock().len(), ADDRESSES);
-        assert_eq!(known.names(Ipv4Addr::from_bits(0).into()), []);
+        assert_eq!(resolved.lock_addresses().len(), MAX_ADDRESSES);
+        assert_eq!(resolved.names_of(Ipv4Addr::from_bits(0).into()), []);
         let address = IpAddr::from([203, 0, 113, 1]);
-        for n in 0..=NAMES {
-            known.learn(
+        for n in 0..=MAX_NAMES_PER_ADDRESS {
+            resolved.record(
                 &name(&format!("n{n}.test")),
                 address,
                 Duration::from_secs(60),
             );
         }
-        let names = known.names(address);
-        assert_eq!((names.len(), &names[0]), (NAMES, &name("n1.test")));
+        let names = resolved.names_of(address);
+        assert_eq!(
+            (names.len(), &names[0]),
+            (MAX_NAMES_PER_ADDRESS, &name("n1.test"))
+        );
     }
 }

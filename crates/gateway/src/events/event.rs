@@ -1,54 +1,56 @@
+//! One event.
+
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
 use crate::policy::{Decision, HostName, Policy, RuleId};
 
-/// What an event is about.
+/// The kind of network activity that an event reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkAction {
-    /// A name was asked for.
+    /// The guest looked up a name.
     Lookup,
-    /// A connection was asked for, or spoke.
+    /// The guest opened a connection, or its first bytes were read.
     Connection,
-    /// A request of HTTP was read.
+    /// An HTTP request was read.
     Request,
-    /// A connection came to its end; its bytes are all that it had.
+    /// A connection ended. The event's byte counts are the connection's totals.
     End,
-    /// A packet that is never let through.
+    /// The guest sent a packet that is never forwarded.
     Packet,
-    /// A connection from this host to a port of the guest.
+    /// A client on this host connected to an exposed port of the guest.
     Inbound,
 }
 
-/// Something that a guest did on its network, and what was decided. Nothing secret is in it.
+/// Something that a guest did on its network, and the decision on it. It contains no secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
-    /// What it is about.
+    /// The kind of activity.
     pub what: NetworkAction,
-    /// Whether it was allowed to go on.
+    /// Whether it was allowed.
     pub allowed: bool,
     /// The rule that allowed it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleId>,
-    /// A stable word for the reason, as in [`Reason::code`](crate::policy::Reason::code).
+    /// A stable code for the reason, as in [`Reason::code`](crate::policy::Reason::code).
     pub code: &'static str,
-    /// The reason and, where it was denied, how to allow it: for a person.
+    /// The reason in words and, for a denial, how to allow it.
     pub message: String,
     /// The host's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<HostName>,
-    /// Its address.
+    /// The host's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// Its port.
+    /// The port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// The request's method.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// The answer's status.
+    /// The response's status code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// Bytes from the guest.
@@ -80,18 +82,20 @@ impl Event {
         }
     }
 
-    /// What was allowed, and did not succeed.
-    pub(crate) fn failed(what: NetworkAction, code: &'static str, why: String) -> Self {
-        Self::new(what, true, code, why)
+    /// Creates an event for something that was allowed and failed.
+    pub(crate) fn failed(what: NetworkAction, code: &'static str, reason: String) -> Self {
+        Self::new(what, true, code, reason)
     }
 
-    /// What a policy decided.
+    /// Creates an event for a decision of a policy.
     pub(crate) fn decided(what: NetworkAction, policy: &Policy, decision: &Decision) -> Self {
         let allowed = decision.is_allowed();
-        let message = match allowed {
-            true => decision.sentence(),
-            false => decision.refusal(&policy.name).trim_end().replace('\n', " "),
+        let message = if allowed {
+            decision.sentence()
+        } else {
+            decision.refusal(&policy.name).trim_end().replace('\n', " ")
         };
+
         let subject = decision.subject.clone();
         Self {
             rule: decision.rule.clone(),
@@ -101,7 +105,8 @@ impl Event {
             ..Self::new(what, allowed, decision.reason.code(), message)
         }
     }
-    /// The same event, about this address and port.
+
+    /// Returns the event with this address and port.
     pub(crate) fn at(self, to: SocketAddr) -> Self {
         Self {
             address: Some(to.ip()),

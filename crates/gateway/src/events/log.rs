@@ -1,3 +1,5 @@
+//! Collects events: passes them to a receiver and summarizes them.
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,28 +9,31 @@ use tokio::sync::mpsc;
 use super::event::{Event, NetworkAction};
 use super::summary::{Denial, Summary};
 use crate::policy::{Decision, HostName, Policy};
-use crate::stack::Refused;
+use crate::stack::RejectedPacket;
 
-/// Events that wait for a listener; of those that come when they are full only the number is told.
-const EVENTS: usize = 1024;
+/// Maximum number of events that wait for the receiver. Further ones are dropped and only counted.
+const MAX_QUEUED_EVENTS: usize = 1024;
 
-/// Different denials that a summary holds.
-const DENIALS: usize = 64;
+/// Maximum number of distinct denials in a summary.
+const MAX_DENIALS: usize = 64;
 
-/// What is told of a guest's network.
+/// Maximum number of characters of an invalid name that a message repeats. A guest can send long ones.
+const MAX_NAME_CHARS: usize = 80;
+
+/// The events of a guest's network.
 #[derive(Debug, Default)]
-pub(crate) struct Log(Mutex<Inner>);
+pub(crate) struct Log(Mutex<State>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct State {
     summary: Summary,
-    /// Where each denial stands in the summary.
-    places: HashMap<Key, usize>,
-    listener: Option<mpsc::Sender<Event>>,
+    /// The index of each denial in the summary.
+    denial_indices: HashMap<DenialKey, usize>,
+    receiver: Option<mpsc::Sender<Event>>,
 }
 
-/// What makes two denials the same.
-type Key = (
+/// Two denials with equal keys count as one.
+type DenialKey = (
     NetworkAction,
     &'static str,
     Option<HostName>,
@@ -37,10 +42,10 @@ type Key = (
 );
 
 impl Log {
-    /// All events from now on; there is one listener at a time.
-    pub(crate) fn listen(&self) -> mpsc::Receiver<Event> {
-        let (sender, receiver) = mpsc::channel(EVENTS);
-        self.lock().listener = Some(sender);
+    /// Returns a receiver of all events from now on. There is one receiver at a time.
+    pub(crate) fn subscribe(&self) -> mpsc::Receiver<Event> {
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED_EVENTS);
+        self.lock().receiver = Some(sender);
         receiver
     }
 
@@ -48,59 +53,68 @@ impl Log {
         self.lock().summary.clone()
     }
 
-    pub(crate) fn connected(&self) {
+    /// Counts an established connection.
+    pub(crate) fn count_connection(&self) {
         self.lock().summary.connections += 1;
     }
 
-    pub(crate) fn decided(&self, what: NetworkAction, policy: &Policy, decision: &Decision) {
-        self.add(Event::decided(what, policy, decision));
+    pub(crate) fn record_decision(
+        &self,
+        what: NetworkAction,
+        policy: &Policy,
+        decision: &Decision,
+    ) {
+        self.record(Event::decided(what, policy, decision));
     }
 
-    /// Something came too often, too much, or as what it is not.
-    pub(crate) fn limited(&self, what: NetworkAction, code: &'static str, message: String) {
-        self.add(Event::new(what, false, code, message));
+    /// Records something that is denied by a limit, or because it is malformed.
+    pub(crate) fn record_violation(
+        &self,
+        what: NetworkAction,
+        code: &'static str,
+        message: String,
+    ) {
+        self.record(Event::new(what, false, code, message));
     }
 
-    pub(crate) fn malformed_name(&self, text: &str) {
-        /// A guest can write long ones.
-        const CHARACTERS: usize = 80;
-        let text: String = text.chars().take(CHARACTERS).collect();
-        let message = format!("`{}` is the name of no host", text.escape_default());
-        self.add(Event::new(
-            NetworkAction::Lookup,
-            false,
-            "no_host_name",
-            message,
-        ));
+    pub(crate) fn record_malformed_name(&self, text: &str) {
+        let text: String = text.chars().take(MAX_NAME_CHARS).collect();
+        let message = format!("`{}` is not a valid host name", text.escape_default());
+        self.record_violation(NetworkAction::Lookup, "no_host_name", message);
     }
 
-    /// What the stack has refused by itself.
-    pub(crate) fn packet(&self, refused: Refused) {
-        let (code, message, to) = match refused {
-            Refused::Fragment(to) => (
+    /// Records a packet that the stack rejected without asking the policy.
+    pub(crate) fn record_rejected_packet(&self, rejected: RejectedPacket) {
+        let (code, message, address) = match rejected {
+            RejectedPacket::Fragment(to) => (
                 "fragment",
-                "parts of packets are never passed on; the path takes whole ones",
+                "fragmented packets are never forwarded; the link accepts whole packets of its MTU",
                 Some(to),
             ),
-            Refused::Source(from) => (
+            RejectedPacket::Source(from) => (
                 "source_address",
-                "a packet from an address that is not the guest's",
+                "the packet's source address is not the guest's",
                 Some(from),
             ),
-            Refused::Full(to) => (
+            RejectedPacket::Full(to) => (
                 "connections",
-                "as many connections are open as the policy's limit `connections` says",
+                "the maximum number of open connections is reached; raise `connections` in the policy's limits",
                 Some(to.ip()),
             ),
-            _ => ("malformed", "what is no packet of IPv4 or IPv6", None),
+            _ => (
+                "malformed",
+                "the frame does not contain a valid IPv4 or IPv6 packet",
+                None,
+            ),
         };
-        self.add(Event {
-            address: to,
+        self.record(Event {
+            address,
             ..Event::new(NetworkAction::Packet, false, code, message.into())
         });
     }
 
-    pub(crate) fn add(&self, event: Event) {
+    /// Records an event: writes it to the trace, counts it if it is a denial, and passes it to the receiver.
+    pub(crate) fn record(&self, event: Event) {
         let Event {
             what,
             allowed,
@@ -117,27 +131,29 @@ impl Log {
             ?port,
             message = event.message
         );
-        let mut inner = self.lock();
+
+        let mut state = self.lock();
         if !event.allowed {
-            inner.deny(&event);
+            state.count_denial(&event);
         }
-        let Some(listener) = inner.listener.clone() else {
+
+        let Some(receiver) = state.receiver.clone() else {
             return;
         };
-        match listener.try_reserve() {
-            Ok(room) => room.send(event),
-            Err(mpsc::error::TrySendError::Full(())) => inner.summary.missed_events += 1,
-            Err(mpsc::error::TrySendError::Closed(())) => inner.listener = None,
+        match receiver.try_reserve() {
+            Ok(permit) => permit.send(event),
+            Err(mpsc::error::TrySendError::Full(())) => state.summary.missed_events += 1,
+            Err(mpsc::error::TrySendError::Closed(())) => state.receiver = None,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
-    fn deny(&mut self, event: &Event) {
+impl State {
+    fn count_denial(&mut self, event: &Event) {
         let key = (
             event.what,
             event.code,
@@ -146,12 +162,15 @@ impl Inner {
             event.port,
         );
         let Self {
-            summary, places, ..
+            summary,
+            denial_indices,
+            ..
         } = self;
-        if let Some(place) = places.get(&key) {
-            summary.denials[*place].times += 1;
-        } else if summary.denials.len() < DENIALS {
-            places.insert(key, summary.denials.len());
+
+        if let Some(index) = denial_indices.get(&key) {
+            summary.denials[*index].times += 1;
+        } else if summary.denials.len() < MAX_DENIALS {
+            denial_indices.insert(key, summary.denials.len());
             let event = event.clone();
             summary.denials.push(Denial { event, times: 1 });
         } else {
@@ -175,28 +194,29 @@ mod tests {
     fn denials_are_counted_and_bounded() {
         let log = Log::default();
         for port in 0..100 {
-            log.add(denied(port));
-            log.add(denied(port));
+            log.record(denied(port));
+            log.record(denied(port));
         }
         let summary = log.summary();
         assert_eq!(
             (summary.denials.len(), summary.denials[3].times),
-            (DENIALS, 2)
+            (MAX_DENIALS, 2)
         );
-        assert_eq!(summary.more_denials, 2 * (100 - DENIALS as u64));
+        assert_eq!(summary.more_denials, 2 * (100 - MAX_DENIALS as u64));
     }
 
     #[test]
-    fn a_listener_that_is_slow_is_told_what_it_missed() {
+    fn events_that_a_slow_receiver_misses_are_counted() {
         let log = Log::default();
-        let mut events = log.listen();
-        for _ in 0..EVENTS + 3 {
-            log.add(denied(1));
+        let mut events = log.subscribe();
+        for _ in 0..MAX_QUEUED_EVENTS + 3 {
+            log.record(denied(1));
         }
         assert_eq!(log.summary().missed_events, 3);
         assert_eq!(events.try_recv().unwrap().port, Some(1));
+
         drop(events);
-        log.add(denied(1));
+        log.record(denied(1));
         assert_eq!(log.summary().missed_events, 3);
     }
 }

@@ -1,4 +1,6 @@
-//! What is told of a guest's network: events as they happen, and a summary.
+//! Records of what a guest does on its network: events as they happen, and a summary.
+//!
+//! Nothing is decided here. Events hold no secrets and no payload.
 
 mod event;
 mod log;

@@ -1,30 +1,32 @@
+//! A summary of all events.
+
 use serde::Serialize;
 
 use super::event::Event;
 
-/// A denial, and how often it came.
+/// A denial, and how often it occurred.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Denial {
-    /// The first of them.
+    /// The first occurrence.
     #[serde(flatten)]
     pub event: Event,
-    /// How many there were.
+    /// The number of occurrences.
     pub times: u64,
 }
 
-/// All that a guest did on its network.
+/// A summary of everything a guest did on its network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// Connections that were let through.
+    /// The number of connections that were allowed and established.
     pub connections: u64,
     /// Bytes from the guest.
     pub bytes_up: u64,
     /// Bytes to the guest.
     pub bytes_down: u64,
-    /// Denials, in the order in which they first came; at most 64 different ones.
+    /// Distinct denials in the order of their first occurrence; at most 64.
     pub denials: Vec<Denial>,
-    /// Denials that are not among these.
+    /// The number of denials that are not in `denials`.
     pub more_denials: u64,
-    /// Events that a listener has missed, since it did not take them in time.
+    /// The number of events that were dropped because the receiver was too slow.
     pub missed_events: u64,
 }

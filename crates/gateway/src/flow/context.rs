@@ -1,31 +1,33 @@
+//! State that all connections of a guest share.
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::lazy_trust::LazyTrust;
-use crate::dns::{Known, NameServer, Resolver};
+use crate::dns::{NameServer, ResolvedNames, Resolver};
 use crate::events::{Event, Log, NetworkAction};
 use crate::link::Endpoint;
 use crate::metering::{Budget, Rate};
-use crate::policy::{Decision, HostName, Policy, Question, Said, decide};
+use crate::policy::{ClientProtocol, Decision, HostName, Policy, PolicyQuery, decide};
 use crate::secret::Vault;
-use crate::stack::Refused;
+use crate::stack::RejectedPacket;
 
-/// What all connections of a guest have in common.
+/// State that all connections of a guest share.
 #[derive(Debug)]
-pub(crate) struct World {
+pub(crate) struct ConnectionContext {
     pub(crate) policy: Arc<Policy>,
-    pub(super) known: Arc<Known>,
+    pub(super) resolved_names: Arc<ResolvedNames>,
     pub(crate) log: Arc<Log>,
     pub(crate) budget: Arc<Budget>,
-    /// New connections.
+    /// Limits new connections per second.
     pub(super) rate: Rate,
-    pub(crate) names: Arc<NameServer>,
+    pub(crate) name_server: Arc<NameServer>,
     pub(super) vault: Vault,
     pub(super) trust: LazyTrust,
 }
 
-impl World {
-    /// Nothing has been done in it. `gateway`: the end of the guest's cable that is ours.
+impl ConnectionContext {
+    /// Creates the state of a new guest. `gateway` is the gateway's end of the guest's link.
     pub(crate) fn new(
         policy: Arc<Policy>,
         vault: Vault,
@@ -33,59 +35,33 @@ impl World {
         gateway: Endpoint,
     ) -> Self {
         let limits = policy.limits;
-        let (log, known) = (Arc::<Log>::default(), Arc::<Known>::default());
-        let names = NameServer {
+        let log = Arc::<Log>::default();
+        let resolved_names = Arc::<ResolvedNames>::default();
+        let name_server = NameServer {
             policy: policy.clone(),
-            known: known.clone(),
+            resolved_names: resolved_names.clone(),
             log: log.clone(),
             resolver,
             rate: Rate::new(limits.lookups_per_s.into()),
-            refuser: gateway,
+            gateway,
         };
+
         Self {
             policy,
-            known,
+            resolved_names,
             log,
             budget: Arc::new(Budget::new(limits)),
             rate: Rate::new(limits.connections_per_s.into()),
-            names: Arc::new(names),
+            name_server: Arc::new(name_server),
             vault,
             trust: LazyTrust::default(),
         }
     }
-}
 
-/// Where a connection goes, by what it was known as when it was opened.
-#[derive(Debug)]
-pub(super) struct Way {
-    pub(super) to: SocketAddr,
-    pub(super) names: Vec<HostName>,
-}
-
-impl Way {
-    pub(super) fn connect(&self) -> Question<'_> {
-        Question::Connect {
-            address: self.to.ip(),
-            port: self.to.port(),
-            names: &self.names,
-        }
-    }
-
-    pub(super) fn speak<'a>(&'a self, said: Said<'a>) -> Question<'a> {
-        Question::Speak {
-            address: self.to.ip(),
-            port: self.to.port(),
-            names: &self.names,
-            said,
-        }
-    }
-}
-
-impl World {
-    /// Tells that this connection is one too many in its second.
-    pub(super) fn too_many(&self, to: SocketAddr) -> String {
+    /// Records that this connection exceeds the rate of new connections; returns the message.
+    pub(super) fn record_rate_limit(&self, to: SocketAddr) -> String {
         let text = format!(
-            "more than {} new connections a second; raise `connections_per_s` in the policy's limits",
+            "more than {} new connections per second; raise `connections_per_s` in the policy's limits",
             self.policy.limits.connections_per_s
         );
         let event = Event::new(
@@ -94,34 +70,68 @@ impl World {
             "connection_rate",
             text.clone(),
         );
-        self.log.add(event.at(to));
+        self.log.record(event.at(to));
         text
     }
 
-    pub(crate) fn refused(&self, refused: Refused) {
-        let question = match refused {
-            Refused::Datagram(to) => Question::Datagram {
+    /// Records a packet that the stack rejected.
+    pub(crate) fn record_rejected(&self, rejected: RejectedPacket) {
+        let query = match rejected {
+            RejectedPacket::Datagram(to) => PolicyQuery::Datagram {
                 address: to.ip(),
                 port: to.port(),
             },
-            Refused::Protocol { number, address } => Question::Other {
+            RejectedPacket::Protocol { number, address } => PolicyQuery::OtherProtocol {
                 protocol: number,
                 address,
             },
-            other => return self.log.packet(other),
+            other => return self.log.record_rejected_packet(other),
         };
-        let decision = decide(&self.policy, &question);
+        let decision = decide(&self.policy, &query);
         self.log
-            .decided(NetworkAction::Packet, &self.policy, &decision);
+            .record_decision(NetworkAction::Packet, &self.policy, &decision);
     }
 
-    /// The guest's connection is reset, as one that nobody answers.
-    pub(super) fn unreachable(&self, way: &Way, decision: &Decision, why: &str) {
+    /// Records that an allowed connection failed. The guest's connection is reset, like one that is not answered.
+    pub(super) fn record_unreachable(
+        &self,
+        destination: &Destination,
+        decision: &Decision,
+        reason: &str,
+    ) {
         let event = Event {
             rule: decision.rule.clone(),
             name: decision.subject.name.clone(),
-            ..Event::failed(NetworkAction::Connection, "unreachable", why.to_string())
+            ..Event::failed(NetworkAction::Connection, "unreachable", reason.to_string())
         };
-        self.log.add(event.at(way.to));
+        self.log.record(event.at(destination.to));
+    }
+}
+
+/// Where a connection goes, with the names that its address had when the connection was opened.
+#[derive(Debug)]
+pub(super) struct Destination {
+    pub(super) to: SocketAddr,
+    pub(super) names: Vec<HostName>,
+}
+
+impl Destination {
+    /// The query whether the connection may be opened.
+    pub(super) fn connect_query(&self) -> PolicyQuery<'_> {
+        PolicyQuery::Connect {
+            address: self.to.ip(),
+            port: self.to.port(),
+            names: &self.names,
+        }
+    }
+
+    /// The query whether a connection that starts like this may continue.
+    pub(super) fn first_bytes_query<'a>(&'a self, protocol: ClientProtocol<'a>) -> PolicyQuery<'a> {
+        PolicyQuery::FirstBytes {
+            address: self.to.ip(),
+            port: self.to.port(),
+            names: &self.names,
+            protocol,
+        }
     }
 }

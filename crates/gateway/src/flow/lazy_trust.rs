@@ -1,6 +1,8 @@
+//! The host's trust store, loaded when it is first needed.
+
 use crate::tls::Trust;
 
-/// Whom this host trusts, read when it is first needed.
+/// The certificate authorities that this host trusts, loaded when they are first needed.
 #[derive(Debug, Default)]
 pub(super) struct LazyTrust(tokio::sync::OnceCell<Trust>);
 

@@ -1,4 +1,8 @@
-//! One connection of a guest's, from its first packet to its end.
+//! One connection of the guest, from its first packet to its end.
+//!
+//! A connection is decided on when the guest opens it, and again when its first bytes show what is spoken. Then its
+//! bytes are forwarded, or its requests go through the proxy in `http`. The TCP/IP stack is in `stack`; how a task is
+//! started for each connection is in `gateway`.
 
 mod connection;
 mod context;
@@ -9,5 +13,5 @@ mod proxied_requests;
 mod refuse;
 mod relay;
 
-pub(crate) use context::World;
-pub(crate) use relay::pass_both_ways;
+pub(crate) use context::ConnectionContext;
+pub(crate) use relay::relay_streams;

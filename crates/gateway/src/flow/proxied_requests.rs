@@ -1,147 +1,160 @@
+//! Connections whose HTTP requests are decided on one by one.
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::connection::CONNECT;
-use super::context::{Way, World};
-use super::relay::ended;
+use super::connection::CONNECT_TIMEOUT;
+use super::context::{ConnectionContext, Destination};
+use super::relay::end_event;
 use crate::events::{Event, NetworkAction};
-use crate::http::{self, ANSWER, Connecting, Connector, Judge, Proxy, Scheme, Seen, Watch};
-use crate::metering::{Count, Metered};
-use crate::policy::{Decision, Host, HostName, Question, RuleId, decide};
+use crate::http::{
+    ANSWER_TIMEOUT, ConnectFuture, Connector, Proxy, RequestFilter, RequestHead, RequestObserver,
+    RequestRecord, Scheme,
+};
+use crate::metering::{ByteCounter, MeteredStream};
+use crate::policy::{Decision, Host, HostName, PolicyQuery, RuleId, decide};
 use crate::refusal::Refusal;
-use crate::stream::{Rewound, Stream, Unreachable};
+use crate::stream::{Replay, Stream, UpstreamError};
 use crate::tls::terminate;
 
-impl World {
-    /// Passes on plain HTTP, request by request.
+impl ConnectionContext {
+    /// Forwards plain HTTP request by request.
     pub(super) async fn inspect(
         self: &Arc<Self>,
         guest: impl Stream,
         upstream: TcpStream,
-        way: Way,
+        destination: Destination,
         decision: &Decision,
     ) {
-        self.log.connected();
-        self.pass_on(guest, upstream, way, decision, None).await;
+        self.log.count_connection();
+        self.proxy_requests(guest, upstream, destination, decision, None)
+            .await;
     }
 
-    /// Ends the guest's TLS, and passes on what is in it, request by request.
+    /// Terminates the guest's TLS and forwards the HTTP in it request by request.
     pub(super) async fn terminate(
         self: &Arc<Self>,
-        guest: Rewound<impl Stream>,
+        guest: Replay<impl Stream>,
         upstream: TcpStream,
-        way: Way,
+        destination: Destination,
         decision: &Decision,
         host: HostName,
     ) {
-        self.log.connected();
-        let failed = |code, why: String| {
+        self.log.count_connection();
+        let record_failure = |code, reason: String| {
             let event = Event {
                 name: Some(host.clone()),
-                ..Event::failed(NetworkAction::Connection, code, why)
+                ..Event::failed(NetworkAction::Connection, code, reason)
             };
-            self.log.add(event.at(way.to));
+            self.log.record(event.at(destination.to));
         };
+
         let Some(authority) = self.vault.authority() else {
-            return failed(
+            return record_failure(
                 "no_authority",
-                "no TLS ends here; this is a fault of fumehood".into(),
+                "there is no certificate authority to terminate TLS with; this is a bug in fumehood"
+                    .into(),
             );
         };
-        let first = bytes::Bytes::new();
-        match terminate(guest, first, host.as_ref(), authority).await {
+        match terminate(guest, Bytes::new(), host.as_ref(), authority).await {
             Ok(guest) => {
-                self.pass_on(guest, upstream, way, decision, Some(host))
+                self.proxy_requests(guest, upstream, destination, decision, Some(host))
                     .await;
             }
-            Err(error) => failed(
+            Err(error) => record_failure(
                 "guest_tls",
                 format!(
-                    "the guest does not go on with TLS: {error}; does its client use the guest's own certificates?"
+                    "the guest aborted the TLS handshake: {error}; check that its client uses the guest's system certificates"
                 ),
             ),
         }
     }
 
-    async fn pass_on(
+    async fn proxy_requests(
         self: &Arc<Self>,
         guest: impl Stream,
         upstream: TcpStream,
-        way: Way,
+        destination: Destination,
         decision: &Decision,
         host: Option<HostName>,
     ) {
-        let (to, count) = (way.to, Arc::<Count>::default());
-        let proxy = self.proxy(way, host, upstream, &count);
-        // What else went wrong was told, to the guest by a page and to the log by an event.
+        let to = destination.to;
+        let counter = Arc::<ByteCounter>::default();
+        let proxy = self.proxy(destination, host, upstream, &counter);
+
+        // Other errors are recorded already: by a page for the guest and an event in the log.
         if let Err(error) = proxy.serve(guest).await
-            && is_no_request(&error)
+            && is_parse_error(&error)
         {
-            let message = format!("what was sent is no request of HTTP/1: {error}");
+            let message = format!("the guest did not send a valid HTTP/1 request: {error}");
             let event = Event {
                 name: decision.subject.name.clone(),
                 ..Event::new(NetworkAction::Request, false, "malformed_request", message)
             };
-            self.log.add(event.at(to));
+            self.log.record(event.at(to));
         }
-        if count.spent().is_some() {
-            self.log.add(ended(&count, decision).at(to));
+
+        if counter.exceeded().is_some() {
+            self.log.record(end_event(&counter, decision).at(to));
         }
     }
 
     fn proxy(
         self: &Arc<Self>,
-        way: Way,
+        destination: Destination,
         host: Option<HostName>,
         upstream: TcpStream,
-        count: &Arc<Count>,
+        counter: &Arc<ByteCounter>,
     ) -> Proxy {
-        let to = way.to;
-        let requests = Arc::new(Requests {
-            world: self.clone(),
-            way,
-            tls: host.clone(),
-            denied: Mutex::default(),
+        let to = destination.to;
+        let requests = Arc::new(ProxiedRequests {
+            context: self.clone(),
+            destination,
+            tls_host: host.clone(),
+            denial: Mutex::default(),
         });
+
         Proxy {
             scheme: match &host {
-                Some(host) => Scheme::Sealed(host.to_string()),
+                Some(host) => Scheme::Tls(host.to_string()),
                 None => Scheme::Plain,
             },
-            judge: requests.clone(),
-            watch: requests,
+            filter: requests.clone(),
+            observer: requests,
             secrets: self.vault.secrets(),
-            answer: ANSWER,
-            connect: self.connector(to, host, upstream, count.clone()),
+            answer_timeout: ANSWER_TIMEOUT,
+            connect: self.connector(to, host, upstream, counter.clone()),
         }
     }
 
-    /// The connection that is there, and further ones when the server has closed it.
+    /// Returns a connector that yields the open connection first, and opens another one when the server has closed it.
     fn connector(
         self: &Arc<Self>,
         to: SocketAddr,
         host: Option<HostName>,
         first: TcpStream,
-        count: Arc<Count>,
+        counter: Arc<ByteCounter>,
     ) -> Connector {
         let first = Mutex::new(Some(first));
-        let world = self.clone();
-        Box::new(move || -> Connecting {
-            let kept = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let (world, count, host) = (world.clone(), count.clone(), host.clone());
+        let context = self.clone();
+        Box::new(move || -> ConnectFuture {
+            let open = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let (context, counter, host) = (context.clone(), counter.clone(), host.clone());
             Box::pin(async move {
-                let stream = match kept {
+                let stream = match open {
                     Some(stream) => stream,
-                    None => world.dial_again(to).await?,
+                    None => context.reconnect(to).await?,
                 };
-                let stream = Metered::new(stream, world.budget.clone(), count);
+                let stream = MeteredStream::new(stream, context.budget.clone(), counter);
                 Ok(match host {
                     None => Box::new(stream) as Box<dyn Stream>,
                     Some(host) => {
-                        let trust = world.trust.get().await.map_err(Unreachable::Untrusted)?;
+                        let trust = context.trust.get().await;
+                        let trust = trust.map_err(UpstreamError::Untrusted)?;
                         Box::new(trust.connect(stream, host.as_ref()).await?)
                     }
                 })
@@ -149,64 +162,69 @@ impl World {
         })
     }
 
-    /// Another connection to a server that has closed the first: as one that the guest opens now.
-    async fn dial_again(&self, to: SocketAddr) -> Result<TcpStream, Unreachable> {
-        let denied = |why| Unreachable::Failed(io::Error::other(why));
-        if !self.rate.take() {
-            return Err(denied(self.too_many(to)));
+    /// Connects again to a server that closed the first connection. The rate and the policy apply as they do to a
+    /// connection that the guest opens now.
+    async fn reconnect(&self, to: SocketAddr) -> Result<TcpStream, UpstreamError> {
+        let denied = |reason| UpstreamError::Failed(io::Error::other(reason));
+        if !self.rate.try_acquire() {
+            return Err(denied(self.record_rate_limit(to)));
         }
-        let names = self.known.names(to.ip());
-        let decision = decide(&self.policy, &Way { to, names }.connect());
+
+        let names = self.resolved_names.names_of(to.ip());
+        let decision = decide(&self.policy, &Destination { to, names }.connect_query());
         if !decision.is_allowed() {
             self.log
-                .decided(NetworkAction::Connection, &self.policy, &decision);
+                .record_decision(NetworkAction::Connection, &self.policy, &decision);
             return Err(denied(decision.refusal(&self.policy.name)));
         }
+
         dial(to).await
     }
 }
 
-/// Whether a conversation ended since the guest sent what cannot be read.
-fn is_no_request(error: &io::Error) -> bool {
+/// Returns whether a connection ended because the guest's bytes could not be parsed.
+fn is_parse_error(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|e| e.downcast_ref());
     inner.is_some_and(hyper::Error::is_parse)
 }
 
-async fn dial(to: SocketAddr) -> Result<TcpStream, Unreachable> {
-    let opened = tokio::time::timeout(CONNECT, TcpStream::connect(to)).await;
-    let stream = opened.map_err(|_| Unreachable::Slow(CONNECT))?;
-    let stream = stream.map_err(Unreachable::Failed)?;
+async fn dial(to: SocketAddr) -> Result<TcpStream, UpstreamError> {
+    let opened = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await;
+    let stream = opened.map_err(|_| UpstreamError::TimedOut(CONNECT_TIMEOUT))?;
+    let stream = stream.map_err(UpstreamError::Failed)?;
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }
 
-/// The requests of one connection, one after the other: each is decided on, and told of.
-struct Requests {
-    world: Arc<World>,
-    way: Way,
-    tls: Option<HostName>,
-    /// What the policy or its limits deny, until the request is over.
-    denied: Mutex<Option<Event>>,
+/// The requests of one connection, one after the other. Decides on each and records it.
+struct ProxiedRequests {
+    context: Arc<ConnectionContext>,
+    destination: Destination,
+    /// The host that TLS was terminated for; `None` for plain HTTP.
+    tls_host: Option<HostName>,
+    /// The denial of the current request by the policy or its limits, kept until the request is finished.
+    denial: Mutex<Option<Event>>,
 }
 
-impl Requests {
-    fn denied(&self) -> std::sync::MutexGuard<'_, Option<Event>> {
-        self.denied.lock().unwrap_or_else(PoisonError::into_inner)
+impl ProxiedRequests {
+    fn denial(&self) -> MutexGuard<'_, Option<Event>> {
+        self.denial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is told of a request that was refused by this code.
-    fn refused(&self, code: &'static str) -> Event {
-        let by_policy = self.denied().take().filter(|event| event.code == code);
+    /// Returns the event for a request that was refused with this code.
+    fn refusal_event(&self, code: &'static str) -> Event {
+        let by_policy = self.denial().take().filter(|event| event.code == code);
         by_policy.unwrap_or_else(|| {
-            let message = "a request that is never passed on; its page says why";
+            let message =
+                "the proxy never forwards such a request; the page in its answer gives the reason";
             Event::new(NetworkAction::Request, false, code, message.into())
         })
     }
 }
 
-impl Judge for Requests {
-    fn judge(&self, request: &Seen<'_>) -> Result<Option<RuleId>, Refusal> {
-        // An address of IPv6 has lost its brackets.
+impl RequestFilter for ProxiedRequests {
+    fn check(&self, request: &RequestHead<'_>) -> Result<Option<RuleId>, Refusal> {
+        // IPv6 addresses come without their brackets.
         let host = match request.host.parse::<IpAddr>() {
             Ok(address) => Ok(Host::Address(address)),
             Err(_) => request.host.parse::<Host>(),
@@ -214,66 +232,70 @@ impl Judge for Requests {
         let Ok(host) = host else {
             return Err(Refusal::new(
                 "no_host_name",
-                "the request is for no host's name",
+                "the request's host is not a valid host name",
             ));
         };
-        let question = Question::Request {
-            address: self.way.to.ip(),
-            port: self.way.to.port(),
-            names: &self.way.names,
-            tls: self.tls.as_ref(),
+
+        let query = PolicyQuery::Request {
+            address: self.destination.to.ip(),
+            port: self.destination.to.port(),
+            names: &self.destination.names,
+            tls: self.tls_host.as_ref(),
             host: &host,
             host_port: request.port,
             method: request.method,
         };
-        let World { policy, budget, .. } = &*self.world;
-        let decision = decide(policy, &question);
-        if decision.is_allowed() {
-            let afforded = budget.afford_both().map_err(|spent| {
-                let text = format!(
-                    "The limits of the policy `{}` deny it: {spent}.",
-                    policy.name
-                );
-                let event = Event::new(NetworkAction::Request, false, "bytes", text.clone());
-                *self.denied() = Some(event);
-                Refusal::new("bytes", text)
-            });
-            return afforded.map(|()| decision.rule);
+        let ConnectionContext { policy, budget, .. } = &*self.context;
+        let decision = decide(policy, &query);
+        if !decision.is_allowed() {
+            let event = Event::decided(NetworkAction::Request, policy, &decision);
+            *self.denial() = Some(event);
+            let text = decision.refusal(&policy.name);
+            return Err(Refusal::new(decision.reason.code(), text));
         }
-        let event = Event::decided(NetworkAction::Request, policy, &decision);
-        *self.denied() = Some(event);
-        let text = decision.refusal(&policy.name);
-        Err(Refusal::new(decision.reason.code(), text))
+
+        // An allowed request still needs bytes left in both directions.
+        if let Err(exceeded) = budget.check_both() {
+            let text = format!(
+                "The limits of the policy `{}` deny it: {exceeded}.",
+                policy.name
+            );
+            let event = Event::new(NetworkAction::Request, false, "bytes", text.clone());
+            *self.denial() = Some(event);
+            return Err(Refusal::new("bytes", text));
+        }
+        Ok(decision.rule)
     }
 }
 
-impl Watch for Requests {
-    fn over(&self, over: http::Event) {
-        let event = match over.refused {
-            Some(code) => self.refused(code),
+impl RequestObserver for ProxiedRequests {
+    fn finished(&self, request: RequestRecord) {
+        let event = match request.refused {
+            Some(code) => self.refusal_event(code),
             None => {
-                let (code, message) = match over.lost {
-                    false => ("rule", "a request was passed on"),
-                    true => (
+                let (code, message) = if request.unanswered {
+                    (
                         "unreachable",
-                        "its server gave no answer; the page says why",
-                    ),
+                        "the server did not answer; the page in the answer gives the reason",
+                    )
+                } else {
+                    ("rule", "the request was forwarded")
                 };
                 Event {
-                    rule: over.rule,
+                    rule: request.rule,
                     ..Event::new(NetworkAction::Request, true, code, message.into())
                 }
             }
         };
-        let told = Event {
-            name: over.host.parse().ok(),
-            method: Some(over.method),
-            status: over.status,
-            bytes_up: over.up,
-            bytes_down: over.down,
+        let event = Event {
+            name: request.host.parse().ok(),
+            method: Some(request.method),
+            status: request.status,
+            bytes_up: request.bytes_up,
+            bytes_down: request.bytes_down,
             ..event
         };
-        self.world.log.add(told.at(self.way.to));
+        self.context.log.record(event.at(self.destination.to));
     }
 }
 
@@ -287,28 +309,35 @@ mod tests {
     use crate::secret::Vault;
     use crate::testing::LINK;
 
-    fn world(policy: &str) -> Arc<World> {
+    fn context(policy: &str) -> Arc<ConnectionContext> {
         let policy = Arc::new(Policy::parse_toml(policy, "test").unwrap());
         let resolver = Resolver::new(Vec::new());
-        Arc::new(World::new(policy, Vault::default(), resolver, LINK.gateway))
+        Arc::new(ConnectionContext::new(
+            policy,
+            Vault::default(),
+            resolver,
+            LINK.gateway,
+        ))
     }
 
     #[tokio::test]
-    async fn another_connection_is_one_that_is_opened_now() {
+    async fn reconnecting_obeys_the_rate_and_the_policy() {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = server.local_addr().unwrap();
         let rule = format!(
             "[[allow]]\naddresses = \"127.0.0.1\"\nports = {}\n",
             to.port()
         );
-        let one = world(&format!("{rule}[limits]\nconnections_per_s = 1\n"));
-        one.dial_again(to).await.unwrap();
-        let why = one.dial_again(to).await.unwrap_err().to_string();
-        assert!(why.contains("raise `connections_per_s`"), "{why}");
-        // A name whose time is over.
-        let named = world("[[allow]]\nhost = \"web.test\"\naddresses = \"127.0.0.1\"\n");
-        let why = named.dial_again(to).await.unwrap_err().to_string();
-        assert!(why.contains("denies"), "{why}");
+
+        let limited = context(&format!("{rule}[limits]\nconnections_per_s = 1\n"));
+        limited.reconnect(to).await.unwrap();
+        let error = limited.reconnect(to).await.unwrap_err().to_string();
+        assert!(error.contains("raise `connections_per_s`"), "{error}");
+
+        // The name of this address was never resolved.
+        let named = context("[[allow]]\nhost = \"web.test\"\naddresses = \"127.0.0.1\"\n");
+        let error = named.reconnect(to).await.unwrap_err().to_string();
+        assert!(error.contains("denies"), "{error}");
         assert_eq!(named.log.summary().denials.len(), 1);
     }
 }

@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use crate::policy::{Document, Host, HostName, Index, Question, decide};
+use crate::policy::{Document, Host, HostName, Index, PolicyQuery, decide};
 
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
 
@@ -40,17 +40,17 @@ fn decided(document: Document) {
     let host = Host::Name(name.clone());
     let names = [name.clone()];
     let questions = [
-        Question::Lookup { name: &name },
-        Question::Resolved {
+        PolicyQuery::Lookup { name: &name },
+        PolicyQuery::Resolved {
             name: &name,
             address: ADDRESS,
         },
-        Question::Connect {
+        PolicyQuery::Connect {
             address: ADDRESS,
             port: 443,
             names: &names,
         },
-        Question::Request {
+        PolicyQuery::Request {
             address: ADDRESS,
             port: 443,
             names: &names,

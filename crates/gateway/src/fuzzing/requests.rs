@@ -6,7 +6,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 
 use super::runtime::wait_for;
-use crate::http::{self, ANSWER, Connector, Judge, Proxy, Scheme, Seen, Watch};
+use crate::http::{
+    ANSWER_TIMEOUT, Connector, Proxy, RequestFilter, RequestHead, RequestObserver, RequestRecord,
+    Scheme,
+};
 use crate::policy::RuleId;
 use crate::refusal::Refusal;
 use crate::stream::Stream;
@@ -23,8 +26,8 @@ const LONG: Duration = Duration::from_secs(3000);
 #[derive(Default)]
 struct Allowed(Mutex<HashSet<(String, String)>>);
 
-impl Judge for Allowed {
-    fn judge(&self, request: &Seen<'_>) -> Result<Option<RuleId>, Refusal> {
+impl RequestFilter for Allowed {
+    fn check(&self, request: &RequestHead<'_>) -> Result<Option<RuleId>, Refusal> {
         if request.host != HOST || request.method == DENIED {
             return Err(Refusal::new("not_allowed", "no"));
         }
@@ -34,8 +37,8 @@ impl Judge for Allowed {
     }
 }
 
-impl Watch for Allowed {
-    fn over(&self, _: http::Event) {}
+impl RequestObserver for Allowed {
+    fn finished(&self, _: RequestRecord) {}
 }
 
 /// The first byte says how the connection came and ends; a zero stands between what the guest and what the
@@ -60,12 +63,12 @@ async fn exchange(how: u8, said: &[u8], answer: &[u8]) {
     let proxy = Proxy {
         scheme: match how & 1 {
             0 => Scheme::Plain,
-            _ => Scheme::Sealed(HOST.to_owned()),
+            _ => Scheme::Tls(HOST.to_owned()),
         },
-        judge: allowed.clone(),
-        watch: allowed.clone(),
+        filter: allowed.clone(),
+        observer: allowed.clone(),
         secrets: Arc::default(),
-        answer: ANSWER,
+        answer_timeout: ANSWER_TIMEOUT,
         connect,
     };
     let (mut guest, near) = tokio::io::duplex(64 * 1024);

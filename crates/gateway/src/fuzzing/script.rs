@@ -22,7 +22,7 @@ pub(super) enum Act {
         ack: Nudge,
         window: u16,
         options: Options,
-        said: Said,
+        payload: Payload,
         edits: Edits,
     },
     /// As a kernel does: takes note of all that came, on every connection.
@@ -31,7 +31,7 @@ pub(super) enum Act {
     },
     Datagram {
         remote: Remote,
-        said: Said,
+        payload: Payload,
         edits: Edits,
     },
     /// A packet with its addresses, of any protocol.
@@ -167,7 +167,7 @@ impl Options {
 
 /// What is within a segment or a datagram.
 #[derive(Debug, Arbitrary)]
-pub(super) enum Said {
+pub(super) enum Payload {
     Nothing,
     Words(u8),
     Fill(u16),
@@ -182,7 +182,7 @@ const WORDS: [&[u8]; 5] = [
     b"\x00\x1d\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x06denied\x04test\x00\x00\x01\x00\x01",
 ];
 
-impl Said {
+impl Payload {
     fn bytes(&self) -> Vec<u8> {
         /// More than fits into any packet.
         const FILL: u16 = 1600;
@@ -248,11 +248,11 @@ impl Act {
             }
             Self::Datagram {
                 remote,
-                said,
+                payload,
                 edits,
             } => {
                 let to = remote.socket();
-                let datagram = packet::udp((40_000, to.port()), &said.bytes());
+                let datagram = packet::udp((40_000, to.port()), &payload.bytes());
                 vec![edits.finish(around(to.ip(), packet::UDP, &datagram))]
             }
             Self::Packet {
@@ -294,7 +294,7 @@ impl Act {
             ack,
             window,
             options,
-            said,
+            payload,
             edits,
         } = self
         else {
@@ -302,16 +302,16 @@ impl Act {
         };
         let count = guest.talks.len().max(1);
         let talk = guest.talks.get_mut(usize::from(*talk) % count)?;
-        let (flags, said) = (flags.bits(), said.bytes());
+        let (flags, payload) = (flags.bits(), payload.bytes());
         let nudged = Talk {
             ours: seq.on(talk.ours),
             theirs: ack.on(talk.theirs),
             ..*talk
         };
-        let bytes = tcp(&nudged, flags, *window, &options.bytes(), &said);
+        let bytes = tcp(&nudged, flags, *window, &options.bytes(), &payload);
         if matches!(seq, Nudge::Right | Nudge::RightToo) {
             let ends = u32::from(flags & 1) + u32::from(flags >> 1 & 1);
-            let length = u32::try_from(said.len()).unwrap_or_default();
+            let length = u32::try_from(payload.len()).unwrap_or_default();
             talk.ours = talk.ours.wrapping_add(length + ends);
         }
         Some(edits.finish(bytes))

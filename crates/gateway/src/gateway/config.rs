@@ -1,36 +1,38 @@
+//! What a gateway is started with.
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::link::LinkAddresses;
 use crate::policy::Policy;
 use crate::secret::Vault;
-use crate::stack::Tuple;
+use crate::stack::FourTuple;
 
-/// What a gateway is to be like.
+/// The configuration of a gateway.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
-    /// The wire to the guest.
+    /// The addresses on the link to the guest.
     pub link: LinkAddresses,
-    /// What the guest may reach.
+    /// The policy, which says what the guest may reach.
     pub policy: Arc<Policy>,
-    /// What the gateway knows and the guest does not.
+    /// The secrets and keys that the gateway holds and the guest does not.
     pub vault: Vault,
-    /// Name servers to ask; none: this host's own.
+    /// The name servers to use; if empty, those of this host.
     pub name_servers: Vec<SocketAddr>,
-    /// Connections that the guest believes to be open, since it had them when its state was saved.
+    /// Connections that the guest considers open because it had them when its state was saved.
     pub stale: Connections,
 }
 
 /// The connections of a guest at one moment.
 #[derive(Debug, Clone, Default)]
-pub struct Connections(pub(super) Vec<Tuple>);
+pub struct Connections(pub(super) Vec<FourTuple>);
 
 impl Connections {
-    /// These, and those of another moment.
+    /// Returns the union of these connections and `other`.
     #[must_use]
     pub fn with(mut self, other: Self) -> Self {
         let missing = other.0.into_iter().filter(|tuple| !self.0.contains(tuple));
-        let missing: Vec<Tuple> = missing.collect();
+        let missing: Vec<FourTuple> = missing.collect();
         self.0.extend(missing);
         self
     }

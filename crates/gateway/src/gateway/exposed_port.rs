@@ -1,70 +1,84 @@
+//! Connections from this host to an exposed port of the guest.
+
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::events::{Event, Log, NetworkAction};
-use crate::flow::pass_both_ways;
-use crate::metering::{Budget, Count, Metered};
+use crate::flow::relay_streams;
+use crate::metering::{Budget, ByteCounter, MeteredStream};
 use crate::stack::{GuestStream, Stack};
 
-/// Connections that one exposed port may have at a time.
-const INBOUND: usize = 128;
+/// Maximum number of concurrent connections to one exposed port.
+const MAX_INBOUND_CONNECTIONS: usize = 128;
 
-pub(super) async fn expose(stack: Stack, log: Arc<Log>, listener: TcpListener, port: u16) {
+/// Deadline for the guest to answer a new connection.
+const GUEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause after a failed accept.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// Forwards connections that `listener` accepts to a port of the guest.
+pub(super) async fn serve_exposed_port(
+    stack: Stack,
+    log: Arc<Log>,
+    listener: TcpListener,
+    port: u16,
+) {
     let mut tasks = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept(), if tasks.len() < INBOUND => accepted,
+            accepted = listener.accept(), if tasks.len() < MAX_INBOUND_CONNECTIONS => accepted,
             Some(_) = tasks.join_next() => continue,
         };
         match accepted {
             Ok((client, _)) => {
                 let (stack, log) = (stack.clone(), log.clone());
-                tasks.spawn(async move { inbound(&stack, &log, client, port).await });
+                tasks.spawn(async move { serve_client(&stack, &log, client, port).await });
             }
-            // Out of descriptors, or a client that has gone: others may come.
+            // This process is out of descriptors, or the client is gone. Later connections may succeed.
             Err(error) => {
-                tracing::warn!(%error, "a connection to an exposed port was lost");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tracing::warn!(%error, "cannot accept a connection to an exposed port");
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
 }
 
-async fn inbound(stack: &Stack, log: &Log, client: TcpStream, port: u16) {
-    /// How long a guest may take to answer.
-    const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
+async fn serve_client(stack: &Stack, log: &Log, client: TcpStream, port: u16) {
     let to = SocketAddr::new(stack.link().guest.v4.into(), port);
-    let opened = tokio::time::timeout(ANSWER, stack.connect(to)).await;
-    let why = match opened {
-        Ok(Ok(guest)) => {
-            let event = exchange(client, guest).await;
-            return log.add(Event {
-                port: Some(port),
-                ..event
-            });
-        }
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("the guest does not answer within {ANSWER:?}"),
+    let connected = tokio::time::timeout(GUEST_ANSWER_TIMEOUT, stack.connect(to)).await;
+    let event = match connected {
+        Ok(Ok(guest)) => relay(client, guest).await,
+        Ok(Err(error)) => Event::failed(NetworkAction::Inbound, "not_served", error.to_string()),
+        Err(_) => Event::failed(
+            NetworkAction::Inbound,
+            "not_served",
+            format!("the guest did not answer within {GUEST_ANSWER_TIMEOUT:?}"),
+        ),
     };
-    log.add(Event {
+    log.record(Event {
         port: Some(port),
-        ..Event::failed(NetworkAction::Inbound, "not_served", why)
+        ..event
     });
 }
 
-/// Passes on what a client of this host and the guest say. Who exposes a port sets it no limits.
-async fn exchange(client: TcpStream, mut guest: GuestStream) -> Event {
+/// Forwards bytes between a client of this host and the guest. The policy's byte limits do not apply here.
+async fn relay(client: TcpStream, mut guest: GuestStream) -> Event {
     let _ = client.set_nodelay(true);
-    let count = Arc::<Count>::default();
-    let mut client = Metered::new(client, Arc::new(Budget::unlimited()), count.clone());
-    let message = match pass_both_ways(&mut guest, &mut client).await {
-        true => "a client of this host used the exposed port",
-        false => "a client of this host used the exposed port, until one side broke off",
+    let counter = Arc::<ByteCounter>::default();
+    let mut client = MeteredStream::new(client, Arc::new(Budget::unlimited()), counter.clone());
+
+    let message = if relay_streams(&mut guest, &mut client).await {
+        "a client on this host used the exposed port"
+    } else {
+        "a client on this host used the exposed port; one side broke off the connection"
     };
-    let (bytes_up, bytes_down) = count.read();
+
+    let (bytes_up, bytes_down) = counter.totals();
     Event {
         bytes_up,
         bytes_down,

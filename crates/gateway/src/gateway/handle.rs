@@ -1,3 +1,5 @@
+//! The handle of a running gateway.
+
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, UnixStream};
@@ -5,23 +7,23 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::config::{Connections, GatewayConfig};
-use super::exposed_port::expose;
-use super::serve::live;
+use super::exposed_port::serve_exposed_port;
+use super::serve::run;
 use crate::dns::Resolver;
 use crate::events::{Event, Log, Summary};
-use crate::flow::World;
+use crate::flow::ConnectionContext;
 use crate::metering::Budget;
 use crate::stack::Stack;
 
-/// A guest's network. It ends, and with it all of its connections, when it is dropped.
+/// A guest's network. Dropping it ends the network and all of its connections.
 #[derive(Debug)]
 pub struct Gateway {
     stack: Stack,
     log: Arc<Log>,
     budget: Arc<Budget>,
     tasks: Vec<AbortHandle>,
-    /// Closed once the guest is gone.
-    ended: watch::Receiver<()>,
+    /// Closed when the guest is gone.
+    guest_gone: watch::Receiver<()>,
 }
 
 impl Drop for Gateway {
@@ -32,48 +34,58 @@ impl Drop for Gateway {
     }
 }
 
-/// Why there is no gateway.
+/// An error that prevents a gateway from starting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GatewayError {
-    /// Numbers that nobody can guess are needed for connections.
-    #[error("this host gives no randomness: {0}")]
+    /// Connections need unpredictable sequence numbers.
+    #[error("cannot read random numbers from this host: {0}")]
     Randomness(String),
 }
 
 impl Gateway {
-    /// Begins to speak with the guest at the other end of the wire, which carries QEMU's frames of a `stream`
-    /// network backend. Must be called inside a tokio runtime.
+    /// Starts the network of the guest at the other end of `wire`, which carries the frames of a QEMU `stream` network
+    /// backend. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// [`GatewayError`].
-    pub fn start(wire: UnixStream, setup: GatewayConfig) -> Result<Self, GatewayError> {
+    /// Returns [`GatewayError`] if the host provides no random numbers.
+    pub fn start(wire: UnixStream, config: GatewayConfig) -> Result<Self, GatewayError> {
         let seed = getrandom::u64().map_err(|e| GatewayError::Randomness(e.to_string()))?;
-        let limits = setup.policy.limits;
-        let most = usize::try_from(limits.connections).unwrap_or(usize::MAX);
-        let (stack, arrivals) = Stack::new(setup.link, seed, most);
-        stack.end_stale(&setup.stale.0);
-        let resolver = Resolver::new(setup.name_servers);
-        let world = World::new(setup.policy, setup.vault, resolver, setup.link.gateway);
-        let (log, budget) = (world.log.clone(), world.budget.clone());
-        let (over, ended) = watch::channel(());
-        let task = tokio::spawn(live(stack.clone(), wire, Arc::new(world), arrivals, over));
-        let tasks = vec![task.abort_handle()];
+        let limits = config.policy.limits;
+        let max_connections = usize::try_from(limits.connections).unwrap_or(usize::MAX);
+        let (stack, arrivals) = Stack::new(config.link, seed, max_connections);
+        stack.reset_stale_connections(&config.stale.0);
+
+        let resolver = Resolver::new(config.name_servers);
+        let gateway = config.link.gateway;
+        let context = ConnectionContext::new(config.policy, config.vault, resolver, gateway);
+        let (log, budget) = (context.log.clone(), context.budget.clone());
+
+        let (guest_lives, guest_gone) = watch::channel(());
+        let running = run(
+            stack.clone(),
+            wire,
+            Arc::new(context),
+            arrivals,
+            guest_lives,
+        );
+        let task = tokio::spawn(running);
+
         Ok(Self {
             stack,
             log,
             budget,
-            tasks,
-            ended,
+            tasks: vec![task.abort_handle()],
+            guest_gone,
         })
     }
 
-    /// All that the guest does from now on. There is one listener at a time; one that is slow misses events,
-    /// and the summary says how many.
+    /// Returns a receiver of all events from now on. There is one receiver at a time: a new one replaces the last. A
+    /// receiver that is slow misses events, and the summary counts them.
     pub fn events(&self) -> mpsc::Receiver<Event> {
-        self.log.listen()
+        self.log.subscribe()
     }
 
-    /// All that the guest has done.
+    /// Returns a summary of everything the guest did on its network.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let (bytes_up, bytes_down) = self.budget.used();
@@ -84,20 +96,21 @@ impl Gateway {
         }
     }
 
-    /// The connections that are open now: to be given to the gateway of a guest that goes on from its state.
+    /// Returns the connections that are open now. Pass them to the gateway of a guest that is restored from a state
+    /// saved at this moment.
     #[must_use]
     pub fn connections(&self) -> Connections {
         Connections(self.stack.tuples())
     }
 
-    /// Passes connections that this listener takes on to a port of the guest.
+    /// Forwards connections that `listener` accepts to a port of the guest.
     pub fn expose(&mut self, listener: TcpListener, port: u16) {
         let (stack, log) = (self.stack.clone(), self.log.clone());
-        let mut ended = self.ended.clone();
+        let mut guest_gone = self.guest_gone.clone();
         let task = tokio::spawn(async move {
             tokio::select! {
-                () = expose(stack, log, listener, port) => {}
-                _ = ended.changed() => {}
+                () = serve_exposed_port(stack, log, listener, port) => {}
+                _ = guest_gone.changed() => {}
             }
         });
         self.tasks.push(task.abort_handle());

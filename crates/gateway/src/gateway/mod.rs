@@ -1,4 +1,7 @@
-//! A guest's gateway: what starts it, and what it does for as long as the guest is there.
+//! A guest's gateway: its configuration, its handle, and the tasks that run while the guest exists.
+//!
+//! The tasks connect the layers below: they drive the stack, and start a flow for each connection and a lookup for each
+//! DNS query. Decisions and protocols are not made here.
 
 mod config;
 mod exposed_port;

@@ -1,3 +1,5 @@
+//! The tasks of a running gateway.
+
 use std::sync::Arc;
 
 use tokio::net::UnixStream;
@@ -5,63 +7,68 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::events::{Event, NetworkAction};
-use crate::flow::World;
+use crate::flow::ConnectionContext;
 use crate::stack::{Arrival, Stack, drive};
 
-/// Questions about names that are looked up at a time; further ones are lost, and asked again.
-const LOOKUPS: usize = 64;
+/// Maximum number of concurrent lookups. Further queries are dropped, and the guest repeats them.
+const MAX_LOOKUPS: usize = 64;
 
-/// Sees to a guest for as long as it is there: with its wire, all of its connections end.
-pub(super) async fn live(
+/// Serves a guest until its wire is closed, which ends all of its connections.
+pub(super) async fn run(
     stack: Stack,
     wire: UnixStream,
-    world: Arc<World>,
+    context: Arc<ConnectionContext>,
     arrivals: mpsc::Receiver<Arrival>,
-    over: watch::Sender<()>,
+    guest_lives: watch::Sender<()>,
 ) {
-    let log = world.log.clone();
+    let log = context.log.clone();
     let ended = tokio::select! {
         ended = drive(stack.clone(), wire) => ended,
-        () = serve(stack, world, arrivals) => Ok(()),
+        () = serve(stack, context, arrivals) => Ok(()),
     };
     if let Err(error) = ended {
-        log.add(Event::failed(
+        log.record(Event::failed(
             NetworkAction::Packet,
             "network_ended",
             error.to_string(),
         ));
     }
-    drop(over);
+    drop(guest_lives);
 }
 
-/// Sees to all that the guest does; its tasks end with it.
-async fn serve(stack: Stack, world: Arc<World>, mut arrivals: mpsc::Receiver<Arrival>) {
+/// Handles everything that the stack reports. Its tasks end when it is dropped.
+async fn serve(
+    stack: Stack,
+    context: Arc<ConnectionContext>,
+    mut arrivals: mpsc::Receiver<Arrival>,
+) {
     let mut tasks = JoinSet::new();
-    let lookups = Arc::new(Semaphore::new(LOOKUPS));
+    let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS));
     loop {
         let arrival = tokio::select! {
             arrival = arrivals.recv() => arrival,
             Some(_) = tasks.join_next() => continue,
         };
+
         match arrival {
             None => return,
             Some(Arrival::Connection(guest)) => {
-                let world = world.clone();
-                tasks.spawn(async move { world.serve(guest).await });
+                let context = context.clone();
+                tasks.spawn(async move { context.serve(guest).await });
             }
-            Some(Arrival::Question { from, message }) => {
-                let Ok(turn) = lookups.clone().try_acquire_owned() else {
+            Some(Arrival::DnsQuery { from, message }) => {
+                let Ok(permit) = lookups.clone().try_acquire_owned() else {
                     continue;
                 };
-                let (world, stack) = (world.clone(), stack.clone());
+                let (context, stack) = (context.clone(), stack.clone());
                 tasks.spawn(async move {
-                    if let Some(answer) = world.names.answer(&message, false).await {
-                        stack.answer(from, &answer);
+                    if let Some(answer) = context.name_server.answer(&message, false).await {
+                        stack.send_dns_answer(from, &answer);
                     }
-                    drop(turn);
+                    drop(permit);
                 });
             }
-            Some(Arrival::Refused(refused)) => world.refused(refused),
+            Some(Arrival::Rejected(rejected)) => context.record_rejected(rejected),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How long a guest's connection may rest, by what it is doing.
+//! How long a connection of the guest may be idle, by what it is doing.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,142 +9,143 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::limits::{HEAD, IDLE, UPGRADED};
+use super::limits::{HEAD_TIMEOUT, IDLE_TIMEOUT, UPGRADED_TIMEOUT};
 use crate::stream::Stream;
 
-/// Time beyond the server's for its lateness to be told.
-const GRACE: Duration = Duration::from_secs(10);
+/// Time after the answer's deadline for the guest to receive the timeout page.
+const TIMEOUT_PAGE_GRACE: Duration = Duration::from_secs(10);
 
-/// When a connection last showed life, and in what.
+/// Measures how long a connection has been idle.
 #[derive(Debug)]
-pub(super) struct Pulse {
-    answer: Duration,
+pub(super) struct IdleTimer {
+    answer_timeout: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// Requests that are not over: an answer may end before its request does.
-    open: usize,
+    /// The number of unfinished requests: an answer may end before its request does.
+    open_requests: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    /// Since the last byte, no request has begun.
+    /// No request has started since the last byte.
     Idle(Instant),
-    /// A request's head has begun, and is not restarted by further bytes.
+    /// A request's head has started. Further bytes do not extend its deadline.
     Head(Instant),
-    /// A request is being served; last byte of either side.
+    /// A request is being served; the time of the last byte of either side.
     Busy(Instant),
-    /// No requests any more; last byte of either side.
+    /// The connection is upgraded; the time of the last byte of either side.
     Upgraded(Instant),
 }
 
-impl Pulse {
-    /// A connection that has just begun, with a head.
-    pub(super) fn new(answer: Duration) -> Self {
+impl IdleTimer {
+    /// Starts the timer of a new connection, which starts with a head.
+    pub(super) fn new(answer_timeout: Duration) -> Self {
         Self {
-            answer,
+            answer_timeout,
             state: Mutex::new(State {
                 phase: Phase::Head(Instant::now()),
-                open: 0,
+                open_requests: 0,
             }),
         }
     }
 
-    /// A head is complete.
-    pub(super) fn busy(&self) {
-        let mut state = self.state();
-        state.open += 1;
+    /// Records that a head is complete.
+    pub(super) fn request_started(&self) {
+        let mut state = self.lock();
+        state.open_requests += 1;
         state.phase = Phase::Busy(Instant::now());
     }
 
-    /// A request is over.
-    pub(super) fn idle(&self) {
-        let mut state = self.state();
-        state.open -= 1;
-        if state.open == 0 {
+    /// Records that a request is finished.
+    pub(super) fn request_finished(&self) {
+        let mut state = self.lock();
+        state.open_requests -= 1;
+        if state.open_requests == 0 {
             state.phase = Phase::Idle(Instant::now());
         }
     }
 
-    /// The connection has been upgraded.
+    /// Records that the connection is upgraded.
     pub(super) fn upgraded(&self) {
-        self.state().phase = Phase::Upgraded(Instant::now());
+        self.lock().phase = Phase::Upgraded(Instant::now());
     }
 
-    /// One side of an upgraded connection has ended; the other may not take long.
-    pub(super) fn closing(&self) {
-        self.state().phase = Phase::Idle(Instant::now());
+    /// Records that one side of an upgraded connection has closed. The other side has a short deadline.
+    pub(super) fn half_closed(&self) {
+        self.lock().phase = Phase::Idle(Instant::now());
     }
 
-    /// Either side has sent something.
-    pub(super) fn beat(&self) {
-        match &mut self.state().phase {
+    /// Records that either side has sent something.
+    pub(super) fn record_activity(&self) {
+        match &mut self.lock().phase {
             Phase::Idle(last) | Phase::Busy(last) | Phase::Upgraded(last) => *last = Instant::now(),
             Phase::Head(_) => {}
         }
     }
 
-    /// When a request's bodies last moved, or it began.
-    pub(super) fn last(&self) -> Instant {
-        match self.state().phase {
+    /// Returns when a request's bodies last moved, or when the request started.
+    pub(super) fn last_activity(&self) -> Instant {
+        match self.lock().phase {
             Phase::Idle(at) | Phase::Head(at) | Phase::Busy(at) | Phase::Upgraded(at) => at,
         }
     }
 
-    /// Waits until the connection has rested for too long.
-    pub(super) async fn stopped(&self) {
+    /// Waits until the connection has been idle for too long.
+    pub(super) async fn expired(&self) {
         loop {
             let deadline = self.deadline();
             if deadline <= Instant::now() {
                 return;
             }
-            // A phase with a nearer end may begin meanwhile.
-            let soon = Instant::now() + HEAD.min(self.answer);
-            tokio::time::sleep_until(deadline.min(soon)).await;
+            // A phase with an earlier deadline may start meanwhile.
+            let next_check = Instant::now() + HEAD_TIMEOUT.min(self.answer_timeout);
+            tokio::time::sleep_until(deadline.min(next_check)).await;
         }
     }
 
     fn deadline(&self) -> Instant {
-        match self.state().phase {
-            Phase::Idle(at) => at + IDLE,
-            Phase::Head(at) => at + HEAD,
-            Phase::Busy(at) => at + self.answer + GRACE,
-            Phase::Upgraded(at) => at + UPGRADED,
+        match self.lock().phase {
+            Phase::Idle(at) => at + IDLE_TIMEOUT,
+            Phase::Head(at) => at + HEAD_TIMEOUT,
+            Phase::Busy(at) => at + self.answer_timeout + TIMEOUT_PAGE_GRACE,
+            Phase::Upgraded(at) => at + UPGRADED_TIMEOUT,
         }
     }
 
-    fn read(&self) {
-        let mut state = self.state();
+    /// Records that bytes of the guest were read. On an idle connection they start a head.
+    fn record_read(&self) {
+        let mut state = self.lock();
         if let Phase::Idle(_) = state.phase {
             state.phase = Phase::Head(Instant::now());
             return;
         }
         drop(state);
-        self.beat();
+        self.record_activity();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A guest's stream whose bytes are felt.
+/// A guest's stream that reports its activity to the timer.
 #[derive(Debug)]
-pub(super) struct Felt<S> {
+pub(super) struct ActivityTracked<S> {
     stream: S,
-    pulse: Arc<Pulse>,
+    timer: Arc<IdleTimer>,
 }
 
-impl<S> Felt<S> {
-    pub(super) fn new(stream: S, pulse: Arc<Pulse>) -> Self {
-        Self { stream, pulse }
+impl<S> ActivityTracked<S> {
+    pub(super) fn new(stream: S, timer: Arc<IdleTimer>) -> Self {
+        Self { stream, timer }
     }
 }
 
-impl<S: Stream> AsyncRead for Felt<S> {
+impl<S: Stream> AsyncRead for ActivityTracked<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -153,13 +154,13 @@ impl<S: Stream> AsyncRead for Felt<S> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.pulse.read();
+            self.timer.record_read();
         }
         polled
     }
 }
 
-impl<S: Stream> AsyncWrite for Felt<S> {
+impl<S: Stream> AsyncWrite for ActivityTracked<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -167,7 +168,7 @@ impl<S: Stream> AsyncWrite for Felt<S> {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if polled.is_ready() {
-            self.pulse.beat();
+            self.timer.record_activity();
         }
         polled
     }
@@ -179,7 +180,7 @@ impl<S: Stream> AsyncWrite for Felt<S> {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
         if polled.is_ready() {
-            self.pulse.beat();
+            self.timer.record_activity();
         }
         polled
     }

@@ -1,65 +1,68 @@
+//! The proxy's interface to its callers.
+
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::exchange::Watch;
+use super::exchange::RequestObserver;
 use crate::policy::RuleId;
 use crate::refusal::Refusal;
 use crate::secret::Secrets;
-use crate::stream::{Stream, Unreachable};
+use crate::stream::{Stream, UpstreamError};
 
-/// Decides on every request.
-pub(crate) trait Judge: Send + Sync {
-    /// Says whether a request may be sent, and by which rule.
+/// Decides on requests.
+pub(crate) trait RequestFilter: Send + Sync {
+    /// Decides whether a request may be forwarded; returns the rule that allows it, if there is one.
     ///
     /// # Errors
-    /// It may not; the guest reads why.
-    fn judge(&self, request: &Seen<'_>) -> Result<Option<RuleId>, Refusal>;
+    /// Returns the refusal that the guest receives if the request is denied.
+    fn check(&self, request: &RequestHead<'_>) -> Result<Option<RuleId>, Refusal>;
 }
 
-/// What of a request is judged.
+/// The part of a request that is decided on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seen<'a> {
-    /// A DNS name in small letters, or an address without brackets.
+pub(crate) struct RequestHead<'a> {
+    /// A DNS name in lowercase, or an address without brackets.
     pub(crate) host: &'a str,
     /// The port that the request names, if it does.
     pub(crate) port: Option<u16>,
-    /// The method, as it came.
+    /// The method, as it was sent.
     pub(crate) method: &'a str,
-    /// Path and query, as they came; `*` for the server as a whole.
+    /// The path and query, as they were sent; `*` for the server as a whole.
     pub(crate) path: &'a str,
 }
 
-/// A connection to the server, or why there is none.
-pub(crate) type Connecting =
-    Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, Unreachable>> + Send>>;
+/// A connection to the server that is being opened.
+pub(crate) type ConnectFuture =
+    Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, UpstreamError>> + Send>>;
 
-/// Makes connections to the one server that the caller has decided on.
-pub(crate) type Connector = Box<dyn Fn() -> Connecting + Send + Sync>;
+/// Opens connections to the one server that the caller has decided on.
+pub(crate) type Connector = Box<dyn Fn() -> ConnectFuture + Send + Sync>;
 
-/// How the guest's connection came.
+/// How the guest's connection is secured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Scheme {
-    /// Readable by anyone; its first request names its host.
+    /// Plain HTTP. The first request names its host.
     Plain,
-    /// Within TLS that ended here, whose client named this host.
-    Sealed(String),
+    /// Terminated TLS, whose client named this host.
+    Tls(String),
 }
 
-/// One guest's connection, and what decides about it.
+/// A proxy for one connection of the guest.
 pub(crate) struct Proxy {
-    /// How it came.
+    /// How the connection is secured.
     pub(crate) scheme: Scheme,
-    /// Who decides.
-    pub(crate) judge: Arc<dyn Judge>,
-    /// Who is told of each request when it is over.
-    pub(crate) watch: Arc<dyn Watch>,
+    /// Decides on each request.
+    pub(crate) filter: Arc<dyn RequestFilter>,
+    /// Receives each request when it is finished.
+    pub(crate) observer: Arc<dyn RequestObserver>,
     /// The sandbox's secrets.
     pub(crate) secrets: Arc<Secrets>,
-    /// Time in which the server must begin to answer: [`ANSWER`] by default. As long may either side rest in a body.
-    pub(crate) answer: Duration,
-    /// The way to the server.
+    /// Deadline for the server to start its answer, and for the next byte of a body on either side; by default
+    /// [`ANSWER_TIMEOUT`](super::ANSWER_TIMEOUT).
+    pub(crate) answer_timeout: Duration,
+    /// Opens connections to the server.
     pub(crate) connect: Connector,
 }
 

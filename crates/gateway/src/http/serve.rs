@@ -1,3 +1,5 @@
+//! Serves a guest's connection.
+
 use std::io;
 use std::sync::Arc;
 
@@ -5,41 +7,44 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
-use super::idle_timer::{Felt, Pulse};
-use super::limits::{BUFFER_BYTES, HEAD_BYTES, HEADERS};
+use super::idle_timer::{ActivityTracked, IdleTimer};
+use super::limits::{BUFFER_BYTES, MAX_HEAD_BYTES, MAX_HEADERS};
 use super::proxy::Proxy;
 use super::session::Session;
-use crate::stream::{Lingering, Stream};
+use crate::stream::{GracefulClose, Stream};
 
 impl Proxy {
-    /// Serves the guest's connection to its end. Dropped, it ends both connections at once.
+    /// Serves the guest's connection until it ends. Dropping the future closes both connections at once.
     ///
     /// # Errors
-    /// The guest is gone, was too slow, or spoke no HTTP/1; or the server broke off. Nothing is left to be told.
+    /// Fails if the guest is gone, was too slow or did not speak HTTP/1, or if the server broke off. The guest has
+    /// received everything that it can receive about it.
     pub(crate) async fn serve(self, guest: impl Stream) -> io::Result<()> {
-        let pulse = Arc::new(Pulse::new(self.answer));
-        let felt = Felt::new(Lingering::new(guest), Arc::clone(&pulse));
-        let session = Arc::new(Session::new(self, Arc::clone(&pulse)));
+        let timer = Arc::new(IdleTimer::new(self.answer_timeout));
+        let guest = ActivityTracked::new(GracefulClose::new(guest), Arc::clone(&timer));
+        let session = Arc::new(Session::new(self, Arc::clone(&timer)));
+
         let answering = Arc::clone(&session);
         let service = service_fn(move |request| Arc::clone(&answering).answer(request));
         let connection = http1::Builder::new()
-            .max_header_size(HEAD_BYTES)
-            .max_headers(HEADERS)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_HEADERS)
             .max_buf_size(BUFFER_BYTES)
-            // The pulse tells a slow head from a rest between requests; hyper does not.
+            // The idle timer distinguishes a slow head from a pause between requests; hyper's timeout does not.
             .header_read_timeout(None)
-            .serve_connection(TokioIo::new(felt), service)
+            .serve_connection(TokioIo::new(guest), service)
             .with_upgrades();
-        let served = async {
+
+        let serving = async {
             connection.await.map_err(io::Error::other)?;
-            match session.upgraded() {
+            match session.take_splice() {
                 Some(splice) => splice.run().await,
-                None => session.decline().await,
+                None => session.close_declined_upgrade().await,
             }
         };
         tokio::select! {
-            ended = served => ended,
-            () = pulse.stopped() => Err(io::ErrorKind::TimedOut.into()),
+            served = serving => served,
+            () = timer.expired() => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 }

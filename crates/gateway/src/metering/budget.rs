@@ -1,15 +1,18 @@
+//! The bytes that a guest may transfer.
+
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::rate::Rate;
 use crate::policy::NetworkLimits;
 
-/// What a guest may use in all, and has.
+/// The bytes that a guest may transfer in total, and those that it has transferred.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limits: NetworkLimits,
-    pub(super) up: AtomicU64,
-    pub(super) down: AtomicU64,
-    pub(super) bytes: Option<Rate>,
+    up: AtomicU64,
+    down: AtomicU64,
+    rate: Option<Rate>,
 }
 
 impl Budget {
@@ -18,11 +21,11 @@ impl Budget {
             limits,
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
-            bytes: limits.bytes_per_s.map(Rate::new),
+            rate: limits.bytes_per_s.map(Rate::new),
         }
     }
 
-    /// One that is never used up.
+    /// Creates a budget that cannot be exceeded.
     pub(crate) fn unlimited() -> Self {
         Self::new(NetworkLimits {
             bytes_up: u64::MAX,
@@ -32,7 +35,7 @@ impl Budget {
         })
     }
 
-    /// Bytes from the guest, and to it.
+    /// Returns the bytes transferred from the guest, and to it.
     pub(crate) fn used(&self) -> (u64, u64) {
         (
             self.up.load(Ordering::Relaxed),
@@ -40,39 +43,54 @@ impl Budget {
         )
     }
 
-    /// Whether more bytes may go, from the guest (`up`) or to it.
+    /// Checks that bytes are left from the guest (`up`) or to it.
     ///
     /// # Errors
-    /// [`Spent`].
-    pub(super) fn afford(&self, up: bool) -> Result<(), Spent> {
-        let ((used_up, used_down), limits) = (self.used(), &self.limits);
-        let (used, bytes, direction, limit) = match up {
-            true => (used_up, limits.bytes_up, "from the guest", "bytes_up"),
-            false => (used_down, limits.bytes_down, "to the guest", "bytes_down"),
+    /// Returns [`BudgetExceeded`] if none are left.
+    pub(super) fn check(&self, up: bool) -> Result<(), BudgetExceeded> {
+        let (used_up, used_down) = self.used();
+        let limits = &self.limits;
+        let (used, bytes, direction, limit) = if up {
+            (used_up, limits.bytes_up, "from the guest", "bytes_up")
+        } else {
+            (used_down, limits.bytes_down, "to the guest", "bytes_down")
         };
-        match used < bytes {
-            true => Ok(()),
-            false => Err(Spent {
+
+        if used < bytes {
+            Ok(())
+        } else {
+            Err(BudgetExceeded {
                 bytes,
                 direction,
                 limit,
-            }),
+            })
         }
     }
 
-    /// Whether a question may be sent, and its answer be read.
+    /// Checks that bytes are left in both directions, for a request and its answer.
     ///
     /// # Errors
-    /// [`Spent`].
-    pub(crate) fn afford_both(&self) -> Result<(), Spent> {
-        self.afford(true).and(self.afford(false))
+    /// Returns [`BudgetExceeded`] if none are left in one of them.
+    pub(crate) fn check_both(&self) -> Result<(), BudgetExceeded> {
+        self.check(true).and(self.check(false))
+    }
+
+    /// Charges transferred bytes; returns how long to wait before transferring more.
+    pub(super) fn charge(&self, bytes: u64, up: bool) -> Duration {
+        let used = if up { &self.up } else { &self.down };
+        used.fetch_add(bytes, Ordering::Relaxed);
+        self.rate
+            .as_ref()
+            .map_or(Duration::ZERO, |rate| rate.consume(bytes))
     }
 }
 
-/// The budget that is used up.
+/// A byte limit of the policy is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{bytes} bytes {direction} are used up; raise `{limit}` in the policy's limits")]
-pub(crate) struct Spent {
+#[error(
+    "the limit of {bytes} bytes {direction} is reached; raise `{limit}` in the policy's limits"
+)]
+pub(crate) struct BudgetExceeded {
     bytes: u64,
     direction: &'static str,
     limit: &'static str,

@@ -34,7 +34,7 @@ impl FromStr for Ecosystem {
     fn from_str(text: &str) -> Result<Self, ()> {
         [Self::Python, Self::JavaScript]
             .into_iter()
-            .find(|language| language.as_str() == text)
+            .find(|ecosystem| ecosystem.as_str() == text)
             .ok_or(())
     }
 }

@@ -3,19 +3,19 @@ use thiserror::Error;
 use super::ecosystem::Ecosystem;
 
 /// URLs of one language's indexes at most; each is a host that is open.
-pub const INDEXES: usize = 32;
+pub const MAX_INDEXES: usize = 32;
 
 /// Why this host's indexes are not known. What is wrong is not repeated: it may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum IndexError {
     /// Nothing is configured, and no tool is here to tell its default.
     #[error(
-        "no {language} package index is configured on this host, and its tools do not tell one; {}",
-        configure(*language)
+        "no {ecosystem} package index is configured on this host, and its tools do not tell one; {}",
+        configure(*ecosystem)
     )]
     Unknown {
         /// Of what.
-        language: Ecosystem,
+        ecosystem: Ecosystem,
     },
     /// A file that cannot be read.
     #[error("the configuration {file} cannot be read: {reason}")]
@@ -33,18 +33,18 @@ pub enum IndexError {
         /// The file, or the environment.
         place: String,
     },
-    /// Past [`INDEXES`].
+    /// Past [`MAX_INDEXES`].
     #[error(
-        "more than {INDEXES} {language} package indexes are configured on this host; name their hosts in the policy instead"
+        "more than {MAX_INDEXES} {ecosystem} package indexes are configured on this host; name their hosts in the policy instead"
     )]
     Many {
         /// Of what.
-        language: Ecosystem,
+        ecosystem: Ecosystem,
     },
 }
 
-fn configure(language: Ecosystem) -> &'static str {
-    match language {
+fn configure(ecosystem: Ecosystem) -> &'static str {
+    match ecosystem {
         Ecosystem::Python => {
             "set index-url in pip.conf or PIP_INDEX_URL, or name its hosts with `host`"
         }

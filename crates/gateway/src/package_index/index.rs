@@ -5,9 +5,9 @@ use url::Url;
 
 use super::credential::Credential;
 use super::ecosystem::Ecosystem;
-use super::error::{INDEXES, IndexError};
-use super::settings::{Found, host_and_port};
-use super::tool_environment::Surroundings;
+use super::error::{IndexError, MAX_INDEXES};
+use super::settings::{IndexSettings, host_and_port};
+use super::tool_environment::ToolEnvironment;
 use super::{javascript, python};
 use crate::value::Host;
 
@@ -34,36 +34,36 @@ impl Index {
     ///
     /// # Errors
     /// A configuration cannot be read, or there is none.
-    pub fn of_host(language: Ecosystem) -> Result<Self, IndexError> {
-        Self::of(language, &Surroundings::of_host())
+    pub fn of_host(ecosystem: Ecosystem) -> Result<Self, IndexError> {
+        Self::of(ecosystem, &ToolEnvironment::of_host())
     }
 
-    /// The same with the environment and the files of `surroundings`.
+    /// The same with the environment and the files of `environment`.
     ///
     /// # Errors
     /// As [`Index::of_host`].
-    pub fn of(language: Ecosystem, surroundings: &Surroundings) -> Result<Self, IndexError> {
-        let found = match language {
-            Ecosystem::Python => python::find(surroundings)?,
-            Ecosystem::JavaScript => javascript::find(surroundings)?,
+    pub fn of(ecosystem: Ecosystem, environment: &ToolEnvironment) -> Result<Self, IndexError> {
+        let found = match ecosystem {
+            Ecosystem::Python => python::find(environment)?,
+            Ecosystem::JavaScript => javascript::find(environment)?,
         };
-        Self::of_found(language, found)
+        Self::from_settings(ecosystem, found)
     }
 
-    fn of_found(language: Ecosystem, found: Found) -> Result<Self, IndexError> {
-        let Found {
+    fn from_settings(ecosystem: Ecosystem, found: IndexSettings) -> Result<Self, IndexError> {
+        let IndexSettings {
             urls,
-            further,
+            file_hosts,
             credentials,
         } = found;
         if urls.is_empty() {
-            return Err(IndexError::Unknown { language });
+            return Err(IndexError::Unknown { ecosystem });
         }
-        if urls.len() > INDEXES {
-            return Err(IndexError::Many { language });
+        if urls.len() > MAX_INDEXES {
+            return Err(IndexError::Many { ecosystem });
         }
         let mut seen = BTreeSet::new();
-        let hosts = urls.iter().chain(&further).filter_map(host_and_port);
+        let hosts = urls.iter().chain(&file_hosts).filter_map(host_and_port);
         let hosts = hosts.filter(|pair| seen.insert(pair.clone())).collect();
         Ok(Self {
             urls,

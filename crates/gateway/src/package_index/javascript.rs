@@ -8,41 +8,41 @@ use url::Url;
 
 use super::credential::{Credential, Login};
 use super::error::IndexError;
-use super::settings::Found;
-use super::tool_environment::{Surroundings, read};
+use super::settings::IndexSettings;
+use super::tool_environment::{ToolEnvironment, read};
 
 /// The section of what stands in none; no npmrc has it.
 const NO_SECTION: &str = "npmrc";
 
-pub(super) fn find(surroundings: &Surroundings) -> Result<Found, IndexError> {
-    let mut found = Found::default();
+pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, IndexError> {
+    let mut found = IndexSettings::default();
     for name in [
         "NPM_CONFIG_REGISTRY",
         "npm_config_registry",
         "BUN_CONFIG_REGISTRY",
     ] {
-        if let Some(url) = surroundings.var(name) {
+        if let Some(url) = environment.var(name) {
             found.add(url, name, "the environment")?;
         }
     }
-    let mut scoped = Found::default();
+    let mut scoped = IndexSettings::default();
     let named = ["NPM_CONFIG_USERCONFIG", "npm_config_userconfig"];
     let named = named
         .iter()
-        .find_map(|name| surroundings.var(name))
+        .find_map(|name| environment.var(name))
         .map(Into::into);
-    let user = named.or_else(|| surroundings.in_home(".npmrc"));
-    for file in [user, Some(surroundings.in_etc("npmrc"))]
+    let user = named.or_else(|| environment.in_home(".npmrc"));
+    for file in [user, Some(environment.in_etc("npmrc"))]
         .into_iter()
         .flatten()
     {
-        npmrc(&file, surroundings, &mut found, &mut scoped)?;
+        npmrc(&file, environment, &mut found, &mut scoped)?;
     }
-    if let Some(file) = surroundings.in_home(".bunfig.toml") {
-        bunfig(&file, surroundings, &mut found, &mut scoped)?;
+    if let Some(file) = environment.in_home(".bunfig.toml") {
+        bunfig(&file, environment, &mut found, &mut scoped)?;
     }
     if found.urls.is_empty()
-        && let Some(answer) = (surroundings.ask)("npm", &["config", "get", "registry"])
+        && let Some(answer) = (environment.run_tool)("npm", &["config", "get", "registry"])
     {
         found.add(answer.trim(), "registry", "npm's configuration")?;
     }
@@ -58,9 +58,9 @@ pub(super) fn find(surroundings: &Surroundings) -> Result<Found, IndexError> {
 /// Lines like `registry=…`, `@scope:registry=…`, `//host/path/:_authToken=…`.
 fn npmrc(
     file: &Path,
-    surroundings: &Surroundings,
-    found: &mut Found,
-    scoped: &mut Found,
+    environment: &ToolEnvironment,
+    found: &mut IndexSettings,
+    scoped: &mut IndexSettings,
 ) -> Result<(), IndexError> {
     let Some(text) = read(file)? else {
         return Ok(());
@@ -80,7 +80,7 @@ fn npmrc(
             .as_deref()
             .unwrap_or_default()
             .trim_matches(['"', '\'']);
-        let value = expand(value, surroundings);
+        let value = expand(value, environment);
         if key == "registry" && found.urls.is_empty() {
             found.add(&value, key, &place)?;
         } else if key.ends_with(":registry") {
@@ -104,7 +104,7 @@ fn credential(index: &str, kind: &str, value: String) -> Option<Credential> {
 }
 
 /// `${NAME}` stands for a variable of the environment; one that is not set stays as it is, as in npm.
-fn expand(value: &str, surroundings: &Surroundings) -> String {
+fn expand(value: &str, environment: &ToolEnvironment) -> String {
     let mut expanded = String::new();
     let mut rest = value;
     while let Some((before, after)) = rest.split_once("${") {
@@ -114,7 +114,7 @@ fn expand(value: &str, surroundings: &Surroundings) -> String {
             rest = after;
             continue;
         };
-        match surroundings.env.get(name) {
+        match environment.env.get(name) {
             Some(set) => expanded.push_str(set),
             None => expanded.extend(["${", name, "}"]),
         }
@@ -146,9 +146,9 @@ enum BunRegistry {
 
 fn bunfig(
     file: &Path,
-    surroundings: &Surroundings,
-    found: &mut Found,
-    scoped: &mut Found,
+    environment: &ToolEnvironment,
+    found: &mut IndexSettings,
+    scoped: &mut IndexSettings,
 ) -> Result<(), IndexError> {
     let Some(text) = read(file)? else {
         return Ok(());
@@ -158,14 +158,14 @@ fn bunfig(
         file: place.clone(),
         reason: "it is no TOML of bun's form".into(),
     })?;
-    let add = |registry: BunRegistry, to: &mut Found| {
+    let add = |registry: BunRegistry, to: &mut IndexSettings| {
         let (url, token) = match registry {
             BunRegistry::Url(url) => (url, None),
             BunRegistry::Table { url, token } => (url, token),
         };
-        to.add(&expand(&url, surroundings), "registry", &place)?;
+        to.add(&expand(&url, environment), "registry", &place)?;
         if let (Some(token), Some(url)) = (token, to.urls.last().cloned()) {
-            let login = Login::Token(expand(&token, surroundings));
+            let login = Login::Token(expand(&token, environment));
             to.credentials.push(Credential { url, login });
         }
         Ok(())

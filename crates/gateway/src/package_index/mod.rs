@@ -14,7 +14,7 @@ mod tests;
 
 pub use credential::{Credential, Login};
 pub use ecosystem::Ecosystem;
-pub use error::{INDEXES, IndexError};
+pub use error::{IndexError, MAX_INDEXES};
 pub use index::Index;
 pub(crate) use settings::host_and_port;
-pub use tool_environment::Surroundings;
+pub use tool_environment::ToolEnvironment;

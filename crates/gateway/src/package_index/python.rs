@@ -7,8 +7,8 @@ use serde::Deserialize;
 use url::Url;
 
 use super::error::IndexError;
-use super::settings::Found;
-use super::tool_environment::{Surroundings, read};
+use super::settings::IndexSettings;
+use super::tool_environment::{ToolEnvironment, read};
 use crate::value::line_of;
 
 /// What one tool is configured for.
@@ -32,10 +32,10 @@ struct PipDefault {
     files: Option<Url>,
 }
 
-pub(super) fn find(surroundings: &Surroundings) -> Result<Found, IndexError> {
-    let tools = [pip(surroundings)?, uv(surroundings)?];
-    let default = ask_pip(surroundings);
-    let mut found = Found::default();
+pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, IndexError> {
+    let tools = [pip(environment)?, uv(environment)?];
+    let default = query_pip_default(environment);
+    let mut found = IndexSettings::default();
     for setting in tools.iter().flat_map(|tool| &tool.main) {
         found.add(&setting.url, setting.name, &setting.place)?;
     }
@@ -57,17 +57,17 @@ pub(super) fn find(surroundings: &Surroundings) -> Result<Found, IndexError> {
     }) = default
         && found.urls.iter().any(|url| url.host() == index.host())
     {
-        found.further.push(files);
+        found.file_hosts.push(files);
     }
     Ok(found)
 }
 
 /// Its default is in no configuration that it prints, but in its code.
-fn ask_pip(surroundings: &Surroundings) -> Option<PipDefault> {
+fn query_pip_default(environment: &ToolEnvironment) -> Option<PipDefault> {
     const PROGRAM: &str = "from pip._internal.models.index import PyPI as index\n\
         print(index.simple_url)\n\
         print(index.file_storage_domain)";
-    let answer = (surroundings.ask)("python3", &["-I", "-c", PROGRAM])?;
+    let answer = (environment.run_tool)("python3", &["-I", "-c", PROGRAM])?;
     let mut lines = answer.lines();
     let index = lines.next()?.parse().ok()?;
     let files = lines
@@ -77,9 +77,9 @@ fn ask_pip(surroundings: &Surroundings) -> Option<PipDefault> {
 }
 
 /// Later settings replace earlier ones, as in pip.
-fn pip(surroundings: &Surroundings) -> Result<Tool, IndexError> {
+fn pip(environment: &ToolEnvironment) -> Result<Tool, IndexError> {
     let mut tool = Tool::default();
-    for file in pip_files(surroundings) {
+    for file in pip_files(environment) {
         let Some(text) = read(&file)? else { continue };
         let place = file.display().to_string();
         let ini = ini(text).map_err(|reason| IndexError::File {
@@ -97,7 +97,7 @@ fn pip(surroundings: &Surroundings) -> Result<Tool, IndexError> {
         }
     }
     from_env(
-        surroundings,
+        environment,
         &mut tool,
         "PIP_INDEX_URL",
         &["PIP_EXTRA_INDEX_URL"],
@@ -105,8 +105,8 @@ fn pip(surroundings: &Surroundings) -> Result<Tool, IndexError> {
     Ok(tool)
 }
 
-fn pip_files(surroundings: &Surroundings) -> Vec<PathBuf> {
-    let named = surroundings.var("PIP_CONFIG_FILE").map(PathBuf::from);
+fn pip_files(environment: &ToolEnvironment) -> Vec<PathBuf> {
+    let named = environment.var("PIP_CONFIG_FILE").map(PathBuf::from);
     // pip's way to say: no file.
     if named
         .as_ref()
@@ -115,12 +115,12 @@ fn pip_files(surroundings: &Surroundings) -> Vec<PathBuf> {
         return Vec::new();
     }
     let site = [
-        surroundings.in_etc("xdg/pip/pip.conf"),
-        surroundings.in_etc("pip.conf"),
+        environment.in_etc("xdg/pip/pip.conf"),
+        environment.in_etc("pip.conf"),
     ];
     let user = [
-        surroundings.in_home(".pip/pip.conf"),
-        surroundings.in_config("pip/pip.conf"),
+        environment.in_home(".pip/pip.conf"),
+        environment.in_config("pip/pip.conf"),
         named,
     ];
     site.into_iter().chain(user.into_iter().flatten()).collect()
@@ -160,13 +160,13 @@ struct UvIndex {
     default: bool,
 }
 
-fn uv(surroundings: &Surroundings) -> Result<Tool, IndexError> {
+fn uv(environment: &ToolEnvironment) -> Result<Tool, IndexError> {
     let mut tool = Tool::default();
-    let user = match surroundings.var("UV_CONFIG_FILE") {
+    let user = match environment.var("UV_CONFIG_FILE") {
         Some(file) => Some(file.into()),
-        None => surroundings.in_config("uv/uv.toml"),
+        None => environment.in_config("uv/uv.toml"),
     };
-    for file in [Some(surroundings.in_etc("uv/uv.toml")), user]
+    for file in [Some(environment.in_etc("uv/uv.toml")), user]
         .into_iter()
         .flatten()
     {
@@ -175,12 +175,12 @@ fn uv(surroundings: &Surroundings) -> Result<Tool, IndexError> {
         }
     }
     from_env(
-        surroundings,
+        environment,
         &mut tool,
         "UV_INDEX_URL",
         &["UV_EXTRA_INDEX_URL", "UV_INDEX"],
     );
-    from_env(surroundings, &mut tool, "UV_DEFAULT_INDEX", &[]);
+    from_env(environment, &mut tool, "UV_DEFAULT_INDEX", &[]);
     Ok(tool)
 }
 
@@ -222,17 +222,17 @@ fn uv_file(text: &str, place: &str, tool: &mut Tool) -> Result<(), IndexError> {
 }
 
 fn from_env(
-    surroundings: &Surroundings,
+    environment: &ToolEnvironment,
     tool: &mut Tool,
     main: &'static str,
     extra: &[&'static str],
 ) {
     const PLACE: &str = "the environment";
-    if let Some(value) = surroundings.var(main) {
+    if let Some(value) = environment.var(main) {
         tool.main = settings(value, main, PLACE).pop();
     }
     for name in extra {
-        if let Some(value) = surroundings.var(name) {
+        if let Some(value) = environment.var(name) {
             tool.extra.extend(settings(value, name, PLACE));
         }
     }

@@ -8,15 +8,15 @@ use crate::value::Host;
 
 /// What was found of a language's indexes.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct IndexSettings {
     /// The indexes, the main one first.
     pub(super) urls: Vec<Url>,
     /// Where else their files are.
-    pub(super) further: Vec<Url>,
+    pub(super) file_hosts: Vec<Url>,
     pub(super) credentials: Vec<Credential>,
 }
 
-impl Found {
+impl IndexSettings {
     /// Takes an index as a tool has it, and its credentials apart.
     ///
     /// # Errors

@@ -5,12 +5,12 @@ use tempfile::TempDir;
 
 use super::credential::Login;
 use super::ecosystem::Ecosystem;
-use super::error::{INDEXES, IndexError};
+use super::error::{IndexError, MAX_INDEXES};
 use super::index::Index;
-use super::tool_environment::{Surroundings, read};
+use super::tool_environment::{ToolEnvironment, read};
 
 /// A host whose home and `/etc` are below one directory, and whose tools say nothing.
-fn host(env: &[(&str, &str)], files: &[(&str, &str)]) -> (TempDir, Surroundings) {
+fn host(env: &[(&str, &str)], files: &[(&str, &str)]) -> (TempDir, ToolEnvironment) {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().to_owned();
     for (path, text) in files {
@@ -24,11 +24,11 @@ fn host(env: &[(&str, &str)], files: &[(&str, &str)]) -> (TempDir, Surroundings)
     let home = Some(root.join("home"));
     (
         directory,
-        Surroundings {
+        ToolEnvironment {
             env: env.collect(),
             home,
             root,
-            ask: |_, _| None,
+            run_tool: |_, _| None,
         },
     )
 }
@@ -41,9 +41,9 @@ fn hosts(index: &Index) -> Vec<String> {
         .collect()
 }
 
-fn of(language: Ecosystem, env: &[(&str, &str)], files: &[(&str, &str)]) -> Vec<String> {
-    let (_directory, surroundings) = host(env, files);
-    hosts(&Index::of(language, &surroundings).unwrap())
+fn of(ecosystem: Ecosystem, env: &[(&str, &str)], files: &[(&str, &str)]) -> Vec<String> {
+    let (_directory, environment) = host(env, files);
+    hosts(&Index::of(ecosystem, &environment).unwrap())
 }
 
 /// A pip whose default is not the real one's.
@@ -53,16 +53,16 @@ fn pip(program: &str, _: &[&str]) -> Option<String> {
 
 #[test]
 fn without_configuration_the_tools_are_asked() {
-    let (_directory, mut surroundings) = host(&[], &[]);
-    for language in [Ecosystem::Python, Ecosystem::JavaScript] {
-        let error = Index::of(language, &surroundings).unwrap_err();
-        assert_eq!(error, IndexError::Unknown { language });
+    let (_directory, mut environment) = host(&[], &[]);
+    for ecosystem in [Ecosystem::Python, Ecosystem::JavaScript] {
+        let error = Index::of(ecosystem, &environment).unwrap_err();
+        assert_eq!(error, IndexError::Unknown { ecosystem });
     }
-    surroundings.ask = pip;
-    let index = Index::of(Ecosystem::Python, &surroundings).unwrap();
+    environment.run_tool = pip;
+    let index = Index::of(Ecosystem::Python, &environment).unwrap();
     assert_eq!(hosts(&index), ["index.test:443", "files.test:443"]);
-    surroundings.ask = |program, _| (program == "npm").then(|| "https://npm.test/\n".into());
-    let index = Index::of(Ecosystem::JavaScript, &surroundings).unwrap();
+    environment.run_tool = |program, _| (program == "npm").then(|| "https://npm.test/\n".into());
+    let index = Index::of(Ecosystem::JavaScript, &environment).unwrap();
     assert_eq!(hosts(&index), ["npm.test:443"]);
 }
 
@@ -120,19 +120,19 @@ fn uv_reads_its_files_and_then_the_environment() {
 
 #[test]
 fn pips_default_stands_where_only_further_ones_are_configured() {
-    let (_directory, mut surroundings) =
+    let (_directory, mut environment) =
         host(&[("PIP_EXTRA_INDEX_URL", "https://extra.test/")], &[]);
-    surroundings.ask = pip;
-    let index = Index::of(Ecosystem::Python, &surroundings).unwrap();
+    environment.run_tool = pip;
+    let index = Index::of(Ecosystem::Python, &environment).unwrap();
     assert_eq!(
         hosts(&index),
         ["index.test:443", "extra.test:443", "files.test:443"]
     );
     // One's own index has its files on its own host.
-    surroundings
+    environment
         .env
         .insert("PIP_INDEX_URL".into(), "https://own.test/".into());
-    let index = Index::of(Ecosystem::Python, &surroundings).unwrap();
+    let index = Index::of(Ecosystem::Python, &environment).unwrap();
     assert_eq!(hosts(&index), ["own.test:443", "extra.test:443"]);
 }
 
@@ -160,8 +160,8 @@ fn npm_and_bun_read_theirs() {
         of(Ecosystem::JavaScript, &[], &[bunfig]),
         ["bun.test:443", "corp.test:443"]
     );
-    let (_directory, surroundings) = host(&[("CORP_TOKEN", "s3cret-corp")], &[npmrc]);
-    let index = Index::of(Ecosystem::JavaScript, &surroundings).unwrap();
+    let (_directory, environment) = host(&[("CORP_TOKEN", "s3cret-corp")], &[npmrc]);
+    let index = Index::of(Ecosystem::JavaScript, &environment).unwrap();
     assert!(index.credentials[0].login == Login::Token("s3cret-corp".into()));
     assert_eq!(index.credentials[0].url.as_str(), "https://corp.test/npm/");
 }
@@ -172,15 +172,15 @@ fn credentials_are_apart_and_never_shown() {
         "PIP_INDEX_URL",
         "https://me%40corp:s3cret%2B1@index.test/simple",
     )];
-    let (_directory, surroundings) = host(&env, &[]);
-    let index = Index::of(Ecosystem::Python, &surroundings).unwrap();
+    let (_directory, environment) = host(&env, &[]);
+    let index = Index::of(Ecosystem::Python, &environment).unwrap();
     assert_eq!(index.urls[0].as_str(), "https://index.test/simple");
     let login = Login::Basic {
         user: "me@corp".into(),
         password: "s3cret+1".into(),
     };
     assert!(index.credentials[0].login == login);
-    assert!(!format!("{index:?} {surroundings:?}").contains("s3cret"));
+    assert!(!format!("{index:?} {environment:?}").contains("s3cret"));
 }
 
 #[test]
@@ -201,14 +201,14 @@ fn what_is_wrong_is_told_without_a_password() {
             )],
         ),
     ] {
-        let (_directory, surroundings) = host(&env, &files);
-        let error = Index::of(Ecosystem::Python, &surroundings).unwrap_err();
+        let (_directory, environment) = host(&env, &files);
+        let error = Index::of(Ecosystem::Python, &environment).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
         let place = files.first().map_or("the environment", |(path, _)| path);
         assert!(error.to_string().contains(place), "{error}");
     }
-    let (_directory, surroundings) = host(&[], &[(uv, "\nindex-url = [1]")]);
-    let error = Index::of(Ecosystem::Python, &surroundings)
+    let (_directory, environment) = host(&[], &[(uv, "\nindex-url = [1]")]);
+    let error = Index::of(Ecosystem::Python, &environment)
         .unwrap_err()
         .to_string();
     assert!(error.contains("line 2"), "{error}");
@@ -227,14 +227,14 @@ fn limits_hold_and_not_one_more() {
             ("PIP_INDEX_URL", "https://main.test/"),
             ("PIP_EXTRA_INDEX_URL", extra.as_str()),
         ];
-        let (_directory, surroundings) = host(&env, &[]);
-        Index::of(Ecosystem::Python, &surroundings)
+        let (_directory, environment) = host(&env, &[]);
+        Index::of(Ecosystem::Python, &environment)
     };
-    assert_eq!(of(INDEXES).unwrap().hosts.len(), INDEXES);
+    assert_eq!(of(MAX_INDEXES).unwrap().hosts.len(), MAX_INDEXES);
     assert_eq!(
-        of(INDEXES + 1).unwrap_err(),
+        of(MAX_INDEXES + 1).unwrap_err(),
         IndexError::Many {
-            language: Ecosystem::Python
+            ecosystem: Ecosystem::Python
         }
     );
     let directory = tempfile::tempdir().unwrap();

@@ -20,7 +20,7 @@ type Ask = fn(&str, &[&str]) -> Option<String>;
 
 /// Where tools find their configuration.
 #[derive(Clone)]
-pub struct Surroundings {
+pub struct ToolEnvironment {
     /// Environment variables.
     pub env: BTreeMap<String, String>,
     /// The user's home.
@@ -28,10 +28,10 @@ pub struct Surroundings {
     /// What `/etc` is below.
     pub root: PathBuf,
     /// Asks a program for what it prints; none where it is not there or fails.
-    pub ask: Ask,
+    pub run_tool: Ask,
 }
 
-impl fmt::Debug for Surroundings {
+impl fmt::Debug for ToolEnvironment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the environment, which may hold passwords.
         f.debug_struct("Surroundings")
@@ -41,7 +41,7 @@ impl fmt::Debug for Surroundings {
     }
 }
 
-impl Surroundings {
+impl ToolEnvironment {
     /// Those of this process. Variables that are no text are left out.
     #[must_use]
     pub fn of_host() -> Self {
@@ -52,7 +52,7 @@ impl Surroundings {
             env: std::env::vars_os().filter_map(text).collect(),
             home: std::env::home_dir(),
             root: "/".into(),
-            ask,
+            run_tool,
         }
     }
 
@@ -111,7 +111,7 @@ pub(super) fn read(file: &Path) -> Result<Option<String>, IndexError> {
 }
 
 /// Runs a program, and ends it where it takes too long.
-fn ask(program: &str, words: &[&str]) -> Option<String> {
+fn run_tool(program: &str, words: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
     command
         .args(words)

@@ -12,7 +12,7 @@ use url::Url;
 
 use super::rule::{Policy, Rule, SecretRule};
 use crate::package_index::{Credential, Index, Login, host_and_port};
-use crate::value::{Host, HostName, HostPattern, Ports, SecretName, WordError};
+use crate::value::{Host, HostName, HostPattern, IdentifierError, Ports, SecretName};
 
 /// A guest's way to an index, and to nothing else.
 #[derive(Debug)]
@@ -20,14 +20,14 @@ pub struct IndexAccess {
     /// Requests that change nothing, to the hosts of the index.
     pub policy: Policy,
     /// The policy's secrets with their values; they are never printed.
-    pub values: Vec<(SecretName, Hidden)>,
-    places: Vec<(Url, Option<Shown>)>,
+    pub values: Vec<(SecretName, HiddenSecret)>,
+    places: Vec<(Url, Option<CredentialTemplate>)>,
 }
 
 /// The value of a secret, which is not printed.
-pub struct Hidden(pub String);
+pub struct HiddenSecret(pub String);
 
-impl std::fmt::Debug for Hidden {
+impl std::fmt::Debug for HiddenSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Hidden(..)")
     }
@@ -44,7 +44,7 @@ pub struct CredentialSlot {
 
 /// What a tool shows, but for the secret part of it.
 #[derive(Debug)]
-enum Shown {
+enum CredentialTemplate {
     User(SecretName),
     Password(String, SecretName),
     Token(SecretName),
@@ -52,7 +52,7 @@ enum Shown {
 
 /// Why an index cannot be reached as it is configured. Nothing secret is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ReachError {
+pub enum IndexAccessError {
     /// Anybody on the way could read them.
     #[error(
         "the package index {0} has credentials, which are sent by https to a name only; configure it so, or without credentials"
@@ -68,7 +68,7 @@ pub enum ReachError {
     Loopback(Host),
     /// A word of a policy.
     #[error(transparent)]
-    Word(#[from] WordError),
+    Word(#[from] IdentifierError),
 }
 
 impl Index {
@@ -81,7 +81,7 @@ impl Index {
         &self,
         name: &str,
         special: &BTreeMap<HostName, Vec<IpAddr>>,
-    ) -> Result<IndexAccess, ReachError> {
+    ) -> Result<IndexAccess, IndexAccessError> {
         let mut policy = Policy::nothing(name);
         for (at, (host, port)) in self.hosts.iter().enumerate() {
             let mut rule = self.rule(at, host, *port)?;
@@ -92,7 +92,7 @@ impl Index {
             }
             let mut addresses = rule.addresses.iter().map(IpNet::addr);
             if addresses.any(|address| address.is_loopback()) {
-                return Err(ReachError::Loopback(host.clone()));
+                return Err(IndexAccessError::Loopback(host.clone()));
             }
             policy.rules.push(rule);
         }
@@ -109,7 +109,7 @@ impl Index {
         Ok(reach)
     }
 
-    fn rule(&self, at: usize, host: &Host, port: NonZeroU16) -> Result<Rule, WordError> {
+    fn rule(&self, at: usize, host: &Host, port: NonZeroU16) -> Result<Rule, IdentifierError> {
         let here = Some((host.clone(), port));
         let is_plain = self
             .urls
@@ -150,19 +150,19 @@ impl IndexAccess {
             let found = pairs.find(|(name, _)| name == secret.as_ref());
             found.map_or("", |(_, placeholder)| placeholder.as_str())
         };
-        let place = |(url, shown): &(Url, Option<Shown>)| {
+        let place = |(url, shown): &(Url, Option<CredentialTemplate>)| {
             let mut url = url.clone();
             let mut token = None;
             // Neither fails for a URL that has a host.
             match shown {
                 None => {}
-                Some(Shown::User(secret)) => {
+                Some(CredentialTemplate::User(secret)) => {
                     let _ = url.set_username(of(secret));
                 }
-                Some(Shown::Password(user, secret)) => {
+                Some(CredentialTemplate::Password(user, secret)) => {
                     let _ = (url.set_username(user), url.set_password(Some(of(secret))));
                 }
-                Some(Shown::Token(secret)) => token = Some(of(secret).to_owned()),
+                Some(CredentialTemplate::Token(secret)) => token = Some(of(secret).to_owned()),
             }
             CredentialSlot { url, token }
         };
@@ -170,18 +170,20 @@ impl IndexAccess {
     }
 
     /// Makes a secret of a login.
-    fn hide(&mut self, url: &Url, login: &Login) -> Result<Shown, ReachError> {
+    fn hide(&mut self, url: &Url, login: &Login) -> Result<CredentialTemplate, IndexAccessError> {
         let (Some((Host::Name(host), _)), "https") = (host_and_port(url), url.scheme()) else {
-            return Err(ReachError::Unsealed(url.clone()));
+            return Err(IndexAccessError::Unsealed(url.clone()));
         };
         let secret: SecretName = format!("PACKAGE_INDEX_{}", self.values.len() + 1).parse()?;
-        let encoding = || ReachError::Encoding(url.clone());
+        let encoding = || IndexAccessError::Encoding(url.clone());
         let (shown, value) = match login {
-            Login::Token(token) => (Shown::Token(secret.clone()), token.clone()),
+            Login::Token(token) => (CredentialTemplate::Token(secret.clone()), token.clone()),
             login => match login.basic().ok_or_else(encoding)? {
                 // A token that stands where a user does.
-                (user, password) if password.is_empty() => (Shown::User(secret.clone()), user),
-                (user, password) => (Shown::Password(user, secret.clone()), password),
+                (user, password) if password.is_empty() => {
+                    (CredentialTemplate::User(secret.clone()), user)
+                }
+                (user, password) => (CredentialTemplate::Password(user, secret.clone()), password),
             },
         };
         self.policy.secrets.push(SecretRule {
@@ -189,7 +191,7 @@ impl IndexAccess {
             hosts: vec![host],
             headers: vec!["authorization".parse()?],
         });
-        self.values.push((secret, Hidden(value)));
+        self.values.push((secret, HiddenSecret(value)));
         Ok(shown)
     }
 }
@@ -224,7 +226,7 @@ impl Login {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::decision::{Question, Verdict, decide};
+    use crate::policy::decision::{PolicyQuery, Verdict, decide};
 
     fn index(url: &str, login: Option<Login>) -> Index {
         let url: Url = url.parse().unwrap();
@@ -295,7 +297,7 @@ mod tests {
         );
         assert!(matches!(
             odd.reach("index", &BTreeMap::new()),
-            Err(ReachError::Encoding(_))
+            Err(IndexAccessError::Encoding(_))
         ));
     }
 
@@ -303,7 +305,7 @@ mod tests {
     fn what_a_guest_would_look_for_in_itself_is_refused() {
         let refused = |url: &str, special: &BTreeMap<_, _>| {
             let reached = index(url, None).reach("index", special);
-            matches!(reached, Err(ReachError::Loopback(_)))
+            matches!(reached, Err(IndexAccessError::Loopback(_)))
         };
         assert!(refused("http://127.0.0.1:8000/", &BTreeMap::new()));
         assert!(refused("http://[::1]:8000/", &BTreeMap::new()));
@@ -320,7 +322,7 @@ mod tests {
         let index = index("https://index.example.com:8443/", None);
         let resolved = |special: &BTreeMap<_, _>| {
             let policy = index.reach("index", special).unwrap().policy;
-            let question = Question::Resolved {
+            let question = PolicyQuery::Resolved {
                 name: &name,
                 address: private,
             };
@@ -331,7 +333,7 @@ mod tests {
         assert!(resolved(&special));
         let policy = index.reach("index", &special).unwrap().policy;
         let request = |method| {
-            let question = Question::Request {
+            let question = PolicyQuery::Request {
                 address: private,
                 port: 8443,
                 names: std::slice::from_ref(&name),

@@ -12,22 +12,22 @@ mod rule;
 mod property_tests;
 
 pub use crate::package_index::{
-    Credential, Ecosystem, INDEXES, Index, IndexError, Login, Surroundings,
+    Credential, Ecosystem, Index, IndexError, Login, MAX_INDEXES, ToolEnvironment,
 };
 pub use crate::value::{
-    HOST_NAME_CHARS, HeaderName, Host, HostName, HostPattern, LABEL_CHARS, Method, NameError, Net,
-    NetError, PORT_RANGES, Ports, PortsError, RuleId, SecretName, WordError,
+    HeaderName, Host, HostName, HostPattern, IdentifierError, MAX_HOST_NAME_CHARS, MAX_LABEL_CHARS,
+    MAX_PORT_RANGES, Method, NameError, Net, NetError, Ports, PortsError, RuleId, SecretName,
 };
 pub use decision::{
-    Decision, Explanation, Pass, Question, Reason, Said, Scheme, Step, Subject, Target,
-    TargetError, Verdict, decide, explain,
+    ClientProtocol, Decision, Explanation, Handling, PolicyQuery, Reason, Scheme, Step, Subject,
+    Target, TargetError, Verdict, decide, explain,
 };
 pub use document::{
-    Document, DocumentError, EntryError, MAX_DOCUMENT_BYTES, RULE_ITEMS, RULES, RuleSpec, SECRETS,
-    SecretEntry,
+    Document, DocumentError, MAX_DOCUMENT_BYTES, MAX_RULE_ITEMS, MAX_RULES, MAX_SECRETS, RuleSpec,
+    RuleSpecError, SecretEntry,
 };
-pub use index_access::{CredentialSlot, Hidden, IndexAccess, ReachError};
+pub use index_access::{CredentialSlot, HiddenSecret, IndexAccess, IndexAccessError};
 pub use rule::{
-    CONNECTIONS, LEAST_BYTES_PER_S, LimitsError, NetworkLimits, Policy, Rule, SecretRule,
+    LimitsError, MAX_CONNECTIONS, MIN_BYTES_PER_S, NetworkLimits, Policy, Rule, SecretRule,
     names_special, special,
 };

@@ -100,7 +100,7 @@ fn document() -> impl Strategy<Value = Document> {
 
 /// A question of any kind, with its own copies of what it names.
 #[derive(Debug, Clone)]
-struct Asked {
+struct AnyQuery {
     kind: u8,
     name: HostName,
     names: Vec<HostName>,
@@ -108,13 +108,13 @@ struct Asked {
     port: u16,
     server: Option<HostName>,
     encrypted: bool,
-    said: u8,
+    protocol: u8,
     host: Host,
     host_port: Option<u16>,
     method: String,
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn any_query() -> impl Strategy<Value = AnyQuery> {
     let host = prop_oneof![
         name().prop_map(Host::Name),
         address().prop_map(Host::Address)
@@ -129,11 +129,11 @@ fn asked() -> impl Strategy<Value = Asked> {
         |(
             kind,
             (name, names, address, port),
-            (server, encrypted, said),
+            (server, encrypted, protocol),
             host,
             host_port,
             method,
-        )| Asked {
+        )| AnyQuery {
             kind,
             name,
             names,
@@ -141,7 +141,7 @@ fn asked() -> impl Strategy<Value = Asked> {
             port,
             server,
             encrypted,
-            said,
+            protocol,
             host,
             host_port,
             method,
@@ -149,20 +149,20 @@ fn asked() -> impl Strategy<Value = Asked> {
     )
 }
 
-impl Asked {
-    fn said(&self) -> Said<'_> {
-        match self.said {
-            0 => Said::Tls {
+impl AnyQuery {
+    fn client_protocol(&self) -> ClientProtocol<'_> {
+        match self.protocol {
+            0 => ClientProtocol::Tls {
                 server_name: self.server.as_ref(),
                 encrypted: self.encrypted,
             },
-            1 => Said::Http,
-            2 => Said::Other,
-            _ => Said::Nothing,
+            1 => ClientProtocol::Http,
+            2 => ClientProtocol::Other,
+            _ => ClientProtocol::Silent,
         }
     }
 
-    fn question(&self) -> Question<'_> {
+    fn query(&self) -> PolicyQuery<'_> {
         let Self {
             name,
             names,
@@ -175,20 +175,20 @@ impl Asked {
         } = self;
         let (address, port, host_port, tls) = (*address, *port, *host_port, self.server.as_ref());
         match self.kind {
-            0 => Question::Lookup { name },
-            1 => Question::Resolved { name, address },
-            2 => Question::Connect {
+            0 => PolicyQuery::Lookup { name },
+            1 => PolicyQuery::Resolved { name, address },
+            2 => PolicyQuery::Connect {
                 address,
                 port,
                 names,
             },
-            3 => Question::Speak {
+            3 => PolicyQuery::FirstBytes {
                 address,
                 port,
                 names,
-                said: self.said(),
+                protocol: self.client_protocol(),
             },
-            4 => Question::Request {
+            4 => PolicyQuery::Request {
                 address,
                 port,
                 names,
@@ -197,8 +197,8 @@ impl Asked {
                 host_port,
                 method,
             },
-            5 => Question::Datagram { address, port },
-            _ => Question::Other {
+            5 => PolicyQuery::Datagram { address, port },
+            _ => PolicyQuery::OtherProtocol {
                 protocol: 1,
                 address,
             },
@@ -210,31 +210,31 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn an_empty_policy_allows_nothing(asked in asked()) {
-        let decision = decide(&Policy::nothing("test"), &asked.question());
+    fn an_empty_policy_allows_nothing(any_query in any_query()) {
+        let decision = decide(&Policy::nothing("test"), &any_query.query());
         prop_assert!(!decision.is_allowed());
         prop_assert!(decision.advice().is_some());
         prop_assert!(!decision.refusal("test").is_empty());
     }
 
     #[test]
-    fn a_special_address_is_allowed_only_where_a_rule_names_it(document in document(), asked in asked()) {
+    fn a_special_address_is_allowed_only_where_a_rule_names_it(document in document(), any_query in any_query()) {
         let policy = document.policy("test").unwrap();
-        let is_about_address = (1..=4).contains(&asked.kind);
-        if is_about_address && special(asked.address).is_some() && decide(&policy, &asked.question()).is_allowed() {
+        let is_about_address = (1..=4).contains(&any_query.kind);
+        if is_about_address && special(any_query.address).is_some() && decide(&policy, &any_query.query()).is_allowed() {
             let mut nets = policy.rules.iter().flat_map(|rule| &rule.addresses);
             // The network that names it holds no address outside its range.
-            let range = rule::special_range(asked.address).unwrap();
+            let range = rule::special_range(any_query.address).unwrap();
             let is_within = |net: &IpNet| [net.network(), net.broadcast()].iter().all(|end| range.contains(end));
-            let names = |net: &&IpNet| net.contains(&asked.address) && is_within(net);
+            let names = |net: &&IpNet| net.contains(&any_query.address) && is_within(net);
             prop_assert!(nets.any(|net| names(&net)));
         }
     }
 
     #[test]
-    fn an_allowed_answer_names_a_rule_and_a_denial_a_reason(document in document(), asked in asked()) {
+    fn an_allowed_answer_names_a_rule_and_a_denial_a_reason(document in document(), any_query in any_query()) {
         let policy = document.policy("test").unwrap();
-        let decision = decide(&policy, &asked.question());
+        let decision = decide(&policy, &any_query.query());
         prop_assert_eq!(decision.is_allowed(), decision.reason == Reason::Rule);
         prop_assert_eq!(decision.is_allowed(), decision.rule.is_some());
         prop_assert_eq!(decision.is_allowed(), decision.advice().is_none());
@@ -242,23 +242,23 @@ proptest! {
     }
 
     #[test]
-    fn one_more_rule_never_denies(document in document(), more in entry(), at: prop::sample::Index, asked in asked()) {
-        let before = decide(&document.clone().policy("test").unwrap(), &asked.question());
+    fn one_more_rule_never_denies(document in document(), more in entry(), at: prop::sample::Index, any_query in any_query()) {
+        let before = decide(&document.clone().policy("test").unwrap(), &any_query.query());
         let mut wider = document;
         let at = at.index(wider.allow.len() + 1);
         wider.allow.insert(at, more);
-        let after = decide(&wider.policy("test").unwrap(), &asked.question());
+        let after = decide(&wider.policy("test").unwrap(), &any_query.query());
         prop_assert!(!before.is_allowed() || after.is_allowed(), "{:?}", after);
     }
 
     #[test]
-    fn who_may_speak_or_ask_may_connect(document in document(), asked in asked()) {
+    fn who_may_speak_or_ask_may_connect(document in document(), any_query in any_query()) {
         let policy = document.policy("test").unwrap();
-        let connect = Asked { kind: 2, ..asked.clone() };
+        let connect = AnyQuery { kind: 2, ..any_query.clone() };
         for kind in [3, 4] {
-            let later = Asked { kind, ..asked.clone() };
-            if decide(&policy, &later.question()).is_allowed() {
-                prop_assert!(decide(&policy, &connect.question()).is_allowed());
+            let later = AnyQuery { kind, ..any_query.clone() };
+            if decide(&policy, &later.query()).is_allowed() {
+                prop_assert!(decide(&policy, &connect.query()).is_allowed());
             }
         }
     }

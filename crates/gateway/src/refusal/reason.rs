@@ -1,25 +1,26 @@
-/// Names the reason of a denial to programs.
-pub(crate) const DENIED: &str = "x-fumehood-denied";
+//! The reason for a refusal.
 
-/// Why something is denied: a code for programs, and words for people.
+/// The response header that holds the code of a refusal, for programs.
+pub(crate) const DENIED_HEADER: &str = "x-fumehood-denied";
+
+/// The reason for a refusal: a code for programs, and text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    /// A stable code of small letters and underscores, such as `connect_method`.
-    pub(crate) reason: &'static str,
-    /// What was denied, by what, why, and how to allow it.
+    /// A stable code of lowercase letters and underscores, such as `connect_method`.
+    pub(crate) code: &'static str,
+    /// What was denied, by what and why, and how to allow it.
     pub(crate) text: String,
 }
 
 impl Refusal {
-    /// A refusal with its code and its words.
-    pub(crate) fn new(reason: &'static str, text: impl Into<String>) -> Self {
+    pub(crate) fn new(code: &'static str, text: impl Into<String>) -> Self {
         Self {
-            reason,
+            code,
             text: text.into(),
         }
     }
 
-    /// The words as a page's body: with a line's end.
+    /// Returns the text as the body of a page, which ends with a newline.
     pub(crate) fn body(&self) -> String {
         format!("{}\n", self.text.trim_end())
     }

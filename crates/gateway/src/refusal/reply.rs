@@ -1,20 +1,22 @@
+//! Sends a refusal and closes the connection.
+
 use std::io;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 
 use super::reason::Refusal;
-use crate::stream::{LINGER, Lingering, Stream};
+use crate::stream::{CLOSE_TIMEOUT, GracefulClose, Stream};
 
-/// Time to write a refusal: a guest that does not read it is not waited for.
-const WRITE: Duration = Duration::from_secs(5);
+/// Deadline for writing a refusal to a guest that does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A fatal TLS alert that a client understands before it has seen a `ServerHello`.
+/// A fatal TLS alert that a client understands before it has received a `ServerHello`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Alert {
-    /// `access_denied`: the policy says no.
+    /// `access_denied`: the policy denies the connection.
     AccessDenied,
-    /// `unrecognized_name`: the client names no server, or none that can be read.
+    /// `unrecognized_name`: the client sends no server name, or none that can be read.
     UnrecognizedName,
 }
 
@@ -30,42 +32,40 @@ impl Alert {
     }
 }
 
-/// Answers whatever HTTP request has come with 403 and the reason, and closes.
+/// Answers any HTTP request with 403 and the reason, and closes the connection.
 ///
 /// # Errors
-/// The guest is gone, or does not read.
+/// Fails if the guest is gone or does not read.
 pub(crate) async fn refuse_http(stream: impl Stream, refusal: &Refusal) -> io::Result<()> {
     let body = refusal.body();
     let page = format!(
         "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
          Content-Length: {}\r\nX-Fumehood-Denied: {}\r\n\r\n{body}",
         body.len(),
-        refusal.reason,
+        refusal.code,
     );
-    last_word(stream, page.as_bytes()).await
+    write_and_close(stream, page.as_bytes()).await
 }
 
-/// Answers a `ClientHello` with an alert, and closes.
+/// Answers a `ClientHello` with an alert, and closes the connection.
 ///
 /// # Errors
-/// The guest is gone, or does not read.
+/// Fails if the guest is gone or does not read.
 pub(crate) async fn refuse_tls(stream: impl Stream, alert: Alert) -> io::Result<()> {
-    last_word(stream, &alert.record()).await
+    write_and_close(stream, &alert.record()).await
 }
 
-async fn last_word(stream: impl Stream, bytes: &[u8]) -> io::Result<()> {
-    let mut stream = Lingering::new(stream);
-    let said = async {
+async fn write_and_close(stream: impl Stream, bytes: &[u8]) -> io::Result<()> {
+    let mut stream = GracefulClose::new(stream);
+    let closing = async {
         stream.write_all(bytes).await?;
         stream.shutdown().await
     };
-    tokio::time::timeout(WRITE + LINGER, said).await?
+    tokio::time::timeout(WRITE_TIMEOUT + CLOSE_TIMEOUT, closing).await?
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
-
     use std::sync::Arc;
 
     use rustls::AlertDescription;
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_page_is_whole_although_the_guest_still_sends() {
+    async fn a_page_is_complete_although_the_guest_still_sends() {
         let (mut guest, gateway) = tokio::io::duplex(64);
         let refusal = Refusal::new("not_allowed", "policy \"p\" does not allow example.com");
         let server = tokio::spawn(async move { refuse_http(gateway, &refusal).await });
@@ -83,10 +83,12 @@ mod tests {
             write.write_all(&[b'x'; 8192]).await.unwrap();
             write.shutdown().await.unwrap();
         };
+
         let mut page = String::new();
-        let (_, got) = tokio::join!(sending, read.read_to_string(&mut page));
-        got.unwrap();
+        let (_, read_result) = tokio::join!(sending, read.read_to_string(&mut page));
+        read_result.unwrap();
         server.await.unwrap().unwrap();
+
         let (head, body) = page.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{head}");
         assert!(head.contains("\r\nX-Fumehood-Denied: not_allowed"));
@@ -96,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_guest_that_does_not_read_is_not_waited_for() {
+    async fn a_guest_that_does_not_read_times_out() {
         let (_guest, gateway) = tokio::io::duplex(1);
         let error = refuse_tls(gateway, Alert::AccessDenied).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -104,7 +106,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_tls_client_reads_the_alert() {
-        for (alert, seen) in [
+        for (alert, expected) in [
             (Alert::AccessDenied, AlertDescription::AccessDenied),
             (Alert::UnrecognizedName, AlertDescription::UnrecognisedName),
         ] {
@@ -114,16 +116,18 @@ mod tests {
                 gateway.read_exact(&mut hello).await?;
                 refuse_tls(gateway, alert).await
             });
+
             let config = crate::testing::tls_client(&[]);
             let name = "example.com".try_into().unwrap();
             let error = tokio_rustls::TlsConnector::from(Arc::new(config))
                 .connect(name, guest)
                 .await
                 .unwrap_err();
+
             let error = error.into_inner().unwrap();
             assert_eq!(
                 error.downcast_ref::<rustls::Error>().unwrap(),
-                &rustls::Error::AlertReceived(seen)
+                &rustls::Error::AlertReceived(expected)
             );
             server.await.unwrap().unwrap();
         }

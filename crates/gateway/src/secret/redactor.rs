@@ -1,4 +1,4 @@
-//! Values are taken out of what comes back, without changing its length.
+//! Redacts values in what comes back from a host, without changing its length.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,56 +9,62 @@ use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
-use super::value::Value;
+use super::value::SecretText;
 
-/// All forms of the values that must not come back from one host.
-pub(crate) struct Needles {
+/// Finds the values that must not come back from one host, in all of their forms.
+pub(crate) struct SecretMatcher {
     host: String,
-    needles: Vec<Needle>,
-    /// Whether a needle begins with this byte.
-    first: [bool; 256],
+    /// The forms of all values, the longest first.
+    patterns: Vec<Pattern>,
+    /// Whether a pattern starts with the byte of this index.
+    first_bytes: [bool; 256],
 }
 
-struct Needle {
+struct Pattern {
     text: Zeroizing<Vec<u8>>,
-    /// What is shown in its place; as long.
+    /// What replaces the text; it has the same length.
     mask: Vec<u8>,
 }
 
-impl fmt::Debug for Needles {
+impl fmt::Debug for SecretMatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Needles({}, redacted)", self.host)
+        write!(f, "SecretMatcher({}, redacted)", self.host)
     }
 }
 
-impl Needles {
-    /// The values of one host, each with its placeholder.
-    pub(super) fn new<'a>(host: &str, pairs: impl Iterator<Item = (&'a Value, &'a str)>) -> Self {
+impl SecretMatcher {
+    /// Creates the matcher of one host from its values, each with its placeholder.
+    pub(super) fn new<'a>(
+        host: &str,
+        pairs: impl Iterator<Item = (&'a SecretText, &'a str)>,
+    ) -> Self {
         let mut texts = Vec::new();
         for (value, placeholder) in pairs {
-            for form in forms(value.expose().as_bytes()) {
+            for form in encoded_forms(value.expose().as_bytes()) {
                 texts.push((form, placeholder));
             }
         }
-        // The longest form counts where several begin.
+        // Where several forms match, the longest counts.
         texts.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
-        let edge = edge(texts.iter().map(|(text, _)| text.as_slice()));
+
+        let edge = unused_byte(texts.iter().map(|(text, _)| text.as_slice()));
         let masks: Vec<_> = texts
             .iter()
             .map(|(text, placeholder)| mask(placeholder, text.len(), edge))
-            .map(|mask| safe(mask, edge, texts.iter().map(|(text, _)| text.as_slice())))
+            .map(|mask| safe_mask(mask, edge, texts.iter().map(|(text, _)| text.as_slice())))
             .collect();
-        let mut first = [false; 256];
+        let mut first_bytes = [false; 256];
         for (text, _) in &texts {
-            first[usize::from(text[0])] = true;
+            first_bytes[usize::from(text[0])] = true;
         }
-        let needles = texts.into_iter().zip(masks);
+
+        let patterns = texts.into_iter().zip(masks);
         Self {
             host: host.to_owned(),
-            needles: needles
-                .map(|((text, _), mask)| Needle { text, mask })
+            patterns: patterns
+                .map(|((text, _), mask)| Pattern { text, mask })
                 .collect(),
-            first,
+            first_bytes,
         }
     }
 
@@ -66,133 +72,136 @@ impl Needles {
         &self.host
     }
 
-    /// `text` without the values.
-    pub(crate) fn clean(self: &Arc<Self>, text: &[u8]) -> Vec<u8> {
+    /// Returns `text` with the values redacted.
+    pub(crate) fn redact(self: &Arc<Self>, text: &[u8]) -> Vec<u8> {
         let mut redactor = Redactor::new(Arc::clone(self));
-        let mut clean = redactor.push(text).to_vec();
-        clean.extend_from_slice(&redactor.finish());
-        clean
+        let mut redacted = redactor.push(text).to_vec();
+        redacted.extend_from_slice(&redactor.finish());
+        redacted
     }
 
-    /// Takes the values out of a response's headers. A header that bears one in its name goes.
-    pub(crate) fn clean_headers(self: &Arc<Self>, headers: &mut HeaderMap) {
+    /// Redacts the values in a response's headers. A header whose name contains one is removed.
+    pub(crate) fn redact_headers(self: &Arc<Self>, headers: &mut HeaderMap) {
         for value in headers.values_mut() {
-            let clean = self.clean(value.as_bytes());
-            if clean != value.as_bytes() {
-                // Masks are made of what headers may hold.
-                *value = HeaderValue::from_bytes(&clean)
+            let redacted = self.redact(value.as_bytes());
+            if redacted != value.as_bytes() {
+                // Masks consist of characters that headers can carry, so the fallback is never used.
+                *value = HeaderValue::from_bytes(&redacted)
                     .unwrap_or_else(|_| HeaderValue::from_static("redacted"));
             }
         }
-        let named: Vec<HeaderName> = headers
+
+        let matching_names: Vec<HeaderName> = headers
             .keys()
-            .filter(|name| self.in_small_letters(name.as_str().as_bytes()))
+            .filter(|name| self.matches_ignoring_case(name.as_str().as_bytes()))
             .cloned()
             .collect();
-        for name in named {
+        for name in matching_names {
             headers.remove(name);
         }
     }
 
-    fn in_small_letters(&self, name: &[u8]) -> bool {
-        self.needles.iter().any(|needle| {
-            name.windows(needle.text.len())
-                .any(|window| window.eq_ignore_ascii_case(&needle.text))
+    fn matches_ignoring_case(&self, name: &[u8]) -> bool {
+        self.patterns.iter().any(|pattern| {
+            name.windows(pattern.text.len())
+                .any(|window| window.eq_ignore_ascii_case(&pattern.text))
         })
     }
 
-    /// What begins at `rest`, after which `more` may follow.
-    fn at(&self, rest: &[u8], more: bool) -> Found<'_> {
-        if !self.first[usize::from(rest[0])] {
-            return Found::Nothing;
+    /// Matches at the start of `rest`. `more` says whether further bytes may follow.
+    fn match_start(&self, rest: &[u8], more: bool) -> Match<'_> {
+        if !self.first_bytes[usize::from(rest[0])] {
+            return Match::None;
         }
-        for needle in &self.needles {
-            if rest.starts_with(&needle.text) {
-                return Found::Whole(&needle.mask);
+        for pattern in &self.patterns {
+            if rest.starts_with(&pattern.text) {
+                return Match::Full(&pattern.mask);
             }
-            if more && needle.text.starts_with(rest) {
-                return Found::Begun;
+            if more && pattern.text.starts_with(rest) {
+                return Match::Partial;
             }
         }
-        Found::Nothing
+        Match::None
     }
 }
 
-enum Found<'a> {
-    Nothing,
-    /// More bytes are needed to tell.
-    Begun,
-    Whole(&'a [u8]),
+enum Match<'a> {
+    None,
+    /// The bytes may start a value; more are needed to decide.
+    Partial,
+    /// A value, with the mask that replaces it.
+    Full(&'a [u8]),
 }
 
-/// Takes values out of a stream. Keeps back only what may be a value's beginning: less than one value.
+/// Redacts values in a stream. It holds back only bytes that may start a value: fewer than one value has.
 pub(crate) struct Redactor {
-    needles: Arc<Needles>,
+    matcher: Arc<SecretMatcher>,
     held: Zeroizing<Vec<u8>>,
 }
 
 impl fmt::Debug for Redactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Redactor({:?})", self.needles)
+        write!(f, "Redactor({:?})", self.matcher)
     }
 }
 
 impl Redactor {
-    /// For one stream.
-    pub(crate) fn new(needles: Arc<Needles>) -> Self {
+    /// Creates a redactor for one stream.
+    pub(crate) fn new(matcher: Arc<SecretMatcher>) -> Self {
         Self {
-            needles,
+            matcher,
             held: Zeroizing::default(),
         }
     }
 
-    /// Bytes that are kept back.
-    pub(crate) fn held(&self) -> usize {
+    /// Returns the number of bytes that are held back.
+    pub(crate) fn pending(&self) -> usize {
         self.held.len()
     }
 
-    /// Takes a piece, and gives what can be passed on.
+    /// Takes a piece of the stream; returns what can be passed on.
     pub(crate) fn push(&mut self, piece: &[u8]) -> Bytes {
         let text = Zeroizing::new([self.held.as_slice(), piece].concat());
-        let (clean, held) = self.scan(&text, true);
+        let (redacted, held) = self.scan(&text, true);
         self.held = Zeroizing::new(held.to_vec());
-        clean
+        redacted
     }
 
-    /// What was kept back, when nothing follows. It may still hold a shorter value.
+    /// Returns the bytes that were held back, at the end of the stream. They may contain a shorter value, which is
+    /// redacted.
     pub(crate) fn finish(&mut self) -> Bytes {
         let text = std::mem::take(&mut self.held);
         self.scan(&text, false).0
     }
 
-    /// The text without values, up to where one may begin.
+    /// Redacts the text up to where a value may start; returns the rest as it is.
     fn scan<'a>(&self, text: &'a [u8], more: bool) -> (Bytes, &'a [u8]) {
-        let mut clean = Vec::with_capacity(text.len());
+        let mut redacted = Vec::with_capacity(text.len());
         let mut rest = text;
         while let Some(&byte) = rest.first() {
-            match self.needles.at(rest, more) {
-                Found::Nothing => {
-                    clean.push(byte);
+            match self.matcher.match_start(rest, more) {
+                Match::None => {
+                    redacted.push(byte);
                     rest = &rest[1..];
                 }
-                Found::Whole(mask) => {
-                    clean.extend_from_slice(mask);
+                Match::Full(mask) => {
+                    redacted.extend_from_slice(mask);
                     rest = &rest[mask.len()..];
                 }
-                Found::Begun => break,
+                Match::Partial => break,
             }
         }
-        (clean.into(), rest)
+        (redacted.into(), rest)
     }
 }
 
-/// A value as it may come: as it is, and in base64 at each of the three places where it can begin.
-fn forms(value: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+/// Returns the forms in which a value may come back: literally, and in base64 at each of the three offsets.
+fn encoded_forms(value: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     let mut forms = vec![Zeroizing::new(value.to_vec())];
-    for before in 0..3 {
-        let padded = Zeroizing::new([&[0; 2][..before], value].concat());
-        // Characters that hold bits of the value alone.
-        let (from, to) = ((before * 8).div_ceil(6), padded.len() * 8 / 6);
+    for offset in 0..3 {
+        let padded = Zeroizing::new([&[0; 2][..offset], value].concat());
+        // Only characters that contain no bits of the value's neighbors.
+        let (from, to) = ((offset * 8).div_ceil(6), padded.len() * 8 / 6);
         for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
             let encoded = Zeroizing::new(engine.encode(padded.as_slice()));
             let form = Zeroizing::new(encoded.as_bytes()[from..to].to_vec());
@@ -204,20 +213,21 @@ fn forms(value: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     forms
 }
 
-/// A byte that no needle has. A tab is in none.
-fn edge<'a>(needles: impl Iterator<Item = &'a [u8]>) -> u8 {
-    let mut used = [false; 256];
-    for &byte in needles.flatten() {
-        used[usize::from(byte)] = true;
+/// Returns a byte that no pattern contains. A tab is in none.
+fn unused_byte<'a>(patterns: impl Iterator<Item = &'a [u8]>) -> u8 {
+    let mut is_used = [false; 256];
+    for &byte in patterns.flatten() {
+        is_used[usize::from(byte)] = true;
     }
-    let wanted = (b'*'..=b'~').chain(b'!'..=b')');
-    wanted
+    let candidates = (b'*'..=b'~').chain(b'!'..=b')');
+    candidates
         .into_iter()
-        .find(|&byte| !used[usize::from(byte)])
+        .find(|&byte| !is_used[usize::from(byte)])
         .unwrap_or(b'\t')
 }
 
-/// The placeholder, cut or padded, between two bytes that no needle has: so none can arise at its borders.
+/// Returns the placeholder, cut or padded to `length`. Its first and last byte are ones that no pattern contains, so that
+/// no pattern can arise across its borders.
 fn mask(placeholder: &str, length: usize, edge: u8) -> Vec<u8> {
     let mut mask = placeholder.as_bytes().to_vec();
     mask.resize(length, edge);
@@ -226,10 +236,10 @@ fn mask(placeholder: &str, length: usize, edge: u8) -> Vec<u8> {
     mask
 }
 
-/// The mask, or a blank one if it holds a needle itself.
-fn safe<'a>(mask: Vec<u8>, edge: u8, mut needles: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let holds = |needle: &[u8]| mask.windows(needle.len()).any(|window| window == needle);
-    if needles.any(holds) {
+/// Returns the mask, or a blank one if it contains a pattern.
+fn safe_mask<'a>(mask: Vec<u8>, edge: u8, mut patterns: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let contains = |pattern: &[u8]| mask.windows(pattern.len()).any(|window| window == pattern);
+    if patterns.any(contains) {
         return vec![edge; mask.len()];
     }
     mask

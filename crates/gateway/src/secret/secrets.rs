@@ -1,19 +1,21 @@
+//! The secrets of a sandbox.
+
 use std::fmt;
 use std::sync::Arc;
 
 use hyper::header::HeaderName;
 
-use super::redactor::Needles;
-use super::value::{SecretError, Value};
+use super::redactor::SecretMatcher;
+use super::value::{SecretError, SecretText};
 
-/// What placeholders begin with; 32 hexadecimal digits follow.
-pub(crate) const PLACEHOLDER: &str = "fumehood-secret-";
+/// The prefix of placeholders; 32 hexadecimal digits follow.
+pub(super) const PLACEHOLDER_PREFIX: &str = "fumehood-secret-";
 
-/// One secret of one sandbox.
+/// One secret of a sandbox.
 pub(crate) struct Secret {
     pub(super) name: String,
     pub(super) placeholder: String,
-    pub(super) value: Value,
+    pub(super) value: SecretText,
     pub(super) hosts: Vec<String>,
     pub(super) headers: Vec<HeaderName>,
 }
@@ -25,13 +27,13 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// A secret for `hosts` (in small letters) in `headers`, under a new random placeholder.
+    /// Creates a secret for `hosts` (in lowercase) in `headers`, with a new random placeholder.
     ///
     /// # Errors
-    /// The system has no randomness.
+    /// Fails if the system provides no random numbers.
     pub(crate) fn new(
         name: String,
-        value: Value,
+        value: SecretText,
         hosts: Vec<String>,
         headers: Vec<HeaderName>,
     ) -> Result<Self, SecretError> {
@@ -39,7 +41,7 @@ impl Secret {
         getrandom::fill(&mut random).map_err(|_| SecretError::Randomness)?;
         let digits = random.iter().map(|byte| format!("{byte:02x}"));
         Ok(Self {
-            placeholder: format!("{PLACEHOLDER}{}", digits.collect::<String>()),
+            placeholder: format!("{PLACEHOLDER_PREFIX}{}", digits.collect::<String>()),
             name,
             value,
             hosts,
@@ -47,7 +49,7 @@ impl Secret {
         })
     }
 
-    /// What the guest is given in place of the value.
+    /// Returns what the guest receives instead of the value.
     pub(crate) fn placeholder(&self) -> &str {
         &self.placeholder
     }
@@ -57,31 +59,31 @@ impl Secret {
     }
 }
 
-/// All secrets of one sandbox.
+/// All secrets of a sandbox.
 #[derive(Debug, Default)]
 pub(crate) struct Secrets {
     pub(super) secrets: Vec<Secret>,
-    needles: Vec<Arc<Needles>>,
+    /// One matcher for each host, with the values of all secrets for it.
+    matchers: Vec<Arc<SecretMatcher>>,
 }
 
 impl Secrets {
-    /// These secrets.
     pub(crate) fn new(secrets: Vec<Secret>) -> Self {
-        let mut needles: Vec<Arc<Needles>> = Vec::new();
+        let mut matchers: Vec<Arc<SecretMatcher>> = Vec::new();
         let hosts = secrets.iter().flat_map(|secret| &secret.hosts);
         for host in hosts {
-            if !needles.iter().any(|known| known.host() == host) {
-                let here = secrets.iter().filter(|secret| secret.is_for(host));
-                let pairs = here.map(|secret| (&secret.value, secret.placeholder()));
-                needles.push(Arc::new(Needles::new(host, pairs)));
+            if !matchers.iter().any(|matcher| matcher.host() == host) {
+                let for_host = secrets.iter().filter(|secret| secret.is_for(host));
+                let pairs = for_host.map(|secret| (&secret.value, secret.placeholder()));
+                matchers.push(Arc::new(SecretMatcher::new(host, pairs)));
             }
         }
-        Self { secrets, needles }
+        Self { secrets, matchers }
     }
 
-    /// What must not come back from this host. None: no secret is for it.
-    pub(crate) fn needles(&self, host: &str) -> Option<Arc<Needles>> {
-        let found = self.needles.iter().find(|needles| needles.host() == host);
+    /// Returns the matcher of the values that must not come back from this host; `None` if no secret is for it.
+    pub(crate) fn matcher_for(&self, host: &str) -> Option<Arc<SecretMatcher>> {
+        let found = self.matchers.iter().find(|matcher| matcher.host() == host);
         found.map(Arc::clone)
     }
 }

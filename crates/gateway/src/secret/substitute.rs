@@ -1,4 +1,4 @@
-//! Placeholders become values in the headers of a request, or the request is refused.
+//! Replaces placeholders in a request's headers by their values, or refuses the request.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,26 +8,26 @@ use zeroize::Zeroizing;
 use super::secrets::{Secret, Secrets};
 use crate::refusal::Refusal;
 
-/// Bytes of one header with all values in it; a guest may name a placeholder many times.
-pub(crate) const HEADER_BYTES: usize = 64 * 1024;
+/// Maximum length of a header with all values in it, in bytes. A guest may repeat a placeholder many times.
+pub(super) const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 impl Secrets {
-    /// Puts the values into a request's headers, if it goes to their `host` in TLS (`sealed`).
+    /// Replaces placeholders in a request's headers, if the request goes to a secret's `host` in TLS.
     ///
     /// # Errors
-    /// A placeholder goes where it is not for, or a header grows past [`HEADER_BYTES`].
-    pub(crate) fn place(
+    /// Returns a refusal if a placeholder goes to another host, or a header grows past [`MAX_HEADER_BYTES`].
+    pub(crate) fn substitute(
         &self,
         host: &str,
-        sealed: bool,
+        is_tls: bool,
         path: &str,
         headers: &mut HeaderMap,
     ) -> Result<(), Refusal> {
         for secret in &self.secrets {
             if !secret.is_for(host) {
-                secret.absent(host, path, headers)?;
-            } else if sealed {
-                secret.place(headers)?;
+                secret.check_absent(host, path, headers)?;
+            } else if is_tls {
+                secret.substitute(headers)?;
             }
         }
         Ok(())
@@ -35,58 +35,60 @@ impl Secrets {
 }
 
 impl Secret {
-    /// Refuses a request to a host of no concern that bears the placeholder in its head.
-    fn absent(&self, host: &str, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// Refuses a request to another host that contains the placeholder in its head.
+    fn check_absent(&self, host: &str, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
         let placeholder = &self.placeholder;
-        let borne = |(name, value): (&HeaderName, &HeaderValue)| {
-            holds(value.as_bytes(), placeholder)
-                || basic(name, value).is_some_and(|plain| holds(&plain, placeholder))
+        let contains_placeholder = |(name, value): (&HeaderName, &HeaderValue)| {
+            contains(value.as_bytes(), placeholder)
+                || decode_basic(name, value).is_some_and(|plain| contains(&plain, placeholder))
         };
-        if !path.contains(placeholder) && !headers.iter().any(borne) {
+        if !path.contains(placeholder) && !headers.iter().any(contains_placeholder) {
             return Ok(());
         }
+
         let (name, hosts) = (&self.name, self.hosts.join(", "));
         Err(Refusal::new(
             "secret_elsewhere",
             format!(
-                "The request to {host} bears the placeholder of the secret {name:?}, which is for {hosts} only. \
+                "The request to {host} contains the placeholder of the secret {name:?}, which is only for {hosts}. \
                  Nothing was sent. To allow it, add {host} to the hosts of the secret {name:?}."
             ),
         ))
     }
 
-    fn place(&self, headers: &mut HeaderMap) -> Result<(), Refusal> {
+    fn substitute(&self, headers: &mut HeaderMap) -> Result<(), Refusal> {
         for (name, value) in headers.iter_mut() {
             if !self.headers.contains(name) {
                 continue;
             }
-            let placed = match basic(name, value) {
-                Some(plain) if holds(&plain, &self.placeholder) => {
-                    let plain = self.replaced(&plain)?;
+            let substituted = match decode_basic(name, value) {
+                Some(plain) if contains(&plain, &self.placeholder) => {
+                    let plain = self.replace_in(&plain)?;
                     let encoded = Zeroizing::new(STANDARD.encode(plain.as_slice()));
                     Zeroizing::new(format!("Basic {}", encoded.as_str()).into_bytes())
                 }
-                _ if holds(value.as_bytes(), &self.placeholder) => {
-                    self.replaced(value.as_bytes())?
+                _ if contains(value.as_bytes(), &self.placeholder) => {
+                    self.replace_in(value.as_bytes())?
                 }
                 _ => continue,
             };
-            *value = HeaderValue::from_bytes(&placed).map_err(|_| self.too_long())?;
+            *value = HeaderValue::from_bytes(&substituted).map_err(|_| self.too_long())?;
             value.set_sensitive(true);
         }
         Ok(())
     }
 
-    /// `text` with the value for each placeholder.
-    fn replaced(&self, text: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    /// Returns `text` with the value in place of each placeholder.
+    fn replace_in(&self, text: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
         let (placeholder, value) = (self.placeholder.as_bytes(), self.value.expose());
-        let times = text
+        let count = text
             .windows(placeholder.len())
             .filter(|window| *window == placeholder)
             .count();
-        // Reserved at once: what grows leaves copies behind that nobody wipes.
-        let length = text.len() + times * value.len();
-        if length > HEADER_BYTES {
+
+        // The buffer is allocated in full: growing it would leave copies of the value behind in memory.
+        let length = text.len() + count * value.len();
+        if length > MAX_HEADER_BYTES {
             return Err(self.too_long());
         }
         let mut replaced = Zeroizing::new(Vec::with_capacity(length));
@@ -107,28 +109,28 @@ impl Secret {
         Refusal::new(
             "secret_too_long",
             format!(
-                "With the secret {:?} in it, a header of the request would pass {} KiB. Name its placeholder once.",
+                "With the secret {:?} in it, a header of the request would exceed {} KiB. Use its placeholder only once.",
                 self.name,
-                HEADER_BYTES / 1024
+                MAX_HEADER_BYTES / 1024
             ),
         )
     }
 }
 
-/// What `Authorization: Basic` says, decoded.
-fn basic(name: &HeaderName, value: &HeaderValue) -> Option<Zeroizing<Vec<u8>>> {
+/// Decodes the credentials of `Authorization: Basic`.
+fn decode_basic(name: &HeaderName, value: &HeaderValue) -> Option<Zeroizing<Vec<u8>>> {
     if name != AUTHORIZATION {
         return None;
     }
     let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
     let encoded = encoded.trim().trim_end_matches('=');
-    // Padding is put right, since not all clients write it.
+    // Not all clients write the padding, so it is normalized.
     let padded = format!("{encoded}{}", &"==="[..(4 - encoded.len() % 4) % 4]);
-    let basic = scheme.eq_ignore_ascii_case("basic");
-    basic.then(|| STANDARD.decode(padded).ok().map(Zeroizing::new))?
+    let is_basic = scheme.eq_ignore_ascii_case("basic");
+    is_basic.then(|| STANDARD.decode(padded).ok().map(Zeroizing::new))?
 }
 
-fn holds(text: &[u8], placeholder: &str) -> bool {
+fn contains(text: &[u8], placeholder: &str) -> bool {
     text.windows(placeholder.len())
         .any(|window| window == placeholder.as_bytes())
 }

@@ -1,52 +1,57 @@
+//! Everything that a guest's gateway holds and the guest does not.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hyper::header::HeaderName;
 
 use super::secrets::{Secret, Secrets};
-use super::value::{SecretError, Value};
+use super::value::{SecretError, SecretText};
 use crate::policy::{Policy, SecretName};
 use crate::tls::{Authority, AuthorityError};
 
-/// What a guest's gateway knows and the guest does not: the values of its secrets, and the keys of the authority
-/// in whose name TLS to some hosts ends here. Cheap to clone; sandboxes that begin from one state share it, since
-/// their guests hold the same placeholders and trust the same authority.
+/// What a guest's gateway holds and the guest does not: the values of its secrets, and the keys of the certificate
+/// authority that TLS is terminated with.
+///
+/// Cheap to clone. Sandboxes that start from one saved state share it, because their guests hold the same placeholders
+/// and trust the same authority.
 #[derive(Debug, Clone, Default)]
 pub struct Vault(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     secrets: Arc<Secrets>,
+    /// The names of the secrets with their placeholders.
     placeholders: Vec<(String, String)>,
     authority: Option<Authority>,
 }
 
-/// The value of a secret: 8 to 8,192 visible characters of ASCII. It shows itself nowhere.
+/// The value of a secret: 8 to 8,192 visible ASCII characters, with spaces only inside. `Debug` does not show it.
 #[derive(Debug, Clone)]
-pub struct SecretValue(Value);
+pub struct SecretValue(SecretText);
 
 impl SecretValue {
     /// Takes a value.
     ///
     /// # Errors
-    /// It is too short, too long, or nothing for a header.
+    /// Fails if the value is too short or too long, or if a header cannot carry it.
     pub fn new(value: String) -> Result<Self, VaultError> {
-        Ok(Self(Value::new(value)?))
+        Ok(Self(SecretText::new(value)?))
     }
 }
 
-/// Why there is no vault. Says nothing of any value.
+/// Why a vault cannot be made. The message contains no value.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct VaultError(#[from] Cause);
 
 #[derive(Debug, thiserror::Error)]
 enum Cause {
-    #[error("the secret `{0}` of the policy has no value; give it one")]
+    #[error("the policy's secret `{0}` has no value; provide one")]
     NoValue(SecretName),
-    #[error("there is no secret `{0}` in the policy; add [[secret]] name = \"{0}\" with its host")]
+    #[error("the policy has no secret `{0}`; add [[secret]] name = \"{0}\" with its host")]
     NoSecret(SecretName),
-    #[error("`{0}` is no header's name")]
+    #[error("`{0}` is not a valid header name")]
     Header(String),
     #[error(transparent)]
     Value(#[from] SecretError),
@@ -61,18 +66,21 @@ impl From<SecretError> for VaultError {
 }
 
 impl Vault {
-    /// The vault of a guest with this policy, and the values of its secrets.
+    /// Creates the vault of a guest with this policy, from the values of the policy's secrets.
     ///
     /// # Errors
-    /// A secret of the policy has no value, or a value has no secret; no keys can be made.
+    /// Fails if a secret of the policy has no value, if a value has no secret in the policy, or if no keys can be
+    /// generated.
     pub fn new(
         policy: &Policy,
         mut values: BTreeMap<SecretName, SecretValue>,
     ) -> Result<Self, VaultError> {
+        // Match the policy's secrets with the values, one to one.
         let mut secrets = Vec::with_capacity(policy.secrets.len());
         for rule in &policy.secrets {
-            let value = values.remove(&rule.name);
-            let value = value.ok_or_else(|| Cause::NoValue(rule.name.clone()))?;
+            let value = values
+                .remove(&rule.name)
+                .ok_or_else(|| Cause::NoValue(rule.name.clone()))?;
             let hosts = rule.hosts.iter().map(ToString::to_string).collect();
             let headers = rule.headers.iter().map(|header| {
                 let name = header.to_string();
@@ -84,16 +92,21 @@ impl Vault {
         if let Some(name) = values.into_keys().next() {
             return Err(Cause::NoSecret(name).into());
         }
+
         let names = policy.secrets.iter().map(|rule| rule.name.to_string());
         let placeholders = secrets
             .iter()
             .map(|secret| secret.placeholder().to_string());
         let placeholders = names.zip(placeholders).collect();
-        let terminates = policy.rules.iter().any(|rule| rule.terminate) || !secrets.is_empty();
-        let authority = match terminates {
-            true => Some(Authority::new().map_err(Cause::from)?),
-            false => None,
+
+        // Keys are only generated if TLS is terminated for some host.
+        let terminates_tls = policy.rules.iter().any(|rule| rule.terminate) || !secrets.is_empty();
+        let authority = if terminates_tls {
+            Some(Authority::new().map_err(Cause::from)?)
+        } else {
+            None
         };
+
         Ok(Self(Arc::new(Inner {
             secrets: Arc::new(Secrets::new(secrets)),
             placeholders,
@@ -101,13 +114,13 @@ impl Vault {
         })))
     }
 
-    /// The certificate that the guest is to trust, in PEM; none: no TLS ends here.
+    /// Returns the certificate that the guest must trust, in PEM format; `None` if TLS is never terminated.
     #[must_use]
     pub fn certificate(&self) -> Option<String> {
         self.0.authority.as_ref().map(Authority::pem)
     }
 
-    /// Variables for the guest's programs: each secret's name, and what stands for its value.
+    /// Returns environment variables for the guest's programs: the name of each secret, and its placeholder.
     #[must_use]
     pub fn environment(&self) -> &[(String, String)] {
         &self.0.placeholders

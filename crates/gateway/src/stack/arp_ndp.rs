@@ -1,3 +1,5 @@
+//! Answers requests for the gateway's hardware address, by ARP and by IPv6 neighbor discovery.
+
 use std::net::Ipv4Addr;
 
 use smoltcp::phy::ChecksumCapabilities;
@@ -6,12 +8,19 @@ use smoltcp::wire::{
     IpProtocol, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr, RawHardwareAddress,
 };
 
-use super::device::Cable;
+use super::device::GuestDevice;
 use super::frame::{ARP, ETHERNET_BYTES, IPV6};
 use crate::link::LinkAddresses;
 
-/// Tells a guest the gateway's hardware address. Ours know it; another system in the VM may ask.
-pub(super) fn answer_arp(cable: &mut Cable, link: &LinkAddresses, frame: &[u8]) -> Option<()> {
+/// The hop limit of neighbor discovery. A packet that has passed a router has a lower one.
+const NDP_HOP_LIMIT: u8 = 255;
+
+/// Answers an ARP request for the gateway's address. Our guests have it configured; another system in the VM may ask.
+pub(super) fn answer_arp(
+    device: &mut GuestDevice,
+    link: &LinkAddresses,
+    frame: &[u8],
+) -> Option<()> {
     let packet = ArpPacket::new_checked(frame.get(ETHERNET_BYTES..)?).ok()?;
     let ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
@@ -25,6 +34,7 @@ pub(super) fn answer_arp(cable: &mut Cable, link: &LinkAddresses, frame: &[u8]) 
     if source_protocol_addr != link.guest.v4 || target_protocol_addr != link.gateway.v4 {
         return None;
     }
+
     let reply = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Reply,
         source_hardware_addr: EthernetAddress(link.gateway.mac),
@@ -32,20 +42,18 @@ pub(super) fn answer_arp(cable: &mut Cable, link: &LinkAddresses, frame: &[u8]) 
         target_hardware_addr: EthernetAddress(link.guest.mac),
         target_protocol_addr: link.guest.v4,
     };
-    cable.send(ARP, reply.buffer_len(), |out| {
+    device.send(ARP, reply.buffer_len(), |out| {
         reply.emit(&mut ArpPacket::new_unchecked(out));
     });
     Some(())
 }
 
-/// The same by IPv6.
+/// Answers an IPv6 neighbor solicitation for the gateway's address.
 pub(super) fn answer_solicitation(
-    cable: &mut Cable,
+    device: &mut GuestDevice,
     link: &LinkAddresses,
     frame: &[u8],
 ) -> Option<()> {
-    /// No packet that a router has touched bears it.
-    const UNTOUCHED: u8 = 255;
     let checksums = ChecksumCapabilities::default();
     let packet = Ipv6Packet::new_checked(frame.get(ETHERNET_BYTES..)?).ok()?;
     let (from, to) = (packet.src_addr(), packet.dst_addr());
@@ -54,9 +62,13 @@ pub(super) fn answer_solicitation(
     let Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, .. }) = parsed else {
         return None;
     };
-    if target_addr != link.gateway.v6 || from != link.guest.v6 || packet.hop_limit() != UNTOUCHED {
+    if target_addr != link.gateway.v6
+        || from != link.guest.v6
+        || packet.hop_limit() != NDP_HOP_LIMIT
+    {
         return None;
     }
+
     let mac = EthernetAddress(link.gateway.mac);
     let reply = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
         flags: NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE,
@@ -68,9 +80,9 @@ pub(super) fn answer_solicitation(
         dst_addr: link.guest.v6,
         next_header: IpProtocol::Icmpv6,
         payload_len: reply.buffer_len(),
-        hop_limit: UNTOUCHED,
+        hop_limit: NDP_HOP_LIMIT,
     };
-    cable.send(IPV6, IPV6_HEADER_LEN + reply.buffer_len(), |out| {
+    device.send(IPV6, IPV6_HEADER_LEN + reply.buffer_len(), |out| {
         ip.emit(&mut Ipv6Packet::new_unchecked(&mut *out));
         let rest = &mut out[IPV6_HEADER_LEN..];
         let (from, to) = (&ip.src_addr, &ip.dst_addr);
@@ -79,8 +91,8 @@ pub(super) fn answer_solicitation(
     Some(())
 }
 
-/// The address that a guest says it has, where that is another's. Nobody here believes it.
-pub(super) fn claimed(link: &LinkAddresses, frame: &[u8]) -> Option<Ipv4Addr> {
+/// Returns the address that the guest claims by ARP, if it is not the guest's. The claim has no effect.
+pub(super) fn spoofed_address(link: &LinkAddresses, frame: &[u8]) -> Option<Ipv4Addr> {
     let packet = ArpPacket::new_checked(frame.get(ETHERNET_BYTES..)?).ok()?;
     let ArpRepr::EthernetIpv4 {
         source_protocol_addr: claimed,

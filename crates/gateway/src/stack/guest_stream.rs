@@ -1,3 +1,5 @@
+//! Connections of the guest as byte streams.
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -10,27 +12,26 @@ use tokio::time::Instant;
 
 use super::network_stack::GuestStream;
 
-/// How long the last bytes and the end of a connection may take to reach the guest, once nobody holds the
-/// connection any more.
-pub(super) const LINGER: Duration = Duration::from_secs(30);
+/// Time for the last bytes and the end of a connection to reach the guest after its [`GuestStream`] is dropped.
+pub(super) const ORPHAN_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl GuestStream {
-    /// Whom the guest connected to.
+    /// Returns the address and port that the guest connected to.
     pub(crate) fn remote(&self) -> SocketAddr {
         self.tuple.remote
     }
 
-    /// Lets a connection that the guest opens come about; `false`: the guest has given it up.
+    /// Accepts a connection that the guest opens; returns `false` if the guest has given it up.
     pub(crate) async fn accept(&self) -> bool {
-        self.with(|socket| socket.pause_synack(false));
+        self.with_socket(|socket| socket.pause_synack(false));
         self.stack.0.changed.notify_one();
         self.established().await
     }
 
-    /// Waits until the connection is open; `false`: it will not be.
+    /// Waits until the connection is open; returns `false` if it fails.
     pub(super) async fn established(&self) -> bool {
         std::future::poll_fn(|context| {
-            self.with(|socket| match socket.state() {
+            self.with_socket(|socket| match socket.state() {
                 TcpState::SynSent | TcpState::SynReceived => {
                     socket.register_send_waker(context.waker());
                     Poll::Pending
@@ -42,7 +43,7 @@ impl GuestStream {
         .await
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Socket<'static>) -> T) -> T {
+    fn with_socket<T>(&self, act: impl FnOnce(&mut Socket<'static>) -> T) -> T {
         let mut state = self.stack.lock();
         act(state.sockets.get_mut::<Socket<'_>>(self.handle))
     }
@@ -54,18 +55,19 @@ impl AsyncRead for GuestStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = self.with(|socket| {
+        let read = self.with_socket(|socket| {
             if !socket.can_recv() && socket.may_recv() {
                 socket.register_recv_waker(context.waker());
                 return Poll::Pending;
             }
             Poll::Ready(socket.recv_slice(buffer.initialize_unfilled()))
         });
+
         match read {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(read)) => {
                 buffer.advance(read);
-                // There is room again, and the guest is to know.
+                // The receive window has grown; the driver must announce it to the guest.
                 self.stack.0.changed.notify_one();
                 Poll::Ready(Ok(()))
             }
@@ -95,29 +97,32 @@ impl AsyncWrite for GuestStream {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = self.with(|socket| {
+        let written = self.with_socket(|socket| {
             if !socket.may_send() {
                 return Poll::Ready(None);
             }
-            let mut sent = 0;
+
+            let mut total = 0;
             for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-                let now = socket.send_slice(piece).unwrap_or_default();
-                sent += now;
-                if now < piece.len() {
+                let sent = socket.send_slice(piece).unwrap_or_default();
+                total += sent;
+                if sent < piece.len() {
                     break;
                 }
             }
-            if sent > 0 || pieces.iter().all(|piece| piece.is_empty()) {
-                return Poll::Ready(Some(sent));
+            if total > 0 || pieces.iter().all(|piece| piece.is_empty()) {
+                return Poll::Ready(Some(total));
             }
+
             socket.register_send_waker(context.waker());
             Poll::Pending
         });
+
         match written {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Some(sent)) => {
+            Poll::Ready(Some(total)) => {
                 self.stack.0.changed.notify_one();
-                Poll::Ready(Ok(sent))
+                Poll::Ready(Ok(total))
             }
             Poll::Ready(None) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
         }
@@ -128,8 +133,8 @@ impl AsyncWrite for GuestStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.finished = true;
-        self.with(Socket::close);
+        self.is_shut_down = true;
+        self.with_socket(Socket::close);
         self.stack.0.changed.notify_one();
         Poll::Ready(Ok(()))
     }
@@ -138,10 +143,12 @@ impl AsyncWrite for GuestStream {
 impl Drop for GuestStream {
     fn drop(&mut self) {
         let mut state = self.stack.lock();
-        if !self.finished {
+        if !self.is_shut_down {
             state.sockets.get_mut::<Socket<'_>>(self.handle).abort();
         }
-        state.orphans.push((self.handle, Instant::now() + LINGER));
+        state
+            .orphans
+            .push((self.handle, Instant::now() + ORPHAN_TIMEOUT));
         drop(state);
         self.stack.0.changed.notify_one();
     }

@@ -1,5 +1,7 @@
+//! The stack: its state, its handles, and connections to the guest.
+
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -8,61 +10,68 @@ use smoltcp::wire::{HardwareAddress, IpCidr};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::classify::{DNS_PORT, Refused};
-use super::device::Cable;
-use super::four_tuple::Tuple;
-use super::stale_connection;
+use super::classify::{DNS_PORT, RejectedPacket};
+use super::device::GuestDevice;
+use super::four_tuple::FourTuple;
+use super::stale_connection::reset_stale;
 use crate::link::LinkAddresses;
 
-/// Bytes that a connection may have on their way, in each direction. Pages that are not used cost nothing.
+/// Size of a connection's buffer in each direction, in bytes. Pages that are not used cost nothing.
 ///
-/// As many as the window of a SYN says with the window scale that this gives: smoltcp 0.14 takes that window for a
-/// scaled one until the first acknowledgment, and with a buffer that is smaller a guest could make it panic.
+/// It must be what the window of a SYN means with the window scale that this size gives: smoltcp 0.14 scales that
+/// window until the first acknowledgment, and with a smaller buffer a guest could make it panic.
 const BUFFER_BYTES: usize = 0xffff << 2;
 
-/// Questions to the name server that wait for being read, and answers for being sent.
-const DATAGRAMS: usize = 64;
+/// Maximum number of queued DNS queries, and of queued answers.
+const MAX_DATAGRAMS: usize = 64;
 
-/// The longest question or answer over UDP, in bytes: what EDNS recommends, rounded up.
-pub(crate) const DATAGRAM_BYTES: usize = 4096;
+/// Maximum length of a DNS message over UDP, in bytes: what EDNS recommends, rounded up.
+const MAX_DATAGRAM_BYTES: usize = 4096;
 
-/// What a guest did that somebody has to decide on.
+/// The first port that connections to the guest come from.
+const FIRST_PORT: u16 = 49_152;
+
+/// Maximum number of queued arrivals. Further ones are dropped, as on any network.
+const MAX_ARRIVALS: usize = 256;
+
+/// Something that the guest sent and that the stack does not handle itself.
 #[derive(Debug)]
 pub(crate) enum Arrival {
-    /// It opens a connection, which waits for an answer.
+    /// The guest opens a connection, which waits until it is accepted or dropped.
     Connection(GuestStream),
-    /// It asked the name server.
-    Question {
-        /// Who asked.
+    /// A query for the name server.
+    DnsQuery {
+        /// Where the query came from.
         from: SocketAddr,
-        /// The message.
+        /// The DNS message.
         message: Vec<u8>,
     },
-    /// It sent what is never let through.
-    Refused(Refused),
+    /// A packet that is never forwarded.
+    Rejected(RejectedPacket),
 }
 
-/// A connection of the guest's. Dropped without [`shutdown`](tokio::io::AsyncWriteExt::shutdown), it is reset.
+/// A connection of the guest. It is reset if it is dropped without
+/// [`shutdown`](tokio::io::AsyncWriteExt::shutdown).
 #[derive(Debug)]
 pub(crate) struct GuestStream {
     pub(super) stack: Stack,
     pub(super) handle: SocketHandle,
-    pub(super) tuple: Tuple,
-    pub(super) finished: bool,
+    pub(super) tuple: FourTuple,
+    pub(super) is_shut_down: bool,
 }
 
 impl GuestStream {
-    pub(super) fn new(stack: Stack, handle: SocketHandle, tuple: Tuple) -> Self {
+    pub(super) fn new(stack: Stack, handle: SocketHandle, tuple: FourTuple) -> Self {
         Self {
             stack,
             handle,
             tuple,
-            finished: false,
+            is_shut_down: false,
         }
     }
 }
 
-/// The stack; cheap to clone.
+/// A handle to the stack. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Stack(pub(super) Arc<Shared>);
 
@@ -70,23 +79,24 @@ pub(crate) struct Stack(pub(super) Arc<Shared>);
 pub(super) struct Shared {
     link: LinkAddresses,
     state: Mutex<State>,
-    /// Something was put into the stack that is to go out.
+    /// Notified when there is something to send.
     pub(super) changed: Notify,
-    /// Since when its clock runs.
+    /// The zero of the stack's clock.
     epoch: Instant,
 }
 
+/// The state of the stack. One lock guards it.
 pub(super) struct State {
     pub(super) interface: Interface,
     pub(super) sockets: SocketSet<'static>,
-    pub(super) cable: Cable,
-    pub(super) tuples: HashMap<Tuple, SocketHandle>,
-    /// Connections that nobody holds any more, and until when they may take to come to their end.
+    pub(super) device: GuestDevice,
+    pub(super) tuples: HashMap<FourTuple, SocketHandle>,
+    /// Connections whose [`GuestStream`] is dropped, and until when they may take to end.
     pub(super) orphans: Vec<(SocketHandle, Instant)>,
-    pub(super) questions: SocketHandle,
+    pub(super) dns_socket: SocketHandle,
     /// The next port that a connection to the guest comes from.
     next_port: u16,
-    pub(super) most_connections: usize,
+    pub(super) max_connections: usize,
     pub(super) arrivals: mpsc::Sender<Arrival>,
 }
 
@@ -98,10 +108,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// The least port that connections to the guest come from.
-const FIRST_PORT: u16 = 49_152;
-
-/// Where a stack begins: a guest that was forked may still believe in connections from its parent's ports.
+/// Returns a start port that depends on the seed. A forked guest may still have connections from its parent's ports.
 fn first_port(seed: u64) -> u16 {
     let offset = seed % u64::from(u16::MAX - FIRST_PORT);
     FIRST_PORT + u16::try_from(offset).unwrap_or(0)
@@ -110,34 +117,32 @@ fn first_port(seed: u64) -> u16 {
 /// Why a connection to the guest cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OpenError {
-    #[error("as many connections as are allowed are open")]
+    #[error("the maximum number of connections is open")]
     Full,
-    #[error("the guest refuses the connection: nothing listens there")]
+    #[error("the guest refused the connection: no program listens on the port")]
     Refused,
 }
 
 impl Stack {
-    /// A stack on this link, and what its guest does, to be decided on. At most `most_connections` are open
-    /// at a time.
+    /// Creates a stack on this link, and the receiver of its arrivals. At most `max_connections` are open at a time.
     pub(crate) fn new(
         link: LinkAddresses,
         seed: u64,
-        most_connections: usize,
+        max_connections: usize,
     ) -> (Self, mpsc::Receiver<Arrival>) {
-        /// Arrivals that wait; what comes when they are full is dropped, as a wire does.
-        const ARRIVALS: usize = 256;
-        let (arrivals, receiver) = mpsc::channel(ARRIVALS);
-        let mut cable = Cable::new(link);
+        let (arrivals, receiver) = mpsc::channel(MAX_ARRIVALS);
+        let mut device = GuestDevice::new(link);
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
-        let mut interface = Interface::new(config, &mut cable, smoltcp::time::Instant::ZERO);
+
+        let mut interface = Interface::new(config, &mut device, smoltcp::time::Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
             let (v4, v6) = (link.gateway.v4.into(), link.gateway.v6.into());
-            // Capacity for two is the least that the stack is built with.
+            // These cannot fail: smoltcp is built with capacity for at least two addresses.
             let _ = addresses.push(IpCidr::new(v4, 24));
             let _ = addresses.push(IpCidr::new(v6, 64));
         });
-        // Everything is for this end of the cable, whatever address it bears.
+        // Packets for any address are for this end of the link.
         let _ = interface
             .routes_mut()
             .add_default_ipv4_route(link.gateway.v4);
@@ -145,17 +150,18 @@ impl Stack {
             .routes_mut()
             .add_default_ipv6_route(link.gateway.v6);
         interface.set_any_ip(true);
+
         let mut sockets = SocketSet::new(Vec::new());
-        let questions = sockets.add(name_server());
+        let dns_socket = sockets.add(new_dns_socket());
         let state = State {
             interface,
             sockets,
-            cable,
+            device,
             tuples: HashMap::new(),
             orphans: Vec::new(),
-            questions,
+            dns_socket,
             next_port: first_port(seed),
-            most_connections,
+            max_connections,
             arrivals,
         };
         let shared = Shared {
@@ -167,24 +173,25 @@ impl Stack {
         (Self(Arc::new(shared)), receiver)
     }
 
-    /// The link that it is on.
+    /// Returns the addresses on the link.
     pub(crate) fn link(&self) -> &LinkAddresses {
         &self.0.link
     }
 
-    /// Opens a connection to a port of the guest.
+    /// Opens a connection to a port of the guest. There is no deadline here; the caller must set one.
     ///
     /// # Errors
-    /// [`OpenError`]. There is no deadline here; the caller has one.
+    /// Returns [`OpenError`] if no connection is free, or the guest refuses.
     pub(crate) async fn connect(&self, guest: SocketAddr) -> Result<GuestStream, OpenError> {
-        let stream = self.begin_connection(guest)?;
-        match stream.established().await {
-            true => Ok(stream),
-            false => Err(OpenError::Refused),
+        let stream = self.start_connect(guest)?;
+        if stream.established().await {
+            Ok(stream)
+        } else {
+            Err(OpenError::Refused)
         }
     }
 
-    fn begin_connection(&self, guest: SocketAddr) -> Result<GuestStream, OpenError> {
+    fn start_connect(&self, guest: SocketAddr) -> Result<GuestStream, OpenError> {
         let mut state = self.lock();
         if state.is_full() {
             return Err(OpenError::Full);
@@ -194,41 +201,42 @@ impl Stack {
             SocketAddr::V6(_) => self.0.link.gateway.v6.into(),
         };
         let tuple = state.free_tuple(guest, from).ok_or(OpenError::Full)?;
-        let mut socket = connection();
+
+        let mut socket = new_tcp_socket();
         let State {
             interface, sockets, ..
         } = &mut *state;
-        let begun = socket.connect(interface.context(), guest, tuple.remote);
-        begun.map_err(|_| OpenError::Refused)?;
+        let started = socket.connect(interface.context(), guest, tuple.remote);
+        started.map_err(|_| OpenError::Refused)?;
         let handle = sockets.add(socket);
         state.tuples.insert(tuple, handle);
         drop(state);
+
         self.0.changed.notify_one();
         Ok(GuestStream::new(self.clone(), handle, tuple))
     }
 
-    /// Sends an answer of the name server's.
-    pub(crate) fn answer(&self, to: SocketAddr, message: &[u8]) {
+    /// Sends an answer of the name server.
+    pub(crate) fn send_dns_answer(&self, to: SocketAddr, message: &[u8]) {
         let mut state = self.lock();
-        let questions = state.questions;
-        let socket = state.sockets.get_mut::<udp::Socket<'_>>(questions);
-        // Full: lost, as datagrams are; the guest asks again.
+        let dns_socket = state.dns_socket;
+        let socket = state.sockets.get_mut::<udp::Socket<'_>>(dns_socket);
+        // If the queue is full the answer is lost, as a datagram may be, and the guest repeats its query.
         let _ = socket.send_slice(message, to);
         drop(state);
         self.0.changed.notify_one();
     }
 
-    /// The connections that are open now.
-    pub(crate) fn tuples(&self) -> Vec<Tuple> {
+    /// Returns the connections that are open now.
+    pub(crate) fn tuples(&self) -> Vec<FourTuple> {
         self.lock().tuples.keys().copied().collect()
     }
 
-    /// Ends connections that the guest believes to be open and that nobody here knows: those that it had
-    /// when its state was saved.
-    pub(crate) fn end_stale(&self, tuples: &[Tuple]) {
+    /// Resets connections that the guest had when its state was saved, and that this stack does not know.
+    pub(crate) fn reset_stale_connections(&self, tuples: &[FourTuple]) {
         let mut state = self.lock();
         for tuple in tuples {
-            stale_connection::provoke(&mut state.cable, *tuple);
+            reset_stale(&mut state.device, *tuple);
         }
         drop(state);
         self.0.changed.notify_one();
@@ -246,14 +254,14 @@ impl Stack {
 
 impl State {
     pub(super) fn is_full(&self) -> bool {
-        self.tuples.len() >= self.most_connections
+        self.tuples.len() >= self.max_connections
     }
 
-    fn free_tuple(&mut self, guest: SocketAddr, from: std::net::IpAddr) -> Option<Tuple> {
+    fn free_tuple(&mut self, guest: SocketAddr, from: IpAddr) -> Option<FourTuple> {
         for _ in FIRST_PORT..=u16::MAX {
             let remote = SocketAddr::new(from, self.next_port);
             self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
-            let tuple = Tuple { guest, remote };
+            let tuple = FourTuple { guest, remote };
             if !self.tuples.contains_key(&tuple) {
                 return Some(tuple);
             }
@@ -262,23 +270,23 @@ impl State {
     }
 }
 
-/// A connection that is open to either side.
-pub(super) fn connection() -> tcp::Socket<'static> {
+/// Creates the socket of a connection in either direction.
+pub(super) fn new_tcp_socket() -> tcp::Socket<'static> {
     let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER_BYTES]);
     let mut socket = tcp::Socket::new(buffer(), buffer());
-    // The wire is a piece of memory: there is nothing to wait for.
+    // The link is a socket in memory: small segments need not be collected.
     socket.set_nagle_enabled(false);
     socket.set_ack_delay(None);
     socket
 }
 
-fn name_server() -> udp::Socket<'static> {
+fn new_dns_socket() -> udp::Socket<'static> {
     let buffer = || {
-        let metadata = vec![udp::PacketMetadata::EMPTY; DATAGRAMS];
-        udp::PacketBuffer::new(metadata, vec![0; DATAGRAMS * DATAGRAM_BYTES])
+        let metadata = vec![udp::PacketMetadata::EMPTY; MAX_DATAGRAMS];
+        udp::PacketBuffer::new(metadata, vec![0; MAX_DATAGRAMS * MAX_DATAGRAM_BYTES])
     };
     let mut socket = udp::Socket::new(buffer(), buffer());
-    // It is bound once, to a port that is none of the forbidden ones.
+    // This cannot fail: the socket is new and the port is not zero.
     let _ = socket.bind(DNS_PORT);
     socket
 }

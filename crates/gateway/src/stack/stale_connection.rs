@@ -1,19 +1,28 @@
+//! Resets connections of a restored guest that this stack does not know.
+
 use std::net::{IpAddr, SocketAddr};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{IpAddress, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
 
-use super::device::Cable;
-use super::four_tuple::Tuple;
+use super::device::GuestDevice;
+use super::four_tuple::FourTuple;
 use super::frame::{IPV4, IPV6};
 
-/// Lets the guest speak of a connection that it believes to be open: it answers an acknowledgment that fits
-/// nothing with what it knows, and the stack, which knows of no such connection, resets it then. Without
-/// this, a program that waits for something to read would wait for ever.
-pub(super) fn provoke(cable: &mut Cable, tuple: Tuple) {
-    const HOPS: u8 = 64;
+const HOP_LIMIT: u8 = 64;
+
+/// Makes the guest reset a connection that it considers open.
+///
+/// An acknowledgment that fits nothing makes the guest answer with its own state of the connection. The stack does not
+/// know the connection and replies to that with a reset. Without this, a program that only reads would wait forever.
+pub(super) fn reset_stale(device: &mut GuestDevice, tuple: FourTuple) {
+    let FourTuple { guest, remote } = tuple;
+    let (from, to) = (ip_address(remote), ip_address(guest));
+    if from.version() != to.version() {
+        return;
+    }
+
     let checksums = ChecksumCapabilities::default();
-    let Tuple { guest, remote } = tuple;
     let segment = TcpRepr {
         src_port: remote.port(),
         dst_port: guest.port(),
@@ -28,23 +37,20 @@ pub(super) fn provoke(cable: &mut Cable, tuple: Tuple) {
         timestamp: None,
         payload: &[],
     };
-    let (from, to) = (address(remote), address(guest));
-    if from.version() != to.version() {
-        return;
-    }
-    let ip = IpRepr::new(from, to, IpProtocol::Tcp, segment.buffer_len(), HOPS);
+    let ip = IpRepr::new(from, to, IpProtocol::Tcp, segment.buffer_len(), HOP_LIMIT);
     let ethertype = match guest {
         SocketAddr::V4(_) => IPV4,
         SocketAddr::V6(_) => IPV6,
     };
-    cable.send(ethertype, ip.buffer_len(), |out| {
+
+    device.send(ethertype, ip.buffer_len(), |out| {
         ip.emit(&mut *out, &checksums);
         let rest = &mut out[ip.header_len()..];
         segment.emit(&mut TcpPacket::new_unchecked(rest), &from, &to, &checksums);
     });
 }
 
-fn address(of: SocketAddr) -> IpAddress {
+fn ip_address(of: SocketAddr) -> IpAddress {
     match of.ip() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => v6.into(),

@@ -1,6 +1,8 @@
+//! The trait of all streams.
+
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Anything that bytes go through, both ways.
+/// A bidirectional byte stream.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}

@@ -1,3 +1,5 @@
+//! A stream that closes without losing what was written.
+
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,19 +10,19 @@ use tokio::time::Sleep;
 
 use super::byte_stream::Stream;
 
-/// Bytes that are still taken from a peer after our last word. A peer that has more to say than
-/// this sees its connection reset.
-pub(crate) const LINGER_BYTES: usize = 256 * 1024;
+/// Maximum number of bytes that are read from a peer after the last write. The connection of a peer that sends more is
+/// reset.
+const MAX_DRAINED_BYTES: usize = 256 * 1024;
 
-/// Time that a peer has to read our last word and to close.
-pub(crate) const LINGER: Duration = Duration::from_secs(2);
+/// Time for a peer to read the last write and to close.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A stream whose shutdown waits, within bounds, until the peer has closed as well.
 ///
-/// A connection that is given up while the peer still sends is reset, and a reset throws away
-/// what the peer has not read yet: the very page that tells it why.
+/// If a connection is dropped while the peer still sends, it is reset. A reset discards what the peer has not read yet,
+/// such as the page that explains a refusal.
 #[derive(Debug)]
-pub(crate) struct Lingering<S> {
+pub(crate) struct GracefulClose<S> {
     stream: S,
     state: State,
 }
@@ -28,12 +30,14 @@ pub(crate) struct Lingering<S> {
 #[derive(Debug)]
 enum State {
     Open,
-    Draining { left: usize, until: Pin<Box<Sleep>> },
+    Draining {
+        bytes_left: usize,
+        deadline: Pin<Box<Sleep>>,
+    },
     Closed,
 }
 
-impl<S> Lingering<S> {
-    /// Wraps a stream.
+impl<S> GracefulClose<S> {
     pub(crate) fn new(stream: S) -> Self {
         Self {
             stream,
@@ -42,7 +46,7 @@ impl<S> Lingering<S> {
     }
 }
 
-impl<S: Stream> AsyncRead for Lingering<S> {
+impl<S: Stream> AsyncRead for GracefulClose<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -52,7 +56,7 @@ impl<S: Stream> AsyncRead for Lingering<S> {
     }
 }
 
-impl<S: Stream> AsyncWrite for Lingering<S> {
+impl<S: Stream> AsyncWrite for GracefulClose<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -82,34 +86,40 @@ impl<S: Stream> AsyncWrite for Lingering<S> {
         if matches!(this.state, State::Open) {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
             this.state = State::Draining {
-                left: LINGER_BYTES,
-                until: Box::pin(tokio::time::sleep(LINGER)),
+                bytes_left: MAX_DRAINED_BYTES,
+                deadline: Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)),
             };
         }
-        if let State::Draining { left, until } = &mut this.state {
-            ready!(drain(&mut this.stream, left, until.as_mut(), cx));
+
+        if let State::Draining {
+            bytes_left,
+            deadline,
+        } = &mut this.state
+        {
+            ready!(drain(&mut this.stream, bytes_left, deadline.as_mut(), cx));
             this.state = State::Closed;
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// Takes and forgets what still comes. However this ends, the stream is done with.
+/// Reads and discards what the peer still sends, until it closes, fails, or exceeds a bound.
 fn drain<S: Stream>(
     stream: &mut S,
-    left: &mut usize,
-    until: Pin<&mut Sleep>,
+    bytes_left: &mut usize,
+    deadline: Pin<&mut Sleep>,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
-    if until.poll(cx).is_ready() {
+    if deadline.poll(cx).is_ready() {
         return Poll::Ready(());
     }
-    let mut bin = [0; 4096];
+
+    let mut discarded = [0; 4096];
     loop {
-        let mut buffer = ReadBuf::new(&mut bin);
+        let mut buffer = ReadBuf::new(&mut discarded);
         match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
-            Ok(()) if !buffer.filled().is_empty() && *left > buffer.filled().len() => {
-                *left -= buffer.filled().len();
+            Ok(()) if !buffer.filled().is_empty() && *bytes_left > buffer.filled().len() => {
+                *bytes_left -= buffer.filled().len();
             }
             _ => return Poll::Ready(()),
         }
@@ -123,9 +133,9 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn shutdown_takes_what_still_comes_and_ends_with_the_peer() {
+    async fn shutdown_reads_until_the_peer_closes() {
         let (mut far, near) = tokio::io::duplex(16);
-        let closing = tokio::spawn(async move { Lingering::new(near).shutdown().await });
+        let closing = tokio::spawn(async move { GracefulClose::new(near).shutdown().await });
         far.write_all(&[1; 4096]).await.unwrap();
         assert!(!closing.is_finished());
         drop(far);
@@ -133,22 +143,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_peer_is_waited_for_no_longer_than_the_deadline() {
+    async fn a_silent_peer_is_given_up_at_the_deadline() {
         let (_far, near) = tokio::io::duplex(16);
-        let begun = tokio::time::Instant::now();
-        Lingering::new(near).shutdown().await.unwrap();
-        assert_eq!(begun.elapsed().as_secs(), LINGER.as_secs());
+        let start = tokio::time::Instant::now();
+        GracefulClose::new(near).shutdown().await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), CLOSE_TIMEOUT.as_secs());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_never_stops_is_cut_at_the_bound() {
+    async fn a_peer_that_sends_without_end_is_cut_off_at_the_bound() {
         let (mut far, near) = tokio::io::duplex(4096);
-        let closing = tokio::spawn(async move { Lingering::new(near).shutdown().await });
+        let closing = tokio::spawn(async move { GracefulClose::new(near).shutdown().await });
         let mut sent = 0;
         while far.write_all(&[1; 4096]).await.is_ok() {
             sent += 4096;
         }
         closing.await.unwrap().unwrap();
-        assert!(sent <= LINGER_BYTES + 2 * 4096, "{sent}");
+        assert!(sent <= MAX_DRAINED_BYTES + 2 * 4096, "{sent}");
     }
 }

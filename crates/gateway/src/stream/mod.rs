@@ -1,4 +1,6 @@
-//! Byte streams as the gateway holds them: read again from the start, and closed without losing what was written.
+//! Byte streams: types that read bytes again or close cleanly, and the errors of a connection to a server.
+//!
+//! Protocols do not belong here.
 
 mod byte_stream;
 mod graceful_close;
@@ -6,6 +8,6 @@ mod replay;
 mod upstream_error;
 
 pub(crate) use byte_stream::Stream;
-pub(crate) use graceful_close::{LINGER, Lingering};
-pub(crate) use replay::Rewound;
-pub(crate) use upstream_error::Unreachable;
+pub(crate) use graceful_close::{CLOSE_TIMEOUT, GracefulClose};
+pub(crate) use replay::Replay;
+pub(crate) use upstream_error::UpstreamError;

@@ -1,3 +1,5 @@
+//! A stream whose first bytes are read again.
+
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,23 +9,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::byte_stream::Stream;
 
-/// A stream whose first bytes have been read already, and are read once more.
+/// A stream whose first bytes have been read already, and are read again.
 ///
-/// Writes vectors if the stream does: the alert that ends a TLS handshake is lost on one that does not.
+/// It passes vectored writes on: without them, the alert that ends a TLS handshake would be lost.
 #[derive(Debug)]
-pub(crate) struct Rewound<S> {
+pub(crate) struct Replay<S> {
     first: Bytes,
     stream: S,
 }
 
-impl<S> Rewound<S> {
-    /// A stream that gives `first`, and then what `stream` gives.
+impl<S> Replay<S> {
+    /// Creates a stream that reads `first`, and then `stream`.
     pub(crate) fn new(first: Bytes, stream: S) -> Self {
         Self { first, stream }
     }
 }
 
-impl<S: Stream> AsyncRead for Rewound<S> {
+impl<S: Stream> AsyncRead for Replay<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -32,6 +34,7 @@ impl<S: Stream> AsyncRead for Rewound<S> {
         if self.first.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buffer);
         }
+
         let length = self.first.len().min(buffer.remaining());
         buffer.put_slice(&self.first[..length]);
         self.first.advance(length);
@@ -39,7 +42,7 @@ impl<S: Stream> AsyncRead for Rewound<S> {
     }
 }
 
-impl<S: Stream> AsyncWrite for Rewound<S> {
+impl<S: Stream> AsyncWrite for Replay<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -76,12 +79,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_read_is_read_again() {
+    async fn bytes_that_were_read_are_read_again() {
         let (mut far, near) = tokio::io::duplex(64);
         far.write_all(b" and more").await.unwrap();
         far.shutdown().await.unwrap();
         let mut text = String::new();
-        let mut stream = Rewound::new(Bytes::from_static(b"first"), near);
+        let mut stream = Replay::new(Bytes::from_static(b"first"), near);
         stream.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "first and more");
     }

@@ -34,7 +34,7 @@ pub(crate) const LINK: LinkAddresses = LinkAddresses {
 pub(crate) struct Guest {
     wire: UnixStream,
     read: BytesMut,
-    cable: Cable,
+    cable: GuestDevice,
     interface: Interface,
     sockets: SocketSet<'static>,
     next_port: u16,
@@ -42,7 +42,7 @@ pub(crate) struct Guest {
 }
 
 #[derive(Default)]
-struct Cable {
+struct GuestDevice {
     arrived: std::collections::VecDeque<BytesMut>,
     outbox: BytesMut,
 }
@@ -51,7 +51,7 @@ impl Guest {
     /// A guest, and the gateway's end of its wire.
     pub(crate) fn new() -> (Self, UnixStream) {
         let (wire, other) = UnixStream::pair().unwrap();
-        let mut cable = Cable::default();
+        let mut cable = GuestDevice::default();
         let mac = HardwareAddress::Ethernet(EthernetAddress(LINK.guest.mac));
         let mut config = Config::new(mac);
         config.random_seed = 7;
@@ -84,7 +84,7 @@ impl Guest {
         let (wire, other) = UnixStream::pair().unwrap();
         self.wire = wire;
         self.read.clear();
-        self.cable = Cable::default();
+        self.cable = GuestDevice::default();
         other
     }
 
@@ -235,7 +235,7 @@ impl Guest {
     }
 }
 
-impl Device for Cable {
+impl Device for GuestDevice {
     type RxToken<'a> = Arrived;
     type TxToken<'a> = Departing<'a>;
 

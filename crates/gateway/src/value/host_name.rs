@@ -8,9 +8,9 @@ use thiserror::Error;
 use super::serde_by_text::serde_by_text;
 
 /// Characters of a host name at most: what DNS can carry.
-pub const HOST_NAME_CHARS: usize = 253;
+pub const MAX_HOST_NAME_CHARS: usize = 253;
 /// Characters of one label of a host name at most: what DNS can carry.
-pub const LABEL_CHARS: usize = 63;
+pub const MAX_LABEL_CHARS: usize = 63;
 
 /// The name of a host: lower case, without a dot at its end, and no address.
 ///
@@ -32,11 +32,11 @@ pub enum NameError {
     /// Nothing at all, or two dots in a row.
     #[error("`{0}` has an empty label; write a host name like api.example.com")]
     EmptyLabel(String),
-    /// Past [`HOST_NAME_CHARS`].
-    #[error("a host name of {0} characters; {HOST_NAME_CHARS} are allowed")]
+    /// Past [`MAX_HOST_NAME_CHARS`].
+    #[error("a host name of {0} characters; {MAX_HOST_NAME_CHARS} are allowed")]
     Long(usize),
-    /// Past [`LABEL_CHARS`].
-    #[error("`{0}` has a label of more than {LABEL_CHARS} characters")]
+    /// Past [`MAX_LABEL_CHARS`].
+    #[error("`{0}` has a label of more than {MAX_LABEL_CHARS} characters")]
     LongLabel(String),
     /// A letter that is not ASCII.
     #[error("`{0}` is not ASCII; write its xn-- form, as DNS has it")]
@@ -65,7 +65,7 @@ impl FromStr for HostName {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let name = text.strip_suffix('.').unwrap_or(text);
-        if name.len() > HOST_NAME_CHARS {
+        if name.len() > MAX_HOST_NAME_CHARS {
             return Err(NameError::Long(name.len()));
         }
         if !name.is_ascii() {
@@ -91,7 +91,7 @@ fn check_label(label: &str, name: &str) -> Result<(), NameError> {
     if label.is_empty() {
         return Err(NameError::EmptyLabel(name.into()));
     }
-    if label.len() > LABEL_CHARS {
+    if label.len() > MAX_LABEL_CHARS {
         return Err(NameError::LongLabel(name.into()));
     }
     if let Some(character) = label.chars().find(|c| !is_allowed(c)) {
@@ -261,16 +261,16 @@ mod tests {
     #[test]
     fn limits_hold_and_not_one_more() {
         let label = |chars: usize| format!("{}.test", "a".repeat(chars));
-        assert!(label(LABEL_CHARS).parse::<HostName>().is_ok());
-        let error = label(LABEL_CHARS + 1).parse::<HostName>();
+        assert!(label(MAX_LABEL_CHARS).parse::<HostName>().is_ok());
+        let error = label(MAX_LABEL_CHARS + 1).parse::<HostName>();
         assert!(matches!(error, Err(NameError::LongLabel(_))));
         // 126 labels of one letter, and a last one of `last` letters.
         let name = |last: usize| "a.".repeat(126) + &"b".repeat(last);
-        assert_eq!(name(1).len(), HOST_NAME_CHARS);
+        assert_eq!(name(1).len(), MAX_HOST_NAME_CHARS);
         assert!(name(1).parse::<HostName>().is_ok());
         assert_eq!(
             name(2).parse::<HostName>(),
-            Err(NameError::Long(HOST_NAME_CHARS + 1))
+            Err(NameError::Long(MAX_HOST_NAME_CHARS + 1))
         );
     }
 

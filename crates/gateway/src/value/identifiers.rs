@@ -9,7 +9,7 @@ use super::serde_by_text::serde_by_text;
 /// Why a word cannot be what it is given as.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{text}` is no {what}: {rule}")]
-pub struct WordError {
+pub struct IdentifierError {
     what: &'static str,
     text: String,
     rule: &'static str,
@@ -25,16 +25,16 @@ macro_rules! word {
         pub struct $name(Arc<str>);
 
         impl FromStr for $name {
-            type Err = WordError;
+            type Err = IdentifierError;
 
-            fn from_str(text: &str) -> Result<Self, WordError> {
+            fn from_str(text: &str) -> Result<Self, IdentifierError> {
                 let check: fn(&str) -> bool = $check;
                 let shape: fn(&str) -> String = $shape;
                 if check(text) {
                     return Ok(Self(shape(text).into()));
                 }
                 let text = text.chars().take(SHOWN_CHARS).collect();
-                Err(WordError { what: $what, text, rule: $rule })
+                Err(IdentifierError { what: $what, text, rule: $rule })
             }
         }
 

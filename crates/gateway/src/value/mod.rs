@@ -8,9 +8,9 @@ mod one_or_many;
 mod ports;
 mod serde_by_text;
 
-pub use host_name::{HOST_NAME_CHARS, Host, HostName, HostPattern, LABEL_CHARS, NameError};
-pub use identifiers::{HeaderName, Method, RuleId, SecretName, WordError};
+pub use host_name::{Host, HostName, HostPattern, MAX_HOST_NAME_CHARS, MAX_LABEL_CHARS, NameError};
+pub use identifiers::{HeaderName, IdentifierError, Method, RuleId, SecretName};
 pub(crate) use line_number::line_of;
 pub use network::{Net, NetError};
 pub(crate) use one_or_many::one_or_many;
-pub use ports::{PORT_RANGES, Ports, PortsError};
+pub use ports::{MAX_PORT_RANGES, Ports, PortsError};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 /// Ports and ranges of one rule at most; more say `any` or belong into another rule.
-pub const PORT_RANGES: usize = 32;
+pub const MAX_PORT_RANGES: usize = 32;
 
 /// Ports of a host: single ones and ranges, at least one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,13 +23,13 @@ pub enum PortsError {
     Port(String),
     /// The end comes before the beginning.
     #[error("the ports {0} to {1} are none; write the smaller one first")]
-    Backwards(u16, u16),
+    Reversed(u16, u16),
     /// An empty list.
     #[error("an empty list of ports allows nothing; leave `ports` out for 80 and 443")]
     Empty,
-    /// Past [`PORT_RANGES`].
+    /// Past [`MAX_PORT_RANGES`].
     #[error(
-        "more than {PORT_RANGES} ports and ranges in a rule; use wider ranges, or another rule"
+        "more than {MAX_PORT_RANGES} ports and ranges in a rule; use wider ranges, or another rule"
     )]
     Many,
 }
@@ -62,7 +62,7 @@ impl Ports {
     fn of(ranges: Vec<RangeInclusive<u16>>) -> Result<Self, PortsError> {
         match ranges.len() {
             0 => Err(PortsError::Empty),
-            1..=PORT_RANGES => Ok(Self(ranges)),
+            1..=MAX_PORT_RANGES => Ok(Self(ranges)),
             _ => Err(PortsError::Many),
         }
     }
@@ -81,7 +81,7 @@ fn range(text: &str) -> Result<RangeInclusive<u16>, PortsError> {
         None => (port(text)?, port(text)?),
     };
     if last < first {
-        return Err(PortsError::Backwards(first, last));
+        return Err(PortsError::Reversed(first, last));
     }
     Ok(first..=last)
 }
@@ -91,14 +91,14 @@ impl FromStr for Ports {
     type Err = PortsError;
 
     fn from_str(text: &str) -> Result<Self, PortsError> {
-        let words = text.split(',').take(PORT_RANGES + 1);
+        let words = text.split(',').take(MAX_PORT_RANGES + 1);
         Self::of(words.map(range).collect::<Result<_, _>>()?)
     }
 }
 
-struct Written<'a>(&'a RangeInclusive<u16>);
+struct RangeText<'a>(&'a RangeInclusive<u16>);
 
-impl fmt::Display for Written<'_> {
+impl fmt::Display for RangeText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (*self.0.start(), *self.0.end()) {
             (1, u16::MAX) => f.write_str("any"),
@@ -112,7 +112,7 @@ impl fmt::Display for Ports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, range) in self.0.iter().enumerate() {
             let comma = if n == 0 { "" } else { "," };
-            write!(f, "{comma}{}", Written(range))?;
+            write!(f, "{comma}{}", RangeText(range))?;
         }
         Ok(())
     }
@@ -125,7 +125,7 @@ impl Serialize for Ports {
             if range.start() == range.end() {
                 list.serialize_element(range.start())?;
             } else {
-                list.serialize_element(&Written(range).to_string())?;
+                list.serialize_element(&RangeText(range).to_string())?;
             }
         }
         list.end()
@@ -163,7 +163,7 @@ impl<'de> Visitor<'de> for PortsVisitor {
         let mut ranges = Vec::new();
         while let Some(Ports(more)) = list.next_element()? {
             ranges.extend(more);
-            if ranges.len() > PORT_RANGES {
+            if ranges.len() > MAX_PORT_RANGES {
                 return Err(A::Error::custom(PortsError::Many));
             }
         }

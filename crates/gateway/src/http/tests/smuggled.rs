@@ -1,4 +1,4 @@
-//! Whatever bytes come, a server sees no request that was not judged and allowed.
+//! Whatever bytes arrive, a server sees no request that was not checked and allowed.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -14,8 +14,8 @@ use super::*;
 
 type Reached = Arc<Mutex<Vec<String>>>;
 
-/// A server that notes what it is asked, as another reader understands it.
-async fn noting(stream: DuplexStream, reached: Reached) {
+/// A server that records its requests, as another parser understands them.
+async fn record_requests(stream: DuplexStream, reached: Reached) {
     let service = service_fn(move |request: Request<Incoming>| {
         let reached = Arc::clone(&reached);
         async move {
@@ -33,8 +33,8 @@ async fn noting(stream: DuplexStream, reached: Reached) {
     let _ = connection.await;
 }
 
-/// Sends all pieces, and tells what was judged and what reached the server.
-async fn sent(pieces: &[String]) -> (Vec<String>, Vec<String>) {
+/// Sends all pieces; returns the requests that were checked and those that reached the server.
+async fn send_pieces(pieces: &[String]) -> (Vec<String>, Vec<String>) {
     let mut rig = Rig::plain();
     let reached = Reached::default();
     let (mut read, mut write) = tokio::io::split(rig.guest);
@@ -45,20 +45,20 @@ async fn sent(pieces: &[String]) -> (Vec<String>, Vec<String>) {
             }
             tokio::task::yield_now().await;
         }
-        // Held open, so that what was sent is not given up: the proxy's deadlines end it.
+        // Kept open, so that the sent bytes are not discarded: the proxy's deadlines end the connection.
         write
     };
     let reading = async { read.read_to_end(&mut Vec::new()).await };
     let serving = async {
         while let Some(stream) = rig.servers.recv().await {
-            noting(stream, Arc::clone(&reached)).await;
+            record_requests(stream, Arc::clone(&reached)).await;
         }
     };
     let (_, _, (), ended) = tokio::join!(sending, reading, serving, rig.proxy);
     let _ = ended.unwrap();
-    let seen = rig.both.seen.lock().unwrap().clone();
+    let checked = rig.recorder.checked.lock().unwrap().clone();
     let reached = reached.lock().unwrap().clone();
-    (seen, reached)
+    (checked, reached)
 }
 
 fn piece() -> impl Strategy<Value = String> {
@@ -107,21 +107,21 @@ proptest! {
             .start_paused(true)
             .build()
             .unwrap();
-        let (seen, reached) = runtime.block_on(sent(&pieces));
-        let mut allowed = seen.iter().filter(|request| {
+        let (checked, reached) = runtime.block_on(send_pieces(&pieces));
+        let mut allowed = checked.iter().filter(|request| {
             request.contains(" example.com/") && !request.starts_with("DELETE ")
         });
         for request in &reached {
-            prop_assert!(allowed.any(|judged| judged == request), "{request} not in {seen:?}");
+            prop_assert!(allowed.any(|known| known == request), "{request} not in {checked:?}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_requests_at_once_are_judged_and_reach_the_server() {
+async fn two_requests_at_once_are_checked_and_reach_the_server() {
     let one = "GET /d HTTP/1.1\r\nHost: example.com\r\n\r\n";
     let two = "POST /f HTTP/1.1\r\nHost: example.com\r\nContent-Length: 5\r\n\r\nhello";
-    let (seen, reached) = sent(&[format!("{one}{two}")]).await;
+    let (checked, reached) = send_pieces(&[format!("{one}{two}")]).await;
     assert_eq!(reached, ["GET example.com/d", "POST example.com/f"]);
-    assert_eq!(seen, reached);
+    assert_eq!(checked, reached);
 }

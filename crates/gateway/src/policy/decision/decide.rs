@@ -1,35 +1,46 @@
+//! The decision function.
+
 use std::net::IpAddr;
 
-use super::outcome::{Decision, Pass, Reason, Subject, Verdict};
-use super::query::{Question, Said};
+use super::outcome::{Decision, Handling, Reason, Subject, Verdict};
+use super::query::{ClientProtocol, PolicyQuery};
 use crate::policy::rule::{Policy, Rule, special};
 use crate::value::{Host, HostName, RuleId};
 
-/// Characters of a method that a decision repeats; a guest can send long ones.
-const METHOD_CHARS: usize = 32;
+/// Maximum number of characters of a method that a decision repeats. A guest can send long ones.
+const MAX_METHOD_CHARS: usize = 32;
 
-/// Where a connection goes, and by which names.
+/// The destination of a connection, with the names of its address.
 #[derive(Clone, Copy)]
-struct Way<'a> {
+struct Destination<'a> {
     address: IpAddr,
     port: u16,
     names: &'a [HostName],
 }
 
-/// A rule's answer: how it allows, or how it fails to.
-type Answer = Result<Pass, Reason>;
+/// The part of a query that is about one HTTP request.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    tls: Option<&'a HostName>,
+    host: &'a Host,
+    host_port: Option<u16>,
+    method: &'a str,
+}
 
-/// What a policy says to a question.
+/// A rule's answer: how it allows, or why it does not.
+type Answer = Result<Handling, Reason>;
+
+/// Decides on a query.
 ///
-/// This is the only place where anything is allowed: the gateway asks it at run time, and
-/// [`explain`](super::explain) for a person.
+/// This is the only place where anything is allowed. The gateway asks it at run time, and
+/// [`explain`](super::explain) asks it for people.
 #[must_use]
-pub fn decide(policy: &Policy, question: &Question<'_>) -> Decision {
-    let found = answer(policy, question);
-    let subject = subject(policy, question);
-    match found {
-        Ok((rule, pass)) => Decision {
-            verdict: Verdict::Allow(pass),
+pub fn decide(policy: &Policy, query: &PolicyQuery<'_>) -> Decision {
+    let answer = answer(policy, query);
+    let subject = subject(policy, query);
+    match answer {
+        Ok((rule, handling)) => Decision {
+            verdict: Verdict::Allow(handling),
             rule: Some(rule),
             reason: Reason::Rule,
             subject,
@@ -37,43 +48,47 @@ pub fn decide(policy: &Policy, question: &Question<'_>) -> Decision {
         Err(reason) => Decision {
             verdict: Verdict::Deny,
             rule: None,
-            reason: or_special(reason, &subject),
+            reason: or_special_address(reason, &subject),
             subject,
         },
     }
 }
 
-/// The rule that allows, and how; or why none does.
-fn answer(policy: &Policy, question: &Question<'_>) -> Result<(RuleId, Pass), Reason> {
-    match *question {
-        Question::Lookup { name } => first(policy, |rule| lookup(rule, name)),
-        Question::Resolved { name, address } => first(policy, |rule| resolved(rule, name, address)),
-        Question::Connect {
+/// Returns the rule that allows the query, and how; or the reason for the denial.
+fn answer(policy: &Policy, query: &PolicyQuery<'_>) -> Result<(RuleId, Handling), Reason> {
+    match *query {
+        PolicyQuery::Lookup { name } => first_allowing(policy, |rule| lookup(rule, name)),
+        PolicyQuery::Resolved { name, address } => {
+            first_allowing(policy, |rule| resolved(rule, name, address))
+        }
+        PolicyQuery::Connect {
             address,
             port,
             names,
         } => {
-            let way = Way {
+            let destination = Destination {
                 address,
                 port,
                 names,
             };
-            first(policy, |rule| connect(rule, way))
+            first_allowing(policy, |rule| connect(rule, destination))
         }
-        Question::Speak {
+        PolicyQuery::FirstBytes {
             address,
             port,
             names,
-            said,
+            protocol,
         } => {
-            let way = Way {
+            let destination = Destination {
                 address,
                 port,
                 names,
             };
-            first(policy, |rule| speak(policy, rule, way, said))
+            first_allowing(policy, |rule| {
+                first_bytes(policy, rule, destination, protocol)
+            })
         }
-        Question::Request {
+        PolicyQuery::Request {
             address,
             port,
             names,
@@ -82,39 +97,44 @@ fn answer(policy: &Policy, question: &Question<'_>) -> Result<(RuleId, Pass), Re
             host_port,
             method,
         } => {
-            let way = Way {
+            let destination = Destination {
                 address,
                 port,
                 names,
             };
-            let asked = Asked {
+            let request = Request {
                 tls,
                 host,
                 host_port,
                 method,
             };
-            first(policy, |rule| request(policy, rule, way, asked))
+            first_allowing(policy, |rule| {
+                check_request(policy, rule, destination, request)
+            })
         }
-        Question::Datagram { .. } => Err(Reason::Datagram),
-        Question::Other { protocol, .. } => Err(Reason::Protocol { protocol }),
+        PolicyQuery::Datagram { .. } => Err(Reason::Datagram),
+        PolicyQuery::OtherProtocol { protocol, .. } => Err(Reason::Protocol { protocol }),
     }
 }
 
-/// The first rule that allows; or the reason of the one that came nearest, the first of equals.
-fn first(policy: &Policy, ask: impl Fn(&Rule) -> Answer) -> Result<(RuleId, Pass), Reason> {
-    let mut nearest = Reason::NoRule;
+/// Returns the first rule that allows; or the reason of the rule that came closest, the first of equals.
+fn first_allowing(
+    policy: &Policy,
+    ask: impl Fn(&Rule) -> Answer,
+) -> Result<(RuleId, Handling), Reason> {
+    let mut closest = Reason::NoRule;
     for rule in &policy.rules {
         match ask(rule) {
-            Ok(pass) => return Ok((rule.id.clone(), pass)),
-            Err(reason) if nearness(&reason) > nearness(&nearest) => nearest = reason,
+            Ok(handling) => return Ok((rule.id.clone(), handling)),
+            Err(reason) if closeness(&reason) > closeness(&closest) => closest = reason,
             Err(_) => {}
         }
     }
-    Err(nearest)
+    Err(closest)
 }
 
-/// How much of a rule was met before this.
-fn nearness(reason: &Reason) -> u8 {
+/// Returns how much of a rule was met before it denied for this reason.
+fn closeness(reason: &Reason) -> u8 {
     match reason {
         Reason::NoRule => 0,
         Reason::NotResolved => 1,
@@ -130,8 +150,8 @@ fn nearness(reason: &Reason) -> u8 {
     }
 }
 
-/// A special address that no rule is about, under no name, is denied for what it is: that tells more.
-fn or_special(reason: Reason, subject: &Subject) -> Reason {
+/// Replaces the reason for a special address without a name that no rule matches: that it is special explains more.
+fn or_special_address(reason: Reason, subject: &Subject) -> Reason {
     match (&reason, subject.address.and_then(special)) {
         (Reason::NoRule | Reason::NotResolved, Some(range)) if subject.name.is_none() => {
             Reason::SpecialAddress { range }
@@ -142,7 +162,7 @@ fn or_special(reason: Reason, subject: &Subject) -> Reason {
 
 fn lookup(rule: &Rule, name: &HostName) -> Answer {
     if rule.matches(name) {
-        Ok(Pass::Through)
+        Ok(Handling::Forward)
     } else {
         Err(Reason::NoRule)
     }
@@ -150,155 +170,175 @@ fn lookup(rule: &Rule, name: &HostName) -> Answer {
 
 fn resolved(rule: &Rule, name: &HostName, address: IpAddr) -> Answer {
     lookup(rule, name)?;
-    opens(rule, address)?;
-    Ok(Pass::Through)
+    check_special(rule, address)?;
+    Ok(Handling::Forward)
 }
 
-fn opens(rule: &Rule, address: IpAddr) -> Result<(), Reason> {
+/// Checks that the rule names the address if it is special.
+fn check_special(rule: &Rule, address: IpAddr) -> Result<(), Reason> {
     match special(address) {
         Some(range) if !rule.opens(address) => Err(Reason::SpecialAddress { range }),
         _ => Ok(()),
     }
 }
 
-fn connect(rule: &Rule, way: Way<'_>) -> Answer {
+fn connect(rule: &Rule, destination: Destination<'_>) -> Answer {
+    // A rule without hosts matches addresses; one with hosts matches names that were resolved to the address.
     if rule.hosts.is_empty() {
-        if !rule.has_address(way.address) {
+        if !rule.has_address(destination.address) {
             return Err(Reason::NoRule);
         }
-    } else if !way.names.iter().any(|name| rule.matches(name)) {
+    } else if !destination.names.iter().any(|name| rule.matches(name)) {
         return Err(Reason::NotResolved);
     }
-    opens(rule, way.address)?;
-    if !rule.ports.contains(way.port) {
+
+    check_special(rule, destination.address)?;
+    if !rule.ports.contains(destination.port) {
         return Err(Reason::PortNotAllowed {
             rule: rule.id.clone(),
         });
     }
+
     Ok(if rule.is_opaque() {
-        Pass::Through
+        Handling::Forward
     } else {
-        Pass::Listen
+        Handling::InspectFirstBytes
     })
 }
 
-fn speak(policy: &Policy, rule: &Rule, way: Way<'_>, said: Said<'_>) -> Answer {
-    if connect(rule, way)? == Pass::Through {
-        return Ok(Pass::Through);
+fn first_bytes(
+    policy: &Policy,
+    rule: &Rule,
+    destination: Destination<'_>,
+    protocol: ClientProtocol<'_>,
+) -> Answer {
+    if connect(rule, destination)? == Handling::Forward {
+        return Ok(Handling::Forward);
     }
-    match said {
-        Said::Http => Ok(Pass::Inspect),
-        Said::Other | Said::Nothing => Err(Reason::NotTlsNorHttp),
-        Said::Tls {
+    match protocol {
+        ClientProtocol::Http => Ok(Handling::InspectRequests),
+        ClientProtocol::Other | ClientProtocol::Silent => Err(Reason::NotTlsNorHttp),
+        ClientProtocol::Tls {
             encrypted: true, ..
         } => Err(Reason::EncryptedServerName),
-        Said::Tls {
+        ClientProtocol::Tls {
             server_name: None, ..
         } => Err(Reason::NoServerName),
-        Said::Tls {
+        ClientProtocol::Tls {
             server_name: Some(name),
             ..
-        } => tls(policy, rule, way, name),
+        } => check_tls(policy, rule, destination, name),
     }
 }
 
-fn tls(policy: &Policy, rule: &Rule, way: Way<'_>, name: &HostName) -> Answer {
-    // A rule about addresses alone comes here for its methods' sake, and knows no name to hold TLS to.
-    if !rule.hosts.is_empty() && !is_allowed_name(rule, way, name) {
+fn check_tls(
+    policy: &Policy,
+    rule: &Rule,
+    destination: Destination<'_>,
+    name: &HostName,
+) -> Answer {
+    // A rule without hosts is asked here only because of its methods, and has no name to compare with TLS.
+    let has_hosts = !rule.hosts.is_empty();
+    if has_hosts && !is_allowed_name(rule, destination, name) {
         return Err(Reason::OtherServerName { name: name.clone() });
     }
-    if !rule.hosts.is_empty() && (rule.terminate || policy.has_secret_for(name)) {
-        return Ok(Pass::Terminate);
+    if has_hosts && (rule.terminate || policy.has_secret_for(name)) {
+        return Ok(Handling::TerminateTls);
     }
     if !rule.methods.is_empty() {
         return Err(Reason::MethodHidden {
             rule: rule.id.clone(),
         });
     }
-    Ok(Pass::Through)
+    Ok(Handling::Forward)
 }
 
-/// The rule is about the name, and the name is one of this very address.
-fn is_allowed_name(rule: &Rule, way: Way<'_>, name: &HostName) -> bool {
-    rule.matches(name) && way.names.contains(name)
+/// Returns whether the rule matches the name, and the name belongs to this very address.
+fn is_allowed_name(rule: &Rule, destination: Destination<'_>, name: &HostName) -> bool {
+    rule.matches(name) && destination.names.contains(name)
 }
 
-/// What a request says of itself.
-#[derive(Clone, Copy)]
-struct Asked<'a> {
-    tls: Option<&'a HostName>,
-    host: &'a Host,
-    host_port: Option<u16>,
-    method: &'a str,
-}
-
-fn request(policy: &Policy, rule: &Rule, way: Way<'_>, asked: Asked<'_>) -> Answer {
-    connect(rule, way)?;
-    if !is_for_here(policy, rule, way, asked) {
+fn check_request(
+    policy: &Policy,
+    rule: &Rule,
+    destination: Destination<'_>,
+    request: Request<'_>,
+) -> Answer {
+    connect(rule, destination)?;
+    if !is_for_destination(policy, rule, destination, request) {
         return Err(Reason::OtherHost {
-            host: asked.host.clone(),
-            port: asked.host_port,
+            host: request.host.clone(),
+            port: request.host_port,
         });
     }
-    if !rule.allows_method(asked.method) {
-        let method = asked.method.chars().take(METHOD_CHARS).collect();
+    if !rule.allows_method(request.method) {
+        let method = request.method.chars().take(MAX_METHOD_CHARS).collect();
         return Err(Reason::MethodNotAllowed {
             method,
             rule: rule.id.clone(),
         });
     }
-    Ok(Pass::Through)
+    Ok(Handling::Forward)
 }
 
-fn is_for_here(policy: &Policy, rule: &Rule, way: Way<'_>, asked: Asked<'_>) -> bool {
-    // What carries a secret is allowed by a rule about its host alone, not by one that lets anything through
-    // to an address which that host happens to share.
-    let is_named = asked.tls.is_some_and(|name| policy.has_secret_for(name));
-    let is_port = asked.host_port.is_none_or(|port| port == way.port);
-    match (asked.host, asked.tls) {
-        // Terminated TLS is certified for one name; a request in it for another one is for nobody.
+/// Returns whether the host that a request names is the destination, as far as the rule requires it.
+fn is_for_destination(
+    policy: &Policy,
+    rule: &Rule,
+    destination: Destination<'_>,
+    request: Request<'_>,
+) -> bool {
+    // A request that carries a secret needs a rule for its host: a rule that allows everything at an address, which the
+    // host may share with others, is not enough.
+    let has_secret = request.tls.is_some_and(|name| policy.has_secret_for(name));
+    let is_port = request
+        .host_port
+        .is_none_or(|port| port == destination.port);
+    match (request.host, request.tls) {
+        // Terminated TLS is certified for one name, and requests in it must name the same host.
         (Host::Name(name), Some(certified)) if name != certified => false,
         (Host::Address(_), Some(_)) => false,
-        _ if !is_named && (rule.is_opaque() || rule.hosts.is_empty()) => true,
-        (Host::Name(name), _) => is_port && is_allowed_name(rule, way, name),
+        _ if !has_secret && (rule.is_opaque() || rule.hosts.is_empty()) => true,
+        (Host::Name(name), _) => is_port && is_allowed_name(rule, destination, name),
         (Host::Address(_), None) => false,
     }
 }
 
-fn subject(policy: &Policy, question: &Question<'_>) -> Subject {
-    let of = |address, port, names: &[HostName]| Subject {
+/// Returns the host that a query is about.
+fn subject(policy: &Policy, query: &PolicyQuery<'_>) -> Subject {
+    let at = |address, port, names: &[HostName]| Subject {
         name: best_name(policy, names),
         address: Some(address),
         port,
     };
-    match *question {
-        Question::Lookup { name } => Subject {
+    match *query {
+        PolicyQuery::Lookup { name } => Subject {
             name: Some(name.clone()),
             ..Subject::default()
         },
-        Question::Resolved { name, address } => Subject {
+        PolicyQuery::Resolved { name, address } => Subject {
             name: Some(name.clone()),
             address: Some(address),
             port: None,
         },
-        Question::Connect {
+        PolicyQuery::Connect {
             address,
             port,
             names,
-        } => of(address, Some(port), names),
-        Question::Speak {
+        } => at(address, Some(port), names),
+        PolicyQuery::FirstBytes {
             address,
             port,
             names,
-            said,
-        } => match said {
-            Said::Tls {
+            protocol,
+        } => match protocol {
+            ClientProtocol::Tls {
                 server_name: Some(name),
                 ..
-            } if names.contains(name) => of(address, Some(port), std::slice::from_ref(name)),
-            _ => of(address, Some(port), names),
+            } if names.contains(name) => at(address, Some(port), std::slice::from_ref(name)),
+            _ => at(address, Some(port), names),
         },
-        Question::Request {
+        PolicyQuery::Request {
             address,
             port,
             names,
@@ -306,17 +346,17 @@ fn subject(policy: &Policy, question: &Question<'_>) -> Subject {
             ..
         } => match host {
             Host::Name(name) if names.contains(name) => {
-                of(address, Some(port), std::slice::from_ref(name))
+                at(address, Some(port), std::slice::from_ref(name))
             }
-            _ => of(address, Some(port), names),
+            _ => at(address, Some(port), names),
         },
-        Question::Datagram { address, port } => of(address, Some(port), &[]),
-        Question::Other { address, .. } => of(address, None, &[]),
+        PolicyQuery::Datagram { address, port } => at(address, Some(port), &[]),
+        PolicyQuery::OtherProtocol { address, .. } => at(address, None, &[]),
     }
 }
 
-/// An address can have many names; the one that a rule is about tells most.
+/// Returns the most telling name of an address: one that a rule matches, or else the first.
 fn best_name(policy: &Policy, names: &[HostName]) -> Option<HostName> {
-    let allowed = |name: &&HostName| policy.rules.iter().any(|rule| rule.matches(name));
-    names.iter().find(allowed).or(names.first()).cloned()
+    let is_matched = |name: &&HostName| policy.rules.iter().any(|rule| rule.matches(name));
+    names.iter().find(is_matched).or(names.first()).cloned()
 }

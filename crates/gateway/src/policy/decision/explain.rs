@@ -1,3 +1,5 @@
+//! Explains what a policy decides for a URL.
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
@@ -7,43 +9,43 @@ use thiserror::Error;
 use url::Url;
 
 use super::decide::decide;
-use super::outcome::{Decision, Pass, Verdict};
-use super::query::{Question, Said};
+use super::outcome::{Decision, Handling, Verdict};
+use super::query::{ClientProtocol, PolicyQuery};
 use crate::policy::rule::Policy;
 use crate::value::{Host, HostName, Method, RuleId};
 
-/// Stands for a public address where none is given: one for documentation, which is not special.
-const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
+/// The public address that is assumed if none is given. It is reserved for documentation, and not special.
+const ASSUMED_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
 
-/// What is spoken to a host.
+/// The protocol that is spoken with a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheme {
-    /// HTTP in the clear.
+    /// Plain HTTP.
     Http,
     /// HTTP over TLS.
     Https,
-    /// Anything else over TCP.
+    /// Any other protocol over TCP.
     Tcp,
     /// UDP.
     Udp,
 }
 
-/// Somewhere that a guest may want to go: `https://example.com:8443`.
+/// A destination that a guest may want to reach, such as `https://example.com:8443`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Target {
-    /// What is spoken.
+    /// The protocol.
     pub scheme: Scheme,
-    /// To whom.
+    /// The host.
     pub host: Host,
-    /// Where.
+    /// The port.
     pub port: u16,
 }
 
-/// Why a text is nowhere to go.
+/// A text is not a target.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "`{0}` is no URL to explain; write https://example.com, http://…, tcp://example.com:22 or udp://…:443"
+    "cannot explain `{0}`; write https://example.com, http://…, tcp://example.com:22 or udp://…:443"
 )]
 pub struct TargetError(String);
 
@@ -84,38 +86,38 @@ impl fmt::Display for Target {
     }
 }
 
-/// What would become of a guest's wish, step by step, up to the first denial.
+/// What a policy decides for a guest that connects to a target, step by step up to the first denial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     /// The policy's name.
     pub policy: String,
-    /// The address that the host is taken to have.
+    /// The address of the host.
     pub address: IpAddr,
-    /// Nobody said so: any public address is meant.
+    /// The address was not given: it stands for any public address.
     pub is_assumed: bool,
-    /// The port that is wanted.
+    /// The target's port.
     pub port: u16,
-    /// Whether all of it is allowed.
+    /// Whether all steps are allowed.
     pub is_allowed: bool,
-    /// What the gateway asks itself, in this order.
+    /// The decisions that the gateway makes, in order.
     pub steps: Vec<Step>,
 }
 
-/// One question, and its answer.
+/// One query and its result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// The question in words.
+    /// The query in words.
     pub what: String,
-    /// The answer.
+    /// The decision.
     pub decision: Decision,
     /// The text of the rule that allows it.
     pub rule_text: Option<String>,
 }
 
-/// Asks `decide` all that the gateway would ask for a guest that goes to `target`.
+/// Asks [`decide`] everything that the gateway would ask for a guest that connects to `target`.
 ///
-/// `address` is what the host's name resolves to; without it, some public address. `method` is that of the
-/// one request that is made where requests are seen.
+/// `address` is the address that the host's name resolves to; without it, any public address is assumed. `method` is the
+/// method of the request that is made if requests are read.
 #[must_use]
 pub fn explain(
     policy: &Policy,
@@ -130,128 +132,133 @@ pub fn explain(
     let given = literal.or(address);
     let mut explanation = Explanation {
         policy: policy.name.clone(),
-        address: given.unwrap_or(PUBLIC),
+        address: given.unwrap_or(ASSUMED_ADDRESS),
         is_assumed: given.is_none(),
         port: target.port,
         is_allowed: false,
         steps: Vec::new(),
     };
-    explanation.is_allowed = explanation.walk(policy, target, method).is_some();
+    explanation.is_allowed = explanation.add_steps(policy, target, method).is_some();
     explanation
 }
 
 impl Explanation {
-    /// None: denied at the last step.
-    fn walk(&mut self, policy: &Policy, target: &Target, method: &Method) -> Option<()> {
+    /// Adds the steps up to the first denial; returns `None` if there is one.
+    fn add_steps(&mut self, policy: &Policy, target: &Target, method: &Method) -> Option<()> {
         let (address, port) = (self.address, target.port);
         let name = match &target.host {
             Host::Name(name) => Some(name.clone()),
             Host::Address(_) => None,
         };
+
+        // The lookup of the name.
         if let Some(name) = &name {
-            self.ask(
-                policy,
-                format!("look up {name}"),
-                &Question::Lookup { name },
-            )?;
-            let what = format!("resolve it to {}", self.shown());
-            self.ask(policy, what, &Question::Resolved { name, address })?;
+            let what = format!("look up {name}");
+            self.add_step(policy, what, &PolicyQuery::Lookup { name })?;
+            let what = format!("resolve it to {}", self.shown_address());
+            self.add_step(policy, what, &PolicyQuery::Resolved { name, address })?;
         }
         if target.scheme == Scheme::Udp {
             let what = format!("send a datagram to port {port}");
-            self.ask(policy, what, &Question::Datagram { address, port })?;
+            self.add_step(policy, what, &PolicyQuery::Datagram { address, port })?;
             return Some(());
         }
+
+        // The connection.
         let names = name.as_slice();
-        let what = format!("connect to {}, port {port}", self.shown());
-        let pass = self.ask(
-            policy,
-            what,
-            &Question::Connect {
-                address,
-                port,
-                names,
-            },
-        )?;
-        if pass == Pass::Through {
-            return Some(());
-        }
-        let (what, said) = said(target.scheme, name.as_ref());
-        let pass = self.ask(
-            policy,
-            what,
-            &Question::Speak {
-                address,
-                port,
-                names,
-                said,
-            },
-        )?;
-        if pass == Pass::Through {
-            return Some(());
-        }
-        let tls = name.as_ref().filter(|_| pass == Pass::Terminate);
-        let (host, method) = (&target.host, method.as_ref());
-        let question = Question::Request {
+        let what = format!("connect to {}, port {port}", self.shown_address());
+        let query = PolicyQuery::Connect {
             address,
             port,
             names,
-            tls,
+        };
+        if self.add_step(policy, what, &query)? == Handling::Forward {
+            return Some(());
+        }
+
+        // Its first bytes.
+        let (what, protocol) = client_protocol(target.scheme, name.as_ref());
+        let query = PolicyQuery::FirstBytes {
+            address,
+            port,
+            names,
+            protocol,
+        };
+        let handling = self.add_step(policy, what, &query)?;
+        if handling == Handling::Forward {
+            return Some(());
+        }
+
+        // A request.
+        let (host, method) = (&target.host, method.as_ref());
+        let query = PolicyQuery::Request {
+            address,
+            port,
+            names,
+            tls: name.as_ref().filter(|_| handling == Handling::TerminateTls),
             host,
             host_port: Some(port),
             method,
         };
-        self.ask(policy, format!("request {method} of {host}"), &question)?;
+        self.add_step(policy, format!("request {method} of {host}"), &query)?;
         Some(())
     }
 
-    fn ask(&mut self, policy: &Policy, what: String, question: &Question<'_>) -> Option<Pass> {
-        let mut decision = decide(policy, question);
-        // A lookup has no port; with it, the advice is for all that is wanted.
+    fn add_step(
+        &mut self,
+        policy: &Policy,
+        what: String,
+        query: &PolicyQuery<'_>,
+    ) -> Option<Handling> {
+        let mut decision = decide(policy, query);
+        // A lookup has no port. With the target's port, the advice covers everything that the target needs.
         decision.subject.port.get_or_insert(self.port);
+
         let verdict = decision.verdict;
-        let rule_text = decision.rule.as_ref().and_then(|id| text_of(policy, id));
+        let rule_text = decision.rule.as_ref().and_then(|id| rule_text(policy, id));
         self.steps.push(Step {
             what,
             decision,
             rule_text,
         });
         match verdict {
-            Verdict::Allow(pass) => Some(pass),
+            Verdict::Allow(handling) => Some(handling),
             Verdict::Deny => None,
         }
     }
 
-    fn shown(&self) -> String {
-        match self.is_assumed {
-            true => "a public address".into(),
-            false => self.address.to_string(),
+    fn shown_address(&self) -> String {
+        if self.is_assumed {
+            "a public address".into()
+        } else {
+            self.address.to_string()
         }
     }
 }
 
-fn said(scheme: Scheme, name: Option<&HostName>) -> (String, Said<'_>) {
+/// Returns what a client of this scheme sends first, in words and in the policy's terms.
+fn client_protocol(scheme: Scheme, name: Option<&HostName>) -> (String, ClientProtocol<'_>) {
     match (scheme, name) {
-        (Scheme::Http, _) => ("speak HTTP".into(), Said::Http),
+        (Scheme::Http, _) => ("speak HTTP".into(), ClientProtocol::Http),
         (Scheme::Https, Some(name)) => (
             format!("speak TLS for {name}"),
-            Said::Tls {
+            ClientProtocol::Tls {
                 server_name: Some(name),
                 encrypted: false,
             },
         ),
         (Scheme::Https, None) => (
             "speak TLS without a name".into(),
-            Said::Tls {
+            ClientProtocol::Tls {
                 server_name: None,
                 encrypted: false,
             },
         ),
-        (Scheme::Tcp | Scheme::Udp, _) => ("speak something else".into(), Said::Other),
+        (Scheme::Tcp | Scheme::Udp, _) => ("speak something else".into(), ClientProtocol::Other),
     }
 }
 
-fn text_of(policy: &Policy, id: &RuleId) -> Option<String> {
+fn rule_text(policy: &Policy, id: &RuleId) -> Option<String> {
     let rule = policy.rules.iter().find(|rule| rule.id == *id)?;
     Some(rule.to_string())
 }

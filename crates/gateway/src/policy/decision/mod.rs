@@ -1,15 +1,17 @@
-//! The one function that decides, what it is asked and what it answers, and its answers in words.
+//! The decision function, its queries and its results.
+//!
+//! Everything here is pure: a decision depends only on the policy and the query.
 
-mod decide;
 mod explain;
+mod decide;
+mod wording;
 mod outcome;
 mod query;
-mod wording;
 
 #[cfg(test)]
 mod tests;
 
 pub use decide::decide;
 pub use explain::{Explanation, Scheme, Step, Target, TargetError, explain};
-pub use outcome::{Decision, Pass, Reason, Subject, Verdict};
-pub use query::{Question, Said};
+pub use outcome::{Decision, Handling, Reason, Subject, Verdict};
+pub use query::{ClientProtocol, PolicyQuery};

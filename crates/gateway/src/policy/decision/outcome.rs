@@ -1,3 +1,5 @@
+//! The result of a decision.
+
 use std::fmt;
 use std::net::IpAddr;
 
@@ -5,48 +7,48 @@ use serde::Serialize;
 
 use crate::value::{Host, HostName, RuleId};
 
-/// An answer of a policy.
+/// A policy's answer to a query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Decision {
-    /// Yes and how, or no.
+    /// Whether and how it is allowed.
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// The rule that allows it; none where it is denied.
+    /// The rule that allows it; `None` if it is denied.
     pub rule: Option<RuleId>,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// What was asked for.
+    /// The subject of the query.
     pub subject: Subject,
 }
 
-/// Yes and how, or no.
+/// Whether and how something is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "verdict", content = "pass")]
+#[serde(rename_all = "snake_case", tag = "verdict", content = "handling")]
 pub enum Verdict {
-    /// It may go on.
-    Allow(Pass),
-    /// It may not.
+    /// It is allowed, and handled like this.
+    Allow(Handling),
+    /// It is denied.
     Deny,
 }
 
-/// How something that is allowed goes on.
+/// How something that is allowed is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Pass {
-    /// As it is; there is nothing more to ask.
-    Through,
-    /// The guest's first bytes are read, and [`Question::Speak`](super::Question::Speak) asked.
-    Listen,
-    /// It is plain HTTP, and [`Question::Request`](super::Question::Request) is asked for each request.
-    Inspect,
-    /// TLS ends in the gateway, and [`Question::Request`](super::Question::Request) is asked for each request.
-    Terminate,
+pub enum Handling {
+    /// Forward without further checks.
+    Forward,
+    /// Read the guest's first bytes, and ask [`PolicyQuery::FirstBytes`](super::PolicyQuery::FirstBytes).
+    InspectFirstBytes,
+    /// Read the requests of plain HTTP, and ask [`PolicyQuery::Request`](super::PolicyQuery::Request) for each.
+    InspectRequests,
+    /// Terminate TLS in the gateway, and ask [`PolicyQuery::Request`](super::PolicyQuery::Request) for each request.
+    TerminateTls,
 }
 
-/// What a question was about, as far as it is known.
+/// The host that a query was about, as far as it is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Subject {
-    /// The host's name: the one asked for, or one that a rule is about, or any that the address has.
+    /// The name: the one in the query, or else a name of the address, preferably one that a rule matches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<HostName>,
     /// The address.
@@ -63,61 +65,61 @@ pub struct Subject {
 pub enum Reason {
     /// A rule allows it.
     Rule,
-    /// No rule is about it.
+    /// No rule matches.
     NoRule,
-    /// A rule is about the host, and not about this port.
+    /// A rule allows the host, but not this port.
     PortNotAllowed {
-        /// That rule.
+        /// The rule.
         rule: RuleId,
     },
-    /// The address is special, and no rule that is about the host names it.
+    /// The address is special, and no rule for the host names it.
     SpecialAddress {
-        /// The range's name.
+        /// The name of the address range.
         range: &'static str,
     },
-    /// The guest was not told this address for any allowed name, or too long ago.
+    /// The guest did not receive this address for an allowed name, or the answer has expired.
     NotResolved,
-    /// TLS says no name.
+    /// TLS contains no server name.
     NoServerName,
-    /// TLS has a part that may hide another name.
+    /// TLS contains an encrypted part that may hide another name.
     EncryptedServerName,
-    /// TLS says a name that is not allowed here.
+    /// TLS contains a server name that is not allowed here.
     OtherServerName {
-        /// That name.
+        /// The server name.
         name: HostName,
     },
     /// A request is for a host that is not allowed here.
     OtherHost {
-        /// That host.
+        /// The host.
         host: Host,
-        /// And the port that it said.
+        /// The port that the request names.
         port: Option<u16>,
     },
-    /// What is spoken is neither TLS nor HTTP.
+    /// The protocol is neither TLS nor HTTP.
     NotTlsNorHttp,
     /// A rule allows only some methods, and TLS hides them.
     MethodHidden {
-        /// That rule.
+        /// The rule.
         rule: RuleId,
     },
     /// The method is not allowed.
     MethodNotAllowed {
-        /// That method, or its beginning.
+        /// The method, truncated if it is long.
         method: String,
-        /// The rule that would allow others.
+        /// The rule that allows other methods.
         rule: RuleId,
     },
-    /// UDP.
+    /// UDP is never forwarded.
     Datagram,
-    /// Neither TCP nor UDP.
+    /// The protocol is neither TCP nor UDP.
     Protocol {
-        /// Its number in the IP header.
+        /// The protocol's number in the IP header.
         protocol: u8,
     },
 }
 
 impl Decision {
-    /// Whether it may go on.
+    /// Returns whether it is allowed.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         matches!(self.verdict, Verdict::Allow(_))
@@ -125,7 +127,7 @@ impl Decision {
 }
 
 impl Reason {
-    /// A stable word for programs.
+    /// Returns a stable code for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

@@ -1,17 +1,18 @@
+//! The queries that a policy answers.
+
 use std::net::IpAddr;
 
 use crate::value::{Host, HostName};
 
-/// What is asked of a policy. `names` are always those that the guest was told to resolve to the address,
-/// and whose time is not over.
+/// A query to a policy. `names` are always the names that the guest received this address for and that have not expired.
 #[derive(Debug, Clone, Copy)]
-pub enum Question<'a> {
+pub enum PolicyQuery<'a> {
     /// May the guest resolve this name?
     Lookup {
         /// The name.
         name: &'a HostName,
     },
-    /// May the guest be told that the name has this address?
+    /// May the guest receive this address for the name?
     Resolved {
         /// The name.
         name: &'a HostName,
@@ -20,71 +21,71 @@ pub enum Question<'a> {
     },
     /// May the guest open a connection?
     Connect {
-        /// Where to.
+        /// The destination's address.
         address: IpAddr,
-        /// Where to.
+        /// The destination's port.
         port: u16,
-        /// Names of the address.
+        /// The names of the address.
         names: &'a [HostName],
     },
-    /// The guest's first bytes on a connection have come, or none in time: may they go on?
-    Speak {
-        /// Where to.
+    /// May a connection continue whose first bytes have arrived, or have not arrived in time?
+    FirstBytes {
+        /// The destination's address.
         address: IpAddr,
-        /// Where to.
+        /// The destination's port.
         port: u16,
-        /// Names of the address.
+        /// The names of the address.
         names: &'a [HostName],
-        /// What the first bytes are.
-        said: Said<'a>,
+        /// The protocol that the first bytes show.
+        protocol: ClientProtocol<'a>,
     },
-    /// May this request of HTTP go on? Asked for each one that is seen.
+    /// May this HTTP request be forwarded? This is asked for each request that the gateway reads.
     Request {
-        /// Where to.
+        /// The destination's address.
         address: IpAddr,
-        /// Where to.
+        /// The destination's port.
         port: u16,
-        /// Names of the address.
+        /// The names of the address.
         names: &'a [HostName],
-        /// The name that TLS was terminated for; none: plain HTTP.
+        /// The name that TLS was terminated for; `None` for plain HTTP.
         tls: Option<&'a HostName>,
-        /// The host that the request is for.
+        /// The host that the request names.
         host: &'a Host,
-        /// The port that the request is for, where it says one.
+        /// The port that the request names, if it does.
         host_port: Option<u16>,
         /// The method, as it was sent.
         method: &'a str,
     },
-    /// A datagram that is no question to the gateway's DNS.
+    /// May the guest send this datagram, which is not a query to the gateway's name server?
     Datagram {
-        /// Where to.
+        /// The destination's address.
         address: IpAddr,
-        /// Where to.
+        /// The destination's port.
         port: u16,
     },
-    /// A packet that is neither TCP nor UDP.
-    Other {
+    /// May the guest send this packet, which is neither TCP nor UDP?
+    OtherProtocol {
         /// The protocol's number in the IP header.
         protocol: u8,
-        /// Where to.
+        /// The destination's address.
         address: IpAddr,
     },
 }
 
-/// What a guest's first bytes on a connection are.
+/// The protocol that a connection's first bytes show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Said<'a> {
-    /// The beginning of TLS.
+pub enum ClientProtocol<'a> {
+    /// TLS.
     Tls {
-        /// The name that it says it is for (SNI).
+        /// The server name (SNI), if there is one.
         server_name: Option<&'a HostName>,
-        /// It has an encrypted part that may name another (ECH), or pretends to.
+        /// An encrypted part may contain another name (ECH), or the client pretends that there is one.
         encrypted: bool,
     },
-    /// A request of HTTP.
+    /// HTTP.
     Http,
-    /// Something else.
+    /// Another protocol.
     Other,
-    /// Nothing: the server is expected to begin.
-    Nothing,
+    /// The client sent nothing: it expects the server to speak first.
+    Silent,
 }

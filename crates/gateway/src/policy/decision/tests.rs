@@ -1,8 +1,8 @@
 use std::net::IpAddr;
 
 use super::decide::decide;
-use super::outcome::{Decision, Pass, Reason, Verdict};
-use super::query::{Question, Said};
+use super::outcome::{Decision, Handling, Reason, Verdict};
+use super::query::{ClientProtocol, PolicyQuery};
 use crate::policy::document::{Document, RuleSpec};
 use crate::policy::rule::{NetworkLimits, Policy};
 use crate::value::{Host, HostName, Method, RuleId};
@@ -36,7 +36,7 @@ fn connect_to(policy: &Policy, address: &str, port: u16, names: &[&str]) -> Deci
     let address = ip(address);
     decide(
         policy,
-        &Question::Connect {
+        &PolicyQuery::Connect {
             address,
             port,
             names: &names,
@@ -44,16 +44,16 @@ fn connect_to(policy: &Policy, address: &str, port: u16, names: &[&str]) -> Deci
     )
 }
 
-fn say(policy: &Policy, names: &[&str], said: Said<'_>) -> Decision {
+fn say(policy: &Policy, names: &[&str], protocol: ClientProtocol<'_>) -> Decision {
     let names: Vec<_> = names.iter().map(|text| name(text)).collect();
     let address = ip(WEB);
     decide(
         policy,
-        &Question::Speak {
+        &PolicyQuery::FirstBytes {
             address,
             port: 443,
             names: &names,
-            said,
+            protocol,
         },
     )
 }
@@ -64,7 +64,7 @@ fn tls(policy: &Policy, names: &[&str], server: Option<&str>) -> Decision {
     say(
         policy,
         names,
-        Said::Tls {
+        ClientProtocol::Tls {
             server_name,
             encrypted: false,
         },
@@ -83,7 +83,7 @@ fn ask(
     let tls = tls.as_ref();
     decide(
         policy,
-        &Question::Request {
+        &PolicyQuery::Request {
             address,
             port: 80,
             names: &names,
@@ -95,7 +95,7 @@ fn ask(
     )
 }
 
-fn pass(decision: &Decision) -> Option<Pass> {
+fn pass(decision: &Decision) -> Option<Handling> {
     match decision.verdict {
         Verdict::Allow(pass) => Some(pass),
         Verdict::Deny => None,
@@ -107,7 +107,7 @@ fn only_allowed_names_are_looked_up() {
     let policy = words(&["a.example", "*.b.example"]);
     let rule = |text| {
         let name = name(text);
-        decide(&policy, &Question::Lookup { name: &name })
+        decide(&policy, &PolicyQuery::Lookup { name: &name })
             .rule
             .map(|id| id.to_string())
     };
@@ -130,7 +130,7 @@ fn a_name_does_not_open_a_special_address() {
         ("169.254.169.254", false),
         ("::1", false),
     ] {
-        let question = Question::Resolved {
+        let question = PolicyQuery::Resolved {
             name: &name,
             address: ip(address),
         };
@@ -208,7 +208,7 @@ fn a_connection_needs_a_name_that_was_resolved() {
     let policy = words(&["a.example:443"]);
     assert_eq!(
         pass(&connect_to(&policy, WEB, 443, &["a.example"])),
-        Some(Pass::Listen)
+        Some(Handling::InspectFirstBytes)
     );
     assert_eq!(
         connect_to(&policy, WEB, 443, &[]).reason,
@@ -237,7 +237,7 @@ fn addresses_alone_let_anything_through() {
     let policy = words(&["10.1.0.0/16:5432"]);
     assert_eq!(
         pass(&connect_to(&policy, INSIDE, 5432, &[])),
-        Some(Pass::Through)
+        Some(Handling::Forward)
     );
     assert!(!connect_to(&policy, INSIDE, 5433, &[]).is_allowed());
     assert!(!connect_to(&policy, "10.2.0.0", 5432, &[]).is_allowed());
@@ -248,7 +248,7 @@ fn tls_says_a_name_that_is_allowed_at_this_address() {
     let policy = words(&["a.example", "b.example"]);
     assert_eq!(
         pass(&tls(&policy, &["a.example"], Some("a.example"))),
-        Some(Pass::Through)
+        Some(Handling::Forward)
     );
     assert_eq!(
         tls(&policy, &["a.example"], None).reason,
@@ -266,7 +266,7 @@ fn tls_says_a_name_that_is_allowed_at_this_address() {
     let both = tls(&policy, &["a.example", "b.example"], Some("b.example"));
     assert_eq!(both.rule.unwrap().as_ref(), "allow-2");
     let name = name("a.example");
-    let hidden = Said::Tls {
+    let hidden = ClientProtocol::Tls {
         server_name: Some(&name),
         encrypted: true,
     };
@@ -282,19 +282,22 @@ fn what_is_neither_tls_nor_http_needs_raw() {
         words(&["a.example"]),
         policy("[[allow]]\nhost = \"a.example\"\nraw = true"),
     );
-    for said in [Said::Other, Said::Nothing] {
-        let denied = say(&checked, &["a.example"], said);
+    for protocol in [ClientProtocol::Other, ClientProtocol::Silent] {
+        let denied = say(&checked, &["a.example"], protocol);
         assert_eq!(denied.reason, Reason::NotTlsNorHttp);
         assert!(denied.advice().unwrap().contains("raw = true"));
-        assert_eq!(pass(&say(&raw, &["a.example"], said)), Some(Pass::Through));
+        assert_eq!(
+            pass(&say(&raw, &["a.example"], protocol)),
+            Some(Handling::Forward)
+        );
     }
     assert!(
-        !say(&raw, &[], Said::Other).is_allowed(),
+        !say(&raw, &[], ClientProtocol::Other).is_allowed(),
         "the name is still checked by DNS"
     );
     assert_eq!(
-        pass(&say(&checked, &["a.example"], Said::Http)),
-        Some(Pass::Inspect)
+        pass(&say(&checked, &["a.example"], ClientProtocol::Http)),
+        Some(Handling::InspectRequests)
     );
 }
 
@@ -305,15 +308,15 @@ fn a_secret_or_the_rule_demands_that_tls_ends_here() {
         policy("[[allow]]\nhost = \"*.example\"\n[[secret]]\nname = \"T\"\nhost = \"a.example\"");
     assert_eq!(
         pass(&tls(&terminate, &["a.example"], Some("a.example"))),
-        Some(Pass::Terminate)
+        Some(Handling::TerminateTls)
     );
     assert_eq!(
         pass(&tls(&secret, &["a.example"], Some("a.example"))),
-        Some(Pass::Terminate)
+        Some(Handling::TerminateTls)
     );
     assert_eq!(
         pass(&tls(&secret, &["b.example"], Some("b.example"))),
-        Some(Pass::Through)
+        Some(Handling::Forward)
     );
 }
 
@@ -345,7 +348,10 @@ fn methods_hold_where_requests_are_seen_and_nothing_else_passes() {
 fn methods_of_addresses_alone_are_for_plain_http() {
     let policy =
         policy("[[allow]]\naddresses = \"203.0.113.0/24\"\nports = [443, 80]\nmethods = [\"GET\"]");
-    assert_eq!(pass(&say(&policy, &[], Said::Http)), Some(Pass::Inspect));
+    assert_eq!(
+        pass(&say(&policy, &[], ClientProtocol::Http)),
+        Some(Handling::InspectRequests)
+    );
     assert!(ask(&policy, None, WEB, None, "GET").is_allowed());
     assert!(!ask(&policy, None, WEB, None, "PUT").is_allowed());
     assert_eq!(
@@ -354,7 +360,10 @@ fn methods_of_addresses_alone_are_for_plain_http() {
             .code(),
         "method_hidden"
     );
-    assert_eq!(say(&policy, &[], Said::Other).reason, Reason::NotTlsNorHttp);
+    assert_eq!(
+        say(&policy, &[], ClientProtocol::Other).reason,
+        Reason::NotTlsNorHttp
+    );
 }
 
 #[test]
@@ -396,11 +405,11 @@ fn a_rule_about_addresses_does_not_widen_what_carries_a_secret() {
 fn nothing_but_tcp_is_ever_allowed() {
     let policy = words(&["0.0.0.0/0:any", "10.0.0.0/8:any", "a.example:any"]);
     let address = ip(WEB);
-    let udp = decide(&policy, &Question::Datagram { address, port: 443 });
+    let udp = decide(&policy, &PolicyQuery::Datagram { address, port: 443 });
     assert_eq!((udp.reason, udp.verdict), (Reason::Datagram, Verdict::Deny));
     let ping = decide(
         &policy,
-        &Question::Other {
+        &PolicyQuery::OtherProtocol {
             protocol: 1,
             address,
         },
@@ -416,9 +425,9 @@ fn a_refusal_says_who_what_why_and_how() {
     };
     let text = connect_to(&policy, WEB, 8443, &["a.example"]).refusal(&policy.name);
     let expected = "\
-The policy `test` denies a.example:8443: rule `allow-1` allows this host, and not this port.
+The policy `test` denies a.example:8443: rule `allow-1` allows this host, but not this port.
 To allow it: --allow a.example:8443, or in a policy file `[[allow]]` with `host = \"a.example\"`, \
-`ports = [8443]`; or give rule `allow-1` the port.
+`ports = [8443]`; or add the port to rule `allow-1`.
 ";
     assert_eq!(text, expected);
 }

@@ -1,13 +1,11 @@
-//! A decision in words: for refusals that the guest reads, and for who explains a policy.
-
-use std::net::IpAddr;
+//! Decisions in words: for the pages and events of denials, and for explanations.
 
 use super::outcome::{Decision, Reason};
-use crate::policy::rule::to_name;
+use crate::policy::rule::addresses_to_name;
 use crate::value::Host;
 
 impl Decision {
-    /// Why, as a sentence without its full stop.
+    /// Returns the reason as a sentence, without a final period.
     #[must_use]
     pub fn sentence(&self) -> String {
         match &self.reason {
@@ -17,87 +15,81 @@ impl Decision {
             },
             Reason::NoRule => "no rule allows it".into(),
             Reason::PortNotAllowed { rule } => {
-                format!("rule `{rule}` allows this host, and not this port")
+                format!("rule `{rule}` allows this host, but not this port")
             }
-            Reason::SpecialAddress { range } => {
-                format!(
-                    "{} is a special address ({range}), and no rule for it names that",
-                    self.address()
-                )
-            }
-            Reason::NotResolved => format!(
-                "{} is not an address that an allowed name was resolved to, or its time is over",
+            Reason::SpecialAddress { range } => format!(
+                "{} is a special address ({range}), which no rule for this host names",
                 self.address()
             ),
-            Reason::NoServerName => "the beginning of TLS has no server name (SNI)".into(),
+            Reason::NotResolved => format!(
+                "{} is not an address that an allowed name was resolved to, or the answer has expired",
+                self.address()
+            ),
+            Reason::NoServerName => "the TLS ClientHello contains no server name (SNI)".into(),
             Reason::EncryptedServerName => {
-                "TLS may hide another server name (encrypted client hello)".into()
+                "TLS may hide another server name (Encrypted Client Hello)".into()
             }
             Reason::OtherServerName { name } => {
-                format!("TLS is for {name}, which is not allowed at this address")
+                format!("the TLS server name is {name}, which is not allowed at this address")
             }
             Reason::OtherHost { host, port } => {
                 let port = port.map(|port| format!(":{port}")).unwrap_or_default();
                 format!("the request is for {host}{port}, which is not allowed on this connection")
             }
             Reason::NotTlsNorHttp => {
-                "what is spoken is neither TLS nor HTTP, so that no name can be checked".into()
+                "the protocol is neither TLS nor HTTP, so the host's name cannot be checked".into()
             }
             Reason::MethodHidden { rule } => {
-                format!("rule `{rule}` allows only some methods, and TLS hides them")
+                format!("rule `{rule}` allows only some methods, and TLS hides the method")
             }
-            Reason::MethodNotAllowed { method, rule } => {
-                format!(
-                    "rule `{rule}` does not allow the method {}",
-                    method.escape_default()
-                )
-            }
-            Reason::Datagram => "UDP is never passed on".into(),
+            Reason::MethodNotAllowed { method, rule } => format!(
+                "rule `{rule}` does not allow the method {}",
+                method.escape_default()
+            ),
+            Reason::Datagram => "UDP is never forwarded".into(),
             Reason::Protocol { protocol } => {
-                format!("packets of protocol {protocol} are never passed on, only TCP is")
+                format!("packets of protocol {protocol} are never forwarded, only TCP is")
             }
         }
     }
 
-    /// What to do so that it is allowed; none for what is, and for what no policy can allow.
+    /// Returns what to do to allow it; `None` if it is allowed, or if no policy can allow it.
     #[must_use]
     pub fn advice(&self) -> Option<String> {
         let host = self.host();
         Some(match &self.reason {
             Reason::Rule => return None,
-            Reason::NoRule | Reason::NotResolved => self.allow(&host),
+            Reason::NoRule | Reason::NotResolved => self.allow_advice(&host),
             Reason::PortNotAllowed { rule } => {
-                format!("{}; or give rule `{rule}` the port", self.allow(&host))
+                format!(
+                    "{}; or add the port to rule `{rule}`",
+                    self.allow_advice(&host)
+                )
             }
-            Reason::SpecialAddress { .. } => self.open(),
+            Reason::SpecialAddress { .. } => self.special_address_advice(),
             Reason::NoServerName => format!(
-                "use a client that sends the name; or allow anything to be spoken: in the policy file, `raw = true` in the rule for {host}"
+                "use a client that sends the server name; or allow any protocol: in the policy file, set `raw = true` in the rule for {host}"
             ),
             Reason::EncryptedServerName => {
-                "switch encrypted client hello off in the client, or its GREASE".into()
+                "disable Encrypted Client Hello, and its GREASE, in the client".into()
             }
-            Reason::OtherServerName { name } => self.allow(name.as_ref()),
-            Reason::OtherHost { host, .. } => self.allow(&host.to_string()),
-            Reason::NotTlsNorHttp => {
-                format!(
-                    "in the policy file, `raw = true` in the rule for {host}; the name is then checked by DNS alone"
-                )
-            }
+            Reason::OtherServerName { name } => self.allow_advice(name.as_ref()),
+            Reason::OtherHost { host, .. } => self.allow_advice(&host.to_string()),
+            Reason::NotTlsNorHttp => format!(
+                "in the policy file, set `raw = true` in the rule for {host}; the name is then checked only by DNS"
+            ),
             Reason::MethodHidden { rule } => {
-                format!("in the policy file, `terminate = true` in rule `{rule}`")
+                format!("in the policy file, set `terminate = true` in rule `{rule}`")
             }
             Reason::MethodNotAllowed { method, rule } => {
-                format!(
-                    "in the policy file, add {:?} to `methods` of rule `{rule}`",
-                    method
-                )
+                format!("in the policy file, add {method:?} to `methods` of rule `{rule}`")
             }
-            Reason::Datagram => "use TCP; HTTP/3 falls back to it by itself".into(),
+            Reason::Datagram => "use TCP; HTTP/3 clients fall back to it by themselves".into(),
             Reason::Protocol { .. } => "use TCP".into(),
         })
     }
 
-    /// What a guest reads of a denial: whose policy denied what, why, and how to allow it.
+    /// Returns the text of a denial for the guest: which policy denied what, the reason, and how to allow it.
     #[must_use]
     pub fn refusal(&self, policy: &str) -> String {
         let Self { subject, .. } = self;
@@ -117,7 +109,7 @@ impl Decision {
             .map_or_else(|| "this".into(), |address| address.to_string())
     }
 
-    /// The host as rules have it.
+    /// Returns the host as rules write it.
     fn host(&self) -> String {
         match (&self.subject.name, self.subject.address) {
             (Some(name), _) => name.to_string(),
@@ -126,11 +118,14 @@ impl Decision {
         }
     }
 
-    fn allow(&self, host: &str) -> String {
+    /// Returns how to allow a host: by an option of the command line, and by a rule.
+    fn allow_advice(&self, host: &str) -> String {
         let (key, value) = match host.parse() {
             Ok(Host::Address(address)) => ("addresses", format!("[\"{address}\"]")),
             _ => ("host", format!("\"{host}\"")),
         };
+
+        // A rule with a host allows ports 80 and 443 by default.
         let port = self
             .subject
             .port
@@ -142,24 +137,22 @@ impl Decision {
         format!("--allow {word}, or in a policy file `[[allow]]` with `{key} = {value}`{ports}")
     }
 
-    /// How to name a special address, in a rule of its own where no name is known.
-    fn open(&self) -> String {
+    /// Returns how to name a special address: in the rule of its name or, if no name is known, in a separate rule.
+    fn special_address_advice(&self) -> String {
         let Some(address) = self.subject.address else {
-            return self.allow(&self.host());
+            return self.allow_advice(&self.host());
         };
-        let nets: Vec<_> = to_name(address)
-            .map(|address: IpAddr| format!("\"{address}\""))
+        let nets: Vec<_> = addresses_to_name(address)
+            .map(|address| format!("\"{address}\""))
             .collect();
         let nets = nets.join(", ");
         match (&self.subject.name, self.subject.port) {
             (Some(name), _) => {
-                format!("in the policy file, `addresses = [{nets}]` in the rule for {name}")
+                format!("in the policy file, add `addresses = [{nets}]` to the rule for {name}")
             }
-            (None, Some(port)) => {
-                format!(
-                    "in a policy file, `[[allow]]` with `addresses = [{nets}]`, `ports = [{port}]`"
-                )
-            }
+            (None, Some(port)) => format!(
+                "in a policy file, `[[allow]]` with `addresses = [{nets}]`, `ports = [{port}]`"
+            ),
             (None, None) => {
                 format!("in a policy file, `[[allow]]` with `addresses = [{nets}]` and `ports`")
             }

@@ -1,9 +1,9 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
-use super::error::{DocumentError, RULES, SECRETS};
+use super::error::{DocumentError, MAX_RULES, MAX_SECRETS};
 use super::format::Document;
-use super::rule_spec::{RULE_ITEMS, RuleSpec};
+use super::rule_spec::{MAX_RULE_ITEMS, RuleSpec};
 use crate::package_index::{Ecosystem, Index, IndexError};
 use crate::policy::rule::{Policy, Rule, SecretRule, are_open};
 use crate::value::{Host, HostPattern, Ports, RuleId};
@@ -36,8 +36,8 @@ impl Document {
                 None => format!("allow-{}", at + 1).parse()?,
             };
             match entry.index {
-                Some(language) => rules.extend(of_index(id, &entry, &index(language)?)?),
-                None => rules.push(of_entry(id, entry)),
+                Some(language) => rules.extend(rules_from_index(id, &entry, &index(language)?)?),
+                None => rules.push(rule_from_spec(id, entry)),
             }
         }
         let secrets = self.secret.into_iter().map(|entry| SecretRule {
@@ -70,7 +70,7 @@ impl Policy {
     }
 
     fn check(&self) -> Result<(), DocumentError> {
-        if self.rules.len() > RULES {
+        if self.rules.len() > MAX_RULES {
             return Err(DocumentError::ManyRules(self.rules.len()));
         }
         let mut ids = BTreeSet::new();
@@ -78,7 +78,7 @@ impl Policy {
             return Err(DocumentError::DuplicateId(rule.id.clone()));
         }
         self.limits.check()?;
-        if self.secrets.len() > SECRETS {
+        if self.secrets.len() > MAX_SECRETS {
             return Err(DocumentError::ManySecrets(self.secrets.len()));
         }
         let mut names = BTreeSet::new();
@@ -92,7 +92,7 @@ impl Policy {
 
     fn check_secret(&self, secret: &SecretRule) -> Result<(), DocumentError> {
         let name = secret.name.clone();
-        let is_count = |count: usize| (1..=RULE_ITEMS).contains(&count);
+        let is_count = |count: usize| (1..=MAX_RULE_ITEMS).contains(&count);
         if !is_count(secret.hosts.len()) || !is_count(secret.headers.len()) {
             return Err(DocumentError::SecretItems(name));
         }
@@ -115,7 +115,7 @@ impl Policy {
     }
 }
 
-fn of_entry(id: RuleId, entry: RuleSpec) -> Rule {
+fn rule_from_spec(id: RuleId, entry: RuleSpec) -> Rule {
     Rule {
         id,
         hosts: entry.host,
@@ -128,7 +128,11 @@ fn of_entry(id: RuleId, entry: RuleSpec) -> Rule {
 }
 
 /// A rule for each of the index's ports, since hosts and ports of one rule go together in every way.
-fn of_index(id: RuleId, entry: &RuleSpec, index: &Index) -> Result<Vec<Rule>, DocumentError> {
+fn rules_from_index(
+    id: RuleId,
+    entry: &RuleSpec,
+    index: &Index,
+) -> Result<Vec<Rule>, DocumentError> {
     let mut rules: Vec<Rule> = Vec::new();
     for (host, port) in &index.hosts {
         let ports = Ports::one(*port);
@@ -173,6 +177,6 @@ fn index_rule(
     Ok(Rule {
         hosts,
         ports: Ports::one(port),
-        ..of_entry(id, entry.clone())
+        ..rule_from_spec(id, entry.clone())
     })
 }

@@ -1,16 +1,16 @@
 use thiserror::Error;
 
-use super::rule_spec::{EntryError, RULE_ITEMS};
+use super::rule_spec::{MAX_RULE_ITEMS, RuleSpecError};
 use crate::package_index::IndexError;
 use crate::policy::rule::LimitsError;
-use crate::value::{HostName, RuleId, SecretName, WordError};
+use crate::value::{HostName, IdentifierError, RuleId, SecretName};
 
 /// Bytes of a document at most; the longest that anybody has written by hand is a tenth of it.
 pub const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 /// Rules of a policy at most; each decision may look at all of them.
-pub const RULES: usize = 256;
+pub const MAX_RULES: usize = 256;
 /// Secrets of a policy at most; each request to their hosts is searched for all of them.
-pub const SECRETS: usize = 64;
+pub const MAX_SECRETS: usize = 64;
 
 /// Why a document is no policy.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -28,8 +28,8 @@ pub enum DocumentError {
         /// What is wrong.
         message: String,
     },
-    /// Past [`RULES`].
-    #[error("a policy of {0} rules; {RULES} are allowed, each with many hosts")]
+    /// Past [`MAX_RULES`].
+    #[error("a policy of {0} rules; {MAX_RULES} are allowed, each with many hosts")]
     ManyRules(usize),
     /// A rule.
     #[error("allow[{at}]: {error}")]
@@ -37,7 +37,7 @@ pub enum DocumentError {
         /// Its place, from 0.
         at: usize,
         /// What is wrong.
-        error: EntryError,
+        error: RuleSpecError,
     },
     /// Two rules of one name.
     #[error(
@@ -46,7 +46,7 @@ pub enum DocumentError {
     DuplicateId(RuleId),
     /// A name that was made from another one.
     #[error(transparent)]
-    Id(#[from] WordError),
+    Id(#[from] IdentifierError),
     /// A limit.
     #[error(transparent)]
     Limits(#[from] LimitsError),
@@ -58,14 +58,14 @@ pub enum DocumentError {
         "the package index is at {0}, a special address; name it in the rule: addresses = [\"{0}\"]"
     )]
     IndexAddress(std::net::IpAddr),
-    /// Past [`SECRETS`].
-    #[error("a policy of {0} secrets; {SECRETS} are allowed")]
+    /// Past [`MAX_SECRETS`].
+    #[error("a policy of {0} secrets; {MAX_SECRETS} are allowed")]
     ManySecrets(usize),
     /// Two secrets of one name.
     #[error("two secrets are called `{0}`; a secret may have several hosts")]
     DuplicateSecret(SecretName),
-    /// None, or past [`RULE_ITEMS`].
-    #[error("the secret `{0}` needs 1 to {RULE_ITEMS} of `host` and of `header`")]
+    /// None, or past [`MAX_RULE_ITEMS`].
+    #[error("the secret `{0}` needs 1 to {MAX_RULE_ITEMS} of `host` and of `header`")]
     SecretItems(SecretName),
     /// No rule allows the host.
     #[error(

@@ -8,6 +8,6 @@ mod rule_spec;
 #[cfg(test)]
 mod tests;
 
-pub use error::{DocumentError, MAX_DOCUMENT_BYTES, RULES, SECRETS};
+pub use error::{DocumentError, MAX_DOCUMENT_BYTES, MAX_RULES, MAX_SECRETS};
 pub use format::{Document, SecretEntry};
-pub use rule_spec::{EntryError, RULE_ITEMS, RuleSpec};
+pub use rule_spec::{MAX_RULE_ITEMS, RuleSpec, RuleSpecError};

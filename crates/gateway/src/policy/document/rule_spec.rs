@@ -9,11 +9,11 @@ use crate::value::{
 };
 
 /// Hosts of one rule at most, and addresses; a guest's lookups walk through all of them.
-pub const RULE_ITEMS: usize = 64;
+pub const MAX_RULE_ITEMS: usize = 64;
 
 /// A rule as it is written: a table `[[allow]]` of a document, or a word of a command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, try_from = "Unchecked")]
+#[serde(deny_unknown_fields, try_from = "UncheckedRuleSpec")]
 pub struct RuleSpec {
     /// What it is to be called.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,7 +44,7 @@ pub struct RuleSpec {
 /// The same before it is known to make sense.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Unchecked {
+struct UncheckedRuleSpec {
     id: Option<RuleId>,
     #[serde(default, deserialize_with = "one_or_many")]
     host: Vec<HostPattern>,
@@ -60,11 +60,11 @@ struct Unchecked {
     raw: bool,
 }
 
-impl TryFrom<Unchecked> for RuleSpec {
-    type Error = EntryError;
+impl TryFrom<UncheckedRuleSpec> for RuleSpec {
+    type Error = RuleSpecError;
 
-    fn try_from(unchecked: Unchecked) -> Result<Self, EntryError> {
-        let Unchecked {
+    fn try_from(unchecked: UncheckedRuleSpec) -> Result<Self, RuleSpecError> {
+        let UncheckedRuleSpec {
             id,
             host,
             index,
@@ -91,7 +91,7 @@ impl TryFrom<Unchecked> for RuleSpec {
 
 /// Why a rule cannot be as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum EntryError {
+pub enum RuleSpecError {
     /// It is about nothing.
     #[error("a rule needs `host`, `index` or `addresses`")]
     AboutNothing,
@@ -117,8 +117,8 @@ pub enum EntryError {
         "`raw` lets anything through unread, so that `terminate` and `methods` cannot hold; leave one out"
     )]
     RawAndRead,
-    /// Past [`RULE_ITEMS`].
-    #[error("more than {RULE_ITEMS} of `{0}` in a rule; write another rule for the rest")]
+    /// Past [`MAX_RULE_ITEMS`].
+    #[error("more than {MAX_RULE_ITEMS} of `{0}` in a rule; write another rule for the rest")]
     Many(&'static str),
     /// A URL in place of a host.
     #[error("`{0}` is a URL; write its host and port alone, as in example.com:8443")]
@@ -145,37 +145,43 @@ pub enum EntryError {
 impl RuleSpec {
     /// # Errors
     /// Its parts do not go together.
-    pub(crate) fn check(&self) -> Result<(), EntryError> {
+    pub(crate) fn check(&self) -> Result<(), RuleSpecError> {
         let has_name = !self.host.is_empty() || self.index.is_some();
         let faults = [
             (
                 !has_name && self.addresses.is_empty(),
-                EntryError::AboutNothing,
+                RuleSpecError::AboutNothing,
             ),
             (
                 !self.host.is_empty() && self.index.is_some(),
-                EntryError::HostAndIndex,
+                RuleSpecError::HostAndIndex,
             ),
             (
                 self.index.is_some() && self.ports.is_some(),
-                EntryError::IndexAndPorts,
+                RuleSpecError::IndexAndPorts,
             ),
-            (!has_name && self.ports.is_none(), EntryError::NoPorts),
+            (!has_name && self.ports.is_none(), RuleSpecError::NoPorts),
             (
                 !has_name && self.terminate,
-                EntryError::TerminateWithoutHost,
+                RuleSpecError::TerminateWithoutHost,
             ),
-            (!has_name && self.raw, EntryError::RawWithoutHost),
+            (!has_name && self.raw, RuleSpecError::RawWithoutHost),
             (
                 self.raw && (self.terminate || !self.methods.is_empty()),
-                EntryError::RawAndRead,
+                RuleSpecError::RawAndRead,
             ),
-            (self.host.len() > RULE_ITEMS, EntryError::Many("host")),
             (
-                self.addresses.len() > RULE_ITEMS,
-                EntryError::Many("addresses"),
+                self.host.len() > MAX_RULE_ITEMS,
+                RuleSpecError::Many("host"),
             ),
-            (self.methods.len() > RULE_ITEMS, EntryError::Many("methods")),
+            (
+                self.addresses.len() > MAX_RULE_ITEMS,
+                RuleSpecError::Many("addresses"),
+            ),
+            (
+                self.methods.len() > MAX_RULE_ITEMS,
+                RuleSpecError::Many("methods"),
+            ),
         ];
         match faults.into_iter().find(|(is_so, _)| *is_so) {
             Some((_, error)) => Err(error),
@@ -197,23 +203,23 @@ impl RuleSpec {
     ///
     /// # Errors
     /// The word is no rule.
-    pub fn parse_word(word: &str) -> Result<Self, EntryError> {
+    pub fn parse_word(word: &str) -> Result<Self, RuleSpecError> {
         let shown = || word.chars().take(80).collect();
         if word.contains("://") {
-            return Err(EntryError::Url(shown()));
+            return Err(RuleSpecError::Url(shown()));
         }
         if let Some(language) = word.strip_prefix("index:")
             && !language.starts_with(|c: char| c.is_ascii_digit())
         {
             let index = language
                 .parse()
-                .map_err(|()| EntryError::Index(language.chars().take(80).collect()))?;
+                .map_err(|()| RuleSpecError::Index(language.chars().take(80).collect()))?;
             return Ok(Self {
                 index: Some(index),
                 ..Self::default()
             });
         }
-        let (subject, ports) = split(word).ok_or_else(|| EntryError::Brackets(shown()))?;
+        let (subject, ports) = split(word).ok_or_else(|| RuleSpecError::Brackets(shown()))?;
         let mut entry = Self {
             ports: ports.map(str::parse).transpose()?,
             ..Self::default()

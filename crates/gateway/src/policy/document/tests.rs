@@ -1,9 +1,9 @@
-use super::error::{DocumentError, MAX_DOCUMENT_BYTES, RULES, SECRETS};
+use super::error::{DocumentError, MAX_DOCUMENT_BYTES, MAX_RULES, MAX_SECRETS};
 use super::format::Document;
-use super::rule_spec::{EntryError, RULE_ITEMS};
+use super::rule_spec::{MAX_RULE_ITEMS, RuleSpecError};
 use crate::package_index::Index;
-use crate::policy::rule::{CONNECTIONS, NetworkLimits, Policy};
-use crate::value::PORT_RANGES;
+use crate::policy::rule::{MAX_CONNECTIONS, NetworkLimits, Policy};
+use crate::value::MAX_PORT_RANGES;
 
 fn index(hosts: &[(&str, u16)]) -> Index {
     let hosts = hosts
@@ -94,7 +94,10 @@ fn errors_have_a_line_and_a_field() {
         "line 2: `allow[0].host[1]`: `b_ü.example` is not ASCII; write its xn-- form, as DNS has it"
     );
     let rule = error("\n[[allow]]\naddresses = \"10.0.0.0/8\"");
-    assert_eq!(rule, format!("line 2: `allow[0]`: {}", EntryError::NoPorts));
+    assert_eq!(
+        rule,
+        format!("line 2: `allow[0]`: {}", RuleSpecError::NoPorts)
+    );
     assert!(error("[[allow]\n").starts_with("line 1: "));
     let json = Document::parse_json("{\"allow\": [\n{\"host\": 1}]}")
         .unwrap_err()
@@ -109,27 +112,30 @@ fn errors_have_a_line_and_a_field() {
 #[test]
 fn what_does_not_go_together_is_refused() {
     for (fields, expected) in [
-        ("", EntryError::AboutNothing),
+        ("", RuleSpecError::AboutNothing),
         (
             "host = \"a.example\"\nindex = \"python\"",
-            EntryError::HostAndIndex,
+            RuleSpecError::HostAndIndex,
         ),
-        ("index = \"python\"\nports = 1", EntryError::IndexAndPorts),
+        (
+            "index = \"python\"\nports = 1",
+            RuleSpecError::IndexAndPorts,
+        ),
         (
             "addresses = \"203.0.113.1\"\nports = 1\nterminate = true",
-            EntryError::TerminateWithoutHost,
+            RuleSpecError::TerminateWithoutHost,
         ),
         (
             "addresses = \"203.0.113.1\"\nports = 1\nraw = true",
-            EntryError::RawWithoutHost,
+            RuleSpecError::RawWithoutHost,
         ),
         (
             "host = \"a.example\"\nraw = true\nmethods = \"GET\"",
-            EntryError::RawAndRead,
+            RuleSpecError::RawAndRead,
         ),
         (
             "host = \"a.example\"\nraw = true\nterminate = true",
-            EntryError::RawAndRead,
+            RuleSpecError::RawAndRead,
         ),
     ] {
         let error = error(&format!("[[allow]]\n{fields}"));
@@ -172,15 +178,15 @@ fn ids_are_unique() {
 #[test]
 fn limits_hold_and_not_one_more() {
     let rules = |count: usize| "[[allow]]\nhost=\"a.example\"\n".repeat(count);
-    assert!(Policy::parse_toml(&rules(RULES), "test").is_ok());
+    assert!(Policy::parse_toml(&rules(MAX_RULES), "test").is_ok());
     assert_eq!(
-        error(&rules(RULES + 1)),
-        DocumentError::ManyRules(RULES + 1).to_string()
+        error(&rules(MAX_RULES + 1)),
+        DocumentError::ManyRules(MAX_RULES + 1).to_string()
     );
 
     let hosts = |count: usize| format!("[[allow]]\nhost = [{}]", "\"a.example\",".repeat(count));
-    assert!(Policy::parse_toml(&hosts(RULE_ITEMS), "test").is_ok());
-    assert!(error(&hosts(RULE_ITEMS + 1)).contains("more than 64 of `host`"));
+    assert!(Policy::parse_toml(&hosts(MAX_RULE_ITEMS), "test").is_ok());
+    assert!(error(&hosts(MAX_RULE_ITEMS + 1)).contains("more than 64 of `host`"));
 
     let ports = |count: usize| {
         format!(
@@ -188,8 +194,8 @@ fn limits_hold_and_not_one_more() {
             "1,".repeat(count)
         )
     };
-    assert!(Policy::parse_toml(&ports(PORT_RANGES), "test").is_ok());
-    assert!(error(&ports(PORT_RANGES + 1)).contains("more than 32 ports"));
+    assert!(Policy::parse_toml(&ports(MAX_PORT_RANGES), "test").is_ok());
+    assert!(error(&ports(MAX_PORT_RANGES + 1)).contains("more than 32 ports"));
 
     let long = |bytes: usize| "#".repeat(bytes);
     assert!(Document::parse_toml(&long(MAX_DOCUMENT_BYTES)).is_ok());
@@ -199,8 +205,8 @@ fn limits_hold_and_not_one_more() {
     );
 
     let connections = |count: u32| format!("[limits]\nconnections = {count}");
-    assert!(Policy::parse_toml(&connections(CONNECTIONS), "test").is_ok());
-    assert!(error(&connections(CONNECTIONS + 1)).contains("1 to 4096 are allowed"));
+    assert!(Policy::parse_toml(&connections(MAX_CONNECTIONS), "test").is_ok());
+    assert!(error(&connections(MAX_CONNECTIONS + 1)).contains("1 to 4096 are allowed"));
     assert!(error(&connections(0)).starts_with("limits.connections is 0"));
     assert!(error("[limits]\nbytes_per_s = 1023").starts_with("limits.bytes_per_s is 1023"));
 
@@ -208,10 +214,10 @@ fn limits_hold_and_not_one_more() {
         let secret = |n| format!("[[secret]]\nname = \"T{n}\"\nhost = \"a.example\"\n");
         rules(1) + &(0..count).map(secret).collect::<String>()
     };
-    assert!(Policy::parse_toml(&secrets(SECRETS), "test").is_ok());
+    assert!(Policy::parse_toml(&secrets(MAX_SECRETS), "test").is_ok());
     assert_eq!(
-        error(&secrets(SECRETS + 1)),
-        DocumentError::ManySecrets(SECRETS + 1).to_string()
+        error(&secrets(MAX_SECRETS + 1)),
+        DocumentError::ManySecrets(MAX_SECRETS + 1).to_string()
     );
 }
 

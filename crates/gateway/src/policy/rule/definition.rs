@@ -114,14 +114,14 @@ impl Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.hosts.is_empty() {
-            list(f, self.addresses.iter().map(InWord))?;
+            list(f, self.addresses.iter().map(Bracketed))?;
         } else {
             list(f, &self.hosts)?;
         }
         write!(f, ":{}", self.ports)?;
         if !self.hosts.is_empty() && !self.addresses.is_empty() {
             f.write_str(" at ")?;
-            list(f, self.addresses.iter().map(InWord))?;
+            list(f, self.addresses.iter().map(Bracketed))?;
         }
         if !self.methods.is_empty() {
             f.write_str(" only ")?;
@@ -144,9 +144,9 @@ fn list<T: fmt::Display>(
 }
 
 /// A network as a word has it: IPv6 in brackets.
-struct InWord<'a>(&'a IpNet);
+struct Bracketed<'a>(&'a IpNet);
 
-impl fmt::Display for InWord<'_> {
+impl fmt::Display for Bracketed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             IpNet::V4(_) => write!(f, "{}", Net(*self.0)),

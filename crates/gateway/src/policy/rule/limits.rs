@@ -4,13 +4,13 @@ use thiserror::Error;
 const GIB: u64 = 1024 * 1024 * 1024;
 
 /// Connections at once that a policy may allow at most; each costs two buffers and a task on the host.
-pub const CONNECTIONS: u32 = 4096;
+pub const MAX_CONNECTIONS: u32 = 4096;
 
 /// How much a guest may use of what its policy allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkLimits {
-    /// Connections at once; 1 to [`CONNECTIONS`].
+    /// Connections at once; 1 to [`MAX_CONNECTIONS`].
     pub connections: u32,
     /// New connections in a second, on average; at least 1.
     pub connections_per_s: u32,
@@ -59,7 +59,7 @@ pub enum LimitsError {
 }
 
 /// What a second's limit may be at least, in bytes; slower, and a page of text takes longer than clients wait.
-pub const LEAST_BYTES_PER_S: u64 = 1024;
+pub const MIN_BYTES_PER_S: u64 = 1024;
 
 impl NetworkLimits {
     /// # Errors
@@ -70,7 +70,7 @@ impl NetworkLimits {
                 "connections",
                 self.connections.into(),
                 1,
-                CONNECTIONS.into(),
+                MAX_CONNECTIONS.into(),
             ),
             (
                 "connections_per_s",
@@ -87,7 +87,7 @@ impl NetworkLimits {
             (
                 "bytes_per_s",
                 self.bytes_per_s.unwrap_or(u64::MAX),
-                LEAST_BYTES_PER_S,
+                MIN_BYTES_PER_S,
                 u64::MAX,
             ),
         ];

@@ -5,8 +5,8 @@ mod limits;
 mod special_address;
 
 pub use definition::{Policy, Rule, SecretRule};
-pub use limits::{CONNECTIONS, LEAST_BYTES_PER_S, LimitsError, NetworkLimits};
+pub use limits::{LimitsError, MAX_CONNECTIONS, MIN_BYTES_PER_S, NetworkLimits};
 #[cfg(test)]
 pub(super) use special_address::special_range;
-pub(super) use special_address::{are_open, to_name};
+pub(super) use special_address::{addresses_to_name, are_open};
 pub use special_address::{names_special, special};

@@ -117,7 +117,7 @@ pub(crate) fn are_open(nets: &[IpNet], address: IpAddr) -> bool {
 }
 
 /// What a rule has to name so that `address` is open: itself, and what it stands for.
-pub(crate) fn to_name(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+pub(crate) fn addresses_to_name(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     let all = std::iter::once(address).chain(embedded(address));
     all.filter(|address| range(*address).is_some())
 }

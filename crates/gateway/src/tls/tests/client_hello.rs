@@ -14,8 +14,8 @@ fn hello(name: &'static str, alpn: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// A `ClientHello` of the extensions given.
-fn made(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
+/// Returns a `ClientHello` with these extensions.
+fn client_hello_with(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
     let mut list = Vec::new();
     for (kind, content) in extensions {
         list.extend(kind.to_be_bytes());
@@ -32,7 +32,7 @@ fn made(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
     records(&message, 1 << 14)
 }
 
-/// A message in records of `size` bytes.
+/// Splits a message into records of `size` bytes.
 fn records(message: &[u8], size: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in message.chunks(size) {
@@ -43,7 +43,7 @@ fn records(message: &[u8], size: usize) -> Vec<u8> {
     bytes
 }
 
-/// The content of `server_name` with these entries.
+/// Returns the content of the extension `server_name` with these entries.
 fn names(entries: &[(u8, &[u8])]) -> Vec<u8> {
     let mut list = Vec::new();
     for (kind, name) in entries {
@@ -56,9 +56,9 @@ fn names(entries: &[(u8, &[u8])]) -> Vec<u8> {
     content
 }
 
-fn named(entries: &[(u8, &[u8])]) -> Option<String> {
-    match sniff(&made(&[(SERVER_NAME, names(entries))])) {
-        Sniffed::Tls(hello) => hello.server_name,
+fn server_name_of(entries: &[(u8, &[u8])]) -> Option<String> {
+    match sniff(&client_hello_with(&[(SERVER_NAME, names(entries))])) {
+        SniffResult::Tls(hello) => hello.server_name,
         other => panic!("{other:?}"),
     }
 }
@@ -71,25 +71,25 @@ fn a_real_hello_is_read() {
         alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
     };
     let bytes = hello("api.example.com", &[b"h2", b"http/1.1"]);
-    assert_eq!(sniff(&bytes), Sniffed::Tls(expected));
+    assert_eq!(sniff(&bytes), SniffResult::Tls(expected));
 }
 
 #[test]
-fn an_address_is_no_name() {
+fn an_address_is_not_a_server_name() {
     for bytes in [hello("192.0.2.1", &[]), hello("2001:db8::1", &[])] {
-        let Sniffed::Tls(hello) = sniff(&bytes) else {
+        let SniffResult::Tls(hello) = sniff(&bytes) else {
             panic!("not TLS");
         };
         assert_eq!(hello.server_name, None);
     }
-    assert_eq!(named(&[(0, b"192.0.2.1")]), None);
-    assert_eq!(named(&[(0, b"0x7f000001")]), None);
+    assert_eq!(server_name_of(&[(0, b"192.0.2.1")]), None);
+    assert_eq!(server_name_of(&[(0, b"0x7f000001")]), None);
 }
 
 #[test]
-fn a_name_is_one_valid_dns_name_in_small_letters() {
+fn a_server_name_is_one_valid_dns_name_in_lowercase() {
     assert_eq!(
-        named(&[(0, b"EXAMPLE.com")]).as_deref(),
+        server_name_of(&[(0, b"EXAMPLE.com")]).as_deref(),
         Some("example.com")
     );
     for bad in [
@@ -101,29 +101,29 @@ fn a_name_is_one_valid_dns_name_in_small_letters() {
         b"-",
         b"*.test",
     ] {
-        assert_eq!(named(&[(0, bad)]), None, "{bad:?}");
+        assert_eq!(server_name_of(&[(0, bad)]), None, "{bad:?}");
     }
-    assert_eq!(named(&[(0, b"a.test"), (0, b"b.test")]), None);
-    assert_eq!(named(&[(0, b"a.test"), (1, b"b.test")]), None);
-    assert_eq!(named(&[(1, b"a.test")]), None);
-    assert_eq!(named(&[]), None);
+    assert_eq!(server_name_of(&[(0, b"a.test"), (0, b"b.test")]), None);
+    assert_eq!(server_name_of(&[(0, b"a.test"), (1, b"b.test")]), None);
+    assert_eq!(server_name_of(&[(1, b"a.test")]), None);
+    assert_eq!(server_name_of(&[]), None);
 }
 
 #[test]
-fn a_name_of_253_bytes_is_taken_and_one_of_254_is_not() {
+fn a_name_of_253_bytes_is_accepted_and_one_of_254_is_not() {
     let label = "a".repeat(63);
     let name = format!("{label}.{label}.{label}.{}", "a".repeat(61));
-    assert_eq!(named(&[(0, name.as_bytes())]), Some(name.clone()));
-    assert_eq!(named(&[(0, format!("{name}a").as_bytes())]), None);
+    assert_eq!(server_name_of(&[(0, name.as_bytes())]), Some(name.clone()));
+    assert_eq!(server_name_of(&[(0, format!("{name}a").as_bytes())]), None);
 }
 
 #[test]
-fn encrypted_hello_is_seen() {
-    let bytes = made(&[
+fn encrypted_client_hello_is_detected() {
+    let bytes = client_hello_with(&[
         (SERVER_NAME, names(&[(0, b"front.test")])),
         (ENCRYPTED_CLIENT_HELLO, vec![0; 40]),
     ]);
-    let Sniffed::Tls(hello) = sniff(&bytes) else {
+    let SniffResult::Tls(hello) = sniff(&bytes) else {
         panic!("not TLS");
     };
     assert!(hello.encrypted);
@@ -131,54 +131,59 @@ fn encrypted_hello_is_seen() {
 }
 
 #[test]
-fn two_readings_are_none() {
+fn an_ambiguous_name_does_not_count() {
     let one = names(&[(0, b"a.test")]);
     let two = names(&[(0, b"b.test")]);
-    let twice = made(&[(SERVER_NAME, one.clone()), (SERVER_NAME, two)]);
-    assert_eq!(sniff(&twice), Sniffed::Other);
+    let twice = client_hello_with(&[(SERVER_NAME, one.clone()), (SERVER_NAME, two)]);
+    assert_eq!(sniff(&twice), SniffResult::Other);
     let trailing = [&one[..], b"x"].concat();
-    let Sniffed::Tls(hello) = sniff(&made(&[(SERVER_NAME, trailing)])) else {
+    let SniffResult::Tls(hello) = sniff(&client_hello_with(&[(SERVER_NAME, trailing)])) else {
         panic!("not TLS");
     };
     assert_eq!(hello.server_name, None);
 }
 
 #[test]
-fn lengths_that_lie_are_no_tls() {
-    let good = made(&[(SERVER_NAME, names(&[(0, b"a.test")]))]);
-    // The list of extensions is at 5 + 4 + 2 + 32 + 7.
+fn wrong_lengths_are_not_tls() {
+    let good = client_hello_with(&[(SERVER_NAME, names(&[(0, b"a.test")]))]);
+    // The length of the extensions is at 5 + 4 + 2 + 32 + 7.
     let mut long = good.clone();
     long[51] += 1;
-    assert_eq!(sniff(&long), Sniffed::Other);
+    assert_eq!(sniff(&long), SniffResult::Other);
     let mut short = good.clone();
     short[51] -= 1;
-    assert_eq!(sniff(&short), Sniffed::Other);
+    assert_eq!(sniff(&short), SniffResult::Other);
     let mut huge = good.clone();
     huge[6] = 1;
-    assert_eq!(sniff(&huge), Sniffed::Other);
+    assert_eq!(sniff(&huge), SniffResult::Other);
     let mut empty = good.clone();
     empty[3..5].copy_from_slice(&[0, 0]);
-    assert_eq!(sniff(&empty), Sniffed::Other);
+    assert_eq!(sniff(&empty), SniffResult::Other);
     let mut server = good;
     server[5] = 2;
-    assert_eq!(sniff(&server), Sniffed::Other);
+    assert_eq!(sniff(&server), SniffResult::Other);
 }
 
 #[test]
 fn a_hello_at_the_limit_is_read_and_one_past_it_is_not() {
-    let padding = |total: usize| made(&[(21, vec![0; total - made(&[(21, Vec::new())]).len()])]);
+    let padding = |total: usize| {
+        client_hello_with(&[(
+            21,
+            vec![0; total - client_hello_with(&[(21, Vec::new())]).len()],
+        )])
+    };
     let fits = padding(SNIFF_BYTES);
     assert_eq!(fits.len(), SNIFF_BYTES);
-    assert_eq!(sniff(&fits), Sniffed::Tls(ClientHello::default()));
-    assert_eq!(sniff(&fits[..SNIFF_BYTES - 1]), Sniffed::More);
+    assert_eq!(sniff(&fits), SniffResult::Tls(ClientHello::default()));
+    assert_eq!(sniff(&fits[..SNIFF_BYTES - 1]), SniffResult::Incomplete);
     let past = padding(SNIFF_BYTES + 1);
-    assert_eq!(sniff(&past[..SNIFF_BYTES - 1]), Sniffed::More);
-    assert_eq!(sniff(&past[..SNIFF_BYTES]), Sniffed::Other);
-    assert_eq!(sniff(&past), Sniffed::Other);
+    assert_eq!(sniff(&past[..SNIFF_BYTES - 1]), SniffResult::Incomplete);
+    assert_eq!(sniff(&past[..SNIFF_BYTES]), SniffResult::Other);
+    assert_eq!(sniff(&past), SniffResult::Other);
 }
 
 #[test]
-fn http_is_seen() {
+fn http_is_recognized() {
     for line in [
         "GET / HTTP/1.1\r\n",
         "OPTIONS * HTTP/1.1\r\n",
@@ -189,14 +194,14 @@ fn http_is_seen() {
     ] {
         assert_eq!(
             sniff(line.as_bytes()),
-            Sniffed::Http { preface: false },
+            SniffResult::Http { preface: false },
             "{line}"
         );
     }
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    assert_eq!(sniff(preface), Sniffed::Http { preface: true });
+    assert_eq!(sniff(preface), SniffResult::Http { preface: true });
     for part in ["", "G", "GET", "GET ", "GET h", "GET http:", "GET https:/"] {
-        assert_eq!(sniff(part.as_bytes()), Sniffed::More, "{part}");
+        assert_eq!(sniff(part.as_bytes()), SniffResult::Incomplete, "{part}");
     }
     for other in [
         "SSH-2.0-Open",
@@ -207,7 +212,7 @@ fn http_is_seen() {
         "\0",
         "GET\r\n",
     ] {
-        assert_eq!(sniff(other.as_bytes()), Sniffed::Other, "{other}");
+        assert_eq!(sniff(other.as_bytes()), SniffResult::Other, "{other}");
     }
 }
 
@@ -215,37 +220,40 @@ fn http_is_seen() {
 fn a_method_at_the_limit_is_http_and_one_past_it_is_not() {
     let line = |length: usize| format!("{} /", "A".repeat(length));
     assert_eq!(
-        sniff(line(METHOD_BYTES).as_bytes()),
-        Sniffed::Http { preface: false }
+        sniff(line(MAX_METHOD_BYTES).as_bytes()),
+        SniffResult::Http { preface: false }
     );
-    assert_eq!(sniff(line(METHOD_BYTES + 1).as_bytes()), Sniffed::Other);
     assert_eq!(
-        sniff("A".repeat(METHOD_BYTES + 1).as_bytes()),
-        Sniffed::Other
+        sniff(line(MAX_METHOD_BYTES + 1).as_bytes()),
+        SniffResult::Other
+    );
+    assert_eq!(
+        sniff("A".repeat(MAX_METHOD_BYTES + 1).as_bytes()),
+        SniffResult::Other
     );
 }
 
 proptest! {
     #[test]
-    fn any_bytes_get_an_answer(mut bytes in prop::collection::vec(any::<u8>(), 0..300), tls: bool) {
+    fn any_bytes_get_a_stable_result(mut bytes in prop::collection::vec(any::<u8>(), 0..300), tls: bool) {
         if tls {
             bytes.splice(0..0, [22, 3, 1, 0, 200, 1, 0, 0, 190]);
         }
-        // It must not panic, and an answer once given must not change with more bytes.
-        let mut last = Sniffed::More;
+        // It must not panic, and a result must not change with more bytes.
+        let mut last = SniffResult::Incomplete;
         for end in 0..=bytes.len() {
             let now = sniff(&bytes[..end]);
-            prop_assert!(last == Sniffed::More || last == now, "{last:?} {now:?}");
+            prop_assert!(last == SniffResult::Incomplete || last == now, "{last:?} {now:?}");
             last = now;
         }
     }
 
     #[test]
-    fn a_spoiled_hello_gets_an_answer(at in 0usize..200, byte: u8) {
+    fn a_corrupted_hello_gets_a_result(at in 0usize..200, byte: u8) {
         let mut bytes = hello("example.com", &[b"h2"]);
         let at = at % bytes.len();
         bytes[at] = byte;
-        if let Sniffed::Tls(hello) = sniff(&bytes) {
+        if let SniffResult::Tls(hello) = sniff(&bytes) {
             prop_assert!(hello.server_name.is_none_or(|name| name.is_ascii()));
         }
     }
@@ -254,11 +262,11 @@ proptest! {
     fn any_split_of_a_hello_is_the_same_hello(size in 1usize..600) {
         let whole = hello("example.com", &[b"http/1.1"]);
         let expected = sniff(&whole);
-        prop_assert!(matches!(expected, Sniffed::Tls(_)));
+        prop_assert!(matches!(expected, SniffResult::Tls(_)));
         let split = records(&whole[5..], size);
         for end in 0..split.len() {
             let sniffed = sniff(&split[..end]);
-            prop_assert!(sniffed == Sniffed::More || (size == 1 && sniffed == expected));
+            prop_assert!(sniffed == SniffResult::Incomplete || (size == 1 && sniffed == expected));
         }
         prop_assert_eq!(sniff(&split), expected);
     }

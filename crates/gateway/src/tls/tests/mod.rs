@@ -8,26 +8,26 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::authority::{Authority, CACHE_HOSTS};
-use super::parameters::{HANDSHAKE, PROTOCOL};
+use super::authority::{Authority, MAX_CACHED_HOSTS};
+use super::parameters::{HANDSHAKE_TIMEOUT, HTTP_1_1};
 use super::terminate::terminate;
 use super::trust::{Trust, TrustError};
-use crate::stream::Unreachable;
+use crate::stream::UpstreamError;
 use crate::testing::tls_client;
 
-/// Trust in a sandbox's authority, as its guest has it.
+/// Trusts a sandbox's authority, as its guest does.
 pub(crate) fn trust_in(authority: &Authority) -> Trust {
-    Trust::of([CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()]).unwrap()
+    Trust::new([CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()]).unwrap()
 }
 
 #[tokio::test]
-async fn a_guest_that_trusts_the_authority_speaks_http_1_with_the_host() {
+async fn a_guest_that_trusts_the_authority_speaks_http_1() {
     let authority = Authority::new().unwrap();
     let trust = trust_in(&authority);
     let (guest, mut gateway) = tokio::io::duplex(64 * 1024);
     let client = async {
         let mut tls = trust.connect(guest, "example.com").await.unwrap();
-        assert_eq!(tls.get_ref().1.alpn_protocol(), Some(PROTOCOL));
+        assert_eq!(tls.get_ref().1.alpn_protocol(), Some(HTTP_1_1));
         tls.write_all(b"ping").await.unwrap();
         tls.shutdown().await.unwrap();
     };
@@ -56,13 +56,13 @@ async fn a_server_of_another_name_or_authority_is_untrusted() {
             terminate(gateway, Bytes::new(), "example.com", &authority)
         );
         let error = client.unwrap_err();
-        assert!(matches!(error, Unreachable::Untrusted(_)), "{error:?}");
+        assert!(matches!(error, UpstreamError::Untrusted(_)), "{error:?}");
         assert!(server.is_err());
     }
 }
 
 #[tokio::test]
-async fn a_client_of_http_2_alone_is_told_so() {
+async fn a_client_that_only_speaks_http_2_gets_an_alert() {
     let authority = Authority::new().unwrap();
     let (guest, gateway) = tokio::io::duplex(64 * 1024);
     let config = Arc::new(tls_client(&[b"h2"]));
@@ -82,50 +82,55 @@ async fn a_client_of_http_2_alone_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_that_stands_still_ends() {
+async fn a_stalled_handshake_times_out() {
     let authority = Authority::new().unwrap();
     let (_guest, gateway) = tokio::io::duplex(64);
     let ended = terminate(gateway, Bytes::new(), "example.com", &authority).await;
     assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
     let (far, _server) = tokio::io::duplex(64 * 1024);
     let ended = trust_in(&authority).connect(far, "example.com").await;
-    assert!(matches!(ended, Err(Unreachable::Slow(HANDSHAKE))));
+    assert!(matches!(
+        ended,
+        Err(UpstreamError::TimedOut(HANDSHAKE_TIMEOUT))
+    ));
 }
 
 #[test]
-fn certificates_are_kept_up_to_a_limit() {
+fn certificates_are_cached_up_to_a_limit() {
     let authority = Authority::new().unwrap();
-    let first = authority.server("first.test").unwrap();
+    let first = authority.server_config("first.test").unwrap();
     assert!(Arc::ptr_eq(
         &first,
-        &authority.server("first.test").unwrap()
+        &authority.server_config("first.test").unwrap()
     ));
-    for number in 1..CACHE_HOSTS {
-        authority.server(&format!("{number}.example.com")).unwrap();
+    for number in 1..MAX_CACHED_HOSTS {
+        authority
+            .server_config(&format!("{number}.example.com"))
+            .unwrap();
     }
     assert!(Arc::ptr_eq(
         &first,
-        &authority.server("first.test").unwrap()
+        &authority.server_config("first.test").unwrap()
     ));
-    authority.server("one-more.test").unwrap();
-    assert_eq!(authority.hosts(), CACHE_HOSTS);
+    authority.server_config("one-more.test").unwrap();
+    assert_eq!(authority.cached_hosts(), MAX_CACHED_HOSTS);
     assert!(!Arc::ptr_eq(
         &first,
-        &authority.server("first.test").unwrap()
+        &authority.server_config("first.test").unwrap()
     ));
 }
 
 #[test]
-fn no_key_is_shown() {
+fn keys_are_not_shown() {
     let authority = Authority::new().unwrap();
     assert_eq!(format!("{authority:?}"), "Authority(keys redacted)");
     assert!(!authority.pem().contains("PRIVATE"));
 }
 
 #[test]
-fn trust_in_nobody_is_refused_with_what_to_do() {
-    let error = Trust::of([]).unwrap_err().to_string();
+fn trust_without_authorities_fails_with_advice() {
+    let error = Trust::new([]).unwrap_err().to_string();
     assert!(error.contains("SSL_CERT_FILE"), "{error}");
-    let junk = Trust::of([CertificateDer::from(vec![1, 2, 3])]);
-    assert!(matches!(junk, Err(TrustError::Nobody(None))));
+    let junk = Trust::new([CertificateDer::from(vec![1, 2, 3])]);
+    assert!(matches!(junk, Err(TrustError::NoAuthorities(None))));
 }

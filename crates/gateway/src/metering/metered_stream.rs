@@ -1,3 +1,5 @@
+//! A connection whose bytes are charged to a budget.
+
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,59 +9,59 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::budget::{Budget, Spent};
+use super::budget::{Budget, BudgetExceeded};
 
-/// A connection to somebody else, whose bytes are counted and paid for.
+/// The upstream side of a connection. Bytes written to it come from the guest, bytes read from it go to the guest;
+/// both are counted and charged to the guest's budget.
 #[derive(Debug)]
-pub(crate) struct Metered<S> {
+pub(crate) struct MeteredStream<S> {
     stream: S,
     budget: Arc<Budget>,
-    count: Arc<Count>,
+    counter: Arc<ByteCounter>,
+    /// Delays the next read or write to keep the rate.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-/// Bytes of one connection, and what ended it if that was the budget.
+/// The bytes of one connection, and the exceeded budget if that ended it.
 #[derive(Debug, Default)]
-pub(crate) struct Count {
+pub(crate) struct ByteCounter {
     up: AtomicU64,
     down: AtomicU64,
-    spent: OnceLock<Spent>,
+    exceeded: OnceLock<BudgetExceeded>,
 }
 
-impl Count {
-    /// Bytes from the guest, and to it.
-    pub(crate) fn read(&self) -> (u64, u64) {
+impl ByteCounter {
+    /// Returns the bytes transferred from the guest, and to it.
+    pub(crate) fn totals(&self) -> (u64, u64) {
         (
             self.up.load(Ordering::Relaxed),
             self.down.load(Ordering::Relaxed),
         )
     }
-}
 
-impl Count {
-    /// The budget that was used up, if that was what ended it.
-    pub(crate) fn spent(&self) -> Option<Spent> {
-        self.spent.get().copied()
+    /// Returns the exceeded budget, if that ended the connection.
+    pub(crate) fn exceeded(&self) -> Option<BudgetExceeded> {
+        self.exceeded.get().copied()
     }
 }
 
-impl<S> Metered<S> {
-    pub(crate) fn new(stream: S, budget: Arc<Budget>, count: Arc<Count>) -> Self {
+impl<S> MeteredStream<S> {
+    pub(crate) fn new(stream: S, budget: Arc<Budget>, counter: Arc<ByteCounter>) -> Self {
         Self {
             stream,
             budget,
-            count,
+            counter,
             pause: None,
         }
     }
 
-    /// The stream itself.
+    /// Returns the inner stream.
     pub(crate) fn get_ref(&self) -> &S {
         &self.stream
     }
 
-    /// Waits until there may be more.
-    fn paused(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Waits until the rate allows more bytes.
+    fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(context));
             self.pause = None;
@@ -67,54 +69,57 @@ impl<S> Metered<S> {
         Poll::Ready(())
     }
 
-    fn pay(&mut self, bytes: usize, up: bool) {
+    fn charge(&mut self, bytes: usize, up: bool) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let (of_all, of_this) = match up {
-            true => (&self.budget.up, &self.count.up),
-            false => (&self.budget.down, &self.count.down),
+        let counted = if up {
+            &self.counter.up
+        } else {
+            &self.counter.down
         };
-        of_all.fetch_add(bytes, Ordering::Relaxed);
-        of_this.fetch_add(bytes, Ordering::Relaxed);
-        let wait = self.budget.bytes.as_ref().map(|rate| rate.spend(bytes));
-        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+        counted.fetch_add(bytes, Ordering::Relaxed);
+
+        let wait = self.budget.charge(bytes, up);
+        if !wait.is_zero() {
             self.pause = Some(Box::pin(tokio::time::sleep(wait)));
         }
     }
 
-    fn afford(&self, up: bool) -> io::Result<()> {
-        self.budget.afford(up).map_err(|spent| {
-            let _ = self.count.spent.set(spent);
-            io::Error::other(spent)
+    fn check(&self, up: bool) -> io::Result<()> {
+        self.budget.check(up).map_err(|exceeded| {
+            let _ = self.counter.exceeded.set(exceeded);
+            io::Error::other(exceeded)
         })
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for MeteredStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(self.paused(context));
-        self.afford(false)?;
+        ready!(self.poll_pause(context));
+        self.check(false)?;
+
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let read = buffer.filled().len() - before;
-        self.pay(read, false);
+        self.charge(read, false);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.paused(context));
-        self.afford(true)?;
+        ready!(self.poll_pause(context));
+        self.check(true)?;
+
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
-        self.pay(written, true);
+        self.charge(written, true);
         Poll::Ready(Ok(written))
     }
 
@@ -138,7 +143,7 @@ mod tests {
     use crate::policy::NetworkLimits;
 
     #[tokio::test(start_paused = true)]
-    async fn bytes_are_counted_slowed_down_and_end() {
+    async fn bytes_are_counted_slowed_down_and_limited() {
         let limits = NetworkLimits {
             bytes_up: 3000,
             bytes_per_s: Some(1000),
@@ -146,24 +151,26 @@ mod tests {
         };
         let budget = Arc::new(Budget::new(limits));
         let (near, mut far) = tokio::io::duplex(100_000);
-        let count = Arc::<Count>::default();
-        let mut metered = Metered::new(near, budget.clone(), count.clone());
-        assert_eq!(budget.afford_both(), Ok(()));
-        let begun = Instant::now();
+        let counter = Arc::<ByteCounter>::default();
+        let mut metered = MeteredStream::new(near, budget.clone(), counter.clone());
+        assert_eq!(budget.check_both(), Ok(()));
+
+        let start = Instant::now();
         for _ in 0..3 {
             metered.write_all(&[0; 1000]).await.unwrap();
         }
         let error = metered.write_all(&[0; 1]).await.unwrap_err();
         assert!(error.to_string().contains("`bytes_up`"), "{error}");
-        assert_eq!(count.spent(), budget.afford_both().err());
-        let took = begun.elapsed();
+        assert_eq!(counter.exceeded(), budget.check_both().err());
+        let took = start.elapsed();
         assert!(
             took >= Duration::from_secs(2) && took < Duration::from_secs(4),
             "{took:?}"
         );
+
         far.write_all(b"down").await.unwrap();
         let mut four = [0; 4];
         metered.read_exact(&mut four).await.unwrap();
-        assert_eq!((budget.used(), count.read()), ((3000, 4), (3000, 4)));
+        assert_eq!((budget.used(), counter.totals()), ((3000, 4), (3000, 4)));
     }
 }
