@@ -219,8 +219,8 @@ note: taken to be at a public address; --address says another
         let expected = "\
 deny  tcp://10.1.2.3:22 by the policy `work`
   deny  connect to 10.1.2.3, port 22
-       rule `allow-2` allows this host, and not this port (port_not_allowed)
-to allow it: --allow 10.1.2.3:22, or in a policy file `[[allow]]` with `addresses = [\"10.1.2.3\"]`, `ports = [22]`; or give rule `allow-2` the port
+       rule `allow-2` allows this host, but not this port (port_not_allowed)
+to allow it: --allow 10.1.2.3:22, or in a policy file `[[allow]]` with `addresses = [\"10.1.2.3\"]`, `ports = [22]`; or add the port to rule `allow-2`
 ";
         assert_eq!(explained("tcp://10.1.2.3:22", "GET"), expected);
     }

@@ -8,6 +8,7 @@ pub(super) fn read(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
+
     let read = [Document::parse_toml(text), Document::parse_json(text)];
     for document in read.into_iter().flatten() {
         written_again(&document);
@@ -33,9 +34,11 @@ fn decided(document: Document) {
         hosts: Vec::new(),
         credentials: Vec::new(),
     };
+
     let Ok(policy) = document.policy_with("fuzz", |_| Ok(index.clone())) else {
         return;
     };
+
     let name: HostName = "allowed.test".parse().expect("a name");
     let host = Host::Name(name.clone());
     let names = [name.clone()];
@@ -60,6 +63,7 @@ fn decided(document: Document) {
             method: "GET",
         },
     ];
+
     for question in &questions {
         let decision = decide(&policy, question);
         assert!(!decision.is_allowed() || !policy.rules.is_empty());

@@ -51,14 +51,17 @@ impl Guest {
             if self.talks.len() == TALKS {
                 self.talks.remove(0);
             }
+
             self.talks.push(Talk {
                 guest,
                 remote,
                 ours: BEGIN,
                 theirs: 0,
             });
+
             self.talks.len() - 1
         });
+
         &mut self.talks[at]
     }
 
@@ -70,6 +73,7 @@ impl Guest {
             out = rest;
             self.frame(frame);
         }
+
         assert!(out.is_empty(), "half a length");
     }
 
@@ -78,6 +82,7 @@ impl Guest {
         assert!(ethernet.payload().len() <= LINK.mtu);
         assert_eq!(ethernet.dst_addr().0, LINK.guest.mac);
         assert_eq!(ethernet.src_addr().0, LINK.gateway.mac);
+
         match ethernet.ethertype() {
             EthernetProtocol::Ipv4 => {
                 let packet = Ipv4Packet::new_checked(ethernet.payload()).expect("a packet");
@@ -123,6 +128,7 @@ impl Guest {
         let guest = SocketAddr::new(to, segment.dst_port());
         let talk = self.talk(guest, SocketAddr::new(from, segment.src_port()));
         let ahead = next.wrapping_sub(talk.theirs) as i32;
+
         if segment.syn() || (ahead > 0 && !segment.rst()) {
             talk.theirs = next;
         }

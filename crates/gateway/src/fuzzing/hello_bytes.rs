@@ -9,6 +9,7 @@ pub(super) fn read(bytes: &[u8]) {
     let Some((cut, bytes)) = bytes.split_first() else {
         return;
     };
+
     let whole = sniff(bytes);
     assert!(whole != SniffResult::Incomplete || bytes.len() < SNIFF_BYTES);
     let partial = sniff(&bytes[..bytes.len() * usize::from(*cut) / 256]);
@@ -16,6 +17,7 @@ pub(super) fn read(bytes: &[u8]) {
         partial == SniffResult::Incomplete || partial == whole,
         "{partial:?}, {whole:?}"
     );
+
     if let SniffResult::Tls(hello) = whole
         && let Some(name) = hello.server_name
     {
@@ -33,5 +35,6 @@ fn rustls_server_name(mut bytes: &[u8]) -> Option<String> {
             return accepted.client_hello().server_name().map(str::to_owned);
         }
     }
+
     None
 }

@@ -21,20 +21,24 @@ pub(super) fn ask(bytes: &[u8]) {
     let Some((over_tcp, question)) = bytes.split_first() else {
         return;
     };
+
     let over_tcp = over_tcp % 2 == 1;
     let server = SERVER.with(Arc::clone);
     let answer = wait_for(async {
         tokio::time::advance(Duration::from_secs(1)).await;
         server.answer(question, over_tcp).await
     });
+
     let Some(answer) = answer else {
         return;
     };
+
     assert!(
         over_tcp || answer.len() <= MAX_UDP_BYTES,
         "{} bytes",
         answer.len()
     );
+
     let message = Message::from_vec(&answer).expect("a valid answer");
     let head = &message.metadata;
     assert_eq!(head.id.to_be_bytes(), question[..2]);
@@ -43,6 +47,7 @@ pub(super) fn ask(bytes: &[u8]) {
         .answers
         .iter()
         .filter_map(|record| record.data.ip_addr());
+
     for address in addresses {
         assert!(
             LINK.gateway.has(address),

@@ -74,6 +74,7 @@ impl Tcp<'_> {
         bytes.extend(options);
         bytes.resize(V4_BYTES + words * 4, 0);
         bytes.extend(self.payload);
+
         bytes
     }
 }
@@ -114,10 +115,12 @@ fn upper(protocol: u8, addresses: &[u8], payload: &mut [u8]) {
     let Some((_, at)) = CHECKSUMS.iter().find(|(number, _)| *number == protocol) else {
         return;
     };
+
     let pseudo = match protocol {
         ICMP => 0,
         _ => sum(addresses) + u64::from(protocol) + payload.len() as u64,
     };
+
     put(payload, *at, pseudo);
 }
 
@@ -125,11 +128,13 @@ fn put(bytes: &mut [u8], at: usize, more: u64) {
     if bytes.len() < at + 2 {
         return;
     }
+
     bytes[at..at + 2].fill(0);
     let mut sum = sum(bytes) + more;
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
+
     bytes[at..at + 2].copy_from_slice(&low(!sum));
 }
 

@@ -61,6 +61,7 @@ pub(super) async fn play(bytes: &[u8]) {
             break;
         }
     }
+
     play.end().await;
 }
 
@@ -69,6 +70,7 @@ impl Play {
         let context = context();
         let max_connections = usize::try_from(context.policy.limits.connections).expect("a few");
         let (stack, arrivals) = Stack::new(LINK, 7, max_connections);
+
         Self {
             stack,
             events: context.log.subscribe(),
@@ -90,6 +92,7 @@ impl Play {
                 self.read.put_slice(&frame[..length]);
             }
         }
+
         match act {
             Act::Wire(bytes) => self.read.put_slice(bytes),
             Act::Inbound { v6, port } => {
@@ -103,6 +106,7 @@ impl Play {
             Act::Abort => self.tasks.abort_all(),
             _ => {}
         }
+
         self.turn().await
     }
 
@@ -114,16 +118,20 @@ impl Play {
             if self.stack.step(&mut self.read).is_none() {
                 return false;
             }
+
             if self.listens {
                 self.guest.read(&self.stack.take_outbox());
             }
+
             while let Ok(arrival) = self.arrivals.try_recv() {
                 self.arrived(arrival);
             }
+
             yield_now().await;
             while self.tasks.try_join_next().is_some() {}
             self.check_events();
         }
+
         true
     }
 
@@ -155,11 +163,13 @@ impl Play {
             if event.code != "unreachable" {
                 continue;
             }
+
             let question = PolicyQuery::Connect {
                 address: event.address.expect("an address"),
                 port: event.port.expect("a port"),
                 names: &[],
             };
+
             let decision = decide(&self.context.policy, &question);
             assert!(decision.is_allowed(), "dialed: {event:?}");
         }
@@ -170,15 +180,18 @@ impl Play {
         /// The number of turns after which all connections are over.
         const TURNS: usize = 4;
         self.tasks.shutdown().await;
+
         while let Ok(arrival) = self.arrivals.try_recv() {
             drop(arrival);
         }
+
         self.read.clear();
         for _ in 0..TURNS {
             self.guest.read(&self.stack.take_outbox());
             self.assert_rests();
             tokio::time::advance(LONG_WAIT).await;
         }
+
         assert!(
             self.stack.is_empty(),
             "connections are left: {:?}",
@@ -194,12 +207,14 @@ impl Play {
             let Some(turn) = self.stack.step(&mut self.read) else {
                 return;
             };
+
             let out = self.stack.take_outbox();
             self.guest.read(&out);
             if out.is_empty() && !turn.has_more && !turn.next.is_zero() {
                 return;
             }
         }
+
         panic!("the stack does not come to rest");
     }
 }

@@ -59,6 +59,7 @@ async fn exchange(how: u8, said: &[u8], answer: &[u8]) {
         let _ = asks.send(far);
         Box::pin(async move { Ok(Box::new(near) as Box<dyn Stream>) })
     });
+
     let allowed = Arc::new(Allowed::default());
     let proxy = Proxy {
         scheme: match how & 1 {
@@ -71,13 +72,16 @@ async fn exchange(how: u8, said: &[u8], answer: &[u8]) {
         answer_timeout: ANSWER_TIMEOUT,
         connect,
     };
+
     let (mut guest, near) = tokio::io::duplex(64 * 1024);
     let proxy = tokio::spawn(proxy.serve(near));
     let servers = tokio::spawn(serve_all(servers, answer.to_vec(), how & 2 != 0));
     let _ = guest.write_all(said).await;
+
     if how & 4 != 0 {
         let _ = guest.shutdown().await;
     }
+
     let mut heard = Vec::new();
     let reading = guest.read_to_end(&mut heard);
     let _ = tokio::time::timeout(LONG, reading).await;
@@ -86,6 +90,7 @@ async fn exchange(how: u8, said: &[u8], answer: &[u8]) {
     let _ = ended
         .expect("a proxy whose guest is gone ends")
         .expect("no panic");
+
     for received in servers.await.expect("no panic") {
         assert_judged(&received, &allowed);
     }
@@ -109,8 +114,10 @@ async fn serve_all(
                 }
             }
         }
+
         all.push(received);
     }
+
     all
 }
 
@@ -136,12 +143,14 @@ fn assert_judged(mut bytes: &[u8], allowed: &Allowed) {
             assert!(values.next().is_none(), "two of {name}: {head}");
             value
         };
+
         let host = field("host").unwrap_or_default();
         let host = host.split(':').next().unwrap_or_default();
         assert!(
             host.eq_ignore_ascii_case(HOST) && method != DENIED,
             "{head}"
         );
+
         let judged = allowed
             .0
             .lock()
@@ -151,6 +160,7 @@ fn assert_judged(mut bytes: &[u8], allowed: &Allowed) {
         if field("upgrade").is_some() {
             return;
         }
+
         let body = match (field("transfer-encoding"), field("content-length")) {
             (Some(_), Some(_)) => panic!("two lengths: {head}"),
             (Some(coding), None) => {
@@ -160,10 +170,12 @@ fn assert_judged(mut bytes: &[u8], allowed: &Allowed) {
             (None, Some(length)) => length.parse().ok(),
             (None, None) => Some(0),
         };
+
         // The rest has not come.
         let Some(rest) = body.and_then(|length| bytes.get(length..)) else {
             return;
         };
+
         bytes = rest;
     }
 }
@@ -177,6 +189,7 @@ fn chunks(bytes: &[u8]) -> Option<usize> {
         let size = std::str::from_utf8(&line[..end]).expect("a chunk's size");
         let size = usize::from_str_radix(size, 16).expect("a chunk's size");
         at += end + 2 + size + 2;
+
         if size == 0 {
             return (at <= bytes.len()).then_some(at);
         }

@@ -213,13 +213,16 @@ impl Edits {
                 }
             }
         };
+
         if let Self::Mended(edits) = self {
             change(&mut packet, edits);
         }
+
         packet::mend(&mut packet);
         if let Self::Broken(edits) = self {
             change(&mut packet, edits);
         }
+
         packet::frame(&LINK, &packet)
     }
 }
@@ -230,9 +233,11 @@ pub(super) fn read(bytes: &[u8]) -> Vec<Act> {
     const ACTS: usize = 64;
     let mut rest = Unstructured::new(bytes);
     let mut acts = Vec::new();
+
     while !rest.is_empty() && acts.len() < ACTS {
         acts.extend(rest.arbitrary::<Act>().ok());
     }
+
     acts
 }
 
@@ -277,12 +282,14 @@ impl Act {
         else {
             return Vec::new();
         };
+
         let remote = remote.socket();
         let own = SocketAddr::new(own(remote.ip()), 40_000 + u16::from(from % 32));
         let talk = guest.talk(own, remote);
         talk.ours = BEGIN;
         let bytes = tcp(talk, 0x02, *window, &options.bytes(), &[]);
         talk.ours = talk.ours.wrapping_add(1);
+
         Edits::None.finish(bytes)
     }
 
@@ -300,6 +307,7 @@ impl Act {
         else {
             return None;
         };
+
         let count = guest.talks.len().max(1);
         let talk = guest.talks.get_mut(usize::from(*talk) % count)?;
         let (flags, payload) = (flags.bits(), payload.bytes());
@@ -308,12 +316,14 @@ impl Act {
             theirs: ack.on(talk.theirs),
             ..*talk
         };
+
         let bytes = tcp(&nudged, flags, *window, &options.bytes(), &payload);
         if matches!(seq, Nudge::Right | Nudge::RightToo) {
             let ends = u32::from(flags & 1) + u32::from(flags >> 1 & 1);
             let length = u32::try_from(payload.len()).unwrap_or_default();
             talk.ours = talk.ours.wrapping_add(length + ends);
         }
+
         Some(edits.finish(bytes))
     }
 }
@@ -343,6 +353,7 @@ fn tcp(talk: &Talk, flags: u8, window: u16, options: &[u8], payload: &[u8]) -> V
         options,
         payload,
     };
+
     packet::ip(
         talk.guest.ip(),
         talk.remote.ip(),
@@ -361,10 +372,12 @@ fn neighbour(v6: bool, edits: &Edits) -> Vec<u8> {
         packet[7] = 255;
         return edits.finish(packet);
     }
+
     let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
     arp.extend(guest.mac.iter().chain(&guest.v4.octets()));
     arp.extend([0; 6].iter().chain(&gateway.v4.octets()));
     let mut frame = edits.finish(arp);
     frame[12..14].copy_from_slice(&[8, 6]);
+
     frame
 }

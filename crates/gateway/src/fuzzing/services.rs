@@ -15,6 +15,7 @@ pub(super) async fn serve(mut guest: GuestStream) {
     if port == 1 || !guest.accept().await {
         return;
     }
+
     match port {
         7 => echo(&mut guest).await,
         9 => {
@@ -37,6 +38,7 @@ async fn echo(guest: &mut GuestStream) {
             return;
         }
     }
+
     let _ = guest.shutdown().await;
 }
 
@@ -47,6 +49,7 @@ pub(super) async fn inbound(stack: Stack, v6: bool, port: u16) {
         true => (guest.v6, port).into(),
         false => (guest.v4, port).into(),
     };
+
     if let Ok(mut guest) = stack.connect(to).await {
         let _ = guest.write_all(b"GET / HTTP/1.1\r\n\r\n").await;
         echo(&mut guest).await;

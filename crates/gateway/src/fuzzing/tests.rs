@@ -38,12 +38,14 @@ async fn a_script_completes_a_connection_with_a_service() {
         segment(Flags::Fin, Payload::Nothing),
         segment(Flags::Ack, Payload::Nothing),
     ];
+
     let mut received = Vec::new();
     for act in &acts {
         let before = play.guest.talks.first().map_or(0, |talk| talk.theirs);
         assert!(play.act(act).await);
         received.push(play.guest.talks[0].theirs.wrapping_sub(before));
     }
+
     // The payload comes back, and then the end.
     assert_eq!(received[1..], [0, 38, 1, 0]);
     play.end().await;
@@ -70,14 +72,17 @@ async fn the_outbox_of_a_guest_that_reads_nothing_is_bounded() {
     /// Together, these connections send more than the outbox holds.
     const TALKS: u8 = 8;
     let mut play = Play::new();
+
     for from in 0..TALKS {
         assert!(play.act(&open(2, from)).await);
     }
+
     assert!(play.act(&Act::Listen(false)).await);
     // The bound is asserted after each turn.
     for _ in 0..256 {
         assert!(play.act(&Act::Acknowledge { window: u16::MAX }).await);
     }
+
     let waiting = play.stack.take_outbox().len();
     assert!(waiting >= 1024 * 1024, "{waiting} bytes wait");
     play.end().await;

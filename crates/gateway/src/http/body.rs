@@ -86,9 +86,11 @@ impl Body for ResponseBody {
                 exchange,
             ),
         };
+
         if let Some(Ok(data)) = &data {
             exchange.add_bytes_down(data.len());
         }
+
         Poll::Ready(data.map(|data| data.map(Frame::data)))
     }
 
@@ -133,6 +135,7 @@ fn poll_data(
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => return Poll::Ready(None),
         };
+
         if let Ok(data) = frame.into_data() {
             return Poll::Ready(Some(Ok(data)));
         }
@@ -155,9 +158,11 @@ fn poll_redacted(
                 redactor.finish()
             }
         };
+
         if clean.has_remaining() {
             return Poll::Ready(Some(Ok(clean)));
         }
     }
+
     Poll::Ready(None)
 }

@@ -1,17 +1,19 @@
+//! Credentials of indexes, which `Debug` does not show.
+
 use std::fmt;
 
 use url::Url;
 
-/// What a tool shows to an index. It is never printed.
+/// The credentials for an index. `Debug` does not show them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
-    /// To which.
+    /// The index.
     pub url: Url,
-    /// What.
+    /// The credentials.
     pub login: Login,
 }
 
-/// Who one is for an index. It is never printed.
+/// A way to authenticate to an index. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Login {
     /// A user and a password.
@@ -21,9 +23,9 @@ pub enum Login {
         /// The password.
         password: String,
     },
-    /// The user and password as `Authorization: Basic` has them.
+    /// A user and password in the encoding of `Authorization: Basic`.
     Encoded(String),
-    /// A token, as `Authorization: Bearer` has it.
+    /// A token for `Authorization: Bearer`.
     Token(String),
 }
 

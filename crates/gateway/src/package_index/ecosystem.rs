@@ -1,15 +1,17 @@
+//! Ecosystems of packages.
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A language whose packages come from an index.
+/// An ecosystem whose packages come from an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ecosystem {
-    /// The index of pip and uv.
+    /// Python, with the index of pip and uv.
     Python,
-    /// The registry of npm and bun.
+    /// JavaScript, with the registry of npm and bun.
     JavaScript,
 }
 

@@ -1,49 +1,52 @@
+//! Why the indexes of this host cannot be determined.
+
 use thiserror::Error;
 
 use super::ecosystem::Ecosystem;
 
-/// URLs of one language's indexes at most; each is a host that is open.
+/// Maximum number of index URLs of one ecosystem. Each opens a host.
 pub const MAX_INDEXES: usize = 32;
 
-/// Why this host's indexes are not known. What is wrong is not repeated: it may hold a password.
+/// Why the indexes of this host cannot be determined. The invalid text is not repeated, because it may contain a
+/// password.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum IndexError {
-    /// Nothing is configured, and no tool is here to tell its default.
+    /// No index is configured, and no installed tool reports its default.
     #[error(
-        "no {ecosystem} package index is configured on this host, and its tools do not tell one; {}",
-        configure(*ecosystem)
+        "no {ecosystem} package index is configured on this host, and no installed tool reports a default; {}",
+        configuration_advice(*ecosystem)
     )]
     Unknown {
-        /// Of what.
+        /// The ecosystem.
         ecosystem: Ecosystem,
     },
-    /// A file that cannot be read.
-    #[error("the configuration {file} cannot be read: {reason}")]
+    /// A configuration file cannot be read.
+    #[error("cannot read the configuration {file}: {reason}")]
     File {
-        /// Its path.
+        /// The path.
         file: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// No URL.
-    #[error("{setting} in {place} is no URL with http or https and a host; correct it there")]
+    /// A setting is not a URL.
+    #[error("{setting} in {place} is not an http or https URL with a host; correct it there")]
     Url {
-        /// Which setting.
+        /// The setting.
         setting: String,
         /// The file, or the environment.
         place: String,
     },
-    /// Past [`MAX_INDEXES`].
+    /// There are more than [`MAX_INDEXES`].
     #[error(
         "more than {MAX_INDEXES} {ecosystem} package indexes are configured on this host; name their hosts in the policy instead"
     )]
-    Many {
-        /// Of what.
+    TooMany {
+        /// The ecosystem.
         ecosystem: Ecosystem,
     },
 }
 
-fn configure(ecosystem: Ecosystem) -> &'static str {
+fn configuration_advice(ecosystem: Ecosystem) -> &'static str {
     match ecosystem {
         Ecosystem::Python => {
             "set index-url in pip.conf or PIP_INDEX_URL, or name its hosts with `host`"

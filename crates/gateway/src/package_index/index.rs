@@ -1,3 +1,5 @@
+//! The index of an ecosystem.
+
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
@@ -11,34 +13,33 @@ use super::tool_environment::ToolEnvironment;
 use super::{javascript, python};
 use crate::value::Host;
 
-/// Where one language's packages come from.
+/// Where the packages of an ecosystem come from.
 ///
-/// Python's default index keeps its files on a second host, which pip knows and which is here as well. Other
-/// indexes may do the like; their further hosts go into a policy by name. Credentials in `netrc` and in
-/// keyrings are not read.
+/// Python's default index keeps its files on a second host, which pip knows and which is included. Other indexes may do
+/// the same; name their additional hosts in the policy. Credentials in `netrc` and in keyrings are not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {
     /// The indexes, the main one first, without credentials.
     pub urls: Vec<Url>,
-    /// Their hosts and ports, each once.
+    /// The hosts and ports, without duplicates.
     pub hosts: Vec<(Host, NonZeroU16)>,
-    /// What the tools are configured to show there.
+    /// The configured credentials.
     pub credentials: Vec<Credential>,
 }
 
 impl Index {
-    /// What this host's tools are configured for, in their files and in the environment; where that is
-    /// nothing, what they say their default is.
+    /// Returns the index that this host's tools are configured for, in their files and in the environment; if none is
+    /// configured, their default.
     ///
     /// Reads files, and may run `python3` or `npm` for a few seconds at most.
     ///
     /// # Errors
-    /// A configuration cannot be read, or there is none.
+    /// Fails if a configuration cannot be read, or there is none.
     pub fn of_host(ecosystem: Ecosystem) -> Result<Self, IndexError> {
         Self::of(ecosystem, &ToolEnvironment::of_host())
     }
 
-    /// The same with the environment and the files of `environment`.
+    /// Like [`Index::of_host`], but with the files and variables of `environment`.
     ///
     /// # Errors
     /// As [`Index::of_host`].
@@ -56,15 +57,19 @@ impl Index {
             file_hosts,
             credentials,
         } = found;
+
         if urls.is_empty() {
             return Err(IndexError::Unknown { ecosystem });
         }
+
         if urls.len() > MAX_INDEXES {
-            return Err(IndexError::Many { ecosystem });
+            return Err(IndexError::TooMany { ecosystem });
         }
+
         let mut seen = BTreeSet::new();
         let hosts = urls.iter().chain(&file_hosts).filter_map(host_and_port);
         let hosts = hosts.filter(|pair| seen.insert(pair.clone())).collect();
+
         Ok(Self {
             urls,
             hosts,

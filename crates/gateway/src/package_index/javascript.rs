@@ -1,4 +1,4 @@
-//! npm and bun.
+//! Settings of npm and bun.
 
 use std::path::Path;
 
@@ -11,9 +11,10 @@ use super::error::IndexError;
 use super::settings::IndexSettings;
 use super::tool_environment::{ToolEnvironment, read};
 
-/// The section of what stands in none; no npmrc has it.
+/// The name for settings outside of sections, which are all settings of an npmrc file.
 const NO_SECTION: &str = "npmrc";
 
+/// Reads the settings of npm and bun, or else asks npm for its default.
 pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, IndexError> {
     let mut found = IndexSettings::default();
     for name in [
@@ -25,38 +26,44 @@ pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, Index
             found.add(url, name, "the environment")?;
         }
     }
+
     let mut scoped = IndexSettings::default();
     let named = ["NPM_CONFIG_USERCONFIG", "npm_config_userconfig"];
     let named = named
         .iter()
         .find_map(|name| environment.var(name))
         .map(Into::into);
+
     let user = named.or_else(|| environment.in_home(".npmrc"));
     for file in [user, Some(environment.in_etc("npmrc"))]
         .into_iter()
         .flatten()
     {
-        npmrc(&file, environment, &mut found, &mut scoped)?;
+        read_npmrc(&file, environment, &mut found, &mut scoped)?;
     }
+
     if let Some(file) = environment.in_home(".bunfig.toml") {
-        bunfig(&file, environment, &mut found, &mut scoped)?;
+        read_bunfig(&file, environment, &mut found, &mut scoped)?;
     }
+
     if found.urls.is_empty()
         && let Some(answer) = (environment.run_tool)("npm", &["config", "get", "registry"])
     {
         found.add(answer.trim(), "registry", "npm's configuration")?;
     }
-    // Scopes alone are not an index: what is in none would have no place to come from.
+
+    // Scopes without a main registry are no index: packages outside of scopes would have no source.
     if !found.urls.is_empty() {
         scoped.urls.retain(|url| !found.urls.contains(url));
         found.urls.append(&mut scoped.urls);
         found.credentials.append(&mut scoped.credentials);
     }
+
     Ok(found)
 }
 
-/// Lines like `registry=…`, `@scope:registry=…`, `//host/path/:_authToken=…`.
-fn npmrc(
+/// Reads lines like `registry=…`, `@scope:registry=…`, `//host/path/:_authToken=…`.
+fn read_npmrc(
     file: &Path,
     environment: &ToolEnvironment,
     found: &mut IndexSettings,
@@ -65,6 +72,7 @@ fn npmrc(
     let Some(text) = read(file)? else {
         return Ok(());
     };
+
     let place = file.display().to_string();
     let mut defaults = Ini::new_cs().defaults();
     defaults.default_section = NO_SECTION.into();
@@ -75,11 +83,13 @@ fn npmrc(
         file: place.clone(),
         reason,
     })?;
+
     for (key, value) in map.get(NO_SECTION).into_iter().flatten() {
         let value = value
             .as_deref()
             .unwrap_or_default()
             .trim_matches(['"', '\'']);
+
         let value = expand(value, environment);
         if key == "registry" && found.urls.is_empty() {
             found.add(&value, key, &place)?;
@@ -89,38 +99,44 @@ fn npmrc(
             found.credentials.extend(credential(index, kind, value));
         }
     }
+
     Ok(())
 }
 
-/// Of user and password apart npm has long advised against; those are not read.
+/// Returns a credential of npm. Separate user and password settings, which npm advises against, are not read.
 fn credential(index: &str, kind: &str, value: String) -> Option<Credential> {
     let login = match kind {
         "_authToken" => Login::Token(value),
         "_auth" => Login::Encoded(value),
         _ => return None,
     };
+
     let url: Url = format!("https:{index}/").parse().ok()?;
     Some(Credential { url, login })
 }
 
-/// `${NAME}` stands for a variable of the environment; one that is not set stays as it is, as in npm.
+/// Expands `${NAME}` to the variable's value. Like npm, it keeps the text if the variable is not set.
 fn expand(value: &str, environment: &ToolEnvironment) -> String {
     let mut expanded = String::new();
     let mut rest = value;
     while let Some((before, after)) = rest.split_once("${") {
         expanded.push_str(before);
-        let Some((name, behind)) = after.split_once('}') else {
+        let Some((name, remaining)) = after.split_once('}') else {
             expanded.push_str("${");
             rest = after;
             continue;
         };
+
         match environment.env.get(name) {
             Some(set) => expanded.push_str(set),
             None => expanded.extend(["${", name, "}"]),
         }
-        rest = behind;
+
+        rest = remaining;
     }
+
     expanded.push_str(rest);
+
     expanded
 }
 
@@ -144,7 +160,7 @@ enum BunRegistry {
     Table { url: String, token: Option<String> },
 }
 
-fn bunfig(
+fn read_bunfig(
     file: &Path,
     environment: &ToolEnvironment,
     found: &mut IndexSettings,
@@ -153,26 +169,32 @@ fn bunfig(
     let Some(text) = read(file)? else {
         return Ok(());
     };
+
     let place = file.display().to_string();
     let bunfig: Bunfig = toml::from_str(&text).map_err(|_| IndexError::File {
         file: place.clone(),
-        reason: "it is no TOML of bun's form".into(),
+        reason: "it is not a valid bunfig.toml".into(),
     })?;
+
     let add = |registry: BunRegistry, to: &mut IndexSettings| {
         let (url, token) = match registry {
             BunRegistry::Url(url) => (url, None),
             BunRegistry::Table { url, token } => (url, token),
         };
+
         to.add(&expand(&url, environment), "registry", &place)?;
         if let (Some(token), Some(url)) = (token, to.urls.last().cloned()) {
             let login = Login::Token(expand(&token, environment));
             to.credentials.push(Credential { url, login });
         }
+
         Ok(())
     };
+
     if let Some(registry) = bunfig.install.registry {
         add(registry, found)?;
     }
+
     bunfig
         .install
         .scopes

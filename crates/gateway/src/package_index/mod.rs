@@ -1,4 +1,6 @@
 //! The package indexes that this host's own tools are configured for.
+//!
+//! This folder reads the configuration of pip, uv, npm and bun. Rules for an index are made in `policy`.
 
 mod credential;
 mod ecosystem;

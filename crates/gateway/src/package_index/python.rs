@@ -1,4 +1,4 @@
-//! pip and uv.
+//! Settings of pip and uv.
 
 use std::path::PathBuf;
 
@@ -11,14 +11,14 @@ use super::settings::IndexSettings;
 use super::tool_environment::{ToolEnvironment, read};
 use crate::value::line_of;
 
-/// What one tool is configured for.
+/// The settings of one tool.
 #[derive(Default)]
-struct Tool {
+struct ToolSettings {
     main: Option<Setting>,
     extra: Vec<Setting>,
 }
 
-/// A URL, and where it stands.
+/// A URL, and where it is set.
 #[derive(Clone)]
 struct Setting {
     url: String,
@@ -26,31 +26,37 @@ struct Setting {
     place: String,
 }
 
-/// pip's own default: where its index is, and on which host its files are.
+/// pip's built-in default: its index, and the host of the index's files.
 struct PipDefault {
     index: Url,
     files: Option<Url>,
 }
 
+/// Reads the settings of pip and uv. pip's default is used if no index is set, or a tool has only extra ones.
 pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, IndexError> {
-    let tools = [pip(environment)?, uv(environment)?];
+    let tools = [read_pip(environment)?, read_uv(environment)?];
     let default = query_pip_default(environment);
     let mut found = IndexSettings::default();
+
     for setting in tools.iter().flat_map(|tool| &tool.main) {
         found.add(&setting.url, setting.name, &setting.place)?;
     }
-    let is_bare = |tool: &Tool| tool.main.is_none() && !tool.extra.is_empty();
+
+    let has_only_extra = |tool: &ToolSettings| tool.main.is_none() && !tool.extra.is_empty();
     if let Some(default) = &default
-        && (found.urls.is_empty() || tools.iter().any(is_bare))
+        && (found.urls.is_empty() || tools.iter().any(has_only_extra))
     {
         found.urls.push(default.index.clone());
     }
+
     if found.urls.is_empty() {
         return Ok(found);
     }
+
     for setting in tools.iter().flat_map(|tool| &tool.extra) {
         found.add(&setting.url, setting.name, &setting.place)?;
     }
+
     if let Some(PipDefault {
         index,
         files: Some(files),
@@ -59,26 +65,29 @@ pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, Index
     {
         found.file_hosts.push(files);
     }
+
     Ok(found)
 }
 
-/// Its default is in no configuration that it prints, but in its code.
+/// Asks pip for its default, which is not part of any configuration but of its code.
 fn query_pip_default(environment: &ToolEnvironment) -> Option<PipDefault> {
     const PROGRAM: &str = "from pip._internal.models.index import PyPI as index\n\
         print(index.simple_url)\n\
         print(index.file_storage_domain)";
+
     let answer = (environment.run_tool)("python3", &["-I", "-c", PROGRAM])?;
     let mut lines = answer.lines();
     let index = lines.next()?.parse().ok()?;
     let files = lines
         .next()
         .and_then(|host| format!("https://{host}/").parse().ok());
+
     Some(PipDefault { index, files })
 }
 
-/// Later settings replace earlier ones, as in pip.
-fn pip(environment: &ToolEnvironment) -> Result<Tool, IndexError> {
-    let mut tool = Tool::default();
+/// Reads the settings of pip. As in pip, later files override earlier ones.
+fn read_pip(environment: &ToolEnvironment) -> Result<ToolSettings, IndexError> {
+    let mut tool = ToolSettings::default();
     for file in pip_files(environment) {
         let Some(text) = read(&file)? else { continue };
         let place = file.display().to_string();
@@ -86,48 +95,55 @@ fn pip(environment: &ToolEnvironment) -> Result<Tool, IndexError> {
             file: place.clone(),
             reason,
         })?;
+
         for section in ["global", "install"] {
-            let set = |name, value: String| settings(&value, name, &place);
+            let set = |name, value: String| parse_settings(&value, name, &place);
             if let Some(value) = ini.get(section, "index-url") {
                 tool.main = set("index-url", value).pop();
             }
+
             if let Some(value) = ini.get(section, "extra-index-url") {
                 tool.extra = set("extra-index-url", value);
             }
         }
     }
-    from_env(
+
+    apply_variables(
         environment,
         &mut tool,
         "PIP_INDEX_URL",
         &["PIP_EXTRA_INDEX_URL"],
     );
+
     Ok(tool)
 }
 
 fn pip_files(environment: &ToolEnvironment) -> Vec<PathBuf> {
     let named = environment.var("PIP_CONFIG_FILE").map(PathBuf::from);
-    // pip's way to say: no file.
+    // pip takes this path for: no files.
     if named
         .as_ref()
         .is_some_and(|file| file.as_os_str() == "/dev/null")
     {
         return Vec::new();
     }
+
     let site = [
         environment.in_etc("xdg/pip/pip.conf"),
         environment.in_etc("pip.conf"),
     ];
+
     let user = [
         environment.in_home(".pip/pip.conf"),
         environment.in_config("pip/pip.conf"),
         named,
     ];
+
     site.into_iter().chain(user.into_iter().flatten()).collect()
 }
 
-/// As Python reads it: values may go on on indented lines, and comments have lines of their own. What is wrong is
-/// told by its line alone.
+/// Parses a file as Python does: values may continue on indented lines, and comments are on separate lines. Errors only
+/// contain the line number.
 fn ini(text: String) -> Result<Ini, String> {
     let mut defaults = Ini::new().defaults();
     defaults.multiline = true;
@@ -160,12 +176,13 @@ struct UvIndex {
     default: bool,
 }
 
-fn uv(environment: &ToolEnvironment) -> Result<Tool, IndexError> {
-    let mut tool = Tool::default();
+fn read_uv(environment: &ToolEnvironment) -> Result<ToolSettings, IndexError> {
+    let mut tool = ToolSettings::default();
     let user = match environment.var("UV_CONFIG_FILE") {
         Some(file) => Some(file.into()),
         None => environment.in_config("uv/uv.toml"),
     };
+
     for file in [Some(environment.in_etc("uv/uv.toml")), user]
         .into_iter()
         .flatten()
@@ -174,33 +191,38 @@ fn uv(environment: &ToolEnvironment) -> Result<Tool, IndexError> {
             uv_file(&text, &file.display().to_string(), &mut tool)?;
         }
     }
-    from_env(
+
+    apply_variables(
         environment,
         &mut tool,
         "UV_INDEX_URL",
         &["UV_EXTRA_INDEX_URL", "UV_INDEX"],
     );
-    from_env(environment, &mut tool, "UV_DEFAULT_INDEX", &[]);
+    apply_variables(environment, &mut tool, "UV_DEFAULT_INDEX", &[]);
+
     Ok(tool)
 }
 
-fn uv_file(text: &str, place: &str, tool: &mut Tool) -> Result<(), IndexError> {
-    // The whole message repeats a line of the file, which may hold a password.
+fn uv_file(text: &str, place: &str, tool: &mut ToolSettings) -> Result<(), IndexError> {
+    // The parser's message repeats a line of the file, which may contain a password.
     let file: UvFile = toml::from_str(text).map_err(|error| IndexError::File {
         file: place.into(),
         reason: match error.span() {
-            Some(span) => format!("line {} is no such TOML", line_of(text, span.start)),
-            None => "it is no such TOML".into(),
+            Some(span) => format!("line {} is not valid for uv", line_of(text, span.start)),
+            None => "it is not a valid uv.toml".into(),
         },
     })?;
+
     let setting = |name, url| Setting {
         url,
         name,
         place: place.to_owned(),
     };
+
     for url in [file.index_url, file.pip.index_url].into_iter().flatten() {
         tool.main = Some(setting("index-url", url));
     }
+
     for url in file
         .extra_index_url
         .into_iter()
@@ -208,42 +230,47 @@ fn uv_file(text: &str, place: &str, tool: &mut Tool) -> Result<(), IndexError> {
     {
         tool.extra.push(setting("extra-index-url", url));
     }
+
     for index in file.index {
-        // A directory of packages is no host's.
+        // A local directory of packages needs no network.
         if !index.url.contains("://") || index.url.starts_with("file:") {
             continue;
         }
+
         match index.default {
             true => tool.main = Some(setting("index", index.url)),
             false => tool.extra.push(setting("index", index.url)),
         }
     }
+
     Ok(())
 }
 
-fn from_env(
+fn apply_variables(
     environment: &ToolEnvironment,
-    tool: &mut Tool,
+    tool: &mut ToolSettings,
     main: &'static str,
     extra: &[&'static str],
 ) {
     const PLACE: &str = "the environment";
     if let Some(value) = environment.var(main) {
-        tool.main = settings(value, main, PLACE).pop();
+        tool.main = parse_settings(value, main, PLACE).pop();
     }
+
     for name in extra {
         if let Some(value) = environment.var(name) {
-            tool.extra.extend(settings(value, name, PLACE));
+            tool.extra.extend(parse_settings(value, name, PLACE));
         }
     }
 }
 
-/// URLs by spaces or lines; uv's may have a name before them: `corp=https://…`.
-fn settings(value: &str, name: &'static str, place: &str) -> Vec<Setting> {
+/// Splits URLs at whitespace. Those of uv may have a name before them: `corp=https://…`.
+fn parse_settings(value: &str, name: &'static str, place: &str) -> Vec<Setting> {
     let url = |word: &str| match word.split_once('=') {
         Some((name, url)) if !name.contains(':') => url.to_owned(),
         _ => word.to_owned(),
     };
+
     value
         .split_whitespace()
         .map(|word| Setting {

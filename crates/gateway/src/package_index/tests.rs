@@ -9,19 +9,23 @@ use super::error::{IndexError, MAX_INDEXES};
 use super::index::Index;
 use super::tool_environment::{ToolEnvironment, read};
 
-/// A host whose home and `/etc` are below one directory, and whose tools say nothing.
+/// A host whose home and `/etc` are below one directory, and whose tools print nothing.
 fn host(env: &[(&str, &str)], files: &[(&str, &str)]) -> (TempDir, ToolEnvironment) {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().to_owned();
+
     for (path, text) in files {
         let path = root.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
+
     let env = env
         .iter()
         .map(|(name, value)| ((*name).into(), (*value).into()));
+
     let home = Some(root.join("home"));
+
     (
         directory,
         ToolEnvironment {
@@ -46,18 +50,19 @@ fn of(ecosystem: Ecosystem, env: &[(&str, &str)], files: &[(&str, &str)]) -> Vec
     hosts(&Index::of(ecosystem, &environment).unwrap())
 }
 
-/// A pip whose default is not the real one's.
+/// A pip with its own default.
 fn pip(program: &str, _: &[&str]) -> Option<String> {
     (program == "python3").then(|| "https://index.test/simple\nfiles.test\n".into())
 }
 
 #[test]
-fn without_configuration_the_tools_are_asked() {
+fn without_configuration_the_tools_report_their_default() {
     let (_directory, mut environment) = host(&[], &[]);
     for ecosystem in [Ecosystem::Python, Ecosystem::JavaScript] {
         let error = Index::of(ecosystem, &environment).unwrap_err();
         assert_eq!(error, IndexError::Unknown { ecosystem });
     }
+
     environment.run_tool = pip;
     let index = Index::of(Ecosystem::Python, &environment).unwrap();
     assert_eq!(hosts(&index), ["index.test:443", "files.test:443"]);
@@ -72,6 +77,7 @@ fn pip_reads_its_files_and_then_the_environment() {
         "etc/pip.conf",
         "[global]\nindex-url = https://etc.test/simple\n",
     );
+
     let user = (
         "home/.config/pip/pip.conf",
         "# ours\n[global]\nindex-url: https://user.test:8443/simple\nextra-index-url =\n  https://one.test/simple\n  http://two.test/simple\n",
@@ -101,10 +107,12 @@ fn uv_reads_its_files_and_then_the_environment() {
         "index-url = \"https://main.test/simple\"\nextra-index-url = [\"https://one.test/simple\"]\n\
          [[index]]\nname = \"two\"\nurl = \"https://two.test/simple\"\n[[index]]\nurl = \"./wheels\"\n[pip]\nstrict = true\n",
     );
+
     assert_eq!(
         of(Ecosystem::Python, &[], &[file]),
         ["main.test:443", "one.test:443", "two.test:443"]
     );
+
     let env = [
         ("UV_DEFAULT_INDEX", "https://env.test/simple"),
         (
@@ -112,6 +120,7 @@ fn uv_reads_its_files_and_then_the_environment() {
             "corp=https://corp.test/simple https://more.test/simple",
         ),
     ];
+
     assert_eq!(
         of(Ecosystem::Python, &env, &[]),
         ["env.test:443", "corp.test:443", "more.test:443"]
@@ -119,7 +128,7 @@ fn uv_reads_its_files_and_then_the_environment() {
 }
 
 #[test]
-fn pips_default_stands_where_only_further_ones_are_configured() {
+fn pips_default_is_used_if_only_extra_indexes_are_configured() {
     let (_directory, mut environment) =
         host(&[("PIP_EXTRA_INDEX_URL", "https://extra.test/")], &[]);
     environment.run_tool = pip;
@@ -128,38 +137,45 @@ fn pips_default_stands_where_only_further_ones_are_configured() {
         hosts(&index),
         ["index.test:443", "extra.test:443", "files.test:443"]
     );
-    // One's own index has its files on its own host.
+
+    // Another index keeps its files on its own host.
     environment
         .env
         .insert("PIP_INDEX_URL".into(), "https://own.test/".into());
+
     let index = Index::of(Ecosystem::Python, &environment).unwrap();
     assert_eq!(hosts(&index), ["own.test:443", "extra.test:443"]);
 }
 
 #[test]
-fn npm_and_bun_read_theirs() {
+fn npm_and_bun_read_their_files_and_the_environment() {
     let npmrc = (
         "home/.npmrc",
         "; ours\nregistry=https://npm.test/r/\n@corp:registry = https://corp.test/npm/\n\
          //corp.test/npm/:_authToken=${CORP_TOKEN}\nca[]=\"x\"\n",
     );
+
     assert_eq!(
         of(Ecosystem::JavaScript, &[], &[npmrc]),
         ["npm.test:443", "corp.test:443"]
     );
+
     let env = [("npm_config_registry", "http://env.test:4873/")];
     assert_eq!(
         of(Ecosystem::JavaScript, &env, &[npmrc]),
         ["env.test:4873", "corp.test:443"]
     );
+
     let bunfig = (
         "home/.bunfig.toml",
         "[install]\nregistry = { url = \"https://bun.test/\", token = \"s3cret-bun\" }\n[install.scopes]\ncorp = \"https://corp.test/\"\n",
     );
+
     assert_eq!(
         of(Ecosystem::JavaScript, &[], &[bunfig]),
         ["bun.test:443", "corp.test:443"]
     );
+
     let (_directory, environment) = host(&[("CORP_TOKEN", "s3cret-corp")], &[npmrc]);
     let index = Index::of(Ecosystem::JavaScript, &environment).unwrap();
     assert!(index.credentials[0].login == Login::Token("s3cret-corp".into()));
@@ -167,11 +183,12 @@ fn npm_and_bun_read_theirs() {
 }
 
 #[test]
-fn credentials_are_apart_and_never_shown() {
+fn credentials_are_separate_and_not_shown() {
     let env = [(
         "PIP_INDEX_URL",
         "https://me%40corp:s3cret%2B1@index.test/simple",
     )];
+
     let (_directory, environment) = host(&env, &[]);
     let index = Index::of(Ecosystem::Python, &environment).unwrap();
     assert_eq!(index.urls[0].as_str(), "https://index.test/simple");
@@ -184,7 +201,7 @@ fn credentials_are_apart_and_never_shown() {
 }
 
 #[test]
-fn what_is_wrong_is_told_without_a_password() {
+fn errors_do_not_contain_passwords() {
     let uv = "home/.config/uv/uv.toml";
     for (env, files) in [
         (vec![("PIP_INDEX_URL", "https://me:s3cret@:x/")], vec![]),
@@ -207,36 +224,41 @@ fn what_is_wrong_is_told_without_a_password() {
         let place = files.first().map_or("the environment", |(path, _)| path);
         assert!(error.to_string().contains(place), "{error}");
     }
+
     let (_directory, environment) = host(&[], &[(uv, "\nindex-url = [1]")]);
     let error = Index::of(Ecosystem::Python, &environment)
         .unwrap_err()
         .to_string();
+
     assert!(error.contains("line 2"), "{error}");
 }
 
 #[test]
-fn limits_hold_and_not_one_more() {
+fn the_number_of_indexes_and_file_sizes_are_limited() {
     let many = |count: usize| {
         (0..count)
             .map(|n| format!("https://h{n}.test/ "))
             .collect::<String>()
     };
+
     let of = |count: usize| {
         let extra = many(count - 1);
         let env = [
             ("PIP_INDEX_URL", "https://main.test/"),
             ("PIP_EXTRA_INDEX_URL", extra.as_str()),
         ];
+
         let (_directory, environment) = host(&env, &[]);
         Index::of(Ecosystem::Python, &environment)
     };
     assert_eq!(of(MAX_INDEXES).unwrap().hosts.len(), MAX_INDEXES);
     assert_eq!(
         of(MAX_INDEXES + 1).unwrap_err(),
-        IndexError::Many {
+        IndexError::TooMany {
             ecosystem: Ecosystem::Python
         }
     );
+
     let directory = tempfile::tempdir().unwrap();
     let file: &Path = &directory.path().join("long");
     fs::write(file, " ".repeat(1024 * 1024)).unwrap();

@@ -1,3 +1,5 @@
+//! Where tools find their configuration: variables, files, and their own answers.
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -10,30 +12,30 @@ use std::time::Duration;
 
 use super::error::IndexError;
 
-/// Bytes of a tool's configuration or answer at most; real ones have a few hundred.
-const READ_BYTES: u64 = 1024 * 1024;
-/// How long a tool may take to tell its default; npm takes half a second on a slow host.
-const TOOL_TIME: Duration = Duration::from_secs(10);
+/// Maximum length of a configuration file or a tool's output, in bytes. Real ones have a few hundred.
+const MAX_READ_BYTES: u64 = 1024 * 1024;
+/// Deadline for a tool to print its default. npm takes half a second on a slow host.
+const TOOL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Asks a program for what it prints; none where it is not there or fails.
-type Ask = fn(&str, &[&str]) -> Option<String>;
+/// Runs a program and returns its output; `None` if it is not installed or fails.
+type RunTool = fn(&str, &[&str]) -> Option<String>;
 
 /// Where tools find their configuration.
 #[derive(Clone)]
 pub struct ToolEnvironment {
     /// Environment variables.
     pub env: BTreeMap<String, String>,
-    /// The user's home.
+    /// The user's home directory.
     pub home: Option<PathBuf>,
-    /// What `/etc` is below.
+    /// The directory that contains `etc`.
     pub root: PathBuf,
-    /// Asks a program for what it prints; none where it is not there or fails.
-    pub run_tool: Ask,
+    /// Runs a program and returns its output; `None` if it is not installed or fails.
+    pub run_tool: RunTool,
 }
 
 impl fmt::Debug for ToolEnvironment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the environment, which may hold passwords.
+        // The variables are left out, because they may contain passwords.
         f.debug_struct("Surroundings")
             .field("home", &self.home)
             .field("root", &self.root)
@@ -42,12 +44,13 @@ impl fmt::Debug for ToolEnvironment {
 }
 
 impl ToolEnvironment {
-    /// Those of this process. Variables that are no text are left out.
+    /// Returns the environment of this process. Variables that are not valid UTF-8 are left out.
     #[must_use]
     pub fn of_host() -> Self {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
+
         Self {
             env: std::env::vars_os().filter_map(text).collect(),
             home: std::env::home_dir(),
@@ -56,7 +59,7 @@ impl ToolEnvironment {
         }
     }
 
-    /// A variable that is set to something.
+    /// Returns a variable that is set and not blank.
     pub(super) fn var(&self, name: &str) -> Option<&str> {
         self.env
             .get(name)
@@ -68,7 +71,7 @@ impl ToolEnvironment {
         self.home.as_ref().map(|home| home.join(path))
     }
 
-    /// A file of the user's configuration directory.
+    /// Returns the path of a file in the user's configuration directory.
     pub(super) fn in_config(&self, path: &str) -> Option<PathBuf> {
         match self.var("XDG_CONFIG_HOME") {
             Some(directory) => Some(Path::new(directory).join(path)),
@@ -83,15 +86,16 @@ impl ToolEnvironment {
     }
 }
 
-/// A file's text; none where there is no such file.
+/// Reads a file; returns `None` if it does not exist.
 ///
 /// # Errors
-/// It is there and cannot be read, is no text, or longer than a configuration can be.
+/// Fails if the file cannot be read, is not UTF-8, or is longer than [`MAX_READ_BYTES`].
 pub(super) fn read(file: &Path) -> Result<Option<String>, IndexError> {
     let error = |reason: String| IndexError::File {
         file: file.display().to_string(),
         reason,
     };
+
     let opened = match File::open(file) {
         Ok(opened) => opened,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -99,40 +103,46 @@ pub(super) fn read(file: &Path) -> Result<Option<String>, IndexError> {
         }
         Err(e) => return Err(error(e.to_string())),
     };
+
     let mut text = String::new();
     opened
-        .take(READ_BYTES + 1)
+        .take(MAX_READ_BYTES + 1)
         .read_to_string(&mut text)
         .map_err(|e| error(e.to_string()))?;
-    if text.len() as u64 > READ_BYTES {
-        return Err(error(format!("it has more than {READ_BYTES} bytes")));
+
+    if text.len() as u64 > MAX_READ_BYTES {
+        return Err(error(format!("it has more than {MAX_READ_BYTES} bytes")));
     }
+
     Ok(Some(text))
 }
 
-/// Runs a program, and ends it where it takes too long.
-fn run_tool(program: &str, words: &[&str]) -> Option<String> {
+/// Runs a program, and kills it if it takes too long.
+fn run_tool(program: &str, args: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
     command
-        .args(words)
+        .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
+
     let mut child = command.spawn().ok()?;
-    let answer = answer(&mut child);
-    // After its last word it has nothing more to do; one that goes on is not waited for.
+    let output = read_output(&mut child);
+    // A program that continues after its output is not waited for.
     let _ = child.kill();
     let _ = child.wait();
-    answer
+
+    output
 }
 
-fn answer(child: &mut Child) -> Option<String> {
+fn read_output(child: &mut Child) -> Option<String> {
     let stdout = child.stdout.take()?;
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut text = String::new();
-        let read = stdout.take(READ_BYTES).read_to_string(&mut text);
+        let read = stdout.take(MAX_READ_BYTES).read_to_string(&mut text);
         let _ = sender.send(read.ok().map(|_| text));
     });
-    receiver.recv_timeout(TOOL_TIME).ok().flatten()
+
+    receiver.recv_timeout(TOOL_TIMEOUT).ok().flatten()
 }

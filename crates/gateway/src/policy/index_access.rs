@@ -1,4 +1,4 @@
-//! How a guest reaches an index: what it may do there, and what its tools show there in place of credentials.
+//! A guest's access to a package index: the policy for it, and placeholders for its credentials.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,35 +14,35 @@ use super::rule::{Policy, Rule, SecretRule};
 use crate::package_index::{Credential, Index, Login, host_and_port};
 use crate::value::{Host, HostName, HostPattern, IdentifierError, Ports, SecretName};
 
-/// A guest's way to an index, and to nothing else.
+/// A guest's access to an index, and to nothing else.
 #[derive(Debug)]
 pub struct IndexAccess {
-    /// Requests that change nothing, to the hosts of the index.
+    /// Allows requests that change nothing, to the hosts of the index.
     pub policy: Policy,
-    /// The policy's secrets with their values; they are never printed.
+    /// The policy's secrets with their values, which `Debug` does not show.
     pub values: Vec<(SecretName, HiddenSecret)>,
-    places: Vec<(Url, Option<CredentialTemplate>)>,
+    slots: Vec<(Url, Option<CredentialTemplate>)>,
 }
 
-/// The value of a secret, which is not printed.
+/// The value of a secret, which `Debug` does not show.
 pub struct HiddenSecret(pub String);
 
 impl std::fmt::Debug for HiddenSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Hidden(..)")
+        f.write_str("HiddenSecret(..)")
     }
 }
 
-/// One index, as a guest's tool is told of it.
+/// One index, as a guest's tool is configured for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialSlot {
-    /// With user and password where the tool has such, of which one is a placeholder.
+    /// The URL, with user and password if the tool uses them; one of the two is a placeholder.
     pub url: Url,
-    /// The placeholder of the token that the tool shows there.
+    /// The placeholder of the token, if the tool uses one.
     pub token: Option<String>,
 }
 
-/// What a tool shows, but for the secret part of it.
+/// The credentials of a tool, with the name of a secret in place of the secret part.
 #[derive(Debug)]
 enum CredentialTemplate {
     User(SecretName),
@@ -50,33 +50,33 @@ enum CredentialTemplate {
     Token(SecretName),
 }
 
-/// Why an index cannot be reached as it is configured. Nothing secret is in it.
+/// Why a guest cannot reach an index as it is configured. It contains no secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum IndexAccessError {
-    /// Anybody on the way could read them.
+    /// The credentials would be sent without TLS, or without a host name.
     #[error(
-        "the package index {0} has credentials, which are sent by https to a name only; configure it so, or without credentials"
+        "the package index {0} has credentials, which are only sent by https to a host name; configure such a URL, or remove the credentials"
     )]
-    Unsealed(Url),
-    /// No user, password or token can be made of them.
-    #[error("the credentials of the package index {0} are no user and password in base64")]
+    CredentialsWithoutTls(Url),
+    /// The credentials cannot be decoded.
+    #[error("the credentials of the package index {0} are not a user and password in base64")]
     Encoding(Url),
-    /// There a guest finds itself.
+    /// The index is at a loopback address, which is the guest itself.
     #[error(
-        "the package index {0} is at a loopback address, which in a guest is the guest itself; have the index listen at another address of this host, and configure that"
+        "the package index {0} is at a loopback address, which inside a guest means the guest itself; make the index listen on another address of this host, and configure that"
     )]
     Loopback(Host),
-    /// A word of a policy.
+    /// An identifier of the policy is invalid.
     #[error(transparent)]
     Word(#[from] IdentifierError),
 }
 
 impl Index {
-    /// The way to it. `special` are the special addresses that hosts of the index have: whoever configured it has
-    /// named them with it.
+    /// Returns the access to this index. `special` contains the special addresses of the index's hosts, which the policy
+    /// allows, because this host's configuration names the index.
     ///
     /// # Errors
-    /// It has credentials that cannot be used, or is at a loopback address.
+    /// Fails if the index has credentials that cannot be used, or is at a loopback address.
     pub fn reach(
         &self,
         name: &str,
@@ -90,23 +90,28 @@ impl Index {
                 rule.addresses
                     .extend(open.map(|address| IpNet::from(*address)));
             }
+
             let mut addresses = rule.addresses.iter().map(IpNet::addr);
             if addresses.any(|address| address.is_loopback()) {
                 return Err(IndexAccessError::Loopback(host.clone()));
             }
+
             policy.rules.push(rule);
         }
-        let mut reach = IndexAccess {
+
+        let mut access = IndexAccess {
             policy,
             values: Vec::new(),
-            places: Vec::new(),
+            slots: Vec::new(),
         };
+
         for url in &self.urls {
             let credential = self.credentials.iter().find(|one| one.is_for(url));
-            let shown = credential.map(|found| reach.hide(url, &found.login));
-            reach.places.push((url.clone(), shown.transpose()?));
+            let shown = credential.map(|found| access.hide_credential(url, &found.login));
+            access.slots.push((url.clone(), shown.transpose()?));
         }
-        Ok(reach)
+
+        Ok(access)
     }
 
     fn rule(&self, at: usize, host: &Host, port: NonZeroU16) -> Result<Rule, IdentifierError> {
@@ -115,6 +120,7 @@ impl Index {
             .urls
             .iter()
             .any(|url| url.scheme() == "http" && host_and_port(url) == here);
+
         let mut rule = Rule {
             id: format!("index-{}", at + 1).parse()?,
             hosts: Vec::new(),
@@ -124,6 +130,7 @@ impl Index {
             terminate: false,
             raw: false,
         };
+
         match host {
             Host::Name(name) => {
                 rule.hosts.push(HostPattern::Exact(name.clone()));
@@ -131,18 +138,19 @@ impl Index {
             }
             Host::Address(address) => {
                 rule.addresses.push((*address).into());
-                // There is no name to end TLS in, so that the requests in it are not seen.
+                // TLS cannot be terminated without a name, so its requests cannot be read.
                 if !is_plain {
                     rule.methods.clear();
                 }
             }
         }
+
         Ok(rule)
     }
 }
 
 impl IndexAccess {
-    /// The indexes, the main one first, with what `environment` holds for each secret.
+    /// Returns the indexes, the main one first, with the placeholders that `environment` contains for the secrets.
     #[must_use]
     pub fn places(&self, environment: &[(String, String)]) -> Vec<CredentialSlot> {
         let of = |secret: &SecretName| {
@@ -150,10 +158,12 @@ impl IndexAccess {
             let found = pairs.find(|(name, _)| name == secret.as_ref());
             found.map_or("", |(_, placeholder)| placeholder.as_str())
         };
+
         let place = |(url, shown): &(Url, Option<CredentialTemplate>)| {
             let mut url = url.clone();
             let mut token = None;
-            // Neither fails for a URL that has a host.
+
+            // These cannot fail for a URL that has a host.
             match shown {
                 None => {}
                 Some(CredentialTemplate::User(secret)) => {
@@ -164,40 +174,49 @@ impl IndexAccess {
                 }
                 Some(CredentialTemplate::Token(secret)) => token = Some(of(secret).to_owned()),
             }
+
             CredentialSlot { url, token }
         };
-        self.places.iter().map(place).collect()
+
+        self.slots.iter().map(place).collect()
     }
 
-    /// Makes a secret of a login.
-    fn hide(&mut self, url: &Url, login: &Login) -> Result<CredentialTemplate, IndexAccessError> {
+    /// Adds a secret for a login; returns the credentials that refer to it.
+    fn hide_credential(
+        &mut self,
+        url: &Url,
+        login: &Login,
+    ) -> Result<CredentialTemplate, IndexAccessError> {
         let (Some((Host::Name(host), _)), "https") = (host_and_port(url), url.scheme()) else {
-            return Err(IndexAccessError::Unsealed(url.clone()));
+            return Err(IndexAccessError::CredentialsWithoutTls(url.clone()));
         };
+
         let secret: SecretName = format!("PACKAGE_INDEX_{}", self.values.len() + 1).parse()?;
         let encoding = || IndexAccessError::Encoding(url.clone());
         let (shown, value) = match login {
             Login::Token(token) => (CredentialTemplate::Token(secret.clone()), token.clone()),
             login => match login.basic().ok_or_else(encoding)? {
-                // A token that stands where a user does.
+                // The user is a token.
                 (user, password) if password.is_empty() => {
                     (CredentialTemplate::User(secret.clone()), user)
                 }
                 (user, password) => (CredentialTemplate::Password(user, secret.clone()), password),
             },
         };
+
         self.policy.secrets.push(SecretRule {
             name: secret.clone(),
             hosts: vec![host],
             headers: vec!["authorization".parse()?],
         });
         self.values.push((secret, HiddenSecret(value)));
+
         Ok(shown)
     }
 }
 
 impl Credential {
-    /// Whether tools show it at this index. Where npm keeps it, it has no scheme.
+    /// Returns whether the credential is for this index. Its scheme does not count, because npm stores none.
     fn is_for(&self, url: &Url) -> bool {
         let place = |url: &Url| (url.host_str().map(str::to_owned), url.port());
         place(&self.url) == place(url)
@@ -208,7 +227,7 @@ impl Credential {
 }
 
 impl Login {
-    /// User and password, where it has such.
+    /// Returns the user and password, if the login has them.
     fn basic(&self) -> Option<(String, String)> {
         match self {
             Self::Basic { user, password } => Some((user.clone(), password.clone())),
@@ -234,6 +253,7 @@ mod tests {
             url: url.clone(),
             login,
         };
+
         Index {
             hosts: vec![host_and_port(&url).unwrap()],
             credentials: login.map(credential).into_iter().collect(),
@@ -250,12 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_has_placeholders_for_credentials() {
+    fn a_guest_gets_placeholders_for_credentials() {
         let url = "https://index.example.com/simple/";
         let basic = |user: &str, password: &str| Login::Basic {
             user: user.into(),
             password: password.into(),
         };
+
         let with = |login| shown(&index(url, Some(login)));
         let (place, value) = with(basic("me", "open sesame"));
         assert_eq!(
@@ -278,11 +299,12 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_for_their_own_index_and_sealed() {
+    fn credentials_are_sent_only_to_their_own_index_and_in_tls() {
         let login = Login::Token("abcdefgh".into());
         let mut other = index("https://index.example.com/", Some(login.clone()));
         other.credentials[0].url = "https://other.example.com/".parse().unwrap();
         assert_eq!(shown(&other).0.token, None);
+
         for url in ["http://index.example.com/", "https://203.0.113.7/"] {
             let error = index(url, Some(login.clone())).reach("index", &BTreeMap::new());
             let error = error.unwrap_err().to_string();
@@ -291,18 +313,20 @@ mod tests {
                 "{error}"
             );
         }
-        let odd = index(
+
+        let undecodable = index(
             "https://index.example.com/",
             Some(Login::Encoded("?".into())),
         );
+
         assert!(matches!(
-            odd.reach("index", &BTreeMap::new()),
+            undecodable.reach("index", &BTreeMap::new()),
             Err(IndexAccessError::Encoding(_))
         ));
     }
 
     #[test]
-    fn what_a_guest_would_look_for_in_itself_is_refused() {
+    fn an_index_at_a_loopback_address_is_rejected() {
         let refused = |url: &str, special: &BTreeMap<_, _>| {
             let reached = index(url, None).reach("index", special);
             matches!(reached, Err(IndexAccessError::Loopback(_)))
@@ -342,6 +366,7 @@ mod tests {
                 host_port: Some(8443),
                 method,
             };
+
             decide(&policy, &question).verdict
         };
         assert!(matches!(request("GET"), Verdict::Allow(_)));

@@ -1,7 +1,7 @@
-//! What a guest may reach: rules, and the one function that decides.
+//! Policies: what a guest may reach, and the one function that decides.
 //!
-//! Nothing is allowed but what a rule allows. All of it is pure, except [`Index::of_host`], which reads how
-//! this host's own package tools are configured.
+//! Nothing is allowed unless a rule allows it. Everything here is pure, except [`Index::of_host`], which reads how this
+//! host's own package tools are configured. Connections and packets do not belong here.
 
 mod decision;
 mod document;

@@ -1,4 +1,4 @@
-//! What holds for every policy and every question.
+//! Properties of every policy and every query.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Few names, so that rules and questions meet.
+/// Few names, so that rules and queries match often.
 fn name() -> impl Strategy<Value = HostName> {
     "([ab]\\.){0,2}(x|notx)\\.test".prop_map(|text| text.parse().unwrap())
 }
@@ -32,6 +32,7 @@ fn address() -> impl Strategy<Value = IpAddr> {
         "fd00::1",
         "::1",
     ];
+
     prop_oneof![
         4 => prop::sample::select(known.to_vec()).prop_map(|text| text.parse().unwrap()),
         1 => any::<Ipv4Addr>().prop_map(IpAddr::V4),
@@ -42,8 +43,8 @@ fn address() -> impl Strategy<Value = IpAddr> {
 
 fn net() -> impl Strategy<Value = Net> {
     (address(), 0..=128u8).prop_map(|(address, bits)| {
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        Net(IpNet::new(address, bits.min(most)).unwrap().trunc())
+        let max_bits = if address.is_ipv4() { 32 } else { 128 };
+        Net(IpNet::new(address, bits.min(max_bits)).unwrap().trunc())
     })
 }
 
@@ -58,6 +59,7 @@ fn ports() -> impl Strategy<Value = Ports> {
         range,
         Just("any".to_owned())
     ];
+
     vec(one, 1..4).prop_map(|words| words.join(",").parse().unwrap())
 }
 
@@ -65,7 +67,7 @@ fn method() -> impl Strategy<Value = Method> {
     prop::sample::select(vec!["GET", "POST"]).prop_map(|text| text.parse().unwrap())
 }
 
-/// Any entry that makes sense.
+/// Any valid rule.
 fn entry() -> impl Strategy<Value = RuleSpec> {
     let hosts = vec(pattern(), 0..3);
     let parts = (
@@ -76,6 +78,7 @@ fn entry() -> impl Strategy<Value = RuleSpec> {
         any::<bool>(),
         any::<bool>(),
     );
+
     parts
         .prop_map(
             |(host, addresses, ports, methods, terminate, raw)| RuleSpec {
@@ -98,7 +101,7 @@ fn document() -> impl Strategy<Value = Document> {
     })
 }
 
-/// A question of any kind, with its own copies of what it names.
+/// A query of any kind, with owned values.
 #[derive(Debug, Clone)]
 struct AnyQuery {
     kind: u8,
@@ -119,12 +122,15 @@ fn any_query() -> impl Strategy<Value = AnyQuery> {
         name().prop_map(Host::Name),
         address().prop_map(Host::Address)
     ];
+
     let method = prop_oneof![
         method().prop_map(|method| method.to_string()),
         any::<String>()
     ];
+
     let to = (name(), vec(name(), 0..3), address(), port());
     let tls = (option::of(name()), any::<bool>(), 0..4u8);
+
     (0..7u8, to, tls, host, option::of(port()), method).prop_map(
         |(
             kind,
@@ -173,6 +179,7 @@ impl AnyQuery {
             method,
             ..
         } = self;
+
         let (address, port, host_port, tls) = (*address, *port, *host_port, self.server.as_ref());
         match self.kind {
             0 => PolicyQuery::Lookup { name },
@@ -252,9 +259,10 @@ proptest! {
     }
 
     #[test]
-    fn who_may_speak_or_ask_may_connect(document in document(), any_query in any_query()) {
+    fn allowed_first_bytes_and_requests_imply_an_allowed_connection(document in document(), any_query in any_query()) {
         let policy = document.policy("test").unwrap();
         let connect = AnyQuery { kind: 2, ..any_query.clone() };
+
         for kind in [3, 4] {
             let later = AnyQuery { kind, ..any_query.clone() };
             if decide(&policy, &later.query()).is_allowed() {
@@ -264,7 +272,7 @@ proptest! {
     }
 
     #[test]
-    fn below_is_neither_the_host_nor_one_that_ends_alike(host in name(), label in "[a-z0-9]{1,8}") {
+    fn a_pattern_matches_neither_the_host_nor_a_name_with_the_same_ending(host in name(), label in "[a-z0-9]{1,8}") {
         let below = HostPattern::Below(host.clone());
         prop_assert!(!below.matches(&host));
         let alike: HostName = format!("{label}{host}").parse().unwrap();
@@ -274,7 +282,7 @@ proptest! {
     }
 
     #[test]
-    fn case_and_a_last_dot_do_not_matter(name in name()) {
+    fn case_and_a_final_dot_do_not_matter(name in name()) {
         let shouted = name.to_string().to_uppercase();
         prop_assert_eq!(&shouted.parse::<HostName>().unwrap(), &name);
         let dotted: HostName = format!("{shouted}.").parse().unwrap();
@@ -282,7 +290,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_breaks_a_parser(text: String, json: String) {
+    fn no_text_makes_a_parser_panic(text: String, json: String) {
         let _ = text.parse::<HostName>();
         let _ = text.parse::<Host>();
         let _ = text.parse::<Target>();
@@ -292,7 +300,7 @@ proptest! {
     }
 
     #[test]
-    fn a_word_that_is_shown_is_the_same_word(entry in entry()) {
+    fn a_shown_word_parses_to_the_same_rule(entry in entry()) {
         let is_word = entry.host.len() + entry.addresses.len() == 1
             && entry.methods.is_empty() && !entry.terminate && !entry.raw;
         if is_word {
@@ -304,7 +312,7 @@ proptest! {
     }
 
     #[test]
-    fn a_document_that_is_written_is_the_same_document(document in document()) {
+    fn a_serialized_document_parses_to_the_same_document(document in document()) {
         let text = toml::to_string(&document).unwrap();
         prop_assert_eq!(&Document::parse_toml(&text).unwrap(), &document);
         let json = serde_json::to_string(&document).unwrap();

@@ -34,6 +34,7 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
             HeaderValue::from_str(value).unwrap(),
         )
     };
+
     pairs.iter().map(pair).collect()
 }
 
@@ -41,6 +42,7 @@ fn redact_in_pieces(matcher: &Arc<SecretMatcher>, text: &[u8], sizes: &[usize]) 
     let mut redactor = Redactor::new(Arc::clone(matcher));
     let mut out = Vec::new();
     let mut rest = text;
+
     for size in sizes.iter().cycle() {
         if rest.is_empty() {
             break;
@@ -49,7 +51,9 @@ fn redact_in_pieces(matcher: &Arc<SecretMatcher>, text: &[u8], sizes: &[usize]) 
         out.extend_from_slice(&redactor.push(piece));
         rest = after;
     }
+
     out.extend_from_slice(&redactor.finish());
+
     out
 }
 
@@ -62,10 +66,12 @@ fn a_value_at_the_limits_is_accepted_and_one_past_them_is_not() {
     for length in [MIN_VALUE_BYTES, MAX_VALUE_BYTES] {
         assert!(SecretText::new("a".repeat(length)).is_ok());
     }
+
     let short = SecretText::new("a".repeat(MIN_VALUE_BYTES - 1)).unwrap_err();
     assert_eq!(short, SecretError::TooShort(MIN_VALUE_BYTES - 1));
     let long = SecretText::new("a".repeat(MAX_VALUE_BYTES + 1)).unwrap_err();
     assert_eq!(long, SecretError::TooLong(MAX_VALUE_BYTES + 1));
+
     for bad in [
         "12345678\n",
         " 12345678",
@@ -93,6 +99,7 @@ fn values_are_not_shown() {
         !shown.contains("sk-") && !shown.contains("115, 107"),
         "{shown}"
     );
+
     assert!(shown.contains("redacted"));
 }
 
@@ -141,6 +148,7 @@ fn plain_http_gets_no_value() {
 fn a_placeholder_to_another_host_is_refused() {
     let (secrets, placeholder) = one(VALUE);
     let encoded = format!("Basic {}", STANDARD.encode(format!("u:{placeholder}")));
+
     for (path, mut map) in [
         ("/", headers(&[("x-any", &placeholder)])),
         ("/", headers(&[("authorization", &encoded)])),
@@ -155,6 +163,7 @@ fn a_placeholder_to_another_host_is_refused() {
             assert!(!refusal.text.contains(VALUE));
         }
     }
+
     let mut clean = headers(&[("authorization", "Basic %%%")]);
     secrets
         .substitute("evil.test", true, "/", &mut clean)
@@ -170,6 +179,7 @@ fn a_header_at_the_limit_is_sent_and_one_past_it_is_not() {
     secrets
         .substitute(HOST, true, "/", &mut headers(&[("x-key", &fits)]))
         .unwrap();
+
     let past = format!("{fits}x");
     let refusal = secrets.substitute(HOST, true, "/", &mut headers(&[("x-key", &past)]));
     assert_eq!(refusal.unwrap_err().code, "secret_too_long");
@@ -249,6 +259,7 @@ proptest! {
         let secrets = Secrets::new(vec![secret(&value), secret(&other)]);
         let matcher = secrets.matcher_for(HOST).unwrap();
         let mut text = String::new();
+
         for (kind, noise) in &parts {
             text += noise;
             match kind {
@@ -259,10 +270,12 @@ proptest! {
                 _ => text += &value[1..],
             }
         }
+
         let out = redact_in_pieces(&matcher, text.as_bytes(), &sizes);
         prop_assert_eq!(out.len(), text.len());
         prop_assert!(!contains(&out, value.as_bytes()), "{}", String::from_utf8_lossy(&out));
         prop_assert!(!contains(&out, other.as_bytes()));
+
         if !contains(text.as_bytes(), value.as_bytes()) && !contains(text.as_bytes(), other.as_bytes())
             && parts.iter().all(|(kind, _)| *kind != 3) {
             prop_assert_eq!(out, text.as_bytes());

@@ -64,6 +64,7 @@ impl Guest {
                 .push(IpCidr::new(LINK.guest.v6.into(), 64))
                 .unwrap();
         });
+
         let routes = interface.routes_mut();
         routes.add_default_ipv4_route(LINK.gateway.v4).unwrap();
         routes.add_default_ipv6_route(LINK.gateway.v6).unwrap();
@@ -76,6 +77,7 @@ impl Guest {
             next_port: 40_000,
             epoch: Instant::now(),
         };
+
         (guest, other)
     }
 
@@ -101,6 +103,7 @@ impl Guest {
                 self.turn();
                 return found;
             }
+
             assert!(begun.elapsed() < PATIENCE, "{what} did not come");
             let _ = tokio::time::timeout(Duration::from_millis(2), self.wire.readable()).await;
         }
@@ -115,15 +118,18 @@ impl Guest {
                 Err(error) => panic!("{error}"),
             }
         }
+
         while self.read.len() >= 4 {
             let length = u32::from_be_bytes(self.read[..4].try_into().unwrap()) as usize;
             if self.read.len() < 4 + length {
                 break;
             }
+
             self.read.advance(4);
             let frame = self.read.split_to(length);
             self.cable.arrived.push_back(frame);
         }
+
         let now = smoltcp::time::Instant::from_micros(self.epoch.elapsed().as_micros() as i64);
         self.interface.poll(now, &mut self.cable, &mut self.sockets);
         while !self.cable.outbox.is_empty() {
@@ -174,6 +180,7 @@ impl Guest {
                 state => Some(state != tcp::State::Closed),
             }
         });
+
         open.await.then_some(handle)
     }
 
@@ -186,13 +193,16 @@ impl Guest {
                 let sent = socket.send_slice(&rest).unwrap();
                 rest.drain(..sent);
             }
+
             if rest.is_empty() && socket.may_send() {
                 socket.close();
             }
+
             while socket.can_recv() {
                 let more = socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap();
                 heard.extend(more);
             }
+
             match socket.state() {
                 // Whether the other side has ended, or has reset it.
                 tcp::State::Closed => {
@@ -203,6 +213,7 @@ impl Guest {
                 _ => None,
             }
         });
+
         whole.await.then_some(heard)
     }
 
@@ -215,7 +226,9 @@ impl Guest {
         socket
             .send_slice(question, SocketAddr::new(server, 53))
             .unwrap();
+
         let handle = self.sockets.add(socket);
+
         self.until("an answer to a question", |guest| {
             let socket = guest.sockets.get_mut::<udp::Socket<'_>>(handle);
             socket.recv().ok().map(|(bytes, _)| bytes.to_vec())

@@ -51,6 +51,7 @@ pub(crate) fn sniff(bytes: &[u8]) -> SniffResult {
         Some(&HANDSHAKE) => sniff_tls(examined),
         Some(_) => sniff_http(examined),
     };
+
     match result {
         SniffResult::Incomplete if bytes.len() >= SNIFF_BYTES => SniffResult::Other,
         result => result,
@@ -105,6 +106,7 @@ fn sniff_absolute(target: &[u8]) -> SniffResult {
             result = SniffResult::Incomplete;
         }
     }
+
     result
 }
 
@@ -113,6 +115,7 @@ fn sniff_tls(bytes: &[u8]) -> SniffResult {
     let Some(message) = handshake_payload(bytes) else {
         return SniffResult::Other;
     };
+
     match message.first() {
         None => return SniffResult::Incomplete,
         Some(&CLIENT_HELLO) => {}
@@ -123,6 +126,7 @@ fn sniff_tls(bytes: &[u8]) -> SniffResult {
     let Some(length) = rest.number(3) else {
         return SniffResult::Incomplete;
     };
+
     if length > SNIFF_BYTES {
         return SniffResult::Other;
     }
@@ -139,6 +143,7 @@ fn handshake_payload(bytes: &[u8]) -> Option<Vec<u8>> {
     const RECORD_BYTES: usize = 1 << 14;
     let mut message = Vec::new();
     let mut rest = bytes;
+
     while !rest.is_empty() {
         // Records after the complete message may be of any type and are not examined.
         if is_complete(&message) {
@@ -154,9 +159,11 @@ fn handshake_payload(bytes: &[u8]) -> Option<Vec<u8>> {
         {
             return None;
         }
+
         let &[_, _, minor, high, low] = header else {
             break;
         };
+
         let length = usize::from(u16::from_be_bytes([high, low]));
         if minor > 4 || length == 0 || length > RECORD_BYTES {
             return None;
@@ -166,6 +173,7 @@ fn handshake_payload(bytes: &[u8]) -> Option<Vec<u8>> {
         message.extend_from_slice(payload);
         rest = after;
     }
+
     Some(message)
 }
 
@@ -181,9 +189,11 @@ fn is_complete(message: &[u8]) -> bool {
 fn parse_client_hello(body: &[u8]) -> Option<ClientHello> {
     let mut body = Cursor(body);
     body.take(2 + 32)?; // version, random
+
     if body.list(1)?.0.len() > 32 {
         return None; // session
     }
+
     let ciphers = body.list(2)?.0.len();
     if ciphers == 0 || !ciphers.is_multiple_of(2) || body.list(1)?.0.is_empty() {
         return None; // ciphers, compressions
@@ -193,17 +203,21 @@ fn parse_client_hello(body: &[u8]) -> Option<ClientHello> {
     if body.0.is_empty() {
         return Some(hello);
     }
+
     let mut extensions = body.list(2)?;
     body.expect_end()?;
 
     let mut seen = Vec::new();
+
     while !extensions.0.is_empty() {
         let kind = u16::try_from(extensions.number(2)?).ok()?;
         let content = extensions.list(2)?;
+
         // If an extension occurs twice, two readers may believe different ones.
         if seen.contains(&kind) {
             return None;
         }
+
         seen.push(kind);
 
         match kind {
@@ -213,6 +227,7 @@ fn parse_client_hello(body: &[u8]) -> Option<ClientHello> {
             _ => {}
         }
     }
+
     Some(hello)
 }
 
@@ -221,9 +236,11 @@ fn parse_server_name(mut content: Cursor<'_>) -> Option<String> {
     const HOST_NAME: usize = 0;
     let mut names = content.list(2)?;
     content.expect_end()?;
+
     if names.number(1)? != HOST_NAME {
         return None;
     }
+
     let name = names.list(2)?.0;
     names.expect_end()?;
     dns_name(name)
@@ -233,6 +250,7 @@ fn parse_alpn(mut content: Cursor<'_>) -> Option<Vec<Vec<u8>>> {
     let mut names = content.list(2)?;
     content.expect_end()?;
     let mut protocols = Vec::new();
+
     while !names.0.is_empty() {
         let name = names.list(1)?.0;
         if name.is_empty() {
@@ -240,6 +258,7 @@ fn parse_alpn(mut content: Cursor<'_>) -> Option<Vec<Vec<u8>>> {
         }
         protocols.push(name.to_vec());
     }
+
     Some(protocols)
 }
 

@@ -1,3 +1,5 @@
+//! Names of hosts, and patterns of names.
+
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -7,14 +9,14 @@ use thiserror::Error;
 
 use super::serde_by_text::serde_by_text;
 
-/// Characters of a host name at most: what DNS can carry.
+/// Maximum length of a host name, in characters, as DNS limits it.
 pub const MAX_HOST_NAME_CHARS: usize = 253;
-/// Characters of one label of a host name at most: what DNS can carry.
+/// Maximum length of one label of a host name, in characters, as DNS limits it.
 pub const MAX_LABEL_CHARS: usize = 63;
 
-/// The name of a host: lower case, without a dot at its end, and no address.
+/// The name of a host, in lowercase and without a final dot. It is never an address.
 ///
-/// A name of other letters than ASCII's is written as DNS has it, with `xn--`.
+/// A name with letters outside ASCII is written in the form that DNS uses, with `xn--`.
 ///
 /// ```
 /// use fumehood_gateway::policy::HostName;
@@ -26,37 +28,41 @@ pub const MAX_LABEL_CHARS: usize = 63;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostName(Arc<str>);
 
-/// Why a text is no host name, or no pattern of such.
+/// Why a text is not a host name or a pattern of host names.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NameError {
-    /// Nothing at all, or two dots in a row.
+    /// The text is empty, or contains two dots in a row.
     #[error("`{0}` has an empty label; write a host name like api.example.com")]
     EmptyLabel(String),
-    /// Past [`MAX_HOST_NAME_CHARS`].
-    #[error("a host name of {0} characters; {MAX_HOST_NAME_CHARS} are allowed")]
-    Long(usize),
-    /// Past [`MAX_LABEL_CHARS`].
+    /// The name is longer than [`MAX_HOST_NAME_CHARS`].
+    #[error("the host name has {0} characters; at most {MAX_HOST_NAME_CHARS} are allowed")]
+    TooLong(usize),
+    /// A label is longer than [`MAX_LABEL_CHARS`].
     #[error("`{0}` has a label of more than {MAX_LABEL_CHARS} characters")]
     LongLabel(String),
-    /// A letter that is not ASCII.
-    #[error("`{0}` is not ASCII; write its xn-- form, as DNS has it")]
+    /// The name contains a letter that is not ASCII.
+    #[error("`{0}` is not ASCII; write its xn-- form, as DNS uses it")]
     Unicode(String),
-    /// A character that no host name has.
-    #[error("`{name}` has a {character:?}; letters, digits, - and _ are allowed, and dots between")]
+    /// The name contains a character that is not allowed.
+    #[error(
+        "`{name}` contains {character:?}; only letters, digits, - and _ are allowed, with dots between labels"
+    )]
     Character {
-        /// What was given.
+        /// The text.
         name: String,
-        /// What is not allowed in it.
+        /// The character.
         character: char,
     },
-    /// A hyphen at an end of a label.
-    #[error("`{0}` has a label that begins or ends with -")]
+    /// A label starts or ends with a hyphen.
+    #[error("`{0}` has a label that starts or ends with -")]
     Hyphen(String),
-    /// An address, or what some programs take for one.
-    #[error("`{0}` is an address, not a name; rules take addresses as `addresses`")]
+    /// The text is an address, or some programs would read it as one.
+    #[error("`{0}` is an address, not a name; write addresses in `addresses`")]
     Address(String),
-    /// A `*` where none can be.
-    #[error("`{0}`: * stands alone before the first dot, as in *.example.com, for any name below")]
+    /// The text contains a `*` in the wrong place.
+    #[error(
+        "`{0}`: * must be the whole first label, as in *.example.com, which matches any name below"
+    )]
     Wildcard(String),
 }
 
@@ -66,22 +72,27 @@ impl FromStr for HostName {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let name = text.strip_suffix('.').unwrap_or(text);
         if name.len() > MAX_HOST_NAME_CHARS {
-            return Err(NameError::Long(name.len()));
+            return Err(NameError::TooLong(name.len()));
         }
+
         if !name.is_ascii() {
             return Err(NameError::Unicode(text.into()));
         }
+
         if name.contains('*') {
             return Err(NameError::Wildcard(text.into()));
         }
+
         if name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
             return Err(NameError::Address(text.into()));
         }
+
         name.split('.')
             .try_for_each(|label| check_label(label, text))?;
         if is_number(name.rsplit('.').next().unwrap_or_default()) {
             return Err(NameError::Address(text.into()));
         }
+
         Ok(Self(name.to_ascii_lowercase().into()))
     }
 }
@@ -91,22 +102,26 @@ fn check_label(label: &str, name: &str) -> Result<(), NameError> {
     if label.is_empty() {
         return Err(NameError::EmptyLabel(name.into()));
     }
+
     if label.len() > MAX_LABEL_CHARS {
         return Err(NameError::LongLabel(name.into()));
     }
+
     if let Some(character) = label.chars().find(|c| !is_allowed(c)) {
         return Err(NameError::Character {
             name: name.into(),
             character,
         });
     }
+
     if label.starts_with('-') || label.ends_with('-') {
         return Err(NameError::Hyphen(name.into()));
     }
+
     Ok(())
 }
 
-/// A last label like this makes many programs read the whole as an IPv4 address: `127.1`, `0x7f000001`.
+/// Returns whether many programs read a name with this last label as an IPv4 address: `127.1`, `0x7f000001`.
 fn is_number(label: &str) -> bool {
     let hexadecimal = label.strip_prefix("0x").or(label.strip_prefix("0X"));
     match hexadecimal {
@@ -135,17 +150,17 @@ impl fmt::Debug for HostName {
 
 serde_by_text!(HostName);
 
-/// Which host names a rule is about.
+/// A pattern of host names in a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HostPattern {
-    /// This one.
+    /// Only this name.
     Exact(HostName),
-    /// All that have one label or more before this one, and never this one itself: `*.example.com`.
+    /// All names with one or more labels before this one, but not the name itself: `*.example.com`.
     Below(HostName),
 }
 
 impl HostPattern {
-    /// Whether it is about `name`.
+    /// Returns whether the pattern matches `name`.
     #[must_use]
     pub fn matches(&self, name: &HostName) -> bool {
         match self {
@@ -180,12 +195,12 @@ impl fmt::Display for HostPattern {
 
 serde_by_text!(HostPattern);
 
-/// What a URL or an HTTP `Host` names: a host by its name, or an address.
+/// A host in a URL or an HTTP `Host` header: a name or an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
     /// A name.
     Name(HostName),
-    /// An address; IPv6 is written in brackets.
+    /// An address. IPv6 is written in brackets.
     Address(IpAddr),
 }
 
@@ -196,10 +211,12 @@ impl FromStr for Host {
         let bracketed = text
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'));
+
         let address = match bracketed {
             Some(inside) => inside.parse().ok().map(IpAddr::V6),
             None => text.parse().ok().map(IpAddr::V4),
         };
+
         match address {
             Some(address) => Ok(Self::Address(address)),
             None => Ok(Self::Name(text.parse()?)),
@@ -224,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_name_says_why() {
+    fn invalid_names_are_rejected_with_the_reason() {
         for (text, code) in [
             ("", "empty label"),
             (".", "empty label"),
@@ -232,22 +249,24 @@ mod tests {
             ("a.example..", "empty label"),
             ("bücher.example", "xn--"),
             ("a b.example", "' '"),
-            ("-a.example", "begins or ends"),
-            ("a-.example", "begins or ends"),
+            ("-a.example", "starts or ends"),
+            ("a-.example", "starts or ends"),
             ("203.0.113.7", "is an address"),
             ("[2001:db8::1]", "is an address"),
             ("2001:db8::1", "is an address"),
             ("127.1", "is an address"),
             ("0x7f000001", "is an address"),
             ("2130706433", "is an address"),
-            ("a.*.example", "stands alone"),
+            ("a.*.example", "the whole first label"),
         ] {
             let error = text.parse::<HostName>().unwrap_err().to_string();
             assert!(error.contains(code), "{text}: {error}");
         }
+
         for text in ["*", "*a.example", "*.*.example", "*."] {
             assert!(text.parse::<HostPattern>().is_err(), "{text}");
         }
+
         assert_eq!(
             "xn--bcher-kva.example"
                 .parse::<HostName>()
@@ -255,11 +274,12 @@ mod tests {
                 .as_ref(),
             "xn--bcher-kva.example"
         );
+
         assert!("_dmarc.a_b.example".parse::<HostName>().is_ok());
     }
 
     #[test]
-    fn limits_hold_and_not_one_more() {
+    fn lengths_are_limited() {
         let label = |chars: usize| format!("{}.test", "a".repeat(chars));
         assert!(label(MAX_LABEL_CHARS).parse::<HostName>().is_ok());
         let error = label(MAX_LABEL_CHARS + 1).parse::<HostName>();
@@ -270,7 +290,7 @@ mod tests {
         assert!(name(1).parse::<HostName>().is_ok());
         assert_eq!(
             name(2).parse::<HostName>(),
-            Err(NameError::Long(MAX_HOST_NAME_CHARS + 1))
+            Err(NameError::TooLong(MAX_HOST_NAME_CHARS + 1))
         );
     }
 

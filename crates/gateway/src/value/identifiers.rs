@@ -1,3 +1,5 @@
+//! Identifiers: names of rules, methods, secrets and headers.
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -6,19 +8,20 @@ use thiserror::Error;
 
 use super::serde_by_text::serde_by_text;
 
-/// Why a word cannot be what it is given as.
+/// A text is not a valid identifier of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{text}` is no {what}: {rule}")]
+#[error("`{text}` is not a valid {what}: {rule}")]
 pub struct IdentifierError {
     what: &'static str,
     text: String,
     rule: &'static str,
 }
 
-/// Characters of an offending word that its error repeats.
+/// Maximum number of characters of an invalid text that its error repeats.
 const SHOWN_CHARS: usize = 80;
 
-macro_rules! word {
+/// Defines a type for texts that pass a check, in a normalized form.
+macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $check:expr, $shape:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,9 +33,11 @@ macro_rules! word {
             fn from_str(text: &str) -> Result<Self, IdentifierError> {
                 let check: fn(&str) -> bool = $check;
                 let shape: fn(&str) -> String = $shape;
+
                 if check(text) {
                     return Ok(Self(shape(text).into()));
                 }
+
                 let text = text.chars().take(SHOWN_CHARS).collect();
                 Err(IdentifierError { what: $what, text, rule: $rule })
             }
@@ -60,38 +65,38 @@ macro_rules! word {
     };
 }
 
-word!(
-    /// What a rule is called in events and refusals.
+identifier!(
+    /// The id of a rule, which events and denials contain.
     RuleId,
-    "id of a rule",
+    "rule id",
     "1 to 64 letters, digits, ., _ and - are allowed",
     |text| (1..=64).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)),
     str::to_owned
 );
 
-word!(
-    /// A method of HTTP, in capitals.
+identifier!(
+    /// An HTTP method, in uppercase.
     Method,
-    "method of HTTP",
+    "HTTP method",
     "1 to 32 letters and - are allowed, as in GET",
     |text| (1..=32).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-'),
     str::to_ascii_uppercase
 );
 
-word!(
-    /// What a secret is called: the environment variable that holds its placeholder in the guest.
+identifier!(
+    /// The name of a secret: the environment variable that holds its placeholder in the guest.
     SecretName,
-    "name of a secret",
-    "1 to 64 capital letters, digits and _ are allowed, no digit first, as in API_TOKEN",
+    "secret name",
+    "1 to 64 uppercase letters, digits and _ are allowed, not starting with a digit, as in API_TOKEN",
     |text| (1..=64).contains(&text.len())
         && !text.starts_with(|c: char| c.is_ascii_digit())
         && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_'),
     str::to_owned
 );
 
-/// Headers that say how a message is framed or where it goes, and so are never the user's.
+/// Headers that frame or route a message, and so cannot carry a secret.
 const FRAMING: [&str; 11] = [
     "connection",
     "content-length",
@@ -106,11 +111,11 @@ const FRAMING: [&str; 11] = [
     "upgrade",
 ];
 
-word!(
-    /// The name of a request's header that may carry a secret, in lower case.
+identifier!(
+    /// The name of a request header that may carry a secret, in lowercase.
     HeaderName,
     "header for a secret",
-    "1 to 64 letters, digits, - and _ are allowed, and none that frames the message, as host does",
+    "1 to 64 letters, digits, - and _ are allowed, and not a header that frames or routes the message, such as host",
     |text| (1..=64).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
         && !FRAMING.contains(&text.to_ascii_lowercase().as_str()),

@@ -1,4 +1,6 @@
-//! Values that policies and package indexes are written with: host names, networks, ports and identifiers.
+//! Validated values: host names, networks, ports and identifiers.
+//!
+//! Each is parsed from text and shown as text. Rules and decisions do not belong here.
 
 mod host_name;
 mod identifiers;

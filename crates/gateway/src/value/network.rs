@@ -1,3 +1,5 @@
+//! Networks.
+
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -7,26 +9,26 @@ use thiserror::Error;
 
 use super::serde_by_text::serde_by_text;
 
-/// A network as documents have it: `10.0.0.0/8`, or an address alone.
+/// A network as it is written in documents: `10.0.0.0/8`, or a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Net(pub IpNet);
 
-/// Why a text is no network.
+/// Why a text is not a network.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NetError {
-    /// Neither an address nor one with a length.
-    #[error("`{0}` is no address; write one like 203.0.113.7, or a network like 10.0.0.0/8")]
+    /// The text is neither an address nor a network.
+    #[error("`{0}` is not an address; write one like 203.0.113.7, or a network like 10.0.0.0/8")]
     Text(String),
-    /// Bits are set that the network's length leaves out, so that it is unclear what is meant.
+    /// Bits outside the network's prefix are set, so that the intended network is unclear.
     #[error(
-        "`{given}` has bits past its length; write {network}, or {address} for the one address"
+        "`{given}` has bits set outside its prefix; write {network}, or {address} for the single address"
     )]
     Bits {
-        /// What was given.
+        /// The text's address and prefix length.
         given: IpNet,
-        /// The network that it is in.
+        /// The network that contains the address.
         network: IpNet,
-        /// The address alone.
+        /// The address.
         address: IpAddr,
     },
 }
@@ -38,9 +40,11 @@ impl FromStr for Net {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self(address.into()));
         }
+
         let Ok(given) = text.parse::<IpNet>() else {
             return Err(NetError::Text(text.chars().take(64).collect()));
         };
+
         let network = given.trunc();
         if network != given {
             let address = given.addr();
@@ -50,6 +54,7 @@ impl FromStr for Net {
                 address,
             });
         }
+
         Ok(Self(given))
     }
 }

@@ -1,4 +1,4 @@
-//! Lists in documents, where one item may stand for itself.
+//! Lists in documents, which may be written as a single item.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,6 +7,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+/// Deserializes a list of texts, or one text as a list of one.
 pub(crate) fn one_or_many<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,3 +1,5 @@
+//! Ports.
+
 use std::fmt;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
@@ -8,94 +10,99 @@ use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-/// Ports and ranges of one rule at most; more say `any` or belong into another rule.
+/// Maximum number of ports and ranges in one rule.
 pub const MAX_PORT_RANGES: usize = 32;
 
-/// Ports of a host: single ones and ranges, at least one of them.
+/// Ports of a host: at least one port or range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ports(Vec<RangeInclusive<u16>>);
 
-/// Why a text names no ports.
+/// Why a text does not name ports.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PortsError {
-    /// Neither a port nor a range.
-    #[error("`{0}` is no port; write a number from 1 to 65535, a range like 8000-8010, or any")]
+    /// The text is neither a port nor a range.
+    #[error("`{0}` is not a port; write a number from 1 to 65535, a range like 8000-8010, or any")]
     Port(String),
-    /// The end comes before the beginning.
-    #[error("the ports {0} to {1} are none; write the smaller one first")]
+    /// The range's start is greater than its end.
+    #[error("invalid port range {0}-{1}: the start is greater than the end")]
     Reversed(u16, u16),
-    /// An empty list.
+    /// The list is empty.
     #[error("an empty list of ports allows nothing; leave `ports` out for 80 and 443")]
     Empty,
-    /// Past [`MAX_PORT_RANGES`].
+    /// There are more than [`MAX_PORT_RANGES`].
     #[error(
         "more than {MAX_PORT_RANGES} ports and ranges in a rule; use wider ranges, or another rule"
     )]
-    Many,
+    TooMany,
 }
 
 impl Ports {
-    /// All.
+    /// Returns all ports.
     #[must_use]
     pub fn any() -> Self {
         Self(vec![1..=u16::MAX])
     }
 
-    /// Those of HTTP and of HTTP over TLS.
+    /// Returns the ports of HTTP and HTTPS.
     #[must_use]
     pub fn web() -> Self {
         Self(vec![80..=80, 443..=443])
     }
 
-    /// One port.
+    /// Returns a single port.
     #[must_use]
     pub fn one(port: NonZeroU16) -> Self {
         Self(vec![port.get()..=port.get()])
     }
 
-    /// Whether `port` is among them.
+    /// Returns whether `port` is among them.
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
         self.0.iter().any(|range| range.contains(&port))
     }
 
-    fn of(ranges: Vec<RangeInclusive<u16>>) -> Result<Self, PortsError> {
+    fn from_ranges(ranges: Vec<RangeInclusive<u16>>) -> Result<Self, PortsError> {
         match ranges.len() {
             0 => Err(PortsError::Empty),
             1..=MAX_PORT_RANGES => Ok(Self(ranges)),
-            _ => Err(PortsError::Many),
+            _ => Err(PortsError::TooMany),
         }
     }
 }
 
-fn range(text: &str) -> Result<RangeInclusive<u16>, PortsError> {
+fn parse_range(text: &str) -> Result<RangeInclusive<u16>, PortsError> {
     let port = |word: &str| match word.parse::<NonZeroU16>() {
         Ok(port) if word.starts_with(|c: char| c.is_ascii_digit()) => Ok(port.get()),
         _ => Err(PortsError::Port(text.chars().take(32).collect())),
     };
+
     if text == "any" {
         return Ok(1..=u16::MAX);
     }
+
     let (first, last) = match text.split_once('-') {
         Some((first, last)) => (port(first)?, port(last)?),
         None => (port(text)?, port(text)?),
     };
+
     if last < first {
         return Err(PortsError::Reversed(first, last));
     }
+
     Ok(first..=last)
 }
 
-/// By commas, as on a command line: `443,8000-8010`.
+/// Parses ports separated by commas, as on a command line: `443,8000-8010`.
 impl FromStr for Ports {
     type Err = PortsError;
 
     fn from_str(text: &str) -> Result<Self, PortsError> {
         let words = text.split(',').take(MAX_PORT_RANGES + 1);
-        Self::of(words.map(range).collect::<Result<_, _>>()?)
+        Self::from_ranges(words.map(parse_range).collect::<Result<_, _>>()?)
     }
 }
 
+/// Shows a range as it is written.
 struct RangeText<'a>(&'a RangeInclusive<u16>);
 
 impl fmt::Display for RangeText<'_> {
@@ -128,6 +135,7 @@ impl Serialize for Ports {
                 list.serialize_element(&RangeText(range).to_string())?;
             }
         }
+
         list.end()
     }
 }
@@ -164,9 +172,10 @@ impl<'de> Visitor<'de> for PortsVisitor {
         while let Some(Ports(more)) = list.next_element()? {
             ranges.extend(more);
             if ranges.len() > MAX_PORT_RANGES {
-                return Err(A::Error::custom(PortsError::Many));
+                return Err(A::Error::custom(PortsError::TooMany));
             }
         }
-        Ports::of(ranges).map_err(A::Error::custom)
+
+        Ports::from_ranges(ranges).map_err(A::Error::custom)
     }
 }

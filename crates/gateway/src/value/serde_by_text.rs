@@ -1,6 +1,6 @@
-//! Words that are values: checked on their way in, written on their way out.
+//! Serialization of values as text.
 
-/// Gives a type that is made from a string and shown as one the same form in documents.
+/// Implements `Serialize` by `Display`, and `Deserialize` by `FromStr`.
 macro_rules! serde_by_text {
     ($type:ty) => {
         impl serde::Serialize for $type {

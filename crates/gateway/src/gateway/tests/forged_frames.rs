@@ -31,12 +31,14 @@ impl Two {
                 count.fetch_add(1, Ordering::Relaxed);
             }
         });
+
         let (socket, count) = (UdpSocket::bind(canary).await.unwrap(), arrived.clone());
         tokio::spawn(async move {
             while socket.recv_from(&mut [0; 64]).await.is_ok() {
                 count.fetch_add(1, Ordering::Relaxed);
             }
         });
+
         Self {
             allowed,
             canary,
@@ -81,8 +83,10 @@ fn syn_of(src_port: u16, from: Ipv4Addr, to: SocketAddr) -> Vec<u8> {
         timestamp: None,
         payload: MARK,
     };
+
     let checksums = ChecksumCapabilities::default();
     let (from, to) = (from.into(), IpAddress::from(to.ip()));
+
     packet(from, to, IpProtocol::Tcp, segment.buffer_len(), |out| {
         segment.emit(&mut TcpPacket::new_unchecked(out), &from, &to, &checksums);
     })
@@ -93,9 +97,11 @@ fn datagram(from: Ipv4Addr, to: SocketAddr) -> Vec<u8> {
         src_port: 41_000,
         dst_port: to.port(),
     };
+
     let checksums = ChecksumCapabilities::default();
     let length = head.header_len() + MARK.len();
     let (from, to) = (from.into(), IpAddress::from(to.ip()));
+
     packet(from, to, IpProtocol::Udp, length, |out| {
         let out = &mut UdpPacket::new_unchecked(out);
         let fill = |payload: &mut [u8]| payload.copy_from_slice(MARK);
@@ -126,8 +132,10 @@ fn arp(claimed: Ipv4Addr, operation: ArpOperation, target: Ipv4Addr) -> Vec<u8> 
         target_hardware_addr: EthernetAddress(LINK.gateway.mac),
         target_protocol_addr: target,
     };
+
     let mut out = vec![0; word.buffer_len()];
     word.emit(&mut ArpPacket::new_unchecked(&mut out));
+
     ethernet(LINK.guest.mac, [0xff; 6], [8, 6], &out)
 }
 
@@ -139,6 +147,7 @@ fn changed(mut packet: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     let sum: u32 = words
         .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
         .sum();
+
     let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet
@@ -153,7 +162,9 @@ fn forged(two: &Two) -> Vec<(&'static str, Vec<u8>)> {
     let Ok(canary) = two.canary.ip().to_string().parse::<Ipv4Addr>() else {
         unreachable!("it is of IPv4")
     };
+
     let own = [2, 0, 0, 0, 0, 9];
+
     vec![
         // Whatever hardware it says that it is for, the answer is the same.
         ("special_address", frame(&open)),
@@ -219,11 +230,13 @@ async fn nobody_arrives_by_what_is_forged_and_it_is_told() {
     let two = Two::listen().await;
     let (mut guest, gateway) = start(policy(&[two.allowed.to_string()]), vec![]);
     let mut events = gateway.events();
+
     for (n, (code, frame)) in forged(&two).into_iter().enumerate() {
         guest.send_raw(&frame);
         let event = guest.until("an event", |_| events.try_recv().ok()).await;
         assert_eq!((event.code, event.allowed), (code, false), "{n}");
     }
+
     // Nobody else's hardware address is told.
     guest.send_raw(&arp(
         LINK.guest.v4,
@@ -248,14 +261,17 @@ async fn nobody_arrives_by_chance() {
             .wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(state >> 33).unwrap() % below
     };
+
     for _ in 0..3000 {
         let mut frame = seeds[chance(seeds.len())].clone();
         for _ in 0..=chance(4) {
             let at = chance(frame.len());
             frame[at] = chance(256) as u8;
         }
+
         frame.truncate(frame.len() - chance(8) * chance(2));
         guest.send_raw(&frame);
     }
+
     two.assert_well(&mut guest).await;
 }

@@ -37,6 +37,7 @@ fn start(policy: Policy, name_servers: Vec<SocketAddr>) -> (Guest, Gateway) {
         name_servers,
         stale: Connections::default(),
     };
+
     (guest, Gateway::start(wire, setup).unwrap())
 }
 
@@ -63,6 +64,7 @@ async fn shouting() -> SocketAddr {
             });
         }
     });
+
     at
 }
 
@@ -80,6 +82,7 @@ async fn name_server(known: &'static [(&str, &str)]) -> SocketAddr {
             let asked = query.name().to_ascii();
             let found = known.iter().filter(|(name, _)| format!("{name}.") == asked);
             let addresses = found.map(|(_, address)| address.parse::<IpAddr>().unwrap());
+
             for address in
                 addresses.filter(|a| a.is_ipv4() == (query.query_type() == RecordType::A))
             {
@@ -89,15 +92,18 @@ async fn name_server(known: &'static [(&str, &str)]) -> SocketAddr {
                     RData::from(address),
                 ));
             }
+
             if !known.iter().any(|(name, _)| format!("{name}.") == asked) {
                 answer.metadata.response_code = ResponseCode::NXDomain;
             }
+
             socket
                 .send_to(&answer.to_vec().unwrap(), from)
                 .await
                 .unwrap();
         }
     });
+
     at
 }
 
@@ -109,6 +115,7 @@ async fn look_up(guest: &mut Guest, name: &str, kind: RecordType) -> (ResponseCo
         Name::from_ascii(format!("{name}.")).unwrap(),
         kind,
     ));
+
     let question = question.to_vec().unwrap();
     let answer = guest.ask(LINK.gateway.v4.into(), &question).await;
     let answer = Message::from_vec(&answer).unwrap();
@@ -117,6 +124,7 @@ async fn look_up(guest: &mut Guest, name: &str, kind: RecordType) -> (ResponseCo
         .answers
         .iter()
         .filter_map(|record| record.data.ip_addr());
+
     (answer.metadata.response_code, addresses.collect())
 }
 
@@ -135,6 +143,7 @@ async fn what_an_address_rule_allows_goes_through_whole() {
     let server = shouting().await;
     let (mut guest, gateway) = start(policy(&[server.to_string()]), vec![]);
     let long: Vec<u8> = (0..3_000_000_u32).map(|n| b'a' + (n % 26) as u8).collect();
+
     for said in [&b"hello"[..], &long] {
         let socket = guest.connect(server).await.unwrap();
         let heard = guest.say(socket, said).await.unwrap();
@@ -145,6 +154,7 @@ async fn what_an_address_rule_allows_goes_through_whole() {
             said.len()
         );
     }
+
     let summary = gateway.summary();
     let bytes = 5 + long.len() as u64;
     assert_eq!((summary.bytes_up, summary.bytes_down), (bytes, bytes));
@@ -163,6 +173,7 @@ async fn what_no_rule_allows_never_leaves() {
         (denial.address, denial.port),
         (Some(server.ip()), Some(server.port()))
     );
+
     assert!(denial.message.contains("--allow"), "{}", denial.message);
 }
 
@@ -199,6 +210,7 @@ async fn names_are_answered_as_the_policy_says() {
         ("secret-bytes.evil.test", RecordType::TXT, ok, vec![]),
         ("inner.test", RecordType::A, ok, vec![refuser]),
     ];
+
     for (name, kind, code, addresses) in cases {
         assert_eq!(
             look_up(&mut guest, name, kind).await,
@@ -206,6 +218,7 @@ async fn names_are_answered_as_the_policy_says() {
             "{name} {kind}"
         );
     }
+
     assert_eq!(denials(&gateway), ["no_rule", "special_address"]);
     let nothing = [0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let answer = guest.ask(LINK.gateway.v4.into(), &nothing).await;
@@ -219,6 +232,7 @@ async fn a_denied_guest_reads_why() {
     let words = ["inner.test"].map(String::from);
     let (mut guest, gateway) = start(policy(&words), vec![names]);
     let (_, refuser) = look_up(&mut guest, "inner.test", RecordType::A).await;
+
     for (host, to, code, why) in [
         ("inner.test", refuser[0], "special_address", "10.0.0.1"),
         ("evil.test", refuser[0], "no_rule", "--allow evil.test"),
@@ -238,8 +252,10 @@ async fn a_denied_guest_reads_why() {
             page.contains(&format!("X-Fumehood-Denied: {code}")),
             "{page}"
         );
+
         assert!(page.contains(why) && page.contains("`test`"), "{page}");
     }
+
     assert_eq!(denials(&gateway).len(), 4);
 }
 
@@ -253,6 +269,7 @@ async fn what_is_neither_tcp_nor_a_question_is_refused_and_told() {
         IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
         53,
     ));
+
     for (code, port) in [
         ("datagram", Some(443)),
         ("datagram", Some(54)),
@@ -261,6 +278,7 @@ async fn what_is_neither_tcp_nor_a_question_is_refused_and_told() {
         let next = guest.until("an event", |_| events.try_recv().ok()).await;
         assert_eq!((next.code, next.port, next.allowed), (code, port, false));
     }
+
     guest.send_raw(b"no frame");
     assert_eq!(
         guest
@@ -278,15 +296,18 @@ async fn connections_at_once_are_bounded() {
     policy.limits.connections = 3;
     let (mut guest, gateway) = start(policy, vec![]);
     let mut open = Vec::new();
+
     for _ in 0..3 {
         open.push(guest.connect(server).await.unwrap());
     }
+
     assert_eq!(guest.connect(server).await, None);
     let told = guest.until("a denial", |_| denials(&gateway).pop());
     assert_eq!(told.await, "connections");
     guest.say(open[0], b"x").await.unwrap();
     // Its place is free again once both ends are gone.
     let begun = std::time::Instant::now();
+
     while guest.connect(server).await.is_none() {
         assert!(begun.elapsed() < Duration::from_secs(20));
     }
@@ -308,16 +329,19 @@ async fn a_port_of_the_guest_is_reached_from_the_host() {
         client.read_to_string(&mut heard).await.unwrap();
         heard
     });
+
     guest
         .until("a client", |guest| {
             guest.socket(server).may_recv().then_some(())
         })
         .await;
+
     let heard = guest.say(server, b"pong").await.unwrap();
     assert_eq!(
         (heard, client.await.unwrap().as_str()),
         (b"ping".to_vec(), "pong")
     );
+
     let told = events.recv().await.unwrap();
     assert_eq!((told.what, told.code), (NetworkAction::Inbound, "exposed"));
     assert_eq!((told.bytes_up, told.bytes_down), (4, 4));
@@ -326,11 +350,13 @@ async fn a_port_of_the_guest_is_reached_from_the_host() {
         let mut client = TcpStream::connect(at).await.unwrap();
         client.read(&mut [0; 1]).await
     });
+
     guest
         .until("the end of a client", |_| {
             client.is_finished().then_some(())
         })
         .await;
+
     assert!(matches!(client.await.unwrap(), Ok(0) | Err(_)));
 }
 
@@ -352,6 +378,7 @@ async fn connections_of_a_saved_state_end_at_once() {
         name_servers: vec![],
         stale: connections,
     };
+
     let _gateway = Gateway::start(wire, setup).unwrap();
     let ended = guest.until("the end of the old connection", |guest| {
         (guest.socket(socket).state() == State::Closed).then_some(())
@@ -370,9 +397,11 @@ async fn what_a_guest_breaks_off_has_not_ended() {
         server.read_exact(&mut half).await.unwrap();
         server
     });
+
     guest
         .until("what was said", |_| reading.is_finished().then_some(()))
         .await;
+
     let mut server = reading.await.unwrap();
     guest.socket(socket).abort();
     let broken = tokio::spawn(async move { server.read(&mut [0; 1]).await });
@@ -381,6 +410,7 @@ async fn what_a_guest_breaks_off_has_not_ended() {
             broken.is_finished().then_some(())
         })
         .await;
+
     let end = broken.await.unwrap().map_err(|error| error.kind());
     assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
 }
@@ -403,9 +433,11 @@ async fn a_guest_that_is_gone_takes_its_connections_and_ports_with_it() {
     let end = tokio::time::timeout(Duration::from_secs(20), server.read(&mut [0; 1])).await;
     assert!(matches!(end.unwrap(), Ok(0) | Err(_)));
     let begun = std::time::Instant::now();
+
     while TcpListener::bind(port).await.is_err() {
         assert!(begun.elapsed() < Duration::from_secs(20));
         tokio::task::yield_now().await;
     }
+
     drop(gateway);
 }

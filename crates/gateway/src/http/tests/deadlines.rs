@@ -16,16 +16,19 @@ async fn a_head_that_trickles_times_out() {
     let mut rig = Rig::plain();
     let start = Instant::now();
     rig.send("GET / HTTP/1.1\r\nHost: example.com\r\n").await;
+
     while !rig.proxy.is_finished() {
         let _ = rig.guest.write_all(b"X: y\r\n").await;
         sleep(Duration::from_secs(1)).await;
     }
+
     timed_out(&mut rig).await;
     let waited = start.elapsed();
     assert!(
         waited >= HEAD_TIMEOUT && waited < HEAD_TIMEOUT + Duration::from_secs(3),
         "{waited:?}"
     );
+
     rig.assert_no_server_contacted();
 }
 
@@ -34,6 +37,7 @@ async fn a_connection_may_be_idle_between_requests_until_the_deadline() {
     let mut rig = Rig::plain();
     rig.send(GET).await;
     let mut server = rig.server().await;
+
     for _ in 0..2 {
         head(&mut server).await;
         say(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
@@ -41,6 +45,7 @@ async fn a_connection_may_be_idle_between_requests_until_the_deadline() {
         sleep(IDLE_TIMEOUT - Duration::from_secs(1)).await;
         rig.send(GET).await;
     }
+
     head(&mut server).await;
     say(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     head(&mut rig.guest).await;
@@ -64,6 +69,7 @@ async fn a_silent_server_is_a_gateway_timeout() {
         rest(&mut rig.guest).await,
         "the server did not answer within 300 s\n"
     );
+
     assert_eq!(rest(&mut server).await, "");
 }
 
@@ -74,10 +80,12 @@ async fn the_answer_deadline_starts_after_the_last_byte_of_the_request() {
         .await;
     let mut server = rig.server().await;
     head(&mut server).await;
+
     for _ in 0..4 {
         sleep(ANSWER_TIMEOUT - Duration::from_secs(1)).await;
         rig.send("x").await;
     }
+
     expect(&mut server, "xxxx").await;
     sleep(ANSWER_TIMEOUT - Duration::from_secs(1)).await;
     say(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
@@ -111,6 +119,7 @@ async fn an_unreachable_server_is_a_bad_gateway() {
         received.starts_with("HTTP/1.1 502 Bad Gateway\r\n"),
         "{received}"
     );
+
     assert!(received.contains("connection refused"), "{received}");
 }
 

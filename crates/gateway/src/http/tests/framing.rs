@@ -12,6 +12,7 @@ async fn two_lengths_smuggle_nothing() {
          0\r\n\r\nGET /inner HTTP/1.1\r\nHost: example.com\r\n\r\n",
     )
     .await;
+
     let mut server = rig.server().await;
     let forwarded = head(&mut server).await;
     assert!(forwarded.starts_with("POST /outer"));
@@ -62,27 +63,32 @@ async fn hop_by_hop_headers_are_removed() {
          HTTP2-Settings: x\r\nX-Public: 1\r\n\r\n",
     )
     .await;
+
     let mut server = rig.server().await;
     let forwarded = head(&mut server).await;
     assert_eq!(
         forwarded,
         "GET / HTTP/1.1\r\nx-public: 1\r\nhost: example.com\r\n\r\n"
     );
+
     say(
         &mut server,
         "HTTP/1.1 200 OK\r\nConnection: close, X-Private\r\nX-Private: 1\r\nTransfer-Encoding: chunked\r\n\
          Trailer: x-end\r\nX-Public: 1\r\n\r\n2\r\nhi\r\n0\r\nx-end: 1\r\n\r\n",
     )
     .await;
+
     let received = head(&mut rig.guest).await;
     assert!(
         received.contains("x-public: 1\r\n") && received.contains("connection: close\r\n"),
         "{received}"
     );
+
     assert!(
         !received.contains("private") && !received.contains("trailer"),
         "{received}"
     );
+
     assert_eq!(rest(&mut rig.guest).await, "2\r\nhi\r\n0\r\n\r\n");
 }
 
@@ -93,6 +99,7 @@ async fn chunks_pass_both_ways_even_with_get() {
         "GET / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
     )
     .await;
+
     let mut server = rig.server().await;
     assert!(
         head(&mut server)
@@ -139,6 +146,7 @@ async fn answers_without_a_body_keep_their_length() {
         for _ in 0..2 {
             rig.send(&GET.replace("GET", method)).await;
         }
+
         let mut server = rig.server().await;
         for _ in 0..2 {
             head(&mut server).await;
@@ -169,6 +177,7 @@ async fn the_guest_receives_100_continue() {
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n",
     )
     .await;
+
     assert!(head(&mut rig.guest).await.starts_with("HTTP/1.1 201"));
 }
 
@@ -231,6 +240,7 @@ async fn an_answer_that_is_too_long_is_cut_at_its_length() {
         "HTTP/1.1 200 OK\r\nX-Good: 1\r\nContent-Length: 0\r\n\r\n",
     )
     .await;
+
     let received = head(&mut rig.guest).await;
     assert!(
         received.contains("x-good") && !received.contains("x-evil"),
@@ -264,18 +274,21 @@ async fn a_head_at_the_limit_is_accepted_and_one_past_it_is_not() {
         let frame = "GET / HTTP/1.1\r\nHost: example.com\r\nX: \r\n\r\n";
         frame.replace("X: ", &format!("X: {}", "x".repeat(size - frame.len())))
     };
+
     let headers = |count: usize| {
         GET.replace(
             "\r\n\r\n",
             &format!("\r\n{}\r\n", "X: 1\r\n".repeat(count - 1)),
         )
     };
+
     for fits in [request(MAX_HEAD_BYTES), headers(MAX_HEADERS)] {
         let mut rig = Rig::plain();
         rig.send(&fits).await;
         let forwarded = head(&mut rig.server().await).await;
         assert!(forwarded.starts_with("GET / "));
     }
+
     for past in [request(MAX_HEAD_BYTES + 1), headers(MAX_HEADERS + 1)] {
         let mut rig = Rig::plain();
         rig.send(&past).await;
@@ -297,6 +310,7 @@ async fn endless_headers_are_not_collected() {
         }
         sent
     };
+
     let mut answer = Vec::new();
     let (sent, _) = tokio::join!(sending, read.read_to_end(&mut answer));
     assert!(sent < 1 << 20, "{sent} bytes were accepted");
@@ -311,6 +325,7 @@ async fn large_bodies_stream_both_ways() {
         "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: {SIZE}\r\n\r\n"
     ))
     .await;
+
     let mut server = rig.server().await;
     let echo = async {
         head(&mut server).await;
@@ -319,10 +334,12 @@ async fn large_bodies_stream_both_ways() {
             &format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"),
         )
         .await;
+
         let (mut read, mut write) = tokio::io::split(&mut server);
         let copied = tokio::io::copy(&mut (&mut read).take(SIZE as u64), &mut write).await;
         assert_eq!(copied.unwrap(), SIZE as u64);
     };
+
     let (mut read, mut write) = tokio::io::split(&mut rig.guest);
     let sending = async { write.write_all(&vec![7; SIZE]).await.unwrap() };
     let reading = async {

@@ -16,6 +16,7 @@ async fn refused(rig: &mut Rig, request: &str, reason: &str) -> String {
     rig.guest.shutdown().await.unwrap();
     let body = rest(&mut rig.guest).await;
     assert!(head.contains(&format!("content-length: {}\r\n", body.len())));
+
     body
 }
 
@@ -31,6 +32,7 @@ async fn a_denied_request_gets_a_page_and_a_record() {
         (event.status, event.refused),
         (Some(403), Some("not_allowed"))
     );
+
     assert_eq!(event.host, "evil.test");
 }
 
@@ -203,6 +205,7 @@ async fn a_page_arrives_although_the_guest_still_sends() {
         let _ = write.write_all(&[b'x'; 200_000]).await;
         let _ = write.shutdown().await;
     };
+
     let mut page = String::new();
     let (_, read) = tokio::join!(sending, read.read_to_string(&mut page));
     read.unwrap();

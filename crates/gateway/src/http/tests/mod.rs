@@ -38,15 +38,18 @@ impl RequestFilter for Recorder {
             method,
             path,
         } = request;
+
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         self.checked
             .lock()
             .unwrap()
             .push(format!("{method} {host}{port}{path}"));
+
         let allowed = ["example.com", "other.test", "192.0.2.1", "2001:db8::1"].contains(host);
         if allowed && *method != "DELETE" {
             return Ok(None);
         }
+
         Err(Refusal::new(
             "not_allowed",
             format!("policy \"test\" denies {method} {host}"),
@@ -80,6 +83,7 @@ impl Rig {
             let _ = asks.send(far);
             Box::pin(async move { Ok(Box::new(near) as Box<dyn Stream>) })
         });
+
         Self::with(scheme, secrets, connect, servers)
     }
 
@@ -110,6 +114,7 @@ impl Rig {
             answer_timeout: ANSWER_TIMEOUT,
             connect,
         };
+
         Self {
             guest,
             servers,
@@ -150,6 +155,7 @@ pub(super) async fn head(stream: &mut DuplexStream) -> String {
             Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&bytes)),
         }
     }
+
     String::from_utf8(bytes).unwrap()
 }
 
@@ -195,6 +201,7 @@ async fn requests_share_a_connection_and_are_recorded() {
         "HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX-Far: 1\r\n\r\nhi",
     )
     .await;
+
     let received = head(&mut rig.guest).await;
     assert!(
         received.starts_with("HTTP/1.1 200 OK\r\n") && received.contains("x-far: 1\r\n"),
@@ -223,6 +230,7 @@ async fn requests_share_a_connection_and_are_recorded() {
         bytes_up,
         bytes_down,
     };
+
     let events = rig.recorder.events.lock().unwrap();
     assert_eq!(*events, [event("GET", 200, 0, 2), event("POST", 204, 3, 0)]);
     let checked = rig.recorder.checked.lock().unwrap();

@@ -47,6 +47,7 @@ async fn an_echo_is_redacted_wherever_it_is_split() {
             &format!("HTTP/1.1 200 OK\r\nX-Echo: {VALUE}\r\nContent-Length: 22\r\n\r\nA {one}"),
         )
         .await;
+
         let mut received = head(&mut rig.guest).await;
         say(&mut server, &format!("{two} B")).await;
         let mut body = vec![0; 22];
@@ -78,6 +79,7 @@ async fn chunks_are_redacted_to_the_end() {
         ),
     )
     .await;
+
     let received = rest(&mut rig.guest).await;
     assert!(
         !received.contains(two) && received.ends_with("4\r\nsk-l\r\n0\r\n\r\n"),
@@ -95,6 +97,7 @@ async fn a_placeholder_for_another_host_is_refused() {
             && received.contains("x-fumehood-denied: secret_elsewhere\r\n"),
         "{received}"
     );
+
     rig.assert_no_server_contacted();
 }
 
@@ -110,6 +113,7 @@ async fn plain_http_and_bodies_get_no_value() {
         "POST /{placeholder} HTTP/1.1\r\nHost: example.com\r\nX: {placeholder}\r\nContent-Length: 48\r\n\r\n{placeholder}"
     ))
     .await;
+
     let mut server = rig.server().await;
     let forwarded = head(&mut server).await;
     assert_eq!(forwarded.matches(&placeholder).count(), 2, "{forwarded}");
@@ -150,6 +154,7 @@ async fn through(authority: &Authority, trusted: &Authority) -> String {
             Ok(Box::new(tls) as Box<dyn Stream>)
         })
     });
+
     let (secrets, placeholder) = secrets("example.com");
     let recorder = Arc::new(Recorder::default());
     let proxy = Proxy {
@@ -160,6 +165,7 @@ async fn through(authority: &Authority, trusted: &Authority) -> String {
         answer_timeout: ANSWER_TIMEOUT,
         connect,
     };
+
     let (guest, near) = tokio::io::duplex(64 * 1024);
     let client = async {
         let trust = crate::tls::tests::trust_in(&sandbox);
@@ -169,10 +175,12 @@ async fn through(authority: &Authority, trusted: &Authority) -> String {
         tls.read_to_string(&mut received).await.unwrap();
         received
     };
+
     let gateway = async {
         let tls = terminate(near, Bytes::new(), "example.com", &sandbox).await;
         proxy.serve(tls.unwrap()).await.unwrap();
     };
+
     let server = async {
         let far: DuplexStream = servers.recv().await.unwrap();
         if let Ok(mut tls) = terminate(far, Bytes::new(), "example.com", authority).await {
@@ -185,6 +193,7 @@ async fn through(authority: &Authority, trusted: &Authority) -> String {
             tls.shutdown().await.unwrap();
         }
     };
+
     tokio::join!(client, gateway, server).0
 }
 
@@ -207,6 +216,7 @@ async fn an_untrusted_server_receives_nothing() {
         received.starts_with("HTTP/1.1 502 Bad Gateway\r\n"),
         "{received}"
     );
+
     assert!(
         received.contains("certificate is not trusted"),
         "{received}"

@@ -27,9 +27,11 @@ async fn record_requests(stream: DuplexStream, reached: Reached) {
             Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from_static(b"ok"))))
         }
     });
+
     let connection = http1::Builder::new()
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), service);
+
     let _ = connection.await;
 }
 
@@ -45,19 +47,23 @@ async fn send_pieces(pieces: &[String]) -> (Vec<String>, Vec<String>) {
             }
             tokio::task::yield_now().await;
         }
+
         // Kept open, so that the sent bytes are not discarded: the proxy's deadlines end the connection.
         write
     };
+
     let reading = async { read.read_to_end(&mut Vec::new()).await };
     let serving = async {
         while let Some(stream) = rig.servers.recv().await {
             record_requests(stream, Arc::clone(&reached)).await;
         }
     };
+
     let (_, _, (), ended) = tokio::join!(sending, reading, serving, rig.proxy);
     let _ = ended.unwrap();
     let checked = rig.recorder.checked.lock().unwrap().clone();
     let reached = reached.lock().unwrap().clone();
+
     (checked, reached)
 }
 
@@ -94,6 +100,7 @@ fn piece() -> impl Strategy<Value = String> {
         "POST /e HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n",
         "POST /f HTTP/1.1\r\nHost: example.com\r\nContent-Length: 5\r\n\r\n",
     ];
+
     prop::sample::select(pieces.to_vec()).prop_map(str::to_owned)
 }
 
@@ -107,10 +114,12 @@ proptest! {
             .start_paused(true)
             .build()
             .unwrap();
+
         let (checked, reached) = runtime.block_on(send_pieces(&pieces));
         let mut allowed = checked.iter().filter(|request| {
             request.contains(" example.com/") && !request.starts_with("DELETE ")
         });
+
         for request in &reached {
             prop_assert!(allowed.any(|known| known == request), "{request} not in {checked:?}");
         }

@@ -26,6 +26,7 @@ async fn websocket_is_spliced_and_counted() {
         received.starts_with("HTTP/1.1 101 Switching Protocols\r\n"),
         "{received}"
     );
+
     assert!(
         received.contains("upgrade: websocket\r\n") && received.contains("connection: upgrade\r\n")
     );
@@ -90,6 +91,7 @@ async fn another_protocol_is_neither_requested_nor_accepted() {
             "{forwarded}"
         );
     }
+
     let mut rig = Rig::plain();
     rig.send(ASK).await;
     let mut server = rig.server().await;

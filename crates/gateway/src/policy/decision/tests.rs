@@ -81,6 +81,7 @@ fn ask(
     let (names, host) = ([name("a.example")], host.parse().unwrap());
     let (tls, address) = (tls.map(name), ip(WEB));
     let tls = tls.as_ref();
+
     decide(
         policy,
         &PolicyQuery::Request {
@@ -103,7 +104,7 @@ fn pass(decision: &Decision) -> Option<Handling> {
 }
 
 #[test]
-fn only_allowed_names_are_looked_up() {
+fn only_allowed_names_are_resolved() {
     let policy = words(&["a.example", "*.b.example"]);
     let rule = |text| {
         let name = name(text);
@@ -124,6 +125,7 @@ fn a_name_does_not_open_a_special_address() {
     let closed = words(&["a.example"]);
     let open = policy("[[allow]]\nhost = \"a.example\"\naddresses = [\"10.0.0.0/8\"]");
     let name = name("a.example");
+
     for (address, is_open) in [
         (WEB, true),
         (INSIDE, false),
@@ -134,19 +136,23 @@ fn a_name_does_not_open_a_special_address() {
             name: &name,
             address: ip(address),
         };
+
         assert_eq!(
             decide(&closed, &question).is_allowed(),
             is_open,
             "{address}"
         );
+
         assert_eq!(
             connect_to(&closed, address, 443, &["a.example"]).is_allowed(),
             is_open,
             "{address}"
         );
+
         let is_open = is_open || address == INSIDE;
         assert_eq!(decide(&open, &question).is_allowed(), is_open, "{address}");
     }
+
     let unnamed = connect_to(&closed, INSIDE, 443, &[]);
     assert_eq!(unnamed.reason, Reason::SpecialAddress { range: "private" });
     assert!(
@@ -155,6 +161,7 @@ fn a_name_does_not_open_a_special_address() {
             .unwrap()
             .contains("`addresses = [\"10.1.2.3\"]`, `ports = [443]`")
     );
+
     let denied = connect_to(&closed, INSIDE, 443, &["a.example"]);
     assert_eq!(denied.reason, Reason::SpecialAddress { range: "private" });
     let advice = denied.advice().unwrap();
@@ -165,6 +172,7 @@ fn a_name_does_not_open_a_special_address() {
 fn a_wide_network_names_no_special_address() {
     let wide = words(&["0.0.0.0/0:any", "[::/0]:any"]);
     assert!(connect_to(&wide, WEB, 1, &[]).is_allowed());
+
     for address in [
         INSIDE,
         "127.0.0.1",
@@ -177,6 +185,7 @@ fn a_wide_network_names_no_special_address() {
             "{address}"
         );
     }
+
     // All of link-local does not name the metadata service in it.
     let local = words(&["169.254.0.0/16:80"]);
     assert!(connect_to(&local, "169.254.1.1", 80, &[]).is_allowed());
@@ -185,12 +194,13 @@ fn a_wide_network_names_no_special_address() {
 }
 
 #[test]
-fn an_address_inside_another_is_named_as_well() {
+fn an_embedded_address_must_be_named_as_well() {
     let outer = words(&["[64:ff9b::/96]:443"]);
     assert!(
         connect_to(&outer, "64:ff9b::cb00:7107", 443, &[]).is_allowed(),
         "203.0.113.7 inside"
     );
+
     let denied = connect_to(&outer, "64:ff9b::a01:203", 443, &[]);
     assert_eq!(denied.reason, Reason::SpecialAddress { range: "NAT64" });
     assert!(
@@ -199,6 +209,7 @@ fn an_address_inside_another_is_named_as_well() {
             .unwrap()
             .contains("[\"64:ff9b::a01:203\", \"10.1.2.3\"]")
     );
+
     let both = policy("[[allow]]\naddresses = [\"64:ff9b::/96\", \"10.0.0.0/8\"]\nports = [443]");
     assert!(connect_to(&both, "64:ff9b::a01:203", 443, &[]).is_allowed());
 }
@@ -210,14 +221,17 @@ fn a_connection_needs_a_name_that_was_resolved() {
         pass(&connect_to(&policy, WEB, 443, &["a.example"])),
         Some(Handling::InspectFirstBytes)
     );
+
     assert_eq!(
         connect_to(&policy, WEB, 443, &[]).reason,
         Reason::NotResolved
     );
+
     assert_eq!(
         connect_to(&policy, WEB, 443, &["b.example"]).reason,
         Reason::NotResolved
     );
+
     let port = connect_to(&policy, WEB, 8443, &["a.example"]);
     assert_eq!(
         port.reason,
@@ -225,6 +239,7 @@ fn a_connection_needs_a_name_that_was_resolved() {
             rule: "allow-1".parse().unwrap()
         }
     );
+
     assert!(
         port.advice()
             .unwrap()
@@ -233,7 +248,7 @@ fn a_connection_needs_a_name_that_was_resolved() {
 }
 
 #[test]
-fn addresses_alone_let_anything_through() {
+fn a_rule_with_only_addresses_forwards_any_protocol() {
     let policy = words(&["10.1.0.0/16:5432"]);
     assert_eq!(
         pass(&connect_to(&policy, INSIDE, 5432, &[])),
@@ -244,17 +259,19 @@ fn addresses_alone_let_anything_through() {
 }
 
 #[test]
-fn tls_says_a_name_that_is_allowed_at_this_address() {
+fn the_tls_server_name_must_be_allowed_at_this_address() {
     let policy = words(&["a.example", "b.example"]);
     assert_eq!(
         pass(&tls(&policy, &["a.example"], Some("a.example"))),
         Some(Handling::Forward)
     );
+
     assert_eq!(
         tls(&policy, &["a.example"], None).reason,
         Reason::NoServerName
     );
-    // Allowed, and resolved to somewhere else.
+
+    // The name is allowed, but was resolved to another address.
     let other = tls(&policy, &["a.example"], Some("b.example"));
     assert_eq!(
         other.reason,
@@ -262,7 +279,8 @@ fn tls_says_a_name_that_is_allowed_at_this_address() {
             name: name("b.example")
         }
     );
-    // Two names of one address: either will do, and the right rule is named.
+
+    // Two names of one address: either is allowed, by its own rule.
     let both = tls(&policy, &["a.example", "b.example"], Some("b.example"));
     assert_eq!(both.rule.unwrap().as_ref(), "allow-2");
     let name = name("a.example");
@@ -270,6 +288,7 @@ fn tls_says_a_name_that_is_allowed_at_this_address() {
         server_name: Some(&name),
         encrypted: true,
     };
+
     assert_eq!(
         say(&policy, &["a.example"], hidden).reason,
         Reason::EncryptedServerName
@@ -277,11 +296,12 @@ fn tls_says_a_name_that_is_allowed_at_this_address() {
 }
 
 #[test]
-fn what_is_neither_tls_nor_http_needs_raw() {
+fn other_protocols_need_raw() {
     let (checked, raw) = (
         words(&["a.example"]),
         policy("[[allow]]\nhost = \"a.example\"\nraw = true"),
     );
+
     for protocol in [ClientProtocol::Other, ClientProtocol::Silent] {
         let denied = say(&checked, &["a.example"], protocol);
         assert_eq!(denied.reason, Reason::NotTlsNorHttp);
@@ -291,10 +311,12 @@ fn what_is_neither_tls_nor_http_needs_raw() {
             Some(Handling::Forward)
         );
     }
+
     assert!(
         !say(&raw, &[], ClientProtocol::Other).is_allowed(),
         "the name is still checked by DNS"
     );
+
     assert_eq!(
         pass(&say(&checked, &["a.example"], ClientProtocol::Http)),
         Some(Handling::InspectRequests)
@@ -302,7 +324,7 @@ fn what_is_neither_tls_nor_http_needs_raw() {
 }
 
 #[test]
-fn a_secret_or_the_rule_demands_that_tls_ends_here() {
+fn a_secret_or_the_rule_terminates_tls() {
     let terminate = policy("[[allow]]\nhost = \"a.example\"\nterminate = true");
     let secret =
         policy("[[allow]]\nhost = \"*.example\"\n[[secret]]\nname = \"T\"\nhost = \"a.example\"");
@@ -310,10 +332,12 @@ fn a_secret_or_the_rule_demands_that_tls_ends_here() {
         pass(&tls(&terminate, &["a.example"], Some("a.example"))),
         Some(Handling::TerminateTls)
     );
+
     assert_eq!(
         pass(&tls(&secret, &["a.example"], Some("a.example"))),
         Some(Handling::TerminateTls)
     );
+
     assert_eq!(
         pass(&tls(&secret, &["b.example"], Some("b.example"))),
         Some(Handling::Forward)
@@ -321,7 +345,7 @@ fn a_secret_or_the_rule_demands_that_tls_ends_here() {
 }
 
 #[test]
-fn methods_hold_where_requests_are_seen_and_nothing_else_passes() {
+fn methods_apply_where_requests_are_read_and_nothing_else_passes() {
     let policy = policy("[[allow]]\nid = \"get\"\nhost = \"a.example\"\nmethods = \"get\"");
     let get: Method = "GET".parse().unwrap();
     assert!(ask(&policy, None, "a.example", None, get.as_ref()).is_allowed());
@@ -329,6 +353,7 @@ fn methods_hold_where_requests_are_seen_and_nothing_else_passes() {
         !ask(&policy, None, "a.example", None, "get").is_allowed(),
         "methods are case-sensitive"
     );
+
     let rule = "get".parse::<RuleId>().unwrap();
     let post = ask(&policy, None, "a.example", None, "POST");
     assert_eq!(
@@ -338,6 +363,7 @@ fn methods_hold_where_requests_are_seen_and_nothing_else_passes() {
             rule: rule.clone()
         }
     );
+
     let hidden = tls(&policy, &["a.example"], Some("a.example"));
     assert_eq!(hidden.reason, Reason::MethodHidden { rule });
     let long = ask(&policy, None, "a.example", None, &"X".repeat(1000));
@@ -360,6 +386,7 @@ fn methods_of_addresses_alone_are_for_plain_http() {
             .code(),
         "method_hidden"
     );
+
     assert_eq!(
         say(&policy, &[], ClientProtocol::Other).reason,
         Reason::NotTlsNorHttp
@@ -370,6 +397,7 @@ fn methods_of_addresses_alone_are_for_plain_http() {
 fn each_request_is_for_this_host() {
     let policy = words(&["*.example:80"]);
     assert!(ask(&policy, None, "a.example", Some(80), "GET").is_allowed());
+
     for (tls, host, port) in [
         (None, "b.example", None),
         (None, "a.example", Some(81)),
@@ -388,10 +416,11 @@ fn each_request_is_for_this_host() {
 }
 
 #[test]
-fn a_rule_about_addresses_does_not_widen_what_carries_a_secret() {
+fn a_rule_for_addresses_does_not_allow_more_requests_with_a_secret() {
     let rules = "[[allow]]\nhost = \"a.example\"\nmethods = \"GET\"\n\
         [[allow]]\naddresses = \"203.0.113.0/24\"\nports = \"any\"\n\
         [[allow]]\nhost = \"b.example\"\nports = \"any\"\nraw = true\n";
+
     let secret = "[[secret]]\nname = \"T\"\nhost = \"a.example\"";
     let post = |text: &str| ask(&policy(text), Some("a.example"), "a.example", None, "POST");
     assert!(post(rules).is_allowed());
@@ -414,11 +443,12 @@ fn nothing_but_tcp_is_ever_allowed() {
             address,
         },
     );
+
     assert_eq!(ping.reason, Reason::Protocol { protocol: 1 });
 }
 
 #[test]
-fn a_refusal_says_who_what_why_and_how() {
+fn a_refusal_names_policy_subject_reason_and_advice() {
     let policy = Policy {
         limits: NetworkLimits::default(),
         ..words(&["a.example"])
@@ -459,6 +489,7 @@ fn codes_in_events_are_those_of_the_reasons() {
         Reason::Datagram,
         Reason::Protocol { protocol: 1 },
     ];
+
     for reason in all {
         let value = serde_json::to_value(&reason).unwrap();
         assert_eq!(value["code"], reason.code());

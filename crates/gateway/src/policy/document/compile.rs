@@ -1,3 +1,5 @@
+//! Converts documents to policies.
+
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
@@ -9,18 +11,18 @@ use crate::policy::rule::{Policy, Rule, SecretRule, are_open};
 use crate::value::{Host, HostPattern, Ports, RuleId};
 
 impl Document {
-    /// The policy that it describes. Where it has an index, this host's configuration is read.
+    /// Converts the document to a policy. For a rule with an index, it reads this host's configuration.
     ///
     /// # Errors
-    /// Its parts do not go together, or no index is configured here.
+    /// Fails if parts of the document contradict each other, or no index is configured on this host.
     pub fn policy(self, name: &str) -> Result<Policy, DocumentError> {
         self.policy_with(name, Index::of_host)
     }
 
-    /// The policy that it describes, with indexes as they are given.
+    /// Converts the document to a policy, with the indexes that `index` returns.
     ///
     /// # Errors
-    /// Its parts do not go together, or an index has an error.
+    /// Fails if parts of the document contradict each other, or `index` fails.
     pub fn policy_with(
         self,
         name: &str,
@@ -30,21 +32,25 @@ impl Document {
         for (at, entry) in self.allow.into_iter().enumerate() {
             entry
                 .check()
-                .map_err(|error| DocumentError::RuleSpec { at, error })?;
+                .map_err(|error| DocumentError::Rule { at, error })?;
+
             let id = match entry.id.clone() {
                 Some(id) => id,
                 None => format!("allow-{}", at + 1).parse()?,
             };
+
             match entry.index {
-                Some(language) => rules.extend(rules_from_index(id, &entry, &index(language)?)?),
+                Some(ecosystem) => rules.extend(rules_from_index(id, &entry, &index(ecosystem)?)?),
                 None => rules.push(rule_from_spec(id, entry)),
             }
         }
+
         let secrets = self.secret.into_iter().map(|entry| SecretRule {
             name: entry.name,
             hosts: entry.host,
             headers: entry.header,
         });
+
         let policy = Policy {
             name: name.to_owned(),
             rules,
@@ -52,36 +58,45 @@ impl Document {
             secrets: secrets.collect(),
         };
         policy.check()?;
+
         Ok(policy)
     }
 }
 
 impl Policy {
+    /// Parses a document in TOML and converts it to a policy.
+    ///
     /// # Errors
-    /// As [`Document::parse_toml`] and [`Document::policy`].
+    /// Fails like [`Document::parse_toml`] and [`Document::policy`].
     pub fn parse_toml(text: &str, name: &str) -> Result<Self, DocumentError> {
         Document::parse_toml(text)?.policy(name)
     }
 
+    /// Parses a document in JSON and converts it to a policy.
+    ///
     /// # Errors
-    /// As [`Document::parse_json`] and [`Document::policy`].
+    /// Fails like [`Document::parse_json`] and [`Document::policy`].
     pub fn parse_json(text: &str, name: &str) -> Result<Self, DocumentError> {
         Document::parse_json(text)?.policy(name)
     }
 
     fn check(&self) -> Result<(), DocumentError> {
         if self.rules.len() > MAX_RULES {
-            return Err(DocumentError::ManyRules(self.rules.len()));
+            return Err(DocumentError::TooManyRules(self.rules.len()));
         }
+
         let mut ids = BTreeSet::new();
         if let Some(rule) = self.rules.iter().find(|rule| !ids.insert(&rule.id)) {
             return Err(DocumentError::DuplicateId(rule.id.clone()));
         }
+
         self.limits.check()?;
         if self.secrets.len() > MAX_SECRETS {
-            return Err(DocumentError::ManySecrets(self.secrets.len()));
+            return Err(DocumentError::TooManySecrets(self.secrets.len()));
         }
+
         let mut names = BTreeSet::new();
+
         self.secrets.iter().try_for_each(|secret| {
             if !names.insert(&secret.name) {
                 return Err(DocumentError::DuplicateSecret(secret.name.clone()));
@@ -96,21 +111,25 @@ impl Policy {
         if !is_count(secret.hosts.len()) || !is_count(secret.headers.len()) {
             return Err(DocumentError::SecretItems(name));
         }
+
         for host in &secret.hosts {
-            let about: Vec<_> = self
+            let matching: Vec<_> = self
                 .rules
                 .iter()
                 .filter(|rule| rule.matches(host))
                 .collect();
+
             let host = host.clone();
-            if about.is_empty() {
+            if matching.is_empty() {
                 return Err(DocumentError::SecretHost { name, host });
             }
-            if let Some(rule) = about.into_iter().find(|rule| rule.raw) {
+
+            if let Some(rule) = matching.into_iter().find(|rule| rule.raw) {
                 let rule = rule.id.clone();
                 return Err(DocumentError::SecretRaw { name, host, rule });
             }
         }
+
         Ok(())
     }
 }
@@ -127,7 +146,7 @@ fn rule_from_spec(id: RuleId, entry: RuleSpec) -> Rule {
     }
 }
 
-/// A rule for each of the index's ports, since hosts and ports of one rule go together in every way.
+/// Returns a rule for each port of the index: a single rule would allow every host on every port.
 fn rules_from_index(
     id: RuleId,
     entry: &RuleSpec,
@@ -142,6 +161,7 @@ fn rules_from_index(
                 let same = rules
                     .iter_mut()
                     .find(|rule| rule.ports == ports && !rule.hosts.is_empty());
+
                 match same {
                     Some(rule) => rule.hosts.push(pattern),
                     None => rules.push(index_rule(&id, rules.len(), entry, vec![pattern], *port)?),
@@ -152,14 +172,16 @@ fn rules_from_index(
                 if !are_open(&nets, *address) {
                     return Err(DocumentError::IndexAddress(*address));
                 }
+
                 let mut rule = index_rule(&id, rules.len(), entry, Vec::new(), *port)?;
                 rule.addresses = vec![(*address).into()];
-                // Neither is for a rule of addresses alone.
+                // A rule without hosts has neither.
                 (rule.terminate, rule.raw) = (false, false);
                 rules.push(rule);
             }
         }
     }
+
     Ok(rules)
 }
 
@@ -174,6 +196,7 @@ fn index_rule(
         0 => id.clone(),
         n => format!("{id}-{}", n + 1).parse()?,
     };
+
     Ok(Rule {
         hosts,
         ports: Ports::one(port),

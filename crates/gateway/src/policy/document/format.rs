@@ -1,3 +1,5 @@
+//! The format of policy documents.
+
 use serde::{Deserialize, Serialize};
 
 use super::error::{DocumentError, MAX_DOCUMENT_BYTES};
@@ -5,7 +7,7 @@ use super::rule_spec::RuleSpec;
 use crate::policy::rule::NetworkLimits;
 use crate::value::{HeaderName, HostName, SecretName, line_of, one_or_many};
 
-/// A policy as it is written, in TOML or JSON.
+/// A policy document, in TOML or JSON.
 ///
 /// ```
 /// use fumehood_gateway::policy::Document;
@@ -22,32 +24,32 @@ use crate::value::{HeaderName, HostName, SecretName, line_of, one_or_many};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Document {
-    /// Rules.
+    /// The rules.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<RuleSpec>,
-    /// How much.
+    /// The limits.
     pub limits: NetworkLimits,
-    /// Secrets, without their values.
+    /// The secrets, without their values.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub secret: Vec<SecretEntry>,
 }
 
-/// A secret as it is written: a table `[[secret]]`.
+/// A secret in a document: a table `[[secret]]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretEntry {
-    /// The guest's environment variable for its placeholder.
+    /// The guest's environment variable that holds its placeholder.
     pub name: SecretName,
-    /// To whom it may go: names, and no patterns.
+    /// The hosts that it may be sent to: names, not patterns.
     #[serde(deserialize_with = "one_or_many")]
     pub host: Vec<HostName>,
-    /// In which headers of a request.
+    /// The request headers that may contain it.
     #[serde(default = "authorization", deserialize_with = "one_or_many")]
     pub header: Vec<HeaderName>,
 }
 
 impl SecretEntry {
-    /// A secret for one host, in the header `authorization`.
+    /// Returns a secret for one host, in the header `authorization`.
     #[must_use]
     pub fn new(name: SecretName, host: HostName) -> Self {
         Self {
@@ -63,8 +65,10 @@ fn authorization() -> Vec<HeaderName> {
 }
 
 impl Document {
+    /// Parses a document in TOML.
+    ///
     /// # Errors
-    /// It is too large, no TOML, or not of a policy's form; with the line.
+    /// Fails if the text is too long, not TOML, or not a valid document; the error contains the line.
     pub fn parse_toml(text: &str) -> Result<Self, DocumentError> {
         check_size(text)?;
         let form = |path: String, error: &toml::de::Error| DocumentError::Form {
@@ -72,14 +76,18 @@ impl Document {
             path,
             message: error.message().to_owned(),
         };
+
         let parser =
             toml::Deserializer::parse(text).map_err(|error| form(String::new(), &error))?;
+
         serde_path_to_error::deserialize(parser)
             .map_err(|error| form(error.path().to_string(), error.inner()))
     }
 
+    /// Parses a document in JSON.
+    ///
     /// # Errors
-    /// It is too large, no JSON, or not of a policy's form.
+    /// Fails if the text is too long, not JSON, or not a valid document.
     pub fn parse_json(text: &str) -> Result<Self, DocumentError> {
         check_size(text)?;
         let mut parser = serde_json::Deserializer::from_str(text);
@@ -88,16 +96,18 @@ impl Document {
             path,
             message: error.to_string(),
         };
+
         let document = serde_path_to_error::deserialize(&mut parser)
             .map_err(|error| form(error.path().to_string(), error.inner()))?;
         parser.end().map_err(|error| form(String::new(), &error))?;
+
         Ok(document)
     }
 }
 
 fn check_size(text: &str) -> Result<(), DocumentError> {
     if text.len() > MAX_DOCUMENT_BYTES {
-        return Err(DocumentError::Large(text.len()));
+        return Err(DocumentError::TooLarge(text.len()));
     }
     Ok(())
 }

@@ -1,4 +1,6 @@
-//! Policies as they are written, in TOML, JSON or words of a command line, and how a policy is made of them.
+//! Policies as they are written, in TOML, JSON or words of a command line, and their conversion to rules.
+//!
+//! Decisions do not belong here.
 
 mod compile;
 mod error;

@@ -1,3 +1,5 @@
+//! Rules as they are written.
+
 use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
@@ -8,40 +10,40 @@ use crate::value::{
     HostPattern, Method, NameError, Net, NetError, Ports, PortsError, RuleId, one_or_many,
 };
 
-/// Hosts of one rule at most, and addresses; a guest's lookups walk through all of them.
+/// Maximum number of hosts, of addresses and of methods of one rule. A guest's lookups compare all of them.
 pub const MAX_RULE_ITEMS: usize = 64;
 
 /// A rule as it is written: a table `[[allow]]` of a document, or a word of a command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, try_from = "UncheckedRuleSpec")]
 pub struct RuleSpec {
-    /// What it is to be called.
+    /// The rule's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<RuleId>,
-    /// Hosts, and all hosts below some.
+    /// Hosts, and patterns of hosts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub host: Vec<HostPattern>,
-    /// The package index that this host's tools use, in place of hosts and ports.
+    /// The ecosystem whose package index, as this host's tools use it, replaces hosts and ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<Ecosystem>,
     /// Addresses; see [`Rule::addresses`](crate::policy::Rule::addresses).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Net>,
-    /// Ports; none with hosts: 80 and 443.
+    /// Ports; the default with hosts is 80 and 443.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<Ports>,
-    /// Methods of HTTP; none: all.
+    /// HTTP methods; all if empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<Method>,
-    /// TLS ends in the gateway.
+    /// Whether TLS is terminated in the gateway.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub terminate: bool,
-    /// Anything may be spoken.
+    /// Whether any protocol is allowed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub raw: bool,
 }
 
-/// The same before it is known to make sense.
+/// The same before it is checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UncheckedRuleSpec {
@@ -74,6 +76,7 @@ impl TryFrom<UncheckedRuleSpec> for RuleSpec {
             terminate,
             raw,
         } = unchecked;
+
         let entry = Self {
             id,
             host,
@@ -85,72 +88,75 @@ impl TryFrom<UncheckedRuleSpec> for RuleSpec {
             raw,
         };
         entry.check()?;
+
         Ok(entry)
     }
 }
 
-/// Why a rule cannot be as it is written.
+/// Why a rule is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RuleSpecError {
-    /// It is about nothing.
+    /// It has no subject.
     #[error("a rule needs `host`, `index` or `addresses`")]
-    AboutNothing,
-    /// It is about hosts and an index.
-    #[error("a rule has `host` or `index`, not both; write two rules")]
+    NoSubject,
+    /// It has both hosts and an index.
+    #[error("a rule cannot have both `host` and `index`; write two rules")]
     HostAndIndex,
-    /// An index has its own ports.
+    /// It has an index and ports.
     #[error(
-        "a rule with `index` has the ports that this host's tools are configured for; leave `ports` out"
+        "a rule with `index` uses the ports that this host's tools are configured for; remove `ports`"
     )]
     IndexAndPorts,
-    /// Addresses alone, and no port.
-    #[error("a rule of addresses needs `ports`, as in 10.0.0.0/8:5432; any is a choice as well")]
+    /// It has only addresses, and no ports.
+    #[error("a rule with only `addresses` needs `ports`, as in 10.0.0.0/8:5432, or `any`")]
     NoPorts,
-    /// There is no name to terminate TLS for.
-    #[error("a rule of addresses alone cannot terminate TLS, which needs a name; give `host`")]
+    /// It terminates TLS without a name.
+    #[error("a rule with only `addresses` cannot terminate TLS, which needs a name; add `host`")]
     TerminateWithoutHost,
-    /// Anything may be spoken to addresses alone.
-    #[error("a rule of addresses alone is raw already; leave `raw` out")]
+    /// It has only addresses, and `raw`.
+    #[error("a rule with only `addresses` allows any protocol already; remove `raw`")]
     RawWithoutHost,
-    /// What is raw cannot be read.
+    /// It allows any protocol, and restricts requests.
     #[error(
-        "`raw` lets anything through unread, so that `terminate` and `methods` cannot hold; leave one out"
+        "`raw` forwards connections unread, so `terminate` and `methods` cannot apply; remove one of them"
     )]
     RawAndRead,
-    /// Past [`MAX_RULE_ITEMS`].
-    #[error("more than {MAX_RULE_ITEMS} of `{0}` in a rule; write another rule for the rest")]
-    Many(&'static str),
-    /// A URL in place of a host.
-    #[error("`{0}` is a URL; write its host and port alone, as in example.com:8443")]
+    /// It has more than [`MAX_RULE_ITEMS`] of one kind.
+    #[error(
+        "a rule has more than {MAX_RULE_ITEMS} entries in `{0}`; write another rule for the rest"
+    )]
+    TooMany(&'static str),
+    /// The word is a URL.
+    #[error("`{0}` is a URL; write only its host and port, as in example.com:8443")]
     Url(String),
-    /// An address of IPv6 without brackets.
+    /// The word is an IPv6 address without brackets.
     #[error("`{0}`: write IPv6 in brackets, as in [2001:db8::/32]:443")]
     Brackets(String),
-    /// An index of no known language.
-    #[error(
-        "`index:{0}` is no package index that is known; there are index:python and index:javascript"
-    )]
+    /// The ecosystem is unknown.
+    #[error("`index:{0}` is not a known package index; use index:python or index:javascript")]
     Index(String),
-    /// A host name.
+    /// A host name is invalid.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// A network.
+    /// A network is invalid.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// Ports.
+    /// Ports are invalid.
     #[error(transparent)]
     Ports(#[from] PortsError),
 }
 
 impl RuleSpec {
+    /// Checks that the parts of the rule fit together.
+    ///
     /// # Errors
-    /// Its parts do not go together.
+    /// Returns the first contradiction.
     pub(crate) fn check(&self) -> Result<(), RuleSpecError> {
         let has_name = !self.host.is_empty() || self.index.is_some();
-        let faults = [
+        let violations = [
             (
                 !has_name && self.addresses.is_empty(),
-                RuleSpecError::AboutNothing,
+                RuleSpecError::NoSubject,
             ),
             (
                 !self.host.is_empty() && self.index.is_some(),
@@ -172,24 +178,25 @@ impl RuleSpec {
             ),
             (
                 self.host.len() > MAX_RULE_ITEMS,
-                RuleSpecError::Many("host"),
+                RuleSpecError::TooMany("host"),
             ),
             (
                 self.addresses.len() > MAX_RULE_ITEMS,
-                RuleSpecError::Many("addresses"),
+                RuleSpecError::TooMany("addresses"),
             ),
             (
                 self.methods.len() > MAX_RULE_ITEMS,
-                RuleSpecError::Many("methods"),
+                RuleSpecError::TooMany("methods"),
             ),
         ];
-        match faults.into_iter().find(|(is_so, _)| *is_so) {
+
+        match violations.into_iter().find(|(is_violated, _)| *is_violated) {
             Some((_, error)) => Err(error),
             None => Ok(()),
         }
     }
 
-    /// A rule from a word: `example.com`, `*.example.com:443,8443`, `10.0.0.0/8:5432`, `[2001:db8::/32]:443`,
+    /// Parses a word: `example.com`, `*.example.com:443,8443`, `10.0.0.0/8:5432`, `[2001:db8::/32]:443`,
     /// `index:python`.
     ///
     /// ```
@@ -202,33 +209,39 @@ impl RuleSpec {
     /// ```
     ///
     /// # Errors
-    /// The word is no rule.
+    /// Fails if the word is not a valid rule.
     pub fn parse_word(word: &str) -> Result<Self, RuleSpecError> {
         let shown = || word.chars().take(80).collect();
         if word.contains("://") {
             return Err(RuleSpecError::Url(shown()));
         }
-        if let Some(language) = word.strip_prefix("index:")
-            && !language.starts_with(|c: char| c.is_ascii_digit())
+
+        if let Some(ecosystem) = word.strip_prefix("index:")
+            && !ecosystem.starts_with(|c: char| c.is_ascii_digit())
         {
-            let index = language
+            let index = ecosystem
                 .parse()
-                .map_err(|()| RuleSpecError::Index(language.chars().take(80).collect()))?;
+                .map_err(|()| RuleSpecError::Index(ecosystem.chars().take(80).collect()))?;
+
             return Ok(Self {
                 index: Some(index),
                 ..Self::default()
             });
         }
+
         let (subject, ports) = split(word).ok_or_else(|| RuleSpecError::Brackets(shown()))?;
         let mut entry = Self {
             ports: ports.map(str::parse).transpose()?,
             ..Self::default()
         };
+
         match subject {
             Subject::Net(text) => entry.addresses.push(text.parse()?),
             Subject::Name(text) => entry.host.push(text.parse()?),
         }
+
         entry.check()?;
+
         Ok(entry)
     }
 }
@@ -238,7 +251,7 @@ enum Subject<'a> {
     Name(&'a str),
 }
 
-/// What a word is about, and its ports. None: IPv6 is not in brackets, or the brackets are wrong.
+/// Splits a word into its subject and ports; `None` if IPv6 is not in brackets, or the brackets are wrong.
 fn split(word: &str) -> Option<(Subject<'_>, Option<&str>)> {
     if let Some(rest) = word.strip_prefix('[') {
         let (net, rest) = rest.split_once(']')?;
@@ -250,19 +263,23 @@ fn split(word: &str) -> Option<(Subject<'_>, Option<&str>)> {
             None => None,
         };
     }
+
     if word.matches(':').count() > 1 {
         return None;
     }
+
     let (subject, ports) = match word.split_once(':') {
         Some((subject, ports)) => (subject, Some(ports)),
         None => (word, None),
     };
+
     let is_net = subject.contains('/') || subject.parse::<std::net::Ipv4Addr>().is_ok();
     let subject = if is_net {
         Subject::Net(subject)
     } else {
         Subject::Name(subject)
     };
+
     Some((subject, ports))
 }
 
@@ -271,11 +288,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_hosts_networks_and_indexes() {
+    fn words_are_hosts_networks_or_indexes() {
         for word in ["example.com", "*.example.com:443,8443", "index:80"] {
             let entry = RuleSpec::parse_word(word).unwrap();
             assert_eq!((entry.host.len(), entry.addresses.len()), (1, 0), "{word}");
         }
+
         for word in [
             "10.0.0.0/8:5432",
             "[2001:db8::/32]:443",
@@ -285,28 +303,29 @@ mod tests {
             let entry = RuleSpec::parse_word(word).unwrap();
             assert_eq!((entry.host.len(), entry.addresses.len()), (0, 1), "{word}");
         }
+
         let index = RuleSpec::parse_word("index:javascript").unwrap().index;
         assert_eq!(index, Some(Ecosystem::JavaScript));
     }
 
     #[test]
-    fn what_is_no_word_says_what_to_write() {
+    fn invalid_words_are_rejected_with_advice() {
         for (word, expected) in [
-            ("https://example.com", "write its host and port alone"),
+            ("https://example.com", "write only its host and port"),
             ("2001:db8::1", "in brackets"),
             ("[2001:db8::1", "in brackets"),
             ("[203.0.113.7]:80", "in brackets"),
             ("[::1]80", "in brackets"),
             ("10.0.0.0/8", "needs `ports`"),
             ("10.1.2.3/8:1", "write 10.0.0.0/8, or 10.1.2.3"),
-            ("10.0.0.0/33:1", "is no address"),
-            ("example.com:0", "is no port"),
-            ("example.com:+80", "is no port"),
-            ("example.com:", "is no port"),
-            ("example.com:65536", "is no port"),
-            ("example.com:90-80", "write the smaller one first"),
-            ("index:ruby", "there are index:python and index:javascript"),
-            ("*", "stands alone"),
+            ("10.0.0.0/33:1", "is not an address"),
+            ("example.com:0", "is not a port"),
+            ("example.com:+80", "is not a port"),
+            ("example.com:", "is not a port"),
+            ("example.com:65536", "is not a port"),
+            ("example.com:90-80", "the start is greater than the end"),
+            ("index:ruby", "use index:python or index:javascript"),
+            ("*", "the whole first label"),
             ("", "empty label"),
         ] {
             let error = RuleSpec::parse_word(word).unwrap_err().to_string();

@@ -1,3 +1,5 @@
+//! Policies and their rules.
+
 use std::fmt;
 use std::net::IpAddr;
 
@@ -8,57 +10,57 @@ use super::limits::NetworkLimits;
 use super::special_address::are_open;
 use crate::value::{HeaderName, HostName, HostPattern, Method, Net, Ports, RuleId, SecretName};
 
-/// What a guest may reach. What no rule allows is denied.
+/// What a guest may reach. Anything that no rule allows is denied.
 ///
-/// The order of the rules matters only in this: the first one that allows something is the one named for
-/// it, and says how it goes on (passed through, terminated, or read request by request).
+/// The order of the rules matters in one respect: the first rule that allows something is reported for it, and says how
+/// it is handled (forwarded, terminated, or read request by request).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Policy {
-    /// What refusals call it: the file's name without its ending, or `command line`.
+    /// The name in denials: the file's name without its extension, or `command line`.
     pub name: String,
-    /// What is allowed.
+    /// The rules.
     pub rules: Vec<Rule>,
-    /// How much of it.
+    /// The limits.
     pub limits: NetworkLimits,
-    /// What the guest may use and never see.
+    /// The secrets that the guest may use and never see.
     pub secrets: Vec<SecretRule>,
 }
 
-/// One thing that is allowed.
+/// A rule, which allows hosts or addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rule {
-    /// The user's, or `allow-1` by its place; unique in a policy.
+    /// The id that the user gave, or `allow-N` by its position; unique in a policy.
     pub id: RuleId,
-    /// The hosts that it is about; none: it is about addresses, and names are not looked at.
+    /// The hosts that it allows. If empty, it allows addresses, and names do not matter.
     pub hosts: Vec<HostPattern>,
-    /// With hosts: special addresses that these may have, too. Without: the addresses that it is about.
+    /// With hosts: special addresses that these may also have. Without hosts: the addresses that it allows.
     ///
-    /// A special address (see [`special`](crate::policy::special)) is named only by a network that lies in its range:
+    /// A special address (see [`special`](crate::policy::special)) is named only by a network inside its range:
     /// `10.0.0.0/8` names private addresses, `0.0.0.0/0` names none.
     pub addresses: Vec<IpNet>,
-    /// Where on these hosts.
+    /// The ports that it allows.
     pub ports: Ports,
-    /// Which methods of HTTP; none: all. Where requests cannot be seen nothing is allowed then.
+    /// The HTTP methods that it allows; all if empty. With methods, nothing is allowed where requests cannot be read.
     pub methods: Vec<Method>,
-    /// TLS ends in the gateway, so that each request is seen.
+    /// Whether TLS is terminated in the gateway, so that each request is read.
     pub terminate: bool,
-    /// Anything may be spoken, and the name is checked by DNS alone.
+    /// Whether any protocol is allowed. The name is then checked only by DNS.
     pub raw: bool,
 }
 
-/// A secret that the gateway puts into requests. Its value is not part of a policy.
+/// A secret that the gateway puts into requests. Its value is not part of the policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SecretRule {
-    /// The guest's environment variable for its placeholder.
+    /// The guest's environment variable that holds its placeholder.
     pub name: SecretName,
-    /// To whom it may go. TLS to them is terminated.
+    /// The hosts that it may be sent to. TLS to them is terminated.
     pub hosts: Vec<HostName>,
-    /// In which headers of a request.
+    /// The request headers that may contain it.
     pub headers: Vec<HeaderName>,
 }
 
 impl Policy {
-    /// A policy that allows nothing.
+    /// Returns a policy that allows nothing.
     #[must_use]
     pub fn nothing(name: impl Into<String>) -> Self {
         Self {
@@ -69,7 +71,7 @@ impl Policy {
         }
     }
 
-    /// Whether a secret may go to this host, for which TLS has to be terminated.
+    /// Returns whether a secret may be sent to this host, so that TLS to it is terminated.
     #[must_use]
     pub fn has_secret_for(&self, host: &HostName) -> bool {
         self.secrets
@@ -79,19 +81,19 @@ impl Policy {
 }
 
 impl Rule {
-    /// Whether it is about this host.
+    /// Returns whether it allows this host.
     #[must_use]
     pub fn matches(&self, name: &HostName) -> bool {
         self.hosts.iter().any(|pattern| pattern.matches(name))
     }
 
-    /// Whether it lets a connection through unread, once its address and port are allowed.
+    /// Returns whether it forwards connections to an allowed address and port without reading them.
     #[must_use]
     pub fn is_opaque(&self) -> bool {
         self.raw || self.hosts.is_empty() && self.methods.is_empty()
     }
 
-    /// Whether it allows this method; only where requests are seen.
+    /// Returns whether it allows this method of a request that is read.
     #[must_use]
     pub fn allows_method(&self, method: &str) -> bool {
         self.methods.is_empty()
@@ -101,16 +103,18 @@ impl Rule {
                 .any(|allowed| allowed.as_ref() == method)
     }
 
+    /// Returns whether it names this address, as far as special addresses require it.
     pub(crate) fn opens(&self, address: IpAddr) -> bool {
         are_open(&self.addresses, address)
     }
 
+    /// Returns whether the address is in one of its networks.
     pub(crate) fn has_address(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|net| net.contains(&address))
     }
 }
 
-/// As a word of the command line where one can say it, and a like it where not.
+/// Shows the rule as a word of the command line or, if no word can express it, in a similar form.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.hosts.is_empty() {
@@ -118,20 +122,25 @@ impl fmt::Display for Rule {
         } else {
             list(f, &self.hosts)?;
         }
+
         write!(f, ":{}", self.ports)?;
         if !self.hosts.is_empty() && !self.addresses.is_empty() {
             f.write_str(" at ")?;
             list(f, self.addresses.iter().map(Bracketed))?;
         }
+
         if !self.methods.is_empty() {
             f.write_str(" only ")?;
             list(f, &self.methods)?;
         }
+
         f.write_str(if self.terminate { " terminated" } else { "" })?;
+
         f.write_str(if self.raw { " raw" } else { "" })
     }
 }
 
+/// Writes items separated by commas.
 fn list<T: fmt::Display>(
     f: &mut fmt::Formatter<'_>,
     items: impl IntoIterator<Item = T>,
@@ -143,7 +152,7 @@ fn list<T: fmt::Display>(
     Ok(())
 }
 
-/// A network as a word has it: IPv6 in brackets.
+/// Shows a network as a word of the command line does, with IPv6 in brackets.
 struct Bracketed<'a>(&'a IpNet);
 
 impl fmt::Display for Bracketed<'_> {

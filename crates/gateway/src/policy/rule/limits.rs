@@ -1,33 +1,35 @@
+//! Limits.
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 const GIB: u64 = 1024 * 1024 * 1024;
 
-/// Connections at once that a policy may allow at most; each costs two buffers and a task on the host.
+/// Maximum number of concurrent connections that a policy may allow. Each costs two buffers and a task on the host.
 pub const MAX_CONNECTIONS: u32 = 4096;
 
-/// How much a guest may use of what its policy allows.
+/// Limits on how much a guest may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkLimits {
-    /// Connections at once; 1 to [`MAX_CONNECTIONS`].
+    /// Concurrent connections; 1 to [`MAX_CONNECTIONS`].
     pub connections: u32,
-    /// New connections in a second, on average; at least 1.
+    /// New connections per second, on average; at least 1.
     pub connections_per_s: u32,
-    /// Bytes from the guest, in the sandbox's life.
+    /// Bytes from the guest, in the sandbox's lifetime.
     pub bytes_up: u64,
-    /// Bytes to the guest, in the sandbox's life.
+    /// Bytes to the guest, in the sandbox's lifetime.
     pub bytes_down: u64,
-    /// Bytes in a second, both ways together; none: as fast as it goes.
+    /// Bytes per second in both directions together; unlimited if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_per_s: Option<u64>,
-    /// Names looked up in a second, on average; at least 1.
+    /// Lookups of names per second, on average; at least 1.
     pub lookups_per_s: u32,
 }
 
-/// More than the widest browser or installer opens, and few enough that a guest cannot use up the host's
-/// descriptors; 10 GiB are a few installations of the largest packages.
-/// Nothing in a guest keeps answers, and each connection by name asks twice: for IPv4 and for IPv6.
+/// The connections are more than any browser or installer opens, and few enough that a guest cannot exhaust the host's
+/// descriptors. 10 GiB are a few installations of the largest packages. Nothing in a guest caches DNS answers, and each
+/// connection by name makes two lookups: for IPv4 and for IPv6.
 impl Default for NetworkLimits {
     fn default() -> Self {
         Self {
@@ -41,29 +43,31 @@ impl Default for NetworkLimits {
     }
 }
 
-/// A limit that cannot be.
+/// A limit is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LimitsError {
-    /// Zero, or past what is possible.
-    #[error("limits.{name} is {value}; {least} to {most} are allowed")]
+    /// The limit is out of bounds.
+    #[error("limits.{name} is {value}; {min} to {max} are allowed")]
     Bounds {
-        /// Which.
+        /// The name of the limit.
         name: &'static str,
-        /// What was given.
+        /// The given value.
         value: u64,
-        /// The least that is allowed.
-        least: u64,
-        /// The most that is allowed.
-        most: u64,
+        /// The minimum.
+        min: u64,
+        /// The maximum.
+        max: u64,
     },
 }
 
-/// What a second's limit may be at least, in bytes; slower, and a page of text takes longer than clients wait.
+/// Minimum of `bytes_per_s`. If it were lower, a page of text would take longer than clients wait.
 pub const MIN_BYTES_PER_S: u64 = 1024;
 
 impl NetworkLimits {
+    /// Checks that all limits are within their bounds.
+    ///
     /// # Errors
-    /// A limit is out of its bounds; the first such.
+    /// Returns the first limit that is not.
     pub(crate) fn check(&self) -> Result<(), LimitsError> {
         let rows = [
             (
@@ -91,16 +95,17 @@ impl NetworkLimits {
                 u64::MAX,
             ),
         ];
+
         match rows
             .into_iter()
-            .find(|(_, value, least, most)| !(least..=most).contains(&value))
+            .find(|(_, value, min, max)| !(min..=max).contains(&value))
         {
             None => Ok(()),
-            Some((name, value, least, most)) => Err(LimitsError::Bounds {
+            Some((name, value, min, max)) => Err(LimitsError::Bounds {
                 name,
                 value,
-                least,
-                most,
+                min,
+                max,
             }),
         }
     }

@@ -1,4 +1,6 @@
-//! The rules of a policy: what they are about, the limits beside them, and the addresses that have to be named.
+//! The rules and limits of a policy, and the addresses that a rule must name.
+//!
+//! How rules are written is in `document`, and how they are evaluated in `decision`.
 
 mod definition;
 mod limits;

@@ -1,13 +1,14 @@
-//! Addresses that are no public host's: a name that resolves to one does not open it.
+//! Special addresses, which do not belong to public hosts. A name that resolves to one does not allow it: a rule must
+//! name the address.
 //!
-//! The ranges for documentation (TEST-NET-1 to 3, `2001:db8::/32`, `3fff::/20`) are not here. They are routed
-//! nowhere, so to treat them as public costs nothing, and tests play public hosts with them.
+//! The ranges for documentation (TEST-NET-1 to 3, `2001:db8::/32`, `3fff::/20`) are not special here. They are not
+//! routed, so treating them as public costs nothing, and tests use them for public hosts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// A range of addresses with a purpose of its own.
+/// A range of addresses with a special purpose.
 #[derive(Debug)]
 struct Range {
     net: IpNet,
@@ -28,7 +29,7 @@ const fn v6(segments: [u16; 8], bits: u8, name: &'static str) -> Range {
 
 const METADATA: &str = "cloud metadata";
 
-/// IANA's registries of special-purpose addresses, and where clouds answer who asks for a machine's keys.
+/// IANA's registries of special-purpose addresses, and the metadata services of clouds, which give out a machine's keys.
 const RANGES: &[Range] = &[
     v4(0, 0, 0, 0, 8, "unspecified"),
     v4(10, 0, 0, 0, 8, "private"),
@@ -49,7 +50,7 @@ const RANGES: &[Range] = &[
     v4(224, 0, 0, 0, 4, "multicast"),
     v4(240, 0, 0, 0, 4, "reserved"),
     v4(255, 255, 255, 255, 32, "broadcast"),
-    // Only 2000::/3 is given out to hosts; the rest is one of those below, or nobody's.
+    // Only 2000::/3 is assigned to hosts; the rest is one of the ranges below, or unassigned.
     v6([0, 0, 0, 0, 0, 0, 0, 0], 3, "reserved"),
     v6([0x4000, 0, 0, 0, 0, 0, 0, 0], 2, "reserved"),
     v6([0x8000, 0, 0, 0, 0, 0, 0, 0], 1, "reserved"),
@@ -74,38 +75,39 @@ const RANGES: &[Range] = &[
     v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, "multicast"),
 ];
 
-/// The range of special addresses that `address` is in, by name; none for a public address.
+/// Returns the name of the special range that contains `address`; `None` for a public address.
 ///
-/// An address of IPv6 that stands for one of IPv4 is special, whatever that is.
+/// An IPv6 address that embeds an IPv4 address is special, whatever that address is.
 #[must_use]
 pub fn special(address: IpAddr) -> Option<&'static str> {
     range(address).map(|range| range.name)
 }
 
-/// Whether a network lies in a range of special addresses, so that a rule with it names some: `10.1.0.0/16` does, and
-/// `0.0.0.0/0`, which only happens to contain some, does not.
+/// Returns whether a network lies inside a special range, so that a rule with it names special addresses. `10.1.0.0/16`
+/// does; `0.0.0.0/0`, which only contains some, does not.
 #[must_use]
 pub fn names_special(net: &IpNet) -> bool {
     RANGES.iter().any(|range| range.net.contains(net))
 }
 
-/// The range that `address` is special by.
+/// Returns the network of the special range that contains `address`.
 #[cfg(test)]
 pub(crate) fn special_range(address: IpAddr) -> Option<IpNet> {
     range(address).map(|range| range.net)
 }
 
-/// The narrowest, so that who names all of link-local has not named the metadata service in it.
+/// Returns the narrowest range that contains the address, so that a rule for all link-local addresses does not name the
+/// metadata service among them.
 fn range(address: IpAddr) -> Option<&'static Range> {
     let holding = RANGES.iter().filter(|range| range.net.contains(&address));
     holding.max_by_key(|range| range.net.prefix_len())
 }
 
-/// Whether `nets` open this address as far as its being special goes: a public one needs no net, a special
-/// one a net that lies in its range.
+/// Returns whether `nets` name this address if it is special. A public address need not be named; a special one needs a
+/// network that lies inside its range.
 ///
-/// So `10.0.0.0/8` names private addresses, and `0.0.0.0/0`, which only happens to contain them, does not.
-/// An address that stands for one of IPv4 needs both to be opened.
+/// So `10.0.0.0/8` names private addresses, and `0.0.0.0/0`, which only contains them, does not. An address that embeds
+/// an IPv4 address needs both to be named.
 pub(crate) fn are_open(nets: &[IpNet], address: IpAddr) -> bool {
     let is_open = match range(address) {
         None => true,
@@ -113,16 +115,17 @@ pub(crate) fn are_open(nets: &[IpNet], address: IpAddr) -> bool {
             .iter()
             .any(|net| range.net.contains(net) && net.contains(&address)),
     };
+
     is_open && embedded(address).all(|inner| are_open(nets, inner))
 }
 
-/// What a rule has to name so that `address` is open: itself, and what it stands for.
+/// Returns the addresses that a rule must name to allow `address`: itself, and those that it embeds.
 pub(crate) fn addresses_to_name(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     let all = std::iter::once(address).chain(embedded(address));
     all.filter(|address| range(*address).is_some())
 }
 
-/// The addresses of IPv4 that one of IPv6 stands for, or goes by.
+/// Returns the IPv4 addresses that an IPv6 address embeds.
 fn embedded(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     let found = match address {
         IpAddr::V4(_) => [None; 2],
@@ -135,17 +138,17 @@ fn embedded_v4(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let bits = u128::from(address);
     let at = |shift: u32| Some(Ipv4Addr::from((bits >> shift) as u32));
     match address.segments() {
-        // Unspecified and loopback are IPv6's own.
+        // The unspecified and the loopback address embed nothing.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None; 2],
         [0, 0, 0, 0, 0, 0 | 0xffff, ..]
         | [0, 0, 0, 0, 0xffff, 0, ..]
         | [0x64, 0xff9b, 0, 0, 0, 0, ..] => [at(0), None],
-        // A network's own prefix below it may be of 48 or 96 bits (RFC 6052); byte 8 is zero in the former.
+        // The prefix of a local translator may have 48 or 96 bits (RFC 6052); with 48 bits, byte 8 is zero.
         [0x64, 0xff9b, 1, ..] => {
             let short = ((bits >> 64) as u32) << 16 | (bits >> 40) as u32 & 0xffff;
             [at(0), Some(Ipv4Addr::from(short))]
         }
-        // Its server, and its client with every bit turned.
+        // Teredo: the server, and the client with all bits inverted.
         [0x2001, 0, ..] => [at(64), Some(Ipv4Addr::from(!(bits as u32)))],
         [0x2002, ..] => [at(80), None],
         _ => [None; 2],
@@ -157,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn special_addresses_are_known_by_name() {
+    fn special_addresses_have_a_range() {
         for (address, name) in [
             ("0.1.2.3", Some("unspecified")),
             ("10.255.255.255", Some("private")),
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn every_range_is_one_of_its_own_and_is_not_open() {
+    fn every_range_is_unique_and_closed() {
         for (n, range) in RANGES.iter().enumerate() {
             assert!(
                 RANGES[..n].iter().all(|other| other.net != range.net),
@@ -217,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_address_stands_for_is_found() {
+    fn embedded_addresses_are_found() {
         let inside = |text: &str| -> Vec<String> {
             embedded(text.parse().unwrap())
                 .map(|address| address.to_string())
@@ -232,6 +235,7 @@ mod tests {
             inside("2001:0:cb00:7107::f5fe:fdfc"),
             ["203.0.113.7", "10.1.2.3"]
         );
+
         assert_eq!((inside("::1"), inside("2001:db8::1")), (vec![], vec![]));
     }
 }

@@ -22,6 +22,7 @@ fn client_hello_with(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
         list.extend(u16::try_from(content.len()).unwrap().to_be_bytes());
         list.extend(content);
     }
+
     let mut body = vec![3, 3];
     body.extend([7; 32]);
     body.extend([0, 0, 2, 0x13, 1, 1, 0]);
@@ -29,6 +30,7 @@ fn client_hello_with(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
     body.extend(list);
     let length = u32::try_from(body.len()).unwrap().to_be_bytes();
     let message = [&[1], &length[1..], &body].concat();
+
     records(&message, 1 << 14)
 }
 
@@ -40,6 +42,7 @@ fn records(message: &[u8], size: usize) -> Vec<u8> {
         bytes.extend(u16::try_from(part.len()).unwrap().to_be_bytes());
         bytes.extend(part);
     }
+
     bytes
 }
 
@@ -51,6 +54,7 @@ fn names(entries: &[(u8, &[u8])]) -> Vec<u8> {
         list.extend(u16::try_from(name.len()).unwrap().to_be_bytes());
         list.extend(*name);
     }
+
     let mut content = u16::try_from(list.len()).unwrap().to_be_bytes().to_vec();
     content.extend(list);
     content
@@ -70,6 +74,7 @@ fn a_real_hello_is_read() {
         encrypted: false,
         alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
     };
+
     let bytes = hello("api.example.com", &[b"h2", b"http/1.1"]);
     assert_eq!(sniff(&bytes), SniffResult::Tls(expected));
 }
@@ -82,6 +87,7 @@ fn an_address_is_not_a_server_name() {
         };
         assert_eq!(hello.server_name, None);
     }
+
     assert_eq!(server_name_of(&[(0, b"192.0.2.1")]), None);
     assert_eq!(server_name_of(&[(0, b"0x7f000001")]), None);
 }
@@ -92,6 +98,7 @@ fn a_server_name_is_one_valid_dns_name_in_lowercase() {
         server_name_of(&[(0, b"EXAMPLE.com")]).as_deref(),
         Some("example.com")
     );
+
     for bad in [
         &b""[..],
         b"example.com.",
@@ -103,6 +110,7 @@ fn a_server_name_is_one_valid_dns_name_in_lowercase() {
     ] {
         assert_eq!(server_name_of(&[(0, bad)]), None, "{bad:?}");
     }
+
     assert_eq!(server_name_of(&[(0, b"a.test"), (0, b"b.test")]), None);
     assert_eq!(server_name_of(&[(0, b"a.test"), (1, b"b.test")]), None);
     assert_eq!(server_name_of(&[(1, b"a.test")]), None);
@@ -123,6 +131,7 @@ fn encrypted_client_hello_is_detected() {
         (SERVER_NAME, names(&[(0, b"front.test")])),
         (ENCRYPTED_CLIENT_HELLO, vec![0; 40]),
     ]);
+
     let SniffResult::Tls(hello) = sniff(&bytes) else {
         panic!("not TLS");
     };
@@ -140,6 +149,7 @@ fn an_ambiguous_name_does_not_count() {
     let SniffResult::Tls(hello) = sniff(&client_hello_with(&[(SERVER_NAME, trailing)])) else {
         panic!("not TLS");
     };
+
     assert_eq!(hello.server_name, None);
 }
 
@@ -172,6 +182,7 @@ fn a_hello_at_the_limit_is_read_and_one_past_it_is_not() {
             vec![0; total - client_hello_with(&[(21, Vec::new())]).len()],
         )])
     };
+
     let fits = padding(SNIFF_BYTES);
     assert_eq!(fits.len(), SNIFF_BYTES);
     assert_eq!(sniff(&fits), SniffResult::Tls(ClientHello::default()));
@@ -198,11 +209,13 @@ fn http_is_recognized() {
             "{line}"
         );
     }
+
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     assert_eq!(sniff(preface), SniffResult::Http { preface: true });
     for part in ["", "G", "GET", "GET ", "GET h", "GET http:", "GET https:/"] {
         assert_eq!(sniff(part.as_bytes()), SniffResult::Incomplete, "{part}");
     }
+
     for other in [
         "SSH-2.0-Open",
         "EHLO me",
@@ -223,10 +236,12 @@ fn a_method_at_the_limit_is_http_and_one_past_it_is_not() {
         sniff(line(MAX_METHOD_BYTES).as_bytes()),
         SniffResult::Http { preface: false }
     );
+
     assert_eq!(
         sniff(line(MAX_METHOD_BYTES + 1).as_bytes()),
         SniffResult::Other
     );
+
     assert_eq!(
         sniff("A".repeat(MAX_METHOD_BYTES + 1).as_bytes()),
         SniffResult::Other
@@ -239,6 +254,7 @@ proptest! {
         if tls {
             bytes.splice(0..0, [22, 3, 1, 0, 200, 1, 0, 0, 190]);
         }
+
         // It must not panic, and a result must not change with more bytes.
         let mut last = SniffResult::Incomplete;
         for end in 0..=bytes.len() {
@@ -264,10 +280,12 @@ proptest! {
         let expected = sniff(&whole);
         prop_assert!(matches!(expected, SniffResult::Tls(_)));
         let split = records(&whole[5..], size);
+
         for end in 0..split.len() {
             let sniffed = sniff(&split[..end]);
             prop_assert!(sniffed == SniffResult::Incomplete || (size == 1 && sniffed == expected));
         }
+
         prop_assert_eq!(sniff(&split), expected);
     }
 }

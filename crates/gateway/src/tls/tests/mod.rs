@@ -31,6 +31,7 @@ async fn a_guest_that_trusts_the_authority_speaks_http_1() {
         tls.write_all(b"ping").await.unwrap();
         tls.shutdown().await.unwrap();
     };
+
     let server = async {
         let mut first = vec![0; 100];
         gateway.read_exact(&mut first).await.unwrap();
@@ -39,6 +40,7 @@ async fn a_guest_that_trusts_the_authority_speaks_http_1() {
         tls.unwrap().read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "ping");
     };
+
     tokio::join!(client, server);
 }
 
@@ -46,6 +48,7 @@ async fn a_guest_that_trusts_the_authority_speaks_http_1() {
 async fn a_server_of_another_name_or_authority_is_untrusted() {
     let authority = Authority::new().unwrap();
     let stranger = Authority::new().unwrap();
+
     for (trust, host) in [
         (trust_in(&authority), "other.test"),
         (trust_in(&stranger), "example.com"),
@@ -55,6 +58,7 @@ async fn a_server_of_another_name_or_authority_is_untrusted() {
             trust.connect(guest, host),
             terminate(gateway, Bytes::new(), "example.com", &authority)
         );
+
         let error = client.unwrap_err();
         assert!(matches!(error, UpstreamError::Untrusted(_)), "{error:?}");
         assert!(server.is_err());
@@ -71,6 +75,7 @@ async fn a_client_that_only_speaks_http_2_gets_an_alert() {
         client.connect("example.com".try_into().unwrap(), guest),
         terminate(gateway, Bytes::new(), "example.com", &authority)
     );
+
     let error = client.unwrap_err();
     let error = error.into_inner().unwrap();
     let alert = rustls::AlertDescription::NoApplicationProtocol;
@@ -78,6 +83,7 @@ async fn a_client_that_only_speaks_http_2_gets_an_alert() {
         error.downcast_ref::<rustls::Error>(),
         Some(&rustls::Error::AlertReceived(alert))
     );
+
     assert!(server.is_err());
 }
 
@@ -103,11 +109,13 @@ fn certificates_are_cached_up_to_a_limit() {
         &first,
         &authority.server_config("first.test").unwrap()
     ));
+
     for number in 1..MAX_CACHED_HOSTS {
         authority
             .server_config(&format!("{number}.example.com"))
             .unwrap();
     }
+
     assert!(Arc::ptr_eq(
         &first,
         &authority.server_config("first.test").unwrap()
