@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// An ecosystem whose packages come from an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "lowercase")]
 pub enum Ecosystem {
     /// Python, with the index of pip and uv.
     Python,

@@ -1,7 +1,7 @@
 use super::error::{DocumentError, MAX_DOCUMENT_BYTES, MAX_RULES, MAX_SECRETS};
 use super::format::Document;
-use super::rule_spec::{MAX_RULE_ITEMS, RuleSpecError};
-use crate::package_index::Index;
+use super::rule_spec::{MAX_RULE_ITEMS, RuleSpec, RuleSpecError};
+use crate::package_index::{Ecosystem, Index};
 use crate::policy::rule::{MAX_CONNECTIONS, NetworkLimits, Policy};
 use crate::value::MAX_PORT_RANGES;
 
@@ -277,4 +277,14 @@ fn an_index_at_a_special_address_must_be_named() {
     .unwrap();
 
     assert_eq!(policy.rules[0].to_string(), "10.0.0.5:3141");
+}
+
+#[test]
+fn an_ecosystem_has_one_name_in_documents_and_words() {
+    for ecosystem in [Ecosystem::Python, Ecosystem::JavaScript] {
+        let document = format!("[[allow]]\nindex = \"{ecosystem}\"");
+        let document = Document::parse_toml(&document).unwrap();
+        let word = RuleSpec::parse_word(&format!("index:{ecosystem}")).unwrap();
+        assert_eq!(document.allow, [word]);
+    }
 }
