@@ -1,3 +1,5 @@
+//! Parses policy documents and decides by them.
+
 use std::net::IpAddr;
 
 use crate::policy::{Document, Host, HostName, Index, PolicyQuery, decide};
@@ -11,16 +13,16 @@ pub(super) fn read(bytes: &[u8]) {
 
     let read = [Document::parse_toml(text), Document::parse_json(text)];
     for document in read.into_iter().flatten() {
-        written_again(&document);
-        decided(document);
+        assert_round_trip(&document);
+        assert_decisions(document);
     }
 }
 
-fn written_again(document: &Document) {
-    let text = serde_json::to_string(document).expect("a document is written");
+fn assert_round_trip(document: &Document) {
+    let text = serde_json::to_string(document).expect("a document serializes");
     match Document::parse_json(&text) {
         Ok(again) => assert_eq!(&again, document),
-        // As JSON it may be longer than is read.
+        // As JSON it may be longer than the maximum.
         Err(error) => assert!(
             text.len() > crate::policy::MAX_DOCUMENT_BYTES,
             "{error}: {text}"
@@ -28,7 +30,7 @@ fn written_again(document: &Document) {
     }
 }
 
-fn decided(document: Document) {
+fn assert_decisions(document: Document) {
     let index = Index {
         urls: Vec::new(),
         hosts: Vec::new(),
@@ -42,7 +44,7 @@ fn decided(document: Document) {
     let name: HostName = "allowed.test".parse().expect("a name");
     let host = Host::Name(name.clone());
     let names = [name.clone()];
-    let questions = [
+    let queries = [
         PolicyQuery::Lookup { name: &name },
         PolicyQuery::Resolved {
             name: &name,
@@ -64,8 +66,8 @@ fn decided(document: Document) {
         },
     ];
 
-    for question in &questions {
-        let decision = decide(&policy, question);
+    for query in &queries {
+        let decision = decide(&policy, query);
         assert!(!decision.is_allowed() || !policy.rules.is_empty());
         assert!(!decision.refusal(&policy.name).is_empty());
     }

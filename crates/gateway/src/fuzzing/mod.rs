@@ -1,6 +1,7 @@
-//! Doors for `fuzz/`: each takes bytes that mean nothing, and panics where something does not hold.
+//! Entry points for `fuzz/`. Each takes arbitrary bytes, and panics if an invariant is violated.
 //!
-//! Run by `cargo xtask fuzz`, in a network that leads nowhere: what the policy allows is truly dialed.
+//! `cargo xtask fuzz` runs them in a network namespace without a network, because destinations that the policy allows
+//! are really dialed.
 
 mod hello_bytes;
 mod documents;

@@ -1,3 +1,5 @@
+//! Checks that the proxy forwards only requests that were checked.
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,13 +18,13 @@ use crate::stream::Stream;
 
 const HOST: &str = "example.com";
 
-/// The one method that is denied.
+/// The only method that is denied.
 const DENIED: &str = "DELETE";
 
-/// Longer than all of the proxy's deadlines but that of an upgraded connection.
-const LONG: Duration = Duration::from_secs(3000);
+/// Longer than all deadlines of the proxy, except that of an upgraded connection.
+const LONG_WAIT: Duration = Duration::from_secs(3000);
 
-/// Requests by their methods and paths, as far as they were allowed.
+/// The methods and paths of the requests that were allowed.
 #[derive(Default)]
 struct Allowed(Mutex<HashSet<(String, String)>>);
 
@@ -41,8 +43,8 @@ impl RequestObserver for Allowed {
     fn finished(&self, _: RequestRecord) {}
 }
 
-/// The first byte says how the connection came and ends; a zero stands between what the guest and what the
-/// server says.
+/// The first byte selects the scheme and how the connection ends. A zero separates the bytes of the guest from those of
+/// the server.
 pub(super) fn pass(bytes: &[u8]) {
     let Some((how, said)) = bytes.split_first() else {
         return;
@@ -82,21 +84,21 @@ async fn exchange(how: u8, said: &[u8], answer: &[u8]) {
         let _ = guest.shutdown().await;
     }
 
-    let mut heard = Vec::new();
-    let reading = guest.read_to_end(&mut heard);
-    let _ = tokio::time::timeout(LONG, reading).await;
+    let mut received_by_guest = Vec::new();
+    let reading = guest.read_to_end(&mut received_by_guest);
+    let _ = tokio::time::timeout(LONG_WAIT, reading).await;
     drop(guest);
-    let ended = tokio::time::timeout(LONG * 2, proxy).await;
+    let ended = tokio::time::timeout(LONG_WAIT * 2, proxy).await;
     let _ = ended
         .expect("a proxy whose guest is gone ends")
         .expect("no panic");
 
     for received in servers.await.expect("no panic") {
-        assert_judged(&received, &allowed);
+        assert_checked(&received, &allowed);
     }
 }
 
-/// All that came, on each connection.
+/// Returns everything that each connection received.
 async fn serve_all(
     mut servers: mpsc::UnboundedReceiver<DuplexStream>,
     answer: Vec<u8>,
@@ -127,8 +129,8 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|part| part == what)
 }
 
-/// Every request that a strict reader finds here was judged.
-fn assert_judged(mut bytes: &[u8], allowed: &Allowed) {
+/// Asserts that every request that a strict parser finds was checked.
+fn assert_checked(mut bytes: &[u8], allowed: &Allowed) {
     while let Some(end) = find(bytes, END) {
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
         bytes = &bytes[end + END.len()..];
@@ -151,12 +153,12 @@ fn assert_judged(mut bytes: &[u8], allowed: &Allowed) {
             "{head}"
         );
 
-        let judged = allowed
+        let was_checked = allowed
             .0
             .lock()
             .expect("no panic")
             .contains(&(method, path));
-        assert!(judged, "sent without having been judged: {head}");
+        assert!(was_checked, "sent without a check: {head}");
         if field("upgrade").is_some() {
             return;
         }
@@ -165,13 +167,13 @@ fn assert_judged(mut bytes: &[u8], allowed: &Allowed) {
             (Some(_), Some(_)) => panic!("two lengths: {head}"),
             (Some(coding), None) => {
                 assert!(coding.eq_ignore_ascii_case("chunked"), "{head}");
-                chunks(bytes)
+                chunked_length(bytes)
             }
             (None, Some(length)) => length.parse().ok(),
             (None, None) => Some(0),
         };
 
-        // The rest has not come.
+        // The rest is missing.
         let Some(rest) = body.and_then(|length| bytes.get(length..)) else {
             return;
         };
@@ -180,8 +182,8 @@ fn assert_judged(mut bytes: &[u8], allowed: &Allowed) {
     }
 }
 
-/// The length of a body in chunks; none: it is not whole.
-fn chunks(bytes: &[u8]) -> Option<usize> {
+/// Returns the length of a chunked body; `None` if it is incomplete.
+fn chunked_length(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
         let line = bytes.get(at..)?;

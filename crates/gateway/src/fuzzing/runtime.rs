@@ -1,9 +1,11 @@
+//! The runtime of the targets.
+
 use tokio::runtime::{Builder, Runtime};
 
 thread_local! {
-    /// Its clock stands still but when it is moved, or when everybody waits.
+    /// A runtime whose clock moves only when it is advanced, or when all tasks wait.
     static RUNTIME: Runtime = {
-        assert!(is_alone(), "a network is there; use `cargo xtask fuzz`");
+        assert!(is_isolated(), "there is a network; use `cargo xtask fuzz`");
         Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -12,8 +14,8 @@ thread_local! {
     };
 }
 
-/// Whether this process is in a network of its own, which leads nowhere.
-fn is_alone() -> bool {
+/// Returns whether this process is in a network namespace with only a loopback interface.
+fn is_isolated() -> bool {
     let links = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
     let mut names = links
         .lines()

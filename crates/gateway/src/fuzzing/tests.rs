@@ -17,7 +17,7 @@ fn open(port: u8, from: u8) -> Act {
 
 fn segment(flags: Flags, payload: Payload) -> Act {
     Act::Segment {
-        talk: 0,
+        connection: 0,
         flags,
         seq: Nudge::Right,
         ack: Nudge::Right,
@@ -41,9 +41,13 @@ async fn a_script_completes_a_connection_with_a_service() {
 
     let mut received = Vec::new();
     for act in &acts {
-        let before = play.guest.talks.first().map_or(0, |talk| talk.theirs);
+        let before = play
+            .guest
+            .connections
+            .first()
+            .map_or(0, |connection| connection.theirs);
         assert!(play.act(act).await);
-        received.push(play.guest.talks[0].theirs.wrapping_sub(before));
+        received.push(play.guest.connections[0].theirs.wrapping_sub(before));
     }
 
     // The payload comes back, and then the end.
@@ -59,10 +63,10 @@ async fn a_port_of_the_guest_is_reached() {
         port: 80,
     };
     assert!(play.act(&inbound).await);
-    let start = play.guest.talks[0].theirs;
+    let start = play.guest.connections[0].theirs;
     assert!(play.act(&segment(Flags::SynAck, Payload::Nothing)).await);
     let request = "GET / HTTP/1.1\r\n\r\n".len();
-    let received = play.guest.talks[0].theirs.wrapping_sub(start);
+    let received = play.guest.connections[0].theirs.wrapping_sub(start);
     assert_eq!(usize::try_from(received), Ok(request));
     play.end().await;
 }
@@ -70,10 +74,10 @@ async fn a_port_of_the_guest_is_reached() {
 #[tokio::test(start_paused = true)]
 async fn the_outbox_of_a_guest_that_reads_nothing_is_bounded() {
     /// Together, these connections send more than the outbox holds.
-    const TALKS: u8 = 8;
+    const MAX_CONNECTIONS: u8 = 8;
     let mut play = Play::new();
 
-    for from in 0..TALKS {
+    for from in 0..MAX_CONNECTIONS {
         assert!(play.act(&open(2, from)).await);
     }
 

@@ -13,8 +13,8 @@ use tokio::net::UnixStream;
 
 use crate::link::{Endpoint, LinkAddresses};
 
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Deadline for any step on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) const LINK: LinkAddresses = LinkAddresses {
     guest: Endpoint {
@@ -30,7 +30,7 @@ pub(crate) const LINK: LinkAddresses = LinkAddresses {
     mtu: 1500,
 };
 
-/// A guest and what it has sent and received.
+/// A guest with its own TCP/IP stack.
 pub(crate) struct Guest {
     wire: UnixStream,
     read: BytesMut,
@@ -48,7 +48,7 @@ struct GuestDevice {
 }
 
 impl Guest {
-    /// A guest, and the gateway's end of its wire.
+    /// Creates a guest; also returns the gateway's end of its wire.
     pub(crate) fn new() -> (Self, UnixStream) {
         let (wire, other) = UnixStream::pair().unwrap();
         let mut cable = GuestDevice::default();
@@ -81,7 +81,7 @@ impl Guest {
         (guest, other)
     }
 
-    /// Takes the guest to another wire; returns the gateway's end of it.
+    /// Connects the guest to another wire, as after a restore; returns the gateway's end of it.
     pub(crate) fn replug(&mut self) -> UnixStream {
         let (wire, other) = UnixStream::pair().unwrap();
         self.wire = wire;
@@ -90,13 +90,13 @@ impl Guest {
         other
     }
 
-    /// Lets the guest live until `look` finds something.
+    /// Runs the guest until `look` returns a value.
     pub(crate) async fn until<T>(
         &mut self,
         what: &str,
         mut look: impl FnMut(&mut Self) -> Option<T>,
     ) -> T {
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
             self.turn();
             if let Some(found) = look(self) {
@@ -104,7 +104,7 @@ impl Guest {
                 return found;
             }
 
-            assert!(begun.elapsed() < PATIENCE, "{what} did not come");
+            assert!(start.elapsed() < TIMEOUT, "timed out waiting for {what}");
             let _ = tokio::time::timeout(Duration::from_millis(2), self.wire.readable()).await;
         }
     }
@@ -140,15 +140,15 @@ impl Guest {
         }
     }
 
-    /// Sends a frame as it is.
+    /// Sends a frame without changes.
     pub(crate) fn send_raw(&mut self, frame: &[u8]) {
         self.cable.outbox.put_u32(frame.len() as u32);
         self.cable.outbox.put_slice(frame);
         self.turn();
     }
 
-    /// Begins to open a connection.
-    pub(crate) fn begin(&mut self, to: SocketAddr) -> SocketHandle {
+    /// Starts to open a connection.
+    pub(crate) fn start_connect(&mut self, to: SocketAddr) -> SocketHandle {
         let buffer = || tcp::SocketBuffer::new(vec![0; 65_536]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         self.next_port += 1;
@@ -171,9 +171,9 @@ impl Guest {
         self.sockets.get_mut(handle)
     }
 
-    /// Opens a connection; `false`: it is refused.
+    /// Opens a connection; returns `None` if it is refused.
     pub(crate) async fn connect(&mut self, to: SocketAddr) -> Option<SocketHandle> {
-        let handle = self.begin(to);
+        let handle = self.start_connect(to);
         let open = self.until("an answer to a connection", |guest| {
             match guest.socket(handle).state() {
                 tcp::State::SynSent | tcp::State::SynReceived => None,
@@ -184,9 +184,9 @@ impl Guest {
         open.await.then_some(handle)
     }
 
-    /// Says something, closes its side, and hears all that comes; `None`: it was reset.
-    pub(crate) async fn say(&mut self, handle: SocketHandle, bytes: &[u8]) -> Option<Vec<u8>> {
-        let (mut rest, mut heard) = (bytes.to_vec(), Vec::new());
+    /// Sends bytes, closes its side, and receives until the end; returns `None` if the connection was reset.
+    pub(crate) async fn exchange(&mut self, handle: SocketHandle, bytes: &[u8]) -> Option<Vec<u8>> {
+        let (mut rest, mut received) = (bytes.to_vec(), Vec::new());
         let whole = self.until("the end of a connection", |guest| {
             let socket = guest.socket(handle);
             if !rest.is_empty() && socket.can_send() {
@@ -200,11 +200,11 @@ impl Guest {
 
             while socket.can_recv() {
                 let more = socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap();
-                heard.extend(more);
+                received.extend(more);
             }
 
             match socket.state() {
-                // Whether the other side has ended, or has reset it.
+                // The other side has either closed or reset the connection.
                 tcp::State::Closed => {
                     let end = socket.recv(|_| (0, ()));
                     Some(end == Err(tcp::RecvError::Finished))
@@ -214,11 +214,11 @@ impl Guest {
             }
         });
 
-        whole.await.then_some(heard)
+        whole.await.then_some(received)
     }
 
-    /// Asks the name server; the answer, as it came.
-    pub(crate) async fn ask(&mut self, server: IpAddr, question: &[u8]) -> Vec<u8> {
+    /// Sends a DNS message; returns the answer.
+    pub(crate) async fn query_dns(&mut self, server: IpAddr, question: &[u8]) -> Vec<u8> {
         let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
         let mut socket = udp::Socket::new(buffer(), buffer());
         self.next_port += 1;
@@ -229,36 +229,36 @@ impl Guest {
 
         let handle = self.sockets.add(socket);
 
-        self.until("an answer to a question", |guest| {
+        self.until("an answer to a DNS query", |guest| {
             let socket = guest.sockets.get_mut::<udp::Socket<'_>>(handle);
             socket.recv().ok().map(|(bytes, _)| bytes.to_vec())
         })
         .await
     }
 
-    /// Sends a datagram to whom it may not.
-    pub(crate) fn shout(&mut self, to: SocketAddr) {
+    /// Sends a datagram.
+    pub(crate) fn send_datagram(&mut self, to: SocketAddr) {
         let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 1], vec![0; 64]);
         let mut socket = udp::Socket::new(buffer(), buffer());
         self.next_port += 1;
         socket.bind(self.next_port).unwrap();
-        socket.send_slice(b"anybody?", to).unwrap();
+        socket.send_slice(b"datagram", to).unwrap();
         self.sockets.add(socket);
         self.turn();
     }
 }
 
 impl Device for GuestDevice {
-    type RxToken<'a> = Arrived;
-    type TxToken<'a> = Departing<'a>;
+    type RxToken<'a> = IncomingFrame;
+    type TxToken<'a> = OutgoingFrame<'a>;
 
-    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Arrived, Departing<'_>)> {
+    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(IncomingFrame, OutgoingFrame<'_>)> {
         let frame = self.arrived.pop_front()?;
-        Some((Arrived(frame), Departing(&mut self.outbox)))
+        Some((IncomingFrame(frame), OutgoingFrame(&mut self.outbox)))
     }
 
-    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Departing<'_>> {
-        Some(Departing(&mut self.outbox))
+    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<OutgoingFrame<'_>> {
+        Some(OutgoingFrame(&mut self.outbox))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -269,21 +269,21 @@ impl Device for GuestDevice {
     }
 }
 
-struct Arrived(BytesMut);
+struct IncomingFrame(BytesMut);
 
-impl RxToken for Arrived {
+impl RxToken for IncomingFrame {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
         f(&self.0)
     }
 }
 
-struct Departing<'a>(&'a mut BytesMut);
+struct OutgoingFrame<'a>(&'a mut BytesMut);
 
-impl TxToken for Departing<'_> {
+impl TxToken for OutgoingFrame<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         self.0.put_u32(len as u32);
-        let begin = self.0.len();
+        let payload_start = self.0.len();
         self.0.put_bytes(0, len);
-        f(&mut self.0[begin..])
+        f(&mut self.0[payload_start..])
     }
 }

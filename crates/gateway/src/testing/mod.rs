@@ -1,4 +1,4 @@
-//! What the tests of several folders use.
+//! Helpers for the tests of several folders: a guest without a VM, and a TLS client.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod guest;

@@ -1,8 +1,10 @@
+//! A TLS client.
+
 use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
 
-/// A client that trusts nobody.
+/// Returns the configuration of a client that trusts no authority.
 pub(crate) fn tls_client(alpn: &[&[u8]]) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)

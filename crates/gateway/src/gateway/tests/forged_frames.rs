@@ -49,7 +49,7 @@ impl Two {
     /// The gateway still does what it should, and nobody was where nobody may be.
     async fn assert_well(&self, guest: &mut Guest) {
         let socket = guest.connect(self.allowed).await.unwrap();
-        assert_eq!(guest.say(socket, b"still").await.unwrap(), b"STILL");
+        assert_eq!(guest.exchange(socket, b"still").await.unwrap(), b"STILL");
         assert_eq!(self.arrived.load(Ordering::Relaxed), 0);
     }
 }

@@ -117,7 +117,7 @@ async fn look_up(guest: &mut Guest, name: &str, kind: RecordType) -> (ResponseCo
     ));
 
     let question = question.to_vec().unwrap();
-    let answer = guest.ask(LINK.gateway.v4.into(), &question).await;
+    let answer = guest.query_dns(LINK.gateway.v4.into(), &question).await;
     let answer = Message::from_vec(&answer).unwrap();
     assert_eq!(answer.metadata.id, 4711);
     let addresses = answer
@@ -146,7 +146,7 @@ async fn what_an_address_rule_allows_goes_through_whole() {
 
     for said in [&b"hello"[..], &long] {
         let socket = guest.connect(server).await.unwrap();
-        let heard = guest.say(socket, said).await.unwrap();
+        let heard = guest.exchange(socket, said).await.unwrap();
         assert!(
             heard == said.to_ascii_uppercase(),
             "{} of {}",
@@ -221,7 +221,7 @@ async fn names_are_answered_as_the_policy_says() {
 
     assert_eq!(denials(&gateway), ["no_rule", "special_address"]);
     let nothing = [0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let answer = guest.ask(LINK.gateway.v4.into(), &nothing).await;
+    let answer = guest.query_dns(LINK.gateway.v4.into(), &nothing).await;
     let answer = Message::from_vec(&answer).unwrap();
     assert_eq!(answer.metadata.response_code, ResponseCode::FormErr);
 }
@@ -245,7 +245,7 @@ async fn a_denied_guest_reads_why() {
     ] {
         let socket = guest.connect(SocketAddr::new(to, 80)).await.unwrap();
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
-        let page = guest.say(socket, request.as_bytes()).await.unwrap();
+        let page = guest.exchange(socket, request.as_bytes()).await.unwrap();
         let page = String::from_utf8(page).unwrap();
         assert!(page.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{page}");
         assert!(
@@ -263,9 +263,9 @@ async fn a_denied_guest_reads_why() {
 async fn what_is_neither_tcp_nor_a_question_is_refused_and_told() {
     let (mut guest, gateway) = start(policy(&[]), vec![]);
     let mut events = gateway.events();
-    guest.shout(SocketAddr::new([203, 0, 113, 1].into(), 443));
-    guest.shout(SocketAddr::new(LINK.gateway.v4.into(), 54));
-    guest.shout(SocketAddr::new(
+    guest.send_datagram(SocketAddr::new([203, 0, 113, 1].into(), 443));
+    guest.send_datagram(SocketAddr::new(LINK.gateway.v4.into(), 54));
+    guest.send_datagram(SocketAddr::new(
         IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
         53,
     ));
@@ -304,7 +304,7 @@ async fn connections_at_once_are_bounded() {
     assert_eq!(guest.connect(server).await, None);
     let told = guest.until("a denial", |_| denials(&gateway).pop());
     assert_eq!(told.await, "connections");
-    guest.say(open[0], b"x").await.unwrap();
+    guest.exchange(open[0], b"x").await.unwrap();
     // Its place is free again once both ends are gone.
     let begun = std::time::Instant::now();
 
@@ -336,7 +336,7 @@ async fn a_port_of_the_guest_is_reached_from_the_host() {
         })
         .await;
 
-    let heard = guest.say(server, b"pong").await.unwrap();
+    let heard = guest.exchange(server, b"pong").await.unwrap();
     assert_eq!(
         (heard, client.await.unwrap().as_str()),
         (b"ping".to_vec(), "pong")
@@ -385,7 +385,7 @@ async fn connections_of_a_saved_state_end_at_once() {
     });
     ended.await;
     let socket = guest.connect(server).await.unwrap();
-    assert_eq!(guest.say(socket, b"new").await.unwrap(), b"NEW");
+    assert_eq!(guest.exchange(socket, b"new").await.unwrap(), b"NEW");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
