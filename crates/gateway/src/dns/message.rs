@@ -55,6 +55,7 @@ impl DnsQuery {
             return Err(None);
         }
 
+        // Other operations, and more or fewer than one question, are answered with an error.
         let reject = |code| {
             let response = Message::error_msg(head.id, head.op_code, code);
             Err(response.to_vec().ok())
@@ -111,6 +112,7 @@ impl DnsQuery {
         };
         message.add_query(self.query.clone());
 
+        // One record for each address.
         if let DnsAnswer::Addresses(addresses, ttl) = answer {
             let seconds = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
             for address in addresses {

@@ -45,6 +45,7 @@ impl NameServer {
             }
         };
 
+        // The rate counts every query, including repeated and denied ones.
         if !self.rate.try_acquire() {
             let text = format!(
                 "more than {} lookups per second; raise `lookups_per_s` in the policy's limits",

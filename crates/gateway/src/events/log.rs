@@ -132,11 +132,13 @@ impl Log {
             message = event.message
         );
 
+        // Count denials, even if there is no receiver.
         let mut state = self.lock();
         if !event.allowed {
             state.count_denial(&event);
         }
 
+        // Never wait for a slow receiver: it misses events instead.
         let Some(receiver) = state.receiver.clone() else {
             return;
         };

@@ -1,4 +1,4 @@
-//! Records of what a guest does on its network: events as they happen, and a summary.
+//! Records of a guest's network activity: events as they happen, and a summary.
 //!
 //! Nothing is decided here. Events hold no secrets and no payload.
 

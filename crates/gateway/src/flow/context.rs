@@ -37,6 +37,8 @@ impl ConnectionContext {
         let limits = policy.limits;
         let log = Arc::<Log>::default();
         let resolved_names = Arc::<ResolvedNames>::default();
+
+        // The name server shares the log, and the names that connections are decided by.
         let name_server = NameServer {
             policy: policy.clone(),
             resolved_names: resolved_names.clone(),

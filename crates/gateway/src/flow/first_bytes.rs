@@ -13,7 +13,7 @@ use crate::tls::{SNIFF_BYTES, SniffResult, sniff};
 /// it may take seconds to compute that message.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a connection starts with.
+/// The start of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FirstBytes {
     Received(SniffResult),

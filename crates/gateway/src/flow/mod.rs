@@ -1,6 +1,6 @@
 //! One connection of the guest, from its first packet to its end.
 //!
-//! A connection is decided on when the guest opens it, and again when its first bytes show what is spoken. Then its
+//! A connection is decided on when the guest opens it, and again when its first bytes show the protocol. Then its
 //! bytes are forwarded, or its requests go through the proxy in `http`. The TCP/IP stack is in `stack`; how a task is
 //! started for each connection is in `gateway`.
 

@@ -53,6 +53,7 @@ impl ConnectionContext {
             self.log.record(event.at(destination.to));
         };
 
+        // The vault has an authority whenever a rule or a secret terminates TLS.
         let Some(authority) = self.vault.authority() else {
             return record_failure(
                 "no_authority",
@@ -111,6 +112,8 @@ impl ConnectionContext {
         counter: &Arc<ByteCounter>,
     ) -> Proxy {
         let to = destination.to;
+
+        // One object decides on the requests and records them.
         let requests = Arc::new(ProxiedRequests {
             context: self.clone(),
             destination,
@@ -142,6 +145,7 @@ impl ConnectionContext {
         let first = Mutex::new(Some(first));
         let context = self.clone();
         Box::new(move || -> ConnectFuture {
+            // The first call takes the connection that is open already.
             let open = first.lock().unwrap_or_else(PoisonError::into_inner).take();
             let (context, counter, host) = (context.clone(), counter.clone(), host.clone());
             Box::pin(async move {
@@ -270,6 +274,7 @@ impl RequestFilter for ProxiedRequests {
 
 impl RequestObserver for ProxiedRequests {
     fn finished(&self, request: RequestRecord) {
+        // A refused request has its event from the decision; others get a new one.
         let event = match request.refused {
             Some(code) => self.refusal_event(code),
             None => {

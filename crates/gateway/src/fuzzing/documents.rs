@@ -37,10 +37,12 @@ fn assert_decisions(document: Document) {
         credentials: Vec::new(),
     };
 
+    // Indexes are empty, so that nothing is read from this host.
     let Ok(policy) = document.policy_with("fuzz", |_| Ok(index.clone())) else {
         return;
     };
 
+    // Decisions must not panic, and an empty policy must allow nothing.
     let name: HostName = "allowed.test".parse().expect("a name");
     let host = Host::Name(name.clone());
     let names = [name.clone()];

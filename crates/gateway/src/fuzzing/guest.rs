@@ -90,6 +90,7 @@ impl Guest {
         assert_eq!(ethernet.dst_addr().0, LINK.guest.mac);
         assert_eq!(ethernet.src_addr().0, LINK.gateway.mac);
 
+        // The payload must be a valid packet for this guest.
         match ethernet.ethertype() {
             EthernetProtocol::Ipv4 => {
                 let packet = Ipv4Packet::new_checked(ethernet.payload()).expect("a packet");

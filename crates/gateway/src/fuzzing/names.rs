@@ -23,6 +23,8 @@ pub(super) fn ask(bytes: &[u8]) {
     };
 
     let over_tcp = over_tcp % 2 == 1;
+
+    // Time passes between queries, so that the rate allows them.
     let server = SERVER.with(Arc::clone);
     let answer = wait_for(async {
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -39,6 +41,7 @@ pub(super) fn ask(bytes: &[u8]) {
         answer.len()
     );
 
+    // The answer must be valid, match the query, and contain only the gateway's addresses.
     let message = Message::from_vec(&answer).expect("a valid answer");
     let head = &message.metadata;
     assert_eq!(head.id.to_be_bytes(), question[..2]);

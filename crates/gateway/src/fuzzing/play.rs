@@ -85,6 +85,7 @@ impl Play {
 
     /// Performs an act; returns `false` if the wire is closed.
     pub(super) async fn act(&mut self, act: &Act) -> bool {
+        // Frames of the act go onto the wire, at most as long as the link allows.
         for frame in act.frames(&mut self.guest) {
             let length = frame.len().min(LINK.mtu + 14);
             if length > 0 {
@@ -93,6 +94,7 @@ impl Play {
             }
         }
 
+        // Other acts change the wire, the host or the time.
         match act {
             Act::Wire(bytes) => self.read.put_slice(bytes),
             Act::Inbound { v6, port } => {

@@ -55,6 +55,7 @@ pub(super) fn pass(bytes: &[u8]) {
 }
 
 async fn exchange(how: u8, said: &[u8], answer: &[u8]) {
+    // The servers are the far ends of the streams that the proxy opens.
     let (asks, servers) = mpsc::unbounded_channel();
     let connect: Connector = Box::new(move || {
         let (near, far) = tokio::io::duplex(64 * 1024);
@@ -75,6 +76,7 @@ async fn exchange(how: u8, said: &[u8], answer: &[u8]) {
         connect,
     };
 
+    // The guest sends its bytes and reads until the proxy closes.
     let (mut guest, near) = tokio::io::duplex(64 * 1024);
     let proxy = tokio::spawn(proxy.serve(near));
     let servers = tokio::spawn(serve_all(servers, answer.to_vec(), how & 2 != 0));

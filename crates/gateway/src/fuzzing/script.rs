@@ -59,7 +59,7 @@ pub(super) enum Act {
     Wait {
         millis: u16,
     },
-    /// Whether the guest reads what it is sent.
+    /// Whether the guest reads incoming frames.
     Listen(bool),
     /// Aborts all tasks, which drops their connections.
     Abort,
@@ -317,6 +317,8 @@ impl Act {
             .connections
             .get_mut(usize::from(*connection) % count)?;
         let (flags, payload) = (flags.bits(), payload.bytes());
+
+        // The segment may deviate from the correct sequence numbers.
         let nudged = GuestConnection {
             ours: seq.on(connection.ours),
             theirs: ack.on(connection.theirs),
@@ -324,6 +326,8 @@ impl Act {
         };
 
         let bytes = tcp(&nudged, flags, *window, &options.bytes(), &payload);
+
+        // A correct segment moves the guest's sequence number.
         if matches!(seq, Nudge::Right | Nudge::RightToo) {
             let ends = u32::from(flags & 1) + u32::from(flags >> 1 & 1);
             let length = u32::try_from(payload.len()).unwrap_or_default();

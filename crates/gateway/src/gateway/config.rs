@@ -1,4 +1,4 @@
-//! What a gateway is started with.
+//! The configuration of a gateway.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::stack::FourTuple;
 pub struct GatewayConfig {
     /// The addresses on the link to the guest.
     pub link: LinkAddresses,
-    /// The policy, which says what the guest may reach.
+    /// The policy, which says which hosts the guest may reach.
     pub policy: Arc<Policy>,
     /// The secrets and keys that the gateway holds and the guest does not.
     pub vault: Vault,

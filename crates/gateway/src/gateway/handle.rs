@@ -49,17 +49,20 @@ impl Gateway {
     /// # Errors
     /// Returns [`GatewayError`] if the host provides no random numbers.
     pub fn start(wire: UnixStream, config: GatewayConfig) -> Result<Self, GatewayError> {
+        // The stack, which resets connections of an earlier gateway first.
         let seed = getrandom::u64().map_err(|e| GatewayError::Randomness(e.to_string()))?;
         let limits = config.policy.limits;
         let max_connections = usize::try_from(limits.connections).unwrap_or(usize::MAX);
         let (stack, arrivals) = Stack::new(config.link, seed, max_connections);
         stack.reset_stale_connections(&config.stale.0);
 
+        // The state that all connections share.
         let resolver = Resolver::new(config.name_servers);
         let gateway = config.link.gateway;
         let context = ConnectionContext::new(config.policy, config.vault, resolver, gateway);
         let (log, budget) = (context.log.clone(), context.budget.clone());
 
+        // The task that runs until the guest is gone.
         let (guest_lives, guest_gone) = watch::channel(());
         let running = run(
             stack.clone(),

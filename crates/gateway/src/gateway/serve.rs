@@ -45,6 +45,7 @@ async fn serve(
     let mut tasks = JoinSet::new();
     let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS));
     loop {
+        // Wait for the next arrival; meanwhile, remove finished tasks.
         let arrival = tokio::select! {
             arrival = arrivals.recv() => arrival,
             Some(_) = tasks.join_next() => continue,
@@ -57,6 +58,7 @@ async fn serve(
                 tasks.spawn(async move { context.serve(guest).await });
             }
             Some(Arrival::DnsQuery { from, message }) => {
+                // The query is dropped if too many lookups are in progress.
                 let Ok(permit) = lookups.clone().try_acquire_owned() else {
                     continue;
                 };

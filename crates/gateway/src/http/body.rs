@@ -68,6 +68,7 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        // A page is one piece; the server's body passes through the redactor if there is one.
         let (data, exchange) = match self.get_mut() {
             Self::Page(page, exchange) => (page.take().map(Ok), exchange),
             Self::Server {

@@ -19,7 +19,7 @@ const HOP_BY_HOP: [HeaderName; 11] = [
     TRAILER,
     TRANSFER_ENCODING,
     UPGRADE,
-    // The gateway answers it: hyper tells the guest to continue when the body is read.
+    // hyper answers it: it sends 100 Continue to the guest when the body is read.
     EXPECT,
 ];
 

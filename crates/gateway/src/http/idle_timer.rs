@@ -1,4 +1,4 @@
-//! How long a connection of the guest may be idle, by what it is doing.
+//! How long a connection of the guest may be idle in each of its phases.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -8,7 +8,7 @@ pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Maximum number of headers of a message, on either side.
 pub(super) const MAX_HEADERS: usize = 128;
 
-/// Maximum number of bytes that hyper buffers in each direction: a head and what came with it.
+/// Maximum number of bytes that hyper buffers in each direction: a head and the bytes that follow it in the same read.
 pub(super) const BUFFER_BYTES: usize = 2 * MAX_HEAD_BYTES;
 
 /// Deadline for a head, from its first byte to its last.

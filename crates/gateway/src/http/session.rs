@@ -189,7 +189,7 @@ impl Session {
             Err(SendError::ClosedWhileReused) => return Err(Aborted),
             Err(SendError::Upstream(error)) => Err(error),
         };
-        // Some error messages repeat what the server sent, so they are redacted as well.
+        // Some error messages repeat bytes of the server, so they are redacted as well.
         Ok(response.unwrap_or_else(|error| {
             let text = reply.redact(format!("{error}\n"));
             page::unreachable(text, &error, exchange)
@@ -242,6 +242,7 @@ impl Session {
         reply: &Reply,
         exchange: &Arc<Exchange>,
     ) -> Result<Response<Incoming>, UpstreamError> {
+        // The guest must have requested WebSocket, and the server must have agreed to it.
         let agreed = upgrade::is_websocket(response.headers(), response.body());
         let requested = self
             .requested_upgrade()
@@ -274,7 +275,7 @@ impl Session {
     }
 }
 
-/// What the answer to a request depends on.
+/// Properties of a request that its answer depends on.
 struct Reply {
     /// The request's method is HEAD.
     is_head: bool,

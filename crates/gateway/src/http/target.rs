@@ -1,4 +1,4 @@
-//! The target of a request: one host, whatever way it is written.
+//! The target of a request: one host, in any notation.
 
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
@@ -37,6 +37,7 @@ impl Target {
             ));
         }
 
+        // The Host header counts; an absolute URL in the request line must agree with it.
         let (host, port) = host_header(request)?;
         let uri = request.uri();
         if let Some(authority) = uri.authority() {

@@ -66,6 +66,7 @@ impl Index {
             return Err(IndexError::TooMany { ecosystem });
         }
 
+        // Each host and port once, in the order of the URLs.
         let mut seen = BTreeSet::new();
         let hosts = urls.iter().chain(&file_hosts).filter_map(host_and_port);
         let hosts = hosts.filter(|pair| seen.insert(pair.clone())).collect();

@@ -74,6 +74,8 @@ fn read_npmrc(
     };
 
     let place = file.display().to_string();
+
+    // The format is INI with `=` only, and with comments on separate lines.
     let mut defaults = Ini::new_cs().defaults();
     defaults.default_section = NO_SECTION.into();
     defaults.delimiters = vec!['='];
@@ -176,6 +178,7 @@ fn read_bunfig(
         reason: "it is not a valid bunfig.toml".into(),
     })?;
 
+    // A registry is a URL, or a table with a token.
     let add = |registry: BunRegistry, to: &mut IndexSettings| {
         let (url, token) = match registry {
             BunRegistry::Url(url) => (url, None),

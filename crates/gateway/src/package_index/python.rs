@@ -34,6 +34,7 @@ struct PipDefault {
 
 /// Reads the settings of pip and uv. pip's default is used if no index is set, or a tool has only extra ones.
 pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, IndexError> {
+    // The main indexes of both tools come first.
     let tools = [read_pip(environment)?, read_uv(environment)?];
     let default = query_pip_default(environment);
     let mut found = IndexSettings::default();
@@ -42,6 +43,7 @@ pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, Index
         found.add(&setting.url, setting.name, &setting.place)?;
     }
 
+    // pip's default, where no main index is set.
     let has_only_extra = |tool: &ToolSettings| tool.main.is_none() && !tool.extra.is_empty();
     if let Some(default) = &default
         && (found.urls.is_empty() || tools.iter().any(has_only_extra))
@@ -57,6 +59,7 @@ pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, Index
         found.add(&setting.url, setting.name, &setting.place)?;
     }
 
+    // The default index keeps its files on another host.
     if let Some(PipDefault {
         index,
         files: Some(files),

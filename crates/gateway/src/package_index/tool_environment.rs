@@ -96,6 +96,7 @@ pub(super) fn read(file: &Path) -> Result<Option<String>, IndexError> {
         reason,
     };
 
+    // A missing file is not an error.
     let opened = match File::open(file) {
         Ok(opened) => opened,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -104,6 +105,7 @@ pub(super) fn read(file: &Path) -> Result<Option<String>, IndexError> {
         Err(e) => return Err(error(e.to_string())),
     };
 
+    // One byte more than the maximum shows that the file is too long.
     let mut text = String::new();
     opened
         .take(MAX_READ_BYTES + 1)

@@ -83,6 +83,8 @@ impl Index {
         special: &BTreeMap<HostName, Vec<IpAddr>>,
     ) -> Result<IndexAccess, IndexAccessError> {
         let mut policy = Policy::nothing(name);
+
+        // A rule for each host, with the special addresses of its name.
         for (at, (host, port)) in self.hosts.iter().enumerate() {
             let mut rule = self.rule(at, host, *port)?;
             if let Host::Name(name) = host {
@@ -99,6 +101,7 @@ impl Index {
             policy.rules.push(rule);
         }
 
+        // Credentials become secrets, and the guest gets placeholders.
         let mut access = IndexAccess {
             policy,
             values: Vec::new(),

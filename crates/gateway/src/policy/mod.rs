@@ -1,4 +1,4 @@
-//! Policies: what a guest may reach, and the one function that decides.
+//! Policies, and the one function that decides by them.
 //!
 //! Nothing is allowed unless a rule allows it. Everything here is pure, except [`Index::of_host`], which reads how this
 //! host's own package tools are configured. Connections and packets do not belong here.

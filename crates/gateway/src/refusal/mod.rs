@@ -1,6 +1,6 @@
 //! How a guest learns that something is refused: a page for HTTP, an alert for TLS, and then a clean close.
 //!
-//! What is refused, and the words for it, come from the callers.
+//! The callers decide about refusals and provide the text.
 
 mod reason;
 mod reply;

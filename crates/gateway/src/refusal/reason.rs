@@ -8,7 +8,7 @@ pub(crate) const DENIED_HEADER: &str = "x-fumehood-denied";
 pub(crate) struct Refusal {
     /// A stable code of lowercase letters and underscores, such as `connect_method`.
     pub(crate) code: &'static str,
-    /// What was denied, by what and why, and how to allow it.
+    /// The denied subject, the policy, the reason, and how to allow it.
     pub(crate) text: String,
 }
 

@@ -1,4 +1,4 @@
-//! Redacts values in what comes back from a host, without changing its length.
+//! Redacts values in the answers of a host, without changing their length.
 
 use std::fmt;
 use std::sync::Arc;

@@ -49,7 +49,7 @@ impl Secret {
         })
     }
 
-    /// Returns what the guest receives instead of the value.
+    /// Returns the placeholder, which the guest receives instead of the value.
     pub(crate) fn placeholder(&self) -> &str {
         &self.placeholder
     }

@@ -16,7 +16,7 @@ pub(super) const MAX_VALUE_BYTES: usize = 8192;
 pub(crate) enum SecretError {
     /// The value is too short.
     #[error(
-        "the secret has {0} bytes; it needs at least {MIN_VALUE_BYTES}, so that it can be told apart from other text"
+        "the secret has {0} bytes; it needs at least {MIN_VALUE_BYTES}, so that it does not occur in other text by chance"
     )]
     TooShort(usize),
     /// The value is too long.

@@ -10,8 +10,8 @@ use super::value::{SecretError, SecretText};
 use crate::policy::{Policy, SecretName};
 use crate::tls::{Authority, AuthorityError};
 
-/// What a guest's gateway holds and the guest does not: the values of its secrets, and the keys of the certificate
-/// authority that TLS is terminated with.
+/// Holds the values of a guest's secrets, and the keys of the certificate authority that TLS is terminated with. The guest
+/// has neither.
 ///
 /// Cheap to clone. Sandboxes that start from one saved state share it, because their guests hold the same placeholders
 /// and trust the same authority.

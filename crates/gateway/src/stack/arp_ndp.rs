@@ -35,6 +35,7 @@ pub(super) fn answer_arp(
         return None;
     }
 
+    // The reply goes to the guest's configured addresses, not to those in the request.
     let reply = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Reply,
         source_hardware_addr: EthernetAddress(link.gateway.mac),
@@ -69,6 +70,7 @@ pub(super) fn answer_solicitation(
         return None;
     }
 
+    // The advertisement, in a packet.
     let mac = EthernetAddress(link.gateway.mac);
     let reply = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
         flags: NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE,

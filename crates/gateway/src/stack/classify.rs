@@ -75,6 +75,8 @@ fn classify_v4(link: &LinkAddresses, bytes: &[u8]) -> FrameClass {
     if source != link.guest.v4 && !unconfigured {
         return FrameClass::Rejected(RejectedPacket::Source(source.into()));
     }
+
+    // Fragments would have to be reassembled before they can be checked.
     if packet.more_frags() || packet.frag_offset() != 0 {
         return FrameClass::Rejected(RejectedPacket::Fragment(to.into()));
     }
@@ -109,6 +111,8 @@ fn classify_v6(link: &LinkAddresses, bytes: &[u8]) -> FrameClass {
     if to.is_multicast() && (protocol == IpProtocol::Icmpv6 || protocol == IpProtocol::HopByHop) {
         return FrameClass::Ignored;
     }
+
+    // A kernel uses link-local addresses by itself; TCP from them is rejected below.
     if source != link.guest.v6 && !is_link_local(source) {
         return FrameClass::Rejected(RejectedPacket::Source(source.into()));
     }

@@ -102,6 +102,7 @@ impl AsyncWrite for GuestStream {
                 return Poll::Ready(None);
             }
 
+            // Fill the send buffer from the pieces, in order.
             let mut total = 0;
             for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
                 let sent = socket.send_slice(piece).unwrap_or_default();

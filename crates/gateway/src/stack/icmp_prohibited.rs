@@ -19,7 +19,7 @@ const HOP_LIMIT: u8 = 64;
 /// The ICMP type of an echo request.
 const ECHO_REQUEST: u8 = 8;
 
-/// Tells the guest that its packet is prohibited, so that its program gets an error at once instead of waiting for an
+/// Reports to the guest that its packet is prohibited, so that its program gets an error at once instead of waiting for an
 /// answer that cannot come.
 pub(super) fn send_prohibited(device: &mut GuestDevice, link: &LinkAddresses, frame: &[u8]) {
     let packet = &frame[ETHERNET_BYTES.min(frame.len())..];
@@ -75,6 +75,7 @@ fn send_v6(device: &mut GuestDevice, link: &LinkAddresses, bytes: &[u8]) -> Opti
     let payload = packet.payload();
     let quoted = &payload[..payload.len().min(QUOTED_BYTES)];
 
+    // ICMPv6 types below 128 are errors, which are not answered with errors.
     let is_error =
         header.next_header == IpProtocol::Icmpv6 && quoted.first().is_none_or(|kind| *kind < 128);
     if header.src_addr != link.guest.v6 || header.dst_addr.is_multicast() || is_error {

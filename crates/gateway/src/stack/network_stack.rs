@@ -18,8 +18,8 @@ use crate::link::LinkAddresses;
 
 /// Size of a connection's buffer in each direction, in bytes. Pages that are not used cost nothing.
 ///
-/// It must be what the window of a SYN means with the window scale that this size gives: smoltcp 0.14 scales that
-/// window until the first acknowledgment, and with a smaller buffer a guest could make it panic.
+/// It must equal the largest window of a SYN, scaled by the window scale for this size: until the first acknowledgment,
+/// smoltcp 0.14 scales the window of a SYN, and with a smaller buffer a guest could make it panic.
 const BUFFER_BYTES: usize = 0xffff << 2;
 
 /// Maximum number of queued DNS queries, and of queued answers.

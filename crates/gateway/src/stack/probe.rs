@@ -31,6 +31,7 @@ impl Stack {
     fn assert_invariants(&self) {
         let state = self.lock();
 
+        // Connections are bounded, and each has exactly one socket; one more is for DNS.
         let connections = state.tuples.len();
         assert!(
             connections <= state.max_connections,
@@ -39,6 +40,7 @@ impl Stack {
         let sockets = state.sockets.iter().count();
         assert_eq!(sockets, connections + 1, "a socket has no connection");
 
+        // Orphans have a connection and a bounded time.
         for (at, (handle, deadline)) in state.orphans.iter().enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(left <= ORPHAN_TIMEOUT, "an orphan has {left:?} left");
@@ -50,6 +52,7 @@ impl Stack {
             );
         }
 
+        // The outbox is bounded, and no packet is left unprocessed.
         let max_bytes = OUTBOX_BYTES + LENGTH_BYTES + ETHERNET_BYTES + self.link().mtu;
         assert!(
             state.device.outbox.len() < max_bytes,

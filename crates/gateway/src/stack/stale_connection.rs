@@ -23,6 +23,8 @@ pub(super) fn reset_stale(device: &mut GuestDevice, tuple: FourTuple) {
     }
 
     let checksums = ChecksumCapabilities::default();
+
+    // An acknowledgment with sequence numbers that fit no connection.
     let segment = TcpRepr {
         src_port: remote.port(),
         dst_port: guest.port(),

@@ -1,4 +1,4 @@
-//! A stream that closes without losing what was written.
+//! A stream that closes without losing the last bytes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -19,8 +19,8 @@ pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A stream whose shutdown waits, within bounds, until the peer has closed as well.
 ///
-/// If a connection is dropped while the peer still sends, it is reset. A reset discards what the peer has not read yet,
-/// such as the page that explains a refusal.
+/// If a connection is dropped while the peer still sends, it is reset. A reset discards the bytes that the peer has
+/// not read yet, such as the page that explains a refusal.
 #[derive(Debug)]
 pub(crate) struct GracefulClose<S> {
     stream: S,
@@ -103,7 +103,7 @@ impl<S: Stream> AsyncWrite for GracefulClose<S> {
     }
 }
 
-/// Reads and discards what the peer still sends, until it closes, fails, or exceeds a bound.
+/// Reads and discards further bytes of the peer, until it closes, fails, or exceeds a bound.
 fn drain<S: Stream>(
     stream: &mut S,
     bytes_left: &mut usize,

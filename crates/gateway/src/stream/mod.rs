@@ -1,4 +1,4 @@
-//! Byte streams: types that read bytes again or close cleanly, and the errors of a connection to a server.
+//! Byte streams: wrappers that read bytes again or close cleanly, and the errors of a connection to a server.
 //!
 //! Protocols do not belong here.
 

@@ -122,6 +122,7 @@ fn sniff_tls(bytes: &[u8]) -> SniffResult {
         Some(_) => return SniffResult::Other,
     }
 
+    // The message's length, and the message itself.
     let mut rest = Cursor(&message[1..]);
     let Some(length) = rest.number(3) else {
         return SniffResult::Incomplete;

@@ -71,6 +71,8 @@ impl FromStr for HostName {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let name = text.strip_suffix('.').unwrap_or(text);
+
+        // Checks of the whole name come first, with the most helpful error.
         if name.len() > MAX_HOST_NAME_CHARS {
             return Err(NameError::TooLong(name.len()));
         }
@@ -87,6 +89,7 @@ impl FromStr for HostName {
             return Err(NameError::Address(text.into()));
         }
 
+        // Then each label, and the last one again: it must not make the name an address.
         name.split('.')
             .try_for_each(|label| check_label(label, text))?;
         if is_number(name.rsplit('.').next().unwrap_or_default()) {

@@ -1,4 +1,4 @@
-//! Frames that no kernel lets its programs send: nobody arrives by them, and the gateway goes on.
+//! Frames that no kernel lets its programs send. They reach no host, and the gateway continues to work.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,16 +13,16 @@ use super::*;
 
 const MARK: &[u8] = b"one byte for a canary";
 
-/// Somebody who may be reached, and somebody at the same port who may not.
-struct Two {
+/// An allowed host, and a canary at the same port that is not allowed.
+struct Hosts {
     allowed: SocketAddr,
     canary: SocketAddr,
     arrived: Arc<AtomicUsize>,
 }
 
-impl Two {
+impl Hosts {
     async fn listen() -> Self {
-        let allowed = shouting().await;
+        let allowed = start_uppercase_server().await;
         let canary = SocketAddr::from(([127, 0, 0, 2], allowed.port()));
         let arrived = Arc::new(AtomicUsize::new(0));
         let (listener, count) = (TcpListener::bind(canary).await.unwrap(), arrived.clone());
@@ -46,8 +46,8 @@ impl Two {
         }
     }
 
-    /// The gateway still does what it should, and nobody was where nobody may be.
-    async fn assert_well(&self, guest: &mut Guest) {
+    /// Asserts that the gateway still works, and that nothing reached the canary.
+    async fn assert_unharmed(&self, guest: &mut Guest) {
         let socket = guest.connect(self.allowed).await.unwrap();
         assert_eq!(guest.exchange(socket, b"still").await.unwrap(), b"STILL");
         assert_eq!(self.arrived.load(Ordering::Relaxed), 0);
@@ -58,7 +58,7 @@ fn ethernet(from: [u8; 6], to: [u8; 6], kind: [u8; 2], packet: &[u8]) -> Vec<u8>
     [&to[..], &from, &kind, packet].concat()
 }
 
-/// A frame as the guest's kernel makes it.
+/// A frame as the guest's kernel builds it.
 fn frame(packet: &[u8]) -> Vec<u8> {
     ethernet(LINK.guest.mac, LINK.gateway.mac, [8, 0], packet)
 }
@@ -123,9 +123,9 @@ fn packet(
     out
 }
 
-/// A word of ARP, by which the guest says that it has this address, or asks who has the canary's.
+/// An ARP message in which the guest claims an address, or requests the hardware address of another.
 fn arp(claimed: Ipv4Addr, operation: ArpOperation, target: Ipv4Addr) -> Vec<u8> {
-    let word = ArpRepr::EthernetIpv4 {
+    let message = ArpRepr::EthernetIpv4 {
         operation,
         source_hardware_addr: EthernetAddress(LINK.guest.mac),
         source_protocol_addr: claimed,
@@ -133,14 +133,14 @@ fn arp(claimed: Ipv4Addr, operation: ArpOperation, target: Ipv4Addr) -> Vec<u8> 
         target_protocol_addr: target,
     };
 
-    let mut out = vec![0; word.buffer_len()];
-    word.emit(&mut ArpPacket::new_unchecked(&mut out));
+    let mut out = vec![0; message.buffer_len()];
+    message.emit(&mut ArpPacket::new_unchecked(&mut out));
 
     ethernet(LINK.guest.mac, [0xff; 6], [8, 6], &out)
 }
 
-/// Bytes of IPv4's header, changed at a place, with the right sum.
-fn changed(mut packet: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+/// Changes bytes of an IPv4 header and corrects its checksum.
+fn with_header_bytes(mut packet: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     packet[at..at + bytes.len()].copy_from_slice(bytes);
     packet[10..12].fill(0);
     let words = packet[..20].chunks_exact(2);
@@ -153,32 +153,37 @@ fn changed(mut packet: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// What is forged, with what is told of it.
-fn forged(two: &Two) -> Vec<(&'static str, Vec<u8>)> {
+/// Forged frames, with the code of the event for each.
+fn forged(hosts: &Hosts) -> Vec<(&'static str, Vec<u8>)> {
     let (guest, gateway) = (LINK.guest.v4, LINK.gateway.v4);
     let (ours, theirs) = (LINK.guest.mac, LINK.gateway.mac);
     let stranger = Ipv4Addr::new(203, 0, 113, 200);
-    let open = syn(guest, two.canary);
-    let Ok(canary) = two.canary.ip().to_string().parse::<Ipv4Addr>() else {
-        unreachable!("it is of IPv4")
+    let open = syn(guest, hosts.canary);
+    let Ok(canary) = hosts.canary.ip().to_string().parse::<Ipv4Addr>() else {
+        unreachable!("it is an IPv4 address")
     };
 
     let own = [2, 0, 0, 0, 0, 9];
 
     vec![
-        // Whatever hardware it says that it is for, the answer is the same.
+        // The destination hardware address does not matter.
         ("special_address", frame(&open)),
         (
             "special_address",
-            ethernet(ours, [0xff; 6], [8, 0], &syn_of(41_001, guest, two.canary)),
+            ethernet(
+                ours,
+                [0xff; 6],
+                [8, 0],
+                &syn_of(41_001, guest, hosts.canary),
+            ),
         ),
         (
             "special_address",
-            ethernet(ours, own, [8, 0], &syn_of(41_002, guest, two.canary)),
+            ethernet(ours, own, [8, 0], &syn_of(41_002, guest, hosts.canary)),
         ),
         ("malformed", ethernet(own, theirs, [8, 0], &open)),
         ("malformed", ethernet(theirs, theirs, [8, 0], &open)),
-        // In a frame of another kind: a tagged one, one with a length, and IPv4 in the name of IPv6.
+        // Other frame types: a tagged one, one with a length, and IPv4 with the EtherType of IPv6.
         (
             "malformed",
             ethernet(
@@ -194,25 +199,40 @@ fn forged(two: &Two) -> Vec<(&'static str, Vec<u8>)> {
             "malformed",
             ethernet(ours, theirs, [8, 0], &[&[0x65][..], &open[1..]].concat()),
         ),
-        // From others: also to those that may be reached.
-        ("source_address", frame(&syn(stranger, two.canary))),
-        ("source_address", frame(&syn(stranger, two.allowed))),
-        ("source_address", frame(&syn(gateway, two.allowed))),
-        ("source_address", frame(&syn(canary, two.allowed))),
-        ("source_address", frame(&datagram(stranger, two.canary))),
-        ("protocol", frame(&syn(Ipv4Addr::UNSPECIFIED, two.canary))),
-        ("datagram", frame(&datagram(guest, two.canary))),
-        ("datagram", frame(&datagram(guest, two.allowed))),
-        // In parts, the first and the last.
-        ("fragment", frame(&changed(open.clone(), 6, &[0x20, 0]))),
-        ("fragment", frame(&changed(open.clone(), 6, &[0, 1]))),
-        // Longer and shorter than they say.
-        ("malformed", frame(&changed(open.clone(), 2, &[0xff, 0xff]))),
-        ("malformed", frame(&changed(open.clone(), 2, &[0, 19]))),
-        ("malformed", frame(&changed(open.clone(), 0, &[0x4f]))),
+        // Foreign source addresses, also to the allowed host.
+        ("source_address", frame(&syn(stranger, hosts.canary))),
+        ("source_address", frame(&syn(stranger, hosts.allowed))),
+        ("source_address", frame(&syn(gateway, hosts.allowed))),
+        ("source_address", frame(&syn(canary, hosts.allowed))),
+        ("source_address", frame(&datagram(stranger, hosts.canary))),
+        ("protocol", frame(&syn(Ipv4Addr::UNSPECIFIED, hosts.canary))),
+        ("datagram", frame(&datagram(guest, hosts.canary))),
+        ("datagram", frame(&datagram(guest, hosts.allowed))),
+        // Fragments: the first and the last.
+        (
+            "fragment",
+            frame(&with_header_bytes(open.clone(), 6, &[0x20, 0])),
+        ),
+        (
+            "fragment",
+            frame(&with_header_bytes(open.clone(), 6, &[0, 1])),
+        ),
+        // Wrong lengths.
+        (
+            "malformed",
+            frame(&with_header_bytes(open.clone(), 2, &[0xff, 0xff])),
+        ),
+        (
+            "malformed",
+            frame(&with_header_bytes(open.clone(), 2, &[0, 19])),
+        ),
+        (
+            "malformed",
+            frame(&with_header_bytes(open.clone(), 0, &[0x4f])),
+        ),
         ("malformed", frame(&open[..12])),
         ("malformed", frame(&[])),
-        // A neighbour that claims to be another.
+        // A guest that claims another address.
         ("source_address", arp(gateway, ArpOperation::Reply, guest)),
         (
             "source_address",
@@ -226,34 +246,34 @@ fn forged(two: &Two) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_arrives_by_what_is_forged_and_it_is_told() {
-    let two = Two::listen().await;
-    let (mut guest, gateway) = start(policy(&[two.allowed.to_string()]), vec![]);
+async fn forged_frames_reach_no_host_and_are_reported() {
+    let hosts = Hosts::listen().await;
+    let (mut guest, gateway) = start(policy(&[hosts.allowed.to_string()]), vec![]);
     let mut events = gateway.events();
 
-    for (n, (code, frame)) in forged(&two).into_iter().enumerate() {
+    for (n, (code, frame)) in forged(&hosts).into_iter().enumerate() {
         guest.send_raw(&frame);
         let event = guest.until("an event", |_| events.try_recv().ok()).await;
         assert_eq!((event.code, event.allowed), (code, false), "{n}");
     }
 
-    // Nobody else's hardware address is told.
+    // No other hardware address is announced.
     guest.send_raw(&arp(
         LINK.guest.v4,
         ArpOperation::Request,
         [127, 0, 0, 2].into(),
     ));
-    two.assert_well(&mut guest).await;
+    hosts.assert_unharmed(&mut guest).await;
     assert!(events.try_recv().is_ok_and(|event| event.allowed));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_arrives_by_chance() {
-    let two = Two::listen().await;
-    let (mut guest, _gateway) = start(policy(&[two.allowed.to_string()]), vec![]);
-    let mut seeds: Vec<Vec<u8>> = forged(&two).into_iter().map(|(_, frame)| frame).collect();
-    seeds.push(frame(&syn(LINK.guest.v4, two.allowed)));
-    // The same at every run: Knuth's numbers for a sequence that looks like chance.
+async fn random_changes_to_frames_reach_no_host() {
+    let hosts = Hosts::listen().await;
+    let (mut guest, _gateway) = start(policy(&[hosts.allowed.to_string()]), vec![]);
+    let mut seeds: Vec<Vec<u8>> = forged(&hosts).into_iter().map(|(_, frame)| frame).collect();
+    seeds.push(frame(&syn(LINK.guest.v4, hosts.allowed)));
+    // A linear congruential generator by Knuth: the same sequence in every run.
     let mut state = 4711_u64;
     let mut chance = |below: usize| {
         state = state
@@ -273,5 +293,5 @@ async fn nobody_arrives_by_chance() {
         guest.send_raw(&frame);
     }
 
-    two.assert_well(&mut guest).await;
+    hosts.assert_unharmed(&mut guest).await;
 }

@@ -18,7 +18,7 @@ use crate::policy::{Document, Policy, RuleSpec};
 use crate::secret::Vault;
 use crate::testing::{Guest, LINK};
 
-/// A policy of words as the command line takes them.
+/// Parses a policy from words of the command line.
 fn policy(words: &[String]) -> Policy {
     let rules = words.iter().map(|word| RuleSpec::parse_word(word).unwrap());
     let document = Document {
@@ -41,7 +41,7 @@ fn start(policy: Policy, name_servers: Vec<SocketAddr>) -> (Guest, Gateway) {
     (guest, Gateway::start(wire, setup).unwrap())
 }
 
-/// A guest with a connection to a server, and both ends of that.
+/// Returns a guest with a connection to a server, and both ends of the connection.
 async fn connected() -> (Guest, Gateway, SocketHandle, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -50,17 +50,17 @@ async fn connected() -> (Guest, Gateway, SocketHandle, TcpStream) {
     (guest, gateway, opened.unwrap(), accepted.unwrap().0)
 }
 
-/// A server that sends back what it hears, in upper case.
-async fn shouting() -> SocketAddr {
+/// A server that sends back its input in uppercase.
+async fn start_uppercase_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let mut heard = Vec::new();
-                client.read_to_end(&mut heard).await.unwrap();
-                heard.make_ascii_uppercase();
-                client.write_all(&heard).await.unwrap();
+                let mut received = Vec::new();
+                client.read_to_end(&mut received).await.unwrap();
+                received.make_ascii_uppercase();
+                client.write_all(&received).await.unwrap();
             });
         }
     });
@@ -68,8 +68,8 @@ async fn shouting() -> SocketAddr {
     at
 }
 
-/// A name server that knows these names.
-async fn name_server(known: &'static [(&str, &str)]) -> SocketAddr {
+/// Starts a name server for these names.
+async fn start_name_server(known: &'static [(&str, &str)]) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let at = socket.local_addr().unwrap();
     tokio::spawn(async move {
@@ -107,7 +107,7 @@ async fn name_server(known: &'static [(&str, &str)]) -> SocketAddr {
     at
 }
 
-/// What the guest is told about a name.
+/// Looks up a name from the guest.
 async fn look_up(guest: &mut Guest, name: &str, kind: RecordType) -> (ResponseCode, Vec<IpAddr>) {
     let mut question = Message::query();
     question.metadata.id = 4711;
@@ -128,7 +128,7 @@ async fn look_up(guest: &mut Guest, name: &str, kind: RecordType) -> (ResponseCo
     (answer.metadata.response_code, addresses.collect())
 }
 
-/// Codes of all denials so far.
+/// Returns the codes of all denials so far.
 fn denials(gateway: &Gateway) -> Vec<&'static str> {
     let summary = gateway.summary();
     summary
@@ -139,18 +139,18 @@ fn denials(gateway: &Gateway) -> Vec<&'static str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_address_rule_allows_goes_through_whole() {
-    let server = shouting().await;
+async fn bytes_to_an_allowed_address_arrive_complete() {
+    let server = start_uppercase_server().await;
     let (mut guest, gateway) = start(policy(&[server.to_string()]), vec![]);
     let long: Vec<u8> = (0..3_000_000_u32).map(|n| b'a' + (n % 26) as u8).collect();
 
     for said in [&b"hello"[..], &long] {
         let socket = guest.connect(server).await.unwrap();
-        let heard = guest.exchange(socket, said).await.unwrap();
+        let received = guest.exchange(socket, said).await.unwrap();
         assert!(
-            heard == said.to_ascii_uppercase(),
+            received == said.to_ascii_uppercase(),
             "{} of {}",
-            heard.len(),
+            received.len(),
             said.len()
         );
     }
@@ -162,9 +162,9 @@ async fn what_an_address_rule_allows_goes_through_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_no_rule_allows_never_leaves() {
-    let server = shouting().await;
-    let other = shouting().await;
+async fn a_connection_that_no_rule_allows_is_refused() {
+    let server = start_uppercase_server().await;
+    let other = start_uppercase_server().await;
     let (mut guest, gateway) = start(policy(&[other.to_string()]), vec![]);
     assert_eq!(guest.connect(server).await, None);
     assert_eq!(denials(&gateway), ["port_not_allowed"]);
@@ -178,7 +178,7 @@ async fn what_no_rule_allows_never_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_refuses_refuses() {
+async fn a_refusing_host_is_refused_for_the_guest() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     drop(listener);
@@ -190,8 +190,9 @@ async fn a_host_that_refuses_refuses() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_are_answered_as_the_policy_says() {
-    let names = name_server(&[("good.test", "203.0.113.9"), ("inner.test", "10.0.0.1")]).await;
+async fn names_are_resolved_as_the_policy_says() {
+    let names =
+        start_name_server(&[("good.test", "203.0.113.9"), ("inner.test", "10.0.0.1")]).await;
     let words = ["good.test", "absent.test", "inner.test"].map(String::from);
     let (mut guest, gateway) = start(policy(&words), vec![names]);
     let refuser = IpAddr::from(LINK.gateway.v4);
@@ -227,8 +228,8 @@ async fn names_are_answered_as_the_policy_says() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_denied_guest_reads_why() {
-    let names = name_server(&[("inner.test", "10.0.0.1")]).await;
+async fn a_denied_guest_reads_the_reason() {
+    let names = start_name_server(&[("inner.test", "10.0.0.1")]).await;
     let words = ["inner.test"].map(String::from);
     let (mut guest, gateway) = start(policy(&words), vec![names]);
     let (_, refuser) = look_up(&mut guest, "inner.test", RecordType::A).await;
@@ -260,7 +261,7 @@ async fn a_denied_guest_reads_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_neither_tcp_nor_a_question_is_refused_and_told() {
+async fn other_packets_are_rejected_and_reported() {
     let (mut guest, gateway) = start(policy(&[]), vec![]);
     let mut events = gateway.events();
     guest.send_datagram(SocketAddr::new([203, 0, 113, 1].into(), 443));
@@ -290,8 +291,8 @@ async fn what_is_neither_tcp_nor_a_question_is_refused_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_at_once_are_bounded() {
-    let server = shouting().await;
+async fn concurrent_connections_are_bounded() {
+    let server = start_uppercase_server().await;
     let mut policy = policy(&[server.to_string()]);
     policy.limits.connections = 3;
     let (mut guest, gateway) = start(policy, vec![]);
@@ -302,14 +303,14 @@ async fn connections_at_once_are_bounded() {
     }
 
     assert_eq!(guest.connect(server).await, None);
-    let told = guest.until("a denial", |_| denials(&gateway).pop());
-    assert_eq!(told.await, "connections");
+    let denial = guest.until("a denial", |_| denials(&gateway).pop());
+    assert_eq!(denial.await, "connections");
     guest.exchange(open[0], b"x").await.unwrap();
-    // Its place is free again once both ends are gone.
-    let begun = std::time::Instant::now();
+    // A closed connection frees its slot once both ends are gone.
+    let start = std::time::Instant::now();
 
     while guest.connect(server).await.is_none() {
-        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert!(start.elapsed() < Duration::from_secs(20));
     }
 }
 
@@ -325,9 +326,9 @@ async fn a_port_of_the_guest_is_reached_from_the_host() {
         let mut client = TcpStream::connect(at).await.unwrap();
         client.write_all(b"ping").await.unwrap();
         client.shutdown().await.unwrap();
-        let mut heard = String::new();
-        client.read_to_string(&mut heard).await.unwrap();
-        heard
+        let mut received = String::new();
+        client.read_to_string(&mut received).await.unwrap();
+        received
     });
 
     guest
@@ -336,16 +337,19 @@ async fn a_port_of_the_guest_is_reached_from_the_host() {
         })
         .await;
 
-    let heard = guest.exchange(server, b"pong").await.unwrap();
+    let received = guest.exchange(server, b"pong").await.unwrap();
     assert_eq!(
-        (heard, client.await.unwrap().as_str()),
+        (received, client.await.unwrap().as_str()),
         (b"ping".to_vec(), "pong")
     );
 
-    let told = events.recv().await.unwrap();
-    assert_eq!((told.what, told.code), (NetworkAction::Inbound, "exposed"));
-    assert_eq!((told.bytes_up, told.bytes_down), (4, 4));
-    // Nobody listens any more.
+    let denial = events.recv().await.unwrap();
+    assert_eq!(
+        (denial.what, denial.code),
+        (NetworkAction::Inbound, "exposed")
+    );
+    assert_eq!((denial.bytes_up, denial.bytes_down), (4, 4));
+    // No program listens any more.
     let client = tokio::spawn(async move {
         let mut client = TcpStream::connect(at).await.unwrap();
         client.read(&mut [0; 1]).await
@@ -361,8 +365,8 @@ async fn a_port_of_the_guest_is_reached_from_the_host() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_of_a_saved_state_end_at_once() {
-    let server = shouting().await;
+async fn connections_of_a_saved_state_are_reset_at_once() {
+    let server = start_uppercase_server().await;
     let rules = policy(&[server.to_string()]);
     let (mut guest, gateway) = start(rules.clone(), vec![]);
     let socket = guest.connect(server).await.unwrap();
@@ -389,7 +393,7 @@ async fn connections_of_a_saved_state_end_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_guest_breaks_off_has_not_ended() {
+async fn a_connection_that_the_guest_resets_is_reset_upstream() {
     let (mut guest, _gateway, socket, mut server) = connected().await;
     guest.socket(socket).send_slice(b"half").unwrap();
     let mut half = [0; 4];
@@ -416,7 +420,7 @@ async fn what_a_guest_breaks_off_has_not_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_that_is_dropped_takes_its_connections_with_it() {
+async fn dropping_a_gateway_closes_its_connections() {
     let (_guest, gateway, _, mut server) = connected().await;
     drop(gateway);
     let end = tokio::time::timeout(Duration::from_secs(20), server.read(&mut [0; 1])).await;
@@ -424,7 +428,7 @@ async fn a_gateway_that_is_dropped_takes_its_connections_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_guest_that_is_gone_takes_its_connections_and_ports_with_it() {
+async fn the_end_of_a_guest_closes_its_connections_and_ports() {
     let (guest, mut gateway, _, mut server) = connected().await;
     let exposed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = exposed.local_addr().unwrap();
@@ -432,10 +436,10 @@ async fn a_guest_that_is_gone_takes_its_connections_and_ports_with_it() {
     drop(guest);
     let end = tokio::time::timeout(Duration::from_secs(20), server.read(&mut [0; 1])).await;
     assert!(matches!(end.unwrap(), Ok(0) | Err(_)));
-    let begun = std::time::Instant::now();
+    let start = std::time::Instant::now();
 
     while TcpListener::bind(port).await.is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert!(start.elapsed() < Duration::from_secs(20));
         tokio::task::yield_now().await;
     }
 

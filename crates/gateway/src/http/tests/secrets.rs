@@ -140,7 +140,7 @@ async fn websocket_is_redacted_on_the_way_down() {
     );
 }
 
-/// Returns what a guest receives through TLS on both sides from a server of `authority`.
+/// Returns the answer that a guest receives through TLS on both sides from a server of `authority`.
 async fn through(authority: &Authority, trusted: &Authority) -> String {
     let sandbox = Authority::new().unwrap();
     let (asks, mut servers) = mpsc::unbounded_channel();

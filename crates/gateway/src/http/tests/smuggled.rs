@@ -1,4 +1,4 @@
-//! Whatever bytes arrive, a server sees no request that was not checked and allowed.
+//! For any bytes of the guest, a server sees no request that was not checked and allowed.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};

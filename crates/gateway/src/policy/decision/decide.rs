@@ -57,10 +57,13 @@ pub fn decide(policy: &Policy, query: &PolicyQuery<'_>) -> Decision {
 /// Returns the rule that allows the query, and how; or the reason for the denial.
 fn answer(policy: &Policy, query: &PolicyQuery<'_>) -> Result<(RuleId, Handling), Reason> {
     match *query {
+        // Names are decided without a destination.
         PolicyQuery::Lookup { name } => first_allowing(policy, |rule| lookup(rule, name)),
         PolicyQuery::Resolved { name, address } => {
             first_allowing(policy, |rule| resolved(rule, name, address))
         }
+
+        // Connections, their first bytes and their requests.
         PolicyQuery::Connect {
             address,
             port,
@@ -112,6 +115,8 @@ fn answer(policy: &Policy, query: &PolicyQuery<'_>) -> Result<(RuleId, Handling)
                 check_request(policy, rule, destination, request)
             })
         }
+
+        // No rule allows anything but TCP.
         PolicyQuery::Datagram { .. } => Err(Reason::Datagram),
         PolicyQuery::OtherProtocol { protocol, .. } => Err(Reason::Protocol { protocol }),
     }

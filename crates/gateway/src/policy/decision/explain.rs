@@ -1,4 +1,4 @@
-//! Explains what a policy decides for a URL.
+//! Explains the decisions of a policy for a URL.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -86,7 +86,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// What a policy decides for a guest that connects to a target, step by step up to the first denial.
+/// The decisions of a policy for a guest that connects to a target, step by step up to the first denial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     /// The policy's name.
@@ -236,7 +236,7 @@ impl Explanation {
     }
 }
 
-/// Returns what a client of this scheme sends first, in words and in the policy's terms.
+/// Returns the protocol of a client of this scheme, in words and in the policy's terms.
 fn client_protocol(scheme: Scheme, name: Option<&HostName>) -> (String, ClientProtocol<'_>) {
     match (scheme, name) {
         (Scheme::Http, _) => ("speak HTTP".into(), ClientProtocol::Http),

@@ -28,6 +28,7 @@ impl Document {
         name: &str,
         mut index: impl FnMut(Ecosystem) -> Result<Index, IndexError>,
     ) -> Result<Policy, DocumentError> {
+        // Rules, with default ids and those for package indexes.
         let mut rules = Vec::new();
         for (at, entry) in self.allow.into_iter().enumerate() {
             entry
@@ -51,6 +52,7 @@ impl Document {
             headers: entry.header,
         });
 
+        // Checks of the whole policy.
         let policy = Policy {
             name: name.to_owned(),
             rules,
@@ -96,7 +98,6 @@ impl Policy {
         }
 
         let mut names = BTreeSet::new();
-
         self.secrets.iter().try_for_each(|secret| {
             if !names.insert(&secret.name) {
                 return Err(DocumentError::DuplicateSecret(secret.name.clone()));
@@ -107,11 +108,14 @@ impl Policy {
 
     fn check_secret(&self, secret: &SecretRule) -> Result<(), DocumentError> {
         let name = secret.name.clone();
+
+        // The number of hosts and headers.
         let is_count = |count: usize| (1..=MAX_RULE_ITEMS).contains(&count);
         if !is_count(secret.hosts.len()) || !is_count(secret.headers.len()) {
             return Err(DocumentError::SecretItems(name));
         }
 
+        // Each host needs a rule, and none of its rules may forward unread.
         for host in &secret.hosts {
             let matching: Vec<_> = self
                 .rules

@@ -152,6 +152,7 @@ impl RuleSpec {
     /// # Errors
     /// Returns the first contradiction.
     pub(crate) fn check(&self) -> Result<(), RuleSpecError> {
+        // The first violated condition is reported.
         let has_name = !self.host.is_empty() || self.index.is_some();
         let violations = [
             (
@@ -205,13 +206,15 @@ impl RuleSpec {
     /// let entry = RuleSpec::parse_word("*.example.com:443,8000-8010")?;
     /// assert_eq!(entry.host[0].to_string(), "*.example.com");
     /// assert!(RuleSpec::parse_word("10.0.0.0/8").is_err(), "addresses need a port");
-    /// # Ok::<(), fumehood_gateway::policy::EntryError>(())
+    /// # Ok::<(), fumehood_gateway::policy::RuleSpecError>(())
     /// ```
     ///
     /// # Errors
     /// Fails if the word is not a valid rule.
     pub fn parse_word(word: &str) -> Result<Self, RuleSpecError> {
         let shown = || word.chars().take(80).collect();
+
+        // A URL, or the index of an ecosystem.
         if word.contains("://") {
             return Err(RuleSpecError::Url(shown()));
         }
@@ -229,6 +232,7 @@ impl RuleSpec {
             });
         }
 
+        // A host or a network, with optional ports.
         let (subject, ports) = split(word).ok_or_else(|| RuleSpecError::Brackets(shown()))?;
         let mut entry = Self {
             ports: ports.map(str::parse).transpose()?,
@@ -253,6 +257,7 @@ enum Subject<'a> {
 
 /// Splits a word into its subject and ports; `None` if IPv6 is not in brackets, or the brackets are wrong.
 fn split(word: &str) -> Option<(Subject<'_>, Option<&str>)> {
+    // IPv6 in brackets.
     if let Some(rest) = word.strip_prefix('[') {
         let (net, rest) = rest.split_once(']')?;
         let address = net.split('/').next().unwrap_or_default();
@@ -264,6 +269,7 @@ fn split(word: &str) -> Option<(Subject<'_>, Option<&str>)> {
         };
     }
 
+    // More than one colon outside of brackets is IPv6 without them.
     if word.matches(':').count() > 1 {
         return None;
     }

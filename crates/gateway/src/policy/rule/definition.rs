@@ -10,7 +10,7 @@ use super::limits::NetworkLimits;
 use super::special_address::are_open;
 use crate::value::{HeaderName, HostName, HostPattern, Method, Net, Ports, RuleId, SecretName};
 
-/// What a guest may reach. Anything that no rule allows is denied.
+/// The rules for a guest's network. Anything that no rule allows is denied.
 ///
 /// The order of the rules matters in one respect: the first rule that allows something is reported for it, and says how
 /// it is handled (forwarded, terminated, or read request by request).

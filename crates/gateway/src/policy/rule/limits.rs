@@ -69,6 +69,7 @@ impl NetworkLimits {
     /// # Errors
     /// Returns the first limit that is not.
     pub(crate) fn check(&self) -> Result<(), LimitsError> {
+        // Each limit with its minimum and maximum.
         let rows = [
             (
                 "connections",

@@ -77,7 +77,7 @@ const RANGES: &[Range] = &[
 
 /// Returns the name of the special range that contains `address`; `None` for a public address.
 ///
-/// An IPv6 address that embeds an IPv4 address is special, whatever that address is.
+/// An IPv6 address that embeds an IPv4 address is special, even if that address is public.
 #[must_use]
 pub fn special(address: IpAddr) -> Option<&'static str> {
     range(address).map(|range| range.name)
