@@ -1,4 +1,9 @@
 //! The guest's only network: a userspace TCP/IP peer on the host, with one policy decision function.
+//!
+//! A [`Gateway`] reads the guest's frames, answers its DNS queries, and connects it to the destinations that its
+//! [`policy`] allows. It knows no VM, only the other end of a socket.
+//!
+//! The modules below are in layer order: each may import only from modules after it.
 
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

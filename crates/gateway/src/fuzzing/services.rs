@@ -45,9 +45,10 @@ async fn echo(guest: &mut GuestStream) {
 /// Opens a connection to the guest.
 pub(super) async fn inbound(stack: Stack, v6: bool, port: u16) {
     let guest = stack.link().guest;
-    let to = match v6 {
-        true => (guest.v6, port).into(),
-        false => (guest.v4, port).into(),
+    let to = if v6 {
+        (guest.v6, port).into()
+    } else {
+        (guest.v4, port).into()
     };
 
     if let Ok(mut guest) = stack.connect(to).await {

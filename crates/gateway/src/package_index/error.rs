@@ -29,12 +29,12 @@ pub enum IndexError {
         reason: String,
     },
     /// A setting is not a URL.
-    #[error("{setting} in {place} is not an http or https URL with a host; correct it there")]
+    #[error("{setting} in {location} is not an http or https URL with a host; correct it there")]
     Url {
         /// The setting.
         setting: String,
         /// The file, or the environment.
-        place: String,
+        location: String,
     },
     /// There are more than [`MAX_INDEXES`].
     #[error(

@@ -44,19 +44,19 @@ impl Index {
     /// # Errors
     /// As [`Index::of_host`].
     pub fn of(ecosystem: Ecosystem, environment: &ToolEnvironment) -> Result<Self, IndexError> {
-        let found = match ecosystem {
+        let settings = match ecosystem {
             Ecosystem::Python => python::find(environment)?,
             Ecosystem::JavaScript => javascript::find(environment)?,
         };
-        Self::from_settings(ecosystem, found)
+        Self::from_settings(ecosystem, settings)
     }
 
-    fn from_settings(ecosystem: Ecosystem, found: IndexSettings) -> Result<Self, IndexError> {
+    fn from_settings(ecosystem: Ecosystem, settings: IndexSettings) -> Result<Self, IndexError> {
         let IndexSettings {
             urls,
             file_hosts,
             credentials,
-        } = found;
+        } = settings;
 
         if urls.is_empty() {
             return Err(IndexError::Unknown { ecosystem });

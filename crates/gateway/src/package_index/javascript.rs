@@ -16,14 +16,14 @@ const NO_SECTION: &str = "npmrc";
 
 /// Reads the settings of npm and bun, or else asks npm for its default.
 pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, IndexError> {
-    let mut found = IndexSettings::default();
+    let mut settings = IndexSettings::default();
     for name in [
         "NPM_CONFIG_REGISTRY",
         "npm_config_registry",
         "BUN_CONFIG_REGISTRY",
     ] {
         if let Some(url) = environment.var(name) {
-            found.add(url, name, "the environment")?;
+            settings.add(url, name, "the environment")?;
         }
     }
 
@@ -39,41 +39,41 @@ pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, Index
         .into_iter()
         .flatten()
     {
-        read_npmrc(&file, environment, &mut found, &mut scoped)?;
+        read_npmrc(&file, environment, &mut settings, &mut scoped)?;
     }
 
     if let Some(file) = environment.in_home(".bunfig.toml") {
-        read_bunfig(&file, environment, &mut found, &mut scoped)?;
+        read_bunfig(&file, environment, &mut settings, &mut scoped)?;
     }
 
-    if found.urls.is_empty()
+    if settings.urls.is_empty()
         && let Some(answer) = (environment.run_tool)("npm", &["config", "get", "registry"])
     {
-        found.add(answer.trim(), "registry", "npm's configuration")?;
+        settings.add(answer.trim(), "registry", "npm's configuration")?;
     }
 
     // Scopes without a main registry are no index: packages outside of scopes would have no source.
-    if !found.urls.is_empty() {
-        scoped.urls.retain(|url| !found.urls.contains(url));
-        found.urls.append(&mut scoped.urls);
-        found.credentials.append(&mut scoped.credentials);
+    if !settings.urls.is_empty() {
+        scoped.urls.retain(|url| !settings.urls.contains(url));
+        settings.urls.append(&mut scoped.urls);
+        settings.credentials.append(&mut scoped.credentials);
     }
 
-    Ok(found)
+    Ok(settings)
 }
 
 /// Reads lines like `registry=…`, `@scope:registry=…`, `//host/path/:_authToken=…`.
 fn read_npmrc(
     file: &Path,
     environment: &ToolEnvironment,
-    found: &mut IndexSettings,
+    settings: &mut IndexSettings,
     scoped: &mut IndexSettings,
 ) -> Result<(), IndexError> {
     let Some(text) = read(file)? else {
         return Ok(());
     };
 
-    let place = file.display().to_string();
+    let location = file.display().to_string();
 
     // The format is INI with `=` only, and with comments on separate lines.
     let mut defaults = Ini::new_cs().defaults();
@@ -82,7 +82,7 @@ fn read_npmrc(
     defaults.enable_inline_comments = false;
     let mut ini = Ini::new_from_defaults(defaults);
     let map = ini.read(text).map_err(|reason| IndexError::File {
-        file: place.clone(),
+        file: location.clone(),
         reason,
     })?;
 
@@ -93,12 +93,12 @@ fn read_npmrc(
             .trim_matches(['"', '\'']);
 
         let value = expand(value, environment);
-        if key == "registry" && found.urls.is_empty() {
-            found.add(&value, key, &place)?;
+        if key == "registry" && settings.urls.is_empty() {
+            settings.add(&value, key, &location)?;
         } else if key.ends_with(":registry") {
-            scoped.add(&value, key, &place)?;
+            scoped.add(&value, key, &location)?;
         } else if let Some((index, kind)) = key.rsplit_once("/:") {
-            found.credentials.extend(credential(index, kind, value));
+            settings.credentials.extend(credential(index, kind, value));
         }
     }
 
@@ -165,16 +165,16 @@ enum BunRegistry {
 fn read_bunfig(
     file: &Path,
     environment: &ToolEnvironment,
-    found: &mut IndexSettings,
+    settings: &mut IndexSettings,
     scoped: &mut IndexSettings,
 ) -> Result<(), IndexError> {
     let Some(text) = read(file)? else {
         return Ok(());
     };
 
-    let place = file.display().to_string();
+    let location = file.display().to_string();
     let bunfig: Bunfig = toml::from_str(&text).map_err(|_| IndexError::File {
-        file: place.clone(),
+        file: location.clone(),
         reason: "it is not a valid bunfig.toml".into(),
     })?;
 
@@ -185,7 +185,7 @@ fn read_bunfig(
             BunRegistry::Table { url, token } => (url, token),
         };
 
-        to.add(&expand(&url, environment), "registry", &place)?;
+        to.add(&expand(&url, environment), "registry", &location)?;
         if let (Some(token), Some(url)) = (token, to.urls.last().cloned()) {
             let login = Login::Token(expand(&token, environment));
             to.credentials.push(Credential { url, login });
@@ -195,7 +195,7 @@ fn read_bunfig(
     };
 
     if let Some(registry) = bunfig.install.registry {
-        add(registry, found)?;
+        add(registry, settings)?;
     }
 
     bunfig

@@ -23,7 +23,7 @@ struct ToolSettings {
 struct Setting {
     url: String,
     name: &'static str,
-    place: String,
+    location: String,
 }
 
 /// pip's built-in default: its index, and the host of the index's files.
@@ -37,26 +37,26 @@ pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, Index
     // The main indexes of both tools come first.
     let tools = [read_pip(environment)?, read_uv(environment)?];
     let default = query_pip_default(environment);
-    let mut found = IndexSettings::default();
+    let mut settings = IndexSettings::default();
 
     for setting in tools.iter().flat_map(|tool| &tool.main) {
-        found.add(&setting.url, setting.name, &setting.place)?;
+        settings.add(&setting.url, setting.name, &setting.location)?;
     }
 
     // pip's default, where no main index is set.
     let has_only_extra = |tool: &ToolSettings| tool.main.is_none() && !tool.extra.is_empty();
     if let Some(default) = &default
-        && (found.urls.is_empty() || tools.iter().any(has_only_extra))
+        && (settings.urls.is_empty() || tools.iter().any(has_only_extra))
     {
-        found.urls.push(default.index.clone());
+        settings.urls.push(default.index.clone());
     }
 
-    if found.urls.is_empty() {
-        return Ok(found);
+    if settings.urls.is_empty() {
+        return Ok(settings);
     }
 
     for setting in tools.iter().flat_map(|tool| &tool.extra) {
-        found.add(&setting.url, setting.name, &setting.place)?;
+        settings.add(&setting.url, setting.name, &setting.location)?;
     }
 
     // The default index keeps its files on another host.
@@ -64,12 +64,12 @@ pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, Index
         index,
         files: Some(files),
     }) = default
-        && found.urls.iter().any(|url| url.host() == index.host())
+        && settings.urls.iter().any(|url| url.host() == index.host())
     {
-        found.file_hosts.push(files);
+        settings.file_hosts.push(files);
     }
 
-    Ok(found)
+    Ok(settings)
 }
 
 /// Asks pip for its default, which is not part of any configuration but of its code.
@@ -93,20 +93,20 @@ fn read_pip(environment: &ToolEnvironment) -> Result<ToolSettings, IndexError> {
     let mut tool = ToolSettings::default();
     for file in pip_files(environment) {
         let Some(text) = read(&file)? else { continue };
-        let place = file.display().to_string();
-        let ini = ini(text).map_err(|reason| IndexError::File {
-            file: place.clone(),
+        let location = file.display().to_string();
+        let ini = parse_ini(text).map_err(|reason| IndexError::File {
+            file: location.clone(),
             reason,
         })?;
 
         for section in ["global", "install"] {
-            let set = |name, value: String| parse_settings(&value, name, &place);
+            let parse = |name, value: String| parse_settings(&value, name, &location);
             if let Some(value) = ini.get(section, "index-url") {
-                tool.main = set("index-url", value).pop();
+                tool.main = parse("index-url", value).pop();
             }
 
             if let Some(value) = ini.get(section, "extra-index-url") {
-                tool.extra = set("extra-index-url", value);
+                tool.extra = parse("extra-index-url", value);
             }
         }
     }
@@ -147,7 +147,7 @@ fn pip_files(environment: &ToolEnvironment) -> Vec<PathBuf> {
 
 /// Parses a file as Python does: values may continue on indented lines, and comments are on separate lines. Errors only
 /// contain the line number.
-fn ini(text: String) -> Result<Ini, String> {
+fn parse_ini(text: String) -> Result<Ini, String> {
     let mut defaults = Ini::new().defaults();
     defaults.multiline = true;
     defaults.enable_inline_comments = false;
@@ -191,7 +191,7 @@ fn read_uv(environment: &ToolEnvironment) -> Result<ToolSettings, IndexError> {
         .flatten()
     {
         if let Some(text) = read(&file)? {
-            uv_file(&text, &file.display().to_string(), &mut tool)?;
+            apply_uv_file(&text, &file.display().to_string(), &mut tool)?;
         }
     }
 
@@ -206,10 +206,10 @@ fn read_uv(environment: &ToolEnvironment) -> Result<ToolSettings, IndexError> {
     Ok(tool)
 }
 
-fn uv_file(text: &str, place: &str, tool: &mut ToolSettings) -> Result<(), IndexError> {
+fn apply_uv_file(text: &str, location: &str, tool: &mut ToolSettings) -> Result<(), IndexError> {
     // The parser's message repeats a line of the file, which may contain a password.
     let file: UvFile = toml::from_str(text).map_err(|error| IndexError::File {
-        file: place.into(),
+        file: location.into(),
         reason: match error.span() {
             Some(span) => format!("line {} is not valid for uv", line_of(text, span.start)),
             None => "it is not a valid uv.toml".into(),
@@ -219,7 +219,7 @@ fn uv_file(text: &str, place: &str, tool: &mut ToolSettings) -> Result<(), Index
     let setting = |name, url| Setting {
         url,
         name,
-        place: place.to_owned(),
+        location: location.to_owned(),
     };
 
     for url in [file.index_url, file.pip.index_url].into_iter().flatten() {
@@ -240,9 +240,11 @@ fn uv_file(text: &str, place: &str, tool: &mut ToolSettings) -> Result<(), Index
             continue;
         }
 
-        match index.default {
-            true => tool.main = Some(setting("index", index.url)),
-            false => tool.extra.push(setting("index", index.url)),
+        let setting = setting("index", index.url);
+        if index.default {
+            tool.main = Some(setting);
+        } else {
+            tool.extra.push(setting);
         }
     }
 
@@ -255,20 +257,20 @@ fn apply_variables(
     main: &'static str,
     extra: &[&'static str],
 ) {
-    const PLACE: &str = "the environment";
+    const LOCATION: &str = "the environment";
     if let Some(value) = environment.var(main) {
-        tool.main = parse_settings(value, main, PLACE).pop();
+        tool.main = parse_settings(value, main, LOCATION).pop();
     }
 
     for name in extra {
         if let Some(value) = environment.var(name) {
-            tool.extra.extend(parse_settings(value, name, PLACE));
+            tool.extra.extend(parse_settings(value, name, LOCATION));
         }
     }
 }
 
 /// Splits URLs at whitespace. Those of uv may have a name before them: `corp=https://…`.
-fn parse_settings(value: &str, name: &'static str, place: &str) -> Vec<Setting> {
+fn parse_settings(value: &str, name: &'static str, location: &str) -> Vec<Setting> {
     let url = |word: &str| match word.split_once('=') {
         Some((name, url)) if !name.contains(':') => url.to_owned(),
         _ => word.to_owned(),
@@ -279,7 +281,7 @@ fn parse_settings(value: &str, name: &'static str, place: &str) -> Vec<Setting> 
         .map(|word| Setting {
             url: url(word),
             name,
-            place: place.into(),
+            location: location.into(),
         })
         .collect()
 }

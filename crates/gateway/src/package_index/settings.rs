@@ -23,10 +23,15 @@ impl IndexSettings {
     ///
     /// # Errors
     /// Fails if the text is not an http or https URL. The error does not repeat it.
-    pub(super) fn add(&mut self, text: &str, setting: &str, place: &str) -> Result<(), IndexError> {
+    pub(super) fn add(
+        &mut self,
+        text: &str,
+        setting: &str,
+        location: &str,
+    ) -> Result<(), IndexError> {
         let error = || IndexError::Url {
             setting: setting.into(),
-            place: place.into(),
+            location: location.into(),
         };
 
         let mut url: Url = text.trim().parse().map_err(|_| error())?;

@@ -110,8 +110,8 @@ impl Index {
 
         for url in &self.urls {
             let credential = self.credentials.iter().find(|one| one.is_for(url));
-            let shown = credential.map(|found| access.hide_credential(url, &found.login));
-            access.slots.push((url.clone(), shown.transpose()?));
+            let template = credential.map(|found| access.hide_credential(url, &found.login));
+            access.slots.push((url.clone(), template.transpose()?));
         }
 
         Ok(access)
@@ -156,32 +156,37 @@ impl IndexAccess {
     /// Returns the indexes, the main one first, with the placeholders that `environment` contains for the secrets.
     #[must_use]
     pub fn places(&self, environment: &[(String, String)]) -> Vec<CredentialSlot> {
-        let of = |secret: &SecretName| {
+        let placeholder_of = |secret: &SecretName| {
             let mut pairs = environment.iter();
             let found = pairs.find(|(name, _)| name == secret.as_ref());
             found.map_or("", |(_, placeholder)| placeholder.as_str())
         };
 
-        let place = |(url, shown): &(Url, Option<CredentialTemplate>)| {
+        let to_slot = |(url, template): &(Url, Option<CredentialTemplate>)| {
             let mut url = url.clone();
             let mut token = None;
 
             // These cannot fail for a URL that has a host.
-            match shown {
+            match template {
                 None => {}
                 Some(CredentialTemplate::User(secret)) => {
-                    let _ = url.set_username(of(secret));
+                    let _ = url.set_username(placeholder_of(secret));
                 }
                 Some(CredentialTemplate::Password(user, secret)) => {
-                    let _ = (url.set_username(user), url.set_password(Some(of(secret))));
+                    let _ = (
+                        url.set_username(user),
+                        url.set_password(Some(placeholder_of(secret))),
+                    );
                 }
-                Some(CredentialTemplate::Token(secret)) => token = Some(of(secret).to_owned()),
+                Some(CredentialTemplate::Token(secret)) => {
+                    token = Some(placeholder_of(secret).to_owned())
+                }
             }
 
             CredentialSlot { url, token }
         };
 
-        self.slots.iter().map(place).collect()
+        self.slots.iter().map(to_slot).collect()
     }
 
     /// Adds a secret for a login; returns the credentials that refer to it.
@@ -196,7 +201,7 @@ impl IndexAccess {
 
         let secret: SecretName = format!("PACKAGE_INDEX_{}", self.values.len() + 1).parse()?;
         let encoding = || IndexAccessError::Encoding(url.clone());
-        let (shown, value) = match login {
+        let (template, value) = match login {
             Login::Token(token) => (CredentialTemplate::Token(secret.clone()), token.clone()),
             login => match login.basic().ok_or_else(encoding)? {
                 // The user is a token.
@@ -214,15 +219,15 @@ impl IndexAccess {
         });
         self.values.push((secret, HiddenSecret(value)));
 
-        Ok(shown)
+        Ok(template)
     }
 }
 
 impl Credential {
     /// Returns whether the credential is for this index. Its scheme does not count, because npm stores none.
     fn is_for(&self, url: &Url) -> bool {
-        let place = |url: &Url| (url.host_str().map(str::to_owned), url.port());
-        place(&self.url) == place(url)
+        let origin = |url: &Url| (url.host_str().map(str::to_owned), url.port());
+        origin(&self.url) == origin(url)
             && url
                 .path()
                 .starts_with(self.url.path().trim_end_matches('/'))
@@ -264,12 +269,12 @@ mod tests {
         }
     }
 
-    fn shown(index: &Index) -> (CredentialSlot, String) {
-        let reach = index.reach("index", &BTreeMap::new()).unwrap();
+    fn slot_and_value(index: &Index) -> (CredentialSlot, String) {
+        let access = index.reach("index", &BTreeMap::new()).unwrap();
         let environment = [("PACKAGE_INDEX_1".to_owned(), "stand-in".to_owned())];
-        let place = reach.places(&environment).remove(0);
-        let value = reach.values.first().map(|(_, value)| value.0.clone());
-        (place, value.unwrap_or_default())
+        let slot = access.places(&environment).remove(0);
+        let value = access.values.first().map(|(_, value)| value.0.clone());
+        (slot, value.unwrap_or_default())
     }
 
     #[test]
@@ -280,25 +285,25 @@ mod tests {
             password: password.into(),
         };
 
-        let with = |login| shown(&index(url, Some(login)));
-        let (place, value) = with(basic("me", "open sesame"));
+        let with = |login| slot_and_value(&index(url, Some(login)));
+        let (slot, value) = with(basic("me", "open sesame"));
         assert_eq!(
-            place.url.as_str(),
+            slot.url.as_str(),
             "https://me:stand-in@index.example.com/simple/"
         );
         assert_eq!(value, "open sesame");
-        let (place, value) = with(basic("token", ""));
+        let (slot, value) = with(basic("token", ""));
         assert_eq!(
-            place.url.as_str(),
+            slot.url.as_str(),
             "https://stand-in@index.example.com/simple/"
         );
         assert_eq!(value, "token");
-        let (place, value) = with(Login::Encoded("bWU6b3BlbiBzZXNhbWU=".into()));
-        assert!(place.url.as_str().contains("me:stand-in@"), "{place:?}");
+        let (slot, value) = with(Login::Encoded("bWU6b3BlbiBzZXNhbWU=".into()));
+        assert!(slot.url.as_str().contains("me:stand-in@"), "{slot:?}");
         assert_eq!(value, "open sesame");
-        let (place, value) = with(Login::Token("abcdefgh".into()));
-        assert_eq!((place.url.as_str(), value.as_str()), (url, "abcdefgh"));
-        assert_eq!(place.token.as_deref(), Some("stand-in"));
+        let (slot, value) = with(Login::Token("abcdefgh".into()));
+        assert_eq!((slot.url.as_str(), value.as_str()), (url, "abcdefgh"));
+        assert_eq!(slot.token.as_deref(), Some("stand-in"));
     }
 
     #[test]
@@ -306,7 +311,7 @@ mod tests {
         let login = Login::Token("abcdefgh".into());
         let mut other = index("https://index.example.com/", Some(login.clone()));
         other.credentials[0].url = "https://other.example.com/".parse().unwrap();
-        assert_eq!(shown(&other).0.token, None);
+        assert_eq!(slot_and_value(&other).0.token, None);
 
         for url in ["http://index.example.com/", "https://203.0.113.7/"] {
             let error = index(url, Some(login.clone())).reach("index", &BTreeMap::new());

@@ -68,7 +68,7 @@ fn method() -> impl Strategy<Value = Method> {
 }
 
 /// Any valid rule.
-fn entry() -> impl Strategy<Value = RuleSpec> {
+fn spec() -> impl Strategy<Value = RuleSpec> {
     let hosts = vec(pattern(), 0..3);
     let parts = (
         hosts,
@@ -91,11 +91,11 @@ fn entry() -> impl Strategy<Value = RuleSpec> {
                 ..RuleSpec::default()
             },
         )
-        .prop_filter("makes sense", |entry| entry.check().is_ok())
+        .prop_filter("makes sense", |spec| spec.check().is_ok())
 }
 
 fn document() -> impl Strategy<Value = Document> {
-    vec(entry(), 0..4).prop_map(|allow| Document {
+    vec(spec(), 0..4).prop_map(|allow| Document {
         allow,
         ..Document::default()
     })
@@ -249,7 +249,7 @@ proptest! {
     }
 
     #[test]
-    fn one_more_rule_never_denies(document in document(), more in entry(), at: prop::sample::Index, any_query in any_query()) {
+    fn one_more_rule_never_denies(document in document(), more in spec(), at: prop::sample::Index, any_query in any_query()) {
         let before = decide(&document.clone().policy("test").unwrap(), &any_query.query());
         let mut wider = document;
         let at = at.index(wider.allow.len() + 1);
@@ -300,11 +300,11 @@ proptest! {
     }
 
     #[test]
-    fn a_shown_word_parses_to_the_same_rule(entry in entry()) {
-        let is_word = entry.host.len() + entry.addresses.len() == 1
-            && entry.methods.is_empty() && !entry.terminate && !entry.raw;
+    fn a_shown_word_parses_to_the_same_rule(spec in spec()) {
+        let is_word = spec.host.len() + spec.addresses.len() == 1
+            && spec.methods.is_empty() && !spec.terminate && !spec.raw;
         if is_word {
-            let one = Document { allow: vec![entry], ..Document::default() }.policy("test").unwrap();
+            let one = Document { allow: vec![spec], ..Document::default() }.policy("test").unwrap();
             let again = RuleSpec::parse_word(&one.rules[0].to_string()).unwrap();
             let again = Document { allow: vec![again], ..Document::default() }.policy("test").unwrap();
             prop_assert_eq!(one, again);

@@ -79,9 +79,11 @@ async fn start_name_server(known: &'static [(&str, &str)]) -> SocketAddr {
             let query = question.queries[0].clone();
             let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
             answer.add_query(query.clone());
-            let asked = query.name().to_ascii();
-            let found = known.iter().filter(|(name, _)| format!("{name}.") == asked);
-            let addresses = found.map(|(_, address)| address.parse::<IpAddr>().unwrap());
+            let queried = query.name().to_ascii();
+            let matching = known
+                .iter()
+                .filter(|(name, _)| format!("{name}.") == queried);
+            let addresses = matching.map(|(_, address)| address.parse::<IpAddr>().unwrap());
 
             for address in
                 addresses.filter(|a| a.is_ipv4() == (query.query_type() == RecordType::A))
@@ -93,7 +95,7 @@ async fn start_name_server(known: &'static [(&str, &str)]) -> SocketAddr {
                 ));
             }
 
-            if !known.iter().any(|(name, _)| format!("{name}.") == asked) {
+            if !known.iter().any(|(name, _)| format!("{name}.") == queried) {
                 answer.metadata.response_code = ResponseCode::NXDomain;
             }
 
@@ -144,14 +146,14 @@ async fn bytes_to_an_allowed_address_arrive_complete() {
     let (mut guest, gateway) = start(policy(&[server.to_string()]), vec![]);
     let long: Vec<u8> = (0..3_000_000_u32).map(|n| b'a' + (n % 26) as u8).collect();
 
-    for said in [&b"hello"[..], &long] {
+    for sent in [&b"hello"[..], &long] {
         let socket = guest.connect(server).await.unwrap();
-        let received = guest.exchange(socket, said).await.unwrap();
+        let received = guest.exchange(socket, sent).await.unwrap();
         assert!(
-            received == said.to_ascii_uppercase(),
+            received == sent.to_ascii_uppercase(),
             "{} of {}",
             received.len(),
-            said.len()
+            sent.len()
         );
     }
 

@@ -15,9 +15,9 @@ fn policy(text: &str) -> Policy {
 }
 
 fn words(words: &[&str]) -> Policy {
-    let entries = words.iter().map(|word| RuleSpec::parse_word(word).unwrap());
+    let specs = words.iter().map(|word| RuleSpec::parse_word(word).unwrap());
     let document = Document {
-        allow: entries.collect(),
+        allow: specs.collect(),
         ..Default::default()
     };
     document.policy("test").unwrap()

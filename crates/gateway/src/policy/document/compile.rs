@@ -30,26 +30,25 @@ impl Document {
     ) -> Result<Policy, DocumentError> {
         // Rules, with default ids and those for package indexes.
         let mut rules = Vec::new();
-        for (at, entry) in self.allow.into_iter().enumerate() {
-            entry
-                .check()
+        for (at, spec) in self.allow.into_iter().enumerate() {
+            spec.check()
                 .map_err(|error| DocumentError::Rule { at, error })?;
 
-            let id = match entry.id.clone() {
+            let id = match spec.id.clone() {
                 Some(id) => id,
                 None => format!("allow-{}", at + 1).parse()?,
             };
 
-            match entry.index {
-                Some(ecosystem) => rules.extend(rules_from_index(id, &entry, &index(ecosystem)?)?),
-                None => rules.push(rule_from_spec(id, entry)),
+            match spec.index {
+                Some(ecosystem) => rules.extend(rules_from_index(id, &spec, &index(ecosystem)?)?),
+                None => rules.push(rule_from_spec(id, spec)),
             }
         }
 
-        let secrets = self.secret.into_iter().map(|entry| SecretRule {
-            name: entry.name,
-            hosts: entry.host,
-            headers: entry.header,
+        let secrets = self.secret.into_iter().map(|spec| SecretRule {
+            name: spec.name,
+            hosts: spec.host,
+            headers: spec.header,
         });
 
         // Checks of the whole policy.
@@ -138,22 +137,22 @@ impl Policy {
     }
 }
 
-fn rule_from_spec(id: RuleId, entry: RuleSpec) -> Rule {
+fn rule_from_spec(id: RuleId, spec: RuleSpec) -> Rule {
     Rule {
         id,
-        hosts: entry.host,
-        addresses: entry.addresses.into_iter().map(|net| net.0).collect(),
-        ports: entry.ports.unwrap_or_else(Ports::web),
-        methods: entry.methods,
-        terminate: entry.terminate,
-        raw: entry.raw,
+        hosts: spec.host,
+        addresses: spec.addresses.into_iter().map(|net| net.0).collect(),
+        ports: spec.ports.unwrap_or_else(Ports::web),
+        methods: spec.methods,
+        terminate: spec.terminate,
+        raw: spec.raw,
     }
 }
 
 /// Returns a rule for each port of the index: a single rule would allow every host on every port.
 fn rules_from_index(
     id: RuleId,
-    entry: &RuleSpec,
+    spec: &RuleSpec,
     index: &Index,
 ) -> Result<Vec<Rule>, DocumentError> {
     let mut rules: Vec<Rule> = Vec::new();
@@ -168,16 +167,16 @@ fn rules_from_index(
 
                 match same {
                     Some(rule) => rule.hosts.push(pattern),
-                    None => rules.push(index_rule(&id, rules.len(), entry, vec![pattern], *port)?),
+                    None => rules.push(index_rule(&id, rules.len(), spec, vec![pattern], *port)?),
                 }
             }
             Host::Address(address) => {
-                let nets: Vec<_> = entry.addresses.iter().map(|net| net.0).collect();
+                let nets: Vec<_> = spec.addresses.iter().map(|net| net.0).collect();
                 if !are_open(&nets, *address) {
                     return Err(DocumentError::IndexAddress(*address));
                 }
 
-                let mut rule = index_rule(&id, rules.len(), entry, Vec::new(), *port)?;
+                let mut rule = index_rule(&id, rules.len(), spec, Vec::new(), *port)?;
                 rule.addresses = vec![(*address).into()];
                 // A rule without hosts has neither.
                 (rule.terminate, rule.raw) = (false, false);
@@ -192,7 +191,7 @@ fn rules_from_index(
 fn index_rule(
     id: &RuleId,
     before: usize,
-    entry: &RuleSpec,
+    spec: &RuleSpec,
     hosts: Vec<HostPattern>,
     port: NonZeroU16,
 ) -> Result<Rule, DocumentError> {
@@ -204,6 +203,6 @@ fn index_rule(
     Ok(Rule {
         hosts,
         ports: Ports::one(port),
-        ..rule_from_spec(id, entry.clone())
+        ..rule_from_spec(id, spec.clone())
     })
 }

@@ -77,7 +77,7 @@ impl TryFrom<UncheckedRuleSpec> for RuleSpec {
             raw,
         } = unchecked;
 
-        let entry = Self {
+        let spec = Self {
             id,
             host,
             index,
@@ -87,9 +87,9 @@ impl TryFrom<UncheckedRuleSpec> for RuleSpec {
             terminate,
             raw,
         };
-        entry.check()?;
+        spec.check()?;
 
-        Ok(entry)
+        Ok(spec)
     }
 }
 
@@ -212,11 +212,11 @@ impl RuleSpec {
     /// # Errors
     /// Fails if the word is not a valid rule.
     pub fn parse_word(word: &str) -> Result<Self, RuleSpecError> {
-        let shown = || word.chars().take(80).collect();
+        let shorten = || word.chars().take(80).collect();
 
         // A URL, or the index of an ecosystem.
         if word.contains("://") {
-            return Err(RuleSpecError::Url(shown()));
+            return Err(RuleSpecError::Url(shorten()));
         }
 
         if let Some(ecosystem) = word.strip_prefix("index:")
@@ -233,20 +233,20 @@ impl RuleSpec {
         }
 
         // A host or a network, with optional ports.
-        let (subject, ports) = split(word).ok_or_else(|| RuleSpecError::Brackets(shown()))?;
-        let mut entry = Self {
+        let (subject, ports) = split(word).ok_or_else(|| RuleSpecError::Brackets(shorten()))?;
+        let mut spec = Self {
             ports: ports.map(str::parse).transpose()?,
             ..Self::default()
         };
 
         match subject {
-            Subject::Net(text) => entry.addresses.push(text.parse()?),
-            Subject::Name(text) => entry.host.push(text.parse()?),
+            Subject::Net(text) => spec.addresses.push(text.parse()?),
+            Subject::Name(text) => spec.host.push(text.parse()?),
         }
 
-        entry.check()?;
+        spec.check()?;
 
-        Ok(entry)
+        Ok(spec)
     }
 }
 
@@ -296,8 +296,8 @@ mod tests {
     #[test]
     fn words_are_hosts_networks_or_indexes() {
         for word in ["example.com", "*.example.com:443,8443", "index:80"] {
-            let entry = RuleSpec::parse_word(word).unwrap();
-            assert_eq!((entry.host.len(), entry.addresses.len()), (1, 0), "{word}");
+            let spec = RuleSpec::parse_word(word).unwrap();
+            assert_eq!((spec.host.len(), spec.addresses.len()), (1, 0), "{word}");
         }
 
         for word in [
@@ -306,8 +306,8 @@ mod tests {
             "203.0.113.7:80",
             "[::1]:any",
         ] {
-            let entry = RuleSpec::parse_word(word).unwrap();
-            assert_eq!((entry.host.len(), entry.addresses.len()), (0, 1), "{word}");
+            let spec = RuleSpec::parse_word(word).unwrap();
+            assert_eq!((spec.host.len(), spec.addresses.len()), (0, 1), "{word}");
         }
 
         let index = RuleSpec::parse_word("index:javascript").unwrap().index;
