@@ -2,9 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fumehood_gateway::SecretValue;
-use fumehood_gateway::policy::{
-    CredentialSlot, Host, Index, IndexAccess, Language as IndexLanguage, special,
-};
+use fumehood_gateway::policy::{CredentialSlot, Ecosystem, Host, Index, IndexAccess, special};
 use fumehood_protocol::Language;
 
 use crate::error::{Error, ErrorKind};
@@ -33,8 +31,8 @@ impl PackageIndex {
     /// [`ErrorKind::Missing`]: nothing is configured; [`ErrorKind::Invalid`]: what is cannot be used.
     pub(crate) async fn of_host(language: Language) -> Result<Self, Error> {
         let whose = match language {
-            Language::Javascript => IndexLanguage::JavaScript,
-            Language::Python | Language::Shell => IndexLanguage::Python,
+            Language::Javascript => Ecosystem::JavaScript,
+            Language::Python | Language::Shell => Ecosystem::Python,
         };
         let found = tokio::task::spawn_blocking(move || Index::of_host(whose)).await;
         let found = found.map_err(|e| Error::new(ErrorKind::Host, e.to_string()))?;
