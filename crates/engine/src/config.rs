@@ -4,9 +4,8 @@ use std::time::Duration;
 use fumehood_image::ImageName;
 use fumehood_protocol::{Language, Limits};
 
-use crate::accelerator::AcceleratorChoice;
 use crate::error::{Error, ErrorKind};
-use crate::isolation::RequiredIsolation;
+use crate::host::{AcceleratorChoice, RequiredIsolation};
 
 /// How an engine is set up. The defaults suit one user on one machine.
 #[derive(Debug, Clone)]

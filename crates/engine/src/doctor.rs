@@ -5,13 +5,12 @@ use std::process::Command;
 use fumehood_qemu::Launcher;
 use rustix::fs::Access;
 
-use crate::accelerator::{Accelerator, Chosen, choose};
-use crate::admission::available_mib;
 use crate::config::{Config, Qemu};
 use crate::engine::open_store;
 use crate::error::Error;
-use crate::isolation::{Isolation, IsolationLayer, RequiredIsolation};
-use crate::walls::setting;
+use crate::host::{Accelerator, Chosen, Isolation, IsolationLayer, RequiredIsolation, choose};
+use crate::provision::available_mib;
+use crate::vm::setting;
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,28 +6,22 @@ use fumehood_image::Store;
 use fumehood_protocol::{EndedBy, Evidence, Language, Limits, StreamSummary};
 use tokio::task::JoinHandle;
 
-use crate::accelerator::{Accelerator, choose};
-use crate::admission::Capacity;
-use crate::agent_line::AgentConnection;
-use crate::begun::{Begun, Owner};
-use crate::builder::{Kind, SandboxBuilder};
-use crate::checkpoint::Checkpoint;
+use crate::agent::Brought;
+use crate::agent_connection::AgentConnection;
 use crate::config::{Config, Qemu, TemplateUse};
-use crate::ending::CANCELLED;
 use crate::error::{Error, ErrorKind};
-use crate::greeting::Brought;
-use crate::host::{ANY_LANGUAGE, Host, VmStats};
-use crate::keeper::keep;
-use crate::launch::Kit;
-use crate::machine::Shape;
-use crate::network::Prepared;
-use crate::package_layer::Wanted;
-use crate::package_step::Told;
-use crate::run::{Event, Outcome, Run, RunEnd, RunRequest, Timing, VmOrigin};
-use crate::sandbox::{Sandbox, Times};
-use crate::template::{Templates, Which};
-use crate::uplink::{Served, Uplink};
-use crate::walls::setting;
+use crate::host::{Accelerator, choose};
+use crate::layers::Wanted;
+use crate::network::{Prepared, Served, Uplink};
+use crate::packages::Told;
+use crate::provision::{ANY_LANGUAGE, Capacity, Host, VmStats, keep};
+use crate::run::{
+    Begun, CANCELLED, Event, Outcome, Owner, Run, RunEnd, RunRequest, Timing, VmOrigin,
+};
+use crate::sandbox::{Checkpoint, Sandbox, Times};
+use crate::sandbox_builder::{Kind, SandboxBuilder};
+use crate::snapshot::{Templates, Which};
+use crate::vm::{Kit, Shape, setting};
 
 /// This host, ready to run code. Cheap to clone; with the last clone, what is kept ready ends, and what
 /// goes on in the background. Sandboxes and runs live on by themselves.

@@ -1,0 +1,10 @@
+//! A guest's network as the engine configures it: policy, secrets, exposed ports, and the gateway in use.
+//!
+//! Packets, name service and the policy itself belong to the gateway crate.
+
+mod config;
+mod uplink;
+
+pub(crate) use config::Prepared;
+pub use config::{Network, PortMapping};
+pub(crate) use uplink::{Saved, Served, Uplink};

@@ -1,0 +1,87 @@
+use fumehood_protocol::Language;
+
+use super::sandbox::Sandbox;
+use crate::error::{Error, ErrorKind};
+use crate::run::{Run, RunRequest};
+
+/// A persistent interpreter in a [`Sandbox`]: what one run leaves, the next one finds.
+///
+/// ```no_run
+/// # async fn example(sandbox: fumehood_engine::Sandbox) -> Result<(), fumehood_engine::Error> {
+/// use fumehood_engine::{Event, Language};
+///
+/// let python = sandbox.context("main", Language::Python);
+/// python.run("x = 6")?.outcome().await?;
+/// let mut run = python.start(&python.request("x * 7").display())?;
+/// while let Some(event) = run.next().await {
+///     if let Event::Result(value) = event {
+///         assert_eq!(value.text().as_deref(), Some("42"));
+///     }
+/// }
+/// python.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Context {
+    sandbox: Sandbox,
+    name: String,
+    language: Language,
+}
+
+impl Context {
+    pub(crate) fn new(sandbox: Sandbox, name: String, language: Language) -> Self {
+        Self {
+            sandbox,
+            name,
+            language,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its language.
+    #[must_use]
+    pub fn language(&self) -> Language {
+        self.language
+    }
+
+    /// A request for a run in it, to be changed and [started](Self::start).
+    #[must_use]
+    pub fn request(&self, code: impl Into<String>) -> RunRequest {
+        RunRequest::new(self.language, code).context(&self.name)
+    }
+
+    /// Runs code in it, after what was begun before.
+    ///
+    /// # Errors
+    /// As [`Sandbox::run`].
+    pub fn run(&self, code: impl Into<String>) -> Result<Run, Error> {
+        self.start(&self.request(code))
+    }
+
+    /// Runs what a request of its own asks for.
+    ///
+    /// # Errors
+    /// As [`Sandbox::run`].
+    pub fn start(&self, request: &RunRequest) -> Result<Run, Error> {
+        if !request.is_in_context(&self.name) {
+            let message =
+                "the request is for no run of this context; make it with `Context::request`";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        self.sandbox.run(request)
+    }
+
+    /// Ends its interpreter, with all that runs in it; the next run of its name begins anew.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InUse`] while a run is going on in it; [`ErrorKind::Lost`].
+    pub async fn close(self) -> Result<(), Error> {
+        self.sandbox.close_context(&self.name).await
+    }
+}
