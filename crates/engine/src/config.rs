@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fumehood_image::ImageName;
+use fumehood_image::{ImageName, Store};
 use fumehood_protocol::{Language, Limits};
 
 use crate::error::{Error, ErrorKind};
@@ -208,6 +208,23 @@ pub(crate) fn is_program(path: &std::path::Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     path.metadata()
         .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+pub(crate) fn open_store(config: &Config) -> Result<Store, Error> {
+    let root = match &config.store {
+        Some(root) => root.clone(),
+        None => Store::default_root().map_err(image_error)?,
+    };
+    Store::open(root).map_err(image_error)
+}
+
+pub(crate) fn image_error(error: fumehood_image::Error) -> Error {
+    let kind = match &error {
+        fumehood_image::Error::Missing { .. } => ErrorKind::Missing,
+        fumehood_image::Error::Damaged { .. } => ErrorKind::Damaged,
+        _ => ErrorKind::Host,
+    };
+    Error::new(kind, error.to_string()).caused_by(error)
 }
 
 #[cfg(test)]

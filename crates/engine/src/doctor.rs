@@ -5,8 +5,7 @@ use std::process::Command;
 use fumehood_qemu::Launcher;
 use rustix::fs::Access;
 
-use crate::config::{Config, Qemu};
-use crate::engine::open_store;
+use crate::config::{Config, Qemu, image_error, open_store};
 use crate::error::Error;
 use crate::host::{Accelerator, Chosen, Isolation, IsolationLayer, RequiredIsolation, choose};
 use crate::provision::available_mib;
@@ -135,11 +134,7 @@ fn accelerator(chosen: &Result<Chosen, Error>) -> Finding {
 
 fn image(config: &Config) -> Finding {
     const SUBJECT: &str = "image";
-    match open_store(config).and_then(|store| {
-        store
-            .image(&config.image)
-            .map_err(crate::engine::image_error)
-    }) {
+    match open_store(config).and_then(|store| store.image(&config.image).map_err(image_error)) {
         Ok(image) => {
             let what = format!(
                 "`{}` {} in {}",

@@ -2,13 +2,12 @@ use std::io::Write;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use fumehood_image::Store;
 use fumehood_protocol::{EndedBy, Evidence, Language, Limits, StreamSummary};
 use tokio::task::JoinHandle;
 
 use crate::agent::Brought;
 use crate::agent_connection::AgentConnection;
-use crate::config::{Config, Qemu, TemplateUse};
+use crate::config::{Config, Qemu, TemplateUse, image_error, open_store};
 use crate::error::{Error, ErrorKind};
 use crate::host::{Accelerator, choose};
 use crate::layers::Wanted;
@@ -16,10 +15,9 @@ use crate::network::{Prepared, Served, Uplink};
 use crate::packages::Told;
 use crate::provision::{ANY_LANGUAGE, Capacity, Host, VmStats, keep};
 use crate::run::{
-    Begun, CANCELLED, Event, Outcome, Owner, Run, RunEnd, RunRequest, Timing, VmOrigin,
+    Begun, CANCELLED, Event, Outcome, Owner, Run, RunEnd, RunRequest, Telling, Timing, VmOrigin,
 };
 use crate::sandbox::{Checkpoint, Sandbox, Times};
-use crate::sandbox_builder::{Kind, SandboxBuilder};
 use crate::snapshot::{Templates, Which};
 use crate::vm::{Kit, Shape, setting};
 
@@ -75,6 +73,10 @@ impl Engine {
         }));
         engine.keep();
         Ok(engine)
+    }
+
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.0.host
     }
 
     /// Begins what goes on in the background, if something is to and nothing does.
@@ -186,7 +188,7 @@ impl Engine {
             let uplink = fresh.network.map(|cable| Uplink::begin(cable, prepared));
             let uplink = uplink.transpose()?;
             let served = uplink.as_ref().and_then(Uplink::served);
-            let telling = served.map(|served| served.tell(events.clone()));
+            let telling = served.map(|served| Telling::start(served, events.clone()));
             let begun = Begun::exec(&fresh.line, exec, timeout, source, accelerator, limits);
             // Held until the VM is gone.
             let (_line, _place) = (fresh.line, fresh.place);
@@ -203,29 +205,6 @@ impl Engine {
             }
             Ok(end)
         }))
-    }
-
-    /// A VM that is kept: several programs may run in it, also at once. Takes the builder's defaults unless
-    /// they are changed.
-    pub fn sandbox(&self) -> SandboxBuilder {
-        SandboxBuilder::new(self.clone())
-    }
-
-    pub(crate) async fn fresh_sandbox(
-        &self,
-        kind: Kind,
-        brought: &Brought,
-        prepared: Option<Prepared>,
-        times: Times,
-    ) -> Result<Sandbox, Error> {
-        let which = self.shaped(kind).await?;
-        let fresh = self.0.host.acquire(&which, brought).await?;
-        Sandbox::new(self.0.host.clone(), fresh, prepared, times)
-    }
-
-    pub(crate) async fn shaped_template(&self, kind: Kind) -> Result<bool, Error> {
-        let which = self.shaped(kind).await?;
-        self.0.host.build_template(&which).await
     }
 
     /// A VM that goes on from a saved state. It has no idle timeout and no maximum lifetime until it is
@@ -247,35 +226,7 @@ impl Engine {
         self.0.host.build_template(&which).await
     }
 
-    /// The key under which a template lies in the store, as `fumehood template list` shows it.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`].
-    pub fn template_key(&self, language: Language, memory_mib: u32) -> Result<String, Error> {
-        let which = self.checked(language, memory_mib)?;
-        let host = &self.0.host;
-        Ok(host.templates.key(&host.kit, &which).to_string())
-    }
-
-    /// The kind of VM, with its packages ready.
-    async fn shaped(&self, kind: Kind) -> Result<Which, Error> {
-        let Kind {
-            language,
-            shape,
-            packages,
-        } = kind;
-        self.checked(language, shape.memory_mib)?;
-        let host = &self.0.host;
-        let (asked, told) = packages;
-        let mut which = Which { language, shape };
-        if let Some(set) = asked.set(language, &host.config.limits)? {
-            let wanted = Wanted::new(set, asked.anew, told);
-            wanted.into_shape(host, &mut which).await?;
-        }
-        Ok(which)
-    }
-
-    fn checked(&self, language: Language, memory_mib: u32) -> Result<Which, Error> {
+    pub(crate) fn checked(&self, language: Language, memory_mib: u32) -> Result<Which, Error> {
         self.keep();
         RunRequest::new(language, "")
             .memory_mib(memory_mib)
@@ -334,21 +285,4 @@ fn never_started(host: &Host, start: Instant) -> Outcome {
         },
         network: None,
     }
-}
-
-pub(crate) fn open_store(config: &Config) -> Result<Store, Error> {
-    let root = match &config.store {
-        Some(root) => root.clone(),
-        None => Store::default_root().map_err(image_error)?,
-    };
-    Store::open(root).map_err(image_error)
-}
-
-pub(crate) fn image_error(error: fumehood_image::Error) -> Error {
-    let kind = match &error {
-        fumehood_image::Error::Missing { .. } => ErrorKind::Missing,
-        fumehood_image::Error::Damaged { .. } => ErrorKind::Damaged,
-        _ => ErrorKind::Host,
-    };
-    Error::new(kind, error.to_string()).caused_by(error)
 }

@@ -56,6 +56,7 @@ pub use fumehood_protocol::{
 };
 pub use host::{Accelerator, AcceleratorChoice};
 pub use host::{Isolation, IsolationLayer, RequiredIsolation};
+pub use network::NetworkOutcome;
 pub use network::{Network, PortMapping};
 pub use packages::PackageStep;
 pub use provision::Capacity;
@@ -63,7 +64,7 @@ pub use provision::VmStats;
 pub use run::MimeBundle;
 pub use run::SpawnRequest;
 pub use run::report;
-pub use run::{Event, NetworkOutcome, Outcome, Run, RunRequest, Timing, VmOrigin};
+pub use run::{Event, Outcome, Run, RunRequest, Timing, VmOrigin};
 pub use run::{Input, RunControl};
 pub use sandbox::Checkpoint;
 pub use sandbox::Context;

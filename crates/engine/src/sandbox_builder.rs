@@ -7,11 +7,13 @@ use fumehood_protocol::{EnvVars, Language};
 use crate::agent::Brought;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::layers::Wanted;
 use crate::network::{Network, Prepared};
 use crate::packages::{Asked, PackageStep, Told};
 use crate::provision::ANY_LANGUAGE;
 use crate::run::RunRequest;
 use crate::sandbox::{Sandbox, Times};
+use crate::snapshot::Which;
 use crate::vm::{Layer, Shape};
 
 /// What a sandbox is to be like. Await it to have one.
@@ -31,14 +33,57 @@ pub struct SandboxBuilder {
 
 /// Which VM, with which packages.
 #[derive(Debug)]
-pub(crate) struct Kind {
+struct Kind {
     pub(crate) language: Language,
     pub(crate) shape: Shape,
     pub(crate) packages: (Asked, Told),
 }
 
+impl Engine {
+    /// A VM that is kept: several programs may run in it, also at once. Takes the builder's defaults unless
+    /// they are changed.
+    pub fn sandbox(&self) -> SandboxBuilder {
+        SandboxBuilder::new(self.clone())
+    }
+
+    async fn fresh_sandbox(
+        &self,
+        kind: Kind,
+        brought: &Brought,
+        prepared: Option<Prepared>,
+        times: Times,
+    ) -> Result<Sandbox, Error> {
+        let which = self.shaped(kind).await?;
+        let fresh = self.host().acquire(&which, brought).await?;
+        Sandbox::new(self.host().clone(), fresh, prepared, times)
+    }
+
+    async fn shaped_template(&self, kind: Kind) -> Result<bool, Error> {
+        let which = self.shaped(kind).await?;
+        self.host().build_template(&which).await
+    }
+
+    /// The kind of VM, with its packages ready.
+    async fn shaped(&self, kind: Kind) -> Result<Which, Error> {
+        let Kind {
+            language,
+            shape,
+            packages,
+        } = kind;
+        self.checked(language, shape.memory_mib)?;
+        let host = self.host();
+        let (asked, told) = packages;
+        let mut which = Which { language, shape };
+        if let Some(set) = asked.set(language, &host.config.limits)? {
+            let wanted = Wanted::new(set, asked.anew, told);
+            wanted.into_shape(host, &mut which).await?;
+        }
+        Ok(which)
+    }
+}
+
 impl SandboxBuilder {
-    pub(crate) fn new(engine: Engine) -> Self {
+    fn new(engine: Engine) -> Self {
         Self {
             engine,
             language: ANY_LANGUAGE,

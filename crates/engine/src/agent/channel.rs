@@ -1,21 +1,23 @@
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use fumehood_protocol::{
-    ActionTag, Attached, Cancel, Complete, Credit, Detach, ErrorMessage, FEATURE_CANCEL,
-    FEATURE_CONTEXTS, FEATURE_CREDIT, FEATURE_FILES, FEATURE_PROCESSES, FEATURE_RAW_FRAMES,
-    FEATURE_REFRESH, InputData, OpId, Request, Resize, Response, SendSignal, SignalName, Stream,
-    StreamSummary, encode_line,
+    FEATURE_CANCEL, FEATURE_CONTEXTS, FEATURE_CREDIT, FEATURE_FILES, FEATURE_PROCESSES,
+    FEATURE_RAW_FRAMES, FEATURE_REFRESH, OpId, Request, encode_line,
 };
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use super::operation::{Arrived, InputLine, Operation, Writer, frame_line};
 use super::reader::Reader;
+use super::routes::{ChannelError, OperationEvent, Route, SharedRoutes, WINDOW_BYTES, lock};
 use super::writer::{Outgoing, write};
+
+/// Input of one operation that may be on its way before the agent gives credit, in bytes: its default.
+const INPUT_BYTES: usize = 256 * 1024;
 
 /// What a channel wants of an agent.
 pub(crate) const FEATURES: [&str; 7] = [
@@ -28,108 +30,6 @@ pub(crate) const FEATURES: [&str; 7] = [
     FEATURE_REFRESH,
 ];
 
-/// The longest line taken from an agent, in bytes: a 64 KiB chunk with every byte escaped to six,
-/// and room beside it.
-pub(crate) const LINE_BYTES: usize = 512 * 1024;
-
-/// The longest raw frame, in bytes, in both directions.
-pub(crate) const FRAME_BYTES: u64 = 64 * 1024;
-
-/// Output of one operation that may be on its way or waiting to be taken, in bytes. Bounds what a
-/// guest can make this host hold; large enough that a fast reader never makes it wait.
-pub(crate) const WINDOW_BYTES: u64 = 1024 * 1024;
-
-/// The same where the agent keeps output for who attaches again: no more is on its way than it keeps.
-pub(crate) const KEPT_WINDOW_BYTES: u64 = 256 * 1024;
-
-/// Input of one operation that may be on its way before the agent gives credit, in bytes: its default.
-const INPUT_BYTES: usize = 256 * 1024;
-
-/// Why a conversation with an agent ended.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ChannelError {
-    /// The other side is gone.
-    #[error("the connection to the guest's agent ended")]
-    Closed,
-    /// The guest broke the protocol: it is hostile or damaged, and is not listened to any more.
-    #[error("the guest broke the protocol: {0}")]
-    Violation(String),
-    /// No answer in time.
-    #[error("the guest's agent did not answer within {} s", .0.as_secs())]
-    Silent(Duration),
-}
-
-/// What an operation tells.
-#[derive(Debug)]
-pub(crate) enum OperationEvent {
-    Output(Stream, Bytes),
-    /// With its process id in the guest.
-    Started(i32),
-    Queued,
-    Attached(Attached),
-    /// More comes. With the bytes that it took.
-    Item(Response, usize),
-    Complete(Complete),
-    Refused(ErrorMessage),
-    Detached,
-    /// Nothing more comes.
-    Answer(Response),
-    Quiesced,
-    Refreshed,
-    Pong,
-}
-
-pub(crate) type Sender = mpsc::UnboundedSender<Result<OperationEvent, ChannelError>>;
-
-/// What the router knows of one operation. All of it is checked against what the guest sends.
-#[derive(Debug)]
-pub(crate) struct Route {
-    pub(crate) sender: Sender,
-    /// Bytes that the guest may still send.
-    pub(crate) window: u64,
-    pub(crate) next_seq: u64,
-    /// Pieces of output that wait to be taken.
-    pub(crate) waiting: usize,
-    /// Bytes of other answers that wait to be taken.
-    pub(crate) item_bytes: usize,
-    /// Bytes of input that may be sent.
-    pub(crate) input: Arc<Semaphore>,
-    /// Changes that came too fast were left out, and that was told.
-    pub(crate) overflows: bool,
-}
-
-impl Drop for Route {
-    /// Who waits to send input need not wait any more.
-    fn drop(&mut self) {
-        self.input.close();
-    }
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Routes {
-    pub(crate) open: HashMap<OpId, Route>,
-    /// Set once: nothing is heard any more.
-    ended: watch::Sender<Option<ChannelError>>,
-}
-
-impl Routes {
-    /// Nothing is heard any more, for this reason unless there is one already.
-    pub(crate) fn end(&mut self, error: ChannelError) {
-        for (_, route) in self.open.drain() {
-            let _ = route.sender.send(Err(error.clone()));
-        }
-        if self.ended.borrow().is_none() {
-            self.ended.send_replace(Some(error));
-        }
-    }
-}
-
-pub(crate) type SharedRoutes = Arc<Mutex<Routes>>;
-
-pub(crate) fn lock(routes: &SharedRoutes) -> MutexGuard<'_, Routes> {
-    routes.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A conversation with one agent: many operations at once, each bounded.
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -140,8 +40,6 @@ pub(crate) struct Channel {
     unwritten: Arc<AtomicUsize>,
     tasks: [JoinHandle<()>; 2],
 }
-
-type Writer = mpsc::UnboundedSender<Outgoing>;
 
 impl Drop for Channel {
     fn drop(&mut self) {
@@ -268,239 +166,12 @@ impl Channel {
     }
 }
 
-/// One operation in progress. Dropping it cancels it.
-#[derive(Debug)]
-pub(crate) struct Operation {
-    id: OpId,
-    events: mpsc::UnboundedReceiver<Result<OperationEvent, ChannelError>>,
-    window: u64,
-    /// Bytes taken by the caller and not yet given back to the guest as credit.
-    taken: u64,
-    arrived: Arrived,
-    /// Its output has been heard from the beginning.
-    is_whole: bool,
-    /// It has told its end, and does not go on in the guest.
-    is_over: bool,
-    input: InputLine,
-    routes: SharedRoutes,
-    writer: Writer,
-}
-
-/// What has arrived of each stream.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Arrived {
-    pub(crate) stdout: StreamSummary,
-    pub(crate) stderr: StreamSummary,
-    pub(crate) results: StreamSummary,
-    pub(crate) file: StreamSummary,
-}
-
-/// The way of input to an operation.
-#[derive(Debug, Clone)]
-pub(crate) struct InputLine {
-    id: OpId,
-    credit: Arc<Semaphore>,
-    unwritten: Arc<AtomicUsize>,
-    writer: Writer,
-}
-
-impl InputLine {
-    /// Sends bytes as the guest takes them. `false`: the operation has ended.
-    pub(crate) async fn send(&self, mut bytes: Bytes) -> bool {
-        while !bytes.is_empty() {
-            let most = usize::try_from(FRAME_BYTES).unwrap_or(usize::MAX);
-            let piece = bytes.split_to(bytes.len().min(most));
-            let permits = u32::try_from(piece.len()).unwrap_or(u32::MAX);
-            let Ok(permit) = self.credit.acquire_many(permits).await else {
-                return false;
-            };
-            permit.forget();
-            let line = frame_line(self.id, piece.len(), false);
-            self.unwritten.fetch_add(piece.len(), Ordering::Relaxed);
-            if self.writer.send(Outgoing::Frame(line, piece)).is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Nothing follows.
-    pub(crate) fn end(&self) {
-        let line = frame_line(self.id, 0, true);
-        let _ = self.writer.send(Outgoing::Line(line));
-    }
-}
-
-/// The line before a frame of input.
-fn frame_line(op_id: OpId, len: usize, eof: bool) -> Vec<u8> {
-    encode_line(&Request::Data(InputData {
-        action: ActionTag,
-        op_id,
-        len: len as u64,
-        eof,
-    }))
-}
-
-impl Operation {
-    /// What it tells next. After `Complete`, `Refused` or an error it tells nothing more.
-    ///
-    /// # Errors
-    /// [`ChannelError`]: the conversation is over.
-    pub(crate) async fn next(&mut self) -> Result<OperationEvent, ChannelError> {
-        let event = self
-            .events
-            .recv()
-            .await
-            .unwrap_or(Err(ChannelError::Closed))?;
-        self.is_over |= matches!(
-            event,
-            OperationEvent::Complete(_)
-                | OperationEvent::Refused(_)
-                | OperationEvent::Detached
-                | OperationEvent::Answer(_)
-                | OperationEvent::Quiesced
-                | OperationEvent::Refreshed
-                | OperationEvent::Pong
-        );
-        match &event {
-            OperationEvent::Output(stream, bytes) => {
-                self.taken += bytes.len() as u64;
-                let summary = match stream {
-                    Stream::Stdout => &mut self.arrived.stdout,
-                    Stream::Stderr => &mut self.arrived.stderr,
-                    Stream::Result => &mut self.arrived.results,
-                    Stream::File => &mut self.arrived.file,
-                };
-                summary.bytes += bytes.len() as u64;
-                summary.crc32c = crc32c::crc32c_append(summary.crc32c, bytes);
-                if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
-                    route.waiting -= 1;
-                }
-            }
-            OperationEvent::Item(_, bytes) => {
-                if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
-                    route.item_bytes = route.item_bytes.saturating_sub(*bytes);
-                    route.overflows &= route.item_bytes > 0;
-                }
-            }
-            OperationEvent::Attached(attached) => self.is_whole &= attached.seq == 0,
-            OperationEvent::Complete(complete) if self.is_whole => self.verify(complete)?,
-            _ => {}
-        }
-        Ok(event)
-    }
-
-    /// What arrived so far.
-    pub(crate) fn arrived(&self) -> &Arrived {
-        &self.arrived
-    }
-
-    /// The way of its input.
-    pub(crate) fn input(&self) -> &InputLine {
-        &self.input
-    }
-
-    /// What the agent says that it sent is what arrived.
-    fn verify(&self, complete: &Complete) -> Result<(), ChannelError> {
-        let streams = [
-            ("stdout", complete.stdout, self.arrived.stdout),
-            ("stderr", complete.stderr, self.arrived.stderr),
-            ("results", complete.results, self.arrived.results),
-        ];
-        for (name, said, arrived) in streams {
-            if said != arrived {
-                let (said, arrived) = (said.bytes, arrived.bytes);
-                let what = format!(
-                    "{name} arrived as {arrived} bytes; the agent says it sent {said}, or other ones"
-                );
-                return Err(self.violated(what));
-            }
-        }
-        Ok(())
-    }
-
-    /// The guest broke the protocol, and is listened to no more.
-    pub(crate) fn violated(&self, what: String) -> ChannelError {
-        let error = ChannelError::Violation(what);
-        lock(&self.routes).end(error.clone());
-        error
-    }
-
-    /// Lets the guest send as much as has been taken. Call it when the output taken so far is used:
-    /// a caller that does not makes the program in the guest wait.
-    pub(crate) fn used(&mut self) {
-        // Half a window at a time: a credit for each chunk would double the messages.
-        if self.taken >= self.window / 2 {
-            let bytes = std::mem::take(&mut self.taken);
-            if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
-                route.window += bytes;
-            }
-            let credit = encode_line(&Request::Credit(Credit {
-                action: ActionTag,
-                op_id: self.id,
-                bytes,
-            }));
-            // A guest that reads none of it and sends output for ever would have it pile up.
-            let unwritten = &self.input.unwritten;
-            unwritten.fetch_add(credit.len(), Ordering::Relaxed);
-            let _ = self.writer.send(Outgoing::Credit(credit));
-        }
-    }
-
-    /// Asks the guest to end it. It still tells its end.
-    pub(crate) fn cancel(&self) {
-        self.send(&Request::Cancel(Cancel {
-            action: ActionTag,
-            op_id: self.id,
-        }));
-    }
-
-    /// Sends a signal to its process group.
-    pub(crate) fn signal(&self, signal: i32) {
-        self.send(&Request::Signal(SendSignal {
-            action: ActionTag,
-            op_id: self.id,
-            signal: SignalName::Number(signal),
-        }));
-    }
-
-    /// Gives its terminal another size.
-    pub(crate) fn resize(&self, rows: u16, cols: u16) {
-        self.send(&Request::Resize(Resize {
-            action: ActionTag,
-            op_id: self.id,
-            rows,
-            cols,
-        }));
-    }
-
-    /// Leaves it to itself; it tells that by `Detached`.
-    pub(crate) fn detach(&self) {
-        self.send(&Request::Detach(Detach {
-            action: ActionTag,
-            op_id: self.id,
-        }));
-    }
-
-    fn send(&self, request: &Request) {
-        let _ = self.writer.send(Outgoing::Line(encode_line(request)));
-    }
-}
-
-impl Drop for Operation {
-    /// Nobody follows it any more: it must not go on in the guest.
-    fn drop(&mut self) {
-        lock(&self.routes).open.remove(&self.id);
-        if !self.is_over {
-            self.cancel();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use fumehood_protocol::{ActionTag, Cancel, Stream};
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
+    use super::super::routes::{FRAME_BYTES, LINE_BYTES};
     use super::*;
 
     const DEADLINE: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use fumehood_protocol::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::channel::{ChannelError, LINE_BYTES};
+use super::routes::{ChannelError, LINE_BYTES};
 
 /// What may still be under way of an earlier conversation, in bytes: more than any queue between here and the guest
 /// holds.

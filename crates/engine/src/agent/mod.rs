@@ -5,11 +5,14 @@
 
 mod channel;
 mod handshake;
+mod operation;
 mod reader;
+mod routes;
 mod writer;
 
-pub(crate) use channel::{
-    Arrived, Channel, ChannelError, FEATURES, FRAME_BYTES, InputLine, KEPT_WINDOW_BYTES, Operation,
-    OperationEvent, WINDOW_BYTES,
-};
+pub(crate) use channel::{Channel, FEATURES};
 pub(crate) use handshake::{Brought, fresh, greet, renew};
+pub(crate) use operation::{Arrived, InputLine, Operation};
+pub(crate) use routes::{
+    ChannelError, FRAME_BYTES, KEPT_WINDOW_BYTES, OperationEvent, WINDOW_BYTES,
+};

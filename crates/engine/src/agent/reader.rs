@@ -7,7 +7,7 @@ use fumehood_protocol::{
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::OwnedReadHalf;
 
-use super::channel::{ChannelError, FRAME_BYTES, LINE_BYTES, OperationEvent, SharedRoutes, lock};
+use super::routes::{ChannelError, FRAME_BYTES, LINE_BYTES, OperationEvent, SharedRoutes, lock};
 
 /// Pieces of output of one operation that may wait to be taken: tiny ones must not cost a hundred
 /// times their size. A program that writes a byte every 50 ms fills this in half an hour.

@@ -3,8 +3,10 @@
 //! Packets, name service and the policy itself belong to the gateway crate.
 
 mod config;
+mod outcome;
 mod uplink;
 
 pub(crate) use config::Prepared;
 pub use config::{Network, PortMapping};
+pub use outcome::NetworkOutcome;
 pub(crate) use uplink::{Saved, Served, Uplink};

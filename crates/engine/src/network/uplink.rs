@@ -1,16 +1,15 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use fumehood_gateway::{
     Connections, Endpoint, Event as NetworkEvent, Gateway, GatewayConfig, LinkAddresses, Summary,
 };
 use fumehood_protocol::network;
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 
 use super::config::{EXPOSED, Exposed, Kept, PortMapping, Prepared};
+use super::outcome::NetworkOutcome;
 use crate::error::{Error, ErrorKind};
-use crate::run::{Event, NetworkOutcome};
 
 /// What a VM's network card is connected to. Dropping it ends all of the guest's connections.
 #[derive(Debug)]
@@ -171,61 +170,6 @@ impl Served {
         Saved {
             kept: self.kept.clone(),
             connections: self.gateway().connections(),
-        }
-    }
-
-    /// Tells all that happens as events of a run.
-    pub(crate) fn tell(&self, events: mpsc::Sender<Event>) -> Telling {
-        let over = Arc::new(Notify::new());
-        let task = tell(self.events(), self.urls(), events, over.clone());
-        Telling {
-            over,
-            task: tokio::spawn(task),
-        }
-    }
-}
-
-/// What passes on a network's events. They are passed on no more when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Telling {
-    over: Arc<Notify>,
-    task: JoinHandle<()>,
-}
-
-impl Telling {
-    /// Passes on what has come until now, and ends.
-    pub(crate) async fn finish(mut self) {
-        self.over.notify_one();
-        let _ = (&mut self.task).await;
-    }
-}
-
-impl Drop for Telling {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn tell(
-    mut happened: mpsc::Receiver<NetworkEvent>,
-    urls: Vec<String>,
-    events: mpsc::Sender<Event>,
-    over: Arc<Notify>,
-) {
-    for url in urls {
-        let _ = events.send(Event::Exposed { url }).await;
-    }
-    loop {
-        tokio::select! {
-            biased;
-            next = happened.recv() => match next {
-                Some(event) => {
-                    let _ = events.send(Event::Network(Box::new(event))).await;
-                }
-                None => return,
-            },
-            // All that had come before has been passed on.
-            () = over.notified() => return,
         }
     }
 }

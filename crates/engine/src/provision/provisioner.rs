@@ -1,5 +1,4 @@
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,7 @@ use fumehood_protocol::{Language, PROTOCOL_VERSION};
 use tokio::net::UnixStream;
 
 use super::admission::{Admission, Place};
+use super::counters::Counters;
 use super::pool::Idle;
 use crate::agent::{Brought, Channel};
 use crate::config::{Config, TemplateUse};
@@ -30,61 +30,6 @@ pub(crate) struct Host {
     pub(crate) counters: Counters,
     /// Templates that were asked for and were not there.
     wanted: Mutex<HashSet<Which>>,
-}
-
-/// How often what happened. Read by [`VmStats`].
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    by_source: [AtomicU64; 5],
-    failed_restores: AtomicU64,
-    discarded_templates: AtomicU64,
-}
-
-/// How often an engine had its VMs from where, since it was started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct VmStats {
-    /// [`VmOrigin::Hot`].
-    pub hot: u64,
-    /// [`VmOrigin::Blank`].
-    pub blank: u64,
-    /// [`VmOrigin::Template`].
-    pub template: u64,
-    /// [`VmOrigin::Boot`].
-    pub boot: u64,
-    /// [`VmOrigin::Checkpoint`].
-    pub checkpoint: u64,
-    /// Restores that did not end in time or failed; another try or a boot took their place.
-    pub failed_restores: u64,
-    /// Templates that were thrown away, since they could not be read.
-    pub discarded_templates: u64,
-}
-
-impl Counters {
-    fn of(&self, source: VmOrigin) -> &AtomicU64 {
-        let [hot, blank, template, boot, checkpoint] = &self.by_source;
-        match source {
-            VmOrigin::Hot => hot,
-            VmOrigin::Blank => blank,
-            VmOrigin::Template => template,
-            VmOrigin::Boot => boot,
-            VmOrigin::Checkpoint => checkpoint,
-        }
-    }
-
-    pub(crate) fn read(&self) -> VmStats {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let [hot, blank, template, boot, checkpoint] = &self.by_source;
-        VmStats {
-            hot: read(hot),
-            blank: read(blank),
-            template: read(template),
-            boot: read(boot),
-            checkpoint: read(checkpoint),
-            failed_restores: read(&self.failed_restores),
-            discarded_templates: read(&self.discarded_templates),
-        }
-    }
 }
 
 /// A VM of its own for somebody, refreshed and greeted.
@@ -189,9 +134,7 @@ impl Host {
             Err(error) if error.kind() == ErrorKind::Busy => Err(error),
             Err(error) => {
                 if error.kind() == ErrorKind::Damaged {
-                    self.counters
-                        .discarded_templates
-                        .fetch_add(1, Ordering::Relaxed);
+                    self.counters.count_discarded_template();
                     self.templates.discard(&self.kit, which);
                     self.want(which);
                 }
@@ -349,13 +292,11 @@ impl Host {
     }
 
     fn count(&self, source: VmOrigin) {
-        self.counters.of(source).fetch_add(1, Ordering::Relaxed);
+        self.counters.count(source);
     }
 
     fn count_failure(&self, error: &Error) {
-        self.counters
-            .failed_restores
-            .fetch_add(1, Ordering::Relaxed);
+        self.counters.count_failed_restore();
         tracing::warn!(%error, "a VM was not restored");
     }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use fumehood_protocol::{Complete, EndedBy, ErrorMessage, ErrorType, Evidence};
 
 use super::event_pump::End;
-use super::request::Timing;
+use super::outcome::Timing;
 use crate::agent::ChannelError;
 use crate::error::{Error, ErrorKind, printable};
 use crate::vm::{Life, Vm};

@@ -6,8 +6,10 @@ use tokio::sync::mpsc;
 
 use super::conclusion::ending;
 use super::control::Controls;
+use super::event::Event;
 use super::event_pump::{Beginning, End, Follow};
-use super::request::{Event, Outcome, RunEnd, Timing, VmOrigin};
+use super::handle::RunEnd;
+use super::outcome::{Outcome, Timing, VmOrigin};
 use crate::agent::{Channel, KEPT_WINDOW_BYTES, Operation, WINDOW_BYTES};
 use crate::error::Error;
 use crate::host::Accelerator;

@@ -5,8 +5,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::control::{Control, Controls};
+use super::event::Event;
 use super::mime_bundle::Values;
-use super::request::Event;
 use crate::agent::{Arrived, ChannelError, Operation, OperationEvent};
 
 /// Where an operation's guest is given up although it may have told its end already (this program

@@ -6,8 +6,9 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::mime_bundle::MimeBundle;
-use super::request::{NetworkOutcome, Outcome, Timing};
+use super::outcome::{Outcome, Timing};
 use crate::host::Isolation;
+use crate::network::NetworkOutcome;
 
 /// Output kept of each stream, and of values, in bytes: what one JSON object may hold of it.
 pub const KEPT_BYTES: usize = 10 * 1024 * 1024;

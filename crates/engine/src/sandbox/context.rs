@@ -1,6 +1,6 @@
-use fumehood_protocol::Language;
+use fumehood_protocol::{ActionTag, CloseContext, ContextName, Language, Request, Response};
 
-use super::sandbox::Sandbox;
+use super::sandbox::{Sandbox, invalid};
 use crate::error::{Error, ErrorKind};
 use crate::run::{Run, RunRequest};
 
@@ -29,8 +29,33 @@ pub struct Context {
     language: Language,
 }
 
+impl Sandbox {
+    /// A persistent interpreter of this sandbox, by its name: letters, digits, `.`, `_` and `-`. It is begun
+    /// by its first run, and stays until it is closed or the sandbox ends; dropping this changes nothing.
+    #[must_use]
+    pub fn context(&self, name: impl Into<String>, language: Language) -> Context {
+        Context::new(self.clone(), name.into(), language)
+    }
+
+    async fn close_context(&self, name: &str) -> Result<(), Error> {
+        let context = ContextName::new(name);
+        context.check(self.limits()).map_err(invalid)?;
+        let request = |op_id| {
+            Request::CloseContext(CloseContext {
+                action: ActionTag,
+                op_id: Some(op_id),
+                context,
+            })
+        };
+        match self.ask(request).await? {
+            Response::Done(_) => Ok(()),
+            other => Err(self.odd(&other)),
+        }
+    }
+}
+
 impl Context {
-    pub(crate) fn new(sandbox: Sandbox, name: String, language: Language) -> Self {
+    fn new(sandbox: Sandbox, name: String, language: Language) -> Self {
         Self {
             sandbox,
             name,

@@ -57,8 +57,16 @@ const REMOVAL: Duration = Duration::from_secs(600);
 /// One read of what is uploaded, in bytes: a frame.
 const PIECE_BYTES: usize = 64 * 1024;
 
+impl Sandbox {
+    /// The sandbox's files.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        Files::new(self.clone())
+    }
+}
+
 impl Files {
-    pub(crate) fn new(sandbox: Sandbox) -> Self {
+    fn new(sandbox: Sandbox) -> Self {
         Self { sandbox }
     }
 

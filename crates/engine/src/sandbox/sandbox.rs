@@ -3,22 +3,18 @@ use std::time::Duration;
 
 use fumehood_gateway::Event as NetworkEvent;
 use fumehood_protocol::{
-    ActionTag, Attach, CloseContext, ContextName, IdempotencyKey, InstallPackages, Language,
-    ListProcesses, ProcessInfo, Request, Response, Spawn, WireError,
+    ActionTag, Attach, IdempotencyKey, ListProcesses, ProcessInfo, Request, Response, Spawn,
+    WireError,
 };
 use tokio::task::JoinHandle;
 
-use super::context::Context;
-use super::files::Files;
-use super::install::{InstalledPackage, installed};
 use crate::agent::{Channel, ChannelError, Operation, OperationEvent};
 use crate::error::{Error, ErrorKind};
 use crate::host::Isolation;
-use crate::network::{PortMapping, Prepared, Served, Uplink};
+use crate::network::{NetworkOutcome, PortMapping, Prepared, Served, Uplink};
 use crate::provision::{Fresh, Host, Place};
 use crate::run::{
-    Beginning, Begun, NetworkOutcome, Owner, Run, RunRequest, SpawnRequest, VmOrigin, refused,
-    window,
+    Beginning, Begun, Owner, Run, RunRequest, SpawnRequest, VmOrigin, refused, window,
 };
 use crate::snapshot::Snapshot;
 use crate::vm::{Busy, Life, Machine, SandboxEnd};
@@ -255,7 +251,7 @@ impl Sandbox {
         Ok(self.drive(begun, busy).with_key(true))
     }
 
-    fn begun(
+    pub(super) fn begun(
         &self,
         operation: Operation,
         timeout: Option<Duration>,
@@ -272,7 +268,7 @@ impl Sandbox {
         )
     }
 
-    fn drive(&self, begun: Begun, busy: Busy) -> Run {
+    pub(super) fn drive(&self, begun: Begun, busy: Busy) -> Run {
         let owner = Owner::Sandbox(self.0.life.clone(), busy);
         Run::drive(move |events, controls| begun.drive(events, controls, owner))
     }
@@ -283,55 +279,6 @@ impl Sandbox {
             true => error.after_start(),
             false => error,
         })
-    }
-
-    /// A persistent interpreter of this sandbox, by its name: letters, digits, `.`, `_` and `-`. It is begun
-    /// by its first run, and stays until it is closed or the sandbox ends; dropping this changes nothing.
-    #[must_use]
-    pub fn context(&self, name: impl Into<String>, language: Language) -> Context {
-        Context::new(self.clone(), name.into(), language)
-    }
-
-    /// The sandbox's files.
-    #[must_use]
-    pub fn files(&self) -> Files {
-        Files::new(self.clone())
-    }
-
-    /// Installs packages for Python (by uv) or JavaScript (by bun), each with a version specifier as its
-    /// package index takes it (`six==1.16.0`, `lodash@^4`), into the user's home; contexts find them at
-    /// once. Returns all that are installed then, in the versions that were resolved. Takes 300 s at most.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a package that is not allowed, and, with the
-    /// tool's own words, for one that is not to be had; [`ErrorKind::Lost`](crate::ErrorKind::Lost).
-    pub async fn install(
-        &self,
-        language: Language,
-        packages: impl IntoIterator<Item = impl Into<String>>,
-    ) -> Result<Vec<InstalledPackage>, Error> {
-        let install = InstallPackages {
-            action: ActionTag,
-            op_id: None,
-            language,
-            packages: packages.into_iter().map(Into::into).collect(),
-            timeout: None,
-            credit: None,
-        };
-        let (_, timeout_s) = install.check(self.limits()).map_err(invalid)?;
-        let (operation, busy) = self.operate(None, |op_id, credit| {
-            Request::InstallPackages(InstallPackages {
-                op_id: Some(op_id),
-                credit: Some(credit),
-                ..install
-            })
-        })?;
-        let begun = self.begun(
-            operation,
-            Some(Duration::from_secs(timeout_s)),
-            Beginning::Now,
-        );
-        installed(self.drive(begun, busy)).await
     }
 
     /// What runs in it: programs, interpreters, contexts.
@@ -347,22 +294,6 @@ impl Sandbox {
         };
         match self.ask(request).await? {
             Response::Processes(listed) => Ok(listed.processes),
-            other => Err(self.odd(&other)),
-        }
-    }
-
-    pub(crate) async fn close_context(&self, name: &str) -> Result<(), Error> {
-        let context = ContextName::new(name);
-        context.check(&self.0.host.config.limits).map_err(invalid)?;
-        let request = |op_id| {
-            Request::CloseContext(CloseContext {
-                action: ActionTag,
-                op_id: Some(op_id),
-                context,
-            })
-        };
-        match self.ask(request).await? {
-            Response::Done(_) => Ok(()),
             other => Err(self.odd(&other)),
         }
     }
