@@ -7,9 +7,9 @@ use fumehood_protocol::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
-use crate::agent::{ChannelError, greet};
+use crate::agent::{ChannelError, say_hello};
 use crate::error::{Error, ErrorKind};
-use crate::provision::{Fresh, Place};
+use crate::provision::{AcquiredVm, MemoryReservation};
 use crate::vm::Vm;
 
 /// How long a client may take to say its token.
@@ -28,16 +28,16 @@ const BUFFER_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct AgentConnection {
     vm: Vm,
-    _place: Place,
+    _reservation: MemoryReservation,
     socket: UnixStream,
 }
 
 impl AgentConnection {
-    pub(crate) fn new(fresh: Fresh<UnixStream>) -> Self {
+    pub(crate) fn new(acquired: AcquiredVm<UnixStream>) -> Self {
         Self {
-            vm: fresh.vm,
-            _place: fresh.place,
-            socket: fresh.line,
+            vm: acquired.vm,
+            _reservation: acquired.reservation,
+            socket: acquired.agent,
         }
     }
 
@@ -74,7 +74,7 @@ impl AgentConnection {
     }
 
     async fn lost(self, error: &ChannelError) -> Error {
-        let known = self.vm.post_mortem().await;
+        let known = self.vm.diagnose().await;
         Error::new(ErrorKind::Lost, format!("the VM is lost: {error}; {known}"))
     }
 
@@ -94,7 +94,7 @@ impl AgentConnection {
                 Ok(None) | Err(_) => return Ok(None),
             },
         };
-        greet(&mut self.socket, 0, &[], None, HANDOVER).await?;
+        say_hello(&mut self.socket, 0, &[], None, HANDOVER).await?;
         self.socket
             .write_all(&first)
             .await
@@ -128,20 +128,20 @@ async fn bridge(
 ) -> Result<Option<TcpStream>, ChannelError> {
     let (from_client, to_client) = client.split();
     let (from_agent, to_agent) = agent.split();
-    let requests = carry(from_client, to_agent);
-    let answers = carry(from_agent, to_client);
+    let requests = copy_until_end(from_client, to_agent);
+    let answers = copy_until_end(from_agent, to_client);
     tokio::pin!(requests, answers);
     let mut open = true;
     loop {
         tokio::select! {
             end = &mut requests, if open => match end {
-                Carried::ReadEnded => open = false,
-                Carried::ReadFailed => return Ok(None),
-                Carried::WriteFailed => return Err(ChannelError::Closed),
+                CopyEnd::ReadEnded => open = false,
+                CopyEnd::ReadFailed => return Ok(None),
+                CopyEnd::WriteFailed => return Err(ChannelError::Closed),
             },
             end = &mut answers => return match end {
-                Carried::WriteFailed => Ok(None),
-                Carried::ReadEnded | Carried::ReadFailed => Err(ChannelError::Closed),
+                CopyEnd::WriteFailed => Ok(None),
+                CopyEnd::ReadEnded | CopyEnd::ReadFailed => Err(ChannelError::Closed),
             },
             next = accept(listener), if !open => return Ok(Some(next)),
         }
@@ -149,20 +149,23 @@ async fn bridge(
 }
 
 /// Why bytes are carried no further.
-enum Carried {
+enum CopyEnd {
     ReadEnded,
     ReadFailed,
     WriteFailed,
 }
 
-async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> Carried {
+async fn copy_until_end(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+) -> CopyEnd {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         match from.read(&mut buffer).await {
-            Ok(0) => return Carried::ReadEnded,
-            Ok(n) if to.write_all(&buffer[..n]).await.is_err() => return Carried::WriteFailed,
+            Ok(0) => return CopyEnd::ReadEnded,
+            Ok(n) if to.write_all(&buffer[..n]).await.is_err() => return CopyEnd::WriteFailed,
             Ok(_) => {}
-            Err(_) => return Carried::ReadFailed,
+            Err(_) => return CopyEnd::ReadFailed,
         }
     }
 }
@@ -188,14 +191,14 @@ async fn admit(client: &mut TcpStream, token: &str) -> Option<Vec<u8>> {
         let n = client.read(&mut buffer).await.ok().filter(|n| *n > 0)?;
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {
-            let (op_id, wrong) = match knock(&item, token) {
-                Knock::Right(hello) => {
+            let (op_id, wrong) = match check_hello(&item, token) {
+                ClientHello::Right(hello) => {
                     let mut first = encode_line(&Request::Hello(*hello));
                     first.extend_from_slice(bytes);
                     return Some(first);
                 }
-                Knock::Wrong(op_id) => (op_id, true),
-                Knock::Other(op_id) => (op_id, false),
+                ClientHello::Wrong(op_id) => (op_id, true),
+                ClientHello::Other(op_id) => (op_id, false),
             };
             let message = if wrong {
                 "the token in `hello` is missing or wrong; the connection is closed"
@@ -216,16 +219,16 @@ async fn admit(client: &mut TcpStream, token: &str) -> Option<Vec<u8>> {
 }
 
 /// What a client's line is worth before it is let in.
-enum Knock {
+enum ClientHello {
     /// A `hello` with the token, which is taken out of it.
     Right(Box<Hello>),
     Wrong(Option<OpId>),
     Other(Option<OpId>),
 }
 
-fn knock(item: &Item, token: &str) -> Knock {
+fn check_hello(item: &Item, token: &str) -> ClientHello {
     let Item::Line(line) = item else {
-        return Knock::Other(None);
+        return ClientHello::Other(None);
     };
     match Request::parse(line) {
         Ok(Request::Hello(hello))
@@ -234,13 +237,13 @@ fn knock(item: &Item, token: &str) -> Knock {
                 .as_deref()
                 .is_some_and(|given| constant_time_eq(token.as_bytes(), given.as_bytes())) =>
         {
-            Knock::Right(Box::new(Hello {
+            ClientHello::Right(Box::new(Hello {
                 token: None,
                 ..hello
             }))
         }
-        Ok(Request::Hello(hello)) => Knock::Wrong(hello.op_id),
-        Ok(other) => Knock::Other(other.op_id()),
-        Err(refused) => Knock::Other(refused.op_id),
+        Ok(Request::Hello(hello)) => ClientHello::Wrong(hello.op_id),
+        Ok(other) => ClientHello::Other(other.op_id()),
+        Err(refusal_error) => ClientHello::Other(refusal_error.op_id),
     }
 }

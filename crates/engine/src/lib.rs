@@ -54,26 +54,19 @@ pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
     SignalName, StreamSummary,
 };
-pub use host::{Accelerator, AcceleratorChoice};
-pub use host::{Isolation, IsolationLayer, RequiredIsolation};
-pub use network::NetworkOutcome;
-pub use network::{Network, PortMapping};
+pub use host::{Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation};
+pub use network::{Network, NetworkOutcome, PortMapping};
 pub use packages::PackageStep;
-pub use provision::Capacity;
-pub use provision::VmStats;
-pub use run::MimeBundle;
-pub use run::SpawnRequest;
+pub use provision::{Capacity, PoolStatus, VmStats};
 pub use run::report;
-pub use run::{Event, Outcome, Run, RunRequest, Timing, VmOrigin};
-pub use run::{Input, RunControl};
-pub use sandbox::Checkpoint;
-pub use sandbox::Context;
-pub use sandbox::FileReader;
-pub use sandbox::InstalledPackage;
-pub use sandbox::Sandbox;
-pub use sandbox::Watcher;
-pub use sandbox::{Files, WriteOptions};
+pub use run::{
+    Download, DownloadTarget, Event, Input, MimeBundle, Outcome, Run, RunControl, RunRequest,
+    SpawnRequest, Timing, UploadSource, VmOrigin,
+};
+pub use sandbox::{
+    Checkpoint, Context, FileReader, Files, InstalledPackage, Sandbox, Watcher, WriteOptions,
+};
 pub use sandbox_builder::SandboxBuilder;
+#[cfg(feature = "testing")]
 pub use vm::Layer;
-pub use vm::SandboxEnd;
-pub use vm::{LAUNCHER_BIN, install_launcher};
+pub use vm::{LAUNCHER_BIN, SandboxEnd, install_launcher};

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use super::operation::{Arrived, InputLine, Operation, Writer, frame_line};
+use super::operation::{InputSender, Operation, ReceivedStreams, Writer, frame_line};
 use super::reader::Reader;
 use super::routes::{ChannelError, OperationEvent, Route, SharedRoutes, WINDOW_BYTES, lock};
 use super::writer::{Outgoing, write};
@@ -77,12 +77,12 @@ impl Channel {
     }
 
     /// Starts an operation: `request` makes it, given its id and the bytes of output that it may send.
-    pub(crate) fn operate(&self, request: impl FnOnce(OpId, u64) -> Request) -> Operation {
-        self.operate_within(WINDOW_BYTES, None, request)
+    pub(crate) fn start_operation(&self, request: impl FnOnce(OpId, u64) -> Request) -> Operation {
+        self.start_operation_with_window(WINDOW_BYTES, None, request)
     }
 
     /// The same, with this window. `input`: all of its input, where that is at most a frame.
-    pub(crate) fn operate_within(
+    pub(crate) fn start_operation_with_window(
         &self,
         window: u64,
         input: Option<Bytes>,
@@ -126,10 +126,10 @@ impl Channel {
             events,
             window,
             taken: 0,
-            arrived: Arrived::default(),
+            received: ReceivedStreams::default(),
             is_whole: true,
             is_over: false,
-            input: InputLine {
+            input: InputSender {
                 id,
                 credit,
                 unwritten: self.unwritten.clone(),
@@ -159,7 +159,7 @@ impl Channel {
         request: impl FnOnce(OpId) -> Request,
         deadline: Duration,
     ) -> Result<OperationEvent, ChannelError> {
-        let mut operation = self.operate(|id, _| request(id));
+        let mut operation = self.start_operation(|id, _| request(id));
         tokio::time::timeout(deadline, operation.next())
             .await
             .map_err(|_| ChannelError::Silent(deadline))?
@@ -191,7 +191,7 @@ mod tests {
 
     async fn events(script: Vec<u8>) -> (Vec<OperationEvent>, Option<ChannelError>) {
         let channel = Channel::new(agent(script));
-        let mut operation = channel.operate(|op_id, credit| {
+        let mut operation = channel.start_operation(|op_id, credit| {
             let mut exec = fumehood_protocol::Exec::new(fumehood_protocol::Language::Shell, "");
             (exec.op_id, exec.credit) = (Some(op_id), Some(credit));
             Request::Exec(exec)
@@ -288,7 +288,7 @@ mod tests {
     async fn an_agent_that_goes_ends_every_operation() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let channel = Channel::new(ours);
-        let mut before = channel.operate(|op_id, _| {
+        let mut before = channel.start_operation(|op_id, _| {
             Request::Cancel(Cancel {
                 action: ActionTag,
                 op_id,
@@ -297,7 +297,7 @@ mod tests {
         drop(theirs);
         for operation in [
             &mut before,
-            &mut channel.operate(|op_id, _| {
+            &mut channel.start_operation(|op_id, _| {
                 Request::Cancel(Cancel {
                     action: ActionTag,
                     op_id,

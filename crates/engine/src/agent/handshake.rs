@@ -19,7 +19,7 @@ const STALE_BYTES: usize = 8 * 1024 * 1024;
 ///
 /// # Errors
 /// [`ChannelError`].
-pub(crate) async fn greet(
+pub(crate) async fn say_hello(
     socket: &mut UnixStream,
     protocol: u32,
     features: &[&str],
@@ -58,7 +58,7 @@ pub(crate) async fn greet(
 ///
 /// # Errors
 /// [`ChannelError`]; the guest is not to be used.
-pub(crate) async fn renew(
+pub(crate) async fn resume_with_refresh(
     socket: &mut UnixStream,
     refresh: &Refresh,
     deadline: Duration,
@@ -186,14 +186,14 @@ fn word_of_refresh(answer: Response) -> Result<(), ChannelError> {
 
 /// What a guest is given besides what makes it one of its own. Of what is none it keeps what it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Brought {
+pub(crate) struct GuestInit {
     /// Certificate authorities for its programs to trust, in PEM.
     pub(crate) certificates: Option<String>,
     /// Variables for each of its programs.
     pub(crate) environment: Option<EnvVars>,
 }
 
-impl Brought {
+impl GuestInit {
     /// Nothing.
     pub(crate) const NONE: Self = Self {
         certificates: None,
@@ -205,7 +205,7 @@ impl Brought {
 ///
 /// # Errors
 /// A sentence: this host has no randomness, or no clock.
-pub(crate) fn fresh(limits: &Limits, brought: &Brought) -> Result<Refresh, String> {
+pub(crate) fn new_refresh(limits: &Limits, init: &GuestInit) -> Result<Refresh, String> {
     let no_randomness = |e| format!("this host gives no randomness: {e}");
     let mut random = [0; ENTROPY_BYTES + MACHINE_ID_BYTES];
     getrandom::fill(&mut random).map_err(no_randomness)?;
@@ -222,8 +222,8 @@ pub(crate) fn fresh(limits: &Limits, brought: &Brought) -> Result<Refresh, Strin
         hostname: format!("fumehood-{}", &machine_id[..HOSTNAME_DIGITS]),
         machine_id,
         limits: limits.changed(),
-        certificates: brought.certificates.clone(),
-        environment: brought.environment.clone(),
+        certificates: init.certificates.clone(),
+        environment: init.environment.clone(),
     })
 }
 
@@ -276,8 +276,8 @@ mod tests {
 
     async fn greeted(before: &'static [u8], after: &'static [u8]) -> Result<(), ChannelError> {
         let mut socket = agent(before, after);
-        let refresh = fresh(&Limits::default(), &Brought::NONE).unwrap();
-        greet(&mut socket, 1, &[], Some(&refresh), DEADLINE)
+        let refresh = new_refresh(&Limits::default(), &GuestInit::NONE).unwrap();
+        say_hello(&mut socket, 1, &[], Some(&refresh), DEADLINE)
             .await
             .map(drop)
     }
@@ -285,8 +285,8 @@ mod tests {
     #[test]
     fn what_is_sent_is_valid_and_never_the_same() {
         let (one, other) = (
-            fresh(&Limits::default(), &Brought::NONE).unwrap(),
-            fresh(&Limits::default(), &Brought::NONE).unwrap(),
+            new_refresh(&Limits::default(), &GuestInit::NONE).unwrap(),
+            new_refresh(&Limits::default(), &GuestInit::NONE).unwrap(),
         );
         assert_eq!(one.check().unwrap().len(), ENTROPY_BYTES);
         assert_ne!(one.entropy, other.entropy);
@@ -358,9 +358,9 @@ mod tests {
             };
             writer.write_all(&answer(asked.op_id)).await.unwrap();
         });
-        renew(
+        resume_with_refresh(
             &mut ours,
-            &fresh(&Limits::default(), &Brought::NONE).unwrap(),
+            &new_refresh(&Limits::default(), &GuestInit::NONE).unwrap(),
             DEADLINE,
         )
         .await
@@ -386,20 +386,20 @@ mod tests {
         let more = |op_id| [refreshed(op_id), b"{".to_vec()].concat();
         let error = renewed(more).await.unwrap_err();
         assert!(matches!(error, ChannelError::Violation(_)), "{error}");
-        let refused = |op_id| {
+        let refusal_error = |op_id| {
             let error = WireError::new(ErrorType::AgentError, "no clock".to_string());
             encode_line(&Response::Error(ErrorMessage::new(op_id, error, "0")))
         };
-        let error = renewed(refused).await.unwrap_err();
+        let error = renewed(refusal_error).await.unwrap_err();
         assert!(matches!(error, ChannelError::Violation(_)), "{error}");
     }
 
     #[tokio::test]
     async fn an_agent_that_says_nothing_is_given_up() {
         let (mut ours, _theirs) = UnixStream::pair().unwrap();
-        let refresh = fresh(&Limits::default(), &Brought::NONE).unwrap();
+        let refresh = new_refresh(&Limits::default(), &GuestInit::NONE).unwrap();
         let patience = Duration::from_millis(20);
-        let error = greet(&mut ours, 1, &[], Some(&refresh), patience)
+        let error = say_hello(&mut ours, 1, &[], Some(&refresh), patience)
             .await
             .unwrap_err();
         assert!(matches!(error, ChannelError::Silent(_)), "{error}");

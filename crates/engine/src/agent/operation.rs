@@ -21,19 +21,19 @@ pub(crate) struct Operation {
     pub(super) window: u64,
     /// Bytes taken by the caller and not yet given back to the guest as credit.
     pub(super) taken: u64,
-    pub(super) arrived: Arrived,
+    pub(super) received: ReceivedStreams,
     /// Its output has been heard from the beginning.
     pub(super) is_whole: bool,
     /// It has told its end, and does not go on in the guest.
     pub(super) is_over: bool,
-    pub(super) input: InputLine,
+    pub(super) input: InputSender,
     pub(super) routes: SharedRoutes,
     pub(super) writer: Writer,
 }
 
 /// What has arrived of each stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Arrived {
+pub(crate) struct ReceivedStreams {
     pub(crate) stdout: StreamSummary,
     pub(crate) stderr: StreamSummary,
     pub(crate) results: StreamSummary,
@@ -42,14 +42,14 @@ pub(crate) struct Arrived {
 
 /// The way of input to an operation.
 #[derive(Debug, Clone)]
-pub(crate) struct InputLine {
+pub(crate) struct InputSender {
     pub(super) id: OpId,
     pub(super) credit: Arc<Semaphore>,
     pub(super) unwritten: Arc<AtomicUsize>,
     pub(super) writer: Writer,
 }
 
-impl InputLine {
+impl InputSender {
     /// Sends bytes as the guest takes them. `false`: the operation has ended.
     pub(crate) async fn send(&self, mut bytes: Bytes) -> bool {
         while !bytes.is_empty() {
@@ -111,10 +111,10 @@ impl Operation {
             OperationEvent::Output(stream, bytes) => {
                 self.taken += bytes.len() as u64;
                 let summary = match stream {
-                    Stream::Stdout => &mut self.arrived.stdout,
-                    Stream::Stderr => &mut self.arrived.stderr,
-                    Stream::Result => &mut self.arrived.results,
-                    Stream::File => &mut self.arrived.file,
+                    Stream::Stdout => &mut self.received.stdout,
+                    Stream::Stderr => &mut self.received.stderr,
+                    Stream::Result => &mut self.received.results,
+                    Stream::File => &mut self.received.file,
                 };
                 summary.bytes += bytes.len() as u64;
                 summary.crc32c = crc32c::crc32c_append(summary.crc32c, bytes);
@@ -136,36 +136,36 @@ impl Operation {
     }
 
     /// What arrived so far.
-    pub(crate) fn arrived(&self) -> &Arrived {
-        &self.arrived
+    pub(crate) fn received(&self) -> &ReceivedStreams {
+        &self.received
     }
 
     /// The way of its input.
-    pub(crate) fn input(&self) -> &InputLine {
+    pub(crate) fn input(&self) -> &InputSender {
         &self.input
     }
 
     /// What the agent says that it sent is what arrived.
     fn verify(&self, complete: &Complete) -> Result<(), ChannelError> {
         let streams = [
-            ("stdout", complete.stdout, self.arrived.stdout),
-            ("stderr", complete.stderr, self.arrived.stderr),
-            ("results", complete.results, self.arrived.results),
+            ("stdout", complete.stdout, self.received.stdout),
+            ("stderr", complete.stderr, self.received.stderr),
+            ("results", complete.results, self.received.results),
         ];
-        for (name, said, arrived) in streams {
-            if said != arrived {
-                let (said, arrived) = (said.bytes, arrived.bytes);
+        for (name, said, received) in streams {
+            if said != received {
+                let (said, received) = (said.bytes, received.bytes);
                 let what = format!(
-                    "{name} arrived as {arrived} bytes; the agent says it sent {said}, or other ones"
+                    "{name} arrived as {received} bytes; the agent says it sent {said}, or other ones"
                 );
-                return Err(self.violated(what));
+                return Err(self.protocol_violation(what));
             }
         }
         Ok(())
     }
 
     /// The guest broke the protocol, and is listened to no more.
-    pub(crate) fn violated(&self, what: String) -> ChannelError {
+    pub(crate) fn protocol_violation(&self, what: String) -> ChannelError {
         let error = ChannelError::Violation(what);
         lock(&self.routes).end(error.clone());
         error
@@ -173,7 +173,7 @@ impl Operation {
 
     /// Lets the guest send as much as has been taken. Call it when the output taken so far is used:
     /// a caller that does not makes the program in the guest wait.
-    pub(crate) fn used(&mut self) {
+    pub(crate) fn return_credit(&mut self) {
         // Half a window at a time: a credit for each chunk would double the messages.
         if self.taken >= self.window / 2 {
             let bytes = std::mem::take(&mut self.taken);

@@ -33,13 +33,13 @@ const CREDIT_BYTES: usize = 16 * 1024 * 1024;
 const LATE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What comes for operations that nobody follows any more: they may have been given up while it was on its way.
-struct Late {
+struct LateMessages {
     /// The number of the next operation.
     next: Arc<AtomicU64>,
     bytes: u64,
 }
 
-impl Late {
+impl LateMessages {
     /// Lets a message of an operation that is not open pass: it must belong to one that was begun, and all of them
     /// together must not be more than those can have left to say.
     fn take(&mut self, id: Option<OpId>, bytes: usize) -> Result<(), String> {
@@ -64,7 +64,7 @@ pub(crate) struct Reader {
     routes: SharedRoutes,
     /// Bytes of input and credit that the guest has not read yet.
     unwritten: Arc<AtomicUsize>,
-    late: Late,
+    late: LateMessages,
     /// Bytes of the line that is being looked at.
     line_bytes: usize,
     decoder: Decoder,
@@ -82,7 +82,7 @@ impl Reader {
         Self {
             routes,
             unwritten,
-            late: Late { next, bytes: 0 },
+            late: LateMessages { next, bytes: 0 },
             line_bytes: 0,
             decoder: Decoder::new(LINE_BYTES),
             frame: None,

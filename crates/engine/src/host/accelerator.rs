@@ -4,11 +4,14 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use fumehood_sys::host::probe_kvm;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 
 /// What executes the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
 pub enum Accelerator {
     /// The CPU itself, by `/dev/kvm`.
     Kvm,
@@ -52,7 +55,7 @@ impl FromStr for AcceleratorChoice {
 
 /// The accelerator in use, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chosen {
+pub(crate) struct SelectedAccelerator {
     pub(crate) accelerator: Accelerator,
     /// For a person.
     pub(crate) reason: String,
@@ -62,8 +65,8 @@ pub(crate) struct Chosen {
 ///
 /// # Errors
 /// [`ErrorKind::Host`] when KVM is wanted and does not work.
-pub(crate) fn choose(choice: AcceleratorChoice) -> Result<Chosen, Error> {
-    let tcg = |reason: String| Chosen {
+pub(crate) fn select_accelerator(choice: AcceleratorChoice) -> Result<SelectedAccelerator, Error> {
+    let tcg = |reason: String| SelectedAccelerator {
         accelerator: Accelerator::Tcg,
         reason,
     };
@@ -71,7 +74,7 @@ pub(crate) fn choose(choice: AcceleratorChoice) -> Result<Chosen, Error> {
         return Ok(tcg("software emulation, as asked for".into()));
     }
     match kvm_works() {
-        Ok(reason) => Ok(Chosen {
+        Ok(reason) => Ok(SelectedAccelerator {
             accelerator: Accelerator::Kvm,
             reason,
         }),
@@ -141,9 +144,16 @@ mod tests {
     #[test]
     fn software_emulation_is_always_there() {
         assert_eq!(
-            choose(AcceleratorChoice::Tcg).unwrap().accelerator,
+            select_accelerator(AcceleratorChoice::Tcg)
+                .unwrap()
+                .accelerator,
             Accelerator::Tcg
         );
-        assert!(!choose(AcceleratorChoice::Auto).unwrap().reason.is_empty());
+        assert!(
+            !select_accelerator(AcceleratorChoice::Auto)
+                .unwrap()
+                .reason
+                .is_empty()
+        );
     }
 }

@@ -1,8 +1,12 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// Which walls stood between a QEMU and this host: told by the launcher that put them up.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// All.
     Full,
@@ -13,7 +17,9 @@ pub enum Isolation {
 /// A wall around QEMU that a host may not offer. Others stand always, or nothing runs: no capabilities,
 /// no new privileges, a filter of system calls, limits, only the descriptors that it needs, death with
 /// its owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum IsolationLayer {
     /// A user of its own; for ordinary users, a user namespace.

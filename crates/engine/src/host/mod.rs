@@ -6,5 +6,5 @@ mod accelerator;
 mod isolation;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
-pub(crate) use accelerator::{Chosen, choose};
+pub(crate) use accelerator::{SelectedAccelerator, select_accelerator};
 pub use isolation::{Isolation, IsolationLayer, RequiredIsolation};

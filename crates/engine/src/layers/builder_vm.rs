@@ -6,123 +6,135 @@ use tokio::sync::mpsc;
 
 use super::index::PackageIndex;
 use crate::error::{Error, ErrorKind};
-use crate::packages::{PackageSet, PackageStep, Told};
-use crate::provision::{ANY_LANGUAGE, Host};
+use crate::packages::{PackageSet, PackageStep, ProgressCallback};
+use crate::provision::{ANY_LANGUAGE, Provisioner};
 use crate::run::{Event, Outcome, Run, SpawnRequest};
-use crate::sandbox::{InstalledPackage, Sandbox, Times, WriteOptions};
-use crate::snapshot::Which;
+use crate::sandbox::{InstalledPackage, Sandbox, SandboxTimeouts, WriteOptions};
+use crate::snapshot::TemplateSpec;
 use crate::vm::Shape;
 
-/// Installs packages; prints what is there then.
+/// Installs packages, and prints the list of what is installed.
 const INSTALL: &str = include_str!("../../builders/install.sh");
-/// Makes a layer of them.
+/// Packs them into a layer.
 const PACK: &str = include_str!("../../builders/pack.sh");
-/// Makes the directories that the layer and the image have in common, with the image's owners.
+/// Creates the directories that layer and image have in common, with the image's owners.
 const TREE: &str = "mkdir -p /build/home && install -d -o 1000 -g 1000 /build/home/user";
 
-/// Where the packages lie in the builder, and what is made of them.
+/// Directory of the packages in the builder.
 const BUILD: &str = "/build";
+/// Path of the finished layer in the builder.
 const LAYER: &str = "/layer";
 
-/// The most of what a tool says that goes into an error, in bytes, from its end.
-const WORDS_BYTES: usize = 4000;
+/// Maximum output of a package manager in an error message, in bytes, from its end.
+const MAX_MESSAGE_BYTES: usize = 4000;
 
-/// The list of what is installed at most, in bytes: some fifty thousand packages.
-const LIST_BYTES: usize = 4 << 20;
+/// Maximum size of the list of installed packages, in bytes: some fifty thousand packages.
+const MAX_LIST_BYTES: usize = 4 << 20;
 
-/// Bytes of a layer at most: the largest sets of packages that people install, and a guest's disk is smaller.
-pub(crate) const LAYER_BYTES: u64 = 4 << 30;
+/// Maximum size of a layer, in bytes: the largest sets of packages in use fit, and a guest's disk is smaller.
+pub(crate) const MAX_LAYER_BYTES: u64 = 4 << 30;
 
-/// A VM that packages are installed in, and nothing else: it reaches their index only, and is thrown away.
-pub(crate) struct PackageBuilder {
+/// A VM that installs packages. It reaches only their index, and is used once.
+pub(crate) struct BuilderVm {
     sandbox: Sandbox,
-    happened: Option<mpsc::Receiver<NetworkEvent>>,
+    network_events: Option<mpsc::Receiver<NetworkEvent>>,
     memory_mib: u32,
 }
 
-impl PackageBuilder {
-    /// Starts it.
+impl BuilderVm {
+    /// Starts the VM.
     ///
     /// # Errors
-    /// As [`Host::acquire`], and [`ErrorKind::Invalid`].
-    pub(crate) async fn start(host: &Arc<Host>, index: &PackageIndex) -> Result<Self, Error> {
-        let most = host.admission.most_mib();
-        let memory_mib = host.config.builder_memory_mib.min(most);
-        let which = Which {
+    /// As [`Provisioner::acquire`], and [`ErrorKind::Invalid`].
+    pub(crate) async fn start(
+        provisioner: &Arc<Provisioner>,
+        index: &PackageIndex,
+    ) -> Result<Self, Error> {
+        let max_mib = provisioner.admission.max_guest_mib();
+        let memory_mib = provisioner.config.builder_memory_mib.min(max_mib);
+        let spec = TemplateSpec {
             language: ANY_LANGUAGE,
             shape: Shape {
                 network: true,
                 ..Shape::plain(memory_mib)
             },
         };
-        let prepared = index.network().prepare()?;
-        let (file, text) = index.configuration(&prepared);
-        let fresh = host.acquire(&which, &prepared.brought()).await?;
-        let sandbox = Sandbox::new(host.clone(), fresh, Some(prepared), Times::default())?;
+
+        let network = index.network().prepare()?;
+        let (file, text) = index.configuration(&network);
+        let acquired = provisioner.acquire(&spec, &network.init()).await?;
+        let timeouts = SandboxTimeouts::default();
+        let sandbox = Sandbox::new(provisioner.clone(), acquired, Some(network), timeouts)?;
         sandbox.allow_root().await?;
+
+        // The package manager's configuration contains placeholders instead of credentials.
         let options = WriteOptions {
             parents: true,
             mode: Some(0o600),
             size: None,
         };
-        sandbox
-            .files()
-            .write_with_options(file, text, options)
-            .await?;
+        let files = sandbox.files();
+        files.write_with_options(file, text, options).await?;
         Ok(Self {
-            happened: sandbox.network_events(),
+            network_events: sandbox.network_events(),
             sandbox,
             memory_mib,
         })
     }
 
-    /// Installs the packages; returns all that are there then, sorted.
+    /// Installs the packages; returns all that are installed then, sorted.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`]: they are not to be had so, in the tool's own words; [`ErrorKind::Unreachable`].
+    /// Returns [`ErrorKind::Invalid`] or [`ErrorKind::Unreachable`] with the output of the package manager.
     pub(crate) async fn install(
         &mut self,
         set: &PackageSet,
-        told: &Told,
+        progress: &ProgressCallback,
     ) -> Result<Vec<InstalledPackage>, Error> {
-        told.tell(PackageStep::Installing);
-        self.script(TREE, &[], true).await?;
-        let mut words = vec![set.language().as_str(), BUILD];
-        words.extend(set.specs().iter().map(String::as_str));
-        let list = self.script(INSTALL, &words, false).await?;
-        let found: Result<Vec<InstalledPackage>, _> = serde_json::from_slice(&list);
-        let mut found = found.map_err(|e| {
-            let message = format!("the list of installed packages cannot be read: {e}");
+        progress.report(PackageStep::Installing);
+        self.run_script(TREE, &[], true).await?;
+
+        let mut args = vec![set.language().as_str(), BUILD];
+        args.extend(set.specs().iter().map(String::as_str));
+        let list = self.run_script(INSTALL, &args, false).await?;
+
+        let installed: Result<Vec<InstalledPackage>, _> = serde_json::from_slice(&list);
+        let mut installed = installed.map_err(|e| {
+            let message = format!("cannot parse the list of installed packages: {e}");
             Error::new(ErrorKind::Protocol, message)
         })?;
-        found.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
-        found.dedup();
-        Ok(found)
+        installed.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+        installed.dedup();
+        Ok(installed)
     }
 
-    /// Makes the layer; returns how many bytes it has.
+    /// Packs the layer; returns its size in bytes.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`]: it does not fit, or is larger than [`LAYER_BYTES`].
-    pub(crate) async fn pack(&mut self, set: &PackageSet, told: &Told) -> Result<u64, Error> {
-        told.tell(PackageStep::Packing);
-        let words = [set.language().as_str(), BUILD, LAYER];
-        self.script(PACK, &words, true).await?;
+    /// Returns [`ErrorKind::Invalid`] if it does not fit, or is larger than [`MAX_LAYER_BYTES`].
+    pub(crate) async fn pack(
+        &mut self,
+        set: &PackageSet,
+        progress: &ProgressCallback,
+    ) -> Result<u64, Error> {
+        progress.report(PackageStep::Packing);
+        let args = [set.language().as_str(), BUILD, LAYER];
+        self.run_script(PACK, &args, true).await?;
         let bytes = self.sandbox.files().stat(LAYER).await?.size;
-        within(bytes)?;
+        check_size(bytes)?;
         Ok(bytes)
     }
 
-    /// Brings the layer to this host. Nothing here looks into it.
+    /// Downloads the layer to this host, which never looks into it.
     ///
     /// # Errors
     /// As [`Files::download`](crate::Files::download).
-    pub(crate) async fn bring(&self, bytes: u64, to: std::fs::File) -> Result<(), Error> {
+    pub(crate) async fn fetch_layer(&self, bytes: u64, to: std::fs::File) -> Result<(), Error> {
         let mut to = tokio::fs::File::from_std(to);
         let files = self.sandbox.files();
-        let came = files.download_within(LAYER, &mut to, bytes).await?;
-        if came != bytes {
-            let message = format!("the guest sent {came} bytes of a layer that has {bytes}");
+        let received = files.download_within(LAYER, &mut to, bytes).await?;
+        if received != bytes {
+            let message = format!("the guest sent {received} bytes of a layer of {bytes} bytes");
             return Err(Error::new(ErrorKind::Protocol, message));
         }
         Ok(())
@@ -133,32 +145,34 @@ impl PackageBuilder {
     }
 
     /// Runs a script to its end; returns what it prints.
-    async fn script(
+    async fn run_script(
         &mut self,
-        text: &str,
-        words: &[&str],
+        script: &str,
+        args: &[&str],
         as_root: bool,
     ) -> Result<Vec<u8>, Error> {
-        let argv = ["bash", "-c", text, "builder"];
-        let mut request = SpawnRequest::new(argv.into_iter().chain(words.iter().copied()));
+        let argv = ["bash", "-c", script, "builder"];
+        let mut request = SpawnRequest::new(argv.into_iter().chain(args.iter().copied()));
         if as_root {
             request = request.root();
         }
-        let (outcome, out, said) = heard(self.sandbox.spawn(&request)?).await?;
+
+        let (outcome, stdout, stderr) = collect_output(self.sandbox.spawn(&request)?).await?;
         match (outcome.ended_by, outcome.exit_code) {
-            (EndedBy::Exited, Some(0)) => Ok(out),
+            (EndedBy::Exited, Some(0)) => Ok(stdout),
             (EndedBy::AgentLost, _) => {
                 let detail = outcome.evidence.detail.unwrap_or_default();
                 Err(Error::new(ErrorKind::Lost, detail))
             }
-            (ended_by, _) => Err(self.failure(ended_by, said.trim())),
+            (ended_by, _) => Err(self.failure(ended_by, stderr.trim())),
         }
     }
 
-    /// Why packages were not installed, in the tool's own words, and what else is known.
-    fn failure(&mut self, ended_by: EndedBy, said: &str) -> Error {
-        let mut message = format!("the packages were not installed ({ended_by}): {said}");
-        let is_full = said.contains("No space left on device") || said.contains("ENOSPC");
+    /// Explains a failed installation: the package manager's output, and what else is known.
+    fn failure(&mut self, ended_by: EndedBy, stderr: &str) -> Error {
+        let mut message = format!("installing the packages failed ({ended_by}): {stderr}");
+
+        let is_full = stderr.contains("No space left on device") || stderr.contains("ENOSPC");
         if ended_by == EndedBy::OutOfMemory || is_full {
             let memory = self.memory_mib;
             message += &format!(
@@ -166,7 +180,8 @@ impl PackageBuilder {
             );
             return Error::new(ErrorKind::Invalid, message);
         }
-        let (unreachable, denied) = self.trouble();
+
+        let (unreachable, denied) = self.network_problems();
         for line in denied {
             message += &format!("\nnetwork: {line}");
         }
@@ -179,13 +194,14 @@ impl PackageBuilder {
         }
     }
 
-    /// The last thing that could not be reached though it was allowed, and what was denied.
-    fn trouble(&mut self) -> (Option<String>, Vec<String>) {
-        /// Denials that are told.
-        const TOLD: usize = 5;
+    /// Returns the last allowed access that failed, and what was denied.
+    fn network_problems(&mut self) -> (Option<String>, Vec<String>) {
+        /// Maximum number of denials in a message.
+        const MAX_DENIALS: usize = 5;
+
         let mut unreachable = None;
-        if let Some(happened) = &mut self.happened {
-            while let Ok(event) = happened.try_recv() {
+        if let Some(events) = &mut self.network_events {
+            while let Ok(event) = events.try_recv() {
                 let is_answered = event.status.is_some_and(|status| status < 500);
                 if is_answered {
                     unreachable = None;
@@ -194,51 +210,57 @@ impl PackageBuilder {
                 }
             }
         }
+
         let summary = self.sandbox.network().unwrap_or_default().summary;
-        let denials = summary.denials.into_iter().take(TOLD);
-        (unreachable, denials.map(|one| one.event.message).collect())
+        let denials = summary.denials.into_iter().take(MAX_DENIALS);
+        let denials = denials.map(|denial| denial.event.message);
+        (unreachable, denials.collect())
     }
 }
 
-/// Whether something was allowed and did not succeed.
+/// Returns whether an access that was allowed has failed.
 fn is_failure(event: &NetworkEvent) -> bool {
     matches!(event.code, "unreachable" | "lookup_failed") || event.status.is_some()
 }
 
+/// Rejects a layer that is too large.
+///
 /// # Errors
-/// [`ErrorKind::Invalid`].
-fn within(bytes: u64) -> Result<(), Error> {
-    if bytes <= LAYER_BYTES {
+/// Returns [`ErrorKind::Invalid`].
+fn check_size(bytes: u64) -> Result<(), Error> {
+    if bytes <= MAX_LAYER_BYTES {
         return Ok(());
     }
     let message = format!(
-        "the packages make a layer of {bytes} bytes; {LAYER_BYTES} are allowed; ask for fewer of them"
+        "the layer of the packages has {bytes} bytes; at most {MAX_LAYER_BYTES} are allowed; request fewer packages"
     );
     Err(Error::new(ErrorKind::Invalid, message))
 }
 
-/// All that a script prints, and the end of what it says otherwise.
-async fn heard(mut run: Run) -> Result<(Outcome, Vec<u8>, String), Error> {
-    let (mut out, mut said) = (Vec::new(), Vec::new());
+/// Returns all that a script prints to standard output, and the end of its standard error.
+async fn collect_output(mut run: Run) -> Result<(Outcome, Vec<u8>, String), Error> {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     while let Some(event) = run.next().await {
         match event {
-            Event::Stdout(bytes) if out.len() + bytes.len() <= LIST_BYTES => {
-                out.extend_from_slice(&bytes);
+            Event::Stdout(bytes) if stdout.len() + bytes.len() <= MAX_LIST_BYTES => {
+                stdout.extend_from_slice(&bytes);
             }
             Event::Stdout(_) => {
-                let message = format!("the list of packages has more than {LIST_BYTES} bytes");
+                let message = format!("the list of packages has more than {MAX_LIST_BYTES} bytes");
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
             Event::Stderr(bytes) => {
-                said.extend_from_slice(&bytes);
-                let past = said.len().saturating_sub(WORDS_BYTES);
-                said.drain(..past);
+                stderr.extend_from_slice(&bytes);
+                let excess = stderr.len().saturating_sub(MAX_MESSAGE_BYTES);
+                stderr.drain(..excess);
             }
             _ => {}
         }
     }
+
     let outcome = run.outcome().await?;
-    Ok((outcome, out, String::from_utf8_lossy(&said).into_owned()))
+    let stderr = String::from_utf8_lossy(&stderr).into_owned();
+    Ok((outcome, stdout, stderr))
 }
 
 #[cfg(test)]
@@ -247,8 +269,8 @@ mod tests {
 
     #[test]
     fn a_layer_at_the_limit_and_one_past_it() {
-        assert!(within(LAYER_BYTES).is_ok());
-        let error = within(LAYER_BYTES + 1).unwrap_err();
+        assert!(check_size(MAX_LAYER_BYTES).is_ok());
+        let error = check_size(MAX_LAYER_BYTES + 1).unwrap_err();
         assert!(error.to_string().contains("4294967297"), "{error}");
     }
 }

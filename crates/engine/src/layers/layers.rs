@@ -3,125 +3,151 @@ use std::time::{Duration, Instant};
 
 use fumehood_image::{LAYERS_BYTES, LayerDraft, LayerKey, StoredLayer, StoredPackage};
 
-use super::builder_vm::PackageBuilder;
+use super::builder_vm::BuilderVm;
 use super::index::PackageIndex;
 use crate::config::TemplateUse;
 use crate::error::{Error, ErrorKind};
-use crate::packages::{PackageSet, PackageStep, Told};
-use crate::provision::Host;
+use crate::packages::{PackageSet, PackageStep, ProgressCallback};
+use crate::provision::Provisioner;
 use crate::sandbox::InstalledPackage;
-use crate::snapshot::Which;
+use crate::snapshot::TemplateSpec;
 use crate::vm::Layer;
 
-/// Between two looks at what another process makes.
-const LOOK: Duration = Duration::from_millis(200);
+/// Interval at which the result of another process is looked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Packages that a VM is to have.
+/// The packages of one request, and how to provide their layer.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
+pub(crate) struct PackageLayers {
     set: PackageSet,
-    anew: bool,
-    told: Told,
+    /// Resolve the packages again, even if their versions are cached.
+    force: bool,
+    progress: ProgressCallback,
 }
 
-impl Wanted {
-    /// These packages; with `anew` whatever they came to before.
-    pub(crate) fn new(set: PackageSet, anew: bool, told: Told) -> Self {
-        Self { set, anew, told }
+impl PackageLayers {
+    pub(crate) fn new(set: PackageSet, force: bool, progress: ProgressCallback) -> Self {
+        Self {
+            set,
+            force,
+            progress,
+        }
     }
 
-    /// Has a VM of this kind begin with the packages: makes their layer and a template over it where they are not
-    /// there.
+    /// Adds the layer of the packages to a VM's specification. Builds the layer, and a template with it, if they do
+    /// not exist.
     ///
-    /// No package is imported for the template: that would run its code, once, and all later runs would begin with
-    /// what it left behind.
+    /// No package is imported for the template: that would run the package's code once, and all later runs would
+    /// start with its effects.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], [`ErrorKind::Missing`], [`ErrorKind::Unreachable`]; as a boot.
-    pub(crate) async fn into_shape(self, host: &Arc<Host>, which: &mut Which) -> Result<(), Error> {
-        which.shape.layer = Some(self.layer(host).await?);
-        if host.config.templates == TemplateUse::Never || host.has_template(which) {
+    /// Returns [`ErrorKind::Invalid`], [`ErrorKind::Missing`] or [`ErrorKind::Unreachable`], or fails as a boot.
+    pub(crate) async fn ensure(
+        self,
+        provisioner: &Arc<Provisioner>,
+        spec: &mut TemplateSpec,
+    ) -> Result<(), Error> {
+        spec.shape.layer = Some(self.layer(provisioner).await?);
+        let uses_templates = provisioner.config.templates != TemplateUse::Never;
+        if !uses_templates || provisioner.has_template(spec) {
             return Ok(());
         }
-        self.told.tell(PackageStep::BuildingTemplate);
-        // Without one it is booted.
-        if let Err(error) = host.build_template(which).await {
-            tracing::warn!(%error, "no template was made for a layer of packages");
+
+        // Without a template, the VM is booted.
+        self.progress.report(PackageStep::BuildingTemplate);
+        if let Err(error) = provisioner.build_template(spec).await {
+            tracing::warn!(%error, "building a template for a layer of packages failed");
         }
         Ok(())
     }
 
-    /// The layer of the packages, made where it is not there.
-    async fn layer(&self, host: &Arc<Host>) -> Result<Layer, Error> {
-        let key = self.set.key(host.kit.image().id());
-        let begun = Instant::now();
-        let mut anew = self.anew;
+    /// Returns the layer of the packages. Builds it if it does not exist.
+    async fn layer(&self, provisioner: &Arc<Provisioner>) -> Result<Layer, Error> {
+        let key = self.set.key(provisioner.factory.image().id());
+        let start = Instant::now();
+        let mut force = self.force;
         loop {
-            let (layers, request) = (host.layers.clone(), key.clone());
-            let found = blocking(move || match anew {
-                true => Ok(None),
-                false => layers.find(&request),
-            });
-            if let Some(found) = found.await? {
-                return open(&found);
+            // Look for a stored layer.
+            if !force {
+                let (layers, key) = (provisioner.layers.clone(), key.clone());
+                if let Some(stored) = blocking(move || layers.find(&key)).await? {
+                    return open(&stored);
+                }
             }
-            let (layers, request) = (host.layers.clone(), key.clone());
-            let draft = blocking(move || layers.begin(&request, anew)).await?;
+
+            // Build it, unless another process does.
+            let (layers, request) = (provisioner.layers.clone(), key.clone());
+            let draft = blocking(move || layers.begin(&request, force)).await?;
             if let Some(draft) = draft {
-                let deadline = host.config.package_deadline;
-                let built = tokio::time::timeout(deadline, self.build(host, &key, draft)).await;
-                return open(&built.unwrap_or_else(|_| Err(late(deadline)))?);
+                let deadline = provisioner.config.package_deadline;
+                let build = self.build(provisioner, &key, draft);
+                let built = tokio::time::timeout(deadline, build).await;
+                return open(&built.unwrap_or_else(|_| Err(timed_out(deadline)))?);
             }
-            // What another process makes now is as new.
-            anew = false;
-            if begun.elapsed() > host.config.package_deadline {
-                let message = "another process installs these packages and does not come to an end";
+
+            // A layer that another process builds now is new enough.
+            force = false;
+            if start.elapsed() > provisioner.config.package_deadline {
+                let message = "timed out waiting for another process to install these packages";
                 return Err(Error::new(ErrorKind::Busy, message));
             }
-            self.told.tell(PackageStep::Waiting);
-            tokio::time::sleep(LOOK).await;
+            self.progress.report(PackageStep::Waiting);
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Installs them, and keeps what they come to.
+    /// Installs the packages in a builder VM, and stores their layer.
     async fn build(
         &self,
-        host: &Arc<Host>,
+        provisioner: &Arc<Provisioner>,
         key: &LayerKey,
         draft: LayerDraft,
     ) -> Result<StoredLayer, Error> {
-        self.told.tell(PackageStep::Starting);
-        let index = PackageIndex::of_host(self.set.language()).await?;
-        let mut builder = PackageBuilder::start(host, &index).await?;
-        let installed = builder.install(&self.set, &self.told).await?;
-        let image = host.kit.image().id().to_owned();
-        let set = resolved(&self.set, &image, &index, &installed);
-        let layers = host.layers.clone();
-        let same = blocking({
-            let (layers, set) = (layers.clone(), set.clone());
-            move || layers.find_set(&set)
+        self.progress.report(PackageStep::Starting);
+        let language = self.set.language();
+        let index = PackageIndex::of_host(language).await?;
+        let mut builder = BuilderVm::start(provisioner, &index).await?;
+        let installed = builder.install(&self.set, &self.progress).await?;
+
+        // Other requests may have been resolved to the same packages.
+        let image = provisioner.factory.image().id().to_owned();
+        let resolved_key = resolved_key(&self.set, &image, &index, &installed);
+        let layers = provisioner.layers.clone();
+        let existing = blocking({
+            let (layers, resolved_key) = (layers.clone(), resolved_key.clone());
+            move || layers.find_set(&resolved_key)
         });
-        let layer = match same.await? {
-            Some(same) => same,
+        let layer = match existing.await? {
+            Some(existing) => existing,
             None => {
-                let bytes = builder.pack(&self.set, &self.told).await?;
-                self.told.tell(PackageStep::Storing);
+                let bytes = builder.pack(&self.set, &self.progress).await?;
+                self.progress.report(PackageStep::Storing);
                 let (file, draft) = blocking(move || Ok((draft.file(bytes)?, draft))).await?;
-                builder.bring(bytes, file).await?;
-                let (language, asked) = (self.set.language(), self.set.specs().to_vec());
-                let packages = installed.into_iter().map(|one| StoredPackage {
-                    name: one.name,
-                    version: one.version,
+                builder.fetch_layer(bytes, file).await?;
+
+                let packages = installed.into_iter().map(|package| StoredPackage {
+                    name: package.name,
+                    version: package.version,
                 });
                 let packages = packages.collect();
-                let finish = move || draft.finish(&set, language.as_str(), &image, packages, asked);
+                let requested = self.set.specs().to_vec();
+                let finish = move || {
+                    draft.finish(
+                        &resolved_key,
+                        language.as_str(),
+                        &image,
+                        packages,
+                        requested,
+                    )
+                };
                 blocking(finish).await?
             }
         };
         builder.end().await;
-        let (key, kept) = (key.clone(), layer.clone());
+
+        let (key, stored) = (key.clone(), layer.clone());
         blocking(move || {
-            layers.remember(&key, &kept)?;
+            layers.remember(&key, &stored)?;
             layers.prune(LAYERS_BYTES).map(drop)
         })
         .await?;
@@ -129,8 +155,9 @@ impl Wanted {
     }
 }
 
-/// The key of what packages were resolved to. Packages of one name and version from other indexes are others.
-fn resolved(
+/// Returns the key of the packages that a request was resolved to. Packages with the same name and version from other
+/// indexes have another key.
+fn resolved_key(
     set: &PackageSet,
     image: &str,
     index: &PackageIndex,
@@ -138,35 +165,39 @@ fn resolved(
 ) -> LayerKey {
     let head = [("image", image), ("language", set.language().as_str())];
     let indexes = index.urls().iter().map(|url| ("index", url.as_str()));
-    let packages = installed.iter().flat_map(|one| {
+    let packages = installed.iter().flat_map(|package| {
         [
-            ("package", one.name.as_str()),
-            ("version", one.version.as_str()),
+            ("package", package.name.as_str()),
+            ("version", package.version.as_str()),
         ]
     });
     LayerKey::of(head.into_iter().chain(indexes).chain(packages))
 }
 
-fn open(found: &StoredLayer) -> Result<Layer, Error> {
-    Layer::open(found.path(), &found.manifest().digest)
+fn open(stored: &StoredLayer) -> Result<Layer, Error> {
+    Layer::open(stored.path(), &stored.manifest().digest)
 }
 
-fn late(deadline: Duration) -> Error {
+fn timed_out(deadline: Duration) -> Error {
     let message = format!(
-        "the packages were not installed within {} s; the index is slow, or there are many of them: try again, or give them longer (package_deadline, --package-timeout)",
+        "the packages were not installed within {} s; the index may be slow, or there are many packages: try again, or increase the timeout (package_deadline, --package-timeout)",
         deadline.as_secs()
     );
     Error::new(ErrorKind::Unreachable, message)
 }
 
-/// Does something with the store on a thread for such.
+/// Calls the store on a thread for blocking work.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, fumehood_image::Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let done = tokio::task::spawn_blocking(work).await;
-    let host = |e: &dyn std::fmt::Display| {
-        Error::new(ErrorKind::Host, format!("the layer of packages: {e}"))
+    let result = tokio::task::spawn_blocking(work).await;
+    let failed = |e: &dyn std::fmt::Display| {
+        Error::new(
+            ErrorKind::Host,
+            format!("storing a layer of packages failed: {e}"),
+        )
     };
-    done.map_err(|e| host(&e))?
-        .map_err(|e| host(&e).caused_by(e))
+    result
+        .map_err(|e| failed(&e))?
+        .map_err(|e| failed(&e).caused_by(e))
 }

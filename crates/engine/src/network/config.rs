@@ -10,18 +10,18 @@ use fumehood_gateway::{Connections, SecretValue, Vault};
 use fumehood_protocol::EnvVars;
 use tokio::net::TcpListener;
 
-use crate::agent::Brought;
+use crate::agent::GuestInit;
 use crate::error::{Error, ErrorKind};
 
-/// A guest's network: what it may reach by a policy, what the gateway puts into its requests, and which of its
-/// ports are reached from this host. Without one a VM has no network device at all.
+/// The network of a guest: the policy for outbound connections, secrets that the gateway inserts into requests, and
+/// ports that are exposed on this host. A VM without a network has no network device.
 ///
 /// ```
-/// use fumehood_engine::policy::{Document, Entry};
+/// use fumehood_engine::policy::{Document, RuleSpec};
 /// use fumehood_engine::{Network, RunRequest, Language};
 ///
 /// let document = Document {
-///     allow: vec![Entry::parse_word("*.example.com")?],
+///     allow: vec![RuleSpec::parse_word("*.example.com")?],
 ///     ..Document::default()
 /// };
 /// let network = Network::new(document.policy("mine")?).expose("8080:3000".parse()?);
@@ -36,11 +36,11 @@ pub struct Network {
     name_servers: Vec<SocketAddr>,
 }
 
-/// Ports of a guest that may be exposed at a time: each is a listener on this host.
-pub(crate) const EXPOSED: usize = 64;
+/// Maximum number of exposed ports of a guest: each is a listener on this host.
+pub(crate) const MAX_EXPOSED_PORTS: usize = 64;
 
 impl Network {
-    /// A network with this policy.
+    /// Creates a network with this policy.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         Self {
@@ -51,46 +51,45 @@ impl Network {
         }
     }
 
-    /// Gives the gateway the value of one of the policy's secrets; the guest gets a placeholder in a variable
-    /// of that name.
+    /// Gives the gateway the value of one of the policy's secrets. The guest gets a placeholder in an environment
+    /// variable of that name.
     #[must_use]
     pub fn secret(mut self, name: SecretName, value: SecretValue) -> Self {
         self.secrets.insert(name, value);
         self
     }
 
-    /// Passes connections to a port of this host's loopback interface on to a port of the guest. No outbound
-    /// right goes with it.
+    /// Exposes a port of the guest on this host's loopback interface. This does not allow outbound connections.
     #[must_use]
-    pub fn expose(mut self, expose: PortMapping) -> Self {
-        self.exposed.push(expose);
+    pub fn expose(mut self, mapping: PortMapping) -> Self {
+        self.exposed.push(mapping);
         self
     }
 
-    /// Looks up names by these servers instead of this host's own.
+    /// Uses these name servers instead of this host's own.
     #[must_use]
     pub fn name_servers(mut self, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.name_servers.extend(servers);
         self
     }
 
-    /// All that a gateway needs; ports are this sandbox's from now on.
+    /// Prepares a gateway's configuration, and binds the exposed ports.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`]: a secret without value or the reverse, a port that is in use.
-    pub(crate) fn prepare(&self) -> Result<Prepared, Error> {
+    /// Returns [`ErrorKind::Invalid`] for a secret without value, a value without secret, or a port that is in use.
+    pub(crate) fn prepare(&self) -> Result<PreparedNetwork, Error> {
         let invalid = |e: &dyn fmt::Display| Error::new(ErrorKind::Invalid, e.to_string());
         let vault = Vault::new(&self.policy, self.secrets.clone()).map_err(|e| invalid(&e))?;
-        if self.exposed.len() > EXPOSED {
-            let given = self.exposed.len();
-            return Err(invalid(&format!(
-                "{given} exposed ports; {EXPOSED} are allowed"
-            )));
+
+        let count = self.exposed.len();
+        if count > MAX_EXPOSED_PORTS {
+            let message = format!("{count} exposed ports; at most {MAX_EXPOSED_PORTS} are allowed");
+            return Err(invalid(&message));
         }
-        let exposed = self.exposed.iter().map(|expose| expose.bind());
-        Ok(Prepared {
+        let exposed = self.exposed.iter().map(|mapping| mapping.bind());
+        Ok(PreparedNetwork {
             exposed: exposed.collect::<Result<_, _>>()?,
-            kept: Kept {
+            config: NetworkConfig {
                 policy: self.policy.clone(),
                 vault,
                 name_servers: self.name_servers.clone(),
@@ -100,43 +99,43 @@ impl Network {
     }
 }
 
-/// What a network is, and what those that begin from a saved state have in common.
+/// The part of a network that guests restored from its saved state share.
 #[derive(Debug, Clone)]
-pub(crate) struct Kept {
+pub(crate) struct NetworkConfig {
     pub(crate) policy: Arc<Policy>,
     pub(crate) vault: Vault,
     pub(crate) name_servers: Vec<SocketAddr>,
 }
 
-/// A network that waits for its guest.
+/// A network that is ready for its guest.
 #[derive(Debug)]
-pub(crate) struct Prepared {
-    pub(crate) kept: Kept,
-    pub(crate) exposed: Vec<Exposed>,
-    /// Connections that the guest believes to be open.
+pub(crate) struct PreparedNetwork {
+    pub(crate) config: NetworkConfig,
+    pub(crate) exposed: Vec<ExposedPort>,
+    /// Connections that the guest still considers open.
     pub(crate) stale: Connections,
 }
 
-impl Prepared {
-    /// What the guest has to know of it.
-    pub(crate) fn brought(&self) -> Brought {
-        let vault = &self.kept.vault;
+impl PreparedNetwork {
+    /// Returns what the guest must be given for it.
+    pub(crate) fn init(&self) -> GuestInit {
+        let vault = &self.config.vault;
         let variables = vault.environment();
         let environment: EnvVars = variables.iter().cloned().collect();
-        Brought {
+        GuestInit {
             certificates: vault.certificate(),
             environment: (!variables.is_empty()).then_some(environment),
         }
     }
 }
 
-/// A port of this host's loopback interface that leads to one of the guest's: `8080`, or `8080:3000`. Port 0 of
-/// the host is any that is free.
+/// A port of this host's loopback interface that is forwarded to one of the guest: `8080`, or `8080:3000`. Port 0 of
+/// the host stands for any free port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PortMapping {
-    /// The port of this host; 0: any that is free.
+    /// The port of this host; 0 = any free port.
     pub host: u16,
-    /// The guest's.
+    /// The port of the guest.
     pub guest: NonZeroU16,
 }
 
@@ -145,16 +144,14 @@ impl FromStr for PortMapping {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let (host, guest) = text.split_once(':').unwrap_or((text, text));
-        match (host.parse(), guest.parse()) {
-            (Ok(host), Ok(guest)) => Ok(Self { host, guest }),
-            _ => Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "`{text}` is no pair of ports; write the host's and the guest's, as in 8080:3000, or one for both; \
-                     0 on the host is any that is free"
-                ),
-            )),
+        if let (Ok(host), Ok(guest)) = (host.parse(), guest.parse()) {
+            return Ok(Self { host, guest });
         }
+        let message = format!(
+            "invalid port mapping `{text}`; write the ports of host and guest, as in 8080:3000, or one for both; \
+             0 on the host is any free port"
+        );
+        Err(Error::new(ErrorKind::Invalid, message))
     }
 }
 
@@ -165,44 +162,44 @@ impl fmt::Display for PortMapping {
 }
 
 impl PortMapping {
-    /// Takes the port.
+    /// Binds the port of the host.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`]: it is in use, or not permitted.
-    pub(crate) fn bind(self) -> Result<Exposed, Error> {
-        let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, self.host));
-        let bound = std::net::TcpListener::bind(wanted).and_then(|listener| {
+    /// Returns [`ErrorKind::Invalid`] if it is in use, or not permitted.
+    pub(crate) fn bind(self) -> Result<ExposedPort, Error> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.host));
+        let bound = std::net::TcpListener::bind(address).and_then(|listener| {
             listener.set_nonblocking(true)?;
-            let at = listener.local_addr()?;
-            Ok((TcpListener::from_std(listener)?, at))
+            let address = listener.local_addr()?;
+            Ok((TcpListener::from_std(listener)?, address))
         });
-        let (listener, at) = bound.map_err(|e| {
+        let (listener, address) = bound.map_err(|e| {
             let message = format!(
-                "port {} of this host cannot be exposed: {e}; choose another one, or 0 for any that is free",
+                "cannot expose port {} of this host: {e}; choose another one, or 0 for any free port",
                 self.host
             );
             Error::new(ErrorKind::Invalid, message).caused_by(e)
         })?;
-        Ok(Exposed {
+        Ok(ExposedPort {
             listener,
-            at,
+            address,
             guest: self.guest.get(),
         })
     }
 }
 
-/// A port that is exposed.
+/// A bound port of this host.
 #[derive(Debug)]
-pub(crate) struct Exposed {
+pub(crate) struct ExposedPort {
     pub(crate) listener: TcpListener,
-    at: SocketAddr,
+    address: SocketAddr,
     pub(crate) guest: u16,
 }
 
-impl Exposed {
-    /// How it is reached.
+impl ExposedPort {
+    /// Returns the URL of the port.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.at)
+        format!("http://{}", self.address)
     }
 }
 
@@ -229,11 +226,11 @@ mod tests {
     async fn a_port_that_is_in_use_is_named() {
         let first = "0:3000".parse::<PortMapping>().unwrap().bind().unwrap();
         let again = PortMapping {
-            host: first.at.port(),
+            host: first.address.port(),
             guest: NonZeroU16::MIN,
         };
         let error = again.bind().unwrap_err();
-        let port = first.at.port().to_string();
+        let port = first.address.port().to_string();
         assert!(error.to_string().contains(&port), "{error}");
     }
 }

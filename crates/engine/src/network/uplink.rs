@@ -1,41 +1,41 @@
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fumehood_gateway::{
-    Connections, Endpoint, Event as NetworkEvent, Gateway, GatewayConfig, LinkAddresses, Summary,
+    Connections, Endpoint, Event as NetworkEvent, Gateway, GatewayConfig, LinkAddresses,
 };
 use fumehood_protocol::network;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use super::config::{EXPOSED, Exposed, Kept, PortMapping, Prepared};
+use super::config::{ExposedPort, MAX_EXPOSED_PORTS, NetworkConfig, PortMapping, PreparedNetwork};
 use super::outcome::NetworkOutcome;
 use crate::error::{Error, ErrorKind};
 
-/// What a VM's network card is connected to. Dropping it ends all of the guest's connections.
+/// The other end of a VM's network card. Dropping it closes all connections of the guest.
 #[derive(Debug)]
 pub(crate) enum Uplink {
-    /// Nobody yet. Unread, a cable fills, and the guest's card waits: nothing else does.
+    /// Not connected. If the cable is not read it fills up, and only the guest's card waits.
     Cable(Mutex<Option<UnixStream>>),
-    Gateway(Box<Served>),
+    Gateway(Box<ActiveNetwork>),
 }
 
 /// A network in use.
 #[derive(Debug)]
-pub(crate) struct Served {
+pub(crate) struct ActiveNetwork {
     gateway: Mutex<Gateway>,
     urls: Mutex<Vec<String>>,
-    kept: Kept,
+    config: NetworkConfig,
 }
 
-/// A network as it was when a state was saved.
+/// A network at the time when a state was saved.
 #[derive(Debug, Clone)]
-pub(crate) struct Saved {
-    kept: Kept,
+pub(crate) struct SavedNetwork {
+    config: NetworkConfig,
     connections: Connections,
 }
 
-impl Saved {
-    /// This, with connections of another moment.
+impl SavedNetwork {
+    /// Adds the connections of another moment.
     pub(crate) fn with(self, other: Self) -> Self {
         Self {
             connections: self.connections.with(other.connections),
@@ -43,17 +43,17 @@ impl Saved {
         }
     }
 
-    /// A network for a guest that goes on from that state. Ports of this host are not shared.
-    pub(crate) fn prepare(&self) -> Prepared {
-        Prepared {
-            kept: self.kept.clone(),
+    /// Prepares a network for a guest that is restored from the state. Ports of this host are not shared.
+    pub(crate) fn prepare(&self) -> PreparedNetwork {
+        PreparedNetwork {
+            config: self.config.clone(),
             exposed: Vec::new(),
             stale: self.connections.clone(),
         }
     }
 }
 
-/// Both ends of every guest's cable.
+/// The addresses at both ends of every guest's cable.
 const LINK: LinkAddresses = LinkAddresses {
     guest: Endpoint {
         mac: network::GUEST_MAC,
@@ -69,106 +69,109 @@ const LINK: LinkAddresses = LinkAddresses {
 };
 
 impl Uplink {
-    /// Connects a card.
+    /// Connects a network card to a gateway, or to nothing if there is no network.
     ///
     /// # Errors
-    /// [`ErrorKind::Host`].
-    pub(crate) fn begin(cable: UnixStream, prepared: Option<Prepared>) -> Result<Self, Error> {
-        let Some(prepared) = prepared else {
+    /// Returns [`ErrorKind::Host`] if the gateway cannot be started.
+    pub(crate) fn connect(
+        cable: UnixStream,
+        network: Option<PreparedNetwork>,
+    ) -> Result<Self, Error> {
+        let Some(network) = network else {
             return Ok(Self::Cable(Mutex::new(Some(cable))));
         };
-        let Prepared {
-            kept,
+        let PreparedNetwork {
+            config,
             exposed,
             stale,
-        } = prepared;
-        let setup = GatewayConfig {
+        } = network;
+
+        let gateway_config = GatewayConfig {
             link: LINK,
-            policy: kept.policy.clone(),
-            vault: kept.vault.clone(),
-            name_servers: kept.name_servers.clone(),
+            policy: config.policy.clone(),
+            vault: config.vault.clone(),
+            name_servers: config.name_servers.clone(),
             stale,
         };
-        let gateway = Gateway::start(cable, setup)
+        let gateway = Gateway::start(cable, gateway_config)
             .map_err(|e| Error::new(ErrorKind::Host, e.to_string()).caused_by(e))?;
-        let served = Served {
+        let active = ActiveNetwork {
             gateway: Mutex::new(gateway),
             urls: Mutex::default(),
-            kept,
+            config,
         };
-        for one in exposed {
-            served.expose(one);
+        for port in exposed {
+            active.expose(port);
         }
-        Ok(Self::Gateway(Box::new(served)))
+        Ok(Self::Gateway(Box::new(active)))
     }
 
-    /// The cable, once, for a test that is the other end itself.
-    pub(crate) fn take(&self) -> Option<UnixStream> {
+    /// Returns the cable, once, for a test that reads it.
+    #[cfg(feature = "testing")]
+    pub(crate) fn take_cable(&self) -> Option<UnixStream> {
         match self {
             Self::Cable(cable) => cable.lock().unwrap_or_else(PoisonError::into_inner).take(),
             Self::Gateway(_) => None,
         }
     }
 
-    pub(crate) fn served(&self) -> Option<&Served> {
+    pub(crate) fn active(&self) -> Option<&ActiveNetwork> {
         match self {
             Self::Cable(_) => None,
-            Self::Gateway(served) => Some(served),
+            Self::Gateway(active) => Some(active),
         }
     }
 }
 
-impl Served {
-    fn gateway(&self) -> std::sync::MutexGuard<'_, Gateway> {
+impl ActiveNetwork {
+    fn gateway(&self) -> MutexGuard<'_, Gateway> {
         self.gateway.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn expose(&self, exposed: Exposed) -> String {
-        let url = exposed.url();
-        self.gateway().expose(exposed.listener, exposed.guest);
+    fn expose(&self, port: ExposedPort) -> String {
+        let url = port.url();
+        self.gateway().expose(port.listener, port.guest);
         let mut urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
         urls.push(url.clone());
         url
     }
 
-    /// Exposes one more port of the guest; returns how it is reached.
+    /// Exposes another port of the guest; returns its URL.
     ///
     /// # Errors
-    /// As [`PortMapping::bind`], and [`ErrorKind::Invalid`] for too many.
-    pub(crate) fn expose_also(&self, expose: PortMapping) -> Result<String, Error> {
-        if self.urls().len() >= EXPOSED {
+    /// As [`PortMapping::bind`], and [`ErrorKind::Invalid`] if too many ports are exposed.
+    pub(crate) fn expose_another(&self, mapping: PortMapping) -> Result<String, Error> {
+        if self.urls().len() >= MAX_EXPOSED_PORTS {
             let message =
-                format!("{EXPOSED} ports of this sandbox are exposed, the most that are allowed");
+                format!("this sandbox exposes {MAX_EXPOSED_PORTS} ports already, the maximum");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        Ok(self.expose(expose.bind()?))
+        Ok(self.expose(mapping.bind()?))
     }
 
-    /// All that the guest does on its network from now on.
+    /// Returns a receiver of all events from now on.
     pub(crate) fn events(&self) -> mpsc::Receiver<NetworkEvent> {
         self.gateway().events()
     }
 
-    pub(crate) fn summary(&self) -> Summary {
-        self.gateway().summary()
-    }
-
+    /// Returns what the guest did until now.
     pub(crate) fn outcome(&self) -> NetworkOutcome {
         NetworkOutcome {
             urls: self.urls(),
-            summary: self.summary(),
+            summary: self.gateway().summary(),
         }
     }
 
+    /// Returns the URLs of the exposed ports.
     pub(crate) fn urls(&self) -> Vec<String> {
         let urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
         urls.clone()
     }
 
-    /// As it is at this moment.
-    pub(crate) fn save(&self) -> Saved {
-        Saved {
-            kept: self.kept.clone(),
+    /// Saves the network as it is now.
+    pub(crate) fn save(&self) -> SavedNetwork {
+        SavedNetwork {
+            config: self.config.clone(),
             connections: self.gateway().connections(),
         }
     }

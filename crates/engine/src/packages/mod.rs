@@ -5,6 +5,6 @@
 mod package_set;
 mod progress;
 
-pub(crate) use package_set::{Asked, PackageSet};
+pub(crate) use package_set::{PackageRequest, PackageSet};
 pub use progress::PackageStep;
-pub(crate) use progress::Told;
+pub(crate) use progress::ProgressCallback;

@@ -5,13 +5,13 @@ use crate::error::{Error, ErrorKind};
 
 /// Packages as a request names them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct PackageRequest {
     pub(crate) words: Vec<String>,
     /// Resolves them again, whatever they came to before.
-    pub(crate) anew: bool,
+    pub(crate) force: bool,
 }
 
-impl Asked {
+impl PackageRequest {
     /// The set that is asked for, if there is one.
     ///
     /// # Errors

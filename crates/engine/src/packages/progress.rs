@@ -1,26 +1,29 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// What is being done for packages that a run or a sandbox asks for. Where they are there already, nothing is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+use serde::{Deserialize, Serialize};
+
+/// A step of providing the packages of a run or sandbox. Packages that are cached have no steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PackageStep {
-    /// Another process installs the same ones; its result is waited for.
+    /// Waiting for another process that installs the same packages.
     Waiting,
-    /// A VM is started to install them in.
+    /// Starting a VM to install them in.
     Starting,
-    /// They are resolved, downloaded and installed in it.
+    /// Resolving, downloading and installing them in the VM.
     Installing,
-    /// A layer is made of them.
+    /// Packing them into a layer.
     Packing,
-    /// The layer is brought to this host.
+    /// Copying the layer to this host.
     Storing,
-    /// A template with them is made, from which runs begin.
+    /// Building a template with the layer, from which runs start.
     BuildingTemplate,
 }
 
 impl PackageStep {
-    /// The name in JSON.
+    /// Returns the name in JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -28,8 +31,8 @@ impl PackageStep {
             Self::Starting => "starting",
             Self::Installing => "installing",
             Self::Packing => "packing",
-            Self::Storing => "keeping",
-            Self::BuildingTemplate => "warming",
+            Self::Storing => "storing",
+            Self::BuildingTemplate => "building_template",
         }
     }
 }
@@ -37,35 +40,36 @@ impl PackageStep {
 impl fmt::Display for PackageStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Waiting => "another process installs the same packages; waiting for it",
-            Self::Starting => "starting a VM to install in",
+            Self::Waiting => "waiting for another process that installs the same packages",
+            Self::Starting => "starting a VM to install the packages in",
             Self::Installing => "resolving and installing",
-            Self::Packing => "making a layer",
-            Self::Storing => "keeping the layer",
-            Self::BuildingTemplate => "making a warm template",
+            Self::Packing => "packing a layer",
+            Self::Storing => "storing the layer",
+            Self::BuildingTemplate => "building a template",
         })
     }
 }
 
-/// Who is told of steps.
+/// Receives the steps of an installation.
 #[derive(Clone, Default)]
-pub(crate) struct Told(Option<Arc<dyn Fn(PackageStep) + Send + Sync>>);
+pub(crate) struct ProgressCallback(Option<Arc<dyn Fn(PackageStep) + Send + Sync>>);
 
-impl Told {
-    /// Somebody who holds nothing up.
-    pub(crate) fn by(tell: impl Fn(PackageStep) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(tell)))
+impl ProgressCallback {
+    /// Calls this function, which must return quickly.
+    pub(crate) fn by(callback: impl Fn(PackageStep) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(callback)))
     }
 
-    pub(crate) fn tell(&self, step: PackageStep) {
-        if let Some(tell) = &self.0 {
-            tell(step);
+    pub(crate) fn report(&self, step: PackageStep) {
+        if let Some(callback) = &self.0 {
+            callback(step);
         }
     }
 }
 
-impl fmt::Debug for Told {
+impl fmt::Debug for ProgressCallback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Told").field(&self.0.is_some()).finish()
+        let is_set = self.0.is_some();
+        f.debug_tuple("ProgressCallback").field(&is_set).finish()
     }
 }

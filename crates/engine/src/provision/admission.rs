@@ -14,14 +14,14 @@ const OVERHEAD_MIB: u32 = 160;
 const SHARE_PERCENT: u64 = 80;
 
 /// Of the memory of this host, the share that must be available for another VM, where pressure is looked at.
-const LEAST_AVAILABLE_PERCENT: u64 = 5;
+const MIN_AVAILABLE_PERCENT: u64 = 5;
 
 /// The share of the last ten seconds, in percent, in which some process waited for memory (`some avg10` of the
 /// kernel's pressure stall information), past which no VM is added, where pressure is looked at.
-const MOST_PRESSURE: f32 = 40.0;
+const MAX_PRESSURE: f32 = 40.0;
 
 /// How long a look at this host's memory is good for: it takes 50 µs.
-const LOOK: Duration = Duration::from_millis(500);
+const PRESSURE_CACHE_TIME: Duration = Duration::from_millis(500);
 
 /// Room for VMs on this host, as an engine counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,21 +46,21 @@ pub(crate) struct Admission {
     memory: Arc<Semaphore>,
     total_mib: u32,
     /// A boot keeps a core busy: more boots than cores at once only make each slower.
-    boots: Arc<Semaphore>,
+    start_turns: Arc<Semaphore>,
     deadline: Duration,
     waiting: Arc<AtomicUsize>,
     queue_length: usize,
     /// When this host was looked at, and what was wrong then; none: it is not looked at.
-    pressure: Option<Arc<Mutex<Option<Look>>>>,
+    pressure: Option<Arc<Mutex<Option<PressureReading>>>>,
 }
 
-type Look = (Instant, Option<String>);
+type PressureReading = (Instant, Option<String>);
 
 /// Somebody waits.
 #[derive(Debug)]
-struct Waiting(Arc<AtomicUsize>);
+struct QueueTicket(Arc<AtomicUsize>);
 
-impl Drop for Waiting {
+impl Drop for QueueTicket {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -68,7 +68,7 @@ impl Drop for Waiting {
 
 /// A place; free again when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct MemoryReservation {
     _memory: OwnedSemaphorePermit,
 }
 
@@ -80,7 +80,7 @@ impl Admission {
         Self {
             memory: Arc::new(Semaphore::new(total_mib as usize)),
             total_mib,
-            boots: Arc::new(Semaphore::new(cores)),
+            start_turns: Arc::new(Semaphore::new(cores)),
             deadline: config.queue_deadline,
             waiting: Arc::default(),
             queue_length: config.queue_length,
@@ -92,7 +92,7 @@ impl Admission {
         let free = self.memory.available_permits();
         Capacity {
             total_mib: self.total_mib,
-            max_guest_mib: self.most_mib(),
+            max_guest_mib: self.max_guest_mib(),
             free_mib: u32::try_from(free).unwrap_or(u32::MAX),
             waiting: self.waiting.load(Ordering::Relaxed),
             queue_length: self.queue_length,
@@ -103,11 +103,11 @@ impl Admission {
     ///
     /// # Errors
     /// [`ErrorKind::Busy`]: it is full.
-    fn queue(&self) -> Result<Waiting, Error> {
+    fn queue(&self) -> Result<QueueTicket, Error> {
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Waiting(self.waiting.clone());
+        let reserve = QueueTicket(self.waiting.clone());
         if waiting < self.queue_length {
-            return Ok(place);
+            return Ok(reserve);
         }
         let most = self.queue_length;
         let message =
@@ -121,9 +121,11 @@ impl Admission {
             return Ok(());
         };
         let mut look = pressure.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_fresh = look.as_ref().is_some_and(|(at, _)| at.elapsed() < LOOK);
+        let is_fresh = look
+            .as_ref()
+            .is_some_and(|(at, _)| at.elapsed() < PRESSURE_CACHE_TIME);
         if !is_fresh {
-            *look = Some((Instant::now(), shortage()));
+            *look = Some((Instant::now(), memory_shortage()));
         }
         match look.as_ref().and_then(|(_, wrong)| wrong.as_ref()) {
             None => Ok(()),
@@ -135,27 +137,27 @@ impl Admission {
     }
 
     /// The most memory that a guest may have here, in MiB.
-    pub(crate) fn most_mib(&self) -> u32 {
+    pub(crate) fn max_guest_mib(&self) -> u32 {
         self.total_mib.saturating_sub(OVERHEAD_MIB)
     }
 
     /// A place, if there is room now.
-    pub(crate) fn place_now(&self, guest_mib: u32) -> Option<Place> {
+    pub(crate) fn try_reserve(&self, guest_mib: u32) -> Option<MemoryReservation> {
         let needed = guest_mib.checked_add(OVERHEAD_MIB)?;
         let memory = self.memory.clone().try_acquire_many_owned(needed).ok()?;
-        Some(Place { _memory: memory })
+        Some(MemoryReservation { _memory: memory })
     }
 
     /// A place for something that must leave half of the room to requests, if that is so now.
-    pub(crate) fn spare_place(&self, guest_mib: u32) -> Option<Place> {
-        let place = self.place_now(guest_mib)?;
+    pub(crate) fn try_reserve_spare(&self, guest_mib: u32) -> Option<MemoryReservation> {
+        let reserve = self.try_reserve(guest_mib)?;
         let left = self.memory.available_permits();
-        (left >= self.total_mib as usize / 2).then_some(place)
+        (left >= self.total_mib as usize / 2).then_some(reserve)
     }
 
     /// A turn to do something that keeps a core busy, if no request has it.
-    pub(crate) fn turn_now(&self) -> Option<OwnedSemaphorePermit> {
-        self.boots.clone().try_acquire_owned().ok()
+    pub(crate) fn try_turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.start_turns.clone().try_acquire_owned().ok()
     }
 
     /// Waits for room for a guest of this much memory. `shed` is called where there is no room now: it
@@ -163,51 +165,56 @@ impl Admission {
     ///
     /// # Errors
     /// [`ErrorKind::Host`] when it can never fit, [`ErrorKind::Busy`] after the deadline.
-    pub(crate) async fn place(&self, guest_mib: u32, shed: impl FnOnce()) -> Result<Place, Error> {
-        self.fits(guest_mib)?;
+    pub(crate) async fn reserve(
+        &self,
+        guest_mib: u32,
+        shed: impl FnOnce(),
+    ) -> Result<MemoryReservation, Error> {
+        self.check_fits(guest_mib)?;
         let needed = guest_mib.saturating_add(OVERHEAD_MIB);
         self.check_pressure()?;
-        if let Some(place) = self.place_now(guest_mib) {
-            return Ok(place);
+        if let Some(reserve) = self.try_reserve(guest_mib) {
+            return Ok(reserve);
         }
         let _waiting = self.queue()?;
         shed();
-        self.in_time(self.wait(needed)).await
+        self.with_deadline(self.wait_for_memory(needed)).await
     }
 
     /// The same, and a turn to bring it to life; both within one deadline.
     ///
     /// # Errors
-    /// As [`place`](Self::place).
-    pub(crate) async fn place_and_turn(
+    /// As [`reserve`](Self::place).
+    pub(crate) async fn reserve_with_turn(
         &self,
         guest_mib: u32,
         shed: impl FnOnce(),
-    ) -> Result<(Place, OwnedSemaphorePermit), Error> {
-        self.fits(guest_mib)?;
+    ) -> Result<(MemoryReservation, OwnedSemaphorePermit), Error> {
+        self.check_fits(guest_mib)?;
         self.check_pressure()?;
-        if let Some(place) = self.place_now(guest_mib)
-            && let Some(turn) = self.turn_now()
+        if let Some(reserve) = self.try_reserve(guest_mib)
+            && let Some(turn) = self.try_turn()
         {
-            return Ok((place, turn));
+            return Ok((reserve, turn));
         }
         let _waiting = self.queue()?;
         let both = async {
-            let place = match self.place_now(guest_mib) {
-                Some(place) => place,
+            let reserve = match self.try_reserve(guest_mib) {
+                Some(reserve) => reserve,
                 None => {
                     shed();
-                    self.wait(guest_mib.saturating_add(OVERHEAD_MIB)).await?
+                    self.wait_for_memory(guest_mib.saturating_add(OVERHEAD_MIB))
+                        .await?
                 }
             };
-            let turn = self.boots.clone().acquire_owned().await;
-            Ok((place, turn.map_err(|_| self.busy())?))
+            let turn = self.start_turns.clone().acquire_owned().await;
+            Ok((reserve, turn.map_err(|_| self.busy_error())?))
         };
-        self.in_time(both).await
+        self.with_deadline(both).await
     }
 
     /// Refuses what can never fit.
-    fn fits(&self, guest_mib: u32) -> Result<(), Error> {
+    fn check_fits(&self, guest_mib: u32) -> Result<(), Error> {
         let needed = guest_mib.saturating_add(OVERHEAD_MIB);
         if needed > self.total_mib {
             return Err(Error::new(
@@ -221,18 +228,21 @@ impl Admission {
         Ok(())
     }
 
-    async fn wait(&self, needed_mib: u32) -> Result<Place, Error> {
+    async fn wait_for_memory(&self, needed_mib: u32) -> Result<MemoryReservation, Error> {
         let memory = self.memory.clone().acquire_many_owned(needed_mib).await;
-        let memory = memory.map_err(|_| self.busy())?;
-        Ok(Place { _memory: memory })
+        let memory = memory.map_err(|_| self.busy_error())?;
+        Ok(MemoryReservation { _memory: memory })
     }
 
-    async fn in_time<T>(&self, wait: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let came = tokio::time::timeout(self.deadline, wait).await;
-        came.unwrap_or_else(|_| Err(self.busy()))
+    async fn with_deadline<T>(
+        &self,
+        wait_for_memory: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let record_bytes = tokio::time::timeout(self.deadline, wait_for_memory).await;
+        record_bytes.unwrap_or_else(|_| Err(self.busy_error()))
     }
 
-    fn busy(&self) -> Error {
+    fn busy_error(&self) -> Error {
         let seconds = self.deadline.as_secs();
         Error::new(
             ErrorKind::Busy,
@@ -242,19 +252,19 @@ impl Admission {
 }
 
 /// What is wrong with this host's memory, if something is.
-fn shortage() -> Option<String> {
+fn memory_shortage() -> Option<String> {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     if let (Some(total), Some(available)) = (mib(&text, "MemTotal:"), mib(&text, "MemAvailable:"))
-        && available * 100 < total * LEAST_AVAILABLE_PERCENT
+        && available * 100 < total * MIN_AVAILABLE_PERCENT
     {
         return Some(format!(
-            "{available} MiB of this host's {total} are available, less than {LEAST_AVAILABLE_PERCENT} %"
+            "{available} MiB of this host's {total} are available, less than {MIN_AVAILABLE_PERCENT} %"
         ));
     }
     let text = std::fs::read_to_string("/proc/pressure/memory").ok()?;
     let stalled = pressure(&text)?;
-    (stalled > MOST_PRESSURE).then(|| {
-        format!("processes of this host waited for memory in {stalled} % of the last 10 s, more than {MOST_PRESSURE} %")
+    (stalled > MAX_PRESSURE).then(|| {
+        format!("processes of this host waited for memory in {stalled} % of the last 10 s, more than {MAX_PRESSURE} %")
     })
 }
 
@@ -294,16 +304,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_queue_is_full_at_its_length_and_refuses_at_once() {
         let admission = admission(5, 1);
-        let all = admission.place(admission.most_mib(), || ()).await.unwrap();
+        let all = admission
+            .reserve(admission.max_guest_mib(), || ())
+            .await
+            .unwrap();
         let waits = tokio::spawn({
             let admission = admission.clone();
-            async move { admission.place_and_turn(1, || ()).await.is_ok() }
+            async move { admission.reserve_with_turn(1, || ()).await.is_ok() }
         });
         tokio::task::yield_now().await;
         assert_eq!(admission.capacity().waiting, 1);
         let start = tokio::time::Instant::now();
-        let refused = admission.place_and_turn(1, || ()).await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Busy);
+        let refusal_error = admission.reserve_with_turn(1, || ()).await.unwrap_err();
+        assert_eq!(refusal_error.kind(), ErrorKind::Busy);
         assert_eq!(start.elapsed(), Duration::ZERO);
         drop(all);
         assert!(waits.await.unwrap());
@@ -321,7 +334,7 @@ mod tests {
     #[tokio::test]
     async fn a_guest_that_can_never_fit_is_refused_at_once() {
         let error = admission(60, 8)
-            .place_and_turn(u32::MAX / 2, || ())
+            .reserve_with_turn(u32::MAX / 2, || ())
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Host);
@@ -331,14 +344,18 @@ mod tests {
     async fn waiting_ends_at_the_deadline() {
         let admission = admission(5, 8);
         let all = admission
-            .place_and_turn(admission.total_mib - OVERHEAD_MIB, || ())
+            .reserve_with_turn(admission.total_mib - OVERHEAD_MIB, || ())
             .await
             .unwrap();
         assert_eq!(
-            admission.place_and_turn(1, || ()).await.unwrap_err().kind(),
+            admission
+                .reserve_with_turn(1, || ())
+                .await
+                .unwrap_err()
+                .kind(),
             ErrorKind::Busy
         );
         drop(all);
-        assert!(admission.place_and_turn(1, || ()).await.is_ok());
+        assert!(admission.reserve_with_turn(1, || ()).await.is_ok());
     }
 }

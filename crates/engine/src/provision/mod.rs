@@ -9,7 +9,8 @@ mod provisioner;
 mod replenisher;
 
 pub use admission::Capacity;
-pub(crate) use admission::{Place, available_mib};
+pub(crate) use admission::{MemoryReservation, available_mib};
 pub use counters::VmStats;
-pub(crate) use provisioner::{ANY_LANGUAGE, Fresh, Host};
-pub(crate) use replenisher::keep;
+pub use pool::PoolStatus;
+pub(crate) use provisioner::{ANY_LANGUAGE, AcquiredVm, Provisioner};
+pub(crate) use replenisher::replenish;

@@ -6,52 +6,55 @@ use fumehood_image::Layers;
 use fumehood_protocol::{Language, PROTOCOL_VERSION};
 use tokio::net::UnixStream;
 
-use super::admission::{Admission, Place};
+use super::admission::{Admission, MemoryReservation};
 use super::counters::Counters;
-use super::pool::Idle;
-use crate::agent::{Brought, Channel};
+use super::pool::VmPool;
+use crate::agent::{Channel, GuestInit};
 use crate::config::{Config, TemplateUse};
 use crate::error::{Error, ErrorKind};
 use crate::host::Accelerator;
 use crate::run::VmOrigin;
-use crate::snapshot::{Blank, Built, Snapshot, Templates, Which};
-use crate::vm::{Kit, Machine, Shape, Started, Vm};
+use crate::snapshot::{BuildResult, Snapshot, StandbyProcess, TemplateSpec, Templates};
+use crate::vm::{Machine, Shape, StartedVm, Vm, VmFactory};
 
-/// This host: everything that VMs are had from.
+/// The language whose template serves VMs without a language: the smallest template.
+pub(crate) const ANY_LANGUAGE: Language = Language::Shell;
+
+/// Provides VMs by the fastest way that is available.
 #[derive(Debug)]
-pub(crate) struct Host {
+pub(crate) struct Provisioner {
     pub(crate) config: Config,
-    pub(crate) kit: Kit,
+    pub(crate) factory: VmFactory,
     pub(crate) accelerator: Accelerator,
     pub(crate) admission: Admission,
     pub(crate) templates: Templates,
     pub(crate) layers: Layers,
-    pub(crate) idle: Idle,
+    pub(crate) pool: VmPool,
     pub(crate) counters: Counters,
-    /// Templates that were asked for and were not there.
-    wanted: Mutex<HashSet<Which>>,
+    /// Templates that were requested and do not exist.
+    missing: Mutex<HashSet<TemplateSpec>>,
 }
 
-/// A VM of its own for somebody, refreshed and greeted.
+/// A VM that was acquired for one user, with its guest refreshed. `C` is the connection to its agent.
 #[derive(Debug)]
-pub(crate) struct Fresh<Line> {
+pub(crate) struct AcquiredVm<C> {
     pub(crate) vm: Vm,
-    pub(crate) line: Line,
+    pub(crate) agent: C,
     pub(crate) machine: Machine,
     /// The cable of its network card, if it has one: see [`Network`](crate::network::Network).
     pub(crate) network: Option<UnixStream>,
-    pub(crate) place: Place,
+    pub(crate) reservation: MemoryReservation,
     pub(crate) source: VmOrigin,
-    /// What its state began from.
+    /// The snapshot that it was restored from.
     pub(crate) base: Option<Snapshot>,
-    /// How long it waited for room.
+    /// How long the request waited for capacity.
     pub(crate) queue: Duration,
 }
 
-impl Host {
+impl Provisioner {
     pub(crate) fn new(
         config: Config,
-        kit: Kit,
+        factory: VmFactory,
         accelerator: Accelerator,
         templates: Templates,
         layers: Layers,
@@ -59,254 +62,268 @@ impl Host {
         let admission = Admission::new(&config);
         Self {
             config,
-            kit,
+            factory,
             accelerator,
             admission,
             templates,
             layers,
-            idle: Idle::default(),
+            pool: VmPool::default(),
             counters: Counters::default(),
-            wanted: Mutex::default(),
+            missing: Mutex::default(),
         }
     }
 
-    /// The fastest way to a VM of this kind: one that is hot, a QEMU that waits, a template, a boot.
+    /// Acquires a VM by the fastest way: a hot VM, a standby process, a template, a boot.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`], [`ErrorKind::Host`], [`ErrorKind::Boot`].
+    /// Returns [`ErrorKind::Busy`], [`ErrorKind::Host`] or [`ErrorKind::Boot`].
     pub(crate) async fn acquire(
         &self,
-        which: &Which,
-        brought: &Brought,
-    ) -> Result<Fresh<Channel>, Error> {
+        spec: &TemplateSpec,
+        init: &GuestInit,
+    ) -> Result<AcquiredVm<Channel>, Error> {
         let start = Instant::now();
-        // A hot one has had its refresh.
-        if *brought == Brought::NONE
-            && let Some(mut hot) = self.idle.take_hot(which)
+
+        // A hot VM was refreshed already, and cannot be given anything.
+        if *init == GuestInit::NONE
+            && let Some(mut hot) = self.pool.take_hot(spec)
         {
             hot.vm.start = start.elapsed();
-            self.count(VmOrigin::Hot);
-            return Ok(Fresh {
+            self.counters.count(VmOrigin::Hot);
+            return Ok(AcquiredVm {
                 vm: hot.vm,
-                line: hot.channel,
+                agent: hot.channel,
                 machine: hot.base.machine().clone(),
-                // The pool keeps none with a card.
+                // The pool has no VMs with a network card.
                 network: None,
-                place: hot.place,
+                reservation: hot.reservation,
                 source: VmOrigin::Hot,
                 base: Some(hot.base),
                 queue: Duration::ZERO,
             });
         }
-        let fresh = self.acquire_line(which, brought, PROTOCOL_VERSION).await?;
-        Ok(fresh.map(Channel::new))
+
+        let acquired = self.acquire_socket(spec, init, PROTOCOL_VERSION).await?;
+        Ok(acquired.map(Channel::new))
     }
 
-    /// The same, but for a hot one, with its agent greeted in this version of the protocol.
+    /// Acquires a VM that is not hot; its agent has been greeted in this version of the protocol.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
-    pub(crate) async fn acquire_line(
+    pub(crate) async fn acquire_socket(
         &self,
-        which: &Which,
-        brought: &Brought,
+        spec: &TemplateSpec,
+        init: &GuestInit,
         protocol: u32,
-    ) -> Result<Fresh<UnixStream>, Error> {
-        let Some(base) = self.template(which) else {
-            return self.boot(&which.shape, brought, protocol).await;
+    ) -> Result<AcquiredVm<UnixStream>, Error> {
+        let Some(base) = self.template(spec) else {
+            return self.boot(&spec.shape, init, protocol).await;
         };
-        if let Some((blank, place)) = self.idle.take_blank(&base) {
+
+        // A standby process saves the start of QEMU.
+        if let Some((standby, reservation)) = self.pool.take_standby(&base) {
             let deadline = self.config.restore_deadline;
-            let restored = blank.restore(&base, &self.kit, brought, protocol, deadline);
+            let restored = standby.restore(&base, &self.factory, init, protocol, deadline);
             match restored.await {
                 Ok(restored) => {
                     let machine = base.machine().clone();
-                    return Ok(self.fresh(restored, machine, place, VmOrigin::Blank, Some(base)));
+                    let source = VmOrigin::Standby;
+                    return Ok(self.acquired(restored, machine, reservation, source, Some(base)));
                 }
                 Err(error) => self.count_failure(&error),
             }
         }
-        match self
-            .restore(&base, brought, protocol, VmOrigin::Template)
+
+        let error = match self
+            .restore(&base, init, protocol, VmOrigin::Template)
             .await
         {
-            Ok(fresh) => Ok(fresh),
-            Err(error) if error.kind() == ErrorKind::Busy => Err(error),
-            Err(error) => {
-                if error.kind() == ErrorKind::Damaged {
-                    self.counters.count_discarded_template();
-                    self.templates.discard(&self.kit, which);
-                    self.want(which);
-                }
-                self.boot(&which.shape, brought, protocol).await
-            }
+            Ok(acquired) => return Ok(acquired),
+            Err(error) => error,
+        };
+        if error.kind() == ErrorKind::Busy {
+            return Err(error);
         }
+
+        // Whatever is wrong with the template, a boot does not need it.
+        if error.kind() == ErrorKind::Damaged {
+            self.counters.count_discarded_template();
+            self.templates.discard(&self.factory, spec);
+            self.request_template(spec);
+        }
+        self.boot(&spec.shape, init, protocol).await
     }
 
-    /// A VM that goes on from this state, at the second try at the latest.
+    /// Restores a VM from this snapshot, with one retry.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire), and [`ErrorKind::Damaged`].
     pub(crate) async fn restore(
         &self,
         base: &Snapshot,
-        brought: &Brought,
+        init: &GuestInit,
         protocol: u32,
         source: VmOrigin,
-    ) -> Result<Fresh<UnixStream>, Error> {
+    ) -> Result<AcquiredVm<UnixStream>, Error> {
         let start = Instant::now();
         let machine = base.machine();
-        let room = self
+        let reserved = self
             .admission
-            .place_and_turn(machine.shape.memory_mib, || self.idle.clear());
-        let (place, _turn) = room.await?;
+            .reserve_with_turn(machine.shape.memory_mib, || self.pool.clear());
+        let (reservation, _turn) = reserved.await?;
         let queue = start.elapsed();
-        let once = || async {
-            let started = Instant::now();
-            let blank =
-                Blank::start(&self.kit, machine.clone(), std::slice::from_ref(base)).await?;
+
+        let attempt = || async {
+            let start = Instant::now();
+            let bases = std::slice::from_ref(base);
+            let standby = StandbyProcess::start(&self.factory, machine.clone(), bases).await?;
             let deadline = self.config.restore_deadline;
-            let restored = blank.restore(base, &self.kit, brought, protocol, deadline);
+            let restored = standby.restore(base, &self.factory, init, protocol, deadline);
             let mut restored = restored.await?;
-            restored.vm.start = started.elapsed();
+            restored.vm.start = start.elapsed();
             Ok::<_, Error>(restored)
         };
-        let restored = match once().await {
+        let restored = match attempt().await {
             Err(error) if error.kind() == ErrorKind::Boot => {
                 self.count_failure(&error);
-                once().await
+                attempt().await
             }
             other => other,
         };
         let restored = restored.inspect_err(|error| self.count_failure(error))?;
-        Ok(Fresh {
+
+        let base = Some(base.clone());
+        Ok(AcquiredVm {
             queue,
-            ..self.fresh(restored, machine.clone(), place, source, Some(base.clone()))
+            ..self.acquired(restored, machine.clone(), reservation, source, base)
         })
     }
 
     async fn boot(
         &self,
         shape: &Shape,
-        brought: &Brought,
+        init: &GuestInit,
         protocol: u32,
-    ) -> Result<Fresh<UnixStream>, Error> {
+    ) -> Result<AcquiredVm<UnixStream>, Error> {
         let start = Instant::now();
-        let room = self
+        let reserved = self
             .admission
-            .place_and_turn(shape.memory_mib, || self.idle.clear());
-        let (place, _turn) = room.await?;
+            .reserve_with_turn(shape.memory_mib, || self.pool.clear());
+        let (reservation, _turn) = reserved.await?;
         let queue = start.elapsed();
+
         let deadline = self.config.boot_deadline;
-        let machine = self.kit.machine(shape.clone());
-        let booted = self.kit.boot(&machine, brought, protocol, deadline).await?;
-        Ok(Fresh {
+        let machine = self.factory.machine(shape.clone());
+        let booted = self
+            .factory
+            .boot(&machine, init, protocol, deadline)
+            .await?;
+        Ok(AcquiredVm {
             queue,
-            ..self.fresh(booted, machine, place, VmOrigin::Boot, None)
+            ..self.acquired(booted, machine, reservation, VmOrigin::Boot, None)
         })
     }
 
-    fn fresh(
+    fn acquired(
         &self,
-        started: Started,
+        started: StartedVm,
         machine: Machine,
-        place: Place,
+        reservation: MemoryReservation,
         source: VmOrigin,
         base: Option<Snapshot>,
-    ) -> Fresh<UnixStream> {
-        self.count(source);
-        Fresh {
+    ) -> AcquiredVm<UnixStream> {
+        self.counters.count(source);
+        AcquiredVm {
             vm: started.vm,
-            line: started.agent,
+            agent: started.agent,
             machine,
             network: started.network,
-            place,
+            reservation,
             source,
             base,
             queue: Duration::ZERO,
         }
     }
 
-    /// The template to restore from, if it is there; else it is noted that it was wanted.
-    fn template(&self, which: &Which) -> Option<Snapshot> {
+    /// Returns the template to restore from. If it does not exist, it is requested.
+    fn template(&self, spec: &TemplateSpec) -> Option<Snapshot> {
         if self.config.templates == TemplateUse::Never {
             return None;
         }
-        let found = self.templates.find(&self.kit, which);
-        if found.is_none() {
-            self.want(which);
+        let template = self.templates.find(&self.factory, spec);
+        if template.is_none() {
+            self.request_template(spec);
         }
-        found
+        template
     }
 
-    /// Whether a template is on disk.
-    pub(crate) fn has_template(&self, which: &Which) -> bool {
-        self.templates.has(&self.kit, which)
+    /// Returns whether a template is on disk.
+    pub(crate) fn has_template(&self, spec: &TemplateSpec) -> bool {
+        self.templates.has(&self.factory, spec)
     }
 
-    /// Builds a template unless it is there: `false`.
+    /// Builds a template. Returns `false` if it exists.
     ///
     /// # Errors
-    /// As a boot; [`ErrorKind::Host`] when it cannot be saved, [`ErrorKind::Busy`].
-    pub(crate) async fn build_template(&self, which: &Which) -> Result<bool, Error> {
-        const LOOK: Duration = Duration::from_millis(200);
-        let begun = Instant::now();
+    /// As a boot; [`ErrorKind::Host`] if it cannot be saved, [`ErrorKind::Busy`] if another process does not finish it.
+    pub(crate) async fn build_template(&self, spec: &TemplateSpec) -> Result<bool, Error> {
+        const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+        let start = Instant::now();
         loop {
-            if self.has_template(which) {
+            if self.has_template(spec) {
                 return Ok(false);
             }
             let deadline = self.config.boot_deadline;
-            match self.templates.build(&self.kit, which, deadline).await? {
-                Built::Saved => return Ok(true),
-                Built::Unsaved(why) => {
-                    let message = format!("the template cannot be saved: {why}");
+            match self.templates.build(&self.factory, spec, deadline).await? {
+                BuildResult::Saved => return Ok(true),
+                BuildResult::Unsaved(why) => {
+                    let message = format!("cannot save the template: {why}");
                     return Err(Error::new(ErrorKind::Host, message));
                 }
-                Built::Elsewhere => {}
+                BuildResult::Elsewhere => {}
             }
-            if begun.elapsed() > self.config.queue_deadline {
-                let message = "another process builds this template and does not come to an end";
+            if start.elapsed() > self.config.queue_deadline {
+                let message = "timed out waiting for another process to build this template";
                 return Err(Error::new(ErrorKind::Busy, message));
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    fn want(&self, which: &Which) {
+    /// Has the replenisher build a template, if the configuration allows that.
+    fn request_template(&self, spec: &TemplateSpec) {
         if self.config.templates == TemplateUse::UseAndBuild {
-            self.wanted().insert(which.clone());
-            self.idle.changed.notify_one();
+            self.missing().insert(spec.clone());
+            self.pool.changed.notify_one();
         }
     }
 
-    /// A template that was wanted and was not there.
-    pub(crate) fn next_wanted(&self) -> Option<Which> {
-        let mut wanted = self.wanted();
-        let next = wanted.iter().next()?.clone();
-        wanted.remove(&next);
+    /// Takes one of the templates that were requested and do not exist.
+    pub(crate) fn take_missing_template(&self) -> Option<TemplateSpec> {
+        let mut missing = self.missing();
+        let next = missing.iter().next()?.clone();
+        missing.remove(&next);
         Some(next)
     }
 
-    fn wanted(&self) -> std::sync::MutexGuard<'_, HashSet<Which>> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn count(&self, source: VmOrigin) {
-        self.counters.count(source);
+    fn missing(&self) -> std::sync::MutexGuard<'_, HashSet<TemplateSpec>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count_failure(&self, error: &Error) {
         self.counters.count_failed_restore();
-        tracing::warn!(%error, "a VM was not restored");
+        tracing::warn!(%error, "restoring a VM failed");
     }
 
-    /// The kinds of VMs that the pool keeps.
-    pub(crate) fn kept(&self) -> Vec<Which> {
+    /// Returns the specifications of the VMs in the pool.
+    pub(crate) fn pool_specs(&self) -> Vec<TemplateSpec> {
         let pool = &self.config.pool;
         let memory_mib = pool.memory_mib;
-        let kinds = pool.languages.iter();
-        kinds
-            .map(|&language| Which {
+        let languages = pool.languages.iter();
+        languages
+            .map(|&language| TemplateSpec {
                 language,
                 shape: Shape::plain(memory_mib),
             })
@@ -314,20 +331,18 @@ impl Host {
     }
 }
 
-impl<A> Fresh<A> {
-    pub(crate) fn map<B>(self, change: impl FnOnce(A) -> B) -> Fresh<B> {
-        Fresh {
+impl<A> AcquiredVm<A> {
+    /// Converts the connection to the agent.
+    pub(crate) fn map<B>(self, convert: impl FnOnce(A) -> B) -> AcquiredVm<B> {
+        AcquiredVm {
             vm: self.vm,
-            line: change(self.line),
+            agent: convert(self.agent),
             machine: self.machine,
             network: self.network,
-            place: self.place,
+            reservation: self.reservation,
             source: self.source,
             base: self.base,
             queue: self.queue,
         }
     }
 }
-
-/// The language whose template serves a VM that nobody named a language for: the smallest.
-pub(crate) const ANY_LANGUAGE: Language = Language::Shell;

@@ -3,168 +3,180 @@ use std::time::Duration;
 
 use fumehood_protocol::{ActionTag, PROTOCOL_VERSION, Ping, Request};
 
-use super::pool::Hot;
-use super::provisioner::Host;
-use crate::agent::{Brought, Channel, OperationEvent};
+use super::pool::HotVm;
+use super::provisioner::Provisioner;
+use crate::agent::{Channel, GuestInit, OperationEvent};
 use crate::config::TemplateUse;
 use crate::error::Error;
-use crate::snapshot::{Blank, Built, Snapshot, Which, prepare};
-use crate::vm::{Shape, Started};
+use crate::snapshot::{BuildResult, Snapshot, StandbyProcess, TemplateSpec, run_primer};
+use crate::vm::{Shape, StartedVm};
 
-/// How often hot VMs are asked whether they are well.
-const HEALTH: Duration = Duration::from_secs(30);
-/// How long one may take to say so.
-const PULSE: Duration = Duration::from_secs(5);
-/// How long to wait after a failure at first, and at most: what fails once often fails again.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// How long the program that took a VM has the processors for itself. Its first output comes before that, also from
-/// a QEMU that waited (measured: 63 ms; with a refill beside it, 66).
+/// Interval of the health checks of hot VMs.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a hot VM may take to answer a health check.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Minimum and maximum delay after a failure: what fails once often fails again.
+const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How long the program that took a VM has the processors for itself. Its first output comes earlier, also from a
+/// standby process (measured: 63 ms; with a refill at the same time, 66).
 const HEAD_START: Duration = Duration::from_millis(70);
 /// How long to wait while requests need the processors, or another process builds a template.
 const YIELD: Duration = Duration::from_millis(20);
 
-/// What a look at the pool came to.
-enum Found {
-    /// Something was done; there may be more.
-    Work,
-    /// All is as it should be.
-    Nothing,
-    /// Something is missing, and cannot be done just now.
-    Later,
+/// The result of one step of the replenisher.
+enum Progress {
+    /// Something was done; there may be more to do.
+    Worked,
+    /// Nothing is missing.
+    Complete,
+    /// Something is missing, and cannot be added right now.
+    Blocked,
 }
 
-/// Builds missing templates and keeps the pool full, for as long as it is polled.
-pub(crate) async fn keep(host: Arc<Host>) {
-    let mut pause = PAUSE.0;
+/// Builds missing templates and keeps the pool full, for as long as the future is polled.
+pub(crate) async fn replenish(provisioner: Arc<Provisioner>) {
+    let mut delay = RETRY_DELAY.0;
     loop {
-        match tend(&host).await {
-            Ok(Found::Work) => pause = PAUSE.0,
-            Ok(Found::Later) => tokio::time::sleep(YIELD).await,
-            Ok(Found::Nothing) => {
-                pause = PAUSE.0;
-                let changed = tokio::time::timeout(HEALTH, host.idle.changed.notified()).await;
-                match changed {
+        match replenish_once(&provisioner).await {
+            Ok(Progress::Worked) => delay = RETRY_DELAY.0,
+            Ok(Progress::Blocked) => tokio::time::sleep(YIELD).await,
+            Ok(Progress::Complete) => {
+                delay = RETRY_DELAY.0;
+                let changed = provisioner.pool.changed.notified();
+                match tokio::time::timeout(HEALTH_INTERVAL, changed).await {
                     Ok(()) => tokio::time::sleep(HEAD_START).await,
-                    Err(_) => feel_pulses(&host).await,
+                    Err(_) => health_check(&provisioner).await,
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "the pool cannot be filled now");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE.1);
+                tracing::warn!(%error, "filling the pool failed");
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(RETRY_DELAY.1);
             }
         }
     }
 }
 
-/// Does the next thing that is missing.
-async fn tend(host: &Host) -> Result<Found, Error> {
-    if let Some(which) = host.next_wanted() {
-        return build(host, which).await;
+/// Adds the next missing template, standby process or hot VM.
+async fn replenish_once(provisioner: &Provisioner) -> Result<Progress, Error> {
+    // Templates that requests are waiting for come first.
+    if let Some(spec) = provisioner.take_missing_template() {
+        return build(provisioner, spec).await;
     }
-    let pool = &host.config.pool;
-    if !pool.is_wanted() {
-        return Ok(Found::Nothing);
+    let pool = &provisioner.config.pool;
+    if !pool.is_enabled() {
+        return Ok(Progress::Complete);
     }
-    let mut snapshots = Vec::new();
-    for which in host.kept() {
-        match host.templates.find(&host.kit, &which) {
-            Some(snapshot) => snapshots.push((which, snapshot)),
-            None if host.config.templates == TemplateUse::UseAndBuild => {
-                return build(host, which).await;
+
+    // The pool needs the template of each language.
+    let mut templates = Vec::new();
+    for spec in provisioner.pool_specs() {
+        match provisioner.templates.find(&provisioner.factory, &spec) {
+            Some(snapshot) => templates.push((spec, snapshot)),
+            None if provisioner.config.templates == TemplateUse::UseAndBuild => {
+                return build(provisioner, spec).await;
             }
             None => {}
         }
     }
-    let all: Vec<Snapshot> = snapshots
+    let snapshots: Vec<Snapshot> = templates
         .iter()
         .map(|(_, snapshot)| snapshot.clone())
         .collect();
-    host.idle.weed(&all);
-    let (hot, blank) = host.idle.count();
-    if blank < pool.blank && !all.is_empty() {
-        return fill_blank(host, &all).await;
+    provisioner.pool.retain_usable(&snapshots);
+
+    // Standby processes start faster than hot VMs.
+    let standby = provisioner.pool.status().standby;
+    if standby < pool.standby_processes && !snapshots.is_empty() {
+        return add_standby(provisioner, &snapshots).await;
     }
-    let missing = snapshots
+
+    let hot = provisioner.pool.hot_by_language();
+    let missing = templates
         .iter()
-        .find(|(which, _)| hot.get(&which.language).is_none_or(|n| *n < pool.hot));
+        .find(|(spec, _)| hot.get(&spec.language).is_none_or(|n| *n < pool.warm_vms));
     match missing {
-        Some((which, snapshot)) if pool.hot > 0 => fill_hot(host, which.clone(), snapshot).await,
-        _ => Ok(Found::Nothing),
+        Some((spec, snapshot)) if pool.warm_vms > 0 => {
+            add_hot(provisioner, spec.clone(), snapshot).await
+        }
+        _ => Ok(Progress::Complete),
     }
 }
 
-async fn build(host: &Host, which: Which) -> Result<Found, Error> {
-    let Ok((_place, _turn)) = host
-        .admission
-        .place_and_turn(which.shape.memory_mib, || ())
-        .await
-    else {
-        return Ok(Found::Later);
+async fn build(provisioner: &Provisioner, spec: TemplateSpec) -> Result<Progress, Error> {
+    let memory_mib = spec.shape.memory_mib;
+    let reserved = provisioner.admission.reserve_with_turn(memory_mib, || ());
+    let Ok((_reservation, _turn)) = reserved.await else {
+        return Ok(Progress::Blocked);
     };
-    let deadline = host.config.boot_deadline;
-    match host.templates.build(&host.kit, &which, deadline).await? {
-        Built::Saved | Built::Unsaved(_) => Ok(Found::Work),
-        Built::Elsewhere => Ok(Found::Later),
+    let deadline = provisioner.config.boot_deadline;
+    let built = provisioner
+        .templates
+        .build(&provisioner.factory, &spec, deadline);
+    match built.await? {
+        BuildResult::Saved | BuildResult::Unsaved(_) => Ok(Progress::Worked),
+        BuildResult::Elsewhere => Ok(Progress::Blocked),
     }
 }
 
-async fn fill_blank(host: &Host, snapshots: &[Snapshot]) -> Result<Found, Error> {
-    let memory_mib = host.config.pool.memory_mib;
-    let (Some(place), Some(_turn)) = (
-        host.admission.spare_place(memory_mib),
-        host.admission.turn_now(),
+async fn add_standby(provisioner: &Provisioner, snapshots: &[Snapshot]) -> Result<Progress, Error> {
+    let memory_mib = provisioner.config.pool.memory_mib;
+    let (Some(reservation), Some(_turn)) = (
+        provisioner.admission.try_reserve_spare(memory_mib),
+        provisioner.admission.try_turn(),
     ) else {
-        return Ok(Found::Later);
+        return Ok(Progress::Blocked);
     };
     for snapshot in snapshots {
         snapshot.ready().await?;
     }
-    let blank = Blank::start(
-        &host.kit,
-        host.kit.machine(Shape::plain(memory_mib)),
-        snapshots,
-    )
-    .await?;
-    blank.up().await?;
-    host.idle.put_blank(blank, place);
-    Ok(Found::Work)
+
+    let machine = provisioner.factory.machine(Shape::plain(memory_mib));
+    let standby = StandbyProcess::start(&provisioner.factory, machine, snapshots).await?;
+    standby.wait_until_up().await?;
+    provisioner.pool.put_standby(standby, reservation);
+    Ok(Progress::Worked)
 }
 
-async fn fill_hot(host: &Host, which: Which, base: &Snapshot) -> Result<Found, Error> {
-    let (Some(place), Some(_turn)) = (
-        host.admission.spare_place(which.shape.memory_mib),
-        host.admission.turn_now(),
+async fn add_hot(
+    provisioner: &Provisioner,
+    spec: TemplateSpec,
+    base: &Snapshot,
+) -> Result<Progress, Error> {
+    let (Some(reservation), Some(_turn)) = (
+        provisioner
+            .admission
+            .try_reserve_spare(spec.shape.memory_mib),
+        provisioner.admission.try_turn(),
     ) else {
-        return Ok(Found::Later);
+        return Ok(Progress::Blocked);
     };
-    let blank = Blank::start(
-        &host.kit,
-        base.machine().clone(),
-        std::slice::from_ref(base),
-    )
-    .await?;
-    let deadline = host.config.restore_deadline;
-    let Started { vm, agent, .. } = blank
-        .restore(base, &host.kit, &Brought::NONE, PROTOCOL_VERSION, deadline)
-        .await?;
+
+    let factory = &provisioner.factory;
+    let bases = std::slice::from_ref(base);
+    let standby = StandbyProcess::start(factory, base.machine().clone(), bases).await?;
+    let deadline = provisioner.config.restore_deadline;
+    let restored = standby.restore(base, factory, &GuestInit::NONE, PROTOCOL_VERSION, deadline);
+    let StartedVm { vm, agent, .. } = restored.await?;
+
+    // Translated code is not part of a saved state: the primer runs again.
     let channel = Channel::new(agent);
-    prepare(&channel, which.language).await?;
-    let hot = Hot {
+    run_primer(&channel, spec.language).await?;
+    let hot = HotVm {
         vm,
         channel,
-        place,
+        reservation,
         base: base.clone(),
     };
-    host.idle.put_hot(which, hot);
-    Ok(Found::Work)
+    provisioner.pool.put_hot(spec, hot);
+    Ok(Progress::Worked)
 }
 
-/// Asks every hot VM for a sign of life; those that give none end.
-async fn feel_pulses(host: &Host) {
-    for which in host.kept() {
-        for _ in 0..host.config.pool.hot {
-            let Some(hot) = host.idle.take_hot(&which) else {
+/// Pings every hot VM, and ends those that do not answer.
+async fn health_check(provisioner: &Provisioner) {
+    for spec in provisioner.pool_specs() {
+        for _ in 0..provisioner.config.pool.warm_vms {
+            let Some(hot) = provisioner.pool.take_hot(&spec) else {
                 break;
             };
             let ping = |op_id| {
@@ -173,8 +185,8 @@ async fn feel_pulses(host: &Host) {
                     op_id: Some(op_id),
                 })
             };
-            if let Ok(OperationEvent::Pong) = hot.channel.ask(ping, PULSE).await {
-                host.idle.put_hot(which.clone(), hot);
+            if let Ok(OperationEvent::Pong) = hot.channel.ask(ping, HEALTH_TIMEOUT).await {
+                provisioner.pool.put_hot(spec.clone(), hot);
             }
         }
     }

@@ -2,114 +2,131 @@ use std::time::Duration;
 
 use fumehood_protocol::{Complete, EndedBy, ErrorMessage, ErrorType, Evidence};
 
-use super::event_pump::End;
-use super::outcome::Timing;
+use super::event_pump::OperationEnd;
 use crate::agent::ChannelError;
 use crate::error::{Error, ErrorKind, printable};
-use crate::vm::{Life, Vm};
+use crate::vm::{SandboxLifetime, Vm};
 
-/// The exit code of what was cancelled, as shells have it for an interrupt.
+/// The exit code of a cancelled run: that of shells for an interrupted program.
 pub(crate) const CANCELLED: i32 = 130;
-/// The exit code of what ran out of time, as `timeout` has it.
+/// The exit code of a run that timed out: that of `timeout`.
 const TIMED_OUT: i32 = 124;
 
-/// What an outcome says about the end.
-pub(crate) struct Ending {
+/// The part of an outcome that follows from how the operation ended.
+pub(crate) struct Conclusion {
     pub(crate) exit_code: Option<i32>,
     pub(crate) ended_by: EndedBy,
     pub(crate) evidence: Evidence,
+    /// How long the interpreter took to be ready, as reported by the guest.
+    pub(crate) spawn: Duration,
+    /// How long it took to end the VM.
+    pub(crate) teardown: Duration,
 }
 
-/// Says how the operation ended, and ends the VM, where that is the operation's own.
-pub(crate) async fn ending(
-    end: Result<End, ChannelError>,
+impl Conclusion {
+    /// The end of an operation that the guest did not report.
+    fn of_host(
+        ended_by: EndedBy,
+        exit_code: Option<i32>,
+        detail: &str,
+        teardown: Duration,
+    ) -> Self {
+        Self {
+            exit_code,
+            ended_by,
+            evidence: Evidence {
+                detail: Some(printable(detail)),
+                ..Evidence::default()
+            },
+            spawn: Duration::ZERO,
+            teardown,
+        }
+    }
+
+    /// The end that the guest reported.
+    fn of_guest(complete: Complete, teardown: Duration) -> Self {
+        let detail = complete.evidence.detail.map(|detail| printable(&detail));
+        Self {
+            exit_code: Some(complete.exit_code),
+            ended_by: complete.ended_by,
+            evidence: Evidence {
+                detail,
+                ..complete.evidence
+            },
+            spawn: Duration::from_millis(complete.spawn_ms.unwrap_or(0)),
+            teardown,
+        }
+    }
+}
+
+/// Determines how an operation ended, and ends the VM if it belongs to the run.
+pub(crate) async fn conclude(
+    end: Result<OperationEnd, ChannelError>,
     cancelled: bool,
     vm: Option<Vm>,
-    life: Option<&Life>,
-    timing: &mut Timing,
-) -> Result<Ending, Error> {
-    let given_up = |detail: String| {
-        let (ended_by, code) = if cancelled {
-            (EndedBy::Cancelled, CANCELLED)
-        } else {
-            (EndedBy::Timeout, TIMED_OUT)
-        };
-        lost(ended_by, Some(code), detail)
-    };
-    Ok(match end {
-        Ok(End::Complete(complete)) => {
-            timing.spawn = Duration::from_millis(complete.spawn_ms.unwrap_or(0));
-            timing.teardown = end_of(vm).await;
-            let Complete {
-                exit_code,
-                ended_by,
-                evidence,
-                ..
-            } = complete;
-            let detail = evidence.detail.map(|detail| printable(&detail));
-            Ending {
-                exit_code: Some(exit_code),
-                ended_by,
-                evidence: Evidence { detail, ..evidence },
-            }
+    lifetime: Option<&SandboxLifetime>,
+) -> Result<Conclusion, Error> {
+    match end {
+        Ok(OperationEnd::Complete(complete)) => {
+            let teardown = end_vm(vm).await;
+            Ok(Conclusion::of_guest(complete, teardown))
         }
-        Ok(End::Refused(refusal)) => return Err(refused(&refusal)),
-        Ok(End::Detached) => {
-            let what = "the run is followed by somebody else";
-            return Err(Error::new(ErrorKind::Lost, what).after_start());
+        Ok(OperationEnd::Refused(refusal)) => Err(rejection(&refusal)),
+        Ok(OperationEnd::Detached) => {
+            let message = "another caller attached to the run";
+            Err(Error::new(ErrorKind::Lost, message).after_start())
         }
-        Ok(End::Overdue) => {
-            let words = vm.as_ref().map(Vm::last_words).unwrap_or_default();
-            timing.teardown = end_of(vm).await;
-            given_up(format!(
-                "the guest did not end it in time, and was given up{words}"
-            ))
+        Ok(OperationEnd::Overdue) => {
+            let (ended_by, code) = if cancelled {
+                (EndedBy::Cancelled, CANCELLED)
+            } else {
+                (EndedBy::Timeout, TIMED_OUT)
+            };
+            let console = vm.as_ref().map(Vm::console_tail).unwrap_or_default();
+            let detail = format!("the guest did not end the program in time{console}");
+            let teardown = end_vm(vm).await;
+            Ok(Conclusion::of_host(ended_by, Some(code), &detail, teardown))
         }
-        Ok(End::Stalled) => {
-            timing.teardown = end_of(vm).await;
-            lost(
+        Ok(OperationEnd::Stalled) => {
+            let detail = "cancelled: its output was not read for 15 minutes";
+            let teardown = end_vm(vm).await;
+            Ok(Conclusion::of_host(
                 EndedBy::Cancelled,
                 Some(CANCELLED),
-                "nobody took its output, and was given up".into(),
-            )
+                detail,
+                teardown,
+            ))
         }
         Err(ChannelError::Violation(what)) => {
-            end_of(vm).await;
-            let message = format!("the guest broke the protocol: {what}");
-            return Err(Error::new(ErrorKind::Protocol, message).after_start());
+            end_vm(vm).await;
+            let message = format!("the guest violated the protocol: {what}");
+            Err(Error::new(ErrorKind::Protocol, message).after_start())
         }
         Err(ChannelError::Closed | ChannelError::Silent(_)) => {
-            let known = match (vm, life) {
-                (Some(vm), _) => vm.post_mortem().await,
-                (None, Some(life)) => life.why().await,
+            let detail = match (vm, lifetime) {
+                (Some(vm), _) => vm.diagnose().await,
+                (None, Some(lifetime)) => lifetime.end_reason().await,
                 (None, None) => "the VM has ended".to_string(),
             };
-            lost(EndedBy::AgentLost, None, known)
+            Ok(Conclusion::of_host(
+                EndedBy::AgentLost,
+                None,
+                &detail,
+                Duration::ZERO,
+            ))
         }
-    })
+    }
 }
 
-async fn end_of(vm: Option<Vm>) -> Duration {
+async fn end_vm(vm: Option<Vm>) -> Duration {
     match vm {
         Some(vm) => vm.end().await,
         None => Duration::ZERO,
     }
 }
 
-fn lost(ended_by: EndedBy, exit_code: Option<i32>, detail: String) -> Ending {
-    let detail = Some(printable(&detail));
-    Ending {
-        exit_code,
-        ended_by,
-        evidence: Evidence {
-            detail,
-            ..Evidence::default()
-        },
-    }
-}
-
-/// The agent's word that it did not do what was asked.
-pub(crate) fn refused(refusal: &ErrorMessage) -> Error {
+/// Converts the agent's rejection of a request to an error.
+pub(crate) fn rejection(refusal: &ErrorMessage) -> Error {
     let kind = match refusal.error_type {
         ErrorType::BusyError => ErrorKind::InUse,
         ErrorType::AgentError | ErrorType::RefreshError => ErrorKind::Host,
@@ -120,6 +137,9 @@ pub(crate) fn refused(refusal: &ErrorMessage) -> Error {
         | ErrorType::PackageError
         | ErrorType::PathError => ErrorKind::Invalid,
     };
-    let message = format!("the guest's agent refused it: {}", refusal.message);
+    let message = format!(
+        "the guest's agent rejected the request: {}",
+        refusal.message
+    );
     Error::new(kind, message).with_errno(refusal.errno)
 }

@@ -2,10 +2,10 @@ use bytes::Bytes;
 use fumehood_protocol::SignalName;
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::InputLine;
+use crate::agent::InputSender;
 use crate::error::{Error, ErrorKind};
 
-/// What a caller asks of an operation that goes on.
+/// A request of a caller to an operation in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Control {
     Cancel,
@@ -14,97 +14,99 @@ pub(crate) enum Control {
     Detach,
 }
 
-/// The driver's side of an operation's controls.
+/// The driver's side of the controls of an operation.
 #[derive(Debug)]
 pub(crate) struct Controls {
-    pub(crate) asked: mpsc::UnboundedReceiver<Control>,
-    /// Told when the operation has begun.
-    pub(crate) input: watch::Sender<Option<InputLine>>,
+    pub(crate) requests: mpsc::UnboundedReceiver<Control>,
+    /// Set when the operation has started.
+    pub(crate) input: watch::Sender<Option<InputSender>>,
 }
 
 impl Controls {
-    /// The next wish; waits for ever when nobody can have one any more.
+    /// Returns the next request; waits forever if no caller is left.
     pub(crate) async fn next(&mut self) -> Control {
-        match self.asked.recv().await {
+        match self.requests.recv().await {
             Some(control) => control,
             None => std::future::pending().await,
         }
     }
 
-    /// Waits until it is to be cancelled. What else is asked before it has begun comes to nothing.
+    /// Waits until the run is cancelled. Other requests have no effect while no operation is in progress.
     pub(crate) async fn cancelled(&mut self) {
         while self.next().await != Control::Cancel {}
     }
 }
 
-/// Both sides of an operation's controls.
+/// Creates both sides of the controls of an operation.
 pub(crate) fn controls() -> (RunControl, Input, Controls) {
-    let (ask, asked) = mpsc::unbounded_channel();
-    let (input, line) = watch::channel(None);
-    (RunControl(ask), Input(line), Controls { asked, input })
+    let (sender, requests) = mpsc::unbounded_channel();
+    let (input, receiver) = watch::channel(None);
+    (
+        RunControl(sender),
+        Input(receiver),
+        Controls { requests, input },
+    )
 }
 
-/// Ends a run from anywhere, or sends it signals. Cheap to clone.
+/// Cancels a run from anywhere, or sends it signals. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct RunControl(mpsc::UnboundedSender<Control>);
 
 impl RunControl {
-    /// Asks the run to end: its program gets SIGINT, then SIGTERM, then SIGKILL. The run still
-    /// tells its outcome.
+    /// Cancels the run: its program gets SIGINT, then SIGTERM, then SIGKILL. The run still has an outcome.
     pub fn cancel(&self) {
-        self.ask(Control::Cancel);
+        self.send(Control::Cancel);
     }
 
     /// Sends a signal, by its number, to the program's process group.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`]: 1 to 31 are allowed.
+    /// Returns [`ErrorKind::Invalid`] unless the number is 1 to 31.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
         let known = SignalName::Number(signal).number();
         known.map_err(|error| Error::new(ErrorKind::Invalid, error.message))?;
-        self.ask(Control::Signal(signal));
+        self.send(Control::Signal(signal));
         Ok(())
     }
 
-    /// Gives its terminal another size, in characters.
+    /// Resizes the program's terminal, in characters.
     pub fn resize(&self, rows: u16, cols: u16) {
-        self.ask(Control::Resize(rows, cols));
+        self.send(Control::Resize(rows, cols));
     }
 
-    pub(crate) fn ask(&self, control: Control) {
-        // An operation that has ended wants nothing.
+    pub(crate) fn send(&self, control: Control) {
+        // An operation that has ended needs no controls.
         let _ = self.0.send(control);
     }
 }
 
-/// A program's standard input. Cheap to clone.
+/// The standard input of a program. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Input(watch::Receiver<Option<InputLine>>);
+pub struct Input(watch::Receiver<Option<InputSender>>);
 
 impl Input {
-    /// Sends bytes, as fast as the program reads them: no more than 256 KiB are on their way.
+    /// Sends bytes as fast as the program reads them: at most 256 KiB are in flight.
     ///
     /// # Errors
-    /// [`ErrorKind::Lost`]: the program has ended, or was never started.
+    /// Returns [`ErrorKind::Lost`] if the program has ended or was never started.
     pub async fn write(&mut self, bytes: impl Into<Bytes>) -> Result<(), Error> {
-        let line = self.line().await;
-        match line {
-            Some(line) if line.send(bytes.into()).await => Ok(()),
-            _ => Err(Error::new(
-                ErrorKind::Lost,
-                "the program has ended, and takes no more input",
-            )),
+        match self.sender().await {
+            Some(sender) if sender.send(bytes.into()).await => Ok(()),
+            _ => {
+                let message = "the program has ended and accepts no more input";
+                Err(Error::new(ErrorKind::Lost, message))
+            }
         }
     }
 
-    /// Says that nothing follows: the program reads the end of its input.
+    /// Closes the input: the program reads end of file.
     pub async fn close(&mut self) {
-        if let Some(line) = self.line().await {
-            line.end();
+        if let Some(sender) = self.sender().await {
+            sender.end();
         }
     }
 
-    async fn line(&mut self) -> Option<InputLine> {
+    async fn sender(&mut self) -> Option<InputSender> {
         self.0.wait_for(Option::is_some).await.ok()?.clone()
     }
 }

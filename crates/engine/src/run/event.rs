@@ -5,38 +5,38 @@ use super::mime_bundle::MimeBundle;
 use super::outcome::VmOrigin;
 use crate::packages::PackageStep;
 
-/// What a run tells while it goes on.
+/// An event of a run in progress.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A run that has a VM of its own has it now; until then it waited for room, packages and the VM's start.
+    /// The VM of a one-shot run is ready; before that, the run waited for capacity, packages and the VM's start.
     Ready {
         /// Where the VM came from.
         source: VmOrigin,
     },
-    /// The program wrote to standard output; to its terminal, where it has one.
+    /// The program wrote to standard output, or to its terminal if it has one.
     Stdout(Bytes),
     /// The program wrote to standard error.
     Stderr(Bytes),
-    /// The program shows a value. See [`RunRequest::display`].
+    /// The program displayed a value. See [`RunRequest::display`](crate::RunRequest::display).
     Result(MimeBundle),
-    /// A program was started, or a run that waited for its context.
+    /// A program was started, or a run that had waited for its context.
     Started {
         /// Its process id in the guest.
         pid: i32,
     },
-    /// A port of the guest is reached from this host. See [`Network::expose`].
+    /// A port of the guest can be reached from this host. See [`Network::expose`](crate::Network::expose).
     Exposed {
-        /// Where.
+        /// Its URL.
         url: String,
     },
-    /// Something is done for the run's packages, before its VM begins. See [`RunRequest::packages`].
+    /// Packages of the run are being prepared before its VM starts. See [`RunRequest::packages`](crate::RunRequest::packages).
     Packages(PackageStep),
-    /// The program did something on its network, and it was decided on.
+    /// The program used its network, and the policy decided on it.
     Network(Box<NetworkEvent>),
-    /// The run had been begun before, and is followed from this piece of output on.
+    /// The run had been started before, and is followed from this piece of output on.
     Attached {
-        /// 0 = from the beginning; more than was asked for where that is not kept any more.
+        /// 0 = from the first piece; greater than requested if older output is no longer stored.
         from_seq: u64,
     },
 }

@@ -6,97 +6,96 @@ use super::event::Event;
 use super::outcome::Outcome;
 use crate::error::{Error, ErrorKind};
 
-/// A run in progress. Dropping it ends its program at once, and its VM, if that is its own.
+/// A run in progress. Dropping it ends its program at once, and its VM if the VM belongs to the run.
 #[derive(Debug)]
 pub struct Run {
     events: mpsc::Receiver<Event>,
     driver: JoinHandle<Result<RunEnd, Error>>,
-    canceller: RunControl,
+    control: RunControl,
     input: Input,
     has_key: bool,
 }
 
-/// How a run's driver ended.
+/// How the driver of a run ended.
 #[derive(Debug)]
 pub(crate) enum RunEnd {
     Outcome(Box<Outcome>),
-    /// The program goes on by itself.
+    /// The program continues on its own.
     Detached,
 }
 
-/// Events on their way to a caller. With chunks of 64 KiB a caller that does not read holds 1 MiB.
+/// Events on their way to a caller. With chunks of 64 KiB, a caller that does not read holds 1 MiB.
 const EVENTS: usize = 16;
 
 impl Run {
-    /// Starts the task that drives it.
+    /// Starts the task that drives the run.
     pub(crate) fn drive<F>(driver: impl FnOnce(mpsc::Sender<Event>, Controls) -> F) -> Self
     where
         F: Future<Output = Result<RunEnd, Error>> + Send + 'static,
     {
         let (events, inbox) = mpsc::channel(EVENTS);
-        let (canceller, input, controls) = controls();
+        let (control, input, controls) = controls();
         let driver = tokio::spawn(driver(events, controls));
         Self {
             events: inbox,
             driver,
-            canceller,
+            control,
             input,
             has_key: false,
         }
     }
 
-    /// It can be found again by a key, or cannot.
+    /// Records whether the run can be found again by its idempotency key.
     pub(crate) fn with_key(mut self, has_key: bool) -> Self {
         self.has_key = has_key;
         self
     }
 
-    /// What it tells next; `None` when all has been told. A caller that waits makes the program
-    /// wait: nothing is dropped and little is held.
+    /// Returns the next event, or `None` after the last one. A slow caller slows down the program: no event is
+    /// dropped, and little is buffered.
     pub async fn next(&mut self) -> Option<Event> {
         self.events.recv().await
     }
 
-    /// Something that can cancel it from elsewhere.
+    /// Returns a handle that cancels the run, sends it signals or resizes its terminal from elsewhere.
     #[must_use]
     pub fn canceller(&self) -> RunControl {
-        self.canceller.clone()
+        self.control.clone()
     }
 
-    /// Its standard input, where the request asked for one.
+    /// Returns the standard input of the program, which is open if the request asked for one.
     #[must_use]
     pub fn input(&self) -> Input {
         self.input.clone()
     }
 
-    /// How it ended. Output that was not taken is dropped.
+    /// Waits for the end of the run and returns its outcome. Events that were not taken are dropped.
     ///
     /// # Errors
-    /// [`Error`]: the run has no outcome; [`Error::retry`] tells whether the code may have run.
+    /// Returns an [`Error`] if the run has no outcome; [`Error::retry`] says whether the code may have run.
     pub async fn outcome(mut self) -> Result<Outcome, Error> {
         match self.end().await? {
             RunEnd::Outcome(outcome) => Ok(*outcome),
-            RunEnd::Detached => Err(Error::new(
-                ErrorKind::Lost,
-                "the run goes on, and is followed by somebody else who attached to it",
-            )
-            .after_start()),
+            RunEnd::Detached => {
+                let message = "the run continues, and another caller attached to it";
+                Err(Error::new(ErrorKind::Lost, message).after_start())
+            }
         }
     }
 
-    /// Leaves the program to itself: it goes on, and can be followed again by
-    /// [`Sandbox::attach`](crate::Sandbox::attach). `Some`: it had ended before.
+    /// Detaches from the program: it continues, and can be followed again by
+    /// [`Sandbox::attach`](crate::Sandbox::attach). Returns the outcome if the program had ended before.
     ///
     /// # Errors
-    /// As [`outcome`](Self::outcome), and [`ErrorKind::Invalid`] for a run without idempotency key, which
-    /// nobody could find again: it is cancelled, as by dropping it.
+    /// As [`outcome`](Self::outcome), and [`ErrorKind::Invalid`] for a run without idempotency key, which could not
+    /// be found again: it is cancelled, as by dropping it.
     pub async fn detach(mut self) -> Result<Option<Outcome>, Error> {
         if !self.has_key {
             let message =
-                "a run without idempotency key cannot be found again; give its request one";
+                "a run without idempotency key cannot be found again; set one in its request";
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        self.canceller.ask(Control::Detach);
+        self.control.send(Control::Detach);
         match self.end().await? {
             RunEnd::Outcome(outcome) => Ok(Some(*outcome)),
             RunEnd::Detached => Ok(None),
@@ -107,11 +106,10 @@ impl Run {
         while self.events.recv().await.is_some() {}
         match (&mut self.driver).await {
             Ok(result) => result,
-            Err(failed) => Err(Error::new(
-                ErrorKind::Lost,
-                format!("the run's task failed: {failed}"),
-            )
-            .after_start()),
+            Err(failure) => {
+                let message = format!("the task of the run failed: {failure}");
+                Err(Error::new(ErrorKind::Lost, message).after_start())
+            }
         }
     }
 }

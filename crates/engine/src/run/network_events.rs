@@ -5,44 +5,44 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use super::event::Event;
-use crate::network::Served;
+use crate::network::ActiveNetwork;
 
-/// What passes on a network's events. They are passed on no more when it is dropped.
+/// Forwards the events of a network as events of a run. Dropping it stops that.
 #[derive(Debug)]
-pub(crate) struct Telling {
-    over: Arc<Notify>,
+pub(crate) struct NetworkEventForwarder {
+    stop: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
-impl Telling {
-    /// Starts to forward what happens on this network as events of a run.
-    pub(crate) fn start(served: &Served, events: mpsc::Sender<Event>) -> Self {
-        let over = Arc::new(Notify::new());
-        let task = tell(served.events(), served.urls(), events, over.clone());
+impl NetworkEventForwarder {
+    /// Starts to forward: first the URLs of the exposed ports, then all events.
+    pub(crate) fn start(network: &ActiveNetwork, events: mpsc::Sender<Event>) -> Self {
+        let stop = Arc::new(Notify::new());
+        let task = forward(network.events(), network.urls(), events, stop.clone());
         Self {
-            over,
+            stop,
             task: tokio::spawn(task),
         }
     }
 
-    /// Passes on what has come until now, and ends.
+    /// Forwards all events until now, and stops.
     pub(crate) async fn finish(mut self) {
-        self.over.notify_one();
+        self.stop.notify_one();
         let _ = (&mut self.task).await;
     }
 }
 
-impl Drop for Telling {
+impl Drop for NetworkEventForwarder {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn tell(
-    mut happened: mpsc::Receiver<NetworkEvent>,
+async fn forward(
+    mut network_events: mpsc::Receiver<NetworkEvent>,
     urls: Vec<String>,
     events: mpsc::Sender<Event>,
-    over: Arc<Notify>,
+    stop: Arc<Notify>,
 ) {
     for url in urls {
         let _ = events.send(Event::Exposed { url }).await;
@@ -50,14 +50,14 @@ async fn tell(
     loop {
         tokio::select! {
             biased;
-            next = happened.recv() => match next {
+            next = network_events.recv() => match next {
                 Some(event) => {
                     let _ = events.send(Event::Network(Box::new(event))).await;
                 }
                 None => return,
             },
-            // All that had come before has been passed on.
-            () = over.notified() => return,
+            // All earlier events have been forwarded.
+            () = stop.notified() => return,
         }
     }
 }

@@ -1,10 +1,12 @@
 use std::time::Duration;
 
-use fumehood_protocol::{EnvVars, GuestPath, IdempotencyKey, Limits, PtySize, Spawn, User};
+use fumehood_protocol::{
+    EnvVars, GuestPath, IdempotencyKey, Limits, PtySize, Spawn, User, WireError,
+};
 
 use crate::error::{Error, ErrorKind};
 
-/// A program to be started in a [`Sandbox`](crate::Sandbox).
+/// A program to start in a [`Sandbox`](crate::Sandbox).
 ///
 /// ```no_run
 /// # async fn example(sandbox: fumehood_engine::Sandbox) -> Result<(), fumehood_engine::Error> {
@@ -37,7 +39,8 @@ pub struct SpawnRequest {
 }
 
 impl SpawnRequest {
-    /// The program and its arguments. One without `/` is looked for in the guest's `PATH`.
+    /// Creates a request for a program and its arguments. A program without `/` is searched for in the guest's
+    /// `PATH`.
     #[must_use]
     pub fn new(argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
@@ -60,14 +63,14 @@ impl SpawnRequest {
         self
     }
 
-    /// Runs in this directory of the guest, absolute or below the user's home.
+    /// Sets the working directory in the guest, absolute or relative to the user's home.
     #[must_use]
     pub fn cwd(mut self, path: impl Into<String>) -> Self {
         self.cwd = Some(path.into());
         self
     }
 
-    /// Gives it a terminal of this many lines and columns. What it writes comes as
+    /// Gives the program a terminal with this many lines and columns. Its output arrives as
     /// [`Event::Stdout`](crate::Event::Stdout), and it has an input.
     #[must_use]
     pub fn pty(mut self, rows: u16, cols: u16) -> Self {
@@ -75,28 +78,28 @@ impl SpawnRequest {
         self
     }
 
-    /// Gives it a standard input, written to by [`Run::input`](crate::Run::input).
+    /// Gives the program a standard input, written by [`Run::input`](crate::Run::input).
     #[must_use]
     pub fn stdin(mut self) -> Self {
         self.stdin = true;
         self
     }
 
-    /// A word for people, shown in lists; at most 128 bytes.
+    /// Sets a label that is shown in lists; at most 128 bytes.
     #[must_use]
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.tag = Some(tag.into());
         self
     }
 
-    /// Ends it after this many seconds; 0 = never.
+    /// Sets the timeout, in seconds; 0 = none.
     #[must_use]
     pub fn timeout_s(mut self, seconds: u64) -> Self {
         self.timeout_s = seconds;
         self
     }
 
-    /// Runs as the guest's root, where the sandbox allows that
+    /// Runs as the guest's root, if the sandbox allows that
     /// ([`SandboxBuilder::allow_root`](crate::SandboxBuilder::allow_root)).
     #[must_use]
     pub fn root(mut self) -> Self {
@@ -104,15 +107,18 @@ impl SpawnRequest {
         self
     }
 
-    /// As [`RunRequest::idempotency_key`](crate::RunRequest::idempotency_key); it also lets the program be
-    /// left and followed again.
+    /// As [`RunRequest::idempotency_key`](crate::RunRequest::idempotency_key). It also makes it possible to detach
+    /// from the program and attach to it again.
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
         self
     }
 
-    /// The request to send, and how long it may take, when all of it is allowed.
+    /// Validates the request; returns the message to send, and the timeout.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] with the value and its limit.
     pub(crate) fn check(&self, limits: &Limits) -> Result<(Spawn, Option<Duration>), Error> {
         let mut spawn = Spawn::new(self.argv.iter().cloned());
         spawn.env_vars = self.env.iter().cloned().collect::<EnvVars>();
@@ -123,13 +129,13 @@ impl SpawnRequest {
         spawn.timeout = Some(i64::try_from(self.timeout_s).unwrap_or(i64::MAX));
         spawn.user = self.is_root.then_some(User::Root);
         spawn.idempotency_key = self.idempotency_key.as_deref().map(IdempotencyKey::new);
-        // Whether root is allowed is the sandbox's matter.
+
+        // The agent knows whether the sandbox allows root.
         let limits = &Limits {
             allow_root: 1,
             ..*limits
         };
-        let invalid =
-            |error: fumehood_protocol::WireError| Error::new(ErrorKind::Invalid, error.message);
+        let invalid = |error: WireError| Error::new(ErrorKind::Invalid, error.message);
         spawn.check(limits).map_err(invalid)?;
         let timeout = spawn.timeout_s(limits).map_err(invalid)?;
         Ok((spawn, timeout.map(Duration::from_secs)))

@@ -1,28 +1,32 @@
 use std::sync::Arc;
 
-use crate::network::{Prepared, Saved};
-use crate::provision::Place;
+use crate::network::{PreparedNetwork, SavedNetwork};
+use crate::provision::MemoryReservation;
 use crate::snapshot::Snapshot;
 
-/// The saved state of a sandbox, kept in this host's memory for as long as this, or a sandbox that began
-/// from it, is there. Cheap to clone.
+/// The saved state of a sandbox. It stays in this host's memory while this value, or a sandbox that was started from
+/// it, exists. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Checkpoint(Arc<Kept>);
+pub struct Checkpoint(Arc<Inner>);
 
 #[derive(Debug)]
-struct Kept {
+struct Inner {
     snapshot: Snapshot,
-    network: Option<Saved>,
-    /// Its memory counts as that of a VM.
-    _place: Place,
+    network: Option<SavedNetwork>,
+    /// The state takes as much of the host's memory as a VM.
+    _reservation: MemoryReservation,
 }
 
 impl Checkpoint {
-    pub(crate) fn new(snapshot: Snapshot, network: Option<Saved>, place: Place) -> Self {
-        Self(Arc::new(Kept {
+    pub(crate) fn new(
+        snapshot: Snapshot,
+        network: Option<SavedNetwork>,
+        reservation: MemoryReservation,
+    ) -> Self {
+        Self(Arc::new(Inner {
             snapshot,
             network,
-            _place: place,
+            _reservation: reservation,
         }))
     }
 
@@ -30,12 +34,12 @@ impl Checkpoint {
         &self.0.snapshot
     }
 
-    /// A network like the one that the sandbox had.
-    pub(crate) fn network(&self) -> Option<Prepared> {
-        self.0.network.as_ref().map(Saved::prepare)
+    /// Prepares a network like that of the sandbox.
+    pub(crate) fn network(&self) -> Option<PreparedNetwork> {
+        self.0.network.as_ref().map(SavedNetwork::prepare)
     }
 
-    /// Bytes of memory that it takes: those of the guest that hold anything.
+    /// Returns the memory that the state takes, in bytes: the pages of the guest that are not empty.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.0.snapshot.bytes()

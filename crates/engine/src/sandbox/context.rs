@@ -4,7 +4,7 @@ use super::sandbox::{Sandbox, invalid};
 use crate::error::{Error, ErrorKind};
 use crate::run::{Run, RunRequest};
 
-/// A persistent interpreter in a [`Sandbox`]: what one run leaves, the next one finds.
+/// A persistent interpreter in a [`Sandbox`]: its state is kept from one run to the next.
 ///
 /// ```no_run
 /// # async fn example(sandbox: fumehood_engine::Sandbox) -> Result<(), fumehood_engine::Error> {
@@ -30,11 +30,15 @@ pub struct Context {
 }
 
 impl Sandbox {
-    /// A persistent interpreter of this sandbox, by its name: letters, digits, `.`, `_` and `-`. It is begun
-    /// by its first run, and stays until it is closed or the sandbox ends; dropping this changes nothing.
+    /// Returns a persistent interpreter of this sandbox by its name: letters, digits, `.`, `_` and `-`. Its first run
+    /// starts it, and it exists until it is closed or the sandbox ends; dropping the returned value has no effect.
     #[must_use]
     pub fn context(&self, name: impl Into<String>, language: Language) -> Context {
-        Context::new(self.clone(), name.into(), language)
+        Context {
+            sandbox: self.clone(),
+            name: name.into(),
+            language,
+        }
     }
 
     async fn close_context(&self, name: &str) -> Result<(), Error> {
@@ -49,39 +53,31 @@ impl Sandbox {
         };
         match self.ask(request).await? {
             Response::Done(_) => Ok(()),
-            other => Err(self.odd(&other)),
+            other => Err(self.unexpected_answer(&other)),
         }
     }
 }
 
 impl Context {
-    fn new(sandbox: Sandbox, name: String, language: Language) -> Self {
-        Self {
-            sandbox,
-            name,
-            language,
-        }
-    }
-
-    /// Its name.
+    /// Returns the name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its language.
+    /// Returns the language.
     #[must_use]
     pub fn language(&self) -> Language {
         self.language
     }
 
-    /// A request for a run in it, to be changed and [started](Self::start).
+    /// Creates a request for a run in this context, to be changed and [started](Self::start).
     #[must_use]
     pub fn request(&self, code: impl Into<String>) -> RunRequest {
         RunRequest::new(self.language, code).context(&self.name)
     }
 
-    /// Runs code in it, after what was begun before.
+    /// Runs code in this context, after the runs that were started before.
     ///
     /// # Errors
     /// As [`Sandbox::run`].
@@ -89,23 +85,22 @@ impl Context {
         self.start(&self.request(code))
     }
 
-    /// Runs what a request of its own asks for.
+    /// Starts a request that was created by [`request`](Self::request).
     ///
     /// # Errors
     /// As [`Sandbox::run`].
     pub fn start(&self, request: &RunRequest) -> Result<Run, Error> {
         if !request.is_in_context(&self.name) {
-            let message =
-                "the request is for no run of this context; make it with `Context::request`";
+            let message = "the request is not for this context; create it with `Context::request`";
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         self.sandbox.run(request)
     }
 
-    /// Ends its interpreter, with all that runs in it; the next run of its name begins anew.
+    /// Ends the interpreter and all that runs in it. The next run with this name starts a new one.
     ///
     /// # Errors
-    /// [`ErrorKind::InUse`] while a run is going on in it; [`ErrorKind::Lost`].
+    /// Returns [`ErrorKind::InUse`] while a run is in progress in it, and [`ErrorKind::Lost`].
     pub async fn close(self) -> Result<(), Error> {
         self.sandbox.close_context(&self.name).await
     }

@@ -1,5 +1,5 @@
-//! Whole directories, as tar streams: made and taken apart on this side by a library, in the guest by its
-//! own `tar`, with the rights of the user that programs run as.
+//! Directories as tar streams: packed and unpacked on the host by a library, and in the guest by its own `tar`, with
+//! the rights of the user that programs run as.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -14,130 +14,135 @@ use super::files::Files;
 use crate::error::{Error, ErrorKind, printable};
 use crate::run::{Event, Run, SpawnRequest};
 
-/// Pieces on their way between the guest and the thread that packs or unpacks.
-const PIECES: usize = 16;
-/// Bytes of one piece.
-const PIECE_BYTES: usize = 64 * 1024;
-/// What a guest can make this host write at most, in bytes, unless more is allowed.
-const TREE_BYTES: u64 = 1024 * 1024 * 1024;
-/// Bytes between two contents: long names and the like.
-const HEADER_BYTES: u64 = 1024 * 1024;
-/// Entries of a tree that is taken from a guest at most.
-const TREE_ENTRIES: u64 = 100_000;
-/// The most of what the guest's tar says that goes into an error, in bytes.
-const WORDS_BYTES: usize = 2000;
+/// Number of chunks in flight between the guest and the thread that packs or unpacks.
+const CHUNKS: usize = 16;
+/// Size of a chunk, in bytes.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Maximum content that a guest can make this host write, in bytes.
+const MAX_TREE_BYTES: u64 = 1024 * 1024 * 1024;
+/// Maximum bytes between the contents of two entries: long names and the like.
+const MAX_HEADER_BYTES: u64 = 1024 * 1024;
+/// Maximum number of entries in a tree from a guest.
+const MAX_TREE_ENTRIES: u64 = 100_000;
+/// Maximum output of the guest's tar in an error message, in bytes.
+const MAX_MESSAGE_BYTES: usize = 2000;
 
 impl Files {
-    /// Copies a directory of this host, with all that is in it, into a directory of the guest, which is made
-    /// if need be. Links are copied as links.
+    /// Copies a directory of this host with its content into a directory of the guest, which is created if it does
+    /// not exist. Links are copied as links.
     ///
     /// # Errors
-    /// [`ErrorKind::Host`] for what cannot be read here, [`ErrorKind::Invalid`] for what the guest's tar
-    /// refuses, [`ErrorKind::Lost`].
+    /// Returns [`ErrorKind::Host`] if the directory cannot be read, [`ErrorKind::Invalid`] if the guest's tar fails,
+    /// or [`ErrorKind::Lost`].
     pub async fn upload_dir(&self, from: &Path, to: &str) -> Result<(), Error> {
         let unreadable = |error: io::Error| {
-            let message = format!("{} cannot be read: {error}", from.display());
+            let message = format!("cannot read {}: {error}", from.display());
             Error::new(ErrorKind::Host, message).caused_by(error)
         };
-        // Told before anything is made in the guest.
+        // Report this before anything is created in the guest.
         std::fs::read_dir(from).map_err(unreadable)?;
         self.make_dir(to).await?;
+
+        // The guest's tar unpacks what a thread here packs.
         let argv = ["tar", "-x", "-f", "-", "--no-same-owner"];
-        let run = self
-            .sandbox()
-            .spawn(&SpawnRequest::new(argv).cwd(to).stdin())?;
-        let (pieces, mut inbox) = mpsc::channel::<Bytes>(PIECES);
+        let request = SpawnRequest::new(argv).cwd(to).stdin();
+        let run = self.sandbox().spawn(&request)?;
+        let (sender, mut chunks) = mpsc::channel::<Bytes>(CHUNKS);
         let source = from.to_path_buf();
-        let packing = tokio::task::spawn_blocking(move || pack(&source, Pieces::new(pieces)));
+        let packing = tokio::task::spawn_blocking(move || pack(&source, ChunkWriter::new(sender)));
+
         let mut input = run.input();
         let sending = async move {
-            while let Some(piece) = inbox.recv().await {
-                // A tar that has ended says why.
-                if input.write(piece).await.is_err() {
+            while let Some(chunk) = chunks.recv().await {
+                // If tar has ended, its own error says why.
+                if input.write(chunk).await.is_err() {
                     return;
                 }
             }
             input.close().await;
         };
-        let ((), ended) = tokio::join!(sending, end_of_tar(run, |_| async { true }));
+        let ((), tar) = tokio::join!(sending, follow_tar(run, |_| async { true }));
+
+        // A broken pipe here means that the guest's tar ended: its error is the reason.
         let packed = packing.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-        // Where the guest has ended it, that is the reason; where it was cut short here, this is.
         match packed {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unreadable(error)),
-            _ => ended,
+            _ => tar,
         }
     }
 
-    /// Copies a directory of the guest, with all that is in it, into a directory of this host, which is made
-    /// if need be. Regular files and directories are copied, and relative links that stay inside; all else
-    /// is left out. Nothing is written outside of `to`, whatever the guest sends, and at most 1 GiB.
+    /// Copies a directory of the guest with its content into a directory of this host, which is created if it does
+    /// not exist. Regular files, directories, and relative links that stay inside are copied; everything else is
+    /// skipped. Whatever the guest sends, nothing is written outside of `to`, and at most 1 GiB.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for what the guest's tar refuses or sends, [`ErrorKind::Host`] for what cannot
-    /// be written here, [`ErrorKind::Lost`].
+    /// Returns [`ErrorKind::Invalid`] if the guest's tar fails or sends invalid data, [`ErrorKind::Host`] if writing
+    /// fails, or [`ErrorKind::Lost`].
     pub async fn download_dir(&self, from: &str, to: &Path) -> Result<(), Error> {
+        // A thread here unpacks what the guest's tar packs.
         let argv = ["tar", "-c", "-f", "-", "--sort=name", "."];
         let run = self.sandbox().spawn(&SpawnRequest::new(argv).cwd(from))?;
-        let (pieces, inbox) = mpsc::channel::<Bytes>(PIECES);
+        let (sender, chunks) = mpsc::channel::<Bytes>(CHUNKS);
         let target = to.to_path_buf();
-        let unpacking = tokio::task::spawn_blocking(move || unpack(&target, inbox));
-        let ended = end_of_tar(run, |piece| {
-            let pieces = pieces.clone();
-            async move { pieces.send(piece).await.is_ok() }
+        let unpacking = tokio::task::spawn_blocking(move || unpack(&target, chunks));
+
+        let tar = follow_tar(run, |chunk| {
+            let sender = sender.clone();
+            async move { sender.send(chunk).await.is_ok() }
         })
         .await;
-        drop(pieces);
+        drop(sender);
+
         let unpacked = unpacking.await.unwrap_or_else(|e| Err(io::Error::other(e)));
         unpacked.map_err(|error| {
             let kind = match error.kind() {
                 io::ErrorKind::InvalidData => ErrorKind::Invalid,
                 _ => ErrorKind::Host,
             };
-            let shown = to.display();
-            let message = format!("{} cannot be copied to {shown}: {error}", printable(from));
+            let (from, to) = (printable(from), to.display());
+            let message = format!("cannot copy {from} to {to}: {error}");
             Error::new(kind, message).caused_by(error)
         })?;
-        ended
+        tar
     }
 }
 
-/// Follows the guest's tar to its end; hands on what it writes, as long as somebody takes it.
-async fn end_of_tar<F>(mut run: Run, mut take: impl FnMut(Bytes) -> F) -> Result<(), Error>
+/// Follows the guest's tar to its end. Its output goes to `take`, until that returns `false`.
+async fn follow_tar<F>(mut run: Run, mut take: impl FnMut(Bytes) -> F) -> Result<(), Error>
 where
     F: Future<Output = bool>,
 {
-    let mut words = Vec::new();
+    let mut stderr = Vec::new();
     while let Some(event) = run.next().await {
         match event {
             Event::Stdout(bytes) => {
-                let is_wanted = take(bytes).await;
-                if !is_wanted {
+                let is_taken = take(bytes).await;
+                if !is_taken {
                     run.canceller().cancel();
                 }
             }
             Event::Stderr(bytes) => {
-                let room = WORDS_BYTES - words.len();
-                words.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                let free = MAX_MESSAGE_BYTES - stderr.len();
+                stderr.extend_from_slice(&bytes[..bytes.len().min(free)]);
             }
             _ => {}
         }
     }
+
     let outcome = run.outcome().await?;
-    match outcome.exit_code {
-        Some(0) => Ok(()),
-        code => {
-            let said = String::from_utf8_lossy(&words);
-            let message = format!(
-                "the guest's tar ended by {} with {code:?}: {}",
-                outcome.ended_by,
-                said.trim_end()
-            );
-            Err(Error::new(ErrorKind::Invalid, message))
-        }
+    if outcome.exit_code == Some(0) {
+        return Ok(());
     }
+    let (ended_by, code) = (outcome.ended_by, outcome.exit_code);
+    let stderr = String::from_utf8_lossy(&stderr);
+    let message = format!(
+        "the guest's tar failed ({ended_by}, exit code {code:?}): {}",
+        stderr.trim_end()
+    );
+    Err(Error::new(ErrorKind::Invalid, message))
 }
 
-fn pack(from: &Path, to: Pieces) -> io::Result<()> {
+fn pack(from: &Path, to: ChunkWriter) -> io::Result<()> {
     let mut builder = Builder::new(to);
     builder.follow_symlinks(false);
     builder.append_dir_all(".", from)?;
@@ -145,9 +150,10 @@ fn pack(from: &Path, to: Pieces) -> io::Result<()> {
 }
 
 fn unpack(to: &Path, from: mpsc::Receiver<Bytes>) -> io::Result<()> {
-    let from = Arriving::new(from);
+    let from = ChunkReader::new(from);
     std::fs::create_dir_all(to)?;
     let to = to.canonicalize()?;
+
     let budget = from.budget.clone();
     let mut archive = Archive::new(from);
     archive.set_preserve_mtime(true);
@@ -156,30 +162,31 @@ fn unpack(to: &Path, from: mpsc::Receiver<Bytes>) -> io::Result<()> {
     let mut count = 0;
     loop {
         // Headers are held in memory, contents are not.
-        budget.set(HEADER_BYTES);
+        budget.set(MAX_HEADER_BYTES);
         let Some(entry) = entries.next() else { break };
         let mut entry = entry?;
-        budget.set(TREE_BYTES);
+        budget.set(MAX_TREE_BYTES);
+
         count += 1;
-        if count > TREE_ENTRIES {
-            return Err(invalid(&format!("more than {TREE_ENTRIES} entries")));
+        if count > MAX_TREE_ENTRIES {
+            return Err(invalid(&format!("more than {MAX_TREE_ENTRIES} entries")));
         }
-        let wanted = match entry.header().entry_type() {
+        let is_wanted = match entry.header().entry_type() {
             EntryType::Regular | EntryType::Directory => true,
             EntryType::Symlink => stays_inside(&entry, &to)?,
             _ => false,
         };
-        if wanted {
+        if is_wanted {
             entry.unpack_in(&to)?;
         }
-        // What is left of it would be skipped on the way to the next header.
+        // Read the rest now, or it would count as part of the next header.
         io::copy(&mut entry, &mut io::sink())?;
     }
     Ok(())
 }
 
-/// Whether a link leads to something below the directory that is being filled: up from where it really is, no
-/// further than that, and then down.
+/// Returns whether a link points below the target directory: first up from its real location, at most to the target
+/// directory, then down.
 fn stays_inside<R: Read>(entry: &tar::Entry<'_, R>, to: &Path) -> io::Result<bool> {
     let path = entry.path()?.into_owned();
     let Some(target) = entry.link_name()? else {
@@ -192,13 +199,14 @@ fn stays_inside<R: Read>(entry: &tar::Entry<'_, R>, to: &Path) -> io::Result<boo
     let Ok(below) = parent.strip_prefix(to) else {
         return Ok(false);
     };
-    let mut room = below.components().count();
+
+    let mut depth = below.components().count();
     let mut goes_down = false;
     for step in target.components() {
         match step {
             Component::Normal(_) => goes_down = true,
             Component::CurDir => {}
-            Component::ParentDir if room > 0 && !goes_down => room -= 1,
+            Component::ParentDir if depth > 0 && !goes_down => depth -= 1,
             _ => return Ok(false),
         }
     }
@@ -209,17 +217,17 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_string())
 }
 
-/// What a thread writes, piece by piece.
-struct Pieces {
+/// Sends what a thread writes, in chunks.
+struct ChunkWriter {
     to: mpsc::Sender<Bytes>,
-    piece: Vec<u8>,
+    chunk: Vec<u8>,
 }
 
-impl Pieces {
+impl ChunkWriter {
     fn new(to: mpsc::Sender<Bytes>) -> Self {
         Self {
             to,
-            piece: Vec::with_capacity(PIECE_BYTES),
+            chunk: Vec::with_capacity(CHUNK_BYTES),
         }
     }
 
@@ -228,65 +236,65 @@ impl Pieces {
     }
 }
 
-impl Write for Pieces {
+impl Write for ChunkWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let now = bytes.len().min(PIECE_BYTES - self.piece.len());
-        self.piece.extend_from_slice(&bytes[..now]);
-        if self.piece.len() == PIECE_BYTES {
+        let len = bytes.len().min(CHUNK_BYTES - self.chunk.len());
+        self.chunk.extend_from_slice(&bytes[..len]);
+        if self.chunk.len() == CHUNK_BYTES {
             self.flush()?;
         }
-        Ok(now)
+        Ok(len)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.piece.is_empty() {
+        if self.chunk.is_empty() {
             return Ok(());
         }
-        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
-        let sent = self.to.blocking_send(piece.into());
+        let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES));
+        let sent = self.to.blocking_send(chunk.into());
         sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
-/// What arrives from a guest, for a thread that reads. It counts.
-struct Arriving {
+/// Reads what arrives from a guest on a thread, and enforces the limits.
+struct ChunkReader {
     from: mpsc::Receiver<Bytes>,
-    piece: Bytes,
+    chunk: Bytes,
+    /// Bytes that may still be read in total.
     left: u64,
-    /// What may be read before it is set anew.
+    /// Bytes that may be read until the budget is set again.
     budget: Rc<Cell<u64>>,
 }
 
-impl Arriving {
+impl ChunkReader {
     fn new(from: mpsc::Receiver<Bytes>) -> Self {
         Self {
             from,
-            piece: Bytes::new(),
-            left: TREE_BYTES,
-            budget: Rc::new(Cell::new(HEADER_BYTES)),
+            chunk: Bytes::new(),
+            left: MAX_TREE_BYTES,
+            budget: Rc::new(Cell::new(MAX_HEADER_BYTES)),
         }
     }
 }
 
-impl Read for Arriving {
+impl Read for ChunkReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
+        while self.chunk.is_empty() {
             match self.from.blocking_recv() {
                 None => return Ok(0),
-                Some(piece) => self.piece = piece,
+                Some(chunk) => self.chunk = chunk,
             }
         }
-        let now = self.piece.len().min(buffer.len());
-        let more = format!("more than {TREE_BYTES} bytes");
-        self.left = self
-            .left
-            .checked_sub(now as u64)
-            .ok_or_else(|| invalid(&more))?;
-        let budget = self.budget.get().checked_sub(now as u64);
-        self.budget
-            .set(budget.ok_or_else(|| invalid("a header that is too long"))?);
-        buffer[..now].copy_from_slice(&self.piece.split_to(now));
-        Ok(now)
+
+        let len = self.chunk.len().min(buffer.len());
+        let too_large = || invalid(&format!("more than {MAX_TREE_BYTES} bytes"));
+        self.left = self.left.checked_sub(len as u64).ok_or_else(too_large)?;
+        let budget = self.budget.get().checked_sub(len as u64);
+        let budget = budget.ok_or_else(|| invalid("a header is too long"))?;
+        self.budget.set(budget);
+
+        buffer[..len].copy_from_slice(&self.chunk.split_to(len));
+        Ok(len)
     }
 }
 
@@ -368,17 +376,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_can_be_unpacked() {
+    fn a_packed_directory_can_be_unpacked() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::fs::create_dir_all(from.path().join("a/b")).unwrap();
         let long = "x".repeat(200);
         std::fs::write(from.path().join("a/b").join(&long), vec![7; 300_000]).unwrap();
         std::os::unix::fs::symlink("b", from.path().join("a/link")).unwrap();
-        let (pieces, mut inbox) = mpsc::channel(4);
+        let (sender, mut chunks) = mpsc::channel(4);
         let source = from.path().to_path_buf();
-        let packing = std::thread::spawn(move || pack(&source, Pieces::new(pieces)));
+        let packing = std::thread::spawn(move || pack(&source, ChunkWriter::new(sender)));
         let mut bytes = Vec::new();
-        while let Some(piece) = inbox.blocking_recv() {
+        while let Some(piece) = chunks.blocking_recv() {
             bytes.extend(piece);
         }
         packing.join().unwrap().unwrap();

@@ -2,30 +2,30 @@ use bytes::Bytes;
 use fumehood_protocol::{ActionTag, GuestPath, ReadFile, Request, Response, Stream, Transferred};
 
 use super::sandbox::Sandbox;
-use super::stall_timer::{Patience, STALL};
+use super::stall_timer::{STALL_TIMEOUT, StallTimer};
 use crate::agent::{Operation, OperationEvent};
 use crate::error::Error;
-use crate::vm::Busy;
+use crate::vm::ActivityGuard;
 
-/// A file of a guest that is being read. See [`Files::reading`](crate::Files::reading).
+/// Reads a file of a guest piece by piece. Created by [`Files::open_reader`](crate::Files::open_reader).
 #[derive(Debug)]
 pub struct FileReader {
     sandbox: Sandbox,
     operation: Operation,
-    patience: Patience,
-    /// The most that may come.
-    len: Option<u64>,
-    _busy: Busy,
+    stall_timer: StallTimer,
+    /// Maximum number of bytes that the guest may send.
+    max_len: Option<u64>,
+    _guard: ActivityGuard,
 }
 
 impl FileReader {
-    pub(crate) fn begin(
+    pub(crate) fn open(
         sandbox: &Sandbox,
         path: GuestPath,
         offset: u64,
         len: Option<u64>,
     ) -> Result<Self, Error> {
-        let (operation, busy) = sandbox.operate(None, |op_id, credit| {
+        let (operation, guard) = sandbox.start_operation(None, |op_id, credit| {
             Request::ReadFile(ReadFile {
                 action: ActionTag,
                 op_id: Some(op_id),
@@ -38,46 +38,46 @@ impl FileReader {
         Ok(Self {
             sandbox: sandbox.clone(),
             operation,
-            patience: Patience::default(),
-            len,
-            _busy: busy,
+            stall_timer: StallTimer::default(),
+            max_len: len,
+            _guard: guard,
         })
     }
 
-    /// The next bytes, of which there is at least one; `None` when all of them have come and were the right
-    /// ones. Whoever waits makes the guest wait.
+    /// Returns the next bytes, at least one; `None` when the file is complete and its checksum is correct. A slow
+    /// caller slows down the guest.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid), with [`Error::io_kind`];
-    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost); [`ErrorKind::Protocol`](crate::ErrorKind::Protocol).
+    /// Returns [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) with [`Error::io_kind`],
+    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost) or [`ErrorKind::Protocol`](crate::ErrorKind::Protocol).
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let operation = &mut self.operation;
-        let next = self.sandbox.next(operation, STALL);
-        match self.patience.wait(next).await? {
+        let next = self.sandbox.next(operation, STALL_TIMEOUT);
+        match self.stall_timer.wait(next).await? {
             OperationEvent::Output(Stream::File, bytes) => {
-                self.patience.came(bytes.len());
-                operation.used();
-                let came = operation.arrived().file.bytes;
-                if self.len.is_some_and(|len| came > len) {
-                    let what = "more bytes of a file than were asked for";
-                    return Err(self.sandbox.violated(what.into()));
+                self.stall_timer.record_bytes(bytes.len());
+                operation.return_credit();
+                let received = operation.received().file.bytes;
+                if self.max_len.is_some_and(|max| received > max) {
+                    let what = "more bytes of a file than requested";
+                    return Err(self.sandbox.protocol_violation(what.into()));
                 }
                 Ok(Some(bytes))
             }
             OperationEvent::Answer(Response::Transferred(Transferred {
                 bytes, crc32c, ..
             })) => {
-                let came = operation.arrived().file;
-                if (came.bytes, came.crc32c) == (bytes, crc32c) {
+                let received = operation.received().file;
+                if (received.bytes, received.crc32c) == (bytes, crc32c) {
                     return Ok(None);
                 }
                 let what = format!(
-                    "{} bytes of a file arrived; it says it sent {bytes}, or other ones",
-                    came.bytes
+                    "received {} bytes of a file; the guest sent {bytes}, or other ones",
+                    received.bytes
                 );
-                Err(self.sandbox.violated(what))
+                Err(self.sandbox.protocol_violation(what))
             }
-            other => Err(self.sandbox.odd(&other)),
+            other => Err(self.sandbox.unexpected_answer(&other)),
         }
     }
 }

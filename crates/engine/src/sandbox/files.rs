@@ -9,15 +9,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::file_reader::FileReader;
 use super::sandbox::{Sandbox, invalid};
-use super::stall_timer::{Patience, STALL};
+use super::stall_timer::{STALL_TIMEOUT, StallTimer};
 use super::watcher::Watcher;
 use crate::agent::{FRAME_BYTES, Operation, OperationEvent};
 use crate::error::{Error, ErrorKind};
-use crate::vm::Busy;
+use crate::vm::ActivityGuard;
 
-/// The files of a [`Sandbox`], with the rights of the user that programs run as. Paths are absolute, or
-/// relative to that user's home. What comes back from the guest (names, content) is as hostile as its
-/// output.
+/// Access to the files of a [`Sandbox`], with the rights of the user that programs run as. Paths are absolute, or
+/// relative to that user's home. Names and content from the guest are as hostile as its output.
 ///
 /// ```no_run
 /// # async fn example(sandbox: fumehood_engine::Sandbox) -> Result<(), fumehood_engine::Error> {
@@ -34,31 +33,31 @@ pub struct Files {
     sandbox: Sandbox,
 }
 
-/// How a file is to be written.
+/// Options for writing a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriteOptions {
-    /// Its permissions, 0 to 0o7777; none = those of the file that it replaces, else 0o644.
+    /// Permissions, 0 to 0o7777; none = those of the file that is replaced, else 0o644.
     pub mode: Option<u32>,
-    /// Makes the directories that are missing on the way.
+    /// Create missing parent directories.
     pub parents: bool,
-    /// How many bytes will come, where that is known: room is looked for before the first.
+    /// Size of the content in bytes, if known: free space is checked before the first byte.
     pub size: Option<u64>,
 }
 
-/// The most that [`Files::read`] holds in memory, in bytes.
+/// Maximum size of a file for [`Files::read`], in bytes.
 const READ_BYTES: u64 = 256 * 1024 * 1024;
 
-/// The most that a listing takes in memory, in bytes of what the guest sends: 10,000 entries take 2 MB.
+/// Maximum size of a listing in memory, in bytes of the guest's messages: 10,000 entries take 2 MB.
 const LIST_BYTES: usize = 16 * 1024 * 1024;
 
-/// How long a removal may take: a tree of 100,000 files takes 10 s under emulation.
-const REMOVAL: Duration = Duration::from_secs(600);
+/// Timeout of a removal: a tree of 100,000 files takes 10 s under emulation.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// One read of what is uploaded, in bytes: a frame.
+/// Size of one read from an upload's source, in bytes: a frame.
 const PIECE_BYTES: usize = 64 * 1024;
 
 impl Sandbox {
-    /// The sandbox's files.
+    /// Returns access to the files of the sandbox.
     #[must_use]
     pub fn files(&self) -> Files {
         Files::new(self.clone())
@@ -70,17 +69,17 @@ impl Files {
         Self { sandbox }
     }
 
-    /// Writes a file: it is there with all of these bytes, or as it was before. A link at the path itself
-    /// is replaced, not followed.
+    /// Writes a file: it is replaced completely, or stays as it was. A link at the path itself is replaced, not
+    /// followed.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with [`Error::io_kind`]; [`ErrorKind::Lost`].
+    /// Returns [`ErrorKind::Invalid`] with [`Error::io_kind`], or [`ErrorKind::Lost`].
     pub async fn write(&self, path: &str, bytes: impl Into<Bytes>) -> Result<(), Error> {
         self.write_with_options(path, bytes, WriteOptions::default())
             .await
     }
 
-    /// The same, with permissions and directories.
+    /// Writes a file as [`write`](Self::write) does, with options.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -97,28 +96,28 @@ impl Files {
         };
         let (len, crc32c) = (bytes.len() as u64, crc32c::crc32c(&bytes));
         if len <= FRAME_BYTES {
-            // The request, the bytes and their end in one go.
-            let (mut operation, _busy) = self.begin_write(path, options, Some(bytes))?;
-            return self.written(&mut operation, len, crc32c).await;
+            // The request, the content and its end are sent together.
+            let (mut operation, _guard) = self.start_write(path, options, Some(bytes))?;
+            return self.finish_write(&mut operation, len, crc32c).await;
         }
-        let (mut operation, _busy) = self.begin_write(path, options, None)?;
+        let (mut operation, _guard) = self.start_write(path, options, None)?;
         self.send(&mut operation, bytes).await?;
         operation.input().end();
-        self.written(&mut operation, len, crc32c).await
+        self.finish_write(&mut operation, len, crc32c).await
     }
 
-    /// Writes a file from a reader, as [`write`](Self::write) does; little of it is held at once. Returns
-    /// how many bytes it has.
+    /// Writes a file from a reader, as [`write`](Self::write) does; little of it is held in memory. Returns the size
+    /// of the file in bytes.
     ///
     /// # Errors
-    /// As [`write`](Self::write), and [`ErrorKind::Host`] when it cannot be read.
+    /// As [`write`](Self::write), and [`ErrorKind::Host`] if the reader fails.
     pub async fn upload(
         &self,
         path: &str,
         mut from: impl AsyncRead + Unpin,
         options: WriteOptions,
     ) -> Result<u64, Error> {
-        let (mut operation, _busy) = self.begin_write(path, options, None)?;
+        let (mut operation, _guard) = self.start_write(path, options, None)?;
         let (mut len, mut crc32c) = (0, 0);
         loop {
             let mut piece = BytesMut::with_capacity(PIECE_BYTES);
@@ -127,8 +126,7 @@ impl Files {
                     Ok(0) => break,
                     Ok(_) => {}
                     Err(error) => {
-                        let message =
-                            format!("what is to be written to {path} cannot be read: {error}");
+                        let message = format!("reading the content for {path} failed: {error}");
                         return Err(Error::new(ErrorKind::Host, message).caused_by(error));
                     }
                 }
@@ -141,16 +139,16 @@ impl Files {
             self.send(&mut operation, piece.freeze()).await?;
         }
         operation.input().end();
-        self.written(&mut operation, len, crc32c).await?;
+        self.finish_write(&mut operation, len, crc32c).await?;
         Ok(len)
     }
 
-    fn begin_write(
+    fn start_write(
         &self,
         path: &str,
         options: WriteOptions,
         input: Option<Bytes>,
-    ) -> Result<(Operation, Busy), Error> {
+    ) -> Result<(Operation, ActivityGuard), Error> {
         let request = WriteFile {
             action: ActionTag,
             op_id: None,
@@ -160,7 +158,7 @@ impl Files {
             parents: options.parents,
         };
         request.check(self.sandbox.limits()).map_err(invalid)?;
-        self.sandbox.operate(input, |op_id, _| {
+        self.sandbox.start_operation(input, |op_id, _| {
             Request::WriteFile(WriteFile {
                 op_id: Some(op_id),
                 ..request
@@ -168,88 +166,92 @@ impl Files {
         })
     }
 
-    /// Sends a piece, unless the guest has ended the operation meanwhile or does nothing.
+    /// Sends a piece, unless the guest has ended the operation meanwhile or stalls.
     async fn send(&self, operation: &mut Operation, bytes: Bytes) -> Result<(), Error> {
         let input = operation.input().clone();
-        match tokio::time::timeout(STALL, input.send(bytes)).await {
+        match tokio::time::timeout(STALL_TIMEOUT, input.send(bytes)).await {
             Ok(true) => Ok(()),
-            // It says why.
+            // The guest's answer says why.
             Ok(false) | Err(_) => {
-                let event = self.sandbox.next(operation, STALL).await?;
-                Err(self.sandbox.odd(&event))
+                let event = self.sandbox.next(operation, STALL_TIMEOUT).await?;
+                Err(self.sandbox.unexpected_answer(&event))
             }
         }
     }
 
-    async fn written(&self, operation: &mut Operation, len: u64, crc32c: u32) -> Result<(), Error> {
-        match self.sandbox.next(operation, STALL).await? {
+    async fn finish_write(
+        &self,
+        operation: &mut Operation,
+        len: u64,
+        crc32c: u32,
+    ) -> Result<(), Error> {
+        match self.sandbox.next(operation, STALL_TIMEOUT).await? {
             OperationEvent::Answer(Response::Transferred(end))
                 if (end.bytes, end.crc32c) == (len, crc32c) =>
             {
                 Ok(())
             }
-            other => Err(self.sandbox.odd(&other)),
+            other => Err(self.sandbox.unexpected_answer(&other)),
         }
     }
 
-    /// All of a file. One of more than 256 MiB is an error: [`download`](Self::download) holds none.
+    /// Reads a whole file into memory, at most 256 MiB. Use [`download`](Self::download) for larger files.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with [`Error::io_kind`]; [`ErrorKind::Lost`].
+    /// Returns [`ErrorKind::Invalid`] with [`Error::io_kind`], or [`ErrorKind::Lost`].
     pub async fn read(&self, path: &str) -> Result<Bytes, Error> {
-        self.read_range(path, 0, READ_BYTES + 1).await.and_then(|bytes| {
-            if bytes.len() as u64 <= READ_BYTES {
-                return Ok(bytes);
-            }
+        let bytes = self.read_range(path, 0, READ_BYTES + 1).await?;
+        if bytes.len() as u64 > READ_BYTES {
             let message = format!(
-                "{path} has more than {READ_BYTES} bytes, the most that is read into memory; download it instead"
+                "{path} has more than {READ_BYTES} bytes, the maximum for reading into memory; download it instead"
             );
-            Err(Error::new(ErrorKind::Invalid, message))
-        })
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        Ok(bytes)
     }
 
-    /// At most `len` bytes of a file, from this one on.
+    /// Reads at most `len` bytes of a file into memory, starting at byte `offset`.
     ///
     /// # Errors
     /// As [`read`](Self::read).
     pub async fn read_range(&self, path: &str, offset: u64, len: u64) -> Result<Bytes, Error> {
         let mut all = BytesMut::new();
-        let mut reading = self.open_reader(path, offset, Some(len))?;
-        while let Some(bytes) = reading.next().await? {
+        let mut reader = self.open_reader(path, offset, Some(len))?;
+        while let Some(bytes) = reader.next().await? {
             all.extend_from_slice(&bytes);
         }
         Ok(all.freeze())
     }
 
-    /// Writes a file's content to `to`; little of it is held at once. Returns how many bytes it has. A file of
-    /// more than 1 GiB (the limit `file_bytes`) is an error: a program can make one of any size that takes no
-    /// room in the guest.
+    /// Writes the content of a file to `to`; little of it is held in memory. Returns its size in bytes. A file of more
+    /// than 1 GiB (the limit `file_bytes`) is an error: a program can create a file of any size that takes no space in
+    /// the guest.
     ///
     /// # Errors
-    /// As [`read`](Self::read), and [`ErrorKind::Host`] when it cannot be written.
+    /// As [`read`](Self::read), and [`ErrorKind::Host`] if writing fails.
     pub async fn download(&self, path: &str, to: impl AsyncWrite + Unpin) -> Result<u64, Error> {
-        let most = self.sandbox.limits().file_bytes;
-        self.download_within(path, to, most).await
+        let max_bytes = self.sandbox.limits().file_bytes;
+        self.download_within(path, to, max_bytes).await
     }
 
-    /// The same of a file of at most so many bytes.
+    /// Downloads a file of at most `max_bytes` bytes.
     pub(crate) async fn download_within(
         &self,
         path: &str,
         mut to: impl AsyncWrite + Unpin,
-        most: u64,
+        max_bytes: u64,
     ) -> Result<u64, Error> {
         let host = |error: std::io::Error| {
-            let message = format!("the content of {path} cannot be written here: {error}");
+            let message = format!("writing the content of {path} failed: {error}");
             Error::new(ErrorKind::Host, message).caused_by(error)
         };
-        let mut reading = self.open_reader(path, 0, None)?;
+        let mut reader = self.open_reader(path, 0, None)?;
         let mut len = 0;
-        while let Some(bytes) = reading.next().await? {
+        while let Some(bytes) = reader.next().await? {
             len += bytes.len() as u64;
-            if len > most {
+            if len > max_bytes {
                 let message =
-                    format!("{path} has more than {most} bytes, the most that is downloaded");
+                    format!("{path} has more than {max_bytes} bytes, the maximum for a download");
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
             to.write_all(&bytes).await.map_err(host)?;
@@ -258,36 +260,36 @@ impl Files {
         Ok(len)
     }
 
-    /// Begins to read a file from this byte on, at most `len` bytes of it (none: to its end): little of it is
-    /// held at once.
+    /// Opens a file for reading from byte `offset` on, at most `len` bytes (none: to its end). Little of it is held in
+    /// memory.
     ///
     /// # Errors
-    /// As [`read`](Self::read); what the guest says of the file comes with [`FileReader::next`].
+    /// As [`read`](Self::read). Errors of the file itself are returned by [`FileReader::next`].
     pub fn open_reader(
         &self,
         path: &str,
         offset: u64,
         len: Option<u64>,
     ) -> Result<FileReader, Error> {
-        FileReader::begin(&self.sandbox, self.path(path)?, offset, len)
+        FileReader::open(&self.sandbox, self.path(path)?, offset, len)
     }
 
-    /// What is in a directory, sorted by name.
+    /// Lists a directory, sorted by name.
     ///
     /// # Errors
-    /// As [`read`](Self::read); [`ErrorKind::Invalid`] for more than 10,000 entries.
+    /// As [`read`](Self::read), and [`ErrorKind::Invalid`] for more than 10,000 entries.
     pub async fn list(&self, path: &str) -> Result<Vec<FileInfo>, Error> {
         self.list_recursive(path, 1).await
     }
 
-    /// The same with what is below it, `depth` levels deep; links are not followed.
+    /// Lists a directory and those below it, `depth` levels deep, sorted by path. Links are not followed.
     ///
     /// # Errors
     /// As [`list`](Self::list).
     pub async fn list_recursive(&self, path: &str, depth: u32) -> Result<Vec<FileInfo>, Error> {
         let shown = path;
         let path = self.path(path)?;
-        let (mut operation, _busy) = self.sandbox.operate(None, |op_id, _| {
+        let (mut operation, _guard) = self.sandbox.start_operation(None, |op_id, _| {
             Request::ListFiles(ListFiles {
                 action: ActionTag,
                 op_id: Some(op_id),
@@ -296,39 +298,38 @@ impl Files {
             })
         })?;
         let mut all = Vec::new();
-        let (mut held, mut patience) = (0, Patience::default());
+        let (mut held, mut stall_timer) = (0, StallTimer::default());
         let truncated = loop {
-            let next = self.sandbox.next(&mut operation, STALL);
-            match patience.wait(next).await? {
-                OperationEvent::Item(Response::Entries(some), bytes)
-                    if !some.entries.is_empty() && held + bytes <= LIST_BYTES =>
+            let next = self.sandbox.next(&mut operation, STALL_TIMEOUT);
+            match stall_timer.wait(next).await? {
+                OperationEvent::Item(Response::Entries(page), bytes)
+                    if !page.entries.is_empty() && held + bytes <= LIST_BYTES =>
                 {
                     held += bytes;
-                    patience.came(bytes);
-                    all.extend(some.entries);
+                    stall_timer.record_bytes(bytes);
+                    all.extend(page.entries);
                 }
                 OperationEvent::Answer(Response::Entries(last)) => {
                     all.extend(last.entries);
                     break last.truncated;
                 }
-                other => return Err(self.sandbox.odd(&other)),
+                other => return Err(self.sandbox.unexpected_answer(&other)),
             }
             if all.len() as u64 > self.sandbox.limits().list_entries {
-                let what = "more entries of a directory than there may be";
-                return Err(self.sandbox.violated(what.into()));
+                let what = "a directory listing with too many entries";
+                return Err(self.sandbox.protocol_violation(what.into()));
             }
         };
         if truncated {
-            let most = self.sandbox.limits().list_entries;
-            let message =
-                format!("{shown} holds more than {most} entries; list directories below it");
+            let max = self.sandbox.limits().list_entries;
+            let message = format!("{shown} has more than {max} entries; list its subdirectories");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         all.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(all)
     }
 
-    /// What is at a path. A link at the path itself is not followed.
+    /// Returns information about a path. A link at the path itself is not followed.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -343,17 +344,17 @@ impl Files {
         };
         match self.sandbox.ask(request).await? {
             Response::Entry(found) => Ok(found.entry),
-            other => Err(self.sandbox.odd(&other)),
+            other => Err(self.sandbox.unexpected_answer(&other)),
         }
     }
 
-    /// Makes a directory, and those on the way to it; one that is there is no error.
+    /// Creates a directory and its missing parents. An existing directory is not an error.
     ///
     /// # Errors
     /// As [`read`](Self::read).
     pub async fn make_dir(&self, path: &str) -> Result<(), Error> {
         let path = self.path(path)?;
-        self.done(|op_id| {
+        self.expect_done(|op_id| {
             Request::MakeDir(MakeDir {
                 action: ActionTag,
                 op_id: Some(op_id),
@@ -365,7 +366,7 @@ impl Files {
         .await
     }
 
-    /// Gives a file or directory another name; a file that has that name already is an error.
+    /// Renames a file or directory. An existing file at the new path is an error.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -373,7 +374,7 @@ impl Files {
         self.move_to(from, to, false).await
     }
 
-    /// The same, in the place of a file that has that name.
+    /// Renames a file or directory, and replaces an existing file at the new path.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -383,7 +384,7 @@ impl Files {
 
     async fn move_to(&self, from: &str, to: &str, replace: bool) -> Result<(), Error> {
         let (from, to) = (self.path(from)?, self.path(to)?);
-        self.done(|op_id| {
+        self.expect_done(|op_id| {
             Request::Move(MoveFile {
                 action: ActionTag,
                 op_id: Some(op_id),
@@ -400,20 +401,20 @@ impl Files {
     /// # Errors
     /// As [`read`](Self::read).
     pub async fn remove(&self, path: &str) -> Result<(), Error> {
-        self.remove_it(path, false).await
+        self.remove_path(path, false).await
     }
 
-    /// Removes a file, or a directory with all that is in it.
+    /// Removes a file, or a directory with its content.
     ///
     /// # Errors
     /// As [`read`](Self::read).
     pub async fn remove_all(&self, path: &str) -> Result<(), Error> {
-        self.remove_it(path, true).await
+        self.remove_path(path, true).await
     }
 
-    async fn remove_it(&self, path: &str, recursive: bool) -> Result<(), Error> {
+    async fn remove_path(&self, path: &str, recursive: bool) -> Result<(), Error> {
         let path = self.path(path)?;
-        let (mut operation, _busy) = self.sandbox.operate(None, |op_id, _| {
+        let (mut operation, _guard) = self.sandbox.start_operation(None, |op_id, _| {
             Request::Remove(RemoveFile {
                 action: ActionTag,
                 op_id: Some(op_id),
@@ -421,20 +422,19 @@ impl Files {
                 recursive,
             })
         })?;
-        match self.sandbox.next(&mut operation, REMOVAL).await? {
+        match self.sandbox.next(&mut operation, REMOVE_TIMEOUT).await? {
             OperationEvent::Answer(Response::Done(_)) => Ok(()),
-            other => Err(self.sandbox.odd(&other)),
+            other => Err(self.sandbox.unexpected_answer(&other)),
         }
     }
 
-    /// Tells what changes in a directory, or of a file, from when this returns; with `recursive`, in the
-    /// directories below as well.
+    /// Watches a directory or file for changes from now on; with `recursive`, also the directories below.
     ///
     /// # Errors
     /// As [`read`](Self::read).
     pub async fn watch(&self, path: &str, recursive: bool) -> Result<Watcher, Error> {
         let path = self.path(path)?;
-        let (mut operation, busy) = self.sandbox.operate(None, |op_id, _| {
+        let (mut operation, mark_active) = self.sandbox.start_operation(None, |op_id, _| {
             Request::Watch(Watch {
                 action: ActionTag,
                 op_id: Some(op_id),
@@ -442,18 +442,18 @@ impl Files {
                 recursive,
             })
         })?;
-        match self.sandbox.next(&mut operation, STALL).await? {
+        match self.sandbox.next(&mut operation, STALL_TIMEOUT).await? {
             OperationEvent::Item(Response::Watching(_), _) => {
-                Ok(Watcher::new(operation, self.sandbox.clone(), busy))
+                Ok(Watcher::new(operation, self.sandbox.clone(), mark_active))
             }
-            other => Err(self.sandbox.odd(&other)),
+            other => Err(self.sandbox.unexpected_answer(&other)),
         }
     }
 
-    async fn done(&self, request: impl FnOnce(OpId) -> Request) -> Result<(), Error> {
+    async fn expect_done(&self, request: impl FnOnce(OpId) -> Request) -> Result<(), Error> {
         match self.sandbox.ask(request).await? {
             Response::Done(_) => Ok(()),
-            other => Err(self.sandbox.odd(&other)),
+            other => Err(self.sandbox.unexpected_answer(&other)),
         }
     }
 

@@ -1,83 +1,94 @@
+//! Saved states of sandboxes: taking checkpoints, and starting other sandboxes from them.
+
 use std::sync::Arc;
 
 use fumehood_protocol::{PROTOCOL_VERSION, Refresh};
 use tokio::task::JoinSet;
 
 use super::checkpoint::Checkpoint;
-use super::sandbox::{Sandbox, Times};
-use crate::agent::{Brought, Channel};
+use super::sandbox::{Sandbox, SandboxTimeouts};
+use crate::agent::{Channel, GuestInit};
 use crate::error::{Error, ErrorKind};
-use crate::network::Served;
-use crate::provision::Host;
+use crate::network::ActiveNetwork;
+use crate::provision::Provisioner;
 use crate::run::VmOrigin;
 use crate::snapshot::{Snapshot, quiesce, refresh};
 
 impl Sandbox {
-    /// Saves its state: files, memory, contexts, programs that were left to themselves. The sandbox goes on.
-    /// Others can begin from
-    /// that state with [`Engine::open`](crate::Engine::open), each with randomness, clock and identity
-    /// of its own. Await it to its end: a sandbox whose checkpoint was dropped half-way stands still, and
-    /// can only be ended.
+    /// Saves the state of the sandbox: files, memory, contexts, detached programs. The sandbox continues.
+    ///
+    /// [`Engine::open`](crate::Engine::open) starts other sandboxes from the state, each with its own randomness,
+    /// clock and identity. Await the future to its end: if it is dropped halfway, the sandbox stays frozen and can
+    /// only be ended.
     ///
     /// # Errors
-    /// [`ErrorKind::InUse`](crate::ErrorKind::InUse) while programs run in it that somebody follows;
-    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost): the sandbox must be given up.
+    /// Returns [`ErrorKind::InUse`] while a caller follows programs in the sandbox, and [`ErrorKind::Lost`] if the
+    /// sandbox cannot be used any more.
     pub async fn checkpoint(&self) -> Result<Checkpoint, Error> {
         let inner = self.inner();
-        let _busy = inner.life.busy()?;
-        let place = inner
-            .host
+        let provisioner = &inner.provisioner;
+        let _guard = inner.lifetime.mark_active()?;
+        let reserved = provisioner
             .admission
-            .place(self.memory_mib(), || inner.host.idle.clear());
-        let place = place.await?;
+            .reserve(self.memory_mib(), || provisioner.pool.clear());
+        let reservation = reserved.await?;
+
         let _saving = inner.saving.lock().await;
         quiesce(&inner.channel).await?;
-        let machine = inner.machine.clone();
-        // A client may come or go at any time: what was open before the VM stood still or is open after it.
-        let before = self.served().map(Served::save);
-        let taken = {
-            let vm = inner.life.vm().await?;
-            Snapshot::take(&vm, machine, inner.base.as_ref()).await
+        // A client may connect or disconnect at any time: what was open before or after the VM was stopped counts.
+        let before = self.active_network().map(ActiveNetwork::save);
+        let snapshot = {
+            let vm = inner.lifetime.vm().await?;
+            Snapshot::take(&vm, inner.machine.clone(), inner.base.as_ref()).await
         };
-        let network = self.served().map(Served::save).zip(before);
-        let network = network.map(|(after, before)| after.with(before));
-        // It stays who it is; those that begin from its state are others.
-        refresh(&inner.channel, self.same()?).await?;
-        Ok(Checkpoint::new(taken?, network, place))
+        let after = self.active_network().map(ActiveNetwork::save);
+        let network = after.zip(before).map(|(after, before)| after.with(before));
+
+        // This sandbox keeps its identity; those that start from its state get others.
+        refresh(&inner.channel, self.same_identity()?).await?;
+        Ok(Checkpoint::new(snapshot?, network, reservation))
     }
 
-    /// A refresh after which it is who it was.
-    fn same(&self) -> Result<Refresh, Error> {
+    /// Returns a refresh that keeps the identity of the guest.
+    fn same_identity(&self) -> Result<Refresh, Error> {
         let (machine_id, hostname) = self.inner().identity.clone();
         Ok(Refresh {
             machine_id,
             hostname,
-            ..self.inner().host.kit.fresh(&Brought::NONE)?
+            ..self
+                .inner()
+                .provisioner
+                .factory
+                .new_refresh(&GuestInit::NONE)?
         })
     }
 
-    /// Lets programs ask for the guest's root.
+    /// Allows programs to run as the guest's root.
     pub(crate) async fn allow_root(&self) -> Result<(), Error> {
-        let mut fresh = self.same()?;
-        fresh.limits.insert("allow_root".into(), 1);
-        refresh(&self.inner().channel, fresh).await
+        let mut request = self.same_identity()?;
+        request.limits.insert("allow_root".into(), 1);
+        refresh(&self.inner().channel, request).await
     }
 
-    /// A sandbox that begins from a saved state.
+    /// Starts a sandbox from a saved state.
     pub(crate) async fn open(
-        host: Arc<Host>,
+        provisioner: Arc<Provisioner>,
         checkpoint: &Checkpoint,
-        times: Times,
+        timeouts: SandboxTimeouts,
     ) -> Result<Self, Error> {
         let snapshot = checkpoint.snapshot();
-        let (brought, source) = (Brought::NONE, VmOrigin::Checkpoint);
-        let restored = host.restore(snapshot, &brought, PROTOCOL_VERSION, source);
-        let fresh = restored.await?.map(Channel::new);
-        Self::new(host, fresh, checkpoint.network(), times)
+        let restored = provisioner.restore(
+            snapshot,
+            &GuestInit::NONE,
+            PROTOCOL_VERSION,
+            VmOrigin::Checkpoint,
+        );
+        let acquired = restored.await?.map(Channel::new);
+        Self::new(provisioner, acquired, checkpoint.network(), timeouts)
     }
 
-    /// `count` sandboxes that begin from this one's state, as [`checkpoint`](Self::checkpoint) saves it.
-    /// They share what memory they do not change.
+    /// Starts `count` sandboxes from the state of this one, as [`checkpoint`](Self::checkpoint) saves it. They share
+    /// the memory that they do not change.
     ///
     /// # Errors
     /// As [`checkpoint`](Self::checkpoint) and [`Engine::open`](crate::Engine::open).
@@ -85,9 +96,13 @@ impl Sandbox {
         let checkpoint = self.checkpoint().await?;
         let mut opening = JoinSet::new();
         for _ in 0..count {
-            let (checkpoint, host) = (checkpoint.clone(), self.inner().host.clone());
-            opening.spawn(async move { Self::open(host, &checkpoint, Times::default()).await });
+            let checkpoint = checkpoint.clone();
+            let provisioner = self.inner().provisioner.clone();
+            opening.spawn(async move {
+                Self::open(provisioner, &checkpoint, SandboxTimeouts::default()).await
+            });
         }
+
         let mut children = Vec::with_capacity(count);
         while let Some(opened) = opening.join_next().await {
             let child = opened.map_err(|e| {

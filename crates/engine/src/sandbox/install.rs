@@ -5,28 +5,29 @@ use serde::{Deserialize, Serialize};
 
 use super::sandbox::{Sandbox, invalid};
 use crate::error::{Error, ErrorKind};
-use crate::run::{Beginning, Event, Run};
+use crate::run::{Event, ExpectedStart, Run};
 
-/// A package that is installed in a sandbox, as its tool names it.
+/// A package that is installed in a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub struct InstalledPackage {
-    /// Its name.
+    /// The name, as the package manager reports it.
     pub name: String,
-    /// Its version, exactly.
+    /// The exact version.
     pub version: String,
 }
 
-/// The most of what a tool says that goes into an error, in bytes, from its end.
-const WORDS_BYTES: usize = 4000;
+/// Maximum output of the package manager in an error message, in bytes, from its end.
+const MAX_MESSAGE_BYTES: usize = 4000;
 
 impl Sandbox {
-    /// Installs packages for Python (by uv) or JavaScript (by bun), each with a version specifier as its
-    /// package index takes it (`six==1.16.0`, `lodash@^4`), into the user's home; contexts find them at
-    /// once. Returns all that are installed then, in the versions that were resolved. Takes 300 s at most.
+    /// Installs packages for Python (with uv) or JavaScript (with bun) into the user's home, each with a version
+    /// specifier of its package index (`six==1.16.0`, `lodash@^4`). Running contexts find them at once. Returns all
+    /// installed packages with their resolved versions. The timeout is 300 s.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a package that is not allowed, and, with the
-    /// tool's own words, for one that is not to be had; [`ErrorKind::Lost`](crate::ErrorKind::Lost).
+    /// Returns [`ErrorKind::Invalid`] for a package that is not allowed or, with the output of the package manager,
+    /// could not be installed, and [`ErrorKind::Lost`].
     pub async fn install(
         &self,
         language: Language,
@@ -41,26 +42,24 @@ impl Sandbox {
             credit: None,
         };
         let (_, timeout_s) = install.check(self.limits()).map_err(invalid)?;
-        let (operation, busy) = self.operate(None, |op_id, credit| {
+
+        let (operation, guard) = self.start_operation(None, |op_id, credit| {
             Request::InstallPackages(InstallPackages {
                 op_id: Some(op_id),
                 credit: Some(credit),
                 ..install
             })
         })?;
-        let begun = self.begun(
-            operation,
-            Some(Duration::from_secs(timeout_s)),
-            Beginning::Now,
-        );
-        installed(self.drive(begun, busy)).await
+        let timeout = Some(Duration::from_secs(timeout_s));
+        let driver = self.driver(operation, timeout, ExpectedStart::Immediate);
+        installed_packages(self.drive(driver, guard)).await
     }
 }
 
 /// Follows an installation to its end.
-async fn installed(mut run: Run) -> Result<Vec<InstalledPackage>, Error> {
+async fn installed_packages(mut run: Run) -> Result<Vec<InstalledPackage>, Error> {
     let mut packages = None;
-    let mut words = Vec::new();
+    let mut output = Vec::new();
     while let Some(event) = run.next().await {
         match event {
             Event::Result(value) => {
@@ -68,13 +67,14 @@ async fn installed(mut run: Run) -> Result<Vec<InstalledPackage>, Error> {
                 packages = serde_json::from_value(list).ok();
             }
             Event::Stdout(bytes) | Event::Stderr(bytes) => {
-                words.extend_from_slice(&bytes);
-                let past = words.len().saturating_sub(WORDS_BYTES);
-                words.drain(..past);
+                output.extend_from_slice(&bytes);
+                let excess = output.len().saturating_sub(MAX_MESSAGE_BYTES);
+                output.drain(..excess);
             }
             _ => {}
         }
     }
+
     let outcome = run.outcome().await?;
     match (outcome.ended_by, outcome.exit_code, packages) {
         (EndedBy::Exited, Some(0), Some(packages)) => Ok(packages),
@@ -83,10 +83,10 @@ async fn installed(mut run: Run) -> Result<Vec<InstalledPackage>, Error> {
             Err(Error::new(ErrorKind::Lost, detail).after_start())
         }
         (ended_by, ..) => {
-            let said = String::from_utf8_lossy(&words);
+            let output = String::from_utf8_lossy(&output);
             let message = format!(
-                "the packages were not installed ({ended_by}): {}",
-                said.trim()
+                "installing the packages failed ({ended_by}): {}",
+                output.trim()
             );
             Err(Error::new(ErrorKind::Invalid, message))
         }

@@ -1,6 +1,6 @@
-//! Sandboxes: VMs that are kept, with their files, contexts, installed packages and checkpoints.
+//! Sandboxes: VMs in which several programs run, with their files, contexts, installed packages and checkpoints.
 //!
-//! Acquiring the VM belongs to `provision`.
+//! Acquiring the VM belongs to `provision`; the events and outcomes of programs belong to `run`.
 
 mod checkpoint;
 mod context;
@@ -9,6 +9,8 @@ mod file_reader;
 mod files;
 mod fork;
 mod install;
+mod local_file;
+mod one_shot;
 mod sandbox;
 mod stall_timer;
 mod watcher;
@@ -18,6 +20,7 @@ pub use context::Context;
 pub use file_reader::FileReader;
 pub use files::{Files, WriteOptions};
 pub use install::InstalledPackage;
+pub(crate) use one_shot::OneShotRun;
 pub use sandbox::Sandbox;
-pub(crate) use sandbox::Times;
+pub(crate) use sandbox::SandboxTimeouts;
 pub use watcher::Watcher;

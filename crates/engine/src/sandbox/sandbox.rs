@@ -1,25 +1,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use fumehood_gateway::Event as NetworkEvent;
 use fumehood_protocol::{
-    ActionTag, Attach, IdempotencyKey, ListProcesses, ProcessInfo, Request, Response, Spawn,
-    WireError,
+    ActionTag, Attach, IdempotencyKey, Limits, ListProcesses, OpId, ProcessInfo, Request, Response,
+    Spawn, WireError,
 };
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::agent::{Channel, ChannelError, Operation, OperationEvent};
 use crate::error::{Error, ErrorKind};
 use crate::host::Isolation;
-use crate::network::{NetworkOutcome, PortMapping, Prepared, Served, Uplink};
-use crate::provision::{Fresh, Host, Place};
+use crate::network::{ActiveNetwork, NetworkOutcome, PortMapping, PreparedNetwork, Uplink};
+use crate::provision::{AcquiredVm, MemoryReservation, Provisioner};
 use crate::run::{
-    Beginning, Begun, Owner, Run, RunRequest, SpawnRequest, VmOrigin, refused, window,
+    ExpectedStart, OutcomeBuilder, Run, RunDriver, RunEnd, RunRequest, SpawnRequest, VmOrigin,
+    VmOwner, rejection, window,
 };
 use crate::snapshot::Snapshot;
-use crate::vm::{Busy, Life, Machine, SandboxEnd};
+use crate::vm::{ActivityGuard, Machine, SandboxEnd, SandboxLifetime};
 
-/// One running microVM. Cheap to clone; the last clone that is dropped ends it, with all that runs in it.
+/// A running microVM in which several programs can run. Cheap to clone; dropping the last clone ends the VM and all
+/// programs in it.
 ///
 /// ```no_run
 /// # async fn example(engine: fumehood_engine::Engine) -> Result<(), fumehood_engine::Error> {
@@ -27,7 +31,7 @@ use crate::vm::{Busy, Life, Machine, SandboxEnd};
 ///
 /// let sandbox = engine.sandbox().memory_mib(512).await?;
 /// sandbox.files().write("data.txt", "kept\n").await?;
-/// let run = sandbox.run(&RunRequest::new(Language::Raw, "cat data.txt"))?;
+/// let run = sandbox.run(&RunRequest::new(Language::Shell, "cat data.txt"))?;
 /// assert_eq!(run.outcome().await?.stdout.bytes, 5);
 ///
 /// let python = sandbox.context("main", Language::Python);
@@ -41,10 +45,10 @@ pub struct Sandbox(Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) life: Arc<Life>,
+    pub(crate) lifetime: Arc<SandboxLifetime>,
     pub(crate) channel: Arc<Channel>,
-    watch: JoinHandle<()>,
-    _place: Place,
+    supervisor: JoinHandle<()>,
+    _reservation: MemoryReservation,
     source: VmOrigin,
     start: Duration,
     process_id: u32,
@@ -52,239 +56,253 @@ pub(crate) struct Inner {
     pub(crate) base: Option<Snapshot>,
     pub(crate) machine: Machine,
     uplink: Option<Uplink>,
-    pub(crate) host: Arc<Host>,
-    /// Held from a quiesce to its refresh: two at once would thaw what the other saves.
+    pub(crate) provisioner: Arc<Provisioner>,
+    /// Locked from a quiesce to its refresh: of two at once, one would thaw the guest that the other saves.
     pub(crate) saving: tokio::sync::Mutex<()>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.watch.abort();
-        self.life.abandon();
+        self.supervisor.abort();
+        self.lifetime.abandon();
     }
 }
 
-/// How long an answer may take that needs no program.
-const ANSWER: Duration = Duration::from_secs(30);
+/// Time limit of answers that need no program.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a sandbox may be there, idle and in all; none = as long as its owner likes.
+/// How long a sandbox may exist, idle and in total; none = unlimited.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Times {
+pub(crate) struct SandboxTimeouts {
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) max_lifetime: Option<Duration>,
 }
 
 impl Sandbox {
     pub(crate) fn new(
-        host: Arc<Host>,
-        fresh: Fresh<Channel>,
-        prepared: Option<Prepared>,
-        times: Times,
+        provisioner: Arc<Provisioner>,
+        acquired: AcquiredVm<Channel>,
+        network: Option<PreparedNetwork>,
+        timeouts: SandboxTimeouts,
     ) -> Result<Self, Error> {
-        let uplink = fresh.network.map(|cable| Uplink::begin(cable, prepared));
+        let uplink = acquired
+            .network
+            .map(|cable| Uplink::connect(cable, network));
         let uplink = uplink.transpose()?;
-        let (start, process_id) = (fresh.vm.start, fresh.vm.process_id());
-        let identity = fresh.vm.identity.clone();
-        let life = Life::new(fresh.vm, times.idle_timeout, times.max_lifetime);
-        let (life, channel) = (Arc::new(life), Arc::new(fresh.line));
-        let watch = tokio::spawn(life.clone().watch_over(channel.clone()));
+
+        let (start, process_id) = (acquired.vm.start, acquired.vm.process_id());
+        let identity = acquired.vm.identity.clone();
+        let lifetime =
+            SandboxLifetime::new(acquired.vm, timeouts.idle_timeout, timeouts.max_lifetime);
+
+        let (lifetime, channel) = (Arc::new(lifetime), Arc::new(acquired.agent));
+        let supervisor = tokio::spawn(lifetime.clone().supervise(channel.clone()));
         Ok(Self(Arc::new(Inner {
-            life,
+            lifetime,
             channel,
-            watch,
-            _place: fresh.place,
-            source: fresh.source,
+            supervisor,
+            _reservation: acquired.reservation,
+            source: acquired.source,
             start,
             process_id,
             identity,
-            base: fresh.base,
-            machine: fresh.machine,
+            base: acquired.base,
+            machine: acquired.machine,
             uplink,
-            host,
+            provisioner,
             saving: tokio::sync::Mutex::default(),
         })))
     }
 
-    /// From asking for the VM to its agent's word that it is ready.
+    /// Returns the time from the request for the VM until its agent was ready.
     #[must_use]
     pub fn start(&self) -> Duration {
         self.0.start
     }
 
-    /// Where the VM came from.
+    /// Returns where the VM came from.
     #[must_use]
     pub fn source(&self) -> VmOrigin {
         self.0.source
     }
 
-    /// Which walls stand around its VM.
+    /// Returns the isolation layers around the VM.
     #[must_use]
     pub fn isolation(&self) -> &Isolation {
-        &self.0.life.isolation
+        &self.0.lifetime.isolation
     }
 
-    /// The number of its QEMU process on this host.
+    /// Returns the process id of the VM's QEMU on this host.
     #[must_use]
     pub fn process_id(&self) -> u32 {
         self.0.process_id
     }
 
-    /// Its memory, in MiB.
+    /// Returns the memory of the VM, in MiB.
     #[must_use]
     pub fn memory_mib(&self) -> u32 {
         self.0.machine.shape.memory_mib
     }
 
-    /// The cable of its network card, once: whoever takes it is the other end. For tests of the card.
-    #[doc(hidden)]
+    /// Returns the other end of the network card's cable, once: for tests of the card.
+    #[cfg(feature = "testing")]
     #[must_use]
     pub fn cable(&self) -> Option<tokio::net::UnixStream> {
-        self.0.uplink.as_ref()?.take()
+        self.0.uplink.as_ref()?.take_cable()
     }
 
-    /// All that it does on its network from now on; `None`: it has none. There is one listener at a time, and
-    /// one that is slow misses events, of which the [summary](Self::network) says the number.
+    /// Returns a receiver of the network's events from now on; `None` if the sandbox has no network. There is one
+    /// receiver at a time. A slow one misses events; the [summary](Self::network) says how many.
     #[must_use]
-    pub fn network_events(&self) -> Option<tokio::sync::mpsc::Receiver<NetworkEvent>> {
-        Some(self.served()?.events())
+    pub fn network_events(&self) -> Option<mpsc::Receiver<NetworkEvent>> {
+        Some(self.active_network()?.events())
     }
 
-    /// What it has done on its network until now; `None`: it has none.
+    /// Returns what the sandbox did on its network until now; `None` if it has no network.
     #[must_use]
     pub fn network(&self) -> Option<NetworkOutcome> {
-        Some(self.served()?.outcome())
+        Some(self.active_network()?.outcome())
     }
 
-    /// Passes connections to a port of this host's loopback interface on to a port of the guest, until the
-    /// sandbox ends; returns how it is reached.
+    /// Exposes a port of the guest on this host's loopback interface until the sandbox ends; returns its URL.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid): the sandbox has no network, or the port is in use.
-    pub fn expose(&self, expose: PortMapping) -> Result<String, Error> {
-        let none = "this sandbox has no network, so that no port of it can be reached; give its builder one";
-        let served = self.served();
-        served
-            .ok_or_else(|| Error::new(ErrorKind::Invalid, none))?
-            .expose_also(expose)
+    /// Returns [`ErrorKind::Invalid`] if the sandbox has no network or the port is in use.
+    pub fn expose(&self, mapping: PortMapping) -> Result<String, Error> {
+        let Some(network) = self.active_network() else {
+            let message = "this sandbox has no network and cannot expose ports; set one with `SandboxBuilder::network`";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        };
+        network.expose_another(mapping)
     }
 
     pub(crate) fn inner(&self) -> &Inner {
         &self.0
     }
 
-    pub(crate) fn served(&self) -> Option<&Served> {
-        self.0.uplink.as_ref().and_then(Uplink::served)
+    pub(crate) fn active_network(&self) -> Option<&ActiveNetwork> {
+        self.0.uplink.as_ref().and_then(Uplink::active)
     }
 
-    /// What QEMU's human monitor says to a command, such as `info jit`: for measurements.
+    /// Runs a command of QEMU's human monitor, such as `info jit`, and returns its output: for measurements.
     ///
     /// # Errors
-    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost).
+    /// Returns [`ErrorKind::Lost`].
     pub async fn monitor(&self, command: &str) -> Result<String, Error> {
-        self.0.life.vm().await?.monitor(command).await
+        self.0.lifetime.vm().await?.monitor(command).await
     }
 
-    /// Runs a program, in an interpreter of its own or in a context; several may run at once, and those of
-    /// one context one after the other. Files stay until the sandbox ends.
+    /// Runs a program, in an interpreter of its own or in a context. Several can run at the same time; those of one
+    /// context run one after the other. Files stay until the sandbox ends.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid): what is wrong, what the limit is;
-    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost): the sandbox has ended.
+    /// Returns [`ErrorKind::Invalid`] with the value and its limit, and [`ErrorKind::Lost`] if the sandbox has ended.
     pub fn run(&self, request: &RunRequest) -> Result<Run, Error> {
-        let inner = &self.0;
-        request.fits(self.memory_mib())?;
-        let limits = &inner.host.config.limits;
-        let (exec, timeout) = request.check(limits)?;
-        let busy = self.busy(request.has_key())?;
-        let accelerator = inner.host.accelerator;
-        let begun = Begun::exec(
-            &inner.channel,
+        request.fits_sandbox(self.memory_mib())?;
+        let (exec, timeout) = request.check(self.limits())?;
+
+        let guard = self.mark_active(request.has_key())?;
+        let driver = RunDriver::exec(
+            &self.0.channel,
             exec,
             timeout,
-            inner.source,
-            accelerator,
-            limits,
+            self.outcome_builder(),
+            self.limits(),
         );
-        Ok(self.drive(begun, busy).with_key(request.has_key()))
+        Ok(self.drive(driver, guard).with_key(request.has_key()))
     }
 
-    /// Starts a program. Dropping what is returned ends it; [`Run::detach`] leaves it to itself.
+    /// Starts a program. Dropping the returned run ends the program; [`Run::detach`] lets it continue.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub fn spawn(&self, request: &SpawnRequest) -> Result<Run, Error> {
-        let (spawn, timeout) = request.check(&self.0.host.config.limits)?;
-        let key = spawn.idempotency_key.is_some();
-        let busy = self.busy(key)?;
-        let channel = &self.0.channel;
-        let operation = channel.operate_within(window(key), None, |op_id, credit| {
-            Request::Spawn(Spawn {
-                op_id: Some(op_id),
-                credit: Some(credit),
-                ..spawn
-            })
-        });
-        let begun = self.begun(operation, timeout, Beginning::Told(ANSWER));
-        Ok(self.drive(begun, busy).with_key(key))
+        let (spawn, timeout) = request.check(self.limits())?;
+        let has_key = spawn.idempotency_key.is_some();
+
+        let guard = self.mark_active(has_key)?;
+        let operation =
+            self.0
+                .channel
+                .start_operation_with_window(window(has_key), None, |op_id, credit| {
+                    Request::Spawn(Spawn {
+                        op_id: Some(op_id),
+                        credit: Some(credit),
+                        ..spawn
+                    })
+                });
+        let driver = self.driver(operation, timeout, ExpectedStart::Reported(ANSWER_TIMEOUT));
+        Ok(self.drive(driver, guard).with_key(has_key))
     }
 
-    /// Follows a run or a program that was begun with this key, goes on or has ended, from this piece of its
-    /// output on: 0 = all that is kept.
+    /// Attaches to a run or program that was started with this key, whether it is in progress or has ended, from this
+    /// piece of its output on: 0 = all that is stored.
     ///
     /// # Errors
-    /// As [`run`](Self::run). That there is no such key is told by [`Run::outcome`].
+    /// As [`run`](Self::run). An unknown key is an error of [`Run::outcome`].
     pub fn attach(&self, key: impl Into<String>, from_seq: u64) -> Result<Run, Error> {
         let key = IdempotencyKey::new(key);
-        key.check(&self.0.host.config.limits).map_err(invalid)?;
-        let busy = self.busy(true)?;
-        let channel = &self.0.channel;
-        let operation = channel.operate_within(window(true), None, |op_id, credit| {
-            Request::Attach(Attach {
-                action: ActionTag,
-                op_id: Some(op_id),
-                idempotency_key: key,
-                from_seq,
-                credit: Some(credit),
-            })
-        });
-        let begun = self.begun(operation, None, Beginning::Told(ANSWER));
-        Ok(self.drive(begun, busy).with_key(true))
+        key.check(self.limits()).map_err(invalid)?;
+
+        let guard = self.mark_active(true)?;
+        let operation =
+            self.0
+                .channel
+                .start_operation_with_window(window(true), None, |op_id, credit| {
+                    Request::Attach(Attach {
+                        action: ActionTag,
+                        op_id: Some(op_id),
+                        idempotency_key: key,
+                        from_seq,
+                        credit: Some(credit),
+                    })
+                });
+        let driver = self.driver(operation, None, ExpectedStart::Reported(ANSWER_TIMEOUT));
+        Ok(self.drive(driver, guard).with_key(true))
     }
 
-    pub(super) fn begun(
+    fn outcome_builder(&self) -> OutcomeBuilder {
+        let outcome = OutcomeBuilder::new(self.0.provisioner.accelerator);
+        outcome.vm(self.0.source, self.isolation().clone())
+    }
+
+    pub(super) fn driver(
         &self,
         operation: Operation,
         timeout: Option<Duration>,
-        beginning: Beginning,
-    ) -> Begun {
-        let host = &self.0.host;
-        Begun::new(
+        expected_start: ExpectedStart,
+    ) -> RunDriver {
+        RunDriver::new(
             operation,
             timeout,
-            beginning,
-            self.0.source,
-            host.accelerator,
-            &host.config.limits,
+            expected_start,
+            self.outcome_builder(),
+            self.limits(),
         )
     }
 
-    pub(super) fn drive(&self, begun: Begun, busy: Busy) -> Run {
-        let owner = Owner::Sandbox(self.0.life.clone(), busy);
-        Run::drive(move |events, controls| begun.drive(events, controls, owner))
-    }
-
-    /// Keeps it from being idle. `has_key`: in a sandbox that has ended it may have run before.
-    fn busy(&self, has_key: bool) -> Result<Busy, Error> {
-        self.0.life.busy().map_err(|error| match has_key {
-            true => error.after_start(),
-            false => error,
+    pub(super) fn drive(&self, driver: RunDriver, guard: ActivityGuard) -> Run {
+        let owner = VmOwner::Sandbox(self.0.lifetime.clone(), guard);
+        Run::drive(move |events, mut controls| async move {
+            let outcome = driver.drive(events, &mut controls, owner).await?;
+            Ok(outcome.map_or(RunEnd::Detached, |outcome| {
+                RunEnd::Outcome(Box::new(outcome.finish()))
+            }))
         })
     }
 
-    /// What runs in it: programs, interpreters, contexts.
+    /// Keeps the sandbox from being idle. In a sandbox that has ended, a request with a key may have run before.
+    fn mark_active(&self, has_key: bool) -> Result<ActivityGuard, Error> {
+        self.0
+            .lifetime
+            .mark_active()
+            .map_err(|error| if has_key { error.after_start() } else { error })
+    }
+
+    /// Lists what runs in the sandbox: programs, interpreters, contexts.
     ///
     /// # Errors
-    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost).
+    /// Returns [`ErrorKind::Lost`].
     pub async fn processes(&self) -> Result<Vec<ProcessInfo>, Error> {
         let request = |op_id| {
             Request::ListProcesses(ListProcesses {
@@ -294,102 +312,104 @@ impl Sandbox {
         };
         match self.ask(request).await? {
             Response::Processes(listed) => Ok(listed.processes),
-            other => Err(self.odd(&other)),
+            other => Err(self.unexpected_answer(&other)),
         }
     }
 
-    /// Begins an operation that is no program. `None` for its input: it comes later, or there is none.
-    pub(crate) fn operate(
+    /// Starts an operation that is not a program. `input` is all of its input, or `None` if that is sent later or
+    /// there is none.
+    pub(crate) fn start_operation(
         &self,
-        input: Option<bytes::Bytes>,
-        request: impl FnOnce(fumehood_protocol::OpId, u64) -> Request,
-    ) -> Result<(Operation, Busy), Error> {
-        let busy = self.0.life.busy()?;
-        let window = window(false);
-        Ok((self.0.channel.operate_within(window, input, request), busy))
+        input: Option<Bytes>,
+        request: impl FnOnce(OpId, u64) -> Request,
+    ) -> Result<(Operation, ActivityGuard), Error> {
+        let guard = self.0.lifetime.mark_active()?;
+        let channel = &self.0.channel;
+        let operation = channel.start_operation_with_window(window(false), input, request);
+        Ok((operation, guard))
     }
 
-    /// Asks for something that has one answer.
+    /// Sends a request that has one answer, and returns the answer.
     pub(crate) async fn ask(
         &self,
-        request: impl FnOnce(fumehood_protocol::OpId) -> Request,
+        request: impl FnOnce(OpId) -> Request,
     ) -> Result<Response, Error> {
-        let (mut operation, _busy) = self.operate(None, |op_id, _| request(op_id))?;
-        match self.next(&mut operation, ANSWER).await? {
+        let (mut operation, _guard) = self.start_operation(None, |op_id, _| request(op_id))?;
+        match self.next(&mut operation, ANSWER_TIMEOUT).await? {
             OperationEvent::Answer(response) => Ok(response),
-            other => Err(self.odd(&other)),
+            other => Err(self.unexpected_answer(&other)),
         }
     }
 
-    /// What an operation that is no program tells next.
+    /// Returns the next event of an operation that is not a program.
     pub(crate) async fn next(
         &self,
         operation: &mut Operation,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<OperationEvent, Error> {
-        match tokio::time::timeout(patience, operation.next()).await {
-            Ok(Ok(OperationEvent::Refused(refusal))) => Err(refused(&refusal)),
+        match tokio::time::timeout(timeout, operation.next()).await {
+            Ok(Ok(OperationEvent::Refused(refusal))) => Err(rejection(&refusal)),
             Ok(Ok(event)) => Ok(event),
-            Ok(Err(error)) => Err(self.broken(error).await),
-            Err(_) => Err(
-                Error::new(ErrorKind::Lost, ChannelError::Silent(patience).to_string())
-                    .after_start(),
-            ),
+            Ok(Err(error)) => Err(self.connection_error(error).await),
+            Err(_) => {
+                let message = ChannelError::Silent(timeout).to_string();
+                Err(Error::new(ErrorKind::Lost, message).after_start())
+            }
         }
     }
 
-    /// The conversation with the guest is over.
-    pub(crate) async fn broken(&self, error: ChannelError) -> Error {
+    /// Converts the error of a connection that is closed.
+    pub(crate) async fn connection_error(&self, error: ChannelError) -> Error {
         match error {
             ChannelError::Violation(what) => {
-                let message = format!("the guest broke the protocol: {what}");
+                let message = format!("the guest violated the protocol: {what}");
                 Error::new(ErrorKind::Protocol, message).after_start()
             }
-            _ => Error::new(ErrorKind::Lost, self.0.life.why().await).after_start(),
+            _ => Error::new(ErrorKind::Lost, self.0.lifetime.end_reason().await).after_start(),
         }
     }
 
-    /// An answer that is none to what was asked. The guest is listened to no more.
-    pub(crate) fn odd(&self, answer: &impl std::fmt::Debug) -> Error {
+    /// Closes the connection because an answer has the wrong type.
+    pub(crate) fn unexpected_answer(&self, answer: &impl std::fmt::Debug) -> Error {
         let shown: String = format!("{answer:?}").chars().take(200).collect();
-        self.violated(format!("an answer to something else: {shown}"))
+        self.protocol_violation(format!("unexpected answer: {shown}"))
     }
 
-    /// The guest broke the protocol, and is listened to no more.
-    pub(crate) fn violated(&self, what: String) -> Error {
-        let message = format!("the guest broke the protocol: {what}");
+    /// Closes the connection because the guest violated the protocol.
+    pub(crate) fn protocol_violation(&self, what: String) -> Error {
+        let message = format!("the guest violated the protocol: {what}");
         self.0.channel.end(ChannelError::Violation(what));
         Error::new(ErrorKind::Protocol, message).after_start()
     }
 
-    pub(crate) fn limits(&self) -> &fumehood_protocol::Limits {
-        &self.0.host.config.limits
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.provisioner.config.limits
     }
 
-    /// Ends it after this time without anything that is asked of it or followed in it; none = never.
+    /// Sets the time without requests and followed programs after which the sandbox ends; none = never.
     pub fn set_idle_timeout(&self, time: Option<Duration>) {
-        self.0.life.set_idle_timeout(time);
+        self.0.lifetime.set_idle_timeout(time);
     }
 
-    /// Ends it at this age, whatever runs in it; none = never.
+    /// Sets the age at which the sandbox ends, whatever runs in it; none = never.
     pub fn set_max_lifetime(&self, age: Option<Duration>) {
-        self.0.life.set_max_lifetime(age);
+        self.0.lifetime.set_max_lifetime(age);
     }
 
-    /// Why it has ended, if it has.
+    /// Returns why the sandbox has ended; `None` while it exists.
     #[must_use]
     pub fn ended(&self) -> Option<SandboxEnd> {
-        self.0.life.ended()
+        self.0.lifetime.ended()
     }
 
-    /// Waits until it has ended; returns why.
+    /// Waits until the sandbox has ended; returns why.
     pub async fn wait(&self) -> SandboxEnd {
-        self.0.life.end_of_life().await
+        self.0.lifetime.wait_until_ended().await
     }
 
-    /// Ends it, whoever else has a clone of it; returns how long that took.
+    /// Ends the sandbox, also for the owners of other clones; returns how long that took.
     pub async fn end(&self) -> Duration {
-        self.0.life.end(SandboxEnd::Requested).await
+        self.0.lifetime.end(SandboxEnd::Requested).await
     }
 }
 

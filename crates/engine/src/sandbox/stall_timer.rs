@@ -4,36 +4,37 @@ use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, ErrorKind};
 
-/// How long a guest may do nothing at all for what is on its way.
-pub(crate) const STALL: Duration = Duration::from_secs(60);
+/// How long a guest may send nothing while a transfer is in progress.
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What has to come in each second beyond that, in bytes. An emulated guest sends 180 MB/s; one that sends a byte
-/// now and then could go on for years without ever stalling.
-const LEAST_BYTES_PER_S: u64 = 16 * 1024;
+/// Minimum transfer rate beyond that, in bytes per second. An emulated guest sends 180 MB/s; one that sends single
+/// bytes could continue for years without ever stalling.
+const MIN_BYTES_PER_S: u64 = 16 * 1024;
 
-/// How long a guest is waited for that sends something long: its slowness adds up, and what it sends pays for it.
+/// Limits how long a long answer of a guest may take: waiting times add up, and received bytes extend the limit.
 #[derive(Debug, Default)]
-pub(crate) struct Patience {
+pub(crate) struct StallTimer {
     waited: Duration,
     bytes: u64,
 }
 
-impl Patience {
-    /// Waits for what comes next; [`came`](Self::came) says how much that was.
+impl StallTimer {
+    /// Waits for the next piece; [`record_bytes`](Self::record_bytes) then adds its size.
     ///
     /// # Errors
-    /// Its own, or [`ErrorKind::Lost`]: it is too slow.
+    /// Returns the error of `next`, and [`ErrorKind::Lost`] if the guest is too slow.
     pub(crate) async fn wait<T>(
         &mut self,
         next: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let allowed = STALL + Duration::from_secs(self.bytes / LEAST_BYTES_PER_S);
-        let begun = Instant::now();
+        let allowed = STALL_TIMEOUT + Duration::from_secs(self.bytes / MIN_BYTES_PER_S);
+        let start = Instant::now();
         let next = timeout(allowed.saturating_sub(self.waited), next).await;
-        self.waited += begun.elapsed();
+        self.waited += start.elapsed();
+
         next.unwrap_or_else(|_| {
             let message = format!(
-                "the guest sent {} bytes in {} s, and is not waited for any longer; use a new sandbox",
+                "the guest sent only {} bytes in {} s; use a new sandbox",
                 self.bytes,
                 self.waited.as_secs()
             );
@@ -41,8 +42,8 @@ impl Patience {
         })
     }
 
-    /// Some of it has come.
-    pub(crate) fn came(&mut self, bytes: usize) {
+    /// Records the size of a piece.
+    pub(crate) fn record_bytes(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
     }
 }
@@ -53,19 +54,19 @@ mod tests {
 
     use super::*;
 
-    /// Pieces of this size, each after so long: how long it takes until they are not waited for.
-    async fn until_given_up(bytes: usize, each: Duration, most: usize) -> Option<Duration> {
-        let (begun, mut patience) = (Instant::now(), Patience::default());
-        for _ in 0..most {
+    /// Receives pieces of this size at this interval; returns how long it takes until the timer gives up.
+    async fn time_until_error(bytes: usize, interval: Duration, pieces: usize) -> Option<Duration> {
+        let (start, mut timer) = (Instant::now(), StallTimer::default());
+        for _ in 0..pieces {
             let piece = async {
-                sleep(each).await;
+                sleep(interval).await;
                 Ok(())
             };
-            match patience.wait(piece).await {
-                Ok(()) => patience.came(bytes),
+            match timer.wait(piece).await {
+                Ok(()) => timer.record_bytes(bytes),
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::Lost);
-                    return Some(begun.elapsed());
+                    return Some(start.elapsed());
                 }
             }
         }
@@ -73,13 +74,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn slowness_adds_up_and_bytes_pay_for_it() {
+    async fn waiting_adds_up_and_received_bytes_extend_it() {
         let second = Duration::from_secs(1);
-        let given_up = until_given_up(1, second, 1000).await.unwrap();
-        assert_eq!(given_up.as_secs(), STALL.as_secs());
-        let fair = usize::try_from(LEAST_BYTES_PER_S).unwrap();
-        assert_eq!(until_given_up(fair, second, 1000).await, None);
-        let silent = until_given_up(0, STALL + second, 1).await.unwrap();
-        assert_eq!(silent.as_secs(), STALL.as_secs());
+        let slow = time_until_error(1, second, 1000).await.unwrap();
+        assert_eq!(slow.as_secs(), STALL_TIMEOUT.as_secs());
+
+        let fast_enough = usize::try_from(MIN_BYTES_PER_S).unwrap();
+        assert_eq!(time_until_error(fast_enough, second, 1000).await, None);
+
+        let silent = time_until_error(0, STALL_TIMEOUT + second, 1)
+            .await
+            .unwrap();
+        assert_eq!(silent.as_secs(), STALL_TIMEOUT.as_secs());
     }
 }

@@ -3,38 +3,38 @@ use fumehood_protocol::{ChangeKind, Response};
 use super::sandbox::Sandbox;
 use crate::agent::{Operation, OperationEvent};
 use crate::error::Error;
-use crate::vm::Busy;
+use crate::vm::ActivityGuard;
 
-/// Changes of files as they happen. Dropping it ends that.
+/// Reports changes of files. Dropping it stops that. Created by [`Files::watch`](crate::Files::watch).
 #[derive(Debug)]
 pub struct Watcher {
     operation: Operation,
     sandbox: Sandbox,
-    _busy: Busy,
+    _guard: ActivityGuard,
 }
 
 impl Watcher {
-    pub(crate) fn new(operation: Operation, sandbox: Sandbox, busy: Busy) -> Self {
+    pub(crate) fn new(operation: Operation, sandbox: Sandbox, guard: ActivityGuard) -> Self {
         Self {
             operation,
             sandbox,
-            _busy: busy,
+            _guard: guard,
         }
     }
 
-    /// The next change, and where: below the path that is watched, empty for that itself. `None`: what was
-    /// watched is gone.
+    /// Returns the next change and its path, relative to the watched path and empty for that path itself. `None`: the
+    /// watched path does not exist any more.
     ///
     /// # Errors
-    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost).
+    /// Returns [`ErrorKind::Lost`](crate::ErrorKind::Lost).
     pub async fn next(&mut self) -> Result<Option<(ChangeKind, String)>, Error> {
         match self.operation.next().await {
             Ok(OperationEvent::Item(Response::Change(change), _)) => {
                 Ok(Some((change.kind, change.path)))
             }
             Ok(OperationEvent::Answer(Response::Done(_))) => Ok(None),
-            Ok(other) => Err(self.sandbox.odd(&other)),
-            Err(error) => Err(self.sandbox.broken(error).await),
+            Ok(other) => Err(self.sandbox.unexpected_answer(&other)),
+            Err(error) => Err(self.sandbox.connection_error(error).await),
         }
     }
 }

@@ -7,7 +7,7 @@ mod state;
 mod template;
 mod warmup;
 
-pub(crate) use restore::Blank;
+pub(crate) use restore::StandbyProcess;
 pub(crate) use state::Snapshot;
-pub(crate) use template::{Built, Templates, Which};
-pub(crate) use warmup::{prepare, quiesce, refresh};
+pub(crate) use template::{BuildResult, TemplateSpec, Templates};
+pub(crate) use warmup::{quiesce, refresh, run_primer};

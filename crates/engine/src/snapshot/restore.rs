@@ -6,27 +6,27 @@ use fumehood_qemu::{Pending, Qmp, QmpError};
 use serde_json::{Value, json};
 
 use super::state::Snapshot;
-use crate::agent::Brought;
+use crate::agent::GuestInit;
 use crate::error::{Error, ErrorKind};
-use crate::vm::{Kit, Machine, Started, Vm, meet, meet_again};
+use crate::vm::{Machine, StartedVm, Vm, VmFactory, handshake_after_boot, handshake_after_restore};
 
 /// A QEMU that waits for the state of a guest. It was given the memory of some snapshots when it was
 /// started, and can take any one of them.
 #[derive(Debug)]
-pub(crate) struct Blank {
-    started: Started,
+pub(crate) struct StandbyProcess {
+    started: StartedVm,
     machine: Machine,
     /// What it can take, and the descriptor of that memory in it.
     memories: Vec<(Snapshot, RawFd)>,
 }
 
-impl Blank {
+impl StandbyProcess {
     /// Starts one.
     ///
     /// # Errors
     /// [`ErrorKind::Host`].
     pub(crate) async fn start(
-        kit: &Kit,
+        factory: &VmFactory,
         machine: Machine,
         snapshots: &[Snapshot],
     ) -> Result<Self, Error> {
@@ -37,7 +37,7 @@ impl Blank {
             memories.push((snapshot.clone(), descriptor.as_raw_fd()));
             descriptors.push(descriptor);
         }
-        let started = kit.wait(&machine, descriptors).await?;
+        let started = factory.wait(&machine, descriptors).await?;
         Ok(Self {
             started,
             machine,
@@ -59,7 +59,7 @@ impl Blank {
     ///
     /// # Errors
     /// [`ErrorKind::Boot`].
-    pub(crate) async fn up(&self) -> Result<(), Error> {
+    pub(crate) async fn wait_until_up(&self) -> Result<(), Error> {
         let asked = match self.started.vm.qmp() {
             Ok(qmp) => qmp.execute("query-status", Value::Null).await.map(drop),
             Err(error) => Err(error),
@@ -79,11 +79,11 @@ impl Blank {
     pub(crate) async fn restore(
         self,
         snapshot: &Snapshot,
-        kit: &Kit,
-        brought: &Brought,
+        factory: &VmFactory,
+        init: &GuestInit,
         protocol: u32,
         deadline: Duration,
-    ) -> Result<Started, Error> {
+    ) -> Result<StartedVm, Error> {
         let start = Instant::now();
         snapshot.ready().await?;
         let Some(memory) = self.memory(snapshot) else {
@@ -94,32 +94,32 @@ impl Blank {
             started, machine, ..
         } = self;
         let commands = match started.vm.qmp() {
-            Ok(qmp) => begin(qmp, &machine, memory, snapshot).await,
+            Ok(qmp) => send_restore_commands(qmp, &machine, memory, snapshot).await,
             Err(error) => Err(error),
         };
         let commands = match commands {
             Ok(commands) => commands,
-            Err(error) => return Err(refused(started.vm, &error).await),
+            Err(error) => return Err(refusal_error(started.vm, &error).await),
         };
         // The agent's answer is waited for at once: it says all that QEMU's answers would say.
-        let fresh = kit.fresh(brought)?;
+        let fresh = factory.new_refresh(init)?;
         // States are saved in a conversation of this version; another one needs a greeting of its own.
         let met = match protocol {
-            PROTOCOL_VERSION => meet_again(started, &fresh, deadline).await,
-            _ => meet(started, &fresh, protocol, deadline).await,
+            PROTOCOL_VERSION => handshake_after_restore(started, &fresh, deadline).await,
+            _ => handshake_after_boot(started, &fresh, protocol, deadline).await,
         };
         match met {
             Ok(mut met) => {
                 met.vm.start = start.elapsed();
                 Ok(met)
             }
-            Err(error) => Err(with_reason(error, commands).await),
+            Err(error) => Err(add_qemu_error(error, commands).await),
         }
     }
 }
 
 /// Sends all commands at once; QEMU takes them in order.
-async fn begin(
+async fn send_restore_commands(
     qmp: &Qmp,
     machine: &Machine,
     memory: RawFd,
@@ -143,8 +143,8 @@ async fn begin(
     ])
 }
 
-async fn refused(vm: Vm, error: &QmpError) -> Error {
-    let known = vm.post_mortem().await;
+async fn refusal_error(vm: Vm, error: &QmpError) -> Error {
+    let known = vm.diagnose().await;
     Error::new(
         ErrorKind::Boot,
         format!("QEMU did not take a saved state: {error}; {known}"),
@@ -152,7 +152,7 @@ async fn refused(vm: Vm, error: &QmpError) -> Error {
 }
 
 /// Adds QEMU's own words, where it refused something.
-async fn with_reason(error: Error, commands: Vec<Pending>) -> Error {
+async fn add_qemu_error(error: Error, commands: Vec<Pending>) -> Error {
     for command in commands {
         if let Err(reason @ QmpError::Refused { .. }) = command.answer().await {
             return Error::new(error.kind(), format!("{error}; {reason}"));

@@ -6,11 +6,11 @@ use fumehood_image::{Store, TEMPLATES_BYTES, TemplateKey, Templates as Shelf};
 use fumehood_protocol::{Language, PROTOCOL_VERSION};
 
 use super::state::Snapshot;
-use super::warmup::{prepare, primer, quiesce};
-use crate::agent::{Brought, Channel};
+use super::warmup::{primer, quiesce, run_primer};
+use crate::agent::{Channel, GuestInit};
 use crate::config::Qemu;
 use crate::error::{Error, ErrorKind};
-use crate::vm::{Kit, Layer, Shape, Started};
+use crate::vm::{Layer, Shape, StartedVm, VmFactory};
 
 /// How long a template that was not there is not looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -21,14 +21,14 @@ const PRIMER_RUNS: usize = 3;
 
 /// Which template.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Which {
+pub(crate) struct TemplateSpec {
     pub(crate) language: Language,
     pub(crate) shape: Shape,
 }
 
 /// What became of a build.
 #[derive(Debug)]
-pub(crate) enum Built {
+pub(crate) enum BuildResult {
     Saved,
     /// It is in memory; why it is not on disk.
     Unsaved(String),
@@ -42,7 +42,7 @@ pub(crate) struct Templates {
     shelf: Shelf,
     /// What all keys of this engine have in common.
     inputs: BTreeMap<String, String>,
-    slots: Mutex<HashMap<Which, Slot>>,
+    slots: Mutex<HashMap<TemplateSpec, Slot>>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,16 +55,16 @@ enum Slot {
 impl Templates {
     /// # Errors
     /// [`ErrorKind::Host`]: QEMU's program cannot be read.
-    pub(crate) fn new(store: &Store, qemu: &Qemu, kit: &Kit) -> Result<Self, Error> {
+    pub(crate) fn new(store: &Store, qemu: &Qemu, factory: &VmFactory) -> Result<Self, Error> {
         let qemu = store.fingerprint(&qemu.program).map_err(|e| {
             let message = format!("QEMU's program cannot be told from others: {e}");
             Error::new(ErrorKind::Host, message).caused_by(e)
         })?;
         let text = |value: &str| value.to_string();
         let inputs = [
-            ("image", text(kit.image().id())),
+            ("image", text(factory.image().id())),
             ("qemu", qemu),
-            ("kernel arguments", text(kit.kernel_arguments())),
+            ("kernel arguments", text(factory.kernel_arguments())),
             ("host cpu", host_cpu()),
             ("protocol", PROTOCOL_VERSION.to_string()),
             ("version", text(env!("CARGO_PKG_VERSION"))),
@@ -77,67 +77,67 @@ impl Templates {
     }
 
     /// All that one template depends on.
-    fn inputs(&self, kit: &Kit, which: &Which) -> BTreeMap<String, String> {
+    fn inputs(&self, factory: &VmFactory, spec: &TemplateSpec) -> BTreeMap<String, String> {
         let mut inputs = self.inputs.clone();
         let Shape {
             memory_mib,
             network,
             layer,
-        } = &which.shape;
+        } = &spec.shape;
         let layer = layer.as_ref().map_or("", Layer::digest);
         let own = [
-            ("machine", kit.machine(which.shape.clone()).text()),
+            ("machine", factory.machine(spec.shape.clone()).text()),
             ("memory_mib", memory_mib.to_string()),
             ("network", network.to_string()),
             ("layer", layer.to_string()),
-            ("language", which.language.to_string()),
-            ("primer", primer(which.language).to_string()),
+            ("language", spec.language.to_string()),
+            ("primer", primer(spec.language).to_string()),
         ];
         inputs.extend(own.map(|(name, value)| (name.to_string(), value)));
         inputs
     }
 
     /// Its key, under which it lies on disk.
-    pub(crate) fn key(&self, kit: &Kit, which: &Which) -> TemplateKey {
-        TemplateKey::of(&self.inputs(kit, which))
+    pub(crate) fn key(&self, factory: &VmFactory, spec: &TemplateSpec) -> TemplateKey {
+        TemplateKey::of(&self.inputs(factory, spec))
     }
 
     /// The template, if it is there. One that lies on disk is brought into memory on a thread of its
     /// own; the snapshot tells when that is done.
-    pub(crate) fn find(&self, kit: &Kit, which: &Which) -> Option<Snapshot> {
+    pub(crate) fn find(&self, factory: &VmFactory, spec: &TemplateSpec) -> Option<Snapshot> {
         // Held while it is opened: of many that ask at once, one brings it into memory.
         let mut slots = self.slots();
-        match slots.get(which) {
+        match slots.get(spec) {
             Some(Slot::Here(snapshot)) => return Some(snapshot.clone()),
             Some(Slot::Missing(since)) if since.elapsed() < LOOK_AGAIN => return None,
             _ => {}
         }
-        let found = self.open(kit, which);
+        let found = self.open(factory, spec);
         let slot = match &found {
             Some(snapshot) => Slot::Here(snapshot.clone()),
             None => Slot::Missing(Instant::now()),
         };
-        slots.insert(which.clone(), slot);
+        slots.insert(spec.clone(), slot);
         found
     }
 
-    fn open(&self, kit: &Kit, which: &Which) -> Option<Snapshot> {
-        let opened = self.shelf.open(&self.key(kit, which));
+    fn open(&self, factory: &VmFactory, spec: &TemplateSpec) -> Option<Snapshot> {
+        let opened = self.shelf.open(&self.key(factory, spec));
         let template = opened
             .inspect_err(|error| tracing::warn!(%error, "a template cannot be opened"))
             .ok()??;
         let state = template.state().to_vec();
         let fill = move |ram: &std::fs::File| template.copy_ram_to(ram).map_err(|e| e.to_string());
-        Snapshot::load(kit.machine(which.shape.clone()), state, fill)
+        Snapshot::load(factory.machine(spec.shape.clone()), state, fill)
             .inspect_err(|error| tracing::warn!(%error, "a template cannot be loaded"))
             .ok()
     }
 
     /// Forgets a template that proved to be of no use; it is built again when it is asked for.
-    pub(crate) fn discard(&self, kit: &Kit, which: &Which) {
+    pub(crate) fn discard(&self, factory: &VmFactory, spec: &TemplateSpec) {
         self.slots()
-            .insert(which.clone(), Slot::Missing(Instant::now()));
-        let key = self.key(kit, which).to_string();
+            .insert(spec.clone(), Slot::Missing(Instant::now()));
+        let key = self.key(factory, spec).to_string();
         let pruned = self
             .shelf
             .prune(TEMPLATES_BYTES, |manifest| manifest.key != key);
@@ -147,8 +147,8 @@ impl Templates {
     }
 
     /// Whether it is on disk.
-    pub(crate) fn has(&self, kit: &Kit, which: &Which) -> bool {
-        self.shelf.has(&self.key(kit, which))
+    pub(crate) fn has(&self, factory: &VmFactory, spec: &TemplateSpec) -> bool {
+        self.shelf.has(&self.key(factory, spec))
     }
 
     /// Builds it: boots a VM, warms it up, saves its state. Where the disk does not take it, it is kept in
@@ -158,21 +158,21 @@ impl Templates {
     /// As a boot, and [`ErrorKind::Host`].
     pub(crate) async fn build(
         &self,
-        kit: &Kit,
-        which: &Which,
+        factory: &VmFactory,
+        spec: &TemplateSpec,
         deadline: Duration,
-    ) -> Result<Built, Error> {
-        let (shelf, key) = (self.shelf.clone(), self.key(kit, which));
+    ) -> Result<BuildResult, Error> {
+        let (shelf, key) = (self.shelf.clone(), self.key(factory, spec));
         let begun = tokio::task::spawn_blocking(move || shelf.begin(&key)).await;
         let draft = match begun.map_err(|e| not_saved(&e))? {
             Ok(Some(draft)) => Ok(draft),
-            Ok(None) => return Ok(Built::Elsewhere),
+            Ok(None) => return Ok(BuildResult::Elsewhere),
             Err(error) => Err(error.to_string()),
         };
-        let snapshot = warm(kit, which, deadline).await?;
+        let snapshot = warm(factory, spec, deadline).await?;
         self.slots()
-            .insert(which.clone(), Slot::Here(snapshot.clone()));
-        let (shelf, inputs) = (self.shelf.clone(), self.inputs(kit, which));
+            .insert(spec.clone(), Slot::Here(snapshot.clone()));
+        let (shelf, inputs) = (self.shelf.clone(), self.inputs(factory, spec));
         let saving = move || {
             let save = |error: fumehood_image::Error| error.to_string();
             draft?
@@ -185,15 +185,15 @@ impl Templates {
         };
         let saved = tokio::task::spawn_blocking(saving).await;
         match saved.map_err(|e| not_saved(&e))? {
-            Ok(()) => Ok(Built::Saved),
+            Ok(()) => Ok(BuildResult::Saved),
             Err(why) => {
                 tracing::warn!(why, "a template was not saved; this program alone has it");
-                Ok(Built::Unsaved(why))
+                Ok(BuildResult::Unsaved(why))
             }
         }
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<Which, Slot>> {
+    fn slots(&self) -> MutexGuard<'_, HashMap<TemplateSpec, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -210,20 +210,24 @@ fn not_saved(error: &tokio::task::JoinError) -> Error {
 const BUN_SETTLES: Duration = Duration::from_millis(1500);
 
 /// The state of a VM that has been booted for this and warmed up.
-async fn warm(kit: &Kit, which: &Which, deadline: Duration) -> Result<Snapshot, Error> {
-    let machine = kit.machine(which.shape.clone());
-    let boot = kit.boot(&machine, &Brought::NONE, PROTOCOL_VERSION, deadline);
+async fn warm(
+    factory: &VmFactory,
+    spec: &TemplateSpec,
+    deadline: Duration,
+) -> Result<Snapshot, Error> {
+    let machine = factory.machine(spec.shape.clone());
+    let boot = factory.boot(&machine, &GuestInit::NONE, PROTOCOL_VERSION, deadline);
     // Held: a card whose cable is cut is another one.
-    let Started {
+    let StartedVm {
         vm,
         agent,
         network: _network,
     } = boot.await?;
     let channel = Channel::new(agent);
     for _ in 0..PRIMER_RUNS {
-        prepare(&channel, which.language).await?;
+        run_primer(&channel, spec.language).await?;
     }
-    if which.language == Language::Javascript {
+    if spec.language == Language::Javascript {
         tokio::time::sleep(BUN_SETTLES).await;
     }
     quiesce(&channel).await?;
@@ -236,10 +240,10 @@ async fn warm(kit: &Kit, which: &Which, deadline: Duration) -> Result<Snapshot, 
 fn host_cpu() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let of_the_first = text.lines().take_while(|line| !line.trim().is_empty());
-    let told = of_the_first.filter(|line| {
+    let progress = of_the_first.filter(|line| {
         ["vendor_id", "cpu family", "model", "stepping", "flags"]
             .iter()
             .any(|name| line.starts_with(name))
     });
-    told.collect::<Vec<_>>().join("\n")
+    progress.collect::<Vec<_>>().join("\n")
 }

@@ -23,8 +23,8 @@ pub(crate) fn primer(language: Language) -> &'static str {
 ///
 /// # Errors
 /// [`ErrorKind::Boot`]: the guest did not do it, and is not to be used.
-pub(crate) async fn prepare(channel: &Channel, language: Language) -> Result<(), Error> {
-    let mut operation = channel.operate(|op_id, credit| {
+pub(crate) async fn run_primer(channel: &Channel, language: Language) -> Result<(), Error> {
+    let mut operation = channel.start_operation(|op_id, credit| {
         let mut exec = Exec::new(language, primer(language));
         exec.op_id = Some(op_id);
         exec.credit = Some(credit);
@@ -48,7 +48,7 @@ pub(crate) async fn prepare(channel: &Channel, language: Language) -> Result<(),
                     if stream == fumehood_protocol::Stream::Stderr {
                         complaint.extend_from_slice(&bytes);
                     }
-                    operation.used();
+                    operation.return_credit();
                 }
                 end => return Ok::<_, ChannelError>(end),
             }

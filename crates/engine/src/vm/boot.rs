@@ -14,7 +14,9 @@ use tokio::net::UnixStream;
 use super::instance::{Monitor, Vm};
 use super::layer_disk::Layer;
 use super::machine::{Machine, Numbers, Shape, kernel_arguments};
-use crate::agent::{Brought, ChannelError, FEATURES, fresh, greet, renew};
+use crate::agent::{
+    ChannelError, FEATURES, GuestInit, new_refresh, resume_with_refresh, say_hello,
+};
 use crate::error::{Error, ErrorKind};
 use crate::host::Accelerator;
 
@@ -23,7 +25,7 @@ const FLOOR_MEMORY_MIB: u32 = 512;
 
 /// Everything a VM is made of, found and checked once.
 #[derive(Debug)]
-pub(crate) struct Kit {
+pub(crate) struct VmFactory {
     launcher: Launcher,
     image: Image,
     accelerator: Accelerator,
@@ -34,25 +36,25 @@ pub(crate) struct Kit {
 
 /// A QEMU that has been started, and our ends of what it holds.
 #[derive(Debug)]
-pub(crate) struct Started {
+pub(crate) struct StartedVm {
     pub(crate) vm: Vm,
     pub(crate) agent: UnixStream,
     /// The cable of its network card, if it has one.
     pub(crate) network: Option<UnixStream>,
 }
 
-impl Kit {
+impl VmFactory {
     pub(crate) fn new(
-        setting: LaunchConfig,
+        launch_config: LaunchConfig,
         accelerator: Accelerator,
         image: Image,
         limits: &Limits,
     ) -> Result<Self, Error> {
-        if setting.full {
+        if launch_config.full {
             // Rather now than with the first VM.
-            Launcher::try_walls(setting.clone()).map_err(not_started)?;
+            Launcher::try_walls(launch_config.clone()).map_err(not_started)?;
         }
-        let launcher = Launcher::new(setting).map_err(|e| {
+        let launcher = Launcher::new(launch_config).map_err(|e| {
             Error::new(ErrorKind::Host, format!("no thread for starting QEMU: {e}"))
         })?;
         Ok(Self {
@@ -73,8 +75,8 @@ impl Kit {
     ///
     /// # Errors
     /// [`ErrorKind::Host`]: no randomness, no clock.
-    pub(crate) fn fresh(&self, brought: &Brought) -> Result<Refresh, Error> {
-        fresh(&self.limits, brought).map_err(|message| Error::new(ErrorKind::Host, message))
+    pub(crate) fn new_refresh(&self, init: &GuestInit) -> Result<Refresh, Error> {
+        new_refresh(&self.limits, init).map_err(|message| Error::new(ErrorKind::Host, message))
     }
 
     /// What a guest's kernel is told.
@@ -94,16 +96,16 @@ impl Kit {
     pub(crate) async fn boot(
         &self,
         machine: &Machine,
-        brought: &Brought,
+        init: &GuestInit,
         protocol: u32,
         deadline: Duration,
-    ) -> Result<Started, Error> {
+    ) -> Result<StartedVm, Error> {
         let start = Instant::now();
         let initrd = descriptor(self.image.initrd())?;
         let (process, ends) = self.begin(machine, initrd).await?;
         let started = ends.started(process).await;
-        let fresh = self.fresh(brought)?;
-        let mut met = meet(started, &fresh, protocol, deadline).await?;
+        let refresh = self.new_refresh(init)?;
+        let mut met = handshake_after_boot(started, &refresh, protocol, deadline).await?;
         met.vm.start = start.elapsed();
         Ok(met)
     }
@@ -136,7 +138,7 @@ impl Kit {
         &self,
         machine: &Machine,
         memories: Vec<OwnedFd>,
-    ) -> Result<Started, Error> {
+    ) -> Result<StartedVm, Error> {
         let waiting = CommandLine::waiting;
         let (process, ends) = self.start(machine, waiting, memories).await?;
         Ok(ends.started(process).await)
@@ -147,7 +149,7 @@ impl Kit {
         &self,
         machine: &Machine,
         initrd: OwnedFd,
-    ) -> Result<(Process, Ends<UnixStream>), Error> {
+    ) -> Result<(Process, VmSockets<UnixStream>), Error> {
         let kernel = descriptor(self.image.kernel())?;
         let (kernel_number, initrd_number) = (kernel.as_raw_fd(), initrd.as_raw_fd());
         let boots = |line: CommandLine| {
@@ -164,8 +166,8 @@ impl Kit {
         machine: &Machine,
         complete: impl FnOnce(CommandLine) -> CommandLine,
         mut inherit: Vec<OwnedFd>,
-    ) -> Result<(Process, Ends<UnixStream>), Error> {
-        let Wires { ours, theirs } = Wires::new(machine.shape.network)
+    ) -> Result<(Process, VmSockets<UnixStream>), Error> {
+        let SocketPairs { ours, theirs } = SocketPairs::new(machine.shape.network)
             .map_err(|e| Error::new(ErrorKind::Host, format!("no sockets for a VM: {e}")))?;
         let rootfs = descriptor(self.image.rootfs())?;
         let layer = machine.shape.layer.as_ref().map(Layer::descriptor);
@@ -202,38 +204,39 @@ fn not_started(error: ProcessError) -> Error {
 ///
 /// # Errors
 /// [`ErrorKind::Boot`] with the guest's last words.
-pub(crate) async fn meet(
-    started: Started,
+pub(crate) async fn handshake_after_boot(
+    started: StartedVm,
     refresh: &Refresh,
     protocol: u32,
     deadline: Duration,
-) -> Result<Started, Error> {
+) -> Result<StartedVm, Error> {
     let conversation = async |agent: &mut UnixStream| {
-        let greeted = greet(agent, protocol, &FEATURES, Some(refresh), deadline).await;
+        let greeted = say_hello(agent, protocol, &FEATURES, Some(refresh), deadline).await;
         greeted.map(|reply| agrees(&reply, protocol))
     };
-    speak(started, refresh, conversation).await
+    handshake(started, refresh, conversation).await
 }
 
 /// The same for a guest that goes on from a saved state, and with the conversation that it stood in.
 ///
 /// # Errors
 /// [`ErrorKind::Boot`] with the guest's last words.
-pub(crate) async fn meet_again(
-    started: Started,
+pub(crate) async fn handshake_after_restore(
+    started: StartedVm,
     refresh: &Refresh,
     deadline: Duration,
-) -> Result<Started, Error> {
-    let conversation = async |agent: &mut UnixStream| renew(agent, refresh, deadline).await.map(Ok);
-    speak(started, refresh, conversation).await
+) -> Result<StartedVm, Error> {
+    let conversation =
+        async |agent: &mut UnixStream| resume_with_refresh(agent, refresh, deadline).await.map(Ok);
+    handshake(started, refresh, conversation).await
 }
 
 /// Has this conversation with the agent, for as long as its QEMU is there; the guest is one of its own then.
-async fn speak(
-    started: Started,
+async fn handshake(
+    started: StartedVm,
     refresh: &Refresh,
     conversation: impl AsyncFnOnce(&mut UnixStream) -> Result<Result<(), Error>, ChannelError>,
-) -> Result<Started, Error> {
+) -> Result<StartedVm, Error> {
     let mut started = started;
     let said = tokio::select! {
         said = conversation(&mut started.agent) => said,
@@ -245,7 +248,7 @@ async fn speak(
             started.vm.identity = (refresh.machine_id.clone(), refresh.hostname.clone());
             Ok(started)
         }
-        Err(error) => Err(started.vm.stillborn(&error).await),
+        Err(error) => Err(started.vm.startup_error(&error).await),
     }
 }
 
@@ -273,24 +276,24 @@ fn agrees(reply: &HelloReply, protocol: u32) -> Result<(), Error> {
 }
 
 /// One end of each of a VM's sockets.
-struct Ends<T> {
+struct VmSockets<T> {
     agent: T,
     console: T,
     monitor: T,
     network: Option<T>,
 }
 
-impl Ends<OwnedFd> {
+impl VmSockets<OwnedFd> {
     fn into_fds(self) -> impl Iterator<Item = OwnedFd> {
         let always = [self.agent, self.console, self.monitor];
         always.into_iter().chain(self.network)
     }
 }
 
-impl Ends<UnixStream> {
-    async fn started(self, process: Process) -> Started {
+impl VmSockets<UnixStream> {
+    async fn started(self, process: Process) -> StartedVm {
         let monitor = Monitor::open(self.monitor).await;
-        Started {
+        StartedVm {
             vm: Vm::new(process, self.console, monitor),
             agent: self.agent,
             network: self.network,
@@ -299,12 +302,12 @@ impl Ends<UnixStream> {
 }
 
 /// A VM's sockets: pairs, so that nothing of them has a name or outlives us.
-struct Wires {
-    ours: Ends<UnixStream>,
-    theirs: Ends<OwnedFd>,
+struct SocketPairs {
+    ours: VmSockets<UnixStream>,
+    theirs: VmSockets<OwnedFd>,
 }
 
-impl Wires {
+impl SocketPairs {
     fn new(network: bool) -> std::io::Result<Self> {
         let pair = || -> std::io::Result<(UnixStream, OwnedFd)> {
             let (ours, theirs) = StdStream::pair()?;
@@ -315,13 +318,13 @@ impl Wires {
         let network = network.then(pair).transpose()?;
         let (our_network, their_network) = network.unzip();
         Ok(Self {
-            ours: Ends {
+            ours: VmSockets {
                 agent: agent.0,
                 console: console.0,
                 monitor: monitor.0,
                 network: our_network,
             },
-            theirs: Ends {
+            theirs: VmSockets {
                 agent: agent.1,
                 console: console.1,
                 monitor: monitor.1,

@@ -32,7 +32,7 @@ impl Console {
     }
 
     /// The last `lines` lines, safe to print: the guest wrote them.
-    pub(crate) fn last_words(&self, lines: usize) -> String {
+    pub(crate) fn console_tail(&self, lines: usize) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes: Vec<u8> = tail.iter().copied().collect();
         drop(tail);
@@ -70,7 +70,7 @@ mod tests {
             .unwrap();
         drop(theirs);
         (&mut console.drain).await.unwrap();
-        assert_eq!(console.last_words(2), "Kernel [31mpanic\nend");
+        assert_eq!(console.console_tail(2), "Kernel [31mpanic\nend");
         assert!(console.tail.lock().unwrap().len() <= KEPT_BYTES);
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::host::Isolation;
 
 /// Lines of the guest's console that go into an error.
-const LAST_WORDS: usize = 8;
+const CONSOLE_TAIL_LINES: usize = 8;
 
 /// QEMU's monitor: commands, and the reason of a shutdown. None where QEMU had ended before it was
 /// asked; its own end then tells why.
@@ -101,8 +101,8 @@ impl Vm {
     }
 
     /// The end of its console, to be added to a sentence.
-    pub(crate) fn last_words(&self) -> String {
-        match self.console.last_words(LAST_WORDS).as_str() {
+    pub(crate) fn console_tail(&self) -> String {
+        match self.console.console_tail(CONSOLE_TAIL_LINES).as_str() {
             "" => String::new(),
             words => format!("; its console ended with:\n{words}"),
         }
@@ -114,7 +114,7 @@ impl Vm {
     }
 
     /// Ends it and tells what is known about why it was lost.
-    pub(crate) async fn post_mortem(mut self) -> String {
+    pub(crate) async fn diagnose(mut self) -> String {
         const PATIENCE: Duration = Duration::from_millis(500);
         let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
         let mut known = Vec::new();
@@ -132,14 +132,14 @@ impl Vm {
                 known.push(format!("QEMU said: {complaint}"));
             }
         }
-        let known = known.join("; ") + &self.last_words();
+        let known = known.join("; ") + &self.console_tail();
         let _ = self.process.kill().await;
         known
     }
 
     /// Ends it and tells why it did not start.
-    pub(crate) async fn stillborn(self, error: &ChannelError) -> Error {
-        let known = self.post_mortem().await;
+    pub(crate) async fn startup_error(self, error: &ChannelError) -> Error {
+        let known = self.diagnose().await;
         Error::new(
             ErrorKind::Boot,
             format!("the VM did not start: {error}; {known}"),

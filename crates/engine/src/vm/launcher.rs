@@ -24,7 +24,7 @@ const IN_STORE: &str = "bin/fumehood-launcher";
 ///
 /// # Errors
 /// [`ErrorKind::Missing`]: there is no launcher. Nothing runs without walls.
-pub(crate) fn setting(
+pub(crate) fn launch_config(
     config: &Config,
     qemu: &Qemu,
     accelerator: Accelerator,
@@ -94,10 +94,10 @@ pub fn install_launcher(store: &Store, launcher: &Path) -> Result<(), Error> {
         let directory = stored.parent().unwrap_or(store.root());
         std::fs::create_dir_all(directory)?;
         // By rename: the old one may be running.
-        let fresh = stored.with_extension(std::process::id().to_string());
-        std::fs::write(&fresh, &bytes)?;
-        std::fs::set_permissions(&fresh, Permissions::from_mode(0o755))?;
-        std::fs::rename(&fresh, &stored)
+        let new_refresh = stored.with_extension(std::process::id().to_string());
+        std::fs::write(&new_refresh, &bytes)?;
+        std::fs::set_permissions(&new_refresh, Permissions::from_mode(0o755))?;
+        std::fs::rename(&new_refresh, &stored)
     };
     put().map_err(|e| Error::new(ErrorKind::Host, format!("{}: {e}", stored.display())))
 }

@@ -36,19 +36,19 @@ impl std::fmt::Display for SandboxEnd {
 
 /// A VM that is kept, and what ends it.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct SandboxLifetime {
     pub(crate) isolation: Isolation,
     vm: tokio::sync::Mutex<Option<Vm>>,
-    clock: Mutex<Clock>,
+    clock: Mutex<IdleClock>,
     changed: Notify,
     ended: watch::Sender<Option<SandboxEnd>>,
 }
 
 #[derive(Debug)]
-struct Clock {
+struct IdleClock {
     began: Instant,
     /// Operations that somebody follows.
-    busy: usize,
+    mark_active: usize,
     idle_since: Instant,
     idle_timeout: Option<Duration>,
     max_lifetime: Option<Duration>,
@@ -59,19 +59,19 @@ const REASON: Duration = Duration::from_secs(5);
 
 /// Something of a sandbox is being used, and it is not idle.
 #[derive(Debug)]
-pub(crate) struct Busy(Arc<Life>);
+pub(crate) struct ActivityGuard(Arc<SandboxLifetime>);
 
-impl Drop for Busy {
+impl Drop for ActivityGuard {
     fn drop(&mut self) {
         let mut clock = self.0.clock();
-        clock.busy -= 1;
+        clock.mark_active -= 1;
         clock.idle_since = Instant::now();
         drop(clock);
         self.0.changed.notify_one();
     }
 }
 
-impl Life {
+impl SandboxLifetime {
     pub(crate) fn new(
         vm: Vm,
         idle_timeout: Option<Duration>,
@@ -81,9 +81,9 @@ impl Life {
         Self {
             isolation: vm.isolation(),
             vm: tokio::sync::Mutex::new(Some(vm)),
-            clock: Mutex::new(Clock {
+            clock: Mutex::new(IdleClock {
                 began: now,
-                busy: 0,
+                mark_active: 0,
                 idle_since: now,
                 idle_timeout,
                 max_lifetime,
@@ -93,7 +93,7 @@ impl Life {
         }
     }
 
-    fn clock(&self) -> MutexGuard<'_, Clock> {
+    fn clock(&self) -> MutexGuard<'_, IdleClock> {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -101,12 +101,12 @@ impl Life {
     ///
     /// # Errors
     /// [`ErrorKind::Lost`], with the reason.
-    pub(crate) fn busy(self: &Arc<Self>) -> Result<Busy, Error> {
+    pub(crate) fn mark_active(self: &Arc<Self>) -> Result<ActivityGuard, Error> {
         if let Some(end) = self.ended() {
             return Err(gone(&end));
         }
-        self.clock().busy += 1;
-        Ok(Busy(self.clone()))
+        self.clock().mark_active += 1;
+        Ok(ActivityGuard(self.clone()))
     }
 
     /// The VM, held against its end.
@@ -127,7 +127,7 @@ impl Life {
     }
 
     /// Waits for its end.
-    pub(crate) async fn end_of_life(&self) -> SandboxEnd {
+    pub(crate) async fn wait_until_ended(&self) -> SandboxEnd {
         let mut ended = self.ended.subscribe();
         let found = ended.wait_for(Option::is_some).await;
         found
@@ -137,8 +137,8 @@ impl Life {
     }
 
     /// What is known of an end that is known to have come.
-    pub(crate) async fn why(&self) -> String {
-        match timeout(REASON, self.end_of_life()).await {
+    pub(crate) async fn end_reason(&self) -> String {
+        match timeout(REASON, self.wait_until_ended()).await {
             Ok(end) => format!("the sandbox ended: {end}"),
             Err(_) => "the sandbox's VM has ended".to_string(),
         }
@@ -155,11 +155,11 @@ impl Life {
     }
 
     /// Ends the VM, for this reason if there was none before; returns how long that took.
-    pub(crate) async fn end(&self, why: SandboxEnd) -> Duration {
+    pub(crate) async fn end(&self, end_reason: SandboxEnd) -> Duration {
         let vm = self.vm.lock().await.take();
         self.ended.send_if_modified(|end| {
             let is_first = end.is_none();
-            end.get_or_insert(why);
+            end.get_or_insert(end_reason);
             is_first
         });
         match vm {
@@ -182,15 +182,15 @@ impl Life {
     /// When it ends by itself at the latest, and why.
     fn due(&self) -> Option<(Instant, SandboxEnd)> {
         let clock = self.clock();
-        let idle = clock.idle_timeout.filter(|_| clock.busy == 0);
+        let idle = clock.idle_timeout.filter(|_| clock.mark_active == 0);
         let idle = idle.map(|time| (clock.idle_since + time, SandboxEnd::Idle(time)));
-        let life = clock.max_lifetime;
-        let life = life.map(|time| (clock.began + time, SandboxEnd::Lifetime(time)));
-        idle.into_iter().chain(life).min_by_key(|(at, _)| *at)
+        let lifetime = clock.max_lifetime;
+        let lifetime = lifetime.map(|time| (clock.began + time, SandboxEnd::Lifetime(time)));
+        idle.into_iter().chain(lifetime).min_by_key(|(at, _)| *at)
     }
 
     /// Ends the VM when its time has come, and learns why it went away by itself.
-    pub(crate) async fn watch_over(self: Arc<Self>, channel: Arc<Channel>) {
+    pub(crate) async fn supervise(self: Arc<Self>, channel: Arc<Channel>) {
         loop {
             let due = self.due();
             let time_is_up = async {
@@ -202,8 +202,8 @@ impl Life {
             tokio::select! {
                 () = time_is_up => {
                     // Somebody may have begun something, or have asked for more time, just now.
-                    if let Some((_, why)) = self.due().filter(|(at, _)| *at <= Instant::now()) {
-                        self.end(why).await;
+                    if let Some((_, end_reason)) = self.due().filter(|(at, _)| *at <= Instant::now()) {
+                        self.end(end_reason).await;
                         return;
                     }
                 }
@@ -220,7 +220,7 @@ impl Life {
         let vm = self.vm.lock().await.take();
         let known = match vm {
             Some(vm) => {
-                let known = vm.post_mortem().await;
+                let known = vm.diagnose().await;
                 match error {
                     ChannelError::Violation(what) => {
                         format!("the guest broke the protocol: {what}; {known}")

@@ -10,11 +10,11 @@ mod layer_disk;
 mod lifetime;
 mod machine;
 
-pub(crate) use boot::{Kit, Started, meet, meet_again};
+pub(crate) use boot::{StartedVm, VmFactory, handshake_after_boot, handshake_after_restore};
 pub(crate) use instance::Vm;
-pub(crate) use launcher::setting;
+pub(crate) use launcher::launch_config;
 pub use launcher::{LAUNCHER_BIN, install_launcher};
 pub use layer_disk::Layer;
 pub use lifetime::SandboxEnd;
-pub(crate) use lifetime::{Busy, Life};
+pub(crate) use lifetime::{ActivityGuard, SandboxLifetime};
 pub(crate) use machine::{Machine, Shape};
