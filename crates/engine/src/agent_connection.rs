@@ -67,6 +67,7 @@ impl AgentConnection {
                     () = self.vm.ended() => return Err(self.lost(&ChannelError::Closed).await),
                 },
             };
+
             match self.serve_client(client, token.as_deref(), &listener).await {
                 Ok(waiting) => next = waiting,
                 Err(error) => return Err(self.lost(&error).await),
@@ -106,6 +107,7 @@ impl AgentConnection {
             .write_all(&first)
             .await
             .map_err(|_| ChannelError::Closed)?;
+
         bridge(&mut client, &mut self.socket, listener).await
     }
 }
@@ -140,6 +142,7 @@ async fn bridge(
     tokio::pin!(requests, answers);
 
     let mut is_open = true;
+
     loop {
         tokio::select! {
             end = &mut requests, if is_open => match end {
@@ -147,10 +150,12 @@ async fn bridge(
                 CopyEnd::ReadFailed => return Ok(None),
                 CopyEnd::WriteFailed => return Err(ChannelError::Closed),
             },
+
             end = &mut answers => return match end {
                 CopyEnd::WriteFailed => Ok(None),
                 CopyEnd::ReadEnded | CopyEnd::ReadFailed => Err(ChannelError::Closed),
             },
+
             next = accept(listener), if !is_open => return Ok(Some(next)),
         }
     }
@@ -189,12 +194,13 @@ pub fn fresh_token() -> Result<String, Error> {
     Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Rejects all lines of a client until a `hello` contains the token. Returns what is forwarded to the agent: that
-/// `hello` without its token, and what followed it. `None`: the client is rejected.
+/// Rejects all lines of a client until a `hello` contains the token. Returns the bytes to forward to the agent: that
+/// `hello` without its token, and the bytes after it. `None`: the client is rejected.
 async fn authenticate(client: &mut TcpStream, token: &str) -> Option<Vec<u8>> {
     let limit = usize::try_from(2 * Limits::default().token_bytes + 4096).unwrap_or(usize::MAX);
     let mut decoder = Decoder::new(limit);
     let mut buffer = [0; 4096];
+
     loop {
         let n = client.read(&mut buffer).await.ok().filter(|n| *n > 0)?;
         let mut bytes = &buffer[..n];
@@ -214,12 +220,14 @@ async fn authenticate(client: &mut TcpStream, token: &str) -> Option<Vec<u8>> {
             } else {
                 "send `hello` with the right token first"
             };
+
             let error = WireError::new(ErrorType::AuthError, message);
             let answer = ErrorMessage::new(op_id, error, env!("CARGO_PKG_VERSION"));
             client
                 .write_all(&encode_line(&Response::Error(answer)))
                 .await
                 .ok()?;
+
             if is_final {
                 return None;
             }
@@ -239,6 +247,7 @@ fn check_token(item: &Item, token: &str) -> TokenCheck {
     let Item::Line(line) = item else {
         return TokenCheck::NoHello(None);
     };
+
     match Request::parse(line) {
         Ok(Request::Hello(hello)) => {
             let given = hello.token.as_deref();

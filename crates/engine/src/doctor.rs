@@ -91,6 +91,7 @@ fn check_qemu(config: &Config) -> Finding {
     let text = output
         .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
         .unwrap_or_default();
+
     match text.lines().next() {
         Some(version) => Finding::new(SUBJECT, Health::Good, format!("{program} ({version})"), ""),
         None => {
@@ -156,17 +157,21 @@ fn check_isolation(config: &Config, selected: &Result<SelectedAccelerator, Error
         require_isolation: RequiredIsolation::Any,
         ..config.clone()
     };
+
     let launch_config = Qemu::find(&config).and_then(|qemu| {
         let store = open_store(&config)?;
         launch_config(&config, &qemu, accelerator, store.root())
     });
+
     let missing = launch_config
         .map_err(|e| e.to_string())
         .and_then(|config| Launcher::try_walls(config).map_err(|e| e.to_string()));
+
     let missing = match missing {
         Ok(missing) => missing,
         Err(why) => return Finding::new(SUBJECT, Health::Bad, why, "fumehood image build"),
     };
+
     if missing.is_empty() {
         let what =
             format!("isolation full: own user, namespaces, root, cgroup, Landlock; {ALWAYS}");
@@ -177,13 +182,16 @@ fn check_isolation(config: &Config, selected: &Result<SelectedAccelerator, Error
         .iter()
         .map(|(layer, _)| IsolationLayer::from(*layer))
         .collect();
+
     let reasons: Vec<_> = missing.iter().map(|(_, why)| why.as_str()).collect();
     let fixes: Vec<_> = layers
         .iter()
         .map(|layer| format!("{layer}: {}", layer.fix()))
         .collect();
+
     let isolation = Isolation::Reduced(layers);
     let what = format!("isolation {isolation} ({}); {ALWAYS}", reasons.join("; "));
+
     Finding::new(SUBJECT, Health::Reduced, what, fixes.join("; "))
 }
 
@@ -197,11 +205,13 @@ fn check_permissions(config: &Config) -> Finding {
     let existing = existing_ancestor(store.root());
     let shown = existing.display();
     let is_allowed = |access| rustix::fs::access(existing, access).is_ok();
+
     if !is_allowed(Access::READ_OK | Access::EXEC_OK) {
         let what = format!("this user cannot read {shown}");
         let fix = "allow this user to read it, or set FUMEHOOD_HOME";
         return Finding::new(SUBJECT, Health::Bad, what, fix);
     }
+
     if !is_allowed(Access::WRITE_OK) {
         let what = format!("this user can run images but not build them: {shown} is not writable");
         let fix = "set FUMEHOOD_HOME to build your own images";
@@ -213,6 +223,7 @@ fn check_permissions(config: &Config) -> Finding {
     } else {
         "an ordinary user"
     };
+
     let what = format!("{user}, with permission to build and run images");
     Finding::new(SUBJECT, Health::Good, what, "")
 }
@@ -249,13 +260,16 @@ fn check_disk(config: &Config) -> Finding {
             return Finding::new(SUBJECT, Health::Bad, what, "set FUMEHOOD_HOME");
         }
     };
+
     let mib = stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024);
     if mib >= BUILD_MIB {
         let what = format!("{mib} MiB free for {shown}");
         return Finding::new(SUBJECT, Health::Good, what, "");
     }
+
     let what = format!("{mib} MiB free for {shown}; a first image build needs {BUILD_MIB} MiB");
     let fix = "free disk space, or set FUMEHOOD_HOME to a larger disk";
+
     Finding::new(SUBJECT, Health::Reduced, what, fix)
 }
 
@@ -275,12 +289,14 @@ mod tests {
             store: Some(empty),
             ..Config::default()
         };
+
         let findings = examine(&config);
         for subject in ["QEMU", "image"] {
             let finding = findings.iter().find(|f| f.subject == subject).unwrap();
             assert_eq!(finding.health, Health::Bad);
             assert!(!finding.fix.is_empty());
         }
+
         assert!(findings.iter().all(|f| !f.what.is_empty()));
     }
 }

@@ -72,6 +72,7 @@ pub(crate) fn select_accelerator(choice: AcceleratorChoice) -> Result<SelectedAc
         accelerator: Accelerator::Tcg,
         reason,
     };
+
     if choice == AcceleratorChoice::Tcg {
         return Ok(tcg("software emulation, as configured".into()));
     }
@@ -114,6 +115,7 @@ fn check_kvm() -> Result<String, String> {
             PROBE_TIMEOUT.as_secs()
         )
     })??;
+
     if probe.is_hardware() {
         let elapsed = probe.elapsed.as_micros();
         Ok(format!("a probe guest ran on the CPU in {elapsed} µs"))
@@ -155,6 +157,7 @@ mod tests {
                 .accelerator,
             Accelerator::Tcg
         );
+
         assert!(
             !select_accelerator(AcceleratorChoice::Auto)
                 .unwrap()

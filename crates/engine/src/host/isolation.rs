@@ -157,11 +157,13 @@ mod tests {
             fumehood_qemu::IsolationLayer::User,
             fumehood_qemu::IsolationLayer::Cgroup,
         ];
+
         let reduced = Isolation::without(&layers);
         assert_eq!(
             reduced.missing(),
             [IsolationLayer::User, IsolationLayer::Cgroup]
         );
+
         assert_eq!(reduced.to_string(), "reduced: no user, no cgroup");
     }
 

@@ -108,6 +108,7 @@ mod tests {
             language(Language::Javascript, "a@1 || 2"),
             language(Language::Javascript, "a@1 || 3")
         );
+
         assert_eq!(
             language(Language::Javascript, "a@1  ||  2"),
             language(Language::Javascript, "a@1 || 2")

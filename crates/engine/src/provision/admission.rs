@@ -77,6 +77,7 @@ impl Admission {
         let available = available_mib().unwrap_or(1024);
         let total_mib = u32::try_from(available * SHARE_PERCENT / 100).unwrap_or(u32::MAX / 2);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+
         Self {
             memory: Arc::new(Semaphore::new(total_mib as usize)),
             total_mib,
@@ -106,9 +107,11 @@ impl Admission {
     fn queue(&self) -> Result<QueueTicket, Error> {
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
         let ticket = QueueTicket(self.waiting.clone());
+
         if waiting < self.queue_length {
             return Ok(ticket);
         }
+
         let max = self.queue_length;
         let message = format!("{max} requests are waiting for a VM, the maximum; try again later");
         Err(Error::new(ErrorKind::Busy, message))
@@ -124,6 +127,7 @@ impl Admission {
         let is_current = reading
             .as_ref()
             .is_some_and(|(at, _)| at.elapsed() < PRESSURE_CACHE_TIME);
+
         if !is_current {
             *reading = Some((Instant::now(), memory_shortage()));
         }
@@ -172,6 +176,7 @@ impl Admission {
     ) -> Result<MemoryReservation, Error> {
         self.check_fits(guest_mib)?;
         self.check_pressure()?;
+
         if let Some(reservation) = self.try_reserve(guest_mib) {
             return Ok(reservation);
         }
@@ -179,6 +184,7 @@ impl Admission {
         let _ticket = self.queue()?;
         shed();
         let needed = guest_mib.saturating_add(OVERHEAD_MIB);
+
         self.with_deadline(self.wait_for_memory(needed)).await
     }
 
@@ -193,6 +199,7 @@ impl Admission {
     ) -> Result<(MemoryReservation, OwnedSemaphorePermit), Error> {
         self.check_fits(guest_mib)?;
         self.check_pressure()?;
+
         if let Some(reservation) = self.try_reserve(guest_mib)
             && let Some(turn) = self.try_turn()
         {
@@ -209,9 +216,11 @@ impl Admission {
                     self.wait_for_memory(needed).await?
                 }
             };
+
             let turn = self.start_turns.clone().acquire_owned().await;
             Ok((reservation, turn.map_err(|_| self.busy_error())?))
         };
+
         self.with_deadline(both).await
     }
 
@@ -221,10 +230,12 @@ impl Admission {
         if needed <= self.total_mib {
             return Ok(());
         }
+
         let message = format!(
             "a guest with {guest_mib} MiB needs {needed} MiB of this host; {} MiB may be used; request less memory",
             self.total_mib
         );
+
         Err(Error::new(ErrorKind::Host, message))
     }
 
@@ -262,6 +273,7 @@ fn memory_shortage() -> Option<String> {
 
     let text = std::fs::read_to_string("/proc/pressure/memory").ok()?;
     let stalled = pressure(&text)?;
+
     (stalled > MAX_PRESSURE).then(|| {
         format!(
             "processes of this host waited for memory in {stalled} % of the last 10 s, more than {MAX_PRESSURE} %"
@@ -309,6 +321,7 @@ mod tests {
             .reserve(admission.max_guest_mib(), || ())
             .await
             .unwrap();
+
         let waits = tokio::spawn({
             let admission = admission.clone();
             async move { admission.reserve_with_turn(1, || ()).await.is_ok() }
@@ -351,6 +364,7 @@ mod tests {
             .reserve_with_turn(admission.total_mib - OVERHEAD_MIB, || ())
             .await
             .unwrap();
+
         assert_eq!(
             admission
                 .reserve_with_turn(1, || ())
