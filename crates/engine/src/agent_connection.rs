@@ -137,6 +137,7 @@ async fn bridge(
 ) -> Result<Option<TcpStream>, ChannelError> {
     let (from_client, to_client) = client.split();
     let (from_agent, to_agent) = agent.split();
+    // Both directions are copied independently.
     let requests = copy_until_end(from_client, to_agent);
     let answers = copy_until_end(from_agent, to_client);
     tokio::pin!(requests, answers);
@@ -202,6 +203,7 @@ async fn authenticate(client: &mut TcpStream, token: &str) -> Option<Vec<u8>> {
     let mut buffer = [0; 4096];
 
     loop {
+        // Check each complete line of what has arrived.
         let n = client.read(&mut buffer).await.ok().filter(|n| *n > 0)?;
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {

@@ -189,6 +189,7 @@ impl Qemu {
             };
         }
 
+        // Search PATH as a shell does.
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path)
             .map(|directory| directory.join(QEMU_NAME))

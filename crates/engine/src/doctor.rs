@@ -202,6 +202,7 @@ fn check_permissions(config: &Config) -> Finding {
         return Finding::new(SUBJECT, Health::Bad, "no store", "set FUMEHOOD_HOME");
     };
 
+    // The store may not exist yet: check the directory that it will be created in.
     let existing = existing_ancestor(store.root());
     let shown = existing.display();
     let is_allowed = |access| rustix::fs::access(existing, access).is_ok();
@@ -261,6 +262,7 @@ fn check_disk(config: &Config) -> Finding {
         }
     };
 
+    // Only the space for unprivileged users counts.
     let mib = stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024);
     if mib >= BUILD_MIB {
         let what = format!("{mib} MiB free for {shown}");

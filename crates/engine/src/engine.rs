@@ -57,6 +57,7 @@ impl Engine {
         let store = open_store(&config)?;
         let image = store.image(&config.image).map_err(image_error)?;
 
+        // Everything that does not depend on a request is found once, here.
         let selected = select_accelerator(config.accelerator)?;
         let accelerator = selected.accelerator;
         let launch_config = launch_config(&config, &qemu, accelerator, store.root())?;

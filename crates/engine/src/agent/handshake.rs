@@ -110,6 +110,7 @@ async fn read_refresh_answer(
                 continue;
             };
 
+            // Other answers are left over from the saved conversation.
             let answer_id = match &answer {
                 Response::Refreshed(refreshed) => refreshed.op_id,
                 Response::Error(refusal) => refusal.op_id,

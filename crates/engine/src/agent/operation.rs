@@ -114,6 +114,7 @@ impl Operation {
                 | OperationEvent::Pong
         );
 
+        // Keep the accounts that the reader checks the guest against.
         match &event {
             OperationEvent::Output(stream, bytes) => {
                 self.taken += bytes.len() as u64;

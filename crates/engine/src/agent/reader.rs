@@ -281,6 +281,7 @@ impl Reader {
             return Err("credit of 0 bytes".into());
         }
 
+        // The sum of all credit must stay plausible.
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let available = route.input.available_permits();
         if bytes > MAX_CREDIT_BYTES - available.min(MAX_CREDIT_BYTES) {

@@ -38,6 +38,7 @@ impl PackageIndex {
             Language::Python | Language::Shell => IndexLanguage::Python,
         };
 
+        // Reading the configuration may run programs.
         let found = tokio::task::spawn_blocking(move || Index::of_host(index_language)).await;
         let found = found.map_err(|e| Error::new(ErrorKind::Host, e.to_string()))?;
         let index =
@@ -48,6 +49,7 @@ impl PackageIndex {
             .reach(POLICY_NAME, &special_addresses(&index).await)
             .map_err(|e| invalid(&e))?;
 
+        // The gateway inserts the credentials; the guest gets placeholders.
         let mut network = Network::new(access.policy.clone());
         for (name, value) in &access.values {
             let value = SecretValue::new(value.0.clone())

@@ -87,6 +87,7 @@ impl Network {
             return Err(invalid(&message));
         }
 
+        // Bind now: a port in use is reported before a VM starts.
         let exposed = self.exposed.iter().map(|mapping| mapping.bind());
 
         Ok(PreparedNetwork {

@@ -87,6 +87,7 @@ impl Uplink {
             stale,
         } = network;
 
+        // Start the gateway at the other end of the cable.
         let gateway_config = GatewayConfig {
             link: LINK,
             policy: config.policy.clone(),

@@ -207,6 +207,7 @@ impl Admission {
         }
 
         let _ticket = self.queue()?;
+        // Memory may have become free while the queue was entered.
         let both = async {
             let reservation = match self.try_reserve(guest_mib) {
                 Some(reservation) => reservation,

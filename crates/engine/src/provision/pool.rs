@@ -51,6 +51,7 @@ impl VmPool {
     pub(crate) fn take_hot(&self, spec: &TemplateSpec) -> Option<HotVm> {
         let mut ready = self.ready();
         let vms = ready.hot.get_mut(spec)?;
+        // A VM may have been lost since it was added.
         let taken = std::iter::from_fn(|| vms.pop_front()).find(|hot| hot.channel.is_open());
         drop(ready);
 

@@ -177,6 +177,7 @@ impl Provisioner {
         let (reservation, _turn) = reserved.await?;
         let queue = start.elapsed();
 
+        // Start a process and restore into it. A second attempt helps if the host was overloaded.
         let attempt = || async {
             let start = Instant::now();
             let bases = std::slice::from_ref(base);
@@ -212,6 +213,7 @@ impl Provisioner {
         init: &GuestInit,
         protocol: u32,
     ) -> Result<AcquiredVm<UnixStream>, Error> {
+        // Another process may be building the same template: wait for it, within limits.
         let start = Instant::now();
         let reserved = self
             .admission

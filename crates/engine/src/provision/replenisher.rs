@@ -126,6 +126,7 @@ async fn build(provisioner: &Provisioner, spec: TemplateSpec) -> Result<Progress
 
 async fn add_standby(provisioner: &Provisioner, snapshots: &[Snapshot]) -> Result<Progress, Error> {
     let memory_mib = provisioner.config.pool.memory_mib;
+    // The pool must not take what requests need now.
     let (Some(reservation), Some(_turn)) = (
         provisioner.admission.try_reserve_spare(memory_mib),
         provisioner.admission.try_turn(),
@@ -150,6 +151,7 @@ async fn add_hot(
     spec: TemplateSpec,
     base: &Snapshot,
 ) -> Result<Progress, Error> {
+    // The pool must not take what requests need now.
     let (Some(reservation), Some(_turn)) = (
         provisioner
             .admission
@@ -184,6 +186,7 @@ async fn add_hot(
 async fn health_check(provisioner: &Provisioner) {
     for spec in provisioner.pool_specs() {
         for _ in 0..provisioner.config.pool.warm_vms {
+            // A VM that is being checked is not in the pool.
             let Some(hot) = provisioner.pool.take_hot(&spec) else {
                 break;
             };

@@ -77,6 +77,7 @@ pub(crate) async fn conclude(
             Err(Error::new(ErrorKind::Lost, message).after_start())
         }
         Ok(OperationEnd::Overdue) => {
+            // The console may show why the guest hangs.
             let (ended_by, code) = if cancelled {
                 (EndedBy::Cancelled, CANCELLED)
             } else {
@@ -100,10 +101,12 @@ pub(crate) async fn conclude(
         }
         Err(ChannelError::Violation(what)) => {
             end_vm(vm).await;
+            // Nothing that the guest reported can be trusted: there is no outcome.
             let message = format!("the guest violated the protocol: {what}");
             Err(Error::new(ErrorKind::Protocol, message).after_start())
         }
         Err(ChannelError::Closed | ChannelError::Silent(_)) => {
+            // The VM is gone: find out why.
             let detail = match (vm, lifetime) {
                 (Some(vm), _) => vm.diagnose().await,
                 (None, Some(lifetime)) => lifetime.end_reason().await,

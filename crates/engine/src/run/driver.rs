@@ -206,6 +206,7 @@ impl RunDriver {
             VmOwner::Sandbox(lifetime, guard) => (None, Some(lifetime), Some(guard)),
         };
 
+        // Forward events until the operation ends.
         let mut pump = EventPump::new(
             self.operation,
             events,
@@ -220,6 +221,7 @@ impl RunDriver {
             return Ok(None);
         }
 
+        // Ending the VM does not count as execution.
         let execute = pump.elapsed();
         let conclusion = conclude(end, pump.cancelled, vm, lifetime.as_deref()).await?;
 

@@ -105,6 +105,7 @@ impl Run {
     }
 
     async fn end(&mut self) -> Result<RunEnd, Error> {
+        // The driver waits for room in the event queue: drain it.
         while self.events.recv().await.is_some() {}
         match (&mut self.driver).await {
             Ok(result) => result,

@@ -253,6 +253,7 @@ impl RunRequest {
 
         self.transfers.check(limits)?;
 
+        // The protocol validates its own fields.
         let mut exec = Exec::new(self.language, self.code.clone());
         exec.env_vars = self.env.iter().cloned().collect::<EnvVars>();
         exec.timeout = Some(i64::try_from(self.timeout_s).unwrap_or(i64::MAX));

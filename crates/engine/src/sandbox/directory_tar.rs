@@ -133,6 +133,7 @@ where
         }
     }
 
+    // The error of tar is the best explanation.
     let outcome = run.outcome().await?;
     if outcome.exit_code == Some(0) {
         return Ok(());
@@ -205,6 +206,7 @@ fn stays_inside<R: Read>(entry: &tar::Entry<'_, R>, to: &Path) -> io::Result<boo
         return Ok(false);
     };
 
+    // Resolve the directory that the link will be in: it may contain links itself.
     let parent = to.join(path.parent().unwrap_or(Path::new("")));
     let Ok(parent) = parent.canonicalize() else {
         return Ok(false);
@@ -214,6 +216,7 @@ fn stays_inside<R: Read>(entry: &tar::Entry<'_, R>, to: &Path) -> io::Result<boo
         return Ok(false);
     };
 
+    // Going up after going down could leave the directory through another link.
     let mut depth = below.components().count();
     let mut goes_down = false;
 

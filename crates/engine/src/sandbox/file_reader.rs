@@ -70,6 +70,7 @@ impl FileReader {
             OperationEvent::Answer(Response::Transferred(Transferred {
                 bytes, crc32c, ..
             })) => {
+                // The guest has finished: compare length and checksum.
                 let received = operation.received().file;
                 if (received.bytes, received.crc32c) == (bytes, crc32c) {
                     return Ok(None);

@@ -124,6 +124,7 @@ impl Files {
         let (mut len, mut crc32c) = (0, 0);
 
         loop {
+            // Fill a whole frame: readers may return small pieces.
             let mut piece = BytesMut::with_capacity(PIECE_BYTES);
             while piece.len() < PIECE_BYTES {
                 match from.read_buf(&mut piece).await {
@@ -255,6 +256,7 @@ impl Files {
             Error::new(ErrorKind::Host, message).caused_by(error)
         };
 
+        // The size in the directory entry proves nothing: count the bytes.
         let mut reader = self.open_reader(path, 0, None)?;
         let mut len = 0;
         while let Some(bytes) = reader.next().await? {
@@ -311,6 +313,7 @@ impl Files {
             })
         })?;
 
+        // Collect the pages, and check the limits before each one is kept.
         let mut all = Vec::new();
         let (mut held, mut stall_timer) = (0, StallTimer::default());
         let truncated = loop {

@@ -98,6 +98,7 @@ impl Sandbox {
     /// As [`checkpoint`](Self::checkpoint) and [`Engine::open`](crate::Engine::open).
     pub async fn fork(&self, count: usize) -> Result<Vec<Self>, Error> {
         let checkpoint = self.checkpoint().await?;
+        // Restore the children at the same time.
         let mut opening = JoinSet::new();
 
         for _ in 0..count {

@@ -44,6 +44,7 @@ impl Sandbox {
 
         let (_, timeout_s) = install.check(self.limits()).map_err(invalid)?;
 
+        // The guest runs the package manager; its output is bounded like that of a program.
         let (operation, guard) = self.start_operation(None, |op_id, credit| {
             Request::InstallPackages(InstallPackages {
                 op_id: Some(op_id),
@@ -79,6 +80,7 @@ async fn installed_packages(mut run: Run) -> Result<Vec<InstalledPackage>, Error
         }
     }
 
+    // A list without success is not trusted, and success needs a list.
     let outcome = run.outcome().await?;
     match (outcome.ended_by, outcome.exit_code, packages) {
         (EndedBy::Exited, Some(0), Some(packages)) => Ok(packages),

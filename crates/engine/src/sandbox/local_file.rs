@@ -63,6 +63,7 @@ impl NewFile {
             return Err(Error::new(ErrorKind::Invalid, message));
         }
 
+        // The same directory, so that the rename stays within one file system.
         let directory = parent(target);
         let file = tempfile::Builder::new()
             .prefix(".fumehood-")

@@ -154,6 +154,7 @@ async fn download_all(
     controls: &mut Controls,
 ) -> Vec<Download> {
     let mut downloads = Vec::with_capacity(requests.len());
+    // The limit for content in memory is shared by all downloads.
     let mut memory_left = MEMORY_BYTES;
     let mut is_cancelled = false;
 
@@ -172,6 +173,7 @@ async fn download_all(
             }
         };
 
+        // A failed download is part of the outcome.
         let download = result.unwrap_or_else(|error| Download {
             local: match target {
                 DownloadTarget::Path(path) => Some(path),
@@ -202,6 +204,7 @@ async fn download(
     target: &DownloadTarget,
     memory_left: u64,
 ) -> Result<Download, Error> {
+    // A link to a directory is downloaded as the directory.
     let info = files.stat(remote).await?;
     let is_dir = match info.kind {
         FileKind::Directory => true,
@@ -215,6 +218,7 @@ async fn download(
             Err(Error::new(ErrorKind::Invalid, message))
         }
         DownloadTarget::Memory => {
+            // One byte more than allowed shows that the file is too large.
             let content = files.read_range(remote, 0, memory_left + 1).await?;
             let len = content.len() as u64;
             if len > memory_left {

@@ -97,6 +97,7 @@ impl Sandbox {
             SandboxLifetime::new(acquired.vm, timeouts.idle_timeout, timeouts.max_lifetime);
 
         let (lifetime, channel) = (Arc::new(lifetime), Arc::new(acquired.agent));
+        // One task ends the VM at its timeouts, and notices when it is lost.
         let supervisor = tokio::spawn(lifetime.clone().supervise(channel.clone()));
 
         Ok(Self(Arc::new(Inner {

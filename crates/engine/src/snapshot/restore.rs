@@ -94,6 +94,7 @@ impl StandbyProcess {
             return Err(Error::new(ErrorKind::Boot, message));
         };
 
+        // Send the state to QEMU.
         let Self {
             started, machine, ..
         } = self;

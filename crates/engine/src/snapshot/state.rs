@@ -42,6 +42,7 @@ impl Snapshot {
         let ram = sealable_file("guest-memory").map_err(no_file)?;
         let target = ram.try_clone().map_err(no_file)?;
         let (done, filled) = watch::channel(None);
+        // Fill the memory while QEMU starts.
         tokio::task::spawn_blocking(move || {
             let result = fill(&target).and_then(|()| seal(&target).map_err(|e| e.to_string()));
             let _ = done.send(Some(result));

@@ -186,6 +186,7 @@ impl Templates {
             Err(error) => Err(error.to_string()),
         };
 
+        // The template can be used from memory before it is on disk.
         let snapshot = warm_snapshot(factory, spec, deadline).await?;
         let loaded = Slot::Loaded(snapshot.clone());
         self.slots().insert(spec.clone(), loaded);

@@ -108,6 +108,7 @@ impl VmFactory {
         let (process, sockets) = self.start_kernel(machine, initrd).await?;
         let started = sockets.into_vm(process).await;
 
+        // The identity is created while the kernel boots.
         let refresh = self.new_refresh(init)?;
         let mut ready = handshake_after_boot(started, &refresh, protocol, deadline).await?;
         ready.vm.start = start.elapsed();
@@ -124,6 +125,7 @@ impl VmFactory {
         let start = Instant::now();
         let machine = self.machine(Shape::plain(FLOOR_MEMORY_MIB));
         let (process, mut sockets) = self.start_kernel(&machine, initrd).await?;
+        // The first byte shows that the first process runs.
         let first = tokio::time::timeout(deadline, sockets.console.read_u8()).await;
         let elapsed = start.elapsed();
         process.kill().await;
@@ -281,6 +283,7 @@ fn duplicate(file: &ImageFile) -> Result<OwnedFd, Error> {
 
 /// Rejects an incompatible agent: that of an image which another version built.
 fn check_agent(reply: &HelloReply, protocol: u32) -> Result<(), Error> {
+    // Version 0 has no features: any client may speak it.
     let missing = FEATURES
         .iter()
         .find(|feature| !reply.features.iter().any(|has| has == *feature));

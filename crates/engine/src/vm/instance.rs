@@ -118,6 +118,7 @@ impl Vm {
     pub(crate) async fn diagnose(mut self) -> String {
         const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
+        // QEMU may be exiting at this moment.
         let exit = tokio::time::timeout(EXIT_TIMEOUT, self.process.wait()).await;
         let mut facts = Vec::new();
 

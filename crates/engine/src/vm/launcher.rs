@@ -58,12 +58,14 @@ fn find_launcher(config: &Config, store: &Path) -> Result<PathBuf, Error> {
             .ok_or_else(missing);
     }
 
+    // An installation puts it beside the program.
     let program = std::env::current_exe().ok();
     let beside = program.map(|program| program.with_file_name(LAUNCHER_BIN));
     if let Some(beside) = beside.filter(|path| is_program(path)) {
         return Ok(beside);
     }
 
+    // Programs that link this library have it in the store.
     let stored = store.join(PATH_IN_STORE);
     if is_program(&stored) && is_only_ours(&stored) {
         return Ok(stored);
@@ -131,6 +133,7 @@ fn qemu_user(accelerator: Accelerator) -> User {
         },
     };
 
+    // A separate user for each QEMU is best, `nobody` is second.
     let may_become = |uid| {
         let gid = gid.unwrap_or(uid);
         can_setuid(Credentials { uid, gid })

@@ -178,6 +178,7 @@ impl SandboxLifetime {
             true
         });
 
+        // A holder of the lock drops the VM itself when it is done.
         if let Ok(mut vm) = self.vm.try_lock() {
             vm.take();
         }
@@ -198,6 +199,7 @@ impl SandboxLifetime {
     /// Ends the VM when a timeout expires, and records why it was lost if the connection ends.
     pub(crate) async fn supervise(self: Arc<Self>, channel: Arc<Channel>) {
         loop {
+            // Compute the timeout again after each change.
             let next = self.next_timeout();
             let expired = async {
                 match &next {

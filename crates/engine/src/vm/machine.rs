@@ -108,6 +108,7 @@ impl Machine {
             ),
         };
 
+        // The order of the devices is part of a saved state.
         let socket = |id: &str, fd| Chardev { id: id.into(), fd };
         let line = CommandLine::bare()
             .with(&Board::Microvm { acpi: self.acpi })
