@@ -1,4 +1,4 @@
-//! Gives a VM a network that reaches one host only, and prints what was denied.
+//! Gives a VM a network that reaches only one host, and prints denied connections.
 //!
 //! `cargo run -p fumehood-engine --example network_policy`
 
@@ -20,7 +20,7 @@ for url in ["https://example.com/", "https://example.org/"]:
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Nothing is reachable except what a rule allows.
+    // Rules allow hosts; all others are denied.
     let document = Document {
         allow: vec![RuleSpec::parse_word("example.com")?],
         ..Document::default()

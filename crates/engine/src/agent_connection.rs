@@ -203,7 +203,7 @@ async fn authenticate(client: &mut TcpStream, token: &str) -> Option<Vec<u8>> {
     let mut buffer = [0; 4096];
 
     loop {
-        // Check each complete line of what has arrived.
+        // Check each complete line.
         let n = client.read(&mut buffer).await.ok().filter(|n| *n > 0)?;
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {

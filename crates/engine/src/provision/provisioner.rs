@@ -213,7 +213,6 @@ impl Provisioner {
         init: &GuestInit,
         protocol: u32,
     ) -> Result<AcquiredVm<UnixStream>, Error> {
-        // Another process may be building the same template: wait for it, within limits.
         let start = Instant::now();
         let reserved = self
             .admission
@@ -282,6 +281,7 @@ impl Provisioner {
     pub(crate) async fn build_template(&self, spec: &TemplateSpec) -> Result<bool, Error> {
         const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
+        // Another process may be building the same template: wait for it, within limits.
         let start = Instant::now();
 
         loop {

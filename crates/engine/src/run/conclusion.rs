@@ -77,13 +77,13 @@ pub(crate) async fn conclude(
             Err(Error::new(ErrorKind::Lost, message).after_start())
         }
         Ok(OperationEnd::Overdue) => {
-            // The console may show why the guest hangs.
             let (ended_by, code) = if cancelled {
                 (EndedBy::Cancelled, CANCELLED)
             } else {
                 (EndedBy::Timeout, TIMED_OUT)
             };
 
+            // The console may show why the guest hangs.
             let console = vm.as_ref().map(Vm::console_tail).unwrap_or_default();
             let detail = format!("the guest did not end the program in time{console}");
             let teardown = end_vm(vm).await;
