@@ -14,11 +14,11 @@ const POOL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The time in which a VM that was just started finishes its remaining work.
 const SETTLE_TIME: Duration = Duration::from_millis(30);
 
-/// Starts an engine with this many hot and blank VMs of these languages.
-pub(crate) fn engine(hot: usize, blank: usize, languages: &[Language]) -> anyhow::Result<Engine> {
+/// Starts an engine with this many hot VMs of these languages, and this many standby processes.
+pub(crate) fn engine(hot: usize, standby: usize, languages: &[Language]) -> anyhow::Result<Engine> {
     let pool = Pool {
-        hot,
-        blank,
+        warm_vms: hot,
+        standby_processes: standby,
         languages: languages.to_vec(),
         ..Pool::default()
     };
@@ -30,10 +30,14 @@ pub(crate) fn engine(hot: usize, blank: usize, languages: &[Language]) -> anyhow
     })?)
 }
 
-/// Waits until the pool holds this many hot and blank VMs.
+/// Waits until the pool holds this many hot VMs and standby processes.
 pub(crate) async fn wait_for_pool(engine: &Engine, size: (usize, usize)) -> anyhow::Result<()> {
     let start = Instant::now();
-    while engine.ready() != size {
+    loop {
+        let status = engine.pool_status();
+        if (status.warm, status.standby) == size {
+            break;
+        }
         ensure!(
             start.elapsed() < POOL_TIMEOUT,
             "the pool was not filled in time"

@@ -31,9 +31,9 @@ pub(crate) async fn restores(
         Series::with_target("template: shell", 90.0),
     ];
     let mut from_waiting = [
-        Series::with_target("blank: python, first byte, waiting QEMU", 70.0),
-        Series::new("blank: javascript"),
-        Series::new("blank: shell"),
+        Series::with_target("standby: python, first byte, waiting QEMU", 70.0),
+        Series::new("standby: javascript"),
+        Series::new("standby: shell"),
     ];
 
     // Floors and runs take turns, so that both see the same load.
@@ -49,7 +49,7 @@ pub(crate) async fn restores(
 
             wait_for_pool(&pooled, (0, 1)).await?;
             let (first_output, outcome) = run(&pooled, language, HELLO[at]).await?;
-            ensure!(outcome.source == VmOrigin::Blank, "{outcome:?}");
+            ensure!(outcome.source == VmOrigin::Standby, "{outcome:?}");
             from_waiting[at].add(first_output);
         }
     }
