@@ -14,49 +14,36 @@
 //! # Ok(())
 //! # }
 //! ```
-//!
-//! Modules by rank; a lower one never names a higher: `http, listen > runs, sandboxes, checkpoints > ceiling > service > records >
-//! job, metrics, claims, keys, rate > store, ring, pieces > body, view > owner > error`.
-
-mod body;
-mod ceiling;
-mod checkpoints;
-mod claims;
-mod error;
+// The order is the architecture: a module imports only modules below it.
 mod http;
-mod job;
-pub mod keys;
-mod listen;
 pub mod mcp;
-mod metrics;
-mod number;
-mod owner;
-mod pieces;
-mod rate;
-mod records;
-mod ring;
-mod runs;
-mod sandboxes;
 mod service;
-mod store;
-mod view;
+mod state;
+mod auth;
+mod storage;
+mod api;
+mod error;
+mod id;
+mod owner;
+mod sync;
 
-pub use body::{
+pub use api::requests::{
     CodeLanguage, NetworkBody, PackageLanguage, PackagesBody, PortBody, ProcessBody, PtyBody,
     RunBody, SandboxBody, Signal, Stdin, TimesBody,
 };
-pub use claims::Once;
-pub use error::{ApiError, ErrorBody, Kind};
-pub use http::{Door, app, openapi};
-pub use job::Job;
-pub use listen::{ListenError, Listeners, default_socket};
-pub use owner::Owner;
-pub use ring::{Follower, Ring, Told};
-pub use runs::Found;
-pub use sandboxes::Kept;
-pub use service::{Service, Settings};
-pub use store::{Store, StoreError};
-pub use view::{
+pub use api::responses::{
     CheckpointView, FileView, OutcomeView, OutputView, PackageView, RunError, RunKind, RunState,
     RunView, SandboxState, SandboxView, TimingView,
 };
+pub use auth::api_keys as keys;
+pub use error::{ApiError, ErrorBody, Kind};
+pub use http::listeners::{ListenError, Listeners, default_socket};
+pub use http::{Door, app, openapi};
+pub use owner::Owner;
+pub use service::{Service, Settings};
+pub use state::event_log::{Follower, Ring, Told};
+pub use state::run_task::Job;
+pub use state::runs::Found;
+pub use state::sandbox_handle::Kept;
+pub use storage::database::{Store, StoreError};
+pub use storage::idempotency::Once;

@@ -6,11 +6,11 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::extract::{Caller, Json, Path, Query};
-use crate::body::{DirectoryBody, MoveBody};
+use crate::api::requests::{DirectoryBody, MoveBody};
+use crate::api::responses::{EntriesView, FileView};
+use crate::api::timestamp::written;
 use crate::error::ApiError;
-use crate::owner::written;
 use crate::service::Service;
-use crate::view::{EntriesView, FileView};
 
 /// Levels of a listing.
 const DEPTH: u32 = 64;

@@ -1,15 +1,16 @@
 //! The API over HTTP.
 
-mod accept;
-mod door;
-mod events;
+mod file_content;
+mod idempotency;
+pub(crate) mod listeners;
+mod middleware;
+mod negotiation;
 mod extract;
 mod files;
-mod once;
-mod rest;
+mod sse;
+mod system;
 mod runs;
 mod sandboxes;
-mod transfer;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -75,7 +76,10 @@ pub fn app(service: &Service, door: Door) -> Router {
             let message = "a fault of the server's own; its log says more under this request's id";
             ApiError::new(Kind::Internal, message).into_response()
         }))
-        .layer(from_fn_with_state((service.clone(), door), door::front))
+        .layer(from_fn_with_state(
+            (service.clone(), door),
+            middleware::front,
+        ))
 }
 
 /// The description of the API for machines.
@@ -107,16 +111,16 @@ fn routes() -> OpenApiRouter<Service> {
         .routes(routes!(sandboxes::install))
         .routes(routes!(sandboxes::expose))
         .routes(routes!(sandboxes::events))
-        .routes(routes!(transfer::download, transfer::upload))
+        .routes(routes!(file_content::download, file_content::upload))
         .routes(routes!(files::stat))
         .routes(routes!(files::list))
         .routes(routes!(files::make_dir))
         .routes(routes!(files::rename))
         .routes(routes!(files::remove))
-        .routes(routes!(rest::info))
-        .routes(routes!(rest::health))
-        .routes(routes!(rest::ready))
-        .routes(routes!(rest::metrics))
+        .routes(routes!(system::info))
+        .routes(routes!(system::health))
+        .routes(routes!(system::ready))
+        .routes(routes!(system::metrics))
 }
 
 /// What is the same of all operations: keys, and errors of any status.
@@ -160,7 +164,7 @@ fn described(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
             }
             let all = &mut operation.responses.responses;
             all.insert("default".into(), RefOr::T(error.clone()));
-            if !door::is_open(path) {
+            if !middleware::is_open(path) {
                 let none: [&str; 0] = [];
                 let key = utoipa::openapi::security::SecurityRequirement::new("key", none);
                 operation.security = Some(vec![key]);

@@ -9,17 +9,18 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::BODY_BYTES;
-use super::accept::Answer;
-use super::events::{After, EventView, follow, over};
 use super::extract::{Caller, Json, Path, Query, whole};
-use crate::body::{ProcessBody, PtyBody, RunBody, SignalBody};
-use crate::claims::Once;
+use super::negotiation::Answer;
+use super::sse::{After, EventView, follow, over};
+use crate::api::requests::{ProcessBody, PtyBody, RunBody, SignalBody};
+use crate::api::responses::{RunState, RunView, RunsView};
 use crate::error::{ApiError, Kind};
-use crate::job::Job;
-use crate::records::Filter;
-use crate::runs::{Found, LIST};
 use crate::service::Service;
-use crate::view::{RunState, RunView, RunsView};
+use crate::service::runs::LIST;
+use crate::state::run_task::Job;
+use crate::state::runs::Found;
+use crate::storage::idempotency::Once;
+use crate::storage::records::Filter;
 
 /// Items of a list unless it is said.
 const LISTED: u32 = 100;

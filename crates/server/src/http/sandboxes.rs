@@ -5,17 +5,17 @@ use fumehood_engine::{Language, PortMapping};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::events::{After, EventView, follow, over};
 use super::extract::{Caller, Json, Path, Query};
 use super::runs::limit;
-use crate::body::{ForkBody, PackagesBody, PortBody, SandboxBody, TimesBody};
-use crate::error::{ApiError, Kind};
-use crate::records::Filter;
-use crate::service::Service;
-use crate::view::{
+use super::sse::{After, EventView, follow, over};
+use crate::api::requests::{ForkBody, PackagesBody, PortBody, SandboxBody, TimesBody};
+use crate::api::responses::{
     CheckpointView, CheckpointsView, InstalledView, ProcessesView, SandboxState, SandboxView,
     SandboxesView, UrlView,
 };
+use crate::error::{ApiError, Kind};
+use crate::service::Service;
+use crate::storage::records::Filter;
 
 /// Which sandboxes.
 #[derive(Debug, Deserialize, IntoParams)]

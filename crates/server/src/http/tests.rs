@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
-use crate::owner::{Owner, fresh_id};
+use crate::api::responses::{RunKind, RunState, RunView, SandboxState, SandboxView};
+use crate::auth::api_keys as keys;
+use crate::id::fresh_id;
+use crate::owner::Owner;
 use crate::service::Settings;
-use crate::view::{RunKind, RunState, RunView, SandboxState, SandboxView};
-use crate::{keys, records};
+use crate::storage::records;
 
 /// A service on a host without an image: all that needs no VM.
 struct Bench {

@@ -8,8 +8,8 @@ use rmcp::model::{CallToolResult, ContentBlock};
 use rmcp::service::RequestContext;
 use serde_json::json;
 
-use super::answer::done;
-use super::asked;
+use super::params;
+use super::results::done;
 use super::tools::Tools;
 use crate::error::ApiError;
 
@@ -25,7 +25,7 @@ const MOST_ENTRIES: usize = 500;
 impl Tools {
     pub(super) async fn write(
         &self,
-        asked: asked::WriteFile,
+        asked: params::WriteFile,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
@@ -57,7 +57,7 @@ impl Tools {
 
     pub(super) async fn read(
         &self,
-        asked: asked::ReadFile,
+        asked: params::ReadFile,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
@@ -126,7 +126,7 @@ impl Tools {
 
     pub(super) async fn list(
         &self,
-        asked: asked::ListFiles,
+        asked: params::ListFiles,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;

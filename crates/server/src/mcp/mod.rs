@@ -1,11 +1,11 @@
 //! The Model Context Protocol: what agents call. One set of tools, over standard input and output for one user, and
 //! over HTTP behind the same keys as the rest.
 
-mod answer;
-mod asked;
+mod http;
+mod params;
 mod files;
-mod known;
-mod over_http;
+mod results;
+mod sessions;
 mod progress;
 mod tools;
 
@@ -13,7 +13,7 @@ use rmcp::ServiceExt;
 
 use crate::Service;
 use crate::owner::Owner;
-pub(crate) use over_http::http;
+pub(crate) use http::http;
 use tools::Tools;
 
 /// Serves one client over standard input and output, until it goes away; ends what it had begun.

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::keys;
+use crate::auth::api_keys;
 use crate::service::Settings;
 use crate::{Door, Service, app};
 
@@ -29,8 +29,8 @@ fn service(dir: &std::path::Path) -> Service {
 }
 
 async fn two_keys(service: &Service) -> (String, String) {
-    let one = keys::create(&service.0.store, "one").unwrap();
-    let other = keys::create(&service.0.store, "other").unwrap();
+    let one = api_keys::create(&service.0.store, "one").unwrap();
+    let other = api_keys::create(&service.0.store, "other").unwrap();
     (one, other)
 }
 
@@ -104,7 +104,7 @@ async fn a_key_has_so_many_sessions() {
         app.clone()
             .oneshot(request(Method::POST, key, None, hello()))
     };
-    for _ in 0..super::known::SESSIONS {
+    for _ in 0..super::sessions::SESSIONS {
         assert_eq!(begin(&one).await.unwrap().status(), 200);
     }
     let refused = begin(&one).await.unwrap();
@@ -125,7 +125,7 @@ async fn a_body_that_breaks_off_or_is_too_large_is_the_callers_fault() {
     let app = app(&service, Door::Keyed);
     let pieces = [Ok("{"), Err(std::io::Error::other("gone"))];
     let broken = Body::from_stream(futures_util::stream::iter(pieces));
-    let large = Body::from(vec![b' '; super::over_http::CALL_BYTES + 1]);
+    let large = Body::from(vec![b' '; super::http::CALL_BYTES + 1]);
     for (body, status) in [(broken, 400), (large, 413)] {
         let answer = app
             .clone()

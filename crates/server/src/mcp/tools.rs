@@ -7,18 +7,18 @@ use rmcp::service::RequestContext;
 use rmcp::{RoleServer, ServerHandler, tool, tool_handler, tool_router};
 use serde_json::{Value, json};
 
-use super::answer::{self, done, refused};
-use super::asked;
-use super::known::Gone;
+use super::params;
 use super::progress::Progress;
+use super::results::{self, done, refused};
+use super::sessions::Gone;
 use crate::Service;
-use crate::body::{CodeLanguage, NetworkBody, RunBody, SandboxBody, Stdin};
+use crate::api::requests::{CodeLanguage, NetworkBody, RunBody, SandboxBody, Stdin};
+use crate::api::responses::SandboxState;
 use crate::error::{ApiError, Kind};
-use crate::job::Job;
 use crate::owner::Owner;
-use crate::records::Filter;
-use crate::runs::LIST;
-use crate::view::SandboxState;
+use crate::service::runs::LIST;
+use crate::state::run_task::Job;
+use crate::storage::records::Filter;
 
 /// The interpreter that a session's calls share, one for each language.
 const CONTEXT: &str = "main";
@@ -61,7 +61,7 @@ impl Tools {
     #[tool(annotations(title = "Run code", destructive_hint = false, open_world_hint = false))]
     async fn run_code(
         &self,
-        Parameters(asked): Parameters<asked::RunCode>,
+        Parameters(asked): Parameters<params::RunCode>,
         context: RequestContext<RoleServer>,
     ) -> Called {
         called(self.run(asked, &context).await)
@@ -75,7 +75,7 @@ impl Tools {
     ))]
     async fn start_session(
         &self,
-        Parameters(asked): Parameters<asked::StartSession>,
+        Parameters(asked): Parameters<params::StartSession>,
         context: RequestContext<RoleServer>,
     ) -> Called {
         called(self.start(asked, &context).await)
@@ -89,7 +89,7 @@ impl Tools {
     ))]
     async fn list_sessions(
         &self,
-        Parameters(asked::Nothing {}): Parameters<asked::Nothing>,
+        Parameters(params::Nothing {}): Parameters<params::Nothing>,
         context: RequestContext<RoleServer>,
     ) -> Called {
         called(self.sessions(&context).await)
@@ -103,7 +103,7 @@ impl Tools {
     ))]
     async fn end_session(
         &self,
-        Parameters(asked): Parameters<asked::Session>,
+        Parameters(asked): Parameters<params::Session>,
         context: RequestContext<RoleServer>,
     ) -> Called {
         called(self.end(asked, &context).await)
@@ -117,7 +117,7 @@ impl Tools {
     ))]
     async fn write_file(
         &self,
-        Parameters(asked): Parameters<asked::WriteFile>,
+        Parameters(asked): Parameters<params::WriteFile>,
         context: RequestContext<RoleServer>,
     ) -> Called {
         called(self.write(asked, &context).await)
@@ -127,7 +127,7 @@ impl Tools {
     #[tool(annotations(title = "Read a file", read_only_hint = true, open_world_hint = false))]
     async fn read_file(
         &self,
-        Parameters(asked): Parameters<asked::ReadFile>,
+        Parameters(asked): Parameters<params::ReadFile>,
         context: RequestContext<RoleServer>,
     ) -> Called {
         called(self.read(asked, &context).await)
@@ -137,7 +137,7 @@ impl Tools {
     #[tool(annotations(title = "List files", read_only_hint = true, open_world_hint = false))]
     async fn list_files(
         &self,
-        Parameters(asked): Parameters<asked::ListFiles>,
+        Parameters(asked): Parameters<params::ListFiles>,
         context: RequestContext<RoleServer>,
     ) -> Called {
         called(self.list(asked, &context).await)
@@ -151,7 +151,7 @@ impl Tools {
     ))]
     async fn install_packages(
         &self,
-        Parameters(asked): Parameters<asked::InstallPackages>,
+        Parameters(asked): Parameters<params::InstallPackages>,
         context: RequestContext<RoleServer>,
     ) -> Called {
         called(self.install(asked, &context).await)
@@ -190,12 +190,12 @@ impl Tools {
 
     async fn run(
         &self,
-        asked: asked::RunCode,
+        asked: params::RunCode,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
         let mut body = RunBody::new(language(asked.language), asked.code);
-        body.display = asked.language != asked::Language::Shell;
+        body.display = asked.language != params::Language::Shell;
         body.timeout_s = asked.timeout_s.unwrap_or(body.timeout_s);
         if let Some(text) = asked.stdin {
             body.stdin = Stdin::Text(text);
@@ -218,13 +218,13 @@ impl Tools {
         follow(&job, context).await?;
         match job.failure() {
             Some(failure) => Err(failure),
-            None => Ok(answer::run(&job.view(true), asked.session.as_deref())),
+            None => Ok(results::run(&job.view(true), asked.session.as_deref())),
         }
     }
 
     async fn start(
         &self,
-        asked: asked::StartSession,
+        asked: params::StartSession,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
@@ -281,7 +281,7 @@ impl Tools {
 
     async fn end(
         &self,
-        asked: asked::Session,
+        asked: params::Session,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
@@ -292,7 +292,7 @@ impl Tools {
 
     async fn install(
         &self,
-        asked: asked::InstallPackages,
+        asked: params::InstallPackages,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
@@ -352,19 +352,19 @@ async fn tell(job: &Job, context: &RequestContext<RoleServer>) {
     job.wait().await;
 }
 
-fn language(language: asked::Language) -> CodeLanguage {
+fn language(language: params::Language) -> CodeLanguage {
     match language {
-        asked::Language::Python => CodeLanguage::Python,
-        asked::Language::Javascript => CodeLanguage::Javascript,
-        asked::Language::Shell => CodeLanguage::Shell,
+        params::Language::Python => CodeLanguage::Python,
+        params::Language::Javascript => CodeLanguage::Javascript,
+        params::Language::Shell => CodeLanguage::Shell,
     }
 }
 
-fn name(language: asked::Language) -> &'static str {
+fn name(language: params::Language) -> &'static str {
     match language {
-        asked::Language::Python => "python",
-        asked::Language::Javascript => "javascript",
-        asked::Language::Shell => "shell",
+        params::Language::Python => "python",
+        params::Language::Javascript => "javascript",
+        params::Language::Shell => "shell",
     }
 }
 

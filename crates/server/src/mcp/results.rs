@@ -3,8 +3,8 @@
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde_json::{Map, Value, json};
 
+use crate::api::responses::{OutputView, RunView};
 use crate::error::ApiError;
-use crate::view::{OutputView, RunView};
 
 /// The most of one stream of output that a model is given, in bytes: some 10,000 tokens. More is in a file, if the
 /// code writes it to one.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::error::ApiError;
-use crate::ring::{Follower, Told};
+use crate::state::event_log::{Follower, Told};
 
 /// A line now and then keeps what lies in between from closing the connection.
 const ALIVE: Duration = Duration::from_secs(15);

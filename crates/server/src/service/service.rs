@@ -1,7 +1,7 @@
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fumehood_engine::policy::Document;
@@ -9,16 +9,18 @@ use fumehood_engine::{Engine, Error};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoints::Checkpoints;
-use crate::claims::Claims;
+use crate::auth::api_keys::Seen;
+use crate::auth::rate_limit::Rates;
 use crate::error::{ApiError, Kind};
-use crate::job::Job;
-use crate::keys::Seen;
-use crate::metrics::Metrics;
 use crate::owner::Owner;
-use crate::rate::Rates;
-use crate::sandboxes::Kept;
-use crate::store::{Store, StoreError};
+use crate::state::checkpoints::Checkpoints;
+use crate::state::metrics::Metrics;
+use crate::state::runs::Jobs;
+use crate::state::sandbox_handle::Kept;
+use crate::storage::database::{Store, StoreError};
+use crate::storage::idempotency::Claims;
+use crate::storage::records;
+use crate::sync::lock;
 
 /// How a service is set up.
 #[derive(Debug, Clone)]
@@ -104,25 +106,6 @@ enum Ready {
     Not(Option<(Instant, ApiError)>),
 }
 
-/// Runs that are in memory.
-#[derive(Debug, Default)]
-pub(crate) struct Jobs {
-    pub(crate) by_id: HashMap<String, Arc<Job>>,
-    /// Those that have ended, the oldest first, with what they hold.
-    pub(crate) ended: VecDeque<(Instant, String, usize)>,
-    pub(crate) ended_bytes: usize,
-}
-
-impl Jobs {
-    pub(crate) fn live(&self) -> impl Iterator<Item = &Arc<Job>> {
-        self.by_id.values().filter(|job| !job.state().is_over())
-    }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Service {
     /// A service with this engine. What a server before it has left is told as what it is. Call it inside a
     /// tokio runtime.
@@ -143,7 +126,7 @@ impl Service {
         settings: Settings,
     ) -> Result<Self, StoreError> {
         let store = Store::open_serving(&settings.state)?;
-        crate::records::recover(&store)?;
+        records::recover(&store)?;
         Ok(Self::with(start, store, settings))
     }
 
@@ -184,7 +167,7 @@ impl Service {
             less: Notify::new(),
         }));
         let _ = service.engine();
-        crate::records::sweep_from_time_to_time(&service);
+        service.start_retention();
         service
     }
 

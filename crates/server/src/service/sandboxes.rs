@@ -1,145 +1,24 @@
 //! What callers can have done with sandboxes.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use fumehood_engine::{Engine, Error, ErrorKind, Sandbox, SandboxEnd, report};
+use fumehood_engine::{Engine, Sandbox, SandboxEnd};
 use jiff::Timestamp;
-use serde::Serialize;
 
-use crate::body::{SandboxBody, TimesBody};
+use super::service::Service;
+use crate::api::requests::{SandboxBody, TimesBody};
+use crate::api::responses::{PackageView, SandboxState, SandboxView};
+use crate::api::timestamp::written;
 use crate::error::{ApiError, Kind};
-use crate::owner::{Owner, fresh_id, written};
-use crate::records::{self, Filter, Table, find, list};
-use crate::ring::{Follower, Ring};
-use crate::service::{Service, lock};
-use crate::view::{PackageView, SandboxState, SandboxView};
-
-/// Seconds without anything asked of it after which a sandbox ends, unless its owner says otherwise.
-const IDLE_S: u64 = 300;
-
-/// Seconds after which it ends at the latest, unless its owner says otherwise: a day.
-const LIFETIME_S: u64 = 86_400;
-
-/// The longest of both, in seconds: a year.
-const LONGEST_S: u64 = 365 * 24 * 60 * 60;
+use crate::id::fresh_id;
+use crate::owner::Owner;
+use crate::state::sandbox_handle::{Kept, Times, word};
+use crate::storage::records::{self, Filter, Table, find, list};
+use crate::sync::lock;
 
 /// Letters of a name for people.
 const NAME_CHARS: usize = 128;
-
-/// Events of a sandbox that are kept, in bytes of JSON.
-const EVENTS_BYTES: usize = 1024 * 1024;
-
-/// A sandbox that is there.
-#[derive(Debug)]
-pub struct Kept {
-    id: String,
-    owner: Owner,
-    name: Option<String>,
-    created: Timestamp,
-    sandbox: Sandbox,
-    times: Mutex<Times>,
-    urls: Mutex<Vec<String>>,
-    ring: Arc<Ring>,
-}
-
-/// Seconds.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Times {
-    idle_s: u64,
-    lifetime_s: u64,
-}
-
-impl Times {
-    fn of(idle_s: Option<u64>, lifetime_s: Option<u64>, or: Self) -> Result<Self, ApiError> {
-        let given = [("idle_timeout_s", idle_s), ("max_lifetime_s", lifetime_s)];
-        for (name, seconds) in given {
-            if seconds.is_some_and(|seconds| !(1..=LONGEST_S).contains(&seconds)) {
-                let message = format!("`{name}`: 1 to {LONGEST_S} seconds are allowed");
-                return Err(ApiError::invalid(message));
-            }
-        }
-        Ok(Self {
-            idle_s: idle_s.unwrap_or(or.idle_s),
-            lifetime_s: lifetime_s.unwrap_or(or.lifetime_s),
-        })
-    }
-
-    const UNLESS_GIVEN: Self = Self {
-        idle_s: IDLE_S,
-        lifetime_s: LIFETIME_S,
-    };
-}
-
-impl Kept {
-    /// Its id.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// The engine's sandbox.
-    #[must_use]
-    pub fn handle(&self) -> &Sandbox {
-        &self.sandbox
-    }
-
-    pub(crate) fn times(&self) -> Times {
-        *lock(&self.times)
-    }
-
-    pub(crate) fn tell(&self, name: &'static str, what: &impl Serialize) {
-        self.ring
-            .tell(name, serde_json::to_string(what).unwrap_or_default());
-    }
-
-    /// Follows what goes on in it after this event; 0 = from its beginning.
-    #[must_use]
-    pub fn follow(&self, after: u64) -> Follower {
-        self.ring.follow(after)
-    }
-
-    /// As callers see it.
-    #[must_use]
-    pub fn view(&self) -> SandboxView {
-        let times = self.times();
-        SandboxView {
-            id: self.id.clone(),
-            name: self.name.clone(),
-            state: SandboxState::Running,
-            created_at: written(self.created),
-            ended_at: None,
-            ended: None,
-            ended_why: None,
-            memory_mib: self.sandbox.memory_mib(),
-            idle_timeout_s: times.idle_s,
-            max_lifetime_s: times.lifetime_s,
-            source: self.sandbox.source().as_str().into(),
-            isolation: report::isolation(self.sandbox.isolation()),
-            urls: lock(&self.urls).clone(),
-        }
-    }
-
-    /// An error of the engine's, with the sandbox's end where that is the reason.
-    pub(crate) fn explain(&self, error: Error) -> ApiError {
-        let is_lost = error.kind() == ErrorKind::Lost;
-        let mut error = ApiError::from(error);
-        if is_lost {
-            error.ended = self.sandbox.ended().map(|end| word(&end).into());
-        }
-        error
-    }
-}
-
-fn word(end: &SandboxEnd) -> &'static str {
-    match end {
-        SandboxEnd::Requested => "asked",
-        SandboxEnd::Idle(_) => "idle",
-        SandboxEnd::Lifetime(_) => "lifetime",
-        _ => "lost",
-    }
-}
 
 /// A place among an owner's sandboxes.
 pub(crate) struct Starting {
@@ -205,7 +84,7 @@ impl Service {
         let most = self.most_sandboxes(owner);
         let there = lock(&self.0.sandboxes)
             .values()
-            .filter(|kept| kept.owner == *owner)
+            .filter(|kept| *kept.owner() == *owner)
             .count();
         let mut starting = lock(&self.0.starting);
         let begun = starting.entry(owner.clone()).or_default();
@@ -233,31 +112,17 @@ impl Service {
         name: Option<String>,
         times: Times,
     ) -> Result<Arc<Kept>, ApiError> {
-        sandbox.set_idle_timeout(Some(Duration::from_secs(times.idle_s)));
-        sandbox.set_max_lifetime(Some(Duration::from_secs(times.lifetime_s)));
-        let urls = sandbox
-            .network()
-            .map(|network| network.urls)
-            .unwrap_or_default();
-        let kept = Arc::new(Kept {
-            id: fresh_id("sb").map_err(|e| ApiError::internal(&e))?,
-            owner: owner.clone(),
-            name,
-            created: Timestamp::now(),
-            sandbox,
-            times: Mutex::new(times),
-            urls: Mutex::new(urls),
-            ring: Ring::new(EVENTS_BYTES),
-        });
+        let id = fresh_id("sb").map_err(|e| ApiError::internal(&e))?;
+        let kept = Kept::new(id, owner, sandbox, name, times);
         let begun = {
             let mut there = lock(&self.0.sandboxes);
             // Once more, under the lock: who ends all sandboxes finds this one, or it ends here.
             self.takes_work()?;
-            there.insert(kept.id.clone(), kept.clone());
+            there.insert(kept.id().to_owned(), kept.clone());
             records::sandbox_begins(&self.0.store, owner, &kept.view())
         };
         if let Err(error) = begun {
-            lock(&self.0.sandboxes).remove(&kept.id);
+            lock(&self.0.sandboxes).remove(kept.id());
             return Err(error.into());
         }
         tokio::spawn(self.clone().watch(kept.clone()));
@@ -266,7 +131,7 @@ impl Service {
 
     /// Tells what it does on its network; at its end, writes why.
     async fn watch(self, kept: Arc<Kept>) {
-        let mut network = kept.sandbox.network_events();
+        let mut network = kept.handle().network_events();
         let end = loop {
             let event = async {
                 match &mut network {
@@ -279,7 +144,7 @@ impl Service {
                     Some(event) => kept.tell("network", &event),
                     None => network = None,
                 },
-                end = kept.sandbox.wait() => break end,
+                end = kept.handle().wait() => break end,
             }
         };
         let stops = self.0.stopped.load(Ordering::Relaxed) && end == SandboxEnd::Requested;
@@ -296,17 +161,16 @@ impl Service {
             ..kept.view()
         };
         // What cannot be written has been logged.
-        let _ = records::ends(&self.0.store, Table::Sandboxes, &kept.id, "ended", &view);
-        lock(&self.0.sandboxes).remove(&kept.id);
-        kept.ring
-            .close("ended", serde_json::to_string(&view).unwrap_or_default());
+        let _ = records::ends(&self.0.store, Table::Sandboxes, kept.id(), "ended", &view);
+        lock(&self.0.sandboxes).remove(kept.id());
+        kept.close("ended", &view);
         self.0.metrics.sandbox_ended(&view);
         self.0.less.notify_waiters();
     }
 
     fn there(&self, owner: &Owner, id: &str) -> Option<Arc<Kept>> {
         let all = lock(&self.0.sandboxes);
-        all.get(id).filter(|kept| kept.owner == *owner).cloned()
+        all.get(id).filter(|kept| *kept.owner() == *owner).cloned()
     }
 
     /// A sandbox of this owner that is there.
@@ -372,11 +236,7 @@ impl Service {
     ) -> Result<SandboxView, ApiError> {
         let kept = self.sandbox(owner, id)?;
         let times = Times::of(body.idle_timeout_s, body.max_lifetime_s, kept.times())?;
-        *lock(&kept.times) = times;
-        kept.sandbox
-            .set_idle_timeout(Some(Duration::from_secs(times.idle_s)));
-        kept.sandbox
-            .set_max_lifetime(Some(Duration::from_secs(times.lifetime_s)));
+        kept.set_times(times);
         Ok(kept.view())
     }
 
@@ -387,7 +247,7 @@ impl Service {
     pub async fn end_sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxView, ApiError> {
         if let Some(kept) = self.there(owner, id) {
             let mut follower = kept.follow(u64::MAX);
-            kept.sandbox.end().await;
+            kept.handle().end().await;
             // Until its end is written.
             while follower.next().await.is_some() {}
         }
@@ -399,7 +259,7 @@ impl Service {
         let ending = all.iter().map(|kept| {
             let kept = kept.clone();
             let service = self.clone();
-            tokio::spawn(async move { service.end_sandbox(&kept.owner, &kept.id).await })
+            tokio::spawn(async move { service.end_sandbox(kept.owner(), kept.id()).await })
         });
         for ended in ending.collect::<Vec<_>>() {
             let _ = ended.await;
@@ -418,7 +278,7 @@ impl Service {
         packages: &[String],
     ) -> Result<Vec<PackageView>, ApiError> {
         let kept = self.sandbox(owner, id)?;
-        let installed = kept.sandbox.install(language, packages).await;
+        let installed = kept.handle().install(language, packages).await;
         let installed = installed.map_err(|error| kept.explain(error))?;
         Ok(installed.into_iter().map(PackageView::from).collect())
     }
@@ -436,10 +296,10 @@ impl Service {
         let kept = self.sandbox(owner, id)?;
         self.allows_port(owner, expose)?;
         let url = kept
-            .sandbox
+            .handle()
             .expose(expose)
             .map_err(|error| kept.explain(error))?;
-        lock(&kept.urls).push(url.clone());
+        kept.add_url(url.clone());
         Ok(url)
     }
 }
@@ -477,20 +337,5 @@ fn only_times(body: &SandboxBody) -> Result<(), ApiError> {
                 format!("`{name}`: a checkpoint has its own; leave it out beside `checkpoint`");
             Err(ApiError::invalid(message))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_at_their_limits_and_past_them() {
-        let of = |idle| Times::of(Some(idle), None, Times::UNLESS_GIVEN);
-        assert!(of(1).is_ok() && of(LONGEST_S).is_ok());
-        for wrong in [0, LONGEST_S + 1] {
-            assert!(of(wrong).unwrap_err().message.contains("idle_timeout_s"));
-        }
-        assert_eq!(of(7).unwrap().lifetime_s, LIFETIME_S);
     }
 }

@@ -11,8 +11,9 @@ use rusqlite::{OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::owner::{Owner, fresh_id};
-use crate::store::{Store, StoreError};
+use crate::id::fresh_id;
+use crate::owner::Owner;
+use crate::storage::database::{Store, StoreError};
 
 /// What each key begins with, so that people and scanners know one.
 const PREFIX: &str = "fh_";

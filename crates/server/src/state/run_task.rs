@@ -10,12 +10,13 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::body::Stdin;
+use super::output_chunks::Pieces;
+use crate::api::requests::Stdin;
+use crate::api::responses::{OutcomeView, OutputView, RunError, RunKind, RunState, RunView};
+use crate::api::timestamp::written;
 use crate::error::ApiError;
-use crate::owner::{Owner, written};
-use crate::pieces::Pieces;
-use crate::ring::{Follower, Ring};
-use crate::view::{OutcomeView, OutputView, RunError, RunKind, RunState, RunView};
+use crate::owner::Owner;
+use crate::state::event_log::{Follower, Ring};
 
 /// Events of a run that are kept, in bytes of JSON.
 const EVENTS_BYTES: usize = 16 * 1024 * 1024;

@@ -17,7 +17,7 @@ use rmcp::transport::common::http_header::{HEADER_LAST_EVENT_ID, HEADER_SESSION_
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 
-use super::known::{Known, Listener};
+use super::sessions::{Known, Listener};
 use super::tools::Tools;
 use crate::Service;
 use crate::error::{ApiError, Kind};

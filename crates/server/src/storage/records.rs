@@ -1,29 +1,15 @@
 //! Runs and sandboxes as the state has them.
 
-use std::time::{Duration, Instant};
-
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::api::responses::{RunState, RunView, SandboxState, SandboxView};
+use crate::api::timestamp::written;
 use crate::error::ApiError;
-use crate::owner::{Owner, written};
-use crate::service::{Service, lock};
-use crate::store::{Store, StoreError};
-use crate::view::{RunState, RunView, SandboxState, SandboxView};
-
-/// What became of runs and sandboxes is known for this long.
-const KNOWN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-/// What idempotency keys gave is known for this long.
-const CLAIMED: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Outputs of ended runs are kept for this long.
-const OUTPUTS: Duration = Duration::from_secs(10 * 60);
-
-/// And no more than so many bytes of them.
-const OUTPUTS_BYTES: usize = 256 * 1024 * 1024;
+use crate::owner::Owner;
+use crate::storage::database::{Store, StoreError};
 
 /// A table of things that have an owner and a state.
 #[derive(Debug, Clone, Copy)]
@@ -210,68 +196,20 @@ fn left<V: DeserializeOwned>(c: &Connection, select: &str) -> rusqlite::Result<V
         .collect())
 }
 
-impl Service {
-    /// Forgets outputs that are kept too long or are too many.
-    pub(crate) fn forget_outputs(&self) {
-        let mut jobs = lock(&self.0.jobs);
-        while let Some((at, id, bytes)) = jobs.ended.front().cloned() {
-            if at.elapsed() < OUTPUTS && jobs.ended_bytes <= OUTPUTS_BYTES {
-                break;
-            }
-            jobs.ended.pop_front();
-            jobs.ended_bytes -= bytes;
-            jobs.by_id.remove(&id);
-        }
-    }
-
-    /// A run has ended, and is kept for a while.
-    pub(crate) fn keep_for_a_while(&self, id: &str) {
-        let mut jobs = lock(&self.0.jobs);
-        let Some(bytes) = jobs.by_id.get(id).map(|job| job.bytes()) else {
-            return;
-        };
-        jobs.ended.push_back((Instant::now(), id.to_owned(), bytes));
-        jobs.ended_bytes += bytes;
-        drop(jobs);
-        self.forget_outputs();
-        self.0.less.notify_waiters();
-    }
-
-    fn forget_records(&self) {
-        let past = |age: Duration| now() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-        let (known, claimed) = (past(KNOWN), past(CLAIMED));
-        // What cannot be written has been logged, and is forgotten the next time.
-        let _ = self.0.store.write(|c| {
-            c.execute(
-                "DELETE FROM runs WHERE created_ms < ? AND state IN ('ended', 'failed')",
-                [known],
-            )?;
-            c.execute(
-                "DELETE FROM sandboxes WHERE created_ms < ? AND state = 'ended'",
-                [known],
-            )?;
-            c.execute("DELETE FROM claims WHERE created_ms < ?", [claimed])?;
-            c.execute("DELETE FROM keys WHERE revoked_ms < ?", [known])
-        });
-    }
-}
-
-/// Begins the task that forgets; it ends with the service.
-pub(crate) fn sweep_from_time_to_time(service: &Service) {
-    const OFTEN: Duration = Duration::from_secs(30);
-    const RECORDS: u32 = 120;
-    let service = std::sync::Arc::downgrade(&service.0);
-    tokio::spawn(async move {
-        for turn in 0.. {
-            let Some(service) = service.upgrade().map(Service) else {
-                return;
-            };
-            service.forget_outputs();
-            if turn % RECORDS == 0 {
-                service.forget_records();
-            }
-            drop(service);
-            tokio::time::sleep(OFTEN).await;
-        }
-    });
+/// Deletes records of runs and sandboxes that are over and keys that were revoked, and what idempotency keys gave, each
+/// before a time in milliseconds.
+pub(crate) fn delete_before(store: &Store, known: i64, claimed: i64) -> Result<(), StoreError> {
+    store.write(|c| {
+        c.execute(
+            "DELETE FROM runs WHERE created_ms < ? AND state IN ('ended', 'failed')",
+            [known],
+        )?;
+        c.execute(
+            "DELETE FROM sandboxes WHERE created_ms < ? AND state = 'ended'",
+            [known],
+        )?;
+        c.execute("DELETE FROM claims WHERE created_ms < ?", [claimed])?;
+        c.execute("DELETE FROM keys WHERE revoked_ms < ?", [known])?;
+        Ok(())
+    })
 }

@@ -3,10 +3,10 @@
 use fumehood_engine::PortMapping;
 use fumehood_engine::policy::names_special;
 
-use crate::body::NetworkBody;
+use super::service::Service;
+use crate::api::requests::NetworkBody;
 use crate::error::{ApiError, Kind};
 use crate::owner::Owner;
-use crate::service::Service;
 
 impl Service {
     /// Refuses a network that an owner may not have: by a key nobody reaches private addresses or metadata services of

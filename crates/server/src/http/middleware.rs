@@ -10,10 +10,12 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
 use super::extract::whole;
-use super::{Door, once};
+use super::{Door, idempotency};
 use crate::error::{ApiError, Kind, Said};
-use crate::owner::{Owner, fresh_id};
-use crate::service::{Service, lock};
+use crate::id::fresh_id;
+use crate::owner::Owner;
+use crate::service::Service;
+use crate::sync::lock;
 
 const REQUEST_ID: &str = "x-request-id";
 
@@ -47,7 +49,7 @@ pub(super) async fn front(
     let answered = async {
         let mut owner = None;
         let response = match admit(&service, door, request, &mut owner).await {
-            Ok(request) => once::answer(&service, request, next).await,
+            Ok(request) => idempotency::answer(&service, request, next).await,
             Err(error) => error.into_response(),
         };
         let response = finished(response, &id).await;
@@ -199,7 +201,7 @@ fn request_id(headers: &HeaderMap) -> String {
 /// Adds the request's id, also to an error's body; gives errors of the router's own our form.
 async fn finished(mut response: Response, id: &str) -> Response {
     let status = response.status();
-    let is_repeated = response.headers().contains_key(once::REPEATED);
+    let is_repeated = response.headers().contains_key(idempotency::REPEATED);
     if (status.is_client_error() || status.is_server_error()) && !is_repeated {
         let headers = std::mem::take(response.headers_mut());
         let error = match response.extensions_mut().remove::<Said>() {

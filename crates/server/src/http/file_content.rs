@@ -20,10 +20,11 @@ use utoipa::IntoParams;
 use super::CONTENT_BYTES;
 use super::extract::{Caller, Path, Query, piece};
 use super::files::PathQuery;
+use crate::api::responses::FileView;
 use crate::error::{ApiError, Kind};
-use crate::sandboxes::Kept;
-use crate::service::{Service, lock};
-use crate::view::FileView;
+use crate::service::Service;
+use crate::state::sandbox_handle::Kept;
+use crate::sync::lock;
 
 /// What is read before the head is sent: a file that ends within it has the length that it has, whatever its
 /// directory says.

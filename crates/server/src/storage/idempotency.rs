@@ -8,8 +8,8 @@ use rusqlite::{OptionalExtension, params};
 
 use crate::error::{ApiError, Kind};
 use crate::owner::Owner;
-use crate::service::lock;
-use crate::store::Store;
+use crate::storage::database::Store;
+use crate::sync::lock;
 
 /// The longest key.
 const KEY_BYTES: usize = 128;

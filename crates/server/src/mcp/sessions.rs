@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{ApiError, Kind};
 use crate::owner::Owner;
-use crate::service::lock;
+use crate::sync::lock;
 
 /// Sessions of one owner at once: each is a task and some hundred KiB of events that may be asked for again.
 pub(super) const SESSIONS: usize = 64;

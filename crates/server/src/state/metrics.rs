@@ -11,8 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::service::{Service, lock};
-use crate::view::{RunView, SandboxView};
+use crate::api::responses::{RunView, SandboxView};
+use crate::sync::lock;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
@@ -96,51 +96,33 @@ impl Metrics {
         self.runs.get_or_create(&By { by }).inc();
     }
 
+    /// Sets how many of something there are now.
+    pub(crate) fn set_now(&self, what: &str, value: u64) {
+        set(&self.now, what, value);
+    }
+
+    /// Sets how many VMs came from there since the start.
+    pub(crate) fn set_vms(&self, origin: &str, value: u64) {
+        set(&self.vms, origin, value);
+    }
+
+    /// All metrics, as text.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        let encoded = encode(&mut text, &lock(&self.registry));
+        if let Err(error) = encoded {
+            tracing::error!(%error, "metrics could not be written");
+        }
+        text
+    }
+
     pub(crate) fn sandbox_ended(&self, view: &SandboxView) {
         let by = view.ended.clone().unwrap_or_default();
         self.sandboxes.get_or_create(&By { by }).inc();
     }
 }
 
-impl Service {
-    /// All metrics, as text.
-    #[must_use]
-    pub fn metrics_text(&self) -> String {
-        let metrics = &self.0.metrics;
-        let set = |family: &Family<By, Gauge>, by: &str, value: u64| {
-            let value = i64::try_from(value).unwrap_or(i64::MAX);
-            family.get_or_create(&By { by: by.into() }).set(value);
-        };
-        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        set(
-            &metrics.now,
-            "runs",
-            count(lock(&self.0.jobs).live().count()),
-        );
-        set(
-            &metrics.now,
-            "sandboxes",
-            count(lock(&self.0.sandboxes).len()),
-        );
-        if let Ok(engine) = self.engine() {
-            let (room, counts, ready) = (engine.capacity(), engine.vm_stats(), engine.ready());
-            set(&metrics.now, "memory_free_mib", room.free_mib.into());
-            set(&metrics.now, "memory_total_mib", room.total_mib.into());
-            set(&metrics.now, "waiting", count(room.waiting));
-            set(&metrics.now, "hot", count(ready.0));
-            set(&metrics.now, "blank", count(ready.1));
-            set(&metrics.vms, "hot", counts.hot);
-            set(&metrics.vms, "blank", counts.blank);
-            set(&metrics.vms, "template", counts.template);
-            set(&metrics.vms, "boot", counts.boot);
-            set(&metrics.vms, "checkpoint", counts.checkpoint);
-            set(&metrics.vms, "failed_restores", counts.failed_restores);
-        }
-        let mut text = String::new();
-        let encoded = encode(&mut text, &lock(&metrics.registry));
-        if let Err(error) = encoded {
-            tracing::error!(%error, "metrics could not be written");
-        }
-        text
-    }
+fn set(family: &Family<By, Gauge>, by: &str, value: u64) {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    family.get_or_create(&By { by: by.into() }).set(value);
 }

@@ -18,10 +18,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::http::{Door, app};
-use crate::keys;
+use super::{Door, app};
+use crate::auth::api_keys;
 use crate::service::Service;
-use crate::store::StoreError;
+use crate::storage::database::StoreError;
 
 /// How long a request's head may take, and a connection may be open without a request.
 const HEAD: Duration = Duration::from_secs(60);
@@ -136,7 +136,7 @@ impl Listeners {
         service: &Service,
         at: SocketAddr,
     ) -> Result<(Self, SocketAddr), ListenError> {
-        if !at.ip().is_loopback() && !keys::any(service.store())? {
+        if !at.ip().is_loopback() && !api_keys::any(service.store())? {
             return Err(ListenError::NoKey(at));
         }
         let io = |error| ListenError::Io {

@@ -1,63 +1,20 @@
-//! Saved states, in memory.
+//! What callers can have done with saved states.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use fumehood_engine::Checkpoint;
 use jiff::Timestamp;
 
+use super::service::Service;
+use crate::api::responses::CheckpointView;
+use crate::api::timestamp::written;
 use crate::error::{ApiError, Kind};
-use crate::owner::{Owner, fresh_id, written};
-use crate::sandboxes::Kept;
-use crate::service::{Service, lock};
-use crate::view::CheckpointView;
-
-/// Saved states of one owner: each takes memory of this host.
-const MOST: usize = 16;
+use crate::id::fresh_id;
+use crate::owner::Owner;
+use crate::state::sandbox_handle::Kept;
+use crate::sync::lock;
 
 /// Sandboxes that one fork makes at most.
 const FORKS: usize = 16;
-
-#[derive(Debug, Clone)]
-struct Saved {
-    owner: Owner,
-    view: CheckpointView,
-    checkpoint: Checkpoint,
-}
-
-/// Saved states, by their ids.
-#[derive(Debug, Default)]
-pub(crate) struct Checkpoints(Mutex<BTreeMap<String, Saved>>);
-
-impl Checkpoints {
-    pub(crate) fn find(&self, owner: &Owner, id: &str) -> Result<Checkpoint, ApiError> {
-        let all = lock(&self.0);
-        let found = all.get(id).filter(|saved| saved.owner == *owner);
-        let found = found.map(|saved| saved.checkpoint.clone());
-        found.ok_or_else(|| ApiError::not_found("checkpoint", id))
-    }
-
-    fn check(&self, owner: &Owner) -> Result<(), ApiError> {
-        let there = lock(&self.0)
-            .values()
-            .filter(|saved| saved.owner == *owner)
-            .count();
-        if there < MOST {
-            return Ok(());
-        }
-        let message =
-            format!("{there} checkpoints are there, the most that one key may have; remove one");
-        Err(ApiError::new(Kind::Busy, message))
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        lock(&self.0).is_empty()
-    }
-
-    pub(crate) fn clear(&self) {
-        lock(&self.0).clear();
-    }
-}
 
 impl Service {
     /// Saves a sandbox's state, which goes on.
@@ -84,12 +41,10 @@ impl Service {
                 bytes: checkpoint.bytes(),
                 created_at: written(Timestamp::now()),
             };
-            let saved = Saved {
-                owner,
-                view: view.clone(),
-                checkpoint,
-            };
-            lock(&service.0.checkpoints.0).insert(view.id.clone(), saved);
+            service
+                .0
+                .checkpoints
+                .insert(owner, view.clone(), checkpoint);
             Ok(view)
         });
         saving.await.map_err(|e| ApiError::internal(&e))?
@@ -98,9 +53,7 @@ impl Service {
     /// Saved states of this owner, the newest first.
     #[must_use]
     pub fn list_checkpoints(&self, owner: &Owner) -> Vec<CheckpointView> {
-        let all = lock(&self.0.checkpoints.0);
-        let theirs = all.values().rev().filter(|saved| saved.owner == *owner);
-        theirs.map(|saved| saved.view.clone()).collect()
+        self.0.checkpoints.list(owner)
     }
 
     /// Removes a saved state. Sandboxes that began from it stay.
@@ -108,9 +61,7 @@ impl Service {
     /// # Errors
     /// [`Kind::NotFound`].
     pub fn remove_checkpoint(&self, owner: &Owner, id: &str) -> Result<(), ApiError> {
-        self.0.checkpoints.find(owner, id)?;
-        lock(&self.0.checkpoints.0).remove(id);
-        Ok(())
+        self.0.checkpoints.remove(owner, id)
     }
 
     /// Starts sandboxes that go on from the state of one.

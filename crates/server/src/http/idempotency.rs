@@ -9,10 +9,10 @@ use sha2::{Digest, Sha256};
 
 use super::BODY_BYTES;
 use super::extract::whole;
-use crate::claims::{Before, Given, Once};
 use crate::error::{ApiError, Kind, Said};
 use crate::owner::Owner;
 use crate::service::Service;
+use crate::storage::idempotency::{Before, Given, Once};
 
 const KEY: &str = "idempotency-key";
 

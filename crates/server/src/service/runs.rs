@@ -4,23 +4,17 @@ use std::sync::Arc;
 
 use fumehood_engine::Run;
 
-use crate::body::{ProcessBody, RunBody, Stdin};
-use crate::claims::{Before, Claim, Once};
+use super::service::Service;
+use crate::api::requests::{ProcessBody, RunBody, Stdin};
+use crate::api::responses::{RunKind, RunState, RunView};
 use crate::error::{ApiError, Kind};
-use crate::job::{Job, Plan, feed};
-use crate::owner::{Owner, fresh_id};
-use crate::records::{self, Filter, Table, find, list};
-use crate::service::{Service, lock};
-use crate::view::{RunKind, RunState, RunView};
-
-/// A run that was asked for.
-#[derive(Debug, Clone)]
-pub enum Found {
-    /// It goes on, or has ended and is kept with its output.
-    Live(Arc<Job>),
-    /// What became of it.
-    Past(Box<RunView>),
-}
+use crate::id::fresh_id;
+use crate::owner::Owner;
+use crate::state::run_task::{Job, Plan, feed};
+use crate::state::runs::Found;
+use crate::storage::idempotency::{Before, Claim, Once};
+use crate::storage::records::{self, Filter, Table, find, list};
+use crate::sync::lock;
 
 /// The most runs or sandboxes of one list.
 pub(crate) const LIST: u32 = 1000;

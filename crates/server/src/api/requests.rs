@@ -9,8 +9,8 @@ use fumehood_engine::{
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::whole_number::{whole, whole_or_none};
 use crate::error::ApiError;
-use crate::number::{whole, whole_or_none};
 
 /// Secrets and exposed ports of one request.
 const MOST_OF_A_KIND: usize = 64;

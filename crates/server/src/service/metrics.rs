@@ -1,0 +1,34 @@
+//! The metrics text, with gauges measured when it is asked for.
+
+use super::service::Service;
+use crate::sync::lock;
+
+impl Service {
+    /// All metrics in the text format of OpenMetrics.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        let metrics = &self.0.metrics;
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+
+        metrics.set_now("runs", count(lock(&self.0.jobs).live().count()));
+        metrics.set_now("sandboxes", count(lock(&self.0.sandboxes).len()));
+
+        if let Ok(engine) = self.engine() {
+            let (capacity, vms, ready) = (engine.capacity(), engine.vm_stats(), engine.ready());
+            metrics.set_now("memory_free_mib", capacity.free_mib.into());
+            metrics.set_now("memory_total_mib", capacity.total_mib.into());
+            metrics.set_now("waiting", count(capacity.waiting));
+            metrics.set_now("hot", count(ready.0));
+            metrics.set_now("blank", count(ready.1));
+
+            metrics.set_vms("hot", vms.hot);
+            metrics.set_vms("blank", vms.blank);
+            metrics.set_vms("template", vms.template);
+            metrics.set_vms("boot", vms.boot);
+            metrics.set_vms("checkpoint", vms.checkpoint);
+            metrics.set_vms("failed_restores", vms.failed_restores);
+        }
+
+        metrics.text()
+    }
+}
