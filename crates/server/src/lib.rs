@@ -1,20 +1,21 @@
-//! The HTTP API of fumehood.
+//! The HTTP API of fumehood, and its MCP server.
 //!
-//! A [`Service`] has done what callers ask for, whoever they are and whatever way they come; [`app`] offers it over
-//! HTTP. The caller owns listener and shutdown; [`Listeners`] has what is needed for that.
+//! A [`Service`] carries out what callers request, whichever way they connect; [`app`] offers it over HTTP and [`mcp`] to
+//! agents. The caller owns the listeners and decides when to shut down; [`Listeners`] provides both.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use fumehood_engine::{Config, Engine};
-//! use fumehood_server::{Door, Service, Settings, app};
+//! use fumehood_server::{Service, Settings, Transport, app};
 //!
 //! let service = Service::open(Engine::start(Config::default())?, Settings::default())?;
-//! let router = app(&service, Door::Keyed);
+//! let router = app(&service, Transport::Tcp);
 //! # let _ = router;
 //! # Ok(())
 //! # }
 //! ```
-// The order is the architecture: a module imports only modules below it.
+
+// From the top layer to the bottom: a module imports only modules below it.
 mod http;
 pub mod mcp;
 mod service;
@@ -28,22 +29,21 @@ mod owner;
 mod sync;
 
 pub use api::requests::{
-    CodeLanguage, NetworkBody, PackageLanguage, PackagesBody, PortBody, ProcessBody, PtyBody,
-    RunBody, SandboxBody, Signal, Stdin, TimesBody,
+    InstallRequest, NetworkRequest, OneShotRunRequest, PortRequest, ProcessRequest, PtySize,
+    SandboxRequest, SandboxRunRequest, Signal, Stdin, TimeoutsRequest,
 };
 pub use api::responses::{
-    CheckpointView, FileView, OutcomeView, OutputView, PackageView, RunError, RunKind, RunState,
-    RunView, SandboxState, SandboxView, TimingView,
+    CheckpointResponse, FileResponse, OutcomeView, PackageView, RunError, RunKind, RunOutput,
+    RunResponse, RunState, SandboxResponse, SandboxState, TimingView,
 };
-pub use auth::api_keys as keys;
-pub use error::{ApiError, ErrorBody, Kind};
-pub use http::listeners::{ListenError, Listeners, default_socket};
-pub use http::{Door, app, openapi};
+pub use auth::api_keys;
+pub use error::{ApiError, ApiErrorKind, ErrorResponse, RetryAdvice};
+pub use http::{ListenError, Listeners, Transport, app, default_socket, openapi};
 pub use owner::Owner;
 pub use service::{Service, Settings};
-pub use state::event_log::{Follower, Ring, Told};
-pub use state::run_task::Job;
-pub use state::runs::Found;
-pub use state::sandbox_handle::Kept;
+pub use state::event_log::{EventLog, EventSubscriber, LoggedEvent};
+pub use state::run_task::RunTask;
+pub use state::runs::RunLookup;
+pub use state::sandbox_handle::SandboxHandle;
 pub use storage::database::{Store, StoreError};
-pub use storage::idempotency::Once;
+pub use storage::idempotency::IdempotencyKey;

@@ -1,31 +1,33 @@
+//! The owner of runs and sandboxes.
+
 use std::fmt;
 use std::sync::Arc;
 
-/// Whom runs and sandboxes belong to: a key, or this user's own processes.
+/// The owner of runs, sandboxes and checkpoints: an API key, or the local user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owner(Arc<str>);
 
 const LOCAL: &str = "local";
 
 impl Owner {
-    /// This user's own processes, by the Unix socket.
+    /// The local user, whose processes connect through the Unix socket.
     #[must_use]
     pub fn local() -> Self {
         Self(LOCAL.into())
     }
 
-    /// A key, by its id.
+    /// The owner with this API key id.
     pub(crate) fn key(id: &str) -> Self {
         Self(id.into())
     }
 
-    /// Whether it is this user's own processes.
+    /// Whether this is the local user.
     #[must_use]
     pub fn is_local(&self) -> bool {
         &*self.0 == LOCAL
     }
 
-    /// Its name in the store and in logs; nothing secret.
+    /// Returns the owner's id, as the database and logs have it. It is not secret.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,7 +1,7 @@
-//! The JSON that callers send and get.
+//! The JSON types that callers send and receive, with their schemas.
 //!
-//! Here are types, their schemas and their conversion into the engine's requests. What is done with them is in
-//! `service`.
+//! This folder parses requests and converts them into the engine's. Carrying them out belongs in `service`, and the
+//! routes in `http`.
 
 pub(crate) mod requests;
 pub(crate) mod responses;

@@ -1,4 +1,4 @@
-//! What callers send, as JSON. Limits that the engine knows are the engine's to check.
+//! The bodies that callers send, as JSON. The engine checks the limits that it knows.
 
 use std::collections::BTreeMap;
 
@@ -6,44 +6,35 @@ use fumehood_engine::policy::{Document, SecretName};
 use fumehood_engine::{
     Language, Network, PortMapping, RunRequest, SecretValue, SignalName, SpawnRequest,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema};
 
-use super::whole_number::{whole, whole_or_none};
+use super::whole_number::{optional_whole_number, whole_number};
 use crate::error::ApiError;
 
-/// Secrets and exposed ports of one request.
-const MOST_OF_A_KIND: usize = 64;
+/// The secrets of one request, and its exposed ports, at most.
+const MAX_NETWORK_ITEMS: usize = 64;
 
-/// A language that code is in.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum CodeLanguage {
-    /// Python.
-    Python,
-    /// JavaScript or TypeScript.
-    Javascript,
-    /// The shell.
-    Shell,
+/// The default timeout of a run, in seconds.
+const DEFAULT_TIMEOUT_S: u64 = 30;
+
+fn default_timeout_s() -> u64 {
+    DEFAULT_TIMEOUT_S
 }
 
-impl From<CodeLanguage> for Language {
-    fn from(language: CodeLanguage) -> Self {
-        match language {
-            CodeLanguage::Python => Self::Python,
-            CodeLanguage::Javascript => Self::Javascript,
-            CodeLanguage::Shell => Self::Shell,
-        }
-    }
+fn language_schema() -> Schema {
+    let names = Language::ALL.map(Language::as_str);
+    ObjectBuilder::new().enum_values(Some(names)).into()
 }
 
-/// A program's standard input.
+/// The standard input of a program.
 #[derive(Debug, Clone, Deserialize, ToSchema, PartialEq, Eq)]
 #[serde(untagged)]
 pub enum Stdin {
-    /// Whether it has one, which is written to while it runs.
+    /// `true`: the input stays open and is written while the program runs. `false`: there is no input.
     Open(bool),
-    /// All of it.
+    /// The whole input.
     Text(String),
 }
 
@@ -54,118 +45,135 @@ impl Default for Stdin {
 }
 
 impl Stdin {
-    fn is_there(&self) -> bool {
+    fn is_enabled(&self) -> bool {
         *self != Self::Open(false)
     }
 }
 
-fn timeout() -> u64 {
-    30
+/// Declares a request to run code: the fields that all such requests share, and those of this one.
+///
+/// The shared fields are repeated in each type rather than flattened, since `serde(flatten)` loses the name of the field
+/// that an error is about.
+macro_rules! run_code_request {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident {
+            $($(#[$field_meta:meta])* pub $field:ident: $type:ty,)*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Deserialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            /// The language of the code.
+            #[schema(schema_with = language_schema)]
+            pub language: Language,
+            /// The code, at most 2 MiB.
+            #[schema(max_length = 2_097_152)]
+            pub code: String,
+            /// Environment variables.
+            #[serde(default)]
+            pub env: BTreeMap<String, String>,
+            /// The working directory: an absolute path, or one relative to the home directory.
+            #[serde(default)]
+            pub cwd: Option<String>,
+            /// The timeout in seconds; 0 = the longest that is allowed.
+            #[serde(default = "default_timeout_s", deserialize_with = "whole_number")]
+            #[schema(maximum = 300)]
+            pub timeout_s: u64,
+            /// The standard input.
+            #[serde(default)]
+            pub stdin: Stdin,
+            /// Whether to return values: that of the last expression, and what the code displays.
+            #[serde(default)]
+            pub display: bool,
+            /// Whether to start a new interpreter for this run.
+            #[serde(default)]
+            pub fresh_interpreter: bool,
+            /// Whether the run continues when no client is connected to it.
+            #[serde(default)]
+            pub detach: bool,
+            $($(#[$field_meta])* pub $field: $type,)*
+        }
+
+        impl $name {
+            /// Creates a request with default values for everything but the code.
+            #[must_use]
+            pub fn new(language: Language, code: String) -> Self {
+                Self {
+                    language,
+                    code,
+                    env: BTreeMap::new(),
+                    cwd: None,
+                    timeout_s: DEFAULT_TIMEOUT_S,
+                    stdin: Stdin::default(),
+                    display: false,
+                    fresh_interpreter: false,
+                    detach: false,
+                    $($field: Default::default(),)*
+                }
+            }
+
+            fn shared_fields(&self) -> RunRequest {
+                let mut request =
+                    RunRequest::new(self.language, &*self.code).timeout_s(self.timeout_s);
+                for (name, value) in &self.env {
+                    request = request.env(name, value);
+                }
+                if let Some(cwd) = &self.cwd {
+                    request = request.cwd(cwd);
+                }
+                if self.stdin.is_enabled() {
+                    request = request.stdin();
+                }
+                if self.display {
+                    request = request.display();
+                }
+                if self.fresh_interpreter {
+                    request = request.fresh_interpreter();
+                }
+                request
+            }
+        }
+    };
 }
 
-/// Code to be run, wherever.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RunBody {
-    /// The language of the code.
-    pub language: CodeLanguage,
-    /// The code, at most 2 MiB.
-    #[schema(max_length = 2_097_152)]
-    pub code: String,
-    /// Environment variables.
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    /// The directory to run in: absolute, or below the user's home.
-    #[serde(default)]
-    pub cwd: Option<String>,
-    /// Seconds until it is ended; 0 = the most that is allowed.
-    #[serde(default = "timeout", deserialize_with = "whole")]
-    #[schema(maximum = 300)]
-    pub timeout_s: u64,
-    /// Its standard input.
-    #[serde(default)]
-    pub stdin: Stdin,
-    /// Whether values are wanted: that of the last expression, and what is shown.
-    #[serde(default)]
-    pub display: bool,
-    /// Whether an interpreter is started for it alone.
-    #[serde(default)]
-    pub fresh_interpreter: bool,
-    /// Whether it goes on when nobody follows it.
-    #[serde(default)]
-    pub detach: bool,
-    /// A sandbox's interpreter that keeps its state; for runs in a sandbox alone.
-    #[serde(default)]
-    pub context: Option<String>,
-    /// Memory of the VM; for runs in a VM of their own alone.
-    #[serde(default, deserialize_with = "whole_or_none")]
-    #[schema(minimum = 96, maximum = 1_048_576)]
-    pub memory_mib: Option<u32>,
-    /// Packages with versions; for runs in a VM of their own alone.
-    #[serde(default)]
-    #[schema(max_items = 50)]
-    pub packages: Vec<String>,
-    /// Whether packages are resolved again.
-    #[serde(default)]
-    pub refresh_packages: bool,
-    /// Its network; for runs in a VM of their own alone.
-    #[serde(default)]
-    pub network: Option<NetworkBody>,
+run_code_request! {
+    /// Code to run in a fresh VM.
+    pub struct OneShotRunRequest {
+        /// The memory of the VM in MiB; 512 by default.
+        #[serde(default, deserialize_with = "optional_whole_number")]
+        #[schema(minimum = 96, maximum = 1_048_576)]
+        pub memory_mib: Option<u32>,
+        /// Packages to install first, with versions, such as `six==1.16.0` or `lodash@^4`.
+        #[serde(default)]
+        #[schema(max_items = 50)]
+        pub packages: Vec<String>,
+        /// Whether to resolve the packages again instead of using a cached result.
+        #[serde(default)]
+        pub refresh_packages: bool,
+        /// The network of the VM; none by default.
+        #[serde(default)]
+        pub network: Option<NetworkRequest>,
+    }
 }
 
-impl RunBody {
-    /// Code to be run as if nothing else had been said.
-    #[must_use]
-    pub fn new(language: CodeLanguage, code: String) -> Self {
-        Self {
-            language,
-            code,
-            env: BTreeMap::new(),
-            cwd: None,
-            timeout_s: timeout(),
-            stdin: Stdin::default(),
-            display: false,
-            fresh_interpreter: false,
-            detach: false,
-            context: None,
-            memory_mib: None,
-            packages: Vec::new(),
-            refresh_packages: false,
-            network: None,
-        }
+run_code_request! {
+    /// Code to run in a sandbox.
+    pub struct SandboxRunRequest {
+        /// The context (a named interpreter that keeps its state) to run in; a new interpreter by default.
+        #[serde(default)]
+        pub context: Option<String>,
     }
+}
 
-    fn request(&self) -> RunRequest {
-        let mut request =
-            RunRequest::new(self.language.into(), &*self.code).timeout_s(self.timeout_s);
-        for (name, value) in &self.env {
-            request = request.env(name, value);
-        }
-        if let Some(cwd) = &self.cwd {
-            request = request.cwd(cwd);
-        }
-        if self.stdin.is_there() {
-            request = request.stdin();
-        }
-        if self.display {
-            request = request.display();
-        }
-        if self.fresh_interpreter {
-            request = request.fresh_interpreter();
-        }
-        request
-    }
-
-    /// The request for a VM of its own.
+impl OneShotRunRequest {
+    /// Converts the request into the engine's.
     ///
     /// # Errors
-    /// [`Kind::Invalid`](crate::Kind::Invalid).
-    pub fn alone(&self) -> Result<RunRequest, ApiError> {
-        if self.context.is_some() {
-            let message = "`context`: a run in a VM of its own has none; run it in a sandbox";
-            return Err(ApiError::invalid(message));
-        }
-        let mut request = self.request().packages(self.packages.iter().cloned());
+    /// [`ApiErrorKind::Invalid`](crate::ApiErrorKind::Invalid) if the network is invalid.
+    pub fn to_run_request(&self) -> Result<RunRequest, ApiError> {
+        let mut request = self.shared_fields().packages(self.packages.iter().cloned());
         if let Some(mib) = self.memory_mib {
             request = request.memory_mib(mib);
         }
@@ -173,84 +181,74 @@ impl RunBody {
             request = request.refresh_packages();
         }
         if let Some(network) = &self.network {
-            request = request.network(network.network()?);
+            request = request.network(network.to_network()?);
         }
         Ok(request)
     }
+}
 
-    /// The request for a sandbox.
-    ///
-    /// # Errors
-    /// [`Kind::Invalid`](crate::Kind::Invalid).
-    pub fn within(&self) -> Result<RunRequest, ApiError> {
-        let given = [
-            ("memory_mib", self.memory_mib.is_some()),
-            ("packages", !self.packages.is_empty()),
-            ("refresh_packages", self.refresh_packages),
-            ("network", self.network.is_some()),
-        ];
-        if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
-            let message = format!("`{name}`: a sandbox has its own; leave it out of its runs");
-            return Err(ApiError::invalid(message));
-        }
-        let request = self.request();
-        Ok(match &self.context {
+impl SandboxRunRequest {
+    /// Converts the request into the engine's.
+    #[must_use]
+    pub fn to_run_request(&self) -> RunRequest {
+        let request = self.shared_fields();
+        match &self.context {
             Some(context) => request.context(context),
             None => request,
-        })
+        }
     }
 }
 
-/// A terminal's size, in characters.
+/// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PtyBody {
-    /// Lines.
-    #[serde(deserialize_with = "whole")]
+pub struct PtySize {
+    /// The number of rows.
+    #[serde(deserialize_with = "whole_number")]
     #[schema(minimum = 1, maximum = 65535)]
     pub rows: u16,
-    /// Columns.
-    #[serde(deserialize_with = "whole")]
+    /// The number of columns.
+    #[serde(deserialize_with = "whole_number")]
     #[schema(minimum = 1, maximum = 65535)]
     pub cols: u16,
 }
 
-/// A program to be started in a sandbox.
+/// A program to start in a sandbox.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ProcessBody {
+pub struct ProcessRequest {
     /// The program and its arguments.
     #[schema(min_items = 1)]
     pub argv: Vec<String>,
     /// Environment variables.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// The directory to run in.
+    /// The working directory: an absolute path, or one relative to the home directory.
     #[serde(default)]
     pub cwd: Option<String>,
-    /// Seconds until it is ended; 0 = never.
-    #[serde(default, deserialize_with = "whole")]
+    /// The timeout in seconds; 0 = none.
+    #[serde(default, deserialize_with = "whole_number")]
     #[schema(maximum = 300)]
     pub timeout_s: u64,
-    /// Its standard input.
+    /// The standard input.
     #[serde(default)]
     pub stdin: Stdin,
-    /// A terminal for it.
+    /// The size of the program's terminal; without it, the program has none.
     #[serde(default)]
-    pub pty: Option<PtyBody>,
-    /// A word for people, shown in lists.
+    pub pty: Option<PtySize>,
+    /// A label for people, shown in lists of processes.
     #[serde(default)]
     #[schema(max_length = 128)]
     pub tag: Option<String>,
-    /// Whether it goes on when nobody follows it.
+    /// Whether the program continues when no client is connected to it.
     #[serde(default)]
     pub detach: bool,
 }
 
-impl ProcessBody {
-    /// The request for a sandbox.
+impl ProcessRequest {
+    /// Converts the request into the engine's.
     #[must_use]
-    pub fn request(&self) -> SpawnRequest {
+    pub fn to_spawn_request(&self) -> SpawnRequest {
         let mut request = SpawnRequest::new(self.argv.iter().cloned()).timeout_s(self.timeout_s);
         for (name, value) in &self.env {
             request = request.env(name, value);
@@ -258,10 +256,10 @@ impl ProcessBody {
         if let Some(cwd) = &self.cwd {
             request = request.cwd(cwd);
         }
-        if self.stdin.is_there() {
+        if self.stdin.is_enabled() {
             request = request.stdin();
         }
-        if let Some(PtyBody { rows, cols }) = self.pty {
+        if let Some(PtySize { rows, cols }) = self.pty {
             request = request.pty(rows, cols);
         }
         match &self.tag {
@@ -271,223 +269,268 @@ impl ProcessBody {
     }
 }
 
-/// A VM's network.
+/// The network of a VM.
 #[derive(Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct NetworkBody {
-    /// What it may reach; nothing, unless something is allowed.
+pub struct NetworkRequest {
+    /// The policy; without a rule that allows something, nothing is reachable.
     #[schema(value_type = Object)]
     #[serde(default)]
     pub policy: Document,
-    /// Values of the policy's secrets. They are never stored, logged or given back.
+    /// The values of the policy's secrets, by name. They are never stored, logged or returned.
     #[serde(default)]
     pub secrets: BTreeMap<String, String>,
-    /// Ports of the guest that this host's loopback interface leads to: `8080`, or `0:3000`.
-    #[schema(max_items = 64)]
-    #[serde(default)]
-    pub expose: Vec<String>,
-    /// It is the operator's own, whoever asks for it.
+    /// Guest ports to expose on the host's loopback interface: `8080`, or `HOST:GUEST` such as `0:3000`, where 0 is any
+    /// free port.
+    #[schema(max_items = 64, value_type = Vec<String>)]
+    #[serde(default, deserialize_with = "port_mappings")]
+    pub expose: Vec<PortMapping>,
+    /// Whether the policy is the operator's own, which callers with keys may have whatever it allows.
     #[serde(skip)]
     #[schema(ignore)]
-    pub(crate) is_operators: bool,
+    pub(crate) is_from_operator: bool,
 }
 
-impl std::fmt::Debug for NetworkBody {
+/// Deserializes port mappings from their text form.
+fn port_mappings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PortMapping>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let ports = texts.iter().map(|text| text.parse());
+    ports
+        .collect::<Result<_, fumehood_engine::Error>>()
+        .map_err(de::Error::custom)
+}
+
+impl std::fmt::Debug for NetworkRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Names only: the values of secrets must not reach a log.
         let names: Vec<_> = self.secrets.keys().collect();
-        let mut shown = f.debug_struct("NetworkBody");
-        shown.field("secrets", &names).field("expose", &self.expose);
-        shown.finish_non_exhaustive()
+        f.debug_struct("NetworkRequest")
+            .field("secrets", &names)
+            .field("expose", &self.expose)
+            .finish_non_exhaustive()
     }
 }
 
-impl NetworkBody {
-    pub(crate) fn network(&self) -> Result<Network, ApiError> {
-        if self.secrets.len() > MOST_OF_A_KIND || self.expose.len() > MOST_OF_A_KIND {
+impl NetworkRequest {
+    /// Converts the request into the engine's network.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Invalid`](crate::ApiErrorKind::Invalid) with the field that is invalid.
+    pub(crate) fn to_network(&self) -> Result<Network, ApiError> {
+        if self.secrets.len() > MAX_NETWORK_ITEMS || self.expose.len() > MAX_NETWORK_ITEMS {
             let message = format!(
-                "`network`: at most {MOST_OF_A_KIND} secrets and {MOST_OF_A_KIND} exposed ports are allowed"
+                "`network` may have at most {MAX_NETWORK_ITEMS} secrets and {MAX_NETWORK_ITEMS} exposed ports"
             );
             return Err(ApiError::invalid(message));
         }
-        let wrong = |at: &str, error: &dyn std::fmt::Display| {
-            ApiError::invalid(format!("`network.{at}`: {error}"))
+
+        let invalid = |field: &str, error: &dyn std::fmt::Display| {
+            ApiError::invalid(format!("`network.{field}`: {error}"))
         };
         let policy = self.policy.clone().policy("request");
-        let mut network = Network::new(policy.map_err(|e| wrong("policy", &e))?);
+        let mut network = Network::new(policy.map_err(|e| invalid("policy", &e))?);
         for (name, value) in &self.secrets {
-            let at = "secrets";
-            let name: SecretName = name.parse().map_err(|e| wrong(at, &e))?;
-            let value = SecretValue::new(value.clone()).map_err(|e| wrong(at, &e))?;
+            let name: SecretName = name.parse().map_err(|e| invalid("secrets", &e))?;
+            let value = SecretValue::new(value.clone()).map_err(|e| invalid("secrets", &e))?;
             network = network.secret(name, value);
         }
-        for word in &self.expose {
-            let expose: PortMapping = word.parse().map_err(|e| wrong("expose", &e))?;
-            network = network.expose(expose);
+        for port in &self.expose {
+            network = network.expose(*port);
         }
         Ok(network)
     }
 }
 
-/// A sandbox to be started. All is optional.
+/// A sandbox to start. All fields are optional.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct SandboxBody {
-    /// The language whose interpreter is warm in it.
-    pub language: Option<CodeLanguage>,
-    /// Its memory: 512 unless given.
-    #[serde(default, deserialize_with = "whole_or_none")]
+pub struct SandboxRequest {
+    /// The language whose interpreter is started in advance.
+    #[schema(schema_with = language_schema)]
+    pub language: Option<Language>,
+    /// The memory in MiB; 512 by default.
+    #[serde(default, deserialize_with = "optional_whole_number")]
     #[schema(minimum = 96, maximum = 1_048_576)]
     pub memory_mib: Option<u32>,
-    /// Seconds without anything asked of it after which it ends: 300 unless given.
-    #[serde(default, deserialize_with = "whole_or_none")]
+    /// The sandbox ends after this many seconds without a request; 300 by default.
+    #[serde(default, deserialize_with = "optional_whole_number")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     pub idle_timeout_s: Option<u64>,
-    /// Seconds after which it ends: 86,400 unless given.
-    #[serde(default, deserialize_with = "whole_or_none")]
+    /// The sandbox ends this many seconds after its start; 86,400 by default.
+    #[serde(default, deserialize_with = "optional_whole_number")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     pub max_lifetime_s: Option<u64>,
-    /// Its network.
-    pub network: Option<NetworkBody>,
-    /// Packages of its language, with versions.
+    /// The network; none by default.
+    pub network: Option<NetworkRequest>,
+    /// Packages of `language` to install first, with versions.
     #[schema(max_items = 50)]
     #[serde(default)]
     pub packages: Vec<String>,
-    /// Whether packages are resolved again.
+    /// Whether to resolve the packages again instead of using a cached result.
     #[serde(default)]
     pub refresh_packages: bool,
-    /// A saved state that it begins from; nothing but times and a name goes with it.
+    /// The id of a checkpoint to start from; only timeouts and a name can be set with it.
     pub checkpoint: Option<String>,
     /// A name for people.
     #[schema(max_length = 128)]
     pub name: Option<String>,
 }
 
-/// Other times for a sandbox, from now on.
+/// New timeouts for a sandbox. Fields that are left out keep their values.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct TimesBody {
-    /// Seconds without anything asked of it after which it ends.
-    #[serde(default, deserialize_with = "whole_or_none")]
+pub struct TimeoutsRequest {
+    /// The sandbox ends after this many seconds without a request.
+    #[serde(default, deserialize_with = "optional_whole_number")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     pub idle_timeout_s: Option<u64>,
-    /// Seconds after its beginning at which it ends.
-    #[serde(default, deserialize_with = "whole_or_none")]
+    /// The sandbox ends this many seconds after its start.
+    #[serde(default, deserialize_with = "optional_whole_number")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     pub max_lifetime_s: Option<u64>,
 }
 
-/// How many sandboxes are to go on from the state of one.
+/// How many sandboxes to fork from one.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct ForkBody {
-    /// How many.
+pub(crate) struct ForkRequest {
+    /// The number of new sandboxes.
     #[schema(minimum = 1, maximum = 16)]
-    #[serde(default = "one", deserialize_with = "whole")]
+    #[serde(default = "default_fork_count", deserialize_with = "whole_number")]
     pub count: usize,
 }
 
-fn one() -> usize {
+fn default_fork_count() -> usize {
     1
 }
 
-/// A language that has packages.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum PackageLanguage {
-    /// From the index of pip and uv.
-    Python,
-    /// From the registry of npm and bun.
-    Javascript,
-}
-
-impl From<PackageLanguage> for Language {
-    fn from(language: PackageLanguage) -> Self {
-        match language {
-            PackageLanguage::Python => Self::Python,
-            PackageLanguage::Javascript => Self::Javascript,
-        }
-    }
-}
-
-/// Packages to be installed in a sandbox.
+/// Packages to install in a sandbox.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PackagesBody {
-    /// Python or JavaScript.
-    pub language: PackageLanguage,
-    /// With versions: `six==1.16.0`, `lodash@^4`.
+pub struct InstallRequest {
+    /// The language of the packages: `python` or `javascript`.
+    #[schema(schema_with = language_schema)]
+    pub language: Language,
+    /// The packages with versions, such as `six==1.16.0` or `lodash@^4`.
     #[schema(min_items = 1, max_items = 50)]
     pub packages: Vec<String>,
 }
 
-/// A port of a guest to be reached from this host.
+/// A guest port to expose on the host's loopback interface.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PortBody {
-    /// The guest's port.
-    #[serde(deserialize_with = "whole")]
+pub struct PortRequest {
+    /// The guest port.
+    #[serde(deserialize_with = "whole_number")]
     #[schema(minimum = 1, maximum = 65535)]
     pub guest: u16,
-    /// This host's; 0 = any that is free.
-    #[serde(default, deserialize_with = "whole")]
+    /// The host port; 0 = any free port.
+    #[serde(default, deserialize_with = "whole_number")]
     #[schema(maximum = 65535)]
     pub host: u16,
 }
 
-/// A signal for a program.
+/// A signal to send to a program.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct SignalBody {
-    /// By its name or its number.
+pub(crate) struct SignalRequest {
+    /// The signal, by name or number.
     pub signal: Signal,
 }
 
-/// A signal by its name or number.
+/// A signal, by name or number.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Signal {
-    /// 1 to 31.
+    /// A number from 1 to 31.
     Number(i32),
-    /// As in signal(7).
+    /// A name as in signal(7), such as `SIGTERM`.
     Name(String),
 }
 
 impl Signal {
-    /// Its number.
+    /// Returns the number of the signal.
     ///
     /// # Errors
-    /// [`Kind::Invalid`](crate::Kind::Invalid): there is none of that name.
+    /// [`ApiErrorKind::Invalid`](crate::ApiErrorKind::Invalid) if there is no such signal.
     pub fn number(&self) -> Result<i32, ApiError> {
         let signal = match self {
             Self::Number(number) => SignalName::Number(*number),
             Self::Name(name) => SignalName::Name(name.clone()),
         };
-        signal
-            .number()
-            .map_err(|error| ApiError::invalid(error.message))
+        let number = signal.number();
+        number.map_err(|error| ApiError::invalid(error.message))
     }
 }
 
-/// A directory to be made.
+/// A directory to create.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct DirectoryBody {
-    /// Its path.
+pub(crate) struct DirectoryRequest {
+    /// The path: absolute, or relative to the home directory.
     #[schema(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     pub path: String,
 }
 
-/// A file to be moved.
+/// A file or directory to move.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct MoveBody {
-    /// From where.
+pub(crate) struct MoveRequest {
+    /// The current path.
     #[schema(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     pub from: String,
-    /// To where.
+    /// The new path.
     #[schema(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     pub to: String,
-    /// Whether a file that is there is replaced.
+    /// Whether to replace an existing file.
     #[serde(default)]
     pub replace: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_run_request_has_its_own_fields() {
+        let base = r#""language":"shell","code":"""#;
+        let one_shot = |field: &str| parse::<OneShotRunRequest>(&format!("{{{base},{field}}}"));
+        let in_sandbox = |field: &str| parse::<SandboxRunRequest>(&format!("{{{base},{field}}}"));
+
+        assert!(in_sandbox(r#""context":"main""#).is_ok());
+        assert!(
+            one_shot(r#""context":"main""#)
+                .unwrap_err()
+                .contains("context")
+        );
+        for field in [
+            r#""memory_mib":128"#,
+            r#""packages":["six==1.16.0"]"#,
+            r#""refresh_packages":true"#,
+            r#""network":{}"#,
+        ] {
+            assert!(one_shot(field).is_ok(), "{field}");
+            let name = field.split('"').nth(1).unwrap();
+            assert!(in_sandbox(field).unwrap_err().contains(name), "{field}");
+        }
+    }
+
+    #[test]
+    fn raw_is_an_alias_of_shell() {
+        let request: OneShotRunRequest = parse(r#"{"language":"raw","code":""}"#).unwrap();
+        assert_eq!(request.language, Language::Shell);
+        assert!(parse::<OneShotRunRequest>(r#"{"language":"cobol","code":""}"#).is_err());
+    }
+
+    #[test]
+    fn ports_are_parsed_from_text() {
+        let network: NetworkRequest = parse(r#"{"expose":["8080","0:3000"]}"#).unwrap();
+        let ports: Vec<_> = network.expose.iter().map(ToString::to_string).collect();
+        assert_eq!(ports, ["8080:8080", "0:3000"]);
+        assert!(parse::<NetworkRequest>(r#"{"expose":["x"]}"#).is_err());
+    }
 }

@@ -1,23 +1,23 @@
-//! What callers get, as JSON.
+//! The objects that callers receive, as JSON.
 
 use fumehood_engine::InstalledPackage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::error::{ApiError, Kind};
+use crate::error::{ApiError, ApiErrorKind, RetryAdvice};
 
-/// What a run is doing.
+/// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
-    /// It waits for a VM.
+    /// The run waits for a VM.
     Queued,
-    /// It runs.
+    /// The run is active.
     Running,
-    /// It has ended, and has an outcome.
+    /// The run has ended and has an outcome.
     Ended,
-    /// It has none.
+    /// The run has failed and has no outcome.
     Failed,
 }
 
@@ -31,14 +31,14 @@ impl RunState {
         }
     }
 
-    /// Whether nothing will change any more.
+    /// Whether the run has ended or failed.
     #[must_use]
     pub fn is_over(self) -> bool {
         matches!(self, Self::Ended | Self::Failed)
     }
 }
 
-/// What a run is.
+/// What a run runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunKind {
@@ -51,11 +51,11 @@ pub enum RunKind {
 /// Why a run has no outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunError {
-    /// As an error's.
-    pub kind: String,
-    /// As an error's.
-    pub retry: String,
-    /// For a person.
+    /// The kind, as in an error response.
+    pub kind: ApiErrorKind,
+    /// Whether a retry can help, as in an error response.
+    pub retry: RetryAdvice,
+    /// The message for people.
     pub message: String,
 }
 
@@ -103,148 +103,173 @@ pub struct OutcomeView {
     pub network: Option<Value>,
 }
 
-/// What a run wrote and showed, as far as it is kept.
+/// The output of a run, as far as it is kept.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct OutputView {
-    /// Standard output.
+pub struct RunOutput {
+    /// The standard output.
     #[schema(required = false)]
     pub stdout: String,
-    /// `utf-8`, or `base64` where it is no text.
+    /// `utf-8`, or `base64` if the output is not UTF-8.
     #[schema(required = false)]
     pub stdout_encoding: String,
-    /// Bytes that were written.
+    /// How many bytes the program wrote.
     #[schema(required = false)]
     pub stdout_bytes: u64,
-    /// Whether more was written than is kept.
+    /// Whether the program wrote more than is kept.
     #[schema(required = false)]
     pub stdout_truncated: bool,
-    /// Standard error.
+    /// The standard error.
     #[schema(required = false)]
     pub stderr: String,
-    /// As standard output's.
+    /// As for standard output.
     #[schema(required = false)]
     pub stderr_encoding: String,
-    /// As standard output's.
+    /// As for standard output.
     #[schema(required = false)]
     pub stderr_bytes: u64,
-    /// As standard output's.
+    /// As for standard output.
     #[schema(required = false)]
     pub stderr_truncated: bool,
-    /// Values: objects from MIME types to data.
+    /// The values: objects that map MIME types to data.
     #[schema(required = false)]
     pub results: Vec<Value>,
-    /// Whether more was shown than is kept.
+    /// Whether the code displayed more values than are kept.
     #[schema(required = false)]
     pub results_truncated: bool,
 }
 
 /// A run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct RunView {
-    /// Its id.
+pub struct RunResponse {
+    /// The id.
     pub id: String,
-    /// The sandbox that it runs in; null: a VM of its own.
+    /// The id of the sandbox that the run is in; null for a run with its own VM.
     pub sandbox: Option<String>,
-    /// What it is.
+    /// What the run runs.
     pub kind: RunKind,
-    /// What it is doing.
+    /// The state.
     pub state: RunState,
-    /// When it was begun.
+    /// When the run was started.
     pub created_at: String,
-    /// When it ended.
+    /// When the run ended; null before.
     pub ended_at: Option<String>,
-    /// How it ended.
+    /// How the run ended.
     #[serde(flatten)]
     pub outcome: OutcomeView,
-    /// What it wrote and showed; left out of lists, and once it is not kept any more.
+    /// The output. It is left out of lists, and once it is no longer kept.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = OutputView)]
-    pub output: Option<OutputView>,
-    /// Why it has no outcome.
+    #[schema(value_type = RunOutput)]
+    pub output: Option<RunOutput>,
+    /// Why the run has no outcome; null if it has one, or has not ended.
     pub error: Option<RunError>,
 }
 
-/// Runs, the newest first.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct RunsView {
-    /// Without their outputs.
-    pub runs: Vec<RunView>,
+impl RunResponse {
+    /// Returns the error of a failed run, as a response reports it.
+    pub(crate) fn failure(&self) -> Option<ApiError> {
+        let RunError {
+            kind,
+            retry,
+            message,
+        } = self.error.as_ref()?;
+        Some(ApiError {
+            run: Some(self.id.as_str().into()),
+            ..ApiError::new(*kind, &**message).with_retry(*retry)
+        })
+    }
 }
 
-/// What a sandbox is doing.
+impl From<&ApiError> for RunError {
+    fn from(error: &ApiError) -> Self {
+        Self {
+            kind: error.kind,
+            retry: error.retry,
+            message: error.message.clone(),
+        }
+    }
+}
+
+/// A list of runs, the newest first.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct RunListResponse {
+    /// The runs, without their outputs.
+    pub runs: Vec<RunResponse>,
+}
+
+/// The state of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SandboxState {
-    /// It is there.
+    /// The sandbox is running.
     Running,
-    /// It is not.
+    /// The sandbox has ended.
     Ended,
 }
 
 /// A sandbox.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct SandboxView {
-    /// Its id.
+pub struct SandboxResponse {
+    /// The id.
     pub id: String,
-    /// Its name, for people.
+    /// The name for people.
     pub name: Option<String>,
-    /// What it is doing.
+    /// The state.
     pub state: SandboxState,
-    /// When it was started.
+    /// When the sandbox was started.
     pub created_at: String,
-    /// When it ended.
+    /// When the sandbox ended; null before.
     pub ended_at: Option<String>,
-    /// `asked`, `idle`, `lifetime`, `lost`, `server_stopped` or `server_lost`.
+    /// Why the sandbox ended: `requested`, `idle`, `lifetime`, `lost`, `server_stopped` or `server_lost`.
     pub ended: Option<String>,
-    /// The same as a sentence.
+    /// Why the sandbox ended, as a sentence.
     pub ended_why: Option<String>,
-    /// Its memory.
+    /// The memory in MiB.
     pub memory_mib: u32,
-    /// Seconds without anything asked of it after which it ends.
+    /// The sandbox ends after this many seconds without a request.
     pub idle_timeout_s: u64,
-    /// Seconds after which it ends.
+    /// The sandbox ends this many seconds after its start.
     pub max_lifetime_s: u64,
-    /// Where its VM came from.
+    /// The origin of the VM: `hot`, `blank`, `template`, `boot` or `checkpoint`.
     pub source: String,
-    /// `full`, or an object with the walls that are missing.
+    /// `full`, or an object with the isolation layers that are missing.
     pub isolation: Value,
-    /// Where its exposed ports are reached.
+    /// The URLs of the exposed ports.
     pub urls: Vec<String>,
 }
 
-/// Sandboxes, the newest first.
+/// A list of sandboxes, the newest first.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct SandboxesView {
+pub(crate) struct SandboxListResponse {
     /// The sandboxes.
-    pub sandboxes: Vec<SandboxView>,
+    pub sandboxes: Vec<SandboxResponse>,
 }
 
-/// A saved state.
+/// A checkpoint: the saved state of a sandbox.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct CheckpointView {
-    /// Its id.
+pub struct CheckpointResponse {
+    /// The id.
     pub id: String,
-    /// The sandbox that it was saved of.
+    /// The id of the sandbox whose state was saved.
     pub sandbox: String,
-    /// Bytes of memory that it takes.
+    /// The host memory that the checkpoint takes, in bytes.
     pub bytes: u64,
-    /// When it was saved.
+    /// When the state was saved.
     pub created_at: String,
 }
 
-/// Saved states.
+/// A list of checkpoints, the newest first.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct CheckpointsView {
-    /// The saved states.
-    pub checkpoints: Vec<CheckpointView>,
+pub(crate) struct CheckpointListResponse {
+    /// The checkpoints.
+    pub checkpoints: Vec<CheckpointResponse>,
 }
 
 /// A package that is installed.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct PackageView {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its version.
+    /// The version.
     pub version: String,
 }
 
@@ -254,76 +279,52 @@ impl From<InstalledPackage> for PackageView {
     }
 }
 
-/// All packages that are installed in a sandbox.
+/// The packages that are installed in a sandbox.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct InstalledView {
-    /// The packages.
+pub(crate) struct InstallResponse {
+    /// All packages, those that were installed before included.
     pub installed: Vec<PackageView>,
 }
 
-/// Where an exposed port is reached.
+/// An exposed port.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct UrlView {
-    /// Where.
+pub(crate) struct PortResponse {
+    /// The URL at which the port is reached.
     pub url: String,
 }
 
-/// What is at a path of a guest.
+/// A file, directory or link in a guest.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct FileView {
-    /// The last part of its path.
+pub struct FileResponse {
+    /// The last component of the path.
     pub name: String,
-    /// Its path: as it was asked for, or below the directory that is listed.
+    /// The path: as it was requested, or below the directory that was listed.
     pub path: String,
     /// `file`, `directory`, `link` or `other`.
     pub kind: Value,
-    /// Its size in bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Its permissions.
+    /// The permission bits.
     pub mode: u32,
-    /// Its owner's number.
+    /// The user id of the owner.
     pub user: u32,
-    /// When its content was changed last.
+    /// When the content was last changed.
     pub modified: Option<String>,
-    /// Where a link leads to.
+    /// The target of a link.
     pub target: Option<String>,
 }
 
-/// What is in a directory.
+/// The content of a directory.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct EntriesView {
-    /// Sorted by path.
-    pub entries: Vec<FileView>,
+pub(crate) struct FileListResponse {
+    /// The entries, sorted by path.
+    pub entries: Vec<FileResponse>,
 }
 
-/// Programs that run in a guest.
+/// The programs that run in a sandbox.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct ProcessesView {
+pub(crate) struct ProcessListResponse {
     /// The programs.
     #[schema(value_type = Vec<Object>)]
     pub processes: Vec<Value>,
-}
-
-impl RunView {
-    /// Why it has no outcome, as an answer says it.
-    pub(crate) fn failure(&self) -> Option<ApiError> {
-        let error = self.error.as_ref()?;
-        let words = ["safe", "never"];
-        let retry = words.into_iter().find(|word| error.retry == *word);
-        Some(ApiError {
-            retry: retry.unwrap_or("unknown"),
-            run: Some(self.id.as_str().into()),
-            ..ApiError::new(Kind::named(&error.kind), &*error.message)
-        })
-    }
-}
-
-impl From<&ApiError> for RunError {
-    fn from(error: &ApiError) -> Self {
-        Self {
-            kind: error.kind.name(),
-            retry: error.retry.to_owned(),
-            message: error.message.clone(),
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! Contents of files: streamed, in either direction.
+//! Routes of file contents, streamed in both directions.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_RANGE, RANGE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -17,26 +18,28 @@ use serde::Deserialize;
 use tokio_util::io::StreamReader;
 use utoipa::IntoParams;
 
-use super::CONTENT_BYTES;
-use super::extract::{Caller, Path, Query, piece};
+use super::extract::{Caller, Path, Query, next_chunk};
 use super::files::PathQuery;
-use crate::api::responses::FileView;
-use crate::error::{ApiError, Kind};
+use crate::api::responses::FileResponse;
+use crate::error::{ApiError, ApiErrorKind};
 use crate::service::Service;
-use crate::state::sandbox_handle::Kept;
+use crate::state::sandbox_handle::SandboxHandle;
 use crate::sync::lock;
 
-/// What is read before the head is sent: a file that ends within it has the length that it has, whatever its
-/// directory says.
-const FIRST_BYTES: usize = 256 * 1024;
+/// The largest file content, in bytes.
+pub(super) const MAX_CONTENT_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
-/// Links that are followed to learn a file's size.
-const LINKS: usize = 8;
+/// How much is read before the headers are sent. The length of a file that ends within it is exact, whatever its
+/// metadata says.
+const PREFETCH_BYTES: usize = 256 * 1024;
 
-/// A file's content
+/// The links that are followed to find a file's size, at most.
+const MAX_LINKS: usize = 8;
+
+/// Download the content of a file
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/content", params(("id" = String, Path), PathQuery), responses(
     (status = 200, content_type = "application/octet-stream", body = Vec<u8>),
-    (status = 206, description = "The range that was asked for", content_type = "application/octet-stream", body = Vec<u8>)))]
+    (status = 206, description = "The requested range", content_type = "application/octet-stream", body = Vec<u8>)))]
 pub(super) async fn download(
     State(service): State<Service>,
     Caller(owner): Caller,
@@ -44,244 +47,267 @@ pub(super) async fn download(
     Query(PathQuery { path }): Query<PathQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let kept = service.sandbox(&owner, &id)?;
-    let files = kept.handle().files();
-    let size = size(&kept, &files, &path).await?;
-    let range = match size {
-        Some(size) => Wanted::of(&headers, size),
-        None => Wanted::All,
+    let sandbox = service.sandbox(&owner, &id)?;
+    let files = sandbox.engine_sandbox().files();
+
+    // Ranges need a known size; without one, the whole file is sent.
+    let size = regular_file_size(&sandbox, &files, &path).await?;
+    let Some(size) = size else {
+        let reader = files.open_reader(&path, 0, None);
+        let content = content_response(&sandbox, reader, None).await?;
+        return Ok(content.into_response());
     };
-    match (range, size) {
-        (Wanted::Nothing, size) => {
-            let size = size.unwrap_or(0);
-            let message = format!("`Range`: the file has {size} bytes");
-            let mut response = ApiError::new(Kind::RangeNotSatisfiable, message).into_response();
-            if let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}")) {
-                response.headers_mut().insert(CONTENT_RANGE, value);
-            }
-            Ok(response)
+
+    match RequestedRange::parse(&headers, size) {
+        RequestedRange::All => {
+            // A size of 0 says nothing about files such as those in /proc.
+            let len = Some(size).filter(|size| *size > 0);
+            let reader = files.open_reader(&path, 0, len);
+            let content = content_response(&sandbox, reader, Some(size)).await?;
+            Ok(content.into_response())
         }
-        (Wanted::Part(from, to), size) => {
-            let len = to - from + 1;
-            let body = content(&kept, files.open_reader(&path, from, Some(len)), Some(len)).await?;
-            let range = format!("bytes {from}-{to}/{}", size.unwrap_or(0));
-            let mut response = (StatusCode::PARTIAL_CONTENT, body).into_response();
-            if let Ok(value) = HeaderValue::from_str(&range) {
-                response.headers_mut().insert(CONTENT_RANGE, value);
-            }
-            Ok(response)
+        RequestedRange::Part { first, last } => {
+            let len = Some(last - first + 1);
+            let reader = files.open_reader(&path, first, len);
+            let content = content_response(&sandbox, reader, len).await?;
+            let response = (StatusCode::PARTIAL_CONTENT, content).into_response();
+            Ok(with_content_range(
+                response,
+                &format!("bytes {first}-{last}/{size}"),
+            ))
         }
-        (Wanted::All, size) => {
-            let body = content(
-                &kept,
-                files.open_reader(&path, 0, size.filter(|size| *size > 0)),
-                size,
-            )
-            .await?;
-            Ok(body.into_response())
+        RequestedRange::Unsatisfiable => {
+            let message = format!("`Range` is outside of the file, which has {size} bytes");
+            let error = ApiError::new(ApiErrorKind::RangeNotSatisfiable, message);
+            Ok(with_content_range(
+                error.into_response(),
+                &format!("bytes */{size}"),
+            ))
         }
     }
 }
 
-/// The size of a regular file; none: it is something else.
-async fn size(kept: &Kept, files: &Files, path: &str) -> Result<Option<u64>, ApiError> {
+fn with_content_range(mut response: Response, range: &str) -> Response {
+    if let Ok(value) = HeaderValue::from_str(range) {
+        response.headers_mut().insert(CONTENT_RANGE, value);
+    }
+    response
+}
+
+/// Returns the size of a regular file in bytes, through links, or `None` for anything else.
+async fn regular_file_size(
+    sandbox: &SandboxHandle,
+    files: &Files,
+    path: &str,
+) -> Result<Option<u64>, ApiError> {
     let mut path = path.to_owned();
-    for _ in 0..LINKS {
-        let found = files.stat(&path).await.map_err(|e| kept.explain(e))?;
-        match found {
-            FileInfo {
-                kind: FileKind::File,
-                size,
-                ..
-            } => return Ok(Some(size)),
-            FileInfo {
-                target: Some(target),
-                ..
-            } if target.starts_with('/') => path = target,
-            FileInfo {
-                target: Some(target),
-                ..
-            } => {
-                let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
-                path = if path.starts_with('/') || !dir.is_empty() {
-                    format!("{dir}/{target}")
-                } else {
-                    target
-                };
-            }
-            _ => return Ok(None),
+    for _ in 0..MAX_LINKS {
+        let info = files.stat(&path).await;
+        let FileInfo {
+            kind, size, target, ..
+        } = info.map_err(|e| sandbox.to_api_error(e))?;
+        if kind == FileKind::File {
+            return Ok(Some(size));
         }
+
+        // Resolve the target relative to the directory of the link.
+        let Some(target) = target else {
+            return Ok(None);
+        };
+        path = match path.rsplit_once('/') {
+            Some((dir, _)) if !target.starts_with('/') => format!("{dir}/{target}"),
+            _ => target,
+        };
     }
     Ok(None)
 }
 
-/// What is wanted of a file.
+/// The range of a file that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Wanted {
+enum RequestedRange {
     All,
-    /// The first and the last byte.
-    Part(u64, u64),
-    /// What it has not.
-    Nothing,
+    /// From the first to the last byte, both included.
+    Part {
+        first: u64,
+        last: u64,
+    },
+    /// The range is outside of the file.
+    Unsatisfiable,
 }
 
-impl Wanted {
-    /// What is no single range of bytes asks for all, as RFC 9110 has it.
-    fn of(headers: &HeaderMap, size: u64) -> Self {
-        let range = headers
+impl RequestedRange {
+    /// Parses the `Range` header for a file of `size` bytes. As RFC 9110 allows, anything but a single range of bytes is
+    /// ignored, and so is a range with `If-Range`.
+    fn parse(headers: &HeaderMap, size: u64) -> Self {
+        let header = headers
             .get(RANGE)
             .filter(|_| !headers.contains_key(IF_RANGE));
-        let range = range.and_then(|range| range.to_str().ok()?.strip_prefix("bytes="));
-        let Some((from, to)) = range.and_then(|range| range.trim().split_once('-')) else {
+        let range = header.and_then(|range| range.to_str().ok()?.strip_prefix("bytes="));
+        let Some((first, last)) = range.and_then(|range| range.trim().split_once('-')) else {
             return Self::All;
         };
-        match (from.parse::<u64>(), to.parse::<u64>()) {
-            (Ok(from), Ok(to)) if from <= to && from < size => Self::Part(from, to.min(size - 1)),
-            (Ok(from), Ok(to)) if from <= to => Self::Nothing,
-            (Ok(from), Err(_)) if to.is_empty() && from < size => Self::Part(from, size - 1),
-            (Ok(_), Err(_)) if to.is_empty() => Self::Nothing,
-            (Err(_), Ok(0)) if from.is_empty() => Self::Nothing,
-            (Err(_), Ok(_)) if from.is_empty() && size == 0 => Self::Nothing,
-            (Err(_), Ok(last)) if from.is_empty() => {
-                Self::Part(size.saturating_sub(last), size - 1)
+
+        match (first.parse::<u64>(), last.parse::<u64>()) {
+            // FIRST-LAST
+            (Ok(first), Ok(last)) if first > last => Self::All,
+            (Ok(first), Ok(last)) => Self::within(first, last, size),
+            // FIRST-
+            (Ok(first), Err(_)) if last.is_empty() => Self::within(first, u64::MAX, size),
+            // -LENGTH
+            (Err(_), Ok(0)) if first.is_empty() => Self::Unsatisfiable,
+            (Err(_), Ok(len)) if first.is_empty() => {
+                Self::within(size.saturating_sub(len), u64::MAX, size)
             }
             _ => Self::All,
         }
     }
-}
 
-/// A body that is read as fast as it is taken, with its head.
-async fn content(
-    kept: &Kept,
-    reading: Result<FileReader, fumehood_engine::Error>,
-    len: Option<u64>,
-) -> Result<impl IntoResponse + use<>, ApiError> {
-    let mut reading = reading.map_err(|e| kept.explain(e))?;
-    let mut first = BytesMut::new();
-    let mut is_whole = false;
-    while first.len() < FIRST_BYTES && !is_whole {
-        match reading.next().await.map_err(|e| kept.explain(e))? {
-            Some(bytes) => first.extend_from_slice(&bytes),
-            None => is_whole = true,
+    fn within(first: u64, last: u64, size: u64) -> Self {
+        if first < size {
+            let last = last.min(size - 1);
+            Self::Part { first, last }
+        } else {
+            Self::Unsatisfiable
         }
     }
+}
+
+/// Returns the headers and the body of a content. The body is read as fast as the client takes it.
+async fn content_response(
+    sandbox: &SandboxHandle,
+    reader: Result<FileReader, fumehood_engine::Error>,
+    len: Option<u64>,
+) -> Result<impl IntoResponse + use<>, ApiError> {
+    let mut reader = reader.map_err(|e| sandbox.to_api_error(e))?;
+
+    // Read ahead: errors are still reported by a status, and the length of a short file is exact.
+    let mut prefetched = BytesMut::new();
+    let mut is_complete = false;
+    while prefetched.len() < PREFETCH_BYTES && !is_complete {
+        let chunk = reader.next().await;
+        match chunk.map_err(|e| sandbox.to_api_error(e))? {
+            Some(bytes) => prefetched.extend_from_slice(&bytes),
+            None => is_complete = true,
+        }
+    }
+
     let mut headers = HeaderMap::new();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    );
+    let octets = HeaderValue::from_static("application/octet-stream");
+    headers.insert(CONTENT_TYPE, octets);
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(
-        "x-content-type-options",
-        HeaderValue::from_static("nosniff"),
-    );
-    if is_whole {
-        return Ok((headers, Body::from(first.freeze())));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if is_complete {
+        return Ok((headers, Body::from(prefetched.freeze())));
     }
     if let Some(len) = len {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
     }
-    let rest = stream::unfold(
-        (Some(first.freeze()), reading),
-        |(first, mut reading)| async move {
-            if let Some(first) = first {
-                return Some((Ok(first), (None, reading)));
+
+    let chunks = stream::unfold(
+        (Some(prefetched.freeze()), reader),
+        |(prefetched, mut reader)| async move {
+            if let Some(bytes) = prefetched {
+                return Some((Ok(bytes), (None, reader)));
             }
-            // The head is out: a body that breaks off is all that can be said.
-            let next = reading
-                .next()
-                .await
-                .map_err(|error| io::Error::other(error.to_string()));
-            next.transpose().map(|next| (next, (None, reading)))
+            // The headers are sent: an error can only end the body early.
+            let next = reader.next().await;
+            let next = next.map_err(|error| io::Error::other(error.to_string()));
+            next.transpose().map(|chunk| (chunk, (None, reader)))
         },
     );
-    Ok((headers, Body::from_stream(rest)))
+    Ok((headers, Body::from_stream(chunks)))
 }
 
-/// How a file is to be written.
+/// How to write a file.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct UploadQuery {
-    /// Absolute, or below the user's home.
+    /// The path: absolute, or relative to the home directory.
     #[param(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     path: String,
-    /// Its permissions, in octal: those of the file that it replaces unless given, else 644.
+    /// The permissions, in octal; by default those of the file that is replaced, or 644.
     #[param(pattern = "^[0-7]{1,4}$")]
     mode: Option<String>,
-    /// Whether directories that are missing on the way are made.
+    /// Whether to create missing parent directories.
     #[serde(default)]
     #[param(default = false)]
     parents: bool,
 }
 
-/// Writes a file: it is there with all of the body, or as it was
+/// Upload the content of a file, atomically
 #[utoipa::path(put, path = "/v1/sandboxes/{id}/files/content", params(("id" = String, Path), UploadQuery),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = FileView)))]
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = FileResponse)))]
 pub(super) async fn upload(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
     Query(query): Query<UploadQuery>,
     request: Request,
-) -> Result<axum::Json<FileView>, ApiError> {
-    let kept = service.sandbox(&owner, &id)?;
-    let size = request
-        .headers()
-        .get(CONTENT_LENGTH)
-        .and_then(|len| len.to_str().ok()?.parse().ok());
-    if size.is_some_and(|size: u64| size > CONTENT_BYTES) {
+) -> Result<axum::Json<FileResponse>, ApiError> {
+    let sandbox = service.sandbox(&owner, &id)?;
+    let size = request.headers().get(CONTENT_LENGTH);
+    let size = size.and_then(|len| len.to_str().ok()?.parse().ok());
+    if size.is_some_and(|size: u64| size > MAX_CONTENT_BYTES) {
         return Err(too_large());
     }
     let options = WriteOptions {
-        mode: query.mode.as_deref().map(mode).transpose()?,
+        mode: query.mode.as_deref().map(parse_mode).transpose()?,
         parents: query.parents,
         size,
     };
-    let wrong = Arc::new(Mutex::new(None));
-    let reader = StreamReader::new(Box::pin(bounded(request.into_body(), wrong.clone())));
-    let files = kept.handle().files();
+
+    // An error of the body is reported as it is, rather than as the failed write that it causes.
+    let body_error = Arc::new(Mutex::new(None));
+    let body = bounded_stream(request.into_body(), body_error.clone());
+    let reader = StreamReader::new(Box::pin(body));
+    let files = sandbox.engine_sandbox().files();
     let written = files.upload(&query.path, reader, options).await;
-    if let Some(error) = lock(&wrong).take() {
+    if let Some(error) = lock(&body_error).take() {
         return Err(error);
     }
-    written.map_err(|e| kept.explain(e))?;
-    let found = files.stat(&query.path).await.map_err(|e| kept.explain(e))?;
-    Ok(axum::Json(found.into()))
+    written.map_err(|e| sandbox.to_api_error(e))?;
+
+    let info = files.stat(&query.path).await;
+    let info = info.map_err(|e| sandbox.to_api_error(e))?;
+    Ok(axum::Json(info.into()))
 }
 
-fn mode(text: &str) -> Result<u32, ApiError> {
+fn parse_mode(text: &str) -> Result<u32, ApiError> {
     let is_octal =
         (1..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
     let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
-    mode.ok_or_else(|| ApiError::invalid("`mode`: one to four octal digits are allowed, as in 644"))
+    mode.ok_or_else(|| ApiError::invalid("`mode` must be one to four octal digits, such as 644"))
 }
 
 fn too_large() -> ApiError {
-    let message =
-        format!("the content has more than {CONTENT_BYTES} bytes, the most that is allowed");
-    ApiError::new(Kind::TooLarge, message)
+    let message = format!("the content exceeds the limit of {MAX_CONTENT_BYTES} bytes");
+    ApiError::new(ApiErrorKind::TooLarge, message)
 }
 
-/// A body's bytes, as long as they come and are not too many; what went wrong is left in `wrong`.
-fn bounded(
+/// Streams the bytes of a body up to the limit. An error ends the stream and is stored in `body_error`.
+fn bounded_stream(
     body: Body,
-    wrong: Arc<Mutex<Option<ApiError>>>,
+    body_error: Arc<Mutex<Option<ApiError>>>,
 ) -> impl stream::Stream<Item = io::Result<Bytes>> {
-    stream::unfold((body, wrong, 0_u64), |(mut body, wrong, came)| async move {
-        let next = match piece(&mut body).await {
-            Ok(Some(bytes)) if came + bytes.len() as u64 > CONTENT_BYTES => Err(too_large()),
+    stream::unfold((body, body_error, 0_u64), |state| async move {
+        let (mut body, body_error, received) = state;
+        let chunk = match next_chunk(&mut body).await {
+            Ok(Some(bytes)) if received + bytes.len() as u64 > MAX_CONTENT_BYTES => {
+                Err(too_large())
+            }
             Ok(Some(bytes)) => Ok(bytes),
             Ok(None) => return None,
             Err(error) => Err(error),
         };
-        let came = came + next.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        let next = next.map_err(|error| {
-            let said = io::Error::other(error.message.clone());
-            *lock(&wrong) = Some(error);
-            said
+
+        let received = received + chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        let chunk = chunk.map_err(|error| {
+            let message = error.message.clone();
+            *lock(&body_error) = Some(error);
+            io::Error::other(message)
         });
-        Some((next, (body, wrong, came)))
+        Some((chunk, (body, body_error, received)))
     })
 }
 
@@ -291,31 +317,33 @@ mod tests {
 
     #[test]
     fn ranges() {
-        let of = |range: &str, size| {
+        let parse = |range: &str, size| {
             let mut headers = HeaderMap::new();
             headers.insert(RANGE, range.parse().unwrap());
-            Wanted::of(&headers, size)
+            RequestedRange::parse(&headers, size)
         };
-        assert_eq!(of("bytes=0-0", 10), Wanted::Part(0, 0));
-        assert_eq!(of("bytes=2-", 10), Wanted::Part(2, 9));
-        assert_eq!(of("bytes=-3", 10), Wanted::Part(7, 9));
-        assert_eq!(of("bytes=-30", 10), Wanted::Part(0, 9));
-        assert_eq!(of("bytes=5-99", 10), Wanted::Part(5, 9));
-        for nothing in ["bytes=10-", "bytes=10-11", "bytes=-0"] {
-            assert_eq!(of(nothing, 10), Wanted::Nothing, "{nothing}");
+        let part = |first, last| RequestedRange::Part { first, last };
+        assert_eq!(parse("bytes=0-0", 10), part(0, 0));
+        assert_eq!(parse("bytes=2-", 10), part(2, 9));
+        assert_eq!(parse("bytes=-3", 10), part(7, 9));
+        assert_eq!(parse("bytes=-30", 10), part(0, 9));
+        assert_eq!(parse("bytes=5-99", 10), part(5, 9));
+        for outside in ["bytes=10-", "bytes=10-11", "bytes=-0"] {
+            let range = parse(outside, 10);
+            assert_eq!(range, RequestedRange::Unsatisfiable, "{outside}");
         }
-        assert_eq!(of("bytes=-1", 0), Wanted::Nothing);
-        for all in ["bytes=0-1,3-4", "lines=1-2", "bytes=b-a", "bytes=5-2"] {
-            assert_eq!(of(all, 10), Wanted::All, "{all}");
+        assert_eq!(parse("bytes=-1", 0), RequestedRange::Unsatisfiable);
+        for ignored in ["bytes=0-1,3-4", "lines=1-2", "bytes=b-a", "bytes=5-2"] {
+            assert_eq!(parse(ignored, 10), RequestedRange::All, "{ignored}");
         }
     }
 
     #[test]
     fn modes_at_their_limits() {
-        assert_eq!(mode("7777").unwrap(), 0o7777);
-        assert_eq!(mode("0").unwrap(), 0);
+        assert_eq!(parse_mode("7777").unwrap(), 0o7777);
+        assert_eq!(parse_mode("0").unwrap(), 0);
         for wrong in ["", "8", "+644", "10000", "rw"] {
-            assert!(mode(wrong).is_err(), "{wrong}");
+            assert!(parse_mode(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where callers come in, and how the server ends.
+//! The sockets that a server listens on, and how it stops.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -18,60 +18,61 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Door, app};
+use super::middleware::Transport;
+use super::routes::app;
 use crate::auth::api_keys;
 use crate::service::Service;
 use crate::storage::database::StoreError;
 
-/// How long a request's head may take, and a connection may be open without a request.
-const HEAD: Duration = Duration::from_secs(60);
+/// How long the headers of a request may take, and a connection may be open without a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Bytes of a request's head at most.
-const HEAD_BYTES: usize = 64 * 1024;
+/// The largest headers of a request, in bytes.
+const MAX_HEADER_BYTES: usize = 64 * 1024;
 
-/// Connections at once by one door: each costs a task and its buffers, 100 KiB about.
-const CONNECTIONS: usize = 1024;
+/// Concurrent connections of one transport. Each costs a task and its buffers, about 100 KiB.
+const MAX_CONNECTIONS: usize = 1024;
 
-/// How long answers may take to go out once all has ended.
-const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// How long the last responses may take after everything else has ended.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait after a connection could not be taken: for want of descriptors, say.
-const BREATH: Duration = Duration::from_millis(50);
+/// How long to wait after a connection could not be accepted, for example because of too many open files.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Why a server does not listen.
+/// Why a server cannot listen.
 #[derive(Debug, Error)]
 pub enum ListenError {
-    /// The socket's directory is somebody else's.
+    /// Other users can access the socket's directory.
     #[error(
-        "{0} is not this user's own directory, closed to others; remove it, or name another socket by --socket"
+        "{0} must be a directory that only this user owns and can access; remove it, or choose another path with --socket"
     )]
     Directory(PathBuf),
-    /// A server is there.
-    #[error("a server listens at {0} already; use that one, or end it first")]
-    Taken(PathBuf),
-    /// Something else is there.
-    #[error("{0} is there and no socket; remove it, or name another socket by --socket")]
-    NoSocket(PathBuf),
-    /// Anybody could come in.
+    /// Another server listens there.
+    #[error("a server already listens on {0}; use it, or stop it first")]
+    InUse(PathBuf),
+    /// The path is not a socket.
+    #[error("{0} exists but is not a socket; remove it, or choose another path with --socket")]
+    NotASocket(PathBuf),
+    /// Without a key, an address that others can reach would serve no caller.
     #[error(
-        "{0} is no loopback address, and there is no key: make one first, by `fumehood keys create NAME`"
+        "refusing to listen on {0}, which is not a loopback address, without an API key; create one with `fumehood keys create NAME`"
     )]
     NoKey(SocketAddr),
-    /// The system says no.
-    #[error("nothing can listen at {at}: {error}")]
+    /// The system call failed.
+    #[error("cannot listen on {at}: {error}")]
     Io {
-        /// Where.
+        /// The path or address.
         at: String,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// Keys cannot be read.
+    /// The keys cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Where the Unix socket is unless somebody says otherwise: `$XDG_RUNTIME_DIR/fumehood/server.sock`, else below
-/// `/tmp/fumehood-UID`.
+/// Returns the default path of the Unix socket: `$XDG_RUNTIME_DIR/fumehood/server.sock`, or
+/// `/tmp/fumehood-UID/server.sock` without that variable.
 #[must_use]
 pub fn default_socket() -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
@@ -82,7 +83,7 @@ pub fn default_socket() -> PathBuf {
     dir.join("server.sock")
 }
 
-/// What a server listens at.
+/// The sockets of a server. Dropping it removes the Unix socket.
 #[derive(Debug, Default)]
 pub struct Listeners {
     unix: Option<(UnixListener, PathBuf)>,
@@ -98,170 +99,185 @@ impl Drop for Listeners {
 }
 
 impl Listeners {
-    /// Listens at a Unix socket, for processes of this user alone. One that a killed server has left is replaced.
+    /// Listens on a Unix socket that only this user's processes can connect to. A socket that a killed server has left is
+    /// replaced.
     ///
     /// # Errors
     /// [`ListenError`].
-    pub fn unix(mut self, path: &Path) -> Result<Self, ListenError> {
-        let io = |error| ListenError::Io {
+    pub fn bind_unix(mut self, path: &Path) -> Result<Self, ListenError> {
+        let io_error = |error| ListenError::Io {
             at: path.display().to_string(),
             error,
         };
+
         let dir = path.parent().unwrap_or(Path::new("/"));
-        own_directory(dir, path == default_socket())?;
-        if let Ok(found) = fs::symlink_metadata(path) {
-            if !found.file_type().is_socket() {
-                return Err(ListenError::NoSocket(path.to_path_buf()));
+        create_private_dir(dir, path == default_socket())?;
+
+        // Replace a socket only if no server listens on it.
+        if let Ok(existing) = fs::symlink_metadata(path) {
+            if !existing.file_type().is_socket() {
+                return Err(ListenError::NotASocket(path.to_path_buf()));
             }
             if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(ListenError::Taken(path.to_path_buf()));
+                return Err(ListenError::InUse(path.to_path_buf()));
             }
         }
-        // It appears when it listens, and only this user's processes ever see it.
-        let made = path.with_extension(format!("{}", std::process::id()));
-        let _ = fs::remove_file(&made);
-        let listener = UnixListener::bind(&made).map_err(io)?;
-        let put = fs::set_permissions(&made, Permissions::from_mode(0o600));
-        put.and_then(|()| fs::rename(&made, path)).map_err(io)?;
+
+        // Bind under a temporary name: the socket appears once it listens and has its permissions.
+        let temporary = path.with_extension(format!("{}", std::process::id()));
+        let _ = fs::remove_file(&temporary);
+        let listener = UnixListener::bind(&temporary).map_err(io_error)?;
+        fs::set_permissions(&temporary, Permissions::from_mode(0o600))
+            .and_then(|()| fs::rename(&temporary, path))
+            .map_err(io_error)?;
+
         self.unix = Some((listener, path.to_path_buf()));
         Ok(self)
     }
 
-    /// Listens at a TCP address, for whoever has a key; returns the address, with the port that was taken.
+    /// Listens on a TCP address for callers with API keys, and returns the address with the port that was assigned.
     ///
     /// # Errors
-    /// [`ListenError::NoKey`]: it is not loopback's, and there is no key.
-    pub async fn tcp(
+    /// [`ListenError::NoKey`] if it is not a loopback address and there is no key, and others.
+    pub async fn bind_tcp(
         mut self,
         service: &Service,
         at: SocketAddr,
     ) -> Result<(Self, SocketAddr), ListenError> {
-        if !at.ip().is_loopback() && !api_keys::any(service.store())? {
+        if !at.ip().is_loopback() && !api_keys::any_active(service.store())? {
             return Err(ListenError::NoKey(at));
         }
-        let io = |error| ListenError::Io {
+
+        let io_error = |error| ListenError::Io {
             at: at.to_string(),
             error,
         };
-        let listener = TcpListener::bind(at).await.map_err(io)?;
-        let bound = listener.local_addr().map_err(io)?;
+        let listener = TcpListener::bind(at).await.map_err(io_error)?;
+        let bound = listener.local_addr().map_err(io_error)?;
         self.tcp = Some(listener);
         Ok((self, bound))
     }
 
-    /// Serves until `end` comes; then lets what goes on come to its end, and returns.
+    /// Serves requests until `end` completes; then drains the service, and returns.
     pub async fn serve(self, service: &Service, end: impl Future<Output = ()>) {
-        let local = app(service, Door::Local);
-        let keyed = app(service, Door::Keyed);
+        let unix_app = app(service, Transport::UnixSocket);
+        let tcp_app = app(service, Transport::Tcp);
         let graceful = GracefulShutdown::new();
-        // Each door has its own: whoever fills the one with connections leaves the other open.
-        let room = || Arc::new(Semaphore::new(CONNECTIONS));
-        let (local_room, keyed_room) = (room(), room());
+
+        // Each transport has its own limit: filling one with connections leaves the other available.
+        let unix_slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let tcp_slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+
         let drained = async {
             end.await;
-            tracing::info!("ending");
+            tracing::info!("shutting down");
             service.drain().await;
         };
         tokio::pin!(drained);
+
+        let unix = self.unix.as_ref().map(|(listener, _)| listener);
         loop {
             tokio::select! {
-                accepted = accept_unix(self.unix.as_ref().map(|(listener, _)| listener), &local_room) => {
-                    if let Some((stream, place)) = accepted {
-                        tokio::spawn(connection(stream, local.clone(), graceful.watcher(), place));
+                accepted = accept_unix(unix, &unix_slots) => {
+                    if let Some((stream, permit)) = accepted {
+                        let watcher = graceful.watcher();
+                        tokio::spawn(serve_connection(stream, unix_app.clone(), watcher, permit));
                     }
                 }
-                accepted = accept_tcp(self.tcp.as_ref(), &keyed_room) => {
-                    if let Some((stream, place)) = accepted {
-                        tokio::spawn(connection(stream, keyed.clone(), graceful.watcher(), place));
+                accepted = accept_tcp(self.tcp.as_ref(), &tcp_slots) => {
+                    if let Some((stream, permit)) = accepted {
+                        let watcher = graceful.watcher();
+                        tokio::spawn(serve_connection(stream, tcp_app.clone(), watcher, permit));
                     }
                 }
                 () = &mut drained => break,
             }
         }
-        // Nobody comes in any more.
+
+        // Close the listeners, then wait for the responses in flight.
         drop(self);
-        if tokio::time::timeout(LAST_ANSWERS, graceful.shutdown())
-            .await
-            .is_err()
-        {
-            tracing::warn!("some answers were not taken, and are given up");
+        let finished = tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await;
+        if finished.is_err() {
+            tracing::warn!("some clients did not read their responses in time");
         }
     }
 }
 
-fn own_directory(dir: &Path, is_default: bool) -> Result<(), ListenError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| ListenError::Io {
+fn create_private_dir(dir: &Path, is_default: bool) -> Result<(), ListenError> {
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    created.map_err(|error| ListenError::Io {
         at: dir.display().to_string(),
         error,
     })?;
-    let found = fs::symlink_metadata(dir);
+
     let user = rustix::process::geteuid().as_raw();
-    let is_own =
-        found.is_ok_and(|found| found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0);
-    // Elsewhere the one who named it knows; callers are checked one by one all the same.
-    if is_default && !is_own {
+    let is_private = fs::symlink_metadata(dir)
+        .is_ok_and(|found| found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0);
+    // A directory that the operator has chosen is not checked; the user of each connection is checked in any case.
+    if is_default && !is_private {
         return Err(ListenError::Directory(dir.to_path_buf()));
     }
     Ok(())
 }
 
+/// Accepts a connection of this user; waits forever without a listener.
 async fn accept_unix(
     listener: Option<&UnixListener>,
-    room: &Arc<Semaphore>,
+    slots: &Arc<Semaphore>,
 ) -> Option<(UnixStream, OwnedSemaphorePermit)> {
     let Some(listener) = listener else {
         return std::future::pending().await;
     };
-    let place = room.clone().acquire_owned().await.ok()?;
-    let stream = taken(listener.accept().await).await?;
+    let permit = slots.clone().acquire_owned().await.ok()?;
+    let stream = accepted(listener.accept().await).await?;
     let user = stream.peer_cred().ok()?.uid();
     if user != rustix::process::geteuid().as_raw() {
-        tracing::warn!(user, "another user's process was turned away");
+        tracing::warn!(user, "rejected a connection of another user");
         return None;
     }
-    Some((stream, place))
+    Some((stream, permit))
 }
 
+/// Accepts a connection; waits forever without a listener.
 async fn accept_tcp(
     listener: Option<&TcpListener>,
-    room: &Arc<Semaphore>,
+    slots: &Arc<Semaphore>,
 ) -> Option<(TcpStream, OwnedSemaphorePermit)> {
     let Some(listener) = listener else {
         return std::future::pending().await;
     };
-    let place = room.clone().acquire_owned().await.ok()?;
-    let stream = taken(listener.accept().await).await?;
+    let permit = slots.clone().acquire_owned().await.ok()?;
+    let stream = accepted(listener.accept().await).await?;
     let _ = stream.set_nodelay(true);
-    Some((stream, place))
+    Some((stream, permit))
 }
 
-async fn taken<S, A>(accepted: io::Result<(S, A)>) -> Option<S> {
-    match accepted {
+async fn accepted<S, A>(result: io::Result<(S, A)>) -> Option<S> {
+    match result {
         Ok((stream, _)) => Some(stream),
         Err(error) => {
-            tracing::warn!(%error, "a connection was not taken");
-            tokio::time::sleep(BREATH).await;
+            tracing::warn!(%error, "cannot accept a connection");
+            tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             None
         }
     }
 }
 
-async fn connection(
+async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     watcher: Watcher,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 ) {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(HEAD_BYTES);
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES);
     let service = TowerToHyperService::new(router);
-    let served = builder.serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(served).await {
-        tracing::debug!(%error, "a connection ended");
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "a connection failed");
     }
 }
 
@@ -270,23 +286,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_socket_is_this_users_and_one_that_was_left_is_replaced() {
+    async fn a_socket_is_private_and_a_stale_one_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/server.sock");
-        let first = Listeners::default().unix(&path).unwrap();
+        let first = Listeners::default().bind_unix(&path).unwrap();
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
-        let again = Listeners::default().unix(&path);
-        assert!(matches!(again, Err(ListenError::Taken(_))));
+        let again = Listeners::default().bind_unix(&path);
+        assert!(matches!(again, Err(ListenError::InUse(_))));
 
         drop(first);
         assert!(!path.exists());
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        drop(Listeners::default().unix(&path).unwrap());
+        drop(Listeners::default().bind_unix(&path).unwrap());
         fs::write(&path, "x").unwrap();
         assert!(matches!(
-            Listeners::default().unix(&path),
-            Err(ListenError::NoSocket(_))
+            Listeners::default().bind_unix(&path),
+            Err(ListenError::NotASocket(_))
         ));
     }
 }

@@ -1,3 +1,5 @@
+//! Server-sent events.
+
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -5,86 +7,84 @@ use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::error::ApiError;
-use crate::state::event_log::{Follower, Told};
+use crate::state::event_log::{EventSubscriber, LoggedEvent};
 
-/// A line now and then keeps what lies in between from closing the connection.
-const ALIVE: Duration = Duration::from_secs(15);
+/// How often a comment is sent in a quiet stream, so that proxies do not close the connection.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// From where events are told.
+/// The largest event number that can be requested: the largest that the integers of all clients hold.
+const MAX_EVENT_ID: u64 = i64::MAX as u64;
+
+/// Where an event stream starts.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct After {
-    /// Those after this number; `Last-Event-ID` goes before it.
+pub(super) struct AfterQuery {
+    /// Send the events after this number; 0 = all. The header `Last-Event-ID` takes precedence.
     #[param(maximum = 9_223_372_036_854_775_807_i64)]
-    pub(super) after: Option<u64>,
+    after: Option<u64>,
 }
 
-/// The largest number of an event that can be asked for: what all clients' integers hold.
-const MOST_AFTER: u64 = i64::MAX as u64;
-
-/// One of a stream of events.
+/// One event of an event stream.
 #[derive(Debug, ToSchema)]
-#[expect(dead_code, reason = "describes what is written by hand")]
-pub(super) struct EventView {
-    /// What it is.
+#[expect(dead_code, reason = "it describes what `Event` writes")]
+pub(super) struct EventResponse {
+    /// The name.
     event: Option<String>,
-    /// Its number, from 1; a `gap` has none.
+    /// The number, from 1; a `gap` has none.
     id: Option<String>,
-    /// JSON.
+    /// The data, as JSON.
     data: String,
 }
 
-impl After {
-    /// The number after which to tell.
+impl AfterQuery {
+    /// Returns the number of the event after which the stream starts.
     ///
     /// # Errors
-    /// [`Kind::Invalid`](crate::Kind::Invalid): the header is no number.
-    pub(super) fn number(&self, headers: &HeaderMap) -> Result<u64, ApiError> {
-        let last = headers.get(LAST_EVENT_ID);
-        let number = match last {
+    /// [`ApiErrorKind::Invalid`](crate::ApiErrorKind::Invalid) if it is not a number or too large.
+    pub(super) fn event_id(&self, headers: &HeaderMap) -> Result<u64, ApiError> {
+        let id = match headers.get(LAST_EVENT_ID) {
             None => Some(self.after.unwrap_or(0)),
-            Some(last) => last.to_str().ok().and_then(|last| last.parse().ok()),
+            Some(header) => header.to_str().ok().and_then(|text| text.parse().ok()),
         };
-        let number = number.filter(|number| *number <= MOST_AFTER);
-        number.ok_or_else(|| {
+        id.filter(|id| *id <= MAX_EVENT_ID).ok_or_else(|| {
             ApiError::invalid(format!(
-                "`after` and `Last-Event-ID` are to be the number of an event, 0 to {MOST_AFTER}"
+                "`after` and `Last-Event-ID` must be an event number from 0 to {MAX_EVENT_ID}"
             ))
         })
     }
 }
 
-fn event(told: &Told) -> Event {
-    let event = Event::default().event(told.name).data(&told.data);
-    match told.id {
+fn to_sse(logged: &LoggedEvent) -> Event {
+    let event = Event::default().event(logged.name).data(&logged.data);
+    match logged.id {
         0 => event,
         id => event.id(id.to_string()),
     }
 }
 
-/// Events until the last, as they come.
-pub(super) fn follow(follower: Follower) -> Response {
-    let events = stream::unfold(follower, |mut follower| async move {
-        let told = follower.next().await?;
-        Some((Ok::<_, Infallible>(event(&told)), follower))
+/// Streams events as they are appended, up to the last one.
+pub(super) fn event_stream(subscriber: EventSubscriber) -> Response {
+    let events = stream::unfold(subscriber, |mut subscriber| async move {
+        let logged = subscriber.next().await?;
+        Some((Ok::<_, Infallible>(to_sse(&logged)), subscriber))
     });
-    Sse::new(events)
-        .keep_alive(KeepAlive::new().interval(ALIVE))
-        .into_response()
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE_INTERVAL);
+    Sse::new(events).keep_alive(keep_alive).into_response()
 }
 
-/// What is known at the end of something whose events are kept no more.
-pub(super) fn over(after: u64, name: &'static str, data: String) -> Response {
+/// Streams a gap and the last event, for a run or a sandbox whose events are no longer kept.
+pub(super) fn archived_stream(after: u64, name: &'static str, last: &impl Serialize) -> Response {
     let gap = format!("{{\"after\":{after},\"next\":null}}");
-    let told = [("gap", gap), (name, data)];
+    let last = serde_json::to_string(last).unwrap_or_default();
+    let events = [("gap", gap), (name, last)];
     let events =
-        told.map(|(name, data)| Ok::<_, Infallible>(Event::default().event(name).data(data)));
+        events.map(|(name, data)| Ok::<_, Infallible>(Event::default().event(name).data(data)));
     Sse::new(stream::iter(events)).into_response()
 }

@@ -1,92 +1,98 @@
+//! Routes about the server itself.
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
+use fumehood_engine::Language;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::extract::Caller;
-use super::{BODY_BYTES, CONTENT_BYTES};
-use crate::error::{ApiError, Kind};
+use super::extract::{Caller, MAX_BODY_BYTES};
+use super::file_content::MAX_CONTENT_BYTES;
+use crate::error::{ApiError, ApiErrorKind};
 use crate::service::Service;
 
-/// What this server is.
+/// The version, limits and capacity of a server.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct InfoView {
-    /// fumehood's version.
+pub(super) struct InfoResponse {
+    /// The version of fumehood.
     version: &'static str,
-    /// What executes guests' instructions.
+    /// What executes the instructions of guests: `kvm` or `tcg`.
     accelerator: String,
-    /// Why that.
+    /// Why this accelerator is used.
     accelerator_reason: String,
-    /// The image's id.
+    /// The id of the image.
     image: String,
-    /// Languages of code.
+    /// The languages of code.
     languages: [&'static str; 3],
-    /// What requests may ask for at most.
+    /// The limits of requests.
     #[schema(value_type = Object)]
     limits: Value,
-    /// Room for VMs.
+    /// The capacity for VMs.
     #[schema(value_type = Object)]
-    room: Value,
+    capacity: Value,
 }
 
-/// What this server is and has room for
-#[utoipa::path(get, path = "/v1/info", responses((status = 200, body = InfoView)))]
+/// Get the version, limits and capacity of the server
+#[utoipa::path(get, path = "/v1/info", responses((status = 200, body = InfoResponse)))]
 pub(super) async fn info(
     State(service): State<Service>,
     Caller(owner): Caller,
-) -> Result<axum::Json<InfoView>, ApiError> {
+) -> Result<axum::Json<InfoResponse>, ApiError> {
     let engine = service.engine()?;
-    let room = engine.capacity();
-    let mut limits: serde_json::Map<String, Value> = engine
+    let capacity = engine.capacity();
+    let (hot, blank) = engine.ready();
+
+    // The limits of the engine, and those of the server.
+    let mut limits: Map<String, Value> = engine
         .limits()
         .iter()
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect();
-    limits.insert("body_bytes".into(), BODY_BYTES.into());
-    limits.insert("content_bytes".into(), CONTENT_BYTES.into());
-    limits.insert("runs".into(), service.most_runs(&owner).into());
-    limits.insert("sandboxes".into(), service.most_sandboxes(&owner).into());
-    limits.insert("memory_mib".into(), room.max_guest_mib.into());
-    let (hot, blank) = engine.ready();
-    Ok(axum::Json(InfoView {
+    limits.insert("body_bytes".into(), MAX_BODY_BYTES.into());
+    limits.insert("content_bytes".into(), MAX_CONTENT_BYTES.into());
+    limits.insert("runs".into(), service.max_runs(&owner).into());
+    limits.insert("sandboxes".into(), service.max_sandboxes(&owner).into());
+    limits.insert("memory_mib".into(), capacity.max_guest_mib.into());
+
+    Ok(axum::Json(InfoResponse {
         version: env!("CARGO_PKG_VERSION"),
         accelerator: engine.accelerator().to_string(),
         accelerator_reason: engine.accelerator_reason().to_owned(),
         image: engine.image_id(),
-        languages: ["python", "javascript", "shell"],
+        languages: Language::ALL.map(Language::as_str),
         limits: limits.into(),
-        room: json!({
-            "total_mib": room.total_mib, "free_mib": room.free_mib, "waiting": room.waiting,
-            "queue": room.queue_length, "hot": hot, "blank": blank,
+        capacity: json!({
+            "total_mib": capacity.total_mib, "free_mib": capacity.free_mib,
+            "waiting": capacity.waiting, "queue": capacity.queue_length,
+            "hot": hot, "blank": blank,
         }),
     }))
 }
 
-/// The process lives
+/// Check that the process is alive
 #[utoipa::path(get, path = "/healthz", responses((status = 200, content_type = "text/plain", body = String)))]
 pub(super) async fn health() -> &'static str {
     "ok\n"
 }
 
-/// New work is taken
+/// Check that the server accepts new work
 #[utoipa::path(get, path = "/readyz", responses((status = 200, content_type = "text/plain", body = String)))]
 pub(super) async fn ready(State(service): State<Service>) -> Result<&'static str, ApiError> {
-    service.takes_work()?;
-    service
-        .engine()
-        .map_err(|error| match error.kind.status() {
-            StatusCode::SERVICE_UNAVAILABLE => error,
-            _ => ApiError::new(Kind::Host, error.message),
-        })?;
-    Ok("ok\n")
+    service.ensure_accepting()?;
+    match service.engine() {
+        Ok(_) => Ok("ok\n"),
+        Err(error) if error.kind.status() == StatusCode::SERVICE_UNAVAILABLE => Err(error),
+        // Whatever the cause, a server that is not ready answers 503.
+        Err(error) => Err(ApiError::new(ApiErrorKind::Host, error.message)),
+    }
 }
 
-/// Metrics, for Prometheus
+/// Get metrics for Prometheus
 #[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "application/openmetrics-text", body = String)))]
 pub(super) async fn metrics(State(service): State<Service>, _: Caller) -> impl IntoResponse {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, kind)], service.metrics_text())
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, content_type)], service.metrics_text())
 }

@@ -17,38 +17,38 @@ use rmcp::transport::common::http_header::{HEADER_LAST_EVENT_ID, HEADER_SESSION_
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 
-use super::sessions::{Known, Listener};
+use super::sessions::{ResponseGuard, SessionRegistry};
 use super::tools::Tools;
 use crate::Service;
-use crate::error::{ApiError, Kind};
+use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 
 /// The most of one call, in bytes: what a file written by it may have, as base64.
-pub(super) const CALL_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const MAX_CALL_BYTES: usize = 8 * 1024 * 1024;
 
 /// How long a session is kept in which nothing is said: a call that says nothing takes up to 900 s for packages and
 /// 300 s for its code, and its answer needs the session; the rest is for starting and ending a VM on a busy host.
-const KEEP_ALIVE: Duration = Duration::from_secs(1500);
+const SESSION_KEEP_ALIVE: Duration = Duration::from_secs(1500);
 
 /// What reads the whole of a body, of this many bytes at most.
-pub(crate) type Whole = fn(Body, usize) -> BoxFuture<'static, Result<Bytes, ApiError>>;
+pub(crate) type BodyReader = fn(Body, usize) -> BoxFuture<'static, Result<Bytes, ApiError>>;
 
 /// The service. The layer before it has put the [`Owner`] into each request, and checked its host.
-pub(crate) fn http(service: &Service, whole: Whole) -> MethodRouter {
+pub(crate) fn route(service: &Service, read_body: BodyReader) -> MethodRouter {
     let config = StreamableHttpServerConfig::default()
         .disable_allowed_hosts()
         .enforce_origin_validation()
-        .with_max_request_body_bytes(CALL_BYTES)
-        .with_cancellation_token(service.0.parting.clone());
+        .with_max_request_body_bytes(MAX_CALL_BYTES)
+        .with_cancellation_token(service.0.shutdown_token.clone());
     let mut manager = LocalSessionManager::default();
-    manager.session_config.keep_alive = Some(KEEP_ALIVE);
+    manager.session_config.keep_alive = Some(SESSION_KEEP_ALIVE);
     let manager = Arc::new(manager);
     let tools = Tools::new(service.clone(), None);
     let make = move || Ok(tools.clone());
     let mcp = Mcp {
-        known: Arc::new(Known::new(manager.clone())),
+        registry: Arc::new(SessionRegistry::new(manager.clone())),
         inner: StreamableHttpService::new(make, manager, config),
-        whole,
+        read_body,
     };
     any(move |request| answer(mcp.clone(), request))
 }
@@ -56,8 +56,8 @@ pub(crate) fn http(service: &Service, whole: Whole) -> MethodRouter {
 #[derive(Clone)]
 struct Mcp {
     inner: StreamableHttpService<Tools, LocalSessionManager>,
-    known: Arc<Known>,
-    whole: Whole,
+    registry: Arc<SessionRegistry>,
+    read_body: BodyReader,
 }
 
 async fn answer(mcp: Mcp, request: Request) -> Response {
@@ -71,40 +71,42 @@ impl Mcp {
     async fn answer(&self, request: Request) -> Result<Response, ApiError> {
         let (mut parts, body) = request.into_parts();
         let owner = parts.extensions.get::<Owner>().cloned();
-        let owner = owner.ok_or_else(|| ApiError::new(Kind::Unauthorized, "this needs a key"))?;
-        let id = text(&parts.headers, HEADER_SESSION_ID);
+        let owner =
+            owner.ok_or_else(|| ApiError::new(ApiErrorKind::Unauthorized, "this needs a key"))?;
+        let id = header_text(&parts.headers, HEADER_SESSION_ID);
         let session = match &id {
-            Some(id) => self.known.find(id, &owner)?,
+            Some(id) => self.registry.find(id, &owner)?,
             None => None,
         };
-        let body = (self.whole)(body, CALL_BYTES).await?;
+        let body = (self.read_body)(body, MAX_CALL_BYTES).await?;
         // The event's id of a call has the call's in it; the session's own stream is no call's.
         let is_resumed = parts.method == Method::GET
-            && text(&parts.headers, HEADER_LAST_EVENT_ID).is_some_and(|last| last.contains('/'));
-        let (listener, gone) = Listener::new(session, is_resumed);
+            && header_text(&parts.headers, HEADER_LAST_EVENT_ID)
+                .is_some_and(|last| last.contains('/'));
+        let (guard, client_gone) = ResponseGuard::new(session, is_resumed);
         let ends = id.clone().filter(|_| parts.method == Method::DELETE);
-        parts.extensions.insert(gone);
+        parts.extensions.insert(client_gone);
         let request = Request::from_parts(parts, Body::from(body));
         let response = if id.is_some() {
             self.inner.handle(request).await.map(Body::new)
         } else {
-            self.clone().begun(request, owner).await?
+            self.clone().start_session(request, owner).await?
         };
         if let Some(id) = ends
             && response.status().is_success()
         {
-            self.known.forget(&id);
+            self.registry.forget(&id);
         }
-        Ok(response.map(|body| Body::new(Heard { body, listener })))
+        Ok(response.map(|body| Body::new(GuardedBody { body, guard })))
     }
 
     /// The answer to a request outside of a session, which may begin one.
-    async fn begun(self, request: Request, owner: Owner) -> Result<Response, ApiError> {
+    async fn start_session(self, request: Request, owner: Owner) -> Result<Response, ApiError> {
         // A task of its own: a client that goes away in the middle leaves no session that nobody knows of.
         let answered = tokio::spawn(async move {
             let response = self.inner.handle(request).await.map(Body::new);
-            if let Some(id) = text(response.headers(), HEADER_SESSION_ID) {
-                self.known.admit(&id, owner).await?;
+            if let Some(id) = header_text(response.headers(), HEADER_SESSION_ID) {
+                self.registry.register(&id, owner).await?;
             }
             Ok(response)
         });
@@ -114,19 +116,19 @@ impl Mcp {
     }
 }
 
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
     let value = headers.get(name)?.to_str().ok()?;
     Some(value.to_owned())
 }
 
 /// A body that lets its listener know when it is dropped: sent to its end, or because the client has gone.
-struct Heard {
+struct GuardedBody {
     body: Body,
     #[expect(dead_code, reason = "it is there to be dropped")]
-    listener: Listener,
+    guard: ResponseGuard,
 }
 
-impl hyper::body::Body for Heard {
+impl hyper::body::Body for GuardedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -1,43 +1,41 @@
-//! What a model asks for. The words of these types are what it reads: each says what the field does, and its limits.
+//! The parameters of the tools. Models read the doc comments of the fields: each says what the field does, and its limits.
 
-use schemars::JsonSchema;
+use fumehood_engine::Language;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-/// A language that code is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Language {
-    /// Python 3.
-    Python,
-    /// JavaScript or TypeScript, run by bun.
-    Javascript,
-    /// bash.
-    Shell,
+fn language_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": Language::ALL.map(Language::as_str) })
+}
+
+fn package_language_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["python", "javascript"] })
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RunCode {
-    /// The language of the code.
+    /// The language: `python` (Python 3), `javascript` (JavaScript or TypeScript, run by bun) or `shell` (bash).
+    #[schemars(schema_with = "language_schema")]
     pub(super) language: Language,
-    /// The code. The value of its last expression is returned too (Python, JavaScript).
+    /// The code. In Python and JavaScript, the value of the last expression is returned too.
     pub(super) code: String,
-    /// A session from `start_session`: variables, files and processes of earlier calls are there. Left out, the code
-    /// runs in a fresh machine that is gone afterwards.
+    /// A session from `start_session`, with the variables, files and processes of earlier calls. Without it, the code
+    /// runs in a fresh machine that is deleted afterwards.
     #[serde(default)]
     pub(super) session: Option<String>,
-    /// Text for the program's standard input.
+    /// Text for standard input.
     #[serde(default)]
     pub(super) stdin: Option<String>,
-    /// Seconds after which the code is ended: 1 to 300; 30 unless given.
+    /// Timeout in seconds, 1 to 300. Default: 30.
     #[serde(default)]
     #[schemars(range(min = 1, max = 300))]
     pub(super) timeout_s: Option<u64>,
-    /// Packages to have, with versions, such as `pandas==2.*` or `zod@^4`; they are installed before the code runs. Not
-    /// with a session: give them to `start_session`, or use `install_packages`.
+    /// Packages to install before the code runs, with versions, such as `pandas==2.*` or `zod@^4`. Not allowed with a
+    /// session: pass them to `start_session`, or call `install_packages`.
     #[serde(default)]
     pub(super) packages: Vec<String>,
-    /// Whether the code may use the network, as far as the operator's policy allows. Not with a session.
+    /// Whether the code may use the network, within the operator's policy. Not allowed with a session.
     #[serde(default)]
     pub(super) network: bool,
 }
@@ -45,20 +43,21 @@ pub(super) struct RunCode {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StartSession {
-    /// The language that is used first; all are there.
+    /// The language that is used first: `python`, `javascript` or `shell`. All three are available.
     #[serde(default)]
+    #[schemars(schema_with = "language_schema")]
     pub(super) language: Option<Language>,
-    /// Packages of that language to have, with versions.
+    /// Packages of that language to install, with versions.
     #[serde(default)]
     pub(super) packages: Vec<String>,
-    /// Whether its code may use the network, as far as the operator's policy allows.
+    /// Whether code in the session may use the network, within the operator's policy.
     #[serde(default)]
     pub(super) network: bool,
-    /// Memory in MiB: 512 unless given. Files count too.
+    /// Memory in MiB, including files. Default: 512.
     #[serde(default)]
     #[schemars(range(min = 96, max = 1_048_576))]
     pub(super) memory_mib: Option<u32>,
-    /// Seconds without any call after which the session ends: 300 unless given.
+    /// The session ends after this many seconds without a call. Default: 300.
     #[serde(default)]
     #[schemars(range(min = 1, max = 86_400))]
     pub(super) idle_timeout_s: Option<u64>,
@@ -66,26 +65,26 @@ pub(super) struct StartSession {
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Session {
-    /// The session, as `start_session` returned it.
+pub(super) struct EndSession {
+    /// The session from `start_session`.
     pub(super) session: String,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Nothing {}
+pub(super) struct ListSessions {}
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WriteFile {
     /// The session.
     pub(super) session: String,
-    /// The file: absolute, or below the home directory, where code runs. Missing directories are made.
+    /// The path: absolute, or relative to the home directory, where code runs. Missing directories are created.
     pub(super) path: String,
-    /// Its content, as text. Either this or `base64`.
+    /// The content as text. Pass either this or `base64`.
     #[serde(default)]
     pub(super) text: Option<String>,
-    /// Its content, as base64, for what is no text.
+    /// The content as base64, for binary files.
     #[serde(default)]
     pub(super) base64: Option<String>,
 }
@@ -95,12 +94,12 @@ pub(super) struct WriteFile {
 pub(super) struct ReadFile {
     /// The session.
     pub(super) session: String,
-    /// The file.
+    /// The path.
     pub(super) path: String,
-    /// The first byte to read: 0 unless given.
+    /// The offset of the first byte. Default: 0.
     #[serde(default)]
     pub(super) offset: u64,
-    /// The most bytes to read: at most 1,048,576; 65,536 unless given, and all of an image.
+    /// The maximum number of bytes, 1 to 1,048,576. Default: 65,536, or all of an image.
     #[serde(default)]
     #[schemars(range(min = 1, max = 1_048_576))]
     pub(super) bytes: Option<u64>,
@@ -111,10 +110,10 @@ pub(super) struct ReadFile {
 pub(super) struct ListFiles {
     /// The session.
     pub(super) session: String,
-    /// The directory; the home directory unless given.
+    /// The directory. Default: the home directory.
     #[serde(default)]
     pub(super) path: Option<String>,
-    /// How deep: 1 (the directory alone) unless given.
+    /// How many levels of directories to list. Default: 1.
     #[serde(default)]
     #[schemars(range(min = 1, max = 16))]
     pub(super) depth: Option<u32>,
@@ -125,8 +124,9 @@ pub(super) struct ListFiles {
 pub(super) struct InstallPackages {
     /// The session.
     pub(super) session: String,
-    /// `python` or `javascript`.
+    /// The language of the packages: `python` or `javascript`.
+    #[schemars(schema_with = "package_language_schema")]
     pub(super) language: Language,
-    /// Packages with versions, such as `six==1.16.0` or `lodash@^4`.
+    /// The packages with versions, such as `six==1.16.0` or `lodash@^4`.
     pub(super) packages: Vec<String>,
 }

@@ -3,33 +3,33 @@
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde_json::{Map, Value, json};
 
-use crate::api::responses::{OutputView, RunView};
+use crate::api::responses::{RunOutput, RunResponse};
 use crate::error::ApiError;
 
 /// The most of one stream of output that a model is given, in bytes: some 10,000 tokens. More is in a file, if the
 /// code writes it to one.
-const TEXT_BYTES: usize = 32 * 1024;
+const MAX_TEXT_BYTES: usize = 32 * 1024;
 
 /// The most images in one answer.
-const MOST_IMAGES: usize = 8;
+const MAX_IMAGES: usize = 8;
 
 /// The most of one image, in bytes of base64.
-const IMAGE_BYTES: usize = 4 * 1024 * 1024;
+const MAX_IMAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Kinds of images that clients show.
-const IMAGES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
+const IMAGE_TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
 
 /// Something that was done.
-pub(super) fn done(text: impl Into<String>, structured: Value) -> CallToolResult {
+pub(super) fn succeeded(text: impl Into<String>, structured: Value) -> CallToolResult {
     let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
     result.structured_content = Some(structured);
     result
 }
 
 /// Something that was not done, and why: for the model to read.
-pub(super) fn refused(error: &ApiError) -> CallToolResult {
+pub(super) fn failed(error: &ApiError) -> CallToolResult {
     let mut result = CallToolResult::error(vec![ContentBlock::text(&*error.message)]);
-    let kind = error.kind.name();
+    let kind = error.kind.as_str();
     result.structured_content = Some(json!({ "error": {
         "kind": kind, "retry": error.retry, "message": error.message,
     }}));
@@ -37,8 +37,8 @@ pub(super) fn refused(error: &ApiError) -> CallToolResult {
 }
 
 /// A run that has ended.
-pub(super) fn run(view: &RunView, session: Option<&str>) -> CallToolResult {
-    let none = OutputView::default();
+pub(super) fn run_result(view: &RunResponse, session: Option<&str>) -> CallToolResult {
+    let none = RunOutput::default();
     let output = view.output.as_ref().unwrap_or(&none);
     let streams = [
         (
@@ -62,32 +62,36 @@ pub(super) fn run(view: &RunView, session: Option<&str>) -> CallToolResult {
     for (name, text, encoding, bytes) in streams {
         let shown = match encoding.as_str() {
             "base64" => format!("[{bytes} bytes that are no text]"),
-            _ => cut(text),
+            _ => truncate(text),
         };
         if !shown.is_empty() {
-            let headed = match name {
+            let labelled = match name {
                 "stdout" => shown.clone(),
                 _ => format!("{name}:\n{shown}"),
             };
-            content.push(ContentBlock::text(headed));
+            content.push(ContentBlock::text(labelled));
         }
         structured.insert(name.into(), shown.into());
         structured.insert(format!("{name}_bytes"), bytes.into());
     }
-    let (values, images) = values(&output.results);
-    content.extend(values.iter().map(|value| ContentBlock::text(value.clone())));
+    let (split_values, images) = split_values(&output.results);
+    content.extend(
+        split_values
+            .iter()
+            .map(|value| ContentBlock::text(value.clone())),
+    );
     content.extend(images);
-    structured.insert("values".into(), values.into());
-    let how = how(view);
+    structured.insert("values".into(), split_values.into());
+    let describe_end = describe_end(view);
     let is_good = view.outcome.exit_code == Some(0);
     if content.is_empty() && is_good {
         content.push(ContentBlock::text("The code ended well, without output."));
     } else if !is_good {
-        content.push(ContentBlock::text(how.clone()));
+        content.push(ContentBlock::text(describe_end.clone()));
     }
     structured.insert("exit_code".into(), view.outcome.exit_code.into());
     structured.insert("ended_by".into(), view.outcome.ended_by.clone().into());
-    structured.insert("ended".into(), how.into());
+    structured.insert("ended".into(), describe_end.into());
     let mut result = match is_good {
         true => CallToolResult::success(content),
         false => CallToolResult::error(content),
@@ -97,7 +101,7 @@ pub(super) fn run(view: &RunView, session: Option<&str>) -> CallToolResult {
 }
 
 /// How it ended, in a line.
-fn how(view: &RunView) -> String {
+fn describe_end(view: &RunResponse) -> String {
     let outcome = &view.outcome;
     let detail = outcome
         .evidence
@@ -118,25 +122,25 @@ fn how(view: &RunView) -> String {
 }
 
 /// Values as texts, and those that are images.
-fn values(results: &[Value]) -> (Vec<String>, Vec<ContentBlock>) {
+fn split_values(results: &[Value]) -> (Vec<String>, Vec<ContentBlock>) {
     let (mut texts, mut images) = (Vec::new(), Vec::new());
-    let mut room = TEXT_BYTES;
+    let mut remaining = MAX_TEXT_BYTES;
     for bundle in results {
-        let image = IMAGES.iter().find_map(|kind| {
+        let image = IMAGE_TYPES.iter().find_map(|kind| {
             let data = bundle.get(kind)?.as_str()?;
             let data: String = data.split_ascii_whitespace().collect();
-            (data.len() <= IMAGE_BYTES).then(|| ContentBlock::image(data, *kind))
+            (data.len() <= MAX_IMAGE_BYTES).then(|| ContentBlock::image(data, *kind))
         });
-        let is_shown = image.is_some() && images.len() < MOST_IMAGES;
+        let is_shown = image.is_some() && images.len() < MAX_IMAGES;
         images.extend(image.filter(|_| is_shown));
         let text = bundle.get("text/plain").and_then(Value::as_str);
         let text = text.map(str::to_owned).or_else(|| {
             let json = bundle.get("application/json")?;
             Some(json.to_string())
         });
-        if let Some(text) = text.filter(|_| room > 0) {
-            let text = cut(&text);
-            room = room.saturating_sub(text.len());
+        if let Some(text) = text.filter(|_| remaining > 0) {
+            let text = truncate(&text);
+            remaining = remaining.saturating_sub(text.len());
             texts.push(text);
         }
     }
@@ -144,11 +148,11 @@ fn values(results: &[Value]) -> (Vec<String>, Vec<ContentBlock>) {
 }
 
 /// A text within the bound: its beginning and its end, and how much lies between.
-pub(super) fn cut(text: &str) -> String {
-    if text.len() <= TEXT_BYTES {
+pub(super) fn truncate(text: &str) -> String {
+    if text.len() <= MAX_TEXT_BYTES {
         return text.to_owned();
     }
-    let half = TEXT_BYTES / 2;
+    let half = MAX_TEXT_BYTES / 2;
     let (first, last) = (
         text.floor_char_boundary(half),
         text.ceil_char_boundary(text.len() - half),
@@ -167,23 +171,23 @@ mod tests {
 
     #[test]
     fn a_text_at_the_bound_is_whole_and_one_past_it_is_cut() {
-        let whole = "é".repeat(TEXT_BYTES / 2);
-        assert_eq!(cut(&whole), whole);
+        let whole = "é".repeat(MAX_TEXT_BYTES / 2);
+        assert_eq!(truncate(&whole), whole);
         let long = format!("{whole}x");
-        let shown = cut(&long);
+        let shown = truncate(&long);
         assert!(
             shown.starts_with('é') && shown.ends_with('x'),
             "{shown:.20}"
         );
         assert!(shown.contains("bytes are left out"));
-        assert!(shown.len() < TEXT_BYTES + 64);
+        assert!(shown.len() < MAX_TEXT_BYTES + 64);
     }
 
     #[test]
     fn images_are_images_and_what_is_too_large_is_none() {
         let small = json!({ "text/plain": "<Figure>", "image/png": "iVBO\nRw==" });
-        let large = json!({ "image/png": "A".repeat(IMAGE_BYTES + 1) });
-        let (texts, images) = values(&[small, large]);
+        let large = json!({ "image/png": "A".repeat(MAX_IMAGE_BYTES + 1) });
+        let (texts, images) = split_values(&[small, large]);
         assert_eq!(texts, ["<Figure>"]);
         assert_eq!(images.len(), 1);
         let image = serde_json::to_value(&images[0]).unwrap();

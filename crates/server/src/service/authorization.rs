@@ -1,63 +1,64 @@
-//! What keys may ask for, whoever holds them: this host's own surroundings are its operator's.
+//! What callers with a key may ask for. The server's own network surroundings belong to its operator.
 
 use fumehood_engine::PortMapping;
 use fumehood_engine::policy::names_special;
 
 use super::service::Service;
-use crate::api::requests::NetworkBody;
-use crate::error::{ApiError, Kind};
+use crate::api::requests::NetworkRequest;
+use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 
 impl Service {
-    /// Refuses a network that an owner may not have: by a key nobody reaches private addresses or metadata services of
-    /// the server's surroundings, unless the operator has said so.
+    /// Checks that an owner may have a network: callers with a key may neither choose host ports nor, unless the
+    /// operator allows it, reach private addresses and metadata services around the server.
     ///
     /// # Errors
-    /// [`Kind::Forbidden`].
-    pub(crate) fn allows(&self, owner: &Owner, network: &NetworkBody) -> Result<(), ApiError> {
-        if owner.is_local() || network.is_operators {
+    /// [`ApiErrorKind::Forbidden`].
+    pub(crate) fn authorize_network(
+        &self,
+        owner: &Owner,
+        network: &NetworkRequest,
+    ) -> Result<(), ApiError> {
+        if owner.is_local() || network.is_from_operator {
             return Ok(());
         }
-        for word in &network.expose {
-            // What is no pair of ports is refused where it is read.
-            let expose = word.parse::<PortMapping>();
-            expose.map_or(Ok(()), |expose| self.allows_port(owner, expose))?;
+
+        for port in &network.expose {
+            self.authorize_port(owner, *port)?;
         }
-        if self.0.settings.keys_reach_special {
+
+        if self.0.settings.allow_private_networks_for_keys {
             return Ok(());
         }
-        let nets = network
-            .policy
-            .allow
-            .iter()
-            .flat_map(|entry| &entry.addresses);
-        let mut nets = nets.filter(|net| names_special(&net.0));
-        match nets.next() {
+        let allowed = network.policy.allow.iter();
+        let mut nets = allowed.flat_map(|rule| &rule.addresses);
+        match nets.find(|net| names_special(&net.0)) {
             None => Ok(()),
-            Some(net) => {
-                let message = format!(
-                    "`network.policy`: the addresses {} are special (private, loopback, metadata…), and keys of this server \
-                     may not reach such ones; leave them out, or ask its operator to start it with --keys-reach-private",
+            Some(net) => Err(ApiError::new(
+                ApiErrorKind::Forbidden,
+                format!(
+                    "`network.policy` allows {}, which includes special addresses (private, loopback, metadata); keys of \
+                     this server may not reach them. Remove it, or ask the operator to start the server with \
+                     --keys-reach-private",
                     net.0
-                );
-                Err(ApiError::new(Kind::Forbidden, message))
-            }
+                ),
+            )),
         }
     }
 
-    /// Refuses a port of this host that an owner may not choose.
+    /// Checks that an owner may use this host port.
     ///
     /// # Errors
-    /// [`Kind::Forbidden`].
-    pub(crate) fn allows_port(&self, owner: &Owner, expose: PortMapping) -> Result<(), ApiError> {
-        if owner.is_local() || expose.host == 0 {
+    /// [`ApiErrorKind::Forbidden`] if a caller with a key chooses one.
+    pub(crate) fn authorize_port(&self, owner: &Owner, port: PortMapping) -> Result<(), ApiError> {
+        if owner.is_local() || port.host == 0 {
             return Ok(());
         }
         let message = format!(
-            "the port {} of this host: a key may only have one that is free; ask for 0, and look at the `url`",
-            expose.host
+            "a key may not choose host port {}; use host port 0 and read the assigned port from `url`",
+            port.host
         );
-        Err(ApiError::new(Kind::Forbidden, message))
+        Err(ApiError::new(ApiErrorKind::Forbidden, message))
     }
 }
 
@@ -71,19 +72,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_reaches_no_special_address_and_chooses_no_port_unless_that_is_allowed() {
-        let refused = |keys_reach_special, network: &serde_json::Value, owner: &Owner| {
-            let settings = Settings {
-                keys_reach_special,
-                ..Settings::default()
+        let refused =
+            |allow_private_networks_for_keys, network: &serde_json::Value, owner: &Owner| {
+                let settings = Settings {
+                    allow_private_networks_for_keys,
+                    ..Settings::default()
+                };
+                let none = || Engine::start(Config::default());
+                let service = Service::open_in_memory(none, settings).unwrap();
+                let network: NetworkRequest = serde_json::from_value(network.clone()).unwrap();
+                service
+                    .authorize_network(owner, &network)
+                    .err()
+                    .map(|error| error.kind)
             };
-            let none = || Engine::start(Config::default());
-            let service = Service::open_in_memory(none, settings).unwrap();
-            let network: NetworkBody = serde_json::from_value(network.clone()).unwrap();
-            service
-                .allows(owner, &network)
-                .err()
-                .map(|error| error.kind)
-        };
         let key = Owner::key("one");
         let rule =
             |net: &str| json!({ "policy": { "allow": [{ "addresses": [net], "ports": [80] }] } });
@@ -96,7 +98,7 @@ mod tests {
         ] {
             assert_eq!(
                 refused(false, &rule(special), &key),
-                Some(Kind::Forbidden),
+                Some(ApiErrorKind::Forbidden),
                 "{special}"
             );
             assert_eq!(refused(true, &rule(special), &key), None);
@@ -106,7 +108,10 @@ mod tests {
             assert_eq!(refused(false, &rule(public), &key), None, "{public}");
         }
         let port = |word: &str| json!({ "expose": [word] });
-        assert_eq!(refused(true, &port("8080"), &key), Some(Kind::Forbidden));
+        assert_eq!(
+            refused(true, &port("8080"), &key),
+            Some(ApiErrorKind::Forbidden)
+        );
         assert_eq!(refused(false, &port("0:8080"), &key), None);
         assert_eq!(refused(false, &port("8080"), &Owner::local()), None);
     }

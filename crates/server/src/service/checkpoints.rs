@@ -1,120 +1,122 @@
-//! What callers can have done with saved states.
+//! Operations on checkpoints, and forks.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::service::Service;
-use crate::api::responses::CheckpointView;
-use crate::api::timestamp::written;
-use crate::error::{ApiError, Kind};
-use crate::id::fresh_id;
+use crate::api::responses::CheckpointResponse;
+use crate::api::timestamp::format_timestamp;
+use crate::error::{ApiError, ApiErrorKind, RetryAdvice};
+use crate::id::new_id;
 use crate::owner::Owner;
-use crate::state::sandbox_handle::Kept;
+use crate::state::sandbox_handle::SandboxHandle;
 use crate::sync::lock;
 
-/// Sandboxes that one fork makes at most.
-const FORKS: usize = 16;
+/// The sandboxes that one fork starts, at most.
+const MAX_FORKS: usize = 16;
 
 impl Service {
-    /// Saves a sandbox's state, which goes on.
+    /// Saves the state of a sandbox. The sandbox continues.
     ///
     /// # Errors
-    /// As [`sandbox`](Self::sandbox); [`Kind::Conflict`] while runs go on in it; [`Kind::Busy`].
-    pub async fn checkpoint(&self, owner: &Owner, id: &str) -> Result<CheckpointView, ApiError> {
-        self.takes_work()?;
-        let kept = self.sandbox(owner, id)?;
-        self.is_quiet(&kept)?;
-        self.0.checkpoints.check(owner)?;
+    /// As [`sandbox`](Self::sandbox); [`ApiErrorKind::Conflict`] while runs are active in it; [`ApiErrorKind::Busy`] if
+    /// the owner has too many checkpoints.
+    pub async fn create_checkpoint(
+        &self,
+        owner: &Owner,
+        id: &str,
+    ) -> Result<CheckpointResponse, ApiError> {
+        self.ensure_accepting()?;
+        let sandbox = self.sandbox(owner, id)?;
+        self.ensure_no_active_runs(&sandbox)?;
+        self.0.checkpoints.check_capacity(owner)?;
+
+        // The task runs to its end even if the caller disconnects: a sandbox whose checkpoint is interrupted stands still.
         let (service, owner) = (self.clone(), owner.clone());
-        // To its end, whoever goes away: a sandbox whose saving stops half-way stands still.
-        let saving = tokio::spawn(async move {
-            let checkpoint = kept
-                .handle()
-                .checkpoint()
-                .await
-                .map_err(|e| kept.explain(e))?;
-            service.0.checkpoints.check(&owner)?;
-            let view = CheckpointView {
-                id: fresh_id("cp").map_err(|e| ApiError::internal(&e))?,
-                sandbox: kept.id().to_owned(),
+        let task = tokio::spawn(async move {
+            let saved = sandbox.engine_sandbox().checkpoint().await;
+            let checkpoint = saved.map_err(|e| sandbox.to_api_error(e))?;
+
+            let checkpoints = &service.0.checkpoints;
+            checkpoints.check_capacity(&owner)?;
+            let response = CheckpointResponse {
+                id: new_id("cp").map_err(|e| ApiError::internal(&e))?,
+                sandbox: sandbox.id().to_owned(),
                 bytes: checkpoint.bytes(),
-                created_at: written(Timestamp::now()),
+                created_at: format_timestamp(Timestamp::now()),
             };
-            service
-                .0
-                .checkpoints
-                .insert(owner, view.clone(), checkpoint);
-            Ok(view)
+            checkpoints.insert(owner, response.clone(), checkpoint);
+            Ok(response)
         });
-        saving.await.map_err(|e| ApiError::internal(&e))?
+        task.await.map_err(|e| ApiError::internal(&e))?
     }
 
-    /// Saved states of this owner, the newest first.
+    /// Returns the checkpoints of this owner, the newest first.
     #[must_use]
-    pub fn list_checkpoints(&self, owner: &Owner) -> Vec<CheckpointView> {
+    pub fn list_checkpoints(&self, owner: &Owner) -> Vec<CheckpointResponse> {
         self.0.checkpoints.list(owner)
     }
 
-    /// Removes a saved state. Sandboxes that began from it stay.
+    /// Deletes a checkpoint. Sandboxes that were started from it continue.
     ///
     /// # Errors
-    /// [`Kind::NotFound`].
-    pub fn remove_checkpoint(&self, owner: &Owner, id: &str) -> Result<(), ApiError> {
+    /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner.
+    pub fn delete_checkpoint(&self, owner: &Owner, id: &str) -> Result<(), ApiError> {
         self.0.checkpoints.remove(owner, id)
     }
 
-    /// Starts sandboxes that go on from the state of one.
+    /// Starts `count` sandboxes (1 to 16) from the current state of one.
     ///
     /// # Errors
-    /// As [`checkpoint`](Self::checkpoint).
-    pub async fn fork(
+    /// As [`create_checkpoint`](Self::create_checkpoint); [`ApiErrorKind::Busy`] if the owner would have too many
+    /// sandboxes.
+    pub async fn fork_sandbox(
         &self,
         owner: &Owner,
         id: &str,
         count: usize,
-    ) -> Result<Vec<Arc<Kept>>, ApiError> {
-        self.takes_work()?;
-        if !(1..=FORKS).contains(&count) {
-            let message = format!("`count`: 1 to {FORKS} are allowed");
+    ) -> Result<Vec<Arc<SandboxHandle>>, ApiError> {
+        self.ensure_accepting()?;
+        if !(1..=MAX_FORKS).contains(&count) {
+            let message = format!("`count` must be between 1 and {MAX_FORKS}");
             return Err(ApiError::invalid(message));
         }
-        let kept = self.sandbox(owner, id)?;
-        self.is_quiet(&kept)?;
-        let starting = self.starting(owner, count)?;
+        let sandbox = self.sandbox(owner, id)?;
+        self.ensure_no_active_runs(&sandbox)?;
+        let reservation = self.reserve(owner, count)?;
+
+        // The task runs to its end even if the caller disconnects, as for a checkpoint.
         let (service, owner) = (self.clone(), owner.clone());
-        let forking = tokio::spawn(async move {
-            let children = kept
-                .handle()
-                .fork(count)
-                .await
-                .map_err(|e| kept.explain(e))?;
-            let mut all = Vec::with_capacity(count);
+        let task = tokio::spawn(async move {
+            let forked = sandbox.engine_sandbox().fork(count).await;
+            let children = forked.map_err(|e| sandbox.to_api_error(e))?;
+
+            let mut adopted = Vec::with_capacity(count);
             for child in children {
-                all.push(service.keep(&owner, child, None, kept.times())?);
+                adopted.push(service.adopt(&owner, child, None, sandbox.timeouts())?);
             }
-            drop(starting);
-            Ok(all)
+            drop(reservation);
+            Ok(adopted)
         });
-        forking.await.map_err(|e| ApiError::internal(&e))?
+        task.await.map_err(|e| ApiError::internal(&e))?
     }
 
-    /// Refuses where runs go on in a sandbox: their followers are part of no saved state.
-    fn is_quiet(&self, kept: &Kept) -> Result<(), ApiError> {
-        let jobs = lock(&self.0.jobs);
-        let goes_on = jobs.live().find(|job| job.sandbox() == Some(kept.id()));
-        match goes_on {
+    /// Checks that no run is active in a sandbox: a saved state cannot contain the connections to its callers.
+    fn ensure_no_active_runs(&self, sandbox: &SandboxHandle) -> Result<(), ApiError> {
+        let runs = lock(&self.0.runs);
+        let active = runs
+            .active()
+            .find(|task| task.sandbox() == Some(sandbox.id()));
+        match active {
             None => Ok(()),
-            Some(job) => {
+            Some(task) => {
                 let message = format!(
-                    "the run {} goes on in this sandbox; wait for its end, or cancel it",
-                    job.id()
+                    "run {} is active in this sandbox; wait for its end, or cancel it",
+                    task.id()
                 );
-                let error = ApiError::new(Kind::Conflict, message);
-                Err(ApiError {
-                    retry: "safe",
-                    ..error
-                })
+                let error = ApiError::new(ApiErrorKind::Conflict, message);
+                Err(error.with_retry(RetryAdvice::Safe))
             }
         }
     }

@@ -1,16 +1,16 @@
-//! The metrics text, with gauges measured when it is asked for.
+//! The metrics text.
 
 use super::service::Service;
 use crate::sync::lock;
 
 impl Service {
-    /// All metrics in the text format of OpenMetrics.
+    /// Measures the current values, and returns all metrics in the OpenMetrics text format.
     #[must_use]
     pub fn metrics_text(&self) -> String {
         let metrics = &self.0.metrics;
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
 
-        metrics.set_now("runs", count(lock(&self.0.jobs).live().count()));
+        metrics.set_now("runs", count(lock(&self.0.runs).active().count()));
         metrics.set_now("sandboxes", count(lock(&self.0.sandboxes).len()));
 
         if let Ok(engine) = self.engine() {

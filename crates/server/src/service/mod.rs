@@ -1,13 +1,13 @@
-//! Everything that callers can have done, whatever way they come: limits, permissions, and the way from a request to
-//! the engine and back to the records.
+//! Everything that callers can do, whichever way they come: limits, permissions, idempotency, and the way from a request
+//! to the engine and back to the records.
 //!
-//! HTTP and MCP are above this folder; they only translate.
+//! HTTP and MCP stand above this folder and only translate; they do not belong here.
 
 mod authorization;
 mod checkpoints;
 mod metrics;
 mod retention;
-pub(crate) mod runs;
+mod runs;
 mod sandboxes;
 #[expect(
     clippy::module_inception,
@@ -15,4 +15,6 @@ mod sandboxes;
 )]
 mod service;
 
+pub(crate) use runs::MAX_LIST_ITEMS;
+pub(crate) use sandboxes::SandboxLookup;
 pub use service::{Service, Settings};

@@ -1,350 +1,313 @@
-//! What callers can have done with runs.
+//! Operations on runs.
 
 use std::sync::Arc;
 
-use fumehood_engine::Run;
+use fumehood_engine::{Engine, Run};
 
 use super::service::Service;
-use crate::api::requests::{ProcessBody, RunBody, Stdin};
-use crate::api::responses::{RunKind, RunState, RunView};
-use crate::error::{ApiError, Kind};
-use crate::id::fresh_id;
+use crate::api::requests::{OneShotRunRequest, ProcessRequest, SandboxRunRequest, Stdin};
+use crate::api::responses::{RunKind, RunResponse, RunState};
+use crate::error::{ApiError, ApiErrorKind, RetryAdvice};
+use crate::id::new_id;
 use crate::owner::Owner;
-use crate::state::run_task::{Job, Plan, feed};
-use crate::state::runs::Found;
-use crate::storage::idempotency::{Before, Claim, Once};
+use crate::state::run_task::{RunSpec, RunTask, write_all_stdin};
+use crate::state::runs::RunLookup;
+use crate::state::sandbox_handle::SandboxHandle;
+use crate::storage::idempotency::{IdempotencyKey, KeyGuard, PriorUse};
 use crate::storage::records::{self, Filter, Table, find, list};
 use crate::sync::lock;
 
-/// The most runs or sandboxes of one list.
-pub(crate) const LIST: u32 = 1000;
+/// The runs or sandboxes in one list, at most.
+pub(crate) const MAX_LIST_ITEMS: u32 = 1000;
 
 impl Service {
-    /// Runs code in a VM of its own.
+    /// Runs code in a fresh VM. With an idempotency key that was used for the same request, returns that run.
     ///
     /// # Errors
-    /// [`ApiError`]: it was not begun.
-    pub async fn run(&self, owner: &Owner, body: &RunBody) -> Result<Arc<Job>, ApiError> {
-        live(self.run_once(owner, body, None).await?)
-    }
-
-    /// The same under an idempotency key: a run that was begun under it is found again.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run), and [`Kind::Conflict`].
-    pub async fn run_once(
+    /// Why the run was not started. [`ApiErrorKind::Conflict`] if the key was used for another request.
+    pub async fn run(
         &self,
         owner: &Owner,
-        body: &RunBody,
-        once: Option<Once>,
-    ) -> Result<Found, ApiError> {
-        let request = body.alone()?;
-        if let Some(network) = &body.network {
-            self.allows(owner, network)?;
+        request: OneShotRunRequest,
+        key: Option<IdempotencyKey>,
+    ) -> Result<RunLookup, ApiError> {
+        let run_request = request.to_run_request()?;
+        if let Some(network) = &request.network {
+            self.authorize_network(owner, network)?;
         }
         let engine = self.engine()?;
-        self.fits(&engine, body.memory_mib)?;
-        let plan = plan(owner, None, RunKind::Code, body.detach, &body.stdin)?;
-        self.begin(plan, once, || Ok(engine.run(request)?)).await
+        check_memory_limit(&engine, request.memory_mib)?;
+
+        let mut spec = new_spec(owner, None, RunKind::Code)?;
+        spec.detach = request.detach;
+        spec.stdin = request.stdin;
+        self.start_once(spec, key, || Ok(engine.run(run_request)?))
+            .await
     }
 
-    /// Runs code in a sandbox.
+    /// Runs code in a sandbox. With an idempotency key that was used for the same request, returns that run.
     ///
     /// # Errors
-    /// As [`run`](Self::run), and [`Kind::NotFound`], [`Kind::Lost`].
-    pub async fn run_in(
+    /// As [`run`](Self::run). [`ApiErrorKind::NotFound`] if there is no such sandbox; [`ApiErrorKind::Lost`] if it has
+    /// ended.
+    pub async fn run_in_sandbox(
         &self,
         owner: &Owner,
-        sandbox: &str,
-        body: &RunBody,
-    ) -> Result<Arc<Job>, ApiError> {
-        live(self.run_in_once(owner, sandbox, body, None).await?)
-    }
+        sandbox_id: &str,
+        request: SandboxRunRequest,
+        key: Option<IdempotencyKey>,
+    ) -> Result<RunLookup, ApiError> {
+        let sandbox = self.sandbox_for_run(owner, sandbox_id)?;
+        let mut spec = new_spec(owner, Some(sandbox_id), RunKind::Code)?;
+        spec.detach = request.detach;
+        let run_request = request.to_run_request();
+        spec.stdin = request.stdin;
 
-    /// The same under an idempotency key.
-    ///
-    /// # Errors
-    /// As [`run_in`](Self::run_in), and [`Kind::Conflict`].
-    pub async fn run_in_once(
-        &self,
-        owner: &Owner,
-        sandbox: &str,
-        body: &RunBody,
-        once: Option<Once>,
-    ) -> Result<Found, ApiError> {
-        let request = body.within()?;
-        let plan = plan(
-            owner,
-            Some(sandbox),
-            RunKind::Code,
-            body.detach,
-            &body.stdin,
-        )?;
-        let begin = || {
-            let kept = self.sandbox(owner, sandbox)?;
-            kept.handle()
-                .run(&request)
-                .map_err(|error| kept.explain(error))
+        let start = || {
+            let sandbox = sandbox?;
+            let run = sandbox.engine_sandbox().run(&run_request);
+            run.map_err(|error| sandbox.to_api_error(error))
         };
-        self.begin(plan, once, begin).await
+        self.start_once(spec, key, start).await
     }
 
-    /// Starts a program in a sandbox.
+    /// Starts a program in a sandbox. With an idempotency key that was used for the same request, returns that run.
     ///
     /// # Errors
-    /// As [`run_in`](Self::run_in).
-    pub async fn spawn_in(
+    /// As [`run_in_sandbox`](Self::run_in_sandbox).
+    pub async fn spawn_in_sandbox(
         &self,
         owner: &Owner,
-        sandbox: &str,
-        body: &ProcessBody,
-    ) -> Result<Arc<Job>, ApiError> {
-        live(self.spawn_in_once(owner, sandbox, body, None).await?)
+        sandbox_id: &str,
+        request: ProcessRequest,
+        key: Option<IdempotencyKey>,
+    ) -> Result<RunLookup, ApiError> {
+        let sandbox = self.sandbox_for_run(owner, sandbox_id)?;
+        let mut spec = new_spec(owner, Some(sandbox_id), RunKind::Process)?;
+        spec.detach = request.detach;
+        spec.has_pty = request.pty.is_some();
+        let spawn_request = request.to_spawn_request();
+        spec.stdin = request.stdin;
+
+        let start = || {
+            let sandbox = sandbox?;
+            let run = sandbox.engine_sandbox().spawn(&spawn_request);
+            run.map_err(|error| sandbox.to_api_error(error))
+        };
+        self.start_once(spec, key, start).await
     }
 
-    /// The same under an idempotency key.
-    ///
-    /// # Errors
-    /// As [`run_in_once`](Self::run_in_once).
-    pub async fn spawn_in_once(
+    /// Looks up a sandbox for a new run. The inner error says that it has ended; it is reported only if no earlier run
+    /// with the same idempotency key exists.
+    fn sandbox_for_run(
         &self,
         owner: &Owner,
-        sandbox: &str,
-        body: &ProcessBody,
-        once: Option<Once>,
-    ) -> Result<Found, ApiError> {
-        let request = body.request();
-        let mut plan = plan(
-            owner,
-            Some(sandbox),
-            RunKind::Process,
-            body.detach,
-            &body.stdin,
-        )?;
-        plan.has_terminal = body.pty.is_some();
-        let begin = || {
-            let kept = self.sandbox(owner, sandbox)?;
-            kept.handle()
-                .spawn(&request)
-                .map_err(|error| kept.explain(error))
-        };
-        self.begin(plan, once, begin).await
+        id: &str,
+    ) -> Result<Result<Arc<SandboxHandle>, ApiError>, ApiError> {
+        Ok(self.find_sandbox(owner, id)?.into_running())
     }
 
-    /// Refuses memory that this host can never give: that is the caller's fault, and no trouble of the host's.
-    pub(crate) fn fits(
+    /// Starts a run, unless its idempotency key was used before.
+    async fn start_once(
         &self,
-        engine: &fumehood_engine::Engine,
-        memory_mib: Option<u32>,
-    ) -> Result<(), ApiError> {
-        let most = engine.capacity().max_guest_mib;
-        match memory_mib.filter(|mib| *mib > most) {
-            None => Ok(()),
-            Some(mib) => {
-                let message = format!(
-                    "`memory_mib`: {mib} MiB are more than the {most} that a guest may have on this host"
-                );
-                Err(ApiError::invalid(message))
-            }
-        }
-    }
-
-    async fn begin(
-        &self,
-        plan: Plan,
-        once: Option<Once>,
-        begin: impl FnOnce() -> Result<Run, ApiError>,
-    ) -> Result<Found, ApiError> {
-        let claim = match once {
-            None => None,
-            Some(once) => Some(self.0.claims.claim(&self.0.store, &plan.owner, once).await),
+        spec: RunSpec,
+        key: Option<IdempotencyKey>,
+        start: impl FnOnce() -> Result<Run, ApiError>,
+    ) -> Result<RunLookup, ApiError> {
+        let Some(key) = key else {
+            self.ensure_accepting()?;
+            return Ok(RunLookup::Active(self.start_run(spec, start)?));
         };
-        if let Some(found) = claim
-            .as_ref()
-            .map(|claim| self.begun_before(&plan.owner, claim))
-            .transpose()?
-            .flatten()
-        {
-            return Ok(found);
+
+        // The guard blocks other requests with this key until the run is recorded.
+        let guard = self.0.key_locks.acquire(&self.0.store, &spec.owner, key);
+        let guard = guard.await;
+        if let Some(prior) = self.find_prior_run(&spec.owner, &guard)? {
+            return Ok(prior);
         }
-        self.takes_work()?;
-        if let Some(claim) = &claim {
-            // Before the run: what a killed server has begun is never begun again.
-            claim.begin(Some(&plan.id))?;
-        }
-        let id = plan.id.clone();
-        match self.begin_now(plan, begin) {
-            Ok(job) => Ok(Found::Live(job)),
+        self.ensure_accepting()?;
+
+        // The key is recorded first: a run that a killed server has started is never started again.
+        guard.record_start(Some(&spec.id))?;
+        let id = spec.id.clone();
+        match self.start_run(spec, start) {
+            Ok(task) => Ok(RunLookup::Active(task)),
             Err(error) => {
-                // One that has begun keeps its key, whatever went wrong then.
-                let has_begun = lock(&self.0.jobs).by_id.contains_key(&id);
-                if let Some(claim) = claim.as_ref().filter(|_| !has_begun) {
-                    claim.end(None)?;
+                // A run that was started keeps its key, whatever failed afterwards.
+                let was_started = lock(&self.0.runs).by_id.contains_key(&id);
+                if !was_started {
+                    guard.release()?;
                 }
                 Err(error)
             }
         }
     }
 
-    fn begun_before(&self, owner: &Owner, claim: &Claim) -> Result<Option<Found>, ApiError> {
-        let id = match claim.before()? {
-            Before::Nothing => return Ok(None),
-            Before::Run(id) => id,
-            Before::Given(_) => {
-                let message = "this `Idempotency-Key` was used for another request; take a new one";
-                return Err(ApiError::new(Kind::Conflict, message));
+    /// Returns the run that the key was used for, unless it failed before its code ran.
+    fn find_prior_run(
+        &self,
+        owner: &Owner,
+        guard: &KeyGuard,
+    ) -> Result<Option<RunLookup>, ApiError> {
+        let id = match guard.prior_use()? {
+            PriorUse::Unused => return Ok(None),
+            PriorUse::Run(id) => id,
+            PriorUse::Response(_) => {
+                let message = "this `Idempotency-Key` was used for another request; use a new key";
+                return Err(ApiError::new(ApiErrorKind::Conflict, message));
             }
         };
-        let found = match self.find_run(owner, &id) {
-            Ok(found) => found,
-            Err(error) if error.kind == Kind::NotFound => {
-                let message = "a run with this `Idempotency-Key` was about to begin when the server went away; \
-                               whether it ran is unknown; take a new key";
-                let error = ApiError::new(Kind::Conflict, message);
-                return Err(ApiError {
-                    retry: "unknown",
-                    ..error
-                });
+
+        let run = match self.find_run(owner, &id) {
+            Ok(run) => run,
+            Err(error) if error.kind == ApiErrorKind::NotFound => {
+                let message = "the server stopped while it started a run with this `Idempotency-Key`; \
+                               whether the code ran is unknown; use a new key";
+                let error = ApiError::new(ApiErrorKind::Conflict, message);
+                return Err(error.with_retry(RetryAdvice::Unknown));
             }
             Err(error) => return Err(error),
         };
-        let failed_before_it_ran = match &found {
-            Found::Live(job) => job.failure().is_some_and(|error| error.retry == "safe"),
-            Found::Past(view) => view
-                .error
-                .as_ref()
-                .is_some_and(|error| error.retry == "safe"),
+
+        let retry = match &run {
+            RunLookup::Active(task) => task.failure().map(|error| error.retry),
+            RunLookup::Archived(run) => run.error.as_ref().map(|error| error.retry),
         };
-        Ok((!failed_before_it_ran).then_some(found))
+        let failed_before_it_ran = retry == Some(RetryAdvice::Safe);
+        Ok((!failed_before_it_ran).then_some(run))
     }
 
-    /// Begins it, and keeps it from being lost when its caller goes away in the middle.
-    fn begin_now(
+    /// Starts a run and its task. It contains no `await`, so a caller that disconnects cannot interrupt it.
+    fn start_run(
         &self,
-        plan: Plan,
-        begin: impl FnOnce() -> Result<Run, ApiError>,
-    ) -> Result<Arc<Job>, ApiError> {
-        let (job, run) = {
-            let mut jobs = lock(&self.0.jobs);
-            // Once more, under the lock: who ends all runs finds this one, or it is not begun.
-            self.takes_work()?;
-            let most = self.most_runs(&plan.owner);
-            let live = jobs.live().filter(|job| *job.owner() == plan.owner).count();
-            if live >= most {
+        spec: RunSpec,
+        start: impl FnOnce() -> Result<Run, ApiError>,
+    ) -> Result<Arc<RunTask>, ApiError> {
+        let (task, run) = {
+            let mut runs = lock(&self.0.runs);
+            // Check again under the lock: a shutdown either finds this run, or the run is not started.
+            self.ensure_accepting()?;
+
+            let max = self.max_runs(&spec.owner);
+            let own = runs.active().filter(|task| *task.owner() == spec.owner);
+            if own.count() >= max {
                 let message = format!(
-                    "{live} runs go on, the most that one key may have; wait for one to end"
+                    "limit of {max} concurrent runs per key reached; wait for a run to end"
                 );
-                return Err(ApiError::new(Kind::Busy, message));
+                return Err(ApiError::new(ApiErrorKind::Busy, message));
             }
-            let run = begin()?;
-            let job = Job::new(&plan, &run);
-            if let Stdin::Text(text) = plan.stdin {
-                tokio::spawn(feed(run.input(), text));
+
+            let run = start()?;
+            let task = RunTask::new(&spec, &run);
+            if let Stdin::Text(text) = spec.stdin {
+                tokio::spawn(write_all_stdin(run.input(), text));
             }
-            jobs.by_id.insert(plan.id, job.clone());
-            (job, run)
+            runs.by_id.insert(spec.id, task.clone());
+            (task, run)
         };
-        // Before its end can be written.
-        let begun = records::run_begins(&self.0.store, job.owner(), &job.view(false));
-        self.drive(job.clone(), run);
-        if let Err(error) = begun {
-            job.cancel();
+
+        // The start is recorded before the end can be.
+        let recorded = records::insert_run(&self.0.store, task.owner(), &task.response(false));
+        self.drive(task.clone(), run);
+        if let Err(error) = recorded {
+            task.cancel();
             return Err(error.into());
         }
-        Ok(job)
+        Ok(task)
     }
 
-    fn drive(&self, job: Arc<Job>, run: Run) {
+    fn drive(&self, task: Arc<RunTask>, run: Run) {
         let service = self.clone();
-        let kept = job
+        let sandbox = task
             .sandbox()
             .and_then(|id| lock(&self.0.sandboxes).get(id).cloned());
-        if let Some(kept) = &kept {
-            kept.tell("run_started", &serde_json::json!({ "id": job.id() }));
+        if let Some(sandbox) = &sandbox {
+            sandbox.emit("run_started", &serde_json::json!({ "id": task.id() }));
         }
+
         tokio::spawn(async move {
             let store = &service.0.store;
-            let recorded = |view: RunView| {
-                let state = view.state.as_str();
-                service.0.metrics.run_ended(&view);
-                if let Some(kept) = &kept {
-                    kept.tell("run_ended", &view);
+            let record = |run: RunResponse| {
+                service.0.metrics.record_run_end(&run);
+                if let Some(sandbox) = &sandbox {
+                    sandbox.emit("run_ended", &run);
                 }
-                // What cannot be written has been logged, and the caller gets the truth all the same.
-                let _ = records::ends(store, Table::Runs, &view.id, state, &view);
+                // A failure has been logged, and the caller still receives the result.
+                let _ = records::update(store, Table::Runs, &run.id, run.state.as_str(), &run);
             };
-            job.clone().drive(run, recorded).await;
-            service.keep_for_a_while(job.id());
+            task.clone().drive(run, record).await;
+            service.retain_output(task.id());
         });
     }
 
-    /// A run of this owner.
+    /// Returns a run of this owner, from memory or from the records.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]: none, or not theirs.
-    pub fn find_run(&self, owner: &Owner, id: &str) -> Result<Found, ApiError> {
-        if let Some(job) = lock(&self.0.jobs)
-            .by_id
-            .get(id)
-            .filter(|job| job.owner() == owner)
-        {
-            return Ok(Found::Live(job.clone()));
+    /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner.
+    pub fn find_run(&self, owner: &Owner, id: &str) -> Result<RunLookup, ApiError> {
+        let active = lock(&self.0.runs).by_id.get(id).cloned();
+        if let Some(task) = active.filter(|task| task.owner() == owner) {
+            return Ok(RunLookup::Active(task));
         }
-        let past = find(&self.0.store, Table::Runs, owner, id)?;
-        past.map(|view| Found::Past(Box::new(view)))
+
+        let archived = find(&self.0.store, Table::Runs, owner, id)?;
+        archived
+            .map(|run| RunLookup::Archived(Box::new(run)))
             .ok_or_else(|| ApiError::not_found("run", id))
     }
 
-    /// Runs of this owner, the newest first, without outputs.
+    /// Returns the runs of this owner, the newest first, without outputs.
     ///
     /// # Errors
-    /// [`Kind::Internal`].
+    /// [`ApiErrorKind::Internal`].
     pub(crate) fn list_runs(
         &self,
         owner: &Owner,
         state: Option<RunState>,
         mut filter: Filter,
-    ) -> Result<Vec<RunView>, ApiError> {
+    ) -> Result<Vec<RunResponse>, ApiError> {
         let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+        // The records only know whether a run is over; its exact state is compared below.
         filter.is_over = state.map(RunState::is_over);
-        // Which of two states it is, is looked at below.
-        filter.limit = state.map_or(filter.limit, |_| LIST);
-        let views: Vec<RunView> = list(&self.0.store, Table::Runs, owner, &filter)?;
-        let jobs = lock(&self.0.jobs);
-        let views = views
+        filter.limit = state.map_or(filter.limit, |_| MAX_LIST_ITEMS);
+        let recorded: Vec<RunResponse> = list(&self.0.store, Table::Runs, owner, &filter)?;
+
+        let runs = lock(&self.0.runs);
+        let current = recorded
             .into_iter()
-            .map(|view| match jobs.by_id.get(&view.id) {
-                Some(job) => job.view(false),
-                None => view,
+            .map(|run| match runs.by_id.get(&run.id) {
+                Some(task) => task.response(false),
+                None => run,
             });
-        let wanted = views.filter(|view| state.is_none_or(|state| view.state == state));
-        Ok(wanted.take(limit).collect())
+        let matching = current.filter(|run| state.is_none_or(|state| run.state == state));
+        Ok(matching.take(limit).collect())
     }
 
-    /// Writes to a run's input; with `close`, that is all.
+    /// Writes to the standard input of a run, and closes it if `close` is set.
     ///
     /// # Errors
-    /// [`Kind::Conflict`]: it has none; [`Kind::Lost`]: it takes no more.
+    /// [`ApiErrorKind::Conflict`] if the run has no open input, or has ended.
     pub async fn write_stdin(
         &self,
-        job: &Job,
+        task: &RunTask,
         bytes: bytes::Bytes,
         close: bool,
     ) -> Result<(), ApiError> {
-        let Some(mut input) = job.input() else {
-            let message =
-                "this run has no input that could be written to; begin it with `\"stdin\": true`";
-            return Err(ApiError::new(Kind::Conflict, message));
+        let Some(mut input) = task.input() else {
+            let message = "this run has no open standard input; start it with `\"stdin\": true`";
+            return Err(ApiError::new(ApiErrorKind::Conflict, message));
         };
-        let over = || {
-            let message = "the program has ended, and takes no more input";
-            ApiError::new(Kind::Conflict, message)
+
+        let ended = || {
+            let message = "the program has ended and accepts no more input";
+            ApiError::new(ApiErrorKind::Conflict, message)
         };
-        if job.state().is_over() {
-            return Err(over());
+        if task.state().is_over() {
+            return Err(ended());
         }
+
         if !bytes.is_empty() {
-            input.write(bytes).await.map_err(|_| over())?;
+            input.write(bytes).await.map_err(|_| ended())?;
         }
         if close {
             input.close().await;
@@ -353,27 +316,25 @@ impl Service {
     }
 }
 
-fn live(found: Found) -> Result<Arc<Job>, ApiError> {
-    match found {
-        Found::Live(job) => Ok(job),
-        Found::Past(view) => Err(ApiError::not_found("run", &view.id)),
+/// Rejects more memory than a guest can ever have on this host: that is an invalid request, and no lack of capacity.
+pub(super) fn check_memory_limit(engine: &Engine, memory_mib: Option<u32>) -> Result<(), ApiError> {
+    let max = engine.capacity().max_guest_mib;
+    match memory_mib {
+        Some(mib) if mib > max => Err(ApiError::invalid(format!(
+            "`memory_mib` is {mib}; a guest on this host may have at most {max} MiB"
+        ))),
+        _ => Ok(()),
     }
 }
 
-fn plan(
-    owner: &Owner,
-    sandbox: Option<&str>,
-    kind: RunKind,
-    detach: bool,
-    stdin: &Stdin,
-) -> Result<Plan, ApiError> {
-    Ok(Plan {
-        id: fresh_id("run").map_err(|e| ApiError::internal(&e))?,
+fn new_spec(owner: &Owner, sandbox: Option<&str>, kind: RunKind) -> Result<RunSpec, ApiError> {
+    Ok(RunSpec {
+        id: new_id("run").map_err(|e| ApiError::internal(&e))?,
         owner: owner.clone(),
         sandbox: sandbox.map(str::to_owned),
         kind,
-        detach,
-        stdin: stdin.clone(),
-        has_terminal: false,
+        detach: false,
+        stdin: Stdin::default(),
+        has_pty: false,
     })
 }

@@ -1,76 +1,87 @@
-//! Saved states, in memory.
+//! The checkpoints in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use fumehood_engine::Checkpoint;
 
-use crate::api::responses::CheckpointView;
-use crate::error::{ApiError, Kind};
+use crate::api::responses::CheckpointResponse;
+use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::sync::lock;
 
-/// Saved states of one owner: each takes memory of this host.
-const MOST: usize = 16;
+/// The checkpoints that one owner may have: each takes memory of this host.
+const MAX_CHECKPOINTS: usize = 16;
 
 #[derive(Debug, Clone)]
-struct Saved {
+struct StoredCheckpoint {
     owner: Owner,
-    view: CheckpointView,
+    response: CheckpointResponse,
     checkpoint: Checkpoint,
 }
 
-/// Saved states, by their ids.
+/// The checkpoints of all owners, by their ids.
 #[derive(Debug, Default)]
-pub(crate) struct Checkpoints(Mutex<BTreeMap<String, Saved>>);
+pub(crate) struct Checkpoints(Mutex<BTreeMap<String, StoredCheckpoint>>);
 
 impl Checkpoints {
+    /// Returns a checkpoint of this owner.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner.
     pub(crate) fn find(&self, owner: &Owner, id: &str) -> Result<Checkpoint, ApiError> {
         let all = lock(&self.0);
-        let found = all.get(id).filter(|saved| saved.owner == *owner);
-        let found = found.map(|saved| saved.checkpoint.clone());
-        found.ok_or_else(|| ApiError::not_found("checkpoint", id))
+        let stored = all.get(id).filter(|stored| stored.owner == *owner);
+        let checkpoint = stored.map(|stored| stored.checkpoint.clone());
+        checkpoint.ok_or_else(|| ApiError::not_found("checkpoint", id))
     }
 
-    pub(crate) fn check(&self, owner: &Owner) -> Result<(), ApiError> {
-        let there = lock(&self.0)
-            .values()
-            .filter(|saved| saved.owner == *owner)
-            .count();
-        if there < MOST {
+    /// Checks that this owner may store one more checkpoint.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Busy`].
+    pub(crate) fn check_capacity(&self, owner: &Owner) -> Result<(), ApiError> {
+        let all = lock(&self.0);
+        let count = all.values().filter(|stored| stored.owner == *owner).count();
+        if count < MAX_CHECKPOINTS {
             return Ok(());
         }
         let message =
-            format!("{there} checkpoints are there, the most that one key may have; remove one");
-        Err(ApiError::new(Kind::Busy, message))
+            format!("limit of {MAX_CHECKPOINTS} checkpoints per key reached; delete one first");
+        Err(ApiError::new(ApiErrorKind::Busy, message))
     }
 
-    /// Keeps a saved state.
-    pub(crate) fn insert(&self, owner: Owner, view: CheckpointView, checkpoint: Checkpoint) {
-        let id = view.id.clone();
-        let saved = Saved {
+    /// Stores a checkpoint.
+    pub(crate) fn insert(
+        &self,
+        owner: Owner,
+        response: CheckpointResponse,
+        checkpoint: Checkpoint,
+    ) {
+        let id = response.id.clone();
+        let stored = StoredCheckpoint {
             owner,
-            view,
+            response,
             checkpoint,
         };
-        lock(&self.0).insert(id, saved);
+        lock(&self.0).insert(id, stored);
     }
 
-    /// Those of this owner, the newest first.
-    pub(crate) fn list(&self, owner: &Owner) -> Vec<CheckpointView> {
+    /// Returns the checkpoints of this owner, the newest first.
+    pub(crate) fn list(&self, owner: &Owner) -> Vec<CheckpointResponse> {
         let all = lock(&self.0);
-        let theirs = all.values().rev().filter(|saved| saved.owner == *owner);
-        theirs.map(|saved| saved.view.clone()).collect()
+        let own = all.values().rev().filter(|stored| stored.owner == *owner);
+        own.map(|stored| stored.response.clone()).collect()
     }
 
-    /// Removes one of this owner.
+    /// Removes a checkpoint of this owner.
     ///
     /// # Errors
-    /// [`Kind::NotFound`].
+    /// [`ApiErrorKind::NotFound`] as for [`find`](Self::find).
     pub(crate) fn remove(&self, owner: &Owner, id: &str) -> Result<(), ApiError> {
         let mut all = lock(&self.0);
         match all.get(id) {
-            Some(saved) if saved.owner == *owner => {
+            Some(stored) if stored.owner == *owner => {
                 all.remove(id);
                 Ok(())
             }

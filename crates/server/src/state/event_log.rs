@@ -1,235 +1,267 @@
-//! What a run or a sandbox has told, as far back as there is room, for followers who come and go.
+//! The events of a run or a sandbox: the latest ones are kept for subscribers that come, go and reconnect.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
 
-/// Something that was told.
+use crate::sync::lock;
+
+/// One event of an [`EventLog`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    /// Its number, from 1; 0 = a gap, which has none.
+pub struct LoggedEvent {
+    /// The sequence number, from 1. A `gap` has no number; its `id` is 0.
     pub id: u64,
-    /// What it is.
+    /// The event's name, such as `stdout` or `ended`.
     pub name: &'static str,
-    /// JSON on one line.
+    /// The event's data: JSON on one line.
     pub data: Arc<str>,
 }
 
-/// What an event costs beside its data, in bytes: a guest may tell millions of small ones.
-const EVENT_COST: usize = 96;
+/// Memory that an event takes beside its data, in bytes. A guest can send millions of small events.
+const EVENT_OVERHEAD_BYTES: usize = 96;
 
-impl Told {
+impl LoggedEvent {
     fn cost(&self) -> usize {
-        self.data.len() + EVENT_COST
+        self.data.len() + EVENT_OVERHEAD_BYTES
     }
 }
 
-/// Events with numbers, the latest of which are kept.
+/// A bounded log of numbered events with any number of subscribers.
+///
+/// A writer that may not lose unread events calls [`wait_for_capacity`](Self::wait_for_capacity) before it appends;
+/// otherwise the oldest events are dropped and subscribers receive a `gap`.
 #[derive(Debug)]
-pub struct Ring {
+pub struct EventLog {
     inner: Mutex<Inner>,
-    /// Counts changes; followers and the one who tells wait for it.
+    /// A counter of changes, which subscribers and writers wait on.
     changed: watch::Sender<u64>,
-    followers: watch::Sender<usize>,
+    subscribers: watch::Sender<usize>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    kept: VecDeque<Told>,
+    events: VecDeque<LoggedEvent>,
     bytes: usize,
-    most: usize,
-    /// The number of the last event.
-    last: u64,
-    /// Up to here somebody has read.
-    read: u64,
-    unread: usize,
-    /// Somebody waits for the end alone, and needs no event to be kept.
+    max_bytes: usize,
+    /// The number of the last event that was appended.
+    last_id: u64,
+    /// The highest number that any subscriber has read, or that was dropped unread.
+    read_id: u64,
+    unread_bytes: usize,
+    /// Callers that only wait for the end, and so need no event to be kept.
     waiters: usize,
-    closed: bool,
+    is_closed: bool,
 }
 
-impl Ring {
-    /// One that keeps this many bytes.
-    pub(crate) fn new(most: usize) -> Arc<Self> {
+impl EventLog {
+    /// Creates a log that keeps at most `max_bytes` of events.
+    pub(crate) fn new(max_bytes: usize) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(Inner {
-                most,
+                max_bytes,
                 ..Inner::default()
             }),
             changed: watch::Sender::new(0),
-            followers: watch::Sender::new(0),
+            subscribers: watch::Sender::new(0),
         })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
-    fn wake(&self) {
+    fn notify(&self) {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// Adds an event; the oldest make room.
-    pub(crate) fn tell(&self, name: &'static str, data: String) {
+    /// Appends an event, and drops the oldest ones if the log is full.
+    pub(crate) fn append(&self, name: &'static str, data: String) {
         let mut inner = self.inner();
-        if inner.closed {
+        if inner.is_closed {
             return;
         }
-        inner.last += 1;
-        let told = Told {
-            id: inner.last,
+
+        inner.last_id += 1;
+        let event = LoggedEvent {
+            id: inner.last_id,
             name,
             data: data.into(),
         };
-        inner.bytes += told.cost();
-        inner.unread += told.cost();
-        inner.kept.push_back(told);
-        while inner.bytes > inner.most && inner.kept.len() > 1 {
-            let Some(oldest) = inner.kept.pop_front() else {
+        inner.bytes += event.cost();
+        inner.unread_bytes += event.cost();
+        inner.events.push_back(event);
+
+        // Make room. The newest event stays even if it alone exceeds the limit.
+        while inner.bytes > inner.max_bytes && inner.events.len() > 1 {
+            let Some(oldest) = inner.events.pop_front() else {
                 break;
             };
+
             inner.bytes -= oldest.cost();
-            if oldest.id > inner.read {
-                inner.read = oldest.id;
-                inner.unread -= oldest.cost();
+            if oldest.id > inner.read_id {
+                inner.read_id = oldest.id;
+                inner.unread_bytes -= oldest.cost();
             }
         }
+
         drop(inner);
-        self.wake();
+        self.notify();
     }
 
-    /// The last event, after which nothing is told.
+    /// Appends the last event, and closes the log.
     pub(crate) fn close(&self, name: &'static str, data: String) {
-        self.tell(name, data);
-        self.inner().closed = true;
-        self.wake();
+        self.append(name, data);
+        self.inner().is_closed = true;
+        self.notify();
     }
 
-    /// Waits until an event of this many bytes can be told without that an unread one has to go.
-    pub(crate) async fn room(&self, bytes: usize) {
+    /// Waits until an event with `bytes` of data fits without dropping an unread one.
+    pub(crate) async fn wait_for_capacity(&self, bytes: usize) {
         let mut changed = self.changed.subscribe();
         loop {
             changed.mark_unchanged();
             {
                 let inner = self.inner();
-                let fits = inner.unread + bytes + EVENT_COST <= inner.most || inner.unread == 0;
-                if fits || inner.waiters > 0 || inner.closed {
+                let needed = inner.unread_bytes + bytes + EVENT_OVERHEAD_BYTES;
+                let fits = needed <= inner.max_bytes || inner.unread_bytes == 0;
+                if fits || inner.waiters > 0 || inner.is_closed {
                     return;
                 }
             }
+
             if changed.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    /// Bytes of events that are kept.
+    /// Returns how many bytes of events are kept.
     pub(crate) fn bytes(&self) -> usize {
         self.inner().bytes
     }
 
-    /// How many follow it, those who wait for the end included.
-    pub(crate) fn followers(&self) -> watch::Receiver<usize> {
-        self.followers.subscribe()
+    /// Returns the number of subscribers, waiters included, as a value to watch.
+    pub(crate) fn subscriber_count(&self) -> watch::Receiver<usize> {
+        self.subscribers.subscribe()
     }
 
-    /// Follows it after this number: 0 = from its beginning.
-    pub fn follow(self: &Arc<Self>, after: u64) -> Follower {
-        self.followers.send_modify(|count| *count += 1);
-        let last = self.inner().last;
-        Follower {
-            ring: self.clone(),
-            after: after.min(last),
+    /// Subscribes to the events after number `after`; 0 starts with the first event.
+    pub fn subscribe(self: &Arc<Self>, after: u64) -> EventSubscriber {
+        self.subscribers.send_modify(|count| *count += 1);
+        let last_id = self.inner().last_id;
+        EventSubscriber {
+            log: self.clone(),
+            after: after.min(last_id),
             changed: self.changed.subscribe(),
         }
     }
 
-    /// Counts as somebody who takes whatever comes.
-    pub(crate) fn wait(self: &Arc<Self>) -> Waiter {
+    /// Registers a caller that waits for the end and reads no events. While one exists, the log never is full.
+    pub(crate) fn add_waiter(self: &Arc<Self>) -> CompletionWaiter {
         self.inner().waiters += 1;
-        self.followers.send_modify(|count| *count += 1);
-        self.wake();
-        Waiter(self.clone())
+        self.subscribers.send_modify(|count| *count += 1);
+        self.notify();
+        CompletionWaiter(self.clone())
     }
 }
 
-/// Somebody who waits for the end.
+/// The registration of a caller that waits for the end; dropping it unregisters the caller.
 #[derive(Debug)]
-pub(crate) struct Waiter(Arc<Ring>);
+pub(crate) struct CompletionWaiter(Arc<EventLog>);
 
-impl Drop for Waiter {
+impl Drop for CompletionWaiter {
     fn drop(&mut self) {
         self.0.inner().waiters -= 1;
-        self.0.followers.send_modify(|count| *count -= 1);
+        self.0.subscribers.send_modify(|count| *count -= 1);
     }
 }
 
-/// Somebody who reads. Dropping it is going away.
+/// A reader of an [`EventLog`]; dropping it unsubscribes.
 #[derive(Debug)]
-pub struct Follower {
-    ring: Arc<Ring>,
+pub struct EventSubscriber {
+    log: Arc<EventLog>,
     after: u64,
     changed: watch::Receiver<u64>,
 }
 
-impl Drop for Follower {
+impl Drop for EventSubscriber {
     fn drop(&mut self) {
-        self.ring.followers.send_modify(|count| *count -= 1);
+        self.log.subscribers.send_modify(|count| *count -= 1);
     }
 }
 
-impl Follower {
-    /// The next event; a `gap` first where it is not kept any more; none after the last one.
-    pub async fn next(&mut self) -> Option<Told> {
+impl EventSubscriber {
+    /// Waits for the next event, and returns `None` after the last one.
+    ///
+    /// If the log has dropped events that this subscriber did not read, the next event is a `gap` with the numbers
+    /// before and after it.
+    pub async fn next(&mut self) -> Option<LoggedEvent> {
         loop {
             self.changed.mark_unchanged();
-            match self.now() {
-                Now::Told(told) => return Some(told),
-                Now::Closed => return None,
-                Now::Wait => self.changed.changed().await.ok()?,
+            match self.poll() {
+                NextEvent::Ready(event) => return Some(event),
+                NextEvent::Closed => return None,
+                NextEvent::Pending => self.changed.changed().await.ok()?,
             }
         }
     }
 
-    fn now(&mut self) -> Now {
-        let mut inner = self.ring.inner();
+    fn poll(&mut self) -> NextEvent {
+        let mut inner = self.log.inner();
         let next = self.after.saturating_add(1);
-        let Some(first) = inner.kept.front().map(|told| told.id) else {
-            return if inner.closed { Now::Closed } else { Now::Wait };
+        let Some(first) = inner.events.front().map(|event| event.id) else {
+            return NextEvent::none(&inner);
         };
+
+        // The next event was dropped: report the gap, then continue with the first event that is kept.
         if next < first {
             let data = format!("{{\"after\":{},\"next\":{first}}}", self.after);
             self.after = first - 1;
-            return Now::Told(Told {
+            return NextEvent::Ready(LoggedEvent {
                 id: 0,
                 name: "gap",
                 data: data.into(),
             });
         }
-        let at = usize::try_from(next - first).unwrap_or(usize::MAX);
-        let Some(told) = inner.kept.get(at).cloned() else {
-            return if inner.closed { Now::Closed } else { Now::Wait };
+
+        let index = usize::try_from(next - first).unwrap_or(usize::MAX);
+        let Some(event) = inner.events.get(index).cloned() else {
+            return NextEvent::none(&inner);
         };
-        self.after = told.id;
-        let was = inner.read;
-        if told.id > was {
-            let read = inner.kept.iter().skip_while(|one| one.id <= was);
-            let read = read.take_while(|one| one.id <= told.id);
-            let bytes: usize = read.map(Told::cost).sum();
-            inner.read = told.id;
-            inner.unread -= bytes;
+        self.after = event.id;
+
+        // The first subscriber to read an event makes its bytes available to the writer.
+        let read_id = inner.read_id;
+        if event.id > read_id {
+            let unread = inner.events.iter().skip_while(|one| one.id <= read_id);
+            let newly_read = unread.take_while(|one| one.id <= event.id);
+            let bytes: usize = newly_read.map(LoggedEvent::cost).sum();
+            inner.read_id = event.id;
+            inner.unread_bytes -= bytes;
             drop(inner);
-            self.ring.wake();
+            self.log.notify();
         }
-        Now::Told(told)
+
+        NextEvent::Ready(event)
     }
 }
 
-enum Now {
-    Told(Told),
+/// What a subscriber finds when it looks for its next event.
+enum NextEvent {
+    Ready(LoggedEvent),
     Closed,
-    Wait,
+    Pending,
+}
+
+impl NextEvent {
+    fn none(inner: &Inner) -> Self {
+        if inner.is_closed {
+            Self::Closed
+        } else {
+            Self::Pending
+        }
+    }
 }
 
 #[cfg(test)]
@@ -237,45 +269,50 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    async fn all(mut follower: Follower) -> Vec<(u64, String)> {
+    async fn read_all(mut subscriber: EventSubscriber) -> Vec<(u64, String)> {
         let mut all = Vec::new();
-        while let Some(told) = follower.next().await {
-            all.push((told.id, format!("{} {}", told.name, told.data)));
+        while let Some(event) = subscriber.next().await {
+            all.push((event.id, format!("{} {}", event.name, event.data)));
         }
         all
     }
 
     #[tokio::test]
-    async fn who_comes_late_gets_the_rest_and_is_told_of_a_gap() {
-        // Room for four letters and an end.
-        let ring = Ring::new(5 * EVENT_COST + 4);
-        for word in ["a", "b", "c", "d", "e"] {
-            ring.tell("x", word.into());
+    async fn a_late_subscriber_gets_the_rest_after_a_gap() {
+        // The log holds four letters and an end.
+        let log = EventLog::new(5 * EVENT_OVERHEAD_BYTES + 4);
+        for letter in ["a", "b", "c", "d", "e"] {
+            log.append("x", letter.into());
         }
-        ring.close("ended", String::new());
-        let kept = all(ring.follow(3)).await;
-        assert_eq!(kept.len(), 3);
-        assert_eq!(kept[0], (4, "x d".into()));
-        let with_gap = all(ring.follow(0)).await;
+        log.close("ended", String::new());
+
+        let rest = read_all(log.subscribe(3)).await;
+        assert_eq!(rest.len(), 3);
+        assert_eq!(rest[0], (4, "x d".into()));
+
+        let with_gap = read_all(log.subscribe(0)).await;
         assert_eq!(with_gap[0], (0, "gap {\"after\":0,\"next\":2}".into()));
         assert_eq!(with_gap[1], (2, "x b".into()));
-        assert!(all(ring.follow(6)).await.is_empty());
-        assert!(all(ring.follow(u64::MAX - 1)).await.is_empty());
+
+        assert!(read_all(log.subscribe(6)).await.is_empty());
+        assert!(read_all(log.subscribe(u64::MAX - 1)).await.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_unread_ring_has_no_room_until_somebody_reads_or_waits() {
-        let ring = Ring::new(EVENT_COST + 4);
-        ring.tell("x", "abcd".into());
-        let full = tokio::time::timeout(Duration::from_secs(1), ring.room(1)).await;
+    async fn an_unread_log_is_full_until_a_caller_reads_or_waits() {
+        let log = EventLog::new(EVENT_OVERHEAD_BYTES + 4);
+        log.append("x", "abcd".into());
+        let full = tokio::time::timeout(Duration::from_secs(1), log.wait_for_capacity(1)).await;
         assert!(full.is_err());
-        let mut follower = ring.follow(0);
-        let (_, told) = tokio::join!(ring.room(1), follower.next());
-        assert_eq!(told.map(|told| told.id), Some(1));
-        ring.tell("x", "abcd".into());
-        drop(follower);
-        let _waiter = ring.wait();
-        ring.room(100).await;
-        assert_eq!(*ring.followers().borrow(), 1);
+
+        let mut subscriber = log.subscribe(0);
+        let ((), event) = tokio::join!(log.wait_for_capacity(1), subscriber.next());
+        assert_eq!(event.map(|event| event.id), Some(1));
+
+        log.append("x", "abcd".into());
+        drop(subscriber);
+        let _waiter = log.add_waiter();
+        log.wait_for_capacity(100).await;
+        assert_eq!(*log.subscriber_count().borrow(), 1);
     }
 }

@@ -1,6 +1,7 @@
 //! What the server holds in memory: runs with their events and output, sandboxes, checkpoints and metrics.
 //!
-//! These types know no service and no database; `service` connects them.
+//! These types know neither the service nor the database; `service` connects them. What outlives the process belongs in
+//! `storage`.
 
 pub(crate) mod checkpoints;
 pub(crate) mod event_log;

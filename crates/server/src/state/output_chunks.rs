@@ -1,21 +1,21 @@
-//! Events of a run as JSON. Output is cut at characters' borders where it is text.
+//! The output of a run as JSON chunks: text where it is UTF-8, base64 where it is not.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-/// The most bytes that a character which has begun may leave for the next piece.
-const CARRY_BYTES: usize = 3;
+/// The longest incomplete character at the end of a chunk, in bytes.
+const MAX_CARRY_BYTES: usize = 3;
 
-/// One stream of output.
+/// Splits one stream of output into chunks, and never splits a UTF-8 character.
 #[derive(Debug, Default)]
-pub(crate) struct Pieces {
+pub(crate) struct Utf8Chunker {
     carry: Vec<u8>,
 }
 
-impl Pieces {
-    /// What can be told after these bytes have come.
-    pub(crate) fn take(&mut self, bytes: &[u8]) -> Option<String> {
+impl Utf8Chunker {
+    /// Takes the next bytes, and returns the chunk that can be sent now as JSON.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Option<String> {
         let joined;
         let bytes = if self.carry.is_empty() {
             bytes
@@ -24,25 +24,27 @@ impl Pieces {
             self.carry.clear();
             &joined
         };
+
         let end = match std::str::from_utf8(bytes) {
             Ok(_) => bytes.len(),
-            // A character goes on in what comes next.
+            // The last character is incomplete: its rest arrives with the next bytes.
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
             Err(_) => bytes.len(),
         };
-        debug_assert!(bytes.len() - end <= CARRY_BYTES);
+        debug_assert!(bytes.len() - end <= MAX_CARRY_BYTES);
         self.carry.extend_from_slice(&bytes[end..]);
-        (end > 0).then(|| piece(&bytes[..end]))
+
+        (end > 0).then(|| encode_chunk(&bytes[..end]))
     }
 
-    /// What was left, when nothing comes any more.
+    /// Returns the bytes that are left at the end of the stream.
     pub(crate) fn finish(&mut self) -> Option<String> {
         let carry = std::mem::take(&mut self.carry);
-        (!carry.is_empty()).then(|| piece(&carry))
+        (!carry.is_empty()).then(|| encode_chunk(&carry))
     }
 }
 
-fn piece(bytes: &[u8]) -> String {
+fn encode_chunk(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => json!({ "text": text }),
         Err(_) => json!({ "base64": STANDARD.encode(bytes) }),
@@ -56,15 +58,17 @@ mod tests {
 
     #[test]
     fn characters_are_whole_and_bytes_are_exact() {
-        let mut pieces = Pieces::default();
-        assert_eq!(pieces.take("aé".as_bytes()).unwrap(), r#"{"text":"aé"}"#);
+        let mut chunker = Utf8Chunker::default();
+        assert_eq!(chunker.push("aé".as_bytes()).unwrap(), r#"{"text":"aé"}"#);
+
         let euro = "€".as_bytes();
-        assert_eq!(pieces.take(&euro[..1]), None);
-        assert_eq!(pieces.take(&euro[1..2]), None);
-        assert_eq!(pieces.take(&euro[2..]).unwrap(), r#"{"text":"€"}"#);
-        assert_eq!(pieces.take(b"x\xff").unwrap(), r#"{"base64":"eP8="}"#);
-        assert_eq!(pieces.take(&euro[..2]), None);
-        assert_eq!(pieces.finish().unwrap(), r#"{"base64":"4oI="}"#);
-        assert_eq!(pieces.finish(), None);
+        assert_eq!(chunker.push(&euro[..1]), None);
+        assert_eq!(chunker.push(&euro[1..2]), None);
+        assert_eq!(chunker.push(&euro[2..]).unwrap(), r#"{"text":"€"}"#);
+
+        assert_eq!(chunker.push(b"x\xff").unwrap(), r#"{"base64":"eP8="}"#);
+        assert_eq!(chunker.push(&euro[..2]), None);
+        assert_eq!(chunker.finish().unwrap(), r#"{"base64":"4oI="}"#);
+        assert_eq!(chunker.finish(), None);
     }
 }

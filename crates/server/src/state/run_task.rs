@@ -1,7 +1,10 @@
-//! A run that goes on by itself: driven by a task, followed by whoever wants to, cancelled when nobody does.
+//! A run as a task that its callers observe.
+//!
+//! No connection owns a run. A task drives it to its end and appends its events to a log; callers subscribe to that log.
+//! A run without a subscriber is cancelled after [`ORPHAN_GRACE`], unless it is detached.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use fumehood_engine::report::{self, CapturedOutput, DisplayedValues};
@@ -10,98 +13,104 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::output_chunks::Pieces;
+use super::event_log::{EventLog, EventSubscriber};
+use super::output_chunks::Utf8Chunker;
 use crate::api::requests::Stdin;
-use crate::api::responses::{OutcomeView, OutputView, RunError, RunKind, RunState, RunView};
-use crate::api::timestamp::written;
+use crate::api::responses::{OutcomeView, RunError, RunKind, RunOutput, RunResponse, RunState};
+use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::owner::Owner;
-use crate::state::event_log::{Follower, Ring};
+use crate::sync::lock;
 
-/// Events of a run that are kept, in bytes of JSON.
-const EVENTS_BYTES: usize = 16 * 1024 * 1024;
+/// The events of a run that are kept, in bytes of JSON.
+const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 
-/// How long a run goes on that nobody follows: somebody whose connection broke comes again within that.
-const ALONE: Duration = Duration::from_secs(2);
+/// How long a run without a subscriber continues. A client whose connection broke reconnects within this time.
+const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 
-/// How long a run waits for a follower who does not read.
-const UNREAD: Duration = Duration::from_secs(15 * 60);
+/// How long a run waits for a subscriber that does not read.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// A run.
+/// A run in memory: its state, its events and its collected output.
 #[derive(Debug)]
-pub struct Job {
+pub struct RunTask {
     id: String,
     owner: Owner,
     sandbox: Option<String>,
     kind: RunKind,
     created: Timestamp,
     detached: AtomicBool,
-    ring: Arc<Ring>,
+    events: Arc<EventLog>,
     state: watch::Sender<RunState>,
-    kept: Mutex<Kept>,
-    end: OnceLock<End>,
-    canceller: RunControl,
+    output: Mutex<CollectedOutput>,
+    end: OnceLock<RunEnd>,
+    control: RunControl,
     input: Option<Input>,
-    /// Nobody is waited for any more.
-    hurried: watch::Sender<bool>,
+    /// Set once the run no longer waits for subscribers to read.
+    stop_waiting: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct CollectedOutput {
     stdout: CapturedOutput,
     stderr: CapturedOutput,
     results: DisplayedValues,
 }
 
 #[derive(Debug)]
-struct End {
+struct RunEnd {
     at: Timestamp,
-    how: Result<OutcomeView, ApiError>,
+    result: Result<OutcomeView, ApiError>,
 }
 
-/// What a job is to be.
+/// What a new run is, beside what the engine runs.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct RunSpec {
     pub(crate) id: String,
     pub(crate) owner: Owner,
     pub(crate) sandbox: Option<String>,
     pub(crate) kind: RunKind,
     pub(crate) detach: bool,
     pub(crate) stdin: Stdin,
-    /// It has an input whatever `stdin` says.
-    pub(crate) has_terminal: bool,
+    /// Whether the run has a terminal, and so an input, whatever `stdin` says.
+    pub(crate) has_pty: bool,
 }
 
-impl Job {
-    pub(crate) fn new(plan: &Plan, run: &Run) -> Arc<Self> {
-        let takes_input = plan.has_terminal || plan.stdin == Stdin::Open(true);
-        let state = match plan.sandbox {
-            Some(_) => RunState::Running,
-            None => RunState::Queued,
+impl RunTask {
+    /// Creates the task of a run that the engine has started. [`drive`](Self::drive) then drives it.
+    pub(crate) fn new(spec: &RunSpec, run: &Run) -> Arc<Self> {
+        let takes_input = spec.has_pty || spec.stdin == Stdin::Open(true);
+        let state = if spec.sandbox.is_some() {
+            RunState::Running
+        } else {
+            RunState::Queued
         };
-        let job = Arc::new(Self {
-            id: plan.id.clone(),
-            owner: plan.owner.clone(),
-            sandbox: plan.sandbox.clone(),
-            kind: plan.kind,
+
+        let task = Arc::new(Self {
+            id: spec.id.clone(),
+            owner: spec.owner.clone(),
+            sandbox: spec.sandbox.clone(),
+            kind: spec.kind,
             created: Timestamp::now(),
-            detached: AtomicBool::new(plan.detach),
-            ring: Ring::new(EVENTS_BYTES),
+            detached: AtomicBool::new(spec.detach),
+            events: EventLog::new(MAX_EVENT_BYTES),
             state: watch::Sender::new(state),
-            kept: Mutex::default(),
+            output: Mutex::default(),
             end: OnceLock::new(),
-            canceller: run.canceller(),
+            control: run.canceller(),
             input: takes_input.then(|| run.input()),
-            hurried: watch::Sender::new(false),
+            stop_waiting: watch::Sender::new(false),
         });
-        let begun = json!({
-            "id": job.id, "sandbox": job.sandbox, "kind": job.kind, "created_at": written(job.created),
+
+        let first_event = json!({
+            "id": task.id, "sandbox": task.sandbox, "kind": task.kind,
+            "created_at": format_timestamp(task.created),
         });
-        job.ring.tell("run", begun.to_string());
-        job
+        task.events.append("run", first_event.to_string());
+        task
     }
 
-    /// Its id.
+    /// Returns the run's id.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
@@ -111,36 +120,34 @@ impl Job {
         &self.owner
     }
 
-    /// The sandbox that it runs in.
+    /// Returns the id of the sandbox that the run is in, if it is in one.
     #[must_use]
     pub fn sandbox(&self) -> Option<&str> {
         self.sandbox.as_deref()
     }
 
-    /// What it is doing.
+    /// Returns the run's current state.
     #[must_use]
     pub fn state(&self) -> RunState {
         *self.state.borrow()
     }
 
-    /// Follows it after this event; 0 = from its beginning. While somebody does, it is not cancelled.
+    /// Subscribes to the events after number `after`; 0 starts with the first event. A run with a subscriber is not
+    /// cancelled as an orphan.
     #[must_use]
-    pub fn follow(&self, after: u64) -> Follower {
-        self.ring.follow(after)
+    pub fn subscribe(&self, after: u64) -> EventSubscriber {
+        self.events.subscribe(after)
     }
 
-    /// Waits for its end; while somebody does, it is not cancelled.
+    /// Waits for the end of the run. A run that is waited for is not cancelled as an orphan.
     pub async fn wait(&self) {
-        let _waiter = self.ring.wait();
-        let _ = self
-            .state
-            .subscribe()
-            .wait_for(|state| state.is_over())
-            .await;
+        let _waiter = self.events.add_waiter();
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| state.is_over()).await;
     }
 
-    /// Waits until it has a VM, or has ended.
-    pub(crate) async fn begun(&self) {
+    /// Waits until the run has a VM, or has ended.
+    pub(crate) async fn wait_until_started(&self) {
         let mut state = self.state.subscribe();
         let _ = state.wait_for(|state| *state != RunState::Queued).await;
     }
@@ -149,206 +156,215 @@ impl Job {
         self.detached.load(Ordering::Relaxed)
     }
 
-    /// Lets it go on when nobody follows it.
+    /// Detaches the run: it continues without subscribers.
     pub fn detach(&self) {
         self.detached.store(true, Ordering::Relaxed);
-        self.hurried.send_replace(true);
+        self.stop_waiting.send_replace(true);
     }
 
-    /// Why it has no outcome, if it is over and has none.
+    /// Returns why the run failed, or `None` if it has not ended or has an outcome.
     #[must_use]
     pub fn failure(&self) -> Option<ApiError> {
-        let mut error = self.end.get()?.how.as_ref().err()?.clone();
+        let mut error = self.end.get()?.result.as_ref().err()?.clone();
         error.run = Some(self.id.as_str().into());
         Some(error)
     }
 
-    /// Asks it to end: SIGINT, SIGTERM, SIGKILL. It still tells its outcome.
+    /// Cancels the run with SIGINT, then SIGTERM, then SIGKILL. It still reports its outcome.
     pub fn cancel(&self) {
-        self.canceller.cancel();
-        self.hurried.send_replace(true);
+        self.control.cancel();
+        self.stop_waiting.send_replace(true);
     }
 
-    /// Sends a signal to its program.
+    /// Sends a signal (1 to 31) to the run's program.
     ///
     /// # Errors
-    /// 1 to 31 are allowed.
+    /// [`ApiErrorKind::Invalid`](crate::ApiErrorKind::Invalid) for any other number.
     pub fn signal(&self, signal: i32) -> Result<(), ApiError> {
-        Ok(self.canceller.signal(signal)?)
+        Ok(self.control.signal(signal)?)
     }
 
-    /// Gives its terminal another size.
+    /// Resizes the run's terminal, in characters.
     pub fn resize(&self, rows: u16, cols: u16) {
-        self.canceller.resize(rows, cols);
+        self.control.resize(rows, cols);
     }
 
-    /// Its input, if it has one that is written to.
+    /// Returns the run's standard input, if it is open for writing.
     pub(crate) fn input(&self) -> Option<Input> {
         self.input.clone()
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn output(&self) -> MutexGuard<'_, CollectedOutput> {
+        lock(&self.output)
     }
 
-    /// Bytes that it holds.
+    /// Returns how many bytes of output and events the run holds.
     pub(crate) fn bytes(&self) -> usize {
-        let kept = self.kept();
-        let output = kept.stdout.bytes().len() + kept.stderr.bytes().len() + kept.results.bytes();
-        output + self.ring.bytes()
+        let output = self.output();
+        let collected =
+            output.stdout.bytes().len() + output.stderr.bytes().len() + output.results.bytes();
+        collected + self.events.bytes()
     }
 
-    /// The run, with what it wrote or without.
+    /// Returns the run as callers see it, with or without its output.
     #[must_use]
-    pub fn view(&self, with_output: bool) -> RunView {
-        self.view_as(self.state(), with_output)
+    pub fn response(&self, with_output: bool) -> RunResponse {
+        self.response_as(self.state(), with_output)
     }
 
-    fn view_as(&self, state: RunState, with_output: bool) -> RunView {
-        // What is not recorded yet has not ended yet.
+    fn response_as(&self, state: RunState, with_output: bool) -> RunResponse {
+        // An end that is not recorded yet is not reported yet.
         let end = self.end.get().filter(|_| state.is_over());
-        let how = end.map(|end| &end.how);
-        RunView {
+        let result = end.map(|end| &end.result);
+        let outcome = result.and_then(|result| result.as_ref().ok());
+        let error = result.and_then(|result| result.as_ref().err());
+
+        RunResponse {
             id: self.id.clone(),
             sandbox: self.sandbox.clone(),
             kind: self.kind,
             state,
-            created_at: written(self.created),
-            ended_at: end.map(|end| written(end.at)),
-            outcome: how
-                .and_then(|how| how.as_ref().ok())
-                .cloned()
-                .unwrap_or_default(),
-            output: with_output.then(|| self.output()),
-            error: how.and_then(|how| how.as_ref().err()).map(RunError::from),
+            created_at: format_timestamp(self.created),
+            ended_at: end.map(|end| format_timestamp(end.at)),
+            outcome: outcome.cloned().unwrap_or_default(),
+            output: with_output.then(|| self.output_response()),
+            error: error.map(RunError::from),
         }
     }
 
-    fn output(&self) -> OutputView {
-        let kept = self.kept();
-        let (stdout, stdout_encoding) = kept.stdout.encoded();
-        let (stderr, stderr_encoding) = kept.stderr.encoded();
-        OutputView {
+    fn output_response(&self) -> RunOutput {
+        let output = self.output();
+        let (stdout, stdout_encoding) = output.stdout.encoded();
+        let (stderr, stderr_encoding) = output.stderr.encoded();
+        RunOutput {
             stdout,
             stdout_encoding: stdout_encoding.into(),
-            stdout_bytes: kept.stdout.total(),
-            stdout_truncated: kept.stdout.truncated(),
+            stdout_bytes: output.stdout.total(),
+            stdout_truncated: output.stdout.truncated(),
             stderr,
             stderr_encoding: stderr_encoding.into(),
-            stderr_bytes: kept.stderr.total(),
-            stderr_truncated: kept.stderr.truncated(),
-            results: kept.results.values(),
-            results_truncated: kept.results.truncated(),
+            stderr_bytes: output.stderr.total(),
+            stderr_truncated: output.stderr.truncated(),
+            results: output.results.values(),
+            results_truncated: output.results.truncated(),
         }
     }
 
-    /// Drives a run to its end, which is `recorded` before anybody is told.
-    pub(crate) async fn drive(self: Arc<Self>, mut run: Run, recorded: impl FnOnce(RunView)) {
-        let lonely = (!self.is_detached()).then(|| tokio::spawn(self.clone().cancel_when_alone()));
-        let (mut stdout, mut stderr) = (Pieces::default(), Pieces::default());
+    /// Drives a run to its end, and calls `record` with the result before any caller can see it.
+    pub(crate) async fn drive(self: Arc<Self>, mut run: Run, record: impl FnOnce(RunResponse)) {
+        let orphan_watch =
+            (!self.is_detached()).then(|| tokio::spawn(self.clone().cancel_when_orphaned()));
+
+        // Pass on the events, then what is left of an incomplete character.
+        let (mut stdout, mut stderr) = (Utf8Chunker::default(), Utf8Chunker::default());
         while let Some(event) = run.next().await {
-            self.take(event, &mut stdout, &mut stderr).await;
+            self.handle_event(event, &mut stdout, &mut stderr).await;
         }
-        for (name, pieces) in [("stdout", &mut stdout), ("stderr", &mut stderr)] {
-            if let Some(piece) = pieces.finish() {
-                self.tell(name, piece).await;
+        for (name, chunker) in [("stdout", &mut stdout), ("stderr", &mut stderr)] {
+            if let Some(chunk) = chunker.finish() {
+                self.emit(name, chunk).await;
             }
         }
-        let how = match run.outcome().await {
+
+        let result = match run.outcome().await {
             Ok(outcome) => {
                 let fields = report::outcome(&outcome);
                 serde_json::from_value(fields.into()).map_err(|e| ApiError::internal(&e))
             }
             Err(error) => Err(error.into()),
         };
-        let state = match how {
-            Ok(_) => RunState::Ended,
-            Err(_) => RunState::Failed,
+        let (state, name) = if result.is_ok() {
+            (RunState::Ended, "ended")
+        } else {
+            (RunState::Failed, "failed")
         };
         let at = Timestamp::now();
-        let _ = self.end.set(End { at, how });
-        let view = self.view_as(state, false);
-        let last = match &view.error {
-            None => serde_json::to_string(&view),
+        let _ = self.end.set(RunEnd { at, result });
+
+        let response = self.response_as(state, false);
+        let last = match &response.error {
+            None => serde_json::to_string(&response),
             Some(error) => serde_json::to_string(error),
         };
-        recorded(view);
-        let name = match state {
-            RunState::Failed => "failed",
-            _ => "ended",
-        };
-        // First the state: who reads the last event finds the run ended.
+        record(response);
+
+        // The state changes first, so that a caller who reads the last event finds the run ended.
         self.state.send_replace(state);
-        self.ring.close(name, last.unwrap_or_default());
-        if let Some(lonely) = lonely {
-            lonely.abort();
+        self.events.close(name, last.unwrap_or_default());
+        if let Some(orphan_watch) = orphan_watch {
+            orphan_watch.abort();
         }
     }
 
-    async fn take(&self, event: Event, stdout: &mut Pieces, stderr: &mut Pieces) {
+    async fn handle_event(&self, event: Event, stdout: &mut Utf8Chunker, stderr: &mut Utf8Chunker) {
+        // Any event but a package step shows that the run has its VM.
         self.state.send_if_modified(|state| {
-            let begins = *state == RunState::Queued && !matches!(event, Event::Packages(_));
-            if begins {
+            let starts = *state == RunState::Queued && !matches!(event, Event::Packages(_));
+            if starts {
                 *state = RunState::Running;
             }
-            begins
+            starts
         });
+
         let (name, data) = match event {
             Event::Stdout(bytes) => {
-                self.kept().stdout.add(&bytes);
-                ("stdout", stdout.take(&bytes))
+                self.output().stdout.add(&bytes);
+                ("stdout", stdout.push(&bytes))
             }
             Event::Stderr(bytes) => {
-                self.kept().stderr.add(&bytes);
-                ("stderr", stderr.take(&bytes))
+                self.output().stderr.add(&bytes);
+                ("stderr", stderr.push(&bytes))
             }
             Event::Result(value) => {
-                self.kept().results.add(&value);
-                // In JSON it is white space alone, and in a stream of events the end of a line.
+                self.output().results.add(&value);
+                // Line breaks are only white space in JSON, but they end a line of an event stream.
                 let text = serde_json::to_string(&value).ok();
                 ("result", text.map(|text| text.replace(['\r', '\n'], " ")))
             }
             Event::Started { pid } => ("started", Some(json!({ "pid": pid }).to_string())),
             Event::Exposed { url } => ("exposed", Some(json!({ "url": url }).to_string())),
-            Event::Packages(step) => (
-                "packages",
-                Some(json!({ "step": step.as_str() }).to_string()),
-            ),
+            Event::Packages(step) => {
+                let data = json!({ "step": step.as_str() });
+                ("packages", Some(data.to_string()))
+            }
             Event::Network(event) => ("network", serde_json::to_string(&event).ok()),
             _ => return,
         };
         if let Some(data) = data {
-            self.tell(name, data).await;
+            self.emit(name, data).await;
         }
     }
 
-    /// Tells it once there is room. What a detached run told first goes instead, and a cancelled one's.
-    async fn tell(&self, name: &'static str, data: String) {
+    /// Appends an event once the log has room. A detached or cancelled run does not wait: its oldest events are dropped.
+    async fn emit(&self, name: &'static str, data: String) {
         if !self.is_detached() {
-            let mut hurried = self.hurried.subscribe();
+            let mut stop_waiting = self.stop_waiting.subscribe();
             tokio::select! {
-                () = self.ring.room(data.len()) => {}
-                _ = hurried.wait_for(|hurried| *hurried) => {}
-                // Somebody follows it and does not read: its oldest events go.
-                () = tokio::time::sleep(UNREAD) => {}
+                () = self.events.wait_for_capacity(data.len()) => {}
+                _ = stop_waiting.wait_for(|stop| *stop) => {}
+                // A subscriber is connected and does not read: drop its oldest events.
+                () = tokio::time::sleep(UNREAD_TIMEOUT) => {}
             }
         }
-        self.ring.tell(name, data);
+        self.events.append(name, data);
     }
 
-    async fn cancel_when_alone(self: Arc<Self>) {
-        let mut followers = self.ring.followers();
+    async fn cancel_when_orphaned(self: Arc<Self>) {
+        let mut subscribers = self.events.subscriber_count();
         loop {
-            if followers.wait_for(|count| *count == 0).await.is_err() {
+            if subscribers.wait_for(|count| *count == 0).await.is_err() {
                 return;
             }
-            let again = followers.wait_for(|count| *count > 0);
-            let is_alone = tokio::time::timeout(ALONE, again).await.is_err();
+
+            let reconnected = subscribers.wait_for(|count| *count > 0);
+            let timed_out = tokio::time::timeout(ORPHAN_GRACE, reconnected)
+                .await
+                .is_err();
             if self.is_detached() {
                 return;
             }
-            if is_alone {
-                tracing::info!(run = self.id, "cancelled: nobody follows it");
+            if timed_out {
+                tracing::info!(run = self.id, "cancelled: no client is connected to it");
                 self.cancel();
                 return;
             }
@@ -356,18 +372,19 @@ impl Job {
     }
 }
 
-/// Writes all of a program's input.
-pub(crate) async fn feed(mut input: Input, text: String) {
-    /// One write: what may be on its way.
-    const PIECE_BYTES: usize = 64 * 1024;
+/// Writes `text` to a program's standard input, and closes it.
+pub(crate) async fn write_all_stdin(mut input: Input, text: String) {
+    /// The size of one write, which bounds the input in transit.
+    const CHUNK_BYTES: usize = 64 * 1024;
+
     let text = bytes::Bytes::from(text);
-    let mut at = 0;
-    while at < text.len() {
-        let end = (at + PIECE_BYTES).min(text.len());
-        if input.write(text.slice(at..end)).await.is_err() {
+    let mut start = 0;
+    while start < text.len() {
+        let end = (start + CHUNK_BYTES).min(text.len());
+        if input.write(text.slice(start..end)).await.is_err() {
             return;
         }
-        at = end;
+        start = end;
     }
     input.close().await;
 }

@@ -1,4 +1,4 @@
-//! A sandbox that runs, as the server holds it.
+//! A running sandbox, as the server holds it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,182 +7,190 @@ use fumehood_engine::{Error, ErrorKind, Sandbox, SandboxEnd, report};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::event_log::{Follower, Ring};
-use crate::api::responses::{SandboxState, SandboxView};
-use crate::api::timestamp::written;
+use super::event_log::{EventLog, EventSubscriber};
+use crate::api::responses::{SandboxResponse, SandboxState};
+use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::owner::Owner;
 use crate::sync::lock;
 
-/// Seconds without anything asked of it after which a sandbox ends, unless its owner says otherwise.
-const IDLE_S: u64 = 300;
+/// The default idle timeout of a sandbox, in seconds.
+const DEFAULT_IDLE_TIMEOUT_S: u64 = 300;
 
-/// Seconds after which it ends at the latest, unless its owner says otherwise: a day.
-const LIFETIME_S: u64 = 86_400;
+/// The default maximum lifetime of a sandbox, in seconds: one day.
+const DEFAULT_MAX_LIFETIME_S: u64 = 86_400;
 
-/// The longest of both, in seconds: a year.
-const LONGEST_S: u64 = 365 * 24 * 60 * 60;
+/// The longest timeout that a request may set, in seconds: one year.
+const MAX_TIMEOUT_S: u64 = 365 * 24 * 60 * 60;
 
-/// Events of a sandbox that are kept, in bytes of JSON.
-const EVENTS_BYTES: usize = 1024 * 1024;
+/// The events of a sandbox that are kept, in bytes of JSON.
+const MAX_EVENT_BYTES: usize = 1024 * 1024;
 
-/// A sandbox that is there.
+/// A running sandbox with its owner, its timeouts and its events.
 #[derive(Debug)]
-pub struct Kept {
+pub struct SandboxHandle {
     id: String,
     owner: Owner,
     name: Option<String>,
     created: Timestamp,
     sandbox: Sandbox,
-    times: Mutex<Times>,
+    timeouts: Mutex<Timeouts>,
     urls: Mutex<Vec<String>>,
-    ring: Arc<Ring>,
+    events: Arc<EventLog>,
 }
 
-/// Seconds.
+/// The timeouts of a sandbox, in seconds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Times {
+pub(crate) struct Timeouts {
     idle_s: u64,
     lifetime_s: u64,
 }
 
-impl Times {
-    pub(crate) fn of(
-        idle_s: Option<u64>,
-        lifetime_s: Option<u64>,
-        or: Self,
+impl Timeouts {
+    pub(crate) const DEFAULT: Self = Self {
+        idle_s: DEFAULT_IDLE_TIMEOUT_S,
+        lifetime_s: DEFAULT_MAX_LIFETIME_S,
+    };
+
+    /// Returns these timeouts with those of a request in their place.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Invalid`](crate::ApiErrorKind::Invalid) if one is 0 or longer than a year.
+    pub(crate) fn updated(
+        self,
+        idle_timeout_s: Option<u64>,
+        max_lifetime_s: Option<u64>,
     ) -> Result<Self, ApiError> {
-        let given = [("idle_timeout_s", idle_s), ("max_lifetime_s", lifetime_s)];
-        for (name, seconds) in given {
-            if seconds.is_some_and(|seconds| !(1..=LONGEST_S).contains(&seconds)) {
-                let message = format!("`{name}`: 1 to {LONGEST_S} seconds are allowed");
+        let fields = [
+            ("idle_timeout_s", idle_timeout_s),
+            ("max_lifetime_s", max_lifetime_s),
+        ];
+        for (name, seconds) in fields {
+            if seconds.is_some_and(|seconds| !(1..=MAX_TIMEOUT_S).contains(&seconds)) {
+                let message = format!("`{name}` must be between 1 and {MAX_TIMEOUT_S} seconds");
                 return Err(ApiError::invalid(message));
             }
         }
+
         Ok(Self {
-            idle_s: idle_s.unwrap_or(or.idle_s),
-            lifetime_s: lifetime_s.unwrap_or(or.lifetime_s),
+            idle_s: idle_timeout_s.unwrap_or(self.idle_s),
+            lifetime_s: max_lifetime_s.unwrap_or(self.lifetime_s),
         })
     }
-
-    pub(crate) const UNLESS_GIVEN: Self = Self {
-        idle_s: IDLE_S,
-        lifetime_s: LIFETIME_S,
-    };
 }
 
-impl Kept {
-    /// Its id.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// The engine's sandbox.
-    #[must_use]
-    pub fn handle(&self) -> &Sandbox {
-        &self.sandbox
-    }
-
-    /// Holds a sandbox that was started, and sets its times.
+impl SandboxHandle {
+    /// Takes over a sandbox that the engine has started, and sets its timeouts.
     pub(crate) fn new(
         id: String,
         owner: &Owner,
         sandbox: Sandbox,
         name: Option<String>,
-        times: Times,
+        timeouts: Timeouts,
     ) -> Arc<Self> {
-        let urls = sandbox
-            .network()
-            .map(|network| network.urls)
-            .unwrap_or_default();
-        let kept = Self {
+        let network = sandbox.network();
+        let urls = network.map(|network| network.urls).unwrap_or_default();
+        let handle = Self {
             id,
             owner: owner.clone(),
             name,
             created: Timestamp::now(),
             sandbox,
-            times: Mutex::new(times),
+            timeouts: Mutex::new(timeouts),
             urls: Mutex::new(urls),
-            ring: Ring::new(EVENTS_BYTES),
+            events: EventLog::new(MAX_EVENT_BYTES),
         };
-        kept.set_times(times);
-        Arc::new(kept)
+        handle.set_timeouts(timeouts);
+        Arc::new(handle)
+    }
+
+    /// Returns the sandbox's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Returns the engine's sandbox.
+    #[must_use]
+    pub fn engine_sandbox(&self) -> &Sandbox {
+        &self.sandbox
     }
 
     pub(crate) fn owner(&self) -> &Owner {
         &self.owner
     }
 
-    pub(crate) fn set_times(&self, times: Times) {
-        *lock(&self.times) = times;
-        let (idle, lifetime) = (times.idle_s, times.lifetime_s);
-        self.sandbox
-            .set_idle_timeout(Some(Duration::from_secs(idle)));
-        self.sandbox
-            .set_max_lifetime(Some(Duration::from_secs(lifetime)));
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        *lock(&self.timeouts)
     }
 
+    pub(crate) fn set_timeouts(&self, timeouts: Timeouts) {
+        *lock(&self.timeouts) = timeouts;
+        let idle = Duration::from_secs(timeouts.idle_s);
+        let lifetime = Duration::from_secs(timeouts.lifetime_s);
+        self.sandbox.set_idle_timeout(Some(idle));
+        self.sandbox.set_max_lifetime(Some(lifetime));
+    }
+
+    /// Adds the URL of an exposed port.
     pub(crate) fn add_url(&self, url: String) {
         lock(&self.urls).push(url);
     }
 
-    /// The last event, after which nothing is told.
-    pub(crate) fn close(&self, name: &'static str, what: &impl Serialize) {
-        self.ring
-            .close(name, serde_json::to_string(what).unwrap_or_default());
+    /// Appends an event.
+    pub(crate) fn emit(&self, name: &'static str, data: &impl Serialize) {
+        let data = serde_json::to_string(data).unwrap_or_default();
+        self.events.append(name, data);
     }
 
-    pub(crate) fn times(&self) -> Times {
-        *lock(&self.times)
+    /// Appends the last event, and closes the event log.
+    pub(crate) fn close_events(&self, name: &'static str, data: &impl Serialize) {
+        let data = serde_json::to_string(data).unwrap_or_default();
+        self.events.close(name, data);
     }
 
-    pub(crate) fn tell(&self, name: &'static str, what: &impl Serialize) {
-        self.ring
-            .tell(name, serde_json::to_string(what).unwrap_or_default());
-    }
-
-    /// Follows what goes on in it after this event; 0 = from its beginning.
+    /// Subscribes to the sandbox's events after number `after`; 0 starts with the first event.
     #[must_use]
-    pub fn follow(&self, after: u64) -> Follower {
-        self.ring.follow(after)
+    pub fn subscribe(&self, after: u64) -> EventSubscriber {
+        self.events.subscribe(after)
     }
 
-    /// As callers see it.
+    /// Returns the sandbox as callers see it.
     #[must_use]
-    pub fn view(&self) -> SandboxView {
-        let times = self.times();
-        SandboxView {
+    pub fn response(&self) -> SandboxResponse {
+        let timeouts = self.timeouts();
+        SandboxResponse {
             id: self.id.clone(),
             name: self.name.clone(),
             state: SandboxState::Running,
-            created_at: written(self.created),
+            created_at: format_timestamp(self.created),
             ended_at: None,
             ended: None,
             ended_why: None,
             memory_mib: self.sandbox.memory_mib(),
-            idle_timeout_s: times.idle_s,
-            max_lifetime_s: times.lifetime_s,
+            idle_timeout_s: timeouts.idle_s,
+            max_lifetime_s: timeouts.lifetime_s,
             source: self.sandbox.source().as_str().into(),
             isolation: report::isolation(self.sandbox.isolation()),
             urls: lock(&self.urls).clone(),
         }
     }
 
-    /// An error of the engine's, with the sandbox's end where that is the reason.
-    pub(crate) fn explain(&self, error: Error) -> ApiError {
+    /// Converts an error of the engine, and adds why the sandbox ended if that is the cause.
+    pub(crate) fn to_api_error(&self, error: Error) -> ApiError {
         let is_lost = error.kind() == ErrorKind::Lost;
         let mut error = ApiError::from(error);
         if is_lost {
-            error.ended = self.sandbox.ended().map(|end| word(&end).into());
+            error.ended = self.sandbox.ended().map(|end| end_reason(&end).into());
         }
         error
     }
 }
 
-pub(crate) fn word(end: &SandboxEnd) -> &'static str {
+/// Returns the word for the end of a sandbox, as the field `ended` has it.
+pub(crate) fn end_reason(end: &SandboxEnd) -> &'static str {
     match end {
-        SandboxEnd::Requested => "asked",
+        SandboxEnd::Requested => "requested",
         SandboxEnd::Idle(_) => "idle",
         SandboxEnd::Lifetime(_) => "lifetime",
         _ => "lost",
@@ -194,12 +202,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_at_their_limits_and_past_them() {
-        let of = |idle| Times::of(Some(idle), None, Times::UNLESS_GIVEN);
-        assert!(of(1).is_ok() && of(LONGEST_S).is_ok());
-        for wrong in [0, LONGEST_S + 1] {
-            assert!(of(wrong).unwrap_err().message.contains("idle_timeout_s"));
+    fn timeouts_at_their_limits_and_past_them() {
+        let with_idle = |idle| Timeouts::DEFAULT.updated(Some(idle), None);
+        assert!(with_idle(1).is_ok() && with_idle(MAX_TIMEOUT_S).is_ok());
+        for wrong in [0, MAX_TIMEOUT_S + 1] {
+            let error = with_idle(wrong).unwrap_err();
+            assert!(error.message.contains("idle_timeout_s"));
         }
-        assert_eq!(of(7).unwrap().lifetime_s, LIFETIME_S);
+        assert_eq!(with_idle(7).unwrap().lifetime_s, DEFAULT_MAX_LIFETIME_S);
     }
 }

@@ -1,48 +1,50 @@
-//! What outlives the server: in one SQLite file, which one server has at a time.
+//! The SQLite file of the server's state, which one server uses at a time.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
-/// Why the state cannot be had.
+use crate::sync::lock;
+
+/// Why the state cannot be opened, read or written.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// Another server has it.
-    #[error("another server runs with the state {0}; use that one, or end it first")]
-    Taken(PathBuf),
+    /// Another server uses it.
+    #[error("the state {0} is in use by another server; use that server, or stop it first")]
+    InUse(PathBuf),
     /// A newer fumehood has written it.
     #[error(
-        "the state {path} is of version {found}, newer than this fumehood's {VERSION}; use a newer fumehood"
+        "the state {path} has version {found}, newer than version {SCHEMA_VERSION} of this fumehood; use a newer fumehood"
     )]
     Newer {
-        /// Where.
+        /// The file.
         path: PathBuf,
         /// Its version.
         found: i64,
     },
-    /// The file or its directory.
-    #[error("the state {path} cannot be opened: {error}")]
+    /// The file or its directory cannot be opened.
+    #[error("cannot open the state {path}: {error}")]
     Io {
-        /// Where.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: std::io::Error,
     },
-    /// SQLite says so.
-    #[error("the server's state: {0}")]
+    /// SQLite has failed.
+    #[error("cannot read or write the server's state: {0}")]
     Sql(#[from] rusqlite::Error),
 }
 
-/// Each brings the state from its place in this list to the next; `user_version` is how many were made.
-const STEPS: &[&str] = &["
+/// The migrations. Each brings the state from its index in this list to the next; `user_version` counts those applied.
+const MIGRATIONS: &[&str] = &["
     CREATE TABLE keys (
         id TEXT PRIMARY KEY, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE,
         created_ms INTEGER NOT NULL, revoked_ms INTEGER
@@ -66,16 +68,16 @@ const STEPS: &[&str] = &["
     ) STRICT, WITHOUT ROWID;
 "];
 
-/// The version that this fumehood reads and writes.
-const VERSION: i64 = STEPS.len() as i64;
+/// The schema version that this fumehood reads and writes.
+const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
-/// How long one writer waits for another: `fumehood keys` beside a server.
-const BUSY: Duration = Duration::from_secs(10);
+/// How long a writer waits for another one, such as `fumehood keys` beside a server.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often what was written is brought from SQLite's log into its file: it waits for the disk, and nobody else does.
-const CHECKPOINT: Duration = Duration::from_secs(5);
+/// How often SQLite's log is written back to the database file. Only the checkpoint thread waits for the disk.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The state. Cheap to clone.
+/// The state. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -84,114 +86,117 @@ struct Inner {
     path: PathBuf,
     reader: Mutex<Connection>,
     writer: Mutex<Connection>,
-    /// Dropped, it ends the thread.
-    ends: Mutex<Option<mpsc::Sender<()>>>,
-    checkpoints: Mutex<Option<JoinHandle<()>>>,
-    /// Held as long as a server runs with it.
+    /// Dropping the sender ends the checkpoint thread.
+    stop_checkpoints: Mutex<Option<mpsc::Sender<()>>>,
+    checkpoint_thread: Mutex<Option<JoinHandle<()>>>,
+    /// The lock file, held while a server uses the state.
     _lock: Option<File>,
 }
 
 impl Store {
-    /// Where it is unless somebody says otherwise: `$XDG_STATE_HOME/fumehood/server.sqlite`.
+    /// Returns the default path: `$XDG_STATE_HOME/fumehood/server.sqlite`, with `~/.local/state` in place of an unset
+    /// variable.
     #[must_use]
     pub fn default_path() -> PathBuf {
-        let set = |name| {
+        let absolute = |name| {
             std::env::var_os(name)
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
         };
-        let state = set("XDG_STATE_HOME")
-            .or_else(|| Some(set("HOME")?.join(".local/state")))
+        let state = absolute("XDG_STATE_HOME")
+            .or_else(|| Some(absolute("HOME")?.join(".local/state")))
             .unwrap_or_else(|| "/var/lib".into());
         state.join("fumehood/server.sqlite")
     }
 
-    /// Opens it for keys alone, beside a server.
+    /// Opens the state to manage keys. A server may use it at the same time.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        prepare(path)?;
-        Self::with(path, None)
+        create_private(path)?;
+        Self::connect(path, None)
     }
 
-    /// Opens it for a server, which has it for itself.
+    /// Opens the state for a server, exclusively.
     ///
     /// # Errors
-    /// [`StoreError::Taken`], and others.
+    /// [`StoreError::InUse`] if another server uses it, and others.
     pub fn open_serving(path: &Path) -> Result<Self, StoreError> {
-        prepare(path)?;
-        let lock = private(&path.with_extension("lock")).map_err(|error| io(path, error))?;
-        let locked = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-        locked.map_err(|_| StoreError::Taken(path.to_path_buf()))?;
-        Self::with(path, Some(lock))
+        create_private(path)?;
+        let lock_path = path.with_extension("lock");
+        let lock_file = open_private(&lock_path).map_err(|error| io_error(path, error))?;
+        let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        rustix::fs::flock(&lock_file, exclusive)
+            .map_err(|_| StoreError::InUse(path.to_path_buf()))?;
+        Self::connect(path, Some(lock_file))
     }
 
-    /// One that is gone with this process.
+    /// Opens a state in memory, which ends with the process.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError::Sql`].
     pub fn in_memory() -> Result<Self, StoreError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self::with(Path::new(&format!("file:/state-{number}?vfs=memdb")), None)
+        Self::connect(Path::new(&format!("file:/state-{number}?vfs=memdb")), None)
     }
 
-    fn with(path: &Path, lock: Option<File>) -> Result<Self, StoreError> {
+    fn connect(path: &Path, lock_file: Option<File>) -> Result<Self, StoreError> {
         let mut writer = connect(path)?;
         migrate(&mut writer, path)?;
-        // A write is some 50 µs then, less than a thread takes to wake up.
+        // Without checkpoints a write takes some 50 µs, less than a thread takes to wake up; so it is done in place.
         writer.pragma_update(None, "wal_autocheckpoint", 0)?;
-        let checkpoints = connect(path)?;
-        let (ends, ended) = mpsc::channel::<()>();
+
+        let checkpointer = connect(path)?;
+        let (stop_checkpoints, stopped) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("state".into());
         let thread = thread.spawn(move || {
-            while ended.recv_timeout(CHECKPOINT) == Err(mpsc::RecvTimeoutError::Timeout) {
-                checkpoint(&checkpoints);
+            let timeout = Err(mpsc::RecvTimeoutError::Timeout);
+            while stopped.recv_timeout(CHECKPOINT_INTERVAL) == timeout {
+                checkpoint(&checkpointer);
             }
         });
-        let thread = thread.map_err(|error| io(path, error))?;
+        let thread = thread.map_err(|error| io_error(path, error))?;
+
         Ok(Self(Arc::new(Inner {
             path: path.to_path_buf(),
             reader: Mutex::new(connect(path)?),
             writer: Mutex::new(writer),
-            ends: Mutex::new(Some(ends)),
-            checkpoints: Mutex::new(Some(thread)),
-            _lock: lock,
+            stop_checkpoints: Mutex::new(Some(stop_checkpoints)),
+            checkpoint_thread: Mutex::new(Some(thread)),
+            _lock: lock_file,
         })))
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// Reads, at once: each read takes microseconds, and never waits for a writer.
+    /// Reads in place: a read takes microseconds, and never waits for a writer.
     pub(crate) fn read<T>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        let reader = self.0.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(read(&reader)?)
+        Ok(read(&lock(&self.0.reader))?)
     }
 
-    /// Writes, at once: a killed process has written it when this returns.
+    /// Writes in place, in one transaction. Once this returns, the write survives the death of the process.
     pub(crate) fn write<T>(
         &self,
         write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = written(&writer, write);
+        let result = in_transaction(&lock(&self.0.writer), write);
         if let Err(error) = &result {
-            tracing::error!(%error, "the server's state was not written");
+            tracing::error!(%error, "cannot write the server's state");
         }
         Ok(result?)
     }
 }
 
-/// Writes all or nothing.
-fn written<T>(
+fn in_transaction<T>(
     writer: &Connection,
     write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<T> {
@@ -202,46 +207,40 @@ fn written<T>(
 }
 
 fn checkpoint(connection: &Connection) {
-    let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-    if let Err(error) = done {
-        tracing::warn!(%error, "the server's state was not brought into its file");
+    let result = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+    if let Err(error) = result {
+        tracing::warn!(%error, "cannot write SQLite's log back to the state file");
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.ends
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let thread = self
-            .checkpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        drop(lock(&self.stop_checkpoints).take());
+        let thread = lock(&self.checkpoint_thread).take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }
     }
 }
 
-fn io(path: &Path, error: std::io::Error) -> StoreError {
+fn io_error(path: &Path, error: std::io::Error) -> StoreError {
     StoreError::Io {
         path: path.to_path_buf(),
         error,
     }
 }
 
-/// Makes the file, for this user alone, before SQLite does.
-fn prepare(path: &Path) -> Result<(), StoreError> {
+/// Creates the file and its directory for this user only, before SQLite creates it for others too.
+fn create_private(path: &Path) -> Result<(), StoreError> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.and_then(|()| private(path))
-        .map_err(|error| io(path, error))?;
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    created
+        .and_then(|()| open_private(path))
+        .map_err(|error| io_error(path, error))?;
     Ok(())
 }
 
-fn private(path: &Path) -> std::io::Result<File> {
+fn open_private(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     options.mode(0o600).open(path)
@@ -252,9 +251,9 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
-    // What a killed server has written stays; what a machine that loses power has written last may not.
+    // Writes survive the death of the process. The last ones before a loss of power may be lost.
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
@@ -264,14 +263,15 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if !(0..=VERSION).contains(&found) {
+    if !(0..=SCHEMA_VERSION).contains(&found) {
         let path = path.to_path_buf();
         return Err(StoreError::Newer { path, found });
     }
-    for step in STEPS.iter().skip(usize::try_from(found).unwrap_or(0)) {
-        transaction.execute_batch(step)?;
+
+    for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        transaction.execute_batch(migration)?;
     }
-    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     Ok(transaction.commit()?)
 }
 
@@ -281,13 +281,13 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[tokio::test]
-    async fn one_server_has_it_and_nobody_else_reads_it() {
+    async fn one_server_uses_it_and_no_other_user_reads_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/server.sqlite");
         let store = Store::open_serving(&path).unwrap();
         assert!(matches!(
             Store::open_serving(&path),
-            Err(StoreError::Taken(_))
+            Err(StoreError::InUse(_))
         ));
         let beside = Store::open(&path).unwrap();
         let insert = "INSERT INTO runs VALUES ('a', 'local', NULL, 'running', 1, '{}')";
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_in_memory_is_nobody_elses() {
+    async fn states_in_memory_are_separate() {
         let (one, other) = (Store::in_memory().unwrap(), Store::in_memory().unwrap());
         let insert = "INSERT INTO runs VALUES ('a', 'local', NULL, 'running', 1, '{}')";
         one.write(|c| c.execute(insert, [])).unwrap();
@@ -320,13 +320,13 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_state_is_left_alone() {
+    fn a_newer_state_is_not_changed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("server.sqlite");
         drop(Store::open(&path).unwrap());
         let connection = Connection::open(&path).unwrap();
         connection
-            .pragma_update(None, "user_version", VERSION + 1)
+            .pragma_update(None, "user_version", SCHEMA_VERSION + 1)
             .unwrap();
         let error = Store::open(&path).unwrap_err();
         assert!(error.to_string().contains("newer"), "{error}");

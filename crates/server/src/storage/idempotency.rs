@@ -1,4 +1,4 @@
-//! Idempotency keys: what was asked under one, and what it gave.
+//! Idempotency keys: which request each was used for, and the response to it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -6,48 +6,48 @@ use std::sync::{Arc, Mutex};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 
-use crate::error::{ApiError, Kind};
+use super::database::Store;
+use crate::error::{ApiError, ApiErrorKind, RetryAdvice};
 use crate::owner::Owner;
-use crate::storage::database::Store;
 use crate::sync::lock;
 
-/// The longest key.
-const KEY_BYTES: usize = 128;
+/// The maximum length of a key, in bytes.
+const MAX_KEY_BYTES: usize = 128;
 
-/// The largest answer that is kept.
-const BODY_BYTES: usize = 1024 * 1024;
+/// The largest response body that is stored, in bytes.
+const MAX_STORED_BODY_BYTES: usize = 1024 * 1024;
 
-/// A request that names itself.
+/// The idempotency key of a request, with a hash of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Once {
+pub struct IdempotencyKey {
     key: String,
-    hash: Vec<u8>,
+    request_hash: Vec<u8>,
 }
 
-impl Once {
-    /// Checks a key. `hash`: of all that the request says.
+impl IdempotencyKey {
+    /// Validates a key. `request_hash` must cover everything that the request says.
     ///
     /// # Errors
-    /// [`Kind::Invalid`].
-    pub fn new(key: &str, hash: Vec<u8>) -> Result<Self, ApiError> {
+    /// [`ApiErrorKind::Invalid`] if the key is empty, too long, or has other than printable ASCII characters.
+    pub fn new(key: &str, request_hash: Vec<u8>) -> Result<Self, ApiError> {
         let is_allowed = key.bytes().all(|byte| byte.is_ascii_graphic());
-        if key.is_empty() || key.len() > KEY_BYTES || !is_allowed {
+        if key.is_empty() || key.len() > MAX_KEY_BYTES || !is_allowed {
             let message = format!(
-                "`Idempotency-Key` of {} bytes; 1 to {KEY_BYTES} printable ASCII characters without spaces are allowed",
+                "`Idempotency-Key` must be 1 to {MAX_KEY_BYTES} printable ASCII characters without spaces; it has {} bytes",
                 key.len()
             );
             return Err(ApiError::invalid(message));
         }
         Ok(Self {
             key: key.to_owned(),
-            hash,
+            request_hash,
         })
     }
 }
 
-/// An answer that was given.
+/// The response to a request with an idempotency key, to be replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Given {
+pub(crate) struct StoredResponse {
     pub(crate) status: u16,
     pub(crate) content_type: Option<String>,
     pub(crate) body: Vec<u8>,
@@ -55,52 +55,57 @@ pub(crate) struct Given {
 
 /// What a key was used for before.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Before {
-    Nothing,
+pub(crate) enum PriorUse {
+    Unused,
+    /// The key started the run with this id.
     Run(String),
-    Given(Given),
+    Response(StoredResponse),
 }
 
-/// Keys that somebody uses just now.
+/// The locks of the keys that are in use.
 #[derive(Debug, Default)]
-pub(crate) struct Claims(Mutex<HashMap<(Owner, String), Turn>>);
+pub(crate) struct KeyLocks(Mutex<HashMap<(Owner, String), KeyLock>>);
 
-type Turn = Arc<tokio::sync::Mutex<()>>;
+type KeyLock = Arc<tokio::sync::Mutex<()>>;
 
-/// The right to use a key: nobody else does meanwhile.
+/// Exclusive use of a key: other requests with it wait.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct KeyGuard {
     store: Store,
     owner: Owner,
-    once: Once,
-    _turn: tokio::sync::OwnedMutexGuard<()>,
+    key: IdempotencyKey,
+    _lock: tokio::sync::OwnedMutexGuard<()>,
 }
 
-impl Claims {
-    /// Waits for the key's turn.
-    pub(crate) async fn claim(&self, store: &Store, owner: &Owner, once: Once) -> Claim {
+impl KeyLocks {
+    /// Waits until no other request uses the key.
+    pub(crate) async fn acquire(
+        &self,
+        store: &Store,
+        owner: &Owner,
+        key: IdempotencyKey,
+    ) -> KeyGuard {
         let mutex = {
-            let mut all = lock(&self.0);
-            all.retain(|_, mutex| Arc::strong_count(mutex) > 1);
-            all.entry((owner.clone(), once.key.clone()))
-                .or_default()
-                .clone()
+            let mut locks = lock(&self.0);
+            locks.retain(|_, mutex| Arc::strong_count(mutex) > 1);
+            let entry = locks.entry((owner.clone(), key.key.clone()));
+            entry.or_default().clone()
         };
-        Claim {
+        KeyGuard {
             store: store.clone(),
             owner: owner.clone(),
-            once,
-            _turn: mutex.lock_owned().await,
+            key,
+            _lock: mutex.lock_owned().await,
         }
     }
 }
 
-impl Claim {
-    /// What it was used for.
+impl KeyGuard {
+    /// Returns what the key was used for.
     ///
     /// # Errors
-    /// [`Kind::Conflict`]: for another request, or for one of which nobody knows what became of it.
-    pub(crate) fn before(&self) -> Result<Before, ApiError> {
+    /// [`ApiErrorKind::Conflict`] if it was used for another request, or for one whose result is unknown.
+    pub(crate) fn prior_use(&self) -> Result<PriorUse, ApiError> {
         type Row = (
             Vec<u8>,
             Option<String>,
@@ -108,11 +113,11 @@ impl Claim {
             Option<String>,
             Option<Vec<u8>>,
         );
-        let found: Option<Row> = self.store.read(|c| {
+        let row: Option<Row> = self.store.read(|c| {
             let select =
                 "SELECT hash, run, status, type, body FROM claims WHERE owner = ? AND key = ?";
             let mut select = c.prepare_cached(select)?;
-            let row = select.query_row(params![self.owner.as_str(), self.once.key], |row| {
+            let row = select.query_row(params![self.owner.as_str(), self.key.key], |row| {
                 Ok((
                     row.get(0)?,
                     row.get(1)?,
@@ -123,60 +128,82 @@ impl Claim {
             });
             row.optional()
         })?;
-        let conflict = |message: &str| Err(ApiError::new(Kind::Conflict, message));
-        match found {
-            None => Ok(Before::Nothing),
-            Some((hash, ..)) if hash != self.once.hash => {
-                conflict("this `Idempotency-Key` was used for another request; take a new one")
+
+        let conflict = |message: &str| ApiError::new(ApiErrorKind::Conflict, message);
+        match row {
+            None => Ok(PriorUse::Unused),
+            Some((hash, ..)) if hash != self.key.request_hash => Err(conflict(
+                "this `Idempotency-Key` was used for another request; use a new key",
+            )),
+            Some((_, Some(run), ..)) => Ok(PriorUse::Run(run)),
+            Some((_, None, Some(status), content_type, body)) => {
+                Ok(PriorUse::Response(StoredResponse {
+                    status,
+                    content_type,
+                    body: body.unwrap_or_default(),
+                }))
             }
-            Some((_, Some(run), ..)) => Ok(Before::Run(run)),
-            Some((_, None, Some(status), content_type, body)) => Ok(Before::Given(Given {
-                status,
-                content_type,
-                body: body.unwrap_or_default(),
-            })),
             Some(_) => {
-                let message = "a request with this `Idempotency-Key` was begun, and nobody knows whether it was done; \
-                               look, and take a new key";
-                let error = ApiError::new(Kind::Conflict, message);
-                Err(ApiError {
-                    retry: "unknown",
-                    ..error
-                })
+                let error = conflict(
+                    "a request with this `Idempotency-Key` was started, and its result is unknown; \
+                     check its effect, and use a new key",
+                );
+                Err(error.with_retry(RetryAdvice::Unknown))
             }
         }
     }
 
-    /// Writes that it is used now; for this run, where it is one.
-    pub(crate) fn begin(&self, run: Option<&str>) -> Result<(), ApiError> {
+    /// Records that the key is in use; for this run, if it starts one.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Internal`].
+    pub(crate) fn record_start(&self, run: Option<&str>) -> Result<(), ApiError> {
         let now = Timestamp::now().as_millisecond();
+        let (owner, key) = (self.owner.as_str(), &self.key);
         self.store.write(|c| {
             let insert = "INSERT OR REPLACE INTO claims (owner, key, hash, created_ms, run) VALUES (?, ?, ?, ?, ?)";
             let mut insert = c.prepare_cached(insert)?;
-            insert.execute(params![self.owner.as_str(), self.once.key, self.once.hash, now, run])
+            insert.execute(params![owner, key.key, key.request_hash, now, run])
         })?;
         Ok(())
     }
 
-    /// Writes what it gave; none: nothing was done, and the key is free.
-    pub(crate) fn end(&self, given: Option<Given>) -> Result<(), ApiError> {
-        let (owner, key) = (self.owner.as_str(), &self.once.key);
-        if given
-            .as_ref()
-            .is_some_and(|given| given.body.len() > BODY_BYTES)
-        {
-            // It stays as begun: nobody is told what it gave, and nothing is done again.
+    /// Records the response. One that is too large is not stored: the request then counts as started, and is neither
+    /// replayed nor repeated.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Internal`].
+    pub(crate) fn record_response(&self, response: &StoredResponse) -> Result<(), ApiError> {
+        if response.body.len() > MAX_STORED_BODY_BYTES {
             return Ok(());
         }
-        self.store.write(|c| match given {
-            None => c.execute(
+        let (owner, key) = (self.owner.as_str(), &self.key.key);
+        self.store.write(|c| {
+            c.execute(
+                "UPDATE claims SET status = ?, type = ?, body = ? WHERE owner = ? AND key = ?",
+                params![
+                    response.status,
+                    response.content_type,
+                    response.body,
+                    owner,
+                    key
+                ],
+            )
+        })?;
+        Ok(())
+    }
+
+    /// Frees the key, because nothing was done.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Internal`].
+    pub(crate) fn release(&self) -> Result<(), ApiError> {
+        let (owner, key) = (self.owner.as_str(), &self.key.key);
+        self.store.write(|c| {
+            c.execute(
                 "DELETE FROM claims WHERE owner = ? AND key = ?",
                 params![owner, key],
-            ),
-            Some(given) => c.execute(
-                "UPDATE claims SET status = ?, type = ?, body = ? WHERE owner = ? AND key = ?",
-                params![given.status, given.content_type, given.body, owner, key],
-            ),
+            )
         })?;
         Ok(())
     }
@@ -187,37 +214,40 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_key_gives_what_it_gave_and_is_for_one_request_of_one_owner() {
+    async fn a_key_replays_its_response_and_serves_one_request_of_one_owner() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s")).unwrap();
-        let claims = Claims::default();
-        let once = |hash: u8| Once::new("k", vec![hash]).unwrap();
-        let claim = claims.claim(&store, &Owner::local(), once(1)).await;
-        assert_eq!(claim.before().unwrap(), Before::Nothing);
-        claim.begin(None).unwrap();
-        let other = claims.claim(&store, &Owner::key("x"), once(2)).await;
-        assert_eq!(other.before().unwrap(), Before::Nothing);
-        drop(claim);
-        // The one who had it is gone, and has not said what became of it.
-        let claim = claims.claim(&store, &Owner::local(), once(1)).await;
-        assert_eq!(claim.before().unwrap_err().kind, Kind::Conflict);
-        let given = Given {
+        let locks = KeyLocks::default();
+        let key = |hash: u8| IdempotencyKey::new("k", vec![hash]).unwrap();
+
+        let guard = locks.acquire(&store, &Owner::local(), key(1)).await;
+        assert_eq!(guard.prior_use().unwrap(), PriorUse::Unused);
+        guard.record_start(None).unwrap();
+        let other = locks.acquire(&store, &Owner::key("x"), key(2)).await;
+        assert_eq!(other.prior_use().unwrap(), PriorUse::Unused);
+        drop(guard);
+
+        // The first holder is gone and recorded no response.
+        let guard = locks.acquire(&store, &Owner::local(), key(1)).await;
+        assert_eq!(guard.prior_use().unwrap_err().kind, ApiErrorKind::Conflict);
+        let response = StoredResponse {
             status: 201,
             content_type: None,
             body: b"x".to_vec(),
         };
-        claim.end(Some(given.clone())).unwrap();
-        assert_eq!(claim.before().unwrap(), Before::Given(given));
-        drop(claim);
-        let claim = claims.claim(&store, &Owner::local(), once(2)).await;
-        assert_eq!(claim.before().unwrap_err().kind, Kind::Conflict);
-        claim.end(None).unwrap();
-        assert_eq!(claim.before().unwrap(), Before::Nothing);
+        guard.record_response(&response).unwrap();
+        assert_eq!(guard.prior_use().unwrap(), PriorUse::Response(response));
+        drop(guard);
+
+        let guard = locks.acquire(&store, &Owner::local(), key(2)).await;
+        assert_eq!(guard.prior_use().unwrap_err().kind, ApiErrorKind::Conflict);
+        guard.release().unwrap();
+        assert_eq!(guard.prior_use().unwrap(), PriorUse::Unused);
     }
 
     #[test]
     fn keys_at_their_limits() {
-        let new = |key: &str| Once::new(key, Vec::new());
+        let new = |key: &str| IdempotencyKey::new(key, Vec::new());
         assert!(new(&"x".repeat(128)).is_ok());
         for wrong in ["", "a b", "é", &"x".repeat(129)] {
             assert!(new(wrong).is_err(), "{wrong}");

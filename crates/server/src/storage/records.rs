@@ -1,17 +1,17 @@
-//! Runs and sandboxes as the state has them.
+//! The records of runs and sandboxes: their JSON, as callers receive it, in the database.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::api::responses::{RunState, RunView, SandboxState, SandboxView};
-use crate::api::timestamp::written;
+use super::database::{Store, StoreError};
+use crate::api::responses::{RunResponse, RunState, SandboxResponse, SandboxState};
+use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::owner::Owner;
-use crate::storage::database::{Store, StoreError};
 
-/// A table of things that have an owner and a state.
+/// A table of objects that have an owner and a state.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Table {
     Runs,
@@ -33,95 +33,98 @@ impl From<StoreError> for ApiError {
     }
 }
 
-fn now() -> i64 {
+fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
 }
 
-fn text(view: &impl Serialize) -> String {
-    serde_json::to_string(view).unwrap_or_default()
+fn to_json(object: &impl Serialize) -> String {
+    serde_json::to_string(object).unwrap_or_default()
 }
 
-/// Writes a run's beginning.
-pub(crate) fn run_begins(store: &Store, owner: &Owner, view: &RunView) -> Result<(), StoreError> {
-    let (id, sandbox, written) = (&view.id, &view.sandbox, text(view));
-    store.write(|c| {
-        let insert = "INSERT INTO runs (id, owner, sandbox, state, created_ms, view) VALUES (?, ?, ?, 'running', ?, ?)";
-        c.prepare_cached(insert)?.execute(params![id, owner.as_str(), sandbox, now(), written])?;
-        Ok(())
-    })
-}
-
-/// Writes a sandbox's beginning.
-pub(crate) fn sandbox_begins(
+/// Records the start of a run.
+pub(crate) fn insert_run(
     store: &Store,
     owner: &Owner,
-    view: &SandboxView,
+    run: &RunResponse,
 ) -> Result<(), StoreError> {
-    let (id, written) = (&view.id, text(view));
+    let json = to_json(run);
     store.write(|c| {
-        let insert = "INSERT INTO sandboxes (id, owner, state, created_ms, view) VALUES (?, ?, 'running', ?, ?)";
-        c.prepare_cached(insert)?.execute(params![id, owner.as_str(), now(), written])?;
+        let insert = "INSERT INTO runs (id, owner, sandbox, state, created_ms, view) VALUES (?, ?, ?, 'running', ?, ?)";
+        let values = params![run.id, owner.as_str(), run.sandbox, now_ms(), json];
+        c.prepare_cached(insert)?.execute(values)?;
         Ok(())
     })
 }
 
-/// Writes what became of something.
-pub(crate) fn ends(
+/// Records the start of a sandbox.
+pub(crate) fn insert_sandbox(
+    store: &Store,
+    owner: &Owner,
+    sandbox: &SandboxResponse,
+) -> Result<(), StoreError> {
+    let json = to_json(sandbox);
+    store.write(|c| {
+        let insert = "INSERT INTO sandboxes (id, owner, state, created_ms, view) VALUES (?, ?, 'running', ?, ?)";
+        let values = params![sandbox.id, owner.as_str(), now_ms(), json];
+        c.prepare_cached(insert)?.execute(values)?;
+        Ok(())
+    })
+}
+
+/// Updates the record of a run or a sandbox.
+pub(crate) fn update(
     store: &Store,
     table: Table,
     id: &str,
     state: &str,
-    view: &impl Serialize,
+    object: &impl Serialize,
 ) -> Result<(), StoreError> {
-    let view = text(view);
+    let json = to_json(object);
     store.write(|c| {
-        let update = format!(
-            "UPDATE {} SET state = ?, view = ? WHERE id = ?",
-            table.name()
-        );
+        let table = table.name();
+        let update = format!("UPDATE {table} SET state = ?, view = ? WHERE id = ?");
         c.prepare_cached(&update)?
-            .execute(params![state, view, id])?;
+            .execute(params![state, json, id])?;
         Ok(())
     })
 }
 
-/// What the state knows of something that belongs to this owner.
-pub(crate) fn find<V: DeserializeOwned>(
+/// Returns the record with this id if it belongs to this owner.
+pub(crate) fn find<R: DeserializeOwned>(
     store: &Store,
     table: Table,
     owner: &Owner,
     id: &str,
-) -> Result<Option<V>, StoreError> {
-    let found: Option<String> = store.read(|c| {
-        let select = format!(
-            "SELECT view FROM {} WHERE id = ? AND owner = ?",
-            table.name()
-        );
-        let mut select = c.prepare_cached(&select)?;
-        select
+) -> Result<Option<R>, StoreError> {
+    let json: Option<String> = store.read(|c| {
+        let table = table.name();
+        let select = format!("SELECT view FROM {table} WHERE id = ? AND owner = ?");
+        c.prepare_cached(&select)?
             .query_row(params![id, owner.as_str()], |row| row.get(0))
             .optional()
     })?;
-    Ok(found.and_then(|view| serde_json::from_str(&view).ok()))
+    Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
 }
 
-/// Which ones a list is to have.
+/// Which records a list contains.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Filter {
-    /// Only over ones, or only others.
+    /// Only those that are over, or only those that are not.
     pub(crate) is_over: Option<bool>,
+    /// Only the runs in this sandbox.
     pub(crate) sandbox: Option<String>,
+    /// Only those that were started before the one with this id.
     pub(crate) before: Option<String>,
     pub(crate) limit: u32,
 }
 
-/// Those of this owner, the newest first.
-pub(crate) fn list<V: DeserializeOwned>(
+/// Returns the records of this owner, the newest first.
+pub(crate) fn list<R: DeserializeOwned>(
     store: &Store,
     table: Table,
     owner: &Owner,
     filter: &Filter,
-) -> Result<Vec<V>, StoreError> {
+) -> Result<Vec<R>, StoreError> {
     let sandbox = match table {
         Table::Runs => "sandbox",
         Table::Sandboxes => "NULL",
@@ -131,85 +134,86 @@ pub(crate) fn list<V: DeserializeOwned>(
          AND (?3 IS NULL OR {sandbox} = ?3) AND (?4 IS NULL OR id < ?4) ORDER BY id DESC LIMIT ?5",
         table.name()
     );
-    let views: Vec<String> = store.read(|c| {
+
+    let records: Vec<String> = store.read(|c| {
         let mut select = c.prepare_cached(&select)?;
-        let found = params![
+        let values = params![
             owner.as_str(),
             filter.is_over,
             filter.sandbox,
             filter.before,
             filter.limit
         ];
-        select.query_map(found, |row| row.get(0))?.collect()
+        select.query_map(values, |row| row.get(0))?.collect()
     })?;
-    Ok(views
-        .iter()
-        .filter_map(|view| serde_json::from_str(view).ok())
-        .collect())
+    Ok(parse_all(&records))
 }
 
-/// Says of all that a server before this one has left what became of it: its VMs died with it.
-pub(crate) fn recover(store: &Store) -> Result<(), StoreError> {
-    let at = written(Timestamp::now());
+/// Records that the runs and sandboxes of an earlier server are lost: their VMs died with it.
+pub(crate) fn mark_lost(store: &Store) -> Result<(), StoreError> {
     let (runs, sandboxes) = store.read(|c| {
-        let runs: Vec<RunView> = left(
-            c,
-            "SELECT view FROM runs WHERE state NOT IN ('ended', 'failed')",
-        )?;
-        let sandboxes: Vec<SandboxView> =
-            left(c, "SELECT view FROM sandboxes WHERE state != 'ended'")?;
+        let runs = "SELECT view FROM runs WHERE state NOT IN ('ended', 'failed')";
+        let sandboxes = "SELECT view FROM sandboxes WHERE state != 'ended'";
+        let runs: Vec<RunResponse> = select_all(c, runs)?;
+        let sandboxes: Vec<SandboxResponse> = select_all(c, sandboxes)?;
         Ok((runs, sandboxes))
     })?;
     if !runs.is_empty() || !sandboxes.is_empty() {
-        tracing::warn!(
-            runs = runs.len(),
-            sandboxes = sandboxes.len(),
-            "lost by a server before this one"
-        );
+        let (runs, sandboxes) = (runs.len(), sandboxes.len());
+        tracing::warn!(runs, sandboxes, "lost by a server that was killed");
     }
+
+    let at = format_timestamp(Timestamp::now());
     for mut run in runs {
+        let detail = "the server stopped during the run; whether the code ended is unknown";
         run.state = RunState::Ended;
         run.ended_at = Some(at.clone());
         run.outcome.ended_by = Some("server_lost".into());
-        let detail = "the server went away in the middle of it; whether the code ended is unknown";
         run.outcome.evidence = Some(serde_json::json!({ "detail": detail }));
-        ends(store, Table::Runs, &run.id, "ended", &run)?;
+        update(store, Table::Runs, &run.id, "ended", &run)?;
     }
+
     for mut sandbox in sandboxes {
         sandbox.state = SandboxState::Ended;
         sandbox.ended_at = Some(at.clone());
         sandbox.ended = Some("server_lost".into());
-        sandbox.ended_why = Some("the server went away, and its VM with it".into());
+        sandbox.ended_why = Some("the server stopped, and the VM with it".into());
         sandbox.urls.clear();
-        ends(store, Table::Sandboxes, &sandbox.id, "ended", &sandbox)?;
+        update(store, Table::Sandboxes, &sandbox.id, "ended", &sandbox)?;
     }
     Ok(())
 }
 
-fn left<V: DeserializeOwned>(c: &Connection, select: &str) -> rusqlite::Result<Vec<V>> {
+fn select_all<R: DeserializeOwned>(c: &Connection, select: &str) -> rusqlite::Result<Vec<R>> {
     let mut select = c.prepare(select)?;
-    let views = select.query_map([], |row| row.get::<_, String>(0))?;
-    let views: Vec<String> = views.collect::<Result<_, _>>()?;
-    Ok(views
-        .iter()
-        .filter_map(|view| serde_json::from_str(view).ok())
-        .collect())
+    let records = select.query_map([], |row| row.get::<_, String>(0))?;
+    let records: Vec<String> = records.collect::<Result<_, _>>()?;
+    Ok(parse_all(&records))
 }
 
-/// Deletes records of runs and sandboxes that are over and keys that were revoked, and what idempotency keys gave, each
-/// before a time in milliseconds.
-pub(crate) fn delete_before(store: &Store, known: i64, claimed: i64) -> Result<(), StoreError> {
+fn parse_all<R: DeserializeOwned>(records: &[String]) -> Vec<R> {
+    let parsed = records.iter().map(|json| serde_json::from_str(json));
+    parsed.filter_map(Result::ok).collect()
+}
+
+/// Deletes old records: runs and sandboxes that are over and keys that are revoked if older than `records_before_ms`,
+/// idempotency keys if older than `keys_before_ms`. Both are Unix times in milliseconds.
+pub(crate) fn delete_before(
+    store: &Store,
+    records_before_ms: i64,
+    keys_before_ms: i64,
+) -> Result<(), StoreError> {
     store.write(|c| {
         c.execute(
             "DELETE FROM runs WHERE created_ms < ? AND state IN ('ended', 'failed')",
-            [known],
+            [records_before_ms],
         )?;
         c.execute(
             "DELETE FROM sandboxes WHERE created_ms < ? AND state = 'ended'",
-            [known],
+            [records_before_ms],
         )?;
-        c.execute("DELETE FROM claims WHERE created_ms < ?", [claimed])?;
-        c.execute("DELETE FROM keys WHERE revoked_ms < ?", [known])?;
+        c.execute("DELETE FROM keys WHERE revoked_ms < ?", [records_before_ms])?;
+        c.execute("DELETE FROM claims WHERE created_ms < ?", [keys_before_ms])?;
         Ok(())
     })
 }
