@@ -229,7 +229,7 @@ pub struct SandboxResponse {
     pub idle_timeout_s: u64,
     /// The sandbox ends this many seconds after its start.
     pub max_lifetime_s: u64,
-    /// The origin of the VM: `hot`, `blank`, `template`, `boot` or `checkpoint`.
+    /// The origin of the VM: `hot`, `standby`, `template`, `boot` or `checkpoint`.
     pub source: String,
     /// `full`, or an object with the isolation layers that are missing.
     pub isolation: Value,

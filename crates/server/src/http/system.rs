@@ -43,7 +43,7 @@ pub(super) async fn info(
 ) -> Result<axum::Json<InfoResponse>, ApiError> {
     let engine = service.engine()?;
     let capacity = engine.capacity();
-    let (hot, blank) = engine.ready();
+    let pool = engine.pool_status();
 
     // The limits of the engine, and those of the server.
     let mut limits: Map<String, Value> = engine
@@ -67,7 +67,7 @@ pub(super) async fn info(
         capacity: json!({
             "total_mib": capacity.total_mib, "free_mib": capacity.free_mib,
             "waiting": capacity.waiting, "queue": capacity.queue_length,
-            "hot": hot, "blank": blank,
+            "hot": pool.warm, "standby": pool.standby,
         }),
     }))
 }

@@ -1,7 +1,7 @@
 //! Sessions over HTTP, as far as they need no VM.
 
-use axum::http::{Method, Request, StatusCode};
 use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
 use fumehood_engine::{Config, Engine};
 use http_body_util::BodyExt;

@@ -14,15 +14,16 @@ impl Service {
         metrics.set_now("sandboxes", count(lock(&self.0.sandboxes).len()));
 
         if let Ok(engine) = self.engine() {
-            let (capacity, vms, ready) = (engine.capacity(), engine.vm_stats(), engine.ready());
+            let (capacity, vms, pool) =
+                (engine.capacity(), engine.vm_stats(), engine.pool_status());
             metrics.set_now("memory_free_mib", capacity.free_mib.into());
             metrics.set_now("memory_total_mib", capacity.total_mib.into());
             metrics.set_now("waiting", count(capacity.waiting));
-            metrics.set_now("hot", count(ready.0));
-            metrics.set_now("blank", count(ready.1));
+            metrics.set_now("hot", count(pool.warm));
+            metrics.set_now("standby", count(pool.standby));
 
             metrics.set_vms("hot", vms.hot);
-            metrics.set_vms("blank", vms.blank);
+            metrics.set_vms("standby", vms.standby);
             metrics.set_vms("template", vms.template);
             metrics.set_vms("boot", vms.boot);
             metrics.set_vms("checkpoint", vms.checkpoint);
