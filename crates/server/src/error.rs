@@ -113,7 +113,7 @@ impl ApiErrorKind {
     }
 
     /// Returns the retry advice for an error of this kind, unless its cause is known better.
-    fn retry(self) -> RetryAdvice {
+    fn retry(self) -> Retry {
         match self {
             Self::Busy
             | Self::Draining
@@ -121,9 +121,9 @@ impl ApiErrorKind {
             | Self::Unreachable
             | Self::Host
             | Self::Boot
-            | Self::Protocol => RetryAdvice::Safe,
-            Self::Lost | Self::Internal => RetryAdvice::Unknown,
-            _ => RetryAdvice::Never,
+            | Self::Protocol => Retry::Safe,
+            Self::Lost | Self::Internal => Retry::Unknown,
+            _ => Retry::Never,
         }
     }
 }
@@ -145,40 +145,6 @@ impl From<ErrorKind> for ApiErrorKind {
     }
 }
 
-/// Whether repeating a failed request can help.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RetryAdvice {
-    /// Nothing was done: the same request can be repeated.
-    Safe,
-    /// The same request will fail again.
-    Never,
-    /// The request may have been carried out.
-    Unknown,
-}
-
-impl RetryAdvice {
-    /// Returns the name that JSON uses.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Safe => "safe",
-            Self::Never => "never",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-impl From<Retry> for RetryAdvice {
-    fn from(retry: Retry) -> Self {
-        match retry {
-            Retry::Safe => Self::Safe,
-            Retry::Never => Self::Never,
-            Retry::Unknown => Self::Unknown,
-        }
-    }
-}
-
 /// The `Retry-After` of an error for lack of capacity, in seconds: a VM ends within a few.
 const BUSY_RETRY_AFTER_S: u32 = 2;
 
@@ -192,7 +158,7 @@ pub struct ApiError {
     /// The kind of the error.
     pub kind: ApiErrorKind,
     /// `safe`: the same request can be repeated. `never`: it will fail again. `unknown`: it may have been carried out.
-    pub retry: RetryAdvice,
+    pub retry: Retry,
     /// The message for people.
     pub message: String,
     /// For errors of guest files: `not_found`, `permission_denied`, `already_exists`, `is_a_directory`,
@@ -243,7 +209,7 @@ impl ApiError {
 
     /// Replaces the retry advice.
     #[must_use]
-    pub(crate) fn with_retry(self, retry: RetryAdvice) -> Self {
+    pub(crate) fn with_retry(self, retry: Retry) -> Self {
         Self { retry, ..self }
     }
 
@@ -280,7 +246,7 @@ impl From<Error> for ApiError {
         };
         Self {
             io,
-            retry: error.retry().into(),
+            retry: error.retry(),
             ..Self::new(kind, error.to_string())
         }
     }
@@ -346,7 +312,5 @@ mod tests {
         ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
-        let retry = RetryAdvice::Unknown;
-        assert_eq!(serde_json::to_value(retry).unwrap(), retry.as_str());
     }
 }

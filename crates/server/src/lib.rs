@@ -30,14 +30,14 @@ mod sync;
 
 pub use api::requests::{
     InstallRequest, NetworkRequest, OneShotRunRequest, PortRequest, ProcessRequest, PtySize,
-    SandboxRequest, SandboxRunRequest, Signal, Stdin, TimeoutsRequest,
+    SandboxRequest, SandboxRunRequest, Signal, Stdin, TimeoutsRequest, UploadRequest,
 };
 pub use api::responses::{
-    CheckpointResponse, FileResponse, OutcomeView, PackageView, RunError, RunKind, RunOutput,
-    RunResponse, RunState, SandboxResponse, SandboxState, TimingView,
+    CheckpointResponse, FileContent, FileResponse, RunError, RunKind, RunOutcome, RunOutput,
+    RunResponse, RunState, SandboxResponse, SandboxState,
 };
 pub use auth::api_keys;
-pub use error::{ApiError, ApiErrorKind, ErrorResponse, RetryAdvice};
+pub use error::{ApiError, ApiErrorKind, ErrorResponse};
 pub use http::{ListenError, Listeners, Transport, app, default_socket, openapi};
 pub use owner::Owner;
 pub use service::{Service, Settings};

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use fumehood_engine::policy::{Document, SecretName};
 use fumehood_engine::{
-    Language, Network, PortMapping, RunRequest, SecretValue, SignalName, SpawnRequest,
+    DownloadTarget, Language, Network, PortMapping, RunRequest, SecretValue, SignalName,
+    SpawnRequest,
 };
 use serde::{Deserialize, Deserializer, de};
 use utoipa::ToSchema;
@@ -15,6 +18,9 @@ use crate::error::ApiError;
 
 /// The secrets of one request, and its exposed ports, at most.
 const MAX_NETWORK_ITEMS: usize = 64;
+
+/// The uploads of one run, and its downloads, at most.
+const MAX_FILES: usize = 64;
 
 /// The default timeout of a run, in seconds.
 const DEFAULT_TIMEOUT_S: u64 = 30;
@@ -155,6 +161,15 @@ run_code_request! {
         /// The network of the VM; none by default.
         #[serde(default)]
         pub network: Option<NetworkRequest>,
+        /// Files to write before the code runs.
+        #[serde(default)]
+        #[schema(max_items = 64)]
+        pub uploads: Vec<UploadRequest>,
+        /// Paths of files to return after the code ended, at most 8 MiB together. Their contents are in `files`; what
+        /// became of each is in `downloads`.
+        #[serde(default)]
+        #[schema(max_items = 64)]
+        pub downloads: Vec<String>,
     }
 }
 
@@ -183,6 +198,18 @@ impl OneShotRunRequest {
         if let Some(network) = &self.network {
             request = request.network(network.to_network()?);
         }
+
+        if self.uploads.len() > MAX_FILES || self.downloads.len() > MAX_FILES {
+            let message =
+                format!("a run may have at most {MAX_FILES} uploads and {MAX_FILES} downloads");
+            return Err(ApiError::invalid(message));
+        }
+        for upload in &self.uploads {
+            request = request.upload(upload.content()?, upload.path.as_str());
+        }
+        for path in &self.downloads {
+            request = request.download(path.as_str(), DownloadTarget::Memory);
+        }
         Ok(request)
     }
 }
@@ -195,6 +222,41 @@ impl SandboxRunRequest {
         match &self.context {
             Some(context) => request.context(context),
             None => request,
+        }
+    }
+}
+
+/// A file to write before a run: its path, and its content as either `text` or `base64`.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UploadRequest {
+    /// The path: absolute, or relative to the home directory. Missing directories are created.
+    #[schema(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
+    pub path: String,
+    /// The content as text.
+    #[serde(default)]
+    pub text: Option<String>,
+    /// The content as base64, for binary files.
+    #[serde(default)]
+    pub base64: Option<String>,
+}
+
+impl UploadRequest {
+    /// Returns the content.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Invalid`](crate::ApiErrorKind::Invalid) unless there is a path and exactly one valid content.
+    fn content(&self) -> Result<Vec<u8>, ApiError> {
+        let invalid = |message: &str| ApiError::invalid(format!("`uploads`: {message}"));
+        if self.path.is_empty() || self.path.ends_with('/') {
+            return Err(invalid("`path` must name a file"));
+        }
+        match (&self.text, &self.base64) {
+            (Some(text), None) => Ok(text.clone().into_bytes()),
+            (None, Some(base64)) => STANDARD
+                .decode(base64)
+                .map_err(|error| invalid(&format!("invalid `base64` of {}: {error}", self.path))),
+            _ => Err(invalid("give each file either `text` or `base64`")),
         }
     }
 }
@@ -517,6 +579,36 @@ mod tests {
             let name = field.split('"').nth(1).unwrap();
             assert!(in_sandbox(field).unwrap_err().contains(name), "{field}");
         }
+    }
+
+    #[test]
+    fn files_of_one_shot_runs_are_checked() {
+        let run = |fields: &str| {
+            let json = format!(r#"{{"language":"shell","code":"",{fields}}}"#);
+            let request: OneShotRunRequest = parse(&json).unwrap();
+            request.to_run_request().map_err(|error| error.message)
+        };
+        for valid in [
+            r#""uploads":[{"path":"a","text":"x"},{"path":"/tmp/b","base64":"AP8="}]"#,
+            r#""uploads":[{"path":"empty","text":""}],"downloads":["a","/tmp/b"]"#,
+        ] {
+            assert!(run(valid).is_ok(), "{valid}");
+        }
+        for (invalid, part) in [
+            (r#""uploads":[{"path":"a"}]"#, "either"),
+            (
+                r#""uploads":[{"path":"a","text":"x","base64":"eA=="}]"#,
+                "either",
+            ),
+            (r#""uploads":[{"path":"a","base64":"?"}]"#, "base64"),
+            (r#""uploads":[{"path":"","text":"x"}]"#, "path"),
+            (r#""uploads":[{"path":"a/","text":"x"}]"#, "path"),
+        ] {
+            assert!(run(invalid).unwrap_err().contains(part), "{invalid}");
+        }
+        let many = |count| format!(r#""downloads":[{}]"#, vec![r#""a""#; count].join(","));
+        assert!(run(&many(MAX_FILES)).is_ok());
+        assert!(run(&many(MAX_FILES + 1)).unwrap_err().contains("64"));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The objects that callers receive, as JSON.
 
-use fumehood_engine::InstalledPackage;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use fumehood_engine::{InstalledPackage, Isolation, Outcome, Retry, VmOrigin};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::error::{ApiError, ApiErrorKind, RetryAdvice};
+use crate::error::{ApiError, ApiErrorKind};
 
 /// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -54,53 +56,100 @@ pub struct RunError {
     /// The kind, as in an error response.
     pub kind: ApiErrorKind,
     /// Whether a retry can help, as in an error response.
-    pub retry: RetryAdvice,
+    pub retry: Retry,
     /// The message for people.
     pub message: String,
 }
 
-/// Where the time of a run went, in milliseconds.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
-pub struct TimingView {
-    /// Waiting for room.
-    pub queue_ms: f64,
-    /// The VM's start.
-    pub start_ms: f64,
-    /// Until the code was sent.
-    pub connect_ms: f64,
-    /// Until the interpreter was ready.
-    pub spawn_ms: f64,
-    /// Until the first output, if there was any.
-    pub first_output_ms: Option<f64>,
-    /// Until the end of the code.
-    pub execute_ms: f64,
-    /// Ending the VM.
-    pub teardown_ms: f64,
-    /// All of it.
-    pub total_ms: f64,
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum RunOutcome {
+    /// The outcome that the engine reported.
+    Reported(Box<Outcome>),
+    /// An outcome that was read from the records, as it was written.
+    Recorded(Map<String, Value>),
 }
 
-/// How a run ended. All is null until it has.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
-pub struct OutcomeView {
-    /// The exit code.
-    pub exit_code: Option<i32>,
-    /// `exited`, `signaled`, `timeout`, `cancelled`, `out_of_memory`, `output_limit`, `agent_lost`, `server_lost`.
-    pub ended_by: Option<String>,
-    /// What shows that.
-    pub evidence: Option<Value>,
-    /// Where its VM came from.
-    pub source: Option<String>,
-    /// What executed its instructions.
-    pub accelerator: Option<String>,
-    /// `full`, or an object with the walls that were missing.
-    pub isolation: Option<Value>,
-    /// Where the time went.
-    pub timing: Option<TimingView>,
-    /// What it did on its network.
-    pub network: Option<Value>,
+impl<'de> Deserialize<'de> for RunOutcome {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = Map::deserialize(deserializer)?;
+        if fields.get("ended_by").is_none_or(Value::is_null) {
+            return Err(de::Error::missing_field("ended_by"));
+        }
+        Ok(Self::Recorded(fields))
+    }
+}
+
+impl RunOutcome {
+    /// The outcome of a run whose server was killed; `detail` says what is known.
+    pub(crate) fn server_lost(detail: &str) -> Self {
+        let fields = json!({
+            "exit_code": null, "ended_by": "server_lost", "evidence": { "detail": detail },
+        });
+        Self::Recorded(fields.as_object().cloned().unwrap_or_default())
+    }
+
+    /// Returns the exit code of the program; `None` if it is unknown.
+    #[must_use]
+    pub fn exit_code(&self) -> Option<i32> {
+        match self {
+            Self::Reported(outcome) => outcome.exit_code,
+            Self::Recorded(fields) => {
+                let code = fields.get("exit_code").and_then(Value::as_i64);
+                code.and_then(|code| i32::try_from(code).ok())
+            }
+        }
+    }
+
+    /// Returns why the run ended: `exited`, `signaled`, `timeout`, `cancelled`, `out_of_memory`, `output_limit`,
+    /// `agent_lost` or `server_lost`.
+    #[must_use]
+    pub fn ended_by(&self) -> &str {
+        match self {
+            Self::Reported(outcome) => outcome.ended_by.as_str(),
+            Self::Recorded(fields) => {
+                let word = fields.get("ended_by").and_then(Value::as_str);
+                word.unwrap_or_default()
+            }
+        }
+    }
+
+    /// Returns what is known about the reason, for people.
+    #[must_use]
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Reported(outcome) => outcome.evidence.detail.as_deref(),
+            Self::Recorded(fields) => fields.get("evidence")?.get("detail")?.as_str(),
+        }
+    }
+}
+
+/// The content of a file that was downloaded after a run: `text`, or `base64` if it is not UTF-8.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileContent {
+    /// The path in the guest, as requested.
+    pub path: String,
+    /// The content, if it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The content as base64, if it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+}
+
+impl FileContent {
+    pub(crate) fn new(path: String, bytes: &[u8]) -> Self {
+        let text = std::str::from_utf8(bytes).ok().map(str::to_owned);
+        let base64 = text.is_none().then(|| STANDARD.encode(bytes));
+        Self { path, text, base64 }
+    }
+
+    /// Returns the memory that the content takes, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        let len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        len(&self.text) + len(&self.base64)
+    }
 }
 
 /// The output of a run, as far as it is kept.
@@ -136,6 +185,10 @@ pub struct RunOutput {
     /// Whether the code displayed more values than are kept.
     #[schema(required = false)]
     pub results_truncated: bool,
+    /// The contents of the `downloads` that succeeded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub files: Vec<FileContent>,
 }
 
 /// A run.
@@ -153,9 +206,11 @@ pub struct RunResponse {
     pub created_at: String,
     /// When the run ended; null before.
     pub ended_at: Option<String>,
-    /// How the run ended.
+    /// How the run ended; its fields are absent before. `ended_by` is `server_lost`, without most other fields, if the
+    /// server was killed during the run.
     #[serde(flatten)]
-    pub outcome: OutcomeView,
+    #[schema(value_type = Option<Outcome>)]
+    pub outcome: Option<RunOutcome>,
     /// The output. It is left out of lists, and once it is no longer kept.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = RunOutput)]
@@ -229,10 +284,10 @@ pub struct SandboxResponse {
     pub idle_timeout_s: u64,
     /// The sandbox ends this many seconds after its start.
     pub max_lifetime_s: u64,
-    /// The origin of the VM: `hot`, `standby`, `template`, `boot` or `checkpoint`.
-    pub source: String,
+    /// The origin of the VM.
+    pub source: VmOrigin,
     /// `full`, or an object with the isolation layers that are missing.
-    pub isolation: Value,
+    pub isolation: Isolation,
     /// The URLs of the exposed ports.
     pub urls: Vec<String>,
 }
@@ -264,26 +319,11 @@ pub(crate) struct CheckpointListResponse {
     pub checkpoints: Vec<CheckpointResponse>,
 }
 
-/// A package that is installed.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct PackageView {
-    /// The name.
-    pub name: String,
-    /// The version.
-    pub version: String,
-}
-
-impl From<InstalledPackage> for PackageView {
-    fn from(InstalledPackage { name, version }: InstalledPackage) -> Self {
-        Self { name, version }
-    }
-}
-
 /// The packages that are installed in a sandbox.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct InstallResponse {
     /// All packages, those that were installed before included.
-    pub installed: Vec<PackageView>,
+    pub installed: Vec<InstalledPackage>,
 }
 
 /// An exposed port.
@@ -327,4 +367,46 @@ pub(crate) struct ProcessListResponse {
     /// The programs.
     #[schema(value_type = Vec<Object>)]
     pub processes: Vec<Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_text_or_base64() {
+        let json =
+            |bytes: &[u8]| serde_json::to_value(FileContent::new("a".into(), bytes)).unwrap();
+        assert_eq!(json(b"x"), json!({ "path": "a", "text": "x" }));
+        assert_eq!(json(b"\x00\xff"), json!({ "path": "a", "base64": "AP8=" }));
+    }
+
+    #[test]
+    fn a_recorded_outcome_keeps_all_fields() {
+        let recorded = json!({
+            "id": "run_1", "sandbox": null, "kind": "code", "state": "ended",
+            "created_at": "2026-01-01T00:00:00.000Z", "ended_at": null, "error": null,
+            "exit_code": 3, "ended_by": "exited", "evidence": {}, "network": { "connections": 1 },
+        });
+        let run: RunResponse = serde_json::from_value(recorded.clone()).unwrap();
+        let outcome = run.outcome.as_ref().unwrap();
+        assert_eq!(
+            (outcome.exit_code(), outcome.ended_by()),
+            (Some(3), "exited")
+        );
+        let written = serde_json::to_value(&run).unwrap();
+        for field in ["exit_code", "ended_by", "network"] {
+            assert_eq!(written[field], recorded[field], "{field}");
+        }
+    }
+
+    #[test]
+    fn an_active_run_has_no_outcome() {
+        let active = json!({
+            "id": "run_1", "sandbox": null, "kind": "code", "state": "running",
+            "created_at": "2026-01-01T00:00:00.000Z", "ended_at": null, "error": null,
+        });
+        let run: RunResponse = serde_json::from_value(active).unwrap();
+        assert_eq!(run.outcome, None);
+    }
 }

@@ -7,10 +7,11 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use fumehood_engine::Retry;
 use sha2::{Digest, Sha256};
 
 use super::extract::{MAX_BODY_BYTES, read_body};
-use crate::error::{ApiError, ApiErrorKind, RetryAdvice, SentError};
+use crate::error::{ApiError, ApiErrorKind, SentError};
 use crate::owner::Owner;
 use crate::service::Service;
 use crate::storage::idempotency::{IdempotencyKey, PriorUse, StoredResponse};
@@ -94,7 +95,7 @@ async fn execute_once(
     // A request that had no effect does not use up its key.
     let error = response.extensions().get::<SentError>();
     let is_error = response.status().as_u16() >= 400;
-    if is_error && error.is_none_or(|SentError(error)| error.retry == RetryAdvice::Safe) {
+    if is_error && error.is_none_or(|SentError(error)| error.retry == Retry::Safe) {
         guard.release()?;
         return Ok(response);
     }

@@ -14,8 +14,8 @@ use crate::api::requests::{
     ForkRequest, InstallRequest, PortRequest, SandboxRequest, TimeoutsRequest,
 };
 use crate::api::responses::{
-    CheckpointListResponse, CheckpointResponse, InstallResponse, PackageView, PortResponse,
-    ProcessListResponse, SandboxListResponse, SandboxResponse, SandboxState,
+    CheckpointListResponse, CheckpointResponse, InstallResponse, PortResponse, ProcessListResponse,
+    SandboxListResponse, SandboxResponse, SandboxState,
 };
 use crate::error::ApiError;
 use crate::service::{SandboxLookup, Service};
@@ -183,8 +183,7 @@ pub(super) async fn install(
 ) -> Result<axum::Json<InstallResponse>, ApiError> {
     let InstallRequest { language, packages } = request;
     let installed = service.install_packages(&owner, &id, language, &packages);
-    let installed = installed.await?.into_iter();
-    let installed = installed.map(PackageView::from).collect();
+    let installed = installed.await?;
     Ok(axum::Json(InstallResponse { installed }))
 }
 

@@ -1,7 +1,7 @@
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
-use fumehood_engine::{Config, Engine};
+use fumehood_engine::{Config, Engine, Isolation, VmOrigin};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -320,7 +320,7 @@ fn run_record(id: &str) -> RunResponse {
         state: RunState::Running,
         created_at: "2026-01-01T00:00:00.000Z".into(),
         ended_at: None,
-        outcome: crate::OutcomeView::default(),
+        outcome: None,
         output: None,
         error: None,
     }
@@ -338,8 +338,8 @@ fn sandbox_record(id: &str) -> SandboxResponse {
         memory_mib: 512,
         idle_timeout_s: 1,
         max_lifetime_s: 1,
-        source: "boot".into(),
-        isolation: "full".into(),
+        source: VmOrigin::Boot,
+        isolation: Isolation::Full,
         urls: Vec::new(),
     }
 }

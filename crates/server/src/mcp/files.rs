@@ -9,7 +9,7 @@ use rmcp::service::RequestContext;
 use serde_json::json;
 
 use super::params;
-use super::results::succeeded;
+use super::results::{image_type, succeeded};
 use super::tools::Tools;
 use crate::error::ApiError;
 
@@ -187,18 +187,6 @@ fn kind_name(file: &FileInfo) -> &'static str {
         FileKind::Directory => "directory",
         FileKind::Link => "link",
         FileKind::Other => "other",
-    }
-}
-
-/// Returns the MIME type of an image by its file name.
-fn image_type(path: &str) -> Option<&'static str> {
-    let (_, extension) = path.rsplit_once('.')?;
-    match extension.to_ascii_lowercase().as_str() {
-        "png" => Some("image/png"),
-        "jpg" | "jpeg" => Some("image/jpeg"),
-        "gif" => Some("image/gif"),
-        "webp" => Some("image/webp"),
-        _ => None,
     }
 }
 

@@ -4,6 +4,8 @@ use fumehood_engine::Language;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
+use crate::api::requests::UploadRequest;
+
 fn language_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": Language::ALL.map(Language::as_str) })
 }
@@ -38,6 +40,33 @@ pub(super) struct RunCode {
     /// Whether the code may use the network, within the operator's policy. Not allowed with a session.
     #[serde(default)]
     pub(super) network: bool,
+    /// Files to write before the code runs, at most 64. Not allowed with a session: use `write_file`.
+    #[serde(default)]
+    pub(super) uploads: Vec<Upload>,
+    /// Paths of files to return after the code ended, at most 64 and 8 MiB together. Not allowed with a session: use
+    /// `read_file`.
+    #[serde(default)]
+    pub(super) downloads: Vec<String>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upload {
+    /// The path: absolute, or relative to the home directory, where code runs. Missing directories are created.
+    path: String,
+    /// The content as text. Pass either this or `base64`.
+    #[serde(default)]
+    text: Option<String>,
+    /// The content as base64, for binary files.
+    #[serde(default)]
+    base64: Option<String>,
+}
+
+impl From<Upload> for UploadRequest {
+    fn from(upload: Upload) -> Self {
+        let Upload { path, text, base64 } = upload;
+        Self { path, text, base64 }
+    }
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -17,7 +17,7 @@ use super::sessions::ClientGone;
 use crate::api::requests::{
     NetworkRequest, OneShotRunRequest, SandboxRequest, SandboxRunRequest, Stdin,
 };
-use crate::api::responses::{PackageView, SandboxState};
+use crate::api::responses::SandboxState;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::service::{MAX_LIST_ITEMS, Service};
@@ -236,6 +236,8 @@ impl Tools {
         request.stdin = params.stdin.map_or_else(Stdin::default, Stdin::Text);
         request.packages = params.packages;
         request.network = self.network(params.network)?;
+        request.uploads = params.uploads.into_iter().map(Into::into).collect();
+        request.downloads = params.downloads;
         Ok(request)
     }
 
@@ -334,7 +336,6 @@ impl Tools {
             .iter()
             .map(|package| format!("{} {}", package.name, package.version))
             .collect();
-        let installed: Vec<_> = installed.into_iter().map(PackageView::from).collect();
         Ok(succeeded(
             lines.join("\n"),
             json!({ "installed": installed }),
@@ -349,6 +350,11 @@ fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, Api
     ];
     if let Some((name, _)) = session_fields.iter().find(|(_, is_set)| *is_set) {
         let message = format!("`{name}` cannot be set with a session; pass it to start_session");
+        return Err(ApiError::invalid(message));
+    }
+    if !params.uploads.is_empty() || !params.downloads.is_empty() {
+        let message =
+            "`uploads` and `downloads` cannot be set with a session; use write_file and read_file";
         return Err(ApiError::invalid(message));
     }
 

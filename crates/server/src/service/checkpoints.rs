@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use fumehood_engine::Retry;
 use jiff::Timestamp;
 
 use super::service::Service;
 use crate::api::responses::CheckpointResponse;
 use crate::api::timestamp::format_timestamp;
-use crate::error::{ApiError, ApiErrorKind, RetryAdvice};
+use crate::error::{ApiError, ApiErrorKind};
 use crate::id::new_id;
 use crate::owner::Owner;
 use crate::state::sandbox_handle::SandboxHandle;
@@ -116,7 +117,7 @@ impl Service {
                     task.id()
                 );
                 let error = ApiError::new(ApiErrorKind::Conflict, message);
-                Err(error.with_retry(RetryAdvice::Safe))
+                Err(error.with_retry(Retry::Safe))
             }
         }
     }

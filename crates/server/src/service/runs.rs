@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use fumehood_engine::{Engine, Run};
+use fumehood_engine::{Engine, Retry, Run};
 
 use super::service::Service;
 use crate::api::requests::{OneShotRunRequest, ProcessRequest, SandboxRunRequest, Stdin};
 use crate::api::responses::{RunKind, RunResponse, RunState};
-use crate::error::{ApiError, ApiErrorKind, RetryAdvice};
+use crate::error::{ApiError, ApiErrorKind};
 use crate::id::new_id;
 use crate::owner::Owner;
 use crate::state::run_task::{RunSpec, RunTask, write_all_stdin};
@@ -164,7 +164,7 @@ impl Service {
                 let message = "the server stopped while it started a run with this `Idempotency-Key`; \
                                whether the code ran is unknown; use a new key";
                 let error = ApiError::new(ApiErrorKind::Conflict, message);
-                return Err(error.with_retry(RetryAdvice::Unknown));
+                return Err(error.with_retry(Retry::Unknown));
             }
             Err(error) => return Err(error),
         };
@@ -173,7 +173,7 @@ impl Service {
             RunLookup::Active(task) => task.failure().map(|error| error.retry),
             RunLookup::Archived(run) => run.error.as_ref().map(|error| error.retry),
         };
-        let failed_before_it_ran = retry == Some(RetryAdvice::Safe);
+        let failed_before_it_ran = retry == Some(Retry::Safe);
         Ok((!failed_before_it_ran).then_some(run))
     }
 

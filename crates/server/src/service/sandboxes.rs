@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use fumehood_engine::{Engine, InstalledPackage, Language, PortMapping, Sandbox, SandboxEnd};
+use fumehood_engine::{
+    Engine, InstalledPackage, Language, PortMapping, Retry, Sandbox, SandboxEnd,
+};
 use jiff::Timestamp;
 
 use super::runs::check_memory_limit;
@@ -11,7 +13,7 @@ use super::service::Service;
 use crate::api::requests::{SandboxRequest, TimeoutsRequest};
 use crate::api::responses::{SandboxResponse, SandboxState};
 use crate::api::timestamp::format_timestamp;
-use crate::error::{ApiError, ApiErrorKind, RetryAdvice};
+use crate::error::{ApiError, ApiErrorKind};
 use crate::id::new_id;
 use crate::owner::Owner;
 use crate::state::sandbox_handle::{SandboxHandle, Timeouts, end_reason};
@@ -51,7 +53,7 @@ impl SandboxLookup {
                 let error = ApiError::new(ApiErrorKind::Lost, message);
                 Err(ApiError {
                     ended: response.ended.map(String::into_boxed_str),
-                    ..error.with_retry(RetryAdvice::Never)
+                    ..error.with_retry(Retry::Never)
                 })
             }
         }

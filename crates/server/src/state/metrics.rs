@@ -93,7 +93,7 @@ impl Metrics {
         let error = run.error.as_ref();
         let by = error
             .map(|error| format!("failed_{}", error.kind.as_str()))
-            .or_else(|| run.outcome.ended_by.clone());
+            .or_else(|| Some(run.outcome.as_ref()?.ended_by().to_owned()));
         count_end(&self.runs_ended, by);
     }
 

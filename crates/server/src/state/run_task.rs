@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-use fumehood_engine::report::{self, CapturedOutput, DisplayedValues};
-use fumehood_engine::{Event, Input, Run, RunControl};
+use fumehood_engine::report::{CapturedOutput, DisplayedValues};
+use fumehood_engine::{Event, Input, Outcome, Run, RunControl};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
@@ -16,7 +16,9 @@ use tokio::sync::watch;
 use super::event_log::{EventLog, EventSubscriber};
 use super::output_chunks::Utf8Chunker;
 use crate::api::requests::Stdin;
-use crate::api::responses::{OutcomeView, RunError, RunKind, RunOutput, RunResponse, RunState};
+use crate::api::responses::{
+    FileContent, RunError, RunKind, RunOutcome, RunOutput, RunResponse, RunState,
+};
 use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::owner::Owner;
@@ -30,6 +32,9 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a run waits for a subscriber that does not read.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// The contents of the downloads of one run, in bytes, at most. As base64 they fit into the kept events.
+const MAX_DOWNLOAD_BYTES: usize = 8 * 1024 * 1024;
 
 /// A run in memory: its state, its events and its collected output.
 #[derive(Debug)]
@@ -55,12 +60,13 @@ struct CollectedOutput {
     stdout: CapturedOutput,
     stderr: CapturedOutput,
     results: DisplayedValues,
+    files: Vec<FileContent>,
 }
 
 #[derive(Debug)]
 struct RunEnd {
     at: Timestamp,
-    result: Result<OutcomeView, ApiError>,
+    result: Result<Outcome, ApiError>,
 }
 
 /// What a new run is, beside what the engine runs.
@@ -203,7 +209,8 @@ impl RunTask {
         let output = self.output();
         let collected =
             output.stdout.bytes().len() + output.stderr.bytes().len() + output.results.bytes();
-        collected + self.events.bytes()
+        let files: usize = output.files.iter().map(FileContent::len).sum();
+        collected + files + self.events.bytes()
     }
 
     /// Returns the run as callers see it, with or without its output.
@@ -226,7 +233,7 @@ impl RunTask {
             state,
             created_at: format_timestamp(self.created),
             ended_at: end.map(|end| format_timestamp(end.at)),
-            outcome: outcome.cloned().unwrap_or_default(),
+            outcome: outcome.map(|outcome| RunOutcome::Reported(Box::new(outcome.clone()))),
             output: with_output.then(|| self.output_response()),
             error: error.map(RunError::from),
         }
@@ -247,6 +254,7 @@ impl RunTask {
             stderr_truncated: output.stderr.truncated(),
             results: output.results.values(),
             results_truncated: output.results.truncated(),
+            files: output.files.clone(),
         }
     }
 
@@ -266,13 +274,10 @@ impl RunTask {
             }
         }
 
-        let result = match run.outcome().await {
-            Ok(outcome) => {
-                let fields = report::outcome(&outcome);
-                serde_json::from_value(fields.into()).map_err(|e| ApiError::internal(&e))
-            }
-            Err(error) => Err(error.into()),
-        };
+        let mut result = run.outcome().await.map_err(ApiError::from);
+        if let Ok(outcome) = &mut result {
+            self.collect_downloads(outcome).await;
+        }
         let (state, name) = if result.is_ok() {
             (RunState::Ended, "ended")
         } else {
@@ -293,6 +298,28 @@ impl RunTask {
         self.events.close(name, last.unwrap_or_default());
         if let Some(orphan_watch) = orphan_watch {
             orphan_watch.abort();
+        }
+    }
+
+    /// Takes the contents of downloaded files out of the outcome, up to the limit, and emits each as an event.
+    async fn collect_downloads(&self, outcome: &mut Outcome) {
+        let mut remaining = MAX_DOWNLOAD_BYTES;
+        for download in &mut outcome.downloads {
+            let Some(bytes) = download.content.take() else {
+                continue;
+            };
+            if bytes.len() > remaining {
+                download.error = Some(format!(
+                    "the downloads of a run exceed {MAX_DOWNLOAD_BYTES} bytes together; use a sandbox for large files"
+                ));
+                continue;
+            }
+
+            remaining -= bytes.len();
+            let file = FileContent::new(download.remote.clone(), &bytes);
+            let event = serde_json::to_string(&file).unwrap_or_default();
+            self.output().files.push(file);
+            self.emit("file", event).await;
         }
     }
 

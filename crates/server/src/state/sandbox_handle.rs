@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fumehood_engine::{Error, ErrorKind, Sandbox, SandboxEnd, report};
+use fumehood_engine::{Error, ErrorKind, Sandbox, SandboxEnd};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -170,8 +170,8 @@ impl SandboxHandle {
             memory_mib: self.sandbox.memory_mib(),
             idle_timeout_s: timeouts.idle_s,
             max_lifetime_s: timeouts.lifetime_s,
-            source: self.sandbox.source().as_str().into(),
-            isolation: report::isolation(self.sandbox.isolation()),
+            source: self.sandbox.source(),
+            isolation: self.sandbox.isolation().clone(),
             urls: lock(&self.urls).clone(),
         }
     }

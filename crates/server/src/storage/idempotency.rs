@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use fumehood_engine::Retry;
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 
 use super::database::Store;
-use crate::error::{ApiError, ApiErrorKind, RetryAdvice};
+use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::sync::lock;
 
@@ -148,7 +149,7 @@ impl KeyGuard {
                     "a request with this `Idempotency-Key` was started, and its result is unknown; \
                      check its effect, and use a new key",
                 );
-                Err(error.with_retry(RetryAdvice::Unknown))
+                Err(error.with_retry(Retry::Unknown))
             }
         }
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::database::{Store, StoreError};
-use crate::api::responses::{RunResponse, RunState, SandboxResponse, SandboxState};
+use crate::api::responses::{RunOutcome, RunResponse, RunState, SandboxResponse, SandboxState};
 use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::owner::Owner;
@@ -168,8 +168,7 @@ pub(crate) fn mark_lost(store: &Store) -> Result<(), StoreError> {
         let detail = "the server stopped during the run; whether the code ended is unknown";
         run.state = RunState::Ended;
         run.ended_at = Some(at.clone());
-        run.outcome.ended_by = Some("server_lost".into());
-        run.outcome.evidence = Some(serde_json::json!({ "detail": detail }));
+        run.outcome = Some(RunOutcome::server_lost(detail));
         update(store, Table::Runs, &run.id, "ended", &run)?;
     }
 
