@@ -90,7 +90,7 @@ macro_rules! run_code_request {
             /// The standard input.
             #[serde(default)]
             pub stdin: Stdin,
-            /// Whether to return values: that of the last expression, and what the code displays.
+            /// Whether to return values: that of the last expression, and displayed ones.
             #[serde(default)]
             pub display: bool,
             /// Whether to start a new interpreter for this run.
@@ -126,18 +126,23 @@ macro_rules! run_code_request {
                 for (name, value) in &self.env {
                     request = request.env(name, value);
                 }
+
                 if let Some(cwd) = &self.cwd {
                     request = request.cwd(cwd);
                 }
+
                 if self.stdin.is_enabled() {
                     request = request.stdin();
                 }
+
                 if self.display {
                     request = request.display();
                 }
+
                 if self.fresh_interpreter {
                     request = request.fresh_interpreter();
                 }
+
                 request
             }
         }
@@ -192,9 +197,11 @@ impl OneShotRunRequest {
         if let Some(mib) = self.memory_mib {
             request = request.memory_mib(mib);
         }
+
         if self.refresh_packages {
             request = request.refresh_packages();
         }
+
         if let Some(network) = &self.network {
             request = request.network(network.to_network()?);
         }
@@ -204,12 +211,15 @@ impl OneShotRunRequest {
                 format!("a run may have at most {MAX_FILES} uploads and {MAX_FILES} downloads");
             return Err(ApiError::invalid(message));
         }
+
         for upload in &self.uploads {
             request = request.upload(upload.content()?, upload.path.as_str());
         }
+
         for path in &self.downloads {
             request = request.download(path.as_str(), DownloadTarget::Memory);
         }
+
         Ok(request)
     }
 }
@@ -251,6 +261,7 @@ impl UploadRequest {
         if self.path.is_empty() || self.path.ends_with('/') {
             return Err(invalid("`path` must name a file"));
         }
+
         match (&self.text, &self.base64) {
             (Some(text), None) => Ok(text.clone().into_bytes()),
             (None, Some(base64)) => STANDARD
@@ -315,15 +326,19 @@ impl ProcessRequest {
         for (name, value) in &self.env {
             request = request.env(name, value);
         }
+
         if let Some(cwd) = &self.cwd {
             request = request.cwd(cwd);
         }
+
         if self.stdin.is_enabled() {
             request = request.stdin();
         }
+
         if let Some(PtySize { rows, cols }) = self.pty {
             request = request.pty(rows, cols);
         }
+
         match &self.tag {
             Some(tag) => request.tag(tag),
             None => request,
@@ -347,7 +362,7 @@ pub struct NetworkRequest {
     #[schema(max_items = 64, value_type = Vec<String>)]
     #[serde(default, deserialize_with = "port_mappings")]
     pub expose: Vec<PortMapping>,
-    /// Whether the policy is the operator's own, which callers with keys may have whatever it allows.
+    /// Whether the policy comes from the operator. Callers with keys may then use all of it.
     #[serde(skip)]
     #[schema(ignore)]
     pub(crate) is_from_operator: bool,
@@ -389,6 +404,7 @@ impl NetworkRequest {
         let invalid = |field: &str, error: &dyn std::fmt::Display| {
             ApiError::invalid(format!("`network.{field}`: {error}"))
         };
+
         let policy = self.policy.clone().policy("request");
         let mut network = Network::new(policy.map_err(|e| invalid("policy", &e))?);
         for (name, value) in &self.secrets {
@@ -396,9 +412,11 @@ impl NetworkRequest {
             let value = SecretValue::new(value.clone()).map_err(|e| invalid("secrets", &e))?;
             network = network.secret(name, value);
         }
+
         for port in &self.expose {
             network = network.expose(*port);
         }
+
         Ok(network)
     }
 }
@@ -569,6 +587,7 @@ mod tests {
                 .unwrap_err()
                 .contains("context")
         );
+
         for field in [
             r#""memory_mib":128"#,
             r#""packages":["six==1.16.0"]"#,
@@ -588,12 +607,14 @@ mod tests {
             let request: OneShotRunRequest = parse(&json).unwrap();
             request.to_run_request().map_err(|error| error.message)
         };
+
         for valid in [
             r#""uploads":[{"path":"a","text":"x"},{"path":"/tmp/b","base64":"AP8="}]"#,
             r#""uploads":[{"path":"empty","text":""}],"downloads":["a","/tmp/b"]"#,
         ] {
             assert!(run(valid).is_ok(), "{valid}");
         }
+
         for (invalid, part) in [
             (r#""uploads":[{"path":"a"}]"#, "either"),
             (
@@ -606,6 +627,7 @@ mod tests {
         ] {
             assert!(run(invalid).unwrap_err().contains(part), "{invalid}");
         }
+
         let many = |count| format!(r#""downloads":[{}]"#, vec![r#""a""#; count].join(","));
         assert!(run(&many(MAX_FILES)).is_ok());
         assert!(run(&many(MAX_FILES + 1)).unwrap_err().contains("64"));

@@ -32,6 +32,7 @@ pub(super) fn whole_number<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
     }
 
     let number = deserializer.deserialize_any(WholeNumberVisitor)?;
+
     T::try_from(number).map_err(|_| {
         de::Error::invalid_value(de::Unexpected::Unsigned(number), &"a smaller number")
     })
