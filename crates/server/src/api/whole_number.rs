@@ -4,7 +4,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// Deserializes a whole number that is not negative.
-pub(super) fn whole_number<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
+pub(crate) fn whole_number<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     struct WholeNumberVisitor;
@@ -39,7 +39,7 @@ pub(super) fn whole_number<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
 }
 
 /// Deserializes a whole number, or `null`.
-pub(super) fn optional_whole_number<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
+pub(crate) fn optional_whole_number<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     struct Wrapper<T>(T);

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::params;
 use super::results::{image_type, succeeded};
 use super::tools::Tools;
+use crate::api::requests::file_content;
 use crate::error::ApiError;
 
 /// The default number of bytes in one read.
@@ -29,19 +30,7 @@ impl Tools {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let bytes = match (params.text, params.base64) {
-            (Some(text), None) => text.into_bytes(),
-            (None, Some(base64)) => {
-                let base64: String = base64.split_ascii_whitespace().collect();
-                let decoded = STANDARD.decode(base64);
-                decoded.map_err(|error| ApiError::invalid(format!("invalid `base64`: {error}")))?
-            }
-            _ => {
-                let message = "pass the content as either `text` or `base64`";
-                return Err(ApiError::invalid(message));
-            }
-        };
-
+        let bytes = file_content(params.text.as_deref(), params.base64.as_deref())?;
         let len = bytes.len();
 
         let sandbox = self.service.sandbox(&owner, &params.session)?;
