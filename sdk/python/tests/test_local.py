@@ -112,7 +112,7 @@ def test_one_beside_a_server_that_is_ending_is_started_again(fake: Fake, monkeyp
 def test_one_beside_a_server_that_stays_is_given_up(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SERVER", "held")
     monkeypatch.setattr(_local, "_ENDING_S", 0.0)
-    with pytest.raises(fumehood.ServerError, match="in use by another server") as raised:
+    with pytest.raises(fumehood.ServerError, match="another server runs") as raised:
         _local.ensure()
     assert raised.value.retry == "safe" and len(fake.pids()) == 1
 

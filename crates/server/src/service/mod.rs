@@ -9,10 +9,6 @@ mod metrics;
 mod retention;
 mod runs;
 mod sandboxes;
-#[expect(
-    clippy::module_inception,
-    reason = "the folder is named after its central type"
-)]
 mod service;
 
 pub(crate) use runs::MAX_LIST_ITEMS;

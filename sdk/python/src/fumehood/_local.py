@@ -36,7 +36,7 @@ _PROBE_S = 5.0
 _ENDING_S = 30.0
 """Seconds in which a server that is ending gives its state free: it lets work go on for 20, then ends VMs."""
 
-_HELD = "is in use by another server"
+_HELD = "another server runs with the state"
 """What a server says in its log that ends at once because another one has its state."""
 
 _AGAIN_S = 0.25
