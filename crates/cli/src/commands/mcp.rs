@@ -15,9 +15,9 @@ pub(crate) fn run(args: &Mcp, host: &Host) -> anyhow::Result<ExitCode> {
         ..Pool::default()
     };
     let settings = Settings {
-        agents_network: network(&args.agents)?,
+        mcp_policy: network(&args.agents)?,
         // Nobody is there any more for whom a run could end.
-        drain: Duration::ZERO,
+        drain_timeout: Duration::ZERO,
         ..Settings::default()
     };
     let runtime = runtime()?;
