@@ -2,7 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use fumehood_engine::{InstalledPackage, Isolation, Outcome, Retry, VmOrigin};
+use fumehood_engine::{
+    Accelerator, Download, Evidence, InstalledPackage, Isolation, Outcome, Retry, Timing, VmOrigin,
+};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -125,6 +127,32 @@ impl RunOutcome {
     }
 }
 
+/// The schema of a [`RunOutcome`]. Unlike those of the engine's `Outcome`, its fields are absent until the run has ended.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "it describes what `RunOutcome` writes")]
+struct OutcomeFields {
+    /// The exit code of the program; null if it is unknown.
+    exit_code: Option<i32>,
+    /// Why the run ended: `exited`, `signaled`, `timeout`, `cancelled`, `out_of_memory`, `output_limit`, `agent_lost` or
+    /// `server_lost`.
+    ended_by: Option<String>,
+    /// Evidence for the reason, with CPU time and peak memory.
+    evidence: Option<Evidence>,
+    /// The origin of the VM.
+    source: Option<VmOrigin>,
+    /// What executed the instructions of the VM.
+    accelerator: Option<Accelerator>,
+    /// `full`, or an object with the isolation layers that were missing.
+    isolation: Option<Isolation>,
+    /// The times of the run's phases.
+    timing: Option<Timing>,
+    /// The network activity, if the run had a network.
+    #[schema(value_type = Option<Object>)]
+    network: Option<Value>,
+    /// The results of the requested downloads, in their order.
+    downloads: Option<Vec<Download>>,
+}
+
 /// The content of a file that was downloaded after a run: `text`, or `base64` if it is not UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileContent {
@@ -209,7 +237,7 @@ pub struct RunResponse {
     /// How the run ended; its fields are absent before. `ended_by` is `server_lost`, without most other fields, if the
     /// server was killed during the run.
     #[serde(flatten)]
-    #[schema(value_type = Option<Outcome>)]
+    #[schema(value_type = OutcomeFields)]
     pub outcome: Option<RunOutcome>,
     /// The output. It is left out of lists, and once it is no longer kept.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
