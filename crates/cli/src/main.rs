@@ -1,30 +1,25 @@
 //! The command `fumehood`: words in, engine calls, lines out.
 
-mod args;
-mod args_server;
 mod commands;
-mod complete;
-mod end;
-mod exit;
-mod feed;
-mod going;
-mod interrupts;
-mod json;
-mod local;
-mod network;
-mod output;
-mod packages;
-mod prompt;
-mod server;
-mod terminal;
+
+mod args;
+
 mod transfer;
+
+mod policy_file;
+
+mod outcome;
+
+mod io;
+
+mod exit_code;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::args::{Args, Command};
-use crate::exit::{BROKEN_PIPE, FAILURE};
+use crate::exit_code::{BROKEN_PIPE, FAILURE};
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -42,7 +37,7 @@ fn main() -> ExitCode {
         if error.downcast_ref().is_some_and(broken) {
             return ExitCode::from(BROKEN_PIPE);
         }
-        commands::complain(&format!("{error:#}"));
+        io::complain(&format!("{error:#}"));
         ExitCode::from(FAILURE)
     })
 }

@@ -5,10 +5,10 @@ use anyhow::{Context, bail};
 use fumehood_engine::{Config, Engine, TemplateUse, fresh_token};
 use tokio::net::TcpListener;
 
-use super::runtime;
+use super::runtime::runtime;
 use crate::args::{Agent, Host};
-use crate::exit::INTERRUPTED;
-use crate::interrupts::Interrupts;
+use crate::exit_code::INTERRUPTED;
+use crate::io::Interrupts;
 
 pub(crate) fn run(args: &Agent, host: &Host) -> anyhow::Result<ExitCode> {
     if !args.listen.ip().is_loopback() {

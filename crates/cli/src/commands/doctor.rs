@@ -2,9 +2,9 @@ use std::process::ExitCode;
 
 use fumehood_engine::doctor::{Health, examine};
 
-use super::say;
 use crate::args::Host;
-use crate::exit::FAILURE;
+use crate::exit_code::FAILURE;
+use crate::io::say;
 
 pub(crate) fn run(host: &Host) -> anyhow::Result<ExitCode> {
     let findings = examine(&host.config());

@@ -11,9 +11,10 @@ use fumehood_engine::image::{
 use fumehood_engine::{LAUNCHER_BIN, RunRequest, install_launcher};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{say, template};
+use super::template;
 use crate::args::{Host, Image, ImageBuild, ImageCommand, Kernel, TemplateBuild};
-use crate::exit::FAILURE;
+use crate::exit_code::FAILURE;
+use crate::io::say;
 
 pub(crate) fn run(args: Image, host: &Host) -> anyhow::Result<ExitCode> {
     let config = host.config();
@@ -45,7 +46,7 @@ fn make(store: &Store, args: ImageBuild, host: &Host) -> anyhow::Result<ExitCode
     options.extra_ca = args.ca;
     options.refresh = args.refresh;
     let start = Instant::now();
-    let mut shown = DisplayedValues::new();
+    let mut shown = BuildProgress::new();
     let report = build(store, &options, &mut shown)?;
     let took = start.elapsed().as_secs_f32();
     match report.outcome {
@@ -136,7 +137,7 @@ fn verify(store: &Store, name: &ImageName) -> anyhow::Result<ExitCode> {
 }
 
 /// Shows how a build gets on: a moving line on a terminal, a line a step elsewhere.
-struct DisplayedValues {
+struct BuildProgress {
     bar: Option<ProgressBar>,
     said: Instant,
 }
@@ -144,7 +145,7 @@ struct DisplayedValues {
 /// Where there is no terminal, a step that takes long says so this often.
 const REMINDER: Duration = Duration::from_secs(30);
 
-impl DisplayedValues {
+impl BuildProgress {
     fn new() -> Self {
         Self {
             bar: None,
@@ -153,7 +154,7 @@ impl DisplayedValues {
     }
 }
 
-impl Progress for DisplayedValues {
+impl Progress for BuildProgress {
     fn started(&mut self, step: &Step) {
         let Step {
             index,

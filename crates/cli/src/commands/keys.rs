@@ -2,8 +2,8 @@ use std::process::ExitCode;
 
 use fumehood_server::{Store, keys};
 
-use super::{complain, say};
 use crate::args::{Keys, KeysCommand};
+use crate::io::{complain, say};
 
 pub(crate) fn run(args: &Keys) -> anyhow::Result<ExitCode> {
     let path = args.state.clone().unwrap_or_else(Store::default_path);

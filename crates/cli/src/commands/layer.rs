@@ -2,9 +2,9 @@ use std::process::ExitCode;
 
 use fumehood_engine::image::{LAYERS_BYTES, Layers, ListedLayer, Store};
 
-use super::say;
 use super::template::{MIB, ago};
 use crate::args::{Host, Layer, LayerCommand, Prune};
+use crate::io::say;
 
 pub(crate) fn run(args: &Layer, host: &Host) -> anyhow::Result<ExitCode> {
     let root = match host.config().store {

@@ -5,8 +5,9 @@ use fumehood_engine::policy::Document;
 use fumehood_engine::{Engine, Pool};
 use fumehood_server::{Service, Settings, mcp};
 
-use super::{policy, runtime};
+use super::runtime::runtime;
 use crate::args::{Agents, Host, Mcp};
+use crate::policy_file;
 
 pub(crate) fn run(args: &Mcp, host: &Host) -> anyhow::Result<ExitCode> {
     let mut config = host.config();
@@ -42,8 +43,8 @@ pub(crate) fn network(agents: &Agents) -> anyhow::Result<Option<Document>> {
     if file.is_none() && agents.mcp_allow.is_empty() {
         return Ok(None);
     }
-    let document = policy::document(file, &agents.mcp_allow)?;
+    let document = policy_file::document(file, &agents.mcp_allow)?;
     // What cannot be is said now, and not to an agent.
-    policy::named(document.clone(), file)?;
+    policy_file::named(document.clone(), file)?;
     Ok(Some(document))
 }

@@ -7,8 +7,9 @@ use fumehood_engine::{Engine, Pool};
 use fumehood_server::{Listeners, Service, Settings, Store, default_socket};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{runtime, say};
+use super::runtime::runtime;
 use crate::args::{Host, Serve};
+use crate::io::say;
 
 pub(crate) fn run(args: &Serve, host: &Host) -> anyhow::Result<ExitCode> {
     let runtime = runtime()?;

@@ -6,15 +6,11 @@ use fumehood_engine::{Config, EndedBy, Engine, Outcome, Run, Sandbox, SpawnReque
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{environment, runtime};
-use crate::args::{Host, Shell};
-use crate::end::{Ended, exit_code, explain};
-use crate::exit::INTERRUPTED;
-use crate::feed::Feeding;
-use crate::interrupts::Interrupts;
-use crate::network;
-use crate::output::Output;
-use crate::terminal::{Terminal, size};
+use super::runtime::runtime;
+use crate::args::{Host, Shell, environment};
+use crate::exit_code::INTERRUPTED;
+use crate::io::{Feeding, Interrupts, Output, Terminal, greet, part, size};
+use crate::outcome::{Ended, exit_code, explain};
 use crate::transfer::Upload;
 
 pub(crate) fn run(args: &Shell, host: &Host) -> anyhow::Result<ExitCode> {
@@ -35,7 +31,7 @@ pub(crate) fn run(args: &Shell, host: &Host) -> anyhow::Result<ExitCode> {
             _ = interrupts.next() => return Ok(INTERRUPTED),
         };
         let code = session(&sandbox, request, args, &mut interrupts).await;
-        network::part(&sandbox);
+        part(&sandbox);
         sandbox.end().await;
         code
     });
@@ -72,7 +68,7 @@ async fn prepare(config: Config, args: &Shell, uploads: &[Upload]) -> anyhow::Re
         builder = builder.network(network);
     }
     let sandbox = builder.await?;
-    network::greet(&sandbox);
+    greet(&sandbox);
     for upload in uploads {
         upload.go(&sandbox.files()).await?;
     }

@@ -5,8 +5,9 @@ use fumehood_engine::image::{ListedTemplate, Store, TEMPLATES_BYTES, Templates};
 use fumehood_engine::policy::Policy;
 use fumehood_engine::{Config, Engine, Language, Network, TemplateUse};
 
-use super::{runtime, say};
+use super::runtime::runtime;
 use crate::args::{Host, Prune, Template, TemplateBuild, TemplateCommand};
+use crate::io::say;
 
 pub(super) const MIB: u64 = 1024 * 1024;
 

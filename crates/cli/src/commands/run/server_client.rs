@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use crate::end::{Ended, Failure, Told};
+use crate::outcome::{Ended, Failure, Told};
 
 /// How long a server may take to answer that it is there. One that is too busy for it is of no use.
 const ANSWER: Duration = Duration::from_secs(2);

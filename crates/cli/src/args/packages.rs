@@ -1,12 +1,9 @@
-use std::io::IsTerminal;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
-use fumehood_engine::{Config, PackageStep, RunRequest, SandboxBuilder};
-use indicatif::{ProgressBar, ProgressStyle};
+use fumehood_engine::{Config, RunRequest, SandboxBuilder};
 
-use crate::commands::complain;
+use crate::io::PackageProgress;
 
 /// Packages that programs find.
 #[derive(Debug, Args)]
@@ -50,7 +47,7 @@ impl PackageArgs {
     }
 
     /// Asks for them in a sandbox, and shows what is done for that.
-    pub(crate) fn build(&self, builder: SandboxBuilder, shown: &DisplayedValues) -> SandboxBuilder {
+    pub(crate) fn build(&self, builder: SandboxBuilder, shown: &PackageProgress) -> SandboxBuilder {
         let shown = shown.clone();
         let builder = builder
             .packages(self.package.iter().cloned())
@@ -60,56 +57,4 @@ impl PackageArgs {
             false => builder,
         }
     }
-}
-
-/// Shows what is done for packages: a moving line on a terminal, a line a step elsewhere.
-#[derive(Clone)]
-pub(crate) struct DisplayedValues(Option<Arc<Mutex<Now>>>);
-
-#[derive(Default)]
-struct Now {
-    bar: Option<ProgressBar>,
-    step: Option<PackageStep>,
-}
-
-impl DisplayedValues {
-    /// One that shows nothing where it is to be quiet.
-    pub(crate) fn new(is_quiet: bool) -> Self {
-        Self((!is_quiet).then(Arc::default))
-    }
-
-    pub(crate) fn step(&self, step: PackageStep) {
-        let Some(now) = &self.0 else { return };
-        let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.step.replace(step) == Some(step) {
-            return;
-        }
-        let text = format!("packages: {step}");
-        if !std::io::stderr().is_terminal() {
-            return complain(&text);
-        }
-        now.bar.get_or_insert_with(bar).set_message(text);
-    }
-
-    /// Takes the moving line away: something else is to be written.
-    pub(crate) fn finish(&self) {
-        let Some(now) = &self.0 else { return };
-        let bar = now
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .bar
-            .take();
-        if let Some(bar) = bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(120));
-    bar
 }

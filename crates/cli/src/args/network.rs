@@ -3,12 +3,9 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 use fumehood_engine::policy::{HostName, SecretEntry, SecretName};
-use fumehood_engine::{
-    Denial, Network, NetworkAction, NetworkEvent as Event, NetworkOutcome, NetworkSummary,
-    PortMapping, Sandbox, SecretValue,
-};
+use fumehood_engine::{Network, PortMapping, SecretValue};
 
-use crate::commands::{complain, policy};
+use crate::policy_file;
 
 /// What a VM may reach, and who may reach it.
 #[derive(Debug, Args)]
@@ -32,9 +29,6 @@ pub(crate) struct NetworkArgs {
     expose: Vec<PortMapping>,
 }
 
-/// Denials that are told one by one.
-const DENIALS: usize = 5;
-
 impl NetworkArgs {
     /// The network that is asked for; none: the VM is to have none.
     pub(crate) fn network(&self) -> anyhow::Result<Option<Network>> {
@@ -47,10 +41,10 @@ impl NetworkArgs {
         }
         let secrets = self.secret.iter().map(|word| parse(word));
         let secrets: Vec<_> = secrets.collect::<anyhow::Result<_>>()?;
-        let mut document = policy::document(self.policy.as_deref(), &self.allow)?;
+        let mut document = policy_file::document(self.policy.as_deref(), &self.allow)?;
         let entries = secrets.iter().filter_map(|secret| secret.entry.clone());
         document.secret.extend(entries);
-        let mut network = Network::new(policy::named(document, self.policy.as_deref())?);
+        let mut network = Network::new(policy_file::named(document, self.policy.as_deref())?);
         for secret in secrets {
             network = network.secret(secret.name, secret.value);
         }
@@ -87,49 +81,4 @@ fn parse(word: &str) -> anyhow::Result<Secret> {
         name: parsed,
         value,
     })
-}
-
-/// Says where exposed ports are reached.
-pub(crate) fn exposed(url: &str) {
-    complain(&format!("the VM is reached at {url}"));
-}
-
-/// Says what there is to say of a sandbox's network at its beginning.
-pub(crate) fn greet(sandbox: &Sandbox) {
-    let network = sandbox.network().unwrap_or_default();
-    network.urls.iter().for_each(|url| exposed(url));
-}
-
-/// And at its end.
-pub(crate) fn part(sandbox: &Sandbox) {
-    denied(&sandbox.network().unwrap_or_default());
-}
-
-/// Whether a name that was denied was then denied as a connection, too, which tells more.
-fn is_followed(denial: &Denial, summary: &NetworkSummary) -> bool {
-    let Event { what, name, .. } = &denial.event;
-    let later =
-        |other: &Denial| other.event.what != NetworkAction::Lookup && other.event.name == *name;
-    *what == NetworkAction::Lookup && summary.denials.iter().any(later)
-}
-
-/// Says what was denied.
-pub(crate) fn denied(network: &NetworkOutcome) {
-    let summary = &network.summary;
-    let denials = summary.denials.iter();
-    let told: Vec<_> = denials
-        .filter(|denial| !is_followed(denial, summary))
-        .collect();
-    for denial in told.iter().take(DENIALS) {
-        let times = match denial.times {
-            1 => String::new(),
-            times => format!(" ({times} times)"),
-        };
-        complain(&format!("network: {}{times}", denial.event.message));
-    }
-    let rest = told.iter().skip(DENIALS).map(|denial| denial.times);
-    let rest = rest.sum::<u64>() + summary.more_denials;
-    if rest > 0 {
-        complain(&format!("network: {rest} more denials; --json has them"));
-    }
 }

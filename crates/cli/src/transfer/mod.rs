@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use fumehood_engine::{FileInfo, FileKind, Files, WriteOptions};
 
-use crate::local;
+mod local_files;
 
 /// Something here that is to be copied into a guest.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl Download {
             Some(local) if is_place(local) => Path::new(local).join(&name),
             Some(local) => PathBuf::from(local),
         };
-        local::has_place(&local).with_context(|| format!("--download {shown}"))?;
+        local_files::has_place(&local).with_context(|| format!("--download {shown}"))?;
         Ok(Self {
             remote,
             local,
@@ -134,11 +134,11 @@ impl Download {
             _ => false,
         };
         if is_dir {
-            local::no_link(&self.local)?;
+            local_files::no_link(&self.local)?;
             files.download_dir(&self.remote, &self.local).await?;
             return Ok((self.local.clone(), None));
         }
-        let to = local::file_at(&self.local, &self.name)?;
+        let to = local_files::file_at(&self.local, &self.name)?;
         let bytes = self.file(files, &found, &to).await?;
         Ok((to, Some(bytes)))
     }
@@ -148,7 +148,7 @@ impl Download {
             FileKind::File => found.mode,
             _ => 0o644,
         };
-        let new = local::NewFile::beside(to, mode)?;
+        let new = local_files::NewFile::beside(to, mode)?;
         let bytes = files.download(&self.remote, new.writer()?).await?;
         new.put()?;
         Ok(bytes)

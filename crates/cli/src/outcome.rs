@@ -1,8 +1,8 @@
 use fumehood_engine::{EndedBy, Error, Evidence, NetworkOutcome, Outcome, report};
 use serde_json::{Map, Value};
 
-use crate::commands::complain;
-use crate::exit::{FAILURE, INTERRUPTED, TIMEOUT};
+use crate::exit_code::{FAILURE, INTERRUPTED, TIMEOUT};
+use crate::io::complain;
 
 /// How a program ended, whoever drove it: an engine of this command's or a server.
 #[derive(Debug)]

@@ -1,3 +1,6 @@
+mod completeness;
+mod prompt;
+
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -6,17 +9,17 @@ use fumehood_engine::{
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Stdin};
 
-use super::{complain, runtime};
+use completeness::Piece;
+use prompt::{Entered, Prompt};
+
+use super::runtime::runtime;
 use crate::args::{Host, Repl};
-use crate::complete::Piece;
-use crate::end::{self, exit_code, explain};
-use crate::exit::{FAILURE, INTERRUPTED};
-use crate::interrupts::{Asked, Interrupts, Patience};
-use crate::network;
-use crate::output::Output;
-use crate::packages::DisplayedValues;
-use crate::prompt::{Entered, Prompt};
-use crate::terminal::{Terminal, is_interactive};
+use crate::exit_code::{FAILURE, INTERRUPTED};
+use crate::io::{
+    Asked, Interrupts, Output, PackageProgress, Patience, Terminal, complain, greet,
+    is_interactive, part,
+};
+use crate::outcome::{self, exit_code, explain};
 use crate::transfer::Upload;
 
 pub(crate) fn run(args: &Repl, host: &Host) -> anyhow::Result<ExitCode> {
@@ -38,7 +41,7 @@ pub(crate) fn run(args: &Repl, host: &Host) -> anyhow::Result<ExitCode> {
             _ = interrupts.next() => return Ok(INTERRUPTED),
         };
         let code = session(&sandbox, args, &mut interrupts).await;
-        network::part(&sandbox);
+        part(&sandbox);
         sandbox.end().await;
         code
     });
@@ -53,12 +56,12 @@ async fn prepare(config: Config, args: &Repl, uploads: &[Upload]) -> anyhow::Res
     if let Some(network) = args.network.network()? {
         builder = builder.network(network);
     }
-    let shown = DisplayedValues::new(false);
+    let shown = PackageProgress::new(false);
     let builder = args.packages.build(builder, &shown);
     let sandbox = builder.memory_mib(args.memory).await;
     shown.finish();
     let sandbox = sandbox?;
-    network::greet(&sandbox);
+    greet(&sandbox);
     for upload in uploads {
         upload.go(&sandbox.files()).await?;
     }
@@ -145,7 +148,7 @@ async fn piece(
             return Ok(Ended::Code(FAILURE));
         }
     };
-    let outcome = end::Ended::from(outcome);
+    let outcome = outcome::Ended::from(outcome);
     tell(&outcome, args, output).await?;
     Ok(match outcome.ended_by {
         _ if is_last => Ended::Over,
@@ -167,7 +170,7 @@ async fn show(
 }
 
 /// Says how it ended, and whether the state is lost.
-async fn tell(outcome: &end::Ended, args: &Repl, output: &mut Output) -> anyhow::Result<()> {
+async fn tell(outcome: &outcome::Ended, args: &Repl, output: &mut Output) -> anyhow::Result<()> {
     if outcome.ended_by != EndedBy::Exited {
         output.end_line().await?;
         explain(outcome, args.timeout, args.memory);

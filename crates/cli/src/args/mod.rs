@@ -1,14 +1,21 @@
+//! The command line: words as clap reads them.
+
+mod network;
+mod packages;
+mod server;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use fumehood_engine::policy::{Method, Target};
 use fumehood_engine::{AcceleratorChoice, Config, Language, RequiredIsolation};
 
-pub(crate) use crate::args_server::{Agents, Keys, KeysCommand, Mcp, Serve};
-use crate::network::NetworkArgs;
-use crate::packages::PackageArgs;
+pub(crate) use network::NetworkArgs;
+pub(crate) use packages::PackageArgs;
+pub(crate) use server::{Agents, Keys, KeysCommand, Mcp, Serve};
 
 /// Runs untrusted code in fresh microVMs on this machine.
 #[derive(Debug, Parser)]
@@ -431,6 +438,16 @@ pub(crate) struct PolicyExplain {
     /// https://HOST:PORT, http://…, tcp://… for anything else, or udp://…
     #[arg(value_name = "URL")]
     pub(crate) target: Target,
+}
+
+/// An environment variable as the words give it: `KEY=VALUE`, or `KEY` for the value that it has here.
+pub(crate) fn environment(variable: &str) -> anyhow::Result<(&str, String)> {
+    if let Some((name, value)) = variable.split_once('=') {
+        return Ok((name, value.to_owned()));
+    }
+    let value = std::env::var(variable)
+        .with_context(|| format!("-e {variable}: it has no value here; use -e {variable}=VALUE"))?;
+    Ok((variable, value))
 }
 
 #[cfg(test)]

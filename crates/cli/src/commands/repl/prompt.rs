@@ -12,7 +12,7 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Editor, Helper};
 use tokio::sync::mpsc;
 
-use crate::complete::is_complete;
+use super::completeness::is_complete;
 
 /// What a person enters at the prompt.
 #[derive(Debug)]

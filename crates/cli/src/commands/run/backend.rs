@@ -1,22 +1,22 @@
 use fumehood_engine::{Event, Run};
 
-use crate::end::{Ended, Failure};
-use crate::feed;
-use crate::server;
+use super::server_client;
+use crate::io;
+use crate::outcome::{Ended, Failure};
 
 /// A run that goes on, whoever drives it. Dropping it ends it.
 pub(crate) enum Going {
     /// An engine of this command's own.
     Here(Run),
     /// A server.
-    There(Box<server::Running>),
+    There(Box<server_client::Running>),
 }
 
 /// Passes this command's standard input on, until it is dropped.
 #[expect(dead_code, reason = "held for its drop")]
 pub(crate) enum Feeding {
-    Here(feed::Feeding),
-    There(server::Feeding),
+    Here(io::Feeding),
+    There(server_client::Feeding),
 }
 
 impl Going {
@@ -42,7 +42,7 @@ impl Going {
     /// Passes this command's standard input on.
     pub(crate) fn feed(&self) -> Feeding {
         match self {
-            Self::Here(run) => Feeding::Here(feed::Feeding::begin(run.input())),
+            Self::Here(run) => Feeding::Here(io::Feeding::begin(run.input())),
             Self::There(running) => Feeding::There(running.feed()),
         }
     }

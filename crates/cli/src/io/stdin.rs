@@ -4,7 +4,7 @@ use fumehood_engine::Input;
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
 
-use crate::commands::complain;
+use super::messages::complain;
 
 /// One read of standard input, in bytes.
 const PIECE_BYTES: usize = 64 * 1024;

@@ -4,13 +4,12 @@ use fumehood_engine::image::Store;
 use fumehood_engine::{Config, Language};
 use serde_json::{Value, json};
 
-use super::environment;
-use super::run::{End, Plan, follow};
-use crate::args::{Host, Run as RunArgs};
-use crate::going::Going;
-use crate::interrupts::Interrupts;
-use crate::output::Output;
-use crate::server::Server;
+use super::backend::Going;
+use super::follow::{End, follow};
+use super::plan::Plan;
+use super::server_client::Server;
+use crate::args::{Host, Run as RunArgs, environment};
+use crate::io::{Interrupts, Output};
 
 /// Has it run there; none: this command is to do it itself, and nothing was begun.
 pub(super) async fn run<'a>(

@@ -1,8 +1,8 @@
 use fumehood_engine::report::CapturedOutput;
 use serde_json::{Map, Value, json};
 
-use crate::end::Ended;
-use crate::output::Kept;
+use crate::io::Kept;
+use crate::outcome::Ended;
 use crate::transfer::{Download, Downloaded};
 
 /// What `run --json` prints of a run that ended. `has_results`: values were asked for.

@@ -1,0 +1,91 @@
+use std::time::Instant;
+
+use fumehood_engine::{EndedBy, Engine, Sandbox};
+
+use super::backend::Going;
+use super::follow::{End, follow};
+use super::plan::Plan;
+use crate::args::Run as RunArgs;
+use crate::io::{Interrupts, Output, PackageProgress, greet};
+use crate::outcome::{Failure, Told};
+use crate::transfer::{Download, Downloaded};
+
+/// The same in a sandbox, with files that go in before and come out after it.
+pub(super) async fn in_sandbox<'a>(
+    engine: &Engine,
+    plan: &'a Plan,
+    args: &RunArgs,
+    output: &mut Output,
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<End<'a>> {
+    let start = Instant::now();
+    let prepared = tokio::select! {
+        prepared = prepare(engine, plan, args) => prepared,
+        _ = interrupts.next() => return Ok(End::Abandoned),
+    };
+    let sandbox = match prepared {
+        Ok(sandbox) => sandbox,
+        Err(failure) => return Ok(End::Failed(failure)),
+    };
+    let run = match sandbox.run(&plan.request) {
+        Ok(run) => run,
+        Err(error) => return Ok(End::Failed(error.into())),
+    };
+    let mut end = follow(Going::Here(run), args, output, interrupts).await?;
+    if let End::Ended(ended, downloads) = &mut end {
+        tokio::select! {
+            came = fetch(&sandbox, ended.ended_by, &plan.downloads) => *downloads = came,
+            _ = interrupts.next() => return Ok(End::Abandoned),
+        }
+        ended.network = sandbox.network();
+        let teardown = sandbox.end().await;
+        if let Told::Outcome(outcome) = &mut ended.told {
+            outcome.timing.start = sandbox.start();
+            outcome.timing.teardown = teardown;
+            outcome.timing.total = start.elapsed();
+            outcome.network.clone_from(&ended.network);
+        }
+    }
+    Ok(end)
+}
+
+/// A sandbox that has the files.
+async fn prepare(engine: &Engine, plan: &Plan, args: &RunArgs) -> Result<Sandbox, Failure> {
+    let mut builder = engine.sandbox().language(plan.language);
+    if let Some(network) = &plan.network {
+        builder = builder.network(network.clone());
+    }
+    let shown = PackageProgress::new(args.quiet);
+    let builder = args.packages.build(builder, &shown);
+    let sandbox = builder.memory_mib(args.memory).await;
+    shown.finish();
+    let sandbox = sandbox?;
+    if !args.quiet {
+        greet(&sandbox);
+    }
+    for upload in &plan.uploads {
+        upload.go(&sandbox.files()).await?;
+    }
+    Ok(sandbox)
+}
+
+/// Copies what is asked for out of the VM, where there still is one.
+async fn fetch<'a>(
+    sandbox: &Sandbox,
+    ended_by: EndedBy,
+    downloads: &'a [Download],
+) -> Vec<(&'a Download, Downloaded)> {
+    let is_lost = ended_by == EndedBy::AgentLost;
+    let mut all = Vec::with_capacity(downloads.len());
+    for download in downloads {
+        let came = match is_lost {
+            true => Err("the VM was lost".to_string()),
+            false => download
+                .go(&sandbox.files())
+                .await
+                .map_err(|e| format!("{e:#}")),
+        };
+        all.push((download, came));
+    }
+    all
+}
