@@ -1,12 +1,13 @@
-//! Exit codes of the command itself, as other runners of programs have them.
+//! The command's own exit codes. They follow the conventions of other commands that run programs, such as `timeout` and
+//! `env`.
 
-/// A policy does not allow what was asked for.
+/// The policy denies the request (`fumehood policy explain`).
 pub(crate) const DENIED: u8 = 1;
-/// A failure of fumehood, not of the program.
+/// fumehood failed, not the program.
 pub(crate) const FAILURE: u8 = 125;
-/// The program's time was up.
+/// The program reached its timeout.
 pub(crate) const TIMEOUT: u8 = 124;
-/// Interrupted by the user.
+/// The user interrupted the command.
 pub(crate) const INTERRUPTED: u8 = 130;
-/// Nobody reads the output any more.
+/// The reader of the output closed it (128 + SIGPIPE).
 pub(crate) const BROKEN_PIPE: u8 = 141;

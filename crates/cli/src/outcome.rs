@@ -1,40 +1,42 @@
+//! The outcome of a program: exit code, messages, and failures without an outcome.
+
 use fumehood_engine::{EndedBy, Error, Evidence, NetworkOutcome, Outcome, report};
 use serde_json::{Map, Value};
 
 use crate::exit_code::{FAILURE, INTERRUPTED, TIMEOUT};
-use crate::io::complain;
+use crate::io::eprint_message;
 
-/// How a program ended, whoever drove it: an engine of this command's or a server.
+/// The result of a run, by this process or by a server.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct RunResult {
     pub(crate) exit_code: Option<i32>,
     pub(crate) ended_by: EndedBy,
     pub(crate) evidence: Evidence,
     pub(crate) accelerator: String,
     pub(crate) network: Option<NetworkOutcome>,
-    pub(crate) told: Told,
+    pub(crate) details: RunDetails,
 }
 
-/// All that is known of an end.
+/// Everything that is known of a result.
 #[derive(Debug)]
-pub(crate) enum Told {
-    /// By an engine of this command's own.
+pub(crate) enum RunDetails {
+    /// From an engine in this process.
     Outcome(Box<Outcome>),
-    /// By a server.
+    /// From a server.
     Fields(Map<String, Value>),
 }
 
-impl Ended {
-    /// All of it, as `--json` has it.
+impl RunResult {
+    /// Returns all fields of `--json`.
     pub(crate) fn fields(&self) -> Map<String, Value> {
-        match &self.told {
-            Told::Outcome(outcome) => report::outcome(outcome),
-            Told::Fields(fields) => fields.clone(),
+        match &self.details {
+            RunDetails::Outcome(outcome) => report::outcome(outcome),
+            RunDetails::Fields(fields) => fields.clone(),
         }
     }
 }
 
-impl From<Outcome> for Ended {
+impl From<Outcome> for RunResult {
     fn from(outcome: Outcome) -> Self {
         Self {
             exit_code: outcome.exit_code,
@@ -42,51 +44,53 @@ impl From<Outcome> for Ended {
             evidence: outcome.evidence.clone(),
             accelerator: outcome.accelerator.to_string(),
             network: outcome.network.clone(),
-            told: Told::Outcome(Box::new(outcome)),
+            details: RunDetails::Outcome(Box::new(outcome)),
         }
     }
 }
 
-/// The exit code of this command, when a program ended so.
-pub(crate) fn exit_code(ended: &Ended) -> u8 {
-    match ended.ended_by {
+/// Returns the exit code of this command for a program's outcome.
+pub(crate) fn exit_code(result: &RunResult) -> u8 {
+    match result.ended_by {
         EndedBy::Timeout => TIMEOUT,
         EndedBy::Cancelled => INTERRUPTED,
         EndedBy::AgentLost => FAILURE,
-        _ => ended
+        _ => result
             .exit_code
             .and_then(|code| u8::try_from(code & 0xff).ok())
             .unwrap_or(FAILURE),
     }
 }
 
-/// A line on standard error, where the exit code alone would leave a riddle. `timeout_s` and `memory_mib`: what
-/// the program had.
-pub(crate) fn explain(ended: &Ended, timeout_s: u64, memory_mib: u32) {
-    let evidence = &ended.evidence;
-    let what = match ended.ended_by {
+/// Prints a line on standard error if the exit code alone does not explain the outcome. `timeout_s` and `memory_mib`:
+/// the limits that the program had.
+pub(crate) fn print_outcome(result: &RunResult, timeout_s: u64, memory_mib: u32) {
+    let evidence = &result.evidence;
+    let reason = match result.ended_by {
         EndedBy::Exited => return,
         EndedBy::Timeout => {
-            let accelerator = &ended.accelerator;
-            format!("ended after {timeout_s} s, its timeout (-t), under {accelerator}")
+            let accelerator = &result.accelerator;
+            format!("timed out after {timeout_s} s under {accelerator}; raise the timeout with -t")
         }
         EndedBy::Cancelled => "cancelled".to_string(),
         EndedBy::OutOfMemory => {
-            format!("killed for want of memory; the VM has {memory_mib} MiB (-m)")
+            format!("out of memory: the VM has {memory_mib} MiB; raise it with -m")
         }
-        EndedBy::Signaled => format!("ended by signal {}", evidence.signal.unwrap_or_default()),
-        EndedBy::OutputLimit => "ended at its output limit".to_string(),
+        EndedBy::Signaled => {
+            let signal = evidence.signal.unwrap_or_default();
+            format!("terminated by signal {signal}")
+        }
+        EndedBy::OutputLimit => "output limit exceeded".to_string(),
         EndedBy::AgentLost => "the VM was lost".to_string(),
     };
-    let detail = evidence
-        .detail
-        .as_deref()
-        .map(|detail| format!(": {detail}"))
-        .unwrap_or_default();
-    complain(&format!("{what}{detail}"));
+
+    match &evidence.detail {
+        Some(detail) => eprint_message(&format!("{reason}: {detail}")),
+        None => eprint_message(&reason),
+    }
 }
 
-/// Why there is no outcome.
+/// A failure without an outcome.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) kind: String,
@@ -107,12 +111,13 @@ impl From<Error> for Failure {
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         let message = format!("{error:#}");
+
         match error.downcast::<Error>() {
-            Ok(known) => Self {
+            Ok(engine_error) => Self {
                 message,
-                ..known.into()
+                ..engine_error.into()
             },
-            // What is wrong here.
+            // Errors of other types are those of this machine, such as an unreadable file.
             Err(_) => Self {
                 kind: "host".into(),
                 retry: "safe".into(),

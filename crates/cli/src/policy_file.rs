@@ -1,3 +1,5 @@
+//! Network policies from files and from rules on the command line.
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
@@ -6,44 +8,61 @@ use std::path::Path;
 use anyhow::Context;
 use fumehood_engine::policy::{DOCUMENT_BYTES, Document, Policy, RuleSpec};
 
-/// What a policy is called that no file gives.
+/// The name of a policy that has no file.
 const COMMAND_LINE: &str = "command line";
 
-/// The policy of a file and of words, either of which may be missing.
-pub(crate) fn load(file: Option<&Path>, words: &[String]) -> anyhow::Result<Policy> {
-    named(document(file, words)?, file)
+/// Reads the policy of an optional file, extended by `rules`.
+///
+/// # Errors
+/// The file cannot be read or parsed, a rule cannot be parsed, or the policy is invalid.
+pub(crate) fn load_policy(file: Option<&Path>, rules: &[String]) -> anyhow::Result<Policy> {
+    build_policy(load_document(file, rules)?, file)
 }
 
-/// What a file and words say, either of which may be missing.
-pub(crate) fn document(file: Option<&Path>, words: &[String]) -> anyhow::Result<Document> {
+/// Reads the policy document of an optional file, extended by `rules`. The policy that it describes is not checked.
+///
+/// # Errors
+/// The file cannot be read or parsed, or a rule cannot be parsed.
+pub(crate) fn load_document(file: Option<&Path>, rules: &[String]) -> anyhow::Result<Document> {
     let mut document = match file {
-        Some(file) => read(file).with_context(|| format!("{} is no policy", file.display()))?,
+        Some(file) => read_document(file)
+            .with_context(|| format!("cannot parse policy {}", file.display()))?,
         None => Document::default(),
     };
-    for word in words {
-        let entry = RuleSpec::parse_word(word).with_context(|| format!("--allow {word}"))?;
-        document.allow.push(entry);
+
+    for rule in rules {
+        let spec = RuleSpec::parse_word(rule).with_context(|| format!("--allow {rule}"))?;
+        document.allow.push(spec);
     }
     Ok(document)
 }
 
-/// The policy that it describes, called as its file is.
-pub(crate) fn named(document: Document, file: Option<&Path>) -> anyhow::Result<Policy> {
+/// Builds the policy of a document, named after its file.
+///
+/// # Errors
+/// The policy is invalid.
+pub(crate) fn build_policy(document: Document, file: Option<&Path>) -> anyhow::Result<Policy> {
     let stem = file.and_then(Path::file_stem).map(OsStr::to_string_lossy);
     let name = stem.as_deref().unwrap_or(COMMAND_LINE);
+
     document
         .policy(name)
-        .with_context(|| format!("the policy `{name}` cannot be"))
+        .with_context(|| format!("invalid policy `{name}`"))
 }
 
-fn read(file: &Path) -> anyhow::Result<Document> {
+fn read_document(file: &Path) -> anyhow::Result<Document> {
+    // Read one byte more than allowed, so that the parser reports the size.
+    let limit = DOCUMENT_BYTES as u64 + 1;
     let mut text = String::new();
-    // One byte more than may be: then its size is complained of.
-    let bound = DOCUMENT_BYTES as u64 + 1;
-    File::open(file)?.take(bound).read_to_string(&mut text)?;
-    Ok(match file.extension() {
-        Some(json) if json == "json" => Document::parse_json(&text)?,
-        _ => Document::parse_toml(&text)?,
+    File::open(file)?.take(limit).read_to_string(&mut text)?;
+
+    let is_json = file
+        .extension()
+        .is_some_and(|extension| extension == "json");
+    Ok(if is_json {
+        Document::parse_json(&text)?
+    } else {
+        Document::parse_toml(&text)?
     })
 }
 
@@ -66,25 +85,32 @@ mod tests {
     "#;
 
     #[test]
-    fn a_file_and_words_are_one_policy() {
+    fn rules_extend_the_policy_of_a_file() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("work.toml");
         std::fs::write(&file, POLICY).unwrap();
-        let policy = load(Some(&file), &["example.com:8443".into()]).unwrap();
+
+        let policy = load_policy(Some(&file), &["example.com:8443".into()]).unwrap();
+
         assert_eq!(policy.name, "work");
         assert_eq!(policy.rules[2].to_string(), "example.com:8443");
         assert_eq!(policy.rules[2].id.as_ref(), "allow-3");
-        assert_eq!(load(None, &[]).unwrap(), Policy::nothing(COMMAND_LINE));
+        assert_eq!(
+            load_policy(None, &[]).unwrap(),
+            Policy::nothing(COMMAND_LINE)
+        );
     }
 
     #[test]
-    fn an_error_has_its_file_and_line() {
+    fn an_error_names_its_file_and_line() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("bad.toml");
         std::fs::write(&file, "[[allow]]\nhost = \"example.com\"\nport = 1\n").unwrap();
-        let error = format!("{:#}", load(Some(&file), &[]).unwrap_err());
+
+        let error = format!("{:#}", load_policy(Some(&file), &[]).unwrap_err());
+
         let start = format!(
-            "{} is no policy: line 3: `allow[0].port`: unknown field `port`",
+            "cannot parse policy {}: line 3: `allow[0].port`: unknown field `port`",
             file.display()
         );
         assert!(error.starts_with(&start), "{error}");

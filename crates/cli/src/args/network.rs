@@ -1,3 +1,5 @@
+//! Options for the VM's network.
+
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -5,32 +7,38 @@ use clap::Args;
 use fumehood_engine::policy::{HostName, SecretEntry, SecretName};
 use fumehood_engine::{Network, PortMapping, SecretValue};
 
-use crate::policy_file;
+use crate::policy_file::{build_policy, load_document};
 
-/// What a VM may reach, and who may reach it.
+/// Destinations that the VM may reach, secrets for them, and exposed ports.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Network (without one of these the VM has no network device at all)")]
+#[command(
+    next_help_heading = "Network (without any of these options the VM has no network device)"
+)]
 pub(crate) struct NetworkArgs {
-    /// Lets the VM reach what the rules of this file allow, and nothing else
+    /// Allow the destinations in this policy file (TOML, or JSON if the name ends in `.json`); everything else is
+    /// denied
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Lets the VM reach this; may be repeated. example.com, *.example.com:443,8443, 10.0.0.0/8:5432,
-    /// [2001:db8::/32]:443 or index:python, the package index that this host's tools use
+    /// Allow a destination; may be repeated. Examples: example.com, *.example.com:443,8443, 10.0.0.0/8:5432,
+    /// [2001:db8::/32]:443, index:python (the package index configured on this host)
     #[arg(long, value_name = "RULE")]
     allow: Vec<String>,
-    /// Puts the value of this command's variable NAME into requests to a host that the policy's secret of that
-    /// name is for, or to HOST (in the header authorization); the VM has a placeholder in its variable NAME and
-    /// never the value. May be repeated
+    /// Send the value of the environment variable NAME with requests to the hosts of the policy's secret NAME, or to
+    /// HOST in the Authorization header; may be repeated. The VM sees only a placeholder, in its variable NAME, never
+    /// the value
     #[arg(long, value_name = "NAME[@HOST]")]
     secret: Vec<String>,
-    /// Passes connections to a port of this host's loopback interface on to a port of the VM, as in 8080:3000,
-    /// or 8080 for both; 0 takes a free one here. May be repeated
+    /// Forward a port of this host's loopback interface to a port of the VM, for example 8080:3000, or 8080 for both;
+    /// may be repeated. Host port 0 selects a free port
     #[arg(long, value_name = "PORT[:PORT]")]
     expose: Vec<PortMapping>,
 }
 
 impl NetworkArgs {
-    /// The network that is asked for; none: the VM is to have none.
+    /// Returns the requested network, or `None` if no option asks for one.
+    ///
+    /// # Errors
+    /// A policy, rule or secret is invalid, or a secret's variable is not set.
     pub(crate) fn network(&self) -> anyhow::Result<Option<Network>> {
         if self.policy.is_none()
             && self.allow.is_empty()
@@ -39,46 +47,56 @@ impl NetworkArgs {
         {
             return Ok(None);
         }
-        let secrets = self.secret.iter().map(|word| parse(word));
-        let secrets: Vec<_> = secrets.collect::<anyhow::Result<_>>()?;
-        let mut document = policy_file::document(self.policy.as_deref(), &self.allow)?;
+
+        let secrets: Vec<_> = self
+            .secret
+            .iter()
+            .map(|arg| parse_secret(arg))
+            .collect::<anyhow::Result<_>>()?;
+
+        // A secret with a host extends the policy.
+        let mut document = load_document(self.policy.as_deref(), &self.allow)?;
         let entries = secrets.iter().filter_map(|secret| secret.entry.clone());
         document.secret.extend(entries);
-        let mut network = Network::new(policy_file::named(document, self.policy.as_deref())?);
+
+        let mut network = Network::new(build_policy(document, self.policy.as_deref())?);
         for secret in secrets {
             network = network.secret(secret.name, secret.value);
         }
-        for expose in &self.expose {
-            network = network.expose(*expose);
+        for port in &self.expose {
+            network = network.expose(*port);
         }
         Ok(Some(network))
     }
 }
 
-struct Secret {
+struct SecretArg {
     name: SecretName,
     value: SecretValue,
-    /// To whom it goes, where the policy's file does not say.
+    /// The policy entry for the host; `None` if the policy file has one.
     entry: Option<SecretEntry>,
 }
 
-fn parse(word: &str) -> anyhow::Result<Secret> {
-    let (name, host) = match word.split_once('@') {
-        Some((name, host)) => (name, Some(host)),
-        None => (word, None),
+/// Parses `NAME[@HOST]` and reads the value from the environment.
+fn parse_secret(arg: &str) -> anyhow::Result<SecretArg> {
+    let context = || format!("--secret {arg}");
+    let (variable, host) = match arg.split_once('@') {
+        Some((variable, host)) => (variable, Some(host)),
+        None => (arg, None),
     };
-    let parsed: SecretName = name.parse().with_context(|| format!("--secret {word}"))?;
-    let Ok(value) = std::env::var(name) else {
-        bail!("--secret {word}: there is no variable {name} here whose value it could be; set it");
+
+    let name: SecretName = variable.parse().with_context(context)?;
+    let Ok(value) = std::env::var(variable) else {
+        bail!(
+            "--secret {arg}: the environment variable {variable} is not set; set it to the secret's value"
+        );
     };
-    let value = SecretValue::new(value).with_context(|| format!("--secret {word}"))?;
-    let host: Option<HostName> = host
-        .map(str::parse)
-        .transpose()
-        .with_context(|| format!("--secret {word}"))?;
-    Ok(Secret {
-        entry: host.map(|host| SecretEntry::new(parsed.clone(), host)),
-        name: parsed,
+    let value = SecretValue::new(value).with_context(context)?;
+    let host: Option<HostName> = host.map(str::parse).transpose().with_context(context)?;
+
+    Ok(SecretArg {
+        entry: host.map(|host| SecretEntry::new(name.clone(), host)),
+        name,
         value,
     })
 }

@@ -1,3 +1,5 @@
+//! Options for packages.
+
 use std::time::Duration;
 
 use clap::Args;
@@ -5,56 +7,63 @@ use fumehood_engine::{Config, RunRequest, SandboxBuilder};
 
 use crate::io::PackageProgress;
 
-/// Packages that programs find.
+/// Packages that programs can import.
 #[derive(Debug, Args)]
-#[command(
-    next_help_heading = "Packages (from the index that this host's tools are configured for)"
-)]
+#[command(next_help_heading = "Packages (from the package index configured on this host)")]
 pub(crate) struct PackageArgs {
-    /// Has the program find this package of its language, with a version specifier: 'pandas==2.*', lodash@^4. It is
-    /// installed once, in a VM of its own; later runs with the same packages begin with them. May be repeated
+    /// Make a package of the program's language available, with an optional version specifier: 'pandas==2.*',
+    /// lodash@^4; may be repeated. Packages are installed once, in a separate VM, and cached for later runs
     #[arg(short, long, value_name = "SPEC")]
     package: Vec<String>,
-    /// Resolves the packages again, whatever versions they came to before
+    /// Resolve the packages again instead of using the versions of earlier runs
     #[arg(long, requires = "package")]
     refresh_packages: bool,
-    /// Memory of the VM that packages are installed in; half of it is its disk
+    /// Memory of the VM that installs packages; its disk takes half of it
     #[arg(long, value_name = "MIB", default_value_t = Config::default().builder_memory_mib)]
     builder_memory: u32,
-    /// Seconds until an installation is given up
+    /// Timeout for an installation, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = Config::default().package_deadline.as_secs())]
     package_timeout: u64,
 }
 
 impl PackageArgs {
-    /// Whether none is asked for.
+    /// Returns whether no package is requested.
     pub(crate) fn is_empty(&self) -> bool {
         self.package.is_empty()
     }
 
+    /// Applies the options of the builder VM to the engine's configuration.
     pub(crate) fn configure(&self, config: &mut Config) {
         config.builder_memory_mib = self.builder_memory;
         config.package_deadline = Duration::from_secs(self.package_timeout);
     }
 
-    /// Asks for them in a run of its own.
-    pub(crate) fn request(&self, request: RunRequest) -> RunRequest {
+    /// Adds the packages to a one-shot run.
+    pub(crate) fn add_to_run(&self, request: RunRequest) -> RunRequest {
         let request = request.packages(self.package.iter().cloned());
-        match self.refresh_packages {
-            true => request.refresh_packages(),
-            false => request,
+
+        if self.refresh_packages {
+            request.refresh_packages()
+        } else {
+            request
         }
     }
 
-    /// Asks for them in a sandbox, and shows what is done for that.
-    pub(crate) fn build(&self, builder: SandboxBuilder, shown: &PackageProgress) -> SandboxBuilder {
-        let shown = shown.clone();
+    /// Adds the packages to a sandbox, and shows the progress of their installation.
+    pub(crate) fn add_to_sandbox(
+        &self,
+        builder: SandboxBuilder,
+        progress: &PackageProgress,
+    ) -> SandboxBuilder {
+        let progress = progress.clone();
         let builder = builder
             .packages(self.package.iter().cloned())
-            .on_package_step(move |step| shown.step(step));
-        match self.refresh_packages {
-            true => builder.refresh_packages(),
-            false => builder,
+            .on_package_step(move |step| progress.show_step(step));
+
+        if self.refresh_packages {
+            builder.refresh_packages()
+        } else {
+            builder
         }
     }
 }

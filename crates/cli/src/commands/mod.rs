@@ -1,4 +1,5 @@
-//! One file for each command.
+//! The commands, one module each, with a function `run` that returns the exit code. What several commands need (arguments,
+//! files, messages) belongs to the layers below.
 
 pub(crate) mod agent;
 pub(crate) mod doctor;
@@ -10,7 +11,9 @@ pub(crate) mod mcp;
 pub(crate) mod policy;
 pub(crate) mod repl;
 pub(crate) mod run;
-mod runtime;
 pub(crate) mod serve;
 pub(crate) mod shell;
 pub(crate) mod template;
+
+mod format;
+mod runtime;

@@ -1,87 +1,102 @@
+//! Signals that interrupt or end this command, and waiting that respects them.
+
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-/// The signals by which a user or a supervisor ends a command.
-pub(crate) struct Interrupts([Signal; 3]);
+/// The time that a cancelled run has to report its outcome: the guest's own steps of cancelling, and a margin.
+const CANCEL_DEADLINE: Duration = Duration::from_secs(20);
 
-/// What such a signal asks for.
+/// Receives SIGINT, SIGTERM and SIGHUP.
+pub(crate) struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+/// The request that a signal makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
-    /// Ctrl-C: that what goes on be ended.
-    Interrupt,
-    /// That the command itself end.
-    End,
+pub(crate) enum Interrupt {
+    /// Ctrl-C: cancel the running code.
+    CancelRun,
+    /// End the whole command.
+    EndCommand,
 }
 
 impl Interrupts {
+    /// Installs the signal handlers.
+    ///
+    /// # Errors
+    /// A handler cannot be installed.
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let kinds = [
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::hangup(),
-        ];
-        let [a, b, c] = kinds.map(signal);
-        Ok(Self([a?, b?, c?]))
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// Waits for the next one.
-    pub(crate) async fn next(&mut self) -> Asked {
-        let [a, b, c] = &mut self.0;
+    /// Waits for the next signal.
+    pub(crate) async fn next(&mut self) -> Interrupt {
         tokio::select! {
-            _ = a.recv() => Asked::Interrupt,
-            _ = b.recv() => Asked::End,
-            _ = c.recv() => Asked::End,
+            _ = self.interrupt.recv() => Interrupt::CancelRun,
+            _ = self.terminate.recv() => Interrupt::EndCommand,
+            _ = self.hangup.recv() => Interrupt::EndCommand,
         }
     }
 }
 
-/// Waits for things while the user may interrupt: the first interrupt cancels the run, which then
-/// has a while to tell its end; the second one, or the end of that while, gives it up.
-pub(crate) struct Patience<'a> {
+/// Waits for futures of a run while the user may interrupt it. The first signal cancels the run, which then has
+/// [`CANCEL_DEADLINE`] to report its outcome. A second signal, or the deadline, abandons it.
+pub(crate) struct CancelGuard<'a> {
     interrupts: &'a mut Interrupts,
     cancel: Box<dyn Fn() + Send + 'a>,
-    until: Option<Instant>,
-    /// The command itself is to end.
-    pub(crate) is_last: bool,
+    deadline: Option<Instant>,
+    ends_command: bool,
 }
 
-/// How long a cancelled run may take to be told: the guest's own steps and a margin.
-const CANCEL_DEADLINE: Duration = Duration::from_secs(20);
-
-impl<'a> Patience<'a> {
+impl<'a> CancelGuard<'a> {
+    /// Creates a guard that calls `cancel` at the first signal.
     pub(crate) fn new(interrupts: &'a mut Interrupts, cancel: impl Fn() + Send + 'a) -> Self {
         Self {
             interrupts,
             cancel: Box::new(cancel),
-            until: None,
-            is_last: false,
+            deadline: None,
+            ends_command: false,
         }
     }
 
-    /// The value, or `None` when it is to be given up.
-    pub(crate) async fn with<T>(&mut self, awaited: impl Future<Output = T>) -> Option<T> {
-        tokio::pin!(awaited);
+    /// Returns whether a signal asked to end the whole command.
+    pub(crate) fn ends_command(&self) -> bool {
+        self.ends_command
+    }
+
+    /// Waits for `future`. Returns `None` if the run was abandoned.
+    pub(crate) async fn wait<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(future);
+
         loop {
-            let until = self.until;
-            let given_up = async {
-                match until {
-                    Some(until) => tokio::time::sleep_until(until).await,
+            let deadline = self.deadline;
+            let expired = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
                     None => std::future::pending().await,
                 }
             };
+
             tokio::select! {
-                value = &mut awaited => return Some(value),
-                asked = self.interrupts.next() => {
-                    self.is_last |= asked == Asked::End;
-                    if self.until.is_some() {
+                value = &mut future => return Some(value),
+                interrupt = self.interrupts.next() => {
+                    self.ends_command |= interrupt == Interrupt::EndCommand;
+                    if self.deadline.is_some() {
                         return None;
                     }
+
                     (self.cancel)();
-                    self.until = Some(Instant::now() + CANCEL_DEADLINE);
+                    self.deadline = Some(Instant::now() + CANCEL_DEADLINE);
                 }
-                () = given_up => return None,
+                () = expired => return None,
             }
         }
     }

@@ -1,66 +1,75 @@
+//! Lines that fumehood itself writes: results on standard output, everything else on standard error.
+
 use std::fmt::Display;
 use std::io::{self, Write};
 
 use fumehood_engine::{
-    Denial, NetworkAction, NetworkEvent as Event, NetworkOutcome, NetworkSummary, Sandbox,
+    Denial, NetworkAction, NetworkEvent, NetworkOutcome, NetworkSummary, Sandbox,
 };
 
-/// Denials that are told one by one.
-const DENIALS: usize = 5;
+/// The number of denials that are printed one by one; the rest is counted.
+const MAX_PRINTED_DENIALS: usize = 5;
 
-/// A line on standard output. Where nobody reads it, the error says so, and `main` knows that one.
-pub(crate) fn say(line: &impl Display) -> io::Result<()> {
+/// Prints a line on standard output.
+///
+/// # Errors
+/// Writing fails. `main` recognizes a broken pipe.
+pub(crate) fn print_line(line: &impl Display) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()
 }
 
-/// A line of fumehood's own on standard error. Where that is closed there is nobody to tell.
-pub(crate) fn complain(line: &str) {
+/// Prints a message of fumehood on standard error. A failure to write it is ignored: there is no other place to report it.
+pub(crate) fn eprint_message(line: &str) {
     let _ = writeln!(io::stderr(), "fumehood: {line}");
 }
 
-/// Says where exposed ports are reached.
-pub(crate) fn exposed(url: &str) {
-    complain(&format!("the VM is reached at {url}"));
+/// Prints the host URL of an exposed port.
+pub(crate) fn print_exposed_port(url: &str) {
+    eprint_message(&format!("VM port exposed at {url}"));
 }
 
-/// Says what there is to say of a sandbox's network at its beginning.
-pub(crate) fn greet(sandbox: &Sandbox) {
+/// Prints the host URLs of all exposed ports of a sandbox.
+pub(crate) fn print_exposed_ports(sandbox: &Sandbox) {
     let network = sandbox.network().unwrap_or_default();
-    network.urls.iter().for_each(|url| exposed(url));
+
+    for url in &network.urls {
+        print_exposed_port(url);
+    }
 }
 
-/// And at its end.
-pub(crate) fn part(sandbox: &Sandbox) {
-    denied(&sandbox.network().unwrap_or_default());
-}
-
-/// Whether a name that was denied was then denied as a connection, too, which tells more.
-fn is_followed(denial: &Denial, summary: &NetworkSummary) -> bool {
-    let Event { what, name, .. } = &denial.event;
-    let later =
-        |other: &Denial| other.event.what != NetworkAction::Lookup && other.event.name == *name;
-    *what == NetworkAction::Lookup && summary.denials.iter().any(later)
-}
-
-/// Says what was denied.
-pub(crate) fn denied(network: &NetworkOutcome) {
+/// Prints the connections and lookups that the policy denied.
+pub(crate) fn print_denials(network: &NetworkOutcome) {
     let summary = &network.summary;
-    let denials = summary.denials.iter();
-    let told: Vec<_> = denials
-        .filter(|denial| !is_followed(denial, summary))
+    let denials: Vec<_> = summary
+        .denials
+        .iter()
+        .filter(|denial| !has_later_denial(denial, summary))
         .collect();
-    for denial in told.iter().take(DENIALS) {
+
+    for denial in denials.iter().take(MAX_PRINTED_DENIALS) {
         let times = match denial.times {
             1 => String::new(),
             times => format!(" ({times} times)"),
         };
-        complain(&format!("network: {}{times}", denial.event.message));
+        eprint_message(&format!("network: {}{times}", denial.event.message));
     }
-    let rest = told.iter().skip(DENIALS).map(|denial| denial.times);
-    let rest = rest.sum::<u64>() + summary.more_denials;
-    if rest > 0 {
-        complain(&format!("network: {rest} more denials; --json has them"));
+
+    let unprinted = denials.iter().skip(MAX_PRINTED_DENIALS);
+    let more = unprinted.map(|denial| denial.times).sum::<u64>() + summary.more_denials;
+    if more > 0 {
+        eprint_message(&format!(
+            "network: {more} more denials; use --json to list them"
+        ));
     }
+}
+
+/// Returns whether a denied lookup was followed by a denied connection to the same name, which says more than the lookup.
+fn has_later_denial(denial: &Denial, summary: &NetworkSummary) -> bool {
+    let NetworkEvent { what, name, .. } = &denial.event;
+    let is_connection =
+        |other: &Denial| other.event.what != NetworkAction::Lookup && other.event.name == *name;
+
+    *what == NetworkAction::Lookup && summary.denials.iter().any(is_connection)
 }

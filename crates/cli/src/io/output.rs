@@ -1,57 +1,67 @@
+//! A program's output: written to the standard streams as it arrives, or captured for `--json`.
+
 use std::io;
 
+use fumehood_engine::report::{CapturedOutput, DisplayedValues};
 use fumehood_engine::{Event, MimeBundle};
 use tokio::io::{AsyncWrite, AsyncWriteExt, Stderr, Stdout};
 
-use fumehood_engine::report::{CapturedOutput, DisplayedValues};
-
-/// Where a program's output goes.
+/// The destination of a program's output.
 pub(crate) enum Output {
-    /// To this command's own, as it comes.
-    Streams(Streams),
-    /// Kept, up to a limit, for one object at the end.
-    Kept(Box<Kept>),
+    /// The standard streams of this process, as the output arrives.
+    Streams(OutputStreams),
+    /// Memory, up to a limit, for one JSON object at the end.
+    Captured(Box<CapturedRun>),
 }
 
-pub(crate) struct Streams {
+pub(crate) struct OutputStreams {
     stdout: Stdout,
     stderr: Stderr,
-    /// The last byte was no end of a line.
+    /// Whether the last byte written was not a line end.
     is_within_line: bool,
 }
 
+/// The captured output of one run.
 #[derive(Debug, Default)]
-pub(crate) struct Kept {
+pub(crate) struct CapturedRun {
     pub(crate) stdout: CapturedOutput,
     pub(crate) stderr: CapturedOutput,
     pub(crate) results: DisplayedValues,
 }
 
 impl Output {
-    pub(crate) fn streams() -> Self {
-        Self::Streams(Streams {
+    /// Creates an output that writes to the standard streams.
+    pub(crate) fn to_streams() -> Self {
+        Self::Streams(OutputStreams {
             stdout: tokio::io::stdout(),
             stderr: tokio::io::stderr(),
             is_within_line: false,
         })
     }
 
+    /// Creates an output that captures everything.
+    pub(crate) fn to_memory() -> Self {
+        Self::Captured(Box::default())
+    }
+
+    /// Writes or captures the output in `event`; other events are ignored.
+    ///
     /// # Errors
-    /// It cannot be written.
-    pub(crate) async fn take(&mut self, event: &Event) -> io::Result<()> {
+    /// Writing fails.
+    pub(crate) async fn write_event(&mut self, event: &Event) -> io::Result<()> {
         match self {
-            Self::Streams(streams) => streams.take(event).await,
-            Self::Kept(kept) => {
-                kept.take(event);
+            Self::Streams(streams) => streams.write_event(event).await,
+            Self::Captured(captured) => {
+                captured.add_event(event);
                 Ok(())
             }
         }
     }
 
-    /// Ends a line that was begun and not ended.
+    /// Ends a line that the program left open.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// Writing fails.
     pub(crate) async fn end_line(&mut self) -> io::Result<()> {
         match self {
             Self::Streams(streams) if streams.is_within_line => {
@@ -63,27 +73,28 @@ impl Output {
     }
 }
 
-impl Streams {
-    async fn take(&mut self, event: &Event) -> io::Result<()> {
+impl OutputStreams {
+    async fn write_event(&mut self, event: &Event) -> io::Result<()> {
         match event {
-            Event::Stdout(bytes) | Event::Stderr(bytes) => {
-                self.is_within_line = bytes.last().is_some_and(|last| *last != b'\n');
-                match event {
-                    Event::Stdout(_) => write(&mut self.stdout, bytes).await,
-                    _ => write(&mut self.stderr, bytes).await,
-                }
+            Event::Stdout(bytes) => {
+                self.is_within_line = !ends_line(bytes);
+                write(&mut self.stdout, bytes).await
+            }
+            Event::Stderr(bytes) => {
+                self.is_within_line = !ends_line(bytes);
+                write(&mut self.stderr, bytes).await
             }
             Event::Result(value) => {
                 self.is_within_line = false;
-                write(&mut self.stdout, line(value).as_bytes()).await
+                write(&mut self.stdout, value_line(value).as_bytes()).await
             }
             _ => Ok(()),
         }
     }
 }
 
-impl Kept {
-    fn take(&mut self, event: &Event) {
+impl CapturedRun {
+    fn add_event(&mut self, event: &Event) {
         match event {
             Event::Stdout(bytes) => self.stdout.add(bytes),
             Event::Stderr(bytes) => self.stderr.add(bytes),
@@ -98,13 +109,18 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Resu
     stream.flush().await
 }
 
-/// A value as a line of text: its own, or the names of the forms that it has.
-fn line(value: &MimeBundle) -> String {
+/// Returns whether `bytes` end a line. Empty output counts as a line end.
+fn ends_line(bytes: &[u8]) -> bool {
+    bytes.last().is_none_or(|last| *last == b'\n')
+}
+
+/// Returns a value as a line of text: its plain text, or the names of its MIME types if it has none.
+fn value_line(value: &MimeBundle) -> String {
     match value.text() {
         Some(text) => format!("{text}\n"),
         None => {
-            let kinds: Vec<_> = value.types().collect();
-            format!("[{}]\n", kinds.join(", "))
+            let types: Vec<_> = value.types().collect();
+            format!("[{}]\n", types.join(", "))
         }
     }
 }

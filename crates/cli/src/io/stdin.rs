@@ -1,166 +1,203 @@
+//! Standard input of this process, forwarded to a program in a VM.
+
 use std::time::Duration;
 
 use fumehood_engine::Input;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, Stdin, stdin};
 use tokio::task::JoinHandle;
 
-use super::messages::complain;
+use super::messages::eprint_message;
 
-/// One read of standard input, in bytes.
-const PIECE_BYTES: usize = 64 * 1024;
+/// The size of one read of standard input, in bytes.
+const READ_BYTES: usize = 64 * 1024;
 
-/// How often a terminal is told that nothing follows, until its program has ended.
-const END_AGAIN: Duration = Duration::from_millis(250);
+/// The pause between two end-of-transmission characters for a terminal.
+const END_OF_TRANSMISSION_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What says to a terminal's reader that nothing follows: Ctrl-D.
+/// Ctrl-D, which ends a terminal's input.
 const END_OF_TRANSMISSION: u8 = 4;
 
-/// What input comes from and goes to.
-enum Kind {
-    /// From anywhere to a pipe.
-    Pipe,
-    /// From a person to a terminal: a way out is looked for in it.
-    Typed(Escape),
-    /// From a pipe or a file to a terminal.
-    Fed,
+/// Source and destination of the input.
+enum Route {
+    /// Any source to a pipe.
+    ToPipe,
+    /// A terminal to a terminal. The escape sequence is recognized.
+    TerminalToTerminal(EscapeFilter),
+    /// A pipe or a file to a terminal.
+    PipeToTerminal,
 }
 
-/// How input came to its end.
+/// The way in which forwarding ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fed {
-    /// All of it was passed on, or the program has ended.
-    All,
-    /// The user typed what gives the program up.
+enum ForwardEnd {
+    /// All input was forwarded, or the program has ended.
+    Finished,
+    /// The user typed the escape sequence.
     Escaped,
 }
 
-/// Passes this command's standard input on, as fast as the program reads it. Dropping it ends that.
-pub(crate) struct Feeding {
-    task: JoinHandle<Fed>,
-    is_over: bool,
+/// Forwards standard input as fast as the program reads it. Dropping it stops forwarding.
+pub(crate) struct StdinForwarder {
+    task: JoinHandle<ForwardEnd>,
+    is_finished: bool,
 }
 
-impl Feeding {
-    /// To a program's pipe.
-    pub(crate) fn begin(input: Input) -> Self {
-        Self::spawn(input, Kind::Pipe)
+impl StdinForwarder {
+    /// Forwards to the program's pipe.
+    pub(crate) fn to_pipe(input: Input) -> Self {
+        Self::spawn(forward(input, Route::ToPipe))
     }
 
-    /// To a program's terminal. `is_typed`: it comes from one, too.
-    pub(crate) fn terminal(input: Input, is_typed: bool) -> Self {
-        let kind = match is_typed {
-            true => Kind::Typed(Escape::default()),
-            false => Kind::Fed,
+    /// Forwards to the program's terminal. `is_terminal`: standard input is a terminal, too.
+    pub(crate) fn to_terminal(input: Input, is_terminal: bool) -> Self {
+        let route = if is_terminal {
+            Route::TerminalToTerminal(EscapeFilter::default())
+        } else {
+            Route::PipeToTerminal
         };
-        Self::spawn(input, kind)
+        Self::spawn(forward(input, route))
     }
 
-    fn spawn(input: Input, kind: Kind) -> Self {
+    /// Passes each read to `send`, and an empty one at the end of the input, until `send` returns false.
+    pub(crate) fn to_function<F>(mut send: impl FnMut(Vec<u8>) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = bool> + Send,
+    {
+        Self::spawn(async move {
+            let (mut stdin, mut buffer) = (stdin(), vec![0; READ_BYTES]);
+            loop {
+                let bytes = read(&mut stdin, &mut buffer).await.to_vec();
+                let is_end = bytes.is_empty();
+                if !send(bytes).await || is_end {
+                    return ForwardEnd::Finished;
+                }
+            }
+        })
+    }
+
+    fn spawn(forwarding: impl Future<Output = ForwardEnd> + Send + 'static) -> Self {
         Self {
-            task: tokio::spawn(feed(input, kind)),
-            is_over: false,
+            task: tokio::spawn(forwarding),
+            is_finished: false,
         }
     }
 
-    /// Waits until the program has been given up; for ever, where it is not.
-    pub(crate) async fn escaped(&mut self) {
-        if !self.is_over {
-            let fed = (&mut self.task).await;
-            self.is_over = true;
-            if let Ok(Fed::Escaped) = fed {
+    /// Waits until the user types the escape sequence; forever, if the user does not.
+    pub(crate) async fn wait_for_escape(&mut self) {
+        if !self.is_finished {
+            let end = (&mut self.task).await;
+            self.is_finished = true;
+            if let Ok(ForwardEnd::Escaped) = end {
                 return;
             }
         }
+
         std::future::pending().await
     }
 }
 
-impl Drop for Feeding {
+impl Drop for StdinForwarder {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn feed(mut input: Input, mut kind: Kind) -> Fed {
-    let mut stdin = tokio::io::stdin();
-    let mut piece = vec![0; PIECE_BYTES];
+async fn forward(mut input: Input, mut route: Route) -> ForwardEnd {
+    let (mut stdin, mut buffer) = (stdin(), vec![0; READ_BYTES]);
+
     loop {
-        let len = match stdin.read(&mut piece).await {
-            Ok(len) => len,
-            Err(error) => {
-                complain(&format!("standard input cannot be read: {error}"));
-                0
-            }
-        };
-        if len == 0 {
+        let read = read(&mut stdin, &mut buffer).await;
+        if read.is_empty() {
             break;
         }
-        let bytes = match &mut kind {
-            Kind::Typed(escape) => match escape.pass(&piece[..len]) {
+
+        let bytes = match &mut route {
+            Route::TerminalToTerminal(filter) => match filter.filter(read) {
                 Some(bytes) => bytes,
-                None => return Fed::Escaped,
+                None => return ForwardEnd::Escaped,
             },
-            Kind::Pipe | Kind::Fed => piece[..len].to_vec(),
+            Route::ToPipe | Route::PipeToTerminal => read.to_vec(),
         };
+        // The filter may hold back everything.
         if !bytes.is_empty() && input.write(bytes).await.is_err() {
-            return Fed::All;
+            return ForwardEnd::Finished;
         }
     }
-    match kind {
-        Kind::Pipe => input.close().await,
-        Kind::Typed(_) | Kind::Fed => end_terminal(&mut input).await,
+
+    match route {
+        Route::ToPipe => input.close().await,
+        Route::TerminalToTerminal(_) | Route::PipeToTerminal => {
+            end_terminal_input(&mut input).await
+        }
     }
-    Fed::All
+    ForwardEnd::Finished
 }
 
-/// A terminal has no end: whoever reads from it next, and next again, is to find one. A single Ctrl-D is lost on a
-/// shell that has not set up its line editor yet, and in the middle of a line it only sends that line.
-async fn end_terminal(input: &mut Input) {
-    while input.write([END_OF_TRANSMISSION].to_vec()).await.is_ok() {
-        tokio::time::sleep(END_AGAIN).await;
+/// Reads from standard input. Returns nothing at its end, or after an error, which is reported.
+async fn read<'a>(stdin: &mut Stdin, buffer: &'a mut [u8]) -> &'a [u8] {
+    match stdin.read(buffer).await {
+        Ok(len) => &buffer[..len],
+        Err(error) => {
+            eprint_message(&format!("cannot read standard input: {error}"));
+            &[]
+        }
     }
 }
 
-/// Looks for a `~.` at the beginning of a line, as terminals of remote machines have it. A `~` is held until it is
-/// known what follows; `~~` passes one on.
+/// Sends Ctrl-D again and again until the program ends. A terminal has no lasting end: each further reader needs another
+/// Ctrl-D. A single one is lost on a shell that has not set up its line editor yet, and in the middle of a line it only
+/// submits that line.
+async fn end_terminal_input(input: &mut Input) {
+    while input.write(vec![END_OF_TRANSMISSION]).await.is_ok() {
+        tokio::time::sleep(END_OF_TRANSMISSION_INTERVAL).await;
+    }
+}
+
+/// Recognizes `~.` at the start of a line, the escape sequence of `ssh`. A `~` is held back until the next byte is known;
+/// `~~` forwards one `~`.
 #[derive(Debug)]
-struct Escape {
-    at: At,
+struct EscapeFilter {
+    position: LinePosition,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
-    Beginning,
-    Tilde,
-    Within,
+enum LinePosition {
+    Start,
+    AfterTilde,
+    Middle,
 }
 
-impl Default for Escape {
+impl Default for EscapeFilter {
     fn default() -> Self {
-        Self { at: At::Beginning }
+        Self {
+            position: LinePosition::Start,
+        }
     }
 }
 
-impl Escape {
-    /// What to pass on; `None`: the way out was asked for.
-    fn pass(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let mut out = Vec::with_capacity(bytes.len() + 1);
+impl EscapeFilter {
+    /// Returns the bytes to forward, or `None` after the escape sequence.
+    fn filter(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut forwarded = Vec::with_capacity(bytes.len() + 1);
+
         for &byte in bytes {
-            let was = self.at;
-            self.at = match (was, byte) {
-                (At::Tilde, b'.') => return None,
-                (At::Beginning, b'~') => At::Tilde,
-                (_, b'\r' | b'\n') => At::Beginning,
-                _ => At::Within,
+            let previous = self.position;
+            self.position = match (previous, byte) {
+                (LinePosition::AfterTilde, b'.') => return None,
+                (LinePosition::Start, b'~') => LinePosition::AfterTilde,
+                (_, b'\r' | b'\n') => LinePosition::Start,
+                _ => LinePosition::Middle,
             };
-            match (was, byte) {
-                (At::Beginning, b'~') => {}
-                (At::Tilde, b'~') => out.push(b'~'),
-                (At::Tilde, _) => out.extend([b'~', byte]),
-                _ => out.push(byte),
+
+            match (previous, byte) {
+                (LinePosition::Start, b'~') => {}
+                (LinePosition::AfterTilde, b'~') => forwarded.push(b'~'),
+                (LinePosition::AfterTilde, _) => forwarded.extend([b'~', byte]),
+                _ => forwarded.push(byte),
             }
         }
-        Some(out)
+
+        Some(forwarded)
     }
 }
 
@@ -169,15 +206,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_tilde_and_a_full_stop_at_a_beginning_lead_out() {
+    fn only_a_tilde_and_a_full_stop_at_a_line_start_escape() {
         let typed = |bytes: &[u8]| {
-            let mut escape = Escape::default();
+            let mut filter = EscapeFilter::default();
             let mut all = Vec::new();
             for byte in bytes.chunks(1) {
-                all.extend(escape.pass(byte)?);
+                all.extend(filter.filter(byte)?);
             }
             Some(all)
         };
+
         assert_eq!(typed(b"~."), None);
         assert_eq!(typed(b"ls\r~."), None);
         assert_eq!(typed(b"ls ~.\r").unwrap(), b"ls ~.\r");

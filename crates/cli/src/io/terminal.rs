@@ -1,35 +1,38 @@
+//! The terminal on standard input and output.
+
 use std::io;
 
 use rustix::stdio::{stdin, stdout};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// Lines and columns where there is no terminal to ask, as the first ones had them.
-const SIZE: (u16, u16) = (24, 80);
+/// Rows and columns if no terminal reports its size: those of the classic terminals.
+const DEFAULT_SIZE: (u16, u16) = (24, 80);
 
-/// The terminal on standard input, as it was found: so it is again when this is dropped.
+/// The terminal on standard input. Dropping it restores the modes that it had.
 pub(crate) struct Terminal {
-    found: Termios,
+    original_modes: Termios,
 }
 
 impl Terminal {
-    /// `None`: standard input is no terminal.
+    /// Opens the terminal on standard input. Returns `None` if standard input is not a terminal.
     ///
     /// # Errors
-    /// Its modes cannot be read.
-    pub(crate) fn find() -> io::Result<Option<Self>> {
+    /// The terminal's modes cannot be read.
+    pub(crate) fn open() -> io::Result<Option<Self>> {
         if !isatty(stdin()) {
             return Ok(None);
         }
-        let found = tcgetattr(stdin())?;
-        Ok(Some(Self { found }))
+
+        let original_modes = tcgetattr(stdin())?;
+        Ok(Some(Self { original_modes }))
     }
 
-    /// Passes each key on as it is: nothing is echoed, kept back or made a signal.
+    /// Switches to raw mode: each key is passed on unchanged, without echo, line editing or signals.
     ///
     /// # Errors
-    /// It cannot be set so.
+    /// The modes cannot be set.
     pub(crate) fn make_raw(&self) -> io::Result<()> {
-        let mut raw = self.found.clone();
+        let mut raw = self.original_modes.clone();
         raw.make_raw();
         Ok(tcsetattr(stdin(), OptionalActions::Now, &raw)?)
     }
@@ -37,22 +40,23 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // One that has hung up has no modes any more.
-        let _ = tcsetattr(stdin(), OptionalActions::Now, &self.found);
+        // A terminal that has hung up has no modes to restore.
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &self.original_modes);
     }
 }
 
-/// Whether a person reads and writes here.
+/// Returns whether standard input and output are both terminals.
 pub(crate) fn is_interactive() -> bool {
     isatty(stdin()) && isatty(stdout())
 }
 
-/// Lines and columns of the terminal that this command writes to, or else of the one that it reads from.
-pub(crate) fn size() -> (u16, u16) {
+/// Returns rows and columns of the terminal on standard output, or else of the one on standard input.
+pub(crate) fn terminal_size() -> (u16, u16) {
     let sizes = [tcgetwinsize(stdout()), tcgetwinsize(stdin())];
-    let known = sizes
+
+    sizes
         .into_iter()
         .flatten()
-        .find(|s| s.ws_row > 0 && s.ws_col > 0);
-    known.map_or(SIZE, |size| (size.ws_row, size.ws_col))
+        .find(|size| size.ws_row > 0 && size.ws_col > 0)
+        .map_or(DEFAULT_SIZE, |size| (size.ws_row, size.ws_col))
 }

@@ -1,3 +1,5 @@
+//! The prompt: a line editor in its own thread, since it blocks.
+
 use std::io::Write;
 use std::sync::mpsc as blocking;
 
@@ -14,66 +16,79 @@ use tokio::sync::mpsc;
 
 use super::completeness::is_complete;
 
-/// What a person enters at the prompt.
+/// Ends bracketed paste, which the line editor has enabled, and moves to a new line.
+const DISABLE_BRACKETED_PASTE: &[u8] = b"\x1b[?2004l\r\n";
+
+/// The result of one prompt.
 #[derive(Debug)]
-pub(crate) enum Entered {
-    Code(String),
-    /// Ctrl-C: what was typed is dropped.
-    Nothing,
+pub(super) enum PromptEvent {
+    Input(String),
+    /// Ctrl-C: the typed text is discarded.
+    Interrupted,
     /// Ctrl-D.
     End,
     Failed(ReadlineError),
 }
 
-/// A line that a person edits, in a thread of its own, which nothing else needs to wait for.
-pub(crate) struct Prompt {
-    asks: blocking::Sender<()>,
-    answers: mpsc::Receiver<Entered>,
-    /// The line is on the screen.
-    is_asked: bool,
+/// A line editor in a thread. No other task waits for that thread, which may block forever.
+pub(super) struct Prompt {
+    requests: blocking::Sender<()>,
+    events: mpsc::Receiver<PromptEvent>,
+    /// Whether the prompt is on the screen.
+    is_shown: bool,
 }
 
-/// Tells a terminal to send what is pasted as if it were typed, which it was told not to at the prompt.
-const UNBRACKETED: &[u8] = b"\x1b[?2004l\r\n";
-
 impl Prompt {
-    pub(crate) fn new(language: Language) -> anyhow::Result<Self> {
-        let editor = editor(language).context("there is no line editor on this terminal")?;
-        let (asks, asked) = blocking::channel();
-        let (answer, answers) = mpsc::channel(1);
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The terminal does not support line editing, or the thread cannot be started.
+    pub(super) fn start(language: Language) -> anyhow::Result<Self> {
+        let editor =
+            create_editor(language).context("this terminal does not support line editing")?;
+        let (requests, request_receiver) = blocking::channel();
+        let (event_sender, events) = mpsc::channel(1);
+
         std::thread::Builder::new()
             .name("prompt".into())
-            .spawn(move || edit(editor, prompt(language), &asked, &answer))?;
+            .spawn(move || {
+                let prompt = prompt_text(language);
+                edit_lines(editor, prompt, &request_receiver, &event_sender);
+            })?;
+
         Ok(Self {
-            asks,
-            answers,
-            is_asked: false,
+            requests,
+            events,
+            is_shown: false,
         })
     }
 
-    /// What is entered next. May be dropped and called again.
-    pub(crate) async fn next(&mut self) -> Entered {
-        if !self.is_asked {
-            // A thread that is gone gives no answer, either.
-            let _ = self.asks.send(());
-            self.is_asked = true;
+    /// Shows the prompt and returns its result. If the call is cancelled, the next one continues it.
+    pub(super) async fn next(&mut self) -> PromptEvent {
+        if !self.is_shown {
+            // If the thread has ended, the receiver below reports that.
+            let _ = self.requests.send(());
+            self.is_shown = true;
         }
-        let entered = self.answers.recv().await;
-        self.is_asked = false;
-        entered.unwrap_or(Entered::End)
+
+        let event = self.events.recv().await;
+        self.is_shown = false;
+        event.unwrap_or(PromptEvent::End)
     }
 }
 
 impl Drop for Prompt {
     fn drop(&mut self) {
-        if self.is_asked {
+        if self.is_shown {
             let mut stdout = std::io::stdout();
-            let _ = stdout.write_all(UNBRACKETED).and_then(|()| stdout.flush());
+            let _ = stdout
+                .write_all(DISABLE_BRACKETED_PASTE)
+                .and_then(|()| stdout.flush());
         }
     }
 }
 
-fn prompt(language: Language) -> &'static str {
+fn prompt_text(language: Language) -> &'static str {
     match language {
         Language::Python => ">>> ",
         Language::Shell => "$ ",
@@ -81,55 +96,57 @@ fn prompt(language: Language) -> &'static str {
     }
 }
 
-type LineEditor = Editor<Pieces, MemHistory>;
+type LineEditor = Editor<InputHelper, MemHistory>;
 
-fn editor(language: Language) -> rustyline::Result<LineEditor> {
+fn create_editor(language: Language) -> rustyline::Result<LineEditor> {
     let config = Config::builder().auto_add_history(true).build();
     let history = MemHistory::with_config(&config);
     let mut editor = Editor::with_history(config, history)?;
-    editor.set_helper(Some(Pieces(language)));
+    editor.set_helper(Some(InputHelper(language)));
     Ok(editor)
 }
 
-fn edit(
+/// Runs the editor once per request, until the prompt is dropped.
+fn edit_lines(
     mut editor: LineEditor,
     prompt: &str,
-    asked: &blocking::Receiver<()>,
-    answer: &mpsc::Sender<Entered>,
+    requests: &blocking::Receiver<()>,
+    events: &mpsc::Sender<PromptEvent>,
 ) {
-    while asked.recv().is_ok() {
-        let entered = match editor.readline(prompt) {
-            Ok(code) => Entered::Code(code),
-            Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => Entered::Nothing,
-            Err(ReadlineError::Eof) => Entered::End,
-            Err(error) => Entered::Failed(error),
+    while requests.recv().is_ok() {
+        let event = match editor.readline(prompt) {
+            Ok(code) => PromptEvent::Input(code),
+            Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => PromptEvent::Interrupted,
+            Err(ReadlineError::Eof) => PromptEvent::End,
+            Err(error) => PromptEvent::Failed(error),
         };
-        if answer.blocking_send(entered).is_err() {
+        if events.blocking_send(event).is_err() {
             return;
         }
     }
 }
 
-/// Tells the editor whether Enter ends a piece of code or only its line.
-struct Pieces(Language);
+/// Decides for the editor whether Enter submits the input or continues it on a new line.
+struct InputHelper(Language);
 
-impl Validator for Pieces {
+impl Validator for InputHelper {
     fn validate(&self, context: &mut ValidationContext) -> rustyline::Result<ValidationResult> {
-        Ok(match is_complete(self.0, context.input()) {
-            true => ValidationResult::Valid(None),
-            false => ValidationResult::Incomplete,
+        Ok(if is_complete(self.0, context.input()) {
+            ValidationResult::Valid(None)
+        } else {
+            ValidationResult::Incomplete
         })
     }
 }
 
-impl Completer for Pieces {
+impl Completer for InputHelper {
     type Candidate = String;
 }
 
-impl Hinter for Pieces {
+impl Hinter for InputHelper {
     type Hint = String;
 }
 
-impl Highlighter for Pieces {}
+impl Highlighter for InputHelper {}
 
-impl Helper for Pieces {}
+impl Helper for InputHelper {}

@@ -1,60 +1,55 @@
+//! A run in progress, in this process or on a server.
+
 use fumehood_engine::{Event, Run};
 
-use super::server_client;
-use crate::io;
-use crate::outcome::{Ended, Failure};
+use super::server_client::ServerRun;
+use crate::io::StdinForwarder;
+use crate::outcome::{Failure, RunResult};
 
-/// A run that goes on, whoever drives it. Dropping it ends it.
-pub(crate) enum Going {
-    /// An engine of this command's own.
-    Here(Run),
+/// A run in progress. Dropping it ends the program.
+pub(super) enum RunBackend {
+    /// An engine in this process.
+    Local(Run),
     /// A server.
-    There(Box<server_client::Running>),
+    Server(Box<ServerRun>),
 }
 
-/// Passes this command's standard input on, until it is dropped.
-#[expect(dead_code, reason = "held for its drop")]
-pub(crate) enum Feeding {
-    Here(io::Feeding),
-    There(server_client::Feeding),
-}
-
-impl Going {
-    /// What it tells next; none when all has been told.
-    pub(crate) async fn next(&mut self) -> Option<Event> {
+impl RunBackend {
+    /// Returns the next event, or `None` after the last one.
+    pub(super) async fn next(&mut self) -> Option<Event> {
         match self {
-            Self::Here(run) => run.next().await,
-            Self::There(running) => running.next().await,
+            Self::Local(run) => run.next().await,
+            Self::Server(run) => run.next().await,
         }
     }
 
-    /// Something that asks for its end.
-    pub(crate) fn canceller(&self) -> Box<dyn Fn() + Send> {
+    /// Returns a function that cancels the run.
+    pub(super) fn canceller(&self) -> Box<dyn Fn() + Send> {
         match self {
-            Self::Here(run) => {
-                let canceller = run.canceller();
-                Box::new(move || canceller.cancel())
+            Self::Local(run) => {
+                let control = run.canceller();
+                Box::new(move || control.cancel())
             }
-            Self::There(running) => Box::new(running.canceller()),
+            Self::Server(run) => Box::new(run.canceller()),
         }
     }
 
-    /// Passes this command's standard input on.
-    pub(crate) fn feed(&self) -> Feeding {
+    /// Starts to forward standard input to the program.
+    pub(super) fn forward_stdin(&self) -> StdinForwarder {
         match self {
-            Self::Here(run) => Feeding::Here(io::Feeding::begin(run.input())),
-            Self::There(running) => Feeding::There(running.feed()),
+            Self::Local(run) => StdinForwarder::to_pipe(run.input()),
+            Self::Server(run) => run.forward_stdin(),
         }
     }
 
-    /// How it ended.
+    /// Waits for the outcome. Further events are dropped.
     ///
     /// # Errors
-    /// [`Failure`]: it has no outcome.
-    pub(crate) async fn end(self) -> Result<Ended, Failure> {
+    /// The run has no outcome.
+    pub(super) async fn outcome(self) -> Result<RunResult, Failure> {
         match self {
-            Self::Here(run) => Ok(run.outcome().await?.into()),
-            Self::There(running) => running.outcome().await,
+            Self::Local(run) => Ok(run.outcome().await?.into()),
+            Self::Server(run) => run.outcome().await,
         }
     }
 }

@@ -1,56 +1,67 @@
+//! Passes on the events of a run until its end.
+
 use anyhow::Context;
 use fumehood_engine::Event;
 
-use super::backend::Going;
-use crate::args::Run as RunArgs;
-use crate::io::{Interrupts, Output, PackageProgress, Patience, exposed};
-use crate::outcome::{Ended, Failure};
-use crate::transfer::{Download, Downloaded};
+use super::backend::RunBackend;
+use crate::args::RunArgs;
+use crate::io::{CancelGuard, Interrupts, Output, PackageProgress, print_exposed_port};
+use crate::outcome::{Failure, RunResult};
+use crate::transfer::{Download, DownloadResult};
 
-/// How it ended, as the command sees it.
-pub(super) enum End<'a> {
-    Ended(Box<Ended>, Vec<(&'a Download, Downloaded)>),
+/// How a run ended for this command.
+pub(super) enum RunEnd<'a> {
+    Finished(Box<RunResult>, Vec<(&'a Download, DownloadResult)>),
     Failed(Failure),
-    /// Interrupted twice: the VM was ended at once. Or before the code was started.
+    /// Interrupted before the code was started, or twice, after which the VM was ended at once.
     Abandoned,
-    /// Nobody reads the output.
+    /// The reader of the output closed it.
     BrokenPipe,
 }
 
-/// Follows a run to its end.
+/// Follows a run to its end. Signals cancel it; see [`CancelGuard`].
+///
+/// # Errors
+/// The output cannot be written.
 pub(super) async fn follow<'a>(
-    mut run: Going,
+    mut run: RunBackend,
     args: &RunArgs,
     output: &mut Output,
     interrupts: &mut Interrupts,
-) -> anyhow::Result<End<'a>> {
-    let mut patience = Patience::new(interrupts, run.canceller());
-    let shown = PackageProgress::new(args.quiet);
-    let _feeding = args.stdin.then(|| run.feed());
+) -> anyhow::Result<RunEnd<'a>> {
+    let mut guard = CancelGuard::new(interrupts, run.canceller());
+    let progress = PackageProgress::new(args.quiet);
+    let _stdin = args.stdin.then(|| run.forward_stdin());
+
     loop {
-        let event = match patience.with(run.next()).await {
-            None => return Ok(End::Abandoned),
+        let event = match guard.wait(run.next()).await {
+            None => return Ok(RunEnd::Abandoned),
             Some(None) => break,
             Some(Some(event)) => event,
         };
+
         match &event {
-            Event::Packages(step) => shown.step(*step),
-            _ => shown.finish(),
+            Event::Packages(step) => progress.show_step(*step),
+            _ => progress.clear(),
         }
-        if let (Event::Exposed { url }, false) = (&event, args.quiet) {
-            exposed(url);
+        if let Event::Exposed { url } = &event
+            && !args.quiet
+        {
+            print_exposed_port(url);
         }
-        match patience.with(output.take(&event)).await {
-            None => return Ok(End::Abandoned),
+
+        match guard.wait(output.write_event(&event)).await {
+            None => return Ok(RunEnd::Abandoned),
             Some(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-                return Ok(End::BrokenPipe);
+                return Ok(RunEnd::BrokenPipe);
             }
-            Some(other) => other.context("the output could not be written")?,
+            Some(written) => written.context("cannot write the output")?,
         }
     }
-    shown.finish();
-    Ok(match run.end().await {
-        Ok(ended) => End::Ended(Box::new(ended), Vec::new()),
-        Err(failure) => End::Failed(failure),
+
+    progress.clear();
+    Ok(match run.outcome().await {
+        Ok(result) => RunEnd::Finished(Box::new(result), Vec::new()),
+        Err(failure) => RunEnd::Failed(failure),
     })
 }

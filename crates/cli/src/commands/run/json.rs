@@ -1,16 +1,16 @@
 use fumehood_engine::report::CapturedOutput;
 use serde_json::{Map, Value, json};
 
-use crate::io::Kept;
-use crate::outcome::Ended;
-use crate::transfer::{Download, Downloaded};
+use crate::io::CapturedRun;
+use crate::outcome::RunResult;
+use crate::transfer::{Download, DownloadResult, DownloadedFile};
 
 /// What `run --json` prints of a run that ended. `has_results`: values were asked for.
 pub(crate) fn outcome(
-    ended: &Ended,
-    kept: &Kept,
+    ended: &RunResult,
+    kept: &CapturedRun,
     has_results: bool,
-    downloads: &[(&Download, Downloaded)],
+    downloads: &[(&Download, DownloadResult)],
 ) -> Value {
     let mut object = ended.fields();
     stream("stdout", &kept.stdout, &mut object);
@@ -36,13 +36,18 @@ fn stream(name: &str, captured: &CapturedOutput, object: &mut Map<String, Value>
     object.insert(format!("{name}_truncated"), captured.truncated().into());
 }
 
-fn download((asked, came): &(&Download, Downloaded)) -> Value {
+fn download((asked, came): &(&Download, DownloadResult)) -> Value {
     let remote = &asked.remote;
     match came {
-        Ok((local, Some(bytes))) => {
-            json!({ "remote": remote, "local": local.to_string_lossy(), "bytes": bytes })
+        Ok(DownloadedFile {
+            path,
+            bytes: Some(bytes),
+        }) => {
+            json!({ "remote": remote, "local": path.to_string_lossy(), "bytes": bytes })
         }
-        Ok((local, None)) => json!({ "remote": remote, "local": local.to_string_lossy() }),
+        Ok(DownloadedFile { path, bytes: None }) => {
+            json!({ "remote": remote, "local": path.to_string_lossy() })
+        }
         Err(message) => {
             let local = asked.local.to_string_lossy();
             json!({ "remote": remote, "local": local, "error": message })

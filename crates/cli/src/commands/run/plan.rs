@@ -1,13 +1,16 @@
+//! The request that the arguments make.
+
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use fumehood_engine::{Language, Network, RunRequest};
+use fumehood_engine::{Language, Limits, Network, RunRequest};
 
-use crate::args::{Run as RunArgs, environment};
+use crate::args::RunArgs;
 use crate::transfer::{Download, Upload};
 
-/// What the words ask for.
+/// A checked request, with everything around it.
 pub(super) struct Plan {
     pub(super) language: Language,
     pub(super) code: String,
@@ -17,30 +20,29 @@ pub(super) struct Plan {
     pub(super) downloads: Vec<Download>,
 }
 
+/// Checks the arguments and reads the program.
+///
+/// # Errors
+/// An argument is invalid, or a local file cannot be read.
 pub(super) fn plan(args: &RunArgs) -> anyhow::Result<Plan> {
-    let uploads = args.uploads.upload.iter();
-    let downloads = args.download.iter();
-    let (language, code) = program(args)?;
+    let (language, code) = read_program(args)?;
+
     Ok(Plan {
         language,
-        request: request(args, language, &code)?,
+        request: run_request(args, language, &code)?,
         code,
         network: args.network.network()?,
-        uploads: uploads
-            .map(|word| Upload::parse(word))
-            .collect::<Result<_, _>>()?,
-        downloads: downloads
-            .map(|word| Download::parse(word))
-            .collect::<Result<_, _>>()?,
+        uploads: Upload::parse_all(&args.uploads.upload)?,
+        downloads: Download::parse_all(&args.download)?,
     })
 }
 
-fn request(args: &RunArgs, language: Language, code: &str) -> anyhow::Result<RunRequest> {
+fn run_request(args: &RunArgs, language: Language, code: &str) -> anyhow::Result<RunRequest> {
     let mut request = RunRequest::new(language, code)
         .timeout_s(args.timeout)
         .memory_mib(args.memory);
-    for variable in &args.env {
-        let (name, value) = environment(variable)?;
+
+    for (name, value) in args.environment.variables()? {
         request = request.env(name, value);
     }
     if args.fresh_interpreter {
@@ -58,50 +60,51 @@ fn request(args: &RunArgs, language: Language, code: &str) -> anyhow::Result<Run
     Ok(request)
 }
 
-/// The language and the text of what is to be run.
-fn program(args: &RunArgs) -> anyhow::Result<(Language, String)> {
+/// Returns the language and the text of the program.
+fn read_program(args: &RunArgs) -> anyhow::Result<(Language, String)> {
     let file = args.file.as_deref();
-    let by_extension = || {
-        file?
-            .extension()?
-            .to_str()
-            .and_then(Language::from_extension)
-    };
-    let Some(language) = args.language.or_else(by_extension) else {
-        bail!("which language? name it with -l python, -l javascript or -l raw (shell)");
+    let Some(language) = args.language.or_else(|| language_of(file?)) else {
+        bail!("unknown language; select one with -l python, -l javascript or -l shell");
     };
     if args.stdin && file == Some(Path::new("-")) {
         bail!("standard input cannot be both the program (-) and its input (--stdin)");
     }
+
     let code = match (file, &args.code) {
-        (Some(file), _) => read(file)?,
+        (Some(file), _) => read_code(file)?,
         (None, Some(code)) => code.clone(),
         (None, None) => {
-            bail!("nothing to run: name a file, or - for standard input, or give -c CODE")
+            bail!("no program given; name a file, or - for standard input, or use -c CODE")
         }
     };
     Ok((language, code))
 }
 
-/// Reads no more than can be valid, and one byte more: the engine says what is too long.
-fn read(file: &Path) -> anyhow::Result<String> {
-    let most = fumehood_engine::Limits::default().code_bytes + 1;
+fn language_of(file: &Path) -> Option<Language> {
+    Language::from_extension(file.extension()?.to_str()?)
+}
+
+/// Reads a program from a file, or from standard input for `-`.
+fn read_code(file: &Path) -> anyhow::Result<String> {
+    // One byte more than allowed is enough to detect a program that is too long.
+    let max_bytes = Limits::default().code_bytes;
     let mut bytes = Vec::new();
     let result = if file == Path::new("-") {
-        std::io::stdin().lock().take(most).read_to_end(&mut bytes)
+        std::io::stdin()
+            .lock()
+            .take(max_bytes + 1)
+            .read_to_end(&mut bytes)
     } else {
-        std::fs::File::open(file).and_then(|opened| opened.take(most).read_to_end(&mut bytes))
+        File::open(file).and_then(|opened| opened.take(max_bytes + 1).read_to_end(&mut bytes))
     };
-    result.with_context(|| format!("{} cannot be read", file.display()))?;
-    if bytes.len() as u64 == most {
-        bail!(
-            "{} has more than {} bytes; that is the most code that is allowed",
-            file.display(),
-            most - 1
-        );
+
+    let shown = file.display();
+    result.with_context(|| format!("cannot read {shown}"))?;
+    if bytes.len() as u64 > max_bytes {
+        bail!("{shown} is larger than {max_bytes} bytes, the maximum for code");
     }
     String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        anyhow::anyhow!("{} is no UTF-8 text at byte {at}", file.display())
+        let position = error.utf8_error().valid_up_to();
+        anyhow::anyhow!("{shown} is not valid UTF-8 (at byte {position})")
     })
 }

@@ -1,69 +1,69 @@
-use super::follow::End;
-use super::json;
-use crate::args::Run as RunArgs;
-use crate::exit_code::{BROKEN_PIPE, FAILURE, INTERRUPTED};
-use crate::io::{Output, complain, denied, say};
-use crate::outcome::{exit_code, explain};
-use crate::transfer::{Download, Downloaded};
+//! Reports the end of a run: messages or JSON, and the exit code.
 
-/// Says what there is to say and returns the exit code.
-pub(super) fn report(end: End<'_>, output: &Output, args: &RunArgs) -> anyhow::Result<u8> {
-    Ok(match end {
-        End::Ended(outcome, downloads) => {
-            if let Output::Kept(kept) = output {
-                say(&json::outcome(&outcome, kept, args.display, &downloads))?;
-            } else if !args.quiet {
-                explain(&outcome, limit(args), args.memory);
-                if let Some(network) = &outcome.network {
-                    denied(network);
-                }
-            }
-            match (exit_code(&outcome), missing(&downloads)) {
-                (0, true) => FAILURE,
-                (code, _) => code,
-            }
-        }
-        End::Failed(failure) => {
+use super::follow::RunEnd;
+use super::json;
+use crate::args::RunArgs;
+use crate::exit_code::{BROKEN_PIPE, FAILURE, INTERRUPTED};
+use crate::io::{Output, eprint_message, print_denials, print_line};
+use crate::outcome::{RunResult, exit_code, print_outcome};
+use crate::transfer::{Download, DownloadResult};
+
+/// Reports the end of a run. Returns the exit code.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(super) fn report(end: RunEnd<'_>, output: &Output, args: &RunArgs) -> anyhow::Result<u8> {
+    match end {
+        RunEnd::Finished(result, downloads) => report_result(&result, &downloads, output, args),
+        RunEnd::Failed(failure) => {
             if args.json {
-                say(&json::failure(
-                    &failure.kind,
-                    &failure.retry,
-                    &failure.message,
-                ))?;
+                let json = json::failure(&failure.kind, &failure.retry, &failure.message);
+                print_line(&json)?;
             }
-            complain(&failure.message);
-            FAILURE
+            eprint_message(&failure.message);
+            Ok(FAILURE)
         }
-        End::Abandoned => {
+        RunEnd::Abandoned => {
             if args.json {
-                say(&json::failure(
-                    "interrupted",
-                    "unknown",
-                    "interrupted; the VM was ended",
-                ))?;
+                let message = "interrupted; the VM was ended";
+                print_line(&json::failure("interrupted", "unknown", message))?;
             }
-            INTERRUPTED
+            Ok(INTERRUPTED)
         }
-        End::BrokenPipe => BROKEN_PIPE,
+        RunEnd::BrokenPipe => Ok(BROKEN_PIPE),
+    }
+}
+
+fn report_result(
+    result: &RunResult,
+    downloads: &[(&Download, DownloadResult)],
+    output: &Output,
+    args: &RunArgs,
+) -> anyhow::Result<u8> {
+    if let Output::Captured(captured) = output {
+        print_line(&json::outcome(result, captured, args.display, downloads))?;
+    } else if !args.quiet {
+        print_outcome(result, args.effective_timeout(), args.memory);
+        if let Some(network) = &result.network {
+            print_denials(network);
+        }
+    }
+
+    let has_failed_downloads = print_failed_downloads(downloads);
+    Ok(match exit_code(result) {
+        0 if has_failed_downloads => FAILURE,
+        code => code,
     })
 }
 
-/// Says which downloads have failed; whether any has.
-fn missing(downloads: &[(&Download, Downloaded)]) -> bool {
-    let mut any = false;
-    for (download, came) in downloads {
-        if let Err(message) = came {
-            complain(&format!("--download {}: {message}", download.remote));
-            any = true;
+/// Prints which downloads failed. Returns whether any has.
+fn print_failed_downloads(downloads: &[(&Download, DownloadResult)]) -> bool {
+    let mut has_failed = false;
+    for (download, result) in downloads {
+        if let Err(message) = result {
+            eprint_message(&format!("--download {}: {message}", download.remote));
+            has_failed = true;
         }
     }
-    any
-}
-
-fn limit(args: &RunArgs) -> u64 {
-    if args.timeout == 0 {
-        args.max_timeout
-    } else {
-        args.timeout
-    }
+    has_failed
 }

@@ -1,4 +1,5 @@
-//! A server of this user's that runs already: it has VMs that wait, which a command of its own has not.
+//! Client of the HTTP API, for a server of this user at its Unix socket. Events of a run arrive as server-sent events, and
+//! become those of an engine in this process.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -6,29 +7,30 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use fumehood_engine::{EndedBy, Event, Evidence, MimeBundle};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value};
-use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::task::JoinHandle;
 
-use crate::outcome::{Ended, Failure, Told};
+use crate::io::StdinForwarder;
+use crate::outcome::{Failure, RunDetails, RunResult};
 
-/// How long a server may take to answer that it is there. One that is too busy for it is of no use.
-const ANSWER: Duration = Duration::from_secs(2);
+/// Timeout of the first request. A server that is too busy to answer it is not used.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The most of one event, in bytes: a chunk of output, every byte of it escaped, and a margin.
-const EVENT_BYTES: usize = 16 * 1024 * 1024;
+/// Maximum size of an event, in bytes: a chunk of output with every byte escaped, and a margin.
+const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 
-/// One write to a program's input, in bytes.
-const PIECE_BYTES: usize = 64 * 1024;
+/// The media types of answers.
+const JSON: &str = "application/json";
+const EVENT_STREAM: &str = "text/event-stream";
+const ANY: &str = "*/*";
 
-/// An outcome's fields, as `--json` has them.
+/// The fields of an outcome in `--json`.
 const FIELDS: [&str; 7] = [
     "exit_code",
     "ended_by",
@@ -39,39 +41,65 @@ const FIELDS: [&str; 7] = [
     "timing",
 ];
 
-/// A server of this user's.
+/// A server of this user. Each request has its own connection.
 #[derive(Debug, Clone)]
-pub(crate) struct Server {
+pub(super) struct ServerClient {
     socket: PathBuf,
 }
 
-impl Server {
-    /// The one that listens where this user's servers do, if it runs this image; none: the command does it itself.
-    pub(crate) async fn find(image: &str) -> Option<Self> {
-        let server = Self {
+impl ServerClient {
+    /// Finds the server at the default socket. Returns `None` if there is none, or if it uses another image.
+    pub(super) async fn find(image: &str) -> Option<Self> {
+        let client = Self {
             socket: fumehood_server::default_socket(),
         };
-        let asked = server.ask(Method::GET, "/v1/info", Bytes::new(), "application/json");
-        let answer = tokio::time::timeout(ANSWER, asked).await.ok()?.ok()?;
-        let info = tokio::time::timeout(ANSWER, json(answer)).await.ok()??;
-        (info["image"] == image).then_some(server)
+
+        let response = client.send(Method::GET, "/v1/info", Bytes::new(), JSON);
+        let response = tokio::time::timeout(PROBE_TIMEOUT, response)
+            .await
+            .ok()?
+            .ok()?;
+        let info = tokio::time::timeout(PROBE_TIMEOUT, read_json(response))
+            .await
+            .ok()??;
+        (info["image"] == image).then_some(client)
     }
 
-    /// A connection to it, if it is this user's.
-    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-        let user = rustix::process::geteuid().as_raw();
-        let is_own = std::fs::symlink_metadata(&self.socket).is_ok_and(|found| found.uid() == user);
-        let stream = UnixStream::connect(&self.socket).await?;
-        anyhow::ensure!(
-            is_own && stream.peer_cred()?.uid() == user,
-            "the server is somebody else's"
-        );
-        let (send, connection) = handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(send)
+    /// Starts a run. Returns `None` if the server is shutting down and has started nothing.
+    ///
+    /// # Errors
+    /// The server rejects the run, or the connection breaks.
+    pub(super) async fn start_run(self, body: &Value) -> Result<Option<ServerRun>, Failure> {
+        let body = Bytes::from(body.to_string());
+        let response = self
+            .send(Method::POST, "/v1/runs", body, EVENT_STREAM)
+            .await
+            .map_err(connection_failure)?;
+
+        if response.status() != StatusCode::OK {
+            let answer = read_json(response).await.unwrap_or_default();
+            return match answer["error"]["kind"].as_str() {
+                Some("draining") => Ok(None),
+                _ => Err(server_failure(&answer["error"])),
+            };
+        }
+
+        // The first event names the run.
+        let mut events = EventStream::new(response.into_body());
+        let first = events.next().await?;
+        let id = first.data["id"].as_str().unwrap_or_default().to_owned();
+        if first.name != "run" || id.is_empty() {
+            return Err(connection_failure("unexpected answer"));
+        }
+        Ok(Some(ServerRun {
+            client: self,
+            id,
+            events,
+            outcome: None,
+        }))
     }
 
-    async fn ask(
+    async fn send(
         &self,
         method: Method,
         path: &str,
@@ -83,230 +111,235 @@ impl Server {
             .uri(path)
             .header(HOST, "localhost")
             .header(ACCEPT, accept)
-            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_TYPE, JSON)
             .body(Full::new(body))?;
         Ok(self.connect().await?.send_request(request).await?)
     }
 
-    /// Has it run what a body of its API describes. `Ok(None)`: it begins nothing, and nothing was begun.
-    ///
-    /// # Errors
-    /// [`Failure`]: its answer.
-    pub(crate) async fn run(self, body: &Value) -> Result<Option<Running>, Failure> {
-        let body = Bytes::from(body.to_string());
-        let answer = self
-            .ask(Method::POST, "/v1/runs", body, "text/event-stream")
-            .await;
-        let answer = answer.map_err(lost)?;
-        let status = answer.status();
-        if status == StatusCode::OK {
-            let mut running = Running {
-                server: self,
-                id: String::new(),
-                events: answer.into_body(),
-                unread: BytesMut::new(),
-                end: None,
-            };
-            let (name, data) = running.told().await?;
-            running.id = data["id"].as_str().unwrap_or_default().to_owned();
-            if name != "run" || running.id.is_empty() {
-                return Err(lost("it answered in a way that is not known here"));
-            }
-            return Ok(Some(running));
-        }
-        let said = json(answer).await.unwrap_or_default();
-        match said["error"]["kind"].as_str() {
-            Some("draining") => Ok(None),
-            _ => Err(failure(&said["error"])),
-        }
+    /// Connects to the server after checking that the socket and the server belong to this user.
+    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+        let user = rustix::process::geteuid().as_raw();
+        let owns_socket =
+            std::fs::symlink_metadata(&self.socket).is_ok_and(|metadata| metadata.uid() == user);
+        let stream = UnixStream::connect(&self.socket).await?;
+        anyhow::ensure!(
+            owns_socket && stream.peer_cred()?.uid() == user,
+            "the server belongs to another user"
+        );
+
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
     }
 }
 
-async fn json(answer: Response<Incoming>) -> Option<Value> {
-    let body = http_body_util::Limited::new(answer.into_body(), EVENT_BYTES);
-    let bytes = body.collect().await.ok()?.to_bytes();
-    serde_json::from_slice(&bytes).ok()
-}
-
-/// What the server says of something that has no outcome.
-fn failure(said: &Value) -> Failure {
-    let word = |name: &str, or: &str| said[name].as_str().unwrap_or(or).to_owned();
-    Failure {
-        kind: word("kind", "host"),
-        retry: word("retry", "unknown"),
-        message: word("message", "the server gave no reason"),
-    }
-}
-
-fn lost(why: impl std::fmt::Display) -> Failure {
-    Failure {
-        kind: "lost".into(),
-        retry: "unknown".into(),
-        message: format!("the conversation with the server broke: {why}"),
-    }
-}
-
-/// A run that a server drives. Dropping it ends it, as it does one of this command's own.
+/// A run on a server. Dropping it closes the event stream, after which the server cancels the run.
 #[derive(Debug)]
-pub(crate) struct Running {
-    server: Server,
+pub(super) struct ServerRun {
+    client: ServerClient,
     id: String,
-    events: Incoming,
-    unread: BytesMut,
-    end: Option<Result<Ended, Failure>>,
+    events: EventStream,
+    outcome: Option<Result<RunResult, Failure>>,
 }
 
-impl Running {
-    /// What it tells next; none when all has been told.
-    pub(crate) async fn next(&mut self) -> Option<Event> {
-        while self.end.is_none() {
-            let (name, data) = match self.told().await {
-                Ok(told) => told,
+impl ServerRun {
+    /// Returns the next event, or `None` after the last one.
+    pub(super) async fn next(&mut self) -> Option<Event> {
+        while self.outcome.is_none() {
+            let event = match self.events.next().await {
+                Ok(event) => event,
                 Err(failure) => {
-                    self.end = Some(Err(failure));
+                    self.outcome = Some(Err(failure));
                     break;
                 }
             };
-            match name.as_str() {
-                "ended" => self.end = Some(ended(&data)),
-                "failed" => self.end = Some(Err(failure(&data))),
+
+            match event.name.as_str() {
+                "ended" => self.outcome = Some(parse_outcome(&event.data)),
+                "failed" => self.outcome = Some(Err(server_failure(&event.data))),
                 _ => {}
             }
-            if let Some(event) = event(&name, &data) {
+            if let Some(event) = event.to_engine_event() {
                 return Some(event);
             }
         }
         None
     }
 
-    /// How it ended.
+    /// Waits for the outcome. Further events are dropped.
     ///
     /// # Errors
-    /// [`Failure`]: it has no outcome.
-    pub(crate) async fn outcome(mut self) -> Result<Ended, Failure> {
+    /// The run has no outcome, or the connection breaks.
+    pub(super) async fn outcome(mut self) -> Result<RunResult, Failure> {
         while self.next().await.is_some() {}
-        self.end
-            .unwrap_or_else(|| Err(lost("it ended in the middle")))
+
+        self.outcome
+            .unwrap_or_else(|| Err(connection_failure("the event stream ended early")))
     }
 
-    /// Something that asks for its end.
-    pub(crate) fn canceller(&self) -> impl Fn() + Send + 'static {
-        let (server, path) = (self.server.clone(), format!("/v1/runs/{}/cancel", self.id));
+    /// Returns a function that cancels the run.
+    pub(super) fn canceller(&self) -> impl Fn() + Send + 'static {
+        let client = self.client.clone();
+        let path = format!("/v1/runs/{}/cancel", self.id);
+
         move || {
-            let (server, path) = (server.clone(), path.clone());
+            let (client, path) = (client.clone(), path.clone());
             tokio::spawn(async move {
-                server
-                    .ask(Method::POST, &path, Bytes::new(), "*/*")
-                    .await
-                    .is_ok()
+                let result = client.send(Method::POST, &path, Bytes::new(), ANY).await;
+                result.is_ok()
             });
         }
     }
 
-    /// Passes this command's standard input on.
-    pub(crate) fn feed(&self) -> Feeding {
-        let (server, path) = (self.server.clone(), format!("/v1/runs/{}/stdin", self.id));
-        Feeding(tokio::spawn(async move {
-            let mut stdin = tokio::io::stdin();
-            let mut piece = vec![0; PIECE_BYTES];
-            loop {
-                let len = stdin.read(&mut piece).await.unwrap_or(0);
-                let path = if len == 0 {
-                    format!("{path}?close=true")
-                } else {
-                    path.clone()
-                };
-                let piece = Bytes::copy_from_slice(&piece[..len]);
-                let sent = server.ask(Method::POST, &path, piece, "*/*").await;
-                if len == 0 || !sent.is_ok_and(|answer| answer.status().is_success()) {
-                    return;
-                }
+    /// Starts to forward standard input to the program.
+    pub(super) fn forward_stdin(&self) -> StdinForwarder {
+        let client = self.client.clone();
+        let path = format!("/v1/runs/{}/stdin", self.id);
+
+        StdinForwarder::to_function(move |bytes| {
+            let client = client.clone();
+            // An empty read is the end of the input.
+            let path = if bytes.is_empty() {
+                format!("{path}?close=true")
+            } else {
+                path.clone()
+            };
+            async move {
+                let result = client.send(Method::POST, &path, bytes.into(), ANY).await;
+                result.is_ok_and(|response| response.status().is_success())
             }
-        }))
+        })
+    }
+}
+
+/// A stream of server-sent events.
+#[derive(Debug)]
+struct EventStream {
+    body: Incoming,
+    buffer: BytesMut,
+}
+
+impl EventStream {
+    fn new(body: Incoming) -> Self {
+        Self {
+            body,
+            buffer: BytesMut::new(),
+        }
     }
 
-    /// The next event: its name and what it holds.
-    async fn told(&mut self) -> Result<(String, Value), Failure> {
+    async fn next(&mut self) -> Result<ServerEvent, Failure> {
         loop {
-            if let Some(at) = self.unread.windows(2).position(|pair| pair == b"\n\n") {
-                let block = self.unread.split_to(at);
-                self.unread.advance(2);
-                match parse(&block) {
-                    Some(told) => return Ok(told),
+            // An empty line ends an event. Blocks without data are comments, which keep the connection alive.
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let block = self.buffer.split_to(end);
+                self.buffer.advance(2);
+                match ServerEvent::parse(&block) {
+                    Some(event) => return Ok(event),
                     None => continue,
                 }
             }
-            if self.unread.len() > EVENT_BYTES {
-                return Err(lost("an event without end"));
+
+            if self.buffer.len() > MAX_EVENT_BYTES {
+                return Err(connection_failure("an event is too long"));
             }
-            let frame = self.events.frame().await;
-            let frame = frame
-                .ok_or_else(|| lost("it ended in the middle"))?
-                .map_err(lost)?;
+            let frame = match self.body.frame().await {
+                Some(frame) => frame.map_err(connection_failure)?,
+                None => return Err(connection_failure("the event stream ended early")),
+            };
             if let Ok(data) = frame.into_data() {
-                self.unread.extend_from_slice(&data);
+                self.buffer.extend_from_slice(&data);
             }
         }
     }
 }
 
-/// An event's name and data; none: a comment.
-fn parse(block: &[u8]) -> Option<(String, Value)> {
-    let text = std::str::from_utf8(block).ok()?;
-    let field = |name: &str| {
-        let mut lines = text.lines();
-        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-    };
-    let data = serde_json::from_str(field("data")?).ok()?;
-    Some((field("event")?.to_owned(), data))
+/// A server-sent event.
+#[derive(Debug, PartialEq)]
+struct ServerEvent {
+    name: String,
+    data: Value,
 }
 
-/// What a run of this command's own would have told.
-fn event(name: &str, data: &Value) -> Option<Event> {
-    match name {
-        "stdout" => Some(Event::Stdout(bytes(data)?)),
-        "stderr" => Some(Event::Stderr(bytes(data)?)),
-        "result" => {
-            let value: MimeBundle = serde_json::from_value(data.clone()).ok()?;
-            Some(Event::Result(value))
+impl ServerEvent {
+    /// Parses the lines of an event. Returns `None` if it has no name or no JSON data.
+    fn parse(block: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(block).ok()?;
+        let field = |name: &str| {
+            let mut lines = text.lines();
+            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        };
+
+        let data = serde_json::from_str(field("data")?).ok()?;
+        let name = field("event")?.to_owned();
+        Some(Self { name, data })
+    }
+
+    /// Returns the event of an engine with the same content, if this one is output or a value.
+    fn to_engine_event(&self) -> Option<Event> {
+        match self.name.as_str() {
+            "stdout" => Some(Event::Stdout(self.output()?)),
+            "stderr" => Some(Event::Stderr(self.output()?)),
+            "result" => {
+                let value: MimeBundle = serde_json::from_value(self.data.clone()).ok()?;
+                Some(Event::Result(value))
+            }
+            _ => None,
         }
-        _ => None,
+    }
+
+    /// Returns the bytes of output: text, or base64 if it is not valid UTF-8.
+    fn output(&self) -> Option<Bytes> {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::STANDARD;
+
+        match self.data["text"].as_str() {
+            Some(text) => Some(Bytes::copy_from_slice(text.as_bytes())),
+            None => Some(STANDARD.decode(self.data["base64"].as_str()?).ok()?.into()),
+        }
     }
 }
 
-fn bytes(data: &Value) -> Option<Bytes> {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
-    match data["text"].as_str() {
-        Some(text) => Some(Bytes::copy_from_slice(text.as_bytes())),
-        None => Some(STANDARD.decode(data["base64"].as_str()?).ok()?.into()),
-    }
-}
-
-fn ended(data: &Value) -> Result<Ended, Failure> {
-    let read = || {
+fn parse_outcome(data: &Value) -> Result<RunResult, Failure> {
+    let parse = || {
         let ended_by: EndedBy = serde_json::from_value(data["ended_by"].clone()).ok()?;
         let evidence: Evidence = serde_json::from_value(data["evidence"].clone()).ok()?;
         let exit_code = serde_json::from_value(data["exit_code"].clone()).ok()?;
         let fields = FIELDS.map(|name| (name.to_owned(), data[name].clone()));
-        Some(Ended {
+        Some(RunResult {
             exit_code,
             ended_by,
             evidence,
             accelerator: data["accelerator"].as_str()?.to_owned(),
             network: None,
-            told: Told::Fields(Map::from_iter(fields)),
+            details: RunDetails::Fields(Map::from_iter(fields)),
         })
     };
-    read().ok_or_else(|| lost("it told an end that is not known here"))
+    parse().ok_or_else(|| connection_failure("unexpected outcome"))
 }
 
-/// Passes input on until it is dropped.
-pub(crate) struct Feeding(JoinHandle<()>);
+/// Reads the body of an answer as JSON.
+async fn read_json(response: Response<Incoming>) -> Option<Value> {
+    let body = Limited::new(response.into_body(), MAX_EVENT_BYTES);
+    let bytes = body.collect().await.ok()?.to_bytes();
+    serde_json::from_slice(&bytes).ok()
+}
 
-impl Drop for Feeding {
-    fn drop(&mut self) {
-        self.0.abort();
+/// Returns the failure that the server reports in `error`.
+fn server_failure(error: &Value) -> Failure {
+    let field = |name: &str, default: &str| error[name].as_str().unwrap_or(default).to_owned();
+    Failure {
+        kind: field("kind", "host"),
+        retry: field("retry", "unknown"),
+        message: field("message", "the server gave no reason"),
+    }
+}
+
+/// Returns the failure for a broken connection or an answer that cannot be understood.
+fn connection_failure(reason: impl std::fmt::Display) -> Failure {
+    Failure {
+        kind: "lost".into(),
+        retry: "unknown".into(),
+        message: format!("the connection to the server failed: {reason}"),
     }
 }
 
@@ -314,17 +347,23 @@ impl Drop for Feeding {
 mod tests {
     use super::*;
 
+    fn parse_engine_event(block: &[u8]) -> Option<Event> {
+        ServerEvent::parse(block).unwrap().to_engine_event()
+    }
+
     #[test]
-    fn events_are_what_a_run_of_ones_own_tells() {
+    fn server_events_become_engine_events() {
         let block = b"event: stdout\ndata: {\"text\":\"a\\nb\"}\nid: 3";
-        let (name, data) = parse(block).unwrap();
-        assert_eq!(event(&name, &data), Some(Event::Stdout("a\nb".into())));
-        let (name, data) = parse(b"event: stderr\ndata: {\"base64\":\"/w==\"}").unwrap();
         assert_eq!(
-            event(&name, &data),
-            Some(Event::Stderr(Bytes::from_static(b"\xff")))
+            parse_engine_event(block),
+            Some(Event::Stdout("a\nb".into()))
         );
-        assert_eq!(parse(b":"), None);
-        assert_eq!(parse(b"event: run\ndata: {"), None);
+
+        let block = b"event: stderr\ndata: {\"base64\":\"/w==\"}";
+        let bytes = Bytes::from_static(b"\xff");
+        assert_eq!(parse_engine_event(block), Some(Event::Stderr(bytes)));
+
+        assert_eq!(ServerEvent::parse(b":"), None);
+        assert_eq!(ServerEvent::parse(b"event: run\ndata: {"), None);
     }
 }

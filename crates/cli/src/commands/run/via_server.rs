@@ -1,78 +1,86 @@
-//! `fumehood run` by a server of this user's, where one runs.
+//! Runs the program on a running `fumehood serve` of this user.
 
+use fumehood_engine::Config;
 use fumehood_engine::image::Store;
-use fumehood_engine::{Config, Language};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::backend::Going;
-use super::follow::{End, follow};
+use super::backend::RunBackend;
+use super::follow::{RunEnd, follow};
 use super::plan::Plan;
-use super::server_client::Server;
-use crate::args::{Host, Run as RunArgs, environment};
+use super::server_client::ServerClient;
+use crate::args::{HostArgs, RunArgs};
 use crate::io::{Interrupts, Output};
 
-/// Has it run there; none: this command is to do it itself, and nothing was begun.
+/// Runs the program on the server. Returns `None` if there is no suitable server, or it rejected the run before starting
+/// anything: this process then runs the program itself.
+///
+/// # Errors
+/// The output cannot be written.
 pub(super) async fn run<'a>(
     plan: &'a Plan,
     args: &RunArgs,
-    host: &Host,
+    host: &HostArgs,
     output: &mut Output,
     interrupts: &mut Interrupts,
-) -> anyhow::Result<Option<End<'a>>> {
-    if !may_be_served(plan, args, host) {
+) -> anyhow::Result<Option<RunEnd<'a>>> {
+    if !is_eligible(plan, args, host) {
         return Ok(None);
     }
-    // What is wrong with the image is said by the way that needs it.
-    let Some(image) = image() else {
+    // An error of the image is reported by the engine in this process.
+    let Some(image) = default_image_id() else {
         return Ok(None);
     };
-    let begun = async {
-        let server = Server::find(&image).await?;
-        Some(server.run(&body(plan, args)).await)
+
+    let start = async {
+        let client = ServerClient::find(&image).await?;
+        Some(client.start_run(&request_body(plan, args)).await)
     };
-    let begun = tokio::select! {
-        begun = begun => begun,
-        _ = interrupts.next() => return Ok(Some(End::Abandoned)),
+    let started = tokio::select! {
+        started = start => started,
+        _ = interrupts.next() => return Ok(Some(RunEnd::Abandoned)),
     };
-    Ok(match begun {
+
+    Ok(match started {
         None | Some(Ok(None)) => None,
-        Some(Ok(Some(running))) => {
-            Some(follow(Going::There(Box::new(running)), args, output, interrupts).await?)
+        Some(Ok(Some(run))) => {
+            let run = RunBackend::Server(Box::new(run));
+            Some(follow(run, args, output, interrupts).await?)
         }
-        Some(Err(failure)) => Some(End::Failed(failure)),
+        Some(Err(failure)) => Some(RunEnd::Failed(failure)),
     })
 }
 
-/// The image that this command would run.
-fn image() -> Option<String> {
+/// Returns the ID of the image that this command would use.
+fn default_image_id() -> Option<String> {
     let store = Store::open(Store::default_root().ok()?).ok()?;
     let image = store.image(&Config::default().image).ok()?;
     Some(image.id().to_owned())
 }
 
-/// Whether a server would do just what this command does. What is particular (files, a network, packages, another
-/// QEMU) it does itself.
-fn may_be_served(plan: &Plan, args: &RunArgs, host: &Host) -> bool {
-    let is_plain = host.is_default() && !args.boot && !args.has_raised_timeout();
-    let is_alone = plan.uploads.is_empty() && plan.downloads.is_empty() && plan.network.is_none();
-    !args.no_server && is_plain && is_alone && args.packages.is_empty()
+/// Returns whether a server would do exactly what this process does. Runs with files, a network, packages or options about
+/// the host are not left to a server.
+fn is_eligible(plan: &Plan, args: &RunArgs, host: &HostArgs) -> bool {
+    let has_default_host = host.is_default() && !args.boot && !args.has_custom_max_timeout();
+    let has_transfers = !plan.uploads.is_empty() || !plan.downloads.is_empty();
+
+    !args.no_server
+        && has_default_host
+        && !has_transfers
+        && plan.network.is_none()
+        && args.packages.is_empty()
 }
 
-fn body(plan: &Plan, args: &RunArgs) -> Value {
-    let language = match plan.language {
-        Language::Python => "python",
-        Language::Javascript => "javascript",
-        Language::Shell => "shell",
-    };
-    let env = args
-        .env
-        .iter()
-        .filter_map(|variable| environment(variable).ok());
-    let env: serde_json::Map<_, _> = env
+/// Returns the body of `POST /v1/runs`.
+fn request_body(plan: &Plan, args: &RunArgs) -> Value {
+    // The plan has read the variables before: none is missing.
+    let variables = args.environment.variables().unwrap_or_default();
+    let env: Map<_, _> = variables
+        .into_iter()
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect();
+
     json!({
-        "language": language,
+        "language": plan.language.to_string(),
         "code": plan.code,
         "env": env,
         "cwd": args.cwd,

@@ -1,20 +1,23 @@
-use super::end_of_string;
+//! JavaScript inputs.
+
+use super::strings::end_of_string;
+
+/// Bytes after which a `/` starts a regular expression instead of dividing.
+const BEFORE_REGEX: &[u8] = b"(,=:[!&|?{};+-*%<>~^";
 
 #[derive(Debug, Default)]
-pub(crate) struct Javascript {
-    /// Brackets that are open; a grave accent for a template, a `$` for what is inserted into one.
+pub(crate) struct JavascriptLexer {
+    /// Open brackets; a grave accent for a template literal, a `$` for an expression in one.
     open: Vec<u8>,
     in_comment: bool,
 }
 
-/// What a `/` after it divides nothing.
-const BEFORE_A_PATTERN: &[u8] = b"(,=:[!&|?{};+-*%<>~^";
-
-impl Javascript {
-    pub(super) fn line(&mut self, line: &[u8]) {
-        let mut at = 0;
-        // The last that is neither space nor comment.
+impl JavascriptLexer {
+    pub(super) fn add_line(&mut self, line: &[u8]) {
+        // The last byte that belongs neither to space nor to a comment.
         let mut last = b';';
+        let mut at = 0;
+
         while at < line.len() {
             let rest = &line[at..];
             if self.in_comment {
@@ -24,10 +27,11 @@ impl Javascript {
                 continue;
             }
             if self.open.last() == Some(&b'`') {
-                at += self.template(rest);
+                at += self.skip_template_text(rest);
                 last = b'`';
                 continue;
             }
+
             let byte = rest[0];
             at += 1;
             match byte {
@@ -36,7 +40,7 @@ impl Javascript {
                     self.in_comment = true;
                     at += 1;
                 }
-                b'/' if BEFORE_A_PATTERN.contains(&last) => at = end_of_pattern(line, at),
+                b'/' if BEFORE_REGEX.contains(&last) => at = end_of_regex(line, at),
                 b'\'' | b'"' => at = end_of_string(line, at, byte),
                 b'(' | b'[' | b'{' | b'`' => self.open.push(byte),
                 b')' | b']' | b'}' => {
@@ -50,8 +54,8 @@ impl Javascript {
         }
     }
 
-    /// How far the text of a template goes.
-    fn template(&mut self, text: &[u8]) -> usize {
+    /// Skips the text of a template literal, up to its end or an expression in it. Returns the number of bytes.
+    fn skip_template_text(&mut self, text: &[u8]) -> usize {
         let mut at = 0;
         while at < text.len() {
             match text[at] {
@@ -76,9 +80,9 @@ impl Javascript {
     }
 }
 
-/// Where a regular expression ends that begins after `from`.
-fn end_of_pattern(line: &[u8], from: usize) -> usize {
-    let mut at = from;
+/// Returns the position after a regular expression whose content starts at `start`.
+fn end_of_regex(line: &[u8], start: usize) -> usize {
+    let mut at = start;
     let mut in_class = false;
     while at < line.len() {
         match line[at] {

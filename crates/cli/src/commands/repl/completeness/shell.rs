@@ -1,56 +1,74 @@
+//! Shell inputs.
+
 use std::collections::VecDeque;
 
+/// Words that start a compound command.
+const OPENING_WORDS: [&[u8]; 7] = [b"if", b"case", b"for", b"while", b"until", b"select", b"{"];
+/// Words that end a compound command.
+const CLOSING_WORDS: [&[u8]; 4] = [b"fi", b"esac", b"done", b"}"];
+/// Words that a command may follow, and that start no compound command.
+const LEADING_WORDS: [&[u8]; 5] = [b"then", b"do", b"else", b"elif", b"!"];
+
+/// Bytes that end a word.
+const WORD_DELIMITERS: &[u8] = b" \t;&|()<>'\"`$\\";
+
 #[derive(Debug, Default)]
-pub(crate) struct Shell {
-    /// Quotes and brackets that are open.
+pub(crate) struct ShellLexer {
+    /// Open quotes and brackets; a `$` for `${`.
     open: Vec<u8>,
-    /// `if`, `for`, `case`, `{` and the like that are open.
+    /// The number of open compound commands, such as `if`, `for`, `case` and `{`.
     blocks: usize,
-    /// Here-documents that are to come: the word that ends each, and whether tabs before it count as nothing.
-    documents: VecDeque<(Vec<u8>, bool)>,
-    /// The line goes on in the next one.
+    /// Here-documents whose content follows.
+    here_documents: VecDeque<HereDocument>,
+    /// Whether the last line continues on the next one.
     continues: bool,
 }
 
-const OPENING: [&[u8]; 7] = [b"if", b"case", b"for", b"while", b"until", b"select", b"{"];
-const CLOSING: [&[u8]; 4] = [b"fi", b"esac", b"done", b"}"];
-/// What a command follows.
-const LEADING: [&[u8]; 5] = [b"then", b"do", b"else", b"elif", b"!"];
+#[derive(Debug)]
+struct HereDocument {
+    /// The line that ends it.
+    delimiter: Vec<u8>,
+    /// Whether leading tabs are removed (`<<-`).
+    strips_tabs: bool,
+}
 
-/// What ends a word.
-const ENDS_A_WORD: &[u8] = b" \t;&|()<>'\"`$\\";
-
-impl Shell {
-    pub(super) fn line(&mut self, line: &[u8]) {
-        if let Some((word, strips)) = self.documents.front() {
+impl ShellLexer {
+    pub(super) fn add_line(&mut self, line: &[u8]) {
+        // A line of a here-document is content or ends it.
+        if let Some(document) = self.here_documents.front() {
             let tabs = line.iter().take_while(|byte| **byte == b'\t').count();
-            if line[if *strips { tabs } else { 0 }..] == word[..] {
-                self.documents.pop_front();
+            let stripped = if document.strips_tabs { tabs } else { 0 };
+            if line[stripped..] == document.delimiter[..] {
+                self.here_documents.pop_front();
             }
             return;
         }
+
         let was_continued = std::mem::take(&mut self.continues);
-        let mut at = 0;
-        // A command begins here, whose first word may be one of the language's own.
+        // Whether a command starts at this position, so that its first word may be a keyword.
         let mut is_command = !was_continued;
+        let mut at = 0;
         while at < line.len() {
             at = match self.open.last() {
-                Some(&b'\'') => self.quoted(line, at),
+                Some(&b'\'') => self.single_quoted(line, at),
                 Some(&b'"') => self.double_quoted(line, at),
                 Some(&b'$') => self.braced(line, at),
                 _ => self.code(line, at, &mut is_command),
             };
         }
+
         let text = line.trim_ascii_end();
-        let joins = text.ends_with(b"|") || text.ends_with(b"&&");
-        self.continues |= joins && !self.is_quoted();
+        let ends_in_operator = text.ends_with(b"|") || text.ends_with(b"&&");
+        self.continues |= ends_in_operator && !self.is_quoted();
     }
 
     fn is_quoted(&self) -> bool {
         matches!(self.open.last(), Some(b'\'' | b'"'))
     }
 
-    fn quoted(&mut self, line: &[u8], at: usize) -> usize {
+    // Each of these functions reads one token at `at` in its state, and returns the position after it.
+
+    fn single_quoted(&mut self, line: &[u8], at: usize) -> usize {
         if line[at] == b'\'' {
             self.open.pop();
         }
@@ -69,7 +87,7 @@ impl Shell {
         at + 1
     }
 
-    /// Within `${…}`.
+    /// In `${…}`.
     fn braced(&mut self, line: &[u8], at: usize) -> usize {
         match line[at] {
             b'\\' => return at + 2,
@@ -83,10 +101,11 @@ impl Shell {
         at + 1
     }
 
+    /// An expansion: `$((…))`, `$(`, `${`, `$'`, `$"`, or a plain `$`.
     fn dollar(&mut self, line: &[u8], at: usize) -> usize {
         let rest = &line[at..];
         if rest.starts_with(b"$((") {
-            return at + 1 + arithmetic(&rest[1..]);
+            return at + 1 + arithmetic_len(&rest[1..]);
         }
         match rest.get(1) {
             Some(b'(') => self.open.push(b'('),
@@ -101,10 +120,12 @@ impl Shell {
         at + 2
     }
 
+    /// Outside quotes. Updates `is_command` for the position after the token.
     fn code(&mut self, line: &[u8], at: usize, is_command: &mut bool) -> usize {
         let rest = &line[at..];
         let byte = rest[0];
         let was_command = std::mem::replace(is_command, false);
+
         match byte {
             b'\\' => {
                 self.continues = rest.len() == 1;
@@ -118,13 +139,13 @@ impl Shell {
             b'$' => return self.dollar(line, at),
             b'#' if at == 0 || b" \t;&|(".contains(&line[at - 1]) => return line.len(),
             b'<' if rest.starts_with(b"<<") => return at + self.redirection(rest),
-            b'(' if rest.starts_with(b"((") => return at + arithmetic(rest),
+            b'(' if rest.starts_with(b"((") => return at + arithmetic_len(rest),
             b'(' => {
                 self.open.push(byte);
                 *is_command = true;
             }
             b')' => {
-                // Of a pattern of `case`, which opens none.
+                // The pattern of a `case` has a closing bracket without an opening one.
                 if self.open.last() == Some(&b'(') {
                     self.open.pop();
                 }
@@ -137,50 +158,57 @@ impl Shell {
         at + 1
     }
 
-    /// Takes a word; returns its length.
+    /// Reads a word, which may be a keyword if it is the first of a command. Returns its length.
     fn word(&mut self, rest: &[u8], was_command: bool, is_command: &mut bool) -> usize {
-        let end = rest.iter().position(|byte| ENDS_A_WORD.contains(byte));
+        let end = rest.iter().position(|byte| WORD_DELIMITERS.contains(byte));
         let len = end.unwrap_or(rest.len()).max(1);
         let word = &rest[..len];
         if was_command {
-            self.blocks += usize::from(OPENING.contains(&word));
-            self.blocks -= usize::from(self.blocks > 0 && CLOSING.contains(&word));
+            self.blocks += usize::from(OPENING_WORDS.contains(&word));
+            self.blocks -= usize::from(self.blocks > 0 && CLOSING_WORDS.contains(&word));
             let leads = [b"if" as &[u8], b"while", b"until", b"{"].contains(&word);
-            *is_command = leads || LEADING.contains(&word);
+            *is_command = leads || LEADING_WORDS.contains(&word);
         }
         len
     }
 
-    /// `<<WORD`, `<<-WORD` and `<<<`; returns the length.
+    /// Reads `<<WORD`, `<<-WORD` or `<<<`. Returns the length.
     fn redirection(&mut self, rest: &[u8]) -> usize {
         if rest.starts_with(b"<<<") {
             return 3;
         }
-        let strips = rest.get(2) == Some(&b'-');
-        let from = if strips { 3 } else { 2 };
-        let blanks = rest[from..]
+
+        let strips_tabs = rest.get(2) == Some(&b'-');
+        let operator = if strips_tabs { 3 } else { 2 };
+        let spaces = rest[operator..]
             .iter()
             .take_while(|byte| **byte == b' ')
             .count();
-        let from = from + blanks;
-        let end = rest[from..]
+        let start = operator + spaces;
+
+        let len = rest[start..]
             .iter()
             .position(|byte| b" \t;&|()<>".contains(byte));
-        let len = end.unwrap_or(rest.len() - from);
-        let word = &rest[from..from + len];
-        let plain = word.iter().copied().filter(|byte| !b"'\"\\".contains(byte));
-        self.documents.push_back((plain.collect(), strips));
-        from + len
+        let end = len.map_or(rest.len(), |len| start + len);
+
+        // Quotes in the word do not belong to the delimiter.
+        let unquoted = rest[start..end].iter().copied();
+        let delimiter = unquoted.filter(|byte| !b"'\"\\".contains(byte)).collect();
+        self.here_documents.push_back(HereDocument {
+            delimiter,
+            strips_tabs,
+        });
+        end
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        let is_open = !self.open.is_empty() || self.blocks > 0 || !self.documents.is_empty();
+        let is_open = !self.open.is_empty() || self.blocks > 0 || !self.here_documents.is_empty();
         !is_open && !self.continues
     }
 }
 
-/// How far `((…))` goes.
-fn arithmetic(text: &[u8]) -> usize {
+/// Returns the length of `((…))`, which starts at `text`.
+fn arithmetic_len(text: &[u8]) -> usize {
     let end = text.windows(2).position(|two| two == b"))");
     end.map_or(text.len(), |end| end + 2)
 }
