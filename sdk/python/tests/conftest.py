@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fumehood._settings
-from fumehood import Client, _local
+from fumehood import Client, _local_server
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +48,8 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stop_servers() -> None:
     """Ends the local servers that this process has started."""
-    while _local._started:
-        stop(_local._started.pop())
+    while _local_server._started_servers:
+        stop(_local_server._started_servers.pop())
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
@@ -69,9 +69,9 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(place))
         patch.setenv("XDG_STATE_HOME", str(place / "state"))
-        socket = _local.ensure()
+        socket = _local_server.ensure_running()
     # It outlives those that tests start and end.
-    server = _local._started.pop()
+    server = _local_server._started_servers.pop()
     yield socket
     stop(server)
 

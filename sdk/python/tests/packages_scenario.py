@@ -68,14 +68,14 @@ def prepare(place: Path) -> None:
 
 
 def scenario() -> None:
-    from fumehood import InvalidError, Packages, Sandbox, run, stream
+    from fumehood import InvalidError, PackagesEvent, Sandbox, run, stream
 
     code = "import tiny; print(tiny.VALUE)"
     first = stream(code, packages=["tiny==1.0"])
-    steps = [event.step for event in first if isinstance(event, Packages)]
+    steps = [event.step for event in first if isinstance(event, PackagesEvent)]
     assert first.outcome(check=True).stdout == "1.0\n" and steps, steps
     again = stream(code, packages=["tiny==1.0"])
-    assert [event for event in again if isinstance(event, Packages)] == []
+    assert [event for event in again if isinstance(event, PackagesEvent)] == []
     assert again.outcome(check=True).stdout == "1.0\n"
     # What a sandbox began with, and what is installed into it later.
     with Sandbox(packages=["tiny==1.0"]) as sandbox:
@@ -101,9 +101,9 @@ def main() -> None:
     try:
         scenario()
     finally:
-        from fumehood import _local
+        from fumehood import _local_server
 
-        for server in _local._started:
+        for server in _local_server._started_servers:
             server.terminate()
             server.wait(60)
     print("passed")

@@ -25,9 +25,9 @@ def main() -> None:
         try:
             exec(compile(example(readme), str(readme), "exec"), {"__name__": "__main__"})
         finally:
-            from fumehood import _local
+            from fumehood import _local_server
 
-            for server in _local._started:
+            for server in _local_server._started_servers:
                 server.terminate()
                 try:
                     server.wait(60)

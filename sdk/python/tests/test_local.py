@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import fumehood
-from fumehood import Client, _local
+from fumehood import Client, _local_server
 
 FAKE = Path(__file__).parent / "fake_server.py"
 
@@ -36,7 +36,7 @@ class Fake:
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            for server in _local._started:
+            for server in _local_server._started_servers:
                 server.poll()
             try:
                 if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
@@ -93,7 +93,7 @@ def test_one_that_was_killed_is_replaced_on_next_use(fake: Fake) -> None:
 
 def test_one_that_ends_at_once_tells_the_end_of_its_log(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SERVER", "fails")
-    log = _local.log_path()
+    log = _local_server.log_path()
     log.parent.mkdir(parents=True)
     log.write_text("of an earlier one\n")
     with pytest.raises(fumehood.ServerError, match="with 3") as raised:
@@ -111,18 +111,18 @@ def test_one_beside_a_server_that_is_ending_is_started_again(fake: Fake, monkeyp
 
 def test_one_beside_a_server_that_stays_is_given_up(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SERVER", "held")
-    monkeypatch.setattr(_local, "_ENDING_S", 0.0)
+    monkeypatch.setattr(_local_server, "_SHUTDOWN_S", 0.0)
     with pytest.raises(fumehood.ServerError, match="another server runs") as raised:
-        _local.ensure()
+        _local_server.ensure_running()
     assert raised.value.retry == "safe" and len(fake.pids()) == 1
 
 
 def test_one_that_is_never_ready_is_given_up_and_ended(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SERVER", "hangs")
-    monkeypatch.setattr(_local, "_PROBE_S", 0.1)
-    monkeypatch.setattr(_local.is_ready, "__defaults__", (0.1,))
+    monkeypatch.setattr(_local_server, "_PROBE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(_local_server.is_ready, "__defaults__", (0.1,))
     with pytest.raises(fumehood.ServerError, match="not ready within"):
-        _local.ensure(start_s=1)
+        _local_server.ensure_running(start_s=1)
     assert all(not Path(f"/proc/{pid}").exists() for pid in fake.pids())
 
 
@@ -133,12 +133,12 @@ def test_one_without_an_image_says_so_at_once(fake: Fake, monkeypatch: pytest.Mo
 
 
 def test_a_large_log_makes_room(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = _local.log_path()
+    log = _local_server.log_path()
     log.parent.mkdir(parents=True)
-    log.write_bytes(b"x" * (_local._LOG_BYTES + 1))
+    log.write_bytes(b"x" * (_local_server._MAX_LOG_BYTES + 1))
     Client().info()
-    assert log.stat().st_size < _local._LOG_BYTES
-    assert log.with_suffix(".log.1").stat().st_size == _local._LOG_BYTES + 1
+    assert log.stat().st_size < _local_server._MAX_LOG_BYTES
+    assert log.with_suffix(".log.1").stat().st_size == _local_server._MAX_LOG_BYTES + 1
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
@@ -192,20 +192,20 @@ def test_without_a_program_it_says_how_to_get_one(
     cargo.parent.mkdir(parents=True)
     cargo.write_text("")
     cargo.chmod(0o755)
-    assert _local.find_program() == cargo
+    assert _local_server.find_program() == cargo
     monkeypatch.setenv("FUMEHOOD_BIN", str(own_place / "nothing"))
     with pytest.raises(fumehood.MissingError, match="FUMEHOOD_BIN is"):
-        _local.find_program()
+        _local_server.find_program()
 
 
 def test_paths_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert _local.socket_path() == Path(f"/tmp/fumehood-{os.geteuid()}/server.sock")
-    assert _local.log_path() == Path("/home/somebody/.local/state/fumehood/server.log")
+    assert _local_server.socket_path() == Path(f"/tmp/fumehood-{os.geteuid()}/server.sock")
+    assert _local_server.log_path() == Path("/home/somebody/.local/state/fumehood/server.log")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
-    assert _local.socket_path() == Path("/run/user/7/fumehood/server.sock")
+    assert _local_server.socket_path() == Path("/run/user/7/fumehood/server.sock")
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "localhost:7474", "unix:relative"])

@@ -10,12 +10,12 @@ from typing import Optional
 import pytest
 
 import fumehood
-from fumehood import Gap, InvalidError, Network, Outcome, Result, Shown, Stdout
+from fumehood import GapEvent, InvalidError, Network, Outcome, Result, ResultEvent, StdoutEvent
 from fumehood._errors import error_from
 from fumehood._events import RawEvent, SseParser, event_from
-from fumehood._kept import Kept
-from fumehood._network import network_json, rule_from
-from fumehood._wire import code_body, process_body, sandbox_body, stdin_fields
+from fumehood._output_buffer import OutputBuffer
+from fumehood._network import network_to_json, parse_rule
+from fumehood._requests import code_body, process_body, sandbox_body, split_stdin
 from mock import sse
 
 TEXT = b": hello\r\n\r\nevent: a\r\nid: 7\r\ndata: 1\r\n\r\nevent: b\nid: 8\ndata: {\ndata: }\n\n: so\n\ndata:2\n\nid: 9\n\n"
@@ -39,7 +39,7 @@ def test_an_event_is_there_with_a_carriage_return_at_its_end() -> None:
 
 
 def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fumehood._events._EVENT_BYTES", 100)
+    monkeypatch.setattr("fumehood._events._MAX_EVENT_BYTES", 100)
     parser = SseParser()
     assert parser.feed(b"data: " + b"1" * 94) == []
     with pytest.raises(fumehood.ProtocolError, match="100"):
@@ -56,26 +56,26 @@ def test_an_event_that_is_no_json_is_refused() -> None:
 
 
 def test_output_is_text_or_base64() -> None:
-    assert event_from(RawEvent("stdout", {"text": "ä"}, 1)) == Stdout("ä".encode())
-    assert event_from(RawEvent("stdout", {"base64": "/w=="}, 1)) == Stdout(b"\xff")
-    assert Stdout(b"\xff").text == "\ufffd"
+    assert event_from(RawEvent("stdout", {"text": "ä"}, 1)) == StdoutEvent("ä".encode())
+    assert event_from(RawEvent("stdout", {"base64": "/w=="}, 1)) == StdoutEvent(b"\xff")
+    assert StdoutEvent(b"\xff").text == "\ufffd"
     for wrong in ({}, {"base64": "?"}, {"base64": None}):
         with pytest.raises(fumehood.ProtocolError):
             event_from(RawEvent("stdout", wrong, 1))
 
 
 def test_what_is_kept_is_bounded() -> None:
-    kept = Kept(limit=10)
+    kept = OutputBuffer(limit=10)
     for _ in range(5):
-        kept.add(Stdout(b"xx"))
+        kept.add(StdoutEvent(b"xx"))
     assert not kept.outcome({}).stdout_truncated
-    kept.add(Stdout(b"y"))
-    kept.add(Shown(Result({"a": "123456789"})))
-    kept.add(Shown(Result({"a": "1"})))
+    kept.add(StdoutEvent(b"y"))
+    kept.add(ResultEvent(Result({"a": "123456789"})))
+    kept.add(ResultEvent(Result({"a": "1"})))
     outcome = kept.outcome({})
     assert outcome.stdout == "x" * 10 and outcome.stdout_truncated and not outcome.stderr_truncated
     assert len(outcome.results) == 1 and outcome.results_truncated
-    kept.add(Gap(3, 9))
+    kept.add(GapEvent(3, 9))
     assert kept.outcome({}).stderr_truncated
 
 
@@ -130,13 +130,13 @@ def test_an_outcome_that_is_no_success_is_raised_on_demand() -> None:
     ],
 )
 def test_rules_are_words(word: str, rule: object) -> None:
-    assert rule_from(word) == rule
+    assert parse_rule(word) == rule
 
 
 def test_networks_in_all_their_forms() -> None:
-    assert network_json(None) is None
-    assert network_json(["a.example"]) == {"policy": {"allow": [{"host": ["a.example"]}]}}
-    assert network_json({"policy": {}}) == {"policy": {}}
+    assert network_to_json(None) is None
+    assert network_to_json(["a.example"]) == {"policy": {"allow": [{"host": ["a.example"]}]}}
+    assert network_to_json({"policy": {}}) == {"policy": {}}
     network = Network(
         allow=[{"host": "b.example", "terminate": True}],
         policy={"allow": [{"host": "c.example"}], "limits": {"connections": 1}},
@@ -144,7 +144,7 @@ def test_networks_in_all_their_forms() -> None:
         secret_hosts={"TOKEN": "b.example"},
         expose=[80, "8080:3000"],
     )
-    assert network_json(network) == {
+    assert network_to_json(network) == {
         "policy": {
             "allow": [{"host": "c.example"}, {"host": "b.example", "terminate": True}],
             "limits": {"connections": 1},
@@ -155,9 +155,9 @@ def test_networks_in_all_their_forms() -> None:
     }
     assert "value" not in repr(network)
     with pytest.raises(InvalidError, match="list of rules"):
-        network_json("a.example")
+        network_to_json("a.example")
     with pytest.raises(InvalidError, match="is no port"):
-        network_json(["a.example:http"])
+        network_to_json(["a.example:http"])
 
 
 def test_requests_say_only_what_was_asked() -> None:
@@ -178,8 +178,8 @@ def test_requests_say_only_what_was_asked() -> None:
         "checkpoint": "cp_1",
         "idle_timeout_s": 9,
     }
-    assert stdin_fields("x") == ("x", None) and stdin_fields(b"x") == ("x", None)
-    assert stdin_fields(b"\xff") == (True, b"\xff") and stdin_fields(None) == (None, None)
+    assert split_stdin("x") == ("x", None) and split_stdin(b"x") == ("x", None)
+    assert split_stdin(b"\xff") == (True, b"\xff") and split_stdin(None) == (None, None)
     for wrong in (-1, float("nan"), float("inf")):
         with pytest.raises(InvalidError, match="timeout"):
             code_body(code="1", language="python", timeout=wrong)

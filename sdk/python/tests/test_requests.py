@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 import fumehood
-from fumehood import AsyncClient, AsyncSandbox, Client, Sandbox, Started, Stderr, Stdout
+from fumehood import AsyncClient, AsyncSandbox, Client, Sandbox, StartedEvent, StderrEvent, StdoutEvent
 from conftest import wait_until
 from mock import ENDED, RUN, Server, refusal, sse, stream
 
@@ -203,7 +203,7 @@ def test_leaving_a_stream_early_cancels_the_run() -> None:
     server = Server(stream(WHOLE), httpx.Response(204))
     client = Client("http://x", transport=server.transport)
     with client.stream("1") as run:
-        assert [type(event) for event, _ in zip(run, range(2))] == [Started, Stdout]
+        assert [type(event) for event, _ in zip(run, range(2))] == [StartedEvent, StdoutEvent]
     assert server.asked() == ["POST /v1/runs", "POST /v1/runs/run_1/cancel"]
 
 
@@ -226,7 +226,7 @@ def test_an_asynchronous_run_that_is_dropped_is_no_longer_followed() -> None:
 
     async def main() -> None:
         run = AsyncClient("http://x", transport=Server(answer).transport).stream("1")
-        assert isinstance(await run.events().__anext__(), Started)
+        assert isinstance(await run.events().__anext__(), StartedEvent)
         del run
         gc.collect()
         for _ in range(100):
@@ -242,7 +242,7 @@ def test_events_are_typed_and_come_in_order() -> None:
     client = Client("http://x", transport=Server(stream(WHOLE)).transport)
     run = client.stream("1")
     events = list(run)
-    assert events[:3] == [Started(9), Stdout(b"one\n"), Stderr(b"\xff")]
+    assert events[:3] == [StartedEvent(9), StdoutEvent(b"one\n"), StderrEvent(b"\xff")]
     # The outcome is that of the same run.
     assert run.outcome().stdout == "one\n" and run.has_ended
 

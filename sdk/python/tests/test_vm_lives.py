@@ -15,7 +15,7 @@ import pytest
 import fumehood
 from breaking import Breaking
 from conftest import stop_servers, wait_until
-from fumehood import Client, Sandbox, _local
+from fumehood import Client, Sandbox, _local_server
 
 pytestmark = pytest.mark.vm
 
@@ -103,7 +103,7 @@ def own_server(own_place: Path) -> Iterator[Path]:
     stop_servers()
 
 
-ASK = "from fumehood import run, _local; print(run('print(1)').stdout.strip(), len(_local._started))"
+ASK = "from fumehood import run, _local_server; print(run('print(1)').stdout.strip(), len(_local_server._started_servers))"
 
 
 def test_processes_that_need_a_server_at_once_start_one(own_server: Path) -> None:
@@ -131,7 +131,7 @@ def server_of(place: Path) -> int:
 def test_a_killed_server_is_told_and_replaced(own_server: Path) -> None:
     client = Client()
     sandbox = Sandbox(client=client)
-    (server,) = _local._started
+    (server,) = _local_server._started_servers
     failures: list[BaseException] = []
 
     def follow() -> None:
@@ -147,7 +147,7 @@ def test_a_killed_server_is_told_and_replaced(own_server: Path) -> None:
     assert isinstance(failures[0], fumehood.LostError) and failures[0].retry == "unknown", failures
     # The next use starts another, which knows what became of all.
     assert client.run("print(1)").stdout == "1\n"
-    assert len(_local._started) == 1 and _local._started[0].pid != server.pid
+    assert len(_local_server._started_servers) == 1 and _local_server._started_servers[0].pid != server.pid
     with pytest.raises(fumehood.LostError) as raised:
         sandbox.run("1")
     assert raised.value.ended == "server_lost"

@@ -10,7 +10,7 @@ import pytest
 
 import fumehood
 from conftest import wait_until
-from fumehood import AsyncClient, Client, Exposed, NetworkDecision, Stdout, arun, astream, run
+from fumehood import AsyncClient, Client, PortExposedEvent, NetworkEvent, StdoutEvent, arun, astream, run
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("server")]
 
@@ -95,7 +95,7 @@ def test_output_comes_as_it_is_written(client: Client) -> None:
     code = "print('ready', flush=True); print(input()[::-1])"
     with client.stream(code, stdin=True) as following:
         for event in following:
-            if event == Stdout(b"ready\n"):
+            if event == StdoutEvent(b"ready\n"):
                 # It waits for this: the output has come before its end.
                 following.stdin.write("abc\n")
                 following.stdin.close()
@@ -104,7 +104,7 @@ def test_output_comes_as_it_is_written(client: Client) -> None:
 
 def test_a_run_without_end_is_cancelled_when_it_is_left(client: Client) -> None:
     with client.stream("print(1, flush=True)\nwhile True: pass", timeout=60) as following:
-        assert next(iter(following)) == Stdout(b"1\n")
+        assert next(iter(following)) == StdoutEvent(b"1\n")
         run_id = following.id or ""
     wait_until("its end", lambda: client.run_info(run_id)["state"] == "ended")
     assert client.run_info(run_id)["ended_by"] == "cancelled"
@@ -127,7 +127,7 @@ def test_a_key_makes_one_run_of_two(client: Client) -> None:
 
 def test_a_detached_run_goes_on_and_is_found_again(client: Client) -> None:
     left = client.stream("import time; print('a', flush=True); time.sleep(4); print('b')", detach=True)
-    assert next(iter(left)) == Stdout(b"a\n")
+    assert next(iter(left)) == StdoutEvent(b"a\n")
     left.close()
     assert left.id and client.attach(left.id).wait().stdout == "a\nb\n"
     assert left.id in [known.id for known in client.runs(limit=5)]
@@ -141,8 +141,8 @@ def test_what_is_not_allowed_is_denied_and_told() -> None:
     assert outcome.network["denials"][0]["name"] == "denied.example"
     following = fumehood.stream(code, network=fumehood.Network(expose=[8080]))
     events = list(following)
-    assert any(isinstance(event, NetworkDecision) and not event.allowed for event in events)
-    assert any(isinstance(event, Exposed) and event.url.startswith("http://127.0.0.1:") for event in events)
+    assert any(isinstance(event, NetworkEvent) and not event.allowed for event in events)
+    assert any(isinstance(event, PortExposedEvent) and event.url.startswith("http://127.0.0.1:") for event in events)
     assert run("import os; print(os.listdir('/sys/class/net'))").stdout == "['lo']\n"
 
 
@@ -152,7 +152,7 @@ def test_the_asynchronous_half_does_the_same() -> None:
         assert [outcome.stdout for outcome in outcomes] == ["0\n", "1\n", "2\n"]
         async with astream("print(1); 2 + 3", display=True) as following:
             kinds = [type(event).__name__ async for event in following]
-        assert kinds == ["Stdout", "Shown"]
+        assert kinds == ["StdoutEvent", "ResultEvent"]
         assert (await following.outcome()).text == "5"
 
     asyncio.run(main())
@@ -165,7 +165,7 @@ def test_a_cancelled_task_cancels_its_run(client: Client) -> None:
         started = asyncio.Event()
         async with AsyncClient() as own:
             following = own.stream("print(1, flush=True)\nwhile True: pass", on_stdout=lambda _: started.set())
-            task = asyncio.create_task(following.to_end())
+            task = asyncio.create_task(following.run_to_end())
             await asyncio.wait_for(started.wait(), 60)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

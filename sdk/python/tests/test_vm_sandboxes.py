@@ -14,7 +14,7 @@ import pytest
 
 import fumehood
 from conftest import wait_until
-from fumehood import AsyncSandbox, Client, Network, Other, Sandbox, Stdout
+from fumehood import AsyncSandbox, Client, Network, UnknownEvent, Sandbox, StdoutEvent
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("server")]
 
@@ -50,7 +50,7 @@ def test_files_go_both_ways(sandbox: Sandbox, tmp_path: Path) -> None:
     files = sandbox.files
     info = files.write("dir/a.bin", bytes(range(256)), mode=0o600)
     assert (info.kind, info.size, info.mode) == ("file", 256, 0o600)
-    assert files.read("dir/a.bin") == bytes(range(256)) and files.read_part("dir/a.bin", 1, 2) == b"\1\2"
+    assert files.read("dir/a.bin") == bytes(range(256)) and files.read_range("dir/a.bin", 1, 2) == b"\1\2"
     files.write_text("dir/ä ?&#.txt", "grüße")
     assert files.read_text("dir/ä ?&#.txt") == "grüße"
     assert sorted(Path(entry.path).name for entry in files.list("dir")) == ["a.bin", "ä ?&#.txt"]
@@ -97,7 +97,7 @@ def test_programs_have_input_signals_and_an_end(sandbox: Sandbox) -> None:
     cat = sandbox.spawn(["cat"], tag="a cat")
     assert cat.pid and [p.tag for p in sandbox.processes() if p.pid == cat.pid] == ["a cat"]
     cat.stdin.write("one\n")
-    assert next(iter(cat)) == Stdout(b"one\n")
+    assert next(iter(cat)) == StdoutEvent(b"one\n")
     with pytest.raises(TimeoutError):
         cat.wait(timeout=0.3)
     # It is followed all the same.
@@ -216,7 +216,7 @@ def test_a_sandbox_tells_what_goes_on() -> None:
         sandbox.run("1")
         names = []
         for event in sandbox.events():
-            assert isinstance(event, Other)
+            assert isinstance(event, UnknownEvent)
             names.append(event.name)
             if event.name == "run_ended":
                 sandbox.kill()

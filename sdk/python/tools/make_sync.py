@@ -28,7 +28,7 @@ RULES = [
     (r"\ba(run|stream|close|read|iter_bytes)\b(?=\W)", r"\1"),
     (r"\banext\(", "next("),
     (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
-    (r"\b_flow_async\b", "_flow_sync"),
+    (r"\b_concurrency_async\b", "_concurrency_sync"),
     (r"\b_async\b", "_sync"),
     (r" A function may be asynchronous where the SDK is\.", ""),
 ]

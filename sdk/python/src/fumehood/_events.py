@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 from fumehood._errors import ProtocolError
-from fumehood._rich import Result
+from fumehood._results import Result
 
-_EVENT_BYTES = 64 * 1024 * 1024
+_MAX_EVENT_BYTES = 64 * 1024 * 1024
 """The most of one server-sent event: a value of 10 MiB in base64 is far below."""
 
 
@@ -19,14 +19,14 @@ _LINE_END = re.compile(rb"\r\n?|\n")
 
 
 @dataclass(frozen=True)
-class Started:
+class StartedEvent:
     """A program has been started, or code in a context. ``pid``: its number in the guest."""
 
     pid: Optional[int] = None
 
 
 @dataclass(frozen=True)
-class Stdout:
+class StdoutEvent:
     """A piece of standard output."""
 
     data: bytes
@@ -38,7 +38,7 @@ class Stdout:
 
 
 @dataclass(frozen=True)
-class Stderr:
+class StderrEvent:
     """A piece of standard error."""
 
     data: bytes
@@ -50,28 +50,28 @@ class Stderr:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ResultEvent:
     """A value that the program shows."""
 
     result: Result
 
 
 @dataclass(frozen=True)
-class Exposed:
+class PortExposedEvent:
     """A port of the VM is reached at this URL."""
 
     url: str
 
 
 @dataclass(frozen=True)
-class Packages:
+class PackagesEvent:
     """What is being done for the packages that were asked for."""
 
     step: str
 
 
 @dataclass(frozen=True)
-class NetworkDecision:
+class NetworkEvent:
     """Something that the guest did on its network, and what was decided."""
 
     what: str = ""
@@ -89,7 +89,7 @@ class NetworkDecision:
 
 
 @dataclass(frozen=True)
-class Gap:
+class GapEvent:
     """Events between these two numbers are no longer kept: nobody read them in time."""
 
     after: int
@@ -97,14 +97,14 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Other:
+class UnknownEvent:
     """An event of a newer server."""
 
     name: str
     data: Any = field(default=None)
 
 
-Event = Union[Started, Stdout, Stderr, Shown, Exposed, Packages, NetworkDecision, Gap, Other]
+Event = Union[StartedEvent, StdoutEvent, StderrEvent, ResultEvent, PortExposedEvent, PackagesEvent, NetworkEvent, GapEvent, UnknownEvent]
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ class SseParser:
         self._after_return = start > 0 and start == len(self._buffer) and self._buffer[-1:] == b"\r"
         del self._buffer[:start]
         self._scanned = len(self._buffer)
-        if len(self._buffer) + self._size > _EVENT_BYTES:
-            raise ProtocolError(f"the server sent an event of more than {_EVENT_BYTES} bytes", retry="unknown")
+        if len(self._buffer) + self._size > _MAX_EVENT_BYTES:
+            raise ProtocolError(f"the server sent an event of more than {_MAX_EVENT_BYTES} bytes", retry="unknown")
         return events
 
     def _line(self, line: bytes) -> Optional[RawEvent]:
@@ -178,7 +178,7 @@ class SseParser:
             raise ProtocolError(f"the server sent an event that is no JSON: {error}", retry="unknown") from error
 
 
-def piece(data: Any) -> bytes:
+def output_bytes(data: Any) -> bytes:
     """The bytes of an event ``stdout`` or ``stderr``."""
     try:
         if "text" in data:
@@ -190,23 +190,23 @@ def piece(data: Any) -> bytes:
 
 def event_from(raw: RawEvent) -> Event:
     """The typed form of an event between a run's first and its last."""
-    from fumehood._models import known
+    from fumehood._models import dataclass_from
 
     data = raw.data if isinstance(raw.data, dict) else {}
     if raw.name == "stdout":
-        return Stdout(piece(data))
+        return StdoutEvent(output_bytes(data))
     if raw.name == "stderr":
-        return Stderr(piece(data))
+        return StderrEvent(output_bytes(data))
     if raw.name == "result":
-        return Shown(Result(data))
+        return ResultEvent(Result(data))
     if raw.name == "started":
-        return Started(data.get("pid"))
+        return StartedEvent(data.get("pid"))
     if raw.name == "exposed":
-        return Exposed(str(data.get("url")))
+        return PortExposedEvent(str(data.get("url")))
     if raw.name == "packages":
-        return Packages(str(data.get("step")))
+        return PackagesEvent(str(data.get("step")))
     if raw.name == "network":
-        return known(NetworkDecision, data)
+        return dataclass_from(NetworkEvent, data)
     if raw.name == "gap":
-        return Gap(int(data.get("after") or 0), int(data.get("next") or 0))
-    return Other(raw.name, raw.data)
+        return GapEvent(int(data.get("after") or 0), int(data.get("next") or 0))
+    return UnknownEvent(raw.name, raw.data)

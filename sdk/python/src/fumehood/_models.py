@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, TypeVar
 
 from fumehood._errors import RunFailedError
-from fumehood._rich import Result
+from fumehood._results import Result
 
 T = TypeVar("T")
 
 
-def known(kind: type[T], data: Any) -> T:
+def dataclass_from(kind: type[T], data: Any) -> T:
     """A dataclass of those of the data's fields that it has."""
     data = data if isinstance(data, Mapping) else {}
     names = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
@@ -152,8 +152,8 @@ def outcome_from(
         stdout_truncated=truncated[0],
         stderr_truncated=truncated[1],
         results_truncated=truncated[2],
-        evidence=known(Evidence, told.get("evidence")),
-        timing=known(Timing, told.get("timing")),
+        evidence=dataclass_from(Evidence, told.get("evidence")),
+        timing=dataclass_from(Timing, told.get("timing")),
         source=told.get("source"),
         accelerator=told.get("accelerator"),
         isolation=told.get("isolation"),
@@ -258,7 +258,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Installed:
+class InstalledPackage:
     """A package that is installed."""
 
     name: str

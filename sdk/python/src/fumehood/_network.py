@@ -34,7 +34,7 @@ class Network:
     def to_json(self) -> dict[str, Any]:
         """It as the API takes it."""
         policy = dict(self.policy)
-        rules = [rule_from(word) if isinstance(word, str) else dict(word) for word in self.allow]
+        rules = [parse_rule(word) if isinstance(word, str) else dict(word) for word in self.allow]
         if rules:
             policy["allow"] = [*policy.get("allow", []), *rules]
         secrets = [
@@ -55,7 +55,7 @@ NetworkLike = Union[Network, Sequence[str], Mapping[str, Any], None]
 """A network, rules in words alone, or the API's JSON as it is."""
 
 
-def network_json(network: NetworkLike) -> Union[dict[str, Any], None]:
+def network_to_json(network: NetworkLike) -> Union[dict[str, Any], None]:
     """What a caller gave for a network, as the API takes it."""
     if network is None:
         return None
@@ -70,7 +70,7 @@ def network_json(network: NetworkLike) -> Union[dict[str, Any], None]:
     return Network(allow=list(network)).to_json()
 
 
-def rule_from(word: str) -> dict[str, Any]:
+def parse_rule(word: str) -> dict[str, Any]:
     """A rule of a policy from its word.
 
     Raises:
@@ -93,11 +93,11 @@ def rule_from(word: str) -> dict[str, Any]:
     if ports == "any":
         rule["ports"] = "any"
     elif ports:
-        rule["ports"] = [_port(word, port) for port in ports.split(",")]
+        rule["ports"] = [_parse_port(word, port) for port in ports.split(",")]
     return rule
 
 
-def _port(word: str, port: str) -> Union[int, str]:
+def _parse_port(word: str, port: str) -> Union[int, str]:
     first, dash, last = port.partition("-")
     if not first.isdigit() or (dash and not last.isdigit()):
         raise InvalidError(

@@ -11,28 +11,28 @@ from uuid import uuid4
 
 from fumehood._errors import InvalidError
 
-REQUEST_S = 60.0
+REQUEST_TIMEOUT_S = 60.0
 """Seconds in which an ordinary request must be answered."""
 
-CREATE_S = 150.0
+CREATE_TIMEOUT_S = 150.0
 """Seconds in which a VM must be there: 30 s in the queue, and a boot under software emulation."""
 
-PACKAGES_S = 900.0
+PACKAGES_TIMEOUT_S = 900.0
 """Seconds in which packages must be there: they may be downloaded and compiled."""
 
-CONNECT_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
 
-SILENCE_S = 45.0
+EVENT_TIMEOUT_S = 45.0
 """Seconds without a byte after which an event stream is taken for dead: the server says something each 15 s."""
 
-CLEANUP_S = 5.0
+CLEANUP_TIMEOUT_S = 5.0
 """Seconds that the cancelling of a run may take: the server does it by itself when nobody follows."""
 
 RETRY_PAUSES_S = (0.0, 0.1, 0.3, 0.6, 1.2)
 """Pauses before each further try of a request whose connection broke. The first are short: a run that nobody
 follows for 2 s is cancelled."""
 
-KEPT_BYTES = 10 * 1024 * 1024
+MAX_CAPTURED_BYTES = 10 * 1024 * 1024
 """Bytes of each stream, and of values, that an outcome keeps."""
 
 CHUNK_BYTES = 256 * 1024

@@ -8,8 +8,8 @@ from fumehood._async.client import AsyncClient, default_client
 from fumehood._async.run import AsyncRun
 from fumehood._models import Outcome
 from fumehood._network import NetworkLike
-from fumehood._rich import Result
-from fumehood._wire import StdinLike, Words
+from fumehood._results import Result
+from fumehood._requests import StdinLike, Strings
 
 
 async def arun(
@@ -21,7 +21,7 @@ async def arun(
     stdin: StdinLike = None,
     timeout: Optional[float] = None,
     memory_mib: Optional[int] = None,
-    packages: Optional[Words] = None,
+    packages: Optional[Strings] = None,
     refresh_packages: bool = False,
     network: NetworkLike = None,
     display: Optional[bool] = None,

@@ -9,11 +9,11 @@ import httpx
 from fumehood._async.process import AsyncProcess
 from fumehood._async.run import AsyncRun, Callbacks
 from fumehood._async.transport import AsyncTransport
-from fumehood._flow_async import shared
-from fumehood._models import Checkpoint, Outcome, RunInfo, SandboxInfo, known
+from fumehood._concurrency_async import shared_state
+from fumehood._models import Checkpoint, Outcome, RunInfo, SandboxInfo, dataclass_from
 from fumehood._network import NetworkLike
-from fumehood._rich import Result
-from fumehood._wire import StdinLike, Words, code_body, stdin_fields
+from fumehood._results import Result
+from fumehood._requests import StdinLike, Strings, code_body, split_stdin
 
 
 class AsyncClient:
@@ -60,7 +60,7 @@ class AsyncClient:
         stdin: StdinLike = None,
         timeout: Optional[float] = None,
         memory_mib: Optional[int] = None,
-        packages: Optional[Words] = None,
+        packages: Optional[Strings] = None,
         refresh_packages: bool = False,
         network: NetworkLike = None,
         display: Optional[bool] = None,
@@ -77,7 +77,7 @@ class AsyncClient:
         Args:
             detach: it goes on when nobody follows it, and :meth:`attach` follows it again.
         """
-        now, later = stdin_fields(stdin)
+        now, later = split_stdin(stdin)
         body = code_body(
             code=code,
             language=language,
@@ -95,12 +95,12 @@ class AsyncClient:
         )
         callbacks = Callbacks(on_stdout, on_stderr, on_result)
         return AsyncRun(
-            self.transport, _runs, body, later_input=later, callbacks=callbacks, key=idempotency_key
+            self.transport, _one_shot_path, body, deferred_stdin=later, callbacks=callbacks, key=idempotency_key
         )
 
     async def run(self, code: str, *, check: bool = False, **how: Any) -> Outcome:
         """Runs code in a fresh VM of its own, to its end. Arguments are those of :func:`fumehood.run`."""
-        return await self.stream(code, **how).to_end(check)
+        return await self.stream(code, **how).run_to_end(check)
 
     def attach(self, id: str) -> AsyncProcess:
         """Follows a run or a program from its beginning, by its id. It goes on when that is given up, if it was begun
@@ -112,7 +112,7 @@ class AsyncClient:
     ) -> List[RunInfo]:
         """This key's runs, the newest first."""
         params = {"state": state, "sandbox": sandbox}
-        return [known(RunInfo, told) for told in await self._pages("/v1/runs", "runs", params, limit)]
+        return [dataclass_from(RunInfo, told) for told in await self._list_all("/v1/runs", "runs", params, limit)]
 
     async def run_info(self, id: str) -> dict[str, Any]:
         """A run as the API tells it, with what is kept of its outputs."""
@@ -120,26 +120,26 @@ class AsyncClient:
 
     async def sandboxes(self, *, state: Optional[str] = None, limit: Optional[int] = None) -> List[SandboxInfo]:
         """This key's sandboxes, the newest first; ``state``: ``running``, ``ended``, or none for both."""
-        pages = await self._pages("/v1/sandboxes", "sandboxes", {"state": state}, limit)
-        return [known(SandboxInfo, told) for told in pages]
+        pages = await self._list_all("/v1/sandboxes", "sandboxes", {"state": state}, limit)
+        return [dataclass_from(SandboxInfo, told) for told in pages]
 
     async def checkpoints(self) -> List[Checkpoint]:
         """The saved states of sandboxes, of which the server keeps 16."""
         told = await self.transport.json("GET", "/v1/checkpoints")
-        return [known(Checkpoint, checkpoint) for checkpoint in told.get("checkpoints", [])]
+        return [dataclass_from(Checkpoint, checkpoint) for checkpoint in told.get("checkpoints", [])]
 
     async def delete_checkpoint(self, id: str) -> None:
         """Forgets a saved state. Sandboxes that began from it go on."""
         await self.transport.send("DELETE", f"/v1/checkpoints/{id}")
 
-    async def _pages(
+    async def _list_all(
         self, path: str, name: str, params: Mapping[str, Any], limit: Optional[int]
     ) -> List[Mapping[str, Any]]:
         """All of a list, or its first ``limit``."""
         found: List[Mapping[str, Any]] = []
         while limit is None or len(found) < limit:
             asked = {key: value for key, value in params.items() if value is not None}
-            asked["limit"] = min(_PAGE, _PAGE if limit is None else limit - len(found))
+            asked["limit"] = min(_PAGE_SIZE, _PAGE_SIZE if limit is None else limit - len(found))
             if found:
                 asked["before"] = found[-1]["id"]
             page = (await self.transport.json("GET", path, params=asked)).get(name, [])
@@ -149,19 +149,19 @@ class AsyncClient:
         return found
 
 
-async def _runs() -> str:
+async def _one_shot_path() -> str:
     """Where runs in VMs of their own are begun."""
     return "/v1/runs"
 
 
-_PAGE = 100
+_PAGE_SIZE = 100
 """Entries of a list that are asked for at a time."""
 
 
 def default_client() -> AsyncClient:
     """The client of all that name none: for the server of FUMEHOOD_URL, or a local one."""
     where = AsyncTransport().where
-    held: dict[Any, AsyncClient] = shared()
+    held: dict[Any, AsyncClient] = shared_state()
     if where not in held:
         held[where] = AsyncClient()
     return held[where]

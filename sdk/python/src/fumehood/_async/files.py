@@ -9,9 +9,9 @@ from typing import Any, AsyncIterator, BinaryIO, Callable, List, Optional, Union
 
 from fumehood._async.transport import AsyncTransport, Content
 from fumehood._errors import NotFoundError, ProtocolError
-from fumehood._flow_async import off_loop
-from fumehood._models import FileInfo, known
-from fumehood._settings import CHUNK_BYTES, REQUEST_S
+from fumehood._concurrency_async import run_in_thread
+from fumehood._models import FileInfo, dataclass_from
+from fumehood._settings import CHUNK_BYTES, REQUEST_TIMEOUT_S
 
 LocalPath = Union[str, "os.PathLike[str]"]
 
@@ -29,7 +29,7 @@ class AsyncFiles:
         Raises:
             NotFoundError: there is none.
         """
-        response = await self._transport.send("GET", self._at("/content"), params={"path": path}, headers=_BYTES)
+        response = await self._transport.send("GET", self._url("/content"), params={"path": path}, headers=_BYTES_HEADERS)
         return response.content
 
     async def read_text(self, path: str, encoding: str = "utf-8") -> str:
@@ -40,16 +40,16 @@ class AsyncFiles:
         """
         return (await self.read(path)).decode(encoding)
 
-    async def read_part(self, path: str, start: int, length: int) -> bytes:
+    async def read_range(self, path: str, start: int, length: int) -> bytes:
         """Bytes of a file from ``start`` on, ``length`` of them or what there is."""
-        headers = {**_BYTES, "Range": f"bytes={start}-{start + length - 1}"}
-        response = await self._transport.send("GET", self._at("/content"), params={"path": path}, headers=headers)
+        headers = {**_BYTES_HEADERS, "Range": f"bytes={start}-{start + length - 1}"}
+        response = await self._transport.send("GET", self._url("/content"), params={"path": path}, headers=headers)
         return response.content if response.status_code == 206 else response.content[start : start + length]
 
     async def stream(self, path: str) -> AsyncIterator[bytes]:
         """A file's content, piece by piece."""
         response = await self._transport.send(
-            "GET", self._at("/content"), params={"path": path}, headers=_BYTES, stream=True
+            "GET", self._url("/content"), params={"path": path}, headers=_BYTES_HEADERS, stream=True
         )
         try:
             async for chunk in response.aiter_bytes():
@@ -77,7 +77,7 @@ class AsyncFiles:
         if isinstance(content, (bytes, bytearray, memoryview)):
             return await self._put(path, bytes(content), mode, parents)
         start = content.tell() if content.seekable() else None
-        return await self._put(path, _pieces(content, start), mode, parents, replays=start is not None)
+        return await self._put(path, _chunk_source(content, start), mode, parents, is_replayable=start is not None)
 
     async def write_text(self, path: str, text: str, encoding: str = "utf-8", **how: Any) -> FileInfo:
         """Makes the file have this text; ``how`` is as in :meth:`write`."""
@@ -100,7 +100,7 @@ class AsyncFiles:
         try:
             with open(handle, "wb") as file:
                 async for chunk in self.stream(remote):
-                    await off_loop(file.write, chunk)
+                    await run_in_thread(file.write, chunk)
             os.replace(part, to)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ class AsyncFiles:
         Raises:
             NotFoundError: nothing is.
         """
-        return _info(path, await self._transport.json("GET", self._at("/stat"), params={"path": path}))
+        return _info(path, await self._transport.json("GET", self._url("/stat"), params={"path": path}))
 
     async def exists(self, path: str) -> bool:
         """Whether anything is at a path."""
@@ -127,45 +127,45 @@ class AsyncFiles:
 
     async def list(self, path: str = ".", *, depth: int = 1) -> List[FileInfo]:
         """What is in a directory; ``depth`` 2 has what is in its directories, too. Links are not followed."""
-        told = await self._transport.json("GET", self._at("/list"), params={"path": path, "depth": depth})
+        told = await self._transport.json("GET", self._url("/list"), params={"path": path, "depth": depth})
         return [_info(path, entry) for entry in told.get("entries", [])]
 
     async def make_dir(self, path: str) -> None:
         """Makes a directory, and those that are missing on the way."""
-        await self._transport.send("POST", self._at("/directories"), json={"path": path})
+        await self._transport.send("POST", self._url("/directories"), json={"path": path})
 
     async def rename(self, old: str, new: str, *, replace: bool = False) -> None:
         """Gives a file or directory another name; ``replace``: takes the place of a file that has it."""
         body = {"from": old, "to": new, "replace": replace}
-        await self._transport.send("POST", self._at("/move"), json=body)
+        await self._transport.send("POST", self._url("/move"), json=body)
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
         """Removes a file, a link or an empty directory; ``recursive``: a directory with all that is in it."""
         params = {"path": path, "recursive": str(recursive).lower()}
-        await self._transport.send("DELETE", self._at(""), params=params)
+        await self._transport.send("DELETE", self._url(""), params=params)
 
-    def _at(self, rest: str) -> str:
+    def _url(self, rest: str) -> str:
         return f"{self._base()}/files{rest}"
 
     async def _put(
-        self, path: str, content: Content, mode: Optional[int], parents: bool, replays: bool = True
+        self, path: str, content: Content, mode: Optional[int], parents: bool, is_replayable: bool = True
     ) -> FileInfo:
         params = {"path": path, "parents": str(parents).lower()}
         if mode is not None:
             params["mode"] = f"{mode:o}"
         response = await self._transport.send(
             "PUT",
-            self._at("/content"),
+            self._url("/content"),
             content=content,
             params=params,
             headers={"Content-Type": "application/octet-stream"},
-            read_s=2 * REQUEST_S,
-            replays=replays,
+            read_s=2 * REQUEST_TIMEOUT_S,
+            is_replayable=is_replayable,
         )
         return _info(path, response.json() if response.content else {})
 
 
-_BYTES = {"Accept": "application/octet-stream, application/json;q=0.5"}
+_BYTES_HEADERS = {"Accept": "application/octet-stream, application/json;q=0.5"}
 
 
 def _info(path: str, told: Any) -> FileInfo:
@@ -173,17 +173,17 @@ def _info(path: str, told: Any) -> FileInfo:
     told.setdefault("path", told.get("name", path))
     if "kind" not in told:
         raise ProtocolError(f"the server's answer about {path} does not say what it is", retry="unknown")
-    return known(FileInfo, told)
+    return dataclass_from(FileInfo, told)
 
 
-def _pieces(file: BinaryIO, start: Optional[int]) -> Callable[[], AsyncIterator[bytes]]:
+def _chunk_source(file: BinaryIO, start: Optional[int]) -> Callable[[], AsyncIterator[bytes]]:
     """What gives a file's content, from this place on, as often as it is asked."""
 
     async def pieces() -> AsyncIterator[bytes]:
         if start is not None:
-            await off_loop(file.seek, start)
+            await run_in_thread(file.seek, start)
         while True:
-            chunk = await off_loop(file.read, CHUNK_BYTES)
+            chunk = await run_in_thread(file.read, CHUNK_BYTES)
             if not chunk:
                 return
             yield chunk

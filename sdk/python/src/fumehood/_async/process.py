@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Optional
 
 from fumehood._async.run import AsyncRun
-from fumehood._flow_async import finish
+from fumehood._concurrency_async import run_shielded
 from fumehood._models import Outcome
-from fumehood._settings import CLEANUP_S
+from fumehood._settings import CLEANUP_TIMEOUT_S
 
 
 class AsyncProcess(AsyncRun):
@@ -31,5 +31,5 @@ class AsyncProcess(AsyncRun):
 
     async def _interrupted(self, interruption: BaseException) -> None:
         # A task that gives up waiting does not mean the program; a person at the keyboard does.
-        end = isinstance(interruption, KeyboardInterrupt) or not self._owned
-        await finish(self.close if end else self._reconnect, CLEANUP_S)
+        end = isinstance(interruption, KeyboardInterrupt) or not self._cancel_on_close
+        await run_shielded(self.close if end else self._reconnect, CLEANUP_TIMEOUT_S)

@@ -18,14 +18,14 @@ from fumehood._errors import (
     ServerError,
     error_from,
 )
-from fumehood._events import Event, RawEvent, Shown, SseParser, Started, Stderr, Stdout, event_from
-from fumehood._flow_async import call_back, finish, home, let_go, sleep
-from fumehood._kept import Kept
+from fumehood._events import Event, RawEvent, ResultEvent, SseParser, StartedEvent, StderrEvent, StdoutEvent, event_from
+from fumehood._concurrency_async import invoke_callback, run_shielded, current_loop, close_later, sleep
+from fumehood._output_buffer import OutputBuffer
 from fumehood._models import Outcome
-from fumehood._rich import Result
-from fumehood._settings import CLEANUP_S, RETRY_PAUSES_S, SILENCE_S, new_key
+from fumehood._results import Result
+from fumehood._settings import CLEANUP_TIMEOUT_S, RETRY_PAUSES_S, EVENT_TIMEOUT_S, new_key
 
-_INPUT_BYTES = 1024 * 1024
+_MAX_STDIN_BYTES = 1024 * 1024
 """Bytes of input that go with one request."""
 
 
@@ -47,12 +47,12 @@ class AsyncStdin:
     async def write(self, data: Union[str, bytes]) -> None:
         """Sends this; returns when the server has taken it."""
         raw = data.encode() if isinstance(data, str) else data
-        for start in range(0, len(raw), _INPUT_BYTES):
-            await self._run._act("stdin", content=raw[start : start + _INPUT_BYTES])
+        for start in range(0, len(raw), _MAX_STDIN_BYTES):
+            await self._run._post_action("stdin", content=raw[start : start + _MAX_STDIN_BYTES])
 
     async def close(self) -> None:
         """Nothing follows: the program reads the end of its input."""
-        await self._run._act("stdin", params={"close": "true"}, content=b"")
+        await self._run._post_action("stdin", params={"close": "true"}, content=b"")
 
 
 class AsyncRun:
@@ -70,7 +70,7 @@ class AsyncRun:
         *,
         id: Optional[str] = None,
         events_at: Optional[str] = None,
-        later_input: Optional[bytes] = None,
+        deferred_stdin: Optional[bytes] = None,
         callbacks: Optional[Callbacks] = None,
         key: Optional[str] = None,
     ) -> None:
@@ -80,20 +80,20 @@ class AsyncRun:
         """Its number in the guest, once it has started."""
         self._transport = transport
         # Where it is begun, by what body; and where its events are.
-        self._place, self._body, self._key = place, body, key or new_key()
+        self._start_path, self._body, self._key = place, body, key or new_key()
         self._events_at = events_at
-        self._owned = body is not None and not body.get("detach")
-        self._later_input = later_input
+        self._cancel_on_close = body is not None and not body.get("detach")
+        self._deferred_stdin = deferred_stdin
         self._callbacks = callbacks or Callbacks()
         self._response: Optional[httpx.Response] = None
         self._chunks: Optional[AsyncIterator[bytes]] = None
-        self._home: Any = None
+        self._loop: Any = None
         self._parser = SseParser()
         self._raw: deque[RawEvent] = deque()
-        self._ahead: deque[Event] = deque()
+        self._pending: deque[Event] = deque()
         self._last = 0
         self._deadline: Optional[float] = None
-        self._kept = Kept()
+        self._output = OutputBuffer()
         self._outcome: Optional[Outcome] = None
         self._error: Optional[FumehoodError] = None
 
@@ -109,7 +109,7 @@ class AsyncRun:
     def __del__(self) -> None:
         response = getattr(self, "_response", None)
         if response is not None and not response.is_closed:
-            let_go(response, self._chunks, self._home)
+            close_later(response, self._chunks, self._loop)
 
     @property
     def stdin(self) -> AsyncStdin:
@@ -129,7 +129,7 @@ class AsyncRun:
             FumehoodError: it failed without an outcome, or the server went away.
         """
         while True:
-            event = await self._step()
+            event = await self._next_event()
             if event is None:
                 break
             yield event
@@ -151,7 +151,7 @@ class AsyncRun:
             self._deadline = time.monotonic() + timeout
             await self._disconnect()
         try:
-            while await self._step() is not None:
+            while await self._next_event() is not None:
                 await self._check_deadline()
         finally:
             self._deadline = None
@@ -159,39 +159,39 @@ class AsyncRun:
             raise self._error or LostError("the run was closed before its end", retry="unknown")
         return self._outcome.check() if check else self._outcome
 
-    async def to_end(self, check: bool = False) -> Outcome:
+    async def run_to_end(self, check: bool = False) -> Outcome:
         """Its outcome; where that cannot be had, whatever the reason, it is cancelled."""
         try:
             return await self.outcome(check=check)
         except BaseException:
-            await finish(self.close, CLEANUP_S)
+            await run_shielded(self.close, CLEANUP_TIMEOUT_S)
             raise
 
     async def cancel(self) -> None:
         """Ends it: by SIGINT, then SIGTERM, then SIGKILL. Nothing, where it has ended."""
         if self.id is not None:
-            await self._act("cancel")
+            await self._post_action("cancel")
 
     async def signal(self, signal: Union[str, int]) -> None:
         """Sends a signal, as ``"SIGINT"`` or 2, to it and what it has started."""
-        await self._act("signal", json={"signal": signal})
+        await self._post_action("signal", json={"signal": signal})
 
     async def resize(self, rows: int, cols: int) -> None:
         """Gives its terminal this size, in characters."""
-        await self._act("resize", json={"rows": rows, "cols": cols})
+        await self._post_action("resize", json={"rows": rows, "cols": cols})
 
     async def detach(self) -> None:
         """Leaves it to itself: it goes on when nobody follows it. ``Client.attach(id)`` follows it again."""
-        await self._act("detach")
-        self._owned = False
+        await self._post_action("detach")
+        self._cancel_on_close = False
         await self._disconnect()
 
     async def close(self) -> None:
         """Stops following it, and cancels it unless it has ended or was begun with ``detach=True``."""
-        if self._owned and not self.has_ended and self.id is not None:
-            self._owned = False
+        if self._cancel_on_close and not self.has_ended and self.id is not None:
+            self._cancel_on_close = False
             try:
-                await self._transport.send("POST", f"/v1/runs/{self.id}/cancel", read_s=CLEANUP_S, may_start=False)
+                await self._transport.send("POST", f"/v1/runs/{self.id}/cancel", read_s=CLEANUP_TIMEOUT_S, may_start_server=False)
             except FumehoodError:
                 # The server does it when nobody follows.
                 pass
@@ -205,29 +205,29 @@ class AsyncRun:
         """
         event: Optional[Event] = None
         read: list[Event] = []
-        while not isinstance(event, Started) and self.pid is None:
-            event = await self._step()
+        while not isinstance(event, StartedEvent) and self.pid is None:
+            event = await self._next_event()
             if event is None:
                 break
-            if not isinstance(event, Started):
+            if not isinstance(event, StartedEvent):
                 read.append(event)
-        self._ahead.extend(read)
+        self._pending.extend(read)
         if self._error is not None:
             raise self._error
 
-    async def _act(self, what: str, **body: Any) -> None:
+    async def _post_action(self, what: str, **body: Any) -> None:
         while self.id is None and not self.has_ended:
-            event = await self._take(await self._next())
+            event = await self._handle(await self._next())
             if event is not None:
-                self._ahead.append(event)
+                self._pending.append(event)
         if self._error is not None:
             raise self._error
         await self._transport.send("POST", f"/v1/runs/{self.id}/{what}", **body)
 
-    async def _step(self) -> Optional[Event]:
+    async def _next_event(self) -> Optional[Event]:
         """The next event between the first and the last; none after that."""
-        if self._ahead:
-            return self._ahead.popleft()
+        if self._pending:
+            return self._pending.popleft()
         while not self.has_ended:
             try:
                 raw = await self._next()
@@ -236,45 +236,45 @@ class AsyncRun:
             except BaseException as interruption:
                 await self._interrupted(interruption)
                 raise
-            event = await self._take(raw)
+            event = await self._handle(raw)
             if event is not None:
                 return event
         return None
 
     async def _interrupted(self, interruption: BaseException) -> None:
-        await finish(self.close, CLEANUP_S)
+        await run_shielded(self.close, CLEANUP_TIMEOUT_S)
 
-    async def _take(self, raw: RawEvent) -> Optional[Event]:
+    async def _handle(self, raw: RawEvent) -> Optional[Event]:
         told = raw.data if isinstance(raw.data, dict) else {}
         if raw.name == "run":
             self.id = told.get("id")
-            later, self._later_input = self._later_input, None
+            later, self._deferred_stdin = self._deferred_stdin, None
             if later is not None:
                 await self.stdin.write(later)
                 await self.stdin.close()
         elif raw.name == "ended":
             # Of one that ended long ago nothing else is told.
             self.id = self.id or told.get("id")
-            self._outcome = self._kept.outcome({"id": self.id, **told})
-            await self._read_out()
+            self._outcome = self._output.outcome({"id": self.id, **told})
+            await self._drain()
         elif raw.name == "failed":
             self._error = error_from(told)
-            await self._read_out()
+            await self._drain()
         else:
             event = event_from(raw)
-            self._kept.add(event)
-            await self._tell(event)
+            self._output.add(event)
+            await self._notify(event)
             return event
         return None
 
-    async def _tell(self, event: Event) -> None:
-        if isinstance(event, Stdout):
-            await call_back(self._callbacks.stdout, event.text)
-        elif isinstance(event, Stderr):
-            await call_back(self._callbacks.stderr, event.text)
-        elif isinstance(event, Shown):
-            await call_back(self._callbacks.result, event.result)
-        elif isinstance(event, Started):
+    async def _notify(self, event: Event) -> None:
+        if isinstance(event, StdoutEvent):
+            await invoke_callback(self._callbacks.stdout, event.text)
+        elif isinstance(event, StderrEvent):
+            await invoke_callback(self._callbacks.stderr, event.text)
+        elif isinstance(event, ResultEvent):
+            await invoke_callback(self._callbacks.result, event.result)
+        elif isinstance(event, StartedEvent):
             self.pid = event.pid
 
     async def _next(self) -> RawEvent:
@@ -316,12 +316,12 @@ class AsyncRun:
 
     async def _open(self) -> httpx.Response:
         headers = {"Accept": "text/event-stream"}
-        self._home = home()
-        read_s = SILENCE_S
+        self._loop = current_loop()
+        read_s = EVENT_TIMEOUT_S
         if self._deadline is not None:
-            read_s = max(0.01, min(SILENCE_S, self._deadline - time.monotonic()))
-        if self.id is None and self._place is not None:
-            path = await self._place()
+            read_s = max(0.01, min(EVENT_TIMEOUT_S, self._deadline - time.monotonic()))
+        if self.id is None and self._start_path is not None:
+            path = await self._start_path()
             return await self._transport.send(
                 "POST", path, json=self._body, headers=headers, read_s=read_s, key=self._key, stream=True
             )
@@ -330,7 +330,7 @@ class AsyncRun:
         path = self._events_at or f"/v1/runs/{self.id}/events"
         try:
             return await self._transport.send(
-                "GET", path, headers=headers, read_s=read_s, stream=True, may_start=self._body is None
+                "GET", path, headers=headers, read_s=read_s, stream=True, may_start_server=self._body is None
             )
         except DeadlineError:
             raise
@@ -358,7 +358,7 @@ class AsyncRun:
             self._response = await self._open()
             self._chunks, self._parser = self._response.aiter_bytes(), SseParser()
 
-    async def _read_out(self) -> None:
+    async def _drain(self) -> None:
         """Takes the end of the stream, which follows its last event at once, so that its connection serves again."""
         try:
             if self._chunks is not None:

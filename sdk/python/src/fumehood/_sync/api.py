@@ -9,8 +9,8 @@ from fumehood._sync.client import Client, default_client
 from fumehood._sync.run import Run
 from fumehood._models import Outcome
 from fumehood._network import NetworkLike
-from fumehood._rich import Result
-from fumehood._wire import StdinLike, Words
+from fumehood._results import Result
+from fumehood._requests import StdinLike, Strings
 
 
 def run(
@@ -22,7 +22,7 @@ def run(
     stdin: StdinLike = None,
     timeout: Optional[float] = None,
     memory_mib: Optional[int] = None,
-    packages: Optional[Words] = None,
+    packages: Optional[Strings] = None,
     refresh_packages: bool = False,
     network: NetworkLike = None,
     display: Optional[bool] = None,

@@ -10,11 +10,11 @@ import httpx
 from fumehood._sync.process import Process
 from fumehood._sync.run import Run, Callbacks
 from fumehood._sync.transport import Transport
-from fumehood._flow_sync import shared
-from fumehood._models import Checkpoint, Outcome, RunInfo, SandboxInfo, known
+from fumehood._concurrency_sync import shared_state
+from fumehood._models import Checkpoint, Outcome, RunInfo, SandboxInfo, dataclass_from
 from fumehood._network import NetworkLike
-from fumehood._rich import Result
-from fumehood._wire import StdinLike, Words, code_body, stdin_fields
+from fumehood._results import Result
+from fumehood._requests import StdinLike, Strings, code_body, split_stdin
 
 
 class Client:
@@ -61,7 +61,7 @@ class Client:
         stdin: StdinLike = None,
         timeout: Optional[float] = None,
         memory_mib: Optional[int] = None,
-        packages: Optional[Words] = None,
+        packages: Optional[Strings] = None,
         refresh_packages: bool = False,
         network: NetworkLike = None,
         display: Optional[bool] = None,
@@ -78,7 +78,7 @@ class Client:
         Args:
             detach: it goes on when nobody follows it, and :meth:`attach` follows it again.
         """
-        now, later = stdin_fields(stdin)
+        now, later = split_stdin(stdin)
         body = code_body(
             code=code,
             language=language,
@@ -96,12 +96,12 @@ class Client:
         )
         callbacks = Callbacks(on_stdout, on_stderr, on_result)
         return Run(
-            self.transport, _runs, body, later_input=later, callbacks=callbacks, key=idempotency_key
+            self.transport, _one_shot_path, body, deferred_stdin=later, callbacks=callbacks, key=idempotency_key
         )
 
     def run(self, code: str, *, check: bool = False, **how: Any) -> Outcome:
         """Runs code in a fresh VM of its own, to its end. Arguments are those of :func:`fumehood.run`."""
-        return self.stream(code, **how).to_end(check)
+        return self.stream(code, **how).run_to_end(check)
 
     def attach(self, id: str) -> Process:
         """Follows a run or a program from its beginning, by its id. It goes on when that is given up, if it was begun
@@ -113,7 +113,7 @@ class Client:
     ) -> List[RunInfo]:
         """This key's runs, the newest first."""
         params = {"state": state, "sandbox": sandbox}
-        return [known(RunInfo, told) for told in self._pages("/v1/runs", "runs", params, limit)]
+        return [dataclass_from(RunInfo, told) for told in self._list_all("/v1/runs", "runs", params, limit)]
 
     def run_info(self, id: str) -> dict[str, Any]:
         """A run as the API tells it, with what is kept of its outputs."""
@@ -121,26 +121,26 @@ class Client:
 
     def sandboxes(self, *, state: Optional[str] = None, limit: Optional[int] = None) -> List[SandboxInfo]:
         """This key's sandboxes, the newest first; ``state``: ``running``, ``ended``, or none for both."""
-        pages = self._pages("/v1/sandboxes", "sandboxes", {"state": state}, limit)
-        return [known(SandboxInfo, told) for told in pages]
+        pages = self._list_all("/v1/sandboxes", "sandboxes", {"state": state}, limit)
+        return [dataclass_from(SandboxInfo, told) for told in pages]
 
     def checkpoints(self) -> List[Checkpoint]:
         """The saved states of sandboxes, of which the server keeps 16."""
         told = self.transport.json("GET", "/v1/checkpoints")
-        return [known(Checkpoint, checkpoint) for checkpoint in told.get("checkpoints", [])]
+        return [dataclass_from(Checkpoint, checkpoint) for checkpoint in told.get("checkpoints", [])]
 
     def delete_checkpoint(self, id: str) -> None:
         """Forgets a saved state. Sandboxes that began from it go on."""
         self.transport.send("DELETE", f"/v1/checkpoints/{id}")
 
-    def _pages(
+    def _list_all(
         self, path: str, name: str, params: Mapping[str, Any], limit: Optional[int]
     ) -> List[Mapping[str, Any]]:
         """All of a list, or its first ``limit``."""
         found: List[Mapping[str, Any]] = []
         while limit is None or len(found) < limit:
             asked = {key: value for key, value in params.items() if value is not None}
-            asked["limit"] = min(_PAGE, _PAGE if limit is None else limit - len(found))
+            asked["limit"] = min(_PAGE_SIZE, _PAGE_SIZE if limit is None else limit - len(found))
             if found:
                 asked["before"] = found[-1]["id"]
             page = (self.transport.json("GET", path, params=asked)).get(name, [])
@@ -150,19 +150,19 @@ class Client:
         return found
 
 
-def _runs() -> str:
+def _one_shot_path() -> str:
     """Where runs in VMs of their own are begun."""
     return "/v1/runs"
 
 
-_PAGE = 100
+_PAGE_SIZE = 100
 """Entries of a list that are asked for at a time."""
 
 
 def default_client() -> Client:
     """The client of all that name none: for the server of FUMEHOOD_URL, or a local one."""
     where = Transport().where
-    held: dict[Any, Client] = shared()
+    held: dict[Any, Client] = shared_state()
     if where not in held:
         held[where] = Client()
     return held[where]

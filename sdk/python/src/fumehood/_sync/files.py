@@ -10,9 +10,9 @@ from typing import Any, Iterator, BinaryIO, Callable, List, Optional, Union
 
 from fumehood._sync.transport import Transport, Content
 from fumehood._errors import NotFoundError, ProtocolError
-from fumehood._flow_sync import off_loop
-from fumehood._models import FileInfo, known
-from fumehood._settings import CHUNK_BYTES, REQUEST_S
+from fumehood._concurrency_sync import run_in_thread
+from fumehood._models import FileInfo, dataclass_from
+from fumehood._settings import CHUNK_BYTES, REQUEST_TIMEOUT_S
 
 LocalPath = Union[str, "os.PathLike[str]"]
 
@@ -30,7 +30,7 @@ class Files:
         Raises:
             NotFoundError: there is none.
         """
-        response = self._transport.send("GET", self._at("/content"), params={"path": path}, headers=_BYTES)
+        response = self._transport.send("GET", self._url("/content"), params={"path": path}, headers=_BYTES_HEADERS)
         return response.content
 
     def read_text(self, path: str, encoding: str = "utf-8") -> str:
@@ -41,16 +41,16 @@ class Files:
         """
         return (self.read(path)).decode(encoding)
 
-    def read_part(self, path: str, start: int, length: int) -> bytes:
+    def read_range(self, path: str, start: int, length: int) -> bytes:
         """Bytes of a file from ``start`` on, ``length`` of them or what there is."""
-        headers = {**_BYTES, "Range": f"bytes={start}-{start + length - 1}"}
-        response = self._transport.send("GET", self._at("/content"), params={"path": path}, headers=headers)
+        headers = {**_BYTES_HEADERS, "Range": f"bytes={start}-{start + length - 1}"}
+        response = self._transport.send("GET", self._url("/content"), params={"path": path}, headers=headers)
         return response.content if response.status_code == 206 else response.content[start : start + length]
 
     def stream(self, path: str) -> Iterator[bytes]:
         """A file's content, piece by piece."""
         response = self._transport.send(
-            "GET", self._at("/content"), params={"path": path}, headers=_BYTES, stream=True
+            "GET", self._url("/content"), params={"path": path}, headers=_BYTES_HEADERS, stream=True
         )
         try:
             for chunk in response.iter_bytes():
@@ -78,7 +78,7 @@ class Files:
         if isinstance(content, (bytes, bytearray, memoryview)):
             return self._put(path, bytes(content), mode, parents)
         start = content.tell() if content.seekable() else None
-        return self._put(path, _pieces(content, start), mode, parents, replays=start is not None)
+        return self._put(path, _chunk_source(content, start), mode, parents, is_replayable=start is not None)
 
     def write_text(self, path: str, text: str, encoding: str = "utf-8", **how: Any) -> FileInfo:
         """Makes the file have this text; ``how`` is as in :meth:`write`."""
@@ -101,7 +101,7 @@ class Files:
         try:
             with open(handle, "wb") as file:
                 for chunk in self.stream(remote):
-                    off_loop(file.write, chunk)
+                    run_in_thread(file.write, chunk)
             os.replace(part, to)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -114,7 +114,7 @@ class Files:
         Raises:
             NotFoundError: nothing is.
         """
-        return _info(path, self._transport.json("GET", self._at("/stat"), params={"path": path}))
+        return _info(path, self._transport.json("GET", self._url("/stat"), params={"path": path}))
 
     def exists(self, path: str) -> bool:
         """Whether anything is at a path."""
@@ -128,45 +128,45 @@ class Files:
 
     def list(self, path: str = ".", *, depth: int = 1) -> List[FileInfo]:
         """What is in a directory; ``depth`` 2 has what is in its directories, too. Links are not followed."""
-        told = self._transport.json("GET", self._at("/list"), params={"path": path, "depth": depth})
+        told = self._transport.json("GET", self._url("/list"), params={"path": path, "depth": depth})
         return [_info(path, entry) for entry in told.get("entries", [])]
 
     def make_dir(self, path: str) -> None:
         """Makes a directory, and those that are missing on the way."""
-        self._transport.send("POST", self._at("/directories"), json={"path": path})
+        self._transport.send("POST", self._url("/directories"), json={"path": path})
 
     def rename(self, old: str, new: str, *, replace: bool = False) -> None:
         """Gives a file or directory another name; ``replace``: takes the place of a file that has it."""
         body = {"from": old, "to": new, "replace": replace}
-        self._transport.send("POST", self._at("/move"), json=body)
+        self._transport.send("POST", self._url("/move"), json=body)
 
     def remove(self, path: str, *, recursive: bool = False) -> None:
         """Removes a file, a link or an empty directory; ``recursive``: a directory with all that is in it."""
         params = {"path": path, "recursive": str(recursive).lower()}
-        self._transport.send("DELETE", self._at(""), params=params)
+        self._transport.send("DELETE", self._url(""), params=params)
 
-    def _at(self, rest: str) -> str:
+    def _url(self, rest: str) -> str:
         return f"{self._base()}/files{rest}"
 
     def _put(
-        self, path: str, content: Content, mode: Optional[int], parents: bool, replays: bool = True
+        self, path: str, content: Content, mode: Optional[int], parents: bool, is_replayable: bool = True
     ) -> FileInfo:
         params = {"path": path, "parents": str(parents).lower()}
         if mode is not None:
             params["mode"] = f"{mode:o}"
         response = self._transport.send(
             "PUT",
-            self._at("/content"),
+            self._url("/content"),
             content=content,
             params=params,
             headers={"Content-Type": "application/octet-stream"},
-            read_s=2 * REQUEST_S,
-            replays=replays,
+            read_s=2 * REQUEST_TIMEOUT_S,
+            is_replayable=is_replayable,
         )
         return _info(path, response.json() if response.content else {})
 
 
-_BYTES = {"Accept": "application/octet-stream, application/json;q=0.5"}
+_BYTES_HEADERS = {"Accept": "application/octet-stream, application/json;q=0.5"}
 
 
 def _info(path: str, told: Any) -> FileInfo:
@@ -174,17 +174,17 @@ def _info(path: str, told: Any) -> FileInfo:
     told.setdefault("path", told.get("name", path))
     if "kind" not in told:
         raise ProtocolError(f"the server's answer about {path} does not say what it is", retry="unknown")
-    return known(FileInfo, told)
+    return dataclass_from(FileInfo, told)
 
 
-def _pieces(file: BinaryIO, start: Optional[int]) -> Callable[[], Iterator[bytes]]:
+def _chunk_source(file: BinaryIO, start: Optional[int]) -> Callable[[], Iterator[bytes]]:
     """What gives a file's content, from this place on, as often as it is asked."""
 
     def pieces() -> Iterator[bytes]:
         if start is not None:
-            off_loop(file.seek, start)
+            run_in_thread(file.seek, start)
         while True:
-            chunk = off_loop(file.read, CHUNK_BYTES)
+            chunk = run_in_thread(file.read, CHUNK_BYTES)
             if not chunk:
                 return
             yield chunk

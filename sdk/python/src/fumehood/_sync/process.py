@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Optional
 
 from fumehood._sync.run import Run
-from fumehood._flow_sync import finish
+from fumehood._concurrency_sync import run_shielded
 from fumehood._models import Outcome
-from fumehood._settings import CLEANUP_S
+from fumehood._settings import CLEANUP_TIMEOUT_S
 
 
 class Process(Run):
@@ -32,5 +32,5 @@ class Process(Run):
 
     def _interrupted(self, interruption: BaseException) -> None:
         # A task that gives up waiting does not mean the program; a person at the keyboard does.
-        end = isinstance(interruption, KeyboardInterrupt) or not self._owned
-        finish(self.close if end else self._reconnect, CLEANUP_S)
+        end = isinstance(interruption, KeyboardInterrupt) or not self._cancel_on_close
+        run_shielded(self.close if end else self._reconnect, CLEANUP_TIMEOUT_S)

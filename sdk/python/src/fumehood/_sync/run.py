@@ -19,14 +19,14 @@ from fumehood._errors import (
     ServerError,
     error_from,
 )
-from fumehood._events import Event, RawEvent, Shown, SseParser, Started, Stderr, Stdout, event_from
-from fumehood._flow_sync import call_back, finish, home, let_go, sleep
-from fumehood._kept import Kept
+from fumehood._events import Event, RawEvent, ResultEvent, SseParser, StartedEvent, StderrEvent, StdoutEvent, event_from
+from fumehood._concurrency_sync import invoke_callback, run_shielded, current_loop, close_later, sleep
+from fumehood._output_buffer import OutputBuffer
 from fumehood._models import Outcome
-from fumehood._rich import Result
-from fumehood._settings import CLEANUP_S, RETRY_PAUSES_S, SILENCE_S, new_key
+from fumehood._results import Result
+from fumehood._settings import CLEANUP_TIMEOUT_S, RETRY_PAUSES_S, EVENT_TIMEOUT_S, new_key
 
-_INPUT_BYTES = 1024 * 1024
+_MAX_STDIN_BYTES = 1024 * 1024
 """Bytes of input that go with one request."""
 
 
@@ -48,12 +48,12 @@ class Stdin:
     def write(self, data: Union[str, bytes]) -> None:
         """Sends this; returns when the server has taken it."""
         raw = data.encode() if isinstance(data, str) else data
-        for start in range(0, len(raw), _INPUT_BYTES):
-            self._run._act("stdin", content=raw[start : start + _INPUT_BYTES])
+        for start in range(0, len(raw), _MAX_STDIN_BYTES):
+            self._run._post_action("stdin", content=raw[start : start + _MAX_STDIN_BYTES])
 
     def close(self) -> None:
         """Nothing follows: the program reads the end of its input."""
-        self._run._act("stdin", params={"close": "true"}, content=b"")
+        self._run._post_action("stdin", params={"close": "true"}, content=b"")
 
 
 class Run:
@@ -71,7 +71,7 @@ class Run:
         *,
         id: Optional[str] = None,
         events_at: Optional[str] = None,
-        later_input: Optional[bytes] = None,
+        deferred_stdin: Optional[bytes] = None,
         callbacks: Optional[Callbacks] = None,
         key: Optional[str] = None,
     ) -> None:
@@ -81,20 +81,20 @@ class Run:
         """Its number in the guest, once it has started."""
         self._transport = transport
         # Where it is begun, by what body; and where its events are.
-        self._place, self._body, self._key = place, body, key or new_key()
+        self._start_path, self._body, self._key = place, body, key or new_key()
         self._events_at = events_at
-        self._owned = body is not None and not body.get("detach")
-        self._later_input = later_input
+        self._cancel_on_close = body is not None and not body.get("detach")
+        self._deferred_stdin = deferred_stdin
         self._callbacks = callbacks or Callbacks()
         self._response: Optional[httpx.Response] = None
         self._chunks: Optional[Iterator[bytes]] = None
-        self._home: Any = None
+        self._loop: Any = None
         self._parser = SseParser()
         self._raw: deque[RawEvent] = deque()
-        self._ahead: deque[Event] = deque()
+        self._pending: deque[Event] = deque()
         self._last = 0
         self._deadline: Optional[float] = None
-        self._kept = Kept()
+        self._output = OutputBuffer()
         self._outcome: Optional[Outcome] = None
         self._error: Optional[FumehoodError] = None
 
@@ -110,7 +110,7 @@ class Run:
     def __del__(self) -> None:
         response = getattr(self, "_response", None)
         if response is not None and not response.is_closed:
-            let_go(response, self._chunks, self._home)
+            close_later(response, self._chunks, self._loop)
 
     @property
     def stdin(self) -> Stdin:
@@ -130,7 +130,7 @@ class Run:
             FumehoodError: it failed without an outcome, or the server went away.
         """
         while True:
-            event = self._step()
+            event = self._next_event()
             if event is None:
                 break
             yield event
@@ -152,7 +152,7 @@ class Run:
             self._deadline = time.monotonic() + timeout
             self._disconnect()
         try:
-            while self._step() is not None:
+            while self._next_event() is not None:
                 self._check_deadline()
         finally:
             self._deadline = None
@@ -160,39 +160,39 @@ class Run:
             raise self._error or LostError("the run was closed before its end", retry="unknown")
         return self._outcome.check() if check else self._outcome
 
-    def to_end(self, check: bool = False) -> Outcome:
+    def run_to_end(self, check: bool = False) -> Outcome:
         """Its outcome; where that cannot be had, whatever the reason, it is cancelled."""
         try:
             return self.outcome(check=check)
         except BaseException:
-            finish(self.close, CLEANUP_S)
+            run_shielded(self.close, CLEANUP_TIMEOUT_S)
             raise
 
     def cancel(self) -> None:
         """Ends it: by SIGINT, then SIGTERM, then SIGKILL. Nothing, where it has ended."""
         if self.id is not None:
-            self._act("cancel")
+            self._post_action("cancel")
 
     def signal(self, signal: Union[str, int]) -> None:
         """Sends a signal, as ``"SIGINT"`` or 2, to it and what it has started."""
-        self._act("signal", json={"signal": signal})
+        self._post_action("signal", json={"signal": signal})
 
     def resize(self, rows: int, cols: int) -> None:
         """Gives its terminal this size, in characters."""
-        self._act("resize", json={"rows": rows, "cols": cols})
+        self._post_action("resize", json={"rows": rows, "cols": cols})
 
     def detach(self) -> None:
         """Leaves it to itself: it goes on when nobody follows it. ``Client.attach(id)`` follows it again."""
-        self._act("detach")
-        self._owned = False
+        self._post_action("detach")
+        self._cancel_on_close = False
         self._disconnect()
 
     def close(self) -> None:
         """Stops following it, and cancels it unless it has ended or was begun with ``detach=True``."""
-        if self._owned and not self.has_ended and self.id is not None:
-            self._owned = False
+        if self._cancel_on_close and not self.has_ended and self.id is not None:
+            self._cancel_on_close = False
             try:
-                self._transport.send("POST", f"/v1/runs/{self.id}/cancel", read_s=CLEANUP_S, may_start=False)
+                self._transport.send("POST", f"/v1/runs/{self.id}/cancel", read_s=CLEANUP_TIMEOUT_S, may_start_server=False)
             except FumehoodError:
                 # The server does it when nobody follows.
                 pass
@@ -206,29 +206,29 @@ class Run:
         """
         event: Optional[Event] = None
         read: list[Event] = []
-        while not isinstance(event, Started) and self.pid is None:
-            event = self._step()
+        while not isinstance(event, StartedEvent) and self.pid is None:
+            event = self._next_event()
             if event is None:
                 break
-            if not isinstance(event, Started):
+            if not isinstance(event, StartedEvent):
                 read.append(event)
-        self._ahead.extend(read)
+        self._pending.extend(read)
         if self._error is not None:
             raise self._error
 
-    def _act(self, what: str, **body: Any) -> None:
+    def _post_action(self, what: str, **body: Any) -> None:
         while self.id is None and not self.has_ended:
-            event = self._take(self._next())
+            event = self._handle(self._next())
             if event is not None:
-                self._ahead.append(event)
+                self._pending.append(event)
         if self._error is not None:
             raise self._error
         self._transport.send("POST", f"/v1/runs/{self.id}/{what}", **body)
 
-    def _step(self) -> Optional[Event]:
+    def _next_event(self) -> Optional[Event]:
         """The next event between the first and the last; none after that."""
-        if self._ahead:
-            return self._ahead.popleft()
+        if self._pending:
+            return self._pending.popleft()
         while not self.has_ended:
             try:
                 raw = self._next()
@@ -237,45 +237,45 @@ class Run:
             except BaseException as interruption:
                 self._interrupted(interruption)
                 raise
-            event = self._take(raw)
+            event = self._handle(raw)
             if event is not None:
                 return event
         return None
 
     def _interrupted(self, interruption: BaseException) -> None:
-        finish(self.close, CLEANUP_S)
+        run_shielded(self.close, CLEANUP_TIMEOUT_S)
 
-    def _take(self, raw: RawEvent) -> Optional[Event]:
+    def _handle(self, raw: RawEvent) -> Optional[Event]:
         told = raw.data if isinstance(raw.data, dict) else {}
         if raw.name == "run":
             self.id = told.get("id")
-            later, self._later_input = self._later_input, None
+            later, self._deferred_stdin = self._deferred_stdin, None
             if later is not None:
                 self.stdin.write(later)
                 self.stdin.close()
         elif raw.name == "ended":
             # Of one that ended long ago nothing else is told.
             self.id = self.id or told.get("id")
-            self._outcome = self._kept.outcome({"id": self.id, **told})
-            self._read_out()
+            self._outcome = self._output.outcome({"id": self.id, **told})
+            self._drain()
         elif raw.name == "failed":
             self._error = error_from(told)
-            self._read_out()
+            self._drain()
         else:
             event = event_from(raw)
-            self._kept.add(event)
-            self._tell(event)
+            self._output.add(event)
+            self._notify(event)
             return event
         return None
 
-    def _tell(self, event: Event) -> None:
-        if isinstance(event, Stdout):
-            call_back(self._callbacks.stdout, event.text)
-        elif isinstance(event, Stderr):
-            call_back(self._callbacks.stderr, event.text)
-        elif isinstance(event, Shown):
-            call_back(self._callbacks.result, event.result)
-        elif isinstance(event, Started):
+    def _notify(self, event: Event) -> None:
+        if isinstance(event, StdoutEvent):
+            invoke_callback(self._callbacks.stdout, event.text)
+        elif isinstance(event, StderrEvent):
+            invoke_callback(self._callbacks.stderr, event.text)
+        elif isinstance(event, ResultEvent):
+            invoke_callback(self._callbacks.result, event.result)
+        elif isinstance(event, StartedEvent):
             self.pid = event.pid
 
     def _next(self) -> RawEvent:
@@ -317,12 +317,12 @@ class Run:
 
     def _open(self) -> httpx.Response:
         headers = {"Accept": "text/event-stream"}
-        self._home = home()
-        read_s = SILENCE_S
+        self._loop = current_loop()
+        read_s = EVENT_TIMEOUT_S
         if self._deadline is not None:
-            read_s = max(0.01, min(SILENCE_S, self._deadline - time.monotonic()))
-        if self.id is None and self._place is not None:
-            path = self._place()
+            read_s = max(0.01, min(EVENT_TIMEOUT_S, self._deadline - time.monotonic()))
+        if self.id is None and self._start_path is not None:
+            path = self._start_path()
             return self._transport.send(
                 "POST", path, json=self._body, headers=headers, read_s=read_s, key=self._key, stream=True
             )
@@ -331,7 +331,7 @@ class Run:
         path = self._events_at or f"/v1/runs/{self.id}/events"
         try:
             return self._transport.send(
-                "GET", path, headers=headers, read_s=read_s, stream=True, may_start=self._body is None
+                "GET", path, headers=headers, read_s=read_s, stream=True, may_start_server=self._body is None
             )
         except DeadlineError:
             raise
@@ -359,7 +359,7 @@ class Run:
             self._response = self._open()
             self._chunks, self._parser = self._response.iter_bytes(), SseParser()
 
-    def _read_out(self) -> None:
+    def _drain(self) -> None:
         """Takes the end of the stream, which follows its last event at once, so that its connection serves again."""
         try:
             if self._chunks is not None:

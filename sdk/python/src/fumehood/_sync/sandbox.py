@@ -11,31 +11,31 @@ from fumehood._sync.process import Process
 from fumehood._sync.run import Run, Callbacks
 from fumehood._errors import FumehoodError
 from fumehood._events import Event
-from fumehood._flow_sync import eager, finish
+from fumehood._concurrency_sync import start_if_blocking, run_shielded
 from fumehood._models import (
     Checkpoint,
-    Installed,
+    InstalledPackage,
     Outcome,
     ProcessInfo,
     SandboxInfo,
-    known,
+    dataclass_from,
 )
 from fumehood._network import NetworkLike
-from fumehood._rich import Result
-from fumehood._settings import CLEANUP_S, CREATE_S, PACKAGES_S, new_key
-from fumehood._wire import (
+from fumehood._results import Result
+from fumehood._settings import CLEANUP_TIMEOUT_S, CREATE_TIMEOUT_S, PACKAGES_TIMEOUT_S, new_key
+from fumehood._requests import (
     StdinLike,
-    Words,
+    Strings,
     code_body,
     process_body,
     sandbox_body,
-    set_only,
-    stdin_fields,
+    without_none,
+    split_stdin,
     whole_seconds,
-    words,
+    to_string_list,
 )
 
-_MAIN = "main"
+_DEFAULT_CONTEXT = "main"
 """The context in which code runs unless it says otherwise."""
 
 
@@ -67,7 +67,7 @@ class Sandbox:
         idle_timeout: Optional[float] = 300,
         max_lifetime: Optional[float] = None,
         network: NetworkLike = None,
-        packages: Optional[Words] = None,
+        packages: Optional[Strings] = None,
         refresh_packages: bool = False,
         checkpoint: Union[str, Checkpoint, None] = None,
         name: Optional[str] = None,
@@ -85,10 +85,10 @@ class Sandbox:
             checkpoint=checkpoint,
             name=name,
         )
-        self._hold(client or default_client(), language, env, body)
-        eager(self.start)
+        self._init_fields(client or default_client(), language, env, body)
+        start_if_blocking(self.start)
 
-    def _hold(
+    def _init_fields(
         self,
         client: Client,
         language: str,
@@ -113,7 +113,7 @@ class Sandbox:
             NotFoundError: there is none, or it belongs to another key.
         """
         client = client or default_client()
-        return cls._of(client, known(SandboxInfo, client.transport.json("GET", f"/v1/sandboxes/{id}")), language)
+        return cls._from_info(client, dataclass_from(SandboxInfo, client.transport.json("GET", f"/v1/sandboxes/{id}")), language)
 
     @classmethod
     def list(
@@ -123,7 +123,7 @@ class Sandbox:
         return (client or default_client()).sandboxes(state=state, limit=limit)
 
     @classmethod
-    def _of(
+    def _from_info(
         cls,
         client: Client,
         info: SandboxInfo,
@@ -131,7 +131,7 @@ class Sandbox:
         env: Optional[Mapping[str, str]] = None,
     ) -> Sandbox:
         sandbox = cls.__new__(cls)
-        sandbox._hold(client, info.language or language, env)
+        sandbox._init_fields(client, info.language or language, env)
         sandbox._info = info
         return sandbox
 
@@ -140,7 +140,7 @@ class Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        finish(self._end, 2 * CLEANUP_S)
+        run_shielded(self._end, 2 * CLEANUP_TIMEOUT_S)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._info.id if self._info else 'not started'}>"
@@ -148,11 +148,11 @@ class Sandbox:
     def start(self) -> None:
         """Begins it, unless it has begun. ``with`` and the first use do it by themselves."""
         if self._info is None:
-            read_s = CREATE_S + (PACKAGES_S if self._body and "packages" in self._body else 0)
+            read_s = CREATE_TIMEOUT_S + (PACKAGES_TIMEOUT_S if self._body and "packages" in self._body else 0)
             told = self._transport.json(
                 "POST", "/v1/sandboxes", json=self._body or {}, read_s=read_s, key=self._key
             )
-            self._info = known(SandboxInfo, told)
+            self._info = dataclass_from(SandboxInfo, told)
 
     @property
     def id(self) -> str:
@@ -167,14 +167,14 @@ class Sandbox:
     def _path(self) -> str:
         return f"/v1/sandboxes/{self.id}"
 
-    def _place(self, rest: str) -> str:
+    def _start_path(self, rest: str) -> str:
         self.start()
         return self._path + rest
 
     def info(self) -> SandboxInfo:
         """What the server knows of it now."""
         self.start()
-        self._info = known(SandboxInfo, self._transport.json("GET", self._path))
+        self._info = dataclass_from(SandboxInfo, self._transport.json("GET", self._path))
         return self._info
 
     def stream(
@@ -182,7 +182,7 @@ class Sandbox:
         code: str,
         *,
         language: Optional[str] = None,
-        context: Optional[str] = _MAIN,
+        context: Optional[str] = _DEFAULT_CONTEXT,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
         stdin: StdinLike = None,
@@ -201,10 +201,10 @@ class Sandbox:
             detach: it goes on when nobody follows it, and ``Client.attach(run.id)`` follows it again.
         """
         language = language or self.language
-        if context == _MAIN and language != self.language:
+        if context == _DEFAULT_CONTEXT and language != self.language:
             # A context is of one language.
-            context = f"{_MAIN}-{language}"
-        now, later = stdin_fields(stdin)
+            context = f"{_DEFAULT_CONTEXT}-{language}"
+        now, later = split_stdin(stdin)
         body = code_body(
             code=code,
             language=language,
@@ -219,9 +219,9 @@ class Sandbox:
         )
         return Run(
             self._transport,
-            lambda: self._place("/runs"),
+            lambda: self._start_path("/runs"),
             body,
-            later_input=later,
+            deferred_stdin=later,
             callbacks=Callbacks(on_stdout, on_stderr, on_result),
             key=idempotency_key,
         )
@@ -231,7 +231,7 @@ class Sandbox:
         code: str,
         *,
         language: Optional[str] = None,
-        context: Optional[str] = _MAIN,
+        context: Optional[str] = _DEFAULT_CONTEXT,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
         stdin: StdinLike = None,
@@ -273,7 +273,7 @@ class Sandbox:
             on_result=on_result,
             idempotency_key=idempotency_key,
         )
-        return run.to_end(check)
+        return run.run_to_end(check)
 
     def spawn(
         self,
@@ -300,7 +300,7 @@ class Sandbox:
             tag: a word by which :meth:`processes` tells it.
             detach: it goes on when nobody follows it; ``Client.attach(process.id)`` follows it again.
         """
-        now, later = stdin_fields(stdin)
+        now, later = split_stdin(stdin)
         body = process_body(
             argv=argv,
             env={**self._env, **(env or {})},
@@ -313,16 +313,16 @@ class Sandbox:
         )
         process = Process(
             self._transport,
-            lambda: self._place("/processes"),
+            lambda: self._start_path("/processes"),
             body,
-            later_input=later,
+            deferred_stdin=later,
             callbacks=Callbacks(on_stdout, on_stderr),
             key=idempotency_key,
         )
         try:
             process.started()
         except BaseException:
-            finish(process.close, CLEANUP_S)
+            run_shielded(process.close, CLEANUP_TIMEOUT_S)
             raise
         return process
 
@@ -330,15 +330,15 @@ class Sandbox:
         """The programs that run in it."""
         self.start()
         told = self._transport.json("GET", f"{self._path}/processes")
-        return [known(ProcessInfo, process) for process in told.get("processes", [])]
+        return [dataclass_from(ProcessInfo, process) for process in told.get("processes", [])]
 
-    def install(self, *packages: str, language: Optional[str] = None) -> List[Installed]:
+    def install(self, *packages: str, language: Optional[str] = None) -> List[InstalledPackage]:
         """Installs packages, each with a version specifier, into the running sandbox. Its network must let it reach
         the index that its own tools are configured for. ``packages=`` of a new sandbox need no network."""
         self.start()
-        body = {"language": language or self.language, "packages": words("packages", packages)}
-        told = self._transport.json("POST", f"{self._path}/packages", json=body, read_s=PACKAGES_S)
-        return [known(Installed, package) for package in told.get("installed", [])]
+        body = {"language": language or self.language, "packages": to_string_list("packages", packages)}
+        told = self._transport.json("POST", f"{self._path}/packages", json=body, read_s=PACKAGES_TIMEOUT_S)
+        return [dataclass_from(InstalledPackage, package) for package in told.get("installed", [])]
 
     def close_context(self, name: str) -> None:
         """Ends a context's interpreter; the next run there begins a new one."""
@@ -348,14 +348,14 @@ class Sandbox:
     def fork(self, count: int = 1) -> List[Sandbox]:
         """Sandboxes with the same memory, files, contexts and programs, each going its own way from here."""
         self.start()
-        told = self._transport.json("POST", f"{self._path}/fork", json={"count": count}, read_s=CREATE_S)
-        infos = [known(SandboxInfo, info) for info in told.get("sandboxes", [])]
-        return [self._of(self._client, info, self.language, self._env) for info in infos]
+        told = self._transport.json("POST", f"{self._path}/fork", json={"count": count}, read_s=CREATE_TIMEOUT_S)
+        infos = [dataclass_from(SandboxInfo, info) for info in told.get("sandboxes", [])]
+        return [self._from_info(self._client, info, self.language, self._env) for info in infos]
 
     def checkpoint(self) -> Checkpoint:
         """Saves its state; ``Sandbox(checkpoint=...)`` begins from it. The server's memory holds 16 of them."""
         self.start()
-        return known(Checkpoint, self._transport.json("POST", f"{self._path}/checkpoints", read_s=CREATE_S))
+        return dataclass_from(Checkpoint, self._transport.json("POST", f"{self._path}/checkpoints", read_s=CREATE_TIMEOUT_S))
 
     def expose(self, port: int, *, host_port: int = 0) -> str:
         """The URL at which the server's machine reaches this port of it. It must have a network.
@@ -372,11 +372,11 @@ class Sandbox:
     ) -> SandboxInfo:
         """Gives it other times, in seconds: how long it may idle, and live from its beginning."""
         self.start()
-        body = set_only(
+        body = without_none(
             idle_timeout_s=whole_seconds("idle_timeout", idle_timeout),
             max_lifetime_s=whole_seconds("max_lifetime", max_lifetime),
         )
-        self._info = known(SandboxInfo, self._transport.json("PATCH", self._path, json=body))
+        self._info = dataclass_from(SandboxInfo, self._transport.json("PATCH", self._path, json=body))
         return self._info
 
     def events(self) -> Iterator[Event]:
@@ -388,13 +388,13 @@ class Sandbox:
     def kill(self) -> SandboxInfo:
         """Ends it, with all that runs in it. It may be called again."""
         self.start()
-        self._info = known(SandboxInfo, self._transport.json("DELETE", self._path))
+        self._info = dataclass_from(SandboxInfo, self._transport.json("DELETE", self._path))
         return self._info
 
     def _end(self) -> None:
         if self._info is not None:
             try:
-                self._transport.json("DELETE", self._path, read_s=2 * CLEANUP_S)
+                self._transport.json("DELETE", self._path, read_s=2 * CLEANUP_TIMEOUT_S)
             except FumehoodError:
                 # It ends by itself, when idle.
                 pass

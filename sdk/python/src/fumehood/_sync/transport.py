@@ -7,10 +7,10 @@ from typing import Any, Iterator, Callable, Mapping, Optional, Union
 
 import httpx
 
-from fumehood import _local
+from fumehood import _local_server
 from fumehood._errors import DeadlineError, DrainingError, LostError, ProtocolError, ServerError, error_from
-from fumehood._flow_sync import off_loop, sleep
-from fumehood._settings import CONNECT_S, REQUEST_S, RETRY_PAUSES_S, address_from, key_from, new_key
+from fumehood._concurrency_sync import run_in_thread, sleep
+from fumehood._settings import CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S, RETRY_PAUSES_S, address_from, key_from, new_key
 
 Content = Union[bytes, Callable[[], Iterator[bytes]], None]
 """A body: bytes, or what gives it anew for each try."""
@@ -32,18 +32,18 @@ class Transport:
     ) -> None:
         self._address = address_from(base_url)
         self._api_key = key_from(api_key)
-        self._given = transport
+        self._custom_transport = transport
         self._http: Optional[httpx.Client] = None
-        self._found = False
+        self._is_located = False
 
     @property
     def where(self) -> tuple[object, ...]:
         """What two transports to the same server have in common."""
-        return (self._address, self._api_key, _local.socket_path() if self._address.own else None)
+        return (self._address, self._api_key, _local_server.socket_path() if self._address.own else None)
 
     def close(self) -> None:
         """Closes all connections; a later request opens new ones."""
-        http, self._http, self._found = self._http, None, False
+        http, self._http, self._is_located = self._http, None, False
         if http is not None:
             http.close()
 
@@ -54,7 +54,7 @@ class Transport:
         *,
         json: Any = None,
         params: Optional[Mapping[str, Any]] = None,
-        read_s: float = REQUEST_S,
+        read_s: float = REQUEST_TIMEOUT_S,
         key: Optional[str] = None,
     ) -> dict[str, Any]:
         """An answer's object; an empty one where there is no content.
@@ -82,11 +82,11 @@ class Transport:
         content: Content = None,
         params: Optional[Mapping[str, Any]] = None,
         headers: Optional[Mapping[str, str]] = None,
-        read_s: float = REQUEST_S,
+        read_s: float = REQUEST_TIMEOUT_S,
         key: Optional[str] = None,
         stream: bool = False,
-        replays: bool = True,
-        may_start: bool = True,
+        is_replayable: bool = True,
+        may_start_server: bool = True,
     ) -> httpx.Response:
         """A good answer, read to its end unless it is to be streamed.
 
@@ -94,8 +94,8 @@ class Transport:
 
         Args:
             read_s: seconds without a byte after which the answer is given up.
-            replays: the body can be sent again.
-            may_start: a local server may be started for it.
+            is_replayable: the body can be sent again.
+            may_start_server: a local server may be started for it.
         """
         sent = self._headers(method, headers, key)
         pauses, reached = iter(RETRY_PAUSES_S), False
@@ -103,7 +103,7 @@ class Transport:
             failure: Exception
             try:
                 # A new server knows nothing of what the old one may have begun.
-                http = self._ready(may_start and not (reached and method not in _READS))
+                http = self._ready(may_start_server and not (reached and method not in _READS))
                 request = http.build_request(
                     method,
                     path,
@@ -111,19 +111,19 @@ class Transport:
                     content=content() if callable(content) else content,
                     params=params,
                     headers=sent,
-                    timeout=httpx.Timeout(read_s, connect=CONNECT_S, write=REQUEST_S, pool=REQUEST_S),
+                    timeout=httpx.Timeout(read_s, connect=CONNECT_TIMEOUT_S, write=REQUEST_TIMEOUT_S, pool=REQUEST_TIMEOUT_S),
                 )
                 response = http.send(request, stream=True)
                 if response.is_error or not stream:
                     response.read()
                 if not response.is_error:
                     return response
-                failure = _refusal(response, sent["X-Request-Id"])
+                failure = _error_from_response(response, sent["X-Request-Id"])
                 if not (isinstance(failure, DrainingError) and self._address.own):
                     raise failure
-                self._found = False
+                self._is_located = False
             except _UNSENT as error:
-                failure, self._found = error, False
+                failure, self._is_located = error, False
             except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
                 raise DeadlineError(
                     f"{method} {path}: the server did not go on within {read_s:g} s",
@@ -131,10 +131,10 @@ class Transport:
                     request_id=sent["X-Request-Id"],
                 ) from error
             except httpx.TransportError as error:
-                failure, reached, self._found = error, True, False
+                failure, reached, self._is_located = error, True, False
             pause = next(pauses, None)
-            if pause is None or (reached and not replays):
-                raise self._unreached(method, path, failure, reached) from failure
+            if pause is None or (reached and not is_replayable):
+                raise self._connection_error(method, path, failure, reached) from failure
             sleep(pause)
 
     def _headers(self, method: str, headers: Optional[Mapping[str, str]], key: Optional[str]) -> dict[str, str]:
@@ -145,37 +145,37 @@ class Transport:
             sent["Idempotency-Key"] = key or new_key()
         return sent
 
-    def _ready(self, may_start: bool) -> httpx.Client:
+    def _ready(self, may_start_server: bool) -> httpx.Client:
         socket = self._address.socket
-        if self._address.own and self._given is None:
-            socket = _local.socket_path()
-            if may_start and not self._found:
-                off_loop(_local.ensure, socket)
-        self._found = True
+        if self._address.own and self._custom_transport is None:
+            socket = _local_server.socket_path()
+            if may_start_server and not self._is_located:
+                run_in_thread(_local_server.ensure_running, socket)
+        self._is_located = True
         if self._http is None:
             # Each run that is followed has a connection of its own: their number is the caller's.
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=30)
-            over = self._given or httpx.HTTPTransport(uds=str(socket) if socket else None, limits=limits)
+            over = self._custom_transport or httpx.HTTPTransport(uds=str(socket) if socket else None, limits=limits)
             self._http = httpx.Client(transport=over, base_url=self._address.url, trust_env=False)
         return self._http
 
-    def _unreached(self, method: str, path: str, failure: Exception, reached: bool) -> Exception:
+    def _connection_error(self, method: str, path: str, failure: Exception, reached: bool) -> Exception:
         if isinstance(failure, DrainingError):
             return failure
-        what = f"{method} {path}: the server at {self._place()}"
+        what = f"{method} {path}: the server at {self._address_text()}"
         if not reached:
             return ServerError(f"{what} was not reached: {failure}; is it running?", retry="safe")
         if method in _READS:
             return ServerError(f"{what} went away: {failure!r}", retry="safe")
         return LostError(f"{what} went away before it answered: {failure!r}; it may have acted", retry="unknown")
 
-    def _place(self) -> str:
+    def _address_text(self) -> str:
         if self._address.own:
-            return str(_local.socket_path())
+            return str(_local_server.socket_path())
         return str(self._address.socket or self._address.url)
 
 
-def _refusal(response: httpx.Response, request_id: str) -> Exception:
+def _error_from_response(response: httpx.Response, request_id: str) -> Exception:
     try:
         body = response.json()
     except ValueError:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from fumehood._events import Event, Gap, Shown, Stderr, Stdout
+from fumehood._events import Event, GapEvent, ResultEvent, StderrEvent, StdoutEvent
 from fumehood._models import Outcome, outcome_from
-from fumehood._rich import Result, size_of
-from fumehood._settings import KEPT_BYTES
+from fumehood._results import Result, approximate_size
+from fumehood._settings import MAX_CAPTURED_BYTES
 
 
-class Kept:
+class OutputBuffer:
     """Output and values so far, each up to 10 MiB."""
 
-    def __init__(self, limit: int = KEPT_BYTES) -> None:
+    def __init__(self, limit: int = MAX_CAPTURED_BYTES) -> None:
         self._limit = limit
         self._stdout, self._stderr = bytearray(), bytearray()
         self._results: list[Result] = []
@@ -22,18 +22,18 @@ class Kept:
 
     def add(self, event: Event) -> None:
         """Keeps what is in an event, where it is output."""
-        if isinstance(event, Stdout):
+        if isinstance(event, StdoutEvent):
             self._cut[0] |= self._extend(self._stdout, event.data)
-        elif isinstance(event, Stderr):
+        elif isinstance(event, StderrEvent):
             self._cut[1] |= self._extend(self._stderr, event.data)
-        elif isinstance(event, Shown):
-            size = size_of(event.result)
+        elif isinstance(event, ResultEvent):
+            size = approximate_size(event.result)
             if self._result_bytes + size > self._limit:
                 self._cut[2] = True
             else:
                 self._result_bytes += size
                 self._results.append(event.result)
-        elif isinstance(event, Gap):
+        elif isinstance(event, GapEvent):
             self._cut = [True, True, True]
 
     def _extend(self, kept: bytearray, data: bytes) -> bool:

@@ -24,28 +24,28 @@ from fumehood._errors import (
     error_from,
 )
 
-IDLE_S = 300
+IDLE_TIMEOUT_S = 300
 """Seconds without work after which a server that we start ends."""
 
-START_S = 60.0
+START_TIMEOUT_S = 60.0
 """Seconds in which a server must be ready: it makes no VMs for that, but the machine may be busy."""
 
-_PROBE_S = 5.0
+_PROBE_TIMEOUT_S = 5.0
 """Seconds in which a server that listens must say whether it is ready."""
 
-_ENDING_S = 30.0
+_SHUTDOWN_S = 30.0
 """Seconds in which a server that is ending gives its state free: it lets work go on for 20, then ends VMs."""
 
-_HELD = "another server runs with the state"
+_STATE_IN_USE = "another server runs with the state"
 """What a server says in its log that ends at once because another one has its state."""
 
-_AGAIN_S = 0.25
-_POLL_S = 0.02
-_LOG_BYTES = 1024 * 1024
+_RESTART_PAUSE_S = 0.25
+_POLL_INTERVAL_S = 0.02
+_MAX_LOG_BYTES = 1024 * 1024
 """A log larger than this makes room for a new one; the old one is kept beside it."""
-_TAIL_BYTES = 4096
+_LOG_TAIL_BYTES = 4096
 
-_started: list[subprocess.Popen[bytes]] = []
+_started_servers: list[subprocess.Popen[bytes]] = []
 """Servers that this process has started, so that they are waited for once they have ended."""
 
 
@@ -88,7 +88,7 @@ def find_program() -> Path:
     )
 
 
-def check_owner(path: Path, is_kind: bool, what: str) -> None:
+def check_private(path: Path, is_kind: bool, what: str) -> None:
     """Refuses what somebody else could have put there.
 
     Raises:
@@ -111,7 +111,7 @@ def check_owner(path: Path, is_kind: bool, what: str) -> None:
     )
 
 
-def is_ready(path: Path, deadline_s: float = _PROBE_S) -> bool:
+def is_ready(path: Path, deadline_s: float = _PROBE_TIMEOUT_S) -> bool:
     """Whether this user's server listens there and is ready.
 
     Raises:
@@ -119,15 +119,15 @@ def is_ready(path: Path, deadline_s: float = _PROBE_S) -> bool:
         FumehoodError: a server listens, and says that it cannot work, or does not answer.
     """
     try:
-        check_owner(path.parent, True, "directory")
-        check_owner(path, False, "socket")
+        check_private(path.parent, True, "directory")
+        check_private(path, False, "socket")
     except FileNotFoundError:
         return False
     connection = _Connection(path, deadline_s)
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
-        said = answer.read(_TAIL_BYTES).decode("utf-8", "replace")
+        said = answer.read(_LOG_TAIL_BYTES).decode("utf-8", "replace")
     except (ConnectionRefusedError, FileNotFoundError):
         return False
     except TimeoutError as error:
@@ -142,11 +142,11 @@ def is_ready(path: Path, deadline_s: float = _PROBE_S) -> bool:
     if answer.status == 503 and "draining" in said:
         return False
     if answer.status != 200:
-        raise _unready(path, answer.status, said)
+        raise _not_ready_error(path, answer.status, said)
     return True
 
 
-def _unready(path: Path, status: int, said: str) -> FumehoodError:
+def _not_ready_error(path: Path, status: int, said: str) -> FumehoodError:
     try:
         told = json.loads(said)
     except ValueError:
@@ -176,7 +176,7 @@ class _Connection(http.client.HTTPConnection):
             )
 
 
-def ensure(path: Optional[Path] = None, start_s: float = START_S) -> Path:
+def ensure_running(path: Optional[Path] = None, start_s: float = START_TIMEOUT_S) -> Path:
     """The socket of a server that is ready: one that is there, or one that is started now.
 
     Many processes may ask at once; one of them starts it.
@@ -187,7 +187,7 @@ def ensure(path: Optional[Path] = None, start_s: float = START_S) -> Path:
         ServerError: it did not become ready; has the end of its log.
     """
     path = path or socket_path()
-    _started[:] = [server for server in _started if server.poll() is None]
+    _started_servers[:] = [server for server in _started_servers if server.poll() is None]
     if is_ready(path):
         return path
     deadline = time.monotonic() + start_s
@@ -195,19 +195,19 @@ def ensure(path: Optional[Path] = None, start_s: float = START_S) -> Path:
     try:
         path.parent.mkdir(mode=0o700)
     except FileExistsError:
-        check_owner(path.parent, True, "directory")
+        check_private(path.parent, True, "directory")
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     lock = os.open(path.with_name("starting.lock"), flags, 0o600)
     try:
-        _lock(lock, path, deadline)
+        _acquire_lock(lock, path, deadline)
         if not is_ready(path):
-            _start(path, deadline, start_s)
+            _start_server(path, deadline, start_s)
     finally:
         os.close(lock)
     return path
 
 
-def _lock(lock: int, path: Path, deadline: float) -> None:
+def _acquire_lock(lock: int, path: Path, deadline: float) -> None:
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -217,42 +217,42 @@ def _lock(lock: int, path: Path, deadline: float) -> None:
                     f"another process has been starting the server at {path} for too long; look at {log_path()}",
                     retry="safe",
                 ) from None
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_INTERVAL_S)
 
 
-def _start(path: Path, deadline: float, start_s: float) -> None:
+def _start_server(path: Path, deadline: float, start_s: float) -> None:
     program, log = find_program(), log_path()
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > _LOG_BYTES:
+    if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
         log.replace(log.with_suffix(".log.1"))
-    words = [str(program), "serve", "--no-tcp", "--socket", str(path), "--exit-when-idle", str(IDLE_S), "--blank", "1"]
-    patience = min(deadline, time.monotonic() + _ENDING_S)
+    words = [str(program), "serve", "--no-tcp", "--socket", str(path), "--exit-when-idle", str(IDLE_TIMEOUT_S), "--standby-processes", "1"]
+    patience = min(deadline, time.monotonic() + _SHUTDOWN_S)
     while True:
-        server, begin = _spawn(words, log)
-        while not _ready_or_gone(path, server):
+        server, begin = _spawn_server(words, log)
+        while not _is_ready_or_dead(path, server):
             if time.monotonic() > deadline:
                 server.kill()
                 server.wait()
                 raise ServerError(
                     f"the server that was started (`{' '.join(words)}`) was not ready within {start_s:g} s and was"
-                    f" killed; the end of {log}:\n{_tail(log, begin)}",
+                    f" killed; the end of {log}:\n{_log_tail(log, begin)}",
                     retry="safe",
                 )
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_INTERVAL_S)
         if server.poll() is None:
             return
-        said = _tail(log, begin)
-        is_held = _HELD in said
-        if not is_held or time.monotonic() + _AGAIN_S > patience:
+        said = _log_tail(log, begin)
+        is_held = _STATE_IN_USE in said
+        if not is_held or time.monotonic() + _RESTART_PAUSE_S > patience:
             raise ServerError(
                 f"the server (`{' '.join(words)}`) ended at once with {server.returncode}; the end of {log}:\n{said}",
                 retry="safe" if is_held else "never",
             )
         # One that is ending no longer listens, and has the state until its last VM is gone.
-        time.sleep(_AGAIN_S)
+        time.sleep(_RESTART_PAUSE_S)
 
 
-def _spawn(words: list[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
+def _spawn_server(words: list[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
     """Starts a server; where in the log its own lines begin."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     output = os.open(log, flags, 0o600)
@@ -266,11 +266,11 @@ def _spawn(words: list[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
         raise MissingError(f"{words[0]} could not be started: {error}", retry="never") from error
     finally:
         os.close(output)
-    _started.append(server)
+    _started_servers.append(server)
     return server, begin
 
 
-def _ready_or_gone(path: Path, server: subprocess.Popen[bytes]) -> bool:
+def _is_ready_or_dead(path: Path, server: subprocess.Popen[bytes]) -> bool:
     if server.poll() is not None:
         return True
     try:
@@ -282,11 +282,11 @@ def _ready_or_gone(path: Path, server: subprocess.Popen[bytes]) -> bool:
         return False
 
 
-def _tail(log: Path, begin: int) -> str:
+def _log_tail(log: Path, begin: int) -> str:
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(begin, size - _TAIL_BYTES))
+            file.seek(max(begin, size - _LOG_TAIL_BYTES))
             return file.read().decode("utf-8", "replace").strip() or "(it says nothing)"
     except OSError as error:
         return f"(it cannot be read: {error})"

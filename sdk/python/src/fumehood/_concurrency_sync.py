@@ -1,4 +1,4 @@
-"""What waiting means in a thread. Its twin is ``_flow_async``."""
+"""What waiting means in a thread. Its twin is ``_concurrency_async``."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def off_loop(function: Callable[..., T], *arguments: Any) -> T:
+def run_in_thread(function: Callable[..., T], *arguments: Any) -> T:
     """Calls it."""
     return function(*arguments)
 
 
-def call_back(function: Optional[Callable[[Any], Any]], value: Any) -> None:
+def invoke_callback(function: Optional[Callable[[Any], Any]], value: Any) -> None:
     """Calls a caller's function."""
     if function is not None:
         function(value)
 
 
-def finish(work: Callable[[], None], seconds: float) -> None:
+def run_shielded(work: Callable[[], None], seconds: float) -> None:
     """Does this; it has deadlines of its own."""
     work()
 
 
-def eager(function: Callable[[], None]) -> None:
+def start_if_blocking(function: Callable[[], None]) -> None:
     """Calls it now."""
     function()
 
 
-_gone: set[Any] = set()
+_closing: set[Any] = set()
 """Readers of answers that are about to be closed."""
 
 
-def home() -> Any:
+def current_loop() -> Any:
     """Nothing: what is made now belongs to no thread."""
     return None
 
 
-def let_go(response: httpx.Response, chunks: Any, loop: Any) -> None:
+def close_later(response: httpx.Response, chunks: Any, loop: Any) -> None:
     """Closes what nobody holds any more, soon; may be called at any time and by any thread, as garbage is collected.
     ``chunks`` reads it, and lives until it is closed: its own end would close it here and now."""
 
@@ -56,9 +56,9 @@ def let_go(response: httpx.Response, chunks: Any, loop: Any) -> None:
             response.close()
         except Exception:
             pass
-        _gone.discard(chunks)
+        _closing.discard(chunks)
 
-    _gone.add(chunks)
+    _closing.add(chunks)
     try:
         # Not here: this thread may hold the very lock that closing takes. And without `threading`, which has locks too.
         _thread.start_new_thread(close, ())
@@ -73,6 +73,6 @@ _shared: dict[str, Any] = {}
 os.register_at_fork(after_in_child=_shared.clear)
 
 
-def shared() -> dict[str, Any]:
+def shared_state() -> dict[str, Any]:
     """What all threads of this process share."""
     return _shared

@@ -1,4 +1,4 @@
-"""What waiting means where there is an event loop. Its twin is ``_flow_sync``."""
+"""What waiting means where there is an event loop. Its twin is ``_concurrency_sync``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ async def sleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-async def off_loop(function: Callable[..., T], *arguments: Any) -> T:
+async def run_in_thread(function: Callable[..., T], *arguments: Any) -> T:
     """Calls what blocks, in a thread."""
     return await asyncio.to_thread(function, *arguments)
 
 
-async def call_back(function: Optional[Callable[[Any], Any]], value: Any) -> None:
+async def invoke_callback(function: Optional[Callable[[Any], Any]], value: Any) -> None:
     """Calls a caller's function, and waits for it where it is asynchronous."""
     if function is not None:
         returned = function(value)
@@ -33,7 +33,7 @@ async def call_back(function: Optional[Callable[[Any], Any]], value: Any) -> Non
             await returned
 
 
-async def finish(work: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
+async def run_shielded(work: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
     """Does this to its end, also where the caller is cancelled, then or again; for so many seconds at most."""
     task = asyncio.ensure_future(asyncio.wait_for(work(), seconds))
     _unfinished.add(task)
@@ -42,26 +42,26 @@ async def finish(work: Callable[[], Coroutine[Any, Any, None]], seconds: float) 
     await asyncio.wait({task})
 
 
-def eager(function: Callable[[], Awaitable[None]]) -> None:
+def start_if_blocking(function: Callable[[], Awaitable[None]]) -> None:
     """Nothing: it is awaited later."""
 
 
-_gone: set[Any] = set()
+_closing: set[Any] = set()
 """Readers of answers that are about to be closed."""
 
 
-def home() -> Any:
+def current_loop() -> Any:
     """The loop to which what is made now belongs."""
     return asyncio.get_running_loop()
 
 
-def let_go(response: httpx.Response, chunks: Any, loop: Any) -> None:
+def close_later(response: httpx.Response, chunks: Any, loop: Any) -> None:
     """Closes what nobody holds any more, soon; may be called at any time and by any thread, as garbage is collected.
     ``chunks`` reads it, and lives until it is closed: its own end would close it here and now."""
 
     async def end() -> None:
         await response.aclose()
-        _gone.discard(chunks)
+        _closing.discard(chunks)
 
     def close() -> None:
         task = loop.create_task(end())
@@ -69,7 +69,7 @@ def let_go(response: httpx.Response, chunks: Any, loop: Any) -> None:
         task.add_done_callback(_unfinished.discard)
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
-    _gone.add(chunks)
+    _closing.add(chunks)
     try:
         loop.call_soon_threadsafe(close)
     except RuntimeError:
@@ -77,9 +77,9 @@ def let_go(response: httpx.Response, chunks: Any, loop: Any) -> None:
         pass
 
 
-_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Any]] = WeakKeyDictionary()
+_shared_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Any]] = WeakKeyDictionary()
 
 
-def shared() -> dict[str, Any]:
+def shared_state() -> dict[str, Any]:
     """What all tasks of this event loop share: connections belong to the loop that made them."""
-    return _by_loop.setdefault(asyncio.get_running_loop(), {})
+    return _shared_by_loop.setdefault(asyncio.get_running_loop(), {})

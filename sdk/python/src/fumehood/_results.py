@@ -103,7 +103,7 @@ class Result(Mapping[str, Any]):
         }
 
 
-def size_of(bundle: Mapping[str, Any]) -> int:
+def approximate_size(bundle: Mapping[str, Any]) -> int:
     """Bytes that a bundle takes, about."""
     return sum(
         len(mime) + (len(data) if isinstance(data, str) else len(json.dumps(data)))

@@ -7,12 +7,12 @@ from typing import Any, Mapping, Optional, Sequence, Union
 
 from fumehood._errors import InvalidError
 from fumehood._models import Checkpoint
-from fumehood._network import NetworkLike, network_json
+from fumehood._network import NetworkLike, network_to_json
 
 StdinLike = Union[str, bytes, bool, None]
 """A program's input: all of it, or ``True`` for input that is written later, or none."""
 
-Words = Union[str, Sequence[str]]
+Strings = Union[str, Sequence[str]]
 
 
 def whole_seconds(name: str, seconds: Optional[float]) -> Optional[int]:
@@ -28,7 +28,7 @@ def whole_seconds(name: str, seconds: Optional[float]) -> Optional[int]:
     return math.ceil(seconds)
 
 
-def words(name: str, given: Words) -> list[str]:
+def to_string_list(name: str, given: Strings) -> list[str]:
     """A list of words, where one alone is a list of one."""
     listed = [given] if isinstance(given, str) else list(given)
     if not all(isinstance(word, str) for word in listed):
@@ -36,12 +36,12 @@ def words(name: str, given: Words) -> list[str]:
     return listed
 
 
-def set_only(**fields: Any) -> dict[str, Any]:
+def without_none(**fields: Any) -> dict[str, Any]:
     """Those fields that say anything."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def stdin_fields(stdin: StdinLike) -> tuple[Union[str, bool, None], Optional[bytes]]:
+def split_stdin(stdin: StdinLike) -> tuple[Union[str, bool, None], Optional[bytes]]:
     """What of a run's input goes with the request, and what is sent once it runs: bytes that are no text."""
     if isinstance(stdin, bytes):
         try:
@@ -63,13 +63,13 @@ def code_body(
     fresh_interpreter: bool = False,
     detach: bool = False,
     memory_mib: Optional[int] = None,
-    packages: Optional[Words] = None,
+    packages: Optional[Strings] = None,
     refresh_packages: bool = False,
     network: NetworkLike = None,
     context: Optional[str] = None,
 ) -> dict[str, Any]:
     """The request for a run of code."""
-    return set_only(
+    return without_none(
         language=language,
         code=code,
         env=dict(env) if env else None,
@@ -80,16 +80,16 @@ def code_body(
         fresh_interpreter=fresh_interpreter or None,
         detach=detach or None,
         memory_mib=memory_mib,
-        packages=words("packages", packages) if packages else None,
+        packages=to_string_list("packages", packages) if packages else None,
         refresh_packages=refresh_packages or None,
-        network=network_json(network),
+        network=network_to_json(network),
         context=context,
     )
 
 
 def process_body(
     *,
-    argv: Words,
+    argv: Strings,
     env: Optional[Mapping[str, str]] = None,
     cwd: Optional[str] = None,
     timeout: Optional[float] = None,
@@ -104,8 +104,8 @@ def process_body(
             f"argv={argv!r}: give the words of a program, as {argv.split()!r}, or ['sh', '-c', {argv!r}]",
             retry="never",
         )
-    return set_only(
-        argv=words("argv", argv),
+    return without_none(
+        argv=to_string_list("argv", argv),
         env=dict(env) if env else None,
         cwd=cwd,
         timeout_s=whole_seconds("timeout", timeout),
@@ -123,7 +123,7 @@ def sandbox_body(
     idle_timeout: Optional[float] = None,
     max_lifetime: Optional[float] = None,
     network: NetworkLike = None,
-    packages: Optional[Words] = None,
+    packages: Optional[Strings] = None,
     refresh_packages: bool = False,
     checkpoint: Union[str, Checkpoint, None] = None,
     name: Optional[str] = None,
@@ -131,13 +131,13 @@ def sandbox_body(
     """The request for a sandbox."""
     # What a checkpoint brings, the request must not say again.
     own = checkpoint is None
-    return set_only(
+    return without_none(
         language=language if own else None,
         memory_mib=memory_mib,
         idle_timeout_s=whole_seconds("idle_timeout", idle_timeout),
         max_lifetime_s=whole_seconds("max_lifetime", max_lifetime),
-        network=network_json(network),
-        packages=words("packages", packages) if packages else None,
+        network=network_to_json(network),
+        packages=to_string_list("packages", packages) if packages else None,
         refresh_packages=refresh_packages or None,
         checkpoint=checkpoint.id if isinstance(checkpoint, Checkpoint) else checkpoint,
         name=name,
