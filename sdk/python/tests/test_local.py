@@ -22,7 +22,7 @@ ASK = "from fumehood import Client; print(Client().info()['pid'])"
 
 
 class Fake:
-    """Starts of the stand-in."""
+    """The starts of the fake server."""
 
     def __init__(self, place: Path) -> None:
         self.starts = place / "starts"
@@ -96,7 +96,7 @@ def test_one_that_ends_at_once_tells_the_end_of_its_log(fake: Fake, monkeypatch:
     log = _local_server.log_path()
     log.parent.mkdir(parents=True)
     log.write_text("of an earlier one\n")
-    with pytest.raises(fumehood.ServerError, match="with 3") as raised:
+    with pytest.raises(fumehood.ServerError, match="with code 3") as raised:
         Client().info()
     assert "made of cheese" in str(raised.value) and "earlier" not in str(raised.value)
     assert len(fake.pids()) == 1
@@ -145,7 +145,7 @@ def test_a_large_log_makes_room(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_directory_that_others_may_use_is_refused(fake: Fake, mode: int) -> None:
     fake.socket.parent.mkdir()
     fake.socket.parent.chmod(mode)
-    with pytest.raises(fumehood.ForbiddenError, match="others may use it"):
+    with pytest.raises(fumehood.ForbiddenError, match="other users may access it"):
         Client().info()
     assert fake.pids() == []
 
@@ -154,7 +154,7 @@ def test_a_link_in_the_directorys_place_is_refused(fake: Fake, tmp_path: Path) -
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     fake.socket.parent.symlink_to(elsewhere)
-    with pytest.raises(fumehood.ForbiddenError, match="is no directory"):
+    with pytest.raises(fumehood.ForbiddenError, match="is not a directory"):
         Client().info()
 
 
@@ -169,7 +169,7 @@ def test_a_directory_of_another_user_is_refused(fake: Fake) -> None:
 def test_what_is_no_socket_or_open_to_others_is_refused(fake: Fake) -> None:
     fake.socket.parent.mkdir(mode=0o700)
     fake.socket.write_text("")
-    with pytest.raises(fumehood.ForbiddenError, match="is no socket"):
+    with pytest.raises(fumehood.ForbiddenError, match="is not a socket"):
         Client().info()
     fake.socket.unlink()
     with socket.socket(socket.AF_UNIX) as listener:
@@ -201,15 +201,15 @@ def test_without_a_program_it_says_how_to_get_one(
 def test_paths_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/home/user")
     assert _local_server.socket_path() == Path(f"/tmp/fumehood-{os.geteuid()}/server.sock")
-    assert _local_server.log_path() == Path("/home/somebody/.local/state/fumehood/server.log")
+    assert _local_server.log_path() == Path("/home/user/.local/state/fumehood/server.log")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
     assert _local_server.socket_path() == Path("/run/user/7/fumehood/server.sock")
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "localhost:7474", "unix:relative"])
-def test_urls_that_are_none_are_refused(url: str) -> None:
+def test_invalid_urls_are_rejected(url: str) -> None:
     with pytest.raises(fumehood.InvalidError):
         Client(url)
 
@@ -221,5 +221,5 @@ def test_a_named_socket_is_used_as_it_is(fake: Fake, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("FUMEHOOD_URL", f"unix://{fake.socket}")
     with Client() as client:
         assert client.info()["pid"] == pid
-    with pytest.raises(fumehood.ServerError, match="not reached"):
+    with pytest.raises(fumehood.ServerError, match="could not be reached"):
         Client("unix:///nonexistent/x.sock").info()

@@ -51,7 +51,7 @@ def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_event_that_is_no_json_is_refused() -> None:
-    with pytest.raises(fumehood.ProtocolError, match="no JSON"):
+    with pytest.raises(fumehood.ProtocolError, match="not valid JSON"):
         SseParser().feed(b"data: {\n\n")
 
 
@@ -64,19 +64,19 @@ def test_output_is_text_or_base64() -> None:
             event_from(RawEvent("stdout", wrong, 1))
 
 
-def test_what_is_kept_is_bounded() -> None:
-    kept = OutputBuffer(limit=10)
+def test_captured_output_is_bounded() -> None:
+    buffer = OutputBuffer(limit=10)
     for _ in range(5):
-        kept.add(StdoutEvent(b"xx"))
-    assert not kept.outcome({}).stdout_truncated
-    kept.add(StdoutEvent(b"y"))
-    kept.add(ResultEvent(Result({"a": "123456789"})))
-    kept.add(ResultEvent(Result({"a": "1"})))
-    outcome = kept.outcome({})
+        buffer.add(StdoutEvent(b"xx"))
+    assert not buffer.outcome({}).stdout_truncated
+    buffer.add(StdoutEvent(b"y"))
+    buffer.add(ResultEvent(Result({"a": "123456789"})))
+    buffer.add(ResultEvent(Result({"a": "1"})))
+    outcome = buffer.outcome({})
     assert outcome.stdout == "x" * 10 and outcome.stdout_truncated and not outcome.stderr_truncated
     assert len(outcome.results) == 1 and outcome.results_truncated
-    kept.add(GapEvent(3, 9))
-    assert kept.outcome({}).stderr_truncated
+    buffer.add(GapEvent(3, 9))
+    assert buffer.outcome({}).stderr_truncated
 
 
 def test_notebooks_are_given_nothing_that_runs() -> None:
@@ -156,7 +156,7 @@ def test_networks_in_all_their_forms() -> None:
     assert "value" not in repr(network)
     with pytest.raises(InvalidError, match="list of rules"):
         network_to_json("a.example")
-    with pytest.raises(InvalidError, match="is no port"):
+    with pytest.raises(InvalidError, match="is not a port"):
         network_to_json(["a.example:http"])
 
 
@@ -183,7 +183,7 @@ def test_requests_say_only_what_was_asked() -> None:
     for wrong in (-1, float("nan"), float("inf")):
         with pytest.raises(InvalidError, match="timeout"):
             code_body(code="1", language="python", timeout=wrong)
-    with pytest.raises(InvalidError, match="words of a program"):
+    with pytest.raises(InvalidError, match="list of arguments"):
         process_body(argv="ls -l")
 
 
@@ -197,7 +197,7 @@ def test_errors_have_classes_by_kind() -> None:
     unknown = error_from({"error": {"kind": "novel", "message": "m", "retry": "perhaps"}})
     assert (type(unknown), unknown.kind, unknown.retry) == (fumehood.FumehoodError, "novel", "unknown")
     for garbage in (None, [], "x", {"error": 3}):
-        assert "without saying why" in str(error_from(garbage, status=500))
+        assert "without an error description" in str(error_from(garbage, status=500))
 
 
 def test_the_synchronous_half_is_up_to_date() -> None:
@@ -207,7 +207,7 @@ def test_the_synchronous_half_is_up_to_date() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.PACKAGE = path.parent.parent / "src" / "fumehood"
-    assert module.faults() == [], "run python tools/make_sync.py"
+    assert module.stale_files() == [], "run python tools/make_sync.py"
 
 
 def test_events_of_the_mock_are_those_of_a_server() -> None:

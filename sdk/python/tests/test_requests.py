@@ -115,7 +115,7 @@ def test_a_server_that_is_gone_is_said_to_be(do: Do) -> None:
 
 def test_a_server_that_never_was_is_not_reached(do: Do) -> None:
     server = Server(httpx.ConnectError("refused"))
-    with pytest.raises(fumehood.ServerError, match="not reached") as raised:
+    with pytest.raises(fumehood.ServerError, match="could not be reached") as raised:
         do(server, "run", "1")
     assert raised.value.retry == "safe" and len(server.requests) == 6
 
@@ -276,7 +276,7 @@ def test_an_asynchronous_sandbox_begins_when_it_is_awaited() -> None:
     async def main() -> None:
         client = AsyncClient("http://x", transport=server.transport)
         sandbox = AsyncSandbox(client=client)
-        with pytest.raises(fumehood.FumehoodError, match="has not begun"):
+        with pytest.raises(fumehood.FumehoodError, match="has not been started"):
             sandbox.id  # noqa: B018
         async with sandbox:
             assert (await sandbox.run("x")).text == "6"

@@ -1,4 +1,4 @@
-"""Runs untrusted code in fresh microVMs on your own machine.
+"""Run untrusted code in disposable microVMs on your own machine.
 
     from fumehood import run, Sandbox
 

@@ -1,4 +1,4 @@
-"""What waiting means where there is an event loop. Its twin is ``_concurrency_sync``."""
+"""Waiting and calling in an event loop. The counterpart for threads is ``_concurrency_sync``."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import httpx
 T = TypeVar("T")
 
 _unfinished: set[asyncio.Task[Any]] = set()
-"""Clean-up that goes on after its caller was cancelled; the loop itself holds tasks weakly."""
+"""Clean-up tasks that continue after their caller was cancelled. The loop itself keeps only weak references to tasks."""
 
 
 async def sleep(seconds: float) -> None:
-    """Lets others go on for a while."""
+    """Waits."""
     await asyncio.sleep(seconds)
 
 
 async def run_in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """Calls what blocks, in a thread."""
+    """Calls a blocking function in a thread."""
     return await asyncio.to_thread(function, *arguments)
 
 
 async def invoke_callback(function: Optional[Callable[[Any], Any]], value: Any) -> None:
-    """Calls a caller's function, and waits for it where it is asynchronous."""
+    """Calls a callback, and awaits its result if it is asynchronous."""
     if function is not None:
         returned = function(value)
         if inspect.isawaitable(returned):
@@ -34,7 +34,7 @@ async def invoke_callback(function: Optional[Callable[[Any], Any]], value: Any) 
 
 
 async def run_shielded(work: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
-    """Does this to its end, also where the caller is cancelled, then or again; for so many seconds at most."""
+    """Runs ``work`` to its end, for at most ``seconds``, even if the caller is cancelled."""
     task = asyncio.ensure_future(asyncio.wait_for(work(), seconds))
     _unfinished.add(task)
     task.add_done_callback(_unfinished.discard)
@@ -43,37 +43,40 @@ async def run_shielded(work: Callable[[], Coroutine[Any, Any, None]], seconds: f
 
 
 def start_if_blocking(function: Callable[[], Awaitable[None]]) -> None:
-    """Nothing: it is awaited later."""
+    """Does nothing: the function is awaited later."""
 
 
 _closing: set[Any] = set()
-"""Readers of answers that are about to be closed."""
+"""Iterators of responses that are being closed."""
 
 
 def current_loop() -> Any:
-    """The loop to which what is made now belongs."""
+    """Returns the running event loop, to which new connections belong."""
     return asyncio.get_running_loop()
 
 
 def close_later(response: httpx.Response, chunks: Any, loop: Any) -> None:
-    """Closes what nobody holds any more, soon; may be called at any time and by any thread, as garbage is collected.
-    ``chunks`` reads it, and lives until it is closed: its own end would close it here and now."""
+    """Closes a dropped response soon. May be called at any time and in any thread, for example by the garbage collector.
 
-    async def end() -> None:
+    ``chunks`` iterates over the response. It is kept until the response is closed, since its finalizer would close the
+    response immediately.
+    """
+
+    async def close() -> None:
         await response.aclose()
         _closing.discard(chunks)
 
-    def close() -> None:
-        task = loop.create_task(end())
+    def start_closing() -> None:
+        task = loop.create_task(close())
         _unfinished.add(task)
         task.add_done_callback(_unfinished.discard)
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     _closing.add(chunks)
     try:
-        loop.call_soon_threadsafe(close)
+        loop.call_soon_threadsafe(start_closing)
     except RuntimeError:
-        # The loop has ended, and its connections with it.
+        # The loop is closed, and so are its connections.
         pass
 
 
@@ -81,5 +84,5 @@ _shared_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Any]] = 
 
 
 def shared_state() -> dict[str, Any]:
-    """What all tasks of this event loop share: connections belong to the loop that made them."""
+    """Returns the state that all tasks of this event loop share. Connections belong to the loop that made them."""
     return _shared_by_loop.setdefault(asyncio.get_running_loop(), {})

@@ -1,4 +1,4 @@
-"""What waiting means in a thread. Its twin is ``_concurrency_async``."""
+"""Waiting and calling in a thread. The counterpart for event loops is ``_concurrency_async``."""
 
 from __future__ import annotations
 
@@ -18,38 +18,41 @@ def sleep(seconds: float) -> None:
 
 
 def run_in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """Calls it."""
+    """Calls a function."""
     return function(*arguments)
 
 
 def invoke_callback(function: Optional[Callable[[Any], Any]], value: Any) -> None:
-    """Calls a caller's function."""
+    """Calls a callback."""
     if function is not None:
         function(value)
 
 
 def run_shielded(work: Callable[[], None], seconds: float) -> None:
-    """Does this; it has deadlines of its own."""
+    """Runs ``work``, which has its own deadlines."""
     work()
 
 
 def start_if_blocking(function: Callable[[], None]) -> None:
-    """Calls it now."""
+    """Calls the function."""
     function()
 
 
 _closing: set[Any] = set()
-"""Readers of answers that are about to be closed."""
+"""Iterators of responses that are being closed."""
 
 
 def current_loop() -> Any:
-    """Nothing: what is made now belongs to no thread."""
+    """Returns nothing: connections do not belong to a thread."""
     return None
 
 
 def close_later(response: httpx.Response, chunks: Any, loop: Any) -> None:
-    """Closes what nobody holds any more, soon; may be called at any time and by any thread, as garbage is collected.
-    ``chunks`` reads it, and lives until it is closed: its own end would close it here and now."""
+    """Closes a dropped response soon. May be called at any time and in any thread, for example by the garbage collector.
+
+    ``chunks`` iterates over the response. It is kept until the response is closed, since its finalizer would close the
+    response immediately.
+    """
 
     def close() -> None:
         try:
@@ -60,19 +63,19 @@ def close_later(response: httpx.Response, chunks: Any, loop: Any) -> None:
 
     _closing.add(chunks)
     try:
-        # Not here: this thread may hold the very lock that closing takes. And without `threading`, which has locks too.
+        # Not in this thread, which may hold the lock that closing takes. `threading` takes locks, too.
         _thread.start_new_thread(close, ())
     except RuntimeError:
-        # Python is about to end, and its connections with it.
+        # Python is shutting down, and closes its connections.
         pass
 
 
 _shared: dict[str, Any] = {}
 
-# A child of fork() must not speak on its parent's connections.
+# A child of fork() must not use its parent's connections.
 os.register_at_fork(after_in_child=_shared.clear)
 
 
 def shared_state() -> dict[str, Any]:
-    """What all threads of this process share."""
+    """Returns the state that all threads of this process share."""
     return _shared

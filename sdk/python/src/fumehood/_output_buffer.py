@@ -1,4 +1,4 @@
-"""What is kept of a run's output."""
+"""Captures the output of a run."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from fumehood._settings import MAX_CAPTURED_BYTES
 
 
 class OutputBuffer:
-    """Output and values so far, each up to 10 MiB."""
+    """Captured output and values, up to ``limit`` bytes (10 MiB by default) of each."""
 
     def __init__(self, limit: int = MAX_CAPTURED_BYTES) -> None:
         self._limit = limit
         self._stdout, self._stderr = bytearray(), bytearray()
         self._results: list[Result] = []
         self._result_bytes = 0
-        self._cut = [False, False, False]
+        self._truncated = [False, False, False]
 
     def add(self, event: Event) -> None:
-        """Keeps what is in an event, where it is output."""
+        """Adds the output or value in an event. Other events are ignored."""
         if isinstance(event, StdoutEvent):
-            self._cut[0] |= self._extend(self._stdout, event.data)
+            self._truncated[0] |= self._extend(self._stdout, event.data)
         elif isinstance(event, StderrEvent):
-            self._cut[1] |= self._extend(self._stderr, event.data)
+            self._truncated[1] |= self._extend(self._stderr, event.data)
         elif isinstance(event, ResultEvent):
             size = approximate_size(event.result)
             if self._result_bytes + size > self._limit:
-                self._cut[2] = True
+                self._truncated[2] = True
             else:
                 self._result_bytes += size
                 self._results.append(event.result)
         elif isinstance(event, GapEvent):
-            self._cut = [True, True, True]
+            self._truncated = [True, True, True]
 
-    def _extend(self, kept: bytearray, data: bytes) -> bool:
-        room = self._limit - len(kept)
-        kept += data[:room]
-        return len(data) > room
+    def _extend(self, buffer: bytearray, data: bytes) -> bool:
+        capacity = self._limit - len(buffer)
+        buffer += data[:capacity]
+        return len(data) > capacity
 
-    def outcome(self, told: Mapping[str, Any]) -> Outcome:
-        """The outcome, when the run has ended so."""
-        cut = (self._cut[0], self._cut[1], self._cut[2])
-        return outcome_from(told, bytes(self._stdout), bytes(self._stderr), list(self._results), cut)
+    def outcome(self, end: Mapping[str, Any]) -> Outcome:
+        """Returns the outcome for the server's description of a run's end."""
+        truncated = (self._truncated[0], self._truncated[1], self._truncated[2])
+        return outcome_from(end, bytes(self._stdout), bytes(self._stderr), list(self._results), truncated)

@@ -1,4 +1,4 @@
-"""What callers ask for, as the API takes it."""
+"""Bodies of API requests."""
 
 from __future__ import annotations
 
@@ -10,39 +10,43 @@ from fumehood._models import Checkpoint
 from fumehood._network import NetworkLike, network_to_json
 
 StdinLike = Union[str, bytes, bool, None]
-"""A program's input: all of it, or ``True`` for input that is written later, or none."""
+"""Standard input of a program: text or bytes, ``True`` for input that is written later, or ``None``."""
 
 Strings = Union[str, Sequence[str]]
 
 
 def whole_seconds(name: str, seconds: Optional[float]) -> Optional[int]:
-    """Seconds as the API counts them, rounded up.
+    """Returns seconds as the API counts them, rounded up.
 
     Raises:
-        InvalidError: less than 0, or no number.
+        InvalidError: the value is negative or not a number.
     """
     if seconds is None:
         return None
     if not math.isfinite(seconds) or seconds < 0:
-        raise InvalidError(f"{name}={seconds}: give a number of seconds that is not below 0", retry="never")
+        raise InvalidError(f"{name}={seconds}: expected a non-negative number of seconds", retry="never")
     return math.ceil(seconds)
 
 
 def to_string_list(name: str, given: Strings) -> list[str]:
-    """A list of words, where one alone is a list of one."""
+    """Returns a list of strings. A single string becomes a list of one.
+
+    Raises:
+        InvalidError: an element is not a string.
+    """
     listed = [given] if isinstance(given, str) else list(given)
-    if not all(isinstance(word, str) for word in listed):
-        raise InvalidError(f"{name}={given!r}: give strings", retry="never")
+    if not all(isinstance(string, str) for string in listed):
+        raise InvalidError(f"{name}={given!r}: expected strings", retry="never")
     return listed
 
 
 def without_none(**fields: Any) -> dict[str, Any]:
-    """Those fields that say anything."""
+    """Returns the fields that are not ``None``."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def split_stdin(stdin: StdinLike) -> tuple[Union[str, bool, None], Optional[bytes]]:
-    """What of a run's input goes with the request, and what is sent once it runs: bytes that are no text."""
+    """Returns the input to send with the request, and the input to send after the start: bytes that are not valid UTF-8."""
     if isinstance(stdin, bytes):
         try:
             return stdin.decode(), None
@@ -68,7 +72,7 @@ def code_body(
     network: NetworkLike = None,
     context: Optional[str] = None,
 ) -> dict[str, Any]:
-    """The request for a run of code."""
+    """Returns the request for a run of code."""
     return without_none(
         language=language,
         code=code,
@@ -98,10 +102,14 @@ def process_body(
     tag: Optional[str] = None,
     detach: bool = False,
 ) -> dict[str, Any]:
-    """The request for a program."""
+    """Returns the request for a program.
+
+    Raises:
+        InvalidError: ``argv`` is a string or has an element that is none.
+    """
     if isinstance(argv, str):
         raise InvalidError(
-            f"argv={argv!r}: give the words of a program, as {argv.split()!r}, or ['sh', '-c', {argv!r}]",
+            f"argv={argv!r}: expected a list of arguments, such as {argv.split()!r}, or ['sh', '-c', {argv!r}]",
             retry="never",
         )
     return without_none(
@@ -128,11 +136,11 @@ def sandbox_body(
     checkpoint: Union[str, Checkpoint, None] = None,
     name: Optional[str] = None,
 ) -> dict[str, Any]:
-    """The request for a sandbox."""
-    # What a checkpoint brings, the request must not say again.
-    own = checkpoint is None
+    """Returns the request for a sandbox."""
+    # The language of a checkpoint must not be repeated.
+    is_new = checkpoint is None
     return without_none(
-        language=language if own else None,
+        language=language if is_new else None,
         memory_mib=memory_mib,
         idle_timeout_s=whole_seconds("idle_timeout", idle_timeout),
         max_lifetime_s=whole_seconds("max_lifetime", max_lifetime),

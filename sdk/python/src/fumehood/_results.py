@@ -1,4 +1,4 @@
-"""Values that a program shows, and how a notebook may show them."""
+"""Displayed values, and how notebooks show them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, Iterator, Mapping, Optional
 _SAFE_TYPES = frozenset(
     {"text/plain", "image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "application/json"}
 )
-"""What a notebook shows without running anything that is in it."""
+"""MIME types that a notebook shows without running any of their content."""
 
 _FRAME_STYLE = "width:100%;height:20em;border:0;resize:vertical;background:white"
 
 
 class Result(Mapping[str, Any]):
-    """One value in one form or more: a mapping from MIME types to data. Texts are strings, images and other
-    bytes are base64, JSON is itself.
+    """A displayed value in one or more formats: a mapping from MIME types to data. Text is a string, images and other binary
+    data are base64, JSON is decoded.
 
-    What comes from a guest is as hostile as its output: HTML and SVG can hold scripts. ``result[...]`` gives
-    the data as it came. A notebook (``_repr_mimebundle_``) is given forms that cannot run anything in its page:
-    HTML in a frame without rights, SVG as an image, and no scripts.
+    Values of a guest are untrusted: HTML and SVG can contain scripts. ``result[...]`` returns the data unchanged. Notebooks
+    (``_repr_mimebundle_``) receive formats that cannot run anything in their page: HTML in a sandboxed frame, SVG as an
+    image, and no scripts.
     """
 
     def __init__(self, data: Mapping[str, Any]) -> None:
@@ -41,41 +41,41 @@ class Result(Mapping[str, Any]):
 
     @property
     def text(self) -> Optional[str]:
-        """Its plain text, which nearly every value has."""
+        """Plain text, which nearly every value has."""
         return self._string("text/plain")
 
     @property
     def html(self) -> Optional[str]:
-        """Its HTML, as it came: hostile until shown otherwise."""
+        """HTML, unchanged and untrusted."""
         return self._string("text/html")
 
     @property
     def markdown(self) -> Optional[str]:
-        """Its Markdown, as it came."""
+        """Markdown, unchanged."""
         return self._string("text/markdown")
 
     @property
     def svg(self) -> Optional[str]:
-        """Its SVG, as it came: hostile until shown otherwise."""
+        """SVG, unchanged and untrusted."""
         return self._string("image/svg+xml")
 
     @property
     def png(self) -> Optional[bytes]:
-        """Its image as PNG."""
+        """PNG image."""
         return self.bytes("image/png")
 
     @property
     def jpeg(self) -> Optional[bytes]:
-        """Its image as JPEG."""
+        """JPEG image."""
         return self.bytes("image/jpeg")
 
     @property
     def json(self) -> Any:
-        """Its JSON, decoded; ``None`` where it has none."""
+        """Decoded JSON; ``None`` if the value has none."""
         return self._data.get("application/json")
 
     def bytes(self, mime: str) -> Optional[bytes]:
-        """The bytes of a form that is no text, decoded from base64."""
+        """Returns the bytes of a binary format, decoded from base64; ``None`` if the value does not have the format."""
         data = self._string(mime)
         try:
             return None if data is None else base64.b64decode("".join(data.split()), validate=True)
@@ -96,6 +96,7 @@ class Result(Mapping[str, Any]):
             shown["text/html"] = f'<img src="data:image/svg+xml;base64,{image}">'
         if not shown:
             shown["text/plain"] = repr(self)
+
         return {
             mime: data
             for mime, data in shown.items()
@@ -104,7 +105,7 @@ class Result(Mapping[str, Any]):
 
 
 def approximate_size(bundle: Mapping[str, Any]) -> int:
-    """Bytes that a bundle takes, about."""
+    """Returns the approximate size of a value in bytes."""
     return sum(
         len(mime) + (len(data) if isinstance(data, str) else len(json.dumps(data)))
         for mime, data in bundle.items()
