@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Generates the synchronous half of the SDK, `_sync`, from the asynchronous half, `_async`.
 
-    python tools/make_sync.py            writes the files
-    python tools/make_sync.py --check    fails if they are out of date
+python tools/make_sync.py            writes the files
+python tools/make_sync.py --check    fails if they are out of date
 """
 
 from __future__ import annotations

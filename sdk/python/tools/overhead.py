@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the overhead of the SDK and the server: the time of a call minus that of the run (`timing.total_ms`).
 
-    python tools/overhead.py [ROUNDS]        medians of this many runs (default: 20)
+python tools/overhead.py [ROUNDS]        medians of this many runs (default: 20)
 """
 
 from __future__ import annotations

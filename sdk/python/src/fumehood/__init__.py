@@ -1,5 +1,7 @@
 """Run untrusted code in disposable microVMs on your own machine.
 
+:func:`run` uses a fresh VM for each call, a :class:`Sandbox` keeps files, programs and interpreters between calls::
+
     from fumehood import run, Sandbox
 
     print(run("print(6 * 7)").stdout)
@@ -7,6 +9,8 @@
     with Sandbox() as sandbox:
         sandbox.run("x = 1")
         print(sandbox.run("x + 1").text)
+
+The functions and classes whose names start with ``a`` or ``Async`` are the same for ``await``.
 """
 
 from fumehood._async.api import arun, astream

@@ -12,7 +12,8 @@ import httpx
 T = TypeVar("T")
 
 _unfinished: set[asyncio.Task[Any]] = set()
-"""Clean-up tasks that continue after their caller was cancelled. The loop itself keeps only weak references to tasks."""
+"""Clean-up tasks that continue after their caller was cancelled. The loop itself keeps only weak references to tasks.
+"""
 
 
 async def sleep(seconds: float) -> None:
@@ -56,10 +57,11 @@ def current_loop() -> Any:
 
 
 def close_later(response: httpx.Response, chunks: Any, loop: Any) -> None:
-    """Closes a dropped response soon. May be called at any time and in any thread, for example by the garbage collector.
+    """Closes a dropped response soon. May be called at any time and in any thread, for example by the garbage
+    collector.
 
-    ``chunks`` iterates over the response. It is kept until the response is closed, since its finalizer would close the
-    response immediately.
+    ``chunks`` iterates over the response. It is kept until the response is closed, since its finalizer would close
+    the response immediately.
     """
 
     async def close() -> None:

@@ -48,10 +48,11 @@ def current_loop() -> Any:
 
 
 def close_later(response: httpx.Response, chunks: Any, loop: Any) -> None:
-    """Closes a dropped response soon. May be called at any time and in any thread, for example by the garbage collector.
+    """Closes a dropped response soon. May be called at any time and in any thread, for example by the garbage
+    collector.
 
-    ``chunks`` iterates over the response. It is kept until the response is closed, since its finalizer would close the
-    response immediately.
+    ``chunks`` iterates over the response. It is kept until the response is closed, since its finalizer would close
+    the response immediately.
     """
 
     def close() -> None:

@@ -85,8 +85,8 @@ class LostError(FumehoodError):
 
     default_kind = "lost"
     ended: Optional[str] = None
-    """Why the sandbox ended, if the server reports it: ``requested``, ``idle``, ``lifetime``, ``lost``, ``server_stopped`` or
-    ``server_lost``."""
+    """Why the sandbox ended, if the server reports it: ``requested``, ``idle``, ``lifetime``, ``lost``,
+    ``server_stopped`` or ``server_lost``."""
 
 
 class BusyError(FumehoodError):
@@ -197,7 +197,8 @@ def error_from(
     request_id: Optional[str] = None,
     retry_after: Optional[str] = None,
 ) -> FumehoodError:
-    """Returns the exception for an error of the server: the object ``error`` of an answer, or the data of an event ``failed``."""
+    """Returns the exception for an error of the server: the object ``error`` of an answer, or the data of an event
+    ``failed``."""
     fields = body.get("error", body) if isinstance(body, dict) else {}
     fields = fields if isinstance(fields, dict) else {}
 

@@ -93,8 +93,8 @@ def find_program() -> Path:
 
 
 def check_private(path: Path, is_dir: bool, what: str) -> None:
-    """Checks that a path belongs to this user and is not accessible to others. ``is_dir``: it must be a directory; otherwise
-    a socket.
+    """Checks that a path belongs to this user and is not accessible to others. ``is_dir``: it must be a directory;
+    otherwise a socket.
 
     Raises:
         ForbiddenError: it is of another kind, belongs to another user, or is accessible to others.
@@ -189,8 +189,8 @@ class _Connection(http.client.HTTPConnection):
 
 
 def ensure_running(path: Optional[Path] = None, start_s: float = START_TIMEOUT_S) -> Path:
-    """Returns the socket of a server that is ready; starts a server if necessary. If several processes call it at the same
-    time, one of them starts the server.
+    """Returns the socket of a server that is ready; starts a server if necessary. If several processes call it at the
+    same time, one of them starts the server.
 
     Raises:
         ForbiddenError: the socket is not private to this user.

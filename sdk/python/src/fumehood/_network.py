@@ -110,7 +110,8 @@ def _parse_port(rule_text: str, port: str) -> Union[int, str]:
     first, dash, last = port.partition("-")
     if not first.isdigit() or (dash and not last.isdigit()):
         raise InvalidError(
-            f"invalid rule {rule_text!r}: {port!r} is not a port; use numbers or ranges, such as example.com:443,8000-8010",
+            f"invalid rule {rule_text!r}: {port!r} is not a port; use numbers or ranges, such as"
+            " example.com:443,8000-8010",
             retry="never",
         )
     return port if dash else int(port)

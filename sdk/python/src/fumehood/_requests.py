@@ -46,7 +46,8 @@ def without_none(**fields: Any) -> dict[str, Any]:
 
 
 def split_stdin(stdin: StdinLike) -> tuple[Union[str, bool, None], Optional[bytes]]:
-    """Returns the input to send with the request, and the input to send after the start: bytes that are not valid UTF-8."""
+    """Returns the input to send with the request, and the input to send after the start: bytes that are not valid
+    UTF-8."""
     if isinstance(stdin, bytes):
         try:
             return stdin.decode(), None

@@ -16,12 +16,12 @@ _FRAME_STYLE = "width:100%;height:20em;border:0;resize:vertical;background:white
 
 
 class Result(Mapping[str, Any]):
-    """A displayed value in one or more formats: a mapping from MIME types to data. Text is a string, images and other binary
-    data are base64, JSON is decoded.
+    """A displayed value in one or more formats: a mapping from MIME types to data. Text is a string, images and other
+    binary data are base64, JSON is decoded.
 
-    Values of a guest are untrusted: HTML and SVG can contain scripts. ``result[...]`` returns the data unchanged. Notebooks
-    (``_repr_mimebundle_``) receive formats that cannot run anything in their page: HTML in a sandboxed frame, SVG as an
-    image, and no scripts.
+    Values of a guest are untrusted: HTML and SVG can contain scripts. ``result[...]`` returns the data unchanged.
+    Notebooks (``_repr_mimebundle_``) receive formats that cannot run anything in their page: HTML in a sandboxed
+    frame, SVG as an image, and no scripts.
     """
 
     def __init__(self, data: Mapping[str, Any]) -> None:
@@ -107,6 +107,5 @@ class Result(Mapping[str, Any]):
 def approximate_size(bundle: Mapping[str, Any]) -> int:
     """Returns the approximate size of a value in bytes."""
     return sum(
-        len(mime) + (len(data) if isinstance(data, str) else len(json.dumps(data)))
-        for mime, data in bundle.items()
+        len(mime) + (len(data) if isinstance(data, str) else len(json.dumps(data))) for mime, data in bundle.items()
     )

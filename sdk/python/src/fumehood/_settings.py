@@ -41,7 +41,8 @@ CHUNK_BYTES = 256 * 1024
 
 @dataclass(frozen=True)
 class Address:
-    """The address of a server: a URL, or a local socket. ``is_local``: this user's local server, which may be started."""
+    """The address of a server: a URL, or a local socket. ``is_local``: this user's local server, which may be
+    started."""
 
     url: str
     socket: Optional[Path] = None
@@ -60,7 +61,9 @@ def address_from(base_url: Optional[str]) -> Address:
     if base_url.startswith("unix:"):
         path = re.sub("^unix:(//)?", "", base_url)
         if not path.startswith("/"):
-            raise InvalidError(f"{base_url}: the path of a socket must be absolute, such as unix:///run/x.sock", retry="never")
+            raise InvalidError(
+                f"{base_url}: the path of a socket must be absolute, such as unix:///run/x.sock", retry="never"
+            )
         return Address("http://localhost", socket=Path(path))
     if not base_url.startswith(("http://", "https://")):
         raise InvalidError(f"{base_url}: the URL must start with http://, https:// or unix:///", retry="never")

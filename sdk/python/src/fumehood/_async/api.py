@@ -85,6 +85,7 @@ async def arun(
 def astream(code: str, *, client: Optional[AsyncClient] = None, **how: Any) -> AsyncRun:
     """Returns a run of code in a fresh microVM; iterate over it for its events.
 
-    Takes the arguments of :func:`arun` without ``check``, and ``detach``: the run continues while no client is attached.
+    Takes the arguments of :func:`arun` without ``check``, and ``detach``: the run continues while no client is
+    attached.
     """
     return (client or default_client()).stream(code, **how)

@@ -67,8 +67,8 @@ class AsyncStdin:
 class AsyncRun:
     """A run. Iterate over it for its events, or await the ``outcome()``.
 
-    The server cancels a run if no client is attached to it for 2 s, unless it was started with ``detach=True``. Dropping a
-    run therefore ends it.
+    The server cancels a run if no client is attached to it for 2 s, unless it was started with ``detach=True``.
+    Dropping a run therefore ends it.
     """
 
     def __init__(
@@ -376,7 +376,8 @@ class AsyncRun:
             self._chunks, self._parser = self._response.aiter_bytes(), SseParser()
 
     async def _drain(self) -> None:
-        """Reads the end of the stream, which follows its last event immediately, so that the connection can be reused."""
+        """Reads the end of the stream, which follows its last event immediately, so that the connection can be
+        reused."""
         try:
             if self._chunks is not None:
                 await anext(self._chunks, None)

@@ -49,9 +49,10 @@ class AsyncSandbox:
         memory_mib: memory in MiB; the server's default is 512.
         idle_timeout: seconds without activity after which the sandbox ends.
         max_lifetime: seconds after which the sandbox ends in any case; the server's default is one day.
-        network: destinations that the sandbox may reach (a :class:`Network`, or a list of rules); by default it has no
-            network device.
-        packages: packages of ``language``, each with an optional version specifier, installed before the sandbox starts.
+        network: destinations that the sandbox may reach (a :class:`Network`, or a list of rules); by default it
+            has no network device.
+        packages: packages of ``language``, each with an optional version specifier, installed before the sandbox
+            starts.
         refresh_packages: resolves the packages again instead of using the versions of earlier runs.
         checkpoint: the checkpoint to restore; only timeouts and a name may be given with it.
         name: a name for people.
@@ -120,7 +121,8 @@ class AsyncSandbox:
     async def list(
         cls, *, state: Optional[str] = "running", limit: Optional[int] = None, client: Optional[AsyncClient] = None
     ) -> List[SandboxInfo]:
-        """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``ended``, or ``None`` for both."""
+        """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``ended``, or ``None`` for
+        both."""
         return await (client or default_client()).sandboxes(state=state, limit=limit)
 
     @classmethod
@@ -160,7 +162,9 @@ class AsyncSandbox:
         """The ID of the sandbox."""
         if self._info is None:
             raise FumehoodError(
-                "the sandbox has not been started; use `async with`, or await its start()", kind="invalid", retry="never"
+                "the sandbox has not been started; use `async with`, or await its start()",
+                kind="invalid",
+                retry="never",
             )
         return self._info.id
 
@@ -301,7 +305,8 @@ class AsyncSandbox:
             timeout: seconds after which the program is ended; by default it has no timeout.
             pty: size of a terminal for the program, as (rows, columns).
             tag: label of the program in :meth:`processes`.
-            detach: the program continues while no client is attached; ``Client.attach(process.id)`` attaches to it again.
+            detach: the program continues while no client is attached; ``Client.attach(process.id)`` attaches to
+                it again.
         """
         initial_stdin, deferred_stdin = split_stdin(stdin)
         body = process_body(
@@ -336,8 +341,8 @@ class AsyncSandbox:
         return [dataclass_from(ProcessInfo, process) for process in answer.get("processes", [])]
 
     async def install(self, *packages: str, language: Optional[str] = None) -> List[InstalledPackage]:
-        """Installs packages, each with an optional version specifier, into the running sandbox. Its network must allow the package
-        index. Prefer ``packages=`` of a new sandbox, which needs no network."""
+        """Installs packages, each with an optional version specifier, into the running sandbox. Its network must
+        allow the package index. Prefer ``packages=`` of a new sandbox, which needs no network."""
         await self.start()
         body = {"language": language or self.language, "packages": to_string_list("packages", packages)}
         answer = await self._transport.json("POST", f"{self._path}/packages", json=body, read_s=PACKAGES_TIMEOUT_S)
@@ -351,18 +356,22 @@ class AsyncSandbox:
     async def fork(self, count: int = 1) -> List[AsyncSandbox]:
         """Returns ``count`` new sandboxes with copies of the memory, files, contexts and programs of this one."""
         await self.start()
-        answer = await self._transport.json("POST", f"{self._path}/fork", json={"count": count}, read_s=CREATE_TIMEOUT_S)
+        answer = await self._transport.json(
+            "POST", f"{self._path}/fork", json={"count": count}, read_s=CREATE_TIMEOUT_S
+        )
         infos = [dataclass_from(SandboxInfo, info) for info in answer.get("sandboxes", [])]
         return [self._from_info(self._client, info, self.language, self._env) for info in infos]
 
     async def checkpoint(self) -> Checkpoint:
-        """Saves the state. ``AsyncSandbox(checkpoint=...)`` restores it. The server stores at most 16 checkpoints, in memory."""
+        """Saves the state. ``AsyncSandbox(checkpoint=...)`` restores it. The server stores at most 16 checkpoints, in
+        memory."""
         await self.start()
         answer = await self._transport.json("POST", f"{self._path}/checkpoints", read_s=CREATE_TIMEOUT_S)
         return dataclass_from(Checkpoint, answer)
 
     async def expose(self, port: int, *, host_port: int = 0) -> str:
-        """Exposes a port of the sandbox on the loopback interface of the server's machine. The sandbox must have a network.
+        """Exposes a port of the sandbox on the loopback interface of the server's machine. The sandbox must have a
+        network.
 
         Args:
             port: port of the sandbox.

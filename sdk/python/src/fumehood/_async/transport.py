@@ -96,7 +96,8 @@ class AsyncTransport:
     ) -> httpx.Response:
         """Sends a request and returns the successful response, read completely unless ``stream`` is set.
 
-        Requests with side effects carry an idempotency key, so that a retry after a broken connection does not act twice.
+        Requests with side effects carry an idempotency key, so that a retry after a broken connection does not act
+        twice.
 
         Args:
             read_s: seconds without data after which the request fails.
@@ -167,7 +168,9 @@ class AsyncTransport:
         if self._http is None:
             # Each run in progress has its own connection; the caller decides how many there are.
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=30)
-            transport = self._custom_transport or httpx.AsyncHTTPTransport(uds=str(socket) if socket else None, limits=limits)
+            transport = self._custom_transport or httpx.AsyncHTTPTransport(
+                uds=str(socket) if socket else None, limits=limits
+            )
             self._http = httpx.AsyncClient(transport=transport, base_url=self._address.url, trust_env=False)
         return self._http
 
@@ -179,7 +182,9 @@ class AsyncTransport:
             return ServerError(f"{server} could not be reached: {failure}; is it running?", retry="safe")
         if method in _READS:
             return ServerError(f"{server} went away: {failure!r}", retry="safe")
-        return LostError(f"{server} went away before it answered: {failure!r}; the request may have been executed", retry="unknown")
+        return LostError(
+            f"{server} went away before it answered: {failure!r}; the request may have been executed", retry="unknown"
+        )
 
     def _address_text(self) -> str:
         if self._address.is_local:

@@ -86,6 +86,7 @@ def run(
 def stream(code: str, *, client: Optional[Client] = None, **how: Any) -> Run:
     """Returns a run of code in a fresh microVM; iterate over it for its events.
 
-    Takes the arguments of :func:`run` without ``check``, and ``detach``: the run continues while no client is attached.
+    Takes the arguments of :func:`run` without ``check``, and ``detach``: the run continues while no client is
+    attached.
     """
     return (client or default_client()).stream(code, **how)

@@ -21,8 +21,8 @@ class Client:
     """A client of a fumehood server.
 
     Args:
-        base_url: URL of the server, or ``unix:///path/to/server.sock``. Default: FUMEHOOD_URL, or else this user's local
-            server, which is started on first use and exits when idle.
+        base_url: URL of the server, or ``unix:///path/to/server.sock``. Default: FUMEHOOD_URL, or else this
+            user's local server, which is started on first use and exits when idle.
         api_key: API key. Default: FUMEHOOD_API_KEY. A Unix socket needs none.
         transport: the HTTP transport to use, for tests.
     """
@@ -110,8 +110,8 @@ class Client:
         return self.stream(code, **how).run_to_end(check)
 
     def attach(self, id: str) -> Process:
-        """Attaches to a run or process by its ID, and returns all of its events. Giving it up cancels the run unless it was started
-        with ``detach=True``."""
+        """Attaches to a run or process by its ID, and returns all of its events. Giving it up cancels the run unless
+        it was started with ``detach=True``."""
         return Process(self.transport, id=id)
 
     def runs(
@@ -126,7 +126,8 @@ class Client:
         return self.transport.json("GET", f"/v1/runs/{id}")
 
     def sandboxes(self, *, state: Optional[str] = None, limit: Optional[int] = None) -> List[SandboxInfo]:
-        """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``ended``, or ``None`` for both."""
+        """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``ended``, or ``None`` for
+        both."""
         sandboxes = self._list_all("/v1/sandboxes", "sandboxes", {"state": state}, limit)
         return [dataclass_from(SandboxInfo, sandbox) for sandbox in sandboxes]
 

@@ -92,8 +92,8 @@ class Files:
             return self.write(remote or Path(local).name, file, **how)
 
     def download(self, remote: str, local: Optional[LocalPath] = None) -> Path:
-        """Copies a file of the sandbox to ``local``, or to the same name in the current directory. The local file is replaced
-        atomically. Returns its path."""
+        """Copies a file of the sandbox to ``local``, or to the same name in the current directory. The local file is
+        replaced atomically. Returns its path."""
         to = Path(local) if local is not None else Path(Path(remote).name)
         if to.is_dir():
             to = to / Path(remote).name

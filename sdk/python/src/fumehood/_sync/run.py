@@ -68,8 +68,8 @@ class Stdin:
 class Run:
     """A run. Iterate over it for its events, or call the ``outcome()``.
 
-    The server cancels a run if no client is attached to it for 2 s, unless it was started with ``detach=True``. Dropping a
-    run therefore ends it.
+    The server cancels a run if no client is attached to it for 2 s, unless it was started with ``detach=True``.
+    Dropping a run therefore ends it.
     """
 
     def __init__(
@@ -377,7 +377,8 @@ class Run:
             self._chunks, self._parser = self._response.iter_bytes(), SseParser()
 
     def _drain(self) -> None:
-        """Reads the end of the stream, which follows its last event immediately, so that the connection can be reused."""
+        """Reads the end of the stream, which follows its last event immediately, so that the connection can be
+        reused."""
         try:
             if self._chunks is not None:
                 next(self._chunks, None)

@@ -50,9 +50,10 @@ class Sandbox:
         memory_mib: memory in MiB; the server's default is 512.
         idle_timeout: seconds without activity after which the sandbox ends.
         max_lifetime: seconds after which the sandbox ends in any case; the server's default is one day.
-        network: destinations that the sandbox may reach (a :class:`Network`, or a list of rules); by default it has no
-            network device.
-        packages: packages of ``language``, each with an optional version specifier, installed before the sandbox starts.
+        network: destinations that the sandbox may reach (a :class:`Network`, or a list of rules); by default it
+            has no network device.
+        packages: packages of ``language``, each with an optional version specifier, installed before the sandbox
+            starts.
         refresh_packages: resolves the packages again instead of using the versions of earlier runs.
         checkpoint: the checkpoint to restore; only timeouts and a name may be given with it.
         name: a name for people.
@@ -121,7 +122,8 @@ class Sandbox:
     def list(
         cls, *, state: Optional[str] = "running", limit: Optional[int] = None, client: Optional[Client] = None
     ) -> List[SandboxInfo]:
-        """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``ended``, or ``None`` for both."""
+        """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``ended``, or ``None`` for
+        both."""
         return (client or default_client()).sandboxes(state=state, limit=limit)
 
     @classmethod
@@ -161,7 +163,9 @@ class Sandbox:
         """The ID of the sandbox."""
         if self._info is None:
             raise FumehoodError(
-                "the sandbox has not been started; use `with`, or call its start()", kind="invalid", retry="never"
+                "the sandbox has not been started; use `with`, or call its start()",
+                kind="invalid",
+                retry="never",
             )
         return self._info.id
 
@@ -302,7 +306,8 @@ class Sandbox:
             timeout: seconds after which the program is ended; by default it has no timeout.
             pty: size of a terminal for the program, as (rows, columns).
             tag: label of the program in :meth:`processes`.
-            detach: the program continues while no client is attached; ``Client.attach(process.id)`` attaches to it again.
+            detach: the program continues while no client is attached; ``Client.attach(process.id)`` attaches to
+                it again.
         """
         initial_stdin, deferred_stdin = split_stdin(stdin)
         body = process_body(
@@ -337,8 +342,8 @@ class Sandbox:
         return [dataclass_from(ProcessInfo, process) for process in answer.get("processes", [])]
 
     def install(self, *packages: str, language: Optional[str] = None) -> List[InstalledPackage]:
-        """Installs packages, each with an optional version specifier, into the running sandbox. Its network must allow the package
-        index. Prefer ``packages=`` of a new sandbox, which needs no network."""
+        """Installs packages, each with an optional version specifier, into the running sandbox. Its network must
+        allow the package index. Prefer ``packages=`` of a new sandbox, which needs no network."""
         self.start()
         body = {"language": language or self.language, "packages": to_string_list("packages", packages)}
         answer = self._transport.json("POST", f"{self._path}/packages", json=body, read_s=PACKAGES_TIMEOUT_S)
@@ -352,18 +357,22 @@ class Sandbox:
     def fork(self, count: int = 1) -> List[Sandbox]:
         """Returns ``count`` new sandboxes with copies of the memory, files, contexts and programs of this one."""
         self.start()
-        answer = self._transport.json("POST", f"{self._path}/fork", json={"count": count}, read_s=CREATE_TIMEOUT_S)
+        answer = self._transport.json(
+            "POST", f"{self._path}/fork", json={"count": count}, read_s=CREATE_TIMEOUT_S
+        )
         infos = [dataclass_from(SandboxInfo, info) for info in answer.get("sandboxes", [])]
         return [self._from_info(self._client, info, self.language, self._env) for info in infos]
 
     def checkpoint(self) -> Checkpoint:
-        """Saves the state. ``Sandbox(checkpoint=...)`` restores it. The server stores at most 16 checkpoints, in memory."""
+        """Saves the state. ``Sandbox(checkpoint=...)`` restores it. The server stores at most 16 checkpoints, in
+        memory."""
         self.start()
         answer = self._transport.json("POST", f"{self._path}/checkpoints", read_s=CREATE_TIMEOUT_S)
         return dataclass_from(Checkpoint, answer)
 
     def expose(self, port: int, *, host_port: int = 0) -> str:
-        """Exposes a port of the sandbox on the loopback interface of the server's machine. The sandbox must have a network.
+        """Exposes a port of the sandbox on the loopback interface of the server's machine. The sandbox must have a
+        network.
 
         Args:
             port: port of the sandbox.
