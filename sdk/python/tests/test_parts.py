@@ -1,4 +1,4 @@
-"""Parts that need no server: events, values, words, errors, the generated half."""
+"""Units that need no server: events, values, rules, errors, the generated half."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVENTS = [RawEvent("a", 1, 7), RawEvent("b", {}, 8), RawEvent("message", 2, 8)]
 
 @pytest.mark.parametrize("end", [None, b"\n", b"\r", b"\r\n"])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, len(TEXT)])
-def test_events_are_cut_wherever_they_are_parted(size: int, end: Optional[bytes]) -> None:
+def test_events_are_parsed_from_chunks_of_any_size(size: int, end: Optional[bytes]) -> None:
     text = TEXT if end is None else TEXT.replace(b"\r\n", b"\n").replace(b"\n", end)
     parser, found = SseParser(), []
     for start in range(0, len(text), size):
@@ -32,13 +32,13 @@ def test_events_are_cut_wherever_they_are_parted(size: int, end: Optional[bytes]
     assert found == EVENTS
 
 
-def test_an_event_is_there_with_a_carriage_return_at_its_end() -> None:
+def test_a_carriage_return_completes_an_event() -> None:
     parser = SseParser()
     assert parser.feed(b"data: 1\r\r") == [RawEvent("message", 1, None)]
     assert parser.feed(b"") == [] and parser.feed(b"\ndata: 2\n\n") == [RawEvent("message", 2, None)]
 
 
-def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_that_is_too_long_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fumehood._events._MAX_EVENT_BYTES", 100)
     parser = SseParser()
     assert parser.feed(b"data: " + b"1" * 94) == []
@@ -50,7 +50,7 @@ def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         parser.feed(b"data: " + b"1" * 60 + b"\ndata")
 
 
-def test_an_event_that_is_no_json_is_refused() -> None:
+def test_an_event_that_is_not_json_is_rejected() -> None:
     with pytest.raises(fumehood.ProtocolError, match="not valid JSON"):
         SseParser().feed(b"data: {\n\n")
 
@@ -79,7 +79,7 @@ def test_captured_output_is_bounded() -> None:
     assert buffer.outcome({}).stderr_truncated
 
 
-def test_notebooks_are_given_nothing_that_runs() -> None:
+def test_notebooks_receive_nothing_executable() -> None:
     hostile = Result(
         {
             "text/plain": "t",
@@ -100,13 +100,13 @@ def test_notebooks_are_given_nothing_that_runs() -> None:
     assert Result({"application/x": "1"})._repr_mimebundle_() == {"text/plain": "<Result application/x>"}
 
 
-def test_values_are_read() -> None:
+def test_values_are_decoded() -> None:
     value = Result({"text/plain": "6", "image/png": "AAE=", "application/json": {"a": 1}, "image/jpeg": "?"})
     assert (value.text, value.png, value.json, value.jpeg, value.html) == ("6", b"\0\1", {"a": 1}, None, None)
     assert repr(value) == "6" and value["application/json"] == {"a": 1} and len(value) == 4
 
 
-def test_an_outcome_that_is_no_success_is_raised_on_demand() -> None:
+def test_check_raises_for_an_unsuccessful_outcome() -> None:
     outcome = Outcome(3, "exited", b"", b"Traceback\nValueError: no\n", [])
     with pytest.raises(fumehood.RunFailedError, match="exited with 3: ValueError: no") as raised:
         outcome.check()
@@ -129,11 +129,11 @@ def test_an_outcome_that_is_no_success_is_raised_on_demand() -> None:
         ("index:python", {"index": "python"}),
     ],
 )
-def test_rules_are_words(word: str, rule: object) -> None:
+def test_rules_are_parsed(word: str, rule: object) -> None:
     assert parse_rule(word) == rule
 
 
-def test_networks_in_all_their_forms() -> None:
+def test_networks_are_accepted_in_all_forms() -> None:
     assert network_to_json(None) is None
     assert network_to_json(["a.example"]) == {"policy": {"allow": [{"host": ["a.example"]}]}}
     assert network_to_json({"policy": {}}) == {"policy": {}}
@@ -160,7 +160,7 @@ def test_networks_in_all_their_forms() -> None:
         network_to_json(["a.example:http"])
 
 
-def test_requests_say_only_what_was_asked() -> None:
+def test_requests_contain_only_given_fields() -> None:
     assert code_body(code="1", language="python", display=False) == {"code": "1", "language": "python"}
     assert code_body(code="1", language="python", timeout=1.2, packages="six==1.16.0") == {
         "code": "1",
@@ -187,7 +187,7 @@ def test_requests_say_only_what_was_asked() -> None:
         process_body(argv="ls -l")
 
 
-def test_errors_have_classes_by_kind() -> None:
+def test_error_classes_follow_the_kind() -> None:
     told = {"error": {"kind": "busy", "retry": "safe", "message": "full", "request_id": "r"}}
     error = error_from(told, status=429, retry_after="2")
     assert isinstance(error, fumehood.BusyError) and error.retry_after == 2.0
@@ -210,5 +210,5 @@ def test_the_synchronous_half_is_up_to_date() -> None:
     assert module.stale_files() == [], "run python tools/make_sync.py"
 
 
-def test_events_of_the_mock_are_those_of_a_server() -> None:
+def test_mock_events_are_parsed() -> None:
     assert json.loads(SseParser().feed(sse(("a", {"b": 1})))[0].data["b"].__repr__()) == 1

@@ -24,7 +24,7 @@ def test_code_runs_in_each_language() -> None:
     assert run("echo $((6 * 7))", language="shell").stdout == "42\n"
 
 
-def test_what_code_is_given_arrives() -> None:
+def test_code_receives_its_arguments() -> None:
     code = "import os, sys; print(os.environ['A'], os.path.basename(os.getcwd()), sys.stdin.read())"
     assert run(code, env={"A": "b"}, cwd="/tmp", stdin="input ä").stdout == "b tmp input ä\n"
     raw = run("import sys; print(list(sys.stdin.buffer.read()))", stdin=b"\xff\x00")
@@ -33,7 +33,7 @@ def test_what_code_is_given_arrives() -> None:
     assert 700 < int(large.stdout) <= 1024
 
 
-def test_ends_are_told_apart() -> None:
+def test_outcomes_are_distinguished() -> None:
     assert run("while True: pass", timeout=1).ended_by == "timeout"
     assert run("import os; os.kill(os.getpid(), 9)").ended_by == "signaled"
     assert run("x = 'x' * (1 << 40)").exit_code == 1
@@ -42,7 +42,7 @@ def test_ends_are_told_apart() -> None:
     assert raised.value.outcome.exit_code == 1
 
 
-def test_mistakes_are_told_with_the_limit() -> None:
+def test_errors_name_the_limit() -> None:
     with pytest.raises(fumehood.InvalidError) as raised:
         run("1", language="cobol")
     assert raised.value.retry == "never" and raised.value.status == 400 and raised.value.request_id
@@ -57,7 +57,7 @@ def test_bytes_are_exact() -> None:
     assert outcome.stdout_bytes == bytes(range(256)) * 4096 and not outcome.stdout_truncated
 
 
-def test_what_is_past_the_limit_is_said_to_be_missing() -> None:
+def test_output_beyond_the_limit_is_marked_as_truncated() -> None:
     outcome = run("import sys; sys.stdout.write('x' * (11 << 20))", timeout=120)
     assert outcome.ok and outcome.stdout_truncated and len(outcome.stdout_bytes) == 10 << 20
 
@@ -73,7 +73,7 @@ Table()
 """
 
 
-def test_values_are_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_have_several_formats(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[fumehood.Result] = []
     outcome = run("print('out')\n" + RICH, on_result=seen.append)
     image, table = outcome.results
@@ -81,7 +81,7 @@ def test_values_are_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert (table.text, table.html) == ("a table", "<b>table</b>")
     bundle = table._repr_mimebundle_()
     assert bundle["text/plain"] == "a table" and "&lt;b&gt;table" in bundle["text/html"]
-    # As a notebook shows an outcome.
+    # The display of an outcome in a notebook.
     shown: list[object] = []
     display = types.ModuleType("IPython.display")
     display.display = shown.append  # type: ignore[attr-defined]
@@ -91,18 +91,18 @@ def test_values_are_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert shown == [image, table] and capsys.readouterr().out == "out\n"
 
 
-def test_output_comes_as_it_is_written(client: Client) -> None:
+def test_output_is_streamed(client: Client) -> None:
     code = "print('ready', flush=True); print(input()[::-1])"
     with client.stream(code, stdin=True) as following:
         for event in following:
             if event == StdoutEvent(b"ready\n"):
-                # It waits for this: the output has come before its end.
+                # The program waits for this input: the output arrived before its end.
                 following.stdin.write("abc\n")
                 following.stdin.close()
         assert following.outcome().stdout == "ready\ncba\n"
 
 
-def test_a_run_without_end_is_cancelled_when_it_is_left(client: Client) -> None:
+def test_leaving_an_endless_run_cancels_it(client: Client) -> None:
     with client.stream("print(1, flush=True)\nwhile True: pass", timeout=60) as following:
         assert next(iter(following)) == StdoutEvent(b"1\n")
         run_id = following.id or ""
@@ -117,7 +117,7 @@ def test_input_may_be_written_before_anything_is_read(client: Client) -> None:
         assert following.outcome().stdout == "a\nb\n"
 
 
-def test_a_key_makes_one_run_of_two(client: Client) -> None:
+def test_the_same_key_returns_the_same_run(client: Client) -> None:
     code = "import uuid; print(uuid.uuid4())"
     first, second = (client.run(code, idempotency_key="sdk-test-one") for _ in range(2))
     assert first.stdout == second.stdout and first.id == second.id
@@ -125,7 +125,7 @@ def test_a_key_makes_one_run_of_two(client: Client) -> None:
         client.run("print(2)", idempotency_key="sdk-test-one")
 
 
-def test_a_detached_run_goes_on_and_is_found_again(client: Client) -> None:
+def test_a_detached_run_continues_and_can_be_attached_to(client: Client) -> None:
     left = client.stream("import time; print('a', flush=True); time.sleep(4); print('b')", detach=True)
     assert next(iter(left)) == StdoutEvent(b"a\n")
     left.close()
@@ -134,7 +134,7 @@ def test_a_detached_run_goes_on_and_is_found_again(client: Client) -> None:
     assert client.run_info(left.id)["ended_by"] == "exited"
 
 
-def test_what_is_not_allowed_is_denied_and_told() -> None:
+def test_a_denied_connection_is_reported() -> None:
     code = "import urllib.request\ntry: urllib.request.urlopen('http://denied.example')\nexcept Exception as e: print(e)"
     outcome = run(code, network=["allowed.example"])
     assert "403" in outcome.stdout and outcome.network
@@ -156,7 +156,7 @@ def test_the_asynchronous_half_does_the_same() -> None:
         assert (await following.outcome()).text == "5"
 
     asyncio.run(main())
-    # Another loop has connections of its own.
+    # Another event loop has separate connections.
     asyncio.run(main())
 
 

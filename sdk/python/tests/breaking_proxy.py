@@ -1,4 +1,4 @@
-"""A way to a server's socket that breaks connections."""
+"""A proxy for a server's socket that breaks connections."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import threading
 from pathlib import Path
 
 
-class Breaking:
-    """Listens at ``path`` and passes on to ``server``. Each of the first connections is cut after so many bytes from
-    the server, as ``cuts`` says; later ones are not."""
+class BreakingProxy:
+    """Listens at ``path`` and forwards to ``server``. ``cuts`` has the number of bytes from the server after which each of
+    the first connections breaks; later ones do not."""
 
     def __init__(self, path: Path, server: Path, cuts: list[int]) -> None:
         self.connections = 0
