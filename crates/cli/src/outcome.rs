@@ -67,6 +67,7 @@ pub(crate) fn exit_code(result: &RunResult) -> u8 {
 pub(crate) fn print_outcome(result: &RunResult, timeout_s: u64, memory_mib: u32) {
     let evidence = &result.evidence;
     let reason = match result.ended_by {
+        // The exit code says everything.
         EndedBy::Exited => return,
         EndedBy::Timeout => {
             let accelerator = &result.accelerator;
@@ -84,6 +85,7 @@ pub(crate) fn print_outcome(result: &RunResult, timeout_s: u64, memory_mib: u32)
         EndedBy::AgentLost => "the VM was lost".to_string(),
     };
 
+    // The guest or the engine may know more, such as which process used the memory.
     match &evidence.detail {
         Some(detail) => eprint_message(&format!("{reason}: {detail}")),
         None => eprint_message(&reason),

@@ -85,6 +85,7 @@ fn parse_secret(arg: &str) -> anyhow::Result<SecretArg> {
         None => (arg, None),
     };
 
+    // The value comes from the environment, since other users can read arguments.
     let name: SecretName = variable.parse().with_context(context)?;
     let Ok(value) = std::env::var(variable) else {
         bail!(

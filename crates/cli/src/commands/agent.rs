@@ -30,6 +30,7 @@ pub(crate) fn run(args: &AgentArgs, host: &HostArgs) -> anyhow::Result<ExitCode>
 }
 
 async fn serve(args: &AgentArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
+    // Bind first, so that a port in use is reported before a VM starts.
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot listen on {}", args.listen))?;
@@ -45,6 +46,7 @@ async fn serve(args: &AgentArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
         Some(fresh_token()?)
     };
 
+    // Clients parse these lines.
     let mut stdout = std::io::stdout();
     writeln!(stdout, "listening on {}", listener.local_addr()?)?;
     match &token {

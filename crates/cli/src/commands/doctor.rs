@@ -23,6 +23,7 @@ pub(crate) fn run(host: &HostArgs) -> anyhow::Result<ExitCode> {
         }
     }
 
+    // Reduced findings, such as missing KVM, leave the machine usable.
     let is_usable = findings.iter().all(|finding| finding.health != Health::Bad);
     Ok(if is_usable {
         ExitCode::SUCCESS

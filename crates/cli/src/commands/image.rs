@@ -35,6 +35,7 @@ pub(crate) fn run(args: ImageArgs, host: &HostArgs) -> anyhow::Result<ExitCode> 
 }
 
 fn build_image(store: &Store, args: ImageBuildArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
+    // The agent goes into the image, the launcher into the store beside it.
     let agent = match args.agent {
         Some(agent) => agent,
         None => find_companion("fumehood-agent", "--agent")?,
@@ -63,6 +64,7 @@ fn build_image(store: &Store, args: ImageBuildArgs, host: &HostArgs) -> anyhow::
         Outcome::UpToDate => print_line(&format!("up to date: {directory}"))?,
     }
 
+    // Build the templates that `fumehood run` uses by default, so that the first run is fast.
     if args.no_templates {
         return Ok(ExitCode::SUCCESS);
     }
@@ -104,6 +106,7 @@ fn list(store: &Store) -> anyhow::Result<ExitCode> {
             manifest,
         } = image;
         match manifest {
+            // The size is that of all parts: kernel, initrd and root file system.
             Ok(manifest) => {
                 let bytes: u64 = manifest.parts.iter().map(|part| part.bytes).sum();
                 let (mib, suite) = (bytes / MIB, manifest.suite);

@@ -37,6 +37,7 @@ pub(super) fn build_templates(
         templates: TemplateUse::Use,
         ..config
     };
+    // VMs with and without a network device need different templates.
     let languages = match args.language {
         Some(language) => vec![language],
         None => Language::ALL.to_vec(),

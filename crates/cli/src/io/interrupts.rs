@@ -88,11 +88,13 @@ impl<'a> CancelGuard<'a> {
             tokio::select! {
                 value = &mut future => return Some(value),
                 interrupt = self.interrupts.next() => {
+                    // The second signal abandons the run.
                     self.ends_command |= interrupt == Interrupt::EndCommand;
                     if self.deadline.is_some() {
                         return None;
                     }
 
+                    // The first one cancels it, and starts the deadline.
                     (self.cancel)();
                     self.deadline = Some(Instant::now() + CANCEL_DEADLINE);
                 }

@@ -48,6 +48,7 @@ pub(crate) fn print_denials(network: &NetworkOutcome) {
         .filter(|denial| !has_later_denial(denial, summary))
         .collect();
 
+    // Each distinct denial is one line, however often it happened.
     for denial in denials.iter().take(MAX_PRINTED_DENIALS) {
         let times = match denial.times {
             1 => String::new(),
@@ -56,6 +57,7 @@ pub(crate) fn print_denials(network: &NetworkOutcome) {
         eprint_message(&format!("network: {}{times}", denial.event.message));
     }
 
+    // The rest is counted, together with the denials that the engine did not record.
     let unprinted = denials.iter().skip(MAX_PRINTED_DENIALS);
     let more = unprinted.map(|denial| denial.times).sum::<u64>() + summary.more_denials;
     if more > 0 {

@@ -181,6 +181,7 @@ impl EscapeFilter {
         let mut forwarded = Vec::with_capacity(bytes.len() + 1);
 
         for &byte in bytes {
+            // Advance the position first: the escape sequence itself is not forwarded.
             let previous = self.position;
             self.position = match (previous, byte) {
                 (LinePosition::AfterTilde, b'.') => return None,

@@ -53,6 +53,7 @@ impl Download {
             bail!("--download {shown}: the path has no file name; give one: DIR/NAME");
         };
 
+        // A local directory, or no local path at all, keeps the remote name.
         let local = match local {
             None => PathBuf::from(&name),
             Some(local) if names_directory(local) => Path::new(local).join(&name),
@@ -73,6 +74,7 @@ impl Download {
     /// The VM cannot read it, or it cannot be written here.
     pub(crate) async fn run(&self, files: &Files) -> anyhow::Result<DownloadedFile> {
         let info = files.stat(&self.remote).await?;
+        // A link to a directory is downloaded as that directory.
         let is_dir = match info.kind {
             FileKind::Directory => true,
             FileKind::Link => is_remote_directory(files, &self.remote).await,
@@ -102,6 +104,7 @@ impl Download {
         info: &FileInfo,
         to: &Path,
     ) -> anyhow::Result<u64> {
+        // The mode of a link or a device says nothing about its content.
         let mode = match info.kind {
             FileKind::File => info.mode,
             _ => 0o644,

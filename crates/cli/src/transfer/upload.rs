@@ -40,6 +40,7 @@ impl Upload {
         let metadata = std::fs::metadata(&local)
             .with_context(|| format!("--upload {}: cannot read {shown}", arg.display()))?;
 
+        // A path without a file name, such as `/`, needs a remote name.
         let remote = remote.map(to_text).transpose()?.unwrap_or_default();
         let name = match file_name(&local) {
             Some(name) => to_text(&name)?,
@@ -49,6 +50,7 @@ impl Upload {
             None => String::new(),
         };
 
+        // A remote directory, or no remote path at all, keeps the local name.
         let remote = if remote.is_empty() {
             name.clone()
         } else if remote.ends_with('/') {

@@ -60,6 +60,7 @@ async fn create_sandbox(
         builder = builder.network(network);
     }
 
+    // Installing packages may take minutes: show its steps.
     let progress = PackageProgress::new(false);
     let sandbox = args.packages.add_to_sandbox(builder, &progress).await;
     progress.clear();
@@ -131,6 +132,7 @@ async fn run_input(
     if args.language != Language::Shell {
         request = request.display();
     }
+    // A request that the engine rejects leaves the context as it is.
     let run = match context.start(&request) {
         Ok(run) => run,
         Err(error) => {
@@ -139,11 +141,13 @@ async fn run_input(
         }
     };
 
+    // The first Ctrl-C cancels only this code; the context continues if possible.
     let control = run.canceller();
     let mut guard = CancelGuard::new(interrupts, move || control.cancel());
     let written = guard.wait(write_output(run, output)).await;
     let ends_session = guard.ends_command();
 
+    // The code did not end after it was cancelled: the VM is given up with its state.
     let Some(outcome) = written else {
         eprint_message("interrupted; the VM was ended");
         return Ok(InputEnd::SessionEnded);
@@ -156,6 +160,7 @@ async fn run_input(
         }
     };
 
+    // A signal that ends the command takes precedence over the code's outcome.
     report(&result, args, output).await?;
     Ok(match result.ended_by {
         _ if ends_session => InputEnd::SessionEnded,

@@ -34,12 +34,14 @@ pub(super) async fn follow<'a>(
     let _stdin = args.stdin.then(|| run.forward_stdin());
 
     loop {
+        // `None` from the guard: the user gave up the run. `None` from the run: all events have arrived.
         let event = match guard.wait(run.next()).await {
             None => return Ok(RunEnd::Abandoned),
             Some(None) => break,
             Some(Some(event)) => event,
         };
 
+        // The progress of packages is shown until anything else happens.
         match &event {
             Event::Packages(step) => progress.show_step(*step),
             _ => progress.clear(),
@@ -50,6 +52,7 @@ pub(super) async fn follow<'a>(
             print_exposed_port(url);
         }
 
+        // A reader that does not read blocks this command, but not its signals.
         match guard.wait(output.write_event(&event)).await {
             None => return Ok(RunEnd::Abandoned),
             Some(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
