@@ -5,13 +5,14 @@ use std::process::Command;
 use fumehood_qemu::Launcher;
 use rustix::fs::Access;
 
-use crate::accelerator::{Accelerator, Chosen, choose};
-use crate::admission::available_mib;
-use crate::config::{Config, Qemu};
-use crate::engine::open_store;
+use crate::config::{Config, Qemu, image_error, open_store};
 use crate::error::Error;
-use crate::isolation::{Isolation, IsolationLayer, RequiredIsolation};
-use crate::walls::setting;
+use crate::host::{
+    Accelerator, Isolation, IsolationLayer, RequiredIsolation, SelectedAccelerator,
+    select_accelerator,
+};
+use crate::provision::available_mib;
+use crate::vm::launch_config;
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,7 +63,7 @@ const BUILD_MIB: u64 = 4096;
 /// All findings, in the order in which a first run would meet them. Takes well under a second.
 #[must_use]
 pub fn examine(config: &Config) -> Vec<Finding> {
-    let chosen = choose(config.accelerator);
+    let chosen = select_accelerator(config.accelerator);
     vec![
         qemu(config),
         accelerator(&chosen),
@@ -110,7 +111,7 @@ fn qemu(config: &Config) -> Finding {
     }
 }
 
-fn accelerator(chosen: &Result<Chosen, Error>) -> Finding {
+fn accelerator(chosen: &Result<SelectedAccelerator, Error>) -> Finding {
     const SUBJECT: &str = "accelerator";
     match chosen {
         Ok(chosen) if chosen.accelerator == Accelerator::Kvm => {
@@ -136,11 +137,7 @@ fn accelerator(chosen: &Result<Chosen, Error>) -> Finding {
 
 fn image(config: &Config) -> Finding {
     const SUBJECT: &str = "image";
-    match open_store(config).and_then(|store| {
-        store
-            .image(&config.image)
-            .map_err(crate::engine::image_error)
-    }) {
+    match open_store(config).and_then(|store| store.image(&config.image).map_err(image_error)) {
         Ok(image) => {
             let what = format!(
                 "`{}` {} in {}",
@@ -164,7 +161,7 @@ fn short(id: &str) -> &str {
 }
 
 /// Puts the walls up around a QEMU that does nothing, as they would be around a VM's.
-fn walls(config: &Config, chosen: &Result<Chosen, Error>) -> Finding {
+fn walls(config: &Config, chosen: &Result<SelectedAccelerator, Error>) -> Finding {
     const SUBJECT: &str = "walls around QEMU";
     const ALWAYS: &str = "no capabilities, no new privileges, filtered system calls, limits";
     let accelerator = chosen.as_ref();
@@ -173,10 +170,11 @@ fn walls(config: &Config, chosen: &Result<Chosen, Error>) -> Finding {
         require_isolation: RequiredIsolation::Any,
         ..config.clone()
     };
-    let setting = Qemu::find(config)
-        .and_then(|qemu| setting(&any, &qemu, accelerator, open_store(config)?.root()));
-    let tried = setting.map_err(|e| e.to_string());
-    let tried = tried.and_then(|setting| Launcher::try_walls(setting).map_err(|e| e.to_string()));
+    let launch_config = Qemu::find(config)
+        .and_then(|qemu| launch_config(&any, &qemu, accelerator, open_store(config)?.root()));
+    let tried = launch_config.map_err(|e| e.to_string());
+    let tried = tried
+        .and_then(|launch_config| Launcher::try_walls(launch_config).map_err(|e| e.to_string()));
     let missing = match tried {
         Ok(missing) => missing,
         Err(why) => return Finding::new(SUBJECT, Health::Bad, why, "fumehood image build"),

@@ -133,10 +133,10 @@ impl Part {
 }
 
 /// An engine with this many hot and blank VMs of these languages.
-fn engine(hot: usize, blank: usize, languages: &[Language]) -> anyhow::Result<Engine> {
+fn engine(hot: usize, standby: usize, languages: &[Language]) -> anyhow::Result<Engine> {
     let pool = Pool {
-        hot,
-        blank,
+        warm_vms: hot,
+        standby_processes: standby,
         languages: languages.to_vec(),
         ..Pool::default()
     };
@@ -170,7 +170,11 @@ async fn run(
 /// Waits until the pool is full.
 async fn filled(engine: &Engine, wanted: (usize, usize)) -> anyhow::Result<()> {
     let start = Instant::now();
-    while engine.ready() != wanted {
+    let is_full = || {
+        let status = engine.pool_status();
+        (status.warm, status.standby) == wanted
+    };
+    while !is_full() {
         ensure!(
             start.elapsed() < Duration::from_secs(60),
             "the pool does not fill"
@@ -207,7 +211,7 @@ async fn restores(engine: &Engine, floor: &Floor, rounds: u32) -> anyhow::Result
             of_new[at].add(first);
             filled(&pooled, (0, 1)).await?;
             let (first, _, outcome) = run(&pooled, language, HELLO[at]).await?;
-            ensure!(outcome.source == VmOrigin::Blank, "{outcome:?}");
+            ensure!(outcome.source == VmOrigin::Standby, "{outcome:?}");
             of_blank[at].add(first);
         }
     }

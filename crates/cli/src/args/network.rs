@@ -35,16 +35,20 @@ pub(crate) struct NetworkArgs {
 }
 
 impl NetworkArgs {
+    /// Returns whether no option asks for a network.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.policy.is_none()
+            && self.allow.is_empty()
+            && self.secret.is_empty()
+            && self.expose.is_empty()
+    }
+
     /// Returns the requested network, or `None` if no option asks for one.
     ///
     /// # Errors
     /// A policy, rule or secret is invalid, or a secret's variable is not set.
     pub(crate) fn network(&self) -> anyhow::Result<Option<Network>> {
-        if self.policy.is_none()
-            && self.allow.is_empty()
-            && self.expose.is_empty()
-            && self.secret.is_empty()
-        {
+        if self.is_empty() {
             return Ok(None);
         }
 

@@ -14,7 +14,7 @@ use crate::policy_file::{build_policy, load_document};
 pub(crate) fn run(args: &McpArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
     let mut config = host.config();
     config.pool = Pool {
-        hot: args.warm_vms,
+        warm_vms: args.warm_vms,
         ..Pool::default()
     };
     let settings = Settings {

@@ -57,8 +57,8 @@ fn config(args: &ServeArgs, host: &HostArgs) -> Config {
     config.queue_deadline = Duration::from_secs(args.queue_s);
     config.refuse_under_pressure = true;
     config.pool = Pool {
-        hot: args.warm_vms,
-        blank: args.standby_processes,
+        warm_vms: args.warm_vms,
+        standby_processes: args.standby_processes,
         ..Pool::default()
     };
     config

@@ -14,7 +14,7 @@ use crate::exit_code::INTERRUPTED;
 use crate::io::{
     Interrupts, Output, StdinForwarder, Terminal, print_denials, print_exposed_ports, terminal_size,
 };
-use crate::outcome::{RunResult, exit_code, print_outcome};
+use crate::outcome::{exit_code, print_outcome};
 use crate::transfer::{Upload, upload_all};
 
 pub(crate) fn run(args: &ShellArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
@@ -127,11 +127,11 @@ async fn run_session(
 
     // Restore the terminal before anything else is printed.
     drop(terminal);
-    let result = RunResult::from(outcome);
-    if result.ended_by != EndedBy::Signaled {
-        print_outcome(&result, 0, args.memory);
+    // The exit code 128 + n already says that a signal ended the program.
+    if outcome.ended_by != EndedBy::Signaled {
+        print_outcome(&outcome, 0, args.memory);
     }
-    Ok(exit_code(&result))
+    Ok(exit_code(&outcome))
 }
 
 /// Writes the output of the program's terminal until the program ends.

@@ -72,6 +72,11 @@ impl<'a> CancelGuard<'a> {
         self.ends_command
     }
 
+    /// Returns whether any signal has arrived.
+    pub(crate) fn was_interrupted(&self) -> bool {
+        self.deadline.is_some()
+    }
+
     /// Waits for `future`. Returns `None` if the run was abandoned.
     pub(crate) async fn wait<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(future);

@@ -1,36 +1,19 @@
-//! Downloads from a VM.
+//! Arguments of `--download`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use fumehood_engine::{FileInfo, FileKind, Files};
 
-use super::local_files::{
-    NewFile, check_parent_directory, file_destination, refuse_directory_link,
-};
-use super::paths::{is_remote_directory, names_directory, split_argument, to_text};
+use super::paths::{names_directory, split_argument, to_text};
 
 /// A file or directory of a VM to copy to this machine.
 #[derive(Debug)]
 pub(crate) struct Download {
     pub(crate) remote: String,
-    /// The destination path.
+    /// The destination path. If it is an existing directory, a file is placed into it.
     pub(crate) local: PathBuf,
-    /// The name of a file in the destination if that is an existing directory.
-    name: OsString,
 }
-
-/// The local result of a download.
-#[derive(Debug)]
-pub(crate) struct DownloadedFile {
-    pub(crate) path: PathBuf,
-    /// The size in bytes; `None` for a directory.
-    pub(crate) bytes: Option<u64>,
-}
-
-/// A downloaded file, or why the download failed.
-pub(crate) type DownloadResult = Result<DownloadedFile, String>;
 
 impl Download {
     /// Parses the arguments of all `--download` options.
@@ -49,72 +32,36 @@ impl Download {
         let shown = arg.display();
         let (remote, local) = split_argument(arg);
         let remote = to_text(remote)?;
-        let Some(name) = Path::new(&remote).file_name().map(OsStr::to_owned) else {
+        let Some(name) = Path::new(&remote).file_name() else {
             bail!("--download {shown}: the path has no file name; give one: DIR/NAME");
         };
 
         // A local directory, or no local path at all, keeps the remote name.
         let local = match local {
-            None => PathBuf::from(&name),
-            Some(local) if names_directory(local) => Path::new(local).join(&name),
+            None => PathBuf::from(name),
+            Some(local) if names_directory(local) => Path::new(local).join(name),
             Some(local) => PathBuf::from(local),
         };
         check_parent_directory(&local).with_context(|| format!("--download {shown}"))?;
 
-        Ok(Self {
-            remote,
-            local,
-            name,
-        })
+        Ok(Self { remote, local })
     }
+}
 
-    /// Copies the file or directory.
-    ///
-    /// # Errors
-    /// The VM cannot read it, or it cannot be written here.
-    pub(crate) async fn run(&self, files: &Files) -> anyhow::Result<DownloadedFile> {
-        let info = files.stat(&self.remote).await?;
-        // A link to a directory is downloaded as that directory.
-        let is_dir = match info.kind {
-            FileKind::Directory => true,
-            FileKind::Link => is_remote_directory(files, &self.remote).await,
-            _ => false,
-        };
+/// Checks that the directory of a local path exists, before a VM is started.
+fn check_parent_directory(path: &Path) -> anyhow::Result<()> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
 
-        if is_dir {
-            refuse_directory_link(&self.local)?;
-            files.download_dir(&self.remote, &self.local).await?;
-            return Ok(DownloadedFile {
-                path: self.local.clone(),
-                bytes: None,
-            });
-        }
-
-        let path = file_destination(&self.local, &self.name)?;
-        let bytes = self.download_file(files, &info, &path).await?;
-        Ok(DownloadedFile {
-            path,
-            bytes: Some(bytes),
-        })
+    let shown = dir.display();
+    let metadata = std::fs::metadata(dir)
+        .with_context(|| format!("the local directory {shown} does not exist; create it first"))?;
+    if !metadata.is_dir() {
+        bail!("{shown} is not a directory");
     }
-
-    async fn download_file(
-        &self,
-        files: &Files,
-        info: &FileInfo,
-        to: &Path,
-    ) -> anyhow::Result<u64> {
-        // The mode of a link or a device says nothing about its content.
-        let mode = match info.kind {
-            FileKind::File => info.mode,
-            _ => 0o644,
-        };
-
-        let file = NewFile::create_beside(to, mode)?;
-        let bytes = files.download(&self.remote, file.writer()?).await?;
-        file.persist()?;
-        Ok(bytes)
-    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
-//! Files that are copied between this machine and a VM, as `--upload` and `--download` request it. The engine knows the
-//! transfer itself; here are the arguments and the local side.
+//! The arguments of `--upload` and `--download`, and uploads into a sandbox. The engine copies the files of a one-shot
+//! run itself.
 
 mod download;
-mod local_files;
 mod paths;
 mod upload;
 
-pub(crate) use download::{Download, DownloadResult, DownloadedFile};
+pub(crate) use download::Download;
 pub(crate) use upload::{Upload, upload_all};

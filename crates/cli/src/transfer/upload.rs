@@ -1,4 +1,4 @@
-//! Uploads into a VM.
+//! Arguments of `--upload`, and uploads into a sandbox.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt;
@@ -12,9 +12,9 @@ use super::paths::{is_remote_directory, split_argument, to_text};
 /// A local file or directory to copy into a VM.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    local: PathBuf,
+    pub(crate) local: PathBuf,
     /// The destination path.
-    remote: String,
+    pub(crate) remote: String,
     /// The name of a file in the destination if that is an existing directory.
     name: String,
     is_dir: bool,

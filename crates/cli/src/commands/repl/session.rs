@@ -15,7 +15,7 @@ use crate::io::{
     CancelGuard, Interrupt, Interrupts, Output, PackageProgress, Terminal, eprint_message,
     print_denials, print_exposed_ports,
 };
-use crate::outcome::{RunResult, exit_code, print_outcome};
+use crate::outcome::{exit_code, print_outcome};
 use crate::transfer::{Upload, upload_all};
 
 pub(crate) fn run(args: &ReplArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
@@ -148,12 +148,12 @@ async fn run_input(
     let ends_session = guard.ends_command();
 
     // The code did not end after it was cancelled: the VM is given up with its state.
-    let Some(outcome) = written else {
+    let Some(result) = written else {
         eprint_message("interrupted; the VM was ended");
         return Ok(InputEnd::SessionEnded);
     };
-    let result = match outcome? {
-        Ok(outcome) => RunResult::from(outcome),
+    let outcome = match result? {
+        Ok(outcome) => outcome,
         Err(error) => {
             eprint_message(&error.to_string());
             return Ok(InputEnd::Exited(FAILURE));
@@ -161,11 +161,11 @@ async fn run_input(
     };
 
     // A signal that ends the command takes precedence over the code's outcome.
-    report(&result, args, output).await?;
-    Ok(match result.ended_by {
+    report(&outcome, args, output).await?;
+    Ok(match outcome.ended_by {
         _ if ends_session => InputEnd::SessionEnded,
-        EndedBy::Cancelled => InputEnd::Cancelled(exit_code(&result)),
-        _ => InputEnd::Exited(exit_code(&result)),
+        EndedBy::Cancelled => InputEnd::Cancelled(exit_code(&outcome)),
+        _ => InputEnd::Exited(exit_code(&outcome)),
     })
 }
 
@@ -179,11 +179,11 @@ async fn write_output(mut run: Run, output: &mut Output) -> anyhow::Result<Resul
 }
 
 /// Prints how the code ended if it did not exit normally, and whether the context's state is lost.
-async fn report(result: &RunResult, args: &ReplArgs, output: &mut Output) -> anyhow::Result<()> {
-    if result.ended_by != EndedBy::Exited {
+async fn report(outcome: &Outcome, args: &ReplArgs, output: &mut Output) -> anyhow::Result<()> {
+    if outcome.ended_by != EndedBy::Exited {
         output.end_line().await?;
-        print_outcome(result, args.timeout, args.memory);
-    } else if let Some(detail) = &result.evidence.detail {
+        print_outcome(outcome, args.timeout, args.memory);
+    } else if let Some(detail) = &outcome.evidence.detail {
         output.end_line().await?;
         eprint_message(detail);
     }

@@ -1,10 +1,10 @@
 //! A run in progress, in this process or on a server.
 
-use fumehood_engine::{Event, Run};
+use fumehood_engine::{Event, Outcome, Run};
 
 use super::server_client::ServerRun;
 use crate::io::StdinForwarder;
-use crate::outcome::{Failure, RunResult};
+use crate::outcome::Failure;
 
 /// A run in progress. Dropping it ends the program.
 pub(super) enum RunBackend {
@@ -46,9 +46,9 @@ impl RunBackend {
     ///
     /// # Errors
     /// The run has no outcome.
-    pub(super) async fn outcome(self) -> Result<RunResult, Failure> {
+    pub(super) async fn outcome(self) -> Result<Outcome, Failure> {
         match self {
-            Self::Local(run) => Ok(run.outcome().await?.into()),
+            Self::Local(run) => Ok(run.outcome().await?),
             Self::Server(run) => run.outcome().await,
         }
     }

@@ -2,32 +2,35 @@
 
 use std::process::ExitCode;
 
-use fumehood_engine::{Config, Engine, TemplateUse};
+use fumehood_engine::{Config, Engine, RunRequest, TemplateUse};
 
 use super::backend::RunBackend;
 use super::follow::{RunEnd, follow};
-use super::in_sandbox::run_in_sandbox;
-use super::json;
-use super::plan::{Plan, plan};
-use super::report::report;
+use super::plan::{Program, plan};
+use super::report::{report, report_invalid};
 use super::via_server;
 use crate::args::{HostArgs, RunArgs};
 use crate::commands::runtime::start_runtime;
-use crate::io::{Interrupts, Output, print_line};
+use crate::io::{Interrupts, Output};
 
 pub(crate) fn run(args: &RunArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
     match plan(args) {
-        Ok(plan) => execute(&plan, args, host),
-        Err(error) if args.json => {
-            print_line(&json::failure("invalid", "never", &format!("{error:#}")))?;
+        Ok((program, request)) => execute(&program, request, args, host),
+        Err(error) => {
+            if args.json {
+                report_invalid(&error)?;
+            }
             Err(error)
         }
-        Err(error) => Err(error),
     }
 }
 
-fn execute(plan: &Plan, args: &RunArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
-    let config = config(args, host);
+fn execute(
+    program: &Program,
+    request: RunRequest,
+    args: &RunArgs,
+    host: &HostArgs,
+) -> anyhow::Result<ExitCode> {
     let mut output = if args.json {
         Output::to_memory()
     } else {
@@ -39,11 +42,16 @@ fn execute(plan: &Plan, args: &RunArgs, host: &HostArgs) -> anyhow::Result<ExitC
         let mut interrupts = Interrupts::new()?;
 
         // A running server has VMs ready. It leaves some runs to this process.
-        if let Some(end) = via_server::run(plan, args, host, &mut output, &mut interrupts).await? {
+        let end = via_server::run(program, args, host, &mut output, &mut interrupts).await?;
+        if let Some(end) = end {
             return Ok(end);
         }
 
-        run_here(config, plan, args, &mut output, &mut interrupts).await
+        let config = config(args, host);
+        match Engine::start(config).and_then(|engine| engine.run(request)) {
+            Ok(run) => follow(RunBackend::Local(run), args, &mut output, &mut interrupts).await,
+            Err(error) => Ok(RunEnd::Failed(error.into())),
+        }
     });
 
     // A blocked write of output or read of standard input must not keep the process alive.
@@ -62,30 +70,4 @@ fn config(args: &RunArgs, host: &HostArgs) -> Config {
         TemplateUse::Use
     };
     config
-}
-
-/// Runs the program with an engine in this process.
-async fn run_here<'a>(
-    config: Config,
-    plan: &'a Plan,
-    args: &RunArgs,
-    output: &mut Output,
-    interrupts: &mut Interrupts,
-) -> anyhow::Result<RunEnd<'a>> {
-    let engine = match Engine::start(config) {
-        Ok(engine) => engine,
-        Err(error) => return Ok(RunEnd::Failed(error.into())),
-    };
-    if !plan.uploads.is_empty() || !plan.downloads.is_empty() {
-        return run_in_sandbox(&engine, plan, args, output, interrupts).await;
-    }
-
-    let mut request = args.packages.add_to_run(plan.request.clone());
-    if let Some(network) = &plan.network {
-        request = request.network(network.clone());
-    }
-    match engine.run(request) {
-        Ok(run) => follow(RunBackend::Local(run), args, output, interrupts).await,
-        Err(error) => Ok(RunEnd::Failed(error.into())),
-    }
 }

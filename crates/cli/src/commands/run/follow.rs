@@ -1,17 +1,20 @@
 //! Passes on the events of a run until its end.
 
 use anyhow::Context;
-use fumehood_engine::Event;
+use fumehood_engine::{Event, Outcome};
 
 use super::backend::RunBackend;
 use crate::args::RunArgs;
 use crate::io::{CancelGuard, Interrupts, Output, PackageProgress, print_exposed_port};
-use crate::outcome::{Failure, RunResult};
-use crate::transfer::{Download, DownloadResult};
+use crate::outcome::Failure;
 
 /// How a run ended for this command.
-pub(super) enum RunEnd<'a> {
-    Finished(Box<RunResult>, Vec<(&'a Download, DownloadResult)>),
+pub(super) enum RunEnd {
+    Finished {
+        outcome: Box<Outcome>,
+        /// Whether the user has interrupted the run or its downloads.
+        was_interrupted: bool,
+    },
     Failed(Failure),
     /// Interrupted before the code was started, or twice, after which the VM was ended at once.
     Abandoned,
@@ -23,12 +26,12 @@ pub(super) enum RunEnd<'a> {
 ///
 /// # Errors
 /// The output cannot be written.
-pub(super) async fn follow<'a>(
+pub(super) async fn follow(
     mut run: RunBackend,
     args: &RunArgs,
     output: &mut Output,
     interrupts: &mut Interrupts,
-) -> anyhow::Result<RunEnd<'a>> {
+) -> anyhow::Result<RunEnd> {
     let mut guard = CancelGuard::new(interrupts, run.canceller());
     let progress = PackageProgress::new(args.quiet);
     let _stdin = args.stdin.then(|| run.forward_stdin());
@@ -63,8 +66,14 @@ pub(super) async fn follow<'a>(
     }
 
     progress.clear();
-    Ok(match run.outcome().await {
-        Ok(result) => RunEnd::Finished(Box::new(result), Vec::new()),
-        Err(failure) => RunEnd::Failed(failure),
+
+    // The program has ended, but downloads may follow.
+    Ok(match guard.wait(run.outcome()).await {
+        None => RunEnd::Abandoned,
+        Some(Ok(outcome)) => RunEnd::Finished {
+            outcome: Box::new(outcome),
+            was_interrupted: guard.was_interrupted(),
+        },
+        Some(Err(failure)) => RunEnd::Failed(failure),
     })
 }

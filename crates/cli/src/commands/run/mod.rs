@@ -6,7 +6,6 @@
 mod backend;
 mod execute;
 mod follow;
-mod in_sandbox;
 mod json;
 mod plan;
 mod report;

@@ -5,40 +5,29 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use fumehood_engine::{Language, Limits, Network, RunRequest};
+use fumehood_engine::{Language, Limits, RunRequest};
 
 use crate::args::RunArgs;
 use crate::transfer::{Download, Upload};
 
-/// A checked request, with everything around it.
-pub(super) struct Plan {
+/// The program to run.
+pub(super) struct Program {
     pub(super) language: Language,
     pub(super) code: String,
-    pub(super) request: RunRequest,
-    pub(super) network: Option<Network>,
-    pub(super) uploads: Vec<Upload>,
-    pub(super) downloads: Vec<Download>,
 }
 
-/// Checks the arguments and reads the program.
+/// Checks the arguments and reads the program. Returns the program, and the complete request for an engine.
 ///
 /// # Errors
 /// An argument is invalid, or a local file cannot be read.
-pub(super) fn plan(args: &RunArgs) -> anyhow::Result<Plan> {
-    let (language, code) = read_program(args)?;
-
-    Ok(Plan {
-        language,
-        request: run_request(args, language, &code)?,
-        code,
-        network: args.network.network()?,
-        uploads: Upload::parse_all(&args.uploads.upload)?,
-        downloads: Download::parse_all(&args.download)?,
-    })
+pub(super) fn plan(args: &RunArgs) -> anyhow::Result<(Program, RunRequest)> {
+    let program = read_program(args)?;
+    let request = run_request(args, &program)?;
+    Ok((program, request))
 }
 
-fn run_request(args: &RunArgs, language: Language, code: &str) -> anyhow::Result<RunRequest> {
-    let mut request = RunRequest::new(language, code)
+fn run_request(args: &RunArgs, program: &Program) -> anyhow::Result<RunRequest> {
+    let mut request = RunRequest::new(program.language, &program.code)
         .timeout_s(args.timeout)
         .memory_mib(args.memory);
 
@@ -57,11 +46,20 @@ fn run_request(args: &RunArgs, language: Language, code: &str) -> anyhow::Result
     if let Some(dir) = &args.cwd {
         request = request.cwd(dir);
     }
-    Ok(request)
+
+    if let Some(network) = args.network.network()? {
+        request = request.network(network);
+    }
+    for upload in Upload::parse_all(&args.uploads.upload)? {
+        request = request.upload(upload.local, upload.remote);
+    }
+    for download in Download::parse_all(&args.download)? {
+        request = request.download(download.remote, download.local);
+    }
+    Ok(args.packages.add_to_run(request))
 }
 
-/// Returns the language and the text of the program.
-fn read_program(args: &RunArgs) -> anyhow::Result<(Language, String)> {
+fn read_program(args: &RunArgs) -> anyhow::Result<Program> {
     let file = args.file.as_deref();
     let Some(language) = args.language.or_else(|| language_of(file?)) else {
         bail!("unknown language; select one with -l python, -l javascript or -l shell");
@@ -77,7 +75,7 @@ fn read_program(args: &RunArgs) -> anyhow::Result<(Language, String)> {
             bail!("no program given; name a file, or - for standard input, or use -c CODE")
         }
     };
-    Ok((language, code))
+    Ok(Program { language, code })
 }
 
 fn language_of(file: &Path) -> Option<Language> {
@@ -90,10 +88,8 @@ fn read_code(file: &Path) -> anyhow::Result<String> {
     let max_bytes = Limits::default().code_bytes;
     let mut bytes = Vec::new();
     let result = if file == Path::new("-") {
-        std::io::stdin()
-            .lock()
-            .take(max_bytes + 1)
-            .read_to_end(&mut bytes)
+        let stdin = std::io::stdin().lock();
+        stdin.take(max_bytes + 1).read_to_end(&mut bytes)
     } else {
         File::open(file).and_then(|opened| opened.take(max_bytes + 1).read_to_end(&mut bytes))
     };

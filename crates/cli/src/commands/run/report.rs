@@ -1,32 +1,47 @@
 //! Reports the end of a run: messages or JSON, and the exit code.
 
+use fumehood_engine::Outcome;
+use serde::Serialize;
+
 use super::follow::RunEnd;
-use super::json;
+use super::json::{FailureReport, RunReport};
 use crate::args::RunArgs;
 use crate::exit_code::{BROKEN_PIPE, FAILURE, INTERRUPTED};
 use crate::io::{Output, eprint_message, print_denials, print_line};
-use crate::outcome::{RunResult, exit_code, print_outcome};
-use crate::transfer::{Download, DownloadResult};
+use crate::outcome::{Failure, exit_code, print_outcome};
 
 /// Reports the end of a run. Returns the exit code.
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub(super) fn report(end: RunEnd<'_>, output: &Output, args: &RunArgs) -> anyhow::Result<u8> {
+pub(super) fn report(end: RunEnd, output: &Output, args: &RunArgs) -> anyhow::Result<u8> {
     match end {
-        RunEnd::Finished(result, downloads) => report_result(&result, &downloads, output, args),
+        RunEnd::Finished {
+            outcome,
+            was_interrupted,
+        } => {
+            let has_failed_downloads = report_outcome(&outcome, output, args)?;
+            Ok(match exit_code(&outcome) {
+                _ if has_failed_downloads && was_interrupted => INTERRUPTED,
+                0 if has_failed_downloads => FAILURE,
+                code => code,
+            })
+        }
         RunEnd::Failed(failure) => {
             if args.json {
-                let json = json::failure(&failure.kind, &failure.retry, &failure.message);
-                print_line(&json)?;
+                print_json(&FailureReport { error: &failure })?;
             }
             eprint_message(&failure.message);
             Ok(FAILURE)
         }
         RunEnd::Abandoned => {
             if args.json {
-                let message = "interrupted; the VM was ended";
-                print_line(&json::failure("interrupted", "unknown", message))?;
+                let failure = Failure {
+                    kind: "interrupted".into(),
+                    retry: "unknown".into(),
+                    message: "interrupted; the VM was ended".into(),
+                };
+                print_json(&FailureReport { error: &failure })?;
             }
             Ok(INTERRUPTED)
         }
@@ -34,36 +49,41 @@ pub(super) fn report(end: RunEnd<'_>, output: &Output, args: &RunArgs) -> anyhow
     }
 }
 
-fn report_result(
-    result: &RunResult,
-    downloads: &[(&Download, DownloadResult)],
-    output: &Output,
-    args: &RunArgs,
-) -> anyhow::Result<u8> {
+/// Reports invalid arguments as JSON.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(super) fn report_invalid(error: &anyhow::Error) -> anyhow::Result<()> {
+    let failure = Failure {
+        kind: "invalid".into(),
+        retry: "never".into(),
+        message: format!("{error:#}"),
+    };
+    print_json(&FailureReport { error: &failure })
+}
+
+/// Reports an outcome. Returns whether a download failed.
+fn report_outcome(outcome: &Outcome, output: &Output, args: &RunArgs) -> anyhow::Result<bool> {
     if let Output::Captured(captured) = output {
-        print_line(&json::outcome(result, captured, args.display, downloads))?;
+        print_json(&RunReport::new(outcome, captured, args.display))?;
     } else if !args.quiet {
-        print_outcome(result, args.effective_timeout(), args.memory);
-        if let Some(network) = &result.network {
+        print_outcome(outcome, args.effective_timeout(), args.memory);
+        if let Some(network) = &outcome.network {
             print_denials(network);
         }
     }
 
-    let has_failed_downloads = print_failed_downloads(downloads);
-    Ok(match exit_code(result) {
-        0 if has_failed_downloads => FAILURE,
-        code => code,
-    })
-}
-
-/// Prints which downloads failed. Returns whether any has.
-fn print_failed_downloads(downloads: &[(&Download, DownloadResult)]) -> bool {
+    // Failed downloads are errors of the command, which --quiet does not silence.
     let mut has_failed = false;
-    for (download, result) in downloads {
-        if let Err(message) = result {
-            eprint_message(&format!("--download {}: {message}", download.remote));
+    for download in &outcome.downloads {
+        if let Some(error) = &download.error {
+            eprint_message(&format!("--download {}: {error}", download.remote));
             has_failed = true;
         }
     }
-    has_failed
+    Ok(has_failed)
+}
+
+fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
+    Ok(print_line(&serde_json::to_value(report)?)?)
 }

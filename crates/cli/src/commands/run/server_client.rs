@@ -6,18 +6,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use fumehood_engine::{EndedBy, Event, Evidence, MimeBundle};
+use fumehood_engine::{Event, MimeBundle, Outcome};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::net::UnixStream;
 
 use crate::io::StdinForwarder;
-use crate::outcome::{Failure, RunDetails, RunResult};
+use crate::outcome::Failure;
 
 /// Timeout of the first request. A server that is too busy to answer it is not used.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,17 +29,6 @@ const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 const JSON: &str = "application/json";
 const EVENT_STREAM: &str = "text/event-stream";
 const ANY: &str = "*/*";
-
-/// The fields of an outcome in `--json`.
-const FIELDS: [&str; 7] = [
-    "exit_code",
-    "ended_by",
-    "evidence",
-    "source",
-    "accelerator",
-    "isolation",
-    "timing",
-];
 
 /// A server of this user. Each request has its own connection.
 #[derive(Debug, Clone)]
@@ -139,7 +128,7 @@ pub(super) struct ServerRun {
     client: ServerClient,
     id: String,
     events: EventStream,
-    outcome: Option<Result<RunResult, Failure>>,
+    outcome: Option<Result<Outcome, Failure>>,
 }
 
 impl ServerRun {
@@ -155,7 +144,7 @@ impl ServerRun {
             };
 
             match event.name.as_str() {
-                "ended" => self.outcome = Some(parse_outcome(&event.data)),
+                "ended" => self.outcome = Some(parse_outcome(event.data.clone())),
                 "failed" => self.outcome = Some(Err(server_failure(&event.data))),
                 _ => {}
             }
@@ -170,7 +159,7 @@ impl ServerRun {
     ///
     /// # Errors
     /// The run has no outcome, or the connection breaks.
-    pub(super) async fn outcome(mut self) -> Result<RunResult, Failure> {
+    pub(super) async fn outcome(mut self) -> Result<Outcome, Failure> {
         while self.next().await.is_some() {}
 
         self.outcome
@@ -299,22 +288,9 @@ impl ServerEvent {
     }
 }
 
-fn parse_outcome(data: &Value) -> Result<RunResult, Failure> {
-    let parse = || {
-        let ended_by: EndedBy = serde_json::from_value(data["ended_by"].clone()).ok()?;
-        let evidence: Evidence = serde_json::from_value(data["evidence"].clone()).ok()?;
-        let exit_code = serde_json::from_value(data["exit_code"].clone()).ok()?;
-        let fields = FIELDS.map(|name| (name.to_owned(), data[name].clone()));
-        Some(RunResult {
-            exit_code,
-            ended_by,
-            evidence,
-            accelerator: data["accelerator"].as_str()?.to_owned(),
-            network: None,
-            details: RunDetails::Fields(Map::from_iter(fields)),
-        })
-    };
-    parse().ok_or_else(|| connection_failure("unexpected outcome"))
+fn parse_outcome(data: Value) -> Result<Outcome, Failure> {
+    serde_json::from_value(data)
+        .map_err(|error| connection_failure(format!("unexpected outcome: {error}")))
 }
 
 /// Reads the body of an answer as JSON.

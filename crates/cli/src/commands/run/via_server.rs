@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::backend::RunBackend;
 use super::follow::{RunEnd, follow};
-use super::plan::Plan;
+use super::plan::Program;
 use super::server_client::ServerClient;
 use crate::args::{HostArgs, RunArgs};
 use crate::io::{Interrupts, Output};
@@ -16,14 +16,14 @@ use crate::io::{Interrupts, Output};
 ///
 /// # Errors
 /// The output cannot be written.
-pub(super) async fn run<'a>(
-    plan: &'a Plan,
+pub(super) async fn run(
+    program: &Program,
     args: &RunArgs,
     host: &HostArgs,
     output: &mut Output,
     interrupts: &mut Interrupts,
-) -> anyhow::Result<Option<RunEnd<'a>>> {
-    if !is_eligible(plan, args, host) {
+) -> anyhow::Result<Option<RunEnd>> {
+    if !is_eligible(args, host) {
         return Ok(None);
     }
     // An error of the image is reported by the engine in this process.
@@ -33,7 +33,7 @@ pub(super) async fn run<'a>(
 
     let start = async {
         let client = ServerClient::find(&image).await?;
-        Some(client.start_run(&request_body(plan, args)).await)
+        Some(client.start_run(&request_body(program, args)).await)
     };
     let started = tokio::select! {
         started = start => started,
@@ -59,20 +59,20 @@ fn default_image_id() -> Option<String> {
 
 /// Returns whether a server would do exactly what this process does. Runs with files, a network, packages or options about
 /// the host are not left to a server.
-fn is_eligible(plan: &Plan, args: &RunArgs, host: &HostArgs) -> bool {
+fn is_eligible(args: &RunArgs, host: &HostArgs) -> bool {
     let has_default_host = host.is_default() && !args.boot && !args.has_custom_max_timeout();
-    let has_transfers = !plan.uploads.is_empty() || !plan.downloads.is_empty();
+    let has_transfers = !args.uploads.upload.is_empty() || !args.download.is_empty();
 
     !args.no_server
         && has_default_host
         && !has_transfers
-        && plan.network.is_none()
+        && args.network.is_empty()
         && args.packages.is_empty()
 }
 
 /// Returns the body of `POST /v1/runs`.
-fn request_body(plan: &Plan, args: &RunArgs) -> Value {
-    // The plan has read the variables before: none is missing.
+fn request_body(program: &Program, args: &RunArgs) -> Value {
+    // Planning has read the variables before: none is missing.
     let variables = args.environment.variables().unwrap_or_default();
     let env: Map<_, _> = variables
         .into_iter()
@@ -80,8 +80,8 @@ fn request_body(plan: &Plan, args: &RunArgs) -> Value {
         .collect();
 
     json!({
-        "language": plan.language.to_string(),
-        "code": plan.code,
+        "language": program.language,
+        "code": program.code,
         "env": env,
         "cwd": args.cwd,
         "timeout_s": args.timeout,

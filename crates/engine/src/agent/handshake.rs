@@ -1,0 +1,407 @@
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fumehood_protocol::{
+    ActionTag, Decoder, EnvVars, Hello, HelloReply, Item, Limits, OpId, Refresh, Request, Response,
+    encode_line,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use super::routes::{ChannelError, LINE_BYTES};
+
+/// What may still be under way of an earlier conversation, in bytes: more than any queue between here and the guest
+/// holds.
+const STALE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Begins a conversation with the agent at the other end: whatever was said on this line before is
+/// over, and bytes of it that are still under way are skipped. With `refresh`, the guest is made one of
+/// its own; without the agent's word for that, it is not to be used.
+///
+/// # Errors
+/// [`ChannelError`].
+pub(crate) async fn say_hello(
+    socket: &mut UnixStream,
+    protocol: u32,
+    features: &[&str],
+    refresh: Option<&Refresh>,
+    deadline: Duration,
+) -> Result<HelloReply, ChannelError> {
+    let nonce =
+        nonce().ok_or_else(|| ChannelError::Violation("no randomness for a nonce".into()))?;
+    let hello = Request::Hello(Hello {
+        protocol,
+        nonce: Some(nonce.clone()),
+        features: features.iter().map(ToString::to_string).collect(),
+        ..Hello::default()
+    });
+    // The newline ends whatever line was begun before.
+    let mut lines = vec![b'\n'];
+    lines.extend(encode_line(&hello));
+    if let Some(refresh) = refresh {
+        lines.extend(encode_line(&Request::Refresh(refresh.clone())));
+    }
+    let conversation = async {
+        socket
+            .write_all(&lines)
+            .await
+            .map_err(|_| ChannelError::Closed)?;
+        answers(socket, &nonce, refresh.is_some()).await
+    };
+    tokio::time::timeout(deadline, conversation)
+        .await
+        .map_err(|_| ChannelError::Silent(deadline))?
+}
+
+/// Goes on with the conversation that a saved state stood in: the guest is made one of its own, and needs
+/// no other greeting. What was under way when the state was saved, half a line there or an answer back, is
+/// skipped: the answer to this `refresh` is known by its name, which nobody can have guessed.
+///
+/// # Errors
+/// [`ChannelError`]; the guest is not to be used.
+pub(crate) async fn resume_with_refresh(
+    socket: &mut UnixStream,
+    refresh: &Refresh,
+    deadline: Duration,
+) -> Result<(), ChannelError> {
+    let no_randomness = |_| ChannelError::Violation("no randomness for a name".into());
+    let random = getrandom::u64().map_err(no_randomness)?;
+    let op_id = OpId::try_from(random & OpId::MAX).ok();
+    let refresh = Refresh {
+        op_id,
+        ..refresh.clone()
+    };
+    let conversation = async {
+        // The newline ends whatever line was begun before.
+        let mut line = vec![b'\n'];
+        line.extend(encode_line(&Request::Refresh(refresh)));
+        let sent = socket.write_all(&line).await;
+        sent.map_err(|_| ChannelError::Closed)?;
+        answer_to_refresh(socket, op_id).await
+    };
+    tokio::time::timeout(deadline, conversation)
+        .await
+        .map_err(|_| ChannelError::Silent(deadline))?
+}
+
+async fn answer_to_refresh(
+    socket: &mut UnixStream,
+    op_id: Option<OpId>,
+) -> Result<(), ChannelError> {
+    let mut decoder = Decoder::new(LINE_BYTES);
+    let mut buffer = [0; 4096];
+    let mut stale = 0;
+    loop {
+        let read = socket.read(&mut buffer).await;
+        let n = read.map_err(|_| ChannelError::Closed)?;
+        stale += some_more(n, stale)?;
+        let mut bytes = &buffer[..n];
+        while let Some(item) = decoder.decode(&mut bytes) {
+            let Item::Line(line) = item else { continue };
+            let Ok(answer) = Response::parse(&line) else {
+                continue;
+            };
+            let name = match &answer {
+                Response::Refreshed(refreshed) => refreshed.op_id,
+                Response::Error(refusal) => refusal.op_id,
+                _ => continue,
+            };
+            if name == op_id {
+                word_of_refresh(answer)?;
+                return nothing_more(bytes);
+            }
+        }
+    }
+}
+
+/// What a read has brought, after `stale` bytes: something, and not without end.
+fn some_more(read: usize, stale: usize) -> Result<usize, ChannelError> {
+    match read {
+        0 => Err(ChannelError::Closed),
+        _ if stale > STALE_BYTES => {
+            let what = format!("more than {STALE_BYTES} bytes came, and no greeting among them");
+            Err(ChannelError::Violation(what))
+        }
+        _ => Ok(read),
+    }
+}
+
+/// An agent says nothing unasked.
+fn nothing_more(bytes: &[u8]) -> Result<(), ChannelError> {
+    let what = "bytes that nobody asked for, after its greeting";
+    match bytes.is_empty() {
+        true => Ok(()),
+        false => Err(ChannelError::Violation(what.into())),
+    }
+}
+
+/// Skips to the answer to `hello`, and takes the one to `refresh` after it.
+async fn answers(
+    socket: &mut UnixStream,
+    nonce: &str,
+    refreshed: bool,
+) -> Result<HelloReply, ChannelError> {
+    let mut decoder = Decoder::new(LINE_BYTES);
+    let mut buffer = [0; 4096];
+    let mut stale = 0;
+    let mut greeting: Option<HelloReply> = None;
+    loop {
+        let n = socket
+            .read(&mut buffer)
+            .await
+            .map_err(|_| ChannelError::Closed)?;
+        stale += some_more(n, stale)?;
+        let mut bytes = &buffer[..n];
+        while let Some(item) = decoder.decode(&mut bytes) {
+            let Item::Line(line) = item else { continue };
+            let reply = match greeting.take() {
+                Some(reply) => {
+                    let unreadable = |_| ChannelError::Violation(UNASKED.into());
+                    word_of_refresh(Response::parse(&line).map_err(unreadable)?)?;
+                    reply
+                }
+                None => match reply_in(&line, nonce) {
+                    Some(reply) if !refreshed => reply,
+                    reply => {
+                        greeting = reply;
+                        continue;
+                    }
+                },
+            };
+            return nothing_more(bytes).map(|()| reply);
+        }
+    }
+}
+
+const UNASKED: &str = "an answer to a question that was not asked";
+
+/// The agent's word that the guest is one of its own.
+fn word_of_refresh(answer: Response) -> Result<(), ChannelError> {
+    let what = match answer {
+        Response::Refreshed(_) => return Ok(()),
+        Response::Error(refusal) => format!("it was not refreshed: {}", refusal.message),
+        _ => UNASKED.into(),
+    };
+    Err(ChannelError::Violation(what))
+}
+
+/// What a guest is given besides what makes it one of its own. Of what is none it keeps what it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct GuestInit {
+    /// Certificate authorities for its programs to trust, in PEM.
+    pub(crate) certificates: Option<String>,
+    /// Variables for each of its programs.
+    pub(crate) environment: Option<EnvVars>,
+}
+
+impl GuestInit {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self {
+        certificates: None,
+        environment: None,
+    };
+}
+
+/// What makes a guest one of its own: this moment's time, fresh randomness, a name.
+///
+/// # Errors
+/// A sentence: this host has no randomness, or no clock.
+pub(crate) fn new_refresh(limits: &Limits, init: &GuestInit) -> Result<Refresh, String> {
+    let no_randomness = |e| format!("this host gives no randomness: {e}");
+    let mut random = [0; ENTROPY_BYTES + MACHINE_ID_BYTES];
+    getrandom::fill(&mut random).map_err(no_randomness)?;
+    let (entropy, machine_id) = random.split_at(ENTROPY_BYTES);
+    let machine_id = hex(machine_id);
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_err(|_| "this host's clock stands before 1970; set it")?;
+    Ok(Refresh {
+        action: ActionTag,
+        op_id: None,
+        wall_clock_us: u64::try_from(now.as_micros()).unwrap_or(u64::MAX),
+        entropy: hex(entropy),
+        hostname: format!("fumehood-{}", &machine_id[..HOSTNAME_DIGITS]),
+        machine_id,
+        limits: limits.changed(),
+        certificates: init.certificates.clone(),
+        environment: init.environment.clone(),
+    })
+}
+
+/// Entropy of one refresh: twice a ChaCha20 key.
+const ENTROPY_BYTES: usize = 64;
+const MACHINE_ID_BYTES: usize = 16;
+/// Digits of the machine id that a guest's name shows.
+const HOSTNAME_DIGITS: usize = 8;
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| {
+        [
+            DIGITS[usize::from(byte >> 4)],
+            DIGITS[usize::from(byte & 15)],
+        ]
+    });
+    digits.map(char::from).collect()
+}
+
+/// The answer at the end of this line. The rest of a raw frame, which ends with no newline, may
+/// stand before it.
+fn reply_in(line: &[u8], nonce: &str) -> Option<HelloReply> {
+    const BEGIN: &[u8] = br#"{"type":"hello""#;
+    let at = line
+        .windows(BEGIN.len())
+        .rposition(|window| window == BEGIN)?;
+    match Response::parse(&line[at..]) {
+        Ok(Response::Hello(reply)) if reply.nonce.as_deref() == Some(nonce) => Some(reply),
+        _ => None,
+    }
+}
+
+/// 128 random bits in hex.
+fn nonce() -> Option<String> {
+    let (a, b) = (getrandom::u64().ok()?, getrandom::u64().ok()?);
+    Some(format!("{a:016x}{b:016x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use fumehood_protocol::{ErrorMessage, ErrorType, Refreshed, WireError};
+    use tokio::io::{AsyncBufReadExt, BufReader};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    const REFRESHED: &[u8] = b"{\"type\":\"refreshed\",\"boot_id\":\"x\"}\n";
+
+    async fn greeted(before: &'static [u8], after: &'static [u8]) -> Result<(), ChannelError> {
+        let mut socket = agent(before, after);
+        let refresh = new_refresh(&Limits::default(), &GuestInit::NONE).unwrap();
+        say_hello(&mut socket, 1, &[], Some(&refresh), DEADLINE)
+            .await
+            .map(drop)
+    }
+
+    #[test]
+    fn what_is_sent_is_valid_and_never_the_same() {
+        let (one, other) = (
+            new_refresh(&Limits::default(), &GuestInit::NONE).unwrap(),
+            new_refresh(&Limits::default(), &GuestInit::NONE).unwrap(),
+        );
+        assert_eq!(one.check().unwrap().len(), ENTROPY_BYTES);
+        assert_ne!(one.entropy, other.entropy);
+        assert_ne!(one.machine_id, other.machine_id);
+    }
+
+    /// Plays an agent: answers `hello`, with `before` and `after` around the answer.
+    fn agent(before: &'static [u8], after: &'static [u8]) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        tokio::spawn(async move {
+            let (reader, mut writer) = theirs.into_split();
+            let mut lines = BufReader::new(reader).lines();
+            assert_eq!(lines.next_line().await.unwrap().unwrap(), "");
+            let line = lines.next_line().await.unwrap().unwrap();
+            let Ok(Request::Hello(hello)) = Request::parse(line.as_bytes()) else {
+                panic!("no hello")
+            };
+            let reply = Response::Hello(HelloReply {
+                op_id: None,
+                version: "0".into(),
+                protocol: 1,
+                features: Vec::new(),
+                boot_id: "x".into(),
+                nonce: hello.nonce,
+            });
+            let answer = [before, &encode_line(&reply), after].concat();
+            writer.write_all(&answer).await.unwrap();
+            while let Ok(Some(_)) = lines.next_line().await {}
+        });
+        ours
+    }
+
+    #[tokio::test]
+    async fn stale_bytes_are_skipped() {
+        let stale: [&[u8]; 4] = [
+            b"",
+            b"half a line\n",
+            b"{\"type\":\"hello\",\"version\":\"0\",\"protocol\":1,\"features\":[],\"boot_id\":\"x\",\"nonce\":\"old\"}\n",
+            b"the rest of a frame \xff",
+        ];
+        for before in stale {
+            greeted(before, REFRESHED).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_word_of_a_refresh_is_a_violation() {
+        let answers: [&[u8]; 3] = [
+            b"{\"type\":\"refreshed\",\"boot_id\":\"x\"}\nmore",
+            b"{\"type\":\"error\",\"message\":\"no clock\",\"error_type\":\"agent_error\"}\n",
+            b"{\"type\":\"pong\",\"version\":\"0\"}\n",
+        ];
+        for after in answers {
+            let error = greeted(b"", after).await.unwrap_err();
+            assert!(matches!(error, ChannelError::Violation(_)), "{error}");
+        }
+    }
+
+    /// An agent that answers a `refresh` like this; what the engine makes of it.
+    async fn renewed(answer: fn(Option<OpId>) -> Vec<u8>) -> Result<(), ChannelError> {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        tokio::spawn(async move {
+            let (reader, mut writer) = theirs.into_split();
+            let mut lines = BufReader::new(reader).lines();
+            assert_eq!(lines.next_line().await.unwrap().unwrap(), "");
+            let line = lines.next_line().await.unwrap().unwrap();
+            let Ok(Request::Refresh(asked)) = Request::parse(line.as_bytes()) else {
+                panic!("no refresh")
+            };
+            writer.write_all(&answer(asked.op_id)).await.unwrap();
+        });
+        resume_with_refresh(
+            &mut ours,
+            &new_refresh(&Limits::default(), &GuestInit::NONE).unwrap(),
+            DEADLINE,
+        )
+        .await
+    }
+
+    fn refreshed(op_id: Option<OpId>) -> Vec<u8> {
+        let boot_id = "x".to_string();
+        encode_line(&Response::Refreshed(Refreshed { op_id, boot_id }))
+    }
+
+    #[tokio::test]
+    async fn a_conversation_goes_on_with_the_answer_to_its_own_refresh_alone() {
+        renewed(refreshed).await.unwrap();
+        // What was under way when the state was saved.
+        renewed(|op_id| [b"half a line\n".as_slice(), &refreshed(op_id)].concat())
+            .await
+            .unwrap();
+        renewed(|op_id| [REFRESHED, &refreshed(op_id)].concat())
+            .await
+            .unwrap();
+        let error = renewed(|_| REFRESHED.to_vec()).await.unwrap_err();
+        assert!(matches!(error, ChannelError::Closed), "{error}");
+        let more = |op_id| [refreshed(op_id), b"{".to_vec()].concat();
+        let error = renewed(more).await.unwrap_err();
+        assert!(matches!(error, ChannelError::Violation(_)), "{error}");
+        let refusal_error = |op_id| {
+            let error = WireError::new(ErrorType::AgentError, "no clock".to_string());
+            encode_line(&Response::Error(ErrorMessage::new(op_id, error, "0")))
+        };
+        let error = renewed(refusal_error).await.unwrap_err();
+        assert!(matches!(error, ChannelError::Violation(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_says_nothing_is_given_up() {
+        let (mut ours, _theirs) = UnixStream::pair().unwrap();
+        let refresh = new_refresh(&Limits::default(), &GuestInit::NONE).unwrap();
+        let patience = Duration::from_millis(20);
+        let error = say_hello(&mut ours, 1, &[], Some(&refresh), patience)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ChannelError::Silent(_)), "{error}");
+    }
+}
