@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 class BreakingProxy:
-    """Listens at ``path`` and forwards to ``server``. ``cuts`` has the number of bytes from the server after which each of
-    the first connections breaks; later ones do not."""
+    """Listens at ``path`` and forwards to ``server``. ``cuts`` has the numbers of bytes from the server after which the
+    first connections break; later ones do not."""
 
     def __init__(self, path: Path, server: Path, cuts: list[int]) -> None:
         self.connections = 0

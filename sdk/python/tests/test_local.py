@@ -112,7 +112,7 @@ def test_the_start_is_repeated_while_another_server_shuts_down(fake: Fake, monke
 def test_the_start_fails_while_another_server_uses_the_state(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SERVER", "held")
     monkeypatch.setattr(_local_server, "_SHUTDOWN_S", 0.0)
-    with pytest.raises(fumehood.ServerError, match="another server runs") as raised:
+    with pytest.raises(fumehood.ServerError, match="in use by another server") as raised:
         _local_server.ensure_running()
     assert raised.value.retry == "safe" and len(fake.pids()) == 1
 

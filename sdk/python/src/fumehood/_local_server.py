@@ -36,7 +36,7 @@ _PROBE_TIMEOUT_S = 5.0
 _SHUTDOWN_S = 30.0
 """Seconds until a server that is shutting down releases its state: it waits 20 s for runs, then ends VMs."""
 
-_STATE_IN_USE = "another server runs with the state"
+_STATE_IN_USE = "is in use by another server"
 """Log message of a server that exits because another one uses its state."""
 
 _RESTART_PAUSE_S = 0.25
