@@ -94,6 +94,7 @@ class AsyncClient:
             refresh_packages=refresh_packages,
             network=network,
         )
+
         callbacks = Callbacks(on_stdout, on_stderr, on_result)
         return AsyncRun(
             self.transport,
@@ -149,6 +150,8 @@ class AsyncClient:
             query["limit"] = min(_PAGE_SIZE, _PAGE_SIZE if limit is None else limit - len(entries))
             if entries:
                 query["before"] = entries[-1]["id"]
+
+            # A page that is not full is the last one.
             page = (await self.transport.json("GET", path, params=query)).get(name, [])
             entries.extend(page)
             if len(page) < query["limit"]:

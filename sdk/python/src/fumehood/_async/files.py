@@ -78,6 +78,8 @@ class AsyncFiles:
             content = content.encode()
         if isinstance(content, (bytes, bytearray, memoryview)):
             return await self._put(path, bytes(content), mode, parents)
+
+        # A file that can be rewound can be sent again after a broken connection.
         start = content.tell() if content.seekable() else None
         return await self._put(path, _chunk_source(content, start), mode, parents, is_replayable=start is not None)
 
@@ -156,6 +158,7 @@ class AsyncFiles:
         params = {"path": path, "parents": str(parents).lower()}
         if mode is not None:
             params["mode"] = f"{mode:o}"
+
         response = await self._transport.send(
             "PUT",
             self._url("/content"),

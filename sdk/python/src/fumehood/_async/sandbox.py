@@ -209,6 +209,7 @@ class AsyncSandbox:
         if context == _DEFAULT_CONTEXT and language != self.language:
             # A context has one language.
             context = f"{_DEFAULT_CONTEXT}-{language}"
+
         initial_stdin, deferred_stdin = split_stdin(stdin)
         body = code_body(
             code=code,
@@ -222,6 +223,7 @@ class AsyncSandbox:
             detach=detach,
             context=context,
         )
+
         return AsyncRun(
             self._transport,
             lambda: self._started_path("/runs"),
@@ -319,6 +321,7 @@ class AsyncSandbox:
             tag=tag,
             detach=detach,
         )
+
         process = AsyncProcess(
             self._transport,
             lambda: self._started_path("/processes"),
@@ -327,6 +330,8 @@ class AsyncSandbox:
             callbacks=Callbacks(on_stdout, on_stderr),
             key=idempotency_key,
         )
+
+        # A program that cannot be started raises here, and not at its first use.
         try:
             await process.started()
         except BaseException:

@@ -95,6 +95,7 @@ class Client:
             refresh_packages=refresh_packages,
             network=network,
         )
+
         callbacks = Callbacks(on_stdout, on_stderr, on_result)
         return Run(
             self.transport,
@@ -150,6 +151,8 @@ class Client:
             query["limit"] = min(_PAGE_SIZE, _PAGE_SIZE if limit is None else limit - len(entries))
             if entries:
                 query["before"] = entries[-1]["id"]
+
+            # A page that is not full is the last one.
             page = (self.transport.json("GET", path, params=query)).get(name, [])
             entries.extend(page)
             if len(page) < query["limit"]:

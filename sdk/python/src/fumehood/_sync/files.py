@@ -79,6 +79,8 @@ class Files:
             content = content.encode()
         if isinstance(content, (bytes, bytearray, memoryview)):
             return self._put(path, bytes(content), mode, parents)
+
+        # A file that can be rewound can be sent again after a broken connection.
         start = content.tell() if content.seekable() else None
         return self._put(path, _chunk_source(content, start), mode, parents, is_replayable=start is not None)
 
@@ -157,6 +159,7 @@ class Files:
         params = {"path": path, "parents": str(parents).lower()}
         if mode is not None:
             params["mode"] = f"{mode:o}"
+
         response = self._transport.send(
             "PUT",
             self._url("/content"),

@@ -89,20 +89,26 @@ class Run:
         self.pid: Optional[int] = None
         """The process ID in the guest, as soon as the program has started."""
         self._transport = transport
+
         # The path and body of the request that starts the run, and the path of its events.
         self._start_path, self._body, self._key = start_path, body, key or new_key()
         self._events_at = events_at
         self._cancel_on_close = body is not None and not body.get("detach")
         self._deferred_stdin = deferred_stdin
         self._callbacks = callbacks or Callbacks()
+
+        # The connection that delivers the events, if there is one.
         self._response: Optional[httpx.Response] = None
         self._chunks: Optional[Iterator[bytes]] = None
         self._loop: Any = None
         self._parser = SseParser()
-        self._raw_events: deque[RawEvent] = deque()
-        self._pending: deque[Event] = deque()
         self._last_id = 0
         self._deadline: Optional[float] = None
+
+        # Events that were received but not yet handled, and events that were handled but not yet returned.
+        self._raw_events: deque[RawEvent] = deque()
+        self._pending: deque[Event] = deque()
+
         self._output = OutputBuffer()
         self._outcome: Optional[Outcome] = None
         self._error: Optional[FumehoodError] = None
@@ -143,6 +149,7 @@ class Run:
             if event is None:
                 break
             yield event
+
         if self._error is not None:
             raise self._error
 
@@ -159,12 +166,15 @@ class Run:
         """
         if timeout is not None and not self.has_ended:
             self._deadline = time.monotonic() + timeout
+            # A new connection gets the deadline as its read timeout.
             self._disconnect()
+
         try:
             while self._next_event() is not None:
                 self._check_deadline()
         finally:
             self._deadline = None
+
         if self._outcome is None:
             raise self._error or LostError("the run was closed before it ended", retry="unknown")
         return self._outcome.check() if check else self._outcome
@@ -207,6 +217,7 @@ class Run:
             except FumehoodError:
                 # The server cancels a run without clients.
                 pass
+
         self._disconnect()
 
     def started(self) -> None:
@@ -229,10 +240,12 @@ class Run:
             raise self._error
 
     def _post_action(self, action: str, **body: Any) -> None:
+        # The action needs the ID, which the first event brings.
         while self.id is None and not self.has_ended:
             event = self._handle(self._next_raw())
             if event is not None:
                 self._pending.append(event)
+
         if self._error is not None:
             raise self._error
         self._transport.send("POST", f"/v1/runs/{self.id}/{action}", **body)
@@ -241,14 +254,17 @@ class Run:
         """Returns the next event, or ``None`` after the last one."""
         if self._pending:
             return self._pending.popleft()
+
         while not self.has_ended:
             try:
                 raw = self._next_raw()
             except Exception:
                 raise
             except BaseException as interruption:
+                # KeyboardInterrupt or the cancellation of a task.
                 self._interrupted(interruption)
                 raise
+
             event = self._handle(raw)
             if event is not None:
                 return event
@@ -259,6 +275,7 @@ class Run:
 
     def _handle(self, raw: RawEvent) -> Optional[Event]:
         data = raw.data if isinstance(raw.data, dict) else {}
+
         if raw.name == "run":
             self.id = data.get("id")
             stdin, self._deferred_stdin = self._deferred_stdin, None
@@ -293,6 +310,7 @@ class Run:
     def _next_raw(self) -> RawEvent:
         """Returns the next event as received. Reconnects if the connection breaks."""
         pauses = iter(RETRY_PAUSES_S)
+
         while not self._raw_events:
             reason = "the stream ended before the run"
             try:
@@ -314,6 +332,7 @@ class Run:
             if pause is None:
                 raise self._lost_error(reason)
             sleep(pause)
+
         return self._raw_events.popleft()
 
     def _feed(self, chunk: bytes) -> None:
@@ -343,6 +362,7 @@ class Run:
                 "POST", path, json=self._body, headers=headers, read_s=read_s, key=self._key, stream=True
             )
 
+        # Later ones attach to it, after the last event received.
         if self._last_id:
             headers["Last-Event-ID"] = str(self._last_id)
         path = self._events_at or f"/v1/runs/{self.id}/events"

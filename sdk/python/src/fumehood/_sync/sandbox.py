@@ -210,6 +210,7 @@ class Sandbox:
         if context == _DEFAULT_CONTEXT and language != self.language:
             # A context has one language.
             context = f"{_DEFAULT_CONTEXT}-{language}"
+
         initial_stdin, deferred_stdin = split_stdin(stdin)
         body = code_body(
             code=code,
@@ -223,6 +224,7 @@ class Sandbox:
             detach=detach,
             context=context,
         )
+
         return Run(
             self._transport,
             lambda: self._started_path("/runs"),
@@ -320,6 +322,7 @@ class Sandbox:
             tag=tag,
             detach=detach,
         )
+
         process = Process(
             self._transport,
             lambda: self._started_path("/processes"),
@@ -328,6 +331,8 @@ class Sandbox:
             callbacks=Callbacks(on_stdout, on_stderr),
             key=idempotency_key,
         )
+
+        # A program that cannot be started raises here, and not at its first use.
         try:
             process.started()
         except BaseException:

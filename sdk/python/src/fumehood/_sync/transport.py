@@ -110,6 +110,7 @@ class Transport:
         """
         sent = self._headers(method, headers, key)
         pauses, was_sent = iter(RETRY_PAUSES_S), False
+
         while True:
             failure: Exception
             try:
@@ -126,16 +127,20 @@ class Transport:
                         read_s, connect=CONNECT_TIMEOUT_S, write=REQUEST_TIMEOUT_S, pool=REQUEST_TIMEOUT_S
                     ),
                 )
+
                 response = http.send(request, stream=True)
                 if response.is_error or not stream:
                     response.read()
                 if not response.is_error:
                     return response
+
+                # A local server that is shutting down is replaced by a new one. Other errors are final.
                 failure = _error_from_response(response, sent["X-Request-Id"])
                 if not (isinstance(failure, DrainingError) and self._address.is_local):
                     raise failure
                 self._is_located = False
             except _UNSENT as error:
+                # The request was not sent: it can be repeated in any case.
                 failure, self._is_located = error, False
             except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
                 raise DeadlineError(
@@ -161,11 +166,13 @@ class Transport:
 
     def _ready(self, may_start_server: bool) -> httpx.Client:
         socket = self._address.socket
+
         if self._address.is_local and self._custom_transport is None:
             socket = _local_server.socket_path()
             if may_start_server and not self._is_located:
                 run_in_thread(_local_server.ensure_running, socket)
         self._is_located = True
+
         if self._http is None:
             # Each run in progress has its own connection; the caller decides how many there are.
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=30)
@@ -178,6 +185,7 @@ class Transport:
     def _connection_error(self, method: str, path: str, failure: Exception, was_sent: bool) -> Exception:
         if isinstance(failure, DrainingError):
             return failure
+
         server = f"{method} {path}: the server at {self._address_text()}"
         if not was_sent:
             return ServerError(f"{server} could not be reached: {failure}; is it running?", retry="safe")
