@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-/// Start a VM and serve its agent's protocol on a loopback TCP port until interrupted.
+/// Start a VM and serve its agent's protocol on a loopback TCP port.
 ///
-/// For protocol clients in any language, including version 0 of the protocol. One client at a time.
+/// Runs until interrupted. For protocol clients in any language, including version 0 of the protocol. One client at a time.
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
     /// Loopback address; port 0 selects a free port

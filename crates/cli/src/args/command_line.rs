@@ -20,13 +20,11 @@ pub(crate) struct CommandLine {
     pub(crate) command: Subcommand,
 }
 
+// The help of a variant without a comment is that of its arguments: a comment here would hide their long description.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Subcommand {
-    /// Run code in a fresh VM, stream its output and exit with its exit code
     Run(RunArgs),
-    /// Open a terminal in a fresh VM
     Shell(ShellArgs),
-    /// Run code interactively in a fresh VM; state is kept between inputs
     Repl(ReplArgs),
     /// Check this machine: status, impact and how to fix it
     Doctor,
@@ -36,13 +34,10 @@ pub(crate) enum Subcommand {
     Template(TemplateArgs),
     /// List and prune cached package layers, which `run -p` creates
     Layer(LayerArgs),
-    /// Start a VM and serve its agent's protocol on a loopback TCP port
     Agent(AgentArgs),
     /// Check a network policy, or explain its decision about a URL
     Policy(PolicyArgs),
-    /// Serve the HTTP API to this user's processes and to clients with an API key
     Serve(ServeArgs),
-    /// Serve MCP (Model Context Protocol) tools on standard input and output
     Mcp(McpArgs),
     /// Create, list and revoke API keys
     Keys(KeysArgs),

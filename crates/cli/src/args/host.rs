@@ -7,6 +7,7 @@ use fumehood_engine::{AcceleratorChoice, Config, RequiredIsolation};
 
 /// Where the images are, and how VMs are started.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Host")]
 pub(crate) struct HostArgs {
     /// Directory for images and caches [default: ~/.local/share/fumehood]
     #[arg(long, env = "FUMEHOOD_HOME", value_name = "DIR", global = true)]

@@ -16,7 +16,6 @@ pub(crate) struct PolicyArgs {
 pub(crate) enum PolicyCommand {
     /// Parse a policy and print its rules
     Check(PolicyCheckArgs),
-    /// Explain step by step whether a guest may reach a URL, and which rule decides
     Explain(PolicyExplainArgs),
 }
 

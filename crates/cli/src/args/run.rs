@@ -13,7 +13,7 @@ use super::packages::PackageArgs;
 /// The default upper bound of `--timeout`, in seconds.
 const MAX_TIMEOUT_S: u64 = 300;
 
-/// Run code in a fresh VM.
+/// Run code in a fresh VM, stream its output and exit with its exit code.
 ///
 /// Exit code: that of the program; 124 if it timed out, 125 if fumehood failed, 130 if interrupted.
 ///

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-/// Serve the HTTP API (docs/http.md) until SIGTERM or SIGINT.
+/// Serve the HTTP API to this user's processes and to clients with an API key.
 ///
-/// Processes of this user connect over a Unix socket without authentication. Other clients connect over TCP with an
+/// Runs until SIGTERM or SIGINT. docs/http.md describes the API. Processes of this user connect over a Unix socket without authentication. Other clients connect over TCP with an
 /// API key; create keys with `fumehood keys create`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
@@ -73,9 +73,9 @@ pub(crate) struct McpNetworkArgs {
     pub(crate) mcp_allow: Vec<String>,
 }
 
-/// Serve MCP (Model Context Protocol) tools on standard input and output until the client disconnects.
+/// Serve MCP (Model Context Protocol) tools on standard input and output.
 ///
-/// docs/mcp.md describes the tools. A running `fumehood serve` offers the same tools at /mcp.
+/// Runs until the client disconnects. docs/mcp.md describes the tools. A running `fumehood serve` offers the same tools at /mcp.
 #[derive(Debug, Args)]
 pub(crate) struct McpArgs {
     #[command(flatten)]

@@ -32,7 +32,7 @@ pub(crate) struct ShellArgs {
     pub(crate) network: NetworkArgs,
 }
 
-/// Run code interactively in a fresh VM.
+/// Run code interactively in a fresh VM; state is kept between inputs.
 ///
 /// Variables, imports, functions and files are kept between inputs; values are shown. An input continues over several
 /// lines while it is incomplete. Python: an open bracket or triple-quoted string, a \ at the line end, or a block, which
