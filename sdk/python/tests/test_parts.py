@@ -10,7 +10,7 @@ from typing import Optional
 import pytest
 
 import fumehood
-from fumehood import GapEvent, InvalidError, Network, Outcome, Result, ResultEvent, StdoutEvent
+from fumehood import Download, FileEvent, GapEvent, InvalidError, Network, Outcome, Result, ResultEvent, StdoutEvent
 from fumehood._errors import error_from
 from fumehood._events import RawEvent, SseParser, event_from
 from fumehood._output_buffer import OutputBuffer
@@ -77,6 +77,17 @@ def test_captured_output_is_bounded() -> None:
     assert len(outcome.results) == 1 and outcome.results_truncated
     buffer.add(GapEvent(3, 9))
     assert buffer.outcome({}).stderr_truncated
+
+
+def test_downloaded_files_are_part_of_the_outcome() -> None:
+    assert event_from(RawEvent("file", {"path": "a", "text": "x"}, 1)) == FileEvent("a", b"x")
+    buffer = OutputBuffer()
+    buffer.add(FileEvent("a", b"x"))
+    buffer.add(event_from(RawEvent("file", {"path": "b", "base64": "/w=="}, 2)))
+    end = {"downloads": [{"remote": "a", "bytes": 1}, {"remote": "b", "bytes": 1}, {"remote": "c", "error": "no"}]}
+    outcome = buffer.outcome(end)
+    assert outcome.files == {"a": b"x", "b": b"\xff"}
+    assert outcome.downloads == [Download("a", 1), Download("b", 1), Download("c", None, "no")]
 
 
 def test_notebooks_receive_nothing_executable() -> None:
@@ -158,6 +169,25 @@ def test_networks_are_accepted_in_all_forms() -> None:
         network_to_json("a.example")
     with pytest.raises(InvalidError, match="is not a port"):
         network_to_json(["a.example:http"])
+
+
+def test_uploads_are_text_or_base64(tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    local.write_bytes(b"\xff")
+    body = code_body(
+        code="1",
+        language="python",
+        display=False,
+        uploads={"a": "text", "b": "é".encode(), "c": b"\xff", "d": local},
+        downloads=["e"],
+    )
+    assert body["uploads"] == [
+        {"path": "a", "text": "text"},
+        {"path": "b", "text": "é"},
+        {"path": "c", "base64": "/w=="},
+        {"path": "d", "base64": "/w=="},
+    ]
+    assert body["downloads"] == ["e"]
 
 
 def test_requests_contain_only_given_fields() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,16 @@ def test_code_receives_its_arguments() -> None:
     assert raw.stdout == "[255, 0]\n"
     large = run("import os; print(os.sysconf('SC_PHYS_PAGES') * 4096 >> 20)", memory_mib=1024)
     assert 700 < int(large.stdout) <= 1024
+
+
+def test_files_go_in_and_out(tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    local.write_bytes(bytes(range(256)))
+    code = "open('out', 'wb').write(open('a', 'rb').read()); open('sum', 'w').write(open('dir/b').read() * 2); exit(3)"
+    outcome = run(code, uploads={"a": local, "dir/b": "é"}, downloads=["out", "sum", "absent"])
+    assert outcome.exit_code == 3
+    assert outcome.files == {"out": bytes(range(256)), "sum": "éé".encode()}
+    assert [download.remote for download in outcome.downloads if download.error] == ["absent"]
 
 
 def test_outcomes_are_distinguished() -> None:

@@ -41,6 +41,7 @@ from fumehood._errors import (
 )
 from fumehood._events import (
     Event,
+    FileEvent,
     GapEvent,
     NetworkEvent,
     PackagesEvent,
@@ -53,6 +54,7 @@ from fumehood._events import (
 )
 from fumehood._models import (
     Checkpoint,
+    Download,
     Evidence,
     FileInfo,
     InstalledPackage,
@@ -87,9 +89,11 @@ __all__ = [
     "ConflictError",
     "DamagedError",
     "DeadlineError",
+    "Download",
     "DrainingError",
     "Event",
     "Evidence",
+    "FileEvent",
     "FileInfo",
     "Files",
     "ForbiddenError",

@@ -57,6 +57,14 @@ class ResultEvent:
 
 
 @dataclass(frozen=True)
+class FileEvent:
+    """A downloaded file. ``path``: its path in the VM, as requested."""
+
+    path: str
+    data: bytes
+
+
+@dataclass(frozen=True)
 class PortExposedEvent:
     """A port of the VM was exposed at this URL."""
 
@@ -109,6 +117,7 @@ Event = Union[
     StdoutEvent,
     StderrEvent,
     ResultEvent,
+    FileEvent,
     PortExposedEvent,
     PackagesEvent,
     NetworkEvent,
@@ -192,7 +201,7 @@ class SseParser:
 
 
 def output_bytes(data: Any) -> bytes:
-    """Returns the bytes of an event ``stdout`` or ``stderr``.
+    """Returns the bytes of an event ``stdout``, ``stderr`` or ``file``.
 
     Raises:
         ProtocolError: the event has neither text nor base64.
@@ -216,6 +225,8 @@ def event_from(raw: RawEvent) -> Event:
         return StderrEvent(output_bytes(data))
     if raw.name == "result":
         return ResultEvent(Result(data))
+    if raw.name == "file":
+        return FileEvent(str(data.get("path")), output_bytes(data))
     if raw.name == "started":
         return StartedEvent(data.get("pid"))
     if raw.name == "exposed":

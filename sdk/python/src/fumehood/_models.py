@@ -54,6 +54,18 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Download:
+    """The result of a requested download."""
+
+    remote: str
+    """Path in the VM, as requested."""
+    bytes: Optional[int] = None
+    """Size of the file; ``None`` if the download failed."""
+    error: Optional[str] = None
+    """Why the download failed; ``None`` if it succeeded."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a run ended, and its output."""
 
@@ -81,6 +93,10 @@ class Outcome:
     """``"full"``, or ``{"reduced": [...]}`` with the missing isolation layers."""
     network: Optional[dict[str, Any]] = field(default=None, repr=False)
     """Summary of the network use and of denials; ``None`` if there was no network."""
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    """Contents of the downloaded files, by their paths as requested."""
+    downloads: list[Download] = field(default_factory=list, repr=False)
+    """Results of all requested downloads, including failed ones."""
     id: Optional[str] = None
     """ID of the run on the server."""
     sandbox: Optional[str] = None
@@ -142,6 +158,7 @@ def outcome_from(
     stderr: bytes,
     results: list[Result],
     truncated: tuple[bool, bool, bool] = (False, False, False),
+    files: Optional[Mapping[str, bytes]] = None,
 ) -> Outcome:
     """Returns an outcome for the JSON of a run and its captured output."""
     exit_code = run.get("exit_code")
@@ -160,6 +177,8 @@ def outcome_from(
         accelerator=run.get("accelerator"),
         isolation=run.get("isolation"),
         network=run.get("network"),
+        files=dict(files or {}),
+        downloads=[dataclass_from(Download, download) for download in run.get("downloads") or []],
         id=run.get("id"),
         sandbox=run.get("sandbox"),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from fumehood._events import Event, GapEvent, ResultEvent, StderrEvent, StdoutEvent
+from fumehood._events import Event, FileEvent, GapEvent, ResultEvent, StderrEvent, StdoutEvent
 from fumehood._models import Outcome, outcome_from
 from fumehood._results import Result, approximate_size
 from fumehood._settings import MAX_CAPTURED_BYTES
@@ -19,9 +19,11 @@ class OutputBuffer:
         self._results: list[Result] = []
         self._result_bytes = 0
         self._truncated = [False, False, False]
+        # The server limits the files of a run.
+        self._files: dict[str, bytes] = {}
 
     def add(self, event: Event) -> None:
-        """Adds the output or value in an event. Other events are ignored."""
+        """Adds the output, value or file in an event. Other events are ignored."""
         if isinstance(event, StdoutEvent):
             self._truncated[0] |= self._extend(self._stdout, event.data)
         elif isinstance(event, StderrEvent):
@@ -33,6 +35,8 @@ class OutputBuffer:
             else:
                 self._result_bytes += size
                 self._results.append(event.result)
+        elif isinstance(event, FileEvent):
+            self._files[event.path] = event.data
         elif isinstance(event, GapEvent):
             self._truncated = [True, True, True]
 
@@ -44,4 +48,4 @@ class OutputBuffer:
     def outcome(self, end: Mapping[str, Any]) -> Outcome:
         """Returns the outcome for the server's description of a run's end."""
         truncated = (self._truncated[0], self._truncated[1], self._truncated[2])
-        return outcome_from(end, bytes(self._stdout), bytes(self._stderr), list(self._results), truncated)
+        return outcome_from(end, bytes(self._stdout), bytes(self._stderr), list(self._results), truncated, self._files)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import os
+from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Union
 
 from fumehood._errors import InvalidError
@@ -11,6 +14,9 @@ from fumehood._network import NetworkLike, network_to_json
 
 StdinLike = Union[str, bytes, bool, None]
 """Standard input of a program: text or bytes, ``True`` for input that is written later, or ``None``."""
+
+UploadLike = Union[str, bytes, "os.PathLike[str]"]
+"""Content of a file to upload: text, bytes, or the path of a local file."""
 
 Strings = Union[str, Sequence[str]]
 
@@ -56,6 +62,22 @@ def split_stdin(stdin: StdinLike) -> tuple[Union[str, bool, None], Optional[byte
     return stdin or None, None
 
 
+def uploads_to_json(uploads: Mapping[str, UploadLike]) -> list[dict[str, str]]:
+    """Returns files to upload in the form of the API. Local files are read."""
+    return [{"path": path, **_content_to_json(content)} for path, content in uploads.items()]
+
+
+def _content_to_json(content: UploadLike) -> dict[str, str]:
+    if isinstance(content, str):
+        return {"text": content}
+
+    data = content if isinstance(content, bytes) else Path(content).read_bytes()
+    try:
+        return {"text": data.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}
+
+
 def code_body(
     *,
     code: str,
@@ -71,6 +93,8 @@ def code_body(
     packages: Optional[Strings] = None,
     refresh_packages: bool = False,
     network: NetworkLike = None,
+    uploads: Optional[Mapping[str, UploadLike]] = None,
+    downloads: Optional[Strings] = None,
     context: Optional[str] = None,
 ) -> dict[str, Any]:
     """Returns the request for a run of code."""
@@ -88,6 +112,8 @@ def code_body(
         packages=to_string_list("packages", packages) if packages else None,
         refresh_packages=refresh_packages or None,
         network=network_to_json(network),
+        uploads=uploads_to_json(uploads) if uploads else None,
+        downloads=to_string_list("downloads", downloads) if downloads else None,
         context=context,
     )
 

@@ -12,7 +12,7 @@ from fumehood._async.transport import AsyncTransport
 from fumehood._concurrency_async import shared_state
 from fumehood._models import Checkpoint, Outcome, RunInfo, SandboxInfo, dataclass_from
 from fumehood._network import NetworkLike
-from fumehood._requests import StdinLike, Strings, code_body, split_stdin
+from fumehood._requests import StdinLike, Strings, UploadLike, code_body, split_stdin
 from fumehood._results import Result
 
 
@@ -63,6 +63,8 @@ class AsyncClient:
         packages: Optional[Strings] = None,
         refresh_packages: bool = False,
         network: NetworkLike = None,
+        uploads: Optional[Mapping[str, UploadLike]] = None,
+        downloads: Optional[Strings] = None,
         display: Optional[bool] = None,
         fresh_interpreter: bool = False,
         detach: bool = False,
@@ -93,6 +95,8 @@ class AsyncClient:
             packages=packages,
             refresh_packages=refresh_packages,
             network=network,
+            uploads=uploads,
+            downloads=downloads,
         )
 
         callbacks = Callbacks(on_stdout, on_stderr, on_result)

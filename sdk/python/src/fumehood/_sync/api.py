@@ -9,7 +9,7 @@ from fumehood._sync.client import Client, default_client
 from fumehood._sync.run import Run
 from fumehood._models import Outcome
 from fumehood._network import NetworkLike
-from fumehood._requests import StdinLike, Strings
+from fumehood._requests import StdinLike, Strings, UploadLike
 from fumehood._results import Result
 
 
@@ -25,6 +25,8 @@ def run(
     packages: Optional[Strings] = None,
     refresh_packages: bool = False,
     network: NetworkLike = None,
+    uploads: Optional[Mapping[str, UploadLike]] = None,
+    downloads: Optional[Strings] = None,
     display: Optional[bool] = None,
     fresh_interpreter: bool = False,
     check: bool = False,
@@ -49,10 +51,14 @@ def run(
         packages: packages of the language, each with an optional version specifier, such as ``["pandas==2.*"]``.
             They are installed once and cached for later runs.
         refresh_packages: resolves the packages again instead of using the versions of earlier runs.
-        network: destinations that the VM may reach (a :class:`Network`, or a list of rules); by default the VM has no
-            network device.
-        display: reports displayed values, as in a notebook: that of the last expression, plots, tables. It costs about
-            60 ms under software emulation. Default: only if ``on_result`` is given.
+        network: destinations that the VM may reach (a :class:`Network`, or a list of rules); by default the VM
+            has no network device.
+        uploads: files to copy into the VM before the code starts: paths in the VM with their content, as text,
+            bytes or the path of a local file (a :class:`pathlib.Path`).
+        downloads: paths in the VM of files to return in ``outcome.files``, at most 8 MiB together. They are read
+            however the code ended; ``outcome.downloads`` says which ones failed.
+        display: reports displayed values, as in a notebook: that of the last expression, plots, tables. It costs
+            about 60 ms under software emulation. Default: only if ``on_result`` is given.
         fresh_interpreter: starts a new interpreter instead of using a warm one.
         check: raises :class:`RunFailedError` unless the code succeeds.
         on_stdout, on_stderr, on_result: callbacks for output and values as they arrive.
@@ -73,6 +79,8 @@ def run(
         packages=packages,
         refresh_packages=refresh_packages,
         network=network,
+        uploads=uploads,
+        downloads=downloads,
         display=display,
         fresh_interpreter=fresh_interpreter,
         check=check,

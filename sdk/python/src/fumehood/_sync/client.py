@@ -13,7 +13,7 @@ from fumehood._sync.transport import Transport
 from fumehood._concurrency_sync import shared_state
 from fumehood._models import Checkpoint, Outcome, RunInfo, SandboxInfo, dataclass_from
 from fumehood._network import NetworkLike
-from fumehood._requests import StdinLike, Strings, code_body, split_stdin
+from fumehood._requests import StdinLike, Strings, UploadLike, code_body, split_stdin
 from fumehood._results import Result
 
 
@@ -64,6 +64,8 @@ class Client:
         packages: Optional[Strings] = None,
         refresh_packages: bool = False,
         network: NetworkLike = None,
+        uploads: Optional[Mapping[str, UploadLike]] = None,
+        downloads: Optional[Strings] = None,
         display: Optional[bool] = None,
         fresh_interpreter: bool = False,
         detach: bool = False,
@@ -94,6 +96,8 @@ class Client:
             packages=packages,
             refresh_packages=refresh_packages,
             network=network,
+            uploads=uploads,
+            downloads=downloads,
         )
 
         callbacks = Callbacks(on_stdout, on_stderr, on_result)
