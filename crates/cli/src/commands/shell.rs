@@ -51,6 +51,7 @@ fn spawn_request(args: &ShellArgs) -> anyhow::Result<SpawnRequest> {
         SpawnRequest::new(args.command.iter().cloned())
     };
 
+    // The program needs to know the capabilities of this terminal.
     if let Ok(terminal_type) = std::env::var("TERM") {
         request = request.env("TERM", terminal_type);
     }

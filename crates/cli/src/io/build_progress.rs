@@ -67,6 +67,7 @@ impl Progress for BuildProgress {
     fn advanced(&mut self, step: &Step, fraction: Option<f64>, line: &str) {
         let position = fraction.map(|fraction| (fraction * BAR_LENGTH as f64) as u64);
 
+        // Without a terminal, a long step prints a line now and then.
         if let Some(bar) = &self.bar {
             bar.set_message(line.to_owned());
             if let Some(position) = position {

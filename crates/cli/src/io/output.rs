@@ -84,6 +84,7 @@ impl OutputStreams {
                 self.is_within_line = !ends_line(bytes);
                 write(&mut self.stderr, bytes).await
             }
+            // A value is a whole line, whatever the program left open.
             Event::Result(value) => {
                 self.is_within_line = false;
                 write(&mut self.stdout, value_line(value).as_bytes()).await

@@ -114,12 +114,14 @@ fn edit_lines(
     events: &mpsc::Sender<PromptEvent>,
 ) {
     while requests.recv().is_ok() {
+        // The editor validates the input at each Enter, and returns once it is complete.
         let event = match editor.readline(prompt) {
             Ok(code) => PromptEvent::Input(code),
             Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => PromptEvent::Interrupted,
             Err(ReadlineError::Eof) => PromptEvent::End,
             Err(error) => PromptEvent::Failed(error),
         };
+
         if events.blocking_send(event).is_err() {
             return;
         }

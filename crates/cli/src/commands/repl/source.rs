@@ -48,6 +48,7 @@ impl InputSource {
                 Self::Lines(language, lines) => read_input(*language, lines).await?,
             };
 
+            // A blank input is not worth a round trip to the VM.
             let is_blank = input.as_ref().is_some_and(|code| code.trim().is_empty());
             if !is_blank {
                 return Ok(input);

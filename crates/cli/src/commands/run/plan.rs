@@ -31,6 +31,7 @@ fn run_request(args: &RunArgs, program: &Program) -> anyhow::Result<RunRequest> 
         .timeout_s(args.timeout)
         .memory_mib(args.memory);
 
+    // How the program runs.
     for (name, value) in args.environment.variables()? {
         request = request.env(name, value);
     }
@@ -47,6 +48,7 @@ fn run_request(args: &RunArgs, program: &Program) -> anyhow::Result<RunRequest> 
         request = request.cwd(dir);
     }
 
+    // What is around it. A local file that does not exist is an error here, before anything is started.
     if let Some(network) = args.network.network()? {
         request = request.network(network);
     }
@@ -61,6 +63,7 @@ fn run_request(args: &RunArgs, program: &Program) -> anyhow::Result<RunRequest> 
 
 fn read_program(args: &RunArgs) -> anyhow::Result<Program> {
     let file = args.file.as_deref();
+    // An explicit language takes precedence over the file's extension.
     let Some(language) = args.language.or_else(|| language_of(file?)) else {
         bail!("unknown language; select one with -l python, -l javascript or -l shell");
     };

@@ -21,6 +21,8 @@ pub(super) fn report(end: RunEnd, output: &Output, args: &RunArgs) -> anyhow::Re
             was_interrupted,
         } => {
             let has_failed_downloads = report_outcome(&outcome, output, args)?;
+
+            // A failed download matters only if the program succeeded, or if the user interrupted the downloads.
             Ok(match exit_code(&outcome) {
                 _ if has_failed_downloads && was_interrupted => INTERRUPTED,
                 0 if has_failed_downloads => FAILURE,
@@ -28,6 +30,7 @@ pub(super) fn report(end: RunEnd, output: &Output, args: &RunArgs) -> anyhow::Re
             })
         }
         RunEnd::Failed(failure) => {
+            // The message goes to standard error in any case: JSON is read by programs.
             if args.json {
                 print_json(&FailureReport { error: &failure })?;
             }

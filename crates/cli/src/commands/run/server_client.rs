@@ -95,6 +95,7 @@ impl ServerClient {
         body: Bytes,
         accept: &str,
     ) -> anyhow::Result<Response<Incoming>> {
+        // The server requires a known `Host`, also on a Unix socket.
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -143,6 +144,7 @@ impl ServerRun {
                 }
             };
 
+            // The last event is the outcome or a failure. Events that this client does not know are skipped.
             match event.name.as_str() {
                 "ended" => self.outcome = Some(parse_outcome(event.data.clone())),
                 "failed" => self.outcome = Some(Err(server_failure(&event.data))),
