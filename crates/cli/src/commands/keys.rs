@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use fumehood_server::{Store, keys};
+use fumehood_server::{Store, api_keys};
 
 use crate::args::{KeysArgs, KeysCommand};
 use crate::io::{eprint_message, print_line};
@@ -13,18 +13,18 @@ pub(crate) fn run(args: &KeysArgs) -> anyhow::Result<ExitCode> {
 
     match &args.command {
         KeysCommand::Create { name } => {
-            let key = keys::create(&store, name)?;
+            let key = api_keys::create(&store, name)?;
             eprint_message("store this key now; it cannot be shown again");
             print_line(&key)?;
         }
         KeysCommand::List => list(&store)?,
-        KeysCommand::Revoke { name } => keys::revoke(&store, name)?,
+        KeysCommand::Revoke { name } => api_keys::revoke(&store, name)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn list(store: &Store) -> anyhow::Result<()> {
-    for key in keys::list(store)? {
+    for key in api_keys::list(store)? {
         let state = match key.revoked {
             Some(time) => format!("revoked {time:.0}"),
             None => "valid".to_string(),

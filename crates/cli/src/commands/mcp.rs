@@ -18,9 +18,9 @@ pub(crate) fn run(args: &McpArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
         ..Pool::default()
     };
     let settings = Settings {
-        agents_network: load_network(&args.network)?,
+        mcp_policy: load_network(&args.network)?,
         // The only client has disconnected by then: no run needs time to finish.
-        drain: Duration::ZERO,
+        drain_timeout: Duration::ZERO,
         ..Settings::default()
     };
 

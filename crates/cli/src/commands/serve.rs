@@ -36,7 +36,7 @@ async fn serve(args: &ServeArgs, host: &HostArgs) -> anyhow::Result<()> {
 
     let idle = async {
         match args.exit_when_idle {
-            Some(seconds) => service.idle(Duration::from_secs(seconds)).await,
+            Some(seconds) => service.wait_until_idle(Duration::from_secs(seconds)).await,
             None => std::future::pending().await,
         }
     };
@@ -67,11 +67,11 @@ fn config(args: &ServeArgs, host: &HostArgs) -> Config {
 fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
     Ok(Settings {
         state: args.state.clone().unwrap_or_else(Store::default_path),
-        hosts: args.host.clone(),
-        rate: args.rate,
-        drain: Duration::from_secs(args.drain_s),
-        keys_reach_special: args.keys_reach_private,
-        agents_network: load_network(&args.mcp_network)?,
+        allowed_hosts: args.host.clone(),
+        requests_per_second: args.rate,
+        drain_timeout: Duration::from_secs(args.drain_s),
+        allow_private_networks_for_keys: args.keys_reach_private,
+        mcp_policy: load_network(&args.mcp_network)?,
         ..Settings::default()
     })
 }
@@ -79,13 +79,13 @@ fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
 /// Opens the listeners and prints their addresses.
 async fn listen(args: &ServeArgs, service: &Service) -> anyhow::Result<Listeners> {
     let socket = args.socket.clone().unwrap_or_else(default_socket);
-    let listeners = Listeners::default().unix(&socket)?;
+    let listeners = Listeners::default().bind_unix(&socket)?;
     print_line(&format!("listening at {}", socket.display()))?;
     if args.no_tcp {
         return Ok(listeners);
     }
 
-    let (listeners, address) = listeners.tcp(service, args.listen).await?;
+    let (listeners, address) = listeners.bind_tcp(service, args.listen).await?;
     print_line(&format!("listening at http://{address}"))?;
     Ok(listeners)
 }
