@@ -16,10 +16,7 @@ use super::reader::Reader;
 use super::routes::{ChannelError, OperationEvent, Route, SharedRoutes, WINDOW_BYTES, lock};
 use super::writer::{Outgoing, write};
 
-/// Input of one operation that may be on its way before the agent gives credit, in bytes: its default.
-const INPUT_BYTES: usize = 256 * 1024;
-
-/// What a channel wants of an agent.
+/// The features that a channel requires of an agent.
 pub(crate) const FEATURES: [&str; 7] = [
     FEATURE_RAW_FRAMES,
     FEATURE_CREDIT,
@@ -30,13 +27,16 @@ pub(crate) const FEATURES: [&str; 7] = [
     FEATURE_REFRESH,
 ];
 
-/// A conversation with one agent: many operations at once, each bounded.
+/// Input of one operation that may be in flight before the agent gives credit, in bytes: the protocol's default.
+const INITIAL_INPUT_BYTES: usize = 256 * 1024;
+
+/// The connection to one agent: many operations at once, each bounded.
 #[derive(Debug)]
 pub(crate) struct Channel {
     routes: SharedRoutes,
     writer: Writer,
     next_id: Arc<AtomicU64>,
-    /// Bytes of input and credit that were sent and not yet written.
+    /// Bytes of input and credit that were sent and not yet written to the socket.
     unwritten: Arc<AtomicUsize>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -48,13 +48,14 @@ impl Drop for Channel {
 }
 
 impl Channel {
-    /// Takes a socket on which the agent has been greeted with [`FEATURES`].
+    /// Takes a socket whose agent has agreed to [`FEATURES`].
     pub(crate) fn new(socket: UnixStream) -> Self {
         let (source, sink) = socket.into_split();
         let (writer, outbox) = mpsc::unbounded_channel();
         let routes = SharedRoutes::default();
         let unwritten = Arc::new(AtomicUsize::new(0));
         let next_id = Arc::new(AtomicU64::new(1));
+
         let reader = Reader::new(routes.clone(), unwritten.clone(), next_id.clone());
         let writing = write(sink, outbox, unwritten.clone());
         let tasks = [tokio::spawn(reader.run(source)), tokio::spawn(writing)];
@@ -67,21 +68,23 @@ impl Channel {
         }
     }
 
-    /// Waits until nothing is heard any more; returns why.
+    /// Waits until the connection has ended; returns why.
     pub(crate) async fn closed(&self) -> ChannelError {
         let mut ended = lock(&self.routes).ended.subscribe();
-        let why = ended.wait_for(Option::is_some).await;
-        why.ok()
-            .and_then(|why| why.clone())
+        let reason = ended.wait_for(Option::is_some).await;
+        reason
+            .ok()
+            .and_then(|reason| reason.clone())
             .unwrap_or(ChannelError::Closed)
     }
 
-    /// Starts an operation: `request` makes it, given its id and the bytes of output that it may send.
+    /// Starts an operation. `request` creates the message from the operation's id and its window: the bytes of output
+    /// that it may send.
     pub(crate) fn start_operation(&self, request: impl FnOnce(OpId, u64) -> Request) -> Operation {
         self.start_operation_with_window(WINDOW_BYTES, None, request)
     }
 
-    /// The same, with this window. `input`: all of its input, where that is at most a frame.
+    /// Starts an operation with this window. `input` is all of its input, if that fits into one frame.
     pub(crate) fn start_operation_with_window(
         &self,
         window: u64,
@@ -92,7 +95,9 @@ impl Channel {
         let id = OpId::try_from(id % OpId::MAX)
             .unwrap_or_else(|_| unreachable!("a remainder is below its divisor"));
         let (sender, events) = mpsc::unbounded_channel();
-        let credit = Arc::new(Semaphore::new(INPUT_BYTES));
+        let credit = Arc::new(Semaphore::new(INITIAL_INPUT_BYTES));
+
+        // Register the route before the request is sent: the answer may arrive at once.
         let mut routes = lock(&self.routes);
         if let Some(error) = &*routes.ended.borrow() {
             let _ = sender.send(Err(error.clone()));
@@ -110,6 +115,7 @@ impl Channel {
             routes.open.insert(id, route);
         }
         drop(routes);
+
         let mut lines = encode_line(&request(id, window));
         let outgoing = match input {
             None => Outgoing::Line(lines),
@@ -119,8 +125,9 @@ impl Channel {
                 Outgoing::Frame(lines, bytes)
             }
         };
-        // A writer that is gone shows in the routes.
+        // If the writer has ended, the routes have ended too.
         let _ = self.writer.send(outgoing);
+
         Operation {
             id,
             events,
@@ -140,20 +147,20 @@ impl Channel {
         }
     }
 
-    /// Whether the guest is still listened to.
+    /// Returns whether the connection is open.
     pub(crate) fn is_open(&self) -> bool {
         lock(&self.routes).ended.borrow().is_none()
     }
 
-    /// The guest is listened to no more: it answered what nobody can have asked.
+    /// Ends the connection because the guest sent an answer that does not match its request.
     pub(crate) fn end(&self, error: ChannelError) {
         lock(&self.routes).end(error);
     }
 
-    /// Asks for something that has one answer and no output, and waits for it.
+    /// Sends a request that has one answer and no output, and waits for the answer.
     ///
     /// # Errors
-    /// [`ChannelError`]; a refusal is an event.
+    /// Returns [`ChannelError`]. A rejection by the agent is an event.
     pub(crate) async fn ask(
         &self,
         request: impl FnOnce(OpId) -> Request,
@@ -219,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn frames_and_chunks_come_out_byte_exact() {
+    async fn frames_and_chunks_are_received_byte_exact() {
         let mut script = b"{\"type\":\"data\",\"op_id\":1,\"stream\":\"stdout\",\"seq\":0,\"len\":3}\n\xff\n\x00".to_vec();
         script.extend(b"{\"type\":\"stdout\",\"op_id\":1,\"seq\":1,\"chunk\":\"b\"}\n");
         script.extend(complete(4, crc32c::crc32c(b"\xff\n\x00b")).bytes());
@@ -232,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_hostile_agent_sends_ends_the_conversation() {
+    async fn protocol_violations_end_the_connection() {
         let frame = |len: u64| {
             format!(r#"{{"type":"data","op_id":1,"stream":"stdout","seq":0,"len":{len}}}"#) + "\n"
         };
@@ -251,11 +258,11 @@ mod tests {
             ("a huge frame", frame(FRAME_BYTES + 1)),
             ("an empty frame", frame(0)),
             (
-                "a number left out",
+                "a skipped sequence number",
                 "{\"type\":\"stdout\",\"op_id\":1,\"seq\":1,\"chunk\":\"b\"}\n".into(),
             ),
             (
-                "no number",
+                "no sequence number",
                 "{\"type\":\"stdout\",\"op_id\":1,\"chunk\":\"b\"}\n".into(),
             ),
             (
@@ -263,16 +270,16 @@ mod tests {
                 "{\"type\":\"stdout\",\"op_id\":1,\"seq\":0,\"chunk\":\"\"}\n".into(),
             ),
             (
-                "nobody's message",
+                "a message without operation",
                 "{\"type\":\"stdout\",\"chunk\":\"b\"}\n".into(),
             ),
             (
-                "a pong unasked",
+                "an unrequested pong",
                 "{\"type\":\"pong\",\"version\":\"0\"}\n".into(),
             ),
-            ("no JSON", "hello\n".into()),
-            ("deep JSON", "[".repeat(100_000) + "\n"),
-            ("a line too long", long_line),
+            ("invalid JSON", "hello\n".into()),
+            ("deeply nested JSON", "[".repeat(100_000) + "\n"),
+            ("a line that is too long", long_line),
             ("more than its credit", flood),
         ];
         for (what, script) in cases {
@@ -285,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_agent_that_goes_ends_every_operation() {
+    async fn a_closed_connection_ends_every_operation() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let channel = Channel::new(ours);
         let mut before = channel.start_operation(|op_id, _| {

@@ -9,16 +9,16 @@ use tokio::net::UnixStream;
 
 use super::routes::{ChannelError, LINE_BYTES};
 
-/// What may still be under way of an earlier conversation, in bytes: more than any queue between here and the guest
+/// Maximum bytes of an earlier conversation that may still be in flight: more than any queue between host and guest
 /// holds.
-const STALE_BYTES: usize = 8 * 1024 * 1024;
+const MAX_STALE_BYTES: usize = 8 * 1024 * 1024;
 
-/// Begins a conversation with the agent at the other end: whatever was said on this line before is
-/// over, and bytes of it that are still under way are skipped. With `refresh`, the guest is made one of
-/// its own; without the agent's word for that, it is not to be used.
+/// Starts a conversation with the agent. Whatever was sent on this socket before is over, and bytes of it that are
+/// still in flight are skipped. With `refresh`, the guest also gets its own identity; it must not be used unless the
+/// agent confirms that.
 ///
 /// # Errors
-/// [`ChannelError`].
+/// Returns [`ChannelError`].
 pub(crate) async fn say_hello(
     socket: &mut UnixStream,
     protocol: u32,
@@ -34,56 +34,60 @@ pub(crate) async fn say_hello(
         features: features.iter().map(ToString::to_string).collect(),
         ..Hello::default()
     });
-    // The newline ends whatever line was begun before.
+
+    // The newline ends an incomplete line of an earlier conversation.
     let mut lines = vec![b'\n'];
     lines.extend(encode_line(&hello));
     if let Some(refresh) = refresh {
         lines.extend(encode_line(&Request::Refresh(refresh.clone())));
     }
+
     let conversation = async {
         socket
             .write_all(&lines)
             .await
             .map_err(|_| ChannelError::Closed)?;
-        answers(socket, &nonce, refresh.is_some()).await
+        read_hello_reply(socket, &nonce, refresh.is_some()).await
     };
     tokio::time::timeout(deadline, conversation)
         .await
         .map_err(|_| ChannelError::Silent(deadline))?
 }
 
-/// Goes on with the conversation that a saved state stood in: the guest is made one of its own, and needs
-/// no other greeting. What was under way when the state was saved, half a line there or an answer back, is
-/// skipped: the answer to this `refresh` is known by its name, which nobody can have guessed.
+/// Continues the conversation in which a guest's state was saved: the guest gets its own identity, and needs no other
+/// greeting. What was in flight when the state was saved, a partial line or an answer, is skipped: the answer to this
+/// `refresh` is recognized by its random operation id.
 ///
 /// # Errors
-/// [`ChannelError`]; the guest is not to be used.
+/// Returns [`ChannelError`]; the guest must not be used.
 pub(crate) async fn resume_with_refresh(
     socket: &mut UnixStream,
     refresh: &Refresh,
     deadline: Duration,
 ) -> Result<(), ChannelError> {
-    let no_randomness = |_| ChannelError::Violation("no randomness for a name".into());
+    let no_randomness = |_| ChannelError::Violation("no randomness for an operation id".into());
     let random = getrandom::u64().map_err(no_randomness)?;
     let op_id = OpId::try_from(random & OpId::MAX).ok();
     let refresh = Refresh {
         op_id,
         ..refresh.clone()
     };
+
     let conversation = async {
-        // The newline ends whatever line was begun before.
+        // The newline ends an incomplete line of the saved conversation.
         let mut line = vec![b'\n'];
         line.extend(encode_line(&Request::Refresh(refresh)));
         let sent = socket.write_all(&line).await;
         sent.map_err(|_| ChannelError::Closed)?;
-        answer_to_refresh(socket, op_id).await
+        read_refresh_answer(socket, op_id).await
     };
     tokio::time::timeout(deadline, conversation)
         .await
         .map_err(|_| ChannelError::Silent(deadline))?
 }
 
-async fn answer_to_refresh(
+/// Skips to the answer of the refresh with this operation id.
+async fn read_refresh_answer(
     socket: &mut UnixStream,
     op_id: Option<OpId>,
 ) -> Result<(), ChannelError> {
@@ -93,52 +97,53 @@ async fn answer_to_refresh(
     loop {
         let read = socket.read(&mut buffer).await;
         let n = read.map_err(|_| ChannelError::Closed)?;
-        stale += some_more(n, stale)?;
+        stale += check_read(n, stale)?;
+
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {
             let Item::Line(line) = item else { continue };
             let Ok(answer) = Response::parse(&line) else {
                 continue;
             };
-            let name = match &answer {
+            let answer_id = match &answer {
                 Response::Refreshed(refreshed) => refreshed.op_id,
                 Response::Error(refusal) => refusal.op_id,
                 _ => continue,
             };
-            if name == op_id {
-                word_of_refresh(answer)?;
-                return nothing_more(bytes);
+            if answer_id == op_id {
+                check_refreshed(answer)?;
+                return check_nothing_follows(bytes);
             }
         }
     }
 }
 
-/// What a read has brought, after `stale` bytes: something, and not without end.
-fn some_more(read: usize, stale: usize) -> Result<usize, ChannelError> {
+/// Checks a read after `stale` bytes: the socket is open, and the skipped bytes are bounded.
+fn check_read(read: usize, stale: usize) -> Result<usize, ChannelError> {
     match read {
         0 => Err(ChannelError::Closed),
-        _ if stale > STALE_BYTES => {
-            let what = format!("more than {STALE_BYTES} bytes came, and no greeting among them");
+        _ if stale > MAX_STALE_BYTES => {
+            let what = format!("more than {MAX_STALE_BYTES} bytes without a greeting");
             Err(ChannelError::Violation(what))
         }
         _ => Ok(read),
     }
 }
 
-/// An agent says nothing unasked.
-fn nothing_more(bytes: &[u8]) -> Result<(), ChannelError> {
-    let what = "bytes that nobody asked for, after its greeting";
-    match bytes.is_empty() {
-        true => Ok(()),
-        false => Err(ChannelError::Violation(what.into())),
+/// An agent sends nothing that was not requested.
+fn check_nothing_follows(bytes: &[u8]) -> Result<(), ChannelError> {
+    if bytes.is_empty() {
+        return Ok(());
     }
+    let what = "unrequested bytes after the greeting";
+    Err(ChannelError::Violation(what.into()))
 }
 
-/// Skips to the answer to `hello`, and takes the one to `refresh` after it.
-async fn answers(
+/// Skips to the answer of `hello`, and reads the one of `refresh` after it if there was one.
+async fn read_hello_reply(
     socket: &mut UnixStream,
     nonce: &str,
-    refreshed: bool,
+    with_refresh: bool,
 ) -> Result<HelloReply, ChannelError> {
     let mut decoder = Decoder::new(LINE_BYTES);
     let mut buffer = [0; 4096];
@@ -149,71 +154,74 @@ async fn answers(
             .read(&mut buffer)
             .await
             .map_err(|_| ChannelError::Closed)?;
-        stale += some_more(n, stale)?;
+        stale += check_read(n, stale)?;
+
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {
             let Item::Line(line) = item else { continue };
             let reply = match greeting.take() {
+                // The line after the greeting answers the refresh.
                 Some(reply) => {
-                    let unreadable = |_| ChannelError::Violation(UNASKED.into());
-                    word_of_refresh(Response::parse(&line).map_err(unreadable)?)?;
+                    let unreadable = |_| ChannelError::Violation(UNREQUESTED.into());
+                    check_refreshed(Response::parse(&line).map_err(unreadable)?)?;
                     reply
                 }
-                None => match reply_in(&line, nonce) {
-                    Some(reply) if !refreshed => reply,
+                None => match find_hello_reply(&line, nonce) {
+                    Some(reply) if !with_refresh => reply,
                     reply => {
                         greeting = reply;
                         continue;
                     }
                 },
             };
-            return nothing_more(bytes).map(|()| reply);
+            return check_nothing_follows(bytes).map(|()| reply);
         }
     }
 }
 
-const UNASKED: &str = "an answer to a question that was not asked";
+const UNREQUESTED: &str = "an answer without a request";
 
-/// The agent's word that the guest is one of its own.
-fn word_of_refresh(answer: Response) -> Result<(), ChannelError> {
+/// Checks that the agent confirms a refresh.
+fn check_refreshed(answer: Response) -> Result<(), ChannelError> {
     let what = match answer {
         Response::Refreshed(_) => return Ok(()),
-        Response::Error(refusal) => format!("it was not refreshed: {}", refusal.message),
-        _ => UNASKED.into(),
+        Response::Error(refusal) => format!("the refresh failed: {}", refusal.message),
+        _ => UNREQUESTED.into(),
     };
     Err(ChannelError::Violation(what))
 }
 
-/// What a guest is given besides what makes it one of its own. Of what is none it keeps what it has.
+/// What a guest is given besides its identity. It keeps what it has for each field that is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct GuestInit {
-    /// Certificate authorities for its programs to trust, in PEM.
+    /// Certificate authorities that its programs trust, in PEM.
     pub(crate) certificates: Option<String>,
-    /// Variables for each of its programs.
+    /// Environment variables of its programs.
     pub(crate) environment: Option<EnvVars>,
 }
 
 impl GuestInit {
-    /// Nothing.
+    /// Nothing besides the identity.
     pub(crate) const NONE: Self = Self {
         certificates: None,
         environment: None,
     };
 }
 
-/// What makes a guest one of its own: this moment's time, fresh randomness, a name.
+/// Creates the identity of a guest: the current time, new randomness, a name.
 ///
 /// # Errors
-/// A sentence: this host has no randomness, or no clock.
+/// Returns a sentence if this host has no randomness or no clock.
 pub(crate) fn new_refresh(limits: &Limits, init: &GuestInit) -> Result<Refresh, String> {
-    let no_randomness = |e| format!("this host gives no randomness: {e}");
+    let no_randomness = |e| format!("this host provides no randomness: {e}");
     let mut random = [0; ENTROPY_BYTES + MACHINE_ID_BYTES];
     getrandom::fill(&mut random).map_err(no_randomness)?;
     let (entropy, machine_id) = random.split_at(ENTROPY_BYTES);
     let machine_id = hex(machine_id);
+
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_err(|_| "this host's clock stands before 1970; set it")?;
+        .map_err(|_| "this host's clock is set to a time before 1970; set it")?;
     Ok(Refresh {
         action: ActionTag,
         op_id: None,
@@ -227,10 +235,10 @@ pub(crate) fn new_refresh(limits: &Limits, init: &GuestInit) -> Result<Refresh, 
     })
 }
 
-/// Entropy of one refresh: twice a ChaCha20 key.
+/// Entropy of one refresh, in bytes: twice a ChaCha20 key.
 const ENTROPY_BYTES: usize = 64;
 const MACHINE_ID_BYTES: usize = 16;
-/// Digits of the machine id that a guest's name shows.
+/// Number of digits of the machine id in a guest's name.
 const HOSTNAME_DIGITS: usize = 8;
 
 fn hex(bytes: &[u8]) -> String {
@@ -244,20 +252,20 @@ fn hex(bytes: &[u8]) -> String {
     digits.map(char::from).collect()
 }
 
-/// The answer at the end of this line. The rest of a raw frame, which ends with no newline, may
-/// stand before it.
-fn reply_in(line: &[u8], nonce: &str) -> Option<HelloReply> {
-    const BEGIN: &[u8] = br#"{"type":"hello""#;
+/// Finds the answer of `hello` at the end of a line. The rest of a raw frame, which does not end with a newline, may
+/// precede it.
+fn find_hello_reply(line: &[u8], nonce: &str) -> Option<HelloReply> {
+    const START: &[u8] = br#"{"type":"hello""#;
     let at = line
-        .windows(BEGIN.len())
-        .rposition(|window| window == BEGIN)?;
+        .windows(START.len())
+        .rposition(|window| window == START)?;
     match Response::parse(&line[at..]) {
         Ok(Response::Hello(reply)) if reply.nonce.as_deref() == Some(nonce) => Some(reply),
         _ => None,
     }
 }
 
-/// 128 random bits in hex.
+/// Returns 128 random bits in hex.
 fn nonce() -> Option<String> {
     let (a, b) = (getrandom::u64().ok()?, getrandom::u64().ok()?);
     Some(format!("{a:016x}{b:016x}"))
@@ -283,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_valid_and_never_the_same() {
+    fn refreshes_are_valid_and_differ() {
         let (one, other) = (
             new_refresh(&Limits::default(), &GuestInit::NONE).unwrap(),
             new_refresh(&Limits::default(), &GuestInit::NONE).unwrap(),
@@ -333,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_word_of_a_refresh_is_a_violation() {
+    async fn other_answers_to_a_refresh_are_violations() {
         let answers: [&[u8]; 3] = [
             b"{\"type\":\"refreshed\",\"boot_id\":\"x\"}\nmore",
             b"{\"type\":\"error\",\"message\":\"no clock\",\"error_type\":\"agent_error\"}\n",
@@ -345,8 +353,8 @@ mod tests {
         }
     }
 
-    /// An agent that answers a `refresh` like this; what the engine makes of it.
-    async fn renewed(answer: fn(Option<OpId>) -> Vec<u8>) -> Result<(), ChannelError> {
+    /// Resumes a conversation with an agent that answers a `refresh` like this.
+    async fn resumed(answer: fn(Option<OpId>) -> Vec<u8>) -> Result<(), ChannelError> {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         tokio::spawn(async move {
             let (reader, mut writer) = theirs.into_split();
@@ -372,34 +380,34 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_conversation_goes_on_with_the_answer_to_its_own_refresh_alone() {
-        renewed(refreshed).await.unwrap();
-        // What was under way when the state was saved.
-        renewed(|op_id| [b"half a line\n".as_slice(), &refreshed(op_id)].concat())
+    async fn a_conversation_continues_only_with_the_answer_to_its_own_refresh() {
+        resumed(refreshed).await.unwrap();
+        // What was in flight when the state was saved.
+        resumed(|op_id| [b"half a line\n".as_slice(), &refreshed(op_id)].concat())
             .await
             .unwrap();
-        renewed(|op_id| [REFRESHED, &refreshed(op_id)].concat())
+        resumed(|op_id| [REFRESHED, &refreshed(op_id)].concat())
             .await
             .unwrap();
-        let error = renewed(|_| REFRESHED.to_vec()).await.unwrap_err();
+        let error = resumed(|_| REFRESHED.to_vec()).await.unwrap_err();
         assert!(matches!(error, ChannelError::Closed), "{error}");
         let more = |op_id| [refreshed(op_id), b"{".to_vec()].concat();
-        let error = renewed(more).await.unwrap_err();
+        let error = resumed(more).await.unwrap_err();
         assert!(matches!(error, ChannelError::Violation(_)), "{error}");
         let refusal_error = |op_id| {
             let error = WireError::new(ErrorType::AgentError, "no clock".to_string());
             encode_line(&Response::Error(ErrorMessage::new(op_id, error, "0")))
         };
-        let error = renewed(refusal_error).await.unwrap_err();
+        let error = resumed(refusal_error).await.unwrap_err();
         assert!(matches!(error, ChannelError::Violation(_)), "{error}");
     }
 
     #[tokio::test]
-    async fn an_agent_that_says_nothing_is_given_up() {
+    async fn a_silent_agent_times_out() {
         let (mut ours, _theirs) = UnixStream::pair().unwrap();
         let refresh = new_refresh(&Limits::default(), &GuestInit::NONE).unwrap();
-        let patience = Duration::from_millis(20);
-        let error = say_hello(&mut ours, 1, &[], Some(&refresh), patience)
+        let deadline = Duration::from_millis(20);
+        let error = say_hello(&mut ours, 1, &[], Some(&refresh), deadline)
             .await
             .unwrap_err();
         assert!(matches!(error, ChannelError::Silent(_)), "{error}");

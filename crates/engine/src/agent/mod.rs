@@ -1,4 +1,4 @@
-//! The conversation with one guest's agent: lines and raw frames over a socket, many bounded operations at once.
+//! The connection to one guest's agent: lines and raw frames over a socket, many bounded operations at once.
 //!
 //! Everything that an agent sends is checked here before other code sees it. VMs, sandboxes and requests of callers do
 //! not belong here.

@@ -19,19 +19,19 @@ pub(crate) struct Operation {
     pub(super) id: OpId,
     pub(super) events: mpsc::UnboundedReceiver<Result<OperationEvent, ChannelError>>,
     pub(super) window: u64,
-    /// Bytes taken by the caller and not yet given back to the guest as credit.
+    /// Bytes taken by the caller and not yet returned to the guest as credit.
     pub(super) taken: u64,
     pub(super) received: ReceivedStreams,
-    /// Its output has been heard from the beginning.
+    /// The output was received from its beginning.
     pub(super) is_whole: bool,
-    /// It has told its end, and does not go on in the guest.
+    /// The operation has ended, or does not continue in the guest.
     pub(super) is_over: bool,
     pub(super) input: InputSender,
     pub(super) routes: SharedRoutes,
     pub(super) writer: Writer,
 }
 
-/// What has arrived of each stream.
+/// What was received of each stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ReceivedStreams {
     pub(crate) stdout: StreamSummary,
@@ -40,7 +40,7 @@ pub(crate) struct ReceivedStreams {
     pub(crate) file: StreamSummary,
 }
 
-/// The way of input to an operation.
+/// Sends input to an operation.
 #[derive(Debug, Clone)]
 pub(crate) struct InputSender {
     pub(super) id: OpId,
@@ -50,33 +50,36 @@ pub(crate) struct InputSender {
 }
 
 impl InputSender {
-    /// Sends bytes as the guest takes them. `false`: the operation has ended.
+    /// Sends bytes as fast as the guest takes them. Returns `false` if the operation has ended.
     pub(crate) async fn send(&self, mut bytes: Bytes) -> bool {
         while !bytes.is_empty() {
-            let most = usize::try_from(FRAME_BYTES).unwrap_or(usize::MAX);
-            let piece = bytes.split_to(bytes.len().min(most));
-            let permits = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            let max = usize::try_from(FRAME_BYTES).unwrap_or(usize::MAX);
+            let frame = bytes.split_to(bytes.len().min(max));
+
+            // Wait for the guest's credit; each byte uses one permit up.
+            let permits = u32::try_from(frame.len()).unwrap_or(u32::MAX);
             let Ok(permit) = self.credit.acquire_many(permits).await else {
                 return false;
             };
             permit.forget();
-            let line = frame_line(self.id, piece.len(), false);
-            self.unwritten.fetch_add(piece.len(), Ordering::Relaxed);
-            if self.writer.send(Outgoing::Frame(line, piece)).is_err() {
+
+            let line = frame_line(self.id, frame.len(), false);
+            self.unwritten.fetch_add(frame.len(), Ordering::Relaxed);
+            if self.writer.send(Outgoing::Frame(line, frame)).is_err() {
                 return false;
             }
         }
         true
     }
 
-    /// Nothing follows.
+    /// Sends the end of the input.
     pub(crate) fn end(&self) {
         let line = frame_line(self.id, 0, true);
         let _ = self.writer.send(Outgoing::Line(line));
     }
 }
 
-/// The line before a frame of input.
+/// Encodes the line before a frame of input.
 pub(super) fn frame_line(op_id: OpId, len: usize, eof: bool) -> Vec<u8> {
     encode_line(&Request::Data(InputData {
         action: ActionTag,
@@ -87,10 +90,10 @@ pub(super) fn frame_line(op_id: OpId, len: usize, eof: bool) -> Vec<u8> {
 }
 
 impl Operation {
-    /// What it tells next. After `Complete`, `Refused` or an error it tells nothing more.
+    /// Returns the next event. `Complete`, `Refused` and errors are the last ones.
     ///
     /// # Errors
-    /// [`ChannelError`]: the conversation is over.
+    /// Returns [`ChannelError`] if the connection has ended.
     pub(crate) async fn next(&mut self) -> Result<OperationEvent, ChannelError> {
         let event = self
             .events
@@ -107,6 +110,7 @@ impl Operation {
                 | OperationEvent::Refreshed
                 | OperationEvent::Pong
         );
+
         match &event {
             OperationEvent::Output(stream, bytes) => {
                 self.taken += bytes.len() as u64;
@@ -135,28 +139,28 @@ impl Operation {
         Ok(event)
     }
 
-    /// What arrived so far.
+    /// Returns what was received until now.
     pub(crate) fn received(&self) -> &ReceivedStreams {
         &self.received
     }
 
-    /// The way of its input.
+    /// Returns the sender of the operation's input.
     pub(crate) fn input(&self) -> &InputSender {
         &self.input
     }
 
-    /// What the agent says that it sent is what arrived.
+    /// Compares what the agent sent, according to its last message, with what was received.
     fn verify(&self, complete: &Complete) -> Result<(), ChannelError> {
         let streams = [
             ("stdout", complete.stdout, self.received.stdout),
             ("stderr", complete.stderr, self.received.stderr),
             ("results", complete.results, self.received.results),
         ];
-        for (name, said, received) in streams {
-            if said != received {
-                let (said, received) = (said.bytes, received.bytes);
+        for (name, sent, received) in streams {
+            if sent != received {
+                let (sent, received) = (sent.bytes, received.bytes);
                 let what = format!(
-                    "{name} arrived as {received} bytes; the agent says it sent {said}, or other ones"
+                    "received {received} bytes of {name}; the agent sent {sent}, or other ones"
                 );
                 return Err(self.protocol_violation(what));
             }
@@ -164,35 +168,37 @@ impl Operation {
         Ok(())
     }
 
-    /// The guest broke the protocol, and is listened to no more.
+    /// Ends the connection because the guest violated the protocol.
     pub(crate) fn protocol_violation(&self, what: String) -> ChannelError {
         let error = ChannelError::Violation(what);
         lock(&self.routes).end(error.clone());
         error
     }
 
-    /// Lets the guest send as much as has been taken. Call it when the output taken so far is used:
-    /// a caller that does not makes the program in the guest wait.
+    /// Allows the guest to send as much output as was taken. To be called when that output has been used; until then
+    /// the program in the guest waits.
     pub(crate) fn return_credit(&mut self) {
-        // Half a window at a time: a credit for each chunk would double the messages.
-        if self.taken >= self.window / 2 {
-            let bytes = std::mem::take(&mut self.taken);
-            if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
-                route.window += bytes;
-            }
-            let credit = encode_line(&Request::Credit(Credit {
-                action: ActionTag,
-                op_id: self.id,
-                bytes,
-            }));
-            // A guest that reads none of it and sends output for ever would have it pile up.
-            let unwritten = &self.input.unwritten;
-            unwritten.fetch_add(credit.len(), Ordering::Relaxed);
-            let _ = self.writer.send(Outgoing::Credit(credit));
+        // Half a window at a time: a credit for each chunk would double the number of messages.
+        if self.taken < self.window / 2 {
+            return;
         }
+        let bytes = std::mem::take(&mut self.taken);
+        if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
+            route.window += bytes;
+        }
+        let credit = encode_line(&Request::Credit(Credit {
+            action: ActionTag,
+            op_id: self.id,
+            bytes,
+        }));
+
+        // Counted: a guest that sends output forever and never reads would make these lines pile up.
+        let unwritten = &self.input.unwritten;
+        unwritten.fetch_add(credit.len(), Ordering::Relaxed);
+        let _ = self.writer.send(Outgoing::Credit(credit));
     }
 
-    /// Asks the guest to end it. It still tells its end.
+    /// Asks the guest to end the operation, which then still reports its end.
     pub(crate) fn cancel(&self) {
         self.send(&Request::Cancel(Cancel {
             action: ActionTag,
@@ -200,7 +206,7 @@ impl Operation {
         }));
     }
 
-    /// Sends a signal to its process group.
+    /// Sends a signal to the operation's process group.
     pub(crate) fn signal(&self, signal: i32) {
         self.send(&Request::Signal(SendSignal {
             action: ActionTag,
@@ -209,7 +215,7 @@ impl Operation {
         }));
     }
 
-    /// Gives its terminal another size.
+    /// Resizes the operation's terminal.
     pub(crate) fn resize(&self, rows: u16, cols: u16) {
         self.send(&Request::Resize(Resize {
             action: ActionTag,
@@ -219,7 +225,7 @@ impl Operation {
         }));
     }
 
-    /// Leaves it to itself; it tells that by `Detached`.
+    /// Asks the guest to continue the operation without this client; `Detached` confirms that.
     pub(crate) fn detach(&self) {
         self.send(&Request::Detach(Detach {
             action: ActionTag,
@@ -233,7 +239,7 @@ impl Operation {
 }
 
 impl Drop for Operation {
-    /// Nobody follows it any more: it must not go on in the guest.
+    /// An operation without a client must not continue in the guest.
     fn drop(&mut self) {
         lock(&self.routes).open.remove(&self.id);
         if !self.is_over {

@@ -9,47 +9,51 @@ use tokio::net::unix::OwnedReadHalf;
 
 use super::routes::{ChannelError, FRAME_BYTES, LINE_BYTES, OperationEvent, SharedRoutes, lock};
 
-/// Pieces of output of one operation that may wait to be taken: tiny ones must not cost a hundred
-/// times their size. A program that writes a byte every 50 ms fills this in half an hour.
-const WAITING_PIECES: usize = 32 * 1024;
+/// Maximum number of pieces of output of one operation that wait to be taken: tiny ones must not cost a hundred times
+/// their size. A program that writes a byte every 50 ms reaches this in half an hour.
+const MAX_WAITING_PIECES: usize = 32 * 1024;
 
-/// One read from the socket, in bytes.
+/// Size of one read from the socket, in bytes.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Answers of one operation beside its output that may wait to be taken: what each costs at least, and all
-/// together at most, in bytes. A listing of ten thousand files takes 2 MB.
-const ITEM_BYTES: usize = 64;
-const ITEMS_BYTES: usize = 16 * 1024 * 1024;
+/// Cost of an answer besides its message, in bytes.
+const ITEM_OVERHEAD_BYTES: usize = 64;
+/// Maximum cost of the answers of one operation that wait to be taken, in bytes. A listing of ten thousand files takes
+/// 2 MB.
+const MAX_ITEM_BYTES: usize = 16 * 1024 * 1024;
 
-/// Input and credit that a guest leaves unread, in bytes, above which its own credit and output are not honest: 64
-/// operations at once have 16 MiB on their way.
-const UNWRITTEN_BYTES: usize = 32 * 1024 * 1024;
+/// Maximum input and credit that a guest may leave unread while it sends credit and output itself, in bytes: 64
+/// operations at once have 16 MiB in flight.
+const MAX_UNWRITTEN_BYTES: usize = 32 * 1024 * 1024;
 
-/// Credit for input that an agent can give at most, in bytes: far more than any does.
-const CREDIT_BYTES: usize = 16 * 1024 * 1024;
+/// Maximum credit for input that an agent can give, in bytes: far more than any agent does.
+const MAX_CREDIT_BYTES: usize = 16 * 1024 * 1024;
 
-/// What an operation may still send when nobody follows it any more, in bytes: more than its window of output, a
-/// listing and the agent's queue together.
-const LATE_BYTES: u64 = 4 * 1024 * 1024;
+/// Maximum bytes that an operation may still send after its client left: more than its window of output, a listing and
+/// the agent's queue together.
+const MAX_LATE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What comes for operations that nobody follows any more: they may have been given up while it was on its way.
+/// Counts messages for operations without a client: they may have been in flight when the client left.
 struct LateMessages {
-    /// The number of the next operation.
+    /// The id of the next operation.
     next: Arc<AtomicU64>,
     bytes: u64,
 }
 
 impl LateMessages {
-    /// Lets a message of an operation that is not open pass: it must belong to one that was begun, and all of them
-    /// together must not be more than those can have left to say.
-    fn take(&mut self, id: Option<OpId>, bytes: usize) -> Result<(), String> {
-        let id = id.ok_or("a message that belongs to no operation")?.get();
+    /// Accepts a message of an operation that is not open. The operation must have been started, and all such messages
+    /// together must not exceed what the started operations can have in flight.
+    fn accept(&mut self, id: Option<OpId>, bytes: usize) -> Result<(), String> {
+        let id = id.ok_or("a message without an operation")?.get();
         let next = self.next.load(Ordering::Relaxed);
         if !(1..next).contains(&id) {
-            return Err(format!("a message of operation {id}, which was not begun"));
+            return Err(format!(
+                "a message of operation {id}, which was not started"
+            ));
         }
+
         self.bytes = self.bytes.saturating_add(bytes as u64);
-        if self.bytes > next.saturating_mul(LATE_BYTES) {
+        if self.bytes > next.saturating_mul(MAX_LATE_BYTES) {
             return Err(format!(
                 "{} bytes of operations that have ended",
                 self.bytes
@@ -59,13 +63,13 @@ impl LateMessages {
     }
 }
 
-/// Reads what an agent sends. Everything in it is hostile until checked.
+/// Reads what an agent sends. All of it is hostile until checked.
 pub(crate) struct Reader {
     routes: SharedRoutes,
     /// Bytes of input and credit that the guest has not read yet.
     unwritten: Arc<AtomicUsize>,
     late: LateMessages,
-    /// Bytes of the line that is being looked at.
+    /// Length of the current line, in bytes.
     line_bytes: usize,
     decoder: Decoder,
     /// The announced raw frame whose bytes come next.
@@ -73,7 +77,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// `next`: the number that the next operation gets.
+    /// Creates a reader. `next` is the id of the next operation.
     pub(crate) fn new(
         routes: SharedRoutes,
         unwritten: Arc<AtomicUsize>,
@@ -89,7 +93,7 @@ impl Reader {
         }
     }
 
-    /// Until nothing more comes, or the guest breaks the protocol.
+    /// Reads until the socket is closed or the guest violates the protocol.
     pub(crate) async fn run(mut self, mut source: OwnedReadHalf) {
         let mut buffer = vec![0; READ_BYTES];
         let error = loop {
@@ -97,25 +101,24 @@ impl Reader {
                 Ok(0) | Err(_) => break ChannelError::Closed,
                 Ok(n) => n,
             };
-            if let Err(violation) = self.take(&buffer[..n]) {
+            if let Err(violation) = self.process(&buffer[..n]) {
                 break ChannelError::Violation(violation);
             }
         };
         lock(&self.routes).end(error);
     }
 
-    fn take(&mut self, mut bytes: &[u8]) -> Result<(), String> {
+    fn process(&mut self, mut bytes: &[u8]) -> Result<(), String> {
         while let Some(item) = self.decoder.decode(&mut bytes) {
             match item {
                 Item::Line(line) => self.line(&line)?,
                 Item::Raw(bytes) => {
-                    let Some(Data {
+                    if let Some(Data {
                         op_id, stream, seq, ..
                     }) = self.frame.take()
-                    else {
-                        continue;
-                    };
-                    self.output(op_id, stream, Some(seq), bytes)?;
+                    {
+                        self.output(op_id, stream, Some(seq), bytes)?;
+                    }
                 }
                 Item::TooLong { limit } => {
                     return Err(format!("a line of more than {limit} bytes"));
@@ -128,34 +131,21 @@ impl Reader {
     fn line(&mut self, line: &[u8]) -> Result<(), String> {
         self.line_bytes = line.len();
         match Response::parse(line).map_err(|error| error.message)? {
-            Response::Stdout(output) => self.output(
-                output.op_id,
-                Stream::Stdout,
-                output.seq,
-                output.chunk.into_bytes(),
-            ),
-            Response::Stderr(output) => self.output(
-                output.op_id,
-                Stream::Stderr,
-                output.seq,
-                output.chunk.into_bytes(),
-            ),
+            // Output.
+            Response::Stdout(output) => {
+                let bytes = output.chunk.into_bytes();
+                self.output(output.op_id, Stream::Stdout, output.seq, bytes)
+            }
+            Response::Stderr(output) => {
+                let bytes = output.chunk.into_bytes();
+                self.output(output.op_id, Stream::Stderr, output.seq, bytes)
+            }
             Response::Result(_) | Response::File(_) => {
-                Err("text, where raw frames were agreed on".into())
+                Err("text output, although raw frames were agreed on".into())
             }
-            Response::Data(data) => {
-                if !(1..=FRAME_BYTES).contains(&data.len) {
-                    return Err(format!(
-                        "a frame of {} bytes; 1 to {FRAME_BYTES} are allowed",
-                        data.len
-                    ));
-                }
-                // At most 64 Ki, so it fits.
-                self.decoder
-                    .expect_raw(usize::try_from(data.len).unwrap_or(0));
-                self.frame = Some(data);
-                Ok(())
-            }
+            Response::Data(data) => self.announce_frame(data),
+
+            // The end of an operation.
             Response::Complete(complete) => {
                 self.last(complete.op_id, OperationEvent::Complete(complete))
             }
@@ -163,19 +153,36 @@ impl Reader {
             Response::Quiesced(quiesced) => self.last(quiesced.op_id, OperationEvent::Quiesced),
             Response::Refreshed(refreshed) => self.last(refreshed.op_id, OperationEvent::Refreshed),
             Response::Pong(pong) => self.last(pong.op_id, OperationEvent::Pong),
+            Response::Detached(detached) => self.last(detached.op_id, OperationEvent::Detached),
+
+            // Its progress.
             Response::Started(started) => {
                 self.item(started.op_id, OperationEvent::Started(started.pid))
             }
             Response::Queued(queued) => self.item(queued.op_id, OperationEvent::Queued),
             Response::Credit(credit) => self.credit(credit.op_id, credit.bytes),
-            Response::Detached(detached) => self.last(detached.op_id, OperationEvent::Detached),
             Response::Attached(attached) => self.attached(attached),
-            Response::Hello(_) => Err("an answer to a question that was not asked".into()),
+            Response::Hello(_) => Err("an answer without a request".into()),
             other => self.answer(other),
         }
     }
 
-    /// Passes on an answer of some other kind.
+    /// Prepares to read a raw frame.
+    fn announce_frame(&mut self, data: Data) -> Result<(), String> {
+        if !(1..=FRAME_BYTES).contains(&data.len) {
+            return Err(format!(
+                "a frame of {} bytes; 1 to {FRAME_BYTES} are allowed",
+                data.len
+            ));
+        }
+        // At most 64 Ki, so it fits.
+        let len = usize::try_from(data.len).unwrap_or(0);
+        self.decoder.expect_raw(len);
+        self.frame = Some(data);
+        Ok(())
+    }
+
+    /// Forwards an answer of another type.
     fn answer(&mut self, response: Response) -> Result<(), String> {
         let (id, is_last) = match &response {
             Response::Entries(entries) => (entries.op_id, entries.last),
@@ -185,31 +192,30 @@ impl Reader {
             Response::Entry(entry) => (entry.op_id, true),
             Response::Done(done) => (done.op_id, true),
             Response::Transferred(transferred) => (transferred.op_id, true),
-            _ => return Err("an answer of no known kind".into()),
+            _ => return Err("an answer of an unknown type".into()),
         };
         if is_last {
             self.last(id, OperationEvent::Answer(response))
         } else {
-            self.item(
-                id,
-                OperationEvent::Item(response, self.line_bytes + ITEM_BYTES),
-            )
+            let bytes = self.line_bytes + ITEM_OVERHEAD_BYTES;
+            self.item(id, OperationEvent::Item(response, bytes))
         }
     }
 
-    /// Passes on what ends nothing.
+    /// Forwards an event that is not the last one of its operation.
     fn item(&mut self, id: Option<OpId>, event: OperationEvent) -> Result<(), String> {
         let mut routes = lock(&self.routes);
         let Some(route) = id.and_then(|id| routes.open.get_mut(&id)) else {
-            return self.late.take(id, self.line_bytes);
+            return self.late.accept(id, self.line_bytes);
         };
         let bytes = match &event {
             OperationEvent::Item(_, bytes) => *bytes,
-            _ => ITEM_BYTES,
+            _ => ITEM_OVERHEAD_BYTES,
         };
-        // Changes come as fast as programs make them, which is no fault of the guest's.
+
+        // Programs may change files faster than a caller reads the changes: that is not a violation.
         if let OperationEvent::Item(Response::Change(change), _) = &event
-            && route.item_bytes + bytes > ITEMS_BYTES / 2
+            && route.item_bytes + bytes > MAX_ITEM_BYTES / 2
         {
             if !std::mem::replace(&mut route.overflows, true) {
                 let overflow = Response::Change(Change {
@@ -221,9 +227,10 @@ impl Reader {
             }
             return Ok(());
         }
+
         route.item_bytes += bytes;
-        if route.item_bytes > ITEMS_BYTES {
-            return Err(format!("more than {ITEMS_BYTES} bytes of answers"));
+        if route.item_bytes > MAX_ITEM_BYTES {
+            return Err(format!("more than {MAX_ITEM_BYTES} bytes of answers"));
         }
         let _ = route.sender.send(Ok(event));
         Ok(())
@@ -231,45 +238,45 @@ impl Reader {
 
     fn attached(&mut self, attached: Attached) -> Result<(), String> {
         let id = attached.op_id;
-        if let Some(route) = id.and_then(|id| {
-            lock(&self.routes).open.get_mut(&id).map(|r| {
-                let is_first = r.next_seq == 0 && r.waiting == 0;
-                if let Some(credit) = attached.input_credit {
-                    // What was sent before counts as well.
-                    r.input.forget_permits(r.input.available_permits());
-                    let credit = usize::try_from(credit).unwrap_or(usize::MAX);
-                    r.input.add_permits(credit.min(CREDIT_BYTES));
-                }
-                r.next_seq = attached.seq;
-                is_first
-            })
-        }) && !route
+        if let Some(id) = id
+            && let Some(route) = lock(&self.routes).open.get_mut(&id)
         {
-            return Err("attached in the middle of an operation".into());
+            if route.next_seq != 0 || route.waiting != 0 {
+                return Err("an attachment in the middle of an operation".into());
+            }
+            if let Some(credit) = attached.input_credit {
+                // Input that was sent before counts as well.
+                let available = route.input.available_permits();
+                route.input.forget_permits(available);
+                let credit = usize::try_from(credit).unwrap_or(usize::MAX);
+                route.input.add_permits(credit.min(MAX_CREDIT_BYTES));
+            }
+            route.next_seq = attached.seq;
         }
         self.item(id, OperationEvent::Attached(attached))
     }
 
-    /// More input may be sent.
+    /// Allows an operation's client to send more input.
     fn credit(&mut self, id: Option<OpId>, bytes: u64) -> Result<(), String> {
         let routes = lock(&self.routes);
         let Some(route) = id.and_then(|id| routes.open.get(&id)) else {
-            return self.late.take(id, self.line_bytes);
+            return self.late.accept(id, self.line_bytes);
         };
         if bytes == 0 {
-            return Err("credit for nothing".into());
+            return Err("credit of 0 bytes".into());
         }
+
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let there = route.input.available_permits();
-        if bytes > CREDIT_BYTES - there.min(CREDIT_BYTES) {
+        let available = route.input.available_permits();
+        if bytes > MAX_CREDIT_BYTES - available.min(MAX_CREDIT_BYTES) {
             return Err(format!(
-                "credit for more than {CREDIT_BYTES} bytes of input"
+                "credit for more than {MAX_CREDIT_BYTES} bytes of input"
             ));
         }
         let unwritten = self.unwritten.load(Ordering::Relaxed);
-        if unwritten > UNWRITTEN_BYTES {
+        if unwritten > MAX_UNWRITTEN_BYTES {
             return Err(format!(
-                "credit for input, while {unwritten} bytes of it are left unread"
+                "credit for input, while {unwritten} bytes of it are unread"
             ));
         }
         route.input.add_permits(bytes);
@@ -285,11 +292,13 @@ impl Reader {
     ) -> Result<(), String> {
         let mut routes = lock(&self.routes);
         let Some(route) = id.and_then(|id| routes.open.get_mut(&id)) else {
-            return self.late.take(id, bytes.len());
+            return self.late.accept(id, bytes.len());
         };
+
+        // The piece is the next one, and not empty.
         if seq != Some(route.next_seq) {
             return Err(format!(
-                "output number {seq:?} where {} was due",
+                "output number {seq:?}; expected {}",
                 route.next_seq
             ));
         }
@@ -297,31 +306,33 @@ impl Reader {
         if bytes.is_empty() {
             return Err("an empty piece of output".into());
         }
+
+        // The guest keeps to its limits.
         route.waiting += 1;
-        if route.waiting > WAITING_PIECES {
+        if route.waiting > MAX_WAITING_PIECES {
             return Err(format!(
-                "more than {WAITING_PIECES} pieces of output at once"
+                "more than {MAX_WAITING_PIECES} pieces of output at once"
             ));
         }
         let unwritten = self.unwritten.load(Ordering::Relaxed);
-        if unwritten > UNWRITTEN_BYTES {
-            return Err(format!("output, while {unwritten} bytes are left unread"));
+        if unwritten > MAX_UNWRITTEN_BYTES {
+            return Err(format!("output, while {unwritten} bytes are unread"));
         }
         let len = bytes.len() as u64;
         route.window = route
             .window
             .checked_sub(len)
-            .ok_or("more output than it was allowed to send")?;
-        let _ = route
-            .sender
-            .send(Ok(OperationEvent::Output(stream, bytes.into())));
+            .ok_or("more output than its credit allows")?;
+
+        let event = OperationEvent::Output(stream, bytes.into());
+        let _ = route.sender.send(Ok(event));
         Ok(())
     }
 
-    /// Passes on what ends an operation.
+    /// Forwards the last event of an operation.
     fn last(&mut self, id: Option<OpId>, event: OperationEvent) -> Result<(), String> {
         let Some(route) = id.and_then(|id| lock(&self.routes).open.remove(&id)) else {
-            return self.late.take(id, self.line_bytes);
+            return self.late.accept(id, self.line_bytes);
         };
         let _ = route.sender.send(Ok(event));
         Ok(())

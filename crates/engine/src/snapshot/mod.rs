@@ -1,4 +1,4 @@
-//! Saved states of guests: how they are taken, restored, warmed up and kept as templates.
+//! Saved states of guests: how they are taken, restored, warmed up, and stored as templates.
 //!
 //! Which request gets which template is decided in `provision`.
 

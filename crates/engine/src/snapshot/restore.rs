@@ -10,34 +10,35 @@ use crate::agent::GuestInit;
 use crate::error::{Error, ErrorKind};
 use crate::vm::{Machine, StartedVm, Vm, VmFactory, handshake_after_boot, handshake_after_restore};
 
-/// A QEMU that waits for the state of a guest. It was given the memory of some snapshots when it was
-/// started, and can take any one of them.
+/// A QEMU process that waits for the state of a guest. It has inherited the memory of some snapshots, and any one of
+/// them can be restored into it.
 #[derive(Debug)]
 pub(crate) struct StandbyProcess {
     started: StartedVm,
     machine: Machine,
-    /// What it can take, and the descriptor of that memory in it.
+    /// The snapshots, and the descriptor of each one's memory in QEMU.
     memories: Vec<(Snapshot, RawFd)>,
 }
 
 impl StandbyProcess {
-    /// Starts one.
+    /// Starts a process for the snapshots of this machine.
     ///
     /// # Errors
-    /// [`ErrorKind::Host`].
+    /// Returns [`ErrorKind::Host`].
     pub(crate) async fn start(
         factory: &VmFactory,
         machine: Machine,
         snapshots: &[Snapshot],
     ) -> Result<Self, Error> {
-        let of_it = snapshots.iter().filter(|s| *s.machine() == machine);
+        let matching = snapshots.iter().filter(|s| *s.machine() == machine);
         let (mut memories, mut descriptors) = (Vec::new(), Vec::<OwnedFd>::new());
-        for snapshot in of_it {
+        for snapshot in matching {
             let descriptor = snapshot.descriptor()?;
             memories.push((snapshot.clone(), descriptor.as_raw_fd()));
             descriptors.push(descriptor);
         }
-        let started = factory.wait(&machine, descriptors).await?;
+
+        let started = factory.start_waiting(&machine, descriptors).await?;
         Ok(Self {
             started,
             machine,
@@ -45,26 +46,26 @@ impl StandbyProcess {
         })
     }
 
-    /// Whether it can take this state.
+    /// Returns whether this snapshot can be restored into the process.
     pub(crate) fn fits(&self, snapshot: &Snapshot) -> bool {
         self.machine == *snapshot.machine() && self.memory(snapshot).is_some()
     }
 
-    /// Whether its QEMU can still be asked for anything.
+    /// Returns whether QEMU's monitor is connected.
     pub(crate) fn is_alive(&self) -> bool {
         self.started.vm.qmp().is_ok_and(Qmp::is_open)
     }
 
-    /// Waits until QEMU is up: what it does at its start is then done.
+    /// Waits until QEMU has finished its start.
     ///
     /// # Errors
-    /// [`ErrorKind::Boot`].
+    /// Returns [`ErrorKind::Boot`].
     pub(crate) async fn wait_until_up(&self) -> Result<(), Error> {
-        let asked = match self.started.vm.qmp() {
+        let status = match self.started.vm.qmp() {
             Ok(qmp) => qmp.execute("query-status", Value::Null).await.map(drop),
             Err(error) => Err(error),
         };
-        asked.map_err(|e| Error::new(ErrorKind::Boot, format!("QEMU did not start: {e}")))
+        status.map_err(|e| Error::new(ErrorKind::Boot, format!("QEMU did not start: {e}")))
     }
 
     fn memory(&self, snapshot: &Snapshot) -> Option<RawFd> {
@@ -72,10 +73,10 @@ impl StandbyProcess {
         known.map(|(_, fd)| *fd)
     }
 
-    /// Lets the guest go on from this state, and greets its agent in this version of the protocol.
+    /// Restores a snapshot, and greets its agent in this version of the protocol.
     ///
     /// # Errors
-    /// [`ErrorKind::Boot`], with what is known; [`ErrorKind::Damaged`] when the snapshot is.
+    /// Returns [`ErrorKind::Boot`] with a diagnosis, and [`ErrorKind::Damaged`] if the snapshot cannot be read.
     pub(crate) async fn restore(
         self,
         snapshot: &Snapshot,
@@ -87,9 +88,10 @@ impl StandbyProcess {
         let start = Instant::now();
         snapshot.ready().await?;
         let Some(memory) = self.memory(snapshot) else {
-            let message = "this QEMU was not given the memory that it should take";
+            let message = "this QEMU process has not inherited the memory of the snapshot";
             return Err(Error::new(ErrorKind::Boot, message));
         };
+
         let Self {
             started, machine, ..
         } = self;
@@ -99,26 +101,28 @@ impl StandbyProcess {
         };
         let commands = match commands {
             Ok(commands) => commands,
-            Err(error) => return Err(refusal_error(started.vm, &error).await),
+            Err(error) => return Err(restore_error(started.vm, &error).await),
         };
-        // The agent's answer is waited for at once: it says all that QEMU's answers would say.
-        let fresh = factory.new_refresh(init)?;
-        // States are saved in a conversation of this version; another one needs a greeting of its own.
-        let met = match protocol {
-            PROTOCOL_VERSION => handshake_after_restore(started, &fresh, deadline).await,
-            _ => handshake_after_boot(started, &fresh, protocol, deadline).await,
+
+        // The agent's answer implies that QEMU's commands succeeded: do not wait for those.
+        let refresh = factory.new_refresh(init)?;
+        // States are saved in a conversation of the current version; another version needs a new greeting.
+        let ready = if protocol == PROTOCOL_VERSION {
+            handshake_after_restore(started, &refresh, deadline).await
+        } else {
+            handshake_after_boot(started, &refresh, protocol, deadline).await
         };
-        match met {
-            Ok(mut met) => {
-                met.vm.start = start.elapsed();
-                Ok(met)
+        match ready {
+            Ok(mut ready) => {
+                ready.vm.start = start.elapsed();
+                Ok(ready)
             }
             Err(error) => Err(add_qemu_error(error, commands).await),
         }
     }
 }
 
-/// Sends all commands at once; QEMU takes them in order.
+/// Sends all commands at once; QEMU executes them in order.
 async fn send_restore_commands(
     qmp: &Qmp,
     machine: &Machine,
@@ -126,7 +130,7 @@ async fn send_restore_commands(
     snapshot: &Snapshot,
 ) -> Result<Vec<Pending>, QmpError> {
     let state = snapshot.state_file().map_err(|_| QmpError::Closed)?;
-    // Mapped privately: what the guest writes stays with this QEMU.
+    // Mapped privately: what the guest writes stays in this QEMU.
     let backend = json!({
         "qom-type": "memory-backend-file", "id": "mem", "size": machine.memory_bytes(),
         "mem-path": format!("/proc/self/fd/{memory}"), "share": false,
@@ -143,15 +147,13 @@ async fn send_restore_commands(
     ])
 }
 
-async fn refusal_error(vm: Vm, error: &QmpError) -> Error {
-    let known = vm.diagnose().await;
-    Error::new(
-        ErrorKind::Boot,
-        format!("QEMU did not take a saved state: {error}; {known}"),
-    )
+async fn restore_error(vm: Vm, error: &QmpError) -> Error {
+    let diagnosis = vm.diagnose().await;
+    let message = format!("QEMU did not accept a saved state: {error}; {diagnosis}");
+    Error::new(ErrorKind::Boot, message)
 }
 
-/// Adds QEMU's own words, where it refused something.
+/// Adds the error of QEMU's first failed command.
 async fn add_qemu_error(error: Error, commands: Vec<Pending>) -> Error {
     for command in commands {
         if let Err(reason @ QmpError::Refused { .. }) = command.answer().await {

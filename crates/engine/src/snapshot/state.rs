@@ -1,6 +1,6 @@
 use std::fs::File;
-use std::io::{self, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use fumehood_image::copy_sparse;
@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use crate::error::{Error, ErrorKind};
 use crate::vm::{Machine, Vm};
 
-/// The state of a guest at one moment, from which others can begin. Cheap to clone: the memory is a
-/// sealed file in memory, which nobody can change, and which all VMs that begin from it share.
+/// The saved state of a guest, from which other guests are restored. Cheap to clone: the memory is a sealed file in
+/// memory, which cannot be changed and is shared by all VMs that were restored from it.
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot(Arc<Inner>);
 
@@ -25,12 +25,15 @@ struct Inner {
     filled: watch::Receiver<Option<Result<(), String>>>,
 }
 
+/// Minimum size of the devices' state of a machine, in bytes.
+const MIN_STATE_BYTES: usize = 1024;
+
 impl Snapshot {
-    /// A state that was saved: `fill` writes the memory to the file that it is given, on a thread of
-    /// its own, while QEMU is being started.
+    /// Loads a stored state. `fill` writes the memory to the given file on a separate thread, while QEMU is being
+    /// started.
     ///
     /// # Errors
-    /// [`ErrorKind::Host`]: no memory file.
+    /// Returns [`ErrorKind::Host`] if no memory file can be created.
     pub(crate) fn load(
         machine: Machine,
         state: Vec<u8>,
@@ -51,65 +54,65 @@ impl Snapshot {
         })))
     }
 
-    /// Saves the state of a guest that its agent has made ready. The guest stands still meanwhile, and
-    /// goes on afterwards. `base` is what it began from itself: pages of that which it has not changed
-    /// are taken from there.
+    /// Saves the state of a guest whose agent is quiesced. The guest is stopped meanwhile, and continues afterwards.
+    /// `base` is the snapshot that it was restored from: pages that it has not changed are copied from there.
     ///
     /// # Errors
-    /// [`ErrorKind::Host`]: what could not be saved. [`ErrorKind::Lost`]: QEMU did not go on.
+    /// Returns [`ErrorKind::Host`] if the state cannot be saved, and [`ErrorKind::Lost`] if the guest does not
+    /// continue.
     pub(crate) async fn take(
         vm: &Vm,
         machine: Machine,
         base: Option<&Self>,
     ) -> Result<Self, Error> {
         let failed = |e: QmpError| {
-            Error::new(
-                ErrorKind::Host,
-                format!("the guest's state cannot be saved: {e}"),
-            )
+            let message = format!("cannot save the guest's state: {e}");
+            Error::new(ErrorKind::Host, message)
         };
         let qmp = vm.qmp().map_err(failed)?;
         qmp.execute("stop", Value::Null).await.map_err(failed)?;
         let saved = save(qmp, vm.process_id(), machine, base).await;
-        let went_on = qmp.execute("cont", Value::Null).await;
+
+        // The guest continues even if its state was not saved.
+        let continued = qmp.execute("cont", Value::Null).await;
         let snapshot = saved?;
-        went_on.map_err(|e| {
-            let message = format!("the guest did not go on after its state was saved: {e}");
+        continued.map_err(|e| {
+            let message = format!("the guest did not continue after its state was saved: {e}");
             Error::new(ErrorKind::Lost, message)
         })?;
         Ok(snapshot)
     }
 
-    /// Whether it is this very one.
+    /// Returns whether both are clones of one snapshot.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// What it was saved on.
+    /// Returns the machine of the guest.
     pub(crate) fn machine(&self) -> &Machine {
         &self.0.machine
     }
 
-    /// Bytes of memory that it holds.
+    /// Returns the memory that the snapshot takes, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         use std::os::unix::fs::MetadataExt;
         self.0.ram.metadata().map_or(0, |m| m.blocks() * 512)
     }
 
-    /// The guest's memory. Not to be read before [`ready`](Self::ready).
+    /// Returns the guest's memory. It must not be read before [`ready`](Self::ready).
     pub(crate) fn ram(&self) -> &File {
         &self.0.ram
     }
 
-    /// The devices' state.
+    /// Returns the devices' state.
     pub(crate) fn state(&self) -> &[u8] {
         &self.0.state
     }
 
-    /// The memory, for a QEMU to inherit.
+    /// Duplicates the descriptor of the memory, for QEMU to inherit.
     ///
     /// # Errors
-    /// [`ErrorKind::Host`].
+    /// Returns [`ErrorKind::Host`].
     pub(crate) fn descriptor(&self) -> Result<OwnedFd, Error> {
         self.0.ram.try_clone().map(OwnedFd::from).map_err(no_file)
     }
@@ -117,7 +120,7 @@ impl Snapshot {
     /// Waits until the memory is filled and sealed.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`]: it could not be read.
+    /// Returns [`ErrorKind::Damaged`] if it cannot be read.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
         let mut filled = self.0.filled.clone();
         let result = match filled.wait_for(Option::is_some).await {
@@ -125,15 +128,15 @@ impl Snapshot {
             Err(_) => Err("its reader ended".into()),
         };
         result.map_err(|why| {
-            let message = format!("the memory of a template cannot be read: {why}");
+            let message = format!("cannot read the memory of a template: {why}");
             Error::new(ErrorKind::Damaged, message)
         })
     }
 
-    /// A fresh descriptor of the devices' state, at its beginning.
+    /// Returns a new file with the devices' state, positioned at its start.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Returns the operating system's error.
     pub(crate) fn state_file(&self) -> io::Result<File> {
         let mut file = memory_file("guest-state")?;
         file.write_all(&self.0.state)?;
@@ -143,13 +146,11 @@ impl Snapshot {
 }
 
 fn no_file(e: io::Error) -> Error {
-    Error::new(
-        ErrorKind::Host,
-        format!("no file in memory for a guest's memory: {e}"),
-    )
+    let message = format!("cannot create a file in memory for a guest's memory: {e}");
+    Error::new(ErrorKind::Host, message)
 }
 
-/// Saves what a guest that stands still holds.
+/// Saves the state of a guest that is stopped.
 async fn save(
     qmp: &Qmp,
     process: u32,
@@ -160,23 +161,24 @@ async fn save(
     if let Some(base) = base {
         base.ready().await?;
     }
+
+    // Copy the memory on a thread for blocking work.
     let (base, bytes) = (base.cloned(), machine.memory_bytes());
     let copying = tokio::task::spawn_blocking(move || -> Result<File, Error> {
-        let memory = GuestMemory::of(process, bytes)
-            .map_err(|e| Error::new(ErrorKind::Host, format!("no state can be saved here: {e}")))?;
-        copy(&memory, bytes, base.as_ref()).map_err(|e| {
-            Error::new(
-                ErrorKind::Host,
-                format!("a guest's memory cannot be copied: {e}"),
-            )
+        let memory = GuestMemory::of(process, bytes).map_err(|e| {
+            let message = format!("this host does not support saving states: {e}");
+            Error::new(ErrorKind::Host, message)
+        })?;
+        copy_memory(&memory, bytes, base.as_ref()).map_err(|e| {
+            let message = format!("cannot copy a guest's memory: {e}");
+            Error::new(ErrorKind::Host, message)
         })
     });
     let ram = copying.await.map_err(|e| {
-        Error::new(
-            ErrorKind::Host,
-            format!("the copy of a guest's memory failed: {e}"),
-        )
+        let message = format!("the task that copies a guest's memory failed: {e}");
+        Error::new(ErrorKind::Host, message)
     })??;
+
     let (_, filled) = watch::channel(Some(Ok(())));
     Ok(Snapshot(Arc::new(Inner {
         machine,
@@ -186,8 +188,8 @@ async fn save(
     })))
 }
 
-/// A sealed file of all that the guest's memory holds.
-fn copy(memory: &GuestMemory, bytes: u64, base: Option<&Snapshot>) -> io::Result<File> {
+/// Copies the guest's memory into a sealed file.
+fn copy_memory(memory: &GuestMemory, bytes: u64, base: Option<&Snapshot>) -> io::Result<File> {
     let ram = sealable_file("guest-memory")?;
     ram.set_len(bytes)?;
     if let Some(base) = base {
@@ -198,17 +200,16 @@ fn copy(memory: &GuestMemory, bytes: u64, base: Option<&Snapshot>) -> io::Result
     Ok(ram)
 }
 
-/// The state of all devices, without the memory: some 12 KB.
+/// Returns the state of all devices without the memory: some 12 KB.
 async fn device_state(qmp: &Qmp) -> Result<Vec<u8>, Error> {
     let failed = |e: &dyn std::fmt::Display| {
-        Error::new(
-            ErrorKind::Host,
-            format!("the devices' state cannot be saved: {e}"),
-        )
+        let message = format!("cannot save the devices' state: {e}");
+        Error::new(ErrorKind::Host, message)
     };
+
+    // QEMU requires a descriptor that is open only for writing.
     let mut file = memory_file("device-state").map_err(|e| failed(&e))?;
-    // QEMU takes only a descriptor that is open for writing alone.
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let write_only = File::options()
         .write(true)
         .open(path)
@@ -221,18 +222,17 @@ async fn device_state(qmp: &Qmp) -> Result<Vec<u8>, Error> {
         .await
         .map_err(|e| failed(&e))?["fdset-id"]
         .clone();
+
     let save = json!({ "filename": format!("/dev/fdset/{set}"), "live": false });
     let saved = qmp.execute("xen-save-devices-state", save).await;
     let removed = qmp.execute("remove-fd", json!({ "fdset-id": set })).await;
     saved.and(removed).map_err(|e| failed(&e))?;
+
     let mut state = Vec::new();
     file.rewind().map_err(|e| failed(&e))?;
-    io::Read::read_to_end(&mut file, &mut state).map_err(|e| failed(&e))?;
-    if state.len() < LEAST_STATE {
-        return Err(failed(&"QEMU wrote next to nothing"));
+    file.read_to_end(&mut state).map_err(|e| failed(&e))?;
+    if state.len() < MIN_STATE_BYTES {
+        return Err(failed(&"QEMU wrote almost nothing"));
     }
     Ok(state)
 }
-
-/// Bytes that the state of a machine with a processor has at least.
-const LEAST_STATE: usize = 1024;

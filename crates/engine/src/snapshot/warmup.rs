@@ -1,16 +1,18 @@
 use std::time::Duration;
 
-use fumehood_protocol::{ActionTag, Complete, EnvVars, Exec, Language, Quiesce, Refresh, Request};
+use fumehood_protocol::{
+    ActionTag, Complete, EnvVars, Exec, Language, Quiesce, Refresh, Request, Stream,
+};
 
 use crate::agent::{Channel, ChannelError, OperationEvent};
 use crate::error::{Error, ErrorKind};
 
-/// How long a primer may run: it takes 2 s in a guest that was just booted, alone on a machine.
-const PRIMER: Duration = Duration::from_secs(60);
+/// Timeout of a primer: it takes 2 s in a guest that has just booted, on a machine without other load.
+const PRIMER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the agent may take to freeze the user's processes, or to thaw them.
-const QUIESCE: Duration = Duration::from_secs(20);
+const QUIESCE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A program that uses much of what programs of this language use.
+/// Returns a program that uses much of what programs in this language use.
 pub(crate) fn primer(language: Language) -> &'static str {
     match language {
         Language::Python => include_str!("../../primers/python.py"),
@@ -19,34 +21,29 @@ pub(crate) fn primer(language: Language) -> &'static str {
     }
 }
 
-/// Runs the primer in the interpreter that waits for the first program; it goes on waiting.
+/// Runs the primer in the interpreter that waits for the first program. The interpreter keeps waiting.
 ///
 /// # Errors
-/// [`ErrorKind::Boot`]: the guest did not do it, and is not to be used.
+/// Returns [`ErrorKind::Boot`] if it fails; the guest must not be used.
 pub(crate) async fn run_primer(channel: &Channel, language: Language) -> Result<(), Error> {
     let mut operation = channel.start_operation(|op_id, credit| {
         let mut exec = Exec::new(language, primer(language));
         exec.op_id = Some(op_id);
         exec.credit = Some(credit);
         exec.prepare = true;
-        exec.timeout = Some(i64::try_from(PRIMER.as_secs()).unwrap_or(i64::MAX));
-        // As requests have it that set a variable.
+        exec.timeout = Some(i64::try_from(PRIMER_TIMEOUT.as_secs()).unwrap_or(i64::MAX));
+        // Exercise the path of requests that set a variable.
         exec.env_vars = [("PRIMED", "1")].into_iter().collect::<EnvVars>();
         Request::Exec(exec)
     });
-    let failed = |why: String| {
-        Error::new(
-            ErrorKind::Boot,
-            format!("a VM could not be warmed up: {why}"),
-        )
-    };
-    let mut complaint = Vec::new();
-    let all = async {
+
+    let mut stderr = Vec::new();
+    let run = async {
         loop {
             match operation.next().await? {
                 OperationEvent::Output(stream, bytes) => {
-                    if stream == fumehood_protocol::Stream::Stderr {
-                        complaint.extend_from_slice(&bytes);
+                    if stream == Stream::Stderr {
+                        stderr.extend_from_slice(&bytes);
                     }
                     operation.return_credit();
                 }
@@ -54,25 +51,30 @@ pub(crate) async fn run_primer(channel: &Channel, language: Language) -> Result<
             }
         }
     };
-    let end = tokio::time::timeout(PRIMER, all).await;
-    match end.map_err(|_| failed("it took too long".into()))? {
+
+    let failed = |why: String| {
+        let message = format!("warming up a VM failed: {why}");
+        Error::new(ErrorKind::Boot, message)
+    };
+    let end = tokio::time::timeout(PRIMER_TIMEOUT, run).await;
+    match end.map_err(|_| failed("the primer timed out".into()))? {
         Ok(OperationEvent::Complete(Complete { exit_code: 0, .. })) => Ok(()),
         Ok(OperationEvent::Complete(complete)) => Err(failed(format!(
-            "the primer ended by {:?} with {}: {}",
+            "the primer ended ({}, exit code {}): {}",
             complete.ended_by,
             complete.exit_code,
-            String::from_utf8_lossy(&complaint)
+            String::from_utf8_lossy(&stderr)
         ))),
         Ok(OperationEvent::Refused(refusal)) => Err(failed(refusal.message)),
-        Ok(other) => Err(failed(format!("the agent answered {other:?}"))),
+        Ok(other) => Err(failed(format!("unexpected answer: {other:?}"))),
         Err(error) => Err(failed(error.to_string())),
     }
 }
 
-/// Makes the guest ready for its state to be saved: nothing of the user's runs until a refresh.
+/// Prepares the guest for its state to be saved: no process of the user runs until a refresh.
 ///
 /// # Errors
-/// [`ErrorKind::InUse`] while programs run in it; [`ErrorKind::Lost`].
+/// Returns [`ErrorKind::InUse`] while programs run in it, and [`ErrorKind::Lost`].
 pub(crate) async fn quiesce(channel: &Channel) -> Result<(), Error> {
     let request = |op_id| {
         Request::Quiesce(Quiesce {
@@ -80,43 +82,40 @@ pub(crate) async fn quiesce(channel: &Channel) -> Result<(), Error> {
             op_id: Some(op_id),
         })
     };
-    let lost = |why: String| {
-        let message = format!("the guest did not come to rest for its state to be saved: {why}");
+    let failed = |why: String| {
+        let message = format!("freezing the guest to save its state failed: {why}");
         Error::new(ErrorKind::Lost, message)
     };
-    match channel.ask(request, QUIESCE).await {
+    match channel.ask(request, QUIESCE_TIMEOUT).await {
         Ok(OperationEvent::Quiesced) => Ok(()),
         Ok(OperationEvent::Refused(refusal)) => {
-            let message = format!(
-                "the sandbox's state cannot be saved now: {}",
-                refusal.message
-            );
+            let message = format!("cannot save the sandbox's state now: {}", refusal.message);
             Err(Error::new(ErrorKind::InUse, message))
         }
-        Ok(other) => Err(lost(format!("the agent answered {other:?}"))),
-        Err(error) => Err(lost(error.to_string())),
+        Ok(other) => Err(failed(format!("unexpected answer: {other:?}"))),
+        Err(error) => Err(failed(error.to_string())),
     }
 }
 
-/// Makes the guest one of its own again, after its state was saved.
+/// Gives the guest its identity again after its state was saved, and thaws it.
 ///
 /// # Errors
-/// [`ErrorKind::Lost`]: it must not be used any more.
-pub(crate) async fn refresh(channel: &Channel, fresh: Refresh) -> Result<(), Error> {
+/// Returns [`ErrorKind::Lost`]; the guest must not be used any more.
+pub(crate) async fn refresh(channel: &Channel, refresh: Refresh) -> Result<(), Error> {
     let request = |op_id| {
         Request::Refresh(Refresh {
             op_id: Some(op_id),
-            ..fresh
+            ..refresh
         })
     };
-    let lost = |why: String| {
-        let message = format!("the guest was not refreshed after its state was saved: {why}");
+    let failed = |why: String| {
+        let message = format!("refreshing the guest after its state was saved failed: {why}");
         Error::new(ErrorKind::Lost, message)
     };
-    match channel.ask(request, QUIESCE).await {
+    match channel.ask(request, QUIESCE_TIMEOUT).await {
         Ok(OperationEvent::Refreshed) => Ok(()),
-        Ok(OperationEvent::Refused(refusal)) => Err(lost(refusal.message)),
-        Ok(other) => Err(lost(format!("the agent answered {other:?}"))),
-        Err(error) => Err(lost(error.to_string())),
+        Ok(OperationEvent::Refused(refusal)) => Err(failed(refusal.message)),
+        Ok(other) => Err(failed(format!("unexpected answer: {other:?}"))),
+        Err(error) => Err(failed(error.to_string())),
     }
 }

@@ -13,28 +13,28 @@ use tokio::net::UnixStream;
 
 use super::instance::{Monitor, Vm};
 use super::layer_disk::Layer;
-use super::machine::{Machine, Numbers, Shape, kernel_arguments};
+use super::machine::{Descriptors, Machine, Shape, kernel_arguments};
 use crate::agent::{
     ChannelError, FEATURES, GuestInit, new_refresh, resume_with_refresh, say_hello,
 };
 use crate::error::{Error, ErrorKind};
 use crate::host::Accelerator;
 
-/// Memory of the guest that is the floor of measurements, in MiB: a default run's.
+/// Memory of the guest that measures the floor, in MiB: that of a default run.
 const FLOOR_MEMORY_MIB: u32 = 512;
 
-/// Everything a VM is made of, found and checked once.
+/// Starts VMs from one image. Everything it needs was found and checked once.
 #[derive(Debug)]
 pub(crate) struct VmFactory {
     launcher: Launcher,
     image: Image,
     accelerator: Accelerator,
     kernel_arguments: String,
-    /// What every guest is told that it may be asked for.
+    /// The limits that every guest enforces.
     limits: Limits,
 }
 
-/// A QEMU that has been started, and our ends of what it holds.
+/// A QEMU process that was started, and the host's ends of its sockets.
 #[derive(Debug)]
 pub(crate) struct StartedVm {
     pub(crate) vm: Vm,
@@ -51,11 +51,12 @@ impl VmFactory {
         limits: &Limits,
     ) -> Result<Self, Error> {
         if launch_config.full {
-            // Rather now than with the first VM.
+            // Fail now, not with the first VM.
             Launcher::try_walls(launch_config.clone()).map_err(not_started)?;
         }
         let launcher = Launcher::new(launch_config).map_err(|e| {
-            Error::new(ErrorKind::Host, format!("no thread for starting QEMU: {e}"))
+            let message = format!("cannot start the thread that starts QEMU: {e}");
+            Error::new(ErrorKind::Host, message)
         })?;
         Ok(Self {
             launcher,
@@ -66,33 +67,33 @@ impl VmFactory {
         })
     }
 
-    /// The image that its VMs are of.
+    /// Returns the image of the VMs.
     pub(crate) fn image(&self) -> &Image {
         &self.image
     }
 
-    /// What makes a guest one of its own.
+    /// Creates the identity of a guest.
     ///
     /// # Errors
-    /// [`ErrorKind::Host`]: no randomness, no clock.
+    /// Returns [`ErrorKind::Host`] if this host has no randomness or no clock.
     pub(crate) fn new_refresh(&self, init: &GuestInit) -> Result<Refresh, Error> {
         new_refresh(&self.limits, init).map_err(|message| Error::new(ErrorKind::Host, message))
     }
 
-    /// What a guest's kernel is told.
+    /// Returns the kernel's command line.
     pub(crate) fn kernel_arguments(&self) -> &str {
         &self.kernel_arguments
     }
 
-    /// The machine of this shape.
+    /// Returns the machine of this shape.
     pub(crate) fn machine(&self, shape: Shape) -> Machine {
         Machine::of(&self.image, shape, self.accelerator)
     }
 
-    /// Boots a VM and greets its agent in this version of the protocol.
+    /// Boots a VM, and greets its agent in this version of the protocol.
     ///
     /// # Errors
-    /// [`ErrorKind::Boot`] with the guest's last words, [`ErrorKind::Host`] when QEMU cannot start.
+    /// Returns [`ErrorKind::Boot`] with the end of the guest's console, and [`ErrorKind::Host`] if QEMU cannot start.
     pub(crate) async fn boot(
         &self,
         machine: &Machine,
@@ -101,17 +102,18 @@ impl VmFactory {
         deadline: Duration,
     ) -> Result<StartedVm, Error> {
         let start = Instant::now();
-        let initrd = descriptor(self.image.initrd())?;
-        let (process, ends) = self.begin(machine, initrd).await?;
-        let started = ends.started(process).await;
+        let initrd = duplicate(self.image.initrd())?;
+        let (process, sockets) = self.start_kernel(machine, initrd).await?;
+        let started = sockets.into_vm(process).await;
+
         let refresh = self.new_refresh(init)?;
-        let mut met = handshake_after_boot(started, &refresh, protocol, deadline).await?;
-        met.vm.start = start.elapsed();
-        Ok(met)
+        let mut ready = handshake_after_boot(started, &refresh, protocol, deadline).await?;
+        ready.vm.start = start.elapsed();
+        Ok(ready)
     }
 
-    /// Boots the image's kernel with another start file system and waits for the first byte on its
-    /// console: the floor that a boot is measured against.
+    /// Boots the image's kernel with another initrd, and waits for the first byte on its console: the floor for
+    /// measurements of boots.
     pub(crate) async fn floor(
         &self,
         initrd: OwnedFd,
@@ -119,91 +121,99 @@ impl VmFactory {
     ) -> Result<Duration, Error> {
         let start = Instant::now();
         let machine = self.machine(Shape::plain(FLOOR_MEMORY_MIB));
-        let (process, mut ours) = self.begin(&machine, initrd).await?;
-        let first = tokio::time::timeout(deadline, ours.console.read_u8()).await;
-        let took = start.elapsed();
+        let (process, mut sockets) = self.start_kernel(&machine, initrd).await?;
+        let first = tokio::time::timeout(deadline, sockets.console.read_u8()).await;
+        let elapsed = start.elapsed();
         process.kill().await;
+
         match first {
-            Ok(Ok(_)) => Ok(took),
-            _ => Err(Error::new(
-                ErrorKind::Boot,
-                "the kernel did not come to its first process",
-            )),
+            Ok(Ok(_)) => Ok(elapsed),
+            _ => {
+                let message = "the kernel did not start its first process";
+                Err(Error::new(ErrorKind::Boot, message))
+            }
         }
     }
 
-    /// Starts a QEMU whose guest waits for a saved state. It can be given one whose memory is in one
-    /// of `memories`, under the descriptor's number.
-    pub(crate) async fn wait(
+    /// Starts a QEMU process whose guest waits for a saved state. The process inherits `memories`, and the memory of
+    /// the state must be in one of them.
+    pub(crate) async fn start_waiting(
         &self,
         machine: &Machine,
         memories: Vec<OwnedFd>,
     ) -> Result<StartedVm, Error> {
         let waiting = CommandLine::waiting;
-        let (process, ends) = self.start(machine, waiting, memories).await?;
-        Ok(ends.started(process).await)
+        let (process, sockets) = self.start(machine, waiting, memories).await?;
+        Ok(sockets.into_vm(process).await)
     }
 
-    /// Starts a QEMU that boots the image's kernel.
-    async fn begin(
+    /// Starts a QEMU process that boots the image's kernel.
+    async fn start_kernel(
         &self,
         machine: &Machine,
         initrd: OwnedFd,
     ) -> Result<(Process, VmSockets<UnixStream>), Error> {
-        let kernel = descriptor(self.image.kernel())?;
-        let (kernel_number, initrd_number) = (kernel.as_raw_fd(), initrd.as_raw_fd());
+        let kernel = duplicate(self.image.kernel())?;
+        let (kernel_fd, initrd_fd) = (kernel.as_raw_fd(), initrd.as_raw_fd());
         let boots = |line: CommandLine| {
-            line.with(&Kernel(kernel_number))
-                .with(&Initrd(initrd_number))
+            line.with(&Kernel(kernel_fd))
+                .with(&Initrd(initrd_fd))
                 .with(&Append(self.kernel_arguments.clone()))
         };
         self.start(machine, boots, vec![kernel, initrd]).await
     }
 
-    /// Starts QEMU; returns our ends of its sockets.
+    /// Starts QEMU; returns the host's ends of its sockets. `complete` adds the last part of the command line.
     async fn start(
         &self,
         machine: &Machine,
         complete: impl FnOnce(CommandLine) -> CommandLine,
         mut inherit: Vec<OwnedFd>,
     ) -> Result<(Process, VmSockets<UnixStream>), Error> {
-        let SocketPairs { ours, theirs } = SocketPairs::new(machine.shape.network)
-            .map_err(|e| Error::new(ErrorKind::Host, format!("no sockets for a VM: {e}")))?;
-        let rootfs = descriptor(self.image.rootfs())?;
+        let SocketPairs { host, guest } = SocketPairs::new(machine.shape.network).map_err(|e| {
+            Error::new(
+                ErrorKind::Host,
+                format!("cannot create the sockets of a VM: {e}"),
+            )
+        })?;
+        let rootfs = duplicate(self.image.rootfs())?;
         let layer = machine.shape.layer.as_ref().map(Layer::descriptor);
         let layer = layer.transpose()?;
+
+        // The command line names descriptors by their numbers, which QEMU inherits.
         let number = |fd: &Option<OwnedFd>| fd.as_ref().map_or(0, AsRawFd::as_raw_fd);
-        let numbers = Numbers {
+        let descriptors = Descriptors {
             rootfs: rootfs.as_raw_fd(),
             layer: number(&layer),
-            network: number(&theirs.network),
-            agent: theirs.agent.as_raw_fd(),
-            console: theirs.console.as_raw_fd(),
-            monitor: theirs.monitor.as_raw_fd(),
+            network: number(&guest.network),
+            agent: guest.agent.as_raw_fd(),
+            console: guest.console.as_raw_fd(),
+            monitor: guest.monitor.as_raw_fd(),
         };
-        let line = complete(machine.command_line(numbers));
+        let line = complete(machine.command_line(descriptors));
         inherit.push(rootfs);
         inherit.extend(layer);
-        inherit.extend(theirs.into_fds());
-        let wanted = ProcessSpec {
+        inherit.extend(guest.into_fds());
+
+        let spec = ProcessSpec {
             args: line.into_args(),
             inherit,
             allowance: machine.allowance(),
         };
-        let process = self.launcher.start(wanted).await.map_err(not_started)?;
-        Ok((process, ours))
+        let process = self.launcher.start(spec).await.map_err(not_started)?;
+        Ok((process, host))
     }
 }
 
 fn not_started(error: ProcessError) -> Error {
-    let message = format!("QEMU could not be started: {error}");
+    let message = format!("cannot start QEMU: {error}");
     Error::new(ErrorKind::Host, message).caused_by(error)
 }
 
-/// Greets the agent of a guest that comes to life, and makes it one of its own.
+/// Greets the agent of a guest that boots, and gives the guest its identity.
 ///
 /// # Errors
-/// [`ErrorKind::Boot`] with the guest's last words.
+/// Returns [`ErrorKind::Boot`] with the end of the guest's console.
 pub(crate) async fn handshake_after_boot(
     started: StartedVm,
     refresh: &Refresh,
@@ -211,16 +221,16 @@ pub(crate) async fn handshake_after_boot(
     deadline: Duration,
 ) -> Result<StartedVm, Error> {
     let conversation = async |agent: &mut UnixStream| {
-        let greeted = say_hello(agent, protocol, &FEATURES, Some(refresh), deadline).await;
-        greeted.map(|reply| agrees(&reply, protocol))
+        let reply = say_hello(agent, protocol, &FEATURES, Some(refresh), deadline).await;
+        reply.map(|reply| check_agent(&reply, protocol))
     };
     handshake(started, refresh, conversation).await
 }
 
-/// The same for a guest that goes on from a saved state, and with the conversation that it stood in.
+/// Gives a guest that was restored its identity, in the conversation in which its state was saved.
 ///
 /// # Errors
-/// [`ErrorKind::Boot`] with the guest's last words.
+/// Returns [`ErrorKind::Boot`] with the end of the guest's console.
 pub(crate) async fn handshake_after_restore(
     started: StartedVm,
     refresh: &Refresh,
@@ -231,20 +241,19 @@ pub(crate) async fn handshake_after_restore(
     handshake(started, refresh, conversation).await
 }
 
-/// Has this conversation with the agent, for as long as its QEMU is there; the guest is one of its own then.
+/// Has this conversation with the agent while QEMU runs. The guest has its own identity afterwards.
 async fn handshake(
-    started: StartedVm,
+    mut started: StartedVm,
     refresh: &Refresh,
     conversation: impl AsyncFnOnce(&mut UnixStream) -> Result<Result<(), Error>, ChannelError>,
 ) -> Result<StartedVm, Error> {
-    let mut started = started;
-    let said = tokio::select! {
-        said = conversation(&mut started.agent) => said,
+    let result = tokio::select! {
+        result = conversation(&mut started.agent) => result,
         () = started.vm.ended() => Err(ChannelError::Closed),
     };
-    match said {
-        Ok(agreed) => {
-            agreed?;
+    match result {
+        Ok(compatible) => {
+            compatible?;
             started.vm.identity = (refresh.machine_id.clone(), refresh.hostname.clone());
             Ok(started)
         }
@@ -252,16 +261,19 @@ async fn handshake(
     }
 }
 
-/// A part of the image as a descriptor, for QEMU to inherit: it needs no right to any path.
-fn descriptor(part: &ImageFile) -> Result<OwnedFd, Error> {
-    part.file().try_clone().map(OwnedFd::from).map_err(|e| {
-        let message = format!("no descriptor for {}: {e}", part.path().display());
+/// Duplicates the descriptor of a file of the image, for QEMU to inherit: it needs no access to any path.
+fn duplicate(file: &ImageFile) -> Result<OwnedFd, Error> {
+    file.file().try_clone().map(OwnedFd::from).map_err(|e| {
+        let message = format!(
+            "cannot duplicate the descriptor of {}: {e}",
+            file.path().display()
+        );
         Error::new(ErrorKind::Host, message)
     })
 }
 
-/// Refuses an agent that does not speak as we do: that of an image which another version built.
-fn agrees(reply: &HelloReply, protocol: u32) -> Result<(), Error> {
+/// Rejects an incompatible agent: that of an image which another version built.
+fn check_agent(reply: &HelloReply, protocol: u32) -> Result<(), Error> {
     let missing = FEATURES
         .iter()
         .find(|feature| !reply.features.iter().any(|has| has == *feature));
@@ -269,13 +281,13 @@ fn agrees(reply: &HelloReply, protocol: u32) -> Result<(), Error> {
         return Ok(());
     }
     let message = format!(
-        "the image's agent (version {}) does not speak as this fumehood does; run `fumehood image build`",
+        "the image's agent (version {}) is not compatible with this fumehood; run `fumehood image build`",
         reply.version
     );
     Err(Error::new(ErrorKind::Damaged, message))
 }
 
-/// One end of each of a VM's sockets.
+/// One end of each socket of a VM.
 struct VmSockets<T> {
     agent: T,
     console: T,
@@ -291,7 +303,7 @@ impl VmSockets<OwnedFd> {
 }
 
 impl VmSockets<UnixStream> {
-    async fn started(self, process: Process) -> StartedVm {
+    async fn into_vm(self, process: Process) -> StartedVm {
         let monitor = Monitor::open(self.monitor).await;
         StartedVm {
             vm: Vm::new(process, self.console, monitor),
@@ -301,34 +313,35 @@ impl VmSockets<UnixStream> {
     }
 }
 
-/// A VM's sockets: pairs, so that nothing of them has a name or outlives us.
+/// The sockets of a VM. They are pairs: none of them has a name or outlives this process.
 struct SocketPairs {
-    ours: VmSockets<UnixStream>,
-    theirs: VmSockets<OwnedFd>,
+    host: VmSockets<UnixStream>,
+    guest: VmSockets<OwnedFd>,
 }
 
 impl SocketPairs {
     fn new(network: bool) -> std::io::Result<Self> {
         let pair = || -> std::io::Result<(UnixStream, OwnedFd)> {
-            let (ours, theirs) = StdStream::pair()?;
-            ours.set_nonblocking(true)?;
-            Ok((UnixStream::from_std(ours)?, theirs.into()))
+            let (host, guest) = StdStream::pair()?;
+            host.set_nonblocking(true)?;
+            Ok((UnixStream::from_std(host)?, guest.into()))
         };
+
         let (agent, console, monitor) = (pair()?, pair()?, pair()?);
         let network = network.then(pair).transpose()?;
-        let (our_network, their_network) = network.unzip();
+        let (host_network, guest_network) = network.unzip();
         Ok(Self {
-            ours: VmSockets {
+            host: VmSockets {
                 agent: agent.0,
                 console: console.0,
                 monitor: monitor.0,
-                network: our_network,
+                network: host_network,
             },
-            theirs: VmSockets {
+            guest: VmSockets {
                 agent: agent.1,
                 console: console.1,
                 monitor: monitor.1,
-                network: their_network,
+                network: guest_network,
             },
         })
     }

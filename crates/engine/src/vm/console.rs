@@ -5,10 +5,10 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-/// The last bytes of a console that are kept: a kernel's panic message fits.
-const KEPT_BYTES: usize = 8 * 1024;
+/// Number of bytes of a console that are stored, from its end: a kernel's panic message fits.
+const TAIL_BYTES: usize = 8 * 1024;
 
-/// Drains a guest's serial console (unread, it blocks the guest) and keeps its end as evidence.
+/// Reads a guest's serial console, which would block the guest otherwise, and stores its end as evidence.
 #[derive(Debug)]
 pub(crate) struct Console {
     tail: Arc<Mutex<VecDeque<u8>>>,
@@ -24,15 +24,15 @@ impl Console {
             while let Ok(n @ 1..) = socket.read(&mut buffer).await {
                 let mut tail = sink.lock().unwrap_or_else(PoisonError::into_inner);
                 tail.extend(&buffer[..n]);
-                let excess = tail.len().saturating_sub(KEPT_BYTES);
+                let excess = tail.len().saturating_sub(TAIL_BYTES);
                 tail.drain(..excess);
             }
         });
         Self { tail, drain }
     }
 
-    /// The last `lines` lines, safe to print: the guest wrote them.
-    pub(crate) fn console_tail(&self, lines: usize) -> String {
+    /// Returns the last `lines` lines, made safe to print: the guest wrote them.
+    pub(crate) fn tail(&self, lines: usize) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes: Vec<u8> = tail.iter().copied().collect();
         drop(tail);
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_is_kept_and_made_printable() {
+    async fn the_tail_is_stored_and_printable() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut console = Console::drain(ours);
         theirs.write_all(&vec![b'x'; 100_000]).await.unwrap();
@@ -70,7 +70,7 @@ mod tests {
             .unwrap();
         drop(theirs);
         (&mut console.drain).await.unwrap();
-        assert_eq!(console.console_tail(2), "Kernel [31mpanic\nend");
-        assert!(console.tail.lock().unwrap().len() <= KEPT_BYTES);
+        assert_eq!(console.tail(2), "Kernel [31mpanic\nend");
+        assert!(console.tail.lock().unwrap().len() <= TAIL_BYTES);
     }
 }

@@ -10,16 +10,16 @@ use crate::agent::ChannelError;
 use crate::error::{Error, ErrorKind};
 use crate::host::Isolation;
 
-/// Lines of the guest's console that go into an error.
+/// Number of lines of the guest's console in an error message.
 const CONSOLE_TAIL_LINES: usize = 8;
 
-/// QEMU's monitor: commands, and the reason of a shutdown. None where QEMU had ended before it was
-/// asked; its own end then tells why.
+/// QEMU's monitor: commands, and the reason of a shutdown. None if QEMU ended before the connection was made; its exit
+/// then says why.
 #[derive(Debug)]
 pub(crate) struct Monitor(Option<(Qmp, mpsc::Receiver<QmpEvent>)>);
 
 impl Monitor {
-    /// QEMU need not have come up yet: it reads the first command when it has.
+    /// Connects to the monitor. QEMU may still be starting: it reads the first command later.
     pub(crate) async fn open(socket: UnixStream) -> Self {
         Self(Qmp::connect(socket).await.ok())
     }
@@ -41,14 +41,14 @@ pub(crate) struct Vm {
     process: Process,
     console: Console,
     monitor: Monitor,
-    /// From asking for it to its agent's word that it is ready.
+    /// Time from the request for the VM until its agent was ready.
     pub(crate) start: Duration,
-    /// Who its guest was told to be: machine id and name.
+    /// Machine id and host name of the guest.
     pub(crate) identity: (String, String),
 }
 
 impl Vm {
-    /// A QEMU that has been started, with our ends of its console and its monitor.
+    /// Takes a QEMU process that was started, and the host's ends of its console and monitor.
     pub(crate) fn new(process: Process, console: UnixStream, monitor: Monitor) -> Self {
         Self {
             process,
@@ -59,10 +59,10 @@ impl Vm {
         }
     }
 
-    /// Its monitor.
+    /// Returns the monitor.
     ///
     /// # Errors
-    /// [`QmpError::Closed`].
+    /// Returns [`QmpError::Closed`].
     pub(crate) fn qmp(&self) -> Result<&Qmp, QmpError> {
         self.monitor
             .0
@@ -71,78 +71,78 @@ impl Vm {
             .ok_or(QmpError::Closed)
     }
 
-    /// What the human monitor says to a command.
+    /// Runs a command of the human monitor; returns its output.
     ///
     /// # Errors
-    /// [`ErrorKind::Lost`].
+    /// Returns [`ErrorKind::Lost`].
     pub(crate) async fn monitor(&self, command: &str) -> Result<String, Error> {
         let arguments = json!({ "command-line": command });
-        let asked = match self.qmp() {
+        let result = match self.qmp() {
             Ok(qmp) => qmp.execute("human-monitor-command", arguments).await,
             Err(error) => Err(error),
         };
-        let said = asked.map_err(|e| Error::new(ErrorKind::Lost, e.to_string()))?;
-        Ok(said.as_str().unwrap_or_default().to_string())
+        let output = result.map_err(|e| Error::new(ErrorKind::Lost, e.to_string()))?;
+        Ok(output.as_str().unwrap_or_default().to_string())
     }
 
-    /// The walls around QEMU.
+    /// Returns the isolation layers around QEMU.
     pub(crate) fn isolation(&self) -> Isolation {
         Isolation::without(self.process.missing())
     }
 
-    /// The number of QEMU's process.
+    /// Returns the process id of QEMU.
     pub(crate) fn process_id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Ends it; returns how long that took.
+    /// Ends the VM; returns how long that took.
     pub(crate) async fn end(self) -> Duration {
         self.process.kill().await
     }
 
-    /// The end of its console, to be added to a sentence.
+    /// Returns the end of the console, as a suffix for a sentence.
     pub(crate) fn console_tail(&self) -> String {
-        match self.console.console_tail(CONSOLE_TAIL_LINES).as_str() {
+        match self.console.tail(CONSOLE_TAIL_LINES).as_str() {
             "" => String::new(),
-            words => format!("; its console ended with:\n{words}"),
+            lines => format!("; its console ended with:\n{lines}"),
         }
     }
 
-    /// Waits until QEMU ends by itself.
+    /// Waits until QEMU exits.
     pub(crate) async fn ended(&mut self) {
         let _ = self.process.wait().await;
     }
 
-    /// Ends it and tells what is known about why it was lost.
+    /// Ends the VM; returns what is known about why it was lost.
     pub(crate) async fn diagnose(mut self) -> String {
-        const PATIENCE: Duration = Duration::from_millis(500);
-        let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
-        let mut known = Vec::new();
-        match &ended {
-            Ok(Ok(status)) => known.push(format!("QEMU ended ({status})")),
-            Ok(Err(error)) => known.push(format!("QEMU's end is not known: {error}")),
-            Err(_) => known.push("QEMU was still running and was killed".to_string()),
+        const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
+
+        let exit = tokio::time::timeout(EXIT_TIMEOUT, self.process.wait()).await;
+        let mut facts = Vec::new();
+        match &exit {
+            Ok(Ok(status)) => facts.push(format!("QEMU exited ({status})")),
+            Ok(Err(error)) => facts.push(format!("QEMU's exit status is unknown: {error}")),
+            Err(_) => facts.push("QEMU was still running and was killed".to_string()),
         }
         if let Some(reason) = self.monitor.shutdown_reason() {
-            known.push(format!("shutdown reason: {reason}"));
+            facts.push(format!("shutdown reason: {reason}"));
         }
-        if ended.is_ok() {
-            let complaint = self.process.complaint();
-            if !complaint.is_empty() {
-                known.push(format!("QEMU said: {complaint}"));
+        if exit.is_ok() {
+            let stderr = self.process.complaint();
+            if !stderr.is_empty() {
+                facts.push(format!("QEMU's standard error: {stderr}"));
             }
         }
-        let known = known.join("; ") + &self.console_tail();
+
+        let diagnosis = facts.join("; ") + &self.console_tail();
         let _ = self.process.kill().await;
-        known
+        diagnosis
     }
 
-    /// Ends it and tells why it did not start.
+    /// Ends the VM; returns the error of its failed start.
     pub(crate) async fn startup_error(self, error: &ChannelError) -> Error {
-        let known = self.diagnose().await;
-        Error::new(
-            ErrorKind::Boot,
-            format!("the VM did not start: {error}; {known}"),
-        )
+        let diagnosis = self.diagnose().await;
+        let message = format!("the VM did not start: {error}; {diagnosis}");
+        Error::new(ErrorKind::Boot, message)
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind};
 
-/// A read-only disk whose tree guests see over their own: packages, prepared once. An erofs file system, such
-/// as `mkfs.erofs` writes. Cheap to clone; two of one digest are the same.
+/// A read-only disk that is mounted over the guest's own tree: packages that were installed once. It contains an erofs
+/// file system, as `mkfs.erofs` writes it. Cheap to clone; layers with the same digest are equal.
 #[derive(Debug, Clone)]
 pub struct Layer(Arc<Inner>);
 
@@ -18,32 +18,33 @@ struct Inner {
 }
 
 impl Layer {
-    /// The file at `path`, whose contents never change and are known by `digest`: templates are told apart by it.
+    /// Opens the file at `path`. Its content must never change; templates are distinguished by its `digest`.
     ///
     /// # Errors
-    /// [`ErrorKind::Missing`].
+    /// Returns [`ErrorKind::Missing`].
     pub fn open(path: &Path, digest: impl Into<String>) -> Result<Self, Error> {
         let file = File::open(path).map_err(|e| {
-            let message = format!("the layer {} cannot be opened: {e}", path.display());
+            let message = format!("cannot open the layer {}: {e}", path.display());
             Error::new(ErrorKind::Missing, message)
         })?;
         let digest = digest.into();
         Ok(Self(Arc::new(Inner { file, digest })))
     }
 
-    /// What tells its contents from others.
+    /// Returns the digest of the content.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.0.digest
     }
 
-    /// A descriptor of it, for QEMU to inherit.
+    /// Duplicates the descriptor, for QEMU to inherit.
     ///
     /// # Errors
-    /// [`ErrorKind::Host`].
+    /// Returns [`ErrorKind::Host`].
     pub(crate) fn descriptor(&self) -> Result<OwnedFd, Error> {
         self.0.file.try_clone().map(OwnedFd::from).map_err(|e| {
-            let message = format!("no descriptor for the layer {}: {e}", self.digest());
+            let digest = self.digest();
+            let message = format!("cannot duplicate the descriptor of the layer {digest}: {e}");
             Error::new(ErrorKind::Host, message)
         })
     }
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layer_is_its_digest() {
+    fn layers_with_the_same_digest_are_equal() {
         let open = |digest: &str| Layer::open(Path::new("/dev/null"), digest).unwrap();
         assert_eq!(open("a"), open("a"));
         assert_ne!(open("a"), open("b"));

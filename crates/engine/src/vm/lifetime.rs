@@ -9,17 +9,17 @@ use crate::agent::{Channel, ChannelError};
 use crate::error::{Error, ErrorKind, printable};
 use crate::host::Isolation;
 
-/// Why a sandbox is there no more.
+/// Why a sandbox has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SandboxEnd {
     /// Its owner ended it.
     Requested,
-    /// Nothing was asked of it, and nothing in it was followed, for this long.
+    /// It had no requests and no followed programs for this long.
     Idle(Duration),
-    /// It had been there for as long as it might.
+    /// It reached its maximum lifetime.
     Lifetime(Duration),
-    /// Its VM went away, or broke the protocol: with what is known of that.
+    /// Its VM was lost or violated the protocol, with what is known about that.
     Lost(String),
 }
 
@@ -28,13 +28,13 @@ impl std::fmt::Display for SandboxEnd {
         match self {
             Self::Requested => write!(f, "it was ended by its owner"),
             Self::Idle(time) => write!(f, "it was idle for {time:?} (its idle timeout)"),
-            Self::Lifetime(time) => write!(f, "it had lived for {time:?} (its maximum lifetime)"),
-            Self::Lost(known) => write!(f, "its VM was lost: {known}"),
+            Self::Lifetime(time) => write!(f, "it existed for {time:?} (its maximum lifetime)"),
+            Self::Lost(diagnosis) => write!(f, "its VM was lost: {diagnosis}"),
         }
     }
 }
 
-/// A VM that is kept, and what ends it.
+/// The VM of a sandbox, and the timeouts that end it.
 #[derive(Debug)]
 pub(crate) struct SandboxLifetime {
     pub(crate) isolation: Isolation,
@@ -46,25 +46,25 @@ pub(crate) struct SandboxLifetime {
 
 #[derive(Debug)]
 struct IdleClock {
-    began: Instant,
-    /// Operations that somebody follows.
-    mark_active: usize,
+    started: Instant,
+    /// Number of operations that a caller follows.
+    active: usize,
     idle_since: Instant,
     idle_timeout: Option<Duration>,
     max_lifetime: Option<Duration>,
 }
 
-/// How long to wait for the reason of an end that is known to have come.
-const REASON: Duration = Duration::from_secs(5);
+/// How long to wait for the reason of an end that has occurred.
+const REASON_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Something of a sandbox is being used, and it is not idle.
+/// Keeps a sandbox from being idle while it exists.
 #[derive(Debug)]
 pub(crate) struct ActivityGuard(Arc<SandboxLifetime>);
 
 impl Drop for ActivityGuard {
     fn drop(&mut self) {
         let mut clock = self.0.clock();
-        clock.mark_active -= 1;
+        clock.active -= 1;
         clock.idle_since = Instant::now();
         drop(clock);
         self.0.changed.notify_one();
@@ -82,8 +82,8 @@ impl SandboxLifetime {
             isolation: vm.isolation(),
             vm: tokio::sync::Mutex::new(Some(vm)),
             clock: Mutex::new(IdleClock {
-                began: now,
-                mark_active: 0,
+                started: now,
+                active: 0,
                 idle_since: now,
                 idle_timeout,
                 max_lifetime,
@@ -97,48 +97,47 @@ impl SandboxLifetime {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the sandbox from being idle; refuses where it has ended.
+    /// Keeps the sandbox from being idle.
     ///
     /// # Errors
-    /// [`ErrorKind::Lost`], with the reason.
+    /// Returns [`ErrorKind::Lost`] with the reason if the sandbox has ended.
     pub(crate) fn mark_active(self: &Arc<Self>) -> Result<ActivityGuard, Error> {
         if let Some(end) = self.ended() {
-            return Err(gone(&end));
+            return Err(ended_error(&end));
         }
-        self.clock().mark_active += 1;
+        self.clock().active += 1;
         Ok(ActivityGuard(self.clone()))
     }
 
-    /// The VM, held against its end.
+    /// Locks the VM, so that it does not end meanwhile.
     ///
     /// # Errors
-    /// [`ErrorKind::Lost`], with the reason.
+    /// Returns [`ErrorKind::Lost`] with the reason if the sandbox has ended.
     pub(crate) async fn vm(&self) -> Result<MappedMutexGuard<'_, Vm>, Error> {
         let guard = self.vm.lock().await;
         AsyncGuard::try_map(guard, Option::as_mut).map_err(|_| {
             let end = self.ended().unwrap_or(SandboxEnd::Requested);
-            gone(&end)
+            ended_error(&end)
         })
     }
 
-    /// Why it has ended, if it has.
+    /// Returns why the sandbox has ended, if it has.
     pub(crate) fn ended(&self) -> Option<SandboxEnd> {
         self.ended.borrow().clone()
     }
 
-    /// Waits for its end.
+    /// Waits until the sandbox has ended; returns why.
     pub(crate) async fn wait_until_ended(&self) -> SandboxEnd {
         let mut ended = self.ended.subscribe();
-        let found = ended.wait_for(Option::is_some).await;
-        found
-            .ok()
+        let end = ended.wait_for(Option::is_some).await;
+        end.ok()
             .and_then(|end| end.clone())
             .unwrap_or(SandboxEnd::Requested)
     }
 
-    /// What is known of an end that is known to have come.
+    /// Returns what is known about an end that has occurred.
     pub(crate) async fn end_reason(&self) -> String {
-        match timeout(REASON, self.wait_until_ended()).await {
+        match timeout(REASON_TIMEOUT, self.wait_until_ended()).await {
             Ok(end) => format!("the sandbox ended: {end}"),
             Err(_) => "the sandbox's VM has ended".to_string(),
         }
@@ -154,21 +153,25 @@ impl SandboxLifetime {
         self.changed.notify_one();
     }
 
-    /// Ends the VM, for this reason if there was none before; returns how long that took.
-    pub(crate) async fn end(&self, end_reason: SandboxEnd) -> Duration {
+    /// Ends the VM; returns how long that took. The first reason is kept.
+    pub(crate) async fn end(&self, reason: SandboxEnd) -> Duration {
         let vm = self.vm.lock().await.take();
-        self.ended.send_if_modified(|end| {
-            let is_first = end.is_none();
-            end.get_or_insert(end_reason);
-            is_first
-        });
+        self.set_ended(reason);
         match vm {
             Some(vm) => vm.end().await,
             None => Duration::ZERO,
         }
     }
 
-    /// Ends it now, where nobody can wait.
+    fn set_ended(&self, reason: SandboxEnd) {
+        self.ended.send_if_modified(|end| {
+            let is_first = end.is_none();
+            end.get_or_insert(reason);
+            is_first
+        });
+    }
+
+    /// Ends the VM from a destructor, which cannot wait.
     pub(crate) fn abandon(&self) {
         self.ended.send_if_modified(|end| {
             end.get_or_insert(SandboxEnd::Requested);
@@ -179,67 +182,60 @@ impl SandboxLifetime {
         }
     }
 
-    /// When it ends by itself at the latest, and why.
-    fn due(&self) -> Option<(Instant, SandboxEnd)> {
+    /// Returns when the sandbox ends because of a timeout, and the reason.
+    fn next_timeout(&self) -> Option<(Instant, SandboxEnd)> {
         let clock = self.clock();
-        let idle = clock.idle_timeout.filter(|_| clock.mark_active == 0);
+        let idle = clock.idle_timeout.filter(|_| clock.active == 0);
         let idle = idle.map(|time| (clock.idle_since + time, SandboxEnd::Idle(time)));
-        let lifetime = clock.max_lifetime;
-        let lifetime = lifetime.map(|time| (clock.began + time, SandboxEnd::Lifetime(time)));
+        let lifetime = clock
+            .max_lifetime
+            .map(|time| (clock.started + time, SandboxEnd::Lifetime(time)));
         idle.into_iter().chain(lifetime).min_by_key(|(at, _)| *at)
     }
 
-    /// Ends the VM when its time has come, and learns why it went away by itself.
+    /// Ends the VM when a timeout expires, and records why it was lost if the connection ends.
     pub(crate) async fn supervise(self: Arc<Self>, channel: Arc<Channel>) {
         loop {
-            let due = self.due();
-            let time_is_up = async {
-                match &due {
+            let next = self.next_timeout();
+            let expired = async {
+                match &next {
                     Some((at, _)) => sleep_until(*at).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = time_is_up => {
-                    // Somebody may have begun something, or have asked for more time, just now.
-                    if let Some((_, end_reason)) = self.due().filter(|(at, _)| *at <= Instant::now()) {
-                        self.end(end_reason).await;
+                () = expired => {
+                    // A request may have arrived, or a timeout may have been changed, just now.
+                    let reached = self.next_timeout().filter(|(at, _)| *at <= Instant::now());
+                    if let Some((_, reason)) = reached {
+                        self.end(reason).await;
                         return;
                     }
                 }
                 () = self.changed.notified() => {}
                 error = channel.closed() => {
-                    self.lost(&error).await;
+                    self.record_loss(&error).await;
                     return;
                 }
             }
         }
     }
 
-    async fn lost(&self, error: &ChannelError) {
+    async fn record_loss(&self, error: &ChannelError) {
         let vm = self.vm.lock().await.take();
-        let known = match vm {
-            Some(vm) => {
-                let known = vm.diagnose().await;
-                match error {
-                    ChannelError::Violation(what) => {
-                        format!("the guest broke the protocol: {what}; {known}")
-                    }
-                    _ => known,
-                }
+        let diagnosis = match (vm, error) {
+            (Some(vm), ChannelError::Violation(what)) => {
+                let diagnosis = vm.diagnose().await;
+                format!("the guest violated the protocol: {what}; {diagnosis}")
             }
-            None => error.to_string(),
+            (Some(vm), _) => vm.diagnose().await,
+            (None, error) => error.to_string(),
         };
-        let lost = SandboxEnd::Lost(printable(&known));
-        self.ended.send_if_modified(|end| {
-            let is_first = end.is_none();
-            end.get_or_insert(lost);
-            is_first
-        });
+        self.set_ended(SandboxEnd::Lost(printable(&diagnosis)));
     }
 }
 
-fn gone(end: &SandboxEnd) -> Error {
-    let message = format!("the sandbox has ended: {end}; begin another one");
+fn ended_error(end: &SandboxEnd) -> Error {
+    let message = format!("the sandbox has ended: {end}; start another one");
     Error::new(ErrorKind::Lost, message)
 }

@@ -10,37 +10,37 @@ use fumehood_qemu::{
 use super::layer_disk::Layer;
 use crate::host::Accelerator;
 
-/// Cache of translated code, in MiB. With 64 the boot and a first interpreter together overflow it,
-/// all of it is thrown away, and what runs is translated again: Python's first output came after
-/// 532 ms instead of 451, bun's after 662 instead of 506 (medians, QEMU 7.2). See [`Accel::Tcg`].
+/// Size of the cache of translated code, in MiB. With 64, a boot and the first interpreter together overflow it: the
+/// whole cache is discarded and running code is translated again. Python's first output came after 532 ms instead of
+/// 451, bun's after 662 instead of 506 (medians, QEMU 7.2). See [`Accel::Tcg`].
 const TB_SIZE_MIB: u32 = 128;
 
-/// Memory that a QEMU may take beside its guest's, in MiB: translated code, and 60 MiB of its own as
-/// measured; as much again as margin.
+/// Memory limit of a QEMU besides its guest's, in MiB: translated code and 60 MiB of its own, as measured, and the same
+/// again as margin.
 const QEMU_MIB: u64 = 2 * (TB_SIZE_MIB as u64 + 60);
 
-/// Threads that a QEMU may have: 5 were seen, and up to 64 that read disks.
+/// Thread limit of a QEMU: 5 were observed, and up to 64 that read disks.
 const THREADS: u64 = 96;
 
-/// Processor time that a QEMU may take, in hundredths of one processor: its guest has one, and its own loop
-/// seldom needs half of another.
+/// Processor limit of a QEMU, in hundredths of one processor: its guest has one, and its own loop rarely needs half of
+/// another.
 const PROCESSOR_PERCENT: u64 = 200;
 
-/// Bytes of the disk that stands where a layer would be: one sector, too short for any file system.
+/// Size of the disk in place of a layer, in bytes: one sector, too short for any file system.
 const NO_LAYER_BYTES: u64 = 512;
 
-/// What a VM is to have.
+/// The resources of a VM that its saved states depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Shape {
     pub(crate) memory_mib: u32,
-    /// A network card; without one a guest has no way out.
+    /// Whether it has a network card; without one, a guest cannot reach anything.
     pub(crate) network: bool,
-    /// What its programs find over the image's tree.
+    /// The layer over the image's tree.
     pub(crate) layer: Option<Layer>,
 }
 
 impl Shape {
-    /// Memory and nothing else.
+    /// Returns the shape with this memory, without network card and layer.
     pub(crate) const fn plain(memory_mib: u32) -> Self {
         Self {
             memory_mib,
@@ -50,18 +50,19 @@ impl Shape {
     }
 }
 
-/// The virtual machine that every VM of some shape is: a saved state fits no other.
+/// The virtual machine of all VMs of one shape. A saved state can only be restored into the same machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Machine {
     pub(crate) accelerator: Accelerator,
     pub(crate) shape: Shape,
-    /// Debian's kernel finds devices by ACPI only, ours by its command line.
+    /// Debian's kernel finds devices only by ACPI, fumehood's kernel by its command line.
     acpi: bool,
 }
 
-/// Descriptors, as QEMU's command line names them; of what a machine has not, any number.
+/// The numbers of inherited descriptors in QEMU's command line. Those of devices that a machine does not have are not
+/// used.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Numbers {
+pub(crate) struct Descriptors {
     pub(crate) rootfs: RawFd,
     pub(crate) layer: RawFd,
     pub(crate) network: RawFd,
@@ -79,24 +80,24 @@ impl Machine {
         }
     }
 
-    /// The guest's memory, in bytes.
+    /// Returns the guest's memory, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
         u64::from(self.shape.memory_mib) << 20
     }
 
-    /// What its QEMU may take of the host.
+    /// Returns the limits of the host's resources for its QEMU.
     pub(crate) fn allowance(&self) -> ResourceLimits {
         ResourceLimits {
-            // Twice: where a clone touches memory that its template has none of, the kernel makes a page of
-            // the template's and then the clone's own, and charges both to the one who came first.
+            // Twice: if a clone writes to memory that is empty in its template, the kernel allocates a page for
+            // the template and one for the clone, and charges both to this process.
             memory_mib: 2 * u64::from(self.shape.memory_mib) + QEMU_MIB,
             threads: THREADS,
             processor_percent: PROCESSOR_PERCENT,
         }
     }
 
-    /// QEMU's command line but for how the guest comes to life: by a kernel, or by a saved state.
-    pub(crate) fn command_line(&self, numbers: Numbers) -> CommandLine {
+    /// Returns QEMU's command line without its last part: how the guest starts, from a kernel or from a saved state.
+    pub(crate) fn command_line(&self, descriptors: Descriptors) -> CommandLine {
         let (accel, cpu) = match self.accelerator {
             Accelerator::Kvm => (Accel::Kvm, Cpu::Host),
             Accelerator::Tcg => (
@@ -114,35 +115,35 @@ impl Machine {
             .with(&Memory(self.shape.memory_mib))
             .with(&Seccomp);
         let line = self
-            .with_disks(line, numbers)
-            .with(&socket("console", numbers.console))
+            .with_disks(line, descriptors)
+            .with(&socket("console", descriptors.console))
             .with(&Serial {
                 chardev: "console".into(),
             })
-            .with(&socket("agent", numbers.agent))
+            .with(&socket("agent", descriptors.agent))
             .with(&Device::VirtioSerial)
             .with(&Device::VirtSerialPort {
                 chardev: "agent".into(),
                 name: AGENT_PORT.into(),
             })
-            .with(&socket("monitor", numbers.monitor))
+            .with(&socket("monitor", descriptors.monitor))
             .with(&Monitor {
                 chardev: "monitor".into(),
             });
-        self.with_card(line, numbers)
+        self.with_card(line, descriptors)
     }
 
-    /// The image's root, and in every machine a second disk: the layer, or an empty one.
-    fn with_disks(&self, line: CommandLine, numbers: Numbers) -> CommandLine {
+    /// Adds the image's root, and the second disk that every machine has: the layer, or an empty one.
+    fn with_disks(&self, line: CommandLine, descriptors: Descriptors) -> CommandLine {
         let disk = |line: CommandLine, name: &str, fd, set| {
             line.with(&Fdset { fd, set }).with(&Blockdev {
                 node_name: name.into(),
                 set,
             })
         };
-        let line = disk(line, ROOT, numbers.rootfs, 1);
+        let line = disk(line, ROOT, descriptors.rootfs, 1);
         let line = match self.shape.layer {
-            Some(_) => disk(line, LAYER, numbers.layer, 2),
+            Some(_) => disk(line, LAYER, descriptors.layer, 2),
             None => line.with(&NullBlockdev {
                 node_name: LAYER.into(),
                 size: NO_LAYER_BYTES,
@@ -155,14 +156,14 @@ impl Machine {
         })
     }
 
-    fn with_card(&self, line: CommandLine, numbers: Numbers) -> CommandLine {
+    fn with_card(&self, line: CommandLine, descriptors: Descriptors) -> CommandLine {
         const CABLE: &str = "net";
         if !self.shape.network {
             return line;
         }
         line.with(&Netdev {
             id: CABLE.into(),
-            fd: numbers.network,
+            fd: descriptors.network,
         })
         .with(&Device::VirtioNet {
             netdev: CABLE.into(),
@@ -171,28 +172,28 @@ impl Machine {
         })
     }
 
-    /// All of the command line that a saved state depends on.
+    /// Returns the part of the command line that a saved state depends on.
     pub(crate) fn text(&self) -> String {
-        let args = self.command_line(Numbers::default()).into_args();
+        let args = self.command_line(Descriptors::default()).into_args();
         let words = args.iter().map(|arg| arg.to_string_lossy());
         words.collect::<Vec<_>>().join(" ")
     }
 }
 
-/// Names of the disks: the guest sees them as `/dev/vda` and `/dev/vdb`.
+/// Names of the disks, which are `/dev/vda` and `/dev/vdb` in the guest.
 const ROOT: &str = "root";
 const LAYER: &str = "layer";
 
-/// The kernel's command line. `nokaslr` is a choice about the guest's own kernel, which guards
-/// nothing of the host's: the wall is the VM.
+/// Returns the kernel's command line. `nokaslr` affects only the guest's kernel, which does not protect the host: the
+/// VM does.
 pub(crate) fn kernel_arguments(accelerator: Accelerator, tsc_khz: u64) -> String {
     let mut arguments = String::from(
         "quiet console=ttyS0 panic=-1 reboot=t nokaslr cryptomgr.notests \
          8250.nr_uarts=1",
     );
     if accelerator == Accelerator::Tcg {
-        // Without the rate the guest's clock falls back to jiffies; the other two spare the
-        // kernel measurements that emulation makes slow and wrong.
+        // Without the rate, the guest's clock falls back to jiffies. The other options avoid measurements that
+        // are slow and wrong under emulation.
         let tsc =
             format!(" tsc_early_khz={tsc_khz} tsc=reliable no_timer_check lapic_timer_khz=1000000");
         arguments.push_str(&tsc);
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn states_of_other_shapes_do_not_fit() {
+    fn machines_of_different_shapes_differ() {
         let layer = Layer::open(Path::new("/dev/null"), "a").unwrap();
         let shapes = [
             Shape::plain(512),

@@ -1,4 +1,4 @@
-//! One QEMU process and its guest: machine, boot, console, launcher, lifetime.
+//! One QEMU process and its guest: machine, boot, console, isolation, lifetime.
 //!
 //! Saved states (`snapshot`) and where a VM comes from (`provision`) do not belong here.
 
