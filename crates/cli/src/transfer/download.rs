@@ -57,7 +57,7 @@ fn check_parent_directory(path: &Path) -> anyhow::Result<()> {
 
     let shown = dir.display();
     let metadata = std::fs::metadata(dir)
-        .with_context(|| format!("the local directory {shown} does not exist; create it first"))?;
+        .with_context(|| format!("the local directory {shown} must exist"))?;
     if !metadata.is_dir() {
         bail!("{shown} is not a directory");
     }

@@ -54,7 +54,7 @@ def run(
         network: destinations that the VM may reach (a :class:`Network`, or a list of rules); by default the VM
             has no network device.
         uploads: files to copy into the VM before the code starts: paths in the VM with their content, as text,
-            bytes or the path of a local file (a :class:`pathlib.Path`).
+            bytes or the path of a local file (a :class:`pathlib.Path`). A request may have 8 MiB.
         downloads: paths in the VM of files to return in ``outcome.files``, at most 8 MiB together. They are read
             however the code ended; ``outcome.downloads`` says which ones failed.
         display: reports displayed values, as in a notebook: that of the last expression, plots, tables. It costs
