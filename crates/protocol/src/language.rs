@@ -10,6 +10,7 @@ pub enum Language {
     /// CPython.
     Python,
     /// JavaScript and TypeScript, by bun.
+    #[serde(alias = "typescript")]
     Javascript,
     /// Shell, by bash.
     #[serde(alias = "raw")]

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ApiErrorKind {
-    /// The request is invalid. The message says what is wrong and what is allowed.
+    /// The request is invalid. The message names the problem and the allowed values.
     Invalid,
     /// The API key is missing, unknown or revoked.
     Unauthorized,
@@ -244,6 +244,7 @@ impl From<Error> for ApiError {
             Some("already_exists") => ApiErrorKind::Conflict,
             _ => error.kind().into(),
         };
+
         Self {
             io,
             retry: error.retry(),
@@ -272,13 +273,17 @@ impl IntoResponse for ApiError {
 
         let mut response = (status, Json(ErrorResponse { error: self })).into_response();
         let headers = response.headers_mut();
+
         if let Some(seconds) = retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+
         response.extensions_mut().insert(sent);
+
         response
     }
 }

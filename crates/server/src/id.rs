@@ -20,10 +20,12 @@ pub(crate) fn new_id(prefix: &str) -> Result<String, getrandom::Error> {
     let mut id = String::with_capacity(prefix.len() + 1 + ID_DIGITS);
     id.push_str(prefix);
     id.push('_');
+
     for place in (0..ID_DIGITS).rev() {
         let digit = usize::try_from((value >> (place * 5)) & 31).unwrap_or_default();
         id.push(char::from(DIGITS[digit]));
     }
+
     Ok(id)
 }
 

@@ -40,7 +40,7 @@ impl RunState {
     }
 }
 
-/// What a run runs.
+/// The kind of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunKind {
@@ -82,7 +82,7 @@ impl<'de> Deserialize<'de> for RunOutcome {
 }
 
 impl RunOutcome {
-    /// The outcome of a run whose server was killed; `detail` says what is known.
+    /// Returns the outcome of a run whose server was killed, with a sentence for people.
     pub(crate) fn server_lost(detail: &str) -> Self {
         let fields = json!({
             "exit_code": null, "ended_by": "server_lost", "evidence": { "detail": detail },
@@ -115,7 +115,7 @@ impl RunOutcome {
         }
     }
 
-    /// Returns what is known about the reason, for people.
+    /// Returns details of the reason for people, if there are any.
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
         match self {
@@ -198,7 +198,7 @@ pub struct RunResponse {
     pub id: String,
     /// The id of the sandbox that the run is in; null for a run with its own VM.
     pub sandbox: Option<String>,
-    /// What the run runs.
+    /// The kind: code or a program.
     pub kind: RunKind,
     /// The state.
     pub state: RunState,
@@ -227,6 +227,7 @@ impl RunResponse {
             retry,
             message,
         } = self.error.as_ref()?;
+
         Some(ApiError {
             run: Some(self.id.as_str().into()),
             ..ApiError::new(*kind, &**message).with_retry(*retry)
@@ -388,12 +389,14 @@ mod tests {
             "created_at": "2026-01-01T00:00:00.000Z", "ended_at": null, "error": null,
             "exit_code": 3, "ended_by": "exited", "evidence": {}, "network": { "connections": 1 },
         });
+
         let run: RunResponse = serde_json::from_value(recorded.clone()).unwrap();
         let outcome = run.outcome.as_ref().unwrap();
         assert_eq!(
             (outcome.exit_code(), outcome.ended_by()),
             (Some(3), "exited")
         );
+
         let written = serde_json::to_value(&run).unwrap();
         for field in ["exit_code", "ended_by", "network"] {
             assert_eq!(written[field], recorded[field], "{field}");

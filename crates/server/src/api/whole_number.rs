@@ -4,7 +4,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// Deserializes a whole number that is not negative.
-pub(super) fn whole_number<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
+pub(crate) fn whole_number<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     struct WholeNumberVisitor;
@@ -32,13 +32,14 @@ pub(super) fn whole_number<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
     }
 
     let number = deserializer.deserialize_any(WholeNumberVisitor)?;
+
     T::try_from(number).map_err(|_| {
         de::Error::invalid_value(de::Unexpected::Unsigned(number), &"a smaller number")
     })
 }
 
 /// Deserializes a whole number, or `null`.
-pub(super) fn optional_whole_number<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
+pub(crate) fn optional_whole_number<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     struct Wrapper<T>(T);

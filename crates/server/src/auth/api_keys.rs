@@ -88,9 +88,11 @@ pub fn create(store: &Store, name: &str) -> Result<String, KeyError> {
         let insert = "INSERT INTO keys (id, name, hash, created_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING";
         c.execute(insert, params![id, name, hash, now])
     })?;
+
     if inserted == 0 {
         return Err(KeyError::Exists(name.to_owned()));
     }
+
     Ok(token)
 }
 
@@ -103,6 +105,7 @@ pub fn list(store: &Store) -> Result<Vec<Key>, StoreError> {
         let mut select = c.prepare_cached(
             "SELECT id, name, created_ms, revoked_ms FROM keys ORDER BY created_ms, rowid",
         )?;
+
         let time = |ms: i64| Timestamp::from_millisecond(ms).unwrap_or_default();
         let keys = select.query_map([], |row| {
             Ok(Key {
@@ -112,6 +115,7 @@ pub fn list(store: &Store) -> Result<Vec<Key>, StoreError> {
                 revoked: row.get::<_, Option<i64>>(3)?.map(time),
             })
         })?;
+
         keys.collect()
     })
 }
@@ -126,9 +130,11 @@ pub fn revoke(store: &Store, name: &str) -> Result<(), KeyError> {
         let update = "UPDATE keys SET revoked_ms = ? WHERE name = ? AND revoked_ms IS NULL";
         c.execute(update, params![now, name])
     })?;
+
     if updated == 0 {
         return Err(KeyError::Unknown(shortened(name)));
     }
+
     Ok(())
 }
 
@@ -171,6 +177,7 @@ impl KeyCache {
         {
             return Ok(Some(owner.clone()));
         }
+
         cached.remove(&hash);
 
         let id = store.read(|c| {
@@ -180,10 +187,12 @@ impl KeyCache {
                 .query_row([&hash], |row| row.get::<_, String>(0))
                 .optional()
         })?;
+
         let owner = id.map(|id| Owner::key(&id));
         if let Some(owner) = &owner {
             cached.insert(hash, (owner.clone(), Instant::now()));
         }
+
         Ok(owner)
     }
 }
@@ -201,9 +210,11 @@ mod tests {
 
         let token = create(&store, "ci").unwrap();
         assert!(matches!(create(&store, "ci"), Err(KeyError::Exists(_))));
+
         for wrong in ["", "a b", &"x".repeat(65)] {
             assert!(matches!(create(&store, wrong), Err(KeyError::Name(_))));
         }
+
         assert!(create(&store, &"x".repeat(64)).is_ok());
 
         let find_owner = |token: &str| KeyCache::default().find_owner(&store, token).unwrap();
@@ -219,6 +230,7 @@ mod tests {
         // No file of the state contains the token.
         drop(store);
         let secret = token.trim_start_matches(PREFIX).as_bytes();
+
         for file in std::fs::read_dir(dir.path()).unwrap() {
             let bytes = std::fs::read(file.unwrap().path()).unwrap();
             assert!(!bytes.windows(secret.len()).any(|part| part == secret));

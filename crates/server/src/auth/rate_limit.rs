@@ -43,13 +43,16 @@ mod tests {
     fn a_burst_and_one_request_past_it() {
         let limiter = RateLimiter::new(5);
         let one = Owner::key("one");
+
         for _ in 0..10 {
             assert!(limiter.check(&one).is_ok());
         }
+
         assert!(limiter.check(&one).unwrap_err() <= Duration::from_millis(200));
         assert!(limiter.check(&Owner::key("other")).is_ok());
 
         let unlimited = RateLimiter::new(0);
+
         for _ in 0..100 {
             assert!(limiter.check(&Owner::local()).is_ok());
             assert!(unlimited.check(&one).is_ok());

@@ -54,10 +54,12 @@ impl<T: DeserializeOwned> FromRequest<Service> for Json<T> {
         let invalid = |path: &str, error: &dyn std::fmt::Display| {
             ApiError::invalid(format!("invalid body: {}{error}", field_prefix(path)))
         };
+
         let mut parser = serde_json::Deserializer::from_slice(&bytes);
         let value = serde_path_to_error::deserialize(&mut parser)
             .map_err(|error| invalid(&error.path().to_string(), error.inner()))?;
         parser.end().map_err(|error| invalid("", &error))?;
+
         Ok(Self(value))
     }
 }
@@ -93,6 +95,7 @@ pub(super) async fn read_body(mut body: Body, max_bytes: usize) -> Result<Bytes,
         }
         all.extend_from_slice(&chunk);
     }
+
     Ok(all.freeze())
 }
 

@@ -29,8 +29,8 @@ use crate::sync::lock;
 /// The largest file content, in bytes.
 pub(super) const MAX_CONTENT_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
-/// How much is read before the headers are sent. The length of a file that ends within it is exact, whatever its
-/// metadata says.
+/// How much is read before the headers are sent. A file that ends within it is sent with its exact
+/// length, even if its metadata is wrong, as in /proc.
 const PREFETCH_BYTES: usize = 256 * 1024;
 
 /// The links that are followed to find a file's size, at most.
@@ -106,6 +106,7 @@ async fn regular_file_size(
         let FileInfo {
             kind, size, target, ..
         } = info.map_err(|e| sandbox.to_api_error(e))?;
+
         if kind == FileKind::File {
             return Ok(Some(size));
         }
@@ -114,11 +115,13 @@ async fn regular_file_size(
         let Some(target) = target else {
             return Ok(None);
         };
+
         path = match path.rsplit_once('/') {
             Some((dir, _)) if !target.starts_with('/') => format!("{dir}/{target}"),
             _ => target,
         };
     }
+
     Ok(None)
 }
 
@@ -142,6 +145,7 @@ impl RequestedRange {
         let header = headers
             .get(RANGE)
             .filter(|_| !headers.contains_key(IF_RANGE));
+
         let range = header.and_then(|range| range.to_str().ok()?.strip_prefix("bytes="));
         let Some((first, last)) = range.and_then(|range| range.trim().split_once('-')) else {
             return Self::All;
@@ -183,6 +187,7 @@ async fn content_response(
     // Read ahead: errors are still reported by a status, and the length of a short file is exact.
     let mut prefetched = BytesMut::new();
     let mut is_complete = false;
+
     while prefetched.len() < PREFETCH_BYTES && !is_complete {
         let chunk = reader.next().await;
         match chunk.map_err(|e| sandbox.to_api_error(e))? {
@@ -196,9 +201,11 @@ async fn content_response(
     headers.insert(CONTENT_TYPE, octets);
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+
     if is_complete {
         return Ok((headers, Body::from(prefetched.freeze())));
     }
+
     if let Some(len) = len {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
     }
@@ -209,12 +216,14 @@ async fn content_response(
             if let Some(bytes) = prefetched {
                 return Some((Ok(bytes), (None, reader)));
             }
+
             // The headers are sent: an error can only end the body early.
             let next = reader.next().await;
             let next = next.map_err(|error| io::Error::other(error.to_string()));
             next.transpose().map(|chunk| (chunk, (None, reader)))
         },
     );
+
     Ok((headers, Body::from_stream(chunks)))
 }
 
@@ -248,9 +257,11 @@ pub(super) async fn upload(
     let sandbox = service.sandbox(&owner, &id)?;
     let size = request.headers().get(CONTENT_LENGTH);
     let size = size.and_then(|len| len.to_str().ok()?.parse().ok());
+
     if size.is_some_and(|size: u64| size > MAX_CONTENT_BYTES) {
         return Err(too_large());
     }
+
     let options = WriteOptions {
         mode: query.mode.as_deref().map(parse_mode).transpose()?,
         parents: query.parents,
@@ -263,13 +274,16 @@ pub(super) async fn upload(
     let reader = StreamReader::new(Box::pin(body));
     let files = sandbox.engine_sandbox().files();
     let written = files.upload(&query.path, reader, options).await;
+
     if let Some(error) = lock(&body_error).take() {
         return Err(error);
     }
+
     written.map_err(|e| sandbox.to_api_error(e))?;
 
     let info = files.stat(&query.path).await;
     let info = info.map_err(|e| sandbox.to_api_error(e))?;
+
     Ok(axum::Json(info.into()))
 }
 
@@ -307,6 +321,7 @@ fn bounded_stream(
             *lock(&body_error) = Some(error);
             io::Error::other(message)
         });
+
         Some((chunk, (body, body_error, received)))
     })
 }
@@ -322,16 +337,19 @@ mod tests {
             headers.insert(RANGE, range.parse().unwrap());
             RequestedRange::parse(&headers, size)
         };
+
         let part = |first, last| RequestedRange::Part { first, last };
         assert_eq!(parse("bytes=0-0", 10), part(0, 0));
         assert_eq!(parse("bytes=2-", 10), part(2, 9));
         assert_eq!(parse("bytes=-3", 10), part(7, 9));
         assert_eq!(parse("bytes=-30", 10), part(0, 9));
         assert_eq!(parse("bytes=5-99", 10), part(5, 9));
+
         for outside in ["bytes=10-", "bytes=10-11", "bytes=-0"] {
             let range = parse(outside, 10);
             assert_eq!(range, RequestedRange::Unsatisfiable, "{outside}");
         }
+
         assert_eq!(parse("bytes=-1", 0), RequestedRange::Unsatisfiable);
         for ignored in ["bytes=0-1,3-4", "lines=1-2", "bytes=b-a", "bytes=5-2"] {
             assert_eq!(parse(ignored, 10), RequestedRange::All, "{ignored}");

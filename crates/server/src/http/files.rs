@@ -22,6 +22,7 @@ impl From<FileInfo> for FileResponse {
         let mut components = info.path.rsplit('/');
         let name = components.find(|part| !part.is_empty()).unwrap_or("/");
         let modified = Timestamp::from_microsecond(info.modified_us);
+
         Self {
             name: name.to_owned(),
             kind: serde_json::to_value(info.kind).unwrap_or_default(),
@@ -91,6 +92,7 @@ pub(super) async fn list(
     let entries = files.list_recursive(&query.path, depth).await;
     let entries = entries.map_err(|e| sandbox.to_api_error(e))?;
     let entries = entries.into_iter().map(FileResponse::from).collect();
+
     Ok(axum::Json(FileListResponse { entries }))
 }
 
@@ -119,11 +121,13 @@ pub(super) async fn rename(
 ) -> Result<StatusCode, ApiError> {
     let sandbox = service.sandbox(&owner, &id)?;
     let files = sandbox.engine_sandbox().files();
+
     let moved = if replace {
         files.replace(&from, &to).await
     } else {
         files.rename(&from, &to).await
     };
+
     moved.map_err(|e| sandbox.to_api_error(e))?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -152,11 +156,13 @@ pub(super) async fn remove(
 ) -> Result<StatusCode, ApiError> {
     let sandbox = service.sandbox(&owner, &id)?;
     let files = sandbox.engine_sandbox().files();
+
     let removed = if query.recursive {
         files.remove_all(&query.path).await
     } else {
         files.remove(&query.path).await
     };
+
     removed.map_err(|e| sandbox.to_api_error(e))?;
     Ok(StatusCode::NO_CONTENT)
 }

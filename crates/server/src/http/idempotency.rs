@@ -40,6 +40,7 @@ async fn respond(service: &Service, request: Request, next: Next) -> Result<Resp
     let (Some(header), Some(owner)) = (header.cloned(), owner.cloned()) else {
         return Ok(next.run(request).await);
     };
+
     let key = header.to_str().unwrap_or_default();
 
     // Writing the same content twice has the effect of writing it once, and need not be buffered.
@@ -57,6 +58,7 @@ async fn respond(service: &Service, request: Request, next: Next) -> Result<Resp
     // The service handles the keys of runs: a repeated request attaches to the run instead of replaying a response.
     let starts_run =
         method == Method::POST && (route.ends_with("/runs") || route.ends_with("/processes"));
+
     if starts_run {
         parts.extensions.insert(key);
         let request = Request::from_parts(parts, Body::from(body));
@@ -68,6 +70,7 @@ async fn respond(service: &Service, request: Request, next: Next) -> Result<Resp
     let service = service.clone();
     let task =
         tokio::spawn(async move { execute_once(&service, &owner, key, request, next).await });
+
     task.await.map_err(|e| ApiError::internal(&e))?
 }
 
@@ -95,6 +98,7 @@ async fn execute_once(
     // A request that had no effect does not use up its key.
     let error = response.extensions().get::<SentError>();
     let is_error = response.status().as_u16() >= 400;
+
     if is_error && error.is_none_or(|SentError(error)| error.retry == Retry::Safe) {
         guard.release()?;
         return Ok(response);
@@ -109,6 +113,7 @@ async fn execute_once(
         content_type: content_type.map(str::to_owned),
         body: body.to_vec(),
     })?;
+
     Ok(Response::from_parts(parts, Body::from(body)))
 }
 
@@ -119,10 +124,13 @@ fn replay(stored: StoredResponse) -> Response {
     let headers = response.headers_mut();
     headers.remove(CONTENT_TYPE);
     let content_type = stored.content_type.as_deref();
+
     if let Some(value) = content_type.and_then(|value| HeaderValue::from_str(value).ok()) {
         headers.insert(CONTENT_TYPE, value);
     }
+
     headers.insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
+
     response
 }
 

@@ -132,6 +132,7 @@ impl Listeners {
             .map_err(io_error)?;
 
         self.unix = Some((listener, path.to_path_buf()));
+
         Ok(self)
     }
 
@@ -152,9 +153,11 @@ impl Listeners {
             at: at.to_string(),
             error,
         };
+
         let listener = TcpListener::bind(at).await.map_err(io_error)?;
         let bound = listener.local_addr().map_err(io_error)?;
         self.tcp = Some(listener);
+
         Ok((self, bound))
     }
 
@@ -176,6 +179,7 @@ impl Listeners {
         tokio::pin!(drained);
 
         let unix = self.unix.as_ref().map(|(listener, _)| listener);
+
         loop {
             tokio::select! {
                 accepted = accept_unix(unix, &unix_slots) => {
@@ -184,12 +188,14 @@ impl Listeners {
                         tokio::spawn(serve_connection(stream, unix_app.clone(), watcher, permit));
                     }
                 }
+
                 accepted = accept_tcp(self.tcp.as_ref(), &tcp_slots) => {
                     if let Some((stream, permit)) = accepted {
                         let watcher = graceful.watcher();
                         tokio::spawn(serve_connection(stream, tcp_app.clone(), watcher, permit));
                     }
                 }
+
                 () = &mut drained => break,
             }
         }
@@ -217,6 +223,7 @@ fn create_private_dir(dir: &Path, is_default: bool) -> Result<(), ListenError> {
     if is_default && !is_private {
         return Err(ListenError::Directory(dir.to_path_buf()));
     }
+
     Ok(())
 }
 
@@ -228,6 +235,7 @@ async fn accept_unix(
     let Some(listener) = listener else {
         return std::future::pending().await;
     };
+
     let permit = slots.clone().acquire_owned().await.ok()?;
     let stream = accepted(listener.accept().await).await?;
     let user = stream.peer_cred().ok()?.uid();
@@ -235,6 +243,7 @@ async fn accept_unix(
         tracing::warn!(user, "rejected a connection of another user");
         return None;
     }
+
     Some((stream, permit))
 }
 
@@ -246,6 +255,7 @@ async fn accept_tcp(
     let Some(listener) = listener else {
         return std::future::pending().await;
     };
+
     let permit = slots.clone().acquire_owned().await.ok()?;
     let stream = accepted(listener.accept().await).await?;
     let _ = stream.set_nodelay(true);
@@ -274,6 +284,7 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_HEADER_BYTES);
+
     let service = TowerToHyperService::new(router);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(connection).await {

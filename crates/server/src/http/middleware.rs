@@ -62,6 +62,7 @@ pub(super) async fn request_layer(
             Ok(request) => idempotency_layer(&service, request, next).await,
             Err(error) => error.into_response(),
         };
+
         let response = finish_response(response, &id).await;
 
         let (status, took) = (response.status().as_u16(), start.elapsed());
@@ -69,8 +70,10 @@ pub(super) async fn request_layer(
         metrics.record_request(method, &route, status, took);
         let owner = owner.as_ref().map_or("-", Owner::as_str);
         tracing::info!(status, owner, ms = took.as_secs_f64() * 1e3, "answered");
+
         response
     };
+
     respond.instrument(span).await
 }
 
@@ -117,6 +120,7 @@ async fn authenticate(
         let allowed = &service.0.settings.allowed_hosts;
         check_host(request.headers(), request.uri(), allowed)?;
     }
+
     if is_public(request.uri().path()) {
         return Ok(request);
     }
@@ -125,9 +129,11 @@ async fn authenticate(
         Transport::UnixSocket => Owner::local(),
         Transport::Tcp => owner_from_key(service, request.headers())?,
     };
+
     *authenticated = Some(owner.clone());
     service.0.rate_limiter.check(&owner).map_err(rate_limited)?;
     request.extensions_mut().insert(owner);
+
     Ok(request)
 }
 
@@ -146,6 +152,7 @@ fn owner_from_key(service: &Service, headers: &HeaderMap) -> Result<Owner, ApiEr
     let value = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
+
     let value = value.ok_or_else(|| {
         unauthorized(
             "missing API key; send `Authorization: Bearer fh_…`; `fumehood keys create NAME` creates one",
@@ -161,6 +168,7 @@ fn owner_from_key(service: &Service, headers: &HeaderMap) -> Result<Owner, ApiEr
     };
 
     let owner = service.0.key_cache.find_owner(&service.0.store, token)?;
+
     owner.ok_or_else(|| unauthorized("unknown or revoked API key"))
 }
 
@@ -178,6 +186,7 @@ fn check_host(headers: &HeaderMap, uri: &Uri, allowed: &[String]) -> Result<(), 
     if names.all(|name| is_allowed_host(name, allowed)) && second.is_none() {
         return Ok(());
     }
+
     let message = "`Host` header not allowed; add it with `--host NAME`, or use 127.0.0.1";
     Err(ApiError::new(ApiErrorKind::Forbidden, message))
 }
@@ -187,6 +196,7 @@ fn is_allowed_host(authority: &str, allowed: &[String]) -> bool {
     let bracketed = authority
         .strip_prefix('[')
         .and_then(|rest| rest.split_once(']'));
+
     let name = match (bracketed, authority.rsplit_once(':')) {
         (Some((address, _)), _) => address,
         (None, Some((name, _))) => name,
@@ -196,7 +206,9 @@ fn is_allowed_host(authority: &str, allowed: &[String]) -> bool {
     let is_loopback = name
         .parse::<IpAddr>()
         .is_ok_and(|address| address.is_loopback());
+
     let is_named = allowed.iter().any(|one| one.eq_ignore_ascii_case(name));
+
     is_loopback || is_named || name.eq_ignore_ascii_case("localhost")
 }
 
@@ -206,9 +218,11 @@ fn request_id(headers: &HeaderMap) -> String {
         let is_allowed = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
         (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.bytes().all(is_allowed)
     };
+
     let given = headers
         .get(REQUEST_ID)
         .and_then(|value| value.to_str().ok());
+
     let generate = || new_id("req").unwrap_or_else(|_| "req".into());
     given.filter(is_valid).map_or_else(generate, str::to_owned)
 }
@@ -225,6 +239,7 @@ async fn finish_response(mut response: Response, id: &str) -> Response {
             Some(SentError(error)) => error,
             None => error_from_router(response).await,
         };
+
         let error = ApiError {
             request_id: Some(id.into()),
             ..error
@@ -241,6 +256,7 @@ async fn finish_response(mut response: Response, id: &str) -> Response {
     if let Ok(value) = HeaderValue::from_str(id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+
     response
 }
 
@@ -262,6 +278,7 @@ async fn error_from_router(response: Response) -> ApiError {
         status if status.is_client_error() => ApiErrorKind::Invalid,
         _ => ApiErrorKind::Internal,
     };
+
     let message = match text.trim() {
         "" if kind == ApiErrorKind::MethodNotAllowed => {
             "method not allowed for this path; the `Allow` header lists the methods"
@@ -269,6 +286,7 @@ async fn error_from_router(response: Response) -> ApiError {
         "" => "the request cannot be answered",
         text => text,
     };
+
     ApiError::new(kind, message)
 }
 
@@ -289,6 +307,7 @@ mod tests {
         ] {
             assert!(is_allowed_host(name, &allowed), "{name}");
         }
+
         for other in [
             "",
             "evil.example",

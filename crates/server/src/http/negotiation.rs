@@ -45,6 +45,7 @@ impl ResponseFormat {
         }
 
         let message = "`Accept` must allow application/json or text/event-stream";
+
         best.map(|(format, _)| format)
             .ok_or_else(|| ApiError::new(ApiErrorKind::NotAcceptable, message))
     }
@@ -61,6 +62,7 @@ mod tests {
             headers.insert(ACCEPT, accept.parse().unwrap());
             ResponseFormat::from_headers(&headers).map_err(|error| error.kind)
         };
+
         let without_header = ResponseFormat::from_headers(&HeaderMap::new());
         assert_eq!(without_header.unwrap(), ResponseFormat::Json);
         assert_eq!(format("*/*"), Ok(ResponseFormat::Json));

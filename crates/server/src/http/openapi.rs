@@ -34,6 +34,7 @@ pub(super) fn complete(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::Op
     components.add_security_scheme("key", SecurityScheme::Http(scheme));
 
     let error = error_response();
+
     for (path, item) in &mut api.paths.paths {
         let name = path_name(path);
         let operations = [
@@ -43,6 +44,7 @@ pub(super) fn complete(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::Op
             ("delete", &mut item.delete),
             ("patch", &mut item.patch),
         ];
+
         for (method, operation) in operations {
             if let Some(operation) = operation {
                 let id = format!("{method}_{name}");
@@ -50,6 +52,7 @@ pub(super) fn complete(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::Op
             }
         }
     }
+
     api
 }
 
@@ -59,6 +62,7 @@ fn complete_operation(operation: &mut Operation, id: String, path: &str, error: 
     {
         *required = Some(Required::False);
     }
+
     operation.operation_id = Some(id);
 
     let responses = &mut operation.responses.responses;
@@ -83,6 +87,7 @@ fn error_response() -> Response {
     let content = ContentBuilder::new()
         .schema(Some(Ref::from_schema_name("ErrorResponse")))
         .build();
+
     ResponseBuilder::new()
         .description("An error")
         .content("application/json", content)

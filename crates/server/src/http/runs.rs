@@ -71,6 +71,7 @@ pub(super) async fn list(
         before: query.before,
         limit: checked_limit(query.limit)?,
     };
+
     let runs = service.list_runs(&owner, query.state, filter)?;
     Ok(axum::Json(RunListResponse { runs }))
 }
@@ -150,6 +151,7 @@ async fn respond_with_run(
             let subscriber = task.subscribe(0);
             let started = task.wait_until_started();
             let _ = tokio::time::timeout(EARLY_FAILURE_WINDOW, started).await;
+
             match task.failure() {
                 Some(error) => Err(error),
                 None => Ok(event_stream(subscriber)),

@@ -48,6 +48,7 @@ pub(super) async fn list(
         limit: checked_limit(query.limit)?,
         ..Filter::default()
     };
+
     let sandboxes = service.list_sandboxes(&owner, query.state, filter)?;
     Ok(axum::Json(SandboxListResponse { sandboxes }))
 }

@@ -53,6 +53,7 @@ impl AfterQuery {
             None => Some(self.after.unwrap_or(0)),
             Some(header) => header.to_str().ok().and_then(|text| text.parse().ok()),
         };
+
         id.filter(|id| *id <= MAX_EVENT_ID).ok_or_else(|| {
             ApiError::invalid(format!(
                 "`after` and `Last-Event-ID` must be an event number from 0 to {MAX_EVENT_ID}"

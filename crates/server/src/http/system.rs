@@ -85,7 +85,7 @@ pub(super) async fn ready(State(service): State<Service>) -> Result<&'static str
     match service.engine() {
         Ok(_) => Ok("ok\n"),
         Err(error) if error.kind.status() == StatusCode::SERVICE_UNAVAILABLE => Err(error),
-        // Whatever the cause, a server that is not ready answers 503.
+        // A server that is not ready answers 503, for any cause.
         Err(error) => Err(ApiError::new(ApiErrorKind::Host, error.message)),
     }
 }

@@ -29,6 +29,7 @@ fn test_server() -> TestServer {
         requests_per_second: 1000,
         ..Settings::default()
     };
+
     let store = dir.path().join("store");
     let start = move || {
         Engine::start(Config {
@@ -36,7 +37,9 @@ fn test_server() -> TestServer {
             ..Config::default()
         })
     };
+
     let service = Service::open_with(start, settings).unwrap();
+
     TestServer { service, dir }
 }
 
@@ -50,9 +53,11 @@ fn request(
     if !headers.iter().any(|(name, _)| *name == "host") {
         request = request.header("host", "localhost");
     }
+
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
+
     request.body(body.into()).unwrap()
 }
 
@@ -97,11 +102,13 @@ async fn valid_keys_are_accepted_and_others_rejected() {
             "",
         )
     };
+
     let bearer = format!("Bearer {key}");
     assert_eq!(
         send(&service, Transport::Tcp, with_key(&bearer)).await.0,
         200
     );
+
     for wrong in ["Bearer fh_wrong", "Bearer", "Basic eA==", &key] {
         let (status, body) = send(&service, Transport::Tcp, with_key(wrong)).await;
         assert_eq!(
@@ -110,6 +117,7 @@ async fn valid_keys_are_accepted_and_others_rejected() {
             "{wrong}"
         );
     }
+
     for open in ["/healthz", "/readyz"] {
         let (status, _) = send(
             &service,
@@ -117,8 +125,10 @@ async fn valid_keys_are_accepted_and_others_rejected() {
             request(Method::GET, open, &[], ""),
         )
         .await;
+
         assert_ne!(status, 401, "{open}");
     }
+
     for closed in ["/metrics", "/openapi.json", "/v1/info", "/nothing"] {
         let (status, _) = send(
             &service,
@@ -126,8 +136,10 @@ async fn valid_keys_are_accepted_and_others_rejected() {
             request(Method::GET, closed, &[], ""),
         )
         .await;
+
         assert_eq!(status, 401, "{closed}");
     }
+
     api_keys::revoke(&service.0.store, "ci").unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     assert_eq!(
@@ -152,6 +164,7 @@ async fn foreign_host_names_are_rejected() {
             "{host}"
         );
     }
+
     let sent = request(Method::GET, "/healthz", &[("host", "evil.example")], "");
     assert_eq!(send(&service, Transport::UnixSocket, sent).await.0, 200);
 }
@@ -163,6 +176,7 @@ async fn invalid_bodies_are_explained() {
         "{{\"language\":\"python\",\"code\":\"{}\"}}",
         "x".repeat(MAX_BODY_BYTES)
     );
+
     for (body, status, part) in [
         ("{", 400, "EOF"),
         ("[]", 400, "invalid"),
@@ -198,22 +212,26 @@ async fn invalid_bodies_are_explained() {
         assert!(message.contains(part), "{message}");
         assert!(body["error"]["request_id"].is_string());
     }
+
     let text_body = request(
         Method::POST,
         "/v1/runs",
         &[("content-type", "text/plain")],
         "x",
     );
+
     assert_eq!(
         send(&service, Transport::UnixSocket, text_body).await.0,
         415
     );
+
     let html_only = request(
         Method::POST,
         "/v1/runs",
         &[("accept", "text/html")],
         "{\"language\":\"python\",\"code\":\"\"}",
     );
+
     assert_eq!(
         send(&service, Transport::UnixSocket, html_only).await.0,
         406
@@ -228,6 +246,7 @@ async fn a_body_at_the_limit_is_read() {
         "{request_json}{}",
         " ".repeat(MAX_BODY_BYTES - request_json.len())
     );
+
     let (status, body) = send_local(&service, Method::POST, "/v1/runs", &body).await;
     assert_eq!(
         (status.as_u16(), &body["error"]["kind"]),
@@ -271,6 +290,7 @@ async fn a_host_without_an_image_says_so_and_is_not_ready() {
         send_local(&service, Method::GET, "/healthz", "").await.0,
         200
     );
+
     let (status, body) = send_local(&service, Method::POST, "/v1/sandboxes", "").await;
     assert_eq!(
         (status.as_u16(), &body["error"]["kind"]),
@@ -289,14 +309,17 @@ async fn a_rate_limited_key_receives_retry_after() {
         requests_per_second: 2,
         ..Settings::default()
     };
+
     let nowhere = Config {
         store: Some(dir.path().join("store")),
         ..Config::default()
     };
+
     let service = Service::open_with(move || Engine::start(nowhere.clone()), settings).unwrap();
     let key = api_keys::create(&service.0.store, "ci").unwrap();
     let bearer = format!("Bearer {key}");
     let sent = || request(Method::GET, "/v1/runs", &[("authorization", &bearer)], "");
+
     for _ in 0..4 {
         assert_eq!(
             app(&service, Transport::Tcp)
@@ -307,6 +330,7 @@ async fn a_rate_limited_key_receives_retry_after() {
             200
         );
     }
+
     let refused = app(&service, Transport::Tcp).oneshot(sent()).await.unwrap();
     assert_eq!(refused.status(), 429);
     assert!(refused.headers().contains_key("retry-after"));
@@ -358,6 +382,7 @@ async fn runs_of_a_killed_server_are_lost_and_visible_to_their_owner_only() {
         store: Some(dir.path().join("store")),
         ..Config::default()
     };
+
     let start = move || Engine::start(nowhere.clone());
     let service = loop {
         match Service::open_with(start.clone(), settings.clone()) {
@@ -365,11 +390,13 @@ async fn runs_of_a_killed_server_are_lost_and_visible_to_their_owner_only() {
             Err(_) => tokio::task::yield_now().await,
         }
     };
+
     let (_, body) = send_local(&service, Method::GET, &format!("/v1/runs/{run}"), "").await;
     assert_eq!(
         (&body["state"], &body["ended_by"]),
         (&json!("ended"), &json!("server_lost"))
     );
+
     let (_, body) = send_local(
         &service,
         Method::GET,
@@ -377,10 +404,12 @@ async fn runs_of_a_killed_server_are_lost_and_visible_to_their_owner_only() {
         "",
     )
     .await;
+
     assert_eq!(
         (&body["state"], &body["ended"]),
         (&json!("ended"), &json!("server_lost"))
     );
+
     let (status, body) = send_local(
         &service,
         Method::DELETE,
@@ -388,10 +417,12 @@ async fn runs_of_a_killed_server_are_lost_and_visible_to_their_owner_only() {
         "",
     )
     .await;
+
     assert_eq!(
         (status.as_u16(), &body["ended"]),
         (200, &json!("server_lost"))
     );
+
     let (status, body) = send_local(
         &service,
         Method::GET,
@@ -399,10 +430,12 @@ async fn runs_of_a_killed_server_are_lost_and_visible_to_their_owner_only() {
         "",
     )
     .await;
+
     assert_eq!(
         (status.as_u16(), &body["error"]["ended"]),
         (410, &json!("server_lost"))
     );
+
     let (_, body) = send_local(&service, Method::GET, "/v1/runs?state=ended", "").await;
     assert_eq!(body["runs"][0]["id"], json!(run));
     let (_, body) = send_local(&service, Method::GET, "/v1/runs?state=running", "").await;
@@ -411,6 +444,7 @@ async fn runs_of_a_killed_server_are_lost_and_visible_to_their_owner_only() {
         "Bearer {}",
         api_keys::create(&service.0.store, "other").unwrap()
     );
+
     for path in [
         format!("/v1/runs/{run}"),
         format!("/v1/sandboxes/{sandbox}"),
@@ -432,6 +466,7 @@ async fn an_idempotency_key_is_for_one_request() {
             body.to_owned(),
         )
     };
+
     let path = "/v1/runs/run_no/signal";
     let first = send(
         &service,
@@ -439,16 +474,19 @@ async fn an_idempotency_key_is_for_one_request() {
         with_key("a", path, "{\"signal\":2}"),
     )
     .await;
+
     let again = send(
         &service,
         Transport::UnixSocket,
         with_key("a", path, "{\"signal\":2}"),
     )
     .await;
+
     assert_eq!(
         (first.0, &first.1["error"]["kind"]),
         (again.0, &again.1["error"]["kind"])
     );
+
     let other = send(
         &service,
         Transport::UnixSocket,
@@ -470,6 +508,7 @@ async fn an_idempotency_key_is_for_one_request() {
             .0,
         400
     );
+
     // What was not done is not held against the key.
     for _ in 0..2 {
         let (status, body) = send(
@@ -478,6 +517,7 @@ async fn an_idempotency_key_is_for_one_request() {
             with_key("c", "/v1/sandboxes", "{}"),
         )
         .await;
+
         assert_eq!(
             (status.as_u16(), &body["error"]["kind"]),
             (503, &json!("missing"))
@@ -494,6 +534,7 @@ async fn a_valid_request_id_of_a_caller_is_kept() {
             .oneshot(sent)
             .await
             .unwrap();
+
         assert_eq!(
             response.headers()["x-request-id"] == given,
             is_accepted,
@@ -507,6 +548,7 @@ fn every_operation_has_an_error_response_and_a_unique_id() {
     let api = serde_json::to_value(openapi()).unwrap();
     let mut ids = std::collections::BTreeSet::new();
     let mut count = 0;
+
     for (path, item) in api["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             count += 1;
@@ -514,6 +556,7 @@ fn every_operation_has_an_error_response_and_a_unique_id() {
                 operation["responses"]["default"].is_object(),
                 "{method} {path}"
             );
+
             assert!(
                 ids.insert(operation["operationId"].to_string()),
                 "{method} {path}: {}",
@@ -521,5 +564,6 @@ fn every_operation_has_an_error_response_and_a_unique_id() {
             );
         }
     }
+
     assert_eq!(count, 36);
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::params;
 use super::results::{image_type, succeeded};
 use super::tools::Tools;
+use crate::api::requests::file_content;
 use crate::error::ApiError;
 
 /// The default number of bytes in one read.
@@ -29,18 +30,7 @@ impl Tools {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let bytes = match (params.text, params.base64) {
-            (Some(text), None) => text.into_bytes(),
-            (None, Some(base64)) => {
-                let base64: String = base64.split_ascii_whitespace().collect();
-                let decoded = STANDARD.decode(base64);
-                decoded.map_err(|error| ApiError::invalid(format!("invalid `base64`: {error}")))?
-            }
-            _ => {
-                let message = "pass the content as either `text` or `base64`";
-                return Err(ApiError::invalid(message));
-            }
-        };
+        let bytes = file_content(params.text.as_deref(), params.base64.as_deref())?;
         let len = bytes.len();
 
         let sandbox = self.service.sandbox(&owner, &params.session)?;
@@ -49,11 +39,13 @@ impl Tools {
             parents: true,
             ..WriteOptions::default()
         };
+
         let written = files.write_with_options(&params.path, bytes, options);
         written.await.map_err(|error| sandbox.to_api_error(error))?;
 
         let text = format!("Wrote {len} bytes to {}.", params.path);
         let structured = json!({ "path": params.path, "bytes": len });
+
         Ok(succeeded(text, structured))
     }
 
@@ -71,10 +63,12 @@ impl Tools {
         let info = files.stat(&params.path).await.map_err(to_api_error)?;
         let is_part = params.offset != 0 || params.bytes.is_some();
         let image = image_type(&params.path).filter(|_| !is_part);
+
         let default_len = match image {
             Some(_) => MAX_READ_BYTES,
             None => DEFAULT_READ_BYTES,
         };
+
         let len = params.bytes.unwrap_or(default_len);
         if !(1..=MAX_READ_BYTES).contains(&len) {
             let message = format!(
@@ -87,6 +81,7 @@ impl Tools {
         let read = files.read_range(&params.path, params.offset, len + 1);
         let mut bytes = read.await.map_err(to_api_error)?;
         let has_more = bytes.len() as u64 > len;
+
         if has_more {
             bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
             bytes.truncate(complete_characters_len(&bytes));
@@ -106,6 +101,7 @@ impl Tools {
             "path": params.path, "size": size, "offset": params.offset, "bytes": bytes.len(),
             "complete": is_complete,
         });
+
         let block = match (image, std::str::from_utf8(&bytes)) {
             (Some(mime_type), _) if is_complete => {
                 ContentBlock::image(STANDARD.encode(&bytes), mime_type)
@@ -127,8 +123,10 @@ impl Tools {
             let note = format!("[bytes {} to {end} of {size}]", params.offset);
             content.push(ContentBlock::text(note));
         }
+
         let mut result = CallToolResult::success(content);
         result.structured_content = Some(structured);
+
         Ok(result)
     }
 
@@ -150,9 +148,11 @@ impl Tools {
             .iter()
             .map(|entry| format!("{} {} {}", kind_name(entry), entry.size, entry.path))
             .collect();
+
         if count > entries.len() {
             lines.push(format!("[{} more]", count - entries.len()));
         }
+
         let text = if lines.is_empty() {
             format!("{path} is empty.")
         } else {
@@ -165,6 +165,7 @@ impl Tools {
                 |entry| json!({ "path": entry.path, "kind": kind_name(entry), "size": entry.size }),
             )
             .collect();
+
         Ok(succeeded(
             text,
             json!({ "entries": entries, "count": count }),

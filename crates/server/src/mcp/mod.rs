@@ -1,7 +1,7 @@
 //! The Model Context Protocol (MCP): tools that agents call, over standard input and output for the local user, or over
 //! HTTP with the same API keys as the rest.
 //!
-//! A tool translates its parameters and results; what it does belongs in `service`.
+//! A tool translates its parameters and results; the work itself belongs in `service`.
 
 mod files;
 mod http;

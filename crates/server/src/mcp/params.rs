@@ -1,4 +1,4 @@
-//! The parameters of the tools. Models read the doc comments of the fields: each says what the field does, and its limits.
+//! The parameters of the tools. Models read the doc comments of the fields: each explains its field and its limits.
 
 use fumehood_engine::Language;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};

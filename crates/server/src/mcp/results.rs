@@ -41,6 +41,7 @@ pub(super) fn failed(error: &ApiError) -> CallToolResult {
 pub(super) fn run_result(run: &RunResponse, session: Option<&str>) -> CallToolResult {
     let mut content = Vec::new();
     let mut structured = Map::new();
+
     if let Some(session) = session {
         structured.insert("session".into(), session.into());
     }
@@ -50,12 +51,15 @@ pub(super) fn run_result(run: &RunResponse, session: Option<&str>) -> CallToolRe
     let output = run.output.as_ref().unwrap_or(&none);
     let stdout = stream_text(&output.stdout, &output.stdout_encoding, output.stdout_bytes);
     let stderr = stream_text(&output.stderr, &output.stderr_encoding, output.stderr_bytes);
+
     if !stdout.is_empty() {
         content.push(ContentBlock::text(stdout.clone()));
     }
+
     if !stderr.is_empty() {
         content.push(ContentBlock::text(format!("stderr:\n{stderr}")));
     }
+
     structured.insert("stdout".into(), stdout.into());
     structured.insert("stdout_bytes".into(), output.stdout_bytes.into());
     structured.insert("stderr".into(), stderr.into());
@@ -66,6 +70,7 @@ pub(super) fn run_result(run: &RunResponse, session: Option<&str>) -> CallToolRe
     content.extend(values.iter().map(|value| ContentBlock::text(value.clone())));
     content.extend(images);
     structured.insert("values".into(), values.into());
+
     if !output.files.is_empty() {
         let files: Vec<_> = output
             .files
@@ -80,11 +85,13 @@ pub(super) fn run_result(run: &RunResponse, session: Option<&str>) -> CallToolRe
     let exit_code = outcome.and_then(|outcome| outcome.exit_code());
     let end = describe_end(run);
     let is_success = exit_code == Some(0);
+
     if !is_success {
         content.push(ContentBlock::text(end.clone()));
     } else if content.is_empty() {
         content.push(ContentBlock::text("The code succeeded, without output."));
     }
+
     structured.insert("exit_code".into(), exit_code.into());
     structured.insert("ended_by".into(), outcome.map(|one| one.ended_by()).into());
     structured.insert("ended".into(), end.into());
@@ -94,7 +101,9 @@ pub(super) fn run_result(run: &RunResponse, session: Option<&str>) -> CallToolRe
     } else {
         CallToolResult::error(content)
     };
+
     result.structured_content = Some(structured.into());
+
     result
 }
 
@@ -129,6 +138,7 @@ fn add_file(file: &FileContent, content: &mut Vec<ContentBlock>) -> Value {
             content.push(ContentBlock::text(note));
         }
     }
+
     json!({ "path": path })
 }
 
@@ -149,6 +159,7 @@ fn describe_end(run: &RunResponse) -> String {
     let Some(outcome) = &run.outcome else {
         return "The code has no outcome.".into();
     };
+
     let detail = outcome.detail();
     let detail = detail.map_or_else(String::new, |detail| format!(": {detail}"));
     match (outcome.ended_by(), outcome.exit_code()) {
@@ -166,12 +177,14 @@ fn describe_end(run: &RunResponse) -> String {
 fn split_values(results: &[Value]) -> (Vec<String>, Vec<ContentBlock>) {
     let (mut texts, mut images) = (Vec::new(), Vec::new());
     let mut remaining = MAX_TEXT_BYTES;
+
     for bundle in results {
         let image = IMAGE_TYPES.iter().find_map(|mime_type| {
             let data = bundle.get(mime_type)?.as_str()?;
             let data: String = data.split_ascii_whitespace().collect();
             (data.len() <= MAX_IMAGE_BYTES).then(|| ContentBlock::image(data, *mime_type))
         });
+
         if images.len() < MAX_IMAGES {
             images.extend(image);
         }
@@ -180,12 +193,14 @@ fn split_values(results: &[Value]) -> (Vec<String>, Vec<ContentBlock>) {
         let text = text
             .map(str::to_owned)
             .or_else(|| bundle.get("application/json").map(Value::to_string));
+
         if let Some(text) = text.filter(|_| remaining > 0) {
             let text = truncate(&text);
             remaining = remaining.saturating_sub(text.len());
             texts.push(text);
         }
     }
+
     (texts, images)
 }
 
@@ -198,6 +213,7 @@ fn truncate(text: &str) -> String {
     let half = MAX_TEXT_BYTES / 2;
     let start = text.floor_char_boundary(half);
     let end = text.ceil_char_boundary(text.len() - half);
+
     format!(
         "{}\n[… {} bytes are left out …]\n{}",
         &text[..start],

@@ -1,4 +1,4 @@
-//! The sessions of the protocol over HTTP: whose each is, and which calls in it have lost their clients.
+//! The MCP sessions over HTTP: who owns each, and which calls have lost their clients.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -14,17 +14,17 @@ use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::sync::lock;
 
-/// Sessions of one owner at once: each is a task and some hundred KiB of events that may be asked for again.
+/// Concurrent sessions of one owner. Each costs a task and some hundred KiB of events that a client may request again.
 pub(super) const MAX_SESSIONS: usize = 64;
 
-/// After how long a session that no request is open in makes room for a new one of its owner: many clients go away
-/// without ending theirs.
+/// How long a session must be without requests before a new one of its owner replaces it. Many clients disconnect without
+/// ending their sessions.
 const IDLE_BEFORE_REPLACED: Duration = Duration::from_secs(300);
 
-/// How long a call goes on whose client has gone: one whose connection broke comes again within that.
+/// How long a call continues after its client has disconnected. A client whose connection broke reconnects within it.
 const RECONNECT_GRACE: Duration = Duration::from_secs(2);
 
-/// The sessions that are there.
+/// The sessions and their owners.
 #[derive(Debug)]
 pub(super) struct SessionRegistry {
     manager: Arc<LocalSessionManager>,
@@ -39,10 +39,10 @@ impl SessionRegistry {
         }
     }
 
-    /// A session, for a request in it. None: there is none, as whoever serves it will say.
+    /// Returns the session of a request, or `None` if there is no such session, which the MCP library then reports.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]: it is somebody else's.
+    /// [`ApiErrorKind::NotFound`] if it belongs to another owner.
     pub(super) fn find(&self, id: &str, owner: &Owner) -> Result<Option<Arc<Session>>, ApiError> {
         match lock(&self.sessions).get(id) {
             Some(session) if session.owner == *owner => Ok(Some(session.clone())),
@@ -51,48 +51,51 @@ impl SessionRegistry {
         }
     }
 
-    /// Learns of a session that has just been begun.
+    /// Registers a session that the MCP library has started.
     ///
     /// # Errors
-    /// [`Kind::Busy`]: its owner has as many as are allowed; it is closed again.
+    /// [`ApiErrorKind::Busy`] if the owner has too many sessions. The session is then closed again.
     pub(super) async fn register(&self, id: &str, owner: Owner) -> Result<(), ApiError> {
         let id = SessionId::from(id);
-        let (closed, admitted) = {
+        let (to_close, is_registered) = {
             let live = self.manager.sessions.read().await;
             let mut sessions = lock(&self.sessions);
             sessions.retain(|id, _| live.contains_key(id));
-            let unused = match find_slot(&sessions, &owner) {
-                Slot::Free => None,
-                Slot::Replace(unused) => Some(unused),
-                Slot::Full => Some(id.clone()),
-            };
-            let is_refused = unused.as_ref() == Some(&id);
-            if let Some(unused) = &unused {
-                sessions.remove(unused);
+
+            match find_slot(&sessions, &owner) {
+                Slot::Free => {
+                    sessions.insert(id, Arc::new(Session::new(owner)));
+                    (None, true)
+                }
+                Slot::Replace(idle) => {
+                    sessions.remove(&idle);
+                    sessions.insert(id, Arc::new(Session::new(owner)));
+                    (Some(idle), true)
+                }
+                Slot::Full => (Some(id), false),
             }
-            if !is_refused {
-                sessions.insert(id, Arc::new(Session::new(owner)));
-            }
-            (unused, !is_refused)
         };
-        if let Some(closed) = closed
-            && let Err(error) = self.manager.close_session(&closed).await
+
+        if let Some(id) = to_close
+            && let Err(error) = self.manager.close_session(&id).await
         {
-            tracing::warn!(%error, "a session was not closed");
+            tracing::warn!(%error, "cannot close an MCP session");
         }
-        if admitted {
+
+        if is_registered {
             return Ok(());
         }
+
         let message = format!(
-            "{MAX_SESSIONS} MCP sessions are open, the most that one key may have; end one by DELETE, or come again: one \
-             that nothing was asked in for {} s makes room",
+            "limit of {MAX_SESSIONS} MCP sessions per key reached; end one with DELETE, or retry later: a session without \
+             requests for {} s is replaced",
             IDLE_BEFORE_REPLACED.as_secs()
         );
         Err(ApiError::new(ApiErrorKind::Busy, message))
     }
 
-    /// Forgets a session that was ended.
-    pub(super) fn forget(&self, id: &str) {
+    /// Removes a session that its client has ended.
+    pub(super) fn remove(&self, id: &str) {
         lock(&self.sessions).remove(id);
     }
 }
@@ -101,7 +104,7 @@ impl SessionRegistry {
 #[derive(Debug, PartialEq, Eq)]
 enum Slot {
     Free,
-    /// In the place of this one.
+    /// Only in place of this session.
     Replace(SessionId),
     Full,
 }
@@ -111,16 +114,18 @@ fn find_slot(sessions: &HashMap<SessionId, Arc<Session>>, owner: &Owner) -> Slot
     if own().count() < MAX_SESSIONS {
         return Slot::Free;
     }
-    // Whatever goes on in a session holds it.
-    let unused = own()
+
+    // Every request in a session holds a reference to it.
+    let longest_idle = own()
         .filter(|(_, one)| Arc::strong_count(one) == 1)
         .map(|(id, one)| (lock(&one.calls).last_used, id))
         .filter(|(last_used, _)| last_used.elapsed() >= IDLE_BEFORE_REPLACED)
         .min();
-    unused.map_or(Slot::Full, |(_, id)| Slot::Replace(id.clone()))
+
+    longest_idle.map_or(Slot::Full, |(_, id)| Slot::Replace(id.clone()))
 }
 
-/// One session.
+/// A session of one owner.
 #[derive(Debug)]
 pub(super) struct Session {
     owner: Owner,
@@ -129,11 +134,11 @@ pub(super) struct Session {
 
 #[derive(Debug)]
 struct Calls {
-    /// When a request in it ended last.
+    /// When the last request ended.
     last_used: Instant,
-    /// Calls whose clients have gone, and since when; one that is over is gone itself.
+    /// The calls whose clients have disconnected, and when. The token of a call that is over no longer exists.
     abandoned: Vec<(Instant, Weak<CancellationToken>)>,
-    /// Streams by which a client goes on listening to calls whose connections it lost.
+    /// The number of streams on which a client that reconnected receives the responses to earlier calls.
     resumed: usize,
 }
 
@@ -144,6 +149,7 @@ impl Session {
             abandoned: Vec::new(),
             resumed: 0,
         };
+
         Self {
             owner,
             calls: Mutex::new(calls),
@@ -154,55 +160,61 @@ impl Session {
         lock(&self.calls).resumed += 1;
     }
 
-    /// A stream or a call's answer has ended, and with it perhaps its client.
+    /// Notes that a response has ended, because it is complete or because its client has disconnected.
     fn response_ended(self: Arc<Self>, call: Weak<CancellationToken>, is_resumed: bool) {
         let now = Instant::now();
-        let mut calls = lock(&self.calls);
-        calls.last_used = now;
-        calls.resumed -= usize::from(is_resumed);
-        calls.abandoned.push((now, call));
-        calls.abandoned.retain(|(_, call)| call.strong_count() > 0);
-        if calls.abandoned.is_empty() {
-            return;
+        {
+            let mut calls = lock(&self.calls);
+            calls.last_used = now;
+            calls.resumed -= usize::from(is_resumed);
+            calls.abandoned.push((now, call));
+            calls.abandoned.retain(|(_, call)| call.strong_count() > 0);
+
+            if calls.abandoned.is_empty() {
+                return;
+            }
         }
-        drop(calls);
+
+        // Outside of a runtime nothing can wait: cancel at once.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return self.cancel_abandoned(now);
         };
+
         runtime.spawn(async move {
             tokio::time::sleep(RECONNECT_GRACE).await;
             self.cancel_abandoned(now);
         });
     }
 
-    /// Cancels the calls that nobody has listened to since then.
-    fn cancel_abandoned(&self, abandoned_before: Instant) {
+    /// Cancels the calls that were abandoned at `until` or before, unless their client has reconnected.
+    fn cancel_abandoned(&self, until: Instant) {
         let mut calls = lock(&self.calls);
         if calls.resumed > 0 {
             return;
         }
+
         calls.abandoned.retain(|(at, call)| {
-            let is_late = *at <= abandoned_before;
-            if is_late && let Some(call) = call.upgrade() {
+            let is_due = *at <= until;
+            if is_due && let Some(call) = call.upgrade() {
                 call.cancel();
             }
-            !is_late
+            !is_due
         });
     }
 }
 
-/// Says to a call that its client has gone.
+/// Signals to a call that its client has disconnected.
 #[derive(Debug, Clone)]
 pub(super) struct ClientGone(Arc<CancellationToken>);
 
 impl ClientGone {
-    /// Waits until it has.
+    /// Waits until the client has disconnected.
     pub(super) async fn wait(&self) {
         self.0.cancelled().await;
     }
 }
 
-/// Held while a request's answer is being sent; dropped, it lets the call know that nobody listens any more.
+/// Held while a response is sent. Dropping it notifies the session that the client no longer receives the response.
 #[derive(Debug)]
 pub(super) struct ResponseGuard {
     call: Weak<CancellationToken>,
@@ -211,17 +223,19 @@ pub(super) struct ResponseGuard {
 }
 
 impl ResponseGuard {
-    /// The listener of a call, and what goes into the call.
+    /// Creates the guard of a response, and the signal for its call.
     pub(super) fn new(session: Option<Arc<Session>>, is_resumed: bool) -> (Self, ClientGone) {
         let token = Arc::new(CancellationToken::new());
-        if let (Some(session), true) = (&session, is_resumed) {
+        if let Some(session) = session.as_ref().filter(|_| is_resumed) {
             session.resume();
         }
+
         let guard = Self {
             call: Arc::downgrade(&token),
             session,
             is_resumed,
         };
+
         (guard, ClientGone(token))
     }
 }
@@ -231,7 +245,7 @@ impl Drop for ResponseGuard {
         let call = std::mem::take(&mut self.call);
         match self.session.take() {
             Some(session) => session.response_ended(call, self.is_resumed),
-            // Without a session there is no coming again.
+            // Without a session the client cannot reconnect.
             None => {
                 if let Some(call) = call.upgrade() {
                     call.cancel();
@@ -262,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_listened_to_again_goes_on() {
+    async fn a_call_continues_when_its_client_reconnects() {
         let session = session();
         let (guard, client_gone) = ResponseGuard::new(Some(session.clone()), false);
         drop(guard);
@@ -275,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_over_is_not_kept() {
+    async fn calls_that_are_over_are_not_kept() {
         let session = session();
         let (guard, client_gone) = ResponseGuard::new(Some(session.clone()), false);
         drop(client_gone);
@@ -284,13 +298,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_owner_has_so_many_sessions_and_unused_ones_make_room() {
+    async fn sessions_are_limited_and_idle_ones_are_replaced() {
         let owner = Owner::local();
         let mut sessions = HashMap::new();
+
         for number in 0..MAX_SESSIONS {
             assert_eq!(find_slot(&sessions, &owner), Slot::Free);
             sessions.insert(SessionId::from(number.to_string()), session());
         }
+
         assert_eq!(find_slot(&sessions, &owner), Slot::Full);
         assert_eq!(find_slot(&sessions, &Owner::key("other")), Slot::Free);
         tokio::time::sleep(IDLE_BEFORE_REPLACED).await;

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::auth::api_keys;
+use crate::http::{Transport, app};
+use crate::service::Service;
 use crate::service::Settings;
-use crate::{Service, Transport, app};
 
 fn service(dir: &std::path::Path) -> Service {
     let settings = Settings {
@@ -18,6 +19,7 @@ fn service(dir: &std::path::Path) -> Service {
         requests_per_second: 1000,
         ..Settings::default()
     };
+
     let store = dir.join("store");
     let start = move || {
         Engine::start(Config {
@@ -25,6 +27,7 @@ fn service(dir: &std::path::Path) -> Service {
             ..Config::default()
         })
     };
+
     Service::open_with(start, settings).unwrap()
 }
 
@@ -42,9 +45,11 @@ fn request(method: Method, key: &str, session: Option<&str>, body: Body) -> Requ
         .header("authorization", format!("Bearer {key}"))
         .header("accept", "application/json, text/event-stream")
         .header("content-type", "application/json");
+
     if let Some(session) = session {
         request = request.header("mcp-session-id", session);
     }
+
     request.body(body).unwrap()
 }
 
@@ -76,6 +81,7 @@ async fn a_session_belongs_to_its_key() {
         .to_str()
         .unwrap()
         .to_owned();
+
     for method in [Method::GET, Method::POST, Method::DELETE] {
         let foreign = request(method, &other, Some(&id), Body::empty());
         let (status, body) = parse_response(send(foreign).await.unwrap()).await;
@@ -84,6 +90,7 @@ async fn a_session_belongs_to_its_key() {
             (404, &json!("not_found"))
         );
     }
+
     let ended = send(request(Method::DELETE, &one, Some(&id), Body::empty()))
         .await
         .unwrap();
@@ -91,6 +98,7 @@ async fn a_session_belongs_to_its_key() {
     let gone = send(request(Method::GET, &one, Some(&id), Body::empty()))
         .await
         .unwrap();
+
     assert_eq!(gone.status(), 404);
 }
 
@@ -104,9 +112,11 @@ async fn the_sessions_of_a_key_are_limited() {
         app.clone()
             .oneshot(request(Method::POST, key, None, initialize()))
     };
+
     for _ in 0..super::sessions::MAX_SESSIONS {
         assert_eq!(start(&one).await.unwrap().status(), 200);
     }
+
     let refused = start(&one).await.unwrap();
     assert!(!refused.headers().contains_key("mcp-session-id"));
     let (status, body) = parse_response(refused).await;
@@ -114,6 +124,7 @@ async fn the_sessions_of_a_key_are_limited() {
         (status.as_u16(), &body["error"]["kind"]),
         (429, &json!("busy"))
     );
+
     assert_eq!(start(&other).await.unwrap().status(), 200);
 }
 
@@ -126,6 +137,7 @@ async fn incomplete_and_large_bodies_are_client_errors() {
     let pieces = [Ok("{"), Err(std::io::Error::other("gone"))];
     let broken = Body::from_stream(futures_util::stream::iter(pieces));
     let large = Body::from(vec![b' '; super::http::MAX_CALL_BYTES + 1]);
+
     for (body, status) in [(broken, 400), (large, 413)] {
         let answer = app
             .clone()

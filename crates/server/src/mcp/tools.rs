@@ -185,11 +185,13 @@ impl Tools {
         if !is_requested {
             return Ok(None);
         }
+
         let Some(policy) = &self.service.0.settings.mcp_policy else {
             let message = "the operator of this server allows no network; run the code without one, or ask the operator to \
                 start the server with --mcp-allow or --mcp-policy";
             return Err(ApiError::new(ApiErrorKind::Forbidden, message));
         };
+
         Ok(Some(NetworkRequest {
             policy: policy.clone(),
             is_from_operator: true,
@@ -217,6 +219,7 @@ impl Tools {
                 }
             }
         };
+
         let run = tokio::select! {
             run = start => run?.into_active()?,
             () = client_cancelled(context) => return Err(cancelled()),
@@ -255,6 +258,7 @@ impl Tools {
             idle_timeout_s: params.idle_timeout_s,
             ..SandboxRequest::default()
         };
+
         let sandbox = tokio::select! {
             sandbox = self.service.create_sandbox(&owner, &request) => sandbox?.response(),
             () = client_cancelled(context) => return Err(cancelled()),
@@ -264,9 +268,11 @@ impl Tools {
             "Session {} is ready. It ends after {} s without a call.",
             sandbox.id, sandbox.idle_timeout_s
         );
+
         let structured = json!({
             "session": sandbox.id, "memory_mib": sandbox.memory_mib, "idle_timeout_s": sandbox.idle_timeout_s,
         });
+
         Ok(succeeded(text, structured))
     }
 
@@ -279,6 +285,7 @@ impl Tools {
             limit: MAX_LIST_ITEMS,
             ..Filter::default()
         };
+
         let running = Some(SandboxState::Running);
         let sandboxes = self.service.list_sandboxes(&owner, running, filter)?;
 
@@ -286,6 +293,7 @@ impl Tools {
             .iter()
             .map(|one| format!("{} since {}", one.id, one.created_at))
             .collect();
+
         let text = if lines.is_empty() {
             "There are no sessions.".to_owned()
         } else {
@@ -298,6 +306,7 @@ impl Tools {
                 json!({ "session": one.id, "created_at": one.created_at, "memory_mib": one.memory_mib })
             })
             .collect();
+
         Ok(succeeded(text, json!({ "sessions": sessions })))
     }
 
@@ -324,9 +333,11 @@ impl Tools {
             language,
             packages,
         } = params;
+
         let install = self
             .service
             .install_packages(&owner, &session, language, &packages);
+
         let installed = tokio::select! {
             installed = install => installed?,
             () = client_cancelled(context) => return Err(cancelled()),
@@ -336,6 +347,7 @@ impl Tools {
             .iter()
             .map(|package| format!("{} {}", package.name, package.version))
             .collect();
+
         Ok(succeeded(
             lines.join("\n"),
             json!({ "installed": installed }),
@@ -348,10 +360,12 @@ fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, Api
         ("packages", !params.packages.is_empty()),
         ("network", params.network),
     ];
+
     if let Some((name, _)) = session_fields.iter().find(|(_, is_set)| *is_set) {
         let message = format!("`{name}` cannot be set with a session; pass it to start_session");
         return Err(ApiError::invalid(message));
     }
+
     if !params.uploads.is_empty() || !params.downloads.is_empty() {
         let message =
             "`uploads` and `downloads` cannot be set with a session; use write_file and read_file";
@@ -363,6 +377,7 @@ fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, Api
     request.timeout_s = params.timeout_s.unwrap_or(request.timeout_s);
     request.stdin = params.stdin.map_or_else(Stdin::default, Stdin::Text);
     request.context = Some(format!("{CONTEXT_PREFIX}-{}", params.language));
+
     Ok(request)
 }
 
@@ -403,10 +418,12 @@ async fn report_progress(run: &RunTask, context: &RequestContext<RoleServer>) {
             "packages" => "step",
             _ => continue,
         };
+
         let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
         let text = data[field].as_str().unwrap_or_default();
         progress.report(text).await;
     }
+
     run.wait().await;
 }
 

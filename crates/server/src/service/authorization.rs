@@ -30,6 +30,7 @@ impl Service {
         if self.0.settings.allow_private_networks_for_keys {
             return Ok(());
         }
+
         let allowed = network.policy.allow.iter();
         let mut nets = allowed.flat_map(|rule| &rule.addresses);
         match nets.find(|net| names_special(&net.0)) {
@@ -54,6 +55,7 @@ impl Service {
         if owner.is_local() || port.host == 0 {
             return Ok(());
         }
+
         let message = format!(
             "a key may not choose host port {}; use host port 0 and read the assigned port from `url`",
             port.host
@@ -78,14 +80,17 @@ mod tests {
                     allow_private_networks_for_keys,
                     ..Settings::default()
                 };
+
                 let none = || Engine::start(Config::default());
                 let service = Service::open_in_memory(none, settings).unwrap();
                 let network: NetworkRequest = serde_json::from_value(network.clone()).unwrap();
+
                 service
                     .authorize_network(owner, &network)
                     .err()
                     .map(|error| error.kind)
             };
+
         let key = Owner::key("one");
         let rule =
             |net: &str| json!({ "policy": { "allow": [{ "addresses": [net], "ports": [80] }] } });
@@ -104,9 +109,11 @@ mod tests {
             assert_eq!(refused(true, &rule(special), &key), None);
             assert_eq!(refused(false, &rule(special), &Owner::local()), None);
         }
+
         for public in ["203.0.113.0/24", "0.0.0.0/0", "::/0"] {
             assert_eq!(refused(false, &rule(public), &key), None, "{public}");
         }
+
         let port = |word: &str| json!({ "expose": [word] });
         assert_eq!(
             refused(true, &port("8080"), &key),

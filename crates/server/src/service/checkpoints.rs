@@ -48,8 +48,10 @@ impl Service {
                 created_at: format_timestamp(Timestamp::now()),
             };
             checkpoints.insert(owner, response.clone(), checkpoint);
+
             Ok(response)
         });
+
         task.await.map_err(|e| ApiError::internal(&e))?
     }
 
@@ -83,6 +85,7 @@ impl Service {
             let message = format!("`count` must be between 1 and {MAX_FORKS}");
             return Err(ApiError::invalid(message));
         }
+
         let sandbox = self.sandbox(owner, id)?;
         self.ensure_no_active_runs(&sandbox)?;
         let reservation = self.reserve(owner, count)?;
@@ -94,12 +97,15 @@ impl Service {
             let children = forked.map_err(|e| sandbox.to_api_error(e))?;
 
             let mut adopted = Vec::with_capacity(count);
+
             for child in children {
                 adopted.push(service.adopt(&owner, child, None, sandbox.timeouts())?);
             }
+
             drop(reservation);
             Ok(adopted)
         });
+
         task.await.map_err(|e| ApiError::internal(&e))?
     }
 
@@ -109,6 +115,7 @@ impl Service {
         let active = runs
             .active()
             .find(|task| task.sandbox() == Some(sandbox.id()));
+
         match active {
             None => Ok(()),
             Some(task) => {

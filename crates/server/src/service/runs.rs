@@ -35,12 +35,14 @@ impl Service {
         if let Some(network) = &request.network {
             self.authorize_network(owner, network)?;
         }
+
         let engine = self.engine()?;
         check_memory_limit(&engine, request.memory_mib)?;
 
         let mut spec = new_spec(owner, None, RunKind::Code)?;
         spec.detach = request.detach;
         spec.stdin = request.stdin;
+
         self.start_once(spec, key, || Ok(engine.run(run_request)?))
             .await
     }
@@ -68,6 +70,7 @@ impl Service {
             let run = sandbox.engine_sandbox().run(&run_request);
             run.map_err(|error| sandbox.to_api_error(error))
         };
+
         self.start_once(spec, key, start).await
     }
 
@@ -94,6 +97,7 @@ impl Service {
             let run = sandbox.engine_sandbox().spawn(&spawn_request);
             run.map_err(|error| sandbox.to_api_error(error))
         };
+
         self.start_once(spec, key, start).await
     }
 
@@ -125,15 +129,17 @@ impl Service {
         if let Some(prior) = self.find_prior_run(&spec.owner, &guard)? {
             return Ok(prior);
         }
+
         self.ensure_accepting()?;
 
         // The key is recorded first: a run that a killed server has started is never started again.
         guard.record_start(Some(&spec.id))?;
         let id = spec.id.clone();
+
         match self.start_run(spec, start) {
             Ok(task) => Ok(RunLookup::Active(task)),
             Err(error) => {
-                // A run that was started keeps its key, whatever failed afterwards.
+                // A run that was started keeps its key, even if a later step failed.
                 let was_started = lock(&self.0.runs).by_id.contains_key(&id);
                 if !was_started {
                     guard.release()?;
@@ -173,7 +179,9 @@ impl Service {
             RunLookup::Active(task) => task.failure().map(|error| error.retry),
             RunLookup::Archived(run) => run.error.as_ref().map(|error| error.retry),
         };
+
         let failed_before_it_ran = retry == Some(Retry::Safe);
+
         Ok((!failed_before_it_ran).then_some(run))
     }
 
@@ -190,6 +198,7 @@ impl Service {
 
             let max = self.max_runs(&spec.owner);
             let own = runs.active().filter(|task| *task.owner() == spec.owner);
+
             if own.count() >= max {
                 let message = format!(
                     "limit of {max} concurrent runs per key reached; wait for a run to end"
@@ -199,20 +208,25 @@ impl Service {
 
             let run = start()?;
             let task = RunTask::new(&spec, &run);
+
             if let Stdin::Text(text) = spec.stdin {
                 tokio::spawn(write_all_stdin(run.input(), text));
             }
+
             runs.by_id.insert(spec.id, task.clone());
+
             (task, run)
         };
 
         // The start is recorded before the end can be.
         let recorded = records::insert_run(&self.0.store, task.owner(), &task.response(false));
         self.drive(task.clone(), run);
+
         if let Err(error) = recorded {
             task.cancel();
             return Err(error.into());
         }
+
         Ok(task)
     }
 
@@ -221,6 +235,7 @@ impl Service {
         let sandbox = task
             .sandbox()
             .and_then(|id| lock(&self.0.sandboxes).get(id).cloned());
+
         if let Some(sandbox) = &sandbox {
             sandbox.emit("run_started", &serde_json::json!({ "id": task.id() }));
         }
@@ -279,7 +294,9 @@ impl Service {
                 Some(task) => task.response(false),
                 None => run,
             });
+
         let matching = current.filter(|run| state.is_none_or(|state| run.state == state));
+
         Ok(matching.take(limit).collect())
     }
 
@@ -302,6 +319,7 @@ impl Service {
             let message = "the program has ended and accepts no more input";
             ApiError::new(ApiErrorKind::Conflict, message)
         };
+
         if task.state().is_over() {
             return Err(ended());
         }
@@ -309,9 +327,11 @@ impl Service {
         if !bytes.is_empty() {
             input.write(bytes).await.map_err(|_| ended())?;
         }
+
         if close {
             input.close().await;
         }
+
         Ok(())
     }
 }

@@ -93,6 +93,7 @@ impl Service {
         self.ensure_accepting()?;
         let timeouts = Timeouts::DEFAULT.updated(request.idle_timeout_s, request.max_lifetime_s)?;
         let name = request.name.clone();
+
         if name
             .as_ref()
             .is_some_and(|name| name.chars().count() > MAX_NAME_CHARS)
@@ -100,6 +101,7 @@ impl Service {
             let message = format!("`name` must have at most {MAX_NAME_CHARS} characters");
             return Err(ApiError::invalid(message));
         }
+
         if let Some(network) = &request.network {
             self.authorize_network(owner, network)?;
         }
@@ -109,6 +111,7 @@ impl Service {
 
         // Start it, from a checkpoint or from the image.
         let _reservation = self.reserve(owner, 1)?;
+
         let sandbox = match &request.checkpoint {
             Some(id) => {
                 check_checkpoint_fields(request)?;
@@ -116,6 +119,7 @@ impl Service {
             }
             None => start_sandbox(&engine, request).await?,
         };
+
         self.adopt(owner, sandbox, name, timeouts)
     }
 
@@ -135,12 +139,14 @@ impl Service {
 
         let mut starting = lock(&self.0.starting);
         let reserved = starting.get(owner).copied().unwrap_or(0);
+
         if running + reserved + count > max {
             let message = format!(
                 "limit of {max} concurrent sandboxes per key reached ({running} are running); end one first"
             );
             return Err(ApiError::new(ApiErrorKind::Busy, message));
         }
+
         starting.insert(owner.clone(), reserved + count);
 
         Ok(StartReservation {
@@ -168,12 +174,14 @@ impl Service {
             sandboxes.insert(sandbox.id().to_owned(), sandbox.clone());
             records::insert_sandbox(&self.0.store, owner, &sandbox.response())
         };
+
         if let Err(error) = recorded {
             lock(&self.0.sandboxes).remove(sandbox.id());
             return Err(error.into());
         }
 
         tokio::spawn(self.clone().watch(sandbox.clone()));
+
         Ok(sandbox)
     }
 
@@ -187,6 +195,7 @@ impl Service {
                     None => std::future::pending().await,
                 }
             };
+
             tokio::select! {
                 event = event => match event {
                     Some(event) => sandbox.emit("network", &event),
@@ -202,6 +211,7 @@ impl Service {
         } else {
             (end_reason(&end), end.to_string())
         };
+
         let response = SandboxResponse {
             state: SandboxState::Ended,
             ended_at: Some(format_timestamp(Timestamp::now())),
@@ -272,6 +282,7 @@ impl Service {
                 Some(sandbox) => sandbox.response(),
                 None => response,
             });
+
         Ok(current.collect())
     }
 
@@ -304,6 +315,7 @@ impl Service {
             sandbox.engine_sandbox().end().await;
             while events.next().await.is_some() {}
         }
+
         Ok(self.find_sandbox(owner, id)?.into_response())
     }
 
@@ -313,6 +325,7 @@ impl Service {
             let service = self.clone();
             tokio::spawn(async move { service.end_sandbox(sandbox.owner(), sandbox.id()).await })
         });
+
         for task in tasks.collect::<Vec<_>>() {
             let _ = task.await;
         }
@@ -359,15 +372,19 @@ async fn start_sandbox(engine: &Engine, request: &SandboxRequest) -> Result<Sand
     if let Some(language) = request.language {
         builder = builder.language(language);
     }
+
     if let Some(mib) = request.memory_mib {
         builder = builder.memory_mib(mib);
     }
+
     if let Some(network) = &request.network {
         builder = builder.network(network.to_network()?);
     }
+
     if request.refresh_packages {
         builder = builder.refresh_packages();
     }
+
     Ok(builder.packages(request.packages.iter().cloned()).await?)
 }
 
@@ -380,6 +397,7 @@ fn check_checkpoint_fields(request: &SandboxRequest) -> Result<(), ApiError> {
         ("packages", !request.packages.is_empty()),
         ("refresh_packages", request.refresh_packages),
     ];
+
     match fields.iter().find(|(_, is_set)| *is_set) {
         None => Ok(()),
         Some((name, _)) => Err(ApiError::invalid(format!(

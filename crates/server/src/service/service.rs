@@ -61,7 +61,7 @@ impl Default for Settings {
     }
 }
 
-/// Concurrent runs, and concurrent sandboxes, of local callers. It bounds what they cost the server itself.
+/// Concurrent runs, and concurrent sandboxes, of local callers. The limit bounds their cost for the server itself.
 const MAX_PER_LOCAL_OWNER: usize = 256;
 
 /// How often the engine is started again while something is missing, such as the image.
@@ -181,6 +181,7 @@ impl Service {
         // Start the engine now if possible; a failure is logged and reported to callers.
         let _ = service.engine();
         service.start_retention();
+
         service
     }
 
@@ -263,6 +264,7 @@ impl Service {
         const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
         let mut idle_since = Instant::now();
+
         loop {
             tokio::time::sleep(CHECK_INTERVAL.min(time)).await;
 
@@ -272,6 +274,7 @@ impl Service {
             } else {
                 Instant::now()
             };
+
             if idle_since.elapsed() >= time {
                 return;
             }
@@ -284,6 +287,7 @@ impl Service {
 
         let timeout = self.0.settings.drain_timeout;
         let runs_ended = tokio::time::timeout(timeout, self.wait_for_runs()).await;
+
         if runs_ended.is_err() {
             let remaining: Vec<_> = lock(&self.0.runs).active().cloned().collect();
             tracing::info!(runs = remaining.len(), "cancelled: the server shuts down");

@@ -46,6 +46,7 @@ impl Checkpoints {
         if count < MAX_CHECKPOINTS {
             return Ok(());
         }
+
         let message =
             format!("limit of {MAX_CHECKPOINTS} checkpoints per key reached; delete one first");
         Err(ApiError::new(ApiErrorKind::Busy, message))
@@ -64,6 +65,7 @@ impl Checkpoints {
             response,
             checkpoint,
         };
+
         lock(&self.0).insert(id, stored);
     }
 

@@ -247,7 +247,7 @@ impl EventSubscriber {
     }
 }
 
-/// What a subscriber finds when it looks for its next event.
+/// The result of looking for the next event.
 enum NextEvent {
     Ready(LoggedEvent),
     Closed,
@@ -284,6 +284,7 @@ mod tests {
         for letter in ["a", "b", "c", "d", "e"] {
             log.append("x", letter.into());
         }
+
         log.close("ended", String::new());
 
         let rest = read_all(log.subscribe(3)).await;

@@ -1,4 +1,4 @@
-//! What the server holds in memory: runs with their events and output, sandboxes, checkpoints and metrics.
+//! The state in memory: runs with their events and output, sandboxes, checkpoints and metrics.
 //!
 //! These types know neither the service nor the database; `service` connects them. What outlives the process belongs in
 //! `storage`.

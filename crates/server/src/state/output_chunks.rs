@@ -31,6 +31,7 @@ impl Utf8Chunker {
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
             Err(_) => bytes.len(),
         };
+
         debug_assert!(bytes.len() - end <= MAX_CARRY_BYTES);
         self.carry.extend_from_slice(&bytes[end..]);
 

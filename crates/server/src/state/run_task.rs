@@ -69,7 +69,7 @@ struct RunEnd {
     result: Result<Outcome, ApiError>,
 }
 
-/// What a new run is, beside what the engine runs.
+/// The server's part of a new run, beside the engine's request.
 #[derive(Debug)]
 pub(crate) struct RunSpec {
     pub(crate) id: String,
@@ -78,7 +78,7 @@ pub(crate) struct RunSpec {
     pub(crate) kind: RunKind,
     pub(crate) detach: bool,
     pub(crate) stdin: Stdin,
-    /// Whether the run has a terminal, and so an input, whatever `stdin` says.
+    /// Whether the run has a terminal, and so an input, even without `stdin`.
     pub(crate) has_pty: bool,
 }
 
@@ -113,6 +113,7 @@ impl RunTask {
             "created_at": format_timestamp(task.created),
         });
         task.events.append("run", first_event.to_string());
+
         task
     }
 
@@ -243,6 +244,7 @@ impl RunTask {
         let output = self.output();
         let (stdout, stdout_encoding) = output.stdout.encoded();
         let (stderr, stderr_encoding) = output.stderr.encoded();
+
         RunOutput {
             stdout,
             stdout_encoding: stdout_encoding.into(),
@@ -263,11 +265,12 @@ impl RunTask {
         let orphan_watch =
             (!self.is_detached()).then(|| tokio::spawn(self.clone().cancel_when_orphaned()));
 
-        // Pass on the events, then what is left of an incomplete character.
+        // Pass on the events, then the rest of an incomplete character.
         let (mut stdout, mut stderr) = (Utf8Chunker::default(), Utf8Chunker::default());
         while let Some(event) = run.next().await {
             self.handle_event(event, &mut stdout, &mut stderr).await;
         }
+
         for (name, chunker) in [("stdout", &mut stdout), ("stderr", &mut stderr)] {
             if let Some(chunk) = chunker.finish() {
                 self.emit(name, chunk).await;
@@ -278,11 +281,13 @@ impl RunTask {
         if let Ok(outcome) = &mut result {
             self.collect_downloads(outcome).await;
         }
+
         let (state, name) = if result.is_ok() {
             (RunState::Ended, "ended")
         } else {
             (RunState::Failed, "failed")
         };
+
         let at = Timestamp::now();
         let _ = self.end.set(RunEnd { at, result });
 
@@ -291,11 +296,13 @@ impl RunTask {
             None => serde_json::to_string(&response),
             Some(error) => serde_json::to_string(error),
         };
+
         record(response);
 
         // The state changes first, so that a caller who reads the last event finds the run ended.
         self.state.send_replace(state);
         self.events.close(name, last.unwrap_or_default());
+
         if let Some(orphan_watch) = orphan_watch {
             orphan_watch.abort();
         }
@@ -308,6 +315,7 @@ impl RunTask {
             let Some(bytes) = download.content.take() else {
                 continue;
             };
+
             if bytes.len() > remaining {
                 download.error = Some(format!(
                     "the downloads of a run exceed {MAX_DOWNLOAD_BYTES} bytes together; use a sandbox for large files"
@@ -357,6 +365,7 @@ impl RunTask {
             Event::Network(event) => ("network", serde_json::to_string(&event).ok()),
             _ => return,
         };
+
         if let Some(data) = data {
             self.emit(name, data).await;
         }
@@ -373,6 +382,7 @@ impl RunTask {
                 () = tokio::time::sleep(UNREAD_TIMEOUT) => {}
             }
         }
+
         self.events.append(name, data);
     }
 
@@ -387,9 +397,11 @@ impl RunTask {
             let timed_out = tokio::time::timeout(ORPHAN_GRACE, reconnected)
                 .await
                 .is_err();
+
             if self.is_detached() {
                 return;
             }
+
             if timed_out {
                 tracing::info!(run = self.id, "cancelled: no client is connected to it");
                 self.cancel();
@@ -406,6 +418,7 @@ pub(crate) async fn write_all_stdin(mut input: Input, text: String) {
 
     let text = bytes::Bytes::from(text);
     let mut start = 0;
+
     while start < text.len() {
         let end = (start + CHUNK_BYTES).min(text.len());
         if input.write(text.slice(start..end)).await.is_err() {
@@ -413,5 +426,6 @@ pub(crate) async fn write_all_stdin(mut input: Input, text: String) {
         }
         start = end;
     }
+
     input.close().await;
 }

@@ -65,6 +65,7 @@ impl Timeouts {
             ("idle_timeout_s", idle_timeout_s),
             ("max_lifetime_s", max_lifetime_s),
         ];
+
         for (name, seconds) in fields {
             if seconds.is_some_and(|seconds| !(1..=MAX_TIMEOUT_S).contains(&seconds)) {
                 let message = format!("`{name}` must be between 1 and {MAX_TIMEOUT_S} seconds");
@@ -101,6 +102,7 @@ impl SandboxHandle {
             events: EventLog::new(MAX_EVENT_BYTES),
         };
         handle.set_timeouts(timeouts);
+
         Arc::new(handle)
     }
 
@@ -205,10 +207,12 @@ mod tests {
     fn timeouts_at_their_limits_and_past_them() {
         let with_idle = |idle| Timeouts::DEFAULT.updated(Some(idle), None);
         assert!(with_idle(1).is_ok() && with_idle(MAX_TIMEOUT_S).is_ok());
+
         for wrong in [0, MAX_TIMEOUT_S + 1] {
             let error = with_idle(wrong).unwrap_err();
             assert!(error.message.contains("idle_timeout_s"));
         }
+
         assert_eq!(with_idle(7).unwrap().lifetime_s, DEFAULT_MAX_LIFETIME_S);
     }
 }

@@ -103,9 +103,11 @@ impl Store {
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
         };
+
         let state = absolute("XDG_STATE_HOME")
             .or_else(|| Some(absolute("HOME")?.join(".local/state")))
             .unwrap_or_else(|| "/var/lib".into());
+
         state.join("fumehood/server.sqlite")
     }
 
@@ -157,6 +159,7 @@ impl Store {
                 checkpoint(&checkpointer);
             }
         });
+
         let thread = thread.map_err(|error| io_error(path, error))?;
 
         Ok(Self(Arc::new(Inner {
@@ -250,12 +253,14 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_URI;
+
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     // Writes survive the death of the process. The last ones before a loss of power may be lost.
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.set_prepared_statement_cache_capacity(64);
+
     Ok(connection)
 }
 
@@ -271,7 +276,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
         transaction.execute_batch(migration)?;
     }
+
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+
     Ok(transaction.commit()?)
 }
 
@@ -289,12 +296,14 @@ mod tests {
             Store::open_serving(&path),
             Err(StoreError::InUse(_))
         ));
+
         let beside = Store::open(&path).unwrap();
         let insert = "INSERT INTO runs VALUES ('a', 'local', NULL, 'running', 1, '{}')";
         store.write(|c| c.execute(insert, [])).unwrap();
         assert!(store.write(|c| c.execute(insert, [])).is_err());
         let count = |c: &Connection| c.query_row("SELECT count(*) FROM runs", [], |row| row.get(0));
         assert_eq!(beside.read::<i64>(count).unwrap(), 1);
+
         for file in ["deep", "deep/server.sqlite", "deep/server.sqlite-wal"] {
             let mode = dir
                 .path()
@@ -303,8 +312,10 @@ mod tests {
                 .unwrap()
                 .permissions()
                 .mode();
+
             assert_eq!(mode & 0o077, 0, "{file}");
         }
+
         drop(store);
         assert!(Store::open_serving(&path).is_ok());
     }
@@ -328,6 +339,7 @@ mod tests {
         connection
             .pragma_update(None, "user_version", SCHEMA_VERSION + 1)
             .unwrap();
+
         let error = Store::open(&path).unwrap_err();
         assert!(error.to_string().contains("newer"), "{error}");
     }

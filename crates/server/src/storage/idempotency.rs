@@ -39,6 +39,7 @@ impl IdempotencyKey {
             );
             return Err(ApiError::invalid(message));
         }
+
         Ok(Self {
             key: key.to_owned(),
             request_hash,
@@ -54,7 +55,7 @@ pub(crate) struct StoredResponse {
     pub(crate) body: Vec<u8>,
 }
 
-/// What a key was used for before.
+/// The earlier use of a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PriorUse {
     Unused,
@@ -92,6 +93,7 @@ impl KeyLocks {
             let entry = locks.entry((owner.clone(), key.key.clone()));
             entry.or_default().clone()
         };
+
         KeyGuard {
             store: store.clone(),
             owner: owner.clone(),
@@ -102,7 +104,7 @@ impl KeyLocks {
 }
 
 impl KeyGuard {
-    /// Returns what the key was used for.
+    /// Returns the earlier use of the key.
     ///
     /// # Errors
     /// [`ApiErrorKind::Conflict`] if it was used for another request, or for one whose result is unknown.
@@ -114,6 +116,7 @@ impl KeyGuard {
             Option<String>,
             Option<Vec<u8>>,
         );
+
         let row: Option<Row> = self.store.read(|c| {
             let select =
                 "SELECT hash, run, status, type, body FROM claims WHERE owner = ? AND key = ?";
@@ -127,6 +130,7 @@ impl KeyGuard {
                     row.get(4)?,
                 ))
             });
+
             row.optional()
         })?;
 
@@ -166,6 +170,7 @@ impl KeyGuard {
             let mut insert = c.prepare_cached(insert)?;
             insert.execute(params![owner, key.key, key.request_hash, now, run])
         })?;
+
         Ok(())
     }
 
@@ -178,6 +183,7 @@ impl KeyGuard {
         if response.body.len() > MAX_STORED_BODY_BYTES {
             return Ok(());
         }
+
         let (owner, key) = (self.owner.as_str(), &self.key.key);
         self.store.write(|c| {
             c.execute(
@@ -191,6 +197,7 @@ impl KeyGuard {
                 ],
             )
         })?;
+
         Ok(())
     }
 
@@ -206,6 +213,7 @@ impl KeyGuard {
                 params![owner, key],
             )
         })?;
+
         Ok(())
     }
 }

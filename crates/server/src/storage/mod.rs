@@ -1,4 +1,4 @@
-//! What outlives the server: records of runs and sandboxes, and idempotency keys, in one SQLite file.
+//! The state that outlives the server: records of runs and sandboxes, and idempotency keys, in one SQLite file.
 //!
 //! What lives only in memory belongs in `state`. When records are deleted is decided in `service::retention`.
 

@@ -103,6 +103,7 @@ pub(crate) fn find<R: DeserializeOwned>(
             .query_row(params![id, owner.as_str()], |row| row.get(0))
             .optional()
     })?;
+
     Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
 }
 
@@ -129,6 +130,7 @@ pub(crate) fn list<R: DeserializeOwned>(
         Table::Runs => "sandbox",
         Table::Sandboxes => "NULL",
     };
+
     let select = format!(
         "SELECT view FROM {} WHERE owner = ?1 AND (?2 IS NULL OR (state IN ('ended', 'failed')) = ?2)
          AND (?3 IS NULL OR {sandbox} = ?3) AND (?4 IS NULL OR id < ?4) ORDER BY id DESC LIMIT ?5",
@@ -144,8 +146,10 @@ pub(crate) fn list<R: DeserializeOwned>(
             filter.before,
             filter.limit
         ];
+
         select.query_map(values, |row| row.get(0))?.collect()
     })?;
+
     Ok(parse_all(&records))
 }
 
@@ -158,6 +162,7 @@ pub(crate) fn mark_lost(store: &Store) -> Result<(), StoreError> {
         let sandboxes: Vec<SandboxResponse> = select_all(c, sandboxes)?;
         Ok((runs, sandboxes))
     })?;
+
     if !runs.is_empty() || !sandboxes.is_empty() {
         let (runs, sandboxes) = (runs.len(), sandboxes.len());
         tracing::warn!(runs, sandboxes, "lost by a server that was killed");
@@ -180,6 +185,7 @@ pub(crate) fn mark_lost(store: &Store) -> Result<(), StoreError> {
         sandbox.urls.clear();
         update(store, Table::Sandboxes, &sandbox.id, "ended", &sandbox)?;
     }
+
     Ok(())
 }
 
@@ -207,12 +213,14 @@ pub(crate) fn delete_before(
             "DELETE FROM runs WHERE created_ms < ? AND state IN ('ended', 'failed')",
             [records_before_ms],
         )?;
+
         c.execute(
             "DELETE FROM sandboxes WHERE created_ms < ? AND state = 'ended'",
             [records_before_ms],
         )?;
         c.execute("DELETE FROM keys WHERE revoked_ms < ?", [records_before_ms])?;
         c.execute("DELETE FROM claims WHERE created_ms < ?", [keys_before_ms])?;
+
         Ok(())
     })
 }

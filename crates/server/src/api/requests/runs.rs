@@ -1,23 +1,16 @@
-//! The bodies that callers send, as JSON. The engine checks the limits that it knows.
+//! Requests to run code and programs.
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use fumehood_engine::policy::{Document, SecretName};
-use fumehood_engine::{
-    DownloadTarget, Language, Network, PortMapping, RunRequest, SecretValue, SignalName,
-    SpawnRequest,
-};
-use serde::{Deserialize, Deserializer, de};
+use fumehood_engine::{DownloadTarget, Language, RunRequest, SignalName, SpawnRequest};
+use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa::openapi::schema::{ObjectBuilder, Schema};
 
-use super::whole_number::{optional_whole_number, whole_number};
+use super::files::UploadRequest;
+use super::language::language_schema;
+use super::network::NetworkRequest;
+use crate::api::whole_number::{optional_whole_number, whole_number};
 use crate::error::ApiError;
-
-/// The secrets of one request, and its exposed ports, at most.
-const MAX_NETWORK_ITEMS: usize = 64;
 
 /// The uploads of one run, and its downloads, at most.
 const MAX_FILES: usize = 64;
@@ -27,11 +20,6 @@ const DEFAULT_TIMEOUT_S: u64 = 30;
 
 fn default_timeout_s() -> u64 {
     DEFAULT_TIMEOUT_S
-}
-
-fn language_schema() -> Schema {
-    let names = Language::ALL.map(Language::as_str);
-    ObjectBuilder::new().enum_values(Some(names)).into()
 }
 
 /// The standard input of a program.
@@ -90,7 +78,7 @@ macro_rules! run_code_request {
             /// The standard input.
             #[serde(default)]
             pub stdin: Stdin,
-            /// Whether to return values: that of the last expression, and what the code displays.
+            /// Whether to return values: that of the last expression, and displayed ones.
             #[serde(default)]
             pub display: bool,
             /// Whether to start a new interpreter for this run.
@@ -126,18 +114,23 @@ macro_rules! run_code_request {
                 for (name, value) in &self.env {
                     request = request.env(name, value);
                 }
+
                 if let Some(cwd) = &self.cwd {
                     request = request.cwd(cwd);
                 }
+
                 if self.stdin.is_enabled() {
                     request = request.stdin();
                 }
+
                 if self.display {
                     request = request.display();
                 }
+
                 if self.fresh_interpreter {
                     request = request.fresh_interpreter();
                 }
+
                 request
             }
         }
@@ -192,9 +185,11 @@ impl OneShotRunRequest {
         if let Some(mib) = self.memory_mib {
             request = request.memory_mib(mib);
         }
+
         if self.refresh_packages {
             request = request.refresh_packages();
         }
+
         if let Some(network) = &self.network {
             request = request.network(network.to_network()?);
         }
@@ -204,12 +199,15 @@ impl OneShotRunRequest {
                 format!("a run may have at most {MAX_FILES} uploads and {MAX_FILES} downloads");
             return Err(ApiError::invalid(message));
         }
+
         for upload in &self.uploads {
             request = request.upload(upload.content()?, upload.path.as_str());
         }
+
         for path in &self.downloads {
             request = request.download(path.as_str(), DownloadTarget::Memory);
         }
+
         Ok(request)
     }
 }
@@ -222,41 +220,6 @@ impl SandboxRunRequest {
         match &self.context {
             Some(context) => request.context(context),
             None => request,
-        }
-    }
-}
-
-/// A file to write before a run: its path, and its content as either `text` or `base64`.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct UploadRequest {
-    /// The path: absolute, or relative to the home directory. Missing directories are created.
-    #[schema(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
-    pub path: String,
-    /// The content as text.
-    #[serde(default)]
-    pub text: Option<String>,
-    /// The content as base64, for binary files.
-    #[serde(default)]
-    pub base64: Option<String>,
-}
-
-impl UploadRequest {
-    /// Returns the content.
-    ///
-    /// # Errors
-    /// [`ApiErrorKind::Invalid`](crate::ApiErrorKind::Invalid) unless there is a path and exactly one valid content.
-    fn content(&self) -> Result<Vec<u8>, ApiError> {
-        let invalid = |message: &str| ApiError::invalid(format!("`uploads`: {message}"));
-        if self.path.is_empty() || self.path.ends_with('/') {
-            return Err(invalid("`path` must name a file"));
-        }
-        match (&self.text, &self.base64) {
-            (Some(text), None) => Ok(text.clone().into_bytes()),
-            (None, Some(base64)) => STANDARD
-                .decode(base64)
-                .map_err(|error| invalid(&format!("invalid `base64` of {}: {error}", self.path))),
-            _ => Err(invalid("give each file either `text` or `base64`")),
         }
     }
 }
@@ -315,181 +278,24 @@ impl ProcessRequest {
         for (name, value) in &self.env {
             request = request.env(name, value);
         }
+
         if let Some(cwd) = &self.cwd {
             request = request.cwd(cwd);
         }
+
         if self.stdin.is_enabled() {
             request = request.stdin();
         }
+
         if let Some(PtySize { rows, cols }) = self.pty {
             request = request.pty(rows, cols);
         }
+
         match &self.tag {
             Some(tag) => request.tag(tag),
             None => request,
         }
     }
-}
-
-/// The network of a VM.
-#[derive(Clone, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkRequest {
-    /// The policy; without a rule that allows something, nothing is reachable.
-    #[schema(value_type = Object)]
-    #[serde(default)]
-    pub policy: Document,
-    /// The values of the policy's secrets, by name. They are never stored, logged or returned.
-    #[serde(default)]
-    pub secrets: BTreeMap<String, String>,
-    /// Guest ports to expose on the host's loopback interface: `8080`, or `HOST:GUEST` such as `0:3000`, where 0 is any
-    /// free port.
-    #[schema(max_items = 64, value_type = Vec<String>)]
-    #[serde(default, deserialize_with = "port_mappings")]
-    pub expose: Vec<PortMapping>,
-    /// Whether the policy is the operator's own, which callers with keys may have whatever it allows.
-    #[serde(skip)]
-    #[schema(ignore)]
-    pub(crate) is_from_operator: bool,
-}
-
-/// Deserializes port mappings from their text form.
-fn port_mappings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PortMapping>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    let ports = texts.iter().map(|text| text.parse());
-    ports
-        .collect::<Result<_, fumehood_engine::Error>>()
-        .map_err(de::Error::custom)
-}
-
-impl std::fmt::Debug for NetworkRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Names only: the values of secrets must not reach a log.
-        let names: Vec<_> = self.secrets.keys().collect();
-        f.debug_struct("NetworkRequest")
-            .field("secrets", &names)
-            .field("expose", &self.expose)
-            .finish_non_exhaustive()
-    }
-}
-
-impl NetworkRequest {
-    /// Converts the request into the engine's network.
-    ///
-    /// # Errors
-    /// [`ApiErrorKind::Invalid`](crate::ApiErrorKind::Invalid) with the field that is invalid.
-    pub(crate) fn to_network(&self) -> Result<Network, ApiError> {
-        if self.secrets.len() > MAX_NETWORK_ITEMS || self.expose.len() > MAX_NETWORK_ITEMS {
-            let message = format!(
-                "`network` may have at most {MAX_NETWORK_ITEMS} secrets and {MAX_NETWORK_ITEMS} exposed ports"
-            );
-            return Err(ApiError::invalid(message));
-        }
-
-        let invalid = |field: &str, error: &dyn std::fmt::Display| {
-            ApiError::invalid(format!("`network.{field}`: {error}"))
-        };
-        let policy = self.policy.clone().policy("request");
-        let mut network = Network::new(policy.map_err(|e| invalid("policy", &e))?);
-        for (name, value) in &self.secrets {
-            let name: SecretName = name.parse().map_err(|e| invalid("secrets", &e))?;
-            let value = SecretValue::new(value.clone()).map_err(|e| invalid("secrets", &e))?;
-            network = network.secret(name, value);
-        }
-        for port in &self.expose {
-            network = network.expose(*port);
-        }
-        Ok(network)
-    }
-}
-
-/// A sandbox to start. All fields are optional.
-#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SandboxRequest {
-    /// The language whose interpreter is started in advance.
-    #[schema(schema_with = language_schema)]
-    pub language: Option<Language>,
-    /// The memory in MiB; 512 by default.
-    #[serde(default, deserialize_with = "optional_whole_number")]
-    #[schema(minimum = 96, maximum = 1_048_576)]
-    pub memory_mib: Option<u32>,
-    /// The sandbox ends after this many seconds without a request; 300 by default.
-    #[serde(default, deserialize_with = "optional_whole_number")]
-    #[schema(minimum = 1, maximum = 31_536_000)]
-    pub idle_timeout_s: Option<u64>,
-    /// The sandbox ends this many seconds after its start; 86,400 by default.
-    #[serde(default, deserialize_with = "optional_whole_number")]
-    #[schema(minimum = 1, maximum = 31_536_000)]
-    pub max_lifetime_s: Option<u64>,
-    /// The network; none by default.
-    pub network: Option<NetworkRequest>,
-    /// Packages of `language` to install first, with versions.
-    #[schema(max_items = 50)]
-    #[serde(default)]
-    pub packages: Vec<String>,
-    /// Whether to resolve the packages again instead of using a cached result.
-    #[serde(default)]
-    pub refresh_packages: bool,
-    /// The id of a checkpoint to start from; only timeouts and a name can be set with it.
-    pub checkpoint: Option<String>,
-    /// A name for people.
-    #[schema(max_length = 128)]
-    pub name: Option<String>,
-}
-
-/// New timeouts for a sandbox. Fields that are left out keep their values.
-#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TimeoutsRequest {
-    /// The sandbox ends after this many seconds without a request.
-    #[serde(default, deserialize_with = "optional_whole_number")]
-    #[schema(minimum = 1, maximum = 31_536_000)]
-    pub idle_timeout_s: Option<u64>,
-    /// The sandbox ends this many seconds after its start.
-    #[serde(default, deserialize_with = "optional_whole_number")]
-    #[schema(minimum = 1, maximum = 31_536_000)]
-    pub max_lifetime_s: Option<u64>,
-}
-
-/// How many sandboxes to fork from one.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ForkRequest {
-    /// The number of new sandboxes.
-    #[schema(minimum = 1, maximum = 16)]
-    #[serde(default = "default_fork_count", deserialize_with = "whole_number")]
-    pub count: usize,
-}
-
-fn default_fork_count() -> usize {
-    1
-}
-
-/// Packages to install in a sandbox.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct InstallRequest {
-    /// The language of the packages: `python` or `javascript`.
-    #[schema(schema_with = language_schema)]
-    pub language: Language,
-    /// The packages with versions, such as `six==1.16.0` or `lodash@^4`.
-    #[schema(min_items = 1, max_items = 50)]
-    pub packages: Vec<String>,
-}
-
-/// A guest port to expose on the host's loopback interface.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PortRequest {
-    /// The guest port.
-    #[serde(deserialize_with = "whole_number")]
-    #[schema(minimum = 1, maximum = 65535)]
-    pub guest: u16,
-    /// The host port; 0 = any free port.
-    #[serde(default, deserialize_with = "whole_number")]
-    #[schema(maximum = 65535)]
-    pub host: u16,
 }
 
 /// A signal to send to a program.
@@ -525,30 +331,6 @@ impl Signal {
     }
 }
 
-/// A directory to create.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct DirectoryRequest {
-    /// The path: absolute, or relative to the home directory.
-    #[schema(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
-    pub path: String,
-}
-
-/// A file or directory to move.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct MoveRequest {
-    /// The current path.
-    #[schema(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
-    pub from: String,
-    /// The new path.
-    #[schema(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
-    pub to: String,
-    /// Whether to replace an existing file.
-    #[serde(default)]
-    pub replace: bool,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -569,6 +351,7 @@ mod tests {
                 .unwrap_err()
                 .contains("context")
         );
+
         for field in [
             r#""memory_mib":128"#,
             r#""packages":["six==1.16.0"]"#,
@@ -588,12 +371,14 @@ mod tests {
             let request: OneShotRunRequest = parse(&json).unwrap();
             request.to_run_request().map_err(|error| error.message)
         };
+
         for valid in [
             r#""uploads":[{"path":"a","text":"x"},{"path":"/tmp/b","base64":"AP8="}]"#,
             r#""uploads":[{"path":"empty","text":""}],"downloads":["a","/tmp/b"]"#,
         ] {
             assert!(run(valid).is_ok(), "{valid}");
         }
+
         for (invalid, part) in [
             (r#""uploads":[{"path":"a"}]"#, "either"),
             (
@@ -606,23 +391,21 @@ mod tests {
         ] {
             assert!(run(invalid).unwrap_err().contains(part), "{invalid}");
         }
+
         let many = |count| format!(r#""downloads":[{}]"#, vec![r#""a""#; count].join(","));
         assert!(run(&many(MAX_FILES)).is_ok());
         assert!(run(&many(MAX_FILES + 1)).unwrap_err().contains("64"));
     }
 
     #[test]
-    fn raw_is_an_alias_of_shell() {
-        let request: OneShotRunRequest = parse(r#"{"language":"raw","code":""}"#).unwrap();
-        assert_eq!(request.language, Language::Shell);
-        assert!(parse::<OneShotRunRequest>(r#"{"language":"cobol","code":""}"#).is_err());
-    }
-
-    #[test]
-    fn ports_are_parsed_from_text() {
-        let network: NetworkRequest = parse(r#"{"expose":["8080","0:3000"]}"#).unwrap();
-        let ports: Vec<_> = network.expose.iter().map(ToString::to_string).collect();
-        assert_eq!(ports, ["8080:8080", "0:3000"]);
-        assert!(parse::<NetworkRequest>(r#"{"expose":["x"]}"#).is_err());
+    fn languages_have_aliases() {
+        let language = |word: &str| {
+            let json = format!(r#"{{"language":"{word}","code":""}}"#);
+            let request: Result<OneShotRunRequest, _> = parse(&json);
+            request.map(|request| request.language).ok()
+        };
+        assert_eq!(language("raw"), Some(Language::Shell));
+        assert_eq!(language("typescript"), Some(Language::Javascript));
+        assert_eq!(language("cobol"), None);
     }
 }
