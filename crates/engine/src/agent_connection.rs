@@ -12,19 +12,20 @@ use crate::error::{Error, ErrorKind};
 use crate::provision::{AcquiredVm, MemoryReservation};
 use crate::vm::Vm;
 
-/// How long a client may take to say its token.
-const GREETING: Duration = Duration::from_secs(10);
+/// How long a client may take to send its token.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the agent may take to turn from one client to the next. It does so at once, but for a
-/// client that left more requests behind than the agent reads ahead: those run to their end first.
-const HANDOVER: Duration = Duration::from_secs(330);
+/// How long the agent may take to switch to the next client. It does so at once, unless a client left more requests
+/// behind than the agent reads ahead: those run to their end first.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(330);
 
-/// Bytes carried at once in each direction.
+/// Size of the buffer for each direction, in bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// A VM whose agent is spoken to by somebody else: a client in any language, over TCP.
+/// A VM whose agent is served to clients of any language over TCP.
 ///
-/// One client at a time; the next begins a new conversation, in version 0 until it says `hello`.
+/// There is one client at a time. Each one starts a new conversation, in version 0 of the protocol until it sends
+/// `hello`.
 #[derive(Debug)]
 pub struct AgentConnection {
     vm: Vm,
@@ -41,17 +42,17 @@ impl AgentConnection {
         }
     }
 
-    /// How long the VM took to be ready.
+    /// Returns how long the VM took to be ready.
     #[must_use]
     pub fn start(&self) -> Duration {
         self.vm.start
     }
 
-    /// Serves clients of `listener` until the VM ends; with a token, only those who say it in a
-    /// `hello` first.
+    /// Serves clients of `listener` until the VM ends. With a token, only clients that send it in a `hello` first are
+    /// accepted.
     ///
     /// # Errors
-    /// [`ErrorKind::Lost`], when the VM has ended.
+    /// Returns [`ErrorKind::Lost`] when the VM has ended.
     pub async fn serve(
         mut self,
         listener: TcpListener,
@@ -66,7 +67,8 @@ impl AgentConnection {
                     () = self.vm.ended() => return Err(self.lost(&ChannelError::Closed).await),
                 },
             };
-            match self.client(client, token.as_deref(), &listener).await {
+
+            match self.serve_client(client, token.as_deref(), &listener).await {
                 Ok(waiting) => next = waiting,
                 Err(error) => return Err(self.lost(&error).await),
             }
@@ -74,13 +76,14 @@ impl AgentConnection {
     }
 
     async fn lost(self, error: &ChannelError) -> Error {
-        let known = self.vm.diagnose().await;
-        Error::new(ErrorKind::Lost, format!("the VM is lost: {error}; {known}"))
+        let diagnosis = self.vm.diagnose().await;
+        let message = format!("the VM was lost: {error}; {diagnosis}");
+        Error::new(ErrorKind::Lost, message)
     }
 
-    /// One client, until it goes; returns the next one, if that is there already. An error is the
+    /// Serves one client until it disconnects; returns the next one, if it is connected already. An error is the
     /// agent's, not the client's.
-    async fn client(
+    async fn serve_client(
         &mut self,
         mut client: TcpStream,
         token: Option<&str>,
@@ -89,38 +92,44 @@ impl AgentConnection {
         let _ = client.set_nodelay(true);
         let first = match token {
             None => Vec::new(),
-            Some(token) => match tokio::time::timeout(GREETING, admit(&mut client, token)).await {
-                Ok(Some(first)) => first,
-                Ok(None) | Err(_) => return Ok(None),
-            },
+            Some(token) => {
+                let authenticated = authenticate(&mut client, token);
+                match tokio::time::timeout(TOKEN_TIMEOUT, authenticated).await {
+                    Ok(Some(first)) => first,
+                    Ok(None) | Err(_) => return Ok(None),
+                }
+            }
         };
-        say_hello(&mut self.socket, 0, &[], None, HANDOVER).await?;
+
+        // End the conversation of the client before.
+        say_hello(&mut self.socket, 0, &[], None, HANDOVER_TIMEOUT).await?;
         self.socket
             .write_all(&first)
             .await
             .map_err(|_| ChannelError::Closed)?;
+
         bridge(&mut client, &mut self.socket, listener).await
     }
 }
 
-/// The next client. A connection that fails before it is there is no failure of the listener's.
+/// Accepts the next client. A connection that fails early is not a failure of the listener.
 async fn accept(listener: &TcpListener) -> TcpStream {
-    const PAUSE: Duration = Duration::from_millis(100);
+    const RETRY_DELAY: Duration = Duration::from_millis(100);
     loop {
         match listener.accept().await {
             Ok((client, _)) => return client,
             Err(error) => {
-                tracing::warn!(%error, "a client could not be taken");
-                tokio::time::sleep(PAUSE).await;
+                tracing::warn!(%error, "accepting a client failed");
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
 }
 
-/// Carries bytes both ways, each for itself, until the client goes.
+/// Copies bytes in both directions, independently, until the client disconnects.
 ///
-/// A client that has said its last (its end of file) still gets answers, until the next client
-/// comes: one that has gone for good cannot be told from one that listens.
+/// A client that has sent its end of file still receives answers until the next client connects: a client that has
+/// disconnected cannot be distinguished from one that still listens.
 async fn bridge(
     client: &mut TcpStream,
     agent: &mut UnixStream,
@@ -131,24 +140,28 @@ async fn bridge(
     let requests = copy_until_end(from_client, to_agent);
     let answers = copy_until_end(from_agent, to_client);
     tokio::pin!(requests, answers);
-    let mut open = true;
+
+    let mut is_open = true;
+
     loop {
         tokio::select! {
-            end = &mut requests, if open => match end {
-                CopyEnd::ReadEnded => open = false,
+            end = &mut requests, if is_open => match end {
+                CopyEnd::ReadEnded => is_open = false,
                 CopyEnd::ReadFailed => return Ok(None),
                 CopyEnd::WriteFailed => return Err(ChannelError::Closed),
             },
+
             end = &mut answers => return match end {
                 CopyEnd::WriteFailed => Ok(None),
                 CopyEnd::ReadEnded | CopyEnd::ReadFailed => Err(ChannelError::Closed),
             },
-            next = accept(listener), if !open => return Ok(Some(next)),
+
+            next = accept(listener), if !is_open => return Ok(Some(next)),
         }
     }
 }
 
-/// Why bytes are carried no further.
+/// Why copying ended.
 enum CopyEnd {
     ReadEnded,
     ReadFailed,
@@ -170,10 +183,10 @@ async fn copy_until_end(
     }
 }
 
-/// A token that cannot be guessed: 256 random bits in hex.
+/// Creates a token that cannot be guessed: 256 random bits in hex.
 ///
 /// # Errors
-/// [`ErrorKind::Host`] when the operating system gives no randomness.
+/// Returns [`ErrorKind::Host`] if the operating system provides no randomness.
 pub fn fresh_token() -> Result<String, Error> {
     let mut bits = [0; 32];
     getrandom::fill(&mut bits)
@@ -181,69 +194,75 @@ pub fn fresh_token() -> Result<String, Error> {
     Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Refuses every line of a client until a `hello` holds the token; returns what goes on to the
-/// agent: that `hello` without its token, and whatever came with it. `None`: the client is not let in.
-async fn admit(client: &mut TcpStream, token: &str) -> Option<Vec<u8>> {
+/// Rejects all lines of a client until a `hello` contains the token. Returns the bytes to forward to the agent: that
+/// `hello` without its token, and the bytes after it. `None`: the client is rejected.
+async fn authenticate(client: &mut TcpStream, token: &str) -> Option<Vec<u8>> {
     let limit = usize::try_from(2 * Limits::default().token_bytes + 4096).unwrap_or(usize::MAX);
     let mut decoder = Decoder::new(limit);
     let mut buffer = [0; 4096];
+
     loop {
         let n = client.read(&mut buffer).await.ok().filter(|n| *n > 0)?;
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {
-            let (op_id, wrong) = match check_hello(&item, token) {
-                ClientHello::Right(hello) => {
+            let (op_id, is_final) = match check_token(&item, token) {
+                TokenCheck::Valid(hello) => {
                     let mut first = encode_line(&Request::Hello(*hello));
                     first.extend_from_slice(bytes);
                     return Some(first);
                 }
-                ClientHello::Wrong(op_id) => (op_id, true),
-                ClientHello::Other(op_id) => (op_id, false),
+                TokenCheck::Invalid(op_id) => (op_id, true),
+                TokenCheck::NoHello(op_id) => (op_id, false),
             };
-            let message = if wrong {
+
+            let message = if is_final {
                 "the token in `hello` is missing or wrong; the connection is closed"
             } else {
-                "say `hello` with the right token first"
+                "send `hello` with the right token first"
             };
-            let refusal = WireError::new(ErrorType::AuthError, message);
-            let refusal = ErrorMessage::new(op_id, refusal, env!("CARGO_PKG_VERSION"));
+
+            let error = WireError::new(ErrorType::AuthError, message);
+            let answer = ErrorMessage::new(op_id, error, env!("CARGO_PKG_VERSION"));
             client
-                .write_all(&encode_line(&Response::Error(refusal)))
+                .write_all(&encode_line(&Response::Error(answer)))
                 .await
                 .ok()?;
-            if wrong {
+
+            if is_final {
                 return None;
             }
         }
     }
 }
 
-/// What a client's line is worth before it is let in.
-enum ClientHello {
-    /// A `hello` with the token, which is taken out of it.
-    Right(Box<Hello>),
-    Wrong(Option<OpId>),
-    Other(Option<OpId>),
+/// The check of a line from a client that is not authenticated.
+enum TokenCheck {
+    /// A `hello` with the token, which is removed from it.
+    Valid(Box<Hello>),
+    Invalid(Option<OpId>),
+    NoHello(Option<OpId>),
 }
 
-fn check_hello(item: &Item, token: &str) -> ClientHello {
+fn check_token(item: &Item, token: &str) -> TokenCheck {
     let Item::Line(line) = item else {
-        return ClientHello::Other(None);
+        return TokenCheck::NoHello(None);
     };
+
     match Request::parse(line) {
-        Ok(Request::Hello(hello))
-            if hello
-                .token
-                .as_deref()
-                .is_some_and(|given| constant_time_eq(token.as_bytes(), given.as_bytes())) =>
-        {
-            ClientHello::Right(Box::new(Hello {
-                token: None,
-                ..hello
-            }))
+        Ok(Request::Hello(hello)) => {
+            let given = hello.token.as_deref();
+            let is_valid =
+                given.is_some_and(|given| constant_time_eq(token.as_bytes(), given.as_bytes()));
+            if is_valid {
+                TokenCheck::Valid(Box::new(Hello {
+                    token: None,
+                    ..hello
+                }))
+            } else {
+                TokenCheck::Invalid(hello.op_id)
+            }
         }
-        Ok(Request::Hello(hello)) => ClientHello::Wrong(hello.op_id),
-        Ok(other) => ClientHello::Other(other.op_id()),
-        Err(refusal_error) => ClientHello::Other(refusal_error.op_id),
+        Ok(other) => TokenCheck::NoHello(other.op_id()),
+        Err(rejected) => TokenCheck::NoHello(rejected.op_id),
     }
 }

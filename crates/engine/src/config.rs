@@ -35,7 +35,7 @@ pub struct Config {
     pub queue_deadline: Duration,
     /// How many requests may wait for capacity at the same time; further ones are rejected at once.
     pub queue_length: usize,
-    /// Whether VMs are rejected while this host is short of memory, whatever uses it: less than 5 % available, or
+    /// Whether VMs are rejected while this host is short of memory for any reason: less than 5 % available, or
     /// processes waited for memory in more than 40 % of the last 10 seconds.
     pub refuse_under_pressure: bool,
     /// How long packages may take to be resolved, installed and packed into a layer.
@@ -117,6 +117,7 @@ impl Config {
                 defaults.replay_bytes,
             ),
         ];
+
         let too_low = minimums.into_iter().find(|(_, given, min)| given < min);
         if let Some((name, given, min)) = too_low {
             let message = format!("the limit {name} is {given}; the minimum is {min}");
@@ -129,6 +130,7 @@ impl Config {
                 format!("the maximum timeout is {seconds} s; 1 to {MAX_TIMEOUT_S} s are allowed");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
+
         Ok(())
     }
 }
@@ -244,6 +246,7 @@ mod tests {
                 timeout_s,
                 ..Limits::default()
             };
+
             Config {
                 limits,
                 ..Config::default()
@@ -267,6 +270,7 @@ mod tests {
             qemu: Some("/etc/passwd".into()),
             ..Config::default()
         };
+
         let error = Qemu::find(&config).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Missing);
         assert!(error.to_string().contains("/etc/passwd"), "{error}");

@@ -70,6 +70,7 @@ impl Engine {
             replenisher: OnceLock::new(),
         }));
         engine.start_replenisher();
+
         Ok(engine)
     }
 
@@ -82,9 +83,11 @@ impl Engine {
         let provisioner = &self.0.provisioner;
         let config = &provisioner.config;
         let is_needed = config.templates == TemplateUse::UseAndBuild || config.pool.is_enabled();
+
         if !is_needed {
             return;
         }
+
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let start = || runtime.spawn(replenish(provisioner.clone()));
             self.0.replenisher.get_or_init(start);
@@ -153,6 +156,7 @@ impl Engine {
                 ..Shape::plain(request.memory())
             },
         };
+
         let init = network
             .as_ref()
             .map_or(GuestInit::NONE, PreparedNetwork::init);
@@ -170,15 +174,19 @@ impl Engine {
                     let layers = PackageLayers::new(set, request.packages.force, progress);
                     layers.ensure(&provisioner, &mut spec).await?;
                 }
+
                 provisioner.acquire(&spec, &init).await
             };
+
             let acquired = tokio::select! {
                 acquired = acquire => acquired?,
                 () = controls.cancelled() => return Ok(RunEnd::Outcome(Box::new(outcome.finish()))),
             };
+
             let outcome = outcome
                 .vm(acquired.source, acquired.vm.isolation())
                 .acquired(acquired.queue, acquired.vm.start);
+
             let _ = events.try_send(Event::Ready {
                 source: acquired.source,
             });
@@ -193,6 +201,7 @@ impl Engine {
                     transfers: request.transfers,
                     outcome,
                 };
+
                 return sandbox.run_with_files(run, events, &mut controls).await;
             }
 
@@ -200,6 +209,7 @@ impl Engine {
             let uplink = acquired
                 .network
                 .map(|cable| Uplink::connect(cable, network));
+
             let uplink = uplink.transpose()?;
             let active = uplink.as_ref().and_then(Uplink::active);
             let forwarder =
@@ -209,9 +219,11 @@ impl Engine {
             let driver = RunDriver::exec(&channel, exec, timeout, outcome, &limits);
             let owner = VmOwner::Run(Box::new(acquired.vm));
             let outcome = driver.drive(events, &mut controls, owner).await?;
+
             if let Some(forwarder) = forwarder {
                 forwarder.finish().await;
             }
+
             Ok(match outcome {
                 Some(outcome) => {
                     let outcome = outcome.network(active.map(ActiveNetwork::outcome));
@@ -266,12 +278,14 @@ impl Engine {
             let message = format!("cannot create a file in memory for the initrd: {e}");
             Error::new(ErrorKind::Host, message)
         };
+
         let mut file = fumehood_sys::host::memory_file("floor-initrd").map_err(failed)?;
         file.write_all(&fumehood_image::floor_initrd(init))
             .map_err(failed)?;
 
         let provisioner = &self.0.provisioner;
         let deadline = provisioner.config.boot_deadline;
+
         provisioner.factory.floor(file.into(), deadline).await
     }
 

@@ -154,7 +154,7 @@ impl Error {
 /// Maximum length of a message, in characters: parts of it may come from a guest.
 const MESSAGE_CHARS: usize = 4096;
 
-/// Makes a text safe to print on a terminal, whatever its origin.
+/// Makes a text safe to print on a terminal, even if a guest wrote it.
 pub(crate) fn printable(text: &str) -> String {
     let shown = |c: char| {
         if c.is_control() && c != '\n' {
@@ -163,6 +163,7 @@ pub(crate) fn printable(text: &str) -> String {
             c
         }
     };
+
     text.chars().take(MESSAGE_CHARS).map(shown).collect()
 }
 
@@ -199,6 +200,7 @@ mod tests {
             Error::new(ErrorKind::Lost, "x").after_start().retry(),
             Retry::Unknown
         );
+
         assert_eq!(
             Error::new(ErrorKind::Invalid, "x").after_start().retry(),
             Retry::Never

@@ -1,8 +1,7 @@
-//! The host library: runs untrusted code in fresh microVMs.
+//! Runs untrusted code in disposable microVMs.
 //!
-//! An [`Engine`] is this host, ready: accelerator chosen, QEMU found, image open. From it,
-//! [`Engine::run`] gives one fresh VM to one program: code goes in, output streams out, the VM is
-//! gone.
+//! An [`Engine`] represents this host: its accelerator, QEMU and an image. [`Engine::run`] runs one program in a fresh
+//! VM; [`Engine::sandbox`] starts a VM in which several programs run.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), fumehood_engine::Error> {
@@ -21,8 +20,13 @@
 //! # }
 //! ```
 //!
-//! The modules below stand from the top layer to the bottom: a folder uses only folders that are declared after it.
+//! Larger examples are in the crate's `examples` folder.
+//!
+//! # Features
+//! - `schema`: schemas of [`Outcome`] and the types in it, for OpenAPI (utoipa) and JSON Schema (schemars).
+//! - `testing`: access to parts of a VM that only tests need.
 
+// From the top layer to the bottom: a module uses only its own folder and modules that are declared after its own.
 mod sandbox_builder;
 mod engine;
 pub mod doctor;

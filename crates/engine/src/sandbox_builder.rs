@@ -72,7 +72,7 @@ impl SandboxBuilder {
         self
     }
 
-    /// Ends the sandbox at this age, whatever runs in it.
+    /// Ends the sandbox at this age, even if programs run in it.
     pub fn max_lifetime(mut self, age: Duration) -> Self {
         self.timeouts.max_lifetime = Some(age);
         self
@@ -131,6 +131,7 @@ impl SandboxBuilder {
         let checked = self
             .engine
             .checked_spec(self.language, self.shape.memory_mib)?;
+
         let mut spec = TemplateSpec {
             shape: self.shape.clone(),
             ..checked
@@ -141,6 +142,7 @@ impl SandboxBuilder {
             let layers = PackageLayers::new(set, self.packages.force, self.progress.clone());
             layers.ensure(provisioner, &mut spec).await?;
         }
+
         Ok(spec)
     }
 
@@ -155,9 +157,11 @@ impl SandboxBuilder {
         let provisioner = self.engine.provisioner();
         let acquired = provisioner.acquire(&spec, &init).await?;
         let sandbox = Sandbox::new(provisioner.clone(), acquired, network, self.timeouts)?;
+
         if self.allow_root {
             sandbox.allow_root().await?;
         }
+
         Ok(sandbox)
     }
 }

@@ -59,6 +59,7 @@ impl Channel {
         let reader = Reader::new(routes.clone(), unwritten.clone(), next_id.clone());
         let writing = write(sink, outbox, unwritten.clone());
         let tasks = [tokio::spawn(reader.run(source)), tokio::spawn(writing)];
+
         Self {
             routes,
             writer,
@@ -112,6 +113,7 @@ impl Channel {
                 overflows: false,
                 input: credit.clone(),
             };
+
             routes.open.insert(id, route);
         }
         drop(routes);
@@ -125,6 +127,7 @@ impl Channel {
                 Outgoing::Frame(lines, bytes)
             }
         };
+
         // If the writer has ended, the routes have ended too.
         let _ = self.writer.send(outgoing);
 
@@ -193,6 +196,7 @@ mod tests {
             let _ = writer.write_all(&script).await;
             while let Ok(Some(_)) = lines.next_line().await {}
         });
+
         ours
     }
 
@@ -203,6 +207,7 @@ mod tests {
             (exec.op_id, exec.credit) = (Some(op_id), Some(credit));
             Request::Exec(exec)
         });
+
         let mut events = Vec::new();
         loop {
             match tokio::time::timeout(DEADLINE, operation.next())
@@ -235,6 +240,7 @@ mod tests {
         assert!(
             matches!(&events[0], OperationEvent::Output(Stream::Stdout, b) if &b[..] == b"\xff\n\x00")
         );
+
         assert_eq!(events.len(), 3);
     }
 
@@ -243,6 +249,7 @@ mod tests {
         let frame = |len: u64| {
             format!(r#"{{"type":"data","op_id":1,"stream":"stdout","seq":0,"len":{len}}}"#) + "\n"
         };
+
         let long_line = format!("{}\n", "x".repeat(LINE_BYTES + 1));
         let flood: String = (0..20)
             .map(|seq| {
@@ -252,6 +259,7 @@ mod tests {
                 ) + "\n"
             })
             .collect();
+
         let cases = [
             ("a wrong checksum", complete(0, 7)),
             ("a wrong length", complete(5, 0)),
@@ -282,6 +290,7 @@ mod tests {
             ("a line that is too long", long_line),
             ("more than its credit", flood),
         ];
+
         for (what, script) in cases {
             let (_, error) = events(script.into_bytes()).await;
             assert!(

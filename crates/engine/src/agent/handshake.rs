@@ -38,6 +38,7 @@ pub(crate) async fn say_hello(
     // The newline ends an incomplete line of an earlier conversation.
     let mut lines = vec![b'\n'];
     lines.extend(encode_line(&hello));
+
     if let Some(refresh) = refresh {
         lines.extend(encode_line(&Request::Refresh(refresh.clone())));
     }
@@ -49,6 +50,7 @@ pub(crate) async fn say_hello(
             .map_err(|_| ChannelError::Closed)?;
         read_hello_reply(socket, &nonce, refresh.is_some()).await
     };
+
     tokio::time::timeout(deadline, conversation)
         .await
         .map_err(|_| ChannelError::Silent(deadline))?
@@ -81,6 +83,7 @@ pub(crate) async fn resume_with_refresh(
         sent.map_err(|_| ChannelError::Closed)?;
         read_refresh_answer(socket, op_id).await
     };
+
     tokio::time::timeout(deadline, conversation)
         .await
         .map_err(|_| ChannelError::Silent(deadline))?
@@ -94,6 +97,7 @@ async fn read_refresh_answer(
     let mut decoder = Decoder::new(LINE_BYTES);
     let mut buffer = [0; 4096];
     let mut stale = 0;
+
     loop {
         let read = socket.read(&mut buffer).await;
         let n = read.map_err(|_| ChannelError::Closed)?;
@@ -105,11 +109,13 @@ async fn read_refresh_answer(
             let Ok(answer) = Response::parse(&line) else {
                 continue;
             };
+
             let answer_id = match &answer {
                 Response::Refreshed(refreshed) => refreshed.op_id,
                 Response::Error(refusal) => refusal.op_id,
                 _ => continue,
             };
+
             if answer_id == op_id {
                 check_refreshed(answer)?;
                 return check_nothing_follows(bytes);
@@ -149,6 +155,7 @@ async fn read_hello_reply(
     let mut buffer = [0; 4096];
     let mut stale = 0;
     let mut greeting: Option<HelloReply> = None;
+
     loop {
         let n = socket
             .read(&mut buffer)
@@ -174,6 +181,7 @@ async fn read_hello_reply(
                     }
                 },
             };
+
             return check_nothing_follows(bytes).map(|()| reply);
         }
     }
@@ -191,7 +199,7 @@ fn check_refreshed(answer: Response) -> Result<(), ChannelError> {
     Err(ChannelError::Violation(what))
 }
 
-/// What a guest is given besides its identity. It keeps what it has for each field that is none.
+/// Settings that a guest gets besides its identity. A field that is none leaves the setting unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct GuestInit {
     /// Certificate authorities that its programs trust, in PEM.
@@ -222,6 +230,7 @@ pub(crate) fn new_refresh(limits: &Limits, init: &GuestInit) -> Result<Refresh, 
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_err(|_| "this host's clock is set to a time before 1970; set it")?;
+
     Ok(Refresh {
         action: ActionTag,
         op_id: None,
@@ -249,6 +258,7 @@ fn hex(bytes: &[u8]) -> String {
             DIGITS[usize::from(byte & 15)],
         ]
     });
+
     digits.map(char::from).collect()
 }
 
@@ -259,6 +269,7 @@ fn find_hello_reply(line: &[u8], nonce: &str) -> Option<HelloReply> {
     let at = line
         .windows(START.len())
         .rposition(|window| window == START)?;
+
     match Response::parse(&line[at..]) {
         Ok(Response::Hello(reply)) if reply.nonce.as_deref() == Some(nonce) => Some(reply),
         _ => None,
@@ -312,6 +323,7 @@ mod tests {
             let Ok(Request::Hello(hello)) = Request::parse(line.as_bytes()) else {
                 panic!("no hello")
             };
+
             let reply = Response::Hello(HelloReply {
                 op_id: None,
                 version: "0".into(),
@@ -320,10 +332,13 @@ mod tests {
                 boot_id: "x".into(),
                 nonce: hello.nonce,
             });
+
             let answer = [before, &encode_line(&reply), after].concat();
             writer.write_all(&answer).await.unwrap();
+
             while let Ok(Some(_)) = lines.next_line().await {}
         });
+
         ours
     }
 
@@ -335,6 +350,7 @@ mod tests {
             b"{\"type\":\"hello\",\"version\":\"0\",\"protocol\":1,\"features\":[],\"boot_id\":\"x\",\"nonce\":\"old\"}\n",
             b"the rest of a frame \xff",
         ];
+
         for before in stale {
             greeted(before, REFRESHED).await.unwrap();
         }
@@ -347,6 +363,7 @@ mod tests {
             b"{\"type\":\"error\",\"message\":\"no clock\",\"error_type\":\"agent_error\"}\n",
             b"{\"type\":\"pong\",\"version\":\"0\"}\n",
         ];
+
         for after in answers {
             let error = greeted(b"", after).await.unwrap_err();
             assert!(matches!(error, ChannelError::Violation(_)), "{error}");
@@ -364,8 +381,10 @@ mod tests {
             let Ok(Request::Refresh(asked)) = Request::parse(line.as_bytes()) else {
                 panic!("no refresh")
             };
+
             writer.write_all(&answer(asked.op_id)).await.unwrap();
         });
+
         resume_with_refresh(
             &mut ours,
             &new_refresh(&Limits::default(), &GuestInit::NONE).unwrap(),
@@ -386,9 +405,11 @@ mod tests {
         resumed(|op_id| [b"half a line\n".as_slice(), &refreshed(op_id)].concat())
             .await
             .unwrap();
+
         resumed(|op_id| [REFRESHED, &refreshed(op_id)].concat())
             .await
             .unwrap();
+
         let error = resumed(|_| REFRESHED.to_vec()).await.unwrap_err();
         assert!(matches!(error, ChannelError::Closed), "{error}");
         let more = |op_id| [refreshed(op_id), b"{".to_vec()].concat();
@@ -398,6 +419,7 @@ mod tests {
             let error = WireError::new(ErrorType::AgentError, "no clock".to_string());
             encode_line(&Response::Error(ErrorMessage::new(op_id, error, "0")))
         };
+
         let error = resumed(refusal_error).await.unwrap_err();
         assert!(matches!(error, ChannelError::Violation(_)), "{error}");
     }
@@ -410,6 +432,7 @@ mod tests {
         let error = say_hello(&mut ours, 1, &[], Some(&refresh), deadline)
             .await
             .unwrap_err();
+
         assert!(matches!(error, ChannelError::Silent(_)), "{error}");
     }
 }

@@ -65,10 +65,12 @@ impl InputSender {
 
             let line = frame_line(self.id, frame.len(), false);
             self.unwritten.fetch_add(frame.len(), Ordering::Relaxed);
+
             if self.writer.send(Outgoing::Frame(line, frame)).is_err() {
                 return false;
             }
         }
+
         true
     }
 
@@ -100,6 +102,7 @@ impl Operation {
             .recv()
             .await
             .unwrap_or(Err(ChannelError::Closed))?;
+
         self.is_over |= matches!(
             event,
             OperationEvent::Complete(_)
@@ -120,6 +123,7 @@ impl Operation {
                     Stream::Result => &mut self.received.results,
                     Stream::File => &mut self.received.file,
                 };
+
                 summary.bytes += bytes.len() as u64;
                 summary.crc32c = crc32c::crc32c_append(summary.crc32c, bytes);
                 if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
@@ -136,10 +140,11 @@ impl Operation {
             OperationEvent::Complete(complete) if self.is_whole => self.verify(complete)?,
             _ => {}
         }
+
         Ok(event)
     }
 
-    /// Returns what was received until now.
+    /// Returns summaries of the received streams.
     pub(crate) fn received(&self) -> &ReceivedStreams {
         &self.received
     }
@@ -149,13 +154,14 @@ impl Operation {
         &self.input
     }
 
-    /// Compares what the agent sent, according to its last message, with what was received.
+    /// Compares the agent's summaries of the sent streams with those of the received ones.
     fn verify(&self, complete: &Complete) -> Result<(), ChannelError> {
         let streams = [
             ("stdout", complete.stdout, self.received.stdout),
             ("stderr", complete.stderr, self.received.stderr),
             ("results", complete.results, self.received.results),
         ];
+
         for (name, sent, received) in streams {
             if sent != received {
                 let (sent, received) = (sent.bytes, received.bytes);
@@ -165,6 +171,7 @@ impl Operation {
                 return Err(self.protocol_violation(what));
             }
         }
+
         Ok(())
     }
 
@@ -182,10 +189,12 @@ impl Operation {
         if self.taken < self.window / 2 {
             return;
         }
+
         let bytes = std::mem::take(&mut self.taken);
         if let Some(route) = lock(&self.routes).open.get_mut(&self.id) {
             route.window += bytes;
         }
+
         let credit = encode_line(&Request::Credit(Credit {
             action: ActionTag,
             op_id: self.id,

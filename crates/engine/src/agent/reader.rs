@@ -42,7 +42,7 @@ struct LateMessages {
 
 impl LateMessages {
     /// Accepts a message of an operation that is not open. The operation must have been started, and all such messages
-    /// together must not exceed what the started operations can have in flight.
+    /// together must not exceed the maximum that the started operations can have in flight.
     fn accept(&mut self, id: Option<OpId>, bytes: usize) -> Result<(), String> {
         let id = id.ok_or("a message without an operation")?.get();
         let next = self.next.load(Ordering::Relaxed);
@@ -59,6 +59,7 @@ impl LateMessages {
                 self.bytes
             ));
         }
+
         Ok(())
     }
 }
@@ -101,10 +102,12 @@ impl Reader {
                 Ok(0) | Err(_) => break ChannelError::Closed,
                 Ok(n) => n,
             };
+
             if let Err(violation) = self.process(&buffer[..n]) {
                 break ChannelError::Violation(violation);
             }
         };
+
         lock(&self.routes).end(error);
     }
 
@@ -125,6 +128,7 @@ impl Reader {
                 }
             }
         }
+
         Ok(())
     }
 
@@ -175,10 +179,12 @@ impl Reader {
                 data.len
             ));
         }
+
         // At most 64 Ki, so it fits.
         let len = usize::try_from(data.len).unwrap_or(0);
         self.decoder.expect_raw(len);
         self.frame = Some(data);
+
         Ok(())
     }
 
@@ -194,6 +200,7 @@ impl Reader {
             Response::Transferred(transferred) => (transferred.op_id, true),
             _ => return Err("an answer of an unknown type".into()),
         };
+
         if is_last {
             self.last(id, OperationEvent::Answer(response))
         } else {
@@ -208,6 +215,7 @@ impl Reader {
         let Some(route) = id.and_then(|id| routes.open.get_mut(&id)) else {
             return self.late.accept(id, self.line_bytes);
         };
+
         let bytes = match &event {
             OperationEvent::Item(_, bytes) => *bytes,
             _ => ITEM_OVERHEAD_BYTES,
@@ -225,6 +233,7 @@ impl Reader {
                 });
                 let _ = route.sender.send(Ok(OperationEvent::Item(overflow, 0)));
             }
+
             return Ok(());
         }
 
@@ -232,7 +241,9 @@ impl Reader {
         if route.item_bytes > MAX_ITEM_BYTES {
             return Err(format!("more than {MAX_ITEM_BYTES} bytes of answers"));
         }
+
         let _ = route.sender.send(Ok(event));
+
         Ok(())
     }
 
@@ -244,6 +255,7 @@ impl Reader {
             if route.next_seq != 0 || route.waiting != 0 {
                 return Err("an attachment in the middle of an operation".into());
             }
+
             if let Some(credit) = attached.input_credit {
                 // Input that was sent before counts as well.
                 let available = route.input.available_permits();
@@ -251,8 +263,10 @@ impl Reader {
                 let credit = usize::try_from(credit).unwrap_or(usize::MAX);
                 route.input.add_permits(credit.min(MAX_CREDIT_BYTES));
             }
+
             route.next_seq = attached.seq;
         }
+
         self.item(id, OperationEvent::Attached(attached))
     }
 
@@ -262,6 +276,7 @@ impl Reader {
         let Some(route) = id.and_then(|id| routes.open.get(&id)) else {
             return self.late.accept(id, self.line_bytes);
         };
+
         if bytes == 0 {
             return Err("credit of 0 bytes".into());
         }
@@ -273,13 +288,16 @@ impl Reader {
                 "credit for more than {MAX_CREDIT_BYTES} bytes of input"
             ));
         }
+
         let unwritten = self.unwritten.load(Ordering::Relaxed);
         if unwritten > MAX_UNWRITTEN_BYTES {
             return Err(format!(
                 "credit for input, while {unwritten} bytes of it are unread"
             ));
         }
+
         route.input.add_permits(bytes);
+
         Ok(())
     }
 
@@ -302,6 +320,7 @@ impl Reader {
                 route.next_seq
             ));
         }
+
         route.next_seq = route.next_seq.wrapping_add(1);
         if bytes.is_empty() {
             return Err("an empty piece of output".into());
@@ -314,10 +333,12 @@ impl Reader {
                 "more than {MAX_WAITING_PIECES} pieces of output at once"
             ));
         }
+
         let unwritten = self.unwritten.load(Ordering::Relaxed);
         if unwritten > MAX_UNWRITTEN_BYTES {
             return Err(format!("output, while {unwritten} bytes are unread"));
         }
+
         let len = bytes.len() as u64;
         route.window = route
             .window
@@ -326,6 +347,7 @@ impl Reader {
 
         let event = OperationEvent::Output(stream, bytes.into());
         let _ = route.sender.send(Ok(event));
+
         Ok(())
     }
 

@@ -47,9 +47,11 @@ pub(crate) async fn write(
                     counted += bytes.len();
                     batch.extend_from_slice(&line);
                     let fits = batch.len() + bytes.len() <= BATCH_BYTES;
+
                     if fits {
                         batch.extend_from_slice(&bytes);
                     }
+
                     Some(bytes).filter(|_| !fits)
                 }
             };
@@ -61,14 +63,17 @@ pub(crate) async fn write(
                 }
                 batch.clear();
             }
+
             if let Some(bytes) = large
                 && sink.write_all(&bytes).await.is_err()
             {
                 return;
             }
+
             if batch.is_empty() {
                 unwritten.fetch_sub(std::mem::take(&mut counted), Ordering::Relaxed);
             }
+
             next = outbox.try_recv().ok();
         }
 
@@ -76,6 +81,7 @@ pub(crate) async fn write(
         if sink.write_all(&batch).await.is_err() {
             return;
         }
+
         unwritten.fetch_sub(std::mem::take(&mut counted), Ordering::Relaxed);
         batch = Vec::new();
     }

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 
-/// What executes the guest's instructions.
+/// What executes the instructions of guests. In JSON: `kvm` or `tcg`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema, utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
-    /// The CPU itself, by `/dev/kvm`.
+    /// The CPU, through `/dev/kvm`.
     Kvm,
     /// QEMU's software emulation: works everywhere, about ten times slower.
     Tcg,
@@ -28,13 +28,13 @@ impl fmt::Display for Accelerator {
     }
 }
 
-/// Which accelerator is wanted.
+/// The accelerator to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum AcceleratorChoice {
-    /// KVM where it really works, else software emulation.
+    /// KVM if it works, else software emulation.
     #[default]
     Auto,
-    /// KVM or an error.
+    /// KVM, or an error.
     Kvm,
     /// Software emulation.
     Tcg,
@@ -48,7 +48,9 @@ impl FromStr for AcceleratorChoice {
             "auto" => Ok(Self::Auto),
             "kvm" => Ok(Self::Kvm),
             "tcg" => Ok(Self::Tcg),
-            other => Err(format!("`{other}` is no accelerator; use auto, kvm or tcg")),
+            other => Err(format!(
+                "unknown accelerator `{other}`; use auto, kvm or tcg"
+            )),
         }
     }
 }
@@ -57,69 +59,75 @@ impl FromStr for AcceleratorChoice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SelectedAccelerator {
     pub(crate) accelerator: Accelerator,
-    /// For a person.
+    /// A phrase for people.
     pub(crate) reason: String,
 }
 
-/// Finds out what works here.
+/// Selects the accelerator.
 ///
 /// # Errors
-/// [`ErrorKind::Host`] when KVM is wanted and does not work.
+/// Returns [`ErrorKind::Host`] if KVM is required and does not work.
 pub(crate) fn select_accelerator(choice: AcceleratorChoice) -> Result<SelectedAccelerator, Error> {
     let tcg = |reason: String| SelectedAccelerator {
         accelerator: Accelerator::Tcg,
         reason,
     };
+
     if choice == AcceleratorChoice::Tcg {
-        return Ok(tcg("software emulation, as asked for".into()));
+        return Ok(tcg("software emulation, as configured".into()));
     }
-    match kvm_works() {
+
+    match check_kvm() {
         Ok(reason) => Ok(SelectedAccelerator {
             accelerator: Accelerator::Kvm,
             reason,
         }),
         Err(reason) if choice == AcceleratorChoice::Auto => {
-            Ok(tcg(format!("software emulation, since {reason}")))
+            Ok(tcg(format!("software emulation, because {reason}")))
         }
-        Err(reason) => Err(Error::new(
-            ErrorKind::Host,
-            format!("KVM was asked for and does not work here: {reason}; use `auto` or `tcg`"),
-        )),
+        Err(reason) => {
+            let message =
+                format!("KVM is required and does not work: {reason}; use `auto` or `tcg`");
+            Err(Error::new(ErrorKind::Host, message))
+        }
     }
 }
 
-/// How long the probe guest may take: it halts after 100,000 instructions.
-const PROBE: Duration = Duration::from_secs(2);
+/// Timeout of the probe guest: it halts after 100,000 instructions.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A device that opens is not enough: some hypervisors offer `/dev/kvm` and emulate guest kernel
-/// mode so slowly that a kernel needs half a minute. The CPU's flags are the cheap sign, a tiny
-/// guest the real one.
-fn kvm_works() -> Result<String, String> {
+/// Checks whether KVM works; returns why or why not. A device that can be opened is not sufficient: some hypervisors
+/// offer `/dev/kvm` and emulate the guest's kernel mode so slowly that a kernel needs half a minute. The CPU's flags
+/// are checked first because that is cheap, then a tiny guest is run.
+fn check_kvm() -> Result<String, String> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo")
         .map_err(|e| format!("/proc/cpuinfo cannot be read: {e}"))?;
-    if !has_virtualisation(&cpuinfo) {
-        return Err("the CPU shows neither vmx nor svm".into());
+    if !has_virtualization(&cpuinfo) {
+        return Err("the CPU has neither vmx nor svm".into());
     }
-    // On a thread of its own: a hypervisor that never returns costs a thread, not this program.
+
+    // On a separate thread: a hypervisor that never returns blocks that thread, and not this program.
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(probe_kvm()));
-    let probe = receiver
-        .recv_timeout(PROBE)
-        .map_err(|_| format!("a probe guest did not end within {} s", PROBE.as_secs()))??;
+    let probe = receiver.recv_timeout(PROBE_TIMEOUT).map_err(|_| {
+        format!(
+            "a probe guest did not end within {} s",
+            PROBE_TIMEOUT.as_secs()
+        )
+    })??;
+
     if probe.is_hardware() {
-        Ok(format!(
-            "a probe guest ran on the CPU in {} µs",
-            probe.elapsed.as_micros()
-        ))
+        let elapsed = probe.elapsed.as_micros();
+        Ok(format!("a probe guest ran on the CPU in {elapsed} µs"))
     } else {
+        let elapsed = probe.elapsed.as_millis();
         Err(format!(
-            "/dev/kvm is emulated: a probe guest took {} ms",
-            probe.elapsed.as_millis()
+            "/dev/kvm is emulated: a probe guest took {elapsed} ms"
         ))
     }
 }
 
-fn has_virtualisation(cpuinfo: &str) -> bool {
+fn has_virtualization(cpuinfo: &str) -> bool {
     cpuinfo
         .lines()
         .find(|line| line.starts_with("flags"))
@@ -134,21 +142,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cpus_flags_decide_first() {
-        assert!(has_virtualisation("processor: 0\nflags\t\t: fpu vmx tsc\n"));
-        assert!(has_virtualisation("flags: svm"));
-        assert!(!has_virtualisation("flags\t: fpu vmx_fake svml\n"));
-        assert!(!has_virtualisation(""));
+    fn the_flags_of_the_cpu_are_checked_first() {
+        assert!(has_virtualization("processor: 0\nflags\t\t: fpu vmx tsc\n"));
+        assert!(has_virtualization("flags: svm"));
+        assert!(!has_virtualization("flags\t: fpu vmx_fake svml\n"));
+        assert!(!has_virtualization(""));
     }
 
     #[test]
-    fn software_emulation_is_always_there() {
+    fn software_emulation_is_always_available() {
         assert_eq!(
             select_accelerator(AcceleratorChoice::Tcg)
                 .unwrap()
                 .accelerator,
             Accelerator::Tcg
         );
+
         assert!(
             !select_accelerator(AcceleratorChoice::Auto)
                 .unwrap()

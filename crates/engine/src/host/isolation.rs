@@ -3,38 +3,39 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Which walls stood between a QEMU and this host: told by the launcher that put them up.
+/// The isolation layers between a QEMU and this host, as reported by the launcher. In JSON: `"full"`, or
+/// `{"reduced": […]}` with the missing layers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema, utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
-    /// All.
+    /// All layers.
     Full,
-    /// All but these.
+    /// All layers except these.
     Reduced(Vec<IsolationLayer>),
 }
 
-/// A wall around QEMU that a host may not offer. Others stand always, or nothing runs: no capabilities,
-/// no new privileges, a filter of system calls, limits, only the descriptors that it needs, death with
-/// its owner.
+/// An isolation layer around QEMU that a host may not support. Others are always active, or nothing runs: no
+/// capabilities, no new privileges, a filter of system calls, resource limits, only the necessary descriptors, and
+/// termination with its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema, utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum IsolationLayer {
-    /// A user of its own; for ordinary users, a user namespace.
+    /// A separate user; for ordinary users, a user namespace.
     User,
-    /// Namespaces of its own (processes, mounts, network, IPC, host name, cgroups), and a read-only root
-    /// that holds QEMU and nothing else.
+    /// Separate namespaces (processes, mounts, network, IPC, host name, cgroups), and a read-only root that contains
+    /// only QEMU.
     Namespaces,
     /// Landlock.
     Landlock,
-    /// A cgroup of its own, which bounds memory, threads and processor time.
+    /// A separate cgroup, which limits memory, threads and processor time.
     Cgroup,
 }
 
 impl IsolationLayer {
-    /// Its name.
+    /// Returns the name in JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -45,24 +46,24 @@ impl IsolationLayer {
         }
     }
 
-    /// What puts it up on a host that lacks it.
+    /// Returns how to enable the layer on a host that lacks it.
     pub(crate) const fn fix(self) -> &'static str {
         match self {
             Self::User => {
-                "run as root of the host, or as an ordinary user who may make user namespaces"
+                "run as root of the host, or as an ordinary user who may create user namespaces"
             }
             Self::Namespaces => {
-                "let users make namespaces: sysctl user.max_user_namespaces above 0, \
+                "allow users to create namespaces: sysctl user.max_user_namespaces above 0, \
                  kernel.unprivileged_userns_clone=1 where there is one, and on Ubuntu \
-                 kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile that lets \
-                 fumehood-launcher have `userns`; in a container, give it CAP_SYS_ADMIN and an unmasked /proc"
+                 kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile that allows \
+                 `userns` for fumehood-launcher; in a container, give it CAP_SYS_ADMIN and an unmasked /proc"
             }
             Self::Landlock => {
-                "take a kernel with Landlock (Linux 5.13; 6.12 where there are no namespaces), named in its \
+                "use a kernel with Landlock (Linux 5.13; 6.12 without namespaces), enabled in its \
                  `lsm=`"
             }
             Self::Cgroup => {
-                "run as root, or in a unit whose slice hands cgroups down to you \
+                "run as root, or in a unit whose slice delegates cgroups to you \
                  (`systemd-run --user --scope -p Delegate=yes fumehood …`)"
             }
         }
@@ -70,8 +71,8 @@ impl IsolationLayer {
 }
 
 impl From<fumehood_qemu::IsolationLayer> for IsolationLayer {
-    fn from(wall: fumehood_qemu::IsolationLayer) -> Self {
-        match wall {
+    fn from(layer: fumehood_qemu::IsolationLayer) -> Self {
+        match layer {
             fumehood_qemu::IsolationLayer::User => Self::User,
             fumehood_qemu::IsolationLayer::Namespaces => Self::Namespaces,
             fumehood_qemu::IsolationLayer::Landlock => Self::Landlock,
@@ -94,13 +95,13 @@ impl Isolation {
             Self::Reduced(
                 missing
                     .iter()
-                    .map(|wall| IsolationLayer::from(*wall))
+                    .map(|layer| IsolationLayer::from(*layer))
                     .collect(),
             )
         }
     }
 
-    /// The walls that did not stand.
+    /// Returns the missing layers.
     #[must_use]
     pub fn missing(&self) -> &[IsolationLayer] {
         match self {
@@ -110,26 +111,26 @@ impl Isolation {
     }
 }
 
-/// `full`, or `reduced` with what is missing.
+/// `full`, or `reduced` with the missing layers.
 impl Display for Isolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full => f.write_str("full"),
             Self::Reduced(missing) => {
-                let names: Vec<_> = missing.iter().map(|wall| wall.as_str()).collect();
+                let names: Vec<_> = missing.iter().map(|layer| layer.as_str()).collect();
                 write!(f, "reduced: no {}", names.join(", no "))
             }
         }
     }
 }
 
-/// How much isolation must be had for a VM to be started.
+/// The isolation that is required to start a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum RequiredIsolation {
-    /// What this host offers; outcomes say what that was.
+    /// What this host supports; outcomes report what that was.
     #[default]
     Any,
-    /// All of it.
+    /// All layers.
     Full,
 }
 
@@ -140,7 +141,7 @@ impl FromStr for RequiredIsolation {
         match text {
             "any" => Ok(Self::Any),
             "full" => Ok(Self::Full),
-            other => Err(format!("`{other}` is no isolation to require: any or full")),
+            other => Err(format!("unknown isolation `{other}`; use any or full")),
         }
     }
 }
@@ -150,17 +151,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn missing_layers_are_named() {
         assert_eq!(Isolation::without(&[]).to_string(), "full");
-        let walls = [
+        let layers = [
             fumehood_qemu::IsolationLayer::User,
             fumehood_qemu::IsolationLayer::Cgroup,
         ];
-        let reduced = Isolation::without(&walls);
+
+        let reduced = Isolation::without(&layers);
         assert_eq!(
             reduced.missing(),
             [IsolationLayer::User, IsolationLayer::Cgroup]
         );
+
         assert_eq!(reduced.to_string(), "reduced: no user, no cgroup");
     }
 

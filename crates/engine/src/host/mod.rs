@@ -1,6 +1,6 @@
-//! What this host offers: the accelerator that runs guest code, and the isolation layers around QEMU.
+//! What this host supports: the accelerator that executes guests, and the isolation layers around QEMU.
 //!
-//! Nothing here starts a VM.
+//! Nothing here starts a VM; the launcher that applies the isolation belongs to `vm`.
 
 mod accelerator;
 mod isolation;

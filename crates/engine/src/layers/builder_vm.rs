@@ -13,7 +13,7 @@ use crate::sandbox::{InstalledPackage, Sandbox, SandboxTimeouts, WriteOptions};
 use crate::snapshot::TemplateSpec;
 use crate::vm::Shape;
 
-/// Installs packages, and prints the list of what is installed.
+/// Installs packages, and prints the list of installed packages.
 const INSTALL: &str = include_str!("../../builders/install.sh");
 /// Packs them into a layer.
 const PACK: &str = include_str!("../../builders/pack.sh");
@@ -73,8 +73,10 @@ impl BuilderVm {
             mode: Some(0o600),
             size: None,
         };
+
         let files = sandbox.files();
         files.write_with_options(file, text, options).await?;
+
         Ok(Self {
             network_events: sandbox.network_events(),
             sandbox,
@@ -105,6 +107,7 @@ impl BuilderVm {
         })?;
         installed.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
         installed.dedup();
+
         Ok(installed)
     }
 
@@ -133,10 +136,12 @@ impl BuilderVm {
         let mut to = tokio::fs::File::from_std(to);
         let files = self.sandbox.files();
         let received = files.download_within(LAYER, &mut to, bytes).await?;
+
         if received != bytes {
             let message = format!("the guest sent {received} bytes of a layer of {bytes} bytes");
             return Err(Error::new(ErrorKind::Protocol, message));
         }
+
         Ok(())
     }
 
@@ -144,7 +149,7 @@ impl BuilderVm {
         self.sandbox.end().await;
     }
 
-    /// Runs a script to its end; returns what it prints.
+    /// Runs a script to its end; returns its standard output.
     async fn run_script(
         &mut self,
         script: &str,
@@ -153,6 +158,7 @@ impl BuilderVm {
     ) -> Result<Vec<u8>, Error> {
         let argv = ["bash", "-c", script, "builder"];
         let mut request = SpawnRequest::new(argv.into_iter().chain(args.iter().copied()));
+
         if as_root {
             request = request.root();
         }
@@ -185,6 +191,7 @@ impl BuilderVm {
         for line in denied {
             message += &format!("\nnetwork: {line}");
         }
+
         match unreachable {
             Some(why) => {
                 message += &format!("\nthe package index cannot be reached: {why}");
@@ -194,12 +201,13 @@ impl BuilderVm {
         }
     }
 
-    /// Returns the last allowed access that failed, and what was denied.
+    /// Returns the last allowed access that failed, and the denials.
     fn network_problems(&mut self) -> (Option<String>, Vec<String>) {
         /// Maximum number of denials in a message.
         const MAX_DENIALS: usize = 5;
 
         let mut unreachable = None;
+
         if let Some(events) = &mut self.network_events {
             while let Ok(event) = events.try_recv() {
                 let is_answered = event.status.is_some_and(|status| status < 500);
@@ -214,6 +222,7 @@ impl BuilderVm {
         let summary = self.sandbox.network().unwrap_or_default().summary;
         let denials = summary.denials.into_iter().take(MAX_DENIALS);
         let denials = denials.map(|denial| denial.event.message);
+
         (unreachable, denials.collect())
     }
 }
@@ -231,9 +240,11 @@ fn check_size(bytes: u64) -> Result<(), Error> {
     if bytes <= MAX_LAYER_BYTES {
         return Ok(());
     }
+
     let message = format!(
         "the layer of the packages has {bytes} bytes; at most {MAX_LAYER_BYTES} are allowed; request fewer packages"
     );
+
     Err(Error::new(ErrorKind::Invalid, message))
 }
 
@@ -260,6 +271,7 @@ async fn collect_output(mut run: Run) -> Result<(Outcome, Vec<u8>, String), Erro
 
     let outcome = run.outcome().await?;
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
+
     Ok((outcome, stdout, stderr))
 }
 

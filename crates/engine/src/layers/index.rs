@@ -37,6 +37,7 @@ impl PackageIndex {
             Language::Javascript => IndexLanguage::JavaScript,
             Language::Python | Language::Shell => IndexLanguage::Python,
         };
+
         let found = tokio::task::spawn_blocking(move || Index::of_host(index_language)).await;
         let found = found.map_err(|e| Error::new(ErrorKind::Host, e.to_string()))?;
         let index =
@@ -46,12 +47,14 @@ impl PackageIndex {
         let access = index
             .reach(POLICY_NAME, &special_addresses(&index).await)
             .map_err(|e| invalid(&e))?;
+
         let mut network = Network::new(access.policy.clone());
         for (name, value) in &access.values {
             let value = SecretValue::new(value.0.clone())
                 .map_err(|e| invalid(&format!("invalid credentials of a package index: {e}")))?;
             network = network.secret(name.clone(), value);
         }
+
         Ok(Self {
             language,
             access,
@@ -93,6 +96,7 @@ async fn special_addresses(index: &Index) -> BTreeMap<HostName, Vec<std::net::Ip
         let special = addresses.filter(|address| special(*address).is_some());
         all.insert(name.clone(), special.collect());
     }
+
     all
 }
 
@@ -103,10 +107,12 @@ fn uv_config(slots: &[CredentialSlot]) -> String {
         [] => return text,
         [main, others @ ..] => (main, others),
     };
+
     // uv searches the default index last.
     for slot in others {
         text += &format!("[[index]]\nurl = \"{}\"\n", slot.url);
     }
+
     text + &format!("[[index]]\nurl = \"{}\"\ndefault = true\n", main.url)
 }
 
@@ -115,6 +121,7 @@ fn bun_config(slots: &[CredentialSlot]) -> String {
     let Some(CredentialSlot { url, token }) = slots.first() else {
         return String::new();
     };
+
     match token {
         Some(token) => {
             format!("[install]\nregistry = {{ url = \"{url}\", token = \"{token}\" }}\n")

@@ -58,6 +58,7 @@ impl PackageLayers {
         if let Err(error) = provisioner.build_template(spec).await {
             tracing::warn!(%error, "building a template for a layer of packages failed");
         }
+
         Ok(())
     }
 
@@ -66,6 +67,7 @@ impl PackageLayers {
         let key = self.set.key(provisioner.factory.image().id());
         let start = Instant::now();
         let mut force = self.force;
+
         loop {
             // Look for a stored layer.
             if !force {
@@ -91,6 +93,7 @@ impl PackageLayers {
                 let message = "timed out waiting for another process to install these packages";
                 return Err(Error::new(ErrorKind::Busy, message));
             }
+
             self.progress.report(PackageStep::Waiting);
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -117,6 +120,7 @@ impl PackageLayers {
             let (layers, resolved_key) = (layers.clone(), resolved_key.clone());
             move || layers.find_set(&resolved_key)
         });
+
         let layer = match existing.await? {
             Some(existing) => existing,
             None => {
@@ -129,6 +133,7 @@ impl PackageLayers {
                     name: package.name,
                     version: package.version,
                 });
+
                 let packages = packages.collect();
                 let requested = self.set.specs().to_vec();
                 let finish = move || {
@@ -140,9 +145,11 @@ impl PackageLayers {
                         requested,
                     )
                 };
+
                 blocking(finish).await?
             }
         };
+
         builder.end().await;
 
         let (key, stored) = (key.clone(), layer.clone());
@@ -151,6 +158,7 @@ impl PackageLayers {
             layers.prune(LAYERS_BYTES).map(drop)
         })
         .await?;
+
         Ok(layer)
     }
 }
@@ -171,6 +179,7 @@ fn resolved_key(
             ("version", package.version.as_str()),
         ]
     });
+
     LayerKey::of(head.into_iter().chain(indexes).chain(packages))
 }
 
@@ -197,6 +206,7 @@ async fn blocking<T: Send + 'static>(
             format!("storing a layer of packages failed: {e}"),
         )
     };
+
     result
         .map_err(|e| failed(&e))?
         .map_err(|e| failed(&e).caused_by(e))

@@ -1,6 +1,6 @@
 //! Layers of packages: installed once in a builder VM, stored, and mounted over the image for later runs.
 //!
-//! The store itself belongs to the image crate; what a request may name belongs to `packages`.
+//! The store itself belongs to the image crate; the syntax of requests belongs to `packages`.
 
 mod builder_vm;
 mod index;

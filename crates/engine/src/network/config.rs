@@ -86,7 +86,9 @@ impl Network {
             let message = format!("{count} exposed ports; at most {MAX_EXPOSED_PORTS} are allowed");
             return Err(invalid(&message));
         }
+
         let exposed = self.exposed.iter().map(|mapping| mapping.bind());
+
         Ok(PreparedNetwork {
             exposed: exposed.collect::<Result<_, _>>()?,
             config: NetworkConfig {
@@ -117,7 +119,7 @@ pub(crate) struct PreparedNetwork {
 }
 
 impl PreparedNetwork {
-    /// Returns what the guest must be given for it.
+    /// Returns the settings that the guest needs for it.
     pub(crate) fn init(&self) -> GuestInit {
         let vault = &self.config.vault;
         let variables = vault.environment();
@@ -147,10 +149,12 @@ impl FromStr for PortMapping {
         if let (Ok(host), Ok(guest)) = (host.parse(), guest.parse()) {
             return Ok(Self { host, guest });
         }
+
         let message = format!(
             "invalid port mapping `{text}`; write the ports of host and guest, as in 8080:3000, or one for both; \
              0 on the host is any free port"
         );
+
         Err(Error::new(ErrorKind::Invalid, message))
     }
 }
@@ -173,6 +177,7 @@ impl PortMapping {
             let address = listener.local_addr()?;
             Ok((TcpListener::from_std(listener)?, address))
         });
+
         let (listener, address) = bound.map_err(|e| {
             let message = format!(
                 "cannot expose port {} of this host: {e}; choose another one, or 0 for any free port",
@@ -180,6 +185,7 @@ impl PortMapping {
             );
             Error::new(ErrorKind::Invalid, message).caused_by(e)
         })?;
+
         Ok(ExposedPort {
             listener,
             address,
@@ -217,6 +223,7 @@ mod tests {
         assert_eq!(pair("8080").as_deref(), Some("8080:8080"));
         assert_eq!(pair("8080:3000").as_deref(), Some("8080:3000"));
         assert_eq!(pair("0:3000").as_deref(), Some("0:3000"));
+
         for wrong in ["", "0", "8080:0", "80:80:80", "65536", "-1", "http"] {
             assert_eq!(pair(wrong), None, "{wrong}");
         }
@@ -229,6 +236,7 @@ mod tests {
             host: first.address.port(),
             guest: NonZeroU16::MIN,
         };
+
         let error = again.bind().unwrap_err();
         let port = first.address.port().to_string();
         assert!(error.to_string().contains(&port), "{error}");

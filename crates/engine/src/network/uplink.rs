@@ -80,6 +80,7 @@ impl Uplink {
         let Some(network) = network else {
             return Ok(Self::Cable(Mutex::new(Some(cable))));
         };
+
         let PreparedNetwork {
             config,
             exposed,
@@ -93,6 +94,7 @@ impl Uplink {
             name_servers: config.name_servers.clone(),
             stale,
         };
+
         let gateway = Gateway::start(cable, gateway_config)
             .map_err(|e| Error::new(ErrorKind::Host, e.to_string()).caused_by(e))?;
         let active = ActiveNetwork {
@@ -100,9 +102,11 @@ impl Uplink {
             urls: Mutex::default(),
             config,
         };
+
         for port in exposed {
             active.expose(port);
         }
+
         Ok(Self::Gateway(Box::new(active)))
     }
 
@@ -154,7 +158,7 @@ impl ActiveNetwork {
         self.gateway().events()
     }
 
-    /// Returns what the guest did until now.
+    /// Returns a summary of the guest's network use until now.
     pub(crate) fn outcome(&self) -> NetworkOutcome {
         NetworkOutcome {
             urls: self.urls(),

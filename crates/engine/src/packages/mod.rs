@@ -1,4 +1,4 @@
-//! Package sets as requests name them, and the progress of their installation.
+//! The packages that requests name, and the progress of their installation.
 //!
 //! Installing them and storing their layers belongs to `layers`.
 

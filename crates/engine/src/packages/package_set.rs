@@ -3,16 +3,16 @@ use fumehood_protocol::{Language, Limits, PackageSpec, Packages};
 
 use crate::error::{Error, ErrorKind};
 
-/// Packages as a request names them.
+/// The packages of a request, as written by the caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct PackageRequest {
     pub(crate) words: Vec<String>,
-    /// Resolves them again, whatever they came to before.
+    /// Resolve them again, even if their versions are cached.
     pub(crate) force: bool,
 }
 
 impl PackageRequest {
-    /// The set that is asked for, if there is one.
+    /// Parses the packages; returns `None` if there are none.
     ///
     /// # Errors
     /// As [`PackageSet::parse`].
@@ -21,14 +21,14 @@ impl PackageRequest {
         language: Language,
         limits: &Limits,
     ) -> Result<Option<PackageSet>, Error> {
-        match self.words.is_empty() {
-            true => Ok(None),
-            false => PackageSet::parse(language, &self.words, limits).map(Some),
+        if self.words.is_empty() {
+            return Ok(None);
         }
+        PackageSet::parse(language, &self.words, limits).map(Some)
     }
 }
 
-/// Packages of one language that a program is to find, as they were asked for: sorted, each once.
+/// The packages of one language that a program requests: normalized, sorted, without duplicates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PackageSet {
     language: Language,
@@ -36,10 +36,10 @@ pub(crate) struct PackageSet {
 }
 
 impl PackageSet {
-    /// Reads `words`, of which there is at least one.
+    /// Parses at least one package.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`]: a word is no package of this language, or there are too many.
+    /// Returns [`ErrorKind::Invalid`] for an invalid package of this language, or too many packages.
     pub(crate) fn parse(
         language: Language,
         words: &[String],
@@ -48,7 +48,7 @@ impl PackageSet {
         let packages: Packages = words.iter().collect();
         let parsed = packages.parse(language, limits);
         let parsed = parsed.map_err(|error| Error::new(ErrorKind::Invalid, error.message))?;
-        let specs = parsed.iter().map(|spec| normal(spec, language));
+        let specs = parsed.iter().map(|spec| normalize(spec, language));
         let mut specs: Vec<String> = specs.collect();
         specs.sort();
         specs.dedup();
@@ -63,7 +63,7 @@ impl PackageSet {
         &self.specs
     }
 
-    /// The key of this request. The image's id stands for the tools as well, which are part of it.
+    /// Returns the key of the request. The image's id also identifies the package managers, which are part of it.
     pub(crate) fn key(&self, image: &str) -> LayerKey {
         let head = [("image", image), ("language", self.language.as_str())];
         let specs = self.specs.iter().map(|spec| ("asked", spec.as_str()));
@@ -71,19 +71,19 @@ impl PackageSet {
     }
 }
 
-/// The one way to write it.
-fn normal(spec: &PackageSpec, language: Language) -> String {
+/// Returns the canonical form of a package.
+fn normalize(spec: &PackageSpec, language: Language) -> String {
     let words = spec.as_str().split_whitespace();
     match language {
         Language::Python => {
-            // As in PEP 503; spaces mean nothing.
+            // Names are normalized as in PEP 503; spaces have no meaning.
             let name = spec.name().to_ascii_lowercase();
             let parts = name.split(['-', '_', '.']).filter(|part| !part.is_empty());
             let name = parts.collect::<Vec<_>>().join("-");
             let text: String = words.collect();
             format!("{name}{}", &text[spec.name().len()..])
         }
-        // A space is an `and` between ranges.
+        // A space means `and` between ranges.
         Language::Javascript | Language::Shell => words.collect::<Vec<_>>().join(" "),
     }
 }
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_means_the_same_has_one_key() {
+    fn equivalent_packages_have_one_key() {
         let key = |words: &[&str]| parse(Language::Python, words).unwrap().key("image");
         let one = key(&["Foo_Bar >= 1, <2", "a[x]==1"]);
         assert_eq!(one, key(&["a[x]==1", "foo-bar>=1,<2", "foo.bar>=1,<2"]));
@@ -108,6 +108,7 @@ mod tests {
             language(Language::Javascript, "a@1 || 2"),
             language(Language::Javascript, "a@1 || 3")
         );
+
         assert_eq!(
             language(Language::Javascript, "a@1  ||  2"),
             language(Language::Javascript, "a@1 || 2")
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_package_is_refused_at_once() {
+    fn invalid_packages_are_rejected_at_once() {
         for (language, word, expected) in [
             (Language::Shell, "a==1", "python and javascript"),
             (Language::Python, "a", "version"),

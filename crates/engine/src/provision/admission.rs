@@ -7,56 +7,56 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 
-/// What a VM's QEMU needs beside the guest's memory, in MiB: its own and 128 MiB of translated code.
+/// Memory that the QEMU of a VM needs besides the guest's, in MiB: its own and 128 MiB of translated code.
 const OVERHEAD_MIB: u32 = 160;
 
-/// Of the memory that was available at the start, the share that VMs may take together.
+/// Share of the memory available at the start that all VMs may use together.
 const SHARE_PERCENT: u64 = 80;
 
-/// Of the memory of this host, the share that must be available for another VM, where pressure is looked at.
+/// Share of the host's memory that must be available for another VM, if pressure is checked.
 const MIN_AVAILABLE_PERCENT: u64 = 5;
 
-/// The share of the last ten seconds, in percent, in which some process waited for memory (`some avg10` of the
-/// kernel's pressure stall information), past which no VM is added, where pressure is looked at.
+/// Share of the last ten seconds, in percent, in which some process waited for memory (`some avg10` of the kernel's
+/// pressure stall information). Above it no VM is added, if pressure is checked.
 const MAX_PRESSURE: f32 = 40.0;
 
-/// How long a look at this host's memory is good for: it takes 50 µs.
+/// How long a reading of the host's memory is reused: it takes 50 µs.
 const PRESSURE_CACHE_TIME: Duration = Duration::from_millis(500);
 
-/// Room for VMs on this host, as an engine counts it.
+/// The capacity of an engine for VMs. Returned by [`Engine::capacity`](crate::Engine::capacity).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capacity {
-    /// Memory that its VMs may take together, in MiB.
+    /// Memory that all VMs may use together, in MiB.
     pub total_mib: u32,
-    /// The most memory that one guest may have, in MiB.
+    /// Maximum memory of one guest, in MiB.
     pub max_guest_mib: u32,
-    /// What is left of the total, in MiB.
+    /// Memory that is not reserved, in MiB.
     pub free_mib: u32,
-    /// Requests that wait for room or for a turn to start a VM.
+    /// Number of requests that wait for memory, or for a turn to start a VM.
     pub waiting: usize,
-    /// The most that may wait.
+    /// Maximum number of waiting requests.
     pub queue_length: usize,
 }
 
-/// Who may have a VM of this engine now. A request waits here, with a deadline, instead of
-/// overloading the host.
+/// Decides when a request may have a VM. Requests wait here, with a deadline, instead of overloading the host.
 #[derive(Debug, Clone)]
 pub(crate) struct Admission {
     memory: Arc<Semaphore>,
     total_mib: u32,
-    /// A boot keeps a core busy: more boots than cores at once only make each slower.
+    /// A boot keeps a core busy: more boots than cores at once would only slow each other down.
     start_turns: Arc<Semaphore>,
     deadline: Duration,
     waiting: Arc<AtomicUsize>,
     queue_length: usize,
-    /// When this host was looked at, and what was wrong then; none: it is not looked at.
+    /// The last reading of the host's memory; none if pressure is not checked.
     pressure: Option<Arc<Mutex<Option<PressureReading>>>>,
 }
 
+/// When the host's memory was read, and why it was short.
 type PressureReading = (Instant, Option<String>);
 
-/// Somebody waits.
+/// A place in the queue of waiting requests.
 #[derive(Debug)]
 struct QueueTicket(Arc<AtomicUsize>);
 
@@ -66,10 +66,10 @@ impl Drop for QueueTicket {
     }
 }
 
-/// A place; free again when dropped.
+/// Memory that is reserved for a VM. Dropping it frees the memory.
 #[derive(Debug)]
 pub(crate) struct MemoryReservation {
-    _memory: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Admission {
@@ -77,6 +77,7 @@ impl Admission {
         let available = available_mib().unwrap_or(1024);
         let total_mib = u32::try_from(available * SHARE_PERCENT / 100).unwrap_or(u32::MAX / 2);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+
         Self {
             memory: Arc::new(Semaphore::new(total_mib as usize)),
             total_mib,
@@ -99,92 +100,98 @@ impl Admission {
         }
     }
 
-    /// A place in the queue.
+    /// Enters the queue.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`]: it is full.
+    /// Returns [`ErrorKind::Busy`] if it is full.
     fn queue(&self) -> Result<QueueTicket, Error> {
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let reserve = QueueTicket(self.waiting.clone());
+        let ticket = QueueTicket(self.waiting.clone());
+
         if waiting < self.queue_length {
-            return Ok(reserve);
+            return Ok(ticket);
         }
-        let most = self.queue_length;
-        let message =
-            format!("{most} requests wait for a VM already, the most that may; try again later");
+
+        let max = self.queue_length;
+        let message = format!("{max} requests are waiting for a VM, the maximum; try again later");
         Err(Error::new(ErrorKind::Busy, message))
     }
 
-    /// Refuses where this host is short of memory, if it is looked at.
+    /// Rejects a request while the host is short of memory, if pressure is checked.
     fn check_pressure(&self) -> Result<(), Error> {
         let Some(pressure) = &self.pressure else {
             return Ok(());
         };
-        let mut look = pressure.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_fresh = look
+
+        let mut reading = pressure.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_current = reading
             .as_ref()
             .is_some_and(|(at, _)| at.elapsed() < PRESSURE_CACHE_TIME);
-        if !is_fresh {
-            *look = Some((Instant::now(), memory_shortage()));
+
+        if !is_current {
+            *reading = Some((Instant::now(), memory_shortage()));
         }
-        match look.as_ref().and_then(|(_, wrong)| wrong.as_ref()) {
+
+        match reading.as_ref().and_then(|(_, shortage)| shortage.as_ref()) {
             None => Ok(()),
-            Some(wrong) => {
-                let message = format!("no VM is added now: {wrong}; try again later");
+            Some(shortage) => {
+                let message = format!("cannot start another VM now: {shortage}; try again later");
                 Err(Error::new(ErrorKind::Busy, message))
             }
         }
     }
 
-    /// The most memory that a guest may have here, in MiB.
+    /// Returns the maximum memory of a guest on this host, in MiB.
     pub(crate) fn max_guest_mib(&self) -> u32 {
         self.total_mib.saturating_sub(OVERHEAD_MIB)
     }
 
-    /// A place, if there is room now.
+    /// Reserves memory if it is free now.
     pub(crate) fn try_reserve(&self, guest_mib: u32) -> Option<MemoryReservation> {
         let needed = guest_mib.checked_add(OVERHEAD_MIB)?;
-        let memory = self.memory.clone().try_acquire_many_owned(needed).ok()?;
-        Some(MemoryReservation { _memory: memory })
+        let permit = self.memory.clone().try_acquire_many_owned(needed).ok()?;
+        Some(MemoryReservation { _permit: permit })
     }
 
-    /// A place for something that must leave half of the room to requests, if that is so now.
+    /// Reserves memory for the pool if half of the total then remains for requests.
     pub(crate) fn try_reserve_spare(&self, guest_mib: u32) -> Option<MemoryReservation> {
-        let reserve = self.try_reserve(guest_mib)?;
+        let reservation = self.try_reserve(guest_mib)?;
         let left = self.memory.available_permits();
-        (left >= self.total_mib as usize / 2).then_some(reserve)
+        (left >= self.total_mib as usize / 2).then_some(reservation)
     }
 
-    /// A turn to do something that keeps a core busy, if no request has it.
+    /// Takes a turn for work that keeps a core busy, if one is free now.
     pub(crate) fn try_turn(&self) -> Option<OwnedSemaphorePermit> {
         self.start_turns.clone().try_acquire_owned().ok()
     }
 
-    /// Waits for room for a guest of this much memory. `shed` is called where there is no room now: it
-    /// may give some back.
+    /// Reserves memory for a guest, and waits for it if necessary. `shed` is called before waiting, and may free some.
     ///
     /// # Errors
-    /// [`ErrorKind::Host`] when it can never fit, [`ErrorKind::Busy`] after the deadline.
+    /// Returns [`ErrorKind::Host`] if the guest can never fit, and [`ErrorKind::Busy`] after the deadline.
     pub(crate) async fn reserve(
         &self,
         guest_mib: u32,
         shed: impl FnOnce(),
     ) -> Result<MemoryReservation, Error> {
         self.check_fits(guest_mib)?;
-        let needed = guest_mib.saturating_add(OVERHEAD_MIB);
         self.check_pressure()?;
-        if let Some(reserve) = self.try_reserve(guest_mib) {
-            return Ok(reserve);
+
+        if let Some(reservation) = self.try_reserve(guest_mib) {
+            return Ok(reservation);
         }
-        let _waiting = self.queue()?;
+
+        let _ticket = self.queue()?;
         shed();
+        let needed = guest_mib.saturating_add(OVERHEAD_MIB);
+
         self.with_deadline(self.wait_for_memory(needed)).await
     }
 
-    /// The same, and a turn to bring it to life; both within one deadline.
+    /// Reserves memory for a guest, and takes a turn to start it; both within one deadline.
     ///
     /// # Errors
-    /// As [`reserve`](Self::place).
+    /// As [`reserve`](Self::reserve).
     pub(crate) async fn reserve_with_turn(
         &self,
         guest_mib: u32,
@@ -192,83 +199,89 @@ impl Admission {
     ) -> Result<(MemoryReservation, OwnedSemaphorePermit), Error> {
         self.check_fits(guest_mib)?;
         self.check_pressure()?;
-        if let Some(reserve) = self.try_reserve(guest_mib)
+
+        if let Some(reservation) = self.try_reserve(guest_mib)
             && let Some(turn) = self.try_turn()
         {
-            return Ok((reserve, turn));
+            return Ok((reservation, turn));
         }
-        let _waiting = self.queue()?;
+
+        let _ticket = self.queue()?;
         let both = async {
-            let reserve = match self.try_reserve(guest_mib) {
-                Some(reserve) => reserve,
+            let reservation = match self.try_reserve(guest_mib) {
+                Some(reservation) => reservation,
                 None => {
                     shed();
-                    self.wait_for_memory(guest_mib.saturating_add(OVERHEAD_MIB))
-                        .await?
+                    let needed = guest_mib.saturating_add(OVERHEAD_MIB);
+                    self.wait_for_memory(needed).await?
                 }
             };
+
             let turn = self.start_turns.clone().acquire_owned().await;
-            Ok((reserve, turn.map_err(|_| self.busy_error())?))
+            Ok((reservation, turn.map_err(|_| self.busy_error())?))
         };
+
         self.with_deadline(both).await
     }
 
-    /// Refuses what can never fit.
+    /// Rejects a guest that can never fit.
     fn check_fits(&self, guest_mib: u32) -> Result<(), Error> {
         let needed = guest_mib.saturating_add(OVERHEAD_MIB);
-        if needed > self.total_mib {
-            return Err(Error::new(
-                ErrorKind::Host,
-                format!(
-                    "a guest of {guest_mib} MiB needs {needed} MiB on this host; {} MiB may be used; ask for less",
-                    self.total_mib
-                ),
-            ));
+        if needed <= self.total_mib {
+            return Ok(());
         }
-        Ok(())
+
+        let message = format!(
+            "a guest with {guest_mib} MiB needs {needed} MiB of this host; {} MiB may be used; request less memory",
+            self.total_mib
+        );
+
+        Err(Error::new(ErrorKind::Host, message))
     }
 
     async fn wait_for_memory(&self, needed_mib: u32) -> Result<MemoryReservation, Error> {
-        let memory = self.memory.clone().acquire_many_owned(needed_mib).await;
-        let memory = memory.map_err(|_| self.busy_error())?;
-        Ok(MemoryReservation { _memory: memory })
+        let permit = self.memory.clone().acquire_many_owned(needed_mib).await;
+        let permit = permit.map_err(|_| self.busy_error())?;
+        Ok(MemoryReservation { _permit: permit })
     }
 
     async fn with_deadline<T>(
         &self,
-        wait_for_memory: impl Future<Output = Result<T, Error>>,
+        wait: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let record_bytes = tokio::time::timeout(self.deadline, wait_for_memory).await;
-        record_bytes.unwrap_or_else(|_| Err(self.busy_error()))
+        let result = tokio::time::timeout(self.deadline, wait).await;
+        result.unwrap_or_else(|_| Err(self.busy_error()))
     }
 
     fn busy_error(&self) -> Error {
         let seconds = self.deadline.as_secs();
-        Error::new(
-            ErrorKind::Busy,
-            format!("no room for another VM within {seconds} s; try again later"),
-        )
+        let message = format!("no capacity for another VM within {seconds} s; try again later");
+        Error::new(ErrorKind::Busy, message)
     }
 }
 
-/// What is wrong with this host's memory, if something is.
+/// Returns why the host is short of memory, if it is.
 fn memory_shortage() -> Option<String> {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     if let (Some(total), Some(available)) = (mib(&text, "MemTotal:"), mib(&text, "MemAvailable:"))
         && available * 100 < total * MIN_AVAILABLE_PERCENT
     {
         return Some(format!(
-            "{available} MiB of this host's {total} are available, less than {MIN_AVAILABLE_PERCENT} %"
+            "{available} MiB of this host's {total} MiB are available, less than {MIN_AVAILABLE_PERCENT} %"
         ));
     }
+
     let text = std::fs::read_to_string("/proc/pressure/memory").ok()?;
     let stalled = pressure(&text)?;
+
     (stalled > MAX_PRESSURE).then(|| {
-        format!("processes of this host waited for memory in {stalled} % of the last 10 s, more than {MAX_PRESSURE} %")
+        format!(
+            "processes of this host waited for memory in {stalled} % of the last 10 s, more than {MAX_PRESSURE} %"
+        )
     })
 }
 
-/// `some avg10` of pressure stall information.
+/// Parses `some avg10` of pressure stall information.
 fn pressure(text: &str) -> Option<f32> {
     let line = text.lines().find(|line| line.starts_with("some "))?;
     let word = line
@@ -277,7 +290,7 @@ fn pressure(text: &str) -> Option<f32> {
     word?.parse().ok()
 }
 
-/// Memory that this host can give now, in MiB.
+/// Returns the host's available memory, in MiB.
 pub(crate) fn available_mib() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     mib(&text, "MemAvailable:")
@@ -302,12 +315,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_queue_is_full_at_its_length_and_refuses_at_once() {
+    async fn a_full_queue_rejects_at_once() {
         let admission = admission(5, 1);
         let all = admission
             .reserve(admission.max_guest_mib(), || ())
             .await
             .unwrap();
+
         let waits = tokio::spawn({
             let admission = admission.clone();
             async move { admission.reserve_with_turn(1, || ()).await.is_ok() }
@@ -320,19 +334,22 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::ZERO);
         drop(all);
         assert!(waits.await.unwrap());
-        let room = admission.capacity();
-        assert_eq!((room.waiting, room.free_mib), (0, room.total_mib));
+        let capacity = admission.capacity();
+        assert_eq!(
+            (capacity.waiting, capacity.free_mib),
+            (0, capacity.total_mib)
+        );
     }
 
     #[test]
-    fn pressure_is_read() {
+    fn pressure_is_parsed() {
         let text = "some avg10=41.50 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
         assert_eq!(pressure(text), Some(41.5));
         assert_eq!(pressure("junk"), None);
     }
 
     #[tokio::test]
-    async fn a_guest_that_can_never_fit_is_refused_at_once() {
+    async fn a_guest_that_can_never_fit_is_rejected_at_once() {
         let error = admission(60, 8)
             .reserve_with_turn(u32::MAX / 2, || ())
             .await
@@ -347,6 +364,7 @@ mod tests {
             .reserve_with_turn(admission.total_mib - OVERHEAD_MIB, || ())
             .await
             .unwrap();
+
         assert_eq!(
             admission
                 .reserve_with_turn(1, || ())

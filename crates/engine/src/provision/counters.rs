@@ -42,6 +42,7 @@ impl Counters {
             VmOrigin::Boot => boot,
             VmOrigin::Checkpoint => checkpoint,
         };
+
         counter.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -68,10 +68,12 @@ impl VmPool {
             .standby
             .iter()
             .position(|(standby, _)| standby.fits(snapshot))?;
+
         let taken = ready.standby.remove(index);
         drop(ready);
 
         self.changed.notify_one();
+
         taken
     }
 
@@ -113,6 +115,7 @@ impl VmPool {
         for vms in ready.hot.values_mut() {
             vms.retain(|hot| hot.channel.is_open());
         }
+
         let fits =
             |standby: &StandbyProcess| snapshots.iter().all(|snapshot| standby.fits(snapshot));
         ready

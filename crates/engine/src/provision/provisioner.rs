@@ -142,6 +142,7 @@ impl Provisioner {
             Ok(acquired) => return Ok(acquired),
             Err(error) => error,
         };
+
         if error.kind() == ErrorKind::Busy {
             return Err(error);
         }
@@ -152,6 +153,7 @@ impl Provisioner {
             self.templates.discard(&self.factory, spec);
             self.request_template(spec);
         }
+
         self.boot(&spec.shape, init, protocol).await
     }
 
@@ -171,6 +173,7 @@ impl Provisioner {
         let reserved = self
             .admission
             .reserve_with_turn(machine.shape.memory_mib, || self.pool.clear());
+
         let (reservation, _turn) = reserved.await?;
         let queue = start.elapsed();
 
@@ -184,6 +187,7 @@ impl Provisioner {
             restored.vm.start = start.elapsed();
             Ok::<_, Error>(restored)
         };
+
         let restored = match attempt().await {
             Err(error) if error.kind() == ErrorKind::Boot => {
                 self.count_failure(&error);
@@ -191,9 +195,11 @@ impl Provisioner {
             }
             other => other,
         };
+
         let restored = restored.inspect_err(|error| self.count_failure(error))?;
 
         let base = Some(base.clone());
+
         Ok(AcquiredVm {
             queue,
             ..self.acquired(restored, machine.clone(), reservation, source, base)
@@ -210,6 +216,7 @@ impl Provisioner {
         let reserved = self
             .admission
             .reserve_with_turn(shape.memory_mib, || self.pool.clear());
+
         let (reservation, _turn) = reserved.await?;
         let queue = start.elapsed();
 
@@ -219,6 +226,7 @@ impl Provisioner {
             .factory
             .boot(&machine, init, protocol, deadline)
             .await?;
+
         Ok(AcquiredVm {
             queue,
             ..self.acquired(booted, machine, reservation, VmOrigin::Boot, None)
@@ -251,10 +259,12 @@ impl Provisioner {
         if self.config.templates == TemplateUse::Never {
             return None;
         }
+
         let template = self.templates.find(&self.factory, spec);
         if template.is_none() {
             self.request_template(spec);
         }
+
         template
     }
 
@@ -271,10 +281,12 @@ impl Provisioner {
         const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
         let start = Instant::now();
+
         loop {
             if self.has_template(spec) {
                 return Ok(false);
             }
+
             let deadline = self.config.boot_deadline;
             match self.templates.build(&self.factory, spec, deadline).await? {
                 BuildResult::Saved => return Ok(true),
@@ -284,10 +296,12 @@ impl Provisioner {
                 }
                 BuildResult::Elsewhere => {}
             }
+
             if start.elapsed() > self.config.queue_deadline {
                 let message = "timed out waiting for another process to build this template";
                 return Err(Error::new(ErrorKind::Busy, message));
             }
+
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }

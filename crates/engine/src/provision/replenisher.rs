@@ -63,6 +63,7 @@ async fn replenish_once(provisioner: &Provisioner) -> Result<Progress, Error> {
     if let Some(spec) = provisioner.take_missing_template() {
         return build(provisioner, spec).await;
     }
+
     let pool = &provisioner.config.pool;
     if !pool.is_enabled() {
         return Ok(Progress::Complete);
@@ -79,6 +80,7 @@ async fn replenish_once(provisioner: &Provisioner) -> Result<Progress, Error> {
             None => {}
         }
     }
+
     let snapshots: Vec<Snapshot> = templates
         .iter()
         .map(|(_, snapshot)| snapshot.clone())
@@ -95,6 +97,7 @@ async fn replenish_once(provisioner: &Provisioner) -> Result<Progress, Error> {
     let missing = templates
         .iter()
         .find(|(spec, _)| hot.get(&spec.language).is_none_or(|n| *n < pool.warm_vms));
+
     match missing {
         Some((spec, snapshot)) if pool.warm_vms > 0 => {
             add_hot(provisioner, spec.clone(), snapshot).await
@@ -109,10 +112,12 @@ async fn build(provisioner: &Provisioner, spec: TemplateSpec) -> Result<Progress
     let Ok((_reservation, _turn)) = reserved.await else {
         return Ok(Progress::Blocked);
     };
+
     let deadline = provisioner.config.boot_deadline;
     let built = provisioner
         .templates
         .build(&provisioner.factory, &spec, deadline);
+
     match built.await? {
         BuildResult::Saved | BuildResult::Unsaved(_) => Ok(Progress::Worked),
         BuildResult::Elsewhere => Ok(Progress::Blocked),
@@ -127,6 +132,7 @@ async fn add_standby(provisioner: &Provisioner, snapshots: &[Snapshot]) -> Resul
     ) else {
         return Ok(Progress::Blocked);
     };
+
     for snapshot in snapshots {
         snapshot.ready().await?;
     }
@@ -135,6 +141,7 @@ async fn add_standby(provisioner: &Provisioner, snapshots: &[Snapshot]) -> Resul
     let standby = StandbyProcess::start(&provisioner.factory, machine, snapshots).await?;
     standby.wait_until_up().await?;
     provisioner.pool.put_standby(standby, reservation);
+
     Ok(Progress::Worked)
 }
 
@@ -169,6 +176,7 @@ async fn add_hot(
         base: base.clone(),
     };
     provisioner.pool.put_hot(spec, hot);
+
     Ok(Progress::Worked)
 }
 
@@ -179,12 +187,14 @@ async fn health_check(provisioner: &Provisioner) {
             let Some(hot) = provisioner.pool.take_hot(&spec) else {
                 break;
             };
+
             let ping = |op_id| {
                 Request::Ping(Ping {
                     action: ActionTag,
                     op_id: Some(op_id),
                 })
             };
+
             if let Ok(OperationEvent::Pong) = hot.channel.ask(ping, HEALTH_TIMEOUT).await {
                 provisioner.pool.put_hot(spec.clone(), hot);
             }

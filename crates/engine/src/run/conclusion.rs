@@ -82,6 +82,7 @@ pub(crate) async fn conclude(
             } else {
                 (EndedBy::Timeout, TIMED_OUT)
             };
+
             let console = vm.as_ref().map(Vm::console_tail).unwrap_or_default();
             let detail = format!("the guest did not end the program in time{console}");
             let teardown = end_vm(vm).await;
@@ -108,6 +109,7 @@ pub(crate) async fn conclude(
                 (None, Some(lifetime)) => lifetime.end_reason().await,
                 (None, None) => "the VM has ended".to_string(),
             };
+
             Ok(Conclusion::of_host(
                 EndedBy::AgentLost,
                 None,
@@ -137,9 +139,11 @@ pub(crate) fn rejection(refusal: &ErrorMessage) -> Error {
         | ErrorType::PackageError
         | ErrorType::PathError => ErrorKind::Invalid,
     };
+
     let message = format!(
         "the guest's agent rejected the request: {}",
         refusal.message
     );
+
     Error::new(kind, message).with_errno(refusal.errno)
 }

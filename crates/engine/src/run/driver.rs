@@ -87,7 +87,7 @@ impl OutcomeBuilder {
         self.outcome.ended_by
     }
 
-    /// Adds what the operation of the run came to.
+    /// Adds the result of the operation.
     fn conclude(mut self, conclusion: Conclusion, pump: &EventPump<'_>, execute: Duration) -> Self {
         let outcome = &mut self.outcome;
         outcome.exit_code = conclusion.exit_code;
@@ -113,6 +113,7 @@ impl OutcomeBuilder {
                 None => note,
             });
         }
+
         self
     }
 
@@ -157,6 +158,7 @@ impl RunDriver {
             Some(_) => ExpectedStart::Queued(max_queue_time(limits)),
             None => ExpectedStart::Immediate,
         };
+
         let window = window(exec.idempotency_key.is_some());
         let operation = channel.start_operation_with_window(window, None, |op_id, credit| {
             Request::Exec(Exec {
@@ -166,6 +168,7 @@ impl RunDriver {
             })
         });
         outcome.outcome.timing.connect = start.elapsed();
+
         Self::new(operation, Some(timeout), expected_start, outcome, limits)
     }
 
@@ -211,6 +214,7 @@ impl RunDriver {
             self.expected_start,
             self.grace,
         );
+
         let end = pump.run().await;
         if let (Ok(OperationEnd::Detached), None) = (&end, &vm) {
             return Ok(None);
@@ -218,6 +222,7 @@ impl RunDriver {
 
         let execute = pump.elapsed();
         let conclusion = conclude(end, pump.cancelled, vm, lifetime.as_deref()).await?;
+
         Ok(Some(self.outcome.conclude(conclusion, &pump, execute)))
     }
 }

@@ -82,8 +82,10 @@ impl<'a> EventPump<'a> {
             ExpectedStart::Reported(within) => Some(start + within),
             _ => timeout.map(|timeout| start + timeout + grace),
         };
+
         // From now on the caller can write to the program's input.
         let _ = controls.input.send(Some(operation.input().clone()));
+
         Self {
             operation,
             events,
@@ -113,6 +115,7 @@ impl<'a> EventPump<'a> {
                     self.apply(control);
                     continue;
                 }
+
                 () = until(self.deadline) => {
                     if std::mem::replace(&mut self.had_last_chance, true) {
                         return Ok(OperationEnd::Overdue);
@@ -127,6 +130,7 @@ impl<'a> EventPump<'a> {
                     self.awaits_start = false;
                     self.first_output
                         .get_or_insert_with(|| self.start.elapsed());
+
                     let events = match stream {
                         Stream::Stdout => vec![Event::Stdout(bytes)],
                         Stream::Stderr => vec![Event::Stderr(bytes)],
@@ -136,14 +140,17 @@ impl<'a> EventPump<'a> {
                         }
                         Stream::File => return Err(self.unexpected()),
                     };
+
                     let mut forwarded = true;
                     for event in events {
                         forwarded = forwarded && self.forward(event).await;
                     }
+
                     // The caller has it: the guest may send more.
                     if forwarded {
                         self.operation.return_credit();
                     }
+
                     forwarded
                 }
                 OperationEvent::Started(pid) => {
@@ -170,13 +177,14 @@ impl<'a> EventPump<'a> {
                 | OperationEvent::Refreshed
                 | OperationEvent::Pong => return Err(self.unexpected()),
             };
+
             if !forwarded {
                 return Ok(OperationEnd::Stalled);
             }
         }
     }
 
-    /// Returns what was received of each stream.
+    /// Returns summaries of the received streams.
     pub(crate) fn received(&self) -> &ReceivedStreams {
         self.operation.received()
     }
@@ -196,10 +204,12 @@ impl<'a> EventPump<'a> {
         if !std::mem::take(&mut self.awaits_start) {
             return Err(self.unexpected());
         }
+
         if !self.cancelled {
             let timeout = self.timeout;
             self.deadline = timeout.map(|timeout| Instant::now() + timeout + self.grace);
         }
+
         Ok(())
     }
 
@@ -208,14 +218,17 @@ impl<'a> EventPump<'a> {
         let ExpectedStart::Queued(max_wait) = self.expected_start else {
             return Err(self.unexpected());
         };
+
         if !self.awaits_start {
             return Err(self.unexpected());
         }
+
         // The guest may report this once.
         self.expected_start = ExpectedStart::Reported(max_wait);
         if !self.cancelled {
             self.deadline = Some(Instant::now() + max_wait);
         }
+
         Ok(())
     }
 
@@ -275,7 +288,9 @@ impl<'a> EventPump<'a> {
                 () = sleep_until(start + UNREAD_TIMEOUT) => return false,
             }
         }
+
         self.deadline = self.deadline.map(|deadline| deadline + start.elapsed());
+
         true
     }
 }

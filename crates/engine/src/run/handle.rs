@@ -36,6 +36,7 @@ impl Run {
         let (events, inbox) = mpsc::channel(EVENTS);
         let (control, input, controls) = controls();
         let driver = tokio::spawn(driver(events, controls));
+
         Self {
             events: inbox,
             driver,
@@ -95,6 +96,7 @@ impl Run {
                 "a run without idempotency key cannot be found again; set one in its request";
             return Err(Error::new(ErrorKind::Invalid, message));
         }
+
         self.control.send(Control::Detach);
         match self.end().await? {
             RunEnd::Outcome(outcome) => Ok(Some(*outcome)),

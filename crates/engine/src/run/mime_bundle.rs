@@ -62,9 +62,11 @@ impl<'de> Deserialize<'de> for MimeBundle {
                         return Err(A::Error::invalid_length(forms.len(), &self));
                     }
                 }
+
                 Ok(MimeBundle(forms))
             }
         }
+
         deserializer.deserialize_map(Forms)
     }
 }
@@ -77,6 +79,7 @@ impl PartialEq for MimeBundle {
                 .map(|(mime, data)| (mime.clone(), data.get().to_string()))
                 .collect()
         };
+
         texts(self) == texts(other)
     }
 }
@@ -110,12 +113,15 @@ impl ResultParser {
 
             let line = std::mem::take(&mut self.line);
             let is_complete = !std::mem::take(&mut self.too_long);
+
             match serde_json::from_slice(&line).ok().filter(|_| is_complete) {
                 Some(bundle) => values.push(bundle),
                 None => self.dropped += 1,
             }
         }
+
         self.append(bytes);
+
         values
     }
 
@@ -138,9 +144,11 @@ mod tests {
         let mut values = ResultParser::default();
         let text = b"{\"text/plain\":\"a\"}\nnot JSON\n[1]\n{\"text/plain\":\"b\",\"application/json\":[1]}\n{";
         let mut all = Vec::new();
+
         for piece in text.chunks(7) {
             all.extend(values.feed(piece));
         }
+
         assert_eq!(all.len(), 2);
         assert_eq!(all[0].text().as_deref(), Some("a"));
         assert_eq!(all[1].text().as_deref(), Some("b"));
@@ -154,6 +162,7 @@ mod tests {
             let forms: Vec<String> = (0..forms).map(|n| format!("\"x/{n}\":0")).collect();
             format!("{{{}}}\n", forms.join(","))
         };
+
         let mut values = ResultParser::default();
         assert_eq!(values.feed(value(MAX_FORMS).as_bytes()).len(), 1);
         assert!(values.feed(value(MAX_FORMS + 1).as_bytes()).is_empty());
@@ -167,6 +176,7 @@ mod tests {
             assert!(values.feed(&[b' '; 100_000]).is_empty());
             assert!(values.line.len() <= MAX_VALUE_BYTES);
         }
+
         assert!(values.feed(b"\n").is_empty());
         assert_eq!(values.dropped, 1);
         assert_eq!(values.feed(b"{}\n").len(), 1);

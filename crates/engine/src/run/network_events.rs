@@ -47,6 +47,7 @@ async fn forward(
     for url in urls {
         let _ = events.send(Event::Exposed { url }).await;
     }
+
     loop {
         tokio::select! {
             biased;
@@ -56,6 +57,7 @@ async fn forward(
                 }
                 None => return,
             },
+
             // All earlier events have been forwarded.
             () = stop.notified() => return,
         }

@@ -200,11 +200,13 @@ mod tests {
             "source": "standby",
             "accelerator": "tcg",
             "isolation": "full",
+
             "timing": {
                 "queue_ms": 1.235, "start_ms": 0.0, "connect_ms": 0.0, "spawn_ms": 0.0, "first_output_ms": 7.0,
                 "execute_ms": 0.0, "teardown_ms": 0.0, "total_ms": 0.0,
             },
         });
+
         assert_eq!(serde_json::to_value(outcome()).unwrap(), expected);
     }
 
@@ -241,6 +243,7 @@ mod tests {
             timing: read.timing,
             ..outcome()
         };
+
         assert_eq!(read, rounded);
     }
 

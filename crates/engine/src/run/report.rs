@@ -75,6 +75,7 @@ impl DisplayedValues {
         let Ok(value) = serde_json::value::to_raw_value(value) else {
             return;
         };
+
         let bytes = value.get().len() + VALUE_COST;
         if self.bytes + bytes <= KEPT_BYTES {
             self.bytes += bytes;

@@ -17,7 +17,7 @@ const MIN_MEMORY_MIB: u32 = 96;
 /// Maximum memory of a guest, in MiB: 1 TiB. The capacity of this host is checked when the VM is acquired.
 const MAX_MEMORY_MIB: u32 = 1024 * 1024;
 
-/// Code to run in a VM of its own ([`Engine::run`](crate::Engine::run)) or in a sandbox
+/// Code to run in a fresh VM ([`Engine::run`](crate::Engine::run)) or in a sandbox
 /// ([`Sandbox::run`](crate::Sandbox::run)).
 #[derive(Debug, Clone)]
 pub struct RunRequest {
@@ -233,6 +233,7 @@ impl RunRequest {
             }
             _ => return Ok(()),
         };
+
         Err(Error::new(ErrorKind::Invalid, message))
     }
 
@@ -249,6 +250,7 @@ impl RunRequest {
                 "{memory_mib} MiB of memory requested; {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB are allowed"
             )));
         }
+
         self.transfers.check(limits)?;
 
         let mut exec = Exec::new(self.language, self.code.clone());
@@ -265,6 +267,7 @@ impl RunRequest {
         let seconds = exec
             .timeout_s(limits)
             .map_err(|error| invalid(error.message))?;
+
         Ok((exec, Duration::from_secs(seconds)))
     }
 }
@@ -282,6 +285,7 @@ mod tests {
         let request = RunRequest::new(Language::Shell, "");
         assert!(check(&request.clone().memory_mib(96)).is_ok());
         assert!(check(&request.clone().memory_mib(1024 * 1024)).is_ok());
+
         for mib in [0, 95, 1024 * 1024 + 1] {
             let error = check(&request.clone().memory_mib(mib)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid);

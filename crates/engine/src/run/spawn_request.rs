@@ -135,9 +135,11 @@ impl SpawnRequest {
             allow_root: 1,
             ..*limits
         };
+
         let invalid = |error: WireError| Error::new(ErrorKind::Invalid, error.message);
         spawn.check(limits).map_err(invalid)?;
         let timeout = spawn.timeout_s(limits).map_err(invalid)?;
+
         Ok((spawn, timeout.map(Duration::from_secs)))
     }
 }

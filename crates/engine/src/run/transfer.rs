@@ -126,6 +126,7 @@ impl Transfers {
                         let message = format!("cannot read {} to upload it: {e}", path.display());
                         Error::new(ErrorKind::Host, message).caused_by(e)
                     })?;
+
                     if upload_path(path, guest_path).is_none() {
                         let shown = path.display();
                         return Err(invalid(format!(
@@ -146,6 +147,7 @@ impl Transfers {
                 }
                 UploadSource::Bytes(_) => {}
             }
+
             // An empty path stands for the name of the source.
             if !guest_path.is_empty() {
                 check_guest_path(guest_path, limits)?;
@@ -165,6 +167,7 @@ impl Transfers {
                 }
             }
         }
+
         Ok(())
     }
 }
@@ -179,6 +182,7 @@ pub(crate) fn upload_path(local: &Path, guest_path: &str) -> Option<(String, Str
             let canonical = local.canonicalize().ok()?;
             canonical.file_name().map(std::ffi::OsStr::to_owned)
         });
+
     let name = name.map_or(Some(String::new()), |name| name.into_string().ok())?;
 
     let path = match guest_path {
@@ -187,6 +191,7 @@ pub(crate) fn upload_path(local: &Path, guest_path: &str) -> Option<(String, Str
         directory if directory.ends_with('/') => format!("{directory}{name}"),
         path => path.to_owned(),
     };
+
     (!path.is_empty()).then_some((path, name))
 }
 
@@ -226,6 +231,7 @@ mod tests {
                 .map(|(path, target)| (path.to_owned(), target))
                 .collect(),
         };
+
         transfers.check(&Limits::default())
     }
 
@@ -261,6 +267,7 @@ mod tests {
             let error = check(vec![(bytes(), name)], Vec::new()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{name}");
         }
+
         let target = DownloadTarget::Path("/no/such/directory/file".into());
         let error = check(Vec::new(), vec![("a", target)]).unwrap_err();
         assert!(error.to_string().contains("/no/such/directory"), "{error}");
@@ -283,6 +290,7 @@ mod tests {
             content: Some(Bytes::from_static(b"x")),
             ..Download::default()
         };
+
         let expected = serde_json::json!({ "remote": "a", "bytes": 1 });
         assert_eq!(serde_json::to_value(download).unwrap(), expected);
     }

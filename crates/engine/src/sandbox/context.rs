@@ -51,6 +51,7 @@ impl Sandbox {
                 context,
             })
         };
+
         match self.ask(request).await? {
             Response::Done(_) => Ok(()),
             other => Err(self.unexpected_answer(&other)),

@@ -43,7 +43,7 @@ impl Files {
         std::fs::read_dir(from).map_err(unreadable)?;
         self.make_dir(to).await?;
 
-        // The guest's tar unpacks what a thread here packs.
+        // A thread of this process packs, and the guest's tar unpacks.
         let argv = ["tar", "-x", "-f", "-", "--no-same-owner"];
         let request = SpawnRequest::new(argv).cwd(to).stdin();
         let run = self.sandbox().spawn(&request)?;
@@ -59,8 +59,10 @@ impl Files {
                     return;
                 }
             }
+
             input.close().await;
         };
+
         let ((), tar) = tokio::join!(sending, follow_tar(run, |_| async { true }));
 
         // A broken pipe here means that the guest's tar ended: its error is the reason.
@@ -79,7 +81,7 @@ impl Files {
     /// Returns [`ErrorKind::Invalid`] if the guest's tar fails or sends invalid data, [`ErrorKind::Host`] if writing
     /// fails, or [`ErrorKind::Lost`].
     pub async fn download_dir(&self, from: &str, to: &Path) -> Result<(), Error> {
-        // A thread here unpacks what the guest's tar packs.
+        // The guest's tar packs, and a thread of this process unpacks.
         let argv = ["tar", "-c", "-f", "-", "--sort=name", "."];
         let run = self.sandbox().spawn(&SpawnRequest::new(argv).cwd(from))?;
         let (sender, chunks) = mpsc::channel::<Bytes>(CHUNKS);
@@ -99,10 +101,12 @@ impl Files {
                 io::ErrorKind::InvalidData => ErrorKind::Invalid,
                 _ => ErrorKind::Host,
             };
+
             let (from, to) = (printable(from), to.display());
             let message = format!("cannot copy {from} to {to}: {error}");
             Error::new(kind, message).caused_by(error)
         })?;
+
         tar
     }
 }
@@ -133,12 +137,14 @@ where
     if outcome.exit_code == Some(0) {
         return Ok(());
     }
+
     let (ended_by, code) = (outcome.ended_by, outcome.exit_code);
     let stderr = String::from_utf8_lossy(&stderr);
     let message = format!(
         "the guest's tar failed ({ended_by}, exit code {code:?}): {}",
         stderr.trim_end()
     );
+
     Err(Error::new(ErrorKind::Invalid, message))
 }
 
@@ -160,6 +166,7 @@ fn unpack(to: &Path, from: mpsc::Receiver<Bytes>) -> io::Result<()> {
     archive.set_overwrite(true);
     let mut entries = archive.entries()?;
     let mut count = 0;
+
     loop {
         // Headers are held in memory, contents are not.
         budget.set(MAX_HEADER_BYTES);
@@ -168,20 +175,25 @@ fn unpack(to: &Path, from: mpsc::Receiver<Bytes>) -> io::Result<()> {
         budget.set(MAX_TREE_BYTES);
 
         count += 1;
+
         if count > MAX_TREE_ENTRIES {
             return Err(invalid(&format!("more than {MAX_TREE_ENTRIES} entries")));
         }
+
         let is_wanted = match entry.header().entry_type() {
             EntryType::Regular | EntryType::Directory => true,
             EntryType::Symlink => stays_inside(&entry, &to)?,
             _ => false,
         };
+
         if is_wanted {
             entry.unpack_in(&to)?;
         }
+
         // Read the rest now, or it would count as part of the next header.
         io::copy(&mut entry, &mut io::sink())?;
     }
+
     Ok(())
 }
 
@@ -192,16 +204,19 @@ fn stays_inside<R: Read>(entry: &tar::Entry<'_, R>, to: &Path) -> io::Result<boo
     let Some(target) = entry.link_name()? else {
         return Ok(false);
     };
+
     let parent = to.join(path.parent().unwrap_or(Path::new("")));
     let Ok(parent) = parent.canonicalize() else {
         return Ok(false);
     };
+
     let Ok(below) = parent.strip_prefix(to) else {
         return Ok(false);
     };
 
     let mut depth = below.components().count();
     let mut goes_down = false;
+
     for step in target.components() {
         match step {
             Component::Normal(_) => goes_down = true,
@@ -210,6 +225,7 @@ fn stays_inside<R: Read>(entry: &tar::Entry<'_, R>, to: &Path) -> io::Result<boo
             _ => return Ok(false),
         }
     }
+
     Ok(true)
 }
 
@@ -217,7 +233,7 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_string())
 }
 
-/// Sends what a thread writes, in chunks.
+/// Sends the output of a thread in chunks.
 struct ChunkWriter {
     to: mpsc::Sender<Bytes>,
     chunk: Vec<u8>,
@@ -294,6 +310,7 @@ impl Read for ChunkReader {
         self.budget.set(budget);
 
         buffer[..len].copy_from_slice(&self.chunk.split_to(len));
+
         Ok(len)
     }
 }
@@ -313,6 +330,7 @@ mod tests {
                 }
             }
         });
+
         from
     }
 
@@ -323,11 +341,13 @@ mod tests {
         // As a hostile tar would: the library's own setters refuse such names.
         header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
         header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
+
         let content: &[u8] = if kind == EntryType::Regular {
             b"x"
         } else {
             b""
         };
+
         header.set_size(content.len() as u64);
         header.set_cksum();
         builder.append(&header, content).unwrap();
@@ -367,9 +387,11 @@ mod tests {
         assert!(found.is_empty(), "{found:?}");
         assert_eq!(std::fs::read(to.join("d/file")).unwrap(), b"x");
         assert_eq!(std::fs::read(to.join("d/inside")).unwrap(), b"x");
+
         for none in ["out", "around", "absolute", "hard", "pipe", "block"] {
             assert!(std::fs::symlink_metadata(to.join(none)).is_err(), "{none}");
         }
+
         use std::os::unix::fs::PermissionsExt;
         let mode = to.join("d/file").metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o7000, 0, "no setuid bits");
@@ -386,9 +408,11 @@ mod tests {
         let source = from.path().to_path_buf();
         let packing = std::thread::spawn(move || pack(&source, ChunkWriter::new(sender)));
         let mut bytes = Vec::new();
+
         while let Some(piece) = chunks.blocking_recv() {
             bytes.extend(piece);
         }
+
         packing.join().unwrap().unwrap();
         unpack(to.path(), arriving(bytes)).unwrap();
         let copy = to.path().join("a/link").join(&long);

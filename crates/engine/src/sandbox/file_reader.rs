@@ -35,6 +35,7 @@ impl FileReader {
                 credit: Some(credit),
             })
         })?;
+
         Ok(Self {
             sandbox: sandbox.clone(),
             operation,
@@ -58,10 +59,12 @@ impl FileReader {
                 self.stall_timer.record_bytes(bytes.len());
                 operation.return_credit();
                 let received = operation.received().file.bytes;
+
                 if self.max_len.is_some_and(|max| received > max) {
                     let what = "more bytes of a file than requested";
                     return Err(self.sandbox.protocol_violation(what.into()));
                 }
+
                 Ok(Some(bytes))
             }
             OperationEvent::Answer(Response::Transferred(Transferred {
@@ -71,10 +74,12 @@ impl FileReader {
                 if (received.bytes, received.crc32c) == (bytes, crc32c) {
                     return Ok(None);
                 }
+
                 let what = format!(
                     "received {} bytes of a file; the guest sent {bytes}, or other ones",
                     received.bytes
                 );
+
                 Err(self.sandbox.protocol_violation(what))
             }
             other => Err(self.sandbox.unexpected_answer(&other)),

@@ -94,15 +94,18 @@ impl Files {
             size: Some(bytes.len() as u64),
             ..options
         };
+
         let (len, crc32c) = (bytes.len() as u64, crc32c::crc32c(&bytes));
         if len <= FRAME_BYTES {
             // The request, the content and its end are sent together.
             let (mut operation, _guard) = self.start_write(path, options, Some(bytes))?;
             return self.finish_write(&mut operation, len, crc32c).await;
         }
+
         let (mut operation, _guard) = self.start_write(path, options, None)?;
         self.send(&mut operation, bytes).await?;
         operation.input().end();
+
         self.finish_write(&mut operation, len, crc32c).await
     }
 
@@ -119,6 +122,7 @@ impl Files {
     ) -> Result<u64, Error> {
         let (mut operation, _guard) = self.start_write(path, options, None)?;
         let (mut len, mut crc32c) = (0, 0);
+
         loop {
             let mut piece = BytesMut::with_capacity(PIECE_BYTES);
             while piece.len() < PIECE_BYTES {
@@ -131,15 +135,19 @@ impl Files {
                     }
                 }
             }
+
             if piece.is_empty() {
                 break;
             }
+
             len += piece.len() as u64;
             crc32c = crc32c::crc32c_append(crc32c, &piece);
             self.send(&mut operation, piece.freeze()).await?;
         }
+
         operation.input().end();
         self.finish_write(&mut operation, len, crc32c).await?;
+
         Ok(len)
     }
 
@@ -207,6 +215,7 @@ impl Files {
             );
             return Err(Error::new(ErrorKind::Invalid, message));
         }
+
         Ok(bytes)
     }
 
@@ -245,6 +254,7 @@ impl Files {
             let message = format!("writing the content of {path} failed: {error}");
             Error::new(ErrorKind::Host, message).caused_by(error)
         };
+
         let mut reader = self.open_reader(path, 0, None)?;
         let mut len = 0;
         while let Some(bytes) = reader.next().await? {
@@ -254,9 +264,12 @@ impl Files {
                     format!("{path} has more than {max_bytes} bytes, the maximum for a download");
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
+
             to.write_all(&bytes).await.map_err(host)?;
         }
+
         to.flush().await.map_err(host)?;
+
         Ok(len)
     }
 
@@ -297,6 +310,7 @@ impl Files {
                 depth: Some(depth),
             })
         })?;
+
         let mut all = Vec::new();
         let (mut held, mut stall_timer) = (0, StallTimer::default());
         let truncated = loop {
@@ -315,17 +329,21 @@ impl Files {
                 }
                 other => return Err(self.sandbox.unexpected_answer(&other)),
             }
+
             if all.len() as u64 > self.sandbox.limits().list_entries {
                 let what = "a directory listing with too many entries";
                 return Err(self.sandbox.protocol_violation(what.into()));
             }
         };
+
         if truncated {
             let max = self.sandbox.limits().list_entries;
             let message = format!("{shown} has more than {max} entries; list its subdirectories");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
+
         all.sort_by(|a, b| a.path.cmp(&b.path));
+
         Ok(all)
     }
 
@@ -342,6 +360,7 @@ impl Files {
                 path,
             })
         };
+
         match self.sandbox.ask(request).await? {
             Response::Entry(found) => Ok(found.entry),
             other => Err(self.sandbox.unexpected_answer(&other)),
@@ -422,6 +441,7 @@ impl Files {
                 recursive,
             })
         })?;
+
         match self.sandbox.next(&mut operation, REMOVE_TIMEOUT).await? {
             OperationEvent::Answer(Response::Done(_)) => Ok(()),
             other => Err(self.sandbox.unexpected_answer(&other)),
@@ -442,6 +462,7 @@ impl Files {
                 recursive,
             })
         })?;
+
         match self.sandbox.next(&mut operation, STALL_TIMEOUT).await? {
             OperationEvent::Item(Response::Watching(_), _) => {
                 Ok(Watcher::new(operation, self.sandbox.clone(), mark_active))

@@ -31,21 +31,24 @@ impl Sandbox {
         let reserved = provisioner
             .admission
             .reserve(self.memory_mib(), || provisioner.pool.clear());
+
         let reservation = reserved.await?;
 
         let _saving = inner.saving.lock().await;
         quiesce(&inner.channel).await?;
-        // A client may connect or disconnect at any time: what was open before or after the VM was stopped counts.
+        // A client may connect or disconnect at any time: connections that were open before or after the VM was stopped count.
         let before = self.active_network().map(ActiveNetwork::save);
         let snapshot = {
             let vm = inner.lifetime.vm().await?;
             Snapshot::take(&vm, inner.machine.clone(), inner.base.as_ref()).await
         };
+
         let after = self.active_network().map(ActiveNetwork::save);
         let network = after.zip(before).map(|(after, before)| after.with(before));
 
         // This sandbox keeps its identity; those that start from its state get others.
         refresh(&inner.channel, self.same_identity()?).await?;
+
         Ok(Checkpoint::new(snapshot?, network, reservation))
     }
 
@@ -83,6 +86,7 @@ impl Sandbox {
             PROTOCOL_VERSION,
             VmOrigin::Checkpoint,
         );
+
         let acquired = restored.await?.map(Channel::new);
         Self::new(provisioner, acquired, checkpoint.network(), timeouts)
     }
@@ -95,6 +99,7 @@ impl Sandbox {
     pub async fn fork(&self, count: usize) -> Result<Vec<Self>, Error> {
         let checkpoint = self.checkpoint().await?;
         let mut opening = JoinSet::new();
+
         for _ in 0..count {
             let checkpoint = checkpoint.clone();
             let provisioner = self.inner().provisioner.clone();
@@ -110,6 +115,7 @@ impl Sandbox {
             })?;
             children.push(child?);
         }
+
         Ok(children)
     }
 }

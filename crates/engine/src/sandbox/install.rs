@@ -41,6 +41,7 @@ impl Sandbox {
             timeout: None,
             credit: None,
         };
+
         let (_, timeout_s) = install.check(self.limits()).map_err(invalid)?;
 
         let (operation, guard) = self.start_operation(None, |op_id, credit| {
@@ -50,8 +51,10 @@ impl Sandbox {
                 ..install
             })
         })?;
+
         let timeout = Some(Duration::from_secs(timeout_s));
         let driver = self.driver(operation, timeout, ExpectedStart::Immediate);
+
         installed_packages(self.drive(driver, guard)).await
     }
 }
@@ -60,6 +63,7 @@ impl Sandbox {
 async fn installed_packages(mut run: Run) -> Result<Vec<InstalledPackage>, Error> {
     let mut packages = None;
     let mut output = Vec::new();
+
     while let Some(event) = run.next().await {
         match event {
             Event::Result(value) => {

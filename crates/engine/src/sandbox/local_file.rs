@@ -18,6 +18,7 @@ use crate::run::parent;
 pub(super) fn file_target(path: &Path, name: Option<&OsStr>) -> Result<PathBuf, Error> {
     reject_directory_link(path)?;
     let is_dir = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+
     match name {
         _ if !is_dir => Ok(path.to_path_buf()),
         Some(name) => Ok(path.join(name)),
@@ -28,8 +29,7 @@ pub(super) fn file_target(path: &Path, name: Option<&OsStr>) -> Result<PathBuf, 
     }
 }
 
-/// Rejects a link to a directory: what is written through it would be elsewhere, and without following it the link
-/// would be replaced.
+/// Rejects a link to a directory. Following it would write somewhere else; not following it would replace the link.
 ///
 /// # Errors
 /// Returns [`ErrorKind::Invalid`].
@@ -40,6 +40,7 @@ pub(super) fn reject_directory_link(path: &Path) -> Result<(), Error> {
             format!("{shown} is a link to a directory; write {shown}/ to copy into that directory");
         return Err(Error::new(ErrorKind::Invalid, message));
     }
+
     Ok(())
 }
 
@@ -68,11 +69,13 @@ impl NewFile {
             .permissions(Permissions::from_mode(mode & 0o777 | 0o200))
             .tempfile_in(directory)
             .map_err(|e| unwritable(directory, e))?;
+
         if let Some(existing) = existing.filter(fs::Metadata::is_file) {
             let mode = existing.permissions().mode() & 0o777;
             let set = file.as_file().set_permissions(Permissions::from_mode(mode));
             set.map_err(|e| unwritable(target, e))?;
         }
+
         Ok(Self {
             file,
             target: target.to_path_buf(),
@@ -134,6 +137,7 @@ mod tests {
             fs::metadata(&target).unwrap().permissions().mode() & 0o777,
             0o640
         );
+
         assert_eq!(fs::read(&target).unwrap(), b"new");
     }
 
@@ -168,14 +172,17 @@ mod tests {
             file_target(directory.path(), name).unwrap(),
             directory.path().join("file")
         );
+
         assert_eq!(
             file_target(directory.path(), None).unwrap_err().kind(),
             ErrorKind::Invalid
         );
+
         assert_eq!(
             file_target(&link, name).unwrap_err().kind(),
             ErrorKind::Invalid
         );
+
         assert!(NewFile::beside(directory.path(), 0o644).is_err());
     }
 }

@@ -42,6 +42,7 @@ impl Sandbox {
             transfers,
             outcome,
         } = run;
+
         let network = self.active_network();
         let forwarder =
             network.map(|network| NetworkEventForwarder::start(network, events.clone()));
@@ -63,12 +64,14 @@ impl Sandbox {
         // Downloads are attempted however the program ended.
         let is_lost = outcome.ended_by() == EndedBy::AgentLost;
         let downloads = download_all(&files, transfers.downloads, is_lost, controls).await;
+
         if let Some(forwarder) = forwarder {
             forwarder.finish().await;
         }
 
         let outcome = outcome.downloads(downloads).network(self.network());
         let teardown = self.end().await;
+
         Ok(RunEnd::Outcome(Box::new(
             outcome.teardown(teardown).finish(),
         )))
@@ -87,8 +90,10 @@ async fn upload_all(files: &Files, uploads: &[(UploadSource, String)]) -> Result
                 upload_bytes(files, bytes, guest_path).await,
             ),
         };
+
         uploaded.map_err(|error| error.in_context(&format!("upload of {shown} failed")))?;
     }
+
     Ok(())
 }
 
@@ -97,6 +102,7 @@ async fn upload_bytes(files: &Files, bytes: &Bytes, guest_path: &str) -> Result<
         parents: true,
         ..WriteOptions::default()
     };
+
     files
         .write_with_options(guest_path, bytes.clone(), options)
         .await
@@ -109,6 +115,7 @@ async fn upload_local(files: &Files, local: &Path, guest_path: &str) -> Result<(
         let message = format!("cannot read {}: {error}", local.display());
         Error::new(ErrorKind::Host, message).caused_by(error)
     };
+
     let Some((path, name)) = upload_path(local, guest_path) else {
         let message = format!(
             "{} has no file name; give its path in the guest a name",
@@ -116,6 +123,7 @@ async fn upload_local(files: &Files, local: &Path, guest_path: &str) -> Result<(
         );
         return Err(Error::new(ErrorKind::Invalid, message));
     };
+
     if local.is_dir() {
         return files.upload_dir(local, &path).await;
     }
@@ -129,11 +137,13 @@ async fn upload_local(files: &Files, local: &Path, guest_path: &str) -> Result<(
         parents: true,
         size: is_file.then_some(metadata.len()),
     };
+
     let path = if is_directory(files, &path).await {
         format!("{path}/{name}")
     } else {
         path
     };
+
     files.upload(&path, file, options).await.map(drop)
 }
 
@@ -146,6 +156,7 @@ async fn download_all(
     let mut downloads = Vec::with_capacity(requests.len());
     let mut memory_left = MEMORY_BYTES;
     let mut is_cancelled = false;
+
     for (remote, target) in requests {
         let result = if is_lost {
             Err(Error::new(ErrorKind::Lost, "the VM was lost"))
@@ -169,12 +180,15 @@ async fn download_all(
             error: Some(error.to_string()),
             ..Download::default()
         });
+
         memory_left -= download
             .content
             .as_ref()
             .map_or(0, |content| content.len() as u64);
+
         downloads.push(Download { remote, ..download });
     }
+
     downloads
 }
 
@@ -209,6 +223,7 @@ async fn download(
                 );
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
+
             Ok(Download {
                 bytes: Some(len),
                 content: Some(content),
@@ -246,6 +261,7 @@ async fn download_file(
         FileKind::File => info.mode,
         _ => 0o644,
     };
+
     let file = NewFile::beside(&path, mode)?;
     let bytes = files.download(remote, file.writer()?).await?;
     file.persist()?;

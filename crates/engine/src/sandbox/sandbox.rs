@@ -88,6 +88,7 @@ impl Sandbox {
         let uplink = acquired
             .network
             .map(|cable| Uplink::connect(cable, network));
+
         let uplink = uplink.transpose()?;
 
         let (start, process_id) = (acquired.vm.start, acquired.vm.process_id());
@@ -97,6 +98,7 @@ impl Sandbox {
 
         let (lifetime, channel) = (Arc::new(lifetime), Arc::new(acquired.agent));
         let supervisor = tokio::spawn(lifetime.clone().supervise(channel.clone()));
+
         Ok(Self(Arc::new(Inner {
             lifetime,
             channel,
@@ -158,7 +160,7 @@ impl Sandbox {
         Some(self.active_network()?.events())
     }
 
-    /// Returns what the sandbox did on its network until now; `None` if it has no network.
+    /// Returns a summary of the sandbox's network use until now; `None` if it has no network.
     #[must_use]
     pub fn network(&self) -> Option<NetworkOutcome> {
         Some(self.active_network()?.outcome())
@@ -192,7 +194,7 @@ impl Sandbox {
         self.0.lifetime.vm().await?.monitor(command).await
     }
 
-    /// Runs a program, in an interpreter of its own or in a context. Several can run at the same time; those of one
+    /// Runs a program, in a separate interpreter or in a context. Several can run at the same time; those of one
     /// context run one after the other. Files stay until the sandbox ends.
     ///
     /// # Errors
@@ -209,6 +211,7 @@ impl Sandbox {
             self.outcome_builder(),
             self.limits(),
         );
+
         Ok(self.drive(driver, guard).with_key(request.has_key()))
     }
 
@@ -231,6 +234,7 @@ impl Sandbox {
                         ..spawn
                     })
                 });
+
         let driver = self.driver(operation, timeout, ExpectedStart::Reported(ANSWER_TIMEOUT));
         Ok(self.drive(driver, guard).with_key(has_key))
     }
@@ -257,6 +261,7 @@ impl Sandbox {
                         credit: Some(credit),
                     })
                 });
+
         let driver = self.driver(operation, None, ExpectedStart::Reported(ANSWER_TIMEOUT));
         Ok(self.drive(driver, guard).with_key(true))
     }
@@ -310,6 +315,7 @@ impl Sandbox {
                 op_id: Some(op_id),
             })
         };
+
         match self.ask(request).await? {
             Response::Processes(listed) => Ok(listed.processes),
             other => Err(self.unexpected_answer(&other)),
@@ -391,7 +397,7 @@ impl Sandbox {
         self.0.lifetime.set_idle_timeout(time);
     }
 
-    /// Sets the age at which the sandbox ends, whatever runs in it; none = never.
+    /// Sets the age at which the sandbox ends, even if programs run in it; none = never.
     pub fn set_max_lifetime(&self, age: Option<Duration>) {
         self.0.lifetime.set_max_lifetime(age);
     }

@@ -62,6 +62,7 @@ mod tests {
                 sleep(interval).await;
                 Ok(())
             };
+
             match timer.wait(piece).await {
                 Ok(()) => timer.record_bytes(bytes),
                 Err(error) => {
@@ -70,6 +71,7 @@ mod tests {
                 }
             }
         }
+
         None
     }
 
@@ -85,6 +87,7 @@ mod tests {
         let silent = time_until_error(0, STALL_TIMEOUT + second, 1)
             .await
             .unwrap();
+
         assert_eq!(silent.as_secs(), STALL_TIMEOUT.as_secs());
     }
 }

@@ -32,6 +32,7 @@ impl StandbyProcess {
     ) -> Result<Self, Error> {
         let matching = snapshots.iter().filter(|s| *s.machine() == machine);
         let (mut memories, mut descriptors) = (Vec::new(), Vec::<OwnedFd>::new());
+
         for snapshot in matching {
             let descriptor = snapshot.descriptor()?;
             memories.push((snapshot.clone(), descriptor.as_raw_fd()));
@@ -39,6 +40,7 @@ impl StandbyProcess {
         }
 
         let started = factory.start_waiting(&machine, descriptors).await?;
+
         Ok(Self {
             started,
             machine,
@@ -95,10 +97,12 @@ impl StandbyProcess {
         let Self {
             started, machine, ..
         } = self;
+
         let commands = match started.vm.qmp() {
             Ok(qmp) => send_restore_commands(qmp, &machine, memory, snapshot).await,
             Err(error) => Err(error),
         };
+
         let commands = match commands {
             Ok(commands) => commands,
             Err(error) => return Err(restore_error(started.vm, &error).await),
@@ -112,6 +116,7 @@ impl StandbyProcess {
         } else {
             handshake_after_boot(started, &refresh, protocol, deadline).await
         };
+
         match ready {
             Ok(mut ready) => {
                 ready.vm.start = start.elapsed();
@@ -130,12 +135,14 @@ async fn send_restore_commands(
     snapshot: &Snapshot,
 ) -> Result<Vec<Pending>, QmpError> {
     let state = snapshot.state_file().map_err(|_| QmpError::Closed)?;
-    // Mapped privately: what the guest writes stays in this QEMU.
+    // Mapped privately: the guest's writes stay in this QEMU.
     let backend = json!({
         "qom-type": "memory-backend-file", "id": "mem", "size": machine.memory_bytes(),
         "mem-path": format!("/proc/self/fd/{memory}"), "share": false,
     });
+
     let property = json!({ "path": "/machine", "property": "memory-backend", "value": "mem" });
+
     Ok(vec![
         qmp.begin("object-add", backend).await?,
         qmp.begin("qom-set", property).await?,

@@ -46,6 +46,7 @@ impl Snapshot {
             let result = fill(&target).and_then(|()| seal(&target).map_err(|e| e.to_string()));
             let _ = done.send(Some(result));
         });
+
         Ok(Self(Arc::new(Inner {
             machine,
             ram,
@@ -69,6 +70,7 @@ impl Snapshot {
             let message = format!("cannot save the guest's state: {e}");
             Error::new(ErrorKind::Host, message)
         };
+
         let qmp = vm.qmp().map_err(failed)?;
         qmp.execute("stop", Value::Null).await.map_err(failed)?;
         let saved = save(qmp, vm.process_id(), machine, base).await;
@@ -80,6 +82,7 @@ impl Snapshot {
             let message = format!("the guest did not continue after its state was saved: {e}");
             Error::new(ErrorKind::Lost, message)
         })?;
+
         Ok(snapshot)
     }
 
@@ -127,6 +130,7 @@ impl Snapshot {
             Ok(result) => result.clone().unwrap_or(Ok(())),
             Err(_) => Err("its reader ended".into()),
         };
+
         result.map_err(|why| {
             let message = format!("cannot read the memory of a template: {why}");
             Error::new(ErrorKind::Damaged, message)
@@ -169,17 +173,20 @@ async fn save(
             let message = format!("this host does not support saving states: {e}");
             Error::new(ErrorKind::Host, message)
         })?;
+
         copy_memory(&memory, bytes, base.as_ref()).map_err(|e| {
             let message = format!("cannot copy a guest's memory: {e}");
             Error::new(ErrorKind::Host, message)
         })
     });
+
     let ram = copying.await.map_err(|e| {
         let message = format!("the task that copies a guest's memory failed: {e}");
         Error::new(ErrorKind::Host, message)
     })??;
 
     let (_, filled) = watch::channel(Some(Ok(())));
+
     Ok(Snapshot(Arc::new(Inner {
         machine,
         ram,
@@ -192,9 +199,11 @@ async fn save(
 fn copy_memory(memory: &GuestMemory, bytes: u64, base: Option<&Snapshot>) -> io::Result<File> {
     let ram = sealable_file("guest-memory")?;
     ram.set_len(bytes)?;
+
     if let Some(base) = base {
         copy_sparse(base.ram(), &ram).map_err(io::Error::other)?;
     }
+
     memory.copy_own_pages(&ram, base.is_none())?;
     seal(&ram)?;
     Ok(ram)
@@ -214,6 +223,7 @@ async fn device_state(qmp: &Qmp) -> Result<Vec<u8>, Error> {
         .write(true)
         .open(path)
         .map_err(|e| failed(&e))?;
+
     let set = qmp
         .begin_with_fd("add-fd", Value::Null, write_only.as_fd())
         .await
@@ -231,8 +241,10 @@ async fn device_state(qmp: &Qmp) -> Result<Vec<u8>, Error> {
     let mut state = Vec::new();
     file.rewind().map_err(|e| failed(&e))?;
     file.read_to_end(&mut state).map_err(|e| failed(&e))?;
+
     if state.len() < MIN_STATE_BYTES {
         return Err(failed(&"QEMU wrote almost nothing"));
     }
+
     Ok(state)
 }

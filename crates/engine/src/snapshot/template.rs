@@ -75,6 +75,7 @@ impl Templates {
             ("protocol", PROTOCOL_VERSION.to_string()),
             ("version", text(env!("CARGO_PKG_VERSION"))),
         ];
+
         Ok(Self {
             store: store.templates(),
             inputs: inputs.map(|(name, value)| (text(name), value)).into(),
@@ -90,6 +91,7 @@ impl Templates {
             network,
             layer,
         } = &spec.shape;
+
         let layer = layer.as_ref().map_or("", Layer::digest);
         let own = [
             ("machine", factory.machine(spec.shape.clone()).text()),
@@ -100,6 +102,7 @@ impl Templates {
             ("primer", primer(spec.language).to_string()),
         ];
         inputs.extend(own.map(|(name, value)| (name.to_string(), value)));
+
         inputs
     }
 
@@ -124,7 +127,9 @@ impl Templates {
             Some(snapshot) => Slot::Loaded(snapshot.clone()),
             None => Slot::Missing(Instant::now()),
         };
+
         slots.insert(spec.clone(), slot);
+
         snapshot
     }
 
@@ -133,6 +138,7 @@ impl Templates {
         let template = opened
             .inspect_err(|error| tracing::warn!(%error, "opening a template failed"))
             .ok()??;
+
         let state = template.state().to_vec();
         let fill = move |ram: &std::fs::File| template.copy_ram_to(ram).map_err(|e| e.to_string());
         Snapshot::load(factory.machine(spec.shape.clone()), state, fill)
@@ -149,6 +155,7 @@ impl Templates {
         let pruned = self
             .store
             .prune(TEMPLATES_BYTES, |manifest| manifest.key != key);
+
         if let Err(error) = pruned {
             tracing::warn!(%error, "removing a damaged template failed");
         }
@@ -189,11 +196,13 @@ impl Templates {
             draft?
                 .finish(inputs, snapshot.ram(), snapshot.state())
                 .map_err(failed)?;
+
             store
                 .prune(TEMPLATES_BYTES, |_| true)
                 .map(drop)
                 .map_err(failed)
         };
+
         let saved = tokio::task::spawn_blocking(saving).await;
         match saved.map_err(|e| task_failed(&e))? {
             Ok(()) => Ok(BuildResult::Saved),
@@ -233,6 +242,7 @@ async fn warm_snapshot(
     for _ in 0..PRIMER_RUNS {
         run_primer(&channel, spec.language).await?;
     }
+
     if spec.language == Language::Javascript {
         tokio::time::sleep(BUN_SETTLE_TIME).await;
     }
@@ -240,6 +250,7 @@ async fn warm_snapshot(
     quiesce(&channel).await?;
     let snapshot = Snapshot::take(&vm, machine, None).await;
     vm.end().await;
+
     snapshot
 }
 
@@ -252,5 +263,6 @@ fn host_cpu() -> String {
             .iter()
             .any(|name| line.starts_with(name))
     });
+
     relevant.collect::<Vec<_>>().join("\n")
 }

@@ -56,6 +56,7 @@ pub(crate) async fn run_primer(channel: &Channel, language: Language) -> Result<
         let message = format!("warming up a VM failed: {why}");
         Error::new(ErrorKind::Boot, message)
     };
+
     let end = tokio::time::timeout(PRIMER_TIMEOUT, run).await;
     match end.map_err(|_| failed("the primer timed out".into()))? {
         Ok(OperationEvent::Complete(Complete { exit_code: 0, .. })) => Ok(()),
@@ -82,10 +83,12 @@ pub(crate) async fn quiesce(channel: &Channel) -> Result<(), Error> {
             op_id: Some(op_id),
         })
     };
+
     let failed = |why: String| {
         let message = format!("freezing the guest to save its state failed: {why}");
         Error::new(ErrorKind::Lost, message)
     };
+
     match channel.ask(request, QUIESCE_TIMEOUT).await {
         Ok(OperationEvent::Quiesced) => Ok(()),
         Ok(OperationEvent::Refused(refusal)) => {
@@ -108,10 +111,12 @@ pub(crate) async fn refresh(channel: &Channel, refresh: Refresh) -> Result<(), E
             ..refresh
         })
     };
+
     let failed = |why: String| {
         let message = format!("refreshing the guest after its state was saved failed: {why}");
         Error::new(ErrorKind::Lost, message)
     };
+
     match channel.ask(request, QUIESCE_TIMEOUT).await {
         Ok(OperationEvent::Refreshed) => Ok(()),
         Ok(OperationEvent::Refused(refusal)) => Err(failed(refusal.message)),

@@ -54,10 +54,12 @@ impl VmFactory {
             // Fail now, not with the first VM.
             Launcher::try_walls(launch_config.clone()).map_err(not_started)?;
         }
+
         let launcher = Launcher::new(launch_config).map_err(|e| {
             let message = format!("cannot start the thread that starts QEMU: {e}");
             Error::new(ErrorKind::Host, message)
         })?;
+
         Ok(Self {
             launcher,
             image,
@@ -160,6 +162,7 @@ impl VmFactory {
                 .with(&Initrd(initrd_fd))
                 .with(&Append(self.kernel_arguments.clone()))
         };
+
         self.start(machine, boots, vec![kernel, initrd]).await
     }
 
@@ -176,6 +179,7 @@ impl VmFactory {
                 format!("cannot create the sockets of a VM: {e}"),
             )
         })?;
+
         let rootfs = duplicate(self.image.rootfs())?;
         let layer = machine.shape.layer.as_ref().map(Layer::descriptor);
         let layer = layer.transpose()?;
@@ -190,6 +194,7 @@ impl VmFactory {
             console: guest.console.as_raw_fd(),
             monitor: guest.monitor.as_raw_fd(),
         };
+
         let line = complete(machine.command_line(descriptors));
         inherit.push(rootfs);
         inherit.extend(layer);
@@ -200,6 +205,7 @@ impl VmFactory {
             inherit,
             allowance: machine.allowance(),
         };
+
         let process = self.launcher.start(spec).await.map_err(not_started)?;
         Ok((process, host))
     }
@@ -251,6 +257,7 @@ async fn handshake(
         result = conversation(&mut started.agent) => result,
         () = started.vm.ended() => Err(ChannelError::Closed),
     };
+
     match result {
         Ok(compatible) => {
             compatible?;
@@ -277,13 +284,16 @@ fn check_agent(reply: &HelloReply, protocol: u32) -> Result<(), Error> {
     let missing = FEATURES
         .iter()
         .find(|feature| !reply.features.iter().any(|has| has == *feature));
+
     if reply.protocol == protocol && (protocol == 0 || missing.is_none()) {
         return Ok(());
     }
+
     let message = format!(
         "the image's agent (version {}) is not compatible with this fumehood; run `fumehood image build`",
         reply.version
     );
+
     Err(Error::new(ErrorKind::Damaged, message))
 }
 
@@ -330,6 +340,7 @@ impl SocketPairs {
         let (agent, console, monitor) = (pair()?, pair()?, pair()?);
         let network = network.then(pair).transpose()?;
         let (host_network, guest_network) = network.unzip();
+
         Ok(Self {
             host: VmSockets {
                 agent: agent.0,

@@ -28,6 +28,7 @@ impl Console {
                 tail.drain(..excess);
             }
         });
+
         Self { tail, drain }
     }
 
@@ -43,6 +44,7 @@ impl Console {
             .map(printable)
             .filter(|line| !line.trim().is_empty())
             .collect();
+
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 }

@@ -81,6 +81,7 @@ impl Vm {
             Ok(qmp) => qmp.execute("human-monitor-command", arguments).await,
             Err(error) => Err(error),
         };
+
         let output = result.map_err(|e| Error::new(ErrorKind::Lost, e.to_string()))?;
         Ok(output.as_str().unwrap_or_default().to_string())
     }
@@ -113,20 +114,23 @@ impl Vm {
         let _ = self.process.wait().await;
     }
 
-    /// Ends the VM; returns what is known about why it was lost.
+    /// Ends the VM; returns a diagnosis of why it was lost.
     pub(crate) async fn diagnose(mut self) -> String {
         const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
         let exit = tokio::time::timeout(EXIT_TIMEOUT, self.process.wait()).await;
         let mut facts = Vec::new();
+
         match &exit {
             Ok(Ok(status)) => facts.push(format!("QEMU exited ({status})")),
             Ok(Err(error)) => facts.push(format!("QEMU's exit status is unknown: {error}")),
             Err(_) => facts.push("QEMU was still running and was killed".to_string()),
         }
+
         if let Some(reason) = self.monitor.shutdown_reason() {
             facts.push(format!("shutdown reason: {reason}"));
         }
+
         if exit.is_ok() {
             let stderr = self.process.complaint();
             if !stderr.is_empty() {
@@ -136,6 +140,7 @@ impl Vm {
 
         let diagnosis = facts.join("; ") + &self.console_tail();
         let _ = self.process.kill().await;
+
         diagnosis
     }
 

@@ -36,6 +36,7 @@ pub(crate) fn launch_config(
     if accelerator == Accelerator::Kvm {
         devices.push("/dev/kvm".into());
     }
+
     Ok(LaunchConfig {
         launcher: find_launcher(config, store)?,
         program: qemu.program.clone(),
@@ -67,10 +68,12 @@ fn find_launcher(config: &Config, store: &Path) -> Result<PathBuf, Error> {
     if is_program(&stored) && is_only_ours(&stored) {
         return Ok(stored);
     }
+
     let what = format!(
         "{LAUNCHER_BIN} is neither beside this program nor, owned by this user, at {}",
         stored.display()
     );
+
     Err(missing(&what))
 }
 
@@ -91,6 +94,7 @@ pub fn install_launcher(store: &Store, launcher: &Path) -> Result<(), Error> {
     let bytes = std::fs::read(launcher);
     let bytes = bytes.map_err(|e| missing(&format!("{}: {e}", launcher.display())))?;
     let stored = store.root().join(PATH_IN_STORE);
+
     if std::fs::read(&stored).is_ok_and(|existing| existing == bytes) {
         return Ok(());
     }
@@ -104,6 +108,7 @@ pub fn install_launcher(store: &Store, launcher: &Path) -> Result<(), Error> {
         std::fs::set_permissions(&new, Permissions::from_mode(0o755))?;
         std::fs::rename(&new, &stored)
     };
+
     write().map_err(|e| Error::new(ErrorKind::Host, format!("{}: {e}", stored.display())))
 }
 
@@ -130,6 +135,7 @@ fn qemu_user(accelerator: Accelerator) -> User {
         let gid = gid.unwrap_or(uid);
         can_setuid(Credentials { uid, gid })
     };
+
     let last = UID_BASE + PROCESSES;
     let nobody = Credentials::NOBODY;
     if may_become(UID_BASE) && may_become(last) {
@@ -156,6 +162,7 @@ fn kvm_group() -> KvmAccess {
     let Ok(device) = std::fs::metadata("/dev/kvm") else {
         return KvmAccess::OwnerOnly;
     };
+
     match device.mode() & 0o066 {
         0o060 => KvmAccess::Group(device.gid()),
         0o066 | 0o006 => KvmAccess::Everyone,

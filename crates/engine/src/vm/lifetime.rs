@@ -19,7 +19,7 @@ pub enum SandboxEnd {
     Idle(Duration),
     /// It reached its maximum lifetime.
     Lifetime(Duration),
-    /// Its VM was lost or violated the protocol, with what is known about that.
+    /// Its VM was lost or violated the protocol; the value is a diagnosis.
     Lost(String),
 }
 
@@ -135,7 +135,7 @@ impl SandboxLifetime {
             .unwrap_or(SandboxEnd::Requested)
     }
 
-    /// Returns what is known about an end that has occurred.
+    /// Returns the reason of an end that has occurred, as a sentence.
     pub(crate) async fn end_reason(&self) -> String {
         match timeout(REASON_TIMEOUT, self.wait_until_ended()).await {
             Ok(end) => format!("the sandbox ended: {end}"),
@@ -177,6 +177,7 @@ impl SandboxLifetime {
             end.get_or_insert(SandboxEnd::Requested);
             true
         });
+
         if let Ok(mut vm) = self.vm.try_lock() {
             vm.take();
         }
@@ -190,6 +191,7 @@ impl SandboxLifetime {
         let lifetime = clock
             .max_lifetime
             .map(|time| (clock.started + time, SandboxEnd::Lifetime(time)));
+
         idle.into_iter().chain(lifetime).min_by_key(|(at, _)| *at)
     }
 
@@ -203,6 +205,7 @@ impl SandboxLifetime {
                     None => std::future::pending().await,
                 }
             };
+
             tokio::select! {
                 () = expired => {
                     // A request may have arrived, or a timeout may have been changed, just now.
@@ -231,6 +234,7 @@ impl SandboxLifetime {
             (Some(vm), _) => vm.diagnose().await,
             (None, error) => error.to_string(),
         };
+
         self.set_ended(SandboxEnd::Lost(printable(&diagnosis)));
     }
 }

@@ -15,7 +15,7 @@ use crate::host::Accelerator;
 /// 451, bun's after 662 instead of 506 (medians, QEMU 7.2). See [`Accel::Tcg`].
 const TB_SIZE_MIB: u32 = 128;
 
-/// Memory limit of a QEMU besides its guest's, in MiB: translated code and 60 MiB of its own, as measured, and the same
+/// Memory limit of a QEMU besides its guest's, in MiB: translated code and a measured 60 MiB for itself, and the same
 /// again as margin.
 const QEMU_MIB: u64 = 2 * (TB_SIZE_MIB as u64 + 60);
 
@@ -107,6 +107,7 @@ impl Machine {
                 Cpu::Max,
             ),
         };
+
         let socket = |id: &str, fd| Chardev { id: id.into(), fd };
         let line = CommandLine::bare()
             .with(&Board::Microvm { acpi: self.acpi })
@@ -114,6 +115,7 @@ impl Machine {
             .with(&cpu)
             .with(&Memory(self.shape.memory_mib))
             .with(&Seccomp);
+
         let line = self
             .with_disks(line, descriptors)
             .with(&socket("console", descriptors.console))
@@ -130,6 +132,7 @@ impl Machine {
             .with(&Monitor {
                 chardev: "monitor".into(),
             });
+
         self.with_card(line, descriptors)
     }
 
@@ -141,6 +144,7 @@ impl Machine {
                 set,
             })
         };
+
         let line = disk(line, ROOT, descriptors.rootfs, 1);
         let line = match self.shape.layer {
             Some(_) => disk(line, LAYER, descriptors.layer, 2),
@@ -149,6 +153,7 @@ impl Machine {
                 size: NO_LAYER_BYTES,
             }),
         };
+
         [ROOT, LAYER].into_iter().fold(line, |line, drive| {
             line.with(&Device::VirtioBlk {
                 drive: drive.into(),
@@ -161,6 +166,7 @@ impl Machine {
         if !self.shape.network {
             return line;
         }
+
         line.with(&Netdev {
             id: CABLE.into(),
             fd: descriptors.network,
@@ -191,6 +197,7 @@ pub(crate) fn kernel_arguments(accelerator: Accelerator, tsc_khz: u64) -> String
         "quiet console=ttyS0 panic=-1 reboot=t nokaslr cryptomgr.notests \
          8250.nr_uarts=1",
     );
+
     if accelerator == Accelerator::Tcg {
         // Without the rate, the guest's clock falls back to jiffies. The other options avoid measurements that
         // are slow and wrong under emulation.
@@ -198,6 +205,7 @@ pub(crate) fn kernel_arguments(accelerator: Accelerator, tsc_khz: u64) -> String
             format!(" tsc_early_khz={tsc_khz} tsc=reliable no_timer_check lapic_timer_khz=1000000");
         arguments.push_str(&tsc);
     }
+
     arguments
 }
 
@@ -240,6 +248,7 @@ mod tests {
                 ..Shape::plain(512)
             },
         ];
+
         let texts = shapes.map(text);
         for (at, text) in texts.iter().enumerate() {
             assert!(!texts[..at].contains(text), "{text}");
