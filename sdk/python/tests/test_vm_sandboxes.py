@@ -178,7 +178,7 @@ def test_a_sandbox_is_found_extended_and_ended(client: Client) -> None:
     assert sandbox.extend(idle_timeout=120, max_lifetime=500).idle_timeout_s == 120
     assert sandbox.info().max_lifetime_s == 500
     ended = sandbox.kill()
-    assert (ended.state, ended.ended) == ("ended", "asked") and sandbox.kill().state == "ended"
+    assert (ended.state, ended.ended) == ("ended", "requested") and sandbox.kill().state == "ended"
     with pytest.raises(fumehood.LostError) as raised:
         again.run("x")
     assert raised.value.status == 410

@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use fumehood_server::{Store, keys};
+use fumehood_server::{Store, api_keys as keys};
 
 use super::{complain, say};
 use crate::args::{Keys, KeysCommand};

@@ -11,13 +11,13 @@ use crate::args::{Agents, Host, Mcp};
 pub(crate) fn run(args: &Mcp, host: &Host) -> anyhow::Result<ExitCode> {
     let mut config = host.config();
     config.pool = Pool {
-        hot: args.hot,
+        warm_vms: args.hot,
         ..Pool::default()
     };
     let settings = Settings {
-        agents_network: network(&args.agents)?,
+        mcp_policy: network(&args.agents)?,
         // Nobody is there any more for whom a run could end.
-        drain: Duration::ZERO,
+        drain_timeout: Duration::ZERO,
         ..Settings::default()
     };
     let runtime = runtime()?;

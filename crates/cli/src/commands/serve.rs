@@ -25,17 +25,17 @@ async fn serve(args: &Serve, host: &Host) -> anyhow::Result<()> {
     config.queue_deadline = Duration::from_secs(args.queue_s);
     config.refuse_under_pressure = true;
     config.pool = Pool {
-        hot: args.hot,
-        blank: args.blank,
+        warm_vms: args.hot,
+        standby_processes: args.blank,
         ..Pool::default()
     };
     let settings = Settings {
         state: args.state.clone().unwrap_or_else(Store::default_path),
-        hosts: args.host.clone(),
-        rate: args.rate,
-        drain: Duration::from_secs(args.drain_s),
-        keys_reach_special: args.keys_reach_private,
-        agents_network: super::mcp::network(&args.agents)?,
+        allowed_hosts: args.host.clone(),
+        requests_per_second: args.rate,
+        drain_timeout: Duration::from_secs(args.drain_s),
+        allow_private_networks_for_keys: args.keys_reach_private,
+        mcp_policy: super::mcp::network(&args.agents)?,
         ..Settings::default()
     };
     // Before anybody is told that this listens: who is to be ended is, however early that is asked.
@@ -45,16 +45,16 @@ async fn serve(args: &Serve, host: &Host) -> anyhow::Result<()> {
     );
     let service = Service::open_with(move || Engine::start(config.clone()), settings)?;
     let socket = args.socket.clone().unwrap_or_else(default_socket);
-    let mut listeners = Listeners::default().unix(&socket)?;
+    let mut listeners = Listeners::default().bind_unix(&socket)?;
     say(&format!("listening at {}", socket.display()))?;
     if !args.no_tcp {
-        let (with_tcp, at) = listeners.tcp(&service, args.listen).await?;
+        let (with_tcp, at) = listeners.bind_tcp(&service, args.listen).await?;
         listeners = with_tcp;
         say(&format!("listening at http://{at}"))?;
     }
     let idle = async {
         match args.exit_when_idle {
-            Some(seconds) => service.idle(Duration::from_secs(seconds)).await,
+            Some(seconds) => service.wait_until_idle(Duration::from_secs(seconds)).await,
             None => std::future::pending().await,
         }
     };

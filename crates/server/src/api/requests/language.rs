@@ -1,0 +1,10 @@
+//! The schema of languages.
+
+use fumehood_engine::Language;
+use utoipa::openapi::schema::{ObjectBuilder, Schema};
+
+/// Returns the schema of [`Language`]: its names.
+pub(super) fn language_schema() -> Schema {
+    let names = Language::ALL.map(Language::as_str);
+    ObjectBuilder::new().enum_values(Some(names)).into()
+}
