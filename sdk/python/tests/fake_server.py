@@ -45,7 +45,7 @@ def main() -> None:
         print("the disk is made of cheese", file=sys.stderr)
         raise SystemExit(3)
     if HOW == "held" and len(Path(os.environ["FAKE_STARTS"]).read_text().split()) <= 2:
-        print("error: another server runs with the state /x; use that one, or end it first", file=sys.stderr)
+        print("error: the state /x is in use by another server; use that server, or stop it first", file=sys.stderr)
         raise SystemExit(1)
     path = Path(sys.argv[4])
     path.unlink(missing_ok=True)

@@ -15,6 +15,10 @@ use crate::error::{Error, ErrorKind};
 #[derive(Debug)]
 pub(crate) enum Uplink {
     /// Not connected. If the cable is not read it fills up, and only the guest's card waits.
+    #[cfg_attr(
+        not(feature = "testing"),
+        expect(dead_code, reason = "held open; only tests take it")
+    )]
     Cable(Mutex<Option<UnixStream>>),
     Gateway(Box<ActiveNetwork>),
 }

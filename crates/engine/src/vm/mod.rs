@@ -6,6 +6,10 @@ mod boot;
 mod console;
 mod instance;
 mod launcher;
+#[cfg_attr(
+    not(feature = "testing"),
+    allow(unreachable_pub, reason = "exported for tests only")
+)]
 mod layer_disk;
 mod lifetime;
 mod machine;
@@ -14,6 +18,10 @@ pub(crate) use boot::{StartedVm, VmFactory, handshake_after_boot, handshake_afte
 pub(crate) use instance::Vm;
 pub(crate) use launcher::launch_config;
 pub use launcher::{LAUNCHER_BIN, install_launcher};
+#[cfg_attr(
+    not(feature = "testing"),
+    allow(unreachable_pub, reason = "exported for tests only")
+)]
 pub use layer_disk::Layer;
 pub use lifetime::SandboxEnd;
 pub(crate) use lifetime::{ActivityGuard, SandboxLifetime};

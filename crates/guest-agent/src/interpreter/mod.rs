@@ -5,10 +5,6 @@
 
 mod command;
 mod conversation;
-#[expect(
-    clippy::module_inception,
-    reason = "the folder is named after its main type"
-)]
 mod interpreter;
 mod pool;
 mod start;

@@ -9,10 +9,6 @@ mod control;
 mod follower;
 mod input;
 mod journal;
-#[expect(
-    clippy::module_inception,
-    reason = "the folder is named after its main type"
-)]
 mod operation;
 mod output;
 mod queue;

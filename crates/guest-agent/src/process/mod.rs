@@ -7,10 +7,6 @@ mod confinement;
 mod error;
 mod memory_watch;
 mod pipes;
-#[expect(
-    clippy::module_inception,
-    reason = "the folder is named after its main type"
-)]
 mod process;
 pub(crate) mod procfs;
 
