@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 
-/// Offers the HTTP API of docs/http.md until it is ended by SIGTERM or SIGINT.
+/// Offers the HTTP API of docs/reference/http.md until it is ended by SIGTERM or SIGINT.
 ///
 /// This user's own processes come in by a Unix socket, and need nothing; others by TCP, with a key that `fumehood
 /// keys` has made.
@@ -71,7 +71,7 @@ pub(crate) struct Agents {
 
 /// Offers tools to an agent by the Model Context Protocol on standard input and output, until it goes away.
 ///
-/// What an agent is told is in docs/mcp.md. A running `fumehood serve` offers the same at /mcp.
+/// What an agent is told is in docs/guides/mcp.md. A running `fumehood serve` offers the same at /mcp.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Mcp {
     #[command(flatten)]

@@ -147,7 +147,7 @@ fn random() -> std::io::Result<u128> {
 }
 
 /// Variables that an interpreter, or a library that it may have loaded, looks at when it starts: they
-/// cannot be set in one that waits. `docs/protocol.md` lists them.
+/// cannot be set in one that waits. `docs/reference/protocol.md` lists them.
 const AT_START: [&str; 10] = [
     "CLICOLOR",
     "FORCE_COLOR",
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_documentation_lists_them() {
-        let page = include_str!("../../../docs/protocol.md");
+        let page = include_str!("../../../docs/reference/protocol.md");
         let quoted = |names: &[&str], star: &str| {
             let names: Vec<_> = names.iter().map(|name| format!("`{name}{star}`")).collect();
             names.join(", ")

@@ -3,7 +3,7 @@
 //! One JSON object a line, `\n` at its end, UTF-8. Requests carry `action`, responses carry
 //! `type`. Version 0 is what the seed describes: synchronous, text chunks. Version 1 adds
 //! `hello`, `op_id` (many operations at once), `cancel`, flow control by `credit`, byte-exact
-//! output and an honest `ended_by`. The specification is `docs/protocol.md`.
+//! output and an honest `ended_by`. The specification is `docs/reference/protocol.md`.
 //!
 //! This crate holds the types, the limits, the validation and the codec. It does no I/O, has no
 //! clock and no async runtime: bytes go in, items come out. It is the only place where a limit

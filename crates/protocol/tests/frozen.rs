@@ -1,4 +1,4 @@
-//! What is published must be what is built: the JSON schema and the tables of `docs/protocol.md`.
+//! What is published must be what is built: the JSON schema and the tables of `docs/reference/protocol.md`.
 //!
 //! `UPDATE=1 cargo test -p fumehood-protocol --features schema` writes the schema anew; a change of
 //! it is a change of the protocol and belongs into the CHANGELOG.
@@ -13,7 +13,7 @@ fn docs() -> PathBuf {
 }
 
 fn specification() -> String {
-    std::fs::read_to_string(docs().join("protocol.md")).unwrap()
+    std::fs::read_to_string(docs().join("reference/protocol.md")).unwrap()
 }
 
 #[cfg(feature = "schema")]
@@ -44,7 +44,7 @@ fn the_specification_lists_every_limit() {
         let line = format!("| `{}` | {} | {} |", row.name, row.default, row.reason);
         assert!(
             text.contains(&line),
-            "docs/protocol.md lacks the row\n{line}"
+            "docs/reference/protocol.md lacks the row\n{line}"
         );
     }
 }
@@ -55,13 +55,13 @@ fn the_specification_lists_every_blocked_name() {
     for name in BLOCKED_NAMES {
         assert!(
             text.contains(&format!("`{name}`")),
-            "docs/protocol.md lacks the blocked name {name}"
+            "docs/reference/protocol.md lacks the blocked name {name}"
         );
     }
     for prefix in BLOCKED_PREFIXES {
         assert!(
             text.contains(&format!("`{prefix}*`")),
-            "docs/protocol.md lacks the blocked prefix {prefix}"
+            "docs/reference/protocol.md lacks the blocked prefix {prefix}"
         );
     }
 }

@@ -16,7 +16,7 @@ class Network:
     Args:
         allow: rules in words: ``example.com``, ``*.example.com:443,8443``, ``10.0.0.0/8:5432``,
             ``[2001:db8::/32]:443`` or ``index:python``, the package index that the server's machine uses; or
-            rules in full, as mappings (see docs/policy.md).
+            rules in full, as mappings (see docs/reference/policy.md).
         policy: a whole policy as a mapping, to which ``allow`` is added.
         secrets: values by name. The VM has a placeholder in its variable of that name, and the server puts the
             value into requests to the hosts of the policy's secret of that name. It is never stored nor given back.
