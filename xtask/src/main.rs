@@ -44,7 +44,7 @@ enum Command {
     },
     /// Checks the house's own rules
     Tidy,
-    /// Tries the guest's walls, and writes README's tables of them
+    /// Runs the probes of both sides, and regenerates the tables of docs/design/isolation.md
     Walls,
 }
 

@@ -1,7 +1,7 @@
 //! What is published must be what is built: the JSON schema and the tables of `docs/reference/protocol.md`.
 //!
-//! `UPDATE=1 cargo test -p fumehood-protocol --features schema` writes the schema anew; a change of
-//! it is a change of the protocol and belongs into the CHANGELOG.
+//! `UPDATE=1 cargo test -p fumehood-protocol --features schema` regenerates the schema and the table of limits. A
+//! change of the schema is a change of the protocol and belongs in the CHANGELOG.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
@@ -12,8 +12,30 @@ fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
 
+fn page() -> PathBuf {
+    docs().join("reference/protocol.md")
+}
+
 fn specification() -> String {
-    std::fs::read_to_string(docs().join("reference/protocol.md")).unwrap()
+    std::fs::read_to_string(page()).unwrap()
+}
+
+/// Replaces the rows of the table of limits by those of the code.
+fn update_limits() {
+    const HEAD: &str = "| name | default | reason |\n| --- | --- | --- |\n";
+    let text = specification();
+    let (before, rest) = text.split_once(HEAD).unwrap();
+    let after: Vec<_> = rest
+        .lines()
+        .skip_while(|line| line.starts_with('|'))
+        .collect();
+
+    let mut rows = String::new();
+    for row in LIMITS {
+        rows += &format!("| `{}` | {} | {} |\n", row.name, row.default, row.reason);
+    }
+    let after = after.join("\n") + "\n";
+    std::fs::write(page(), [before, HEAD, &rows, &after].concat()).unwrap();
 }
 
 #[cfg(feature = "schema")]
@@ -39,6 +61,9 @@ fn the_schema_has_not_drifted() {
 
 #[test]
 fn the_specification_lists_every_limit() {
+    if std::env::var_os("UPDATE").is_some() {
+        update_limits();
+    }
     let text = specification();
     for row in LIMITS {
         let line = format!("| `{}` | {} | {} |", row.name, row.default, row.reason);
