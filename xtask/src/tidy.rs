@@ -34,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("fumehood-server", &["fumehood-engine"]),
     ("fumehood-cli", &["fumehood-engine", "fumehood-server"]),
+    ("fumehood-docs-examples", &["fumehood-engine"]),
     ("fumehood-end-to-end", &["fumehood-engine"]),
     ("fumehood-floor-init", &[]),
     ("fumehood-host-probe", &["fumehood-sys"]),
