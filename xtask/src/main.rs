@@ -33,7 +33,7 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         rounds: u32,
         /// Only these
-        #[arg(value_parser = ["restores", "hot", "kept", "many", "forks", "boots", "density", "blocks"])]
+        #[arg(value_parser = ["restores", "hot", "kept", "sessions", "network", "packages", "many", "forks", "boots", "density", "blocks"])]
         only: Vec<String>,
     },
     /// Fuzzes the gateway: its packet path for 10 minutes, each of its parsers for one
