@@ -1,12 +1,12 @@
-//! The main job, shown.
+//! `cargo xtask demo`: one program in each language, each in a fresh VM.
 
 use std::process::Command;
 
 use anyhow::bail;
 
-use crate::build::{self, Programs};
-use crate::shell;
+use crate::setup::{self, Programs};
 
+/// Language and code of each program.
 const PROGRAMS: [(&str, &str); 3] = [
     (
         "python",
@@ -22,43 +22,35 @@ const PROGRAMS: [(&str, &str); 3] = [
     ),
 ];
 
+/// Runs each program and prints it with its output.
 fn run_all(programs: &Programs) -> anyhow::Result<()> {
     for (language, code) in PROGRAMS {
         println!("\n── {language}, in a fresh microVM ──\n{code}\n── prints ──");
+
         let status = Command::new(&programs.fumehood)
             .args(["run", "-l", language, "-c", code])
             .status()?;
+
         if !status.success() {
             bail!("the {language} program failed: {status}");
         }
     }
+
     Ok(())
 }
 
+/// Sets up and runs the programs.
+///
+/// # Errors
+/// Fails if the set-up or a program fails.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let programs = build::setup()?;
+    let programs = setup::setup()?;
     run_all(&programs)?;
+
     println!(
-        "\nthree VMs came and went; try: {} run -l python -c 'print(6*7)'",
+        "\nthree VMs were started and are gone; try: {} run -l python -c 'print(6*7)'",
         programs.fumehood.display()
     );
-    Ok(())
-}
 
-/// Times runs beside a floor measured in the same run.
-pub(crate) fn bench(rounds: u32, only: &[String]) -> anyhow::Result<()> {
-    let programs = build::setup()?;
-    shell::run(build::static_build().args([
-        "-p",
-        "fumehood-floor-init",
-        "-p",
-        "fumehood-guest-load",
-    ]))?;
-    shell::run(shell::cargo().args(["build", "--release", "-p", "fumehood-performance"]))?;
-    shell::run(
-        Command::new("target/release/fumehood-performance")
-            .arg(rounds.to_string())
-            .args(only)
-            .env("FUMEHOOD_BIN", &programs.fumehood),
-    )
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Bytes that mean nothing, for whatever reads what a guest or a user wrote.
+//! `cargo xtask fuzz`: arbitrary bytes for everything that reads input of a guest or a user.
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::host;
-use crate::shell::{cargo, run};
+use crate::packages;
+use crate::shell::{self, cargo};
 
-/// What is fuzzed, and for how many seconds by default.
+/// Fuzz targets, and for how many seconds each runs by default.
 const TARGETS: [(&str, u32); 5] = [
     ("frames", 600),
     ("client_hello", 60),
@@ -19,38 +19,44 @@ const TARGETS: [(&str, u32); 5] = [
     ("policy_document", 60),
 ];
 
-/// How much memory one may take on after a third of its time, in KiB: what it found by then and keeps is most of it.
+/// How much more memory a target may take after a third of its time, in KiB. By then it has found most of the inputs that it keeps.
 const GROWTH_KIB: u64 = 64 * 1024;
 
-/// Where cargo-fuzz puts programs for this machine.
+/// Where cargo-fuzz leaves programs for this machine.
 const BUILT: &str = "fuzz/target/x86_64-unknown-linux-gnu/release";
 
-/// Fuzzes each target for so long; without a time, for its own.
-pub(crate) fn fuzz(seconds: Option<u32>) -> anyhow::Result<()> {
-    if !host::succeeds("cargo", &["fuzz", "--version"]) {
+/// Fuzzes each target for this many seconds, or for its own time.
+///
+/// # Errors
+/// Fails if a program is missing, or a target crashes, hangs or grows.
+pub(crate) fn run(seconds: Option<u32>) -> anyhow::Result<()> {
+    if !packages::succeeds("cargo", &["fuzz", "--version"]) {
         bail!(
             "cargo-fuzz is missing; run\n    cargo install --locked cargo-fuzz\nand then this again"
         );
     }
-    if !host::program("c++") {
-        bail!("a C++ compiler is missing, for libFuzzer; install what Debian calls g++");
+    if !packages::program("c++") {
+        bail!("libFuzzer needs a C++ compiler, which is missing; install Debian's package g++");
     }
-    // Its sanitizers are for unsafe code, of which the gateway has none; without them stable Rust is enough.
-    run(cargo().args(["fuzz", "build", "-s", "none", "--target-dir", "fuzz/target"]))?;
+
+    // Sanitizers find errors of unsafe code, of which the gateway has none; without them stable Rust is enough.
+    shell::run(cargo().args(["fuzz", "build", "-s", "none", "--target-dir", "fuzz/target"]))?;
     for (target, own) in TARGETS {
-        one(target, seconds.unwrap_or(own))?;
+        fuzz_target(target, seconds.unwrap_or(own))?;
     }
+
     Ok(())
 }
 
-fn one(target: &str, seconds: u32) -> anyhow::Result<()> {
+fn fuzz_target(target: &str, seconds: u32) -> anyhow::Result<()> {
     let dirs = ["corpus", "seeds"].map(|kind| format!("fuzz/{kind}/{target}"));
     let artifacts = format!("fuzz/artifacts/{target}/");
     for dir in dirs.iter().chain([&artifacts]) {
         std::fs::create_dir_all(dir)?;
     }
+
     eprintln!("fuzzing {target} for {seconds} s");
-    // In a network that leads nowhere: what is dialed fails at once.
+    // In a network without routes, so that every connection fails at once.
     let mut child = Command::new("unshare")
         .args(["--map-root-user", "--net"])
         .arg(Path::new(BUILT).join(target))
@@ -59,31 +65,35 @@ fn one(target: &str, seconds: u32) -> anyhow::Result<()> {
         .arg(format!("-artifact_prefix={artifacts}"))
         .args(["-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1"])
         .spawn()
-        .context("unshare, of util-linux, could not be started")?;
+        .context("unshare (package util-linux) could not be started")?;
+
     let (warm, end) = watch(&mut child, Duration::from_secs(seconds.into()))?;
     eprintln!("{target}: {warm} KiB of memory when warm, {end} at the end");
     if !child.wait()?.success() {
-        bail!("{target} has found something; what it was given is in {artifacts}");
+        bail!("{target} failed; the input is in {artifacts}");
     }
     if end > warm + GROWTH_KIB {
         bail!(
-            "{target} grows: at most {GROWTH_KIB} KiB more are allowed after a third of its time"
+            "{target} leaks memory: it may grow by {GROWTH_KIB} KiB at most after a third of its time"
         );
     }
+
     Ok(())
 }
 
-/// Memory of a child, in KiB: after a third of its time, and the last that was seen.
+/// Resident memory of a child in KiB: after a third of its time, and at its end.
 fn watch(child: &mut Child, time: Duration) -> anyhow::Result<(u64, u64)> {
-    let begun = Instant::now();
+    let start = Instant::now();
     let (mut warm, mut last) = (0, 0);
+
     while child.try_wait()?.is_none() {
         last = resident(child.id()).unwrap_or(last);
-        if begun.elapsed() < time / 3 {
+        if start.elapsed() < time / 3 {
             warm = last;
         }
         sleep(Duration::from_millis(200));
     }
+
     Ok((warm, last))
 }
 

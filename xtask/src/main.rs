@@ -1,14 +1,13 @@
-//! Developers' commands.
+//! Commands for people who work on fumehood.
 
-mod build;
+mod bench;
 mod demo;
 mod fuzz;
-mod host;
-mod sdk;
-mod shell;
-mod suite;
+mod test;
 mod tidy;
-mod walls;
+mod setup;
+mod packages;
+mod shell;
 
 use clap::{Parser, Subcommand};
 
@@ -21,42 +20,36 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Prepares what is missing: packages, programs, the image
+    /// Install or build what is missing: packages, programs, the guest image
     Setup,
-    /// Prepares what is missing, then runs one program in each language
+    /// Set up, then run one program in each language
     Demo,
-    /// Everything: format, lints, tidiness, tests, VMs included
-    Test,
-    /// Times runs beside a floor measured in the same run
-    Bench {
-        /// Pairs to measure
-        #[arg(long, default_value_t = 10)]
-        rounds: u32,
-        /// Only these
-        #[arg(value_parser = ["restores", "hot", "kept", "sessions", "network", "packages", "many", "forks", "boots", "density", "blocks"])]
-        only: Vec<String>,
-    },
-    /// Fuzzes the gateway: its packet path for 10 minutes, each of its parsers for one
+    /// Set up, then run all checks and tests, real VMs included
+    Test(test::Options),
+    /// Measure times beside a floor measured in the same run
+    Bench(bench::Options),
+    /// Fuzz the gateway: its packet path for 10 minutes, each parser for one
     Fuzz {
-        /// Time for each of them instead
+        /// Seconds for each target instead
         #[arg(value_parser = clap::value_parser!(u32).range(1..))]
         seconds: Option<u32>,
     },
-    /// Checks the house's own rules
+    /// Check the project's own rules: layers, names, licences, duplicate versions
     Tidy,
-    /// Runs the probes of both sides, and regenerates the tables of docs/design/isolation.md
+    /// Probe the walls of guest and host, and write the tables in docs/design/isolation.md
     Walls,
 }
 
 fn main() -> anyhow::Result<()> {
     std::env::set_current_dir(shell::root()?)?;
+
     match Args::parse().command {
-        Command::Setup => build::setup().map(drop),
+        Command::Setup => setup::setup().map(drop),
         Command::Demo => demo::run(),
-        Command::Test => suite::run(),
-        Command::Bench { rounds, only } => demo::bench(rounds, &only),
-        Command::Fuzz { seconds } => fuzz::fuzz(seconds),
+        Command::Test(options) => test::run(&options),
+        Command::Bench(options) => bench::run(&options),
+        Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Tidy => tidy::run(),
-        Command::Walls => walls::write(),
+        Command::Walls => tidy::write_walls(),
     }
 }

@@ -1,19 +1,19 @@
-//! What is published must be what is built: the JSON schema and the tables of `docs/reference/protocol.md`.
+//! The published JSON schema and the tables of `docs/reference/protocol.md` must match the types.
 //!
-//! `UPDATE=1 cargo test -p fumehood-protocol --features schema` regenerates the schema and the table of limits. A
-//! change of the schema is a change of the protocol and belongs in the CHANGELOG.
+//! `UPDATE=1 cargo test -p fumehood-protocol --features schema` regenerates the schema and the table of
+//! limits. A change of the schema is a change of the protocol and belongs in the CHANGELOG, unless only descriptions changed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
 
 use fumehood_protocol::{BLOCKED_NAMES, BLOCKED_PREFIXES, LIMITS};
 
-fn docs() -> PathBuf {
+fn docs_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
 
 fn page() -> PathBuf {
-    docs().join("reference/protocol.md")
+    docs_dir().join("reference/protocol.md")
 }
 
 fn specification() -> String {
@@ -42,20 +42,23 @@ fn update_limits() {
 #[test]
 fn the_schema_has_not_drifted() {
     use fumehood_protocol::{Request, Response};
+
     let schema = serde_json::json!({
         "title": "fumehood protocol, versions 0 and 1",
         "request": schemars::schema_for!(Request),
         "response": schemars::schema_for!(Response),
     });
-    let now = serde_json::to_string_pretty(&schema).unwrap() + "\n";
-    let path = docs().join("protocol.schema.json");
+    let current = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+
+    let path = docs_dir().join("protocol.schema.json");
     if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&path, &now).unwrap();
+        std::fs::write(&path, &current).unwrap();
     }
+
     let frozen = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
-        now == frozen,
-        "the types are no longer what docs/protocol.schema.json says; see this test's head"
+        current == frozen,
+        "docs/protocol.schema.json does not match the types; see the head of this file"
     );
 }
 

@@ -123,14 +123,15 @@ impl Service {
             count(lock(&self.0.sandboxes).len()),
         );
         if let Ok(engine) = self.engine() {
-            let (room, counts, ready) = (engine.capacity(), engine.vm_stats(), engine.ready());
+            let (room, counts, ready) =
+                (engine.capacity(), engine.vm_stats(), engine.pool_status());
             set(&metrics.now, "memory_free_mib", room.free_mib.into());
             set(&metrics.now, "memory_total_mib", room.total_mib.into());
             set(&metrics.now, "waiting", count(room.waiting));
-            set(&metrics.now, "hot", count(ready.0));
-            set(&metrics.now, "blank", count(ready.1));
+            set(&metrics.now, "hot", count(ready.warm));
+            set(&metrics.now, "standby", count(ready.standby));
             set(&metrics.vms, "hot", counts.hot);
-            set(&metrics.vms, "blank", counts.blank);
+            set(&metrics.vms, "standby", counts.standby);
             set(&metrics.vms, "template", counts.template);
             set(&metrics.vms, "boot", counts.boot);
             set(&metrics.vms, "checkpoint", counts.checkpoint);

@@ -76,7 +76,9 @@ fn verdicts(who: Who<'_>) -> Vec<Value> {
     command.arg("--qemu").arg(who.probe()).args(RUN);
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stderr);
-    let said = text.split_once("QEMU said: ").map(|(_, said)| said);
+    let said = text
+        .split_once("QEMU's standard error: ")
+        .map(|(_, said)| said);
     let said = said.unwrap_or_else(|| panic!("the probe said nothing: {text}"));
     // The end of the console may follow.
     let mut values = serde_json::Deserializer::from_str(said).into_iter();

@@ -153,7 +153,7 @@ async fn who_forges_its_own_end_ends_itself() {
     let heard = hear(python.start(&python.request(junk).display()).unwrap()).await;
     assert_eq!(heard.end(), (EndedBy::Exited, Some(0)), "{}", heard.err());
     assert_eq!(heard.texts()[0], "forged");
-    assert!(heard.detail().contains("no MIME bundles"), "{heard:?}");
+    assert!(heard.detail().contains("not MIME bundles"), "{heard:?}");
     let heard = hear(python.start(&python.request("8").display()).unwrap()).await;
     assert_eq!(heard.texts().last().map(String::as_str), Some("8"));
     // One that takes the message of the next exec has none to run, until its time is up.

@@ -129,7 +129,7 @@ told('no host', lambda: socket.getaddrinfo('under_score..test', 80))
         "name, other port, silent: ECONNREFUSED",
         "below a name: HTTP 403 The policy `test` denies sub.web.test:80",
         "port: ECONNREFUSED",
-        "port, http: HTTP 403 The policy `test` denies web.test:8080: rule `web` allows this host, and not this port",
+        "port, http: HTTP 403 The policy `test` denies web.test:8080: rule `web` allows this host, but not this port",
         "private: HTTP 403 The policy `test` denies inner.test:80: ",
         "private, tls: SSLError TLSV1_ALERT_ACCESS_DENIED",
         "metadata: HTTP 403 The policy `test` denies metadata.test:80: ",

@@ -176,7 +176,7 @@ fn packages_are_installed_once_and_found_by_all_that_ask_again() {
             let same = ["user_of_tiny==0.3", "tiny==1.5"];
             let (_, said) = place.prints("python", &same, USES_TINY);
             assert_eq!(builders(&said), 1, "{said}");
-            assert!(!said.contains("making a layer"), "{said}");
+            assert!(!said.contains("packing a layer"), "{said}");
             assert_eq!(place.layers(), layers);
             // All are compiled, and belong to the user; what is above them is the image's.
             let looks = "import tiny, os; print(os.path.exists(tiny.__cached__), \

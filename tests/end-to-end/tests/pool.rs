@@ -11,12 +11,12 @@ use fumehood_engine::{
 };
 use rustix::process::Signal;
 
-fn engine(hot: usize, blank: usize, languages: &[Language]) -> Engine {
+fn engine(hot: usize, standby: usize, languages: &[Language]) -> Engine {
     Engine::start(Config {
         templates: TemplateUse::Use,
         pool: Pool {
-            hot,
-            blank,
+            warm_vms: hot,
+            standby_processes: standby,
             languages: languages.to_vec(),
             ..Pool::default()
         },
@@ -25,13 +25,19 @@ fn engine(hot: usize, blank: usize, languages: &[Language]) -> Engine {
     .unwrap()
 }
 
+/// The hot VMs and standby processes that are ready.
+fn status(engine: &Engine) -> (usize, usize) {
+    let status = engine.pool_status();
+    (status.warm, status.standby)
+}
+
 async fn ready(engine: &Engine, wanted: (usize, usize)) {
     let start = Instant::now();
-    while engine.ready() != wanted {
+    while status(engine) != wanted {
         assert!(
             start.elapsed() < DEADLINE,
             "the pool does not fill: {:?}",
-            engine.ready()
+            engine.pool_status()
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -64,7 +70,7 @@ async fn requests_get_what_is_ready_and_never_a_wrong_vm() {
     assert_eq!(source, VmOrigin::Boot);
     let raw = RunRequest::new(Language::Shell, "echo hi");
     assert_eq!(outcome(&engine, raw).await.source, VmOrigin::Template);
-    assert_eq!(engine.ready(), (1, 1));
+    assert_eq!(status(&engine), (1, 1));
 
     assert_eq!(
         outcome(&engine, python("print(1)")).await.source,
@@ -77,7 +83,7 @@ async fn requests_get_what_is_ready_and_never_a_wrong_vm() {
     )
     .await;
     assert!(
-        [VmOrigin::Hot, VmOrigin::Blank].contains(&next.source),
+        [VmOrigin::Hot, VmOrigin::Standby].contains(&next.source),
         "{next:?}"
     );
     ready(&engine, (1, 1)).await;
@@ -169,7 +175,7 @@ async fn many_at_once_all_end_right() {
             });
         }
         while let Some(done) = runs.join_next().await {
-            assert!([VmOrigin::Blank, VmOrigin::Template].contains(&done.unwrap().source));
+            assert!([VmOrigin::Standby, VmOrigin::Template].contains(&done.unwrap().source));
         }
     }
     assert_eq!(engine.vm_stats().failed_restores, 0);
@@ -262,7 +268,7 @@ fn the_dead_are_not_given_away() {
     child.stdin.take().unwrap().write_all(b"run\n").unwrap();
     let source = line(&mut lines);
     assert!(
-        ["template", "hot", "blank"].contains(&source.as_str()),
+        ["template", "hot", "standby"].contains(&source.as_str()),
         "{source}"
     );
     assert!(child.wait().unwrap().success());

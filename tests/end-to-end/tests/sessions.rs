@@ -408,7 +408,7 @@ async fn execs_of_a_context_wait_their_turn_and_others_do_not() {
     unwanted.canceller().cancel();
     let unwanted = hear(unwanted).await;
     assert_eq!(unwanted.end(), (EndedBy::Cancelled, Some(130)));
-    assert_eq!(unwanted.detail(), "cancelled before it began");
+    assert_eq!(unwanted.detail(), "cancelled before it started");
     assert_eq!(says(javascript, "console.log(1)").await, "1\n");
     says(bash, "touch go").await;
     for run in [third, second, first] {

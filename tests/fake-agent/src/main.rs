@@ -1,9 +1,9 @@
-//! The first process of a guest whose agent is the host's enemy. It lets itself be greeted, and then does with each
-//! request what the request names: an exec by its code, a touch of a file by its path.
+//! The first process of a guest with a hostile agent. It answers the host's greeting, and then reacts to each request
+//! with the attack that the request names: an exec by its code, a file request by its path.
 //!
-//! How it greets is written behind the program itself, as a last line: `greeting=…`.
+//! The kind of its greeting is appended to the program itself, as a last line: `greeting=…`.
 
-mod deeds;
+mod attacks;
 mod greetings;
 
 use std::fs::{self, File, OpenOptions};
@@ -15,13 +15,13 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, mount};
 use serde_json::Value;
 
-/// The line to the host.
-struct Line(File);
+/// The connection to the host.
+struct Connection(File);
 
-impl Line {
+impl Connection {
     fn open() -> io::Result<Self> {
         mount("devtmpfs", "/dev", "devtmpfs", MountFlags::empty(), None)
-            // The kernel may have done it.
+            // The kernel may have mounted it already.
             .or_else(|_| {
                 Path::new("/dev/null")
                     .exists()
@@ -37,14 +37,16 @@ impl Line {
                     return Ok(Self(OpenOptions::new().read(true).write(true).open(path)?));
                 }
             }
+
             sleep(PAUSE);
         }
     }
 
-    /// The next line that is a request; a half one and an empty one are none.
-    fn request(&mut self) -> Value {
+    /// Returns the next request; partial and empty lines are skipped.
+    fn next_request(&mut self) -> Value {
         let mut line = Vec::new();
         let mut byte = [0];
+
         loop {
             match self.0.read(&mut byte) {
                 Ok(1) if byte[0] == b'\n' => match serde_json::from_slice(&line) {
@@ -52,62 +54,66 @@ impl Line {
                     Err(_) => line.clear(),
                 },
                 Ok(1) => line.push(byte[0]),
-                // Nobody is at the other end yet.
+                // The host has not opened its end yet.
                 _ => sleep(PAUSE),
             }
         }
     }
 
-    /// Says something; waits for ever where nobody takes it.
-    fn say(&mut self, bytes: impl AsRef<[u8]>) {
+    /// Sends bytes; blocks forever if the host does not read them.
+    fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.0.write_all(bytes.as_ref());
     }
 
-    /// Says a message, its type first, as the host looks for it in a greeting.
-    fn tell(&mut self, message: &Value) {
+    /// Sends a message with its type first, where the host expects it in a greeting.
+    fn send_message(&mut self, message: &Value) {
         let mut rest = message.clone();
         let kind = rest["type"].take();
+
         if let Some(rest) = rest.as_object_mut() {
             rest.remove("type");
         }
+
         let rest = rest.to_string();
-        self.say(format!("{{\"type\":{kind},{}\n", &rest[1..]));
+        self.send(format!("{{\"type\":{kind},{}\n", &rest[1..]));
     }
 }
 
-/// Between looks at something that is not there yet.
+/// The pause between two polls.
 const PAUSE: Duration = Duration::from_millis(1);
 
 fn main() {
-    let mut line = match Line::open() {
-        Ok(line) => line,
+    let mut connection = match Connection::open() {
+        Ok(connection) => connection,
         Err(error) => {
             // Standard error is the kernel's console.
             eprintln!("fake agent: {error}");
             return;
         }
     };
-    greetings::greet(&mut line, &manner());
+
+    greetings::greet(&mut connection, &greeting_kind());
     loop {
-        let request = line.request();
-        deeds::answer(&mut line, &request);
+        let request = connection.next_request();
+        attacks::run(&mut connection, &request);
     }
 }
 
-/// What is written behind the program.
-fn manner() -> String {
+/// Returns the kind of greeting that is appended to the program.
+fn greeting_kind() -> String {
     let program = fs::read("/init").unwrap_or_default();
     let last = program
         .rsplit(|byte| *byte == b'\n')
         .next()
         .unwrap_or_default();
+
     let last = String::from_utf8_lossy(last).into_owned();
     last.strip_prefix("greeting=")
         .unwrap_or_default()
         .to_owned()
 }
 
-/// Nothing more, ever.
+/// Blocks forever.
 fn hang() -> ! {
     loop {
         std::thread::park();

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use fumehood_engine::image::{
-    BuildOptions, ImageName, ImageSummary, KernelChoice, Outcome, PartReport, PartState, Progress,
-    Step, StepEnd, Store, build,
+    BuildOptions, BuildOutcome, ImageName, ImageSummary, KernelChoice, PartReport, PartState,
+    Progress, Step, StepEnd, Store, build,
 };
 use fumehood_engine::{LAUNCHER_BIN, RunRequest, install_launcher};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -49,11 +49,11 @@ fn make(store: &Store, args: ImageBuild, host: &Host) -> anyhow::Result<ExitCode
     let report = build(store, &options, &mut shown)?;
     let took = start.elapsed().as_secs_f32();
     match report.outcome {
-        Outcome::Built => say(&format!(
+        BuildOutcome::Built => say(&format!(
             "built {} in {took:.1} s",
             report.image.directory().display()
         ))?,
-        Outcome::UpToDate => say(&format!(
+        BuildOutcome::UpToDate => say(&format!(
             "up to date: {}",
             report.image.directory().display()
         ))?,
@@ -122,8 +122,8 @@ fn verify(store: &Store, name: &ImageName) -> anyhow::Result<ExitCode> {
                 "BAD  {name} sha256 {found} instead of {expected}: {}",
                 path.display()
             ))?,
-            PartState::Unreadable { why } => say(&format!(
-                "BAD  {name} cannot be read ({why}): {}",
+            PartState::Unreadable { reason } => say(&format!(
+                "BAD  {name} cannot be read ({reason}): {}",
                 path.display()
             ))?,
         }

@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use fumehood_engine::image::{LAYERS_BYTES, Layers, ListedLayer, Store};
+use fumehood_engine::image::{LAYERS_BYTES, LayerSummary, Layers, Store};
 
 use super::say;
 use super::template::{MIB, ago};
@@ -29,7 +29,7 @@ fn list(layers: &Layers) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn line(layer: &ListedLayer) -> String {
+fn line(layer: &LayerSummary) -> String {
     let (mib, used) = (layer.bytes.div_ceil(MIB), ago(layer.last_used));
     match &layer.manifest {
         Ok(manifest) => {

@@ -11,7 +11,7 @@ use crate::args::{Agents, Host, Mcp};
 pub(crate) fn run(args: &Mcp, host: &Host) -> anyhow::Result<ExitCode> {
     let mut config = host.config();
     config.pool = Pool {
-        hot: args.hot,
+        warm_vms: args.hot,
         ..Pool::default()
     };
     let settings = Settings {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use fumehood_engine::policy::{
-    DOCUMENT_BYTES, Document, Explanation, Policy, RuleSpec, Step, explain,
+    Document, Explanation, MAX_DOCUMENT_BYTES, Policy, RuleSpec, Step, explain,
 };
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ pub(crate) fn named(document: Document, file: Option<&Path>) -> anyhow::Result<P
 fn read(file: &Path) -> anyhow::Result<Document> {
     let mut text = String::new();
     // One byte more than may be: then its size is complained of.
-    let bound = DOCUMENT_BYTES as u64 + 1;
+    let bound = MAX_DOCUMENT_BYTES as u64 + 1;
     File::open(file)?.take(bound).read_to_string(&mut text)?;
     Ok(match file.extension() {
         Some(json) if json == "json" => Document::parse_json(&text)?,
@@ -219,8 +219,8 @@ note: taken to be at a public address; --address says another
         let expected = "\
 deny  tcp://10.1.2.3:22 by the policy `work`
   deny  connect to 10.1.2.3, port 22
-       rule `allow-2` allows this host, and not this port (port_not_allowed)
-to allow it: --allow 10.1.2.3:22, or in a policy file `[[allow]]` with `addresses = [\"10.1.2.3\"]`, `ports = [22]`; or give rule `allow-2` the port
+       rule `allow-2` allows this host, but not this port (port_not_allowed)
+to allow it: --allow 10.1.2.3:22, or in a policy file `[[allow]]` with `addresses = [\"10.1.2.3\"]`, `ports = [22]`; or add the port to rule `allow-2`
 ";
         assert_eq!(explained("tcp://10.1.2.3:22", "GET"), expected);
     }

@@ -25,8 +25,8 @@ async fn serve(args: &Serve, host: &Host) -> anyhow::Result<()> {
     config.queue_deadline = Duration::from_secs(args.queue_s);
     config.refuse_under_pressure = true;
     config.pool = Pool {
-        hot: args.hot,
-        blank: args.blank,
+        warm_vms: args.hot,
+        standby_processes: args.blank,
         ..Pool::default()
     };
     let settings = Settings {

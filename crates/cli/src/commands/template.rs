@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use fumehood_engine::image::{ListedTemplate, Store, TEMPLATES_BYTES, Templates};
+use fumehood_engine::image::{Store, TEMPLATES_BYTES, TemplateSummary, Templates};
 use fumehood_engine::policy::Policy;
 use fumehood_engine::{Config, Engine, Language, Network, TemplateUse};
 
@@ -83,7 +83,7 @@ fn list(templates: &Templates) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn line(template: &ListedTemplate) -> String {
+fn line(template: &TemplateSummary) -> String {
     let mib = template.bytes / MIB;
     let used = ago(template.last_used);
     match &template.manifest {

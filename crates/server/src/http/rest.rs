@@ -50,7 +50,7 @@ pub(super) async fn info(
     limits.insert("runs".into(), service.most_runs(&owner).into());
     limits.insert("sandboxes".into(), service.most_sandboxes(&owner).into());
     limits.insert("memory_mib".into(), room.max_guest_mib.into());
-    let (hot, blank) = engine.ready();
+    let pool = engine.pool_status();
     Ok(axum::Json(InfoView {
         version: env!("CARGO_PKG_VERSION"),
         accelerator: engine.accelerator().to_string(),
@@ -60,7 +60,7 @@ pub(super) async fn info(
         limits: limits.into(),
         room: json!({
             "total_mib": room.total_mib, "free_mib": room.free_mib, "waiting": room.waiting,
-            "queue": room.queue_length, "hot": hot, "blank": blank,
+            "queue": room.queue_length, "hot": pool.warm, "standby": pool.standby,
         }),
     }))
 }

@@ -1,0 +1,188 @@
+//! What everything else needs: packages, programs, the guest image.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use fumehood_image::{BuildOptions, Progress, Step, StepEnd, Store, prepare_inputs};
+
+use crate::packages;
+use crate::shell::{cargo, run};
+
+/// The profile of everything that this program builds for the host; see `Cargo.toml`.
+pub(crate) const PROFILE: &str = "setup";
+
+/// The directory of programs built with [`PROFILE`].
+const PROGRAMS: &str = "target/setup";
+
+/// The guest is x86_64 Linux; its agent is one static program.
+const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Static programs that the command looks for in its own directory: package, and name there.
+const STATIC_PROGRAMS: [(&str, &str); 2] = [
+    ("fumehood-guest-agent", "fumehood-agent"),
+    ("fumehood-launcher", "fumehood-launcher"),
+];
+
+/// Packages of static programs that only tests need, which run in guests or in QEMU's place.
+const TEST_PROGRAMS: [&str; 3] = [
+    "fumehood-guest-probe",
+    "fumehood-host-probe",
+    "fumehood-fake-agent",
+];
+
+/// The programs that a set-up leaves.
+pub(crate) struct Programs {
+    /// The command `fumehood`.
+    pub(crate) fumehood: PathBuf,
+    /// The guest's agent.
+    pub(crate) agent: PathBuf,
+}
+
+impl Programs {
+    /// The programs in this directory.
+    fn in_directory(directory: &str) -> anyhow::Result<Self> {
+        let absolute = |name: &str| std::path::absolute(Path::new(directory).join(name));
+
+        Ok(Self {
+            fumehood: absolute("fumehood")?,
+            agent: absolute("fumehood-agent")?,
+        })
+    }
+}
+
+/// Installs packages, and builds programs and the image, as far as they are missing. With everything cached it takes a
+/// few seconds.
+///
+/// # Errors
+/// Fails if a package is missing and cannot be installed, or something cannot be built.
+pub(crate) fn setup() -> anyhow::Result<Programs> {
+    let build = || run(cargo().args(["build", "--profile", PROFILE, "-p", "fumehood-cli"]));
+    let (programs, ()) = setup_with(&[], build)?;
+
+    Ok(programs)
+}
+
+/// As [`setup`], with the static programs of the tests, and with another build of the workspace that also leaves the
+/// command in its place. Returns what that build returns.
+///
+/// # Errors
+/// As [`setup`].
+pub(crate) fn setup_for_tests<T>(
+    build: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(Programs, T)> {
+    setup_with(&TEST_PROGRAMS, build)
+}
+
+fn setup_with<T>(
+    more_static: &[&str],
+    build: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(Programs, T)> {
+    let start = Instant::now();
+    packages::prepare()?;
+
+    // Half of the work of a first set-up, and none of it needs the programs.
+    let image_parts = thread::spawn(build_image_parts);
+    build_static(more_static)?;
+    let built = build()?;
+    place_static_programs(PROGRAMS)?;
+    // If a part could not be built, the image build below fails for the same reason and reports it.
+    let _ = image_parts.join();
+
+    let programs = Programs::in_directory(PROGRAMS)?;
+    run(Command::new(&programs.fumehood).args(["image", "build"]))?;
+    eprintln!("set up in {:.0} s", start.elapsed().as_secs_f32());
+
+    Ok((programs, built))
+}
+
+/// Builds the command as it is distributed, with the programs beside it, after a [`setup`].
+///
+/// # Errors
+/// Fails if it cannot be built.
+pub(crate) fn release_programs() -> anyhow::Result<Programs> {
+    run(cargo().args(["build", "--release", "-p", "fumehood-cli"]))?;
+
+    let directory = "target/release";
+    place_static_programs(directory)?;
+    Programs::in_directory(directory)
+}
+
+/// Builds the parts of the image that do not need the agent into the image cache, while cargo builds the programs.
+fn build_image_parts() {
+    struct Lines;
+
+    impl Progress for Lines {
+        fn started(&mut self, _: &Step) {}
+
+        fn done(&mut self, step: &Step, end: StepEnd, took: Duration) {
+            if end == StepEnd::Done {
+                eprintln!("{}: done in {:.0} s", step.title, took.as_secs_f32());
+            }
+        }
+
+        fn advanced(&mut self, step: &Step, fraction: Option<f64>, line: &str) {
+            if fraction == Some(0.0) {
+                eprintln!(
+                    "{}: {line} (while cargo builds; usually {} s)",
+                    step.title,
+                    step.usual.as_secs()
+                );
+            }
+        }
+    }
+
+    let Ok(store) = Store::default_root().and_then(Store::open) else {
+        return;
+    };
+    let _ = prepare_inputs(&store, &BuildOptions::new(""), &mut Lines);
+}
+
+/// Copies the static programs to where the command looks for them.
+fn place_static_programs(directory: &str) -> anyhow::Result<()> {
+    for (_, program) in STATIC_PROGRAMS {
+        let place = Path::new(directory).join(program);
+
+        // By rename: the old file may be running, or be open in another image build.
+        let fresh = place.with_extension("new");
+        std::fs::copy(static_directory().join(program), &fresh)
+            .and_then(|_| std::fs::rename(&fresh, &place))
+            .with_context(|| format!("cannot write {}", place.display()))?;
+    }
+
+    Ok(())
+}
+
+/// Builds the static programs beside the command, and these packages of more.
+///
+/// # Errors
+/// Fails if one cannot be built.
+pub(crate) fn build_static(more: &[&str]) -> anyhow::Result<()> {
+    let ours = STATIC_PROGRAMS.iter().map(|(package, _)| *package);
+    let packages = ours
+        .chain(more.iter().copied())
+        .flat_map(|package| ["-p", package]);
+
+    run(cargo()
+        .args(["build", "--profile", "guest", "--target", GUEST_TARGET])
+        .args(packages)
+        .env(
+            "RUSTFLAGS",
+            "-C target-feature=+crt-static -C relocation-model=static",
+        ))
+}
+
+/// Where [`build_static`] leaves programs.
+fn static_directory() -> PathBuf {
+    Path::new("target").join(GUEST_TARGET).join("guest")
+}
+
+/// Where the static programs of the tests are.
+///
+/// # Errors
+/// Fails if the current directory is unknown.
+pub(crate) fn test_program(name: &str) -> anyhow::Result<PathBuf> {
+    Ok(std::path::absolute(static_directory().join(name))?)
+}

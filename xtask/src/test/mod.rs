@@ -1,0 +1,81 @@
+//! `cargo xtask test`: everything that must hold before a change lands.
+
+mod programs;
+mod sdk;
+
+use std::time::{Duration, Instant};
+
+use crate::setup::{self, PROFILE};
+use crate::shell::{self, cargo};
+use crate::tidy;
+
+/// Set for the tests by `--long`: those that repeat something do it as often as the design asks for.
+const LONG: &str = "FUMEHOOD_TEST_LONG";
+
+/// What to test.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Options {
+    /// Run only the test programs whose name contains this, or, if there are none, only the tests whose name contains it
+    filter: Option<String>,
+
+    /// Repeat as often as the design asks for: 2,000 mixed operations, 1,000 restores, more API examples
+    #[arg(long)]
+    long: bool,
+}
+
+/// Runs the checks and tests.
+///
+/// # Errors
+/// Fails at the first check that fails, and after all Rust tests if one of them failed.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let start = Instant::now();
+
+    if options.filter.is_none() {
+        shell::run(cargo().args(["fmt", "--all", "--check"]))?;
+        tidy::run()?;
+    }
+
+    let (programs, test_programs) = setup::setup_for_tests(programs::build)?;
+    let python = sdk::prepare()?;
+    if options.filter.is_none() {
+        lint()?;
+    }
+
+    let mut environment = vec![
+        ("FUMEHOOD_BIN", programs.fumehood.clone().into_os_string()),
+        ("FUMEHOOD_AGENT", programs.agent.clone().into_os_string()),
+        ("FUMEHOOD_MCP_PYTHON", python.clone().into_os_string()),
+    ];
+    if options.long {
+        environment.push((LONG, "1".into()));
+    }
+    let report = programs::run(test_programs, options.filter.as_deref(), &environment)?;
+
+    if options.filter.is_none() {
+        sdk::test(&python, &programs, &environment)?;
+    }
+
+    report.finish()?;
+    eprintln!("all tests passed in {}", seconds(start.elapsed()));
+    Ok(())
+}
+
+/// Lints the workspace and builds its documentation; both deny warnings.
+fn lint() -> anyhow::Result<()> {
+    shell::run(
+        cargo()
+            .args(["clippy", "--workspace", "--all-targets", "--all-features"])
+            .args(["--profile", PROFILE, "--", "-D", "warnings"]),
+    )?;
+    shell::run(
+        cargo()
+            .args(["doc", "--workspace", "--no-deps", "--all-features"])
+            .args(["--profile", PROFILE])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+/// A duration in seconds, for people.
+fn seconds(duration: Duration) -> String {
+    format!("{:.0} s", duration.as_secs_f32())
+}

@@ -1,0 +1,216 @@
+//! The workspace's test programs: built by cargo, run one after the other, timed.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::setup::PROFILE;
+use crate::shell::{self, cargo};
+
+/// How many test programs the report names.
+const SLOWEST: usize = 10;
+
+/// A program of tests.
+#[derive(Debug)]
+pub(super) struct TestProgram {
+    /// As `fumehood-end-to-end fork`: the crate, and the file in `tests/` unless it holds the crate's own unit tests.
+    name: String,
+    executable: PathBuf,
+    /// The crate's directory, in which cargo runs its tests.
+    directory: PathBuf,
+}
+
+/// How long each test program took, and which failed.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    times: Vec<(Duration, String)>,
+    failed: Vec<String>,
+}
+
+impl Report {
+    fn add(&mut self, name: &str, took: Duration, passed: bool) {
+        self.times.push((took, name.to_owned()));
+        if !passed {
+            self.failed.push(name.to_owned());
+        }
+    }
+
+    /// Prints the slowest programs.
+    ///
+    /// # Errors
+    /// Fails if a program failed, with the names of all that did.
+    pub(super) fn finish(mut self) -> anyhow::Result<()> {
+        self.times.sort();
+
+        eprintln!("the slowest test programs:");
+        for (took, name) in self.times.iter().rev().take(SLOWEST) {
+            eprintln!("  {:6.1} s  {name}", took.as_secs_f32());
+        }
+
+        if !self.failed.is_empty() {
+            bail!("these test programs failed: {}", self.failed.join(", "));
+        }
+        Ok(())
+    }
+}
+
+/// Runs test programs; all of them, also after one has failed.
+///
+/// With a filter, only the programs whose name contains it run. If there are none, it selects tests by name instead.
+///
+/// # Errors
+/// Fails if a program cannot be started. Failed tests are in the report.
+pub(super) fn run(
+    mut programs: Vec<TestProgram>,
+    filter: Option<&str>,
+    environment: &[(&str, OsString)],
+) -> anyhow::Result<Report> {
+    let mut test_filter = None;
+
+    if let Some(filter) = filter {
+        if programs.iter().any(|program| program.name.contains(filter)) {
+            programs.retain(|program| program.name.contains(filter));
+        } else {
+            test_filter = Some(filter);
+        }
+    }
+
+    let mut report = Report::default();
+    for program in &programs {
+        eprintln!("\n── {} ──", program.name);
+        let start = Instant::now();
+        let passed = run_one(program, test_filter, environment)?;
+        report.add(&program.name, start.elapsed(), passed);
+    }
+
+    if filter.is_none() {
+        let start = Instant::now();
+        let passed = shell::run(
+            cargo()
+                .args(["test", "--doc", "--workspace", "--all-features"])
+                .args(["--profile", PROFILE]),
+        );
+        report.add("documentation", start.elapsed(), passed.is_ok());
+    }
+
+    Ok(report)
+}
+
+fn run_one(
+    program: &TestProgram,
+    test_filter: Option<&str>,
+    environment: &[(&str, OsString)],
+) -> anyhow::Result<bool> {
+    let status = Command::new(&program.executable)
+        .args(test_filter)
+        .current_dir(&program.directory)
+        // As cargo does, for tests that look for files of their crate.
+        .env("CARGO_MANIFEST_DIR", &program.directory)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("{} could not be started", program.executable.display()))?;
+
+    Ok(status.success())
+}
+
+/// Builds the workspace with its test programs, and returns those by crate and name.
+///
+/// One build serves all: with one selection of features, each dependency is compiled once for the command and its tests.
+///
+/// # Errors
+/// Fails if something cannot be built.
+pub(super) fn build() -> anyhow::Result<Vec<TestProgram>> {
+    let mut command = cargo();
+    command.args(["build", "--workspace", "--all-targets", "--all-features"]);
+    command.args(["--profile", PROFILE]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    eprintln!("$ cargo build --workspace --all-targets --all-features --profile {PROFILE}");
+
+    let start = Instant::now();
+    let output = command.stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        bail!("the workspace and its tests could not be built; see above");
+    }
+    eprintln!("  ({:.1} s)", start.elapsed().as_secs_f32());
+
+    let messages = String::from_utf8(output.stdout)?;
+    let mut programs: Vec<TestProgram> = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter_map(|message| test_program(&message))
+        .collect();
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+
+    Ok(programs)
+}
+
+/// The test program that a message of cargo's is about, if it is about one.
+fn test_program(message: &Value) -> Option<TestProgram> {
+    if message["profile"]["test"] != true {
+        return None;
+    }
+
+    let executable = message["executable"].as_str()?;
+    let directory = Path::new(message["manifest_path"].as_str()?).parent()?;
+    let package = directory.file_name()?.to_str()?;
+    let target = message["target"]["name"].as_str()?;
+    let is_integration_test = message["target"]["kind"][0] == "test";
+
+    Some(TestProgram {
+        name: if is_integration_test {
+            format!("{package} {target}")
+        } else {
+            format!("{package} (unit tests)")
+        },
+        executable: executable.into(),
+        directory: directory.to_path_buf(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn programs_are_named_by_crate_and_file() {
+        let message = |kind: &str, name: &str| {
+            json!({
+                "profile": {"test": true},
+                "executable": "/t/x",
+                "manifest_path": "/w/tests/end-to-end/Cargo.toml",
+                "target": {"name": name, "kind": [kind]},
+            })
+        };
+
+        let name = |message: &Value| test_program(message).unwrap().name;
+        assert_eq!(name(&message("test", "fork")), "end-to-end fork");
+        assert_eq!(
+            name(&message("lib", "fumehood_x")),
+            "end-to-end (unit tests)"
+        );
+    }
+
+    #[test]
+    fn what_is_no_test_is_left_out() {
+        assert!(test_program(&json!({"profile": {"test": false}, "executable": "/t/x"})).is_none());
+        assert!(test_program(&json!({"reason": "build-finished"})).is_none());
+    }
+
+    #[test]
+    fn a_report_names_all_programs_that_failed() {
+        let mut report = Report::default();
+        report.add("a", Duration::from_secs(1), false);
+        report.add("b", Duration::from_secs(2), true);
+        report.add("c", Duration::from_secs(3), false);
+
+        let error = report.finish().unwrap_err().to_string();
+        assert!(error.contains("a, c"), "{error}");
+    }
+}
