@@ -96,7 +96,7 @@ impl SandboxBuilder {
     /// [`RunRequest::packages`](crate::RunRequest::packages) does.
     pub fn packages(mut self, packages: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.packages
-            .words
+            .specs
             .extend(packages.into_iter().map(Into::into));
         self
     }

@@ -1,4 +1,4 @@
-"""Runs the first example of a README: this package's, or the one that is named. Its local server is one of its own."""
+"""Runs the first example of a README: that of this package, or the given one. Uses a separate local server."""
 
 import os
 import re
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def example(readme: Path) -> str:
-    """The first block of Python."""
+    """Returns the first Python block."""
     found = re.search(r"^```python\n(.*?)^```$", readme.read_text(), re.MULTILINE | re.DOTALL)
     assert found, f"{readme} has no block of Python"
     return found.group(1)
 
 
 def main() -> None:
-    """Runs it in a directory of its own."""
+    """Runs the example in a temporary directory."""
     readme = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "README.md").absolute()
     with tempfile.TemporaryDirectory() as directory:
         os.environ["XDG_RUNTIME_DIR"] = directory
@@ -25,9 +25,9 @@ def main() -> None:
         try:
             exec(compile(example(readme), str(readme), "exec"), {"__name__": "__main__"})
         finally:
-            from fumehood import _local
+            from fumehood import _local_server
 
-            for server in _local._started:
+            for server in _local_server._started_servers:
                 server.terminate()
                 try:
                     server.wait(60)

@@ -114,7 +114,7 @@ async fn a_sandbox_that_is_busy_is_not_saved_and_one_that_has_ended_says_why() {
         let ended = client.json("DELETE", &at, &Value::Null, 200).await;
         assert_eq!(
             (&ended["state"], &ended["ended"]),
-            (&json!("ended"), &json!("asked"))
+            (&json!("ended"), &json!("requested"))
         );
     }
     let events = events.all().await;
@@ -123,7 +123,7 @@ async fn a_sandbox_that_is_busy_is_not_saved_and_one_that_has_ended_says_why() {
     let gone = client.json("POST", &runs, &python("1"), 410).await;
     assert_eq!(
         (&gone["error"]["kind"], &gone["error"]["ended"]),
-        (&json!("lost"), &json!("asked"))
+        (&json!("lost"), &json!("requested"))
     );
 }
 

@@ -379,11 +379,11 @@ mod tests {
             let mut lines = BufReader::new(reader).lines();
             assert_eq!(lines.next_line().await.unwrap().unwrap(), "");
             let line = lines.next_line().await.unwrap().unwrap();
-            let Ok(Request::Refresh(asked)) = Request::parse(line.as_bytes()) else {
+            let Ok(Request::Refresh(request)) = Request::parse(line.as_bytes()) else {
                 panic!("no refresh")
             };
 
-            writer.write_all(&answer(asked.op_id)).await.unwrap();
+            writer.write_all(&answer(request.op_id)).await.unwrap();
         });
 
         resume_with_refresh(

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind};
 /// The packages of a request, as written by the caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct PackageRequest {
-    pub(crate) words: Vec<String>,
+    pub(crate) specs: Vec<String>,
     /// Resolve them again, even if their versions are cached.
     pub(crate) force: bool,
 }
@@ -21,10 +21,10 @@ impl PackageRequest {
         language: Language,
         limits: &Limits,
     ) -> Result<Option<PackageSet>, Error> {
-        if self.words.is_empty() {
+        if self.specs.is_empty() {
             return Ok(None);
         }
-        PackageSet::parse(language, &self.words, limits).map(Some)
+        PackageSet::parse(language, &self.specs, limits).map(Some)
     }
 }
 

@@ -76,7 +76,7 @@ impl RunRequest {
     #[must_use]
     pub fn packages(mut self, packages: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.packages
-            .words
+            .specs
             .extend(packages.into_iter().map(Into::into));
         self
     }
@@ -224,7 +224,7 @@ impl RunRequest {
             _ if self.network.is_some() => {
                 "a sandbox has the network of its builder; remove it from the request".into()
             }
-            _ if !self.packages.words.is_empty() => {
+            _ if !self.packages.specs.is_empty() => {
                 "a sandbox has the packages of its builder; remove them from the request, or install them in the sandbox"
                     .into()
             }

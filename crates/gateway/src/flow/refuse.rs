@@ -37,7 +37,7 @@ impl ConnectionContext {
     pub(super) async fn refuse_denied_name(&self, mut guest: GuestStream) {
         let port = guest.remote().port();
         if !self.can_show_refusal(port) {
-            // A client that waits for the server to speak first would wait in vain.
+            // A client that waits for the server to speak first would never get an answer.
             let decision = self.denial_for_gateway(&guest);
             return self
                 .log

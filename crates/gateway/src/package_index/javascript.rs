@@ -52,7 +52,7 @@ pub(super) fn find(environment: &ToolEnvironment) -> Result<IndexSettings, Index
         settings.add(answer.trim(), "registry", "npm's configuration")?;
     }
 
-    // Scopes without a main registry are no index: packages outside of scopes would have no source.
+    // Scopes are only used with a main registry: packages outside of scopes need a source.
     if !settings.urls.is_empty() {
         scoped.urls.retain(|url| !settings.urls.contains(url));
         settings.urls.append(&mut scoped.urls);
