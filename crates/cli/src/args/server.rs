@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 
 /// Serve the HTTP API to this user's processes and to clients with an API key.
 ///
-/// Runs until SIGTERM or SIGINT. docs/reference/http.md describes the API. Processes of this user connect over a Unix socket without authentication. Other clients connect over TCP with an
-/// API key; create keys with `fumehood keys create`.
+/// Runs until SIGTERM or SIGINT. docs/reference/http.md describes the API. Processes of this user connect over a Unix
+/// socket without authentication. Other clients connect over TCP with an API key; create keys with `fumehood keys create`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// TCP address; an address other than loopback requires an API key to exist. Port 0 selects a free port
