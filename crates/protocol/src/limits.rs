@@ -25,7 +25,7 @@ macro_rules! limits {
             }
         }
 
-        /// Every limit with its default and its reason: the table in `docs/protocol.md`.
+        /// Every limit with its default and its reason: the table in `docs/reference/protocol.md`.
         pub const LIMITS: &[LimitSpec] = &[
             $(LimitSpec { name: stringify!($name), default: $value, reason: $reason },)*
         ];

@@ -14,7 +14,7 @@ use fumehood_end_to_end::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// The verdicts that README's table is made of. `cargo xtask walls` writes them.
+/// The verdicts that the table of docs/design/isolation.md is made of. `cargo xtask walls` writes them.
 const VERDICTS: &str = "../../docs/walls/host.json";
 
 const RUN: [&str; 5] = ["run", "-l", "shell", "-c", "1"];
@@ -105,7 +105,7 @@ fn missing(outcome: &Value) -> Vec<&str> {
     reduced.iter().filter_map(Value::as_str).collect()
 }
 
-/// All walls of the probe, but for those that are known to be missing; they are those of README's table.
+/// All walls of the probe, but for those that are known to be missing; they are those of the table of docs/design/isolation.md.
 fn all_hold(who: Who<'_>, but: &[&str]) {
     let verdicts = verdicts(who);
     let names = |verdicts: &[Value]| -> Vec<_> {

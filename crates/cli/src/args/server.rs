@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 
 /// Serve the HTTP API to this user's processes and to clients with an API key.
 ///
-/// Runs until SIGTERM or SIGINT. docs/http.md describes the API. Processes of this user connect over a Unix socket without authentication. Other clients connect over TCP with an
-/// API key; create keys with `fumehood keys create`.
+/// Runs until SIGTERM or SIGINT. docs/reference/http.md describes the API. Processes of this user connect over a Unix
+/// socket without authentication. Other clients connect over TCP with an API key; create keys with `fumehood keys create`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// TCP address; an address other than loopback requires an API key to exist. Port 0 selects a free port
@@ -75,7 +75,7 @@ pub(crate) struct McpNetworkArgs {
 
 /// Serve MCP (Model Context Protocol) tools on standard input and output.
 ///
-/// Runs until the client disconnects. docs/mcp.md describes the tools. A running `fumehood serve` offers the same tools at /mcp.
+/// Runs until the client disconnects. docs/guides/mcp.md describes the tools. A running `fumehood serve` offers the same tools at /mcp.
 #[derive(Debug, Args)]
 pub(crate) struct McpArgs {
     #[command(flatten)]

@@ -160,7 +160,7 @@ fn random() -> std::io::Result<u128> {
 }
 
 /// Variables that an interpreter, or a library that it may have loaded, reads only when it starts: they cannot be set in
-/// one that is running. `docs/protocol.md` lists them.
+/// one that is running. `docs/reference/protocol.md` lists them.
 const AT_START: [&str; 10] = [
     "CLICOLOR",
     "FORCE_COLOR",
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn documentation_lists_the_variables() {
-        let page = include_str!("../../../../docs/protocol.md");
+        let page = include_str!("../../../../docs/reference/protocol.md");
         let quoted = |names: &[&str], star: &str| {
             let names: Vec<_> = names.iter().map(|name| format!("`{name}{star}`")).collect();
             names.join(", ")

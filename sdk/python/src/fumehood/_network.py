@@ -16,7 +16,7 @@ class Network:
     Args:
         allow: rules as strings, such as ``example.com``, ``*.example.com:443,8443``, ``10.0.0.0/8:5432``,
             ``[2001:db8::/32]:443`` or ``index:python`` (the package index configured on the server's machine), or
-            complete rules as mappings (see docs/policy.md).
+            complete rules as mappings (see docs/reference/policy.md).
         policy: a complete policy as a mapping, extended by ``allow``.
         secrets: values by name. The VM sees a placeholder in its environment variable of that name. The server
             inserts the value into requests to the hosts of the policy's secret of that name; it neither stores nor
