@@ -10,15 +10,15 @@ use fumehood_engine::{
     TemplateUse,
 };
 
-use crate::servers::Names;
-use crate::{hear, soon, succeeded};
+use crate::servers::NameServer;
+use crate::{finish_ok, finish_run, within_deadline};
 
 /// An engine whose VMs are booted, each for itself.
 ///
 /// # Panics
 /// When there is no image.
 #[must_use]
-pub fn booting() -> Engine {
+pub fn engine_without_templates() -> Engine {
     Engine::start(Config {
         templates: TemplateUse::Never,
         ..Config::default()
@@ -41,16 +41,16 @@ pub fn policy(rules: &str) -> Policy {
 /// As [`policy`].
 #[must_use]
 pub fn network(rules: &str) -> Network {
-    Network::new(policy(rules)).name_servers([Names::address()])
+    Network::new(policy(rules)).name_servers([NameServer::address()])
 }
 
 /// What a program in the guest prints.
 ///
 /// # Panics
 /// When it fails.
-pub async fn says(sandbox: &Sandbox, language: Language, code: &str) -> String {
+pub async fn run_ok(sandbox: &Sandbox, language: Language, code: &str) -> String {
     let request = RunRequest::new(language, code).timeout_s(120);
-    succeeded(sandbox.run(&request).unwrap()).await.0
+    finish_ok(sandbox.run(&request).unwrap()).await.0
 }
 
 /// What a program of Python prints, after this module's [`PRELUDE`].
@@ -58,7 +58,7 @@ pub async fn says(sandbox: &Sandbox, language: Language, code: &str) -> String {
 /// # Panics
 /// When it fails.
 pub async fn python(sandbox: &Sandbox, code: &str) -> String {
-    says(sandbox, Language::Python, &format!("{PRELUDE}\n{code}")).await
+    run_ok(sandbox, Language::Python, &format!("{PRELUDE}\n{code}")).await
 }
 
 /// The same for the guest's root.
@@ -70,18 +70,18 @@ pub async fn python_as_root(sandbox: &Sandbox, code: &str) -> String {
     let request = SpawnRequest::new(["python3", "-c", &code])
         .root()
         .timeout_s(120);
-    let heard = hear(sandbox.spawn(&request).unwrap()).await;
+    let transcript = finish_run(sandbox.spawn(&request).unwrap()).await;
     assert_eq!(
-        heard.outcome.exit_code,
+        transcript.outcome.exit_code,
         Some(0),
         "{}{}",
-        heard.out(),
-        heard.err()
+        transcript.out(),
+        transcript.err()
     );
-    heard.out().to_owned()
+    transcript.out().to_owned()
 }
 
-/// What programs of tests begin with. `told(name, act)` prints a line with what came of an act: its value, or its
+/// What programs of tests begin with. `report(name, act)` prints a line with what came of an act: its value, or its
 /// error; and `late` where that took longer than an answer that comes at once.
 pub const PRELUDE: &str = r#"
 import errno, hashlib, http.client, json, os, socket, ssl, struct, sys, threading, time, urllib.error, urllib.request
@@ -93,7 +93,7 @@ def explained(error):
     if isinstance(error, ssl.SSLError) and error.reason: return f'{type(error).__name__} {error.reason}'
     if isinstance(error, OSError) and error.errno in errno.errorcode: return errno.errorcode[error.errno]
     return type(error).__name__
-def told(name, act):
+def report(name, act):
     begun = time.monotonic()
     try: came = act()
     except Exception as error: came = explained(error)
@@ -114,23 +114,23 @@ def blind():
 
 /// What a run's VM, or a sandbox, does on its network.
 #[derive(Debug, Clone, Default)]
-pub struct Told(Arc<Mutex<Vec<NetworkEvent>>>);
+pub struct NetworkEvents(Arc<Mutex<Vec<NetworkEvent>>>);
 
-impl Told {
+impl NetworkEvents {
     /// All that this sandbox does from now on.
     ///
     /// # Panics
     /// When it has no network.
     #[must_use]
     pub fn of(sandbox: &Sandbox) -> Self {
-        let (told, mut events) = (Self::default(), sandbox.network_events().unwrap());
-        let all = told.clone();
+        let (events, mut receiver) = (Self::default(), sandbox.network_events().unwrap());
+        let all = events.clone();
         tokio::spawn(async move {
-            while let Some(event) = events.recv().await {
+            while let Some(event) = receiver.recv().await {
                 all.0.lock().unwrap().push(event);
             }
         });
-        told
+        events
     }
 
     /// All that has been told.
@@ -155,7 +155,7 @@ impl Told {
     /// # Panics
     /// When none comes.
     pub async fn find(&self, what: &str, fits: impl Fn(&NetworkEvent) -> bool) -> NetworkEvent {
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
             let all = self.all();
             if let Some(found) = all.iter().find(|event| fits(event)) {
@@ -163,7 +163,7 @@ impl Told {
             }
             let lines: Vec<_> = all.iter().map(line).collect();
             assert!(
-                begun.elapsed() < SOON,
+                start.elapsed() < SOON,
                 "no {what} among\n{}",
                 lines.join("\n")
             );
@@ -214,7 +214,7 @@ pub async fn started(
     let mut run = sandbox
         .run(&RunRequest::new(language, code).timeout_s(170))
         .unwrap();
-    let heard = async {
+    let transcript = async {
         let mut text = String::new();
         while !text.contains(word) {
             match run.next().await {
@@ -226,6 +226,6 @@ pub async fn started(
             }
         }
     };
-    soon("its first word", heard).await;
+    within_deadline("its first word", transcript).await;
     run
 }

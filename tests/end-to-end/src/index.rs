@@ -69,7 +69,7 @@ open(".bunfig.toml", "w").write('[install]\nregistry = "http://127.0.0.1:8001"\n
 /// # Panics
 /// When it cannot be made.
 #[must_use]
-pub fn store_of_its_own(directory: &Path) -> PathBuf {
+pub fn isolated_store(directory: &Path) -> PathBuf {
     let store = directory.join("store");
     std::fs::create_dir(&store).unwrap();
     let images = Store::default_root().unwrap().join("images");
@@ -79,31 +79,31 @@ pub fn store_of_its_own(directory: &Path) -> PathBuf {
 
 /// A server of files, for as long as the test runs.
 #[derive(Debug, Clone)]
-pub struct Served(Arc<Inner>);
+pub struct FileServer(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     directory: PathBuf,
     /// What requests must show.
     authorization: Option<String>,
-    heard: Mutex<Heard>,
+    state: Mutex<ServerState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+struct ServerState {
     requests: Vec<String>,
     holds: bool,
 }
 
-impl Served {
+impl FileServer {
     /// Serves a directory; requests without this header `Authorization` are refused.
     #[must_use]
     pub fn new(directory: &Path, authorization: Option<&str>) -> Self {
         Self(Arc::new(Inner {
             directory: directory.to_path_buf(),
             authorization: authorization.map(str::to_owned),
-            heard: Mutex::default(),
+            state: Mutex::default(),
             changed: Condvar::new(),
         }))
     }
@@ -130,7 +130,7 @@ impl Served {
     /// # Panics
     /// When it cannot.
     #[must_use]
-    pub fn sealed_at(self, address: &str, tls: &TlsAcceptor) -> Self {
+    pub fn listen_tls(self, address: &str, tls: &TlsAcceptor) -> Self {
         let (listener, served) = (TcpListener::bind(address).unwrap(), self.clone());
         let config = tls.config().clone();
         thread::spawn(move || {
@@ -148,17 +148,17 @@ impl Served {
     /// Method, path and header `Authorization` of each request that has come.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
-        self.heard().requests.clone()
+        self.state().requests.clone()
     }
 
     /// Lets files wait, or go on; pages are served all the same.
     pub fn hold(&self, holds: bool) {
-        self.heard().holds = holds;
+        self.state().holds = holds;
         self.0.changed.notify_all();
     }
 
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
-        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> std::sync::MutexGuard<'_, ServerState> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers one request. That the other end goes away is no failure.
@@ -176,7 +176,7 @@ impl Served {
             line.clear();
         }
         let shown = authorization.clone().unwrap_or_default();
-        self.heard().requests.push(format!("{head} {shown}"));
+        self.state().requests.push(format!("{head} {shown}"));
         let path = head.split(' ').nth(1).unwrap_or("/");
         let (status, body) =
             match self.0.authorization == authorization || self.0.authorization.is_none() {
@@ -208,12 +208,12 @@ impl Served {
         if file.is_dir() {
             file = file.join("index.html");
         } else {
-            let mut heard = self.heard();
-            while heard.holds {
-                heard = self
+            let mut state = self.state();
+            while state.holds {
+                state = self
                     .0
                     .changed
-                    .wait(heard)
+                    .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
             }
         }

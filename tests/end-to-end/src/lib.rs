@@ -3,7 +3,7 @@
 pub mod guest;
 pub mod index;
 pub mod netns;
-pub mod others;
+pub mod unprivileged;
 pub mod pty;
 pub mod server;
 pub mod servers;
@@ -84,8 +84,8 @@ pub fn finish(mut command: Command) -> Output {
 /// When it takes longer.
 #[must_use]
 pub fn finish_child(mut child: Child) -> Output {
-    let stdout = collect(child.stdout.take());
-    let stderr = collect(child.stderr.take());
+    let stdout = read_in_background(child.stdout.take());
+    let stderr = read_in_background(child.stderr.take());
     let mut status = None;
     wait_until("the command's end", || {
         status = child.try_wait().ok().flatten();
@@ -99,7 +99,7 @@ pub fn finish_child(mut child: Child) -> Output {
 }
 
 /// Reads all that comes from a child, while its owner does something else.
-fn collect(stream: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+fn read_in_background(stream: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut stream) = stream {
@@ -149,7 +149,7 @@ pub fn json(language: &str, code: &str, options: &[&str]) -> (Value, i32) {
 ///
 /// # Panics
 /// When it has no outcome, prints what is no text, or does not exit with 0.
-pub async fn succeeded(mut run: Run) -> (String, Outcome) {
+pub async fn finish_ok(mut run: Run) -> (String, Outcome) {
     let mut text = Vec::new();
     let all = async {
         while let Some(event) = run.next().await {
@@ -170,7 +170,7 @@ pub async fn succeeded(mut run: Run) -> (String, Outcome) {
 
 /// All that a run has told.
 #[derive(Debug)]
-pub struct Heard {
+pub struct RunTranscript {
     /// Its standard output.
     pub stdout: Vec<u8>,
     /// Its standard error.
@@ -181,7 +181,7 @@ pub struct Heard {
     pub outcome: Outcome,
 }
 
-impl Heard {
+impl RunTranscript {
     /// Its standard output.
     ///
     /// # Panics
@@ -220,7 +220,7 @@ impl Heard {
 ///
 /// # Panics
 /// When it takes longer.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub async fn within_deadline<T>(what: &str, future: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(DEADLINE, future).await;
     done.unwrap_or_else(|_| panic!("{what} did not come within {DEADLINE:?}"))
 }
@@ -232,7 +232,7 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 ///
 /// # Panics
 /// When it takes longer, or output and outcome contradict each other.
-pub async fn hear_all(mut run: Run) -> Result<Heard, Error> {
+pub async fn collect(mut run: Run) -> Result<RunTranscript, Error> {
     let (mut stdout, mut stderr, mut results) = (Vec::new(), Vec::new(), Vec::new());
     let all = async {
         while let Some(event) = run.next().await {
@@ -245,13 +245,13 @@ pub async fn hear_all(mut run: Run) -> Result<Heard, Error> {
         }
         run.outcome().await
     };
-    let outcome = soon("an outcome", all).await?;
+    let outcome = within_deadline("an outcome", all).await?;
     assert!(
         outcome.stdout.bytes >= stdout.len() as u64,
         "{outcome:?} of {} bytes",
         stdout.len()
     );
-    Ok(Heard {
+    Ok(RunTranscript {
         stdout,
         stderr,
         results,
@@ -263,25 +263,25 @@ pub async fn hear_all(mut run: Run) -> Result<Heard, Error> {
 ///
 /// # Panics
 /// When it has none.
-pub async fn hear(run: Run) -> Heard {
-    let heard = hear_all(run).await;
-    heard.unwrap_or_else(|e| panic!("the run has no outcome: {e}"))
+pub async fn finish_run(run: Run) -> RunTranscript {
+    let transcript = collect(run).await;
+    transcript.unwrap_or_else(|e| panic!("the run has no outcome: {e}"))
 }
 
 /// Runs code in a context, to its end.
 ///
 /// # Panics
 /// When it has no outcome.
-pub async fn run_in(context: &Context, code: &str) -> Heard {
+pub async fn run_in(context: &Context, code: &str) -> RunTranscript {
     let run = context.start(&context.request(code).timeout_s(120));
-    hear(run.unwrap_or_else(|e| panic!("{code}: {e}"))).await
+    finish_run(run.unwrap_or_else(|e| panic!("{code}: {e}"))).await
 }
 
 /// The next thing that a run writes to its standard output, as text.
 ///
 /// # Panics
 /// When it ends without.
-pub async fn next_out(run: &mut Run) -> String {
+pub async fn next_stdout(run: &mut Run) -> String {
     let next = async {
         loop {
             match run.next().await {
@@ -294,17 +294,17 @@ pub async fn next_out(run: &mut Run) -> String {
             }
         }
     };
-    soon("output", next).await
+    within_deadline("output", next).await
 }
 
 /// What a run writes to its standard output, until it ends in this.
 ///
 /// # Panics
 /// When it ends without.
-pub async fn out_until(run: &mut Run, end: &str) -> String {
+pub async fn stdout_until(run: &mut Run, end: &str) -> String {
     let mut text = String::new();
     while !text.ends_with(end) {
-        text += &next_out(run).await;
+        text += &next_stdout(run).await;
     }
     text
 }

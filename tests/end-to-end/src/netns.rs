@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{collect, servers};
+use crate::{read_in_background, servers};
 
 /// Set in the namespace.
 const INSIDE: &str = "FUMEHOOD_TEST_NETNS";
@@ -50,7 +50,7 @@ const ADDRESSES: [&str; 20] = [
 ///
 /// # Panics
 /// When the test fails there, or takes too long.
-pub fn alone<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
+pub fn in_private_netns<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
     if std::env::var_os(INSIDE).is_none() {
         return outside(name);
     }
@@ -92,12 +92,15 @@ fn outside(name: &str) {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
-    let begun = Instant::now();
+    let (stdout, stderr) = (
+        read_in_background(child.stdout.take()),
+        read_in_background(child.stderr.take()),
+    );
+    let start = Instant::now();
     let status = loop {
         match child.try_wait().unwrap() {
             Some(status) => break Some(status),
-            None if begun.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(10)),
+            None if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(10)),
             None => {
                 // Its VMs end with it.
                 child.kill().unwrap();

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{finish, fumehood, send, soon, wait_until};
+use crate::{finish, fumehood, send, wait_until, within_deadline};
 
 /// A server of its own, with a state of its own. Dropping it kills it.
 #[derive(Debug)]
@@ -250,7 +250,7 @@ impl Client {
                 body: body.collect().await?.to_bytes(),
             })
         };
-        let reply = soon("an answer", all).await;
+        let reply = within_deadline("an answer", all).await;
         reply.unwrap_or_else(|e| panic!("{method} {path}: {e}"))
     }
 
@@ -310,7 +310,7 @@ pub struct Events {
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Sent {
+pub struct ServerEvent {
     /// Its name.
     pub name: String,
     /// Its number; 0 = none.
@@ -324,7 +324,7 @@ impl Events {
     ///
     /// # Panics
     /// When nothing comes.
-    pub async fn next(&mut self) -> Option<Sent> {
+    pub async fn next(&mut self) -> Option<ServerEvent> {
         loop {
             if let Some((block, rest)) = self.held.split_once("\n\n") {
                 let sent = parse(block);
@@ -334,7 +334,7 @@ impl Events {
                     None => continue,
                 }
             }
-            let frame = soon("an event", self.body.frame()).await?;
+            let frame = within_deadline("an event", self.body.frame()).await?;
             let frame = frame.unwrap_or_else(|e| panic!("{e}"));
             if let Ok(bytes) = frame.into_data() {
                 self.held.push_str(&String::from_utf8_lossy(&bytes));
@@ -346,7 +346,7 @@ impl Events {
     ///
     /// # Panics
     /// When they end without.
-    pub async fn until(&mut self, name: &str) -> Sent {
+    pub async fn until(&mut self, name: &str) -> ServerEvent {
         loop {
             match self.next().await {
                 Some(sent) if sent.name == name => return sent,
@@ -360,7 +360,7 @@ impl Events {
     ///
     /// # Panics
     /// When nothing comes.
-    pub async fn all(mut self) -> Vec<Sent> {
+    pub async fn all(mut self) -> Vec<ServerEvent> {
         let mut all = Vec::new();
         while let Some(sent) = self.next().await {
             all.push(sent);
@@ -369,8 +369,8 @@ impl Events {
     }
 }
 
-fn parse(block: &str) -> Option<Sent> {
-    let mut sent = Sent::default();
+fn parse(block: &str) -> Option<ServerEvent> {
+    let mut sent = ServerEvent::default();
     for line in block.lines() {
         let (field, value) = line.split_once(':')?;
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -386,7 +386,7 @@ fn parse(block: &str) -> Option<Sent> {
 
 /// All text of standard output in these events.
 #[must_use]
-pub fn stdout_of(events: &[Sent]) -> String {
+pub fn stdout_of(events: &[ServerEvent]) -> String {
     let pieces = events.iter().filter(|sent| sent.name == "stdout");
     pieces
         .filter_map(|sent| sent.data["text"].as_str())

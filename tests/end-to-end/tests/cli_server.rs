@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use fumehood_end_to_end::server::{Client, Server};
-use fumehood_end_to_end::{finish, finish_child, fumehood, send, soon};
+use fumehood_end_to_end::{finish, finish_child, fumehood, send, within_deadline};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -43,7 +43,7 @@ impl Found {
 }
 
 #[tokio::test]
-async fn a_run_by_a_server_is_as_one_without() {
+async fn a_run_by_a_server_equals_one_without() {
     let found = Found::start();
     let mut client = found.server.client().await;
     let code = "import sys; print('é'); sys.stdout.buffer.write(bytes(range(256))); print('e', file=sys.stderr); sys.exit(3)";
@@ -100,7 +100,7 @@ async fn a_run_by_a_server_is_as_one_without() {
 }
 
 #[tokio::test]
-async fn input_goes_the_same_way() {
+async fn input_is_forwarded_by_a_server() {
     let found = Found::start();
     let mut command = found.command(&["-i", "-l", "shell", "-c", "sha256sum"]);
     let mut child = command
@@ -138,7 +138,7 @@ async fn input_goes_the_same_way() {
 }
 
 #[tokio::test]
-async fn who_is_interrupted_or_killed_leaves_no_run() {
+async fn an_interrupted_or_killed_command_leaves_no_run() {
     let found = Found::start();
     let mut client = found.server.client().await;
     for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
@@ -162,7 +162,7 @@ async fn who_is_interrupted_or_killed_leaves_no_run() {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         };
-        let runs = soon("the run's end", ended).await;
+        let runs = within_deadline("the run's end", ended).await;
         assert_eq!(runs[0]["ended_by"], "cancelled");
     }
 }

@@ -78,10 +78,10 @@ fn files_and_directories_go_in_and_come_out() {
             "--json",
         ],
     );
-    let told = object(&output);
+    let outcome = object(&output);
     assert_eq!(
-        told["stdout"], "ran\nleaf\n755\n1\n/tmp/run.sh\n",
-        "{told:#}"
+        outcome["stdout"], "ran\nleaf\n755\n1\n/tmp/run.sh\n",
+        "{outcome:#}"
     );
     assert_eq!(output.status.code(), Some(0));
     let numbers: String = (1..=300_000).map(|n| format!("{n}\n")).collect();
@@ -94,7 +94,7 @@ fn files_and_directories_go_in_and_come_out() {
         { "remote": "made", "local": "made" },
         { "remote": "made/deep/file", "local": "tree/file", "bytes": 2 },
     ]);
-    assert_eq!(told["downloads"], expected);
+    assert_eq!(outcome["downloads"], expected);
     // Once more, into what is there.
     let again = run_in(
         here,
@@ -114,7 +114,7 @@ fn files_and_directories_go_in_and_come_out() {
 }
 
 #[test]
-fn downloads_come_after_failures_and_missing_ones_are_said() {
+fn downloads_happen_after_failures_and_missing_files_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path();
     let output = run_in(
@@ -138,15 +138,15 @@ fn downloads_come_after_failures_and_missing_ones_are_said() {
 
     let output = run_in(here, "true", &["--download=none", "--json"]);
     assert_eq!(output.status.code(), Some(125));
-    let told = object(&output);
-    assert_eq!(told["exit_code"], 0);
-    let error = told["downloads"][0]["error"].as_str().unwrap();
-    assert!(error.contains("No such file"), "{told:#}");
+    let outcome = object(&output);
+    assert_eq!(outcome["exit_code"], 0);
+    let error = outcome["downloads"][0]["error"].as_str().unwrap();
+    assert!(error.contains("No such file"), "{outcome:#}");
     assert!(!here.join("none").exists());
 }
 
 #[test]
-fn a_download_replaces_links_and_holds_no_holes() {
+fn a_download_replaces_links_and_rejects_sparse_files() {
     let dir = tempfile::tempdir().unwrap();
     let (here, other) = (dir.path(), tempfile::tempdir().unwrap());
     fs::write(other.path().join("victim"), "untouched").unwrap();
@@ -171,7 +171,7 @@ fn a_download_replaces_links_and_holds_no_holes() {
 }
 
 #[test]
-fn what_cannot_be_copied_is_said_before_a_vm_is_started() {
+fn uploads_are_checked_before_a_vm_starts() {
     let dir = tempfile::tempdir().unwrap();
     for option in ["--upload=none", "--download=a:no/place", "--download=/"] {
         let output = run_in(dir.path(), "echo ran", &[option]);
@@ -182,8 +182,8 @@ fn what_cannot_be_copied_is_said_before_a_vm_is_started() {
     fs::write(dir.path().join("f"), "").unwrap();
     let output = run_in(dir.path(), "echo ran", &["--upload=f:/proc/f", "--json"]);
     assert_eq!(output.status.code(), Some(125));
-    let told = object(&output);
-    assert_eq!(told["error"]["kind"], "invalid", "{told:#}");
+    let outcome = object(&output);
+    assert_eq!(outcome["error"]["kind"], "invalid", "{outcome:#}");
 }
 
 #[test]
@@ -231,13 +231,13 @@ fn values_are_shown() {
     ]);
     command.arg("import os\nprint('out')\nos.getcwd()");
     let output = finish(command);
-    let told = object(&output);
+    let outcome = object(&output);
     let expected = serde_json::json!([{ "text/plain": "'/tmp'" }]);
     assert_eq!(
-        (&told["results"], &told["stdout"]),
+        (&outcome["results"], &outcome["stdout"]),
         (&expected, &"out\n".into())
     );
-    assert_eq!(told["results_truncated"], false);
+    assert_eq!(outcome["results_truncated"], false);
 }
 
 /// A shell on a terminal, after its first prompt.

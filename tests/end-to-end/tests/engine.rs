@@ -29,12 +29,12 @@ async fn output(mut run: Run) -> String {
     String::from_utf8(text).unwrap()
 }
 
-async fn says(sandbox: &Sandbox, code: &str) -> String {
+async fn run_ok(sandbox: &Sandbox, code: &str) -> String {
     output(sandbox.run(&shell(code)).unwrap()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_programs_share_a_sandbox_and_none_starves() {
+async fn many_programs_share_a_sandbox_without_starvation() {
     let engine = Engine::start(Config::default()).unwrap();
     let sandbox = engine.sandbox().memory_mib(256).await.unwrap();
 
@@ -42,16 +42,16 @@ async fn many_programs_share_a_sandbox_and_none_starves() {
     let mut noisy = sandbox.run(&shell("yes")).unwrap();
     noisy.next().await.unwrap();
     assert_eq!(
-        says(&sandbox, "echo quiet > file; echo kept").await,
+        run_ok(&sandbox, "echo quiet > file; echo kept").await,
         "kept\n"
     );
-    assert_eq!(says(&sandbox, "cat file").await, "quiet\n");
+    assert_eq!(run_ok(&sandbox, "cat file").await, "quiet\n");
 
     // Dropped, it ends in the guest too.
     drop(noisy);
     let gone =
         "for i in $(seq 100); do pgrep -x yes >/dev/null || break; sleep 0.1; done; pgrep -cx yes";
-    assert_eq!(says(&sandbox, &format!("{gone} || true")).await, "0\n");
+    assert_eq!(run_ok(&sandbox, &format!("{gone} || true")).await, "0\n");
 
     let runs = (0..10).map(|n| sandbox.run(&shell(&format!("echo {n}; exit 0"))).unwrap());
     let runs: Vec<Run> = runs.collect();
@@ -79,7 +79,7 @@ async fn many_programs_share_a_sandbox_and_none_starves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_run_takes_its_vm_with_it() {
+async fn dropping_a_run_ends_its_vm() {
     let engine = Engine::start(Config::default()).unwrap();
     let mut run = engine.run(shell("echo up; sleep 100")).unwrap();
     assert!(matches!(run.next().await, Some(Event::Ready { .. })));

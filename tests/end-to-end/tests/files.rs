@@ -4,7 +4,7 @@
 use std::io::ErrorKind as Io;
 use std::time::Duration;
 
-use fumehood_end_to_end::succeeded;
+use fumehood_end_to_end::finish_ok;
 use fumehood_engine::{
     ChangeKind, Config, Engine, ErrorKind, FileKind, Language, RunRequest, Sandbox, WriteOptions,
 };
@@ -14,8 +14,8 @@ fn shell(code: impl Into<String>) -> RunRequest {
     RunRequest::new(Language::Shell, code).timeout_s(120)
 }
 
-async fn says(sandbox: &Sandbox, code: &str) -> String {
-    succeeded(sandbox.run(&shell(code)).unwrap()).await.0
+async fn run_ok(sandbox: &Sandbox, code: &str) -> String {
+    finish_ok(sandbox.run(&shell(code)).unwrap()).await.0
 }
 
 async fn sandbox(memory_mib: u32) -> Sandbox {
@@ -48,13 +48,13 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_go_up_and_down_unchanged() {
+async fn uploads_and_downloads_preserve_bytes() {
     let sandbox = sandbox(512).await;
     let files = sandbox.files();
     for len in [0, 1, 100, 65_535, 65_536, 65_537, 5_000_000] {
         let bytes = random(len);
         files.write("data.bin", bytes.clone()).await.unwrap();
-        let digest = says(&sandbox, "sha256sum < data.bin | cut -d' ' -f1").await;
+        let digest = run_ok(&sandbox, "sha256sum < data.bin | cut -d' ' -f1").await;
         assert_eq!(digest.trim(), hex(&bytes), "{len} bytes");
         assert!(
             files.read("data.bin").await.unwrap() == bytes,
@@ -68,7 +68,7 @@ async fn bytes_go_up_and_down_unchanged() {
         ""
     );
     // What a program writes comes down as it is.
-    says(&sandbox, "printf 'a\\0\\377\\n' > made; chmod 600 made").await;
+    run_ok(&sandbox, "printf 'a\\0\\377\\n' > made; chmod 600 made").await;
     assert_eq!(&files.read("made").await.unwrap()[..], b"a\0\xff\n");
     let made = files.stat("made").await.unwrap();
     assert_eq!(
@@ -85,13 +85,13 @@ async fn bytes_go_up_and_down_unchanged() {
         .await
         .unwrap();
     assert_eq!(
-        says(&sandbox, "a/b/run.sh; stat -c '%U %a' a/b").await,
+        run_ok(&sandbox, "a/b/run.sh; stat -c '%U %a' a/b").await,
         "it runs\nuser 755\n"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_user_s_rights_hold_and_no_other() {
+async fn files_are_accessed_with_the_users_rights() {
     let sandbox = sandbox(256).await;
     let files = sandbox.files();
     for path in [
@@ -134,7 +134,7 @@ async fn the_user_s_rights_hold_and_no_other() {
         error.unwrap_err();
     }
     // Links that a program leaves lead to what it could reach itself.
-    says(
+    run_ok(
         &sandbox,
         "ln -s /etc/shadow shadow; ln -s /proc/self/environ env; ln -s /root root; ln -s /etc etc",
     )
@@ -145,7 +145,7 @@ async fn the_user_s_rights_hold_and_no_other() {
     files.write("etc/passwd", "x").await.unwrap_err();
     files.write("shadow", "mine").await.unwrap();
     assert_eq!(
-        says(&sandbox, "cat shadow; stat -c %F shadow").await,
+        run_ok(&sandbox, "cat shadow; stat -c %F shadow").await,
         "mineregular file\n"
     );
     files.write("/tmp/shared", "ok").await.unwrap();
@@ -158,7 +158,7 @@ async fn the_user_s_rights_hold_and_no_other() {
 /// A program renames and replaces under the agent's hand, and gains nothing; a write either has all its
 /// bytes where it says, or fails.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_renames_under_the_agents_hand() {
+async fn concurrent_renames_do_not_lead_outside_the_directory() {
     let sandbox = sandbox(256).await;
     let files = sandbox.files();
     let attack = "import os
@@ -190,7 +190,7 @@ while True:
     eprintln!("{failed} of 300 writes were told to have failed");
     drop(attacker);
     assert!(
-        says(&sandbox, "head -c 5 /etc/passwd; ls /etc/passwd")
+        run_ok(&sandbox, "head -c 5 /etc/passwd; ls /etc/passwd")
             .await
             .starts_with("root:")
     );
@@ -198,7 +198,7 @@ while True:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn directories_go_up_and_down() {
+async fn directories_are_uploaded_and_downloaded() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let sandbox = sandbox(512).await;
     let files = sandbox.files();
@@ -214,7 +214,7 @@ async fn directories_go_up_and_down() {
     }
     files.upload_dir(source, "project").await.unwrap();
     let seen = "cd project; ./run; find . | wc -l; readlink link; cat sub/499; ln -s /etc/passwd out; mkfifo pipe";
-    assert_eq!(says(&sandbox, seen).await, "507\nsub/data\n499");
+    assert_eq!(run_ok(&sandbox, seen).await, "507\nsub/data\n499");
     files.download_dir("project", to.path()).await.unwrap();
     let copy = to.path();
     assert_eq!(std::fs::read(copy.join("link")).unwrap(), random(3_000_000));
@@ -237,16 +237,16 @@ async fn directories_go_up_and_down() {
     assert_eq!(deep.len(), 508);
     assert!(deep.windows(2).all(|pair| pair[0].path < pair[1].path));
     files.remove_all("project").await.unwrap();
-    assert_eq!(says(&sandbox, LEFT).await, "");
+    assert_eq!(run_ok(&sandbox, LEFT).await, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_are_told_as_programs_make_them() {
+async fn changes_are_reported_as_programs_make_them() {
     let sandbox = sandbox(256).await;
     let files = sandbox.files();
     files.make_dir("d/e").await.unwrap();
     let mut watcher = files.watch("d", true).await.unwrap();
-    says(
+    run_ok(
         &sandbox,
         "echo x > d/e/f; mv d/e/f d/g; rm d/g; mkdir d/new; sleep 0.2; touch d/new/in",
     )
@@ -267,7 +267,7 @@ async fn changes_are_told_as_programs_make_them() {
         let expected = (expected.0, expected.1.to_string());
         assert!(seen.contains(&expected), "{expected:?} in {seen:?}");
     }
-    says(&sandbox, "rm -r d").await;
+    run_ok(&sandbox, "rm -r d").await;
     let all = async { while watcher.next().await.unwrap().is_some() {} };
     let ended = tokio::time::timeout(Duration::from_secs(20), all).await;
     ended.expect("what is watched is gone");

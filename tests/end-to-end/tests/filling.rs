@@ -1,18 +1,18 @@
 //! Programs that fill their guest: its memory, its disk. The agent stays, and what comes next works.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use fumehood_end_to_end::{hear, run_in, sandbox, succeeded};
+use fumehood_end_to_end::{finish_ok, finish_run, run_in, sandbox};
 use fumehood_engine::{EndedBy, Language, RunRequest, Sandbox, SpawnRequest};
 
-async fn says(sandbox: &Sandbox, code: &str) -> String {
+async fn run_ok(sandbox: &Sandbox, code: &str) -> String {
     let run = sandbox.run(&RunRequest::new(Language::Shell, code).timeout_s(120));
-    succeeded(run.unwrap()).await.0
+    finish_ok(run.unwrap()).await.0
 }
 
 const EATS: &str = "x = []\nwhile True: x.append(bytearray(1 << 20))";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory() {
+async fn a_full_memory_ends_only_the_program() {
     let sandbox = sandbox(256).await;
     let python = sandbox.context("p", Language::Python);
     let javascript = sandbox.context("j", Language::Javascript);
@@ -24,11 +24,18 @@ async fn memory() {
             "const x = []; while (true) x.push(new Uint8Array(1 << 20).fill(1))",
         ),
     ] {
-        let heard = run_in(context, code).await;
-        assert_eq!(heard.end(), (EndedBy::OutOfMemory, Some(137)), "{heard:?}");
-        assert!(heard.outcome.evidence.oom_kills.unwrap() >= 1);
-        assert!(heard.detail().contains("state is lost"), "{heard:?}");
-        assert_eq!(says(&sandbox, "echo on").await, "on\n");
+        let transcript = run_in(context, code).await;
+        assert_eq!(
+            transcript.end(),
+            (EndedBy::OutOfMemory, Some(137)),
+            "{transcript:?}"
+        );
+        assert!(transcript.outcome.evidence.oom_kills.unwrap() >= 1);
+        assert!(
+            transcript.detail().contains("state is lost"),
+            "{transcript:?}"
+        );
+        assert_eq!(run_ok(&sandbox, "echo on").await, "on\n");
     }
     // A child: the program lives, and tells of it; so does the evidence.
     let parent = format!(
@@ -41,13 +48,16 @@ async fn memory() {
             .unwrap(),
         sandbox.spawn(&program).unwrap(),
     ] {
-        let heard = hear(run).await;
+        let transcript = finish_run(run).await;
         assert_eq!(
-            (heard.out(), heard.end()),
+            (transcript.out(), transcript.end()),
             ("-9\n", (EndedBy::Exited, Some(0))),
-            "{heard:?}"
+            "{transcript:?}"
         );
-        assert!(heard.outcome.evidence.oom_kills.unwrap() >= 1, "{heard:?}");
+        assert!(
+            transcript.outcome.evidence.oom_kills.unwrap() >= 1,
+            "{transcript:?}"
+        );
     }
     // It is said of that exec alone.
     assert_eq!(run_in(&python, "1").await.outcome.evidence.oom_kills, None);
@@ -62,23 +72,23 @@ async fn memory() {
         runs.push(sandbox.run(&request.context(format!("all-{n}"))).unwrap());
     }
     for run in runs {
-        let heard = hear(run).await;
-        let is_honest = match heard.outcome.ended_by {
-            EndedBy::OutOfMemory => heard.outcome.evidence.oom_kills.is_some(),
-            EndedBy::Exited => heard.err().contains("MemoryError"),
+        let transcript = finish_run(run).await;
+        let is_honest = match transcript.outcome.ended_by {
+            EndedBy::OutOfMemory => transcript.outcome.evidence.oom_kills.is_some(),
+            EndedBy::Exited => transcript.err().contains("MemoryError"),
             _ => false,
         };
-        assert!(is_honest, "{heard:?}");
+        assert!(is_honest, "{transcript:?}");
     }
     for n in 0..3 {
         let context = sandbox.context(format!("all-{n}"), Language::Python);
         assert_eq!(run_in(&context, "print(1)").await.out(), "1\n");
     }
-    assert_eq!(says(&sandbox, "echo on").await, "on\n");
+    assert_eq!(run_ok(&sandbox, "echo on").await, "on\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn disk() {
+async fn a_full_disk_leaves_the_agent_working() {
     let sandbox = sandbox(256).await;
     let fills = |file: &str| {
         format!(
@@ -87,15 +97,15 @@ async fn disk() {
     };
     let python = sandbox.context("p", Language::Python);
     for place in ["/tmp/x", "/dev/shm/x", "x"] {
-        let heard = run_in(&python, &fills(place)).await;
+        let transcript = run_in(&python, &fills(place)).await;
         assert_eq!(
-            (heard.out(), heard.end(), heard.detail()),
+            (transcript.out(), transcript.end(), transcript.detail()),
             ("No space left on device\n", (EndedBy::Exited, Some(0)), ""),
             "{place} {}",
-            heard.err()
+            transcript.err()
         );
         // While it is full, programs run, and who writes is told.
-        assert_eq!(says(&sandbox, "echo on").await, "on\n", "{place}");
+        assert_eq!(run_ok(&sandbox, "echo on").await, "on\n", "{place}");
         if place != "/dev/shm/x" {
             let error = sandbox
                 .files()
@@ -116,21 +126,21 @@ async fn disk() {
             .unwrap();
     }
     // Both at once are all of the memory: something ends, and it is said why.
-    let heard = run_in(
+    let transcript = run_in(
         &python,
         &format!("{}\n{}", fills("/tmp/x"), fills("/dev/shm/x")),
     )
     .await;
     assert!(
         matches!(
-            heard.outcome.ended_by,
+            transcript.outcome.ended_by,
             EndedBy::Exited | EndedBy::OutOfMemory
         ),
-        "{heard:?}"
+        "{transcript:?}"
     );
     for place in ["/tmp/x", "/dev/shm/x"] {
         sandbox.files().remove_all(place).await.unwrap();
     }
     assert_eq!(run_in(&python, "print(1)").await.out(), "1\n");
-    assert_eq!(says(&sandbox, "echo on").await, "on\n");
+    assert_eq!(run_ok(&sandbox, "echo on").await, "on\n");
 }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fumehood_end_to_end::succeeded;
+use fumehood_end_to_end::finish_ok;
 use fumehood_engine::{Config, Engine, Language, Outcome, Pool, RunRequest, TemplateUse, VmOrigin};
 
 /// An engine that uses the templates which `cargo xtask test` has built.
@@ -18,7 +18,7 @@ fn engine() -> Engine {
 
 async fn output(engine: &Engine, language: Language, code: &str) -> (String, Outcome) {
     let request = RunRequest::new(language, code).timeout_s(120);
-    succeeded(engine.run(request).unwrap()).await
+    finish_ok(engine.run(request).unwrap()).await
 }
 
 /// Runs the same code in `count` clones, two at a time; each prints values, one a line. No value is
@@ -142,11 +142,11 @@ async fn clocks_are_right() {
     ] {
         let before = now();
         let (text, _) = output(&engine, language, code).await;
-        let (told, after) = (text.trim().parse::<f64>().unwrap(), now());
+        let (reported, after) = (text.trim().parse::<f64>().unwrap(), now());
         // JavaScript's clock has milliseconds.
         assert!(
-            before - 0.002 <= told && told <= after + 0.002,
-            "{language}: {told} is not between {before} and {after}"
+            before - 0.002 <= reported && reported <= after + 0.002,
+            "{language}: {reported} is not between {before} and {after}"
         );
     }
     // It goes on at the right pace.

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use fumehood_end_to_end::others::{copy_of_the_programs, copy_of_the_store};
+use fumehood_end_to_end::unprivileged::{copy_programs, copy_store};
 use fumehood_end_to_end::{
     descendants, finish, fumehood, program, send, status, test_program, wait_until,
 };
@@ -64,8 +64,8 @@ const PROBE: &str = "fumehood-host-probe";
 
 /// A place of which `nobody` may read all, as he may none of ours: the image, and the programs.
 fn place_of_nobody() -> tempfile::TempDir {
-    let place = copy_of_the_store();
-    let _ = copy_of_the_programs(place.path());
+    let place = copy_store();
+    let _ = copy_programs(place.path());
     std::fs::copy(test_program(PROBE), place.path().join(PROBE)).unwrap();
     place
 }
@@ -128,7 +128,7 @@ fn all_hold(who: Who<'_>, but: &[&str]) {
 }
 
 #[test]
-fn every_wall_holds_for_who_runs_the_tests() {
+fn every_wall_holds_for_the_user_who_runs_the_tests() {
     let (outcome, _) = json(Who::Us, &[]);
     println!("isolation: {}", outcome["isolation"]);
     if missing(&outcome).contains(&"namespaces") {
@@ -171,7 +171,7 @@ fn every_wall_holds_for_an_ordinary_user() {
 }
 
 #[test]
-fn a_missing_wall_is_told_or_refused() {
+fn a_missing_wall_is_reported_or_rejected() {
     if !is_root() {
         println!("only root can take a right from itself");
         return;
@@ -189,7 +189,7 @@ fn a_missing_wall_is_told_or_refused() {
 }
 
 #[test]
-fn a_launcher_that_is_missing_is_said_with_its_mend() {
+fn a_missing_launcher_is_reported_with_a_fix() {
     let mut command = fumehood();
     command.args(["--launcher", "/nonexistent"]).args(RUN);
     let output = finish(command);
@@ -248,7 +248,7 @@ fn tree(root: &Path, below: &str, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn qemu_is_walled_in_as_seen_from_outside() {
+fn qemu_is_isolated_as_seen_from_outside() {
     let (mut child, qemu) = sleeper();
     let (outcome, _) = json(Who::Us, &[]);
     let missing = missing(&outcome);
@@ -307,7 +307,7 @@ fn cgroups(pid: u32) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_cgroup_bounds_qemu_and_is_gone_after_the_next_start() {
+fn a_cgroup_limits_qemu_and_is_removed_at_the_next_start() {
     let (mut child, qemu) = sleeper();
     let own = cgroups(qemu);
     let (outcome, _) = json(Who::Us, &[]);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use fumehood_end_to_end::{hear_all, program, run_in, sandbox, soon, status_kib, test_program};
+use fumehood_end_to_end::{
+    collect, program, run_in, sandbox, status_kib, test_program, within_deadline,
+};
 use fumehood_engine::image::{Store, floor_initrd};
 use fumehood_engine::{
     ChangeKind, Config, EndedBy, Engine, Error, ErrorKind, Language, RunRequest, Sandbox,
@@ -75,7 +77,7 @@ impl Hostile {
     }
 
     async fn sandbox(&self) -> Sandbox {
-        soon("a sandbox", async {
+        within_deadline("a sandbox", async {
             self.engine.sandbox().memory_mib(128).await
         })
         .await
@@ -104,9 +106,14 @@ impl Neighbour {
             let mut count = 0;
             while !stop.load(Ordering::Relaxed) {
                 count += 1;
-                let heard = run_in(&context, "n += 1; print(n)").await;
-                assert_eq!(heard.out(), format!("{count}\n"), "{}", heard.err());
-                assert_eq!(heard.end(), (EndedBy::Exited, Some(0)));
+                let transcript = run_in(&context, "n += 1; print(n)").await;
+                assert_eq!(
+                    transcript.out(),
+                    format!("{count}\n"),
+                    "{}",
+                    transcript.err()
+                );
+                assert_eq!(transcript.end(), (EndedBy::Exited, Some(0)));
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             assert_eq!(sandbox.ended(), None);
@@ -118,7 +125,9 @@ impl Neighbour {
     /// Nothing of what happened was noticed.
     async fn move_out(self) {
         self.over.store(true, Ordering::Relaxed);
-        let count = soon("the neighbour's end", self.runs).await.unwrap();
+        let count = within_deadline("the neighbour's end", self.runs)
+            .await
+            .unwrap();
         assert!(count > 10, "{count} runs");
     }
 }
@@ -134,8 +143,8 @@ impl Memory {
     }
 
     fn check(&self, what: &str) {
-        let most = status_kib(std::process::id(), "VmHWM").unwrap();
-        let grown = most.saturating_sub(self.0) / 1024;
+        let max = status_kib(std::process::id(), "VmHWM").unwrap();
+        let grown = max.saturating_sub(self.0) / 1024;
         assert!(
             grown <= GROWTH_MIB,
             "{what}: this process has grown by {grown} MiB"
@@ -174,16 +183,16 @@ const VIOLATIONS: [(&str, &str); 23] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_breaks_the_protocol_is_not_listened_to_any_more() {
+async fn a_protocol_violation_ends_the_vm() {
     let _alone = ALONE.lock().await;
     let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
     let memory = Memory::now();
     for (deed, message) in VIOLATIONS {
-        let begun = Instant::now();
+        let start = Instant::now();
         let request = RunRequest::new(Language::Shell, deed)
             .timeout_s(5)
             .memory_mib(128);
-        match hear_all(hostile.engine.run(request).unwrap()).await {
+        match collect(hostile.engine.run(request).unwrap()).await {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Protocol, "{deed}: {error}");
                 let text = error.to_string();
@@ -193,12 +202,12 @@ async fn who_breaks_the_protocol_is_not_listened_to_any_more() {
                 );
                 assert!(text.contains(message), "{deed}: {text}");
             }
-            Ok(heard) => panic!("{deed}: {heard:?}"),
+            Ok(transcript) => panic!("{deed}: {transcript:?}"),
         }
         assert!(
-            begun.elapsed() < Duration::from_secs(30),
+            start.elapsed() < Duration::from_secs(30),
             "{deed} took {:?}",
-            begun.elapsed()
+            start.elapsed()
         );
         memory.check(deed);
     }
@@ -206,7 +215,7 @@ async fn who_breaks_the_protocol_is_not_listened_to_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_silent_or_slow_is_given_up_in_time() {
+async fn a_silent_or_slow_agent_times_out() {
     let _alone = ALONE.lock().await;
     let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
     let memory = Memory::now();
@@ -225,39 +234,39 @@ async fn who_is_silent_or_slow_is_given_up_in_time() {
         runs.push((deed, hostile.engine.run(request).unwrap()));
     }
     for (deed, run) in runs {
-        let heard = hear_all(run)
-            .await
-            .unwrap_or_else(|e| panic!("{deed}: {e}"));
+        let transcript = collect(run).await.unwrap_or_else(|e| panic!("{deed}: {e}"));
         assert_eq!(
-            heard.end(),
+            transcript.end(),
             (EndedBy::Timeout, Some(124)),
-            "{deed}: {heard:?}"
+            "{deed}: {transcript:?}"
         );
         assert!(
-            heard.detail().contains("did not end it in time"),
+            transcript.detail().contains("did not end it in time"),
             "{deed}: {}",
-            heard.detail()
+            transcript.detail()
         );
         assert!(
-            heard.outcome.timing.execute < Duration::from_secs(40),
-            "{deed}: {heard:?}"
+            transcript.outcome.timing.execute < Duration::from_secs(40),
+            "{deed}: {transcript:?}"
         );
     }
     let request = RunRequest::new(Language::Shell, "an end of the machine").memory_mib(128);
-    let heard = hear_all(hostile.engine.run(request).unwrap())
-        .await
-        .unwrap();
-    assert_eq!(heard.end(), (EndedBy::AgentLost, None), "{heard:?}");
+    let transcript = collect(hostile.engine.run(request).unwrap()).await.unwrap();
+    assert_eq!(
+        transcript.end(),
+        (EndedBy::AgentLost, None),
+        "{transcript:?}"
+    );
     memory.check("silence");
     neighbour.move_out().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_end_told_again_and_again_ends_the_sandbox() {
+async fn repeated_completions_end_the_sandbox() {
     let _alone = ALONE.lock().await;
     let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
     let (memory, sandbox) = (Memory::now(), hostile.sandbox().await);
-    let heard = hear_all(
+    let transcript = collect(
         sandbox
             .run(&RunRequest::new(Language::Shell, "well"))
             .unwrap(),
@@ -265,15 +274,15 @@ async fn an_end_told_again_and_again_ends_the_sandbox() {
     .await
     .unwrap();
     assert_eq!(
-        (heard.out(), heard.end()),
+        (transcript.out(), transcript.end()),
         ("well\n", (EndedBy::Exited, Some(0)))
     );
     let run = sandbox.run(&RunRequest::new(Language::Shell, "an end again and again"));
     assert_eq!(
-        hear_all(run.unwrap()).await.unwrap().end(),
+        collect(run.unwrap()).await.unwrap().end(),
         (EndedBy::Exited, Some(0))
     );
-    let end = soon("the sandbox's end", sandbox.wait()).await;
+    let end = within_deadline("the sandbox's end", sandbox.wait()).await;
     let SandboxEnd::Lost(why) = end else {
         panic!("{end:?}")
     };
@@ -291,12 +300,12 @@ fn kind<T: std::fmt::Debug>(result: Result<T, Error>) -> (ErrorKind, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_of_a_hostile_guest() {
+async fn file_operations_of_a_hostile_agent_fail() {
     let _alone = ALONE.lock().await;
     let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
     let memory = Memory::now();
     let files = |sandbox: &Sandbox| sandbox.files();
-    let odd = "the guest broke the protocol: an answer to something else";
+    let unexpected_answer = "the guest broke the protocol: an answer to something else";
 
     let (kind_of, text) = kind(
         files(&hostile.sandbox().await)
@@ -305,7 +314,10 @@ async fn files_of_a_hostile_guest() {
     );
     assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
     assert!(text.contains("6 bytes of a file arrived"), "{text}");
-    for (path, message) in [("/as output", odd), ("/done", odd)] {
+    for (path, message) in [
+        ("/as output", unexpected_answer),
+        ("/done", unexpected_answer),
+    ] {
         let (kind_of, text) = kind(files(&hostile.sandbox().await).read(path).await);
         assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
         assert!(text.contains(message), "{path}: {text}");
@@ -330,8 +342,8 @@ async fn files_of_a_hostile_guest() {
             "/a million",
             "more entries of a directory than there may be",
         ),
-        ("/none without end", odd),
-        ("/done", odd),
+        ("/none without end", unexpected_answer),
+        ("/done", unexpected_answer),
     ] {
         let (kind_of, text) = kind(files(&hostile.sandbox().await).list(path).await);
         assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
@@ -356,24 +368,24 @@ async fn files_of_a_hostile_guest() {
             count += 1;
         }
     };
-    let count = soon("word of an overflow", overflow).await;
+    let count = within_deadline("word of an overflow", overflow).await;
     assert!(count < 20_000, "{count} changes were held");
     memory.check("files");
     neighbour.move_out().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_comes_a_byte_a_second_is_given_up() {
+async fn a_stalled_download_times_out() {
     let hostile = Hostile::new("");
     let sandbox = hostile.sandbox().await;
-    let begun = Instant::now();
+    let start = Instant::now();
     let (kind_of, text) = kind(sandbox.files().read("/a byte a second").await);
     assert_eq!(kind_of, ErrorKind::Lost, "{text}");
     assert!(text.contains("not waited for any longer"), "{text}");
     assert!(
-        begun.elapsed() < Duration::from_secs(80),
+        start.elapsed() < Duration::from_secs(80),
         "{:?}",
-        begun.elapsed()
+        start.elapsed()
     );
 }
 
@@ -392,7 +404,7 @@ const GREETINGS: [(&str, &str); 10] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn greetings_that_are_none() {
+async fn invalid_greetings_fail_the_boot() {
     let _alone = ALONE.lock().await;
     let neighbour = Neighbour::move_in().await;
     let memory = Memory::now();
@@ -405,7 +417,7 @@ async fn greetings_that_are_none() {
             let run = hostile
                 .engine
                 .run(RunRequest::new(Language::Shell, "well").memory_mib(128));
-            let error = hear_all(run.unwrap()).await.unwrap_err();
+            let error = collect(run.unwrap()).await.unwrap_err();
             (manner, message, error, start.elapsed())
         })
     });

@@ -29,7 +29,7 @@ fn each_language_says_hello() {
 /// A program of JavaScript runs as a function in the interpreter that waits, where that is the same; else, and
 /// in a fresh interpreter, it is a file.
 #[test]
-fn javascript_ends_in_the_interpreter_that_waits_as_it_does_from_a_file() {
+fn javascript_ends_alike_in_a_warm_interpreter_and_from_a_file() {
     let programs = [
         "console.log(typeof this, typeof require, import.meta.main)",
         "var x = 1; console.log(globalThis.x, eval('2'), (() => { 'use strict'; return this })())",
@@ -88,7 +88,7 @@ fn without_columns(text: &str) -> Vec<String> {
 
 /// Bun itself would wait for ever.
 #[test]
-fn javascript_that_waits_for_nothing_ends() {
+fn javascript_without_pending_work_ends() {
     let (outcome, exit) = json(
         "javascript",
         "console.log('a'); await new Promise(() => {})",
@@ -140,7 +140,7 @@ fn a_traceback_shows_the_source_and_nothing_of_the_runner() {
 }
 
 #[test]
-fn the_environment_is_the_processs_own() {
+fn changes_of_the_environment_reach_child_processes() {
     let code = "import os, subprocess; print(os.environ['A'], subprocess.check_output(['printenv', 'A']).decode().strip())";
     let (outcome, _) = json("python", code, &["-e", "A=b c"]);
     assert_eq!(outcome["stdout"], "b c b c\n", "{outcome:#}");
@@ -157,13 +157,13 @@ fn the_common_tools_are_there() {
 }
 
 #[test]
-fn python_reads_its_compiled_files() {
+fn python_uses_compiled_files() {
     let code = "python3 -v -c 'import json, typing, asyncio' 2>&1 | grep -c \"code object from '/usr/lib/python3.*[.]py'\"";
     assert_eq!(stdout("shell", &format!("{code} || true")), "0\n");
 }
 
 #[test]
-fn the_program_is_nobody_special_and_has_no_network() {
+fn programs_are_unprivileged_and_without_network() {
     let text = stdout(
         "shell",
         "id -u; ls /sys/class/net; grep NoNewPrivs /proc/self/status; ls -d /proc/1 2>&1; touch /usr/x 2>&1; true",
@@ -174,7 +174,7 @@ fn the_program_is_nobody_special_and_has_no_network() {
 }
 
 #[test]
-fn the_hosts_certificates_are_trusted_in_the_guest() {
+fn the_guest_trusts_the_hosts_certificates() {
     let bundle = "/etc/ssl/certs/ca-certificates.crt";
     let Ok(host) = std::fs::read(bundle) else {
         println!("this host has no bundle");

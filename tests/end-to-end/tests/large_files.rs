@@ -4,7 +4,7 @@
 use std::io::ErrorKind as Io;
 use std::time::Instant;
 
-use fumehood_end_to_end::{resident_mib, succeeded};
+use fumehood_end_to_end::{finish_ok, resident_mib};
 use fumehood_engine::{Config, Engine, Language, RunRequest, Sandbox, WriteOptions};
 use sha2::{Digest, Sha256};
 
@@ -15,8 +15,8 @@ fn shell(code: impl Into<String>) -> RunRequest {
     RunRequest::new(Language::Shell, code).timeout_s(120)
 }
 
-async fn says(sandbox: &Sandbox, code: &str) -> String {
-    succeeded(sandbox.run(&shell(code)).unwrap()).await.0
+async fn run_ok(sandbox: &Sandbox, code: &str) -> String {
+    finish_ok(sandbox.run(&shell(code)).unwrap()).await.0
 }
 
 async fn sandbox(memory_mib: u32) -> Sandbox {
@@ -45,7 +45,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Neither side holds it: 400 MB in a guest of 1 GiB, through a host that grows by a fraction of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_file_passes_through() {
+async fn a_large_file_is_transferred_in_bounded_memory() {
     const BYTES: usize = 400_000_000;
     let sandbox = sandbox(1024).await;
     let files = sandbox.files();
@@ -77,7 +77,7 @@ async fn a_large_file_passes_through() {
     eprintln!("{len} bytes: up in {up:?}, down in {:?}", down.elapsed());
     let grown = resident_mib(std::process::id()).saturating_sub(before);
     assert!(grown < 40, "this process grew by {grown} MiB");
-    let agent = says(&sandbox, "cat /proc/1/status 2>/dev/null || echo hidden").await;
+    let agent = run_ok(&sandbox, "cat /proc/1/status 2>/dev/null || echo hidden").await;
     assert_eq!(agent, "hidden\n", "the agent is not to be seen");
     let copied = hex(&std::fs::read(copy.path()).unwrap());
     assert_eq!(copied, digest);
@@ -94,7 +94,7 @@ async fn a_large_file_passes_through() {
         .await
         .unwrap_err();
     assert_eq!(error.io_kind(), Some(Io::StorageFull), "{error}");
-    assert_eq!(says(&sandbox, LEFT).await, "big\n");
+    assert_eq!(run_ok(&sandbox, LEFT).await, "big\n");
     files.remove("big").await.unwrap();
     files.write("more", random(150_000_000)).await.unwrap();
 }

@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use fumehood_end_to_end::{finish, succeeded};
+use fumehood_end_to_end::{finish, finish_ok};
 use fumehood_engine::{Config, Engine, Language, Layer, RunRequest, Sandbox, TemplateUse};
 
-async fn says(sandbox: &Sandbox, language: Language, code: &str) -> String {
+async fn run_ok(sandbox: &Sandbox, language: Language, code: &str) -> String {
     let request = RunRequest::new(language, code).timeout_s(120);
-    succeeded(sandbox.run(&request).unwrap()).await.0
+    finish_ok(sandbox.run(&request).unwrap()).await.0
 }
 
 /// An erofs of `tree`, all of which is the user's.
@@ -24,7 +24,7 @@ fn layer_of(tree: &Path, image: &Path) -> Layer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_layer_s_packages_are_in_their_places() {
+async fn packages_of_a_layer_can_be_imported() {
     let engine = Engine::start(Config {
         templates: TemplateUse::Never,
         ..Config::default()
@@ -32,7 +32,7 @@ async fn a_layer_s_packages_are_in_their_places() {
     .unwrap();
     let plain = engine.sandbox().await.unwrap();
     let place = "import site; print(site.getusersitepackages(), end='')";
-    let place = says(&plain, Language::Python, place).await;
+    let place = run_ok(&plain, Language::Python, place).await;
     plain.end().await;
 
     let work = tempfile::tempdir().unwrap();
@@ -53,15 +53,18 @@ async fn a_layer_s_packages_are_in_their_places() {
     let children = parent.fork(1).await.unwrap();
     for sandbox in [&parent, &children[0]] {
         let python = "import layered; print(layered.where)";
-        assert_eq!(says(sandbox, Language::Python, python).await, "of Python\n");
+        assert_eq!(
+            run_ok(sandbox, Language::Python, python).await,
+            "of Python\n"
+        );
         let javascript = "console.log(require('layered'))";
-        let said = says(sandbox, Language::Javascript, javascript).await;
+        let said = run_ok(sandbox, Language::Javascript, javascript).await;
         assert_eq!(said, "of JavaScript\n");
         // The user may add to what is there, and what the image brings is there still.
         let owns = format!(
             "cd {place} && touch other.py && rm layered.py && ls *.py && stat -c %u . /home/user && ls /usr/bin/bash"
         );
-        let said = says(sandbox, Language::Shell, &owns).await;
+        let said = run_ok(sandbox, Language::Shell, &owns).await;
         assert_eq!(said, "other.py\n1000\n1000\n/usr/bin/bash\n");
     }
 }

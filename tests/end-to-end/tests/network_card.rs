@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use fumehood_end_to_end::{soon, succeeded};
+use fumehood_end_to_end::{finish_ok, within_deadline};
 use fumehood_engine::{Config, Engine, Language, RunRequest, Sandbox, TemplateUse, VmOrigin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -173,9 +173,9 @@ fn engine(templates: TemplateUse, store: Option<&tempfile::TempDir>) -> Engine {
     .unwrap()
 }
 
-async fn says(sandbox: &Sandbox, language: Language, code: &str) -> String {
+async fn run_ok(sandbox: &Sandbox, language: Language, code: &str) -> String {
     let request = RunRequest::new(language, code).timeout_s(120);
-    succeeded(sandbox.run(&request).unwrap()).await.0
+    finish_ok(sandbox.run(&request).unwrap()).await.0
 }
 
 /// A program in the guest knocks at an address of each family, and is refused by its peer.
@@ -193,20 +193,23 @@ async fn reaches_its_peer(sandbox: &Sandbox, peer: &mut Peer) {
             assert_eq!(knock.ports[2..], 443_u16.to_be_bytes());
             peer.refuse(&knock).await;
         };
-        let both = async { tokio::join!(says(sandbox, Language::Python, &code), answered).0 };
-        assert_eq!(soon("an answer", both).await, "ConnectionRefusedError\n");
+        let both = async { tokio::join!(run_ok(sandbox, Language::Python, &code), answered).0 };
+        assert_eq!(
+            within_deadline("an answer", both).await,
+            "ConnectionRefusedError\n"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_card_works_after_a_boot_and_in_every_fork() {
+async fn a_network_card_works_after_a_boot_and_in_every_fork() {
     let engine = engine(TemplateUse::Never, None);
     let parent = engine.sandbox().network_card().await.unwrap();
     assert_eq!(parent.source(), VmOrigin::Boot);
     let state = "cat /sys/class/net/eth0/mtu /etc/resolv.conf; ls /sys/class/net; env | grep -c /ca-certificates.crt";
     let names = "nameserver 198.18.0.1\noptions timeout:2 attempts:2\n";
     assert_eq!(
-        says(&parent, Language::Shell, state).await,
+        run_ok(&parent, Language::Shell, state).await,
         format!("65521\n{names}eth0\nlo\n5\n")
     );
     // Nobody reads the cable yet, and nothing waits for that.
@@ -216,8 +219,11 @@ async fn a_card_works_after_a_boot_and_in_every_fork() {
 
     // The longest frame passes in both directions.
     let code = "import socket\ns = socket.socket(type=socket.SOCK_DGRAM)\ns.settimeout(60)\ns.sendto(b'x' * 65493, ('203.0.113.7', 9))\nprint(len(s.recv(65535)))";
-    let both = async { tokio::join!(says(&parent, Language::Python, code), peer.echo()) };
-    assert_eq!(soon("an echo", both).await, ("65493\n".into(), 65_535));
+    let both = async { tokio::join!(run_ok(&parent, Language::Python, code), peer.echo()) };
+    assert_eq!(
+        within_deadline("an echo", both).await,
+        ("65493\n".into(), 65_535)
+    );
 
     let children = parent.fork(2).await.unwrap();
     for child in &children {
@@ -227,7 +233,7 @@ async fn a_card_works_after_a_boot_and_in_every_fork() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_card_works_after_a_restore() {
+async fn a_network_card_works_after_a_restore() {
     let store = store();
     let engine = engine(TemplateUse::Use, Some(&store));
     let with_card = || engine.sandbox().language(Language::Python).network_card();
@@ -243,21 +249,21 @@ async fn a_card_works_after_a_restore() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_policy_there_is_no_card() {
+async fn without_a_policy_there_is_no_network_card() {
     let engine = engine(TemplateUse::Never, None);
     let sandbox = engine.sandbox().await.unwrap();
     assert!(sandbox.cable().is_none());
     let state = "ls /sys/class/net; wc -c < /etc/resolv.conf; ls /dev/vd*; wc -l < /proc/net/route; env | grep -c /ca-certificates.crt || true";
     assert_eq!(
-        says(&sandbox, Language::Shell, state).await,
+        run_ok(&sandbox, Language::Shell, state).await,
         "lo\n0\n/dev/vda\n/dev/vdb\n1\n0\n"
     );
     let port_80 = "import socket; socket.create_server(('127.0.0.1', 80)); print('mine')";
-    assert_eq!(says(&sandbox, Language::Python, port_80).await, "mine\n");
+    assert_eq!(run_ok(&sandbox, Language::Python, port_80).await, "mine\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_guest_is_given_reaches_every_program() {
+async fn network_settings_reach_every_program() {
     const AUTHORITY: &str =
         "-----BEGIN CERTIFICATE-----\nZnVtZWhvb2Q=\n-----END CERTIFICATE-----\n";
     let bundle = "tail -n 3 /etc/ssl/certs/ca-certificates.crt; grep -c BEGIN /etc/ssl/certs/ca-certificates.crt";
@@ -275,7 +281,7 @@ async fn what_a_guest_is_given_reaches_every_program() {
     let builder = || engine.sandbox().language(Language::Python);
     builder().build_template().await.unwrap();
     let plain = builder().await.unwrap();
-    let count = says(&plain, Language::Shell, bundle).await;
+    let count = run_ok(&plain, Language::Shell, bundle).await;
     let count: u32 = count.trim_end().lines().last().unwrap().parse().unwrap();
 
     let sandbox = builder()
@@ -283,14 +289,14 @@ async fn what_a_guest_is_given_reaches_every_program() {
         .await;
     let sandbox = sandbox.unwrap();
     assert_eq!(sandbox.source(), VmOrigin::Template);
-    let said = says(&sandbox, Language::Shell, bundle).await;
+    let said = run_ok(&sandbox, Language::Shell, bundle).await;
     assert_eq!(said, format!("{AUTHORITY}{}\n", count + 1));
     let child = sandbox.fork(1).await.unwrap().remove(0);
     for (language, code) in programs {
         for given in [&sandbox, &child] {
-            assert_eq!(says(given, language, code).await, "placeholder\n");
+            assert_eq!(run_ok(given, language, code).await, "placeholder\n");
         }
-        assert_eq!(says(&plain, language, code).await, "\n");
+        assert_eq!(run_ok(&plain, language, code).await, "\n");
     }
     // In a context, and where the request says otherwise.
     for (variables, expected) in [(None, "placeholder\n"), (Some("mine"), "mine\n")] {
@@ -300,6 +306,6 @@ async fn what_a_guest_is_given_reaches_every_program() {
             None => request.context("main"),
         };
         let run = sandbox.run(&request.timeout_s(120)).unwrap();
-        assert_eq!(succeeded(run).await.0, expected);
+        assert_eq!(finish_ok(run).await.0, expected);
     }
 }

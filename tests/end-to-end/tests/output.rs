@@ -14,7 +14,7 @@ fn run(language: &str, code: &str) -> Command {
 }
 
 #[test]
-fn bytes_come_out_as_they_went_in() {
+fn output_bytes_are_preserved() {
     let code = "import os, time\nos.write(1, b'\\xff')\nos.write(1, b'\\xc3')\ntime.sleep(0.1)\nos.write(1, b'\\xa9')\nos.write(2, bytes(range(256)))";
     let output = finish(run("python", code));
     assert_eq!(output.stdout, [0xff, 0xc3, 0xa9]);
@@ -68,7 +68,7 @@ fn output_appears_as_it_is_produced() {
 }
 
 #[test]
-fn a_gigabyte_costs_no_memory() {
+fn a_gigabyte_of_output_uses_bounded_memory() {
     const BYTES: u64 = 1 << 30;
     let code = "import os\nb = b'x' * 65536\nn = 16384\nwhile n: n -= 1; os.write(1, b)";
     let mut command = run("python", code);
@@ -146,7 +146,7 @@ fn a_slow_reader_slows_the_program() {
 }
 
 #[test]
-fn a_reader_that_goes_ends_the_run() {
+fn a_reader_that_closes_ends_the_run() {
     let mut child = run("shell", "yes").stdout(Stdio::piped()).spawn().unwrap();
     let mut first = [0; 2];
     child.stdout.take().unwrap().read_exact(&mut first).unwrap();

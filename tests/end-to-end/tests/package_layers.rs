@@ -5,9 +5,9 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use fumehood_end_to_end::index::{JAVASCRIPT_INDEX, PYTHON_INDEX, Served, store_of_its_own};
-use fumehood_end_to_end::netns::alone;
-use fumehood_end_to_end::servers::Authority;
+use fumehood_end_to_end::index::{FileServer, JAVASCRIPT_INDEX, PYTHON_INDEX, isolated_store};
+use fumehood_end_to_end::netns::in_private_netns;
+use fumehood_end_to_end::servers::CertificateAuthority;
 use fumehood_end_to_end::{finish, finish_child, fumehood, program, send, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -30,7 +30,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = store_of_its_own(directory.path());
+        let store = isolated_store(directory.path());
         std::fs::write(
             directory.path().join("hosts"),
             format!("10.66.0.1 {NAME}\n"),
@@ -62,8 +62,8 @@ impl Place {
         to
     }
 
-    fn python(&self) -> Served {
-        Served::new(&self.make(PYTHON_INDEX, "index"), None)
+    fn python(&self) -> FileServer {
+        FileServer::new(&self.make(PYTHON_INDEX, "index"), None)
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -74,13 +74,13 @@ impl Place {
         // Names are looked up as on a host that has this file.
         let script = "mount --bind \"$HOME/hosts\" /etc/hosts && exec \"$0\" \"$@\"";
         command.args(["--mount", "sh", "-c", script]).arg(program());
-        let others = [
+        let unprivileged = [
             "PIP_INDEX_URL",
             "PIP_EXTRA_INDEX_URL",
             "UV_INDEX",
             "UV_INDEX_URL",
         ];
-        for name in others {
+        for name in unprivileged {
             command.env_remove(name);
         }
         command
@@ -111,10 +111,10 @@ impl Place {
     }
 
     /// Kind, retry and message of a run's failure.
-    fn fails(&self, packages: &[&str], others: &[&str]) -> (String, String, String) {
+    fn fails(&self, packages: &[&str], unprivileged: &[&str]) -> (String, String, String) {
         let mut words = vec!["run", "--json", "-q", "-l", "python", "-c", "1"];
         packages.iter().for_each(|word| words.extend(["-p", word]));
-        words.extend(others);
+        words.extend(unprivileged);
         let ended = self.run(&words);
         assert_eq!(ended.status.code(), Some(125), "{}", said(&ended));
         let object: Value = serde_json::from_slice(&ended.stdout).unwrap();
@@ -147,48 +147,45 @@ fn builders(said: &str) -> usize {
 const USES_TINY: &str = "import user_of_tiny; print(user_of_tiny.VALUE)";
 
 #[test]
-fn packages_are_installed_once_and_found_by_all_that_ask_again() {
-    alone(
-        "packages_are_installed_once_and_found_by_all_that_ask_again",
-        || async {
-            let place = Place::new();
-            let server = place.python().at(PYTHON);
-            let (printed, said) = place.prints("python", &["user_of_tiny>=0.1"], USES_TINY);
-            assert_eq!(printed, "15\n");
-            assert_eq!(builders(&said), 1, "{said}");
-            let layers = place.layers();
-            assert!(
-                layers[0].contains("tiny 1.5, user-of-tiny 0.3"),
-                "{layers:?}"
-            );
-            // In other words and another order; nobody asks the index, and a template is there.
-            let asked = server.requests().len();
-            let words = ["User.Of.Tiny >= 0.1"];
-            let (printed, said) = place.prints("python", &words, USES_TINY);
-            assert_eq!((printed.as_str(), said.as_str()), ("15\n", ""));
-            assert_eq!(server.requests().len(), asked);
-            let again = [
-                "run", "--json", "-l", "python", "-p", words[0], "-c", USES_TINY,
-            ];
-            let object: Value = serde_json::from_slice(&place.run(&again).stdout).unwrap();
-            assert_eq!(object["source"], "template", "{object}");
-            // What comes to the same set shares the layer.
-            let same = ["user_of_tiny==0.3", "tiny==1.5"];
-            let (_, said) = place.prints("python", &same, USES_TINY);
-            assert_eq!(builders(&said), 1, "{said}");
-            assert!(!said.contains("making a layer"), "{said}");
-            assert_eq!(place.layers(), layers);
-            // All are compiled, and belong to the user; what is above them is the image's.
-            let looks = "import tiny, os; print(os.path.exists(tiny.__cached__), \
+fn packages_are_installed_once_and_reused() {
+    in_private_netns("packages_are_installed_once_and_reused", || async {
+        let place = Place::new();
+        let server = place.python().at(PYTHON);
+        let (printed, said) = place.prints("python", &["user_of_tiny>=0.1"], USES_TINY);
+        assert_eq!(printed, "15\n");
+        assert_eq!(builders(&said), 1, "{said}");
+        let layers = place.layers();
+        assert!(
+            layers[0].contains("tiny 1.5, user-of-tiny 0.3"),
+            "{layers:?}"
+        );
+        // In other words and another order; nobody asks the index, and a template is there.
+        let asked = server.requests().len();
+        let words = ["User.Of.Tiny >= 0.1"];
+        let (printed, said) = place.prints("python", &words, USES_TINY);
+        assert_eq!((printed.as_str(), said.as_str()), ("15\n", ""));
+        assert_eq!(server.requests().len(), asked);
+        let again = [
+            "run", "--json", "-l", "python", "-p", words[0], "-c", USES_TINY,
+        ];
+        let object: Value = serde_json::from_slice(&place.run(&again).stdout).unwrap();
+        assert_eq!(object["source"], "template", "{object}");
+        // What comes to the same set shares the layer.
+        let same = ["user_of_tiny==0.3", "tiny==1.5"];
+        let (_, said) = place.prints("python", &same, USES_TINY);
+        assert_eq!(builders(&said), 1, "{said}");
+        assert!(!said.contains("making a layer"), "{said}");
+        assert_eq!(place.layers(), layers);
+        // All are compiled, and belong to the user; what is above them is the image's.
+        let looks = "import tiny, os; print(os.path.exists(tiny.__cached__), \
             [os.stat(at).st_uid for at in ('/', '/home', os.path.expanduser('~'), tiny.__file__)])";
-            let (printed, _) = place.prints("python", &words, looks);
-            assert_eq!(printed, "True [0, 0, 1000, 1000]\n");
-            let (removed, _) = place_pruned(&place);
-            assert!(removed.starts_with("removed 1 layers"), "{removed}");
-            let (printed, said) = place.prints("python", &words, USES_TINY);
-            assert_eq!((printed.as_str(), builders(&said)), ("15\n", 1));
-        },
-    );
+        let (printed, _) = place.prints("python", &words, looks);
+        assert_eq!(printed, "True [0, 0, 1000, 1000]\n");
+        let (removed, _) = place_pruned(&place);
+        assert!(removed.starts_with("removed 1 layers"), "{removed}");
+        let (printed, said) = place.prints("python", &words, USES_TINY);
+        assert_eq!((printed.as_str(), builders(&said)), ("15\n", 1));
+    });
 }
 
 fn place_pruned(place: &Place) -> (String, usize) {
@@ -198,8 +195,8 @@ fn place_pruned(place: &Place) -> (String, usize) {
 }
 
 #[test]
-fn packages_and_a_network_go_together() {
-    alone("packages_and_a_network_go_together", || async {
+fn packages_can_be_combined_with_a_network() {
+    in_private_netns("packages_can_be_combined_with_a_network", || async {
         let place = Place::new();
         let _server = place.python().at(PYTHON);
         let code = "import tiny, urllib.request\n\
@@ -225,26 +222,23 @@ fn packages_and_a_network_go_together() {
 }
 
 #[test]
-fn an_installation_that_takes_too_long_is_given_up() {
-    alone(
-        "an_installation_that_takes_too_long_is_given_up",
-        || async {
-            let place = Place::new();
-            let server = place.python().at(PYTHON);
-            server.hold(true);
-            let words = ["tiny==1.0", "--package-timeout=20"];
-            let (kind, retry, message) = place.fails(&words[..1], &words[1..]);
-            assert_eq!((kind.as_str(), retry.as_str()), ("unreachable", "safe"));
-            assert!(message.contains("20 s"), "{message}");
-            server.hold(false);
-            assert_eq!(place.prints("python", &words[..1], "import tiny").0, "");
-        },
-    );
+fn an_installation_times_out() {
+    in_private_netns("an_installation_times_out", || async {
+        let place = Place::new();
+        let server = place.python().at(PYTHON);
+        server.hold(true);
+        let words = ["tiny==1.0", "--package-timeout=20"];
+        let (kind, retry, message) = place.fails(&words[..1], &words[1..]);
+        assert_eq!((kind.as_str(), retry.as_str()), ("unreachable", "safe"));
+        assert!(message.contains("20 s"), "{message}");
+        server.hold(false);
+        assert_eq!(place.prints("python", &words[..1], "import tiny").0, "");
+    });
 }
 
 #[test]
 fn the_same_packages_make_the_same_layer() {
-    alone("the_same_packages_make_the_same_layer", || async {
+    in_private_netns("the_same_packages_make_the_same_layer", || async {
         let place = Place::new();
         let _server = place.python().at(PYTHON);
         let digest = || {
@@ -258,59 +252,59 @@ fn the_same_packages_make_the_same_layer() {
 }
 
 #[test]
-fn javascript_packages_are_found() {
-    alone("javascript_packages_are_found", || async {
-        let place = Place::new();
-        let registry = place.make(
-            &JAVASCRIPT_INDEX.replace("127.0.0.1:8001", JAVASCRIPT),
-            "registry",
-        );
-        let _server = Served::new(&registry, None).at(JAVASCRIPT);
-        let code = "import tiny from 'tiny'; console.log(tiny)";
-        for builds in [1, 0] {
-            let (printed, said) = place.prints("javascript", &["tiny@^1"], code);
-            assert_eq!((printed.as_str(), builders(&said)), ("1.2.0\n", builds));
-        }
-        assert!(place.layers()[0].ends_with("tiny 1.2.0"));
-    });
-}
-
-#[test]
-fn what_is_not_to_be_had_is_told_in_the_tool_s_words() {
-    alone(
-        "what_is_not_to_be_had_is_told_in_the_tool_s_words",
+fn javascript_packages_are_installed_once_and_reused() {
+    in_private_netns(
+        "javascript_packages_are_installed_once_and_reused",
         || async {
-            let mut place = Place::new();
-            let _server = place.python().at(PYTHON);
-            let (kind, retry, message) = place.fails(&["user_of_tiny==0.3", "tiny==2.0"], &[]);
-            assert_eq!((kind.as_str(), retry.as_str()), ("invalid", "never"));
-            assert!(message.contains("tiny<2"), "{message}");
-            let (kind, _, message) = place.fails(&["absent==1"], &[]);
-            assert!(kind == "invalid" && message.contains("absent"), "{message}");
-            let (kind, _, message) = place.fails(&["tiny"], &[]);
-            assert!(
-                kind == "invalid" && message.contains("version"),
-                "{message}"
+            let place = Place::new();
+            let registry = place.make(
+                &JAVASCRIPT_INDEX.replace("127.0.0.1:8001", JAVASCRIPT),
+                "registry",
             );
-            // Nobody listens there.
-            place
-                .environment
-                .push(("UV_DEFAULT_INDEX".into(), "http://10.66.0.1:8009/".into()));
-            let (kind, retry, message) = place.fails(&["tiny==1.0"], &[]);
-            assert_eq!(
-                (kind.as_str(), retry.as_str()),
-                ("unreachable", "safe"),
-                "{message}"
-            );
-            assert_eq!(place.layers().len(), 0);
+            let _server = FileServer::new(&registry, None).at(JAVASCRIPT);
+            let code = "import tiny from 'tiny'; console.log(tiny)";
+            for builds in [1, 0] {
+                let (printed, said) = place.prints("javascript", &["tiny@^1"], code);
+                assert_eq!((printed.as_str(), builders(&said)), ("1.2.0\n", builds));
+            }
+            assert!(place.layers()[0].ends_with("tiny 1.2.0"));
         },
     );
 }
 
 #[test]
-fn two_at_once_install_once_and_a_killed_one_leaves_nothing() {
-    alone(
-        "two_at_once_install_once_and_a_killed_one_leaves_nothing",
+fn resolution_failures_quote_the_installer() {
+    in_private_netns("resolution_failures_quote_the_installer", || async {
+        let mut place = Place::new();
+        let _server = place.python().at(PYTHON);
+        let (kind, retry, message) = place.fails(&["user_of_tiny==0.3", "tiny==2.0"], &[]);
+        assert_eq!((kind.as_str(), retry.as_str()), ("invalid", "never"));
+        assert!(message.contains("tiny<2"), "{message}");
+        let (kind, _, message) = place.fails(&["absent==1"], &[]);
+        assert!(kind == "invalid" && message.contains("absent"), "{message}");
+        let (kind, _, message) = place.fails(&["tiny"], &[]);
+        assert!(
+            kind == "invalid" && message.contains("version"),
+            "{message}"
+        );
+        // Nobody listens there.
+        place
+            .environment
+            .push(("UV_DEFAULT_INDEX".into(), "http://10.66.0.1:8009/".into()));
+        let (kind, retry, message) = place.fails(&["tiny==1.0"], &[]);
+        assert_eq!(
+            (kind.as_str(), retry.as_str()),
+            ("unreachable", "safe"),
+            "{message}"
+        );
+        assert_eq!(place.layers().len(), 0);
+    });
+}
+
+#[test]
+fn concurrent_installs_run_once_and_a_killed_one_leaves_nothing() {
+    in_private_netns(
+        "concurrent_installs_run_once_and_a_killed_one_leaves_nothing",
         || async {
             let place = Place::new();
             let server = place.python().at(PYTHON);
@@ -347,15 +341,15 @@ fn two_at_once_install_once_and_a_killed_one_leaves_nothing() {
 }
 
 #[test]
-fn credentials_stay_on_the_host() {
-    alone("credentials_stay_on_the_host", || async {
+fn index_credentials_stay_on_the_host() {
+    in_private_netns("index_credentials_stay_on_the_host", || async {
         let mut place = Place::new();
         let index = place.make(PYTHON_INDEX, "index");
         // me:open-sesame-1234
         let shown = "Basic bWU6b3Blbi1zZXNhbWUtMTIzNA==";
-        let authority = Authority::trusted();
+        let authority = CertificateAuthority::trusted();
         let tls = authority.acceptor(&[NAME]);
-        let server = Served::new(&index, Some(shown)).sealed_at(SEALED, &tls);
+        let server = FileServer::new(&index, Some(shown)).listen_tls(SEALED, &tls);
         let url = format!("https://me:open-sesame-1234@{NAME}:8443/");
         place.environment.push(("UV_DEFAULT_INDEX".into(), url));
         let looks = "import tiny, os, subprocess\n\

@@ -52,7 +52,7 @@ async fn outcome(engine: &Engine, request: RunRequest) -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_get_what_is_ready_and_never_a_wrong_vm() {
+async fn requests_use_ready_vms_that_fit() {
     let engine = engine(1, 1, &[Language::Python]);
     ready(&engine, (1, 1)).await;
     let python = |code: &str| RunRequest::new(Language::Python, code);
@@ -126,7 +126,7 @@ for (const name of ['fibonacci', 'work', 'Stack']) if (name in globalThis) throw
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restore_that_takes_too_long_is_replaced_and_counted() {
+async fn a_restore_that_times_out_is_replaced_and_counted() {
     let engine = Engine::start(Config {
         templates: TemplateUse::Use,
         restore_deadline: Duration::from_micros(1),
@@ -139,7 +139,7 @@ async fn a_restore_that_takes_too_long_is_replaced_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn restores_in_a_row_all_answer() {
+async fn repeated_restores_all_succeed() {
     // FUMEHOOD_RESTORES=1000 asks for as many as the specification speaks of.
     let asked = std::env::var("FUMEHOOD_RESTORES").ok();
     let restores = asked.map_or(60, |n| n.parse().unwrap());
@@ -154,7 +154,7 @@ async fn restores_in_a_row_all_answer() {
 
 /// Ten at once, several times: none is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_at_once_all_end_right() {
+async fn concurrent_runs_all_succeed() {
     let engine = engine(0, 2, &[Language::Python]);
     for _ in 0..3 {
         let mut runs = tokio::task::JoinSet::new();
@@ -226,7 +226,7 @@ fn killed(mut child: Child, moment: Duration) {
 }
 
 #[test]
-fn an_owner_that_is_killed_while_it_fills_its_pool_leaves_nothing() {
+fn an_owner_killed_while_filling_its_pool_leaves_nothing() {
     for moment in MOMENTS_MS {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pool-owner"));
         command.stdin(Stdio::piped()).stdout(Stdio::null());
@@ -235,7 +235,7 @@ fn an_owner_that_is_killed_while_it_fills_its_pool_leaves_nothing() {
 }
 
 #[test]
-fn an_owner_that_is_killed_while_it_forks_leaves_nothing() {
+fn an_owner_killed_while_forking_leaves_nothing() {
     for moment in MOMENTS_MS {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pool-owner"));
         command
@@ -251,7 +251,7 @@ fn an_owner_that_is_killed_while_it_forks_leaves_nothing() {
 
 /// Waiting VMs that have died are given to nobody.
 #[test]
-fn the_dead_are_not_given_away() {
+fn dead_pooled_vms_are_not_used() {
     let (mut child, mut lines, qemus) = owner();
     for &pid in &qemus {
         send(pid, Signal::KILL);

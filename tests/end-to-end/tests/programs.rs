@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use fumehood_end_to_end::{
-    DEADLINE, Heard, engine, hear, hear_all, next_out, out_until, run_in, sandbox, succeeded,
+    DEADLINE, RunTranscript, collect, engine, finish_ok, finish_run, next_stdout, run_in, sandbox,
+    stdout_until,
 };
 use fumehood_engine::{
     EndedBy, ErrorKind, Event, Language, ProcessInfo, ProcessKind, Retry, Run, RunRequest, Sandbox,
@@ -19,12 +20,12 @@ fn shell(code: &str) -> RunRequest {
     RunRequest::new(Language::Shell, code).timeout_s(120)
 }
 
-async fn spawned(sandbox: &Sandbox, request: &SpawnRequest) -> Heard {
-    hear(sandbox.spawn(request).unwrap()).await
+async fn spawned(sandbox: &Sandbox, request: &SpawnRequest) -> RunTranscript {
+    finish_run(sandbox.spawn(request).unwrap()).await
 }
 
-async fn says(sandbox: &Sandbox, code: &str) -> String {
-    succeeded(sandbox.run(&shell(code)).unwrap()).await.0
+async fn run_ok(sandbox: &Sandbox, code: &str) -> String {
+    finish_ok(sandbox.run(&shell(code)).unwrap()).await.0
 }
 
 /// Lists until it is as it should be.
@@ -57,7 +58,7 @@ async fn pid(run: &mut Run) -> i32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_gets_its_words_variables_directory_and_input() {
+async fn a_program_gets_its_arguments_variables_directory_and_input() {
     let sandbox = sandbox(512).await;
     let code = "printf '%s|' \"$0\" \"$@\" \"$A\"; pwd; cat; echo err >&2; exit 3";
     let request = SpawnRequest::new(["bash", "-c", code, "a b", "*", "", "é\n"])
@@ -68,10 +69,13 @@ async fn a_program_gets_its_words_variables_directory_and_input() {
     let mut input = run.input();
     input.write(&b"\xff\0\n"[..]).await.unwrap();
     input.close().await;
-    let heard = hear(run).await;
-    assert_eq!(heard.stdout, b"a b|*||\xc3\xa9\n|c\nd 'e'|/usr\n\xff\0\n");
+    let transcript = finish_run(run).await;
     assert_eq!(
-        (heard.err().as_str(), heard.end()),
+        transcript.stdout,
+        b"a b|*||\xc3\xa9\n|c\nd 'e'|/usr\n\xff\0\n"
+    );
+    assert_eq!(
+        (transcript.err().as_str(), transcript.end()),
         ("err\n", (EndedBy::Exited, Some(3)))
     );
     // Without input it is empty.
@@ -91,9 +95,7 @@ async fn a_program_gets_its_words_variables_directory_and_input() {
             Some(std::io::ErrorKind::NotFound),
         ),
     ] {
-        let error = hear_all(sandbox.spawn(&request).unwrap())
-            .await
-            .unwrap_err();
+        let error = collect(sandbox.spawn(&request).unwrap()).await.unwrap_err();
         assert!(
             io_kind.is_none_or(|kind| error.io_kind() == Some(kind)),
             "{error}"
@@ -118,14 +120,14 @@ async fn a_program_gets_its_words_variables_directory_and_input() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_ends_by_time_by_signals_and_with_its_run() {
+async fn a_program_ends_by_timeout_by_signals_and_with_its_run() {
     let sandbox = sandbox(512).await;
     let timed = spawned(&sandbox, &SpawnRequest::new(["sleep", "100"]).timeout_s(1)).await;
     assert_eq!(timed.end(), (EndedBy::Timeout, Some(124)));
     let mut run = sandbox.spawn(&SpawnRequest::new(["sleep", "100"])).unwrap();
     pid(&mut run).await;
     run.canceller().signal(15).unwrap();
-    let signalled = hear(run).await;
+    let signalled = finish_run(run).await;
     assert_eq!(signalled.end(), (EndedBy::Signaled, Some(143)));
     assert_eq!(signalled.outcome.evidence.signal, Some(15));
     let mut run = sandbox
@@ -133,71 +135,77 @@ async fn a_program_ends_by_time_by_signals_and_with_its_run() {
             "trap 'echo heard; exit 5' USR1; echo up; while :; do sleep 0.01; done",
         ))
         .unwrap();
-    assert_eq!(next_out(&mut run).await, "up\n");
+    assert_eq!(next_stdout(&mut run).await, "up\n");
     run.canceller().signal(10).unwrap();
-    let heard = hear(run).await;
+    let transcript = finish_run(run).await;
     assert_eq!(
-        (heard.out(), heard.end()),
+        (transcript.out(), transcript.end()),
         ("heard\n", (EndedBy::Exited, Some(5)))
     );
     let mut run = sandbox
         .spawn(&script("trap '' INT TERM; echo up; while :; do :; done"))
         .unwrap();
-    next_out(&mut run).await;
+    next_stdout(&mut run).await;
     run.canceller().cancel();
-    assert_eq!(hear(run).await.end(), (EndedBy::Cancelled, Some(130)));
+    assert_eq!(finish_run(run).await.end(), (EndedBy::Cancelled, Some(130)));
     // Dropped, it ends, with those that it has started.
     let mut run = sandbox.spawn(&script("sleep 100 & echo up; wait")).unwrap();
-    next_out(&mut run).await;
+    next_stdout(&mut run).await;
     drop(run);
     listed(&sandbox, "a dropped program is gone", <[_]>::is_empty).await;
-    assert_eq!(says(&sandbox, "pgrep -xc sleep || true").await, "0\n");
+    assert_eq!(run_ok(&sandbox, "pgrep -xc sleep || true").await, "0\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_terminal() {
+async fn a_program_has_a_terminal() {
     let sandbox = sandbox(512).await;
     let code = "tty -s && stty size; stty -echo; read -r a; echo \"<$a>\"; trap 'stty size' WINCH; echo ready; while ! read -r b; do :; done; echo end";
     let mut run = sandbox.spawn(&script(code).pty(30, 100)).unwrap();
     let mut input = run.input();
-    assert_eq!(out_until(&mut run, "\n").await, "30 100\r\n");
+    assert_eq!(stdout_until(&mut run, "\n").await, "30 100\r\n");
     input.write("typed\n").await.unwrap();
-    let said = out_until(&mut run, "ready\r\n").await;
+    let said = stdout_until(&mut run, "ready\r\n").await;
     assert!(said.ends_with("<typed>\r\nready\r\n"), "{said:?}");
     run.canceller().resize(50, 132);
     input.write("\n").await.unwrap();
-    let heard = hear(run).await;
+    let transcript = finish_run(run).await;
     assert!(
-        heard.out().ends_with("50 132\r\nend\r\n"),
+        transcript.out().ends_with("50 132\r\nend\r\n"),
         "{:?}",
-        heard.out()
+        transcript.out()
     );
-    assert_eq!((heard.err().as_str(), heard.end().1), ("", Some(0)));
+    assert_eq!(
+        (transcript.err().as_str(), transcript.end().1),
+        ("", Some(0))
+    );
 
     // Ctrl-C, and the end of input.
     let mut run = sandbox
         .spawn(&script("echo up; exec cat").pty(24, 80))
         .unwrap();
-    out_until(&mut run, "up\r\n").await;
+    stdout_until(&mut run, "up\r\n").await;
     run.input().write("\x03").await.unwrap();
-    assert_eq!(hear(run).await.end(), (EndedBy::Signaled, Some(130)));
+    assert_eq!(finish_run(run).await.end(), (EndedBy::Signaled, Some(130)));
     let run = sandbox
         .spawn(&SpawnRequest::new(["cat"]).pty(24, 80))
         .unwrap();
     let mut input = run.input();
     input.write("x\n").await.unwrap();
     input.close().await;
-    let heard = hear(run).await;
-    assert_eq!((heard.out(), heard.end().1), ("x\r\nx\r\n", Some(0)));
+    let transcript = finish_run(run).await;
+    assert_eq!(
+        (transcript.out(), transcript.end().1),
+        ("x\r\nx\r\n", Some(0))
+    );
     // Without one there is no size to be had, and that is no matter.
     let run = sandbox.spawn(&SpawnRequest::new(["cat"]).stdin()).unwrap();
     run.canceller().resize(10, 10);
     run.input().close().await;
-    assert_eq!(hear(run).await.end().1, Some(0));
+    assert_eq!(finish_run(run).await.end().1, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_runs_is_listed() {
+async fn running_processes_are_listed() {
     let sandbox = sandbox(512).await;
     assert!(sandbox.processes().await.unwrap().is_empty());
     let mut run = sandbox
@@ -268,7 +276,7 @@ for _ in range(1000):
     // It ends with its context.
     python.close().await.unwrap();
     assert_eq!(
-        says(
+        run_ok(
             &sandbox,
             &format!("kill -0 {server} 2> /dev/null || echo gone")
         )
@@ -278,27 +286,27 @@ for _ in range(1000):
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_is_left_and_found_again() {
+async fn a_detached_program_can_be_attached_again() {
     let sandbox = sandbox(512).await;
     let code = "for n in 1 2 3; do echo $n; read -r x; done; echo end; exit 4";
     let request = script(code).stdin().idempotency_key("k");
     let mut run = sandbox.spawn(&request).unwrap();
     let program = pid(&mut run).await;
-    assert_eq!(next_out(&mut run).await, "1\n");
+    assert_eq!(next_stdout(&mut run).await, "1\n");
     assert!(run.detach().await.unwrap().is_none());
     let list = sandbox.processes().await.unwrap();
     assert_eq!((list[0].pid, list[0].attached), (program, false));
     // From the beginning.
     let mut run = sandbox.attach("k", 0).unwrap();
     assert_eq!(run.next().await, Some(Event::Attached { from_seq: 0 }));
-    assert_eq!(next_out(&mut run).await, "1\n");
+    assert_eq!(next_stdout(&mut run).await, "1\n");
     run.input().write("\n").await.unwrap();
-    assert_eq!(next_out(&mut run).await, "2\n");
+    assert_eq!(next_stdout(&mut run).await, "2\n");
     // Somebody else takes it over, from the second piece on.
     let mut other = sandbox.attach("k", 1).unwrap();
     assert_eq!(other.next().await, Some(Event::Attached { from_seq: 1 }));
-    assert_eq!(next_out(&mut other).await, "2\n");
-    let error = hear_all(run).await.unwrap_err();
+    assert_eq!(next_stdout(&mut other).await, "2\n");
+    let error = collect(run).await.unwrap_err();
     assert_eq!(
         (error.kind(), error.retry()),
         (ErrorKind::Lost, Retry::Unknown),
@@ -306,9 +314,9 @@ async fn a_program_is_left_and_found_again() {
     );
     other.input().write("\n\n").await.unwrap();
     other.input().close().await;
-    let heard = hear(other).await;
+    let transcript = finish_run(other).await;
     assert_eq!(
-        (heard.out(), heard.end()),
+        (transcript.out(), transcript.end()),
         ("3\nend\n", (EndedBy::Exited, Some(4)))
     );
     // After its end, as often as you like, as an attachment or as the same request.
@@ -316,17 +324,17 @@ async fn a_program_is_left_and_found_again() {
         sandbox.attach("k", 0).unwrap(),
         sandbox.spawn(&request).unwrap(),
     ] {
-        let heard = hear(run).await;
+        let transcript = finish_run(run).await;
         assert_eq!(
-            (heard.out(), heard.end()),
+            (transcript.out(), transcript.end()),
             ("1\n2\n3\nend\n", (EndedBy::Exited, Some(4)))
         );
     }
-    let heard = hear(sandbox.attach("k", 2).unwrap()).await;
+    let transcript = finish_run(sandbox.attach("k", 2).unwrap()).await;
     assert!(
-        heard.out().ends_with("end\n") && heard.stdout.len() < 8,
+        transcript.out().ends_with("end\n") && transcript.stdout.len() < 8,
         "{:?}",
-        heard.out()
+        transcript.out()
     );
     let over = sandbox.spawn(&request).unwrap().detach().await.unwrap();
     assert_eq!(over.unwrap().exit_code, Some(4));
@@ -334,13 +342,13 @@ async fn a_program_is_left_and_found_again() {
         (sandbox.attach("none", 0), "`none`"),
         (sandbox.attach("k", 99), "from_seq"),
     ] {
-        let error = hear_all(run.unwrap()).await.unwrap_err();
+        let error = collect(run.unwrap()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.to_string().contains(part), "{error}");
     }
     // What has no name cannot be found again: it is not left.
     let mut run = sandbox.spawn(&script("echo up; exec sleep 100")).unwrap();
-    next_out(&mut run).await;
+    next_stdout(&mut run).await;
     assert_eq!(run.detach().await.unwrap_err().kind(), ErrorKind::Invalid);
     // Much is written while nobody listens: the end of it is kept, and the program does not wait.
     let code = "head -c 20000000 /dev/zero | tr '\\0' x; echo last";
@@ -358,16 +366,16 @@ async fn a_program_is_left_and_found_again() {
         matches!(from, Some(Event::Attached { from_seq: 1.. })),
         "{from:?}"
     );
-    let heard = hear_all(run).await.unwrap();
-    assert!(heard.out().ends_with("xlast\n") && heard.stdout.len() <= 1 << 20);
-    assert_eq!(heard.end(), (EndedBy::Exited, Some(0)));
+    let transcript = collect(run).await.unwrap();
+    assert!(transcript.out().ends_with("xlast\n") && transcript.stdout.len() <= 1 << 20);
+    assert_eq!(transcript.end(), (EndedBy::Exited, Some(0)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn root_is_for_those_who_allowed_it() {
+async fn root_programs_need_permission() {
     let refusing = sandbox(512).await;
     let id = SpawnRequest::new(["id", "-u"]).root();
-    let error = hear_all(refusing.spawn(&id).unwrap()).await.unwrap_err();
+    let error = collect(refusing.spawn(&id).unwrap()).await.unwrap_err();
     assert_eq!(
         (error.kind(), error.retry()),
         (ErrorKind::Invalid, Retry::Never),
@@ -380,7 +388,7 @@ async fn root_is_for_those_who_allowed_it() {
         "1000\n"
     );
     assert_ne!(
-        says(
+        run_ok(
             &refusing,
             "sudo -n id -u 2> /dev/null || su -c 'id -u' < /dev/null 2> /dev/null || echo no"
         )
@@ -391,11 +399,11 @@ async fn root_is_for_those_who_allowed_it() {
     let allowing = engine().sandbox().allow_root().await.unwrap();
     let code =
         "id -u; touch /root/x && echo made; echo mine > /proc/sys/kernel/hostname && echo named";
-    let heard = spawned(&allowing, &script(code).root()).await;
-    assert_eq!(heard.out(), "0\nmade\nnamed\n", "{}", heard.err());
+    let transcript = spawned(&allowing, &script(code).root()).await;
+    assert_eq!(transcript.out(), "0\nmade\nnamed\n", "{}", transcript.err());
     // Others stay who they are.
     assert_eq!(
-        says(&allowing, "id -u; cat /root/x 2> /dev/null || echo closed").await,
+        run_ok(&allowing, "id -u; cat /root/x 2> /dev/null || echo closed").await,
         "1000\nclosed\n"
     );
     // A checkpoint changes nothing for it.

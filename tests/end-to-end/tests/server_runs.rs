@@ -1,7 +1,7 @@
 //! Runs over HTTP: answered, followed, resumed, never twice, and cancelled when nobody wants them.
 
 use fumehood_end_to_end::server::{Client, Server, stdout_of};
-use fumehood_end_to_end::soon;
+use fumehood_end_to_end::within_deadline;
 use serde_json::{Value, json};
 
 fn shell(code: &str) -> Value {
@@ -20,11 +20,11 @@ async fn over(client: &mut Client, id: &str) -> Value {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    soon("the run's end", look).await
+    within_deadline("the run's end", look).await
 }
 
 #[tokio::test]
-async fn a_run_is_answered_as_one_object_and_as_events() {
+async fn a_run_is_returned_as_one_object_and_as_events() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let asked = json!({ "language": "python", "code": "import sys; print(sys.stdin.read()); 6*7", "stdin": "né", "display": true });
@@ -91,7 +91,7 @@ async fn a_run_is_answered_as_one_object_and_as_events() {
 }
 
 #[tokio::test]
-async fn events_are_resumed_where_they_broke_off() {
+async fn events_resume_where_the_connection_broke() {
     let server = Server::start(&[]);
     let code = "for i in $(seq 40); do echo line $i; sleep 0.05; done";
     let asked = json!({ "language": "shell", "code": code, "detach": true });
@@ -132,7 +132,7 @@ async fn events_are_resumed_where_they_broke_off() {
 }
 
 #[tokio::test]
-async fn a_key_never_runs_anything_twice() {
+async fn an_idempotency_key_never_runs_anything_twice() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let sandbox = client
@@ -181,7 +181,7 @@ async fn a_key_never_runs_anything_twice() {
 }
 
 #[tokio::test]
-async fn who_vanishes_takes_the_run_along_and_nothing_else() {
+async fn a_client_that_disconnects_cancels_only_its_run() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let sandbox = client
@@ -204,7 +204,7 @@ async fn who_vanishes_takes_the_run_along_and_nothing_else() {
         .as_str()
         .unwrap()
         .to_owned();
-    let listed = soon("three runs", async {
+    let listed = within_deadline("three runs", async {
         loop {
             let listed = client
                 .json("GET", "/v1/runs?state=running", &Value::Null, 200)
@@ -306,7 +306,7 @@ async fn programs_have_input_signals_and_terminals() {
 }
 
 #[tokio::test]
-async fn output_that_nobody_reads_makes_the_program_wait() {
+async fn unread_output_blocks_the_program() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let code = "import sys\nfor i in range(40): sys.stdout.write('x' * (1 << 20)); sys.stdout.flush(); print(i, file=sys.stderr, flush=True)";
@@ -321,7 +321,7 @@ async fn output_that_nobody_reads_makes_the_program_wait() {
         .unwrap()
         .to_owned();
     let path = format!("/v1/runs/{id}");
-    let stands = soon("that it stands still", async {
+    let stands = within_deadline("that it stands still", async {
         let mut last = 0;
         loop {
             tokio::time::sleep(std::time::Duration::from_secs(2)).await;

@@ -8,7 +8,7 @@ fn python(code: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_sandbox_has_contexts_forks_checkpoints_and_an_end() {
+async fn sandboxes_offer_contexts_forks_and_checkpoints() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let asked = json!({ "language": "python", "name": "mine", "idle_timeout_s": 100 });
@@ -64,7 +64,7 @@ async fn a_sandbox_has_contexts_forks_checkpoints_and_an_end() {
 }
 
 #[tokio::test]
-async fn a_sandbox_that_is_busy_is_not_saved_and_one_that_has_ended_says_why() {
+async fn a_busy_sandbox_is_not_saved_and_an_ended_one_reports_why() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let asked = json!({ "language": "python", "idle_timeout_s": 100 });
@@ -128,7 +128,7 @@ async fn a_sandbox_that_is_busy_is_not_saved_and_one_that_has_ended_says_why() {
 }
 
 #[tokio::test]
-async fn a_sandbox_ends_when_it_is_idle_and_says_so() {
+async fn an_idle_sandbox_ends_and_reports_it() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let sandbox = client
@@ -153,7 +153,7 @@ async fn a_sandbox_ends_when_it_is_idle_and_says_so() {
 }
 
 #[tokio::test]
-async fn files_are_whole_exact_and_had_in_parts() {
+async fn files_are_read_exactly_and_in_ranges() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let sandbox = client
@@ -276,7 +276,7 @@ async fn files_are_moved_listed_and_removed() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_file_is_told() {
+async fn file_errors_are_reported() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let sandbox = client
@@ -308,7 +308,7 @@ async fn what_is_wrong_with_a_file_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_another_keys_does_not_exist() {
+async fn resources_of_another_key_do_not_exist() {
     let server = Server::start(&[]);
     let (one, other) = (server.key("one"), server.key("other"));
     let mut one = server.with_key(&one).await;

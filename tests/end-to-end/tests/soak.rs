@@ -150,7 +150,7 @@ async fn work(sandboxes: &[Sandbox], from: usize, to: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_grows() {
+async fn resource_use_does_not_grow() {
     let asked = std::env::var("FUMEHOOD_SOAK_OPS").ok();
     let operations = asked.map_or(OPERATIONS, |text| text.parse().unwrap());
     let engine = Engine::start(Config::default()).unwrap();
@@ -159,7 +159,7 @@ async fn nothing_grows() {
         let sandbox = engine.sandbox().memory_mib(512).allow_root().await.unwrap();
         sandboxes.push(sandbox);
     }
-    let begun = Instant::now();
+    let start = Instant::now();
     // What is kept for the first time is no growth.
     let warm = operations * 2 / 5;
     work(&sandboxes, 0, warm).await;
@@ -170,7 +170,7 @@ async fn nothing_grows() {
     let qemus: Vec<_> = sandboxes.iter().map(|s| host(s.process_id())).collect();
     let own = host(std::process::id());
     work(&sandboxes, warm, operations).await;
-    eprintln!("{operations} operations in {:?}", begun.elapsed());
+    eprintln!("{operations} operations in {:?}", start.elapsed());
     for (sandbox, before) in sandboxes.iter().zip(guests) {
         // Those that were cancelled last may still be dying.
         let start = Instant::now();

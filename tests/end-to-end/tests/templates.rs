@@ -35,7 +35,7 @@ impl Store {
         command
     }
 
-    fn says(&self, args: &[&str]) -> String {
+    fn run_ok(&self, args: &[&str]) -> String {
         let output = finish(self.command(args));
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {stderr}");
@@ -43,13 +43,13 @@ impl Store {
     }
 
     fn build(&self) -> String {
-        self.says(&["template", "build", "-l", "shell", "--no-network"])
+        self.run_ok(&["template", "build", "-l", "shell", "--no-network"])
     }
 
     /// Runs a program; where its VM came from.
     fn source(&self, options: &[&str]) -> String {
         let args = ["run", "--json", "-l", "shell", "-c", "echo hi"];
-        let text = self.says(&[&args, options].concat());
+        let text = self.run_ok(&[&args, options].concat());
         let outcome: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(outcome["stdout"], "hi\n", "{outcome}");
         outcome["source"].as_str().unwrap().to_owned()
@@ -79,7 +79,7 @@ impl Store {
 }
 
 #[test]
-fn runs_are_restored_in_every_language_and_end_as_booted_ones() {
+fn restored_runs_equal_booted_runs_in_every_language() {
     let programs = [
         (
             "python",
@@ -123,7 +123,7 @@ fn runs_are_restored_in_every_language_and_end_as_booted_ones() {
 }
 
 #[test]
-fn the_environment_is_the_programs_alone() {
+fn programs_get_only_their_environment() {
     let code = "import os; print(os.environ['A'], os.environ.get('PRIMED'), os.environ['LANG'])";
     let (value, _) = json("python", code, &["-e", "A=b c", "-e", "LANG=C"]);
     assert_eq!(value["stdout"], "b c None C\n", "{value}");
@@ -141,7 +141,7 @@ fn the_environment_is_the_programs_alone() {
 }
 
 #[test]
-fn a_fresh_interpreter_has_generators_of_its_own_too() {
+fn fresh_interpreters_have_separate_random_generators() {
     for (language, code) in [
         ("python", "import random; print(random.random(), hash('x'))"),
         ("javascript", "console.log(Math.random())"),
@@ -155,7 +155,7 @@ fn a_fresh_interpreter_has_generators_of_its_own_too() {
 }
 
 #[test]
-fn a_damaged_template_is_thrown_away_and_the_run_succeeds() {
+fn a_damaged_template_is_discarded_and_the_run_succeeds() {
     let store = Store::new();
     assert_eq!(store.source(&[]), "boot");
     assert!(
@@ -166,7 +166,7 @@ fn a_damaged_template_is_thrown_away_and_the_run_succeeds() {
     assert!(store.build().contains("built in"));
     assert!(store.build().contains("up to date"));
     assert_eq!(store.source(&[]), "template");
-    assert!(store.says(&["template", "list"]).contains(" raw 512 MiB"));
+    assert!(store.run_ok(&["template", "list"]).contains(" raw 512 MiB"));
     // Other memory has no template, and gets no other's.
     assert_eq!(store.source(&["-m", "256"]), "boot");
 
@@ -177,7 +177,7 @@ fn a_damaged_template_is_thrown_away_and_the_run_succeeds() {
     ram.write_all_at(&[0xff; 8192], 1024 * 1024).unwrap();
     drop(ram);
     assert_eq!(store.source(&[]), "boot");
-    assert!(store.says(&["template", "list"]).contains("no templates"));
+    assert!(store.run_ok(&["template", "list"]).contains("no templates"));
     assert!(store.build().contains("built in"));
     assert_eq!(store.source(&[]), "template");
 
@@ -191,14 +191,14 @@ fn a_damaged_template_is_thrown_away_and_the_run_succeeds() {
     store.build();
     assert!(
         store
-            .says(&["template", "prune", "--all"])
+            .run_ok(&["template", "prune", "--all"])
             .contains("removed 1 ")
     );
     assert_eq!(store.source(&[]), "boot");
 }
 
 #[test]
-fn two_builds_at_once_make_one_template() {
+fn concurrent_builds_make_one_template() {
     let store = Store::new();
     let start = || {
         let mut command = store.command(&["template", "build", "-l", "shell", "--no-network"]);
@@ -228,7 +228,7 @@ fn two_builds_at_once_make_one_template() {
 }
 
 #[test]
-fn a_build_that_is_killed_leaves_nothing_that_is_used() {
+fn a_killed_build_leaves_nothing_usable() {
     let store = Store::new();
     // At several moments: as QEMU boots, as it is warm, as it is saved.
     for moment in [0, 300, 900, 1500, 2500] {
@@ -267,7 +267,7 @@ fn a_build_that_is_killed_leaves_nothing_that_is_used() {
 
 /// The disk that templates lie on has 10 MB: the run succeeds, and a build says why it did not.
 #[test]
-fn a_full_disk_costs_the_template_alone() {
+fn a_full_disk_fails_the_template_but_not_the_run() {
     let store = Store::new();
     std::fs::create_dir(store.path().join("templates")).unwrap();
     let namespace = if rustix::process::geteuid().is_root() {

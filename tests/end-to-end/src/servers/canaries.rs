@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::{NAMES, OTHER, WEB4, WEB6};
-use crate::soon;
+use crate::within_deadline;
 
 /// Addresses at which nobody may arrive at all.
 const NOWHERE: [&str; 19] = [
@@ -129,7 +129,7 @@ impl Canaries {
                 tokio::task::yield_now().await;
             }
         };
-        soon("a canary's song", both).await;
+        within_deadline("a canary's song", both).await;
     }
 
     /// Nobody has arrived: no connection, no datagram; and no question of ICMP and no part of a packet has come to

@@ -22,9 +22,9 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 /// A web server: `/` says which host it was asked as, `/bytes/N` gives N bytes, `/digest` takes a body and says
 /// its digest and length, `/head` says the request's head, `/ws` echoes WebSocket. It remembers what it was asked.
 #[derive(Debug, Clone, Default)]
-pub struct Web(Arc<Mutex<Vec<String>>>);
+pub struct WebServer(Arc<Mutex<Vec<String>>>);
 
-impl Web {
+impl WebServer {
     /// Serves plain HTTP at one more address.
     ///
     /// # Panics
@@ -121,7 +121,7 @@ fn digest(bytes: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-impl Web {
+impl WebServer {
     /// The digest of what `/bytes/N` gives.
     #[must_use]
     pub fn digest_of(length: usize) -> String {

@@ -14,7 +14,7 @@ use crate::program;
 /// # Panics
 /// When there is no image, or no room.
 #[must_use]
-pub fn copy_of_the_store() -> tempfile::TempDir {
+pub fn copy_store() -> tempfile::TempDir {
     let store = Store::default_root().expect("a store");
     let copy = tempfile::tempdir().expect("a directory");
     fs::set_permissions(copy.path(), Permissions::from_mode(0o755)).expect("its mode");
@@ -29,7 +29,7 @@ pub fn copy_of_the_store() -> tempfile::TempDir {
 /// # Panics
 /// When one is not there, or cannot be copied.
 #[must_use]
-pub fn copy_of_the_programs(into: &Path) -> PathBuf {
+pub fn copy_programs(into: &Path) -> PathBuf {
     for name in ["fumehood", "fumehood-launcher"] {
         fs::copy(program().with_file_name(name), into.join(name)).expect("a copy");
     }

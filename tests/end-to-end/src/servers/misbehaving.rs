@@ -8,7 +8,7 @@ use super::{FULL, OTHER, at};
 
 /// A server that does no good. All but [`Full`](Self::Full) are at [`OTHER`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bad {
+pub enum MisbehavingServer {
     /// Closes at once.
     Closes,
     /// Resets when it hears something.
@@ -31,7 +31,7 @@ pub enum Bad {
     Full,
 }
 
-impl Bad {
+impl MisbehavingServer {
     /// All of them.
     pub const ALL: [Self; 10] = [
         Self::Closes,
@@ -57,15 +57,17 @@ impl Bad {
     /// # Panics
     /// When a port is taken.
     pub async fn serve_all() {
-        for bad in Self::ALL {
-            if bad == Self::Full {
-                bad.fill().await;
+        for misbehaving in Self::ALL {
+            if misbehaving == Self::Full {
+                misbehaving.fill().await;
                 continue;
             }
-            let listener = TcpListener::bind(at(OTHER, bad.port())).await.unwrap();
+            let listener = TcpListener::bind(at(OTHER, misbehaving.port()))
+                .await
+                .unwrap();
             tokio::spawn(async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    tokio::spawn(bad.serve(client));
+                    tokio::spawn(misbehaving.serve(client));
                 }
             });
         }
