@@ -70,6 +70,7 @@ pub async fn python_as_root(sandbox: &Sandbox, code: &str) -> String {
     let request = SpawnRequest::new(["python3", "-c", &code])
         .root()
         .timeout_s(120);
+
     let transcript = finish_run(sandbox.spawn(&request).unwrap()).await;
     assert_eq!(
         transcript.outcome.exit_code,
@@ -78,6 +79,7 @@ pub async fn python_as_root(sandbox: &Sandbox, code: &str) -> String {
         transcript.out(),
         transcript.err()
     );
+
     transcript.out().to_owned()
 }
 
@@ -130,6 +132,7 @@ impl NetworkEvents {
                 all.0.lock().unwrap().push(event);
             }
         });
+
         events
     }
 
@@ -161,12 +164,14 @@ impl NetworkEvents {
             if let Some(found) = all.iter().find(|event| fits(event)) {
                 return found.clone();
             }
+
             let lines: Vec<_> = all.iter().map(line).collect();
             assert!(
                 start.elapsed() < SOON,
                 "no {what} among\n{}",
                 lines.join("\n")
             );
+
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -194,6 +199,7 @@ pub fn line(event: &NetworkEvent) -> String {
         .as_ref()
         .map(ToString::to_string)
         .unwrap_or_default();
+
     let address = event.address.map(|a| a.to_string()).unwrap_or_default();
     format!(
         "{:?} {} {} {name} {address} {:?} {} {}",
@@ -214,6 +220,7 @@ pub async fn started(
     let mut run = sandbox
         .run(&RunRequest::new(language, code).timeout_s(170))
         .unwrap();
+
     let transcript = async {
         let mut text = String::new();
         while !text.contains(word) {
@@ -227,5 +234,6 @@ pub async fn started(
         }
     };
     within_deadline("its first word", transcript).await;
+
     run
 }

@@ -122,6 +122,7 @@ impl FileServer {
                 thread::spawn(move || served.answer(stream));
             }
         });
+
         self
     }
 
@@ -142,6 +143,7 @@ impl FileServer {
                 });
             }
         });
+
         self
     }
 
@@ -166,6 +168,7 @@ impl FileServer {
         let mut reader = BufReader::new(stream);
         let (mut head, mut authorization) = (String::new(), None);
         let mut line = String::new();
+
         while reader.read_line(&mut line).is_ok_and(|read| read > 0) && line.trim() != "" {
             let (name, value) = line.split_once(':').unwrap_or_default();
             if name.eq_ignore_ascii_case("authorization") {
@@ -173,8 +176,10 @@ impl FileServer {
             } else if head.is_empty() {
                 head = line.trim().trim_end_matches(" HTTP/1.1").to_owned();
             }
+
             line.clear();
         }
+
         let shown = authorization.clone().unwrap_or_default();
         self.state().requests.push(format!("{head} {shown}"));
         let path = head.split(' ').nth(1).unwrap_or("/");
@@ -186,18 +191,22 @@ impl FileServer {
                     Vec::new(),
                 ),
             };
+
         let length = body.len();
         let kind = match path.ends_with('/') {
             true => "text/html",
             false => "application/octet-stream",
         };
+
         let head_of_answer = format!(
             "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
         );
+
         let body = match head.starts_with("HEAD") {
             true => Vec::new(),
             false => body,
         };
+
         let stream = reader.get_mut();
         let _ = stream.write_all(&[head_of_answer.into_bytes(), body].concat());
         let _ = stream.flush();
@@ -217,6 +226,7 @@ impl FileServer {
                     .unwrap_or_else(PoisonError::into_inner);
             }
         }
+
         match std::fs::read(file) {
             Ok(body) => ("200 OK", body),
             Err(_) => ("404 Not Found", Vec::new()),

@@ -55,12 +55,14 @@ pub fn test_program(name: &str) -> PathBuf {
     let directory = target
         .unwrap_or_default()
         .join("x86_64-unknown-linux-gnu/guest");
+
     let path = directory.join(name);
     assert!(
         path.exists(),
         "{} is not there; run these tests by `cargo xtask test`, which builds it",
         path.display()
     );
+
     path
 }
 
@@ -91,6 +93,7 @@ pub fn finish_child(mut child: Child) -> Output {
         status = child.try_wait().ok().flatten();
         status.is_some()
     });
+
     Output {
         status: status.unwrap_or_default(),
         stdout: stdout.join().unwrap_or_default(),
@@ -134,6 +137,7 @@ pub fn json(language: &str, code: &str, options: &[&str]) -> (Value, i32) {
     command
         .args(["run", "--json", "-l", language, "-c", code])
         .args(options);
+
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stdout);
     let value = serde_json::from_str(&text).unwrap_or_else(|e| {
@@ -142,6 +146,7 @@ pub fn json(language: &str, code: &str, options: &[&str]) -> (Value, i32) {
             String::from_utf8_lossy(&output.stderr)
         )
     });
+
     (value, output.status.code().unwrap_or(-1))
 }
 
@@ -158,13 +163,16 @@ pub async fn finish_ok(mut run: Run) -> (String, Outcome) {
                 _ => {}
             }
         }
+
         run.outcome().await
     };
+
     let outcome = tokio::time::timeout(DEADLINE, all).await;
     let outcome = outcome.unwrap_or_else(|_| panic!("no outcome came within {DEADLINE:?}"));
     let outcome = outcome.unwrap_or_else(|e| panic!("the run has no outcome: {e}"));
     let text = String::from_utf8(text).unwrap_or_else(|e| panic!("no text was printed: {e}"));
     assert_eq!(outcome.exit_code, Some(0), "{text} {outcome:?}");
+
     (text, outcome)
 }
 
@@ -243,14 +251,17 @@ pub async fn collect(mut run: Run) -> Result<RunTranscript, Error> {
                 _ => {}
             }
         }
+
         run.outcome().await
     };
+
     let outcome = within_deadline("an outcome", all).await?;
     assert!(
         outcome.stdout.bytes >= stdout.len() as u64,
         "{outcome:?} of {} bytes",
         stdout.len()
     );
+
     Ok(RunTranscript {
         stdout,
         stderr,
@@ -294,6 +305,7 @@ pub async fn next_stdout(run: &mut Run) -> String {
             }
         }
     };
+
     within_deadline("output", next).await
 }
 
@@ -338,6 +350,7 @@ pub fn descendants(pid: u32) -> Vec<u32> {
         .into_iter()
         .flatten()
         .flatten();
+
     let mut found = Vec::new();
     for task in tasks {
         let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -349,6 +362,7 @@ pub fn descendants(pid: u32) -> Vec<u32> {
             found.extend(descendants(child));
         }
     }
+
     found
 }
 
@@ -394,6 +408,7 @@ pub fn send(pid: u32, signal: rustix::process::Signal) {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw);
+
     let sent = pid.map(|pid| rustix::process::kill_process(pid, signal));
     assert!(
         matches!(sent, Some(Ok(()))),

@@ -60,14 +60,17 @@ impl Server {
             .args(options)
             .env("FUMEHOOD_LOG", "warn")
             .stdout(Stdio::piped());
+
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{e}"));
         let out = child.stdout.take().map(BufReader::new);
         let mut lines = out
             .into_iter()
             .flat_map(BufRead::lines)
             .map_while(Result::ok);
+
         let address =
             lines.find_map(|line| Some(line.strip_prefix("listening at http://")?.to_owned()));
+
         Self {
             child,
             dir: dir.clone(),
@@ -104,6 +107,7 @@ impl Server {
             status = self.child.try_wait().ok().flatten();
             status.is_some()
         });
+
         status.and_then(|status| status.code())
     }
 
@@ -117,6 +121,7 @@ impl Server {
         command
             .args(["keys", "create", name, "--state"])
             .arg(self.dir.path().join("state.sqlite"));
+
         let output = finish(command);
         assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
@@ -209,16 +214,20 @@ impl Client {
             .method(method)
             .uri(path)
             .header("host", "localhost");
+
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
+
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+
         let request = request
             .body(Full::new(body.into()))
             .unwrap_or_else(|e| panic!("{e}"));
         self.sender.ready().await?;
+
         self.sender.send_request(request).await
     }
 
@@ -250,6 +259,7 @@ impl Client {
                 body: body.collect().await?.to_bytes(),
             })
         };
+
         let reply = within_deadline("an answer", all).await;
         reply.unwrap_or_else(|e| panic!("{method} {path}: {e}"))
     }
@@ -264,6 +274,7 @@ impl Client {
         } else {
             body.to_string()
         };
+
         let reply = self.ask(method, path, text).await;
         let json = reply.json();
         assert_eq!(reply.status, status, "{method} {path}: {json}");
@@ -284,14 +295,17 @@ impl Client {
         let mut client = self;
         let mut all = vec![("accept", "text/event-stream")];
         all.extend_from_slice(headers);
+
         let text = if body.is_null() {
             String::new()
         } else {
             body.to_string()
         };
+
         let response = client.open(method, path, &all, text).await;
         let response = response.unwrap_or_else(|e| panic!("{method} {path}: {e}"));
         assert_eq!(response.status(), 200, "{method} {path}");
+
         Events {
             body: response.into_body(),
             held: String::new(),
@@ -334,6 +348,7 @@ impl Events {
                     None => continue,
                 }
             }
+
             let frame = within_deadline("an event", self.body.frame()).await?;
             let frame = frame.unwrap_or_else(|e| panic!("{e}"));
             if let Ok(bytes) = frame.into_data() {
@@ -374,6 +389,7 @@ fn parse(block: &str) -> Option<ServerEvent> {
     for line in block.lines() {
         let (field, value) = line.split_once(':')?;
         let value = value.strip_prefix(' ').unwrap_or(value);
+
         match field {
             "event" => sent.name = value.to_owned(),
             "id" => sent.id = value.parse().ok()?,
@@ -381,6 +397,7 @@ fn parse(block: &str) -> Option<ServerEvent> {
             _ => {}
         }
     }
+
     (!sent.name.is_empty()).then_some(sent)
 }
 

@@ -22,6 +22,7 @@ impl AgentCommand {
         command
             .args(["agent", "--listen", "127.0.0.1:0"])
             .args(options);
+
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut word = |begin: &str| {
@@ -33,8 +34,10 @@ impl AgentCommand {
                 .unwrap()
                 .to_string()
         };
+
         let port = word("listening on 127.0.0.1:").parse().unwrap();
         let token = (!options.contains(&"--no-token")).then(|| word("token "));
+
         Self { child, port, token }
     }
 
@@ -74,12 +77,14 @@ impl Client {
 fn a_client_of_protocol_version_0_is_served() {
     let agent = AgentCommand::start(&["--no-token"]);
     let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../client_v0.py");
+
     // Twice: each connection begins a conversation of its own.
     for _ in 0..2 {
         let mut command = Command::new("python3");
         command
             .arg(&client)
             .args(["127.0.0.1", &agent.port.to_string()]);
+
         let output = finish(command);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(
@@ -101,11 +106,13 @@ fn a_client_without_the_token_is_rejected() {
         let mut client = agent.connect();
         client.say(&request);
         assert_eq!(client.read_message()["error_type"], "auth_error");
+
         if request["action"] == "ping" {
             client.say(&json!({"action": "ping", "op_id": 9}));
             assert_eq!(client.read_message()["op_id"], 9, "the connection goes on");
         }
     }
+
     let mut client = agent.connect();
     client.say(&json!({"action": "hello", "protocol": 1, "token": agent.token}));
     assert_eq!(client.read_message()["protocol"], 1);
@@ -120,6 +127,7 @@ fn a_client_that_closed_its_write_side_still_gets_answers() {
     client.say(
         &json!({"action": "exec", "language": "shell", "code": "sleep 7; echo late", "timeout": 60}),
     );
+
     client
         .0
         .get_mut()
@@ -141,9 +149,11 @@ fn answers_arrive_while_requests_are_still_being_sent() {
             .collect();
         writer.write_all(all.as_bytes()).unwrap();
     });
+
     for id in 0..PINGS {
         assert_eq!(client.read_message()["op_id"], id);
     }
+
     sender.join().unwrap();
 }
 
@@ -157,6 +167,7 @@ fn the_command_exits_when_its_vm_dies_without_a_client() {
         status = agent.child.try_wait().unwrap();
         status.is_some()
     });
+
     assert_eq!(status.unwrap().code(), Some(125));
 }
 
@@ -174,6 +185,7 @@ fn a_client_that_disconnects_within_a_request_leaves_nothing_behind() {
     second.say(
         &json!({"action": "exec", "language": "shell", "code": "pgrep -c yes", "timeout": 20}),
     );
+
     assert_eq!(
         second.read_message()["chunk"],
         "0\n",

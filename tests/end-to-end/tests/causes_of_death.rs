@@ -62,6 +62,7 @@ async fn exited() {
                 (EndedBy::Exited, Some(exit_code)),
                 "{kind:?} {code}"
             );
+
             let evidence = &transcript.outcome.evidence;
             assert_eq!(
                 (evidence.signal, evidence.oom_kills, transcript.detail()),
@@ -69,6 +70,7 @@ async fn exited() {
                 "{kind:?} {code}"
             );
         }
+
         let transcript = ends(&sandbox, kind, "import os; os._exit(9)").await;
         assert_eq!(transcript.end(), (EndedBy::Exited, Some(9)), "{kind:?}");
         assert_state_loss_is_reported(kind, &transcript);
@@ -91,6 +93,7 @@ async fn signaled() {
                 (EndedBy::Signaled, Some(128 + signal)),
                 "{kind:?} {code}"
             );
+
             let evidence = &transcript.outcome.evidence;
             assert_eq!(
                 (evidence.signal, evidence.oom_kills),
@@ -99,6 +102,7 @@ async fn signaled() {
             );
             assert_state_loss_is_reported(kind, &transcript);
         }
+
         // One that exits with such a number was not signalled.
         let transcript = ends(&sandbox, kind, "import sys; sys.exit(137)").await;
         assert_eq!(transcript.end(), (EndedBy::Exited, Some(137)));
@@ -113,15 +117,18 @@ async fn timed_out() {
         grace_ms: 5000,
         ..Limits::default()
     };
+
     let config = Config {
         limits,
         ..Config::default()
     };
+
     let sandbox = Engine::start(config).unwrap().sandbox().await.unwrap();
     let all = async |code: &str| {
         // At the same time: most of it is waiting. Long enough for interpreters to start on a busy host.
         let runs = KINDS.map(|kind| (kind, start(&sandbox, kind, code, 6)));
         let mut all = Vec::new();
+
         for (kind, run) in runs {
             let transcript = finish_run(run).await;
             assert_eq!(
@@ -129,10 +136,13 @@ async fn timed_out() {
                 (EndedBy::Timeout, Some(124)),
                 "{kind:?} {code}"
             );
+
             all.push((kind, transcript));
         }
+
         all
     };
+
     for (kind, transcript) in all("import time; print('up', flush=True); time.sleep(100)").await {
         assert_eq!(
             (transcript.out(), transcript.detail()),
@@ -145,11 +155,13 @@ async fn timed_out() {
             transcript.err()
         );
     }
+
     let stubborn = "import signal, time\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\nprint('up', flush=True)\nwhile True: time.sleep(1)";
     for (kind, transcript) in all(stubborn).await {
         assert_eq!(transcript.outcome.evidence.signal, Some(9), "{kind:?}");
         assert_state_loss_is_reported(kind, &transcript);
     }
+
     // One that uses the last moment to end well has still used up its time.
     let polite = "import time\ntry: time.sleep(100)\nexcept KeyboardInterrupt: print('bye')";
     for (kind, transcript) in all(polite).await {
@@ -178,6 +190,7 @@ async fn cancelled() {
                 (EndedBy::Cancelled, Some(130)),
                 "{kind:?} {code}"
             );
+
             if is_killed {
                 assert_eq!(transcript.outcome.evidence.signal, Some(9), "{kind:?}");
                 assert_state_loss_is_reported(kind, &transcript);
@@ -185,6 +198,7 @@ async fn cancelled() {
                 assert_eq!(transcript.detail(), "", "{kind:?}");
             }
         }
+
         // One that has ended already has ended as it did.
         let run = start(&sandbox, kind, "print('over')", 120);
         let canceller = run.canceller();
@@ -197,6 +211,7 @@ async fn cancelled() {
 async fn out_of_memory() {
     const MIB: u64 = 256;
     let sandbox = sandbox(256).await;
+
     for kind in KINDS {
         let transcript = ends(
             &sandbox,
@@ -209,17 +224,20 @@ async fn out_of_memory() {
             (EndedBy::OutOfMemory, Some(137)),
             "{kind:?} {transcript:?}"
         );
+
         let evidence = &transcript.outcome.evidence;
         assert_eq!(evidence.signal, Some(9));
         assert!(evidence.oom_kills.unwrap() >= 1, "{kind:?} {evidence:?}");
         let peak = evidence.peak_memory_bytes.unwrap() >> 20;
         assert!((MIB / 3..MIB).contains(&peak), "{kind:?} {evidence:?}");
+
         if kind == Kind::Context {
             assert!(
                 transcript.detail().contains("state is lost"),
                 "{transcript:?}"
             );
         }
+
         // A signal of the same number is none.
         let transcript = ends(&sandbox, kind, "import os; os.kill(os.getpid(), 9)").await;
         assert_eq!(transcript.end(), (EndedBy::Signaled, Some(137)), "{kind:?}");
@@ -249,9 +267,11 @@ async fn agent_lost() {
             120,
         )
     });
+
     for run in &mut runs {
         stdout_until(run, "up\n").await;
     }
+
     send(sandbox.process_id(), Signal::KILL);
     for run in runs {
         let transcript = finish_run(run).await;
@@ -290,6 +310,7 @@ async fn resource_usage_is_that_of_the_run() {
         } else {
             code.into()
         };
+
         let transcript = ends(&sandbox, kind, &code).await;
         let evidence = &transcript.outcome.evidence;
         let peak = evidence.peak_memory_bytes.unwrap() >> 20;
@@ -300,6 +321,7 @@ async fn resource_usage_is_that_of_the_run() {
             cpu >= 400_000 && cpu <= wall + 1_000_000,
             "{kind:?} {cpu} us of {wall}"
         );
+
         // What waits uses next to nothing, also in a context that has used much before.
         let transcript = ends(&sandbox, kind, "import time; time.sleep(1)").await;
         let cpu = transcript.outcome.evidence.cpu_time_us.unwrap();
@@ -316,6 +338,7 @@ async fn resource_usage_is_that_of_the_run() {
             "{kind:?}"
         );
     }
+
     neighbour.canceller().cancel();
     let transcript = finish_run(neighbour).await;
     assert!(transcript.outcome.evidence.peak_memory_bytes.unwrap() >> 20 >= 100);

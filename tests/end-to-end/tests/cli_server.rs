@@ -33,6 +33,7 @@ impl Found {
             .args(words)
             .env("XDG_RUNTIME_DIR", self.runtime.path())
             .env_remove("FUMEHOOD_NO_SERVER");
+
         command
     }
 
@@ -70,6 +71,7 @@ async fn a_run_by_a_server_equals_one_without() {
         "-c",
         "import os; os.environ['A']",
     ];
+
     let object =
         |output: std::process::Output| -> Value { serde_json::from_slice(&output.stdout).unwrap() };
     let with = object(finish(found.command(&words)));
@@ -109,14 +111,17 @@ async fn input_is_forwarded_by_a_server() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+
     let bytes: Vec<u8> = (0..1_000_000_u32)
         .map(|n| n.to_le_bytes()[n as usize % 4])
         .collect();
+
     let mut stdin = child.stdin.take().unwrap();
     let sent = std::thread::spawn({
         let bytes = bytes.clone();
         move || stdin.write_all(&bytes)
     });
+
     let output = finish_child(child);
     sent.join().unwrap().unwrap();
     let local = finish_child({
@@ -133,6 +138,7 @@ async fn input_is_forwarded_by_a_server() {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&local.stdout)
     );
+
     let mut client = found.server.client().await;
     assert_eq!(found.runs(&mut client).await.len(), 1);
 }
@@ -141,6 +147,7 @@ async fn input_is_forwarded_by_a_server() {
 async fn an_interrupted_or_killed_command_leaves_no_run() {
     let found = Found::start();
     let mut client = found.server.client().await;
+
     for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
         let words = ["-l", "shell", "-c", "echo begun; sleep 100"];
         let mut child = found
@@ -149,6 +156,7 @@ async fn an_interrupted_or_killed_command_leaves_no_run() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+
         let mut first = [0; 6];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
         send(child.id(), signal);
@@ -162,6 +170,7 @@ async fn an_interrupted_or_killed_command_leaves_no_run() {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         };
+
         let runs = within_deadline("the run's end", ended).await;
         assert_eq!(runs[0]["ended_by"], "cancelled");
     }

@@ -78,6 +78,7 @@ fn files_and_directories_go_in_and_come_out() {
             "--json",
         ],
     );
+
     let outcome = object(&output);
     assert_eq!(
         outcome["stdout"], "ran\nleaf\n755\n1\n/tmp/run.sh\n",
@@ -178,6 +179,7 @@ fn uploads_are_checked_before_a_vm_starts() {
         assert_eq!(output.status.code(), Some(125), "{option}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty());
     }
+
     // The guest's word on it comes later, and before the program.
     fs::write(dir.path().join("f"), "").unwrap();
     let output = run_in(dir.path(), "echo ran", &["--upload=f:/proc/f", "--json"]);
@@ -197,6 +199,7 @@ fn standard_input_reaches_the_program() {
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         assert!(output.stdout == bytes, "{} bytes", output.stdout.len());
     }
+
     // A program that does not read all of it ends when it likes.
     let mut command = fumehood();
     command.args(["run", "-l", "python", "-c", "print(input())", "-i"]);
@@ -284,6 +287,7 @@ fn every_way_out_of_a_shell_restores_the_terminal_and_ends_the_vm() {
         assert!(!pty.is_raw(), "{signal:?}");
         wait_until("the VM's end", || !qemus.iter().any(|pid| is_alive(*pid)));
     }
+
     // The VM dies.
     let (mut pty, child) = shell(&[]);
     send(descendants(child.id())[0], Signal::KILL);
@@ -314,6 +318,7 @@ fn a_shell_runs_without_a_terminal() {
         seen.contains("content\r\n") && seen.contains("/dev/pts/0\r\n"),
         "{seen}"
     );
+
     // Input that ends is the end of what reads it, also in the middle of a line.
     for (words, input, seen) in [
         (&["shell"][..], "echo hel''lo\n", "hello\r\n"),
@@ -326,6 +331,7 @@ fn a_shell_runs_without_a_terminal() {
         assert_eq!(output.status.code(), Some(0));
         assert!(text(&output.stdout).contains(seen), "{output:?}");
     }
+
     let mut command = fumehood();
     command.args(["shell", "--root", "--", "sh", "-c", "id -u; exit 5"]);
     let output = finish(command);
@@ -411,6 +417,7 @@ fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
         assert!(!pty.is_raw());
         wait_until("the VM's end", || !vm.iter().any(|pid| is_alive(*pid)));
     }
+
     let mut pty = Pty::new(24, 80);
     let child = pty.run(&["repl", "-l", "shell"]);
     pty.wait_for("$ ");

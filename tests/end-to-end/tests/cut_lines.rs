@@ -30,6 +30,7 @@ impl AgentCommand {
         stdout.read_line(&mut line).unwrap();
         let port = line.trim().strip_prefix("listening on 127.0.0.1:").unwrap();
         let port = port.parse().unwrap();
+
         Self {
             child,
             port,
@@ -63,6 +64,7 @@ impl AgentCommand {
                 "{what}: {complete}"
             );
         }
+
         self.runs += 1;
         let count = json!({"action": "exec", "language": "shell", "code": "wc -l < runs", "op_id": 9, "timeout": 60});
         assert_eq!(
@@ -99,6 +101,7 @@ impl Client {
     fn whole(&mut self, request: &Value) -> (String, Value) {
         self.say(request);
         let (mut output, mut seq) = (String::new(), 0);
+
         loop {
             let message = self.read_message();
             match message["type"].as_str().unwrap() {
@@ -138,11 +141,13 @@ fn a_key_runs_once_when_the_connection_breaks_after_any_message() {
         for (what, request) in requests(&messages.to_string()) {
             let mut client = agent.hello();
             client.say(&request);
+
             for _ in 0..messages {
                 if client.read_message()["type"] == "complete" {
                     break;
                 }
             }
+
             drop(client);
             agent.check(&format!("{what} after {messages} messages"), &request);
         }
@@ -154,6 +159,7 @@ fn a_key_runs_once_when_the_connection_breaks_within_a_message() {
     let mut agent = AgentCommand::start();
     let [_, (_, longest), _] = requests("cut-000");
     let len = format!("{longest}\n").len();
+
     for cut in (0..len).step_by(37).chain([len - 2, len - 1, len]) {
         for (what, request) in requests(&format!("cut-{cut:03}")) {
             let line = format!("{request}\n");
@@ -169,6 +175,7 @@ fn a_key_runs_once_when_the_connection_breaks_within_a_message() {
             agent.check(&format!("{what} cut at {cut}"), &request);
         }
     }
+
     for bytes in [1, 30, 70, 130, 250] {
         for (what, request) in requests(&format!("read-{bytes}")) {
             let mut client = agent.hello();
@@ -194,8 +201,10 @@ fn a_key_runs_once_for_many_clients() {
             client.say(&json!({"action": "hello", "protocol": 1}));
             while client.read_message()["type"] != "hello" {}
         }
+
         agent.check(what, &request);
     }
+
     // Without a key, what was left is ended, and runs again when it is asked for again.
     let mut request = requests("none")[0].1.clone();
     request.as_object_mut().unwrap().remove("idempotency_key");
@@ -206,6 +215,7 @@ fn a_key_runs_once_for_many_clients() {
             json!({"action": "exec", "language": "shell", "code": code, "op_id": 9, "timeout": 60});
         agent.hello().whole(&count).0
     };
+
     for n in 1..=2 {
         let mut client = agent.hello();
         client.say(&request);

@@ -23,9 +23,11 @@ async fn output(mut run: Run) -> String {
         }
         run.outcome().await.unwrap()
     };
+
     let outcome = tokio::time::timeout(DEADLINE, all).await.unwrap();
     assert_eq!(outcome.ended_by, EndedBy::Exited, "{outcome:#?}");
     assert_eq!(outcome.stdout.bytes, text.len() as u64);
+
     String::from_utf8(text).unwrap()
 }
 
@@ -55,6 +57,7 @@ async fn many_programs_share_a_sandbox_without_starvation() {
 
     let runs = (0..10).map(|n| sandbox.run(&shell(&format!("echo {n}; exit 0"))).unwrap());
     let runs: Vec<Run> = runs.collect();
+
     for (n, run) in runs.into_iter().enumerate() {
         assert_eq!(output(run).await, format!("{n}\n"));
     }

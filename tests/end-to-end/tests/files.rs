@@ -36,7 +36,9 @@ fn random(len: usize) -> Vec<u8> {
         state ^= state << 17;
         bytes.extend_from_slice(&state.to_le_bytes());
     }
+
     bytes.truncate(len);
+
     bytes
 }
 
@@ -51,6 +53,7 @@ fn hex(bytes: &[u8]) -> String {
 async fn uploads_and_downloads_preserve_bytes() {
     let sandbox = sandbox(512).await;
     let files = sandbox.files();
+
     for len in [0, 1, 100, 65_535, 65_536, 65_537, 5_000_000] {
         let bytes = random(len);
         files.write("data.bin", bytes.clone()).await.unwrap();
@@ -61,6 +64,7 @@ async fn uploads_and_downloads_preserve_bytes() {
             "{len} bytes"
         );
     }
+
     let part = files.read_range("data.bin", 4_999_990, 100).await.unwrap();
     assert_eq!(&part[..], &random(5_000_000)[4_999_990..]);
     assert_eq!(
@@ -75,15 +79,18 @@ async fn uploads_and_downloads_preserve_bytes() {
         (made.kind, made.size, made.mode, made.user),
         (FileKind::File, 4, 0o600, 1000)
     );
+
     let options = WriteOptions {
         mode: Some(0o755),
         parents: true,
         size: None,
     };
+
     files
         .write_with_options("a/b/run.sh", "#!/bin/sh\necho it runs\n", options)
         .await
         .unwrap();
+
     assert_eq!(
         run_ok(&sandbox, "a/b/run.sh; stat -c '%U %a' a/b").await,
         "it runs\nuser 755\n"
@@ -94,6 +101,7 @@ async fn uploads_and_downloads_preserve_bytes() {
 async fn files_are_accessed_with_the_users_rights() {
     let sandbox = sandbox(256).await;
     let files = sandbox.files();
+
     for path in [
         "/etc/passwd",
         "/usr/new",
@@ -109,6 +117,7 @@ async fn files_are_accessed_with_the_users_rights() {
         );
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }
+
     for path in [
         "/etc/shadow",
         "/root",
@@ -118,6 +127,7 @@ async fn files_are_accessed_with_the_users_rights() {
     ] {
         files.read(path).await.unwrap_err();
     }
+
     assert!(
         files
             .read("/etc/passwd")
@@ -125,6 +135,7 @@ async fn files_are_accessed_with_the_users_rights() {
             .unwrap()
             .starts_with(b"root:")
     );
+
     for error in [
         files.remove("/etc/passwd").await,
         files.rename("/etc/passwd", "stolen").await,
@@ -133,15 +144,18 @@ async fn files_are_accessed_with_the_users_rights() {
     ] {
         error.unwrap_err();
     }
+
     // Links that a program leaves lead to what it could reach itself.
     run_ok(
         &sandbox,
         "ln -s /etc/shadow shadow; ln -s /proc/self/environ env; ln -s /root root; ln -s /etc etc",
     )
     .await;
+
     for path in ["shadow", "env", "root/x"] {
         files.read(path).await.unwrap_err();
     }
+
     files.write("etc/passwd", "x").await.unwrap_err();
     files.write("shadow", "mine").await.unwrap();
     assert_eq!(
@@ -209,9 +223,11 @@ async fn directories_are_uploaded_and_downloaded() {
     std::fs::write(source.join("run"), "#!/bin/sh\necho ran > made\n").unwrap();
     std::fs::set_permissions(source.join("run"), std::fs::Permissions::from_mode(0o755)).unwrap();
     symlink("sub/data", source.join("link")).unwrap();
+
     for n in 0..500 {
         std::fs::write(source.join(format!("sub/{n}")), n.to_string()).unwrap();
     }
+
     files.upload_dir(source, "project").await.unwrap();
     let seen = "cd project; ./run; find . | wc -l; readlink link; cat sub/499; ln -s /etc/passwd out; mkfifo pipe";
     assert_eq!(run_ok(&sandbox, seen).await, "507\nsub/data\n499");
@@ -251,11 +267,13 @@ async fn changes_are_reported_as_programs_make_them() {
         "echo x > d/e/f; mv d/e/f d/g; rm d/g; mkdir d/new; sleep 0.2; touch d/new/in",
     )
     .await;
+
     let mut seen = Vec::new();
     while seen.last() != Some(&(ChangeKind::Created, "new/in".to_string())) {
         let next = tokio::time::timeout(Duration::from_secs(20), watcher.next());
         seen.push(next.await.unwrap().unwrap().unwrap());
     }
+
     for expected in [
         (ChangeKind::Created, "e/f"),
         (ChangeKind::Modified, "e/f"),
@@ -267,6 +285,7 @@ async fn changes_are_reported_as_programs_make_them() {
         let expected = (expected.0, expected.1.to_string());
         assert!(seen.contains(&expected), "{expected:?} in {seen:?}");
     }
+
     run_ok(&sandbox, "rm -r d").await;
     let all = async { while watcher.next().await.unwrap().is_some() {} };
     let ended = tokio::time::timeout(Duration::from_secs(20), all).await;

@@ -16,6 +16,7 @@ async fn a_full_memory_ends_only_the_program() {
     let sandbox = sandbox(256).await;
     let python = sandbox.context("p", Language::Python);
     let javascript = sandbox.context("j", Language::Javascript);
+
     // The interpreter, in both that have a heap.
     for (context, code) in [
         (&python, EATS),
@@ -37,10 +38,12 @@ async fn a_full_memory_ends_only_the_program() {
         );
         assert_eq!(run_ok(&sandbox, "echo on").await, "on\n");
     }
+
     // A child: the program lives, and tells of it; so does the evidence.
     let parent = format!(
         "import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', {EATS:?}]).returncode)"
     );
+
     let program = SpawnRequest::new(["python3", "-c", parent.as_str()]);
     for run in [
         python
@@ -59,6 +62,7 @@ async fn a_full_memory_ends_only_the_program() {
             "{transcript:?}"
         );
     }
+
     // It is said of that exec alone.
     assert_eq!(run_in(&python, "1").await.outcome.evidence.oom_kills, None);
     // Everything at once.
@@ -67,10 +71,12 @@ async fn a_full_memory_ends_only_the_program() {
             .spawn(&SpawnRequest::new(["python3", "-c", EATS]))
             .unwrap(),
     ];
+
     for n in 0..3 {
         let request = RunRequest::new(Language::Python, EATS).timeout_s(120);
         runs.push(sandbox.run(&request.context(format!("all-{n}"))).unwrap());
     }
+
     for run in runs {
         let transcript = finish_run(run).await;
         let is_honest = match transcript.outcome.ended_by {
@@ -80,10 +86,12 @@ async fn a_full_memory_ends_only_the_program() {
         };
         assert!(is_honest, "{transcript:?}");
     }
+
     for n in 0..3 {
         let context = sandbox.context(format!("all-{n}"), Language::Python);
         assert_eq!(run_in(&context, "print(1)").await.out(), "1\n");
     }
+
     assert_eq!(run_ok(&sandbox, "echo on").await, "on\n");
 }
 
@@ -95,6 +103,7 @@ async fn a_full_disk_leaves_the_agent_working() {
             "try:\n    with open('{file}', 'wb', 0) as f:\n        while True: f.write(bytes(1 << 20))\nexcept OSError as e: print(e.strerror)"
         )
     };
+
     let python = sandbox.context("p", Language::Python);
     for place in ["/tmp/x", "/dev/shm/x", "x"] {
         let transcript = run_in(&python, &fills(place)).await;
@@ -118,6 +127,7 @@ async fn a_full_disk_leaves_the_agent_working() {
                 "{error}"
             );
         }
+
         sandbox.files().remove(place).await.unwrap();
         sandbox
             .files()
@@ -125,6 +135,7 @@ async fn a_full_disk_leaves_the_agent_working() {
             .await
             .unwrap();
     }
+
     // Both at once are all of the memory: something ends, and it is said why.
     let transcript = run_in(
         &python,
@@ -138,9 +149,11 @@ async fn a_full_disk_leaves_the_agent_working() {
         ),
         "{transcript:?}"
     );
+
     for place in ["/tmp/x", "/dev/shm/x"] {
         sandbox.files().remove_all(place).await.unwrap();
     }
+
     assert_eq!(run_in(&python, "print(1)").await.out(), "1\n");
     assert_eq!(run_ok(&sandbox, "echo on").await, "on\n");
 }

@@ -37,16 +37,19 @@ async fn forks_inherit_state_and_diverge() {
         .memory_mib(512)
         .await
         .unwrap();
+
     run_ok(
         &parent,
         python("import random; x = [1, 2, 3]; random.seed(5)"),
     )
     .await;
+
     run_ok(
         &parent,
         shell("echo kept > file; (sleep 1000 & echo $! > pid)"),
     )
     .await;
+
     let shell_context = || RunRequest::new(Language::Shell, "y=5; cd /tmp").context("shell");
     run_ok(&parent, shell_context()).await;
 
@@ -68,6 +71,7 @@ async fn forks_inherit_state_and_diverge() {
     assert_eq!(children.len(), 3);
     let mut random = vec![run_ok(&parent, python("print(random.random(), x)")).await];
     let mut ids = vec![run_ok(&parent, shell("cat /etc/machine-id")).await];
+
     for (n, child) in children.iter().enumerate() {
         assert_eq!(child.source(), VmOrigin::Checkpoint);
         assert_eq!(run_ok(child, shell("cat file")).await, "kept\n");
@@ -78,6 +82,7 @@ async fn forks_inherit_state_and_diverge() {
         run_ok(child, python(&format!("x.append({n})"))).await;
         run_ok(child, shell(&format!("echo {n} > file"))).await;
     }
+
     for (n, child) in children.iter().enumerate() {
         assert_eq!(
             run_ok(child, python("print(x)")).await,
@@ -85,6 +90,7 @@ async fn forks_inherit_state_and_diverge() {
         );
         assert_eq!(run_ok(child, shell("cat file")).await, format!("{n}\n"));
     }
+
     assert_eq!(run_ok(&parent, python("print(x)")).await, "[1, 2, 3]\n");
     assert_eq!(run_ok(&parent, shell("cat file")).await, "kept\n");
     for values in [&mut random, &mut ids] {
@@ -115,6 +121,7 @@ async fn a_checkpoint_outlives_its_sandbox() {
     assert!(checkpoint.bytes() > 10 * 1024 * 1024);
     run_ok(&sandbox, python("big = None")).await;
     sandbox.end().await;
+
     for _ in 0..2 {
         let opened = engine.open(&checkpoint).await.unwrap();
         let code = "print(len(big), big == bytes(range(256)) * 40000)";
@@ -143,6 +150,7 @@ async fn a_fork_right_after_a_program_succeeds() {
         .memory_mib(512)
         .await
         .unwrap();
+
     for round in 0..5 {
         let code = format!("x = bytearray(20 << 20); print({round})");
         let said = run_ok(&sandbox, RunRequest::new(Language::Python, &code)).await;
@@ -159,6 +167,7 @@ async fn a_booted_sandbox_can_be_forked_too() {
         ..Config::default()
     })
     .unwrap();
+
     let sandbox = engine.sandbox().memory_mib(256).await.unwrap();
     assert_eq!(sandbox.source(), VmOrigin::Boot);
     run_ok(&sandbox, shell("echo kept > file")).await;

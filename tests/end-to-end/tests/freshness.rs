@@ -32,11 +32,13 @@ async fn all_differ(
 ) -> Vec<Vec<String>> {
     let mut seen = HashSet::new();
     let mut all = Vec::new();
+
     for _ in 0..count / 2 {
         let two = tokio::join!(
             output(engine, language, code),
             output(engine, language, code)
         );
+
         for (text, outcome) in [two.0, two.1] {
             assert_eq!(outcome.source, source, "{outcome:?}");
             let lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -46,9 +48,11 @@ async fn all_differ(
                     "line {at} of two clones is `{line}`"
                 );
             }
+
             all.push(lines);
         }
     }
+
     all
 }
 
@@ -113,11 +117,13 @@ async fn hot_clones_share_no_random_value_either() {
         ..Config::default()
     })
     .unwrap();
+
     let mut seen = HashSet::new();
     for _ in 0..6 {
         while engine.ready().0 < 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+
         let (text, outcome) = output(&engine, Language::Python, PYTHON).await;
         assert_eq!(outcome.source, VmOrigin::Hot);
         for (at, line) in text.lines().enumerate() {

@@ -22,12 +22,14 @@ async fn with_probe(memory_mib: u32) -> Sandbox {
         mode: Some(0o755),
         ..WriteOptions::default()
     };
+
     let program = std::fs::read(test_program("fumehood-guest-probe")).unwrap();
     sandbox
         .files()
         .write_with_options("probe", program, options)
         .await
         .unwrap();
+
     sandbox
 }
 
@@ -51,11 +53,13 @@ async fn every_guest_wall_holds() {
         "{}",
         transcript.err()
     );
+
     let verdicts: Vec<Value> = transcript
         .out()
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
+
     let fallen: Vec<_> = verdicts
         .iter()
         .filter(|verdict| verdict["holds"] != true)
@@ -79,6 +83,7 @@ async fn all_is_well(sandbox: &Sandbox) {
         "{}",
         transcript.err()
     );
+
     let echo = RunRequest::new(Language::Shell, "ls / > /dev/null && echo well").timeout_s(60);
     assert_eq!(finish_ok(sandbox.run(&echo).unwrap()).await.0, "well\n");
     sandbox.files().stat("/etc/passwd").await.unwrap();
@@ -99,6 +104,7 @@ async fn end(sandbox: &Sandbox, run: Run) {
         matches!(ended_by, EndedBy::Cancelled | EndedBy::OutOfMemory),
         "{ended_by}"
     );
+
     let gone = async {
         while sandbox
             .processes()
@@ -145,6 +151,7 @@ async fn unbounded_memory_does_not_disturb_others() {
             (EndedBy::OutOfMemory, Some(137)),
             "{transcript:?}"
         );
+
         all_is_well(&sandbox).await;
     }
 }

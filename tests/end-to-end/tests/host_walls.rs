@@ -40,6 +40,7 @@ impl Who<'_> {
             Self::Us => return fumehood(),
             Self::Nobody(_) | Self::Bound => Command::new("setpriv"),
         };
+
         match self {
             Self::Nobody(place) => command
                 .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
@@ -49,6 +50,7 @@ impl Who<'_> {
                 .args(["--bounding-set=-sys_admin", "--inh-caps=-all"])
                 .arg(program()),
         };
+
         command
     }
 
@@ -98,6 +100,7 @@ fn missing(outcome: &Value) -> Vec<&str> {
     if isolation == "full" {
         return Vec::new();
     }
+
     let reduced = isolation["reduced"].as_array();
     let reduced = reduced.unwrap_or_else(|| panic!("no isolation is told: {outcome}"));
     reduced.iter().filter_map(Value::as_str).collect()
@@ -111,6 +114,7 @@ fn all_hold(who: Who<'_>, but: &[&str]) {
         both.map(|verdict| (verdict["wall"].clone(), verdict["tried"].clone()))
             .collect()
     };
+
     let written = Path::new(env!("CARGO_MANIFEST_DIR")).join(VERDICTS);
     let written: Vec<Value> = serde_json::from_slice(&std::fs::read(written).unwrap()).unwrap();
     assert_eq!(
@@ -118,6 +122,7 @@ fn all_hold(who: Who<'_>, but: &[&str]) {
         names(&written),
         "write them anew by `cargo xtask walls`"
     );
+
     for verdict in verdicts {
         let wall = verdict["wall"].as_str().unwrap();
         assert!(
@@ -131,6 +136,7 @@ fn all_hold(who: Who<'_>, but: &[&str]) {
 fn every_wall_holds_for_the_user_who_runs_the_tests() {
     let (outcome, _) = json(Who::Us, &[]);
     println!("isolation: {}", outcome["isolation"]);
+
     if missing(&outcome).contains(&"namespaces") {
         println!("this host allows no namespaces: only what stands without is looked at");
         all_hold(Who::Us, OF_NAMESPACES);
@@ -155,12 +161,14 @@ fn every_wall_holds_for_an_ordinary_user() {
         println!("the tests are run by an ordinary user already");
         return;
     }
+
     let place = place_of_nobody();
     let nobody = Who::Nobody(place.path());
     let (outcome, output) = json(nobody, &[]);
     let missing = missing(&outcome);
     println!("isolation: {}", outcome["isolation"]);
     assert_eq!(outcome["exit_code"], 127, "{output:?}");
+
     if missing.contains(&"namespaces") {
         println!("this host allows ordinary users no namespaces");
         all_hold(nobody, OF_NAMESPACES);
@@ -176,6 +184,7 @@ fn a_missing_wall_is_reported_or_rejected() {
         println!("only root can take a right from itself");
         return;
     }
+
     let (outcome, _) = json(Who::Bound, &[]);
     assert!(missing(&outcome).contains(&"namespaces"), "{outcome:#}");
     assert_eq!(outcome["exit_code"], 127, "{outcome:#}");
@@ -183,6 +192,7 @@ fn a_missing_wall_is_reported_or_rejected() {
     let (refused, output) = json(Who::Bound, &["--require-isolation", "full"]);
     assert_eq!(output.status.code(), Some(125), "{refused}");
     let message = refused["error"]["message"].as_str().unwrap();
+
     for word in ["full isolation is required", "namespaces"] {
         assert!(message.contains(word), "{message}");
     }
@@ -195,6 +205,7 @@ fn a_missing_launcher_is_reported_with_a_fix() {
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(125), "{text}");
+
     for word in ["/nonexistent", "nothing runs without", "FUMEHOOD_LAUNCHER"] {
         assert!(text.contains(word), "{text}");
     }
@@ -213,6 +224,7 @@ fn sleeper() -> (Child, u32) {
         "-c",
         "echo up; sleep 160",
     ]);
+
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut up = [0; 3];
     child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
@@ -220,6 +232,7 @@ fn sleeper() -> (Child, u32) {
     let [qemu] = qemus[..] else {
         panic!("one QEMU was expected, and no launcher beside it: {qemus:?}");
     };
+
     (child, qemu)
 }
 
@@ -236,9 +249,11 @@ fn tree(root: &Path, below: &str, found: &mut BTreeSet<String>) {
             .unwrap()
             .to_string_lossy()
             .into_owned();
+
         if name == "proc" {
             continue;
         }
+
         if entry.file_type().unwrap().is_dir() {
             tree(root, &name, found);
         } else {
@@ -252,9 +267,11 @@ fn qemu_is_isolated_as_seen_from_outside() {
     let (mut child, qemu) = sleeper();
     let (outcome, _) = json(Who::Us, &[]);
     let missing = missing(&outcome);
+
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(status(qemu, set).unwrap(), "0000000000000000", "{set}");
     }
+
     assert_eq!(status(qemu, "NoNewPrivs").unwrap(), "1");
     assert_eq!(status(qemu, "Seccomp").unwrap(), "2");
     if is_root() && !missing.contains(&"user") {
@@ -262,11 +279,13 @@ fn qemu_is_isolated_as_seen_from_outside() {
         assert_eq!(status(qemu, "Uid").unwrap(), [own.as_str(); 4].join("\t"));
         assert_eq!(status(qemu, "Groups").unwrap(), "");
     }
+
     if !missing.contains(&"namespaces") {
         for space in ["pid", "mnt", "net", "ipc", "uts", "cgroup"] {
             let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{space}")).unwrap();
             assert_ne!(of(&qemu.to_string()), of("self"), "{space}");
         }
+
         let mut found = BTreeSet::new();
         tree(Path::new(&format!("/proc/{qemu}/root")), "", &mut found);
         for file in &found {
@@ -277,8 +296,10 @@ fn qemu_is_isolated_as_seen_from_outside() {
                     .contains(&file.as_str());
             assert!(is_needed, "{file} is in QEMU's root");
         }
+
         assert!(found.len() > 10, "{found:?}");
     }
+
     let descriptors = std::fs::read_dir(format!("/proc/{qemu}/fd")).unwrap();
     for entry in descriptors.flatten() {
         let target = std::fs::read_link(entry.path()).unwrap_or_default();
@@ -290,6 +311,7 @@ fn qemu_is_isolated_as_seen_from_outside() {
             "{target}"
         );
     }
+
     send(child.id(), Signal::TERM);
     child.wait().unwrap();
 }
@@ -303,6 +325,7 @@ fn cgroups(pid: u32) -> Vec<PathBuf> {
         let mount = Path::new("/sys/fs/cgroup").join(controllers.split(',').next()?);
         path.contains("fumehood-").then(|| mount.join(path))
     });
+
     own.collect()
 }
 
@@ -311,6 +334,7 @@ fn a_cgroup_limits_qemu_and_is_removed_at_the_next_start() {
     let (mut child, qemu) = sleeper();
     let own = cgroups(qemu);
     let (outcome, _) = json(Who::Us, &[]);
+
     if missing(&outcome).contains(&"cgroup") {
         println!("no cgroup can be made here");
         assert!(own.is_empty(), "{own:?}");
@@ -320,13 +344,16 @@ fn a_cgroup_limits_qemu_and_is_removed_at_the_next_start() {
             let file = files.find(|file| file.exists());
             file.map(|file| std::fs::read_to_string(file).unwrap().trim().to_string())
         };
+
         let memory = read("memory.max")
             .or_else(|| read("memory.limit_in_bytes"))
             .unwrap();
+
         let memory: u64 = memory.parse().unwrap();
         assert!((512 << 20..2048 << 20).contains(&memory), "{memory}");
         assert_eq!(read("pids.max").as_deref(), Some("96"));
     }
+
     send(child.id(), Signal::KILL);
     child.wait().unwrap();
     // A process that has ended may still have threads that have not.
@@ -352,6 +379,7 @@ fn the_probe_leaves_nothing_behind() {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         line.ends_with(b"fumehood-host-probe\0survive\0")
     });
+
     let left: Vec<_> = copies.map(|pid| (pid, uid(pid))).collect();
     assert!(left.is_empty(), "{left:?}");
 }

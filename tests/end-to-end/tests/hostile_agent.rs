@@ -53,6 +53,7 @@ impl Hostile {
             (1, "initrd.cpio", floor_initrd(&init)),
             (2, "rootfs.erofs", vec![0; ROOT_BYTES]),
         ];
+
         for (part, file, bytes) in parts {
             let digest = Sha256::digest(&bytes);
             let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -60,6 +61,7 @@ impl Hostile {
             manifest["parts"][part]["sha256"] = json!(digits);
             std::fs::write(made.join(file), bytes).unwrap();
         }
+
         std::fs::write(made.join("manifest.json"), manifest.to_string()).unwrap();
         std::os::unix::fs::symlink("hostile-1", images.join("hostile")).unwrap();
         let engine = Engine::start(Config {
@@ -70,6 +72,7 @@ impl Hostile {
             launcher: Some(program().with_file_name("fumehood-launcher")),
             ..Config::default()
         });
+
         Self {
             engine: engine.unwrap_or_else(|e| panic!("{e}")),
             _store: store,
@@ -116,9 +119,12 @@ impl Neighbour {
                 assert_eq!(transcript.end(), (EndedBy::Exited, Some(0)));
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
+
             assert_eq!(sandbox.ended(), None);
+
             count
         });
+
         Self { over, runs }
     }
 
@@ -187,11 +193,13 @@ async fn a_protocol_violation_ends_the_vm() {
     let _alone = ALONE.lock().await;
     let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
     let memory = Memory::now();
+
     for (deed, message) in VIOLATIONS {
         let start = Instant::now();
         let request = RunRequest::new(Language::Shell, deed)
             .timeout_s(5)
             .memory_mib(128);
+
         match collect(hostile.engine.run(request).unwrap()).await {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Protocol, "{deed}: {error}");
@@ -204,13 +212,16 @@ async fn a_protocol_violation_ends_the_vm() {
             }
             Ok(transcript) => panic!("{deed}: {transcript:?}"),
         }
+
         assert!(
             start.elapsed() < Duration::from_secs(30),
             "{deed} took {:?}",
             start.elapsed()
         );
+
         memory.check(deed);
     }
+
     neighbour.move_out().await;
 }
 
@@ -220,6 +231,7 @@ async fn a_silent_or_slow_agent_times_out() {
     let (hostile, neighbour) = (Hostile::new(""), Neighbour::move_in().await);
     let memory = Memory::now();
     let mut runs = Vec::new();
+
     for deed in [
         "nothing",
         "half a line",
@@ -233,6 +245,7 @@ async fn a_silent_or_slow_agent_times_out() {
             .display();
         runs.push((deed, hostile.engine.run(request).unwrap()));
     }
+
     for (deed, run) in runs {
         let transcript = collect(run).await.unwrap_or_else(|e| panic!("{deed}: {e}"));
         assert_eq!(
@@ -250,6 +263,7 @@ async fn a_silent_or_slow_agent_times_out() {
             "{deed}: {transcript:?}"
         );
     }
+
     let request = RunRequest::new(Language::Shell, "an end of the machine").memory_mib(128);
     let transcript = collect(hostile.engine.run(request).unwrap()).await.unwrap();
     assert_eq!(
@@ -277,11 +291,13 @@ async fn repeated_completions_end_the_sandbox() {
         (transcript.out(), transcript.end()),
         ("well\n", (EndedBy::Exited, Some(0)))
     );
+
     let run = sandbox.run(&RunRequest::new(Language::Shell, "an end again and again"));
     assert_eq!(
         collect(run.unwrap()).await.unwrap().end(),
         (EndedBy::Exited, Some(0))
     );
+
     let end = within_deadline("the sandbox's end", sandbox.wait()).await;
     let SandboxEnd::Lost(why) = end else {
         panic!("{end:?}")
@@ -314,6 +330,7 @@ async fn file_operations_of_a_hostile_agent_fail() {
     );
     assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
     assert!(text.contains("6 bytes of a file arrived"), "{text}");
+
     for (path, message) in [
         ("/as output", unexpected_answer),
         ("/done", unexpected_answer),
@@ -322,6 +339,7 @@ async fn file_operations_of_a_hostile_agent_fail() {
         assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
         assert!(text.contains(message), "{path}: {text}");
     }
+
     let sandbox = hostile.sandbox().await;
     let (kind_of, text) = kind(files(&sandbox).read_range("/without end", 0, 1000).await);
     assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
@@ -329,6 +347,7 @@ async fn file_operations_of_a_hostile_agent_fail() {
         text.contains("more bytes of a file than were asked for"),
         "{text}"
     );
+
     let sandbox = hostile.sandbox().await;
     let (kind_of, text) = kind(
         files(&sandbox)
@@ -337,6 +356,7 @@ async fn file_operations_of_a_hostile_agent_fail() {
     );
     assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
     assert!(text.contains("more output than it was allowed"), "{text}");
+
     for (path, message) in [
         (
             "/a million",
@@ -349,6 +369,7 @@ async fn file_operations_of_a_hostile_agent_fail() {
         assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
         assert!(text.contains(message), "{path}: {text}");
     }
+
     let (kind_of, text) = kind(files(&hostile.sandbox().await).stat("/done").await);
     assert_eq!(kind_of, ErrorKind::Protocol, "{text}");
 
@@ -365,9 +386,11 @@ async fn file_operations_of_a_hostile_agent_fail() {
                 Some(_) => {}
                 None => panic!("it ended"),
             }
+
             count += 1;
         }
     };
+
     let count = within_deadline("word of an overflow", overflow).await;
     assert!(count < 20_000, "{count} changes were held");
     memory.check("files");

@@ -53,6 +53,7 @@ async fn in_every_way(
         }
     };
     within_deadline("the end of a context", closed).await;
+
     all
 }
 
@@ -70,6 +71,7 @@ async fn output_that_looks_like_the_protocol_stays_output() {
     let sandbox = sandbox(512).await;
     sandbox.files().write("forged", FORGERIES).await.unwrap();
     all_is_well(&sandbox).await;
+
     for (language, code) in [
         (
             Language::Python,
@@ -94,6 +96,7 @@ async fn output_that_looks_like_the_protocol_stays_output() {
             assert!(transcript.results.is_empty());
         }
     }
+
     let transcript = finish_run(
         sandbox
             .spawn(&SpawnRequest::new(["cat", "forged"]))
@@ -111,6 +114,7 @@ async fn output_that_looks_like_the_protocol_stays_output() {
             .any(|file| file.path.contains("{\"type\":\"complete\"}\n")),
         "{names:?}"
     );
+
     all_is_well(&sandbox).await;
 }
 
@@ -134,6 +138,7 @@ const FORGERS: [(Language, &str); 3] = [
 async fn a_forged_completion_ends_only_the_forger() {
     let sandbox = sandbox(512).await;
     all_is_well(&sandbox).await;
+
     for (language, code) in FORGERS {
         let start = Instant::now();
         for transcript in in_every_way(&sandbox, language, code, 10).await {
@@ -145,9 +150,11 @@ async fn a_forged_completion_ends_only_the_forger() {
                 "{language} {transcript:?}"
             );
         }
+
         assert!(start.elapsed() < Duration::from_secs(100), "{language}");
         all_is_well(&sandbox).await;
     }
+
     // What is shown by force is junk, and counted.
     let junk = "import os\nfor line in (b'no JSON\\n', b'[1]\\n', b'{\"text/plain\": \"forged\"}\\n', b'\\xff' * 70000 + b'\\n', b'no end'): os.write(253, line)\n7";
     let python = sandbox.context("junk", Language::Python);
@@ -163,6 +170,7 @@ async fn a_forged_completion_ends_only_the_forger() {
         transcript.detail().contains("no MIME bundles"),
         "{transcript:?}"
     );
+
     let transcript = finish_run(python.start(&python.request("8").display()).unwrap()).await;
     assert_eq!(transcript.texts().last().map(String::as_str), Some("8"));
     // One that takes the message of the next exec has none to run, until its time is up.
@@ -182,6 +190,7 @@ async fn a_forged_completion_ends_only_the_forger() {
         ),
         "{transcript:?}"
     );
+
     all_is_well(&sandbox).await;
 }
 
@@ -189,6 +198,7 @@ async fn a_forged_completion_ends_only_the_forger() {
 async fn a_program_that_closes_all_descriptors_still_ends() {
     let sandbox = sandbox(512).await;
     all_is_well(&sandbox).await;
+
     for (language, code) in [
         (
             Language::Python,
@@ -213,6 +223,7 @@ async fn a_program_that_closes_all_descriptors_still_ends() {
                 "{language} {transcript:?}"
             );
         }
+
         all_is_well(&sandbox).await;
     }
 }
@@ -241,6 +252,7 @@ async fn a_fork_bomb_can_be_cancelled() {
                 .unwrap()
         },
     ];
+
     for (n, begin) in runs.into_iter().enumerate() {
         let mut run = begin();
         stdout_until(&mut run, "up\n").await;
@@ -263,6 +275,7 @@ async fn a_fork_bomb_can_be_cancelled() {
         assert_eq!(transcript.end(), (EndedBy::Cancelled, Some(130)), "{n}");
         all_is_well(&sandbox).await;
     }
+
     for context in ["bomb", "forks"] {
         let language = if context == "bomb" {
             Language::Shell
@@ -271,6 +284,7 @@ async fn a_fork_bomb_can_be_cancelled() {
         };
         let _ = sandbox.context(context, language).close().await;
     }
+
     let count = "for i in {1..1000}; do set -- /proc/[0-9]*; (($# < 80)) && exit; sleep 0.02; done; echo $#";
     assert_eq!(run_ok(&sandbox, count).await, "");
 }
@@ -281,6 +295,7 @@ async fn unread_input_is_held_back() {
     let never = "import time\nprint('up', flush=True)\ntime.sleep(100)";
     let stops =
         "import sys, time\nsys.stdin.buffer.read1(1000)\nprint('up', flush=True)\ntime.sleep(100)";
+
     for code in [never, stops] {
         let runs = [
             sandbox
@@ -293,6 +308,7 @@ async fn unread_input_is_held_back() {
                 .spawn(&SpawnRequest::new(["python3", "-c", code]).stdin())
                 .unwrap(),
         ];
+
         let mut waiting = Vec::new();
         for mut run in runs {
             let mut input = run.input();
@@ -300,6 +316,7 @@ async fn unread_input_is_held_back() {
             assert_eq!(next_stdout(&mut run).await, "up\n");
             waiting.push((run, writer));
         }
+
         // Nothing is lost by waiting, and nobody else waits.
         assert_eq!(run_ok(&sandbox, "echo on").await, "on\n");
         for (run, writer) in waiting {
@@ -310,11 +327,13 @@ async fn unread_input_is_held_back() {
                 EndedBy::Cancelled,
                 "{code}"
             );
+
             // What nobody reads any more is dropped, until the end is told, and refused from then on: which of both the
             // last bytes meet is open, and that the writer comes to its end is not.
             let ended = within_deadline("the writer's end", writer).await.unwrap();
             assert!(ended.is_ok() || ended.unwrap_err().kind() == ErrorKind::Lost);
         }
+
         assert_eq!(
             run_in(
                 &sandbox.context("c", Language::Python),
@@ -325,6 +344,7 @@ async fn unread_input_is_held_back() {
             "0\n"
         );
     }
+
     all_is_well(&sandbox).await;
 }
 
@@ -340,6 +360,7 @@ async fn endless_output_does_not_block_others() {
             .spawn(&SpawnRequest::new(["sh", "-c", "yes >&2"]))
             .unwrap(),
     ];
+
     for n in 0..10 {
         // A slow reader takes a piece now and then.
         for run in &mut runs {
@@ -351,11 +372,13 @@ async fn endless_output_does_not_block_others() {
             };
             assert!(bytes.iter().all(|byte| b"y\n".contains(byte)));
         }
+
         assert_eq!(
             run_ok(&sandbox, &format!("echo {n}")).await,
             format!("{n}\n")
         );
     }
+
     for run in runs {
         run.canceller().cancel();
         assert_eq!(
@@ -363,5 +386,6 @@ async fn endless_output_does_not_block_others() {
             EndedBy::Cancelled
         );
     }
+
     all_is_well(&sandbox).await;
 }

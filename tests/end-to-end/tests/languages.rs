@@ -53,12 +53,14 @@ fn javascript_ends_alike_in_a_warm_interpreter_and_from_a_file() {
         "throw new RangeError('outer', { cause: new Error('inner') })",
         "await Promise.reject(new Error('rejected'))",
     ];
+
     for code in programs {
         let ends = |options: &[&str]| {
             let (outcome, exit) = json("javascript", code, options);
             let text = |name: &str| outcome[name].as_str().unwrap().to_owned();
             (exit, text("stdout"), text("stderr"))
         };
+
         let (function, file) = (ends(&[]), ends(&["--fresh-interpreter"]));
         assert_eq!(
             (function.0, &function.1),
@@ -79,10 +81,12 @@ fn without_columns(text: &str) -> Vec<String> {
     let lines = text
         .lines()
         .map(|line| line.replace("main.2.ts", "main.ts"));
+
     let lines = lines.map(|line| match line.rsplit_once("main.ts:") {
         Some((_, place)) => format!("at {}", place.split(':').next().unwrap_or_default()),
         None => line,
     });
+
     lines.filter(|line| line.trim() != "^").collect()
 }
 
@@ -99,6 +103,7 @@ fn javascript_without_pending_work_ends() {
         (13, &"a\n".into()),
         "{outcome:#}"
     );
+
     let text = outcome["stderr"].as_str().unwrap();
     assert!(text.contains("what will never come"), "{text}");
 }
@@ -110,6 +115,7 @@ fn code_comes_from_standard_input_and_from_a_file() {
         .args(["run", "-l", "python", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
+
     let mut child = child.spawn().unwrap();
     child
         .stdin
@@ -140,7 +146,7 @@ fn a_traceback_shows_the_source_and_nothing_of_the_runner() {
 }
 
 #[test]
-fn changes_of_the_environment_reach_child_processes() {
+fn the_environment_reaches_programs_and_their_children() {
     let code = "import os, subprocess; print(os.environ['A'], subprocess.check_output(['printenv', 'A']).decode().strip())";
     let (outcome, _) = json("python", code, &["-e", "A=b c"]);
     assert_eq!(outcome["stdout"], "b c b c\n", "{outcome:#}");
@@ -194,6 +200,7 @@ fn the_clock_is_right() {
             .unwrap()
             .as_secs_f64()
     };
+
     let before = now();
     let guest: f64 = stdout("python", "import time; print(time.time())")
         .trim()
@@ -203,6 +210,7 @@ fn the_clock_is_right() {
         guest > before - 2.0 && guest < now() + 2.0,
         "guest {guest}, host {before}"
     );
+
     // A guest's second is neither shorter than one nor longer than what passes here meanwhile.
     let code = "import time; t = time.monotonic(); time.sleep(1); print(time.monotonic() - t)";
     let (outcome, _) = json("python", code, &[]);

@@ -34,7 +34,9 @@ fn random(len: usize) -> Vec<u8> {
         state ^= state << 17;
         bytes.extend_from_slice(&state.to_le_bytes());
     }
+
     bytes.truncate(len);
+
     bytes
 }
 
@@ -53,15 +55,18 @@ async fn a_large_file_is_transferred_in_bounded_memory() {
     let source = std::iter::repeat_n(piece.clone(), BYTES >> 20);
     let mut host = tempfile::NamedTempFile::new().unwrap();
     let mut hasher = Sha256::new();
+
     for piece in source {
         std::io::Write::write_all(&mut host, &piece).unwrap();
         hasher.update(&piece);
     }
+
     let digest: String = hasher
         .finalize()
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
+
     let before = resident_mib(std::process::id());
     let from = tokio::fs::File::open(host.path()).await.unwrap();
     let up = Instant::now();
@@ -69,6 +74,7 @@ async fn a_large_file_is_transferred_in_bounded_memory() {
         .upload("big", from, WriteOptions::default())
         .await
         .unwrap();
+
     let up = up.elapsed();
     let copy = tempfile::NamedTempFile::new().unwrap();
     let to = tokio::fs::File::create(copy.path()).await.unwrap();
@@ -88,6 +94,7 @@ async fn a_large_file_is_transferred_in_bounded_memory() {
         error.to_string().contains("half of the guest's memory"),
         "{error}"
     );
+
     let unannounced = &random(200_000_000)[..];
     let error = files
         .upload("more", unannounced, WriteOptions::default())

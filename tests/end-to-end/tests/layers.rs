@@ -30,6 +30,7 @@ async fn packages_of_a_layer_can_be_imported() {
         ..Config::default()
     })
     .unwrap();
+
     let plain = engine.sandbox().await.unwrap();
     let place = "import site; print(site.getusersitepackages(), end='')";
     let place = run_ok(&plain, Language::Python, place).await;
@@ -47,6 +48,7 @@ async fn packages_of_a_layer_can_be_imported() {
         "module.exports = 'of JavaScript'\n",
     )
     .unwrap();
+
     let layer = layer_of(&tree, &work.path().join("layer.erofs"));
 
     let parent = engine.sandbox().layer(layer).await.unwrap();
@@ -57,6 +59,7 @@ async fn packages_of_a_layer_can_be_imported() {
             run_ok(sandbox, Language::Python, python).await,
             "of Python\n"
         );
+
         let javascript = "console.log(require('layered'))";
         let said = run_ok(sandbox, Language::Javascript, javascript).await;
         assert_eq!(said, "of JavaScript\n");
@@ -64,6 +67,7 @@ async fn packages_of_a_layer_can_be_imported() {
         let owns = format!(
             "cd {place} && touch other.py && rm layered.py && ls *.py && stat -c %u . /home/user && ls /usr/bin/bash"
         );
+
         let said = run_ok(sandbox, Language::Shell, &owns).await;
         assert_eq!(said, "other.py\n1000\n1000\n/usr/bin/bash\n");
     }

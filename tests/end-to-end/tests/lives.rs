@@ -47,6 +47,7 @@ async fn an_idempotency_key_runs_once() {
             ("out\n", "err\n")
         );
     };
+
     let in_context = RunRequest::new(Language::Shell, once.replace("exit 7", "(exit 7)"));
     for (n, request) in [shell(once), in_context.context("c")]
         .into_iter()
@@ -58,12 +59,14 @@ async fn an_idempotency_key_runs_once() {
             sandbox.run(&request).unwrap(),
             sandbox.run(&request).unwrap(),
         );
+
         let first = collect(first).await;
         check(&finish_run(second).await);
         match first {
             Ok(first) => check(&first),
             Err(error) => assert_eq!(error.retry(), Retry::Unknown, "{error}"),
         }
+
         check(&finish_run(sandbox.run(&request).unwrap()).await);
         check(&finish_run(sandbox.attach(format!("run-{n}"), 0).unwrap()).await);
         assert_eq!(
@@ -71,6 +74,7 @@ async fn an_idempotency_key_runs_once() {
             format!("{}\n", n + 1)
         );
     }
+
     let program = SpawnRequest::new(["bash", "-c", once]).idempotency_key("spawn");
     let mut transcript = Vec::new();
     for run in (0..5)
@@ -79,6 +83,7 @@ async fn an_idempotency_key_runs_once() {
     {
         transcript.push(collect(run).await);
     }
+
     check(transcript.last().unwrap().as_ref().unwrap());
     assert_eq!(run_ok(&sandbox, "wc -l < runs").await, "3\n");
     // The name of another request, while it runs and after its end.
@@ -98,6 +103,7 @@ async fn an_idempotency_key_runs_once() {
             "{error}"
         );
     }
+
     nap.canceller().cancel();
     assert_eq!(finish_run(nap).await.outcome.ended_by, EndedBy::Cancelled);
     // What failed is remembered as well.
@@ -127,6 +133,7 @@ async fn idempotency_keys_belong_to_their_clone() {
     assert_eq!(finish_run(child.run(&request).unwrap()).await.out(), "2\n");
     assert_eq!(finish_run(parent.run(&request).unwrap()).await.out(), "1\n");
     assert_eq!(run_ok(&parent, "wc -l < runs").await, "1\n");
+
     // The program goes on in both, each for itself, and is followed and ended in each.
     for sandbox in [&parent, &child] {
         let moves = "a=$(wc -l < ticks); for i in $(seq 500); do b=$(wc -l < ticks); [ $b -gt $a ] && echo on && exit; sleep 0.02; done";
@@ -135,6 +142,7 @@ async fn idempotency_keys_belong_to_their_clone() {
         assert_eq!(list.len(), 1);
         assert!(!list[0].attached);
     }
+
     let mut run = child.attach("ticks", 0).unwrap();
     assert!(matches!(
         run.next().await,
@@ -154,12 +162,14 @@ async fn a_killed_vm_is_reported_and_nothing_is_rerun() {
     let mut program = sandbox
         .spawn(&SpawnRequest::new(["sh", "-c", "echo up; sleep 100"]))
         .unwrap();
+
     let python = sandbox.context("c", Language::Python);
     run_in(&python, "x = 1").await;
     let mut exec = python.run("print('up')\nwhile True: pass").unwrap();
     for run in [&mut run, &mut program, &mut exec] {
         assert_eq!(next_stdout(run).await, "up\n");
     }
+
     send(sandbox.process_id(), Signal::KILL);
     for run in [run, program, exec] {
         let transcript = finish_run(run).await;
@@ -170,11 +180,13 @@ async fn a_killed_vm_is_reported_and_nothing_is_rerun() {
             transcript.detail()
         );
     }
+
     let end = within_deadline("its end", sandbox.wait()).await;
     assert!(
         matches!(&end, SandboxEnd::Lost(known) if known.contains("signal")),
         "{end:?}"
     );
+
     // Whether it ran is not known any more, and it may not be run elsewhere as if it had not.
     let again = match sandbox.run(&request) {
         Ok(run) => collect(run).await.unwrap_err(),
@@ -185,6 +197,7 @@ async fn a_killed_vm_is_reported_and_nothing_is_rerun() {
         (ErrorKind::Lost, Retry::Unknown),
         "{again}"
     );
+
     let attached = sandbox.attach("k", 0).unwrap_err();
     assert_eq!(
         (attached.kind(), attached.retry()),
@@ -279,6 +292,7 @@ async fn a_sandbox_ends_at_its_maximum_lifetime() {
         .idle_timeout(Duration::from_secs(60))
         .await
         .unwrap();
+
     // Whatever runs in it.
     let mut run = sandbox.run(&shell("echo up; while :; do :; done")).unwrap();
     next_stdout(&mut run).await;

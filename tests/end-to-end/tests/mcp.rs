@@ -27,12 +27,14 @@ fn converse(server: &Value, mode: &str, calls: &Value) -> Value {
         .stderr(Stdio::inherit())
         .spawn()
         .unwrap();
+
     let order = json!({ "server": server, "mode": mode, "calls": calls });
     let mut stdin = client.stdin.take().unwrap();
     stdin.write_all(order.to_string().as_bytes()).unwrap();
     drop(stdin);
     let output = client.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", output.status);
+
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -45,9 +47,11 @@ fn stdio(state: &Path, words: &[&str]) -> Value {
     let mut env: serde_json::Map<String, Value> =
         kept.map(|(name, value)| (name, value.into())).collect();
     env.insert("XDG_STATE_HOME".into(), state.to_string_lossy().into());
+
     if let Ok(data) = std::env::var("XDG_DATA_HOME") {
         env.insert("XDG_DATA_HOME".into(), data.into());
     }
+
     json!({ "command": command, "env": env })
 }
 
@@ -74,6 +78,7 @@ fn an_mcp_client_works_in_a_session_over_stdio() {
         { "tool": "end_session", "arguments": { "session": "$1.session" } },
         { "tool": "run_code", "arguments": { "session": "$1.session", "language": "python", "code": "x" } },
     ]);
+
     let answer = converse(&stdio(state.path(), &[]), "auto", &calls);
     assert_eq!(answer["server"], "fumehood");
     let names: Vec<_> = answer["tools"]
@@ -87,6 +92,7 @@ fn an_mcp_client_works_in_a_session_over_stdio() {
         assert!(tool["description"].as_str().unwrap().len() > 20, "{tool}");
         assert_eq!(tool["inputSchema"]["type"], "object");
     }
+
     let results = answer["results"].as_array().unwrap();
     assert_eq!(text(&results[0]), "42\n|'value'");
     assert_eq!(results[0]["structured"]["exit_code"], 0);
@@ -124,6 +130,7 @@ fn figures_are_images_and_output_is_streamed_and_truncated() {
         { "tool": "run_code", "arguments": { "language": "python", "code": slow } },
         { "tool": "run_code", "arguments": { "language": "python", "code": "print('x' * 200_000)" } },
     ]);
+
     let answer = converse(&stdio(state.path(), &[]), "auto", &calls);
     let parts = answer["results"][0]["content"].as_array().unwrap();
     let image = parts
@@ -154,6 +161,7 @@ fn a_cancelled_call_ends_its_run_and_leaves_the_session() {
           "cancel_on": "begun" },
         { "tool": "run_code", "arguments": { "session": "$0.session", "language": "python", "code": "x" } },
     ]);
+
     let answer = converse(&stdio(state.path(), &[]), "auto", &calls);
     assert_eq!(answer["results"][2]["cancelled"], true);
     assert_eq!(text(&answer["results"][3]), "7");
@@ -168,6 +176,7 @@ fn only_the_operator_can_allow_the_network() {
         { "tool": "run_code", "arguments": { "language": "shell", "code": "true", "timeout_s": 100_000 } },
         { "tool": "read_file", "arguments": { "session": "sb_nobody", "path": "x" } },
     ]);
+
     let answer = converse(&stdio(state.path(), &[]), "auto", &calls);
     let results = answer["results"].as_array().unwrap();
     assert_eq!(results[0]["structured"]["error"]["kind"], "forbidden");
@@ -182,6 +191,7 @@ fn only_the_operator_can_allow_the_network() {
     let calls = json!([
         { "tool": "run_code", "arguments": { "language": "shell", "code": "ls /sys/class/net", "network": true } },
     ]);
+
     let answer = converse(
         &stdio(state.path(), &["--mcp-allow", "api.example.com"]),
         "auto",
@@ -203,6 +213,7 @@ fn over_http_each_key_has_its_own_sessions() {
         { "tool": "start_session", "arguments": {} },
         { "tool": "run_code", "arguments": { "session": "$0.session", "language": "javascript", "code": "let x = 41; x + 1" } },
     ]);
+
     for mode in ["auto", "legacy"] {
         let answer = converse(&json!({ "url": url, "key": one }), mode, &calls);
         assert_eq!(text(&answer["results"][1]), "42", "{answer}");
@@ -211,6 +222,7 @@ fn over_http_each_key_has_its_own_sessions() {
             { "tool": "list_sessions", "arguments": {} },
             { "tool": "end_session", "arguments": { "session": session } },
         ]);
+
         let answer = converse(&json!({ "url": url, "key": other }), mode, &calls);
         assert_eq!(answer["results"][0]["structured"]["sessions"], json!([]));
         assert_eq!(
@@ -231,6 +243,7 @@ async fn until_run_is(client: &mut Client, state: &str) {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     };
+
     within_deadline("the run's state", look).await;
 }
 
@@ -243,12 +256,15 @@ async fn a_disconnected_client_ends_its_code() {
         ("accept", "application/json, text/event-stream"),
         ("content-type", "application/json"),
     ];
+
     let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
         "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "0" },
     }});
+
     let start = calls
         .ask_with("POST", "/mcp", &head, hello.to_string())
         .await;
+
     let session = start.headers["mcp-session-id"].to_str().unwrap().to_owned();
     let mut head = head.to_vec();
     head.push(("mcp-session-id", session.as_str()));
@@ -260,6 +276,7 @@ async fn a_disconnected_client_ends_its_code() {
     let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
         "name": "run_code", "arguments": { "language": "shell", "code": "sleep 250", "timeout_s": 300 },
     }});
+
     let answer = calls.open("POST", "/mcp", &head, call.to_string()).await;
     until_run_is(&mut looks, "running").await;
     drop(answer);

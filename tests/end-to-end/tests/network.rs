@@ -66,6 +66,7 @@ async fn web(authority: &CertificateAuthority) -> WebServer {
         web.serve_tls(at(address, 443), authority.acceptor(&names))
             .await;
     }
+
     echo(at(OTHER, 7)).await;
     web
 }
@@ -93,12 +94,14 @@ fn allowed_destinations_are_reached() {
             asked.iter().all(|name| name.ends_with(".test")),
             "{asked:?}"
         );
+
         // HTTP in the clear was passed on as what it was; nothing was denied.
         assert!(
             web.seen()
                 .iter()
                 .any(|head| head.contains("host: web.test\n"))
         );
+
         let summary = sandbox.network().unwrap().summary;
         assert_eq!(summary.denials, [], "{summary:?}");
         assert!(summary.bytes_down > 2 * LARGE as u64, "{summary:?}");
@@ -107,6 +110,7 @@ fn allowed_destinations_are_reached() {
         let end = events.find("an end", |event| {
             event.what == NetworkAction::End && event.bytes_down > LARGE as u64
         });
+
         let end = end.await;
         assert_eq!(
             (end.port, end.rule.unwrap().to_string()),
@@ -294,6 +298,7 @@ fn misbehaving_servers_are_reported_accurately() {
         let run = engine_without_templates()
             .run(request.network(network(BAD_ALLOWED)))
             .unwrap();
+
         let (text, outcome) = finish_ok(run).await;
         let lines: Vec<&str> = text.lines().collect();
         let begins = [
@@ -322,6 +327,7 @@ fn misbehaving_servers_are_reported_accurately() {
                 "{begin}\n{text}"
             );
         }
+
         let denials = outcome.network.unwrap().summary.denials;
         let codes: Vec<_> = denials.iter().map(|denial| denial.event.code).collect();
         assert_eq!(codes, ["not_tls_nor_http"]);

@@ -50,6 +50,7 @@ async fn web() -> WebServer {
         let acceptor = authority.acceptor(&["web.test", "read.test", "seen.test", "other.test"]);
         web.serve_tls(at(address, 443), acceptor).await;
     }
+
     web
 }
 
@@ -74,6 +75,7 @@ fn denials_are_immediate_and_reported() {
         // The summary has what the events had.
         let summary = sandbox.network().unwrap().summary;
         assert_eq!(summary.missed_events, 0);
+
         for event in events.all().iter().filter(|event| !event.allowed) {
             let has = |denial: &&fumehood_engine::Denial| {
                 let of = |e: &NetworkEvent| (e.what, e.code, e.name.clone(), e.address, e.port);
@@ -91,6 +93,7 @@ fn denials_are_immediate_and_reported() {
 fn check(text: &str, expected: &[&str]) {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), expected.len(), "{text}");
+
     for (line, begin) in lines.iter().zip(expected) {
         assert!(
             line.starts_with(begin) && !line.ends_with("late"),
@@ -378,14 +381,17 @@ fn network_limits_are_enforced_and_reported() {
             .await
             .know("web.test", WEB4)
             .know("echo.test", OTHER);
+
         let web = web().await;
         echo(at(OTHER, 7)).await;
         let sandbox = engine().sandbox().network(network(TIGHT)).await.unwrap();
         let events = NetworkEvents::of(&sandbox);
         let text = python(&sandbox, GREEDY).await;
+
         for code in ["connections", "connection_rate", "lookup_rate", "bytes"] {
             events.denial(code, |_| true).await;
         }
+
         let summary = sandbox.network().unwrap().summary;
         assert!(summary.bytes_down <= 3_000_000 + (1 << 20), "{summary:?}");
         assert!(web.seen().len() <= 2);
@@ -394,6 +400,7 @@ fn network_limits_are_enforced_and_reported() {
                 e.what == what && e.name.as_ref().is_some_and(|n| n.as_ref() == "web.test")
             }
         };
+
         let end = events.denial("bytes", by_web(NetworkAction::End)).await;
         assert!(end.message.contains("`bytes_down`"), "{}", end.message);
         assert!(end.bytes_down > 1_000_000 && end.rule.unwrap().as_ref() == "web");
@@ -408,6 +415,7 @@ fn network_limits_are_enforced_and_reported() {
                 "after: HTTP 403 The limits of the policy `test` deny it: ",
             ],
         );
+
         says_no_more_than_it_may().await;
     });
 }

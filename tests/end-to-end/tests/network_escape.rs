@@ -132,6 +132,7 @@ async fn names() -> NameServer {
         .know("web.test", &format!("{WEB4} {WEB6}"))
         .know("seen.test", WEB4)
         .know("second.test", OTHER);
+
     // For anybody, and for root; each of whose connections asks for both families.
     for _ in 0..2 {
         for address in [
@@ -143,21 +144,25 @@ async fn names() -> NameServer {
         ] {
             names = names.say("turning.test", v4, one(address));
         }
+
         for _ in 0..3 {
             names = names.say("turning.test", v6, one("::1"));
             names = names.say("turning.test", v6, one("::ffff:10.66.0.1"));
         }
     }
+
     names
 }
 
 async fn web(authority: &CertificateAuthority) -> WebServer {
     let web = WebServer::default();
     let acceptor = authority.acceptor(&["web.test", "seen.test", "second.test"]);
+
     for address in [WEB4, WEB6, OTHER] {
         web.serve(at(address, 80)).await;
         web.serve_tls(at(address, 443), acceptor.clone()).await;
     }
+
     web
 }
 
@@ -179,6 +184,7 @@ fn nothing_escapes_the_policy() {
         all_ended(&by_root);
         all_explained(&events, BY_ANYBODY).await;
         all_explained(&events, BY_ROOT).await;
+
         for number in PROTOCOLS {
             let word = format!("protocol {number} ");
             let what =
@@ -208,6 +214,7 @@ fn all_ended(text: &str) {
         lines.len() > 60 && lines.last() == Some(&"all tried"),
         "{text}"
     );
+
     for line in lines {
         // A request is answered by a page, and not by the end of its connection alone.
         let is_request = line.starts_with("plain ") || line.starts_with("sealed ");
@@ -228,6 +235,7 @@ async fn all_explained(events: &NetworkEvents, attempts: &[Explained<'_>]) {
         let fits = |event: &NetworkEvent| {
             (to.is_none() || event.address == to) && (port.is_none() || event.port == port)
         };
+
         let what = format!("{code} of {address:?} {port:?}");
         events
             .find(&what, |event| {
@@ -241,11 +249,13 @@ async fn all_explained(events: &NetworkEvents, attempts: &[Explained<'_>]) {
 fn no_request_was_smuggled(web: &WebServer) {
     let seen = web.seen();
     assert!(seen.len() > 4, "{seen:?}");
+
     for head in seen {
         let hosts: Vec<_> = head
             .lines()
             .filter_map(|line| line.strip_prefix("host: "))
             .collect();
+
         let is_known = |host: &&str| ["web.test", "seen.test", "turning.test"].contains(host);
         assert!(hosts.len() == 1 && is_known(&hosts[0]), "{head}");
         assert!(

@@ -48,6 +48,7 @@ async fn asked(url: &str) -> String {
         client.write_all(request).await?;
         client.read_to_string(&mut text).await
     };
+
     let _ = within_deadline("an answer", conversation).await;
     text
 }
@@ -61,6 +62,7 @@ fn exposed_ports_allow_no_outgoing_connections() {
             .expose(expose("0:3000"))
             .expose(expose("0:3001"))
             .expose(expose("0:9"));
+
         let sandbox = engine().sandbox().network(network.clone()).await.unwrap();
         let events = NetworkEvents::of(&sandbox);
         let urls = sandbox.network().unwrap().urls;
@@ -71,6 +73,7 @@ fn exposed_ports_allow_no_outgoing_connections() {
             page.starts_with("HTTP/1.1 200 OK") && page.ends_with("page for exposed"),
             "{page}"
         );
+
         let many = (0..20).map(|_| asked(&urls[0]));
         let many = futures_util::future::join_all(many).await;
         assert!(
@@ -88,6 +91,7 @@ fn exposed_ports_allow_no_outgoing_connections() {
                 })
                 .await;
         }
+
         let more = sandbox.expose(expose("0:3000")).unwrap();
         assert!(asked(&more).await.ends_with("page for exposed"));
         assert_eq!(sandbox.network().unwrap().urls.len(), 4);
@@ -96,6 +100,7 @@ fn exposed_ports_allow_no_outgoing_connections() {
         let taken = address(&urls[0]).port();
         let wanted = format!("{taken}:3000");
         let again = network.expose(expose(&wanted));
+
         for error in [
             engine().sandbox().network(again).await.unwrap_err(),
             sandbox.expose(expose(&wanted)).unwrap_err(),
@@ -108,7 +113,7 @@ fn exposed_ports_allow_no_outgoing_connections() {
         }
 
         // No outbound right goes with it.
-        let code = "report('out', lambda: get('http://web.test/'))\ntold('address', lambda: connect('198.51.100.7', 22))";
+        let code = "report('out', lambda: get('http://web.test/'))\nreport('address', lambda: connect('198.51.100.7', 22))";
         let text = python(&sandbox, code).await;
         assert!(
             text.contains("out: HTTP 403") && text.contains("address: ECONNREFUSED"),
@@ -123,6 +128,7 @@ fn exposed_ports_allow_no_outgoing_connections() {
         wait_until("a free port", || {
             std::net::TcpListener::bind(address(&urls[0])).is_ok()
         });
+
         a_run_tells_its_ports().await;
     });
 }
@@ -130,6 +136,7 @@ fn exposed_ports_allow_no_outgoing_connections() {
 async fn echoes(url: &str) {
     let stream = TcpStream::connect(address(url)).await.unwrap();
     let (mut socket, _) = client_async("ws://exposed/", stream).await.unwrap();
+
     for text in ["a", &"long ".repeat(50_000)] {
         socket.send(Message::text(text)).await.unwrap();
         let transcript = within_deadline("an echo", socket.next())
@@ -146,6 +153,7 @@ async fn a_run_tells_its_ports() {
     let request = RunRequest::new(Language::Python, code)
         .timeout_s(120)
         .network(network);
+
     let mut run = engine().run(request).unwrap();
     let url = loop {
         match within_deadline("an event", run.next()).await {
@@ -154,6 +162,7 @@ async fn a_run_tells_its_ports() {
             None => panic!("it ended without"),
         }
     };
+
     // It listens a moment later.
     let page = loop {
         match asked(&url).await {
@@ -242,6 +251,7 @@ fn forks_and_checkpoints_have_separate_networks() {
             .network(network)
             .await
             .unwrap();
+
         let main = parent.context("main", Language::Python);
         assert_eq!(prints(&main, OPEN).await, "b'first'\n");
 
@@ -252,18 +262,21 @@ fn forks_and_checkpoints_have_separate_networks() {
             prints(&main, "print(says(b'goes on'), waited)").await,
             "b'goes on' []\n"
         );
+
         for child in &children {
             assert_eq!(child.source(), VmOrigin::Checkpoint);
             // The host's port stays with the parent.
             assert_eq!(child.network().unwrap().urls, Vec::<String>::new());
             goes_on_alone(child).await;
         }
+
         let restored = engine.open(&checkpoint).await.unwrap();
         goes_on_alone(&restored).await;
         assert_eq!(
             prints(&main, "print(says(b'still'), waited)").await,
             "b'still' []\n"
         );
+
         // And what a child has of its own is its own's: it can be forked again.
         let grandchild = children[0].fork(1).await.unwrap().remove(0);
         goes_on_alone(&grandchild).await;
@@ -290,11 +303,13 @@ fn ports_are_free_when_their_owner_is_killed() {
             "-c",
             code,
         ]);
+
         let mut child = child
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+
         let mut up = [0; 3];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
         let port = at("127.0.0.1", 8080);
@@ -302,6 +317,7 @@ fn ports_are_free_when_their_owner_is_killed() {
             std::net::TcpListener::bind(port).is_err(),
             "nobody has the port"
         );
+
         let qemus = descendants(child.id());
         assert!(!qemus.is_empty());
         send(child.id(), Signal::KILL);
@@ -309,6 +325,7 @@ fn ports_are_free_when_their_owner_is_killed() {
         wait_until("the end of QEMU", || {
             !qemus.iter().any(|&pid| is_alive(pid))
         });
+
         wait_until("a free port", || std::net::TcpListener::bind(port).is_ok());
     });
 }

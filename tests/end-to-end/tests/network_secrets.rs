@@ -37,12 +37,14 @@ fn a_secret_reaches_its_host_and_never_the_guest() {
             .know(hosts[0], WEB4)
             .know(hosts[1], WEB4)
             .know(hosts[2], OTHER);
+
         let (web, other) = (WebServer::default(), WebServer::default());
         for (web, address) in [(&web, WEB4), (&other, OTHER)] {
             web.serve(at(address, 80)).await;
             web.serve_tls(at(address, 443), authority.acceptor(&hosts))
                 .await;
         }
+
         let value = format!("{}{}", VALUE.0, VALUE.1);
         let secret = |text: &str| SecretValue::new(text.to_owned()).unwrap();
         let network = network(RULES)
@@ -51,6 +53,7 @@ fn a_secret_reaches_its_host_and_never_the_guest() {
                 "OTHER_TOKEN".parse().unwrap(),
                 secret("another-value-for-another-host"),
             );
+
         let sandbox = engine().sandbox().network(network).await.unwrap();
         let events = NetworkEvents::of(&sandbox);
         let files = sandbox.files();
@@ -68,6 +71,7 @@ fn a_secret_reaches_its_host_and_never_the_guest() {
         let code = "report('again', lambda: get('https://api.test/', headers={'X-Token': os.environ['API_TOKEN']}))";
         assert_eq!(python(&child, code).await, "again: this is api.test\n");
         assert!(web.seen()[before].contains(&format!("x-token: {value}\n")));
+
         for event in events.all() {
             assert!(!format!("{event:?}").contains(VALUE.1), "{event:?}");
         }
@@ -229,23 +233,28 @@ fn search(process_id: u32, needle: &[u8]) -> (u64, usize) {
     let memory = std::fs::File::open(path("mem")).unwrap();
     let (mut looked, mut found) = (0, 0);
     let (mut piece, zeros) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+
     for line in std::fs::read_to_string(path("maps")).unwrap().lines() {
         let (range, rest) = line.split_once(' ').unwrap();
         let (begin, end) = range.split_once('-').unwrap();
         let number = |text| u64::from_str_radix(text, 16).unwrap();
         let (mut begin, end) = (number(begin), number(end));
+
         if !rest.starts_with('r') {
             continue;
         }
+
         while begin < end {
             let length = piece.len().min(usize::try_from(end - begin).unwrap());
             let Ok(read) = memory.read_at(&mut piece[..length], begin) else {
                 break;
             };
+
             // Most of a guest's memory holds nothing.
             if piece[..read] != zeros[..read] {
                 found += count(&piece[..read], needle);
             }
+
             looked += read as u64;
             // What lies across two pieces is seen in the second one.
             let overlap = if begin + (read as u64) < end {
@@ -253,12 +262,14 @@ fn search(process_id: u32, needle: &[u8]) -> (u64, usize) {
             } else {
                 0
             };
+
             match (read as u64).saturating_sub(overlap) {
                 0 => break,
                 step => begin += step,
             }
         }
     }
+
     (looked, found)
 }
 
@@ -270,5 +281,6 @@ fn count(text: &[u8], needle: &[u8]) -> usize {
         found += usize::from(rest.starts_with(needle));
         rest = &rest[1..];
     }
+
     found
 }

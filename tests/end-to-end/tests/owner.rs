@@ -19,11 +19,13 @@ fn started(code: &str, timeout_s: u32) -> (Child, Vec<u32>) {
         "-c",
         code,
     ]);
+
     let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
     let mut up = [0; 3];
     child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
     let qemus = descendants(child.id());
     assert!(!qemus.is_empty(), "no QEMU was found");
+
     (child, qemus)
 }
 
@@ -69,6 +71,7 @@ fn ten_concurrent_programs_succeed() {
             std::thread::spawn(move || json("python", &format!("print({n} * {n})"), &["-t", "120"]))
         })
         .collect();
+
     for (n, run) in runs.into_iter().enumerate() {
         let (outcome, exit) = run.join().unwrap();
         assert_eq!(
@@ -129,6 +132,7 @@ fn an_operator_can_raise_the_longest_timeout() {
         (0, Some("ok\n")),
         "{outcome:#}"
     );
+
     fails(
         &[
             "run",
@@ -171,12 +175,14 @@ fn root_of_a_user_namespace_can_run_code() {
         "-c",
         "echo hello",
     ]);
+
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stderr);
     if text.contains("unshare failed") {
         println!("this host allows no user namespaces: {text}");
         return;
     }
+
     assert_eq!(output.stdout, b"hello\n", "{text}");
 }
 
@@ -198,6 +204,7 @@ fn fails(args: &[&str], envs: &[(&str, &str)], words: &[&str]) {
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(125), "{args:?}: {text}");
+
     for word in words {
         assert!(text.contains(word), "{args:?}: `{word}` is not in: {text}");
     }
@@ -214,11 +221,13 @@ fn missing_or_invalid_components_are_reported_with_a_fix() {
         &[("FUMEHOOD_QEMU", "/nonexistent")],
         &["/nonexistent"],
     );
+
     fails(
         &run,
         &[("PATH", empty)],
         &["apt-get install qemu-system-x86"],
     );
+
     fails(
         &["--accelerator", "quick", "run", "-c", "1"],
         &[],
@@ -232,6 +241,7 @@ fn missing_or_invalid_components_are_reported_with_a_fix() {
         &[],
         &["LD_PRELOAD"],
     );
+
     fails(
         &["run", "-l", "shell", "-c", "1", "-t", "301"],
         &[],
@@ -265,6 +275,7 @@ fn qemu_starts_without_delay() {
         assert_eq!(status.code(), Some(125));
         start.elapsed()
     };
+
     let fastest = (0..500).map(|_| run()).find(|took| *took < LIMIT);
     assert!(
         fastest.is_some(),
@@ -279,6 +290,7 @@ fn doctor_passes_on_this_machine() {
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
+
     for subject in ["QEMU", "accelerator", "image", "walls", "memory", "disk"] {
         assert!(text.contains(subject), "{text}");
     }

@@ -36,6 +36,7 @@ impl Place {
             format!("10.66.0.1 {NAME}\n"),
         )
         .unwrap();
+
         let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let environment = vec![
             set("FUMEHOOD_HOME", store.to_str().unwrap()),
@@ -45,6 +46,7 @@ impl Place {
             set("NPM_CONFIG_REGISTRY", &format!("http://{JAVASCRIPT}/")),
             set("NPM_CONFIG_USERCONFIG", "/dev/null"),
         ];
+
         Self {
             directory,
             environment,
@@ -71,6 +73,7 @@ impl Place {
         if !rustix::process::geteuid().is_root() {
             command.arg("--map-root-user");
         }
+
         // Names are looked up as on a host that has this file.
         let script = "mount --bind \"$HOME/hosts\" /etc/hosts && exec \"$0\" \"$@\"";
         command.args(["--mount", "sh", "-c", script]).arg(program());
@@ -80,13 +83,16 @@ impl Place {
             "UV_INDEX",
             "UV_INDEX_URL",
         ];
+
         for name in unprivileged {
             command.env_remove(name);
         }
+
         command
             .args(words)
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null());
+
         command
     }
 
@@ -124,6 +130,7 @@ impl Place {
                 .unwrap_or_default()
                 .to_owned()
         };
+
         (text("kind"), text("retry"), text("message"))
     }
 
@@ -159,6 +166,7 @@ fn packages_are_installed_once_and_reused() {
             layers[0].contains("tiny 1.5, user-of-tiny 0.3"),
             "{layers:?}"
         );
+
         // In other words and another order; nobody asks the index, and a template is there.
         let asked = server.requests().len();
         let words = ["User.Of.Tiny >= 0.1"];
@@ -168,6 +176,7 @@ fn packages_are_installed_once_and_reused() {
         let again = [
             "run", "--json", "-l", "python", "-p", words[0], "-c", USES_TINY,
         ];
+
         let object: Value = serde_json::from_slice(&place.run(&again).stdout).unwrap();
         assert_eq!(object["source"], "template", "{object}");
         // What comes to the same set shares the layer.
@@ -212,6 +221,7 @@ fn packages_can_be_combined_with_a_network() {
             "-c",
             code,
         ];
+
         for builds in [1, 0] {
             let ended = place.run(&words);
             let printed = String::from_utf8_lossy(&ended.stdout);
@@ -261,12 +271,14 @@ fn javascript_packages_are_installed_once_and_reused() {
                 &JAVASCRIPT_INDEX.replace("127.0.0.1:8001", JAVASCRIPT),
                 "registry",
             );
+
             let _server = FileServer::new(&registry, None).at(JAVASCRIPT);
             let code = "import tiny from 'tiny'; console.log(tiny)";
             for builds in [1, 0] {
                 let (printed, said) = place.prints("javascript", &["tiny@^1"], code);
                 assert_eq!((printed.as_str(), builders(&said)), ("1.2.0\n", builds));
             }
+
             assert!(place.layers()[0].ends_with("tiny 1.2.0"));
         },
     );
@@ -287,10 +299,12 @@ fn resolution_failures_quote_the_installer() {
             kind == "invalid" && message.contains("version"),
             "{message}"
         );
+
         // Nobody listens there.
         place
             .environment
             .push(("UV_DEFAULT_INDEX".into(), "http://10.66.0.1:8009/".into()));
+
         let (kind, retry, message) = place.fails(&["tiny==1.0"], &[]);
         assert_eq!(
             (kind.as_str(), retry.as_str()),
@@ -327,10 +341,12 @@ fn concurrent_installs_run_once_and_a_killed_one_leaves_nothing() {
             server.hold(false);
             let ended = both.map(finish_child);
             let mut started = 0;
+
             for one in &ended {
                 assert_eq!(String::from_utf8_lossy(&one.stdout), "1\n", "{}", said(one));
                 started += builders(&said(one));
             }
+
             assert_eq!(started, 1);
             let layers = std::fs::read_dir(place.directory.path().join("store/layers")).unwrap();
             let names = layers.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -355,6 +371,7 @@ fn index_credentials_stay_on_the_host() {
         let looks = "import tiny, os, subprocess\n\
             print(tiny.VALUE, sum('sesame' in value for value in os.environ.values()))\n\
             print(subprocess.run(['grep', '-rlE', 'sesame|fumehood-secret', os.path.expanduser('~')], capture_output=True, text=True).stdout)";
+
         let (printed, said) = place.prints("python", &["tiny==1.0"], looks);
         assert_eq!(printed, "1 0\n\n", "{said}");
         assert!(!said.contains("sesame"), "{said}");
@@ -368,6 +385,7 @@ fn index_credentials_stay_on_the_host() {
                 .iter()
                 .any(|asked| asked.contains("fumehood-secret"))
         );
+
         let layers = place.layers();
         assert!(!layers[0].contains("sesame"), "{layers:?}");
     });

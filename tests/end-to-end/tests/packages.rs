@@ -22,13 +22,16 @@ async fn serve(sandbox: &Sandbox, script: &str, argv: &[&str], port: u16) -> fum
     let server = sandbox
         .spawn(&SpawnRequest::new(argv.iter().copied()))
         .unwrap();
+
     let waits = format!(
         "for n in $(seq 100); do (: </dev/tcp/127.0.0.1/{port}) 2>/dev/null && exit 0; sleep 0.1; done; exit 1"
     );
+
     let up = sandbox
         .run(&RunRequest::new(Language::Shell, waits))
         .unwrap();
     finish_ok(up).await;
+
     server
 }
 
@@ -49,6 +52,7 @@ async fn python_packages_are_resolved_installed_and_listed() {
         "127.0.0.1",
         "8000",
     ];
+
     let server = serve(&sandbox, PYTHON_INDEX, &argv, 8000).await;
     let installed = sandbox
         .install(Language::Python, ["user_of_tiny>=0.1"])
@@ -58,6 +62,7 @@ async fn python_packages_are_resolved_installed_and_listed() {
         installed,
         [package("tiny", "1.5"), package("user-of-tiny", "0.3")]
     );
+
     let code = "import user_of_tiny; print(before, user_of_tiny.VALUE)";
     assert_eq!(finish_ok(context.run(code).unwrap()).await.0, "1 15\n");
     let once = RunRequest::new(Language::Python, "import tiny; print(tiny.VALUE)");
@@ -91,6 +96,7 @@ async fn javascript_packages_are_resolved_installed_and_listed() {
         .language(Language::Javascript)
         .await
         .unwrap();
+
     let argv = [
         "python3",
         "-m",
@@ -101,6 +107,7 @@ async fn javascript_packages_are_resolved_installed_and_listed() {
         "127.0.0.1",
         "8001",
     ];
+
     let server = serve(&sandbox, JAVASCRIPT_INDEX, &argv, 8001).await;
     let installed = sandbox
         .install(Language::Javascript, ["tiny@^1"])
@@ -113,12 +120,14 @@ async fn javascript_packages_are_resolved_installed_and_listed() {
     let mut once = sandbox
         .run(&RunRequest::new(Language::Javascript, code))
         .unwrap();
+
     let mut out = Vec::new();
     while let Some(event) = once.next().await {
         if let Event::Stdout(bytes) = event {
             out.extend_from_slice(&bytes);
         }
     }
+
     assert_eq!(out, b"1.2.0\n");
     let error = sandbox
         .install(Language::Javascript, ["absent@1"])

@@ -48,6 +48,7 @@ async fn outcome(engine: &Engine, request: RunRequest) -> Outcome {
         (Some(0), EndedBy::Exited),
         "{outcome:?}"
     );
+
     outcome
 }
 
@@ -70,6 +71,7 @@ async fn requests_use_ready_vms_that_fit() {
         outcome(&engine, python("print(1)")).await.source,
         VmOrigin::Hot
     );
+
     // The next one takes the blank, unless the hot one is there again; all are used once.
     let next = outcome(
         &engine,
@@ -133,6 +135,7 @@ async fn a_restore_that_times_out_is_replaced_and_counted() {
         ..Config::default()
     })
     .unwrap();
+
     let outcome = outcome(&engine, RunRequest::new(Language::Shell, "echo hi")).await;
     assert_eq!(outcome.source, VmOrigin::Boot);
     assert_eq!(engine.vm_stats().failed_restores, 2);
@@ -144,10 +147,12 @@ async fn repeated_restores_all_succeed() {
     let asked = std::env::var("FUMEHOOD_RESTORES").ok();
     let restores = asked.map_or(60, |n| n.parse().unwrap());
     let engine = engine(0, 0, &[]);
+
     for _ in 0..restores {
         let sandbox = engine.sandbox().memory_mib(512).await.unwrap();
         assert_eq!(sandbox.source(), VmOrigin::Template);
     }
+
     let counts = engine.vm_stats();
     assert_eq!((counts.template, counts.failed_restores), (restores, 0));
 }
@@ -168,10 +173,12 @@ async fn concurrent_runs_all_succeed() {
                 .await
             });
         }
+
         while let Some(done) = runs.join_next().await {
             assert!([VmOrigin::Blank, VmOrigin::Template].contains(&done.unwrap().source));
         }
     }
+
     assert_eq!(engine.vm_stats().failed_restores, 0);
 }
 
@@ -182,10 +189,12 @@ fn owner() -> (Child, BufReader<ChildStdout>, Vec<u32>) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     assert_eq!(line(&mut lines), "ready");
     let qemus = descendants(child.id());
     assert_eq!(qemus.len(), 3, "{qemus:?}");
+
     (child, lines, qemus)
 }
 
@@ -217,6 +226,7 @@ fn killed(mut child: Child, moment: Duration) {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
         stat.rsplit(") ").next().unwrap().starts_with('T')
     });
+
     let qemus = descendants(child.id());
     send(child.id(), Signal::KILL);
     child.wait().unwrap();
@@ -242,6 +252,7 @@ fn an_owner_killed_while_forking_leaves_nothing() {
             .arg("forks")
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
+
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         assert_eq!(line(&mut lines), "ready");
@@ -256,6 +267,7 @@ fn dead_pooled_vms_are_not_used() {
     for &pid in &qemus {
         send(pid, Signal::KILL);
     }
+
     wait_until("the end of the pool", || {
         !qemus.iter().any(|&pid| is_alive(pid))
     });

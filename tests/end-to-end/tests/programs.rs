@@ -44,8 +44,10 @@ async fn listed(
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
+
     let found = tokio::time::timeout(DEADLINE, look).await;
     assert!(found.is_ok(), "{what}: {list:#?}");
+
     list
 }
 
@@ -65,6 +67,7 @@ async fn a_program_gets_its_arguments_variables_directory_and_input() {
         .env("A", "c\nd 'e'")
         .cwd("/usr")
         .stdin();
+
     let run = sandbox.spawn(&request).unwrap();
     let mut input = run.input();
     input.write(&b"\xff\0\n"[..]).await.unwrap();
@@ -78,6 +81,7 @@ async fn a_program_gets_its_arguments_variables_directory_and_input() {
         (transcript.err().as_str(), transcript.end()),
         ("err\n", (EndedBy::Exited, Some(3)))
     );
+
     // Without input it is empty.
     assert_eq!(
         spawned(&sandbox, &SpawnRequest::new(["cat"])).await.end().1,
@@ -101,6 +105,7 @@ async fn a_program_gets_its_arguments_variables_directory_and_input() {
             "{error}"
         );
     }
+
     for request in [
         SpawnRequest::new(Vec::<String>::new()),
         SpawnRequest::new(["a\0b"]),
@@ -142,6 +147,7 @@ async fn a_program_ends_by_timeout_by_signals_and_with_its_run() {
         (transcript.out(), transcript.end()),
         ("heard\n", (EndedBy::Exited, Some(5)))
     );
+
     let mut run = sandbox
         .spawn(&script("trap '' INT TERM; echo up; while :; do :; done"))
         .unwrap();
@@ -189,6 +195,7 @@ async fn a_program_has_a_terminal() {
     let run = sandbox
         .spawn(&SpawnRequest::new(["cat"]).pty(24, 80))
         .unwrap();
+
     let mut input = run.input();
     input.write("x\n").await.unwrap();
     input.close().await;
@@ -197,6 +204,7 @@ async fn a_program_has_a_terminal() {
         (transcript.out(), transcript.end().1),
         ("x\r\nx\r\n", Some(0))
     );
+
     // Without one there is no size to be had, and that is no matter.
     let run = sandbox.spawn(&SpawnRequest::new(["cat"]).stdin()).unwrap();
     run.canceller().resize(10, 10);
@@ -215,6 +223,7 @@ async fn running_processes_are_listed() {
                 .idempotency_key("nap"),
         )
         .unwrap();
+
     let nap = pid(&mut run).await;
     // A server that a context has started lives on between execs, and belongs to it.
     let python = sandbox.context("web", Language::Python);
@@ -232,14 +241,17 @@ for _ in range(1000):
             .out(),
         "200\n"
     );
+
     let list = listed(&sandbox, "a program and two contexts", |list| {
         list.len() == 3 && list.iter().any(|one| one.command == "sleep 100")
     })
     .await;
+
     let find = |kind, context: Option<&str>| {
         let is_it = |one: &&ProcessInfo| one.kind == kind && one.context.as_deref() == context;
         list.iter().find(is_it).unwrap()
     };
+
     let one = find(ProcessKind::Spawn, None);
     assert_eq!(
         (one.pid, one.tag.as_deref(), one.attached),
@@ -257,6 +269,7 @@ for _ in range(1000):
             .pids
             .contains(&server)
     );
+
     // A long command is cut, and one that a program chose is shown as it is.
     let long = "x".repeat(100_000);
     let run = sandbox
@@ -267,6 +280,7 @@ for _ in range(1000):
             &long,
         ]))
         .unwrap();
+
     let list = listed(&sandbox, "its name", |list| {
         list.iter().any(|one| one.command.contains("forged"))
     })
@@ -319,6 +333,7 @@ async fn a_detached_program_can_be_attached_again() {
         (transcript.out(), transcript.end()),
         ("3\nend\n", (EndedBy::Exited, Some(4)))
     );
+
     // After its end, as often as you like, as an attachment or as the same request.
     for run in [
         sandbox.attach("k", 0).unwrap(),
@@ -330,12 +345,14 @@ async fn a_detached_program_can_be_attached_again() {
             ("1\n2\n3\nend\n", (EndedBy::Exited, Some(4)))
         );
     }
+
     let transcript = finish_run(sandbox.attach("k", 2).unwrap()).await;
     assert!(
         transcript.out().ends_with("end\n") && transcript.stdout.len() < 8,
         "{:?}",
         transcript.out()
     );
+
     let over = sandbox.spawn(&request).unwrap().detach().await.unwrap();
     assert_eq!(over.unwrap().exit_code, Some(4));
     for (run, part) in [
@@ -346,6 +363,7 @@ async fn a_detached_program_can_be_attached_again() {
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.to_string().contains(part), "{error}");
     }
+
     // What has no name cannot be found again: it is not left.
     let mut run = sandbox.spawn(&script("echo up; exec sleep 100")).unwrap();
     next_stdout(&mut run).await;
@@ -360,12 +378,14 @@ async fn a_detached_program_can_be_attached_again() {
         list.iter().all(|one| one.idempotency_key.is_none())
     })
     .await;
+
     let mut run = sandbox.attach("much", 0).unwrap();
     let from = run.next().await;
     assert!(
         matches!(from, Some(Event::Attached { from_seq: 1.. })),
         "{from:?}"
     );
+
     let transcript = collect(run).await.unwrap();
     assert!(transcript.out().ends_with("xlast\n") && transcript.stdout.len() <= 1 << 20);
     assert_eq!(transcript.end(), (EndedBy::Exited, Some(0)));
@@ -406,6 +426,7 @@ async fn root_programs_need_permission() {
         run_ok(&allowing, "id -u; cat /root/x 2> /dev/null || echo closed").await,
         "1000\nclosed\n"
     );
+
     // A checkpoint changes nothing for it.
     let _child = allowing.fork(1).await.unwrap();
     assert_eq!(spawned(&allowing, &id).await.out(), "0\n");

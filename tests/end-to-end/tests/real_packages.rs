@@ -11,12 +11,15 @@ fn prints(language: &str, packages: &[&str], code: &str) -> String {
     command
         .args(["run", "-l", language, "-c", code])
         .env("FUMEHOOD_HOME", isolated_store(directory.path()));
+
     for package in packages {
         command.args(["-p", package]);
     }
+
     let ended = finish(command);
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(ended.status.success(), "{said}");
+
     String::from_utf8(ended.stdout).unwrap()
 }
 

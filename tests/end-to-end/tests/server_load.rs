@@ -12,6 +12,7 @@ async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
     let server = Server::start(&[]);
     let start = Instant::now();
     let mut asking = Vec::new();
+
     for n in 0..200_u32 {
         let socket = server.socket();
         asking.push(tokio::spawn(async move {
@@ -19,6 +20,7 @@ async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
             let body = json!({ "language": "shell", "code": format!("echo {n}") }).to_string();
             let reply = client.ask("POST", "/v1/runs", body).await;
             let (json, after) = (reply.json(), reply.headers.get("retry-after").cloned());
+
             match reply.status {
                 200 => {
                     assert_eq!(
@@ -39,6 +41,7 @@ async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
             }
         }));
     }
+
     let mut health = server.client().await;
     let mut slowest = Duration::ZERO;
     while asking.iter().any(|one| !one.is_finished()) {
@@ -47,10 +50,12 @@ async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
         slowest = slowest.max(asked.elapsed());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+
     let mut right = 0;
     for one in asking {
         right += u32::from(one.await.unwrap());
     }
+
     println!(
         "{right} of 200 ended right, in {:?}; the slowest /healthz took {slowest:?}",
         start.elapsed()
@@ -76,15 +81,18 @@ async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
     let sandbox = client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
     let done = json!({ "language": "shell", "code": "echo done" });
     let done = client.json("POST", &format!("{at}/runs"), &done, 200).await;
     let mut start = Vec::new();
+
     for _ in 0..3 {
         let long = json!({ "language": "shell", "code": "sleep 100", "detach": true });
         start.push(client.json("POST", "/v1/runs", &long, 202).await);
         start.push(client.json("POST", &format!("{at}/runs"), &long, 202).await);
     }
+
     let keyed = json!({ "language": "shell", "code": "sleep 100", "detach": true }).to_string();
     let kept = client
         .ask_with(
@@ -95,6 +103,7 @@ async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
         )
         .await
         .json();
+
     let vms = |pid| {
         descendants(pid)
             .into_iter()
@@ -109,6 +118,7 @@ async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
     let dir = server.dir().clone();
     let again = Server::start_in(&dir, &[]);
     let mut client = again.client().await;
+
     for run in &start {
         let run = look(&mut client, run).await;
         assert_eq!(
@@ -117,25 +127,30 @@ async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
             "{run}"
         );
     }
+
     let answer = client.json("GET", &at, &Value::Null, 200).await;
     assert_eq!(
         (&answer["state"], &answer["ended"]),
         (&json!("ended"), &json!("server_lost"))
     );
+
     let answer = look(&mut client, &done).await;
     assert_eq!(
         (&answer["exit_code"], &answer["ended_by"]),
         (&json!(0), &json!("exited"))
     );
+
     // The key still names the run that was lost, and begins no other.
     let reply = client
         .ask_with("POST", "/v1/runs", &[("idempotency-key", "k")], keyed)
         .await;
+
     let same = reply.json();
     assert_eq!(
         (&same["id"], &same["ended_by"]),
         (&kept["id"], &json!("server_lost"))
     );
+
     let path = format!("/v1/runs/{}/events", kept["id"].as_str().unwrap());
     let follower = again.client().await;
     let events = follower.events("GET", &path, &[], &Value::Null).await;
@@ -156,6 +171,7 @@ async fn a_draining_server_finishes_runs_and_accepts_no_new_ones() {
     client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let ask = |code: &'static str| {
         let socket = server.socket();
         tokio::spawn(async move {
@@ -164,6 +180,7 @@ async fn a_draining_server_finishes_runs_and_accepts_no_new_ones() {
             client.ask("POST", "/v1/runs", body).await.json()
         })
     };
+
     let (short, long) = (ask("sleep 1; echo whole"), ask("sleep 100"));
     within_deadline("two runs", async {
         while client
@@ -176,6 +193,7 @@ async fn a_draining_server_finishes_runs_and_accepts_no_new_ones() {
         {}
     })
     .await;
+
     let start = Instant::now();
     let ended = tokio::task::spawn_blocking(move || (server.end(Signal::TERM), server));
     within_deadline("a refusal", async {
@@ -215,6 +233,7 @@ async fn an_idle_server_exits() {
             201,
         )
         .await;
+
     let start = Instant::now();
     assert!(sandbox["id"].is_string());
     drop(client);

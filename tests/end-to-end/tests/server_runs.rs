@@ -14,12 +14,15 @@ async fn over(client: &mut Client, id: &str) -> Value {
             let run = client
                 .json("GET", &format!("/v1/runs/{id}"), &Value::Null, 200)
                 .await;
+
             if run["state"] == "ended" || run["state"] == "failed" {
                 return run;
             }
+
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
+
     within_deadline("the run's end", look).await
 }
 
@@ -53,12 +56,14 @@ async fn a_run_is_returned_as_one_object_and_as_events() {
         .await
         .all()
         .await;
+
     let names: Vec<&str> = events.iter().map(|sent| sent.name.as_str()).collect();
     assert_eq!(
         (names[0], names[names.len() - 1]),
         ("run", "ended"),
         "{names:?}"
     );
+
     let numbers: Vec<u64> = events.iter().map(|sent| sent.id).collect();
     assert_eq!(numbers, (1..=events.len() as u64).collect::<Vec<_>>());
     assert!(
@@ -103,10 +108,12 @@ async fn events_resume_where_the_connection_broke() {
         .await
         .events("GET", &path, &[], &Value::Null)
         .await;
+
     let mut seen = Vec::new();
     while seen.len() < 5 {
         seen.push(first.next().await.unwrap());
     }
+
     drop(first);
     let last = seen[4].id.to_string();
     let headers = [("last-event-id", last.as_str())];
@@ -119,6 +126,7 @@ async fn events_resume_where_the_connection_broke() {
             .all()
             .await,
     );
+
     let expected: String = (1..=40).map(|n| format!("line {n}\n")).collect();
     assert_eq!(stdout_of(&seen), expected);
     let numbers: Vec<u64> = seen.iter().map(|sent| sent.id).collect();
@@ -138,9 +146,11 @@ async fn an_idempotency_key_never_runs_anything_twice() {
     let sandbox = client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let path = format!("/v1/sandboxes/{}/runs", sandbox["id"].as_str().unwrap());
     let body = shell("echo once >> log; sleep 0.5; cat log");
     let mut asking = Vec::new();
+
     for _ in 0..4 {
         let (mut client, path, body) = (server.client().await, path.clone(), body.to_string());
         asking.push(tokio::spawn(async move {
@@ -149,6 +159,7 @@ async fn an_idempotency_key_never_runs_anything_twice() {
                 .await
         }));
     }
+
     let mut ids = std::collections::BTreeSet::new();
     for reply in asking {
         let reply = reply.await.unwrap();
@@ -158,8 +169,10 @@ async fn an_idempotency_key_never_runs_anything_twice() {
             (200, &json!("once\n")),
             "{run}"
         );
+
         ids.insert(run["id"].to_string());
     }
+
     assert_eq!(ids.len(), 1);
     let other = shell("echo twice >> log").to_string();
     let reply = client
@@ -168,12 +181,14 @@ async fn an_idempotency_key_never_runs_anything_twice() {
     assert_eq!(reply.status, 409, "{:?}", reply.json());
     let seen = client.json("POST", &path, &shell("cat log"), 200).await;
     assert_eq!(seen["stdout"], "once\n");
+
     for status in [201, 201] {
         let reply = client
             .ask_with("POST", "/v1/sandboxes", &[("idempotency-key", "k2")], "{}")
             .await;
         assert_eq!(reply.status, status);
     }
+
     let listed = client
         .json("GET", "/v1/sandboxes?state=running", &Value::Null, 200)
         .await;
@@ -187,6 +202,7 @@ async fn a_client_that_disconnects_cancels_only_its_run() {
     let sandbox = client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let path = format!("/v1/sandboxes/{}/runs", sandbox["id"].as_str().unwrap());
     let detached = json!({ "language": "shell", "code": "sleep 5; echo done", "detach": true });
     let detached = client.json("POST", &path, &detached, 202).await;
@@ -200,10 +216,12 @@ async fn a_client_that_disconnects_cancels_only_its_run() {
         .await
         .events("POST", &path, &[], &long)
         .await;
+
     let followed = follows.until("run").await.data["id"]
         .as_str()
         .unwrap()
         .to_owned();
+
     let listed = within_deadline("three runs", async {
         loop {
             let listed = client
@@ -217,9 +235,11 @@ async fn a_client_that_disconnects_cancels_only_its_run() {
     .await;
     waiting.abort();
     drop(follows);
+
     for run in listed["runs"].as_array().unwrap() {
         let id = run["id"].as_str().unwrap();
         let ended = over(&mut client, id).await;
+
         let expected = if run["id"] == detached["id"] {
             "exited"
         } else {
@@ -227,6 +247,7 @@ async fn a_client_that_disconnects_cancels_only_its_run() {
         };
         assert_eq!(ended["ended_by"], expected, "{followed} {ended}");
     }
+
     let seen = client.json("POST", &path, &shell("echo here"), 200).await;
     assert_eq!(seen["stdout"], "here\n");
 }
@@ -238,10 +259,12 @@ async fn programs_have_input_signals_and_terminals() {
     let sandbox = client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let path = format!(
         "/v1/sandboxes/{}/processes",
         sandbox["id"].as_str().unwrap()
     );
+
     let cat = json!({ "argv": ["cat"], "stdin": true, "tag": "cat" });
     let mut events = server.client().await.events("POST", &path, &[], &cat).await;
     let id = events.until("run").await.data["id"]
@@ -273,6 +296,7 @@ async fn programs_have_input_signals_and_terminals() {
         .await
         .events("POST", &path, &[], &shell)
         .await;
+
     let id = events.until("run").await.data["id"]
         .as_str()
         .unwrap()
@@ -282,6 +306,7 @@ async fn programs_have_input_signals_and_terminals() {
     client
         .json("POST", &format!("/v1/runs/{id}/resize"), &resized, 204)
         .await;
+
     client
         .json(
             "POST",
@@ -290,11 +315,13 @@ async fn programs_have_input_signals_and_terminals() {
             204,
         )
         .await;
+
     let ended = events.until("ended").await.data;
     assert_eq!(ended["ended_by"], "signaled", "{ended}");
     client
         .json("POST", &format!("/v1/runs/{id}/cancel"), &Value::Null, 204)
         .await;
+
     client
         .json(
             "POST",
@@ -316,10 +343,12 @@ async fn unread_output_blocks_the_program() {
         .await
         .events("POST", "/v1/runs", &[], &asked)
         .await;
+
     let id = events.until("run").await.data["id"]
         .as_str()
         .unwrap()
         .to_owned();
+
     let path = format!("/v1/runs/{id}");
     let stands = within_deadline("that it stands still", async {
         let mut last = 0;
@@ -328,9 +357,11 @@ async fn unread_output_blocks_the_program() {
             let bytes = client.json("GET", &path, &Value::Null, 200).await["stdout_bytes"]
                 .as_u64()
                 .unwrap();
+
             if bytes == last && bytes > 0 {
                 break bytes;
             }
+
             last = bytes;
         }
     })

@@ -26,6 +26,7 @@ async fn run_ok(context: &Context, code: &str) -> String {
         ((EndedBy::Exited, Some(0)), "", ""),
         "{code}"
     );
+
     transcript.out().to_string()
 }
 
@@ -43,11 +44,13 @@ async fn contexts_of_three_languages_keep_their_state() {
             assert_eq!(run_ok(context, step).await, format!("{n}\n"), "{step}");
         }
     };
+
     tokio::join!(
         count(&python, "x = 0", "x += 1; print(x)"),
         count(&javascript, "let x = 0", "x += 1; console.log(x)"),
         count(&bash, "x=0", "((x += 1)); echo $x"),
     );
+
     // They are three of the same names, and share nothing but files.
     let other = sandbox.context("other", Python);
     assert_eq!(run_ok(&other, "print('x' in globals())").await, "False\n");
@@ -64,6 +67,7 @@ async fn contexts_of_three_languages_keep_their_state() {
         .await,
         "15\n"
     );
+
     // A name belongs to one language.
     let wrong = sandbox.context("python", Javascript).run("1").unwrap();
     let error = collect(wrong).await.unwrap_err();
@@ -136,6 +140,7 @@ async fn failures_leave_the_state() {
         Javascript => (javascript, "console.log(x)"),
         Shell => (bash, "echo $x"),
     };
+
     for (language, code, exit_code, err, bytes) in TROUBLES {
         let (context, asks) = of(*language);
         let transcript = run_in(context, code).await;
@@ -157,6 +162,7 @@ async fn failures_leave_the_state() {
         );
         assert_eq!(run_ok(context, asks).await, "5\n", "{code}");
     }
+
     // What is refused never reaches the interpreter.
     for language in Language::ALL {
         let (context, asks) = of(language);
@@ -173,9 +179,11 @@ async fn failures_leave_the_state() {
                 "{error}"
             );
         }
+
         let nowhere = context
             .start(&context.request("x = 6").cwd("/no/such/place"))
             .unwrap();
+
         let error = collect(nowhere).await.unwrap_err();
         assert_eq!(
             error.io_kind(),
@@ -184,6 +192,7 @@ async fn failures_leave_the_state() {
         );
         assert_eq!(run_ok(context, asks).await, "5\n");
     }
+
     assert_eq!(
         sandbox
             .context("no/name", Python)
@@ -252,6 +261,7 @@ async fn the_end_of_an_interpreter_loses_the_state_and_reports_it() {
     let sandbox = sandbox(512).await;
     // Each has a context of its own, and those that wait for a timeout wait together.
     let mut all = tokio::task::JoinSet::new();
+
     for (n, (language, code, ended_by, exit_code)) in LOSSES.iter().enumerate() {
         let context = sandbox.context(format!("c{n}"), *language);
         all.spawn(async move {
@@ -263,14 +273,17 @@ async fn the_end_of_an_interpreter_loses_the_state_and_reports_it() {
                 ),
                 Shell => ("x=5", "[[ -v x ]] && echo True || echo False"),
             };
+
             run_ok(&context, begin).await;
             assert_eq!(run_ok(&context, asks).await, "True\n");
             let request = context.request(*code);
+
             let seconds = if *ended_by == EndedBy::Timeout {
                 2
             } else {
                 120
             };
+
             let transcript = finish_run(context.start(&request.timeout_s(seconds)).unwrap()).await;
             assert_eq!(
                 transcript.end(),
@@ -287,11 +300,13 @@ async fn the_end_of_an_interpreter_loses_the_state_and_reports_it() {
             assert_eq!(run_ok(&context, asks).await, "False\n", "{code}");
             context.close().await.unwrap();
         });
+
         // Sixteen contexts are allowed, and memory is little.
         if all.len() >= 6 {
             all.join_next().await.unwrap().unwrap();
         }
     }
+
     while let Some(done) = all.join_next().await {
         done.unwrap();
     }
@@ -307,6 +322,7 @@ async fn the_end_of_an_interpreter_loses_the_state_and_reports_it() {
             .unwrap(),
     )
     .await;
+
     let transcript = run_in(&python, "print('os' in globals())").await;
     assert_eq!(transcript.out(), "False\n");
     assert!(
@@ -350,12 +366,14 @@ async fn a_cancelled_exec_leaves_the_state() {
     run_ok(python, "x = 5").await;
     run_ok(javascript, "const x = 5").await;
     run_ok(bash, "x=5").await;
+
     for (language, code) in INTERRUPTED {
         let (context, asks) = match language {
             Python => (python, "print(x)"),
             Javascript => (javascript, "console.log(x)"),
             Shell => (bash, "echo $x"),
         };
+
         let mut run = context
             .start(&context.request(*code).timeout_s(120))
             .unwrap();
@@ -364,6 +382,7 @@ async fn a_cancelled_exec_leaves_the_state() {
         let transcript = finish_run(run).await;
         assert_eq!(transcript.end(), (EndedBy::Cancelled, Some(130)), "{code}");
         assert_eq!(transcript.detail(), "", "{code}");
+
         if *language == Python {
             assert!(
                 transcript.err().contains("KeyboardInterrupt"),
@@ -371,6 +390,7 @@ async fn a_cancelled_exec_leaves_the_state() {
                 transcript.err()
             );
         }
+
         assert_eq!(run_ok(context, asks).await, "5\n", "{code}");
         // One that comes as early as can be.
         let run = context
@@ -389,6 +409,7 @@ async fn a_cancelled_exec_leaves_the_state() {
             "early, {code}: {}",
             transcript.detail()
         );
+
         // A timeout does the same.
         let run = context.start(&context.request(*code).timeout_s(1)).unwrap();
         let transcript = finish_run(run).await;
@@ -399,6 +420,7 @@ async fn a_cancelled_exec_leaves_the_state() {
         );
         assert_eq!(run_ok(context, asks).await, "5\n", "timeout, {code}");
     }
+
     // A program that catches it may end as it likes, and the state is kept.
     let code = "try:\n    print('begun')\n    while True: pass\nexcept KeyboardInterrupt: x = 6";
     let mut run = python.run(code).unwrap();
@@ -425,9 +447,11 @@ async fn execs_of_one_context_are_queued() {
     assert_eq!(unwanted.detail(), "cancelled before it began");
     assert_eq!(run_ok(javascript, "console.log(1)").await, "1\n");
     run_ok(bash, "touch go").await;
+
     for run in [third, second, first] {
         assert_eq!(finish_run(run).await.end(), (EndedBy::Exited, Some(0)));
     }
+
     assert_eq!(run_ok(python, "print(seen)").await, "[1, 2, 3]\n");
 
     // Fifty megabytes that nobody takes hold up nobody.
@@ -439,6 +463,7 @@ async fn execs_of_one_context_are_queued() {
         );
         assert_eq!(run_ok(bash, &format!("echo {n}")).await, format!("{n}\n"));
     }
+
     assert_eq!(
         within_deadline("a list", sandbox.processes())
             .await
@@ -446,6 +471,7 @@ async fn execs_of_one_context_are_queued() {
             .len(),
         3
     );
+
     let transcript = finish_run(noisy).await;
     assert_eq!(transcript.end(), (EndedBy::Exited, Some(0)));
     assert_eq!(transcript.stdout.len(), 800 * 65536);
@@ -496,6 +522,7 @@ async fn closing_a_context_removes_it_and_dropping_a_run_ends_it() {
         // The name is free for another language.
         context.close().await.unwrap();
     }
+
     // Programs that are dropped leave nothing behind either.
     let gone = "for i in $(seq 600); do pgrep -x sleep > /dev/null || exit 0; sleep 0.05 & wait; pgrep -f 'sleep 100' > /dev/null || exit 0; done; exit 1";
     let mut run = sandbox.run(&shell("echo begun; sleep 100")).unwrap();

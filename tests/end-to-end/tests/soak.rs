@@ -51,7 +51,9 @@ async fn ended(mut run: Run) -> (String, Outcome) {
         }
         run.outcome().await.unwrap()
     };
+
     let outcome = tokio::time::timeout(DEADLINE, all).await.unwrap();
+
     (String::from_utf8(text).unwrap(), outcome)
 }
 
@@ -77,6 +79,7 @@ async fn operate(sandbox: &Sandbox, n: usize) {
                 Language::Javascript => "var n = (globalThis.n ?? 0) + 1; console.log('ok')",
                 Language::Shell => "n=$((n + 1)); echo ok",
             };
+
             let run = sandbox
                 .context(language.as_str(), language)
                 .run(code)
@@ -144,6 +147,7 @@ async fn work(sandboxes: &[Sandbox], from: usize, to: usize) {
             }
         });
     }
+
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
     }
@@ -155,36 +159,44 @@ async fn resource_use_does_not_grow() {
     let operations = asked.map_or(OPERATIONS, |text| text.parse().unwrap());
     let engine = Engine::start(Config::default()).unwrap();
     let mut sandboxes = Vec::new();
+
     for _ in 0..SANDBOXES {
         let sandbox = engine.sandbox().memory_mib(512).allow_root().await.unwrap();
         sandboxes.push(sandbox);
     }
+
     let start = Instant::now();
     // What is kept for the first time is no growth.
     let warm = operations * 2 / 5;
     work(&sandboxes, 0, warm).await;
     let mut guests = Vec::new();
+
     for sandbox in &sandboxes {
         guests.push(guest(sandbox).await);
     }
+
     let qemus: Vec<_> = sandboxes.iter().map(|s| host(s.process_id())).collect();
     let own = host(std::process::id());
     work(&sandboxes, warm, operations).await;
     eprintln!("{operations} operations in {:?}", start.elapsed());
+
     for (sandbox, before) in sandboxes.iter().zip(guests) {
         // Those that were cancelled last may still be dying.
         let start = Instant::now();
         let mut after = guest(sandbox).await;
         let grew = |after: [u64; 5]| (1..5).any(|at| after[at] > before[at]);
+
         while grew(after) && start.elapsed() < DEADLINE {
             after = guest(sandbox).await;
         }
+
         assert!(!grew(after), "{before:?} became {after:?}");
         assert!(
             after[0] < before[0] + 2048,
             "the agent's memory, in KiB: {before:?} {after:?}"
         );
     }
+
     for (sandbox, before) in sandboxes.iter().zip(qemus) {
         let after = host(sandbox.process_id());
         assert!(
@@ -192,6 +204,7 @@ async fn resource_use_does_not_grow() {
             "{before:?} {after:?}"
         );
     }
+
     let after = host(std::process::id());
     assert!(after.descriptors <= own.descriptors, "{own:?} {after:?}");
     assert!(after.threads <= own.threads, "{own:?} {after:?}");

@@ -27,6 +27,7 @@ fn a_user_can_run_code_from_another_users_image() {
         println!("these tests run as an ordinary user already");
         return;
     }
+
     let store = copy_store();
     let own = copy_programs(store.path());
     let mut command = hello(store.path(), &own);
@@ -35,6 +36,7 @@ fn a_user_can_run_code_from_another_users_image() {
         .gid(STRANGER)
         .env_remove("HOME")
         .current_dir("/");
+
     let output = finish(command);
     assert_eq!(
         output.stdout,
@@ -64,6 +66,7 @@ fn a_damaged_image_file_is_detected_and_named() {
     command
         .args(["image", "verify"])
         .env("FUMEHOOD_HOME", store.path());
+
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(125));

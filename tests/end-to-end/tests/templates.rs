@@ -20,6 +20,7 @@ impl Store {
             || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".local/share/fumehood"),
             PathBuf::from,
         );
+
         let store = tempfile::tempdir().unwrap();
         symlink(real.join("images"), store.path().join("images")).unwrap();
         Self(store)
@@ -59,6 +60,7 @@ impl Store {
     fn files(&self) -> Vec<PathBuf> {
         let mut directories = vec![self.path().join("templates")];
         let mut files = Vec::new();
+
         while let Some(directory) = directories.pop() {
             for entry in std::fs::read_dir(directory).into_iter().flatten() {
                 let path = entry.unwrap().path();
@@ -69,6 +71,7 @@ impl Store {
                 }
             }
         }
+
         files
     }
 
@@ -102,20 +105,24 @@ fn restored_runs_equal_booted_runs_in_every_language() {
         ("shell", "echo out; echo err >&2; exit 3"),
         ("shell", "nonsense; echo $LINENO $0 $#"),
     ];
+
     for (language, code) in programs {
         let (restored, restored_code) = json(language, code, &[]);
         let (booted, booted_code) = json(language, code, &["--boot"]);
         assert_eq!(restored["source"], "template", "{restored}");
         assert_eq!(booted["source"], "boot", "{booted}");
         assert_eq!(restored_code, booted_code);
+
         for field in ["stdout", "stderr", "exit_code", "ended_by"] {
             assert_eq!(restored[field], booted[field], "{field} of {code}");
         }
+
         let (fresh, _) = json(language, code, &["--fresh-interpreter"]);
         assert_eq!(fresh["source"], "template");
         // The file main.ts is taken by the interpreter that waits.
         let fresh = fresh.to_string().replace("main.2.ts", "main.ts");
         let fresh: Value = serde_json::from_str(&fresh).unwrap();
+
         for field in ["stdout", "stderr", "exit_code", "ended_by"] {
             assert_eq!(fresh[field], booted[field], "{field} of {code}");
         }
@@ -208,6 +215,7 @@ fn concurrent_builds_make_one_template() {
             .spawn()
             .unwrap()
     };
+
     let (one, other) = (start(), start());
     let texts = [one, other].map(|child| {
         let output = finish_child(child);
@@ -216,8 +224,10 @@ fn concurrent_builds_make_one_template() {
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
+
         String::from_utf8(output.stdout).unwrap()
     });
+
     let count = |word: &str| texts.iter().filter(|text| text.contains(word)).count();
     assert_eq!(
         (count("built in"), count("up to date")),
@@ -238,6 +248,7 @@ fn a_killed_build_leaves_nothing_usable() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+
         let mut qemus = Vec::new();
         wait_until("QEMU's start", || {
             qemus = descendants(child.id());
@@ -247,14 +258,17 @@ fn a_killed_build_leaves_nothing_usable() {
         if child.try_wait().unwrap().is_some() {
             break;
         }
+
         send(child.id(), Signal::KILL);
         child.wait().unwrap();
         wait_until("the end of QEMU", || {
             !qemus.iter().any(|&pid| is_alive(pid))
         });
+
         let source = store.source(&[]);
         assert!(["boot", "template"].contains(&source.as_str()), "{source}");
     }
+
     store.build();
     assert_eq!(store.source(&[]), "template");
     let ram: Vec<_> = store
@@ -270,11 +284,13 @@ fn a_killed_build_leaves_nothing_usable() {
 fn a_full_disk_fails_the_template_but_not_the_run() {
     let store = Store::new();
     std::fs::create_dir(store.path().join("templates")).unwrap();
+
     let namespace = if rustix::process::geteuid().is_root() {
         "-m"
     } else {
         "-rm"
     };
+
     let on_a_small_disk = |args: &str| {
         let mut unshare = Command::new("unshare");
         let (program, store) = (fumehood_end_to_end::program(), store.path().display());
@@ -282,11 +298,14 @@ fn a_full_disk_fails_the_template_but_not_the_run() {
             "mount -t tmpfs -o size=10m none {store}/templates && exec {} {args}",
             program.display()
         );
+
         unshare
             .args([namespace, "sh", "-c", &script])
             .env("FUMEHOOD_HOME", store.to_string());
+
         finish(unshare)
     };
+
     let built = on_a_small_disk("template build -l raw");
     let stderr = String::from_utf8_lossy(&built.stderr);
     assert!(!built.status.success(), "{stderr}");

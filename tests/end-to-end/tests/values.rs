@@ -23,6 +23,7 @@ async fn run_ok(context: &Context, code: &str) -> String {
         "{code}: {}",
         transcript.err()
     );
+
     transcript.out().to_string()
 }
 
@@ -91,6 +92,7 @@ Rich()";
 async fn javascript_shows_values() {
     let sandbox = sandbox(512).await;
     let javascript = sandbox.context("c", Language::Javascript);
+
     for (code, parts) in [
         ("const x: number = 6; x * 7", vec!["42"]),
         ("const x = 7", vec![]),
@@ -110,10 +112,12 @@ async fn javascript_shows_values() {
             transcript.texts(),
             transcript.err()
         );
+
         for (text, part) in transcript.texts().iter().zip(parts) {
             assert!(text.contains(part), "{code}: {text}");
         }
     }
+
     let object = shown(&javascript, "({ a: [1, null], b: 'c' })").await;
     assert!(
         object.results[0].text().unwrap().contains("a: "),
@@ -131,6 +135,7 @@ async fn common_forms_of_code_are_accepted() {
     let sandbox = sandbox(512).await;
     let python = sandbox.context("p", Language::Python);
     let javascript = sandbox.context("j", Language::Javascript);
+
     for (context, code, out) in [
         (
             &python,
@@ -213,6 +218,7 @@ async fn input_arrives_when_it_is_sent() {
             let mut run = context
                 .start(&context.request(asks).timeout_s(120).stdin())
                 .unwrap();
+
             let mut input = run.input();
             assert!(next_stdout(&mut run).await.starts_with("name?"));
             input.write(format!("{name}\n")).await.unwrap();
@@ -226,6 +232,7 @@ async fn input_arrives_when_it_is_sent() {
                 "{asks}: {}",
                 transcript.err()
             );
+
             // Once it has ended there is nobody to take more.
             assert_eq!(
                 input.write("more").await.unwrap_err().kind(),
@@ -233,18 +240,21 @@ async fn input_arrives_when_it_is_sent() {
             );
             assert_eq!(run_ok(&context, reads).await, format!("{name} 500000\n"));
         }
+
         // Without input there is none, and it does not wait.
         let empty = match language {
             Language::Python => "import sys; print(repr(sys.stdin.read()))",
             Language::Javascript => "console.log(JSON.stringify(await Bun.stdin.text()))",
             Language::Shell => "printf '<%s>\\n' \"$(cat)\"",
         };
+
         let said = run_ok(&context, empty).await;
         assert!(
             ["''\n", "\"\"\n", "<>\n"].contains(&said.as_str()),
             "{said}"
         );
     }
+
     // Input that nobody asked for has nowhere to go.
     let bash = sandbox.context("shell", Language::Shell);
     let mut run = bash.run("echo up; sleep 100").unwrap();
@@ -259,6 +269,7 @@ async fn input_arrives_when_it_is_sent() {
 async fn variables_and_directories_apply_to_one_exec() {
     let sandbox = sandbox(512).await;
     sandbox.files().make_dir("a/b").await.unwrap();
+
     for (language, code) in [
         (
             Language::Python,
@@ -273,12 +284,14 @@ async fn variables_and_directories_apply_to_one_exec() {
         let context = sandbox.context(language.as_str(), language);
         let home = run_ok(&context, code).await;
         let home = home.strip_prefix("- ").unwrap().trim_end();
+
         for (cwd, place) in [("/usr", "/usr".to_string()), ("a/b", format!("{home}/a/b"))] {
             let request = context
                 .request(code)
                 .env("A", "b 'c'\n$d")
                 .cwd(cwd)
                 .timeout_s(120);
+
             let transcript = finish_run(context.start(&request).unwrap()).await;
             assert_eq!(
                 transcript.out(),
@@ -288,11 +301,13 @@ async fn variables_and_directories_apply_to_one_exec() {
             );
             assert_eq!(run_ok(&context, code).await, format!("- {home}\n"));
         }
+
         // The same for a program of its own.
         let once = RunRequest::new(language, code)
             .env("A", "z")
             .cwd("a")
             .timeout_s(120);
+
         let transcript = finish_run(sandbox.run(&once).unwrap()).await;
         assert_eq!(
             transcript.out(),
@@ -300,12 +315,14 @@ async fn variables_and_directories_apply_to_one_exec() {
             "{}",
             transcript.err()
         );
+
         // What the code itself changes stays.
         let moves = match language {
             Language::Python => "os.chdir('/tmp'); os.environ['A'] = 'own'",
             Language::Javascript => "process.chdir('/tmp'); process.env.A = 'own'",
             Language::Shell => "cd /tmp; export A=own",
         };
+
         run_ok(&context, moves).await;
         assert_eq!(run_ok(&context, code).await, "own /tmp\n");
     }

@@ -10,6 +10,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if std::env::args().nth(1).as_deref() == Some("forks") {
         return forks().await;
     }
+
     let engine = Engine::start(Config {
         templates: TemplateUse::Use,
         pool: Pool {
@@ -20,14 +21,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         },
         ..Config::default()
     })?;
+
     while engine.ready() != (2, 1) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+
     println!("ready");
     std::io::stdin().read_line(&mut String::new())?;
     let run = engine.run(RunRequest::new(Language::Shell, "echo hi"))?;
     let outcome = run.outcome().await?;
     println!("{}", outcome.source.as_str());
+
     Ok(())
 }
 
@@ -37,6 +41,7 @@ async fn forks() -> Result<(), Box<dyn std::error::Error>> {
         templates: TemplateUse::Use,
         ..Config::default()
     })?;
+
     let memory_mib = RunRequest::DEFAULT_MEMORY_MIB;
     let sandbox = engine
         .sandbox()
@@ -47,5 +52,6 @@ async fn forks() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..TIMES {
         sandbox.fork(2).await?;
     }
+
     Ok(())
 }

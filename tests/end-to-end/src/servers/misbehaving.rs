@@ -62,9 +62,11 @@ impl MisbehavingServer {
                 misbehaving.fill().await;
                 continue;
             }
+
             let listener = TcpListener::bind(at(OTHER, misbehaving.port()))
                 .await
                 .unwrap();
+
             tokio::spawn(async move {
                 while let Ok((client, _)) = listener.accept().await {
                     tokio::spawn(misbehaving.serve(client));
@@ -79,6 +81,7 @@ impl MisbehavingServer {
         socket.bind(at(FULL, self.port())).unwrap();
         let listener = socket.listen(1).unwrap();
         let mut waiting = Vec::new();
+
         while let Ok(Ok(client)) = tokio::time::timeout(
             Duration::from_millis(300),
             TcpStream::connect(at(FULL, self.port())),
@@ -87,6 +90,7 @@ impl MisbehavingServer {
         {
             waiting.push(client);
         }
+
         tokio::spawn(async move {
             let _kept = (listener, waiting);
             std::future::pending::<()>().await;
@@ -97,9 +101,11 @@ impl MisbehavingServer {
         if self == Self::Closes {
             return;
         }
+
         if self != Self::Greets {
             let _ = client.read(&mut [0; 4096]).await;
         }
+
         // Its client may go at any time.
         let _ = self.answer(&mut client).await;
     }

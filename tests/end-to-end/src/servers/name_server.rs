@@ -101,10 +101,12 @@ impl NameServer {
             let Some((message, max)) = self.answer(&buffer[..length]) else {
                 continue;
             };
+
             let mut bytes = message.to_vec().unwrap();
             if bytes.len() > max {
                 bytes = message.truncate().to_vec().unwrap();
             }
+
             let _ = socket.send_to(&bytes, from).await;
         }
     }
@@ -121,10 +123,12 @@ impl NameServer {
             if client.read_exact(&mut question).await.is_err() {
                 return;
             }
+
             self.0.lock().unwrap().by_tcp += 1;
             let Some((message, _)) = self.answer(&question) else {
                 return;
             };
+
             let bytes = message.to_vec().unwrap();
             let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
             if client
@@ -148,6 +152,7 @@ impl NameServer {
         let (mut owner, kind) = (query.name().clone(), query.query_type());
         let mut inner = self.0.lock().unwrap();
         inner.asked.push(plain(&owner));
+
         loop {
             match inner.next(&owner, kind) {
                 Some(DnsAnswer::Addresses(addresses, seconds)) => {
@@ -174,11 +179,13 @@ impl NameServer {
                 }
             }
         }
+
         const LEAST_BYTES: u16 = 512;
         let max = question
             .edns
             .as_ref()
             .map_or(LEAST_BYTES, |e| e.max_payload());
+
         Some((answer, usize::from(max)))
     }
 }

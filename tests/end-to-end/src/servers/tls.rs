@@ -38,7 +38,9 @@ impl CertificateAuthority {
         params
             .distinguished_name
             .push(DnType::CommonName, "test servers");
+
         let pem = params.self_signed(&key).unwrap().pem();
+
         Self {
             issuer: Issuer::new(params, key),
             pem,
@@ -70,6 +72,7 @@ impl CertificateAuthority {
             .with_no_client_auth()
             .with_single_cert(vec![certificate.into()], key)
             .unwrap();
+
         TlsAcceptor::from(Arc::new(config))
     }
 }

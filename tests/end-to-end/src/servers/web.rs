@@ -80,9 +80,11 @@ impl WebServer {
         let host = request.headers().get(HOST);
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let path = request.uri().path();
+
         if let Some(length) = path.strip_prefix("/bytes/") {
             return page(pattern(length.parse().unwrap()));
         }
+
         match path {
             "/" => page(format!("this is {host}\n")),
             "/head" => page(head),
@@ -143,12 +145,14 @@ fn websocket(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
     let Some(key) = request.headers().get("sec-websocket-key") else {
         return status(StatusCode::BAD_REQUEST);
     };
+
     let accept = derive_accept_key(key.as_bytes());
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(stream) = upgraded.await else {
             return;
         };
+
         let stream = TokioIo::new(stream);
         let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
         while let Some(Ok(message)) = socket.next().await {
@@ -158,11 +162,13 @@ fn websocket(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
             }
         }
     });
+
     let mut response = status(StatusCode::SWITCHING_PROTOCOLS);
     let headers = response.headers_mut();
     headers.insert(CONNECTION, "upgrade".parse().unwrap());
     headers.insert(UPGRADE, "websocket".parse().unwrap());
     headers.insert("sec-websocket-accept", accept.parse().unwrap());
+
     response
 }
 
