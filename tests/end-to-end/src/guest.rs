@@ -1,4 +1,4 @@
-//! A guest with a network, as tests of it need one.
+//! A guest with a network, and the events that it causes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::{Arc, Mutex};
@@ -11,12 +11,12 @@ use fumehood_engine::{
 };
 
 use crate::servers::NameServer;
-use crate::{finish_ok, finish_run, within_deadline};
+use crate::{finish_run, run_ok, within_deadline};
 
-/// An engine whose VMs are booted, each for itself.
+/// Starts an engine that boots every VM.
 ///
 /// # Panics
-/// When there is no image.
+/// Panics if there is no image.
 #[must_use]
 pub fn engine_without_templates() -> Engine {
     Engine::start(Config {
@@ -26,45 +26,36 @@ pub fn engine_without_templates() -> Engine {
     .unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The policy `test`, by its rules in TOML.
+/// Returns the policy `test` with these rules, in TOML.
 ///
 /// # Panics
-/// When it is none.
+/// Panics if the rules are invalid.
 #[must_use]
 pub fn policy(rules: &str) -> Policy {
     Document::parse_toml(rules).unwrap().policy("test").unwrap()
 }
 
-/// A network with these rules, whose names are looked up at the test's own server.
+/// Returns a network with these rules that resolves names by the test's own name server.
 ///
 /// # Panics
-/// As [`policy`].
+/// Panics if the rules are invalid.
 #[must_use]
 pub fn network(rules: &str) -> Network {
     Network::new(policy(rules)).name_servers([NameServer::address()])
 }
 
-/// What a program in the guest prints.
+/// Runs Python code after this module's [`PRELUDE`], and returns its output.
 ///
 /// # Panics
-/// When it fails.
-pub async fn run_ok(sandbox: &Sandbox, language: Language, code: &str) -> String {
-    let request = RunRequest::new(language, code).timeout_s(120);
-    finish_ok(sandbox.run(&request).unwrap()).await.0
-}
-
-/// What a program of Python prints, after this module's [`PRELUDE`].
-///
-/// # Panics
-/// When it fails.
+/// Panics if it fails.
 pub async fn python(sandbox: &Sandbox, code: &str) -> String {
     run_ok(sandbox, Language::Python, &format!("{PRELUDE}\n{code}")).await
 }
 
-/// The same for the guest's root.
+/// Runs Python code as [`python`] does, but as the guest's root.
 ///
 /// # Panics
-/// When it fails.
+/// Panics if it fails.
 pub async fn python_as_root(sandbox: &Sandbox, code: &str) -> String {
     let code = format!("{PRELUDE}\n{code}");
     let request = SpawnRequest::new(["python3", "-c", &code])
@@ -83,8 +74,8 @@ pub async fn python_as_root(sandbox: &Sandbox, code: &str) -> String {
     transcript.out().to_owned()
 }
 
-/// What programs of tests begin with. `report(name, act)` prints a line with what came of an act: its value, or its
-/// error; and `late` where that took longer than an answer that comes at once.
+/// Definitions for Python programs of the tests. `report(name, act)` prints a line with the result of `act`: its value or
+/// its error, and `late` if that took longer than an immediate answer takes.
 pub const PRELUDE: &str = r#"
 import errno, hashlib, http.client, json, os, socket, ssl, struct, sys, threading, time, urllib.error, urllib.request
 AT_ONCE = 8
@@ -114,15 +105,15 @@ def blind():
     return context
 "#;
 
-/// What a run's VM, or a sandbox, does on its network.
+/// Collects the network events of a sandbox.
 #[derive(Debug, Clone, Default)]
 pub struct NetworkEvents(Arc<Mutex<Vec<NetworkEvent>>>);
 
 impl NetworkEvents {
-    /// All that this sandbox does from now on.
+    /// Collects the events of this sandbox from now on.
     ///
     /// # Panics
-    /// When it has no network.
+    /// Panics if it has no network.
     #[must_use]
     pub fn of(sandbox: &Sandbox) -> Self {
         let (events, mut receiver) = (Self::default(), sandbox.network_events().unwrap());
@@ -136,7 +127,7 @@ impl NetworkEvents {
         events
     }
 
-    /// All that has been told.
+    /// Returns all events so far.
     ///
     /// # Panics
     /// Never.
@@ -145,18 +136,18 @@ impl NetworkEvents {
         self.0.lock().unwrap().clone()
     }
 
-    /// Forgets all that has been told.
+    /// Discards all events so far.
     ///
     /// # Panics
     /// Never.
-    pub fn forget(&self) {
+    pub fn clear(&self) {
         self.0.lock().unwrap().clear();
     }
 
-    /// The first event of which this holds, once it has come.
+    /// Waits for an event that `fits` accepts, and returns the first.
     ///
     /// # Panics
-    /// When none comes.
+    /// Panics if none occurs in time.
     pub async fn find(&self, what: &str, fits: impl Fn(&NetworkEvent) -> bool) -> NetworkEvent {
         let start = Instant::now();
         loop {
@@ -165,9 +156,9 @@ impl NetworkEvents {
                 return found.clone();
             }
 
-            let lines: Vec<_> = all.iter().map(line).collect();
+            let lines: Vec<_> = all.iter().map(describe).collect();
             assert!(
-                start.elapsed() < SOON,
+                start.elapsed() < EVENT_DEADLINE,
                 "no {what} among\n{}",
                 lines.join("\n")
             );
@@ -179,7 +170,7 @@ impl NetworkEvents {
     /// Waits for a denial with this code.
     ///
     /// # Panics
-    /// When none comes.
+    /// Panics if none occurs in time.
     pub async fn denial(&self, code: &str, fits: impl Fn(&NetworkEvent) -> bool) -> NetworkEvent {
         self.find(code, |event| {
             !event.allowed && event.code == code && fits(event)
@@ -188,12 +179,12 @@ impl NetworkEvents {
     }
 }
 
-/// How long an event may take that has happened.
-const SOON: Duration = Duration::from_secs(20);
+/// Time for an event to be delivered.
+const EVENT_DEADLINE: Duration = Duration::from_secs(20);
 
-/// An event in a line, for a person.
+/// Formats an event as one line.
 #[must_use]
-pub fn line(event: &NetworkEvent) -> String {
+pub fn describe(event: &NetworkEvent) -> String {
     let name = event
         .name
         .as_ref()
@@ -207,11 +198,11 @@ pub fn line(event: &NetworkEvent) -> String {
     )
 }
 
-/// Starts a program of the guest, and waits for its first word.
+/// Starts a program in the guest, and waits until its output contains `word`.
 ///
 /// # Panics
-/// When it ends without.
-pub async fn started(
+/// Panics if it ends first.
+pub async fn start_until_output(
     sandbox: &Sandbox,
     language: Language,
     code: &str,
@@ -221,7 +212,7 @@ pub async fn started(
         .run(&RunRequest::new(language, code).timeout_s(170))
         .unwrap();
 
-    let transcript = async {
+    let is_up = async {
         let mut text = String::new();
         while !text.contains(word) {
             match run.next().await {
@@ -233,7 +224,7 @@ pub async fn started(
             }
         }
     };
-    within_deadline("its first word", transcript).await;
+    within_deadline("its first word", is_up).await;
 
     run
 }

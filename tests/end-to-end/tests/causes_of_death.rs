@@ -1,7 +1,9 @@
 //! Why something ended: each cause with its evidence, for a program of its own, in a context and by spawn.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use fumehood_end_to_end::{RunTranscript, finish_run, next_stdout, sandbox, send, stdout_until};
+use fumehood_end_to_end::{
+    RunTranscript, finish_run, next_stdout, read_stdout_until, sandbox, send,
+};
 use fumehood_engine::{
     Config, EndedBy, Engine, Language, Limits, Run, RunRequest, Sandbox, SpawnRequest,
 };
@@ -269,7 +271,7 @@ async fn agent_lost() {
     });
 
     for run in &mut runs {
-        stdout_until(run, "up\n").await;
+        read_stdout_until(run, "up\n").await;
     }
 
     send(sandbox.process_id(), Signal::KILL);

@@ -3,32 +3,16 @@
 
 use std::time::Duration;
 
-use fumehood_engine::{
-    Config, EndedBy, Engine, ErrorKind, Event, Language, Retry, Run, RunRequest, Sandbox,
-};
+use fumehood_end_to_end::{finish_run, shell, within_deadline};
+use fumehood_engine::{Config, EndedBy, Engine, ErrorKind, Event, Retry, Run, Sandbox};
 
-const DEADLINE: Duration = fumehood_end_to_end::DEADLINE;
-
-fn shell(code: &str) -> RunRequest {
-    RunRequest::new(Language::Shell, code).timeout_s(120)
-}
-
-async fn output(mut run: Run) -> String {
-    let mut text = Vec::new();
-    let all = async {
-        while let Some(event) = run.next().await {
-            if let Event::Stdout(bytes) = event {
-                text.extend_from_slice(&bytes);
-            }
-        }
-        run.outcome().await.unwrap()
-    };
-
-    let outcome = tokio::time::timeout(DEADLINE, all).await.unwrap();
+/// Waits for the end of a run, and returns its standard output.
+async fn output(run: Run) -> String {
+    let transcript = finish_run(run).await;
+    let outcome = &transcript.outcome;
     assert_eq!(outcome.ended_by, EndedBy::Exited, "{outcome:#?}");
-    assert_eq!(outcome.stdout.bytes, text.len() as u64);
-
-    String::from_utf8(text).unwrap()
+    assert_eq!(outcome.stdout.bytes, transcript.stdout.len() as u64);
+    transcript.out().to_owned()
 }
 
 async fn run_ok(sandbox: &Sandbox, code: &str) -> String {
@@ -64,9 +48,8 @@ async fn many_programs_share_a_sandbox_without_starvation() {
 
     let sleeper = sandbox.run(&shell("sleep 100")).unwrap();
     sleeper.canceller().cancel();
-    let outcome = tokio::time::timeout(DEADLINE, sleeper.outcome())
+    let outcome = within_deadline("an outcome", sleeper.outcome())
         .await
-        .unwrap()
         .unwrap();
     assert_eq!(
         (outcome.ended_by, outcome.exit_code),

@@ -1,13 +1,8 @@
 //! Programs that fill their guest: its memory, its disk. The agent stays, and what comes next works.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use fumehood_end_to_end::{finish_ok, finish_run, run_in, sandbox};
-use fumehood_engine::{EndedBy, Language, RunRequest, Sandbox, SpawnRequest};
-
-async fn run_ok(sandbox: &Sandbox, code: &str) -> String {
-    let run = sandbox.run(&RunRequest::new(Language::Shell, code).timeout_s(120));
-    finish_ok(run.unwrap()).await.0
-}
+use fumehood_end_to_end::{finish_run, run_in, sandbox, shell_ok};
+use fumehood_engine::{EndedBy, Language, RunRequest, SpawnRequest};
 
 const EATS: &str = "x = []\nwhile True: x.append(bytearray(1 << 20))";
 
@@ -36,7 +31,7 @@ async fn a_full_memory_ends_only_the_program() {
             transcript.detail().contains("state is lost"),
             "{transcript:?}"
         );
-        assert_eq!(run_ok(&sandbox, "echo on").await, "on\n");
+        assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n");
     }
 
     // A child: the program lives, and tells of it; so does the evidence.
@@ -92,7 +87,7 @@ async fn a_full_memory_ends_only_the_program() {
         assert_eq!(run_in(&context, "print(1)").await.out(), "1\n");
     }
 
-    assert_eq!(run_ok(&sandbox, "echo on").await, "on\n");
+    assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,7 +109,7 @@ async fn a_full_disk_leaves_the_agent_working() {
             transcript.err()
         );
         // While it is full, programs run, and who writes is told.
-        assert_eq!(run_ok(&sandbox, "echo on").await, "on\n", "{place}");
+        assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n", "{place}");
         if place != "/dev/shm/x" {
             let error = sandbox
                 .files()
@@ -155,5 +150,5 @@ async fn a_full_disk_leaves_the_agent_working() {
     }
 
     assert_eq!(run_in(&python, "print(1)").await.out(), "1\n");
-    assert_eq!(run_ok(&sandbox, "echo on").await, "on\n");
+    assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n");
 }

@@ -4,17 +4,8 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fumehood_end_to_end::finish_ok;
+use fumehood_end_to_end::{engine, finish_ok};
 use fumehood_engine::{Config, Engine, Language, Outcome, Pool, RunRequest, TemplateUse, VmOrigin};
-
-/// An engine that uses the templates which `cargo xtask test` has built.
-fn engine() -> Engine {
-    Engine::start(Config {
-        templates: TemplateUse::Use,
-        ..Config::default()
-    })
-    .unwrap()
-}
 
 async fn output(engine: &Engine, language: Language, code: &str) -> (String, Outcome) {
     let request = RunRequest::new(language, code).timeout_s(120);

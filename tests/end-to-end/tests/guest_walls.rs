@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fumehood_end_to_end::{
-    finish_ok, finish_run, run_in, sandbox, stdout_until, test_program, within_deadline,
+    finish_ok, finish_run, read_stdout_until, run_in, sandbox, test_program, within_deadline,
 };
 use fumehood_engine::{EndedBy, Language, Run, RunRequest, Sandbox, SpawnRequest, WriteOptions};
 use serde_json::Value;
@@ -129,7 +129,7 @@ async fn all_is_well_beside(what: &str) {
         let sandbox = with_probe(memory_mib).await;
         all_is_well(&sandbox).await;
         let mut holder = start(&sandbox, what);
-        stdout_until(&mut holder, "full\n").await;
+        read_stdout_until(&mut holder, "full\n").await;
         all_is_well(&sandbox).await;
         end(&sandbox, holder).await;
     }

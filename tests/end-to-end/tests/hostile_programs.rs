@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use fumehood_end_to_end::{
-    RunTranscript, collect, finish_ok, finish_run, next_stdout, run_in, sandbox, stdout_until,
+    RunTranscript, collect, finish_run, next_stdout, read_stdout_until, run_in, sandbox, shell_ok,
     within_deadline,
 };
 use fumehood_engine::{
@@ -15,12 +15,6 @@ fn request(language: Language, code: &str) -> RunRequest {
     RunRequest::new(language, code).timeout_s(120)
 }
 
-async fn run_ok(sandbox: &Sandbox, code: &str) -> String {
-    finish_ok(sandbox.run(&request(Language::Shell, code)).unwrap())
-        .await
-        .0
-}
-
 /// A new program, a context that was there before, and the agent are as they should be.
 async fn all_is_well(sandbox: &Sandbox) {
     let witness = sandbox.context("witness", Language::Python);
@@ -29,7 +23,7 @@ async fn all_is_well(sandbox: &Sandbox) {
         (transcript.out(), transcript.end(), transcript.detail()),
         ("n True\n", (EndedBy::Exited, Some(0)), "")
     );
-    assert_eq!(run_ok(sandbox, "echo well").await, "well\n");
+    assert_eq!(shell_ok(sandbox, "echo well").await, "well\n");
     assert_eq!(sandbox.ended(), None);
 }
 
@@ -106,7 +100,7 @@ async fn output_that_looks_like_the_protocol_stays_output() {
     assert_eq!((transcript.out(), transcript.end().1), (FORGERIES, Some(0)));
     // As the name of a file, of a process, and of a variable.
     let code = r#"touch "$(printf '{"type":"complete"}\n{"op_id":1}')"; A="$(cat forged)" bash -c 'exec -a "$A" sleep 0.1'"#;
-    run_ok(&sandbox, code).await;
+    shell_ok(&sandbox, code).await;
     let names = sandbox.files().list(".").await.unwrap();
     assert!(
         names
@@ -255,7 +249,7 @@ async fn a_fork_bomb_can_be_cancelled() {
 
     for (n, begin) in runs.into_iter().enumerate() {
         let mut run = begin();
-        stdout_until(&mut run, "up\n").await;
+        read_stdout_until(&mut run, "up\n").await;
         // It fills its room, and others get on.
         let full = async {
             while sandbox
@@ -269,7 +263,7 @@ async fn a_fork_bomb_can_be_cancelled() {
             }
         };
         within_deadline("hundreds of processes", full).await;
-        assert_eq!(run_ok(&sandbox, "echo on").await, "on\n");
+        assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n");
         run.canceller().cancel();
         let transcript = finish_run(run).await;
         assert_eq!(transcript.end(), (EndedBy::Cancelled, Some(130)), "{n}");
@@ -286,7 +280,7 @@ async fn a_fork_bomb_can_be_cancelled() {
     }
 
     let count = "for i in {1..1000}; do set -- /proc/[0-9]*; (($# < 80)) && exit; sleep 0.02; done; echo $#";
-    assert_eq!(run_ok(&sandbox, count).await, "");
+    assert_eq!(shell_ok(&sandbox, count).await, "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -318,7 +312,7 @@ async fn unread_input_is_held_back() {
         }
 
         // Nothing is lost by waiting, and nobody else waits.
-        assert_eq!(run_ok(&sandbox, "echo on").await, "on\n");
+        assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n");
         for (run, writer) in waiting {
             assert!(!writer.is_finished(), "5 MB cannot be on their way at once");
             run.canceller().cancel();
@@ -374,7 +368,7 @@ async fn endless_output_does_not_block_others() {
         }
 
         assert_eq!(
-            run_ok(&sandbox, &format!("echo {n}")).await,
+            shell_ok(&sandbox, &format!("echo {n}")).await,
             format!("{n}\n")
         );
     }

@@ -4,13 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use fumehood_end_to_end::{finish, finish_ok};
-use fumehood_engine::{Config, Engine, Language, Layer, RunRequest, Sandbox, TemplateUse};
-
-async fn run_ok(sandbox: &Sandbox, language: Language, code: &str) -> String {
-    let request = RunRequest::new(language, code).timeout_s(120);
-    finish_ok(sandbox.run(&request).unwrap()).await.0
-}
+use fumehood_end_to_end::guest::engine_without_templates;
+use fumehood_end_to_end::{finish, run_ok};
+use fumehood_engine::{Language, Layer};
 
 /// An erofs of `tree`, all of which is the user's.
 fn layer_of(tree: &Path, image: &Path) -> Layer {
@@ -25,12 +21,7 @@ fn layer_of(tree: &Path, image: &Path) -> Layer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn packages_of_a_layer_can_be_imported() {
-    let engine = Engine::start(Config {
-        templates: TemplateUse::Never,
-        ..Config::default()
-    })
-    .unwrap();
-
+    let engine = engine_without_templates();
     let plain = engine.sandbox().await.unwrap();
     let place = "import site; print(site.getusersitepackages(), end='')";
     let place = run_ok(&plain, Language::Python, place).await;

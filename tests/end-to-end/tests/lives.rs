@@ -4,21 +4,13 @@
 use std::time::{Duration, Instant};
 
 use fumehood_end_to_end::{
-    RunTranscript, collect, engine, finish_ok, finish_run, is_alive, next_stdout, run_in, sandbox,
-    send, wait_until, within_deadline,
+    RunTranscript, collect, engine, finish_run, is_alive, next_stdout, run_in, sandbox, send,
+    shell, shell_ok, wait_until, within_deadline,
 };
 use fumehood_engine::{
     EndedBy, ErrorKind, Event, Language, Retry, RunRequest, Sandbox, SandboxEnd, SpawnRequest,
 };
 use rustix::process::Signal;
-
-fn shell(code: &str) -> RunRequest {
-    RunRequest::new(Language::Shell, code).timeout_s(120)
-}
-
-async fn run_ok(sandbox: &Sandbox, code: &str) -> String {
-    finish_ok(sandbox.run(&shell(code)).unwrap()).await.0
-}
 
 async fn ends(sandbox: &Sandbox, why: &SandboxEnd) {
     assert_eq!(&within_deadline("its end", sandbox.wait()).await, why);
@@ -70,7 +62,7 @@ async fn an_idempotency_key_runs_once() {
         check(&finish_run(sandbox.run(&request).unwrap()).await);
         check(&finish_run(sandbox.attach(format!("run-{n}"), 0).unwrap()).await);
         assert_eq!(
-            run_ok(&sandbox, "wc -l < runs").await,
+            shell_ok(&sandbox, "wc -l < runs").await,
             format!("{}\n", n + 1)
         );
     }
@@ -85,7 +77,7 @@ async fn an_idempotency_key_runs_once() {
     }
 
     check(transcript.last().unwrap().as_ref().unwrap());
-    assert_eq!(run_ok(&sandbox, "wc -l < runs").await, "3\n");
+    assert_eq!(shell_ok(&sandbox, "wc -l < runs").await, "3\n");
     // The name of another request, while it runs and after its end.
     let mut nap = sandbox
         .run(&shell("echo up; sleep 100").idempotency_key("nap"))
@@ -132,12 +124,12 @@ async fn idempotency_keys_belong_to_their_clone() {
     assert_eq!(finish_run(child.run(&request).unwrap()).await.out(), "2\n");
     assert_eq!(finish_run(child.run(&request).unwrap()).await.out(), "2\n");
     assert_eq!(finish_run(parent.run(&request).unwrap()).await.out(), "1\n");
-    assert_eq!(run_ok(&parent, "wc -l < runs").await, "1\n");
+    assert_eq!(shell_ok(&parent, "wc -l < runs").await, "1\n");
 
     // The program goes on in both, each for itself, and is followed and ended in each.
     for sandbox in [&parent, &child] {
         let moves = "a=$(wc -l < ticks); for i in $(seq 500); do b=$(wc -l < ticks); [ $b -gt $a ] && echo on && exit; sleep 0.02; done";
-        assert_eq!(run_ok(sandbox, moves).await, "on\n");
+        assert_eq!(shell_ok(sandbox, moves).await, "on\n");
         let list = sandbox.processes().await.unwrap();
         assert_eq!(list.len(), 1);
         assert!(!list[0].attached);
@@ -309,7 +301,7 @@ async fn a_sandbox_ends_at_its_maximum_lifetime() {
     let other = engine.sandbox().max_lifetime(AGE).await.unwrap();
     other.set_max_lifetime(Some(Duration::from_secs(3600)));
     tokio::time::sleep(AGE).await;
-    assert_eq!(run_ok(&other, "echo on").await, "on\n");
+    assert_eq!(shell_ok(&other, "echo on").await, "on\n");
     other.set_max_lifetime(Some(AGE));
     ends(&other, &SandboxEnd::Lifetime(AGE)).await;
 }

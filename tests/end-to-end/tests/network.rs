@@ -3,15 +3,13 @@
 
 use std::net::Ipv4Addr;
 
-use fumehood_end_to_end::guest::{
-    NetworkEvents, engine_without_templates, network, python, run_ok,
-};
+use fumehood_end_to_end::guest::{NetworkEvents, engine_without_templates, network, python};
 use fumehood_end_to_end::netns::in_private_netns;
 use fumehood_end_to_end::servers::{
     CertificateAuthority, DnsAnswer, FULL, MisbehavingServer, NameServer, OTHER, WEB4, WEB6,
     WebServer, at, echo,
 };
-use fumehood_end_to_end::{engine, finish_ok};
+use fumehood_end_to_end::{engine, finish_ok, run_ok};
 use fumehood_engine::{Language, NetworkAction, RunRequest, Sandbox};
 use hickory_proto::rr::RecordType;
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use fumehood_end_to_end::{finish_ok, within_deadline};
+use fumehood_end_to_end::{finish_ok, run_ok, within_deadline};
 use fumehood_engine::{Config, Engine, Language, RunRequest, Sandbox, TemplateUse, VmOrigin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -182,11 +182,6 @@ fn engine(templates: TemplateUse, store: Option<&tempfile::TempDir>) -> Engine {
         ..Config::default()
     })
     .unwrap()
-}
-
-async fn run_ok(sandbox: &Sandbox, language: Language, code: &str) -> String {
-    let request = RunRequest::new(language, code).timeout_s(120);
-    finish_ok(sandbox.run(&request).unwrap()).await.0
 }
 
 /// A program in the guest knocks at an address of each family, and is refused by its peer.

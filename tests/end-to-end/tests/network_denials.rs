@@ -1,12 +1,12 @@
 //! What a policy denies: said at once, in words where they can be read, and told as an event.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use fumehood_end_to_end::engine;
-use fumehood_end_to_end::guest::{NetworkEvents, network, python, run_ok};
+use fumehood_end_to_end::guest::{NetworkEvents, network, python};
 use fumehood_end_to_end::netns::in_private_netns;
 use fumehood_end_to_end::servers::{
     Canaries, CertificateAuthority, DnsAnswer, NameServer, OTHER, WEB4, WEB6, WebServer, at, echo,
 };
+use fumehood_end_to_end::{engine, run_ok};
 use fumehood_engine::{Language, NetworkAction, NetworkEvent, Sandbox};
 use hickory_proto::rr::RecordType;
 

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::process::Stdio;
 
-use fumehood_end_to_end::guest::{NetworkEvents, network, python, started};
+use fumehood_end_to_end::guest::{NetworkEvents, network, python, start_until_output};
 use fumehood_end_to_end::netns::in_private_netns;
 use fumehood_end_to_end::servers::{Canaries, NameServer, OTHER, WEB4, WebServer, at, echo};
 use fumehood_end_to_end::{
@@ -66,7 +66,7 @@ fn exposed_ports_allow_no_outgoing_connections() {
         let sandbox = engine().sandbox().network(network.clone()).await.unwrap();
         let events = NetworkEvents::of(&sandbox);
         let urls = sandbox.network().unwrap().urls;
-        let server = started(&sandbox, Language::Javascript, SERVER, "serving").await;
+        let server = start_until_output(&sandbox, Language::Javascript, SERVER, "serving").await;
 
         let page = asked(&urls[0]).await;
         assert!(

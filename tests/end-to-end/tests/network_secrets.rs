@@ -3,10 +3,10 @@
 
 use std::os::unix::fs::FileExt;
 
-use fumehood_end_to_end::engine;
-use fumehood_end_to_end::guest::{NetworkEvents, network, python, run_ok};
+use fumehood_end_to_end::guest::{NetworkEvents, network, python};
 use fumehood_end_to_end::netns::in_private_netns;
 use fumehood_end_to_end::servers::{CertificateAuthority, NameServer, OTHER, WEB4, WebServer, at};
+use fumehood_end_to_end::{engine, run_ok};
 use fumehood_engine::{Language, Sandbox, SecretValue};
 
 /// In two parts, so that a program which looks for it does not have it itself.

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use fumehood_end_to_end::{
-    DEADLINE, RunTranscript, collect, engine, finish_ok, finish_run, next_stdout, run_in, sandbox,
-    stdout_until,
+    DEADLINE, RunTranscript, collect, engine, finish_run, next_stdout, read_stdout_until, run_in,
+    sandbox, shell_ok,
 };
 use fumehood_engine::{
-    EndedBy, ErrorKind, Event, Language, ProcessInfo, ProcessKind, Retry, Run, RunRequest, Sandbox,
+    EndedBy, ErrorKind, Event, Language, ProcessInfo, ProcessKind, Retry, Run, Sandbox,
     SpawnRequest,
 };
 
@@ -16,16 +16,8 @@ fn script(code: &str) -> SpawnRequest {
     SpawnRequest::new(["bash", "-c", code])
 }
 
-fn shell(code: &str) -> RunRequest {
-    RunRequest::new(Language::Shell, code).timeout_s(120)
-}
-
 async fn spawned(sandbox: &Sandbox, request: &SpawnRequest) -> RunTranscript {
     finish_run(sandbox.spawn(request).unwrap()).await
-}
-
-async fn run_ok(sandbox: &Sandbox, code: &str) -> String {
-    finish_ok(sandbox.run(&shell(code)).unwrap()).await.0
 }
 
 /// Lists until it is as it should be.
@@ -159,7 +151,7 @@ async fn a_program_ends_by_timeout_by_signals_and_with_its_run() {
     next_stdout(&mut run).await;
     drop(run);
     listed(&sandbox, "a dropped program is gone", <[_]>::is_empty).await;
-    assert_eq!(run_ok(&sandbox, "pgrep -xc sleep || true").await, "0\n");
+    assert_eq!(shell_ok(&sandbox, "pgrep -xc sleep || true").await, "0\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,9 +160,9 @@ async fn a_program_has_a_terminal() {
     let code = "tty -s && stty size; stty -echo; read -r a; echo \"<$a>\"; trap 'stty size' WINCH; echo ready; while ! read -r b; do :; done; echo end";
     let mut run = sandbox.spawn(&script(code).pty(30, 100)).unwrap();
     let mut input = run.input();
-    assert_eq!(stdout_until(&mut run, "\n").await, "30 100\r\n");
+    assert_eq!(read_stdout_until(&mut run, "\n").await, "30 100\r\n");
     input.write("typed\n").await.unwrap();
-    let said = stdout_until(&mut run, "ready\r\n").await;
+    let said = read_stdout_until(&mut run, "ready\r\n").await;
     assert!(said.ends_with("<typed>\r\nready\r\n"), "{said:?}");
     run.canceller().resize(50, 132);
     input.write("\n").await.unwrap();
@@ -189,7 +181,7 @@ async fn a_program_has_a_terminal() {
     let mut run = sandbox
         .spawn(&script("echo up; exec cat").pty(24, 80))
         .unwrap();
-    stdout_until(&mut run, "up\r\n").await;
+    read_stdout_until(&mut run, "up\r\n").await;
     run.input().write("\x03").await.unwrap();
     assert_eq!(finish_run(run).await.end(), (EndedBy::Signaled, Some(130)));
     let run = sandbox
@@ -290,7 +282,7 @@ for _ in range(1000):
     // It ends with its context.
     python.close().await.unwrap();
     assert_eq!(
-        run_ok(
+        shell_ok(
             &sandbox,
             &format!("kill -0 {server} 2> /dev/null || echo gone")
         )
@@ -408,7 +400,7 @@ async fn root_programs_need_permission() {
         "1000\n"
     );
     assert_ne!(
-        run_ok(
+        shell_ok(
             &refusing,
             "sudo -n id -u 2> /dev/null || su -c 'id -u' < /dev/null 2> /dev/null || echo no"
         )
@@ -423,7 +415,7 @@ async fn root_programs_need_permission() {
     assert_eq!(transcript.out(), "0\nmade\nnamed\n", "{}", transcript.err());
     // Others stay who they are.
     assert_eq!(
-        run_ok(&allowing, "id -u; cat /root/x 2> /dev/null || echo closed").await,
+        shell_ok(&allowing, "id -u; cat /root/x 2> /dev/null || echo closed").await,
         "1000\nclosed\n"
     );
 

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use fumehood_end_to_end::{
-    collect, finish_ok, finish_run, next_stdout, run_in, sandbox, stdout_until, within_deadline,
+    collect, finish_ok, finish_run, next_stdout, read_stdout_until, run_in, sandbox, shell,
+    within_deadline,
 };
 use fumehood_engine::Language::{self, Javascript, Python, Shell};
-use fumehood_engine::{Context, EndedBy, ErrorKind, Retry, RunRequest, Sandbox};
+use fumehood_engine::{Context, EndedBy, ErrorKind, Retry, Sandbox};
 
 /// One context of each language.
 fn contexts(sandbox: &Sandbox) -> [Context; 3] {
@@ -28,10 +29,6 @@ async fn run_ok(context: &Context, code: &str) -> String {
     );
 
     transcript.out().to_string()
-}
-
-fn shell(code: &str) -> RunRequest {
-    RunRequest::new(Shell, code).timeout_s(120)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -424,7 +421,7 @@ async fn a_cancelled_exec_leaves_the_state() {
     // A program that catches it may end as it likes, and the state is kept.
     let code = "try:\n    print('begun')\n    while True: pass\nexcept KeyboardInterrupt: x = 6";
     let mut run = python.run(code).unwrap();
-    stdout_until(&mut run, "begun\n").await;
+    read_stdout_until(&mut run, "begun\n").await;
     run.canceller().cancel();
     assert_eq!(finish_run(run).await.outcome.ended_by, EndedBy::Cancelled);
     assert_eq!(run_ok(python, "print(x)").await, "6\n");

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use fumehood_end_to_end::{
-    RunTranscript, finish_run, next_stdout, run_in, sandbox, stdout_until, within_deadline,
+    RunTranscript, finish_run, next_stdout, read_stdout_until, run_in, sandbox, within_deadline,
 };
 use fumehood_engine::{Context, EndedBy, ErrorKind, Language, RunRequest};
 
@@ -222,7 +222,7 @@ async fn input_arrives_when_it_is_sent() {
             let mut input = run.input();
             assert!(next_stdout(&mut run).await.starts_with("name?"));
             input.write(format!("{name}\n")).await.unwrap();
-            stdout_until(&mut run, &format!("hello {name}\n")).await;
+            read_stdout_until(&mut run, &format!("hello {name}\n")).await;
             input.write("x".repeat(500_000)).await.unwrap();
             input.close().await;
             let transcript = finish_run(run).await;

@@ -11,13 +11,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, copy};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::sha256_hex;
 
 /// A web server: `/` says which host it was asked as, `/bytes/N` gives N bytes, `/digest` takes a body and says
 /// its digest and length, `/head` says the request's head, `/ws` echoes WebSocket. It remembers what it was asked.
@@ -93,7 +94,7 @@ impl WebServer {
                     return status(StatusCode::BAD_REQUEST);
                 };
                 let body = body.to_bytes();
-                page(format!("{} {}", digest(&body), body.len()))
+                page(format!("{} {}", sha256_hex(&body), body.len()))
             }
             "/ws" => websocket(request),
             _ => status(StatusCode::NOT_FOUND),
@@ -118,16 +119,11 @@ fn pattern(length: usize) -> Vec<u8> {
     bytes
 }
 
-fn digest(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl WebServer {
     /// The digest of what `/bytes/N` gives.
     #[must_use]
     pub fn digest_of(length: usize) -> String {
-        digest(&pattern(length))
+        sha256_hex(&pattern(length))
     }
 }
 
