@@ -1,9 +1,10 @@
-//! Package indexes that tests make and serve.
+//! Package indexes that tests build and serve.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
@@ -11,7 +12,10 @@ use fumehood_engine::image::Store;
 use rustls::{ServerConnection, StreamOwned};
 use tokio_rustls::TlsAcceptor;
 
-/// Makes wheels of two small packages, one of which wants the other, and an index of them in the directory `index`.
+use crate::finish;
+
+/// A Python program that builds wheels of two small packages, one of which requires the other, and an index of them in
+/// the directory `index`.
 pub const PYTHON_INDEX: &str = r#"
 import hashlib, os, zipfile
 def wheel(name, version, body, requires=""):
@@ -39,7 +43,7 @@ os.makedirs(".config/uv", exist_ok=True)
 open(".config/uv/uv.toml", "w").write('[[index]]\nurl = "http://127.0.0.1:8000"\ndefault = true\n')
 "#;
 
-/// Makes a registry of one package, for bun, in the directory `registry`.
+/// A Python program that builds a registry of one package, for bun, in the directory `registry`.
 pub const JAVASCRIPT_INDEX: &str = r#"
 import base64, gzip, hashlib, io, json, os, tarfile
 os.makedirs("registry", exist_ok=True)
@@ -64,10 +68,29 @@ open("registry/tiny", "w").write(json.dumps(document))
 open(".bunfig.toml", "w").write('[install]\nregistry = "http://127.0.0.1:8001"\n')
 "#;
 
-/// A store with the images of the user's own and nothing else, below this directory.
+/// Runs one of these programs on this host, in a new directory `NAME.made` of `directory`, and returns the path of the
+/// index `name` that it builds.
+///
+/// What else it writes is the configuration of a guest's tools, which must not lie in a home directory of this host.
 ///
 /// # Panics
-/// When it cannot be made.
+/// Panics if Python is missing, or the program fails.
+#[must_use]
+pub fn build_index(script: &str, name: &str, directory: &Path) -> PathBuf {
+    let work = directory.join(format!("{name}.made"));
+    std::fs::create_dir(&work).unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).current_dir(&work);
+    let output = finish(command);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the index {name}: {stderr}");
+    work.join(name)
+}
+
+/// Makes a store below this directory that has the images of the user's store and nothing else.
+///
+/// # Panics
+/// Panics if it cannot be made.
 #[must_use]
 pub fn isolated_store(directory: &Path) -> PathBuf {
     let store = directory.join("store");
@@ -77,14 +100,14 @@ pub fn isolated_store(directory: &Path) -> PathBuf {
     store
 }
 
-/// A server of files, for as long as the test runs.
+/// An HTTP server of a directory's files. It serves until the process exits.
 #[derive(Debug, Clone)]
 pub struct FileServer(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     directory: PathBuf,
-    /// What requests must show.
+    /// The header `Authorization` that requests must have.
     authorization: Option<String>,
     state: Mutex<ServerState>,
     changed: Condvar,
@@ -97,7 +120,7 @@ struct ServerState {
 }
 
 impl FileServer {
-    /// Serves a directory; requests without this header `Authorization` are refused.
+    /// Serves a directory; requests without this header `Authorization` are rejected.
     #[must_use]
     pub fn new(directory: &Path, authorization: Option<&str>) -> Self {
         Self(Arc::new(Inner {
@@ -108,12 +131,12 @@ impl FileServer {
         }))
     }
 
-    /// Listens there.
+    /// Listens at this address.
     ///
     /// # Panics
-    /// When it cannot.
+    /// Panics if it is in use.
     #[must_use]
-    pub fn at(self, address: &str) -> Self {
+    pub fn listen(self, address: &str) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let served = self.clone();
         thread::spawn(move || {
@@ -126,10 +149,10 @@ impl FileServer {
         self
     }
 
-    /// The same with TLS.
+    /// Listens at this address with TLS.
     ///
     /// # Panics
-    /// When it cannot.
+    /// Panics if it is in use.
     #[must_use]
     pub fn listen_tls(self, address: &str, tls: &TlsAcceptor) -> Self {
         let (listener, served) = (TcpListener::bind(address).unwrap(), self.clone());
@@ -147,13 +170,13 @@ impl FileServer {
         self
     }
 
-    /// Method, path and header `Authorization` of each request that has come.
+    /// Returns method, path and header `Authorization` of each request so far.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
         self.state().requests.clone()
     }
 
-    /// Lets files wait, or go on; pages are served all the same.
+    /// Holds back files, or releases them; index pages are served in any case.
     pub fn hold(&self, holds: bool) {
         self.state().holds = holds;
         self.0.changed.notify_all();
@@ -163,7 +186,7 @@ impl FileServer {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers one request. That the other end goes away is no failure.
+    /// Answers one request. A client that disconnects is not a failure.
     fn answer(&self, stream: impl Read + Write) {
         let mut reader = BufReader::new(stream);
         let (mut head, mut authorization) = (String::new(), None);
@@ -183,28 +206,31 @@ impl FileServer {
         let shown = authorization.clone().unwrap_or_default();
         self.state().requests.push(format!("{head} {shown}"));
         let path = head.split(' ').nth(1).unwrap_or("/");
-        let (status, body) =
-            match self.0.authorization == authorization || self.0.authorization.is_none() {
-                true => self.file(path),
-                false => (
-                    "401 Unauthorized\r\nwww-authenticate: Basic realm=\"index\"",
-                    Vec::new(),
-                ),
-            };
+        let is_authorized = self.0.authorization == authorization || self.0.authorization.is_none();
+        let (status, body) = if is_authorized {
+            self.file(path)
+        } else {
+            (
+                "401 Unauthorized\r\nwww-authenticate: Basic realm=\"index\"",
+                Vec::new(),
+            )
+        };
 
         let length = body.len();
-        let kind = match path.ends_with('/') {
-            true => "text/html",
-            false => "application/octet-stream",
+        let kind = if path.ends_with('/') {
+            "text/html"
+        } else {
+            "application/octet-stream"
         };
 
         let head_of_answer = format!(
             "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
         );
 
-        let body = match head.starts_with("HEAD") {
-            true => Vec::new(),
-            false => body,
+        let body = if head.starts_with("HEAD") {
+            Vec::new()
+        } else {
+            body
         };
 
         let stream = reader.get_mut();
