@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fumehood_end_to_end::{DEADLINE, descendants, is_alive, send, wait_until};
+use fumehood_end_to_end::{DEADLINE, descendants, is_alive, repetitions, send, wait_until};
 use fumehood_engine::{
     Config, EndedBy, Engine, Language, Outcome, Pool, RunRequest, TemplateUse, VmOrigin,
 };
@@ -141,11 +141,14 @@ async fn a_restore_that_times_out_is_replaced_and_counted() {
     assert_eq!(engine.vm_stats().failed_restores, 2);
 }
 
+/// Restores in a row, unless `FUMEHOOD_RESTORES` gives another number.
+const RESTORES: usize = 60;
+/// Restores in a row for `cargo xtask test --long`: as many as the design asks for.
+const LONG_RESTORES: usize = 1000;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeated_restores_all_succeed() {
-    // FUMEHOOD_RESTORES=1000 asks for as many as the specification speaks of.
-    let asked = std::env::var("FUMEHOOD_RESTORES").ok();
-    let restores = asked.map_or(60, |n| n.parse().unwrap());
+    let restores = repetitions("FUMEHOOD_RESTORES", RESTORES, LONG_RESTORES);
     let engine = engine(0, 0, &[]);
 
     for _ in 0..restores {
@@ -154,6 +157,7 @@ async fn repeated_restores_all_succeed() {
     }
 
     let counts = engine.vm_stats();
+    let restores = u64::try_from(restores).unwrap();
     assert_eq!((counts.template, counts.failed_restores), (restores, 0));
 }
 

@@ -1,16 +1,22 @@
-//! Many mixed operations in many sandboxes: nothing grows, on either side.
+//! Many mixed operations in many sandboxes: no memory, descriptors, threads or files accumulate, on either side.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};
 
+use fumehood_end_to_end::repetitions;
 use fumehood_engine::{
     Config, Engine, Event, Language, Outcome, Run, RunRequest, Sandbox, SpawnRequest,
 };
+use futures_util::future::join_all;
 
 const SANDBOXES: usize = 10;
-/// Operations in all, unless `FUMEHOOD_SOAK_OPS` says otherwise.
-const OPERATIONS: usize = 2000;
-/// How long one operation may take while ten sandboxes work on two cores under emulation.
+/// Operations in all, unless `FUMEHOOD_SOAK_OPS` gives another number.
+const OPERATIONS: usize = 600;
+/// Operations in all for `cargo xtask test --long`: as many as the design asks for.
+const LONG_OPERATIONS: usize = 2000;
+/// Operations in each sandbox after which each kind has occurred and each file exists: from then on nothing may grow.
+const WARM_UP: usize = 36;
+/// Time for one operation while ten sandboxes work on two cores under emulation.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What is counted before and after.
@@ -31,7 +37,7 @@ fn entries(path: &str) -> usize {
     std::fs::read_dir(path).map_or(0, Iterator::count)
 }
 
-/// Of this process, or of a QEMU.
+/// Counts what this process, or a QEMU, holds.
 fn host(pid: u32) -> Count {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     Count {
@@ -57,8 +63,8 @@ async fn ended(mut run: Run) -> (String, Outcome) {
     (String::from_utf8(text).unwrap(), outcome)
 }
 
-/// Of a guest, as its root sees it: the agent's memory and descriptors, processes but for the kernel's own,
-/// cgroups, files at home.
+/// Counts what a guest holds, as its root sees it: the agent's memory and descriptors, processes except the kernel's,
+/// cgroups, files in the home directory.
 async fn guest(sandbox: &Sandbox) -> [u64; 5] {
     let code = "grep VmRSS /proc/1/status | tr -dc '0-9\\n'; ls /proc/1/fd | wc -l; grep -l . /proc/[0-9]*/cmdline | wc -l; \
                 ls -d /sys/fs/cgroup/fumehood/op-* | wc -l; ls -A /home/user | wc -l";
@@ -68,7 +74,7 @@ async fn guest(sandbox: &Sandbox) -> [u64; 5] {
     figures.try_into().unwrap()
 }
 
-/// One operation of the kind that `n` gives.
+/// Does one operation, of the kind that `n` selects.
 async fn operate(sandbox: &Sandbox, n: usize) {
     let files = sandbox.files();
     match n % 12 {
@@ -155,8 +161,7 @@ async fn work(sandboxes: &[Sandbox], from: usize, to: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn resource_use_does_not_grow() {
-    let asked = std::env::var("FUMEHOOD_SOAK_OPS").ok();
-    let operations = asked.map_or(OPERATIONS, |text| text.parse().unwrap());
+    let operations = repetitions("FUMEHOOD_SOAK_OPS", OPERATIONS, LONG_OPERATIONS);
     let engine = Engine::start(Config::default()).unwrap();
     let mut sandboxes = Vec::new();
 
@@ -166,17 +171,14 @@ async fn resource_use_does_not_grow() {
     }
 
     let start = Instant::now();
+
     // What is kept for the first time is no growth.
-    let warm = operations * 2 / 5;
-    work(&sandboxes, 0, warm).await;
-    let mut guests = Vec::new();
-
-    for sandbox in &sandboxes {
-        guests.push(guest(sandbox).await);
-    }
-
+    let warm = (operations * 2 / 5).max(WARM_UP * SANDBOXES);
+    work(&sandboxes, 0, warm.min(operations)).await;
+    let guests = join_all(sandboxes.iter().map(guest)).await;
     let qemus: Vec<_> = sandboxes.iter().map(|s| host(s.process_id())).collect();
     let own = host(std::process::id());
+
     work(&sandboxes, warm, operations).await;
     eprintln!("{operations} operations in {:?}", start.elapsed());
 
