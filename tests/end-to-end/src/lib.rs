@@ -12,6 +12,7 @@ pub mod server;
 pub mod servers;
 
 use std::io::Read;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::JoinHandle;
@@ -426,6 +427,21 @@ pub fn random_bytes(len: usize) -> Vec<u8> {
 pub fn sha256_hex(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Calls `work` with each of the inputs at the same time, each in a thread of its own, and returns the results.
+///
+/// # Panics
+/// Panics if one of the calls does.
+pub fn map_at_once<I: Send, T: Send, const N: usize>(
+    inputs: [I; N],
+    work: impl Fn(I) -> T + Sync,
+) -> [T; N] {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads = inputs.map(|input| scope.spawn(move || work(input)));
+        threads.map(|thread| thread.join().unwrap_or_else(|e| resume_unwind(e)))
+    })
 }
 
 /// Returns the descendants of process `pid`.

@@ -1,12 +1,13 @@
-//! Why something ended: each cause with its evidence, for a program of its own, in a context and by spawn.
+//! Why something ended: each cause with its evidence, for one-shot code, in a context and by spawn.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use fumehood_end_to_end::{
-    RunTranscript, finish_run, next_stdout, read_stdout_until, sandbox, send,
+    RunTranscript, finish_run, next_stdout, read_stdout_until, run_in, sandbox, send,
 };
 use fumehood_engine::{
     Config, EndedBy, Engine, Language, Limits, Run, RunRequest, Sandbox, SpawnRequest,
 };
+use futures_util::future::join_all;
 use rustix::process::Signal;
 
 /// What can end.
@@ -19,12 +20,17 @@ enum Kind {
 
 const KINDS: [Kind; 3] = [Kind::OneShot, Kind::Context, Kind::Spawn];
 
-/// Runs Python.
+/// Starts Python code; contexts are called `c`.
 fn start(sandbox: &Sandbox, kind: Kind, code: &str, timeout_s: u64) -> Run {
+    start_in(sandbox, kind, "c", code, timeout_s)
+}
+
+/// Starts Python code; if it is to run in a context, in this one.
+fn start_in(sandbox: &Sandbox, kind: Kind, context: &str, code: &str, timeout_s: u64) -> Run {
     let request = RunRequest::new(Language::Python, code).timeout_s(timeout_s);
     match kind {
         Kind::OneShot => sandbox.run(&request),
-        Kind::Context => sandbox.run(&request.context("c")),
+        Kind::Context => sandbox.run(&request.context(context)),
         Kind::Spawn => {
             sandbox.spawn(&SpawnRequest::new(["python3", "-c", code]).timeout_s(timeout_s))
         }
@@ -32,11 +38,11 @@ fn start(sandbox: &Sandbox, kind: Kind, code: &str, timeout_s: u64) -> Run {
     .unwrap()
 }
 
-async fn ends(sandbox: &Sandbox, kind: Kind, code: &str) -> RunTranscript {
+async fn run_to_end(sandbox: &Sandbox, kind: Kind, code: &str) -> RunTranscript {
     finish_run(start(sandbox, kind, code, 120)).await
 }
 
-/// That a context has lost its state is said; nothing is said where nothing was lost.
+/// Checks that a context reports that its state is lost, and that the others report nothing.
 fn assert_state_loss_is_reported(kind: Kind, transcript: &RunTranscript) {
     if kind == Kind::Context {
         assert!(
@@ -49,16 +55,17 @@ fn assert_state_loss_is_reported(kind: Kind, transcript: &RunTranscript) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exited() {
+async fn an_exit_is_reported() {
     let sandbox = sandbox(512).await;
-    for kind in KINDS {
+    // The three kinds are independent of each other.
+    join_all(KINDS.map(async |kind| {
         for (code, exit_code) in [
             ("import sys; sys.exit(7)", 7),
             ("1 / 0", 1),
             ("print('x')", 0),
             ("raise SystemExit(300)", 44),
         ] {
-            let transcript = ends(&sandbox, kind, code).await;
+            let transcript = run_to_end(&sandbox, kind, code).await;
             assert_eq!(
                 transcript.end(),
                 (EndedBy::Exited, Some(exit_code)),
@@ -73,23 +80,25 @@ async fn exited() {
             );
         }
 
-        let transcript = ends(&sandbox, kind, "import os; os._exit(9)").await;
+        let transcript = run_to_end(&sandbox, kind, "import os; os._exit(9)").await;
         assert_eq!(transcript.end(), (EndedBy::Exited, Some(9)), "{kind:?}");
         assert_state_loss_is_reported(kind, &transcript);
-    }
+    }))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn signaled() {
+async fn signals_are_reported() {
     let sandbox = sandbox(512).await;
-    for kind in KINDS {
+    // The three kinds are independent of each other.
+    join_all(KINDS.map(async |kind| {
         for (code, signal) in [
             ("import ctypes; ctypes.string_at(0)", 11),
             ("import os; os.kill(os.getpid(), 9)", 9),
             ("import os; os.abort()", 6),
             ("import os; os.kill(os.getpid(), 15)", 15),
         ] {
-            let transcript = ends(&sandbox, kind, code).await;
+            let transcript = run_to_end(&sandbox, kind, code).await;
             assert_eq!(
                 transcript.end(),
                 (EndedBy::Signaled, Some(128 + signal)),
@@ -106,14 +115,18 @@ async fn signaled() {
         }
 
         // One that exits with such a number was not signalled.
-        let transcript = ends(&sandbox, kind, "import sys; sys.exit(137)").await;
+        let transcript = run_to_end(&sandbox, kind, "import sys; sys.exit(137)").await;
         assert_eq!(transcript.end(), (EndedBy::Exited, Some(137)));
         assert_eq!(transcript.outcome.evidence.signal, None);
-    }
+    }))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn timed_out() {
+async fn a_timeout_is_reported() {
+    /// Enough for three interpreters to start, beside six that wait.
+    const TIMEOUT_S: u64 = 10;
+
     // Three tracebacks at once take a second on a host that is busy with other things.
     let limits = Limits {
         grace_ms: 5000,
@@ -126,26 +139,34 @@ async fn timed_out() {
     };
 
     let sandbox = Engine::start(config).unwrap().sandbox().await.unwrap();
-    let all = async |code: &str| {
-        // At the same time: most of it is waiting. Long enough for interpreters to start on a busy host.
-        let runs = KINDS.map(|kind| (kind, start(&sandbox, kind, code, 6)));
-        let mut all = Vec::new();
 
-        for (kind, run) in runs {
-            let transcript = finish_run(run).await;
-            assert_eq!(
-                transcript.end(),
-                (EndedBy::Timeout, Some(124)),
-                "{kind:?} {code}"
-            );
+    let sleeping = "import time; print('up', flush=True); time.sleep(100)";
+    let stubborn = "import signal, time\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\nprint('up', flush=True)\nwhile True: time.sleep(1)";
+    let polite = "import time\ntry: time.sleep(100)\nexcept KeyboardInterrupt: print('bye')";
 
-            all.push((kind, transcript));
+    // The contexts' interpreters start before the time of their runs.
+    for name in ["sleeping", "stubborn", "polite"] {
+        let context = sandbox.context(name, Language::Python);
+        assert_eq!(run_in(&context, "").await.end(), (EndedBy::Exited, Some(0)));
+    }
+
+    // All at once: most of it is waiting. Long enough for interpreters to start on a busy host.
+    let run = async |context: &str, code: &str| {
+        let runs = KINDS.map(|kind| start_in(&sandbox, kind, context, code, TIMEOUT_S));
+        let transcripts = join_all(runs.map(finish_run)).await;
+        for (kind, transcript) in KINDS.iter().zip(&transcripts) {
+            let end = (EndedBy::Timeout, Some(124));
+            assert_eq!(transcript.end(), end, "{kind:?} {code}");
         }
-
-        all
+        KINDS.into_iter().zip(transcripts)
     };
+    let (sleeping, stubborn, polite) = tokio::join!(
+        run("sleeping", sleeping),
+        run("stubborn", stubborn),
+        run("polite", polite),
+    );
 
-    for (kind, transcript) in all("import time; print('up', flush=True); time.sleep(100)").await {
+    for (kind, transcript) in sleeping {
         assert_eq!(
             (transcript.out(), transcript.detail()),
             ("up\n", ""),
@@ -157,22 +178,18 @@ async fn timed_out() {
             transcript.err()
         );
     }
-
-    let stubborn = "import signal, time\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\nprint('up', flush=True)\nwhile True: time.sleep(1)";
-    for (kind, transcript) in all(stubborn).await {
+    for (kind, transcript) in stubborn {
         assert_eq!(transcript.outcome.evidence.signal, Some(9), "{kind:?}");
         assert_state_loss_is_reported(kind, &transcript);
     }
-
     // One that uses the last moment to end well has still used up its time.
-    let polite = "import time\ntry: time.sleep(100)\nexcept KeyboardInterrupt: print('bye')";
-    for (kind, transcript) in all(polite).await {
+    for (kind, transcript) in polite {
         assert_eq!(transcript.out(), "bye\n", "{kind:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cancelled() {
+async fn cancellation_is_reported() {
     let sandbox = sandbox(512).await;
     for kind in KINDS {
         for (code, is_killed) in [
@@ -210,12 +227,12 @@ async fn cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn out_of_memory() {
+async fn running_out_of_memory_is_reported() {
     const MIB: u64 = 256;
     let sandbox = sandbox(256).await;
 
     for kind in KINDS {
-        let transcript = ends(
+        let transcript = run_to_end(
             &sandbox,
             kind,
             "x = []\nwhile True: x.append(bytearray(1 << 20))",
@@ -241,10 +258,10 @@ async fn out_of_memory() {
         }
 
         // A signal of the same number is none.
-        let transcript = ends(&sandbox, kind, "import os; os.kill(os.getpid(), 9)").await;
+        let transcript = run_to_end(&sandbox, kind, "import os; os.kill(os.getpid(), 9)").await;
         assert_eq!(transcript.end(), (EndedBy::Signaled, Some(137)), "{kind:?}");
         // An allocation that is refused is the program's matter.
-        let transcript = ends(
+        let transcript = run_to_end(
             &sandbox,
             kind,
             "try: bytearray(1 << 40)\nexcept MemoryError: print('refused')",
@@ -259,7 +276,7 @@ async fn out_of_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn agent_lost() {
+async fn the_loss_of_the_agent_is_reported() {
     let sandbox = sandbox(512).await;
     let mut runs = KINDS.map(|kind| {
         start(
@@ -313,7 +330,7 @@ async fn resource_usage_is_that_of_the_run() {
             code.into()
         };
 
-        let transcript = ends(&sandbox, kind, &code).await;
+        let transcript = run_to_end(&sandbox, kind, &code).await;
         let evidence = &transcript.outcome.evidence;
         let peak = evidence.peak_memory_bytes.unwrap() >> 20;
         assert!((40..90).contains(&peak), "{kind:?} {evidence:?}");
@@ -325,11 +342,11 @@ async fn resource_usage_is_that_of_the_run() {
         );
 
         // What waits uses next to nothing, also in a context that has used much before.
-        let transcript = ends(&sandbox, kind, "import time; time.sleep(1)").await;
+        let transcript = run_to_end(&sandbox, kind, "import time; time.sleep(1)").await;
         let cpu = transcript.outcome.evidence.cpu_time_us.unwrap();
         assert!(cpu < 900_000, "{kind:?} {cpu} us");
         // Children count.
-        let transcript = ends(
+        let transcript = run_to_end(
             &sandbox,
             kind,
             "import subprocess; subprocess.run(['python3', '-c', 'x = bytearray(120 << 20)'])",

@@ -6,13 +6,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fumehood_end_to_end::{engine, finish_ok};
 use fumehood_engine::{Config, Engine, Language, Outcome, Pool, RunRequest, TemplateUse, VmOrigin};
+use futures_util::{StreamExt, stream};
 
 async fn output(engine: &Engine, language: Language, code: &str) -> (String, Outcome) {
     let request = RunRequest::new(language, code).timeout_s(120);
     finish_ok(engine.run(request).unwrap()).await
 }
 
-/// Runs the same code in `count` clones, two at a time; each prints values, one a line. No value is
+/// How many clones run at a time.
+const AT_ONCE: usize = 2;
+
+/// Runs the same code in `count` clones, [`AT_ONCE`] at a time; each prints values, one a line. No value is
 /// printed by two of them. Returns the lines of each.
 async fn all_differ(
     engine: &Engine,
@@ -24,24 +28,18 @@ async fn all_differ(
     let mut seen = HashSet::new();
     let mut all = Vec::new();
 
-    for _ in 0..count / 2 {
-        let two = tokio::join!(
-            output(engine, language, code),
-            output(engine, language, code)
-        );
-
-        for (text, outcome) in [two.0, two.1] {
-            assert_eq!(outcome.source, source, "{outcome:?}");
-            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-            for (at, line) in lines.iter().enumerate() {
-                assert!(
-                    seen.insert((at, line.clone())),
-                    "line {at} of two clones is `{line}`"
-                );
-            }
-
-            all.push(lines);
+    let clones = stream::iter(0..count).map(|_| output(engine, language, code));
+    let mut clones = clones.buffer_unordered(AT_ONCE);
+    while let Some((text, outcome)) = clones.next().await {
+        assert_eq!(outcome.source, source, "{outcome:?}");
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        for (at, line) in lines.iter().enumerate() {
+            assert!(
+                seen.insert((at, line.clone())),
+                "line {at} of two clones is `{line}`"
+            );
         }
+        all.push(lines);
     }
 
     all

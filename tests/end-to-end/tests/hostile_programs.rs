@@ -10,6 +10,7 @@ use fumehood_end_to_end::{
 use fumehood_engine::{
     EndedBy, ErrorKind, Event, Language, Run, RunRequest, Sandbox, SpawnRequest,
 };
+use futures_util::future::join_all;
 
 fn request(language: Language, code: &str) -> RunRequest {
     RunRequest::new(language, code).timeout_s(120)
@@ -27,27 +28,32 @@ async fn all_is_well(sandbox: &Sandbox) {
     assert_eq!(sandbox.ended(), None);
 }
 
-/// Runs code in each way there is.
+/// Runs code in each way there is, all at once.
 async fn in_every_way(
     sandbox: &Sandbox,
     language: Language,
     code: &str,
     timeout_s: u64,
 ) -> Vec<RunTranscript> {
-    let once = request(language, code).timeout_s(timeout_s);
-    let mut all = vec![finish_run(sandbox.run(&once).unwrap()).await];
-    all.push(finish_run(sandbox.run(&once.clone().fresh_interpreter()).unwrap()).await);
     let context = sandbox.context("hostile", language);
     run_in(&context, "").await;
-    all.push(finish_run(sandbox.run(&once.context("hostile")).unwrap()).await);
-    // Whatever it left there, it can be closed once it is quiet, and begins anew.
+
+    let once = request(language, code).timeout_s(timeout_s);
+    let runs = [
+        once.clone(),
+        once.clone().fresh_interpreter(),
+        once.context("hostile"),
+    ];
+    let runs = runs.map(|request| sandbox.run(&request).unwrap());
+    let all = join_all(runs.map(finish_run)).await;
+
+    // Whatever it left there, the context can be closed once it is quiet, and starts afresh.
     let closed = async {
         while sandbox.context("hostile", language).close().await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     within_deadline("the end of a context", closed).await;
-
     all
 }
 

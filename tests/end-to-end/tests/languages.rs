@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use fumehood_end_to_end::{finish, finish_child, fumehood, json};
+use fumehood_end_to_end::{finish, finish_child, fumehood, json, map_at_once};
 
 fn stdout(language: &str, code: &str) -> String {
     let (outcome, exit) = json(language, code, &[]);
@@ -61,7 +61,8 @@ fn javascript_ends_alike_in_a_warm_interpreter_and_from_a_file() {
             (exit, text("stdout"), text("stderr"))
         };
 
-        let (function, file) = (ends(&[]), ends(&["--fresh-interpreter"]));
+        let ways: [&[&str]; 2] = [&[], &["--fresh-interpreter"]];
+        let [function, file] = map_at_once(ways, ends);
         assert_eq!(
             (function.0, &function.1),
             (file.0, &file.1),

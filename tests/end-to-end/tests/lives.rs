@@ -8,15 +8,23 @@ use fumehood_end_to_end::{
     shell, shell_ok, wait_until, within_deadline,
 };
 use fumehood_engine::{
-    EndedBy, ErrorKind, Event, Language, Retry, RunRequest, Sandbox, SandboxEnd, SpawnRequest,
+    EndedBy, Engine, ErrorKind, Event, Language, Retry, RunRequest, Sandbox, SandboxEnd,
+    SpawnRequest,
 };
 use rustix::process::Signal;
 
-async fn ends(sandbox: &Sandbox, why: &SandboxEnd) {
+/// Waits for a sandbox's end, and checks that it had this reason and that nothing is accepted any more.
+async fn assert_ends(sandbox: &Sandbox, why: &SandboxEnd) {
     assert_eq!(&within_deadline("its end", sandbox.wait()).await, why);
     assert_eq!(sandbox.ended().as_ref(), Some(why));
     let qemu = sandbox.process_id();
-    wait_until("the end of QEMU", || !is_alive(qemu));
+    let is_gone = async {
+        while is_alive(qemu) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within_deadline("the end of QEMU", is_gone).await;
+
     let error = sandbox.run(&shell("true")).unwrap_err();
     assert_eq!(
         (error.kind(), error.retry()),
@@ -195,7 +203,7 @@ async fn a_killed_vm_is_reported_and_nothing_is_rerun() {
         (attached.kind(), attached.retry()),
         (ErrorKind::Lost, Retry::Unknown)
     );
-    ends(&sandbox, &end).await;
+    assert_ends(&sandbox, &end).await;
     sandbox.end().await;
     assert_eq!(sandbox.ended(), Some(end), "the first reason holds");
 }
@@ -217,7 +225,7 @@ async fn dropping_all_handles_ends_a_sandbox() {
         "{}",
         transcript.detail()
     );
-    ends(&other, &SandboxEnd::Requested).await;
+    assert_ends(&other, &SandboxEnd::Requested).await;
     // The last one that is dropped ends it, also while something runs and contexts and files know of it.
     let last = sandbox(512).await;
     let (qemu, files, context) = (
@@ -234,30 +242,46 @@ async fn dropping_all_handles_ends_a_sandbox() {
     wait_until("the end of QEMU", || !is_alive(qemu));
 }
 
+/// Time without activity after which the sandboxes below end.
+const IDLE: Duration = Duration::from_millis(1500);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_sandbox_ends_and_a_busy_one_stays() {
-    const IDLE: Duration = Duration::from_millis(1500);
     let engine = engine();
+    // Most of it is waiting.
+    tokio::join!(
+        activity_keeps_a_sandbox(&engine),
+        a_detached_program_does_not_keep_a_sandbox(&engine)
+    );
+}
+
+async fn activity_keeps_a_sandbox(engine: &Engine) {
     let idle = engine.sandbox().idle_timeout(IDLE).await.unwrap();
     let start = Instant::now();
-    // What runs longer than that, what is asked for now and then, and what is watched keep it.
+
+    // A run that takes longer than that, one request after another, and a watcher keep it.
     let mut run = idle.run(&shell("sleep 2.5; echo done")).unwrap();
     assert_eq!(next_stdout(&mut run).await, "done\n");
     finish_run(run).await;
     let watcher = idle.files().watch(".", false).await.unwrap();
     tokio::time::sleep(IDLE + Duration::from_millis(500)).await;
     assert_eq!(idle.ended(), None);
+
     drop(watcher);
     let last = Instant::now();
-    ends(&idle, &SandboxEnd::Idle(IDLE)).await;
+    assert_ends(&idle, &SandboxEnd::Idle(IDLE)).await;
     assert!(last.elapsed() >= IDLE && start.elapsed() > Duration::from_secs(5));
-    // A program that nobody follows does not keep it; a longer time does, and it can be taken away.
+}
+
+/// A program without a client does not keep a sandbox; a longer idle time does, and it can be taken away.
+async fn a_detached_program_does_not_keep_a_sandbox(engine: &Engine) {
     let left = engine
         .sandbox()
         .idle_timeout(Duration::from_millis(800))
         .await
         .unwrap();
     left.set_idle_timeout(None);
+
     let program = SpawnRequest::new(["sleep", "100"]).idempotency_key("k");
     assert!(
         left.spawn(&program)
@@ -269,23 +293,33 @@ async fn an_idle_sandbox_ends_and_a_busy_one_stays() {
     );
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(left.processes().await.unwrap().len(), 1);
+
     left.set_idle_timeout(Some(IDLE));
-    ends(&left, &SandboxEnd::Idle(IDLE)).await;
+    assert_ends(&left, &SandboxEnd::Idle(IDLE)).await;
 }
+
+/// The lifetime of the sandboxes below.
+const LIFETIME: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sandbox_ends_at_its_maximum_lifetime() {
-    const AGE: Duration = Duration::from_secs(2);
     let engine = engine();
+    // Most of it is waiting.
+    tokio::join!(
+        a_busy_sandbox_ends_at_its_lifetime(&engine),
+        a_lifetime_can_be_changed(&engine)
+    );
+}
+
+async fn a_busy_sandbox_ends_at_its_lifetime(engine: &Engine) {
     let start = Instant::now();
     let sandbox = engine
         .sandbox()
-        .max_lifetime(AGE)
+        .max_lifetime(LIFETIME)
         .idle_timeout(Duration::from_secs(60))
         .await
         .unwrap();
 
-    // Whatever runs in it.
     let mut run = sandbox.run(&shell("echo up; while :; do :; done")).unwrap();
     next_stdout(&mut run).await;
     let transcript = finish_run(run).await;
@@ -295,13 +329,17 @@ async fn a_sandbox_ends_at_its_maximum_lifetime() {
         "{}",
         transcript.detail()
     );
-    assert!(start.elapsed() >= AGE);
-    ends(&sandbox, &SandboxEnd::Lifetime(AGE)).await;
-    // More is given, and less.
-    let other = engine.sandbox().max_lifetime(AGE).await.unwrap();
+    assert!(start.elapsed() >= LIFETIME);
+    assert_ends(&sandbox, &SandboxEnd::Lifetime(LIFETIME)).await;
+}
+
+/// It can be made longer, and shorter again.
+async fn a_lifetime_can_be_changed(engine: &Engine) {
+    let other = engine.sandbox().max_lifetime(LIFETIME).await.unwrap();
     other.set_max_lifetime(Some(Duration::from_secs(3600)));
-    tokio::time::sleep(AGE).await;
+    tokio::time::sleep(LIFETIME).await;
     assert_eq!(shell_ok(&other, "echo on").await, "on\n");
-    other.set_max_lifetime(Some(AGE));
-    ends(&other, &SandboxEnd::Lifetime(AGE)).await;
+
+    other.set_max_lifetime(Some(LIFETIME));
+    assert_ends(&other, &SandboxEnd::Lifetime(LIFETIME)).await;
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use fumehood_end_to_end::{
-    descendants, finish, finish_child, fumehood, is_alive, json, send, wait_until,
+    descendants, finish, finish_child, fumehood, is_alive, json, map_at_once, send, wait_until,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -107,8 +107,9 @@ fn restored_runs_equal_booted_runs_in_every_language() {
     ];
 
     for (language, code) in programs {
-        let (restored, restored_code) = json(language, code, &[]);
-        let (booted, booted_code) = json(language, code, &["--boot"]);
+        let ways: [&[&str]; 3] = [&[], &["--boot"], &["--fresh-interpreter"]];
+        let [(restored, restored_code), (booted, booted_code), (fresh, _)] =
+            map_at_once(ways, |options| json(language, code, options));
         assert_eq!(restored["source"], "template", "{restored}");
         assert_eq!(booted["source"], "boot", "{booted}");
         assert_eq!(restored_code, booted_code);
@@ -117,7 +118,6 @@ fn restored_runs_equal_booted_runs_in_every_language() {
             assert_eq!(restored[field], booted[field], "{field} of {code}");
         }
 
-        let (fresh, _) = json(language, code, &["--fresh-interpreter"]);
         assert_eq!(fresh["source"], "template");
         // The file main.ts is taken by the interpreter that waits.
         let fresh = fresh.to_string().replace("main.2.ts", "main.ts");
