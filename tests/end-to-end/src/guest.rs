@@ -1,4 +1,4 @@
-//! A guest with a network, as tests of it need one.
+//! A guest with a network, and the events that it causes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::{Arc, Mutex};
@@ -10,15 +10,15 @@ use fumehood_engine::{
     TemplateUse,
 };
 
-use crate::servers::Names;
-use crate::{hear, soon, succeeded};
+use crate::servers::NameServer;
+use crate::{finish_run, run_ok, within_deadline};
 
-/// An engine whose VMs are booted, each for itself.
+/// Starts an engine that boots every VM.
 ///
 /// # Panics
-/// When there is no image.
+/// Panics if there is no image.
 #[must_use]
-pub fn booting() -> Engine {
+pub fn engine_without_templates() -> Engine {
     Engine::start(Config {
         templates: TemplateUse::Never,
         ..Config::default()
@@ -26,63 +26,56 @@ pub fn booting() -> Engine {
     .unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The policy `test`, by its rules in TOML.
+/// Returns the policy `test` with these rules, in TOML.
 ///
 /// # Panics
-/// When it is none.
+/// Panics if the rules are invalid.
 #[must_use]
 pub fn policy(rules: &str) -> Policy {
     Document::parse_toml(rules).unwrap().policy("test").unwrap()
 }
 
-/// A network with these rules, whose names are looked up at the test's own server.
+/// Returns a network with these rules that resolves names by the test's own name server.
 ///
 /// # Panics
-/// As [`policy`].
+/// Panics if the rules are invalid.
 #[must_use]
 pub fn network(rules: &str) -> Network {
-    Network::new(policy(rules)).name_servers([Names::address()])
+    Network::new(policy(rules)).name_servers([NameServer::address()])
 }
 
-/// What a program in the guest prints.
+/// Runs Python code after this module's [`PRELUDE`], and returns its output.
 ///
 /// # Panics
-/// When it fails.
-pub async fn says(sandbox: &Sandbox, language: Language, code: &str) -> String {
-    let request = RunRequest::new(language, code).timeout_s(120);
-    succeeded(sandbox.run(&request).unwrap()).await.0
-}
-
-/// What a program of Python prints, after this module's [`PRELUDE`].
-///
-/// # Panics
-/// When it fails.
+/// Panics if it fails.
 pub async fn python(sandbox: &Sandbox, code: &str) -> String {
-    says(sandbox, Language::Python, &format!("{PRELUDE}\n{code}")).await
+    run_ok(sandbox, Language::Python, &format!("{PRELUDE}\n{code}")).await
 }
 
-/// The same for the guest's root.
+/// Runs Python code as [`python`] does, but as the guest's root.
 ///
 /// # Panics
-/// When it fails.
+/// Panics if it fails.
 pub async fn python_as_root(sandbox: &Sandbox, code: &str) -> String {
     let code = format!("{PRELUDE}\n{code}");
     let request = SpawnRequest::new(["python3", "-c", &code])
         .root()
         .timeout_s(120);
-    let heard = hear(sandbox.spawn(&request).unwrap()).await;
+
+    let transcript = finish_run(sandbox.spawn(&request).unwrap()).await;
     assert_eq!(
-        heard.outcome.exit_code,
+        transcript.outcome.exit_code,
         Some(0),
         "{}{}",
-        heard.out(),
-        heard.err()
+        transcript.out(),
+        transcript.err()
     );
-    heard.out().to_owned()
+
+    transcript.out().to_owned()
 }
 
-/// What programs of tests begin with. `told(name, act)` prints a line with what came of an act: its value, or its
-/// error; and `late` where that took longer than an answer that comes at once.
+/// Definitions for Python programs of the tests. `report(name, act)` prints a line with the result of `act`: its value or
+/// its error, and `late` if that took longer than an immediate answer takes.
 pub const PRELUDE: &str = r#"
 import errno, hashlib, http.client, json, os, socket, ssl, struct, sys, threading, time, urllib.error, urllib.request
 AT_ONCE = 8
@@ -93,7 +86,7 @@ def explained(error):
     if isinstance(error, ssl.SSLError) and error.reason: return f'{type(error).__name__} {error.reason}'
     if isinstance(error, OSError) and error.errno in errno.errorcode: return errno.errorcode[error.errno]
     return type(error).__name__
-def told(name, act):
+def report(name, act):
     begun = time.monotonic()
     try: came = act()
     except Exception as error: came = explained(error)
@@ -112,28 +105,29 @@ def blind():
     return context
 "#;
 
-/// What a run's VM, or a sandbox, does on its network.
+/// Collects the network events of a sandbox.
 #[derive(Debug, Clone, Default)]
-pub struct Told(Arc<Mutex<Vec<NetworkEvent>>>);
+pub struct NetworkEvents(Arc<Mutex<Vec<NetworkEvent>>>);
 
-impl Told {
-    /// All that this sandbox does from now on.
+impl NetworkEvents {
+    /// Collects the events of this sandbox from now on.
     ///
     /// # Panics
-    /// When it has no network.
+    /// Panics if it has no network.
     #[must_use]
     pub fn of(sandbox: &Sandbox) -> Self {
-        let (told, mut events) = (Self::default(), sandbox.network_events().unwrap());
-        let all = told.clone();
+        let (events, mut receiver) = (Self::default(), sandbox.network_events().unwrap());
+        let all = events.clone();
         tokio::spawn(async move {
-            while let Some(event) = events.recv().await {
+            while let Some(event) = receiver.recv().await {
                 all.0.lock().unwrap().push(event);
             }
         });
-        told
+
+        events
     }
 
-    /// All that has been told.
+    /// Returns all events so far.
     ///
     /// # Panics
     /// Never.
@@ -142,31 +136,33 @@ impl Told {
         self.0.lock().unwrap().clone()
     }
 
-    /// Forgets all that has been told.
+    /// Discards all events so far.
     ///
     /// # Panics
     /// Never.
-    pub fn forget(&self) {
+    pub fn clear(&self) {
         self.0.lock().unwrap().clear();
     }
 
-    /// The first event of which this holds, once it has come.
+    /// Waits for an event that `fits` accepts, and returns the first.
     ///
     /// # Panics
-    /// When none comes.
+    /// Panics if none occurs in time.
     pub async fn find(&self, what: &str, fits: impl Fn(&NetworkEvent) -> bool) -> NetworkEvent {
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
             let all = self.all();
             if let Some(found) = all.iter().find(|event| fits(event)) {
                 return found.clone();
             }
-            let lines: Vec<_> = all.iter().map(line).collect();
+
+            let lines: Vec<_> = all.iter().map(describe).collect();
             assert!(
-                begun.elapsed() < SOON,
+                start.elapsed() < EVENT_DEADLINE,
                 "no {what} among\n{}",
                 lines.join("\n")
             );
+
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -174,7 +170,7 @@ impl Told {
     /// Waits for a denial with this code.
     ///
     /// # Panics
-    /// When none comes.
+    /// Panics if none occurs in time.
     pub async fn denial(&self, code: &str, fits: impl Fn(&NetworkEvent) -> bool) -> NetworkEvent {
         self.find(code, |event| {
             !event.allowed && event.code == code && fits(event)
@@ -183,17 +179,18 @@ impl Told {
     }
 }
 
-/// How long an event may take that has happened.
-const SOON: Duration = Duration::from_secs(20);
+/// Time for an event to be delivered.
+const EVENT_DEADLINE: Duration = Duration::from_secs(20);
 
-/// An event in a line, for a person.
+/// Formats an event as one line.
 #[must_use]
-pub fn line(event: &NetworkEvent) -> String {
+pub fn describe(event: &NetworkEvent) -> String {
     let name = event
         .name
         .as_ref()
         .map(ToString::to_string)
         .unwrap_or_default();
+
     let address = event.address.map(|a| a.to_string()).unwrap_or_default();
     format!(
         "{:?} {} {} {name} {address} {:?} {} {}",
@@ -201,11 +198,11 @@ pub fn line(event: &NetworkEvent) -> String {
     )
 }
 
-/// Starts a program of the guest, and waits for its first word.
+/// Starts a program in the guest, and waits until its output contains `word`.
 ///
 /// # Panics
-/// When it ends without.
-pub async fn started(
+/// Panics if it ends first.
+pub async fn start_until_output(
     sandbox: &Sandbox,
     language: Language,
     code: &str,
@@ -214,7 +211,8 @@ pub async fn started(
     let mut run = sandbox
         .run(&RunRequest::new(language, code).timeout_s(170))
         .unwrap();
-    let heard = async {
+
+    let is_up = async {
         let mut text = String::new();
         while !text.contains(word) {
             match run.next().await {
@@ -226,6 +224,7 @@ pub async fn started(
             }
         }
     };
-    soon("its first word", heard).await;
+    within_deadline("its first word", is_up).await;
+
     run
 }

@@ -1,9 +1,10 @@
-//! Package indexes that tests make and serve.
+//! Package indexes that tests build and serve.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
@@ -11,7 +12,10 @@ use fumehood_engine::image::Store;
 use rustls::{ServerConnection, StreamOwned};
 use tokio_rustls::TlsAcceptor;
 
-/// Makes wheels of two small packages, one of which wants the other, and an index of them in the directory `index`.
+use crate::finish;
+
+/// A Python program that builds wheels of two small packages, one of which requires the other, and an index of them in
+/// the directory `index`.
 pub const PYTHON_INDEX: &str = r#"
 import hashlib, os, zipfile
 def wheel(name, version, body, requires=""):
@@ -39,7 +43,7 @@ os.makedirs(".config/uv", exist_ok=True)
 open(".config/uv/uv.toml", "w").write('[[index]]\nurl = "http://127.0.0.1:8000"\ndefault = true\n')
 "#;
 
-/// Makes a registry of one package, for bun, in the directory `registry`.
+/// A Python program that builds a registry of one package, for bun, in the directory `registry`.
 pub const JAVASCRIPT_INDEX: &str = r#"
 import base64, gzip, hashlib, io, json, os, tarfile
 os.makedirs("registry", exist_ok=True)
@@ -64,12 +68,31 @@ open("registry/tiny", "w").write(json.dumps(document))
 open(".bunfig.toml", "w").write('[install]\nregistry = "http://127.0.0.1:8001"\n')
 "#;
 
-/// A store with the images of the user's own and nothing else, below this directory.
+/// Runs one of these programs on this host, in a new directory `NAME.made` of `directory`, and returns the path of the
+/// index `name` that it builds.
+///
+/// What else it writes is the configuration of a guest's tools, which must not lie in a home directory of this host.
 ///
 /// # Panics
-/// When it cannot be made.
+/// Panics if Python is missing, or the program fails.
 #[must_use]
-pub fn store_of_its_own(directory: &Path) -> PathBuf {
+pub fn build_index(script: &str, name: &str, directory: &Path) -> PathBuf {
+    let work = directory.join(format!("{name}.made"));
+    std::fs::create_dir(&work).unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).current_dir(&work);
+    let output = finish(command);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the index {name}: {stderr}");
+    work.join(name)
+}
+
+/// Makes a store below this directory that has the images of the user's store and nothing else.
+///
+/// # Panics
+/// Panics if it cannot be made.
+#[must_use]
+pub fn isolated_store(directory: &Path) -> PathBuf {
     let store = directory.join("store");
     std::fs::create_dir(&store).unwrap();
     let images = Store::default_root().unwrap().join("images");
@@ -77,43 +100,43 @@ pub fn store_of_its_own(directory: &Path) -> PathBuf {
     store
 }
 
-/// A server of files, for as long as the test runs.
+/// An HTTP server of a directory's files. It serves until the process exits.
 #[derive(Debug, Clone)]
-pub struct Served(Arc<Inner>);
+pub struct FileServer(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     directory: PathBuf,
-    /// What requests must show.
+    /// The header `Authorization` that requests must have.
     authorization: Option<String>,
-    heard: Mutex<Heard>,
+    state: Mutex<ServerState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+struct ServerState {
     requests: Vec<String>,
     holds: bool,
 }
 
-impl Served {
-    /// Serves a directory; requests without this header `Authorization` are refused.
+impl FileServer {
+    /// Serves a directory; requests without this header `Authorization` are rejected.
     #[must_use]
     pub fn new(directory: &Path, authorization: Option<&str>) -> Self {
         Self(Arc::new(Inner {
             directory: directory.to_path_buf(),
             authorization: authorization.map(str::to_owned),
-            heard: Mutex::default(),
+            state: Mutex::default(),
             changed: Condvar::new(),
         }))
     }
 
-    /// Listens there.
+    /// Listens at this address.
     ///
     /// # Panics
-    /// When it cannot.
+    /// Panics if it is in use.
     #[must_use]
-    pub fn at(self, address: &str) -> Self {
+    pub fn listen(self, address: &str) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let served = self.clone();
         thread::spawn(move || {
@@ -122,15 +145,16 @@ impl Served {
                 thread::spawn(move || served.answer(stream));
             }
         });
+
         self
     }
 
-    /// The same with TLS.
+    /// Listens at this address with TLS.
     ///
     /// # Panics
-    /// When it cannot.
+    /// Panics if it is in use.
     #[must_use]
-    pub fn sealed_at(self, address: &str, tls: &TlsAcceptor) -> Self {
+    pub fn listen_tls(self, address: &str, tls: &TlsAcceptor) -> Self {
         let (listener, served) = (TcpListener::bind(address).unwrap(), self.clone());
         let config = tls.config().clone();
         thread::spawn(move || {
@@ -142,30 +166,32 @@ impl Served {
                 });
             }
         });
+
         self
     }
 
-    /// Method, path and header `Authorization` of each request that has come.
+    /// Returns method, path and header `Authorization` of each request so far.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
-        self.heard().requests.clone()
+        self.state().requests.clone()
     }
 
-    /// Lets files wait, or go on; pages are served all the same.
+    /// Holds back files, or releases them; index pages are served in any case.
     pub fn hold(&self, holds: bool) {
-        self.heard().holds = holds;
+        self.state().holds = holds;
         self.0.changed.notify_all();
     }
 
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
-        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> std::sync::MutexGuard<'_, ServerState> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers one request. That the other end goes away is no failure.
+    /// Answers one request. A client that disconnects is not a failure.
     fn answer(&self, stream: impl Read + Write) {
         let mut reader = BufReader::new(stream);
         let (mut head, mut authorization) = (String::new(), None);
         let mut line = String::new();
+
         while reader.read_line(&mut line).is_ok_and(|read| read > 0) && line.trim() != "" {
             let (name, value) = line.split_once(':').unwrap_or_default();
             if name.eq_ignore_ascii_case("authorization") {
@@ -173,31 +199,40 @@ impl Served {
             } else if head.is_empty() {
                 head = line.trim().trim_end_matches(" HTTP/1.1").to_owned();
             }
+
             line.clear();
         }
+
         let shown = authorization.clone().unwrap_or_default();
-        self.heard().requests.push(format!("{head} {shown}"));
+        self.state().requests.push(format!("{head} {shown}"));
         let path = head.split(' ').nth(1).unwrap_or("/");
-        let (status, body) =
-            match self.0.authorization == authorization || self.0.authorization.is_none() {
-                true => self.file(path),
-                false => (
-                    "401 Unauthorized\r\nwww-authenticate: Basic realm=\"index\"",
-                    Vec::new(),
-                ),
-            };
-        let length = body.len();
-        let kind = match path.ends_with('/') {
-            true => "text/html",
-            false => "application/octet-stream",
+        let is_authorized = self.0.authorization == authorization || self.0.authorization.is_none();
+        let (status, body) = if is_authorized {
+            self.file(path)
+        } else {
+            (
+                "401 Unauthorized\r\nwww-authenticate: Basic realm=\"index\"",
+                Vec::new(),
+            )
         };
+
+        let length = body.len();
+        let kind = if path.ends_with('/') {
+            "text/html"
+        } else {
+            "application/octet-stream"
+        };
+
         let head_of_answer = format!(
             "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
         );
-        let body = match head.starts_with("HEAD") {
-            true => Vec::new(),
-            false => body,
+
+        let body = if head.starts_with("HEAD") {
+            Vec::new()
+        } else {
+            body
         };
+
         let stream = reader.get_mut();
         let _ = stream.write_all(&[head_of_answer.into_bytes(), body].concat());
         let _ = stream.flush();
@@ -208,15 +243,16 @@ impl Served {
         if file.is_dir() {
             file = file.join("index.html");
         } else {
-            let mut heard = self.heard();
-            while heard.holds {
-                heard = self
+            let mut state = self.state();
+            while state.holds {
+                state = self
                     .0
                     .changed
-                    .wait(heard)
+                    .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
             }
         }
+
         match std::fs::read(file) {
             Ok(body) => ("200 OK", body),
             Err(_) => ("404 Not Found", Vec::new()),

@@ -1,31 +1,62 @@
-//! What the tests that boot real VMs share. They run the command as a user does.
+//! Helpers shared by the tests that boot real VMs.
+//!
+//! Here: running the command as a user does, running code in sandboxes of the engine, waiting with a deadline, and
+//! looking at processes. The modules hold what only some tests need: a network for a guest, servers, a terminal.
 
 pub mod guest;
 pub mod index;
 pub mod netns;
-pub mod others;
+pub mod unprivileged;
 pub mod pty;
 pub mod server;
 pub mod servers;
 
 use std::io::Read;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fumehood_engine::{
-    Config, Context, EndedBy, Engine, Error, Event, MimeBundle, Outcome, Run, Sandbox, TemplateUse,
+    Config, Context, EndedBy, Engine, Error, Event, Language, MimeBundle, Outcome, Run, RunRequest,
+    Sandbox, TemplateUse,
 };
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
-/// How long any one run may take on a busy machine under software emulation.
+/// The longest that any one run may take on a busy machine under software emulation.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 
-/// The command under test, as `cargo xtask test` built it. A server that this user may have is left alone.
+/// Time for code to run in a guest, in seconds.
+const TIMEOUT_S: u64 = 120;
+
+/// Whether tests that repeat something should do it as often as the design asks for: set by `cargo xtask test --long`.
+#[must_use]
+pub fn is_long() -> bool {
+    std::env::var_os("FUMEHOOD_TEST_LONG").is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+/// Returns the number of repetitions that this environment variable asks for; without it, `long` where [`is_long`]
+/// holds, and `default` otherwise.
 ///
 /// # Panics
-/// When the tests are not run by `cargo xtask test`, which also builds the image that they need.
+/// Panics if the variable's value is not a number.
+#[must_use]
+pub fn repetitions(variable: &str, default: usize, long: usize) -> usize {
+    match std::env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|e| panic!("{variable}={text}: {e}")),
+        Err(_) if is_long() => long,
+        Err(_) => default,
+    }
+}
+
+/// Returns the command under test, as `cargo xtask test` built it. It does not use a server that this user may run.
+///
+/// # Panics
+/// Panics if the tests are not run by `cargo xtask test`, which also builds the image that they need.
 #[must_use]
 pub fn fumehood() -> Command {
     let mut command = Command::new(program());
@@ -33,10 +64,10 @@ pub fn fumehood() -> Command {
     command
 }
 
-/// Where the command under test is.
+/// Returns the path of the command under test.
 ///
 /// # Panics
-/// As [`fumehood`].
+/// Panics in the same cases as [`fumehood`].
 #[must_use]
 pub fn program() -> PathBuf {
     let program = std::env::var_os("FUMEHOOD_BIN").map(PathBuf::from);
@@ -45,29 +76,31 @@ pub fn program() -> PathBuf {
     })
 }
 
-/// A static program of the tests, which `cargo xtask test` builds.
+/// Returns the path of a static program of the tests, which `cargo xtask test` builds.
 ///
 /// # Panics
-/// When it is not there.
+/// Panics if it does not exist.
 #[must_use]
 pub fn test_program(name: &str) -> PathBuf {
     let target = program().ancestors().nth(2).map(PathBuf::from);
     let directory = target
         .unwrap_or_default()
         .join("x86_64-unknown-linux-gnu/guest");
+
     let path = directory.join(name);
     assert!(
         path.exists(),
         "{} is not there; run these tests by `cargo xtask test`, which builds it",
         path.display()
     );
+
     path
 }
 
 /// Runs a command to its end, within [`DEADLINE`].
 ///
 /// # Panics
-/// When it takes longer.
+/// Panics if it takes longer.
 #[must_use]
 pub fn finish(mut command: Command) -> Output {
     let child = command
@@ -78,19 +111,20 @@ pub fn finish(mut command: Command) -> Output {
     finish_child(child.unwrap_or_else(|e| panic!("{command:?}: {e}")))
 }
 
-/// Waits for a child's end, within [`DEADLINE`], and returns what it wrote.
+/// Waits for the end of a child process, within [`DEADLINE`], and returns its output.
 ///
 /// # Panics
-/// When it takes longer.
+/// Panics if it takes longer.
 #[must_use]
 pub fn finish_child(mut child: Child) -> Output {
-    let stdout = collect(child.stdout.take());
-    let stderr = collect(child.stderr.take());
+    let stdout = read_in_background(child.stdout.take());
+    let stderr = read_in_background(child.stderr.take());
     let mut status = None;
     wait_until("the command's end", || {
         status = child.try_wait().ok().flatten();
         status.is_some()
     });
+
     Output {
         status: status.unwrap_or_default(),
         stdout: stdout.join().unwrap_or_default(),
@@ -98,8 +132,8 @@ pub fn finish_child(mut child: Child) -> Output {
     }
 }
 
-/// Reads all that comes from a child, while its owner does something else.
-fn collect(stream: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+/// Reads a child's output stream to its end in a thread.
+fn read_in_background(stream: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut stream) = stream {
@@ -109,10 +143,10 @@ fn collect(stream: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
     })
 }
 
-/// Looks until `done` holds.
+/// Polls until `done` returns true.
 ///
 /// # Panics
-/// After [`DEADLINE`].
+/// Panics after [`DEADLINE`].
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -124,16 +158,17 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Runs code with `--json` and further options; returns the object and the exit code.
+/// Runs code by the command with `--json` and further options, and returns the printed object and the exit code.
 ///
 /// # Panics
-/// When no object comes.
+/// Panics if the command does not print an object.
 #[must_use]
 pub fn json(language: &str, code: &str, options: &[&str]) -> (Value, i32) {
     let mut command = fumehood();
     command
         .args(["run", "--json", "-l", language, "-c", code])
         .args(options);
+
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stdout);
     let value = serde_json::from_str(&text).unwrap_or_else(|e| {
@@ -142,14 +177,47 @@ pub fn json(language: &str, code: &str, options: &[&str]) -> (Value, i32) {
             String::from_utf8_lossy(&output.stderr)
         )
     });
+
     (value, output.status.code().unwrap_or(-1))
 }
 
-/// All that a run prints, both streams together, and its outcome, within [`DEADLINE`].
+/// Returns a request to run this shell code.
+#[must_use]
+pub fn shell(code: impl Into<String>) -> RunRequest {
+    RunRequest::new(Language::Shell, code).timeout_s(TIMEOUT_S)
+}
+
+/// Runs code in a sandbox and returns its output, both streams together.
 ///
 /// # Panics
-/// When it has no outcome, prints what is no text, or does not exit with 0.
-pub async fn succeeded(mut run: Run) -> (String, Outcome) {
+/// Panics if it does not exit with 0.
+pub async fn run_ok(sandbox: &Sandbox, language: Language, code: &str) -> String {
+    request_ok(sandbox, RunRequest::new(language, code)).await
+}
+
+/// Runs shell code in a sandbox and returns its output, both streams together.
+///
+/// # Panics
+/// Panics if it does not exit with 0.
+pub async fn shell_ok(sandbox: &Sandbox, code: &str) -> String {
+    run_ok(sandbox, Language::Shell, code).await
+}
+
+/// Carries out a request in a sandbox and returns the output, both streams together.
+///
+/// # Panics
+/// Panics if it does not exit with 0.
+pub async fn request_ok(sandbox: &Sandbox, request: RunRequest) -> String {
+    let run = sandbox.run(&request.timeout_s(TIMEOUT_S));
+    let run = run.unwrap_or_else(|e| panic!("the run cannot start: {e}"));
+    finish_ok(run).await.0
+}
+
+/// Waits for the end of a run, within [`DEADLINE`], and returns its output, both streams together, and its outcome.
+///
+/// # Panics
+/// Panics if it has no outcome, prints anything but UTF-8, or does not exit with 0.
+pub async fn finish_ok(mut run: Run) -> (String, Outcome) {
     let mut text = Vec::new();
     let all = async {
         while let Some(event) = run.next().await {
@@ -158,81 +226,84 @@ pub async fn succeeded(mut run: Run) -> (String, Outcome) {
                 _ => {}
             }
         }
+
         run.outcome().await
     };
+
     let outcome = tokio::time::timeout(DEADLINE, all).await;
     let outcome = outcome.unwrap_or_else(|_| panic!("no outcome came within {DEADLINE:?}"));
     let outcome = outcome.unwrap_or_else(|e| panic!("the run has no outcome: {e}"));
     let text = String::from_utf8(text).unwrap_or_else(|e| panic!("no text was printed: {e}"));
     assert_eq!(outcome.exit_code, Some(0), "{text} {outcome:?}");
+
     (text, outcome)
 }
 
-/// All that a run has told.
+/// Everything that a run has reported.
 #[derive(Debug)]
-pub struct Heard {
+pub struct RunTranscript {
     /// Its standard output.
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: Vec<u8>,
-    /// The values that it has shown.
+    /// The values that it displayed.
     pub results: Vec<MimeBundle>,
     /// How it ended.
     pub outcome: Outcome,
 }
 
-impl Heard {
-    /// Its standard output.
+impl RunTranscript {
+    /// Returns its standard output.
     ///
     /// # Panics
-    /// When it is no text.
+    /// Panics if it is not UTF-8.
     #[must_use]
     pub fn out(&self) -> &str {
         std::str::from_utf8(&self.stdout).unwrap_or_else(|e| panic!("no text was printed: {e}"))
     }
 
-    /// Its standard error, as far as it is text.
+    /// Returns its standard error, with replacement characters for what is not UTF-8.
     #[must_use]
     pub fn err(&self) -> String {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 
-    /// The plain texts of the values that it has shown.
+    /// Returns the plain texts of the values that it displayed.
     #[must_use]
     pub fn texts(&self) -> Vec<String> {
         self.results.iter().filter_map(MimeBundle::text).collect()
     }
 
-    /// Why it ended, and its exit code.
+    /// Returns why it ended, and its exit code.
     #[must_use]
     pub fn end(&self) -> (EndedBy, Option<i32>) {
         (self.outcome.ended_by, self.outcome.exit_code)
     }
 
-    /// What the evidence says for a person.
+    /// Returns the evidence's text for people; empty if it has none.
     #[must_use]
     pub fn detail(&self) -> &str {
         self.outcome.evidence.detail.as_deref().unwrap_or_default()
     }
 }
 
-/// Waits for something, within [`DEADLINE`].
+/// Waits for a future, within [`DEADLINE`].
 ///
 /// # Panics
-/// When it takes longer.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+/// Panics if it takes longer.
+pub async fn within_deadline<T>(what: &str, future: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(DEADLINE, future).await;
     done.unwrap_or_else(|_| panic!("{what} did not come within {DEADLINE:?}"))
 }
 
-/// All that a run tells from now on, and its outcome or why there is none, within [`DEADLINE`].
+/// Waits for the end of a run, within [`DEADLINE`], and returns all that it reports from now on.
 ///
 /// # Errors
-/// What [`Run::outcome`] says.
+/// Returns the error of [`Run::outcome`].
 ///
 /// # Panics
-/// When it takes longer, or output and outcome contradict each other.
-pub async fn hear_all(mut run: Run) -> Result<Heard, Error> {
+/// Panics if the run takes longer, or if output and outcome contradict each other.
+pub async fn collect(mut run: Run) -> Result<RunTranscript, Error> {
     let (mut stdout, mut stderr, mut results) = (Vec::new(), Vec::new(), Vec::new());
     let all = async {
         while let Some(event) = run.next().await {
@@ -243,15 +314,18 @@ pub async fn hear_all(mut run: Run) -> Result<Heard, Error> {
                 _ => {}
             }
         }
+
         run.outcome().await
     };
-    let outcome = soon("an outcome", all).await?;
+
+    let outcome = within_deadline("an outcome", all).await?;
     assert!(
         outcome.stdout.bytes >= stdout.len() as u64,
         "{outcome:?} of {} bytes",
         stdout.len()
     );
-    Ok(Heard {
+
+    Ok(RunTranscript {
         stdout,
         stderr,
         results,
@@ -259,29 +333,29 @@ pub async fn hear_all(mut run: Run) -> Result<Heard, Error> {
     })
 }
 
-/// The same of a run that has an outcome.
+/// Waits for the end of a run as [`collect`] does.
 ///
 /// # Panics
-/// When it has none.
-pub async fn hear(run: Run) -> Heard {
-    let heard = hear_all(run).await;
-    heard.unwrap_or_else(|e| panic!("the run has no outcome: {e}"))
+/// Panics if the run has no outcome.
+pub async fn finish_run(run: Run) -> RunTranscript {
+    let transcript = collect(run).await;
+    transcript.unwrap_or_else(|e| panic!("the run has no outcome: {e}"))
 }
 
-/// Runs code in a context, to its end.
+/// Runs code in a context to its end.
 ///
 /// # Panics
-/// When it has no outcome.
-pub async fn run_in(context: &Context, code: &str) -> Heard {
-    let run = context.start(&context.request(code).timeout_s(120));
-    hear(run.unwrap_or_else(|e| panic!("{code}: {e}"))).await
+/// Panics if the run has no outcome.
+pub async fn run_in(context: &Context, code: &str) -> RunTranscript {
+    let run = context.start(&context.request(code).timeout_s(TIMEOUT_S));
+    finish_run(run.unwrap_or_else(|e| panic!("{code}: {e}"))).await
 }
 
-/// The next thing that a run writes to its standard output, as text.
+/// Returns the next piece of a run's standard output.
 ///
 /// # Panics
-/// When it ends without.
-pub async fn next_out(run: &mut Run) -> String {
+/// Panics if the run ends first, or writes to its standard error.
+pub async fn next_stdout(run: &mut Run) -> String {
     let next = async {
         loop {
             match run.next().await {
@@ -294,25 +368,26 @@ pub async fn next_out(run: &mut Run) -> String {
             }
         }
     };
-    soon("output", next).await
+
+    within_deadline("output", next).await
 }
 
-/// What a run writes to its standard output, until it ends in this.
+/// Reads a run's standard output until the text ends in `end`.
 ///
 /// # Panics
-/// When it ends without.
-pub async fn out_until(run: &mut Run, end: &str) -> String {
+/// Panics if the run ends first, or writes to its standard error.
+pub async fn read_stdout_until(run: &mut Run, end: &str) -> String {
     let mut text = String::new();
     while !text.ends_with(end) {
-        text += &next_out(run).await;
+        text += &next_stdout(run).await;
     }
     text
 }
 
-/// An engine that restores VMs where there is a template, and builds none.
+/// Starts an engine that restores VMs where there is a template, and builds no templates.
 ///
 /// # Panics
-/// When there is no image.
+/// Panics if there is no image.
 #[must_use]
 pub fn engine() -> Engine {
     let engine = Engine::start(Config {
@@ -322,22 +397,61 @@ pub fn engine() -> Engine {
     engine.unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// A sandbox of this much memory, which restores its VM if there is a template.
+/// Starts a sandbox of this much memory; its VM is restored if there is a template.
 ///
 /// # Panics
-/// When there is none to be had.
+/// Panics if it cannot start.
 pub async fn sandbox(memory_mib: u32) -> Sandbox {
     let sandbox = engine().sandbox().memory_mib(memory_mib).await;
     sandbox.unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The processes below `pid`, of any depth.
+/// Returns pseudo-random bytes that do not repeat, the same at each call.
+#[must_use]
+pub fn random_bytes(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+
+    bytes.truncate(len);
+    bytes
+}
+
+/// Returns the SHA-256 of these bytes in hexadecimal.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Calls `work` with each of the inputs at the same time, each in a thread of its own, and returns the results.
+///
+/// # Panics
+/// Panics if one of the calls does.
+pub fn map_at_once<I: Send, T: Send, const N: usize>(
+    inputs: [I; N],
+    work: impl Fn(I) -> T + Sync,
+) -> [T; N] {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads = inputs.map(|input| scope.spawn(move || work(input)));
+        threads.map(|thread| thread.join().unwrap_or_else(|e| resume_unwind(e)))
+    })
+}
+
+/// Returns the descendants of process `pid`.
 #[must_use]
 pub fn descendants(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
         .flatten()
         .flatten();
+
     let mut found = Vec::new();
     for task in tasks {
         let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -349,10 +463,11 @@ pub fn descendants(pid: u32) -> Vec<u32> {
             found.extend(descendants(child));
         }
     }
+
     found
 }
 
-/// Whether a process is there and no zombie.
+/// Whether a process exists and is not a zombie.
 #[must_use]
 pub fn is_alive(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
@@ -365,13 +480,13 @@ pub fn is_alive(pid: u32) -> bool {
     })
 }
 
-/// Resident memory of a process in MiB; 0 when it is gone.
+/// Returns the resident memory of a process in MiB; 0 if the process does not exist.
 #[must_use]
 pub fn resident_mib(pid: u32) -> u64 {
     status_kib(pid, "VmRSS").unwrap_or(0) / 1024
 }
 
-/// A field of a process's status, without its name; none where the process or the field is not there.
+/// Returns the value of a field of `/proc/PID/status`; `None` if there is no such process or field.
 #[must_use]
 pub fn status(pid: u32, name: &str) -> Option<String> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -380,7 +495,7 @@ pub fn status(pid: u32, name: &str) -> Option<String> {
     field.map(|field| field.trim().to_string())
 }
 
-/// A figure of a process's status, in KiB.
+/// Returns the value of a field of `/proc/PID/status` that is given in KiB.
 #[must_use]
 pub fn status_kib(pid: u32, name: &str) -> Option<u64> {
     status(pid, name)?.strip_suffix(" kB")?.parse().ok()
@@ -389,11 +504,12 @@ pub fn status_kib(pid: u32, name: &str) -> Option<u64> {
 /// Sends a signal to a process that this test started.
 ///
 /// # Panics
-/// When there is no such process.
+/// Panics if there is no such process.
 pub fn send(pid: u32, signal: rustix::process::Signal) {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw);
+
     let sent = pid.map(|pid| rustix::process::kill_process(pid, signal));
     assert!(
         matches!(sent, Some(Ok(()))),

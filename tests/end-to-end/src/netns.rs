@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{collect, servers};
+use crate::{read_in_background, servers};
 
 /// Set in the namespace.
 const INSIDE: &str = "FUMEHOOD_TEST_NETNS";
@@ -50,10 +50,11 @@ const ADDRESSES: [&str; 20] = [
 ///
 /// # Panics
 /// When the test fails there, or takes too long.
-pub fn alone<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
+pub fn in_private_netns<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
     if std::env::var_os(INSIDE).is_none() {
         return outside(name);
     }
+
     own_addresses();
     assert_no_way_out();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -61,6 +62,7 @@ pub fn alone<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
         .enable_all()
         .build()
         .unwrap();
+
     runtime.block_on(test());
 }
 
@@ -77,10 +79,12 @@ fn outside(name: &str) {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("unshare");
     command.arg("--net");
+
     if !rustix::process::geteuid().is_root() {
         // It stays who it is, and may see to its own network.
         command.args(["--map-current-user", "--keep-caps"]);
     }
+
     command
         .arg("--")
         .arg(std::env::current_exe().unwrap())
@@ -91,13 +95,18 @@ fn outside(name: &str) {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+
     let mut child = command.spawn().unwrap();
-    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
-    let begun = Instant::now();
+    let (stdout, stderr) = (
+        read_in_background(child.stdout.take()),
+        read_in_background(child.stderr.take()),
+    );
+
+    let start = Instant::now();
     let status = loop {
         match child.try_wait().unwrap() {
             Some(status) => break Some(status),
-            None if begun.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(10)),
+            None if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(10)),
             None => {
                 // Its VMs end with it.
                 child.kill().unwrap();
@@ -106,9 +115,11 @@ fn outside(name: &str) {
             }
         }
     };
+
     let text = |thread: std::thread::JoinHandle<Vec<u8>>| {
         String::from_utf8_lossy(&thread.join().unwrap_or_default()).into_owned()
     };
+
     let (stdout, stderr) = (text(stdout), text(stderr));
     let passed = status.is_some_and(|status| status.success()) && stdout.contains("ok. 1 passed");
     let end = status.map_or_else(
@@ -128,18 +139,22 @@ fn own_addresses() {
         } else {
             "32 dev lo"
         };
+
         words += &format!("addr add {address}/{rest}\n");
     }
+
     let mut ip = Command::new("ip")
         .args(["-batch", "-"])
         .stdin(Stdio::piped())
         .spawn()
         .unwrap_or_else(|e| panic!("ip, of Debian's package iproute2: {e}"));
+
     ip.stdin
         .take()
         .unwrap()
         .write_all(words.as_bytes())
         .unwrap();
+
     assert!(ip.wait().unwrap().success(), "no addresses could be taken");
 }
 
@@ -165,6 +180,7 @@ fn assert_no_way_out() {
             "{route}"
         );
     }
+
     for (from, to) in [("0.0.0.0:0", "192.0.2.1"), ("[::]:0", "2001:db8:f::1")] {
         let to: IpAddr = to.parse().unwrap();
         let socket = UdpSocket::bind(from).unwrap();

@@ -39,6 +39,7 @@ impl Pty {
             let theirs = rustix::fs::open(ptsname(&ours, Vec::new())?, flags, Mode::empty())?;
             rustix::io::Result::Ok((ours, theirs))
         };
+
         let (ours, theirs) = open().unwrap_or_else(|e| panic!("there is no terminal: {e}"));
         let seen = Arc::new(Mutex::new(Vec::new()));
         let ours = File::from(ours);
@@ -51,6 +52,7 @@ impl Pty {
                 screen.extend_from_slice(&bytes[..len]);
             }
         });
+
         let pty = Self {
             ours,
             theirs,
@@ -58,6 +60,7 @@ impl Pty {
             looked_at: 0,
         };
         pty.resize(rows, cols);
+
         pty
     }
 
@@ -72,6 +75,7 @@ impl Pty {
             let copy = self.theirs.as_fd().try_clone_to_owned();
             copy.unwrap_or_else(|e| panic!("{e}"))
         };
+
         let mut command = Command::new("setsid");
         command
             .arg("--ctty")
@@ -80,6 +84,7 @@ impl Pty {
             .env("TERM", "xterm-256color");
         command.stdin(end()).stdout(end()).stderr(end());
         let child = command.spawn();
+
         child.unwrap_or_else(|e| panic!("{command:?}: {e}"))
     }
 
@@ -103,6 +108,7 @@ impl Pty {
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
+
         let set = tcsetwinsize(&self.ours, size);
         set.unwrap_or_else(|e| panic!("no size can be set: {e}"));
     }
@@ -137,16 +143,20 @@ impl Pty {
             found = places.find(|at| seen[*at..].starts_with(text.as_bytes()));
             found.is_some()
         };
+
         let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             wait_until(&format!("{text:?}"), look);
         }));
+
         let screen = self.screen();
         let (Ok(()), Some(at)) = (waited, found) else {
             panic!("{text:?} is not seen; this is: {screen}");
         };
+
         let bytes = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let before = String::from_utf8_lossy(&bytes[from..at]).into_owned();
         self.looked_at = at + text.len();
+
         before
     }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{finish, fumehood, send, soon, wait_until};
+use crate::{finish, fumehood, send, wait_until, within_deadline};
 
 /// A server of its own, with a state of its own. Dropping it kills it.
 #[derive(Debug)]
@@ -60,14 +60,17 @@ impl Server {
             .args(options)
             .env("FUMEHOOD_LOG", "warn")
             .stdout(Stdio::piped());
+
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{e}"));
         let out = child.stdout.take().map(BufReader::new);
         let mut lines = out
             .into_iter()
             .flat_map(BufRead::lines)
             .map_while(Result::ok);
+
         let address =
             lines.find_map(|line| Some(line.strip_prefix("listening at http://")?.to_owned()));
+
         Self {
             child,
             dir: dir.clone(),
@@ -104,6 +107,7 @@ impl Server {
             status = self.child.try_wait().ok().flatten();
             status.is_some()
         });
+
         status.and_then(|status| status.code())
     }
 
@@ -117,6 +121,7 @@ impl Server {
         command
             .args(["keys", "create", name, "--state"])
             .arg(self.dir.path().join("state.sqlite"));
+
         let output = finish(command);
         assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
@@ -209,16 +214,20 @@ impl Client {
             .method(method)
             .uri(path)
             .header("host", "localhost");
+
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
+
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+
         let request = request
             .body(Full::new(body.into()))
             .unwrap_or_else(|e| panic!("{e}"));
         self.sender.ready().await?;
+
         self.sender.send_request(request).await
     }
 
@@ -250,7 +259,8 @@ impl Client {
                 body: body.collect().await?.to_bytes(),
             })
         };
-        let reply = soon("an answer", all).await;
+
+        let reply = within_deadline("an answer", all).await;
         reply.unwrap_or_else(|e| panic!("{method} {path}: {e}"))
     }
 
@@ -264,6 +274,7 @@ impl Client {
         } else {
             body.to_string()
         };
+
         let reply = self.ask(method, path, text).await;
         let json = reply.json();
         assert_eq!(reply.status, status, "{method} {path}: {json}");
@@ -284,14 +295,17 @@ impl Client {
         let mut client = self;
         let mut all = vec![("accept", "text/event-stream")];
         all.extend_from_slice(headers);
+
         let text = if body.is_null() {
             String::new()
         } else {
             body.to_string()
         };
+
         let response = client.open(method, path, &all, text).await;
         let response = response.unwrap_or_else(|e| panic!("{method} {path}: {e}"));
         assert_eq!(response.status(), 200, "{method} {path}");
+
         Events {
             body: response.into_body(),
             held: String::new(),
@@ -310,7 +324,7 @@ pub struct Events {
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Sent {
+pub struct ServerEvent {
     /// Its name.
     pub name: String,
     /// Its number; 0 = none.
@@ -324,7 +338,7 @@ impl Events {
     ///
     /// # Panics
     /// When nothing comes.
-    pub async fn next(&mut self) -> Option<Sent> {
+    pub async fn next(&mut self) -> Option<ServerEvent> {
         loop {
             if let Some((block, rest)) = self.held.split_once("\n\n") {
                 let sent = parse(block);
@@ -334,7 +348,8 @@ impl Events {
                     None => continue,
                 }
             }
-            let frame = soon("an event", self.body.frame()).await?;
+
+            let frame = within_deadline("an event", self.body.frame()).await?;
             let frame = frame.unwrap_or_else(|e| panic!("{e}"));
             if let Ok(bytes) = frame.into_data() {
                 self.held.push_str(&String::from_utf8_lossy(&bytes));
@@ -346,7 +361,7 @@ impl Events {
     ///
     /// # Panics
     /// When they end without.
-    pub async fn until(&mut self, name: &str) -> Sent {
+    pub async fn until(&mut self, name: &str) -> ServerEvent {
         loop {
             match self.next().await {
                 Some(sent) if sent.name == name => return sent,
@@ -360,7 +375,7 @@ impl Events {
     ///
     /// # Panics
     /// When nothing comes.
-    pub async fn all(mut self) -> Vec<Sent> {
+    pub async fn all(mut self) -> Vec<ServerEvent> {
         let mut all = Vec::new();
         while let Some(sent) = self.next().await {
             all.push(sent);
@@ -369,11 +384,12 @@ impl Events {
     }
 }
 
-fn parse(block: &str) -> Option<Sent> {
-    let mut sent = Sent::default();
+fn parse(block: &str) -> Option<ServerEvent> {
+    let mut sent = ServerEvent::default();
     for line in block.lines() {
         let (field, value) = line.split_once(':')?;
         let value = value.strip_prefix(' ').unwrap_or(value);
+
         match field {
             "event" => sent.name = value.to_owned(),
             "id" => sent.id = value.parse().ok()?,
@@ -381,12 +397,13 @@ fn parse(block: &str) -> Option<Sent> {
             _ => {}
         }
     }
+
     (!sent.name.is_empty()).then_some(sent)
 }
 
 /// All text of standard output in these events.
 #[must_use]
-pub fn stdout_of(events: &[Sent]) -> String {
+pub fn stdout_of(events: &[ServerEvent]) -> String {
     let pieces = events.iter().filter(|sent| sent.name == "stdout");
     pieces
         .filter_map(|sent| sent.data["text"].as_str())

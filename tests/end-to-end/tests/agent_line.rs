@@ -10,18 +10,19 @@ use fumehood_end_to_end::{finish, fumehood, send};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-struct Served {
+struct AgentCommand {
     child: Child,
     port: u16,
     token: Option<String>,
 }
 
-impl Served {
+impl AgentCommand {
     fn start(options: &[&str]) -> Self {
         let mut command = fumehood();
         command
             .args(["agent", "--listen", "127.0.0.1:0"])
             .args(options);
+
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut word = |begin: &str| {
@@ -33,8 +34,10 @@ impl Served {
                 .unwrap()
                 .to_string()
         };
+
         let port = word("listening on 127.0.0.1:").parse().unwrap();
         let token = (!options.contains(&"--no-token")).then(|| word("token "));
+
         Self { child, port, token }
     }
 
@@ -47,7 +50,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for AgentCommand {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             send(self.child.id(), Signal::INT);
@@ -63,7 +66,7 @@ impl Client {
         writeln!(self.0.get_mut(), "{request}").unwrap();
     }
 
-    fn hear(&mut self) -> Value {
+    fn read_message(&mut self) -> Value {
         let mut line = String::new();
         self.0.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"))
@@ -71,15 +74,17 @@ impl Client {
 }
 
 #[test]
-fn a_client_written_from_the_seed_alone_is_served() {
-    let served = Served::start(&["--no-token"]);
+fn a_client_of_protocol_version_0_is_served() {
+    let agent = AgentCommand::start(&["--no-token"]);
     let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../client_v0.py");
+
     // Twice: each connection begins a conversation of its own.
     for _ in 0..2 {
         let mut command = Command::new("python3");
         command
             .arg(&client)
-            .args(["127.0.0.1", &served.port.to_string()]);
+            .args(["127.0.0.1", &agent.port.to_string()]);
+
         let output = finish(command);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(
@@ -92,48 +97,51 @@ fn a_client_written_from_the_seed_alone_is_served() {
 }
 
 #[test]
-fn without_the_token_nobody_gets_in() {
-    let served = Served::start(&[]);
+fn a_client_without_the_token_is_rejected() {
+    let agent = AgentCommand::start(&[]);
     for request in [
         json!({"action": "ping"}),
         json!({"action": "hello", "protocol": 1, "token": "guess"}),
     ] {
-        let mut client = served.connect();
+        let mut client = agent.connect();
         client.say(&request);
-        assert_eq!(client.hear()["error_type"], "auth_error");
+        assert_eq!(client.read_message()["error_type"], "auth_error");
+
         if request["action"] == "ping" {
             client.say(&json!({"action": "ping", "op_id": 9}));
-            assert_eq!(client.hear()["op_id"], 9, "the connection goes on");
+            assert_eq!(client.read_message()["op_id"], 9, "the connection goes on");
         }
     }
-    let mut client = served.connect();
-    client.say(&json!({"action": "hello", "protocol": 1, "token": served.token}));
-    assert_eq!(client.hear()["protocol"], 1);
+
+    let mut client = agent.connect();
+    client.say(&json!({"action": "hello", "protocol": 1, "token": agent.token}));
+    assert_eq!(client.read_message()["protocol"], 1);
     client.say(&json!({"action": "ping", "op_id": 5}));
-    assert_eq!(client.hear()["op_id"], 5);
+    assert_eq!(client.read_message()["op_id"], 5);
 }
 
 #[test]
-fn a_client_that_has_said_its_last_still_gets_its_answers() {
-    let served = Served::start(&["--no-token"]);
-    let mut client = served.connect();
+fn a_client_that_closed_its_write_side_still_gets_answers() {
+    let agent = AgentCommand::start(&["--no-token"]);
+    let mut client = agent.connect();
     client.say(
         &json!({"action": "exec", "language": "shell", "code": "sleep 7; echo late", "timeout": 60}),
     );
+
     client
         .0
         .get_mut()
         .shutdown(std::net::Shutdown::Write)
         .unwrap();
-    assert_eq!(client.hear()["chunk"], "late\n");
-    assert_eq!(client.hear()["type"], "complete");
+    assert_eq!(client.read_message()["chunk"], "late\n");
+    assert_eq!(client.read_message()["type"], "complete");
 }
 
 #[test]
-fn answers_come_through_while_requests_do() {
+fn answers_arrive_while_requests_are_still_being_sent() {
     const PINGS: u64 = 20_000;
-    let served = Served::start(&["--no-token"]);
-    let mut client = served.connect();
+    let agent = AgentCommand::start(&["--no-token"]);
+    let mut client = agent.connect();
     let mut writer = client.0.get_ref().try_clone().unwrap();
     let sender = std::thread::spawn(move || {
         let all: String = (0..PINGS)
@@ -141,41 +149,45 @@ fn answers_come_through_while_requests_do() {
             .collect();
         writer.write_all(all.as_bytes()).unwrap();
     });
+
     for id in 0..PINGS {
-        assert_eq!(client.hear()["op_id"], id);
+        assert_eq!(client.read_message()["op_id"], id);
     }
+
     sender.join().unwrap();
 }
 
 #[test]
-fn the_end_of_the_vm_is_noticed_without_a_client() {
-    let mut served = Served::start(&["--no-token"]);
-    let qemu = fumehood_end_to_end::descendants(served.child.id())[0];
+fn the_command_exits_when_its_vm_dies_without_a_client() {
+    let mut agent = AgentCommand::start(&["--no-token"]);
+    let qemu = fumehood_end_to_end::descendants(agent.child.id())[0];
     send(qemu, Signal::KILL);
     let mut status = None;
     fumehood_end_to_end::wait_until("the end of the command", || {
-        status = served.child.try_wait().unwrap();
+        status = agent.child.try_wait().unwrap();
         status.is_some()
     });
+
     assert_eq!(status.unwrap().code(), Some(125));
 }
 
 #[test]
-fn a_client_that_goes_in_mid_sentence_leaves_no_trace() {
-    let served = Served::start(&["--no-token"]);
-    let mut first = served.connect();
+fn a_client_that_disconnects_within_a_request_leaves_nothing_behind() {
+    let agent = AgentCommand::start(&["--no-token"]);
+    let mut first = agent.connect();
     first.say(&json!({"action": "exec", "language": "shell", "code": "yes", "timeout": 100}));
-    assert_eq!(first.hear()["type"], "stdout");
+    assert_eq!(first.read_message()["type"], "stdout");
     first.0.get_mut().write_all(b"{\"action\":\"ex").unwrap();
     drop(first);
-    let mut second = served.connect();
+    let mut second = agent.connect();
     second.say(&json!({"action": "ping"}));
-    assert_eq!(second.hear()["type"], "pong");
+    assert_eq!(second.read_message()["type"], "pong");
     second.say(
         &json!({"action": "exec", "language": "shell", "code": "pgrep -c yes", "timeout": 20}),
     );
+
     assert_eq!(
-        second.hear()["chunk"],
+        second.read_message()["chunk"],
         "0\n",
         "the first client's program still runs"
     );

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use fumehood_end_to_end::server::{Client, Server};
-use fumehood_end_to_end::{finish, finish_child, fumehood, send, soon};
+use fumehood_end_to_end::{finish, finish_child, fumehood, send, within_deadline};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -33,6 +33,7 @@ impl Found {
             .args(words)
             .env("XDG_RUNTIME_DIR", self.runtime.path())
             .env_remove("FUMEHOOD_NO_SERVER");
+
         command
     }
 
@@ -43,7 +44,7 @@ impl Found {
 }
 
 #[tokio::test]
-async fn a_run_by_a_server_is_as_one_without() {
+async fn a_run_by_a_server_equals_one_without() {
     let found = Found::start();
     let mut client = found.server.client().await;
     let code = "import sys; print('é'); sys.stdout.buffer.write(bytes(range(256))); print('e', file=sys.stderr); sys.exit(3)";
@@ -70,6 +71,7 @@ async fn a_run_by_a_server_is_as_one_without() {
         "-c",
         "import os; os.environ['A']",
     ];
+
     let object =
         |output: std::process::Output| -> Value { serde_json::from_slice(&output.stdout).unwrap() };
     let with = object(finish(found.command(&words)));
@@ -100,7 +102,7 @@ async fn a_run_by_a_server_is_as_one_without() {
 }
 
 #[tokio::test]
-async fn input_goes_the_same_way() {
+async fn input_is_forwarded_by_a_server() {
     let found = Found::start();
     let mut command = found.command(&["-i", "-l", "shell", "-c", "sha256sum"]);
     let mut child = command
@@ -109,14 +111,17 @@ async fn input_goes_the_same_way() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+
     let bytes: Vec<u8> = (0..1_000_000_u32)
         .map(|n| n.to_le_bytes()[n as usize % 4])
         .collect();
+
     let mut stdin = child.stdin.take().unwrap();
     let sent = std::thread::spawn({
         let bytes = bytes.clone();
         move || stdin.write_all(&bytes)
     });
+
     let output = finish_child(child);
     sent.join().unwrap().unwrap();
     let local = finish_child({
@@ -133,14 +138,16 @@ async fn input_goes_the_same_way() {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&local.stdout)
     );
+
     let mut client = found.server.client().await;
     assert_eq!(found.runs(&mut client).await.len(), 1);
 }
 
 #[tokio::test]
-async fn who_is_interrupted_or_killed_leaves_no_run() {
+async fn an_interrupted_or_killed_command_leaves_no_run() {
     let found = Found::start();
     let mut client = found.server.client().await;
+
     for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
         let words = ["-l", "shell", "-c", "echo begun; sleep 100"];
         let mut child = found
@@ -149,6 +156,7 @@ async fn who_is_interrupted_or_killed_leaves_no_run() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+
         let mut first = [0; 6];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
         send(child.id(), signal);
@@ -162,7 +170,8 @@ async fn who_is_interrupted_or_killed_leaves_no_run() {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         };
-        let runs = soon("the run's end", ended).await;
+
+        let runs = within_deadline("the run's end", ended).await;
         assert_eq!(runs[0]["ended_by"], "cancelled");
     }
 }

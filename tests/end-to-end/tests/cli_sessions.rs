@@ -78,10 +78,11 @@ fn files_and_directories_go_in_and_come_out() {
             "--json",
         ],
     );
-    let told = object(&output);
+
+    let outcome = object(&output);
     assert_eq!(
-        told["stdout"], "ran\nleaf\n755\n1\n/tmp/run.sh\n",
-        "{told:#}"
+        outcome["stdout"], "ran\nleaf\n755\n1\n/tmp/run.sh\n",
+        "{outcome:#}"
     );
     assert_eq!(output.status.code(), Some(0));
     let numbers: String = (1..=300_000).map(|n| format!("{n}\n")).collect();
@@ -94,7 +95,7 @@ fn files_and_directories_go_in_and_come_out() {
         { "remote": "made", "local": "made" },
         { "remote": "made/deep/file", "local": "tree/file", "bytes": 2 },
     ]);
-    assert_eq!(told["downloads"], expected);
+    assert_eq!(outcome["downloads"], expected);
     // Once more, into what is there.
     let again = run_in(
         here,
@@ -114,7 +115,7 @@ fn files_and_directories_go_in_and_come_out() {
 }
 
 #[test]
-fn downloads_come_after_failures_and_missing_ones_are_said() {
+fn downloads_happen_after_failures_and_missing_files_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path();
     let output = run_in(
@@ -138,15 +139,15 @@ fn downloads_come_after_failures_and_missing_ones_are_said() {
 
     let output = run_in(here, "true", &["--download=none", "--json"]);
     assert_eq!(output.status.code(), Some(125));
-    let told = object(&output);
-    assert_eq!(told["exit_code"], 0);
-    let error = told["downloads"][0]["error"].as_str().unwrap();
-    assert!(error.contains("No such file"), "{told:#}");
+    let outcome = object(&output);
+    assert_eq!(outcome["exit_code"], 0);
+    let error = outcome["downloads"][0]["error"].as_str().unwrap();
+    assert!(error.contains("No such file"), "{outcome:#}");
     assert!(!here.join("none").exists());
 }
 
 #[test]
-fn a_download_replaces_links_and_holds_no_holes() {
+fn a_download_replaces_links_and_rejects_sparse_files() {
     let dir = tempfile::tempdir().unwrap();
     let (here, other) = (dir.path(), tempfile::tempdir().unwrap());
     fs::write(other.path().join("victim"), "untouched").unwrap();
@@ -171,19 +172,20 @@ fn a_download_replaces_links_and_holds_no_holes() {
 }
 
 #[test]
-fn what_cannot_be_copied_is_said_before_a_vm_is_started() {
+fn uploads_are_checked_before_a_vm_starts() {
     let dir = tempfile::tempdir().unwrap();
     for option in ["--upload=none", "--download=a:no/place", "--download=/"] {
         let output = run_in(dir.path(), "echo ran", &[option]);
         assert_eq!(output.status.code(), Some(125), "{option}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty());
     }
+
     // The guest's word on it comes later, and before the program.
     fs::write(dir.path().join("f"), "").unwrap();
     let output = run_in(dir.path(), "echo ran", &["--upload=f:/proc/f", "--json"]);
     assert_eq!(output.status.code(), Some(125));
-    let told = object(&output);
-    assert_eq!(told["error"]["kind"], "invalid", "{told:#}");
+    let outcome = object(&output);
+    assert_eq!(outcome["error"]["kind"], "invalid", "{outcome:#}");
 }
 
 #[test]
@@ -197,6 +199,7 @@ fn standard_input_reaches_the_program() {
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         assert!(output.stdout == bytes, "{} bytes", output.stdout.len());
     }
+
     // A program that does not read all of it ends when it likes.
     let mut command = fumehood();
     command.args(["run", "-l", "python", "-c", "print(input())", "-i"]);
@@ -231,13 +234,13 @@ fn values_are_shown() {
     ]);
     command.arg("import os\nprint('out')\nos.getcwd()");
     let output = finish(command);
-    let told = object(&output);
+    let outcome = object(&output);
     let expected = serde_json::json!([{ "text/plain": "'/tmp'" }]);
     assert_eq!(
-        (&told["results"], &told["stdout"]),
+        (&outcome["results"], &outcome["stdout"]),
         (&expected, &"out\n".into())
     );
-    assert_eq!(told["results_truncated"], false);
+    assert_eq!(outcome["results_truncated"], false);
 }
 
 /// A shell on a terminal, after its first prompt.
@@ -284,6 +287,7 @@ fn every_way_out_of_a_shell_restores_the_terminal_and_ends_the_vm() {
         assert!(!pty.is_raw(), "{signal:?}");
         wait_until("the VM's end", || !qemus.iter().any(|pid| is_alive(*pid)));
     }
+
     // The VM dies.
     let (mut pty, child) = shell(&[]);
     send(descendants(child.id())[0], Signal::KILL);
@@ -314,6 +318,7 @@ fn a_shell_runs_without_a_terminal() {
         seen.contains("content\r\n") && seen.contains("/dev/pts/0\r\n"),
         "{seen}"
     );
+
     // Input that ends is the end of what reads it, also in the middle of a line.
     for (words, input, seen) in [
         (&["shell"][..], "echo hel''lo\n", "hello\r\n"),
@@ -326,6 +331,7 @@ fn a_shell_runs_without_a_terminal() {
         assert_eq!(output.status.code(), Some(0));
         assert!(text(&output.stdout).contains(seen), "{output:?}");
     }
+
     let mut command = fumehood();
     command.args(["shell", "--root", "--", "sh", "-c", "id -u; exit 5"]);
     let output = finish(command);
@@ -411,6 +417,7 @@ fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
         assert!(!pty.is_raw());
         wait_until("the VM's end", || !vm.iter().any(|pid| is_alive(*pid)));
     }
+
     let mut pty = Pty::new(24, 80);
     let child = pty.run(&["repl", "-l", "shell"]);
     pty.wait_for("$ ");

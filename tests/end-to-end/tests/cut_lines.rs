@@ -14,13 +14,13 @@ const CODE: &str = "echo run >> runs; for n in 1 2 3 4 5; do echo $n; sleep 0.01
 const OUTPUT: &str = "1\n2\n3\n4\n5\n";
 
 /// `fumehood agent`, and how often programs have run in it.
-struct Served {
+struct AgentCommand {
     child: Child,
     port: u16,
     runs: usize,
 }
 
-impl Served {
+impl AgentCommand {
     fn start() -> Self {
         let mut command = fumehood();
         command.args(["agent", "--no-token", "--listen", "127.0.0.1:0"]);
@@ -30,6 +30,7 @@ impl Served {
         stdout.read_line(&mut line).unwrap();
         let port = line.trim().strip_prefix("listening on 127.0.0.1:").unwrap();
         let port = port.parse().unwrap();
+
         Self {
             child,
             port,
@@ -43,7 +44,7 @@ impl Served {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut client = Client(BufReader::new(stream));
         client.say(&json!({"action": "hello", "protocol": 1, "features": ["contexts", "cancel"]}));
-        assert_eq!(client.hear()["type"], "hello");
+        assert_eq!(client.read_message()["type"], "hello");
         client
     }
 
@@ -63,6 +64,7 @@ impl Served {
                 "{what}: {complete}"
             );
         }
+
         self.runs += 1;
         let count = json!({"action": "exec", "language": "shell", "code": "wc -l < runs", "op_id": 9, "timeout": 60});
         assert_eq!(
@@ -73,7 +75,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for AgentCommand {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             send(self.child.id(), Signal::INT);
@@ -89,7 +91,7 @@ impl Client {
         writeln!(self.0.get_mut(), "{request}").unwrap();
     }
 
-    fn hear(&mut self) -> Value {
+    fn read_message(&mut self) -> Value {
         let mut line = String::new();
         self.0.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"))
@@ -99,8 +101,9 @@ impl Client {
     fn whole(&mut self, request: &Value) -> (String, Value) {
         self.say(request);
         let (mut output, mut seq) = (String::new(), 0);
+
         loop {
-            let message = self.hear();
+            let message = self.read_message();
             match message["type"].as_str().unwrap() {
                 "stdout" => {
                     assert_eq!(message["seq"], seq, "{message}");
@@ -131,51 +134,55 @@ fn requests(key: &str) -> [(&'static str, Value); 3] {
 }
 
 #[test]
-fn after_any_message() {
-    let mut served = Served::start();
+fn a_key_runs_once_when_the_connection_breaks_after_any_message() {
+    let mut agent = AgentCommand::start();
     // Its start, five pieces of output, its end.
     for messages in 0..=7 {
         for (what, request) in requests(&messages.to_string()) {
-            let mut client = served.hello();
+            let mut client = agent.hello();
             client.say(&request);
+
             for _ in 0..messages {
-                if client.hear()["type"] == "complete" {
+                if client.read_message()["type"] == "complete" {
                     break;
                 }
             }
+
             drop(client);
-            served.check(&format!("{what} after {messages} messages"), &request);
+            agent.check(&format!("{what} after {messages} messages"), &request);
         }
     }
 }
 
 #[test]
-fn within_the_request_and_within_the_answers() {
-    let mut served = Served::start();
+fn a_key_runs_once_when_the_connection_breaks_within_a_message() {
+    let mut agent = AgentCommand::start();
     let [_, (_, longest), _] = requests("cut-000");
     let len = format!("{longest}\n").len();
+
     for cut in (0..len).step_by(37).chain([len - 2, len - 1, len]) {
         for (what, request) in requests(&format!("cut-{cut:03}")) {
             let line = format!("{request}\n");
             // From the end, where it matters.
             let cut = line.len().saturating_sub(len - cut);
-            let mut client = served.hello();
+            let mut client = agent.hello();
             client
                 .0
                 .get_mut()
                 .write_all(&line.as_bytes()[..cut])
                 .unwrap();
             drop(client);
-            served.check(&format!("{what} cut at {cut}"), &request);
+            agent.check(&format!("{what} cut at {cut}"), &request);
         }
     }
+
     for bytes in [1, 30, 70, 130, 250] {
         for (what, request) in requests(&format!("read-{bytes}")) {
-            let mut client = served.hello();
+            let mut client = agent.hello();
             client.say(&request);
             client.0.read_exact(&mut vec![0; bytes]).unwrap();
             drop(client);
-            served.check(
+            agent.check(
                 &format!("{what} cut after {bytes} bytes of answers"),
                 &request,
             );
@@ -185,29 +192,32 @@ fn within_the_request_and_within_the_answers() {
 
 /// A client that comes again on the same line has left what it had; one that took over is the one that is told.
 #[test]
-fn many_clients_of_one_program() {
-    let mut served = Served::start();
+fn a_key_runs_once_for_many_clients() {
+    let mut agent = AgentCommand::start();
     for (what, request) in requests("many") {
         for _ in 0..5 {
-            let mut client = served.hello();
+            let mut client = agent.hello();
             client.say(&request);
             client.say(&json!({"action": "hello", "protocol": 1}));
-            while client.hear()["type"] != "hello" {}
+            while client.read_message()["type"] != "hello" {}
         }
-        served.check(what, &request);
+
+        agent.check(what, &request);
     }
+
     // Without a key, what was left is ended, and runs again when it is asked for again.
     let mut request = requests("none")[0].1.clone();
     request.as_object_mut().unwrap().remove("idempotency_key");
     let code = "echo run >> left; sleep 100";
     request["code"] = json!(code);
-    let count = |served: &Served, code: &str| {
+    let count = |agent: &AgentCommand, code: &str| {
         let count =
             json!({"action": "exec", "language": "shell", "code": code, "op_id": 9, "timeout": 60});
-        served.hello().whole(&count).0
+        agent.hello().whole(&count).0
     };
+
     for n in 1..=2 {
-        let mut client = served.hello();
+        let mut client = agent.hello();
         client.say(&request);
         // It runs before the line breaks.
         let up = json!({"action": "exec", "language": "shell", "code": format!("until [ \"$(wc -l < left)\" = {n} ]; do sleep 0.05; done"), "op_id": 2, "timeout": 60});
@@ -215,7 +225,7 @@ fn many_clients_of_one_program() {
         assert_eq!(complete["exit_code"], 0, "{complete}");
         drop(client);
         wait_until("the end of what was left", || {
-            count(&served, "pgrep -xc sleep || true") == "0\n"
+            count(&agent, "pgrep -xc sleep || true") == "0\n"
         });
     }
 }

@@ -52,7 +52,7 @@ fn signals() {
 /// The interpreter tells its end on a descriptor of its own process. Who writes to it can end nothing but
 /// itself, and not before it is killed.
 #[test]
-fn an_end_that_a_program_forges_is_its_own() {
+fn a_forged_exit_ends_only_the_forger() {
     let forge = "import os, time
 print('first', flush=True)
 for fd in os.listdir('/proc/self/fd'):
@@ -81,7 +81,7 @@ for fd in os.listdir('/proc/self/fd'):
 }
 
 #[test]
-fn a_program_that_closes_everything_or_forks_ends_as_it_says() {
+fn a_program_that_closes_all_descriptors_or_forks_keeps_its_exit_code() {
     let closes = "import os, sys\nos.closerange(3, 4096)\nprint('closed')\nsys.exit(5)";
     assert_eq!(
         ends("python", closes, &[], "exited", 5)["stdout"],
@@ -99,7 +99,7 @@ sys.exit(6)
 }
 
 #[test]
-fn filling_the_memory_is_told_apart_from_a_crash() {
+fn running_out_of_memory_is_distinguished_from_a_crash() {
     let outcome = ends(
         "python",
         "x = []\nwhile True: x.append(bytearray(1 << 20))",
@@ -118,7 +118,7 @@ fn filling_the_memory_is_told_apart_from_a_crash() {
 }
 
 #[test]
-fn filling_the_disk_is_an_error_that_the_program_can_read() {
+fn a_full_disk_is_an_error_in_the_program() {
     let code = "try:\n    with open('/tmp/x', 'wb') as f:\n        while True: f.write(bytes(1 << 20))\nexcept OSError as e: print(e.strerror)";
     let outcome = ends("python", code, &["-m", "192", "-t", "120"], "exited", 0);
     assert_eq!(
@@ -150,7 +150,7 @@ fn timeouts() {
 }
 
 #[test]
-fn a_child_in_the_background_does_not_hold_the_run() {
+fn a_background_child_does_not_delay_the_end_of_the_run() {
     let outcome = ends("shell", "sleep 100 & echo done", &["-t", "60"], "exited", 0);
     assert_eq!(outcome["stdout"], "done\n");
     assert_eq!(outcome["evidence"]["left_processes"], 1);
@@ -161,7 +161,7 @@ fn a_child_in_the_background_does_not_hold_the_run() {
 }
 
 #[test]
-fn a_vm_that_shuts_itself_down_is_lost_with_evidence() {
+fn a_vm_that_shuts_itself_down_is_reported_as_lost() {
     // The program is no root: it can only make the kernel give up by taking all of its memory's reserve,
     // which the agent's limits prevent. What can be shown is the host's side: see `owner.rs`.
     let outcome = ends(

@@ -3,38 +3,24 @@
 
 use std::time::Duration;
 
-use fumehood_engine::{
-    Config, EndedBy, Engine, ErrorKind, Event, Language, Retry, Run, RunRequest, Sandbox,
-};
+use fumehood_end_to_end::{finish_run, shell, within_deadline};
+use fumehood_engine::{Config, EndedBy, Engine, ErrorKind, Event, Retry, Run, Sandbox};
 
-const DEADLINE: Duration = fumehood_end_to_end::DEADLINE;
-
-fn shell(code: &str) -> RunRequest {
-    RunRequest::new(Language::Shell, code).timeout_s(120)
-}
-
-async fn output(mut run: Run) -> String {
-    let mut text = Vec::new();
-    let all = async {
-        while let Some(event) = run.next().await {
-            if let Event::Stdout(bytes) = event {
-                text.extend_from_slice(&bytes);
-            }
-        }
-        run.outcome().await.unwrap()
-    };
-    let outcome = tokio::time::timeout(DEADLINE, all).await.unwrap();
+/// Waits for the end of a run, and returns its standard output.
+async fn output(run: Run) -> String {
+    let transcript = finish_run(run).await;
+    let outcome = &transcript.outcome;
     assert_eq!(outcome.ended_by, EndedBy::Exited, "{outcome:#?}");
-    assert_eq!(outcome.stdout.bytes, text.len() as u64);
-    String::from_utf8(text).unwrap()
+    assert_eq!(outcome.stdout.bytes, transcript.stdout.len() as u64);
+    transcript.out().to_owned()
 }
 
-async fn says(sandbox: &Sandbox, code: &str) -> String {
+async fn run_ok(sandbox: &Sandbox, code: &str) -> String {
     output(sandbox.run(&shell(code)).unwrap()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_programs_share_a_sandbox_and_none_starves() {
+async fn many_programs_share_a_sandbox_without_starvation() {
     let engine = Engine::start(Config::default()).unwrap();
     let sandbox = engine.sandbox().memory_mib(256).await.unwrap();
 
@@ -42,28 +28,28 @@ async fn many_programs_share_a_sandbox_and_none_starves() {
     let mut noisy = sandbox.run(&shell("yes")).unwrap();
     noisy.next().await.unwrap();
     assert_eq!(
-        says(&sandbox, "echo quiet > file; echo kept").await,
+        run_ok(&sandbox, "echo quiet > file; echo kept").await,
         "kept\n"
     );
-    assert_eq!(says(&sandbox, "cat file").await, "quiet\n");
+    assert_eq!(run_ok(&sandbox, "cat file").await, "quiet\n");
 
     // Dropped, it ends in the guest too.
     drop(noisy);
     let gone =
         "for i in $(seq 100); do pgrep -x yes >/dev/null || break; sleep 0.1; done; pgrep -cx yes";
-    assert_eq!(says(&sandbox, &format!("{gone} || true")).await, "0\n");
+    assert_eq!(run_ok(&sandbox, &format!("{gone} || true")).await, "0\n");
 
     let runs = (0..10).map(|n| sandbox.run(&shell(&format!("echo {n}; exit 0"))).unwrap());
     let runs: Vec<Run> = runs.collect();
+
     for (n, run) in runs.into_iter().enumerate() {
         assert_eq!(output(run).await, format!("{n}\n"));
     }
 
     let sleeper = sandbox.run(&shell("sleep 100")).unwrap();
     sleeper.canceller().cancel();
-    let outcome = tokio::time::timeout(DEADLINE, sleeper.outcome())
+    let outcome = within_deadline("an outcome", sleeper.outcome())
         .await
-        .unwrap()
         .unwrap();
     assert_eq!(
         (outcome.ended_by, outcome.exit_code),
@@ -79,7 +65,7 @@ async fn many_programs_share_a_sandbox_and_none_starves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_run_takes_its_vm_with_it() {
+async fn dropping_a_run_ends_its_vm() {
     let engine = Engine::start(Config::default()).unwrap();
     let mut run = engine.run(shell("echo up; sleep 100")).unwrap();
     assert!(matches!(run.next().await, Some(Event::Ready { .. })));

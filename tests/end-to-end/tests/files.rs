@@ -4,96 +4,65 @@
 use std::io::ErrorKind as Io;
 use std::time::Duration;
 
-use fumehood_end_to_end::succeeded;
-use fumehood_engine::{
-    ChangeKind, Config, Engine, ErrorKind, FileKind, Language, RunRequest, Sandbox, WriteOptions,
-};
-use sha2::{Digest, Sha256};
-
-fn shell(code: impl Into<String>) -> RunRequest {
-    RunRequest::new(Language::Shell, code).timeout_s(120)
-}
-
-async fn says(sandbox: &Sandbox, code: &str) -> String {
-    succeeded(sandbox.run(&shell(code)).unwrap()).await.0
-}
-
-async fn sandbox(memory_mib: u32) -> Sandbox {
-    let engine = Engine::start(Config::default()).unwrap();
-    engine.sandbox().memory_mib(memory_mib).await.unwrap()
-}
+use fumehood_end_to_end::{random_bytes, sandbox, sha256_hex, shell_ok};
+use fumehood_engine::{ChangeKind, ErrorKind, FileKind, Language, RunRequest, WriteOptions};
 
 /// What is in the home, but for the place of packages.
 const LEFT: &str = "ls -A | grep -vx .local || true";
 
-/// Bytes that do not repeat.
-fn random(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
-}
-
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_go_up_and_down_unchanged() {
+async fn uploads_and_downloads_preserve_bytes() {
     let sandbox = sandbox(512).await;
     let files = sandbox.files();
+
     for len in [0, 1, 100, 65_535, 65_536, 65_537, 5_000_000] {
-        let bytes = random(len);
+        let bytes = random_bytes(len);
         files.write("data.bin", bytes.clone()).await.unwrap();
-        let digest = says(&sandbox, "sha256sum < data.bin | cut -d' ' -f1").await;
-        assert_eq!(digest.trim(), hex(&bytes), "{len} bytes");
+        let digest = shell_ok(&sandbox, "sha256sum < data.bin | cut -d' ' -f1").await;
+        assert_eq!(digest.trim(), sha256_hex(&bytes), "{len} bytes");
         assert!(
             files.read("data.bin").await.unwrap() == bytes,
             "{len} bytes"
         );
     }
+
     let part = files.read_range("data.bin", 4_999_990, 100).await.unwrap();
-    assert_eq!(&part[..], &random(5_000_000)[4_999_990..]);
+    assert_eq!(&part[..], &random_bytes(5_000_000)[4_999_990..]);
     assert_eq!(
         files.read_range("data.bin", 5_000_001, 1).await.unwrap(),
         ""
     );
     // What a program writes comes down as it is.
-    says(&sandbox, "printf 'a\\0\\377\\n' > made; chmod 600 made").await;
+    shell_ok(&sandbox, "printf 'a\\0\\377\\n' > made; chmod 600 made").await;
     assert_eq!(&files.read("made").await.unwrap()[..], b"a\0\xff\n");
     let made = files.stat("made").await.unwrap();
     assert_eq!(
         (made.kind, made.size, made.mode, made.user),
         (FileKind::File, 4, 0o600, 1000)
     );
+
     let options = WriteOptions {
         mode: Some(0o755),
         parents: true,
         size: None,
     };
+
     files
         .write_with_options("a/b/run.sh", "#!/bin/sh\necho it runs\n", options)
         .await
         .unwrap();
+
     assert_eq!(
-        says(&sandbox, "a/b/run.sh; stat -c '%U %a' a/b").await,
+        shell_ok(&sandbox, "a/b/run.sh; stat -c '%U %a' a/b").await,
         "it runs\nuser 755\n"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_user_s_rights_hold_and_no_other() {
+async fn files_are_accessed_with_the_users_rights() {
     let sandbox = sandbox(256).await;
     let files = sandbox.files();
+
     for path in [
         "/etc/passwd",
         "/usr/new",
@@ -109,6 +78,7 @@ async fn the_user_s_rights_hold_and_no_other() {
         );
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }
+
     for path in [
         "/etc/shadow",
         "/root",
@@ -118,6 +88,7 @@ async fn the_user_s_rights_hold_and_no_other() {
     ] {
         files.read(path).await.unwrap_err();
     }
+
     assert!(
         files
             .read("/etc/passwd")
@@ -125,6 +96,7 @@ async fn the_user_s_rights_hold_and_no_other() {
             .unwrap()
             .starts_with(b"root:")
     );
+
     for error in [
         files.remove("/etc/passwd").await,
         files.rename("/etc/passwd", "stolen").await,
@@ -133,19 +105,22 @@ async fn the_user_s_rights_hold_and_no_other() {
     ] {
         error.unwrap_err();
     }
+
     // Links that a program leaves lead to what it could reach itself.
-    says(
+    shell_ok(
         &sandbox,
         "ln -s /etc/shadow shadow; ln -s /proc/self/environ env; ln -s /root root; ln -s /etc etc",
     )
     .await;
+
     for path in ["shadow", "env", "root/x"] {
         files.read(path).await.unwrap_err();
     }
+
     files.write("etc/passwd", "x").await.unwrap_err();
     files.write("shadow", "mine").await.unwrap();
     assert_eq!(
-        says(&sandbox, "cat shadow; stat -c %F shadow").await,
+        shell_ok(&sandbox, "cat shadow; stat -c %F shadow").await,
         "mineregular file\n"
     );
     files.write("/tmp/shared", "ok").await.unwrap();
@@ -158,7 +133,7 @@ async fn the_user_s_rights_hold_and_no_other() {
 /// A program renames and replaces under the agent's hand, and gains nothing; a write either has all its
 /// bytes where it says, or fails.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_renames_under_the_agents_hand() {
+async fn concurrent_renames_do_not_lead_outside_the_directory() {
     let sandbox = sandbox(256).await;
     let files = sandbox.files();
     let attack = "import os
@@ -190,7 +165,7 @@ while True:
     eprintln!("{failed} of 300 writes were told to have failed");
     drop(attacker);
     assert!(
-        says(&sandbox, "head -c 5 /etc/passwd; ls /etc/passwd")
+        shell_ok(&sandbox, "head -c 5 /etc/passwd; ls /etc/passwd")
             .await
             .starts_with("root:")
     );
@@ -198,26 +173,31 @@ while True:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn directories_go_up_and_down() {
+async fn directories_are_uploaded_and_downloaded() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let sandbox = sandbox(512).await;
     let files = sandbox.files();
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let source = from.path();
     std::fs::create_dir_all(source.join("sub/empty")).unwrap();
-    std::fs::write(source.join("sub/data"), random(3_000_000)).unwrap();
+    std::fs::write(source.join("sub/data"), random_bytes(3_000_000)).unwrap();
     std::fs::write(source.join("run"), "#!/bin/sh\necho ran > made\n").unwrap();
     std::fs::set_permissions(source.join("run"), std::fs::Permissions::from_mode(0o755)).unwrap();
     symlink("sub/data", source.join("link")).unwrap();
+
     for n in 0..500 {
         std::fs::write(source.join(format!("sub/{n}")), n.to_string()).unwrap();
     }
+
     files.upload_dir(source, "project").await.unwrap();
     let seen = "cd project; ./run; find . | wc -l; readlink link; cat sub/499; ln -s /etc/passwd out; mkfifo pipe";
-    assert_eq!(says(&sandbox, seen).await, "507\nsub/data\n499");
+    assert_eq!(shell_ok(&sandbox, seen).await, "507\nsub/data\n499");
     files.download_dir("project", to.path()).await.unwrap();
     let copy = to.path();
-    assert_eq!(std::fs::read(copy.join("link")).unwrap(), random(3_000_000));
+    assert_eq!(
+        std::fs::read(copy.join("link")).unwrap(),
+        random_bytes(3_000_000)
+    );
     assert_eq!(std::fs::read(copy.join("made")).unwrap(), b"ran\n");
     assert!(copy.join("sub/empty").is_dir());
     assert_eq!(
@@ -237,25 +217,27 @@ async fn directories_go_up_and_down() {
     assert_eq!(deep.len(), 508);
     assert!(deep.windows(2).all(|pair| pair[0].path < pair[1].path));
     files.remove_all("project").await.unwrap();
-    assert_eq!(says(&sandbox, LEFT).await, "");
+    assert_eq!(shell_ok(&sandbox, LEFT).await, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_are_told_as_programs_make_them() {
+async fn changes_are_reported_as_programs_make_them() {
     let sandbox = sandbox(256).await;
     let files = sandbox.files();
     files.make_dir("d/e").await.unwrap();
     let mut watcher = files.watch("d", true).await.unwrap();
-    says(
+    shell_ok(
         &sandbox,
         "echo x > d/e/f; mv d/e/f d/g; rm d/g; mkdir d/new; sleep 0.2; touch d/new/in",
     )
     .await;
+
     let mut seen = Vec::new();
     while seen.last() != Some(&(ChangeKind::Created, "new/in".to_string())) {
         let next = tokio::time::timeout(Duration::from_secs(20), watcher.next());
         seen.push(next.await.unwrap().unwrap().unwrap());
     }
+
     for expected in [
         (ChangeKind::Created, "e/f"),
         (ChangeKind::Modified, "e/f"),
@@ -267,7 +249,8 @@ async fn changes_are_told_as_programs_make_them() {
         let expected = (expected.0, expected.1.to_string());
         assert!(seen.contains(&expected), "{expected:?} in {seen:?}");
     }
-    says(&sandbox, "rm -r d").await;
+
+    shell_ok(&sandbox, "rm -r d").await;
     let all = async { while watcher.next().await.unwrap().is_some() {} };
     let ended = tokio::time::timeout(Duration::from_secs(20), all).await;
     ended.expect("what is watched is gone");

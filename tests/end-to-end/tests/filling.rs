@@ -1,21 +1,17 @@
 //! Programs that fill their guest: its memory, its disk. The agent stays, and what comes next works.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use fumehood_end_to_end::{hear, run_in, sandbox, succeeded};
-use fumehood_engine::{EndedBy, Language, RunRequest, Sandbox, SpawnRequest};
-
-async fn says(sandbox: &Sandbox, code: &str) -> String {
-    let run = sandbox.run(&RunRequest::new(Language::Shell, code).timeout_s(120));
-    succeeded(run.unwrap()).await.0
-}
+use fumehood_end_to_end::{finish_run, run_in, sandbox, shell_ok};
+use fumehood_engine::{EndedBy, Language, RunRequest, SpawnRequest};
 
 const EATS: &str = "x = []\nwhile True: x.append(bytearray(1 << 20))";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory() {
+async fn a_full_memory_ends_only_the_program() {
     let sandbox = sandbox(256).await;
     let python = sandbox.context("p", Language::Python);
     let javascript = sandbox.context("j", Language::Javascript);
+
     // The interpreter, in both that have a heap.
     for (context, code) in [
         (&python, EATS),
@@ -24,16 +20,25 @@ async fn memory() {
             "const x = []; while (true) x.push(new Uint8Array(1 << 20).fill(1))",
         ),
     ] {
-        let heard = run_in(context, code).await;
-        assert_eq!(heard.end(), (EndedBy::OutOfMemory, Some(137)), "{heard:?}");
-        assert!(heard.outcome.evidence.oom_kills.unwrap() >= 1);
-        assert!(heard.detail().contains("state is lost"), "{heard:?}");
-        assert_eq!(says(&sandbox, "echo on").await, "on\n");
+        let transcript = run_in(context, code).await;
+        assert_eq!(
+            transcript.end(),
+            (EndedBy::OutOfMemory, Some(137)),
+            "{transcript:?}"
+        );
+        assert!(transcript.outcome.evidence.oom_kills.unwrap() >= 1);
+        assert!(
+            transcript.detail().contains("state is lost"),
+            "{transcript:?}"
+        );
+        assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n");
     }
+
     // A child: the program lives, and tells of it; so does the evidence.
     let parent = format!(
         "import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', {EATS:?}]).returncode)"
     );
+
     let program = SpawnRequest::new(["python3", "-c", parent.as_str()]);
     for run in [
         python
@@ -41,14 +46,18 @@ async fn memory() {
             .unwrap(),
         sandbox.spawn(&program).unwrap(),
     ] {
-        let heard = hear(run).await;
+        let transcript = finish_run(run).await;
         assert_eq!(
-            (heard.out(), heard.end()),
+            (transcript.out(), transcript.end()),
             ("-9\n", (EndedBy::Exited, Some(0))),
-            "{heard:?}"
+            "{transcript:?}"
         );
-        assert!(heard.outcome.evidence.oom_kills.unwrap() >= 1, "{heard:?}");
+        assert!(
+            transcript.outcome.evidence.oom_kills.unwrap() >= 1,
+            "{transcript:?}"
+        );
     }
+
     // It is said of that exec alone.
     assert_eq!(run_in(&python, "1").await.outcome.evidence.oom_kills, None);
     // Everything at once.
@@ -57,45 +66,50 @@ async fn memory() {
             .spawn(&SpawnRequest::new(["python3", "-c", EATS]))
             .unwrap(),
     ];
+
     for n in 0..3 {
         let request = RunRequest::new(Language::Python, EATS).timeout_s(120);
         runs.push(sandbox.run(&request.context(format!("all-{n}"))).unwrap());
     }
+
     for run in runs {
-        let heard = hear(run).await;
-        let is_honest = match heard.outcome.ended_by {
-            EndedBy::OutOfMemory => heard.outcome.evidence.oom_kills.is_some(),
-            EndedBy::Exited => heard.err().contains("MemoryError"),
+        let transcript = finish_run(run).await;
+        let is_honest = match transcript.outcome.ended_by {
+            EndedBy::OutOfMemory => transcript.outcome.evidence.oom_kills.is_some(),
+            EndedBy::Exited => transcript.err().contains("MemoryError"),
             _ => false,
         };
-        assert!(is_honest, "{heard:?}");
+        assert!(is_honest, "{transcript:?}");
     }
+
     for n in 0..3 {
         let context = sandbox.context(format!("all-{n}"), Language::Python);
         assert_eq!(run_in(&context, "print(1)").await.out(), "1\n");
     }
-    assert_eq!(says(&sandbox, "echo on").await, "on\n");
+
+    assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn disk() {
+async fn a_full_disk_leaves_the_agent_working() {
     let sandbox = sandbox(256).await;
     let fills = |file: &str| {
         format!(
             "try:\n    with open('{file}', 'wb', 0) as f:\n        while True: f.write(bytes(1 << 20))\nexcept OSError as e: print(e.strerror)"
         )
     };
+
     let python = sandbox.context("p", Language::Python);
     for place in ["/tmp/x", "/dev/shm/x", "x"] {
-        let heard = run_in(&python, &fills(place)).await;
+        let transcript = run_in(&python, &fills(place)).await;
         assert_eq!(
-            (heard.out(), heard.end(), heard.detail()),
+            (transcript.out(), transcript.end(), transcript.detail()),
             ("No space left on device\n", (EndedBy::Exited, Some(0)), ""),
             "{place} {}",
-            heard.err()
+            transcript.err()
         );
         // While it is full, programs run, and who writes is told.
-        assert_eq!(says(&sandbox, "echo on").await, "on\n", "{place}");
+        assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n", "{place}");
         if place != "/dev/shm/x" {
             let error = sandbox
                 .files()
@@ -108,6 +122,7 @@ async fn disk() {
                 "{error}"
             );
         }
+
         sandbox.files().remove(place).await.unwrap();
         sandbox
             .files()
@@ -115,22 +130,25 @@ async fn disk() {
             .await
             .unwrap();
     }
+
     // Both at once are all of the memory: something ends, and it is said why.
-    let heard = run_in(
+    let transcript = run_in(
         &python,
         &format!("{}\n{}", fills("/tmp/x"), fills("/dev/shm/x")),
     )
     .await;
     assert!(
         matches!(
-            heard.outcome.ended_by,
+            transcript.outcome.ended_by,
             EndedBy::Exited | EndedBy::OutOfMemory
         ),
-        "{heard:?}"
+        "{transcript:?}"
     );
+
     for place in ["/tmp/x", "/dev/shm/x"] {
         sandbox.files().remove_all(place).await.unwrap();
     }
+
     assert_eq!(run_in(&python, "print(1)").await.out(), "1\n");
-    assert_eq!(says(&sandbox, "echo on").await, "on\n");
+    assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n");
 }

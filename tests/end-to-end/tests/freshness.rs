@@ -4,24 +4,19 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fumehood_end_to_end::succeeded;
+use fumehood_end_to_end::{engine, finish_ok};
 use fumehood_engine::{Config, Engine, Language, Outcome, Pool, RunRequest, TemplateUse, VmOrigin};
-
-/// An engine that uses the templates which `cargo xtask test` has built.
-fn engine() -> Engine {
-    Engine::start(Config {
-        templates: TemplateUse::Use,
-        ..Config::default()
-    })
-    .unwrap()
-}
+use futures_util::{StreamExt, stream};
 
 async fn output(engine: &Engine, language: Language, code: &str) -> (String, Outcome) {
     let request = RunRequest::new(language, code).timeout_s(120);
-    succeeded(engine.run(request).unwrap()).await
+    finish_ok(engine.run(request).unwrap()).await
 }
 
-/// Runs the same code in `count` clones, two at a time; each prints values, one a line. No value is
+/// How many clones run at a time.
+const AT_ONCE: usize = 2;
+
+/// Runs the same code in `count` clones, [`AT_ONCE`] at a time; each prints values, one a line. No value is
 /// printed by two of them. Returns the lines of each.
 async fn all_differ(
     engine: &Engine,
@@ -32,23 +27,21 @@ async fn all_differ(
 ) -> Vec<Vec<String>> {
     let mut seen = HashSet::new();
     let mut all = Vec::new();
-    for _ in 0..count / 2 {
-        let two = tokio::join!(
-            output(engine, language, code),
-            output(engine, language, code)
-        );
-        for (text, outcome) in [two.0, two.1] {
-            assert_eq!(outcome.source, source, "{outcome:?}");
-            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-            for (at, line) in lines.iter().enumerate() {
-                assert!(
-                    seen.insert((at, line.clone())),
-                    "line {at} of two clones is `{line}`"
-                );
-            }
-            all.push(lines);
+
+    let clones = stream::iter(0..count).map(|_| output(engine, language, code));
+    let mut clones = clones.buffer_unordered(AT_ONCE);
+    while let Some((text, outcome)) = clones.next().await {
+        assert_eq!(outcome.source, source, "{outcome:?}");
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        for (at, line) in lines.iter().enumerate() {
+            assert!(
+                seen.insert((at, line.clone())),
+                "line {at} of two clones is `{line}`"
+            );
         }
+        all.push(lines);
     }
+
     all
 }
 
@@ -113,11 +106,13 @@ async fn hot_clones_share_no_random_value_either() {
         ..Config::default()
     })
     .unwrap();
+
     let mut seen = HashSet::new();
     for _ in 0..6 {
         while engine.pool_status().warm < 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+
         let (text, outcome) = output(&engine, Language::Python, PYTHON).await;
         assert_eq!(outcome.source, VmOrigin::Hot);
         for (at, line) in text.lines().enumerate() {
@@ -142,11 +137,11 @@ async fn clocks_are_right() {
     ] {
         let before = now();
         let (text, _) = output(&engine, language, code).await;
-        let (told, after) = (text.trim().parse::<f64>().unwrap(), now());
+        let (reported, after) = (text.trim().parse::<f64>().unwrap(), now());
         // JavaScript's clock has milliseconds.
         assert!(
-            before - 0.002 <= told && told <= after + 0.002,
-            "{language}: {told} is not between {before} and {after}"
+            before - 0.002 <= reported && reported <= after + 0.002,
+            "{language}: {reported} is not between {before} and {after}"
         );
     }
     // It goes on at the right pace.

@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fumehood_end_to_end::{hear, out_until, run_in, sandbox, soon, succeeded, test_program};
+use fumehood_end_to_end::{
+    finish_ok, finish_run, read_stdout_until, run_in, sandbox, test_program, within_deadline,
+};
 use fumehood_engine::{EndedBy, Language, Run, RunRequest, Sandbox, SpawnRequest, WriteOptions};
 use serde_json::Value;
 
@@ -20,12 +22,14 @@ async fn with_probe(memory_mib: u32) -> Sandbox {
         mode: Some(0o755),
         ..WriteOptions::default()
     };
+
     let program = std::fs::read(test_program("fumehood-guest-probe")).unwrap();
     sandbox
         .files()
         .write_with_options("probe", program, options)
         .await
         .unwrap();
+
     sandbox
 }
 
@@ -35,20 +39,27 @@ fn start(sandbox: &Sandbox, what: &str) -> Run {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_wall_holds() {
+async fn every_guest_wall_holds() {
     let sandbox = with_probe(512).await;
-    let heard = hear(
+    let transcript = finish_run(
         sandbox
             .spawn(&SpawnRequest::new(["./probe"]).timeout_s(120))
             .unwrap(),
     )
     .await;
-    assert_eq!(heard.end(), (EndedBy::Exited, Some(0)), "{}", heard.err());
-    let verdicts: Vec<Value> = heard
+    assert_eq!(
+        transcript.end(),
+        (EndedBy::Exited, Some(0)),
+        "{}",
+        transcript.err()
+    );
+
+    let verdicts: Vec<Value> = transcript
         .out()
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
+
     let fallen: Vec<_> = verdicts
         .iter()
         .filter(|verdict| verdict["holds"] != true)
@@ -63,35 +74,37 @@ async fn every_wall_holds() {
 
 /// A program that ran before, a new one, and files are as they should be, and none is kept waiting.
 async fn all_is_well(sandbox: &Sandbox) {
-    let begun = Instant::now();
+    let start = Instant::now();
     let witness = sandbox.context("witness", Language::Python);
-    let heard = run_in(&witness, "n = globals().get('n', 0) + 1; print('n', n > 0)").await;
+    let transcript = run_in(&witness, "n = globals().get('n', 0) + 1; print('n', n > 0)").await;
     assert_eq!(
-        (heard.out(), heard.end()),
+        (transcript.out(), transcript.end()),
         ("n True\n", (EndedBy::Exited, Some(0))),
         "{}",
-        heard.err()
+        transcript.err()
     );
+
     let echo = RunRequest::new(Language::Shell, "ls / > /dev/null && echo well").timeout_s(60);
-    assert_eq!(succeeded(sandbox.run(&echo).unwrap()).await.0, "well\n");
+    assert_eq!(finish_ok(sandbox.run(&echo).unwrap()).await.0, "well\n");
     sandbox.files().stat("/etc/passwd").await.unwrap();
     assert_eq!(sandbox.ended(), None);
     assert!(
-        begun.elapsed() < PATIENCE,
+        start.elapsed() < PATIENCE,
         "others were kept waiting for {:?}",
-        begun.elapsed()
+        start.elapsed()
     );
 }
 
 /// Ends it, and all that came of it.
 async fn end(sandbox: &Sandbox, run: Run) {
     run.canceller().cancel();
-    let ended_by = hear(run).await.outcome.ended_by;
+    let ended_by = finish_run(run).await.outcome.ended_by;
     // Where memory is what there was no more of, the kernel may have ended it.
     assert!(
         matches!(ended_by, EndedBy::Cancelled | EndedBy::OutOfMemory),
         "{ended_by}"
     );
+
     let gone = async {
         while sandbox
             .processes()
@@ -103,7 +116,7 @@ async fn end(sandbox: &Sandbox, run: Run) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    soon("the end of all that it started", gone).await;
+    within_deadline("the end of all that it started", gone).await;
     all_is_well(sandbox).await;
 }
 
@@ -116,34 +129,39 @@ async fn all_is_well_beside(what: &str) {
         let sandbox = with_probe(memory_mib).await;
         all_is_well(&sandbox).await;
         let mut holder = start(&sandbox, what);
-        out_until(&mut holder, "full\n").await;
+        read_stdout_until(&mut holder, "full\n").await;
         all_is_well(&sandbox).await;
         end(&sandbox, holder).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn processes_without_end() {
+async fn unbounded_processes_do_not_disturb_others() {
     all_is_well_beside("forks").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_without_end() {
+async fn unbounded_memory_does_not_disturb_others() {
     for memory_mib in SIZES {
         let sandbox = with_probe(memory_mib).await;
         all_is_well(&sandbox).await;
-        let heard = hear(start(&sandbox, "memory")).await;
-        assert_eq!(heard.end(), (EndedBy::OutOfMemory, Some(137)), "{heard:?}");
+        let transcript = finish_run(start(&sandbox, "memory")).await;
+        assert_eq!(
+            transcript.end(),
+            (EndedBy::OutOfMemory, Some(137)),
+            "{transcript:?}"
+        );
+
         all_is_well(&sandbox).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_without_end() {
+async fn unbounded_files_do_not_disturb_others() {
     all_is_well_beside("disk").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn open_files_without_end() {
+async fn unbounded_open_files_do_not_disturb_others() {
     all_is_well_beside("descriptors").await;
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use fumehood_end_to_end::others::{copy_of_the_programs, copy_of_the_store};
+use fumehood_end_to_end::unprivileged::{copy_programs, copy_store};
 use fumehood_end_to_end::{
     descendants, finish, fumehood, program, send, status, test_program, wait_until,
 };
@@ -40,6 +40,7 @@ impl Who<'_> {
             Self::Us => return fumehood(),
             Self::Nobody(_) | Self::Bound => Command::new("setpriv"),
         };
+
         match self {
             Self::Nobody(place) => command
                 .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
@@ -49,6 +50,7 @@ impl Who<'_> {
                 .args(["--bounding-set=-sys_admin", "--inh-caps=-all"])
                 .arg(program()),
         };
+
         command
     }
 
@@ -64,8 +66,8 @@ const PROBE: &str = "fumehood-host-probe";
 
 /// A place of which `nobody` may read all, as he may none of ours: the image, and the programs.
 fn place_of_nobody() -> tempfile::TempDir {
-    let place = copy_of_the_store();
-    let _ = copy_of_the_programs(place.path());
+    let place = copy_store();
+    let _ = copy_programs(place.path());
     std::fs::copy(test_program(PROBE), place.path().join(PROBE)).unwrap();
     place
 }
@@ -100,6 +102,7 @@ fn missing(outcome: &Value) -> Vec<&str> {
     if isolation == "full" {
         return Vec::new();
     }
+
     let reduced = isolation["reduced"].as_array();
     let reduced = reduced.unwrap_or_else(|| panic!("no isolation is told: {outcome}"));
     reduced.iter().filter_map(Value::as_str).collect()
@@ -113,6 +116,7 @@ fn all_hold(who: Who<'_>, but: &[&str]) {
         both.map(|verdict| (verdict["wall"].clone(), verdict["tried"].clone()))
             .collect()
     };
+
     let written = Path::new(env!("CARGO_MANIFEST_DIR")).join(VERDICTS);
     let written: Vec<Value> = serde_json::from_slice(&std::fs::read(written).unwrap()).unwrap();
     assert_eq!(
@@ -120,6 +124,7 @@ fn all_hold(who: Who<'_>, but: &[&str]) {
         names(&written),
         "write them anew by `cargo xtask walls`"
     );
+
     for verdict in verdicts {
         let wall = verdict["wall"].as_str().unwrap();
         assert!(
@@ -130,9 +135,10 @@ fn all_hold(who: Who<'_>, but: &[&str]) {
 }
 
 #[test]
-fn every_wall_holds_for_who_runs_the_tests() {
+fn every_wall_holds_for_the_user_who_runs_the_tests() {
     let (outcome, _) = json(Who::Us, &[]);
     println!("isolation: {}", outcome["isolation"]);
+
     if missing(&outcome).contains(&"namespaces") {
         println!("this host allows no namespaces: only what stands without is looked at");
         all_hold(Who::Us, OF_NAMESPACES);
@@ -157,12 +163,14 @@ fn every_wall_holds_for_an_ordinary_user() {
         println!("the tests are run by an ordinary user already");
         return;
     }
+
     let place = place_of_nobody();
     let nobody = Who::Nobody(place.path());
     let (outcome, output) = json(nobody, &[]);
     let missing = missing(&outcome);
     println!("isolation: {}", outcome["isolation"]);
     assert_eq!(outcome["exit_code"], 127, "{output:?}");
+
     if missing.contains(&"namespaces") {
         println!("this host allows ordinary users no namespaces");
         all_hold(nobody, OF_NAMESPACES);
@@ -173,11 +181,12 @@ fn every_wall_holds_for_an_ordinary_user() {
 }
 
 #[test]
-fn a_missing_wall_is_told_or_refused() {
+fn a_missing_wall_is_reported_or_rejected() {
     if !is_root() {
         println!("only root can take a right from itself");
         return;
     }
+
     let (outcome, _) = json(Who::Bound, &[]);
     assert!(missing(&outcome).contains(&"namespaces"), "{outcome:#}");
     assert_eq!(outcome["exit_code"], 127, "{outcome:#}");
@@ -185,18 +194,20 @@ fn a_missing_wall_is_told_or_refused() {
     let (refused, output) = json(Who::Bound, &["--require-isolation", "full"]);
     assert_eq!(output.status.code(), Some(125), "{refused}");
     let message = refused["error"]["message"].as_str().unwrap();
+
     for word in ["full isolation is required", "namespaces"] {
         assert!(message.contains(word), "{message}");
     }
 }
 
 #[test]
-fn a_launcher_that_is_missing_is_said_with_its_mend() {
+fn a_missing_launcher_is_reported_with_a_fix() {
     let mut command = fumehood();
     command.args(["--launcher", "/nonexistent"]).args(RUN);
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(125), "{text}");
+
     for word in ["/nonexistent", "nothing runs without", "FUMEHOOD_LAUNCHER"] {
         assert!(text.contains(word), "{text}");
     }
@@ -215,6 +226,7 @@ fn sleeper() -> (Child, u32) {
         "-c",
         "echo up; sleep 160",
     ]);
+
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut up = [0; 3];
     child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
@@ -222,6 +234,7 @@ fn sleeper() -> (Child, u32) {
     let [qemu] = qemus[..] else {
         panic!("one QEMU was expected, and no launcher beside it: {qemus:?}");
     };
+
     (child, qemu)
 }
 
@@ -238,9 +251,11 @@ fn tree(root: &Path, below: &str, found: &mut BTreeSet<String>) {
             .unwrap()
             .to_string_lossy()
             .into_owned();
+
         if name == "proc" {
             continue;
         }
+
         if entry.file_type().unwrap().is_dir() {
             tree(root, &name, found);
         } else {
@@ -250,13 +265,15 @@ fn tree(root: &Path, below: &str, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn qemu_is_walled_in_as_seen_from_outside() {
+fn qemu_is_isolated_as_seen_from_outside() {
     let (mut child, qemu) = sleeper();
     let (outcome, _) = json(Who::Us, &[]);
     let missing = missing(&outcome);
+
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(status(qemu, set).unwrap(), "0000000000000000", "{set}");
     }
+
     assert_eq!(status(qemu, "NoNewPrivs").unwrap(), "1");
     assert_eq!(status(qemu, "Seccomp").unwrap(), "2");
     if is_root() && !missing.contains(&"user") {
@@ -264,11 +281,13 @@ fn qemu_is_walled_in_as_seen_from_outside() {
         assert_eq!(status(qemu, "Uid").unwrap(), [own.as_str(); 4].join("\t"));
         assert_eq!(status(qemu, "Groups").unwrap(), "");
     }
+
     if !missing.contains(&"namespaces") {
         for space in ["pid", "mnt", "net", "ipc", "uts", "cgroup"] {
             let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{space}")).unwrap();
             assert_ne!(of(&qemu.to_string()), of("self"), "{space}");
         }
+
         let mut found = BTreeSet::new();
         tree(Path::new(&format!("/proc/{qemu}/root")), "", &mut found);
         for file in &found {
@@ -279,8 +298,10 @@ fn qemu_is_walled_in_as_seen_from_outside() {
                     .contains(&file.as_str());
             assert!(is_needed, "{file} is in QEMU's root");
         }
+
         assert!(found.len() > 10, "{found:?}");
     }
+
     let descriptors = std::fs::read_dir(format!("/proc/{qemu}/fd")).unwrap();
     for entry in descriptors.flatten() {
         let target = std::fs::read_link(entry.path()).unwrap_or_default();
@@ -292,6 +313,7 @@ fn qemu_is_walled_in_as_seen_from_outside() {
             "{target}"
         );
     }
+
     send(child.id(), Signal::TERM);
     child.wait().unwrap();
 }
@@ -305,14 +327,16 @@ fn cgroups(pid: u32) -> Vec<PathBuf> {
         let mount = Path::new("/sys/fs/cgroup").join(controllers.split(',').next()?);
         path.contains("fumehood-").then(|| mount.join(path))
     });
+
     own.collect()
 }
 
 #[test]
-fn a_cgroup_bounds_qemu_and_is_gone_after_the_next_start() {
+fn a_cgroup_limits_qemu_and_is_removed_at_the_next_start() {
     let (mut child, qemu) = sleeper();
     let own = cgroups(qemu);
     let (outcome, _) = json(Who::Us, &[]);
+
     if missing(&outcome).contains(&"cgroup") {
         println!("no cgroup can be made here");
         assert!(own.is_empty(), "{own:?}");
@@ -322,13 +346,16 @@ fn a_cgroup_bounds_qemu_and_is_gone_after_the_next_start() {
             let file = files.find(|file| file.exists());
             file.map(|file| std::fs::read_to_string(file).unwrap().trim().to_string())
         };
+
         let memory = read("memory.max")
             .or_else(|| read("memory.limit_in_bytes"))
             .unwrap();
+
         let memory: u64 = memory.parse().unwrap();
         assert!((512 << 20..2048 << 20).contains(&memory), "{memory}");
         assert_eq!(read("pids.max").as_deref(), Some("96"));
     }
+
     send(child.id(), Signal::KILL);
     child.wait().unwrap();
     // A process that has ended may still have threads that have not.
@@ -354,6 +381,7 @@ fn the_probe_leaves_nothing_behind() {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         line.ends_with(b"fumehood-host-probe\0survive\0")
     });
+
     let left: Vec<_> = copies.map(|pid| (pid, uid(pid))).collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -4,54 +4,56 @@
 use std::time::{Duration, Instant};
 
 use fumehood_end_to_end::{
-    Heard, hear, hear_all, next_out, out_until, run_in, sandbox, soon, succeeded,
+    RunTranscript, collect, finish_run, next_stdout, read_stdout_until, run_in, sandbox, shell_ok,
+    within_deadline,
 };
 use fumehood_engine::{
     EndedBy, ErrorKind, Event, Language, Run, RunRequest, Sandbox, SpawnRequest,
 };
+use futures_util::future::join_all;
 
 fn request(language: Language, code: &str) -> RunRequest {
     RunRequest::new(language, code).timeout_s(120)
 }
 
-async fn says(sandbox: &Sandbox, code: &str) -> String {
-    succeeded(sandbox.run(&request(Language::Shell, code)).unwrap())
-        .await
-        .0
-}
-
 /// A new program, a context that was there before, and the agent are as they should be.
 async fn all_is_well(sandbox: &Sandbox) {
     let witness = sandbox.context("witness", Language::Python);
-    let heard = run_in(&witness, "n = globals().get('n', 0) + 1; print('n', n > 0)").await;
+    let transcript = run_in(&witness, "n = globals().get('n', 0) + 1; print('n', n > 0)").await;
     assert_eq!(
-        (heard.out(), heard.end(), heard.detail()),
+        (transcript.out(), transcript.end(), transcript.detail()),
         ("n True\n", (EndedBy::Exited, Some(0)), "")
     );
-    assert_eq!(says(sandbox, "echo well").await, "well\n");
+    assert_eq!(shell_ok(sandbox, "echo well").await, "well\n");
     assert_eq!(sandbox.ended(), None);
 }
 
-/// Runs code in each way there is.
+/// Runs code in each way there is, all at once.
 async fn in_every_way(
     sandbox: &Sandbox,
     language: Language,
     code: &str,
     timeout_s: u64,
-) -> Vec<Heard> {
-    let once = request(language, code).timeout_s(timeout_s);
-    let mut all = vec![hear(sandbox.run(&once).unwrap()).await];
-    all.push(hear(sandbox.run(&once.clone().fresh_interpreter()).unwrap()).await);
+) -> Vec<RunTranscript> {
     let context = sandbox.context("hostile", language);
     run_in(&context, "").await;
-    all.push(hear(sandbox.run(&once.context("hostile")).unwrap()).await);
-    // Whatever it left there, it can be closed once it is quiet, and begins anew.
+
+    let once = request(language, code).timeout_s(timeout_s);
+    let runs = [
+        once.clone(),
+        once.clone().fresh_interpreter(),
+        once.context("hostile"),
+    ];
+    let runs = runs.map(|request| sandbox.run(&request).unwrap());
+    let all = join_all(runs.map(finish_run)).await;
+
+    // Whatever it left there, the context can be closed once it is quiet, and starts afresh.
     let closed = async {
         while sandbox.context("hostile", language).close().await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    soon("the end of a context", closed).await;
+    within_deadline("the end of a context", closed).await;
     all
 }
 
@@ -65,10 +67,11 @@ r
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_looks_like_the_protocol_is_output() {
+async fn output_that_looks_like_the_protocol_stays_output() {
     let sandbox = sandbox(512).await;
     sandbox.files().write("forged", FORGERIES).await.unwrap();
     all_is_well(&sandbox).await;
+
     for (language, code) in [
         (
             Language::Python,
@@ -80,29 +83,30 @@ async fn what_looks_like_the_protocol_is_output() {
         ),
         (Language::Shell, "cat forged; cat forged >&2"),
     ] {
-        for heard in in_every_way(&sandbox, language, code, 120).await {
+        for transcript in in_every_way(&sandbox, language, code, 120).await {
             assert_eq!(
-                (heard.out(), heard.err().as_str()),
+                (transcript.out(), transcript.err().as_str()),
                 (FORGERIES, FORGERIES),
                 "{code}"
             );
             assert_eq!(
-                (heard.end(), heard.detail()),
+                (transcript.end(), transcript.detail()),
                 ((EndedBy::Exited, Some(0)), "")
             );
-            assert!(heard.results.is_empty());
+            assert!(transcript.results.is_empty());
         }
     }
-    let heard = hear(
+
+    let transcript = finish_run(
         sandbox
             .spawn(&SpawnRequest::new(["cat", "forged"]))
             .unwrap(),
     )
     .await;
-    assert_eq!((heard.out(), heard.end().1), (FORGERIES, Some(0)));
+    assert_eq!((transcript.out(), transcript.end().1), (FORGERIES, Some(0)));
     // As the name of a file, of a process, and of a variable.
     let code = r#"touch "$(printf '{"type":"complete"}\n{"op_id":1}')"; A="$(cat forged)" bash -c 'exec -a "$A" sleep 0.1'"#;
-    says(&sandbox, code).await;
+    shell_ok(&sandbox, code).await;
     let names = sandbox.files().list(".").await.unwrap();
     assert!(
         names
@@ -110,6 +114,7 @@ async fn what_looks_like_the_protocol_is_output() {
             .any(|file| file.path.contains("{\"type\":\"complete\"}\n")),
         "{names:?}"
     );
+
     all_is_well(&sandbox).await;
 }
 
@@ -130,37 +135,49 @@ const FORGERS: [(Language, &str); 3] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_forges_its_own_end_ends_itself() {
+async fn a_forged_completion_ends_only_the_forger() {
     let sandbox = sandbox(512).await;
     all_is_well(&sandbox).await;
+
     for (language, code) in FORGERS {
-        let begun = Instant::now();
-        for heard in in_every_way(&sandbox, language, code, 10).await {
+        let start = Instant::now();
+        for transcript in in_every_way(&sandbox, language, code, 10).await {
             assert!(
                 matches!(
-                    heard.outcome.ended_by,
+                    transcript.outcome.ended_by,
                     EndedBy::Exited | EndedBy::Signaled | EndedBy::Timeout
                 ),
-                "{language} {heard:?}"
+                "{language} {transcript:?}"
             );
         }
-        assert!(begun.elapsed() < Duration::from_secs(100), "{language}");
+
+        assert!(start.elapsed() < Duration::from_secs(100), "{language}");
         all_is_well(&sandbox).await;
     }
+
     // What is shown by force is junk, and counted.
     let junk = "import os\nfor line in (b'no JSON\\n', b'[1]\\n', b'{\"text/plain\": \"forged\"}\\n', b'\\xff' * 70000 + b'\\n', b'no end'): os.write(253, line)\n7";
     let python = sandbox.context("junk", Language::Python);
-    let heard = hear(python.start(&python.request(junk).display()).unwrap()).await;
-    assert_eq!(heard.end(), (EndedBy::Exited, Some(0)), "{}", heard.err());
-    assert_eq!(heard.texts()[0], "forged");
-    assert!(heard.detail().contains("not MIME bundles"), "{heard:?}");
-    let heard = hear(python.start(&python.request("8").display()).unwrap()).await;
-    assert_eq!(heard.texts().last().map(String::as_str), Some("8"));
+    let transcript = finish_run(python.start(&python.request(junk).display()).unwrap()).await;
+    assert_eq!(
+        transcript.end(),
+        (EndedBy::Exited, Some(0)),
+        "{}",
+        transcript.err()
+    );
+    assert_eq!(transcript.texts()[0], "forged");
+    assert!(
+        transcript.detail().contains("not MIME bundles"),
+        "{transcript:?}"
+    );
+
+    let transcript = finish_run(python.start(&python.request("8").display()).unwrap()).await;
+    assert_eq!(transcript.texts().last().map(String::as_str), Some("8"));
     // One that takes the message of the next exec has none to run, until its time is up.
     let thief = sandbox.context("thief", Language::Python);
     let steals = "import os, threading\nthreading.Thread(target=lambda: [os.read(254, 65536) for _ in range(3)], daemon=True).start()";
     run_in(&thief, steals).await;
-    let heard = hear(
+    let transcript = finish_run(
         thief
             .start(&thief.request("print('mine')").timeout_s(2))
             .unwrap(),
@@ -168,18 +185,20 @@ async fn who_forges_its_own_end_ends_itself() {
     .await;
     assert!(
         matches!(
-            heard.outcome.ended_by,
+            transcript.outcome.ended_by,
             EndedBy::Exited | EndedBy::Timeout | EndedBy::Signaled
         ),
-        "{heard:?}"
+        "{transcript:?}"
     );
+
     all_is_well(&sandbox).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_closes_all_descriptors_still_ends() {
+async fn a_program_that_closes_all_descriptors_still_ends() {
     let sandbox = sandbox(512).await;
     all_is_well(&sandbox).await;
+
     for (language, code) in [
         (
             Language::Python,
@@ -194,22 +213,23 @@ async fn who_closes_all_descriptors_still_ends() {
             "echo up; for fd in {0..300}; do eval \"exec $fd>&-\"; done 2> /dev/null",
         ),
     ] {
-        for heard in in_every_way(&sandbox, language, code, 5).await {
-            assert_eq!(heard.out(), "up\n", "{language}");
+        for transcript in in_every_way(&sandbox, language, code, 5).await {
+            assert_eq!(transcript.out(), "up\n", "{language}");
             assert!(
                 matches!(
-                    heard.outcome.ended_by,
+                    transcript.outcome.ended_by,
                     EndedBy::Exited | EndedBy::Signaled | EndedBy::Timeout
                 ),
-                "{language} {heard:?}"
+                "{language} {transcript:?}"
             );
         }
+
         all_is_well(&sandbox).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fork_bomb_is_cancelled() {
+async fn a_fork_bomb_can_be_cancelled() {
     let sandbox = sandbox(512).await;
     all_is_well(&sandbox).await;
     let bash = "echo up; bomb() { bomb & bomb & wait; }; bomb";
@@ -232,9 +252,10 @@ async fn a_fork_bomb_is_cancelled() {
                 .unwrap()
         },
     ];
+
     for (n, begin) in runs.into_iter().enumerate() {
         let mut run = begin();
-        out_until(&mut run, "up\n").await;
+        read_stdout_until(&mut run, "up\n").await;
         // It fills its room, and others get on.
         let full = async {
             while sandbox
@@ -247,13 +268,14 @@ async fn a_fork_bomb_is_cancelled() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        soon("hundreds of processes", full).await;
-        assert_eq!(says(&sandbox, "echo on").await, "on\n");
+        within_deadline("hundreds of processes", full).await;
+        assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n");
         run.canceller().cancel();
-        let heard = hear(run).await;
-        assert_eq!(heard.end(), (EndedBy::Cancelled, Some(130)), "{n}");
+        let transcript = finish_run(run).await;
+        assert_eq!(transcript.end(), (EndedBy::Cancelled, Some(130)), "{n}");
         all_is_well(&sandbox).await;
     }
+
     for context in ["bomb", "forks"] {
         let language = if context == "bomb" {
             Language::Shell
@@ -262,16 +284,18 @@ async fn a_fork_bomb_is_cancelled() {
         };
         let _ = sandbox.context(context, language).close().await;
     }
+
     let count = "for i in {1..1000}; do set -- /proc/[0-9]*; (($# < 80)) && exit; sleep 0.02; done; echo $#";
-    assert_eq!(says(&sandbox, count).await, "");
+    assert_eq!(shell_ok(&sandbox, count).await, "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn input_that_nobody_reads_waits() {
+async fn unread_input_is_held_back() {
     let sandbox = sandbox(512).await;
     let never = "import time\nprint('up', flush=True)\ntime.sleep(100)";
     let stops =
         "import sys, time\nsys.stdin.buffer.read1(1000)\nprint('up', flush=True)\ntime.sleep(100)";
+
     for code in [never, stops] {
         let runs = [
             sandbox
@@ -284,28 +308,32 @@ async fn input_that_nobody_reads_waits() {
                 .spawn(&SpawnRequest::new(["python3", "-c", code]).stdin())
                 .unwrap(),
         ];
+
         let mut waiting = Vec::new();
         for mut run in runs {
             let mut input = run.input();
             let writer = tokio::spawn(async move { input.write(vec![b'x'; 5_000_000]).await });
-            assert_eq!(next_out(&mut run).await, "up\n");
+            assert_eq!(next_stdout(&mut run).await, "up\n");
             waiting.push((run, writer));
         }
+
         // Nothing is lost by waiting, and nobody else waits.
-        assert_eq!(says(&sandbox, "echo on").await, "on\n");
+        assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n");
         for (run, writer) in waiting {
             assert!(!writer.is_finished(), "5 MB cannot be on their way at once");
             run.canceller().cancel();
             assert_eq!(
-                hear(run).await.outcome.ended_by,
+                finish_run(run).await.outcome.ended_by,
                 EndedBy::Cancelled,
                 "{code}"
             );
+
             // What nobody reads any more is dropped, until the end is told, and refused from then on: which of both the
             // last bytes meet is open, and that the writer comes to its end is not.
-            let ended = soon("the writer's end", writer).await.unwrap();
+            let ended = within_deadline("the writer's end", writer).await.unwrap();
             assert!(ended.is_ok() || ended.unwrap_err().kind() == ErrorKind::Lost);
         }
+
         assert_eq!(
             run_in(
                 &sandbox.context("c", Language::Python),
@@ -316,11 +344,12 @@ async fn input_that_nobody_reads_waits() {
             "0\n"
         );
     }
+
     all_is_well(&sandbox).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn output_without_end_holds_up_nobody() {
+async fn endless_output_does_not_block_others() {
     let sandbox = sandbox(512).await;
     let mut runs = vec![
         sandbox.run(&request(Language::Shell, "yes")).unwrap(),
@@ -331,10 +360,11 @@ async fn output_without_end_holds_up_nobody() {
             .spawn(&SpawnRequest::new(["sh", "-c", "yes >&2"]))
             .unwrap(),
     ];
+
     for n in 0..10 {
         // A slow reader takes a piece now and then.
         for run in &mut runs {
-            let event = soon("output", run.next()).await.unwrap();
+            let event = within_deadline("output", run.next()).await.unwrap();
             let bytes = match &event {
                 Event::Stdout(bytes) | Event::Stderr(bytes) => bytes,
                 Event::Started { .. } => continue,
@@ -342,14 +372,20 @@ async fn output_without_end_holds_up_nobody() {
             };
             assert!(bytes.iter().all(|byte| b"y\n".contains(byte)));
         }
-        assert_eq!(says(&sandbox, &format!("echo {n}")).await, format!("{n}\n"));
+
+        assert_eq!(
+            shell_ok(&sandbox, &format!("echo {n}")).await,
+            format!("{n}\n")
+        );
     }
+
     for run in runs {
         run.canceller().cancel();
         assert_eq!(
-            hear_all(run).await.unwrap().outcome.ended_by,
+            collect(run).await.unwrap().outcome.ended_by,
             EndedBy::Cancelled
         );
     }
+
     all_is_well(&sandbox).await;
 }

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use fumehood_end_to_end::{finish, finish_child, fumehood, json};
+use fumehood_end_to_end::{finish, finish_child, fumehood, json, map_at_once};
 
 fn stdout(language: &str, code: &str) -> String {
     let (outcome, exit) = json(language, code, &[]);
@@ -29,7 +29,7 @@ fn each_language_says_hello() {
 /// A program of JavaScript runs as a function in the interpreter that waits, where that is the same; else, and
 /// in a fresh interpreter, it is a file.
 #[test]
-fn javascript_ends_in_the_interpreter_that_waits_as_it_does_from_a_file() {
+fn javascript_ends_alike_in_a_warm_interpreter_and_from_a_file() {
     let programs = [
         "console.log(typeof this, typeof require, import.meta.main)",
         "var x = 1; console.log(globalThis.x, eval('2'), (() => { 'use strict'; return this })())",
@@ -53,13 +53,16 @@ fn javascript_ends_in_the_interpreter_that_waits_as_it_does_from_a_file() {
         "throw new RangeError('outer', { cause: new Error('inner') })",
         "await Promise.reject(new Error('rejected'))",
     ];
+
     for code in programs {
         let ends = |options: &[&str]| {
             let (outcome, exit) = json("javascript", code, options);
             let text = |name: &str| outcome[name].as_str().unwrap().to_owned();
             (exit, text("stdout"), text("stderr"))
         };
-        let (function, file) = (ends(&[]), ends(&["--fresh-interpreter"]));
+
+        let ways: [&[&str]; 2] = [&[], &["--fresh-interpreter"]];
+        let [function, file] = map_at_once(ways, ends);
         assert_eq!(
             (function.0, &function.1),
             (file.0, &file.1),
@@ -79,16 +82,18 @@ fn without_columns(text: &str) -> Vec<String> {
     let lines = text
         .lines()
         .map(|line| line.replace("main.2.ts", "main.ts"));
+
     let lines = lines.map(|line| match line.rsplit_once("main.ts:") {
         Some((_, place)) => format!("at {}", place.split(':').next().unwrap_or_default()),
         None => line,
     });
+
     lines.filter(|line| line.trim() != "^").collect()
 }
 
 /// Bun itself would wait for ever.
 #[test]
-fn javascript_that_waits_for_nothing_ends() {
+fn javascript_without_pending_work_ends() {
     let (outcome, exit) = json(
         "javascript",
         "console.log('a'); await new Promise(() => {})",
@@ -99,6 +104,7 @@ fn javascript_that_waits_for_nothing_ends() {
         (13, &"a\n".into()),
         "{outcome:#}"
     );
+
     let text = outcome["stderr"].as_str().unwrap();
     assert!(text.contains("what will never come"), "{text}");
 }
@@ -110,6 +116,7 @@ fn code_comes_from_standard_input_and_from_a_file() {
         .args(["run", "-l", "python", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
+
     let mut child = child.spawn().unwrap();
     child
         .stdin
@@ -140,7 +147,7 @@ fn a_traceback_shows_the_source_and_nothing_of_the_runner() {
 }
 
 #[test]
-fn the_environment_is_the_processs_own() {
+fn the_environment_reaches_programs_and_their_children() {
     let code = "import os, subprocess; print(os.environ['A'], subprocess.check_output(['printenv', 'A']).decode().strip())";
     let (outcome, _) = json("python", code, &["-e", "A=b c"]);
     assert_eq!(outcome["stdout"], "b c b c\n", "{outcome:#}");
@@ -157,13 +164,13 @@ fn the_common_tools_are_there() {
 }
 
 #[test]
-fn python_reads_its_compiled_files() {
+fn python_uses_compiled_files() {
     let code = "python3 -v -c 'import json, typing, asyncio' 2>&1 | grep -c \"code object from '/usr/lib/python3.*[.]py'\"";
     assert_eq!(stdout("shell", &format!("{code} || true")), "0\n");
 }
 
 #[test]
-fn the_program_is_nobody_special_and_has_no_network() {
+fn programs_are_unprivileged_and_without_network() {
     let text = stdout(
         "shell",
         "id -u; ls /sys/class/net; grep NoNewPrivs /proc/self/status; ls -d /proc/1 2>&1; touch /usr/x 2>&1; true",
@@ -174,7 +181,7 @@ fn the_program_is_nobody_special_and_has_no_network() {
 }
 
 #[test]
-fn the_hosts_certificates_are_trusted_in_the_guest() {
+fn the_guest_trusts_the_hosts_certificates() {
     let bundle = "/etc/ssl/certs/ca-certificates.crt";
     let Ok(host) = std::fs::read(bundle) else {
         println!("this host has no bundle");
@@ -194,6 +201,7 @@ fn the_clock_is_right() {
             .unwrap()
             .as_secs_f64()
     };
+
     let before = now();
     let guest: f64 = stdout("python", "import time; print(time.time())")
         .trim()
@@ -203,6 +211,7 @@ fn the_clock_is_right() {
         guest > before - 2.0 && guest < now() + 2.0,
         "guest {guest}, host {before}"
     );
+
     // A guest's second is neither shorter than one nor longer than what passes here meanwhile.
     let code = "import time; t = time.monotonic(); time.sleep(1); print(time.monotonic() - t)";
     let (outcome, _) = json("python", code, &[]);

@@ -4,13 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use fumehood_end_to_end::{finish, succeeded};
-use fumehood_engine::{Config, Engine, Language, Layer, RunRequest, Sandbox, TemplateUse};
-
-async fn says(sandbox: &Sandbox, language: Language, code: &str) -> String {
-    let request = RunRequest::new(language, code).timeout_s(120);
-    succeeded(sandbox.run(&request).unwrap()).await.0
-}
+use fumehood_end_to_end::guest::engine_without_templates;
+use fumehood_end_to_end::{finish, run_ok};
+use fumehood_engine::{Language, Layer};
 
 /// An erofs of `tree`, all of which is the user's.
 fn layer_of(tree: &Path, image: &Path) -> Layer {
@@ -24,15 +20,11 @@ fn layer_of(tree: &Path, image: &Path) -> Layer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_layer_s_packages_are_in_their_places() {
-    let engine = Engine::start(Config {
-        templates: TemplateUse::Never,
-        ..Config::default()
-    })
-    .unwrap();
+async fn packages_of_a_layer_can_be_imported() {
+    let engine = engine_without_templates();
     let plain = engine.sandbox().await.unwrap();
     let place = "import site; print(site.getusersitepackages(), end='')";
-    let place = says(&plain, Language::Python, place).await;
+    let place = run_ok(&plain, Language::Python, place).await;
     plain.end().await;
 
     let work = tempfile::tempdir().unwrap();
@@ -47,21 +39,27 @@ async fn a_layer_s_packages_are_in_their_places() {
         "module.exports = 'of JavaScript'\n",
     )
     .unwrap();
+
     let layer = layer_of(&tree, &work.path().join("layer.erofs"));
 
     let parent = engine.sandbox().layer(layer).await.unwrap();
     let children = parent.fork(1).await.unwrap();
     for sandbox in [&parent, &children[0]] {
         let python = "import layered; print(layered.where)";
-        assert_eq!(says(sandbox, Language::Python, python).await, "of Python\n");
+        assert_eq!(
+            run_ok(sandbox, Language::Python, python).await,
+            "of Python\n"
+        );
+
         let javascript = "console.log(require('layered'))";
-        let said = says(sandbox, Language::Javascript, javascript).await;
+        let said = run_ok(sandbox, Language::Javascript, javascript).await;
         assert_eq!(said, "of JavaScript\n");
         // The user may add to what is there, and what the image brings is there still.
         let owns = format!(
             "cd {place} && touch other.py && rm layered.py && ls *.py && stat -c %u . /home/user && ls /usr/bin/bash"
         );
-        let said = says(sandbox, Language::Shell, &owns).await;
+
+        let said = run_ok(sandbox, Language::Shell, &owns).await;
         assert_eq!(said, "other.py\n1000\n1000\n/usr/bin/bash\n");
     }
 }

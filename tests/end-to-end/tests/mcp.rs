@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use fumehood_end_to_end::server::{Client, Server};
-use fumehood_end_to_end::{program, soon};
+use fumehood_end_to_end::{program, within_deadline};
 use serde_json::{Value, json};
 
 /// A Python that has the package `mcp`; `cargo xtask test` makes one.
@@ -27,12 +27,14 @@ fn converse(server: &Value, mode: &str, calls: &Value) -> Value {
         .stderr(Stdio::inherit())
         .spawn()
         .unwrap();
+
     let order = json!({ "server": server, "mode": mode, "calls": calls });
     let mut stdin = client.stdin.take().unwrap();
     stdin.write_all(order.to_string().as_bytes()).unwrap();
     drop(stdin);
     let output = client.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", output.status);
+
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -45,9 +47,11 @@ fn stdio(state: &Path, words: &[&str]) -> Value {
     let mut env: serde_json::Map<String, Value> =
         kept.map(|(name, value)| (name, value.into())).collect();
     env.insert("XDG_STATE_HOME".into(), state.to_string_lossy().into());
+
     if let Ok(data) = std::env::var("XDG_DATA_HOME") {
         env.insert("XDG_DATA_HOME".into(), data.into());
     }
+
     json!({ "command": command, "env": env })
 }
 
@@ -58,7 +62,7 @@ fn text(result: &Value) -> String {
 }
 
 #[test]
-fn an_agent_works_in_a_session_by_stdio() {
+fn an_mcp_client_works_in_a_session_over_stdio() {
     let state = tempfile::tempdir().unwrap();
     let calls = json!([
         { "tool": "run_code", "arguments": { "language": "python", "code": "print(6 * 7)\n'value'" } },
@@ -74,20 +78,22 @@ fn an_agent_works_in_a_session_by_stdio() {
         { "tool": "end_session", "arguments": { "session": "$1.session" } },
         { "tool": "run_code", "arguments": { "session": "$1.session", "language": "python", "code": "x" } },
     ]);
-    let told = converse(&stdio(state.path(), &[]), "auto", &calls);
-    assert_eq!(told["server"], "fumehood");
-    let names: Vec<_> = told["tools"]
+
+    let answer = converse(&stdio(state.path(), &[]), "auto", &calls);
+    assert_eq!(answer["server"], "fumehood");
+    let names: Vec<_> = answer["tools"]
         .as_array()
         .unwrap()
         .iter()
         .map(|tool| tool["name"].as_str().unwrap())
         .collect();
     assert_eq!(names.len(), 8, "{names:?}");
-    for tool in told["tools"].as_array().unwrap() {
+    for tool in answer["tools"].as_array().unwrap() {
         assert!(tool["description"].as_str().unwrap().len() > 20, "{tool}");
         assert_eq!(tool["inputSchema"]["type"], "object");
     }
-    let results = told["results"].as_array().unwrap();
+
+    let results = answer["results"].as_array().unwrap();
     assert_eq!(text(&results[0]), "42\n|'value'");
     assert_eq!(results[0]["structured"]["exit_code"], 0);
     assert_eq!(results[0]["structured"]["stdout"], "42\n");
@@ -114,7 +120,7 @@ fn an_agent_works_in_a_session_by_stdio() {
 }
 
 #[test]
-fn figures_are_images_and_output_is_told_in_between_and_cut() {
+fn figures_are_images_and_output_is_streamed_and_truncated() {
     let state = tempfile::tempdir().unwrap();
     let image = "import base64\nclass Figure:\n    def _repr_png_(self): return base64.b64decode('iVBORw0KGgo=')\nFigure()";
     let slow =
@@ -124,23 +130,24 @@ fn figures_are_images_and_output_is_told_in_between_and_cut() {
         { "tool": "run_code", "arguments": { "language": "python", "code": slow } },
         { "tool": "run_code", "arguments": { "language": "python", "code": "print('x' * 200_000)" } },
     ]);
-    let told = converse(&stdio(state.path(), &[]), "auto", &calls);
-    let parts = told["results"][0]["content"].as_array().unwrap();
+
+    let answer = converse(&stdio(state.path(), &[]), "auto", &calls);
+    let parts = answer["results"][0]["content"].as_array().unwrap();
     let image = parts
         .iter()
         .find(|part| part["type"] == "image")
         .expect("an image");
     assert_eq!(image["mimeType"], "image/png");
     assert_eq!(image["data"], "iVBORw0KGgo=");
-    let progress = told["results"][1]["progress"].as_array().unwrap();
+    let progress = answer["results"][1]["progress"].as_array().unwrap();
     assert!(
         progress
             .iter()
             .any(|said| said.as_str().unwrap().contains("step")),
         "{progress:?}"
     );
-    assert!(text(&told["results"][2]).contains("bytes are left out"));
-    assert_eq!(told["results"][2]["structured"]["stdout_bytes"], 200_001);
+    assert!(text(&answer["results"][2]).contains("bytes are left out"));
+    assert_eq!(answer["results"][2]["structured"]["stdout_bytes"], 200_001);
 }
 
 #[test]
@@ -154,13 +161,14 @@ fn a_cancelled_call_ends_its_run_and_leaves_the_session() {
           "cancel_on": "begun" },
         { "tool": "run_code", "arguments": { "session": "$0.session", "language": "python", "code": "x" } },
     ]);
-    let told = converse(&stdio(state.path(), &[]), "auto", &calls);
-    assert_eq!(told["results"][2]["cancelled"], true);
-    assert_eq!(text(&told["results"][3]), "7");
+
+    let answer = converse(&stdio(state.path(), &[]), "auto", &calls);
+    assert_eq!(answer["results"][2]["cancelled"], true);
+    assert_eq!(text(&answer["results"][3]), "7");
 }
 
 #[test]
-fn the_network_is_the_operators_to_allow() {
+fn only_the_operator_can_allow_the_network() {
     let state = tempfile::tempdir().unwrap();
     let calls = json!([
         { "tool": "run_code", "arguments": { "language": "shell", "code": "true", "network": true } },
@@ -168,8 +176,9 @@ fn the_network_is_the_operators_to_allow() {
         { "tool": "run_code", "arguments": { "language": "shell", "code": "true", "timeout_s": 100_000 } },
         { "tool": "read_file", "arguments": { "session": "sb_nobody", "path": "x" } },
     ]);
-    let told = converse(&stdio(state.path(), &[]), "auto", &calls);
-    let results = told["results"].as_array().unwrap();
+
+    let answer = converse(&stdio(state.path(), &[]), "auto", &calls);
+    let results = answer["results"].as_array().unwrap();
     assert_eq!(results[0]["structured"]["error"]["kind"], "forbidden");
     assert!(text(&results[0]).contains("--mcp-allow"));
     assert!(
@@ -182,15 +191,16 @@ fn the_network_is_the_operators_to_allow() {
     let calls = json!([
         { "tool": "run_code", "arguments": { "language": "shell", "code": "ls /sys/class/net", "network": true } },
     ]);
-    let told = converse(
+
+    let answer = converse(
         &stdio(state.path(), &["--mcp-allow", "api.example.com"]),
         "auto",
         &calls,
     );
     assert!(
-        text(&told["results"][0]).contains("eth0"),
+        text(&answer["results"][0]).contains("eth0"),
         "{}",
-        told["results"][0]
+        answer["results"][0]
     );
 }
 
@@ -203,18 +213,20 @@ fn over_http_each_key_has_its_own_sessions() {
         { "tool": "start_session", "arguments": {} },
         { "tool": "run_code", "arguments": { "session": "$0.session", "language": "javascript", "code": "let x = 41; x + 1" } },
     ]);
+
     for mode in ["auto", "legacy"] {
-        let told = converse(&json!({ "url": url, "key": one }), mode, &calls);
-        assert_eq!(text(&told["results"][1]), "42", "{told}");
-        let session = &told["results"][0]["structured"]["session"];
+        let answer = converse(&json!({ "url": url, "key": one }), mode, &calls);
+        assert_eq!(text(&answer["results"][1]), "42", "{answer}");
+        let session = &answer["results"][0]["structured"]["session"];
         let calls = json!([
             { "tool": "list_sessions", "arguments": {} },
             { "tool": "end_session", "arguments": { "session": session } },
         ]);
-        let told = converse(&json!({ "url": url, "key": other }), mode, &calls);
-        assert_eq!(told["results"][0]["structured"]["sessions"], json!([]));
+
+        let answer = converse(&json!({ "url": url, "key": other }), mode, &calls);
+        assert_eq!(answer["results"][0]["structured"]["sessions"], json!([]));
         assert_eq!(
-            told["results"][1]["structured"]["error"]["kind"],
+            answer["results"][1]["structured"]["error"]["kind"],
             "not_found"
         );
     }
@@ -231,11 +243,12 @@ async fn until_run_is(client: &mut Client, state: &str) {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     };
-    soon("the run's state", look).await;
+
+    within_deadline("the run's state", look).await;
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_ends_its_code() {
+async fn a_disconnected_client_ends_its_code() {
     let server = Server::start(&[]);
     let mut looks = server.client().await;
     let mut calls = server.client().await;
@@ -243,23 +256,27 @@ async fn a_client_that_goes_away_ends_its_code() {
         ("accept", "application/json, text/event-stream"),
         ("content-type", "application/json"),
     ];
+
     let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
         "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "0" },
     }});
-    let begun = calls
+
+    let start = calls
         .ask_with("POST", "/mcp", &head, hello.to_string())
         .await;
-    let session = begun.headers["mcp-session-id"].to_str().unwrap().to_owned();
+
+    let session = start.headers["mcp-session-id"].to_str().unwrap().to_owned();
     let mut head = head.to_vec();
     head.push(("mcp-session-id", session.as_str()));
     let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
-    let told = calls
+    let answer = calls
         .ask_with("POST", "/mcp", &head, ready.to_string())
         .await;
-    assert_eq!(told.status, 202);
+    assert_eq!(answer.status, 202);
     let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
         "name": "run_code", "arguments": { "language": "shell", "code": "sleep 250", "timeout_s": 300 },
     }});
+
     let answer = calls.open("POST", "/mcp", &head, call.to_string()).await;
     until_run_is(&mut looks, "running").await;
     drop(answer);

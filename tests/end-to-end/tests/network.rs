@@ -3,12 +3,13 @@
 
 use std::net::Ipv4Addr;
 
-use fumehood_end_to_end::guest::{Told, booting, network, python, says};
-use fumehood_end_to_end::netns::alone;
+use fumehood_end_to_end::guest::{NetworkEvents, engine_without_templates, network, python};
+use fumehood_end_to_end::netns::in_private_netns;
 use fumehood_end_to_end::servers::{
-    Authority, Bad, FULL, Names, OTHER, Spoken, WEB4, WEB6, Web, at, echo,
+    CertificateAuthority, DnsAnswer, FULL, MisbehavingServer, NameServer, OTHER, WEB4, WEB6,
+    WebServer, at, echo,
 };
-use fumehood_end_to_end::{engine, succeeded};
+use fumehood_end_to_end::{engine, finish_ok, run_ok};
 use fumehood_engine::{Language, NetworkAction, RunRequest, Sandbox};
 use hickory_proto::rr::RecordType;
 
@@ -32,10 +33,10 @@ addresses = ["203.0.113.11"]
 ports = [7]
 "#;
 
-async fn names() -> Names {
+async fn names() -> NameServer {
     let many = (1..=80).map(|n| Ipv4Addr::new(203, 0, 113, 100 + n).into());
     let many = [WEB4.parse().unwrap()].into_iter().chain(many).collect();
-    Names::serve()
+    NameServer::serve()
         .await
         .know("web.test", &format!("{WEB4} {WEB6}"))
         .know("six.test", WEB6)
@@ -43,33 +44,38 @@ async fn names() -> Names {
         .say(
             "alias.web.test",
             RecordType::A,
-            Spoken::Alias("web.test".into()),
+            DnsAnswer::Alias("web.test".into()),
         )
-        .say("many.web.test", RecordType::A, Spoken::Addresses(many, 60))
-        .say("failing.web.test", RecordType::A, Spoken::Failure)
+        .say(
+            "many.web.test",
+            RecordType::A,
+            DnsAnswer::Addresses(many, 60),
+        )
+        .say("failing.web.test", RecordType::A, DnsAnswer::Failure)
         .know("bad.test", OTHER)
         .know("full.test", FULL)
 }
 
-async fn web(authority: &Authority) -> Web {
-    let web = Web::default();
+async fn web(authority: &CertificateAuthority) -> WebServer {
+    let web = WebServer::default();
     for address in [WEB4, WEB6] {
         web.serve(at(address, 80)).await;
         let names = ["web.test", "six.test", "alias.web.test"];
         web.serve_tls(at(address, 443), authority.acceptor(&names))
             .await;
     }
+
     echo(at(OTHER, 7)).await;
     web
 }
 
 #[test]
-fn what_is_allowed_is_reached() {
-    alone("what_is_allowed_is_reached", || async {
-        let authority = Authority::trusted();
+fn allowed_destinations_are_reached() {
+    in_private_netns("allowed_destinations_are_reached", || async {
+        let authority = CertificateAuthority::trusted();
         let (names, web) = (names().await, web(&authority).await);
         let sandbox = engine().sandbox().network(network(RULES)).await.unwrap();
-        let told = Told::of(&sandbox);
+        let events = NetworkEvents::of(&sandbox);
         let files = sandbox.files();
         files
             .write("ca.pem", authority.pem().to_owned())
@@ -77,7 +83,7 @@ fn what_is_allowed_is_reached() {
             .unwrap();
         from_python(&sandbox).await;
         from_other_programs(&sandbox).await;
-        much_and_many(&sandbox, &told).await;
+        much_and_many(&sandbox, &events).await;
 
         // Each name was looked up at the test's own server; a long answer again by TCP.
         assert!(names.asked_by_tcp() > 0);
@@ -86,20 +92,23 @@ fn what_is_allowed_is_reached() {
             asked.iter().all(|name| name.ends_with(".test")),
             "{asked:?}"
         );
+
         // HTTP in the clear was passed on as what it was; nothing was denied.
         assert!(
             web.seen()
                 .iter()
                 .any(|head| head.contains("host: web.test\n"))
         );
+
         let summary = sandbox.network().unwrap().summary;
         assert_eq!(summary.denials, [], "{summary:?}");
         assert!(summary.bytes_down > 2 * LARGE as u64, "{summary:?}");
         assert!(summary.bytes_up > LARGE as u64, "{summary:?}");
         assert!(summary.connections > 100, "{summary:?}");
-        let end = told.find("an end", |event| {
+        let end = events.find("an end", |event| {
             event.what == NetworkAction::End && event.bytes_down > LARGE as u64
         });
+
         let end = end.await;
         assert_eq!(
             (end.port, end.rule.unwrap().to_string()),
@@ -112,18 +121,18 @@ fn what_is_allowed_is_reached() {
 async fn from_python(sandbox: &Sandbox) {
     let code = r"
 trusting = ssl.create_default_context(cafile='ca.pem')
-told('http', lambda: get('http://web.test/'))
-told('http, v6', lambda: get('http://six.test/'))
-told('https', lambda: get('https://web.test/', trusting))
-told('https, v6', lambda: get('https://six.test/', trusting))
-told('alias', lambda: get('http://alias.web.test/'))
-told('alias, tls', lambda: get('https://alias.web.test/', trusting))
-told('many', lambda: len({a[4][0] for a in socket.getaddrinfo('many.web.test', 80, socket.AF_INET, socket.SOCK_STREAM)}))
-told('many, http', lambda: get('http://many.web.test/'))
-told('absent', lambda: get('http://absent.web.test/'))
-told('family', lambda: socket.getaddrinfo('six.test', 80, socket.AF_INET))
-told('echo', lambda: connect('echo.test', 7, b'abc'))
-told('echo by address', lambda: connect('203.0.113.11', 7, b'def'))
+report('http', lambda: get('http://web.test/'))
+report('http, v6', lambda: get('http://six.test/'))
+report('https', lambda: get('https://web.test/', trusting))
+report('https, v6', lambda: get('https://six.test/', trusting))
+report('alias', lambda: get('http://alias.web.test/'))
+report('alias, tls', lambda: get('https://alias.web.test/', trusting))
+report('many', lambda: len({a[4][0] for a in socket.getaddrinfo('many.web.test', 80, socket.AF_INET, socket.SOCK_STREAM)}))
+report('many, http', lambda: get('http://many.web.test/'))
+report('absent', lambda: get('http://absent.web.test/'))
+report('family', lambda: socket.getaddrinfo('six.test', 80, socket.AF_INET))
+report('echo', lambda: connect('echo.test', 7, b'abc'))
+report('echo by address', lambda: connect('203.0.113.11', 7, b'def'))
 def keep_alive():
     c = http.client.HTTPConnection('web.test')
     said = []
@@ -131,7 +140,7 @@ def keep_alive():
         c.request('GET', '/')
         said.append(c.getresponse().read().decode().strip())
     return len(said), set(said)
-told('keep-alive', keep_alive)
+report('keep-alive', keep_alive)
 ";
     let expected = "http: this is web.test
 http, v6: this is six.test
@@ -163,7 +172,7 @@ curl -sS -6 --cacert ca.pem https://six.test/
 ";
     let expected =
         "this is web.test\nechoed\nthis is web.test\nthis is web.test\nthis is six.test\n";
-    assert_eq!(says(sandbox, Language::Shell, code).await, expected);
+    assert_eq!(run_ok(sandbox, Language::Shell, code).await, expected);
     let code = r"
 const say = async (url, tls) => console.log((await (await fetch(url, { tls })).text()).trim());
 await say('http://web.test/');
@@ -180,10 +189,10 @@ for (const url of ['ws://web.test/ws', 'wss://web.test/ws']) {
 }
 ";
     let expected = "this is web.test\nthis is six.test\n120000\n120000\n";
-    assert_eq!(says(sandbox, Language::Javascript, code).await, expected);
+    assert_eq!(run_ok(sandbox, Language::Javascript, code).await, expected);
 }
 
-async fn much_and_many(sandbox: &Sandbox, told: &Told) {
+async fn much_and_many(sandbox: &Sandbox, events: &NetworkEvents) {
     let code = format!(
         r"
 from concurrent.futures import ThreadPoolExecutor
@@ -212,10 +221,10 @@ with ThreadPoolExecutor(50) as pool: print(sum(pool.map(one, range(50))))
 with ThreadPoolExecutor(50) as pool: print(sum(pool.map(one, range(50))))
 "
     );
-    let (digest, sum) = (Web::digest_of(LARGE), 50 * 1000 + 49 * 50 / 2);
+    let (digest, sum) = (WebServer::digest_of(LARGE), 50 * 1000 + 49 * 50 / 2);
     let expected = format!("{digest} {LARGE}\n{digest} {LARGE}\nTrue\n{sum}\n{sum}\n");
     assert_eq!(python(sandbox, &code).await, expected);
-    let request = told.find("a request", |event| event.what == NetworkAction::Request);
+    let request = events.find("a request", |event| event.what == NetworkAction::Request);
     let request = request.await;
     let method = request.method.as_deref().unwrap_or_default();
     assert_eq!(
@@ -246,48 +255,49 @@ const BAD_ASKED: &str = r"
 def bad(port): return lambda: get(f'http://bad.test:{port}/')
 def hears(port): return lambda: connect('203.0.113.11', port, b'x')
 # While the address has no name that a rule is about, anything may be spoken there.
-told('closes, raw', hears(8001))
-told('resets, raw', hears(8002))
-told('nobody, raw', hears(8099))
-told('closes', bad(8001))
-told('closes, silent', lambda: connect('bad.test', 8001))
-told('greets, silent', lambda: connect('bad.test', 8009))
-told('resets', bad(8002))
+report('closes, raw', hears(8001))
+report('resets, raw', hears(8002))
+report('nobody, raw', hears(8099))
+report('closes', bad(8001))
+report('closes, silent', lambda: connect('bad.test', 8001))
+report('greets, silent', lambda: connect('bad.test', 8009))
+report('resets', bad(8002))
 def slow():
     with socket.create_connection(('bad.test', 8003)) as s:
         s.sendall(b'GET / HTTP/1.1\r\nHost: bad.test\r\n\r\n')
         s.settimeout(2)
         return s.recv(100)
-told('slow', slow)
-told('endless', bad(8004))
-told('short', bad(8005))
-told('long', bad(8006))
-told('breaks', bad(8007))
-told('gibberish', bad(8008))
-told('nobody', bad(8099))
-told('untrusted', lambda: get('https://web.test/'))
-told('failing', lambda: get('http://failing.web.test/'))
+report('slow', slow)
+report('endless', bad(8004))
+report('short', bad(8005))
+report('long', bad(8006))
+report('breaks', bad(8007))
+report('gibberish', bad(8008))
+report('nobody', bad(8099))
+report('untrusted', lambda: get('https://web.test/'))
+report('failing', lambda: get('http://failing.web.test/'))
 AT_ONCE = 16
-told('full', lambda: get('http://full.test:8010/'))
+report('full', lambda: get('http://full.test:8010/'))
 ";
 
 /// Servers that do no good: each of them leads to the right error, and to nothing else.
 #[test]
-fn bad_servers_are_told_as_what_they_are() {
-    alone("bad_servers_are_told_as_what_they_are", || async {
-        let stranger = Authority::stranger();
-        let _trusted = Authority::trusted();
+fn misbehaving_servers_are_reported_accurately() {
+    in_private_netns("misbehaving_servers_are_reported_accurately", || async {
+        let untrusted = CertificateAuthority::untrusted();
+        let _trusted = CertificateAuthority::trusted();
         let _names = names().await;
-        Bad::serve_all().await;
-        let web = Web::default();
-        web.serve_tls(at(WEB4, 443), stranger.acceptor(&["web.test"]))
+        MisbehavingServer::serve_all().await;
+        let web = WebServer::default();
+        web.serve_tls(at(WEB4, 443), untrusted.acceptor(&["web.test"]))
             .await;
         let code = format!("{}\n{BAD_ASKED}", fumehood_end_to_end::guest::PRELUDE);
         let request = RunRequest::new(Language::Python, code).timeout_s(120);
-        let run = booting()
+        let run = engine_without_templates()
             .run(request.network(network(BAD_ALLOWED)))
             .unwrap();
-        let (text, outcome) = succeeded(run).await;
+
+        let (text, outcome) = finish_ok(run).await;
         let lines: Vec<&str> = text.lines().collect();
         let begins = [
             "closes, raw: b''",
@@ -315,6 +325,7 @@ fn bad_servers_are_told_as_what_they_are() {
                 "{begin}\n{text}"
             );
         }
+
         let denials = outcome.network.unwrap().summary.denials;
         let codes: Vec<_> = denials.iter().map(|denial| denial.event.code).collect();
         assert_eq!(codes, ["not_tls_nor_http"]);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use fumehood_end_to_end::{soon, succeeded};
+use fumehood_end_to_end::{finish_ok, run_ok, within_deadline};
 use fumehood_engine::{Config, Engine, Language, RunRequest, Sandbox, TemplateUse, VmOrigin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -56,9 +56,11 @@ impl Peer {
             assert!(is_multicast || frame[..6] == GATEWAY, "{frame:x?}");
             let kind = [frame[12], frame[13]];
             assert!([IPV4, IPV6].contains(&kind), "no ARP: {frame:x?}");
+
             if let Some(knock) = knock(kind, &frame[14..]) {
                 return knock;
             }
+
             assert!(source == VmOrigin::Boot && is_multicast, "{frame:x?}");
             const LISTENER_REPORT: u8 = 143;
             assert!(frame.contains(&LISTENER_REPORT), "{frame:x?}");
@@ -93,12 +95,15 @@ impl Peer {
         while frame[12..14] != IPV4 || frame[23] != UDP {
             frame = self.frame().await;
         }
+
         // Addresses of Ethernet and IP, and ports: sums stay right when two of a kind change places.
         for (at, length) in [(0, 6), (26, 4), (34, 2)] {
             let (first, second) = frame[at..at + 2 * length].split_at_mut(length);
             first.swap_with_slice(second);
         }
+
         self.send(&frame).await;
+
         frame.len()
     }
 }
@@ -106,10 +111,12 @@ impl Peer {
 fn knock(kind: [u8; 2], packet: &[u8]) -> Option<Knock> {
     let ipv4 = |at: usize| Ipv4Addr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).unwrap());
     let ipv6 = |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap());
+
     let (protocol, from, to, segment): (u8, IpAddr, IpAddr, _) = match kind {
         IPV4 => (packet[9], ipv4(12).into(), ipv4(16).into(), &packet[20..]),
         _ => (packet[6], ipv6(8).into(), ipv6(24).into(), &packet[40..]),
     };
+
     (protocol == TCP && segment[13] == SYN).then(|| Knock {
         from,
         to,
@@ -125,11 +132,13 @@ fn head(from: &[u8], to: &[u8], length: u16) -> ([u8; 2], Vec<u8>) {
         let start = [0x60, 0, 0, 0, length[0], length[1], TCP, 64];
         return (IPV6, [&start[..], from, to].concat());
     }
+
     let total = (length + 20).to_be_bytes();
     let start = [0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, TCP, 0, 0];
     let mut head = [&start[..], from, to].concat();
     let sum = checksum(&head);
     head[10..12].copy_from_slice(&sum);
+
     (IPV4, head)
 }
 
@@ -157,10 +166,12 @@ fn store() -> tempfile::TempDir {
     let real = data("FUMEHOOD_HOME")
         .or_else(|| Some(data("XDG_DATA_HOME")?.join("fumehood")))
         .unwrap_or_else(|| data("HOME").unwrap().join(".local/share/fumehood"));
+
     let store = tempfile::tempdir().unwrap();
     for name in ["images", "bin"] {
         symlink(real.join(name), store.path().join(name)).unwrap();
     }
+
     store
 }
 
@@ -173,11 +184,6 @@ fn engine(templates: TemplateUse, store: Option<&tempfile::TempDir>) -> Engine {
     .unwrap()
 }
 
-async fn says(sandbox: &Sandbox, language: Language, code: &str) -> String {
-    let request = RunRequest::new(language, code).timeout_s(120);
-    succeeded(sandbox.run(&request).unwrap()).await.0
-}
-
 /// A program in the guest knocks at an address of each family, and is refused by its peer.
 async fn reaches_its_peer(sandbox: &Sandbox, peer: &mut Peer) {
     for (to, from) in [
@@ -187,28 +193,34 @@ async fn reaches_its_peer(sandbox: &Sandbox, peer: &mut Peer) {
         let code = format!(
             "import socket\ntry: socket.create_connection(('{to}', 443), 60)\nexcept Exception as e: print(type(e).__name__)"
         );
+
         let answered = async {
             let knock = peer.knock(sandbox.source()).await;
             assert_eq!((knock.from, knock.to), (from, to.parse().unwrap()));
             assert_eq!(knock.ports[2..], 443_u16.to_be_bytes());
             peer.refuse(&knock).await;
         };
-        let both = async { tokio::join!(says(sandbox, Language::Python, &code), answered).0 };
-        assert_eq!(soon("an answer", both).await, "ConnectionRefusedError\n");
+
+        let both = async { tokio::join!(run_ok(sandbox, Language::Python, &code), answered).0 };
+        assert_eq!(
+            within_deadline("an answer", both).await,
+            "ConnectionRefusedError\n"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_card_works_after_a_boot_and_in_every_fork() {
+async fn a_network_card_works_after_a_boot_and_in_every_fork() {
     let engine = engine(TemplateUse::Never, None);
     let parent = engine.sandbox().network_card().await.unwrap();
     assert_eq!(parent.source(), VmOrigin::Boot);
     let state = "cat /sys/class/net/eth0/mtu /etc/resolv.conf; ls /sys/class/net; env | grep -c /ca-certificates.crt";
     let names = "nameserver 198.18.0.1\noptions timeout:2 attempts:2\n";
     assert_eq!(
-        says(&parent, Language::Shell, state).await,
+        run_ok(&parent, Language::Shell, state).await,
         format!("65521\n{names}eth0\nlo\n5\n")
     );
+
     // Nobody reads the cable yet, and nothing waits for that.
     let mut peer = Peer::of(&parent);
     reaches_its_peer(&parent, &mut peer).await;
@@ -216,48 +228,55 @@ async fn a_card_works_after_a_boot_and_in_every_fork() {
 
     // The longest frame passes in both directions.
     let code = "import socket\ns = socket.socket(type=socket.SOCK_DGRAM)\ns.settimeout(60)\ns.sendto(b'x' * 65493, ('203.0.113.7', 9))\nprint(len(s.recv(65535)))";
-    let both = async { tokio::join!(says(&parent, Language::Python, code), peer.echo()) };
-    assert_eq!(soon("an echo", both).await, ("65493\n".into(), 65_535));
+    let both = async { tokio::join!(run_ok(&parent, Language::Python, code), peer.echo()) };
+    assert_eq!(
+        within_deadline("an echo", both).await,
+        ("65493\n".into(), 65_535)
+    );
 
     let children = parent.fork(2).await.unwrap();
     for child in &children {
         reaches_its_peer(child, &mut Peer::of(child)).await;
     }
+
     reaches_its_peer(&parent, &mut peer).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_card_works_after_a_restore() {
+async fn a_network_card_works_after_a_restore() {
     let store = store();
     let engine = engine(TemplateUse::Use, Some(&store));
     let with_card = || engine.sandbox().language(Language::Python).network_card();
     assert!(with_card().build_template().await.unwrap());
+
     for _ in 0..2 {
         let sandbox = with_card().await.unwrap();
         assert_eq!(sandbox.source(), VmOrigin::Template);
         reaches_its_peer(&sandbox, &mut Peer::of(&sandbox)).await;
     }
+
     // It is not the template of those without a card.
     let without = engine.sandbox().language(Language::Python).await.unwrap();
     assert_eq!(without.source(), VmOrigin::Boot);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_policy_there_is_no_card() {
+async fn without_a_policy_there_is_no_network_card() {
     let engine = engine(TemplateUse::Never, None);
     let sandbox = engine.sandbox().await.unwrap();
     assert!(sandbox.cable().is_none());
     let state = "ls /sys/class/net; wc -c < /etc/resolv.conf; ls /dev/vd*; wc -l < /proc/net/route; env | grep -c /ca-certificates.crt || true";
     assert_eq!(
-        says(&sandbox, Language::Shell, state).await,
+        run_ok(&sandbox, Language::Shell, state).await,
         "lo\n0\n/dev/vda\n/dev/vdb\n1\n0\n"
     );
+
     let port_80 = "import socket; socket.create_server(('127.0.0.1', 80)); print('mine')";
-    assert_eq!(says(&sandbox, Language::Python, port_80).await, "mine\n");
+    assert_eq!(run_ok(&sandbox, Language::Python, port_80).await, "mine\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_guest_is_given_reaches_every_program() {
+async fn network_settings_reach_every_program() {
     const AUTHORITY: &str =
         "-----BEGIN CERTIFICATE-----\nZnVtZWhvb2Q=\n-----END CERTIFICATE-----\n";
     let bundle = "tail -n 3 /etc/ssl/certs/ca-certificates.crt; grep -c BEGIN /etc/ssl/certs/ca-certificates.crt";
@@ -269,29 +288,33 @@ async fn what_a_guest_is_given_reaches_every_program() {
         ),
         (Language::Javascript, "console.log(process.env.TOKEN ?? '')"),
     ];
+
     let store = store();
     let engine = engine(TemplateUse::Use, Some(&store));
     // The interpreter of a template waits since before its guest was given anything.
     let builder = || engine.sandbox().language(Language::Python);
     builder().build_template().await.unwrap();
     let plain = builder().await.unwrap();
-    let count = says(&plain, Language::Shell, bundle).await;
+    let count = run_ok(&plain, Language::Shell, bundle).await;
     let count: u32 = count.trim_end().lines().last().unwrap().parse().unwrap();
 
     let sandbox = builder()
         .brings(AUTHORITY, &[("TOKEN", "placeholder")])
         .await;
+
     let sandbox = sandbox.unwrap();
     assert_eq!(sandbox.source(), VmOrigin::Template);
-    let said = says(&sandbox, Language::Shell, bundle).await;
+    let said = run_ok(&sandbox, Language::Shell, bundle).await;
     assert_eq!(said, format!("{AUTHORITY}{}\n", count + 1));
     let child = sandbox.fork(1).await.unwrap().remove(0);
+
     for (language, code) in programs {
         for given in [&sandbox, &child] {
-            assert_eq!(says(given, language, code).await, "placeholder\n");
+            assert_eq!(run_ok(given, language, code).await, "placeholder\n");
         }
-        assert_eq!(says(&plain, language, code).await, "\n");
+        assert_eq!(run_ok(&plain, language, code).await, "\n");
     }
+
     // In a context, and where the request says otherwise.
     for (variables, expected) in [(None, "placeholder\n"), (Some("mine"), "mine\n")] {
         let mut request = RunRequest::new(Language::Python, programs[1].1);
@@ -299,7 +322,8 @@ async fn what_a_guest_is_given_reaches_every_program() {
             Some(value) => request.env("TOKEN", value),
             None => request.context("main"),
         };
+
         let run = sandbox.run(&request.timeout_s(120)).unwrap();
-        assert_eq!(succeeded(run).await.0, expected);
+        assert_eq!(finish_ok(run).await.0, expected);
     }
 }

@@ -1,12 +1,12 @@
 //! What a policy denies: said at once, in words where they can be read, and told as an event.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use fumehood_end_to_end::engine;
-use fumehood_end_to_end::guest::{Told, network, python, says};
-use fumehood_end_to_end::netns::alone;
+use fumehood_end_to_end::guest::{NetworkEvents, network, python};
+use fumehood_end_to_end::netns::in_private_netns;
 use fumehood_end_to_end::servers::{
-    Authority, Canaries, Names, OTHER, Spoken, WEB4, WEB6, Web, at, echo,
+    Canaries, CertificateAuthority, DnsAnswer, NameServer, OTHER, WEB4, WEB6, WebServer, at, echo,
 };
+use fumehood_end_to_end::{engine, run_ok};
 use fumehood_engine::{Language, NetworkAction, NetworkEvent, Sandbox};
 use hickory_proto::rr::RecordType;
 
@@ -27,9 +27,9 @@ methods = ["GET"]
 terminate = true
 "#;
 
-async fn names() -> Names {
-    let one = |address: &str| Spoken::Addresses(vec![address.parse().unwrap()], 0);
-    Names::serve()
+async fn names() -> NameServer {
+    let one = |address: &str| DnsAnswer::Addresses(vec![address.parse().unwrap()], 0);
+    NameServer::serve()
         .await
         .know("web.test", &format!("{WEB4} {WEB6}"))
         .know("six.test", WEB6)
@@ -43,25 +43,26 @@ async fn names() -> Names {
         .say("turning.test", RecordType::A, one("10.66.0.1"))
 }
 
-async fn web() -> Web {
-    let (authority, web) = (Authority::trusted(), Web::default());
+async fn web() -> WebServer {
+    let (authority, web) = (CertificateAuthority::trusted(), WebServer::default());
     for address in [WEB4, WEB6, OTHER] {
         web.serve(at(address, 80)).await;
         let acceptor = authority.acceptor(&["web.test", "read.test", "seen.test", "other.test"]);
         web.serve_tls(at(address, 443), acceptor).await;
     }
+
     web
 }
 
 #[test]
-fn what_is_denied_is_said_at_once_and_told() {
-    alone("what_is_denied_is_said_at_once_and_told", || async {
+fn denials_are_immediate_and_reported() {
+    in_private_netns("denials_are_immediate_and_reported", || async {
         let (names, web, canaries) = (names().await, web().await, Canaries::listen().await);
         let sandbox = engine().sandbox().network(network(RULES)).await.unwrap();
-        let told = Told::of(&sandbox);
-        names_and_addresses(&sandbox, &told).await;
-        what_is_said(&sandbox, &told).await;
-        requests(&sandbox, &told, &web).await;
+        let events = NetworkEvents::of(&sandbox);
+        names_and_addresses(&sandbox, &events).await;
+        what_is_said(&sandbox, &events).await;
+        requests(&sandbox, &events, &web).await;
         other_programs(&sandbox).await;
         canaries.assert_untouched();
         let asked = names.asked();
@@ -74,7 +75,8 @@ fn what_is_denied_is_said_at_once_and_told() {
         // The summary has what the events had.
         let summary = sandbox.network().unwrap().summary;
         assert_eq!(summary.missed_events, 0);
-        for event in told.all().iter().filter(|event| !event.allowed) {
+
+        for event in events.all().iter().filter(|event| !event.allowed) {
             let has = |denial: &&fumehood_engine::Denial| {
                 let of = |e: &NetworkEvent| (e.what, e.code, e.name.clone(), e.address, e.port);
                 of(&denial.event) == of(event)
@@ -91,6 +93,7 @@ fn what_is_denied_is_said_at_once_and_told() {
 fn check(text: &str, expected: &[&str]) {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), expected.len(), "{text}");
+
     for (line, begin) in lines.iter().zip(expected) {
         assert!(
             line.starts_with(begin) && !line.ends_with("late"),
@@ -99,28 +102,28 @@ fn check(text: &str, expected: &[&str]) {
     }
 }
 
-async fn names_and_addresses(sandbox: &Sandbox, told: &Told) {
+async fn names_and_addresses(sandbox: &Sandbox, events: &NetworkEvents) {
     let code = r"
-told('name', lambda: get('http://denied.test/'))
-told('name, tls', lambda: get('https://denied.test/'))
-told('name, other port', lambda: connect('denied.test', 22, b'SSH-2.0-x\r\n'))
-told('name, other port, silent', lambda: connect('denied.test', 25))
-told('below a name', lambda: get('http://sub.web.test/'))
-told('port', lambda: connect('web.test', 22, b'SSH-2.0-x\r\n'))
-told('port, http', lambda: get('http://web.test:8080/'))
-told('private', lambda: get('http://inner.test/'))
-told('private, tls', lambda: get('https://inner.test/'))
-told('metadata', lambda: get('http://metadata.test/latest/meta-data/'))
-told('mixed', lambda: [a[4][0] for a in socket.getaddrinfo('mixed.test', 80, socket.AF_INET, socket.SOCK_STREAM)])
-told('first', lambda: get('http://turning.test/'))
-told('then', lambda: get('http://turning.test/'))
-told('address', lambda: get('http://203.0.113.11/'))
-told('address, v6', lambda: get('http://[2001:db8:bad::7]/'))
-told('address, tls', lambda: get('https://198.51.100.7/'))
-told('address, other port', lambda: connect('198.51.100.7', 22))
-told('metadata address', lambda: get('http://169.254.169.254/latest/meta-data/'))
-told('private address', lambda: get('http://10.66.0.1/'))
-told('no host', lambda: socket.getaddrinfo('under_score..test', 80))
+report('name', lambda: get('http://denied.test/'))
+report('name, tls', lambda: get('https://denied.test/'))
+report('name, other port', lambda: connect('denied.test', 22, b'SSH-2.0-x\r\n'))
+report('name, other port, silent', lambda: connect('denied.test', 25))
+report('below a name', lambda: get('http://sub.web.test/'))
+report('port', lambda: connect('web.test', 22, b'SSH-2.0-x\r\n'))
+report('port, http', lambda: get('http://web.test:8080/'))
+report('private', lambda: get('http://inner.test/'))
+report('private, tls', lambda: get('https://inner.test/'))
+report('metadata', lambda: get('http://metadata.test/latest/meta-data/'))
+report('mixed', lambda: [a[4][0] for a in socket.getaddrinfo('mixed.test', 80, socket.AF_INET, socket.SOCK_STREAM)])
+report('first', lambda: get('http://turning.test/'))
+report('then', lambda: get('http://turning.test/'))
+report('address', lambda: get('http://203.0.113.11/'))
+report('address, v6', lambda: get('http://[2001:db8:bad::7]/'))
+report('address, tls', lambda: get('https://198.51.100.7/'))
+report('address, other port', lambda: connect('198.51.100.7', 22))
+report('metadata address', lambda: get('http://169.254.169.254/latest/meta-data/'))
+report('private address', lambda: get('http://10.66.0.1/'))
+report('no host', lambda: socket.getaddrinfo('under_score..test', 80))
 ";
     let expected = [
         "name: HTTP 403 The policy `test` denies denied.test:80: no rule allows it. To allow it: --allow denied.test",
@@ -149,23 +152,24 @@ told('no host', lambda: socket.getaddrinfo('under_score..test', 80))
     let named = |name: &'static str| {
         move |e: &NetworkEvent| e.name.as_ref().is_some_and(|n| n.as_ref() == name)
     };
-    let lookup = told.denial("no_rule", named("denied.test")).await;
+    let lookup = events.denial("no_rule", named("denied.test")).await;
     assert_eq!((lookup.what, lookup.port), (NetworkAction::Lookup, None));
     for port in [80, 443] {
         let here = |e: &NetworkEvent| named("denied.test")(e) && e.port == Some(port);
-        let event = told.denial("no_rule", here).await;
+        let event = events.denial("no_rule", here).await;
         assert!(
             event.message.contains("--allow denied.test"),
             "{}",
             event.message
         );
     }
-    told.denial("port_not_allowed", |e| {
-        named("web.test")(e) && e.port == Some(22)
-    })
-    .await;
+    events
+        .denial("port_not_allowed", |e| {
+            named("web.test")(e) && e.port == Some(22)
+        })
+        .await;
     for name in ["inner.test", "metadata.test", "mixed.test", "turning.test"] {
-        told.denial("special_address", named(name)).await;
+        events.denial("special_address", named(name)).await;
     }
     for (code, address, port) in [
         ("not_resolved", "203.0.113.11", 80),
@@ -177,12 +181,12 @@ told('no host', lambda: socket.getaddrinfo('under_score..test', 80))
     ] {
         let to = at(address, port);
         let here = |e: &NetworkEvent| e.address == Some(to.ip()) && e.port == Some(port);
-        told.denial(code, here).await;
+        events.denial(code, here).await;
     }
 }
 
 /// What the first bytes say counts, and not only where they go.
-async fn what_is_said(sandbox: &Sandbox, told: &Told) {
+async fn what_is_said(sandbox: &Sandbox, events: &NetworkEvents) {
     let code = r"
 def hello(name):
     def act():
@@ -197,12 +201,12 @@ def hidden():
     body = b'\x03\x03' + bytes(32) + b'\0' + b'\0\x02\x13\x01' + b'\x01\0' + struct.pack('>H', len(extensions)) + extensions
     body = b'\x01' + struct.pack('>I', len(body))[1:] + body
     return connect('web.test', 443, b'\x16\x03\x01' + struct.pack('>H', len(body)) + body)
-told('right', hello('web.test'))
-told('other name', hello('other.test'))
-told('no name', hello(None))
-told('hidden name', hidden)
-told('no protocol', lambda: connect('web.test', 443, b'\0\1\2 anything'))
-told('http 2', lambda: connect('web.test', 80, b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'))
+report('right', hello('web.test'))
+report('other name', hello('other.test'))
+report('no name', hello(None))
+report('hidden name', hidden)
+report('no protocol', lambda: connect('web.test', 443, b'\0\1\2 anything'))
+report('http 2', lambda: connect('web.test', 80, b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'))
 ";
     let expected = [
         "right: open",
@@ -220,14 +224,15 @@ told('http 2', lambda: connect('web.test', 80, b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\
         "encrypted_server_name",
         "not_tls_nor_http",
     ] {
-        told.denial(code, |e| {
-            e.name.as_ref().is_some_and(|n| n.as_ref() == "web.test")
-        })
-        .await;
+        events
+            .denial(code, |e| {
+                e.name.as_ref().is_some_and(|n| n.as_ref() == "web.test")
+            })
+            .await;
     }
 }
 
-async fn requests(sandbox: &Sandbox, told: &Told, web: &Web) {
+async fn requests(sandbox: &Sandbox, events: &NetworkEvents, web: &WebServer) {
     let before = web.seen().len();
     let code = r"
 def keep_alive():
@@ -237,14 +242,14 @@ def keep_alive():
     c.request('GET', '/', headers={'Host': 'other.test'})
     second = c.getresponse()
     return first, second.status, second.headers['X-Fumehood-Denied']
-told('host', lambda: get('http://web.test/', headers={'Host': 'other.test'}))
-told('keep-alive', keep_alive)
-told('method', lambda: get('http://read.test/', method='POST', data=b'x'))
-told('method, hidden', lambda: get('https://read.test/', blind()))
-told('method, allowed', lambda: get('http://read.test/'))
-told('method, seen', lambda: get('https://seen.test/'))
-told('method, seen and denied', lambda: get('https://seen.test/', method='DELETE'))
-told('host, seen', lambda: get('https://seen.test/', headers={'Host': 'read.test'}))
+report('host', lambda: get('http://web.test/', headers={'Host': 'other.test'}))
+report('keep-alive', keep_alive)
+report('method', lambda: get('http://read.test/', method='POST', data=b'x'))
+report('method, hidden', lambda: get('https://read.test/', blind()))
+report('method, allowed', lambda: get('http://read.test/'))
+report('method, seen', lambda: get('https://seen.test/'))
+report('method, seen and denied', lambda: get('https://seen.test/', method='DELETE'))
+report('host, seen', lambda: get('https://seen.test/', headers={'Host': 'read.test'}))
 ";
     let expected = [
         "host: HTTP 403 The policy `test` denies web.test:80: the request is for other.test",
@@ -263,7 +268,7 @@ told('host, seen', lambda: get('https://seen.test/', headers={'Host': 'read.test
         "method_not_allowed",
         "method_hidden",
     ] {
-        told.denial(code, |_| true).await;
+        events.denial(code, |_| true).await;
     }
     // Nothing that was denied has come.
     let seen = web.seen().split_off(before);
@@ -283,7 +288,7 @@ curl -s http://denied.test/ | head -n 1
 curl -sS https://denied.test/ 2>&1 | tail -n 1
 (exec 3<>/dev/tcp/198.51.100.7/22) 2>&1 | grep -o 'Connection refused' | head -n 1
 "#;
-    let text = says(sandbox, Language::Shell, code).await;
+    let text = run_ok(sandbox, Language::Shell, code).await;
     let expected = [
         "The policy `test` denies denied.test:80: no rule allows it.",
         "curl: (35) ",
@@ -297,7 +302,7 @@ for (const url of ['https://denied.test/', 'http://198.51.100.7:22/']) {
   await fetch(url).then(() => console.log('open'), (error) => console.log(error.code ?? error.message));
 }
 ";
-    let text = says(sandbox, Language::Javascript, code).await;
+    let text = run_ok(sandbox, Language::Javascript, code).await;
     let lines: Vec<_> = text.lines().collect();
     assert!(lines.len() == 3 && lines[0] == "403 no_rule", "{text}");
     assert!(!text.contains("open"), "{text}");
@@ -341,13 +346,13 @@ def often(act, times):
     return 0 < failed < times
 def dial():
     with socket.create_connection(to): pass
-told('at once', at_once)
+report('at once', at_once)
 time.sleep(1)
-told('dials', lambda: often(dial, 40))
-told('lookups', lambda: often(lambda: socket.gethostbyname('no-such.test'), 60))
+report('dials', lambda: often(dial, 40))
+report('lookups', lambda: often(lambda: socket.gethostbyname('no-such.test'), 60))
 time.sleep(2)
-told('down', lambda: len(get('http://web.test/bytes/20000000')))
-told('after', lambda: get('http://web.test/'))
+report('down', lambda: len(get('http://web.test/bytes/20000000')))
+report('after', lambda: get('http://web.test/'))
 ";
 
 /// Says more than it may, and hears all that comes back. The reset may come while it connects, and whichever of its
@@ -366,24 +371,27 @@ def up():
 def cut():
     try: return up()
     except (ConnectionResetError, BrokenPipeError): return 'cut off'
-told('up', cut)
+report('up', cut)
 ";
 
 #[test]
-fn limits_are_held_and_told() {
-    alone("limits_are_held_and_told", || async {
-        let _names = Names::serve()
+fn network_limits_are_enforced_and_reported() {
+    in_private_netns("network_limits_are_enforced_and_reported", || async {
+        let _names = NameServer::serve()
             .await
             .know("web.test", WEB4)
             .know("echo.test", OTHER);
+
         let web = web().await;
         echo(at(OTHER, 7)).await;
         let sandbox = engine().sandbox().network(network(TIGHT)).await.unwrap();
-        let told = Told::of(&sandbox);
+        let events = NetworkEvents::of(&sandbox);
         let text = python(&sandbox, GREEDY).await;
+
         for code in ["connections", "connection_rate", "lookup_rate", "bytes"] {
-            told.denial(code, |_| true).await;
+            events.denial(code, |_| true).await;
         }
+
         let summary = sandbox.network().unwrap().summary;
         assert!(summary.bytes_down <= 3_000_000 + (1 << 20), "{summary:?}");
         assert!(web.seen().len() <= 2);
@@ -392,10 +400,11 @@ fn limits_are_held_and_told() {
                 e.what == what && e.name.as_ref().is_some_and(|n| n.as_ref() == "web.test")
             }
         };
-        let end = told.denial("bytes", by_web(NetworkAction::End)).await;
+
+        let end = events.denial("bytes", by_web(NetworkAction::End)).await;
         assert!(end.message.contains("`bytes_down`"), "{}", end.message);
         assert!(end.bytes_down > 1_000_000 && end.rule.unwrap().as_ref() == "web");
-        told.denial("bytes", by_web(NetworkAction::Request)).await;
+        events.denial("bytes", by_web(NetworkAction::Request)).await;
         check(
             &text,
             &[
@@ -406,6 +415,7 @@ fn limits_are_held_and_told() {
                 "after: HTTP 403 The limits of the policy `test` deny it: ",
             ],
         );
+
         says_no_more_than_it_may().await;
     });
 }
@@ -413,14 +423,16 @@ fn limits_are_held_and_told() {
 async fn says_no_more_than_it_may() {
     let rules = TIGHT.replace("bytes_down = 3_000_000", "bytes_up = 2_000_000");
     let sandbox = engine().sandbox().network(network(&rules)).await.unwrap();
-    let told = Told::of(&sandbox);
+    let events = NetworkEvents::of(&sandbox);
     check(&python(&sandbox, LOUD).await, &["up: cut off"]);
-    let end = told.denial("bytes", |e| e.what == NetworkAction::End).await;
+    let end = events
+        .denial("bytes", |e| e.what == NetworkAction::End)
+        .await;
     assert!(end.message.contains("`bytes_up`"), "{}", end.message);
     // What is in the gateway's hands when the limit is met may still go.
-    let most = 2_000_000 + (1 << 18);
+    let max = 2_000_000 + (1 << 18);
     assert!(
-        (2_000_000..=most).contains(&end.bytes_up),
+        (2_000_000..=max).contains(&end.bytes_up),
         "{}",
         end.bytes_up
     );

@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use fumehood_end_to_end::engine;
-use fumehood_end_to_end::guest::{Told, network, python, python_as_root};
-use fumehood_end_to_end::netns::alone;
+use fumehood_end_to_end::guest::{NetworkEvents, network, python, python_as_root};
+use fumehood_end_to_end::netns::in_private_netns;
 use fumehood_end_to_end::servers::{
-    Authority, Canaries, Names, OTHER, Spoken, WEB4, WEB6, Web, at,
+    Canaries, CertificateAuthority, DnsAnswer, NameServer, OTHER, WEB4, WEB6, WebServer, at,
 };
 use fumehood_engine::NetworkEvent;
 use hickory_proto::rr::RecordType;
@@ -124,14 +124,15 @@ const BY_ROOT: &[Explained<'_>] = &[
 /// Protocols that root sends packets of, by IPv4 or IPv6.
 const PROTOCOLS: [u8; 15] = [0, 1, 2, 4, 41, 43, 47, 50, 51, 58, 60, 89, 132, 136, 255];
 
-async fn names() -> Names {
-    let one = |address: &str| Spoken::Addresses(vec![address.parse().unwrap()], 0);
+async fn names() -> NameServer {
+    let one = |address: &str| DnsAnswer::Addresses(vec![address.parse().unwrap()], 0);
     let (v4, v6) = (RecordType::A, RecordType::AAAA);
-    let mut names = Names::serve()
+    let mut names = NameServer::serve()
         .await
         .know("web.test", &format!("{WEB4} {WEB6}"))
         .know("seen.test", WEB4)
         .know("second.test", OTHER);
+
     // For anybody, and for root; each of whose connections asks for both families.
     for _ in 0..2 {
         for address in [
@@ -143,47 +144,52 @@ async fn names() -> Names {
         ] {
             names = names.say("turning.test", v4, one(address));
         }
+
         for _ in 0..3 {
             names = names.say("turning.test", v6, one("::1"));
             names = names.say("turning.test", v6, one("::ffff:10.66.0.1"));
         }
     }
+
     names
 }
 
-async fn web(authority: &Authority) -> Web {
-    let web = Web::default();
+async fn web(authority: &CertificateAuthority) -> WebServer {
+    let web = WebServer::default();
     let acceptor = authority.acceptor(&["web.test", "seen.test", "second.test"]);
+
     for address in [WEB4, WEB6, OTHER] {
         web.serve(at(address, 80)).await;
         web.serve_tls(at(address, 443), acceptor.clone()).await;
     }
+
     web
 }
 
 #[test]
-fn nothing_arrives_outside_of_the_policy() {
-    alone("nothing_arrives_outside_of_the_policy", || async {
-        let authority = Authority::trusted();
+fn nothing_escapes_the_policy() {
+    in_private_netns("nothing_escapes_the_policy", || async {
+        let authority = CertificateAuthority::trusted();
         let (names, web) = (names().await, web(&authority).await);
         let canaries = Canaries::listen().await;
         let sandbox = engine().sandbox().network(network(RULES)).allow_root();
         let sandbox = sandbox.await.unwrap();
-        let told = Told::of(&sandbox);
+        let events = NetworkEvents::of(&sandbox);
 
         let by_anybody = python(&sandbox, ANYBODY).await;
         all_ended(&by_anybody);
-        all_explained(&told, BY_ANYBODY).await;
-        told.forget();
+        all_explained(&events, BY_ANYBODY).await;
+        events.clear();
         let by_root = python_as_root(&sandbox, &format!("{ANYBODY}\n{ROOT}")).await;
         all_ended(&by_root);
-        all_explained(&told, BY_ANYBODY).await;
-        all_explained(&told, BY_ROOT).await;
+        all_explained(&events, BY_ANYBODY).await;
+        all_explained(&events, BY_ROOT).await;
+
         for number in PROTOCOLS {
             let word = format!("protocol {number} ");
             let what =
                 |event: &NetworkEvent| event.code == "protocol" && event.message.contains(&word);
-            told.find(&word, what).await;
+            events.find(&word, what).await;
         }
 
         canaries.assert_untouched();
@@ -208,6 +214,7 @@ fn all_ended(text: &str) {
         lines.len() > 60 && lines.last() == Some(&"all tried"),
         "{text}"
     );
+
     for line in lines {
         // A request is answered by a page, and not by the end of its connection alone.
         let is_request = line.starts_with("plain ") || line.starts_with("sealed ");
@@ -222,29 +229,33 @@ fn all_ended(text: &str) {
     }
 }
 
-async fn all_explained(told: &Told, attempts: &[Explained<'_>]) {
+async fn all_explained(events: &NetworkEvents, attempts: &[Explained<'_>]) {
     for &(code, address, port) in attempts {
         let to = address.map(|address| address.parse().unwrap());
         let fits = |event: &NetworkEvent| {
             (to.is_none() || event.address == to) && (port.is_none() || event.port == port)
         };
+
         let what = format!("{code} of {address:?} {port:?}");
-        told.find(&what, |event| {
-            !event.allowed && event.code == code && fits(event)
-        })
-        .await;
+        events
+            .find(&what, |event| {
+                !event.allowed && event.code == code && fits(event)
+            })
+            .await;
     }
 }
 
 /// All that servers were asked is what the policy allows, for the host that they are.
-fn no_request_was_smuggled(web: &Web) {
+fn no_request_was_smuggled(web: &WebServer) {
     let seen = web.seen();
     assert!(seen.len() > 4, "{seen:?}");
+
     for head in seen {
         let hosts: Vec<_> = head
             .lines()
             .filter_map(|line| line.strip_prefix("host: "))
             .collect();
+
         let is_known = |host: &&str| ["web.test", "seen.test", "turning.test"].contains(host);
         assert!(hosts.len() == 1 && is_known(&hosts[0]), "{head}");
         assert!(

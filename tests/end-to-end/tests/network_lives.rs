@@ -4,11 +4,11 @@
 use std::net::SocketAddr;
 use std::process::Stdio;
 
-use fumehood_end_to_end::guest::{Told, network, python, started};
-use fumehood_end_to_end::netns::alone;
-use fumehood_end_to_end::servers::{Canaries, Names, OTHER, WEB4, Web, at, echo};
+use fumehood_end_to_end::guest::{NetworkEvents, network, python, start_until_output};
+use fumehood_end_to_end::netns::in_private_netns;
+use fumehood_end_to_end::servers::{Canaries, NameServer, OTHER, WEB4, WebServer, at, echo};
 use fumehood_end_to_end::{
-    descendants, engine, fumehood, is_alive, run_in, send, soon, wait_until,
+    descendants, engine, fumehood, is_alive, run_in, send, wait_until, within_deadline,
 };
 use fumehood_engine::{
     Context, ErrorKind, Event, Language, PortMapping, RunRequest, Sandbox, VmOrigin,
@@ -48,29 +48,32 @@ async fn asked(url: &str) -> String {
         client.write_all(request).await?;
         client.read_to_string(&mut text).await
     };
-    let _ = soon("an answer", conversation).await;
+
+    let _ = within_deadline("an answer", conversation).await;
     text
 }
 
 #[test]
-fn ports_are_exposed_and_nothing_goes_out() {
-    alone("ports_are_exposed_and_nothing_goes_out", || async {
-        let (names, canaries) = (Names::serve().await, Canaries::listen().await);
+fn exposed_ports_allow_no_outgoing_connections() {
+    in_private_netns("exposed_ports_allow_no_outgoing_connections", || async {
+        let (names, canaries) = (NameServer::serve().await, Canaries::listen().await);
         let expose = |text: &str| text.parse::<PortMapping>().unwrap();
         let network = network("")
             .expose(expose("0:3000"))
             .expose(expose("0:3001"))
             .expose(expose("0:9"));
+
         let sandbox = engine().sandbox().network(network.clone()).await.unwrap();
-        let told = Told::of(&sandbox);
+        let events = NetworkEvents::of(&sandbox);
         let urls = sandbox.network().unwrap().urls;
-        let server = started(&sandbox, Language::Javascript, SERVER, "serving").await;
+        let server = start_until_output(&sandbox, Language::Javascript, SERVER, "serving").await;
 
         let page = asked(&urls[0]).await;
         assert!(
             page.starts_with("HTTP/1.1 200 OK") && page.ends_with("page for exposed"),
             "{page}"
         );
+
         let many = (0..20).map(|_| asked(&urls[0]));
         let many = futures_util::future::join_all(many).await;
         assert!(
@@ -82,11 +85,13 @@ fn ports_are_exposed_and_nothing_goes_out() {
         // A server that listens on the guest's own loopback interface is not reached, and neither is none.
         for (url, port) in [(&urls[1], 3001), (&urls[2], 9)] {
             assert_eq!(asked(url).await, "");
-            told.find("an event", |e| {
-                e.code == "not_served" && e.port == Some(port)
-            })
-            .await;
+            events
+                .find("an event", |e| {
+                    e.code == "not_served" && e.port == Some(port)
+                })
+                .await;
         }
+
         let more = sandbox.expose(expose("0:3000")).unwrap();
         assert!(asked(&more).await.ends_with("page for exposed"));
         assert_eq!(sandbox.network().unwrap().urls.len(), 4);
@@ -95,6 +100,7 @@ fn ports_are_exposed_and_nothing_goes_out() {
         let taken = address(&urls[0]).port();
         let wanted = format!("{taken}:3000");
         let again = network.expose(expose(&wanted));
+
         for error in [
             engine().sandbox().network(again).await.unwrap_err(),
             sandbox.expose(expose(&wanted)).unwrap_err(),
@@ -107,7 +113,7 @@ fn ports_are_exposed_and_nothing_goes_out() {
         }
 
         // No outbound right goes with it.
-        let code = "told('out', lambda: get('http://web.test/'))\ntold('address', lambda: connect('198.51.100.7', 22))";
+        let code = "report('out', lambda: get('http://web.test/'))\nreport('address', lambda: connect('198.51.100.7', 22))";
         let text = python(&sandbox, code).await;
         assert!(
             text.contains("out: HTTP 403") && text.contains("address: ECONNREFUSED"),
@@ -122,6 +128,7 @@ fn ports_are_exposed_and_nothing_goes_out() {
         wait_until("a free port", || {
             std::net::TcpListener::bind(address(&urls[0])).is_ok()
         });
+
         a_run_tells_its_ports().await;
     });
 }
@@ -129,10 +136,14 @@ fn ports_are_exposed_and_nothing_goes_out() {
 async fn echoes(url: &str) {
     let stream = TcpStream::connect(address(url)).await.unwrap();
     let (mut socket, _) = client_async("ws://exposed/", stream).await.unwrap();
+
     for text in ["a", &"long ".repeat(50_000)] {
         socket.send(Message::text(text)).await.unwrap();
-        let heard = soon("an echo", socket.next()).await.unwrap().unwrap();
-        assert!(heard.into_text().unwrap() == text);
+        let transcript = within_deadline("an echo", socket.next())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(transcript.into_text().unwrap() == text);
     }
 }
 
@@ -142,14 +153,16 @@ async fn a_run_tells_its_ports() {
     let request = RunRequest::new(Language::Python, code)
         .timeout_s(120)
         .network(network);
+
     let mut run = engine().run(request).unwrap();
     let url = loop {
-        match soon("an event", run.next()).await {
+        match within_deadline("an event", run.next()).await {
             Some(Event::Exposed { url }) => break url,
             Some(_) => {}
             None => panic!("it ended without"),
         }
     };
+
     // It listens a moment later.
     let page = loop {
         match asked(&url).await {
@@ -160,7 +173,7 @@ async fn a_run_tells_its_ports() {
         }
     };
     assert!(page.ends_with("once"), "{page}");
-    let outcome = soon("an outcome", run.outcome()).await.unwrap();
+    let outcome = within_deadline("an outcome", run.outcome()).await.unwrap();
     assert_eq!(
         (outcome.exit_code, outcome.network.unwrap().urls),
         (Some(0), vec![url])
@@ -217,65 +230,66 @@ async fn goes_on_alone(sandbox: &Sandbox) {
     let old = prints(&main, OLD).await;
     assert_eq!(old, "ConnectionResetError\n['ConnectionResetError'] True\n");
     assert_eq!(prints(&main, ANEW).await, "b'new'\n");
-    let code = "told('web', lambda: get('http://web.test/'))";
+    let code = "report('web', lambda: get('http://web.test/'))";
     assert_eq!(python(sandbox, code).await, "web: this is web.test\n");
 }
 
 #[test]
-fn what_begins_from_a_state_has_a_network_of_its_own() {
-    alone(
-        "what_begins_from_a_state_has_a_network_of_its_own",
-        || async {
-            let _names = Names::serve()
-                .await
-                .know("echo.test", OTHER)
-                .know("web.test", WEB4);
-            Web::default().serve(at(WEB4, 80)).await;
-            echo(at(OTHER, 7)).await;
-            let engine = engine();
-            let network = network(RULES).expose("0:3000".parse().unwrap());
-            let parent = engine
-                .sandbox()
-                .language(Language::Python)
-                .network(network)
-                .await
-                .unwrap();
-            let main = parent.context("main", Language::Python);
-            assert_eq!(prints(&main, OPEN).await, "b'first'\n");
+fn forks_and_checkpoints_have_separate_networks() {
+    in_private_netns("forks_and_checkpoints_have_separate_networks", || async {
+        let _names = NameServer::serve()
+            .await
+            .know("echo.test", OTHER)
+            .know("web.test", WEB4);
+        WebServer::default().serve(at(WEB4, 80)).await;
+        echo(at(OTHER, 7)).await;
+        let engine = engine();
+        let network = network(RULES).expose("0:3000".parse().unwrap());
+        let parent = engine
+            .sandbox()
+            .language(Language::Python)
+            .network(network)
+            .await
+            .unwrap();
 
-            let checkpoint = parent.checkpoint().await.unwrap();
-            let children = parent.fork(2).await.unwrap();
-            // The parent's go on, and those of the others are gone: at once, also for who only waits.
-            assert_eq!(
-                prints(&main, "print(says(b'goes on'), waited)").await,
-                "b'goes on' []\n"
-            );
-            for child in &children {
-                assert_eq!(child.source(), VmOrigin::Checkpoint);
-                // The host's port stays with the parent.
-                assert_eq!(child.network().unwrap().urls, Vec::<String>::new());
-                goes_on_alone(child).await;
-            }
-            let restored = engine.open(&checkpoint).await.unwrap();
-            goes_on_alone(&restored).await;
-            assert_eq!(
-                prints(&main, "print(says(b'still'), waited)").await,
-                "b'still' []\n"
-            );
-            // And what a child has of its own is its own's: it can be forked again.
-            let grandchild = children[0].fork(1).await.unwrap().remove(0);
-            goes_on_alone(&grandchild).await;
+        let main = parent.context("main", Language::Python);
+        assert_eq!(prints(&main, OPEN).await, "b'first'\n");
 
-            // What each of them did is told of it alone.
-            let connections = |sandbox: &Sandbox| sandbox.network().unwrap().summary.connections;
-            assert_eq!((connections(&parent), connections(&restored)), (2, 2));
-        },
-    );
+        let checkpoint = parent.checkpoint().await.unwrap();
+        let children = parent.fork(2).await.unwrap();
+        // The parent's go on, and those of the others are gone: at once, also for who only waits.
+        assert_eq!(
+            prints(&main, "print(says(b'goes on'), waited)").await,
+            "b'goes on' []\n"
+        );
+
+        for child in &children {
+            assert_eq!(child.source(), VmOrigin::Checkpoint);
+            // The host's port stays with the parent.
+            assert_eq!(child.network().unwrap().urls, Vec::<String>::new());
+            goes_on_alone(child).await;
+        }
+
+        let restored = engine.open(&checkpoint).await.unwrap();
+        goes_on_alone(&restored).await;
+        assert_eq!(
+            prints(&main, "print(says(b'still'), waited)").await,
+            "b'still' []\n"
+        );
+
+        // And what a child has of its own is its own's: it can be forked again.
+        let grandchild = children[0].fork(1).await.unwrap().remove(0);
+        goes_on_alone(&grandchild).await;
+
+        // What each of them did is told of it alone.
+        let connections = |sandbox: &Sandbox| sandbox.network().unwrap().summary.connections;
+        assert_eq!((connections(&parent), connections(&restored)), (2, 2));
+    });
 }
 
 #[test]
 fn ports_are_free_when_their_owner_is_killed() {
-    alone("ports_are_free_when_their_owner_is_killed", || async {
+    in_private_netns("ports_are_free_when_their_owner_is_killed", || async {
         let code = "echo up; sleep 160";
         let mut child = fumehood();
         child.args([
@@ -289,11 +303,13 @@ fn ports_are_free_when_their_owner_is_killed() {
             "-c",
             code,
         ]);
+
         let mut child = child
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+
         let mut up = [0; 3];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
         let port = at("127.0.0.1", 8080);
@@ -301,6 +317,7 @@ fn ports_are_free_when_their_owner_is_killed() {
             std::net::TcpListener::bind(port).is_err(),
             "nobody has the port"
         );
+
         let qemus = descendants(child.id());
         assert!(!qemus.is_empty());
         send(child.id(), Signal::KILL);
@@ -308,6 +325,7 @@ fn ports_are_free_when_their_owner_is_killed() {
         wait_until("the end of QEMU", || {
             !qemus.iter().any(|&pid| is_alive(pid))
         });
+
         wait_until("a free port", || std::net::TcpListener::bind(port).is_ok());
     });
 }

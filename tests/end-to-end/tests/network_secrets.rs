@@ -3,10 +3,10 @@
 
 use std::os::unix::fs::FileExt;
 
-use fumehood_end_to_end::engine;
-use fumehood_end_to_end::guest::{Told, network, python, says};
-use fumehood_end_to_end::netns::alone;
-use fumehood_end_to_end::servers::{Authority, Names, OTHER, WEB4, Web, at};
+use fumehood_end_to_end::guest::{NetworkEvents, network, python};
+use fumehood_end_to_end::netns::in_private_netns;
+use fumehood_end_to_end::servers::{CertificateAuthority, NameServer, OTHER, WEB4, WebServer, at};
+use fumehood_end_to_end::{engine, run_ok};
 use fumehood_engine::{Language, Sandbox, SecretValue};
 
 /// In two parts, so that a program which looks for it does not have it itself.
@@ -29,20 +29,22 @@ host = "plain.test"
 
 #[test]
 fn a_secret_reaches_its_host_and_never_the_guest() {
-    alone("a_secret_reaches_its_host_and_never_the_guest", || async {
-        let authority = Authority::trusted();
+    in_private_netns("a_secret_reaches_its_host_and_never_the_guest", || async {
+        let authority = CertificateAuthority::trusted();
         let hosts = ["api.test", "plain.test", "through.test"];
-        let _names = Names::serve()
+        let _names = NameServer::serve()
             .await
             .know(hosts[0], WEB4)
             .know(hosts[1], WEB4)
             .know(hosts[2], OTHER);
-        let (web, other) = (Web::default(), Web::default());
+
+        let (web, other) = (WebServer::default(), WebServer::default());
         for (web, address) in [(&web, WEB4), (&other, OTHER)] {
             web.serve(at(address, 80)).await;
             web.serve_tls(at(address, 443), authority.acceptor(&hosts))
                 .await;
         }
+
         let value = format!("{}{}", VALUE.0, VALUE.1);
         let secret = |text: &str| SecretValue::new(text.to_owned()).unwrap();
         let network = network(RULES)
@@ -51,8 +53,9 @@ fn a_secret_reaches_its_host_and_never_the_guest() {
                 "OTHER_TOKEN".parse().unwrap(),
                 secret("another-value-for-another-host"),
             );
+
         let sandbox = engine().sandbox().network(network).await.unwrap();
-        let told = Told::of(&sandbox);
+        let events = NetworkEvents::of(&sandbox);
         let files = sandbox.files();
         files
             .write("ca.pem", authority.pem().to_owned())
@@ -60,31 +63,32 @@ fn a_secret_reaches_its_host_and_never_the_guest() {
             .unwrap();
 
         its_host_has_it(&sandbox, &web, &value).await;
-        nobody_else_has_it(&sandbox, &told, &web, &other, &value).await;
+        nobody_else_has_it(&sandbox, &events, &web, &other, &value).await;
         the_guest_has_it_nowhere(&sandbox, &value).await;
 
         let child = sandbox.fork(1).await.unwrap().remove(0);
         let before = web.seen().len();
-        let code = "told('again', lambda: get('https://api.test/', headers={'X-Token': os.environ['API_TOKEN']}))";
+        let code = "report('again', lambda: get('https://api.test/', headers={'X-Token': os.environ['API_TOKEN']}))";
         assert_eq!(python(&child, code).await, "again: this is api.test\n");
         assert!(web.seen()[before].contains(&format!("x-token: {value}\n")));
-        for event in told.all() {
+
+        for event in events.all() {
             assert!(!format!("{event:?}").contains(VALUE.1), "{event:?}");
         }
     });
 }
 
 /// By each kind of program, which trusts the sandbox's own authority without being told to.
-async fn its_host_has_it(sandbox: &Sandbox, web: &Web, value: &str) {
-    let placeholder = says(sandbox, Language::Shell, "printf %s $API_TOKEN").await;
+async fn its_host_has_it(sandbox: &Sandbox, web: &WebServer, value: &str) {
+    let placeholder = run_ok(sandbox, Language::Shell, "printf %s $API_TOKEN").await;
     assert!(placeholder.starts_with("fumehood-secret-"), "{placeholder}");
     let code = r"
 import base64
 token = os.environ['API_TOKEN']
-told('bearer', lambda: get('https://api.test/', headers={'Authorization': f'Bearer {token}'}))
-told('own header', lambda: get('https://api.test/', headers={'X-Token': token}))
+report('bearer', lambda: get('https://api.test/', headers={'Authorization': f'Bearer {token}'}))
+report('own header', lambda: get('https://api.test/', headers={'X-Token': token}))
 basic = base64.b64encode(f'user:{token}'.encode()).decode()
-told('basic', lambda: get('https://api.test/', headers={'Authorization': f'Basic {basic}'}))
+report('basic', lambda: get('https://api.test/', headers={'Authorization': f'Basic {basic}'}))
 def echoed(headers):
     text = get('https://api.test/head', headers=headers)
     return [line.split(': ', 1)[1] for line in text.splitlines() if line.startswith(('authorization', 'x-token'))]
@@ -107,14 +111,14 @@ print(len(sealed), b'nobody-else' + b'-may-have' not in base64.b64decode(sealed[
         .lines()
         .find_map(|line| line.strip_prefix("authorization: Basic "));
     let code = format!("echo {} | base64 -d | wc -c", basic.unwrap());
-    let decoded = says(sandbox, Language::Shell, &code).await;
+    let decoded = run_ok(sandbox, Language::Shell, &code).await;
     // "user:" and the value, and not the placeholder.
     assert_eq!(decoded.trim(), (5 + value.len()).to_string());
 
     let before = web.seen().len();
     let code = r#"curl -sS -H "Authorization: Bearer $API_TOKEN" https://api.test/ && curl -sS -u "user:$API_TOKEN" https://api.test/"#;
     assert_eq!(
-        says(sandbox, Language::Shell, code).await,
+        run_ok(sandbox, Language::Shell, code).await,
         "this is api.test\nthis is api.test\n"
     );
     let code = r"
@@ -122,7 +126,7 @@ const headers = { authorization: `Bearer ${process.env.API_TOKEN}` };
 console.log((await (await fetch('https://api.test/', { headers })).text()).trim());
 ";
     assert_eq!(
-        says(sandbox, Language::Javascript, code).await,
+        run_ok(sandbox, Language::Javascript, code).await,
         "this is api.test\n"
     );
     let seen = web.seen().split_off(before);
@@ -132,28 +136,34 @@ console.log((await (await fetch('https://api.test/', { headers })).text()).trim(
     );
 }
 
-async fn nobody_else_has_it(sandbox: &Sandbox, told: &Told, web: &Web, other: &Web, value: &str) {
+async fn nobody_else_has_it(
+    sandbox: &Sandbox,
+    events: &NetworkEvents,
+    web: &WebServer,
+    other: &WebServer,
+    value: &str,
+) {
     let before = web.seen().len();
     let code = r"
 token = os.environ['API_TOKEN']
 bearer = {'Authorization': f'Bearer {token}'}
 trusting = ssl.create_default_context(cafile='ca.pem')
-told('another secret of', lambda: get('https://plain.test/', headers=bearer))
-told('in the clear, elsewhere', lambda: get('http://plain.test/', headers=bearer))
-told('in the clear', lambda: get('http://api.test/', headers=bearer))
-told('in a path', lambda: get(f'https://api.test/?token={token}'))
-told('in another header', lambda: get('https://api.test/', headers={'X-Other': token}))
-told('in a body', lambda: get('https://api.test/', method='POST', data=token.encode()))
-told('passed through', lambda: get('https://through.test/', trusting, headers=bearer))
+report('another secret of', lambda: get('https://plain.test/', headers=bearer))
+report('in the clear, elsewhere', lambda: get('http://plain.test/', headers=bearer))
+report('in the clear', lambda: get('http://api.test/', headers=bearer))
+report('in a path', lambda: get(f'https://api.test/?token={token}'))
+report('in another header', lambda: get('https://api.test/', headers={'X-Other': token}))
+report('in a body', lambda: get('https://api.test/', method='POST', data=token.encode()))
+report('passed through', lambda: get('https://through.test/', trusting, headers=bearer))
 def other_host():
     c = http.client.HTTPSConnection('api.test')
     c.request('GET', '/', headers={'Host': 'through.test', **bearer})
     return c.getresponse().status
-told('other host', other_host)
+report('other host', other_host)
 def other_name():
     with socket.create_connection(('through.test', 443)) as s:
         with blind().wrap_socket(s, server_hostname='api.test') as s: return 'open'
-told('other name', other_name)
+report('other name', other_name)
 ";
     let text = python(sandbox, code).await;
     let expected = [
@@ -172,10 +182,11 @@ told('other name', other_name)
     for (line, begin) in lines.iter().zip(expected) {
         assert!(line.starts_with(begin), "{begin}\n{text}");
     }
-    told.denial("secret_elsewhere", |e| {
-        e.name.as_ref().is_some_and(|n| n.as_ref() == "plain.test")
-    })
-    .await;
+    events
+        .denial("secret_elsewhere", |e| {
+            e.name.as_ref().is_some_and(|n| n.as_ref() == "plain.test")
+        })
+        .await;
     for head in web.seen().split_off(before).iter().chain(&other.seen()) {
         assert!(!head.contains(value), "{head}");
     }
@@ -222,23 +233,28 @@ fn search(process_id: u32, needle: &[u8]) -> (u64, usize) {
     let memory = std::fs::File::open(path("mem")).unwrap();
     let (mut looked, mut found) = (0, 0);
     let (mut piece, zeros) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+
     for line in std::fs::read_to_string(path("maps")).unwrap().lines() {
         let (range, rest) = line.split_once(' ').unwrap();
         let (begin, end) = range.split_once('-').unwrap();
         let number = |text| u64::from_str_radix(text, 16).unwrap();
         let (mut begin, end) = (number(begin), number(end));
+
         if !rest.starts_with('r') {
             continue;
         }
+
         while begin < end {
             let length = piece.len().min(usize::try_from(end - begin).unwrap());
             let Ok(read) = memory.read_at(&mut piece[..length], begin) else {
                 break;
             };
+
             // Most of a guest's memory holds nothing.
             if piece[..read] != zeros[..read] {
                 found += count(&piece[..read], needle);
             }
+
             looked += read as u64;
             // What lies across two pieces is seen in the second one.
             let overlap = if begin + (read as u64) < end {
@@ -246,12 +262,14 @@ fn search(process_id: u32, needle: &[u8]) -> (u64, usize) {
             } else {
                 0
             };
+
             match (read as u64).saturating_sub(overlap) {
                 0 => break,
                 step => begin += step,
             }
         }
     }
+
     (looked, found)
 }
 
@@ -263,5 +281,6 @@ fn count(text: &[u8], needle: &[u8]) -> usize {
         found += usize::from(rest.starts_with(needle));
         rest = &rest[1..];
     }
+
     found
 }

@@ -14,7 +14,7 @@ fn run(language: &str, code: &str) -> Command {
 }
 
 #[test]
-fn bytes_come_out_as_they_went_in() {
+fn output_bytes_are_preserved() {
     let code = "import os, time\nos.write(1, b'\\xff')\nos.write(1, b'\\xc3')\ntime.sleep(0.1)\nos.write(1, b'\\xa9')\nos.write(2, bytes(range(256)))";
     let output = finish(run("python", code));
     assert_eq!(output.stdout, [0xff, 0xc3, 0xa9]);
@@ -31,6 +31,7 @@ fn json_names_the_encoding_and_keeps_the_count() {
         ),
         (Some("/wA="), Some("base64"))
     );
+
     let (outcome, _) = json(
         "python",
         "import sys; sys.stdout.write('x' * (11 << 20))",
@@ -50,6 +51,7 @@ fn output_appears_as_it_is_produced() {
     .stdout(Stdio::piped())
     .spawn()
     .unwrap();
+
     let mut first = [0; 6];
     let start = Instant::now();
     child
@@ -68,7 +70,7 @@ fn output_appears_as_it_is_produced() {
 }
 
 #[test]
-fn a_gigabyte_costs_no_memory() {
+fn a_gigabyte_of_output_uses_bounded_memory() {
     const BYTES: u64 = 1 << 30;
     let code = "import os\nb = b'x' * 65536\nn = 16384\nwhile n: n -= 1; os.write(1, b)";
     let mut command = run("python", code);
@@ -77,18 +79,22 @@ fn a_gigabyte_costs_no_memory() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+
     let mut stdout = child.stdout.take().unwrap();
     let mut buffer = vec![0; 1 << 20];
     let (mut total, mut ours, mut qemus) = (0, 0, 0);
     let start = Instant::now();
+
     loop {
         let n = stdout.read(&mut buffer).unwrap();
         if n == 0 {
             break;
         }
+
         assert!(buffer[..n].iter().all(|&b| b == b'x'));
         let before = total;
         total += n as u64;
+
         if before >> 26 != total >> 26 {
             ours = ours.max(resident_mib(child.id()));
             qemus = qemus.max(
@@ -99,11 +105,13 @@ fn a_gigabyte_costs_no_memory() {
                     .unwrap_or(0),
             );
         }
+
         assert!(
             start.elapsed() < DEADLINE,
             "only {total} bytes in {DEADLINE:?}"
         );
     }
+
     assert!(child.wait().unwrap().success());
     assert_eq!(total, BYTES);
     println!(
@@ -123,6 +131,7 @@ fn a_slow_reader_slows_the_program() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+
     let mut stdout = child.stdout.take().unwrap();
     let mut first = [0; 1];
     stdout.read_exact(&mut first).unwrap();
@@ -138,6 +147,7 @@ fn a_slow_reader_slows_the_program() {
         .unwrap()
         .read_to_string(&mut seconds)
         .unwrap();
+
     assert!(
         seconds.parse::<f64>().unwrap() > 2.0,
         "the program took {seconds} s"
@@ -146,7 +156,7 @@ fn a_slow_reader_slows_the_program() {
 }
 
 #[test]
-fn a_reader_that_goes_ends_the_run() {
+fn a_reader_that_closes_ends_the_run() {
     let mut child = run("shell", "yes").stdout(Stdio::piped()).spawn().unwrap();
     let mut first = [0; 2];
     child.stdout.take().unwrap().read_exact(&mut first).unwrap();
@@ -155,5 +165,6 @@ fn a_reader_that_goes_ends_the_run() {
         status = child.try_wait().unwrap();
         status.is_some()
     });
+
     assert_eq!(status.unwrap().code(), Some(141));
 }

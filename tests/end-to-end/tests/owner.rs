@@ -19,11 +19,13 @@ fn started(code: &str, timeout_s: u32) -> (Child, Vec<u32>) {
         "-c",
         code,
     ]);
+
     let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
     let mut up = [0; 3];
     child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
     let qemus = descendants(child.id());
     assert!(!qemus.is_empty(), "no QEMU was found");
+
     (child, qemus)
 }
 
@@ -55,7 +57,7 @@ fn qemu_dies_with_an_owner_that_is_killed() {
 }
 
 #[test]
-fn an_owner_notices_that_its_vm_has_died() {
+fn an_owner_detects_that_its_vm_died() {
     let (child, qemus) = sleeper();
     send(qemus[0], Signal::KILL);
     let output = fumehood_end_to_end::finish_child(child);
@@ -63,12 +65,13 @@ fn an_owner_notices_that_its_vm_has_died() {
 }
 
 #[test]
-fn ten_programs_at_once_all_end_right() {
+fn ten_concurrent_programs_succeed() {
     let runs: Vec<_> = (0..10)
         .map(|n| {
             std::thread::spawn(move || json("python", &format!("print({n} * {n})"), &["-t", "120"]))
         })
         .collect();
+
     for (n, run) in runs.into_iter().enumerate() {
         let (outcome, exit) = run.join().unwrap();
         assert_eq!(
@@ -90,7 +93,7 @@ fn stuck() -> (Child, Vec<u32>) {
 }
 
 #[test]
-fn interrupts_are_heard_while_nobody_reads_the_output() {
+fn interrupts_are_handled_while_output_is_unread() {
     let (mut child, qemus) = stuck();
     send(child.id(), Signal::INT);
     send(child.id(), Signal::TERM);
@@ -99,7 +102,7 @@ fn interrupts_are_heard_while_nobody_reads_the_output() {
 }
 
 #[test]
-fn a_command_that_was_stopped_for_a_while_tells_the_right_end() {
+fn a_command_that_was_suspended_reports_the_right_outcome() {
     let (child, _) = started("echo up; sleep 2; echo end", 5);
     send(child.id(), Signal::STOP);
     // Longer than the timeout and all the time that a guest gets to end a program.
@@ -129,6 +132,7 @@ fn an_operator_can_raise_the_longest_timeout() {
         (0, Some("ok\n")),
         "{outcome:#}"
     );
+
     fails(
         &[
             "run",
@@ -147,7 +151,7 @@ fn an_operator_can_raise_the_longest_timeout() {
 }
 
 #[test]
-fn a_reader_that_is_gone_is_no_crash() {
+fn a_closed_reader_does_not_crash_the_command() {
     for args in [
         ["doctor"].as_slice(),
         &["man"],
@@ -162,7 +166,7 @@ fn a_reader_that_is_gone_is_no_crash() {
 }
 
 #[test]
-fn the_root_of_a_user_namespace_runs_code_too() {
+fn root_of_a_user_namespace_can_run_code() {
     let mut command = std::process::Command::new("unshare");
     command.arg("-r").arg(fumehood_end_to_end::program()).args([
         "run",
@@ -171,17 +175,19 @@ fn the_root_of_a_user_namespace_runs_code_too() {
         "-c",
         "echo hello",
     ]);
+
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stderr);
     if text.contains("unshare failed") {
         println!("this host allows no user namespaces: {text}");
         return;
     }
+
     assert_eq!(output.stdout, b"hello\n", "{text}");
 }
 
 #[test]
-fn json_says_what_was_wrong_with_the_words() {
+fn invalid_arguments_are_reported_as_json() {
     let mut command = fumehood();
     command.args(["run", "--json", "/nonexistent.py"]);
     let output = finish(command);
@@ -198,13 +204,14 @@ fn fails(args: &[&str], envs: &[(&str, &str)], words: &[&str]) {
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(125), "{args:?}: {text}");
+
     for word in words {
         assert!(text.contains(word), "{args:?}: `{word}` is not in: {text}");
     }
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_said_with_its_mend() {
+fn missing_or_invalid_components_are_reported_with_a_fix() {
     let run = ["run", "-l", "python", "-c", "1"];
     let dir = tempfile::tempdir().unwrap();
     let empty = dir.path().to_str().unwrap();
@@ -214,11 +221,13 @@ fn what_is_missing_or_wrong_is_said_with_its_mend() {
         &[("FUMEHOOD_QEMU", "/nonexistent")],
         &["/nonexistent"],
     );
+
     fails(
         &run,
         &[("PATH", empty)],
         &["apt-get install qemu-system-x86"],
     );
+
     fails(
         &["--accelerator", "quick", "run", "-c", "1"],
         &[],
@@ -232,6 +241,7 @@ fn what_is_missing_or_wrong_is_said_with_its_mend() {
         &[],
         &["LD_PRELOAD"],
     );
+
     fails(
         &["run", "-l", "shell", "-c", "1", "-t", "301"],
         &[],
@@ -242,7 +252,7 @@ fn what_is_missing_or_wrong_is_said_with_its_mend() {
 }
 
 #[test]
-fn a_qemu_that_fails_is_quoted() {
+fn errors_of_qemu_are_quoted() {
     fails(
         &["--qemu", "/bin/false", "run", "-l", "shell", "-c", "1"],
         &[],
@@ -254,7 +264,7 @@ fn a_qemu_that_fails_is_quoted() {
 /// once holds that time and more. What else the machine does only adds to it: one run that was left
 /// alone shows it.
 #[test]
-fn little_time_is_spent_before_qemu_starts() {
+fn qemu_starts_without_delay() {
     const LIMIT: std::time::Duration = std::time::Duration::from_millis(15);
     let run = || {
         let mut command = fumehood();
@@ -265,6 +275,7 @@ fn little_time_is_spent_before_qemu_starts() {
         assert_eq!(status.code(), Some(125));
         start.elapsed()
     };
+
     let fastest = (0..500).map(|_| run()).find(|took| *took < LIMIT);
     assert!(
         fastest.is_some(),
@@ -273,12 +284,13 @@ fn little_time_is_spent_before_qemu_starts() {
 }
 
 #[test]
-fn the_doctor_finds_this_machine_fit() {
+fn doctor_passes_on_this_machine() {
     let mut command = fumehood();
     command.arg("doctor");
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
+
     for subject in ["QEMU", "accelerator", "image", "walls", "memory", "disk"] {
         assert!(text.contains(subject), "{text}");
     }

@@ -1,14 +1,16 @@
-//! Packages that a run asks for: installed once, found by all that ask again. The indexes are the test's own, in a
-//! network namespace that leads nowhere.
+//! Packages that a run asks for are installed once and reused. The indexes are the tests' own, in a network namespace
+//! without a way out.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use fumehood_end_to_end::index::{JAVASCRIPT_INDEX, PYTHON_INDEX, Served, store_of_its_own};
-use fumehood_end_to_end::netns::alone;
-use fumehood_end_to_end::servers::Authority;
-use fumehood_end_to_end::{finish, finish_child, fumehood, program, send, wait_until};
+use fumehood_end_to_end::index::{
+    FileServer, JAVASCRIPT_INDEX, PYTHON_INDEX, build_index, isolated_store,
+};
+use fumehood_end_to_end::netns::in_private_netns;
+use fumehood_end_to_end::servers::CertificateAuthority;
+use fumehood_end_to_end::{finish, finish_child, program, send, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -21,23 +23,24 @@ const PYTHON: &str = "10.66.0.1:8000";
 const JAVASCRIPT: &str = "10.66.0.1:8001";
 const SEALED: &str = "10.66.0.1:8443";
 
-/// A store of its own with the image, and indexes that the command is configured for.
-struct Place {
+/// A separate store with the user's images, and a configuration of the command that names the tests' indexes.
+struct Environment {
     directory: TempDir,
-    environment: Vec<(String, String)>,
+    variables: Vec<(String, String)>,
 }
 
-impl Place {
+impl Environment {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = store_of_its_own(directory.path());
+        let store = isolated_store(directory.path());
         std::fs::write(
             directory.path().join("hosts"),
             format!("10.66.0.1 {NAME}\n"),
         )
         .unwrap();
+
         let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let environment = vec![
+        let variables = vec![
             set("FUMEHOOD_HOME", store.to_str().unwrap()),
             set("HOME", directory.path().to_str().unwrap()),
             set("PIP_CONFIG_FILE", "/dev/null"),
@@ -45,25 +48,20 @@ impl Place {
             set("NPM_CONFIG_REGISTRY", &format!("http://{JAVASCRIPT}/")),
             set("NPM_CONFIG_USERCONFIG", "/dev/null"),
         ];
+
         Self {
             directory,
-            environment,
+            variables,
         }
     }
 
-    /// Has a guest make an index here.
-    fn make(&self, script: &str, name: &str) -> PathBuf {
-        let to = self.directory.path().join(name);
-        let mut command = fumehood();
-        let download = format!("{name}:{}", to.display());
-        command.args(["run", "-l", "python", "-c", script, "--download", &download]);
-        let made = finish(command);
-        assert!(made.status.success(), "{}", said(&made));
-        to
+    /// Serves the index of Python packages.
+    fn serve_python(&self) -> FileServer {
+        FileServer::new(&self.index(PYTHON_INDEX, "index"), None).listen(PYTHON)
     }
 
-    fn python(&self) -> Served {
-        Served::new(&self.make(PYTHON_INDEX, "index"), None)
+    fn index(&self, script: &str, name: &str) -> PathBuf {
+        build_index(script, name, self.directory.path())
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -71,22 +69,26 @@ impl Place {
         if !rustix::process::geteuid().is_root() {
             command.arg("--map-root-user");
         }
+
         // Names are looked up as on a host that has this file.
         let script = "mount --bind \"$HOME/hosts\" /etc/hosts && exec \"$0\" \"$@\"";
         command.args(["--mount", "sh", "-c", script]).arg(program());
-        let others = [
+        let configured = [
             "PIP_INDEX_URL",
             "PIP_EXTRA_INDEX_URL",
             "UV_INDEX",
             "UV_INDEX_URL",
         ];
-        for name in others {
+
+        for name in configured {
             command.env_remove(name);
         }
+
         command
             .args(words)
-            .envs(self.environment.iter().cloned())
+            .envs(self.variables.iter().cloned())
             .stdin(Stdio::null());
+
         command
     }
 
@@ -94,37 +96,33 @@ impl Place {
         finish(self.command(words))
     }
 
-    fn begin(&self, words: &[&str]) -> Child {
+    fn start(&self, words: &[&str]) -> Child {
         let mut command = self.command(words);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()
     }
 
-    /// What a run with these packages prints, and what the command says of it.
+    /// Returns what a run with these packages prints to standard output and standard error.
     fn prints(&self, language: &str, packages: &[&str], code: &str) -> (String, String) {
         let mut words = vec!["run", "-l", language, "-c", code];
         packages.iter().for_each(|word| words.extend(["-p", word]));
         let ended = self.run(&words);
-        assert!(ended.status.success(), "{}", said(&ended));
+        assert!(ended.status.success(), "{}", stderr_text(&ended));
         let stdout = String::from_utf8(ended.stdout.clone()).unwrap();
-        (stdout, said(&ended))
+        (stdout, stderr_text(&ended))
     }
 
-    /// Kind, retry and message of a run's failure.
-    fn fails(&self, packages: &[&str], others: &[&str]) -> (String, String, String) {
+    /// Starts a run with these packages and options that fails.
+    fn start_failing(&self, packages: &[&str], options: &[&str]) -> Child {
         let mut words = vec!["run", "--json", "-q", "-l", "python", "-c", "1"];
         packages.iter().for_each(|word| words.extend(["-p", word]));
-        words.extend(others);
-        let ended = self.run(&words);
-        assert_eq!(ended.status.code(), Some(125), "{}", said(&ended));
-        let object: Value = serde_json::from_slice(&ended.stdout).unwrap();
-        let text = |name: &str| {
-            object["error"][name]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned()
-        };
-        (text("kind"), text("retry"), text("message"))
+        words.extend(options);
+        self.start(&words)
+    }
+
+    /// Returns kind, retry and message of the failure of a run with these packages and options.
+    fn fails(&self, packages: &[&str], options: &[&str]) -> (String, String, String) {
+        failure(self.start_failing(packages, options))
     }
 
     fn layers(&self) -> Vec<String> {
@@ -135,73 +133,89 @@ impl Place {
     }
 }
 
-fn said(ended: &Output) -> String {
+/// Waits for the end of a run that fails, and returns the failure's kind, retry and message.
+fn failure(run: Child) -> (String, String, String) {
+    let ended = finish_child(run);
+    assert_eq!(ended.status.code(), Some(125), "{}", stderr_text(&ended));
+    let object: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    let text = |name: &str| {
+        object["error"][name]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+
+    (text("kind"), text("retry"), text("message"))
+}
+
+fn stderr_text(ended: &Output) -> String {
     String::from_utf8_lossy(&ended.stderr).into_owned()
 }
 
-/// How often a VM was started to install in.
-fn builders(said: &str) -> usize {
-    said.matches("starting a VM").count()
+/// Returns how often a VM was started to install packages.
+fn builders(stderr: &str) -> usize {
+    stderr.matches("starting a VM").count()
 }
 
 const USES_TINY: &str = "import user_of_tiny; print(user_of_tiny.VALUE)";
 
 #[test]
-fn packages_are_installed_once_and_found_by_all_that_ask_again() {
-    alone(
-        "packages_are_installed_once_and_found_by_all_that_ask_again",
-        || async {
-            let place = Place::new();
-            let server = place.python().at(PYTHON);
-            let (printed, said) = place.prints("python", &["user_of_tiny>=0.1"], USES_TINY);
-            assert_eq!(printed, "15\n");
-            assert_eq!(builders(&said), 1, "{said}");
-            let layers = place.layers();
-            assert!(
-                layers[0].contains("tiny 1.5, user-of-tiny 0.3"),
-                "{layers:?}"
-            );
-            // In other words and another order; nobody asks the index, and a template is there.
-            let asked = server.requests().len();
-            let words = ["User.Of.Tiny >= 0.1"];
-            let (printed, said) = place.prints("python", &words, USES_TINY);
-            assert_eq!((printed.as_str(), said.as_str()), ("15\n", ""));
-            assert_eq!(server.requests().len(), asked);
-            let again = [
-                "run", "--json", "-l", "python", "-p", words[0], "-c", USES_TINY,
-            ];
-            let object: Value = serde_json::from_slice(&place.run(&again).stdout).unwrap();
-            assert_eq!(object["source"], "template", "{object}");
-            // What comes to the same set shares the layer.
-            let same = ["user_of_tiny==0.3", "tiny==1.5"];
-            let (_, said) = place.prints("python", &same, USES_TINY);
-            assert_eq!(builders(&said), 1, "{said}");
-            assert!(!said.contains("packing a layer"), "{said}");
-            assert_eq!(place.layers(), layers);
-            // All are compiled, and belong to the user; what is above them is the image's.
-            let looks = "import tiny, os; print(os.path.exists(tiny.__cached__), \
+fn packages_are_installed_once_and_reused() {
+    in_private_netns("packages_are_installed_once_and_reused", || async {
+        let environment = Environment::new();
+        let server = environment.serve_python();
+        let (printed, stderr) = environment.prints("python", &["user_of_tiny>=0.1"], USES_TINY);
+        assert_eq!(printed, "15\n");
+        assert_eq!(builders(&stderr), 1, "{stderr}");
+        let layers = environment.layers();
+        assert!(
+            layers[0].contains("tiny 1.5, user-of-tiny 0.3"),
+            "{layers:?}"
+        );
+
+        // In other words and another order; nobody asks the index, and a template is there.
+        let asked = server.requests().len();
+        let words = ["User.Of.Tiny >= 0.1"];
+        let (printed, stderr) = environment.prints("python", &words, USES_TINY);
+        assert_eq!((printed.as_str(), stderr.as_str()), ("15\n", ""));
+        assert_eq!(server.requests().len(), asked);
+        let again = [
+            "run", "--json", "-l", "python", "-p", words[0], "-c", USES_TINY,
+        ];
+        let object: Value = serde_json::from_slice(&environment.run(&again).stdout).unwrap();
+        assert_eq!(object["source"], "template", "{object}");
+
+        // What comes to the same set shares the layer.
+        let same = ["user_of_tiny==0.3", "tiny==1.5"];
+        let (_, stderr) = environment.prints("python", &same, USES_TINY);
+        assert_eq!(builders(&stderr), 1, "{stderr}");
+        assert!(!stderr.contains("packing a layer"), "{stderr}");
+        assert_eq!(environment.layers(), layers);
+
+        // All are compiled, and belong to the user; what is above them is the image's.
+        let looks = "import tiny, os; print(os.path.exists(tiny.__cached__), \
             [os.stat(at).st_uid for at in ('/', '/home', os.path.expanduser('~'), tiny.__file__)])";
-            let (printed, _) = place.prints("python", &words, looks);
-            assert_eq!(printed, "True [0, 0, 1000, 1000]\n");
-            let (removed, _) = place_pruned(&place);
-            assert!(removed.starts_with("removed 1 layers"), "{removed}");
-            let (printed, said) = place.prints("python", &words, USES_TINY);
-            assert_eq!((printed.as_str(), builders(&said)), ("15\n", 1));
-        },
-    );
+        let (printed, _) = environment.prints("python", &words, looks);
+        assert_eq!(printed, "True [0, 0, 1000, 1000]\n");
+
+        let (removed, _) = prune(&environment);
+        assert!(removed.starts_with("removed 1 layers"), "{removed}");
+        let (printed, stderr) = environment.prints("python", &words, USES_TINY);
+        assert_eq!((printed.as_str(), builders(&stderr)), ("15\n", 1));
+    });
 }
 
-fn place_pruned(place: &Place) -> (String, usize) {
-    let pruned = place.run(&["layer", "prune", "--all"]);
+fn prune(environment: &Environment) -> (String, usize) {
+    let pruned = environment.run(&["layer", "prune", "--all"]);
     let text = String::from_utf8(pruned.stdout).unwrap();
-    (text, place.layers().len())
+    (text, environment.layers().len())
 }
 
 #[test]
-fn packages_and_a_network_go_together() {
-    alone("packages_and_a_network_go_together", || async {
-        let place = Place::new();
-        let _server = place.python().at(PYTHON);
+fn packages_can_be_combined_with_a_network() {
+    in_private_netns("packages_can_be_combined_with_a_network", || async {
+        let environment = Environment::new();
+        let _server = environment.serve_python();
         let code = "import tiny, urllib.request\n\
             print(tiny.VALUE, urllib.request.urlopen('http://10.66.0.1:8000/tiny/').status)";
         let words = [
@@ -215,42 +229,43 @@ fn packages_and_a_network_go_together() {
             "-c",
             code,
         ];
+
         for builds in [1, 0] {
-            let ended = place.run(&words);
+            let ended = environment.run(&words);
             let printed = String::from_utf8_lossy(&ended.stdout);
-            assert_eq!(printed, "1 200\n", "{}", said(&ended));
-            assert_eq!(builders(&said(&ended)), builds);
+            assert_eq!(printed, "1 200\n", "{}", stderr_text(&ended));
+            assert_eq!(builders(&stderr_text(&ended)), builds);
         }
     });
 }
 
 #[test]
-fn an_installation_that_takes_too_long_is_given_up() {
-    alone(
-        "an_installation_that_takes_too_long_is_given_up",
-        || async {
-            let place = Place::new();
-            let server = place.python().at(PYTHON);
-            server.hold(true);
-            let words = ["tiny==1.0", "--package-timeout=20"];
-            let (kind, retry, message) = place.fails(&words[..1], &words[1..]);
-            assert_eq!((kind.as_str(), retry.as_str()), ("unreachable", "safe"));
-            assert!(message.contains("20 s"), "{message}");
-            server.hold(false);
-            assert_eq!(place.prints("python", &words[..1], "import tiny").0, "");
-        },
-    );
+fn an_installation_times_out() {
+    in_private_netns("an_installation_times_out", || async {
+        let environment = Environment::new();
+        let server = environment.serve_python();
+        server.hold(true);
+        let words = ["tiny==1.0", "--package-timeout=20"];
+        let (kind, retry, message) = environment.fails(&words[..1], &words[1..]);
+        assert_eq!((kind.as_str(), retry.as_str()), ("unreachable", "safe"));
+        assert!(message.contains("20 s"), "{message}");
+        server.hold(false);
+        assert_eq!(
+            environment.prints("python", &words[..1], "import tiny").0,
+            ""
+        );
+    });
 }
 
 #[test]
 fn the_same_packages_make_the_same_layer() {
-    alone("the_same_packages_make_the_same_layer", || async {
-        let place = Place::new();
-        let _server = place.python().at(PYTHON);
+    in_private_netns("the_same_packages_make_the_same_layer", || async {
+        let environment = Environment::new();
+        let _server = environment.serve_python();
         let digest = || {
-            place.prints("python", &["tiny==1.0"], "import tiny");
-            let digest = place.layers().remove(0)[..12].to_owned();
-            assert_eq!(place_pruned(&place).1, 0);
+            environment.prints("python", &["tiny==1.0"], "import tiny");
+            let digest = environment.layers().remove(0)[..12].to_owned();
+            assert_eq!(prune(&environment).1, 0);
             digest
         };
         assert_eq!(digest(), digest());
@@ -258,62 +273,70 @@ fn the_same_packages_make_the_same_layer() {
 }
 
 #[test]
-fn javascript_packages_are_found() {
-    alone("javascript_packages_are_found", || async {
-        let place = Place::new();
-        let registry = place.make(
-            &JAVASCRIPT_INDEX.replace("127.0.0.1:8001", JAVASCRIPT),
-            "registry",
-        );
-        let _server = Served::new(&registry, None).at(JAVASCRIPT);
-        let code = "import tiny from 'tiny'; console.log(tiny)";
-        for builds in [1, 0] {
-            let (printed, said) = place.prints("javascript", &["tiny@^1"], code);
-            assert_eq!((printed.as_str(), builders(&said)), ("1.2.0\n", builds));
-        }
-        assert!(place.layers()[0].ends_with("tiny 1.2.0"));
-    });
-}
-
-#[test]
-fn what_is_not_to_be_had_is_told_in_the_tool_s_words() {
-    alone(
-        "what_is_not_to_be_had_is_told_in_the_tool_s_words",
+fn javascript_packages_are_installed_once_and_reused() {
+    in_private_netns(
+        "javascript_packages_are_installed_once_and_reused",
         || async {
-            let mut place = Place::new();
-            let _server = place.python().at(PYTHON);
-            let (kind, retry, message) = place.fails(&["user_of_tiny==0.3", "tiny==2.0"], &[]);
-            assert_eq!((kind.as_str(), retry.as_str()), ("invalid", "never"));
-            assert!(message.contains("tiny<2"), "{message}");
-            let (kind, _, message) = place.fails(&["absent==1"], &[]);
-            assert!(kind == "invalid" && message.contains("absent"), "{message}");
-            let (kind, _, message) = place.fails(&["tiny"], &[]);
-            assert!(
-                kind == "invalid" && message.contains("version"),
-                "{message}"
+            let environment = Environment::new();
+            let registry = environment.index(
+                &JAVASCRIPT_INDEX.replace("127.0.0.1:8001", JAVASCRIPT),
+                "registry",
             );
-            // Nobody listens there.
-            place
-                .environment
-                .push(("UV_DEFAULT_INDEX".into(), "http://10.66.0.1:8009/".into()));
-            let (kind, retry, message) = place.fails(&["tiny==1.0"], &[]);
-            assert_eq!(
-                (kind.as_str(), retry.as_str()),
-                ("unreachable", "safe"),
-                "{message}"
-            );
-            assert_eq!(place.layers().len(), 0);
+
+            let _server = FileServer::new(&registry, None).listen(JAVASCRIPT);
+            let code = "import tiny from 'tiny'; console.log(tiny)";
+            for builds in [1, 0] {
+                let (printed, stderr) = environment.prints("javascript", &["tiny@^1"], code);
+                assert_eq!((printed.as_str(), builders(&stderr)), ("1.2.0\n", builds));
+            }
+
+            assert!(environment.layers()[0].ends_with("tiny 1.2.0"));
         },
     );
 }
 
 #[test]
-fn two_at_once_install_once_and_a_killed_one_leaves_nothing() {
-    alone(
-        "two_at_once_install_once_and_a_killed_one_leaves_nothing",
+fn resolution_failures_quote_the_installer() {
+    in_private_netns("resolution_failures_quote_the_installer", || async {
+        let mut environment = Environment::new();
+        let _server = environment.serve_python();
+
+        // Nothing listens there. The installer retries for a while, in which the others fail.
+        let closed = ("UV_DEFAULT_INDEX".into(), "http://10.66.0.1:8009/".into());
+        environment.variables.push(closed);
+        let unreachable = environment.start_failing(&["tiny==1.0"], &[]);
+        environment.variables.pop();
+
+        let (kind, retry, message) = environment.fails(&["user_of_tiny==0.3", "tiny==2.0"], &[]);
+        assert_eq!((kind.as_str(), retry.as_str()), ("invalid", "never"));
+        assert!(message.contains("tiny<2"), "{message}");
+
+        let (kind, _, message) = environment.fails(&["absent==1"], &[]);
+        assert!(kind == "invalid" && message.contains("absent"), "{message}");
+
+        let (kind, _, message) = environment.fails(&["tiny"], &[]);
+        assert!(
+            kind == "invalid" && message.contains("version"),
+            "{message}"
+        );
+
+        let (kind, retry, message) = failure(unreachable);
+        assert_eq!(
+            (kind.as_str(), retry.as_str()),
+            ("unreachable", "safe"),
+            "{message}"
+        );
+        assert_eq!(environment.layers().len(), 0);
+    });
+}
+
+#[test]
+fn concurrent_installs_run_once_and_a_killed_one_leaves_nothing() {
+    in_private_netns(
+        "concurrent_installs_run_once_and_a_killed_one_leaves_nothing",
         || async {
-            let place = Place::new();
-            let server = place.python().at(PYTHON);
+            let environment = Environment::new();
+            let server = environment.serve_python();
             let words = [
                 "run",
                 "-l",
@@ -324,21 +347,29 @@ fn two_at_once_install_once_and_a_killed_one_leaves_nothing() {
                 "import tiny; print(tiny.VALUE)",
             ];
             server.hold(true);
-            let mut killed = place.begin(&words);
+            let mut killed = environment.start(&words);
             let is_asked = || server.requests().iter().any(|asked| asked.contains(".whl"));
             wait_until("a request for a wheel", is_asked);
             send(killed.id(), Signal::KILL);
             killed.wait().unwrap();
-            let both = [place.begin(&words), place.begin(&words)];
+            let both = [environment.start(&words), environment.start(&words)];
             server.hold(false);
             let ended = both.map(finish_child);
             let mut started = 0;
+
             for one in &ended {
-                assert_eq!(String::from_utf8_lossy(&one.stdout), "1\n", "{}", said(one));
-                started += builders(&said(one));
+                assert_eq!(
+                    String::from_utf8_lossy(&one.stdout),
+                    "1\n",
+                    "{}",
+                    stderr_text(one)
+                );
+                started += builders(&stderr_text(one));
             }
+
             assert_eq!(started, 1);
-            let layers = std::fs::read_dir(place.directory.path().join("store/layers")).unwrap();
+            let layers =
+                std::fs::read_dir(environment.directory.path().join("store/layers")).unwrap();
             let names = layers.map(|entry| entry.unwrap().file_name().into_string().unwrap());
             let unfinished: Vec<_> = names.filter(|name| name.contains('.')).collect();
             assert_eq!(unfinished, [""; 0]);
@@ -347,23 +378,24 @@ fn two_at_once_install_once_and_a_killed_one_leaves_nothing() {
 }
 
 #[test]
-fn credentials_stay_on_the_host() {
-    alone("credentials_stay_on_the_host", || async {
-        let mut place = Place::new();
-        let index = place.make(PYTHON_INDEX, "index");
+fn index_credentials_stay_on_the_host() {
+    in_private_netns("index_credentials_stay_on_the_host", || async {
+        let mut environment = Environment::new();
+        let index = environment.index(PYTHON_INDEX, "index");
         // me:open-sesame-1234
         let shown = "Basic bWU6b3Blbi1zZXNhbWUtMTIzNA==";
-        let authority = Authority::trusted();
+        let authority = CertificateAuthority::trusted();
         let tls = authority.acceptor(&[NAME]);
-        let server = Served::new(&index, Some(shown)).sealed_at(SEALED, &tls);
+        let server = FileServer::new(&index, Some(shown)).listen_tls(SEALED, &tls);
         let url = format!("https://me:open-sesame-1234@{NAME}:8443/");
-        place.environment.push(("UV_DEFAULT_INDEX".into(), url));
+        environment.variables.push(("UV_DEFAULT_INDEX".into(), url));
         let looks = "import tiny, os, subprocess\n\
             print(tiny.VALUE, sum('sesame' in value for value in os.environ.values()))\n\
             print(subprocess.run(['grep', '-rlE', 'sesame|fumehood-secret', os.path.expanduser('~')], capture_output=True, text=True).stdout)";
-        let (printed, said) = place.prints("python", &["tiny==1.0"], looks);
-        assert_eq!(printed, "1 0\n\n", "{said}");
-        assert!(!said.contains("sesame"), "{said}");
+
+        let (printed, stderr) = environment.prints("python", &["tiny==1.0"], looks);
+        assert_eq!(printed, "1 0\n\n", "{stderr}");
+        assert!(!stderr.contains("sesame"), "{stderr}");
         let requests = server.requests();
         assert!(
             requests.iter().any(|asked| asked.ends_with(shown)),
@@ -374,7 +406,8 @@ fn credentials_stay_on_the_host() {
                 .iter()
                 .any(|asked| asked.contains("fumehood-secret"))
         );
-        let layers = place.layers();
+
+        let layers = environment.layers();
         assert!(!layers[0].contains("sesame"), "{layers:?}");
     });
 }

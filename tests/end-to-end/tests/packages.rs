@@ -1,8 +1,8 @@
 //! Packages, from an index in the guest itself: it has no network.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use fumehood_end_to_end::finish_ok;
 use fumehood_end_to_end::index::{JAVASCRIPT_INDEX, PYTHON_INDEX};
-use fumehood_end_to_end::succeeded;
 use fumehood_engine::{
     Config, Engine, ErrorKind, Event, InstalledPackage, Language, RunRequest, Sandbox, SpawnRequest,
 };
@@ -18,17 +18,20 @@ async fn serve(sandbox: &Sandbox, script: &str, argv: &[&str], port: u16) -> fum
     let made = sandbox
         .run(&RunRequest::new(Language::Python, script))
         .unwrap();
-    succeeded(made).await;
+    finish_ok(made).await;
     let server = sandbox
         .spawn(&SpawnRequest::new(argv.iter().copied()))
         .unwrap();
+
     let waits = format!(
         "for n in $(seq 100); do (: </dev/tcp/127.0.0.1/{port}) 2>/dev/null && exit 0; sleep 0.1; done; exit 1"
     );
+
     let up = sandbox
         .run(&RunRequest::new(Language::Shell, waits))
         .unwrap();
-    succeeded(up).await;
+    finish_ok(up).await;
+
     server
 }
 
@@ -38,7 +41,7 @@ async fn python_packages_are_resolved_installed_and_listed() {
     let sandbox = engine.sandbox().language(Language::Python).await.unwrap();
     // A context that was there before finds them, too.
     let context = sandbox.context("c", Language::Python);
-    succeeded(context.run("before = 1").unwrap()).await;
+    finish_ok(context.run("before = 1").unwrap()).await;
     let argv = [
         "python3",
         "-m",
@@ -49,6 +52,7 @@ async fn python_packages_are_resolved_installed_and_listed() {
         "127.0.0.1",
         "8000",
     ];
+
     let server = serve(&sandbox, PYTHON_INDEX, &argv, 8000).await;
     let installed = sandbox
         .install(Language::Python, ["user_of_tiny>=0.1"])
@@ -58,10 +62,11 @@ async fn python_packages_are_resolved_installed_and_listed() {
         installed,
         [package("tiny", "1.5"), package("user-of-tiny", "0.3")]
     );
+
     let code = "import user_of_tiny; print(before, user_of_tiny.VALUE)";
-    assert_eq!(succeeded(context.run(code).unwrap()).await.0, "1 15\n");
+    assert_eq!(finish_ok(context.run(code).unwrap()).await.0, "1 15\n");
     let once = RunRequest::new(Language::Python, "import tiny; print(tiny.VALUE)");
-    assert_eq!(succeeded(sandbox.run(&once).unwrap()).await.0, "15\n");
+    assert_eq!(finish_ok(sandbox.run(&once).unwrap()).await.0, "15\n");
     // A conflict and a package that is not there are told in the tool's own words.
     let error = sandbox
         .install(Language::Python, ["user_of_tiny==0.3", "tiny==2.0"])
@@ -91,6 +96,7 @@ async fn javascript_packages_are_resolved_installed_and_listed() {
         .language(Language::Javascript)
         .await
         .unwrap();
+
     let argv = [
         "python3",
         "-m",
@@ -101,6 +107,7 @@ async fn javascript_packages_are_resolved_installed_and_listed() {
         "127.0.0.1",
         "8001",
     ];
+
     let server = serve(&sandbox, JAVASCRIPT_INDEX, &argv, 8001).await;
     let installed = sandbox
         .install(Language::Javascript, ["tiny@^1"])
@@ -109,16 +116,18 @@ async fn javascript_packages_are_resolved_installed_and_listed() {
     assert_eq!(installed, [package("tiny", "1.2.0")]);
     let context = sandbox.context("c", Language::Javascript);
     let code = "import tiny from 'tiny'; console.log(tiny)";
-    assert_eq!(succeeded(context.run(code).unwrap()).await.0, "1.2.0\n");
+    assert_eq!(finish_ok(context.run(code).unwrap()).await.0, "1.2.0\n");
     let mut once = sandbox
         .run(&RunRequest::new(Language::Javascript, code))
         .unwrap();
+
     let mut out = Vec::new();
     while let Some(event) = once.next().await {
         if let Event::Stdout(bytes) = event {
             out.extend_from_slice(&bytes);
         }
     }
+
     assert_eq!(out, b"1.2.0\n");
     let error = sandbox
         .install(Language::Javascript, ["absent@1"])

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fumehood_end_to_end::{DEADLINE, descendants, is_alive, send, wait_until};
+use fumehood_end_to_end::{DEADLINE, descendants, is_alive, repetitions, send, wait_until};
 use fumehood_engine::{
     Config, EndedBy, Engine, Language, Outcome, Pool, RunRequest, TemplateUse, VmOrigin,
 };
@@ -54,11 +54,12 @@ async fn outcome(engine: &Engine, request: RunRequest) -> Outcome {
         (Some(0), EndedBy::Exited),
         "{outcome:?}"
     );
+
     outcome
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_get_what_is_ready_and_never_a_wrong_vm() {
+async fn requests_use_ready_vms_that_fit() {
     let engine = engine(1, 1, &[Language::Python]);
     ready(&engine, (1, 1)).await;
     let python = |code: &str| RunRequest::new(Language::Python, code);
@@ -76,6 +77,7 @@ async fn requests_get_what_is_ready_and_never_a_wrong_vm() {
         outcome(&engine, python("print(1)")).await.source,
         VmOrigin::Hot
     );
+
     // The next one takes the blank, unless the hot one is there again; all are used once.
     let next = outcome(
         &engine,
@@ -132,35 +134,42 @@ for (const name of ['fibonacci', 'work', 'Stack']) if (name in globalThis) throw
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restore_that_takes_too_long_is_replaced_and_counted() {
+async fn a_restore_that_times_out_is_replaced_and_counted() {
     let engine = Engine::start(Config {
         templates: TemplateUse::Use,
         restore_deadline: Duration::from_micros(1),
         ..Config::default()
     })
     .unwrap();
+
     let outcome = outcome(&engine, RunRequest::new(Language::Shell, "echo hi")).await;
     assert_eq!(outcome.source, VmOrigin::Boot);
     assert_eq!(engine.vm_stats().failed_restores, 2);
 }
 
+/// Restores in a row, unless `FUMEHOOD_RESTORES` gives another number.
+const RESTORES: usize = 60;
+/// Restores in a row for `cargo xtask test --long`: as many as the design asks for.
+const LONG_RESTORES: usize = 1000;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn restores_in_a_row_all_answer() {
-    // FUMEHOOD_RESTORES=1000 asks for as many as the specification speaks of.
-    let asked = std::env::var("FUMEHOOD_RESTORES").ok();
-    let restores = asked.map_or(60, |n| n.parse().unwrap());
+async fn repeated_restores_all_succeed() {
+    let restores = repetitions("FUMEHOOD_RESTORES", RESTORES, LONG_RESTORES);
     let engine = engine(0, 0, &[]);
+
     for _ in 0..restores {
         let sandbox = engine.sandbox().memory_mib(512).await.unwrap();
         assert_eq!(sandbox.source(), VmOrigin::Template);
     }
+
     let counts = engine.vm_stats();
+    let restores = u64::try_from(restores).unwrap();
     assert_eq!((counts.template, counts.failed_restores), (restores, 0));
 }
 
 /// Ten at once, several times: none is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_at_once_all_end_right() {
+async fn concurrent_runs_all_succeed() {
     let engine = engine(0, 2, &[Language::Python]);
     for _ in 0..3 {
         let mut runs = tokio::task::JoinSet::new();
@@ -174,10 +183,12 @@ async fn many_at_once_all_end_right() {
                 .await
             });
         }
+
         while let Some(done) = runs.join_next().await {
             assert!([VmOrigin::Standby, VmOrigin::Template].contains(&done.unwrap().source));
         }
     }
+
     assert_eq!(engine.vm_stats().failed_restores, 0);
 }
 
@@ -188,10 +199,12 @@ fn owner() -> (Child, BufReader<ChildStdout>, Vec<u32>) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     assert_eq!(line(&mut lines), "ready");
     let qemus = descendants(child.id());
     assert_eq!(qemus.len(), 3, "{qemus:?}");
+
     (child, lines, qemus)
 }
 
@@ -223,6 +236,7 @@ fn killed(mut child: Child, moment: Duration) {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
         stat.rsplit(") ").next().unwrap().starts_with('T')
     });
+
     let qemus = descendants(child.id());
     send(child.id(), Signal::KILL);
     child.wait().unwrap();
@@ -232,7 +246,7 @@ fn killed(mut child: Child, moment: Duration) {
 }
 
 #[test]
-fn an_owner_that_is_killed_while_it_fills_its_pool_leaves_nothing() {
+fn an_owner_killed_while_filling_its_pool_leaves_nothing() {
     for moment in MOMENTS_MS {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pool-owner"));
         command.stdin(Stdio::piped()).stdout(Stdio::null());
@@ -241,13 +255,14 @@ fn an_owner_that_is_killed_while_it_fills_its_pool_leaves_nothing() {
 }
 
 #[test]
-fn an_owner_that_is_killed_while_it_forks_leaves_nothing() {
+fn an_owner_killed_while_forking_leaves_nothing() {
     for moment in MOMENTS_MS {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pool-owner"));
         command
             .arg("forks")
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
+
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         assert_eq!(line(&mut lines), "ready");
@@ -257,11 +272,12 @@ fn an_owner_that_is_killed_while_it_forks_leaves_nothing() {
 
 /// Waiting VMs that have died are given to nobody.
 #[test]
-fn the_dead_are_not_given_away() {
+fn dead_pooled_vms_are_not_used() {
     let (mut child, mut lines, qemus) = owner();
     for &pid in &qemus {
         send(pid, Signal::KILL);
     }
+
     wait_until("the end of the pool", || {
         !qemus.iter().any(|&pid| is_alive(pid))
     });

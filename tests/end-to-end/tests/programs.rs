@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use fumehood_end_to_end::{
-    DEADLINE, Heard, engine, hear, hear_all, next_out, out_until, run_in, sandbox, succeeded,
+    DEADLINE, RunTranscript, collect, engine, finish_run, next_stdout, read_stdout_until, run_in,
+    sandbox, shell_ok,
 };
 use fumehood_engine::{
-    EndedBy, ErrorKind, Event, Language, ProcessInfo, ProcessKind, Retry, Run, RunRequest, Sandbox,
+    EndedBy, ErrorKind, Event, Language, ProcessInfo, ProcessKind, Retry, Run, Sandbox,
     SpawnRequest,
 };
 
@@ -15,16 +16,8 @@ fn script(code: &str) -> SpawnRequest {
     SpawnRequest::new(["bash", "-c", code])
 }
 
-fn shell(code: &str) -> RunRequest {
-    RunRequest::new(Language::Shell, code).timeout_s(120)
-}
-
-async fn spawned(sandbox: &Sandbox, request: &SpawnRequest) -> Heard {
-    hear(sandbox.spawn(request).unwrap()).await
-}
-
-async fn says(sandbox: &Sandbox, code: &str) -> String {
-    succeeded(sandbox.run(&shell(code)).unwrap()).await.0
+async fn spawned(sandbox: &Sandbox, request: &SpawnRequest) -> RunTranscript {
+    finish_run(sandbox.spawn(request).unwrap()).await
 }
 
 /// Lists until it is as it should be.
@@ -43,8 +36,10 @@ async fn listed(
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
+
     let found = tokio::time::timeout(DEADLINE, look).await;
     assert!(found.is_ok(), "{what}: {list:#?}");
+
     list
 }
 
@@ -57,23 +52,28 @@ async fn pid(run: &mut Run) -> i32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_gets_its_words_variables_directory_and_input() {
+async fn a_program_gets_its_arguments_variables_directory_and_input() {
     let sandbox = sandbox(512).await;
     let code = "printf '%s|' \"$0\" \"$@\" \"$A\"; pwd; cat; echo err >&2; exit 3";
     let request = SpawnRequest::new(["bash", "-c", code, "a b", "*", "", "é\n"])
         .env("A", "c\nd 'e'")
         .cwd("/usr")
         .stdin();
+
     let run = sandbox.spawn(&request).unwrap();
     let mut input = run.input();
     input.write(&b"\xff\0\n"[..]).await.unwrap();
     input.close().await;
-    let heard = hear(run).await;
-    assert_eq!(heard.stdout, b"a b|*||\xc3\xa9\n|c\nd 'e'|/usr\n\xff\0\n");
+    let transcript = finish_run(run).await;
     assert_eq!(
-        (heard.err().as_str(), heard.end()),
+        transcript.stdout,
+        b"a b|*||\xc3\xa9\n|c\nd 'e'|/usr\n\xff\0\n"
+    );
+    assert_eq!(
+        (transcript.err().as_str(), transcript.end()),
         ("err\n", (EndedBy::Exited, Some(3)))
     );
+
     // Without input it is empty.
     assert_eq!(
         spawned(&sandbox, &SpawnRequest::new(["cat"])).await.end().1,
@@ -91,14 +91,13 @@ async fn a_program_gets_its_words_variables_directory_and_input() {
             Some(std::io::ErrorKind::NotFound),
         ),
     ] {
-        let error = hear_all(sandbox.spawn(&request).unwrap())
-            .await
-            .unwrap_err();
+        let error = collect(sandbox.spawn(&request).unwrap()).await.unwrap_err();
         assert!(
             io_kind.is_none_or(|kind| error.io_kind() == Some(kind)),
             "{error}"
         );
     }
+
     for request in [
         SpawnRequest::new(Vec::<String>::new()),
         SpawnRequest::new(["a\0b"]),
@@ -118,14 +117,14 @@ async fn a_program_gets_its_words_variables_directory_and_input() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_ends_by_time_by_signals_and_with_its_run() {
+async fn a_program_ends_by_timeout_by_signals_and_with_its_run() {
     let sandbox = sandbox(512).await;
     let timed = spawned(&sandbox, &SpawnRequest::new(["sleep", "100"]).timeout_s(1)).await;
     assert_eq!(timed.end(), (EndedBy::Timeout, Some(124)));
     let mut run = sandbox.spawn(&SpawnRequest::new(["sleep", "100"])).unwrap();
     pid(&mut run).await;
     run.canceller().signal(15).unwrap();
-    let signalled = hear(run).await;
+    let signalled = finish_run(run).await;
     assert_eq!(signalled.end(), (EndedBy::Signaled, Some(143)));
     assert_eq!(signalled.outcome.evidence.signal, Some(15));
     let mut run = sandbox
@@ -133,71 +132,80 @@ async fn a_program_ends_by_time_by_signals_and_with_its_run() {
             "trap 'echo heard; exit 5' USR1; echo up; while :; do sleep 0.01; done",
         ))
         .unwrap();
-    assert_eq!(next_out(&mut run).await, "up\n");
+    assert_eq!(next_stdout(&mut run).await, "up\n");
     run.canceller().signal(10).unwrap();
-    let heard = hear(run).await;
+    let transcript = finish_run(run).await;
     assert_eq!(
-        (heard.out(), heard.end()),
+        (transcript.out(), transcript.end()),
         ("heard\n", (EndedBy::Exited, Some(5)))
     );
+
     let mut run = sandbox
         .spawn(&script("trap '' INT TERM; echo up; while :; do :; done"))
         .unwrap();
-    next_out(&mut run).await;
+    next_stdout(&mut run).await;
     run.canceller().cancel();
-    assert_eq!(hear(run).await.end(), (EndedBy::Cancelled, Some(130)));
+    assert_eq!(finish_run(run).await.end(), (EndedBy::Cancelled, Some(130)));
     // Dropped, it ends, with those that it has started.
     let mut run = sandbox.spawn(&script("sleep 100 & echo up; wait")).unwrap();
-    next_out(&mut run).await;
+    next_stdout(&mut run).await;
     drop(run);
     listed(&sandbox, "a dropped program is gone", <[_]>::is_empty).await;
-    assert_eq!(says(&sandbox, "pgrep -xc sleep || true").await, "0\n");
+    assert_eq!(shell_ok(&sandbox, "pgrep -xc sleep || true").await, "0\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_terminal() {
+async fn a_program_has_a_terminal() {
     let sandbox = sandbox(512).await;
     let code = "tty -s && stty size; stty -echo; read -r a; echo \"<$a>\"; trap 'stty size' WINCH; echo ready; while ! read -r b; do :; done; echo end";
     let mut run = sandbox.spawn(&script(code).pty(30, 100)).unwrap();
     let mut input = run.input();
-    assert_eq!(out_until(&mut run, "\n").await, "30 100\r\n");
+    assert_eq!(read_stdout_until(&mut run, "\n").await, "30 100\r\n");
     input.write("typed\n").await.unwrap();
-    let said = out_until(&mut run, "ready\r\n").await;
+    let said = read_stdout_until(&mut run, "ready\r\n").await;
     assert!(said.ends_with("<typed>\r\nready\r\n"), "{said:?}");
     run.canceller().resize(50, 132);
     input.write("\n").await.unwrap();
-    let heard = hear(run).await;
+    let transcript = finish_run(run).await;
     assert!(
-        heard.out().ends_with("50 132\r\nend\r\n"),
+        transcript.out().ends_with("50 132\r\nend\r\n"),
         "{:?}",
-        heard.out()
+        transcript.out()
     );
-    assert_eq!((heard.err().as_str(), heard.end().1), ("", Some(0)));
+    assert_eq!(
+        (transcript.err().as_str(), transcript.end().1),
+        ("", Some(0))
+    );
 
     // Ctrl-C, and the end of input.
     let mut run = sandbox
         .spawn(&script("echo up; exec cat").pty(24, 80))
         .unwrap();
-    out_until(&mut run, "up\r\n").await;
+    read_stdout_until(&mut run, "up\r\n").await;
     run.input().write("\x03").await.unwrap();
-    assert_eq!(hear(run).await.end(), (EndedBy::Signaled, Some(130)));
+    assert_eq!(finish_run(run).await.end(), (EndedBy::Signaled, Some(130)));
     let run = sandbox
         .spawn(&SpawnRequest::new(["cat"]).pty(24, 80))
         .unwrap();
+
     let mut input = run.input();
     input.write("x\n").await.unwrap();
     input.close().await;
-    let heard = hear(run).await;
-    assert_eq!((heard.out(), heard.end().1), ("x\r\nx\r\n", Some(0)));
+    let transcript = finish_run(run).await;
+    assert_eq!(
+        (transcript.out(), transcript.end().1),
+        ("x\r\nx\r\n", Some(0))
+    );
+
     // Without one there is no size to be had, and that is no matter.
     let run = sandbox.spawn(&SpawnRequest::new(["cat"]).stdin()).unwrap();
     run.canceller().resize(10, 10);
     run.input().close().await;
-    assert_eq!(hear(run).await.end().1, Some(0));
+    assert_eq!(finish_run(run).await.end().1, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_runs_is_listed() {
+async fn running_processes_are_listed() {
     let sandbox = sandbox(512).await;
     assert!(sandbox.processes().await.unwrap().is_empty());
     let mut run = sandbox
@@ -207,6 +215,7 @@ async fn what_runs_is_listed() {
                 .idempotency_key("nap"),
         )
         .unwrap();
+
     let nap = pid(&mut run).await;
     // A server that a context has started lives on between execs, and belongs to it.
     let python = sandbox.context("web", Language::Python);
@@ -224,14 +233,17 @@ for _ in range(1000):
             .out(),
         "200\n"
     );
+
     let list = listed(&sandbox, "a program and two contexts", |list| {
         list.len() == 3 && list.iter().any(|one| one.command == "sleep 100")
     })
     .await;
+
     let find = |kind, context: Option<&str>| {
         let is_it = |one: &&ProcessInfo| one.kind == kind && one.context.as_deref() == context;
         list.iter().find(is_it).unwrap()
     };
+
     let one = find(ProcessKind::Spawn, None);
     assert_eq!(
         (one.pid, one.tag.as_deref(), one.attached),
@@ -249,6 +261,7 @@ for _ in range(1000):
             .pids
             .contains(&server)
     );
+
     // A long command is cut, and one that a program chose is shown as it is.
     let long = "x".repeat(100_000);
     let run = sandbox
@@ -259,6 +272,7 @@ for _ in range(1000):
             &long,
         ]))
         .unwrap();
+
     let list = listed(&sandbox, "its name", |list| {
         list.iter().any(|one| one.command.contains("forged"))
     })
@@ -268,7 +282,7 @@ for _ in range(1000):
     // It ends with its context.
     python.close().await.unwrap();
     assert_eq!(
-        says(
+        shell_ok(
             &sandbox,
             &format!("kill -0 {server} 2> /dev/null || echo gone")
         )
@@ -278,27 +292,27 @@ for _ in range(1000):
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_is_left_and_found_again() {
+async fn a_detached_program_can_be_attached_again() {
     let sandbox = sandbox(512).await;
     let code = "for n in 1 2 3; do echo $n; read -r x; done; echo end; exit 4";
     let request = script(code).stdin().idempotency_key("k");
     let mut run = sandbox.spawn(&request).unwrap();
     let program = pid(&mut run).await;
-    assert_eq!(next_out(&mut run).await, "1\n");
+    assert_eq!(next_stdout(&mut run).await, "1\n");
     assert!(run.detach().await.unwrap().is_none());
     let list = sandbox.processes().await.unwrap();
     assert_eq!((list[0].pid, list[0].attached), (program, false));
     // From the beginning.
     let mut run = sandbox.attach("k", 0).unwrap();
     assert_eq!(run.next().await, Some(Event::Attached { from_seq: 0 }));
-    assert_eq!(next_out(&mut run).await, "1\n");
+    assert_eq!(next_stdout(&mut run).await, "1\n");
     run.input().write("\n").await.unwrap();
-    assert_eq!(next_out(&mut run).await, "2\n");
+    assert_eq!(next_stdout(&mut run).await, "2\n");
     // Somebody else takes it over, from the second piece on.
     let mut other = sandbox.attach("k", 1).unwrap();
     assert_eq!(other.next().await, Some(Event::Attached { from_seq: 1 }));
-    assert_eq!(next_out(&mut other).await, "2\n");
-    let error = hear_all(run).await.unwrap_err();
+    assert_eq!(next_stdout(&mut other).await, "2\n");
+    let error = collect(run).await.unwrap_err();
     assert_eq!(
         (error.kind(), error.retry()),
         (ErrorKind::Lost, Retry::Unknown),
@@ -306,41 +320,45 @@ async fn a_program_is_left_and_found_again() {
     );
     other.input().write("\n\n").await.unwrap();
     other.input().close().await;
-    let heard = hear(other).await;
+    let transcript = finish_run(other).await;
     assert_eq!(
-        (heard.out(), heard.end()),
+        (transcript.out(), transcript.end()),
         ("3\nend\n", (EndedBy::Exited, Some(4)))
     );
+
     // After its end, as often as you like, as an attachment or as the same request.
     for run in [
         sandbox.attach("k", 0).unwrap(),
         sandbox.spawn(&request).unwrap(),
     ] {
-        let heard = hear(run).await;
+        let transcript = finish_run(run).await;
         assert_eq!(
-            (heard.out(), heard.end()),
+            (transcript.out(), transcript.end()),
             ("1\n2\n3\nend\n", (EndedBy::Exited, Some(4)))
         );
     }
-    let heard = hear(sandbox.attach("k", 2).unwrap()).await;
+
+    let transcript = finish_run(sandbox.attach("k", 2).unwrap()).await;
     assert!(
-        heard.out().ends_with("end\n") && heard.stdout.len() < 8,
+        transcript.out().ends_with("end\n") && transcript.stdout.len() < 8,
         "{:?}",
-        heard.out()
+        transcript.out()
     );
+
     let over = sandbox.spawn(&request).unwrap().detach().await.unwrap();
     assert_eq!(over.unwrap().exit_code, Some(4));
     for (run, part) in [
         (sandbox.attach("none", 0), "`none`"),
         (sandbox.attach("k", 99), "from_seq"),
     ] {
-        let error = hear_all(run.unwrap()).await.unwrap_err();
+        let error = collect(run.unwrap()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.to_string().contains(part), "{error}");
     }
+
     // What has no name cannot be found again: it is not left.
     let mut run = sandbox.spawn(&script("echo up; exec sleep 100")).unwrap();
-    next_out(&mut run).await;
+    next_stdout(&mut run).await;
     assert_eq!(run.detach().await.unwrap_err().kind(), ErrorKind::Invalid);
     // Much is written while nobody listens: the end of it is kept, and the program does not wait.
     let code = "head -c 20000000 /dev/zero | tr '\\0' x; echo last";
@@ -352,22 +370,24 @@ async fn a_program_is_left_and_found_again() {
         list.iter().all(|one| one.idempotency_key.is_none())
     })
     .await;
+
     let mut run = sandbox.attach("much", 0).unwrap();
     let from = run.next().await;
     assert!(
         matches!(from, Some(Event::Attached { from_seq: 1.. })),
         "{from:?}"
     );
-    let heard = hear_all(run).await.unwrap();
-    assert!(heard.out().ends_with("xlast\n") && heard.stdout.len() <= 1 << 20);
-    assert_eq!(heard.end(), (EndedBy::Exited, Some(0)));
+
+    let transcript = collect(run).await.unwrap();
+    assert!(transcript.out().ends_with("xlast\n") && transcript.stdout.len() <= 1 << 20);
+    assert_eq!(transcript.end(), (EndedBy::Exited, Some(0)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn root_is_for_those_who_allowed_it() {
+async fn root_programs_need_permission() {
     let refusing = sandbox(512).await;
     let id = SpawnRequest::new(["id", "-u"]).root();
-    let error = hear_all(refusing.spawn(&id).unwrap()).await.unwrap_err();
+    let error = collect(refusing.spawn(&id).unwrap()).await.unwrap_err();
     assert_eq!(
         (error.kind(), error.retry()),
         (ErrorKind::Invalid, Retry::Never),
@@ -380,7 +400,7 @@ async fn root_is_for_those_who_allowed_it() {
         "1000\n"
     );
     assert_ne!(
-        says(
+        shell_ok(
             &refusing,
             "sudo -n id -u 2> /dev/null || su -c 'id -u' < /dev/null 2> /dev/null || echo no"
         )
@@ -391,13 +411,14 @@ async fn root_is_for_those_who_allowed_it() {
     let allowing = engine().sandbox().allow_root().await.unwrap();
     let code =
         "id -u; touch /root/x && echo made; echo mine > /proc/sys/kernel/hostname && echo named";
-    let heard = spawned(&allowing, &script(code).root()).await;
-    assert_eq!(heard.out(), "0\nmade\nnamed\n", "{}", heard.err());
+    let transcript = spawned(&allowing, &script(code).root()).await;
+    assert_eq!(transcript.out(), "0\nmade\nnamed\n", "{}", transcript.err());
     // Others stay who they are.
     assert_eq!(
-        says(&allowing, "id -u; cat /root/x 2> /dev/null || echo closed").await,
+        shell_ok(&allowing, "id -u; cat /root/x 2> /dev/null || echo closed").await,
         "1000\nclosed\n"
     );
+
     // A checkpoint changes nothing for it.
     let _child = allowing.fork(1).await.unwrap();
     assert_eq!(spawned(&allowing, &id).await.out(), "0\n");

@@ -1,7 +1,7 @@
 //! Packages from the registries that this machine is configured for, and from nowhere else.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use fumehood_end_to_end::index::store_of_its_own;
+use fumehood_end_to_end::index::isolated_store;
 use fumehood_end_to_end::{finish, fumehood};
 
 /// What a run with these packages prints, of which nothing is installed yet.
@@ -10,13 +10,16 @@ fn prints(language: &str, packages: &[&str], code: &str) -> String {
     let mut command = fumehood();
     command
         .args(["run", "-l", language, "-c", code])
-        .env("FUMEHOOD_HOME", store_of_its_own(directory.path()));
+        .env("FUMEHOOD_HOME", isolated_store(directory.path()));
+
     for package in packages {
         command.args(["-p", package]);
     }
+
     let ended = finish(command);
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(ended.status.success(), "{said}");
+
     String::from_utf8(ended.stdout).unwrap()
 }
 

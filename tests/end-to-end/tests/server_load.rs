@@ -3,15 +3,16 @@
 use std::time::{Duration, Instant};
 
 use fumehood_end_to_end::server::{Client, Server};
-use fumehood_end_to_end::{descendants, is_alive, soon, wait_until};
+use fumehood_end_to_end::{descendants, is_alive, wait_until, within_deadline};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_of_200_runs_ends_right_or_is_refused_and_the_host_answers() {
+async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
     let server = Server::start(&[]);
     let start = Instant::now();
     let mut asking = Vec::new();
+
     for n in 0..200_u32 {
         let socket = server.socket();
         asking.push(tokio::spawn(async move {
@@ -19,6 +20,7 @@ async fn a_burst_of_200_runs_ends_right_or_is_refused_and_the_host_answers() {
             let body = json!({ "language": "shell", "code": format!("echo {n}") }).to_string();
             let reply = client.ask("POST", "/v1/runs", body).await;
             let (json, after) = (reply.json(), reply.headers.get("retry-after").cloned());
+
             match reply.status {
                 200 => {
                     assert_eq!(
@@ -39,6 +41,7 @@ async fn a_burst_of_200_runs_ends_right_or_is_refused_and_the_host_answers() {
             }
         }));
     }
+
     let mut health = server.client().await;
     let mut slowest = Duration::ZERO;
     while asking.iter().any(|one| !one.is_finished()) {
@@ -47,10 +50,12 @@ async fn a_burst_of_200_runs_ends_right_or_is_refused_and_the_host_answers() {
         slowest = slowest.max(asked.elapsed());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+
     let mut right = 0;
     for one in asking {
         right += u32::from(one.await.unwrap());
     }
+
     println!(
         "{right} of 200 ended right, in {:?}; the slowest /healthz took {slowest:?}",
         start.elapsed()
@@ -70,21 +75,24 @@ async fn look(client: &mut Client, run: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_server_leaves_no_vm_and_the_next_one_tells_no_lie() {
+async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
     let mut server = Server::start(&[]);
     let mut client = server.client().await;
     let sandbox = client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
     let done = json!({ "language": "shell", "code": "echo done" });
     let done = client.json("POST", &format!("{at}/runs"), &done, 200).await;
-    let mut begun = Vec::new();
+    let mut start = Vec::new();
+
     for _ in 0..3 {
         let long = json!({ "language": "shell", "code": "sleep 100", "detach": true });
-        begun.push(client.json("POST", "/v1/runs", &long, 202).await);
-        begun.push(client.json("POST", &format!("{at}/runs"), &long, 202).await);
+        start.push(client.json("POST", "/v1/runs", &long, 202).await);
+        start.push(client.json("POST", &format!("{at}/runs"), &long, 202).await);
     }
+
     let keyed = json!({ "language": "shell", "code": "sleep 100", "detach": true }).to_string();
     let kept = client
         .ask_with(
@@ -95,6 +103,7 @@ async fn a_killed_server_leaves_no_vm_and_the_next_one_tells_no_lie() {
         )
         .await
         .json();
+
     let vms = |pid| {
         descendants(pid)
             .into_iter()
@@ -109,7 +118,8 @@ async fn a_killed_server_leaves_no_vm_and_the_next_one_tells_no_lie() {
     let dir = server.dir().clone();
     let again = Server::start_in(&dir, &[]);
     let mut client = again.client().await;
-    for run in &begun {
+
+    for run in &start {
         let run = look(&mut client, run).await;
         assert_eq!(
             (&run["state"], &run["ended_by"]),
@@ -117,25 +127,30 @@ async fn a_killed_server_leaves_no_vm_and_the_next_one_tells_no_lie() {
             "{run}"
         );
     }
-    let told = client.json("GET", &at, &Value::Null, 200).await;
+
+    let answer = client.json("GET", &at, &Value::Null, 200).await;
     assert_eq!(
-        (&told["state"], &told["ended"]),
+        (&answer["state"], &answer["ended"]),
         (&json!("ended"), &json!("server_lost"))
     );
-    let told = look(&mut client, &done).await;
+
+    let answer = look(&mut client, &done).await;
     assert_eq!(
-        (&told["exit_code"], &told["ended_by"]),
+        (&answer["exit_code"], &answer["ended_by"]),
         (&json!(0), &json!("exited"))
     );
+
     // The key still names the run that was lost, and begins no other.
     let reply = client
         .ask_with("POST", "/v1/runs", &[("idempotency-key", "k")], keyed)
         .await;
+
     let same = reply.json();
     assert_eq!(
         (&same["id"], &same["ended_by"]),
         (&kept["id"], &json!("server_lost"))
     );
+
     let path = format!("/v1/runs/{}/events", kept["id"].as_str().unwrap());
     let follower = again.client().await;
     let events = follower.events("GET", &path, &[], &Value::Null).await;
@@ -150,12 +165,13 @@ async fn a_killed_server_leaves_no_vm_and_the_next_one_tells_no_lie() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_ended_lets_runs_end_and_takes_no_new_ones() {
+async fn a_draining_server_finishes_runs_and_accepts_no_new_ones() {
     let mut server = Server::start(&["--drain-s", "3"]);
     let mut client = server.client().await;
     client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let ask = |code: &'static str| {
         let socket = server.socket();
         tokio::spawn(async move {
@@ -164,8 +180,9 @@ async fn a_server_that_is_ended_lets_runs_end_and_takes_no_new_ones() {
             client.ask("POST", "/v1/runs", body).await.json()
         })
     };
+
     let (short, long) = (ask("sleep 1; echo whole"), ask("sleep 100"));
-    soon("two runs", async {
+    within_deadline("two runs", async {
         while client
             .json("GET", "/v1/runs?state=running", &Value::Null, 200)
             .await["runs"]
@@ -176,9 +193,10 @@ async fn a_server_that_is_ended_lets_runs_end_and_takes_no_new_ones() {
         {}
     })
     .await;
-    let begun = Instant::now();
+
+    let start = Instant::now();
     let ended = tokio::task::spawn_blocking(move || (server.end(Signal::TERM), server));
-    soon("a refusal", async {
+    within_deadline("a refusal", async {
         loop {
             let reply = client.ask("POST", "/v1/sandboxes", "{}").await;
             if reply.status == 503 {
@@ -192,7 +210,7 @@ async fn a_server_that_is_ended_lets_runs_end_and_takes_no_new_ones() {
     assert_eq!(long.await.unwrap()["ended_by"], "cancelled");
     let (code, server) = ended.await.unwrap();
     assert_eq!(code, Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(40));
+    assert!(start.elapsed() < Duration::from_secs(40));
     assert!(!server.socket().exists());
     let again = Server::start_in(server.dir(), &[]);
     let listed = again
@@ -204,7 +222,7 @@ async fn a_server_that_is_ended_lets_runs_end_and_takes_no_new_ones() {
 }
 
 #[tokio::test]
-async fn a_server_ends_when_nobody_wants_anything() {
+async fn an_idle_server_exits() {
     let server = Server::start(&["--exit-when-idle", "2"]);
     let mut client = server.client().await;
     let sandbox = client
@@ -215,6 +233,7 @@ async fn a_server_ends_when_nobody_wants_anything() {
             201,
         )
         .await;
+
     let start = Instant::now();
     assert!(sandbox["id"].is_string());
     drop(client);
@@ -227,7 +246,7 @@ async fn a_server_ends_when_nobody_wants_anything() {
 }
 
 #[test]
-fn another_address_than_loopbacks_needs_a_key() {
+fn listening_beyond_loopback_requires_a_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = fumehood_end_to_end::fumehood();
     command

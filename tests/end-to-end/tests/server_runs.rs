@@ -1,7 +1,7 @@
 //! Runs over HTTP: answered, followed, resumed, never twice, and cancelled when nobody wants them.
 
 use fumehood_end_to_end::server::{Client, Server, stdout_of};
-use fumehood_end_to_end::soon;
+use fumehood_end_to_end::within_deadline;
 use serde_json::{Value, json};
 
 fn shell(code: &str) -> Value {
@@ -14,17 +14,20 @@ async fn over(client: &mut Client, id: &str) -> Value {
             let run = client
                 .json("GET", &format!("/v1/runs/{id}"), &Value::Null, 200)
                 .await;
+
             if run["state"] == "ended" || run["state"] == "failed" {
                 return run;
             }
+
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    soon("the run's end", look).await
+
+    within_deadline("the run's end", look).await
 }
 
 #[tokio::test]
-async fn a_run_is_answered_as_one_object_and_as_events() {
+async fn a_run_is_returned_as_one_object_and_as_events() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let asked = json!({ "language": "python", "code": "import sys; print(sys.stdin.read()); 6*7", "stdin": "né", "display": true });
@@ -53,12 +56,14 @@ async fn a_run_is_answered_as_one_object_and_as_events() {
         .await
         .all()
         .await;
+
     let names: Vec<&str> = events.iter().map(|sent| sent.name.as_str()).collect();
     assert_eq!(
         (names[0], names[names.len() - 1]),
         ("run", "ended"),
         "{names:?}"
     );
+
     let numbers: Vec<u64> = events.iter().map(|sent| sent.id).collect();
     assert_eq!(numbers, (1..=events.len() as u64).collect::<Vec<_>>());
     assert!(
@@ -91,7 +96,7 @@ async fn a_run_is_answered_as_one_object_and_as_events() {
 }
 
 #[tokio::test]
-async fn events_are_resumed_where_they_broke_off() {
+async fn events_resume_where_the_connection_broke() {
     let server = Server::start(&[]);
     let code = "for i in $(seq 40); do echo line $i; sleep 0.05; done";
     let asked = json!({ "language": "shell", "code": code, "detach": true });
@@ -103,10 +108,12 @@ async fn events_are_resumed_where_they_broke_off() {
         .await
         .events("GET", &path, &[], &Value::Null)
         .await;
+
     let mut seen = Vec::new();
     while seen.len() < 5 {
         seen.push(first.next().await.unwrap());
     }
+
     drop(first);
     let last = seen[4].id.to_string();
     let headers = [("last-event-id", last.as_str())];
@@ -119,6 +126,7 @@ async fn events_are_resumed_where_they_broke_off() {
             .all()
             .await,
     );
+
     let expected: String = (1..=40).map(|n| format!("line {n}\n")).collect();
     assert_eq!(stdout_of(&seen), expected);
     let numbers: Vec<u64> = seen.iter().map(|sent| sent.id).collect();
@@ -132,15 +140,17 @@ async fn events_are_resumed_where_they_broke_off() {
 }
 
 #[tokio::test]
-async fn a_key_never_runs_anything_twice() {
+async fn an_idempotency_key_never_runs_anything_twice() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let sandbox = client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let path = format!("/v1/sandboxes/{}/runs", sandbox["id"].as_str().unwrap());
     let body = shell("echo once >> log; sleep 0.5; cat log");
     let mut asking = Vec::new();
+
     for _ in 0..4 {
         let (mut client, path, body) = (server.client().await, path.clone(), body.to_string());
         asking.push(tokio::spawn(async move {
@@ -149,6 +159,7 @@ async fn a_key_never_runs_anything_twice() {
                 .await
         }));
     }
+
     let mut ids = std::collections::BTreeSet::new();
     for reply in asking {
         let reply = reply.await.unwrap();
@@ -158,8 +169,10 @@ async fn a_key_never_runs_anything_twice() {
             (200, &json!("once\n")),
             "{run}"
         );
+
         ids.insert(run["id"].to_string());
     }
+
     assert_eq!(ids.len(), 1);
     let other = shell("echo twice >> log").to_string();
     let reply = client
@@ -168,12 +181,14 @@ async fn a_key_never_runs_anything_twice() {
     assert_eq!(reply.status, 409, "{:?}", reply.json());
     let seen = client.json("POST", &path, &shell("cat log"), 200).await;
     assert_eq!(seen["stdout"], "once\n");
+
     for status in [201, 201] {
         let reply = client
             .ask_with("POST", "/v1/sandboxes", &[("idempotency-key", "k2")], "{}")
             .await;
         assert_eq!(reply.status, status);
     }
+
     let listed = client
         .json("GET", "/v1/sandboxes?state=running", &Value::Null, 200)
         .await;
@@ -181,12 +196,13 @@ async fn a_key_never_runs_anything_twice() {
 }
 
 #[tokio::test]
-async fn who_vanishes_takes_the_run_along_and_nothing_else() {
+async fn a_client_that_disconnects_cancels_only_its_run() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let sandbox = client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let path = format!("/v1/sandboxes/{}/runs", sandbox["id"].as_str().unwrap());
     let detached = json!({ "language": "shell", "code": "sleep 5; echo done", "detach": true });
     let detached = client.json("POST", &path, &detached, 202).await;
@@ -200,11 +216,13 @@ async fn who_vanishes_takes_the_run_along_and_nothing_else() {
         .await
         .events("POST", &path, &[], &long)
         .await;
+
     let followed = follows.until("run").await.data["id"]
         .as_str()
         .unwrap()
         .to_owned();
-    let listed = soon("three runs", async {
+
+    let listed = within_deadline("three runs", async {
         loop {
             let listed = client
                 .json("GET", "/v1/runs?state=running", &Value::Null, 200)
@@ -217,9 +235,11 @@ async fn who_vanishes_takes_the_run_along_and_nothing_else() {
     .await;
     waiting.abort();
     drop(follows);
+
     for run in listed["runs"].as_array().unwrap() {
         let id = run["id"].as_str().unwrap();
         let ended = over(&mut client, id).await;
+
         let expected = if run["id"] == detached["id"] {
             "exited"
         } else {
@@ -227,6 +247,7 @@ async fn who_vanishes_takes_the_run_along_and_nothing_else() {
         };
         assert_eq!(ended["ended_by"], expected, "{followed} {ended}");
     }
+
     let seen = client.json("POST", &path, &shell("echo here"), 200).await;
     assert_eq!(seen["stdout"], "here\n");
 }
@@ -238,10 +259,12 @@ async fn programs_have_input_signals_and_terminals() {
     let sandbox = client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let path = format!(
         "/v1/sandboxes/{}/processes",
         sandbox["id"].as_str().unwrap()
     );
+
     let cat = json!({ "argv": ["cat"], "stdin": true, "tag": "cat" });
     let mut events = server.client().await.events("POST", &path, &[], &cat).await;
     let id = events.until("run").await.data["id"]
@@ -273,6 +296,7 @@ async fn programs_have_input_signals_and_terminals() {
         .await
         .events("POST", &path, &[], &shell)
         .await;
+
     let id = events.until("run").await.data["id"]
         .as_str()
         .unwrap()
@@ -282,6 +306,7 @@ async fn programs_have_input_signals_and_terminals() {
     client
         .json("POST", &format!("/v1/runs/{id}/resize"), &resized, 204)
         .await;
+
     client
         .json(
             "POST",
@@ -290,11 +315,13 @@ async fn programs_have_input_signals_and_terminals() {
             204,
         )
         .await;
+
     let ended = events.until("ended").await.data;
     assert_eq!(ended["ended_by"], "signaled", "{ended}");
     client
         .json("POST", &format!("/v1/runs/{id}/cancel"), &Value::Null, 204)
         .await;
+
     client
         .json(
             "POST",
@@ -306,7 +333,7 @@ async fn programs_have_input_signals_and_terminals() {
 }
 
 #[tokio::test]
-async fn output_that_nobody_reads_makes_the_program_wait() {
+async fn unread_output_blocks_the_program() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let code = "import sys\nfor i in range(40): sys.stdout.write('x' * (1 << 20)); sys.stdout.flush(); print(i, file=sys.stderr, flush=True)";
@@ -316,21 +343,25 @@ async fn output_that_nobody_reads_makes_the_program_wait() {
         .await
         .events("POST", "/v1/runs", &[], &asked)
         .await;
+
     let id = events.until("run").await.data["id"]
         .as_str()
         .unwrap()
         .to_owned();
+
     let path = format!("/v1/runs/{id}");
-    let stands = soon("that it stands still", async {
+    let stands = within_deadline("that it stands still", async {
         let mut last = 0;
         loop {
             tokio::time::sleep(std::time::Duration::from_secs(2)).await;
             let bytes = client.json("GET", &path, &Value::Null, 200).await["stdout_bytes"]
                 .as_u64()
                 .unwrap();
+
             if bytes == last && bytes > 0 {
                 break bytes;
             }
+
             last = bytes;
         }
     })

@@ -8,7 +8,7 @@ fn python(code: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_sandbox_has_contexts_forks_checkpoints_and_an_end() {
+async fn sandboxes_offer_contexts_forks_and_checkpoints() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let asked = json!({ "language": "python", "name": "mine", "idle_timeout_s": 100 });
@@ -17,12 +17,14 @@ async fn a_sandbox_has_contexts_forks_checkpoints_and_an_end() {
         (&sandbox["name"], &sandbox["state"]),
         (&json!("mine"), &json!("running"))
     );
+
     let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
     let runs = format!("{at}/runs");
     client.json("POST", &runs, &python("x = 20"), 200).await;
     let saved = client
         .json("POST", &format!("{at}/checkpoints"), &Value::Null, 201)
         .await;
+
     let run = client
         .json("POST", &runs, &python("x += 1; print(x)"), 200)
         .await;
@@ -34,6 +36,7 @@ async fn a_sandbox_has_contexts_forks_checkpoints_and_an_end() {
     let forked = client
         .json("POST", &format!("{at}/fork"), &json!({ "count": 2 }), 201)
         .await;
+
     let child = forked["sandboxes"][1]["id"].as_str().unwrap();
     assert_eq!(forked["sandboxes"][1]["idle_timeout_s"], 100);
     let run = client
@@ -52,6 +55,7 @@ async fn a_sandbox_has_contexts_forks_checkpoints_and_an_end() {
         client.json("POST", &path, &python("print(x)"), 200).await["stdout"],
         "20\n"
     );
+
     client
         .json(
             "DELETE",
@@ -60,11 +64,12 @@ async fn a_sandbox_has_contexts_forks_checkpoints_and_an_end() {
             204,
         )
         .await;
+
     client.json("POST", "/v1/sandboxes", &from, 404).await;
 }
 
 #[tokio::test]
-async fn a_sandbox_that_is_busy_is_not_saved_and_one_that_has_ended_says_why() {
+async fn a_busy_sandbox_is_not_saved_and_an_ended_one_reports_why() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let asked = json!({ "language": "python", "idle_timeout_s": 100 });
@@ -77,9 +82,11 @@ async fn a_sandbox_that_is_busy_is_not_saved_and_one_that_has_ended_says_why() {
     let long = client
         .json("POST", &format!("{at}/processes"), &long, 202)
         .await;
+
     client
         .json("POST", &format!("{at}/fork"), &Value::Null, 409)
         .await;
+
     client
         .json(
             "POST",
@@ -92,6 +99,7 @@ async fn a_sandbox_that_is_busy_is_not_saved_and_one_that_has_ended_says_why() {
     client
         .json("DELETE", &format!("{at}/contexts/main"), &Value::Null, 204)
         .await;
+
     let run = client.json("POST", &runs, &python("print(x)"), 200).await;
     assert_eq!(run["exit_code"], 1);
     let times = client
@@ -101,6 +109,7 @@ async fn a_sandbox_that_is_busy_is_not_saved_and_one_that_has_ended_says_why() {
         (&times["max_lifetime_s"], &times["idle_timeout_s"]),
         (&json!(5000), &json!(100))
     );
+
     client
         .json("PATCH", &at, &json!({ "idle_timeout_s": 0 }), 400)
         .await;
@@ -110,6 +119,7 @@ async fn a_sandbox_that_is_busy_is_not_saved_and_one_that_has_ended_says_why() {
         .await
         .events("GET", &format!("{at}/events"), &[], &Value::Null)
         .await;
+
     for _ in 0..2 {
         let ended = client.json("DELETE", &at, &Value::Null, 200).await;
         assert_eq!(
@@ -117,6 +127,7 @@ async fn a_sandbox_that_is_busy_is_not_saved_and_one_that_has_ended_says_why() {
             (&json!("ended"), &json!("requested"))
         );
     }
+
     let events = events.all().await;
     assert_eq!(events.last().unwrap().name, "ended");
     assert!(events.iter().any(|sent| sent.name == "run_ended"));
@@ -128,7 +139,7 @@ async fn a_sandbox_that_is_busy_is_not_saved_and_one_that_has_ended_says_why() {
 }
 
 #[tokio::test]
-async fn a_sandbox_ends_when_it_is_idle_and_says_so() {
+async fn an_idle_sandbox_ends_and_reports_it() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let sandbox = client
@@ -139,6 +150,7 @@ async fn a_sandbox_ends_when_it_is_idle_and_says_so() {
             201,
         )
         .await;
+
     let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
     let mut events = server
         .client()
@@ -153,16 +165,18 @@ async fn a_sandbox_ends_when_it_is_idle_and_says_so() {
 }
 
 #[tokio::test]
-async fn files_are_whole_exact_and_had_in_parts() {
+async fn files_are_read_exactly_and_in_ranges() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let sandbox = client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let at = format!("/v1/sandboxes/{}/files", sandbox["id"].as_str().unwrap());
     let bytes: Vec<u8> = (0..20_u32 << 20)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
         .collect();
+
     let put = client
         .ask(
             "PUT",
@@ -170,6 +184,7 @@ async fn files_are_whole_exact_and_had_in_parts() {
             bytes.clone(),
         )
         .await;
+
     let stat = put.json();
     assert_eq!(
         (put.status, &stat["size"], &stat["mode"]),
@@ -180,10 +195,12 @@ async fn files_are_whole_exact_and_had_in_parts() {
         (&stat["name"], &stat["kind"]),
         (&json!("big.bin"), &json!("file"))
     );
+
     let path = format!("{at}/content?path=a/b/big.bin");
     let got = client.ask("GET", &path, "").await;
     assert_eq!(got.headers["content-length"], (20 << 20).to_string());
     assert!(got.status == 200 && got.body == bytes);
+
     for (range, from, to) in [
         ("bytes=0-0", 0, 1),
         ("bytes=1000000-4000000", 1_000_000, 4_000_001),
@@ -195,9 +212,11 @@ async fn files_are_whole_exact_and_had_in_parts() {
             "{range} {}",
             part.status
         );
+
         let expected = format!("bytes {from}-{}/{}", to - 1, bytes.len());
         assert_eq!(part.headers["content-range"], expected);
     }
+
     let past = client
         .ask_with("GET", &path, &[("range", "bytes=20971520-")], "")
         .await;
@@ -205,6 +224,7 @@ async fn files_are_whole_exact_and_had_in_parts() {
         (past.status, &past.headers["content-range"]),
         (416, &"bytes */20971520".parse().unwrap())
     );
+
     let head = client.ask("HEAD", &path, "").await;
     assert!(head.status == 200 && head.body.is_empty());
     assert_eq!(head.headers["content-length"], (20 << 20).to_string());
@@ -217,6 +237,7 @@ async fn files_are_moved_listed_and_removed() {
     let sandbox = client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let at = format!("/v1/sandboxes/{}/files", sandbox["id"].as_str().unwrap());
     let put = format!("{at}/content?path=a/b/big.bin&parents=true");
     assert_eq!(client.ask("PUT", &put, "x").await.status, 200);
@@ -228,6 +249,7 @@ async fn files_are_moved_listed_and_removed() {
             204,
         )
         .await;
+
     client
         .json(
             "POST",
@@ -236,9 +258,11 @@ async fn files_are_moved_listed_and_removed() {
             204,
         )
         .await;
+
     client
         .ask("PUT", &format!("{at}/content?path=d/empty"), "")
         .await;
+
     let taken = client
         .json(
             "POST",
@@ -256,6 +280,7 @@ async fn files_are_moved_listed_and_removed() {
             200,
         )
         .await;
+
     let names: Vec<&str> = listed["entries"]
         .as_array()
         .unwrap()
@@ -276,15 +301,17 @@ async fn files_are_moved_listed_and_removed() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_file_is_told() {
+async fn file_errors_are_reported() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let sandbox = client
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
+
     let at = format!("/v1/sandboxes/{}/files", sandbox["id"].as_str().unwrap());
     let put = format!("{at}/content?path=d/empty&parents=true");
     assert_eq!(client.ask("PUT", &put, "").await.status, 200);
+
     for (method, path, status, io) in [
         ("GET", "content?path=nothing", 404, "not_found"),
         ("GET", "stat?path=nothing", 404, "not_found"),
@@ -301,6 +328,7 @@ async fn what_is_wrong_with_a_file_is_told() {
             "{method} {path}"
         );
     }
+
     for path in ["content?path=", "content?path=%00", "content"] {
         let reply = client.ask("GET", &format!("{at}/{path}"), "").await;
         assert_eq!(reply.status, 400, "{path} {:?}", reply.json());
@@ -308,7 +336,7 @@ async fn what_is_wrong_with_a_file_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_another_keys_does_not_exist() {
+async fn resources_of_another_key_do_not_exist() {
     let server = Server::start(&[]);
     let (one, other) = (server.key("one"), server.key("other"));
     let mut one = server.with_key(&one).await;
@@ -318,9 +346,11 @@ async fn what_is_another_keys_does_not_exist() {
     let run = one
         .json("POST", &format!("{at}/runs"), &python("print(1)"), 200)
         .await;
+
     let saved = one
         .json("POST", &format!("{at}/checkpoints"), &Value::Null, 201)
         .await;
+
     let run = format!("/v1/runs/{}", run["id"].as_str().unwrap());
     let saved = saved["id"].as_str().unwrap();
     for client in [&mut other, &mut server.client().await] {
@@ -352,6 +382,7 @@ async fn what_is_another_keys_does_not_exist() {
             let answer = client.json(method, &path, &body, 404).await;
             assert_eq!(answer["error"]["kind"], "not_found");
         }
+
         for (path, name) in [
             ("runs", "runs"),
             ("sandboxes", "sandboxes"),
@@ -365,6 +396,7 @@ async fn what_is_another_keys_does_not_exist() {
             );
         }
     }
+
     assert_eq!(
         one.json("GET", &at, &Value::Null, 200).await["state"],
         "running"

@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use fumehood_end_to_end::{hear, hear_all, next_out, out_until, run_in, sandbox, soon, succeeded};
+use fumehood_end_to_end::{
+    collect, finish_ok, finish_run, next_stdout, read_stdout_until, run_in, sandbox, shell,
+    within_deadline,
+};
 use fumehood_engine::Language::{self, Javascript, Python, Shell};
-use fumehood_engine::{Context, EndedBy, ErrorKind, Retry, RunRequest, Sandbox};
+use fumehood_engine::{Context, EndedBy, ErrorKind, Retry, Sandbox};
 
 /// One context of each language.
 fn contexts(sandbox: &Sandbox) -> [Context; 3] {
@@ -13,60 +16,64 @@ fn contexts(sandbox: &Sandbox) -> [Context; 3] {
 }
 
 /// What a context says to this, with exit code 0, silence on standard error and its state not lost.
-async fn says(context: &Context, code: &str) -> String {
-    let heard = run_in(context, code).await;
+async fn run_ok(context: &Context, code: &str) -> String {
+    let transcript = run_in(context, code).await;
     assert_eq!(
-        (heard.end(), heard.err().as_str(), heard.detail()),
+        (
+            transcript.end(),
+            transcript.err().as_str(),
+            transcript.detail()
+        ),
         ((EndedBy::Exited, Some(0)), "", ""),
         "{code}"
     );
-    heard.out().to_string()
-}
 
-fn shell(code: &str) -> RunRequest {
-    RunRequest::new(Shell, code).timeout_s(120)
+    transcript.out().to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_languages_keep_their_state_side_by_side() {
+async fn contexts_of_three_languages_keep_their_state() {
     let sandbox = sandbox(512).await;
     let [python, javascript, bash] = contexts(&sandbox);
     let count = async |context: &Context, begin: &str, step: &str| {
-        says(context, begin).await;
+        run_ok(context, begin).await;
         for n in 1..=15 {
-            assert_eq!(says(context, step).await, format!("{n}\n"), "{step}");
+            assert_eq!(run_ok(context, step).await, format!("{n}\n"), "{step}");
         }
     };
+
     tokio::join!(
         count(&python, "x = 0", "x += 1; print(x)"),
         count(&javascript, "let x = 0", "x += 1; console.log(x)"),
         count(&bash, "x=0", "((x += 1)); echo $x"),
     );
+
     // They are three of the same names, and share nothing but files.
     let other = sandbox.context("other", Python);
-    assert_eq!(says(&other, "print('x' in globals())").await, "False\n");
-    says(&bash, "echo $x > file").await;
+    assert_eq!(run_ok(&other, "print('x' in globals())").await, "False\n");
+    run_ok(&bash, "echo $x > file").await;
     assert_eq!(
-        says(&python, "print(open('file').read(), end='')").await,
+        run_ok(&python, "print(open('file').read(), end='')").await,
         "15\n"
     );
     assert_eq!(
-        says(
+        run_ok(
             &javascript,
             "console.log((await Bun.file('file').text()).trim())"
         )
         .await,
         "15\n"
     );
+
     // A name belongs to one language.
     let wrong = sandbox.context("python", Javascript).run("1").unwrap();
-    let error = hear_all(wrong).await.unwrap_err();
+    let error = collect(wrong).await.unwrap_err();
     assert_eq!(
         (error.kind(), error.retry()),
         (ErrorKind::Invalid, Retry::Never),
         "{error}"
     );
-    assert_eq!(says(&python, "print(x)").await, "15\n");
+    assert_eq!(run_ok(&python, "print(x)").await, "15\n");
 }
 
 /// Language, code, exit code, part of standard error, bytes of standard output.
@@ -119,30 +126,40 @@ const TROUBLES: &[Trouble] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_goes_wrong_in_an_exec_leaves_the_state() {
+async fn failures_leave_the_state() {
     let sandbox = sandbox(512).await;
     let [python, javascript, bash] = &contexts(&sandbox);
-    says(python, "x = 5").await;
-    says(javascript, "const x = 5").await;
-    says(bash, "x=5").await;
+    run_ok(python, "x = 5").await;
+    run_ok(javascript, "const x = 5").await;
+    run_ok(bash, "x=5").await;
     let of = |language| match language {
         Python => (python, "print(x)"),
         Javascript => (javascript, "console.log(x)"),
         Shell => (bash, "echo $x"),
     };
+
     for (language, code, exit_code, err, bytes) in TROUBLES {
         let (context, asks) = of(*language);
-        let heard = run_in(context, code).await;
+        let transcript = run_in(context, code).await;
         assert_eq!(
-            heard.end(),
+            transcript.end(),
             (EndedBy::Exited, Some(*exit_code)),
             "{code}: {}",
-            heard.err()
+            transcript.err()
         );
-        assert!(heard.err().contains(err), "{code}: {}", heard.err());
-        assert_eq!((heard.stdout.len(), heard.detail()), (*bytes, ""), "{code}");
-        assert_eq!(says(context, asks).await, "5\n", "{code}");
+        assert!(
+            transcript.err().contains(err),
+            "{code}: {}",
+            transcript.err()
+        );
+        assert_eq!(
+            (transcript.stdout.len(), transcript.detail()),
+            (*bytes, ""),
+            "{code}"
+        );
+        assert_eq!(run_ok(context, asks).await, "5\n", "{code}");
     }
+
     // What is refused never reaches the interpreter.
     for language in Language::ALL {
         let (context, asks) = of(language);
@@ -159,17 +176,20 @@ async fn what_goes_wrong_in_an_exec_leaves_the_state() {
                 "{error}"
             );
         }
+
         let nowhere = context
             .start(&context.request("x = 6").cwd("/no/such/place"))
             .unwrap();
-        let error = hear_all(nowhere).await.unwrap_err();
+
+        let error = collect(nowhere).await.unwrap_err();
         assert_eq!(
             error.io_kind(),
             Some(std::io::ErrorKind::NotFound),
             "{error}"
         );
-        assert_eq!(says(context, asks).await, "5\n");
+        assert_eq!(run_ok(context, asks).await, "5\n");
     }
+
     assert_eq!(
         sandbox
             .context("no/name", Python)
@@ -234,10 +254,11 @@ const LOSSES: &[Loss] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_interpreter_that_ends_takes_its_state_and_says_so() {
+async fn the_end_of_an_interpreter_loses_the_state_and_reports_it() {
     let sandbox = sandbox(512).await;
     // Each has a context of its own, and those that wait for a timeout wait together.
     let mut all = tokio::task::JoinSet::new();
+
     for (n, (language, code, ended_by, exit_code)) in LOSSES.iter().enumerate() {
         let context = sandbox.context(format!("c{n}"), *language);
         all.spawn(async move {
@@ -249,43 +270,48 @@ async fn an_interpreter_that_ends_takes_its_state_and_says_so() {
                 ),
                 Shell => ("x=5", "[[ -v x ]] && echo True || echo False"),
             };
-            says(&context, begin).await;
-            assert_eq!(says(&context, asks).await, "True\n");
+
+            run_ok(&context, begin).await;
+            assert_eq!(run_ok(&context, asks).await, "True\n");
             let request = context.request(*code);
+
             let seconds = if *ended_by == EndedBy::Timeout {
                 2
             } else {
                 120
             };
-            let heard = hear(context.start(&request.timeout_s(seconds)).unwrap()).await;
+
+            let transcript = finish_run(context.start(&request.timeout_s(seconds)).unwrap()).await;
             assert_eq!(
-                heard.end(),
+                transcript.end(),
                 (*ended_by, Some(*exit_code)),
                 "{code}: {}",
-                heard.err()
+                transcript.err()
             );
             assert!(
-                heard.detail().contains("state is lost"),
+                transcript.detail().contains("state is lost"),
                 "{code}: {}",
-                heard.detail()
+                transcript.detail()
             );
             // It has been said once, and the next one begins anew.
-            assert_eq!(says(&context, asks).await, "False\n", "{code}");
+            assert_eq!(run_ok(&context, asks).await, "False\n", "{code}");
             context.close().await.unwrap();
         });
+
         // Sixteen contexts are allowed, and memory is little.
         if all.len() >= 6 {
             all.join_next().await.unwrap().unwrap();
         }
     }
+
     while let Some(done) = all.join_next().await {
         done.unwrap();
     }
 
     // One that is killed between two execs: the next one says it.
     let python = sandbox.context("between", Python);
-    let pid = says(&python, "import os; print(os.getpid(), end='')").await;
-    succeeded(
+    let pid = run_ok(&python, "import os; print(os.getpid(), end='')").await;
+    finish_ok(
         sandbox
             .run(&shell(&format!(
                 "kill -9 {pid}; while kill -0 {pid}; do :; done 2> /dev/null"
@@ -293,17 +319,18 @@ async fn an_interpreter_that_ends_takes_its_state_and_says_so() {
             .unwrap(),
     )
     .await;
-    let heard = run_in(&python, "print('os' in globals())").await;
-    assert_eq!(heard.out(), "False\n");
+
+    let transcript = run_in(&python, "print('os' in globals())").await;
+    assert_eq!(transcript.out(), "False\n");
     assert!(
-        heard.detail().contains("state was lost"),
+        transcript.detail().contains("state was lost"),
         "{}",
-        heard.detail()
+        transcript.detail()
     );
-    assert_eq!(says(&python, "print(1)").await, "1\n");
+    assert_eq!(run_ok(&python, "print(1)").await, "1\n");
 }
 
-/// Language, what begins, what is asked after the interrupt. Each has said `begun` before.
+/// Language, what begins, what is asked after the interrupt. Each has said `start` before.
 const INTERRUPTED: &[(Language, &str)] = &[
     (Python, "print('begun')\nwhile True: pass"),
     (Python, "import time; print('begun'); time.sleep(100)"),
@@ -333,72 +360,78 @@ const INTERRUPTED: &[(Language, &str)] = &[
 async fn a_cancelled_exec_leaves_the_state() {
     let sandbox = sandbox(512).await;
     let [python, javascript, bash] = &contexts(&sandbox);
-    says(python, "x = 5").await;
-    says(javascript, "const x = 5").await;
-    says(bash, "x=5").await;
+    run_ok(python, "x = 5").await;
+    run_ok(javascript, "const x = 5").await;
+    run_ok(bash, "x=5").await;
+
     for (language, code) in INTERRUPTED {
         let (context, asks) = match language {
             Python => (python, "print(x)"),
             Javascript => (javascript, "console.log(x)"),
             Shell => (bash, "echo $x"),
         };
+
         let mut run = context
             .start(&context.request(*code).timeout_s(120))
             .unwrap();
-        assert_eq!(next_out(&mut run).await, "begun\n", "{code}");
+        assert_eq!(next_stdout(&mut run).await, "begun\n", "{code}");
         run.canceller().cancel();
-        let heard = hear(run).await;
-        assert_eq!(heard.end(), (EndedBy::Cancelled, Some(130)), "{code}");
-        assert_eq!(heard.detail(), "", "{code}");
+        let transcript = finish_run(run).await;
+        assert_eq!(transcript.end(), (EndedBy::Cancelled, Some(130)), "{code}");
+        assert_eq!(transcript.detail(), "", "{code}");
+
         if *language == Python {
             assert!(
-                heard.err().contains("KeyboardInterrupt"),
+                transcript.err().contains("KeyboardInterrupt"),
                 "{code}: {}",
-                heard.err()
+                transcript.err()
             );
         }
-        assert_eq!(says(context, asks).await, "5\n", "{code}");
+
+        assert_eq!(run_ok(context, asks).await, "5\n", "{code}");
         // One that comes as early as can be.
         let run = context
             .start(&context.request(*code).timeout_s(120))
             .unwrap();
         run.canceller().cancel();
-        let heard = hear(run).await;
+        let transcript = finish_run(run).await;
         assert_eq!(
-            heard.end(),
+            transcript.end(),
             (EndedBy::Cancelled, Some(130)),
             "early, {code}"
         );
         assert_eq!(
-            says(context, asks).await,
+            run_ok(context, asks).await,
             "5\n",
             "early, {code}: {}",
-            heard.detail()
+            transcript.detail()
         );
+
         // A timeout does the same.
         let run = context.start(&context.request(*code).timeout_s(1)).unwrap();
-        let heard = hear(run).await;
+        let transcript = finish_run(run).await;
         assert_eq!(
-            (heard.end(), heard.detail()),
+            (transcript.end(), transcript.detail()),
             ((EndedBy::Timeout, Some(124)), ""),
             "{code}"
         );
-        assert_eq!(says(context, asks).await, "5\n", "timeout, {code}");
+        assert_eq!(run_ok(context, asks).await, "5\n", "timeout, {code}");
     }
+
     // A program that catches it may end as it likes, and the state is kept.
     let code = "try:\n    print('begun')\n    while True: pass\nexcept KeyboardInterrupt: x = 6";
     let mut run = python.run(code).unwrap();
-    out_until(&mut run, "begun\n").await;
+    read_stdout_until(&mut run, "begun\n").await;
     run.canceller().cancel();
-    assert_eq!(hear(run).await.outcome.ended_by, EndedBy::Cancelled);
-    assert_eq!(says(python, "print(x)").await, "6\n");
+    assert_eq!(finish_run(run).await.outcome.ended_by, EndedBy::Cancelled);
+    assert_eq!(run_ok(python, "print(x)").await, "6\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn execs_of_a_context_wait_their_turn_and_others_do_not() {
+async fn execs_of_one_context_are_queued() {
     let sandbox = sandbox(512).await;
     let [python, javascript, bash] = &contexts(&sandbox);
-    says(python, "seen = []").await;
+    run_ok(python, "seen = []").await;
     // The first one waits for what another context does.
     let first = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\nseen.append(1)";
     let run = |code: &str| python.start(&python.request(code).timeout_s(120)).unwrap();
@@ -406,34 +439,44 @@ async fn execs_of_a_context_wait_their_turn_and_others_do_not() {
     let unwanted = run("seen.append('unwanted')");
     let third = run("seen.append(3)");
     unwanted.canceller().cancel();
-    let unwanted = hear(unwanted).await;
+    let unwanted = finish_run(unwanted).await;
     assert_eq!(unwanted.end(), (EndedBy::Cancelled, Some(130)));
     assert_eq!(unwanted.detail(), "cancelled before it started");
-    assert_eq!(says(javascript, "console.log(1)").await, "1\n");
-    says(bash, "touch go").await;
+    assert_eq!(run_ok(javascript, "console.log(1)").await, "1\n");
+    run_ok(bash, "touch go").await;
+
     for run in [third, second, first] {
-        assert_eq!(hear(run).await.end(), (EndedBy::Exited, Some(0)));
+        assert_eq!(finish_run(run).await.end(), (EndedBy::Exited, Some(0)));
     }
-    assert_eq!(says(python, "print(seen)").await, "[1, 2, 3]\n");
+
+    assert_eq!(run_ok(python, "print(seen)").await, "[1, 2, 3]\n");
 
     // Fifty megabytes that nobody takes hold up nobody.
     let noisy = run("for _ in range(800): os.write(1, b'x' * 65536)");
     for n in 0..20 {
         assert_eq!(
-            says(javascript, &format!("console.log({n})")).await,
+            run_ok(javascript, &format!("console.log({n})")).await,
             format!("{n}\n")
         );
-        assert_eq!(says(bash, &format!("echo {n}")).await, format!("{n}\n"));
+        assert_eq!(run_ok(bash, &format!("echo {n}")).await, format!("{n}\n"));
     }
-    assert_eq!(soon("a list", sandbox.processes()).await.unwrap().len(), 3);
-    let heard = hear(noisy).await;
-    assert_eq!(heard.end(), (EndedBy::Exited, Some(0)));
-    assert_eq!(heard.stdout.len(), 800 * 65536);
-    assert!(heard.stdout.iter().all(|&byte| byte == b'x'));
+
+    assert_eq!(
+        within_deadline("a list", sandbox.processes())
+            .await
+            .unwrap()
+            .len(),
+        3
+    );
+
+    let transcript = finish_run(noisy).await;
+    assert_eq!(transcript.end(), (EndedBy::Exited, Some(0)));
+    assert_eq!(transcript.stdout.len(), 800 * 65536);
+    assert!(transcript.stdout.iter().all(|&byte| byte == b'x'));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_closed_context_is_gone_and_a_dropped_run_ends() {
+async fn closing_a_context_removes_it_and_dropping_a_run_ends_it() {
     let sandbox = sandbox(512).await;
     for (language, begin, asks, endless) in [
         (
@@ -456,30 +499,31 @@ async fn a_closed_context_is_gone_and_a_dropped_run_ends() {
         ),
     ] {
         let context = sandbox.context("c", language);
-        says(&context, begin).await;
+        run_ok(&context, begin).await;
         let mut run = context
             .start(&context.request(endless).timeout_s(120))
             .unwrap();
-        assert_eq!(next_out(&mut run).await, "begun\n");
+        assert_eq!(next_stdout(&mut run).await, "begun\n");
         let error = context.clone().close().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
         // Dropped, it is cancelled: the next one has its turn, long before the timeout, and the state.
         drop(run);
         let next = context.start(&context.request(asks)).unwrap();
-        let next = tokio::time::timeout(Duration::from_secs(60), hear(next))
+        let next = tokio::time::timeout(Duration::from_secs(60), finish_run(next))
             .await
             .unwrap();
         assert_eq!((next.out(), next.detail()), ("True\n", ""), "{endless}");
         context.clone().close().await.unwrap();
         assert!(sandbox.processes().await.unwrap().is_empty());
-        assert_eq!(says(&context, asks).await, "False\n");
+        assert_eq!(run_ok(&context, asks).await, "False\n");
         // The name is free for another language.
         context.close().await.unwrap();
     }
+
     // Programs that are dropped leave nothing behind either.
     let gone = "for i in $(seq 600); do pgrep -x sleep > /dev/null || exit 0; sleep 0.05 & wait; pgrep -f 'sleep 100' > /dev/null || exit 0; done; exit 1";
     let mut run = sandbox.run(&shell("echo begun; sleep 100")).unwrap();
-    next_out(&mut run).await;
+    next_stdout(&mut run).await;
     drop(run);
-    succeeded(sandbox.run(&shell(gone)).unwrap()).await;
+    finish_ok(sandbox.run(&shell(gone)).unwrap()).await;
 }

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use fumehood_end_to_end::others::{copy_of_the_programs, copy_of_the_store};
+use fumehood_end_to_end::unprivileged::{copy_programs, copy_store};
 use fumehood_end_to_end::{finish, fumehood, program};
 
 /// A user id that no account has.
@@ -22,19 +22,21 @@ fn hello(store: &Path, program: &Path) -> Command {
 }
 
 #[test]
-fn an_ordinary_user_runs_code_from_an_image_that_is_not_his() {
+fn a_user_can_run_code_from_another_users_image() {
     if !rustix::process::geteuid().is_root() {
         println!("these tests run as an ordinary user already");
         return;
     }
-    let store = copy_of_the_store();
-    let own = copy_of_the_programs(store.path());
+
+    let store = copy_store();
+    let own = copy_programs(store.path());
     let mut command = hello(store.path(), &own);
     command
         .uid(STRANGER)
         .gid(STRANGER)
         .env_remove("HOME")
         .current_dir("/");
+
     let output = finish(command);
     assert_eq!(
         output.stdout,
@@ -45,8 +47,8 @@ fn an_ordinary_user_runs_code_from_an_image_that_is_not_his() {
 }
 
 #[test]
-fn a_damaged_part_is_found_and_named() {
-    let store = copy_of_the_store();
+fn a_damaged_image_file_is_detected_and_named() {
+    let store = copy_store();
     let rootfs = store.path().join("images/default/rootfs.erofs");
     let mut file = fs::OpenOptions::new().write(true).open(&rootfs).unwrap();
     file.seek(SeekFrom::Start(1 << 20)).unwrap();
@@ -64,6 +66,7 @@ fn a_damaged_part_is_found_and_named() {
     command
         .args(["image", "verify"])
         .env("FUMEHOOD_HOME", store.path());
+
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(125));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use fumehood_end_to_end::{
-    descendants, finish, finish_child, fumehood, is_alive, json, send, wait_until,
+    descendants, finish, finish_child, fumehood, is_alive, json, map_at_once, send, wait_until,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -20,6 +20,7 @@ impl Store {
             || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".local/share/fumehood"),
             PathBuf::from,
         );
+
         let store = tempfile::tempdir().unwrap();
         symlink(real.join("images"), store.path().join("images")).unwrap();
         Self(store)
@@ -35,7 +36,7 @@ impl Store {
         command
     }
 
-    fn says(&self, args: &[&str]) -> String {
+    fn run_ok(&self, args: &[&str]) -> String {
         let output = finish(self.command(args));
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {stderr}");
@@ -43,13 +44,13 @@ impl Store {
     }
 
     fn build(&self) -> String {
-        self.says(&["template", "build", "-l", "shell", "--no-network"])
+        self.run_ok(&["template", "build", "-l", "shell", "--no-network"])
     }
 
     /// Runs a program; where its VM came from.
     fn source(&self, options: &[&str]) -> String {
         let args = ["run", "--json", "-l", "shell", "-c", "echo hi"];
-        let text = self.says(&[&args, options].concat());
+        let text = self.run_ok(&[&args, options].concat());
         let outcome: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(outcome["stdout"], "hi\n", "{outcome}");
         outcome["source"].as_str().unwrap().to_owned()
@@ -59,6 +60,7 @@ impl Store {
     fn files(&self) -> Vec<PathBuf> {
         let mut directories = vec![self.path().join("templates")];
         let mut files = Vec::new();
+
         while let Some(directory) = directories.pop() {
             for entry in std::fs::read_dir(directory).into_iter().flatten() {
                 let path = entry.unwrap().path();
@@ -69,6 +71,7 @@ impl Store {
                 }
             }
         }
+
         files
     }
 
@@ -79,7 +82,7 @@ impl Store {
 }
 
 #[test]
-fn runs_are_restored_in_every_language_and_end_as_booted_ones() {
+fn restored_runs_equal_booted_runs_in_every_language() {
     let programs = [
         (
             "python",
@@ -102,20 +105,24 @@ fn runs_are_restored_in_every_language_and_end_as_booted_ones() {
         ("shell", "echo out; echo err >&2; exit 3"),
         ("shell", "nonsense; echo $LINENO $0 $#"),
     ];
+
     for (language, code) in programs {
-        let (restored, restored_code) = json(language, code, &[]);
-        let (booted, booted_code) = json(language, code, &["--boot"]);
+        let ways: [&[&str]; 3] = [&[], &["--boot"], &["--fresh-interpreter"]];
+        let [(restored, restored_code), (booted, booted_code), (fresh, _)] =
+            map_at_once(ways, |options| json(language, code, options));
         assert_eq!(restored["source"], "template", "{restored}");
         assert_eq!(booted["source"], "boot", "{booted}");
         assert_eq!(restored_code, booted_code);
+
         for field in ["stdout", "stderr", "exit_code", "ended_by"] {
             assert_eq!(restored[field], booted[field], "{field} of {code}");
         }
-        let (fresh, _) = json(language, code, &["--fresh-interpreter"]);
+
         assert_eq!(fresh["source"], "template");
         // The file main.ts is taken by the interpreter that waits.
         let fresh = fresh.to_string().replace("main.2.ts", "main.ts");
         let fresh: Value = serde_json::from_str(&fresh).unwrap();
+
         for field in ["stdout", "stderr", "exit_code", "ended_by"] {
             assert_eq!(fresh[field], booted[field], "{field} of {code}");
         }
@@ -123,7 +130,7 @@ fn runs_are_restored_in_every_language_and_end_as_booted_ones() {
 }
 
 #[test]
-fn the_environment_is_the_programs_alone() {
+fn programs_get_only_their_environment() {
     let code = "import os; print(os.environ['A'], os.environ.get('PRIMED'), os.environ['LANG'])";
     let (value, _) = json("python", code, &["-e", "A=b c", "-e", "LANG=C"]);
     assert_eq!(value["stdout"], "b c None C\n", "{value}");
@@ -141,7 +148,7 @@ fn the_environment_is_the_programs_alone() {
 }
 
 #[test]
-fn a_fresh_interpreter_has_generators_of_its_own_too() {
+fn fresh_interpreters_have_separate_random_generators() {
     for (language, code) in [
         ("python", "import random; print(random.random(), hash('x'))"),
         ("javascript", "console.log(Math.random())"),
@@ -155,7 +162,7 @@ fn a_fresh_interpreter_has_generators_of_its_own_too() {
 }
 
 #[test]
-fn a_damaged_template_is_thrown_away_and_the_run_succeeds() {
+fn a_damaged_template_is_discarded_and_the_run_succeeds() {
     let store = Store::new();
     assert_eq!(store.source(&[]), "boot");
     assert!(
@@ -166,7 +173,7 @@ fn a_damaged_template_is_thrown_away_and_the_run_succeeds() {
     assert!(store.build().contains("built in"));
     assert!(store.build().contains("up to date"));
     assert_eq!(store.source(&[]), "template");
-    assert!(store.says(&["template", "list"]).contains(" raw 512 MiB"));
+    assert!(store.run_ok(&["template", "list"]).contains(" raw 512 MiB"));
     // Other memory has no template, and gets no other's.
     assert_eq!(store.source(&["-m", "256"]), "boot");
 
@@ -177,7 +184,7 @@ fn a_damaged_template_is_thrown_away_and_the_run_succeeds() {
     ram.write_all_at(&[0xff; 8192], 1024 * 1024).unwrap();
     drop(ram);
     assert_eq!(store.source(&[]), "boot");
-    assert!(store.says(&["template", "list"]).contains("no templates"));
+    assert!(store.run_ok(&["template", "list"]).contains("no templates"));
     assert!(store.build().contains("built in"));
     assert_eq!(store.source(&[]), "template");
 
@@ -191,14 +198,14 @@ fn a_damaged_template_is_thrown_away_and_the_run_succeeds() {
     store.build();
     assert!(
         store
-            .says(&["template", "prune", "--all"])
+            .run_ok(&["template", "prune", "--all"])
             .contains("removed 1 ")
     );
     assert_eq!(store.source(&[]), "boot");
 }
 
 #[test]
-fn two_builds_at_once_make_one_template() {
+fn concurrent_builds_make_one_template() {
     let store = Store::new();
     let start = || {
         let mut command = store.command(&["template", "build", "-l", "shell", "--no-network"]);
@@ -208,6 +215,7 @@ fn two_builds_at_once_make_one_template() {
             .spawn()
             .unwrap()
     };
+
     let (one, other) = (start(), start());
     let texts = [one, other].map(|child| {
         let output = finish_child(child);
@@ -216,8 +224,10 @@ fn two_builds_at_once_make_one_template() {
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
+
         String::from_utf8(output.stdout).unwrap()
     });
+
     let count = |word: &str| texts.iter().filter(|text| text.contains(word)).count();
     assert_eq!(
         (count("built in"), count("up to date")),
@@ -228,7 +238,7 @@ fn two_builds_at_once_make_one_template() {
 }
 
 #[test]
-fn a_build_that_is_killed_leaves_nothing_that_is_used() {
+fn a_killed_build_leaves_nothing_usable() {
     let store = Store::new();
     // At several moments: as QEMU boots, as it is warm, as it is saved.
     for moment in [0, 300, 900, 1500, 2500] {
@@ -238,6 +248,7 @@ fn a_build_that_is_killed_leaves_nothing_that_is_used() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+
         let mut qemus = Vec::new();
         wait_until("QEMU's start", || {
             qemus = descendants(child.id());
@@ -247,14 +258,17 @@ fn a_build_that_is_killed_leaves_nothing_that_is_used() {
         if child.try_wait().unwrap().is_some() {
             break;
         }
+
         send(child.id(), Signal::KILL);
         child.wait().unwrap();
         wait_until("the end of QEMU", || {
             !qemus.iter().any(|&pid| is_alive(pid))
         });
+
         let source = store.source(&[]);
         assert!(["boot", "template"].contains(&source.as_str()), "{source}");
     }
+
     store.build();
     assert_eq!(store.source(&[]), "template");
     let ram: Vec<_> = store
@@ -267,14 +281,16 @@ fn a_build_that_is_killed_leaves_nothing_that_is_used() {
 
 /// The disk that templates lie on has 10 MB: the run succeeds, and a build says why it did not.
 #[test]
-fn a_full_disk_costs_the_template_alone() {
+fn a_full_disk_fails_the_template_but_not_the_run() {
     let store = Store::new();
     std::fs::create_dir(store.path().join("templates")).unwrap();
+
     let namespace = if rustix::process::geteuid().is_root() {
         "-m"
     } else {
         "-rm"
     };
+
     let on_a_small_disk = |args: &str| {
         let mut unshare = Command::new("unshare");
         let (program, store) = (fumehood_end_to_end::program(), store.path().display());
@@ -282,11 +298,14 @@ fn a_full_disk_costs_the_template_alone() {
             "mount -t tmpfs -o size=10m none {store}/templates && exec {} {args}",
             program.display()
         );
+
         unshare
             .args([namespace, "sh", "-c", &script])
             .env("FUMEHOOD_HOME", store.to_string());
+
         finish(unshare)
     };
+
     let built = on_a_small_disk("template build -l raw");
     let stderr = String::from_utf8_lossy(&built.stderr);
     assert!(!built.status.success(), "{stderr}");

@@ -1,11 +1,13 @@
 //! What goes into a context and comes out of it: values, input, variables, directories.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use fumehood_end_to_end::{Heard, hear, next_out, out_until, run_in, sandbox, soon};
+use fumehood_end_to_end::{
+    RunTranscript, finish_run, next_stdout, read_stdout_until, run_in, sandbox, within_deadline,
+};
 use fumehood_engine::{Context, EndedBy, ErrorKind, Language, RunRequest};
 
-async fn shown(context: &Context, code: &str) -> Heard {
-    hear(
+async fn shown(context: &Context, code: &str) -> RunTranscript {
+    finish_run(
         context
             .start(&context.request(code).timeout_s(120).display())
             .unwrap(),
@@ -13,15 +15,16 @@ async fn shown(context: &Context, code: &str) -> Heard {
     .await
 }
 
-async fn says(context: &Context, code: &str) -> String {
-    let heard = run_in(context, code).await;
+async fn run_ok(context: &Context, code: &str) -> String {
+    let transcript = run_in(context, code).await;
     assert_eq!(
-        heard.end(),
+        transcript.end(),
         (EndedBy::Exited, Some(0)),
         "{code}: {}",
-        heard.err()
+        transcript.err()
     );
-    heard.out().to_string()
+
+    transcript.out().to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,9 +51,9 @@ async fn python_shows_values() {
     def _repr_png_(self): return b'\\x89PNG'
     def _repr_json_(self): return {'a': [1, None]}
 Rich()";
-    let heard = shown(&python, rich).await;
-    let [value] = &heard.results[..] else {
-        panic!("{:?}", heard.results)
+    let transcript = shown(&python, rich).await;
+    let [value] = &transcript.results[..] else {
+        panic!("{:?}", transcript.results)
     };
     assert_eq!(value.text().as_deref(), Some("rich"));
     assert_eq!(value.get("text/html").unwrap(), "<b>rich</b>");
@@ -59,12 +62,16 @@ Rich()";
     assert_eq!(value.types().count(), 4);
     // Unasked, nothing is shown; and what cannot be shown is the program's error.
     assert!(run_in(&python, "x").await.results.is_empty());
-    let bad = shown(&python, "class Bad:\n    def __repr__(self): 1 / 0\nBad()").await;
+    let broken_repr = shown(&python, "class Bad:\n    def __repr__(self): 1 / 0\nBad()").await;
     assert_eq!(
-        (bad.end(), bad.results.len()),
+        (broken_repr.end(), broken_repr.results.len()),
         ((EndedBy::Exited, Some(1)), 0)
     );
-    assert!(bad.err().contains("ZeroDivisionError"), "{}", bad.err());
+    assert!(
+        broken_repr.err().contains("ZeroDivisionError"),
+        "{}",
+        broken_repr.err()
+    );
     // One of 6 MB comes whole, one of 20 MB as a part of its text.
     assert_eq!(
         shown(&python, "'x' * 6_000_000").await.texts()[0].len(),
@@ -75,13 +82,17 @@ Rich()";
     assert!(!cut.err().is_empty());
     // Not only in contexts.
     let once = RunRequest::new(Language::Python, "6 * 7").display();
-    assert_eq!(hear(sandbox.run(&once).unwrap()).await.texts(), ["42"]);
+    assert_eq!(
+        finish_run(sandbox.run(&once).unwrap()).await.texts(),
+        ["42"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn javascript_shows_values() {
     let sandbox = sandbox(512).await;
     let javascript = sandbox.context("c", Language::Javascript);
+
     for (code, parts) in [
         ("const x: number = 6; x * 7", vec!["42"]),
         ("const x = 7", vec![]),
@@ -93,18 +104,20 @@ async fn javascript_shows_values() {
             vec!["8"],
         ),
     ] {
-        let heard = shown(&javascript, code).await;
+        let transcript = shown(&javascript, code).await;
         assert_eq!(
-            heard.texts().len(),
+            transcript.texts().len(),
             parts.len(),
             "{code}: {:?} {}",
-            heard.texts(),
-            heard.err()
+            transcript.texts(),
+            transcript.err()
         );
-        for (text, part) in heard.texts().iter().zip(parts) {
+
+        for (text, part) in transcript.texts().iter().zip(parts) {
             assert!(text.contains(part), "{code}: {text}");
         }
     }
+
     let object = shown(&javascript, "({ a: [1, null], b: 'c' })").await;
     assert!(
         object.results[0].text().unwrap().contains("a: "),
@@ -113,15 +126,16 @@ async fn javascript_shows_values() {
     assert!(run_in(&javascript, "x").await.results.is_empty());
     // What a shell shows is what it prints.
     let bash = sandbox.context("s", Language::Shell);
-    let heard = shown(&bash, "echo 1").await;
-    assert_eq!((heard.out(), heard.results.len()), ("1\n", 0));
+    let transcript = shown(&bash, "echo 1").await;
+    assert_eq!((transcript.out(), transcript.results.len()), ("1\n", 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn code_is_as_people_write_it() {
+async fn common_forms_of_code_are_accepted() {
     let sandbox = sandbox(512).await;
     let python = sandbox.context("p", Language::Python);
     let javascript = sandbox.context("j", Language::Javascript);
+
     for (context, code, out) in [
         (
             &python,
@@ -175,12 +189,12 @@ async fn code_is_as_people_write_it() {
         ),
         (&javascript, "console.log(join('c', t))", "c/a/b\n"),
     ] {
-        assert_eq!(says(context, code).await, out, "{code}");
+        assert_eq!(run_ok(context, code).await, out, "{code}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn input_comes_when_it_is_sent() {
+async fn input_arrives_when_it_is_sent() {
     let sandbox = sandbox(512).await;
     for (language, asks, reads) in [
         (
@@ -204,52 +218,58 @@ async fn input_comes_when_it_is_sent() {
             let mut run = context
                 .start(&context.request(asks).timeout_s(120).stdin())
                 .unwrap();
+
             let mut input = run.input();
-            assert!(next_out(&mut run).await.starts_with("name?"));
+            assert!(next_stdout(&mut run).await.starts_with("name?"));
             input.write(format!("{name}\n")).await.unwrap();
-            out_until(&mut run, &format!("hello {name}\n")).await;
+            read_stdout_until(&mut run, &format!("hello {name}\n")).await;
             input.write("x".repeat(500_000)).await.unwrap();
             input.close().await;
-            let heard = hear(run).await;
+            let transcript = finish_run(run).await;
             assert_eq!(
-                (heard.out(), heard.end().1),
+                (transcript.out(), transcript.end().1),
                 ("500000\n", Some(0)),
                 "{asks}: {}",
-                heard.err()
+                transcript.err()
             );
+
             // Once it has ended there is nobody to take more.
             assert_eq!(
                 input.write("more").await.unwrap_err().kind(),
                 ErrorKind::Lost
             );
-            assert_eq!(says(&context, reads).await, format!("{name} 500000\n"));
+            assert_eq!(run_ok(&context, reads).await, format!("{name} 500000\n"));
         }
+
         // Without input there is none, and it does not wait.
         let empty = match language {
             Language::Python => "import sys; print(repr(sys.stdin.read()))",
             Language::Javascript => "console.log(JSON.stringify(await Bun.stdin.text()))",
             Language::Shell => "printf '<%s>\\n' \"$(cat)\"",
         };
-        let said = says(&context, empty).await;
+
+        let said = run_ok(&context, empty).await;
         assert!(
             ["''\n", "\"\"\n", "<>\n"].contains(&said.as_str()),
             "{said}"
         );
     }
+
     // Input that nobody asked for has nowhere to go.
     let bash = sandbox.context("shell", Language::Shell);
     let mut run = bash.run("echo up; sleep 100").unwrap();
-    next_out(&mut run).await;
+    next_stdout(&mut run).await;
     let mut input = run.input();
-    let _ = soon("a refusal", input.write("x")).await;
+    let _ = within_deadline("a refusal", input.write("x")).await;
     run.canceller().cancel();
-    assert_eq!(hear(run).await.outcome.ended_by, EndedBy::Cancelled);
+    assert_eq!(finish_run(run).await.outcome.ended_by, EndedBy::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn variables_and_directories_hold_for_their_exec() {
+async fn variables_and_directories_apply_to_one_exec() {
     let sandbox = sandbox(512).await;
     sandbox.files().make_dir("a/b").await.unwrap();
+
     for (language, code) in [
         (
             Language::Python,
@@ -262,37 +282,48 @@ async fn variables_and_directories_hold_for_their_exec() {
         (Language::Shell, "echo \"${A--}\" \"$PWD\""),
     ] {
         let context = sandbox.context(language.as_str(), language);
-        let home = says(&context, code).await;
+        let home = run_ok(&context, code).await;
         let home = home.strip_prefix("- ").unwrap().trim_end();
+
         for (cwd, place) in [("/usr", "/usr".to_string()), ("a/b", format!("{home}/a/b"))] {
             let request = context
                 .request(code)
                 .env("A", "b 'c'\n$d")
                 .cwd(cwd)
                 .timeout_s(120);
-            let heard = hear(context.start(&request).unwrap()).await;
+
+            let transcript = finish_run(context.start(&request).unwrap()).await;
             assert_eq!(
-                heard.out(),
+                transcript.out(),
                 format!("b 'c'\n$d {place}\n"),
                 "{}",
-                heard.err()
+                transcript.err()
             );
-            assert_eq!(says(&context, code).await, format!("- {home}\n"));
+            assert_eq!(run_ok(&context, code).await, format!("- {home}\n"));
         }
+
         // The same for a program of its own.
         let once = RunRequest::new(language, code)
             .env("A", "z")
             .cwd("a")
             .timeout_s(120);
-        let heard = hear(sandbox.run(&once).unwrap()).await;
-        assert_eq!(heard.out(), format!("z {home}/a\n"), "{}", heard.err());
+
+        let transcript = finish_run(sandbox.run(&once).unwrap()).await;
+        assert_eq!(
+            transcript.out(),
+            format!("z {home}/a\n"),
+            "{}",
+            transcript.err()
+        );
+
         // What the code itself changes stays.
         let moves = match language {
             Language::Python => "os.chdir('/tmp'); os.environ['A'] = 'own'",
             Language::Javascript => "process.chdir('/tmp'); process.env.A = 'own'",
             Language::Shell => "cd /tmp; export A=own",
         };
-        says(&context, moves).await;
-        assert_eq!(says(&context, code).await, "own /tmp\n");
+
+        run_ok(&context, moves).await;
+        assert_eq!(run_ok(&context, code).await, "own /tmp\n");
     }
 }

@@ -10,6 +10,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if std::env::args().nth(1).as_deref() == Some("forks") {
         return forks().await;
     }
+
     let engine = Engine::start(Config {
         templates: TemplateUse::Use,
         pool: Pool {
@@ -20,6 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         },
         ..Config::default()
     })?;
+
     let is_full = || {
         let status = engine.pool_status();
         (status.warm, status.standby) == (2, 1)
@@ -27,11 +29,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     while !is_full() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+
     println!("ready");
     std::io::stdin().read_line(&mut String::new())?;
     let run = engine.run(RunRequest::new(Language::Shell, "echo hi"))?;
     let outcome = run.outcome().await?;
     println!("{}", outcome.source.as_str());
+
     Ok(())
 }
 
@@ -41,6 +45,7 @@ async fn forks() -> Result<(), Box<dyn std::error::Error>> {
         templates: TemplateUse::Use,
         ..Config::default()
     })?;
+
     let memory_mib = RunRequest::DEFAULT_MEMORY_MIB;
     let sandbox = engine
         .sandbox()
@@ -51,5 +56,6 @@ async fn forks() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..TIMES {
         sandbox.fork(2).await?;
     }
+
     Ok(())
 }

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::{NAMES, OTHER, WEB4, WEB6};
-use crate::soon;
+use crate::within_deadline;
 
 /// Addresses at which nobody may arrive at all.
 const NOWHERE: [&str; 19] = [
@@ -53,19 +53,23 @@ impl Canaries {
                 canaries.udp(address, port).await;
             }
         }
+
         for address in [WEB4, WEB6, OTHER] {
             for port in BESIDE {
                 canaries.tcp(address, port).await;
             }
+
             // No server speaks UDP, so that no HTTP/3 and no DNS may come.
             for port in PORTS {
                 canaries.udp(address, port).await;
             }
         }
+
         for port in BESIDE {
             canaries.tcp(NAMES, port).await;
             canaries.udp(NAMES, port).await;
         }
+
         canaries
     }
 
@@ -124,12 +128,14 @@ impl Canaries {
                 .iter()
                 .any(|song| song.contains(what))
         };
+
         let both = async {
             while !(noticed("by TCP") && noticed("by UDP")) {
                 tokio::task::yield_now().await;
             }
         };
-        soon("a canary's song", both).await;
+
+        within_deadline("a canary's song", both).await;
     }
 
     /// Nobody has arrived: no connection, no datagram; and no question of ICMP and no part of a packet has come to
@@ -145,6 +151,7 @@ impl Canaries {
             ("snmp6", "", "Icmp6InEchos"),
             ("snmp6", "", "Ip6ReasmReqds"),
         ];
+
         for (table, row, counter) in counted {
             assert_eq!(count(table, row, counter), 0, "{counter}");
         }
@@ -169,10 +176,13 @@ fn count(table: &str, row: &str, counter: &str) -> u64 {
             .parse()
             .unwrap();
     }
+
     let mut lines = text
         .lines()
         .filter(|line| line.starts_with(&format!("{row}:")));
+
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
     let place = names.split(' ').position(|name| name == counter).unwrap();
+
     values.split(' ').nth(place).unwrap().parse().unwrap()
 }

@@ -1,17 +1,17 @@
 //! Servers that live in a test's network namespace: those that a guest may reach, and those that nobody may.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod bad;
+mod misbehaving;
 mod canaries;
-mod names;
+mod name_server;
 mod tls;
 mod web;
 
-pub use bad::Bad;
 pub use canaries::Canaries;
-pub use names::{Names, Spoken};
-pub use tls::Authority;
-pub use web::{Web, echo};
+pub use misbehaving::MisbehavingServer;
+pub use name_server::{DnsAnswer, NameServer};
+pub use tls::CertificateAuthority;
+pub use web::{WebServer, echo};
 
 use std::net::SocketAddr;
 

@@ -8,19 +8,19 @@ use tokio_rustls::TlsAcceptor;
 use crate::netns;
 
 /// Certifies the test's own servers. This host trusts it, in the test's namespace.
-pub struct Authority {
+pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
-impl Authority {
+impl CertificateAuthority {
     /// A new authority, that this host trusts from now on.
     ///
     /// # Panics
     /// Outside of a namespace.
     #[must_use]
     pub fn trusted() -> Self {
-        let authority = Self::stranger();
+        let authority = Self::untrusted();
         std::fs::write(netns::authority(), &authority.pem).unwrap();
         authority
     }
@@ -30,7 +30,7 @@ impl Authority {
     /// # Panics
     /// When no keys can be made.
     #[must_use]
-    pub fn stranger() -> Self {
+    pub fn untrusted() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -38,7 +38,9 @@ impl Authority {
         params
             .distinguished_name
             .push(DnType::CommonName, "test servers");
+
         let pem = params.self_signed(&key).unwrap().pem();
+
         Self {
             issuer: Issuer::new(params, key),
             pem,
@@ -70,6 +72,7 @@ impl Authority {
             .with_no_client_auth()
             .with_single_cert(vec![certificate.into()], key)
             .unwrap();
+
         TlsAcceptor::from(Arc::new(config))
     }
 }

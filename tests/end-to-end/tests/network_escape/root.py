@@ -44,43 +44,43 @@ def sends(packet, to):
 for to in [CANARY, WEB, '198.51.100.8']:
     echo = struct.pack('>BBHHH', 8, 0, 0, 7, 1) + MARK
     echo = echo[:2] + struct.pack('>H', total(echo)) + echo[4:]
-    told(f'icmp {to}', sends(v4(to, 1, echo), to))
+    report(f'icmp {to}', sends(v4(to, 1, echo), to))
 for to in [CANARY6, WEB6]:
-    told(f'icmp {to}', sends(v6(to, 58, struct.pack('>BBHHH', 128, 0, 0, 7, 1) + MARK), to))
+    report(f'icmp {to}', sends(v6(to, 58, struct.pack('>BBHHH', 128, 0, 0, 7, 1) + MARK), to))
 
 # Other protocols: what carries packets in packets, and what has ports of its own.
-for number in [2, 4, 41, 47, 50, 89, 132, 136, 255]: told(f'protocol {number}', sends(v4(CANARY, number, v4(CANARY, 17, datagram(9))), CANARY))
+for number in [2, 4, 41, 47, 50, 89, 132, 136, 255]: report(f'protocol {number}', sends(v4(CANARY, number, v4(CANARY, 17, datagram(9))), CANARY))
 for kind in [0, 43, 60, 4, 41, 47, 51, 132]:
     rest = bytes([6, 0]) + bytes(6) + segment(CANARY6, 443, 2, source=GUEST6)
-    told(f'header {kind}', sends(v6(CANARY6, kind, rest), CANARY6))
-    told(f'header {kind}, allowed host', sends(v6(WEB6, kind, rest), WEB6))
+    report(f'header {kind}', sends(v6(CANARY6, kind, rest), CANARY6))
+    report(f'header {kind}, allowed host', sends(v6(WEB6, kind, rest), WEB6))
 
 # Parts of packets.
 for to in [CANARY, WEB]:
     for offset, part in [(0x2000, segment(to, 80, 2)[:24]), (3, segment(to, 80, 2)[24:]), (0x2000, datagram(9)[:16]), (2, MARK)]:
-        told(f'fragment {to} {offset}', sends(v4(to, 17 if part in (MARK, datagram(9)[:16]) else 6, part, offset=offset), to))
-told('fragment, v6', sends(v6(CANARY6, 44, bytes([17, 0, 0, 1, 0, 0, 0, 7]) + datagram(9)), CANARY6))
+        report(f'fragment {to} {offset}', sends(v4(to, 17 if part in (MARK, datagram(9)[:16]) else 6, part, offset=offset), to))
+report('fragment, v6', sends(v6(CANARY6, 44, bytes([17, 0, 0, 1, 0, 0, 0, 7]) + datagram(9)), CANARY6))
 
 # From addresses that are not its own: somebody's, and the gateway's.
 for source in ['203.0.113.200', '198.18.0.1']:
     for to in [CANARY, WEB]:
-        told(f'from {source} to {to}', sends(v4(to, 6, segment(to, 80, 2, source=source), source=source), to))
-        told(f'from {source} to {to}, udp', sends(v4(to, 17, datagram(53), source=source), to))
+        report(f'from {source} to {to}', sends(v4(to, 6, segment(to, 80, 2, source=source), source=source), to))
+        report(f'from {source} to {to}, udp', sends(v4(to, 17, datagram(53), source=source), to))
 
 # Connections of its own making, with data in the first packet; and packets of connections that are none.
-told('data in syn', sends(v4('198.51.100.8', 6, segment('198.51.100.8', 443, 2)), '198.51.100.8'))
-told('datagram', sends(v4('198.51.100.8', 17, datagram(53)), '198.51.100.8'))
+report('data in syn', sends(v4('198.51.100.8', 6, segment('198.51.100.8', 443, 2)), '198.51.100.8'))
+report('datagram', sends(v4('198.51.100.8', 17, datagram(53)), '198.51.100.8'))
 route = bytes([131, 7, 4]) + socket.inet_aton('198.51.100.8') + b'\0'
-told('source route', sends(v4('198.51.100.8', 6, segment('198.51.100.8', 22, 2), options=route), '198.51.100.8'))
-told('port 0', sends(v4(CANARY, 6, segment(CANARY, 0, 2)), CANARY))
-told('short', sends(v4(CANARY, 6, b'\0\x50'), CANARY))
+report('source route', sends(v4('198.51.100.8', 6, segment('198.51.100.8', 22, 2), options=route), '198.51.100.8'))
+report('port 0', sends(v4(CANARY, 6, segment(CANARY, 0, 2)), CANARY))
+report('short', sends(v4(CANARY, 6, b'\0\x50'), CANARY))
 for flags in [0x10, 0x18, 0x12, 0x03, 0x29, 0x00, 0xff, 0x04]:
-    told(f'flags {flags}', sends(v4(CANARY, 6, segment(CANARY, 80, flags)), CANARY))
+    report(f'flags {flags}', sends(v4(CANARY, 6, segment(CANARY, 80, flags)), CANARY))
 
 # Another name server in its own settings.
 with open('/proc/sys/net/ipv4/tcp_fastopen', 'w') as f: f.write('5')
-told('fast open with data', fast_open)
-told('loopback by another road', lambda: sends(v4('127.0.0.1', 17, datagram(9)), '127.0.0.1')() and 'sent')
+report('fast open with data', fast_open)
+report('loopback by another road', lambda: sends(v4('127.0.0.1', 17, datagram(9)), '127.0.0.1')() and 'sent')
 
 
 # Last, since nothing goes after it: another address of its own, and another hardware address.
@@ -98,6 +98,6 @@ def other_hardware():
     return udp(CANARY6, 9)
 
 
-told('other address', other_address)
-told('other hardware', other_hardware)
+report('other address', other_address)
+report('other hardware', other_hardware)
 print('all tried')

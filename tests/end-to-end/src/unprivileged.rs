@@ -1,4 +1,4 @@
-//! What somebody else needs who may read nothing of these tests' own user.
+//! Copies of the image and the programs for tests that run the command as another, unprivileged user.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -9,12 +9,12 @@ use fumehood_engine::image::Store;
 
 use crate::program;
 
-/// A copy of the store that everybody may read.
+/// Copies the store's images to a directory that all users may read.
 ///
 /// # Panics
-/// When there is no image, or no room.
+/// Panics if there is no image, or no space.
 #[must_use]
-pub fn copy_of_the_store() -> tempfile::TempDir {
+pub fn copy_store() -> tempfile::TempDir {
     let store = Store::default_root().expect("a store");
     let copy = tempfile::tempdir().expect("a directory");
     fs::set_permissions(copy.path(), Permissions::from_mode(0o755)).expect("its mode");
@@ -24,12 +24,13 @@ pub fn copy_of_the_store() -> tempfile::TempDir {
     copy
 }
 
-/// Copies the command and its launcher into a directory: the build's may be closed to others. Returns the command.
+/// Copies the command and its launcher into a directory, since other users may have no access to the build's, and
+/// returns the command's path.
 ///
 /// # Panics
-/// When one is not there, or cannot be copied.
+/// Panics if one does not exist or cannot be copied.
 #[must_use]
-pub fn copy_of_the_programs(into: &Path) -> PathBuf {
+pub fn copy_programs(into: &Path) -> PathBuf {
     for name in ["fumehood", "fumehood-launcher"] {
         fs::copy(program().with_file_name(name), into.join(name)).expect("a copy");
     }

@@ -12,19 +12,19 @@ use super::{NAMES, at};
 
 /// A name server that says what it is told to, and remembers what it was asked. At [`NAMES`], port 53.
 #[derive(Debug, Clone, Default)]
-pub struct Names(Arc<Mutex<Inner>>);
+pub struct NameServer(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
     /// What is said, one after the other; the last one stays.
-    known: HashMap<(String, RecordType), VecDeque<Spoken>>,
+    known: HashMap<(String, RecordType), VecDeque<DnsAnswer>>,
     asked: Vec<String>,
     by_tcp: usize,
 }
 
 /// An answer.
 #[derive(Debug, Clone)]
-pub enum Spoken {
+pub enum DnsAnswer {
     /// These addresses, for so many seconds.
     Addresses(Vec<IpAddr>, u32),
     /// It is another name for this one.
@@ -35,7 +35,7 @@ pub enum Spoken {
     Failure,
 }
 
-impl Names {
+impl NameServer {
     /// A name server that knows no name yet.
     ///
     /// # Panics
@@ -60,8 +60,8 @@ impl Names {
     pub fn know(self, name: &str, addresses: &str) -> Self {
         let all = || addresses.split(' ').map(|a| a.parse().unwrap());
         let of = |v4| all().filter(|a: &IpAddr| a.is_ipv4() == v4).collect();
-        self.say(name, RecordType::A, Spoken::Addresses(of(true), 60))
-            .say(name, RecordType::AAAA, Spoken::Addresses(of(false), 60))
+        self.say(name, RecordType::A, DnsAnswer::Addresses(of(true), 60))
+            .say(name, RecordType::AAAA, DnsAnswer::Addresses(of(false), 60))
     }
 
     /// Has it say this of a name, after what it has been told to say of it before.
@@ -69,7 +69,7 @@ impl Names {
     /// # Panics
     /// Never.
     #[must_use]
-    pub fn say(self, name: &str, kind: RecordType, spoken: Spoken) -> Self {
+    pub fn say(self, name: &str, kind: RecordType, spoken: DnsAnswer) -> Self {
         let mut inner = self.0.lock().unwrap();
         let answers = inner.known.entry((name.into(), kind)).or_default();
         answers.push_back(spoken);
@@ -98,13 +98,15 @@ impl Names {
     async fn by_udp(self, socket: UdpSocket) {
         let mut buffer = [0; 4096];
         while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
-            let Some((message, most)) = self.answer(&buffer[..length]) else {
+            let Some((message, max)) = self.answer(&buffer[..length]) else {
                 continue;
             };
+
             let mut bytes = message.to_vec().unwrap();
-            if bytes.len() > most {
+            if bytes.len() > max {
                 bytes = message.truncate().to_vec().unwrap();
             }
+
             let _ = socket.send_to(&bytes, from).await;
         }
     }
@@ -121,10 +123,12 @@ impl Names {
             if client.read_exact(&mut question).await.is_err() {
                 return;
             }
+
             self.0.lock().unwrap().by_tcp += 1;
             let Some((message, _)) = self.answer(&question) else {
                 return;
             };
+
             let bytes = message.to_vec().unwrap();
             let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
             if client
@@ -148,23 +152,24 @@ impl Names {
         let (mut owner, kind) = (query.name().clone(), query.query_type());
         let mut inner = self.0.lock().unwrap();
         inner.asked.push(plain(&owner));
+
         loop {
             match inner.next(&owner, kind) {
-                Some(Spoken::Addresses(addresses, seconds)) => {
+                Some(DnsAnswer::Addresses(addresses, seconds)) => {
                     for address in addresses {
                         let record = Record::from_rdata(owner.clone(), seconds, address.into());
                         answer.add_answer(record);
                     }
                     break;
                 }
-                Some(Spoken::Alias(other)) => {
+                Some(DnsAnswer::Alias(other)) => {
                     let other = Name::from_ascii(format!("{other}.")).unwrap();
                     let data = RData::CNAME(CNAME(other.clone()));
                     answer.add_answer(Record::from_rdata(owner, 60, data));
                     owner = other;
                 }
-                Some(Spoken::Silence) => return None,
-                Some(Spoken::Failure) => {
+                Some(DnsAnswer::Silence) => return None,
+                Some(DnsAnswer::Failure) => {
                     answer.metadata.response_code = ResponseCode::ServFail;
                     break;
                 }
@@ -174,17 +179,19 @@ impl Names {
                 }
             }
         }
+
         const LEAST_BYTES: u16 = 512;
-        let most = question
+        let max = question
             .edns
             .as_ref()
             .map_or(LEAST_BYTES, |e| e.max_payload());
-        Some((answer, usize::from(most)))
+
+        Some((answer, usize::from(max)))
     }
 }
 
 impl Inner {
-    fn next(&mut self, name: &Name, kind: RecordType) -> Option<Spoken> {
+    fn next(&mut self, name: &Name, kind: RecordType) -> Option<DnsAnswer> {
         let answers = self.known.get_mut(&(plain(name), kind))?;
         match answers.len() {
             0 | 1 => answers.front().cloned(),

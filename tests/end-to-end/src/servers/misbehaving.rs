@@ -8,7 +8,7 @@ use super::{FULL, OTHER, at};
 
 /// A server that does no good. All but [`Full`](Self::Full) are at [`OTHER`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bad {
+pub enum MisbehavingServer {
     /// Closes at once.
     Closes,
     /// Resets when it hears something.
@@ -31,7 +31,7 @@ pub enum Bad {
     Full,
 }
 
-impl Bad {
+impl MisbehavingServer {
     /// All of them.
     pub const ALL: [Self; 10] = [
         Self::Closes,
@@ -57,15 +57,19 @@ impl Bad {
     /// # Panics
     /// When a port is taken.
     pub async fn serve_all() {
-        for bad in Self::ALL {
-            if bad == Self::Full {
-                bad.fill().await;
+        for misbehaving in Self::ALL {
+            if misbehaving == Self::Full {
+                misbehaving.fill().await;
                 continue;
             }
-            let listener = TcpListener::bind(at(OTHER, bad.port())).await.unwrap();
+
+            let listener = TcpListener::bind(at(OTHER, misbehaving.port()))
+                .await
+                .unwrap();
+
             tokio::spawn(async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    tokio::spawn(bad.serve(client));
+                    tokio::spawn(misbehaving.serve(client));
                 }
             });
         }
@@ -77,6 +81,7 @@ impl Bad {
         socket.bind(at(FULL, self.port())).unwrap();
         let listener = socket.listen(1).unwrap();
         let mut waiting = Vec::new();
+
         while let Ok(Ok(client)) = tokio::time::timeout(
             Duration::from_millis(300),
             TcpStream::connect(at(FULL, self.port())),
@@ -85,6 +90,7 @@ impl Bad {
         {
             waiting.push(client);
         }
+
         tokio::spawn(async move {
             let _kept = (listener, waiting);
             std::future::pending::<()>().await;
@@ -95,9 +101,11 @@ impl Bad {
         if self == Self::Closes {
             return;
         }
+
         if self != Self::Greets {
             let _ = client.read(&mut [0; 4096]).await;
         }
+
         // Its client may go at any time.
         let _ = self.answer(&mut client).await;
     }
