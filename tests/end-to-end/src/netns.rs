@@ -4,7 +4,6 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, UdpSocket};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,9 +11,6 @@ use crate::{read_in_background, servers};
 
 /// Set in the namespace.
 const INSIDE: &str = "FUMEHOOD_TEST_NETNS";
-
-/// Where the test's own certificate authority is, which this host trusts in the namespace.
-const AUTHORITY: &str = "SSL_CERT_FILE";
 
 /// How long a test may take, on a busy machine under software emulation.
 const PATIENCE: Duration = Duration::from_secs(280);
@@ -66,15 +62,6 @@ pub fn in_private_netns<F: Future<Output = ()>>(name: &str, test: impl FnOnce() 
     runtime.block_on(test());
 }
 
-/// Where the authority's certificate is to be, so that this host trusts it.
-///
-/// # Panics
-/// Outside of a namespace.
-#[must_use]
-pub fn authority() -> PathBuf {
-    std::env::var_os(AUTHORITY).map(PathBuf::from).unwrap()
-}
-
 fn outside(name: &str) {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("unshare");
@@ -90,7 +77,7 @@ fn outside(name: &str) {
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
-        .env(AUTHORITY, directory.path().join("authority.pem"))
+        .env(servers::AUTHORITY, directory.path().join("authority.pem"))
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::{Connection, hang};
+use crate::connection::{Connection, hang};
 
 /// The maximum size of a frame, in bytes.
 const FRAME: usize = 64 * 1024;

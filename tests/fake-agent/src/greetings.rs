@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::{Connection, hang};
+use crate::connection::{Connection, hang};
 
 const MIB: usize = 1024 * 1024;
 

@@ -6,11 +6,11 @@
 
 mod devices;
 mod exhaust;
-mod files;
 mod kernel;
 mod network;
 mod privileges;
 mod processes;
+mod files;
 mod verdict;
 
 use std::io::Write;

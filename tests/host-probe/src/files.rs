@@ -2,7 +2,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
-use crate::{Breaches, succeeded};
+use crate::breaches::{Breaches, succeeded};
 
 /// Tries to read files of the host.
 pub(crate) fn read() -> Breaches {

@@ -6,7 +6,7 @@ use rustix::thread::{
     set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use crate::{Breaches, succeeded};
+use crate::breaches::{Breaches, succeeded};
 
 /// Returns whether a launcher has dropped all privileges of this process.
 pub(crate) fn has_dropped_privileges() -> bool {

@@ -1,7 +1,7 @@
 use fumehood_sys::host::{ForbiddenSyscall, reaches_kernel};
 use rustix::net::{AddressFamily, SocketType, socket};
 
-use crate::{Breaches, succeeded};
+use crate::breaches::{Breaches, succeeded};
 
 /// Tries to create sockets. Without one, a program cannot connect to anything.
 pub(crate) fn sockets() -> Breaches {

@@ -5,11 +5,11 @@ mod files;
 mod identity;
 mod kernel;
 mod processes;
+mod breaches;
 
 use serde_json::json;
 
-/// The attempts that succeeded at one isolation layer; empty if the layer held.
-type Breaches = Vec<String>;
+use crate::breaches::Breaches;
 
 /// A function that tries to breach a layer.
 type Attempts = fn() -> Breaches;
@@ -108,12 +108,4 @@ fn main() {
     });
 
     eprintln!("{}", json!(verdicts));
-}
-
-/// Returns the names of the attempts that succeeded. All of them should fail.
-fn succeeded<T, E>(attempts: impl IntoIterator<Item = (String, Result<T, E>)>) -> Breaches {
-    let attempts = attempts.into_iter();
-    attempts
-        .filter_map(|(name, result)| result.is_ok().then_some(name))
-        .collect()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 
-use crate::{Breaches, succeeded};
+use crate::breaches::{Breaches, succeeded};
 
 /// The upper bound of the process ids that are tried: the first ones of a host, and the owner's neighbours.
 const MAX_PID: i32 = 4096;
