@@ -262,7 +262,7 @@ async fn a_disconnected_client_ends_its_code() {
     }});
 
     let start = calls
-        .ask_with("POST", "/mcp", &head, hello.to_string())
+        .request_with_headers("POST", "/mcp", &head, hello.to_string())
         .await;
 
     let session = start.headers["mcp-session-id"].to_str().unwrap().to_owned();
@@ -270,7 +270,7 @@ async fn a_disconnected_client_ends_its_code() {
     head.push(("mcp-session-id", session.as_str()));
     let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
     let answer = calls
-        .ask_with("POST", "/mcp", &head, ready.to_string())
+        .request_with_headers("POST", "/mcp", &head, ready.to_string())
         .await;
     assert_eq!(answer.status, 202);
     let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {

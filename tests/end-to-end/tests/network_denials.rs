@@ -148,7 +148,10 @@ report('no host', lambda: socket.getaddrinfo('under_score..test', 80))
         "no host: ",
     ];
     check(&python(sandbox, code).await, &expected);
+    assert_denials_of_names_and_addresses(events).await;
+}
 
+async fn assert_denials_of_names_and_addresses(events: &NetworkEvents) {
     let named = |name: &'static str| {
         move |e: &NetworkEvent| e.name.as_ref().is_some_and(|n| n.as_ref() == name)
     };

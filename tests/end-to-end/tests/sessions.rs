@@ -313,7 +313,7 @@ async fn the_end_of_an_interpreter_loses_the_state_and_reports_it() {
     let pid = run_ok(&python, "import os; print(os.getpid(), end='')").await;
     finish_ok(
         sandbox
-            .run(&shell(&format!(
+            .run(&shell(format!(
                 "kill -9 {pid}; while kill -0 {pid}; do :; done 2> /dev/null"
             )))
             .unwrap(),
