@@ -1,4 +1,4 @@
-//! The library: one sandbox, many programs at once.
+//! The engine as a library: many programs at once in one sandbox.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;

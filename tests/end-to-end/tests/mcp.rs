@@ -1,4 +1,4 @@
-//! The Model Context Protocol, as its official Python client speaks it, with real VMs.
+//! The Model Context Protocol, used by its official Python client, with real VMs.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write;
@@ -233,7 +233,7 @@ fn over_http_each_key_has_its_own_sessions() {
 }
 
 /// Waits until the only run there is has this state.
-async fn until_run_is(client: &mut Client, state: &str) {
+async fn wait_for_run_state(client: &mut Client, state: &str) {
     let look = async {
         loop {
             let listed = client.json("GET", "/v1/runs", &Value::Null, 200).await;
@@ -278,8 +278,8 @@ async fn a_disconnected_client_ends_its_code() {
     }});
 
     let answer = calls.open("POST", "/mcp", &head, call.to_string()).await;
-    until_run_is(&mut looks, "running").await;
+    wait_for_run_state(&mut looks, "running").await;
     drop(answer);
     drop(calls);
-    until_run_is(&mut looks, "ended").await;
+    wait_for_run_state(&mut looks, "ended").await;
 }

@@ -1,4 +1,4 @@
-//! The server under load, killed, and ended.
+//! The server under load, when it is killed, and when it shuts down.
 
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,7 @@ async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
     );
 }
 
-async fn look(client: &mut Client, run: &Value) -> Value {
+async fn get_run(client: &mut Client, run: &Value) -> Value {
     let path = format!("/v1/runs/{}", run["id"].as_str().unwrap_or_default());
     client.json("GET", &path, &Value::Null, 200).await
 }
@@ -120,7 +120,7 @@ async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
     let mut client = again.client().await;
 
     for run in &start {
-        let run = look(&mut client, run).await;
+        let run = get_run(&mut client, run).await;
         assert_eq!(
             (&run["state"], &run["ended_by"]),
             (&json!("ended"), &json!("server_lost")),
@@ -134,7 +134,7 @@ async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
         (&json!("ended"), &json!("server_lost"))
     );
 
-    let answer = look(&mut client, &done).await;
+    let answer = get_run(&mut client, &done).await;
     assert_eq!(
         (&answer["exit_code"], &answer["ended_by"]),
         (&json!(0), &json!("exited"))

@@ -1,4 +1,4 @@
-//! Runs over HTTP: answered, followed, resumed, never twice, and cancelled when nobody wants them.
+//! Runs over HTTP: results, event streams, resumption, idempotency, and cancellation without a client.
 
 use fumehood_end_to_end::server::{Client, Server, stdout_of};
 use fumehood_end_to_end::within_deadline;
@@ -8,7 +8,7 @@ fn shell(code: &str) -> Value {
     json!({ "language": "shell", "code": code })
 }
 
-async fn over(client: &mut Client, id: &str) -> Value {
+async fn wait_for_end(client: &mut Client, id: &str) -> Value {
     let look = async {
         loop {
             let run = client
@@ -238,7 +238,7 @@ async fn a_client_that_disconnects_cancels_only_its_run() {
 
     for run in listed["runs"].as_array().unwrap() {
         let id = run["id"].as_str().unwrap();
-        let ended = over(&mut client, id).await;
+        let ended = wait_for_end(&mut client, id).await;
 
         let expected = if run["id"] == detached["id"] {
             "exited"

@@ -1,4 +1,4 @@
-//! Sandboxes over HTTP: state, files, forks, and whose they are.
+//! Sandboxes over HTTP: state, files, forks, and ownership by API keys.
 
 use fumehood_end_to_end::server::Server;
 use serde_json::{Value, json};
