@@ -87,11 +87,11 @@ def explained(error):
     if isinstance(error, OSError) and error.errno in errno.errorcode: return errno.errorcode[error.errno]
     return type(error).__name__
 def report(name, act):
-    begun = time.monotonic()
-    try: came = act()
-    except Exception as error: came = explained(error)
-    late = ' late' if time.monotonic() - begun > AT_ONCE else ''
-    print(f'{name}: {came}{late}', flush=True)
+    start = time.monotonic()
+    try: result = act()
+    except Exception as error: result = explained(error)
+    late = ' late' if time.monotonic() - start > AT_ONCE else ''
+    print(f'{name}: {result}{late}', flush=True)
 def get(url, context=None, method='GET', headers={}, data=None):
     request = urllib.request.Request(url, method=method, headers=headers, data=data)
     with urllib.request.urlopen(request, context=context) as response: return response.read().decode().strip()

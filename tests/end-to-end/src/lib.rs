@@ -429,7 +429,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Calls `work` with each of the inputs at the same time, each in a thread of its own, and returns the results.
+/// Calls `work` with each of the inputs at the same time, each in its own thread, and returns the results.
 ///
 /// # Panics
 /// Panics if one of the calls does.

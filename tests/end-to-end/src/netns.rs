@@ -1,5 +1,5 @@
-//! A test in a network namespace of its own, from which no packet leaves the machine: not even a defect under
-//! test can send one to an address that is not ours.
+//! Runs a test in a private network namespace, from which no packet leaves the machine: not even a defect under
+//! test can send one to somebody else's address.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{ErrorKind, Write};
@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 
 use crate::{read_in_background, servers};
 
-/// Set in the namespace.
+/// The environment variable that is set within the namespace.
 const INSIDE: &str = "FUMEHOOD_TEST_NETNS";
 
-/// How long a test may take, on a busy machine under software emulation.
+/// The longest that a test may take, on a busy machine under software emulation.
 const PATIENCE: Duration = Duration::from_secs(280);
 
-/// Addresses that are the namespace's own, beside those of its loopback interface: web servers, a name server,
-/// and those where nobody may arrive.
+/// The namespace's addresses in addition to those of loopback: for web servers, a name server, and canaries.
 const ADDRESSES: [&str; 20] = [
     servers::WEB4,
     servers::WEB6,
@@ -35,17 +34,17 @@ const ADDRESSES: [&str; 20] = [
     "198.18.0.1",
     "fd66:756d:6568::1",
     "fd00:ec2::254",
-    // Those of IPv6 that stand for 198.51.100.7: by NAT64, by 6to4, and its relay.
+    // IPv6 addresses that stand for 198.51.100.7: by NAT64, by 6to4, and its relay.
     "64:ff9b::c633:6407",
     "2002:c633:6407::1",
     "fec0::1",
 ];
 
-/// Runs the test of this name in a network namespace of its own, by this program itself: to be called by the
-/// test alone, with all that it does.
+/// Runs the test of this name in a private network namespace, by executing this test program again for that test. The
+/// test function must do nothing but call this.
 ///
 /// # Panics
-/// When the test fails there, or takes too long.
+/// Panics if the test fails there, or takes too long.
 pub fn in_private_netns<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
     if std::env::var_os(INSIDE).is_none() {
         return outside(name);
@@ -68,7 +67,7 @@ fn outside(name: &str) {
     command.arg("--net");
 
     if !rustix::process::geteuid().is_root() {
-        // It stays who it is, and may see to its own network.
+        // The user stays the same, and may configure the namespace's network.
         command.args(["--map-current-user", "--keep-caps"]);
     }
 
@@ -95,7 +94,7 @@ fn outside(name: &str) {
             Some(status) => break Some(status),
             None if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(10)),
             None => {
-                // Its VMs end with it.
+                // Its VMs end with its process.
                 child.kill().unwrap();
                 child.wait().unwrap();
                 break None;
@@ -116,11 +115,11 @@ fn outside(name: &str) {
     assert!(passed, "{name} in its namespace: {end}\n{stdout}\n{stderr}");
 }
 
-/// Wakes the loopback interface up, and gives it the addresses.
+/// Brings the loopback interface up, and adds the addresses.
 fn own_addresses() {
     let mut words = String::from("link set lo up\n");
     for address in ADDRESSES {
-        // Nobody else can have it, and it is to be there at once.
+        // Duplicate address detection would delay its use.
         let rest = if address.contains(':') {
             "128 dev lo nodad"
         } else {
@@ -145,10 +144,10 @@ fn own_addresses() {
     assert!(ip.wait().unwrap().success(), "no addresses could be taken");
 }
 
-/// There is no interface but the loopback one, no default route, and nobody else can be sent to.
+/// Checks that loopback is the only interface, that there is no default route, and that other addresses are unreachable.
 fn assert_no_way_out() {
     let table = |name: &str| std::fs::read_to_string(format!("/proc/self/net/{name}")).unwrap();
-    // Two lines of words above the interfaces, one above the routes.
+    // Two header lines precede the interfaces, one precedes the routes.
     let interfaces = table("dev");
     let interfaces: Vec<_> = interfaces.lines().skip(2).collect();
     assert!(
@@ -158,7 +157,7 @@ fn assert_no_way_out() {
     assert_eq!(table("route").lines().count(), 1, "{}", table("route"));
     for route in table("ipv6_route").lines() {
         let words: Vec<_> = route.split_ascii_whitespace().collect();
-        // The kernel's own entry that refuses everything is a route as well.
+        // The kernel's own entry that rejects everything is a route as well.
         const REJECT: u32 = 0x0200;
         let flags = u32::from_str_radix(words[8], 16).unwrap();
         let is_default = words[1] == "00";

@@ -1,4 +1,4 @@
-//! A terminal on which a test runs the command as a person does.
+//! A pseudoterminal on which a test runs the command interactively.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,22 +12,22 @@ use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::{program, wait_until};
 
-/// A pseudo terminal, and what is seen on it.
+/// A pseudoterminal, and all output on it.
 #[derive(Debug)]
 pub struct Pty {
     ours: File,
-    /// Kept open: its modes are asked for after the command has ended.
+    /// Kept open, since the test reads its modes after the command has ended.
     theirs: OwnedFd,
     seen: Arc<Mutex<Vec<u8>>>,
-    /// What was looked at already.
+    /// The number of bytes that were searched already.
     looked_at: usize,
 }
 
 impl Pty {
-    /// One of this size.
+    /// Opens a pseudoterminal of this size.
     ///
     /// # Panics
-    /// When there is none to be had.
+    /// Panics if that fails.
     #[must_use]
     pub fn new(rows: u16, cols: u16) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
@@ -64,11 +64,11 @@ impl Pty {
         pty
     }
 
-    /// Runs the command on it, in a session of its own, as a terminal's window does. The process is the
-    /// command's.
+    /// Runs the command on it in a new session, as a terminal window does, and returns the command's
+    /// process.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// Panics if it cannot be started.
     #[must_use]
     pub fn run(&self, words: &[&str]) -> Child {
         let end = || {
@@ -88,19 +88,19 @@ impl Pty {
         child.unwrap_or_else(|e| panic!("{command:?}: {e}"))
     }
 
-    /// Types.
+    /// Types text.
     ///
     /// # Panics
-    /// When the terminal is gone.
+    /// Panics if the terminal is closed.
     pub fn type_in(&mut self, text: &str) {
         let typed = self.ours.write_all(text.as_bytes());
         typed.unwrap_or_else(|e| panic!("{text:?} cannot be typed: {e}"));
     }
 
-    /// Gives it another size, and tells who runs on it.
+    /// Changes its size, of which the kernel notifies the program on it.
     ///
     /// # Panics
-    /// When the terminal is gone.
+    /// Panics if the terminal is closed.
     pub fn resize(&self, rows: u16, cols: u16) {
         let size = Winsize {
             ws_row: rows,
@@ -113,16 +113,16 @@ impl Pty {
         set.unwrap_or_else(|e| panic!("no size can be set: {e}"));
     }
 
-    /// Its modes.
+    /// Returns its modes.
     ///
     /// # Panics
-    /// When the terminal is gone.
+    /// Panics if the terminal is closed.
     #[must_use]
     pub fn modes(&self) -> Termios {
         tcgetattr(&self.theirs).unwrap_or_else(|e| panic!("no modes can be read: {e}"))
     }
 
-    /// Whether keys are passed on as they are.
+    /// Whether it is in raw mode.
     #[must_use]
     pub fn is_raw(&self) -> bool {
         use rustix::termios::LocalModes;
@@ -130,10 +130,10 @@ impl Pty {
         !modes.intersects(LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHO)
     }
 
-    /// Waits until this text is seen after what was waited for before; returns what came before it.
+    /// Waits until this text is output after the text of the previous call, and returns the output before it.
     ///
     /// # Panics
-    /// When it does not come.
+    /// Panics if it is not output in time.
     pub fn wait_for(&mut self, text: &str) -> String {
         let (from, seen) = (self.looked_at, self.seen.clone());
         let mut found = None;
@@ -160,7 +160,7 @@ impl Pty {
         before
     }
 
-    /// All that was seen.
+    /// Returns all output so far.
     #[must_use]
     pub fn screen(&self) -> String {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

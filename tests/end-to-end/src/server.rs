@@ -1,4 +1,4 @@
-//! The command `fumehood serve`, and a client that speaks with it.
+//! The command `fumehood serve`, and an HTTP client for it.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{finish, fumehood, send, wait_until, within_deadline};
 
-/// A server of its own, with a state of its own. Dropping it kills it.
+/// A separate server with a separate state. Dropping it kills it.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
     dir: Arc<TempDir>,
-    /// Where it listens, as `127.0.0.1:PORT`.
+    /// The address at which it listens, as `127.0.0.1:PORT`.
     pub address: String,
 }
 
@@ -35,20 +35,20 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Starts one.
+    /// Starts a server with these options.
     ///
     /// # Panics
-    /// When it does not listen.
+    /// Panics if it does not listen.
     #[must_use]
     pub fn start(options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
         Self::start_in(&Arc::new(dir), options)
     }
 
-    /// The same with a state that another one has left.
+    /// Starts a server with the state that another server left.
     ///
     /// # Panics
-    /// When it does not listen.
+    /// Panics if it does not listen.
     #[must_use]
     pub fn start_in(dir: &Arc<TempDir>, options: &[&str]) -> Self {
         let mut command = fumehood();
@@ -78,28 +78,28 @@ impl Server {
         }
     }
 
-    /// Its process.
+    /// Returns its process.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Where its state lies.
+    /// Returns the directory of its state.
     #[must_use]
     pub fn dir(&self) -> &Arc<TempDir> {
         &self.dir
     }
 
-    /// Its Unix socket.
+    /// Returns the path of its Unix socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("server.sock")
     }
 
-    /// Sends it a signal, and waits for its end; returns its exit code.
+    /// Sends it a signal, waits until it exits, and returns its exit code.
     ///
     /// # Panics
-    /// When it does not end.
+    /// Panics if it does not exit.
     pub fn end(&mut self, signal: Signal) -> Option<i32> {
         send(self.pid(), signal);
         let mut status = None;
@@ -111,10 +111,10 @@ impl Server {
         status.and_then(|status| status.code())
     }
 
-    /// Makes a key.
+    /// Creates an API key.
     ///
     /// # Panics
-    /// When there is none.
+    /// Panics if it fails.
     #[must_use]
     pub fn key(&self, name: &str) -> String {
         let mut command = fumehood();
@@ -127,18 +127,18 @@ impl Server {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// A client by the Unix socket.
+    /// Connects a client to the Unix socket.
     ///
     /// # Panics
-    /// When nobody listens.
+    /// Panics if the connection fails.
     pub async fn client(&self) -> Client {
         Client::at(&self.socket()).await
     }
 
-    /// A client by TCP, with a key.
+    /// Connects a client by TCP, with an API key.
     ///
     /// # Panics
-    /// When nobody listens.
+    /// Panics if the connection fails.
     pub async fn with_key(&self, key: &str) -> Client {
         let stream = tokio::net::TcpStream::connect(&self.address).await;
         let mut client = Client::over(stream.unwrap_or_else(|e| panic!("{e}"))).await;
@@ -149,15 +149,15 @@ impl Server {
     }
 }
 
-/// A connection that is kept alive.
+/// An HTTP client with one persistent connection.
 #[derive(Debug)]
 pub struct Client {
     sender: http1::SendRequest<Full<Bytes>>,
-    /// Sent with each request.
+    /// Headers that it sends with each request.
     pub headers: Vec<(String, String)>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Reply {
     /// Its status.
@@ -169,7 +169,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The body as JSON; null where it is none.
+    /// Returns the body as JSON; null if it is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
@@ -177,10 +177,10 @@ impl Reply {
 }
 
 impl Client {
-    /// By a Unix socket.
+    /// Connects to a Unix socket.
     ///
     /// # Panics
-    /// When nobody listens.
+    /// Panics if the connection fails.
     pub async fn at(socket: &Path) -> Self {
         let stream = tokio::net::UnixStream::connect(socket).await;
         Self::over(stream.unwrap_or_else(|e| panic!("{}: {e}", socket.display()))).await
@@ -196,13 +196,13 @@ impl Client {
         }
     }
 
-    /// Asks, and returns the head as soon as it comes.
+    /// Sends a request, and returns the response as soon as its head arrives.
     ///
     /// # Errors
-    /// The connection broke.
+    /// Returns an error if the connection breaks.
     ///
     /// # Panics
-    /// When the request is none.
+    /// Panics if the request is invalid.
     pub async fn open(
         &mut self,
         method: &str,
@@ -231,19 +231,19 @@ impl Client {
         self.sender.send_request(request).await
     }
 
-    /// Asks, and returns the whole answer.
+    /// Sends a request, and returns the whole response.
     ///
     /// # Panics
-    /// When there is none.
-    pub async fn ask(&mut self, method: &str, path: &str, body: impl Into<Bytes>) -> Reply {
-        self.ask_with(method, path, &[], body).await
+    /// Panics if it fails.
+    pub async fn request(&mut self, method: &str, path: &str, body: impl Into<Bytes>) -> Reply {
+        self.request_with_headers(method, path, &[], body).await
     }
 
-    /// The same with headers.
+    /// Sends a request with these headers, and returns the whole response.
     ///
     /// # Panics
-    /// When there is none.
-    pub async fn ask_with(
+    /// Panics if it fails.
+    pub async fn request_with_headers(
         &mut self,
         method: &str,
         path: &str,
@@ -264,10 +264,10 @@ impl Client {
         reply.unwrap_or_else(|e| panic!("{method} {path}: {e}"))
     }
 
-    /// Asks, and takes what comes of that status.
+    /// Sends a request with a JSON body, and returns the response's, which must have this status.
     ///
     /// # Panics
-    /// When the status is another one.
+    /// Panics if the status is another one.
     pub async fn json(&mut self, method: &str, path: &str, body: &Value, status: u16) -> Value {
         let text = if body.is_null() {
             String::new()
@@ -275,16 +275,16 @@ impl Client {
             body.to_string()
         };
 
-        let reply = self.ask(method, path, text).await;
+        let reply = self.request(method, path, text).await;
         let json = reply.json();
         assert_eq!(reply.status, status, "{method} {path}: {json}");
         json
     }
 
-    /// Asks for events.
+    /// Sends a request for a stream of events.
     ///
     /// # Panics
-    /// When none come.
+    /// Panics if the response is no such stream.
     pub async fn events(
         self,
         method: &str,
@@ -314,7 +314,7 @@ impl Client {
     }
 }
 
-/// Events as they come. Dropping it is going away.
+/// A stream of events. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Events {
     body: Incoming,
@@ -322,22 +322,22 @@ pub struct Events {
     _client: Client,
 }
 
-/// An event.
+/// An event of the stream.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ServerEvent {
     /// Its name.
     pub name: String,
-    /// Its number; 0 = none.
+    /// Its number; 0 if it has none.
     pub id: u64,
-    /// What it says.
+    /// Its data.
     pub data: Value,
 }
 
 impl Events {
-    /// The next one; none after the last.
+    /// Returns the next event; `None` after the last.
     ///
     /// # Panics
-    /// When nothing comes.
+    /// Panics if none arrives in time.
     pub async fn next(&mut self) -> Option<ServerEvent> {
         loop {
             if let Some((block, rest)) = self.held.split_once("\n\n") {
@@ -357,10 +357,10 @@ impl Events {
         }
     }
 
-    /// The next one of this name.
+    /// Returns the next event of this name, and skips others.
     ///
     /// # Panics
-    /// When they end without.
+    /// Panics if the stream ends first.
     pub async fn until(&mut self, name: &str) -> ServerEvent {
         loop {
             match self.next().await {
@@ -371,10 +371,10 @@ impl Events {
         }
     }
 
-    /// All of them.
+    /// Returns all events until the stream ends.
     ///
     /// # Panics
-    /// When nothing comes.
+    /// Panics if none arrives in time.
     pub async fn all(mut self) -> Vec<ServerEvent> {
         let mut all = Vec::new();
         while let Some(sent) = self.next().await {
@@ -401,7 +401,7 @@ fn parse(block: &str) -> Option<ServerEvent> {
     (!sent.name.is_empty()).then_some(sent)
 }
 
-/// All text of standard output in these events.
+/// Returns the text of standard output in these events.
 #[must_use]
 pub fn stdout_of(events: &[ServerEvent]) -> String {
     let pieces = events.iter().filter(|sent| sent.name == "stdout");

@@ -1,4 +1,4 @@
-//! `fumehood run` by a server of this user's: the same results, and nothing left when the command goes away.
+//! `fumehood run` by this user's server: the same results, and no run remains when the command ends early.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write;

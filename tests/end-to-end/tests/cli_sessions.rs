@@ -1,4 +1,4 @@
-//! What a person does with a VM beyond one program: files in and out, standard input, values, a terminal.
+//! Interactive use of the command: files in and out, standard input, values, a terminal.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -32,7 +32,7 @@ fn object(output: &Output) -> Value {
 }
 
 /// Runs a command to its end with this standard input.
-fn fed(mut command: Command, input: Vec<u8>) -> Output {
+fn run_with_input(mut command: Command, input: Vec<u8>) -> Output {
     command.stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -44,7 +44,7 @@ fn fed(mut command: Command, input: Vec<u8>) -> Output {
     output
 }
 
-fn ended(mut child: Child) -> Option<i32> {
+fn wait_for_exit(mut child: Child) -> Option<i32> {
     let mut status = None;
     wait_until("the command's end", || {
         status = child.try_wait().unwrap();
@@ -195,7 +195,7 @@ fn standard_input_reaches_the_program() {
         let mut command = fumehood();
         command.args(["run", "-t", "120", "-l", "shell", "-c", "cat", "-i"]);
         command.args(more);
-        let output = fed(command, bytes.clone());
+        let output = run_with_input(command, bytes.clone());
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         assert!(output.stdout == bytes, "{} bytes", output.stdout.len());
     }
@@ -203,15 +203,18 @@ fn standard_input_reaches_the_program() {
     // A program that does not read all of it ends when it likes.
     let mut command = fumehood();
     command.args(["run", "-l", "python", "-c", "print(input())", "-i"]);
-    let output = fed(command, b"first\n".repeat(1 << 20));
+    let output = run_with_input(command, b"first\n".repeat(1 << 20));
     assert_eq!(text(&output.stdout), "first\n");
     // Without the option it is empty.
     let mut command = fumehood();
     command.args(["run", "-l", "shell", "-c", "wc -c"]);
-    assert_eq!(text(&fed(command, b"x".to_vec()).stdout), "0\n");
+    assert_eq!(text(&run_with_input(command, b"x".to_vec()).stdout), "0\n");
     let mut command = fumehood();
     command.args(["run", "-l", "shell", "-i", "-"]);
-    assert_eq!(fed(command, b"true".to_vec()).status.code(), Some(125));
+    assert_eq!(
+        run_with_input(command, b"true".to_vec()).status.code(),
+        Some(125)
+    );
 }
 
 #[test]
@@ -271,7 +274,7 @@ fn a_shell_has_the_terminals_size_and_passes_keys_on() {
     pty.wait_for("^C");
     pty.type_in("echo st''ill there; exit 7\r");
     pty.wait_for("still there\r\n");
-    assert_eq!(ended(child), Some(7));
+    assert_eq!(wait_for_exit(child), Some(7));
     assert_eq!(format!("{:?}", pty.modes()), found);
     assert!(!qemus.is_empty() && !qemus.into_iter().any(is_alive));
 }
@@ -283,7 +286,7 @@ fn every_way_out_of_a_shell_restores_the_terminal_and_ends_the_vm() {
         let qemus = descendants(child.id());
         assert!(pty.is_raw());
         send(child.id(), signal);
-        assert_eq!(ended(child), Some(130), "{signal:?}");
+        assert_eq!(wait_for_exit(child), Some(130), "{signal:?}");
         assert!(!pty.is_raw(), "{signal:?}");
         wait_until("the VM's end", || !qemus.iter().any(|pid| is_alive(*pid)));
     }
@@ -292,7 +295,7 @@ fn every_way_out_of_a_shell_restores_the_terminal_and_ends_the_vm() {
     let (mut pty, child) = shell(&[]);
     send(descendants(child.id())[0], Signal::KILL);
     pty.wait_for("fumehood: the VM was lost");
-    assert_eq!(ended(child), Some(125));
+    assert_eq!(wait_for_exit(child), Some(125));
     assert!(!pty.is_raw());
     // The user wants out, whatever the program thinks of it.
     let mut pty = Pty::new(24, 80);
@@ -300,7 +303,7 @@ fn every_way_out_of_a_shell_restores_the_terminal_and_ends_the_vm() {
     let child = pty.run(&["shell", "--", "bash", "-c", stubborn]);
     pty.wait_for("ready");
     pty.type_in("\x03\x04\r~.");
-    assert_eq!(ended(child), Some(130));
+    assert_eq!(wait_for_exit(child), Some(130));
     assert!(!pty.is_raw());
 }
 
@@ -311,7 +314,7 @@ fn a_shell_runs_without_a_terminal() {
     let mut command = fumehood();
     command.current_dir(dir.path());
     command.args(["shell", "--upload=file", "-m", "256"]);
-    let output = fed(command, b"cat file; tty; exit 7\n".to_vec());
+    let output = run_with_input(command, b"cat file; tty; exit 7\n".to_vec());
     let seen = text(&output.stdout);
     assert_eq!(output.status.code(), Some(7), "{seen}");
     assert!(
@@ -327,7 +330,7 @@ fn a_shell_runs_without_a_terminal() {
     ] {
         let mut command = fumehood();
         command.args(words);
-        let output = fed(command, input.into());
+        let output = run_with_input(command, input.into());
         assert_eq!(output.status.code(), Some(0));
         assert!(text(&output.stdout).contains(seen), "{output:?}");
     }
@@ -344,7 +347,7 @@ fn a_shell_runs_without_a_terminal() {
 fn repl(language: &str, input: &str) -> (String, String, Option<i32>) {
     let mut command = fumehood();
     command.args(["repl", "-l", language]);
-    let output = fed(command, input.into());
+    let output = run_with_input(command, input.into());
     let code = output.status.code();
     (text(&output.stdout), text(&output.stderr), code)
 }
@@ -398,7 +401,7 @@ fn an_interrupt_at_the_prompt_of_a_repl_keeps_the_state() {
     pty.wait_for(">>> ");
     let vm = qemus(&child);
     pty.type_in("\x04");
-    assert_eq!(ended(child), Some(0));
+    assert_eq!(wait_for_exit(child), Some(0));
     assert_eq!(format!("{:?}", pty.modes()), found);
     assert!(!vm.is_empty() && !vm.into_iter().any(is_alive));
 }
@@ -413,7 +416,7 @@ fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
         pty.type_in(typed);
         pty.wait_for(seen);
         send(child.id(), Signal::TERM);
-        assert_eq!(ended(child), Some(130), "{}", pty.screen());
+        assert_eq!(wait_for_exit(child), Some(130), "{}", pty.screen());
         assert!(!pty.is_raw());
         wait_until("the VM's end", || !vm.iter().any(|pid| is_alive(*pid)));
     }
@@ -423,6 +426,6 @@ fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
     pty.wait_for("$ ");
     send(descendants(child.id())[0], Signal::KILL);
     pty.wait_for("fumehood: the VM was lost");
-    assert_eq!(ended(child), Some(125));
+    assert_eq!(wait_for_exit(child), Some(125));
     assert!(!pty.is_raw());
 }

@@ -1,4 +1,4 @@
-//! A key runs once, wherever the line to its client breaks: over TCP, to the agent of a real guest.
+//! An idempotency key runs once, wherever the connection to its client breaks: over TCP, to the agent of a real guest.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Read, Write};

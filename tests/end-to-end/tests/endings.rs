@@ -1,10 +1,16 @@
-//! Each way in which a program can end has its exit code and its cause.
+//! Exit code and cause for each way in which a program can end.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use fumehood_end_to_end::json;
 use serde_json::Value;
 
-fn ends(language: &str, code: &str, options: &[&str], ended_by: &str, exit_code: i32) -> Value {
+fn assert_ends(
+    language: &str,
+    code: &str,
+    options: &[&str],
+    ended_by: &str,
+    exit_code: i32,
+) -> Value {
     let (outcome, exit) = json(language, code, options);
     assert_eq!(outcome["ended_by"], ended_by, "{code}\n{outcome:#}");
     assert_eq!(outcome["exit_code"], exit_code, "{code}\n{outcome:#}");
@@ -13,19 +19,19 @@ fn ends(language: &str, code: &str, options: &[&str], ended_by: &str, exit_code:
 }
 
 #[test]
-fn exits() {
-    ends("python", "import sys; sys.exit(7)", &[], "exited", 7);
-    ends("python", "import os; os._exit(7)", &[], "exited", 7);
-    ends("python", "def (", &[], "exited", 1);
-    ends("javascript", "process.exit(7)", &[], "exited", 7);
-    ends("javascript", "throw new Error('x')", &[], "exited", 1);
-    ends("shell", "exit 7", &[], "exited", 7);
-    ends("shell", "if", &[], "exited", 2);
+fn exit_codes_are_reported() {
+    assert_ends("python", "import sys; sys.exit(7)", &[], "exited", 7);
+    assert_ends("python", "import os; os._exit(7)", &[], "exited", 7);
+    assert_ends("python", "def (", &[], "exited", 1);
+    assert_ends("javascript", "process.exit(7)", &[], "exited", 7);
+    assert_ends("javascript", "throw new Error('x')", &[], "exited", 1);
+    assert_ends("shell", "exit 7", &[], "exited", 7);
+    assert_ends("shell", "if", &[], "exited", 2);
 }
 
 #[test]
 fn closing_standard_output_loses_nothing_that_was_written() {
-    let outcome = ends(
+    let outcome = assert_ends(
         "python",
         "import os, sys\nprint('before', flush=True)\nos.close(1)\nsys.stdout = None\n",
         &[],
@@ -36,10 +42,10 @@ fn closing_standard_output_loses_nothing_that_was_written() {
 }
 
 #[test]
-fn signals() {
-    let killed = ends("shell", "kill -9 $$", &[], "signaled", 137);
+fn signals_are_reported() {
+    let killed = assert_ends("shell", "kill -9 $$", &[], "signaled", 137);
     assert_eq!(killed["evidence"]["signal"], 9);
-    let crashed = ends(
+    let crashed = assert_ends(
         "python",
         "import ctypes; ctypes.string_at(0)",
         &[],
@@ -63,7 +69,7 @@ for fd in os.listdir('/proc/self/fd'):
             pass
 time.sleep(60)
 ";
-    let outcome = ends("python", forge, &["-t", "90"], "exited", 7);
+    let outcome = assert_ends("python", forge, &["-t", "90"], "exited", 7);
     assert_eq!(outcome["stdout"], "first\n");
     assert!(
         outcome["timing"]["execute_ms"].as_f64().unwrap() < 30_000.0,
@@ -77,14 +83,14 @@ for fd in os.listdir('/proc/self/fd'):
         except OSError:
             pass
 ";
-    ends("python", noise, &[], "exited", 1);
+    assert_ends("python", noise, &[], "exited", 1);
 }
 
 #[test]
 fn a_program_that_closes_all_descriptors_or_forks_keeps_its_exit_code() {
     let closes = "import os, sys\nos.closerange(3, 4096)\nprint('closed')\nsys.exit(5)";
     assert_eq!(
-        ends("python", closes, &[], "exited", 5)["stdout"],
+        assert_ends("python", closes, &[], "exited", 5)["stdout"],
         "closed\n"
     );
     let forks = "import os, sys
@@ -95,12 +101,15 @@ status = os.waitpid(child, 0)[1]
 print(os.waitstatus_to_exitcode(status))
 sys.exit(6)
 ";
-    assert_eq!(ends("python", forks, &[], "exited", 6)["stdout"], "3\n");
+    assert_eq!(
+        assert_ends("python", forks, &[], "exited", 6)["stdout"],
+        "3\n"
+    );
 }
 
 #[test]
 fn running_out_of_memory_is_distinguished_from_a_crash() {
-    let outcome = ends(
+    let outcome = assert_ends(
         "python",
         "x = []\nwhile True: x.append(bytearray(1 << 20))",
         &["-m", "192", "-t", "120"],
@@ -120,7 +129,7 @@ fn running_out_of_memory_is_distinguished_from_a_crash() {
 #[test]
 fn a_full_disk_is_an_error_in_the_program() {
     let code = "try:\n    with open('/tmp/x', 'wb') as f:\n        while True: f.write(bytes(1 << 20))\nexcept OSError as e: print(e.strerror)";
-    let outcome = ends("python", code, &["-m", "192", "-t", "120"], "exited", 0);
+    let outcome = assert_ends("python", code, &["-m", "192", "-t", "120"], "exited", 0);
     assert_eq!(
         outcome["stdout"], "No space left on device\n",
         "{outcome:#}"
@@ -142,16 +151,16 @@ fn a_fork_bomb_ends_and_is_counted() {
 }
 
 #[test]
-fn timeouts() {
-    ends("python", "while True: pass", &["-t", "2"], "timeout", 124);
+fn timeouts_are_reported() {
+    assert_ends("python", "while True: pass", &["-t", "2"], "timeout", 124);
     let stubborn = "trap '' INT TERM; while true; do sleep 100; done";
-    let outcome = ends("shell", stubborn, &["-t", "1"], "timeout", 124);
+    let outcome = assert_ends("shell", stubborn, &["-t", "1"], "timeout", 124);
     assert_eq!(outcome["evidence"]["signal"], 9);
 }
 
 #[test]
 fn a_background_child_does_not_delay_the_end_of_the_run() {
-    let outcome = ends("shell", "sleep 100 & echo done", &["-t", "60"], "exited", 0);
+    let outcome = assert_ends("shell", "sleep 100 & echo done", &["-t", "60"], "exited", 0);
     assert_eq!(outcome["stdout"], "done\n");
     assert_eq!(outcome["evidence"]["left_processes"], 1);
     assert!(
@@ -164,7 +173,7 @@ fn a_background_child_does_not_delay_the_end_of_the_run() {
 fn a_vm_that_shuts_itself_down_is_reported_as_lost() {
     // The program is no root: it can only make the kernel give up by taking all of its memory's reserve,
     // which the agent's limits prevent. What can be shown is the host's side: see `owner.rs`.
-    let outcome = ends(
+    let outcome = assert_ends(
         "shell",
         "echo o > /proc/sysrq-trigger; echo b > /proc/sysrq-trigger; echo alive",
         &[],

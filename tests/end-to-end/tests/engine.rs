@@ -1,4 +1,4 @@
-//! The library: one sandbox, many programs at once.
+//! The engine as a library: many programs at once in one sandbox.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
@@ -39,7 +39,7 @@ async fn many_programs_share_a_sandbox_without_starvation() {
         "for i in $(seq 100); do pgrep -x yes >/dev/null || break; sleep 0.1; done; pgrep -cx yes";
     assert_eq!(run_ok(&sandbox, &format!("{gone} || true")).await, "0\n");
 
-    let runs = (0..10).map(|n| sandbox.run(&shell(&format!("echo {n}; exit 0"))).unwrap());
+    let runs = (0..10).map(|n| sandbox.run(&shell(format!("echo {n}; exit 0"))).unwrap());
     let runs: Vec<Run> = runs.collect();
 
     for (n, run) in runs.into_iter().enumerate() {

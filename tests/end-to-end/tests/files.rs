@@ -1,4 +1,4 @@
-//! Files of a real sandbox: exact, bounded, with the user's rights.
+//! Files of a real sandbox: exact transfers, in bounded memory, with the user's rights.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::ErrorKind as Io;

@@ -1,4 +1,4 @@
-//! Programs that fill their guest: its memory, its disk. The agent stays, and what comes next works.
+//! Programs that fill their guest's memory or disk. The agent keeps working, and later programs succeed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use fumehood_end_to_end::{finish_run, run_in, sandbox, shell_ok};

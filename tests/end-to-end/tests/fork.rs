@@ -61,7 +61,7 @@ async fn forks_inherit_state_and_diverge() {
         random.push(request_ok(child, python("print(random.random(), x)")).await);
         ids.push(request_ok(child, shell("cat /etc/machine-id")).await);
         request_ok(child, python(&format!("x.append({n})"))).await;
-        request_ok(child, shell(&format!("echo {n} > file"))).await;
+        request_ok(child, shell(format!("echo {n} > file"))).await;
     }
 
     for (n, child) in children.iter().enumerate() {

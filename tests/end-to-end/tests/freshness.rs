@@ -1,4 +1,4 @@
-//! Clones of one template: each has a clock, randomness and an identity of its own.
+//! Clones of one template differ: each has its own clock, randomness and identity.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashSet;
@@ -18,7 +18,7 @@ const AT_ONCE: usize = 2;
 
 /// Runs the same code in `count` clones, [`AT_ONCE`] at a time; each prints values, one a line. No value is
 /// printed by two of them. Returns the lines of each.
-async fn all_differ(
+async fn assert_all_differ(
     engine: &Engine,
     language: Language,
     code: &'static str,
@@ -63,7 +63,8 @@ print(open('/proc/sys/kernel/random/uuid').read().strip())
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_python_clones_share_no_random_value() {
-    let clones = all_differ(&engine(), Language::Python, PYTHON, 100, VmOrigin::Template).await;
+    let clones =
+        assert_all_differ(&engine(), Language::Python, PYTHON, 100, VmOrigin::Template).await;
     assert_eq!(clones.len(), 100);
     for lines in clones {
         let [id, name] = [&lines[8], &lines[9]];
@@ -82,7 +83,7 @@ console.log(Buffer.from(crypto.getRandomValues(new Uint8Array(8))).toString('hex
 console.log(randomBytes(8).toString('hex'));
 console.log(Bun.randomUUIDv7());
 ";
-    all_differ(
+    assert_all_differ(
         &engine(),
         Language::Javascript,
         javascript,
@@ -91,7 +92,7 @@ console.log(Bun.randomUUIDv7());
     )
     .await;
     let shell = "echo $RANDOM$RANDOM$RANDOM; echo $SRANDOM; mktemp -u; head -c 8 /dev/urandom | od -An -tx8";
-    all_differ(&engine(), Language::Shell, shell, 30, VmOrigin::Template).await;
+    assert_all_differ(&engine(), Language::Shell, shell, 30, VmOrigin::Template).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

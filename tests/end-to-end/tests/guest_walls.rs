@@ -1,4 +1,4 @@
-//! A program in a guest that tries what it must not be able to do, wall by wall; then takes all there is.
+//! A program in a guest that tries to break out, wall by wall, and then exhausts each resource.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
@@ -16,7 +16,7 @@ const VERDICTS: &str = "../../docs/walls/guest.json";
 /// How long others may be kept waiting by a program that takes all there is, under emulation on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn with_probe(memory_mib: u32) -> Sandbox {
+async fn sandbox_with_probe(memory_mib: u32) -> Sandbox {
     let sandbox = sandbox(memory_mib).await;
     let options = WriteOptions {
         mode: Some(0o755),
@@ -33,14 +33,14 @@ async fn with_probe(memory_mib: u32) -> Sandbox {
     sandbox
 }
 
-fn start(sandbox: &Sandbox, what: &str) -> Run {
+fn start_probe(sandbox: &Sandbox, what: &str) -> Run {
     let request = SpawnRequest::new(["./probe", what]).timeout_s(120);
     sandbox.spawn(&request).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_guest_wall_holds() {
-    let sandbox = with_probe(512).await;
+    let sandbox = sandbox_with_probe(512).await;
     let transcript = finish_run(
         sandbox
             .spawn(&SpawnRequest::new(["./probe"]).timeout_s(120))
@@ -69,11 +69,11 @@ async fn every_guest_wall_holds() {
     let written: Vec<Value> = serde_json::from_slice(&std::fs::read(written).unwrap()).unwrap();
     assert_eq!(verdicts, written, "write them anew by `cargo xtask walls`");
     // What it tried to do to the agent had no effect.
-    all_is_well(&sandbox).await;
+    assert_healthy(&sandbox).await;
 }
 
 /// A program that ran before, a new one, and files are as they should be, and none is kept waiting.
-async fn all_is_well(sandbox: &Sandbox) {
+async fn assert_healthy(sandbox: &Sandbox) {
     let start = Instant::now();
     let witness = sandbox.context("witness", Language::Python);
     let transcript = run_in(&witness, "n = globals().get('n', 0) + 1; print('n', n > 0)").await;
@@ -96,7 +96,7 @@ async fn all_is_well(sandbox: &Sandbox) {
 }
 
 /// Ends it, and all that came of it.
-async fn end(sandbox: &Sandbox, run: Run) {
+async fn end_program(sandbox: &Sandbox, run: Run) {
     run.canceller().cancel();
     let ended_by = finish_run(run).await.outcome.ended_by;
     // Where memory is what there was no more of, the kernel may have ended it.
@@ -117,51 +117,51 @@ async fn end(sandbox: &Sandbox, run: Run) {
         }
     };
     within_deadline("the end of all that it started", gone).await;
-    all_is_well(sandbox).await;
+    assert_healthy(sandbox).await;
 }
 
 /// The least memory that a VM may have, and an ordinary one.
 const SIZES: [u32; 2] = [96, 512];
 
 /// A program that takes all there is and holds it keeps nobody else from anything.
-async fn all_is_well_beside(what: &str) {
+async fn assert_healthy_beside(what: &str) {
     for memory_mib in SIZES {
-        let sandbox = with_probe(memory_mib).await;
-        all_is_well(&sandbox).await;
-        let mut holder = start(&sandbox, what);
+        let sandbox = sandbox_with_probe(memory_mib).await;
+        assert_healthy(&sandbox).await;
+        let mut holder = start_probe(&sandbox, what);
         read_stdout_until(&mut holder, "full\n").await;
-        all_is_well(&sandbox).await;
-        end(&sandbox, holder).await;
+        assert_healthy(&sandbox).await;
+        end_program(&sandbox, holder).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unbounded_processes_do_not_disturb_others() {
-    all_is_well_beside("forks").await;
+    assert_healthy_beside("forks").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unbounded_memory_does_not_disturb_others() {
     for memory_mib in SIZES {
-        let sandbox = with_probe(memory_mib).await;
-        all_is_well(&sandbox).await;
-        let transcript = finish_run(start(&sandbox, "memory")).await;
+        let sandbox = sandbox_with_probe(memory_mib).await;
+        assert_healthy(&sandbox).await;
+        let transcript = finish_run(start_probe(&sandbox, "memory")).await;
         assert_eq!(
             transcript.end(),
             (EndedBy::OutOfMemory, Some(137)),
             "{transcript:?}"
         );
 
-        all_is_well(&sandbox).await;
+        assert_healthy(&sandbox).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unbounded_files_do_not_disturb_others() {
-    all_is_well_beside("disk").await;
+    assert_healthy_beside("disk").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unbounded_open_files_do_not_disturb_others() {
-    all_is_well_beside("descriptors").await;
+    assert_healthy_beside("descriptors").await;
 }

@@ -1,5 +1,4 @@
-//! The second wall: what stands around a QEMU that has fallen, seen from inside by a probe in its place, and
-//! from outside.
+//! The isolation of a compromised QEMU, tested from the inside by a probe that takes QEMU's place, and from the outside.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -65,7 +64,7 @@ impl Who<'_> {
 const PROBE: &str = "fumehood-host-probe";
 
 /// A place of which `nobody` may read all, as he may none of ours: the image, and the programs.
-fn place_of_nobody() -> tempfile::TempDir {
+fn directory_for_nobody() -> tempfile::TempDir {
     let place = copy_store();
     let _ = copy_programs(place.path());
     std::fs::copy(test_program(PROBE), place.path().join(PROBE)).unwrap();
@@ -97,7 +96,7 @@ fn json(who: Who<'_>, options: &[&str]) -> (Value, Output) {
 }
 
 /// The walls that an outcome names as missing.
-fn missing(outcome: &Value) -> Vec<&str> {
+fn missing_walls(outcome: &Value) -> Vec<&str> {
     let isolation = &outcome["isolation"];
     if isolation == "full" {
         return Vec::new();
@@ -108,8 +107,8 @@ fn missing(outcome: &Value) -> Vec<&str> {
     reduced.iter().filter_map(Value::as_str).collect()
 }
 
-/// All walls of the probe, but for those that are known to be missing; they are those of the table of docs/design/isolation.md.
-fn all_hold(who: Who<'_>, but: &[&str]) {
+/// All walls of the probe, but for those that are known to be missing; they are those of the table in docs/design/isolation.md.
+fn assert_all_hold(who: Who<'_>, but: &[&str]) {
     let verdicts = verdicts(who);
     let names = |verdicts: &[Value]| -> Vec<_> {
         let both = verdicts.iter();
@@ -139,11 +138,11 @@ fn every_wall_holds_for_the_user_who_runs_the_tests() {
     let (outcome, _) = json(Who::Us, &[]);
     println!("isolation: {}", outcome["isolation"]);
 
-    if missing(&outcome).contains(&"namespaces") {
+    if missing_walls(&outcome).contains(&"namespaces") {
         println!("this host allows no namespaces: only what stands without is looked at");
-        all_hold(Who::Us, OF_NAMESPACES);
+        assert_all_hold(Who::Us, OF_NAMESPACES);
     } else {
-        all_hold(Who::Us, &[]);
+        assert_all_hold(Who::Us, &[]);
     }
 }
 
@@ -164,19 +163,19 @@ fn every_wall_holds_for_an_ordinary_user() {
         return;
     }
 
-    let place = place_of_nobody();
+    let place = directory_for_nobody();
     let nobody = Who::Nobody(place.path());
     let (outcome, output) = json(nobody, &[]);
-    let missing = missing(&outcome);
+    let missing = missing_walls(&outcome);
     println!("isolation: {}", outcome["isolation"]);
     assert_eq!(outcome["exit_code"], 127, "{output:?}");
 
     if missing.contains(&"namespaces") {
         println!("this host allows ordinary users no namespaces");
-        all_hold(nobody, OF_NAMESPACES);
+        assert_all_hold(nobody, OF_NAMESPACES);
     } else {
         assert!(!missing.contains(&"user"), "{outcome:#}");
-        all_hold(nobody, &[]);
+        assert_all_hold(nobody, &[]);
     }
 }
 
@@ -188,9 +187,12 @@ fn a_missing_wall_is_reported_or_rejected() {
     }
 
     let (outcome, _) = json(Who::Bound, &[]);
-    assert!(missing(&outcome).contains(&"namespaces"), "{outcome:#}");
+    assert!(
+        missing_walls(&outcome).contains(&"namespaces"),
+        "{outcome:#}"
+    );
     assert_eq!(outcome["exit_code"], 127, "{outcome:#}");
-    all_hold(Who::Bound, OF_NAMESPACES);
+    assert_all_hold(Who::Bound, OF_NAMESPACES);
     let (refused, output) = json(Who::Bound, &["--require-isolation", "full"]);
     assert_eq!(output.status.code(), Some(125), "{refused}");
     let message = refused["error"]["message"].as_str().unwrap();
@@ -214,7 +216,7 @@ fn a_missing_launcher_is_reported_with_a_fix() {
 }
 
 /// A run that sleeps, and its QEMU.
-fn sleeper() -> (Child, u32) {
+fn start_sleeper() -> (Child, u32) {
     use std::io::Read;
     let mut command = fumehood();
     command.args([
@@ -239,7 +241,7 @@ fn sleeper() -> (Child, u32) {
 }
 
 /// Paths of all files below a directory of a process's root.
-fn tree(root: &Path, below: &str, found: &mut BTreeSet<String>) {
+fn collect_files(root: &Path, below: &str, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(root.join(below))
         .into_iter()
         .flatten()
@@ -257,7 +259,7 @@ fn tree(root: &Path, below: &str, found: &mut BTreeSet<String>) {
         }
 
         if entry.file_type().unwrap().is_dir() {
-            tree(root, &name, found);
+            collect_files(root, &name, found);
         } else {
             found.insert(name);
         }
@@ -266,9 +268,9 @@ fn tree(root: &Path, below: &str, found: &mut BTreeSet<String>) {
 
 #[test]
 fn qemu_is_isolated_as_seen_from_outside() {
-    let (mut child, qemu) = sleeper();
+    let (mut child, qemu) = start_sleeper();
     let (outcome, _) = json(Who::Us, &[]);
-    let missing = missing(&outcome);
+    let missing = missing_walls(&outcome);
 
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(status(qemu, set).unwrap(), "0000000000000000", "{set}");
@@ -289,7 +291,7 @@ fn qemu_is_isolated_as_seen_from_outside() {
         }
 
         let mut found = BTreeSet::new();
-        tree(Path::new(&format!("/proc/{qemu}/root")), "", &mut found);
+        collect_files(Path::new(&format!("/proc/{qemu}/root")), "", &mut found);
         for file in &found {
             let is_needed = file.contains("qemu")
                 || file.contains(".so")
@@ -333,11 +335,11 @@ fn cgroups(pid: u32) -> Vec<PathBuf> {
 
 #[test]
 fn a_cgroup_limits_qemu_and_is_removed_at_the_next_start() {
-    let (mut child, qemu) = sleeper();
+    let (mut child, qemu) = start_sleeper();
     let own = cgroups(qemu);
     let (outcome, _) = json(Who::Us, &[]);
 
-    if missing(&outcome).contains(&"cgroup") {
+    if missing_walls(&outcome).contains(&"cgroup") {
         println!("no cgroup can be made here");
         assert!(own.is_empty(), "{own:?}");
     } else {

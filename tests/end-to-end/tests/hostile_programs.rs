@@ -1,4 +1,4 @@
-//! Programs that mean harm: to their own end, to their neighbours, to the agent. They harm themselves.
+//! Programs that attack the report of their own end, other programs, or the agent. They harm only themselves.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ fn request(language: Language, code: &str) -> RunRequest {
 }
 
 /// A new program, a context that was there before, and the agent are as they should be.
-async fn all_is_well(sandbox: &Sandbox) {
+async fn assert_healthy(sandbox: &Sandbox) {
     let witness = sandbox.context("witness", Language::Python);
     let transcript = run_in(&witness, "n = globals().get('n', 0) + 1; print('n', n > 0)").await;
     assert_eq!(
@@ -29,7 +29,7 @@ async fn all_is_well(sandbox: &Sandbox) {
 }
 
 /// Runs code in each way there is, all at once.
-async fn in_every_way(
+async fn run_in_every_way(
     sandbox: &Sandbox,
     language: Language,
     code: &str,
@@ -70,7 +70,7 @@ r
 async fn output_that_looks_like_the_protocol_stays_output() {
     let sandbox = sandbox(512).await;
     sandbox.files().write("forged", FORGERIES).await.unwrap();
-    all_is_well(&sandbox).await;
+    assert_healthy(&sandbox).await;
 
     for (language, code) in [
         (
@@ -83,7 +83,7 @@ async fn output_that_looks_like_the_protocol_stays_output() {
         ),
         (Language::Shell, "cat forged; cat forged >&2"),
     ] {
-        for transcript in in_every_way(&sandbox, language, code, 120).await {
+        for transcript in run_in_every_way(&sandbox, language, code, 120).await {
             assert_eq!(
                 (transcript.out(), transcript.err().as_str()),
                 (FORGERIES, FORGERIES),
@@ -115,7 +115,7 @@ async fn output_that_looks_like_the_protocol_stays_output() {
         "{names:?}"
     );
 
-    all_is_well(&sandbox).await;
+    assert_healthy(&sandbox).await;
 }
 
 /// Each writes to all descriptors there are.
@@ -137,11 +137,11 @@ const FORGERS: [(Language, &str); 3] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_completion_ends_only_the_forger() {
     let sandbox = sandbox(512).await;
-    all_is_well(&sandbox).await;
+    assert_healthy(&sandbox).await;
 
     for (language, code) in FORGERS {
         let start = Instant::now();
-        for transcript in in_every_way(&sandbox, language, code, 10).await {
+        for transcript in run_in_every_way(&sandbox, language, code, 10).await {
             assert!(
                 matches!(
                     transcript.outcome.ended_by,
@@ -152,7 +152,7 @@ async fn a_forged_completion_ends_only_the_forger() {
         }
 
         assert!(start.elapsed() < Duration::from_secs(100), "{language}");
-        all_is_well(&sandbox).await;
+        assert_healthy(&sandbox).await;
     }
 
     // What is shown by force is junk, and counted.
@@ -191,13 +191,13 @@ async fn a_forged_completion_ends_only_the_forger() {
         "{transcript:?}"
     );
 
-    all_is_well(&sandbox).await;
+    assert_healthy(&sandbox).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_closes_all_descriptors_still_ends() {
     let sandbox = sandbox(512).await;
-    all_is_well(&sandbox).await;
+    assert_healthy(&sandbox).await;
 
     for (language, code) in [
         (
@@ -213,7 +213,7 @@ async fn a_program_that_closes_all_descriptors_still_ends() {
             "echo up; for fd in {0..300}; do eval \"exec $fd>&-\"; done 2> /dev/null",
         ),
     ] {
-        for transcript in in_every_way(&sandbox, language, code, 5).await {
+        for transcript in run_in_every_way(&sandbox, language, code, 5).await {
             assert_eq!(transcript.out(), "up\n", "{language}");
             assert!(
                 matches!(
@@ -224,14 +224,14 @@ async fn a_program_that_closes_all_descriptors_still_ends() {
             );
         }
 
-        all_is_well(&sandbox).await;
+        assert_healthy(&sandbox).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fork_bomb_can_be_cancelled() {
     let sandbox = sandbox(512).await;
-    all_is_well(&sandbox).await;
+    assert_healthy(&sandbox).await;
     let bash = "echo up; bomb() { bomb & bomb & wait; }; bomb";
     let python = "import os\nprint('up', flush=True)\nwhile True:\n    try: os.fork()\n    except OSError: pass";
     let runs: [&dyn Fn() -> Run; 4] = [
@@ -273,7 +273,7 @@ async fn a_fork_bomb_can_be_cancelled() {
         run.canceller().cancel();
         let transcript = finish_run(run).await;
         assert_eq!(transcript.end(), (EndedBy::Cancelled, Some(130)), "{n}");
-        all_is_well(&sandbox).await;
+        assert_healthy(&sandbox).await;
     }
 
     for context in ["bomb", "forks"] {
@@ -345,7 +345,7 @@ async fn unread_input_is_held_back() {
         );
     }
 
-    all_is_well(&sandbox).await;
+    assert_healthy(&sandbox).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -387,5 +387,5 @@ async fn endless_output_does_not_block_others() {
         );
     }
 
-    all_is_well(&sandbox).await;
+    assert_healthy(&sandbox).await;
 }

@@ -1,4 +1,4 @@
-//! Files larger than either side would hold. Alone in its process, whose memory it measures.
+//! Files that are too large to be held in memory. This is the only test of its program, since it measures its memory.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::ErrorKind as Io;

@@ -1,4 +1,4 @@
-//! Trees of packages, laid over a guest's own.
+//! Layers: trees of packages that are mounted over a guest's root file system.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What ends a sandbox, and keys that run nothing twice while it lives.
+//! The lifetime of sandboxes, and idempotency keys within it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};

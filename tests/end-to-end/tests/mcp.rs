@@ -1,4 +1,4 @@
-//! The Model Context Protocol, as its official Python client speaks it, with real VMs.
+//! The Model Context Protocol, used by its official Python client, with real VMs.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write;
@@ -233,7 +233,7 @@ fn over_http_each_key_has_its_own_sessions() {
 }
 
 /// Waits until the only run there is has this state.
-async fn until_run_is(client: &mut Client, state: &str) {
+async fn wait_for_run_state(client: &mut Client, state: &str) {
     let look = async {
         loop {
             let listed = client.json("GET", "/v1/runs", &Value::Null, 200).await;
@@ -262,7 +262,7 @@ async fn a_disconnected_client_ends_its_code() {
     }});
 
     let start = calls
-        .ask_with("POST", "/mcp", &head, hello.to_string())
+        .request_with_headers("POST", "/mcp", &head, hello.to_string())
         .await;
 
     let session = start.headers["mcp-session-id"].to_str().unwrap().to_owned();
@@ -270,7 +270,7 @@ async fn a_disconnected_client_ends_its_code() {
     head.push(("mcp-session-id", session.as_str()));
     let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
     let answer = calls
-        .ask_with("POST", "/mcp", &head, ready.to_string())
+        .request_with_headers("POST", "/mcp", &head, ready.to_string())
         .await;
     assert_eq!(answer.status, 202);
     let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
@@ -278,8 +278,8 @@ async fn a_disconnected_client_ends_its_code() {
     }});
 
     let answer = calls.open("POST", "/mcp", &head, call.to_string()).await;
-    until_run_is(&mut looks, "running").await;
+    wait_for_run_state(&mut looks, "running").await;
     drop(answer);
     drop(calls);
-    until_run_is(&mut looks, "ended").await;
+    wait_for_run_state(&mut looks, "ended").await;
 }

@@ -1,4 +1,4 @@
-//! A guest's network card, seen from the other end of its cable.
+//! A guest's network card, seen from its peer on the link.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -185,7 +185,7 @@ fn engine(templates: TemplateUse, store: Option<&tempfile::TempDir>) -> Engine {
 }
 
 /// A program in the guest knocks at an address of each family, and is refused by its peer.
-async fn reaches_its_peer(sandbox: &Sandbox, peer: &mut Peer) {
+async fn assert_reaches_peer(sandbox: &Sandbox, peer: &mut Peer) {
     for (to, from) in [
         ("203.0.113.7", IpAddr::from(GUEST_IPV4)),
         ("2001:db8::7", IpAddr::from(GUEST_IPV6)),
@@ -223,7 +223,7 @@ async fn a_network_card_works_after_a_boot_and_in_every_fork() {
 
     // Nobody reads the cable yet, and nothing waits for that.
     let mut peer = Peer::of(&parent);
-    reaches_its_peer(&parent, &mut peer).await;
+    assert_reaches_peer(&parent, &mut peer).await;
     assert!(parent.cable().is_none(), "a cable has one other end");
 
     // The longest frame passes in both directions.
@@ -236,10 +236,10 @@ async fn a_network_card_works_after_a_boot_and_in_every_fork() {
 
     let children = parent.fork(2).await.unwrap();
     for child in &children {
-        reaches_its_peer(child, &mut Peer::of(child)).await;
+        assert_reaches_peer(child, &mut Peer::of(child)).await;
     }
 
-    reaches_its_peer(&parent, &mut peer).await;
+    assert_reaches_peer(&parent, &mut peer).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -252,7 +252,7 @@ async fn a_network_card_works_after_a_restore() {
     for _ in 0..2 {
         let sandbox = with_card().await.unwrap();
         assert_eq!(sandbox.source(), VmOrigin::Template);
-        reaches_its_peer(&sandbox, &mut Peer::of(&sandbox)).await;
+        assert_reaches_peer(&sandbox, &mut Peer::of(&sandbox)).await;
     }
 
     // It is not the template of those without a card.

@@ -1,4 +1,4 @@
-//! What a policy denies: said at once, in words where they can be read, and told as an event.
+//! Connections that a policy denies: the guest gets an immediate error, readable where possible, and the host an event.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use fumehood_end_to_end::guest::{NetworkEvents, network, python};
@@ -61,8 +61,8 @@ fn denials_are_immediate_and_reported() {
         let sandbox = engine().sandbox().network(network(RULES)).await.unwrap();
         let events = NetworkEvents::of(&sandbox);
         names_and_addresses(&sandbox, &events).await;
-        what_is_said(&sandbox, &events).await;
-        requests(&sandbox, &events, &web).await;
+        first_bytes(&sandbox, &events).await;
+        http_requests(&sandbox, &events, &web).await;
         other_programs(&sandbox).await;
         canaries.assert_untouched();
         let asked = names.asked();
@@ -90,7 +90,7 @@ fn denials_are_immediate_and_reported() {
 }
 
 /// Lines of a program, each of which begins as it should and came at once.
-fn check(text: &str, expected: &[&str]) {
+fn assert_lines(text: &str, expected: &[&str]) {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), expected.len(), "{text}");
 
@@ -149,8 +149,11 @@ async fn names_and_addresses(sandbox: &Sandbox, events: &NetworkEvents) {
         "private address: HTTP 403 The policy `test` denies 10.66.0.1:80: 10.66.0.1 is a special address (private)",
         "no host: ",
     ];
-    check(&python(sandbox, NAMES_AND_ADDRESSES).await, &expected);
+    assert_lines(&python(sandbox, NAMES_AND_ADDRESSES).await, &expected);
+    assert_denials_of_names_and_addresses(events).await;
+}
 
+async fn assert_denials_of_names_and_addresses(events: &NetworkEvents) {
     let named = |name: &'static str| {
         move |e: &NetworkEvent| e.name.as_ref().is_some_and(|n| n.as_ref() == name)
     };
@@ -188,7 +191,7 @@ async fn names_and_addresses(sandbox: &Sandbox, events: &NetworkEvents) {
 }
 
 /// What the first bytes say counts, and not only where they go.
-async fn what_is_said(sandbox: &Sandbox, events: &NetworkEvents) {
+async fn first_bytes(sandbox: &Sandbox, events: &NetworkEvents) {
     let code = r"
 def hello(name):
     def act():
@@ -219,7 +222,7 @@ report('http 2', lambda: connect('web.test', 80, b'PRI * HTTP/2.0\r\n\r\nSM\r\n\
         r"http 2: b'HTTP/1.1 403 Forbidden\r\n",
     ];
     let text = python(sandbox, code).await;
-    check(&text, &expected);
+    assert_lines(&text, &expected);
     for code in [
         "other_server_name",
         "no_server_name",
@@ -234,7 +237,7 @@ report('http 2', lambda: connect('web.test', 80, b'PRI * HTTP/2.0\r\n\r\nSM\r\n\
     }
 }
 
-async fn requests(sandbox: &Sandbox, events: &NetworkEvents, web: &WebServer) {
+async fn http_requests(sandbox: &Sandbox, events: &NetworkEvents, web: &WebServer) {
     let before = web.seen().len();
     let code = r"
 def keep_alive():
@@ -263,7 +266,7 @@ report('host, seen', lambda: get('https://seen.test/', headers={'Host': 'read.te
         "method, seen and denied: HTTP 403 ",
         "host, seen: HTTP 403 ",
     ];
-    check(&python(sandbox, code).await, &expected);
+    assert_lines(&python(sandbox, code).await, &expected);
     for code in [
         "other_host",
         "host_changed",
@@ -296,7 +299,7 @@ curl -sS https://denied.test/ 2>&1 | tail -n 1
         "curl: (35) ",
         "Connection refused",
     ];
-    check(&text, &expected);
+    assert_lines(&text, &expected);
     let code = r"
 const page = await fetch('http://denied.test/');
 console.log(page.status, page.headers.get('x-fumehood-denied'));
@@ -407,7 +410,7 @@ fn network_limits_are_enforced_and_reported() {
         assert!(end.message.contains("`bytes_down`"), "{}", end.message);
         assert!(end.bytes_down > 1_000_000 && end.rule.unwrap().as_ref() == "web");
         events.denial("bytes", by_web(NetworkAction::Request)).await;
-        check(
+        assert_lines(
             &text,
             &[
                 "at once: (6, 3)",
@@ -418,15 +421,15 @@ fn network_limits_are_enforced_and_reported() {
             ],
         );
 
-        says_no_more_than_it_may().await;
+        upload_limit_is_enforced().await;
     });
 }
 
-async fn says_no_more_than_it_may() {
+async fn upload_limit_is_enforced() {
     let rules = TIGHT.replace("bytes_down = 3_000_000", "bytes_up = 2_000_000");
     let sandbox = engine().sandbox().network(network(&rules)).await.unwrap();
     let events = NetworkEvents::of(&sandbox);
-    check(&python(&sandbox, LOUD).await, &["up: cut off"]);
+    assert_lines(&python(&sandbox, LOUD).await, &["up: cut off"]);
     let end = events
         .denial("bytes", |e| e.what == NetworkAction::End)
         .await;

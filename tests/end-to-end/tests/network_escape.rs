@@ -1,5 +1,5 @@
-//! Programs of a guest, and its root, try to get one byte to somebody outside of the policy, by every road. Nothing
-//! arrives, and each attempt is explained. What no program of a guest can send is in the gateway's own tests.
+//! Programs of a guest, and its root, try by every means to get one byte to a destination that the policy denies.
+//! Nothing arrives, and each attempt is reported. Packets that no program of a guest can send are in the gateway's tests.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use fumehood_end_to_end::engine;
@@ -177,13 +177,13 @@ fn nothing_escapes_the_policy() {
         let events = NetworkEvents::of(&sandbox);
 
         let by_anybody = python(&sandbox, ANYBODY).await;
-        all_ended(&by_anybody);
-        all_explained(&events, BY_ANYBODY).await;
+        assert_all_ended(&by_anybody);
+        assert_all_explained(&events, BY_ANYBODY).await;
         events.clear();
         let by_root = python_as_root(&sandbox, &format!("{ANYBODY}\n{ROOT}")).await;
-        all_ended(&by_root);
-        all_explained(&events, BY_ANYBODY).await;
-        all_explained(&events, BY_ROOT).await;
+        assert_all_ended(&by_root);
+        assert_all_explained(&events, BY_ANYBODY).await;
+        assert_all_explained(&events, BY_ROOT).await;
 
         for number in PROTOCOLS {
             let word = format!("protocol {number} ");
@@ -200,7 +200,7 @@ fn nothing_escapes_the_policy() {
             asked.iter().all(|name| known.contains(&name.as_str())),
             "{asked:?}"
         );
-        no_request_was_smuggled(&web);
+        assert_no_request_was_smuggled(&web);
         let summary = sandbox.network().unwrap().summary;
         assert_eq!(summary.missed_events, 0);
         assert!(!summary.denials.is_empty());
@@ -208,7 +208,7 @@ fn nothing_escapes_the_policy() {
 }
 
 /// No attempt has hung, and none says that it got through.
-fn all_ended(text: &str) {
+fn assert_all_ended(text: &str) {
     let lines: Vec<_> = text.lines().collect();
     assert!(
         lines.len() > 60 && lines.last() == Some(&"all tried"),
@@ -229,7 +229,7 @@ fn all_ended(text: &str) {
     }
 }
 
-async fn all_explained(events: &NetworkEvents, attempts: &[Explained<'_>]) {
+async fn assert_all_explained(events: &NetworkEvents, attempts: &[Explained<'_>]) {
     for &(code, address, port) in attempts {
         let to = address.map(|address| address.parse().unwrap());
         let fits = |event: &NetworkEvent| {
@@ -246,7 +246,7 @@ async fn all_explained(events: &NetworkEvents, attempts: &[Explained<'_>]) {
 }
 
 /// All that servers were asked is what the policy allows, for the host that they are.
-fn no_request_was_smuggled(web: &WebServer) {
+fn assert_no_request_was_smuggled(web: &WebServer) {
     let seen = web.seen();
     assert!(seen.len() > 4, "{seen:?}");
 

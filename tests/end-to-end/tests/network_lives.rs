@@ -1,4 +1,4 @@
-//! A network through the lives of its sandbox: exposed ports, forks, checkpoints, templates, and its owner's end.
+//! The network over the lifetime of a sandbox: exposed ports, forks, checkpoints, templates, and its owner's death.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ fn address(url: &str) -> SocketAddr {
 }
 
 /// What a server at an exposed port answers to a request; empty: nothing.
-async fn asked(url: &str) -> String {
+async fn get(url: &str) -> String {
     let mut text = String::new();
     let mut client = TcpStream::connect(address(url)).await.unwrap();
     let request = b"GET / HTTP/1.1\r\nHost: exposed\r\nConnection: close\r\n\r\n";
@@ -68,23 +68,23 @@ fn exposed_ports_allow_no_outgoing_connections() {
         let urls = sandbox.network().unwrap().urls;
         let server = start_until_output(&sandbox, Language::Javascript, SERVER, "serving").await;
 
-        let page = asked(&urls[0]).await;
+        let page = get(&urls[0]).await;
         assert!(
             page.starts_with("HTTP/1.1 200 OK") && page.ends_with("page for exposed"),
             "{page}"
         );
 
-        let many = (0..20).map(|_| asked(&urls[0]));
+        let many = (0..20).map(|_| get(&urls[0]));
         let many = futures_util::future::join_all(many).await;
         assert!(
             many.iter().all(|page| page.ends_with("page for exposed")),
             "{many:?}"
         );
-        echoes(&urls[0]).await;
+        assert_echoes(&urls[0]).await;
 
         // A server that listens on the guest's own loopback interface is not reached, and neither is none.
         for (url, port) in [(&urls[1], 3001), (&urls[2], 9)] {
-            assert_eq!(asked(url).await, "");
+            assert_eq!(get(url).await, "");
             events
                 .find("an event", |e| {
                     e.code == "not_served" && e.port == Some(port)
@@ -93,7 +93,7 @@ fn exposed_ports_allow_no_outgoing_connections() {
         }
 
         let more = sandbox.expose(expose("0:3000")).unwrap();
-        assert!(asked(&more).await.ends_with("page for exposed"));
+        assert!(get(&more).await.ends_with("page for exposed"));
         assert_eq!(sandbox.network().unwrap().urls.len(), 4);
 
         // The port is taken, also for somebody else; and a host's port is its own.
@@ -129,11 +129,11 @@ fn exposed_ports_allow_no_outgoing_connections() {
             std::net::TcpListener::bind(address(&urls[0])).is_ok()
         });
 
-        a_run_tells_its_ports().await;
+        a_run_reports_its_ports().await;
     });
 }
 
-async fn echoes(url: &str) {
+async fn assert_echoes(url: &str) {
     let stream = TcpStream::connect(address(url)).await.unwrap();
     let (mut socket, _) = client_async("ws://exposed/", stream).await.unwrap();
 
@@ -147,7 +147,7 @@ async fn echoes(url: &str) {
     }
 }
 
-async fn a_run_tells_its_ports() {
+async fn a_run_reports_its_ports() {
     let code = "import http.server as h\nclass H(h.BaseHTTPRequestHandler):\n def do_GET(s):\n  s.send_response(200); s.end_headers(); s.wfile.write(b'once')\nh.HTTPServer(('', 3000), H).handle_request()";
     let network = network("").expose("0:3000".parse().unwrap());
     let request = RunRequest::new(Language::Python, code)
@@ -165,7 +165,7 @@ async fn a_run_tells_its_ports() {
 
     // It listens a moment later.
     let page = loop {
-        match asked(&url).await {
+        match get(&url).await {
             page if page.is_empty() => {
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await
             }
@@ -220,16 +220,16 @@ s = socket.create_connection(('echo.test', 7), 60)
 print(says(b'new'))
 ";
 
-async fn prints(context: &Context, code: &str) -> String {
+async fn output_of(context: &Context, code: &str) -> String {
     run_in(context, code).await.out().to_owned()
 }
 
 /// A sandbox that goes on from another one's state.
-async fn goes_on_alone(sandbox: &Sandbox) {
+async fn assert_separate_network(sandbox: &Sandbox) {
     let main = sandbox.context("main", Language::Python);
-    let old = prints(&main, OLD).await;
+    let old = output_of(&main, OLD).await;
     assert_eq!(old, "ConnectionResetError\n['ConnectionResetError'] True\n");
-    assert_eq!(prints(&main, ANEW).await, "b'new'\n");
+    assert_eq!(output_of(&main, ANEW).await, "b'new'\n");
     let code = "report('web', lambda: get('http://web.test/'))";
     assert_eq!(python(sandbox, code).await, "web: this is web.test\n");
 }
@@ -253,13 +253,13 @@ fn forks_and_checkpoints_have_separate_networks() {
             .unwrap();
 
         let main = parent.context("main", Language::Python);
-        assert_eq!(prints(&main, OPEN).await, "b'first'\n");
+        assert_eq!(output_of(&main, OPEN).await, "b'first'\n");
 
         let checkpoint = parent.checkpoint().await.unwrap();
         let children = parent.fork(2).await.unwrap();
         // The parent's go on, and those of the others are gone: at once, also for who only waits.
         assert_eq!(
-            prints(&main, "print(says(b'goes on'), waited)").await,
+            output_of(&main, "print(says(b'goes on'), waited)").await,
             "b'goes on' []\n"
         );
 
@@ -267,19 +267,19 @@ fn forks_and_checkpoints_have_separate_networks() {
             assert_eq!(child.source(), VmOrigin::Checkpoint);
             // The host's port stays with the parent.
             assert_eq!(child.network().unwrap().urls, Vec::<String>::new());
-            goes_on_alone(child).await;
+            assert_separate_network(child).await;
         }
 
         let restored = engine.open(&checkpoint).await.unwrap();
-        goes_on_alone(&restored).await;
+        assert_separate_network(&restored).await;
         assert_eq!(
-            prints(&main, "print(says(b'still'), waited)").await,
+            output_of(&main, "print(says(b'still'), waited)").await,
             "b'still' []\n"
         );
 
         // And what a child has of its own is its own's: it can be forked again.
         let grandchild = children[0].fork(1).await.unwrap().remove(0);
-        goes_on_alone(&grandchild).await;
+        assert_separate_network(&grandchild).await;
 
         // What each of them did is told of it alone.
         let connections = |sandbox: &Sandbox| sandbox.network().unwrap().summary.connections;

@@ -1,4 +1,4 @@
-//! Secrets reach their own hosts, and nobody else: never the guest.
+//! Secrets reach only their own hosts, and never the guest.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::os::unix::fs::FileExt;
@@ -62,9 +62,9 @@ fn a_secret_reaches_its_host_and_never_the_guest() {
             .await
             .unwrap();
 
-        its_host_has_it(&sandbox, &web, &value).await;
-        nobody_else_has_it(&sandbox, &events, &web, &other, &value).await;
-        the_guest_has_it_nowhere(&sandbox, &value).await;
+        assert_host_receives_secret(&sandbox, &web, &value).await;
+        assert_no_other_host_receives_secret(&sandbox, &events, &web, &other, &value).await;
+        assert_guest_has_no_secret(&sandbox, &value).await;
 
         let child = sandbox.fork(1).await.unwrap().remove(0);
         let before = web.seen().len();
@@ -79,7 +79,7 @@ fn a_secret_reaches_its_host_and_never_the_guest() {
 }
 
 /// By each kind of program, which trusts the sandbox's own authority without being told to.
-async fn its_host_has_it(sandbox: &Sandbox, web: &WebServer, value: &str) {
+async fn assert_host_receives_secret(sandbox: &Sandbox, web: &WebServer, value: &str) {
     let placeholder = run_ok(sandbox, Language::Shell, "printf %s $API_TOKEN").await;
     assert!(placeholder.starts_with("fumehood-secret-"), "{placeholder}");
     let code = r"
@@ -136,7 +136,7 @@ console.log((await (await fetch('https://api.test/', { headers })).text()).trim(
     );
 }
 
-async fn nobody_else_has_it(
+async fn assert_no_other_host_receives_secret(
     sandbox: &Sandbox,
     events: &NetworkEvents,
     web: &WebServer,
@@ -192,7 +192,7 @@ report('other name', other_name)
     }
 }
 
-async fn the_guest_has_it_nowhere(sandbox: &Sandbox, value: &str) {
+async fn assert_guest_has_no_secret(sandbox: &Sandbox, value: &str) {
     let code = format!(
         r#"
 import glob, re

@@ -1,4 +1,4 @@
-//! Output is exact, streams as it is produced, and costs no memory however much there is.
+//! Output is exact, streams as it is produced, and uses bounded memory however much there is.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Read;

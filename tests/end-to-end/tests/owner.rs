@@ -1,4 +1,4 @@
-//! Nothing outlives its owner; what is missing is said; many run at once.
+//! VMs do not outlive the command that owns them, missing components are reported, and many commands run at once.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::{Child, Stdio};
@@ -7,7 +7,7 @@ use fumehood_end_to_end::{descendants, finish, fumehood, is_alive, json, send, w
 use rustix::process::Signal;
 
 /// Starts a shell program that says `up` first, and returns once it has.
-fn started(code: &str, timeout_s: u32) -> (Child, Vec<u32>) {
+fn start_until_up(code: &str, timeout_s: u32) -> (Child, Vec<u32>) {
     use std::io::Read;
     let mut child = fumehood();
     child.args([
@@ -30,35 +30,35 @@ fn started(code: &str, timeout_s: u32) -> (Child, Vec<u32>) {
 }
 
 /// Starts a program that sleeps.
-fn sleeper() -> (Child, Vec<u32>) {
-    started("echo up; sleep 160", 170)
+fn start_sleeper() -> (Child, Vec<u32>) {
+    start_until_up("echo up; sleep 160", 170)
 }
 
-fn gone(pids: &[u32]) {
+fn wait_until_gone(pids: &[u32]) {
     wait_until("the end of QEMU", || !pids.iter().any(|&pid| is_alive(pid)));
 }
 
 #[test]
 fn an_interrupt_ends_the_run_with_130() {
     for signal in [Signal::INT, Signal::TERM] {
-        let (mut child, qemus) = sleeper();
+        let (mut child, qemus) = start_sleeper();
         send(child.id(), signal);
         assert_eq!(child.wait().unwrap().code(), Some(130));
-        gone(&qemus);
+        wait_until_gone(&qemus);
     }
 }
 
 #[test]
 fn qemu_dies_with_an_owner_that_is_killed() {
-    let (mut child, qemus) = sleeper();
+    let (mut child, qemus) = start_sleeper();
     send(child.id(), Signal::KILL);
     child.wait().unwrap();
-    gone(&qemus);
+    wait_until_gone(&qemus);
 }
 
 #[test]
 fn an_owner_detects_that_its_vm_died() {
-    let (child, qemus) = sleeper();
+    let (child, qemus) = start_sleeper();
     send(qemus[0], Signal::KILL);
     let output = fumehood_end_to_end::finish_child(child);
     assert_eq!(output.status.code(), Some(125));
@@ -83,8 +83,8 @@ fn ten_concurrent_programs_succeed() {
 }
 
 /// A program that writes without end into a pipe that nobody reads.
-fn stuck() -> (Child, Vec<u32>) {
-    let (mut child, qemus) = started("echo up; yes", 60);
+fn start_stuck() -> (Child, Vec<u32>) {
+    let (mut child, qemus) = start_until_up("echo up; yes", 60);
     let unread = child.stdout.take().unwrap();
     // More than a pipe holds: the command waits in a write.
     std::thread::sleep(std::time::Duration::from_secs(2));
@@ -94,16 +94,16 @@ fn stuck() -> (Child, Vec<u32>) {
 
 #[test]
 fn interrupts_are_handled_while_output_is_unread() {
-    let (mut child, qemus) = stuck();
+    let (mut child, qemus) = start_stuck();
     send(child.id(), Signal::INT);
     send(child.id(), Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    gone(&qemus);
+    wait_until_gone(&qemus);
 }
 
 #[test]
 fn a_command_that_was_suspended_reports_the_right_outcome() {
-    let (child, _) = started("echo up; sleep 2; echo end", 5);
+    let (child, _) = start_until_up("echo up; sleep 2; echo end", 5);
     send(child.id(), Signal::STOP);
     // Longer than the timeout and all the time that a guest gets to end a program.
     std::thread::sleep(std::time::Duration::from_secs(20));
@@ -117,11 +117,11 @@ fn a_command_that_was_suspended_reports_the_right_outcome() {
 
 #[test]
 fn a_guest_that_hangs_can_be_cancelled() {
-    let (mut child, qemus) = started("echo up; sleep 100", 100);
+    let (mut child, qemus) = start_until_up("echo up; sleep 100", 100);
     send(qemus[0], Signal::STOP);
     send(child.id(), Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    gone(&qemus);
+    wait_until_gone(&qemus);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn an_operator_can_raise_the_longest_timeout() {
         "{outcome:#}"
     );
 
-    fails(
+    assert_fails(
         &[
             "run",
             "-l",
@@ -198,7 +198,7 @@ fn invalid_arguments_are_reported_as_json() {
     );
 }
 
-fn fails(args: &[&str], envs: &[(&str, &str)], words: &[&str]) {
+fn assert_fails(args: &[&str], envs: &[(&str, &str)], words: &[&str]) {
     let mut command = fumehood();
     command.args(args).envs(envs.iter().copied());
     let output = finish(command);
@@ -215,45 +215,45 @@ fn missing_or_invalid_components_are_reported_with_a_fix() {
     let run = ["run", "-l", "python", "-c", "1"];
     let dir = tempfile::tempdir().unwrap();
     let empty = dir.path().to_str().unwrap();
-    fails(&run, &[("FUMEHOOD_HOME", empty)], &["fumehood image build"]);
-    fails(
+    assert_fails(&run, &[("FUMEHOOD_HOME", empty)], &["fumehood image build"]);
+    assert_fails(
         &run,
         &[("FUMEHOOD_QEMU", "/nonexistent")],
         &["/nonexistent"],
     );
 
-    fails(
+    assert_fails(
         &run,
         &[("PATH", empty)],
         &["apt-get install qemu-system-x86"],
     );
 
-    fails(
+    assert_fails(
         &["--accelerator", "quick", "run", "-c", "1"],
         &[],
         &["quick"],
     );
-    fails(&["run", "-c", "1"], &[], &["-l python"]);
-    fails(&["run", "/nonexistent.py"], &[], &["/nonexistent.py"]);
-    fails(&["run", "-l", "ruby", "-c", "1"], &[], &["ruby"]);
-    fails(
+    assert_fails(&["run", "-c", "1"], &[], &["-l python"]);
+    assert_fails(&["run", "/nonexistent.py"], &[], &["/nonexistent.py"]);
+    assert_fails(&["run", "-l", "ruby", "-c", "1"], &[], &["ruby"]);
+    assert_fails(
         &["run", "-l", "shell", "-c", "1", "-e", "LD_PRELOAD=x"],
         &[],
         &["LD_PRELOAD"],
     );
 
-    fails(
+    assert_fails(
         &["run", "-l", "shell", "-c", "1", "-t", "301"],
         &[],
         &["301", "300"],
     );
-    fails(&["run", "-l", "shell", "-c", "1", "-m", "1"], &[], &["96"]);
-    fails(&["agent", "--listen", "192.0.2.1:80"], &[], &["loopback"]);
+    assert_fails(&["run", "-l", "shell", "-c", "1", "-m", "1"], &[], &["96"]);
+    assert_fails(&["agent", "--listen", "192.0.2.1:80"], &[], &["loopback"]);
 }
 
 #[test]
 fn errors_of_qemu_are_quoted() {
-    fails(
+    assert_fails(
         &["--qemu", "/bin/false", "run", "-l", "shell", "-c", "1"],
         &[],
         &["the VM did not start", "exit status: 1"],

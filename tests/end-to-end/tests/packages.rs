@@ -1,4 +1,4 @@
-//! Packages, from an index in the guest itself: it has no network.
+//! Packages from an index within the guest, which has no network.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use fumehood_end_to_end::finish_ok;

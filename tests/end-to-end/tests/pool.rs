@@ -1,4 +1,4 @@
-//! Templates and VMs that are kept ready.
+//! Pools of VMs that are kept ready.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Write};
@@ -31,7 +31,7 @@ fn status(engine: &Engine) -> (usize, usize) {
     (status.warm, status.standby)
 }
 
-async fn ready(engine: &Engine, wanted: (usize, usize)) {
+async fn wait_until_ready(engine: &Engine, wanted: (usize, usize)) {
     let start = Instant::now();
     while status(engine) != wanted {
         assert!(
@@ -61,7 +61,7 @@ async fn outcome(engine: &Engine, request: RunRequest) -> Outcome {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_use_ready_vms_that_fit() {
     let engine = engine(1, 1, &[Language::Python]);
-    ready(&engine, (1, 1)).await;
+    wait_until_ready(&engine, (1, 1)).await;
     let python = |code: &str| RunRequest::new(Language::Python, code);
     // Other memory (of which no other test makes a template), another language: neither the hot nor the blank one fits.
     let memory = "assert 225 < int(open('/proc/meminfo').read().split()[1]) / 1024 < 251";
@@ -88,7 +88,7 @@ async fn requests_use_ready_vms_that_fit() {
         [VmOrigin::Hot, VmOrigin::Standby].contains(&next.source),
         "{next:?}"
     );
-    ready(&engine, (1, 1)).await;
+    wait_until_ready(&engine, (1, 1)).await;
     let third = python("import os; assert not os.path.exists('/tmp/mark')");
     assert_eq!(outcome(&engine, third).await.source, VmOrigin::Hot);
     let counts = engine.vm_stats();
@@ -99,7 +99,7 @@ async fn requests_use_ready_vms_that_fit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primer_leaves_nothing_behind() {
     let engine = engine(1, 0, &Language::ALL);
-    ready(&engine, (3, 0)).await;
+    wait_until_ready(&engine, (3, 0)).await;
     let python = "
 import os, threading
 assert sorted(k for k in globals() if not k.startswith('__')) == ['os', 'threading'], globals().keys()
@@ -193,7 +193,7 @@ async fn concurrent_runs_all_succeed() {
 }
 
 /// A program with a pool of its own, and its QEMUs.
-fn owner() -> (Child, BufReader<ChildStdout>, Vec<u32>) {
+fn start_owner() -> (Child, BufReader<ChildStdout>, Vec<u32>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_pool-owner"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -201,14 +201,14 @@ fn owner() -> (Child, BufReader<ChildStdout>, Vec<u32>) {
         .unwrap();
 
     let mut lines = BufReader::new(child.stdout.take().unwrap());
-    assert_eq!(line(&mut lines), "ready");
+    assert_eq!(read_line(&mut lines), "ready");
     let qemus = descendants(child.id());
     assert_eq!(qemus.len(), 3, "{qemus:?}");
 
     (child, lines, qemus)
 }
 
-fn line(lines: &mut BufReader<ChildStdout>) -> String {
+fn read_line(lines: &mut BufReader<ChildStdout>) -> String {
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
     line.trim_end().to_owned()
@@ -216,7 +216,7 @@ fn line(lines: &mut BufReader<ChildStdout>) -> String {
 
 #[test]
 fn the_pool_dies_with_its_owner() {
-    let (mut child, _lines, qemus) = owner();
+    let (mut child, _lines, qemus) = start_owner();
     send(child.id(), Signal::KILL);
     child.wait().unwrap();
     wait_until("the end of the pool", || {
@@ -228,7 +228,7 @@ fn the_pool_dies_with_its_owner() {
 const MOMENTS_MS: [u64; 8] = [0, 15, 40, 70, 110, 170, 260, 400];
 
 /// Kills a program after so long, and waits until the QEMUs that it had are gone.
-fn killed(mut child: Child, moment: Duration) {
+fn kill_after(mut child: Child, moment: Duration) {
     std::thread::sleep(moment);
     // What stands still starts no further ones.
     send(child.id(), Signal::STOP);
@@ -250,7 +250,7 @@ fn an_owner_killed_while_filling_its_pool_leaves_nothing() {
     for moment in MOMENTS_MS {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pool-owner"));
         command.stdin(Stdio::piped()).stdout(Stdio::null());
-        killed(command.spawn().unwrap(), Duration::from_millis(moment));
+        kill_after(command.spawn().unwrap(), Duration::from_millis(moment));
     }
 }
 
@@ -265,15 +265,15 @@ fn an_owner_killed_while_forking_leaves_nothing() {
 
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
-        assert_eq!(line(&mut lines), "ready");
-        killed(child, Duration::from_millis(moment));
+        assert_eq!(read_line(&mut lines), "ready");
+        kill_after(child, Duration::from_millis(moment));
     }
 }
 
 /// Waiting VMs that have died are given to nobody.
 #[test]
 fn dead_pooled_vms_are_not_used() {
-    let (mut child, mut lines, qemus) = owner();
+    let (mut child, mut lines, qemus) = start_owner();
     for &pid in &qemus {
         send(pid, Signal::KILL);
     }
@@ -282,7 +282,7 @@ fn dead_pooled_vms_are_not_used() {
         !qemus.iter().any(|&pid| is_alive(pid))
     });
     child.stdin.take().unwrap().write_all(b"run\n").unwrap();
-    let source = line(&mut lines);
+    let source = read_line(&mut lines);
     assert!(
         ["template", "hot", "standby"].contains(&source.as_str()),
         "{source}"

@@ -1,4 +1,4 @@
-//! Programs: started, written to, signalled, listed, left and found again, and never run twice.
+//! Programs are started, written to, signalled, listed, detached and attached, and never run twice.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
@@ -16,12 +16,12 @@ fn script(code: &str) -> SpawnRequest {
     SpawnRequest::new(["bash", "-c", code])
 }
 
-async fn spawned(sandbox: &Sandbox, request: &SpawnRequest) -> RunTranscript {
+async fn run_program(sandbox: &Sandbox, request: &SpawnRequest) -> RunTranscript {
     finish_run(sandbox.spawn(request).unwrap()).await
 }
 
 /// Lists until it is as it should be.
-async fn listed(
+async fn wait_for_list(
     sandbox: &Sandbox,
     what: &str,
     is_right: impl Fn(&[ProcessInfo]) -> bool,
@@ -44,7 +44,7 @@ async fn listed(
 }
 
 /// A run's first event, which tells its process.
-async fn pid(run: &mut Run) -> i32 {
+async fn read_pid(run: &mut Run) -> i32 {
     match tokio::time::timeout(DEADLINE, run.next()).await.unwrap() {
         Some(Event::Started { pid }) => pid,
         other => panic!("not started: {other:?}"),
@@ -76,7 +76,10 @@ async fn a_program_gets_its_arguments_variables_directory_and_input() {
 
     // Without input it is empty.
     assert_eq!(
-        spawned(&sandbox, &SpawnRequest::new(["cat"])).await.end().1,
+        run_program(&sandbox, &SpawnRequest::new(["cat"]))
+            .await
+            .end()
+            .1,
         Some(0)
     );
 
@@ -119,10 +122,10 @@ async fn a_program_gets_its_arguments_variables_directory_and_input() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_ends_by_timeout_by_signals_and_with_its_run() {
     let sandbox = sandbox(512).await;
-    let timed = spawned(&sandbox, &SpawnRequest::new(["sleep", "100"]).timeout_s(1)).await;
+    let timed = run_program(&sandbox, &SpawnRequest::new(["sleep", "100"]).timeout_s(1)).await;
     assert_eq!(timed.end(), (EndedBy::Timeout, Some(124)));
     let mut run = sandbox.spawn(&SpawnRequest::new(["sleep", "100"])).unwrap();
-    pid(&mut run).await;
+    read_pid(&mut run).await;
     run.canceller().signal(15).unwrap();
     let signalled = finish_run(run).await;
     assert_eq!(signalled.end(), (EndedBy::Signaled, Some(143)));
@@ -150,7 +153,7 @@ async fn a_program_ends_by_timeout_by_signals_and_with_its_run() {
     let mut run = sandbox.spawn(&script("sleep 100 & echo up; wait")).unwrap();
     next_stdout(&mut run).await;
     drop(run);
-    listed(&sandbox, "a dropped program is gone", <[_]>::is_empty).await;
+    wait_for_list(&sandbox, "a dropped program is gone", <[_]>::is_empty).await;
     assert_eq!(shell_ok(&sandbox, "pgrep -xc sleep || true").await, "0\n");
 }
 
@@ -216,7 +219,7 @@ async fn running_processes_are_listed() {
         )
         .unwrap();
 
-    let nap = pid(&mut run).await;
+    let nap = read_pid(&mut run).await;
     // A server that a context has started lives on between execs, and belongs to it.
     let python = sandbox.context("web", Language::Python);
     let serve = "import subprocess, sys\nserver = subprocess.Popen([sys.executable, '-m', 'http.server', '8000'], stdout=-3, stderr=-3)\nprint(server.pid)";
@@ -234,7 +237,7 @@ for _ in range(1000):
         "200\n"
     );
 
-    let list = listed(&sandbox, "a program and two contexts", |list| {
+    let list = wait_for_list(&sandbox, "a program and two contexts", |list| {
         list.len() == 3 && list.iter().any(|one| one.command == "sleep 100")
     })
     .await;
@@ -273,7 +276,7 @@ for _ in range(1000):
         ]))
         .unwrap();
 
-    let list = listed(&sandbox, "its name", |list| {
+    let list = wait_for_list(&sandbox, "its name", |list| {
         list.iter().any(|one| one.command.contains("forged"))
     })
     .await;
@@ -297,7 +300,7 @@ async fn a_detached_program_can_be_attached_again() {
     let code = "for n in 1 2 3; do echo $n; read -r x; done; echo end; exit 4";
     let request = script(code).stdin().idempotency_key("k");
     let mut run = sandbox.spawn(&request).unwrap();
-    let program = pid(&mut run).await;
+    let program = read_pid(&mut run).await;
     assert_eq!(next_stdout(&mut run).await, "1\n");
     assert!(run.detach().await.unwrap().is_none());
     let list = sandbox.processes().await.unwrap();
@@ -366,7 +369,7 @@ async fn a_detached_program_can_be_attached_again() {
         .spawn(&script(code).idempotency_key("much"))
         .unwrap();
     run.detach().await.unwrap();
-    listed(&sandbox, "it ends unheard", |list| {
+    wait_for_list(&sandbox, "it ends unheard", |list| {
         list.iter().all(|one| one.idempotency_key.is_none())
     })
     .await;
@@ -394,7 +397,7 @@ async fn root_programs_need_permission() {
         "{error}"
     );
     assert_eq!(
-        spawned(&refusing, &SpawnRequest::new(["id", "-u"]))
+        run_program(&refusing, &SpawnRequest::new(["id", "-u"]))
             .await
             .out(),
         "1000\n"
@@ -411,7 +414,7 @@ async fn root_programs_need_permission() {
     let allowing = engine().sandbox().allow_root().await.unwrap();
     let code =
         "id -u; touch /root/x && echo made; echo mine > /proc/sys/kernel/hostname && echo named";
-    let transcript = spawned(&allowing, &script(code).root()).await;
+    let transcript = run_program(&allowing, &script(code).root()).await;
     assert_eq!(transcript.out(), "0\nmade\nnamed\n", "{}", transcript.err());
     // Others stay who they are.
     assert_eq!(
@@ -421,5 +424,5 @@ async fn root_programs_need_permission() {
 
     // A checkpoint changes nothing for it.
     let _child = allowing.fork(1).await.unwrap();
-    assert_eq!(spawned(&allowing, &id).await.out(), "0\n");
+    assert_eq!(run_program(&allowing, &id).await.out(), "0\n");
 }

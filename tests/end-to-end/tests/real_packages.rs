@@ -1,4 +1,4 @@
-//! Packages from the registries that this machine is configured for, and from nowhere else.
+//! Packages from the registries that this machine is configured for.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use fumehood_end_to_end::index::isolated_store;

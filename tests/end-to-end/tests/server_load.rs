@@ -1,4 +1,4 @@
-//! The server under load, killed, and ended.
+//! The server under load, when it is killed, and when it shuts down.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
         asking.push(tokio::spawn(async move {
             let mut client = Client::at(&socket).await;
             let body = json!({ "language": "shell", "code": format!("echo {n}") }).to_string();
-            let reply = client.ask("POST", "/v1/runs", body).await;
+            let reply = client.request("POST", "/v1/runs", body).await;
             let (json, after) = (reply.json(), reply.headers.get("retry-after").cloned());
 
             match reply.status {
@@ -46,7 +46,7 @@ async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
     let mut slowest = Duration::ZERO;
     while asking.iter().any(|one| !one.is_finished()) {
         let asked = Instant::now();
-        assert_eq!(health.ask("GET", "/healthz", "").await.status, 200);
+        assert_eq!(health.request("GET", "/healthz", "").await.status, 200);
         slowest = slowest.max(asked.elapsed());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -69,7 +69,7 @@ async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
     );
 }
 
-async fn look(client: &mut Client, run: &Value) -> Value {
+async fn get_run(client: &mut Client, run: &Value) -> Value {
     let path = format!("/v1/runs/{}", run["id"].as_str().unwrap_or_default());
     client.json("GET", &path, &Value::Null, 200).await
 }
@@ -95,7 +95,7 @@ async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
 
     let keyed = json!({ "language": "shell", "code": "sleep 100", "detach": true }).to_string();
     let kept = client
-        .ask_with(
+        .request_with_headers(
             "POST",
             "/v1/runs",
             &[("idempotency-key", "k")],
@@ -120,7 +120,7 @@ async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
     let mut client = again.client().await;
 
     for run in &start {
-        let run = look(&mut client, run).await;
+        let run = get_run(&mut client, run).await;
         assert_eq!(
             (&run["state"], &run["ended_by"]),
             (&json!("ended"), &json!("server_lost")),
@@ -134,7 +134,7 @@ async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
         (&json!("ended"), &json!("server_lost"))
     );
 
-    let answer = look(&mut client, &done).await;
+    let answer = get_run(&mut client, &done).await;
     assert_eq!(
         (&answer["exit_code"], &answer["ended_by"]),
         (&json!(0), &json!("exited"))
@@ -142,7 +142,7 @@ async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
 
     // The key still names the run that was lost, and begins no other.
     let reply = client
-        .ask_with("POST", "/v1/runs", &[("idempotency-key", "k")], keyed)
+        .request_with_headers("POST", "/v1/runs", &[("idempotency-key", "k")], keyed)
         .await;
 
     let same = reply.json();
@@ -172,16 +172,16 @@ async fn a_draining_server_finishes_runs_and_accepts_no_new_ones() {
         .json("POST", "/v1/sandboxes", &Value::Null, 201)
         .await;
 
-    let ask = |code: &'static str| {
+    let request = |code: &'static str| {
         let socket = server.socket();
         tokio::spawn(async move {
             let mut client = Client::at(&socket).await;
             let body = json!({ "language": "shell", "code": code }).to_string();
-            client.ask("POST", "/v1/runs", body).await.json()
+            client.request("POST", "/v1/runs", body).await.json()
         })
     };
 
-    let (short, long) = (ask("sleep 1; echo whole"), ask("sleep 100"));
+    let (short, long) = (request("sleep 1; echo whole"), request("sleep 100"));
     within_deadline("two runs", async {
         while client
             .json("GET", "/v1/runs?state=running", &Value::Null, 200)
@@ -198,7 +198,7 @@ async fn a_draining_server_finishes_runs_and_accepts_no_new_ones() {
     let ended = tokio::task::spawn_blocking(move || (server.end(Signal::TERM), server));
     within_deadline("a refusal", async {
         loop {
-            let reply = client.ask("POST", "/v1/sandboxes", "{}").await;
+            let reply = client.request("POST", "/v1/sandboxes", "{}").await;
             if reply.status == 503 {
                 assert_eq!(reply.json()["error"]["kind"], "draining");
                 break;

@@ -1,4 +1,4 @@
-//! Runs over HTTP: answered, followed, resumed, never twice, and cancelled when nobody wants them.
+//! Runs over HTTP: results, event streams, resumption, idempotency, and cancellation without a client.
 
 use fumehood_end_to_end::server::{Client, Server, stdout_of};
 use fumehood_end_to_end::within_deadline;
@@ -8,7 +8,7 @@ fn shell(code: &str) -> Value {
     json!({ "language": "shell", "code": code })
 }
 
-async fn over(client: &mut Client, id: &str) -> Value {
+async fn wait_for_end(client: &mut Client, id: &str) -> Value {
     let look = async {
         loop {
             let run = client
@@ -155,7 +155,7 @@ async fn an_idempotency_key_never_runs_anything_twice() {
         let (mut client, path, body) = (server.client().await, path.clone(), body.to_string());
         asking.push(tokio::spawn(async move {
             client
-                .ask_with("POST", &path, &[("idempotency-key", "k1")], body)
+                .request_with_headers("POST", &path, &[("idempotency-key", "k1")], body)
                 .await
         }));
     }
@@ -176,7 +176,7 @@ async fn an_idempotency_key_never_runs_anything_twice() {
     assert_eq!(ids.len(), 1);
     let other = shell("echo twice >> log").to_string();
     let reply = client
-        .ask_with("POST", &path, &[("idempotency-key", "k1")], other)
+        .request_with_headers("POST", &path, &[("idempotency-key", "k1")], other)
         .await;
     assert_eq!(reply.status, 409, "{:?}", reply.json());
     let seen = client.json("POST", &path, &shell("cat log"), 200).await;
@@ -184,7 +184,7 @@ async fn an_idempotency_key_never_runs_anything_twice() {
 
     for status in [201, 201] {
         let reply = client
-            .ask_with("POST", "/v1/sandboxes", &[("idempotency-key", "k2")], "{}")
+            .request_with_headers("POST", "/v1/sandboxes", &[("idempotency-key", "k2")], "{}")
             .await;
         assert_eq!(reply.status, status);
     }
@@ -210,7 +210,7 @@ async fn a_client_that_disconnects_cancels_only_its_run() {
     let mut waits = server.client().await;
     let (asked, long) = (path.clone(), shell("sleep 60"));
     let text = long.to_string();
-    let waiting = tokio::spawn(async move { waits.ask("POST", &asked, text).await.status });
+    let waiting = tokio::spawn(async move { waits.request("POST", &asked, text).await.status });
     let mut follows = server
         .client()
         .await
@@ -238,7 +238,7 @@ async fn a_client_that_disconnects_cancels_only_its_run() {
 
     for run in listed["runs"].as_array().unwrap() {
         let id = run["id"].as_str().unwrap();
-        let ended = over(&mut client, id).await;
+        let ended = wait_for_end(&mut client, id).await;
 
         let expected = if run["id"] == detached["id"] {
             "exited"
@@ -275,7 +275,7 @@ async fn programs_have_input_signals_and_terminals() {
     let listed = client.json("GET", &path, &Value::Null, 200).await;
     assert_eq!(listed["processes"][0]["tag"], "cat", "{listed}");
     let reply = client
-        .ask(
+        .request(
             "POST",
             &format!("/v1/runs/{id}/stdin?close=true"),
             "to the cat",
@@ -285,7 +285,7 @@ async fn programs_have_input_signals_and_terminals() {
     let rest = events.all().await;
     assert_eq!(stdout_of(&rest), "to the cat");
     let reply = client
-        .ask("POST", &format!("/v1/runs/{id}/stdin"), "x")
+        .request("POST", &format!("/v1/runs/{id}/stdin"), "x")
         .await;
     assert_eq!(reply.status, 409);
 

@@ -1,4 +1,4 @@
-//! Sandboxes over HTTP: state, files, forks, and whose they are.
+//! Sandboxes over HTTP: state, files, forks, and ownership by API keys.
 
 use fumehood_end_to_end::server::Server;
 use serde_json::{Value, json};
@@ -178,7 +178,7 @@ async fn files_are_read_exactly_and_in_ranges() {
         .collect();
 
     let put = client
-        .ask(
+        .request(
             "PUT",
             &format!("{at}/content?path=a/b/big.bin&parents=true&mode=600"),
             bytes.clone(),
@@ -197,7 +197,7 @@ async fn files_are_read_exactly_and_in_ranges() {
     );
 
     let path = format!("{at}/content?path=a/b/big.bin");
-    let got = client.ask("GET", &path, "").await;
+    let got = client.request("GET", &path, "").await;
     assert_eq!(got.headers["content-length"], (20 << 20).to_string());
     assert!(got.status == 200 && got.body == bytes);
 
@@ -206,7 +206,9 @@ async fn files_are_read_exactly_and_in_ranges() {
         ("bytes=1000000-4000000", 1_000_000, 4_000_001),
         ("bytes=-5", bytes.len() - 5, bytes.len()),
     ] {
-        let part = client.ask_with("GET", &path, &[("range", range)], "").await;
+        let part = client
+            .request_with_headers("GET", &path, &[("range", range)], "")
+            .await;
         assert!(
             part.status == 206 && part.body == bytes[from..to],
             "{range} {}",
@@ -218,14 +220,14 @@ async fn files_are_read_exactly_and_in_ranges() {
     }
 
     let past = client
-        .ask_with("GET", &path, &[("range", "bytes=20971520-")], "")
+        .request_with_headers("GET", &path, &[("range", "bytes=20971520-")], "")
         .await;
     assert_eq!(
         (past.status, &past.headers["content-range"]),
         (416, &"bytes */20971520".parse().unwrap())
     );
 
-    let head = client.ask("HEAD", &path, "").await;
+    let head = client.request("HEAD", &path, "").await;
     assert!(head.status == 200 && head.body.is_empty());
     assert_eq!(head.headers["content-length"], (20 << 20).to_string());
 }
@@ -240,7 +242,7 @@ async fn files_are_moved_listed_and_removed() {
 
     let at = format!("/v1/sandboxes/{}/files", sandbox["id"].as_str().unwrap());
     let put = format!("{at}/content?path=a/b/big.bin&parents=true");
-    assert_eq!(client.ask("PUT", &put, "x").await.status, 200);
+    assert_eq!(client.request("PUT", &put, "x").await.status, 200);
     client
         .json(
             "POST",
@@ -260,7 +262,7 @@ async fn files_are_moved_listed_and_removed() {
         .await;
 
     client
-        .ask("PUT", &format!("{at}/content?path=d/empty"), "")
+        .request("PUT", &format!("{at}/content?path=d/empty"), "")
         .await;
 
     let taken = client
@@ -289,13 +291,13 @@ async fn files_are_moved_listed_and_removed() {
         .collect();
     assert_eq!(names, ["e", "empty", "small"]);
     let empty = client
-        .ask("GET", &format!("{at}/content?path=d/empty"), "")
+        .request("GET", &format!("{at}/content?path=d/empty"), "")
         .await;
     assert!(empty.status == 200 && empty.body.is_empty());
-    let kept = client.ask("DELETE", &format!("{at}?path=d"), "").await;
+    let kept = client.request("DELETE", &format!("{at}?path=d"), "").await;
     assert_eq!(kept.status, 400, "{:?}", kept.json());
     let gone = client
-        .ask("DELETE", &format!("{at}?path=d&recursive=true"), "")
+        .request("DELETE", &format!("{at}?path=d&recursive=true"), "")
         .await;
     assert_eq!(gone.status, 204);
 }
@@ -310,7 +312,7 @@ async fn file_errors_are_reported() {
 
     let at = format!("/v1/sandboxes/{}/files", sandbox["id"].as_str().unwrap());
     let put = format!("{at}/content?path=d/empty&parents=true");
-    assert_eq!(client.ask("PUT", &put, "").await.status, 200);
+    assert_eq!(client.request("PUT", &put, "").await.status, 200);
 
     for (method, path, status, io) in [
         ("GET", "content?path=nothing", 404, "not_found"),
@@ -321,7 +323,7 @@ async fn file_errors_are_reported() {
         ("DELETE", "?path=nothing", 404, "not_found"),
     ] {
         let path = format!("{at}/{path}").replace("/?", "?");
-        let reply = client.ask(method, &path, "").await;
+        let reply = client.request(method, &path, "").await;
         assert_eq!(
             (reply.status, &reply.json()["error"]["io"]),
             (status, &json!(io)),
@@ -330,7 +332,7 @@ async fn file_errors_are_reported() {
     }
 
     for path in ["content?path=", "content?path=%00", "content"] {
-        let reply = client.ask("GET", &format!("{at}/{path}"), "").await;
+        let reply = client.request("GET", &format!("{at}/{path}"), "").await;
         assert_eq!(reply.status, 400, "{path} {:?}", reply.json());
     }
 }

@@ -1,4 +1,4 @@
-//! Contexts: what one run leaves, the next one finds, whatever happens in between.
+//! Contexts keep their state from run to run, whatever happens in between.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Images as another user sees them, and damaged ones.
+//! Images of another user, and damaged images.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;

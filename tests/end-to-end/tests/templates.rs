@@ -1,4 +1,4 @@
-//! Templates on disk: built, used, damaged, pruned.
+//! Templates on disk: building, using, damaging and pruning them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::os::unix::fs::{FileExt, symlink};

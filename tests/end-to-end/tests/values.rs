@@ -1,4 +1,4 @@
-//! What goes into a context and comes out of it: values, input, variables, directories.
+//! Inputs and outputs of contexts: values, standard input, variables, directories.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use fumehood_end_to_end::{
@@ -6,7 +6,7 @@ use fumehood_end_to_end::{
 };
 use fumehood_engine::{Context, EndedBy, ErrorKind, Language, RunRequest};
 
-async fn shown(context: &Context, code: &str) -> RunTranscript {
+async fn run_displaying(context: &Context, code: &str) -> RunTranscript {
     finish_run(
         context
             .start(&context.request(code).timeout_s(120).display())
@@ -43,7 +43,7 @@ async fn python_shows_values() {
         ),
         ("print('{\"text/plain\": \"forged\"}')", vec![]),
     ] {
-        assert_eq!(shown(&python, code).await.texts(), texts, "{code}");
+        assert_eq!(run_displaying(&python, code).await.texts(), texts, "{code}");
     }
     let rich = "class Rich:
     def __repr__(self): return 'rich'
@@ -51,7 +51,7 @@ async fn python_shows_values() {
     def _repr_png_(self): return b'\\x89PNG'
     def _repr_json_(self): return {'a': [1, None]}
 Rich()";
-    let transcript = shown(&python, rich).await;
+    let transcript = run_displaying(&python, rich).await;
     let [value] = &transcript.results[..] else {
         panic!("{:?}", transcript.results)
     };
@@ -62,7 +62,8 @@ Rich()";
     assert_eq!(value.types().count(), 4);
     // Unasked, nothing is shown; and what cannot be shown is the program's error.
     assert!(run_in(&python, "x").await.results.is_empty());
-    let broken_repr = shown(&python, "class Bad:\n    def __repr__(self): 1 / 0\nBad()").await;
+    let broken_repr =
+        run_displaying(&python, "class Bad:\n    def __repr__(self): 1 / 0\nBad()").await;
     assert_eq!(
         (broken_repr.end(), broken_repr.results.len()),
         ((EndedBy::Exited, Some(1)), 0)
@@ -74,10 +75,10 @@ Rich()";
     );
     // One of 6 MB comes whole, one of 20 MB as a part of its text.
     assert_eq!(
-        shown(&python, "'x' * 6_000_000").await.texts()[0].len(),
+        run_displaying(&python, "'x' * 6_000_000").await.texts()[0].len(),
         6_000_002
     );
-    let cut = shown(&python, "'x' * 20_000_000").await;
+    let cut = run_displaying(&python, "'x' * 20_000_000").await;
     assert!(cut.texts()[0].len() <= 64 << 10, "{}", cut.texts()[0].len());
     assert!(!cut.err().is_empty());
     // Not only in contexts.
@@ -104,7 +105,7 @@ async fn javascript_shows_values() {
             vec!["8"],
         ),
     ] {
-        let transcript = shown(&javascript, code).await;
+        let transcript = run_displaying(&javascript, code).await;
         assert_eq!(
             transcript.texts().len(),
             parts.len(),
@@ -118,7 +119,7 @@ async fn javascript_shows_values() {
         }
     }
 
-    let object = shown(&javascript, "({ a: [1, null], b: 'c' })").await;
+    let object = run_displaying(&javascript, "({ a: [1, null], b: 'c' })").await;
     assert!(
         object.results[0].text().unwrap().contains("a: "),
         "{object:?}"
@@ -126,7 +127,7 @@ async fn javascript_shows_values() {
     assert!(run_in(&javascript, "x").await.results.is_empty());
     // What a shell shows is what it prints.
     let bash = sandbox.context("s", Language::Shell);
-    let transcript = shown(&bash, "echo 1").await;
+    let transcript = run_displaying(&bash, "echo 1").await;
     assert_eq!((transcript.out(), transcript.results.len()), ("1\n", 0));
 }
 

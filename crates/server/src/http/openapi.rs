@@ -93,3 +93,33 @@ fn error_response() -> Response {
         .content("application/json", content)
         .build()
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::openapi;
+
+    #[test]
+    fn every_operation_has_an_error_response_and_a_unique_id() {
+        let api = serde_json::to_value(openapi()).unwrap();
+        let mut ids = std::collections::BTreeSet::new();
+        let mut count = 0;
+
+        for (path, item) in api["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                count += 1;
+                assert!(
+                    operation["responses"]["default"].is_object(),
+                    "{method} {path}"
+                );
+
+                assert!(
+                    ids.insert(operation["operationId"].to_string()),
+                    "{method} {path}: {}",
+                    operation["operationId"]
+                );
+            }
+        }
+
+        assert_eq!(count, 36);
+    }
+}

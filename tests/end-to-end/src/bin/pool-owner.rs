@@ -1,5 +1,5 @@
-//! Keeps a pool and says `ready`; then, told by a line, runs a program and says where its VM came from. Told
-//! by an argument, it says `ready` and forks a sandbox, again and again.
+//! Fills a pool and prints `ready`; then, after a line of input, runs a program and prints where its VM came from. With
+//! the argument `forks`, it prints `ready` and forks a sandbox repeatedly.
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use super::{NAMES, OTHER, WEB4, WEB6};
 use crate::within_deadline;
 
-/// Addresses at which nobody may arrive at all.
+/// Addresses at which nothing may arrive at all.
 const NOWHERE: [&str; 19] = [
     "127.0.0.1",
     "::1",
@@ -30,21 +30,21 @@ const NOWHERE: [&str; 19] = [
     "::ffff:127.0.0.3",
 ];
 
-/// Ports that are tried there.
+/// The ports that are watched at these addresses.
 const PORTS: [u16; 11] = [9, 22, 53, 80, 443, 853, 3128, 4433, 8080, 8443, 65_000];
 
-/// Those that are watched at servers which may be reached at others.
+/// The ports that are watched at servers which may be reached at other ports.
 const BESIDE: [u16; 5] = [9, 22, 3128, 8080, 65_000];
 
-/// Listeners where nobody may arrive, by TCP or by UDP: each connection and each datagram is remembered.
+/// Listeners at which nothing may arrive, by TCP or by UDP. They record each connection and each datagram.
 #[derive(Debug, Clone, Default)]
 pub struct Canaries(Arc<Mutex<Vec<String>>>);
 
 impl Canaries {
-    /// Listens everywhere.
+    /// Listens at all of the addresses and ports.
     ///
     /// # Panics
-    /// When somebody else listens there.
+    /// Panics if one is in use.
     pub async fn listen() -> Self {
         let canaries = Self::default();
         for address in NOWHERE {
@@ -59,7 +59,7 @@ impl Canaries {
                 canaries.tcp(address, port).await;
             }
 
-            // No server speaks UDP, so that no HTTP/3 and no DNS may come.
+            // No server uses UDP: neither HTTP/3 nor DNS may arrive.
             for port in PORTS {
                 canaries.udp(address, port).await;
             }
@@ -81,12 +81,12 @@ impl Canaries {
         tokio::spawn(async move {
             while let Ok((mut client, from)) = listener.accept().await {
                 let canaries = canaries.clone();
-                canaries.sing(format!("{from} connected to {at}"));
+                canaries.record(format!("{from} connected to {at}"));
                 tokio::spawn(async move {
                     let mut bytes = Vec::new();
                     let _ = client.read_to_end(&mut bytes).await;
                     let text = String::from_utf8_lossy(&bytes);
-                    canaries.sing(format!("{} bytes to {at}: {text}", bytes.len()));
+                    canaries.record(format!("{} bytes to {at}: {text}", bytes.len()));
                 });
             }
         });
@@ -101,19 +101,19 @@ impl Canaries {
             let mut bytes = [0; 65_535];
             while let Ok((length, from)) = socket.recv_from(&mut bytes).await {
                 let text = String::from_utf8_lossy(&bytes[..length]);
-                canaries.sing(format!("datagram from {from} to {at}: {text}"));
+                canaries.record(format!("datagram from {from} to {at}: {text}"));
             }
         });
     }
 
-    fn sing(&self, what: String) {
+    fn record(&self, what: String) {
         self.0.lock().unwrap().push(what);
     }
 
-    /// Who arrives is noticed, by TCP and by UDP. For the end of a test: from then on they are touched.
+    /// Checks that arrivals are recorded, by TCP and by UDP. Call it at the end of a test, since it leaves records.
     ///
     /// # Panics
-    /// When nobody is.
+    /// Panics if they are not recorded.
     pub async fn assert_awake(&self) {
         let at = place(NOWHERE[3], PORTS[0]);
         let mut client = TcpStream::connect(at).await.unwrap();
@@ -126,7 +126,7 @@ impl Canaries {
                 .lock()
                 .unwrap()
                 .iter()
-                .any(|song| song.contains(what))
+                .any(|record| record.contains(what))
         };
 
         let both = async {
@@ -138,11 +138,11 @@ impl Canaries {
         within_deadline("a canary's song", both).await;
     }
 
-    /// Nobody has arrived: no connection, no datagram; and no question of ICMP and no part of a packet has come to
-    /// this namespace at all.
+    /// Checks that nothing arrived: no connection and no datagram, and no ICMP request and no fragment anywhere in
+    /// this namespace.
     ///
     /// # Panics
-    /// When somebody has.
+    /// Panics if something did.
     pub fn assert_untouched(&self) {
         assert_eq!(*self.0.lock().unwrap(), Vec::<String>::new());
         let counted = [
@@ -163,7 +163,7 @@ fn place(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.to_canonical(), port)
 }
 
-/// One of the kernel's counters of this namespace.
+/// Reads one of the kernel's counters of this namespace.
 fn count(table: &str, row: &str, counter: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/self/net/{table}")).unwrap();
     if row.is_empty() {

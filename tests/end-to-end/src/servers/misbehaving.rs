@@ -6,33 +6,33 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::{FULL, OTHER, at};
 
-/// A server that does no good. All but [`Full`](Self::Full) are at [`OTHER`].
+/// A server that violates HTTP or does not respond properly. All but [`Full`](Self::Full) are at [`OTHER`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MisbehavingServer {
-    /// Closes at once.
+    /// Closes each connection at once.
     Closes,
-    /// Resets when it hears something.
+    /// Resets the connection once it receives something.
     Resets,
-    /// Says a head's letters one by one, without end.
+    /// Sends a head byte by byte, without end.
     Slow,
-    /// Says headers without end.
+    /// Sends headers without end.
     Endless,
-    /// Says less than it promised, and closes.
+    /// Sends less than its `Content-Length`, and closes.
     Short,
-    /// Says more than it promised.
+    /// Sends more than its `Content-Length`.
     Long,
-    /// Resets in the middle of an answer.
+    /// Resets the connection in the middle of a response.
     Breaks,
-    /// Says what is no HTTP.
+    /// Responds with something other than HTTP.
     Gibberish,
-    /// Speaks before it is spoken to.
+    /// Sends before it receives anything.
     Greets,
-    /// Does not answer, at [`FULL`].
+    /// Accepts no connections, at [`FULL`].
     Full,
 }
 
 impl MisbehavingServer {
-    /// All of them.
+    /// All of these servers.
     pub const ALL: [Self; 10] = [
         Self::Closes,
         Self::Resets,
@@ -46,36 +46,34 @@ impl MisbehavingServer {
         Self::Full,
     ];
 
-    /// Its port.
+    /// Returns its port.
     #[must_use]
     pub const fn port(self) -> u16 {
         8001 + self as u16
     }
 
-    /// Begins all of them.
+    /// Starts all of them.
     ///
     /// # Panics
-    /// When a port is taken.
+    /// Panics if a port is in use.
     pub async fn serve_all() {
-        for misbehaving in Self::ALL {
-            if misbehaving == Self::Full {
-                misbehaving.fill().await;
+        for server in Self::ALL {
+            if server == Self::Full {
+                server.fill().await;
                 continue;
             }
 
-            let listener = TcpListener::bind(at(OTHER, misbehaving.port()))
-                .await
-                .unwrap();
+            let listener = TcpListener::bind(at(OTHER, server.port())).await.unwrap();
 
             tokio::spawn(async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    tokio::spawn(misbehaving.serve(client));
+                    tokio::spawn(server.serve(client));
                 }
             });
         }
     }
 
-    /// Takes no connection, with as many as fit waiting to be taken.
+    /// Listens with a full queue, of which it accepts no connection.
     async fn fill(self) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(at(FULL, self.port())).unwrap();
@@ -106,7 +104,7 @@ impl MisbehavingServer {
             let _ = client.read(&mut [0; 4096]).await;
         }
 
-        // Its client may go at any time.
+        // Its client may disconnect at any time.
         let _ = self.answer(&mut client).await;
     }
 
@@ -142,7 +140,7 @@ impl MisbehavingServer {
             }
             _ => {
                 client.write_all(b"220 this is something else\r\n").await?;
-                // Until its client has gone.
+                // Until its client disconnects.
                 client.read(&mut [0; 1]).await.map(|_| ())
             }
         }

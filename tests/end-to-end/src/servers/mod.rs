@@ -1,4 +1,4 @@
-//! Servers that live in a test's network namespace: those that a guest may reach, and those that nobody may.
+//! Servers in a test's network namespace: those that a guest may reach, and canaries that nothing may reach.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod misbehaving;
@@ -16,21 +16,21 @@ pub use web::{WebServer, echo};
 
 use std::net::SocketAddr;
 
-/// A web server's address.
+/// The web server's IPv4 address.
 pub const WEB4: &str = "203.0.113.10";
-/// The same server's, of IPv6.
+/// The web server's IPv6 address.
 pub const WEB6: &str = "2001:db8::10";
-/// Another server's.
+/// The address of another server.
 pub const OTHER: &str = "203.0.113.11";
-/// The name server's.
+/// The name server's address.
 pub const NAMES: &str = "203.0.113.53";
-/// That of a server which answers nobody, since its queue is full.
+/// The address of a server that accepts no connections, since its queue is full.
 pub const FULL: &str = "203.0.113.99";
 
-/// An address and a port.
+/// Returns a socket address.
 ///
 /// # Panics
-/// When the text is no address.
+/// Panics if the text is not an IP address.
 #[must_use]
 pub fn at(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().unwrap(), port)

@@ -10,36 +10,36 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::{NAMES, at};
 
-/// A name server that says what it is told to, and remembers what it was asked. At [`NAMES`], port 53.
+/// A name server with answers that the test defines, which records its queries. It listens at [`NAMES`], port 53.
 #[derive(Debug, Clone, Default)]
 pub struct NameServer(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// What is said, one after the other; the last one stays.
+    /// The answers to a query, one after the other; the last one is repeated.
     known: HashMap<(String, RecordType), VecDeque<DnsAnswer>>,
     asked: Vec<String>,
     by_tcp: usize,
 }
 
-/// An answer.
+/// An answer to a query.
 #[derive(Debug, Clone)]
 pub enum DnsAnswer {
-    /// These addresses, for so many seconds.
+    /// These addresses, with a time to live in seconds.
     Addresses(Vec<IpAddr>, u32),
-    /// It is another name for this one.
+    /// An alias of this name.
     Alias(String),
-    /// Nothing is said.
+    /// No answer at all.
     Silence,
-    /// A failure.
+    /// `SERVFAIL`.
     Failure,
 }
 
 impl NameServer {
-    /// A name server that knows no name yet.
+    /// Starts a name server that knows no names yet.
     ///
     /// # Panics
-    /// When its port is taken.
+    /// Panics if its port is in use.
     pub async fn serve() -> Self {
         let names = Self::default();
         let socket = UdpSocket::bind(Self::address()).await.unwrap();
@@ -49,13 +49,13 @@ impl NameServer {
         names
     }
 
-    /// Where it is.
+    /// Returns its address.
     #[must_use]
     pub fn address() -> SocketAddr {
         at(NAMES, 53)
     }
 
-    /// Has it say these addresses of a name, with spaces between them, for a minute; those of both families.
+    /// Defines the addresses of a name, of both families, separated by spaces. They are valid for a minute.
     #[must_use]
     pub fn know(self, name: &str, addresses: &str) -> Self {
         let all = || addresses.split(' ').map(|a| a.parse().unwrap());
@@ -64,7 +64,7 @@ impl NameServer {
             .say(name, RecordType::AAAA, DnsAnswer::Addresses(of(false), 60))
     }
 
-    /// Has it say this of a name, after what it has been told to say of it before.
+    /// Adds an answer for a name, after those that were defined before.
     ///
     /// # Panics
     /// Never.
@@ -77,7 +77,7 @@ impl NameServer {
         self
     }
 
-    /// All names that it was asked for, in small letters.
+    /// Returns the names of all queries, in lower case.
     ///
     /// # Panics
     /// Never.
@@ -86,7 +86,7 @@ impl NameServer {
         self.0.lock().unwrap().asked.clone()
     }
 
-    /// How many questions came by TCP.
+    /// Returns the number of queries by TCP.
     ///
     /// # Panics
     /// Never.
@@ -141,7 +141,7 @@ impl NameServer {
         }
     }
 
-    /// An answer, and how long it may be by UDP.
+    /// Returns the answer to a query, and its maximum length by UDP, in bytes.
     fn answer(&self, question: &[u8]) -> Option<(Message, usize)> {
         let question = Message::from_vec(question).ok()?;
         let query = question.queries.first()?.clone();

@@ -8,17 +8,17 @@ use tokio_rustls::TlsAcceptor;
 /// Where the certificate of the test's authority is, which this host trusts in the test's namespace.
 pub(crate) const AUTHORITY: &str = "SSL_CERT_FILE";
 
-/// Certifies the test's own servers. This host trusts it, in the test's namespace.
+/// A certificate authority for the test's servers.
 pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl CertificateAuthority {
-    /// A new authority, that this host trusts from now on.
+    /// Makes an authority that this host trusts from now on, within the test's namespace.
     ///
     /// # Panics
-    /// Outside of a namespace.
+    /// Panics outside of such a namespace.
     #[must_use]
     pub fn trusted() -> Self {
         let authority = Self::untrusted();
@@ -27,10 +27,10 @@ impl CertificateAuthority {
         authority
     }
 
-    /// A new authority that nobody trusts.
+    /// Makes an authority that this host does not trust.
     ///
     /// # Panics
-    /// When no keys can be made.
+    /// Panics if no keys can be made.
     #[must_use]
     pub fn untrusted() -> Self {
         let key = KeyPair::generate().unwrap();
@@ -49,16 +49,16 @@ impl CertificateAuthority {
         }
     }
 
-    /// Its certificate, for a guest to trust.
+    /// Returns its certificate, for a guest to trust.
     #[must_use]
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// How a server of these names speaks TLS.
+    /// Returns a TLS acceptor with a certificate for these names.
     ///
     /// # Panics
-    /// When no certificate can be made.
+    /// Panics if no certificate can be made.
     #[must_use]
     pub fn acceptor(&self, names: &[&str]) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();

@@ -20,8 +20,8 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::sha256_hex;
 
-/// A web server: `/` says which host it was asked as, `/bytes/N` gives N bytes, `/digest` takes a body and says
-/// its digest and length, `/head` says the request's head, `/ws` echoes WebSocket. It remembers what it was asked.
+/// A web server: `/` returns the request's host, `/bytes/N` N bytes, `/digest` the SHA-256 and length of the request's
+/// body, `/head` the request's head; `/ws` echoes by WebSocket. It records the heads of all requests.
 #[derive(Debug, Clone, Default)]
 pub struct WebServer(Arc<Mutex<Vec<String>>>);
 
@@ -29,7 +29,7 @@ impl WebServer {
     /// Serves plain HTTP at one more address.
     ///
     /// # Panics
-    /// When it is taken.
+    /// Panics if it is in use.
     pub async fn serve(&self, at: SocketAddr) {
         let (listener, web) = (TcpListener::bind(at).await.unwrap(), self.clone());
         tokio::spawn(async move {
@@ -42,7 +42,7 @@ impl WebServer {
     /// Serves HTTP in TLS at one more address.
     ///
     /// # Panics
-    /// When it is taken.
+    /// Panics if it is in use.
     pub async fn serve_tls(&self, at: SocketAddr, acceptor: TlsAcceptor) {
         let (listener, web) = (TcpListener::bind(at).await.unwrap(), self.clone());
         tokio::spawn(async move {
@@ -57,7 +57,7 @@ impl WebServer {
         });
     }
 
-    /// The heads of all requests that have come: a line for the request, and one for each header.
+    /// Returns the heads of all requests so far: a line for the request, and one for each header.
     ///
     /// # Panics
     /// Never.
@@ -110,7 +110,7 @@ fn head(request: &Request<Incoming>) -> String {
     text
 }
 
-/// Bytes of which no two pieces of a page's length are the same.
+/// Returns bytes of which no two ranges of a memory page's length are equal.
 #[must_use]
 fn pattern(length: usize) -> Vec<u8> {
     let words = (0..length.div_ceil(4)).map(|n| u32::try_from(n).unwrap().to_be_bytes());
@@ -120,7 +120,7 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 impl WebServer {
-    /// The digest of what `/bytes/N` gives.
+    /// Returns the SHA-256 of the response to `/bytes/N`.
     #[must_use]
     pub fn digest_of(length: usize) -> String {
         sha256_hex(&pattern(length))
@@ -168,10 +168,10 @@ fn websocket(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
     response
 }
 
-/// Sends back all that comes, at one more address.
+/// Echoes by TCP at this address.
 ///
 /// # Panics
-/// When it is taken.
+/// Panics if it is in use.
 pub async fn echo(at: SocketAddr) {
     let listener = TcpListener::bind(at).await.unwrap();
     tokio::spawn(async move {

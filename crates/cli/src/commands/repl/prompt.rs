@@ -96,13 +96,13 @@ fn prompt_text(language: Language) -> &'static str {
     }
 }
 
-type LineEditor = Editor<InputHelper, MemHistory>;
+type LineEditor = Editor<InputValidator, MemHistory>;
 
 fn create_editor(language: Language) -> rustyline::Result<LineEditor> {
     let config = Config::builder().auto_add_history(true).build();
     let history = MemHistory::with_config(&config);
     let mut editor = Editor::with_history(config, history)?;
-    editor.set_helper(Some(InputHelper(language)));
+    editor.set_helper(Some(InputValidator(language)));
     Ok(editor)
 }
 
@@ -129,9 +129,9 @@ fn edit_lines(
 }
 
 /// Decides for the editor whether Enter submits the input or continues it on a new line.
-struct InputHelper(Language);
+struct InputValidator(Language);
 
-impl Validator for InputHelper {
+impl Validator for InputValidator {
     fn validate(&self, context: &mut ValidationContext) -> rustyline::Result<ValidationResult> {
         Ok(if is_complete(self.0, context.input()) {
             ValidationResult::Valid(None)
@@ -141,14 +141,14 @@ impl Validator for InputHelper {
     }
 }
 
-impl Completer for InputHelper {
+impl Completer for InputValidator {
     type Candidate = String;
 }
 
-impl Hinter for InputHelper {
+impl Hinter for InputValidator {
     type Hint = String;
 }
 
-impl Highlighter for InputHelper {}
+impl Highlighter for InputValidator {}
 
-impl Helper for InputHelper {}
+impl Helper for InputValidator {}

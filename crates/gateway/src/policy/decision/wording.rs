@@ -37,7 +37,7 @@ impl Decision {
                 format!("the request is for {host}{port}, which is not allowed on this connection")
             }
             Reason::NotTlsNorHttp => {
-                "the protocol is neither TLS nor HTTP, so the host's name cannot be checked".into()
+                "the protocol is neither TLS nor HTTP, so the host name cannot be checked".into()
             }
             Reason::MethodHidden { rule } => {
                 format!("rule `{rule}` allows only some methods, and TLS hides the method")
