@@ -29,7 +29,7 @@ impl LoggedEvent {
 
 /// A bounded log of numbered events with any number of subscribers.
 ///
-/// A writer that may not lose unread events calls [`wait_for_capacity`](Self::wait_for_capacity) before it appends;
+/// A writer that may not lose unread events calls `wait_for_capacity` before it appends;
 /// otherwise the oldest events are dropped and subscribers receive a `gap`.
 #[derive(Debug)]
 pub struct EventLog {
