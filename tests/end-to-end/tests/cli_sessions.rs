@@ -96,7 +96,7 @@ fn files_and_directories_go_in_and_come_out() {
         { "remote": "made/deep/file", "local": "tree/file", "bytes": 2 },
     ]);
     assert_eq!(outcome["downloads"], expected);
-    // Once more, into what is there.
+    // Once more, into existing files.
     let again = run_in(
         here,
         "mkdir made; echo y > made/more",
@@ -180,7 +180,7 @@ fn uploads_are_checked_before_a_vm_starts() {
         assert!(output.stdout.is_empty() && !output.stderr.is_empty());
     }
 
-    // The guest's word on it comes later, and before the program.
+    // Errors of the guest come later, but before the program runs.
     fs::write(dir.path().join("f"), "").unwrap();
     let output = run_in(dir.path(), "echo ran", &["--upload=f:/proc/f", "--json"]);
     assert_eq!(output.status.code(), Some(125));
@@ -247,9 +247,9 @@ fn values_are_shown() {
 }
 
 /// A shell on a terminal, after its first prompt.
-fn shell(words: &[&str]) -> (Pty, Child) {
+fn shell(args: &[&str]) -> (Pty, Child) {
     let mut pty = Pty::new(37, 91);
-    let child = pty.run(&[&["shell"], words].concat());
+    let child = pty.run(&[&["shell"], args].concat());
     pty.wait_for("$ ");
     (pty, child)
 }
@@ -323,13 +323,13 @@ fn a_shell_runs_without_a_terminal() {
     );
 
     // Input that ends is the end of what reads it, also in the middle of a line.
-    for (words, input, seen) in [
+    for (args, input, seen) in [
         (&["shell"][..], "echo hel''lo\n", "hello\r\n"),
         (&["shell", "--", "cat"][..], "one\nhalf", "one\r\nhalf"),
         (&["shell"][..], "cat; echo o''ver\nhello\n", "over"),
     ] {
         let mut command = fumehood();
-        command.args(words);
+        command.args(args);
         let output = run_with_input(command, input.into());
         assert_eq!(output.status.code(), Some(0));
         assert!(text(&output.stdout).contains(seen), "{output:?}");

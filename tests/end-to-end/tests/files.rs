@@ -7,7 +7,7 @@ use std::time::Duration;
 use fumehood_end_to_end::{random_bytes, sandbox, sha256_hex, shell_ok};
 use fumehood_engine::{ChangeKind, ErrorKind, FileKind, Language, RunRequest, WriteOptions};
 
-/// What is in the home, but for the place of packages.
+/// Lists the home directory, except for the directory of packages.
 const LEFT: &str = "ls -A | grep -vx .local || true";
 
 #[tokio::test(flavor = "multi_thread")]

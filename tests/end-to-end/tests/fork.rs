@@ -122,7 +122,7 @@ async fn forking_a_busy_sandbox_fails_and_leaves_it_running() {
     drop(busy);
 }
 
-/// A program's end is told before its process is gone.
+/// The end of a program is reported before its process is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fork_right_after_a_program_succeeds() {
     let sandbox = engine()

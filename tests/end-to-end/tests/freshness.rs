@@ -145,7 +145,7 @@ async fn clocks_are_right() {
             "{language}: {reported} is not between {before} and {after}"
         );
     }
-    // It goes on at the right pace.
+    // It advances at the right pace.
     let code = "
 import time
 wall, steady = time.time(), time.monotonic()

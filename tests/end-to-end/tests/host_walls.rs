@@ -22,14 +22,14 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Somebody who runs the command.
+/// A user who runs the command.
 #[derive(Debug, Clone, Copy)]
 enum Who<'a> {
-    /// Who runs the tests.
+    /// The user who runs the tests.
     Us,
     /// An ordinary user, with programs and an image here; needs root.
     Nobody(&'a Path),
-    /// Root who may make no namespaces; needs root.
+    /// Root without the right to create namespaces; needs root.
     Bound,
 }
 
@@ -63,7 +63,7 @@ impl Who<'_> {
 
 const PROBE: &str = "fumehood-host-probe";
 
-/// A place of which `nobody` may read all, as he may none of ours: the image, and the programs.
+/// Makes a directory with the image and the programs that `nobody` may read; that user has no access to ours.
 fn directory_for_nobody() -> tempfile::TempDir {
     let place = copy_store();
     let _ = copy_programs(place.path());

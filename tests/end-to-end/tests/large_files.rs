@@ -8,7 +8,7 @@ use fumehood_end_to_end::{random_bytes, resident_mib, sandbox, sha256_hex, shell
 use fumehood_engine::WriteOptions;
 use sha2::{Digest, Sha256};
 
-/// What is in the home, but for the place of packages.
+/// Lists the home directory, except for the directory of packages.
 const LEFT: &str = "ls -A | grep -vx .local || true";
 
 /// Neither side holds it: 400 MB in a guest of 1 GiB, through a host that grows by a fraction of it.

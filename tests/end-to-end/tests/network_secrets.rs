@@ -78,7 +78,7 @@ fn a_secret_reaches_its_host_and_never_the_guest() {
     });
 }
 
-/// By each kind of program, which trusts the sandbox's own authority without being told to.
+/// From each kind of program, which trusts the sandbox's own authority by default.
 async fn assert_host_receives_secret(sandbox: &Sandbox, web: &WebServer, value: &str) {
     let placeholder = run_ok(sandbox, Language::Shell, "printf %s $API_TOKEN").await;
     assert!(placeholder.starts_with("fumehood-secret-"), "{placeholder}");

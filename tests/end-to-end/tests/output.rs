@@ -135,7 +135,7 @@ fn a_slow_reader_slows_the_program() {
     let mut stdout = child.stdout.take().unwrap();
     let mut first = [0; 1];
     stdout.read_exact(&mut first).unwrap();
-    // Nobody reads for three seconds: the program must feel them.
+    // No reads for three seconds: the program must wait as long.
     std::thread::sleep(Duration::from_secs(3));
     let mut rest = Vec::new();
     stdout.read_to_end(&mut rest).unwrap();

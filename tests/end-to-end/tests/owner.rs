@@ -82,7 +82,7 @@ fn ten_concurrent_programs_succeed() {
     }
 }
 
-/// A program that writes without end into a pipe that nobody reads.
+/// Starts a program that writes endlessly into a pipe that is not read.
 fn start_stuck() -> (Child, Vec<u32>) {
     let (mut child, qemus) = start_until_up("echo up; yes", 60);
     let unread = child.stdout.take().unwrap();
@@ -260,9 +260,9 @@ fn errors_of_qemu_are_quoted() {
     );
 }
 
-/// Before QEMU starts, a run spends under 10 ms of its own. The whole of a run whose "QEMU" ends at
-/// once holds that time and more. What else the machine does only adds to it: one run that was left
-/// alone shows it.
+/// Before QEMU starts, a run takes less than 10 ms. A whole run with a "QEMU" that exits at
+/// once takes that time and more. Other load of the machine only adds to it: one undisturbed run
+/// shows it.
 #[test]
 fn qemu_starts_without_delay() {
     const LIMIT: std::time::Duration = std::time::Duration::from_millis(15);

@@ -140,7 +140,7 @@ async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
         (&json!(0), &json!("exited"))
     );
 
-    // The key still names the run that was lost, and begins no other.
+    // The key still names the run that was lost, and starts no other.
     let reply = client
         .request_with_headers("POST", "/v1/runs", &[("idempotency-key", "k")], keyed)
         .await;

@@ -77,7 +77,7 @@ async fn a_busy_sandbox_is_not_saved_and_an_ended_one_reports_why() {
     let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
     let runs = format!("{at}/runs");
     client.json("POST", &runs, &python("x = 1"), 200).await;
-    // While something goes on in it, there is no saved state.
+    // A busy sandbox cannot be saved.
     let long = json!({ "argv": ["sleep", "60"], "detach": true });
     let long = client
         .json("POST", &format!("{at}/processes"), &long, 202)

@@ -11,7 +11,7 @@ use fumehood_end_to_end::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// A store of its own with the images of the real one, and no templates.
+/// A separate store with the images of the real one, and no templates.
 struct Store(tempfile::TempDir);
 
 impl Store {

@@ -234,7 +234,7 @@ async fn input_arrives_when_it_is_sent() {
                 transcript.err()
             );
 
-            // Once it has ended there is nobody to take more.
+            // Once the exec has ended, further input is rejected.
             assert_eq!(
                 input.write("more").await.unwrap_err().kind(),
                 ErrorKind::Lost
@@ -256,7 +256,7 @@ async fn input_arrives_when_it_is_sent() {
         );
     }
 
-    // Input that nobody asked for has nowhere to go.
+    // Input without a request for it is rejected.
     let bash = sandbox.context("shell", Language::Shell);
     let mut run = bash.run("echo up; sleep 100").unwrap();
     next_stdout(&mut run).await;
@@ -303,7 +303,7 @@ async fn variables_and_directories_apply_to_one_exec() {
             assert_eq!(run_ok(&context, code).await, format!("- {home}\n"));
         }
 
-        // The same for a program of its own.
+        // The same for one-shot code.
         let once = RunRequest::new(language, code)
             .env("A", "z")
             .cwd("a")
