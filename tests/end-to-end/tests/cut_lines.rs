@@ -219,6 +219,7 @@ fn a_key_runs_once_for_many_clients() {
     for n in 1..=2 {
         let mut client = agent.hello();
         client.say(&request);
+
         // It runs before the line breaks.
         let up = json!({"action": "exec", "language": "shell", "code": format!("until [ \"$(wc -l < left)\" = {n} ]; do sleep 0.05; done"), "op_id": 2, "timeout": 60});
         let (_, complete) = client.whole(&up);

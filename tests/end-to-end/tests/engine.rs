@@ -73,6 +73,7 @@ async fn dropping_a_run_ends_its_vm() {
     let qemus = fumehood_end_to_end::descendants(std::process::id());
     assert!(!qemus.is_empty());
     drop(run);
+
     // Other tests of this process have VMs too: at least one of these is gone.
     fumehood_end_to_end::wait_until("the end of a dropped run's VM", || {
         qemus.iter().any(|&pid| !fumehood_end_to_end::is_alive(pid))

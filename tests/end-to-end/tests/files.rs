@@ -32,6 +32,7 @@ async fn uploads_and_downloads_preserve_bytes() {
         files.read_range("data.bin", 5_000_001, 1).await.unwrap(),
         ""
     );
+
     // What a program writes comes down as it is.
     shell_ok(&sandbox, "printf 'a\\0\\377\\n' > made; chmod 600 made").await;
     assert_eq!(&files.read("made").await.unwrap()[..], b"a\0\xff\n");

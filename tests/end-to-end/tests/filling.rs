@@ -60,6 +60,7 @@ async fn a_full_memory_ends_only_the_program() {
 
     // Only that exec has the evidence.
     assert_eq!(run_in(&python, "1").await.outcome.evidence.oom_kills, None);
+
     // Everything at once.
     let mut runs = vec![
         sandbox
@@ -108,6 +109,7 @@ async fn a_full_disk_leaves_the_agent_working() {
             "{place} {}",
             transcript.err()
         );
+
         // While it is full, programs run, and writers get an error.
         assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n", "{place}");
         if place != "/dev/shm/x" {

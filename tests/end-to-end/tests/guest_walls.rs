@@ -68,6 +68,7 @@ async fn every_guest_wall_holds() {
     let written = Path::new(env!("CARGO_MANIFEST_DIR")).join(VERDICTS);
     let written: Vec<Value> = serde_json::from_slice(&std::fs::read(written).unwrap()).unwrap();
     assert_eq!(verdicts, written, "write them anew by `cargo xtask walls`");
+
     // Its attacks on the agent had no effect.
     assert_healthy(&sandbox).await;
 }
@@ -99,6 +100,7 @@ async fn assert_healthy(sandbox: &Sandbox) {
 async fn end_program(sandbox: &Sandbox, run: Run) {
     run.canceller().cancel();
     let ended_by = finish_run(run).await.outcome.ended_by;
+
     // If memory was exhausted, the kernel may have ended it.
     assert!(
         matches!(ended_by, EndedBy::Cancelled | EndedBy::OutOfMemory),

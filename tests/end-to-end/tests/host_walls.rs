@@ -79,6 +79,7 @@ fn verdicts(who: Who<'_>) -> Vec<Value> {
     let text = String::from_utf8_lossy(&output.stderr);
     let said = text.split_once("QEMU said: ").map(|(_, said)| said);
     let said = said.unwrap_or_else(|| panic!("the probe said nothing: {text}"));
+
     // The end of the console may follow.
     let mut values = serde_json::Deserializer::from_str(said).into_iter();
     values.next().unwrap().unwrap()
@@ -358,12 +359,14 @@ fn a_cgroup_limits_qemu_and_is_removed_at_the_next_start() {
 
     send(child.id(), Signal::KILL);
     child.wait().unwrap();
+
     // A process that has ended may still have threads that have not.
     let is_empty = |directory: &PathBuf| {
         let processes = std::fs::read_to_string(directory.join("cgroup.procs"));
         processes.is_ok_and(|processes| processes.is_empty())
     };
     wait_until("the end of QEMU", || own.iter().all(is_empty));
+
     // The next start sweeps.
     let (after, _) = json(Who::Us, &[]);
     assert_eq!(after["exit_code"], 127);

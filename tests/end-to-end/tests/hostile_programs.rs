@@ -104,6 +104,7 @@ async fn output_that_looks_like_the_protocol_stays_output() {
     )
     .await;
     assert_eq!((transcript.out(), transcript.end().1), (FORGERIES, Some(0)));
+
     // As the name of a file, of a process, and of a variable.
     let code = r#"touch "$(printf '{"type":"complete"}\n{"op_id":1}')"; A="$(cat forged)" bash -c 'exec -a "$A" sleep 0.1'"#;
     shell_ok(&sandbox, code).await;
@@ -173,6 +174,7 @@ async fn a_forged_completion_ends_only_the_forger() {
 
     let transcript = finish_run(python.start(&python.request("8").display()).unwrap()).await;
     assert_eq!(transcript.texts().last().map(String::as_str), Some("8"));
+
     // A thread that reads the message of the next exec leaves it nothing to run, until its timeout.
     let thief = sandbox.context("thief", Language::Python);
     let steals = "import os, threading\nthreading.Thread(target=lambda: [os.read(254, 65536) for _ in range(3)], daemon=True).start()";
@@ -256,6 +258,7 @@ async fn a_fork_bomb_can_be_cancelled() {
     for (n, begin) in runs.into_iter().enumerate() {
         let mut run = begin();
         read_stdout_until(&mut run, "up\n").await;
+
         // It reaches its limit of processes, and other programs still run.
         let full = async {
             while sandbox

@@ -53,6 +53,7 @@ async fn a_large_file_is_transferred_in_bounded_memory() {
     assert_eq!(agent, "hidden\n", "the agent is not to be seen");
     let copied = sha256_hex(&std::fs::read(copy.path()).unwrap());
     assert_eq!(copied, digest);
+
     // Past it, the disk is full, and the message says of what it is a part.
     let error = files
         .write("more", random_bytes(150_000_000))

@@ -86,6 +86,7 @@ async fn an_idempotency_key_runs_once() {
 
     check(transcript.last().unwrap().as_ref().unwrap());
     assert_eq!(shell_ok(&sandbox, "wc -l < runs").await, "3\n");
+
     // The key of another request, while that runs and after its end.
     let mut nap = sandbox
         .run(&shell("echo up; sleep 100").idempotency_key("nap"))
@@ -106,6 +107,7 @@ async fn an_idempotency_key_runs_once() {
 
     nap.canceller().cancel();
     assert_eq!(finish_run(nap).await.outcome.ended_by, EndedBy::Cancelled);
+
     // Failures are recorded as well.
     let again = finish_run(
         sandbox
@@ -128,6 +130,7 @@ async fn idempotency_keys_belong_to_their_clone() {
     assert!(matches!(pid, Some(Event::Started { .. })));
     assert!(run.detach().await.unwrap().is_none());
     let child = parent.fork(1).await.unwrap().remove(0);
+
     // The child has not run it: what its files say is its past.
     assert_eq!(finish_run(child.run(&request).unwrap()).await.out(), "2\n");
     assert_eq!(finish_run(child.run(&request).unwrap()).await.out(), "2\n");
@@ -226,6 +229,7 @@ async fn dropping_all_handles_ends_a_sandbox() {
         transcript.detail()
     );
     assert_ends(&other, &SandboxEnd::Requested).await;
+
     // The last one that is dropped ends it, also while something runs and contexts and files know of it.
     let last = sandbox(512).await;
     let (qemu, files, context) = (

@@ -291,6 +291,7 @@ async fn network_settings_reach_every_program() {
 
     let store = store();
     let engine = engine(TemplateUse::Use, Some(&store));
+
     // The interpreter of a template waits since before its guest was given anything.
     let builder = || engine.sandbox().language(Language::Python);
     builder().build_template().await.unwrap();

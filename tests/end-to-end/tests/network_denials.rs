@@ -273,6 +273,7 @@ report('host, seen', lambda: get('https://seen.test/', headers={'Host': 'read.te
     ] {
         events.denial(code, |_| true).await;
     }
+
     // Nothing that was denied arrived.
     let seen = web.seen().split_off(before);
     assert_eq!(seen.len(), 3, "{seen:?}");
@@ -432,6 +433,7 @@ async fn upload_limit_is_enforced() {
         .denial("bytes", |e| e.what == NetworkAction::End)
         .await;
     assert!(end.message.contains("`bytes_up`"), "{}", end.message);
+
     // Bytes that the gateway holds when the limit is reached may still be sent.
     let max = 2_000_000 + (1 << 18);
     assert!(

@@ -219,6 +219,7 @@ fn assert_all_ended(text: &str) {
         // A request is answered by a page, not only by the end of its connection.
         let is_request = line.starts_with("plain ") || line.starts_with("sealed ");
         assert!(!is_request || !line.ends_with(": []"), "{line}\n{text}");
+
         // A program that connected its socket gets the refusal at once.
         let is_refused = line.ends_with(": EHOSTUNREACH") || line.ends_with(": EACCES");
         assert!(is_refused || !line.starts_with("udp "), "{line}\n{text}");

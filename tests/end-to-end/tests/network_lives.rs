@@ -257,6 +257,7 @@ fn forks_and_checkpoints_have_separate_networks() {
 
         let checkpoint = parent.checkpoint().await.unwrap();
         let children = parent.fork(2).await.unwrap();
+
         // The parent's connections continue. Those of the others are reset, at once, also for threads that only wait.
         assert_eq!(
             output_of(&main, "print(says(b'goes on'), waited)").await,

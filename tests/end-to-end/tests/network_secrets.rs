@@ -112,6 +112,7 @@ print(len(sealed), b'nobody-else' + b'-may-have' not in base64.b64decode(sealed[
         .find_map(|line| line.strip_prefix("authorization: Basic "));
     let code = format!("echo {} | base64 -d | wc -c", basic.unwrap());
     let decoded = run_ok(sandbox, Language::Shell, &code).await;
+
     // "user:" and the value, and not the placeholder.
     assert_eq!(decoded.trim(), (5 + value.len()).to_string());
 
@@ -256,6 +257,7 @@ fn search(process_id: u32, needle: &[u8]) -> (u64, usize) {
             }
 
             looked += read as u64;
+
             // What lies across two pieces is seen in the second one.
             let overlap = if begin + (read as u64) < end {
                 needle.len() as u64

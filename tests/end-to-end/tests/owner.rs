@@ -86,6 +86,7 @@ fn ten_concurrent_programs_succeed() {
 fn start_stuck() -> (Child, Vec<u32>) {
     let (mut child, qemus) = start_until_up("echo up; yes", 60);
     let unread = child.stdout.take().unwrap();
+
     // More than a pipe holds: the command waits in a write.
     std::thread::sleep(std::time::Duration::from_secs(2));
     std::mem::forget(unread);
@@ -105,6 +106,7 @@ fn interrupts_are_handled_while_output_is_unread() {
 fn a_command_that_was_suspended_reports_the_right_outcome() {
     let (child, _) = start_until_up("echo up; sleep 2; echo end", 5);
     send(child.id(), Signal::STOP);
+
     // Longer than the timeout and all the time that a guest gets to end a program.
     std::thread::sleep(std::time::Duration::from_secs(20));
     send(child.id(), Signal::CONT);

@@ -393,6 +393,7 @@ fn index_credentials_stay_on_the_host() {
     in_private_netns("index_credentials_stay_on_the_host", || async {
         let mut environment = Environment::new();
         let index = environment.index(PYTHON_INDEX, "index");
+
         // me:open-sesame-1234
         let shown = "Basic bWU6b3Blbi1zZXNhbWUtMTIzNA==";
         let authority = CertificateAuthority::trusted();

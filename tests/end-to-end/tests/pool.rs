@@ -57,6 +57,7 @@ async fn requests_use_ready_vms_that_fit() {
     let engine = engine(1, 1, &[Language::Python]);
     wait_until_ready(&engine, (1, 1)).await;
     let python = |code: &str| RunRequest::new(Language::Python, code);
+
     // Other memory (of which no other test makes a template), another language: neither the hot nor the blank one fits.
     let memory = "assert 225 < int(open('/proc/meminfo').read().split()[1]) / 1024 < 251";
     let source = outcome(&engine, python(memory).memory_mib(251))

@@ -42,12 +42,15 @@ async fn a_run_is_returned_as_one_object_and_as_events() {
         (&json!("ended"), &json!("exited"))
     );
     assert!(run["timing"]["total_ms"].as_f64().unwrap() > 0.0);
+
+    // The run can be fetched again by its ID.
     let id = run["id"].as_str().unwrap();
     let again = client
         .json("GET", &format!("/v1/runs/{id}"), &Value::Null, 200)
         .await;
     assert_eq!(again, run);
 
+    // The same as events: numbered, from `run` to `ended`, with bytes that are no text in base64.
     let code = "printf 'a\\377'; printf '€' >&2; exit 3";
     let events = server
         .client()
@@ -78,6 +81,8 @@ async fn a_run_is_returned_as_one_object_and_as_events() {
             .any(|sent| sent.name == "stderr" && sent.data["text"] == "€")
     );
     assert_eq!(events[events.len() - 1].data["exit_code"], 3);
+
+    // Runs are listed in pages, the newest first, without their output.
     let listed = client
         .json("GET", "/v1/runs?state=ended&limit=1", &Value::Null, 200)
         .await;
@@ -206,6 +211,7 @@ async fn a_client_that_disconnects_cancels_only_its_run() {
     let path = format!("/v1/sandboxes/{}/runs", sandbox["id"].as_str().unwrap());
     let detached = json!({ "language": "shell", "code": "sleep 5; echo done", "detach": true });
     let detached = client.json("POST", &path, &detached, 202).await;
+
     // One whose caller waits for the end, and one whose caller follows.
     let mut waits = server.client().await;
     let (asked, long) = (path.clone(), shell("sleep 60"));

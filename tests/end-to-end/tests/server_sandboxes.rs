@@ -77,6 +77,7 @@ async fn a_busy_sandbox_is_not_saved_and_an_ended_one_reports_why() {
     let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
     let runs = format!("{at}/runs");
     client.json("POST", &runs, &python("x = 1"), 200).await;
+
     // A busy sandbox cannot be saved.
     let long = json!({ "argv": ["sleep", "60"], "detach": true });
     let long = client
@@ -355,6 +356,8 @@ async fn resources_of_another_key_do_not_exist() {
 
     let run = format!("/v1/runs/{}", run["id"].as_str().unwrap());
     let saved = saved["id"].as_str().unwrap();
+
+    // Neither another key nor a client of the Unix socket can access them.
     for client in [&mut other, &mut server.client().await] {
         for (method, path, body) in [
             ("GET", at.clone(), json!(null)),
@@ -385,6 +388,7 @@ async fn resources_of_another_key_do_not_exist() {
             assert_eq!(answer["error"]["kind"], "not_found");
         }
 
+        // Lists do not contain them either.
         for (path, name) in [
             ("runs", "runs"),
             ("sandboxes", "sandboxes"),

@@ -293,6 +293,7 @@ async fn the_end_of_an_interpreter_loses_the_state_and_reports_it() {
                 "{code}: {}",
                 transcript.detail()
             );
+
             // It is reported once, and the next run has a fresh interpreter.
             assert_eq!(run_ok(&context, asks).await, "False\n", "{code}");
             context.close().await.unwrap();
@@ -389,6 +390,7 @@ async fn a_cancelled_exec_leaves_the_state() {
         }
 
         assert_eq!(run_ok(context, asks).await, "5\n", "{code}");
+
         // A cancellation as early as possible.
         let run = context
             .start(&context.request(*code).timeout_s(120))
@@ -432,6 +434,7 @@ async fn execs_of_one_context_are_queued() {
     let sandbox = sandbox(512).await;
     let [python, javascript, bash] = &contexts(&sandbox);
     run_ok(python, "seen = []").await;
+
     // The first one waits for what another context does.
     let first = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\nseen.append(1)";
     let run = |code: &str| python.start(&python.request(code).timeout_s(120)).unwrap();
@@ -506,6 +509,7 @@ async fn closing_a_context_removes_it_and_dropping_a_run_ends_it() {
         assert_eq!(next_stdout(&mut run).await, "begun\n");
         let error = context.clone().close().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
+
         // Dropped, it is cancelled: the next one has its turn, long before the timeout, and the state.
         drop(run);
         let next = context.start(&context.request(asks)).unwrap();
@@ -516,6 +520,7 @@ async fn closing_a_context_removes_it_and_dropping_a_run_ends_it() {
         context.clone().close().await.unwrap();
         assert!(sandbox.processes().await.unwrap().is_empty());
         assert_eq!(run_ok(&context, asks).await, "False\n");
+
         // The name is free for another language.
         context.close().await.unwrap();
     }

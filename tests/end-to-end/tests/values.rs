@@ -60,6 +60,7 @@ Rich()";
     assert_eq!(value.get("image/png").unwrap(), "iVBORw==");
     assert_eq!(value.get("application/json").unwrap()["a"][0], 1);
     assert_eq!(value.types().count(), 4);
+
     // Unasked, nothing is shown; and what cannot be shown is the program's error.
     assert!(run_in(&python, "x").await.results.is_empty());
     let broken_repr =
@@ -73,6 +74,7 @@ Rich()";
         "{}",
         broken_repr.err()
     );
+
     // One of 6 MB comes whole, one of 20 MB as a part of its text.
     assert_eq!(
         run_displaying(&python, "'x' * 6_000_000").await.texts()[0].len(),
@@ -81,6 +83,7 @@ Rich()";
     let cut = run_displaying(&python, "'x' * 20_000_000").await;
     assert!(cut.texts()[0].len() <= 64 << 10, "{}", cut.texts()[0].len());
     assert!(!cut.err().is_empty());
+
     // Not only in contexts.
     let once = RunRequest::new(Language::Python, "6 * 7").display();
     assert_eq!(
@@ -125,6 +128,7 @@ async fn javascript_shows_values() {
         "{object:?}"
     );
     assert!(run_in(&javascript, "x").await.results.is_empty());
+
     // What a shell shows is what it prints.
     let bash = sandbox.context("s", Language::Shell);
     let transcript = run_displaying(&bash, "echo 1").await;
