@@ -2,7 +2,12 @@
 
 use std::process::Command;
 
+use clap::builder::PossibleValuesParser;
+
 use crate::{setup, shell};
+
+/// The parts of the benchmark, one a line; a test of the benchmark compares them with its own list.
+const PARTS: &str = include_str!("../../tests/performance/parts.txt");
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -11,7 +16,8 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 10)]
     rounds: u32,
 
-    /// Parts to measure, all unless given; an unknown one prints those that exist
+    /// Parts to measure; all if none is named
+    #[arg(value_parser = PossibleValuesParser::new(PARTS.lines()))]
     parts: Vec<String>,
 }
 

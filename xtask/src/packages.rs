@@ -79,6 +79,10 @@ const NEEDS: &[Need] = &[
         is_there: || program("setpriv") && program("unshare"),
     },
     Need {
+        package: "curl",
+        is_there: || program("curl"),
+    },
+    Need {
         package: "iproute2",
         is_there: || program("ip"),
     },

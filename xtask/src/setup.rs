@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use fumehood_image::{BuildOptions, Progress, Step, StepEnd, Store, prepare_kernel};
+use fumehood_image::{BuildOptions, Progress, Step, StepEnd, Store, prepare_inputs};
 
 use crate::packages;
 use crate::shell::{cargo, run};
@@ -137,7 +137,7 @@ fn build_image_parts() {
     let Ok(store) = Store::default_root().and_then(Store::open) else {
         return;
     };
-    let _ = prepare_kernel(&store, &BuildOptions::new(""), &mut Lines);
+    let _ = prepare_inputs(&store, &BuildOptions::new(""), &mut Lines);
 }
 
 /// Copies the static programs to where the command looks for them.

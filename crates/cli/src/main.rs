@@ -1,56 +1,53 @@
-//! The command `fumehood`: words in, engine calls, lines out.
+//! The command `fumehood`.
+//!
+//! The modules are listed from the top layer to the bottom: a module imports only modules listed after it.
 
-mod args;
-mod args_server;
 mod commands;
-mod complete;
-mod end;
-mod exit;
-mod feed;
-mod going;
-mod interrupts;
-mod json;
-mod local;
-mod network;
-mod output;
-mod packages;
-mod prompt;
-mod server;
-mod terminal;
+mod args;
 mod transfer;
+mod policy_file;
+mod outcome;
+mod io;
+mod exit_code;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Args, Command};
-use crate::exit::{BROKEN_PIPE, FAILURE};
+use crate::args::{CommandLine, Subcommand};
+use crate::exit_code::{BROKEN_PIPE, FAILURE};
+use crate::io::eprint_message;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
         Err(error) => {
-            // Help and version are no failure; a wrong option is one of fumehood's, not of a program.
+            // clap's own code 2 could be the program's; usage errors are failures of fumehood. `--help` and `--version`
+            // arrive here, too, and are none.
             let code = if error.use_stderr() { FAILURE } else { 0 };
             let _ = error.print();
             return ExitCode::from(code);
         }
     };
-    let result = log(&args.command).and_then(|()| run(args));
+
+    let result = init_log(&command_line.command).and_then(|()| run(command_line));
     result.unwrap_or_else(|error| {
-        let broken = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
-        if error.downcast_ref().is_some_and(broken) {
+        let is_broken_pipe = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+        if error.downcast_ref().is_some_and(is_broken_pipe) {
             return ExitCode::from(BROKEN_PIPE);
         }
-        commands::complain(&format!("{error:#}"));
+
+        eprint_message(&format!("{error:#}"));
         ExitCode::from(FAILURE)
     })
 }
 
-fn log(command: &Command) -> anyhow::Result<()> {
-    if let Command::Serve(serve) = command {
-        return commands::serve::log(serve.log_json);
+/// Installs the log on standard error. The server has its own default filter and format.
+fn init_log(command: &Subcommand) -> anyhow::Result<()> {
+    if let Subcommand::Serve(serve) = command {
+        return commands::serve::init_log(serve.log_json);
     }
+
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("FUMEHOOD_LOG"))
         .with_writer(std::io::stderr)
@@ -58,21 +55,23 @@ fn log(command: &Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run(args: Args) -> anyhow::Result<ExitCode> {
-    match args.command {
-        Command::Run(run) => commands::run::run(&run, &args.host),
-        Command::Shell(shell) => commands::shell::run(&shell, &args.host),
-        Command::Repl(repl) => commands::repl::run(&repl, &args.host),
-        Command::Doctor => commands::doctor::run(&args.host),
-        Command::Image(image) => commands::image::run(image, &args.host),
-        Command::Template(template) => commands::template::run(&template, &args.host),
-        Command::Layer(layer) => commands::layer::run(&layer, &args.host),
-        Command::Agent(agent) => commands::agent::run(&agent, &args.host),
-        Command::Policy(policy) => commands::policy::run(&policy),
-        Command::Serve(serve) => commands::serve::run(&serve, &args.host),
-        Command::Mcp(mcp) => commands::mcp::run(&mcp, &args.host),
-        Command::Keys(keys) => commands::keys::run(&keys),
-        Command::Completions { shell } => commands::generate::completions(shell),
-        Command::Man => commands::generate::man(),
+fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
+    let host = &command_line.host;
+
+    match command_line.command {
+        Subcommand::Run(args) => commands::run::run(&args, host),
+        Subcommand::Shell(args) => commands::shell::run(&args, host),
+        Subcommand::Repl(args) => commands::repl::run(&args, host),
+        Subcommand::Doctor => commands::doctor::run(host),
+        Subcommand::Image(args) => commands::image::run(args, host),
+        Subcommand::Template(args) => commands::template::run(&args, host),
+        Subcommand::Layer(args) => commands::layer::run(&args, host),
+        Subcommand::Agent(args) => commands::agent::run(&args, host),
+        Subcommand::Policy(args) => commands::policy::run(&args),
+        Subcommand::Serve(args) => commands::serve::run(&args, host),
+        Subcommand::Mcp(args) => commands::mcp::run(&args, host),
+        Subcommand::Keys(args) => commands::keys::run(&args),
+        Subcommand::Completions { shell } => commands::generate::print_completions(shell),
+        Subcommand::Man => commands::generate::print_man_page(),
     }
 }

@@ -1,14 +1,14 @@
-# Installs packages below the directory of the second word, for the language of the first, and prints which ones are
-# there then, as JSON. What goes wrong is on standard error, in the tool's own words.
+# install.sh LANGUAGE DIRECTORY SPEC...: installs packages below DIRECTORY, and prints the list of installed packages as
+# JSON. Errors of the package manager go to standard error.
 language=$1 tree=$2
 shift 2
-# Requests are seen by the gateway, which the guest trusts as it does the host's own authorities.
+# The gateway decrypts requests; the guest trusts its authority like those of the host.
 export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 export NODE_EXTRA_CA_CERTS=$SSL_CERT_FILE UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1
 if [[ $language == python ]]; then
     to=$tree$(python3 -c 'import site; print(site.getusersitepackages())') || exit
     uv() { command uv pip "$1" --quiet --no-progress --no-cache --target "$to" "${@:2}"; }
-    # Wheels first; a package that has none is built here, where that is possible at all.
+    # Try wheels first; build packages that have none, if possible.
     if ! said=$(uv install --no-build -- "$@" 2>&1); then
         case $said in
             *--no-build* | *"building from source is disabled"*) uv install -- "$@" >&2 || exit ;;

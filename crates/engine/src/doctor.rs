@@ -1,39 +1,41 @@
-//! Looks at this host and says what is, what it means, and how to mend it.
+//! Checks this host: status, impact and how to fix problems.
 
+use std::path::Path;
 use std::process::Command;
 
 use fumehood_qemu::Launcher;
 use rustix::fs::Access;
 
-use crate::accelerator::{Accelerator, Chosen, choose};
-use crate::admission::available_mib;
-use crate::config::{Config, Qemu};
-use crate::engine::open_store;
+use crate::config::{Config, Qemu, image_error, open_store};
 use crate::error::Error;
-use crate::isolation::{Isolation, IsolationLayer, RequiredIsolation};
-use crate::walls::setting;
+use crate::host::{
+    Accelerator, Isolation, IsolationLayer, RequiredIsolation, SelectedAccelerator,
+    select_accelerator,
+};
+use crate::provision::available_mib;
+use crate::vm::launch_config;
 
-/// How well something is.
+/// The status of one subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Health {
-    /// As it should be.
+    /// Fully functional.
     Good,
-    /// It works, with less.
+    /// Functional, with restrictions.
     Reduced,
-    /// Nothing runs until it is mended.
+    /// Nothing runs until it is fixed.
     Bad,
 }
 
-/// What was found about one subject.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What was looked at.
+    /// The subject of the check.
     pub subject: &'static str,
-    /// How well it is.
+    /// Its status.
     pub health: Health,
-    /// What is, and what it means.
+    /// What was found, and its impact.
     pub what: String,
-    /// How to mend or better it; empty where there is nothing to do.
+    /// How to fix or improve it; empty if there is nothing to do.
     pub fix: String,
 }
 
@@ -53,213 +55,196 @@ impl Finding {
     }
 }
 
-/// Memory below which ten default VMs at once would not fit, in MiB.
+/// Available memory below which ten default VMs do not fit at the same time, in MiB.
 const COMFORTABLE_MIB: u64 = 2048;
 
-/// Disk that a first build needs beside what is cached, in MiB: kernel sources and objects are most of it.
+/// Disk space that a first build needs besides its result, in MiB: mostly kernel sources and objects.
 const BUILD_MIB: u64 = 4096;
 
-/// All findings, in the order in which a first run would meet them. Takes well under a second.
+/// Runs all checks, in the order in which a first run needs their subjects. This takes well under a second.
 #[must_use]
 pub fn examine(config: &Config) -> Vec<Finding> {
-    let chosen = choose(config.accelerator);
+    let selected = select_accelerator(config.accelerator);
     vec![
-        qemu(config),
-        accelerator(&chosen),
-        image(config),
-        permissions(config),
-        walls(config, &chosen),
-        memory(),
-        disk(config),
+        check_qemu(config),
+        check_accelerator(&selected),
+        check_image(config),
+        check_permissions(config),
+        check_isolation(config, &selected),
+        check_memory(),
+        check_disk(config),
     ]
 }
 
-fn qemu(config: &Config) -> Finding {
+fn check_qemu(config: &Config) -> Finding {
     const SUBJECT: &str = "QEMU";
     let qemu = match Qemu::find(config) {
         Ok(qemu) => qemu,
         Err(error) => {
-            return Finding::new(
-                SUBJECT,
-                Health::Bad,
-                error.to_string(),
-                "apt-get install qemu-system-x86",
-            );
+            let fix = "apt-get install qemu-system-x86";
+            return Finding::new(SUBJECT, Health::Bad, error.to_string(), fix);
         }
     };
+
+    let program = qemu.program.display();
     let output = Command::new(&qemu.program).arg("--version").output();
     let text = output
         .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
         .unwrap_or_default();
+
     match text.lines().next() {
-        Some(version) => Finding::new(
+        Some(version) => Finding::new(SUBJECT, Health::Good, format!("{program} ({version})"), ""),
+        None => {
+            let what = format!("`{program} --version` failed; the binary cannot be executed");
+            let fix = "apt-get install --reinstall qemu-system-x86";
+            Finding::new(SUBJECT, Health::Bad, what, fix)
+        }
+    }
+}
+
+fn check_accelerator(selected: &Result<SelectedAccelerator, Error>) -> Finding {
+    const SUBJECT: &str = "accelerator";
+    match selected {
+        Ok(selected) if selected.accelerator == Accelerator::Kvm => Finding::new(
             SUBJECT,
             Health::Good,
-            format!("{} ({version})", qemu.program.display()),
+            format!("kvm: {}", selected.reason),
             "",
         ),
-        None => Finding::new(
-            SUBJECT,
-            Health::Bad,
-            format!(
-                "{} does not tell its version: it cannot be run",
-                qemu.program.display()
-            ),
-            "apt-get install --reinstall qemu-system-x86",
-        ),
-    }
-}
-
-fn accelerator(chosen: &Result<Chosen, Error>) -> Finding {
-    const SUBJECT: &str = "accelerator";
-    match chosen {
-        Ok(chosen) if chosen.accelerator == Accelerator::Kvm => {
-            Finding::new(SUBJECT, Health::Good, format!("kvm: {}", chosen.reason), "")
-        }
-        Ok(chosen) => Finding::new(
-            SUBJECT,
-            Health::Reduced,
-            format!(
-                "tcg: {}; everything works, CPU-bound code runs about 13 times slower than here",
-                chosen.reason
-            ),
-            "on a machine whose CPU offers vmx or svm, with the right to open /dev/kvm, KVM is taken by itself",
-        ),
-        Err(error) => Finding::new(
-            SUBJECT,
-            Health::Bad,
-            error.to_string(),
-            "use --accelerator auto",
-        ),
-    }
-}
-
-fn image(config: &Config) -> Finding {
-    const SUBJECT: &str = "image";
-    match open_store(config).and_then(|store| {
-        store
-            .image(&config.image)
-            .map_err(crate::engine::image_error)
-    }) {
-        Ok(image) => {
+        Ok(selected) => {
             let what = format!(
-                "`{}` {} in {}",
-                image.name(),
-                short(image.id()),
-                image.directory().display()
+                "tcg: {}; everything works, CPU-bound code runs about 13 times slower than on the host",
+                selected.reason
             );
+            let fix = "on a machine whose CPU has vmx or svm, and with access to /dev/kvm, KVM is used automatically";
+            Finding::new(SUBJECT, Health::Reduced, what, fix)
+        }
+        Err(error) => {
+            let fix = "use --accelerator auto";
+            Finding::new(SUBJECT, Health::Bad, error.to_string(), fix)
+        }
+    }
+}
+
+fn check_image(config: &Config) -> Finding {
+    const SUBJECT: &str = "image";
+    let image =
+        open_store(config).and_then(|store| store.image(&config.image).map_err(image_error));
+    match image {
+        Ok(image) => {
+            let id = image.id();
+            let short_id = id.get(..12).unwrap_or(id);
+            let directory = image.directory().display();
+            let what = format!("`{}` {short_id} in {directory}", image.name());
             Finding::new(SUBJECT, Health::Good, what, "")
         }
-        Err(error) => Finding::new(
-            SUBJECT,
-            Health::Bad,
-            error.to_string(),
-            "fumehood image build",
-        ),
+        Err(error) => {
+            let fix = "fumehood image build";
+            Finding::new(SUBJECT, Health::Bad, error.to_string(), fix)
+        }
     }
 }
 
-fn short(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
-}
-
-/// Puts the walls up around a QEMU that does nothing, as they would be around a VM's.
-fn walls(config: &Config, chosen: &Result<Chosen, Error>) -> Finding {
-    const SUBJECT: &str = "walls around QEMU";
+/// Isolates a QEMU that does nothing, in the same way as that of a VM.
+fn check_isolation(config: &Config, selected: &Result<SelectedAccelerator, Error>) -> Finding {
+    const SUBJECT: &str = "isolation of QEMU";
     const ALWAYS: &str = "no capabilities, no new privileges, filtered system calls, limits";
-    let accelerator = chosen.as_ref();
-    let accelerator = accelerator.map_or(Accelerator::Tcg, |chosen| chosen.accelerator);
-    let any = Config {
+
+    // Report missing layers even if the configuration requires all of them.
+    let accelerator = selected.as_ref().map(|selected| selected.accelerator);
+    let accelerator = accelerator.unwrap_or(Accelerator::Tcg);
+    let config = Config {
         require_isolation: RequiredIsolation::Any,
         ..config.clone()
     };
-    let setting = Qemu::find(config)
-        .and_then(|qemu| setting(&any, &qemu, accelerator, open_store(config)?.root()));
-    let tried = setting.map_err(|e| e.to_string());
-    let tried = tried.and_then(|setting| Launcher::try_walls(setting).map_err(|e| e.to_string()));
-    let missing = match tried {
+
+    let launch_config = Qemu::find(&config).and_then(|qemu| {
+        let store = open_store(&config)?;
+        launch_config(&config, &qemu, accelerator, store.root())
+    });
+
+    let missing = launch_config
+        .map_err(|e| e.to_string())
+        .and_then(|config| Launcher::probe_isolation(config).map_err(|e| e.to_string()));
+
+    let missing = match missing {
         Ok(missing) => missing,
         Err(why) => return Finding::new(SUBJECT, Health::Bad, why, "fumehood image build"),
     };
+
     if missing.is_empty() {
         let what =
             format!("isolation full: own user, namespaces, root, cgroup, Landlock; {ALWAYS}");
         return Finding::new(SUBJECT, Health::Good, what, "");
     }
-    let walls: Vec<_> = missing
+
+    let layers: Vec<_> = missing
         .iter()
-        .map(|(wall, _)| IsolationLayer::from(*wall))
+        .map(|(layer, _)| IsolationLayer::from(*layer))
         .collect();
-    let whys: Vec<_> = missing.iter().map(|(_, why)| why.as_str()).collect();
-    let isolation = Isolation::Reduced(walls.clone());
-    let what = format!("isolation {isolation} ({}); {ALWAYS}", whys.join("; "));
-    let fixes: Vec<_> = walls
+
+    let reasons: Vec<_> = missing.iter().map(|(_, why)| why.as_str()).collect();
+    let fixes: Vec<_> = layers
         .iter()
-        .map(|wall| format!("{wall}: {}", wall.fix()))
+        .map(|layer| format!("{layer}: {}", layer.fix()))
         .collect();
+
+    let isolation = Isolation::Reduced(layers);
+    let what = format!("isolation {isolation} ({}); {ALWAYS}", reasons.join("; "));
+
     Finding::new(SUBJECT, Health::Reduced, what, fixes.join("; "))
 }
 
-/// What this user may do with what a run needs.
-fn permissions(config: &Config) -> Finding {
+/// Checks the permissions of this user for the store.
+fn check_permissions(config: &Config) -> Finding {
     const SUBJECT: &str = "permissions";
     let Ok(store) = open_store(config) else {
         return Finding::new(SUBJECT, Health::Bad, "no store", "set FUMEHOOD_HOME");
     };
-    let root = store.root();
-    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(root);
-    let may = |access| rustix::fs::access(existing, access).is_ok();
-    if !may(Access::READ_OK | Access::EXEC_OK) {
-        let what = format!("{} may not be read by this user", existing.display());
-        return Finding::new(
-            SUBJECT,
-            Health::Bad,
-            what,
-            "let this user read it, or set FUMEHOOD_HOME",
-        );
+
+    // The store may not exist yet: check the directory that it will be created in.
+    let existing = existing_ancestor(store.root());
+    let shown = existing.display();
+    let is_allowed = |access| rustix::fs::access(existing, access).is_ok();
+
+    if !is_allowed(Access::READ_OK | Access::EXEC_OK) {
+        let what = format!("this user cannot read {shown}");
+        let fix = "allow this user to read it, or set FUMEHOOD_HOME";
+        return Finding::new(SUBJECT, Health::Bad, what, fix);
     }
-    if !may(Access::WRITE_OK) {
-        let what = format!(
-            "images can be run and not built: {} is another user's",
-            existing.display()
-        );
-        return Finding::new(
-            SUBJECT,
-            Health::Reduced,
-            what,
-            "set FUMEHOOD_HOME to build images of your own",
-        );
+
+    if !is_allowed(Access::WRITE_OK) {
+        let what = format!("this user can run images but not build them: {shown} is not writable");
+        let fix = "set FUMEHOOD_HOME to build your own images";
+        return Finding::new(SUBJECT, Health::Reduced, what, fix);
     }
-    let who = if rustix::process::geteuid().is_root() {
+
+    let user = if rustix::process::geteuid().is_root() {
         "root"
     } else {
         "an ordinary user"
     };
-    Finding::new(
-        SUBJECT,
-        Health::Good,
-        format!("{who}, who may build and run images"),
-        "",
-    )
+
+    let what = format!("{user}, with permission to build and run images");
+    Finding::new(SUBJECT, Health::Good, what, "")
 }
 
-fn memory() -> Finding {
+fn check_memory() -> Finding {
     const SUBJECT: &str = "memory";
     match available_mib() {
         Some(mib) if mib >= COMFORTABLE_MIB => {
             Finding::new(SUBJECT, Health::Good, format!("{mib} MiB available"), "")
         }
-        Some(mib) => Finding::new(
-            SUBJECT,
-            Health::Reduced,
-            format!("{mib} MiB available: few VMs fit at once, further ones wait"),
-            "end other programs, or give VMs less with -m",
-        ),
-        None => Finding::new(SUBJECT, Health::Reduced, "/proc/meminfo cannot be read", ""),
+        Some(mib) => {
+            let what = format!("{mib} MiB available: few VMs fit at once, further ones wait");
+            let fix = "end other programs, or give VMs less memory with -m";
+            Finding::new(SUBJECT, Health::Reduced, what, fix)
+        }
+        None => Finding::new(SUBJECT, Health::Reduced, "cannot read /proc/meminfo", ""),
     }
 }
 
-fn disk(config: &Config) -> Finding {
+fn check_disk(config: &Config) -> Finding {
     const SUBJECT: &str = "disk";
     let root = match open_store(config) {
         Ok(store) => store.root().to_path_buf(),
@@ -267,30 +252,31 @@ fn disk(config: &Config) -> Finding {
             return Finding::new(SUBJECT, Health::Bad, error.to_string(), "set FUMEHOOD_HOME");
         }
     };
-    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(&root);
-    match rustix::fs::statvfs(existing) {
-        Ok(stat) => {
-            let mib = stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024);
-            let what = format!("{mib} MiB free for {}", root.display());
-            if mib >= BUILD_MIB {
-                Finding::new(SUBJECT, Health::Good, what, "")
-            } else {
-                let what = format!("{what}: a first image build needs {BUILD_MIB}");
-                Finding::new(
-                    SUBJECT,
-                    Health::Reduced,
-                    what,
-                    "free some, or set FUMEHOOD_HOME to a larger disk",
-                )
-            }
+
+    let shown = root.display();
+    let stat = match rustix::fs::statvfs(existing_ancestor(&root)) {
+        Ok(stat) => stat,
+        Err(error) => {
+            let what = format!("{shown}: {error}");
+            return Finding::new(SUBJECT, Health::Bad, what, "set FUMEHOOD_HOME");
         }
-        Err(error) => Finding::new(
-            SUBJECT,
-            Health::Bad,
-            format!("{} : {error}", root.display()),
-            "set FUMEHOOD_HOME",
-        ),
+    };
+
+    // Only the space for unprivileged users counts.
+    let mib = stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024);
+    if mib >= BUILD_MIB {
+        let what = format!("{mib} MiB free for {shown}");
+        return Finding::new(SUBJECT, Health::Good, what, "");
     }
+
+    let what = format!("{mib} MiB free for {shown}; a first image build needs {BUILD_MIB} MiB");
+    let fix = "free disk space, or set FUMEHOOD_HOME to a larger disk";
+
+    Finding::new(SUBJECT, Health::Reduced, what, fix)
+}
+
+fn existing_ancestor(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(path)
 }
 
 #[cfg(test)]
@@ -298,19 +284,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_said_with_its_mend() {
+    fn problems_are_reported_with_their_fix() {
         let empty = std::env::temp_dir().join("fumehood-no-such-store");
         let config = Config {
             qemu: Some("/nonexistent/qemu".into()),
             store: Some(empty),
             ..Config::default()
         };
+
         let findings = examine(&config);
         for subject in ["QEMU", "image"] {
             let finding = findings.iter().find(|f| f.subject == subject).unwrap();
             assert_eq!(finding.health, Health::Bad);
             assert!(!finding.fix.is_empty());
         }
+
         assert!(findings.iter().all(|f| !f.what.is_empty()));
     }
 }

@@ -1,360 +1,305 @@
 use std::io::Write;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fumehood_image::Store;
-use fumehood_protocol::{EndedBy, Evidence, Language, Limits, StreamSummary};
+use fumehood_protocol::{Language, Limits};
 use tokio::task::JoinHandle;
 
-use crate::accelerator::{Accelerator, choose};
-use crate::admission::Capacity;
-use crate::agent_line::AgentConnection;
-use crate::begun::{Begun, Owner};
-use crate::builder::{Kind, SandboxBuilder};
-use crate::checkpoint::Checkpoint;
-use crate::config::{Config, Qemu, TemplateUse};
-use crate::ending::CANCELLED;
+use crate::agent::GuestInit;
+use crate::agent_connection::AgentConnection;
+use crate::config::{Config, Qemu, TemplateUse, image_error, open_store};
 use crate::error::{Error, ErrorKind};
-use crate::greeting::Brought;
-use crate::host::{ANY_LANGUAGE, Host, VmStats};
-use crate::keeper::keep;
-use crate::launch::Kit;
-use crate::machine::Shape;
-use crate::network::Prepared;
-use crate::package_layer::Wanted;
-use crate::package_step::Told;
-use crate::run::{Event, Outcome, Run, RunEnd, RunRequest, Timing, VmOrigin};
-use crate::sandbox::{Sandbox, Times};
-use crate::template::{Templates, Which};
-use crate::uplink::{Served, Uplink};
-use crate::walls::setting;
+use crate::host::{Accelerator, select_accelerator};
+use crate::layers::PackageLayers;
+use crate::network::{ActiveNetwork, PreparedNetwork, Uplink};
+use crate::packages::ProgressCallback;
+use crate::provision::{ANY_LANGUAGE, Capacity, PoolStatus, Provisioner, VmStats, replenish};
+use crate::run::{
+    Event, NetworkEventForwarder, OutcomeBuilder, Run, RunDriver, RunEnd, RunRequest, VmOwner,
+};
+use crate::sandbox::{Checkpoint, OneShotRun, Sandbox, SandboxTimeouts};
+use crate::snapshot::{TemplateSpec, Templates};
+use crate::vm::{Shape, VmFactory, launch_config};
 
-/// This host, ready to run code. Cheap to clone; with the last clone, what is kept ready ends, and what
-/// goes on in the background. Sandboxes and runs live on by themselves.
+/// The engine of this host: starts VMs and runs code in them.
+///
+/// Cheap to clone. When the last clone is dropped, the pool and background work end; sandboxes and runs continue.
 #[derive(Debug, Clone)]
 pub struct Engine(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    host: Arc<Host>,
+    provisioner: Arc<Provisioner>,
     accelerator_reason: String,
-    /// Builds templates and fills the pool; begun in the first runtime that is seen.
-    keeper: OnceLock<JoinHandle<()>>,
+    /// Builds templates and fills the pool; started in the first tokio runtime that uses the engine.
+    replenisher: OnceLock<JoinHandle<()>>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(keeper) = self.keeper.get() {
-            keeper.abort();
+        if let Some(replenisher) = self.replenisher.get() {
+            replenisher.abort();
         }
-        self.host.idle.clear();
+        self.provisioner.pool.clear();
     }
 }
 
 impl Engine {
-    /// Finds QEMU and the image, chooses the accelerator. Takes a few milliseconds; VMs are started
-    /// only where a [`Pool`](crate::Pool) is to be kept, in the background: call it inside a tokio
-    /// runtime then.
+    /// Finds QEMU and the image, and selects the accelerator. This takes a few milliseconds. VMs are started in the
+    /// background if the configuration has a [`Pool`](crate::Pool): call this inside a tokio runtime then.
     ///
     /// # Errors
-    /// [`ErrorKind::Missing`] and [`ErrorKind::Damaged`] with the command that mends it;
-    /// [`ErrorKind::Host`] when this host does not permit something.
+    /// Returns [`ErrorKind::Missing`] or [`ErrorKind::Damaged`] with the command that fixes it, and
+    /// [`ErrorKind::Host`] if this host does not permit something.
     pub fn start(config: Config) -> Result<Self, Error> {
         config.check()?;
         let qemu = Qemu::find(&config)?;
         let store = open_store(&config)?;
         let image = store.image(&config.image).map_err(image_error)?;
-        let chosen = choose(config.accelerator)?;
-        let setting = setting(&config, &qemu, chosen.accelerator, store.root())?;
-        let kit = Kit::new(setting, chosen.accelerator, image, &config.limits)?;
-        let templates = Templates::new(&store, &qemu, &kit)?;
+
+        // Everything that does not depend on a request is found once, here.
+        let selected = select_accelerator(config.accelerator)?;
+        let accelerator = selected.accelerator;
+        let launch_config = launch_config(&config, &qemu, accelerator, store.root())?;
+        let factory = VmFactory::new(launch_config, accelerator, image, &config.limits)?;
+        let templates = Templates::new(&store, &qemu, &factory)?;
+
+        let provisioner = Provisioner::new(config, factory, accelerator, templates, store.layers());
         let engine = Self(Arc::new(Inner {
-            host: Arc::new(Host::new(
-                config,
-                kit,
-                chosen.accelerator,
-                templates,
-                store.layers(),
-            )),
-            accelerator_reason: chosen.reason,
-            keeper: OnceLock::new(),
+            provisioner: Arc::new(provisioner),
+            accelerator_reason: selected.reason,
+            replenisher: OnceLock::new(),
         }));
-        engine.keep();
+        engine.start_replenisher();
+
         Ok(engine)
     }
 
-    /// Begins what goes on in the background, if something is to and nothing does.
-    fn keep(&self) {
-        let host = &self.0.host;
-        let idle =
-            host.config.templates != TemplateUse::UseAndBuild && !host.config.pool.is_wanted();
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+    pub(crate) fn provisioner(&self) -> &Arc<Provisioner> {
+        &self.0.provisioner
+    }
+
+    /// Starts the background task if the configuration needs one and it does not run yet.
+    fn start_replenisher(&self) {
+        let provisioner = &self.0.provisioner;
+        let config = &provisioner.config;
+        let is_needed = config.templates == TemplateUse::UseAndBuild || config.pool.is_enabled();
+
+        if !is_needed {
             return;
-        };
-        if !idle {
-            self.0
-                .keeper
-                .get_or_init(|| runtime.spawn(keep(host.clone())));
+        }
+
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let start = || runtime.spawn(replenish(provisioner.clone()));
+            self.0.replenisher.get_or_init(start);
         }
     }
 
-    /// What executes guests' instructions here.
+    /// Returns the accelerator that executes the guests' instructions.
     #[must_use]
     pub fn accelerator(&self) -> Accelerator {
-        self.0.host.accelerator
+        self.0.provisioner.accelerator
     }
 
-    /// Why it is that one, for a person.
+    /// Returns why this accelerator was selected, as a phrase for people.
     #[must_use]
     pub fn accelerator_reason(&self) -> &str {
         &self.0.accelerator_reason
     }
 
-    /// How often VMs came from where.
+    /// Returns how often VMs came from which origin.
     #[must_use]
     pub fn vm_stats(&self) -> VmStats {
-        self.0.host.counters.read()
+        self.0.provisioner.counters.read()
     }
 
-    /// Its room for VMs, and who waits for it.
+    /// Returns the engine's capacity for VMs, and the length of its queue.
     #[must_use]
     pub fn capacity(&self) -> Capacity {
-        self.0.host.admission.capacity()
+        self.0.provisioner.admission.capacity()
     }
 
-    /// The image that guests run: its id.
+    /// Returns the id of the image that guests run.
     #[must_use]
     pub fn image_id(&self) -> String {
-        self.0.host.kit.image().id().to_string()
+        self.0.provisioner.factory.image().id().to_string()
     }
 
-    /// What requests may ask for at most.
+    /// Returns the limits of requests.
     #[must_use]
     pub fn limits(&self) -> &Limits {
-        &self.0.host.config.limits
+        &self.0.provisioner.config.limits
     }
 
-    /// Hot VMs and waiting QEMU processes that are ready now.
+    /// Returns how many hot VMs and standby processes are ready now.
     #[must_use]
-    pub fn ready(&self) -> (usize, usize) {
-        let (hot, blank) = self.0.host.idle.count();
-        (hot.values().sum(), blank)
+    pub fn pool_status(&self) -> PoolStatus {
+        self.0.provisioner.pool.status()
     }
 
-    /// Runs one program in a fresh VM. The request is checked at once; the VM is started while the
-    /// caller goes on. Must be called inside a tokio runtime.
+    /// Runs one program in a fresh VM. The request is validated at once; the VM is started in the background. Must be
+    /// called inside a tokio runtime.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`]: what is wrong, what the limit is.
+    /// Returns [`ErrorKind::Invalid`] with the value and its limit, and [`ErrorKind::Host`] if a file to upload cannot
+    /// be read.
     pub fn run(&self, request: RunRequest) -> Result<Run, Error> {
-        self.keep();
-        let host = self.0.host.clone();
-        let (exec, timeout) = request.check(&host.config.limits)?;
-        let prepared = request.prepared()?;
-        let mut which = Which {
+        self.start_replenisher();
+        let provisioner = self.0.provisioner.clone();
+        let limits = provisioner.config.limits;
+        let (exec, timeout) = request.check(&limits)?;
+        let network = request.prepared()?;
+        let packages = request.packages.set(request.language, &limits)?;
+        let mut spec = TemplateSpec {
             language: request.language,
             shape: Shape {
-                network: prepared.is_some(),
+                network: network.is_some(),
                 ..Shape::plain(request.memory())
             },
         };
-        let brought = prepared.as_ref().map_or(Brought::NONE, Prepared::brought);
-        let asked = &request.packages;
-        let set = asked.set(request.language, &host.config.limits)?;
-        let anew = asked.anew;
+
+        let init = network
+            .as_ref()
+            .map_or(GuestInit::NONE, PreparedNetwork::init);
+
         Ok(Run::drive(move |events, mut controls| async move {
-            let start = Instant::now();
-            let told = events.clone();
-            let wanted = set.map(|set| {
-                Wanted::new(
-                    set,
-                    anew,
-                    Told::by(move |step| {
-                        let _ = told.try_send(Event::Packages(step));
-                    }),
-                )
+            let outcome = OutcomeBuilder::new(provisioner.accelerator);
+
+            // Acquire a VM with the packages, unless the caller cancels meanwhile.
+            let acquire = async {
+                if let Some(set) = packages {
+                    let events = events.clone();
+                    let progress = ProgressCallback::by(move |step| {
+                        let _ = events.try_send(Event::Packages(step));
+                    });
+                    let layers = PackageLayers::new(set, request.packages.force, progress);
+                    layers.ensure(&provisioner, &mut spec).await?;
+                }
+
+                provisioner.acquire(&spec, &init).await
+            };
+
+            let acquired = tokio::select! {
+                acquired = acquire => acquired?,
+                () = controls.cancelled() => return Ok(RunEnd::Outcome(Box::new(outcome.finish()))),
+            };
+
+            let outcome = outcome
+                .vm(acquired.source, acquired.vm.isolation())
+                .acquired(acquired.queue, acquired.vm.start);
+
+            let _ = events.try_send(Event::Ready {
+                source: acquired.source,
             });
-            let fresh = async {
-                if let Some(wanted) = wanted {
-                    wanted.into_shape(&host, &mut which).await?;
-                }
-                host.acquire(&which, &brought).await
-            };
-            let fresh = tokio::select! {
-                fresh = fresh => fresh?,
-                () = controls.cancelled() => {
-                    return Ok(RunEnd::Outcome(Box::new(never_started(&host, start))));
-                }
-            };
-            let (source, accelerator) = (fresh.source, host.accelerator);
-            let _ = events.try_send(Event::Ready { source });
-            let limits = &host.config.limits;
-            let uplink = fresh.network.map(|cable| Uplink::begin(cable, prepared));
+
+            // Files need a sandbox around the VM.
+            if !request.transfers.is_empty() {
+                let sandbox =
+                    Sandbox::new(provisioner, acquired, network, SandboxTimeouts::default())?;
+                let run = OneShotRun {
+                    exec,
+                    timeout,
+                    transfers: request.transfers,
+                    outcome,
+                };
+
+                return sandbox.run_with_files(run, events, &mut controls).await;
+            }
+
+            // Without files, the run owns the VM.
+            let uplink = acquired
+                .network
+                .map(|cable| Uplink::connect(cable, network));
+
             let uplink = uplink.transpose()?;
-            let served = uplink.as_ref().and_then(Uplink::served);
-            let telling = served.map(|served| served.tell(events.clone()));
-            let begun = Begun::exec(&fresh.line, exec, timeout, source, accelerator, limits);
-            // Held until the VM is gone.
-            let (_line, _place) = (fresh.line, fresh.place);
-            let mut end = begun
-                .drive(events, controls, Owner::Operation(Box::new(fresh.vm)))
-                .await?;
-            if let Some(telling) = telling {
-                telling.finish().await;
+            let active = uplink.as_ref().and_then(Uplink::active);
+            let forwarder =
+                active.map(|network| NetworkEventForwarder::start(network, events.clone()));
+            // The channel and the reservation are released when the VM has ended.
+            let (channel, _reservation) = (acquired.agent, acquired.reservation);
+            let driver = RunDriver::exec(&channel, exec, timeout, outcome, &limits);
+            let owner = VmOwner::Run(Box::new(acquired.vm));
+            let outcome = driver.drive(events, &mut controls, owner).await?;
+
+            if let Some(forwarder) = forwarder {
+                forwarder.finish().await;
             }
-            if let RunEnd::Outcome(outcome) = &mut end {
-                outcome.network = served.map(Served::outcome);
-                outcome.timing.queue = fresh.queue;
-                outcome.timing.total = start.elapsed();
-            }
-            Ok(end)
+
+            Ok(match outcome {
+                Some(outcome) => {
+                    let outcome = outcome.network(active.map(ActiveNetwork::outcome));
+                    RunEnd::Outcome(Box::new(outcome.finish()))
+                }
+                None => RunEnd::Detached,
+            })
         }))
     }
 
-    /// A VM that is kept: several programs may run in it, also at once. Takes the builder's defaults unless
-    /// they are changed.
-    pub fn sandbox(&self) -> SandboxBuilder {
-        SandboxBuilder::new(self.clone())
-    }
-
-    pub(crate) async fn fresh_sandbox(
-        &self,
-        kind: Kind,
-        brought: &Brought,
-        prepared: Option<Prepared>,
-        times: Times,
-    ) -> Result<Sandbox, Error> {
-        let which = self.shaped(kind).await?;
-        let fresh = self.0.host.acquire(&which, brought).await?;
-        Sandbox::new(self.0.host.clone(), fresh, prepared, times)
-    }
-
-    pub(crate) async fn shaped_template(&self, kind: Kind) -> Result<bool, Error> {
-        let which = self.shaped(kind).await?;
-        self.0.host.build_template(&which).await
-    }
-
-    /// A VM that goes on from a saved state. It has no idle timeout and no maximum lifetime until it is
-    /// given them.
+    /// Starts a sandbox from a saved state. It has no idle timeout and no maximum lifetime until they are set.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`], [`ErrorKind::Host`], [`ErrorKind::Boot`].
+    /// Returns [`ErrorKind::Busy`], [`ErrorKind::Host`] or [`ErrorKind::Boot`].
     pub async fn open(&self, checkpoint: &Checkpoint) -> Result<Sandbox, Error> {
-        Sandbox::open(self.0.host.clone(), checkpoint, Times::default()).await
+        let provisioner = self.0.provisioner.clone();
+        Sandbox::open(provisioner, checkpoint, SandboxTimeouts::default()).await
     }
 
-    /// Builds the template of a language, for guests of this much memory, unless it is there. `false`:
-    /// it was there, or another process has built it meanwhile.
+    /// Builds the template of a language, for guests with this much memory. Returns `false` if it existed, or another
+    /// process built it meanwhile.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and [`ErrorKind::Host`] when it cannot be saved.
+    /// As [`open`](Self::open), and [`ErrorKind::Host`] if it cannot be saved.
     pub async fn build_template(&self, language: Language, memory_mib: u32) -> Result<bool, Error> {
-        let which = self.checked(language, memory_mib)?;
-        self.0.host.build_template(&which).await
+        let spec = self.checked_spec(language, memory_mib)?;
+        self.0.provisioner.build_template(&spec).await
     }
 
-    /// The key under which a template lies in the store, as `fumehood template list` shows it.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`].
-    pub fn template_key(&self, language: Language, memory_mib: u32) -> Result<String, Error> {
-        let which = self.checked(language, memory_mib)?;
-        let host = &self.0.host;
-        Ok(host.templates.key(&host.kit, &which).to_string())
-    }
-
-    /// The kind of VM, with its packages ready.
-    async fn shaped(&self, kind: Kind) -> Result<Which, Error> {
-        let Kind {
-            language,
-            shape,
-            packages,
-        } = kind;
-        self.checked(language, shape.memory_mib)?;
-        let host = &self.0.host;
-        let (asked, told) = packages;
-        let mut which = Which { language, shape };
-        if let Some(set) = asked.set(language, &host.config.limits)? {
-            let wanted = Wanted::new(set, asked.anew, told);
-            wanted.into_shape(host, &mut which).await?;
-        }
-        Ok(which)
-    }
-
-    fn checked(&self, language: Language, memory_mib: u32) -> Result<Which, Error> {
-        self.keep();
-        RunRequest::new(language, "")
-            .memory_mib(memory_mib)
-            .check(&self.0.host.config.limits)?;
-        Ok(Which {
+    /// Validates the memory of a VM.
+    pub(crate) fn checked_spec(
+        &self,
+        language: Language,
+        memory_mib: u32,
+    ) -> Result<TemplateSpec, Error> {
+        self.start_replenisher();
+        let request = RunRequest::new(language, "").memory_mib(memory_mib);
+        request.check(&self.0.provisioner.config.limits)?;
+        Ok(TemplateSpec {
             language,
             shape: Shape::plain(memory_mib),
         })
     }
 
-    /// Boots the image's kernel with `init` as its first process, on the machine that runs get, and
-    /// returns the time from starting QEMU to the first byte on the console: the floor that
-    /// measurements of boots are compared with.
+    /// Measures the floor of boot times: boots the image's kernel with `init` as its first process, on the machine
+    /// that runs get, and returns the time from starting QEMU to the first byte on the console.
     ///
     /// # Errors
-    /// [`ErrorKind::Host`], [`ErrorKind::Boot`].
+    /// Returns [`ErrorKind::Host`] or [`ErrorKind::Boot`].
     pub async fn floor(&self, init: &[u8]) -> Result<Duration, Error> {
-        let host = |e: std::io::Error| {
-            Error::new(ErrorKind::Host, format!("no floor can be measured: {e}"))
+        let failed = |e: std::io::Error| {
+            let message = format!("cannot create a file in memory for the initrd: {e}");
+            Error::new(ErrorKind::Host, message)
         };
-        let mut file = fumehood_sys::host::memory_file("floor-initrd").map_err(host)?;
+
+        let mut file = fumehood_sys::host::memory_file("floor-initrd").map_err(failed)?;
         file.write_all(&fumehood_image::floor_initrd(init))
-            .map_err(host)?;
-        let host = &self.0.host;
-        host.kit.floor(file.into(), host.config.boot_deadline).await
+            .map_err(failed)?;
+
+        let provisioner = &self.0.provisioner;
+        let deadline = provisioner.config.boot_deadline;
+
+        provisioner.factory.floor(file.into(), deadline).await
     }
 
-    /// Boots a VM for somebody else to speak with its agent. See [`AgentConnection`].
+    /// Starts a VM whose agent is served to clients of another program. See [`AgentConnection`].
     ///
     /// # Errors
     /// As [`run`](Self::run), and [`ErrorKind::Boot`].
     pub async fn agent_line(&self, memory_mib: u32) -> Result<AgentConnection, Error> {
-        let which = self.checked(ANY_LANGUAGE, memory_mib)?;
-        let fresh = self.0.host.acquire_line(&which, &Brought::NONE, 0).await?;
-        Ok(AgentConnection::new(fresh))
+        let spec = self.checked_spec(ANY_LANGUAGE, memory_mib)?;
+        let acquired = self
+            .0
+            .provisioner
+            .acquire_socket(&spec, &GuestInit::NONE, 0);
+        Ok(AgentConnection::new(acquired.await?))
     }
-}
-
-fn never_started(host: &Host, start: Instant) -> Outcome {
-    let detail = "cancelled before the code was started".to_string();
-    Outcome {
-        exit_code: Some(CANCELLED),
-        ended_by: EndedBy::Cancelled,
-        evidence: Evidence {
-            detail: Some(detail),
-            ..Evidence::default()
-        },
-        stdout: StreamSummary::default(),
-        stderr: StreamSummary::default(),
-        source: VmOrigin::Boot,
-        accelerator: host.accelerator,
-        isolation: None,
-        timing: Timing {
-            total: start.elapsed(),
-            ..Timing::default()
-        },
-        network: None,
-    }
-}
-
-pub(crate) fn open_store(config: &Config) -> Result<Store, Error> {
-    let root = match &config.store {
-        Some(root) => root.clone(),
-        None => Store::default_root().map_err(image_error)?,
-    };
-    Store::open(root).map_err(image_error)
-}
-
-pub(crate) fn image_error(error: fumehood_image::Error) -> Error {
-    let kind = match &error {
-        fumehood_image::Error::Missing { .. } => ErrorKind::Missing,
-        fumehood_image::Error::Damaged { .. } => ErrorKind::Damaged,
-        _ => ErrorKind::Host,
-    };
-    Error::new(kind, error.to_string()).caused_by(error)
 }

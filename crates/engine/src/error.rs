@@ -1,43 +1,80 @@
 use std::fmt;
 
-/// What kind of trouble an [`Error`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+use serde::{Deserialize, Serialize};
+
+/// The kind of an [`Error`]. In JSON: the variant's name in snake case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The request itself is not allowed: a limit, a value, a name.
+    /// The request is not allowed: a limit, a value, a name.
     Invalid,
-    /// Something that must be installed or built first is not there: QEMU, the image.
+    /// Something that must be installed or built first is missing: QEMU, the image.
     Missing,
-    /// Something is there and damaged: a part of the image.
+    /// Something is damaged: a file of the image.
     Damaged,
-    /// This host does not permit it, or gives no more of something: memory, processes, disk.
+    /// This host does not permit something, or is short of it: memory, processes, disk.
     Host,
-    /// A package index was not reached, or what it was asked for did not come in time.
+    /// A package index could not be reached, or did not answer in time.
     Unreachable,
-    /// No room within the time that a request may wait.
+    /// No capacity within the time that a request may wait.
     Busy,
-    /// What goes on in the sandbox, or in its context, does not allow it now.
+    /// Another operation in the sandbox or its context does not allow it now.
     InUse,
     /// The VM did not start, or its agent did not answer in time.
     Boot,
-    /// The guest broke the protocol.
+    /// The guest violated the protocol.
     Protocol,
-    /// The VM or its agent went away.
+    /// The VM or its agent was lost.
     Lost,
 }
 
-/// Whether asking again can help.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+impl ErrorKind {
+    /// Returns the name in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Missing => "missing",
+            Self::Damaged => "damaged",
+            Self::Host => "host",
+            Self::Unreachable => "unreachable",
+            Self::Busy => "busy",
+            Self::InUse => "in_use",
+            Self::Boot => "boot",
+            Self::Protocol => "protocol",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// Whether the same request can be made again. In JSON: `safe`, `never` or `unknown`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum Retry {
     /// The code has not run: the same request can be made again.
     Safe,
-    /// The same request will fail again until something is changed.
+    /// The same request fails again until something is changed.
     Never,
     /// The code may have run.
     Unknown,
 }
 
-/// Why a run gave no outcome. Its text says what failed, why, and what to do.
+impl Retry {
+    /// Returns the name in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Safe => "safe",
+            Self::Never => "never",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The error of an engine. Its message says what failed, why, and how to fix it.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -58,6 +95,12 @@ impl Error {
         }
     }
 
+    /// Puts the action that failed before the message.
+    pub(crate) fn in_context(mut self, action: &str) -> Self {
+        self.message = printable(&format!("{action}: {}", self.message));
+        self
+    }
+
     pub(crate) fn caused_by(
         mut self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -66,32 +109,32 @@ impl Error {
         self
     }
 
-    /// The guest's kernel gave this number.
+    /// Adds the error number of the guest's kernel.
     pub(crate) fn with_errno(mut self, errno: Option<i32>) -> Self {
         self.errno = errno;
         self
     }
 
-    /// What went wrong with a file in the guest, where it was that.
+    /// Returns the kind of an I/O error in the guest, if this is one.
     #[must_use]
     pub fn io_kind(&self) -> Option<std::io::ErrorKind> {
         let errno = self.errno?;
         Some(std::io::Error::from_raw_os_error(errno).kind())
     }
 
-    /// The code had been handed to the guest.
+    /// Marks an error that occurred after the code was sent to the guest.
     pub(crate) fn after_start(mut self) -> Self {
         self.started = true;
         self
     }
 
-    /// What kind of trouble it is.
+    /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// Whether asking again can help.
+    /// Returns whether the same request can be made again.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self.kind {
@@ -108,10 +151,10 @@ impl Error {
     }
 }
 
-/// The most of a message that is kept, in characters: parts of it may be a guest's words.
+/// Maximum length of a message, in characters: parts of it may come from a guest.
 const MESSAGE_CHARS: usize = 4096;
 
-/// A text that is safe to show on a terminal, whoever wrote it.
+/// Makes a text safe to print on a terminal, even if a guest wrote it.
 pub(crate) fn printable(text: &str) -> String {
     let shown = |c: char| {
         if c.is_control() && c != '\n' {
@@ -120,6 +163,7 @@ pub(crate) fn printable(text: &str) -> String {
             c
         }
     };
+
     text.chars().take(MESSAGE_CHARS).map(shown).collect()
 }
 
@@ -140,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guests_words_cannot_steer_a_terminal_or_fill_it() {
+    fn text_of_a_guest_cannot_control_or_flood_a_terminal() {
         let error = Error::new(
             ErrorKind::Lost,
             format!("\u{1b}]0;title\u{7}{}", "x".repeat(10_000)),
@@ -150,12 +194,13 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_knows_whether_code_may_have_run() {
+    fn retry_depends_on_whether_code_may_have_run() {
         assert_eq!(Error::new(ErrorKind::Lost, "x").retry(), Retry::Safe);
         assert_eq!(
             Error::new(ErrorKind::Lost, "x").after_start().retry(),
             Retry::Unknown
         );
+
         assert_eq!(
             Error::new(ErrorKind::Invalid, "x").after_start().retry(),
             Retry::Never

@@ -1,8 +1,7 @@
-//! The host library: runs untrusted code in fresh microVMs.
+//! Runs untrusted code in disposable microVMs.
 //!
-//! An [`Engine`] is this host, ready: accelerator chosen, QEMU found, image open. From it,
-//! [`Engine::run`] gives one fresh VM to one program: code goes in, output streams out, the VM is
-//! gone.
+//! An [`Engine`] represents this host: its accelerator, QEMU and an image. [`Engine::run`] runs one program in a fresh
+//! VM; [`Engine::sandbox`] starts a VM in which several programs run.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), fumehood_engine::Error> {
@@ -21,76 +20,34 @@
 //! # }
 //! ```
 //!
-//! Modules by rank; a lower one never names a higher: `engine, builder, doctor > package_layer > package_builder > sandbox,
-//! context, files, packages, reading, saving, tree,
-//! watcher, agent_line, keeper > begun > host > pool > template > restore, checkpoint > snapshot, warm > launch, ending >
-//! life > vm > follow, uplink, report > run, spawn > package_index > network > control, result, greeting > channel, router, writer > console,
-//! admission, machine > layer, config, package_set, package_step > accelerator, patience > error`.
+//! Larger examples are in the crate's `examples` folder.
+//!
+//! # Features
+//! - `schema`: schemas of [`Outcome`] and the types in it, for OpenAPI (utoipa) and JSON Schema (schemars).
+//! - `testing`: access to parts of a VM that only tests need.
 
-mod accelerator;
-mod admission;
-mod agent_line;
-mod begun;
-mod builder;
-mod channel;
-mod checkpoint;
-mod config;
-mod console;
-mod context;
-mod control;
-pub mod doctor;
-mod ending;
+// From the top layer to the bottom: a module uses only its own folder and modules that are declared after its own.
+mod sandbox_builder;
 mod engine;
-mod error;
-mod files;
-mod follow;
-mod greeting;
-mod host;
-mod isolation;
-mod keeper;
-mod launch;
-mod layer;
-mod life;
-mod machine;
-mod network;
-mod package_builder;
-mod package_index;
-mod package_layer;
-mod package_set;
-mod package_step;
-mod packages;
-mod patience;
-mod pool;
-mod reading;
-pub mod report;
-mod restore;
-mod result;
-mod router;
-mod run;
+pub mod doctor;
+mod agent_connection;
+mod layers;
 mod sandbox;
-mod saving;
+mod provision;
 mod snapshot;
-mod spawn;
-mod template;
-mod tree;
-mod uplink;
+mod run;
 mod vm;
-mod walls;
-mod warm;
-mod watcher;
-mod writer;
+mod config;
+mod network;
+mod packages;
+mod host;
+mod agent;
+mod error;
 
-pub use accelerator::{Accelerator, AcceleratorChoice};
-pub use admission::Capacity;
-pub use agent_line::{AgentConnection, fresh_token};
-pub use builder::SandboxBuilder;
-pub use checkpoint::Checkpoint;
+pub use agent_connection::{AgentConnection, fresh_token};
 pub use config::{Config, Pool, Qemu, TemplateUse};
-pub use context::Context;
-pub use control::{Input, RunControl};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Retry};
-pub use files::{Files, WriteOptions};
 pub use fumehood_gateway::policy;
 pub use fumehood_gateway::{
     Denial, Event as NetworkEvent, NetworkAction, SecretValue, Summary as NetworkSummary,
@@ -101,18 +58,19 @@ pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
     SignalName, StreamSummary,
 };
-pub use host::VmStats;
-#[doc(hidden)]
-pub use isolation::{Isolation, IsolationLayer, RequiredIsolation};
-pub use layer::Layer;
-pub use life::SandboxEnd;
-pub use network::{Network, PortMapping};
-pub use package_step::PackageStep;
-pub use packages::InstalledPackage;
-pub use reading::FileReader;
-pub use result::MimeBundle;
-pub use run::{Event, NetworkOutcome, Outcome, Run, RunRequest, Timing, VmOrigin};
-pub use sandbox::Sandbox;
-pub use spawn::SpawnRequest;
-pub use walls::{LAUNCHER_BIN, install_launcher};
-pub use watcher::Watcher;
+pub use host::{Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation};
+pub use network::{Network, NetworkOutcome, PortMapping};
+pub use packages::PackageStep;
+pub use provision::{Capacity, PoolStatus, VmStats};
+pub use run::report;
+pub use run::{
+    Download, DownloadTarget, Event, Input, MimeBundle, Outcome, Run, RunControl, RunRequest,
+    SpawnRequest, Timing, UploadSource, VmOrigin,
+};
+pub use sandbox::{
+    Checkpoint, Context, FileReader, Files, InstalledPackage, Sandbox, Watcher, WriteOptions,
+};
+pub use sandbox_builder::SandboxBuilder;
+#[cfg(feature = "testing")]
+pub use vm::Layer;
+pub use vm::{LAUNCHER_BIN, SandboxEnd, install_launcher};

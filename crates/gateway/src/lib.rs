@@ -1,28 +1,32 @@
 //! The guest's only network: a userspace TCP/IP peer on the host, with one policy decision function.
+//!
+//! A [`Gateway`] reads the guest's frames, answers its DNS queries, and connects it to the destinations that its
+//! [`policy`] allows. It knows no VM, only the other end of a socket.
+//!
+//! The modules below are in layer order: each may import only from modules after it.
 
-pub mod policy;
-
-mod budget;
-mod dns;
-mod event;
-mod flow;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod gateway;
-mod hello;
+mod flow;
 mod http;
-mod link;
-mod refusal;
+mod dns;
 mod secret;
+mod events;
 mod stack;
+mod tls;
+mod refusal;
+mod metering;
+pub mod policy;
+mod package_index;
 mod stream;
+mod value;
 #[cfg(test)]
 mod testing;
-mod tls;
-mod vault;
+mod link;
 
-pub use event::{Denial, Event, NetworkAction, Summary};
+pub use events::{Denial, Event, NetworkAction, Summary};
 pub use gateway::{Connections, Gateway, GatewayConfig, GatewayError};
 pub use link::{Endpoint, LinkAddresses};
-pub use vault::{SecretValue, Vault, VaultError};
+pub use secret::{SecretValue, Vault, VaultError};

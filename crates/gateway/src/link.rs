@@ -1,29 +1,33 @@
+//! The addresses on the link between a guest and its gateway.
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Who is who on the wire between a guest and its gateway: the two ends of one cable, which the gateway
-/// checks every frame against. All guests may have the same ones: each cable is a world of its own.
+/// The addresses of both ends of the link between a guest and its gateway. The gateway checks every frame against them.
+///
+/// All guests may have the same addresses, because each link is separate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkAddresses {
     /// The guest's end.
     pub guest: Endpoint,
-    /// The gateway's end: the guest's router and name server.
+    /// The gateway's end, which is the guest's router and name server.
     pub gateway: Endpoint,
-    /// The longest IP packet, in bytes.
+    /// Maximum length of an IP packet, in bytes.
     pub mtu: usize,
 }
 
-/// One end of the cable.
+/// One end of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its hardware address.
+    /// The hardware address.
     pub mac: [u8; 6],
-    /// Its IPv4 address.
+    /// The IPv4 address.
     pub v4: Ipv4Addr,
-    /// Its IPv6 address.
+    /// The IPv6 address.
     pub v6: Ipv6Addr,
 }
 
 impl Endpoint {
+    /// Returns whether `address` is one of its addresses.
     pub(crate) fn has(&self, address: std::net::IpAddr) -> bool {
         match address {
             std::net::IpAddr::V4(v4) => v4 == self.v4,

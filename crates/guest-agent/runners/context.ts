@@ -1,5 +1,6 @@
-// Runs programs that leave their state to the next one, or that show values. Loaded by javascript.ts when the first
-// such program comes; what comes on descriptor 3 and goes out on 4 and 5 is described in interpreter.rs.
+// Runs programs that leave their state to the next one, or that display values. Loaded by javascript.ts when the first
+// such program arrives. interpreter.rs describes the messages on descriptor 3 and the control messages on 4; results go
+// to 5.
 import { randomBytes } from "node:crypto";
 import { closeSync, createReadStream, readSync, writeFileSync, writeSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -10,53 +11,53 @@ import { described, displayed, type Shown, type Source } from "./show.ts";
 
 export interface Message { mode: number; head: Buffer; env: string; code: string }
 
-/** What javascript.ts has for all programs. */
+/** The functions of javascript.ts for all programs. */
 export interface Base {
   main: string;
-  /** It has prepared nothing. */
+  /** No preparation has run. */
   isNew: boolean;
   reseed(head: Buffer): void;
   replaceRandom(): void;
-  /** False, with a line of standard error, where it cannot. */
+  /** Returns false, after a line on standard error, if the directory cannot be entered. */
   enterDirectory(pairs: string): boolean;
   setEnvironment(pairs: string): void;
   restoreEnvironment(pairs: string, before: Record<string, string | undefined>): void;
   passOnEnvironment(): void;
 }
 
-// Programs may put something else in the places of these.
+// Programs may replace these.
 const { process, Bun, Buffer, console, Promise, setImmediate, globalThis: everything } = globalThis as any;
 const { defineProperty, getOwnPropertyDescriptor } = Object;
-// What is waited for where only time is.
+// Waiting for it is a way to sleep.
 const never = new Int32Array(new SharedArrayBuffer(4));
 const DISPLAY = 1, HEAD_BYTES = 26;
 
-// How a program ends whose top level is not over: thrown, and shown nowhere.
+// Thrown to end a program whose top level has not finished. It is not shown.
 class Exit extends Error {
   override name = "process.exit";
 }
 
 let number = 0;
-// What errors name; of more than this the oldest are forgotten.
+// The programs that errors may refer to. Above this size the oldest are dropped.
 const SOURCES_BYTES = 16 << 20;
 const sources = new Map<string, Source>();
 let sourcesBytes = 0;
-// Ends the program that runs, with an exit code; none while none does.
+// Ends the running program with an exit code; undefined while none is running.
 let finish: ((status: number) => void) | undefined;
-// Ends the wait for output that nobody takes.
+// Ends the wait for output that is not being read.
 let hurry: (() => void) | undefined;
 let isOnce = false, isGuarded = false;
-// The exit code of a program that is being interrupted since it wants to end.
+// The exit code of a program that is being interrupted because it has called process.exit.
 let wanted: number | undefined;
-// Output may go through streams, which write when they can.
+// Output may go through streams, which write later.
 let hasStreams = false;
-// What the program shows that is not shown yet.
+// Values that are still being displayed.
 let showing: unknown[] = [];
 
 const context: any = {
   __proto__: null,
   call: undefined as (() => void) | undefined,
-  // As `import` in a file of the working directory.
+  // Like `import` in a file of the working directory.
   async import(name: unknown, options?: ImportCallOptions) {
     const file = Bun.resolveSync(String(name), process.cwd());
     return options ? import(file, options) : import(file);
@@ -115,7 +116,7 @@ function provide(): void {
   }
 }
 
-// A pipe that has ended may go on in the next program: what reads it has to begin anew.
+// An input that has ended may continue in the next program, which therefore needs new readers.
 function renewInput(): void {
   const value = (value: unknown) => ({ value, writable: true, configurable: true, enumerable: true });
   defineProperty(process, "stdin", {
@@ -145,7 +146,7 @@ async function* inputLines(): AsyncGenerator<string> {
   if (rest) yield rest;
 }
 
-// Bun's own keeps what it has read beyond the line for the next call, which may be another program's.
+// Bun's own `prompt` keeps input beyond the line for the next call, which may be another program's.
 function prompt(question = "Prompt", otherwise: string | null = null): string | null {
   write(1, otherwise === null ? `${question} ` : `${question} [${otherwise}] `);
   const line: number[] = [], byte = Buffer.alloc(1);
@@ -156,11 +157,11 @@ function prompt(question = "Prompt", otherwise: string | null = null): string | 
   return line.length > 0 ? Buffer.from(line).toString() : otherwise;
 }
 
-function declare(name: string, isAnew: boolean): void {
+function declare(name: string, isUninitialized: boolean): void {
   const known = getOwnPropertyDescriptor(everything, name);
   const isPlain = known?.writable || known?.set;
   if (known && !known.configurable) return;
-  if (known && isPlain && !isAnew) return;
+  if (known && isPlain && !isUninitialized) return;
   defineProperty(everything, name, { value: undefined, writable: true, configurable: true, enumerable: true });
 }
 
@@ -174,20 +175,20 @@ function remember(file: string, source: Source): void {
   }
 }
 
-// An object with the value of the last expression, or a promise of one; the value is undefined where the last
-// statement is no expression.
+// Returns an object with the value of the last expression, or a promise of one. The value is undefined if the last
+// statement is not an expression.
 function evaluate(code: string, file: string): unknown {
   remember(file, { code, moved: [] });
   const program = rewritten(code, number);
   sources.get(file)!.moved = program.moved;
-  for (const name of program.names) declare(name, program.anew.has(name));
+  for (const name of program.names) declare(name, program.uninitialized.has(name));
   let result: any;
   for (const script of program.scripts) result = (0, eval)(`${script}\n//# sourceURL=${file}`);
   const value = (given: any) => ({ value: program.isDeclaration ? undefined : given?.value });
   return result instanceof Promise ? result.then(value) : value(result);
 }
 
-// SIGINT ends what is called here, also where it never pauses.
+// SIGINT ends the function that is called here, even if it never pauses.
 const guard = new Script("__context.call()", { filename: import.meta.path });
 
 function guarded(call: () => void): void {
@@ -209,15 +210,15 @@ function interrupted(): void {
   end(130);
 }
 
-// Comes where the interrupt had no effect: bun loses one that comes just as guarded code ends, and gives it to what
-// is guarded next.
+// Handles SIGTERM, which follows if the interrupt had no effect: bun loses an interrupt that arrives just as guarded
+// code ends, and delivers it to the next guarded code.
 function terminated(): void {
   interrupted();
   context.call = () => Atomics.wait(never, 0, 0, 20);
   try {
     guard.runInThisContext({ breakOnSigint: true } as any);
   } catch {
-    // It was there.
+    // This was the lost interrupt.
   }
 }
 
@@ -227,11 +228,11 @@ function end(status: number): void {
   known?.(status);
 }
 
-// Nothing of the program is to run after this.
+// No code of the program runs after this.
 function exit(code?: number | string | null): never {
   const status = Number(code ?? process.exitCode ?? 0) & 255;
   if (isGuarded && finish) {
-    // No `catch` and no `finally` keeps an interrupt. What waits for its turn is lost by it, so the end comes later.
+    // No `catch` and no `finally` can stop an interrupt. It drops all pending callbacks, so `end` is called later.
     wanted = status;
     process.kill(process.pid, "SIGINT");
     Atomics.wait(never, 0, 0, 1000);
@@ -240,7 +241,7 @@ function exit(code?: number | string | null): never {
   throw new Exit("the program has ended");
 }
 
-// `from`: the program whose top level has failed, which may have been given up before.
+// `from`: the program whose top level has failed. It may have been abandoned before.
 function failed(error: unknown, from = number): void {
   if (error instanceof Exit) return;
   complain(`${described(error, sources)}\n\nBun v${Bun.version} (Linux ${process.arch})`);
@@ -252,7 +253,7 @@ function complain(text: string): void {
   write(2, `${text}\n`);
 }
 
-// All of it: a pipe may take less.
+// Writes everything: a pipe may accept less at once.
 function write(descriptor: number, text: string): void {
   const bytes = Buffer.from(text);
   for (let at = 0; at < bytes.length; ) {
@@ -286,11 +287,11 @@ async function run({ head, code }: Message): Promise<number> {
   const isShown = (head[1] & DISPLAY) !== 0, own = ++number;
   const status = new Promise((resolve: (status: number) => void) => (finish = resolve));
   const over = async ({ value }: any) => {
-    // It may have been given up before.
+    // It may have been abandoned before.
     if (own !== number || !finish) return;
     if (isShown && value !== undefined) show(value);
     while (showing.length > 0) await Promise.all(showing.splice(0));
-    // What nobody has caught is told at the end of a turn.
+    // Uncaught rejections are reported at the end of a turn.
     await turn();
     if (own === number) end(Number(process.exitCode ?? 0) & 255);
   };
@@ -309,16 +310,16 @@ async function run({ head, code }: Message): Promise<number> {
     (given instanceof Promise ? given.then(over) : over(given)).catch((error: unknown) => failed(error, own));
   };
   if (isOnce) begin();
-  // In a turn of its own: what waits for nothing but itself is guarded as well. The turn after it comes at once,
-  // and tells of promises that nobody caught.
+  // It runs in a separate turn, so that an endless chain of microtasks is guarded as well. The turn after it follows at
+  // once and reports uncaught rejections.
   else setImmediate(() => {
     setImmediate(() => {});
-    // An interrupt may have come before it.
+    // An interrupt may have arrived before.
     if (own !== number || !finish) return;
     guarded(() => { begin(); drainMicrotasks(); });
   });
   const exit = await status;
-  // Between programs it means what it means to all.
+  // Between programs the signal has its default meaning.
   process.off("SIGTERM", terminated);
   hasStreams ||= /stdout|stderr|import|require/.test(code);
   if (hasStreams) await flushed();
@@ -327,8 +328,8 @@ async function run({ head, code }: Message): Promise<number> {
   return exit;
 }
 
-// All that was written to the streams of output is with the agent, unless an interrupt comes before. A write that
-// waits is known to what bun writes by alone.
+// Waits until everything that was written to the output streams has been passed to the agent, or until an interrupt.
+// Only bun's internal sink knows whether a write is pending.
 function flushed(): Promise<unknown> {
   const written = [process.stdout, process.stderr].map((stream) => {
     const sink = Object.getOwnPropertySymbols(stream).find((name) => name.description === "kWriteStreamFastPath");
@@ -341,10 +342,10 @@ const LISTENERS: [string, (given: any) => void][] = [
   ["uncaughtException", (error) => hears("uncaughtException") && failed(error)],
   ["unhandledRejection", (error) => hears("unhandledRejection") && failed(error)],
 ];
-// A program that bun ends with ends by these signals.
+// These signals end a one-shot program by themselves.
 const SIGNALS: typeof LISTENERS = [["SIGINT", interrupted], ["SIGTERM", terminated]];
 
-// Whether no listener of the program's own does.
+// Whether the program has no listener of its own.
 function hears(name: string): boolean {
   return process.listenerCount(name) === 1;
 }
@@ -355,7 +356,7 @@ function listen(): void {
   }
 }
 
-// Returns the exit code. What is to hold for this program alone is undone.
+// Returns the exit code. Settings of this program are undone.
 async function serve(message: Message, base: Base): Promise<number> {
   const before = { ...process.env }, at = process.cwd();
   if (!arrange(message, base)) return 1;
@@ -367,7 +368,7 @@ async function serve(message: Message, base: Base): Promise<number> {
   return status;
 }
 
-// What a message has beside code. False: its working directory cannot be entered.
+// Applies everything in a message except the code. Returns false if the working directory cannot be entered.
 function arrange({ head, env }: Message, base: Base): boolean {
   base.reseed(head);
   if (!base.enterDirectory(env)) return false;
@@ -390,7 +391,7 @@ async function* messages(): AsyncGenerator<Message> {
   }
 }
 
-// Math.random's state is to be set after a refresh, too.
+// Makes the state of Math.random settable, as a refresh requires.
 function seed(base: Base): void {
   const head = randomBytes(HEAD_BYTES);
   head[17] |= 1;
@@ -398,7 +399,7 @@ function seed(base: Base): void {
   base.replaceRandom();
 }
 
-/** Has in memory what every program here needs; leaves nothing behind. */
+/** Loads into memory the code that every program here needs. Leaves nothing behind. */
 export async function prime(): Promise<void> {
   const code = "import { a } from 'b';\nfunction f<T>(c: T): string { return `${c}` }\nexport const d = await f(a);\nd";
   rewritten(code, 0);
@@ -407,7 +408,7 @@ export async function prime(): Promise<void> {
   displayed([1], sources);
 }
 
-/** Serves programs that leave this process in place, for ever. */
+/** Runs programs after which this process continues. Never returns. */
 export async function keep(first: Message, base: Base): Promise<never> {
   const leave = process.exit.bind(process);
   provide();
@@ -416,14 +417,14 @@ export async function keep(first: Message, base: Base): Promise<never> {
   console[Symbol.asyncIterator] = inputLines;
   everything.prompt = prompt;
   process.exit = exit;
-  // Between programs nothing else may keep the process here.
+  // Between programs nothing else may keep the process running.
   setInterval(() => {}, 2 ** 31 - 1);
   const answer = async (message: Message) => {
     const status = await serve(message, base);
     try {
       writeSync(4, `${status}\n`);
     } catch {
-      // The program has closed it: the end of the process tells.
+      // The program has closed it. The agent notices the end of the process.
       leave(status);
     }
   };
@@ -434,21 +435,21 @@ export async function keep(first: Message, base: Base): Promise<never> {
   return undefined as never;
 }
 
-/** Begins a program that shows values, and that bun ends with. */
+/** Starts a program that displays values, and with which bun ends. */
 export function once(message: Message, base: Base): void {
   provide();
   base.passOnEnvironment();
   isOnce = true;
-  // This tells the agent that the program begins.
+  // Reports to the agent that the program starts.
   closeSync(3);
   closeSync(4);
   if (!arrange(message, base)) process.exit(1);
-  // Bun goes on with it, and ends when nothing is left to do.
+  // Bun continues with this file, and exits when nothing is left to do.
   writeFileSync(base.main, "");
   process.on("beforeExit", () => {
     if (!finish) return;
     finish = undefined;
-    complain("the program waits, at its top level, for what will never come");
+    complain("the program's top level waits for a promise that is never settled");
     process.exitCode ??= 13;
   });
   run(message);

@@ -1,13 +1,13 @@
-# Values that are shown: the last expression's, those given to `display`, figures. Executed by python.py where
-# they are wanted; each is written to the results' descriptor as a line of JSON, as interpreter.rs describes.
+# Displays values: that of the last expression, those passed to `display`, and figures. Executed by python.py if they
+# are wanted. Each value is written to the descriptor for results as a line of JSON.
 import _ast
 import _thread
 import builtins
 
 ONLY_TREE = 0x400
-# A larger line is replaced by so much of its text.
+# A larger line is replaced by this much of its text.
 MOST_BYTES, MOST_TEXT = 8 << 20, 64 << 10
-# What is written to a pipe in one piece.
+# Up to this size, a write to a pipe is atomic.
 PIPE_BUF = 4096
 KINDS = {
     "text/html": "_repr_html_",
@@ -19,7 +19,7 @@ KINDS = {
     "application/json": "_repr_json_",
     "application/pdf": "_repr_pdf_",
 }
-# The module that matplotlib asks for instead of windows.
+# The module that matplotlib imports as its backend.
 BACKEND = "_fumehood_figures"
 
 
@@ -29,9 +29,9 @@ def run_shown(code, name, namespace):
         value = run_to_value(code, name, namespace)
         if value is not None:
             if name != "main.py":
-                # There is a next one, which may ask for it.
+                # The next program may use it.
                 builtins._ = value
-            # A figure that is open is shown below.
+            # An open figure is displayed below.
             if not any(value is figure for figure in open_figures()):
                 display(value)
     except KeyboardInterrupt:
@@ -44,7 +44,7 @@ def run_shown(code, name, namespace):
 
 
 def run_to_value(code, name, namespace):
-    # The value of the last statement, where that is an expression.
+    # Returns the value of the last statement if it is an expression.
     tree = compile(code, name, "exec", ONLY_TREE | TOP_LEVEL_AWAIT, True)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], _ast.Expr) else None
     parts = [compile(tree, name, "exec", TOP_LEVEL_AWAIT, True)]
@@ -126,7 +126,7 @@ def joined(text, data):
         try:
             shape = encoded(kind, value)
         except Exception:
-            # No JSON, though it should be.
+            # The value should be JSON but is not.
             continue
         if shape is not None:
             pairs.append(f"{quoted(kind)}:{shape}")
@@ -140,7 +140,7 @@ def quoted(text):
 
 
 def encoded(kind, data):
-    # JSON; none for what is not of this kind.
+    # Returns JSON, or None if the data does not fit the media type.
     if kind == "application/json" or kind.endswith("+json"):
         import json
 
@@ -154,7 +154,7 @@ def encoded(kind, data):
 
 
 def shapes(value):
-    # What the value offers beside its text, by kind.
+    # Returns the representations that the value offers besides its text, by media type.
     data = asked(value, "_repr_mimebundle_", include=None, exclude=None)
     data = dict(data) if isinstance(data, dict) else {}
     for kind, name in KINDS.items():
@@ -169,19 +169,19 @@ def shapes(value):
 
 
 def asked(value, name, **options):
-    # By the type's method: a class itself is no such value.
+    # Uses the method of the type, because a class itself is not such a value.
     try:
         if hasattr(type(value), name):
             given = getattr(value, name)(**options)
-            # Some give metadata, too.
+            # Some return metadata as well.
             return given[0] if isinstance(given, tuple) else given
     except Exception:
         pass
 
 
 def send(line):
-    # No line is ever cut in two: a short one is written in one piece, and a thread is not interrupted by what
-    # a signal's handler raises.
+    # A line is never cut in two: a short one is written in one piece, and a thread is not interrupted by exceptions
+    # that a signal handler raises.
     QUEUE.append(line)
     if len(line) > PIPE_BUF:
         sent = _thread.allocate_lock()
@@ -206,7 +206,7 @@ def send_queued(then=None):
 
 
 class Figures:
-    # Finds matplotlib's backend, which is in no directory for modules.
+    # Finds the matplotlib backend, which is not in a module directory.
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name == "matplotlib.pyplot":
@@ -226,13 +226,13 @@ class Figures:
 
 
 def choose_backend():
-    # Unless the program or its environment has chosen one: then it is a name.
+    # If the program or its environment has chosen a backend, it is a string and stays.
     try:
         settings = sys.modules["matplotlib"].rcParams
         if WANTED and not isinstance(dict.get(settings, "backend"), str):
             settings["backend"] = "module://" + BACKEND
     except Exception:
-        # It is another module of that name.
+        # It is another module with this name.
         pass
 
 
@@ -244,7 +244,7 @@ def open_figures():
 def show_figures(figures=None):
     try:
         for figure in open_figures() if figures is None else figures:
-            # An empty one comes of what a program does after `show`.
+            # Calls after `show` create an empty figure.
             if WANTED and not IS_CHILD and len(figure.get_children()) > 1:
                 display(figure)
     finally:

@@ -1,5 +1,5 @@
-# What matplotlib draws on where values are shown: a figure becomes a result where a window would open. Loaded by
-# display.py, when matplotlib asks for it.
+# The matplotlib backend for displayed values: a figure becomes a result where a window would open. Loaded by
+# display.py when matplotlib imports it.
 from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 

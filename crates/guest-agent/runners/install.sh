@@ -1,10 +1,10 @@
-# Installs packages for the language that the first word names, and tells on descriptor 3 which ones are there
-# after it, as a value that is shown: a line of JSON.
+# Installs packages for the language that the first argument names. Then lists the installed packages on descriptor 3,
+# as a displayed value: a line of JSON.
 language=$1
 shift
 if [[ $language == python ]]; then
     to=$(python3 -c 'import site; print(site.getusersitepackages())') || exit
-    # What is downloaded would lie in the guest's memory twice.
+    # With a cache, the downloads would be in the guest's memory twice.
     uv pip install --quiet --no-progress --no-cache --target "$to" -- "$@" || exit
     list=$(uv pip list --quiet --target "$to" --format json) || exit
 else

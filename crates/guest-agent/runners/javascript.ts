@@ -1,6 +1,6 @@
-// Preloaded by bun before main.ts, an empty file. A program that comes is put there, and bun runs it as it runs
-// any file; or it runs here, where that is the same. It may wait for long; what comes on descriptor 3 and goes
-// out on descriptor 4 is described in interpreter.rs.
+// Bun preloads this before main.ts, an empty file. A program that arrives is written to main.ts, and bun runs it as
+// any file; or it runs here, if that makes no difference. It may wait for a long time. interpreter.rs describes the
+// messages on descriptor 3 and the control messages on descriptor 4.
 import { closeSync, readSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 
@@ -23,8 +23,8 @@ function receive(): { mode: number; head: Buffer; env: string; code: string } {
   return { mode: data[0], head: data, env, code: data.toString("utf8", middle, end) };
 }
 
-// Math.random's state cannot be set, and may have been copied to other VMs: xoshiro128** takes its place in
-// an interpreter that waits.
+// The state of Math.random cannot be set, and may have been copied to other VMs. In an interpreter that waits,
+// xoshiro128** replaces it.
 let a = 1, b = 2, c = 3, d = 4;
 
 function next(): number {
@@ -42,12 +42,12 @@ function replaceRandom(): void {
 }
 
 function reseed(head: Buffer): void {
-  // A seed is odd.
+  // Seeds are odd; 0 means none.
   if (head[17] === 0) return;
   a = head.readInt32BE(2); b = head.readInt32BE(6); c = head.readInt32BE(10); d = head.readInt32BE(14);
 }
 
-// A pair without a name, always the first, is the working directory.
+// A pair with an empty name, always the first, is the working directory.
 function enterDirectory(pairs: string): boolean {
   if (!pairs.startsWith("=")) return true;
   const directory = pairs.slice(1, pairs.indexOf("\0"));
@@ -67,7 +67,7 @@ function setEnvironment(pairs: string): void {
   }
 }
 
-// What Bun.spawn passes on by itself is the environment that bun was started with.
+// By default, Bun.spawn passes on the environment that bun was started with.
 function passOnEnvironment(): void {
   const options = (given: any) => ({ ...given, env: given?.env ?? process.env });
   for (const name of ["spawn", "spawnSync"] as const) {
@@ -80,21 +80,21 @@ function passOnEnvironment(): void {
   }
 }
 
-// Calls a program as bun runs a module: strict, with `await` at its top, its first line the first line. What
-// is no JavaScript is a SyntaxError here.
+// Runs a program as bun runs a module: strict, with top-level `await`, and with the same line numbers. Code
+// that is not JavaScript is a SyntaxError here.
 const MAIN = process.argv[1];
 const HEAD = '(async function(){"use strict";';
 const compile = (code: string): (() => Promise<void>) =>
   (0, eval)(`${HEAD}${code}\n})\n//# sourceURL=${MAIN}`);
 
-// What is a module's, what scripts and modules read in different ways, what has to do with the file or with the
-// listeners below. Where it stands only in a string, the program is a file all the same.
+// Syntax of modules, syntax that differs between scripts and modules, and names related to the file or to the
+// listeners below. If one occurs, even only in a string, the program runs as a file.
 const OF_FILES =
   /import|export|require|module|__dirname|__filename|arguments|<!--|-->|main\.ts|uncaughtException|unhandledRejection|CaptureCallback|removeAllListeners/;
 // After a `<`: a call in TypeScript, comparisons in JavaScript.
 const GENERIC_CALL = />\s*[(`]/;
 
-// The program as a function, where that is the same: bun's loader takes longer than most programs.
+// Returns the program as a function, if that makes no difference: bun's loader takes longer than most programs.
 function asFunction(code: string): (() => Promise<void>) | undefined {
   if (OF_FILES.test(code)) return undefined;
   const less = code.indexOf("<");
@@ -106,16 +106,16 @@ function asFunction(code: string): (() => Promise<void>) | undefined {
   }
 }
 
-// Of a program that runs as a function: its code, and whether its top level is over.
+// The code of a program that runs as a function, and whether its top level has finished.
 let running = "", isOver = false;
-// What ends it. They listen before it comes, and hear nothing of a program that is a file.
+// Listeners for its end. They are added before it arrives, and removed for a program that runs as a file.
 const ENDS: [string, (error: unknown) => void][] = [
   ["uncaughtException", failed],
   ["unhandledRejection", failed],
   ["beforeExit", () => {
     if (isOver) return;
     isOver = true;
-    writeSync(2, "the program waits, at its top level, for what will never come\n");
+    writeSync(2, "the program's top level waits for a promise that is never settled\n");
     process.exitCode ??= 13;
   }],
 ];
@@ -130,7 +130,7 @@ function failed(error: unknown): void {
   process.exit(1);
 }
 
-// An error as bun shows one that nobody catches: with the lines of the code that it names.
+// Formats an error as bun shows an uncaught one: with the lines of code that it refers to.
 function described(error: unknown, code: string): string {
   if (!(error instanceof Error)) {
     return typeof error === "string" ? `error: ${error}\n${error}` : `error\n${Bun.inspect(error)}`;
@@ -138,14 +138,14 @@ function described(error: unknown, code: string): string {
   const isFrame = (line: string) => /^ *\d+ \| /.test(line) || /^ *\^$/.test(line);
   const here = new RegExp(`${MAIN.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}:(\\d+):(\\d+)`);
   const column = (row: number, at: number) => (row === 1 ? at - HEAD.length : at);
-  // The runner's own call is not the program's, nor is what stands before its first line.
+  // Remove the runner's call, and the text before the program's first line.
   let lines = Bun.inspect(error).split("\n").filter((line) => !line.includes(import.meta.path));
   lines = lines.map((line, n) => {
     if (/^ *\^$/.test(line) && lines[n - 1]?.includes(HEAD)) return line.slice(HEAD.length);
     return line.replace(here, (_, row, at) => `${MAIN}:${row}:${column(Number(row), Number(at))}`);
   });
   lines = lines.map((line) => (isFrame(line) ? line.replace(HEAD, "") : line));
-  // Of the first error bun shows other lines than those before it, where the code came from no file.
+  // For code that is not in a file, bun shows the wrong lines before the first error.
   while (lines.length > 0 && isFrame(lines[0])) lines.shift();
   const last = lines.findLastIndex((line) => here.test(line));
   if (last >= 0) lines[last] = lines[last].replace(/at (async )?<anonymous> \((.*)\)$/, "at $1$2");
@@ -169,14 +169,14 @@ function restoreEnvironment(pairs: string, before: Record<string, string | undef
   }
 }
 
-// The letters of messages that begin a program which bun ends with, one that must be a file, and a preparation;
-// the other is a context's.
+// The modes of messages: a program with which bun ends, one that must run as a file, and a preparation. Any other mode
+// is a context.
 const ONCE = "o".charCodeAt(0), FILE = "f".charCodeAt(0), PREPARE = "p".charCodeAt(0);
 
 for (let count = 1; ; count++) {
   const message = receive();
   const { mode, head, env, code } = message;
-  // Flags, of which the lowest asks for values.
+  // The lowest flag requests that values are displayed.
   const isPlain = (head[1] & 1) === 0;
   if (isPlain && (mode === ONCE || mode === FILE)) {
     reseed(head);
@@ -187,13 +187,13 @@ for (let count = 1; ; count++) {
     }
     const program = count > 1 && mode === ONCE ? asFunction(code) : undefined;
     if (program) {
-      // Bun goes on with the empty file meanwhile, and ends when nothing is left to do.
+      // Bun continues with the empty file meanwhile, and exits when nothing is left to do.
       running = code;
       program.call({}).then(ended, failed);
     } else {
       for (const [name, listener] of ENDS) process.off(name, listener);
       writeFileSync(MAIN, code);
-      // This tells the agent that the program begins.
+      // Reports to the agent that the program starts.
       closeSync(3);
       closeSync(4);
       closeSync(5);
@@ -217,7 +217,7 @@ for (let count = 1; ; count++) {
   const before = { ...process.env }, at = process.cwd();
   let status = enterDirectory(env) ? 0 : 1;
   setEnvironment(env);
-  // In all ways that a program is run: what that takes is in memory then.
+  // Run it in all ways in which programs run, so that the code for them is in memory.
   const file = `${tmpdir()}/prepare-${process.pid}-${count}.ts`;
   if (status === 0) try {
     writeFileSync(file, code);
@@ -233,13 +233,13 @@ for (let count = 1; ; count++) {
   }
   restoreEnvironment(env, before);
   if (env.startsWith("=")) process.chdir(at);
-  // Output is written at the end of a turn.
+  // Output is written at the end of a turn of the event loop.
   await new Promise((resolve) => setTimeout(resolve, 0));
   if (count === 1) {
     replaceRandom();
     for (const [name, listener] of ENDS) process.on(name, listener);
   }
-  // Else the collector would begin to work beside the next program.
+  // Otherwise the collector would run beside the next program.
   Bun.gc(true);
   writeSync(4, `${status}\n`);
 }

@@ -1,10 +1,10 @@
-# What an interpreter needs that outlives an exec, or whose exec wants more than to run. Executed by python.py.
+# Code for an interpreter that outlives an exec, or whose exec needs more than to run. Executed by python.py.
 import _signal
 import functools
 
-# Bits of a message's flags.
+# Bits of the flags in a message.
 SHOWN, FED = 1, 2
-# Of `compile`: `await` at the top level is none of a function's. Of code: to call it makes a coroutine.
+# A flag of `compile`: `await` is allowed at the top level. A flag of code: calling it creates a coroutine.
 TOP_LEVEL_AWAIT, COROUTINE = 0x2000, 0x80
 
 
@@ -12,8 +12,8 @@ def words(seed):
     return [seed >> shift & 0xFFFFFFFF for shift in (0, 32, 64, 96)]
 
 
-# What to do in a process whose state may have been copied to other VMs, where the module is loaded. An
-# integer is the cheapest seed.
+# How to reseed each module, if it is loaded, in a process whose state may have been copied to other VMs. An integer
+# is the cheapest seed.
 RESEEDS = {
     "random": lambda module, seed: module.seed(seed),
     "numpy.random": lambda module, seed: module.seed(words(seed)),
@@ -22,7 +22,7 @@ RESEEDS = {
         module.current_process(), "authkey", os.urandom(32)
     ),
 }
-# What modules keep that depends on randomness or on variables.
+# Caches of modules that depend on randomness or on variables.
 CACHES = {
     "tempfile": ("_name_sequence", "tempdir"),
     "uuid": ("_node", "_last_timestamp"),
@@ -37,7 +37,7 @@ def forget_caches():
 
 
 def reseeders():
-    # What is to be called with a seed: what of RESEEDS is loaded.
+    # Returns the functions to call with a seed, one for each loaded module of RESEEDS.
     acts = []
     for name, act in RESEEDS.items():
         module = sys.modules.get(name)
@@ -47,7 +47,7 @@ def reseeders():
 
 
 def primed_reseeders():
-    # The same for what the primer has loaded, where there is no call between a seed and its generator.
+    # The same for the modules that the primer has loaded; seeds go to the generator without a call in between.
     acts = reseeders()
     generator = getattr(sys.modules.get("random"), "_inst", None)
     if generator:
@@ -61,7 +61,7 @@ def reseed(acts, seed):
         try:
             act(seed)
         except Exception:
-            # It is another module of that name.
+            # It is another module with this name.
             pass
 
 
@@ -73,7 +73,7 @@ def apply_zone(names):
 
 
 def set_environment(text):
-    # Returns what it was, and where the directory cannot be entered a program that says so.
+    # Returns the previous environment and, if the directory cannot be entered, a program that reports it.
     pairs = dict(pair.split("=", 1) for pair in os.fsdecode(text[:-1]).split("\0"))
     directory = pairs.pop("", None)
     before = {name: os.environ.get(name) for name in pairs}
@@ -99,7 +99,7 @@ def here():
 
 
 def move_main():
-    # The program's directory is not the one that this interpreter waited in.
+    # The program's directory differs from the one in which this interpreter was waiting.
     directory = os.getcwd()
     MAIN.__file__ = directory + "/main.py"
     sys.path[:] = [directory if place == START else place for place in sys.path]
@@ -122,7 +122,7 @@ def restore_environment(before):
 
 
 def tell_lines(code, name):
-    # What tracebacks and `inspect` show of code that is no file.
+    # Registers the lines that tracebacks and `inspect` show for code that is not in a file.
     SOURCES[name] = code
     linecache = sys.modules.get("linecache")
     if linecache:
@@ -144,8 +144,8 @@ def opened(name):
     return open(number, mode, 1 if number else -1, encoding, errors, closefd=False)
 
 
-def mend():
-    # What the program has printed goes out, and what it has closed is there for the next one.
+def restore_streams():
+    # Flushes the program's output, and reopens for the next program the streams that it has closed.
     for name in ("stdout", "stderr"):
         try:
             getattr(sys, name).flush()
@@ -155,7 +155,7 @@ def mend():
                 if stream is None or getattr(stream, "closed", False):
                     setattr(sys, name, opened(name))
             except BaseException:
-                # Its descriptor is closed, too.
+                # Its descriptor is closed as well.
                 pass
 
 
@@ -166,17 +166,17 @@ def complain(line):
         pass
 
 
-def noted(*_):
-    # An interrupt where no program runs is the one's whose message has come, and else nobody's: the agent sends
-    # the message first.
+def note_interrupt(*_):
+    # An interrupt while no program runs belongs to the program whose message has arrived, because the agent sends
+    # the message first. If none has arrived, it is ignored.
     global INTERRUPTED
     import select
 
     INTERRUPTED = READ[0] != 0 or bool(select.select([MESSAGES], [], [], 0)[0])
 
 
-def more_noted(_):
-    # As `more`, but it shows what has come before it returns.
+def more_noting(_):
+    # Like `more`, but READ shows that bytes have arrived even before it returns.
     count = os.readv(MESSAGES, [READ])
     if not count:
         os._exit(0)
@@ -195,7 +195,7 @@ def run_in_context(code, name, namespace):
 
 
 def awaited(coroutine):
-    # Tasks that it leaves go on when the next one is awaited.
+    # Tasks that it leaves continue when the next coroutine is awaited.
     global LOOP
     import asyncio
     import contextvars
@@ -206,7 +206,7 @@ def awaited(coroutine):
     try:
         return LOOP.run(coroutine, context=context)
     except KeyboardInterrupt as interrupt:
-        # The other one knows what was awaited.
+        # The other exception knows the awaited code.
         cancelled = interrupt.__context__
         if not isinstance(cancelled, asyncio.CancelledError):
             raise
@@ -217,7 +217,7 @@ def awaited(coroutine):
 
 
 def trimmed(error):
-    # Without the calls that are not the program's.
+    # Removes the calls that are not the program's from the traceback.
     trace = error.__traceback__
     while trace is not None:
         names = trace.tb_frame.f_globals
@@ -228,7 +228,7 @@ def trimmed(error):
 
 
 def evaluate(act, code, name, namespace):
-    # Returns the exit code. An interrupt is the program's, and only while it runs.
+    # Returns the exit code. The program gets interrupts only while it runs.
     global INTERRUPT
     failed = None
     result = 0
@@ -242,31 +242,31 @@ def evaluate(act, code, name, namespace):
             result = status(exit)
         except BaseException as error:
             failed = trimmed(error)
-        handler = _signal.signal(_signal.SIGINT, noted)
+        handler = _signal.signal(_signal.SIGINT, note_interrupt)
         if handler is not None:
             INTERRUPT = handler
     except BaseException as late:
-        _signal.signal(_signal.SIGINT, noted)
+        _signal.signal(_signal.SIGINT, note_interrupt)
         failed = late.with_traceback(None)
         failed.__suppress_context__ = True
     if failed is not None:
-        result = told(failed)
-    mend()
+        result = report_failure(failed)
+    restore_streams()
     return result
 
 
-def told(failed):
-    mend()
+def report_failure(failed):
+    restore_streams()
     try:
         return show(failed)
     except BaseException:
-        # Its own methods fail, or `sys.excepthook` does.
+        # A method of the exception failed, or `sys.excepthook` did.
         complain(f"{type(failed).__name__}, which could not be shown")
         return 1
 
 
 def runner(flags):
-    # How a program is run whose last value may be wanted.
+    # Returns the function that runs a program, with or without displaying its last value.
     if not flags & SHOWN:
         return run_in_context
     load_display()
@@ -279,7 +279,7 @@ def load_display():
 
 
 def once(code, flags):
-    # The same as python.py does, with the last value shown.
+    # The same as in python.py, with the last value displayed.
     if flags & SHOWN:
         SOURCES["main.py"] = code
         result = evaluate(runner(flags), code, "main.py", MAIN.__dict__)
@@ -300,13 +300,13 @@ def prepare(code, flags):
 
 
 def settle():
-    # What there is after a preparation stays. A collection that does not look at it is cheap, and leaves the
-    # pages that it lies in shared by all VMs of a template.
+    # Everything that exists after a preparation stays. Collections that skip it are cheap, and leave its pages
+    # shared by all VMs of a template.
     load_display()
     forget_caches()
     gc.collect()
     gc.freeze()
-    # What a program adds does not: it is to be taken apart with it.
+    # Modules that a program adds do not stay: they are torn down with it.
     lay_out()
     _signal.signal(_signal.SIGINT, INTERRUPT)
 
@@ -316,7 +316,7 @@ def next_message():
         try:
             return receive()
         except BaseException:
-            # A handler of the program's, for a signal of its own, unless the program has closed the descriptor.
+            # A signal handler of the program raised this, unless the program has closed the descriptor.
             try:
                 os.fstat(MESSAGES)
             except OSError:
@@ -324,7 +324,7 @@ def next_message():
 
 
 def keep(message):
-    # Serves execs that leave this process in place, and returns the first that does not.
+    # Serves execs after which this process continues, and returns the first message after which it ends.
     global INTERRUPTED, more
     kept, count, acts = None, 0, None
     while True:
@@ -357,17 +357,17 @@ def keep(message):
             name = f"exec-{count}.py"
             if kept is None:
                 kept = new_main(name)
-                more = more_noted
+                more = more_noting
             tell_lines(code, name)
             result = evaluate(runner(flags), code, name, kept.__dict__)
-            # What it has loaded is not known.
+            # It may have loaded other modules.
             acts = None
         if IS_CHILD:
             sys.exit(result)
         if flags & SHOWN:
             end_display()
         if flags & FED and sys.stdin is fed:
-            # With what it has read ahead.
+            # This also drops the input that was read ahead.
             sys.stdin = stdin
         if before:
             restore_environment(before)
@@ -386,7 +386,7 @@ def keep(message):
 
 INTERRUPT = _signal.getsignal(_signal.SIGINT)
 INTERRUPTED = False
-# What was read last; begins with 0 while no message has come.
+# The bytes that were read last. The first byte is 0 while no message has arrived.
 READ = bytearray(b"\1" * 65536)
 LOOP = None
 START = sys.path[0]

@@ -1,14 +1,14 @@
-# Runs programs that the agent sends on descriptor 3, and says on descriptor 4 how they begin and end; both
-# are described in interpreter.rs. It may be started long before the first one comes. Every line here is paid
-# for by every program, and what is executed between a message and its program is what a restored VM has to
-# translate: so all that can be made before is, what only a failed program needs stands in failure.py, and what
-# only an interpreter that is kept needs in keep.py.
+# Runs programs that the agent sends on descriptor 3, and reports on descriptor 4 when they start and end. Both
+# formats are described in interpreter.rs. It may start long before the first program arrives. Every program pays
+# for every line here, and a restored VM must translate everything that is executed between a message and its
+# program. So all preparations are made before; failure.py contains the code that only a failed program needs, and
+# keep.py the code that only a kept interpreter needs.
 import atexit
 import gc
 import os
 import sys
 
-# Out of the program's way, whose own files get the low numbers, where so many descriptors are allowed.
+# High numbers leave the low ones for the program's own files, if so many descriptors are allowed.
 RESULTS, MESSAGES, WORDS = 253, 254, 255
 try:
     os.dup2(3, MESSAGES, False)
@@ -44,12 +44,12 @@ def say(word):
     try:
         os.write(WORDS, word)
     except OSError:
-        # The program has closed it: the end of the process tells.
+        # The program has closed it. The agent notices the end of the process.
         pass
 
 
 def forked():
-    # The program's child is no interpreter of the agent's: it ends when its program does, and says nothing.
+    # A child of the program is not the agent's interpreter: it ends with its program and reports nothing.
     global IS_CHILD
     IS_CHILD = True
     for descriptor in (MESSAGES, WORDS, RESULTS):
@@ -61,10 +61,10 @@ def forked():
 
 def new_main(name):
     main = type(sys)("__main__")
-    # There is no file: this is where tracebacks and `inspect` find the program's lines.
+    # There is no file. Tracebacks and `inspect` find the program's lines here.
     main.__loader__ = type(sys)("loader")
     main.__loader__.get_source = lambda _=None: SOURCES.get(name, b"").decode("utf-8", "replace")
-    # With this name, what `multiprocessing` spawns looks for no file of it either.
+    # With this name, processes that `multiprocessing` spawns do not look for its file either.
     main.__spec__ = type(sys.__spec__)("__main__", main.__loader__)
     main.__file__ = os.getcwd() + "/" + name
     sys.modules["__main__"] = main
@@ -72,7 +72,7 @@ def new_main(name):
 
 
 def lay_out():
-    # All that a program needs but its code.
+    # Creates everything that a program needs except its code.
     global MAIN, LOADED
     MAIN = new_main("main.py")
     LOADED = set(sys.modules)
@@ -98,8 +98,8 @@ def status(exit):
 
 
 def finish(code):
-    # The end of a program as the interpreter does it, but for taking its own modules apart, which costs
-    # more than all the rest: threads, atexit, the program's own objects, its output.
+    # Ends a program as the interpreter does: threads, atexit, the program's own objects, its output. Only the
+    # interpreter's own modules are not torn down, because that costs more than all the rest.
     global MAIN
     threading = sys.modules.get("threading")
     try:
@@ -109,9 +109,9 @@ def finish(code):
         # An interrupt ends the wait for threads.
         sys.__excepthook__(type(error), error.with_traceback(None), None)
     atexit._run_exitfuncs()
-    # Twice, as the interpreter does: the first puts files in an order in which they can be written out.
-    # What `__del__` and `finally` need is there until the last of them has run. Its own modules go too:
-    # those that lie beside no library.
+    # Collect twice, as the interpreter does: the first time puts files in an order in which they can be flushed.
+    # Objects that `__del__` and `finally` need exist until the last of them has run. The program's own modules
+    # are removed too: those that are not in a library directory.
     gc.collect()
     MAIN = None
     if not sys.modules.keys() <= LOADED:
@@ -133,7 +133,7 @@ def finish(code):
                 stream.flush()
         except Exception:
             pass
-    # A child that was made without this interpreter's knowledge is no interpreter of the agent's either.
+    # A child that was forked without this interpreter's knowledge is not the agent's interpreter either.
     if not IS_CHILD and os.getpid() == PROCESS:
         say(b"%d\n" % code if code else b"0\n")
     os._exit(code)
@@ -149,7 +149,7 @@ sys.path[0] = os.getcwd()
 sys.stdout.reconfigure(line_buffering=True)
 lay_out()
 MESSAGE = receive()
-# This tells the agent that the program begins.
+# Reports to the agent that the program starts.
 say(b"r\n")
 if MESSAGE[0] not in (b"o\0", b"o\2") or MESSAGE[2]:
     exec(open(HERE + "/keep.py").read())

@@ -1,28 +1,28 @@
-// Turns a program into scripts whose declarations outlive it. Bun's own transform does that, and prints code anew;
-// here its tokens are put back to where they stood in the program, so that lines and columns of errors are the
-// program's, for whoever reads them.
+// Turns a program into scripts whose declarations outlive it. Bun's own transform does that, but prints the code in a
+// new layout. Here its tokens are moved back to their places in the program, so that errors have the program's lines
+// and columns.
 
 /** A piece of code. */
 interface Token { text: string; key: string; line: number; column: number; spaced: boolean; broken: boolean }
 
-/** A token of a script, and the one of the program that it came from. */
+/** A token of a script, and the token of the program that it came from. */
 interface Placed { text: string; spaced: boolean; from?: Token }
 
 interface Script {
   code: string;
-  /** Where tokens stand in other columns than in the program, up to the next one here: line, column, column there. */
+  /** Where columns differ from the program, up to the next entry: line, column, column in the program. */
   moved: [number, number, number][];
 }
 
 export interface Program {
-  /** Functions, which are there before all else runs; then the rest, which gives an object with the `value`. */
+  /** First the functions, which are declared before everything else; then the rest, which returns an object with the `value`. */
   scripts: string[];
   code: string;
   moved: Script["moved"];
-  /** What the program declares, and what of it must not keep an older value. */
+  /** The names that the program declares, and those of them that must not keep an older value. */
   names: string[];
-  anew: Set<string>;
-  /** The value is no expression's, but what the last declaration declares. */
+  uninitialized: Set<string>;
+  /** The value is that of the last declaration, not of an expression. */
   isDeclaration: boolean;
 }
 
@@ -35,10 +35,10 @@ const TEMPLATE = /[`}](?:[^`\\$]|\\[^]|\$(?!\{))*(?:`|\$\{)/y;
 const SIGN = /=>|\.\.\.|\?\.(?!\d)|>>>=|\*\*=|<<=|>>=|>>>|&&=|\|\|=|\?\?=|===|!==|\+\+|--|\*\*|<<|>>|<=|>=|==|!=|&&|\|\||\?\?|[-+*\/%&|^]=|[^]/uy;
 const BEFORE_REGEX = /^(?:[^\w$)\]}"'`#]+|return|typeof|case|in|of|delete|void|instanceof|new|throw|await|yield|else|do)$/;
 
-// `isPrinted`: by bun, where a division never begins a line and what is no operand's end always does.
+// `isPrinted`: by bun, whose lines never start with a division, so that a `/` there starts a regular expression.
 function tokens(code: string, isPrinted: boolean): Token[] {
   const found: Token[] = [];
-  // Where a `}` ends no block but the hole of a template.
+  // The depths at which a `}` ends an expression in a template instead of a block.
   const holes: number[] = [];
   let at = code.startsWith("#!") ? code.indexOf("\n") >>> 0 : 0;
   let depth = 0, line = 1, begin = 0, previous = "";
@@ -79,14 +79,14 @@ function tokens(code: string, isPrinted: boolean): Token[] {
     if (text === "{") depth += 1;
     if (text === "}") depth -= 1;
     found.push({ text, key: key ?? text, line, column: at - begin + 1, spaced: space !== undefined, broken: isBroken });
-    // A name after a dot is no keyword.
+    // A name after a dot is not a keyword.
     previous = previous === "." ? "x" : text;
     advance(text);
   }
   return found;
 }
 
-// What a module exports, no context can import: the words that say so become spaces.
+// Replaces `export` syntax by spaces, because a context cannot import from another program.
 function withoutExports(code: string): string {
   if (!/\bexport\b/.test(code)) return code;
   const all = tokens(code, false);
@@ -129,8 +129,8 @@ function withoutExports(code: string): string {
   return lines.join("\n");
 }
 
-// Names that `let` and the like declare at the top: they begin without a value.
-function declaredAnew(program: Token[]): Set<string> {
+// Returns the names that `let`, `enum` and `namespace` declare at the top level: they start without a value.
+function uninitializedNames(program: Token[]): Set<string> {
   const names = new Set<string>();
   let depth = 0, isInList = false, base = 0;
   program.forEach(({ text, broken }, n) => {
@@ -148,12 +148,12 @@ function declaredAnew(program: Token[]): Set<string> {
   return names;
 }
 
-// How many printed tokens may be bun's own before one of the program comes, and how far both lists are looked through
-// for where they agree again: further each time that they do not.
+// The maximum number of consecutive tokens that bun has added, and how far both lists are searched for the place where
+// they agree again: further after each failure.
 const AHEAD = 24, NEAR = 64, FAR = 4096;
 
-// Finds for each printed token the one of the program that it was: mostly the next one. Where bun has left out or
-// added some, three that stand together say where both go on.
+// Finds for each printed token the token of the program that it came from: mostly the next one. If bun has removed or
+// added tokens, three equal tokens in a row show where both lists continue.
 function align(printed: Token[], program: Token[]): (Token | undefined)[] {
   const found: (Token | undefined)[] = new Array(printed.length);
   const agree = (n: number, m: number, count: number) => {
@@ -174,7 +174,7 @@ function align(printed: Token[], program: Token[]): (Token | undefined)[] {
   };
   let n = 0, m = 0, reach = NEAR;
   while (n < printed.length && m < program.length) {
-    // Bun makes several statements of an import: all of them stand where it stood.
+    // Bun turns an import into several statements. All of them get the place of the import.
     const isImport = program[m].text === "import" && program[m + 1]?.text !== "(";
     const ends = isImport ? imported(printed, n, program, m) : undefined;
     if (ends) {
@@ -185,7 +185,7 @@ function align(printed: Token[], program: Token[]): (Token | undefined)[] {
     } else {
       const both = next(n, m, reach);
       reach = both ? NEAR : Math.min(reach * 2, FAR);
-      // At the end of what both have, two that stand together have to do.
+      // At the end of the lists, two equal tokens in a row must be enough.
       const end = both ? -1 : [0, 1, 2, 3].findIndex((skipped) => agree(n, m + skipped, 2));
       if (both) [n, m] = both;
       else if (end >= 0) [found[n++], m] = [program[m + end], m + end + 1];
@@ -195,7 +195,7 @@ function align(printed: Token[], program: Token[]): (Token | undefined)[] {
   return found;
 }
 
-// Of an `import` at `m`, if bun has made the statements at `n` of it: where both are over.
+// If bun has made the statements at `n` from the `import` at `m`, returns where both end.
 function imported(printed: Token[], n: number, program: Token[], m: number): [number, number] | undefined {
   const isName = (token: Token) => token.key.startsWith('"');
   const until = (list: Token[], at: number, holds: (token: Token) => boolean) => {
@@ -216,8 +216,8 @@ function imported(printed: Token[], n: number, program: Token[], m: number): [nu
 const NO_BREAK_AFTER = /^(?:return|throw|break|continue|yield|async|using|accessor)$/;
 const NO_BREAK_BEFORE = /^(?:\+\+|--|=>)$/;
 
-// Writes tokens where those that they came from stood. Bun has printed every semicolon, so that a line's end
-// is a space anywhere else.
+// Writes tokens at the places of those that they came from. Bun has printed every semicolon, so a line break is
+// equivalent to a space everywhere else.
 function lay(placed: Placed[]): Script {
   const parts: string[] = [], moved: Script["moved"] = [];
   let line = 1, column = 1, shift = 0, previous = "";
@@ -248,7 +248,7 @@ function lay(placed: Placed[]): Script {
 
 const GIVES = ["return", "{", "__proto__", ":", "null", ",", "value", ":"];
 
-// The end of a function, a block or a list that begins at `n`: behind its last bracket.
+// Returns the end of the function, block or list that starts at `n`: the position after its last bracket.
 function closed(list: Token[], n: number): number {
   let depth = 0;
   for (; n < list.length; n++) {
@@ -259,7 +259,7 @@ function closed(list: Token[], n: number): number {
   return n;
 }
 
-// Functions of the top level, each behind bun's `this.NAME = NAME;`, from where to where.
+// Returns the ranges of top-level functions, each after bun's `this.NAME = NAME;`.
 function functions(body: Token[]): [number, number][] {
   const found: [number, number][] = [];
   let depth = 0;
@@ -288,8 +288,8 @@ function functions(body: Token[]): [number, number][] {
 const LOADERS = ["ts", "tsx"] as const;
 const DEFINE = { "import.meta": "__context.meta", __dirname: "__context.dirname", __filename: "__context.filename" };
 
-// As TypeScript; else with JSX in it; else as a block, where bun takes a first brace for an object's. Of their errors
-// the one that comes last in the code is the program's.
+// Transforms the code as TypeScript; otherwise as TypeScript with JSX; otherwise as a block, because bun takes a first
+// brace for that of an object. If all fail, throws the error that is last in the code.
 function transformed(code: string): string {
   let failure: any;
   const place = (error: any) => {
@@ -310,13 +310,13 @@ function transformed(code: string): string {
   throw failure;
 }
 
-// What bun has printed: the names that outlive the program, then a function that is called, with the program in it
-// and at its end an object with the value, if there is one.
+// Splits bun's output: the names that outlive the program, then a function call that contains the program and, at its
+// end, an object with the value if there is one.
 function parts(printed: Token[]): { names: string[]; isAsync: boolean; statements: Token[]; value: Token[] } {
   const names: string[] = [];
   let at = 0;
   while (printed[at]?.text === "var") {
-    // Each with a comma, or a semicolon at last.
+    // Each name is followed by a comma, the last one by a semicolon.
     do names.push(printed[at + 1].text);
     while (printed[(at += 2)].text !== ";");
     at += 1;
@@ -337,7 +337,7 @@ function parts(printed: Token[]): { names: string[]; isAsync: boolean; statement
   return { names, isAsync, statements: body, value: [] };
 }
 
-// Names that bun has made up are this program's own: another's may be the same.
+// Makes the names that bun has generated unique to this program, because it generates the same names for others.
 function renameMadeUp(printed: Token[], names: string[], program: Token[], number: number): void {
   const known = new Set(program.map((token) => token.text));
   const madeUp = new Set(names.filter((name) => !known.has(name)));
@@ -354,7 +354,7 @@ function replaceImports(printed: Token[]): void {
   });
 }
 
-// With `using` at the top, bun puts what else is declared there into a block of its own.
+// With `using` at the top level, bun moves the other declarations into a block. This moves them out again.
 function keepBesideUsing(statements: Token[], names: string[]): Token[] {
   const begin = statements.findIndex((token, n) => {
     return token.text === "try" && ["[", "]", ";"].every((text, k) => statements[n - 3 + k]?.text === text);
@@ -373,7 +373,7 @@ function keepBesideUsing(statements: Token[], names: string[]): Token[] {
   });
 }
 
-/** Rewrites a program, the `number`th of its context. Throws what bun says of code that is none. */
+/** Rewrites the program with this number in its context. Throws bun's error for invalid code. */
 export function rewritten(code: string, number: number): Program {
   const source = withoutExports(code);
   const printed = tokens(transformed(source), true), program = tokens(source, false);
@@ -409,12 +409,12 @@ export function rewritten(code: string, number: number): Program {
     code,
     moved: scripts.flatMap((script) => script.moved),
     names,
-    anew: declaredAnew(program),
+    uninitialized: uninitializedNames(program),
     isDeclaration: declares(value, from.slice(statements.length), isDeclared, program),
   };
 }
 
-// Whether what bun gives as the value is no expression of the program, but its last declaration.
+// Whether bun's value is that of the program's last declaration instead of an expression.
 function declares(value: Token[], from: (Token | undefined)[], names: Set<string>, program: Token[]): boolean {
   if (value.length === 0) return false;
   const texts = value.map((token) => token.text);

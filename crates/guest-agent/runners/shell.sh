@@ -1,10 +1,11 @@
-# Runs scripts that lie in the file of descriptor 3, when a word comes on descriptor 4; interpreter.rs describes
-# both. Bash is given all of this as one line, so that the scripts' lines keep their numbers: each line here ends
-# where a `;` may stand, and comments have lines of their own.
+# Runs scripts from the file on descriptor 3 when a message arrives on descriptor 4; interpreter.rs describes both.
+# Bash gets all of this as one line, so that the lines of the scripts keep their numbers. Therefore each line here
+# ends where a `;` is allowed, and comments are on separate lines.
 #
-# Of an exec in a context: __b what its variables and its directory were, __s how it ended, __r 1 while it runs;
-# __e that an interrupt came after its message and before that, __h where directories begin.
-# What an interrupt breaks goes on behind the loop, and back to it.
+# Variables of an exec in a context: __b contains the previous values of its variables and directory, __s its exit
+# code, __r is 1 while it runs. __e is set if an interrupt arrived after its message and before it ran. __h is the
+# directory that relative directories refer to.
+# After an interrupt, execution continues behind the loop, and from there returns to it.
 while
   if [[ ${__s-} ]]; then
     for __w in "${__b[@]}"; do
@@ -39,9 +40,10 @@ do
     );
     printf '%d\n' "$?" >&5;;
   *)
-# An interrupt leaves the command that runs, and __t, before each further one, what that stands in: a function by
-# `return`, all loops, this one too, by `break`. For what is left then, bash executes nothing. What is read again
-# after a handler, as by `read`, finds an end. `extdebug` has a failing __t skip the command that it comes before.
+# An interrupt leaves the running command. Before each further command, __t leaves the construct around it: a function
+# by `return`, all loops including this one by `break`. Bash executes nothing in the constructs that were left. A
+# command that reads again after a handler, such as `read`, finds the end of input. With `extdebug`, a failing __t
+# skips the command that would follow.
     [[ ${__r-} ]] || trap '
       if [[ $__r == 1 ]]; then
         __i=$-;

@@ -1,17 +1,17 @@
-// Errors and values, as text.
+// Formats errors and values as text.
 const { Bun, Promise } = globalThis as any;
 
-/** A program, and where its tokens stand in other columns than in its code: line, column there, column in the code. */
+/** A program, and the tokens whose columns differ from its code: line, column in the script, column in the code. */
 export interface Source { code: string; moved: [number, number, number][] }
 
-/** A line of results, and what is to be said beside it. */
+/** A line of results, and a complaint to print with it. */
 export interface Shown { line: string; complaint?: string }
 
 const RUNNERS = `${import.meta.dir}/`;
 const isCode = (line: string) => /^ *\d+ \| /.test(line) || /^ *\^$/.test(line);
 const isFrame = (line: string) => /^ +at /.test(line);
 
-/** An error as bun shows one that nobody catches: with the lines of the program that it names. */
+/** Formats an error as bun shows an uncaught one: with the lines of the program that it refers to. */
 export function described(error: unknown, sources: Map<string, Source>): string {
   if (error instanceof BuildMessage || (error instanceof AggregateError && error.errors[0] instanceof BuildMessage)) {
     const text = Bun.inspect(error).replace(/\binput\.tsx?\b/g, [...sources.keys()].at(-1));
@@ -22,7 +22,7 @@ export function described(error: unknown, sources: Map<string, Source>): string 
   }
   const lines: string[] = Bun.inspect(error).trimEnd().split("\n");
   const told: string[] = [];
-  // Lines of code, then what is wrong, then frames; all of it again for a cause.
+  // Lines of code, then the error, then frames; the same again for a cause.
   for (let n = 0; n < lines.length; ) {
     const holds = [isCode, isFrame].find((kind) => kind(lines[n])) ?? ((line) => !isCode(line) && !isFrame(line));
     let end = n;
@@ -48,7 +48,7 @@ function place(frame: string, sources: Map<string, Source>) {
   return { file, line, column, source };
 }
 
-// Without the runner's frames, and the one that calls the program; the program's own first one has no name.
+// Removes the frames of the runner, and the one that calls the program. The program's first frame has no name.
 function frames(stack: string[], sources: Map<string, Source>): string[] {
   const isRunners = (frame: string) => frame.includes(RUNNERS) || /\bunknown:1:1\)?$/.test(frame);
   const own = stack.filter((frame) => !isRunners(frame));
@@ -64,7 +64,7 @@ function frames(stack: string[], sources: Map<string, Source>): string[] {
   return told;
 }
 
-// The lines of the program that a frame names, as they were sent.
+// Returns the lines of the program that a frame refers to, as they were sent.
 function excerpt(frame: string | undefined, sources: Map<string, Source>): string[] | undefined {
   const is = frame === undefined ? undefined : place(frame, sources);
   if (!is?.source) return undefined;
@@ -77,13 +77,13 @@ function excerpt(frame: string | undefined, sources: Map<string, Source>): strin
 const RESULT_BYTES = 8 << 20, CUT_BYTES = 64 << 10, JSON_VALUES = 10_000, JSON_DEPTH = 100;
 const DISPLAY = Symbol.for("Jupyter.display");
 
-/** A value as a line of results: an object from media types to data. */
+/** Formats a value as a line of results: an object from media types to data. */
 export function displayed(value: any, sources: Map<string, Source>): Shown | Promise<Shown> {
   try {
     const own = typeof value === "object" || typeof value === "function" ? value?.[DISPLAY] : undefined;
     if (typeof own !== "function") return line(bundle(value, sources));
     const given = own.call(value);
-    // What a value says of itself, if that is an object from names to data.
+    // The value's own representation, if it is an object from names to data.
     const isData = (given: any) => given && typeof given === "object" && !Array.isArray(given);
     const told = (given: any) => line(isData(given) ? given : bundle(value, sources));
     return given instanceof Promise ? given.then(told) : told(given);
@@ -103,13 +103,13 @@ function line(data: Record<string, unknown>): Shown {
   const text = JSON.stringify(data);
   if (Buffer.byteLength(text) <= RESULT_BYTES) return { line: text };
   const plain = typeof data["text/plain"] === "string" ? data["text/plain"] : text;
-  // No character is split.
+  // Does not split a character.
   const cut = Buffer.from(plain).subarray(0, CUT_BYTES).toString("utf8").replace(/\ufffd$/, "");
   const complaint = `a value of more than ${RESULT_BYTES >> 20} MiB is shown cut to ${CUT_BYTES >> 10} KiB`;
   return { line: JSON.stringify({ "text/plain": cut }), complaint };
 }
 
-// Whether JSON says all that a value is, and it is not too much.
+// Whether JSON can represent the value completely, and the value is not too large.
 function isPlain(value: object): boolean {
   let left = JSON_VALUES;
   const holds = (value: unknown, depth: number): boolean => {

@@ -1,43 +1,40 @@
+//! The state that all clients share, and what happens to an operation that has ended.
+
 use std::time::Instant;
 
 use fumehood_protocol::{Complete, Response};
 
-use crate::command::Interpreters;
-use crate::confine::Confinement;
-use crate::ending;
-use crate::freshness::Identity;
-use crate::journal::{Journal, Record};
-use crate::kept::Kept;
-use crate::memory::MemoryWatch;
-use crate::operation::Operation;
-use crate::operations::{ClientId, Operations};
-use crate::outbox::Outbox;
-use crate::process::Process;
-use crate::queue::Queue;
+use crate::identity::Identity;
+use crate::interpreter::{InterpreterCatalog, InterpreterPool};
+use crate::operation::{
+    CompletedOperation, ContextQueue, Journal, Operation, OperationTable, completion_response,
+};
+use crate::process::{Confinement, MemoryWatch, Process};
 use crate::settings::Settings;
+use crate::transport::{ClientId, Outbox};
 
-/// What all connections share.
+/// Everything that is shared by all clients.
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) settings: Settings,
     pub(crate) confinement: Confinement,
-    pub(crate) interpreters: Interpreters,
-    pub(crate) operations: Operations,
+    pub(crate) interpreters: InterpreterCatalog,
+    pub(crate) operations: OperationTable,
     /// Interpreters that outlive an exec.
-    pub(crate) kept: Kept,
-    /// How operations with a key have ended.
+    pub(crate) pool: InterpreterPool,
+    /// The operations with a key that have ended.
     pub(crate) journal: Journal,
-    /// In our own VMs: what makes the guest one of its own.
+    /// The guest's identity, if the agent owns its machine.
     pub(crate) identity: Option<Identity>,
-    /// Where programs' memory has a limit.
+    /// Watches the memory of programs, if it is limited.
     pub(crate) memory: Option<MemoryWatch>,
-    /// Killed processes that nobody waits for, until they are reaped.
+    /// Killed processes that have no client any more, until they are reaped.
     pub(crate) abandoned: Vec<Process>,
-    /// Operations whose end was answered, to be cleaned up.
+    /// Operations whose end has been answered, to be cleaned up.
     pub(crate) answered: Vec<Operation>,
     /// Execs that wait for their contexts.
-    pub(crate) queue: Queue,
-    /// What clients are to be told besides.
+    pub(crate) queue: ContextQueue,
+    /// Messages to clients that are not the answer to the request being handled.
     pub(crate) notices: Vec<(ClientId, Response)>,
 }
 
@@ -45,140 +42,158 @@ impl Agent {
     pub(crate) fn new(
         settings: Settings,
         confinement: Confinement,
-        interpreters: Interpreters,
+        interpreters: InterpreterCatalog,
     ) -> Self {
         Self {
             settings,
             confinement,
             interpreters,
-            operations: Operations::default(),
-            kept: Kept::default(),
+            operations: OperationTable::default(),
+            pool: InterpreterPool::default(),
             journal: Journal::default(),
             identity: None,
             memory: None,
             abandoned: Vec::new(),
             answered: Vec::new(),
-            queue: Queue::default(),
+            queue: ContextQueue::default(),
             notices: Vec::new(),
         }
     }
 
-    /// What time has brought.
+    /// Lets each operation check its timers.
     pub(crate) fn tick(&mut self, now: Instant) {
         for operation in self.operations.iter_mut() {
             operation.tick(&self.settings.limits, now);
         }
     }
 
-    /// Takes what the operations that nobody follows have to say, and their ends.
-    pub(crate) fn step_unfollowed(&mut self, now: Instant) {
+    /// Moves the output of detached operations, and completes those that have ended.
+    pub(crate) fn step_detached(&mut self, now: Instant) {
         if self.operations.of(None).next().is_none() {
             return;
         }
-        let mut nowhere = Outbox::nowhere();
+
+        let mut discarding = Outbox::discarding();
         for operation in self.operations.iter_mut().filter(|o| o.client.is_none()) {
-            operation.pump(&mut nowhere, &self.settings.limits, now);
+            operation.pump(&mut discarding, &self.settings.limits, now);
         }
+
         for operation in self.operations.take(|o| o.client.is_none() && o.is_done()) {
-            self.finish(operation, &mut nowhere);
+            self.complete(operation, &mut discarding);
         }
     }
 
-    /// Answers for an operation that has ended, remembers it if it has a key, and lets go of it.
-    pub(crate) fn finish(&mut self, mut operation: Operation, outbox: &mut Outbox) {
-        if let (false, Some(home)) = (operation.survived, operation.home()) {
-            self.kept.forget(home);
+    /// Answers for an operation that has ended, records it if it has a key, and releases it.
+    pub(crate) fn complete(&mut self, mut operation: Operation, outbox: &mut Outbox) {
+        if let (false, Some(slot)) = (operation.interpreter_alive, operation.slot()) {
+            self.pool.forget_slot(slot);
         }
+
         if let Some(end) = operation.end {
-            let response = ending::response(&operation, &end);
+            let response = completion_response(&operation, &end);
             outbox.answer(&response);
-            self.remember(&mut operation, response);
+            self.record_completion(&mut operation, response);
         }
-        if operation.survived {
+
+        if operation.interpreter_alive {
             self.retire(operation);
         } else {
-            // The client need not wait for what is cleared away, but for what it can see.
-            operation.process.remove_script();
+            // Clean up after the answer was sent. Only the code file is visible to the client, so it goes now.
+            operation.process.remove_code_file();
             self.answered.push(operation);
         }
     }
 
-    /// Clears away what was answered.
-    pub(crate) fn clear_away(&mut self) {
+    /// Cleans up the operations that have been answered.
+    pub(crate) fn retire_answered(&mut self) {
         for operation in std::mem::take(&mut self.answered) {
             self.retire(operation);
         }
     }
 
-    fn remember(&mut self, operation: &mut Operation, response: Response) {
-        // One that never started has not run: it may be tried again.
+    fn record_completion(&mut self, operation: &mut Operation, response: Response) {
+        // An operation that failed to start has not run, so its key may be used again.
         let Response::Complete(complete) = response else {
             return;
         };
+
         let complete = Complete {
             op_id: None,
             ..complete
         };
+
         if let Some(keyed) = operation.keyed.take() {
-            let record = Record {
+            let record = CompletedOperation {
                 keyed,
-                pieces: operation.framing.kept.take().unwrap_or_default(),
+                history: operation.framing.history.take().unwrap_or_default(),
                 complete,
             };
             self.journal.add(record, &self.settings.limits);
         }
     }
 
-    /// A client has gone: what it followed ends, but for what has a key and goes on by itself.
-    pub(crate) fn leave(&mut self, client: ClientId) {
-        self.queue.leave(client);
+    /// Ends the operations of a client that has disconnected. Those with a key are detached instead.
+    pub(crate) fn client_left(&mut self, client: ClientId) {
+        self.queue.remove_client(client);
         for operation in self.operations.iter_mut() {
             if operation.client == Some(client) && operation.keyed.is_some() {
-                operation.leave();
+                operation.detach();
             }
         }
+
         for operation in self.operations.take(|o| o.client == Some(client)) {
             self.abandon(operation);
         }
     }
 
-    /// Kills what nobody waits for; it is kept until it is reaped.
+    /// Kills an operation that has no client any more.
     pub(crate) fn abandon(&mut self, operation: Operation) {
         if operation.end.is_none() {
             operation.process.kill();
-            if let Some(home) = operation.home() {
-                self.kept.lose(home);
+            if let Some(slot) = operation.slot() {
+                self.pool.mark_lost(slot);
             }
             self.abandoned.push(operation.process);
             return;
         }
-        let unsaid = operation.home().cloned().filter(|_| !operation.survived);
+
+        // It has ended, but the loss of its context could not be reported.
+        let unreported = operation.slot().cloned();
+        let unreported = unreported.filter(|_| !operation.interpreter_alive);
         self.retire(operation);
-        if let Some(home) = unsaid {
-            self.kept.lose(&home);
+
+        if let Some(slot) = unreported {
+            self.pool.mark_lost(&slot);
         }
     }
 
-    /// Lets go of what has ended: its interpreter goes back to where it came from, or is cleaned up.
+    /// Releases an operation that has ended: its interpreter returns to the pool, or is cleaned up.
     fn retire(&mut self, mut operation: Operation) {
-        let survived = operation.survived;
-        if survived && operation.can_go_on() {
-            let back = operation.into_interpreter();
-            let back = back.and_then(|(home, interpreter)| self.kept.put_back(&home, interpreter));
-            if let Some(unwanted) = back {
+        let is_alive = operation.interpreter_alive;
+        // The interpreter has survived: it returns to its slot, or is killed if there is none.
+        if is_alive && operation.can_reuse_interpreter() {
+            let reusable = operation.into_interpreter();
+            let unwanted =
+                reusable.and_then(|(slot, interpreter)| self.pool.put_back(&slot, interpreter));
+            if let Some(unwanted) = unwanted {
                 unwanted.process.kill();
                 self.abandoned.push(unwanted.process);
             }
             return;
         }
-        if let Some(home) = operation.home() {
-            self.kept.forget(home);
+
+        if let Some(slot) = operation.slot() {
+            self.pool.forget_slot(slot);
         }
-        if survived {
+
+        // Otherwise nothing of it stays.
+        if is_alive {
             operation.process.kill();
             self.abandoned.push(operation.process);
         } else {
-            operation.process.clean(self.confinement.cgroups.as_mut());
+            operation
+                .process
+                .clean_up(self.confinement.cgroups.as_mut());
         }
     }
 }

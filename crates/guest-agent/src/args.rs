@@ -1,31 +1,34 @@
-use std::ffi::{OsStr, OsString};
+//! The command line.
+
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use fumehood_protocol::{LIMITS, Limits};
+use lexopt::prelude::{Long, Short, ValueExt};
 
-use crate::confine::User;
-use crate::settings::VERSION;
+use crate::process::User;
+use crate::settings::{VERSION, set_limit_value};
 
-/// What the command line asks for.
+/// The action that the command line requests.
 #[derive(Debug)]
-pub(crate) enum Wish {
-    /// To print this and be done.
+pub(crate) enum CliAction {
+    /// Print this text and exit.
     Print(String),
-    /// To serve TCP.
-    Listen(Box<Listen>),
+    /// Serve TCP.
+    Listen(Box<ListenOptions>),
 }
 
 /// How to serve TCP.
 #[derive(Debug)]
-pub(crate) struct Listen {
-    /// Where; port 0 takes any.
+pub(crate) struct ListenOptions {
+    /// The address to listen on; port 0 takes any free port.
     pub(crate) address: SocketAddr,
-    /// The secret of every connection; none only on a loopback address.
+    /// The token that every client must send. `None` is allowed only on a loopback address.
     pub(crate) token: Option<String>,
-    /// What clients may ask for at most.
+    /// Maxima for what clients request.
     pub(crate) limits: Limits,
-    /// Who programs run as; none = whoever the agent runs as.
+    /// The user that programs run as. `None`: the agent's user.
     pub(crate) user: Option<User>,
     /// A cgroup (version 2) directory that belongs to the agent, for the programs.
     pub(crate) cgroup: Option<PathBuf>,
@@ -33,61 +36,66 @@ pub(crate) struct Listen {
 
 const TOKEN_VARIABLE: &str = "FUMEHOOD_AGENT_TOKEN";
 
-/// No limit may be larger: as bytes it is more than there are, as seconds more than a century, and
-/// sums of times and sizes stay far from overflowing.
-const LARGEST_LIMIT: u64 = 1 << 32;
-
 const USAGE: &str = "\
-Runs code that a client sends, as the user who starts it. Use it inside a machine that may be broken.
+Run code that clients send, as the user who starts this program. Use it only inside a machine that may be damaged.
 
 Usage: fumehood-agent --listen ADDRESS:PORT [OPTIONS]
 
 Options:
-  --listen ADDRESS:PORT  Where to serve; port 0 takes a free one. Prints `listening on ADDRESS:PORT`
+  --listen ADDRESS:PORT  Address to serve on; port 0 takes a free one. Prints `listening on ADDRESS:PORT`
   --token-file FILE      Read the token that every client must send in `hello` from FILE;
-                         without it, from the environment variable FUMEHOOD_AGENT_TOKEN
-  --no-token             Serve whoever connects; only on a loopback address
-  --limit NAME=VALUE     Set a limit; may be repeated. The limits and their defaults are below
+                         default: the environment variable FUMEHOOD_AGENT_TOKEN
+  --no-token             Serve every client; only on a loopback address
+  --limit NAME=VALUE     Set a limit; may be repeated. The limits and their defaults are listed below
   --user NAME_OR_UID     Run programs as this user; the agent must be root
-  --cgroup DIR           Make a cgroup for each program in DIR, a cgroup v2 directory of the agent's own
-  --help, --version      Print this, or the version
+  --cgroup DIR           Make a cgroup for each program in DIR, a cgroup v2 directory that belongs to the agent
+  --help, --version      Print this help, or the version
 
 Limits:
 ";
 
-/// Reads the command line.
+/// Parses the command line.
 ///
 /// # Errors
-/// A sentence for the operator.
-pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Wish, String> {
-    let mut arguments = arguments;
-    let mut raw = Raw::default();
-    while let Some(argument) = arguments.next() {
-        let argument = text(&argument)?;
-        let mut value = || {
-            let value = arguments
-                .next()
-                .ok_or_else(|| format!("{argument} needs a value; see --help"))?;
-            text(&value)
-        };
-        match argument.as_str() {
-            "--help" | "-h" => return Ok(Wish::Print(usage())),
-            "--version" | "-V" => return Ok(Wish::Print(format!("fumehood-agent {VERSION}\n"))),
-            "--listen" => raw.address = Some(address(&value()?)?),
-            "--token-file" => raw.token_file = Some(value()?.into()),
-            "--no-token" => raw.no_token = true,
-            "--limit" => set_limit(&mut raw.limits, &value()?)?,
-            "--user" => raw.user = Some(User::named(&value()?)?),
-            "--cgroup" => raw.cgroup = Some(value()?.into()),
-            other => return Err(format!("unknown argument `{other}`; see --help")),
+/// Returns a message for the operator.
+pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CliAction, String> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut raw = RawArgs::default();
+
+    while let Some(argument) = parser.next().map_err(with_help)? {
+        match argument {
+            Long("help") | Short('h') => return Ok(CliAction::Print(usage())),
+            Long("version") | Short('V') => {
+                return Ok(CliAction::Print(format!("fumehood-agent {VERSION}\n")));
+            }
+            Long("listen") => raw.address = Some(parse_address(&value(&mut parser)?)?),
+            Long("token-file") => raw.token_file = Some(value(&mut parser)?.into()),
+            Long("no-token") => raw.no_token = true,
+            Long("limit") => parse_limit(&mut raw.limits, &value(&mut parser)?)?,
+            Long("user") => raw.user = Some(User::lookup(&value(&mut parser)?)?),
+            Long("cgroup") => raw.cgroup = Some(value(&mut parser)?.into()),
+            other => return Err(with_help(other.unexpected())),
         }
     }
-    raw.checked().map(|listen| Wish::Listen(Box::new(listen)))
+
+    let options = raw.validate()?;
+
+    Ok(CliAction::Listen(Box::new(options)))
 }
 
-/// The command line, read but not yet weighed.
+fn with_help(error: lexopt::Error) -> String {
+    format!("{error}; see --help")
+}
+
+/// Returns the value of the current option.
+fn value(parser: &mut lexopt::Parser) -> Result<String, String> {
+    let value = parser.value().and_then(|value| value.string());
+    value.map_err(with_help)
+}
+
+/// The command line after parsing, before validation.
 #[derive(Debug, Default)]
-struct Raw {
+struct RawArgs {
     address: Option<SocketAddr>,
     token_file: Option<PathBuf>,
     no_token: bool,
@@ -96,17 +104,20 @@ struct Raw {
     cgroup: Option<PathBuf>,
 }
 
-impl Raw {
-    fn checked(self) -> Result<Listen, String> {
+impl RawArgs {
+    fn validate(self) -> Result<ListenOptions, String> {
         let address = self
             .address
-            .ok_or("say where to serve, with --listen ADDRESS:PORT; see --help")?;
+            .ok_or("missing option --listen ADDRESS:PORT; see --help")?;
+
         let from_environment = std::env::var(TOKEN_VARIABLE).ok();
+
+        // Only a loopback address may be served without a token.
         let token = match (self.token_file, from_environment, self.no_token) {
             (None, _, true) if address.ip().is_loopback() => None,
             (None, _, true) => {
                 return Err(format!(
-                    "--no-token is for a loopback address alone; {} can be reached by others",
+                    "--no-token is only allowed on a loopback address; other machines may reach {}",
                     address.ip()
                 ));
             }
@@ -121,33 +132,29 @@ impl Raw {
             (None, Some(token), false) => Some(token),
             (None, None, false) => {
                 return Err(format!(
-                    "a token is mandatory: give --token-file FILE or set {TOKEN_VARIABLE} \
-                     (or --no-token, on a loopback address alone)"
+                    "missing token: pass --token-file FILE or set {TOKEN_VARIABLE} \
+                     (or use --no-token, only on a loopback address)"
                 ));
             }
         };
+
         check_token(token.as_deref(), &self.limits)?;
-        let Raw {
-            limits,
-            user,
-            cgroup,
-            ..
-        } = self;
-        Ok(Listen {
+
+        Ok(ListenOptions {
             address,
             token,
-            limits,
-            user,
-            cgroup,
+            limits: self.limits,
+            user: self.user,
+            cgroup: self.cgroup,
         })
     }
 }
 
 fn check_token(token: Option<&str>, limits: &Limits) -> Result<(), String> {
     match token {
-        Some("") => Err("the token is empty; one that can be guessed is none".into()),
+        Some("") => Err("the token is empty; use one that cannot be guessed".into()),
         Some(token) if token.len() as u64 > limits.token_bytes => Err(format!(
-            "the token has {} bytes; at most {} are allowed (--limit token_bytes=…)",
+            "the token has {} bytes, of at most {} (--limit token_bytes=…)",
             token.len(),
             limits.token_bytes
         )),
@@ -158,55 +165,36 @@ fn check_token(token: Option<&str>, limits: &Limits) -> Result<(), String> {
 /// Sets a limit from `NAME=VALUE`.
 ///
 /// # Errors
-/// A sentence for the operator.
-fn set_limit(limits: &mut Limits, assignment: &str) -> Result<(), String> {
+/// Returns a message for the operator.
+fn parse_limit(limits: &mut Limits, assignment: &str) -> Result<(), String> {
     let (name, value) = assignment
         .split_once('=')
-        .ok_or_else(|| format!("`{assignment}` is no NAME=VALUE; see --help for the limits"))?;
+        .ok_or_else(|| format!("`{assignment}` is not NAME=VALUE; see --help for the limits"))?;
+
     let value = value
         .parse()
         .map_err(|_| format!("the limit {name} must be a whole number, not `{value}`"))?;
-    set_one_limit(limits, name, value)
+
+    set_limit_value(limits, name, value)
 }
 
-/// Sets a limit to a value that nothing can break on.
-///
-/// # Errors
-/// A sentence for the operator.
-pub(crate) fn set_one_limit(limits: &mut Limits, name: &str, value: u64) -> Result<(), String> {
-    if value > LARGEST_LIMIT {
-        return Err(format!(
-            "the limit {name} may be at most {LARGEST_LIMIT}, not {value}"
-        ));
-    }
-    limits.set(name, value)?;
-    if limits.chunk_bytes == 0 || limits.queued_bytes == 0 {
-        return Err(format!(
-            "the limit {name} must be at least 1: nothing could be sent"
-        ));
-    }
-    Ok(())
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!(
-            "`{text}` is no address and port; write 127.0.0.1:7000, [::1]:7000, or port 0 for any"
+            "invalid address `{text}`; write 127.0.0.1:7000, [::1]:7000, or port 0 for any free port"
         )
     })
 }
 
-fn text(argument: &OsStr) -> Result<String, String> {
-    let text = argument.to_str();
-    text.map(Into::into)
-        .ok_or_else(|| format!("the argument {argument:?} is no UTF-8"))
-}
-
 fn usage() -> String {
     let mut usage = USAGE.to_string();
-    for row in LIMITS {
-        usage += &format!("  {} = {}\n      {}\n", row.name, row.default, row.reason);
+    for limit in LIMITS {
+        usage += &format!(
+            "  {} = {}\n      {}\n",
+            limit.name, limit.default, limit.reason
+        );
     }
+
     usage
 }
 
@@ -214,39 +202,43 @@ fn usage() -> String {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Wish, String> {
+    fn parsed(line: &str) -> Result<CliAction, String> {
         parse(line.split_whitespace().map(Into::into))
     }
 
     #[test]
-    fn a_token_is_mandatory_but_on_loopback() {
+    fn token_is_required_except_on_loopback() {
         assert!(
             parsed("--listen 127.0.0.1:0")
                 .unwrap_err()
                 .contains("token")
         );
+
         assert!(matches!(
             parsed("--listen 127.0.0.1:0 --no-token"),
-            Ok(Wish::Listen(_))
+            Ok(CliAction::Listen(_))
         ));
+
         assert!(matches!(
             parsed("--listen [::1]:0 --no-token"),
-            Ok(Wish::Listen(_))
+            Ok(CliAction::Listen(_))
         ));
+
         assert!(
             parsed("--listen 0.0.0.0:0 --no-token")
                 .unwrap_err()
                 .contains("loopback")
         );
+
         assert!(parsed("--listen 127.0.0.1:0 --no-token --token-file x").is_err());
     }
 
     #[test]
     fn limits_are_set_by_name() {
-        let Ok(Wish::Listen(listen)) =
+        let Ok(CliAction::Listen(listen)) =
             parsed("--listen 127.0.0.1:0 --no-token --limit timeout_s=9 --limit env_vars=3")
         else {
-            panic!("refused")
+            panic!("rejected")
         };
         assert_eq!((listen.limits.timeout_s, listen.limits.env_vars), (9, 3));
         for wrong in [
@@ -265,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_argument() {
         for (line, part) in [
             ("", "--listen"),
             ("--listen", "--listen"),

@@ -1,64 +1,44 @@
 //! The agent of a fumehood guest: runs code that a host sends, and nothing else.
 //!
-//! As PID 1 of a microVM it first makes a system of it ([`boot`]), then serves the host on a
-//! virtio-serial port. With `--listen` it serves TCP on a machine that is not ours. One event loop
-//! on one thread does everything: under software emulation each new instruction costs.
+//! As PID 1 of a microVM it first sets up the system ([`boot`]), then serves the host on a virtio-serial port. With
+//! `--listen` it serves TCP on a machine that it does not own ([`tcp_server`]). One event loop on one thread does
+//! everything, because under software emulation every new instruction costs time.
 
-mod agent;
-mod args;
-mod attach;
-mod begin;
+// From the top layer to the bottom: a module imports only from its own folder and from modules below it.
 mod boot;
-mod cgroup;
-mod checksum;
-mod command;
-mod confine;
-mod connection;
-mod dispatch;
-mod door;
-mod ending;
+mod tcp_server;
 mod event_loop;
+mod args;
+mod requests;
 mod files;
-mod following;
-mod freshness;
-mod hello;
-mod input;
-mod install;
-mod interpreter;
-mod journal;
-mod kept;
-mod listing;
-mod memory;
+mod agent;
 mod operation;
-mod operations;
-mod outbox;
-mod output;
+mod interpreter;
 mod process;
-mod procfs;
-mod program;
-mod queue;
-mod replay;
+mod identity;
+mod ca_bundle;
+mod transport;
 mod settings;
-mod spawn;
-mod talk;
-mod trust;
+mod checksum;
 
 use std::process::ExitCode;
 
-use args::Wish;
+use args::CliAction;
 
 fn main() -> ExitCode {
     if rustix::process::getpid().is_init() {
         return boot::run();
     }
+
     let result = match args::parse(std::env::args_os().skip(1)) {
-        Ok(Wish::Print(text)) => {
+        Ok(CliAction::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
-        Ok(Wish::Listen(listen)) => event_loop::listen(*listen),
+        Ok(CliAction::Listen(options)) => tcp_server::listen(*options),
         Err(message) => Err(message),
     };
+
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {

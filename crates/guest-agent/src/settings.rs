@@ -1,15 +1,46 @@
+//! The operator's settings, and the rules for limits.
+
 use fumehood_protocol::Limits;
 
-/// What an operator decides, once, at the agent's start.
+/// PATH of programs where the agent itself has none.
+pub(crate) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Maximum value of any limit. As bytes it is more than any machine has and as seconds more than a century, so sums of
+/// times and sizes stay far from overflow.
+const MAX_LIMIT: u64 = 1 << 32;
+
+/// Settings that are fixed when the agent starts. A refresh can change the limits and the boot id.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// What a client may ask for at most.
+    /// Maxima for what clients request.
     pub(crate) limits: Limits,
-    /// The secret that `hello` must bring; none in our own VMs and with `--no-token`.
+    /// The secret that `hello` must contain. There is none in fumehood's own VMs and with `--no-token`.
     pub(crate) token: Option<String>,
-    /// Differs after every boot.
+    /// A different id after every boot.
     pub(crate) boot_id: String,
 }
 
-/// The agent's version, as every answer names it.
+/// The agent's version, as every answer contains it.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Sets a limit to a value that the agent can work with.
+///
+/// # Errors
+/// Returns a message for the operator or the client.
+pub(crate) fn set_limit_value(limits: &mut Limits, name: &str, value: u64) -> Result<(), String> {
+    if value > MAX_LIMIT {
+        return Err(format!(
+            "the limit {name} may be at most {MAX_LIMIT}, not {value}"
+        ));
+    }
+
+    limits.set(name, value)?;
+    if limits.chunk_bytes == 0 || limits.queued_bytes == 0 {
+        return Err(format!(
+            "the limit {name} must be at least 1: with 0 nothing could be sent"
+        ));
+    }
+
+    Ok(())
+}

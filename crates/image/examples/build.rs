@@ -1,4 +1,4 @@
-//! Builds the default image with the agent given as the first argument, and says how it gets on.
+//! Builds the default image with the agent given as the first argument, and prints the progress.
 //!
 //! `cargo run -p fumehood-image --example build -- AGENT [--refresh] [--lz4] [--debian]`
 
@@ -51,12 +51,15 @@ fn run() -> Result<(), Error> {
     let store = Store::open(Store::default_root()?)?;
     let mut options = BuildOptions::new(agent);
     options.refresh = arguments.iter().any(|a| a == "--refresh");
+
     if arguments.iter().any(|a| a == "--lz4") {
         options.format = RootFormat::Lz4;
     }
+
     if arguments.iter().any(|a| a == "--debian") {
         options.kernel = KernelChoice::Debian;
     }
+
     let start = Instant::now();
     let report = build(&store, &options, &mut Print)?;
     println!(
@@ -65,9 +68,11 @@ fn run() -> Result<(), Error> {
         report.image.id(),
         start.elapsed()
     );
+
     let start = Instant::now();
     let image = store.image(&options.name)?;
     println!("opened in {:.2?}", start.elapsed());
+
     for part in [image.kernel(), image.initrd(), image.rootfs()] {
         println!(
             "{:>11} {} {}",
@@ -76,5 +81,6 @@ fn run() -> Result<(), Error> {
             part.path().display()
         );
     }
+
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What can go wrong, each with what to do about it.
+//! Errors of this crate. Each message says what failed, why, and how to fix it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,186 +6,190 @@ use std::time::Duration;
 
 const MEGABYTE: u64 = 1_000_000;
 
-/// An error of the image store or of a build. Its message says what failed, why, and how to mend it.
+/// An error of the image store or of a build.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No image of that name was built in this store.
+    /// The store holds no image with this name.
     #[error("there is no image `{name}` in {store}: run `fumehood image build`")]
     Missing {
-        /// The image asked for.
+        /// The requested image.
         name: String,
         /// The store that was searched.
         store: PathBuf,
     },
-    /// A part of an image is not what its manifest says.
-    #[error("the {part} of image `{name}` is damaged ({why}; {path}): run `fumehood image build`")]
+    /// A part of an image does not match its manifest.
+    #[error(
+        "the {part} of image `{name}` is damaged ({reason}; {path}): run `fumehood image build`"
+    )]
     Damaged {
         /// The image's name.
         name: String,
         /// The part: `kernel`, `initrd`, `rootfs` or `manifest`.
         part: String,
-        /// Where the part lies.
+        /// The part's file.
         path: PathBuf,
-        /// What was found.
-        why: String,
+        /// How the part differs from the manifest.
+        reason: String,
     },
-    /// The store cannot be placed: no environment variable and no home directory says where.
-    #[error("no place for the image store: set FUMEHOOD_HOME (or HOME) to an absolute path")]
+    /// The store has no location: no environment variable and no home directory names one.
+    #[error("cannot locate the image store: set FUMEHOOD_HOME (or HOME) to an absolute path")]
     NoHome,
-    /// A name that cannot name an image.
+    /// The text is not a valid image name.
     #[error(
-        "`{0}` is not an image name: use 1 to 64 of a-z, 0-9, `.`, `_`, `-`, beginning with a letter or digit, not ending in `-` and 16 hexadecimal digits"
+        "invalid image name `{0}`: use 1 to 64 characters of a-z, 0-9, `.`, `_`, `-`; start with a letter or digit; do not end with `-` and 16 hexadecimal digits"
     )]
-    BadName(String),
+    InvalidName(String),
     /// A file operation failed.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// What was attempted, as a verb.
+        /// The attempted action, as a verb.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The operating system's reason.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The disk has no room for the build.
-    #[error("the disk of {path} has {} MB free, and {} MB are needed: free some, or set FUMEHOOD_HOME to a place with room", .have / MEGABYTE, .need / MEGABYTE)]
-    NoRoom {
+    /// The disk has too little free space. This is checked before anything is written.
+    #[error("the disk of {path} has {} MB free, but {} MB are needed: free some space, or set FUMEHOOD_HOME to a directory on a larger disk", .available / MEGABYTE, .required / MEGABYTE)]
+    InsufficientSpace {
         /// The store.
         path: PathBuf,
-        /// Bytes free.
-        have: u64,
+        /// Free bytes.
+        available: u64,
         /// Bytes needed at the same time.
-        need: u64,
+        required: u64,
     },
-    /// The disk, or what a quota leaves of it, became full while something was written; nothing of it stays.
-    #[error("the disk of {path} is full ({source}), and {} MB were needed: free some, or set FUMEHOOD_HOME to a place with room", .need / MEGABYTE)]
+    /// The disk or a quota filled up during a write. The partly written files were removed.
+    #[error("the disk of {path} is full ({source}); {} MB were needed: free some space, or set FUMEHOOD_HOME to a directory on a larger disk", .required / MEGABYTE)]
     DiskFull {
         /// The store.
         path: PathBuf,
-        /// Bytes needed in all.
-        need: u64,
-        /// The operating system's reason.
+        /// Bytes needed in total.
+        required: u64,
+        /// The operating system's error.
         source: io::Error,
     },
-    /// A part of a warm template is not what its manifest says.
+    /// A part of a warm template does not match its manifest.
     #[error(
-        "the {part} of template {key} is damaged ({why}; {path}): run `fumehood template prune`, which removes it; it is made again when it is wanted"
+        "the {part} of template {key} is damaged ({reason}; {path}): run `fumehood template prune` to remove it; it is rebuilt when it is next needed"
     )]
     DamagedTemplate {
         /// The template's key.
         key: String,
         /// The part: `ram`, `state` or `manifest.json`.
         part: String,
-        /// Where the part lies.
+        /// The part's file.
         path: PathBuf,
-        /// What was found.
-        why: String,
+        /// How the part differs from the manifest.
+        reason: String,
     },
-    /// A part of a layer of packages is not what its manifest says.
+    /// A part of a package layer does not match its manifest.
     #[error(
-        "the {part} of the layer {digest} is damaged ({why}; {path}): run `fumehood layer prune`, which removes it; it is made again when it is wanted"
+        "the {part} of layer {digest} is damaged ({reason}; {path}): run `fumehood layer prune` to remove it; it is rebuilt when it is next needed"
     )]
     DamagedLayer {
         /// The layer's digest.
         digest: String,
         /// The part: `layer` or `manifest.json`.
         part: String,
-        /// Where the part lies.
+        /// The part's file.
         path: PathBuf,
-        /// What was found.
-        why: String,
+        /// How the part differs from the manifest.
+        reason: String,
     },
-    /// Another process does not give a lock back that is held for milliseconds.
+    /// Another process does not release a lock that is normally held for milliseconds.
     #[error(
-        "another process has kept {path} locked for {} seconds: `fuser {path}` names it; end it and try again", .limit.as_secs(), path = .path.display()
+        "another process has held the lock {path} for {} seconds: find it with `fuser {path}`, end it and try again", .timeout.as_secs(), path = .path.display()
     )]
     Locked {
-        /// The file that is locked.
+        /// The lock file.
         path: PathBuf,
-        /// How long was waited.
-        limit: Duration,
+        /// How long the caller waited for the lock.
+        timeout: Duration,
     },
     /// A program that the build needs is not installed.
     #[error("`{program}` is not installed ({purpose}): run `apt-get install {package}`")]
-    NoProgram {
+    MissingProgram {
         /// The program.
         program: String,
-        /// What the build needs it for.
+        /// Why the build needs it.
         purpose: &'static str,
-        /// The Debian package that holds it.
+        /// The Debian package that contains it.
         package: &'static str,
     },
     /// A program of the build failed.
-    #[error("{what} failed: `{program}` ended with {status}{}", indented(.tail))]
+    #[error("{task} failed: `{program}` ended with {status}{}", indent(.tail))]
     Program {
-        /// What it was to do.
-        what: &'static str,
+        /// The task of the program.
+        task: &'static str,
         /// The program.
         program: String,
         /// Its exit status, in words.
         status: String,
-        /// The last lines it wrote.
+        /// The last lines of its output.
         tail: String,
     },
-    /// A program of the build took too long and was ended.
-    #[error("{what} took longer than {} minutes, so `{program}` was ended: try again{}", .limit.as_secs() / 60, indented(.tail))]
+    /// A program of the build ran past its deadline and was terminated.
+    #[error("{task} took longer than {} minutes, so `{program}` was terminated: try again{}", .timeout.as_secs() / 60, indent(.tail))]
     Deadline {
-        /// What it was to do.
-        what: &'static str,
+        /// The task of the program.
+        task: &'static str,
         /// The program.
         program: String,
-        /// The time it was given.
-        limit: Duration,
-        /// The last lines it wrote.
+        /// The time that the program was given.
+        timeout: Duration,
+        /// The last lines of its output.
         tail: String,
     },
-    /// Kconfig did not take lines of the kernel's fragment.
-    #[error("the kernel's configuration does not hold what crates/image/kernel/fragment.config asks for: {}; correct the fragment for this kernel version", .0.join("; "))]
-    FragmentNotTaken(Vec<String>),
-    /// No kernel source is to be had from the host's package sources.
-    #[error("no kernel source: {0}; add Debian's package source, or build with `--kernel debian`")]
-    NoKernelSource(String),
-    /// A download is not the artifact that this version of fumehood was made with.
+    /// Kconfig did not apply some lines of the kernel's configuration fragment.
+    #[error("the kernel's configuration does not match crates/image/kernel/fragment.config: {}; correct the fragment for this kernel version", .0.join("; "))]
+    FragmentNotApplied(Vec<String>),
+    /// The host's package sources offer no kernel source.
     #[error(
-        "{what} is not the file this version of fumehood expects: sha256 {found} instead of {expected}; check the package source, or update fumehood"
+        "no kernel source found: {0}; add Debian's package source, or build with `--kernel debian`"
+    )]
+    NoKernelSource(String),
+    /// A download does not match the hash that this version of fumehood pins.
+    #[error(
+        "{artifact} is not the file that this version of fumehood expects: sha256 {found} instead of {expected}; check the package source, or update fumehood"
     )]
     Artifact {
-        /// What was downloaded.
-        what: String,
+        /// The downloaded artifact and its version.
+        artifact: String,
         /// The pinned hash.
         expected: String,
-        /// The hash of what came.
+        /// The hash of the download.
         found: String,
     },
-    /// The agent is not a program that can be the guest's first process.
-    #[error("{path} cannot be the guest's agent: {why}; build it with `cargo xtask setup`")]
+    /// The agent cannot run as the guest's first process.
+    #[error("{path} cannot be the guest's agent: {reason}; build it with `cargo xtask setup`")]
     Agent {
         /// The file given as the agent.
         path: PathBuf,
-        /// What is wrong with it.
-        why: &'static str,
+        /// The property that rules it out.
+        reason: &'static str,
     },
-    /// An option that cannot be used.
-    #[error("{what} is not usable: {why}")]
+    /// An option has an invalid value.
+    #[error("invalid {option}: {reason}")]
     Option {
         /// The option and its value.
-        what: String,
-        /// Why not.
-        why: &'static str,
+        option: String,
+        /// Why the value is invalid.
+        reason: &'static str,
     },
-    /// What was built is not what it should be.
-    #[error("the built {what} is not right: {why}; please report this")]
+    /// Something that was built failed a consistency check.
+    #[error("the built {item} is inconsistent: {reason}; please report this")]
     Inconsistent {
-        /// What was built.
-        what: &'static str,
-        /// What is wrong.
-        why: String,
+        /// The built object.
+        item: &'static str,
+        /// The failed check.
+        reason: String,
     },
 }
 
 impl Error {
-    /// For `map_err`: names the action and the path of a failed file operation.
+    /// Returns a function for `map_err` that adds the action and the path to the error of a file operation.
     pub(crate) fn io(
         action: &'static str,
         path: impl AsRef<Path>,
@@ -198,8 +202,8 @@ impl Error {
         }
     }
 
-    /// Says of a failed file operation that the disk is full, if that is the reason.
-    pub(crate) fn or_disk_full(self, store: &Path, need: u64) -> Error {
+    /// Converts the error of a file operation into [`Error::DiskFull`] if a full disk or quota caused it.
+    pub(crate) fn or_disk_full(self, store: &Path, required: u64) -> Error {
         match self {
             Error::Io { source, .. }
                 if matches!(
@@ -209,7 +213,7 @@ impl Error {
             {
                 Error::DiskFull {
                     path: store.to_path_buf(),
-                    need,
+                    required,
                     source,
                 }
             }
@@ -218,7 +222,7 @@ impl Error {
     }
 }
 
-/// The last lines of a program's output, set apart from the message before them.
-fn indented(tail: &str) -> String {
+/// Formats the last lines of a program's output below the message.
+fn indent(tail: &str) -> String {
     tail.lines().map(|line| format!("\n  | {line}")).collect()
 }

@@ -8,24 +8,25 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 
-/// One read while hashing a file: large enough that the calls do not count.
+/// The read size for hashing a file, large enough that the cost of the calls is negligible.
 const CHUNK: usize = 256 * 1024;
 
-/// The hash of some bytes, in hexadecimal.
+/// Returns the hash of some bytes in hexadecimal.
 pub(crate) fn of_bytes(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// The hash of the file at `path`.
+/// Returns the hash of the file at `path`.
 pub(crate) fn of_path(path: &Path) -> Result<String, Error> {
     let mut file = File::open(path).map_err(Error::io("open", path))?;
     of_file(&mut file, path)
 }
 
-/// The hash of an open file from its beginning; `path` is for messages only.
+/// Returns the hash of an open file from its current position. `path` is used only in messages.
 pub(crate) fn of_file(file: &mut (impl Read + ?Sized), path: &Path) -> Result<String, Error> {
     let mut hasher = Sha256::new();
     let mut chunk = vec![0; CHUNK];
+
     loop {
         match file.read(&mut chunk).map_err(Error::io("read", path))? {
             0 => return Ok(hex(&hasher.finalize())),
@@ -34,8 +35,8 @@ pub(crate) fn of_file(file: &mut (impl Read + ?Sized), path: &Path) -> Result<St
     }
 }
 
-/// A hash over named fields: each name and value is preceded by its length, so that no two lists of
-/// fields run into the same bytes.
+/// A hash over named fields. Each name and value is preceded by its length, so that different lists of fields
+/// never give the same bytes.
 #[derive(Default)]
 pub(crate) struct Fields(Sha256);
 
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_do_not_run_into_each_other() {
+    fn fields_are_separated() {
         let ab_c = Fields::default().add("ab", "c").finish();
         let a_bc = Fields::default().add("a", "bc").finish();
         assert_ne!(ab_c, a_bc);

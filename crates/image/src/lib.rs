@@ -1,12 +1,12 @@
-//! The guest image: what a fumehood sandbox boots.
+//! The guest image: the files that a fumehood sandbox boots from.
 //!
-//! An image is three files and a manifest: a kernel, a start file system with the agent in it, and a
-//! read-only root file system. They are built once from the host's own package sources and then shared,
-//! unchanged, by every sandbox. This crate builds them ([`build`]), keeps them ([`Store`]), and opens them
-//! for the engine ([`Image`]) without hashing anything twice.
+//! An image consists of three files and a manifest: a kernel, an initial file system that contains the agent,
+//! and a read-only root file system. They are built once from the host's own package sources; every sandbox
+//! shares them unchanged. This crate builds images ([`build()`]), stores them ([`Store`]), and opens them for
+//! the engine ([`Image`]) without hashing a file twice.
 //!
-//! Beside the images the store keeps warm templates ([`Templates`]): guests saved after their boot; and layers of
-//! packages ([`Layers`]).
+//! The store also holds warm templates ([`Templates`]), which are guests saved after their boot, and layers
+//! of packages ([`Layers`]).
 //!
 //! ```no_run
 //! use fumehood_image::{ImageName, Store};
@@ -19,51 +19,37 @@
 //! # }
 //! ```
 
-mod apt;
+// From the top layer to the bottom: a module imports only from those declared after it.
 mod build;
-mod bun;
-mod command;
-mod cpio;
-mod download;
-mod elf;
-mod error;
-mod fingerprint;
-mod hash;
-mod identity;
-mod image;
-mod initrd;
 mod kernel;
-mod layer;
-mod manifest;
-mod mmdebstrap;
-mod name;
+mod rootfs;
+mod tools;
 mod options;
 mod progress;
-mod recipe;
-mod rootfs;
-mod shelf;
-mod sparse;
-mod store;
 mod template;
-mod uv;
-mod workdir;
+mod layer;
+mod artifact_cache;
+mod store;
+mod sparse;
+mod clock;
+mod hash;
+mod error;
 
-pub use build::{BuildReport, Outcome, build, prepare_kernel};
+pub use artifact_cache::PruneReport;
+pub use build::{BuildOutcome, BuildReport, build, floor_initrd, prepare_inputs};
 pub use error::Error;
-pub use image::{Image, ImageFile};
-pub use initrd::floor as floor_initrd;
 pub use layer::{
-    LAYERS_BYTES, LayerDraft, LayerKey, LayerManifest, Layers, ListedLayer, StoredLayer,
+    LAYERS_BYTES, LayerKey, LayerManifest, LayerSummary, LayerWriter, Layers, StoredLayer,
     StoredPackage,
 };
-pub use manifest::{Artifact, KernelRecord, Manifest, PartRecord};
-pub use name::ImageName;
-pub use options::{BuildOptions, ExtraFile, KernelChoice, RootFormat};
+pub use options::{BuildOptions, ExtraFile, RootFormat};
 pub use progress::{NoProgress, Progress, Step, StepEnd};
-pub use shelf::PruneReport;
 pub use sparse::copy_sparse;
-pub use store::{ImageSummary, PartReport, PartState, Store, Verification};
+pub use store::{
+    Artifact, Image, ImageFile, ImageName, ImageSummary, KernelChoice, KernelRecord, Manifest,
+    PartRecord, PartReport, PartState, Store, Verification,
+};
 pub use template::{
-    ListedTemplate, TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest, TemplateWriter,
+    TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest, TemplateSummary, TemplateWriter,
     Templates,
 };

@@ -1,36 +1,35 @@
-//! What a build is to make.
+//! The options of a build.
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use crate::Error;
+use crate::store::{ImageName, KernelChoice};
 
-use crate::{Error, ImageName};
-
-/// What to build, and from what.
+/// What to build, and from which inputs.
 #[derive(Clone, Debug)]
 pub struct BuildOptions {
-    /// The name under which the image is found afterwards.
+    /// The name of the image in the store.
     pub name: ImageName,
-    /// The guest's agent: a static x86-64 program, which becomes `/init`.
+    /// The guest's agent: a static x86-64 program, installed as `/init`.
     pub agent: PathBuf,
-    /// Further files of the root file system, such as the interpreters' runners.
+    /// Additional files of the root file system, such as the interpreters' runners.
     pub extra_files: Vec<ExtraFile>,
-    /// Which kernel.
+    /// The kernel that the guest boots.
     pub kernel: KernelChoice,
     /// The Debian suite of the root file system.
     pub suite: String,
     /// A PEM file of certificates to trust besides the host's own bundle.
     pub extra_ca: Option<PathBuf>,
-    /// Fetch Debian's packages again, to take newer versions, even when nothing else changed.
+    /// Fetch Debian's packages again to get newer versions, even if nothing else changed.
     pub refresh: bool,
-    /// How the root file system is stored.
+    /// The format of the root file system.
     pub format: RootFormat,
-    /// Compiler processes at a time while building the kernel; `None` is one for each processor.
+    /// The number of parallel compiler processes for the kernel build. `None` means one per processor.
     pub jobs: Option<usize>,
 }
 
 impl BuildOptions {
-    /// The usual image with this agent.
+    /// Returns the options of the default image with this agent.
     pub fn new(agent: impl Into<PathBuf>) -> Self {
         Self {
             name: ImageName::default(),
@@ -45,25 +44,28 @@ impl BuildOptions {
         }
     }
 
-    /// Refuses values that could be taken for something else by the programs they are handed to.
+    /// Rejects values that the called programs could misinterpret, for example as options.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        // The suite becomes an argument of mmdebstrap and part of source lines.
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let letter = self.suite.starts_with(|c: char| c.is_ascii_lowercase());
         if !letter || !self.suite.chars().all(plain) {
-            let what = format!("suite `{}`", self.suite);
+            let option = format!("suite `{}`", self.suite);
             return Err(Error::Option {
-                what,
-                why: "a Debian suite has a name such as `trixie`",
+                option,
+                reason: "use the name of a Debian suite, such as `trixie`",
             });
         }
+
         for file in &self.extra_files {
             file.check()?;
         }
+
         Ok(())
     }
 }
 
-/// A file to put into the root file system, owned by root.
+/// A file that is added to the root file system, owned by root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtraFile {
     /// Its absolute path in the guest.
@@ -75,21 +77,23 @@ pub struct ExtraFile {
 }
 
 impl ExtraFile {
-    /// The path below the root, once it is sure not to leave it.
+    /// Returns the path relative to the root. Valid only after `check`.
     pub(crate) fn relative(&self) -> &str {
         self.path.trim_start_matches('/')
     }
 
     fn check(&self) -> Result<(), Error> {
-        let refuse = |why| {
+        let refuse = |reason| {
             Err(Error::Option {
-                what: format!("extra file `{}`", self.path),
-                why,
+                option: format!("extra file `{}`", self.path),
+                reason,
             })
         };
+
         if !self.path.starts_with('/') || self.path.ends_with('/') {
             return refuse("a file in the guest has an absolute path");
         }
+
         if self
             .relative()
             .split('/')
@@ -97,31 +101,20 @@ impl ExtraFile {
         {
             return refuse("its path must have no empty, `.` or `..` component");
         }
+
         if self.mode & !0o777 != 0 {
             return refuse("its mode may hold only the nine permission bits");
         }
+
         Ok(())
     }
 }
 
-/// Which kernel the guest boots.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KernelChoice {
-    /// Built from Debian's kernel source with fumehood's own small configuration. Boots on QEMU's
-    /// `microvm,acpi=off`; takes `lapic_timer_khz=1000000` on its command line, which saves 0.3 s of boot.
-    #[default]
-    Own,
-    /// Debian's own kernel for cloud machines: no build, but a slower boot. Needs `microvm,acpi=on`, and an
-    /// agent that loads what `/modules/order` names.
-    Debian,
-}
-
-/// How the root file system is stored. Measured under TCG on QEMU 7.2 with a tree of 360 MB: Python
-/// starts equally fast from both; bun's later starts take 66 ms from `Plain` and 365 ms from `Lz4`.
+/// The format of the root file system. Measured under TCG on QEMU 7.2 with a tree of 360 MB: Python starts
+/// equally fast from both; later starts of bun take 66 ms from `Plain` and 365 ms from `Lz4`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RootFormat {
-    /// Not compressed: 363 MB.
+    /// Uncompressed: 363 MB.
     #[default]
     Plain,
     /// Compressed with LZ4: 231 MB.
@@ -150,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn extra_files_stay_in_the_guest() {
+    fn extra_files_must_stay_in_the_guest() {
         assert!(file("/usr/lib/fumehood/python.py", 0o644).check().is_ok());
         for path in ["usr/x", "/", "/a/../../b", "/a//b", "/a/./b", "/a/", "//a"] {
             assert_eq!(file(path, 0o644).check().is_ok(), path == "//a", "{path}");
@@ -159,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suite_is_a_word() {
+    fn a_suite_is_a_single_word() {
         let with = |suite: &str| BuildOptions {
             suite: suite.to_owned(),
             ..BuildOptions::new("a")

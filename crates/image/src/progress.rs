@@ -1,4 +1,4 @@
-//! What a build says while it works.
+//! The progress of a build.
 
 use std::time::{Duration, Instant};
 
@@ -7,41 +7,41 @@ use crate::Error;
 /// One step of a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Counted from one.
+    /// The step's number, counted from one.
     pub index: usize,
-    /// How many there are.
+    /// The total number of steps.
     pub total: usize,
-    /// What it does, in a few words.
+    /// A title of a few words.
     pub title: &'static str,
-    /// How long it usually takes on two processors when nothing is cached.
+    /// The typical duration on two processors with empty caches.
     pub usual: Duration,
 }
 
 /// How a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepEnd {
-    /// The work was done.
+    /// The step did its work.
     Done,
-    /// An earlier build had done it.
+    /// An earlier build had cached the result.
     Cached,
 }
 
-/// Hears how a build gets on. Every method but the first two has an empty default.
+/// Receives the progress of a build. All methods but the first two have an empty default.
 pub trait Progress {
-    /// A step begins.
+    /// A step started.
     fn started(&mut self, step: &Step);
-    /// A step ended well after `took`.
+    /// A step succeeded after `took`.
     fn done(&mut self, step: &Step, end: StepEnd, took: Duration);
-    /// A step goes on: `line` is what its program said last, `fraction` how far it is, from 0 to 1, where
-    /// that is known.
+    /// A step made progress. `line` is the latest output line; `fraction` is the completed share from 0 to 1,
+    /// if known.
     fn advanced(&mut self, step: &Step, fraction: Option<f64>, line: &str) {
         let _ = (step, fraction, line);
     }
-    /// Another build uses this store; this one goes on when that has ended.
+    /// Another build holds this store's lock. This build continues when the other ends.
     fn waiting(&mut self) {}
 }
 
-/// Hears nothing.
+/// Ignores all progress.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoProgress;
 
@@ -50,7 +50,7 @@ impl Progress for NoProgress {
     fn done(&mut self, _: &Step, _: StepEnd, _: Duration) {}
 }
 
-/// Titles and usual times of the steps, measured on two processors of the project's kind of machine.
+/// The steps' titles and typical durations in seconds, measured on two processors.
 const STEPS: [(&str, u64); 6] = [
     ("kernel", 230),
     ("Debian packages", 35),
@@ -60,7 +60,7 @@ const STEPS: [(&str, u64); 6] = [
     ("checks and manifest", 4),
 ];
 
-/// Counts the steps of one build.
+/// Numbers the steps of one build.
 pub(crate) struct Steps<'a> {
     progress: &'a mut dyn Progress,
     next: usize,
@@ -74,43 +74,46 @@ impl<'a> Steps<'a> {
     /// Runs the next step.
     pub(crate) fn run<T>(
         &mut self,
-        work: impl FnOnce(&mut Advance<'_>) -> Result<(T, StepEnd), Error>,
+        work: impl FnOnce(&mut StepProgress<'_>) -> Result<(T, StepEnd), Error>,
     ) -> Result<T, Error> {
         let (title, seconds) = STEPS[self.next];
         self.next += 1;
-        let usual = Duration::from_secs(seconds);
+
         let step = Step {
             index: self.next,
             total: STEPS.len(),
             title,
-            usual,
+            usual: Duration::from_secs(seconds),
         };
         let start = Instant::now();
         self.progress.started(&step);
-        let mut advance = Advance {
+
+        let mut progress = StepProgress {
             progress: &mut *self.progress,
             step,
         };
-        let (value, end) = work(&mut advance)?;
+
+        let (value, end) = work(&mut progress)?;
         self.progress.done(&step, end, start.elapsed());
+
         Ok(value)
     }
 }
 
-/// The step under way, for whoever does its work.
-pub(crate) struct Advance<'a> {
+/// Reports the progress of the current step.
+pub(crate) struct StepProgress<'a> {
     progress: &'a mut dyn Progress,
     step: Step,
 }
 
-impl Advance<'_> {
-    /// A line of output.
+impl StepProgress<'_> {
+    /// Reports a line of output.
     pub(crate) fn line(&mut self, line: &str) {
         self.progress.advanced(&self.step, None, line);
     }
 
-    /// A line of output with how far the step is.
-    pub(crate) fn part(&mut self, fraction: f64, line: &str) {
+    /// Reports a line of output with the completed fraction of the step.
+    pub(crate) fn fraction(&mut self, fraction: f64, line: &str) {
         self.progress
             .advanced(&self.step, Some(fraction.clamp(0.0, 1.0)), line);
     }

@@ -1,4 +1,4 @@
-//! Files with holes: a guest's memory is mostly zeros, which are neither stored nor copied.
+//! Sparse files: a guest's memory is mostly zeros, which are neither stored nor copied.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -9,38 +9,40 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::Error;
 
-/// A file in memory has no path to name in a message.
+/// Stands for the path in messages, since a file in memory has none.
 pub(crate) const MEMORY: &str = "the guest's memory";
 
-/// Copies what `from` holds to the same places of `to`, which gets its size, and returns the bytes copied.
-/// Holes of `from` are passed over, so `to` should hold nothing in those places. The positions of both
-/// files move.
+/// Copies the data of `from` to the same offsets of `to`, sets the size of `to`, and returns the number of
+/// bytes copied. Holes of `from` are skipped, so `to` should contain no data there. The positions of both
+/// files change.
 ///
-/// From the page cache into a file in memory, 60 MB in 467 pieces take 28 ms at best and 40 to 50 in the
-/// median (two processors, kernel 6.18, runs of 40 turns). `pread` and `pwrite` take 3 to 4 ms more,
-/// whatever the buffer; a mapping of the source no less than that; `copy_file_range` does not copy from one
-/// file system to another. Two threads take as long as one and a tenth to a half more processor time, which
-/// QEMU's start wants at that moment: one file is written by one thread at a time, and getting its pages is
-/// most of the work.
+/// Copying 60 MB in 467 extents from the page cache into a file in memory takes 28 ms at best and 40 to 50 ms
+/// in the median (two processors, kernel 6.18, 40 rounds). `pread` and `pwrite` take 3 to 4 ms more with any
+/// buffer size; mapping the source takes at least as long; `copy_file_range` does not copy between file
+/// systems. Two threads take as long as one and 10 to 50 % more processor time, which QEMU's start needs at
+/// that moment: only one thread at a time can write a file, and allocating its pages is most of the work.
 ///
 /// # Errors
-/// [`Error::Io`] when one of the files cannot be read or written.
+/// [`Error::Io`] if one of the files cannot be read or written.
 pub fn copy_sparse(from: &File, to: &File) -> Result<u64, Error> {
     let copy = || {
         to.set_len(from.metadata()?.len())?;
         let mut copied = 0;
         let mut at = 0;
+
         while let Some(extent) = next_extent(from, at)? {
             copy_extent(from, to, &extent)?;
             copied += extent.end - extent.start;
             at = extent.end;
         }
+
         Ok(copied)
     };
+
     copy().map_err(Error::io("copy", MEMORY))
 }
 
-/// The first run of data at or after `at`.
+/// Returns the first range of data at or after `at`.
 pub(crate) fn next_extent(file: &File, at: u64) -> io::Result<Option<Range<u64>>> {
     let start = match seek(file, SeekFrom::Data(at)) {
         Err(Errno::NXIO) => return Ok(None),
@@ -50,7 +52,7 @@ pub(crate) fn next_extent(file: &File, at: u64) -> io::Result<Option<Range<u64>>
     Ok(Some(start..end))
 }
 
-/// Bytes that a file holds apart from its holes.
+/// Returns the number of bytes of a file outside its holes.
 pub(crate) fn data_bytes(file: &File) -> io::Result<u64> {
     let (mut bytes, mut at) = (0, 0);
     while let Some(extent) = next_extent(file, at)? {
@@ -65,10 +67,12 @@ fn copy_extent(from: &File, to: &File, extent: &Range<u64>) -> io::Result<()> {
     let mut at = extent.start;
     while at < extent.end {
         let left = usize::try_from(extent.end - at).unwrap_or(usize::MAX);
+        // `sendfile` returns zero at the end of the file: it was truncated meanwhile.
         if retry_on_intr(|| sendfile(to, from, Some(&mut at), left))? == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
     }
+
     Ok(())
 }
 
@@ -79,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holes_stay_holes_and_data_is_where_it_was() {
+    fn copies_data_and_keeps_holes() {
         let from = tempfile::tempfile().unwrap();
         from.set_len(1 << 20).unwrap();
         from.write_all_at(&[1; 5000], 8192).unwrap();
@@ -95,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_holds_nothing() {
+    fn copies_an_empty_file() {
         let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         assert_eq!(copy_sparse(&from, &to).unwrap(), 0);
         from.set_len(4096).unwrap();
@@ -103,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_an_error() {
+    fn a_failed_write_is_an_error() {
         let from = tempfile::tempfile().unwrap();
         from.write_all_at(b"data", 0).unwrap();
         let to = File::open("/dev/null").unwrap();

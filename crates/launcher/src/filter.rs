@@ -1,19 +1,19 @@
 use std::collections::BTreeMap;
 
+use anyhow::Context;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, apply_filter,
 };
 
-use crate::because::Because;
-
-/// System calls that a program on glibc makes which computes, maps memory, runs threads, and reads and
-/// writes what it holds. All others do not exist for it (`ENOSYS`): mounts, namespaces, other processes'
-/// memory and descriptors, tracing, keys, BPF, performance counters, io_uring, userfaultfd, modules,
-/// clocks, new sockets, users and groups, new processes, and whatever later kernels bring.
+/// The system calls of a glibc program that computes, maps memory, runs threads, and reads and writes its own
+/// descriptors. All others return `ENOSYS`, as if they did not exist: mounts, namespaces, memory and descriptors
+/// of other processes, tracing, keys, BPF, performance counters, io_uring, userfaultfd, modules, clocks, new
+/// sockets, users and groups, new processes, and everything that later kernels add.
 ///
-/// It is wider than what one QEMU was seen to call, since others and KVM must run as well; a list of what is
-/// forbidden would be shorter and let in all that nobody has thought of, x32's second numbering first.
+/// The list is wider than the calls observed of one QEMU, since other versions and KVM must run as well. A list
+/// of forbidden calls would be shorter, but would allow every call that it overlooks, starting with the second
+/// numbering of x32.
 const ALLOWED: &[libc::c_long] = &[
     // Reading, writing, waiting.
     libc::SYS_read,
@@ -177,10 +177,10 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_waitid,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // The launcher's own last call. What can be executed is what lies in the root, with no more rights;
-    // QEMU's own filter forbids it to QEMU.
+    // The launcher's own last call. Only files in the new root can be executed, with no additional rights;
+    // QEMU's own filter forbids this call to QEMU.
     libc::SYS_execve,
-    // Sockets that it holds; there is no call for new ones but pairs.
+    // Inherited sockets. The only call that creates new ones makes pairs.
     libc::SYS_socketpair,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
@@ -195,9 +195,9 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_setsockopt,
 ];
 
-/// What cannot be told from a call of another kind by its number: `clone` may make threads, not processes.
-/// (`clone3` has its flags in memory, where no filter looks; without it glibc takes `clone`.)
-fn threads_only() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+/// Rules that allow `clone` to create threads, but no processes. (`clone3` has its flags in memory, where a filter
+/// cannot see them; without it, glibc falls back to `clone`.)
+fn clone_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     const THREAD: u64 = libc::CLONE_THREAD as u64;
     let condition = SeccompCondition::new(
         0,
@@ -208,19 +208,20 @@ fn threads_only() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     Ok(vec![SeccompRule::new(vec![condition])?])
 }
 
-fn program() -> Result<BpfProgram, seccompiler::BackendError> {
-    let always = ALLOWED.iter().map(|&call| (call, Vec::new()));
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = always.collect();
-    rules.insert(libc::SYS_clone, threads_only()?);
-    let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    let filter = SeccompFilter::new(rules, missing, SeccompAction::Allow, TargetArch::x86_64)?;
+fn compile() -> Result<BpfProgram, seccompiler::BackendError> {
+    let unconditional = ALLOWED.iter().map(|&call| (call, Vec::new()));
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = unconditional.collect();
+    rules.insert(libc::SYS_clone, clone_rules()?);
+
+    let otherwise = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let filter = SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?;
     filter.try_into()
 }
 
-/// Puts the filter around this process, for good.
-pub(crate) fn put_up() -> Result<(), String> {
-    const WHAT: &str = "system calls cannot be filtered";
-    apply_filter(&program().because(WHAT)?).because(WHAT)
+/// Applies the filter to this process, irreversibly.
+pub(crate) fn apply() -> anyhow::Result<()> {
+    const FAILED: &str = "cannot filter system calls";
+    apply_filter(&compile().context(FAILED)?).context(FAILED)
 }
 
 #[cfg(test)]
@@ -228,13 +229,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_comes_of_it_and_fits() {
-        let program = program().unwrap();
+    fn the_filter_compiles_and_is_small_enough() {
+        let program = compile().unwrap();
         assert!(program.len() > ALLOWED.len() && program.len() < 4096);
     }
 
     #[test]
-    fn what_reaches_other_processes_or_changes_the_host_is_not_there() {
+    fn calls_that_affect_other_processes_or_the_host_are_not_allowed() {
         for call in [
             libc::SYS_ptrace,
             libc::SYS_process_vm_readv,

@@ -1,179 +1,234 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
+use anyhow::Context;
 use fumehood_sys::host::{
     self, CloneResult, LandlockRuleset, clone_sibling, close_fds_except, landlock_abi,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Gid, Signal, Uid, getgid, getuid, set_parent_process_death_signal, setsid};
 
-use crate::because::Because;
-use crate::line::Line;
-use crate::order::{Cgroup, IsolationLayer, LaunchSpec, LauncherMessage, Namespaces, User};
+use crate::launch_spec::{Cgroup, IsolationLayer, LaunchSpec, LauncherMessage, Namespaces, User};
+use crate::owner_socket::OwnerSocket;
 use crate::{filter, root, user};
 
-/// The name of a host that QEMU is told instead of this one's.
+/// The host name that QEMU sees instead of the real one.
 const HOST_NAME: &[u8] = b"fumehood";
 
-/// The Landlock version from which on signals and abstract sockets are held back as well, which matters
-/// where no namespace does.
-const LANDLOCK_WHOLE: u32 = 6;
+/// The first Landlock version that also restricts signals and abstract sockets. This matters only without
+/// namespaces.
+const LANDLOCK_WITH_SCOPES: u32 = 6;
 
-/// Takes the order on standard input and does what it says. Returns only when that fails.
+/// Receives a launch request on standard input and becomes the requested program. Returns only in the process
+/// that cloned it, or on failure.
 #[must_use]
-pub fn launch() -> std::process::ExitCode {
-    let line = match Line::of_standard_input() {
-        Ok(line) => line,
-        Err(why) => {
-            eprintln!("fumehood-launcher is started by fumehood, not by hand: {why}");
-            return std::process::ExitCode::FAILURE;
+pub fn launch() -> ExitCode {
+    let owner = match OwnerSocket::from_stdin() {
+        Ok(owner) => owner,
+        Err(error) => {
+            eprintln!("fumehood-launcher must be started by fumehood, not by hand: {error}");
+            return ExitCode::FAILURE;
         }
     };
-    let (wall, what) = match line.order() {
-        Ok(order) => {
+
+    let failure = match owner.receive_spec() {
+        Ok(spec) => {
             let ids = (getuid(), getgid());
-            match separate(&order, ids) {
-                Ok(CloneResult::Caller) => return std::process::ExitCode::SUCCESS,
-                Ok(CloneResult::New) => become_program(&order, ids, &line),
+            match clone_process(&spec, ids) {
+                Ok(CloneResult::Caller) => return ExitCode::SUCCESS,
+                Ok(CloneResult::New) => become_program(&spec, ids, &owner),
                 Err(failure) => failure,
             }
         }
-        Err(what) => (None, what),
+        Err(error) => Failure::other(error),
     };
-    line.tell(&LauncherMessage::Failed { wall, what });
-    std::process::ExitCode::FAILURE
+
+    owner.send(&LauncherMessage::Failed {
+        layer: failure.layer,
+        reason: format!("{:#}", failure.error),
+    });
+    ExitCode::FAILURE
 }
 
-type Failure = (Option<IsolationLayer>, String);
+/// The reason why the program was not started.
+struct Failure {
+    /// The layer that failed, if it is one that a host may lack.
+    layer: Option<IsolationLayer>,
+    error: anyhow::Error,
+}
 
-/// Who this process was when it was started.
+impl Failure {
+    fn of(layer: IsolationLayer) -> impl Fn(anyhow::Error) -> Self {
+        move |error| Self {
+            layer: Some(layer),
+            error,
+        }
+    }
+
+    fn other(error: anyhow::Error) -> Self {
+        Self { layer: None, error }
+    }
+}
+
+/// The user and the group that this process was started as.
 type Ids = (Uid, Gid);
 
-/// Makes the process that becomes the program, in its cgroup and its namespaces. It is a child of this
-/// one's parent: this one has nothing to wait for.
-fn separate(order: &LaunchSpec, ids: Ids) -> Result<CloneResult, Failure> {
-    let cgroup = |what| (Some(IsolationLayer::Cgroup), what);
-    let directory = match &order.cgroup {
-        Cgroup::Same => None,
-        Cgroup::Unified(path) => {
-            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-            let opened = rustix::fs::open(path, flags, Mode::empty()).because(path.display());
-            Some(opened.map_err(cgroup)?)
-        }
-        Cgroup::Each(directories) => {
-            // This process moves itself, with one thread: to move another takes a lock of all processes.
-            for directory in directories {
-                let tasks = directory.join("tasks");
-                let moved = fs::write(&tasks, "0").because(tasks.display());
-                moved.map_err(cgroup)?;
-            }
-            None
-        }
-    };
-    let namespaces = match order.namespaces {
+/// Clones the process that becomes the program, in its cgroup and its namespaces. It is a child of this
+/// process's parent, so this process does not wait for it.
+fn clone_process(spec: &LaunchSpec, ids: Ids) -> Result<CloneResult, Failure> {
+    let cgroup = enter_cgroup(&spec.cgroup).map_err(Failure::of(IsolationLayer::Cgroup))?;
+
+    let namespaces = match spec.namespaces {
         Namespaces::None => host::Namespaces::None,
         Namespaces::Privileged => host::Namespaces::Privileged,
         Namespaces::InUserNamespace => host::Namespaces::InUserNamespace,
     };
-    let refused = |what| (Some(IsolationLayer::Namespaces), what);
-    let side = clone_sibling(namespaces, directory.as_ref().map(AsFd::as_fd))
-        .because("namespaces of its own")
-        .map_err(refused)?;
-    if side == CloneResult::New && order.namespaces == Namespaces::InUserNamespace {
-        user::alone(ids).map_err(refused)?;
+    let failed = Failure::of(IsolationLayer::Namespaces);
+    let result = clone_sibling(namespaces, cgroup.as_ref().map(AsFd::as_fd))
+        .context("cannot create namespaces")
+        .map_err(&failed)?;
+
+    if result == CloneResult::New && spec.namespaces == Namespaces::InUserNamespace {
+        user::map_single_user(ids).map_err(failed)?;
     }
-    Ok(side)
+    Ok(result)
 }
 
-/// Puts up the walls around this process and becomes the program. Returns only when that fails.
-fn become_program(order: &LaunchSpec, ids: Ids, line: &Line) -> Failure {
-    match put_up(order, line) {
-        Ok(landlock) => line.tell(&LauncherMessage::Ready {
-            missing: missing(order, ids, landlock),
+/// Opens the directory of a unified cgroup, for the clone to start in. Moves this process into legacy ones.
+fn enter_cgroup(cgroup: &Cgroup) -> anyhow::Result<Option<std::os::fd::OwnedFd>> {
+    match cgroup {
+        Cgroup::Same => Ok(None),
+        Cgroup::Unified(path) => {
+            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+            let directory = rustix::fs::open(path, flags, Mode::empty())
+                .with_context(|| path.display().to_string())?;
+            Ok(Some(directory))
+        }
+        Cgroup::Legacy(directories) => {
+            // This process, which has one thread, moves itself: moving another one takes a lock of all processes.
+            for directory in directories {
+                let tasks = directory.join("tasks");
+                fs::write(&tasks, "0").with_context(|| tasks.display().to_string())?;
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Isolates this process and becomes the program. Returns only on failure.
+fn become_program(spec: &LaunchSpec, ids: Ids, owner: &OwnerSocket) -> Failure {
+    match isolate(spec, owner) {
+        Ok(landlock) => owner.send(&LauncherMessage::Ready {
+            missing: missing_layers(spec, ids, landlock),
         }),
         Err(failure) => return failure,
     }
-    if let Err(e) = line.leave() {
-        return (None, format!("its owner is gone: {e}"));
+
+    if let Err(error) = owner.wait_for_permission() {
+        return Failure::other(anyhow::Error::from(error).context("the owner is gone"));
     }
-    // No environment: nothing of the owner's (tokens, proxies) is in its memory.
-    let mut program = Command::new(&order.program);
-    let why = program.args(&order.args).env_clear().exec();
-    (None, format!("{}: {why}", order.program.display()))
+
+    // Without an environment, nothing of the owner's (tokens, proxies) is in the memory of the program.
+    let mut program = Command::new(&spec.program);
+    let error = program.args(&spec.args).env_clear().exec();
+    Failure::other(anyhow::Error::from(error).context(spec.program.display().to_string()))
 }
 
-/// Returns the version of Landlock, 0 = none.
-fn put_up(order: &LaunchSpec, line: &Line) -> Result<u32, Failure> {
-    // As the host's `/proc` has it: in its own namespace this process is the first.
-    let process = fs::read_link("/proc/self").because("/proc");
-    let process = process.and_then(|name| name.to_string_lossy().parse().because("/proc"));
-    let process: u32 = process.map_err(|what| (None, what))?;
-    line.tell(&LauncherMessage::Begun(process));
-    if order.namespaces != Namespaces::None {
-        let entered = root::enter(&order.files, &order.devices)
-            .and_then(|()| rustix::system::sethostname(HOST_NAME).because("a host name"));
-        entered.map_err(|what| (Some(IsolationLayer::Namespaces), what))?;
+/// Sets up all layers. Returns the Landlock version of the kernel; 0 = none.
+fn isolate(spec: &LaunchSpec, owner: &OwnerSocket) -> Result<u32, Failure> {
+    let pid = host_pid().map_err(Failure::other)?;
+    owner.send(&LauncherMessage::Cloned { pid });
+
+    if spec.namespaces != Namespaces::None {
+        root::enter(&spec.files, &spec.devices)
+            .and_then(|()| {
+                rustix::system::sethostname(HOST_NAME).context("cannot set the host name")
+            })
+            .map_err(Failure::of(IsolationLayer::Namespaces))?;
     }
-    // Asked now: no such call exists behind the filter.
+
+    // Queried now, since the filter does not allow this call.
     let landlock = landlock_abi();
-    give_up(order, process).map_err(|what| (None, what))?;
+    drop_privileges(spec, pid).map_err(Failure::other)?;
     Ok(landlock)
 }
 
-fn give_up(order: &LaunchSpec, process: u32) -> Result<(), String> {
-    setsid().because("a session of its own")?;
-    let held = held_files(order);
-    let landlock =
-        LandlockRuleset::new(&paths(&order.files), &paths(&held), &paths(&order.devices))?;
-    close_fds_except(&order.inherit).because("descriptors cannot be closed")?;
-    user::bound(&order.limits, order.user)?;
-    user::become_user(order.user, process)?;
-    rustix::thread::set_no_new_privs(true).because("new privileges cannot be forbidden")?;
-    // The kernel forgets it when the user changes, so it is set after that. An owner that died before
-    // gives no leave to go on.
-    set_parent_process_death_signal(Some(Signal::KILL)).because("death with the owner")?;
-    if let Some(landlock) = &landlock {
-        landlock.put_up().because("Landlock")?;
-    }
-    filter::put_up()
+/// Returns the process id that the host sees. In its own namespace, this process is the first.
+fn host_pid() -> anyhow::Result<u32> {
+    let name = fs::read_link("/proc/self").context("/proc")?;
+    name.to_string_lossy().parse().context("/proc")
 }
 
-/// The files that the program holds, by the paths under which it may open them once more. Those in memory
-/// are not Landlock's business.
-fn held_files(order: &LaunchSpec) -> Vec<std::path::PathBuf> {
-    let paths = order
+fn drop_privileges(spec: &LaunchSpec, pid: u32) -> anyhow::Result<()> {
+    setsid().context("cannot create a session")?;
+
+    // The program may open the files that it inherits again.
+    let inherited = inherited_files(spec);
+    let landlock = LandlockRuleset::new(
+        &as_paths(&spec.files),
+        &as_paths(&inherited),
+        &as_paths(&spec.devices),
+    )
+    .map_err(anyhow::Error::msg)?;
+
+    close_fds_except(&spec.inherit).context("cannot close descriptors")?;
+    user::set_limits(&spec.limits, spec.user)?;
+    user::change_user(spec.user, pid)?;
+    rustix::thread::set_no_new_privs(true).context("cannot forbid new privileges")?;
+
+    // The kernel clears this signal when the user changes, so it is set afterwards. An owner that died
+    // before gives no permission to start.
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .context("cannot set the parent-death signal")?;
+
+    if let Some(landlock) = &landlock {
+        landlock.restrict_self().context("cannot apply Landlock")?;
+    }
+    filter::apply()
+}
+
+/// Returns the inherited regular files, by the paths under which the program may open them again. Landlock does
+/// not restrict files in memory.
+fn inherited_files(spec: &LaunchSpec) -> Vec<PathBuf> {
+    let paths = spec
         .inherit
         .iter()
-        .map(|fd| format!("/proc/self/fd/{fd}").into());
-    let is_named = |path: &std::path::PathBuf| {
+        .map(|fd| PathBuf::from(format!("/proc/self/fd/{fd}")));
+    let is_named_file = |path: &PathBuf| {
         let target = fs::read_link(path).unwrap_or_default();
         let in_memory = target.to_string_lossy().starts_with("/memfd:");
         !in_memory && fs::metadata(path).is_ok_and(|m| m.is_file())
     };
-    paths.filter(is_named).collect()
+    paths.filter(is_named_file).collect()
 }
 
-fn paths(paths: &[std::path::PathBuf]) -> Vec<&std::path::Path> {
-    paths.iter().map(std::path::PathBuf::as_path).collect()
+fn as_paths(paths: &[PathBuf]) -> Vec<&Path> {
+    paths.iter().map(PathBuf::as_path).collect()
 }
 
-/// The walls that do not stand, since they were not ordered or this kernel does not have them.
-fn missing(order: &LaunchSpec, (uid, _): Ids, landlock: u32) -> Vec<IsolationLayer> {
-    let alone = order.namespaces != Namespaces::None;
-    // Root in a namespace that knows root alone is still who owns the host's files.
-    let in_user_namespace = order.namespaces == Namespaces::InUserNamespace && !uid.is_root();
-    let least = if alone { 1 } else { LANDLOCK_WHOLE };
-    let missing = [
+/// Returns the layers that were not requested or that this kernel does not have.
+fn missing_layers(spec: &LaunchSpec, (uid, _): Ids, landlock: u32) -> Vec<IsolationLayer> {
+    let has_namespaces = spec.namespaces != Namespaces::None;
+    // Root in a namespace that maps only root still owns the files of the host.
+    let in_user_namespace = spec.namespaces == Namespaces::InUserNamespace && !uid.is_root();
+    let min_landlock = if has_namespaces {
+        1
+    } else {
+        LANDLOCK_WITH_SCOPES
+    };
+
+    let layers = [
         (
             IsolationLayer::User,
-            !in_user_namespace && !matches!(order.user, User::Own { .. }),
+            !in_user_namespace && !matches!(spec.user, User::Own { .. }),
         ),
-        (IsolationLayer::Namespaces, !alone),
-        (IsolationLayer::Landlock, landlock < least),
-        (IsolationLayer::Cgroup, order.cgroup == Cgroup::Same),
+        (IsolationLayer::Namespaces, !has_namespaces),
+        (IsolationLayer::Landlock, landlock < min_landlock),
+        (IsolationLayer::Cgroup, spec.cgroup == Cgroup::Same),
     ];
-    let missing = missing.into_iter().filter(|(_, missing)| *missing);
-    missing.map(|(wall, _)| wall).collect()
+    let missing = layers.into_iter().filter(|(_, missing)| *missing);
+    missing.map(|(layer, _)| layer).collect()
 }

@@ -1,16 +1,18 @@
-//! Puts up the walls around QEMU and becomes it: a small program between the engine and QEMU, which links
-//! none of the engine. This library is what both say to each other, and the program's one function.
+//! The launcher: a small program between the engine and QEMU, which sets up the isolation around itself and
+//! then becomes QEMU. It links nothing of the engine.
+//!
+//! This library holds the messages between an owner and its launcher, and the one function of the program.
+//! The modules, from the top layer to the bottom; a module uses only those below it.
 
-mod because;
-mod filter;
 mod launch;
-mod line;
-mod order;
+mod owner_socket;
 mod root;
 mod user;
+mod filter;
+mod launch_spec;
 
 pub use launch::launch;
-pub use order::{
-    Cgroup, IsolationLayer, LaunchSpec, LauncherMessage, Limits, Namespaces, PACKET_BYTES,
-    PROCESSES, UID_BASE, User, VERSION,
+pub use launch_spec::{
+    Cgroup, IsolationLayer, LaunchSpec, LauncherMessage, Limits, MAX_PACKET_BYTES, Namespaces,
+    PID_LIMIT, UID_BASE, User, VERSION,
 };

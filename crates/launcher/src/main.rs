@@ -1,4 +1,4 @@
-//! Puts up the walls around QEMU and becomes it. Started by fumehood, with its order on standard input.
+//! Sets up the isolation of QEMU and becomes it. Started by fumehood, with its launch request on standard input.
 
 fn main() -> std::process::ExitCode {
     fumehood_launcher::launch()

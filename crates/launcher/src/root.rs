@@ -3,6 +3,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use fumehood_sys::host::{MountRestriction, restrict_mounts};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::mount::{
@@ -12,89 +13,94 @@ use rustix::mount::{
 };
 use rustix::process::{fchdir, pivot_root};
 
-use crate::because::Because;
-
-/// Bytes of the new root itself: directories and empty files that others are mounted on.
+/// The size of the new root itself: directories, and empty files as mount points.
 const ROOT_BYTES: &str = "1m";
-/// Directories and files in it; QEMU has some fifty libraries.
+/// The maximum number of directories and files in it; QEMU has some fifty libraries.
 const ROOT_FILES: &str = "1024";
-/// Where QEMU finds its own descriptors.
+/// The directory where QEMU finds its own descriptors.
 const PROC: &str = "proc";
-/// Where the new root hangs for a moment: a directory that every host has.
-const FOR_A_MOMENT: &str = "/proc";
+/// The temporary mount point of the new root: a directory that every host has.
+const TEMPORARY_MOUNT_POINT: &str = "/proc";
 
-/// Leaves the host's tree for a root that holds these files and devices, and a `/proc` of this process's
-/// own namespace. Nothing in it can be written but the devices.
-pub(crate) fn enter(files: &[PathBuf], devices: &[PathBuf]) -> Result<(), String> {
-    // What is mounted from now on is seen nowhere else.
+/// Changes to a new root that contains only these files and devices, and a `/proc` of this process's namespace.
+/// Nothing in it can be written except the devices.
+pub(crate) fn enter(files: &[PathBuf], devices: &[PathBuf]) -> anyhow::Result<()> {
+    // Mounts from now on are invisible in other namespaces.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", private).because("mounts cannot be made private")?;
-    let processes = file_system(PROC, &[("subset", "pid")])
-        .because("processes of a namespace of its own cannot be mounted")?;
-    // All are looked up in the old root before the new one is there.
-    let files = trees(files)?;
-    let devices = trees(devices)?;
-    let bounds = [
+    mount_change("/", private).context("cannot make mounts private")?;
+    let proc = create_file_system(PROC, &[("subset", "pid")])
+        .context("cannot create a /proc of the new namespace")?;
+
+    // All paths are resolved in the old root, before the new one exists.
+    let files = clone_mounts(files)?;
+    let devices = clone_mounts(devices)?;
+
+    let options = [
         ("size", ROOT_BYTES),
         ("nr_inodes", ROOT_FILES),
         ("mode", "0755"),
     ];
-    let root = file_system("tmpfs", &bounds).because("no file system for a new root")?;
-    let root = Root::hang(root).because("the new root cannot be mounted")?;
-    let places = files.iter().chain(&devices).map(|(_, path)| *path);
-    root.make_places(places)?;
+    let root = create_file_system("tmpfs", &options)
+        .context("cannot create a file system for the new root")?;
+    let root = NewRoot::mount_temporarily(root).context("cannot mount the new root")?;
+
+    let mount_points = files.iter().chain(&devices).map(|(_, path)| *path);
+    root.create_mount_points(mount_points)?;
     root.mount_all(&files)?;
-    root.directory(Path::new(PROC)).because(PROC)?;
-    root.mount(&processes, Path::new(PROC)).because(PROC)?;
-    // Devices come after: the rest of the root has none.
-    restrict(&root.tree, MountRestriction::WritingAndDevices)?;
+    root.create_directory(Path::new(PROC)).context(PROC)?;
+    root.mount(&proc, Path::new(PROC)).context(PROC)?;
+
+    // Devices are mounted after the restriction, since the rest of the root allows none.
+    restrict(&root.tree, MountRestriction::ReadOnlyNoDevices)?;
     for (tree, _) in &devices {
-        restrict(tree, MountRestriction::WritingAndPrograms)?;
+        restrict(tree, MountRestriction::ReadOnlyNoExecution)?;
     }
     root.mount_all(&devices)?;
-    root.become_root().because("the root cannot be changed")
+
+    root.pivot().context("cannot change the root")
 }
 
-/// A mounted file, and where it belongs below a root.
+/// A cloned mount of a file, and its path relative to the root.
 type Tree<'a> = (OwnedFd, &'a Path);
 
-fn trees(paths: &[PathBuf]) -> Result<Vec<Tree<'_>>, String> {
+fn clone_mounts<'a>(paths: &'a [PathBuf]) -> anyhow::Result<Vec<Tree<'a>>> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let each = paths.iter();
-    each.map(|path| {
-        let tree = open_tree(CWD, path, flags).because(path.display())?;
+    let clone = |path: &'a PathBuf| {
+        let tree = open_tree(CWD, path, flags).with_context(|| path.display().to_string())?;
         Ok((tree, path.strip_prefix("/").unwrap_or(path)))
-    })
-    .collect()
+    };
+    paths.iter().map(clone).collect()
 }
 
-fn restrict(tree: &OwnedFd, without: MountRestriction) -> Result<(), String> {
-    restrict_mounts(tree.as_fd(), without).because("mounts cannot be made read-only")
+fn restrict(tree: &OwnedFd, restriction: MountRestriction) -> anyhow::Result<()> {
+    restrict_mounts(tree.as_fd(), restriction).context("cannot make mounts read-only")
 }
 
-fn file_system(name: &str, options: &[(&str, &str)]) -> rustix::io::Result<OwnedFd> {
+/// Creates a file system of this type, which is not mounted yet.
+fn create_file_system(name: &str, options: &[(&str, &str)]) -> rustix::io::Result<OwnedFd> {
     let context = fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in options {
         fsconfig_set_string(context.as_fd(), *key, *value)?;
     }
+
     fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-/// The root that is to be.
-struct Root {
+/// The new root, before this process changes to it.
+struct NewRoot {
     tree: OwnedFd,
 }
 
-impl Root {
-    fn hang(tree: OwnedFd) -> rustix::io::Result<Self> {
+impl NewRoot {
+    fn mount_temporarily(tree: OwnedFd) -> rustix::io::Result<Self> {
         let from_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(&tree, "", CWD, FOR_A_MOMENT, from_descriptor)?;
+        move_mount(&tree, "", CWD, TEMPORARY_MOUNT_POINT, from_descriptor)?;
         Ok(Self { tree })
     }
 
-    fn directory(&self, path: &Path) -> rustix::io::Result<()> {
+    fn create_directory(&self, path: &Path) -> rustix::io::Result<()> {
         mkdirat(&self.tree, path, Mode::from_raw_mode(0o755))
     }
 
@@ -103,34 +109,40 @@ impl Root {
         move_mount(tree, "", &self.tree, path, from_descriptor)
     }
 
-    fn mount_all(&self, trees: &[Tree<'_>]) -> Result<(), String> {
-        let mut each = trees.iter();
-        each.try_for_each(|(tree, path)| self.mount(tree, path).because(path.display()))
-    }
-
-    /// Makes the empty files that others are mounted on, and the directories above them.
-    fn make_places<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Result<(), String> {
-        let mut made = BTreeSet::new();
-        for path in paths {
-            let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
-            // The last is the root itself.
-            above.pop();
-            for directory in above.into_iter().rev() {
-                if made.insert(directory) {
-                    self.directory(directory).because(directory.display())?;
-                }
-            }
-            let file = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
-            openat(&self.tree, path, file, Mode::from_raw_mode(0o444)).because(path.display())?;
+    fn mount_all(&self, trees: &[Tree<'_>]) -> anyhow::Result<()> {
+        for (tree, path) in trees {
+            self.mount(tree, path)
+                .with_context(|| path.display().to_string())?;
         }
         Ok(())
     }
 
-    /// Moves in, and lets go of the old root, which nobody in this namespace can reach then.
-    fn become_root(self) -> io::Result<()> {
+    /// Creates empty files as mount points, and their parent directories.
+    fn create_mount_points<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> anyhow::Result<()> {
+        let mut created = BTreeSet::new();
+        for path in paths {
+            let mut parents: Vec<&Path> = path.ancestors().skip(1).collect();
+            // The last one is the root itself.
+            parents.pop();
+            for directory in parents.into_iter().rev() {
+                if created.insert(directory) {
+                    self.create_directory(directory)
+                        .with_context(|| directory.display().to_string())?;
+                }
+            }
+
+            let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+            openat(&self.tree, path, flags, Mode::from_raw_mode(0o444))
+                .with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Changes to the new root and detaches the old one, which is then unreachable in this namespace.
+    fn pivot(self) -> io::Result<()> {
         fchdir(&self.tree)?;
         pivot_root(".", ".")?;
-        // The old one lies over the new one now.
+        // The old root is now mounted over the new one.
         unmount(".", UnmountFlags::DETACH)?;
         rustix::process::chdir("/")?;
         Ok(())

@@ -1,5 +1,6 @@
 use std::fs;
 
+use anyhow::Context;
 use rustix::process::{Gid, Resource, Rlimit, Uid, setrlimit};
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, clear_ambient_capability_set,
@@ -7,23 +8,22 @@ use rustix::thread::{
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use crate::because::Because;
-use crate::order::{Limits, UID_BASE, User};
+use crate::launch_spec::{Limits, UID_BASE, User};
 
-/// The user and the group that an ordinary user is inside its user namespace.
-const INSIDE: u32 = 65534;
+/// The user id and the group id of an ordinary user inside its user namespace.
+const INNER_ID: u32 = 65534;
 
-/// Makes the user namespace one that knows this user alone, under a number that means nothing.
-pub(crate) fn alone((uid, gid): (Uid, Gid)) -> Result<(), String> {
-    let what = "the user namespace cannot be given its user";
-    fs::write("/proc/self/setgroups", "deny").because(what)?;
-    fs::write("/proc/self/uid_map", format!("{INSIDE} {uid} 1")).because(what)?;
-    fs::write("/proc/self/gid_map", format!("{INSIDE} {gid} 1")).because(what)
+/// Maps only this user into the user namespace, under an id without meaning.
+pub(crate) fn map_single_user((uid, gid): (Uid, Gid)) -> anyhow::Result<()> {
+    const FAILED: &str = "cannot map the user into the user namespace";
+    fs::write("/proc/self/setgroups", "deny").context(FAILED)?;
+    fs::write("/proc/self/uid_map", format!("{INNER_ID} {uid} 1")).context(FAILED)?;
+    fs::write("/proc/self/gid_map", format!("{INNER_ID} {gid} 1")).context(FAILED)
 }
 
-/// Sets what the program may take.
-pub(crate) fn bound(limits: &Limits, user: User) -> Result<(), String> {
-    let mut bounds = vec![
+/// Sets the resource limits of the program.
+pub(crate) fn set_limits(limits: &Limits, user: User) -> anyhow::Result<()> {
+    let mut values = vec![
         (Resource::Core, 0),
         (Resource::Memlock, 0),
         (Resource::Msgqueue, 0),
@@ -31,50 +31,54 @@ pub(crate) fn bound(limits: &Limits, user: User) -> Result<(), String> {
         (Resource::Nofile, limits.descriptors),
         (Resource::As, limits.address_bytes),
     ];
-    // The threads of one user are counted together: others' would be in the way.
+
+    // The kernel counts the threads of a user together, so the limit only makes sense for a separate user.
     if matches!(user, User::Own { .. }) {
-        bounds.push((Resource::Nproc, limits.threads));
+        values.push((Resource::Nproc, limits.threads));
     }
-    for (resource, most) in bounds {
+
+    for (resource, value) in values {
         let limit = Rlimit {
-            current: Some(most),
-            maximum: Some(most),
+            current: Some(value),
+            maximum: Some(value),
         };
-        setrlimit(resource, limit).because("a limit cannot be set")?;
+        setrlimit(resource, limit).context("cannot set a resource limit")?;
     }
     Ok(())
 }
 
-/// Gives up all privileges, for good, and becomes the program's user. `process` is the number of this
-/// process for the host.
-pub(crate) fn become_user(user: User, process: u32) -> Result<(), String> {
-    // Who has no capabilities, or may not give up those of others, has no bounding set to empty.
-    if holds_capabilities() {
-        close_bounding_set();
+/// Changes to the user of the program and gives up all privileges, irreversibly. `pid` is the id of this process
+/// on the host.
+pub(crate) fn change_user(user: User, pid: u32) -> anyhow::Result<()> {
+    // Only a process with CAP_SETPCAP can empty its bounding set.
+    if has_setpcap() {
+        empty_bounding_set();
         let bits = CapabilitiesSecureBits::NO_ROOT
             | CapabilitiesSecureBits::NO_ROOT_LOCKED
             | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
             | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
             | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
             | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
-        set_capabilities_secure_bits(bits).because("capabilities cannot be locked")?;
+        set_capabilities_secure_bits(bits).context("cannot lock capabilities")?;
     }
+
     let ids = match user {
         User::Own { gid } => {
-            let own = UID_BASE + process;
-            Some((own, gid.unwrap_or(own)))
+            let uid = UID_BASE + pid;
+            Some((uid, gid.unwrap_or(uid)))
         }
         User::Some { uid, gid } => Some((uid, gid)),
         User::Same => None,
     };
     if let Some((uid, gid)) = ids {
-        let what = "the user cannot be changed";
-        // Groups first: they can be dropped only while privileged.
-        set_thread_groups(&[]).because(what)?;
+        const FAILED: &str = "cannot change the user";
+        // Groups first, since only a privileged process can drop them.
+        set_thread_groups(&[]).context(FAILED)?;
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        set_thread_res_gid(gid, gid, gid).because(what)?;
-        set_thread_res_uid(uid, uid, uid).because(what)?;
+        set_thread_res_gid(gid, gid, gid).context(FAILED)?;
+        set_thread_res_uid(uid, uid, uid).context(FAILED)?;
     }
+
     let none = CapabilitySet::empty();
     let sets = CapabilitySets {
         effective: none,
@@ -82,19 +86,19 @@ pub(crate) fn become_user(user: User, process: u32) -> Result<(), String> {
         inheritable: none,
     };
     let _ = clear_ambient_capability_set();
-    set_capabilities(None, sets).because("capabilities cannot be given up")
+    set_capabilities(None, sets).context("cannot drop capabilities")
 }
 
-fn holds_capabilities() -> bool {
+fn has_setpcap() -> bool {
     rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SETPCAP))
 }
 
-/// Takes every capability that this kernel has out of what an exec could give.
-fn close_bounding_set() {
+/// Removes every capability of this kernel from the set that an exec can grant.
+fn empty_bounding_set() {
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
-        // The first that the kernel does not know is past the last.
+        // The first unknown capability is past the last known one.
         if remove_capability_from_bounding_set(capability).is_err() {
             break;
         }

@@ -1,34 +1,34 @@
 use serde::{Deserialize, Serialize};
 
-/// What kind of mistake an `error` response reports.
+/// The kind of error that an `error` response reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorType {
     /// Not a JSON object, unknown action, unknown, missing or mistyped field, value out of range.
     RequestError,
-    /// The stream of bytes itself is wrong: a line too long, invalid UTF-8, a bad token.
+    /// The byte stream itself is invalid: a line too long, invalid UTF-8, a wrong token.
     ProtocolError,
-    /// The code is past its limit.
+    /// The code exceeds its limit.
     CodeError,
     /// An environment variable's name or value is not allowed.
     EnvVarError,
-    /// A package's name or specifier is not allowed, or packages are not to be had.
+    /// A package's name or specifier is not allowed, or packages are not available.
     PackageError,
-    /// A path is not allowed, or what was asked of it cannot be done.
+    /// A path is not allowed, or the operation on it failed.
     PathError,
-    /// Too many operations at once; try again when one has ended.
+    /// Too many concurrent operations; retry when one has ended.
     BusyError,
-    /// No or a wrong token.
+    /// The token is missing or wrong.
     AuthError,
-    /// The agent could not do its part: out of memory, no interpreter.
+    /// The agent itself failed: out of memory, no interpreter.
     AgentError,
     /// The guest was restored, or is about to be saved, and waits for its `refresh`.
     RefreshError,
 }
 
 impl ErrorType {
-    /// The name on the wire.
+    /// Returns the name on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -52,20 +52,20 @@ impl std::fmt::Display for ErrorType {
     }
 }
 
-/// A refusal: its type and a message that says what was wrong, what the limit is and what to do.
+/// An error for the peer: its type, and a message with the cause, the limit, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{error_type}: {message}")]
 pub struct WireError {
-    /// The kind of mistake.
+    /// The kind of error.
     pub error_type: ErrorType,
-    /// For a person.
+    /// The message, for people.
     pub message: String,
-    /// The kernel's number of what went wrong with a file.
+    /// The kernel's error number, if a file operation failed.
     pub errno: Option<i32>,
 }
 
 impl WireError {
-    /// A refusal of this type.
+    /// Creates an error of this type.
     #[must_use]
     pub fn new(error_type: ErrorType, message: impl Into<String>) -> Self {
         Self {
@@ -75,7 +75,7 @@ impl WireError {
         }
     }
 
-    /// The same, with the kernel's number of what went wrong.
+    /// Adds the kernel's error number.
     #[must_use]
     pub fn with_errno(self, errno: i32) -> Self {
         Self {

@@ -1,9 +1,11 @@
-/// One row of the table of limits, for documentation and for `--limit NAME=VALUE`.
+use crate::error::{ErrorType, WireError};
+
+/// The description of one limit, for documentation and for `--limit NAME=VALUE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitSpec {
     /// The limit's name, with its unit.
     pub name: &'static str,
-    /// The value that holds unless an operator sets another.
+    /// The value unless an operator sets another.
     pub default: u64,
     /// Why this value.
     pub reason: &'static str,
@@ -11,7 +13,7 @@ pub struct LimitSpec {
 
 macro_rules! limits {
     ($($name:ident = $value:expr, $reason:literal;)*) => {
-        /// What a peer may ask for at most. One value for each row of [`LIMITS`].
+        /// The limits of a peer's requests. One value for each row of [`LIMITS`].
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct Limits {
             $(#[doc = $reason] pub $name: u64,)*
@@ -23,18 +25,18 @@ macro_rules! limits {
             }
         }
 
-        /// Every limit with its default and its reason: the table in `docs/protocol.md`.
+        /// Every limit with its default and its reason: the table in `docs/reference/protocol.md`.
         pub const LIMITS: &[LimitSpec] = &[
             $(LimitSpec { name: stringify!($name), default: $value, reason: $reason },)*
         ];
 
         impl Limits {
-            /// Name and value of each, in the order of [`LIMITS`].
+            /// Returns name and value of each limit, in the order of [`LIMITS`].
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()
             }
 
-            /// Those that differ from their defaults, by name.
+            /// Returns the limits that differ from their defaults, by name.
             #[must_use]
             pub fn changed(&self) -> std::collections::BTreeMap<String, u64> {
                 let rows = self.iter().zip(LIMITS);
@@ -45,7 +47,7 @@ macro_rules! limits {
             /// Sets the limit called `name`.
             ///
             /// # Errors
-            /// A sentence for the operator when there is no limit of that name.
+            /// A message for the operator if there is no limit of that name.
             pub fn set(&mut self, name: &str, value: u64) -> Result<(), String> {
                 match name {
                     $(stringify!($name) => self.$name = value,)*
@@ -60,19 +62,33 @@ macro_rules! limits {
     };
 }
 
+impl Limits {
+    /// Checks a timeout of `min` to `timeout_s` seconds, and returns it.
+    pub(crate) fn check_timeout(&self, seconds: i64, min: u64) -> Result<u64, WireError> {
+        let max = self.timeout_s;
+        let checked = u64::try_from(seconds)
+            .ok()
+            .filter(|s| (min..=max).contains(s));
+        checked.ok_or_else(|| {
+            let message = format!("field `timeout`: {seconds} seconds; {min} to {max} are allowed");
+            WireError::new(ErrorType::RequestError, message)
+        })
+    }
+}
+
 limits! {
     line_bytes = 16 * 1024 * 1024,
         "One request line. The largest valid exec, with every byte of code and variables JSON-escaped to six, is 14.7 MiB.";
     code_bytes = 2 * 1024 * 1024,
         "Code of one exec, UTF-8. The seed states 2 MB twice.";
     timeout_s = 300,
-        "The longest timeout of an exec or an installation, in seconds; what timeout 0 means. An operator can raise it.";
+        "The longest timeout of an exec or an installation, in seconds; timeout 0 stands for it. An operator can raise it.";
     default_exec_timeout_s = 5,
-        "The timeout, in seconds, of an exec that names none. The seed's default.";
+        "The timeout, in seconds, of an exec without one. The seed's default.";
     default_install_timeout_s = 300,
-        "The timeout, in seconds, of an installation that names none.";
+        "The timeout, in seconds, of an installation without one.";
     env_vars = 100,
-        "Environment variables of one exec. What the seed's guest enforces.";
+        "Environment variables of one exec. The seed's guest enforces the same number.";
     env_name_bytes = 256,
         "Name of an environment variable; at least 1.";
     env_value_bytes = 4096,
@@ -84,47 +100,47 @@ limits! {
     package_spec_bytes = 512,
         "A whole package argument: name, extras and version specifier.";
     operations = 64,
-        "Operations at once on one connection. Each costs two pipes and up to one chunk of memory.";
+        "Concurrent operations on one connection. Each costs two pipes and up to one chunk of memory.";
     input_bytes = 256 * 1024,
-        "Input of one operation that may be on its way before the agent gives credit. A reader that waits for its turn is never idle at 100 MB/s.";
+        "Input of one operation that may be in flight before the agent grants credit. At 100 MB/s a reader never idles while it waits for its turn.";
     argv_bytes = 128 * 1024,
-        "Words of a spawn, each with its end. What Linux takes as one argument.";
+        "Arguments of a spawn, each with its terminating NUL. Linux accepts the same size for one argument.";
     tag_bytes = 128,
         "Tag of a spawn.";
     detached = 32,
-        "Operations with an idempotency key at once. Each costs its pipes and what is kept of its output.";
+        "Concurrent operations with an idempotency key. Each costs its pipes and its stored output.";
     key_bytes = 128,
         "Idempotency key; at least 1.";
     journal_keys = 10000,
-        "Idempotency keys that an agent remembers with how their operations ended; past it new keys are refused, since none may be forgotten. Each costs some 300 bytes.";
+        "Idempotency keys that an agent records with the outcomes of their operations; past it new keys are rejected, since none may be forgotten. Each costs some 300 bytes.";
     replay_bytes = 256 * 1024,
-        "Latest output of an operation with a key that is kept for who attaches to it. Who gives no more credit than this loses nothing when a connection breaks.";
+        "Latest output of an operation with a key, stored for clients that attach to it. A client that grants no more credit than this loses no output when its connection breaks.";
     journal_bytes = 4 * 1024 * 1024,
-        "Output kept of all operations with a key that have ended, the oldest dropped first.";
+        "Stored output of all ended operations with a key; the oldest is dropped first.";
     path_bytes = 4095,
         "A path; at least 1. Linux's PATH_MAX without its NUL.";
     file_bytes = 1024 * 1024 * 1024,
-        "One file written. The guest's disk is half of its memory, and refuses before that.";
+        "One written file. The guest's disk is half of its memory, and is full before that.";
     list_entries = 10000,
         "Entries of one listing.";
     watched_directories = 1024,
         "Directories of one watch.";
     allow_root = 0,
-        "1 = spawn may ask for the guest's root, who can do anything in the guest, also to its agent.";
+        "1 = spawn may run programs as the guest's root, which controls everything in the guest, including the agent.";
     contexts = 16,
-        "Contexts at once in one agent. Each is an interpreter that stays in memory.";
+        "Concurrent contexts in one agent. Each is an interpreter that stays in memory.";
     context_name_bytes = 64,
         "Name of a context; at least 1.";
     connections = 16,
-        "Connections at once to an agent that listens on TCP.";
+        "Concurrent connections to an agent that listens on TCP.";
     token_bytes = 1024,
         "Token or nonce in hello.";
     chunk_bytes = 64 * 1024,
-        "Output of one stream gathered before it is sent, and the longest raw frame. The seed's 64 KiB: also a pipe's capacity.";
+        "Output of one stream collected before it is sent, and the longest raw frame. The seed's 64 KiB, which is also the capacity of a pipe.";
     flush_ms = 50,
-        "Milliseconds that output waits at most for more of it. The seed's figure.";
+        "The longest time that output waits for more, in milliseconds. The seed's figure.";
     queued_bytes = 256 * 1024,
-        "Unsent response bytes of one connection above which no more output is read from programs: back-pressure.";
+        "Unsent response bytes of one connection above which the agent stops reading output from programs (back-pressure).";
     grace_ms = 1000,
         "Milliseconds between SIGINT, SIGTERM and SIGKILL when an exec is timed out or cancelled.";
 }
@@ -134,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_can_be_set_by_its_name() {
+    fn every_limit_can_be_set_by_name() {
         for row in LIMITS {
             let mut limits = Limits::default();
             limits.set(row.name, row.default + 1).unwrap();
@@ -143,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_refused_with_the_known_ones() {
+    fn an_unknown_name_is_rejected_with_the_known_ones() {
         let error = Limits::default().set("code_megabytes", 1).unwrap_err();
         assert!(error.contains("code_bytes"), "{error}");
     }

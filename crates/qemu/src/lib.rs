@@ -1,22 +1,18 @@
-//! QEMU as a program: its command line, its monitor (QMP), its process, its guest's memory. Knows no
-//! sandbox.
+//! QEMU as a program: its process, its command line, its monitor (QMP), and the memory of its guest. This crate
+//! knows no sandbox.
+//!
+//! The modules, from the top layer to the bottom; a module uses only those below it.
 
-mod attempt;
-mod cgroup;
-mod command_line;
-mod launcher;
-mod memory;
-mod needs;
 mod process;
+mod command_line;
+mod guest_memory;
 mod qmp;
 
-pub use cgroup::ResourceLimits;
 pub use command_line::{
     Accel, Append, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Initrd, Kernel, Machine,
     Memory, Monitor, Netdev, NullBlockdev, QemuArg, Sandbox, Serial,
 };
-pub use fumehood_launcher::{IsolationLayer, PROCESSES, UID_BASE, User};
-pub use launcher::{LaunchConfig, Launcher, ProcessError, ProcessSpec};
-pub use memory::{GuestMemory, MemoryError};
-pub use process::Process;
+pub use fumehood_launcher::{IsolationLayer, PID_LIMIT, UID_BASE, User};
+pub use guest_memory::{GuestMemory, MemoryError};
+pub use process::{LaunchConfig, Launcher, Process, ProcessError, ProcessSpec, ResourceLimits};
 pub use qmp::{Event, Pending, Qmp, QmpError};

@@ -15,20 +15,20 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-/// Why the monitor gave no answer.
+/// Why the monitor returned no result.
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
-    /// QEMU refused a command.
-    #[error("QEMU refused `{command}`: {reason}")]
-    Refused {
+    /// QEMU rejected a command.
+    #[error("QEMU rejected `{command}`: {reason}")]
+    Rejected {
         /// The command.
         command: String,
-        /// QEMU's words.
+        /// The message of QEMU.
         reason: String,
     },
-    /// No answer in time.
+    /// QEMU did not answer in time.
     #[error("QEMU did not answer `{command}` within {seconds} s", seconds = .limit.as_secs_f32())]
-    Silent {
+    Timeout {
         /// The command.
         command: String,
         /// The deadline.
@@ -39,7 +39,7 @@ pub enum QmpError {
     Closed,
 }
 
-/// Something that QEMU tells unasked.
+/// An asynchronous event of QEMU.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Event {
     /// Its name, such as `SHUTDOWN`.
@@ -49,14 +49,14 @@ pub struct Event {
     pub data: Value,
 }
 
-/// The longest line taken from QEMU: an escaped QEMU must not fill our memory.
-const LINE_BYTES: u64 = 1024 * 1024;
+/// The maximum length of a line from QEMU, in bytes: a compromised QEMU must not fill our memory.
+const MAX_LINE_BYTES: u64 = 1024 * 1024;
 
 /// How long one command may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Events kept for whoever listens; more are dropped.
-const EVENTS: usize = 32;
+/// The capacity of the queue of events; further ones are dropped.
+const EVENT_CAPACITY: usize = 32;
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -83,15 +83,15 @@ struct ErrorBody {
 
 type Answer = Result<Value, String>;
 
-/// Who waits for an answer, by the command's id. `None`: the connection has ended.
-type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>;
+/// The receivers of pending answers, by the id of the command. `None` if the connection has ended.
+type PendingAnswers = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>;
 
-/// A client of QEMU's monitor. Commands may be sent before earlier ones are answered: QEMU executes
-/// them in order.
+/// A client of QEMU's monitor. Commands may be submitted before earlier ones are answered; QEMU executes them in
+/// order.
 #[derive(Debug)]
 pub struct Qmp {
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
-    waiting: Waiting,
+    pending: PendingAnswers,
     reader: JoinHandle<()>,
     next_id: AtomicU64,
 }
@@ -103,55 +103,60 @@ impl Drop for Qmp {
 }
 
 impl Qmp {
-    /// Takes the monitor's socket and leaves its negotiation mode, without waiting for that. Events go
-    /// to the second value.
+    /// Connects to the monitor and leaves its negotiation mode, without waiting for the answer. The second value
+    /// receives events.
     ///
     /// # Errors
     /// [`QmpError`].
     pub async fn connect(socket: UnixStream) -> Result<(Self, mpsc::Receiver<Event>), QmpError> {
         let (reader, writer) = socket.into_split();
-        let (events, listener) = mpsc::channel(EVENTS);
-        let waiting = Waiting::new(Mutex::new(Some(HashMap::new())));
-        let reader = tokio::spawn(read(BufReader::new(reader), waiting.clone(), events));
+        let (events, event_receiver) = mpsc::channel(EVENT_CAPACITY);
+        let pending = PendingAnswers::new(Mutex::new(Some(HashMap::new())));
+        let reader = tokio::spawn(read_messages(
+            BufReader::new(reader),
+            pending.clone(),
+            events,
+        ));
         let qmp = Self {
             writer: tokio::sync::Mutex::new(writer),
-            waiting,
+            pending,
             reader,
             next_id: AtomicU64::new(0),
         };
-        qmp.begin("qmp_capabilities", Value::Null).await?;
-        Ok((qmp, listener))
+        qmp.submit("qmp_capabilities", Value::Null).await?;
+
+        Ok((qmp, event_receiver))
     }
 
-    /// Whether QEMU still keeps its monitor open.
+    /// Returns whether the connection is open.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.is_some()
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.is_some()
     }
 
-    /// Runs one command; `arguments` is an object, or null for none.
+    /// Executes one command and returns its result; `arguments` is an object, or null for none.
     ///
     /// # Errors
     /// [`QmpError`].
     pub async fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        self.begin(command, arguments).await?.answer().await
+        self.submit(command, arguments).await?.answer().await
     }
 
-    /// Sends one command; its answer can be waited for later.
+    /// Sends one command, whose answer can be awaited later.
     ///
     /// # Errors
     /// [`QmpError::Closed`].
-    pub async fn begin(&self, command: &str, arguments: Value) -> Result<Pending, QmpError> {
+    pub async fn submit(&self, command: &str, arguments: Value) -> Result<Pending, QmpError> {
         self.send(command, arguments, None).await
     }
 
-    /// Sends one command with a descriptor, for `getfd` and `add-fd`. QEMU keeps one received
-    /// descriptor at a time: wait for the answer before sending another.
+    /// Sends one command with a descriptor, for `getfd` and `add-fd`. QEMU stores only one received descriptor at a
+    /// time: wait for the answer before sending another.
     ///
     /// # Errors
     /// [`QmpError::Closed`].
-    pub async fn begin_with_fd(
+    pub async fn submit_with_fd(
         &self,
         command: &str,
         arguments: Value,
@@ -171,13 +176,17 @@ impl Qmp {
         if !arguments.is_null() {
             message["arguments"] = arguments;
         }
+
+        // Registered before the command is sent, so that its answer always finds the receiver.
         let (sender, answer) = oneshot::channel();
-        self.waiting
+        self.pending
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .as_mut()
             .ok_or(QmpError::Closed)?
             .insert(id, sender);
+
+        // The descriptor travels with the start of the line; the rest follows without one.
         let line = format!("{message}\n").into_bytes();
         let mut writer = self.writer.lock().await;
         let sent = match fd {
@@ -189,6 +198,7 @@ impl Qmp {
             Err(error) => Err(error),
         };
         written.map_err(|_| QmpError::Closed)?;
+
         Ok(Pending {
             command: command.to_string(),
             answer,
@@ -196,7 +206,7 @@ impl Qmp {
     }
 }
 
-/// Sends the beginning of a line with a descriptor; returns how much of it went.
+/// Sends a descriptor with the start of a line, and returns the number of bytes sent.
 async fn send_with_fd(
     writer: &OwnedWriteHalf,
     line: &[u8],
@@ -211,10 +221,11 @@ async fn send_with_fd(
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         sendmsg(socket, &[IoSlice::new(line)], &mut control, flags).map_err(Into::into)
     };
+
     socket.async_io(Interest::WRITABLE, send).await
 }
 
-/// A command that has been sent.
+/// A command that was sent and not answered yet.
 #[derive(Debug)]
 pub struct Pending {
     command: String,
@@ -222,25 +233,30 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Waits for its answer.
+    /// Waits for the answer.
     ///
     /// # Errors
     /// [`QmpError`].
     pub async fn answer(self) -> Result<Value, QmpError> {
         let Self { command, answer } = self;
-        match tokio::time::timeout(DEADLINE, answer).await {
+        match tokio::time::timeout(COMMAND_TIMEOUT, answer).await {
             Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(reason))) => Err(QmpError::Refused { command, reason }),
+            Ok(Ok(Err(reason))) => Err(QmpError::Rejected { command, reason }),
             Ok(Err(_)) => Err(QmpError::Closed),
-            Err(_) => Err(QmpError::Silent {
+            Err(_) => Err(QmpError::Timeout {
                 command,
-                limit: DEADLINE,
+                limit: COMMAND_TIMEOUT,
             }),
         }
     }
 }
 
-async fn read(mut lines: BufReader<OwnedReadHalf>, waiting: Waiting, events: mpsc::Sender<Event>) {
+/// Reads messages until the connection ends, and passes on answers and events.
+async fn read_messages(
+    mut lines: BufReader<OwnedReadHalf>,
+    pending: PendingAnswers,
+    events: mpsc::Sender<Event>,
+) {
     while let Some(line) = next_line(&mut lines).await {
         let (id, answer) = match serde_json::from_slice(&line) {
             Ok(Message::Event(event)) => {
@@ -251,16 +267,18 @@ async fn read(mut lines: BufReader<OwnedReadHalf>, waiting: Waiting, events: mps
             Ok(Message::Error { id, error }) => (id, Err(error.desc)),
             Ok(Message::Greeting { .. }) => continue,
             Err(error) => {
-                tracing::warn!(%error, "QEMU's monitor sent what is no QMP");
+                tracing::warn!(%error, "QEMU's monitor sent an invalid message");
                 break;
             }
         };
-        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(waiter) = waiting.as_mut().and_then(|waiting| waiting.remove(&id)) {
-            let _ = waiter.send(answer);
+
+        let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(receiver) = pending.as_mut().and_then(|pending| pending.remove(&id)) {
+            let _ = receiver.send(answer);
         }
     }
-    waiting
+
+    pending
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .take();
@@ -268,7 +286,10 @@ async fn read(mut lines: BufReader<OwnedReadHalf>, waiting: Waiting, events: mps
 
 async fn next_line(lines: &mut BufReader<OwnedReadHalf>) -> Option<Vec<u8>> {
     let mut line = Vec::new();
-    let read = lines.take(LINE_BYTES).read_until(b'\n', &mut line).await;
+    let read = lines
+        .take(MAX_LINE_BYTES)
+        .read_until(b'\n', &mut line)
+        .await;
     read.is_ok_and(|n| n > 0 && line.ends_with(b"\n"))
         .then_some(line)
 }
@@ -277,8 +298,8 @@ async fn next_line(lines: &mut BufReader<OwnedReadHalf>) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// Plays QEMU: answers each line it reads with the next of `answers`.
-    fn fake(answers: Vec<&'static str>) -> UnixStream {
+    /// Simulates QEMU: answers each line with the next of `answers`.
+    fn fake_qemu(answers: Vec<&'static str>) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::spawn(async move {
             let (reader, mut writer) = theirs.into_split();
@@ -286,6 +307,7 @@ mod tests {
                 .write_all(b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\n")
                 .await
                 .unwrap();
+
             let mut lines = BufReader::new(reader).lines();
             for answer in answers {
                 if lines.next_line().await.unwrap().is_none() {
@@ -293,18 +315,21 @@ mod tests {
                 }
                 writer.write_all(answer.as_bytes()).await.unwrap();
             }
+
             let _ = lines.next_line().await;
         });
+
         ours
     }
 
     #[tokio::test]
-    async fn commands_events_and_refusals() {
-        let socket = fake(vec![
+    async fn commands_events_and_errors() {
+        let socket = fake_qemu(vec![
             "{\"return\": {}, \"id\": 0}\n",
             "{\"event\": \"SHUTDOWN\", \"data\": {\"reason\": \"guest-reset\"}}\n{\"return\": {\"status\": \"running\"}, \"id\": 1}\n",
             "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": 2}\n",
         ]);
+
         let (qmp, mut events) = Qmp::connect(socket).await.unwrap();
         assert_eq!(
             qmp.execute("query-status", Value::Null).await.unwrap()["status"],
@@ -315,12 +340,13 @@ mod tests {
             .execute("dance", json!({ "fast": true }))
             .await
             .unwrap_err();
+
         assert!(error.to_string().contains("dance"), "{error}");
     }
 
     #[tokio::test]
-    async fn garbage_ends_the_connection() {
-        let (qmp, _events) = Qmp::connect(fake(vec!["not json\n"])).await.unwrap();
+    async fn an_invalid_message_ends_the_connection() {
+        let (qmp, _events) = Qmp::connect(fake_qemu(vec!["not json\n"])).await.unwrap();
         let error = qmp.execute("query-status", Value::Null).await.unwrap_err();
         assert!(matches!(error, QmpError::Closed), "{error}");
     }

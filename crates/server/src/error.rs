@@ -1,63 +1,65 @@
+//! The error of the API: its kind, its HTTP status, and whether a retry can help.
+
 use std::io;
 
 use axum::Json;
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use fumehood_engine::{Error, ErrorKind, Retry};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What kind of trouble it is, as callers see it.
+/// The kind of an error, which decides its HTTP status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// The request is not allowed: what was wrong, what the limit is, what to do.
+pub enum ApiErrorKind {
+    /// The request is invalid. The message names the problem and the allowed values.
     Invalid,
-    /// No key, or none that is known.
+    /// The API key is missing, unknown or revoked.
     Unauthorized,
-    /// Not for this caller.
+    /// The caller is not allowed to do this.
     Forbidden,
-    /// It is not there, or belongs to somebody else.
+    /// The object does not exist, or belongs to another key.
     NotFound,
-    /// The path is there, the method is not.
+    /// The path exists, but does not support this method.
     MethodNotAllowed,
-    /// It cannot be answered in a form that is asked for.
+    /// The response has no media type that the request accepts.
     NotAcceptable,
-    /// The body did not come.
+    /// The request body did not arrive in time.
     Timeout,
-    /// A state that does not allow it, or an idempotency key that was used for something else.
+    /// The state of the object does not allow this, or the idempotency key was used for another request.
     Conflict,
-    /// The sandbox has ended, or its VM went away.
+    /// The sandbox has ended, or its VM was lost.
     Lost,
-    /// The body is too large.
+    /// The request body is too large.
     TooLarge,
-    /// The body is of another type than it may be.
+    /// The media type of the request body is not supported.
     UnsupportedMediaType,
-    /// The range lies outside of the file.
+    /// The requested range is outside of the file.
     RangeNotSatisfiable,
-    /// No room, or too many requests.
+    /// There is no capacity, or the caller sends too many requests.
     Busy,
-    /// The guest broke the protocol.
+    /// The guest violated the protocol.
     Protocol,
-    /// A package index was not reached.
+    /// A package index cannot be reached.
     Unreachable,
-    /// Something must be installed or built first on this host.
+    /// Something must be installed or built on this host first.
     Missing,
     /// Something on this host is damaged.
     Damaged,
-    /// This host does not permit it, or gives no more of something.
+    /// This host does not permit the operation, or has run out of a resource.
     Host,
-    /// The VM did not start.
+    /// The VM failed to start.
     Boot,
-    /// The server takes no new work.
+    /// The server is shutting down and accepts no new work.
     Draining,
-    /// A fault of the server's own.
+    /// The server failed internally.
     Internal,
 }
 
-impl Kind {
-    /// The status that an answer of this kind has.
+impl ApiErrorKind {
+    /// Returns the HTTP status of an error of this kind.
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
@@ -82,7 +84,52 @@ impl Kind {
         }
     }
 
-    fn of(kind: ErrorKind) -> Self {
+    /// Returns the name that JSON and metrics use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NotAcceptable => "not_acceptable",
+            Self::Timeout => "timeout",
+            Self::Conflict => "conflict",
+            Self::Lost => "lost",
+            Self::TooLarge => "too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::RangeNotSatisfiable => "range_not_satisfiable",
+            Self::Busy => "busy",
+            Self::Protocol => "protocol",
+            Self::Unreachable => "unreachable",
+            Self::Missing => "missing",
+            Self::Damaged => "damaged",
+            Self::Host => "host",
+            Self::Boot => "boot",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Returns the retry advice for an error of this kind, unless its cause is known better.
+    fn retry(self) -> Retry {
+        match self {
+            Self::Busy
+            | Self::Draining
+            | Self::Timeout
+            | Self::Unreachable
+            | Self::Host
+            | Self::Boot
+            | Self::Protocol => Retry::Safe,
+            Self::Lost | Self::Internal => Retry::Unknown,
+            _ => Retry::Never,
+        }
+    }
+}
+
+impl From<ErrorKind> for ApiErrorKind {
+    fn from(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::Invalid => Self::Invalid,
             ErrorKind::Missing => Self::Missing,
@@ -96,103 +143,95 @@ impl Kind {
             _ => Self::Host,
         }
     }
-
-    /// The kind of this name; a server's own fault, where there is none.
-    pub(crate) fn named(name: &str) -> Self {
-        serde_json::from_value(name.into()).unwrap_or(Self::Internal)
-    }
-
-    /// The name in JSON.
-    #[must_use]
-    pub fn name(self) -> String {
-        let name = serde_json::to_value(self);
-        name.ok()
-            .and_then(|name| name.as_str().map(str::to_owned))
-            .unwrap_or_default()
-    }
 }
 
-/// Seconds after which to come again where there was no room: a VM is gone in a few.
-const RETRY_ROOM_S: u32 = 2;
+/// The `Retry-After` of an error for lack of capacity, in seconds: a VM ends within a few.
+const BUSY_RETRY_AFTER_S: u32 = 2;
 
-/// Why something was not done.
+/// The message for a failure of the server; its log has the details.
+const INTERNAL_MESSAGE: &str =
+    "internal server error; the server's log has the details under this request's id";
+
+/// An error as callers receive it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ApiError {
-    /// What kind of trouble it is.
-    pub kind: Kind,
-    /// `safe`: the same request can be made again. `never`: it will fail again. `unknown`: it may have been done.
-    #[schema(value_type = String)]
-    pub retry: &'static str,
-    /// What was wrong, for a person.
+    /// The kind of the error.
+    pub kind: ApiErrorKind,
+    /// `safe`: the same request can be repeated. `never`: it will fail again. `unknown`: it may have been carried out.
+    pub retry: Retry,
+    /// The message for people.
     pub message: String,
-    /// What was wrong with a file in the guest.
+    /// For errors of guest files: `not_found`, `permission_denied`, `already_exists`, `is_a_directory`,
+    /// `not_a_directory`, `no_space` or `other`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub io: Option<&'static str>,
-    /// Why the sandbox has ended.
+    /// Why the sandbox ended, if that is the cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub ended: Option<Box<str>>,
-    /// The run that this is about.
+    /// The id of the run that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub run: Option<Box<str>>,
-    /// The request, as logs name it.
+    /// The id of the request, as in the server's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub request_id: Option<Box<str>>,
-    /// Seconds after which to try again.
+    /// The value of the `Retry-After` header, in seconds.
     #[serde(skip)]
     pub retry_after_s: Option<u32>,
 }
 
-/// An error as a body holds it.
+/// The body of an error response.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ErrorBody {
+pub struct ErrorResponse {
     /// The error.
     pub error: ApiError,
 }
 
 impl ApiError {
-    /// An error of this kind.
+    /// Creates an error with the retry advice of its kind.
     #[must_use]
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        let retry = match kind {
-            Kind::Busy
-            | Kind::Draining
-            | Kind::Timeout
-            | Kind::Unreachable
-            | Kind::Host
-            | Kind::Boot
-            | Kind::Protocol => "safe",
-            Kind::Lost | Kind::Internal => "unknown",
-            _ => "never",
-        };
+    pub fn new(kind: ApiErrorKind, message: impl Into<String>) -> Self {
+        let is_temporary = matches!(kind, ApiErrorKind::Busy | ApiErrorKind::Draining);
         Self {
             kind,
-            retry,
+            retry: kind.retry(),
             message: message.into(),
             io: None,
             ended: None,
             run: None,
             request_id: None,
-            retry_after_s: matches!(kind, Kind::Busy | Kind::Draining).then_some(RETRY_ROOM_S),
+            retry_after_s: is_temporary.then_some(BUSY_RETRY_AFTER_S),
         }
     }
 
+    /// Replaces the retry advice.
+    #[must_use]
+    pub(crate) fn with_retry(self, retry: Retry) -> Self {
+        Self { retry, ..self }
+    }
+
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self::new(Kind::Invalid, message)
+        Self::new(ApiErrorKind::Invalid, message)
     }
 
-    pub(crate) fn not_found(what: &str, id: &str) -> Self {
+    /// Creates the error for an object that does not exist. A long `id` is shortened in the message.
+    pub(crate) fn not_found(object: &str, id: &str) -> Self {
         let id: String = id.chars().take(64).collect();
-        Self::new(Kind::NotFound, format!("there is no {what} `{id}`"))
+        Self::new(ApiErrorKind::NotFound, format!("no such {object}: `{id}`"))
     }
 
-    pub(crate) fn internal(error: &dyn std::fmt::Display) -> Self {
-        tracing::error!(%error, "a fault of the server's own");
-        let message = "a fault of the server's own; its log says more under this request's id";
-        Self::new(Kind::Internal, message)
+    /// Logs a failure of the server, and creates the error for it, which does not reveal the cause.
+    pub(crate) fn internal(cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(error = %cause, "internal error");
+        Self::new(ApiErrorKind::Internal, INTERNAL_MESSAGE)
+    }
+
+    /// Creates the error for a handler that panicked. The panic is logged by its hook.
+    pub(crate) fn panicked() -> Self {
+        Self::new(ApiErrorKind::Internal, INTERNAL_MESSAGE)
     }
 }
 
@@ -200,19 +239,15 @@ impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         let io = error.io_kind().map(io_name);
         let kind = match io {
-            Some("not_found") => Kind::NotFound,
-            Some("permission_denied") => Kind::Forbidden,
-            Some("already_exists") => Kind::Conflict,
-            _ => Kind::of(error.kind()),
+            Some("not_found") => ApiErrorKind::NotFound,
+            Some("permission_denied") => ApiErrorKind::Forbidden,
+            Some("already_exists") => ApiErrorKind::Conflict,
+            _ => error.kind().into(),
         };
-        let retry = match error.retry() {
-            Retry::Safe => "safe",
-            Retry::Never => "never",
-            Retry::Unknown => "unknown",
-        };
+
         Self {
             io,
-            retry,
+            retry: error.retry(),
             ..Self::new(kind, error.to_string())
         }
     }
@@ -232,38 +267,55 @@ fn io_name(kind: io::ErrorKind) -> &'static str {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (status, after) = (self.kind.status(), self.retry_after_s);
-        let is_unauthorized = self.kind == Kind::Unauthorized;
-        let said = Said(self.clone());
-        let mut response = (status, Json(ErrorBody { error: self })).into_response();
+        let status = self.kind.status();
+        let retry_after_s = self.retry_after_s;
+        let sent = SentError(self.clone());
+
+        let mut response = (status, Json(ErrorResponse { error: self })).into_response();
         let headers = response.headers_mut();
-        if let Some(seconds) = after {
+
+        if let Some(seconds) = retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if is_unauthorized {
-            let scheme = HeaderValue::from_static("Bearer");
-            headers.insert(axum::http::header::WWW_AUTHENTICATE, scheme);
+
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        response.extensions_mut().insert(said);
+
+        response.extensions_mut().insert(sent);
+
         response
     }
 }
 
-/// An error on its way out: whoever knows the request's id adds it.
+/// The error in a response, as an extension of it. A later layer uses it to add the request's id.
 #[derive(Debug, Clone)]
-pub(crate) struct Said(pub(crate) ApiError);
+pub(crate) struct SentError(pub(crate) ApiError);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn each_error_has_its_status_and_busy_says_when() {
-        let response = ApiError::new(Kind::Busy, "x").into_response();
+    fn each_error_has_its_status_and_busy_says_when_to_retry() {
+        let response = ApiError::new(ApiErrorKind::Busy, "x").into_response();
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers()[RETRY_AFTER], "2");
-        assert_eq!(Kind::NotFound.name(), "not_found");
-        let response = ApiError::new(Kind::Lost, "x").into_response();
+
+        let response = ApiError::new(ApiErrorKind::Lost, "x").into_response();
         assert_eq!(response.status(), 410);
+    }
+
+    #[test]
+    fn names_are_those_of_json() {
+        for kind in [
+            ApiErrorKind::NotFound,
+            ApiErrorKind::UnsupportedMediaType,
+            ApiErrorKind::RangeNotSatisfiable,
+            ApiErrorKind::TooLarge,
+            ApiErrorKind::MethodNotAllowed,
+        ] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
     }
 }

@@ -1,62 +1,49 @@
-//! The HTTP API of fumehood.
+//! The HTTP API of fumehood, and its MCP server.
 //!
-//! A [`Service`] has done what callers ask for, whoever they are and whatever way they come; [`app`] offers it over
-//! HTTP. The caller owns listener and shutdown; [`Listeners`] has what is needed for that.
+//! A [`Service`] carries out what callers request, whichever way they connect; [`app`] offers it over HTTP and [`mcp`] to
+//! agents. The caller owns the listeners and decides when to shut down; [`Listeners`] provides both.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use fumehood_engine::{Config, Engine};
-//! use fumehood_server::{Door, Service, Settings, app};
+//! use fumehood_server::{Service, Settings, Transport, app};
 //!
 //! let service = Service::open(Engine::start(Config::default())?, Settings::default())?;
-//! let router = app(&service, Door::Keyed);
+//! let router = app(&service, Transport::Tcp);
 //! # let _ = router;
 //! # Ok(())
 //! # }
 //! ```
-//!
-//! Modules by rank; a lower one never names a higher: `http, listen > runs, sandboxes, checkpoints > ceiling > service > records >
-//! job, metrics, claims, keys, rate > store, ring, pieces > body, view > owner > error`.
 
-mod body;
-mod ceiling;
-mod checkpoints;
-mod claims;
-mod error;
+// From the top layer to the bottom: a module imports only modules below it.
 mod http;
-mod job;
-pub mod keys;
-mod listen;
 pub mod mcp;
-mod metrics;
-mod number;
-mod owner;
-mod pieces;
-mod rate;
-mod records;
-mod ring;
-mod runs;
-mod sandboxes;
 mod service;
-mod store;
-mod view;
+mod state;
+mod auth;
+mod storage;
+mod api;
+mod error;
+mod id;
+mod owner;
+mod sync;
 
-pub use body::{
-    CodeLanguage, NetworkBody, PackageLanguage, PackagesBody, PortBody, ProcessBody, PtyBody,
-    RunBody, SandboxBody, Signal, Stdin, TimesBody,
+pub use api::requests::{
+    InstallRequest, NetworkRequest, OneShotRunRequest, PortRequest, ProcessRequest, PtySize,
+    SandboxRequest, SandboxRunRequest, Signal, Stdin, TimeoutsRequest, UploadRequest,
 };
-pub use claims::Once;
-pub use error::{ApiError, ErrorBody, Kind};
-pub use http::{Door, app, openapi};
-pub use job::Job;
-pub use listen::{ListenError, Listeners, default_socket};
+pub use api::responses::{
+    CheckpointResponse, FileContent, FileResponse, RunError, RunKind, RunOutcome, RunOutput,
+    RunResponse, RunState, SandboxResponse, SandboxState,
+};
+pub use auth::api_keys;
+pub use error::{ApiError, ApiErrorKind, ErrorResponse};
+pub use http::{ListenError, Listeners, Transport, app, default_socket, openapi};
 pub use owner::Owner;
-pub use ring::{Follower, Ring, Told};
-pub use runs::Found;
-pub use sandboxes::Kept;
 pub use service::{Service, Settings};
-pub use store::{Store, StoreError};
-pub use view::{
-    CheckpointView, FileView, OutcomeView, OutputView, PackageView, RunError, RunKind, RunState,
-    RunView, SandboxState, SandboxView, TimingView,
-};
+pub use state::event_log::{EventLog, EventSubscriber, LoggedEvent};
+pub use state::run_task::RunTask;
+pub use state::runs::RunLookup;
+pub use state::sandbox_handle::SandboxHandle;
+pub use storage::database::{Store, StoreError};
+pub use storage::idempotency::IdempotencyKey;

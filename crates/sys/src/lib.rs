@@ -1,7 +1,8 @@
-//! Every `unsafe` block and raw operating-system call of the workspace, each with its reason.
+//! All `unsafe` blocks and raw system calls of the workspace, each with its reason.
 //!
-//! Linux on x86_64. `guest` holds what the agent needs inside a VM, `host` what the engine needs
-//! around QEMU.
+//! Linux on x86_64. [`guest`] holds the calls that the agent needs inside a VM, [`host`] those that the
+//! engine and the launcher need around QEMU. The feature `probes` adds calls for test programs that try to
+//! break out; product crates do not enable it.
 
 pub mod guest;
 pub mod host;

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 
 import fumehood._settings
-from fumehood import Client, _local
+from fumehood import Client, _local_server
 
 
 @pytest.fixture(autouse=True)
-def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever server the developer uses, tests do not."""
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ignores the server that the developer's environment names."""
     for name in ("FUMEHOOD_URL", "FUMEHOOD_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries follow at once."""
+    """Removes the pauses between retries."""
     import fumehood._async.run
     import fumehood._async.transport
     import fumehood._sync.run
@@ -38,8 +38,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Directories of the test's own for the local server's socket and log."""
+def private_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Private directories for the local server's socket and log."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "run").mkdir(mode=0o700)
@@ -47,13 +47,13 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def stop_servers() -> None:
-    """Ends the local servers that this process has started."""
-    while _local._started:
-        stop(_local._started.pop())
+    """Stops the local servers that this process has started."""
+    while _local_server._started_servers:
+        stop(_local_server._started_servers.pop())
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
-    """Ends a server."""
+    """Stops a server."""
     server.terminate()
     try:
         server.wait(60)
@@ -64,21 +64,21 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="session")
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A real server of the tests' own. Its socket."""
+    """Starts a real server for the tests. Returns its socket."""
     place = tmp_path_factory.mktemp("server")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(place))
         patch.setenv("XDG_STATE_HOME", str(place / "state"))
-        socket = _local.ensure()
-    # It outlives those that tests start and end.
-    server = _local._started.pop()
+        socket = _local_server.ensure_running()
+    # It must outlive the servers that tests start and stop.
+    server = _local_server._started_servers.pop()
     yield socket
     stop(server)
 
 
 @pytest.fixture
 def server(_server: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The real server, which everything uses that names none. Its URL."""
+    """Makes the real server the default one. Returns its URL."""
     url = f"unix://{_server}"
     monkeypatch.setenv("FUMEHOOD_URL", url)
     return url

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""In the place of the program `fumehood`: `serve --no-tcp --socket PATH --exit-when-idle S`, which is ready at once,
-or as FAKE_SERVER says: `fails`, `hangs`, `missing`, `held` (the first two starts find that another server has the
-state). Each start is a line in FAKE_STARTS."""
+"""A fake `fumehood` binary for `serve --no-tcp --socket PATH --exit-when-idle S`.
+
+It is ready immediately, or behaves as FAKE_SERVER says: `fails`, `hangs`, `missing` (no image), `held` (the first two
+starts find that another server uses the state). Each start appends a line to FAKE_STARTS.
+"""
 
 import http.server
 import json
@@ -43,7 +45,7 @@ def main() -> None:
         print("the disk is made of cheese", file=sys.stderr)
         raise SystemExit(3)
     if HOW == "held" and len(Path(os.environ["FAKE_STARTS"]).read_text().split()) <= 2:
-        print("error: another server runs with the state /x; use that one, or end it first", file=sys.stderr)
+        print("error: the state /x is in use by another server; use that server, or stop it first", file=sys.stderr)
         raise SystemExit(1)
     path = Path(sys.argv[4])
     path.unlink(missing_ok=True)

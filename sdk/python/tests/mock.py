@@ -1,4 +1,4 @@
-"""A server of MockTransport: answers that tests write down, and what was asked."""
+"""A mock server: answers that tests define, and the requests that it received."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENDED = {"id": "run_1", "exit_code": 0, "ended_by": "exited", "timing": {"total_
 
 
 def sse(*events: tuple[str, Any], first: int = 1) -> bytes:
-    """Events as they are sent, numbered from ``first``."""
+    """Returns server-sent events, numbered from ``first``."""
     lines = [
         f"event: {name}\nid: {number}\ndata: {json.dumps(data)}\n\n"
         for number, (name, data) in enumerate(events, first)
@@ -23,22 +23,22 @@ def sse(*events: tuple[str, Any], first: int = 1) -> bytes:
     return "".join(lines).encode()
 
 
-class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body that comes in pieces, and may break off."""
+class Chunks(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A body in chunks, which may break."""
 
-    def __init__(self, *pieces: Union[bytes, BaseException]) -> None:
-        self.pieces = pieces
+    def __init__(self, *chunks: Union[bytes, BaseException]) -> None:
+        self.chunks = chunks
         self.closed = False
 
     def __iter__(self) -> Iterator[bytes]:
-        for piece in self.pieces:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
+        for chunk in self.chunks:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            yield chunk
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self:
-            yield piece
+        for chunk in self:
+            yield chunk
 
     def close(self) -> None:
         self.closed = True
@@ -47,8 +47,8 @@ class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
         self.closed = True
 
 
-def stream(*pieces: Union[bytes, BaseException]) -> httpx.Response:
-    return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=Pieces(*pieces))
+def stream(*chunks: Union[bytes, BaseException]) -> httpx.Response:
+    return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=Chunks(*chunks))
 
 
 def refusal(status: int, kind: str, retry: str = "never", **more: Any) -> httpx.Response:
@@ -57,7 +57,7 @@ def refusal(status: int, kind: str, retry: str = "never", **more: Any) -> httpx.
 
 
 class Server:
-    """Gives its answers in turn; the last one again and again."""
+    """Returns its answers in order, and repeats the last one."""
 
     def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)
@@ -67,7 +67,7 @@ class Server:
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
-        self.bodies.append(request.content if not isinstance(request.stream, Pieces) else b"")
+        self.bodies.append(request.content if not isinstance(request.stream, Chunks) else b"")
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer

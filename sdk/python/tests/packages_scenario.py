@@ -1,5 +1,5 @@
-"""Packages from an index of the test's own, in a network namespace that leads nowhere: run by test_packages.py, by
-`unshare --net`. Prints `passed` when all held."""
+"""Packages from a test index, in an isolated network namespace: test_packages.py runs it with `unshare --net`. Prints
+`passed` on success."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 ADDRESS = "10.66.0.1"
-"""The namespace's own, and private, as an index inside of a company is."""
+"""A private address in the namespace, like that of an internal index."""
 
 PORT = 8000
 
@@ -38,7 +38,7 @@ def wheel(index: Path, name: str, version: str, body: str) -> None:
         page.write(f'<a href="{file.name}#sha256={digest}">{file.name}</a>\n')
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
@@ -50,7 +50,7 @@ def prepare(place: Path) -> None:
     assert len(routes) == 1, f"this namespace leads somewhere: {routes}"
     for version in ("1.0", "2.0"):
         wheel(place / "index", "tiny", version, f"VALUE = '{version}'\n")
-    handler = functools.partial(Quiet, directory=str(place / "index"))
+    handler = functools.partial(QuietHandler, directory=str(place / "index"))
     server = http.server.ThreadingHTTPServer((ADDRESS, PORT), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     images = Path.home() / ".local/share/fumehood"
@@ -68,21 +68,21 @@ def prepare(place: Path) -> None:
 
 
 def scenario() -> None:
-    from fumehood import InvalidError, Packages, Sandbox, run, stream
+    from fumehood import InvalidError, PackagesEvent, Sandbox, run, stream
 
     code = "import tiny; print(tiny.VALUE)"
     first = stream(code, packages=["tiny==1.0"])
-    steps = [event.step for event in first if isinstance(event, Packages)]
+    steps = [event.step for event in first if isinstance(event, PackagesEvent)]
     assert first.outcome(check=True).stdout == "1.0\n" and steps, steps
     again = stream(code, packages=["tiny==1.0"])
-    assert [event for event in again if isinstance(event, Packages)] == []
+    assert [event for event in again if isinstance(event, PackagesEvent)] == []
     assert again.outcome(check=True).stdout == "1.0\n"
-    # What a sandbox began with, and what is installed into it later.
+    # Packages of a new sandbox, and packages installed into it later.
     with Sandbox(packages=["tiny==1.0"]) as sandbox:
         assert sandbox.run(code).stdout == "1.0\n"
     network = {"policy": {"allow": [{"addresses": [ADDRESS], "ports": [PORT]}]}}
     with Sandbox(network=network) as sandbox:
-        # Its tools are its own, and so is what they are configured for.
+        # The guest has its own tools, with their own configuration.
         config = f'[[index]]\nurl = "http://{ADDRESS}:{PORT}"\ndefault = true\n'
         sandbox.files.write_text(".config/uv/uv.toml", config)
         installed = {package.name: package.version for package in sandbox.install("tiny==2.0")}
@@ -101,9 +101,9 @@ def main() -> None:
     try:
         scenario()
     finally:
-        from fumehood import _local
+        from fumehood import _local_server
 
-        for server in _local._started:
+        for server in _local_server._started_servers:
             server.terminate()
             server.wait(60)
     print("passed")

@@ -1,4 +1,4 @@
-"""Schemathesis over the API's own description, against a real server, in a network namespace that leads nowhere: run by
+"""Schemathesis with the API description, against a real server, in an isolated network namespace: run by
 test_schema.py, by `unshare --net`. What it makes up can neither reach a host nor a package index. Exits as schemathesis
 does."""
 
@@ -14,11 +14,11 @@ import urllib.request
 from pathlib import Path
 
 ADDRESS = "127.0.0.1:7474"
-"""In the namespace nobody else has it."""
+"""No other process of the namespace uses it."""
 
 READY_S = 60
 RUN_S = int(os.environ.get("FUMEHOOD_SCHEMA_S", "420"))
-"""The most that it may take, in seconds."""
+"""Timeout in seconds."""
 
 EXAMPLES = os.environ.get("FUMEHOOD_SCHEMA_EXAMPLES", "6" if os.environ.get("FUMEHOOD_TEST_LONG") else "3")
 
@@ -40,7 +40,7 @@ def check(place: Path) -> int:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "UV_INDEX", "UV_INDEX_URL"):
         os.environ.pop(name, None)
-    # An index where nobody listens, and which no VM reaches: packages that are made up are asked for nowhere.
+    # An index that does not exist, so that made-up packages are never requested from a real one.
     nowhere = "http://127.0.0.1:9/"
     os.environ.update(PIP_CONFIG_FILE="/dev/null", UV_DEFAULT_INDEX=nowhere, NPM_CONFIG_REGISTRY=nowhere)
     program = os.environ["FUMEHOOD_BIN"]
@@ -85,7 +85,7 @@ def schemathesis(place: Path, keys: dict[str, str]) -> int:
         "all",
         "--max-examples",
         EXAMPLES,
-        # The same cases each time: what fails can be made to fail again.
+        # A fixed seed makes failures reproducible.
         "--seed",
         os.environ.get("FUMEHOOD_SCHEMA_SEED", "7474"),
         "--request-timeout",
@@ -94,7 +94,7 @@ def schemathesis(place: Path, keys: dict[str, str]) -> int:
         "--no-shrink",
         *sys.argv[2:],
     ]
-    # It keeps what it learns in the directory in which it runs.
+    # Schemathesis stores its state in the working directory.
     return subprocess.run(words, cwd=place, stdin=subprocess.DEVNULL, timeout=RUN_S).returncode
 
 

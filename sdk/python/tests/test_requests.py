@@ -1,4 +1,4 @@
-"""Requests, retries and runs, against a server that is written down. Both halves are tried by the same tests."""
+"""Requests, retries and runs, against a mock server. The same tests cover both halves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 import fumehood
-from fumehood import AsyncClient, AsyncSandbox, Client, Sandbox, Started, Stderr, Stdout
+from fumehood import AsyncClient, AsyncSandbox, Client, Sandbox, StartedEvent, StderrEvent, StdoutEvent
 from conftest import wait_until
 from mock import ENDED, RUN, Server, refusal, sse, stream
 
@@ -41,7 +41,7 @@ def do(request: pytest.FixtureRequest) -> Do:
     return request.param  # type: ignore[no-any-return]
 
 
-def test_a_run_is_followed_to_its_end(do: Do) -> None:
+def test_a_run_is_followed_until_it_ends(do: Do) -> None:
     server, seen = Server(stream(WHOLE)), []
     outcome = do(server, "run", "print(1)", env={"A": "b"}, on_stdout=seen.append, on_result=seen.append)
     assert (outcome.stdout, outcome.stderr, outcome.exit_code, outcome.ended_by) == ("one\n", "\ufffd", 0, "exited")
@@ -81,12 +81,12 @@ def test_check_raises_with_the_outcome(do: Do) -> None:
     with pytest.raises(fumehood.RunFailedError) as raised:
         do(server, "run", "1", check=True)
     assert raised.value.outcome.stdout == "one\n"
-    # It has ended: there is nothing to cancel.
+    # The run has ended: there is nothing to cancel.
     assert server.asked() == ["POST /v1/runs"]
 
 
 @pytest.mark.parametrize("kind", ["ends", "breaks"])
-def test_a_stream_that_breaks_goes_on_where_it_was(do: Do, kind: str) -> None:
+def test_a_broken_stream_resumes(do: Do, kind: str) -> None:
     first = sse(*OUTPUT)[:-3]
     broken = [first] if kind == "ends" else [first, httpx.ReadError("gone")]
     rest = sse(OUTPUT[3], ("ended", ENDED), first=4)
@@ -97,43 +97,43 @@ def test_a_stream_that_breaks_goes_on_where_it_was(do: Do, kind: str) -> None:
     assert server.requests[1].headers["last-event-id"] == "3"
 
 
-def test_a_run_that_broke_before_its_first_event_is_asked_for_by_the_same_key(do: Do) -> None:
+def test_a_start_without_an_answer_is_retried_with_the_same_key(do: Do) -> None:
     server = Server(httpx.ReadError("gone"), stream(b": hello\n\n"), stream(WHOLE))
     assert do(server, "run", "1").ok
     assert server.asked() == ["POST /v1/runs"] * 3
     assert len(set(server.keys())) == 1
 
 
-def test_a_server_that_is_gone_is_said_to_be(do: Do) -> None:
+def test_a_lost_server_is_reported(do: Do) -> None:
     server = Server(stream(sse(*OUTPUT)), httpx.ConnectError("refused"))
     with pytest.raises(fumehood.LostError, match="run_1") as raised:
         do(server, "run", "1")
     assert raised.value.retry == "unknown"
-    # Bounded, the attempt to cancel included.
+    # The number of requests is bounded, including the attempt to cancel.
     assert len(server.requests) <= 14
 
 
-def test_a_server_that_never_was_is_not_reached(do: Do) -> None:
+def test_an_unreachable_server_is_reported(do: Do) -> None:
     server = Server(httpx.ConnectError("refused"))
-    with pytest.raises(fumehood.ServerError, match="not reached") as raised:
+    with pytest.raises(fumehood.ServerError, match="could not be reached") as raised:
         do(server, "run", "1")
     assert raised.value.retry == "safe" and len(server.requests) == 6
 
 
-def test_what_acts_is_sent_again_with_the_same_key(do: Do) -> None:
+def test_requests_with_side_effects_are_retried_with_the_same_key(do: Do) -> None:
     server = Server(httpx.ReadError("gone"), httpx.RemoteProtocolError("gone"), httpx.Response(204))
     do(server, "delete_checkpoint", "cp_1")
     assert len(server.requests) == 3 and len(set(server.keys())) == 1 and server.keys()[0]
 
 
-def test_an_answer_that_does_not_come_is_given_up_at_once(do: Do) -> None:
+def test_a_timeout_is_not_retried(do: Do) -> None:
     server = Server(httpx.ReadTimeout("slow"))
     with pytest.raises(fumehood.DeadlineError) as raised:
         do(server, "info")
     assert len(server.requests) == 1 and raised.value.retry == "safe"
 
 
-def test_refusals_are_not_asked_again(do: Do) -> None:
+def test_errors_of_the_server_are_not_retried(do: Do) -> None:
     answer = refusal(429, "busy", "safe")
     answer.headers["Retry-After"] = "3"
     server = Server(answer)
@@ -144,7 +144,7 @@ def test_refusals_are_not_asked_again(do: Do) -> None:
     assert len(server.requests) == 1
 
 
-def test_an_answer_that_is_no_json_is_told(do: Do) -> None:
+def test_an_answer_that_is_not_json_is_reported(do: Do) -> None:
     for body in (b"<html>", b"[]"):
         with pytest.raises(fumehood.ProtocolError):
             do(Server(httpx.Response(200, content=body)), "info")
@@ -152,7 +152,7 @@ def test_an_answer_that_is_no_json_is_told(do: Do) -> None:
         do(Server(httpx.Response(502, content=b"<html>")), "info")
 
 
-def test_lists_come_page_by_page(do: Do) -> None:
+def test_lists_are_paginated(do: Do) -> None:
     page = [{"id": f"run_{n}"} for n in range(100)]
     server = Server(httpx.Response(200, json={"runs": page}), httpx.Response(200, json={"runs": page[:5]}))
     assert len(do(server, "runs", state="ended")) == 105
@@ -203,16 +203,16 @@ def test_leaving_a_stream_early_cancels_the_run() -> None:
     server = Server(stream(WHOLE), httpx.Response(204))
     client = Client("http://x", transport=server.transport)
     with client.stream("1") as run:
-        assert [type(event) for event, _ in zip(run, range(2))] == [Started, Stdout]
+        assert [type(event) for event, _ in zip(run, range(2))] == [StartedEvent, StdoutEvent]
     assert server.asked() == ["POST /v1/runs", "POST /v1/runs/run_1/cancel"]
 
 
-def test_a_run_that_is_dropped_is_no_longer_followed() -> None:
+def test_a_dropped_run_closes_its_connection() -> None:
     answer = stream(sse(*OUTPUT), sse(*OUTPUT))
     client = Client("http://x", transport=Server(answer).transport)
     run = client.stream("1")
     next(iter(run))
-    # At once, and not when cycles are looked for.
+    # Immediately, without the help of the cycle collector.
     gc.disable()
     try:
         del run
@@ -221,33 +221,33 @@ def test_a_run_that_is_dropped_is_no_longer_followed() -> None:
         gc.enable()
 
 
-def test_an_asynchronous_run_that_is_dropped_is_no_longer_followed() -> None:
+def test_a_dropped_asynchronous_run_closes_its_connection() -> None:
     answer = stream(sse(*OUTPUT), sse(*OUTPUT))
 
     async def main() -> None:
         run = AsyncClient("http://x", transport=Server(answer).transport).stream("1")
-        assert isinstance(await run.events().__anext__(), Started)
+        assert isinstance(await run.events().__anext__(), StartedEvent)
         del run
         gc.collect()
         for _ in range(100):
             await asyncio.sleep(0.01)
             if answer.is_closed:
                 return
-        raise AssertionError("it is followed")
+        raise AssertionError("the run is still followed")
 
     asyncio.run(main())
 
 
-def test_events_are_typed_and_come_in_order() -> None:
+def test_events_are_typed_and_ordered() -> None:
     client = Client("http://x", transport=Server(stream(WHOLE)).transport)
     run = client.stream("1")
     events = list(run)
-    assert events[:3] == [Started(9), Stdout(b"one\n"), Stderr(b"\xff")]
-    # The outcome is that of the same run.
+    assert events[:3] == [StartedEvent(9), StdoutEvent(b"one\n"), StderrEvent(b"\xff")]
+    # The outcome includes the output of the events.
     assert run.outcome().stdout == "one\n" and run.has_ended
 
 
-def test_input_that_is_no_text_is_sent_once_the_code_runs() -> None:
+def test_binary_input_is_sent_after_the_start() -> None:
     server = Server(stream(sse(*OUTPUT), sse(("ended", ENDED), first=5)), httpx.Response(204))
     server.answers = [server.answers[0], httpx.Response(204)]
     assert by_sync(server, "run", "1", stdin=b"\xff\x00").ok
@@ -256,12 +256,12 @@ def test_input_that_is_no_text_is_sent_once_the_code_runs() -> None:
     assert server.bodies[1] == b"\xff\x00" and server.requests[2].url.params["close"] == "true"
 
 
-def begun() -> httpx.Response:
+def started_sandbox() -> httpx.Response:
     return httpx.Response(201, json={"id": "sb_1", "state": "running", "urls": [], "novel": 1})
 
 
 def test_a_sandbox_lives_as_long_as_its_block() -> None:
-    server = Server(begun(), stream(WHOLE), httpx.Response(200, json={"id": "sb_1", "state": "ended"}))
+    server = Server(started_sandbox(), stream(WHOLE), httpx.Response(200, json={"id": "sb_1", "state": "ended"}))
     client = Client("http://x", transport=server.transport)
     with Sandbox(client=client, packages=["six==1.*"], env={"A": "1", "B": "2"}) as sandbox:
         assert sandbox.run("x", env={"B": "3"}).text == "6"
@@ -270,13 +270,13 @@ def test_a_sandbox_lives_as_long_as_its_block() -> None:
     assert server.body(1)["context"] == "main" and server.body(1)["env"] == {"A": "1", "B": "3"}
 
 
-def test_an_asynchronous_sandbox_begins_when_it_is_awaited() -> None:
-    server = Server(begun(), stream(WHOLE), httpx.Response(200, json={"id": "sb_1"}))
+def test_an_asynchronous_sandbox_starts_when_awaited() -> None:
+    server = Server(started_sandbox(), stream(WHOLE), httpx.Response(200, json={"id": "sb_1"}))
 
     async def main() -> None:
         client = AsyncClient("http://x", transport=server.transport)
         sandbox = AsyncSandbox(client=client)
-        with pytest.raises(fumehood.FumehoodError, match="has not begun"):
+        with pytest.raises(fumehood.FumehoodError, match="has not been started"):
             sandbox.id  # noqa: B018
         async with sandbox:
             assert (await sandbox.run("x")).text == "6"
@@ -286,32 +286,32 @@ def test_an_asynchronous_sandbox_begins_when_it_is_awaited() -> None:
 
 
 def test_another_language_has_another_main_context() -> None:
-    server = Server(begun(), stream(WHOLE), stream(WHOLE), stream(WHOLE))
+    server = Server(started_sandbox(), stream(WHOLE), stream(WHOLE), stream(WHOLE))
     sandbox = Sandbox(client=Client("http://x", transport=server.transport))
     sandbox.run("1", language="javascript")
     sandbox.run("1", context=None)
     assert server.body(1)["context"] == "main-javascript" and "context" not in server.body(2)
 
 
-def test_waiting_for_a_process_has_an_end_and_the_process_has_none() -> None:
+def test_a_wait_times_out_and_the_process_continues() -> None:
     waiting = stream(sse(*OUTPUT[2:3], first=3))
     followed = stream(sse(("ended", ENDED), first=4))
-    server = Server(begun(), stream(sse(*OUTPUT[:2])), waiting, followed, httpx.Response(204))
+    server = Server(started_sandbox(), stream(sse(*OUTPUT[:2])), waiting, followed, httpx.Response(204))
     sandbox = Sandbox(client=Client("http://x", transport=server.transport))
     process = sandbox.spawn(["sleep", "9"])
     assert process.pid == 9
     with pytest.raises(TimeoutError):
         process.wait(timeout=0)
-    # It is followed again at once, from where it was; nothing is lost, and nothing comes twice.
+    # The client attaches again immediately; no event is lost or repeated.
     assert server.asked()[2:] == ["GET /v1/runs/run_1/events"] * 2
     assert [request.headers["last-event-id"] for request in server.requests[2:]] == ["2", "3"]
     assert process.wait().stdout == "one\n"
     assert len(server.requests) == 4
 
 
-def test_files_come_and_go(tmp_path: Any) -> None:
+def test_files_are_uploaded_and_downloaded(tmp_path: Any) -> None:
     info = {"path": "a", "kind": "file", "size": 3, "mode": 0o644}
-    answers = [begun(), httpx.Response(200, json=info), httpx.Response(200, content=b"abc")]
+    answers = [started_sandbox(), httpx.Response(200, json=info), httpx.Response(200, content=b"abc")]
     answers += [httpx.Response(200, json={"entries": [info]}), refusal(404, "not_found", io="not_found")]
     server = Server(*answers)
     sandbox = Sandbox(client=Client("http://x", transport=server.transport))

@@ -1,4 +1,4 @@
-"""Clients that are interrupted or vanish, and servers that are killed."""
+"""Interrupted and vanished clients, and killed servers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import fumehood
-from breaking import Breaking
+from breaking_proxy import BreakingProxy
 from conftest import stop_servers, wait_until
-from fumehood import Client, Sandbox, _local
+from fumehood import Client, Sandbox, _local_server
 
 pytestmark = pytest.mark.vm
 
@@ -31,8 +31,8 @@ for event in run:
 """
 
 
-def begun(*words: str) -> tuple[subprocess.Popen[str], str]:
-    """A program that follows a run without end, and the run's id."""
+def start_client(*words: str) -> tuple[subprocess.Popen[str], str]:
+    """Starts a program that follows an endless run. Returns it and the run's ID."""
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -48,17 +48,17 @@ def ended_by(client: Client, run_id: str, seconds: float) -> str:
 
 
 def test_an_interrupt_at_the_keyboard_cancels_the_run(client: Client) -> None:
-    program, run_id = begun()
+    program, run_id = start_client()
     program.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in program.communicate(timeout=60)[1]
     assert ended_by(client, run_id, 30) == "cancelled"
 
 
-def test_the_run_of_a_client_that_vanished_is_cancelled_and_nothing_else(client: Client) -> None:
+def test_only_the_run_of_a_vanished_client_is_cancelled(client: Client) -> None:
     with Sandbox(client=client) as sandbox:
         sandbox.run("x = 1")
-        detached, kept_id = begun("detach")
-        program, run_id = begun()
+        detached, kept_id = start_client("detach")
+        program, run_id = start_client()
         for one in (program, detached):
             one.kill()
             one.communicate()
@@ -69,13 +69,13 @@ def test_the_run_of_a_client_that_vanished_is_cancelled_and_nothing_else(client:
         assert ended_by(client, kept_id, 30) == "cancelled"
 
 
-def test_a_run_is_one_whatever_becomes_of_its_connections(
+def test_a_run_is_executed_once_whatever_happens_to_its_connections(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = "import os, uuid\nprint(uuid.uuid4())\nfor n in range(3000): print(n, 'x' * 80)\nopen('acted', 'a').write('x')"
-    # Before the head, in the head, in the first event, and again and again in the output.
+    # Before and in the response head, in the first event, and repeatedly in the output.
     cuts = [1, 100, 200, 1_000, 5_000, 50_000, 100_000]
-    breaking = Breaking(tmp_path / "s", Path(server.removeprefix("unix://")), cuts)
+    breaking = BreakingProxy(tmp_path / "s", Path(server.removeprefix("unix://")), cuts)
     try:
         with Client(f"unix://{tmp_path / 's'}") as client, Sandbox(client=Client(server)) as straight:
             sandbox = Sandbox.get(straight.id, client=Client(server))
@@ -85,7 +85,7 @@ def test_a_run_is_one_whatever_becomes_of_its_connections(
             assert outcome.ok and lines[1:] == [f"{n} {'x' * 80}" for n in range(3000)]
             assert straight.files.read("acted") == b"x"
             assert breaking.connections > 4
-            # What acts and is answered is not repeated either.
+            # An answered request with side effects is not repeated either.
             breaking._cuts = [1, 30]
             client.transport._http = None
             acting = Sandbox.get(straight.id, client=Client(server))
@@ -97,16 +97,16 @@ def test_a_run_is_one_whatever_becomes_of_its_connections(
 
 
 @pytest.fixture
-def own_server(own_place: Path) -> Iterator[Path]:
-    """The place of local servers of the test's own."""
-    yield own_place
+def own_server(private_dirs: Path) -> Iterator[Path]:
+    """The private directory of local servers."""
+    yield private_dirs
     stop_servers()
 
 
-ASK = "from fumehood import run, _local; print(run('print(1)').stdout.strip(), len(_local._started))"
+ASK = "from fumehood import run, _local_server; print(run('print(1)').stdout.strip(), len(_local_server._started_servers))"
 
 
-def test_processes_that_need_a_server_at_once_start_one(own_server: Path) -> None:
+def test_concurrent_processes_start_one_server(own_server: Path) -> None:
     asking = [subprocess.Popen([sys.executable, "-c", ASK], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     told = sorted(one.communicate(timeout=120)[0].strip() for one in asking)
     assert told == ["1 0", "1 0", "1 1"]
@@ -117,7 +117,7 @@ def test_processes_that_need_a_server_at_once_start_one(own_server: Path) -> Non
 
 
 def server_of(place: Path) -> int:
-    """The process of the server that was started there."""
+    """Returns the process ID of the server started there."""
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = process.read_bytes().split(b"\0")
@@ -128,10 +128,10 @@ def server_of(place: Path) -> int:
     raise AssertionError("there is no server")
 
 
-def test_a_killed_server_is_told_and_replaced(own_server: Path) -> None:
+def test_a_killed_server_is_reported_and_replaced(own_server: Path) -> None:
     client = Client()
     sandbox = Sandbox(client=client)
-    (server,) = _local._started
+    (server,) = _local_server._started_servers
     failures: list[BaseException] = []
 
     def follow() -> None:
@@ -145,9 +145,9 @@ def test_a_killed_server_is_told_and_replaced(own_server: Path) -> None:
     thread.join(60)
     server.wait(10)
     assert isinstance(failures[0], fumehood.LostError) and failures[0].retry == "unknown", failures
-    # The next use starts another, which knows what became of all.
+    # The next use starts a new server, which knows the state of all runs.
     assert client.run("print(1)").stdout == "1\n"
-    assert len(_local._started) == 1 and _local._started[0].pid != server.pid
+    assert len(_local_server._started_servers) == 1 and _local_server._started_servers[0].pid != server.pid
     with pytest.raises(fumehood.LostError) as raised:
         sandbox.run("1")
     assert raised.value.ended == "server_lost"

@@ -14,14 +14,14 @@ import pytest
 
 import fumehood
 from conftest import wait_until
-from fumehood import AsyncSandbox, Client, Network, Other, Sandbox, Stdout
+from fumehood import AsyncSandbox, Client, Network, UnknownEvent, Sandbox, StdoutEvent
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("server")]
 
 
 @pytest.fixture(scope="module")
 def sandbox(_server: Path) -> Iterator[Sandbox]:
-    """One that tests share which do not end it."""
+    """A sandbox shared by tests that do not end it."""
     with Sandbox(idle_timeout=600, client=Client(f"unix://{_server}")) as sandbox:
         yield sandbox
 
@@ -50,7 +50,7 @@ def test_files_go_both_ways(sandbox: Sandbox, tmp_path: Path) -> None:
     files = sandbox.files
     info = files.write("dir/a.bin", bytes(range(256)), mode=0o600)
     assert (info.kind, info.size, info.mode) == ("file", 256, 0o600)
-    assert files.read("dir/a.bin") == bytes(range(256)) and files.read_part("dir/a.bin", 1, 2) == b"\1\2"
+    assert files.read("dir/a.bin") == bytes(range(256)) and files.read_range("dir/a.bin", 1, 2) == b"\1\2"
     files.write_text("dir/ä ?&#.txt", "grüße")
     assert files.read_text("dir/ä ?&#.txt") == "grüße"
     assert sorted(Path(entry.path).name for entry in files.list("dir")) == ["a.bin", "ä ?&#.txt"]
@@ -70,7 +70,7 @@ def test_files_go_both_ways(sandbox: Sandbox, tmp_path: Path) -> None:
     assert not files.exists("dir")
 
 
-def test_mistakes_with_files_are_told_apart(sandbox: Sandbox) -> None:
+def test_file_errors_are_distinguished(sandbox: Sandbox) -> None:
     with pytest.raises(fumehood.NotFoundError) as raised:
         sandbox.files.read("nowhere")
     assert raised.value.io == "not_found"
@@ -97,10 +97,10 @@ def test_programs_have_input_signals_and_an_end(sandbox: Sandbox) -> None:
     cat = sandbox.spawn(["cat"], tag="a cat")
     assert cat.pid and [p.tag for p in sandbox.processes() if p.pid == cat.pid] == ["a cat"]
     cat.stdin.write("one\n")
-    assert next(iter(cat)) == Stdout(b"one\n")
+    assert next(iter(cat)) == StdoutEvent(b"one\n")
     with pytest.raises(TimeoutError):
         cat.wait(timeout=0.3)
-    # It is followed all the same.
+    # The program is followed nevertheless.
     time.sleep(2.5)
     cat.stdin.write("two\n")
     cat.stdin.close()
@@ -124,7 +124,7 @@ def test_terminals_have_a_size(sandbox: Sandbox) -> None:
     assert "10 20" in program.wait().stdout
 
 
-def test_programs_can_be_left_to_themselves(sandbox: Sandbox) -> None:
+def test_programs_can_be_started_detached(sandbox: Sandbox) -> None:
     left = sandbox.spawn(["sh", "-c", "sleep 4; echo done"], detach=True)
     left.close()
     assert left.id
@@ -138,14 +138,14 @@ def test_programs_can_be_detached_later(sandbox: Sandbox) -> None:
     assert left.id and sandbox._client.attach(left.id).wait().stdout == "done\n"
 
 
-def test_a_program_that_nobody_follows_is_ended(sandbox: Sandbox) -> None:
+def test_a_program_without_a_client_is_ended(sandbox: Sandbox) -> None:
     dropped = sandbox.spawn(["sleep", "100"])
     pid = dropped.pid
     del dropped
     wait_until("its end", lambda: all(p.pid != pid for p in sandbox.processes()), 20)
 
 
-def test_forks_go_their_own_ways(sandbox: Sandbox) -> None:
+def test_forks_are_independent(sandbox: Sandbox) -> None:
     sandbox.run("shared = [1]")
     first, second = sandbox.fork(2)
     with first, second:
@@ -155,7 +155,7 @@ def test_forks_go_their_own_ways(sandbox: Sandbox) -> None:
         assert len({sandbox.id, first.id, second.id}) == 3
 
 
-def test_checkpoints_are_begun_from(sandbox: Sandbox, client: Client) -> None:
+def test_checkpoints_are_restored(sandbox: Sandbox, client: Client) -> None:
     sandbox.run("saved = 'state'")
     checkpoint = sandbox.checkpoint()
     sandbox.run("saved = 'changed'")
@@ -178,7 +178,7 @@ def test_a_sandbox_is_found_extended_and_ended(client: Client) -> None:
     assert sandbox.extend(idle_timeout=120, max_lifetime=500).idle_timeout_s == 120
     assert sandbox.info().max_lifetime_s == 500
     ended = sandbox.kill()
-    assert (ended.state, ended.ended) == ("ended", "asked") and sandbox.kill().state == "ended"
+    assert (ended.state, ended.ended) == ("ended", "requested") and sandbox.kill().state == "ended"
     with pytest.raises(fumehood.LostError) as raised:
         again.run("x")
     assert raised.value.status == 410
@@ -211,12 +211,12 @@ def test_ports_are_reached() -> None:
         web.kill()
 
 
-def test_a_sandbox_tells_what_goes_on() -> None:
+def test_a_sandbox_reports_its_events() -> None:
     with Sandbox() as sandbox:
         sandbox.run("1")
         names = []
         for event in sandbox.events():
-            assert isinstance(event, Other)
+            assert isinstance(event, UnknownEvent)
             names.append(event.name)
             if event.name == "run_ended":
                 sandbox.kill()
@@ -235,7 +235,7 @@ def test_the_asynchronous_half_does_the_same() -> None:
             await cat.stdin.write("hello")
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(cat.wait(), 0.3)
-            # To give up waiting does not mean the program.
+            # A cancelled wait does not end the program.
             await asyncio.sleep(2.5)
             await cat.stdin.close()
             assert (await cat.wait()).stdout == "hello"

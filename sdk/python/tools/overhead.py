@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Measures what the SDK and the server add to a run: the caller's time less the run's own (`timing.total_ms`).
+"""Measures the overhead of the SDK and the server: the time of a call minus that of the run (`timing.total_ms`).
 
-    python tools/overhead.py [ROUNDS]        medians of this many runs, 20 unless given
+python tools/overhead.py [ROUNDS]        medians of this many runs (default: 20)
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ def main() -> None:
         outer: list[float] = []
         added: list[float] = []
         for _ in range(rounds):
-            begin = time.perf_counter()
+            start = time.perf_counter()
             outcome = client.run("print(1)", check=True)
-            took = (time.perf_counter() - begin) * 1e3
+            took = (time.perf_counter() - start) * 1e3
             outer.append(took)
             added.append(took - (outcome.timing.total_ms or 0.0))
         print(
             f"{rounds} runs of `print(1)` ({outcome.source}): {statistics.median(outer):.1f} ms, of which"
-            f" {statistics.median(added):.1f} ms are added (most {max(added):.1f})"
+            f" {statistics.median(added):.1f} ms are overhead (maximum {max(added):.1f})"
         )
 
 

@@ -4,7 +4,6 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, UdpSocket};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,9 +11,6 @@ use crate::{read_in_background, servers};
 
 /// The environment variable that is set within the namespace.
 const INSIDE: &str = "FUMEHOOD_TEST_NETNS";
-
-/// The environment variable with the path of the certificates that this host trusts, within the namespace.
-const AUTHORITY: &str = "SSL_CERT_FILE";
 
 /// The longest that a test may take, on a busy machine under software emulation.
 const PATIENCE: Duration = Duration::from_secs(280);
@@ -65,15 +61,6 @@ pub fn in_private_netns<F: Future<Output = ()>>(name: &str, test: impl FnOnce() 
     runtime.block_on(test());
 }
 
-/// Returns the path of the certificates that this host trusts.
-///
-/// # Panics
-/// Panics outside of a namespace.
-#[must_use]
-pub fn authority() -> PathBuf {
-    std::env::var_os(AUTHORITY).map(PathBuf::from).unwrap()
-}
-
 fn outside(name: &str) {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("unshare");
@@ -89,7 +76,7 @@ fn outside(name: &str) {
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
-        .env(AUTHORITY, directory.path().join("authority.pem"))
+        .env(servers::AUTHORITY, directory.path().join("authority.pem"))
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -100,7 +100,7 @@ async fn hot_clones_share_no_random_value_either() {
     let engine = Engine::start(Config {
         templates: TemplateUse::Use,
         pool: Pool {
-            hot: 2,
+            warm_vms: 2,
             languages: vec![Language::Python],
             ..Pool::default()
         },
@@ -110,7 +110,7 @@ async fn hot_clones_share_no_random_value_either() {
 
     let mut seen = HashSet::new();
     for _ in 0..6 {
-        while engine.ready().0 < 1 {
+        while engine.pool_status().warm < 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
 

@@ -10,7 +10,7 @@ use fumehood_end_to_end::{
 use fumehood_engine::{EndedBy, Language, Run, RunRequest, Sandbox, SpawnRequest, WriteOptions};
 use serde_json::Value;
 
-/// The verdicts that README's table is made of. `cargo xtask walls` writes them.
+/// The verdicts that the table of docs/design/isolation.md is made of. `cargo xtask walls` writes them.
 const VERDICTS: &str = "../../docs/walls/guest.json";
 
 /// How long others may be kept waiting by a program that takes all there is, under emulation on a busy machine.

@@ -13,7 +13,7 @@ use fumehood_end_to_end::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// The verdicts that README's table is made of. `cargo xtask walls` writes them.
+/// The verdicts that the table of docs/design/isolation.md is made of. `cargo xtask walls` writes them.
 const VERDICTS: &str = "../../docs/walls/host.json";
 
 const RUN: [&str; 5] = ["run", "-l", "shell", "-c", "1"];
@@ -77,7 +77,9 @@ fn verdicts(who: Who<'_>) -> Vec<Value> {
     command.arg("--qemu").arg(who.probe()).args(RUN);
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stderr);
-    let said = text.split_once("QEMU said: ").map(|(_, said)| said);
+    let said = text
+        .split_once("QEMU's standard error: ")
+        .map(|(_, said)| said);
     let said = said.unwrap_or_else(|| panic!("the probe said nothing: {text}"));
 
     // The end of the console may follow.
@@ -106,7 +108,7 @@ fn missing_walls(outcome: &Value) -> Vec<&str> {
     reduced.iter().filter_map(Value::as_str).collect()
 }
 
-/// All walls of the probe, but for those that are known to be missing; they are those of README's table.
+/// All walls of the probe, but for those that are known to be missing; they are those of the table in docs/design/isolation.md.
 fn assert_all_hold(who: Who<'_>, but: &[&str]) {
     let verdicts = verdicts(who);
     let names = |verdicts: &[Value]| -> Vec<_> {

@@ -174,7 +174,7 @@ async fn a_download_that_stalls_times_out() {
     let start = Instant::now();
     let (kind_of, text) = kind(sandbox.files().read("/a byte a second").await);
     assert_eq!(kind_of, ErrorKind::Lost, "{text}");
-    assert!(text.contains("not waited for any longer"), "{text}");
+    assert!(text.contains("the guest sent only "), "{text}");
     assert!(
         start.elapsed() < Duration::from_secs(80),
         "{:?}",
@@ -184,9 +184,12 @@ async fn a_download_that_stalls_times_out() {
 
 /// What a hostile agent does with an exec, and part of the error message.
 const VIOLATIONS: [(&str, &str); 23] = [
-    ("output without credit", "more output than it was allowed"),
-    ("output of another", "operation 4711, which was not begun"),
-    ("output of nobody", "belongs to no operation"),
+    (
+        "output without credit",
+        "more output than its credit allows",
+    ),
+    ("output of another", "operation 4711, which was not started"),
+    ("output of nobody", "a message without an operation"),
     ("a frame too long", "a frame of 65537 bytes"),
     ("a frame of 2^64 bytes", ""),
     ("a frame of less than no bytes", ""),
@@ -195,18 +198,24 @@ const VIOLATIONS: [(&str, &str); 23] = [
     ("deep JSON in a message", ""),
     ("huge numbers", ""),
     ("invalid UTF-8", ""),
-    ("a later number", "where 0 was due"),
-    ("the same number twice", "where 1 was due"),
-    ("a wrong checksum", "stdout arrived as 5 bytes"),
-    ("an end before the output", "stdout arrived as 0 bytes"),
-    ("a list of files", "answered as something else"),
-    ("pongs", "answered as something else"),
-    ("credit for nothing", "credit for nothing"),
+    ("a later number", "expected 0"),
+    ("the same number twice", "expected 1"),
+    ("a wrong checksum", "received 5 bytes of stdout"),
+    ("an end before the output", "received 0 bytes of stdout"),
+    (
+        "a list of files",
+        "the answer to a program has the wrong type",
+    ),
+    ("pongs", "the answer to a program has the wrong type"),
+    ("credit for nothing", "credit of 0 bytes"),
     ("credit without end", "credit for more than"),
-    ("beginnings", "answered as something else"),
-    ("another greeting", "a question that was not asked"),
-    ("/done", "answered as something else"),
-    ("/none without end", "answered as something else"),
+    ("beginnings", "the answer to a program has the wrong type"),
+    ("another greeting", "an answer without a request"),
+    ("/done", "the answer to a program has the wrong type"),
+    (
+        "/none without end",
+        "the answer to a program has the wrong type",
+    ),
 ];
 
 /// How many of the violations are tried at a time.
@@ -231,7 +240,7 @@ async fn a_protocol_violation_ends_the_vm() {
                     assert_eq!(error.kind(), ErrorKind::Protocol, "{violation}: {error}");
                     let text = error.to_string();
                     assert!(
-                        text.starts_with("the guest broke the protocol: "),
+                        text.starts_with("the guest violated the protocol: "),
                         "{violation}: {text}"
                     );
                     assert!(text.contains(message), "{violation}: {text}");
@@ -286,7 +295,9 @@ async fn a_silent_or_slow_agent_times_out() {
             "{deed}: {transcript:?}"
         );
         assert!(
-            transcript.detail().contains("did not end it in time"),
+            transcript
+                .detail()
+                .contains("did not end the program in time"),
             "{deed}: {}",
             transcript.detail()
         );
@@ -331,7 +342,7 @@ async fn repeated_completions_end_the_sandbox() {
         panic!("{end:?}")
     };
     assert!(
-        why.contains("broke the protocol") && why.contains("have ended"),
+        why.contains("violated the protocol") && why.contains("have ended"),
         "{why}"
     );
 
@@ -344,7 +355,7 @@ fn kind<T: std::fmt::Debug>(result: Result<T, Error>) -> (ErrorKind, String) {
     (error.kind(), error.to_string())
 }
 
-/// Checks that an operation failed since the guest broke the protocol, with a message that contains this.
+/// Checks that an operation failed since the guest violated the protocol, with a message that contains this.
 fn assert_violation<T: std::fmt::Debug>(what: &str, result: Result<T, Error>, message: &str) {
     let (kind_of, text) = kind(result);
     assert_eq!(kind_of, ErrorKind::Protocol, "{what}: {text}");
@@ -352,28 +363,24 @@ fn assert_violation<T: std::fmt::Debug>(what: &str, result: Result<T, Error>, me
 }
 
 /// The error message for an answer that does not belong to the request.
-const UNEXPECTED_ANSWER: &str = "the guest broke the protocol: an answer to something else";
+const UNEXPECTED_ANSWER: &str = "the guest violated the protocol: unexpected answer";
 
 /// Requests for a file's bytes that get forged answers, each from a separate VM.
 async fn forged_reads(hostile: &HostileImage) {
     let files = async || hostile.sandbox().await.files();
 
     let forged = files().await.read("/another's bytes").await;
-    assert_violation("read", forged, "6 bytes of a file arrived");
+    assert_violation("read", forged, "received 6 bytes of a file");
     for path in ["/as output", "/done"] {
         let forged = files().await.read(path).await;
         assert_violation(path, forged, UNEXPECTED_ANSWER);
     }
 
     let endless = files().await.read_range("/without end", 0, 1000).await;
-    assert_violation(
-        "read_range",
-        endless,
-        "more bytes of a file than were asked for",
-    );
+    assert_violation("read_range", endless, "more bytes of a file than requested");
     let sink = tokio::io::sink();
     let endless = files().await.download("/without end", sink).await;
-    assert_violation("download", endless, "more output than it was allowed");
+    assert_violation("download", endless, "more output than its credit allows");
 }
 
 /// Requests for directories and metadata that get forged answers, each from a separate VM.
@@ -381,10 +388,7 @@ async fn forged_listings(hostile: &HostileImage) {
     let files = async || hostile.sandbox().await.files();
 
     for (path, message) in [
-        (
-            "/a million",
-            "more entries of a directory than there may be",
-        ),
+        ("/a million", "a directory listing with too many entries"),
         ("/none without end", UNEXPECTED_ANSWER),
         ("/done", UNEXPECTED_ANSWER),
     ] {
@@ -438,13 +442,13 @@ async fn file_operations_of_a_hostile_agent_fail() {
 /// How a hostile agent greets, and part of the error's message.
 const GREETINGS: [(&str, &str); 10] = [
     ("never", "did not answer within 8 s"),
-    ("before it is asked", "no greeting among them"),
+    ("before it is asked", "without a greeting"),
     ("without a nonce", "did not answer within 8 s"),
-    ("in another version", "does not speak as this fumehood does"),
-    ("without features", "does not speak as this fumehood does"),
+    ("in another version", "is not compatible with this fumehood"),
+    ("without features", "is not compatible with this fumehood"),
     ("too long", "did not answer within 8 s"),
-    ("without end", "no greeting among them"),
-    ("twice", "a question that was not asked"),
+    ("without end", "without a greeting"),
+    ("twice", "an answer without a request"),
     ("without a refresh", "did not answer within 8 s"),
     ("and goes", ""),
 ];

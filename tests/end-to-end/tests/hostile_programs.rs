@@ -168,7 +168,7 @@ async fn a_forged_completion_ends_only_the_forger() {
     );
     assert_eq!(transcript.texts()[0], "forged");
     assert!(
-        transcript.detail().contains("no MIME bundles"),
+        transcript.detail().contains("not MIME bundles"),
         "{transcript:?}"
     );
 

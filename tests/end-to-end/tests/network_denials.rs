@@ -102,8 +102,8 @@ fn assert_lines(text: &str, expected: &[&str]) {
     }
 }
 
-async fn names_and_addresses(sandbox: &Sandbox, events: &NetworkEvents) {
-    let code = r"
+/// A program that tries names and addresses which the policy does not allow, one in a line of its report.
+const NAMES_AND_ADDRESSES: &str = r"
 report('name', lambda: get('http://denied.test/'))
 report('name, tls', lambda: get('https://denied.test/'))
 report('name, other port', lambda: connect('denied.test', 22, b'SSH-2.0-x\r\n'))
@@ -125,6 +125,8 @@ report('metadata address', lambda: get('http://169.254.169.254/latest/meta-data/
 report('private address', lambda: get('http://10.66.0.1/'))
 report('no host', lambda: socket.getaddrinfo('under_score..test', 80))
 ";
+
+async fn names_and_addresses(sandbox: &Sandbox, events: &NetworkEvents) {
     let expected = [
         "name: HTTP 403 The policy `test` denies denied.test:80: no rule allows it. To allow it: --allow denied.test",
         "name, tls: SSLError TLSV1_ALERT_ACCESS_DENIED",
@@ -132,7 +134,7 @@ report('no host', lambda: socket.getaddrinfo('under_score..test', 80))
         "name, other port, silent: ECONNREFUSED",
         "below a name: HTTP 403 The policy `test` denies sub.web.test:80",
         "port: ECONNREFUSED",
-        "port, http: HTTP 403 The policy `test` denies web.test:8080: rule `web` allows this host, and not this port",
+        "port, http: HTTP 403 The policy `test` denies web.test:8080: rule `web` allows this host, but not this port",
         "private: HTTP 403 The policy `test` denies inner.test:80: ",
         "private, tls: SSLError TLSV1_ALERT_ACCESS_DENIED",
         "metadata: HTTP 403 The policy `test` denies metadata.test:80: ",
@@ -147,7 +149,7 @@ report('no host', lambda: socket.getaddrinfo('under_score..test', 80))
         "private address: HTTP 403 The policy `test` denies 10.66.0.1:80: 10.66.0.1 is a special address (private)",
         "no host: ",
     ];
-    assert_lines(&python(sandbox, code).await, &expected);
+    assert_lines(&python(sandbox, NAMES_AND_ADDRESSES).await, &expected);
     assert_denials_of_names_and_addresses(events).await;
 }
 

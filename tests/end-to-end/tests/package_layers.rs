@@ -200,7 +200,7 @@ fn packages_are_installed_once_and_reused() {
         let same = ["user_of_tiny==0.3", "tiny==1.5"];
         let (_, stderr) = environment.prints("python", &same, USES_TINY);
         assert_eq!(builders(&stderr), 1, "{stderr}");
-        assert!(!stderr.contains("making a layer"), "{stderr}");
+        assert!(!stderr.contains("packing a layer"), "{stderr}");
         assert_eq!(environment.layers(), layers);
 
         // All are compiled and belong to the user; the directories above belong to root, as in the image.

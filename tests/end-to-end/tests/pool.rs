@@ -11,12 +11,12 @@ use fumehood_engine::{
 };
 use rustix::process::Signal;
 
-fn engine(hot: usize, blank: usize, languages: &[Language]) -> Engine {
+fn engine(hot: usize, standby: usize, languages: &[Language]) -> Engine {
     Engine::start(Config {
         templates: TemplateUse::Use,
         pool: Pool {
-            hot,
-            blank,
+            warm_vms: hot,
+            standby_processes: standby,
             languages: languages.to_vec(),
             ..Pool::default()
         },
@@ -25,13 +25,19 @@ fn engine(hot: usize, blank: usize, languages: &[Language]) -> Engine {
     .unwrap()
 }
 
+/// The hot VMs and standby processes that are ready.
+fn status(engine: &Engine) -> (usize, usize) {
+    let status = engine.pool_status();
+    (status.warm, status.standby)
+}
+
 async fn wait_until_ready(engine: &Engine, wanted: (usize, usize)) {
     let start = Instant::now();
-    while engine.ready() != wanted {
+    while status(engine) != wanted {
         assert!(
             start.elapsed() < DEADLINE,
             "the pool does not fill: {:?}",
-            engine.ready()
+            engine.pool_status()
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -66,7 +72,7 @@ async fn requests_use_ready_vms_that_fit() {
     assert_eq!(source, VmOrigin::Boot);
     let raw = RunRequest::new(Language::Shell, "echo hi");
     assert_eq!(outcome(&engine, raw).await.source, VmOrigin::Template);
-    assert_eq!(engine.ready(), (1, 1));
+    assert_eq!(status(&engine), (1, 1));
 
     assert_eq!(
         outcome(&engine, python("print(1)")).await.source,
@@ -80,7 +86,7 @@ async fn requests_use_ready_vms_that_fit() {
     )
     .await;
     assert!(
-        [VmOrigin::Hot, VmOrigin::Blank].contains(&next.source),
+        [VmOrigin::Hot, VmOrigin::Standby].contains(&next.source),
         "{next:?}"
     );
     wait_until_ready(&engine, (1, 1)).await;
@@ -180,7 +186,7 @@ async fn concurrent_runs_all_succeed() {
         }
 
         while let Some(done) = runs.join_next().await {
-            assert!([VmOrigin::Blank, VmOrigin::Template].contains(&done.unwrap().source));
+            assert!([VmOrigin::Standby, VmOrigin::Template].contains(&done.unwrap().source));
         }
     }
 
@@ -279,7 +285,7 @@ fn dead_pooled_vms_are_not_used() {
     child.stdin.take().unwrap().write_all(b"run\n").unwrap();
     let source = read_line(&mut lines);
     assert!(
-        ["template", "hot", "blank"].contains(&source.as_str()),
+        ["template", "hot", "standby"].contains(&source.as_str()),
         "{source}"
     );
     assert!(child.wait().unwrap().success());

@@ -125,7 +125,7 @@ async fn a_busy_sandbox_is_not_saved_and_an_ended_one_reports_why() {
         let ended = client.json("DELETE", &at, &Value::Null, 200).await;
         assert_eq!(
             (&ended["state"], &ended["ended"]),
-            (&json!("ended"), &json!("asked"))
+            (&json!("ended"), &json!("requested"))
         );
     }
 
@@ -135,7 +135,7 @@ async fn a_busy_sandbox_is_not_saved_and_an_ended_one_reports_why() {
     let gone = client.json("POST", &runs, &python("1"), 410).await;
     assert_eq!(
         (&gone["error"]["kind"], &gone["error"]["ended"]),
-        (&json!("lost"), &json!("asked"))
+        (&json!("lost"), &json!("requested"))
     );
 }
 

@@ -444,7 +444,7 @@ async fn execs_of_one_context_are_queued() {
     unwanted.canceller().cancel();
     let unwanted = finish_run(unwanted).await;
     assert_eq!(unwanted.end(), (EndedBy::Cancelled, Some(130)));
-    assert_eq!(unwanted.detail(), "cancelled before it began");
+    assert_eq!(unwanted.detail(), "cancelled before it started");
     assert_eq!(run_ok(javascript, "console.log(1)").await, "1\n");
     run_ok(bash, "touch go").await;
 

@@ -1,59 +1,61 @@
 use serde_json::{Value, json};
 
-use crate::{Line, hang};
+use crate::connection::{Connection, hang};
 
 const MIB: usize = 1024 * 1024;
 
-/// Answers the host's greeting in this manner; the empty one is well-behaved.
-pub(crate) fn greet(line: &mut Line, manner: &str) {
-    if manner == "before it is asked" {
+/// Answers the host's greeting with this kind of answer; the empty kind is well-behaved.
+pub(crate) fn greet(connection: &mut Connection, kind: &str) {
+    if kind == "before it is asked" {
         let pongs = "{\"type\":\"pong\",\"version\":\"0\"}\n".repeat(1000);
         loop {
-            line.say(&pongs);
+            connection.send(&pongs);
         }
     }
-    let hello = line.request();
-    match manner {
-        "" => line.tell(&reply(&hello)),
+
+    let hello = connection.next_request();
+    match kind {
+        "" => connection.send_message(&reply(&hello)),
         "never" => hang(),
         "without a nonce" => {
             let mut reply = reply(&hello);
             reply["nonce"] = Value::Null;
-            line.tell(&reply);
+            connection.send_message(&reply);
             hang();
         }
         "in another version" => {
             let mut reply = reply(&hello);
             reply["protocol"] = json!(4_000_000_000_u32);
-            line.tell(&reply);
+            connection.send_message(&reply);
         }
         "without features" => {
             let mut reply = reply(&hello);
             reply["features"] = json!([]);
-            line.tell(&reply);
+            connection.send_message(&reply);
         }
         "too long" => {
             let mut reply = reply(&hello);
             reply["version"] = json!("x".repeat(4 * MIB));
-            line.tell(&reply);
+            connection.send_message(&reply);
             hang();
         }
         "without end" => loop {
-            line.say([b'x'; 4096]);
+            connection.send([b'x'; 4096]);
         },
         "twice" => {
-            line.tell(&reply(&hello));
-            line.tell(&reply(&hello));
+            connection.send_message(&reply(&hello));
+            connection.send_message(&reply(&hello));
         }
         "without a refresh" => {
-            line.tell(&reply(&hello));
+            connection.send_message(&reply(&hello));
             hang();
         }
         "and goes" => return,
-        _ => eprintln!("fake agent: nothing is called {manner}"),
+        _ => eprintln!("fake agent: unknown greeting `{kind}`"),
     }
-    line.request();
-    line.tell(&json!({"type": "refreshed", "boot_id": "x"}));
+
+    connection.next_request();
+    connection.send_message(&json!({"type": "refreshed", "boot_id": "x"}));
 }
 
 fn reply(hello: &Value) -> Value {

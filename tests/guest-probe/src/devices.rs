@@ -5,7 +5,7 @@ use std::os::unix::fs::FileTypeExt;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat};
 
-use crate::files::below;
+use crate::files::paths_below;
 use crate::verdict::{Verdict, Wall};
 
 pub(crate) const WALLS: &[Wall] = &[
@@ -13,8 +13,8 @@ pub(crate) const WALLS: &[Wall] = &[
         name: "disks",
         tried: "open /dev/vda and /dev/vdb, to read and to write",
         attempt: || {
-            let read = |path| Verdict::refused(File::open(path));
-            let write = |path| Verdict::refused(open(path, OFlags::WRONLY));
+            let read = |path| Verdict::denied(File::open(path));
+            let write = |path| Verdict::denied(open(path, OFlags::WRONLY));
             Verdict::all([
                 ("vda", read("/dev/vda")),
                 ("vdb", read("/dev/vdb")),
@@ -33,21 +33,18 @@ pub(crate) const WALLS: &[Wall] = &[
         tried: "open /dev/ttyS0 and /dev/console, to read and to write",
         attempt: || {
             Verdict::all([
-                (
-                    "ttyS0",
-                    Verdict::refused(open("/dev/ttyS0", OFlags::RDONLY)),
-                ),
+                ("ttyS0", Verdict::denied(open("/dev/ttyS0", OFlags::RDONLY))),
                 (
                     "console",
-                    Verdict::refused(open("/dev/console", OFlags::RDONLY)),
+                    Verdict::denied(open("/dev/console", OFlags::RDONLY)),
                 ),
                 (
                     "write ttyS0",
-                    Verdict::refused(open("/dev/ttyS0", OFlags::WRONLY)),
+                    Verdict::denied(open("/dev/ttyS0", OFlags::WRONLY)),
                 ),
                 (
                     "write console",
-                    Verdict::refused(open("/dev/console", OFlags::WRONLY)),
+                    Verdict::denied(open("/dev/console", OFlags::WRONLY)),
                 ),
             ])
         },
@@ -71,13 +68,10 @@ pub(crate) const WALLS: &[Wall] = &[
                 )
             };
             Verdict::all([
-                (
-                    "disk",
-                    Verdict::refused(make(FileType::BlockDevice, 254, 0)),
-                ),
+                ("disk", Verdict::denied(make(FileType::BlockDevice, 254, 0))),
                 (
                     "memory",
-                    Verdict::refused(make(FileType::CharacterDevice, 1, 1)),
+                    Verdict::denied(make(FileType::CharacterDevice, 1, 1)),
                 ),
             ])
         },
@@ -97,25 +91,28 @@ fn nodes() -> Vec<String> {
         fs::symlink_metadata(path)
             .is_ok_and(|m| m.file_type().is_char_device() || m.file_type().is_block_device())
     };
-    below("/dev").into_iter().filter(is_node).collect()
+    paths_below("/dev").into_iter().filter(is_node).collect()
 }
 
 fn ports() -> Verdict {
     let ports = nodes()
         .into_iter()
         .filter(|path| path.starts_with("/dev/vport"));
+
     let ports: Vec<String> = ports.collect();
     let Some(port) = ports.first() else {
-        return Verdict::falls("no port was found to try");
+        return Verdict::fails("no port was found");
     };
+
     Verdict::all([
-        ("read", Verdict::refused(open(port, OFlags::RDONLY))),
-        ("write", Verdict::refused(open(port, OFlags::WRONLY))),
-        ("others", Verdict::none(&opened(ports))),
+        ("read", Verdict::denied(open(port, OFlags::RDONLY))),
+        ("write", Verdict::denied(open(port, OFlags::WRONLY))),
+        ("others", Verdict::none(&openable(ports))),
     ])
 }
 
-fn opened(paths: Vec<String>) -> Vec<String> {
+/// Returns the paths that can be opened.
+fn openable(paths: Vec<String>) -> Vec<String> {
     let opens = |path: &String| {
         [OFlags::RDONLY, OFlags::WRONLY]
             .into_iter()
@@ -125,15 +122,18 @@ fn opened(paths: Vec<String>) -> Vec<String> {
 }
 
 fn others() -> Verdict {
-    const EVERYBODYS: [&str; 8] = [
+    const ALLOWED: [&str; 8] = [
         "null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts/",
     ];
-    let is_everybodys = |path: &String| {
+
+    let is_allowed = |path: &String| {
         let name = path.trim_start_matches("/dev/");
-        EVERYBODYS
+        ALLOWED
             .iter()
             .any(|own| name == *own || (own.ends_with('/') && name.starts_with(own)))
     };
-    let rest = nodes().into_iter().filter(|path| !is_everybodys(path));
-    Verdict::none(&opened(rest.collect()))
+
+    let rest = nodes().into_iter().filter(|path| !is_allowed(path));
+
+    Verdict::none(&openable(rest.collect()))
 }

@@ -1,4 +1,4 @@
-//! What takes all there is of something. Each says `full` when it gets no more, and goes on trying.
+//! Exhausts one resource of the guest. Each function prints `full` when it gets no more, and keeps trying.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,77 +8,84 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Between attempts when there is no more.
+/// The pause between attempts after the resource is exhausted.
 const PAUSE: Duration = Duration::from_millis(10);
-const PIECE_BYTES: usize = 1024 * 1024;
+const CHUNK_BYTES: usize = 1024 * 1024;
 
-/// Says `full`, once; who hears it looks how others fare.
-fn full() {
+/// Prints `full`. The test then checks how other guests are affected.
+fn report_full() {
     let _ = std::io::stdout().write_all(b"full\n");
 }
 
-/// Processes that start others, each two, for ever.
+/// Forks until no more processes can be started, and keeps trying.
 pub(crate) fn forks() {
     let program = "/proc/self/exe";
-    let mut said = std::env::args().nth(2).is_some();
+    let mut reported = std::env::args().nth(2).is_some();
+
     loop {
         let child = Command::new(program)
             .args(["forks", "again"])
             .stdout(Stdio::null())
             .spawn();
+
         if child.is_err() {
-            if !std::mem::replace(&mut said, true) {
-                full();
+            if !std::mem::replace(&mut reported, true) {
+                report_full();
             }
             thread::sleep(PAUSE);
         }
     }
 }
 
-/// Memory, all of it written to, until the kernel ends it.
+/// Allocates and writes memory until the kernel kills the process.
 pub(crate) fn memory() {
-    let mut held = Vec::new();
+    let mut chunks = Vec::new();
     loop {
-        held.push(vec![1_u8; PIECE_BYTES]);
-        std::hint::black_box(&held);
+        chunks.push(vec![1_u8; CHUNK_BYTES]);
+        std::hint::black_box(&chunks);
     }
 }
 
-/// What files there can be, in every place that it may write to.
+/// Fills every writable file system, with data and with empty files.
 pub(crate) fn disk() {
     let mut files = Vec::new();
-    for place in ["/tmp", "/dev/shm", "."] {
-        if let Ok(file) = File::create(format!("{place}/large")) {
+    for directory in ["/tmp", "/dev/shm", "."] {
+        if let Ok(file) = File::create(format!("{directory}/large")) {
             files.push(file);
         }
     }
-    let piece = vec![1; PIECE_BYTES];
+
+    let chunk = vec![1; CHUNK_BYTES];
     for file in &mut files {
-        while file.write_all(&piece).is_ok() {}
+        while file.write_all(&chunk).is_ok() {}
     }
+
     let mut number = 0_u64;
     while fs::write(format!("empty-{number}"), "").is_ok() {
         number += 1;
     }
-    full();
+
+    report_full();
     loop {
         for file in &mut files {
-            let _ = file.write(&piece);
+            let _ = file.write(&chunk);
         }
         thread::sleep(PAUSE);
     }
 }
 
-/// Processes that hold open files: ten times what a kernel of half a gigabyte allows by itself.
+/// The number of processes that hold open files. Together they try to open ten times the default of a kernel with
+/// half a gigabyte.
 const HOLDERS: usize = 8;
 
-/// Open files: as many as one process may have, in several.
+/// Opens as many files as one process may have, in several processes.
 pub(crate) fn descriptors() {
-    let most = getrlimit(Resource::Nofile).maximum;
+    let max = getrlimit(Resource::Nofile).maximum;
     let raised = Rlimit {
-        current: most,
-        maximum: most,
+        current: max,
+        maximum: max,
     };
+
     let _ = setrlimit(Resource::Nofile, raised);
     let is_first = std::env::args().nth(2).is_none();
     if is_first {
@@ -89,15 +96,18 @@ pub(crate) fn descriptors() {
                 .spawn();
         }
     }
-    let mut held = Vec::new();
+
+    let mut files = Vec::new();
     while let Ok(file) = File::open("/dev/null") {
-        held.push(file);
+        files.push(file);
     }
+
     if is_first {
-        full();
+        report_full();
     }
+
     loop {
-        held.extend(File::open("/dev/null"));
+        files.extend(File::open("/dev/null"));
         thread::sleep(PAUSE);
     }
 }

@@ -1,4 +1,4 @@
-//! The file system.
+//! Files and directories.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -14,69 +14,74 @@ pub(crate) const WALLS: &[Wall] = &[
         tried: "look for a file or directory outside of the home, /tmp, /var/tmp, /dev and /proc that can be written",
         attempt: || {
             let can_write = |path: &PathBuf| rustix::fs::access(path, Access::WRITE_OK).is_ok();
-            let found = system().into_iter().filter(can_write);
-            Verdict::none(&named(found))
+            let found = system_files().into_iter().filter(can_write);
+            Verdict::none(&to_strings(found))
         },
     },
     Wall {
         name: "files that raise privileges",
         tried: "look for setuid and setgid files, and for those with capabilities",
-        attempt: raising,
+        attempt: raise_privileges,
     },
     Wall {
         name: "other users' files",
         tried: "list /root, write to files of root in /run, make a hard link to /etc/passwd",
-        attempt: others,
+        attempt: other_users_files,
     },
 ];
 
-/// Directories that the user may write to, or that others look after.
-const LEFT_OUT: [&str; 6] = ["/home/user", "/tmp", "/var/tmp", "/dev", "/proc", "/sys"];
+/// The directories that the user may write to, or that other modules check.
+const EXCLUDED: [&str; 6] = ["/home/user", "/tmp", "/var/tmp", "/dev", "/proc", "/sys"];
 
-/// How deep below a directory is looked: beyond what any file system here has.
-const DEPTH: usize = 64;
+/// The maximum depth of the search, more than any file system here has.
+const MAX_DEPTH: usize = 64;
 
-/// All paths below a directory, links not followed.
-pub(crate) fn below(directory: &str) -> Vec<String> {
-    named(walk(Path::new(directory), &[]).into_iter())
+/// Returns all paths below a directory, without following links.
+pub(crate) fn paths_below(directory: &str) -> Vec<String> {
+    to_strings(walk(Path::new(directory), &[]).into_iter())
 }
 
-/// Those of these that can be opened to write.
+/// Returns the paths that can be opened for writing.
 pub(crate) fn writable(paths: Vec<String>) -> Vec<String> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
     let opens = |path: &String| rustix::fs::open(path, flags, Mode::empty()).is_ok();
     paths.into_iter().filter(opens).collect()
 }
 
-fn named(paths: impl Iterator<Item = PathBuf>) -> Vec<String> {
+fn to_strings(paths: impl Iterator<Item = PathBuf>) -> Vec<String> {
     paths.map(|path| path.display().to_string()).collect()
 }
 
-fn system() -> Vec<PathBuf> {
-    walk(Path::new("/"), &LEFT_OUT)
+fn system_files() -> Vec<PathBuf> {
+    walk(Path::new("/"), &EXCLUDED)
 }
 
-fn walk(directory: &Path, left_out: &[&str]) -> Vec<PathBuf> {
+fn walk(directory: &Path, excluded: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![(directory.to_path_buf(), 0)];
     while let Some((directory, depth)) = open.pop() {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let path = entry.path();
-            if left_out.iter().any(|out| path == Path::new(out)) {
+            if excluded.iter().any(|other| path == Path::new(other)) {
                 continue;
             }
+
             match entry.file_type() {
                 Ok(kind) if kind.is_symlink() => continue,
-                Ok(kind) if kind.is_dir() && depth < DEPTH => open.push((path.clone(), depth + 1)),
+                Ok(kind) if kind.is_dir() && depth < MAX_DEPTH => {
+                    open.push((path.clone(), depth + 1))
+                }
                 _ => {}
             }
+
             found.push(path);
         }
     }
+
     found
 }
 
-fn raising() -> Verdict {
+fn raise_privileges() -> Verdict {
     const SETUID_OR_SETGID: u32 = 0o6000;
     let raises = |path: &PathBuf| {
         let Ok(metadata) = fs::symlink_metadata(path) else {
@@ -86,21 +91,24 @@ fn raising() -> Verdict {
         let mut value = [0_u8; 64];
         by_mode || rustix::fs::lgetxattr(path, "security.capability", &mut value).is_ok()
     };
-    Verdict::none(&named(system().into_iter().filter(raises)))
+
+    Verdict::none(&to_strings(system_files().into_iter().filter(raises)))
 }
 
-fn others() -> Verdict {
+fn other_users_files() -> Verdict {
     let of_root = fs::read_dir("/run").into_iter().flatten().flatten();
     let of_root = of_root
         .filter(|entry| entry.metadata().is_ok_and(|m| m.is_file() && m.uid() == 0))
         .map(|entry| entry.path());
+
     let writes = |path: &PathBuf| File::options().write(true).open(path).is_ok();
+
     Verdict::all([
-        ("root", Verdict::refused(fs::read_dir("/root"))),
-        ("run", Verdict::none(&named(of_root.filter(writes)))),
+        ("root", Verdict::denied(fs::read_dir("/root"))),
+        ("run", Verdict::none(&to_strings(of_root.filter(writes)))),
         (
             "link",
-            Verdict::refused(fs::hard_link("/etc/passwd", "/tmp/passwd")),
+            Verdict::denied(fs::hard_link("/etc/passwd", "/tmp/passwd")),
         ),
     ])
 }

@@ -1,4 +1,4 @@
-//! What the kernel offers, tells and lets be set.
+//! The kernel's system calls, information and settings.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use fumehood_sys::guest::SyscallProbe;
 use rustix::fs::{Mode, OFlags};
 
-use crate::files::{below, writable};
+use crate::files::{paths_below, writable};
 use crate::verdict::{Verdict, Wall};
 
 pub(crate) const WALLS: &[Wall] = &[
@@ -18,29 +18,29 @@ pub(crate) const WALLS: &[Wall] = &[
     Wall {
         name: "BPF",
         tried: "bpf, for a map",
-        attempt: || Verdict::refused(SyscallProbe::Bpf.make()),
+        attempt: || Verdict::denied(SyscallProbe::Bpf.make()),
     },
     Wall {
         name: "io_uring",
         tried: "io_uring_setup",
-        attempt: || Verdict::refused(SyscallProbe::IoUring.make()),
+        attempt: || Verdict::denied(SyscallProbe::IoUring.make()),
     },
     Wall {
         name: "userfaultfd",
         tried: "userfaultfd, for its own faults",
-        attempt: || Verdict::refused(SyscallProbe::UserFault.make()),
+        attempt: || Verdict::denied(SyscallProbe::UserFault.make()),
     },
     Wall {
         name: "performance counters",
         tried: "perf_event_open, for itself outside of the kernel",
-        attempt: || Verdict::refused(SyscallProbe::PerfEvent.make()),
+        attempt: || Verdict::denied(SyscallProbe::PerfEvent.make()),
     },
     Wall {
         name: "keyrings",
         tried: "add_key; /proc/keys",
         attempt: || {
             Verdict::all([
-                ("add_key", Verdict::refused(SyscallProbe::AddKey.make())),
+                ("add_key", Verdict::denied(SyscallProbe::AddKey.make())),
                 ("/proc/keys", Verdict::absent(File::open("/proc/keys"))),
             ])
         },
@@ -48,23 +48,20 @@ pub(crate) const WALLS: &[Wall] = &[
     Wall {
         name: "fanotify",
         tried: "fanotify_init, as an ordinary user may",
-        attempt: || Verdict::refused(SyscallProbe::Fanotify.make()),
+        attempt: || Verdict::denied(SyscallProbe::Fanotify.make()),
     },
     Wall {
         name: "file handles",
         tried: "open_by_handle_at",
-        attempt: || Verdict::refused(SyscallProbe::OpenByHandle.make()),
+        attempt: || Verdict::denied(SyscallProbe::OpenByHandle.make()),
     },
     Wall {
         name: "I/O ports",
         tried: "iopl, ioperm; /dev/port",
         attempt: || {
             Verdict::all([
-                ("iopl", Verdict::refused(SyscallProbe::IoPrivilege.make())),
-                (
-                    "ioperm",
-                    Verdict::refused(SyscallProbe::IoPermission.make()),
-                ),
+                ("iopl", Verdict::denied(SyscallProbe::IoPrivilege.make())),
+                ("ioperm", Verdict::denied(SyscallProbe::IoPermission.make())),
                 ("/dev/port", Verdict::absent(File::open("/dev/port"))),
             ])
         },
@@ -76,9 +73,9 @@ pub(crate) const WALLS: &[Wall] = &[
             Verdict::all([
                 (
                     "modify_ldt",
-                    Verdict::refused(SyscallProbe::LocalDescriptors.make()),
+                    Verdict::denied(SyscallProbe::LocalDescriptors.make()),
                 ),
-                ("page", Verdict::refused(SyscallProbe::PageZero.make())),
+                ("page", Verdict::denied(SyscallProbe::PageZero.make())),
             ])
         },
     },
@@ -87,10 +84,10 @@ pub(crate) const WALLS: &[Wall] = &[
         tried: "syslog, /dev/kmsg to read and to write, /proc/kmsg",
         attempt: || {
             Verdict::all([
-                ("syslog", Verdict::refused(SyscallProbe::KernelLog.make())),
-                ("read", Verdict::refused(File::open("/dev/kmsg"))),
-                ("write", Verdict::refused(open_to_write("/dev/kmsg"))),
-                ("/proc/kmsg", Verdict::refused(File::open("/proc/kmsg"))),
+                ("syslog", Verdict::denied(SyscallProbe::KernelLog.make())),
+                ("read", Verdict::denied(File::open("/dev/kmsg"))),
+                ("write", Verdict::denied(open_to_write("/dev/kmsg"))),
+                ("/proc/kmsg", Verdict::denied(File::open("/proc/kmsg"))),
             ])
         },
     },
@@ -109,7 +106,7 @@ pub(crate) const WALLS: &[Wall] = &[
         tried: "what is in /sys/kernel/debug, /sys/kernel/tracing, /sys/kernel/security; /proc/sysrq-trigger",
         attempt: || {
             let places = ["debug", "tracing", "security"];
-            let found = places.map(|place| below(&format!("/sys/kernel/{place}")));
+            let found = places.map(|place| paths_below(&format!("/sys/kernel/{place}")));
             Verdict::all([
                 ("files", Verdict::none(&found.concat())),
                 ("sysrq", Verdict::absent(File::open("/proc/sysrq-trigger"))),
@@ -125,19 +122,19 @@ pub(crate) const WALLS: &[Wall] = &[
             let all = found
                 .into_iter()
                 .chain(["/proc/sys/fs/binfmt_misc/register".to_owned()]);
-            let there: Vec<String> = all.filter(|path| Path::new(path).exists()).collect();
-            Verdict::none(&there)
+            let existing: Vec<String> = all.filter(|path| Path::new(path).exists()).collect();
+            Verdict::none(&existing)
         },
     },
     Wall {
         name: "kernel settings",
         tried: "open every file below /proc/sys to write",
-        attempt: || Verdict::none(&writable(below("/proc/sys"))),
+        attempt: || Verdict::none(&writable(paths_below("/proc/sys"))),
     },
     Wall {
         name: "kernel objects",
         tried: "open every file below /sys to write, cgroups included",
-        attempt: || Verdict::none(&writable(below("/sys"))),
+        attempt: || Verdict::none(&writable(paths_below("/sys"))),
     },
     Wall {
         name: "own cgroup",
@@ -161,21 +158,19 @@ fn modules() -> Verdict {
     Verdict::all([
         (
             "init",
-            Verdict::refused(rustix::system::init_module(b"x", c"")),
+            Verdict::denied(rustix::system::init_module(b"x", c"")),
         ),
-        ("finit", Verdict::refused(by_file)),
+        ("finit", Verdict::denied(by_file)),
         (
             "delete",
-            Verdict::refused(rustix::system::delete_module(c"x", 0)),
+            Verdict::denied(rustix::system::delete_module(c"x", 0)),
         ),
     ])
 }
 
 fn memory() -> Verdict {
-    let closed = |path: &str| match File::open(path) {
-        Ok(_) => Some(path.to_owned()),
-        Err(_) => None,
-    };
+    let is_open = |path: &&str| File::open(path).is_ok();
+
     let paths = [
         "/dev/mem",
         "/dev/kmem",
@@ -185,11 +180,17 @@ fn memory() -> Verdict {
         "/proc/slabinfo",
         "/proc/vmallocinfo",
     ];
-    let open: Vec<String> = paths.into_iter().filter_map(closed).collect();
+
+    let open: Vec<String> = paths
+        .into_iter()
+        .filter(is_open)
+        .map(str::to_owned)
+        .collect();
+
     Verdict::none(&open)
 }
 
-/// Words of hexadecimal digits that are no zero, where the kernel shows addresses first on a line.
+/// Looks for words of non-zero hexadecimal digits where the kernel shows addresses at the start of a line.
 fn addresses() -> Verdict {
     let mut found = Vec::new();
     for path in ["/proc/net/unix", "/proc/net/netlink", "/proc/iomem"] {
@@ -197,6 +198,7 @@ fn addresses() -> Verdict {
         let first = text
             .lines()
             .filter_map(|line| line.split_whitespace().next());
+
         let digits = first.map(|word| word.trim_end_matches(':'));
         let is_shown = |word: &&str| {
             let is_address = |part: &str| {
@@ -206,17 +208,20 @@ fn addresses() -> Verdict {
             };
             word.split('-').any(is_address)
         };
+
         found.extend(
             digits
                 .filter(is_shown)
                 .map(|word| format!("{path}: {word}")),
         );
     }
+
     found.extend(page_frame().map(|frame| format!("page frame {frame:#x}")));
+
     Verdict::none(&found)
 }
 
-/// The frame of the page that this function's text lies in, if the kernel tells.
+/// Returns the page frame of this function's code, if the kernel reveals it.
 fn page_frame() -> Option<u64> {
     use std::os::unix::fs::FileExt;
     const PAGE_BYTES: u64 = 4096;
@@ -227,6 +232,7 @@ fn page_frame() -> Option<u64> {
     file.read_exact_at(&mut entry, address / PAGE_BYTES * 8)
         .ok()?;
     let frame = u64::from_le_bytes(entry) & FRAME;
+
     (frame != 0).then_some(frame)
 }
 
@@ -234,28 +240,29 @@ fn cgroup() -> Verdict {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = own.trim().rsplit(':').next().unwrap_or_default();
     let own = format!("/sys/fs/cgroup{own}");
+
     Verdict::all([
         (
             "move",
-            Verdict::refused(open_to_write("/sys/fs/cgroup/cgroup.procs")),
+            Verdict::denied(open_to_write("/sys/fs/cgroup/cgroup.procs")),
         ),
         (
             "processes",
-            Verdict::refused(open_to_write(&format!("{own}/pids.max"))),
+            Verdict::denied(open_to_write(&format!("{own}/pids.max"))),
         ),
         (
             "memory",
-            Verdict::refused(open_to_write(&format!("{own}/memory.max"))),
+            Verdict::denied(open_to_write(&format!("{own}/memory.max"))),
         ),
-        ("make", Verdict::refused(fs::create_dir(format!("{own}/x")))),
+        ("make", Verdict::denied(fs::create_dir(format!("{own}/x")))),
     ])
 }
 
 fn host() -> Verdict {
-    let mut found = below("/sys/firmware");
-    found.extend(below("/sys/class/dmi"));
+    let mut found = paths_below("/sys/firmware");
+    found.extend(paths_below("/sys/class/dmi"));
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    // The name of the first process is no path of the host's.
+    // The name of the first process is not a path of the host.
     let words = line
         .split_whitespace()
         .filter(|word| !word.ends_with("=/init"));

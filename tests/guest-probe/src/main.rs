@@ -1,16 +1,16 @@
-//! Runs in a guest as an ordinary program, and tries what it must not be able to do: one attempt or a few for each
-//! wall, and a line of JSON for what came of them.
+//! A program that runs in a guest as an ordinary program, and tries what it must not be able to do. It makes one or a
+//! few attempts for each isolation layer, and prints the result as a line of JSON.
 //!
-//! Without an argument it tries all walls. `forks`, `memory`, `disk` and `descriptors` take all that they get of it,
-//! say so, and hold it.
+//! Without an argument it tries all layers. `forks`, `memory`, `disk` and `descriptors` exhaust that resource, report
+//! it, and keep it.
 
 mod devices;
 mod exhaust;
-mod files;
 mod kernel;
 mod network;
 mod privileges;
 mod processes;
+mod files;
 mod verdict;
 
 use std::io::Write;
@@ -20,23 +20,24 @@ use crate::verdict::Wall;
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
-        None => walls(),
+        None => try_all(),
         Some("forks") => exhaust::forks(),
         Some("memory") => exhaust::memory(),
         Some("disk") => exhaust::disk(),
         Some("descriptors") => exhaust::descriptors(),
         Some(other) => {
             eprintln!(
-                "there is nothing called {other}; give forks, memory, disk, descriptors or nothing"
+                "unknown argument `{other}`; use forks, memory, disk, descriptors or no argument"
             );
             return ExitCode::FAILURE;
         }
     }
+
     ExitCode::SUCCESS
 }
 
-/// Every wall, by what it keeps a program from.
-fn walls() {
+/// Tries all layers, and prints a line for each.
+fn try_all() {
     let all: [&[Wall]; 6] = [
         privileges::WALLS,
         kernel::WALLS,
@@ -45,9 +46,10 @@ fn walls() {
         files::WALLS,
         network::WALLS,
     ];
+
     let mut out = std::io::stdout().lock();
     for wall in all.into_iter().flatten() {
-        // Who started it sees that a line is missing.
-        let _ = writeln!(out, "{}", wall.try_it());
+        // If this fails, the test sees that a line is missing.
+        let _ = writeln!(out, "{}", wall.verdict_json());
     }
 }

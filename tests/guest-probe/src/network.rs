@@ -1,4 +1,4 @@
-//! Sockets beyond TCP, UDP and those of Unix.
+//! Sockets other than TCP, UDP and Unix sockets.
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, socket};
@@ -19,7 +19,7 @@ pub(crate) const WALLS: &[Wall] = &[
     Wall {
         name: "network set-up",
         tried: "turn the loopback interface off, by netlink",
-        attempt: || Verdict::refused(interface_down()),
+        attempt: || Verdict::denied(interface_down()),
     },
 ];
 
@@ -28,15 +28,15 @@ fn raw() -> Verdict {
     Verdict::all([
         (
             "IPv4",
-            Verdict::refused(open(AddressFamily::INET, SocketType::RAW, ipproto::RAW)),
+            Verdict::denied(open(AddressFamily::INET, SocketType::RAW, ipproto::RAW)),
         ),
         (
             "IPv6",
-            Verdict::refused(open(AddressFamily::INET6, SocketType::RAW, ipproto::RAW)),
+            Verdict::denied(open(AddressFamily::INET6, SocketType::RAW, ipproto::RAW)),
         ),
         (
             "ICMP",
-            Verdict::refused(open(AddressFamily::INET, SocketType::DGRAM, ipproto::ICMP)),
+            Verdict::denied(open(AddressFamily::INET, SocketType::DGRAM, ipproto::ICMP)),
         ),
         (
             "packets",
@@ -48,8 +48,8 @@ fn raw() -> Verdict {
     ])
 }
 
-/// AF_MAX of the kernel, and more.
-const FAMILIES: u16 = 64;
+/// An upper bound of address families; the kernel's AF_MAX is smaller.
+const MAX_FAMILY: u16 = 64;
 
 fn families() -> Verdict {
     let known = [
@@ -58,32 +58,35 @@ fn families() -> Verdict {
         AddressFamily::INET6,
         AddressFamily::NETLINK,
     ];
+
     let kinds = [
         SocketType::STREAM,
         SocketType::DGRAM,
         SocketType::RAW,
         SocketType::SEQPACKET,
     ];
+
     let mut found = Vec::new();
-    for family in (1..FAMILIES).map(AddressFamily::from_raw) {
+    for family in (1..MAX_FAMILY).map(AddressFamily::from_raw) {
         let opens = kinds.iter().any(|kind| socket(family, *kind, None).is_ok());
         if opens && !known.contains(&family) {
             found.push(format!("family {}", family.as_raw()));
         }
     }
+
     Verdict::none(&found)
 }
 
-/// Asks the kernel by `RTM_NEWLINK` to turn interface 1 off, and takes its answer.
+/// Requests by `RTM_NEWLINK` to disable interface 1, and returns the kernel's answer.
 fn interface_down() -> Result<(), Errno> {
     const NEW_LINK: u16 = 16;
     const REQUEST_WITH_ANSWER: u16 = 0x5;
     const ERROR: u16 = 2;
     const UP: u32 = 1;
-    // Netlink's own protocol 0 is the one of links and routes.
-    let line = socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
+    // Protocol 0 of netlink is the one for links and routes.
+    let socket = socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
     let mut message = Vec::new();
-    // Length, type, flags, sequence, port; then family, device type, index, flags, which of the flags to change.
+    // Length, type, flags, sequence, port; then family, device type, index, flags, mask of the flags.
     message.extend(32_u32.to_ne_bytes());
     message.extend(
         [NEW_LINK, REQUEST_WITH_ANSWER]
@@ -92,11 +95,12 @@ fn interface_down() -> Result<(), Errno> {
     );
     message.extend([0_u8; 8 + 4]);
     message.extend([1, 0, UP].map(u32::to_ne_bytes).concat());
-    rustix::net::send(&line, &message, SendFlags::empty())?;
+    rustix::net::send(&socket, &message, SendFlags::empty())?;
     let mut answer = [0_u8; 64];
-    let (len, _) = rustix::net::recv(&line, &mut answer[..], RecvFlags::empty())?;
+    let (len, _) = rustix::net::recv(&socket, &mut answer[..], RecvFlags::empty())?;
     let kind = u16::from_ne_bytes([answer[4], answer[5]]);
     let code = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
+
     match (len >= 20 && kind == ERROR, code) {
         (true, 0) => Ok(()),
         (true, code) => Err(Errno::from_raw_os_error(-code)),

@@ -1,4 +1,4 @@
-//! What only the guest's root may do.
+//! Operations that only the guest's root may perform.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -33,7 +33,7 @@ pub(crate) const WALLS: &[Wall] = &[
         name: "user namespaces",
         tried: "unshare users, to be root in a namespace; /proc/self/ns/user",
         attempt: || {
-            // Debian's kernels ask for a right to it before they say that they have none.
+            // Kernels of Debian check the permission before they report that they have no user namespaces.
             let unshared = SyscallProbe::Unshare(0x1000_0000).make();
             Verdict::all([
                 (
@@ -54,11 +54,11 @@ pub(crate) const WALLS: &[Wall] = &[
             Verdict::all([
                 (
                     "setresuid",
-                    Verdict::refused(SyscallProbe::SetUser(0).make()),
+                    Verdict::denied(SyscallProbe::SetUser(0).make()),
                 ),
                 (
                     "setresgid",
-                    Verdict::refused(SyscallProbe::SetGroup(0).make()),
+                    Verdict::denied(SyscallProbe::SetGroup(0).make()),
                 ),
             ])
         },
@@ -71,17 +71,17 @@ pub(crate) const WALLS: &[Wall] = &[
     Wall {
         name: "root directory",
         tried: "chroot",
-        attempt: || Verdict::refused(rustix::process::chroot("/tmp")),
+        attempt: || Verdict::denied(rustix::process::chroot("/tmp")),
     },
     Wall {
         name: "names",
         tried: "sethostname, setdomainname",
         attempt: || {
             Verdict::all([
-                ("host", Verdict::refused(rustix::system::sethostname(b"x"))),
+                ("host", Verdict::denied(rustix::system::sethostname(b"x"))),
                 (
                     "domain",
-                    Verdict::refused(rustix::system::setdomainname(b"x")),
+                    Verdict::denied(rustix::system::setdomainname(b"x")),
                 ),
             ])
         },
@@ -93,8 +93,8 @@ pub(crate) const WALLS: &[Wall] = &[
             let now = rustix::time::clock_gettime(ClockId::Realtime);
             let set = rustix::time::clock_settime(ClockId::Realtime, now);
             Verdict::all([
-                ("set", Verdict::refused(set)),
-                ("adjust", Verdict::refused(SyscallProbe::AdjustClock.make())),
+                ("set", Verdict::denied(set)),
+                ("adjust", Verdict::denied(SyscallProbe::AdjustClock.make())),
             ])
         },
     },
@@ -107,11 +107,11 @@ pub(crate) const WALLS: &[Wall] = &[
         name: "restart",
         tried: "reboot, kexec_load",
         attempt: || {
-            // Harmless where it is allowed: what Ctrl-Alt-Del does.
+            // Harmless if it is allowed: this only changes the effect of Ctrl-Alt-Del.
             let reboot = rustix::system::reboot(RebootCommand::CadOff);
             Verdict::all([
-                ("reboot", Verdict::refused(reboot)),
-                ("kexec", Verdict::refused(SyscallProbe::Kexec.make())),
+                ("reboot", Verdict::denied(reboot)),
+                ("kexec", Verdict::denied(SyscallProbe::Kexec.make())),
             ])
         },
     },
@@ -120,8 +120,8 @@ pub(crate) const WALLS: &[Wall] = &[
         tried: "swapon, acct",
         attempt: || {
             Verdict::all([
-                ("swapon", Verdict::refused(SyscallProbe::Swap.make())),
-                ("acct", Verdict::refused(SyscallProbe::Accounting.make())),
+                ("swapon", Verdict::denied(SyscallProbe::Swap.make())),
+                ("acct", Verdict::denied(SyscallProbe::Accounting.make())),
             ])
         },
     },
@@ -132,32 +132,32 @@ fn mounts() -> Verdict {
     Verdict::all([
         (
             "tmpfs",
-            Verdict::refused(mount("x", "/tmp", "tmpfs", none, None)),
+            Verdict::denied(mount("x", "/tmp", "tmpfs", none, None)),
         ),
-        ("bind", Verdict::refused(mount_bind("/tmp", "/mnt"))),
-        ("remount", Verdict::refused(mount_remount("/", none, c""))),
+        ("bind", Verdict::denied(mount_bind("/tmp", "/mnt"))),
+        ("remount", Verdict::denied(mount_remount("/", none, c""))),
         (
             "unmount",
-            Verdict::refused(unmount("/proc", UnmountFlags::DETACH)),
+            Verdict::denied(unmount("/proc", UnmountFlags::DETACH)),
         ),
         (
             "pivot_root",
-            Verdict::refused(rustix::process::pivot_root("/tmp", "/tmp")),
+            Verdict::denied(rustix::process::pivot_root("/tmp", "/tmp")),
         ),
         (
             "fsopen",
-            Verdict::refused(fsopen("tmpfs", FsOpenFlags::empty())),
+            Verdict::denied(fsopen("tmpfs", FsOpenFlags::empty())),
         ),
         (
             "open_tree",
-            Verdict::refused(open_tree(CWD.as_fd(), "/", OpenTreeFlags::OPEN_TREE_CLONE)),
+            Verdict::denied(open_tree(CWD.as_fd(), "/", OpenTreeFlags::OPEN_TREE_CLONE)),
         ),
     ])
 }
 
 /// CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWCGROUP.
 fn namespaces() -> Verdict {
-    let unshare = |spaces| Verdict::refused(SyscallProbe::Unshare(spaces).make());
+    let unshare = |spaces| Verdict::denied(SyscallProbe::Unshare(spaces).make());
     Verdict::all([
         ("mounts", unshare(0x2_0000)),
         ("processes", unshare(0x2000_0000)),
@@ -174,6 +174,7 @@ fn capabilities() -> Verdict {
         permitted: CapabilitySet::all(),
         inheritable: CapabilitySet::all(),
     };
+
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name: &str| {
         let mut lines = status.lines();
@@ -183,6 +184,7 @@ fn capabilities() -> Verdict {
             .trim()
             .to_owned()
     };
+
     let mut found = Vec::new();
     for name in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
         let set = field(name);
@@ -190,14 +192,16 @@ fn capabilities() -> Verdict {
             found.push(format!("{name} {set}"));
         }
     }
+
     if field("NoNewPrivs:") != "1" {
         found.push("programs may gain privileges".to_owned());
     }
+
     Verdict::all([
         ("found", Verdict::none(&found)),
         (
             "raise",
-            Verdict::refused(rustix::thread::set_capabilities(None, raised)),
+            Verdict::denied(rustix::thread::set_capabilities(None, raised)),
         ),
     ])
 }
@@ -207,18 +211,20 @@ fn precedence() -> Verdict {
         .write(true)
         .open("/proc/self/oom_score_adj")
         .and_then(|file| Ok(rustix::io::write(file, b"0")?));
-    let most = getrlimit(Resource::Nofile).maximum.map(|most| most + 1);
+
+    let max = getrlimit(Resource::Nofile).maximum.map(|max| max + 1);
     let more = Rlimit {
-        current: most,
-        maximum: most,
+        current: max,
+        maximum: max,
     };
+
     Verdict::all([
-        ("nice", Verdict::refused(rustix::process::nice(-1))),
-        ("real time", Verdict::refused(SyscallProbe::RealTime.make())),
-        ("oom_score_adj", Verdict::refused(lower)),
+        ("nice", Verdict::denied(rustix::process::nice(-1))),
+        ("real time", Verdict::denied(SyscallProbe::RealTime.make())),
+        ("oom_score_adj", Verdict::denied(lower)),
         (
             "open files",
-            Verdict::refused(setrlimit(Resource::Nofile, more)),
+            Verdict::denied(setrlimit(Resource::Nofile, more)),
         ),
     ])
 }

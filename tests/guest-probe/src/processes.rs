@@ -1,4 +1,4 @@
-//! The agent and other users' processes.
+//! The agent and the processes of other users.
 
 use std::fs;
 use std::fs::File;
@@ -33,12 +33,12 @@ pub(crate) const WALLS: &[Wall] = &[
     Wall {
         name: "other users' processes",
         tried: "look for them in /proc",
-        attempt: others,
+        attempt: other_users_processes,
     },
     Wall {
         name: "own descriptors",
         tried: "look for those beyond standard input and output",
-        attempt: own,
+        attempt: own_descriptors,
     },
 ];
 
@@ -51,22 +51,19 @@ fn signals() -> Verdict {
     Verdict::all([
         (
             "SIGTERM",
-            Verdict::refused(rustix::process::kill_process(AGENT, Signal::TERM)),
+            Verdict::denied(rustix::process::kill_process(AGENT, Signal::TERM)),
         ),
-        ("SIGSTOP", Verdict::refused(stop)),
+        ("SIGSTOP", Verdict::denied(stop)),
     ])
 }
 
 fn memory() -> Verdict {
     let agent = AGENT.as_raw_nonzero().get();
     Verdict::all([
-        (
-            "ptrace",
-            Verdict::refused(SyscallProbe::Trace(agent).make()),
-        ),
+        ("ptrace", Verdict::denied(SyscallProbe::Trace(agent).make())),
         (
             "process_vm_readv",
-            Verdict::refused(SyscallProbe::ReadMemory(agent).make()),
+            Verdict::denied(SyscallProbe::ReadMemory(agent).make()),
         ),
         ("mem", Verdict::absent(File::open("/proc/1/mem"))),
         ("maps", Verdict::absent(File::open("/proc/1/maps"))),
@@ -82,19 +79,22 @@ fn descriptors() -> Verdict {
             ThreadNameSpaceType::MOUNT,
         )
     });
+
     let limit = SyscallProbe::ReadLimit(AGENT.as_raw_nonzero().get()).make();
+
     Verdict::all([
-        ("pidfd_getfd", Verdict::refused(first)),
+        ("pidfd_getfd", Verdict::denied(first)),
         ("/proc/1/fd", Verdict::absent(fs::read_dir("/proc/1/fd"))),
-        ("limits", Verdict::refused(limit)),
-        ("namespaces", Verdict::refused(spaces)),
+        ("limits", Verdict::denied(limit)),
+        ("namespaces", Verdict::denied(spaces)),
     ])
 }
 
-fn others() -> Verdict {
+fn other_users_processes() -> Verdict {
     let own = rustix::process::getuid().as_raw();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut found = Vec::new();
+
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_process = name.bytes().all(|b| b.is_ascii_digit());
@@ -102,23 +102,27 @@ fn others() -> Verdict {
             found.push(name);
         }
     }
+
     Verdict::none(&found)
 }
 
-fn own() -> Verdict {
+fn own_descriptors() -> Verdict {
     let entries = fs::read_dir("/proc/self/fd")
         .into_iter()
         .flatten()
         .flatten();
+
     let mut found = Vec::new();
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
         let target = fs::read_link(entry.path()).unwrap_or_default();
-        // The one that this directory is read by.
+        // The descriptor that reads this directory.
         let is_this = target.ends_with("fd");
+
         if !["0", "1", "2"].contains(&name.as_str()) && !is_this {
             found.push(format!("{name} = {}", target.display()));
         }
     }
+
     Verdict::none(&found)
 }

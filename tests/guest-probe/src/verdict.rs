@@ -1,7 +1,7 @@
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
-/// Something that a program must not be able to do, and how that is tried.
+/// Something that a program must not be able to do, and the attempt to do it.
 pub(crate) struct Wall {
     pub(crate) name: &'static str,
     pub(crate) tried: &'static str,
@@ -9,8 +9,8 @@ pub(crate) struct Wall {
 }
 
 impl Wall {
-    /// Tries it; the verdict as JSON.
-    pub(crate) fn try_it(&self) -> Value {
+    /// Makes the attempt and returns the verdict as JSON.
+    pub(crate) fn verdict_json(&self) -> Value {
         let verdict = (self.attempt)();
         json!({
             "wall": self.name,
@@ -21,55 +21,55 @@ impl Wall {
     }
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 pub(crate) struct Verdict {
     holds: bool,
     evidence: String,
 }
 
-/// How a kernel says no: it may not, or there is no such call.
-const REFUSALS: [Errno; 4] = [Errno::PERM, Errno::ACCESS, Errno::NOSYS, Errno::ROFS];
+/// The errors by which the kernel denies an attempt: not permitted, or no such call.
+const DENIALS: [Errno; 4] = [Errno::PERM, Errno::ACCESS, Errno::NOSYS, Errno::ROFS];
 
-/// Things that were found and must not be are named up to this many.
-const SHOWN: usize = 8;
+/// The maximum number of unwanted findings that are listed.
+const MAX_LISTED: usize = 8;
 
 impl Verdict {
-    /// Holds if the kernel said no.
-    pub(crate) fn refused<T>(result: Result<T, impl Into<std::io::Error>>) -> Self {
-        Self::expected(result, &REFUSALS)
+    /// Holds if the kernel denied the attempt.
+    pub(crate) fn denied<T>(result: Result<T, impl Into<std::io::Error>>) -> Self {
+        Self::expected(result, &DENIALS)
     }
 
-    /// Holds if there is no such thing.
+    /// Holds if the target does not exist.
     pub(crate) fn absent<T>(result: Result<T, impl Into<std::io::Error>>) -> Self {
         Self::expected(result, &[Errno::NOENT, Errno::NODEV])
     }
 
-    /// Holds if it failed with one of these.
+    /// Holds if the attempt failed with one of these errors.
     pub(crate) fn expected<T>(
         result: Result<T, impl Into<std::io::Error>>,
         expected: &[Errno],
     ) -> Self {
         match result.map_err(Into::into) {
-            Ok(_) => Self::falls("done"),
+            Ok(_) => Self::fails("done"),
             Err(error) => {
                 let number = error.raw_os_error().map(Errno::from_raw_os_error);
                 Self {
                     holds: number.is_some_and(|number| expected.contains(&number)),
-                    evidence: name(&error),
+                    evidence: error_name(&error),
                 }
             }
         }
     }
 
-    /// Holds if none of these was found.
+    /// Holds if nothing was found.
     pub(crate) fn none(found: &[String]) -> Self {
         match found {
             [] => Self::holds("none"),
-            found => Self::falls(found[..found.len().min(SHOWN)].join(", ")),
+            found => Self::fails(found[..found.len().min(MAX_LISTED)].join(", ")),
         }
     }
 
-    /// It holds.
+    /// The layer holds.
     pub(crate) fn holds(evidence: impl Into<String>) -> Self {
         Self {
             holds: true,
@@ -77,37 +77,42 @@ impl Verdict {
         }
     }
 
-    /// It does not hold.
-    pub(crate) fn falls(evidence: impl Into<String>) -> Self {
+    /// The layer does not hold.
+    pub(crate) fn fails(evidence: impl Into<String>) -> Self {
         Self {
             holds: false,
             evidence: evidence.into(),
         }
     }
 
-    /// Holds if each does: the evidence is theirs, each said once, or that of those which do not hold.
+    /// Holds if all verdicts hold. The evidence is theirs, without duplicates, or that of those that do not hold.
     pub(crate) fn all<const N: usize>(verdicts: [(&str, Self); N]) -> Self {
         let holds = verdicts.iter().all(|(_, verdict)| verdict.holds);
-        let mut said: Vec<String> = Vec::new();
-        for (what, verdict) in verdicts {
-            let evidence = match holds {
-                true => verdict.evidence,
-                false if verdict.holds => continue,
-                false => format!("{what}: {}", verdict.evidence),
+        let mut evidence: Vec<String> = Vec::new();
+
+        for (name, verdict) in verdicts {
+            let item = if holds {
+                verdict.evidence
+            } else if verdict.holds {
+                continue;
+            } else {
+                format!("{name}: {}", verdict.evidence)
             };
-            if !said.contains(&evidence) {
-                said.push(evidence);
+
+            if !evidence.contains(&item) {
+                evidence.push(item);
             }
         }
+
         Self {
             holds,
-            evidence: said.join(", "),
+            evidence: evidence.join(", "),
         }
     }
 }
 
-/// An error as the kernel's headers call it.
-pub(crate) fn name(error: &std::io::Error) -> String {
+/// Returns the name of an error in the kernel's headers.
+fn error_name(error: &std::io::Error) -> String {
     const NAMES: [(Errno, &str); 16] = [
         (Errno::ACCESS, "EACCES"),
         (Errno::AFNOSUPPORT, "EAFNOSUPPORT"),
@@ -126,9 +131,11 @@ pub(crate) fn name(error: &std::io::Error) -> String {
         (Errno::ROFS, "EROFS"),
         (Errno::SRCH, "ESRCH"),
     ];
+
     let number = error.raw_os_error().unwrap_or_default();
-    let found = NAMES
+    let entry = NAMES
         .iter()
         .find(|(errno, _)| errno.raw_os_error() == number);
-    found.map_or_else(|| format!("error {number}"), |(_, name)| (*name).to_owned())
+
+    entry.map_or_else(|| format!("error {number}"), |(_, name)| (*name).to_owned())
 }

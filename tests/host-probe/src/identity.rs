@@ -6,16 +6,16 @@ use rustix::thread::{
     set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use crate::{Breaches, succeeded};
+use crate::breaches::{Breaches, succeeded};
 
-/// Whether a launcher took all rights from this process.
-pub(crate) fn has_given_up_rights() -> bool {
+/// Returns whether a launcher has dropped all privileges of this process.
+pub(crate) fn has_dropped_privileges() -> bool {
     let none =
         capabilities(None).is_ok_and(|has| has.effective.is_empty() && has.permitted.is_empty());
     none && no_new_privs().unwrap_or(false) && !rustix::process::geteuid().is_root()
 }
 
-/// Gains privileges.
+/// Tries to gain privileges.
 pub(crate) fn privileges() -> Breaches {
     let (root, group) = (Uid::ROOT, Gid::ROOT);
     let all = CapabilitySet::all();
@@ -24,6 +24,7 @@ pub(crate) fn privileges() -> Breaches {
         permitted: all,
         inheritable: all,
     };
+
     let mut breaches = succeeded(
         [
             ("setresuid 0", set_thread_res_uid(root, root, root)),
@@ -31,59 +32,71 @@ pub(crate) fn privileges() -> Breaches {
             ("setgroups", set_thread_groups(&[group])),
             ("capset", set_capabilities(None, sets)),
         ]
-        .map(|(what, result)| (what.to_string(), result)),
+        .map(|(name, result)| (name.to_string(), result)),
     );
+
     let has = capabilities(None);
     let none = has.is_ok_and(|has| {
         has.effective.is_empty() && has.permitted.is_empty() && has.inheritable.is_empty()
     });
+
     if !none {
         breaches.push("it has capabilities".into());
     }
+
     let bounding = all
         .iter()
         .filter(|capability| capability_is_in_bounding_set(*capability).unwrap_or(false));
-    breaches.extend(bounding.map(|capability| format!("{capability:?} could be had")));
+    breaches.extend(bounding.map(|capability| format!("{capability:?} could be gained")));
     if !no_new_privs().unwrap_or(false) {
         breaches.push("new privileges are not forbidden".into());
     }
+
     breaches
 }
 
-/// Finds out about the host, or is more than it should.
+/// Looks for information about the host, and for an identity with more rights than intended.
 pub(crate) fn identity() -> Breaches {
     let mut breaches = Breaches::new();
-    let mut unless = |holds: bool, what: String| {
+    let mut expect = |holds: bool, breach: String| {
         if !holds {
-            breaches.push(what);
+            breaches.push(breach);
         }
     };
+
     let uid = rustix::process::getuid();
-    unless(!uid.is_root(), "it is root".into());
+    expect(!uid.is_root(), "it is root".into());
     let pid = std::process::id();
-    unless(
+    expect(
         pid == 1,
-        format!("it is process {pid}, and not the first of its own namespace"),
+        format!("it is process {pid}, not the first of its own namespace"),
     );
+
     let uname = rustix::system::uname();
     let name = uname.nodename().to_string_lossy().into_owned();
-    unless(name == "fumehood", format!("the host's name is {name}"));
+    expect(name == "fumehood", format!("the host's name is {name}"));
     let variables: Vec<_> = std::env::vars().map(|(name, _)| name).collect();
-    unless(variables.is_empty(), format!("variables: {variables:?}"));
-    for (name, resource, most) in [
+    expect(variables.is_empty(), format!("variables: {variables:?}"));
+
+    for (name, resource, max) in [
         ("core", Resource::Core, 0),
         ("memlock", Resource::Memlock, 0),
         ("fsize", Resource::Fsize, 16 << 20),
         ("nofile", Resource::Nofile, 1024),
     ] {
         let limit = getrlimit(resource).maximum;
-        unless(
-            limit.is_some_and(|limit| limit <= most),
+        expect(
+            limit.is_some_and(|limit| limit <= max),
             format!("the limit {name} is {limit:?}"),
         );
     }
+
     let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let named = cgroup.lines().filter(|line| line.contains("fumehood-"));
-    unless(named.count() == 0, "its cgroup's name is seen".into());
+    expect(
+        named.count() == 0,
+        "the name of its cgroup is visible".into(),
+    );
+
     breaches
 }

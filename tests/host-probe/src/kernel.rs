@@ -1,9 +1,9 @@
-use fumehood_sys::host::{Forbidden, reaches_the_kernel};
+use fumehood_sys::host::{ForbiddenSyscall, reaches_kernel};
 use rustix::net::{AddressFamily, SocketType, socket};
 
-use crate::{Breaches, succeeded};
+use crate::breaches::{Breaches, succeeded};
 
-/// Makes sockets: without one, nothing can be connected to, whatever its name.
+/// Tries to create sockets. Without one, a program cannot connect to anything.
 pub(crate) fn sockets() -> Breaches {
     let families = [
         ("unix", AddressFamily::UNIX),
@@ -13,22 +13,25 @@ pub(crate) fn sockets() -> Breaches {
         ("packet", AddressFamily::PACKET),
         ("vsock", AddressFamily::VSOCK),
     ];
+
     let kinds = [SocketType::STREAM, SocketType::DGRAM, SocketType::RAW];
     let mut breaches = Breaches::new();
     for (name, family) in families {
-        let made = kinds.map(|kind| (format!("{name} {kind:?}"), socket(family, kind, None)));
-        breaches.extend(succeeded(made));
+        let created = kinds.map(|kind| (format!("{name} {kind:?}"), socket(family, kind, None)));
+        breaches.extend(succeeded(created));
     }
+
     let devices = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
     let devices = devices.lines().filter_map(|line| line.split_once(':'));
-    let strange = devices.map(|(name, _)| name.trim().to_string());
-    breaches.extend(strange.filter(|name| name != "lo"));
+    let names = devices.map(|(name, _)| name.trim().to_string());
+    breaches.extend(names.filter(|name| name != "lo"));
+
     breaches
 }
 
-/// Makes calls that QEMU has no business with, such that none could do anything.
+/// Makes system calls that QEMU must not make, with arguments that have no effect.
 pub(crate) fn calls() -> Breaches {
-    let reached = Forbidden::ALL.into_iter();
-    let reached = reached.filter(|call| reaches_the_kernel(*call));
+    let reached = ForbiddenSyscall::ALL.into_iter();
+    let reached = reached.filter(|call| reaches_kernel(*call));
     reached.map(|call| format!("{call:?}")).collect()
 }

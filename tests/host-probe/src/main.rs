@@ -1,20 +1,20 @@
-//! Started in QEMU's place by the tests, by the same launcher with the same order: tries what a QEMU that
-//! has fallen would try, and says on standard error, in one line of JSON, which walls held.
+//! A program that the tests start in place of QEMU, by the same launcher with the same launch request. It tries
+//! what a compromised QEMU would try, and prints to standard error, as one line of JSON, which layers held.
 
 mod files;
 mod identity;
 mod kernel;
 mod processes;
+mod breaches;
 
 use serde_json::json;
 
-/// What was tried at one wall: nothing, if it held; else what got through.
-type Breaches = Vec<String>;
+use crate::breaches::Breaches;
 
-/// Attempts at a wall.
+/// A function that tries to breach a layer.
 type Attempts = fn() -> Breaches;
 
-/// All walls: the name, what is tried, and how.
+/// All layers: name, description of the attempts, and the function that makes them.
 const WALLS: [(&str, &str, Attempts); 13] = [
     (
         "host's files",
@@ -81,35 +81,31 @@ const WALLS: [(&str, &str, Attempts); 13] = [
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some(processes::SURVIVE) {
-        processes::survive();
+        processes::sleep_and_exit();
     }
-    // Some attempts would change a host that lets them: nothing is tried where no launcher was before.
-    if !identity::has_given_up_rights() {
+
+    // Some attempts would change an unprotected host, so nothing is tried without a launcher.
+    if !identity::has_dropped_privileges() {
         eprintln!(
             "{}",
             json!([{"wall": "launcher", "holds": false, "evidence": "it was started with rights"}])
         );
         return;
     }
+
     let verdicts = WALLS.map(|(wall, tried, attempts)| {
         let breaches = attempts();
         json!({
             "wall": wall,
             "tried": tried,
             "holds": breaches.is_empty(),
-            "evidence": match breaches.is_empty() {
-                true => "none".to_string(),
-                false => breaches.join("; "),
+            "evidence": if breaches.is_empty() {
+                "none".to_string()
+            } else {
+                breaches.join("; ")
             },
         })
     });
-    eprintln!("{}", json!(verdicts));
-}
 
-/// What got through, of attempts that should all fail.
-fn succeeded<T, E>(attempts: impl IntoIterator<Item = (String, Result<T, E>)>) -> Breaches {
-    let attempts = attempts.into_iter();
-    attempts
-        .filter_map(|(what, result)| result.is_ok().then_some(what))
-        .collect()
+    eprintln!("{}", json!(verdicts));
 }

@@ -1,25 +1,84 @@
-//! What a VM that waits costs.
+//! The cost of VMs that do nothing: memory, processor time and translated code.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use fumehood_engine::policy::{Document, RuleSpec};
 use fumehood_engine::{Engine, Language, Network, RunRequest, Sandbox};
+use rustix::time::{ClockId, clock_gettime};
 
-const MEMORY_MIB: u32 = RunRequest::DEFAULT_MEMORY_MIB;
-const PYTHON: Language = Language::Python;
+use crate::harness::{self, PYTHON, wait_for_pool};
+use crate::programs::HELLO;
+
+/// The number of VMs whose cost is averaged.
 const VMS: usize = 8;
+/// How long the processor time of idle VMs is measured.
+const IDLE_TIME: Duration = Duration::from_secs(30);
 
-/// Memory of a process in MiB: its proportional share, and that without the guest memory that it shares
-/// with the template.
+/// The processor time of a number of VMs and of this process.
+struct ProcessorTime {
+    /// The time of this process, including threads that have exited.
+    own: Duration,
+    /// The time of each running thread of the VMs, by process and thread id.
+    threads: HashMap<(u32, u32), Duration>,
+}
+
+impl ProcessorTime {
+    /// Reads the processor time used so far.
+    fn read(sandboxes: &[Sandbox]) -> anyhow::Result<Self> {
+        let mut threads = HashMap::new();
+        for pid in sandboxes.iter().map(Sandbox::process_id) {
+            for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+                let entry = entry?;
+                let tid = entry.file_name().to_string_lossy().parse()?;
+                // A thread may exit after it was listed.
+                let Ok(text) = std::fs::read_to_string(entry.path().join("schedstat")) else {
+                    continue;
+                };
+                let nanoseconds = text
+                    .split_ascii_whitespace()
+                    .next()
+                    .context("schedstat is empty")?;
+                threads.insert((pid, tid), Duration::from_nanos(nanoseconds.parse()?));
+            }
+        }
+
+        Ok(Self {
+            own: Duration::try_from(clock_gettime(ClockId::ProcessCPUTime))?,
+            threads,
+        })
+    }
+
+    /// Returns the time used since an earlier reading.
+    ///
+    /// Each thread is compared with itself: when a thread exits, its time leaves `/proc`, so that the sum over all
+    /// threads may be less than before. The time between the earlier reading and a thread's exit is not counted.
+    fn since(&self, earlier: &Self) -> Duration {
+        let of_threads = self.threads.iter().map(|(thread, now)| {
+            let before = earlier.threads.get(thread).copied().unwrap_or_default();
+            now.saturating_sub(before)
+        });
+
+        self.own.saturating_sub(earlier.own) + of_threads.sum::<Duration>()
+    }
+}
+
+/// Returns the memory of a process in MiB: its proportional share, and the same without the guest memory that
+/// it shares with the template.
 fn memory(pid: u32) -> anyhow::Result<(f64, f64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+
+    // A line with an address range starts a mapping; the lines after it describe it. Of the template's memory,
+    // only the pages that the guest has changed (`Anonymous`) belong to this process.
     let (mut all, mut own, mut of_template) = (0.0, 0.0, false);
+
     for line in text.lines() {
         let value = || {
             let kib = line.split_ascii_whitespace().nth(1);
             kib.and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
         };
+
         if line.starts_with("Pss:") {
             all += value();
             own += if of_template { 0.0 } else { value() };
@@ -32,116 +91,90 @@ fn memory(pid: u32) -> anyhow::Result<(f64, f64)> {
             of_template = line.contains("guest-memory");
         }
     }
+
     Ok((all, own))
 }
 
-/// Processor time that the threads of a process have used.
-fn processor_time(pid: u32) -> anyhow::Result<Duration> {
-    let mut nanoseconds = 0;
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-        let first = text
-            .split_ascii_whitespace()
-            .next()
-            .context("no schedstat")?;
-        nanoseconds += first.parse::<u64>()?;
+/// Measures the memory and the idle processor time of restored and of hot VMs.
+pub(crate) async fn measure(engine: &Engine) -> anyhow::Result<()> {
+    let mut restored = Vec::new();
+    for _ in 0..VMS {
+        restored.push(harness::sandbox(engine, PYTHON).await?);
     }
-    Ok(Duration::from_nanos(nanoseconds))
-}
+    print_memory("restored", &restored, 22.0)?;
 
-/// Memory and idle processor time of restored and of hot VMs.
-pub(crate) async fn print(engine: &Engine) -> anyhow::Result<()> {
-    let mut sandboxes = Vec::new();
+    // Hot VMs leave the pool without running anything; then the pool is dropped.
+    let pool = harness::engine(VMS, 0, &[PYTHON])?;
+    wait_for_pool(&pool, (VMS, 0)).await?;
+    let mut hot = Vec::new();
     for _ in 0..VMS {
-        sandboxes.push(
-            engine
-                .sandbox()
-                .language(PYTHON)
-                .memory_mib(MEMORY_MIB)
-                .await?,
-        );
+        hot.push(harness::sandbox(&pool, PYTHON).await?);
     }
-    report("restored", &sandboxes, 22.0)?;
-    let hot = super::engine(VMS, 0, &[PYTHON])?;
-    super::filled(&hot, (VMS, 0)).await?;
-    let mut taken = Vec::new();
-    for _ in 0..VMS {
-        taken.push(
-            hot.sandbox()
-                .language(PYTHON)
-                .memory_mib(MEMORY_MIB)
-                .await?,
-        );
-    }
+    drop(pool);
+    print_memory("hot", &hot, 55.0)?;
+    print_idle_time("hot VMs", &hot).await?;
     drop(hot);
-    report("hot", &taken, 55.0)?;
-    idle("hot VMs", &taken).await?;
-    drop(taken);
+
     let document = Document {
         allow: vec![RuleSpec::parse_word("example.com")?],
         ..Document::default()
     };
     let network = Network::new(document.policy("bench")?);
-    let mut carded = Vec::new();
+    let mut with_network = Vec::new();
     for _ in 0..VMS {
-        let builder = engine.sandbox().language(PYTHON).memory_mib(MEMORY_MIB);
-        carded.push(builder.network(network.clone()).await?);
+        let builder = engine.sandbox().language(PYTHON);
+        let builder = builder.memory_mib(RunRequest::DEFAULT_MEMORY_MIB);
+        with_network.push(builder.network(network.clone()).await?);
     }
-    idle("VMs with a network", &carded).await
+    print_idle_time("VMs with a network", &with_network).await
 }
 
-/// Processor time of VMs to which nothing happens, and of this process, which has an end of each one's cable.
-async fn idle(what: &str, sandboxes: &[Sandbox]) -> anyhow::Result<()> {
-    const IDLE: Duration = Duration::from_secs(30);
-    let times = || -> anyhow::Result<Duration> {
-        let pids = sandboxes.iter().map(Sandbox::process_id);
-        pids.chain([std::process::id()]).map(processor_time).sum()
-    };
-    let before = times()?;
+/// Prints the processor time of idle VMs. It includes that of this process, which holds the other end of each
+/// VM's network link.
+async fn print_idle_time(name: &str, sandboxes: &[Sandbox]) -> anyhow::Result<()> {
+    let before = ProcessorTime::read(sandboxes)?;
     let start = Instant::now();
-    tokio::time::sleep(IDLE).await;
-    let used = (times()? - before).as_secs_f64() / VMS as f64;
+    tokio::time::sleep(IDLE_TIME).await;
+    let used = ProcessorTime::read(sandboxes)?.since(&before).as_secs_f64() / VMS as f64;
     let share = 100.0 * used / start.elapsed().as_secs_f64();
+
     println!(
-        "idle: {share:.3} % of a core for each of {VMS} {what}, over {} s (to reach 0.1)",
-        IDLE.as_secs()
+        "idle: {share:.3} % of a core for each of {VMS} {name}, over {} s (0.1 on the reference machine)",
+        IDLE_TIME.as_secs()
     );
     Ok(())
 }
 
-fn report(what: &str, sandboxes: &[Sandbox], most: f64) -> anyhow::Result<()> {
+/// Prints the average memory of some VMs beside its target.
+fn print_memory(name: &str, sandboxes: &[Sandbox], target_mib: f64) -> anyhow::Result<()> {
     let (mut all, mut own) = (0.0, 0.0);
     for sandbox in sandboxes {
         let (pss, private) = memory(sandbox.process_id())?;
         all += pss / sandboxes.len() as f64;
         own += private / sandboxes.len() as f64;
     }
+
     println!(
-        "memory of a {what} VM, of {}: {own:.1} MiB beyond the shared template (to reach {most}), {all:.1} MiB with its share of that",
+        "memory of a {name} VM, of {}: {own:.1} MiB beyond the shared template (target {target_mib}), {all:.1} MiB with its share of that",
         sandboxes.len()
     );
+
     Ok(())
 }
 
-/// Blocks that the emulator has translated, after each step of each path: the cost to bring down.
-pub(crate) async fn translated(engine: &Engine) -> anyhow::Result<()> {
-    for (language, hello) in Language::ALL.into_iter().zip(super::programs::HELLO) {
-        let sandbox = engine
-            .sandbox()
-            .language(language)
-            .memory_mib(MEMORY_MIB)
-            .await?;
-        let restored = blocks(&sandbox).await?;
-        let by_hello = by(&sandbox, language, hello).await?;
-        let pool = super::engine(1, 0, &[language])?;
-        super::filled(&pool, (1, 0)).await?;
-        let hot = pool
-            .sandbox()
-            .language(language)
-            .memory_mib(MEMORY_MIB)
-            .await?;
+/// Prints the number of blocks that the emulator has translated after each step. It is the cost to reduce.
+pub(crate) async fn translated_blocks(engine: &Engine) -> anyhow::Result<()> {
+    for (language, hello) in Language::ALL.into_iter().zip(HELLO) {
+        let sandbox = harness::sandbox(engine, language).await?;
+        let restored = count_blocks(&sandbox).await?;
+        let by_hello = blocks_of_program(&sandbox, language, hello).await?;
+
+        let pool = harness::engine(1, 0, &[language])?;
+        wait_for_pool(&pool, (1, 0)).await?;
+        let hot = harness::sandbox(&pool, language).await?;
         drop(pool);
-        let by_hot_hello = by(&hot, language, hello).await?;
+        let by_hot_hello = blocks_of_program(&hot, language, hello).await?;
+
         println!(
             "translated blocks, {language}: restored and refreshed {restored}, hello to its end {by_hello} more; hello in a hot VM {by_hot_hello}"
         );
@@ -149,19 +182,58 @@ pub(crate) async fn translated(engine: &Engine) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Blocks that a program makes it translate.
-async fn by(sandbox: &Sandbox, language: Language, code: &str) -> anyhow::Result<u64> {
-    let before = blocks(sandbox).await?;
+/// Returns the number of blocks that a program causes to be translated.
+async fn blocks_of_program(
+    sandbox: &Sandbox,
+    language: Language,
+    code: &str,
+) -> anyhow::Result<u64> {
+    let before = count_blocks(sandbox).await?;
     let run = sandbox.run(&RunRequest::new(language, code).timeout_s(120))?;
     run.outcome().await?;
-    Ok(blocks(sandbox).await? - before)
+
+    // The emulator discards all blocks when its buffer is full.
+    let after = count_blocks(sandbox).await?;
+    after
+        .checked_sub(before)
+        .with_context(|| format!("the translated blocks were discarded: {before}, then {after}"))
 }
 
-async fn blocks(sandbox: &Sandbox) -> anyhow::Result<u64> {
+/// Returns the number of blocks that the emulator holds.
+async fn count_blocks(sandbox: &Sandbox) -> anyhow::Result<u64> {
     let text = sandbox.monitor("info jit").await?;
     let line = text.lines().find(|line| line.starts_with("TB count"));
     let count = line.and_then(|line| line.split_ascii_whitespace().nth(2));
     count
         .and_then(|count| count.parse().ok())
         .with_context(|| format!("no count of blocks in: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(own_ms: u64, threads: &[(u32, u64)]) -> ProcessorTime {
+        let threads = threads
+            .iter()
+            .map(|(tid, ms)| ((1, *tid), Duration::from_millis(*ms)));
+        ProcessorTime {
+            own: Duration::from_millis(own_ms),
+            threads: threads.collect(),
+        }
+    }
+
+    #[test]
+    fn a_thread_that_exits_does_not_reduce_the_time() {
+        let before = reading(100, &[(1, 50), (2, 4000)]);
+        // Thread 2 has exited, thread 3 is new.
+        let after = reading(103, &[(1, 57), (3, 2)]);
+        assert_eq!(after.since(&before), Duration::from_millis(12));
+    }
+
+    #[test]
+    fn a_reused_thread_id_does_not_panic() {
+        let (before, after) = (reading(0, &[(2, 4000)]), reading(0, &[(2, 1)]));
+        assert_eq!(after.since(&before), Duration::ZERO);
+    }
 }

@@ -1,7 +1,7 @@
-//! The floor of restores: QEMU and the smallest guest there is, without any of fumehood's walls.
+//! The floor of restores: QEMU and a minimal guest, without any of fumehood's isolation.
 //!
-//! The guest is seventeen bytes of machine code, fixed here: it answers each byte on its serial port
-//! with the same byte. No change of our kernel, agent or launcher can make it slower or faster.
+//! The guest is seventeen bytes of machine code. It echoes each byte that arrives on its serial port. Changes
+//! of our kernel, agent or launcher do not affect its speed.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -22,11 +22,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-/// The guest's memory in MiB: a default run's.
+/// The guest's memory in MiB, as in a default run.
 const MEMORY_MIB: u32 = 512;
-/// As fumehood's own.
+/// The size of the translation buffer in MiB, as in a run.
 const TB_SIZE_MIB: u32 = 128;
-/// How long anything here may take.
+/// The time for the guest's answer.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// `again: in al,[0x3fd]; test al,1; jz again; in al,[0x3f8]; out [0x3f8],al; jmp again`
@@ -35,10 +35,11 @@ const ECHO: [u8; 17] = [
     0xef,
 ];
 
-/// Where it is loaded and begins.
+/// The address at which the code is loaded and starts.
 const ENTRY: u32 = 0x0010_0000;
 
-/// A kernel that QEMU starts by PVH: an ELF header, a segment with the code, a note with the entry.
+/// Returns a kernel that QEMU starts through PVH: an ELF header, a segment with the code, and a note with the
+/// entry point.
 fn kernel() -> Vec<u8> {
     const HEADERS: u64 = 64 + 2 * 56;
     const NOTE: u64 = 20;
@@ -51,9 +52,11 @@ fn kernel() -> Vec<u8> {
     elf.extend(64_u64.to_le_bytes()); // program headers
     elf.extend(0_u64.to_le_bytes());
     elf.extend(0_u32.to_le_bytes());
+
     for half in [64_u16, 56, 2, 0, 0, 0] {
         elf.extend(half.to_le_bytes());
     }
+
     let mut segment = |kind: u32, flags: u32, offset: u64, address: u64, size: u64| {
         elf.extend(kind.to_le_bytes());
         elf.extend(flags.to_le_bytes());
@@ -63,24 +66,35 @@ fn kernel() -> Vec<u8> {
     };
     segment(1, 5, HEADERS + NOTE, u64::from(ENTRY), ECHO.len() as u64);
     segment(4, 4, HEADERS, 0, NOTE);
+
     // XEN_ELFNOTE_PHYS32_ENTRY of "Xen".
     for word in [4_u32, 4, 18] {
         elf.extend(word.to_le_bytes());
     }
+
     elf.extend(b"Xen\0");
     elf.extend(ENTRY.to_le_bytes());
     elf.extend(ECHO);
+
     elf
 }
 
-/// A floor guest's saved state, and how to restore it.
-pub(crate) struct Floor {
+/// The saved state of a floor guest.
+pub(crate) struct FloorGuest {
     qemu: PathBuf,
     ram: File,
     state: Vec<u8>,
 }
 
-/// A running QEMU with its guest; ends when dropped.
+/// The times of one restore.
+pub(crate) struct RestoreTimes {
+    /// From the start of QEMU to the guest's answer.
+    pub(crate) total: Duration,
+    /// From a QEMU that was already waiting to the guest's answer.
+    pub(crate) from_waiting: Duration,
+}
+
+/// A running QEMU with its guest. Dropping it kills QEMU.
 struct Guest {
     child: Child,
     serial: UnixStream,
@@ -95,32 +109,38 @@ impl Drop for Guest {
     }
 }
 
-impl Floor {
-    /// Starts the guest once, and saves its state.
-    pub(crate) async fn new(qemu: &Path) -> anyhow::Result<Self> {
-        let mut image = memory_file("floor-kernel")?;
-        image.write_all(&kernel())?;
-        let image = OwnedFd::from(image);
+impl FloorGuest {
+    /// Starts the guest once and saves its state.
+    pub(crate) async fn save(qemu: &Path) -> anyhow::Result<Self> {
+        let mut file = memory_file("floor-kernel")?;
+        file.write_all(&kernel())?;
+        let image = OwnedFd::from(file);
         let number = image.as_raw_fd();
-        let mut guest = start(qemu, |line| line.with(&Kernel(number)), &[image.as_fd()]).await?;
+        let mut guest =
+            start_qemu(qemu, |line| line.with(&Kernel(number)), &[image.as_fd()]).await?;
         echo(&mut guest.serial).await?;
+
+        // The devices' state.
         let qmp = &guest.qmp;
         qmp.execute("stop", Value::Null).await?;
         let mut file = memory_file("floor-state")?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let write_only = File::options().write(true).open(path)?;
-        let added = qmp.begin_with_fd("add-fd", Value::Null, write_only.as_fd());
+        let added = qmp.submit_with_fd("add-fd", Value::Null, write_only.as_fd());
         let set = added.await?.answer().await?["fdset-id"].clone();
         let save = json!({ "filename": format!("/dev/fdset/{set}"), "live": false });
         qmp.execute("xen-save-devices-state", save).await?;
         let mut state = Vec::new();
         file.rewind()?;
         file.read_to_end(&mut state)?;
+
+        // The memory, sealed so that no restored guest can change it.
         let ram = sealable_file("floor-memory")?;
         let bytes = u64::from(MEMORY_MIB) << 20;
         ram.set_len(bytes)?;
-        GuestMemory::of(guest.child.id(), bytes)?.copy_own_pages(&ram, true)?;
+        GuestMemory::open(guest.child.id(), bytes)?.copy_private_pages(&ram, true)?;
         seal(&ram)?;
+
         Ok(Self {
             qemu: qemu.to_path_buf(),
             ram,
@@ -128,14 +148,14 @@ impl Floor {
         })
     }
 
-    /// Starts QEMU, restores the guest, and waits for its answer to a byte. Returns the whole time, and
-    /// the time from a QEMU that was already up.
-    pub(crate) async fn restore(&self) -> anyhow::Result<(Duration, Duration)> {
-        let begun = Instant::now();
+    /// Starts QEMU, restores the guest and waits for its answer to a byte.
+    pub(crate) async fn restore(&self) -> anyhow::Result<RestoreTimes> {
+        let start = Instant::now();
         let number = self.ram.as_raw_fd();
-        let mut guest = start(&self.qemu, CommandLine::waiting, &[self.ram.as_fd()]).await?;
+        let mut guest = start_qemu(&self.qemu, CommandLine::standby, &[self.ram.as_fd()]).await?;
         guest.qmp.execute("query-status", Value::Null).await?;
-        let up = Instant::now();
+        let waiting = Instant::now();
+
         let mut state = memory_file("floor-state")?;
         state.write_all(&self.state)?;
         state.rewind()?;
@@ -143,39 +163,47 @@ impl Floor {
             "qom-type": "memory-backend-file", "id": "mem", "share": false,
             "size": u64::from(MEMORY_MIB) << 20, "mem-path": format!("/proc/self/fd/{number}"),
         });
+
         let property = json!({ "path": "/machine", "property": "memory-backend", "value": "mem" });
         let qmp = &guest.qmp;
         let _pending = [
-            qmp.begin("object-add", backend).await?,
-            qmp.begin("qom-set", property).await?,
-            qmp.begin("x-exit-preconfig", Value::Null).await?,
-            qmp.begin_with_fd("getfd", json!({ "fdname": "state" }), state.as_fd())
+            qmp.submit("object-add", backend).await?,
+            qmp.submit("qom-set", property).await?,
+            qmp.submit("x-exit-preconfig", Value::Null).await?,
+            qmp.submit_with_fd("getfd", json!({ "fdname": "state" }), state.as_fd())
                 .await?,
-            qmp.begin("migrate-incoming", json!({ "uri": "fd:state" }))
+            qmp.submit("migrate-incoming", json!({ "uri": "fd:state" }))
                 .await?,
         ];
-        // A byte that came before the state would be overwritten by it.
+
+        // The state would overwrite a byte that arrived before it.
         while let Some(event) = guest.events.recv().await {
             if event.event == "RESUME" {
                 break;
             }
         }
+
         echo(&mut guest.serial).await?;
-        Ok((begun.elapsed(), up.elapsed()))
+
+        Ok(RestoreTimes {
+            total: start.elapsed(),
+            from_waiting: waiting.elapsed(),
+        })
     }
 }
 
-/// Waits until the guest answers a byte.
+/// Sends a byte and waits for the guest's answer.
 async fn echo(serial: &mut UnixStream) -> anyhow::Result<()> {
     serial.write_all(b"?").await?;
     let answer = tokio::time::timeout(DEADLINE, serial.read_u8()).await;
-    ensure!(answer.context("the floor guest does not answer")?? == b'?');
+    ensure!(answer.context("the floor guest did not answer in time")?? == b'?');
     Ok(())
 }
 
-async fn start(
+/// Starts QEMU with a serial port and a monitor on socket pairs.
+async fn start_qemu(
     qemu: &Path,
-    complete: impl FnOnce(CommandLine) -> CommandLine,
+    add_options: impl FnOnce(CommandLine) -> CommandLine,
     inherit: &[std::os::fd::BorrowedFd<'_>],
 ) -> anyhow::Result<Guest> {
     let (serial, serial_of_qemu) = StdStream::pair()?;
@@ -184,7 +212,8 @@ async fn start(
         id: id.into(),
         fd: fd.as_raw_fd(),
     };
-    let line = CommandLine::bare()
+
+    let line = CommandLine::minimal()
         .with(&Machine::Microvm { acpi: false })
         .with(&Accel::Tcg {
             tb_size_mib: TB_SIZE_MIB,
@@ -199,29 +228,38 @@ async fn start(
         .with(&Monitor {
             chardev: "monitor".into(),
         });
-    let theirs = [serial_of_qemu.as_fd(), monitor_of_qemu.as_fd()];
-    let inherited: Vec<_> = inherit.iter().chain(&theirs).collect();
+
+    let qemu_ends = [serial_of_qemu.as_fd(), monitor_of_qemu.as_fd()];
+    let inherited: Vec<_> = inherit.iter().chain(&qemu_ends).collect();
+
+    // QEMU inherits these descriptors; no other child may.
     for fd in &inherited {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
     }
+
     let mut command = Command::new(qemu);
     command
-        .args(complete(line).into_args())
+        .args(add_options(line).into_args())
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    let child = command.spawn();
+
+    let spawned = command.spawn();
     for fd in &inherited {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
     }
-    let child = child?;
-    let ours = |socket: StdStream| {
+
+    let child = spawned?;
+
+    let to_async = |socket: StdStream| {
         socket.set_nonblocking(true)?;
         UnixStream::from_std(socket)
     };
-    let (qmp, events) = Qmp::connect(ours(monitor)?).await?;
+
+    let (qmp, events) = Qmp::connect(to_async(monitor)?).await?;
+
     Ok(Guest {
         child,
-        serial: ours(serial)?,
+        serial: to_async(serial)?,
         qmp,
         events,
     })

@@ -1,4 +1,4 @@
-//! What is run. None of it is in a primer.
+//! The measured programs. No primer contains any of them.
 
 /// The smallest program of each language.
 pub(crate) const HELLO: [&str; 3] = ["print('hello')", "console.log('hello')", "echo hello"];

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 
+mod docs;
 mod programs;
 mod sdk;
 
@@ -33,6 +34,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.filter.is_none() {
         shell::run(cargo().args(["fmt", "--all", "--check"]))?;
         tidy::run()?;
+        docs::check()?;
     }
 
     let (programs, test_programs) = setup::setup_for_tests(programs::build)?;
@@ -52,7 +54,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let report = programs::run(test_programs, options.filter.as_deref(), &environment)?;
 
     if options.filter.is_none() {
-        sdk::test(&python, &programs, &environment)?;
+        sdk::test(&python, &environment)?;
+        docs::run_blocks(&sdk::install_fresh()?, &programs)?;
     }
 
     report.finish()?;

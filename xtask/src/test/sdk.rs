@@ -7,7 +7,6 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::setup::Programs;
 use crate::shell::run;
 
 /// Where the SDK is.
@@ -49,31 +48,29 @@ pub(super) fn prepare() -> anyhow::Result<PathBuf> {
     Ok(python)
 }
 
-/// Checks types, runs the tests with real VMs and the API's own description, and runs the READMEs' examples as a user would.
+/// Checks types, and runs the SDK's tests with real VMs and against the API's own description.
 ///
 /// # Errors
-/// Fails at the first of them that fails.
-pub(super) fn test(
-    python: &Path,
-    programs: &Programs,
-    environment: &[(&str, OsString)],
-) -> anyhow::Result<()> {
+/// Fails if a check or a test fails.
+pub(super) fn test(python: &Path, environment: &[(&str, OsString)]) -> anyhow::Result<()> {
     run(Command::new(python).args(["-m", "mypy"]).current_dir(SDK))?;
     run(Command::new(python)
         .args(["-m", "pytest", "--durations", "10"])
         .current_dir(SDK)
         .envs(environment.iter().map(|(name, value)| (name, value)))
-        .env("FUMEHOOD_INDEX_TESTS", "1"))?;
+        .env("FUMEHOOD_INDEX_TESTS", "1"))
+}
 
+/// Installs the SDK into a new environment, as a user does, and returns its Python.
+///
+/// # Errors
+/// Fails if a package cannot be installed.
+pub(super) fn install_fresh() -> anyhow::Result<PathBuf> {
     make(FRESH)?;
-    let fresh = python_of(FRESH)?;
-    run(pip(&fresh).arg(format!("./{SDK}")))?;
-    for readme in ["README.md", &format!("{SDK}/README.md")] {
-        run(Command::new(&fresh)
-            .args([&format!("{SDK}/tests/readme.py"), readme])
-            .env("FUMEHOOD_BIN", &programs.fumehood))?;
-    }
-    Ok(())
+    let python = python_of(FRESH)?;
+    run(pip(&python).arg(format!("./{SDK}")))?;
+
+    Ok(python)
 }
 
 fn make(environment: &str) -> anyhow::Result<()> {

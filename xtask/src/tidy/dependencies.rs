@@ -35,6 +35,7 @@ const WORKSPACE: &[(&str, &[&str])] = &[
     ("fumehood-server", &["fumehood-engine"]),
     ("fumehood-cli", &["fumehood-engine", "fumehood-server"]),
     ("fumehood-docs-examples", &["fumehood-engine"]),
+    ("fumehood-docs-examples", &["fumehood-engine"]),
     ("fumehood-end-to-end", &["fumehood-engine"]),
     ("fumehood-floor-init", &[]),
     ("fumehood-host-probe", &["fumehood-sys"]),

@@ -1,28 +1,33 @@
+//! `fumehood doctor`: checks this machine.
+
 use std::process::ExitCode;
 
 use fumehood_engine::doctor::{Health, examine};
 
-use super::say;
-use crate::args::Host;
-use crate::exit::FAILURE;
+use crate::args::HostArgs;
+use crate::exit_code::FAILURE;
+use crate::io::print_line;
 
-pub(crate) fn run(host: &Host) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(host: &HostArgs) -> anyhow::Result<ExitCode> {
     let findings = examine(&host.config());
+
     for finding in &findings {
-        let mark = match finding.health {
+        let status = match finding.health {
             Health::Good => "ok  ",
             Health::Reduced => "note",
             Health::Bad => "BAD ",
         };
-        say(&format!("{mark} {}: {}", finding.subject, finding.what))?;
+        print_line(&format!("{status} {}: {}", finding.subject, finding.what))?;
         if !finding.fix.is_empty() {
-            say(&format!("     fix: {}", finding.fix))?;
+            print_line(&format!("     fix: {}", finding.fix))?;
         }
     }
-    let bad = findings.iter().any(|finding| finding.health == Health::Bad);
-    Ok(if bad {
-        ExitCode::from(FAILURE)
-    } else {
+
+    // Reduced findings, such as missing KVM, leave the machine usable.
+    let is_usable = findings.iter().all(|finding| finding.health != Health::Bad);
+    Ok(if is_usable {
         ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILURE)
     })
 }

@@ -1,3 +1,5 @@
+//! `fumehood completions` and `fumehood man`: text that is generated from the definition of the command line.
+
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -5,32 +7,34 @@ use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::args::Args;
+use crate::args::CommandLine;
 
-pub(crate) fn completions(shell: Shell) -> anyhow::Result<ExitCode> {
+pub(crate) fn print_completions(shell: Shell) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "fumehood", &mut script);
+    clap_complete::generate(shell, &mut CommandLine::command(), "fumehood", &mut script);
     print(&script)
 }
 
-/// The manual: one page that has every command's options in it.
-pub(crate) fn man() -> anyhow::Result<ExitCode> {
+/// Prints the manual as one page with the options of all commands.
+pub(crate) fn print_man_page() -> anyhow::Result<ExitCode> {
+    let command = CommandLine::command().disable_help_subcommand(true);
+
     let mut page = Vec::new();
-    let command = Args::command().disable_help_subcommand(true);
     Man::new(command.clone()).render(&mut page)?;
-    sections(&command, "fumehood", &mut page)?;
+    render_subcommands(&command, "fumehood", &mut page)?;
     print(&page)
 }
 
-/// A section for each command below this one.
-fn sections(command: &Command, path: &str, page: &mut Vec<u8>) -> std::io::Result<()> {
-    for below in command.get_subcommands() {
-        let name = format!("{path} {}", below.get_name());
-        let man = Man::new(below.clone().disable_help_flag(true));
-        writeln!(page, ".SH \"{}\"", name.to_uppercase())?;
+/// Renders a section for each subcommand of `command`, recursively. `path`: the words that lead to `command`.
+fn render_subcommands(command: &Command, path: &str, page: &mut Vec<u8>) -> std::io::Result<()> {
+    for subcommand in command.get_subcommands() {
+        let path = format!("{path} {}", subcommand.get_name());
+        let man = Man::new(subcommand.clone().disable_help_flag(true));
+
+        writeln!(page, ".SH \"{}\"", path.to_uppercase())?;
         man.render_description_section(page)?;
         man.render_options_section(page)?;
-        sections(below, &name, page)?;
+        render_subcommands(subcommand, &path, page)?;
     }
     Ok(())
 }

@@ -1,94 +1,104 @@
-use std::io::IsTerminal;
+//! `fumehood image`: builds, lists and verifies guest images.
+
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use fumehood_engine::image::{
-    BuildOptions, ImageName, ImageSummary, KernelChoice, Outcome, PartReport, PartState, Progress,
-    Step, StepEnd, Store, build,
+    BuildOptions, BuildOutcome, ImageName, ImageSummary, KernelChoice, PartReport, PartState,
+    Store, build,
 };
 use fumehood_engine::{LAUNCHER_BIN, RunRequest, install_launcher};
-use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{say, template};
-use crate::args::{Host, Image, ImageBuild, ImageCommand, Kernel, TemplateBuild};
-use crate::exit::FAILURE;
+use super::format::MIB;
+use super::template::build_templates;
+use crate::args::{
+    HostArgs, ImageArgs, ImageBuildArgs, ImageCommand, KernelArg, TemplateBuildArgs,
+};
+use crate::exit_code::FAILURE;
+use crate::io::{BuildProgress, eprint_message, print_line};
 
-pub(crate) fn run(args: Image, host: &Host) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: ImageArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
     let config = host.config();
     let root = match config.store {
         Some(root) => root,
         None => Store::default_root()?,
     };
     let store = Store::open(root)?;
+
     match args.command {
-        ImageCommand::Build(args) => make(&store, args, host),
+        ImageCommand::Build(args) => build_image(&store, args, host),
         ImageCommand::List => list(&store),
         ImageCommand::Verify => verify(&store, &config.image),
     }
 }
 
-fn make(store: &Store, args: ImageBuild, host: &Host) -> anyhow::Result<ExitCode> {
+fn build_image(store: &Store, args: ImageBuildArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
+    // The agent goes into the image, the launcher into the store beside it.
     let agent = match args.agent {
         Some(agent) => agent,
-        None => beside_us("fumehood-agent", "--agent")?,
+        None => find_companion("fumehood-agent", "--agent")?,
     };
-    let launcher = host.config().launcher;
-    let launcher = launcher.map_or_else(|| beside_us(LAUNCHER_BIN, "--launcher"), Ok)?;
+    let launcher = match host.config().launcher {
+        Some(launcher) => launcher,
+        None => find_companion(LAUNCHER_BIN, "--launcher")?,
+    };
     install_launcher(store, &launcher)?;
+
     let mut options = BuildOptions::new(agent);
     options.kernel = match args.kernel {
-        Kernel::Own => KernelChoice::Own,
-        Kernel::Debian => KernelChoice::Debian,
+        KernelArg::Own => KernelChoice::Own,
+        KernelArg::Debian => KernelChoice::Debian,
     };
     options.extra_ca = args.ca;
     options.refresh = args.refresh;
+
     let start = Instant::now();
-    let mut shown = DisplayedValues::new();
-    let report = build(store, &options, &mut shown)?;
-    let took = start.elapsed().as_secs_f32();
+    let report = build(store, &options, &mut BuildProgress::new())?;
+    let seconds = start.elapsed().as_secs_f32();
+
+    let directory = report.image.directory().display();
     match report.outcome {
-        Outcome::Built => say(&format!(
-            "built {} in {took:.1} s",
-            report.image.directory().display()
-        ))?,
-        Outcome::UpToDate => say(&format!(
-            "up to date: {}",
-            report.image.directory().display()
-        ))?,
+        BuildOutcome::Built => print_line(&format!("built {directory} in {seconds:.1} s"))?,
+        BuildOutcome::UpToDate => print_line(&format!("up to date: {directory}"))?,
     }
+
+    // Build the templates that `fumehood run` uses by default, so that the first run is fast.
     if args.no_templates {
         return Ok(ExitCode::SUCCESS);
     }
-    let all = TemplateBuild {
+    let all_templates = TemplateBuildArgs {
         language: None,
         memory: RunRequest::DEFAULT_MEMORY_MIB,
         no_network: false,
     };
-    template::make(&all, host.config())
+    build_templates(&all_templates, host.config())
 }
 
-fn beside_us(name: &str, option: &str) -> anyhow::Result<PathBuf> {
-    let here = std::env::current_exe().context("this program's own path is not known")?;
-    let program = here.with_file_name(name);
-    if !program.is_file() {
+/// Returns the path of a binary that is installed next to this one. `option`: the option that names another path.
+fn find_companion(name: &str, option: &str) -> anyhow::Result<PathBuf> {
+    let this_binary =
+        std::env::current_exe().context("cannot determine the path of this binary")?;
+    let companion = this_binary.with_file_name(name);
+    if !companion.is_file() {
         bail!(
-            "{} is not there; `cargo xtask setup` builds it, or name one with {option}",
-            program.display()
+            "{} does not exist; build it with `cargo xtask setup`, or give its path with {option}",
+            companion.display()
         );
     }
-    Ok(program)
+    Ok(companion)
 }
 
 fn list(store: &Store) -> anyhow::Result<ExitCode> {
     let images = store.list()?;
     if images.is_empty() {
-        say(&format!(
-            "no images in {}; `fumehood image build` makes one",
+        print_line(&format!(
+            "no images in {}; build one with `fumehood image build`",
             store.root().display()
         ))?;
     }
+
     for image in images {
         let ImageSummary {
             name,
@@ -96,12 +106,13 @@ fn list(store: &Store) -> anyhow::Result<ExitCode> {
             manifest,
         } = image;
         match manifest {
+            // The size is that of all parts: kernel, initrd and root file system.
             Ok(manifest) => {
                 let bytes: u64 = manifest.parts.iter().map(|part| part.bytes).sum();
-                let (mib, suite) = (bytes / (1024 * 1024), manifest.suite);
-                say(&format!("{name} {suite} {mib} MiB {}", directory.display()))?;
+                let (mib, suite) = (bytes / MIB, manifest.suite);
+                print_line(&format!("{name} {suite} {mib} MiB {}", directory.display()))?;
             }
-            Err(error) => say(&format!("{name} BAD {error}"))?,
+            Err(error) => print_line(&format!("{name} BAD {error}"))?,
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -109,112 +120,36 @@ fn list(store: &Store) -> anyhow::Result<ExitCode> {
 
 fn verify(store: &Store, name: &ImageName) -> anyhow::Result<ExitCode> {
     let verification = store.verify(name)?;
-    for PartReport {
+
+    for part in &verification.parts {
+        print_line(&part_line(part))?;
+    }
+
+    if verification.is_intact() {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        eprint_message("the image is damaged; rebuild it with `fumehood image build`");
+        Ok(ExitCode::from(FAILURE))
+    }
+}
+
+/// Returns the verification result of one part as a line.
+fn part_line(part: &PartReport) -> String {
+    let PartReport {
         name,
         path,
         expected,
         state,
-    } in &verification.parts
-    {
-        match state {
-            PartState::Intact => say(&format!("ok   {name} sha256 {expected}"))?,
-            PartState::Damaged { found } => say(&format!(
-                "BAD  {name} sha256 {found} instead of {expected}: {}",
-                path.display()
-            ))?,
-            PartState::Unreadable { why } => say(&format!(
-                "BAD  {name} cannot be read ({why}): {}",
-                path.display()
-            ))?,
+    } = part;
+    let path = path.display();
+
+    match state {
+        PartState::Intact => format!("ok   {name} sha256 {expected}"),
+        PartState::Damaged { found } => {
+            format!("BAD  {name} sha256 {found} instead of {expected}: {path}")
         }
-    }
-    if verification.is_intact() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    eprintln!("fumehood: the image is damaged; `fumehood image build` makes it anew");
-    Ok(ExitCode::from(FAILURE))
-}
-
-/// Shows how a build gets on: a moving line on a terminal, a line a step elsewhere.
-struct DisplayedValues {
-    bar: Option<ProgressBar>,
-    said: Instant,
-}
-
-/// Where there is no terminal, a step that takes long says so this often.
-const REMINDER: Duration = Duration::from_secs(30);
-
-impl DisplayedValues {
-    fn new() -> Self {
-        Self {
-            bar: None,
-            said: Instant::now(),
+        PartState::Unreadable { reason } => {
+            format!("BAD  {name} cannot be read ({reason}): {path}")
         }
-    }
-}
-
-impl Progress for DisplayedValues {
-    fn started(&mut self, step: &Step) {
-        let Step {
-            index,
-            total,
-            title,
-            usual,
-        } = step;
-        let text = format!("[{index}/{total}] {title} (usually {} s)", usual.as_secs());
-        self.said = Instant::now();
-        if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template(
-                "{spinner} {prefix} {percent:>3}% {elapsed} {wide_msg}",
-            );
-            let bar = ProgressBar::new(1000).with_prefix(text);
-            if let Ok(style) = style {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(Duration::from_millis(120));
-            self.bar = Some(bar);
-        } else {
-            eprintln!("{text}");
-        }
-    }
-
-    fn done(&mut self, step: &Step, end: StepEnd, took: Duration) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-        let end = match end {
-            StepEnd::Done => "done",
-            StepEnd::Cached => "cached",
-        };
-        eprintln!(
-            "[{}/{}] {}: {end} in {:.1} s",
-            step.index,
-            step.total,
-            step.title,
-            took.as_secs_f32()
-        );
-    }
-
-    fn advanced(&mut self, step: &Step, fraction: Option<f64>, line: &str) {
-        let per_mille = fraction.map(|fraction| (fraction * 1000.0) as u64);
-        if let Some(bar) = &self.bar {
-            bar.set_message(line.to_owned());
-            if let Some(per_mille) = per_mille {
-                bar.set_position(per_mille);
-            }
-        } else if self.said.elapsed() >= REMINDER {
-            self.said = Instant::now();
-            let far = per_mille
-                .map(|p| format!("{} %", p / 10))
-                .unwrap_or_default();
-            eprintln!(
-                "[{}/{}] {}: {far} {line}",
-                step.index, step.total, step.title
-            );
-        }
-    }
-
-    fn waiting(&mut self) {
-        eprintln!("another build uses this store; waiting for its end");
     }
 }

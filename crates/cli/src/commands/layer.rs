@@ -1,17 +1,20 @@
+//! `fumehood layer`: lists and prunes package layers.
+
 use std::process::ExitCode;
 
-use fumehood_engine::image::{LAYERS_BYTES, Layers, ListedLayer, Store};
+use fumehood_engine::image::{LAYERS_BYTES, LayerSummary, Layers, Store};
 
-use super::say;
-use super::template::{MIB, ago};
-use crate::args::{Host, Layer, LayerCommand, Prune};
+use super::format::{MIB, format_age, short_hash};
+use crate::args::{HostArgs, LayerArgs, LayerCommand, PruneArgs};
+use crate::io::print_line;
 
-pub(crate) fn run(args: &Layer, host: &Host) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &LayerArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
     let root = match host.config().store {
         Some(root) => root,
         None => Store::default_root()?,
     };
     let layers = Store::open(root)?.layers();
+
     match &args.command {
         LayerCommand::List => list(&layers),
         LayerCommand::Prune(args) => prune(args, &layers),
@@ -19,39 +22,38 @@ pub(crate) fn run(args: &Layer, host: &Host) -> anyhow::Result<ExitCode> {
 }
 
 fn list(layers: &Layers) -> anyhow::Result<ExitCode> {
-    let found = layers.list()?;
-    if found.is_empty() {
-        say(&"no layers; a run with -p makes one")?;
+    let listed = layers.list()?;
+    if listed.is_empty() {
+        print_line(&"no layers; `fumehood run -p PACKAGE` creates one")?;
     }
-    for layer in found {
-        say(&line(&layer))?;
+
+    for layer in listed {
+        print_line(&layer_line(&layer))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn line(layer: &ListedLayer) -> String {
-    let (mib, used) = (layer.bytes.div_ceil(MIB), ago(layer.last_used));
+fn layer_line(layer: &LayerSummary) -> String {
+    let (mib, age) = (layer.bytes.div_ceil(MIB), format_age(layer.last_used));
+
     match &layer.manifest {
         Ok(manifest) => {
-            let packages = manifest.packages.iter();
-            let packages = packages.map(|one| format!("{} {}", one.name, one.version));
-            format!(
-                "{} {} {mib} MiB on disk, used {used}: {}",
-                &layer.digest[..12.min(layer.digest.len())],
-                manifest.language,
-                packages.collect::<Vec<_>>().join(", "),
-            )
+            let packages: Vec<_> = manifest
+                .packages
+                .iter()
+                .map(|package| format!("{} {}", package.name, package.version))
+                .collect();
+            let (digest, language) = (short_hash(&layer.digest), &manifest.language);
+            let packages = packages.join(", ");
+            format!("{digest} {language} {mib} MiB on disk, used {age}: {packages}")
         }
         Err(error) => format!("BAD {mib} MiB on disk: {error}"),
     }
 }
 
-fn prune(args: &Prune, layers: &Layers) -> anyhow::Result<ExitCode> {
-    let report = layers.prune(args.most(LAYERS_BYTES))?;
-    say(&format!(
-        "removed {} layers, {} MiB",
-        report.removed,
-        report.freed_bytes / MIB
-    ))?;
+fn prune(args: &PruneArgs, layers: &Layers) -> anyhow::Result<ExitCode> {
+    let report = layers.prune(args.max_bytes(LAYERS_BYTES))?;
+    let (removed, mib) = (report.removed, report.freed_bytes / MIB);
+    print_line(&format!("removed {removed} layers, {mib} MiB"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,3 +1,5 @@
+//! `fumehood mcp`: serves MCP tools on standard input and output.
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -5,45 +7,49 @@ use fumehood_engine::policy::Document;
 use fumehood_engine::{Engine, Pool};
 use fumehood_server::{Service, Settings, mcp};
 
-use super::{policy, runtime};
-use crate::args::{Agents, Host, Mcp};
+use super::runtime::start_runtime;
+use crate::args::{HostArgs, McpArgs, McpNetworkArgs};
+use crate::policy_file::{build_policy, load_document};
 
-pub(crate) fn run(args: &Mcp, host: &Host) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &McpArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
     let mut config = host.config();
     config.pool = Pool {
-        hot: args.hot,
+        warm_vms: args.warm_vms,
         ..Pool::default()
     };
     let settings = Settings {
-        agents_network: network(&args.agents)?,
-        // Nobody is there any more for whom a run could end.
-        drain: Duration::ZERO,
+        mcp_policy: load_network(&args.network)?,
+        // The only client has disconnected by then: no run needs time to finish.
+        drain_timeout: Duration::ZERO,
         ..Settings::default()
     };
-    let runtime = runtime()?;
-    let served = runtime.block_on(async {
+
+    let runtime = start_runtime()?;
+    let result = runtime.block_on(async {
         let service = Service::open_in_memory(move || Engine::start(config.clone()), settings)?;
         mcp::stdio(&service)
             .await
             .map_err(anyhow::Error::from_boxed)
     });
-    // A read of standard input that nothing comes to must not hold the command.
+
+    // A blocked read of standard input must not keep the process alive.
     runtime.shutdown_background();
-    served?;
+    result?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What agents' code may reach.
+/// Reads the policy for code of MCP clients. Returns `None` if no option gives one.
 ///
 /// # Errors
-/// It is no policy.
-pub(crate) fn network(agents: &Agents) -> anyhow::Result<Option<Document>> {
-    let file = agents.mcp_policy.as_deref();
-    if file.is_none() && agents.mcp_allow.is_empty() {
+/// The policy is invalid.
+pub(super) fn load_network(args: &McpNetworkArgs) -> anyhow::Result<Option<Document>> {
+    let file = args.mcp_policy.as_deref();
+    if file.is_none() && args.mcp_allow.is_empty() {
         return Ok(None);
     }
-    let document = policy::document(file, &agents.mcp_allow)?;
-    // What cannot be is said now, and not to an agent.
-    policy::named(document.clone(), file)?;
+
+    let document = load_document(file, &args.mcp_allow)?;
+    // Report an invalid policy at startup, not in a tool call.
+    build_policy(document.clone(), file)?;
     Ok(Some(document))
 }

@@ -1,3 +1,5 @@
+//! `fumehood shell`: a terminal in a VM.
+
 use std::pin::pin;
 use std::process::ExitCode;
 
@@ -6,54 +8,54 @@ use fumehood_engine::{Config, EndedBy, Engine, Outcome, Run, Sandbox, SpawnReque
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{environment, runtime};
-use crate::args::{Host, Shell};
-use crate::end::{Ended, exit_code, explain};
-use crate::exit::INTERRUPTED;
-use crate::feed::Feeding;
-use crate::interrupts::Interrupts;
-use crate::network;
-use crate::output::Output;
-use crate::terminal::{Terminal, size};
-use crate::transfer::Upload;
+use super::runtime::start_runtime;
+use crate::args::{HostArgs, ShellArgs};
+use crate::exit_code::INTERRUPTED;
+use crate::io::{
+    Interrupts, Output, StdinForwarder, Terminal, print_denials, print_exposed_ports, terminal_size,
+};
+use crate::outcome::{exit_code, print_outcome};
+use crate::transfer::{Upload, upload_all};
 
-pub(crate) fn run(args: &Shell, host: &Host) -> anyhow::Result<ExitCode> {
-    let request = request(args)?;
-    let uploads = args.uploads.upload.iter();
-    let uploads: Vec<_> = uploads
-        .map(|word| Upload::parse(word))
-        .collect::<Result<_, _>>()?;
+pub(crate) fn run(args: &ShellArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
+    let request = spawn_request(args)?;
+    let uploads = Upload::parse_all(&args.uploads.upload)?;
     let config = Config {
         templates: TemplateUse::Use,
         ..host.config()
     };
-    let runtime = runtime()?;
+
+    let runtime = start_runtime()?;
     let code = runtime.block_on(async {
         let mut interrupts = Interrupts::new()?;
         let sandbox = tokio::select! {
-            sandbox = prepare(config, args, &uploads) => sandbox?,
+            sandbox = create_sandbox(config, args, &uploads) => sandbox?,
             _ = interrupts.next() => return Ok(INTERRUPTED),
         };
-        let code = session(&sandbox, request, args, &mut interrupts).await;
-        network::part(&sandbox);
+
+        let code = run_session(&sandbox, request, args, &mut interrupts).await;
+        print_denials(&sandbox.network().unwrap_or_default());
         sandbox.end().await;
         code
     });
-    // Somebody may be reading keys still.
+
+    // A blocked read of standard input must not keep the process alive.
     runtime.shutdown_background();
     Ok(ExitCode::from(code?))
 }
 
-fn request(args: &Shell) -> anyhow::Result<SpawnRequest> {
-    let mut request = match args.command.is_empty() {
-        true => SpawnRequest::new(["bash", "-l"]),
-        false => SpawnRequest::new(args.command.iter().cloned()),
+fn spawn_request(args: &ShellArgs) -> anyhow::Result<SpawnRequest> {
+    let mut request = if args.command.is_empty() {
+        SpawnRequest::new(["bash", "-l"])
+    } else {
+        SpawnRequest::new(args.command.iter().cloned())
     };
-    if let Ok(kind) = std::env::var("TERM") {
-        request = request.env("TERM", kind);
+
+    // The program needs to know the capabilities of this terminal.
+    if let Ok(terminal_type) = std::env::var("TERM") {
+        request = request.env("TERM", terminal_type);
     }
-    for variable in &args.env {
-        let (name, value) = environment(variable)?;
+    for (name, value) in args.environment.variables()? {
         request = request.env(name, value);
     }
     if args.root {
@@ -62,8 +64,12 @@ fn request(args: &Shell) -> anyhow::Result<SpawnRequest> {
     Ok(request)
 }
 
-/// A sandbox that has the files.
-async fn prepare(config: Config, args: &Shell, uploads: &[Upload]) -> anyhow::Result<Sandbox> {
+/// Creates a sandbox and copies the files into it.
+async fn create_sandbox(
+    config: Config,
+    args: &ShellArgs,
+    uploads: &[Upload],
+) -> anyhow::Result<Sandbox> {
     let mut builder = Engine::start(config)?.sandbox().memory_mib(args.memory);
     if args.root {
         builder = builder.allow_root();
@@ -71,64 +77,70 @@ async fn prepare(config: Config, args: &Shell, uploads: &[Upload]) -> anyhow::Re
     if let Some(network) = args.network.network()? {
         builder = builder.network(network);
     }
+
     let sandbox = builder.await?;
-    network::greet(&sandbox);
-    for upload in uploads {
-        upload.go(&sandbox.files()).await?;
-    }
+    print_exposed_ports(&sandbox);
+    upload_all(uploads, &sandbox).await?;
     Ok(sandbox)
 }
 
-/// Connects this terminal with the program's, until that has ended. Returns the exit code.
-async fn session(
+/// Connects this terminal with that of the program until the program ends. Returns the exit code.
+async fn run_session(
     sandbox: &Sandbox,
     request: SpawnRequest,
-    args: &Shell,
+    args: &ShellArgs,
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<u8> {
-    // Before the size is asked for: no change is missed.
+    // Install the handlers before the size is read, so that no change is missed.
     let mut resized = signal(SignalKind::window_change())?;
     let mut quit = signal(SignalKind::quit())?;
     let mut resumed = signal(SignalKind::from_raw(Signal::CONT.as_raw()))?;
-    let (rows, cols) = size();
+
+    let (rows, cols) = terminal_size();
     let run = sandbox.spawn(&request.pty(rows, cols))?;
-    let canceller = run.canceller();
-    let terminal = Terminal::find().context("the terminal's modes cannot be read")?;
+    let control = run.canceller();
+
+    let terminal = Terminal::open().context("cannot read the terminal's modes")?;
     if let Some(terminal) = &terminal {
-        terminal.make_raw().context("the terminal cannot be used")?;
+        terminal
+            .make_raw()
+            .context("cannot switch the terminal to raw mode")?;
     }
-    let mut feeding = Feeding::terminal(run.input(), terminal.is_some());
-    let mut showing = pin!(show(run));
+
+    let mut stdin = StdinForwarder::to_terminal(run.input(), terminal.is_some());
+    let mut output = pin!(write_output(run));
     let outcome = loop {
         tokio::select! {
-            ended = &mut showing => break ended?,
+            outcome = &mut output => break outcome?,
             _ = resized.recv() => {
-                let (rows, cols) = size();
-                canceller.resize(rows, cols);
+                let (rows, cols) = terminal_size();
+                control.resize(rows, cols);
             }
-            // Who stopped this command has given the terminal other modes meanwhile.
+            // The shell that stopped this command has changed the terminal's modes.
             _ = resumed.recv() => if let Some(terminal) = &terminal {
                 terminal.make_raw()?;
             },
-            () = feeding.escaped() => return Ok(INTERRUPTED),
+            () = stdin.wait_for_escape() => return Ok(INTERRUPTED),
             _ = interrupts.next() => return Ok(INTERRUPTED),
             _ = quit.recv() => return Ok(INTERRUPTED),
         }
     };
+
+    // Restore the terminal before anything else is printed.
     drop(terminal);
-    let ended = Ended::from(outcome);
-    if ended.ended_by != EndedBy::Signaled {
-        explain(&ended, 0, args.memory);
+    // The exit code 128 + n already says that a signal ended the program.
+    if outcome.ended_by != EndedBy::Signaled {
+        print_outcome(&outcome, 0, args.memory);
     }
-    Ok(exit_code(&ended))
+    Ok(exit_code(&outcome))
 }
 
-/// Writes what comes from the program's terminal, to its end.
-async fn show(mut run: Run) -> anyhow::Result<Outcome> {
-    let mut output = Output::streams();
+/// Writes the output of the program's terminal until the program ends.
+async fn write_output(mut run: Run) -> anyhow::Result<Outcome> {
+    let mut output = Output::to_streams();
     while let Some(event) = run.next().await {
-        let written = output.take(&event).await;
-        written.context("the output could not be written")?;
+        let written = output.write_event(&event).await;
+        written.context("cannot write the output")?;
     }
     Ok(run.outcome().await?)
 }

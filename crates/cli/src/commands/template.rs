@@ -1,24 +1,26 @@
-use std::process::ExitCode;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+//! `fumehood template`: builds, lists and prunes warm templates.
 
-use fumehood_engine::image::{ListedTemplate, Store, TEMPLATES_BYTES, Templates};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use fumehood_engine::image::{Store, TEMPLATES_BYTES, TemplateSummary, Templates};
 use fumehood_engine::policy::Policy;
 use fumehood_engine::{Config, Engine, Language, Network, TemplateUse};
 
-use super::{runtime, say};
-use crate::args::{Host, Prune, Template, TemplateBuild, TemplateCommand};
+use super::format::{MIB, format_age, short_hash};
+use super::runtime::start_runtime;
+use crate::args::{HostArgs, PruneArgs, TemplateArgs, TemplateBuildArgs, TemplateCommand};
+use crate::io::print_line;
 
-pub(super) const MIB: u64 = 1024 * 1024;
-
-pub(crate) fn run(args: &Template, host: &Host) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &TemplateArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
     match &args.command {
-        TemplateCommand::Build(args) => make(args, host.config()),
-        TemplateCommand::List => list(&templates(host)?),
-        TemplateCommand::Prune(args) => prune(args, &templates(host)?),
+        TemplateCommand::Build(args) => build_templates(args, host.config()),
+        TemplateCommand::List => list(&open_templates(host)?),
+        TemplateCommand::Prune(args) => prune(args, &open_templates(host)?),
     }
 }
 
-fn templates(host: &Host) -> anyhow::Result<Templates> {
+fn open_templates(host: &HostArgs) -> anyhow::Result<Templates> {
     let root = match host.config().store {
         Some(root) => root,
         None => Store::default_root()?,
@@ -26,22 +28,27 @@ fn templates(host: &Host) -> anyhow::Result<Templates> {
     Ok(Store::open(root)?.templates())
 }
 
-/// Builds those that are missing; each takes a boot and a few runs.
-pub(crate) fn make(args: &TemplateBuild, config: Config) -> anyhow::Result<ExitCode> {
+/// Builds missing templates. Each takes one boot and a few runs.
+pub(super) fn build_templates(
+    args: &TemplateBuildArgs,
+    config: Config,
+) -> anyhow::Result<ExitCode> {
     let config = Config {
         templates: TemplateUse::Use,
         ..config
     };
+    // VMs with and without a network device need different templates.
     let languages = match args.language {
         Some(language) => vec![language],
         None => Language::ALL.to_vec(),
     };
-    runtime()?.block_on(async {
+
+    start_runtime()?.block_on(async {
         let engine = Engine::start(config)?;
         for language in languages {
-            build_one(&engine, language, args.memory, false).await?;
+            build_template(&engine, language, args.memory, false).await?;
             if !args.no_network {
-                build_one(&engine, language, args.memory, true).await?;
+                build_template(&engine, language, args.memory, true).await?;
             }
         }
         anyhow::Ok(())
@@ -49,82 +56,71 @@ pub(crate) fn make(args: &TemplateBuild, config: Config) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-async fn build_one(
+async fn build_template(
     engine: &Engine,
     language: Language,
     memory_mib: u32,
-    network: bool,
+    has_network: bool,
 ) -> anyhow::Result<()> {
-    let start = Instant::now();
     let mut builder = engine.sandbox().language(language).memory_mib(memory_mib);
-    if network {
-        // What it allows makes no difference to a template.
+    if has_network {
+        // The template depends on the network card, not on the policy.
         builder = builder.network(Network::new(Policy::nothing("none")));
     }
-    let built = builder.build_template().await?;
-    let took = start.elapsed().as_secs_f32();
-    let with = if network { ", with network" } else { "" };
-    let what = format!("template for {language}, {memory_mib} MiB{with}");
-    match built {
-        true => say(&format!("{what}: built in {took:.1} s"))?,
-        false => say(&format!("{what}: up to date"))?,
-    }
+
+    let start = Instant::now();
+    let is_new = builder.build_template().await?;
+    let seconds = start.elapsed().as_secs_f32();
+
+    let network = if has_network { ", with network" } else { "" };
+    let state = if is_new {
+        format!("built in {seconds:.1} s")
+    } else {
+        "up to date".to_string()
+    };
+    print_line(&format!(
+        "template for {language}, {memory_mib} MiB{network}: {state}"
+    ))?;
     Ok(())
 }
 
 fn list(templates: &Templates) -> anyhow::Result<ExitCode> {
-    let found = templates.list()?;
-    if found.is_empty() {
-        say(&"no templates; `fumehood template build` makes them")?;
+    let listed = templates.list()?;
+    if listed.is_empty() {
+        print_line(&"no templates; build them with `fumehood template build`")?;
     }
-    for template in found {
-        say(&line(&template))?;
+
+    for template in listed {
+        print_line(&template_line(&template))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn line(template: &ListedTemplate) -> String {
-    let mib = template.bytes / MIB;
-    let used = ago(template.last_used);
+fn template_line(template: &TemplateSummary) -> String {
+    let (mib, age) = (template.bytes / MIB, format_age(template.last_used));
+
     match &template.manifest {
         Ok(manifest) => {
             let input = |name: &str| manifest.inputs.get(name).map_or("?", String::as_str);
-            let network = match input("network") {
-                "true" => " with network",
-                _ => "",
+            let (language, memory_mib) = (input("language"), input("memory_mib"));
+            let network = if input("network") == "true" {
+                " with network"
+            } else {
+                ""
             };
-            let state = if template.is_intact { "" } else { " DAMAGED" };
+            let damaged = if template.is_intact { "" } else { " DAMAGED" };
+            let key = short_hash(&manifest.key);
             format!(
-                "{} {} {} MiB of memory{network}, {mib} MiB on disk, used {used}{state}",
-                &manifest.key[..12.min(manifest.key.len())],
-                input("language"),
-                input("memory_mib"),
+                "{key} {language} {memory_mib} MiB of memory{network}, {mib} MiB on disk, used {age}{damaged}"
             )
         }
         Err(error) => format!("BAD {mib} MiB on disk: {error}"),
     }
 }
 
-pub(super) fn ago(time: SystemTime) -> String {
-    let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let minutes = since(SystemTime::now())
-        .saturating_sub(since(time))
-        .as_secs()
-        / 60;
-    match minutes {
-        0 => "just now".to_string(),
-        1..60 => format!("{minutes} min ago"),
-        60..2880 => format!("{} h ago", minutes / 60),
-        _ => format!("{} days ago", minutes / 1440),
-    }
-}
-
-fn prune(args: &Prune, templates: &Templates) -> anyhow::Result<ExitCode> {
-    let report = templates.prune(args.most(TEMPLATES_BYTES), |_| true)?;
-    say(&format!(
-        "removed {} templates, {} MiB",
-        report.removed,
-        report.freed_bytes / MIB
-    ))?;
+fn prune(args: &PruneArgs, templates: &Templates) -> anyhow::Result<ExitCode> {
+    let report = templates.prune(args.max_bytes(TEMPLATES_BYTES), |_| true)?;
+    let (removed, mib) = (report.removed, report.freed_bytes / MIB);
+    print_line(&format!("removed {removed} templates, {mib} MiB"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,3 +1,5 @@
+//! DNS messages: the guest's queries, and the answers to them.
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -6,84 +8,88 @@ use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 
 use crate::policy::HostName;
 
-/// The longest answer over UDP to who does not say that it takes more, in bytes.
-const SHORT_BYTES: u16 = 512;
+/// Maximum length of an answer over UDP to a client that does not announce a larger one, in bytes.
+const MIN_UDP_BYTES: u16 = 512;
 
-/// The longest answer over UDP to who does.
-const LONG_BYTES: u16 = 1232;
+/// Maximum length of an answer over UDP to a client that does, in bytes.
+const MAX_UDP_BYTES: u16 = 1232;
 
-/// One question of a guest's.
+/// One query of the guest.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct DnsQuery {
     id: u16,
     query: Query,
     recursion_desired: bool,
-    most_bytes: u16,
+    max_udp_bytes: u16,
 }
 
-/// Which kind of address is asked for.
+/// The kind of address that a query asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
     V4,
     V6,
 }
 
-/// What is said.
+/// The answer to a query.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// These addresses, to be believed this long. None: the name has none of this kind.
+pub(super) enum DnsAnswer {
+    /// These addresses, with their time to live. The list is empty if the name has no address of this kind.
     Addresses(Vec<IpAddr>, Duration),
-    /// There is no such name.
+    /// The name does not exist (NXDOMAIN).
     NoName,
-    /// It is not known now.
+    /// The name cannot be resolved at the moment (SERVFAIL).
     Failed,
-    /// This is not answered.
+    /// The query is not answered (REFUSED).
     Refused,
 }
 
-impl Asked {
-    /// Reads a question.
+impl DnsQuery {
+    /// Parses a message.
     ///
     /// # Errors
-    /// The answer to what is none; `None`: nothing is to be said.
+    /// Returns the response to send if the message is not a query for one name; `None` if it deserves no response.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Option<Vec<u8>>> {
         let message = Message::from_vec(bytes).map_err(|_| None)?;
         let head = &message.metadata;
         if head.message_type != MessageType::Query {
             return Err(None);
         }
-        let refuse = |code| {
-            let refusal = Message::error_msg(head.id, head.op_code, code);
-            Err(refusal.to_vec().ok())
+
+        // Other operations, and more or fewer than one question, are answered with an error.
+        let reject = |code| {
+            let response = Message::error_msg(head.id, head.op_code, code);
+            Err(response.to_vec().ok())
         };
         if head.op_code != OpCode::Query {
-            return refuse(ResponseCode::NotImp);
+            return reject(ResponseCode::NotImp);
         }
         let [query] = message.queries.as_slice() else {
-            return refuse(ResponseCode::FormErr);
+            return reject(ResponseCode::FormErr);
         };
-        let most_bytes = message.edns.as_ref().map_or(SHORT_BYTES, |edns| {
-            edns.max_payload().clamp(SHORT_BYTES, LONG_BYTES)
+
+        let max_udp_bytes = message.edns.as_ref().map_or(MIN_UDP_BYTES, |edns| {
+            edns.max_payload().clamp(MIN_UDP_BYTES, MAX_UDP_BYTES)
         });
+
         Ok(Self {
             id: head.id,
             query: query.clone(),
             recursion_desired: head.recursion_desired,
-            most_bytes,
+            max_udp_bytes,
         })
     }
 
-    /// The name that is asked for; none: it is no host's.
+    /// Returns the name that is queried; `None` if it is not a valid host name.
     pub(super) fn name(&self) -> Option<HostName> {
         self.query.name().to_ascii().parse().ok()
     }
 
-    /// As it was written, for a person.
-    pub(super) fn text(&self) -> String {
+    /// Returns the name as the guest wrote it, for messages.
+    pub(super) fn display_name(&self) -> String {
         self.query.name().to_ascii()
     }
 
-    /// What is asked for of it; none: something else than addresses.
+    /// Returns the kind of address that is queried; `None` if the query is for other records.
     pub(super) fn family(&self) -> Option<Family> {
         match (self.query.query_class(), self.query.query_type()) {
             (DNSClass::IN, RecordType::A) => Some(Family::V4),
@@ -92,30 +98,35 @@ impl Asked {
         }
     }
 
-    /// The answer as bytes. Over UDP one that is too long says so, and is asked for by TCP.
-    pub(super) fn answer(&self, answer: &Answer, by_tcp: bool) -> Option<Vec<u8>> {
+    /// Encodes the answer. Over UDP an answer that is too long is truncated and marked so, and the client repeats the
+    /// query over TCP.
+    pub(super) fn encode_answer(&self, answer: &DnsAnswer, over_tcp: bool) -> Option<Vec<u8>> {
         let mut message = Message::response(self.id, OpCode::Query);
         message.metadata.recursion_desired = self.recursion_desired;
         message.metadata.recursion_available = true;
         message.metadata.response_code = match answer {
-            Answer::Addresses(..) => ResponseCode::NoError,
-            Answer::NoName => ResponseCode::NXDomain,
-            Answer::Failed => ResponseCode::ServFail,
-            Answer::Refused => ResponseCode::Refused,
+            DnsAnswer::Addresses(..) => ResponseCode::NoError,
+            DnsAnswer::NoName => ResponseCode::NXDomain,
+            DnsAnswer::Failed => ResponseCode::ServFail,
+            DnsAnswer::Refused => ResponseCode::Refused,
         };
         message.add_query(self.query.clone());
-        if let Answer::Addresses(addresses, lifetime) = answer {
-            let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
+
+        // One record for each address.
+        if let DnsAnswer::Addresses(addresses, ttl) = answer {
+            let seconds = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
             for address in addresses {
                 let data = RData::from(*address);
                 let name = self.query.name().clone();
                 message.add_answer(Record::from_rdata(name, seconds, data));
             }
         }
+
         let bytes = message.to_vec().ok()?;
-        match by_tcp || bytes.len() <= usize::from(self.most_bytes) {
-            true => Some(bytes),
-            false => message.truncate().to_vec().ok(),
+        if over_tcp || bytes.len() <= usize::from(self.max_udp_bytes) {
+            Some(bytes)
+        } else {
+            message.truncate().to_vec().ok()
         }
     }
 }

@@ -1,3 +1,5 @@
+//! Resolves names on the host.
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -10,21 +12,21 @@ use tokio::sync::OnceCell;
 use super::message::Family;
 use crate::policy::HostName;
 
-/// How long all attempts together may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Deadline for all attempts at one name together.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers that are kept for as long as they hold.
-const CACHED: u64 = 64;
+/// Number of cached answers.
+const CACHE_ENTRIES: u64 = 64;
 
-/// Addresses of one name that a guest is told at most.
-const ADDRESSES: usize = 32;
+/// Maximum number of addresses of one name that are returned to a guest.
+const MAX_ADDRESSES: usize = 32;
 
-/// Looks up names as this host does: by its hosts file and its name servers.
+/// Resolves names as this host does, by its hosts file and its name servers, or by other name servers.
 #[derive(Default)]
 pub(crate) struct Resolver {
-    /// Others than the host's own.
+    /// Name servers to use instead of the host's.
     servers: Vec<SocketAddr>,
-    inner: OnceCell<TokioResolver>,
+    resolver: OnceCell<TokioResolver>,
 }
 
 impl std::fmt::Debug for Resolver {
@@ -35,79 +37,88 @@ impl std::fmt::Debug for Resolver {
     }
 }
 
-/// What is known about a name.
+/// The result of resolving a name.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// Its addresses of this kind, maybe none, and how long that holds.
+pub(crate) enum Resolution {
+    /// The name's addresses of the requested kind, possibly none, and how long they are valid.
     Addresses(Vec<IpAddr>, Duration),
-    /// There is no such name.
+    /// The name does not exist.
     NoName,
-    /// Nobody could be asked; why.
+    /// No name server answered, for this reason.
     Failed(String),
 }
 
 impl Resolver {
-    /// One that asks these servers; none: the host's own.
+    /// Creates a resolver that uses `servers`, or the host's configuration if there are none.
     pub(crate) fn new(servers: Vec<SocketAddr>) -> Self {
         Self {
             servers,
-            inner: OnceCell::new(),
+            resolver: OnceCell::new(),
         }
     }
 
-    pub(super) async fn find(&self, name: &HostName, family: Family) -> Found {
-        let looked = tokio::time::timeout(DEADLINE, self.look(name, family)).await;
-        looked.unwrap_or_else(|_| Found::Failed(format!("no answer within {DEADLINE:?}")))
+    /// Resolves a name within [`RESOLVE_TIMEOUT`].
+    pub(super) async fn resolve(&self, name: &HostName, family: Family) -> Resolution {
+        let resolution = tokio::time::timeout(RESOLVE_TIMEOUT, self.query(name, family)).await;
+        resolution
+            .unwrap_or_else(|_| Resolution::Failed(format!("no answer within {RESOLVE_TIMEOUT:?}")))
     }
 
-    async fn look(&self, name: &HostName, family: Family) -> Found {
-        let inner = match self.inner.get_or_try_init(|| async { self.open() }).await {
-            Ok(inner) => inner,
-            Err(why) => return Found::Failed(why),
+    async fn query(&self, name: &HostName, family: Family) -> Resolution {
+        let built = self.resolver.get_or_try_init(|| async { self.build() });
+        let resolver = match built.await {
+            Ok(resolver) => resolver,
+            Err(reason) => return Resolution::Failed(reason),
         };
-        let kind = match family {
+        let record_type = match family {
             Family::V4 => RecordType::A,
             Family::V6 => RecordType::AAAA,
         };
-        // With a dot at its end no search list is tried.
-        match inner.lookup(format!("{name}."), kind).await {
+
+        // The final dot prevents the use of search lists.
+        match resolver.lookup(format!("{name}."), record_type).await {
             Ok(lookup) => {
                 let records = lookup.answers().iter();
-                let addresses = records.filter_map(|record| record.data.ip_addr());
-                // What was not asked for is not believed.
-                let addresses = addresses.filter(|a| a.is_ipv4() == (family == Family::V4));
-                let addresses = addresses.take(ADDRESSES).collect();
-                let left = lookup
+                // Addresses of the other family were not requested and are not trusted.
+                let addresses = records
+                    .filter_map(|record| record.data.ip_addr())
+                    .filter(|address| address.is_ipv4() == (family == Family::V4))
+                    .take(MAX_ADDRESSES)
+                    .collect();
+                let ttl = lookup
                     .valid_until()
                     .saturating_duration_since(Instant::now());
-                Found::Addresses(addresses, left)
+                Resolution::Addresses(addresses, ttl)
             }
-            Err(error) if error.is_nx_domain() => Found::NoName,
+            Err(error) if error.is_nx_domain() => Resolution::NoName,
             Err(error) if error.is_no_records_found() => {
-                Found::Addresses(Vec::new(), Duration::ZERO)
+                Resolution::Addresses(Vec::new(), Duration::ZERO)
             }
-            Err(error) => Found::Failed(error.to_string()),
+            Err(error) => Resolution::Failed(error.to_string()),
         }
     }
 
-    fn open(&self) -> Result<TokioResolver, String> {
+    fn build(&self) -> Result<TokioResolver, String> {
         let mut builder = match self.servers.as_slice() {
             [] => TokioResolver::builder_tokio()
-                .map_err(|e| format!("this host's /etc/resolv.conf cannot be used: {e}"))?,
+                .map_err(|e| format!("cannot use this host's /etc/resolv.conf: {e}"))?,
             servers => {
                 let servers = servers.iter().map(|server| name_server(*server)).collect();
                 let config = ResolverConfig::from_parts(None, Vec::new(), servers);
                 TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
             }
         };
+
         let options = builder.options_mut();
-        // Answers are kept by their number and not by their size: few, since a guest chooses who gives them.
-        options.cache_size = CACHED;
+        // The cache is bounded by the number of answers and not by their size. The number is small, because the guest
+        // chooses which servers answer.
+        options.cache_size = CACHE_ENTRIES;
         if !self.servers.is_empty() {
             options.use_hosts_file = ResolveHosts::Never;
         }
+
         let built = builder.build();
-        built.map_err(|e| format!("names cannot be looked up: {e}"))
+        built.map_err(|e| format!("cannot start the name resolver: {e}"))
     }
 }
 

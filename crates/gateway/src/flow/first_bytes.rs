@@ -1,69 +1,75 @@
+//! Reads a connection's first bytes, which show what protocol is spoken and for which host.
+
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 
-use crate::hello::{SNIFF_BYTES, Sniffed, sniff};
-use crate::policy::{HostName, Said};
+use crate::policy::{ClientProtocol, HostName};
 use crate::stream::Stream;
+use crate::tls::{SNIFF_BYTES, SniffResult, sniff};
 
-/// How long a guest may take to say who it wants to speak with: a client of TLS or HTTP speaks first, and at
-/// once; under software emulation its first message may take seconds to make.
-const FIRST: Duration = Duration::from_secs(30);
+/// Deadline for the guest's first message. Clients of TLS and HTTP speak first and at once, but under software emulation
+/// it may take seconds to compute that message.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a guest said first.
+/// The start of a connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum First {
-    Said(Sniffed),
-    /// Nothing in time.
-    Nothing,
+pub(super) enum FirstBytes {
+    Received(SniffResult),
+    /// The guest sent nothing in time.
+    Silent,
 }
 
-/// Reads until it is known what is spoken. `None`: the guest has gone.
-pub(super) async fn first_bytes(guest: &mut impl Stream) -> Option<(First, Bytes)> {
+/// Reads until the protocol is known; `None` if the guest has closed the connection.
+pub(super) async fn read_first_bytes(guest: &mut impl Stream) -> Option<(FirstBytes, Bytes)> {
     let mut read = BytesMut::with_capacity(SNIFF_BYTES);
     let reading = async {
         loop {
             match guest.read_buf(&mut read).await {
                 Ok(0) if read.is_empty() => return None,
-                // It has said all that it will.
-                Ok(0) => return Some(Sniffed::Other),
+                // The guest has closed its side: no more bytes follow.
+                Ok(0) => return Some(SniffResult::Other),
                 Ok(_) => {}
                 Err(_) => return None,
             }
             match sniff(&read) {
-                Sniffed::More => {}
-                sniffed => return Some(sniffed),
+                SniffResult::Incomplete => {}
+                result => return Some(result),
             }
         }
     };
-    let first = match tokio::time::timeout(FIRST, reading).await {
-        Ok(sniffed) => First::Said(sniffed?),
-        Err(_) if read.is_empty() => First::Nothing,
-        Err(_) => First::Said(Sniffed::Other),
+
+    let first_bytes = match tokio::time::timeout(FIRST_BYTES_TIMEOUT, reading).await {
+        Ok(result) => FirstBytes::Received(result?),
+        Err(_) if read.is_empty() => FirstBytes::Silent,
+        Err(_) => FirstBytes::Received(SniffResult::Other),
     };
-    Some((first, read.freeze()))
+    Some((first_bytes, read.freeze()))
 }
 
-impl First {
-    /// The host that it is for, where TLS says one.
+impl FirstBytes {
+    /// Returns the server name in the TLS `ClientHello`, if there is one.
     pub(super) fn server_name(&self) -> Option<HostName> {
         match self {
-            Self::Said(Sniffed::Tls(hello)) => hello.server_name.as_ref()?.parse().ok(),
+            Self::Received(SniffResult::Tls(hello)) => hello.server_name.as_ref()?.parse().ok(),
             _ => None,
         }
     }
 
-    /// As the policy is asked about it.
-    pub(super) fn said<'a>(&self, server_name: Option<&'a HostName>) -> Said<'a> {
+    /// Returns the protocol in the policy's terms.
+    pub(super) fn client_protocol<'a>(
+        &self,
+        server_name: Option<&'a HostName>,
+    ) -> ClientProtocol<'a> {
         match self {
-            Self::Nothing => Said::Nothing,
-            Self::Said(Sniffed::Tls(hello)) => Said::Tls {
+            Self::Silent => ClientProtocol::Silent,
+            Self::Received(SniffResult::Tls(hello)) => ClientProtocol::Tls {
                 server_name,
                 encrypted: hello.encrypted,
             },
-            Self::Said(Sniffed::Http { preface: false }) => Said::Http,
-            Self::Said(_) => Said::Other,
+            Self::Received(SniffResult::Http { preface: false }) => ClientProtocol::Http,
+            Self::Received(_) => ClientProtocol::Other,
         }
     }
 }

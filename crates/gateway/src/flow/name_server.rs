@@ -1,24 +1,27 @@
+//! DNS over TCP.
+
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::World;
+use super::context::ConnectionContext;
 use crate::stack::GuestStream;
 
-/// How long a guest may take for its next question.
-const NEXT: Duration = Duration::from_secs(10);
+/// Deadline for the guest's next query.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest question, in bytes: a name takes 255.
-const QUESTION_BYTES: u16 = 4096;
+/// Maximum length of a query, in bytes. A name takes at most 255.
+const MAX_QUERY_BYTES: u16 = 4096;
 
-impl World {
-    /// Answers questions about names by TCP: each message after its length, in two bytes.
-    pub(super) async fn answer_names(&self, mut guest: GuestStream) {
+impl ConnectionContext {
+    /// Answers DNS queries over TCP. Each message follows its length, in two bytes.
+    pub(super) async fn serve_dns_over_tcp(&self, mut guest: GuestStream) {
         if !guest.accept().await {
             return;
         }
-        while let Some(question) = next(&mut guest).await {
-            let Some(answer) = self.names.answer(&question, true).await else {
+
+        while let Some(query) = read_query(&mut guest).await {
+            let Some(answer) = self.name_server.answer(&query, true).await else {
                 break;
             };
             let Ok(length) = u16::try_from(answer.len()) else {
@@ -29,19 +32,20 @@ impl World {
                 return;
             }
         }
+
         let _ = guest.shutdown().await;
     }
 }
 
-async fn next(guest: &mut GuestStream) -> Option<Vec<u8>> {
+async fn read_query(guest: &mut GuestStream) -> Option<Vec<u8>> {
     let reading = async {
         let length = guest.read_u16().await.ok()?;
-        if length > QUESTION_BYTES {
+        if length > MAX_QUERY_BYTES {
             return None;
         }
-        let mut question = vec![0; usize::from(length)];
-        guest.read_exact(&mut question).await.ok()?;
-        Some(question)
+        let mut query = vec![0; usize::from(length)];
+        guest.read_exact(&mut query).await.ok()?;
+        Some(query)
     };
-    tokio::time::timeout(NEXT, reading).await.ok()?
+    tokio::time::timeout(QUERY_TIMEOUT, reading).await.ok()?
 }

@@ -1,103 +1,111 @@
+//! Refuses connections, with an explanation where the client can show one.
+
 use bytes::Bytes;
 
-use super::World;
-use super::first_bytes::{First, first_bytes};
-use crate::event::NetworkAction;
-use crate::hello::Sniffed;
-use crate::policy::{Decision, Host, HostName, Question, Reason, decide};
+use super::context::ConnectionContext;
+use super::first_bytes::{FirstBytes, read_first_bytes};
+use crate::events::NetworkAction;
+use crate::policy::{Decision, Host, HostName, PolicyQuery, Reason, Rule, Verdict, decide};
 use crate::refusal::{Alert, Refusal, refuse_http, refuse_tls};
 use crate::stack::GuestStream;
-use crate::stream::{Rewound, Stream};
+use crate::stream::{Replay, Stream};
+use crate::tls::SniffResult;
 
-/// Where clients of TLS or HTTP connect to: there a refusal can be read, and is worth an open connection.
-const WORDED_PORTS: [u16; 6] = [80, 443, 3128, 8000, 8080, 8443];
+/// Ports that clients of TLS or HTTP connect to. Their clients can show a refusal, which justifies an open connection.
+const REFUSAL_PORTS: [u16; 6] = [80, 443, 3128, 8000, 8080, 8443];
 
-impl World {
-    /// Refuses a connection: in words where its client can read them, by a reset elsewhere.
+impl ConnectionContext {
+    /// Refuses a connection: with an explanation where its client can show one, elsewhere by a reset.
     pub(super) async fn refuse(&self, mut guest: GuestStream, decision: &Decision) {
-        if self.is_worded(guest.remote().port())
+        if self.can_show_refusal(guest.remote().port())
             && guest.accept().await
-            && let Some((first, bytes)) = first_bytes(&mut guest).await
+            && let Some((first_bytes, bytes)) = read_first_bytes(&mut guest).await
         {
-            self.refuse_first(guest, &first, bytes, decision).await;
+            self.refuse_with_reply(guest, &first_bytes, bytes, decision)
+                .await;
         }
     }
 
-    /// Whether a client of this port may be one that reads words.
-    fn is_worded(&self, port: u16) -> bool {
-        let named = |rule: &crate::policy::Rule| rule.ports.contains(port);
-        WORDED_PORTS.contains(&port) || self.policy.rules.iter().any(named)
+    /// Returns whether a client of this port may speak TLS or HTTP.
+    fn can_show_refusal(&self, port: u16) -> bool {
+        let has_port = |rule: &Rule| rule.ports.contains(port);
+        REFUSAL_PORTS.contains(&port) || self.policy.rules.iter().any(has_port)
     }
 
-    /// Refuses a connection to the gateway itself: its guest was sent here when it asked for a name that it
-    /// may not reach. Which one it was is in what it says.
-    pub(super) async fn refuse_by_name(&self, mut guest: GuestStream) {
+    /// Refuses a connection to the gateway itself. The guest was sent here when it looked up a denied name; the
+    /// connection's first bytes show which one.
+    pub(super) async fn refuse_denied_name(&self, mut guest: GuestStream) {
         let port = guest.remote().port();
-        if !self.is_worded(port) {
-            // Who waits there for the other side to begin would wait in vain.
-            let decision = self.why_not_here(&guest);
+        if !self.can_show_refusal(port) {
+            // A client that waits for the server to speak first would never get an answer.
+            let decision = self.denial_for_gateway(&guest);
             return self
                 .log
-                .decided(NetworkAction::Connection, &self.policy, &decision);
+                .record_decision(NetworkAction::Connection, &self.policy, &decision);
         }
+
         if !guest.accept().await {
             return;
         }
-        let Some((first, bytes)) = first_bytes(&mut guest).await else {
+        let Some((first_bytes, bytes)) = read_first_bytes(&mut guest).await else {
             return;
         };
-        let name = match &first {
-            First::Said(Sniffed::Http { .. }) => host_of(&bytes),
-            _ => first.server_name(),
+
+        let name = match &first_bytes {
+            FirstBytes::Received(SniffResult::Http { .. }) => host_of(&bytes),
+            _ => first_bytes.server_name(),
         };
         let decision = match name {
-            Some(name) => self.why_not(&name, port),
-            None => self.why_not_here(&guest),
+            Some(name) => self.denial_for_name(&name, port),
+            None => self.denial_for_gateway(&guest),
         };
         self.log
-            .decided(NetworkAction::Connection, &self.policy, &decision);
-        self.refuse_first(guest, &first, bytes, &decision).await;
+            .record_decision(NetworkAction::Connection, &self.policy, &decision);
+        self.refuse_with_reply(guest, &first_bytes, bytes, &decision)
+            .await;
     }
 
-    fn why_not(&self, name: &HostName, port: u16) -> Decision {
-        let denied = decide(&self.policy, &Question::Lookup { name });
-        let mut decision = match self.known.refusal(name) {
-            Some(refusal) => refusal,
-            None if denied.is_allowed() => Decision {
+    fn denial_for_name(&self, name: &HostName, port: u16) -> Decision {
+        let lookup = decide(&self.policy, &PolicyQuery::Lookup { name });
+        let mut decision = match self.resolved_names.denial(name) {
+            Some(denial) => denial,
+            None if lookup.is_allowed() => Decision {
                 rule: None,
-                verdict: crate::policy::Verdict::Deny,
+                verdict: Verdict::Deny,
                 reason: Reason::NotResolved,
-                ..denied
+                ..lookup
             },
-            None => denied,
+            None => lookup,
         };
         decision.subject.port = Some(port);
         decision
     }
 
-    fn why_not_here(&self, guest: &GuestStream) -> Decision {
+    fn denial_for_gateway(&self, guest: &GuestStream) -> Decision {
         let to = guest.remote();
-        let question = Question::Connect {
+        let query = PolicyQuery::Connect {
             address: to.ip(),
             port: to.port(),
             names: &[],
         };
-        decide(&self.policy, &question)
+        decide(&self.policy, &query)
     }
 
-    /// Refuses what has begun to speak.
-    pub(super) async fn refuse_first(
+    /// Refuses a connection whose first bytes have been read.
+    pub(super) async fn refuse_with_reply(
         &self,
         guest: impl Stream,
-        first: &First,
+        first_bytes: &FirstBytes,
         bytes: Bytes,
         decision: &Decision,
     ) {
-        let guest = Rewound::new(bytes, guest);
-        // A guest that is gone need not be told.
-        let _ = match first {
-            First::Said(Sniffed::Tls(_)) => refuse_tls(guest, alert(&decision.reason)).await,
-            First::Said(Sniffed::Http { .. }) => {
+        let guest = Replay::new(bytes, guest);
+        // Errors mean that the guest is gone and needs no explanation.
+        let _ = match first_bytes {
+            FirstBytes::Received(SniffResult::Tls(_)) => {
+                refuse_tls(guest, alert(&decision.reason)).await
+            }
+            FirstBytes::Received(SniffResult::Http { .. }) => {
                 let text = decision.refusal(&self.policy.name);
                 let refusal = Refusal::new(decision.reason.code(), text);
                 refuse_http(guest, &refusal).await
@@ -114,7 +122,7 @@ fn alert(reason: &Reason) -> Alert {
     }
 }
 
-/// The host that a request is for, for a refusal alone.
+/// Returns the host that a request is for. The result is only good for a refusal: nothing is allowed by it.
 fn host_of(bytes: &[u8]) -> Option<HostName> {
     let text = String::from_utf8_lossy(bytes);
     let value = text.lines().skip(1).find_map(|line| {

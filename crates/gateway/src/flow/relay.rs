@@ -1,62 +1,66 @@
+//! Forwards bytes without reading them.
+
 use std::sync::Arc;
 
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::TcpStream;
 
-use super::{World, at};
-use crate::budget::{Count, Metered};
-use crate::event::{Event, NetworkAction};
+use super::context::ConnectionContext;
+use crate::events::{Event, NetworkAction};
+use crate::metering::{ByteCounter, MeteredStream};
 use crate::policy::Decision;
 use crate::stream::Stream;
 
-/// Bytes that are moved at a time, each way.
-const PIECE_BYTES: usize = 128 * 1024;
+/// Size of the copy buffer in each direction, in bytes.
+const BUFFER_BYTES: usize = 128 * 1024;
 
-impl World {
-    /// Passes on what both sides say, until both have ended or one is gone.
+impl ConnectionContext {
+    /// Forwards bytes in both directions until both sides have closed or one is gone.
     pub(super) async fn relay(
         &self,
         mut guest: impl Stream,
         upstream: TcpStream,
         decision: &Decision,
     ) {
-        self.log.connected();
+        self.log.count_connection();
         let to = upstream.peer_addr().ok();
-        let count = Arc::<Count>::default();
-        let mut upstream = Metered::new(upstream, self.budget.clone(), count.clone());
-        pass_both_ways(&mut guest, &mut upstream).await;
-        let event = ended(&count, decision);
-        self.log.add(match to {
-            Some(to) => at(to, event),
+        let counter = Arc::<ByteCounter>::default();
+        let mut upstream = MeteredStream::new(upstream, self.budget.clone(), counter.clone());
+
+        relay_streams(&mut guest, &mut upstream).await;
+
+        let event = end_event(&counter, decision);
+        self.log.record(match to {
+            Some(to) => event.at(to),
             None => event,
         });
     }
 }
 
-/// Passes on what a guest and somebody else say, until both have ended or one is gone; `false`: one broke off.
-pub(crate) async fn pass_both_ways(
+/// Forwards bytes in both directions until both sides have closed; returns `false` if one side broke off.
+pub(crate) async fn relay_streams(
     guest: &mut impl Stream,
-    other: &mut Metered<TcpStream>,
+    other: &mut MeteredStream<TcpStream>,
 ) -> bool {
-    let copied = copy_bidirectional_with_sizes(guest, other, PIECE_BYTES, PIECE_BYTES).await;
+    let copied = copy_bidirectional_with_sizes(guest, other, BUFFER_BYTES, BUFFER_BYTES).await;
     if copied.is_err() {
-        // Broken off, and not ended: the other must not take what it has for all there is.
+        // The guest broke off: reset the connection, so that the peer does not take a part for the whole.
         let _ = other.get_ref().set_zero_linger();
     }
     copied.is_ok()
 }
 
-/// What is told of a connection at its end.
-pub(super) fn ended(count: &Count, decision: &Decision) -> Event {
-    let (bytes_up, bytes_down) = count.read();
-    let event = match count.spent() {
+/// Returns the event for the end of a connection.
+pub(super) fn end_event(counter: &ByteCounter, decision: &Decision) -> Event {
+    let (bytes_up, bytes_down) = counter.totals();
+    let event = match counter.exceeded() {
         None => Event::new(
             NetworkAction::End,
             true,
             "ended",
-            "the connection has ended".into(),
+            "the connection ended".into(),
         ),
-        Some(spent) => Event::new(NetworkAction::End, false, "bytes", spent.to_string()),
+        Some(exceeded) => Event::new(NetworkAction::End, false, "bytes", exceeded.to_string()),
     };
     Event {
         rule: decision.rule.clone(),

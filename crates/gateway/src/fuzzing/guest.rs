@@ -1,3 +1,5 @@
+//! The guest of a script, as far as it knows its connections.
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::wire::{
@@ -20,49 +22,57 @@ pub(super) const LINK: LinkAddresses = LinkAddresses {
     mtu: 1500,
 };
 
-/// Where a guest's own numbers begin.
-pub(super) const BEGIN: u32 = 0xffff_ff00;
+/// The guest's first sequence number.
+pub(super) const FIRST_SEQ: u32 = 0xffff_ff00;
 
 /// One connection, as a guest's kernel knows it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Talk {
+pub(super) struct GuestConnection {
     pub(super) guest: SocketAddr,
     pub(super) remote: SocketAddr,
-    /// The next number that the guest sends.
+    /// The next sequence number that the guest sends.
     pub(super) ours: u32,
-    /// The next number that it expects.
+    /// The next sequence number that it expects.
     pub(super) theirs: u32,
 }
 
-/// What a guest knows by what it was sent.
+/// The state of a guest.
 #[derive(Debug, Default)]
 pub(super) struct Guest {
-    pub(super) talks: Vec<Talk>,
+    pub(super) connections: Vec<GuestConnection>,
 }
 
-/// Connections that are known at a time; further ones take the place of the first.
-const TALKS: usize = 32;
+/// Maximum number of known connections. A new one replaces the oldest.
+const MAX_CONNECTIONS: usize = 32;
 
 impl Guest {
-    /// A new connection, or one that is there.
-    pub(super) fn talk(&mut self, guest: SocketAddr, remote: SocketAddr) -> &mut Talk {
-        let is = |talk: &Talk| talk.guest == guest && talk.remote == remote;
-        let at = self.talks.iter().position(is).unwrap_or_else(|| {
-            if self.talks.len() == TALKS {
-                self.talks.remove(0);
+    /// Returns a known connection, or adds it.
+    pub(super) fn connection(
+        &mut self,
+        guest: SocketAddr,
+        remote: SocketAddr,
+    ) -> &mut GuestConnection {
+        let is =
+            |connection: &GuestConnection| connection.guest == guest && connection.remote == remote;
+        let at = self.connections.iter().position(is).unwrap_or_else(|| {
+            if self.connections.len() == MAX_CONNECTIONS {
+                self.connections.remove(0);
             }
-            self.talks.push(Talk {
+
+            self.connections.push(GuestConnection {
                 guest,
                 remote,
-                ours: BEGIN,
+                ours: FIRST_SEQ,
                 theirs: 0,
             });
-            self.talks.len() - 1
+
+            self.connections.len() - 1
         });
-        &mut self.talks[at]
+
+        &mut self.connections[at]
     }
 
-    /// Reads QEMU's frames: all of them must be whole, right, and for this guest.
+    /// Reads frames in QEMU's format. All must be complete, valid, and for this guest.
     pub(super) fn read(&mut self, mut out: &[u8]) {
         while let Some((length, rest)) = out.split_first_chunk::<4>() {
             let length = u32::from_be_bytes(*length) as usize;
@@ -70,7 +80,8 @@ impl Guest {
             out = rest;
             self.frame(frame);
         }
-        assert!(out.is_empty(), "half a length");
+
+        assert!(out.is_empty(), "an incomplete length");
     }
 
     fn frame(&mut self, frame: &[u8]) {
@@ -78,6 +89,8 @@ impl Guest {
         assert!(ethernet.payload().len() <= LINK.mtu);
         assert_eq!(ethernet.dst_addr().0, LINK.guest.mac);
         assert_eq!(ethernet.src_addr().0, LINK.gateway.mac);
+
+        // The payload must be a valid packet for this guest.
         match ethernet.ethertype() {
             EthernetProtocol::Ipv4 => {
                 let packet = Ipv4Packet::new_checked(ethernet.payload()).expect("a packet");
@@ -121,10 +134,11 @@ impl Guest {
         let length = segment.segment_len() as u32;
         let next = (segment.seq_number().0 as u32).wrapping_add(length);
         let guest = SocketAddr::new(to, segment.dst_port());
-        let talk = self.talk(guest, SocketAddr::new(from, segment.src_port()));
-        let ahead = next.wrapping_sub(talk.theirs) as i32;
+        let connection = self.connection(guest, SocketAddr::new(from, segment.src_port()));
+        let ahead = next.wrapping_sub(connection.theirs) as i32;
+
         if segment.syn() || (ahead > 0 && !segment.rst()) {
-            talk.theirs = next;
+            connection.theirs = next;
         }
     }
 }

@@ -3,33 +3,46 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType};
 
-use super::{guest::LINK, play, wait_for};
+use super::guest::LINK;
+use super::play;
+use super::runtime::wait_for;
 use crate::dns::NameServer;
 
 thread_local! {
-    /// One for all questions: what it remembers must not grow without end.
-    static SERVER: Arc<NameServer> = play::world().names.clone();
+    /// One server for all queries, so that its memory must be bounded.
+    static SERVER: Arc<NameServer> = play::context().name_server.clone();
 }
 
-/// The longest answer over UDP, in bytes.
-const LONGEST: usize = 1232;
+/// Maximum length of an answer over UDP, in bytes.
+const MAX_UDP_BYTES: usize = 1232;
 
-/// The first byte says whether by TCP.
+/// Sends a query. The first byte says whether it is over TCP.
 pub(super) fn ask(bytes: &[u8]) {
-    let Some((by_tcp, question)) = bytes.split_first() else {
+    let Some((over_tcp, question)) = bytes.split_first() else {
         return;
     };
-    let by_tcp = by_tcp % 2 == 1;
+
+    let over_tcp = over_tcp % 2 == 1;
+
+    // Time passes between queries, so that the rate allows them.
     let server = SERVER.with(Arc::clone);
     let answer = wait_for(async {
         tokio::time::advance(Duration::from_secs(1)).await;
-        server.answer(question, by_tcp).await
+        server.answer(question, over_tcp).await
     });
+
     let Some(answer) = answer else {
         return;
     };
-    assert!(by_tcp || answer.len() <= LONGEST, "{} bytes", answer.len());
-    let message = Message::from_vec(&answer).expect("an answer that can be read");
+
+    assert!(
+        over_tcp || answer.len() <= MAX_UDP_BYTES,
+        "{} bytes",
+        answer.len()
+    );
+
+    // The answer must be valid, match the query, and contain only the gateway's addresses.
+    let message = Message::from_vec(&answer).expect("a valid answer");
     let head = &message.metadata;
     assert_eq!(head.id.to_be_bytes(), question[..2]);
     assert_eq!(head.message_type, MessageType::Response);
@@ -37,10 +50,11 @@ pub(super) fn ask(bytes: &[u8]) {
         .answers
         .iter()
         .filter_map(|record| record.data.ip_addr());
+
     for address in addresses {
         assert!(
             LINK.gateway.has(address),
-            "nobody can be asked for {address}"
+            "no name server can be asked, but the answer is {address}"
         );
     }
 }

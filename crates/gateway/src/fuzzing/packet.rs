@@ -1,20 +1,22 @@
-//! Packets with right checksums around wrong fields.
+//! Builds packets with correct checksums around arbitrary fields.
 
 use std::net::IpAddr;
 
 use crate::link::LinkAddresses;
 
-/// Numbers of protocols, and where the checksum stands in each.
+/// The protocol number of TCP.
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 const ICMP: u8 = 1;
 pub(super) const ICMPV6: u8 = 58;
+
+/// Protocol numbers, with the offset of the checksum in each.
 const CHECKSUMS: [(u8, usize); 4] = [(TCP, 16), (UDP, 6), (ICMP, 2), (ICMPV6, 2)];
 
 const V4_BYTES: usize = 20;
 const V6_BYTES: usize = 40;
 
-/// An Ethernet frame from the guest around this.
+/// Returns an Ethernet frame of the guest with this packet.
 pub(super) fn frame(link: &LinkAddresses, packet: &[u8]) -> Vec<u8> {
     let kind = match packet.first().map(|first| first >> 4) {
         Some(6) => [0x86, 0xdd],
@@ -23,7 +25,7 @@ pub(super) fn frame(link: &LinkAddresses, packet: &[u8]) -> Vec<u8> {
     [&link.gateway.mac[..], &link.guest.mac, &kind, packet].concat()
 }
 
-/// A packet with a header as short as can be. Both addresses are of one family.
+/// Returns a packet with the shortest header. Both addresses must be of the same family.
 pub(super) fn ip(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let length = |header: usize| low((header + payload.len()) as u64);
     match (from, to) {
@@ -58,7 +60,7 @@ pub(super) struct Tcp<'a> {
 
 impl Tcp<'_> {
     pub(super) fn bytes(&self) -> Vec<u8> {
-        /// What the header's length leaves.
+        /// Maximum length of the options, which the header's length field allows.
         const OPTIONS_BYTES: usize = 40;
         let options = &self.options[..self.options.len().min(OPTIONS_BYTES)];
         let words = options.len().div_ceil(4);
@@ -74,6 +76,7 @@ impl Tcp<'_> {
         bytes.extend(options);
         bytes.resize(V4_BYTES + words * 4, 0);
         bytes.extend(self.payload);
+
         bytes
     }
 }
@@ -89,8 +92,8 @@ pub(super) fn udp(ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Writes the checksums that fit what stands there, as far as it can be read.
-pub(super) fn mend(packet: &mut [u8]) {
+/// Writes the correct checksums, as far as the packet can be parsed.
+pub(super) fn fix_checksums(packet: &mut [u8]) {
     match packet.first().map(|first| first >> 4) {
         Some(4) if packet.len() >= V4_BYTES => {
             let header = (usize::from(packet[0] & 15) * 4).clamp(V4_BYTES, packet.len());
@@ -98,26 +101,28 @@ pub(super) fn mend(packet: &mut [u8]) {
             let (head, payload) = packet.split_at_mut(header);
             let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
             let length = length.saturating_sub(header).min(payload.len());
-            upper(head[9], &head[12..20], &mut payload[..length]);
+            fix_payload_checksum(head[9], &head[12..20], &mut payload[..length]);
         }
         Some(6) if packet.len() >= V6_BYTES => {
             let (head, payload) = packet.split_at_mut(V6_BYTES);
             let length = usize::from(u16::from_be_bytes([head[4], head[5]]));
             let length = length.min(payload.len());
-            upper(head[6], &head[8..40], &mut payload[..length]);
+            fix_payload_checksum(head[6], &head[8..40], &mut payload[..length]);
         }
         _ => {}
     }
 }
 
-fn upper(protocol: u8, addresses: &[u8], payload: &mut [u8]) {
+fn fix_payload_checksum(protocol: u8, addresses: &[u8], payload: &mut [u8]) {
     let Some((_, at)) = CHECKSUMS.iter().find(|(number, _)| *number == protocol) else {
         return;
     };
+
     let pseudo = match protocol {
         ICMP => 0,
         _ => sum(addresses) + u64::from(protocol) + payload.len() as u64,
     };
+
     put(payload, *at, pseudo);
 }
 
@@ -125,11 +130,13 @@ fn put(bytes: &mut [u8], at: usize, more: u64) {
     if bytes.len() < at + 2 {
         return;
     }
+
     bytes[at..at + 2].fill(0);
     let mut sum = sum(bytes) + more;
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
+
     bytes[at..at + 2].copy_from_slice(&low(!sum));
 }
 
@@ -140,7 +147,7 @@ fn sum(bytes: &[u8]) -> u64 {
         .sum()
 }
 
-/// The lowest sixteen bits.
+/// Returns the lowest 16 bits in big-endian order.
 fn low(number: u64) -> [u8; 2] {
     let [.., high, low] = number.to_be_bytes();
     [high, low]

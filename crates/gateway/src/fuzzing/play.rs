@@ -1,3 +1,5 @@
+//! A gateway whose guest is a script.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +11,11 @@ use super::guest::{Guest, LINK};
 use super::script::{self, Act};
 use super::services;
 use crate::dns::Resolver;
-use crate::event::Event;
-use crate::flow::World;
-use crate::policy::{Policy, Question, decide};
+use crate::events::Event;
+use crate::flow::ConnectionContext;
+use crate::policy::{Policy, PolicyQuery, decide};
+use crate::secret::Vault;
 use crate::stack::{Arrival, Stack};
-use crate::vault::Vault;
 
 const POLICY: &str = r#"
 [[allow]]
@@ -25,20 +27,25 @@ host = "allowed.test"
 connections = 12
 "#;
 
-/// Longer than any connection may take to come to its end, and than anything in a flow waits.
-const LONG: Duration = Duration::from_secs(31);
+/// Longer than any connection may take to end, and than any deadline in a flow.
+const LONG_WAIT: Duration = Duration::from_secs(31);
 
-/// A gateway's flows, of which none can leave where no network is.
-pub(super) fn world() -> Arc<World> {
+/// The context of a gateway. Its connections fail, because there is no network.
+pub(super) fn context() -> Arc<ConnectionContext> {
     let policy = Arc::new(Policy::parse_toml(POLICY, "fuzz").expect("a policy"));
     let resolver = Resolver::new(vec![([203, 0, 113, 53], 53).into()]);
-    Arc::new(World::new(policy, Vault::default(), resolver, LINK.gateway))
+    Arc::new(ConnectionContext::new(
+        policy,
+        Vault::default(),
+        resolver,
+        LINK.gateway,
+    ))
 }
 
 /// A gateway whose guest is a script.
 pub(super) struct Play {
     pub(super) stack: Stack,
-    world: Arc<World>,
+    context: Arc<ConnectionContext>,
     events: mpsc::Receiver<Event>,
     arrivals: mpsc::Receiver<Arrival>,
     tasks: JoinSet<()>,
@@ -54,18 +61,20 @@ pub(super) async fn play(bytes: &[u8]) {
             break;
         }
     }
+
     play.end().await;
 }
 
 impl Play {
     pub(super) fn new() -> Self {
-        let world = world();
-        let most = usize::try_from(world.policy.limits.connections).expect("a few");
-        let (stack, arrivals) = Stack::new(LINK, 7, most);
+        let context = context();
+        let max_connections = usize::try_from(context.policy.limits.connections).expect("a few");
+        let (stack, arrivals) = Stack::new(LINK, 7, max_connections);
+
         Self {
             stack,
-            events: world.log.listen(),
-            world,
+            events: context.log.subscribe(),
+            context,
             arrivals,
             tasks: JoinSet::new(),
             guest: Guest::default(),
@@ -74,8 +83,9 @@ impl Play {
         }
     }
 
-    /// `false`: the wire is closed.
+    /// Performs an act; returns `false` if the wire is closed.
     pub(super) async fn act(&mut self, act: &Act) -> bool {
+        // Frames of the act go onto the wire, at most as long as the link allows.
         for frame in act.frames(&mut self.guest) {
             let length = frame.len().min(LINK.mtu + 14);
             if length > 0 {
@@ -83,6 +93,8 @@ impl Play {
                 self.read.put_slice(&frame[..length]);
             }
         }
+
+        // Other acts change the wire, the host or the time.
         match act {
             Act::Wire(bytes) => self.read.put_slice(bytes),
             Act::Inbound { v6, port } => {
@@ -96,82 +108,92 @@ impl Play {
             Act::Abort => self.tasks.abort_all(),
             _ => {}
         }
+
         self.turn().await
     }
 
-    /// Lets everybody do what there is to do.
+    /// Runs all tasks until they wait.
     async fn turn(&mut self) -> bool {
-        /// Rounds in which a question, its answer and what comes of it pass through all hands.
+        /// The number of rounds in which a query, its answer and the consequences pass through all tasks.
         const ROUNDS: usize = 3;
         for _ in 0..ROUNDS {
             if self.stack.step(&mut self.read).is_none() {
                 return false;
             }
+
             if self.listens {
-                self.guest.read(&self.stack.take_out());
+                self.guest.read(&self.stack.take_outbox());
             }
+
             while let Ok(arrival) = self.arrivals.try_recv() {
                 self.arrived(arrival);
             }
+
             yield_now().await;
             while self.tasks.try_join_next().is_some() {}
-            self.look_at_events();
+            self.check_events();
         }
+
         true
     }
 
     fn arrived(&mut self, arrival: Arrival) {
-        let world = self.world.clone();
+        let context = self.context.clone();
         match arrival {
             Arrival::Connection(guest) if services::PORTS.contains(&guest.remote().port()) => {
                 self.tasks.spawn(services::serve(guest));
             }
             Arrival::Connection(guest) => {
-                self.tasks.spawn(async move { world.serve(guest).await });
+                self.tasks.spawn(async move { context.serve(guest).await });
             }
-            Arrival::Question { from, message } => {
+            Arrival::DnsQuery { from, message } => {
                 let stack = self.stack.clone();
                 self.tasks.spawn(async move {
-                    if let Some(answer) = world.names.answer(&message, false).await {
-                        stack.answer(from, &answer);
+                    if let Some(answer) = context.name_server.answer(&message, false).await {
+                        stack.send_dns_answer(from, &answer);
                     }
                 });
             }
-            Arrival::Refused(refused) => world.refused(refused),
+            Arrival::Rejected(refused) => context.record_rejected(refused),
         }
     }
 
-    /// Whom a flow has tried to reach, it may reach.
-    fn look_at_events(&mut self) {
+    /// Asserts that flows have only dialed destinations that the policy allows.
+    fn check_events(&mut self) {
         while let Ok(event) = self.events.try_recv() {
             assert_ne!(event.code, "connected", "a network is there");
             if event.code != "unreachable" {
                 continue;
             }
-            let question = Question::Connect {
+
+            let question = PolicyQuery::Connect {
                 address: event.address.expect("an address"),
                 port: event.port.expect("a port"),
                 names: &[],
             };
-            let decision = decide(&self.world.policy, &question);
+
+            let decision = decide(&self.context.policy, &question);
             assert!(decision.is_allowed(), "dialed: {event:?}");
         }
     }
 
-    /// Nobody holds anything any more, and the guest is silent: then nothing is left.
+    /// Drops all streams while the guest is silent, and asserts that no connection is left.
     pub(super) async fn end(mut self) {
-        /// Turns of a stack whose connections are all over.
+        /// The number of turns after which all connections are over.
         const TURNS: usize = 4;
         self.tasks.shutdown().await;
+
         while let Ok(arrival) = self.arrivals.try_recv() {
             drop(arrival);
         }
+
         self.read.clear();
         for _ in 0..TURNS {
-            self.guest.read(&self.stack.take_out());
-            self.rests();
-            tokio::time::advance(LONG).await;
+            self.guest.read(&self.stack.take_outbox());
+            self.assert_rests();
+            tokio::time::advance(LONG_WAIT).await;
         }
+
         assert!(
             self.stack.is_empty(),
             "connections are left: {:?}",
@@ -179,20 +201,22 @@ impl Play {
         );
     }
 
-    /// With nothing to take in, a stack that has said all comes to rest.
-    fn rests(&mut self) {
-        /// More turns than a full buffer has segments: each connection sends one in a turn.
+    /// Asserts that the stack comes to rest without input.
+    fn assert_rests(&mut self) {
+        /// More turns than a full buffer has segments: each connection sends one per turn.
         const TURNS: usize = 256;
         for _ in 0..TURNS {
             let Some(turn) = self.stack.step(&mut self.read) else {
                 return;
             };
-            let out = self.stack.take_out();
+
+            let out = self.stack.take_outbox();
             self.guest.read(&out);
-            if out.is_empty() && !turn.more && !turn.next.is_zero() {
+            if out.is_empty() && !turn.has_more && !turn.next.is_zero() {
                 return;
             }
         }
+
         panic!("the stack does not come to rest");
     }
 }

@@ -1,3 +1,5 @@
+//! Checks that the proxy forwards only requests that were checked.
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -5,26 +7,29 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 
-use super::wait_for;
-use crate::http::{self, ANSWER, Connector, Judge, Proxy, Scheme, Seen, Watch};
+use super::runtime::wait_for;
+use crate::http::{
+    ANSWER_TIMEOUT, Connector, Proxy, RequestFilter, RequestHead, RequestObserver, RequestRecord,
+    Scheme,
+};
 use crate::policy::RuleId;
 use crate::refusal::Refusal;
 use crate::stream::Stream;
 
 const HOST: &str = "example.com";
 
-/// The one method that is denied.
+/// The only method that is denied.
 const DENIED: &str = "DELETE";
 
-/// Longer than all of the proxy's deadlines but that of an upgraded connection.
-const LONG: Duration = Duration::from_secs(3000);
+/// Longer than all deadlines of the proxy, except that of an upgraded connection.
+const LONG_WAIT: Duration = Duration::from_secs(3000);
 
-/// Requests by their methods and paths, as far as they were allowed.
+/// The methods and paths of the requests that were allowed.
 #[derive(Default)]
 struct Allowed(Mutex<HashSet<(String, String)>>);
 
-impl Judge for Allowed {
-    fn judge(&self, request: &Seen<'_>) -> Result<Option<RuleId>, Refusal> {
+impl RequestFilter for Allowed {
+    fn check(&self, request: &RequestHead<'_>) -> Result<Option<RuleId>, Refusal> {
         if request.host != HOST || request.method == DENIED {
             return Err(Refusal::new("not_allowed", "no"));
         }
@@ -34,12 +39,12 @@ impl Judge for Allowed {
     }
 }
 
-impl Watch for Allowed {
-    fn over(&self, _: http::Event) {}
+impl RequestObserver for Allowed {
+    fn finished(&self, _: RequestRecord) {}
 }
 
-/// The first byte says how the connection came and ends; a zero stands between what the guest and what the
-/// server says.
+/// The first byte selects the scheme and how the connection ends. A zero separates the bytes of the guest from those of
+/// the server.
 pub(super) fn pass(bytes: &[u8]) {
     let Some((how, said)) = bytes.split_first() else {
         return;
@@ -50,45 +55,52 @@ pub(super) fn pass(bytes: &[u8]) {
 }
 
 async fn exchange(how: u8, said: &[u8], answer: &[u8]) {
+    // The servers are the far ends of the streams that the proxy opens.
     let (asks, servers) = mpsc::unbounded_channel();
     let connect: Connector = Box::new(move || {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let _ = asks.send(far);
         Box::pin(async move { Ok(Box::new(near) as Box<dyn Stream>) })
     });
+
     let allowed = Arc::new(Allowed::default());
     let proxy = Proxy {
         scheme: match how & 1 {
             0 => Scheme::Plain,
-            _ => Scheme::Sealed(HOST.to_owned()),
+            _ => Scheme::Tls(HOST.to_owned()),
         },
-        judge: allowed.clone(),
-        watch: allowed.clone(),
+        filter: allowed.clone(),
+        observer: allowed.clone(),
         secrets: Arc::default(),
-        answer: ANSWER,
+        answer_timeout: ANSWER_TIMEOUT,
         connect,
     };
+
+    // The guest sends its bytes and reads until the proxy closes.
     let (mut guest, near) = tokio::io::duplex(64 * 1024);
     let proxy = tokio::spawn(proxy.serve(near));
     let servers = tokio::spawn(serve_all(servers, answer.to_vec(), how & 2 != 0));
     let _ = guest.write_all(said).await;
+
     if how & 4 != 0 {
         let _ = guest.shutdown().await;
     }
-    let mut heard = Vec::new();
-    let reading = guest.read_to_end(&mut heard);
-    let _ = tokio::time::timeout(LONG, reading).await;
+
+    let mut received_by_guest = Vec::new();
+    let reading = guest.read_to_end(&mut received_by_guest);
+    let _ = tokio::time::timeout(LONG_WAIT, reading).await;
     drop(guest);
-    let ended = tokio::time::timeout(LONG * 2, proxy).await;
+    let ended = tokio::time::timeout(LONG_WAIT * 2, proxy).await;
     let _ = ended
         .expect("a proxy whose guest is gone ends")
         .expect("no panic");
+
     for received in servers.await.expect("no panic") {
-        assert_judged(&received, &allowed);
+        assert_checked(&received, &allowed);
     }
 }
 
-/// All that came, on each connection.
+/// Returns everything that each connection received.
 async fn serve_all(
     mut servers: mpsc::UnboundedReceiver<DuplexStream>,
     answer: Vec<u8>,
@@ -106,8 +118,10 @@ async fn serve_all(
                 }
             }
         }
+
         all.push(received);
     }
+
     all
 }
 
@@ -117,8 +131,8 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|part| part == what)
 }
 
-/// Every request that a strict reader finds here was judged.
-fn assert_judged(mut bytes: &[u8], allowed: &Allowed) {
+/// Asserts that every request that a strict parser finds was checked.
+fn assert_checked(mut bytes: &[u8], allowed: &Allowed) {
     while let Some(end) = find(bytes, END) {
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
         bytes = &bytes[end + END.len()..];
@@ -133,40 +147,45 @@ fn assert_judged(mut bytes: &[u8], allowed: &Allowed) {
             assert!(values.next().is_none(), "two of {name}: {head}");
             value
         };
+
         let host = field("host").unwrap_or_default();
         let host = host.split(':').next().unwrap_or_default();
         assert!(
             host.eq_ignore_ascii_case(HOST) && method != DENIED,
             "{head}"
         );
-        let judged = allowed
+
+        let was_checked = allowed
             .0
             .lock()
             .expect("no panic")
             .contains(&(method, path));
-        assert!(judged, "sent without having been judged: {head}");
+        assert!(was_checked, "sent without a check: {head}");
         if field("upgrade").is_some() {
             return;
         }
+
         let body = match (field("transfer-encoding"), field("content-length")) {
             (Some(_), Some(_)) => panic!("two lengths: {head}"),
             (Some(coding), None) => {
                 assert!(coding.eq_ignore_ascii_case("chunked"), "{head}");
-                chunks(bytes)
+                chunked_length(bytes)
             }
             (None, Some(length)) => length.parse().ok(),
             (None, None) => Some(0),
         };
-        // The rest has not come.
+
+        // The rest is missing.
         let Some(rest) = body.and_then(|length| bytes.get(length..)) else {
             return;
         };
+
         bytes = rest;
     }
 }
 
-/// The length of a body in chunks; none: it is not whole.
-fn chunks(bytes: &[u8]) -> Option<usize> {
+/// Returns the length of a chunked body; `None` if it is incomplete.
+fn chunked_length(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
         let line = bytes.get(at..)?;
@@ -174,6 +193,7 @@ fn chunks(bytes: &[u8]) -> Option<usize> {
         let size = std::str::from_utf8(&line[..end]).expect("a chunk's size");
         let size = usize::from_str_radix(size, 16).expect("a chunk's size");
         at += end + 2 + size + 2;
+
         if size == 0 {
             return (at <= bytes.len()).then_some(at);
         }

@@ -1,12 +1,14 @@
+//! The scripts: acts of a guest, of its host, and of time.
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use super::guest::{BEGIN, Guest, LINK, Talk};
+use super::guest::{FIRST_SEQ, Guest, GuestConnection, LINK};
 use super::packet::{self, Tcp};
 use super::services::PORTS;
 
-/// What a guest, or time, does next.
+/// One act of a script.
 #[derive(Debug, Arbitrary)]
 pub(super) enum Act {
     Open {
@@ -16,25 +18,25 @@ pub(super) enum Act {
         window: u16,
     },
     Segment {
-        talk: u8,
+        connection: u8,
         flags: Flags,
         seq: Nudge,
         ack: Nudge,
         window: u16,
         options: Options,
-        said: Said,
+        payload: Payload,
         edits: Edits,
     },
-    /// As a kernel does: takes note of all that came, on every connection.
+    /// Acknowledges everything on every connection, as a kernel does.
     Acknowledge {
         window: u16,
     },
     Datagram {
         remote: Remote,
-        said: Said,
+        payload: Payload,
         edits: Edits,
     },
-    /// A packet with its addresses, of any protocol.
+    /// A packet of any protocol from the guest's address.
     Packet {
         remote: Remote,
         protocol: u8,
@@ -45,9 +47,9 @@ pub(super) enum Act {
         v6: bool,
         edits: Edits,
     },
-    /// A frame that may be none.
+    /// Arbitrary bytes as a frame.
     Frame(Vec<u8>),
-    /// Bytes on the wire, with no length.
+    /// Arbitrary bytes on the wire, without a length.
     Wire(Vec<u8>),
     /// The host connects to a port of the guest.
     Inbound {
@@ -57,9 +59,9 @@ pub(super) enum Act {
     Wait {
         millis: u16,
     },
-    /// Whether the guest takes what it is sent.
+    /// Whether the guest reads incoming frames.
     Listen(bool),
-    /// Whoever holds connections lets go of them.
+    /// Aborts all tasks, which drops their connections.
     Abort,
 }
 
@@ -126,7 +128,7 @@ impl Flags {
     }
 }
 
-/// How far a number is from the right one.
+/// The distance of a sequence number from the correct one.
 #[derive(Debug, Arbitrary)]
 pub(super) enum Nudge {
     Right,
@@ -165,9 +167,9 @@ impl Options {
     }
 }
 
-/// What is within a segment or a datagram.
+/// The payload of a segment or a datagram.
 #[derive(Debug, Arbitrary)]
-pub(super) enum Said {
+pub(super) enum Payload {
     Nothing,
     Words(u8),
     Fill(u16),
@@ -182,9 +184,9 @@ const WORDS: [&[u8]; 5] = [
     b"\x00\x1d\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x06denied\x04test\x00\x00\x01\x00\x01",
 ];
 
-impl Said {
+impl Payload {
     fn bytes(&self) -> Vec<u8> {
-        /// More than fits into any packet.
+        /// More bytes than fit into a packet.
         const FILL: u16 = 1600;
         match self {
             Self::Nothing => Vec::new(),
@@ -195,13 +197,13 @@ impl Said {
     }
 }
 
-/// Bytes of a packet that are changed: before its checksums are made, or after.
+/// Changes to bytes of a packet, before or after its checksums are computed.
 #[derive(Debug, Arbitrary)]
 pub(super) enum Edits {
     None,
     NoneToo,
-    Mended(Vec<(u8, u8)>),
-    Broken(Vec<(u8, u8)>),
+    BeforeChecksums(Vec<(u8, u8)>),
+    AfterChecksums(Vec<(u8, u8)>),
 }
 
 impl Edits {
@@ -213,46 +215,53 @@ impl Edits {
                 }
             }
         };
-        if let Self::Mended(edits) = self {
+
+        if let Self::BeforeChecksums(edits) = self {
             change(&mut packet, edits);
         }
-        packet::mend(&mut packet);
-        if let Self::Broken(edits) = self {
+
+        packet::fix_checksums(&mut packet);
+        if let Self::AfterChecksums(edits) = self {
             change(&mut packet, edits);
         }
+
         packet::frame(&LINK, &packet)
     }
 }
 
-/// A whole script.
+/// Decodes a script.
 pub(super) fn read(bytes: &[u8]) -> Vec<Act> {
-    /// Acts of one script; more make it slow and find no more.
+    /// Maximum number of acts of a script. More make it slower and find nothing more.
     const ACTS: usize = 64;
     let mut rest = Unstructured::new(bytes);
     let mut acts = Vec::new();
+
     while !rest.is_empty() && acts.len() < ACTS {
         acts.extend(rest.arbitrary::<Act>().ok());
     }
+
     acts
 }
 
 impl Act {
-    /// The frames that it makes.
+    /// Returns the frames of this act.
     pub(super) fn frames(&self, guest: &mut Guest) -> Vec<Vec<u8>> {
         match self {
             Self::Open { .. } => vec![self.open(guest)],
             Self::Segment { .. } => self.segment(guest).into_iter().collect(),
             Self::Acknowledge { window } => {
-                let talks = guest.talks.iter();
-                talks.map(|talk| plain(talk, *window)).collect()
+                let connections = guest.connections.iter();
+                connections
+                    .map(|connection| plain(connection, *window))
+                    .collect()
             }
             Self::Datagram {
                 remote,
-                said,
+                payload,
                 edits,
             } => {
                 let to = remote.socket();
-                let datagram = packet::udp((40_000, to.port()), &said.bytes());
+                let datagram = packet::udp((40_000, to.port()), &payload.bytes());
                 vec![edits.finish(around(to.ip(), packet::UDP, &datagram))]
             }
             Self::Packet {
@@ -277,43 +286,54 @@ impl Act {
         else {
             return Vec::new();
         };
+
         let remote = remote.socket();
         let own = SocketAddr::new(own(remote.ip()), 40_000 + u16::from(from % 32));
-        let talk = guest.talk(own, remote);
-        talk.ours = BEGIN;
-        let bytes = tcp(talk, 0x02, *window, &options.bytes(), &[]);
-        talk.ours = talk.ours.wrapping_add(1);
+        let connection = guest.connection(own, remote);
+        connection.ours = FIRST_SEQ;
+        let bytes = tcp(connection, 0x02, *window, &options.bytes(), &[]);
+        connection.ours = connection.ours.wrapping_add(1);
+
         Edits::None.finish(bytes)
     }
 
     fn segment(&self, guest: &mut Guest) -> Option<Vec<u8>> {
         let Self::Segment {
-            talk,
+            connection,
             flags,
             seq,
             ack,
             window,
             options,
-            said,
+            payload,
             edits,
         } = self
         else {
             return None;
         };
-        let count = guest.talks.len().max(1);
-        let talk = guest.talks.get_mut(usize::from(*talk) % count)?;
-        let (flags, said) = (flags.bits(), said.bytes());
-        let nudged = Talk {
-            ours: seq.on(talk.ours),
-            theirs: ack.on(talk.theirs),
-            ..*talk
+
+        let count = guest.connections.len().max(1);
+        let connection = guest
+            .connections
+            .get_mut(usize::from(*connection) % count)?;
+        let (flags, payload) = (flags.bits(), payload.bytes());
+
+        // The segment may deviate from the correct sequence numbers.
+        let nudged = GuestConnection {
+            ours: seq.on(connection.ours),
+            theirs: ack.on(connection.theirs),
+            ..*connection
         };
-        let bytes = tcp(&nudged, flags, *window, &options.bytes(), &said);
+
+        let bytes = tcp(&nudged, flags, *window, &options.bytes(), &payload);
+
+        // A correct segment moves the guest's sequence number.
         if matches!(seq, Nudge::Right | Nudge::RightToo) {
             let ends = u32::from(flags & 1) + u32::from(flags >> 1 & 1);
-            let length = u32::try_from(said.len()).unwrap_or_default();
-            talk.ours = talk.ours.wrapping_add(length + ends);
+            let length = u32::try_from(payload.len()).unwrap_or_default();
+            connection.ours = connection.ours.wrapping_add(length + ends);
         }
+
         Some(edits.finish(bytes))
     }
 }
@@ -329,23 +349,30 @@ fn around(to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     packet::ip(own(to), to, protocol, payload)
 }
 
-fn plain(talk: &Talk, window: u16) -> Vec<u8> {
-    Edits::None.finish(tcp(talk, 0x10, window, &[], &[]))
+fn plain(connection: &GuestConnection, window: u16) -> Vec<u8> {
+    Edits::None.finish(tcp(connection, 0x10, window, &[], &[]))
 }
 
-fn tcp(talk: &Talk, flags: u8, window: u16, options: &[u8], payload: &[u8]) -> Vec<u8> {
+fn tcp(
+    connection: &GuestConnection,
+    flags: u8,
+    window: u16,
+    options: &[u8],
+    payload: &[u8],
+) -> Vec<u8> {
     let segment = Tcp {
-        ports: (talk.guest.port(), talk.remote.port()),
-        seq: talk.ours,
-        ack: talk.theirs,
+        ports: (connection.guest.port(), connection.remote.port()),
+        seq: connection.ours,
+        ack: connection.theirs,
         flags,
         window,
         options,
         payload,
     };
+
     packet::ip(
-        talk.guest.ip(),
-        talk.remote.ip(),
+        connection.guest.ip(),
+        connection.remote.ip(),
         packet::TCP,
         &segment.bytes(),
     )
@@ -361,10 +388,12 @@ fn neighbour(v6: bool, edits: &Edits) -> Vec<u8> {
         packet[7] = 255;
         return edits.finish(packet);
     }
+
     let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
     arp.extend(guest.mac.iter().chain(&guest.v4.octets()));
     arp.extend([0; 6].iter().chain(&gateway.v4.octets()));
     let mut frame = edits.finish(arp);
     frame[12..14].copy_from_slice(&[8, 6]);
+
     frame
 }

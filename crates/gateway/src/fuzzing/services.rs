@@ -1,30 +1,31 @@
-//! Programs at the other end of a connection, that decide on nothing: to get deep into the stack.
+//! Simple services at the other end of connections, which reach deep into the stack without decisions.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::stack::{GuestStream, Stack};
 
-/// What listens on this port; none: the gateway itself decides.
+/// The ports of the services. On other ports, the gateway decides.
 pub(super) const PORTS: [u16; 6] = [7, 9, 19, 1, 2, 3];
 
 /// More than both buffers of a connection hold, in bytes.
-const MUCH: usize = 600 * 1024;
+const FLOOD_BYTES: usize = 600 * 1024;
 
 pub(super) async fn serve(mut guest: GuestStream) {
     let port = guest.remote().port();
     if port == 1 || !guest.accept().await {
         return;
     }
+
     match port {
         7 => echo(&mut guest).await,
         9 => {
             let _ = tokio::io::copy(&mut guest, &mut tokio::io::sink()).await;
         }
         19 => {
-            let _ = guest.write_all(&vec![b'x'; MUCH]).await;
+            let _ = guest.write_all(&vec![b'x'; FLOOD_BYTES]).await;
             let _ = guest.shutdown().await;
         }
-        // Never reads, and never ends.
+        // This service never reads and never ends.
         3 => std::future::pending().await,
         _ => {}
     }
@@ -37,16 +38,19 @@ async fn echo(guest: &mut GuestStream) {
             return;
         }
     }
+
     let _ = guest.shutdown().await;
 }
 
 /// Opens a connection to the guest.
 pub(super) async fn inbound(stack: Stack, v6: bool, port: u16) {
     let guest = stack.link().guest;
-    let to = match v6 {
-        true => (guest.v6, port).into(),
-        false => (guest.v4, port).into(),
+    let to = if v6 {
+        (guest.v6, port).into()
+    } else {
+        (guest.v4, port).into()
     };
+
     if let Ok(mut guest) = stack.connect(to).await {
         let _ = guest.write_all(b"GET / HTTP/1.1\r\n\r\n").await;
         echo(&mut guest).await;

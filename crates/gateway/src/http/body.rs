@@ -1,4 +1,5 @@
-//! Bodies on their way: counted, without trailers, and redacted if need be. Nothing is gathered.
+//! Message bodies: counted, without trailers, and redacted where secrets may occur. They are streamed, never
+//! collected.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,17 +11,17 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::exchange::Exchange;
 use crate::secret::Redactor;
 
-/// A request's body, on its way to the server.
-pub(super) struct Up {
+/// The body of a request, on its way to the server.
+pub(super) struct RequestBody {
     incoming: Incoming,
     exchange: Arc<Exchange>,
 }
 
-/// A response's body, on its way to the guest.
-pub(super) enum Down {
-    /// A page of ours.
+/// The body of a response, on its way to the guest.
+pub(super) enum ResponseBody {
+    /// A page of the gateway.
     Page(Option<Bytes>, Arc<Exchange>),
-    /// What the server says.
+    /// The server's body.
     Server {
         incoming: Incoming,
         redactor: Option<Redactor>,
@@ -29,13 +30,13 @@ pub(super) enum Down {
     },
 }
 
-impl Up {
+impl RequestBody {
     pub(super) fn new(incoming: Incoming, exchange: Arc<Exchange>) -> Self {
         Self { incoming, exchange }
     }
 }
 
-impl Body for Up {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -43,9 +44,9 @@ impl Body for Up {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let data = ready!(next(&mut self.incoming, cx));
+        let data = ready!(poll_data(&mut self.incoming, cx));
         if let Some(Ok(data)) = &data {
-            self.exchange.up(data.len());
+            self.exchange.add_bytes_up(data.len());
         }
         Poll::Ready(data.map(|data| data.map(Frame::data)))
     }
@@ -59,7 +60,7 @@ impl Body for Up {
     }
 }
 
-impl Body for Down {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -67,6 +68,7 @@ impl Body for Down {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        // A page is one piece; the server's body passes through the redactor if there is one.
         let (data, exchange) = match self.get_mut() {
             Self::Page(page, exchange) => (page.take().map(Ok), exchange),
             Self::Server {
@@ -74,17 +76,22 @@ impl Body for Down {
                 redactor: None,
                 exchange,
                 ..
-            } => (ready!(next(incoming, cx)), exchange),
+            } => (ready!(poll_data(incoming, cx)), exchange),
             Self::Server {
                 incoming,
                 redactor: Some(redactor),
                 ended,
                 exchange,
-            } => (ready!(redacted(incoming, redactor, ended, cx)), exchange),
+            } => (
+                ready!(poll_redacted(incoming, redactor, ended, cx)),
+                exchange,
+            ),
         };
+
         if let Some(Ok(data)) = &data {
-            exchange.down(data.len());
+            exchange.add_bytes_down(data.len());
         }
+
         Poll::Ready(data.map(|data| data.map(Frame::data)))
     }
 
@@ -93,7 +100,12 @@ impl Body for Down {
             Self::Page(page, _) => page.is_none(),
             Self::Server {
                 incoming, redactor, ..
-            } => incoming.is_end_stream() && redactor.as_ref().is_none_or(|kept| kept.held() == 0),
+            } => {
+                incoming.is_end_stream()
+                    && redactor
+                        .as_ref()
+                        .is_none_or(|redactor| redactor.pending() == 0)
+            }
         }
     }
 
@@ -103,9 +115,9 @@ impl Body for Down {
             Self::Server {
                 incoming, redactor, ..
             } => {
-                let held = redactor.as_ref().map_or(0, Redactor::held) as u64;
+                let pending = redactor.as_ref().map_or(0, Redactor::pending) as u64;
                 match incoming.size_hint().exact() {
-                    Some(left) => SizeHint::with_exact(left + held),
+                    Some(left) => SizeHint::with_exact(left + pending),
                     None => SizeHint::new(),
                 }
             }
@@ -113,8 +125,8 @@ impl Body for Down {
     }
 }
 
-/// The next piece of data. Trailers are passed over.
-fn next(
+/// Returns the next piece of data. Trailers are skipped.
+fn poll_data(
     incoming: &mut Incoming,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
@@ -124,21 +136,22 @@ fn next(
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => return Poll::Ready(None),
         };
+
         if let Ok(data) = frame.into_data() {
             return Poll::Ready(Some(Ok(data)));
         }
     }
 }
 
-/// The next piece without secrets.
-fn redacted(
+/// Returns the next piece of data with secrets redacted.
+fn poll_redacted(
     incoming: &mut Incoming,
     redactor: &mut Redactor,
     ended: &mut bool,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
     while !*ended {
-        let clean = match ready!(next(incoming, cx)) {
+        let clean = match ready!(poll_data(incoming, cx)) {
             Some(Ok(data)) => redactor.push(&data),
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => {
@@ -146,9 +159,11 @@ fn redacted(
                 redactor.finish()
             }
         };
+
         if clean.has_remaining() {
             return Poll::Ready(Some(Ok(clean)));
         }
     }
+
     Poll::Ready(None)
 }

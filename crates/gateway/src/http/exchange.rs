@@ -1,116 +1,117 @@
-//! One request with its answer, from the head's end until the last byte, and what is told of it then.
+//! One request and its answer, from the end of the request's head to the last byte.
 
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use super::pulse::Pulse;
+use super::idle_timer::IdleTimer;
 use crate::policy::RuleId;
 
-/// A request that is over.
+/// A finished request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Event {
-    /// Its method.
+pub(crate) struct RequestRecord {
+    /// The method.
     pub(crate) method: String,
-    /// Its host, or nothing if it named none that can be read.
+    /// The host; empty if the request named none that can be read.
     pub(crate) host: String,
-    /// The status that the guest was sent, if it was sent one.
+    /// The status that the guest received, if it received one.
     pub(crate) status: Option<u16>,
-    /// The code of the refusal, if it was refused.
+    /// The code of the refusal, if the request was refused.
     pub(crate) refused: Option<&'static str>,
     /// The rule that allowed it.
     pub(crate) rule: Option<RuleId>,
-    /// Whether its server gave no answer.
-    pub(crate) lost: bool,
-    /// Bytes of bodies from the guest, and from it after an upgrade.
-    pub(crate) up: u64,
-    /// Bytes of bodies to the guest, and to it after an upgrade.
-    pub(crate) down: u64,
+    /// Whether the server did not answer.
+    pub(crate) unanswered: bool,
+    /// Body bytes from the guest, and all bytes from it after an upgrade.
+    pub(crate) bytes_up: u64,
+    /// Body bytes to the guest, and all bytes to it after an upgrade.
+    pub(crate) bytes_down: u64,
 }
 
-/// Is told of requests.
-pub(crate) trait Watch: Send + Sync {
-    /// A request is over: answered, refused or broken off.
-    fn over(&self, event: Event);
+/// Receives finished requests.
+pub(crate) trait RequestObserver: Send + Sync {
+    /// A request was answered, refused or broken off.
+    fn finished(&self, request: RequestRecord);
 }
 
-/// What is known of a request as it goes on. Told when the last who has a part in it is done.
+/// A request in progress. Bodies and splices share it; the observer receives the record when the last of them is
+/// dropped.
 pub(super) struct Exchange {
     method: String,
     host: String,
     status: AtomicU16,
     refused: OnceLock<&'static str>,
     rule: OnceLock<RuleId>,
-    lost: AtomicBool,
-    up: AtomicU64,
-    down: AtomicU64,
-    pulse: Arc<Pulse>,
-    watch: Arc<dyn Watch>,
+    unanswered: AtomicBool,
+    bytes_up: AtomicU64,
+    bytes_down: AtomicU64,
+    timer: Arc<IdleTimer>,
+    observer: Arc<dyn RequestObserver>,
 }
 
 impl Exchange {
-    pub(super) fn begin(
+    pub(super) fn start(
         method: &str,
         host: &str,
-        pulse: &Arc<Pulse>,
-        watch: &Arc<dyn Watch>,
+        timer: &Arc<IdleTimer>,
+        observer: &Arc<dyn RequestObserver>,
     ) -> Arc<Self> {
-        pulse.busy();
+        timer.request_started();
         Arc::new(Self {
             method: method.to_owned(),
             host: host.to_owned(),
             status: AtomicU16::new(0),
             refused: OnceLock::new(),
             rule: OnceLock::new(),
-            lost: AtomicBool::new(false),
-            up: AtomicU64::new(0),
-            down: AtomicU64::new(0),
-            pulse: Arc::clone(pulse),
-            watch: Arc::clone(watch),
+            unanswered: AtomicBool::new(false),
+            bytes_up: AtomicU64::new(0),
+            bytes_down: AtomicU64::new(0),
+            timer: Arc::clone(timer),
+            observer: Arc::clone(observer),
         })
     }
 
-    pub(super) fn refused(&self, reason: &'static str) {
-        let _ = self.refused.set(reason);
+    pub(super) fn set_refused(&self, code: &'static str) {
+        let _ = self.refused.set(code);
     }
 
-    pub(super) fn allowed(&self, rule: Option<RuleId>) {
+    pub(super) fn set_rule(&self, rule: Option<RuleId>) {
         if let Some(rule) = rule {
             let _ = self.rule.set(rule);
         }
     }
 
-    pub(super) fn lost(&self) {
-        self.lost.store(true, Relaxed);
+    pub(super) fn set_unanswered(&self) {
+        self.unanswered.store(true, Relaxed);
     }
 
-    pub(super) fn status(&self, status: u16) {
+    pub(super) fn set_status(&self, status: u16) {
         self.status.store(status, Relaxed);
     }
 
-    pub(super) fn up(&self, bytes: usize) {
-        self.up.fetch_add(bytes as u64, Relaxed);
-        self.pulse.beat();
+    pub(super) fn add_bytes_up(&self, bytes: usize) {
+        self.bytes_up.fetch_add(bytes as u64, Relaxed);
+        self.timer.record_activity();
     }
 
-    pub(super) fn down(&self, bytes: usize) {
-        self.down.fetch_add(bytes as u64, Relaxed);
-        self.pulse.beat();
+    pub(super) fn add_bytes_down(&self, bytes: usize) {
+        self.bytes_down.fetch_add(bytes as u64, Relaxed);
+        self.timer.record_activity();
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.pulse.idle();
+        self.timer.request_finished();
         let status = self.status.load(Relaxed);
-        self.watch.over(Event {
+        self.observer.finished(RequestRecord {
             method: std::mem::take(&mut self.method),
             host: std::mem::take(&mut self.host),
             status: (status != 0).then_some(status),
             refused: self.refused.get().copied(),
             rule: self.rule.take(),
-            lost: self.lost.load(Relaxed),
-            up: self.up.load(Relaxed),
-            down: self.down.load(Relaxed),
+            unanswered: self.unanswered.load(Relaxed),
+            bytes_up: self.bytes_up.load(Relaxed),
+            bytes_down: self.bytes_down.load(Relaxed),
         });
     }
 }

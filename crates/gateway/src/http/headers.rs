@@ -1,4 +1,4 @@
-//! Headers that are between two neighbours end here; the others pass.
+//! Removes hop-by-hop headers; the others pass.
 
 use hyper::HeaderMap;
 use hyper::body::Body;
@@ -7,8 +7,8 @@ use hyper::header::{
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
-/// Headers that end here, whether `Connection` names them or not.
-const NEIGHBOURS: [HeaderName; 11] = [
+/// Headers that are removed whether `Connection` names them or not.
+const HOP_BY_HOP: [HeaderName; 11] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -19,64 +19,64 @@ const NEIGHBOURS: [HeaderName; 11] = [
     TRAILER,
     TRANSFER_ENCODING,
     UPGRADE,
-    // Answered here: what asks for the body says so to the guest.
+    // hyper answers it: it sends 100 Continue to the guest when the body is read.
     EXPECT,
 ];
 
-/// Takes away what is between neighbours.
+/// Removes hop-by-hop headers, including those that `Connection` names.
 pub(super) fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
         .filter_map(|token| token.parse().ok())
-        // It frames the message for hyper, which has checked it.
+        // hyper frames the message by it, and has checked it.
         .filter(|name| name != CONTENT_LENGTH)
         .collect();
-    for name in named.iter().chain(&NEIGHBOURS) {
+    for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
 }
 
-/// Readies a request's headers for a server.
-pub(super) fn request(headers: &mut HeaderMap, host: HeaderValue, body: &impl Body) {
+/// Prepares a request's headers for the server.
+pub(super) fn prepare_request(headers: &mut HeaderMap, host: HeaderValue, body: &impl Body) {
     strip(headers);
     headers.insert(HOST, host);
-    frame(headers, body);
+    remove_wrong_length(headers, body);
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
-        // Said here, since hyper would send no body with a GET.
+        // Without this header, hyper would send no body with a GET.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
-/// Has a server answer and speak in a way that can be read here.
-pub(super) fn legible(headers: &mut HeaderMap) {
+/// Makes a server answer in a form that can be redacted: uncompressed.
+pub(super) fn request_plain_text(headers: &mut HeaderMap) {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.remove("sec-websocket-extensions");
 }
 
-/// Readies a response's headers for the guest. `bodiless`: its length is that of a body that is not sent.
-pub(super) fn response(headers: &mut HeaderMap, body: &impl Body, bodiless: bool) {
-    let last = closes(headers);
+/// Prepares a response's headers for the guest. If it is `bodiless`, its length is that of a body that is not sent.
+pub(super) fn prepare_response(headers: &mut HeaderMap, body: &impl Body, bodiless: bool) {
+    let is_last = has_connection_close(headers);
     strip(headers);
     if !bodiless {
-        frame(headers, body);
+        remove_wrong_length(headers, body);
     }
-    if last {
+    if is_last {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
-/// Leaves no length but the one that the body has.
-fn frame(headers: &mut HeaderMap, body: &impl Body) {
+/// Removes a length that the body does not have.
+fn remove_wrong_length(headers: &mut HeaderMap, body: &impl Body) {
     if body.size_hint().exact().is_none() {
         headers.remove(CONTENT_LENGTH);
     }
 }
 
-/// Whether `Connection` says that this message is the last.
-fn closes(headers: &HeaderMap) -> bool {
+/// Returns whether `Connection` says that this message is the last.
+fn has_connection_close(headers: &HeaderMap) -> bool {
     tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("close"))
 }
 
-/// The tokens of a header that is a list.
+/// Returns the tokens of a header that is a list.
 pub(super) fn tokens<'a>(
     headers: &'a HeaderMap,
     name: &'a HeaderName,

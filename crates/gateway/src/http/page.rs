@@ -1,4 +1,4 @@
-//! Pages that we answer with ourselves. After each of them the connection is closed.
+//! Pages that the gateway answers with itself. The connection is closed after each of them.
 
 use std::sync::Arc;
 
@@ -6,41 +6,41 @@ use bytes::Bytes;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use super::body::Down;
+use super::body::ResponseBody;
 use super::exchange::Exchange;
-use super::upstream::Unreachable;
-use crate::refusal::{DENIED, Refusal};
+use crate::refusal::{DENIED_HEADER, Refusal};
+use crate::stream::UpstreamError;
 
-/// What a refused guest reads.
-pub(super) fn denied(refusal: &Refusal, exchange: Arc<Exchange>) -> Response<Down> {
-    exchange.refused(refusal.reason);
+/// The page for a refused request: 403.
+pub(super) fn denied(refusal: &Refusal, exchange: Arc<Exchange>) -> Response<ResponseBody> {
+    exchange.set_refused(refusal.code);
     let mut page = page(StatusCode::FORBIDDEN, refusal.body(), exchange);
-    let reason = HeaderValue::from_static(refusal.reason);
-    page.headers_mut().insert(DENIED, reason);
+    let code = HeaderValue::from_static(refusal.code);
+    page.headers_mut().insert(DENIED_HEADER, code);
     page
 }
 
-/// What a guest reads whose server is not there: 502, or 504 if it was waited for.
+/// The page for a request that the server does not answer: 502, or 504 after a timeout.
 pub(super) fn unreachable(
     text: String,
-    why: &Unreachable,
+    error: &UpstreamError,
     exchange: Arc<Exchange>,
-) -> Response<Down> {
-    let status = match why {
-        Unreachable::Slow(_) => StatusCode::GATEWAY_TIMEOUT,
-        Unreachable::Failed(_) | Unreachable::Untrusted(_) => StatusCode::BAD_GATEWAY,
+) -> Response<ResponseBody> {
+    let status = match error {
+        UpstreamError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+        UpstreamError::Failed(_) | UpstreamError::Untrusted(_) => StatusCode::BAD_GATEWAY,
     };
-    exchange.lost();
+    exchange.set_unanswered();
     page(status, text, exchange)
 }
 
-fn page(status: StatusCode, text: String, exchange: Arc<Exchange>) -> Response<Down> {
-    exchange.status(status.as_u16());
-    let mut page = Response::new(Down::Page(Some(Bytes::from(text)), exchange));
+fn page(status: StatusCode, text: String, exchange: Arc<Exchange>) -> Response<ResponseBody> {
+    exchange.set_status(status.as_u16());
+    let mut page = Response::new(ResponseBody::Page(Some(Bytes::from(text)), exchange));
     *page.status_mut() = status;
     let headers = page.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    headers.insert(CONTENT_TYPE, text);
+    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    headers.insert(CONTENT_TYPE, content_type);
     page
 }

@@ -1,4 +1,4 @@
-//! One guest's connection: each request is checked, judged, sent and answered.
+//! The requests of one connection: each is checked, decided on, sent and answered.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,241 +12,261 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
-use super::body::{Down, Up};
-use super::exchange::{Exchange, Watch};
-use super::pulse::Pulse;
+use super::body::{RequestBody, ResponseBody};
+use super::exchange::{Exchange, RequestObserver};
+use super::idle_timer::IdleTimer;
+use super::proxy::{Proxy, RequestFilter, Scheme};
 use super::target::Target;
 use super::upgrade::Splice;
-use super::upstream::{Failure, Unreachable, Upstream};
-use super::{Judge, Proxy, Scheme, headers, page, upgrade};
+use super::upstream::{SendError, Upstream};
+use super::{headers, page, upgrade};
 use crate::refusal::Refusal;
-use crate::secret::{Needles, Redactor, Secrets};
+use crate::secret::{Redactor, SecretMatcher, Secrets};
+use crate::stream::UpstreamError;
 
-/// The guest's connection is cut without an answer.
+/// The guest's connection is closed without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the server closed the connection")]
-pub(super) struct Cut;
+pub(super) struct Aborted;
 
-/// What all requests of a connection share.
+/// State that all requests of a connection share.
 pub(super) struct Session {
     scheme: Scheme,
-    /// The one host that this connection speaks with, once it is known.
+    /// The one host of this connection, once it is known.
     host: OnceLock<String>,
-    judge: Arc<dyn Judge>,
-    watch: Arc<dyn Watch>,
+    filter: Arc<dyn RequestFilter>,
+    observer: Arc<dyn RequestObserver>,
     secrets: Arc<Secrets>,
-    answer: Duration,
-    pulse: Arc<Pulse>,
+    answer_timeout: Duration,
+    timer: Arc<IdleTimer>,
     upstream: tokio::sync::Mutex<Upstream>,
-    /// The guest's side, since it asked for another protocol.
-    offered: Mutex<Option<OnUpgrade>>,
-    upgraded: Mutex<Option<Splice>>,
+    /// The guest's side of an upgrade that it requested.
+    requested_upgrade: Mutex<Option<OnUpgrade>>,
+    splice: Mutex<Option<Splice>>,
 }
 
 impl Session {
-    pub(super) fn new(proxy: Proxy, pulse: Arc<Pulse>) -> Self {
+    pub(super) fn new(proxy: Proxy, timer: Arc<IdleTimer>) -> Self {
         Self {
             host: match &proxy.scheme {
                 Scheme::Plain => OnceLock::new(),
-                Scheme::Sealed(host) => OnceLock::from(host.clone()),
+                Scheme::Tls(host) => OnceLock::from(host.clone()),
             },
             scheme: proxy.scheme,
-            judge: proxy.judge,
-            watch: proxy.watch,
+            filter: proxy.filter,
+            observer: proxy.observer,
             secrets: proxy.secrets,
-            answer: proxy.answer,
-            pulse,
+            answer_timeout: proxy.answer_timeout,
+            timer,
             upstream: tokio::sync::Mutex::new(Upstream::new(proxy.connect)),
-            offered: Mutex::default(),
-            upgraded: Mutex::default(),
+            requested_upgrade: Mutex::default(),
+            splice: Mutex::default(),
         }
     }
 
-    /// Both sides, if the last request has upgraded the connection.
-    pub(super) fn upgraded(&self) -> Option<Splice> {
-        let mut upgraded = self.upgraded.lock().unwrap_or_else(PoisonError::into_inner);
-        upgraded.take()
+    /// Returns both sides of the connection, if the last request upgraded it.
+    pub(super) fn take_splice(&self) -> Option<Splice> {
+        let mut splice = self.splice.lock().unwrap_or_else(PoisonError::into_inner);
+        splice.take()
     }
 
-    /// Ends a connection that asked for another protocol and got none: it was left open by who read its requests,
-    /// and without this the guest would lose the last answer.
-    pub(super) async fn decline(&self) -> io::Result<()> {
-        let offered = self.offered().take();
-        match offered {
-            // An error: it has been ended already.
+    /// Closes a connection whose upgrade was declined. hyper leaves it open, and without this the guest would lose the
+    /// last answer.
+    pub(super) async fn close_declined_upgrade(&self) -> io::Result<()> {
+        let requested = self.requested_upgrade().take();
+        match requested {
             Some(guest) => match guest.await {
                 Ok(guest) => TokioIo::new(guest).shutdown().await,
+                // The connection is closed already.
                 Err(_) => Ok(()),
             },
             None => Ok(()),
         }
     }
 
-    fn offered(&self) -> MutexGuard<'_, Option<OnUpgrade>> {
-        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn requested_upgrade(&self) -> MutexGuard<'_, Option<OnUpgrade>> {
+        self.requested_upgrade
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers one request.
     pub(super) async fn answer(
         self: Arc<Self>,
         mut request: Request<Incoming>,
-    ) -> Result<Response<Down>, Cut> {
+    ) -> Result<Response<ResponseBody>, Aborted> {
         if let Some(guest) = request.extensions_mut().remove::<OnUpgrade>() {
-            *self.offered() = Some(guest);
+            *self.requested_upgrade() = Some(guest);
         }
+
         let target = Target::of(&request, &self.scheme);
         let host = target.as_ref().map_or("", |target| &target.host);
         let method = request.method().as_str();
-        let exchange = Exchange::begin(method, host, &self.pulse, &self.watch);
-        let asked = target
+        let exchange = Exchange::start(method, host, &self.timer, &self.observer);
+
+        let prepared = target
             .and_then(|target| self.check(target, method, &exchange))
-            .and_then(|target| self.asked(request, &target, &exchange));
-        match asked {
+            .and_then(|target| self.prepare_request(request, &target, &exchange));
+        match prepared {
             Ok((request, reply)) => self.forward(request, reply, exchange).await,
             Err(refusal) => Ok(page::denied(&refusal, exchange)),
         }
     }
 
-    /// Judges a request, and holds the connection to its one host.
+    /// Decides on a request, and binds the connection to its host.
     fn check(&self, target: Target, method: &str, exchange: &Exchange) -> Result<Target, Refusal> {
         if let Some(host) = self.host.get().filter(|host| **host != target.host) {
             let text = format!(
-                "This connection speaks with {host}; the request is for {}. Open another connection for it.",
+                "This connection is for {host}, but the request is for {}. Open another connection for it.",
                 target.host
             );
             return Err(Refusal::new("host_changed", text));
         }
-        exchange.allowed(self.judge.judge(&target.seen(method))?);
-        // Only a host that was allowed once is held to.
+
+        exchange.set_rule(self.filter.check(&target.request_head(method))?);
+        // The connection is bound only to a host that has been allowed.
         let _ = self.host.set(target.host.clone());
         Ok(target)
     }
 
-    /// The request as the server is sent it, and what its answer needs.
-    fn asked(
+    /// Returns the request for the server, and what its answer depends on.
+    fn prepare_request(
         &self,
         request: Request<Incoming>,
         target: &Target,
         exchange: &Arc<Exchange>,
-    ) -> Result<(Request<Up>, Reply), Refusal> {
+    ) -> Result<(Request<RequestBody>, Reply), Refusal> {
         let (mut parts, body) = request.into_parts();
-        let upgrades = upgrade::wanted(&parts.headers, &body);
+        let upgrades = upgrade::is_websocket(&parts.headers, &body);
         let invalid = || Refusal::new("target_invalid", "The request's target is not valid.");
+
+        // Headers for the server.
         let host = HeaderValue::try_from(target.authority()).map_err(|_| invalid())?;
-        headers::request(&mut parts.headers, host, &body);
+        headers::prepare_request(&mut parts.headers, host, &body);
         if upgrades {
-            upgrade::insert(&mut parts.headers);
+            upgrade::insert_headers(&mut parts.headers);
         }
-        let needles = self.secrets.needles(&target.host);
-        if needles.is_some() {
-            headers::legible(&mut parts.headers);
+
+        // Secrets: placeholders become values, and the answer must be readable for redaction.
+        let matcher = self.secrets.matcher_for(&target.host);
+        if matcher.is_some() {
+            headers::request_plain_text(&mut parts.headers);
         }
-        let sealed = matches!(self.scheme, Scheme::Sealed(_));
+        let is_tls = matches!(self.scheme, Scheme::Tls(_));
         self.secrets
-            .place(&target.host, sealed, &target.path, &mut parts.headers)?;
-        let head = parts.method == Method::HEAD;
-        let mut request = Request::new(Up::new(body, Arc::clone(exchange)));
+            .substitute(&target.host, is_tls, &target.path, &mut parts.headers)?;
+
+        let is_head = parts.method == Method::HEAD;
+        let mut request = Request::new(RequestBody::new(body, Arc::clone(exchange)));
         *request.method_mut() = parts.method;
         *request.uri_mut() = target.path.parse().map_err(|_| invalid())?;
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = parts.headers;
         let reply = Reply {
-            head,
+            is_head,
             upgrades,
-            needles,
+            matcher,
         };
         Ok((request, reply))
     }
 
     async fn forward(
         &self,
-        request: Request<Up>,
+        request: Request<RequestBody>,
         reply: Reply,
         exchange: Arc<Exchange>,
-    ) -> Result<Response<Down>, Cut> {
-        let sent = async { self.upstream.lock().await.send(request).await };
+    ) -> Result<Response<ResponseBody>, Aborted> {
+        let sending = async { self.upstream.lock().await.send(request).await };
         let sent = tokio::select! {
-            sent = sent => sent,
-            () = self.late() => Err(Failure::Unreachable(Unreachable::Slow(self.answer))),
+            sent = sending => sent,
+            () = self.answer_deadline() => {
+                Err(SendError::Upstream(UpstreamError::TimedOut(self.answer_timeout)))
+            }
         };
-        let answered = match sent {
-            Ok(response) => self.reply(response, &reply, &exchange),
-            Err(Failure::Stale) => return Err(Cut),
-            Err(Failure::Unreachable(why)) => Err(why),
+
+        let response = match sent {
+            Ok(response) => self.prepare_response(response, &reply, &exchange),
+            Err(SendError::ClosedWhileReused) => return Err(Aborted),
+            Err(SendError::Upstream(error)) => Err(error),
         };
-        // The server has a part in the words of some errors.
-        Ok(answered.unwrap_or_else(|why| {
-            let text = reply.clean(format!("{why}\n"));
-            page::unreachable(text, &why, exchange)
+        // Some error messages repeat bytes of the server, so they are redacted as well.
+        Ok(response.unwrap_or_else(|error| {
+            let text = reply.redact(format!("{error}\n"));
+            page::unreachable(text, &error, exchange)
         }))
     }
 
-    /// The response as the guest is sent it.
-    fn reply(
+    /// Returns the response for the guest.
+    fn prepare_response(
         &self,
         response: Response<Incoming>,
         reply: &Reply,
         exchange: &Arc<Exchange>,
-    ) -> Result<Response<Down>, Unreachable> {
+    ) -> Result<Response<ResponseBody>, UpstreamError> {
         let status = response.status();
-        let switching = status == StatusCode::SWITCHING_PROTOCOLS;
-        let response = if switching {
-            self.switch(response, reply, exchange)?
+        let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
+        let response = if is_upgrade {
+            self.accept_upgrade(response, reply, exchange)?
         } else {
             response
         };
-        exchange.status(status.as_u16());
+        exchange.set_status(status.as_u16());
+
         let (mut parts, incoming) = response.into_parts();
-        let bodiless = reply.head || status == StatusCode::NOT_MODIFIED;
-        headers::response(&mut parts.headers, &incoming, bodiless);
-        if switching {
-            upgrade::insert(&mut parts.headers);
+        let bodiless = reply.is_head || status == StatusCode::NOT_MODIFIED;
+        headers::prepare_response(&mut parts.headers, &incoming, bodiless);
+        if is_upgrade {
+            upgrade::insert_headers(&mut parts.headers);
         }
-        if let Some(needles) = &reply.needles {
-            needles.clean_headers(&mut parts.headers);
+        if let Some(matcher) = &reply.matcher {
+            matcher.redact_headers(&mut parts.headers);
         }
-        let body = Down::Server {
+
+        let body = ResponseBody::Server {
             incoming,
             redactor: reply.redactor(),
             ended: false,
             exchange: Arc::clone(exchange),
         };
-        // A new one: the server's reason phrase and HTTP version stay behind.
+        // A new response, without the server's reason phrase and HTTP version.
         let mut response = Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = parts.headers;
         Ok(response)
     }
 
-    /// Readies both sides to be spliced, once the guest has been told.
-    fn switch(
+    /// Prepares both sides to be spliced after the guest has received the answer.
+    fn accept_upgrade(
         &self,
         mut response: Response<Incoming>,
         reply: &Reply,
         exchange: &Arc<Exchange>,
-    ) -> Result<Response<Incoming>, Unreachable> {
-        let agreed = upgrade::wanted(response.headers(), response.body());
-        let offered = self.offered().take_if(|_| agreed && reply.upgrades);
-        let Some(guest) = offered else {
-            let error = io::Error::other("it switched to a protocol that was not asked for");
-            return Err(Unreachable::Failed(error));
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        // The guest must have requested WebSocket, and the server must have agreed to it.
+        let agreed = upgrade::is_websocket(response.headers(), response.body());
+        let requested = self
+            .requested_upgrade()
+            .take_if(|_| agreed && reply.upgrades);
+        let Some(guest) = requested else {
+            let error = io::Error::other("it switched to a protocol that was not requested");
+            return Err(UpstreamError::Failed(error));
         };
+
         let splice = Splice {
             guest,
             server: hyper::upgrade::on(&mut response),
             redactor: reply.redactor(),
             exchange: Arc::clone(exchange),
-            pulse: Arc::clone(&self.pulse),
+            timer: Arc::clone(&self.timer),
         };
-        let mut upgraded = self.upgraded.lock().unwrap_or_else(PoisonError::into_inner);
-        *upgraded = Some(splice);
+        *self.splice.lock().unwrap_or_else(PoisonError::into_inner) = Some(splice);
         Ok(response)
     }
 
-    /// Waits until the server has had its time, which begins anew while the request's body still moves.
-    async fn late(&self) {
+    /// Waits for the answer's deadline, which moves while bytes of the request's body arrive.
+    async fn answer_deadline(&self) {
         loop {
-            let deadline = self.pulse.last() + self.answer;
+            let deadline = self.timer.last_activity() + self.answer_timeout;
             if deadline <= Instant::now() {
                 return;
             }
@@ -255,23 +275,24 @@ impl Session {
     }
 }
 
-/// What the answer to a request depends on.
+/// Properties of a request that its answer depends on.
 struct Reply {
-    /// Asked by HEAD.
-    head: bool,
-    /// Asked for WebSocket.
+    /// The request's method is HEAD.
+    is_head: bool,
+    /// The request is for WebSocket.
     upgrades: bool,
-    needles: Option<Arc<Needles>>,
+    /// Finds the secrets that must not come back from the host.
+    matcher: Option<Arc<SecretMatcher>>,
 }
 
 impl Reply {
     fn redactor(&self) -> Option<Redactor> {
-        self.needles.clone().map(Redactor::new)
+        self.matcher.clone().map(Redactor::new)
     }
 
-    fn clean(&self, text: String) -> String {
-        match &self.needles {
-            Some(needles) => String::from_utf8_lossy(&needles.clean(text.as_bytes())).into_owned(),
+    fn redact(&self, text: String) -> String {
+        match &self.matcher {
+            Some(matcher) => String::from_utf8_lossy(&matcher.redact(text.as_bytes())).into_owned(),
             None => text,
         }
     }

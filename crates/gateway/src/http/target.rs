@@ -1,4 +1,4 @@
-//! Where a request wants to go: one host, however it is written.
+//! The target of a request: one host, in any notation.
 
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
@@ -7,43 +7,52 @@ use hyper::header::HOST;
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Uri};
 
-use super::{Scheme, Seen};
-use crate::hello::dns_name;
+use super::proxy::{RequestHead, Scheme};
 use crate::refusal::Refusal;
+use crate::tls::dns_name;
 
-/// A request's target, of which `Host` and request line agree.
+/// The target of a request, on which the `Host` header and the request line agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
-    /// A DNS name in small letters, or an address without brackets.
+    /// A DNS name in lowercase, or an address without brackets.
     pub(super) host: String,
     pub(super) port: Option<u16>,
-    /// Path and query, or `*`.
+    /// The path and query, or `*`.
     pub(super) path: String,
 }
 
+type HostAndPort = (String, Option<u16>);
+
 impl Target {
-    /// The target of a request that came by `scheme`.
+    /// Reads the target of a request that came by `scheme`.
+    ///
+    /// # Errors
+    /// Returns a refusal if the request names no host, several hosts, or one in an ambiguous way.
     pub(super) fn of<B>(request: &Request<B>, scheme: &Scheme) -> Result<Self, Refusal> {
         if request.method() == Method::CONNECT {
             return Err(Refusal::new(
                 "connect_method",
-                "CONNECT is denied: a tunnel cannot be judged. No proxy is needed here; connect to the host itself, \
-                 and unset http_proxy and https_proxy.",
+                "CONNECT is denied, because requests inside a tunnel cannot be checked. No proxy is needed here: \
+                 connect to the host directly, and unset http_proxy and https_proxy.",
             ));
         }
-        let (host, port) = named(request)?;
+
+        // The Host header counts; an absolute URL in the request line must agree with it.
+        let (host, port) = host_header(request)?;
         let uri = request.uri();
         if let Some(authority) = uri.authority() {
-            let (same, default) = agreed(uri, scheme, authority)?;
-            if same.0 != host || same.1.unwrap_or(default) != port.unwrap_or(default) {
+            let ((line_host, line_port), default_port) = request_line(uri, scheme, authority)?;
+            let same_port = line_port.unwrap_or(default_port) == port.unwrap_or(default_port);
+            if line_host != host || !same_port {
                 return Err(Refusal::new(
                     "host_disagrees",
                     format!(
-                        "The request line names {authority}, but its Host header {host}. They must be the same."
+                        "The request line names {authority}, but the Host header names {host}. They must be equal."
                     ),
                 ));
             }
         }
+
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         Ok(Self {
             host,
@@ -52,9 +61,9 @@ impl Target {
         })
     }
 
-    /// What of it is judged.
-    pub(super) fn seen<'a>(&'a self, method: &'a str) -> Seen<'a> {
-        Seen {
+    /// Returns the part of the request that is decided on.
+    pub(super) fn request_head<'a>(&'a self, method: &'a str) -> RequestHead<'a> {
+        RequestHead {
             host: &self.host,
             port: self.port,
             method,
@@ -62,7 +71,7 @@ impl Target {
         }
     }
 
-    /// The value of `Host`.
+    /// Returns the value of the `Host` header.
     pub(super) fn authority(&self) -> String {
         let host = if self.host.contains(':') {
             format!("[{}]", self.host)
@@ -76,45 +85,50 @@ impl Target {
     }
 }
 
-/// The one `Host` of a request.
-fn named<B>(request: &Request<B>) -> Result<(String, Option<u16>), Refusal> {
+/// Reads the one `Host` header of a request.
+fn host_header<B>(request: &Request<B>) -> Result<HostAndPort, Refusal> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(Refusal::new(
             "host_count",
-            "A request must have exactly one Host header; this one has none, or several.",
+            "A request must have exactly one Host header; this one has none or several.",
         ));
     };
+
     let text = host.to_str().unwrap_or_default();
     text.parse().ok().as_ref().and_then(split).ok_or_else(|| {
         Refusal::new(
             "host_invalid",
-            "The Host header is neither a DNS name nor an address, each with or without a port.",
+            "The Host header must contain a DNS name or an address, with or without a port.",
         )
     })
 }
 
-type Named = (String, Option<u16>);
-
-/// What the request line names, and its scheme's port.
-fn agreed(uri: &Uri, scheme: &Scheme, authority: &Authority) -> Result<(Named, u16), Refusal> {
-    let (expected, default) = match scheme {
+/// Reads the host in the request line; also returns the default port of its scheme.
+fn request_line(
+    uri: &Uri,
+    scheme: &Scheme,
+    authority: &Authority,
+) -> Result<(HostAndPort, u16), Refusal> {
+    let (expected, default_port) = match scheme {
         Scheme::Plain => ("http", 80),
-        Scheme::Sealed(_) => ("https", 443),
+        Scheme::Tls(_) => ("https", 443),
     };
     match split(authority) {
-        Some(named) if uri.scheme_str() == Some(expected) => Ok((named, default)),
+        Some(host_and_port) if uri.scheme_str() == Some(expected) => {
+            Ok((host_and_port, default_port))
+        }
         _ => Err(Refusal::new(
             "target_invalid",
             format!(
-                "The request line must hold a path, or an {expected} URL with a DNS name or an address."
+                "The request line must contain a path, or an {expected} URL with a DNS name or an address."
             ),
         )),
     }
 }
 
-/// Host and port. None for anything that two readers could understand differently.
-fn split(authority: &Authority) -> Option<Named> {
+/// Splits an authority into host and port; `None` for anything that two readers could understand differently.
+fn split(authority: &Authority) -> Option<HostAndPort> {
     let host = authority.host();
     let port = authority.port_u16();
     let rest = authority.as_str().strip_prefix(host)?;
@@ -122,6 +136,7 @@ fn split(authority: &Authority) -> Option<Named> {
     if rest != expected || port == Some(0) {
         return None;
     }
+
     let host = match host.strip_prefix('[') {
         Some(address) => {
             let address: Ipv6Addr = address.strip_suffix(']')?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! Connections that stop being HTTP: WebSocket alone, and then bytes pass as they are.
+//! Upgrades to WebSocket. Afterwards bytes pass in both directions without being parsed.
 
 use std::io;
 use std::sync::Arc;
@@ -12,76 +12,79 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::exchange::Exchange;
 use super::headers::tokens;
-use super::pulse::Pulse;
+use super::idle_timer::IdleTimer;
 use crate::secret::Redactor;
 
-/// The one protocol that may follow.
+/// The only protocol that a connection may be upgraded to.
 const WEBSOCKET: &str = "websocket";
 
-/// Bytes that are in the gateway's hands, in each direction.
-const PIECE_BYTES: usize = 16 * 1024;
+/// Size of the copy buffer in each direction, in bytes.
+const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Whether a message asks for, or agrees to, WebSocket.
-pub(super) fn wanted(headers: &HeaderMap, body: &impl Body) -> bool {
+/// Returns whether a message requests, or agrees to, WebSocket.
+pub(super) fn is_websocket(headers: &HeaderMap, body: &impl Body) -> bool {
     body.is_end_stream()
         && tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
         && tokens(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case(WEBSOCKET))
 }
 
-/// Asks for, or agrees to, WebSocket and nothing else.
-pub(super) fn insert(headers: &mut HeaderMap) {
+/// Adds the headers that request, or agree to, WebSocket and nothing else.
+pub(super) fn insert_headers(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
 }
 
-/// Both sides of a connection that has been upgraded.
+/// Both sides of an upgraded connection.
 pub(super) struct Splice {
     pub(super) guest: OnUpgrade,
     pub(super) server: OnUpgrade,
     pub(super) redactor: Option<Redactor>,
     pub(super) exchange: Arc<Exchange>,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) timer: Arc<IdleTimer>,
 }
 
 impl Splice {
-    /// Passes bytes on until both sides are done, or one breaks.
+    /// Forwards bytes until both sides have closed, or one fails.
     pub(super) async fn run(self) -> io::Result<()> {
         let (guest, server) =
             tokio::try_join!(self.guest, self.server).map_err(io::Error::other)?;
-        self.pulse.upgraded();
+        self.timer.upgraded();
+
         let (from_guest, to_guest) = tokio::io::split(TokioIo::new(guest));
         let (from_server, to_server) = tokio::io::split(TokioIo::new(server));
-        let (exchange, pulse) = (&self.exchange, &self.pulse);
+        let (exchange, timer) = (&self.exchange, &self.timer);
         let up = async {
-            pass(from_guest, to_server, None, |bytes| exchange.up(bytes)).await?;
-            pulse.closing();
+            let count = |bytes| exchange.add_bytes_up(bytes);
+            forward(from_guest, to_server, None, count).await?;
+            timer.half_closed();
             Ok(())
         };
         let down = async {
-            let count = |bytes| exchange.down(bytes);
-            pass(from_server, to_guest, self.redactor, count).await?;
-            pulse.closing();
+            let count = |bytes| exchange.add_bytes_down(bytes);
+            forward(from_server, to_guest, self.redactor, count).await?;
+            timer.half_closed();
             Ok(())
         };
         tokio::try_join!(up, down).map(|((), ())| ())
     }
 }
 
-async fn pass(
+async fn forward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut redactor: Option<Redactor>,
     count: impl Fn(usize),
 ) -> io::Result<()> {
-    let mut piece = vec![0; PIECE_BYTES];
+    let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let length = from.read(&mut piece).await?;
-        let text = &piece[..length];
+        let length = from.read(&mut buffer).await?;
+        let bytes = &buffer[..length];
         match &mut redactor {
-            None => to.write_all(text).await?,
-            Some(redactor) if length > 0 => to.write_all(&redactor.push(text)).await?,
+            None => to.write_all(bytes).await?,
+            Some(redactor) if length > 0 => to.write_all(&redactor.push(bytes)).await?,
             Some(redactor) => to.write_all(&redactor.finish()).await?,
         }
+
         if length == 0 {
             return to.shutdown().await;
         }

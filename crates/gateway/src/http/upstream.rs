@@ -1,7 +1,6 @@
-//! The connection to the server, of which a guest's connection has at most one at a time.
+//! The connection to the server. A connection of the guest has at most one at a time.
 
 use std::io;
-use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -9,41 +8,26 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
-use super::body::Up;
-use super::{BUFFER_BYTES, Connector, HEAD_BYTES, HEADERS};
-
-/// Why the server gives no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Unreachable {
-    /// It refuses, is not there, or speaks another protocol.
-    #[error("the server could not be reached, or gave no answer in HTTP/1: {0}")]
-    Failed(#[source] io::Error),
-    /// It is there, but does not prove to be who it should be.
-    #[error(
-        "the server's certificate is not trusted by the host that runs the sandbox: {0}; if the server is right, \
-         add its authority to that host's trust store, or set SSL_CERT_FILE there"
-    )]
-    Untrusted(String),
-    /// It does not answer.
-    #[error("the server did not answer within {} s", .0.as_secs())]
-    Slow(Duration),
-}
+use super::body::RequestBody;
+use super::limits::{BUFFER_BYTES, MAX_HEAD_BYTES, MAX_HEADERS};
+use super::proxy::Connector;
+use crate::stream::UpstreamError;
 
 /// Why a request has no response.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// The guest is told.
-    Unreachable(Unreachable),
-    /// A connection that had served before was closed under the request. A guest that were connected with the server
-    /// itself would see just that, and may try again.
-    Stale,
+pub(super) enum SendError {
+    /// The server does not answer. The guest receives a page.
+    Upstream(UpstreamError),
+    /// A reused connection was closed under the request. A guest that were connected to the server itself would see the
+    /// same and could retry, so its connection is closed as well.
+    ClosedWhileReused,
 }
 
-/// The way to the server, and the connection while there is one.
+/// Opens connections to the server, and reuses the open one.
 pub(super) struct Upstream {
     connect: Connector,
-    sender: Option<SendRequest<Up>>,
-    /// What drives connections. Ends them when dropped.
+    sender: Option<SendRequest<RequestBody>>,
+    /// The tasks that drive connections. Dropping them closes the connections.
     drivers: JoinSet<()>,
 }
 
@@ -56,46 +40,52 @@ impl Upstream {
         }
     }
 
-    /// Sends a request on the connection there is, or on a new one.
+    /// Sends a request on the open connection, or on a new one.
     pub(super) async fn send(
         &mut self,
-        request: Request<Up>,
-    ) -> Result<Response<Incoming>, Failure> {
-        let Some(mut sender) = self.kept().await else {
-            return self.send_anew(request).await;
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, SendError> {
+        let Some(mut sender) = self.take_reusable().await else {
+            return self.send_on_new(request).await;
         };
         match sender.try_send_request(request).await {
             Ok(response) => {
                 self.sender = Some(sender);
                 Ok(response)
             }
+            // A request that hyper hands back was not sent, and may be sent on another connection.
             Err(mut error) => match error.take_message() {
-                Some(request) => self.send_anew(request).await,
-                None => Err(Failure::Stale),
+                Some(request) => self.send_on_new(request).await,
+                None => Err(SendError::ClosedWhileReused),
             },
         }
     }
 
-    /// The connection that is there, if it can be used again.
-    async fn kept(&mut self) -> Option<SendRequest<Up>> {
+    /// Takes the open connection, if it can be used again.
+    async fn take_reusable(&mut self) -> Option<SendRequest<RequestBody>> {
         let mut sender = self.sender.take()?;
         sender.ready().await.ok().map(|()| sender)
     }
 
-    async fn send_anew(&mut self, request: Request<Up>) -> Result<Response<Incoming>, Failure> {
-        let stream = (self.connect)().await.map_err(Failure::Unreachable)?;
-        let failed = |error| Failure::Unreachable(Unreachable::Failed(io::Error::other(error)));
+    async fn send_on_new(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, SendError> {
+        let stream = (self.connect)().await.map_err(SendError::Upstream)?;
+        let failed = |error| SendError::Upstream(UpstreamError::Failed(io::Error::other(error)));
         let (mut sender, driver) = Builder::new()
-            .max_header_size(HEAD_BYTES)
-            .max_headers(HEADERS)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_HEADERS)
             .max_buf_size(BUFFER_BYTES)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(failed)?;
-        // What it comes to is told by the response, or by its body.
+
+        // The driver's result can be ignored: errors surface in the response or its body.
         self.drivers
             .spawn(async move { drop(driver.with_upgrades().await) });
         while self.drivers.try_join_next().is_some() {}
+
         let response = sender.send_request(request).await.map_err(failed)?;
         self.sender = Some(sender);
         Ok(response)

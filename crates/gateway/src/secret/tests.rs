@@ -1,19 +1,22 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
-use super::place::HEADER_BYTES;
-use super::value::{LONGEST, SHORTEST};
-use super::*;
+use super::redactor::{Redactor, SecretMatcher};
+use super::secrets::{PLACEHOLDER_PREFIX, Secret, Secrets};
+use super::substitute::MAX_HEADER_BYTES;
+use super::value::{MAX_VALUE_BYTES, MIN_VALUE_BYTES, SecretError, SecretText};
 
 const VALUE: &str = "sk-live-51 Hq/=a";
 const HOST: &str = "api.example.com";
 
 fn secret(value: &str) -> Secret {
-    let value = Value::new(value.to_owned()).unwrap();
+    let value = SecretText::new(value.to_owned()).unwrap();
     let headers = vec![AUTHORIZATION, HeaderName::from_static("x-key")];
     Secret::new("key".to_owned(), value, vec![HOST.to_owned()], headers).unwrap()
 }
@@ -31,13 +34,15 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
             HeaderValue::from_str(value).unwrap(),
         )
     };
+
     pairs.iter().map(pair).collect()
 }
 
-fn redact(needles: &Arc<Needles>, text: &[u8], sizes: &[usize]) -> Vec<u8> {
-    let mut redactor = Redactor::new(Arc::clone(needles));
+fn redact_in_pieces(matcher: &Arc<SecretMatcher>, text: &[u8], sizes: &[usize]) -> Vec<u8> {
+    let mut redactor = Redactor::new(Arc::clone(matcher));
     let mut out = Vec::new();
     let mut rest = text;
+
     for size in sizes.iter().cycle() {
         if rest.is_empty() {
             break;
@@ -46,23 +51,27 @@ fn redact(needles: &Arc<Needles>, text: &[u8], sizes: &[usize]) -> Vec<u8> {
         out.extend_from_slice(&redactor.push(piece));
         rest = after;
     }
+
     out.extend_from_slice(&redactor.finish());
+
     out
 }
 
-fn holds(text: &[u8], part: &[u8]) -> bool {
+fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
 #[test]
-fn a_value_at_the_limits_is_taken_and_one_past_them_is_not() {
-    for length in [SHORTEST, LONGEST] {
-        assert!(Value::new("a".repeat(length)).is_ok());
+fn a_value_at_the_limits_is_accepted_and_one_past_them_is_not() {
+    for length in [MIN_VALUE_BYTES, MAX_VALUE_BYTES] {
+        assert!(SecretText::new("a".repeat(length)).is_ok());
     }
-    let short = Value::new("a".repeat(SHORTEST - 1)).unwrap_err();
-    assert_eq!(short, SecretError::Short(SHORTEST - 1));
-    let long = Value::new("a".repeat(LONGEST + 1)).unwrap_err();
-    assert_eq!(long, SecretError::Long(LONGEST + 1));
+
+    let short = SecretText::new("a".repeat(MIN_VALUE_BYTES - 1)).unwrap_err();
+    assert_eq!(short, SecretError::TooShort(MIN_VALUE_BYTES - 1));
+    let long = SecretText::new("a".repeat(MAX_VALUE_BYTES + 1)).unwrap_err();
+    assert_eq!(long, SecretError::TooLong(MAX_VALUE_BYTES + 1));
+
     for bad in [
         "12345678\n",
         " 12345678",
@@ -71,43 +80,44 @@ fn a_value_at_the_limits_is_taken_and_one_past_them_is_not() {
         "1234ä5678",
         "1234\0 5678",
     ] {
-        let error = Value::new(bad.to_owned()).unwrap_err();
-        assert_eq!(error, SecretError::Characters);
+        let error = SecretText::new(bad.to_owned()).unwrap_err();
+        assert_eq!(error, SecretError::InvalidCharacters);
         assert!(!format!("{error} {error:?}").contains("1234"));
     }
 }
 
 #[test]
-fn nothing_shows_a_value() {
+fn values_are_not_shown() {
     let secret = secret(VALUE);
     let shown = format!("{secret:?} {:?} {}", secret.value, secret.value);
     let secrets = Secrets::new(vec![secret]);
-    let needles = secrets.needles(HOST).unwrap();
-    let mut redactor = Redactor::new(Arc::clone(&needles));
+    let matcher = secrets.matcher_for(HOST).unwrap();
+    let mut redactor = Redactor::new(Arc::clone(&matcher));
     redactor.push(VALUE.as_bytes().split_last().unwrap().1);
-    let shown = format!("{shown} {secrets:?} {needles:?} {redactor:?}");
+    let shown = format!("{shown} {secrets:?} {matcher:?} {redactor:?}");
     assert!(
         !shown.contains("sk-") && !shown.contains("115, 107"),
         "{shown}"
     );
+
     assert!(shown.contains("redacted"));
 }
 
 #[test]
 fn placeholders_are_random() {
     let (one, other) = (secret(VALUE), secret(VALUE));
-    let digits = one.placeholder().strip_prefix(PLACEHOLDER).unwrap();
+    let digits = one.placeholder().strip_prefix(PLACEHOLDER_PREFIX).unwrap();
     assert_eq!(digits.len(), 32);
     assert!(digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
     assert_ne!(one.placeholder(), other.placeholder());
 }
 
 #[test]
-fn its_headers_to_its_host_get_the_value() {
+fn its_headers_to_its_hosts_get_the_value() {
     let (secrets, placeholder) = one(VALUE);
     let twice = format!("Bearer {placeholder}, {placeholder}");
     let mut map = headers(&[("x-key", &twice), ("x-other", &placeholder)]);
-    secrets.place(HOST, true, "/", &mut map).unwrap();
+    secrets.substitute(HOST, true, "/", &mut map).unwrap();
     assert_eq!(map["x-key"], format!("Bearer {VALUE}, {VALUE}"));
     assert_eq!(map["x-other"], placeholder);
     assert!(map["x-key"].is_sensitive());
@@ -120,7 +130,7 @@ fn basic_credentials_get_the_value_within_base64() {
     let encoded = STANDARD.encode(format!("user:{placeholder}"));
     for sent in [encoded.clone(), encoded.trim_end_matches('=').to_owned()] {
         let mut map = headers(&[("authorization", &format!("bAsIc {sent}"))]);
-        secrets.place(HOST, true, "/", &mut map).unwrap();
+        secrets.substitute(HOST, true, "/", &mut map).unwrap();
         let expected = format!("Basic {}", STANDARD.encode(format!("user:{VALUE}")));
         assert_eq!(map["authorization"], expected);
     }
@@ -130,7 +140,7 @@ fn basic_credentials_get_the_value_within_base64() {
 fn plain_http_gets_no_value() {
     let (secrets, placeholder) = one(VALUE);
     let mut map = headers(&[("x-key", &placeholder)]);
-    secrets.place(HOST, false, "/", &mut map).unwrap();
+    secrets.substitute(HOST, false, "/", &mut map).unwrap();
     assert_eq!(map["x-key"], placeholder);
 }
 
@@ -138,6 +148,7 @@ fn plain_http_gets_no_value() {
 fn a_placeholder_to_another_host_is_refused() {
     let (secrets, placeholder) = one(VALUE);
     let encoded = format!("Basic {}", STANDARD.encode(format!("u:{placeholder}")));
+
     for (path, mut map) in [
         ("/", headers(&[("x-any", &placeholder)])),
         ("/", headers(&[("authorization", &encoded)])),
@@ -145,43 +156,47 @@ fn a_placeholder_to_another_host_is_refused() {
     ] {
         for sealed in [true, false] {
             let refusal = secrets
-                .place("evil.test", sealed, path, &mut map)
+                .substitute("evil.test", sealed, path, &mut map)
                 .unwrap_err();
-            assert_eq!(refusal.reason, "secret_elsewhere");
+            assert_eq!(refusal.code, "secret_elsewhere");
             assert!(refusal.text.contains("evil.test") && refusal.text.contains(HOST));
             assert!(!refusal.text.contains(VALUE));
         }
     }
+
     let mut clean = headers(&[("authorization", "Basic %%%")]);
-    secrets.place("evil.test", true, "/", &mut clean).unwrap();
+    secrets
+        .substitute("evil.test", true, "/", &mut clean)
+        .unwrap();
 }
 
 #[test]
 fn a_header_at_the_limit_is_sent_and_one_past_it_is_not() {
-    let value = "v".repeat(LONGEST);
+    let value = "v".repeat(MAX_VALUE_BYTES);
     let (secrets, placeholder) = one(&value);
-    let room = HEADER_BYTES - LONGEST - placeholder.len();
+    let room = MAX_HEADER_BYTES - MAX_VALUE_BYTES - placeholder.len();
     let fits = format!("{placeholder}{}", "x".repeat(room));
     secrets
-        .place(HOST, true, "/", &mut headers(&[("x-key", &fits)]))
+        .substitute(HOST, true, "/", &mut headers(&[("x-key", &fits)]))
         .unwrap();
+
     let past = format!("{fits}x");
-    let refusal = secrets.place(HOST, true, "/", &mut headers(&[("x-key", &past)]));
-    assert_eq!(refusal.unwrap_err().reason, "secret_too_long");
+    let refusal = secrets.substitute(HOST, true, "/", &mut headers(&[("x-key", &past)]));
+    assert_eq!(refusal.unwrap_err().code, "secret_too_long");
 }
 
 #[test]
 fn only_its_hosts_are_redacted() {
     let (secrets, _) = one(VALUE);
-    assert!(secrets.needles("evil.test").is_none());
-    let clean = secrets
-        .needles(HOST)
+    assert!(secrets.matcher_for("evil.test").is_none());
+    let redacted = secrets
+        .matcher_for(HOST)
         .unwrap()
-        .clean(format!("a{VALUE}b").as_bytes());
-    assert_eq!(clean.len(), VALUE.len() + 2);
-    assert!(!holds(&clean, VALUE.as_bytes()));
-    assert!(clean.starts_with(b"a") && clean.ends_with(b"b"));
-    assert!(holds(&clean, b"umehood-secret"), "{clean:?}");
+        .redact(format!("a{VALUE}b").as_bytes());
+    assert_eq!(redacted.len(), VALUE.len() + 2);
+    assert!(!contains(&redacted, VALUE.as_bytes()));
+    assert!(redacted.starts_with(b"a") && redacted.ends_with(b"b"));
+    assert!(contains(&redacted, b"umehood-secret"), "{redacted:?}");
 }
 
 #[test]
@@ -192,37 +207,37 @@ fn response_headers_are_redacted() {
         ("x-abcd-efgh", "1"),
         ("etag", "\"1\""),
     ]);
-    secrets.needles(HOST).unwrap().clean_headers(&mut map);
+    secrets.matcher_for(HOST).unwrap().redact_headers(&mut map);
     assert!(!format!("{map:?}").contains("abcd-efgh"), "{map:?}");
     assert_eq!(map["x-echo"].len(), "got abcd-efgh!".len());
     assert_eq!(map["etag"], "\"1\"");
 }
 
 #[test]
-fn credentials_that_are_echoed_in_base64_are_redacted() {
+fn credentials_echoed_in_base64_are_redacted() {
     for user in ["", "u", "us", "user"] {
         let (secrets, _) = one(VALUE);
         let echoed = STANDARD.encode(format!("{user}:{VALUE}"));
-        let clean = secrets.needles(HOST).unwrap().clean(echoed.as_bytes());
-        let decoded = STANDARD.decode(String::from_utf8_lossy(&clean).replace(['*', '-'], "A"));
-        assert!(!decoded.is_ok_and(|plain| holds(&plain, b"live-51 Hq")));
-        assert_ne!(clean, echoed.as_bytes());
-        assert_eq!(clean.len(), echoed.len());
+        let redacted = secrets.matcher_for(HOST).unwrap().redact(echoed.as_bytes());
+        let decoded = STANDARD.decode(String::from_utf8_lossy(&redacted).replace(['*', '-'], "A"));
+        assert!(!decoded.is_ok_and(|plain| contains(&plain, b"live-51 Hq")));
+        assert_ne!(redacted, echoed.as_bytes());
+        assert_eq!(redacted.len(), echoed.len());
     }
 }
 
 #[test]
-fn nothing_is_kept_back_that_cannot_be_a_value() {
+fn only_possible_starts_of_a_value_are_held_back() {
     let (secrets, _) = one(VALUE);
-    let mut redactor = Redactor::new(secrets.needles(HOST).unwrap());
+    let mut redactor = Redactor::new(secrets.matcher_for(HOST).unwrap());
     assert_eq!(redactor.push(b"data: one\n\n"), "data: one\n\n");
     assert_eq!(redactor.push(b"data: sk-l"), "data: ");
-    assert_eq!(redactor.held(), 4);
+    assert_eq!(redactor.pending(), 4);
     assert_eq!(redactor.push(b"ost\n\n"), "sk-lost\n\n");
-    assert_eq!(redactor.held(), 0);
+    assert_eq!(redactor.pending(), 0);
 }
 
-/// Values of every kind: of few letters, so that they overlap with themselves, and of many.
+/// Values of every kind: of few letters, so that they overlap with themselves, and of many letters.
 fn values() -> impl Strategy<Value = String> {
     prop_oneof![
         "[ab]{8,12}",
@@ -235,15 +250,16 @@ fn values() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_chunking_lets_a_value_through(
+    fn a_value_is_redacted_however_it_is_chunked(
         value in values(),
         other in values(),
         parts in prop::collection::vec((0usize..5, "[ab*f-]{0,10}"), 0..12),
         sizes in prop::collection::vec(1usize..30, 1..6),
     ) {
         let secrets = Secrets::new(vec![secret(&value), secret(&other)]);
-        let needles = secrets.needles(HOST).unwrap();
+        let matcher = secrets.matcher_for(HOST).unwrap();
         let mut text = String::new();
+
         for (kind, noise) in &parts {
             text += noise;
             match kind {
@@ -254,11 +270,13 @@ proptest! {
                 _ => text += &value[1..],
             }
         }
-        let out = redact(&needles, text.as_bytes(), &sizes);
+
+        let out = redact_in_pieces(&matcher, text.as_bytes(), &sizes);
         prop_assert_eq!(out.len(), text.len());
-        prop_assert!(!holds(&out, value.as_bytes()), "{}", String::from_utf8_lossy(&out));
-        prop_assert!(!holds(&out, other.as_bytes()));
-        if !holds(text.as_bytes(), value.as_bytes()) && !holds(text.as_bytes(), other.as_bytes())
+        prop_assert!(!contains(&out, value.as_bytes()), "{}", String::from_utf8_lossy(&out));
+        prop_assert!(!contains(&out, other.as_bytes()));
+
+        if !contains(text.as_bytes(), value.as_bytes()) && !contains(text.as_bytes(), other.as_bytes())
             && parts.iter().all(|(kind, _)| *kind != 3) {
             prop_assert_eq!(out, text.as_bytes());
         }

@@ -1,54 +1,55 @@
-//! A secret's value, which shows itself nowhere.
+//! The value of a secret, which is never shown.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// Bytes of the shortest value. A shorter one is found in any text by chance, and taking it out would spoil the text.
-pub(crate) const SHORTEST: usize = 8;
+/// Minimum length of a value, in bytes. A shorter one occurs in any text by chance, and redacting it would spoil the
+/// text.
+pub(super) const MIN_VALUE_BYTES: usize = 8;
 
-/// Bytes of the longest value: what servers commonly take in one header.
-pub(crate) const LONGEST: usize = 8192;
+/// Maximum length of a value, in bytes: what servers commonly accept in one header.
+pub(super) const MAX_VALUE_BYTES: usize = 8192;
 
-/// A secret is not usable. Says nothing of the value but its length.
+/// Why a secret is not usable. The messages reveal nothing about the value but its length.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SecretError {
-    /// Too short.
+    /// The value is too short.
     #[error(
-        "the secret has {0} bytes, at least {SHORTEST} are needed, so that it can be told from other text; use a longer one"
+        "the secret has {0} bytes; it needs at least {MIN_VALUE_BYTES}, so that it does not occur in other text by chance"
     )]
-    Short(usize),
-    /// Too long.
-    #[error("the secret has {0} bytes, at most {LONGEST} fit in a header; use a shorter one")]
-    Long(usize),
-    /// Not for a header.
+    TooShort(usize),
+    /// The value is too long.
+    #[error("the secret has {0} bytes; at most {MAX_VALUE_BYTES} fit into a header")]
+    TooLong(usize),
+    /// The value cannot be sent in a header.
     #[error(
-        "the secret holds a character that no header can carry; visible ASCII, and spaces inside, are allowed: \
-         is there a line's end after it?"
+        "the secret contains a character that no header can carry; only visible ASCII, and spaces inside, are allowed. \
+         Check for a newline at its end"
     )]
-    Characters,
-    /// No placeholder could be made.
-    #[error("the system gave no random bytes for a secret's placeholder; try again")]
+    InvalidCharacters,
+    /// No placeholder can be made.
+    #[error("cannot read random numbers for the placeholder of a secret; try again")]
     Randomness,
 }
 
-/// The value itself: forgotten when dropped, and never shown.
+/// The value of a secret. It is wiped from memory when dropped, and never shown.
 #[derive(Clone)]
-pub(crate) struct Value(Zeroizing<String>);
+pub(crate) struct SecretText(Zeroizing<String>);
 
-impl Value {
-    /// Takes a value that a header can hold.
+impl SecretText {
+    /// Takes a value that a header can carry.
     ///
     /// # Errors
-    /// Its length or its characters are out of bounds.
+    /// Fails if its length or its characters are out of bounds.
     pub(crate) fn new(value: String) -> Result<Self, SecretError> {
         let value = Zeroizing::new(value);
-        let visible = |byte| matches!(byte, b' '..=b'~');
+        let is_visible = |byte| matches!(byte, b' '..=b'~');
         match value.len() {
-            length if length < SHORTEST => Err(SecretError::Short(length)),
-            length if length > LONGEST => Err(SecretError::Long(length)),
-            _ if !value.bytes().all(visible) || value.trim().len() != value.len() => {
-                Err(SecretError::Characters)
+            length if length < MIN_VALUE_BYTES => Err(SecretError::TooShort(length)),
+            length if length > MAX_VALUE_BYTES => Err(SecretError::TooLong(length)),
+            _ if !value.bytes().all(is_visible) || value.trim().len() != value.len() => {
+                Err(SecretError::InvalidCharacters)
             }
             _ => Ok(Self(value)),
         }
@@ -59,13 +60,13 @@ impl Value {
     }
 }
 
-impl fmt::Debug for Value {
+impl fmt::Debug for SecretText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("redacted")
     }
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for SecretText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("redacted")
     }

@@ -1,51 +1,57 @@
+//! Drives the stack: moves frames between QEMU and the stack, turn by turn.
+
 use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use smoltcp::iface::PollIngressSingleResult;
+use smoltcp::iface::{PollIngressSingleResult, SocketHandle};
 use smoltcp::socket::{tcp, udp};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
-use super::classify::{Class, Refused, classify};
-use super::frame::{self, ETHERNET_BYTES};
-use super::{Arrival, GuestStream, Stack, State, Tuple, connection, neighbour, prohibit};
+use super::arp_ndp::{answer_arp, answer_solicitation, spoofed_address};
+use super::classify::{FrameClass, RejectedPacket, classify};
+use super::four_tuple::FourTuple;
+use super::frame::{ETHERNET_BYTES, take_next};
+use super::icmp_prohibited::send_prohibited;
+use super::network_stack::{Arrival, GuestStream, Stack, State, new_tcp_socket};
 
-/// What is read from QEMU at a time, in bytes: a few of the longest frames.
+/// Size of a read from QEMU, in bytes: a few of the longest frames.
 const READ_BYTES: usize = 256 * 1024;
 
-/// A stack with nothing to do looks after itself this often.
-const IDLE: Duration = Duration::from_secs(3600);
+/// Interval of turns when the stack has nothing to do.
+const IDLE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// How soon it looks again at a connection whose time is over, and whose last word had no room.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Delay before the next look at a connection that has timed out and whose reset did not fit into the outbox.
+const ORPHAN_RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// Moves frames between QEMU and the stack until QEMU closes its end, or sends what is no frame.
+/// Moves frames between QEMU and the stack until QEMU closes its end.
 ///
 /// # Errors
-/// Why it had to stop.
+/// Fails if the socket fails, or if QEMU sends an invalid frame.
 pub(crate) async fn drive(stack: Stack, wire: UnixStream) -> io::Result<()> {
     let mut read = BytesMut::with_capacity(READ_BYTES);
-    let most = stack.link().mtu + ETHERNET_BYTES;
+    let max_frame_bytes = stack.link().mtu + ETHERNET_BYTES;
     loop {
-        let turn = stack.turn(&mut read, most)?;
-        let sent = stack.send(&wire)?;
-        let wants = match (sent, turn.more) {
+        let turn = stack.turn(&mut read, max_frame_bytes)?;
+        let all_sent = stack.send(&wire)?;
+
+        let interest = match (all_sent, turn.has_more) {
             (true, true) => {
                 tokio::task::yield_now().await;
                 continue;
             }
             (true, false) => Interest::READABLE,
-            // What cannot be answered is not read.
+            // Frames that could not be answered are not read.
             (false, true) => Interest::WRITABLE,
             (false, false) => Interest::READABLE | Interest::WRITABLE,
         };
         tokio::select! {
-            // What the guest sent is taken before anything new is begun for it.
+            // The guest's frames come before new work for it.
             biased;
-            ready = wire.ready(wants) => {
-                if ready?.is_readable() && !fill(&wire, &mut read)? {
+            ready = wire.ready(interest) => {
+                if ready?.is_readable() && !read_available(&wire, &mut read)? {
                     return Ok(());
                 }
             }
@@ -55,8 +61,8 @@ pub(crate) async fn drive(stack: Stack, wire: UnixStream) -> io::Result<()> {
     }
 }
 
-/// Reads what is there; `false`: the other end is closed.
-fn fill(wire: &UnixStream, read: &mut BytesMut) -> io::Result<bool> {
+/// Reads the bytes that are available; returns `false` if the other end is closed.
+fn read_available(wire: &UnixStream, read: &mut BytesMut) -> io::Result<bool> {
     read.reserve(READ_BYTES);
     match wire.try_read_buf(read) {
         Ok(bytes) => Ok(bytes > 0),
@@ -65,90 +71,100 @@ fn fill(wire: &UnixStream, read: &mut BytesMut) -> io::Result<bool> {
     }
 }
 
-/// What one turn of the stack has left.
-pub(crate) struct Turn {
-    /// There is no room: frames were not looked at, or there is more to send.
-    pub(crate) more: bool,
-    /// When the stack has to look again, if nothing happens before.
+/// The result of one turn of the stack.
+pub(crate) struct TurnOutcome {
+    /// The outbox is full: frames are unread, or there is more to send.
+    pub(crate) has_more: bool,
+    /// When the next turn is due if nothing happens before.
     pub(crate) next: Duration,
 }
 
 impl Stack {
-    /// Takes in whole frames, and makes what is to go out.
-    pub(super) fn turn(&self, read: &mut BytesMut, most: usize) -> io::Result<Turn> {
+    /// Processes complete frames and produces outgoing ones.
+    pub(super) fn turn(
+        &self,
+        read: &mut BytesMut,
+        max_frame_bytes: usize,
+    ) -> io::Result<TurnOutcome> {
         let mut state = self.lock();
-        let mut more = true;
-        while more && state.cable.has_room() {
-            match frame::next(read, most).map_err(io::Error::other)? {
-                Some(frame) => self.take(&mut state, frame),
-                None => more = false,
+
+        // Ingress: each frame may produce an answer, so frames are only taken while the outbox has capacity.
+        let mut has_more = true;
+        while has_more && state.device.has_capacity() {
+            match take_next(read, max_frame_bytes).map_err(io::Error::other)? {
+                Some(frame) => self.handle_frame(&mut state, frame),
+                None => has_more = false,
             }
         }
-        state.collect_questions();
+        state.collect_dns_queries();
+
+        // Egress.
         let now = self.now();
         let State {
             interface,
             sockets,
-            cable,
+            device,
             ..
         } = &mut *state;
-        interface.poll_egress(now, cable, sockets);
-        let delay = interface.poll_delay(now, sockets).map(Duration::from);
-        let orphans = state.bury_orphans();
-        let next = [delay, orphans].into_iter().flatten().min();
-        // Where there is no room, there may be more to make as soon as the wire has taken what is there; until then
-        // nothing needs to be looked at.
-        let is_full = !state.cable.has_room();
+        interface.poll_egress(now, device, sockets);
+        let stack_delay = interface.poll_delay(now, sockets).map(Duration::from);
+        let orphan_delay = state.reap_orphans();
+
+        // With a full outbox there may be more to send once QEMU has read it; until then no timer matters.
+        let is_full = !state.device.has_capacity();
+        let next = [stack_delay, orphan_delay].into_iter().flatten().min();
         let next = next.filter(|_| !is_full);
-        Ok(Turn {
-            more: more || is_full,
-            next: next.unwrap_or(IDLE),
+        Ok(TurnOutcome {
+            has_more: has_more || is_full,
+            next: next.unwrap_or(IDLE_INTERVAL),
         })
     }
 
-    fn take(&self, state: &mut State, mut frame: BytesMut) {
+    fn handle_frame(&self, state: &mut State, mut frame: BytesMut) {
         let link = self.link();
         match classify(link, &frame) {
-            Class::Packet { opens } => {
+            FrameClass::Packet { opens } => {
                 frame.advance(ETHERNET_BYTES);
                 self.deliver(state, frame, opens);
             }
-            Class::Arp => {
-                if let Some(other) = neighbour::claimed(link, &frame) {
-                    state.tell(Refused::Source(other.into()));
+            FrameClass::Arp => {
+                if let Some(address) = spoofed_address(link, &frame) {
+                    state.report(RejectedPacket::Source(address.into()));
                 }
-                neighbour::answer_arp(&mut state.cable, link, &frame);
+                answer_arp(&mut state.device, link, &frame);
             }
-            Class::Solicitation => {
-                neighbour::answer_solicitation(&mut state.cable, link, &frame);
+            FrameClass::NeighborSolicitation => {
+                answer_solicitation(&mut state.device, link, &frame);
             }
-            Class::Refused(refused) => {
-                prohibit::prohibit(&mut state.cable, link, &frame);
-                state.tell(refused);
+            FrameClass::Rejected(rejected) => {
+                send_prohibited(&mut state.device, link, &frame);
+                state.report(rejected);
             }
-            Class::Chatter => {}
+            FrameClass::Ignored => {}
         }
     }
 
-    /// Gives a packet to the stack; for one that opens a connection there is somebody who listens, once.
-    fn deliver(&self, state: &mut State, packet: BytesMut, opens: Option<Tuple>) {
+    /// Passes a packet to the stack. A packet that opens a connection gets a socket that listens for only this one.
+    fn deliver(&self, state: &mut State, packet: BytesMut, opens: Option<FourTuple>) {
         let is_new = opens.is_some_and(|tuple| !state.tuples.contains_key(&tuple));
         if is_new && state.arrivals.capacity() == 0 {
-            // Nobody can be told of it now: lost, as on any wire, and not refused; the guest asks again.
+            // The queue is full: drop the packet, as any network may, instead of refusing. The guest sends it again.
             return;
         }
+
         let opened = opens.and_then(|tuple| state.listen(tuple));
-        state.cable.arrived = Some(packet);
+        state.device.incoming = Some(packet);
         let State {
             interface,
             sockets,
-            cable,
+            device,
             ..
         } = &mut *state;
-        let taken = interface.poll_ingress_single(self.now(), cable, sockets);
+        let taken = interface.poll_ingress_single(self.now(), device, sockets);
         if taken == PollIngressSingleResult::None {
-            cable.arrived = None;
+            device.incoming = None;
         }
+
         let Some((handle, tuple)) = opened else {
             return;
         };
@@ -157,15 +173,17 @@ impl Stack {
             .get::<tcp::Socket<'_>>(handle)
             .remote_endpoint()
             .is_some();
-        let told = match is_open {
-            true => state.arrivals.try_reserve().ok(),
-            false => None,
+        let permit = if is_open {
+            state.arrivals.try_reserve().ok()
+        } else {
+            None
         };
-        match told {
+        match permit {
             Some(permit) => {
                 let stream = GuestStream::new(self.clone(), handle, tuple);
                 permit.send(Arrival::Connection(stream));
             }
+            // The stack did not accept the packet: remove the socket.
             None => {
                 state.sockets.get_mut::<tcp::Socket<'_>>(handle).abort();
                 state.orphans.push((handle, Instant::now()));
@@ -173,12 +191,12 @@ impl Stack {
         }
     }
 
-    /// Writes what is to go out; `false`: QEMU does not take all of it now.
+    /// Writes the outbox to QEMU; returns `false` if QEMU does not accept all of it now.
     fn send(&self, wire: &UnixStream) -> io::Result<bool> {
         let mut state = self.lock();
-        while !state.cable.outbox.is_empty() {
-            match wire.try_write(&state.cable.outbox) {
-                Ok(written) => state.cable.outbox.advance(written),
+        while !state.device.outbox.is_empty() {
+            match wire.try_write(&state.device.outbox) {
+                Ok(written) => state.device.outbox.advance(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
@@ -188,17 +206,18 @@ impl Stack {
 }
 
 impl State {
-    /// A socket for a connection that is to be opened, unless it is there or there is no room.
-    fn listen(&mut self, tuple: Tuple) -> Option<(smoltcp::iface::SocketHandle, Tuple)> {
+    /// Creates a listening socket for a new connection; `None` if the connection exists, or the maximum is open.
+    fn listen(&mut self, tuple: FourTuple) -> Option<(SocketHandle, FourTuple)> {
         if self.tuples.contains_key(&tuple) {
             return None;
         }
         if self.is_full() {
-            self.tell(Refused::Full(tuple.remote));
+            self.report(RejectedPacket::Full(tuple.remote));
             return None;
         }
-        self.end_given_up();
-        let mut socket = connection();
+
+        self.abort_abandoned();
+        let mut socket = new_tcp_socket();
         socket.pause_synack(true);
         socket.listen(tuple.remote).ok()?;
         let handle = self.sockets.add(socket);
@@ -206,9 +225,9 @@ impl State {
         Some((handle, tuple))
     }
 
-    /// Ends connections that the guest has reset before they were open: their sockets listen again, and would take
-    /// the next one to the same host for their own.
-    fn end_given_up(&mut self) {
+    /// Aborts connections that the guest reset before they were open. Their sockets listen again, and would accept the
+    /// next connection to the same host.
+    fn abort_abandoned(&mut self) {
         for handle in self.tuples.values() {
             let socket = self.sockets.get_mut::<tcp::Socket<'_>>(*handle);
             if socket.state() == tcp::State::Listen {
@@ -217,13 +236,13 @@ impl State {
         }
     }
 
-    fn tell(&self, refused: Refused) {
-        // Whoever floods is not told of each.
-        let _ = self.arrivals.try_send(Arrival::Refused(refused));
+    fn report(&self, rejected: RejectedPacket) {
+        // In a flood of such packets not every one is reported.
+        let _ = self.arrivals.try_send(Arrival::Rejected(rejected));
     }
 
-    fn collect_questions(&mut self) {
-        let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.questions);
+    fn collect_dns_queries(&mut self) {
+        let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.dns_socket);
         while socket.can_recv() {
             let Ok(permit) = self.arrivals.try_reserve() else {
                 break;
@@ -231,15 +250,16 @@ impl State {
             let Ok((message, metadata)) = socket.recv() else {
                 break;
             };
-            permit.send(Arrival::Question {
+            permit.send(Arrival::DnsQuery {
                 from: metadata.endpoint.into(),
                 message: message.to_vec(),
             });
         }
     }
 
-    /// Forgets connections that have come to their end, or had time enough; tells when the next one will have.
-    fn bury_orphans(&mut self) -> Option<Duration> {
+    /// Removes orphaned connections that have ended, and aborts those that have timed out; returns the time until the
+    /// next one times out.
+    fn reap_orphans(&mut self) -> Option<Duration> {
         let now = Instant::now();
         let Self {
             sockets,
@@ -247,30 +267,33 @@ impl State {
             tuples,
             ..
         } = self;
-        let mut gone = Vec::new();
-        orphans.retain(|(handle, until)| {
+
+        let mut ended = Vec::new();
+        orphans.retain(|(handle, deadline)| {
             let socket = sockets.get_mut::<tcp::Socket<'_>>(*handle);
-            let over = matches!(socket.state(), tcp::State::TimeWait | tcp::State::Closed);
-            // A socket that was reset says so to the guest first.
-            let silent = socket.remote_endpoint().is_none();
-            if over && (silent || socket.state() == tcp::State::TimeWait) {
-                gone.push(*handle);
+            let is_closed = matches!(socket.state(), tcp::State::TimeWait | tcp::State::Closed);
+            // An aborted socket stays until its reset is sent.
+            let is_silent = socket.remote_endpoint().is_none();
+            if is_closed && (is_silent || socket.state() == tcp::State::TimeWait) {
+                ended.push(*handle);
                 return false;
             }
-            if now >= *until {
+            if now >= *deadline {
                 socket.abort();
             }
             true
         });
-        if !gone.is_empty() {
-            tuples.retain(|_, handle| !gone.contains(handle));
+
+        if !ended.is_empty() {
+            tuples.retain(|_, handle| !ended.contains(handle));
         }
-        for handle in gone {
+        for handle in ended {
             sockets.remove(handle);
         }
-        let waiting = orphans
+
+        let remaining = orphans
             .iter()
-            .map(|(_, until)| until.saturating_duration_since(now));
-        waiting.min().map(|left| left.max(LOOK_AGAIN))
+            .map(|(_, deadline)| deadline.saturating_duration_since(now));
+        remaining.min().map(|left| left.max(ORPHAN_RETRY_DELAY))
     }
 }

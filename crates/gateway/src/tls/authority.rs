@@ -1,4 +1,4 @@
-//! A sandbox's own certificate authority. Its keys exist in this process's memory only, for as long as the sandbox.
+//! The certificate authority of a sandbox. Its keys are only in this process's memory, for as long as the sandbox exists.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,42 +13,43 @@ use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 
-use super::{PROTOCOL, provider};
+use super::parameters::{HTTP_1_1, provider};
 
-/// What the authority is called in certificates.
-pub(crate) const NAME: &str = "fumehood sandbox";
+/// The authority's name in certificates.
+const NAME: &str = "fumehood sandbox";
 
-/// Hosts whose certificates are kept. A guest that asks for more has the oldest made again.
-pub(crate) const CACHE_HOSTS: usize = 256;
+/// Maximum number of cached certificates. A new one replaces the oldest.
+pub(super) const MAX_CACHED_HOSTS: usize = 256;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Certificates are valid from this long before now, for guests whose clock is behind.
+/// How long before now certificates become valid, for guests whose clock is behind.
 const BACKDATED: Duration = DAY;
 
-/// Certificates are valid until this long after now: longer than any sandbox lives.
-const VALID: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How long after now certificates expire: longer than any sandbox lives.
+const VALIDITY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// The authority could not be made, or could not make a certificate.
+/// Why the authority, or a certificate of it, cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthorityError {
-    /// A certificate could not be made.
+    /// The certificate cannot be made.
     #[error(
-        "a certificate of the sandbox's authority could not be made: {0}; this is a fault of fumehood"
+        "cannot create a certificate of the sandbox's authority: {0}; this is a bug in fumehood"
     )]
     Certificate(#[from] rcgen::Error),
-    /// TLS takes no such certificate.
-    #[error("the sandbox's certificate is not usable: {0}; this is a fault of fumehood")]
+    /// TLS does not accept the certificate.
+    #[error("the sandbox's certificate is not usable: {0}; this is a bug in fumehood")]
     Tls(#[from] rustls::Error),
 }
 
-/// Makes the certificates by which this host answers in other hosts' names, for one sandbox.
+/// Issues the certificates by which the gateway answers in other hosts' names, for one sandbox.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
-    /// One key for all hosts: who has it has the authority's as well.
-    leaf: KeyPair,
-    made: Mutex<VecDeque<(String, Arc<ServerConfig>)>>,
+    /// One key for the certificates of all hosts. It is kept with the authority's key, so separate ones would protect
+    /// nothing.
+    leaf_key: KeyPair,
+    cache: Mutex<VecDeque<(String, Arc<ServerConfig>)>>,
 }
 
 impl fmt::Debug for Authority {
@@ -58,13 +59,13 @@ impl fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// A new authority, that nobody trusts yet.
+    /// Creates a new authority.
     ///
     /// # Errors
-    /// No key or certificate could be made.
+    /// Fails if a key or the certificate cannot be made.
     pub(crate) fn new() -> Result<Self, AuthorityError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = dated(Vec::new())?;
+        let mut params = certificate_params(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, NAME);
@@ -72,65 +73,67 @@ impl Authority {
         Ok(Self {
             issuer: Issuer::new(params, key),
             pem,
-            leaf: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
-            made: Mutex::default(),
+            leaf_key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
+            cache: Mutex::default(),
         })
     }
 
-    /// The authority's certificate, for the guest to trust, as PEM.
+    /// Returns the authority's certificate, which the guest must trust, in PEM format.
     pub(crate) fn pem(&self) -> String {
         self.pem.clone()
     }
 
-    /// How TLS is spoken in the name of `host`.
-    pub(super) fn server(&self, host: &str) -> Result<Arc<ServerConfig>, AuthorityError> {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, config)) = made.iter().find(|(name, _)| name == host) {
+    /// Returns the TLS configuration for answering in the name of `host`.
+    pub(super) fn server_config(&self, host: &str) -> Result<Arc<ServerConfig>, AuthorityError> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, config)) = cache.iter().find(|(name, _)| name == host) {
             return Ok(Arc::clone(config));
         }
-        let config = Arc::new(self.make(host)?);
-        if made.len() >= CACHE_HOSTS {
-            made.pop_front();
+
+        let config = Arc::new(self.new_server_config(host)?);
+        if cache.len() >= MAX_CACHED_HOSTS {
+            cache.pop_front();
         }
-        made.push_back((host.to_owned(), Arc::clone(&config)));
+        cache.push_back((host.to_owned(), Arc::clone(&config)));
         Ok(config)
     }
 
-    fn make(&self, host: &str) -> Result<ServerConfig, AuthorityError> {
+    fn new_server_config(&self, host: &str) -> Result<ServerConfig, AuthorityError> {
         let certificate = self.issue(host)?;
-        let key = PrivateKeyDer::try_from(self.leaf.serialize_der());
-        let key = key.map_err(|error| rustls::Error::General(error.to_owned()))?;
+        let key = PrivateKeyDer::try_from(self.leaf_key.serialize_der())
+            .map_err(|error| rustls::Error::General(error.to_owned()))?;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)?;
-        config.alpn_protocols = vec![PROTOCOL.to_vec()];
-        // Nothing is resumed: sessions would be kept for each host.
+        config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        // Sessions are not resumed: they would be kept for each host.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)
     }
 
     fn issue(&self, host: &str) -> Result<CertificateDer<'static>, AuthorityError> {
-        let mut params = dated(vec![host.to_owned()])?;
+        let mut params = certificate_params(vec![host.to_owned()])?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        Ok(params.signed_by(&self.leaf, &self.issuer)?.into())
+        Ok(params.signed_by(&self.leaf_key, &self.issuer)?.into())
     }
 
+    /// Returns the number of cached certificates.
     #[cfg(test)]
-    pub(super) fn hosts(&self) -> usize {
-        self.made.lock().map_or(0, |made| made.len())
+    pub(super) fn cached_hosts(&self) -> usize {
+        self.cache.lock().map_or(0, |cache| cache.len())
     }
 }
 
-fn dated(names: Vec<String>) -> Result<CertificateParams, rcgen::Error> {
+fn certificate_params(names: Vec<String>) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::new(names)?;
     let now = SystemTime::now();
     params.not_before = (now - BACKDATED).into();
-    params.not_after = (now + VALID).into();
-    // Without it, a certificate would bear the library's name.
+    params.not_after = (now + VALIDITY).into();
+    // The default contains the library's name.
     params.distinguished_name = rcgen::DistinguishedName::new();
     Ok(params)
 }

@@ -6,92 +6,97 @@ use std::path::PathBuf;
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, mount, mount_move};
 
-use super::{BootError, refused};
+use super::error::{BootError, failed_to};
 
-const HARMLESS: MountFlags = MountFlags::NOSUID
-    .union(MountFlags::NODEV)
-    .union(MountFlags::NOEXEC);
 const NO_PRIVILEGE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+const NO_EXECUTION: MountFlags = NO_PRIVILEGE.union(MountFlags::NOEXEC);
 
-/// What the kernel shows of itself. Programs see no process but their user's own.
-pub(super) fn pseudo() -> Result<(), BootError> {
-    attach("devtmpfs", "/dev", MountFlags::NOSUID, None)?;
-    attach("proc", "/proc", HARMLESS, Some(c"hidepid=invisible"))?;
-    attach("sysfs", "/sys", HARMLESS | MountFlags::RDONLY, None)
+/// Mounts /dev, /proc and /sys. Programs see only processes of the same user.
+pub(super) fn mount_kernel_filesystems() -> Result<(), BootError> {
+    mount_on("devtmpfs", "/dev", MountFlags::NOSUID, None)?;
+    mount_on("proc", "/proc", NO_EXECUTION, Some(c"hidepid=invisible"))?;
+    mount_on("sysfs", "/sys", NO_EXECUTION | MountFlags::RDONLY, None)
 }
 
-/// The disk, a layer of packages over it where there is one, a tmpfs over them, and all together as the new
-/// root.
+/// Mounts the new root: the disk, the layer of packages over it if there is one, and a tmpfs over both.
 ///
-/// The tmpfs holds half of what memory programs may have (`bytes`): what fills it stays there when its program
-/// has ended, and others must be able to run. For the same reason it holds so many files at most, each of which costs
-/// a kilobyte of the kernel's memory.
-pub(super) fn root(bytes: u64) -> Result<(), BootError> {
+/// `memory` is the memory that programs may use, in bytes. The tmpfs gets half of it: its contents outlive the program
+/// that wrote them, and others must still be able to run. For the same reason the number of files is limited, each of
+/// which costs a kilobyte of the kernel's memory.
+pub(super) fn mount_root(memory: u64) -> Result<(), BootError> {
     let disk = MountFlags::RDONLY | NO_PRIVILEGE;
-    mount("/dev/vda", "/mnt", "erofs", disk, None).map_err(refused("mount /dev/vda as erofs"))?;
-    make("/over")?;
-    let options = room(bytes / 2, bytes, 755);
-    attach("tmpfs", "/over", NO_PRIVILEGE, Some(&options))?;
-    make("/over/upper")?;
-    make("/over/work")?;
-    let layers = match layer()? {
-        true => c"lowerdir=/layer:/mnt,upperdir=/over/upper,workdir=/over/work",
-        false => c"lowerdir=/mnt,upperdir=/over/upper,workdir=/over/work",
+    mount("/dev/vda", "/mnt", "erofs", disk, None).map_err(failed_to("mount /dev/vda as erofs"))?;
+
+    make_dir("/over")?;
+    let options = tmpfs_options(memory / 2, memory, 755);
+    mount_on("tmpfs", "/over", NO_PRIVILEGE, Some(&options))?;
+    make_dir("/over/upper")?;
+    make_dir("/over/work")?;
+
+    let layers = if mount_layer()? {
+        c"lowerdir=/layer:/mnt,upperdir=/over/upper,workdir=/over/work"
+    } else {
+        c"lowerdir=/mnt,upperdir=/over/upper,workdir=/over/work"
     };
-    attach("overlay", "/newroot", NO_PRIVILEGE, Some(layers))?;
+
+    mount_on("overlay", "/newroot", NO_PRIVILEGE, Some(layers))?;
+
     for name in ["/dev", "/proc", "/sys"] {
         let to = ["/newroot", name].concat();
-        mount_move(name, to.as_str()).map_err(refused(format!("move {name} to the new root")))?;
+        mount_move(name, to.as_str()).map_err(failed_to(format!("move {name} to the new root")))?;
     }
-    // An initramfs cannot be pivoted away; this is what switch_root does.
-    rustix::process::chdir("/newroot").map_err(refused("enter the new root"))?;
-    mount_move(".", "/").map_err(refused("move the new root to /"))?;
-    rustix::process::chroot(".").map_err(refused("make the new root the root"))?;
-    rustix::process::chdir("/").map_err(refused("enter the root"))
+
+    // pivot_root does not work on an initramfs; this is what switch_root does instead.
+    rustix::process::chdir("/newroot").map_err(failed_to("enter the new root"))?;
+    mount_move(".", "/").map_err(failed_to("move the new root to /"))?;
+    rustix::process::chroot(".").map_err(failed_to("change the root"))?;
+
+    rustix::process::chdir("/").map_err(failed_to("enter the root"))
 }
 
-/// Mounts the second disk, if there is a file system on it: where there is no layer, it is shorter than the
-/// place of a superblock.
-fn layer() -> Result<bool, BootError> {
+/// Mounts the second disk if it contains a file system, and returns whether it does. Without a layer the disk is too
+/// short to contain a superblock.
+fn mount_layer() -> Result<bool, BootError> {
     const MAGIC: [u8; 4] = 0xE0F5_E1E2_u32.to_le_bytes();
     const MAGIC_AT: u64 = 1024;
-    let mut found = [0; MAGIC.len()];
-    let read = File::open("/dev/vdb").and_then(|disk| disk.read_exact_at(&mut found, MAGIC_AT));
-    if read.is_err() || found != MAGIC {
+    let mut magic = [0; MAGIC.len()];
+    let read = File::open("/dev/vdb").and_then(|disk| disk.read_exact_at(&mut magic, MAGIC_AT));
+
+    if read.is_err() || magic != MAGIC {
         return Ok(false);
     }
-    make("/layer")?;
+
+    make_dir("/layer")?;
     let disk = MountFlags::RDONLY | NO_PRIVILEGE;
     let mounted = mount("/dev/vdb", "/layer", "erofs", disk, None);
-    mounted.map_err(refused("mount the layer on /dev/vdb as erofs"))?;
+    mounted.map_err(failed_to("mount the layer on /dev/vdb as erofs"))?;
+
     Ok(true)
 }
 
-/// Memory that programs may have for each file that a tmpfs can hold, in bytes: an eighth of it is the most that
-/// the kernel then needs for them.
+/// Memory that programs may use for each file that a tmpfs can hold, in bytes. The kernel needs at most an eighth of it
+/// for the files.
 const BYTES_PER_FILE: u64 = 8 * 1024;
 
-/// Options of a tmpfs of so many bytes, and of the files that go with so much memory.
-fn room(bytes: u64, memory: u64, mode: u32) -> CString {
+/// Returns the mount options of a tmpfs of `bytes` bytes, with as many files as are allowed for `memory` bytes.
+fn tmpfs_options(bytes: u64, memory: u64, mode: u32) -> CString {
     let files = memory / BYTES_PER_FILE;
     let options = format!("size={bytes},nr_inodes={files},mode={mode}");
     CString::new(options).unwrap_or_default()
 }
 
-/// What programs expect besides. `bytes`: the memory that they may have.
-pub(super) fn rest(bytes: u64) -> Result<(), BootError> {
-    make("/dev/pts")?;
-    let terminals = Some(c"gid=5,mode=620,ptmxmode=666");
-    attach(
-        "devpts",
-        "/dev/pts",
-        MountFlags::NOSUID | MountFlags::NOEXEC,
-        terminals,
-    )?;
-    make("/dev/shm")?;
-    let options = room(bytes / 8, bytes / 8, 1777);
-    attach("tmpfs", "/dev/shm", NO_PRIVILEGE, Some(&options))?;
-    attach("tmpfs", "/run", NO_PRIVILEGE, Some(c"size=10%,mode=755"))?;
+/// Mounts and links what else programs expect. `memory` is the memory that they may use, in bytes.
+pub(super) fn mount_runtime(memory: u64) -> Result<(), BootError> {
+    make_dir("/dev/pts")?;
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    let options = c"gid=5,mode=620,ptmxmode=666";
+    mount_on("devpts", "/dev/pts", flags, Some(options))?;
+
+    make_dir("/dev/shm")?;
+    let options = tmpfs_options(memory / 8, memory / 8, 1777);
+    mount_on("tmpfs", "/dev/shm", NO_PRIVILEGE, Some(&options))?;
+    mount_on("tmpfs", "/run", NO_PRIVILEGE, Some(c"size=10%,mode=755"))?;
+
     for (name, target) in [
         ("fd", ""),
         ("stdin", "/0"),
@@ -100,32 +105,41 @@ pub(super) fn rest(bytes: u64) -> Result<(), BootError> {
     ] {
         let link = ["/dev/", name].concat();
         symlink(["/proc/self/fd", target].concat(), &link)
-            .map_err(refused(format!("make {link}")))?;
+            .map_err(failed_to(format!("make {link}")))?;
     }
+
     rustix::fs::chmod("/tmp", Mode::from_raw_mode(0o1777))
-        .map_err(refused("open /tmp to everybody"))
+        .map_err(failed_to("make /tmp writable for all users"))
 }
 
-/// The cgroup in which programs get theirs.
-pub(super) fn cgroups() -> Result<PathBuf, BootError> {
-    attach("cgroup2", "/sys/fs/cgroup", HARMLESS, None)?;
-    let enable = fs::write(
+/// Mounts the cgroup file system and returns the cgroup in which programs get theirs.
+pub(super) fn mount_cgroups() -> Result<PathBuf, BootError> {
+    mount_on("cgroup2", "/sys/fs/cgroup", NO_EXECUTION, None)?;
+    let controllers = fs::write(
         "/sys/fs/cgroup/cgroup.subtree_control",
         "+memory +pids +cpu",
     );
-    enable.map_err(refused("enable the controllers memory, pids and cpu"))?;
+    controllers.map_err(failed_to("enable the controllers memory, pids and cpu"))?;
+
     let path = "/sys/fs/cgroup/fumehood";
-    make(path)?;
+    make_dir(path)?;
+
     Ok(path.into())
 }
 
-fn attach(kind: &str, to: &str, flags: MountFlags, data: Option<&CStr>) -> Result<(), BootError> {
-    mount(kind, to, kind, flags, data).map_err(refused(format!("mount {kind} on {to}")))
+fn mount_on(
+    kind: &str,
+    target: &str,
+    flags: MountFlags,
+    options: Option<&CStr>,
+) -> Result<(), BootError> {
+    mount(kind, target, kind, flags, options)
+        .map_err(failed_to(format!("mount {kind} on {target}")))
 }
 
-fn make(path: &str) -> Result<(), BootError> {
+fn make_dir(path: &str) -> Result<(), BootError> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
-        Err(error) => Err(refused(format!("make the directory {path}"))(error)),
+        Err(error) => Err(failed_to(format!("make the directory {path}"))(error)),
     }
 }

@@ -6,31 +6,33 @@ use fumehood_protocol::network::{
 };
 use fumehood_sys::guest::{Address, interface_up};
 
-use super::{BootError, refused};
+use super::error::{BootError, failed_to};
 
-/// What the kernel calls the card, where there is one.
+/// The kernel's name for the network card, if there is one.
 const CARD: &str = "eth0";
 
-/// Turns the loopback interface on, where programs may listen at any port: no port is anybody's here. A kernel
-/// without network is no reason not to boot: what needs it will say so.
-pub(super) fn loopback() {
-    let on = fumehood_sys::guest::loopback_up();
+/// Turns on the loopback interface and lets programs listen on every port. A kernel without network support is no
+/// reason to fail: programs that need the network will report it.
+pub(super) fn enable_loopback() {
+    let up = fumehood_sys::guest::loopback_up();
     let ports = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
-    if let Err(error) = on.and(ports) {
-        eprintln!("fumehood-agent: the loopback interface is not as it should be: {error}");
+    if let Err(error) = up.and(ports) {
+        eprintln!("fumehood-agent: cannot set up the loopback interface: {error}");
     }
 }
 
-/// Makes the network card ready, if there is one. Says whether there is.
-pub(super) fn card() -> Result<bool, BootError> {
+/// Configures the network card, if there is one. Returns whether there is.
+pub(super) fn configure_card() -> Result<bool, BootError> {
     if !Path::new("/sys/class/net").join(CARD).exists() {
         return Ok(false);
     }
-    // Nobody advertises routes here. What IPv6 says of its groups it says at once, and so in no copy of this guest.
+
+    // There are no routers. IPv6 reports its groups at once instead of later, so that no copy of this guest does.
     for name in ["accept_ra", "mldv2_unsolicited_report_interval"] {
         let setting = format!("/proc/sys/net/ipv6/conf/{CARD}/{name}");
-        fs::write(&setting, "0").map_err(refused(format!("write {setting}")))?;
+        fs::write(&setting, "0").map_err(failed_to(format!("write {setting}")))?;
     }
+
     let addresses = [
         Address {
             own: GUEST_IPV4.into(),
@@ -43,9 +45,11 @@ pub(super) fn card() -> Result<bool, BootError> {
             gateway: GATEWAY_IPV6.into(),
         },
     ];
-    interface_up(CARD, &addresses, GATEWAY_MAC).map_err(refused(format!("set up {CARD}")))?;
-    // The gateway answers at once, or never will.
-    let names = format!("nameserver {GATEWAY_IPV4}\noptions timeout:2 attempts:2\n");
-    fs::write("/etc/resolv.conf", names).map_err(refused("write /etc/resolv.conf"))?;
+    interface_up(CARD, &addresses, GATEWAY_MAC).map_err(failed_to(format!("set up {CARD}")))?;
+
+    // The gateway answers at once or not at all.
+    let resolv_conf = format!("nameserver {GATEWAY_IPV4}\noptions timeout:2 attempts:2\n");
+    fs::write("/etc/resolv.conf", resolv_conf).map_err(failed_to("write /etc/resolv.conf"))?;
+
     Ok(true)
 }

@@ -6,72 +6,79 @@ use fumehood_sys::guest::MappedFile;
 use rustix::mount::mount_bind;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::{BUNDLE, BootError, refused};
-use crate::freshness::{Identity, hosts};
-use crate::trust::Trust;
+use super::error::{BootError, failed_to};
+use crate::ca_bundle::CaBundle;
+use crate::identity::{Identity, hosts};
 
-/// What the kernel does not keep from programs by itself, and is told to.
+/// The file with all certificate authorities that programs trust.
+pub(super) const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Kernel settings that differ from the default.
 const SETTINGS: [(&str, &str); 5] = [
-    // Its log and its addresses are of use to nobody but who looks for a way in.
+    // The kernel's log and its addresses are useful only for attacks.
     ("kernel/dmesg_restrict", "1"),
     ("kernel/kptr_restrict", "2"),
-    // Many a hole was in the performance counters. 3 = for root alone, on Debian's kernels.
+    // Performance counters have had many vulnerabilities. 3 = only for root, on Debian's kernels.
     ("kernel/perf_event_paranoid", "3"),
-    // One program could open all files that there may be. Each costs memory, which is the limit.
+    // One program could use up all open files that the kernel allows. Each costs memory, which is limited.
     ("fs/file-max", "9223372036854775807"),
-    // A small guest's kernel allows so few that one program's share is all of them. What the cgroups of 64
-    // operations may have.
+    // The kernel of a small guest allows so few that one program could use them all. This is the sum of the cgroups
+    // of 64 operations.
     ("kernel/threads-max", "32768"),
 ];
 
-/// Closes what programs have no business with.
-pub(super) fn settings() -> Result<(), BootError> {
+/// Applies the kernel settings and lifts the limit of processes per user.
+pub(super) fn apply_settings() -> Result<(), BootError> {
     for (name, value) in SETTINGS {
         let path = format!("/proc/sys/{name}");
-        fs::write(&path, value).map_err(refused(format!("write {value} to {path}")))?;
+        fs::write(&path, value).map_err(failed_to(format!("write {value} to {path}")))?;
     }
-    // The user's processes are counted by the cgroup of each program, and not all together: one that has all it
-    // may have takes nothing from the others.
+
+    // The cgroup of each program limits its processes. A limit per user would let one program take those of others.
     let unlimited = Rlimit {
         current: None,
         maximum: None,
     };
-    setrlimit(Resource::Nproc, unlimited).map_err(refused("lift the limit of a user's processes"))
+
+    setrlimit(Resource::Nproc, unlimited).map_err(failed_to("lift the limit of a user's processes"))
 }
 
-/// The guest's name.
-pub(super) fn name() -> Result<(), BootError> {
-    rustix::system::sethostname(b"fumehood").map_err(refused("set the host name"))
+/// Sets the host name that the guest has before its first refresh.
+pub(super) fn set_hostname() -> Result<(), BootError> {
+    rustix::system::sethostname(b"fumehood").map_err(failed_to("set the host name"))
 }
 
-/// The user's home, which belongs to the user, and in it the place of Python's packages: an interpreter
-/// looks there for those that are installed later only if it is there when it starts.
-pub(super) fn home(path: &str, user: u32) -> Result<(), BootError> {
-    let mut places = vec![path.to_string()];
-    if let Some(python) = python() {
+/// Makes the user's home, and in it the directory for Python packages: an interpreter finds packages that are installed
+/// later only if this directory exists when the interpreter starts.
+pub(super) fn make_home(path: &str, user: u32) -> Result<(), BootError> {
+    let mut directories = vec![path.to_string()];
+    if let Some(python) = find_python() {
         for below in [
             "",
             "/lib",
             &format!("/lib/{python}"),
             &format!("/lib/{python}/site-packages"),
         ] {
-            places.push(format!("{path}/.local{below}"));
+            directories.push(format!("{path}/.local{below}"));
         }
     }
-    for place in places {
-        fs::create_dir_all(&place).map_err(refused(format!("make {place}")))?;
-        let given = chown(&place, Some(user), Some(user));
-        given.map_err(refused(format!("give {place} to its user")))?;
+
+    for directory in directories {
+        fs::create_dir_all(&directory).map_err(failed_to(format!("make {directory}")))?;
+        let given = chown(&directory, Some(user), Some(user));
+        given.map_err(failed_to(format!("give {directory} to its user")))?;
     }
+
     Ok(())
 }
 
-/// The directory of this image's Python below `lib`, such as `python3.13`.
-fn python() -> Option<String> {
+/// Returns the name of the image's Python below `lib`, such as `python3.13`.
+fn find_python() -> Option<String> {
     let names = fs::read_dir("/usr/lib")
         .ok()?
         .flatten()
         .map(|entry| entry.file_name());
+
     let mut names = names.filter_map(|name| name.into_string().ok());
     names.find(|name| {
         name.strip_prefix("python3.")
@@ -79,51 +86,55 @@ fn python() -> Option<String> {
     })
 }
 
-/// The files by which a guest is known, to be renewed by every refresh. All of them lie in /run, and are
-/// seen in their places: a write there is cheapest.
+/// Creates the files that identify the guest and that every refresh rewrites. They are in /run and bind-mounted over
+/// their usual paths, because a write in /run is the cheapest.
 ///
-/// The kernel keeps one id of its boot for as long as its memory lives, copies included: that one is
-/// hidden, too.
-pub(super) fn identity() -> Result<Identity, BootError> {
-    // The D-Bus library's own name for the machine's id, where the image has one.
+/// The kernel keeps one boot id as long as its memory exists, in copies too. This hides it as well.
+pub(super) fn create_identity() -> Result<Identity, BootError> {
+    // The D-Bus library has its own file for the machine id; some images contain it.
     let link = "/var/lib/dbus/machine-id";
     if fs::symlink_metadata(link).is_ok_and(|m| m.is_file()) {
         let linked = fs::remove_file(link).and_then(|()| symlink("/etc/machine-id", link));
-        linked.map_err(refused(format!("make {link} a link")))?;
+        linked.map_err(failed_to(format!("make {link} a link")))?;
     }
-    let random = fs::File::open("/dev/urandom").map_err(refused("open /dev/urandom"))?;
+
+    let random = fs::File::open("/dev/urandom").map_err(failed_to("open /dev/urandom"))?;
+
     Ok(Identity {
         random,
-        // An id of zeros is nobody's, and lasts until the first refresh.
-        machine_id: over("machine-id", "/etc/machine-id", &format!("{:032}\n", 0))?,
-        boot_id: over("boot-id", BOOT_ID, &format!("{}\n", boot_id()?))?,
-        hosts: over("hosts", "/etc/hosts", &hosts("fumehood"))?,
-        trust: Trust::new(BUNDLE.into()),
+        // An id of zeros belongs to no machine. It lasts until the first refresh.
+        machine_id: mount_over("machine-id", "/etc/machine-id", &format!("{:032}\n", 0))?,
+        boot_id: mount_over("boot-id", BOOT_ID, &format!("{}\n", read_boot_id()?))?,
+        hosts: mount_over("hosts", "/etc/hosts", &hosts("fumehood"))?,
+        ca_bundle: CaBundle::new(CA_BUNDLE.into()),
         awaits_refresh: false,
-        known_as: String::new(),
+        machine_id_str: String::new(),
     })
 }
 
-/// A file in /run with these contents, put over another.
-fn over(name: &str, shown: &str, contents: &str) -> Result<MappedFile, BootError> {
+/// Creates a file in /run with these contents and bind-mounts it over `target`.
+fn mount_over(name: &str, target: &str, contents: &str) -> Result<MappedFile, BootError> {
     let path = format!("/run/fumehood-{name}");
     let mut options = fs::OpenOptions::new();
     let made = options.read(true).write(true).create_new(true).open(&path);
-    let file = made.map_err(refused(format!("make {path}")))?;
+    let file = made.map_err(failed_to(format!("make {path}")))?;
     let mapped = MappedFile::new(&file, contents.as_bytes());
-    let mapped = mapped.map_err(refused(format!("write {path}")))?;
-    if !Path::new(shown).exists() {
-        fs::write(shown, "").map_err(refused(format!("make {shown}")))?;
+    let mapped = mapped.map_err(failed_to(format!("write {path}")))?;
+
+    if !Path::new(target).exists() {
+        fs::write(target, "").map_err(failed_to(format!("make {target}")))?;
     }
-    mount_bind(&path, shown).map_err(refused(format!("put {path} over {shown}")))?;
+
+    mount_bind(&path, target).map_err(failed_to(format!("put {path} over {target}")))?;
+
     Ok(mapped)
 }
 
-/// Where the kernel shows its name for this boot.
+/// The file in which the kernel shows its boot id.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The kernel's name for this boot.
-pub(super) fn boot_id() -> Result<String, BootError> {
-    let id = fs::read_to_string(BOOT_ID).map_err(refused(format!("read {BOOT_ID}")))?;
+/// Returns the kernel's boot id.
+pub(super) fn read_boot_id() -> Result<String, BootError> {
+    let id = fs::read_to_string(BOOT_ID).map_err(failed_to(format!("read {BOOT_ID}")))?;
     Ok(id.trim_end().to_string())
 }

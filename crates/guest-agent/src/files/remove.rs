@@ -1,84 +1,88 @@
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use fumehood_protocol::{Done, OpId, RemoveFile, Response, WireError};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
+use super::path::{Location, locate, path_error};
+use super::step::Step;
 use crate::agent::Agent;
-use crate::connection::Connection;
-use crate::outbox::Outbox;
+use crate::transport::Outbox;
 
-use super::transfer::Step;
-use super::{Place, Transfer, place, refused};
-
-/// A directory that is being removed with all that is in it.
+/// A directory that is being removed with its contents.
 #[derive(Debug)]
-pub(crate) struct Removal {
+pub(crate) struct TreeRemoval {
     pub(crate) op_id: Option<OpId>,
     request: RemoveFile,
-    /// Where it is.
+    /// The directory that contains it.
     parent: OwnedFd,
-    /// The directories on the way down, each with its name in the one before.
-    levels: Vec<Level>,
-    /// How often a directory was filled anew meanwhile.
-    refilled: u32,
+    /// The open directories, from the first down to the current one.
+    levels: Vec<OpenDirectory>,
+    /// How often a directory was found filled again after it had been emptied.
+    refills: u32,
 }
 
 #[derive(Debug)]
-struct Level {
+struct OpenDirectory {
     directory: Dir,
+    /// Its name in the directory above.
     name: String,
 }
 
-/// Names looked at in one step.
-const AT_ONCE: usize = 200;
-/// The deepest that it goes: each level is a descriptor. Programs can remove what is deeper.
-const DEEPEST: usize = 256;
-/// A program that fills what is being removed wins in the end.
-const PATIENCE: u32 = 10;
+/// Names handled in one step.
+const NAMES_PER_STEP: usize = 200;
+/// Maximum depth of a removal: each level holds a descriptor. Programs can remove deeper trees.
+const MAX_DEPTH: usize = 256;
+/// Refills after which the removal fails: a program keeps filling the directory.
+const MAX_REFILLS: u32 = 10;
 
-/// Removes a file, or begins to remove a directory.
+/// The result of starting a removal.
+pub(crate) enum Removed {
+    /// The file or empty directory is gone.
+    Now,
+    /// The directory has contents, which are removed step by step.
+    Later(TreeRemoval),
+}
+
+/// Removes a file or an empty directory, or starts to remove a directory with its contents.
 ///
 /// # Errors
 /// `path_error`.
-pub(crate) fn remove(
-    connection: &mut Connection,
-    request: RemoveFile,
-    agent: &Agent,
-) -> Result<(), WireError> {
-    request.path.check(&agent.settings.limits)?;
-    let refuse = refused("remove", &request.path, agent);
-    let Place { directory, name } = place(&request.path, agent).map_err(&refuse)?;
+pub(crate) fn start_removal(request: RemoveFile, agent: &Agent) -> Result<Removed, WireError> {
+    let error = path_error("remove", &request.path, agent);
+    let Location { directory, name } = locate(&request.path, agent).map_err(&error)?;
     let as_user = |act: &dyn Fn() -> rustix::io::Result<()>| agent.confinement.as_user(act);
-    let removed = as_user(&|| unlinkat(&directory, &name, AtFlags::empty()));
-    let removed = match removed {
+
+    // Try the cheap ways first: a file, then an empty directory.
+    let removed = match as_user(&|| unlinkat(&directory, &name, AtFlags::empty())) {
         Err(Errno::ISDIR) => as_user(&|| unlinkat(&directory, &name, AtFlags::REMOVEDIR)),
         other => other,
     };
+
     match removed {
+        Ok(()) => return Ok(Removed::Now),
         Err(Errno::NOTEMPTY) if request.recursive => {}
-        Err(error) => return Err(refuse(error)),
-        Ok(()) => {
-            let op_id = request.op_id;
-            connection.outbox.answer(&Response::Done(Done { op_id }));
-            return Ok(());
-        }
+        Err(errno) => return Err(error(errno)),
     }
-    let level = agent.confinement.as_user(|| Level::open(&directory, &name));
-    let level = level.map_err(&refuse)?;
-    drop(refuse);
-    connection.transfers.push(Transfer::Remove(Removal {
+
+    // The directory has contents, which are removed step by step.
+    let level = agent
+        .confinement
+        .as_user(|| OpenDirectory::open(&directory, &name))
+        .map_err(&error)?;
+    drop(error);
+
+    Ok(Removed::Later(TreeRemoval {
         op_id: request.op_id,
         request,
         parent: directory,
         levels: vec![level],
-        refilled: 0,
-    }));
-    Ok(())
+        refills: 0,
+    }))
 }
 
-impl Level {
-    fn open(directory: impl std::os::fd::AsFd, name: &str) -> rustix::io::Result<Self> {
+impl OpenDirectory {
+    fn open(directory: impl AsFd, name: &str) -> rustix::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = Dir::new(openat(directory, name, flags, Mode::empty())?)?;
         let name = name.to_string();
@@ -86,20 +90,22 @@ impl Level {
     }
 }
 
-impl Removal {
-    /// Removes some of it.
+impl TreeRemoval {
+    /// Removes some of the contents.
     pub(super) fn step(&mut self, outbox: &mut Outbox, agent: &Agent) -> Step {
-        let worked = agent.confinement.as_user(|| {
-            for _ in 0..AT_ONCE {
+        let result = agent.confinement.as_user(|| {
+            for _ in 0..NAMES_PER_STEP {
                 if self.levels.is_empty() {
                     break;
                 }
                 self.next()?;
             }
+
             Ok(())
         });
-        match worked {
-            Err(error) => Step::Failed(refused("remove", &self.request.path, agent)(error)),
+
+        match result {
+            Err(error) => Step::Failed(path_error("remove", &self.request.path, agent)(error)),
             Ok(()) if self.levels.is_empty() => {
                 let op_id = self.op_id;
                 outbox.answer(&Response::Done(Done { op_id }));
@@ -109,28 +115,33 @@ impl Removal {
         }
     }
 
+    /// Removes the next name, or descends into it if it is a directory.
     fn next(&mut self) -> rustix::io::Result<()> {
         let depth = self.levels.len();
         let Some(level) = self.levels.last_mut() else {
             return Ok(());
         };
+
         let Some(entry) = level.directory.read().transpose()? else {
             return self.leave();
         };
+
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             return Ok(());
         }
+
         let directory = level.directory.fd()?;
         match unlinkat(directory, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR) => {
-                if depth >= DEEPEST {
+                if depth >= MAX_DEPTH {
                     return Err(Errno::NAMETOOLONG);
                 }
-                // A name that is no UTF-8 is removed by programs alone.
+
+                // Only programs can remove directories whose names are not valid UTF-8.
                 let name = name.to_str().map_err(|_| Errno::ILSEQ)?;
-                let below = Level::open(directory, name)?;
+                let below = OpenDirectory::open(directory, name)?;
                 self.levels.push(below);
                 Ok(())
             }
@@ -138,20 +149,22 @@ impl Removal {
         }
     }
 
-    /// The last directory is empty.
+    /// Removes the current directory, which has been emptied, and returns to the one above.
     fn leave(&mut self) -> rustix::io::Result<()> {
         let Some(empty) = self.levels.pop() else {
             return Ok(());
         };
+
         let parent = match self.levels.last() {
             Some(level) => level.directory.fd()?,
-            None => std::os::fd::AsFd::as_fd(&self.parent),
+            None => self.parent.as_fd(),
         };
+
         match unlinkat(parent, empty.name.as_str(), AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(Errno::NOTEMPTY) if self.refilled < PATIENCE => {
-                self.refilled += 1;
-                let again = Level::open(parent, &empty.name)?;
+            Err(Errno::NOTEMPTY) if self.refills < MAX_REFILLS => {
+                self.refills += 1;
+                let again = OpenDirectory::open(parent, &empty.name)?;
                 self.levels.push(again);
                 Ok(())
             }

@@ -1,104 +1,87 @@
 use std::os::fd::BorrowedFd;
 
-use fumehood_protocol::{Limits, OpId, WireError};
+use fumehood_protocol::{Done, OpId, Response};
 
+use super::list::DirectoryListing;
+use super::read::FileDownload;
+use super::remove::TreeRemoval;
+use super::step::Step;
+use super::watch::DirectoryWatch;
+use super::write::FileUpload;
 use crate::agent::Agent;
-use crate::outbox::Outbox;
+use crate::transport::Outbox;
 
-use super::list::Listing;
-use super::read::Reading;
-use super::remove::Removal;
-use super::watch::Watching;
-use super::write::Writing;
-
-/// Work with files that takes more than a moment. It goes with its client.
+/// Work on files that takes several steps. It ends when its client disconnects.
 #[derive(Debug)]
 pub(crate) enum Transfer {
-    Write(Writing),
-    Read(Reading),
-    List(Listing),
-    Remove(Removal),
-    Watch(Watching),
-}
-
-/// How far a piece of work has come.
-#[derive(Debug)]
-pub(super) enum Step {
-    /// There is more to do.
-    More,
-    /// It was answered.
-    Done,
-    /// It ends by this.
-    Failed(WireError),
+    Write(FileUpload),
+    Read(FileDownload),
+    List(DirectoryListing),
+    Remove(TreeRemoval),
+    Watch(DirectoryWatch),
 }
 
 impl Transfer {
     pub(crate) fn op_id(&self) -> Option<OpId> {
         match self {
-            Self::Write(writing) => writing.op_id,
-            Self::Read(reading) => reading.framing.op_id,
+            Self::Write(upload) => upload.op_id,
+            Self::Read(download) => download.framing.op_id,
             Self::List(listing) => listing.op_id,
             Self::Remove(removal) => removal.op_id,
-            Self::Watch(watching) => watching.op_id,
+            Self::Watch(watch) => watch.op_id,
         }
     }
 
-    /// What to wait for.
-    pub(crate) fn awaited(&self) -> Option<BorrowedFd<'_>> {
+    /// The descriptor to poll, if the transfer waits for one.
+    pub(crate) fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Watch(watching) => Some(watching.awaited()),
+            Self::Watch(watch) => Some(watch.poll_fd()),
             _ => None,
         }
     }
 
-    /// Something can be done without waiting for anybody.
+    /// Whether a step can be done without a further event.
     pub(crate) fn has_work(&self) -> bool {
         match self {
             Self::Write(_) => false,
-            Self::Watch(watching) => watching.has_work(),
-            Self::Read(reading) => reading.has_work(),
+            Self::Watch(watch) => watch.has_work(),
+            Self::Read(download) => download.has_work(),
             Self::List(_) | Self::Remove(_) => true,
         }
     }
 
-    /// Lets this many more bytes pass.
+    /// Lets this many more bytes be sent.
     pub(crate) fn add_credit(&mut self, bytes: u64) {
-        if let Self::Read(reading) = self {
-            reading.add_credit(bytes);
+        if let Self::Read(download) = self {
+            download.add_credit(bytes);
         }
     }
 
-    /// Ends it. What was half-written is removed, as nobody has seen it.
+    /// Ends the transfer. A partly written file is removed; it was not visible under its name.
     pub(crate) fn cancel(self, outbox: &mut Outbox) {
         let op_id = self.op_id();
         drop(self);
-        let done = fumehood_protocol::Done { op_id };
-        outbox.answer(&fumehood_protocol::Response::Done(done));
+        outbox.answer(&Response::Done(Done { op_id }));
     }
 
-    /// Does some of it. `None`: it has ended.
+    /// Does one step. Returns `None` if the transfer has ended.
     pub(crate) fn pump(mut self, outbox: &mut Outbox, agent: &Agent) -> Option<Self> {
         if outbox.is_full(&agent.settings.limits) {
             return Some(self);
         }
+
         let step = match &mut self {
             Self::Write(_) => Step::More,
-            Self::Read(reading) => reading.step(outbox, agent),
+            Self::Read(download) => download.step(outbox, agent),
             Self::List(listing) => listing.step(outbox, agent),
             Self::Remove(removal) => removal.step(outbox, agent),
-            Self::Watch(watching) => watching.step(outbox, agent),
+            Self::Watch(watch) => watch.step(outbox, agent),
         };
-        match step {
-            Step::More => Some(self),
-            Step::Done => None,
-            Step::Failed(error) => {
-                outbox.refuse(self.op_id(), error);
-                None
-            }
-        }
+
+        self.after_step(step, outbox)
     }
 
-    /// Takes a piece of what is to be written. `None`: it has ended.
+    /// Takes the next bytes of a file that is being written. Returns `None` if the transfer has ended.
     pub(crate) fn take(
         mut self,
         bytes: &[u8],
@@ -106,21 +89,21 @@ impl Transfer {
         outbox: &mut Outbox,
         agent: &Agent,
     ) -> Option<Self> {
-        let Self::Write(writing) = &mut self else {
+        let Self::Write(upload) = &mut self else {
             return Some(self);
         };
-        match writing.take(bytes, eof, outbox, agent) {
+        let step = upload.take(bytes, eof, outbox, agent);
+        self.after_step(step, outbox)
+    }
+
+    fn after_step(self, step: Step, outbox: &mut Outbox) -> Option<Self> {
+        match step {
             Step::More => Some(self),
             Step::Done => None,
             Step::Failed(error) => {
-                outbox.refuse(self.op_id(), error);
+                outbox.push_error(self.op_id(), error);
                 None
             }
         }
     }
-}
-
-/// The least that a chunk must be read in, in bytes.
-pub(super) fn chunk_bytes(limits: &Limits) -> usize {
-    usize::try_from(limits.chunk_bytes).unwrap_or(65_536)
 }

@@ -11,10 +11,10 @@ use fumehood_protocol::{
     Response, Stream, encode_line,
 };
 
-/// Everything here must happen within this time, on a busy machine too.
+/// Everything must happen within this time, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// An agent that ends with the test.
+/// An agent process that is killed at the end of the test.
 pub struct Agent {
     child: Child,
     pub address: String,
@@ -22,7 +22,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Serves whoever connects.
+    /// Starts an agent without a token.
     pub fn open() -> Self {
         Self::start(&["--no-token"])
     }
@@ -34,7 +34,7 @@ impl Agent {
         )
     }
 
-    /// Serves with no more than this many open files.
+    /// Starts an agent that may have at most this many open files.
     pub fn with_open_files(files: u32) -> Self {
         let mut shell = Command::new("/bin/sh");
         let program = env!("CARGO_BIN_EXE_fumehood-agent");
@@ -88,7 +88,7 @@ impl Agent {
         Client::connect(&self.address)
     }
 
-    /// A connection on which version 1 holds, with these features.
+    /// Connects and agrees on version 1 with these features.
     pub fn hello(&self, features: &[&str]) -> Client {
         let mut client = self.connect();
         let features = features.iter().map(ToString::to_string).collect();
@@ -101,7 +101,7 @@ impl Agent {
         client
     }
 
-    /// Puts a shell script before every other program of this name.
+    /// Installs a shell script that is found before any other program with this name.
     pub fn install_program(&self, name: &str, script: &str) {
         use std::os::unix::fs::PermissionsExt;
         let bin = self.directory.path().join("bin");
@@ -115,7 +115,7 @@ impl Agent {
         self.child.id()
     }
 
-    /// Memory that the agent holds, in KiB.
+    /// The agent's resident memory, in KiB.
     pub fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status
@@ -125,7 +125,7 @@ impl Agent {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// The agent's children, dead and unreaped ones too.
+    /// The agent's children, including zombies.
     pub fn children(&self) -> Vec<u32> {
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -133,11 +133,11 @@ impl Agent {
             .collect()
     }
 
-    /// Asks the agent to end, as an operator would.
+    /// Sends SIGTERM to the agent, as an operator would.
     pub fn terminate(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        within("the agent ends", || {
+        wait_until("the agent ends", || {
             self.child.try_wait().unwrap().is_some()
         });
     }
@@ -156,7 +156,7 @@ fn parent(pid: u32) -> Option<u32> {
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
-/// Whether this process is there, and not only a dead one's entry.
+/// Whether this process exists and is not a zombie.
 pub fn is_alive(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         !stat
@@ -165,8 +165,8 @@ pub fn is_alive(pid: u32) -> bool {
     })
 }
 
-/// Waits until `holds` is true; fails when it takes too long.
-pub fn within(what: &str, mut holds: impl FnMut() -> bool) {
+/// Waits until `holds` returns true; panics if that takes too long.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < DEADLINE, "not in time: {what}");
@@ -174,7 +174,7 @@ pub fn within(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The program `bun`, if this machine has it: `FUMEHOOD_TEST_BUN`, or in PATH.
+/// The path of `bun`, if this machine has it: from `FUMEHOOD_TEST_BUN` or PATH.
 pub fn bun() -> Option<PathBuf> {
     let named = std::env::var_os("FUMEHOOD_TEST_BUN").map(PathBuf::from);
     let path = std::env::var_os("PATH")?;
@@ -182,12 +182,12 @@ pub fn bun() -> Option<PathBuf> {
     named.into_iter().chain(found).find(|bun| bun.is_file())
 }
 
-/// What an exec gave.
+/// The collected messages of an exec.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
-    /// Lines of JSON, one for each value shown.
+    /// Lines of JSON, one for each displayed value.
     pub results: Vec<u8>,
     /// The bytes of each piece, in order.
     pub pieces: Vec<Vec<u8>>,
@@ -196,7 +196,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// One of which this many pieces have come before.
+    /// An outcome of which this many pieces have arrived before.
     pub fn after(pieces: usize) -> Self {
         Self {
             pieces: vec![Vec::new(); pieces],
@@ -218,7 +218,7 @@ impl Outcome {
         std::str::from_utf8(&self.stderr).unwrap()
     }
 
-    /// The values that were shown.
+    /// The displayed values.
     pub fn values(&self) -> Vec<serde_json::Value> {
         let lines = std::str::from_utf8(&self.results).unwrap().lines();
         lines
@@ -226,8 +226,8 @@ impl Outcome {
             .collect()
     }
 
-    /// The byte counts and checksums in `complete` are those of what arrived.
-    pub fn check_sums(&self) {
+    /// Asserts that byte counts and checksums in `complete` match the received output.
+    pub fn check_summaries(&self) {
         for (summary, bytes) in [
             (self.complete().stdout, &self.stdout),
             (self.complete().stderr, &self.stderr),
@@ -242,7 +242,7 @@ impl Outcome {
 /// A message, with the bytes of the frame that followed it.
 pub type Message = (Response, Vec<u8>);
 
-/// One connection.
+/// A connection to the agent.
 pub struct Client {
     pub stream: TcpStream,
     decoder: Decoder,
@@ -266,7 +266,7 @@ impl Client {
         self.stream.write_all(&encode_line(request)).unwrap();
     }
 
-    /// Sends a line as it is.
+    /// Sends a line unchanged.
     pub fn line(&mut self, line: impl AsRef<[u8]>) {
         self.stream.write_all(line.as_ref()).unwrap();
         self.stream.write_all(b"\n").unwrap();
@@ -305,7 +305,7 @@ impl Client {
         }
     }
 
-    /// The next message, or `None` when the agent has closed.
+    /// Returns the next message, or `None` if the agent has closed the connection.
     pub fn try_message(&mut self) -> Option<Message> {
         let Item::Line(line) = self.item()? else {
             panic!("no line")
@@ -336,8 +336,8 @@ impl Client {
         }
     }
 
-    /// The agent refuses this line with this type and a message that holds each of `parts`.
-    pub fn refuses(&mut self, line: impl AsRef<[u8]>, error_type: ErrorType, parts: &[&str]) {
+    /// Sends a line, and asserts that the error has this type and its message contains each of `parts`.
+    pub fn expect_error(&mut self, line: impl AsRef<[u8]>, error_type: ErrorType, parts: &[&str]) {
         let shown =
             String::from_utf8_lossy(&line.as_ref()[..line.as_ref().len().min(200)]).into_owned();
         self.line(line);
@@ -352,14 +352,14 @@ impl Client {
         }
     }
 
-    /// The agent is alive and answers on this connection.
+    /// Asserts that the agent answers on this connection.
     pub fn ping(&mut self) {
         self.send(&Request::Ping(Ping::default()));
         let response = self.response();
         assert!(matches!(response, Response::Pong(_)), "{response:?}");
     }
 
-    /// Runs code in version 0: no `op_id`.
+    /// Runs code in version 0, without an `op_id`.
     pub fn run(&mut self, language: Language, code: &str) -> Outcome {
         self.send(&Request::Exec(exec(None, language, code)));
         self.outcome()
@@ -373,15 +373,15 @@ impl Client {
         self.run(Language::Shell, code)
     }
 
-    /// Everything up to the end of the one operation that runs.
+    /// Collects everything up to the end of the only running operation.
     pub fn outcome(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        self.rest_of(&mut outcome);
+        self.collect_rest(&mut outcome);
         outcome
     }
 
-    /// The same, where some of it has come before.
-    pub fn rest_of(&mut self, outcome: &mut Outcome) {
+    /// The same, for an operation of which some messages have arrived before.
+    pub fn collect_rest(&mut self, outcome: &mut Outcome) {
         loop {
             let (response, bytes) = self.message();
             if outcome.add(response, bytes) {
@@ -392,7 +392,7 @@ impl Client {
 }
 
 impl Outcome {
-    /// Adds a message; true: that was the end.
+    /// Adds a message. Returns whether it was the last one.
     pub fn add(&mut self, response: Response, bytes: Vec<u8>) -> bool {
         let (stream, seq, bytes) = match response {
             Response::Stdout(output) => (Stream::Stdout, output.seq, output.chunk.into_bytes()),
@@ -426,7 +426,7 @@ impl Outcome {
     }
 }
 
-/// An exec with time enough.
+/// An exec with a generous timeout.
 pub fn exec(id: Option<u64>, language: Language, code: &str) -> Exec {
     let mut exec = Exec::new(language, code);
     exec.op_id = id.map(|id| OpId::try_from(id).unwrap());
@@ -434,12 +434,12 @@ pub fn exec(id: Option<u64>, language: Language, code: &str) -> Exec {
     exec
 }
 
-/// `text`, filled up to `len` bytes.
+/// Returns `text`, padded to `len` bytes.
 pub fn padded(text: &str, with: &str, len: usize) -> String {
     text.to_string() + &with.repeat(len - text.len())
 }
 
-/// The operation that a response belongs to.
+/// Returns the id of the operation that a response belongs to.
 pub fn op_id(response: &Response) -> Option<u64> {
     serde_json::to_value(response)
         .unwrap()

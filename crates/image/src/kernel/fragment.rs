@@ -1,27 +1,33 @@
-//! Whether Kconfig took every line it was given.
+//! The kernel's configuration fragment, and the check that Kconfig applied every line of it.
 
 use std::collections::BTreeMap;
 
 use crate::Error;
 
-/// Compares a fragment with the complete configuration that came of it. `=n` asks for "not set".
-pub(crate) fn assert_taken(fragment: &str, config: &str) -> Result<(), Error> {
-    let taken = settings(config);
+/// The configuration lines that define the guest's kernel.
+pub(crate) const FRAGMENT: &str = include_str!("../../kernel/fragment.config");
+
+/// Compares a fragment with the complete configuration that resulted from it. `=n` means "not set".
+pub(crate) fn check_applied(fragment: &str, config: &str) -> Result<(), Error> {
+    let applied = parse_settings(config);
+
     let mut missing = Vec::new();
-    for (name, wanted) in settings(fragment) {
-        let found = taken.get(name).copied().unwrap_or("n");
-        if found != wanted {
-            missing.push(format!("{name}={wanted} became {found}"));
+    for (name, requested) in parse_settings(fragment) {
+        let found = applied.get(name).copied().unwrap_or("n");
+        if found != requested {
+            missing.push(format!("{name}={requested} became {found}"));
         }
     }
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(Error::FragmentNotTaken(missing)),
+
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::FragmentNotApplied(missing))
     }
 }
 
-/// The lines of a configuration that set something.
-fn settings(text: &str) -> BTreeMap<&str, &str> {
+/// Returns the lines of a configuration that set a value.
+fn parse_settings(text: &str) -> BTreeMap<&str, &str> {
     text.lines()
         .map(str::trim)
         .filter(|line| line.starts_with("CONFIG_"))
@@ -36,31 +42,29 @@ mod tests {
     const CONFIG: &str = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=8\nCONFIG_S=\"-x\"\n";
 
     #[test]
-    fn lines_that_were_taken_pass() {
+    fn accepts_applied_lines() {
         let fragment =
             "# why\nCONFIG_A=y\nCONFIG_B=n\nCONFIG_GONE=n\nCONFIG_N=8\nCONFIG_S=\"-x\"\n";
-        assert_taken(fragment, CONFIG).unwrap();
+        check_applied(fragment, CONFIG).unwrap();
     }
 
     #[test]
-    fn a_line_not_taken_is_named() {
-        let error = |line: &str| assert_taken(line, CONFIG).unwrap_err().to_string();
+    fn names_a_line_that_was_not_applied() {
+        let error = |line: &str| check_applied(line, CONFIG).unwrap_err().to_string();
         assert!(error("CONFIG_B=y").contains("CONFIG_B=y became n"));
         assert!(error("CONFIG_A=n").contains("CONFIG_A=n became y"));
         assert!(error("CONFIG_N=4").contains("CONFIG_N=4 became 8"));
     }
 
     #[test]
-    fn the_fragment_says_nothing_twice() {
-        let lines = crate::kernel::FRAGMENT
-            .lines()
-            .filter(|l| l.starts_with("CONFIG_"));
-        assert_eq!(lines.count(), settings(crate::kernel::FRAGMENT).len());
+    fn the_fragment_sets_nothing_twice() {
+        let lines = FRAGMENT.lines().filter(|l| l.starts_with("CONFIG_"));
+        assert_eq!(lines.count(), parse_settings(FRAGMENT).len());
     }
 
     #[test]
-    fn the_fragment_leaves_out_what_a_guest_must_not_find() {
-        let fragment = settings(crate::kernel::FRAGMENT);
+    fn the_fragment_disables_dangerous_features() {
+        let fragment = parse_settings(FRAGMENT);
         for name in [
             "MODULES",
             "BPF_SYSCALL",

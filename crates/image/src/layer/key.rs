@@ -1,10 +1,12 @@
+//! Keys of requests and of resolved sets.
+
 use std::fmt;
 
-use super::FORMAT;
+use super::format::FORMAT;
+use crate::artifact_cache::is_digest;
 use crate::hash::Fields;
-use crate::shelf::is_name;
 
-/// A hash over everything that a request for packages says, or that tells one resolved set of packages from others.
+/// A hash that identifies a request for packages, or a resolved set of packages.
 ///
 /// ```
 /// use fumehood_image::LayerKey;
@@ -17,7 +19,7 @@ use crate::shelf::is_name;
 pub struct LayerKey(String);
 
 impl LayerKey {
-    /// The key of these names and values, in this order.
+    /// Returns the key of these names and values in this order.
     pub fn of<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let start = Fields::default().add("layer", FORMAT.to_string());
         let all = fields
@@ -26,14 +28,14 @@ impl LayerKey {
         Self(all.finish())
     }
 
-    /// 64 hexadecimal digits.
+    /// Returns the key as 64 hexadecimal digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The key that a file is named after.
+    /// Parses a file name as a key.
     pub(super) fn from_name(name: &str) -> Option<Self> {
-        is_name(name).then(|| Self(name.to_owned()))
+        is_digest(name).then(|| Self(name.to_owned()))
     }
 }
 

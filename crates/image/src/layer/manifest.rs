@@ -1,54 +1,58 @@
+//! The manifest of a layer.
+
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, MANIFEST};
+use super::format::{FORMAT, MANIFEST};
 use crate::Error;
-use crate::shelf::Place;
+use crate::artifact_cache::CacheEntry;
 
 /// A package of a layer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StoredPackage {
-    /// Its name, as its tool has it.
+    /// The package's name, as its tool spells it.
     pub name: String,
-    /// Its version, exactly.
+    /// The exact version.
     pub version: String,
 }
 
-/// The record of one layer.
+/// The record of a layer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerManifest {
-    /// The version of this format.
+    /// The version of the format.
     pub format: u32,
-    /// SHA-256 of the file system: the layer's name.
+    /// SHA-256 of the file system, which is also the layer's name.
     pub digest: String,
     /// The file system's size in bytes.
     pub bytes: u64,
     /// The key of the resolved set of packages.
     pub set: String,
-    /// Whose packages they are.
+    /// The language of the packages.
     pub language: String,
-    /// The id of the image that they were installed in.
+    /// The id of the image in which they were installed.
     pub image: String,
-    /// All packages, those among them that were not asked for by name.
+    /// All packages, including dependencies.
     pub packages: Vec<StoredPackage>,
-    /// What the first request asked for.
+    /// The package specifications of the first request.
     pub requested: Vec<String>,
-    /// When it was made, in seconds since 1970.
+    /// The creation time, in seconds since 1970.
     pub created: u64,
 }
 
 impl LayerManifest {
     /// Reads and checks the manifest of a layer.
-    pub(super) fn load(place: &Place) -> Result<Self, Error> {
-        let text = place.read(MANIFEST)?;
+    pub(super) fn load(entry: &CacheEntry) -> Result<Self, Error> {
+        let text = entry.read_file(MANIFEST)?;
         let manifest: Self =
-            serde_json::from_slice(&text).map_err(|e| place.damaged(MANIFEST, e.to_string()))?;
+            serde_json::from_slice(&text).map_err(|e| entry.damaged(MANIFEST, e.to_string()))?;
         if manifest.format != FORMAT {
-            let why = format!("format {} instead of {FORMAT}", manifest.format);
-            return Err(place.damaged(MANIFEST, why));
+            let reason = format!("format {} instead of {FORMAT}", manifest.format);
+            return Err(entry.damaged(MANIFEST, reason));
         }
-        if manifest.digest != place.name() {
-            return Err(place.damaged(MANIFEST, "it belongs to another layer".to_owned()));
+
+        if manifest.digest != entry.name() {
+            return Err(entry.damaged(MANIFEST, "it belongs to another layer".to_owned()));
         }
+
         Ok(manifest)
     }
 }

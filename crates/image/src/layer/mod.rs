@@ -1,33 +1,26 @@
-//! Layers: trees of packages that were installed once, which guests see over their own.
+//! Layers: trees of packages that were installed once. Guests see a layer over their own root file system.
 //!
-//! `layers/DIGEST` in the store, a [shelf](crate::shelf), holds one: an erofs file system that a guest has made, and a
-//! manifest. The host never looks into the file: to it, it is bytes with a digest. `layers/requests/KEY` tells which
-//! layer a request for packages came to; it is of no more use than its layer, and goes with it.
+//! `layers/DIGEST` in the store's [artifact cache](crate::artifact_cache) contains a manifest and an erofs
+//! file system that a guest created. The host never parses that file; it only knows its digest.
+//! `layers/requests_dir/KEY` names the layer that a request for packages resolved to, and is removed with its
+//! layer.
+//!
+//! Resolving and installing packages belongs in the engine.
 
-mod draft;
+mod format;
 mod key;
 mod layers;
-mod list;
 mod manifest;
+mod stored_layer;
+mod summary;
+mod writer;
 
-pub use draft::LayerDraft;
-pub use key::LayerKey;
-pub use layers::{Layers, StoredLayer};
-pub use list::ListedLayer;
-pub use manifest::{LayerManifest, StoredPackage};
-
-/// Bytes on disk that layers may take when nobody says otherwise: 8 GiB, some eighty of such packages as numpy and
-/// pandas (100 MB), or a few of the largest.
-pub const LAYERS_BYTES: u64 = 8 << 30;
-
-/// The version of the manifest and of the keys.
-const FORMAT: u32 = 1;
-/// The manifest's file.
-const MANIFEST: &str = "manifest.json";
-/// The file system.
-const LAYER: &str = "layer";
-/// The directory of what requests came to.
-const REQUESTS: &str = "requests";
+pub use self::key::LayerKey;
+pub use self::layers::{LAYERS_BYTES, Layers};
+pub use self::manifest::{LayerManifest, StoredPackage};
+pub use self::stored_layer::StoredLayer;
+pub use self::summary::LayerSummary;
+pub use self::writer::LayerWriter;
 
 #[cfg(test)]
 mod tests;

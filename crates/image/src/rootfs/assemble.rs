@@ -1,18 +1,21 @@
-//! Puts a guest's tree together.
+//! Assembles the guest's file tree.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::compiled::Compiled;
+use super::bytecode::BytecodeCheck;
 use super::tree::Tree;
-use crate::command::Program;
-use crate::{Error, ExtraFile, apt, bun, uv};
+use crate::Error;
+use crate::options::ExtraFile;
+use crate::tools::program::Program;
+use crate::tools::{apt, bun, uv};
 
-/// Unpacking 220 MB.
-const LIMIT: Duration = Duration::from_secs(10 * 60);
-/// What no guest needs: package lists and settings of apt, which name the host's mirror; documentation.
+/// The deadline for unpacking 220 MB.
+const TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// Files that no guest needs: documentation, and apt's package lists and settings, which name the host's
+/// mirror.
 const REMOVED: [&str; 11] = [
     "etc/apt",
     "var/lib/apt",
@@ -23,12 +26,13 @@ const REMOVED: [&str; 11] = [
     "usr/share/man",
     "usr/share/bash-completion",
     "etc/.pwd.lock",
-    // A crash reporter's hook, which costs every start of Python 9 ms under TCG.
+    // The hook of a crash reporter. It costs 9 ms at every start of Python under TCG.
     "etc/python3.13/sitecustomize.py",
     "usr/lib/python3.13/sitecustomize.py",
 ];
+/// Directories that are emptied but kept.
 const EMPTIED: [&str; 5] = ["var/cache", "var/log", "run", "tmp", "dev"];
-/// Where the agent and the guest's programs expect to be able to mount or write.
+/// The directories in which the agent and the guest's programs mount or write.
 const DIRECTORIES: [(&str, u32); 9] = [
     ("dev", 0o755),
     ("proc", 0o555),
@@ -41,62 +45,69 @@ const DIRECTORIES: [(&str, u32); 9] = [
     ("home/user", 0o755),
 ];
 const HOSTS: &str = "127.0.0.1 localhost fumehood\n::1 localhost fumehood\n";
-/// The user whose programs run in the guest.
+/// The user that runs the guest's programs.
 const USER: &str = "user:x:1000:1000::/home/user:/bin/bash\n";
 const GROUP: &str = "user:x:1000:\n";
-/// Where Debian keeps the bundle that curl, git, uv, Python and others read.
+/// The bundle that curl, git, uv, Python and others read on Debian.
 const CA_BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 
-/// What a tree is made of.
-pub(crate) struct Parts<'a> {
+/// The inputs of a tree.
+pub(crate) struct TreeInputs<'a> {
     /// The archive of Debian's packages.
     pub(crate) base: &'a Path,
     /// uv's wheel.
     pub(crate) uv: &'a Path,
     /// bun's package.
     pub(crate) bun: &'a Path,
-    /// The certificates to trust, in place of Debian's own.
+    /// The trusted certificates, which replace Debian's own.
     pub(crate) ca: Option<&'a [u8]>,
-    /// Further files.
+    /// Additional files.
     pub(crate) extra: &'a [ExtraFile],
 }
 
-/// Makes the tree at `root` and returns the Debian packages in it with their versions. `work` is a place
-/// for unpacking, on the same file system.
+/// Creates the tree at `root` and returns its Debian packages with their versions. `work` is a directory for
+/// unpacking on the same file system.
 pub(crate) fn assemble(
-    parts: &Parts<'_>,
+    inputs: &TreeInputs<'_>,
     root: &Path,
     work: &Path,
 ) -> Result<BTreeMap<String, String>, Error> {
-    unpack(parts.base, root)?;
+    unpack_base(inputs.base, root)?;
+
+    // Reduce the tree to the directories and files that a guest needs.
     let tree = Tree(root);
     for path in REMOVED {
         tree.remove(path)?;
     }
     for path in EMPTIED {
-        tree.empty(path)?;
+        tree.clear_dir(path)?;
     }
     for (path, mode) in DIRECTORIES {
-        tree.directory(path, mode)?;
+        tree.create_dir(path, mode)?;
     }
+
+    // Add settings, programs, certificates and additional files.
     configure(&tree)?;
-    programs(parts, &tree, work)?;
-    if let Some(bundle) = parts.ca {
-        tree.put(CA_BUNDLE, 0o644, bundle)?;
+    install_programs(inputs, &tree, work)?;
+    if let Some(bundle) = inputs.ca {
+        tree.write_file(CA_BUNDLE, 0o644, bundle)?;
     }
-    for file in parts.extra {
-        tree.put(file.relative(), file.mode, &file.contents)?;
+    for file in inputs.extra {
+        tree.write_file(file.relative(), file.mode, &file.contents)?;
     }
-    let mut compiled = Compiled::default();
-    tree.sweep(&mut |path| compiled.see(root, path))?;
-    compiled.finish()?;
-    packages(root)
+
+    // Check the result.
+    let mut bytecode = BytecodeCheck::default();
+    tree.fix_permissions(&mut |path| bytecode.visit(root, path))?;
+    bytecode.finish()?;
+
+    installed_packages(root)
 }
 
-/// The devices stay out: the guest mounts its own, and only root could make them.
-fn unpack(base: &Path, root: &Path) -> Result<(), Error> {
-    fs::create_dir(root).map_err(Error::io("make", root))?;
-    Program::new("unpacking the guest's packages", "tar", LIMIT)
+/// Skips the devices: the guest mounts its own, and only root could create them.
+fn unpack_base(base: &Path, root: &Path) -> Result<(), Error> {
+    fs::create_dir(root).map_err(Error::io("create", root))?;
+    Program::new("unpacking the guest's packages", "tar", TIMEOUT)
         .arg("-xpf")
         .arg(base)
         .args(["--no-same-owner", "--exclude=./dev/*", "-C"])
@@ -104,42 +115,48 @@ fn unpack(base: &Path, root: &Path) -> Result<(), Error> {
         .run(&mut |_| {})
 }
 
+/// Writes the guest's names, users and empty settings.
 fn configure(tree: &Tree<'_>) -> Result<(), Error> {
-    tree.put("etc/hostname", 0o644, b"fumehood\n")?;
-    tree.put("etc/hosts", 0o644, HOSTS.as_bytes())?;
-    tree.put("etc/resolv.conf", 0o644, b"")?;
-    tree.put("etc/machine-id", 0o444, b"")?;
+    tree.write_file("etc/hostname", 0o644, b"fumehood\n")?;
+    tree.write_file("etc/hosts", 0o644, HOSTS.as_bytes())?;
+    tree.write_file("etc/resolv.conf", 0o644, b"")?;
+    tree.write_file("etc/machine-id", 0o444, b"")?;
     tree.append("etc/passwd", USER)?;
     tree.append("etc/group", GROUP)
 }
 
-fn programs(parts: &Parts<'_>, tree: &Tree<'_>, work: &Path) -> Result<(), Error> {
-    let (uv_place, bun_place) = (work.join("uv"), work.join("bun"));
-    for place in [&uv_place, &bun_place] {
-        fs::create_dir(place).map_err(Error::io("make", place))?;
+/// Installs uv and bun.
+fn install_programs(inputs: &TreeInputs<'_>, tree: &Tree<'_>, work: &Path) -> Result<(), Error> {
+    let (uv_dir, bun_dir) = (work.join("uv"), work.join("bun"));
+    for directory in [&uv_dir, &bun_dir] {
+        fs::create_dir(directory).map_err(Error::io("create", directory))?;
     }
-    for (name, file) in uv::unpack(parts.uv, &uv_place)? {
-        tree.take(&format!("usr/local/bin/{name}"), 0o755, &file)?;
+
+    for (name, file) in uv::unpack(inputs.uv, &uv_dir)? {
+        tree.move_file(&format!("usr/local/bin/{name}"), 0o755, &file)?;
     }
-    tree.take(
+
+    tree.move_file(
         "usr/local/bin/bun",
         0o755,
-        &bun::unpack(parts.bun, &bun_place)?,
+        &bun::unpack(inputs.bun, &bun_dir)?,
     )?;
-    tree.link("usr/local/bin/bunx", "bun")
+
+    tree.symlink("usr/local/bin/bunx", "bun")
 }
 
-/// Reads dpkg's own record.
-fn packages(root: &Path) -> Result<BTreeMap<String, String>, Error> {
+/// Reads the installed packages from dpkg's status file.
+fn installed_packages(root: &Path) -> Result<BTreeMap<String, String>, Error> {
     let path = root.join("var/lib/dpkg/status");
     let status = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    let versions = apt::paragraphs(&status)
+    let versions = apt::parse_paragraphs(&status)
         .into_iter()
         .filter_map(|mut paragraph| {
             let installed = paragraph.get("status")?.ends_with(" installed");
             let pair = (paragraph.remove("package")?, paragraph.remove("version")?);
             installed.then_some(pair)
         });
+
     Ok(versions.collect())
 }
 
@@ -148,13 +165,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packages_come_from_dpkgs_record() {
+    fn reads_installed_packages_from_dpkg_status() {
         let root = tempfile::tempdir().unwrap();
         let status = "Package: bash\nStatus: install ok installed\nVersion: 5.2-1\nDescription: a shell\n \
             Version: no\n\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\n";
         fs::create_dir_all(root.path().join("var/lib/dpkg")).unwrap();
         fs::write(root.path().join("var/lib/dpkg/status"), status).unwrap();
-        let found = packages(root.path()).unwrap();
+        let found = installed_packages(root.path()).unwrap();
         assert_eq!(
             found,
             BTreeMap::from([("bash".to_owned(), "5.2-1".to_owned())])

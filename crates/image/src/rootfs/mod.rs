@@ -1,10 +1,13 @@
-//! The guest's read-only root file system.
+//! The guest's read-only root file system: Debian's packages, our programs and settings, packed as erofs.
+//!
+//! This folder defines the contents of the guest's tree. Downloading packages and programs belongs in
+//! [`tools`](crate::tools).
 
 mod assemble;
-pub(crate) mod base;
-mod compiled;
+pub(crate) mod base_packages;
+mod bytecode;
 mod pack;
 mod tree;
 
-pub(crate) use assemble::{Parts, assemble};
-pub(crate) use pack::pack;
+pub(crate) use self::assemble::{TreeInputs, assemble};
+pub(crate) use self::pack::pack;

@@ -1,37 +1,41 @@
-//! Makes the file system image of an assembled tree.
+//! Creates the file system image of an assembled tree.
 
 use std::path::Path;
 use std::time::Duration;
 
-use crate::command::{self, Program};
-use crate::{Error, RootFormat};
+use crate::Error;
+use crate::options::RootFormat;
+use crate::tools::program::{Program, require_program};
 
-/// It takes seconds.
-const LIMIT: Duration = Duration::from_secs(10 * 60);
-/// Every file's time, 2020-01-01: equal trees are equal bytes, and no program meets a date before 1980,
-/// which zip archives cannot hold.
-const TIME: &str = "1577836800";
-/// Fixed, for the same reason; nobody looks the file system up by it.
+/// The deadline of a step that takes seconds.
+const TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// The time of every file, 2020-01-01. A fixed time makes equal trees give equal bytes, and it is after 1980,
+/// the earliest date in a zip archive.
+const FILE_TIME: &str = "1577836800";
+/// A fixed UUID, also for equal bytes. The file system is never looked up by it.
 const UUID: &str = "66756d65-686f-4f64-8000-000000000001";
 
-/// Writes `tree` as erofs to `image`, everything owned by root.
+/// Writes `tree` to `image` as erofs with all files owned by root.
 pub(crate) fn pack(tree: &Path, format: RootFormat, image: &Path) -> Result<(), Error> {
-    command::need(
+    require_program(
         "mkfs.erofs",
-        "the guest's root file system is made",
+        "required to create the guest's root file system",
         "erofs-utils",
     )?;
-    let mut program = Program::new("making the root file system", "mkfs.erofs", LIMIT).args([
+
+    let mut program = Program::new("creating the root file system", "mkfs.erofs", TIMEOUT).args([
         "--quiet",
         "--all-root",
         "-x-1",
         "-T",
-        TIME,
+        FILE_TIME,
         "-U",
         UUID,
     ]);
+
     if format == RootFormat::Lz4 {
         program = program.arg("-zlz4");
     }
+
     program.args([image, tree]).run(&mut |_| {})
 }

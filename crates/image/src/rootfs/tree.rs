@@ -1,4 +1,4 @@
-//! Writing into an unpacked tree without leaving it.
+//! Writes into an unpacked tree without leaving it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -7,159 +7,172 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::Error;
 
-/// Links followed on the way to one file.
+/// The maximum number of links followed on the way to one file.
 const MAX_LINKS: usize = 8;
-/// Set-user-ID and set-group-ID: nothing in the guest gains rights by being started.
+/// Set-user-ID and set-group-ID bits. No program in the guest gains rights by being started.
 const SET_ID: u32 = 0o6000;
 
-/// An unpacked root file system. Its absolute links point into the host, so none is followed.
+/// An unpacked root file system. Its absolute links point into the host, so they are never followed there.
 pub(crate) struct Tree<'a>(pub(crate) &'a Path);
 
 impl Tree<'_> {
-    /// Writes a file, in place of whatever has that name; missing directories are made.
-    pub(crate) fn put(&self, path: &str, mode: u32, contents: &[u8]) -> Result<(), Error> {
-        let target = self.place(path)?;
+    /// Writes a file, replacing any existing file of that name. Missing directories are created.
+    pub(crate) fn write_file(&self, path: &str, mode: u32, contents: &[u8]) -> Result<(), Error> {
+        let target = self.vacate_path(path)?;
         fs::write(&target, contents).map_err(Error::io("write", &target))?;
         set_mode(&target, mode)
     }
 
-    /// Moves a file of the host into the tree.
-    pub(crate) fn take(&self, path: &str, mode: u32, from: &Path) -> Result<(), Error> {
-        let target = self.place(path)?;
+    /// Moves a host file into the tree.
+    pub(crate) fn move_file(&self, path: &str, mode: u32, from: &Path) -> Result<(), Error> {
+        let target = self.vacate_path(path)?;
         fs::rename(from, &target).map_err(Error::io("move", from))?;
         set_mode(&target, mode)
     }
 
-    /// Makes a link.
-    pub(crate) fn link(&self, path: &str, to: &str) -> Result<(), Error> {
-        let place = self.place(path)?;
-        std::os::unix::fs::symlink(to, &place).map_err(Error::io("link", &place))
+    /// Creates a symbolic link.
+    pub(crate) fn symlink(&self, path: &str, to: &str) -> Result<(), Error> {
+        let target = self.vacate_path(path)?;
+        std::os::unix::fs::symlink(to, &target).map_err(Error::io("link", &target))
     }
 
-    /// Makes a directory, if it is not there.
-    pub(crate) fn directory(&self, path: &str, mode: u32) -> Result<(), Error> {
-        let target = self.inside(Path::new(path))?;
+    /// Creates a directory, if it does not exist, and sets its mode.
+    pub(crate) fn create_dir(&self, path: &str, mode: u32) -> Result<(), Error> {
+        let target = self.resolve_dir(Path::new(path))?;
         set_mode(&target, mode)
     }
 
-    /// Appends to a file of the tree.
+    /// Appends to an existing file of the tree.
     pub(crate) fn append(&self, path: &str, text: &str) -> Result<(), Error> {
         let target = self.0.join(path);
         let mut all = fs::read_to_string(&target).map_err(Error::io("read", &target))?;
         all.push_str(text);
-        self.put(path, 0o644, all.as_bytes())
+        self.write_file(path, 0o644, all.as_bytes())
     }
 
-    /// Removes a file or a directory with all in it, if it is there.
+    /// Removes a file or a directory with its contents, if it exists.
     pub(crate) fn remove(&self, path: &str) -> Result<(), Error> {
         remove(&self.0.join(path))
     }
 
-    /// Removes everything in a directory, if it is there.
-    pub(crate) fn empty(&self, path: &str) -> Result<(), Error> {
+    /// Removes everything in a directory, if it exists.
+    pub(crate) fn clear_dir(&self, path: &str) -> Result<(), Error> {
         let directory = self.0.join(path);
         let Ok(entries) = fs::read_dir(&directory) else {
             return Ok(());
         };
+
         for entry in entries {
             remove(&entry.map_err(Error::io("read", &directory))?.path())?;
         }
+
         Ok(())
     }
 
-    /// Takes set-ID bits away, makes everything readable for its owner (who builds the image), and hands
-    /// each file to `see`.
-    pub(crate) fn sweep(
+    /// Clears set-ID bits, makes everything readable for its owner (the user who builds the image), and
+    /// passes each file to `visit`.
+    pub(crate) fn fix_permissions(
         &self,
-        see: &mut dyn FnMut(&Path) -> Result<(), Error>,
+        visit: &mut dyn FnMut(&Path) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        sweep(self.0, see)
+        fix_permissions(self.0, visit)
     }
 
-    /// Where a new file is to be written: its directory exists and nothing has its name.
-    fn place(&self, path: &str) -> Result<PathBuf, Error> {
+    /// Returns the path for a new file: its directory exists, and no file has its name.
+    fn vacate_path(&self, path: &str) -> Result<PathBuf, Error> {
         let path = Path::new(path);
-        let parent = self.inside(path.parent().unwrap_or(Path::new("")))?;
+        let parent = self.resolve_dir(path.parent().unwrap_or(Path::new("")))?;
         let target = parent.join(path.file_name().unwrap_or_default());
         remove(&target)?;
         Ok(target)
     }
 
-    /// The real place of a directory, made where it is missing. Relative links (`lib` → `usr/lib`) are
-    /// followed inside the tree; absolute ones are read as the guest would read them.
-    fn inside(&self, path: &Path) -> Result<PathBuf, Error> {
-        let outside = |why| Error::Inconsistent {
-            what: "root file system",
-            why,
+    /// Returns the real path of a directory, creating missing components. Relative links (`lib` → `usr/lib`)
+    /// are followed inside the tree; absolute links are resolved as the guest would resolve them.
+    fn resolve_dir(&self, path: &Path) -> Result<PathBuf, Error> {
+        let outside = |reason| Error::Inconsistent {
+            item: "root file system",
+            reason,
         };
+
+        // The components still to resolve, the directory reached so far, and the links followed.
         let mut rest: Vec<PathBuf> = components(path);
         let (mut at, mut links) = (self.0.to_path_buf(), 0);
         while let Some(name) = rest.pop() {
             if name == Path::new("..") {
-                return Err(outside(format!("`{}` leads upwards", path.display())));
+                return Err(outside(format!("`{}` contains `..`", path.display())));
             }
+
             let next = at.join(&name);
             match fs::symlink_metadata(&next) {
                 Ok(found) if found.is_symlink() => {
                     links += 1;
                     if links > MAX_LINKS {
-                        return Err(outside(format!("`{}` has too many links", path.display())));
+                        return Err(outside(format!(
+                            "`{}` leads through too many links",
+                            path.display()
+                        )));
                     }
+
                     let to = fs::read_link(&next).map_err(Error::io("read", &next))?;
+                    // The guest's root, not the host's.
                     if to.is_absolute() {
                         at = self.0.to_path_buf();
                     }
+
                     rest.extend(components(&to));
                 }
                 Ok(_) => at = next,
                 Err(e) if e.kind() == ErrorKind::NotFound => {
-                    fs::create_dir(&next).map_err(Error::io("make", &next))?;
+                    fs::create_dir(&next).map_err(Error::io("create", &next))?;
                     set_mode(&next, 0o755)?;
                     at = next;
                 }
                 Err(e) => return Err(Error::io("inspect", &next)(e)),
             }
         }
+
         Ok(at)
     }
 }
 
-/// The names of a path, last first.
+/// Returns the components of a path, last first.
 fn components(path: &Path) -> Vec<PathBuf> {
-    let names = path.components().filter_map(|c| match c {
+    let components = path.components().rev().filter_map(|c| match c {
         Component::Normal(name) => Some(PathBuf::from(name)),
         Component::ParentDir => Some(PathBuf::from("..")),
         _ => None,
     });
-    let mut names: Vec<PathBuf> = names.collect();
-    names.reverse();
-    names
+    components.collect()
 }
 
-fn sweep(directory: &Path, see: &mut dyn FnMut(&Path) -> Result<(), Error>) -> Result<(), Error> {
+fn fix_permissions(
+    directory: &Path,
+    visit: &mut dyn FnMut(&Path) -> Result<(), Error>,
+) -> Result<(), Error> {
     for entry in fs::read_dir(directory).map_err(Error::io("read", directory))? {
         let entry = entry.map_err(Error::io("read", directory))?;
-        let (path, found) = (
-            entry.path(),
-            entry.metadata().map_err(Error::io("inspect", directory))?,
-        );
+        let path = entry.path();
+        let found = entry.metadata().map_err(Error::io("inspect", directory))?;
+        // A link has no separate mode, and its target is visited by its own name.
         if found.is_symlink() {
             continue;
         }
+
         let readable = if found.is_dir() { 0o700 } else { 0o400 };
-        let (before, after) = (
-            found.permissions().mode(),
-            found.permissions().mode() & !SET_ID | readable,
-        );
+        let before = found.permissions().mode();
+        let after = before & !SET_ID | readable;
         if before != after {
             set_mode(&path, after & 0o7777)?;
         }
+
         if found.is_dir() {
-            sweep(&path, see)?;
+            fix_permissions(&path, visit)?;
         } else {
-            see(&path)?;
+            visit(&path)?;
         }
     }
+
     Ok(())
 }
 
@@ -193,24 +206,24 @@ mod tests {
         symlink(host.join("secret"), root.join("etc-file")).unwrap();
         symlink("..", root.join("up")).unwrap();
         let tree = Tree(&root);
-        tree.put("out/file", 0o644, b"x").unwrap();
-        tree.put("lib/a/b", 0o755, b"y").unwrap();
-        tree.put("etc-file", 0o644, b"z").unwrap();
+        tree.write_file("out/file", 0o644, b"x").unwrap();
+        tree.write_file("lib/a/b", 0o755, b"y").unwrap();
+        tree.write_file("etc-file", 0o644, b"z").unwrap();
         assert_eq!(fs::read_dir(&host).unwrap().count(), 0);
         assert_eq!(fs::read(root.join("usr/lib/a/b")).unwrap(), b"y");
         assert_eq!(fs::read(root.join("etc-file")).unwrap(), b"z");
-        assert!(tree.put("up/file", 0o644, b"x").is_err());
+        assert!(tree.write_file("up/file", 0o644, b"x").is_err());
     }
 
     #[test]
-    fn a_sweep_takes_set_id_bits_and_sees_every_file() {
+    fn fixing_permissions_clears_set_id_bits_and_visits_every_file() {
         let directory = tempfile::tempdir().unwrap();
         let tree = Tree(directory.path());
-        tree.put("bin/su", 0o4755, b"x").unwrap();
-        tree.put("etc/shadow", 0o000, b"x").unwrap();
-        tree.directory("tmp", 0o1777).unwrap();
+        tree.write_file("bin/su", 0o4755, b"x").unwrap();
+        tree.write_file("etc/shadow", 0o000, b"x").unwrap();
+        tree.create_dir("tmp", 0o1777).unwrap();
         let mut seen = Vec::new();
-        tree.sweep(&mut |path| {
+        tree.fix_permissions(&mut |path| {
             seen.push(path.file_name().unwrap().to_owned());
             Ok(())
         })
@@ -224,6 +237,7 @@ mod tests {
                 .mode()
                 & 0o7777
         };
+
         assert_eq!(
             (mode("bin/su"), mode("etc/shadow"), mode("tmp")),
             (0o755, 0o400, 0o1777)

@@ -1,8 +1,13 @@
-use super::*;
-use crate::image::IDENTITY_FILE;
-use crate::manifest::tests::example;
 use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use super::identity::IDENTITY_FILE;
+use super::image_store::root_from;
+use super::manifest::tests::example;
+use super::*;
+use crate::Error;
 
 struct Fixture {
     _directory: tempfile::TempDir,
@@ -11,8 +16,8 @@ struct Fixture {
     manifest: Manifest,
 }
 
-/// A store with one image whose parts contain their own names.
-fn built() -> Fixture {
+/// Returns a store with one image whose parts contain their own names.
+fn fixture_with_image() -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path().join("store")).unwrap();
     let fixture = Fixture {
@@ -22,6 +27,7 @@ fn built() -> Fixture {
         manifest: example(),
     };
     install(&fixture, &fixture.manifest);
+
     fixture
 }
 
@@ -30,14 +36,17 @@ fn install(fixture: &Fixture, manifest: &Manifest) {
     let work = fixture.store.work_dir().unwrap();
     let finished = work.path().join("image");
     fs::create_dir(&finished).unwrap();
+
     for part in &manifest.parts {
         fs::write(finished.join(&part.file), &part.name).unwrap();
     }
+
     fs::write(
         finished.join("manifest.json"),
         serde_json::to_vec(manifest).unwrap(),
     )
     .unwrap();
+
     fixture
         .store
         .install(&fixture.name, manifest, &finished)
@@ -58,33 +67,38 @@ fn identities(fixture: &Fixture) -> Vec<u8> {
 }
 
 #[test]
-fn the_root_comes_from_the_first_absolute_variable() {
+fn the_root_is_the_first_absolute_variable() {
     let find = |pairs: &[(&str, &str)]| {
         let map: HashMap<_, _> = pairs.iter().copied().collect();
         root_from(|name| map.get(name).map(PathBuf::from))
     };
+
     let home = ("HOME", "/home/a");
     assert_eq!(
         find(&[home]).unwrap(),
         Path::new("/home/a/.local/share/fumehood")
     );
+
     assert_eq!(
         find(&[home, ("XDG_DATA_HOME", "/d")]).unwrap(),
         Path::new("/d/fumehood")
     );
+
     assert_eq!(
         find(&[home, ("FUMEHOOD_HOME", "/f")]).unwrap(),
         Path::new("/f")
     );
+
     assert_eq!(
         find(&[("FUMEHOOD_HOME", "f"), ("HOME", "/h")]).unwrap(),
         Path::new("/h/.local/share/fumehood")
     );
+
     assert!(matches!(find(&[]), Err(Error::NoHome)));
 }
 
 #[test]
-fn an_image_never_built_says_what_to_run() {
+fn a_missing_image_names_the_build_command() {
     let store = Store::open("/nonexistent/store").unwrap();
     let error = store.image(&ImageName::default()).unwrap_err();
     assert!(matches!(error, Error::Missing { .. }));
@@ -92,12 +106,13 @@ fn an_image_never_built_says_what_to_run() {
         error.to_string().contains("fumehood image build"),
         "{error}"
     );
+
     assert!(store.list().unwrap().is_empty());
 }
 
 #[test]
-fn opens_what_was_built_and_lists_it() {
-    let fixture = built();
+fn opens_and_lists_a_built_image() {
+    let fixture = fixture_with_image();
     let image = fixture.store.image(&fixture.name).unwrap();
     assert_eq!(image.manifest(), &fixture.manifest);
     assert_eq!(image.rootfs().bytes(), 6);
@@ -105,6 +120,7 @@ fn opens_what_was_built_and_lists_it() {
         std::io::read_to_string(image.kernel().file()).unwrap(),
         "kernel"
     );
+
     let listed = fixture.store.list().unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].manifest.as_ref().unwrap(), &fixture.manifest);
@@ -112,8 +128,8 @@ fn opens_what_was_built_and_lists_it() {
 }
 
 #[test]
-fn a_touched_part_is_hashed_again_and_known_afterwards() {
-    let fixture = built();
+fn a_touched_part_is_hashed_once_more() {
+    let fixture = fixture_with_image();
     fixture.store.image(&fixture.name).unwrap();
     let before = identities(&fixture);
     let file = OpenOptions::new()
@@ -127,6 +143,7 @@ fn a_touched_part_is_hashed_again_and_known_afterwards() {
         std::io::read_to_string(image.rootfs().file()).unwrap(),
         "rootfs"
     );
+
     let after = identities(&fixture);
     assert_ne!(before, after);
     fixture.store.image(&fixture.name).unwrap();
@@ -134,11 +151,11 @@ fn a_touched_part_is_hashed_again_and_known_afterwards() {
 }
 
 #[test]
-fn a_part_that_looks_the_same_is_not_hashed() {
-    let fixture = built();
+fn an_unchanged_part_is_not_hashed() {
+    let fixture = fixture_with_image();
     fixture.store.image(&fixture.name).unwrap();
     let directory = fixture.store.directory_of(&fixture.name).unwrap();
-    // If it were hashed, this hash would be found wrong.
+    // Hashing the part would reveal this wrong hash.
     let mut wrong = fixture.manifest.clone();
     wrong.parts[2].sha256 = "0".repeat(64);
     fs::write(
@@ -151,8 +168,8 @@ fn a_part_that_looks_the_same_is_not_hashed() {
 }
 
 #[test]
-fn a_flipped_byte_is_damage() {
-    let fixture = built();
+fn a_changed_byte_is_damage() {
+    let fixture = fixture_with_image();
     fixture.store.image(&fixture.name).unwrap();
     fs::write(rootfs(&fixture), "rootfz").unwrap();
     let error = fixture.store.image(&fixture.name).unwrap_err();
@@ -167,8 +184,8 @@ fn a_flipped_byte_is_damage() {
 }
 
 #[test]
-fn a_cut_or_removed_part_is_damage() {
-    let fixture = built();
+fn a_truncated_or_removed_part_is_damage() {
+    let fixture = fixture_with_image();
     fs::write(rootfs(&fixture), "root").unwrap();
     assert!(matches!(
         fixture.store.image(&fixture.name),
@@ -180,6 +197,7 @@ fn a_cut_or_removed_part_is_damage() {
         matches!(&error, Error::Damaged { part, .. } if part == "rootfs"),
         "{error}"
     );
+
     let report = fixture.store.verify(&fixture.name).unwrap();
     assert!(matches!(
         report.parts[2].state,
@@ -188,8 +206,8 @@ fn a_cut_or_removed_part_is_damage() {
 }
 
 #[test]
-fn a_new_image_replaces_the_old_and_leaves_its_descriptors() {
-    let fixture = built();
+fn descriptors_of_a_replaced_image_stay_readable() {
+    let fixture = fixture_with_image();
     let old = fixture.store.image(&fixture.name).unwrap();
     let mut manifest = fixture.manifest.clone();
     manifest.id = "f".repeat(64);
@@ -203,12 +221,13 @@ fn a_new_image_replaces_the_old_and_leaves_its_descriptors() {
         std::io::read_to_string(old.rootfs().file()).unwrap(),
         "rootfs"
     );
+
     assert_eq!(fs::read_dir(fixture.store.tmp()).unwrap().count(), 0);
 }
 
 #[test]
-fn a_damaged_image_is_replaced_by_one_of_the_same_identity() {
-    let fixture = built();
+fn a_damaged_image_is_replaced_by_one_with_the_same_id() {
+    let fixture = fixture_with_image();
     fs::write(rootfs(&fixture), "broken").unwrap();
     install(&fixture, &fixture.manifest);
     assert!(fixture.store.image(&fixture.name).is_ok());
@@ -216,8 +235,8 @@ fn a_damaged_image_is_replaced_by_one_of_the_same_identity() {
 }
 
 #[test]
-fn one_build_at_a_time() {
-    let fixture = built();
+fn builds_exclude_each_other() {
+    let fixture = fixture_with_image();
     let held = fixture.store.lock(|| {}).unwrap();
     let store = fixture.store.clone();
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -234,24 +253,30 @@ fn one_build_at_a_time() {
 }
 
 #[test]
-fn a_cache_keeps_its_newest_entries() {
-    let fixture = built();
+fn pruning_a_cache_keeps_the_newest_entries() {
+    let fixture = fixture_with_image();
     for (index, name) in ["a", "b", "c", "d", "e"].iter().enumerate() {
         let path = fixture.store.cache("base").join(name);
         let file = File::create(&path).unwrap();
         file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(index as u64))
             .unwrap();
     }
+
     fixture.store.prune("base").unwrap();
     assert!(!fixture.store.cache("base").join("b").exists());
     assert!(fixture.store.cache("base").join("c").exists());
 }
 
 #[test]
-fn a_full_disk_is_named_before_the_work() {
-    let fixture = built();
-    fixture.store.need_room(1).unwrap();
-    let error = fixture.store.need_room(u64::MAX).unwrap_err().to_string();
+fn too_little_free_space_is_reported_first() {
+    let fixture = fixture_with_image();
+    fixture.store.require_space(1).unwrap();
+    let error = fixture
+        .store
+        .require_space(u64::MAX)
+        .unwrap_err()
+        .to_string();
+
     assert!(
         error.contains("MB free") && error.contains("FUMEHOOD_HOME"),
         "{error}"

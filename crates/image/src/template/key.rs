@@ -1,11 +1,13 @@
+//! Keys of templates.
+
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::FORMAT;
+use super::format::FORMAT;
+use crate::artifact_cache::is_digest;
 use crate::hash::Fields;
-use crate::shelf::is_name;
 
-/// Under what a template lies in the store: a hash over everything that it depends on.
+/// The name of a template in the store: a hash over everything that the template depends on.
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -19,7 +21,7 @@ use crate::shelf::is_name;
 pub struct TemplateKey(String);
 
 impl TemplateKey {
-    /// The key of a template that depends on these names and values.
+    /// Returns the key of a template that depends on these names and values.
     pub fn of(inputs: &BTreeMap<String, String>) -> Self {
         let start = Fields::default().add("template", FORMAT.to_string());
         let all = inputs
@@ -28,14 +30,14 @@ impl TemplateKey {
         Self(all.finish())
     }
 
-    /// 64 hexadecimal digits.
+    /// Returns the key as 64 hexadecimal digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The key that a directory is named after.
+    /// Parses a directory's name as a key.
     pub(super) fn from_name(name: &str) -> Option<Self> {
-        is_name(name).then(|| Self(name.to_owned()))
+        is_digest(name).then(|| Self(name.to_owned()))
     }
 }
 

@@ -1,38 +1,27 @@
-//! Warm templates: guests saved right after an interpreter has come up in them, from which a run begins
-//! within milliseconds instead of a boot.
+//! Warm templates: guests saved right after an interpreter has started in them. A run restores one within
+//! milliseconds instead of booting.
 //!
-//! `templates/KEY` in the store, a [shelf](crate::shelf), holds one: the guest's memory in a sparse file, the devices'
-//! state, a manifest.
+//! `templates/KEY` in the store's [artifact cache](crate::artifact_cache) contains the guest's memory in a
+//! sparse file, the devices' state and a manifest.
+//!
+//! Creating and restoring the saved guests belongs in the engine.
 
-mod draft;
+mod format;
 mod key;
-mod list;
 mod manifest;
-mod open;
+mod memory;
+mod opened;
 mod prune;
-mod ram;
+mod summary;
 mod templates;
+mod writer;
 
-pub use draft::TemplateWriter;
-pub use key::TemplateKey;
-pub use list::ListedTemplate;
-pub use manifest::TemplateManifest;
-pub use open::Template;
-pub use templates::Templates;
-
-/// Bytes on disk that templates may take when nobody says otherwise: 4 GiB, some ninety of them (the shell's
-/// takes 27 MB, Python's 50, JavaScript's 66; measured with guests of 512 MiB). A few languages, sizes of
-/// memory and images at a time are far fewer; it bounds what updates of the image and of QEMU leave behind.
-pub const TEMPLATES_BYTES: u64 = 4 << 30;
-
-/// The version of the manifest, of the files beside it, and of the way memory is hashed.
-const FORMAT: u32 = 2;
-/// The manifest's file.
-const MANIFEST: &str = "manifest.json";
-/// The guest's memory.
-const RAM: &str = "ram";
-/// The state of the devices.
-const STATE: &str = "state";
+pub use self::key::TemplateKey;
+pub use self::manifest::TemplateManifest;
+pub use self::opened::Template;
+pub use self::summary::TemplateSummary;
+pub use self::templates::{TEMPLATES_BYTES, Templates};
+pub use self::writer::TemplateWriter;
 
 #[cfg(test)]
 mod tests;

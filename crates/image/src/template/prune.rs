@@ -1,21 +1,27 @@
-use super::{Template, TemplateManifest, Templates};
+//! Pruning templates.
+
+use super::manifest::TemplateManifest;
+use super::opened::Template;
+use super::templates::Templates;
 use crate::Error;
-use crate::shelf::{Place, PruneReport};
+use crate::artifact_cache::{CacheEntry, PruneReport};
 
 impl Templates {
-    /// Removes templates that are damaged, half made, or that `keep` does not want, and then the least
-    /// recently used ones until at most `most_bytes` are on disk. One that is being made stays, and one
-    /// that is open elsewhere stays usable there.
+    /// Removes damaged and unfinished templates, templates for which `keep` is false, and then the least
+    /// recently used ones until at most `max_bytes` remain on disk. A template that is being created stays,
+    /// and a template that is open elsewhere remains usable there.
     ///
     /// # Errors
-    /// When the store cannot be read or changed; one template that cannot be removed is a warning.
+    /// Returns an error if the store cannot be read or changed. A template that cannot be removed only causes
+    /// a warning.
     pub fn prune(
         &self,
-        most_bytes: u64,
+        max_bytes: u64,
         keep: impl Fn(&TemplateManifest) -> bool,
     ) -> Result<PruneReport, Error> {
-        let is_wanted =
-            |place: &Place| Template::load(place).is_ok_and(|template| keep(template.manifest()));
-        self.shelf.prune(most_bytes, is_wanted)
+        let is_wanted = |entry: &CacheEntry| {
+            Template::load(entry).is_ok_and(|template| keep(template.manifest()))
+        };
+        self.cache.prune(max_bytes, is_wanted)
     }
 }

@@ -1,82 +1,96 @@
+//! The templates of a store.
+
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::draft::TemplateWriter;
-use super::{MANIFEST, Template, TemplateKey};
-use crate::shelf::{Kind, Shelf};
-use crate::{Error, Store};
+use super::format::MANIFEST;
+use super::key::TemplateKey;
+use super::opened::Template;
+use super::writer::TemplateWriter;
+use crate::Error;
+use crate::artifact_cache::{ArtifactCache, ArtifactKind};
+use crate::store::Store;
 
-/// A template may be replaced while it is being opened; more than once within a millisecond it is not.
+/// The default limit of the templates' size on disk: 4 GiB, about ninety templates (27 MB for shell, 50 for
+/// Python, 66 for JavaScript; measured with guests of 512 MiB). A few languages, memory sizes and images need
+/// far fewer; the limit bounds the leftovers of updates of the image and of QEMU.
+pub const TEMPLATES_BYTES: u64 = 4 << 30;
+
+/// Attempts to open a template. It may be replaced while it is being opened, but not more than once within a
+/// millisecond.
 const OPEN_ATTEMPTS: usize = 3;
 
 /// The warm templates of a store. Any number of threads and processes may use them at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Templates {
-    pub(super) shelf: Shelf,
+    pub(super) cache: ArtifactCache,
 }
 
 impl Store {
-    /// The warm templates of this store.
+    /// Returns the warm templates of this store.
     pub fn templates(&self) -> Templates {
         Templates {
-            shelf: Shelf::new(self, "templates", Kind::Template),
+            cache: ArtifactCache::new(self, "templates", ArtifactKind::Template),
         }
     }
 }
 
 impl Templates {
-    /// Opens a template, if it is there, and notes that it was used. Nothing is hashed that looks as it did
-    /// after it was last hashed. One that is damaged is thrown away, with a warning, and is as if it had
-    /// never been there.
+    /// Opens a template, if it exists, and records the use. A file is hashed only if its identity changed
+    /// since its last hash. A damaged template is removed with a warning and treated as missing.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read for a reason that is not damage, such as too many open files.
+    /// [`Error::Io`] if the template cannot be read for a reason other than damage, such as too many open
+    /// files.
     pub fn open(&self, key: &TemplateKey) -> Result<Option<Template>, Error> {
         for _ in 0..OPEN_ATTEMPTS {
-            let Some(place) = self.shelf.place(key.as_str())? else {
+            let Some(entry) = self.cache.entry(key.as_str())? else {
                 return Ok(None);
             };
-            match Template::load(&place) {
+
+            match Template::load(&entry) {
                 Ok(template) => {
-                    place.mark_used(SystemTime::now());
+                    entry.mark_used(SystemTime::now());
                     return Ok(Some(template));
                 }
-                // Removed or replaced while it was read: what was found says nothing of what is there now.
-                Err(_) if !place.is_still_there() => {}
+                // The entry was removed or replaced while it was read, so the error may not concern the
+                // current one.
+                Err(_) if !entry.is_current() => {}
                 Err(error @ Error::DamagedTemplate { .. }) => {
-                    self.shelf.throw_away(&place, &error);
+                    self.cache.discard(&entry, &error);
                     return Ok(None);
                 }
                 Err(error) => return Err(error),
             }
         }
+
         Ok(None)
     }
 
-    /// Whether a template is there, without opening it or noting a use.
+    /// Returns whether a template exists, without opening it or recording a use.
     pub fn has(&self, key: &TemplateKey) -> bool {
         self.path(key).join(MANIFEST).is_file()
     }
 
-    /// Begins to make a template. `None` when another thread or process is making this very one, or has
-    /// just made it. What dead makers left behind is swept.
+    /// Starts creating a template. Returns `None` if another thread or process is creating it, or if it
+    /// exists already. Leftovers of dead processes are swept.
     ///
-    /// The right to make it falls with the [`TemplateWriter`], or with the process.
+    /// The reservation ends with the [`TemplateWriter`], or with the process.
     ///
     /// # Errors
-    /// [`Error::Io`] when the store cannot be written to, [`Error::Locked`] when another process hangs
-    /// while it changes the templates.
-    pub fn begin(&self, key: &TemplateKey) -> Result<Option<TemplateWriter>, Error> {
-        let work = self.shelf.begin(key.as_str(), || self.is_usable(key))?;
-        Ok(work.map(|work| TemplateWriter::new(key, work)))
+    /// [`Error::Io`] if the store cannot be written, [`Error::Locked`] if another process does not release
+    /// the lock of the templates.
+    pub fn create(&self, key: &TemplateKey) -> Result<Option<TemplateWriter>, Error> {
+        let staging = self.cache.create(key.as_str(), || self.is_usable(key))?;
+        Ok(staging.map(|staging| TemplateWriter::new(key, staging)))
     }
 
     pub(super) fn path(&self, key: &TemplateKey) -> PathBuf {
-        self.shelf.path(key.as_str())
+        self.cache.path(key.as_str())
     }
 
     fn is_usable(&self, key: &TemplateKey) -> bool {
-        let place = self.shelf.place(key.as_str()).ok().flatten();
-        place.is_some_and(|place| Template::load(&place).is_ok())
+        let entry = self.cache.entry(key.as_str()).ok().flatten();
+        entry.is_some_and(|entry| Template::load(&entry).is_ok())
     }
 }

@@ -1,22 +1,28 @@
+//! The parts of a request, parsed, with errors that name the field.
+
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
-use super::BODY_BYTES;
-use crate::error::{ApiError, Kind};
+use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::service::Service;
 
-/// How long a body may stand still.
-pub(super) const STALL: Duration = Duration::from_secs(30);
+/// The largest JSON body, and the largest input for a program, in bytes. Code of 2 MiB whose every byte is escaped is
+/// larger than any other request, and fits.
+pub(super) const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
-/// Who asks. The door has found out.
+/// How long a body may pause.
+const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The owner that the middleware has authenticated.
 pub(super) struct Caller(pub(super) Owner);
 
 impl FromRequestParts<Service> for Caller {
@@ -24,86 +30,95 @@ impl FromRequestParts<Service> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &Service) -> Result<Self, ApiError> {
         let owner = parts.extensions.get::<Owner>().cloned();
-        owner
-            .map(Self)
-            .ok_or_else(|| ApiError::new(Kind::Unauthorized, "this needs a key"))
+        let missing = || ApiError::new(ApiErrorKind::Unauthorized, "missing API key");
+        owner.map(Self).ok_or_else(missing)
     }
 }
 
-/// A body of JSON. An empty one is an empty object.
+/// A JSON body. An empty body counts as an empty object.
 pub(super) struct Json<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<Service> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &Service) -> Result<Self, ApiError> {
-        let given = request
-            .headers()
-            .get(CONTENT_TYPE)
-            .map(|given| given.to_str().unwrap_or_default());
-        let is_json = given.is_none_or(|given| {
-            let essence = given.split(';').next().unwrap_or_default().trim();
-            essence.eq_ignore_ascii_case("application/json")
-        });
-        let bytes = whole(request.into_body(), BODY_BYTES).await?;
-        if !is_json && !bytes.is_empty() {
-            let message = "the body is to be JSON, with `Content-Type: application/json`";
-            return Err(ApiError::new(Kind::UnsupportedMediaType, message));
+        let is_json = is_json(request.headers());
+        let mut bytes = read_body(request.into_body(), MAX_BODY_BYTES).await?;
+        if bytes.is_empty() {
+            bytes = Bytes::from_static(b"{}");
+        } else if !is_json {
+            let message = "the body must be JSON, with `Content-Type: application/json`";
+            return Err(ApiError::new(ApiErrorKind::UnsupportedMediaType, message));
         }
-        let bytes = if bytes.is_empty() {
-            Bytes::from_static(b"{}")
-        } else {
-            bytes
+
+        let invalid = |path: &str, error: &dyn std::fmt::Display| {
+            ApiError::invalid(format!("invalid body: {}{error}", field_prefix(path)))
         };
+
         let mut parser = serde_json::Deserializer::from_slice(&bytes);
-        let wrong = |path: &str, error: &dyn std::fmt::Display| {
-            let at = match path {
-                "" | "." => String::new(),
-                path => format!("`{path}`: "),
-            };
-            ApiError::invalid(format!("the body: {at}{error}"))
-        };
-        let read = serde_path_to_error::deserialize(&mut parser)
-            .map_err(|error| wrong(&error.path().to_string(), error.inner()))?;
-        parser.end().map_err(|error| wrong("", &error))?;
-        Ok(Self(read))
+        let value = serde_path_to_error::deserialize(&mut parser)
+            .map_err(|error| invalid(&error.path().to_string(), error.inner()))?;
+        parser.end().map_err(|error| invalid("", &error))?;
+
+        Ok(Self(value))
     }
 }
 
-/// All of a body.
+/// Whether a body is JSON by its content type, or has none.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(content_type) = headers.get(CONTENT_TYPE) else {
+        return true;
+    };
+    let text = content_type.to_str().unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+/// Returns the field at `path` as the start of a message; nothing for the whole.
+fn field_prefix(path: &str) -> String {
+    match path {
+        "" | "." => String::new(),
+        path => format!("`{path}`: "),
+    }
+}
+
+/// Reads a whole body of at most `max_bytes`.
 ///
 /// # Errors
-/// [`Kind::TooLarge`], [`Kind::Timeout`].
-pub(super) async fn whole(mut body: Body, most: usize) -> Result<Bytes, ApiError> {
+/// [`ApiErrorKind::TooLarge`], and those of [`next_chunk`].
+pub(super) async fn read_body(mut body: Body, max_bytes: usize) -> Result<Bytes, ApiError> {
     let mut all = BytesMut::new();
-    while let Some(piece) = piece(&mut body).await? {
-        if all.len() + piece.len() > most {
-            let message =
-                format!("the body has more than {most} bytes, the most that is allowed here");
-            return Err(ApiError::new(Kind::TooLarge, message));
+    while let Some(chunk) = next_chunk(&mut body).await? {
+        if all.len() + chunk.len() > max_bytes {
+            let message = format!("the body exceeds the limit of {max_bytes} bytes");
+            return Err(ApiError::new(ApiErrorKind::TooLarge, message));
         }
-        all.extend_from_slice(&piece);
+        all.extend_from_slice(&chunk);
     }
+
     Ok(all.freeze())
 }
 
-/// The next bytes of a body.
+/// Reads the next bytes of a body, and returns `None` at its end.
 ///
 /// # Errors
-/// [`Kind::Timeout`]; [`Kind::Invalid`]: it broke off.
-pub(super) async fn piece(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
+/// [`ApiErrorKind::Timeout`] if the body pauses for too long; [`ApiErrorKind::Invalid`] if it is incomplete.
+pub(super) async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
     loop {
-        let frame = tokio::time::timeout(STALL, body.frame()).await;
+        let frame = tokio::time::timeout(BODY_STALL_TIMEOUT, body.frame()).await;
         let frame = frame.map_err(|_| {
-            let message = format!("nothing of the body came for {} s", STALL.as_secs());
-            ApiError::new(Kind::Timeout, message)
+            let seconds = BODY_STALL_TIMEOUT.as_secs();
+            let message = format!("no bytes of the body arrived for {seconds} s");
+            ApiError::new(ApiErrorKind::Timeout, message)
         })?;
+
         match frame {
             None => return Ok(None),
             Some(Err(error)) => {
-                return Err(ApiError::invalid(format!("the body broke off: {error}")));
+                return Err(ApiError::invalid(format!("incomplete body: {error}")));
             }
             Some(Ok(frame)) => {
+                // Frames without data are trailers.
                 if let Ok(bytes) = frame.into_data() {
                     return Ok(Some(bytes));
                 }
@@ -112,7 +127,7 @@ pub(super) async fn piece(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
     }
 }
 
-/// What stands in the query.
+/// The query parameters.
 pub(super) struct Query<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequestParts<Service> for Query<T> {
@@ -120,32 +135,24 @@ impl<T: DeserializeOwned> FromRequestParts<Service> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &Service) -> Result<Self, ApiError> {
         let text = parts.uri.query().unwrap_or_default();
-        let pairs = serde_urlencoded::Deserializer::new(form(text));
-        let read = serde_path_to_error::deserialize(pairs);
-        read.map(Self).map_err(|error| {
-            let at = match error.path().to_string().as_str() {
-                "" | "." => String::new(),
-                path => format!("`{path}`: "),
-            };
-            ApiError::invalid(format!("the query: {at}{}", error.inner()))
+        let pairs = form_urlencoded::parse(text.as_bytes());
+        let parsed = serde_path_to_error::deserialize(serde_urlencoded::Deserializer::new(pairs));
+        parsed.map(Self).map_err(|error| {
+            let field = field_prefix(&error.path().to_string());
+            ApiError::invalid(format!("invalid query: {field}{}", error.inner()))
         })
     }
 }
 
-fn form(text: &str) -> form_urlencoded::Parse<'_> {
-    form_urlencoded::parse(text.as_bytes())
-}
-
-/// What stands in the path.
+/// The only path parameter.
 pub(super) struct Path(pub(super) String);
 
 impl FromRequestParts<Service> for Path {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, ApiError> {
-        let found = axum::extract::Path::<String>::from_request_parts(parts, service).await;
-        found
-            .map(|path| Self(path.0))
-            .map_err(|error| ApiError::invalid(error.body_text()))
+        let path = axum::extract::Path::<String>::from_request_parts(parts, service).await;
+        let path = path.map_err(|error| ApiError::invalid(error.body_text()))?;
+        Ok(Self(path.0))
     }
 }

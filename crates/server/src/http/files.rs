@@ -1,3 +1,5 @@
+//! Routes of files and directories, without their contents.
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use fumehood_engine::FileInfo;
@@ -6,146 +8,145 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::extract::{Caller, Json, Path, Query};
-use crate::body::{DirectoryBody, MoveBody};
+use crate::api::requests::{DirectoryRequest, MoveRequest};
+use crate::api::responses::{FileListResponse, FileResponse};
+use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
-use crate::owner::written;
 use crate::service::Service;
-use crate::view::{EntriesView, FileView};
 
-/// Levels of a listing.
-const DEPTH: u32 = 64;
+/// The depth of a listing, at most.
+const MAX_DEPTH: u32 = 64;
 
-impl From<FileInfo> for FileView {
+impl From<FileInfo> for FileResponse {
     fn from(info: FileInfo) -> Self {
-        let name = info
-            .path
-            .rsplit('/')
-            .find(|part| !part.is_empty())
-            .unwrap_or("/")
-            .to_owned();
+        let mut components = info.path.rsplit('/');
+        let name = components.find(|part| !part.is_empty()).unwrap_or("/");
+        let modified = Timestamp::from_microsecond(info.modified_us);
+
         Self {
-            name,
+            name: name.to_owned(),
             kind: serde_json::to_value(info.kind).unwrap_or_default(),
             size: info.size,
             mode: info.mode,
             user: info.user,
-            modified: Timestamp::from_microsecond(info.modified_us)
-                .ok()
-                .map(written),
+            modified: modified.ok().map(format_timestamp),
             target: info.target,
             path: info.path,
         }
     }
 }
 
-/// Which file.
+/// Which file or directory.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PathQuery {
-    /// Absolute, or below the user's home.
+    /// The path: absolute, or relative to the home directory.
     #[param(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     pub(super) path: String,
 }
 
-/// What is at a path
-#[utoipa::path(get, path = "/v1/sandboxes/{id}/files/stat", params(("id" = String, Path), PathQuery), responses((status = 200, body = FileView)))]
+/// Get the metadata of a file or directory
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/files/stat", params(("id" = String, Path), PathQuery), responses((status = 200, body = FileResponse)))]
 pub(super) async fn stat(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
     Query(query): Query<PathQuery>,
-) -> Result<axum::Json<FileView>, ApiError> {
-    let kept = service.sandbox(&owner, &id)?;
-    let found = kept.handle().files().stat(&query.path).await;
-    Ok(axum::Json(found.map_err(|e| kept.explain(e))?.into()))
+) -> Result<axum::Json<FileResponse>, ApiError> {
+    let sandbox = service.sandbox(&owner, &id)?;
+    let info = sandbox.engine_sandbox().files().stat(&query.path).await;
+    let info = info.map_err(|e| sandbox.to_api_error(e))?;
+    Ok(axum::Json(info.into()))
 }
 
-/// Which directory.
+/// Which directory to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
-    /// Absolute, or below the user's home.
+    /// The path: absolute, or relative to the home directory.
     #[param(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     path: String,
-    /// How many levels.
+    /// How many levels of directories to list; 1 by default.
     #[param(minimum = 1, maximum = 64)]
     depth: Option<u32>,
 }
 
-/// What is in a directory
-#[utoipa::path(get, path = "/v1/sandboxes/{id}/files/list", params(("id" = String, Path), ListQuery), responses((status = 200, body = EntriesView)))]
+/// List a directory
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/files/list", params(("id" = String, Path), ListQuery), responses((status = 200, body = FileListResponse)))]
 pub(super) async fn list(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
     Query(query): Query<ListQuery>,
-) -> Result<axum::Json<EntriesView>, ApiError> {
+) -> Result<axum::Json<FileListResponse>, ApiError> {
     let depth = query.depth.unwrap_or(1);
-    if !(1..=DEPTH).contains(&depth) {
-        return Err(ApiError::invalid(format!(
-            "`depth`: 1 to {DEPTH} are allowed"
-        )));
+    if !(1..=MAX_DEPTH).contains(&depth) {
+        let message = format!("`depth` must be between 1 and {MAX_DEPTH}");
+        return Err(ApiError::invalid(message));
     }
-    let kept = service.sandbox(&owner, &id)?;
-    let found = kept
-        .handle()
-        .files()
-        .list_recursive(&query.path, depth)
-        .await;
-    let entries = found.map_err(|e| kept.explain(e))?;
-    let entries = entries.into_iter().map(FileView::from).collect();
-    Ok(axum::Json(EntriesView { entries }))
+
+    let sandbox = service.sandbox(&owner, &id)?;
+    let files = sandbox.engine_sandbox().files();
+    let entries = files.list_recursive(&query.path, depth).await;
+    let entries = entries.map_err(|e| sandbox.to_api_error(e))?;
+    let entries = entries.into_iter().map(FileResponse::from).collect();
+
+    Ok(axum::Json(FileListResponse { entries }))
 }
 
-/// Makes a directory, and those on the way to it
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/files/directories", params(("id" = String, Path)), request_body = DirectoryBody, responses((status = 204)))]
+/// Create a directory and its missing parents
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/files/directories", params(("id" = String, Path)), request_body = DirectoryRequest, responses((status = 204)))]
 pub(super) async fn make_dir(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-    Json(body): Json<DirectoryBody>,
+    Json(request): Json<DirectoryRequest>,
 ) -> Result<StatusCode, ApiError> {
-    let kept = service.sandbox(&owner, &id)?;
-    let made = kept.handle().files().make_dir(&body.path).await;
-    made.map_err(|e| kept.explain(e))?;
+    let sandbox = service.sandbox(&owner, &id)?;
+    let files = sandbox.engine_sandbox().files();
+    let created = files.make_dir(&request.path).await;
+    created.map_err(|e| sandbox.to_api_error(e))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Gives a file or a directory another name
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/files/move", params(("id" = String, Path)), request_body = MoveBody, responses((status = 204)))]
+/// Move or rename a file or directory
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/files/move", params(("id" = String, Path)), request_body = MoveRequest, responses((status = 204)))]
 pub(super) async fn rename(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-    Json(MoveBody { from, to, replace }): Json<MoveBody>,
+    Json(MoveRequest { from, to, replace }): Json<MoveRequest>,
 ) -> Result<StatusCode, ApiError> {
-    let kept = service.sandbox(&owner, &id)?;
-    let files = kept.handle().files();
-    let moved = match replace {
-        true => files.replace(&from, &to).await,
-        false => files.rename(&from, &to).await,
+    let sandbox = service.sandbox(&owner, &id)?;
+    let files = sandbox.engine_sandbox().files();
+
+    let moved = if replace {
+        files.replace(&from, &to).await
+    } else {
+        files.rename(&from, &to).await
     };
-    moved.map_err(|e| kept.explain(e))?;
+
+    moved.map_err(|e| sandbox.to_api_error(e))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Which file or directory.
+/// Which file or directory to remove.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RemoveQuery {
-    /// Absolute, or below the user's home.
+    /// The path: absolute, or relative to the home directory.
     #[param(min_length = 1, max_length = 4095, pattern = "^[^\\u0000]+$")]
     path: String,
-    /// Whether a directory goes with all that is in it.
+    /// Whether to remove a directory with its content.
     #[serde(default)]
     #[param(default = false)]
     recursive: bool,
 }
 
-/// Removes a file or a directory
+/// Remove a file or directory
 #[utoipa::path(delete, path = "/v1/sandboxes/{id}/files", params(("id" = String, Path), RemoveQuery), responses((status = 204)))]
 pub(super) async fn remove(
     State(service): State<Service>,
@@ -153,12 +154,15 @@ pub(super) async fn remove(
     Path(id): Path,
     Query(query): Query<RemoveQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let kept = service.sandbox(&owner, &id)?;
-    let files = kept.handle().files();
-    let removed = match query.recursive {
-        true => files.remove_all(&query.path).await,
-        false => files.remove(&query.path).await,
+    let sandbox = service.sandbox(&owner, &id)?;
+    let files = sandbox.engine_sandbox().files();
+
+    let removed = if query.recursive {
+        files.remove_all(&query.path).await
+    } else {
+        files.remove(&query.path).await
     };
-    removed.map_err(|e| kept.explain(e))?;
+
+    removed.map_err(|e| sandbox.to_api_error(e))?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,234 +1,237 @@
+//! Routes of runs.
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::BODY_BYTES;
-use super::accept::Answer;
-use super::events::{After, EventView, follow, over};
-use super::extract::{Caller, Json, Path, Query, whole};
-use crate::body::{ProcessBody, PtyBody, RunBody, SignalBody};
-use crate::claims::Once;
-use crate::error::{ApiError, Kind};
-use crate::job::Job;
-use crate::records::Filter;
-use crate::runs::{Found, LIST};
-use crate::service::Service;
-use crate::view::{RunState, RunView, RunsView};
+use super::extract::{Caller, Json, MAX_BODY_BYTES, Path, Query, read_body};
+use super::negotiation::ResponseFormat;
+use super::sse::{AfterQuery, EventResponse, archived_stream, event_stream};
+use crate::api::requests::{
+    OneShotRunRequest, ProcessRequest, PtySize, SandboxRunRequest, SignalRequest,
+};
+use crate::api::responses::{RunListResponse, RunResponse, RunState};
+use crate::error::{ApiError, ApiErrorKind};
+use crate::owner::Owner;
+use crate::service::{MAX_LIST_ITEMS, Service};
+use crate::state::run_task::RunTask;
+use crate::state::runs::RunLookup;
+use crate::storage::idempotency::IdempotencyKey;
+use crate::storage::records::Filter;
 
-/// Items of a list unless it is said.
-const LISTED: u32 = 100;
+/// The default length of a list.
+const DEFAULT_LIST_ITEMS: u32 = 100;
 
-/// How long to wait for a refusal before events are begun: most come at once, and are better as a status.
-const REFUSAL: Duration = Duration::from_millis(20);
+/// How long to wait for an early failure before an event stream starts. Most come at once, and are better reported by a
+/// status than by an event.
+const EARLY_FAILURE_WINDOW: Duration = Duration::from_millis(20);
 
-/// Which runs.
+/// Which runs to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RunsQuery {
-    /// Those in this state.
+    /// Only runs in this state.
     #[param(inline)]
     state: Option<RunState>,
-    /// Those in this sandbox.
+    /// Only runs in this sandbox.
     sandbox: Option<String>,
-    /// At most so many.
+    /// The maximum number of runs; 100 by default.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
-    /// Those that were begun before the one of this id.
+    /// Only runs that were started before the one with this id.
     before: Option<String>,
 }
 
-/// At most so many, when that is allowed.
-pub(super) fn limit(asked: Option<u32>) -> Result<u32, ApiError> {
-    let limit = asked.unwrap_or(LISTED);
-    if !(1..=LIST).contains(&limit) {
-        return Err(ApiError::invalid(format!(
-            "`limit`: 1 to {LIST} are allowed"
-        )));
+/// Returns the length of a list, if it is allowed.
+pub(super) fn checked_limit(requested: Option<u32>) -> Result<u32, ApiError> {
+    let limit = requested.unwrap_or(DEFAULT_LIST_ITEMS);
+    if !(1..=MAX_LIST_ITEMS).contains(&limit) {
+        let message = format!("`limit` must be between 1 and {MAX_LIST_ITEMS}");
+        return Err(ApiError::invalid(message));
     }
     Ok(limit)
 }
 
-/// Runs, the newest first, without outputs
-#[utoipa::path(get, path = "/v1/runs", params(RunsQuery), responses((status = 200, body = RunsView)))]
+/// List runs, the newest first, without outputs
+#[utoipa::path(get, path = "/v1/runs", params(RunsQuery), responses((status = 200, body = RunListResponse)))]
 pub(super) async fn list(
     State(service): State<Service>,
     Caller(owner): Caller,
     Query(query): Query<RunsQuery>,
-) -> Result<axum::Json<RunsView>, ApiError> {
+) -> Result<axum::Json<RunListResponse>, ApiError> {
     let filter = Filter {
         is_over: None,
         sandbox: query.sandbox,
         before: query.before,
-        limit: limit(query.limit)?,
+        limit: checked_limit(query.limit)?,
     };
+
     let runs = service.list_runs(&owner, query.state, filter)?;
-    Ok(axum::Json(RunsView { runs }))
+    Ok(axum::Json(RunListResponse { runs }))
 }
 
-/// Runs code in a fresh VM of its own
-#[utoipa::path(post, path = "/v1/runs", request_body = RunBody, responses(
-    (status = 200, description = "It has ended", content((RunView = "application/json"), (EventView = "text/event-stream"))),
-    (status = 202, description = "It goes on (`detach`)", body = RunView)))]
+/// Run code in a fresh VM
+#[utoipa::path(post, path = "/v1/runs", request_body = OneShotRunRequest, responses(
+    (status = 200, description = "Run finished", content((RunResponse = "application/json"), (EventResponse = "text/event-stream"))),
+    (status = 202, description = "Accepted; the run continues in the background (`detach`)", body = RunResponse)))]
 pub(super) async fn create(
     State(service): State<Service>,
     Caller(owner): Caller,
-    once: Option<Extension<Once>>,
+    key: Option<Extension<IdempotencyKey>>,
     headers: HeaderMap,
-    Json(body): Json<RunBody>,
+    Json(request): Json<OneShotRunRequest>,
 ) -> Result<Response, ApiError> {
-    let answer = Answer::asked(&headers)?;
-    let once = once.map(|Extension(once)| once);
-    let found = service.run_once(&owner, &body, once).await?;
-    answer_run(found, answer, body.detach).await
+    let format = ResponseFormat::from_headers(&headers)?;
+    let (detach, key) = (request.detach, key.map(|Extension(key)| key));
+    let run = service.run(&owner, request, key).await?;
+    respond_with_run(run, format, detach).await
 }
 
-/// Runs code in a sandbox
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/runs", params(("id" = String, Path)), request_body = RunBody, responses(
-    (status = 200, description = "It has ended", content((RunView = "application/json"), (EventView = "text/event-stream"))),
-    (status = 202, description = "It goes on (`detach`)", body = RunView)))]
-pub(super) async fn create_within(
+/// Run code in a sandbox
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/runs", params(("id" = String, Path)), request_body = SandboxRunRequest, responses(
+    (status = 200, description = "Run finished", content((RunResponse = "application/json"), (EventResponse = "text/event-stream"))),
+    (status = 202, description = "Accepted; the run continues in the background (`detach`)", body = RunResponse)))]
+pub(super) async fn create_in_sandbox(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-    once: Option<Extension<Once>>,
+    key: Option<Extension<IdempotencyKey>>,
     headers: HeaderMap,
-    Json(body): Json<RunBody>,
+    Json(request): Json<SandboxRunRequest>,
 ) -> Result<Response, ApiError> {
-    let answer = Answer::asked(&headers)?;
-    service.find_sandbox(&owner, &id)?;
-    let once = once.map(|Extension(once)| once);
-    let found = service.run_in_once(&owner, &id, &body, once).await?;
-    answer_run(found, answer, body.detach).await
+    let format = ResponseFormat::from_headers(&headers)?;
+    let (detach, key) = (request.detach, key.map(|Extension(key)| key));
+    let run = service.run_in_sandbox(&owner, &id, request, key).await?;
+    respond_with_run(run, format, detach).await
 }
 
-/// Starts a program in a sandbox
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/processes", params(("id" = String, Path)), request_body = ProcessBody, responses(
-    (status = 200, description = "It has ended", content((RunView = "application/json"), (EventView = "text/event-stream"))),
-    (status = 202, description = "It goes on (`detach`)", body = RunView)))]
+/// Start a program in a sandbox
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/processes", params(("id" = String, Path)), request_body = ProcessRequest, responses(
+    (status = 200, description = "Run finished", content((RunResponse = "application/json"), (EventResponse = "text/event-stream"))),
+    (status = 202, description = "Accepted; the run continues in the background (`detach`)", body = RunResponse)))]
 pub(super) async fn spawn(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-    once: Option<Extension<Once>>,
+    key: Option<Extension<IdempotencyKey>>,
     headers: HeaderMap,
-    Json(body): Json<ProcessBody>,
+    Json(request): Json<ProcessRequest>,
 ) -> Result<Response, ApiError> {
-    let answer = Answer::asked(&headers)?;
-    service.find_sandbox(&owner, &id)?;
-    let once = once.map(|Extension(once)| once);
-    let found = service.spawn_in_once(&owner, &id, &body, once).await?;
-    answer_run(found, answer, body.detach).await
+    let format = ResponseFormat::from_headers(&headers)?;
+    let (detach, key) = (request.detach, key.map(|Extension(key)| key));
+    let run = service.spawn_in_sandbox(&owner, &id, request, key).await?;
+    respond_with_run(run, format, detach).await
 }
 
-async fn answer_run(found: Found, answer: Answer, detach: bool) -> Result<Response, ApiError> {
-    let job = match found {
-        Found::Live(job) => job,
-        Found::Past(view) => {
-            return match answer {
-                Answer::Json => view
-                    .failure()
-                    .map_or_else(|| Ok(axum::Json(&view).into_response()), Err),
-                Answer::Events => Ok(past(0, &view)),
+async fn respond_with_run(
+    run: RunLookup,
+    format: ResponseFormat,
+    detach: bool,
+) -> Result<Response, ApiError> {
+    let task = match (run, format) {
+        (RunLookup::Active(task), _) => task,
+        (RunLookup::Archived(run), ResponseFormat::Events) => return Ok(stream_record(0, &run)),
+        (RunLookup::Archived(run), ResponseFormat::Json) => {
+            return match run.failure() {
+                Some(error) => Err(error),
+                None => Ok(axum::Json(&run).into_response()),
             };
         }
     };
-    match answer {
-        Answer::Events => {
-            let follower = job.follow(0);
-            let _ = tokio::time::timeout(REFUSAL, job.begun()).await;
-            match job.failure() {
+
+    match format {
+        ResponseFormat::Events => {
+            // Subscribe first, so that the run is not cancelled as an orphan.
+            let subscriber = task.subscribe(0);
+            let started = task.wait_until_started();
+            let _ = tokio::time::timeout(EARLY_FAILURE_WINDOW, started).await;
+
+            match task.failure() {
                 Some(error) => Err(error),
-                None => Ok(follow(follower)),
+                None => Ok(event_stream(subscriber)),
             }
         }
-        Answer::Json if detach => {
-            Ok((StatusCode::ACCEPTED, axum::Json(job.view(true))).into_response())
+        ResponseFormat::Json if detach => {
+            let run = axum::Json(task.response(true));
+            Ok((StatusCode::ACCEPTED, run).into_response())
         }
-        Answer::Json => {
-            job.wait().await;
-            match job.failure() {
+        ResponseFormat::Json => {
+            task.wait().await;
+            match task.failure() {
                 Some(error) => Err(error),
-                None => Ok(axum::Json(job.view(true)).into_response()),
+                None => Ok(axum::Json(task.response(true)).into_response()),
             }
         }
     }
 }
 
-fn past(after: u64, view: &RunView) -> Response {
-    match &view.error {
-        Some(error) => over(
-            after,
-            "failed",
-            serde_json::to_string(error).unwrap_or_default(),
-        ),
-        None => over(
-            after,
-            "ended",
-            serde_json::to_string(view).unwrap_or_default(),
-        ),
+fn stream_record(after: u64, run: &RunResponse) -> Response {
+    match &run.error {
+        Some(error) => archived_stream(after, "failed", error),
+        None => archived_stream(after, "ended", run),
     }
 }
 
-/// A run, with its output while that is kept
-#[utoipa::path(get, path = "/v1/runs/{id}", params(("id" = String, Path)), responses((status = 200, body = RunView)))]
+/// Get a run, with its output while that is kept
+#[utoipa::path(get, path = "/v1/runs/{id}", params(("id" = String, Path)), responses((status = 200, body = RunResponse)))]
 pub(super) async fn get(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-) -> Result<axum::Json<RunView>, ApiError> {
-    Ok(axum::Json(match service.find_run(&owner, &id)? {
-        Found::Live(job) => job.view(true),
-        Found::Past(view) => *view,
-    }))
+) -> Result<axum::Json<RunResponse>, ApiError> {
+    let run = match service.find_run(&owner, &id)? {
+        RunLookup::Active(task) => task.response(true),
+        RunLookup::Archived(run) => *run,
+    };
+    Ok(axum::Json(run))
 }
 
-/// Follows a run, from its beginning or after an event
-#[utoipa::path(get, path = "/v1/runs/{id}/events", params(("id" = String, Path), After), responses(
-    (status = 200, content_type = "text/event-stream", body = EventView)))]
+/// Stream the events of a run
+#[utoipa::path(get, path = "/v1/runs/{id}/events", params(("id" = String, Path), AfterQuery), responses(
+    (status = 200, content_type = "text/event-stream", body = EventResponse)))]
 pub(super) async fn events(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-    Query(after): Query<After>,
+    Query(query): Query<AfterQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let after = after.number(&headers)?;
+    let after = query.event_id(&headers)?;
     Ok(match service.find_run(&owner, &id)? {
-        Found::Live(job) => follow(job.follow(after)),
-        Found::Past(view) => past(after, &view),
+        RunLookup::Active(task) => event_stream(task.subscribe(after)),
+        RunLookup::Archived(run) => stream_record(after, &run),
     })
 }
 
-/// A run that can still be spoken with.
-fn live(service: &Service, owner: &crate::Owner, id: &str) -> Result<Arc<Job>, ApiError> {
+/// Returns a run that has not ended.
+fn find_active(service: &Service, owner: &Owner, id: &str) -> Result<Arc<RunTask>, ApiError> {
     match service.find_run(owner, id)? {
-        Found::Live(job) if !job.state().is_over() => Ok(job),
-        _ => Err(ApiError::new(
-            Kind::Conflict,
-            format!("the run {id} has ended"),
-        )),
+        RunLookup::Active(task) if !task.state().is_over() => Ok(task),
+        _ => {
+            let message = format!("run {id} has ended");
+            Err(ApiError::new(ApiErrorKind::Conflict, message))
+        }
     }
 }
 
-/// What is to be done with an input.
+/// What to do with a standard input after a write.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct StdinQuery {
-    /// Whether that is all.
+    /// Whether to close the input after these bytes.
     #[serde(default)]
     #[param(default = false)]
     close: bool,
 }
 
-/// Writes raw bytes to a run's input
+/// Write raw bytes to the standard input of a run
 #[utoipa::path(post, path = "/v1/runs/{id}/stdin", params(("id" = String, Path), StdinQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 204)))]
 pub(super) async fn stdin(
@@ -238,64 +241,63 @@ pub(super) async fn stdin(
     Query(query): Query<StdinQuery>,
     request: axum::extract::Request,
 ) -> Result<StatusCode, ApiError> {
-    let job = live(&service, &owner, &id)?;
-    let bytes: Bytes = whole(request.into_body(), BODY_BYTES).await?;
-    service.write_stdin(&job, bytes, query.close).await?;
+    let task = find_active(&service, &owner, &id)?;
+    let bytes = read_body(request.into_body(), MAX_BODY_BYTES).await?;
+    service.write_stdin(&task, bytes, query.close).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Sends a signal to a run's program
-#[utoipa::path(post, path = "/v1/runs/{id}/signal", params(("id" = String, Path)), request_body = SignalBody, responses((status = 204)))]
+/// Send a signal to the program of a run
+#[utoipa::path(post, path = "/v1/runs/{id}/signal", params(("id" = String, Path)), request_body = SignalRequest, responses((status = 204)))]
 pub(super) async fn signal(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-    Json(body): Json<SignalBody>,
+    Json(request): Json<SignalRequest>,
 ) -> Result<StatusCode, ApiError> {
-    let signal = body.signal.number()?;
-    live(&service, &owner, &id)?.signal(signal)?;
+    let signal = request.signal.number()?;
+    find_active(&service, &owner, &id)?.signal(signal)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Gives a program's terminal another size
-#[utoipa::path(post, path = "/v1/runs/{id}/resize", params(("id" = String, Path)), request_body = PtyBody, responses((status = 204)))]
+/// Resize the terminal of a program
+#[utoipa::path(post, path = "/v1/runs/{id}/resize", params(("id" = String, Path)), request_body = PtySize, responses((status = 204)))]
 pub(super) async fn resize(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-    Json(PtyBody { rows, cols }): Json<PtyBody>,
+    Json(PtySize { rows, cols }): Json<PtySize>,
 ) -> Result<StatusCode, ApiError> {
     if rows == 0 || cols == 0 {
-        return Err(ApiError::invalid(
-            "`rows` and `cols`: 1 to 65535 are allowed",
-        ));
+        let message = "`rows` and `cols` must be between 1 and 65535";
+        return Err(ApiError::invalid(message));
     }
-    live(&service, &owner, &id)?.resize(rows, cols);
+    find_active(&service, &owner, &id)?.resize(rows, cols);
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Lets a run go on when nobody follows it, as if it had been begun so
+/// Detach a run: it continues when no client is connected to it
 #[utoipa::path(post, path = "/v1/runs/{id}/detach", params(("id" = String, Path)), responses((status = 204)))]
 pub(super) async fn detach(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
 ) -> Result<StatusCode, ApiError> {
-    if let Found::Live(job) = service.find_run(&owner, &id)? {
-        job.detach();
+    if let RunLookup::Active(task) = service.find_run(&owner, &id)? {
+        task.detach();
     }
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Ends a run: SIGINT, SIGTERM, SIGKILL
+/// Cancel a run with SIGINT, then SIGTERM, then SIGKILL
 #[utoipa::path(post, path = "/v1/runs/{id}/cancel", params(("id" = String, Path)), responses((status = 204)))]
 pub(super) async fn cancel(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
 ) -> Result<StatusCode, ApiError> {
-    if let Found::Live(job) = service.find_run(&owner, &id)? {
-        job.cancel();
+    if let RunLookup::Active(task) = service.find_run(&owner, &id)? {
+        task.cancel();
     }
     Ok(StatusCode::NO_CONTENT)
 }

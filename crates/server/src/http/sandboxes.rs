@@ -1,3 +1,5 @@
+//! Routes of sandboxes and checkpoints.
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -5,220 +7,214 @@ use fumehood_engine::{Language, PortMapping};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::events::{After, EventView, follow, over};
 use super::extract::{Caller, Json, Path, Query};
-use super::runs::limit;
-use crate::body::{ForkBody, PackagesBody, PortBody, SandboxBody, TimesBody};
-use crate::error::{ApiError, Kind};
-use crate::records::Filter;
-use crate::service::Service;
-use crate::view::{
-    CheckpointView, CheckpointsView, InstalledView, ProcessesView, SandboxState, SandboxView,
-    SandboxesView, UrlView,
+use super::runs::checked_limit;
+use super::sse::{AfterQuery, EventResponse, archived_stream, event_stream};
+use crate::api::requests::{
+    ForkRequest, InstallRequest, PortRequest, SandboxRequest, TimeoutsRequest,
 };
+use crate::api::responses::{
+    CheckpointListResponse, CheckpointResponse, InstallResponse, PortResponse, ProcessListResponse,
+    SandboxListResponse, SandboxResponse, SandboxState,
+};
+use crate::error::ApiError;
+use crate::service::{SandboxLookup, Service};
+use crate::storage::records::Filter;
 
-/// Which sandboxes.
+/// Which sandboxes to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct SandboxesQuery {
-    /// Those in this state.
+    /// Only sandboxes in this state.
     #[param(inline)]
     state: Option<SandboxState>,
-    /// At most so many.
+    /// The maximum number of sandboxes; 100 by default.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
-    /// Those that were started before the one of this id.
+    /// Only sandboxes that were started before the one with this id.
     before: Option<String>,
 }
 
-/// Sandboxes, the newest first
-#[utoipa::path(get, path = "/v1/sandboxes", params(SandboxesQuery), responses((status = 200, body = SandboxesView)))]
+/// List sandboxes, the newest first
+#[utoipa::path(get, path = "/v1/sandboxes", params(SandboxesQuery), responses((status = 200, body = SandboxListResponse)))]
 pub(super) async fn list(
     State(service): State<Service>,
     Caller(owner): Caller,
     Query(query): Query<SandboxesQuery>,
-) -> Result<axum::Json<SandboxesView>, ApiError> {
+) -> Result<axum::Json<SandboxListResponse>, ApiError> {
     let filter = Filter {
         before: query.before,
-        limit: limit(query.limit)?,
+        limit: checked_limit(query.limit)?,
         ..Filter::default()
     };
+
     let sandboxes = service.list_sandboxes(&owner, query.state, filter)?;
-    Ok(axum::Json(SandboxesView { sandboxes }))
+    Ok(axum::Json(SandboxListResponse { sandboxes }))
 }
 
-/// Starts a sandbox
-#[utoipa::path(post, path = "/v1/sandboxes", request_body = SandboxBody, responses((status = 201, body = SandboxView)))]
+/// Start a sandbox
+#[utoipa::path(post, path = "/v1/sandboxes", request_body = SandboxRequest, responses((status = 201, body = SandboxResponse)))]
 pub(super) async fn create(
     State(service): State<Service>,
     Caller(owner): Caller,
-    Json(body): Json<SandboxBody>,
-) -> Result<(StatusCode, axum::Json<SandboxView>), ApiError> {
-    let kept = service.create_sandbox(&owner, &body).await?;
-    Ok((StatusCode::CREATED, axum::Json(kept.view())))
+    Json(request): Json<SandboxRequest>,
+) -> Result<(StatusCode, axum::Json<SandboxResponse>), ApiError> {
+    let sandbox = service.create_sandbox(&owner, &request).await?;
+    Ok((StatusCode::CREATED, axum::Json(sandbox.response())))
 }
 
-/// A sandbox, or what became of it
-#[utoipa::path(get, path = "/v1/sandboxes/{id}", params(("id" = String, Path)), responses((status = 200, body = SandboxView)))]
+/// Get a sandbox, running or ended
+#[utoipa::path(get, path = "/v1/sandboxes/{id}", params(("id" = String, Path)), responses((status = 200, body = SandboxResponse)))]
 pub(super) async fn get(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-) -> Result<axum::Json<SandboxView>, ApiError> {
-    Ok(axum::Json(service.find_sandbox(&owner, &id)?))
+) -> Result<axum::Json<SandboxResponse>, ApiError> {
+    let sandbox = service.find_sandbox(&owner, &id)?;
+    Ok(axum::Json(sandbox.into_response()))
 }
 
-/// Gives a sandbox more time or less
-#[utoipa::path(patch, path = "/v1/sandboxes/{id}", params(("id" = String, Path)), request_body = TimesBody, responses((status = 200, body = SandboxView)))]
-pub(super) async fn times(
+/// Change the timeouts of a sandbox
+#[utoipa::path(patch, path = "/v1/sandboxes/{id}", params(("id" = String, Path)), request_body = TimeoutsRequest, responses((status = 200, body = SandboxResponse)))]
+pub(super) async fn set_timeouts(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-    Json(body): Json<TimesBody>,
-) -> Result<axum::Json<SandboxView>, ApiError> {
-    Ok(axum::Json(service.set_times(&owner, &id, &body)?))
+    Json(request): Json<TimeoutsRequest>,
+) -> Result<axum::Json<SandboxResponse>, ApiError> {
+    let sandbox = service.set_timeouts(&owner, &id, &request)?;
+    Ok(axum::Json(sandbox))
 }
 
-/// Ends a sandbox, with all that runs in it
-#[utoipa::path(delete, path = "/v1/sandboxes/{id}", params(("id" = String, Path)), responses((status = 200, body = SandboxView)))]
+/// End a sandbox with everything that runs in it
+#[utoipa::path(delete, path = "/v1/sandboxes/{id}", params(("id" = String, Path)), responses((status = 200, body = SandboxResponse)))]
 pub(super) async fn end(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-) -> Result<axum::Json<SandboxView>, ApiError> {
-    Ok(axum::Json(service.end_sandbox(&owner, &id).await?))
+) -> Result<axum::Json<SandboxResponse>, ApiError> {
+    let sandbox = service.end_sandbox(&owner, &id).await?;
+    Ok(axum::Json(sandbox))
 }
 
-/// Starts sandboxes that go on from the state of one
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/fork", params(("id" = String, Path)), request_body = ForkBody, responses((status = 201, body = SandboxesView)))]
+/// Fork a sandbox: start new ones from its current state
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/fork", params(("id" = String, Path)), request_body = ForkRequest, responses((status = 201, body = SandboxListResponse)))]
 pub(super) async fn fork(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-    Json(body): Json<ForkBody>,
-) -> Result<(StatusCode, axum::Json<SandboxesView>), ApiError> {
-    let children = service.fork(&owner, &id, body.count).await?;
-    let sandboxes = children.iter().map(|kept| kept.view()).collect();
-    Ok((StatusCode::CREATED, axum::Json(SandboxesView { sandboxes })))
+    Json(request): Json<ForkRequest>,
+) -> Result<(StatusCode, axum::Json<SandboxListResponse>), ApiError> {
+    let forks = service.fork_sandbox(&owner, &id, request.count).await?;
+    let sandboxes = forks.iter().map(|sandbox| sandbox.response()).collect();
+    let list = SandboxListResponse { sandboxes };
+    Ok((StatusCode::CREATED, axum::Json(list)))
 }
 
-/// Saves a sandbox's state
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/checkpoints", params(("id" = String, Path)), responses((status = 201, body = CheckpointView)))]
-pub(super) async fn save(
+/// Create a checkpoint of a sandbox
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/checkpoints", params(("id" = String, Path)), responses((status = 201, body = CheckpointResponse)))]
+pub(super) async fn create_checkpoint(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-) -> Result<(StatusCode, axum::Json<CheckpointView>), ApiError> {
-    Ok((
-        StatusCode::CREATED,
-        axum::Json(service.checkpoint(&owner, &id).await?),
-    ))
+) -> Result<(StatusCode, axum::Json<CheckpointResponse>), ApiError> {
+    let checkpoint = service.create_checkpoint(&owner, &id).await?;
+    Ok((StatusCode::CREATED, axum::Json(checkpoint)))
 }
 
-/// Saved states, the newest first
-#[utoipa::path(get, path = "/v1/checkpoints", responses((status = 200, body = CheckpointsView)))]
-pub(super) async fn saved(
+/// List checkpoints, the newest first
+#[utoipa::path(get, path = "/v1/checkpoints", responses((status = 200, body = CheckpointListResponse)))]
+pub(super) async fn list_checkpoints(
     State(service): State<Service>,
     Caller(owner): Caller,
-) -> axum::Json<CheckpointsView> {
+) -> axum::Json<CheckpointListResponse> {
     let checkpoints = service.list_checkpoints(&owner);
-    axum::Json(CheckpointsView { checkpoints })
+    axum::Json(CheckpointListResponse { checkpoints })
 }
 
-/// Removes a saved state
+/// Delete a checkpoint
 #[utoipa::path(delete, path = "/v1/checkpoints/{id}", params(("id" = String, Path)), responses((status = 204)))]
-pub(super) async fn forget(
+pub(super) async fn delete_checkpoint(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
 ) -> Result<StatusCode, ApiError> {
-    service.remove_checkpoint(&owner, &id)?;
+    service.delete_checkpoint(&owner, &id)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Programs that run in a sandbox
-#[utoipa::path(get, path = "/v1/sandboxes/{id}/processes", params(("id" = String, Path)), responses((status = 200, body = ProcessesView)))]
-pub(super) async fn processes(
+/// List the programs that run in a sandbox
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/processes", params(("id" = String, Path)), responses((status = 200, body = ProcessListResponse)))]
+pub(super) async fn list_processes(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-) -> Result<axum::Json<ProcessesView>, ApiError> {
-    let kept = service.sandbox(&owner, &id)?;
-    let found = kept
-        .handle()
-        .processes()
-        .await
-        .map_err(|e| kept.explain(e))?;
-    let processes = found
-        .iter()
-        .filter_map(|one| serde_json::to_value(one).ok())
-        .collect();
-    Ok(axum::Json(ProcessesView { processes }))
+) -> Result<axum::Json<ProcessListResponse>, ApiError> {
+    let sandbox = service.sandbox(&owner, &id)?;
+    let listed = sandbox.engine_sandbox().processes().await;
+    let listed = listed.map_err(|e| sandbox.to_api_error(e))?;
+    let processes = listed.iter().map(serde_json::to_value);
+    let processes = processes.filter_map(Result::ok).collect();
+    Ok(axum::Json(ProcessListResponse { processes }))
 }
 
-/// Closes a context: its interpreter ends
+/// Close a context, which ends its interpreter
 #[utoipa::path(delete, path = "/v1/sandboxes/{id}/contexts/{name}", params(("id" = String, Path), ("name" = String, Path)), responses((status = 204)))]
 pub(super) async fn close_context(
     State(service): State<Service>,
     Caller(owner): Caller,
     axum::extract::Path((id, name)): axum::extract::Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
-    let kept = service.sandbox(&owner, &id)?;
-    let context = kept.handle().context(name, Language::Python);
-    context.close().await.map_err(|e| kept.explain(e))?;
+    let sandbox = service.sandbox(&owner, &id)?;
+    // A context is closed by its name; the language does not matter.
+    let context = sandbox.engine_sandbox().context(name, Language::Python);
+    let closed = context.close().await;
+    closed.map_err(|e| sandbox.to_api_error(e))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Installs packages in a sandbox
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/packages", params(("id" = String, Path)), request_body = PackagesBody, responses((status = 200, body = InstalledView)))]
+/// Install packages in a sandbox
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/packages", params(("id" = String, Path)), request_body = InstallRequest, responses((status = 200, body = InstallResponse)))]
 pub(super) async fn install(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-    Json(body): Json<PackagesBody>,
-) -> Result<axum::Json<InstalledView>, ApiError> {
-    let installed = service
-        .install(&owner, &id, body.language.into(), &body.packages)
-        .await?;
-    Ok(axum::Json(InstalledView { installed }))
+    Json(request): Json<InstallRequest>,
+) -> Result<axum::Json<InstallResponse>, ApiError> {
+    let InstallRequest { language, packages } = request;
+    let installed = service.install_packages(&owner, &id, language, &packages);
+    let installed = installed.await?;
+    Ok(axum::Json(InstallResponse { installed }))
 }
 
-/// Leads a port of this host's loopback interface to one of a sandbox
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/ports", params(("id" = String, Path)), request_body = PortBody, responses((status = 201, body = UrlView)))]
+/// Expose a sandbox port on the host's loopback interface
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/ports", params(("id" = String, Path)), request_body = PortRequest, responses((status = 201, body = PortResponse)))]
 pub(super) async fn expose(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-    Json(PortBody { guest, host }): Json<PortBody>,
-) -> Result<(StatusCode, axum::Json<UrlView>), ApiError> {
+    Json(PortRequest { guest, host }): Json<PortRequest>,
+) -> Result<(StatusCode, axum::Json<PortResponse>), ApiError> {
     let guest = guest.try_into();
-    let guest = guest.map_err(|_| ApiError::invalid("`guest`: 1 to 65535 are allowed"))?;
-    let url = service.expose(&owner, &id, PortMapping { host, guest })?;
-    Ok((StatusCode::CREATED, axum::Json(UrlView { url })))
+    let guest = guest.map_err(|_| ApiError::invalid("`guest` must be between 1 and 65535"))?;
+    let url = service.expose_port(&owner, &id, PortMapping { host, guest })?;
+    Ok((StatusCode::CREATED, axum::Json(PortResponse { url })))
 }
 
-/// Follows what goes on in a sandbox
-#[utoipa::path(get, path = "/v1/sandboxes/{id}/events", params(("id" = String, Path), After), responses(
-    (status = 200, content_type = "text/event-stream", body = EventView)))]
+/// Stream the events of a sandbox
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/events", params(("id" = String, Path), AfterQuery), responses(
+    (status = 200, content_type = "text/event-stream", body = EventResponse)))]
 pub(super) async fn events(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-    Query(after): Query<After>,
+    Query(query): Query<AfterQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let after = after.number(&headers)?;
-    match service.sandbox(&owner, &id) {
-        Ok(kept) => Ok(follow(kept.follow(after))),
-        Err(error) if error.kind == Kind::Lost => {
-            let view = service.find_sandbox(&owner, &id)?;
-            Ok(over(
-                after,
-                "ended",
-                serde_json::to_string(&view).unwrap_or_default(),
-            ))
-        }
-        Err(error) => Err(error),
-    }
+    let after = query.event_id(&headers)?;
+    Ok(match service.find_sandbox(&owner, &id)? {
+        SandboxLookup::Running(sandbox) => event_stream(sandbox.subscribe(after)),
+        SandboxLookup::Ended(sandbox) => archived_stream(after, "ended", &sandbox),
+    })
 }

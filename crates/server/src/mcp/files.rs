@@ -1,171 +1,188 @@
-//! Files of a session, as a model writes and reads them.
+//! The tools for files in a session.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use fumehood_engine::{FileInfo, FileKind};
+use fumehood_engine::{FileInfo, FileKind, WriteOptions};
 use rmcp::RoleServer;
 use rmcp::model::{CallToolResult, ContentBlock};
 use rmcp::service::RequestContext;
 use serde_json::json;
 
-use super::answer::done;
-use super::asked;
+use super::params;
+use super::results::{image_type, succeeded};
 use super::tools::Tools;
+use crate::api::requests::file_content;
 use crate::error::ApiError;
 
-/// What one read gives unless more is asked for, in bytes.
-const READ_BYTES: u64 = 64 * 1024;
+/// The default number of bytes in one read.
+const DEFAULT_READ_BYTES: u64 = 64 * 1024;
 
-/// The most that one read gives, in bytes.
-const MOST_READ_BYTES: u64 = 1024 * 1024;
+/// The number of bytes in one read, at most.
+const MAX_READ_BYTES: u64 = 1024 * 1024;
 
-/// Entries of a directory that a model is shown.
-const MOST_ENTRIES: usize = 500;
+/// The directory entries in one result, at most.
+const MAX_ENTRIES: usize = 500;
 
 impl Tools {
     pub(super) async fn write(
         &self,
-        asked: asked::WriteFile,
+        params: params::WriteFile,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let bytes = match (asked.text, asked.base64) {
-            (Some(text), None) => text.into_bytes(),
-            (None, Some(text)) => {
-                let text: String = text.split_ascii_whitespace().collect();
-                let wrong = |error| ApiError::invalid(format!("`base64` is none: {error}"));
-                STANDARD.decode(text).map_err(wrong)?
-            }
-            _ => {
-                return Err(ApiError::invalid(
-                    "give the content as `text` or as `base64`, one of them",
-                ));
-            }
-        };
-        let sandbox = self.service.sandbox(&owner, &asked.session)?;
+        let bytes = file_content(params.text.as_deref(), params.base64.as_deref())?;
         let len = bytes.len();
-        let options = fumehood_engine::WriteOptions {
+
+        let sandbox = self.service.sandbox(&owner, &params.session)?;
+        let files = sandbox.engine_sandbox().files();
+        let options = WriteOptions {
             parents: true,
-            ..Default::default()
+            ..WriteOptions::default()
         };
-        let files = sandbox.handle().files();
-        let written = files.write_with_options(&asked.path, bytes, options).await;
-        written.map_err(|error| sandbox.explain(error))?;
-        let structured = json!({ "path": asked.path, "bytes": len });
-        Ok(done(format!("{} has {len} bytes.", asked.path), structured))
+
+        let written = files.write_with_options(&params.path, bytes, options);
+        written.await.map_err(|error| sandbox.to_api_error(error))?;
+
+        let text = format!("Wrote {len} bytes to {}.", params.path);
+        let structured = json!({ "path": params.path, "bytes": len });
+
+        Ok(succeeded(text, structured))
     }
 
     pub(super) async fn read(
         &self,
-        asked: asked::ReadFile,
+        params: params::ReadFile,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let sandbox = self.service.sandbox(&owner, &asked.session)?;
-        let files = sandbox.handle().files();
-        let failed = |error| sandbox.explain(error);
-        let found = files.stat(&asked.path).await.map_err(failed)?;
-        let image = image_kind(&asked.path).filter(|_| asked.offset == 0 && asked.bytes.is_none());
-        let usual = match image {
-            Some(_) => MOST_READ_BYTES,
-            None => READ_BYTES,
+        let sandbox = self.service.sandbox(&owner, &params.session)?;
+        let files = sandbox.engine_sandbox().files();
+        let to_api_error = |error| sandbox.to_api_error(error);
+
+        // An image is read as a whole unless a part is requested.
+        let info = files.stat(&params.path).await.map_err(to_api_error)?;
+        let is_part = params.offset != 0 || params.bytes.is_some();
+        let image = image_type(&params.path).filter(|_| !is_part);
+
+        let default_len = match image {
+            Some(_) => MAX_READ_BYTES,
+            None => DEFAULT_READ_BYTES,
         };
-        let len = asked.bytes.unwrap_or(usual);
-        if !(1..=MOST_READ_BYTES).contains(&len) {
+
+        let len = params.bytes.unwrap_or(default_len);
+        if !(1..=MAX_READ_BYTES).contains(&len) {
             let message = format!(
-                "`bytes` is {len}; 1 to {MOST_READ_BYTES} are allowed; read a larger file in parts"
+                "`bytes` is {len}; it must be between 1 and {MAX_READ_BYTES}; read a larger file in parts"
             );
             return Err(ApiError::invalid(message));
         }
-        // One more says whether there is more: what `stat` says of a link, or of a file in /proc, is not that.
-        let mut bytes = files
-            .read_range(&asked.path, asked.offset, len + 1)
-            .await
-            .map_err(failed)?;
+
+        // One extra byte shows whether there is more: the metadata of a link, or of a file in /proc, does not.
+        let read = files.read_range(&params.path, params.offset, len + 1);
+        let mut bytes = read.await.map_err(to_api_error)?;
         let has_more = bytes.len() as u64 > len;
+
         if has_more {
             bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
-            bytes.truncate(whole_characters(&bytes));
+            bytes.truncate(complete_characters_len(&bytes));
         }
-        let end = asked.offset.saturating_add(bytes.len() as u64);
-        // Of a link whose end was not seen, the size is not known.
-        let size = match found.kind {
+
+        // The size is unknown if neither the end was read nor the metadata is that of a regular file.
+        let end = params.offset.saturating_add(bytes.len() as u64);
+        let size = match info.kind {
             _ if !has_more && !bytes.is_empty() => Some(end),
-            FileKind::File => Some(found.size),
-            _ if !has_more && asked.offset == 0 => Some(0),
+            FileKind::File => Some(info.size),
+            _ if !has_more && params.offset == 0 => Some(0),
             _ => None,
         };
-        let is_all = asked.offset == 0 && !has_more;
+
+        let is_complete = params.offset == 0 && !has_more;
         let mut structured = json!({
-            "path": asked.path, "size": size, "offset": asked.offset, "bytes": bytes.len(), "is_all": is_all,
+            "path": params.path, "size": size, "offset": params.offset, "bytes": bytes.len(),
+            "complete": is_complete,
         });
-        let content = match (image, std::str::from_utf8(&bytes)) {
-            (Some(kind), _) if is_all => ContentBlock::image(STANDARD.encode(&bytes), kind),
+
+        let block = match (image, std::str::from_utf8(&bytes)) {
+            (Some(mime_type), _) if is_complete => {
+                ContentBlock::image(STANDARD.encode(&bytes), mime_type)
+            }
             (_, Ok(text)) => {
                 structured["text"] = text.into();
                 ContentBlock::text(text)
             }
             (_, Err(_)) => {
-                let text = STANDARD.encode(&bytes);
-                structured["base64"] = text.clone().into();
-                ContentBlock::text(text)
+                let base64 = STANDARD.encode(&bytes);
+                structured["base64"] = base64.clone().into();
+                ContentBlock::text(base64)
             }
         };
-        let mut content = vec![content];
+
+        let mut content = vec![block];
         if has_more {
-            let of = size.map_or("more".to_owned(), |size| size.to_string());
-            content.push(ContentBlock::text(format!(
-                "[bytes {} to {end} of {of}]",
-                asked.offset
-            )));
+            let size = size.map_or("more".to_owned(), |size| size.to_string());
+            let note = format!("[bytes {} to {end} of {size}]", params.offset);
+            content.push(ContentBlock::text(note));
         }
+
         let mut result = CallToolResult::success(content);
         result.structured_content = Some(structured);
+
         Ok(result)
     }
 
     pub(super) async fn list(
         &self,
-        asked: asked::ListFiles,
+        params: params::ListFiles,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let sandbox = self.service.sandbox(&owner, &asked.session)?;
-        let files = sandbox.handle().files();
-        let path = asked.path.as_deref().unwrap_or(".");
-        let found = files.list_recursive(path, asked.depth.unwrap_or(1)).await;
-        let mut found = found.map_err(|error| sandbox.explain(error))?;
-        let count = found.len();
-        found.truncate(MOST_ENTRIES);
-        let mut lines: Vec<_> = found
+        let sandbox = self.service.sandbox(&owner, &params.session)?;
+        let files = sandbox.engine_sandbox().files();
+        let path = params.path.as_deref().unwrap_or(".");
+        let listed = files.list_recursive(path, params.depth.unwrap_or(1)).await;
+        let mut entries = listed.map_err(|error| sandbox.to_api_error(error))?;
+
+        let count = entries.len();
+        entries.truncate(MAX_ENTRIES);
+        let mut lines: Vec<_> = entries
             .iter()
-            .map(|one| format!("{} {} {}", kind(one), one.size, one.path))
+            .map(|entry| format!("{} {} {}", kind_name(entry), entry.size, entry.path))
             .collect();
-        if count > found.len() {
-            lines.push(format!("[{} more]", count - found.len()));
+
+        if count > entries.len() {
+            lines.push(format!("[{} more]", count - entries.len()));
         }
-        let entries = found
-            .iter()
-            .map(|one| json!({ "path": one.path, "kind": kind(one), "size": one.size }));
-        let structured = json!({ "entries": entries.collect::<Vec<_>>(), "count": count });
-        let text = match lines.is_empty() {
-            true => format!("{path} is empty."),
-            false => lines.join("\n"),
+
+        let text = if lines.is_empty() {
+            format!("{path} is empty.")
+        } else {
+            lines.join("\n")
         };
-        Ok(done(text, structured))
+
+        let entries: Vec<_> = entries
+            .iter()
+            .map(
+                |entry| json!({ "path": entry.path, "kind": kind_name(entry), "size": entry.size }),
+            )
+            .collect();
+
+        Ok(succeeded(
+            text,
+            json!({ "entries": entries, "count": count }),
+        ))
     }
 }
 
-/// How many of these bytes are text up to the last whole character; all of them if they are none, or not even one
-/// character. The rest is the beginning of a character that was cut.
-fn whole_characters(bytes: &[u8]) -> usize {
+/// Returns the length of `bytes` without an incomplete UTF-8 character at the end. Bytes that are not UTF-8, or only the
+/// start of one character, count in full.
+fn complete_characters_len(bytes: &[u8]) -> usize {
     match std::str::from_utf8(bytes) {
         Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => error.valid_up_to(),
         _ => bytes.len(),
     }
 }
 
-fn kind(file: &FileInfo) -> &'static str {
+fn kind_name(file: &FileInfo) -> &'static str {
     match file.kind {
         FileKind::File => "file",
         FileKind::Directory => "directory",
@@ -174,27 +191,15 @@ fn kind(file: &FileInfo) -> &'static str {
     }
 }
 
-/// The kind of image that a file is by its name.
-fn image_kind(path: &str) -> Option<&'static str> {
-    let (_, extension) = path.rsplit_once('.')?;
-    match extension.to_ascii_lowercase().as_str() {
-        "png" => Some("image/png"),
-        "jpg" | "jpeg" => Some("image/jpeg"),
-        "gif" => Some("image/gif"),
-        "webp" => Some("image/webp"),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_cut_character_is_left_for_the_next_part() {
-        assert_eq!(whole_characters("aä".as_bytes()), 3);
-        assert_eq!(whole_characters(&"aä".as_bytes()[..2]), 1);
-        assert_eq!(whole_characters(&"ä".as_bytes()[..1]), 1);
-        assert_eq!(whole_characters(&[b'a', 0xff, b'b', 0xc3]), 4);
+    fn an_incomplete_character_is_left_for_the_next_part() {
+        assert_eq!(complete_characters_len("aä".as_bytes()), 3);
+        assert_eq!(complete_characters_len(&"aä".as_bytes()[..2]), 1);
+        assert_eq!(complete_characters_len(&"ä".as_bytes()[..1]), 1);
+        assert_eq!(complete_characters_len(&[b'a', 0xff, b'b', 0xc3]), 4);
     }
 }

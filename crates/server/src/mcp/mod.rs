@@ -1,25 +1,29 @@
-//! The Model Context Protocol: what agents call. One set of tools, over standard input and output for one user, and
-//! over HTTP behind the same keys as the rest.
+//! The Model Context Protocol (MCP): tools that agents call, over standard input and output for the local user, or over
+//! HTTP with the same API keys as the rest.
+//!
+//! A tool translates its parameters and results; the work itself belongs in `service`.
 
-mod answer;
-mod asked;
 mod files;
-mod known;
-mod over_http;
+mod http;
+mod params;
 mod progress;
+mod results;
+mod sessions;
+#[cfg(test)]
+mod tests;
 mod tools;
 
 use rmcp::ServiceExt;
 
-use crate::Service;
 use crate::owner::Owner;
-pub(crate) use over_http::http;
+use crate::service::Service;
+pub(crate) use http::route;
 use tools::Tools;
 
-/// Serves one client over standard input and output, until it goes away; ends what it had begun.
+/// Serves one client over standard input and output until it disconnects; then ends everything that it started.
 ///
 /// # Errors
-/// The conversation could not be begun, or broke.
+/// If the handshake fails, or the connection breaks.
 pub async fn stdio(service: &Service) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let tools = Tools::new(service.clone(), Some(Owner::local()));
     let running = tools.serve(rmcp::transport::stdio()).await?;
@@ -27,6 +31,3 @@ pub async fn stdio(service: &Service) -> Result<(), Box<dyn std::error::Error + 
     service.drain().await;
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

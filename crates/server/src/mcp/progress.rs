@@ -1,4 +1,4 @@
-//! What a client is told while a call goes on, where it asked for that.
+//! Progress notifications during a call, for clients that ask for them.
 
 use std::time::{Duration, Instant};
 
@@ -6,55 +6,61 @@ use rmcp::RoleServer;
 use rmcp::model::{ProgressNotificationParam, ProgressToken};
 use rmcp::service::{Peer, RequestContext};
 
-/// How often at most a client is told.
-const PACE: Duration = Duration::from_millis(250);
+/// The shortest time between two notifications.
+const MIN_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The most of one message, in characters: the end of what was written last.
-const MESSAGE_CHARS: usize = 400;
+/// The longest message, in characters. A message contains the end of the latest output.
+const MAX_MESSAGE_CHARS: usize = 400;
 
-/// Tells a client how a call goes on.
+/// Sends progress notifications to a client.
 pub(super) struct Progress {
-    to: Option<(Peer<RoleServer>, ProgressToken)>,
+    target: Option<(Peer<RoleServer>, ProgressToken)>,
     count: f64,
-    last: Option<Instant>,
-    waiting: String,
+    last_sent: Option<Instant>,
+    pending: String,
 }
 
 impl Progress {
     pub(super) fn new(context: &RequestContext<RoleServer>) -> Self {
         let token = context.meta.get_progress_token();
         Self {
-            to: token.map(|token| (context.peer.clone(), token)),
+            target: token.map(|token| (context.peer.clone(), token)),
             count: 0.0,
-            last: None,
-            waiting: String::new(),
+            last_sent: None,
+            pending: String::new(),
         }
     }
 
-    /// Says something, now or with what follows soon.
-    pub(super) async fn say(&mut self, text: &str) {
-        if self.to.is_none() {
+    /// Reports output, at once or together with the output that follows soon.
+    pub(super) async fn report(&mut self, text: &str) {
+        if self.target.is_none() {
             return;
         }
-        self.waiting.push_str(text);
-        let chars = self.waiting.chars().count();
-        if chars > MESSAGE_CHARS {
-            self.waiting = self.waiting.chars().skip(chars - MESSAGE_CHARS).collect();
+
+        self.pending.push_str(text);
+        let chars = self.pending.chars().count();
+        if chars > MAX_MESSAGE_CHARS {
+            let excess = chars - MAX_MESSAGE_CHARS;
+            self.pending = self.pending.chars().skip(excess).collect();
         }
-        if self.last.is_none_or(|last| last.elapsed() >= PACE) {
+
+        if self
+            .last_sent
+            .is_none_or(|sent| sent.elapsed() >= MIN_INTERVAL)
+        {
             self.flush().await;
         }
     }
 
     async fn flush(&mut self) {
-        let Some((peer, token)) = &self.to else {
+        let Some((peer, token)) = &self.target else {
             return;
         };
         self.count += 1.0;
-        let message = std::mem::take(&mut self.waiting);
-        let told = ProgressNotificationParam::new(token.clone(), self.count).with_message(message);
-        // Somebody who has gone is noticed elsewhere.
-        let _ = peer.notify_progress(told).await;
-        self.last = Some(Instant::now());
+        let message = std::mem::take(&mut self.pending);
+        let progress = ProgressNotificationParam::new(token.clone(), self.count);
+        // A client that has disconnected is noticed by the call itself.
+        let _ = peer.notify_progress(progress.with_message(message)).await;
+        self.last_sent = Some(Instant::now());
     }
 }

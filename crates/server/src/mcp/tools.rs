@@ -1,5 +1,8 @@
+//! The tools, as a client calls them.
+
 use std::sync::Arc;
 
+use fumehood_engine::Language;
 use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::model::{CallToolResult, ErrorData, Implementation, ServerCapabilities, ServerConfig};
@@ -7,43 +10,45 @@ use rmcp::service::RequestContext;
 use rmcp::{RoleServer, ServerHandler, tool, tool_handler, tool_router};
 use serde_json::{Value, json};
 
-use super::answer::{self, done, refused};
-use super::asked;
-use super::known::Gone;
+use super::params;
 use super::progress::Progress;
-use crate::Service;
-use crate::body::{CodeLanguage, NetworkBody, RunBody, SandboxBody, Stdin};
-use crate::error::{ApiError, Kind};
-use crate::job::Job;
+use super::results::{failed, run_result, succeeded};
+use super::sessions::ClientGone;
+use crate::api::requests::{
+    NetworkRequest, OneShotRunRequest, SandboxRequest, SandboxRunRequest, Stdin,
+};
+use crate::api::responses::SandboxState;
+use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
-use crate::records::Filter;
-use crate::runs::LIST;
-use crate::view::SandboxState;
+use crate::service::{MAX_LIST_ITEMS, Service};
+use crate::state::run_task::RunTask;
+use crate::storage::records::Filter;
 
-/// The interpreter that a session's calls share, one for each language.
-const CONTEXT: &str = "main";
+/// The prefix of the contexts that the calls in a session share, one for each language.
+const CONTEXT_PREFIX: &str = "main";
 
-/// What a model is told of all this once.
-const INSTRUCTIONS: &str = "Runs code in fresh virtual machines that see neither this computer's files nor, unless its \
-operator allows it, any network. For one piece of code call run_code. To keep variables, files and packages between calls, \
-call start_session and pass the session it returns; end it when the work is done. Code runs in the home directory as an \
-ordinary user. An answer shows the output's beginning and end: write what is large to a file and read parts of it.";
+/// The instructions that a model reads once, when the client connects.
+const INSTRUCTIONS: &str = "Runs code in fresh virtual machines. They cannot see the files of this computer, and have no \
+network unless the operator allows one. To run one piece of code, call run_code. To keep variables, files and packages \
+between calls, call start_session and pass the session that it returns; call end_session when the work is done. Code runs in \
+the home directory as an ordinary user. Results show the start and the end of long output: write large output to a file, \
+and read parts of it.";
 
-/// The tools, for one client.
+/// The tools for one client.
 #[derive(Clone)]
 pub(crate) struct Tools {
     pub(super) service: Service,
-    /// Whose they are; none: the request says it.
+    /// The owner of everything that the client starts; without one, each request carries it.
     owner: Option<Owner>,
-    /// Shared: it is the same for all clients.
+    /// Shared, since it is the same for all clients.
     router: Arc<ToolRouter<Self>>,
 }
 
-type Called = Result<CallToolResult, ErrorData>;
+type ToolResult = Result<CallToolResult, ErrorData>;
 
-/// A refusal is the model's to read.
-fn called(result: Result<CallToolResult, ApiError>) -> Called {
-    Ok(result.unwrap_or_else(|error| refused(&error)))
+/// Converts an error into a result that the model can read.
+fn to_tool_result(result: Result<CallToolResult, ApiError>) -> ToolResult {
+    Ok(result.unwrap_or_else(|error| failed(&error)))
 }
 
 #[tool_router(router = router)]
@@ -56,18 +61,18 @@ impl Tools {
         }
     }
 
-    /// Runs code and returns its output, the value of its last expression, figures as images, and how it ended. Without a
-    /// session each call has a fresh machine of its own; in a session, state is kept.
+    /// Run code. Returns its output, the value of its last expression, figures as images, and how it ended. Each call
+    /// runs in a fresh machine, unless it names a session, which keeps state between calls.
     #[tool(annotations(title = "Run code", destructive_hint = false, open_world_hint = false))]
     async fn run_code(
         &self,
-        Parameters(asked): Parameters<asked::RunCode>,
+        Parameters(params): Parameters<params::RunCode>,
         context: RequestContext<RoleServer>,
-    ) -> Called {
-        called(self.run(asked, &context).await)
+    ) -> ToolResult {
+        to_tool_result(self.run(params, &context).await)
     }
 
-    /// Starts a session: a machine of its own that keeps variables, files, packages and processes between calls.
+    /// Start a session: a machine that keeps variables, files, packages and processes between calls.
     #[tool(annotations(
         title = "Start a session",
         destructive_hint = false,
@@ -75,13 +80,13 @@ impl Tools {
     ))]
     async fn start_session(
         &self,
-        Parameters(asked): Parameters<asked::StartSession>,
+        Parameters(params): Parameters<params::StartSession>,
         context: RequestContext<RoleServer>,
-    ) -> Called {
-        called(self.start(asked, &context).await)
+    ) -> ToolResult {
+        to_tool_result(self.start(params, &context).await)
     }
 
-    /// Lists the sessions that are there.
+    /// List the running sessions.
     #[tool(annotations(
         title = "List sessions",
         read_only_hint = true,
@@ -89,13 +94,13 @@ impl Tools {
     ))]
     async fn list_sessions(
         &self,
-        Parameters(asked::Nothing {}): Parameters<asked::Nothing>,
+        Parameters(params::ListSessions {}): Parameters<params::ListSessions>,
         context: RequestContext<RoleServer>,
-    ) -> Called {
-        called(self.sessions(&context).await)
+    ) -> ToolResult {
+        to_tool_result(self.sessions(&context).await)
     }
 
-    /// Ends a session, with all that is in it.
+    /// End a session. Everything in it is deleted.
     #[tool(annotations(
         title = "End a session",
         idempotent_hint = true,
@@ -103,13 +108,13 @@ impl Tools {
     ))]
     async fn end_session(
         &self,
-        Parameters(asked): Parameters<asked::Session>,
+        Parameters(params): Parameters<params::EndSession>,
         context: RequestContext<RoleServer>,
-    ) -> Called {
-        called(self.end(asked, &context).await)
+    ) -> ToolResult {
+        to_tool_result(self.end(params, &context).await)
     }
 
-    /// Writes a file in a session, the whole of it.
+    /// Write a file in a session. An existing file is replaced.
     #[tool(annotations(
         title = "Write a file",
         idempotent_hint = true,
@@ -117,33 +122,33 @@ impl Tools {
     ))]
     async fn write_file(
         &self,
-        Parameters(asked): Parameters<asked::WriteFile>,
+        Parameters(params): Parameters<params::WriteFile>,
         context: RequestContext<RoleServer>,
-    ) -> Called {
-        called(self.write(asked, &context).await)
+    ) -> ToolResult {
+        to_tool_result(self.write(params, &context).await)
     }
 
-    /// Reads a file in a session: text as text, an image as an image, anything else as base64.
+    /// Read a file in a session. Returns text as text, an image as an image, and anything else as base64.
     #[tool(annotations(title = "Read a file", read_only_hint = true, open_world_hint = false))]
     async fn read_file(
         &self,
-        Parameters(asked): Parameters<asked::ReadFile>,
+        Parameters(params): Parameters<params::ReadFile>,
         context: RequestContext<RoleServer>,
-    ) -> Called {
-        called(self.read(asked, &context).await)
+    ) -> ToolResult {
+        to_tool_result(self.read(params, &context).await)
     }
 
-    /// Lists a directory in a session.
+    /// List a directory in a session.
     #[tool(annotations(title = "List files", read_only_hint = true, open_world_hint = false))]
     async fn list_files(
         &self,
-        Parameters(asked): Parameters<asked::ListFiles>,
+        Parameters(params): Parameters<params::ListFiles>,
         context: RequestContext<RoleServer>,
-    ) -> Called {
-        called(self.list(asked, &context).await)
+    ) -> ToolResult {
+        to_tool_result(self.list(params, &context).await)
     }
 
-    /// Installs packages in a session that has a network, for the code that follows.
+    /// Install packages in a session, for code that runs afterwards. The session needs a network.
     #[tool(annotations(
         title = "Install packages",
         destructive_hint = false,
@@ -151,104 +156,124 @@ impl Tools {
     ))]
     async fn install_packages(
         &self,
-        Parameters(asked): Parameters<asked::InstallPackages>,
+        Parameters(params): Parameters<params::InstallPackages>,
         context: RequestContext<RoleServer>,
-    ) -> Called {
-        called(self.install(asked, &context).await)
+    ) -> ToolResult {
+        to_tool_result(self.install(params, &context).await)
     }
 }
 
 impl Tools {
+    /// Returns the owner of a call: the client's, or the one that the HTTP middleware has authenticated.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Unauthorized`] if there is none.
     pub(super) fn owner(&self, context: &RequestContext<RoleServer>) -> Result<Owner, ApiError> {
-        let said = || {
-            context
-                .extensions
-                .get::<axum::http::request::Parts>()?
-                .extensions
-                .get::<Owner>()
+        let authenticated = || {
+            let parts = context.extensions.get::<axum::http::request::Parts>()?;
+            parts.extensions.get::<Owner>()
         };
-        let owner = self.owner.as_ref().or_else(said).cloned();
-        owner.ok_or_else(|| ApiError::new(Kind::Unauthorized, "this call came without a key"))
+        let owner = self.owner.as_ref().or_else(authenticated).cloned();
+        owner.ok_or_else(|| ApiError::new(ApiErrorKind::Unauthorized, "missing API key"))
     }
 
-    /// The network of code that asked for one.
-    fn network(&self, is_wanted: bool) -> Result<Option<NetworkBody>, ApiError> {
-        match (is_wanted, &self.service.0.settings.agents_network) {
-            (false, _) => Ok(None),
-            (true, Some(policy)) => Ok(Some(NetworkBody {
-                policy: policy.clone(),
-                is_operators: true,
-                ..NetworkBody::default()
-            })),
-            (true, None) => {
-                let message = "the operator of this server allows no network; do it without one, or ask them to start it \
-                    with --mcp-allow or --mcp-policy";
-                Err(ApiError::new(Kind::Forbidden, message))
-            }
+    /// Returns the network of a call that asks for one: the operator's policy.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Forbidden`] if the operator has set none.
+    fn network(&self, is_requested: bool) -> Result<Option<NetworkRequest>, ApiError> {
+        if !is_requested {
+            return Ok(None);
         }
+
+        let Some(policy) = &self.service.0.settings.mcp_policy else {
+            let message = "the operator of this server allows no network; run the code without one, or ask the operator to \
+                start the server with --mcp-allow or --mcp-policy";
+            return Err(ApiError::new(ApiErrorKind::Forbidden, message));
+        };
+
+        Ok(Some(NetworkRequest {
+            policy: policy.clone(),
+            is_from_operator: true,
+            ..NetworkRequest::default()
+        }))
     }
 
     async fn run(
         &self,
-        asked: asked::RunCode,
+        params: params::RunCode,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let mut body = RunBody::new(language(asked.language), asked.code);
-        body.display = asked.language != asked::Language::Shell;
-        body.timeout_s = asked.timeout_s.unwrap_or(body.timeout_s);
-        if let Some(text) = asked.stdin {
-            body.stdin = Stdin::Text(text);
-        }
-        body.packages = asked.packages;
-        body.network = self.network(asked.network)?;
-        if asked.session.is_some() {
-            body.context = Some(format!("{CONTEXT}-{}", name(asked.language)));
-        }
-        let begin = async {
-            match &asked.session {
-                None => self.service.run(&owner, &body).await,
-                Some(session) => self.service.run_in(&owner, session, &body).await,
+        let session = params.session.clone();
+        let start = async {
+            match &session {
+                Some(session) => {
+                    let request = sandbox_run_request(params)?;
+                    let run = self.service.run_in_sandbox(&owner, session, request, None);
+                    run.await
+                }
+                None => {
+                    let request = self.one_shot_run_request(params)?;
+                    self.service.run(&owner, request, None).await
+                }
             }
         };
-        let job = tokio::select! {
-            job = begin => job?,
-            () = given_up(context) => return Err(cancelled()),
+
+        let run = tokio::select! {
+            run = start => run?.into_active()?,
+            () = client_cancelled(context) => return Err(cancelled()),
         };
-        follow(&job, context).await?;
-        match job.failure() {
+
+        follow(&run, context).await?;
+        match run.failure() {
             Some(failure) => Err(failure),
-            None => Ok(answer::run(&job.view(true), asked.session.as_deref())),
+            None => Ok(run_result(&run.response(true), session.as_deref())),
         }
+    }
+
+    fn one_shot_run_request(&self, params: params::RunCode) -> Result<OneShotRunRequest, ApiError> {
+        let mut request = OneShotRunRequest::new(params.language, params.code);
+        request.display = params.language != Language::Shell;
+        request.timeout_s = params.timeout_s.unwrap_or(request.timeout_s);
+        request.stdin = params.stdin.map_or_else(Stdin::default, Stdin::Text);
+        request.packages = params.packages;
+        request.network = self.network(params.network)?;
+        request.uploads = params.uploads.into_iter().map(Into::into).collect();
+        request.downloads = params.downloads;
+        Ok(request)
     }
 
     async fn start(
         &self,
-        asked: asked::StartSession,
+        params: params::StartSession,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let body = SandboxBody {
-            language: asked.language.map(language),
-            packages: asked.packages,
-            network: self.network(asked.network)?,
-            memory_mib: asked.memory_mib,
-            idle_timeout_s: asked.idle_timeout_s,
-            ..SandboxBody::default()
+        let request = SandboxRequest {
+            language: params.language,
+            packages: params.packages,
+            network: self.network(params.network)?,
+            memory_mib: params.memory_mib,
+            idle_timeout_s: params.idle_timeout_s,
+            ..SandboxRequest::default()
         };
+
         let sandbox = tokio::select! {
-            sandbox = self.service.create_sandbox(&owner, &body) => sandbox?,
-            () = given_up(context) => return Err(cancelled()),
+            sandbox = self.service.create_sandbox(&owner, &request) => sandbox?.response(),
+            () = client_cancelled(context) => return Err(cancelled()),
         };
-        let view = sandbox.view();
+
         let text = format!(
-            "Session {} is ready; it ends after {} s without a call.",
-            view.id, view.idle_timeout_s
+            "Session {} is ready. It ends after {} s without a call.",
+            sandbox.id, sandbox.idle_timeout_s
         );
+
         let structured = json!({
-            "session": view.id, "memory_mib": view.memory_mib, "idle_timeout_s": view.idle_timeout_s,
+            "session": sandbox.id, "memory_mib": sandbox.memory_mib, "idle_timeout_s": sandbox.idle_timeout_s,
         });
-        Ok(done(text, structured))
+
+        Ok(succeeded(text, structured))
     }
 
     async fn sessions(
@@ -256,116 +281,150 @@ impl Tools {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let all = Filter {
-            limit: LIST,
+        let filter = Filter {
+            limit: MAX_LIST_ITEMS,
             ..Filter::default()
         };
+
         let running = Some(SandboxState::Running);
-        let sandboxes = self.service.list_sandboxes(&owner, running, all)?;
-        let lines = sandboxes
+        let sandboxes = self.service.list_sandboxes(&owner, running, filter)?;
+
+        let lines: Vec<_> = sandboxes
             .iter()
-            .map(|view| format!("{} since {}", view.id, view.created_at));
-        let text: Vec<_> = lines.collect();
-        let text = match text.is_empty() {
-            true => "There is no session.".to_owned(),
-            false => text.join("\n"),
+            .map(|one| format!("{} since {}", one.id, one.created_at))
+            .collect();
+
+        let text = if lines.is_empty() {
+            "There are no sessions.".to_owned()
+        } else {
+            lines.join("\n")
         };
-        let sessions = sandboxes.iter().map(|view| {
-            json!({ "session": view.id, "created_at": view.created_at, "memory_mib": view.memory_mib })
-        });
-        Ok(done(
-            text,
-            json!({ "sessions": sessions.collect::<Vec<_>>() }),
-        ))
+
+        let sessions: Vec<_> = sandboxes
+            .iter()
+            .map(|one| {
+                json!({ "session": one.id, "created_at": one.created_at, "memory_mib": one.memory_mib })
+            })
+            .collect();
+
+        Ok(succeeded(text, json!({ "sessions": sessions })))
     }
 
     async fn end(
         &self,
-        asked: asked::Session,
+        params: params::EndSession,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let view = self.service.end_sandbox(&owner, &asked.session).await?;
-        let structured = json!({ "session": view.id, "ended": view.ended });
-        Ok(done(format!("Session {} has ended.", view.id), structured))
+        let sandbox = self.service.end_sandbox(&owner, &params.session).await?;
+        let text = format!("Session {} has ended.", sandbox.id);
+        let structured = json!({ "session": sandbox.id, "ended": sandbox.ended });
+        Ok(succeeded(text, structured))
     }
 
     async fn install(
         &self,
-        asked: asked::InstallPackages,
+        params: params::InstallPackages,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
+        let params::InstallPackages {
+            session,
+            language,
+            packages,
+        } = params;
+
+        let install = self
+            .service
+            .install_packages(&owner, &session, language, &packages);
+
         let installed = tokio::select! {
-            installed = self.service.install(&owner, &asked.session, language(asked.language).into(), &asked.packages) => installed?,
-            () = given_up(context) => return Err(cancelled()),
+            installed = install => installed?,
+            () = client_cancelled(context) => return Err(cancelled()),
         };
+
         let lines: Vec<_> = installed
             .iter()
-            .map(|one| format!("{} {}", one.name, one.version))
+            .map(|package| format!("{} {}", package.name, package.version))
             .collect();
-        let structured = json!({ "installed": installed });
-        Ok(done(lines.join("\n"), structured))
+
+        Ok(succeeded(
+            lines.join("\n"),
+            json!({ "installed": installed }),
+        ))
     }
 }
 
-fn cancelled() -> ApiError {
-    ApiError::new(Kind::Lost, "the call was cancelled")
+fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, ApiError> {
+    let session_fields = [
+        ("packages", !params.packages.is_empty()),
+        ("network", params.network),
+    ];
+
+    if let Some((name, _)) = session_fields.iter().find(|(_, is_set)| *is_set) {
+        let message = format!("`{name}` cannot be set with a session; pass it to start_session");
+        return Err(ApiError::invalid(message));
+    }
+
+    if !params.uploads.is_empty() || !params.downloads.is_empty() {
+        let message =
+            "`uploads` and `downloads` cannot be set with a session; use write_file and read_file";
+        return Err(ApiError::invalid(message));
+    }
+
+    let mut request = SandboxRunRequest::new(params.language, params.code);
+    request.display = params.language != Language::Shell;
+    request.timeout_s = params.timeout_s.unwrap_or(request.timeout_s);
+    request.stdin = params.stdin.map_or_else(Stdin::default, Stdin::Text);
+    request.context = Some(format!("{CONTEXT_PREFIX}-{}", params.language));
+
+    Ok(request)
 }
 
-/// Waits until the client cancels the call, or has gone.
-async fn given_up(context: &RequestContext<RoleServer>) {
+fn cancelled() -> ApiError {
+    ApiError::new(ApiErrorKind::Lost, "the call was cancelled")
+}
+
+/// Waits until the client cancels the call, or has disconnected.
+async fn client_cancelled(context: &RequestContext<RoleServer>) {
     let parts = context.extensions.get::<axum::http::request::Parts>();
-    match parts.and_then(|parts| parts.extensions.get::<Gone>()) {
-        Some(gone) => tokio::select! {
-            () = gone.wait() => {}
+    match parts.and_then(|parts| parts.extensions.get::<ClientGone>()) {
+        Some(client_gone) => tokio::select! {
+            () = client_gone.wait() => {}
             () = context.ct.cancelled() => {}
         },
         None => context.ct.cancelled().await,
     }
 }
 
-/// Follows a run to its end, and tells how it goes on; ends it when the call is cancelled or its client has gone.
-async fn follow(job: &Arc<Job>, context: &RequestContext<RoleServer>) -> Result<(), ApiError> {
-    // Around telling, too: a client that does not read must not be what keeps its code running.
+/// Follows a run to its end and reports its progress. Cancels it if the call is cancelled or the client disconnects.
+async fn follow(run: &RunTask, context: &RequestContext<RoleServer>) -> Result<(), ApiError> {
+    // The selection includes the reports: a client that does not read them must not keep its code running.
     tokio::select! {
-        () = tell(job, context) => Ok(()),
-        () = given_up(context) => {
-            job.cancel();
+        () = report_progress(run, context) => Ok(()),
+        () = client_cancelled(context) => {
+            run.cancel();
             Err(cancelled())
         }
     }
 }
 
-async fn tell(job: &Job, context: &RequestContext<RoleServer>) {
+async fn report_progress(run: &RunTask, context: &RequestContext<RoleServer>) {
     let mut progress = Progress::new(context);
-    let mut follower = job.follow(0);
-    while let Some(told) = follower.next().await {
-        let field = match told.name {
+    let mut events = run.subscribe(0);
+    while let Some(event) = events.next().await {
+        let field = match event.name {
             "stdout" | "stderr" => "text",
             "packages" => "step",
             _ => continue,
         };
-        let told: Value = serde_json::from_str(&told.data).unwrap_or_default();
-        progress.say(told[field].as_str().unwrap_or_default()).await;
-    }
-    job.wait().await;
-}
 
-fn language(language: asked::Language) -> CodeLanguage {
-    match language {
-        asked::Language::Python => CodeLanguage::Python,
-        asked::Language::Javascript => CodeLanguage::Javascript,
-        asked::Language::Shell => CodeLanguage::Shell,
+        let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
+        let text = data[field].as_str().unwrap_or_default();
+        progress.report(text).await;
     }
-}
 
-fn name(language: asked::Language) -> &'static str {
-    match language {
-        asked::Language::Python => "python",
-        asked::Language::Javascript => "javascript",
-        asked::Language::Shell => "shell",
-    }
+    run.wait().await;
 }
 
 #[tool_handler(router = self.router)]

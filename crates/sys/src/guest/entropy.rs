@@ -2,37 +2,38 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// The most bytes that one call adds.
-const BYTES: usize = 256;
+/// The maximum number of bytes that one call adds.
+const MAX_BYTES: usize = 256;
 
-/// The kernel's `rand_pool_info`, with room for [`BYTES`].
+/// The kernel's `rand_pool_info`, with space for [`MAX_BYTES`].
 #[repr(C)]
 struct PoolInfo {
     entropy_bits: libc::c_int,
     bytes: libc::c_int,
-    buffer: [u8; BYTES],
+    buffer: [u8; MAX_BYTES],
 }
 
 // From linux/random.h: _IOW('R', 3, int[2]) and _IO('R', 7).
 const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 
-/// Mixes bytes that nobody else knows into the kernel's pool; `random` is `/dev/urandom`.
+/// Mixes secret bytes into the kernel's pool and credits them as entropy; `random` is `/dev/urandom`.
 ///
 /// # Errors
-/// What the kernel says; `EINVAL` for more than 256 bytes.
+/// The error of the kernel; `InvalidInput` for more than 256 bytes.
 pub fn add_entropy(random: &File, entropy: &[u8]) -> io::Result<()> {
     let too_many = || io::Error::from(io::ErrorKind::InvalidInput);
     let mut info = PoolInfo {
         entropy_bits: 0,
         bytes: 0,
-        buffer: [0; BYTES],
+        buffer: [0; MAX_BYTES],
     };
-    let room = info.buffer.get_mut(..entropy.len()).ok_or_else(too_many)?;
-    room.copy_from_slice(entropy);
+
+    let buffer = info.buffer.get_mut(..entropy.len()).ok_or_else(too_many)?;
+    buffer.copy_from_slice(entropy);
     info.bytes = libc::c_int::try_from(entropy.len()).map_err(|_| too_many())?;
     info.entropy_bits = info.bytes * 8;
-    // SAFETY: the kernel reads the two numbers and as many bytes after them as they say, all of which
+    // SAFETY: the kernel reads the two numbers and as many bytes after them as they state, all of which
     // are in `info`, which outlives the call.
     let result = unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const info) };
     if result == 0 {
@@ -42,10 +43,10 @@ pub fn add_entropy(random: &File, entropy: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Makes the kernel's generator begin anew from its pool, and every process's that depends on it.
+/// Reseeds the kernel's generator from its pool, and with it the generators of processes that depend on it.
 ///
 /// # Errors
-/// What the kernel says.
+/// The error of the kernel.
 pub fn reseed(random: &File) -> io::Result<()> {
     // SAFETY: the request takes no argument.
     let result = unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) };

@@ -1,7 +1,7 @@
-/// Lets the allocator keep what was freed, up to `bytes`: giving it back and asking again costs an emulated
-/// guest two walks through its memory maps for each exec.
+/// Lets the allocator keep up to `bytes` of freed memory: returning it to the kernel and requesting it again costs
+/// an emulated guest two walks through its memory maps for each exec.
 pub fn keep_freed_memory(bytes: i32) {
-    // SAFETY: sets parameters of the allocator; what it does not know it ignores.
+    // SAFETY: sets parameters of the allocator, which ignores those that it does not know.
     unsafe {
         libc::mallopt(libc::M_TRIM_THRESHOLD, bytes);
         libc::mallopt(libc::M_MMAP_THRESHOLD, bytes);

@@ -4,50 +4,50 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
 
-/// A process to start, and all that is set between fork and exec. Every descriptor that is not
+/// A process to start, with everything that is set between fork and exec. Every descriptor that is not
 /// named here is closed in it.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch<'a> {
-    /// The program's path.
+    /// The path of the program.
     pub program: &'a CStr,
     /// Its arguments, `argv[0]` first.
     pub arguments: &'a [CString],
-    /// Its environment, `NAME=VALUE` each.
+    /// Its environment, each entry as `NAME=VALUE`.
     pub environment: &'a [CString],
     /// Its working directory.
     pub directory: BorrowedFd<'a>,
     /// Descriptors 0, 1 and 2.
     pub standard: [BorrowedFd<'a>; 3],
-    /// Descriptors from 3 on, where it gets them. At most three.
+    /// Additional descriptors, numbered from 3 on. At most three.
     pub extra: &'a [BorrowedFd<'a>],
-    /// Where the child says what failed ([`LaunchFailure`]). Closed by exec.
+    /// The descriptor to which the child reports a failure ([`LaunchFailure`]). Closed by exec.
     pub report: BorrowedFd<'a>,
     /// The directory of the cgroup (version 2) in which it starts.
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// User and group to become; all other groups are dropped.
+    /// The user and group to change to; all other groups are dropped.
     pub identity: Option<(u32, u32)>,
-    /// Open files, soft and hard limit.
+    /// The soft and the hard limit of open files.
     pub open_files: (u64, u64),
-    /// Descriptor 0 is a terminal, to be the session's own.
+    /// Whether descriptor 0 is a terminal that becomes the controlling terminal of the session.
     pub terminal: bool,
 }
 
-/// What a child was doing when it failed.
+/// The step in which a child failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Opening a session of its own.
+    /// Creating a session.
     Session,
-    /// Going to its working directory.
+    /// Changing to its working directory.
     Directory,
-    /// Putting its descriptors in place.
+    /// Placing its descriptors.
     Descriptors,
-    /// Taking its terminal.
+    /// Acquiring its terminal.
     Terminal,
     /// Setting its resource limits.
     Limits,
-    /// Becoming the user it runs as.
+    /// Changing to the user that it runs as.
     Identity,
-    /// Giving up the right to gain privileges.
+    /// Giving up the ability to gain privileges.
     Privileges,
     /// Executing the program.
     Execute,
@@ -65,36 +65,36 @@ impl Stage {
         Self::Execute,
     ];
 
-    /// What was being done, for a message.
+    /// Returns a description of the step, for messages.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Session => "opening a session",
-            Self::Directory => "entering the working directory",
+            Self::Session => "creating a session",
+            Self::Directory => "changing to the working directory",
             Self::Descriptors => "placing its descriptors",
-            Self::Terminal => "taking its terminal",
+            Self::Terminal => "acquiring its terminal",
             Self::Limits => "setting its limits",
-            Self::Identity => "becoming the sandbox user",
+            Self::Identity => "changing to the sandbox user",
             Self::Privileges => "giving up privileges",
             Self::Execute => "executing the program",
         }
     }
 }
 
-/// Why a child never became the program it was started for.
+/// Why a child failed before it executed its program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaunchFailure {
-    /// What it was doing.
+    /// The failed step.
     pub stage: Stage,
     /// The kernel's error number.
     pub errno: i32,
 }
 
 impl LaunchFailure {
-    /// Bytes of a report.
+    /// The size of a report, in bytes.
     pub const SIZE: usize = 5;
 
-    /// Reads what a child wrote to [`Launch::report`].
+    /// Decodes a report that a child wrote to [`Launch::report`]. Returns `None` for anything else.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (stage, errno) = bytes.get(..Self::SIZE)?.split_first()?;
@@ -111,59 +111,62 @@ impl fmt::Display for LaunchFailure {
     }
 }
 
-/// The descriptors that [`Launch::extra`] is put to.
-const EXTRA: [RawFd; 3] = [3, 4, 5];
+/// The descriptor numbers of [`Launch::extra`].
+const EXTRA_FDS: [RawFd; 3] = [3, 4, 5];
 
-/// Makes sure that descriptors 3 to 5 are taken, so that no descriptor of ours can be in the places that
-/// [`Launch::extra`] is put to.
+/// Occupies descriptors 3 to 5, so that no descriptor of ours can have a number of [`Launch::extra`].
 ///
 /// # Errors
-/// What the kernel says.
+/// The error of the kernel.
 pub fn reserve_descriptors(null: BorrowedFd<'_>) -> io::Result<()> {
-    for place in EXTRA {
-        // SAFETY: plain system calls without pointers. A descriptor is touched only if it is closed.
+    for fd in EXTRA_FDS {
+        // SAFETY: plain system calls without pointers. A descriptor is changed only if it is closed.
         let result = unsafe {
-            if libc::fcntl(place, libc::F_GETFD) >= 0 {
+            if libc::fcntl(fd, libc::F_GETFD) >= 0 {
                 continue;
             }
-            libc::dup3(null.as_raw_fd(), place, libc::O_CLOEXEC)
+            libc::dup3(null.as_raw_fd(), fd, libc::O_CLOEXEC)
         };
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
     }
+
     Ok(())
 }
 
-/// Starts a process: leader of a session of its own, in its cgroup from the first instruction,
-/// without a way to gain privileges, killed when its parent dies. Returns its id at once; what
-/// fails in the child comes on [`Launch::report`], and the child exits with 127.
+/// Starts a process: leader of a new session, in its cgroup from the first instruction, unable to gain
+/// privileges, killed when its parent dies. Returns its id immediately; a failure in the child is
+/// reported on [`Launch::report`], and the child exits with 127.
 ///
-/// Only for a process with one thread.
+/// Call this only in a process with one thread.
 ///
 /// # Errors
-/// The kernel could not make a process.
+/// The kernel could not create a process.
 pub fn launch(launch: &Launch<'_>) -> io::Result<i32> {
-    let arguments = pointers(launch.arguments);
-    let environment = pointers(launch.environment);
+    let arguments = null_terminated(launch.arguments);
+    let environment = null_terminated(launch.environment);
+
     let pid = match launch.cgroup {
-        Some(cgroup) => fork_into(cgroup),
+        Some(cgroup) => fork_into_cgroup(cgroup),
         // SAFETY: this process has one thread, so the child's memory is consistent; the child
-        // does nothing but `child`, which makes system calls alone and never returns.
+        // does nothing but `run_child`, which makes only system calls and never returns.
         None => unsafe { libc::fork() },
     };
     if pid < 0 {
         return Err(io::Error::last_os_error());
     }
+
     if pid == 0 {
         // SAFETY: this is the child of a fork, with nothing else running in it; the arrays end
         // with a null pointer and outlive the call, as do the strings they point to.
-        unsafe { child(launch, arguments.as_ptr(), environment.as_ptr()) }
+        unsafe { run_child(launch, arguments.as_ptr(), environment.as_ptr()) }
     }
+
     Ok(pid)
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+fn null_terminated(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings
         .iter()
         .map(|s| s.as_ptr())
@@ -171,18 +174,19 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
         .collect()
 }
 
-/// From linux/sched.h; libc's constant is too narrow for it.
+/// From linux/sched.h; the type of libc's constant is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// `fork`, with the child born in `cgroup`: nothing that it does is ever counted elsewhere.
-fn fork_into(cgroup: BorrowedFd<'_>) -> i32 {
+/// Forks, with the child in `cgroup` from its start, so that none of its resources are counted elsewhere.
+fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> i32 {
     // SAFETY: clone_args is plain data, for which zeros are valid.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = CLONE_INTO_CGROUP;
     arguments.exit_signal = libc::SIGCHLD as u64;
     arguments.cgroup = cgroup.as_raw_fd() as u64;
+
     // SAFETY: without CLONE_VM and without a stack this is a fork; the pointer is valid for the
-    // size given. As with fork, the process has one thread and the child makes system calls alone.
+    // size given. As with fork, the process has one thread and the child makes only system calls.
     let result = unsafe {
         libc::syscall(
             libc::SYS_clone3,
@@ -190,28 +194,30 @@ fn fork_into(cgroup: BorrowedFd<'_>) -> i32 {
             size_of::<libc::clone_args>(),
         )
     };
+
     i32::try_from(result).unwrap_or(-1)
 }
 
-/// Becomes the program, or reports and exits.
+/// Executes the program, or reports the failure and exits.
 ///
 /// # Safety
-/// Only in a forked child. Both arrays must end with a null pointer and point to C strings.
-unsafe fn child(
+/// Call this only in a forked child. Both arrays must end with a null pointer and point to C strings.
+unsafe fn run_child(
     launch: &Launch<'_>,
     arguments: *const *const libc::c_char,
     environment: *const *const libc::c_char,
 ) -> ! {
-    // SAFETY: system calls, with pointers that the caller vouches for. Nothing here allocates,
+    // SAFETY: system calls, with pointers whose validity the caller guarantees. Nothing here allocates,
     // locks or unwinds.
     unsafe {
-        let failed = match prepare(launch) {
+        let failed = match prepare_child(launch) {
             Ok(()) => {
                 libc::execve(launch.program.as_ptr(), arguments, environment);
                 Stage::Execute
             }
             Err(stage) => stage,
         };
+
         let errno = (*libc::__errno_location()).to_le_bytes();
         let report = [failed as u8, errno[0], errno[1], errno[2], errno[3]];
         libc::write(
@@ -219,16 +225,17 @@ unsafe fn child(
             report.as_ptr().cast(),
             report.len(),
         );
+
         libc::_exit(127)
     }
 }
 
-/// All that is set between fork and exec. The error number is in `errno`.
+/// Sets up everything between fork and exec. On failure, the error number is in `errno`.
 ///
 /// # Safety
-/// Only in a forked child.
-unsafe fn prepare(launch: &Launch<'_>) -> Result<(), Stage> {
-    // SAFETY: the caller vouches for being in a forked child.
+/// Call this only in a forked child.
+unsafe fn prepare_child(launch: &Launch<'_>) -> Result<(), Stage> {
+    // SAFETY: the caller guarantees that this is a forked child.
     unsafe {
         if libc::setsid() < 0 {
             return Err(Stage::Session);
@@ -237,36 +244,42 @@ unsafe fn prepare(launch: &Launch<'_>) -> Result<(), Stage> {
         if libc::fchdir(launch.directory.as_raw_fd()) != 0 {
             return Err(Stage::Directory);
         }
-        first_to_die();
-        limits(launch).map_err(|()| Stage::Limits)?;
-        descriptors(launch).map_err(|()| Stage::Descriptors)?;
+
+        // While still root, so that the user cannot lower the score again.
+        raise_oom_score();
+        set_limits(launch).map_err(|()| Stage::Limits)?;
+        place_descriptors(launch).map_err(|()| Stage::Descriptors)?;
+
         if launch.terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
             return Err(Stage::Terminal);
         }
+
         if let Some((user, group)) = launch.identity {
-            let became = libc::setgroups(0, ptr::null()) == 0
+            let changed = libc::setgroups(0, ptr::null()) == 0
                 && libc::setresgid(group, group, group) == 0
                 && libc::setresuid(user, user, user) == 0;
-            if !became {
+            if !changed {
                 return Err(Stage::Identity);
             }
         }
+
         if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
             return Err(Stage::Privileges);
         }
-        // After the change of user, which clears it.
+
+        // Set after the change of user, which clears it.
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-        signals();
+        reset_signals();
+
         Ok(())
     }
 }
 
-/// The kernel's choice when memory is short. While still root, so that the user cannot lower it
-/// again; without effect where /proc does not allow it.
+/// Makes the kernel prefer this process when memory runs out. Without effect if /proc does not allow it.
 ///
 /// # Safety
-/// Only in a forked child.
-unsafe fn first_to_die() {
+/// Call this only in a forked child.
+unsafe fn raise_oom_score() {
     // SAFETY: the path is a C string; the buffer is valid for its length.
     unsafe {
         let path = c"/proc/self/oom_score_adj".as_ptr();
@@ -278,9 +291,11 @@ unsafe fn first_to_die() {
     }
 }
 
+/// Sets the limit of open files, and forbids core dumps.
+///
 /// # Safety
-/// Only in a forked child.
-unsafe fn limits(launch: &Launch<'_>) -> Result<(), ()> {
+/// Call this only in a forked child.
+unsafe fn set_limits(launch: &Launch<'_>) -> Result<(), ()> {
     let (soft, hard) = launch.open_files;
     let files = libc::rlimit {
         rlim_cur: soft,
@@ -298,26 +313,31 @@ unsafe fn limits(launch: &Launch<'_>) -> Result<(), ()> {
     if set { Ok(()) } else { Err(()) }
 }
 
+/// Moves the descriptors of the program to their numbers.
+///
 /// # Safety
-/// Only in a forked child: descriptors 0 to 5 are replaced, and all others close at exec.
-unsafe fn descriptors(launch: &Launch<'_>) -> Result<(), ()> {
+/// Call this only in a forked child: descriptors 0 to 5 are replaced, and all others close at exec.
+unsafe fn place_descriptors(launch: &Launch<'_>) -> Result<(), ()> {
     let place = |from: BorrowedFd<'_>, to: RawFd| {
-        // SAFETY: a plain system call; the caller vouches that nobody minds what `to` was.
+        // SAFETY: a plain system call; the caller guarantees that `to` may be replaced.
         if unsafe { libc::dup2(from.as_raw_fd(), to) } < 0 {
             Err(())
         } else {
             Ok(())
         }
     };
+
     for (to, from) in (0..).zip(launch.standard) {
         place(from, to)?;
     }
+
     let mut first_closed: libc::c_uint = 3;
-    for (to, &from) in EXTRA.into_iter().zip(launch.extra) {
+    for (to, &from) in EXTRA_FDS.into_iter().zip(launch.extra) {
         place(from, to)?;
         first_closed += 1;
     }
-    // Ours are all close-on-exec; this is for what a parent of the agent may have left open.
+
+    // Our descriptors are all close-on-exec; this closes those that a parent of the agent may have left open.
     // SAFETY: a plain system call without pointers.
     unsafe {
         libc::syscall(
@@ -327,15 +347,16 @@ unsafe fn descriptors(launch: &Launch<'_>) -> Result<(), ()> {
             libc::CLOSE_RANGE_CLOEXEC,
         );
     }
+
     Ok(())
 }
 
-/// Default dispositions and nothing blocked. Of the dispositions only that of SIGPIPE can differ:
-/// see [`Signals::take`](super::Signals::take); handlers do not survive exec.
+/// Resets dispositions to the default and unblocks all signals. Only the disposition of SIGPIPE can differ, see
+/// [`Signals::take`](super::Signals::take); handlers do not survive exec.
 ///
 /// # Safety
-/// Only in a forked child.
-unsafe fn signals() {
+/// Call this only in a forked child.
+unsafe fn reset_signals() {
     // SAFETY: SIG_DFL runs no code of ours; a zeroed set is initialised by sigemptyset before it
     // is read.
     unsafe {
@@ -351,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_can_be_read() {
+    fn a_report_is_decoded() {
         for stage in Stage::ALL {
             let mut bytes = vec![stage as u8];
             bytes.extend(libc::ENOENT.to_le_bytes());
@@ -364,6 +385,7 @@ mod tests {
                 }
             );
         }
+
         assert_eq!(LaunchFailure::decode(&[]), None);
         assert_eq!(LaunchFailure::decode(&[99, 0, 0, 0, 0]), None);
     }

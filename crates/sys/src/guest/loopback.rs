@@ -1,23 +1,25 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// Turns the interface `lo` on. The kernel gives it 127.0.0.1 by itself.
+/// Enables the interface `lo`. The kernel assigns 127.0.0.1 to it.
 ///
 /// # Errors
-/// What the kernel says, `EPERM` where the caller is not allowed to.
+/// The error of the kernel; `EPERM` if the caller is not allowed to.
 pub fn loopback_up() -> io::Result<()> {
     // SAFETY: a plain system call without pointers.
     let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was opened just now and belongs to nobody else.
+
+    // SAFETY: the descriptor was just opened and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     // SAFETY: ifreq is plain data, for which zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = from.cast_signed();
     }
+
     request.ifr_ifru.ifru_flags =
         libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or_default();
     // SAFETY: SIOCSIFFLAGS reads an ifreq, which the pointer is valid for.
@@ -25,5 +27,6 @@ pub fn loopback_up() -> io::Result<()> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
+
     Ok(())
 }

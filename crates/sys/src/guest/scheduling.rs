@@ -1,11 +1,11 @@
 use std::io;
 
-/// Lets this process run as soon as it has something to do, whatever else runs; its children do not inherit
-/// that. Otherwise a program that has written something goes on for milliseconds, often to its end, before
-/// the one that waits for its output gets the only processor.
+/// Gives this process real-time priority, so that it runs as soon as it has something to do. Its children do not
+/// inherit that. Otherwise, a program that has written output continues for milliseconds, often to its end,
+/// before the process that waits for the output gets the only processor.
 ///
 /// # Errors
-/// What the kernel says: `EPERM` where it is not allowed.
+/// The error of the kernel; `EPERM` if the caller is not allowed to.
 pub fn set_realtime_priority() -> io::Result<()> {
     let lowest = libc::sched_param { sched_priority: 1 };
     let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;

@@ -3,28 +3,27 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
-/// Signals as a descriptor to poll: a child has ended, or this program is asked to end.
+/// A pollable descriptor for signals: a child has ended, or this program should terminate.
 #[derive(Debug)]
 pub struct Signals {
     descriptor: OwnedFd,
 }
 
-/// What has arrived since the last look.
+/// The signals that have arrived since the last [`Signals::drain`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PendingSignals {
     /// At least one child has ended.
     pub child: bool,
-    /// SIGTERM, SIGINT or SIGHUP: the program is asked to end.
+    /// SIGTERM, SIGINT or SIGHUP has arrived: the program should terminate.
     pub terminate: bool,
 }
 
 impl Signals {
-    /// Blocks SIGCHLD, SIGTERM, SIGINT and SIGHUP and makes them readable here instead. What an
-    /// earlier program told this one to ignore is set back to its default, so that children start
-    /// clean; SIGPIPE is ignored.
+    /// Blocks SIGCHLD, SIGTERM, SIGINT and SIGHUP and makes them readable here instead. Inherited dispositions
+    /// are reset to the default, so that children start with clean ones; SIGPIPE is ignored.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The error of the kernel.
     pub fn take() -> io::Result<Self> {
         for signal in 1..=libc::SIGRTMAX() {
             let action = if signal == libc::SIGPIPE {
@@ -32,13 +31,15 @@ impl Signals {
             } else {
                 libc::SIG_DFL
             };
-            // SAFETY: SIG_IGN and SIG_DFL run no code of ours. Those that may not be set (SIGKILL,
-            // SIGSTOP) are refused by the kernel, which harms nobody.
+
+            // SAFETY: SIG_IGN and SIG_DFL run no code of ours. The kernel rejects signals that may not be
+            // set (SIGKILL, SIGSTOP), without effect.
             unsafe { libc::signal(signal, action) };
         }
+
         let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
         // SAFETY: sigemptyset initialises the set, sigaddset changes it, sigprocmask reads it; the
-        // pointers are valid for each call, and the old mask is not asked for.
+        // pointers are valid for each call, and the old mask is not requested.
         let descriptor = unsafe {
             libc::sigemptyset(mask.as_mut_ptr());
             for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
@@ -50,30 +51,34 @@ impl Signals {
         if descriptor < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor was opened just now and belongs to nobody else.
+
+        // SAFETY: the descriptor was just opened and has no other owner.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+
         Ok(Self { descriptor })
     }
 
-    /// Takes all that has arrived.
+    /// Takes all signals that have arrived.
     #[must_use]
     pub fn drain(&self) -> PendingSignals {
         const SIZE: usize = size_of::<libc::signalfd_siginfo>();
-        let mut seen = PendingSignals::default();
+        let mut pending = PendingSignals::default();
+
         loop {
             let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
             // SAFETY: the pointer is valid for SIZE bytes.
             let read =
                 unsafe { libc::read(self.descriptor.as_raw_fd(), info.as_mut_ptr().cast(), SIZE) };
             if usize::try_from(read) != Ok(SIZE) {
-                return seen;
+                return pending;
             }
+
             // SAFETY: the kernel filled all of it, and it is plain data anyway.
             let signal = unsafe { info.assume_init() }.ssi_signo.cast_signed();
             if signal == libc::SIGCHLD {
-                seen.child = true;
+                pending.child = true;
             } else {
-                seen.terminate = true;
+                pending.terminate = true;
             }
         }
     }

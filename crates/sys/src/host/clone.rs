@@ -1,52 +1,54 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Which namespaces of its own a new process gets.
+/// The new namespaces of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Namespaces {
     /// None.
     None,
     /// Processes, mounts, network, IPC, host name and cgroups; needs root.
     Privileged,
-    /// The same, inside a user namespace.
+    /// The same, inside a new user namespace.
     InUserNamespace,
 }
 
 impl Namespaces {
     const fn flags(self) -> libc::c_int {
-        const OWN: libc::c_int = libc::CLONE_NEWPID
+        const NEW: libc::c_int = libc::CLONE_NEWPID
             | libc::CLONE_NEWNS
             | libc::CLONE_NEWNET
             | libc::CLONE_NEWIPC
             | libc::CLONE_NEWUTS
             | libc::CLONE_NEWCGROUP;
+
         match self {
             Self::None => 0,
-            Self::Privileged => OWN,
-            Self::InUserNamespace => OWN | libc::CLONE_NEWUSER,
+            Self::Privileged => NEW,
+            Self::InUserNamespace => NEW | libc::CLONE_NEWUSER,
         }
     }
 }
 
-/// The new process begins in the cgroup of `clone_args`. It fits no C integer, as which the libc crate has it.
+/// Starts the new process in the cgroup of `clone_args`. The libc crate defines it as a C integer, which is too
+/// narrow for it.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
-/// Where [`clone_sibling`] returns.
+/// The process in which [`clone_sibling`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloneResult {
-    /// In the process that called it.
+    /// The process that called it.
     Caller,
-    /// In the new one.
+    /// The new process.
     New,
 }
 
-/// Goes on in two processes. The new one is no child of the caller but its *sibling*: their common
-/// parent waits for it, and is whom a parent-death signal of it is about.
+/// Clones this process. The new process is not a child of the caller but its *sibling*: their common parent
+/// waits for it, and the death of that parent triggers its parent-death signal.
 ///
-/// With `cgroup`, a directory of the unified hierarchy, the new process begins in it.
+/// The new process starts in `cgroup`, a directory of the unified hierarchy, if there is one.
 ///
 /// # Errors
-/// The operating system's; `InvalidInput` where this process has more than one thread.
+/// The error of the operating system; `InvalidInput` if this process has more than one thread.
 pub fn clone_sibling(
     namespaces: Namespaces,
     cgroup: Option<BorrowedFd<'_>>,
@@ -54,14 +56,15 @@ pub fn clone_sibling(
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let into = if cgroup.is_some() {
+
+    let into_cgroup = if cgroup.is_some() {
         CLONE_INTO_CGROUP
     } else {
         0
     };
     let flags = libc::CLONE_PARENT | namespaces.flags();
     let args = libc::clone_args {
-        flags: u64::from(flags.cast_unsigned()) | into,
+        flags: u64::from(flags.cast_unsigned()) | into_cgroup,
         cgroup: cgroup.map_or(0, |fd| u64::from(fd.as_raw_fd().cast_unsigned())),
         pidfd: 0,
         child_tid: 0,
@@ -73,9 +76,10 @@ pub fn clone_sibling(
         set_tid: 0,
         set_tid_size: 0,
     };
+
     // SAFETY: `args` is valid for the call. No memory is shared with the new process and no stack is
-    // given, so it goes on with copies of both. It has been seen that this process has one thread:
-    // no lock is held by another, and the new process may allocate.
+    // given, so it continues with copies of both. This process has one thread, as checked above: no
+    // other thread holds a lock, and the new process may allocate.
     let result = unsafe {
         libc::syscall(
             libc::SYS_clone3,

@@ -3,34 +3,33 @@ use std::io;
 
 use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
 
-/// A file in memory, without a name in any directory: gone with its last descriptor. Whoever gets
-/// the descriptor may read it, also by `/proc/self/fd`.
+/// Creates a file in memory that has no name in any directory and is removed with its last descriptor. Every
+/// process that inherits the descriptor may read it, also by `/proc/self/fd`. `name` appears only in `/proc`.
 ///
 /// # Errors
-/// The operating system's.
+/// The error of the operating system.
 pub fn memory_file(name: &str) -> io::Result<File> {
     let fd = memfd_create(name, MemfdFlags::CLOEXEC)?;
     fchmod(&fd, Mode::from_raw_mode(0o644))?;
     Ok(fd.into())
 }
 
-/// A file in memory that can be sealed: filled, then [`seal`]ed, it can be given to a process that is
-/// not trusted. That process may open it for writing too (some programs know no other way), but not
-/// write to it.
+/// Creates a file in memory that can be sealed. Once filled and [`seal`]ed, it can be passed to an untrusted
+/// process. That process may also open it for writing (some programs always do), but cannot write to it.
 ///
 /// # Errors
-/// The operating system's.
+/// The error of the operating system.
 pub fn sealable_file(name: &str) -> io::Result<File> {
     let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     fchmod(&fd, Mode::from_raw_mode(0o666))?;
     Ok(fd.into())
 }
 
-/// Nobody can change the contents or the size from now on, nor undo this. Fails while a writable
-/// mapping of it is shared.
+/// Makes content and size of the file immutable, irreversibly. Fails while there is a writable shared mapping
+/// of it.
 ///
 /// # Errors
-/// The operating system's.
+/// The error of the operating system.
 pub fn seal(file: &File) -> io::Result<()> {
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
     Ok(fcntl_add_seals(file, seals)?)
@@ -43,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sealed_cannot_be_written() {
+    fn a_sealed_file_cannot_be_written() {
         let mut file = sealable_file("test").unwrap();
         file.write_all(b"kept").unwrap();
         seal(&file).unwrap();

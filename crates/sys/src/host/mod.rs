@@ -1,19 +1,21 @@
-//! What the engine needs around QEMU.
+//! The system calls that the engine and the launcher need around QEMU. Nothing here is used in a guest.
 
 mod clone;
-mod forbidden;
+#[cfg(feature = "probes")]
+mod forbidden_syscall;
 mod kvm;
 mod landlock;
 mod memory_file;
-mod mounts;
+mod mount_restriction;
 mod spawn;
 mod tsc;
 
 pub use clone::{CloneResult, Namespaces, clone_sibling};
-pub use forbidden::{Forbidden, reaches_the_kernel};
+#[cfg(feature = "probes")]
+pub use forbidden_syscall::{ForbiddenSyscall, reaches_kernel};
 pub use kvm::{KvmProbe, probe_kvm};
 pub use landlock::{LandlockRuleset, landlock_abi};
 pub use memory_file::{memory_file, seal, sealable_file};
-pub use mounts::{MountRestriction, restrict_mounts};
+pub use mount_restriction::{MountRestriction, restrict_mounts};
 pub use spawn::{Credentials, can_setuid, close_fds_except, spawn};
 pub use tsc::tsc_khz;

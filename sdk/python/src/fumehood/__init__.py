@@ -1,4 +1,6 @@
-"""Runs untrusted code in fresh microVMs on your own machine.
+"""Run untrusted code in disposable microVMs on your own machine.
+
+:func:`run` uses a fresh VM for each call, a :class:`Sandbox` keeps files, programs and interpreters between calls::
 
     from fumehood import run, Sandbox
 
@@ -7,6 +9,8 @@
     with Sandbox() as sandbox:
         sandbox.run("x = 1")
         print(sandbox.run("x + 1").text)
+
+The functions and classes whose names start with ``a`` or ``Async`` are the same for ``await``.
 """
 
 from fumehood._async.api import arun, astream
@@ -37,21 +41,23 @@ from fumehood._errors import (
 )
 from fumehood._events import (
     Event,
-    Exposed,
-    Gap,
-    NetworkDecision,
-    Other,
-    Packages,
-    Shown,
-    Started,
-    Stderr,
-    Stdout,
+    FileEvent,
+    GapEvent,
+    NetworkEvent,
+    PackagesEvent,
+    PortExposedEvent,
+    ResultEvent,
+    StartedEvent,
+    StderrEvent,
+    StdoutEvent,
+    UnknownEvent,
 )
 from fumehood._models import (
     Checkpoint,
+    Download,
     Evidence,
     FileInfo,
-    Installed,
+    InstalledPackage,
     Outcome,
     ProcessInfo,
     RunInfo,
@@ -59,7 +65,7 @@ from fumehood._models import (
     Timing,
 )
 from fumehood._network import Network
-from fumehood._rich import Result
+from fumehood._results import Result
 from fumehood._sync.api import run, stream
 from fumehood._sync.client import Client
 from fumehood._sync.files import Files
@@ -83,43 +89,45 @@ __all__ = [
     "ConflictError",
     "DamagedError",
     "DeadlineError",
+    "Download",
     "DrainingError",
     "Event",
     "Evidence",
-    "Exposed",
+    "FileEvent",
     "FileInfo",
     "Files",
     "ForbiddenError",
     "FumehoodError",
-    "Gap",
+    "GapEvent",
     "HostError",
-    "Installed",
+    "InstalledPackage",
     "InvalidError",
     "LostError",
     "MissingError",
     "Network",
-    "NetworkDecision",
+    "NetworkEvent",
     "NotFoundError",
-    "Other",
     "Outcome",
-    "Packages",
+    "PackagesEvent",
+    "PortExposedEvent",
     "Process",
     "ProcessInfo",
     "ProtocolError",
     "Result",
+    "ResultEvent",
     "Run",
     "RunFailedError",
     "RunInfo",
     "Sandbox",
     "SandboxInfo",
     "ServerError",
-    "Shown",
-    "Started",
-    "Stderr",
+    "StartedEvent",
+    "StderrEvent",
     "Stdin",
-    "Stdout",
+    "StdoutEvent",
     "Timing",
     "UnauthorizedError",
+    "UnknownEvent",
     "UnreachableError",
     "arun",
     "astream",

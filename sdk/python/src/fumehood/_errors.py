@@ -1,4 +1,4 @@
-"""What goes wrong, by kind, and whether asking again can help."""
+"""Exceptions, by kind. Each says whether repeating the call can help."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Retry = Literal["safe", "never", "unknown"]
 
 
 class FumehoodError(Exception):
-    """Why there is no answer. Its text says what failed, why, and what to do."""
+    """A call failed. The message says what failed, why, and how to fix it."""
 
     kind: str
-    """A stable word for what went wrong, such as ``invalid`` or ``busy``."""
+    """Stable name of the failure, such as ``invalid`` or ``busy``."""
     retry: Retry
-    """``safe``: nothing has been done, ask again; ``never``: it will fail again until something is
-    changed; ``unknown``: it may have been done."""
+    """``safe``: nothing has been done, so the call can be repeated; ``never``: the call fails again until something is
+    changed; ``unknown``: it may have been executed."""
     request_id: Optional[str]
-    """What the server's log calls the request."""
+    """ID of the request in the server's log."""
     status: Optional[int]
-    """The status of HTTP, where a server answered."""
+    """HTTP status, if a server answered."""
     io: Optional[str]
-    """What went wrong with a file in a sandbox: ``not_found``, ``permission_denied``, ``already_exists``,
+    """Failure of a file operation in a sandbox: ``not_found``, ``permission_denied``, ``already_exists``,
     ``is_a_directory``, ``not_a_directory``, ``no_space`` or ``other``."""
 
     default_kind = "other"
@@ -51,77 +51,77 @@ class FumehoodError(Exception):
 
 
 class InvalidError(FumehoodError):
-    """The request itself is not allowed: a limit, a value, a name."""
+    """The request is invalid: a limit, a value or a name."""
 
     default_kind = "invalid"
 
 
 class UnauthorizedError(FumehoodError):
-    """There is no key, or not a valid one."""
+    """The API key is missing or not valid."""
 
     default_kind = "unauthorized"
 
 
 class ForbiddenError(FumehoodError):
-    """This key may not do it, or the guest's user may not touch that file."""
+    """The API key does not permit the request, or the guest's user may not access the file."""
 
     default_kind = "forbidden"
 
 
 class NotFoundError(FumehoodError):
-    """There is no such thing, or it belongs to another key."""
+    """The resource does not exist, or belongs to another API key."""
 
     default_kind = "not_found"
 
 
 class ConflictError(FumehoodError):
-    """The state of things does not allow it, or an idempotency key was used for another request."""
+    """The current state does not allow the request, or its idempotency key was used for another request."""
 
     default_kind = "conflict"
 
 
 class LostError(FumehoodError):
-    """The sandbox has ended, or its VM, its agent or the server went away."""
+    """The sandbox has ended, or the VM, its agent or the server was lost."""
 
     default_kind = "lost"
     ended: Optional[str] = None
-    """Why the sandbox has ended, where the server says it: ``asked``, ``idle``, ``lifetime``, ``lost``,
+    """Why the sandbox ended, if the server reports it: ``requested``, ``idle``, ``lifetime``, ``lost``,
     ``server_stopped`` or ``server_lost``."""
 
 
 class BusyError(FumehoodError):
-    """No room, or too many requests. ``retry_after``: seconds after which to ask again, where they are known."""
+    """No capacity, or too many requests. ``retry_after``: seconds until a retry makes sense, if known."""
 
     default_kind = "busy"
     retry_after: Optional[float] = None
 
 
 class ProtocolError(FumehoodError):
-    """An answer was not what it must be."""
+    """An answer could not be understood."""
 
     default_kind = "protocol"
 
 
 class UnreachableError(FumehoodError):
-    """A package index was not reached, or what it was asked for did not come in time."""
+    """A package index could not be reached, or did not answer in time."""
 
     default_kind = "unreachable"
 
 
 class MissingError(FumehoodError):
-    """Something that must be installed or built first is not there: the program, QEMU, the image."""
+    """A requirement is not installed or built: the fumehood binary, QEMU or the image."""
 
     default_kind = "missing"
 
 
 class DamagedError(FumehoodError):
-    """Something is there and damaged: a part of the image."""
+    """A requirement is damaged, such as a part of the image."""
 
     default_kind = "damaged"
 
 
 class HostError(FumehoodError):
-    """The server's machine does not permit it, or gives no more of something."""
+    """The server's machine denied an operation or ran out of a resource."""
 
     default_kind = "host"
 
@@ -133,13 +133,13 @@ class BootError(FumehoodError):
 
 
 class DrainingError(FumehoodError):
-    """The server is about to stop and takes no new work."""
+    """The server is shutting down and accepts no new work."""
 
     default_kind = "draining"
 
 
 class ServerError(FumehoodError):
-    """No server was reached, none could be started, or it did not answer in time."""
+    """The server could not be reached or started, or did not answer in time."""
 
     default_kind = "server"
 
@@ -151,7 +151,7 @@ class DeadlineError(ServerError):
 
 
 class RunFailedError(FumehoodError):
-    """The code ran and did not succeed; raised by ``check``. ``outcome`` has all of it."""
+    """The code ran but did not succeed; raised by ``check``. ``outcome`` is its complete outcome."""
 
     default_kind = "run_failed"
     outcome: Outcome
@@ -197,25 +197,30 @@ def error_from(
     request_id: Optional[str] = None,
     retry_after: Optional[str] = None,
 ) -> FumehoodError:
-    """The error that the server's JSON describes: its object ``error``, or an event ``failed``."""
-    told = body.get("error", body) if isinstance(body, dict) else {}
-    told = told if isinstance(told, dict) else {}
-    kind, retry = told.get("kind"), told.get("retry")
+    """Returns the exception for an error of the server: the object ``error`` of an answer, or the data of an event
+    ``failed``."""
+    fields = body.get("error", body) if isinstance(body, dict) else {}
+    fields = fields if isinstance(fields, dict) else {}
+
+    kind, retry = fields.get("kind"), fields.get("retry")
     if not isinstance(kind, str):
         kind = "protocol"
-    message = told.get("message")
+    message = fields.get("message")
     if not isinstance(message, str):
-        message = f"the server answered {status} without saying why"
-    error = (InvalidError if kind in _INVALID_KINDS else _BY_KIND.get(kind, FumehoodError))(
+        message = f"the server answered {status} without an error description"
+
+    error_class = InvalidError if kind in _INVALID_KINDS else _BY_KIND.get(kind, FumehoodError)
+    error = error_class(
         message,
         kind=kind,
         retry=retry if retry in ("safe", "never", "unknown") else "unknown",
-        request_id=told.get("request_id") or request_id,
+        request_id=fields.get("request_id") or request_id,
         status=status,
-        io=told.get("io"),
+        io=fields.get("io"),
     )
+
     if isinstance(error, LostError):
-        error.ended = told.get("ended")
+        error.ended = fields.get("ended")
     if isinstance(error, BusyError) and retry_after is not None:
         try:
             error.retry_after = float(retry_after)

@@ -1,4 +1,4 @@
-"""What goes on in a run, event after event."""
+"""Events of a run."""
 
 from __future__ import annotations
 
@@ -9,70 +9,78 @@ from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 from fumehood._errors import ProtocolError
-from fumehood._rich import Result
+from fumehood._results import Result
 
-_EVENT_BYTES = 64 * 1024 * 1024
-"""The most of one server-sent event: a value of 10 MiB in base64 is far below."""
+_MAX_EVENT_BYTES = 64 * 1024 * 1024
+"""Maximum size of a server-sent event. A value of 10 MiB in base64 is far below."""
 
 
 _LINE_END = re.compile(rb"\r\n?|\n")
 
 
 @dataclass(frozen=True)
-class Started:
-    """A program has been started, or code in a context. ``pid``: its number in the guest."""
+class StartedEvent:
+    """A program was started, or code in a context. ``pid``: its process ID in the guest."""
 
     pid: Optional[int] = None
 
 
 @dataclass(frozen=True)
-class Stdout:
-    """A piece of standard output."""
+class StdoutEvent:
+    """A chunk of standard output."""
 
     data: bytes
 
     @property
     def text(self) -> str:
-        """It as text; bytes that are none are U+FFFD."""
+        """The chunk as text. Bytes that are not valid UTF-8 become U+FFFD."""
         return self.data.decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
-class Stderr:
-    """A piece of standard error."""
+class StderrEvent:
+    """A chunk of standard error."""
 
     data: bytes
 
     @property
     def text(self) -> str:
-        """It as text; bytes that are none are U+FFFD."""
+        """The chunk as text. Bytes that are not valid UTF-8 become U+FFFD."""
         return self.data.decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A value that the program shows."""
+class ResultEvent:
+    """A displayed value."""
 
     result: Result
 
 
 @dataclass(frozen=True)
-class Exposed:
-    """A port of the VM is reached at this URL."""
+class FileEvent:
+    """A downloaded file. ``path``: its path in the VM, as requested."""
+
+    path: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class PortExposedEvent:
+    """A port of the VM was exposed at this URL."""
 
     url: str
 
 
 @dataclass(frozen=True)
-class Packages:
-    """What is being done for the packages that were asked for."""
+class PackagesEvent:
+    """The current step of installing the requested packages."""
 
     step: str
 
 
 @dataclass(frozen=True)
-class NetworkDecision:
-    """Something that the guest did on its network, and what was decided."""
+class NetworkEvent:
+    """A network access of the guest, and the decision about it."""
 
     what: str = ""
     allowed: bool = False
@@ -89,27 +97,38 @@ class NetworkDecision:
 
 
 @dataclass(frozen=True)
-class Gap:
-    """Events between these two numbers are no longer kept: nobody read them in time."""
+class GapEvent:
+    """The events between these two numbers were discarded because they were not read in time."""
 
     after: int
     next: int
 
 
 @dataclass(frozen=True)
-class Other:
-    """An event of a newer server."""
+class UnknownEvent:
+    """An event that this version of the SDK does not know."""
 
     name: str
     data: Any = field(default=None)
 
 
-Event = Union[Started, Stdout, Stderr, Shown, Exposed, Packages, NetworkDecision, Gap, Other]
+Event = Union[
+    StartedEvent,
+    StdoutEvent,
+    StderrEvent,
+    ResultEvent,
+    FileEvent,
+    PortExposedEvent,
+    PackagesEvent,
+    NetworkEvent,
+    GapEvent,
+    UnknownEvent,
+]
 
 
 @dataclass(frozen=True)
 class RawEvent:
-    """A server-sent event as it came."""
+    """A server-sent event as received."""
 
     name: str
     data: Any
@@ -117,7 +136,7 @@ class RawEvent:
 
 
 class SseParser:
-    """Cuts a stream of bytes into server-sent events, as the HTML standard describes them."""
+    """An incremental parser for server-sent events, according to the HTML standard."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -129,15 +148,16 @@ class SseParser:
         self._id: Optional[int] = None
 
     def feed(self, chunk: bytes) -> list[RawEvent]:
-        """The events that are complete with these bytes.
+        """Returns the events that are complete with this chunk.
 
         Raises:
-            ProtocolError: an event is no JSON, or larger than any may be.
+            ProtocolError: an event is not valid JSON, or too large.
         """
         if chunk and self._after_return:
-            # The line has ended at the carriage return that came last; a line feed after it is the same end.
+            # The last chunk ended with a carriage return. A line feed that follows belongs to the same line end.
             self._after_return = False
             chunk = chunk.removeprefix(b"\n")
+
         self._buffer += chunk
         events: list[RawEvent] = []
         start = 0
@@ -146,11 +166,13 @@ class SseParser:
             start = end.end()
             if event is not None:
                 events.append(event)
+
         self._after_return = start > 0 and start == len(self._buffer) and self._buffer[-1:] == b"\r"
         del self._buffer[:start]
         self._scanned = len(self._buffer)
-        if len(self._buffer) + self._size > _EVENT_BYTES:
-            raise ProtocolError(f"the server sent an event of more than {_EVENT_BYTES} bytes", retry="unknown")
+
+        if len(self._buffer) + self._size > _MAX_EVENT_BYTES:
+            raise ProtocolError(f"the server sent an event of more than {_MAX_EVENT_BYTES} bytes", retry="unknown")
         return events
 
     def _line(self, line: bytes) -> Optional[RawEvent]:
@@ -175,38 +197,44 @@ class SseParser:
         try:
             return RawEvent(name or "message", json.loads(b"\n".join(data)), number)
         except ValueError as error:
-            raise ProtocolError(f"the server sent an event that is no JSON: {error}", retry="unknown") from error
+            raise ProtocolError(f"the server sent an event that is not valid JSON: {error}", retry="unknown") from error
 
 
-def piece(data: Any) -> bytes:
-    """The bytes of an event ``stdout`` or ``stderr``."""
+def output_bytes(data: Any) -> bytes:
+    """Returns the bytes of an event ``stdout``, ``stderr`` or ``file``.
+
+    Raises:
+        ProtocolError: the event has neither text nor base64.
+    """
     try:
         if "text" in data:
             return str(data["text"]).encode("utf-8", "surrogatepass")
         return base64.b64decode(data["base64"], validate=True)
     except (KeyError, TypeError, ValueError) as error:
-        raise ProtocolError(f"the server sent output in no known form: {error!r}", retry="unknown") from error
+        raise ProtocolError(f"the server sent output in an unknown form: {error!r}", retry="unknown") from error
 
 
 def event_from(raw: RawEvent) -> Event:
-    """The typed form of an event between a run's first and its last."""
-    from fumehood._models import known
+    """Returns the typed form of an event between the first and the last event of a run."""
+    from fumehood._models import dataclass_from
 
     data = raw.data if isinstance(raw.data, dict) else {}
     if raw.name == "stdout":
-        return Stdout(piece(data))
+        return StdoutEvent(output_bytes(data))
     if raw.name == "stderr":
-        return Stderr(piece(data))
+        return StderrEvent(output_bytes(data))
     if raw.name == "result":
-        return Shown(Result(data))
+        return ResultEvent(Result(data))
+    if raw.name == "file":
+        return FileEvent(str(data.get("path")), output_bytes(data))
     if raw.name == "started":
-        return Started(data.get("pid"))
+        return StartedEvent(data.get("pid"))
     if raw.name == "exposed":
-        return Exposed(str(data.get("url")))
+        return PortExposedEvent(str(data.get("url")))
     if raw.name == "packages":
-        return Packages(str(data.get("step")))
+        return PackagesEvent(str(data.get("step")))
     if raw.name == "network":
-        return known(NetworkDecision, data)
+        return dataclass_from(NetworkEvent, data)
     if raw.name == "gap":
-        return Gap(int(data.get("after") or 0), int(data.get("next") or 0))
-    return Other(raw.name, raw.data)
+        return GapEvent(int(data.get("after") or 0), int(data.get("next") or 0))
+    return UnknownEvent(raw.name, raw.data)

@@ -1,4 +1,4 @@
-"""What the server tells, as types. Fields that a newer server has and these have not are passed over."""
+"""Types of the server's answers. Fields that this version of the SDK does not know are ignored."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, TypeVar
 
 from fumehood._errors import RunFailedError
-from fumehood._rich import Result
+from fumehood._results import Result
 
 T = TypeVar("T")
 
 
-def known(kind: type[T], data: Any) -> T:
-    """A dataclass of those of the data's fields that it has."""
+def dataclass_from(kind: type[T], data: Any) -> T:
+    """Returns a dataclass with those fields of the data that it knows."""
     data = data if isinstance(data, Mapping) else {}
     names = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in data.items() if name in names})
@@ -21,16 +21,16 @@ def known(kind: type[T], data: Any) -> T:
 
 @dataclass(frozen=True)
 class Timing:
-    """Where a run's time went, in milliseconds."""
+    """Durations of the phases of a run, in milliseconds."""
 
     queue_ms: Optional[float] = None
-    """Until there was room for it."""
+    """Waiting for capacity."""
     start_ms: Optional[float] = None
-    """Until its VM was there."""
+    """Starting the VM."""
     connect_ms: Optional[float] = None
     spawn_ms: Optional[float] = None
     first_output_ms: Optional[float] = None
-    """From the request to the first byte of output; ``None`` where there was none."""
+    """From the request to the first byte of output; ``None`` if there was none."""
     execute_ms: Optional[float] = None
     teardown_ms: Optional[float] = None
     total_ms: Optional[float] = None
@@ -38,90 +38,108 @@ class Timing:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What shows why a run ended."""
+    """Evidence of why a run ended."""
 
     signal: Optional[int] = None
-    """The signal that ended it, by its number."""
+    """Number of the signal that ended it."""
     oom_kills: Optional[int] = None
-    """Processes that the kernel killed for want of memory."""
+    """Number of processes that the kernel killed because memory was exhausted."""
     peak_memory_bytes: Optional[int] = None
     cpu_time_us: Optional[int] = None
-    """Time of a processor, in microseconds."""
+    """CPU time in microseconds."""
     left_processes: Optional[int] = None
-    """Processes that it left running and that were killed at its end."""
+    """Number of processes that were still running at the end and were killed."""
     detail: Optional[str] = None
-    """For a person, where there is more to say."""
+    """Additional explanation for people."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """The result of a requested download."""
+
+    remote: str
+    """Path in the VM, as requested."""
+    bytes: Optional[int] = None
+    """Size of the file; ``None`` if the download failed."""
+    error: Optional[str] = None
+    """Why the download failed; ``None`` if it succeeded."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended, and what it wrote."""
+    """How a run ended, and its output."""
 
     exit_code: Optional[int]
-    """What it exited with; 128 + n where signal n ended it; ``None`` where nobody knows."""
+    """Exit code; 128 + n if signal n ended the program; ``None`` if unknown."""
     ended_by: str
     """``exited``, ``signaled``, ``timeout``, ``cancelled``, ``out_of_memory``, ``output_limit``,
     ``agent_lost``, ``server_lost``."""
     stdout_bytes: bytes = field(repr=False)
-    """Its standard output; at most 10 MiB are kept."""
+    """Standard output, at most 10 MiB."""
     stderr_bytes: bytes = field(repr=False)
-    """Its standard error; at most 10 MiB are kept."""
+    """Standard error, at most 10 MiB."""
     results: list[Result]
-    """The values that it showed; at most 10 MiB are kept."""
+    """Displayed values, at most 10 MiB."""
     stdout_truncated: bool = False
-    """There was more of it than is kept."""
+    """Whether standard output exceeded the limit."""
     stderr_truncated: bool = False
     results_truncated: bool = False
     evidence: Evidence = field(default_factory=Evidence, repr=False)
     timing: Timing = field(default_factory=Timing, repr=False)
     source: Optional[str] = None
-    """Where its VM came from: ``hot``, ``blank``, ``template``, ``boot``, ``checkpoint``."""
+    """Origin of the VM: ``hot``, ``standby``, ``template``, ``boot`` or ``checkpoint``."""
     accelerator: Optional[str] = None
     isolation: Any = None
-    """``"full"``, or ``{"reduced": [...]}`` with the walls that did not stand."""
+    """``"full"``, or ``{"reduced": [...]}`` with the missing isolation layers."""
     network: Optional[dict[str, Any]] = field(default=None, repr=False)
-    """What it did on its network and what was denied; ``None`` where it had none."""
+    """Summary of the network use and of denials; ``None`` if there was no network."""
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    """Contents of the downloaded files, by their paths as requested."""
+    downloads: list[Download] = field(default_factory=list, repr=False)
+    """Results of all requested downloads, including failed ones."""
     id: Optional[str] = None
-    """The run's id at the server."""
+    """ID of the run on the server."""
     sandbox: Optional[str] = None
 
     @property
     def stdout(self) -> str:
-        """Its standard output as text; bytes that are none are U+FFFD."""
+        """Standard output as text. Bytes that are not valid UTF-8 become U+FFFD."""
         return self.stdout_bytes.decode("utf-8", "replace")
 
     @property
     def stderr(self) -> str:
-        """Its standard error as text; bytes that are none are U+FFFD."""
+        """Standard error as text. Bytes that are not valid UTF-8 become U+FFFD."""
         return self.stderr_bytes.decode("utf-8", "replace")
 
     @property
     def text(self) -> Optional[str]:
-        """The plain text of the last value that it showed."""
+        """Plain text of the last displayed value."""
         return self.results[-1].text if self.results else None
 
     @property
     def ok(self) -> bool:
-        """It exited by itself, with 0."""
+        """Whether the program exited with code 0."""
         return self.ended_by == "exited" and self.exit_code == 0
 
     def check(self) -> Outcome:
-        """Itself, where it succeeded.
+        """Returns the outcome itself if the code succeeded.
 
         Raises:
-            RunFailedError: it did not; the error has this outcome.
+            RunFailedError: the code did not succeed; the exception has this outcome.
         """
         if self.ok:
             return self
-        said = self.stderr.strip().splitlines()
-        last = f": {said[-1][:500]}" if said else ""
+
+        lines = self.stderr.strip().splitlines()
+        last = f": {lines[-1][:500]}" if lines else ""
         what = f"exited with {self.exit_code}" if self.ended_by == "exited" else f"ended by {self.ended_by}"
+
         error = RunFailedError(f"the code {what}{last}", retry="unknown")
         error.outcome = self
         raise error
 
     def _ipython_display_(self) -> None:
-        """In a notebook: its output, then its values."""
+        """Displays output and values in a notebook."""
         import sys
 
         from IPython.display import display  # type: ignore[import-not-found,unused-ignore]
@@ -135,82 +153,85 @@ class Outcome:
 
 
 def outcome_from(
-    told: Mapping[str, Any],
+    run: Mapping[str, Any],
     stdout: bytes,
     stderr: bytes,
     results: list[Result],
     truncated: tuple[bool, bool, bool] = (False, False, False),
+    files: Optional[Mapping[str, bytes]] = None,
 ) -> Outcome:
-    """An outcome from the run's JSON, and from what was read of it."""
-    exit_code = told.get("exit_code")
+    """Returns an outcome for the JSON of a run and its captured output."""
+    exit_code = run.get("exit_code")
     return Outcome(
         exit_code=exit_code if isinstance(exit_code, int) else None,
-        ended_by=str(told.get("ended_by") or "server_lost"),
+        ended_by=str(run.get("ended_by") or "server_lost"),
         stdout_bytes=stdout,
         stderr_bytes=stderr,
         results=results,
         stdout_truncated=truncated[0],
         stderr_truncated=truncated[1],
         results_truncated=truncated[2],
-        evidence=known(Evidence, told.get("evidence")),
-        timing=known(Timing, told.get("timing")),
-        source=told.get("source"),
-        accelerator=told.get("accelerator"),
-        isolation=told.get("isolation"),
-        network=told.get("network"),
-        id=told.get("id"),
-        sandbox=told.get("sandbox"),
+        evidence=dataclass_from(Evidence, run.get("evidence")),
+        timing=dataclass_from(Timing, run.get("timing")),
+        source=run.get("source"),
+        accelerator=run.get("accelerator"),
+        isolation=run.get("isolation"),
+        network=run.get("network"),
+        files=dict(files or {}),
+        downloads=[dataclass_from(Download, download) for download in run.get("downloads") or []],
+        id=run.get("id"),
+        sandbox=run.get("sandbox"),
     )
 
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What is at a path of a sandbox."""
+    """Information about a path in a sandbox."""
 
     path: str
-    """As it was asked for, or below the directory that is listed."""
+    """Path as requested, or below the listed directory."""
     kind: str
     """``file``, ``directory``, ``link`` or ``other``."""
     size: int = 0
-    """Bytes."""
+    """Size in bytes."""
     mode: int = 0
     """Permissions, 0 to 0o7777."""
     user: Optional[int] = None
-    """Its owner's number."""
+    """User ID of the owner."""
     modified: Optional[str] = None
-    """When its content was changed last, as RFC 3339 has it."""
+    """Time of the last modification, in RFC 3339 format."""
     target: Optional[str] = None
-    """Where a link leads."""
+    """Target of a link."""
     name: Optional[str] = None
-    """The path's last part."""
+    """Last component of the path."""
 
     @property
     def is_dir(self) -> bool:
-        """It is a directory."""
+        """Whether the path is a directory."""
         return self.kind == "directory"
 
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """A program that runs in a sandbox."""
+    """A program running in a sandbox."""
 
     pid: int
     kind: str = ""
     """``exec``, ``context``, ``spawn`` or ``install``."""
     command: str = ""
     context: Optional[str] = None
-    """The context that it is the interpreter of."""
+    """Context of which the process is the interpreter."""
     tag: Optional[str] = None
     attached: Optional[bool] = None
-    """Somebody follows it."""
+    """Whether a client is attached."""
     age_ms: Optional[int] = None
-    """Milliseconds since it was started."""
+    """Milliseconds since the start."""
     pids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class SandboxInfo:
-    """What the server knows of a sandbox."""
+    """Description of a sandbox."""
 
     id: str
     state: str = ""
@@ -219,22 +240,22 @@ class SandboxInfo:
     created_at: Optional[str] = None
     ended_at: Optional[str] = None
     ended: Optional[str] = None
-    """``asked``, ``idle``, ``lifetime``, ``lost``, ``server_stopped`` or ``server_lost``."""
+    """Why it ended: ``requested``, ``idle``, ``lifetime``, ``lost``, ``server_stopped`` or ``server_lost``."""
     ended_why: Optional[str] = None
     memory_mib: Optional[int] = None
     idle_timeout_s: Optional[float] = None
-    """Seconds without anything going on after which it is ended."""
+    """Seconds without activity after which the sandbox ends."""
     max_lifetime_s: Optional[float] = None
     source: Optional[str] = None
     isolation: Any = None
     urls: list[str] = field(default_factory=list)
-    """Where its exposed ports are reached."""
+    """URLs of the exposed ports."""
     language: Optional[str] = None
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What the server knows of a run, without its outputs."""
+    """Description of a run, without its output."""
 
     id: str
     kind: str = ""
@@ -250,7 +271,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A sandbox's saved state, from which others begin. It lives in the server's memory."""
+    """The saved state of a sandbox, from which new sandboxes start. It is stored in the server's memory."""
 
     id: str
     bytes: Optional[int] = None
@@ -258,8 +279,8 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Installed:
-    """A package that is installed."""
+class InstalledPackage:
+    """An installed package."""
 
     name: str
     version: Optional[str] = None

@@ -1,4 +1,4 @@
-"""What a VM may reach, and who may reach it."""
+"""The network of a VM: destinations, secrets, exposed ports."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from fumehood._errors import InvalidError
 
 @dataclass(frozen=True)
 class Network:
-    """A VM's network. Without one it has no network device at all; what no rule allows is denied.
+    """The network of a VM. Destinations that no rule allows are denied.
 
     Args:
-        allow: rules in words: ``example.com``, ``*.example.com:443,8443``, ``10.0.0.0/8:5432``,
-            ``[2001:db8::/32]:443`` or ``index:python``, the package index that the server's machine uses; or
-            rules in full, as mappings (see docs/policy.md).
-        policy: a whole policy as a mapping, to which ``allow`` is added.
-        secrets: values by name. The VM has a placeholder in its variable of that name, and the server puts the
-            value into requests to the hosts of the policy's secret of that name. It is never stored nor given back.
-        secret_hosts: the hosts of secrets that the policy does not have: a name to a host or more.
-        expose: ports of the VM that the server's machine reaches, as ``3000`` (at a free port), or
-            ``"8080:3000"`` (at its port 8080).
+        allow: rules as strings, such as ``example.com``, ``*.example.com:443,8443``, ``10.0.0.0/8:5432``,
+            ``[2001:db8::/32]:443`` or ``index:python`` (the package index configured on the server's machine), or
+            complete rules as mappings (see docs/reference/policy.md).
+        policy: a complete policy as a mapping, extended by ``allow``.
+        secrets: values by name. The VM sees a placeholder in its environment variable of that name. The server
+            inserts the value into requests to the hosts of the policy's secret of that name; it neither stores nor
+            returns it.
+        secret_hosts: hosts of secrets that the policy does not define: one or more for each name.
+        expose: ports of the VM to expose on the server's machine: ``3000`` (at a free port), or ``"8080:3000"`` (at
+            port 8080).
     """
 
     allow: Sequence[Union[str, Mapping[str, Any]]] = ()
@@ -32,76 +33,85 @@ class Network:
     expose: Sequence[Union[int, str]] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """It as the API takes it."""
+        """Returns the network in the form of the API."""
         policy = dict(self.policy)
-        rules = [rule_from(word) if isinstance(word, str) else dict(word) for word in self.allow]
+        rules = [parse_rule(rule) if isinstance(rule, str) else dict(rule) for rule in self.allow]
         if rules:
             policy["allow"] = [*policy.get("allow", []), *rules]
+
         secrets = [
             {"name": name, "host": [hosts] if isinstance(hosts, str) else list(hosts)}
             for name, hosts in self.secret_hosts.items()
         ]
         if secrets:
             policy["secret"] = [*policy.get("secret", []), *secrets]
-        told: dict[str, Any] = {"policy": policy}
+
+        body: dict[str, Any] = {"policy": policy}
         if self.secrets:
-            told["secrets"] = dict(self.secrets)
+            body["secrets"] = dict(self.secrets)
         if self.expose:
-            told["expose"] = [f"0:{port}" if isinstance(port, int) else port for port in self.expose]
-        return told
+            body["expose"] = [f"0:{port}" if isinstance(port, int) else port for port in self.expose]
+        return body
 
 
 NetworkLike = Union[Network, Sequence[str], Mapping[str, Any], None]
-"""A network, rules in words alone, or the API's JSON as it is."""
+"""A network, a list of rules, or JSON in the form of the API."""
 
 
-def network_json(network: NetworkLike) -> Union[dict[str, Any], None]:
-    """What a caller gave for a network, as the API takes it."""
+def network_to_json(network: NetworkLike) -> Union[dict[str, Any], None]:
+    """Returns a network in the form of the API.
+
+    Raises:
+        InvalidError: the network is a string, or a rule is invalid.
+    """
     if network is None:
         return None
     if isinstance(network, Network):
         return network.to_json()
     if isinstance(network, str):
         raise InvalidError(
-            f"network={network!r}: give a list of rules, as [{network!r}], or a Network", retry="never"
+            f"network={network!r}: expected a list of rules, such as [{network!r}], or a Network", retry="never"
         )
     if isinstance(network, Mapping):
         return dict(network)
     return Network(allow=list(network)).to_json()
 
 
-def rule_from(word: str) -> dict[str, Any]:
-    """A rule of a policy from its word.
+def parse_rule(rule_text: str) -> dict[str, Any]:
+    """Parses a rule.
 
     Raises:
-        InvalidError: the ports are no numbers.
+        InvalidError: a port is not a number.
     """
-    if word.startswith("index:"):
-        return {"index": word.removeprefix("index:")}
-    if word.startswith("["):
-        host, _, rest = word[1:].partition("]")
+    if rule_text.startswith("index:"):
+        return {"index": rule_text.removeprefix("index:")}
+    if rule_text.startswith("["):
+        host, _, rest = rule_text[1:].partition("]")
         ports = rest.removeprefix(":")
-    elif word.count(":") > 1:
-        host, ports = word, ""
+    elif rule_text.count(":") > 1:
+        host, ports = rule_text, ""
     else:
-        host, _, ports = word.partition(":")
+        host, _, ports = rule_text.partition(":")
+
     try:
         ipaddress.ip_network(host, strict=False)
         rule: dict[str, Any] = {"addresses": [host]}
     except ValueError:
         rule = {"host": [host]}
+
     if ports == "any":
         rule["ports"] = "any"
     elif ports:
-        rule["ports"] = [_port(word, port) for port in ports.split(",")]
+        rule["ports"] = [_parse_port(rule_text, port) for port in ports.split(",")]
     return rule
 
 
-def _port(word: str, port: str) -> Union[int, str]:
+def _parse_port(rule_text: str, port: str) -> Union[int, str]:
     first, dash, last = port.partition("-")
     if not first.isdigit() or (dash and not last.isdigit()):
         raise InvalidError(
-            f"the rule {word!r}: {port!r} is no port; give numbers or ranges, as example.com:443,8000-8010",
+            f"invalid rule {rule_text!r}: {port!r} is not a port; use numbers or ranges, such as"
+            " example.com:443,8000-8010",
             retry="never",
         )
     return port if dash else int(port)

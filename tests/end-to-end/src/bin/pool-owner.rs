@@ -14,15 +14,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::start(Config {
         templates: TemplateUse::Use,
         pool: Pool {
-            hot: 2,
-            blank: 1,
+            warm_vms: 2,
+            standby_processes: 1,
             languages: vec![Language::Shell],
             ..Pool::default()
         },
         ..Config::default()
     })?;
 
-    while engine.ready() != (2, 1) {
+    let is_full = || {
+        let status = engine.pool_status();
+        (status.warm, status.standby) == (2, 1)
+    };
+    while !is_full() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 

@@ -10,6 +10,7 @@ mod web;
 pub use canaries::Canaries;
 pub use misbehaving::MisbehavingServer;
 pub use name_server::{DnsAnswer, NameServer};
+pub(crate) use tls::AUTHORITY;
 pub use tls::CertificateAuthority;
 pub use web::{WebServer, echo};
 

@@ -1,5 +1,5 @@
-//! The smallest first process there is: it says one byte on the console and waits. A boot can
-//! never be faster than to here.
+//! The smallest first process: it writes one line to the console and waits. Its start is the lower bound of any
+//! boot.
 
 use std::io::Write;
 

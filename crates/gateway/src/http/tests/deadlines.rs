@@ -1,4 +1,4 @@
-//! That nothing is waited for without end.
+//! Every wait has a deadline.
 
 use tokio::time::{Instant, sleep};
 
@@ -12,80 +12,88 @@ async fn timed_out(rig: &mut Rig) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_trickles_is_given_up() {
+async fn a_head_that_trickles_times_out() {
     let mut rig = Rig::plain();
-    let begun = Instant::now();
+    let start = Instant::now();
     rig.send("GET / HTTP/1.1\r\nHost: example.com\r\n").await;
+
     while !rig.proxy.is_finished() {
         let _ = rig.guest.write_all(b"X: y\r\n").await;
         sleep(Duration::from_secs(1)).await;
     }
+
     timed_out(&mut rig).await;
-    let waited = begun.elapsed();
+    let waited = start.elapsed();
     assert!(
-        waited >= HEAD && waited < HEAD + Duration::from_secs(3),
+        waited >= HEAD_TIMEOUT && waited < HEAD_TIMEOUT + Duration::from_secs(3),
         "{waited:?}"
     );
-    rig.nobody_was_asked();
+
+    rig.assert_no_server_contacted();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_may_rest_between_requests_and_no_longer() {
+async fn a_connection_may_be_idle_between_requests_until_the_deadline() {
     let mut rig = Rig::plain();
     rig.send(GET).await;
     let mut server = rig.server().await;
+
     for _ in 0..2 {
         head(&mut server).await;
         say(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
         head(&mut rig.guest).await;
-        sleep(IDLE - Duration::from_secs(1)).await;
+        sleep(IDLE_TIMEOUT - Duration::from_secs(1)).await;
         rig.send(GET).await;
     }
+
     head(&mut server).await;
     say(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     head(&mut rig.guest).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     timed_out(&mut rig).await;
-    assert_eq!(begun.elapsed().as_secs(), IDLE.as_secs());
+    assert_eq!(start.elapsed().as_secs(), IDLE_TIMEOUT.as_secs());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_is_silent_is_a_timeout() {
+async fn a_silent_server_is_a_gateway_timeout() {
     let mut rig = Rig::plain();
     rig.send(GET).await;
     let mut server = rig.server().await;
     head(&mut server).await;
-    let begun = Instant::now();
-    let got = head(&mut rig.guest).await;
-    assert!(got.starts_with("HTTP/1.1 504"), "{got}");
-    assert_eq!(begun.elapsed().as_secs(), ANSWER.as_secs());
+    let start = Instant::now();
+    let received = head(&mut rig.guest).await;
+    assert!(received.starts_with("HTTP/1.1 504"), "{received}");
+    assert_eq!(start.elapsed().as_secs(), ANSWER_TIMEOUT.as_secs());
     rig.guest.shutdown().await.unwrap();
     assert_eq!(
         rest(&mut rig.guest).await,
         "the server did not answer within 300 s\n"
     );
+
     assert_eq!(rest(&mut server).await, "");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_has_its_time_after_the_last_byte_of_the_request() {
+async fn the_answer_deadline_starts_after_the_last_byte_of_the_request() {
     let mut rig = Rig::plain();
     rig.send("PUT / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 4\r\n\r\n")
         .await;
     let mut server = rig.server().await;
     head(&mut server).await;
+
     for _ in 0..4 {
-        sleep(ANSWER - Duration::from_secs(1)).await;
+        sleep(ANSWER_TIMEOUT - Duration::from_secs(1)).await;
         rig.send("x").await;
     }
+
     expect(&mut server, "xxxx").await;
-    sleep(ANSWER - Duration::from_secs(1)).await;
+    sleep(ANSWER_TIMEOUT - Duration::from_secs(1)).await;
     say(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     assert!(head(&mut rig.guest).await.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn bodies_that_stand_still_are_given_up() {
+async fn stalled_bodies_time_out() {
     let mut rig = Rig::plain();
     rig.send(GET).await;
     let mut server = rig.server().await;
@@ -100,27 +108,34 @@ async fn bodies_that_stand_still_are_given_up() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_a_bad_gateway() {
+async fn an_unreachable_server_is_a_bad_gateway() {
     let mut rig = Rig::failing(|| {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-        Box::pin(async { Err(Unreachable::Failed(refused)) })
+        Box::pin(async { Err(UpstreamError::Failed(refused)) })
     });
     rig.send(GET).await;
-    let got = last(&mut rig.guest).await;
-    assert!(got.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{got}");
-    assert!(got.contains("connection refused"), "{got}");
+    let received = last(&mut rig.guest).await;
+    assert!(
+        received.starts_with("HTTP/1.1 502 Bad Gateway\r\n"),
+        "{received}"
+    );
+
+    assert!(received.contains("connection refused"), "{received}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_never_made_is_a_timeout() {
+async fn a_connection_that_is_never_made_is_a_gateway_timeout() {
     let mut rig = Rig::failing(|| Box::pin(std::future::pending()));
     rig.send(GET).await;
-    let got = head(&mut rig.guest).await;
-    assert!(got.starts_with("HTTP/1.1 504 Gateway Timeout\r\n"), "{got}");
+    let received = head(&mut rig.guest).await;
+    assert!(
+        received.starts_with("HTTP/1.1 504 Gateway Timeout\r\n"),
+        "{received}"
+    );
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_dropped_ends_both_connections() {
+async fn a_dropped_proxy_closes_both_connections() {
     let mut rig = Rig::plain();
     rig.send(GET).await;
     let mut server = rig.server().await;

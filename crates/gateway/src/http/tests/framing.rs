@@ -1,4 +1,4 @@
-//! Where messages begin and end, and that both sides see it alike.
+//! Where messages start and end; both sides must agree on it.
 
 use super::*;
 
@@ -12,22 +12,26 @@ async fn two_lengths_smuggle_nothing() {
          0\r\n\r\nGET /inner HTTP/1.1\r\nHost: example.com\r\n\r\n",
     )
     .await;
+
     let mut server = rig.server().await;
-    let asked = head(&mut server).await;
-    assert!(asked.starts_with("POST /outer"));
-    assert!(!asked.contains("content-length"), "{asked}");
+    let forwarded = head(&mut server).await;
+    assert!(forwarded.starts_with("POST /outer"));
+    assert!(!forwarded.contains("content-length"), "{forwarded}");
     expect(&mut server, "0\r\n\r\n").await;
     say(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     assert!(head(&mut rig.guest).await.contains("connection: close\r\n"));
-    // What came after the body is not even a request: the connection ends with such a message.
+    // Bytes after the body are not parsed as a request: the connection ends after such a message.
     rig.guest.shutdown().await.unwrap();
     assert_eq!(rest(&mut rig.guest).await, "");
     assert_eq!(rest(&mut server).await, "");
-    assert_eq!(*rig.both.seen.lock().unwrap(), ["POST example.com/outer"]);
+    assert_eq!(
+        *rig.recorder.checked.lock().unwrap(),
+        ["POST example.com/outer"]
+    );
 }
 
 #[tokio::test]
-async fn a_framing_that_can_be_read_in_two_ways_is_refused() {
+async fn an_ambiguous_framing_is_refused() {
     for header in [
         "Transfer-Encoding: xchunked",
         "Transfer-Encoding: chunked, identity",
@@ -46,12 +50,12 @@ async fn a_framing_that_can_be_read_in_two_ways_is_refused() {
         rig.guest.shutdown().await.unwrap();
         let answer = rest(&mut rig.guest).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{header}: {answer}");
-        rig.nobody_was_asked();
+        rig.assert_no_server_contacted();
     }
 }
 
 #[tokio::test]
-async fn headers_between_neighbours_end_here() {
+async fn hop_by_hop_headers_are_removed() {
     let mut rig = Rig::plain();
     rig.send(
         "GET / HTTP/1.1\r\nHost: example.com\r\nConnection: keep-alive, X-Private, Host\r\nX-Private: 1\r\n\
@@ -59,27 +63,32 @@ async fn headers_between_neighbours_end_here() {
          HTTP2-Settings: x\r\nX-Public: 1\r\n\r\n",
     )
     .await;
+
     let mut server = rig.server().await;
-    let asked = head(&mut server).await;
+    let forwarded = head(&mut server).await;
     assert_eq!(
-        asked,
+        forwarded,
         "GET / HTTP/1.1\r\nx-public: 1\r\nhost: example.com\r\n\r\n"
     );
+
     say(
         &mut server,
         "HTTP/1.1 200 OK\r\nConnection: close, X-Private\r\nX-Private: 1\r\nTransfer-Encoding: chunked\r\n\
          Trailer: x-end\r\nX-Public: 1\r\n\r\n2\r\nhi\r\n0\r\nx-end: 1\r\n\r\n",
     )
     .await;
-    let got = head(&mut rig.guest).await;
+
+    let received = head(&mut rig.guest).await;
     assert!(
-        got.contains("x-public: 1\r\n") && got.contains("connection: close\r\n"),
-        "{got}"
+        received.contains("x-public: 1\r\n") && received.contains("connection: close\r\n"),
+        "{received}"
     );
+
     assert!(
-        !got.contains("private") && !got.contains("trailer"),
-        "{got}"
+        !received.contains("private") && !received.contains("trailer"),
+        "{received}"
     );
+
     assert_eq!(rest(&mut rig.guest).await, "2\r\nhi\r\n0\r\n\r\n");
 }
 
@@ -90,6 +99,7 @@ async fn chunks_pass_both_ways_even_with_get() {
         "GET / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
     )
     .await;
+
     let mut server = rig.server().await;
     assert!(
         head(&mut server)
@@ -108,17 +118,17 @@ async fn chunks_pass_both_ways_even_with_get() {
     expect(&mut rig.guest, "1\r\nx\r\n").await;
     say(&mut server, "0\r\n\r\n").await;
     expect(&mut rig.guest, "0\r\n\r\n").await;
-    assert_eq!((rig.event().await.up, rig.event_count()), (3, 0));
+    assert_eq!((rig.event().await.bytes_up, rig.event_count()), (3, 0));
 }
 
 impl Rig {
     fn event_count(&self) -> usize {
-        self.both.events.lock().unwrap().len()
+        self.recorder.events.lock().unwrap().len()
     }
 }
 
 #[tokio::test]
-async fn answers_without_body_keep_their_length() {
+async fn answers_without_a_body_keep_their_length() {
     for (method, answer, length) in [
         (
             "HEAD",
@@ -136,18 +146,22 @@ async fn answers_without_body_keep_their_length() {
         for _ in 0..2 {
             rig.send(&GET.replace("GET", method)).await;
         }
+
         let mut server = rig.server().await;
         for _ in 0..2 {
             head(&mut server).await;
             say(&mut server, answer).await;
-            let got = head(&mut rig.guest).await;
-            assert!(length.is_none_or(|length| got.contains(length)), "{got}");
+            let received = head(&mut rig.guest).await;
+            assert!(
+                length.is_none_or(|length| received.contains(length)),
+                "{received}"
+            );
         }
     }
 }
 
 #[tokio::test]
-async fn the_guest_is_told_to_continue() {
+async fn the_guest_receives_100_continue() {
     let mut rig = Rig::plain();
     rig.send(
         "POST / HTTP/1.1\r\nHost: example.com\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n",
@@ -163,6 +177,7 @@ async fn the_guest_is_told_to_continue() {
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n",
     )
     .await;
+
     assert!(head(&mut rig.guest).await.starts_with("HTTP/1.1 201"));
 }
 
@@ -183,7 +198,7 @@ async fn an_answer_may_come_before_the_request_ends() {
 }
 
 #[tokio::test]
-async fn a_server_that_dies_is_seen_to_die() {
+async fn a_broken_off_answer_is_broken_off_for_the_guest() {
     for (answer, whole) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", "abc"),
         (
@@ -204,7 +219,7 @@ async fn a_server_that_dies_is_seen_to_die() {
 }
 
 #[tokio::test]
-async fn an_answer_that_says_too_much_is_cut_at_its_length() {
+async fn an_answer_that_is_too_long_is_cut_at_its_length() {
     let mut rig = Rig::plain();
     rig.send(GET).await;
     let mut server = rig.server().await;
@@ -225,8 +240,12 @@ async fn an_answer_that_says_too_much_is_cut_at_its_length() {
         "HTTP/1.1 200 OK\r\nX-Good: 1\r\nContent-Length: 0\r\n\r\n",
     )
     .await;
-    let got = head(&mut rig.guest).await;
-    assert!(got.contains("x-good") && !got.contains("x-evil"), "{got}");
+
+    let received = head(&mut rig.guest).await;
+    assert!(
+        received.contains("x-good") && !received.contains("x-evil"),
+        "{received}"
+    );
 }
 
 #[tokio::test]
@@ -250,34 +269,37 @@ async fn a_server_that_speaks_no_http_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn a_head_at_the_limit_is_read_and_one_past_it_is_not() {
+async fn a_head_at_the_limit_is_accepted_and_one_past_it_is_not() {
     let request = |size: usize| {
         let frame = "GET / HTTP/1.1\r\nHost: example.com\r\nX: \r\n\r\n";
         frame.replace("X: ", &format!("X: {}", "x".repeat(size - frame.len())))
     };
+
     let headers = |count: usize| {
         GET.replace(
             "\r\n\r\n",
             &format!("\r\n{}\r\n", "X: 1\r\n".repeat(count - 1)),
         )
     };
-    for fits in [request(HEAD_BYTES), headers(HEADERS)] {
+
+    for fits in [request(MAX_HEAD_BYTES), headers(MAX_HEADERS)] {
         let mut rig = Rig::plain();
         rig.send(&fits).await;
-        let asked = head(&mut rig.server().await).await;
-        assert!(asked.starts_with("GET / "));
+        let forwarded = head(&mut rig.server().await).await;
+        assert!(forwarded.starts_with("GET / "));
     }
-    for past in [request(HEAD_BYTES + 1), headers(HEADERS + 1)] {
+
+    for past in [request(MAX_HEAD_BYTES + 1), headers(MAX_HEADERS + 1)] {
         let mut rig = Rig::plain();
         rig.send(&past).await;
-        let got = head(&mut rig.guest).await;
-        assert!(got.starts_with("HTTP/1.1 431"), "{got}");
-        rig.nobody_was_asked();
+        let received = head(&mut rig.guest).await;
+        assert!(received.starts_with("HTTP/1.1 431"), "{received}");
+        rig.assert_no_server_contacted();
     }
 }
 
 #[tokio::test]
-async fn headers_without_end_are_not_gathered() {
+async fn endless_headers_are_not_collected() {
     let mut rig = Rig::plain();
     rig.send("GET / HTTP/1.1\r\nHost: example.com\r\n").await;
     let (mut read, mut write) = tokio::io::split(&mut rig.guest);
@@ -288,9 +310,10 @@ async fn headers_without_end_are_not_gathered() {
         }
         sent
     };
+
     let mut answer = Vec::new();
     let (sent, _) = tokio::join!(sending, read.read_to_end(&mut answer));
-    assert!(sent < 1 << 20, "{sent} bytes were taken");
+    assert!(sent < 1 << 20, "{sent} bytes were accepted");
     assert!(answer.starts_with(b"HTTP/1.1 431"));
 }
 
@@ -302,6 +325,7 @@ async fn large_bodies_stream_both_ways() {
         "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: {SIZE}\r\n\r\n"
     ))
     .await;
+
     let mut server = rig.server().await;
     let echo = async {
         head(&mut server).await;
@@ -310,17 +334,19 @@ async fn large_bodies_stream_both_ways() {
             &format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"),
         )
         .await;
+
         let (mut read, mut write) = tokio::io::split(&mut server);
         let copied = tokio::io::copy(&mut (&mut read).take(SIZE as u64), &mut write).await;
         assert_eq!(copied.unwrap(), SIZE as u64);
     };
+
     let (mut read, mut write) = tokio::io::split(&mut rig.guest);
     let sending = async { write.write_all(&vec![7; SIZE]).await.unwrap() };
     let reading = async {
         let mut bytes = vec![0; SIZE + 100];
-        let mut got = 0;
-        while got < SIZE {
-            got += read.read(&mut bytes[got..]).await.unwrap();
+        let mut received = 0;
+        while received < SIZE {
+            received += read.read(&mut bytes[received..]).await.unwrap();
         }
     };
     tokio::join!(echo, sending, reading);
@@ -328,12 +354,15 @@ async fn large_bodies_stream_both_ways() {
     drop(write);
     drop(rig.guest);
     rig.proxy.await.unwrap().unwrap();
-    let event = rig.both.events.lock().unwrap().pop().unwrap();
-    assert_eq!((event.up, event.down), (SIZE as u64, SIZE as u64));
+    let event = rig.recorder.events.lock().unwrap().pop().unwrap();
+    assert_eq!(
+        (event.bytes_up, event.bytes_down),
+        (SIZE as u64, SIZE as u64)
+    );
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_meanwhile_is_made_anew() {
+async fn a_connection_that_was_closed_meanwhile_is_opened_again() {
     let mut rig = Rig::plain();
     for _ in 0..2 {
         rig.send(GET).await;

@@ -1,4 +1,4 @@
-//! What is refused, and that nobody is asked then.
+//! Refused requests, which must not reach a server.
 
 use super::*;
 
@@ -16,25 +16,27 @@ async fn refused(rig: &mut Rig, request: &str, reason: &str) -> String {
     rig.guest.shutdown().await.unwrap();
     let body = rest(&mut rig.guest).await;
     assert!(head.contains(&format!("content-length: {}\r\n", body.len())));
+
     body
 }
 
 #[tokio::test]
-async fn what_the_judge_denies_is_a_page_and_an_event() {
+async fn a_denied_request_gets_a_page_and_a_record() {
     let mut rig = Rig::plain();
     let request = "GET /x HTTP/1.1\r\nHost: evil.test\r\n\r\n";
     let body = refused(&mut rig, request, "not_allowed").await;
     assert_eq!(body, "policy \"test\" denies GET evil.test\n");
-    rig.nobody_was_asked();
+    rig.assert_no_server_contacted();
     let event = rig.event().await;
     assert_eq!(
         (event.status, event.refused),
         (Some(403), Some("not_allowed"))
     );
+
     assert_eq!(event.host, "evil.test");
 }
 
-/// Requests that name no host, several, or one in a way that others may read differently.
+/// Requests that name no host, several hosts, or one in a way that other readers may understand differently.
 const UNCLEAR: [(&str, &str); 22] = [
     (
         "GET / HTTP/1.1\r\nHost: example.com\r\nHost: example.com\r\n\r\n",
@@ -119,12 +121,12 @@ async fn a_request_must_name_one_host_in_one_way() {
     for (request, reason) in UNCLEAR {
         let mut rig = Rig::plain();
         refused(&mut rig, request, reason).await;
-        rig.nobody_was_asked();
+        rig.assert_no_server_contacted();
     }
 }
 
 #[tokio::test]
-async fn a_url_that_agrees_and_addresses_are_sent_on() {
+async fn a_matching_url_and_addresses_are_forwarded() {
     for (request, line, host) in [
         (
             "GET http://Example.com/a HTTP/1.1\r\nHost: example.com:80\r\n\r\n",
@@ -149,14 +151,17 @@ async fn a_url_that_agrees_and_addresses_are_sent_on() {
     ] {
         let mut rig = Rig::plain();
         rig.send(request).await;
-        let asked = head(&mut rig.server().await).await;
-        assert!(asked.starts_with(line), "{asked}");
-        assert!(asked.contains(&format!("host: {host}\r\n")), "{asked}");
+        let forwarded = head(&mut rig.server().await).await;
+        assert!(forwarded.starts_with(line), "{forwarded}");
+        assert!(
+            forwarded.contains(&format!("host: {host}\r\n")),
+            "{forwarded}"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_connection_stays_with_its_host() {
+async fn a_connection_is_bound_to_its_host() {
     let mut rig = Rig::plain();
     rig.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n")
         .await;
@@ -168,25 +173,25 @@ async fn a_connection_stays_with_its_host() {
     let body = refused(&mut rig, request, "host_changed").await;
     assert!(body.contains("example.com") && body.contains("other.test"));
     assert_eq!(rest(&mut server).await, "");
-    rig.nobody_was_asked();
+    rig.assert_no_server_contacted();
 }
 
 #[tokio::test]
 async fn within_tls_the_host_is_the_one_of_the_client_hello() {
-    let mut rig = Rig::of(Scheme::Sealed("example.com".to_owned()), Secrets::default());
+    let mut rig = Rig::new(Scheme::Tls("example.com".to_owned()), Secrets::default());
     let request = "GET / HTTP/1.1\r\nHost: other.test\r\n\r\n";
     refused(&mut rig, request, "host_changed").await;
-    rig.nobody_was_asked();
+    rig.assert_no_server_contacted();
 }
 
 #[tokio::test]
-async fn http_2_without_asking_gets_nowhere() {
+async fn http_2_without_negotiation_is_refused() {
     let mut rig = Rig::plain();
     rig.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     assert!(!rest(&mut rig.guest).await.contains(" 200 "));
     assert!(rig.proxy.await.unwrap().is_err());
     assert!(rig.servers.try_recv().is_err());
-    assert!(rig.both.seen.lock().unwrap().is_empty());
+    assert!(rig.recorder.checked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -196,10 +201,11 @@ async fn a_page_arrives_although_the_guest_still_sends() {
         .await;
     let (mut read, mut write) = tokio::io::split(&mut rig.guest);
     let sending = async move {
-        // Where the gateway takes no more is its own affair.
+        // The gateway may stop reading at any point.
         let _ = write.write_all(&[b'x'; 200_000]).await;
         let _ = write.shutdown().await;
     };
+
     let mut page = String::new();
     let (_, read) = tokio::join!(sending, read.read_to_string(&mut page));
     read.unwrap();
@@ -207,7 +213,7 @@ async fn a_page_arrives_although_the_guest_still_sends() {
 }
 
 #[tokio::test]
-async fn a_denied_request_is_not_asked_for_its_body() {
+async fn a_denied_request_gets_no_100_continue() {
     let mut rig = Rig::plain();
     let request =
         "PUT / HTTP/1.1\r\nHost: evil.test\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";

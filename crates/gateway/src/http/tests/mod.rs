@@ -1,5 +1,3 @@
-#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
-
 mod deadlines;
 mod framing;
 mod judged;
@@ -7,38 +5,51 @@ mod secrets;
 mod smuggled;
 mod upgrades;
 
-use std::sync::Mutex;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::*;
+use super::exchange::{RequestObserver, RequestRecord};
+use super::limits::{
+    ANSWER_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADERS, UPGRADED_TIMEOUT,
+};
+use super::proxy::{ConnectFuture, Connector, Proxy, RequestFilter, RequestHead, Scheme};
+use crate::policy::RuleId;
+use crate::refusal::Refusal;
+use crate::secret::Secrets;
+use crate::stream::{Stream, UpstreamError};
 
-/// Allows two hosts, and no DELETE. Keeps what it saw.
+/// Allows four hosts, and no DELETE. Records the requests that it checks and those that finish.
 #[derive(Default)]
-pub(super) struct Both {
-    pub(super) seen: Mutex<Vec<String>>,
-    pub(super) events: Mutex<Vec<Event>>,
+pub(super) struct Recorder {
+    pub(super) checked: Mutex<Vec<String>>,
+    pub(super) events: Mutex<Vec<RequestRecord>>,
 }
 
-impl Judge for Both {
-    fn judge(&self, request: &Seen<'_>) -> Result<Option<RuleId>, Refusal> {
-        let Seen {
+impl RequestFilter for Recorder {
+    fn check(&self, request: &RequestHead<'_>) -> Result<Option<RuleId>, Refusal> {
+        let RequestHead {
             host,
             port,
             method,
             path,
         } = request;
+
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-        self.seen
+        self.checked
             .lock()
             .unwrap()
             .push(format!("{method} {host}{port}{path}"));
+
         let allowed = ["example.com", "other.test", "192.0.2.1", "2001:db8::1"].contains(host);
         if allowed && *method != "DELETE" {
             return Ok(None);
         }
+
         Err(Refusal::new(
             "not_allowed",
             format!("policy \"test\" denies {method} {host}"),
@@ -46,37 +57,38 @@ impl Judge for Both {
     }
 }
 
-impl Watch for Both {
-    fn over(&self, event: Event) {
+impl RequestObserver for Recorder {
+    fn finished(&self, event: RequestRecord) {
         self.events.lock().unwrap().push(event);
     }
 }
 
-/// A guest, a proxy, and servers that the test plays.
+/// A guest, a proxy, and the servers' ends of its connections.
 pub(super) struct Rig {
     pub(super) guest: DuplexStream,
     pub(super) servers: mpsc::UnboundedReceiver<DuplexStream>,
-    pub(super) both: Arc<Both>,
+    pub(super) recorder: Arc<Recorder>,
     pub(super) proxy: JoinHandle<io::Result<()>>,
 }
 
 impl Rig {
     pub(super) fn plain() -> Self {
-        Self::of(Scheme::Plain, Secrets::default())
+        Self::new(Scheme::Plain, Secrets::default())
     }
 
-    pub(super) fn of(scheme: Scheme, secrets: Secrets) -> Self {
+    pub(super) fn new(scheme: Scheme, secrets: Secrets) -> Self {
         let (asks, servers) = mpsc::unbounded_channel();
         let connect: Connector = Box::new(move || {
             let (near, far) = tokio::io::duplex(64 * 1024);
             let _ = asks.send(far);
             Box::pin(async move { Ok(Box::new(near) as Box<dyn Stream>) })
         });
+
         Self::with(scheme, secrets, connect, servers)
     }
 
-    /// With servers that cannot be reached.
-    pub(super) fn failing(failure: fn() -> Connecting) -> Self {
+    /// A rig whose servers cannot be reached.
+    pub(super) fn failing(failure: fn() -> ConnectFuture) -> Self {
         let (_, servers) = mpsc::unbounded_channel();
         Self::with(
             Scheme::Plain,
@@ -93,19 +105,20 @@ impl Rig {
         servers: mpsc::UnboundedReceiver<DuplexStream>,
     ) -> Self {
         let (guest, near) = tokio::io::duplex(64 * 1024);
-        let both = Arc::new(Both::default());
+        let recorder = Arc::new(Recorder::default());
         let proxy = Proxy {
             scheme,
-            judge: Arc::clone(&both) as Arc<dyn Judge>,
-            watch: Arc::clone(&both) as Arc<dyn Watch>,
+            filter: Arc::clone(&recorder) as Arc<dyn RequestFilter>,
+            observer: Arc::clone(&recorder) as Arc<dyn RequestObserver>,
             secrets: Arc::new(secrets),
-            answer: ANSWER,
+            answer_timeout: ANSWER_TIMEOUT,
             connect,
         };
+
         Self {
             guest,
             servers,
-            both,
+            recorder,
             proxy: tokio::spawn(proxy.serve(near)),
         }
     }
@@ -118,14 +131,14 @@ impl Rig {
         self.servers.recv().await.unwrap()
     }
 
-    pub(super) fn nobody_was_asked(&mut self) {
+    pub(super) fn assert_no_server_contacted(&mut self) {
         assert!(self.servers.try_recv().is_err());
     }
 
     /// The next event. It comes when the request is over, which may be after the answer's last byte.
-    pub(super) async fn event(&self) -> Event {
+    pub(super) async fn event(&self) -> RequestRecord {
         loop {
-            if let Some(event) = self.both.events.lock().unwrap().pop() {
+            if let Some(event) = self.recorder.events.lock().unwrap().pop() {
                 return event;
             }
             tokio::task::yield_now().await;
@@ -142,24 +155,25 @@ pub(super) async fn head(stream: &mut DuplexStream) -> String {
             Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&bytes)),
         }
     }
+
     String::from_utf8(bytes).unwrap()
 }
 
-/// Reads these bytes, and no others.
+/// Reads exactly these bytes.
 pub(super) async fn expect(stream: &mut DuplexStream, text: &str) {
     let mut bytes = vec![0; text.len()];
     stream.read_exact(&mut bytes).await.unwrap();
     assert_eq!(String::from_utf8_lossy(&bytes), text);
 }
 
-/// Reads to the end, whatever kind of end it is.
+/// Reads until the stream ends or fails.
 pub(super) async fn rest(stream: &mut DuplexStream) -> String {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes).await;
     String::from_utf8(bytes).unwrap()
 }
 
-/// Reads a last answer, and closes after its head.
+/// Reads the last answer, and closes the guest's side after its head.
 pub(super) async fn last(stream: &mut DuplexStream) -> String {
     let head = head(stream).await;
     stream.shutdown().await.unwrap();
@@ -171,23 +185,27 @@ pub(super) async fn say(stream: &mut DuplexStream, text: &str) {
 }
 
 #[tokio::test]
-async fn requests_share_a_connection_and_are_told_of() {
+async fn requests_share_a_connection_and_are_recorded() {
     let mut rig = Rig::plain();
     rig.send("GET /a?b HTTP/1.1\r\nHost: EXAMPLE.com:80\r\nX-Own: 1\r\n\r\n")
         .await;
     let mut server = rig.server().await;
-    let asked = head(&mut server).await;
-    assert!(asked.starts_with("GET /a?b HTTP/1.1\r\n"), "{asked}");
-    assert!(asked.contains("host: example.com:80\r\n") && asked.contains("x-own: 1\r\n"));
+    let forwarded = head(&mut server).await;
+    assert!(
+        forwarded.starts_with("GET /a?b HTTP/1.1\r\n"),
+        "{forwarded}"
+    );
+    assert!(forwarded.contains("host: example.com:80\r\n") && forwarded.contains("x-own: 1\r\n"));
     say(
         &mut server,
         "HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX-Far: 1\r\n\r\nhi",
     )
     .await;
-    let got = head(&mut rig.guest).await;
+
+    let received = head(&mut rig.guest).await;
     assert!(
-        got.starts_with("HTTP/1.1 200 OK\r\n") && got.contains("x-far: 1\r\n"),
-        "{got}"
+        received.starts_with("HTTP/1.1 200 OK\r\n") && received.contains("x-far: 1\r\n"),
+        "{received}"
     );
     expect(&mut rig.guest, "hi").await;
     rig.send("POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 3\r\n\r\nabc")
@@ -196,24 +214,25 @@ async fn requests_share_a_connection_and_are_told_of() {
     expect(&mut server, "abc").await;
     say(&mut server, "HTTP/1.1 204 No Content\r\n\r\n").await;
     assert!(head(&mut rig.guest).await.starts_with("HTTP/1.1 204"));
-    rig.nobody_was_asked();
+    rig.assert_no_server_contacted();
     drop(server);
     rig.guest.shutdown().await.unwrap();
     assert_eq!(rest(&mut rig.guest).await, "");
     drop(rig.guest);
     rig.proxy.await.unwrap().unwrap();
-    let event = |method: &str, status, up, down| Event {
+    let event = |method: &str, status, bytes_up, bytes_down| RequestRecord {
         method: method.to_owned(),
         host: "example.com".to_owned(),
         status: Some(status),
         refused: None,
         rule: None,
-        lost: false,
-        up,
-        down,
+        unanswered: false,
+        bytes_up,
+        bytes_down,
     };
-    let events = rig.both.events.lock().unwrap();
+
+    let events = rig.recorder.events.lock().unwrap();
     assert_eq!(*events, [event("GET", 200, 0, 2), event("POST", 204, 3, 0)]);
-    let seen = rig.both.seen.lock().unwrap();
-    assert_eq!(*seen, ["GET example.com:80/a?b", "POST example.com/"]);
+    let checked = rig.recorder.checked.lock().unwrap();
+    assert_eq!(*checked, ["GET example.com:80/a?b", "POST example.com/"]);
 }

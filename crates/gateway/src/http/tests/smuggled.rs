@@ -1,18 +1,21 @@
-//! Whatever bytes come, a server sees no request that was not judged and allowed.
+//! For any bytes of the guest, a server sees no request that was not checked and allowed.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::HOST;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 
 use super::*;
 
 type Reached = Arc<Mutex<Vec<String>>>;
 
-/// A server that notes what it is asked, as another reader understands it.
-async fn noting(stream: DuplexStream, reached: Reached) {
+/// A server that records its requests, as another parser understands them.
+async fn record_requests(stream: DuplexStream, reached: Reached) {
     let service = service_fn(move |request: Request<Incoming>| {
         let reached = Arc::clone(&reached);
         async move {
@@ -24,14 +27,16 @@ async fn noting(stream: DuplexStream, reached: Reached) {
             Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from_static(b"ok"))))
         }
     });
+
     let connection = http1::Builder::new()
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), service);
+
     let _ = connection.await;
 }
 
-/// Sends all pieces, and tells what was judged and what reached the server.
-async fn sent(pieces: &[String]) -> (Vec<String>, Vec<String>) {
+/// Sends all pieces; returns the requests that were checked and those that reached the server.
+async fn send_pieces(pieces: &[String]) -> (Vec<String>, Vec<String>) {
     let mut rig = Rig::plain();
     let reached = Reached::default();
     let (mut read, mut write) = tokio::io::split(rig.guest);
@@ -42,20 +47,24 @@ async fn sent(pieces: &[String]) -> (Vec<String>, Vec<String>) {
             }
             tokio::task::yield_now().await;
         }
-        // Held open, so that what was sent is not given up: the proxy's deadlines end it.
+
+        // Kept open, so that the sent bytes are not discarded: the proxy's deadlines end the connection.
         write
     };
+
     let reading = async { read.read_to_end(&mut Vec::new()).await };
     let serving = async {
         while let Some(stream) = rig.servers.recv().await {
-            noting(stream, Arc::clone(&reached)).await;
+            record_requests(stream, Arc::clone(&reached)).await;
         }
     };
+
     let (_, _, (), ended) = tokio::join!(sending, reading, serving, rig.proxy);
     let _ = ended.unwrap();
-    let seen = rig.both.seen.lock().unwrap().clone();
+    let checked = rig.recorder.checked.lock().unwrap().clone();
     let reached = reached.lock().unwrap().clone();
-    (seen, reached)
+
+    (checked, reached)
 }
 
 fn piece() -> impl Strategy<Value = String> {
@@ -91,6 +100,7 @@ fn piece() -> impl Strategy<Value = String> {
         "POST /e HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n",
         "POST /f HTTP/1.1\r\nHost: example.com\r\nContent-Length: 5\r\n\r\n",
     ];
+
     prop::sample::select(pieces.to_vec()).prop_map(str::to_owned)
 }
 
@@ -104,21 +114,23 @@ proptest! {
             .start_paused(true)
             .build()
             .unwrap();
-        let (seen, reached) = runtime.block_on(sent(&pieces));
-        let mut allowed = seen.iter().filter(|request| {
+
+        let (checked, reached) = runtime.block_on(send_pieces(&pieces));
+        let mut allowed = checked.iter().filter(|request| {
             request.contains(" example.com/") && !request.starts_with("DELETE ")
         });
+
         for request in &reached {
-            prop_assert!(allowed.any(|judged| judged == request), "{request} not in {seen:?}");
+            prop_assert!(allowed.any(|known| known == request), "{request} not in {checked:?}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_requests_at_once_are_judged_and_reach_the_server() {
+async fn two_requests_at_once_are_checked_and_reach_the_server() {
     let one = "GET /d HTTP/1.1\r\nHost: example.com\r\n\r\n";
     let two = "POST /f HTTP/1.1\r\nHost: example.com\r\nContent-Length: 5\r\n\r\nhello";
-    let (seen, reached) = sent(&[format!("{one}{two}")]).await;
+    let (checked, reached) = send_pieces(&[format!("{one}{two}")]).await;
     assert_eq!(reached, ["GET example.com/d", "POST example.com/f"]);
-    assert_eq!(seen, reached);
+    assert_eq!(checked, reached);
 }

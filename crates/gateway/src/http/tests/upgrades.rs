@@ -13,20 +13,23 @@ async fn websocket_is_spliced_and_counted() {
     let mut rig = Rig::plain();
     rig.send(ASK).await;
     let mut server = rig.server().await;
-    let asked = head(&mut server).await;
+    let forwarded = head(&mut server).await;
     assert!(
-        asked.contains("upgrade: websocket\r\n") && !asked.contains("h2c"),
-        "{asked}"
+        forwarded.contains("upgrade: websocket\r\n") && !forwarded.contains("h2c"),
+        "{forwarded}"
     );
-    assert!(asked.contains("sec-websocket-extensions: permessage-deflate\r\n"));
+    assert!(forwarded.contains("sec-websocket-extensions: permessage-deflate\r\n"));
     say(&mut server, AGREE).await;
     say(&mut server, "early").await;
-    let got = head(&mut rig.guest).await;
+    let received = head(&mut rig.guest).await;
     assert!(
-        got.starts_with("HTTP/1.1 101 Switching Protocols\r\n"),
-        "{got}"
+        received.starts_with("HTTP/1.1 101 Switching Protocols\r\n"),
+        "{received}"
     );
-    assert!(got.contains("upgrade: websocket\r\n") && got.contains("connection: upgrade\r\n"));
+
+    assert!(
+        received.contains("upgrade: websocket\r\n") && received.contains("connection: upgrade\r\n")
+    );
     expect(&mut rig.guest, "early").await;
     rig.send("GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n").await;
     expect(&mut server, "GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n").await;
@@ -36,22 +39,22 @@ async fn websocket_is_spliced_and_counted() {
     rig.guest.shutdown().await.unwrap();
     assert_eq!(rest(&mut rig.guest).await, "");
     rig.proxy.await.unwrap().unwrap();
-    let events = rig.both.events.lock().unwrap();
-    assert_eq!((events[0].up, events[0].down), (35, 9));
+    let events = rig.recorder.events.lock().unwrap();
+    assert_eq!((events[0].bytes_up, events[0].bytes_down), (35, 9));
     assert_eq!((events[0].status, events.len()), (Some(101), 1));
 }
 
-/// Who asks for another protocol and is refused reads why, also when it has more to say.
+/// A client whose upgrade is refused receives the reason, even if it sends more.
 #[tokio::test]
 async fn a_refused_upgrade_ends_after_its_page() {
-    for asked in [
+    for request in [
         ASK.replace("example.com", "evil.test"),
         "CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n".into(),
     ] {
         let mut rig = Rig::plain();
-        rig.send(&asked).await;
+        rig.send(&request).await;
         assert!(head(&mut rig.guest).await.contains("403 Forbidden"));
-        // It is still listened to, so that nothing is reset before the page is read.
+        // The gateway still reads, so that nothing is reset before the guest has read the page.
         rig.send("and more").await;
         rig.guest.shutdown().await.unwrap();
         assert!(!rest(&mut rig.guest).await.is_empty());
@@ -78,16 +81,17 @@ async fn an_upgrade_may_be_declined() {
 }
 
 #[tokio::test]
-async fn another_protocol_is_neither_asked_for_nor_taken() {
+async fn another_protocol_is_neither_requested_nor_accepted() {
     for protocol in ["h2c", "tcp", "TLS/1.2"] {
         let mut rig = Rig::plain();
         rig.send(&ASK.replace("h2c, websocket", protocol)).await;
-        let asked = head(&mut rig.server().await).await;
+        let forwarded = head(&mut rig.server().await).await;
         assert!(
-            !asked.contains("upgrade:") && !asked.contains("connection:"),
-            "{asked}"
+            !forwarded.contains("upgrade:") && !forwarded.contains("connection:"),
+            "{forwarded}"
         );
     }
+
     let mut rig = Rig::plain();
     rig.send(ASK).await;
     let mut server = rig.server().await;
@@ -97,21 +101,21 @@ async fn another_protocol_is_neither_asked_for_nor_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upgraded_connection_may_rest_for_an_hour() {
+async fn an_upgraded_connection_may_be_idle_for_an_hour() {
     let mut rig = Rig::plain();
     rig.send(ASK).await;
     let mut server = rig.server().await;
     head(&mut server).await;
     say(&mut server, AGREE).await;
     head(&mut rig.guest).await;
-    let begun = tokio::time::Instant::now();
+    let start = tokio::time::Instant::now();
     let ended = rig.proxy.await.unwrap().unwrap_err();
     assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
-    assert_eq!(begun.elapsed().as_secs(), UPGRADED.as_secs());
+    assert_eq!(start.elapsed().as_secs(), UPGRADED_TIMEOUT.as_secs());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_has_ended_is_not_spoken_to_for_long() {
+async fn a_half_closed_upgrade_times_out() {
     let mut rig = Rig::plain();
     rig.send(ASK).await;
     let mut server = rig.server().await;
@@ -119,9 +123,9 @@ async fn a_server_that_has_ended_is_not_spoken_to_for_long() {
     say(&mut server, AGREE).await;
     head(&mut rig.guest).await;
     server.shutdown().await.unwrap();
-    let begun = tokio::time::Instant::now();
+    let start = tokio::time::Instant::now();
     assert_eq!(rest(&mut rig.guest).await, "");
     let ended = rig.proxy.await.unwrap().unwrap_err();
     assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
-    assert!(begun.elapsed() <= IDLE + crate::stream::LINGER);
+    assert!(start.elapsed() <= IDLE_TIMEOUT + crate::stream::CLOSE_TIMEOUT);
 }

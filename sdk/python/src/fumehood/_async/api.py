@@ -1,4 +1,4 @@
-"""Code in a VM of its own, in one call."""
+"""One-shot runs in one call."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fumehood._async.client import AsyncClient, default_client
 from fumehood._async.run import AsyncRun
 from fumehood._models import Outcome
 from fumehood._network import NetworkLike
-from fumehood._rich import Result
-from fumehood._wire import StdinLike, Words
+from fumehood._requests import StdinLike, Strings, UploadLike
+from fumehood._results import Result
 
 
 async def arun(
@@ -21,9 +21,11 @@ async def arun(
     stdin: StdinLike = None,
     timeout: Optional[float] = None,
     memory_mib: Optional[int] = None,
-    packages: Optional[Words] = None,
+    packages: Optional[Strings] = None,
     refresh_packages: bool = False,
     network: NetworkLike = None,
+    uploads: Optional[Mapping[str, UploadLike]] = None,
+    downloads: Optional[Strings] = None,
     display: Optional[bool] = None,
     fresh_interpreter: bool = False,
     check: bool = False,
@@ -33,31 +35,37 @@ async def arun(
     idempotency_key: Optional[str] = None,
     client: Optional[AsyncClient] = None,
 ) -> Outcome:
-    """Runs code in a fresh microVM of its own, to its end.
+    """Runs code in a fresh microVM and waits for it to end.
 
     An interrupt or a cancelled task cancels the run.
 
     Args:
+        code: the program.
         language: ``python``, ``javascript`` or ``shell``.
-        env: variables.
-        cwd: the directory in which it runs, below the user's home.
-        stdin: its input, as text or bytes.
-        timeout: seconds that it may take; the server's default is 30.
-        memory_mib: the VM's memory in MiB; the server's default is 512.
-        packages: packages of the language, each with a version specifier, as ``["pandas==2.*"]``. They are installed
-            once; later runs with the same ones begin with them.
-        refresh_packages: resolves them again, whatever versions they came to before.
-        network: what the VM may reach (:class:`Network`, or a list of rules in words); none: no network device.
-        display: values are shown as in a notebook: the last expression's, plots, tables. It costs some 60 ms under
-            software emulation; none: where ``on_result`` wants them.
-        fresh_interpreter: an interpreter that is started for it, instead of a warm one.
-        check: raises :class:`RunFailedError` unless it succeeds.
-        on_stdout, on_stderr, on_result: are called with output and values as they come.
-        idempotency_key: a second run with the same key is the first one.
-        client: the server to ask; none: the one of FUMEHOOD_URL, or a local one.
+        env: environment variables.
+        cwd: working directory, absolute or relative to the user's home.
+        stdin: standard input, as text or bytes.
+        timeout: timeout in seconds; the server's default is 30.
+        memory_mib: memory of the VM in MiB; the server's default is 512.
+        packages: packages of the language, each with an optional version specifier, such as ``["pandas==2.*"]``.
+            They are installed once and cached for later runs.
+        refresh_packages: resolves the packages again instead of using the versions of earlier runs.
+        network: destinations that the VM may reach (a :class:`Network`, or a list of rules); by default the VM
+            has no network device.
+        uploads: files to copy into the VM before the code starts: paths in the VM with their content, as text,
+            bytes or the path of a local file (a :class:`pathlib.Path`). A request may have 8 MiB.
+        downloads: paths in the VM of files to return in ``outcome.files``, at most 8 MiB together. They are read
+            however the code ended; ``outcome.downloads`` says which ones failed.
+        display: reports displayed values, as in a notebook: that of the last expression, plots, tables. It costs
+            about 60 ms under software emulation. Default: only if ``on_result`` is given.
+        fresh_interpreter: starts a new interpreter instead of using a warm one.
+        check: raises :class:`RunFailedError` unless the code succeeds.
+        on_stdout, on_stderr, on_result: callbacks for output and values as they arrive.
+        idempotency_key: repeating a call with the same key returns the original run.
+        client: the client to use; by default one for FUMEHOOD_URL or a local server.
 
     Raises:
-        FumehoodError: there is no outcome; ``retry`` says whether asking again can help.
+        FumehoodError: the run has no outcome; ``retry`` says whether repeating the call can help.
     """
     return await (client or default_client()).run(
         code,
@@ -70,6 +78,8 @@ async def arun(
         packages=packages,
         refresh_packages=refresh_packages,
         network=network,
+        uploads=uploads,
+        downloads=downloads,
         display=display,
         fresh_interpreter=fresh_interpreter,
         check=check,
@@ -81,6 +91,9 @@ async def arun(
 
 
 def astream(code: str, *, client: Optional[AsyncClient] = None, **how: Any) -> AsyncRun:
-    """Code in a fresh microVM of its own, as a run to iterate over for its events. Arguments are those of
-    :func:`arun` without ``check``, and ``detach``: it goes on when nobody follows it."""
+    """Returns a run of code in a fresh microVM; iterate over it for its events.
+
+    Takes the arguments of :func:`arun` without ``check``, and ``detach``: the run continues while no client is
+    attached.
+    """
     return (client or default_client()).stream(code, **how)

@@ -1,4 +1,4 @@
-"""The server, and what does not belong to one sandbox."""
+"""The client of a server."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import httpx
 from fumehood._async.process import AsyncProcess
 from fumehood._async.run import AsyncRun, Callbacks
 from fumehood._async.transport import AsyncTransport
-from fumehood._flow_async import shared
-from fumehood._models import Checkpoint, Outcome, RunInfo, SandboxInfo, known
+from fumehood._concurrency_async import shared_state
+from fumehood._models import Checkpoint, Outcome, RunInfo, SandboxInfo, dataclass_from
 from fumehood._network import NetworkLike
-from fumehood._rich import Result
-from fumehood._wire import StdinLike, Words, code_body, stdin_fields
+from fumehood._requests import StdinLike, Strings, UploadLike, code_body, split_stdin
+from fumehood._results import Result
 
 
 class AsyncClient:
-    """A server of fumehood.
+    """A client of a fumehood server.
 
     Args:
-        base_url: its URL, or ``unix:///path/of/a.sock``; none: that of FUMEHOOD_URL; without that a local server
-            of this user is found at its socket, or started there on first use, and ends when idle.
-        api_key: a key of the server; none: that of FUMEHOOD_API_KEY. A socket needs none.
-        transport: how requests are sent, for tests.
+        base_url: URL of the server, or ``unix:///path/to/server.sock``. Default: FUMEHOOD_URL, or else this
+            user's local server, which is started on first use and exits when idle.
+        api_key: API key. Default: FUMEHOOD_API_KEY. A Unix socket needs none.
+        transport: the HTTP transport to use, for tests.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class AsyncClient:
         transport: Optional[httpx.AsyncBaseTransport] = None,
     ) -> None:
         self.transport = AsyncTransport(base_url, api_key, transport)
-        """Its connections."""
+        """The connections to the server."""
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -43,11 +43,11 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes its connections. Sandboxes go on."""
+        """Closes the connections. Sandboxes continue to run."""
         await self.transport.close()
 
     async def info(self) -> dict[str, Any]:
-        """The server: version, accelerator and why, isolation, image, languages, limits, room."""
+        """Returns the server's version, accelerator, isolation, image, languages, limits and capacity."""
         return await self.transport.json("GET", "/v1/info")
 
     def stream(
@@ -60,9 +60,11 @@ class AsyncClient:
         stdin: StdinLike = None,
         timeout: Optional[float] = None,
         memory_mib: Optional[int] = None,
-        packages: Optional[Words] = None,
+        packages: Optional[Strings] = None,
         refresh_packages: bool = False,
         network: NetworkLike = None,
+        uploads: Optional[Mapping[str, UploadLike]] = None,
+        downloads: Optional[Strings] = None,
         display: Optional[bool] = None,
         fresh_interpreter: bool = False,
         detach: bool = False,
@@ -71,20 +73,21 @@ class AsyncClient:
         on_result: Optional[Callable[[Result], Any]] = None,
         idempotency_key: Optional[str] = None,
     ) -> AsyncRun:
-        """Code in a fresh VM of its own, begun when the run is iterated over for its events, or asked for its
-        outcome. Arguments are as in :meth:`run`.
+        """Returns a run of code in a fresh VM. It starts when you iterate over it or wait for its outcome.
+
+        Takes the arguments of :func:`fumehood.run` without ``check``.
 
         Args:
-            detach: it goes on when nobody follows it, and :meth:`attach` follows it again.
+            detach: the run continues while no client is attached; :meth:`attach` attaches to it again.
         """
-        now, later = stdin_fields(stdin)
+        initial_stdin, deferred_stdin = split_stdin(stdin)
         body = code_body(
             code=code,
             language=language,
             env=env,
             cwd=cwd,
             timeout=timeout,
-            stdin=now,
+            stdin=initial_stdin,
             display=display if display is not None else on_result is not None,
             fresh_interpreter=fresh_interpreter,
             detach=detach,
@@ -92,76 +95,87 @@ class AsyncClient:
             packages=packages,
             refresh_packages=refresh_packages,
             network=network,
+            uploads=uploads,
+            downloads=downloads,
         )
+
         callbacks = Callbacks(on_stdout, on_stderr, on_result)
         return AsyncRun(
-            self.transport, _runs, body, later_input=later, callbacks=callbacks, key=idempotency_key
+            self.transport,
+            _one_shot_path,
+            body,
+            deferred_stdin=deferred_stdin,
+            callbacks=callbacks,
+            key=idempotency_key,
         )
 
     async def run(self, code: str, *, check: bool = False, **how: Any) -> Outcome:
-        """Runs code in a fresh VM of its own, to its end. Arguments are those of :func:`fumehood.run`."""
-        return await self.stream(code, **how).to_end(check)
+        """Runs code in a fresh VM and waits for it to end. Takes the arguments of :func:`fumehood.run`."""
+        return await self.stream(code, **how).run_to_end(check)
 
     def attach(self, id: str) -> AsyncProcess:
-        """Follows a run or a program from its beginning, by its id. It goes on when that is given up, if it was begun
-        with ``detach=True``."""
+        """Attaches to a run or process by its ID, and returns all of its events. Giving it up cancels the run unless
+        it was started with ``detach=True``."""
         return AsyncProcess(self.transport, id=id)
 
     async def runs(
         self, *, state: Optional[str] = None, sandbox: Optional[str] = None, limit: Optional[int] = None
     ) -> List[RunInfo]:
-        """This key's runs, the newest first."""
+        """Returns the runs of this API key, newest first."""
         params = {"state": state, "sandbox": sandbox}
-        return [known(RunInfo, told) for told in await self._pages("/v1/runs", "runs", params, limit)]
+        return [dataclass_from(RunInfo, run) for run in await self._list_all("/v1/runs", "runs", params, limit)]
 
     async def run_info(self, id: str) -> dict[str, Any]:
-        """A run as the API tells it, with what is kept of its outputs."""
+        """Returns a run as the API describes it, with its stored output."""
         return await self.transport.json("GET", f"/v1/runs/{id}")
 
     async def sandboxes(self, *, state: Optional[str] = None, limit: Optional[int] = None) -> List[SandboxInfo]:
-        """This key's sandboxes, the newest first; ``state``: ``running``, ``ended``, or none for both."""
-        pages = await self._pages("/v1/sandboxes", "sandboxes", {"state": state}, limit)
-        return [known(SandboxInfo, told) for told in pages]
+        """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``ended``, or ``None`` for
+        both."""
+        sandboxes = await self._list_all("/v1/sandboxes", "sandboxes", {"state": state}, limit)
+        return [dataclass_from(SandboxInfo, sandbox) for sandbox in sandboxes]
 
     async def checkpoints(self) -> List[Checkpoint]:
-        """The saved states of sandboxes, of which the server keeps 16."""
-        told = await self.transport.json("GET", "/v1/checkpoints")
-        return [known(Checkpoint, checkpoint) for checkpoint in told.get("checkpoints", [])]
+        """Returns the checkpoints of this API key. The server stores at most 16."""
+        answer = await self.transport.json("GET", "/v1/checkpoints")
+        return [dataclass_from(Checkpoint, checkpoint) for checkpoint in answer.get("checkpoints", [])]
 
     async def delete_checkpoint(self, id: str) -> None:
-        """Forgets a saved state. Sandboxes that began from it go on."""
+        """Deletes a checkpoint. Sandboxes that were created from it continue to run."""
         await self.transport.send("DELETE", f"/v1/checkpoints/{id}")
 
-    async def _pages(
+    async def _list_all(
         self, path: str, name: str, params: Mapping[str, Any], limit: Optional[int]
     ) -> List[Mapping[str, Any]]:
-        """All of a list, or its first ``limit``."""
-        found: List[Mapping[str, Any]] = []
-        while limit is None or len(found) < limit:
-            asked = {key: value for key, value in params.items() if value is not None}
-            asked["limit"] = min(_PAGE, _PAGE if limit is None else limit - len(found))
-            if found:
-                asked["before"] = found[-1]["id"]
-            page = (await self.transport.json("GET", path, params=asked)).get(name, [])
-            found.extend(page)
-            if len(page) < asked["limit"]:
+        """Returns all entries of a list, or the first ``limit``."""
+        entries: List[Mapping[str, Any]] = []
+        while limit is None or len(entries) < limit:
+            query = {key: value for key, value in params.items() if value is not None}
+            query["limit"] = min(_PAGE_SIZE, _PAGE_SIZE if limit is None else limit - len(entries))
+            if entries:
+                query["before"] = entries[-1]["id"]
+
+            # A page that is not full is the last one.
+            page = (await self.transport.json("GET", path, params=query)).get(name, [])
+            entries.extend(page)
+            if len(page) < query["limit"]:
                 break
-        return found
+        return entries
 
 
-async def _runs() -> str:
-    """Where runs in VMs of their own are begun."""
+async def _one_shot_path() -> str:
+    """Returns the path that starts one-shot runs."""
     return "/v1/runs"
 
 
-_PAGE = 100
-"""Entries of a list that are asked for at a time."""
+_PAGE_SIZE = 100
+"""Maximum number of list entries per request."""
 
 
 def default_client() -> AsyncClient:
-    """The client of all that name none: for the server of FUMEHOOD_URL, or a local one."""
+    """Returns the shared client for FUMEHOOD_URL or the local server."""
     where = AsyncTransport().where
-    held: dict[Any, AsyncClient] = shared()
-    if where not in held:
-        held[where] = AsyncClient()
-    return held[where]
+    clients: dict[Any, AsyncClient] = shared_state()
+    if where not in clients:
+        clients[where] = AsyncClient()
+    return clients[where]

@@ -1,4 +1,4 @@
-"""The files of a sandbox."""
+"""Files of a sandbox."""
 
 from __future__ import annotations
 
@@ -8,48 +8,50 @@ from pathlib import Path
 from typing import Any, AsyncIterator, BinaryIO, Callable, List, Optional, Union
 
 from fumehood._async.transport import AsyncTransport, Content
+from fumehood._concurrency_async import run_in_thread
 from fumehood._errors import NotFoundError, ProtocolError
-from fumehood._flow_async import off_loop
-from fumehood._models import FileInfo, known
-from fumehood._settings import CHUNK_BYTES, REQUEST_S
+from fumehood._models import FileInfo, dataclass_from
+from fumehood._settings import CHUNK_BYTES, REQUEST_TIMEOUT_S
 
 LocalPath = Union[str, "os.PathLike[str]"]
 
 
 class AsyncFiles:
-    """The files of a sandbox, as its user may touch them. Paths are absolute, or relative to the user's home."""
+    """The files of a sandbox, with the rights of its user. Paths are absolute, or relative to the user's home."""
 
     def __init__(self, transport: AsyncTransport, base: Callable[[], str]) -> None:
         self._transport = transport
         self._base = base
 
     async def read(self, path: str) -> bytes:
-        """A file's content.
+        """Returns the content of a file.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: the file does not exist.
         """
-        response = await self._transport.send("GET", self._at("/content"), params={"path": path}, headers=_BYTES)
+        response = await self._transport.send(
+            "GET", self._url("/content"), params={"path": path}, headers=_BYTES_HEADERS
+        )
         return response.content
 
     async def read_text(self, path: str, encoding: str = "utf-8") -> str:
-        """A file's content as text.
+        """Returns the content of a file as text.
 
         Raises:
-            UnicodeDecodeError: it is none.
+            UnicodeDecodeError: the content is not valid in this encoding.
         """
         return (await self.read(path)).decode(encoding)
 
-    async def read_part(self, path: str, start: int, length: int) -> bytes:
-        """Bytes of a file from ``start`` on, ``length`` of them or what there is."""
-        headers = {**_BYTES, "Range": f"bytes={start}-{start + length - 1}"}
-        response = await self._transport.send("GET", self._at("/content"), params={"path": path}, headers=headers)
+    async def read_range(self, path: str, start: int, length: int) -> bytes:
+        """Returns up to ``length`` bytes of a file, from offset ``start``."""
+        headers = {**_BYTES_HEADERS, "Range": f"bytes={start}-{start + length - 1}"}
+        response = await self._transport.send("GET", self._url("/content"), params={"path": path}, headers=headers)
         return response.content if response.status_code == 206 else response.content[start : start + length]
 
     async def stream(self, path: str) -> AsyncIterator[bytes]:
-        """A file's content, piece by piece."""
+        """Yields the content of a file in chunks."""
         response = await self._transport.send(
-            "GET", self._at("/content"), params={"path": path}, headers=_BYTES, stream=True
+            "GET", self._url("/content"), params={"path": path}, headers=_BYTES_HEADERS, stream=True
         )
         try:
             async for chunk in response.aiter_bytes():
@@ -65,42 +67,45 @@ class AsyncFiles:
         mode: Optional[int] = None,
         parents: bool = True,
     ) -> FileInfo:
-        """Makes the file have this content, all of it or none.
+        """Writes a file, atomically.
 
         Args:
-            content: bytes, text (as UTF-8), or an open file, which is sent from where it stands.
-            mode: its permissions, as 0o644; none: those of the file that it replaces, else 0o644.
-            parents: makes the directories that are missing on the way.
+            content: bytes, text (encoded as UTF-8), or an open file, which is read from its current position.
+            mode: permissions, such as 0o644. Default: those of the replaced file, or else 0o644.
+            parents: creates missing directories.
         """
         if isinstance(content, str):
             content = content.encode()
         if isinstance(content, (bytes, bytearray, memoryview)):
             return await self._put(path, bytes(content), mode, parents)
+
+        # A file that can be rewound can be sent again after a broken connection.
         start = content.tell() if content.seekable() else None
-        return await self._put(path, _pieces(content, start), mode, parents, replays=start is not None)
+        return await self._put(path, _chunk_source(content, start), mode, parents, is_replayable=start is not None)
 
     async def write_text(self, path: str, text: str, encoding: str = "utf-8", **how: Any) -> FileInfo:
-        """Makes the file have this text; ``how`` is as in :meth:`write`."""
+        """Writes text to a file. Takes the keyword arguments of :meth:`write`."""
         return await self.write(path, text.encode(encoding), **how)
 
     async def upload(self, local: LocalPath, remote: Optional[str] = None, **how: Any) -> FileInfo:
-        """Brings a file of this machine into the sandbox: to ``remote``, or to its own name in the user's home."""
+        """Copies a local file into the sandbox, to ``remote`` or to the same name in the user's home."""
         with open(local, "rb") as file:
             return await self.write(remote or Path(local).name, file, **how)
 
     async def download(self, remote: str, local: Optional[LocalPath] = None) -> Path:
-        """Brings a file of the sandbox to this machine: to ``local``, or to its own name here. It is there with all
-        of its content, or as it was before."""
+        """Copies a file of the sandbox to ``local``, or to the same name in the current directory. The local file is
+        replaced atomically. Returns its path."""
         to = Path(local) if local is not None else Path(Path(remote).name)
         if to.is_dir():
             to = to / Path(remote).name
-        # Not by `tempfile`: it has the permissions that any new file has here.
+
+        # Not `tempfile`, whose files are private: this one gets the permissions of any new file.
         part = to.parent / f".{to.name}.{secrets.token_hex(8)}"
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             with open(handle, "wb") as file:
                 async for chunk in self.stream(remote):
-                    await off_loop(file.write, chunk)
+                    await run_in_thread(file.write, chunk)
             os.replace(part, to)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -108,15 +113,15 @@ class AsyncFiles:
         return to
 
     async def stat(self, path: str) -> FileInfo:
-        """What is at a path; a link there is not followed.
+        """Returns information about a path. A link is not followed.
 
         Raises:
-            NotFoundError: nothing is.
+            NotFoundError: the path does not exist.
         """
-        return _info(path, await self._transport.json("GET", self._at("/stat"), params={"path": path}))
+        return _info(path, await self._transport.json("GET", self._url("/stat"), params={"path": path}))
 
     async def exists(self, path: str) -> bool:
-        """Whether anything is at a path."""
+        """Returns whether a path exists."""
         try:
             await self.stat(path)
         except NotFoundError as error:
@@ -126,66 +131,67 @@ class AsyncFiles:
         return True
 
     async def list(self, path: str = ".", *, depth: int = 1) -> List[FileInfo]:
-        """What is in a directory; ``depth`` 2 has what is in its directories, too. Links are not followed."""
-        told = await self._transport.json("GET", self._at("/list"), params={"path": path, "depth": depth})
-        return [_info(path, entry) for entry in told.get("entries", [])]
+        """Returns the entries of a directory, ``depth`` levels deep. Links are not followed."""
+        answer = await self._transport.json("GET", self._url("/list"), params={"path": path, "depth": depth})
+        return [_info(path, entry) for entry in answer.get("entries", [])]
 
     async def make_dir(self, path: str) -> None:
-        """Makes a directory, and those that are missing on the way."""
-        await self._transport.send("POST", self._at("/directories"), json={"path": path})
+        """Creates a directory and missing parents."""
+        await self._transport.send("POST", self._url("/directories"), json={"path": path})
 
     async def rename(self, old: str, new: str, *, replace: bool = False) -> None:
-        """Gives a file or directory another name; ``replace``: takes the place of a file that has it."""
+        """Renames a file or directory. ``replace``: replaces an existing file."""
         body = {"from": old, "to": new, "replace": replace}
-        await self._transport.send("POST", self._at("/move"), json=body)
+        await self._transport.send("POST", self._url("/move"), json=body)
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
-        """Removes a file, a link or an empty directory; ``recursive``: a directory with all that is in it."""
+        """Removes a file, a link or an empty directory. ``recursive``: also removes a directory with its content."""
         params = {"path": path, "recursive": str(recursive).lower()}
-        await self._transport.send("DELETE", self._at(""), params=params)
+        await self._transport.send("DELETE", self._url(""), params=params)
 
-    def _at(self, rest: str) -> str:
+    def _url(self, rest: str) -> str:
         return f"{self._base()}/files{rest}"
 
     async def _put(
-        self, path: str, content: Content, mode: Optional[int], parents: bool, replays: bool = True
+        self, path: str, content: Content, mode: Optional[int], parents: bool, is_replayable: bool = True
     ) -> FileInfo:
         params = {"path": path, "parents": str(parents).lower()}
         if mode is not None:
             params["mode"] = f"{mode:o}"
+
         response = await self._transport.send(
             "PUT",
-            self._at("/content"),
+            self._url("/content"),
             content=content,
             params=params,
             headers={"Content-Type": "application/octet-stream"},
-            read_s=2 * REQUEST_S,
-            replays=replays,
+            read_s=2 * REQUEST_TIMEOUT_S,
+            is_replayable=is_replayable,
         )
         return _info(path, response.json() if response.content else {})
 
 
-_BYTES = {"Accept": "application/octet-stream, application/json;q=0.5"}
+_BYTES_HEADERS = {"Accept": "application/octet-stream, application/json;q=0.5"}
 
 
-def _info(path: str, told: Any) -> FileInfo:
-    told = dict(told)
-    told.setdefault("path", told.get("name", path))
-    if "kind" not in told:
-        raise ProtocolError(f"the server's answer about {path} does not say what it is", retry="unknown")
-    return known(FileInfo, told)
+def _info(path: str, answer: Any) -> FileInfo:
+    fields = dict(answer)
+    fields.setdefault("path", fields.get("name", path))
+    if "kind" not in fields:
+        raise ProtocolError(f"the server's answer about {path} has no kind", retry="unknown")
+    return dataclass_from(FileInfo, fields)
 
 
-def _pieces(file: BinaryIO, start: Optional[int]) -> Callable[[], AsyncIterator[bytes]]:
-    """What gives a file's content, from this place on, as often as it is asked."""
+def _chunk_source(file: BinaryIO, start: Optional[int]) -> Callable[[], AsyncIterator[bytes]]:
+    """Returns a function that yields the content of a file from offset ``start``, again for each call."""
 
-    async def pieces() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncIterator[bytes]:
         if start is not None:
-            await off_loop(file.seek, start)
+            await run_in_thread(file.seek, start)
         while True:
-            chunk = await off_loop(file.read, CHUNK_BYTES)
+            chunk = await run_in_thread(file.read, CHUNK_BYTES)
             if not chunk:
                 return
             yield chunk
 
-    return pieces
+    return chunks

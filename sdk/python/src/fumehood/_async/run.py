@@ -1,4 +1,4 @@
-"""A run that goes on: its events, its input, its end."""
+"""A run in progress: events, standard input, outcome."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, AsyncIterator, Awaitable, Callable, Optional, Union
 import httpx
 
 from fumehood._async.transport import AsyncTransport
+from fumehood._concurrency_async import close_later, current_loop, invoke_callback, run_shielded, sleep
 from fumehood._errors import (
     DeadlineError,
     FumehoodError,
@@ -18,20 +19,28 @@ from fumehood._errors import (
     ServerError,
     error_from,
 )
-from fumehood._events import Event, RawEvent, Shown, SseParser, Started, Stderr, Stdout, event_from
-from fumehood._flow_async import call_back, finish, home, let_go, sleep
-from fumehood._kept import Kept
+from fumehood._events import (
+    Event,
+    RawEvent,
+    ResultEvent,
+    SseParser,
+    StartedEvent,
+    StderrEvent,
+    StdoutEvent,
+    event_from,
+)
 from fumehood._models import Outcome
-from fumehood._rich import Result
-from fumehood._settings import CLEANUP_S, RETRY_PAUSES_S, SILENCE_S, new_key
+from fumehood._output_buffer import OutputBuffer
+from fumehood._results import Result
+from fumehood._settings import CLEANUP_TIMEOUT_S, EVENT_TIMEOUT_S, RETRY_PAUSES_S, new_key
 
-_INPUT_BYTES = 1024 * 1024
-"""Bytes of input that go with one request."""
+_MAX_STDIN_BYTES = 1024 * 1024
+"""Maximum number of bytes of input per request."""
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Who is told of output as it comes. A function may be asynchronous where the SDK is."""
+    """Callbacks for output and values. A function may be asynchronous where the SDK is."""
 
     stdout: Optional[Callable[[str], Any]] = None
     stderr: Optional[Callable[[str], Any]] = None
@@ -39,61 +48,67 @@ class Callbacks:
 
 
 class AsyncStdin:
-    """The input of a run that was begun with ``stdin=True``."""
+    """The standard input of a run that was started with ``stdin=True``."""
 
     def __init__(self, run: AsyncRun) -> None:
         self._run = run
 
     async def write(self, data: Union[str, bytes]) -> None:
-        """Sends this; returns when the server has taken it."""
+        """Sends data. Returns when the server has accepted it."""
         raw = data.encode() if isinstance(data, str) else data
-        for start in range(0, len(raw), _INPUT_BYTES):
-            await self._run._act("stdin", content=raw[start : start + _INPUT_BYTES])
+        for start in range(0, len(raw), _MAX_STDIN_BYTES):
+            await self._run._post_action("stdin", content=raw[start : start + _MAX_STDIN_BYTES])
 
     async def close(self) -> None:
-        """Nothing follows: the program reads the end of its input."""
-        await self._run._act("stdin", params={"close": "true"}, content=b"")
+        """Closes the input: the program reads its end."""
+        await self._run._post_action("stdin", params={"close": "true"}, content=b"")
 
 
 class AsyncRun:
-    """Code that runs. Iterate over it for its events, or ask for its ``outcome()``.
+    """A run. Iterate over it for its events, or await the ``outcome()``.
 
-    A run that nobody follows for 2 s is cancelled, unless it was begun with ``detach=True``: one that is dropped
-    ends.
+    The server cancels a run if no client is attached to it for 2 s, unless it was started with ``detach=True``.
+    Dropping a run therefore ends it.
     """
 
     def __init__(
         self,
         transport: AsyncTransport,
-        place: Optional[Callable[[], Awaitable[str]]] = None,
+        start_path: Optional[Callable[[], Awaitable[str]]] = None,
         body: Optional[dict[str, Any]] = None,
         *,
         id: Optional[str] = None,
         events_at: Optional[str] = None,
-        later_input: Optional[bytes] = None,
+        deferred_stdin: Optional[bytes] = None,
         callbacks: Optional[Callbacks] = None,
         key: Optional[str] = None,
     ) -> None:
         self.id: Optional[str] = id
-        """Its id at the server, once it is there."""
+        """The ID of the run, as soon as the server has assigned it."""
         self.pid: Optional[int] = None
-        """Its number in the guest, once it has started."""
+        """The process ID in the guest, as soon as the program has started."""
         self._transport = transport
-        # Where it is begun, by what body; and where its events are.
-        self._place, self._body, self._key = place, body, key or new_key()
+
+        # The path and body of the request that starts the run, and the path of its events.
+        self._start_path, self._body, self._key = start_path, body, key or new_key()
         self._events_at = events_at
-        self._owned = body is not None and not body.get("detach")
-        self._later_input = later_input
+        self._cancel_on_close = body is not None and not body.get("detach")
+        self._deferred_stdin = deferred_stdin
         self._callbacks = callbacks or Callbacks()
+
+        # The connection that delivers the events, if there is one.
         self._response: Optional[httpx.Response] = None
         self._chunks: Optional[AsyncIterator[bytes]] = None
-        self._home: Any = None
+        self._loop: Any = None
         self._parser = SseParser()
-        self._raw: deque[RawEvent] = deque()
-        self._ahead: deque[Event] = deque()
-        self._last = 0
+        self._last_id = 0
         self._deadline: Optional[float] = None
-        self._kept = Kept()
+
+        # Events that were received but not yet handled, and events that were handled but not yet returned.
+        self._raw_events: deque[RawEvent] = deque()
+        self._pending: deque[Event] = deque()
+
+        self._output = OutputBuffer()
         self._outcome: Optional[Outcome] = None
         self._error: Optional[FumehoodError] = None
 
@@ -109,181 +124,196 @@ class AsyncRun:
     def __del__(self) -> None:
         response = getattr(self, "_response", None)
         if response is not None and not response.is_closed:
-            let_go(response, self._chunks, self._home)
+            close_later(response, self._chunks, self._loop)
 
     @property
     def stdin(self) -> AsyncStdin:
-        """Its input, where it was begun with ``stdin=True``."""
-        # Made when it is asked for: a run that is dropped must go at once, and not with the next search for cycles.
+        """The standard input of a run that was started with ``stdin=True``."""
+        # Created on demand: a reference cycle would keep a dropped run alive until the next garbage collection.
         return AsyncStdin(self)
 
     @property
     def has_ended(self) -> bool:
-        """Its end has been read."""
+        """Whether the end of the run has been received."""
         return self._outcome is not None or self._error is not None
 
     async def events(self) -> AsyncIterator[Event]:
-        """Its events from here on, as they come.
+        """Yields the events that follow, as they arrive.
 
         Raises:
-            FumehoodError: it failed without an outcome, or the server went away.
+            FumehoodError: the run has no outcome, or the server went away.
         """
         while True:
-            event = await self._step()
+            event = await self._next_event()
             if event is None:
                 break
             yield event
+
         if self._error is not None:
             raise self._error
 
     async def outcome(self, *, check: bool = False, timeout: Optional[float] = None) -> Outcome:
-        """How it ended, with all of its output; waits for that.
+        """Waits for the run to end. Returns its outcome, with all output.
 
         Args:
-            check: raises :class:`RunFailedError` unless it succeeded.
-            timeout: seconds to wait; the run goes on when they are over.
+            check: raises :class:`RunFailedError` unless the code succeeded.
+            timeout: seconds to wait; the run continues after that.
 
         Raises:
-            TimeoutError: it has not ended within ``timeout``.
-            FumehoodError: it failed without an outcome, or the server went away.
+            TimeoutError: the run has not ended within ``timeout``.
+            FumehoodError: the run has no outcome, or the server went away.
         """
         if timeout is not None and not self.has_ended:
             self._deadline = time.monotonic() + timeout
+            # A new connection gets the deadline as its read timeout.
             await self._disconnect()
+
         try:
-            while await self._step() is not None:
+            while await self._next_event() is not None:
                 await self._check_deadline()
         finally:
             self._deadline = None
+
         if self._outcome is None:
-            raise self._error or LostError("the run was closed before its end", retry="unknown")
+            raise self._error or LostError("the run was closed before it ended", retry="unknown")
         return self._outcome.check() if check else self._outcome
 
-    async def to_end(self, check: bool = False) -> Outcome:
-        """Its outcome; where that cannot be had, whatever the reason, it is cancelled."""
+    async def run_to_end(self, check: bool = False) -> Outcome:
+        """Returns the outcome. Cancels the run if waiting fails for any reason."""
         try:
             return await self.outcome(check=check)
         except BaseException:
-            await finish(self.close, CLEANUP_S)
+            await run_shielded(self.close, CLEANUP_TIMEOUT_S)
             raise
 
     async def cancel(self) -> None:
-        """Ends it: by SIGINT, then SIGTERM, then SIGKILL. Nothing, where it has ended."""
+        """Cancels the run: SIGINT, then SIGTERM, then SIGKILL. Has no effect after its end."""
         if self.id is not None:
-            await self._act("cancel")
+            await self._post_action("cancel")
 
     async def signal(self, signal: Union[str, int]) -> None:
-        """Sends a signal, as ``"SIGINT"`` or 2, to it and what it has started."""
-        await self._act("signal", json={"signal": signal})
+        """Sends a signal, such as ``"SIGINT"`` or 2, to the program and its child processes."""
+        await self._post_action("signal", json={"signal": signal})
 
     async def resize(self, rows: int, cols: int) -> None:
-        """Gives its terminal this size, in characters."""
-        await self._act("resize", json={"rows": rows, "cols": cols})
+        """Sets the size of the program's terminal, in characters."""
+        await self._post_action("resize", json={"rows": rows, "cols": cols})
 
     async def detach(self) -> None:
-        """Leaves it to itself: it goes on when nobody follows it. ``Client.attach(id)`` follows it again."""
-        await self._act("detach")
-        self._owned = False
+        """Detaches: the run continues while no client is attached. ``Client.attach(id)`` attaches to it again."""
+        await self._post_action("detach")
+        self._cancel_on_close = False
         await self._disconnect()
 
     async def close(self) -> None:
-        """Stops following it, and cancels it unless it has ended or was begun with ``detach=True``."""
-        if self._owned and not self.has_ended and self.id is not None:
-            self._owned = False
+        """Stops following the run, and cancels it unless it has ended or was started with ``detach=True``."""
+        if self._cancel_on_close and not self.has_ended and self.id is not None:
+            self._cancel_on_close = False
             try:
-                await self._transport.send("POST", f"/v1/runs/{self.id}/cancel", read_s=CLEANUP_S, may_start=False)
+                await self._transport.send(
+                    "POST", f"/v1/runs/{self.id}/cancel", read_s=CLEANUP_TIMEOUT_S, may_start_server=False
+                )
             except FumehoodError:
-                # The server does it when nobody follows.
+                # The server cancels a run without clients.
                 pass
+
         await self._disconnect()
 
     async def started(self) -> None:
-        """Waits until it has started, or has ended without that. Its other events are kept for who reads them.
+        """Waits until the program has started or ended. Other events remain available.
 
         Raises:
-            FumehoodError: it failed, or the server went away.
+            FumehoodError: the run failed, or the server went away.
         """
         event: Optional[Event] = None
-        read: list[Event] = []
-        while not isinstance(event, Started) and self.pid is None:
-            event = await self._step()
+        others: list[Event] = []
+        while not isinstance(event, StartedEvent) and self.pid is None:
+            event = await self._next_event()
             if event is None:
                 break
-            if not isinstance(event, Started):
-                read.append(event)
-        self._ahead.extend(read)
+            if not isinstance(event, StartedEvent):
+                others.append(event)
+
+        self._pending.extend(others)
         if self._error is not None:
             raise self._error
 
-    async def _act(self, what: str, **body: Any) -> None:
+    async def _post_action(self, action: str, **body: Any) -> None:
+        # The action needs the ID, which the first event brings.
         while self.id is None and not self.has_ended:
-            event = await self._take(await self._next())
+            event = await self._handle(await self._next_raw())
             if event is not None:
-                self._ahead.append(event)
+                self._pending.append(event)
+
         if self._error is not None:
             raise self._error
-        await self._transport.send("POST", f"/v1/runs/{self.id}/{what}", **body)
+        await self._transport.send("POST", f"/v1/runs/{self.id}/{action}", **body)
 
-    async def _step(self) -> Optional[Event]:
-        """The next event between the first and the last; none after that."""
-        if self._ahead:
-            return self._ahead.popleft()
+    async def _next_event(self) -> Optional[Event]:
+        """Returns the next event, or ``None`` after the last one."""
+        if self._pending:
+            return self._pending.popleft()
+
         while not self.has_ended:
             try:
-                raw = await self._next()
+                raw = await self._next_raw()
             except Exception:
                 raise
             except BaseException as interruption:
+                # KeyboardInterrupt or the cancellation of a task.
                 await self._interrupted(interruption)
                 raise
-            event = await self._take(raw)
+
+            event = await self._handle(raw)
             if event is not None:
                 return event
         return None
 
     async def _interrupted(self, interruption: BaseException) -> None:
-        await finish(self.close, CLEANUP_S)
+        await run_shielded(self.close, CLEANUP_TIMEOUT_S)
 
-    async def _take(self, raw: RawEvent) -> Optional[Event]:
-        told = raw.data if isinstance(raw.data, dict) else {}
+    async def _handle(self, raw: RawEvent) -> Optional[Event]:
+        data = raw.data if isinstance(raw.data, dict) else {}
+
         if raw.name == "run":
-            self.id = told.get("id")
-            later, self._later_input = self._later_input, None
-            if later is not None:
-                await self.stdin.write(later)
+            self.id = data.get("id")
+            stdin, self._deferred_stdin = self._deferred_stdin, None
+            if stdin is not None:
+                await self.stdin.write(stdin)
                 await self.stdin.close()
         elif raw.name == "ended":
-            # Of one that ended long ago nothing else is told.
-            self.id = self.id or told.get("id")
-            self._outcome = self._kept.outcome({"id": self.id, **told})
-            await self._read_out()
+            # For a run that ended long ago this is the only event.
+            self.id = self.id or data.get("id")
+            self._outcome = self._output.outcome({"id": self.id, **data})
+            await self._drain()
         elif raw.name == "failed":
-            self._error = error_from(told)
-            await self._read_out()
+            self._error = error_from(data)
+            await self._drain()
         else:
             event = event_from(raw)
-            self._kept.add(event)
-            await self._tell(event)
+            self._output.add(event)
+            await self._notify(event)
             return event
         return None
 
-    async def _tell(self, event: Event) -> None:
-        if isinstance(event, Stdout):
-            await call_back(self._callbacks.stdout, event.text)
-        elif isinstance(event, Stderr):
-            await call_back(self._callbacks.stderr, event.text)
-        elif isinstance(event, Shown):
-            await call_back(self._callbacks.result, event.result)
-        elif isinstance(event, Started):
+    async def _notify(self, event: Event) -> None:
+        if isinstance(event, StdoutEvent):
+            await invoke_callback(self._callbacks.stdout, event.text)
+        elif isinstance(event, StderrEvent):
+            await invoke_callback(self._callbacks.stderr, event.text)
+        elif isinstance(event, ResultEvent):
+            await invoke_callback(self._callbacks.result, event.result)
+        elif isinstance(event, StartedEvent):
             self.pid = event.pid
 
-    async def _next(self) -> RawEvent:
-        """The next event as it comes, over as many connections as it takes."""
+    async def _next_raw(self) -> RawEvent:
+        """Returns the next event as received. Reconnects if the connection breaks."""
         pauses = iter(RETRY_PAUSES_S)
-        while not self._raw:
-            why = "it closed the stream before the run's end"
+
+        while not self._raw_events:
+            reason = "the stream ended before the run"
             try:
-                chunk = await self._chunk()
+                chunk = await self._next_chunk()
                 if chunk is not None:
                     self._feed(chunk)
                     await self._check_deadline()
@@ -292,56 +322,63 @@ class AsyncRun:
                 await self._check_deadline()
                 raise
             except httpx.TransportError as error:
-                why = repr(error)
+                reason = repr(error)
+
+            # The connection broke: attach again after the last event.
             await self._disconnect()
             await self._check_deadline()
             pause = next(pauses, None)
             if pause is None:
-                raise self._lost(why)
+                raise self._lost_error(reason)
             await sleep(pause)
-        return self._raw.popleft()
+
+        return self._raw_events.popleft()
 
     def _feed(self, chunk: bytes) -> None:
         for raw in self._parser.feed(chunk):
-            self._raw.append(raw)
+            self._raw_events.append(raw)
             if raw.id is not None:
-                self._last = raw.id
+                self._last_id = raw.id
 
-    async def _chunk(self) -> Optional[bytes]:
+    async def _next_chunk(self) -> Optional[bytes]:
         if self._chunks is None:
-            self._response = await self._open()
+            self._response = await self._connect()
             self._chunks = self._response.aiter_bytes()
             self._parser = SseParser()
         return await anext(self._chunks, None)
 
-    async def _open(self) -> httpx.Response:
+    async def _connect(self) -> httpx.Response:
         headers = {"Accept": "text/event-stream"}
-        self._home = home()
-        read_s = SILENCE_S
+        self._loop = current_loop()
+        read_s = EVENT_TIMEOUT_S
         if self._deadline is not None:
-            read_s = max(0.01, min(SILENCE_S, self._deadline - time.monotonic()))
-        if self.id is None and self._place is not None:
-            path = await self._place()
+            read_s = max(0.01, min(EVENT_TIMEOUT_S, self._deadline - time.monotonic()))
+
+        # The first connection starts the run; the event stream is the answer.
+        if self.id is None and self._start_path is not None:
+            path = await self._start_path()
             return await self._transport.send(
                 "POST", path, json=self._body, headers=headers, read_s=read_s, key=self._key, stream=True
             )
-        if self._last:
-            headers["Last-Event-ID"] = str(self._last)
+
+        # Later ones attach to it, after the last event received.
+        if self._last_id:
+            headers["Last-Event-ID"] = str(self._last_id)
         path = self._events_at or f"/v1/runs/{self.id}/events"
         try:
             return await self._transport.send(
-                "GET", path, headers=headers, read_s=read_s, stream=True, may_start=self._body is None
+                "GET", path, headers=headers, read_s=read_s, stream=True, may_start_server=self._body is None
             )
         except DeadlineError:
             raise
         except (NotFoundError, ServerError) as error:
             if self._body is None:
                 raise
-            raise self._lost(error) from error
+            raise self._lost_error(error) from error
 
-    def _lost(self, why: object) -> LostError:
+    def _lost_error(self, reason: object) -> LostError:
         return LostError(
-            f"the server went away while run {self.id} went on; whether its code ended is unknown: {why}",
+            f"lost the server during run {self.id}; the run may have ended: {reason}",
             retry="unknown",
         )
 
@@ -349,17 +386,18 @@ class AsyncRun:
         if self._deadline is not None and time.monotonic() >= self._deadline and not self.has_ended:
             self._deadline = None
             await self._reconnect()
-            raise TimeoutError(f"run {self.id} has not ended within its timeout; it goes on")
+            raise TimeoutError(f"run {self.id} has not ended within the timeout; it continues")
 
     async def _reconnect(self) -> None:
-        """Follows it again at once: after 2 s without that it would be cancelled."""
+        """Attaches again immediately. After 2 s without a client the run would be cancelled."""
         await self._disconnect()
         if not self.has_ended:
-            self._response = await self._open()
+            self._response = await self._connect()
             self._chunks, self._parser = self._response.aiter_bytes(), SseParser()
 
-    async def _read_out(self) -> None:
-        """Takes the end of the stream, which follows its last event at once, so that its connection serves again."""
+    async def _drain(self) -> None:
+        """Reads the end of the stream, which follows its last event immediately, so that the connection can be
+        reused."""
         try:
             if self._chunks is not None:
                 await anext(self._chunks, None)

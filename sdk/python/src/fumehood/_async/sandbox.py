@@ -1,4 +1,4 @@
-"""A microVM that lives on between runs."""
+"""Sandboxes: microVMs that continue between runs."""
 
 from __future__ import annotations
 
@@ -8,54 +8,56 @@ from fumehood._async.client import AsyncClient, default_client
 from fumehood._async.files import AsyncFiles
 from fumehood._async.process import AsyncProcess
 from fumehood._async.run import AsyncRun, Callbacks
+from fumehood._concurrency_async import run_shielded, start_if_blocking
 from fumehood._errors import FumehoodError
 from fumehood._events import Event
-from fumehood._flow_async import eager, finish
 from fumehood._models import (
     Checkpoint,
-    Installed,
+    InstalledPackage,
     Outcome,
     ProcessInfo,
     SandboxInfo,
-    known,
+    dataclass_from,
 )
 from fumehood._network import NetworkLike
-from fumehood._rich import Result
-from fumehood._settings import CLEANUP_S, CREATE_S, PACKAGES_S, new_key
-from fumehood._wire import (
+from fumehood._requests import (
     StdinLike,
-    Words,
+    Strings,
     code_body,
     process_body,
     sandbox_body,
-    set_only,
-    stdin_fields,
+    without_none,
+    split_stdin,
     whole_seconds,
-    words,
+    to_string_list,
 )
+from fumehood._results import Result
+from fumehood._settings import CLEANUP_TIMEOUT_S, CREATE_TIMEOUT_S, PACKAGES_TIMEOUT_S, new_key
 
-_MAIN = "main"
-"""The context in which code runs unless it says otherwise."""
+_DEFAULT_CONTEXT = "main"
+"""The context of code that names none."""
 
 
 class AsyncSandbox:
-    """A microVM of its own, which keeps files, programs and interpreters between runs.
+    """A microVM that keeps files, programs and interpreters between runs.
 
-    ``async with AsyncSandbox() as sandbox:`` ends it at the block's end. Without that, it ends by
-    ``await sandbox.kill()``, or when nothing has gone on in it for ``idle_timeout``.
+    ``async with AsyncSandbox() as sandbox:`` ends it at the end of the block. Otherwise it ends with a call of
+    :meth:`kill`, or after it has been idle for ``idle_timeout``.
 
     Args:
-        language: ``python``, ``javascript`` or ``shell``: that of code that does not say another.
-        memory_mib: its memory in MiB; the server's default is 512.
-        idle_timeout: seconds without work after which it is ended.
-        max_lifetime: seconds after which it is ended in any case; the server's default is a day.
-        network: what it may reach (:class:`Network`, or a list of rules in words); none: no network device.
-        packages: packages of ``language``, each with a version specifier, installed before it begins.
-        refresh_packages: resolves them again, whatever versions they came to before.
-        checkpoint: begins from this saved state; then nothing else but times may be given.
-        name: for people.
-        env: variables of all that runs in it, unless a run says otherwise.
-        client: the server to ask; none: the one of FUMEHOOD_URL, or a local one.
+        language: default language for :meth:`run`: ``python``, ``javascript`` or ``shell``.
+        memory_mib: memory in MiB; the server's default is 512.
+        idle_timeout: seconds without activity after which the sandbox ends.
+        max_lifetime: seconds after which the sandbox ends in any case; the server's default is one day.
+        network: destinations that the sandbox may reach (a :class:`Network`, or a list of rules); by default it
+            has no network device.
+        packages: packages of ``language``, each with an optional version specifier, installed before the sandbox
+            starts.
+        refresh_packages: resolves the packages again instead of using the versions of earlier runs.
+        checkpoint: the checkpoint to restore; only timeouts and a name may be given with it.
+        name: a name for people.
+        env: environment variables for all code and programs; those of a run take precedence.
+        client: the client to use; by default one for FUMEHOOD_URL or a local server.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class AsyncSandbox:
         idle_timeout: Optional[float] = 300,
         max_lifetime: Optional[float] = None,
         network: NetworkLike = None,
-        packages: Optional[Words] = None,
+        packages: Optional[Strings] = None,
         refresh_packages: bool = False,
         checkpoint: Union[str, Checkpoint, None] = None,
         name: Optional[str] = None,
@@ -84,10 +86,10 @@ class AsyncSandbox:
             checkpoint=checkpoint,
             name=name,
         )
-        self._hold(client or default_client(), language, env, body)
-        eager(self.start)
+        self._init_fields(client or default_client(), language, env, body)
+        start_if_blocking(self.start)
 
-    def _hold(
+    def _init_fields(
         self,
         client: AsyncClient,
         language: str,
@@ -95,34 +97,36 @@ class AsyncSandbox:
         body: Optional[dict[str, Any]] = None,
     ) -> None:
         self.language = language
-        """The language of code that does not say another."""
+        """Default language for :meth:`run`."""
         self._client, self._transport = client, client.transport
         self._env, self._body = dict(env or {}), body
-        # The same for each try: one that is begun twice is one.
+        # All attempts to start the sandbox have one key, so that a retry does not start a second one.
         self._key = new_key()
         self._info: Optional[SandboxInfo] = None
         self.files = AsyncFiles(self._transport, lambda: self._path)
-        """Its files."""
+        """The files of the sandbox."""
 
     @classmethod
     async def get(cls, id: str, *, language: str = "python", client: Optional[AsyncClient] = None) -> AsyncSandbox:
-        """The sandbox that has this id.
+        """Returns the sandbox with this ID.
 
         Raises:
-            NotFoundError: there is none, or it belongs to another key.
+            NotFoundError: there is no such sandbox, or it belongs to another API key.
         """
         client = client or default_client()
-        return cls._of(client, known(SandboxInfo, await client.transport.json("GET", f"/v1/sandboxes/{id}")), language)
+        info = dataclass_from(SandboxInfo, await client.transport.json("GET", f"/v1/sandboxes/{id}"))
+        return cls._from_info(client, info, language)
 
     @classmethod
     async def list(
         cls, *, state: Optional[str] = "running", limit: Optional[int] = None, client: Optional[AsyncClient] = None
     ) -> List[SandboxInfo]:
-        """This key's sandboxes, the newest first; ``state``: ``running``, ``ended``, or ``None`` for both."""
+        """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``ended``, or ``None`` for
+        both."""
         return await (client or default_client()).sandboxes(state=state, limit=limit)
 
     @classmethod
-    def _of(
+    def _from_info(
         cls,
         client: AsyncClient,
         info: SandboxInfo,
@@ -130,7 +134,7 @@ class AsyncSandbox:
         env: Optional[Mapping[str, str]] = None,
     ) -> AsyncSandbox:
         sandbox = cls.__new__(cls)
-        sandbox._hold(client, info.language or language, env)
+        sandbox._init_fields(client, info.language or language, env)
         sandbox._info = info
         return sandbox
 
@@ -139,26 +143,28 @@ class AsyncSandbox:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await finish(self._end, 2 * CLEANUP_S)
+        await run_shielded(self._end, 2 * CLEANUP_TIMEOUT_S)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._info.id if self._info else 'not started'}>"
 
     async def start(self) -> None:
-        """Begins it, unless it has begun. ``async with`` and the first use do it by themselves."""
+        """Starts the sandbox unless it is running. ``async with`` and the first use do so automatically."""
         if self._info is None:
-            read_s = CREATE_S + (PACKAGES_S if self._body and "packages" in self._body else 0)
-            told = await self._transport.json(
+            read_s = CREATE_TIMEOUT_S + (PACKAGES_TIMEOUT_S if self._body and "packages" in self._body else 0)
+            answer = await self._transport.json(
                 "POST", "/v1/sandboxes", json=self._body or {}, read_s=read_s, key=self._key
             )
-            self._info = known(SandboxInfo, told)
+            self._info = dataclass_from(SandboxInfo, answer)
 
     @property
     def id(self) -> str:
-        """Its id at the server."""
+        """The ID of the sandbox."""
         if self._info is None:
             raise FumehoodError(
-                "the sandbox has not begun; use it in `async with`, or await its start()", kind="invalid", retry="never"
+                "the sandbox has not been started; use `async with`, or await its start()",
+                kind="invalid",
+                retry="never",
             )
         return self._info.id
 
@@ -166,14 +172,14 @@ class AsyncSandbox:
     def _path(self) -> str:
         return f"/v1/sandboxes/{self.id}"
 
-    async def _place(self, rest: str) -> str:
+    async def _started_path(self, rest: str) -> str:
         await self.start()
         return self._path + rest
 
     async def info(self) -> SandboxInfo:
-        """What the server knows of it now."""
+        """Returns the current state of the sandbox."""
         await self.start()
-        self._info = known(SandboxInfo, await self._transport.json("GET", self._path))
+        self._info = dataclass_from(SandboxInfo, await self._transport.json("GET", self._path))
         return self._info
 
     def stream(
@@ -181,7 +187,7 @@ class AsyncSandbox:
         code: str,
         *,
         language: Optional[str] = None,
-        context: Optional[str] = _MAIN,
+        context: Optional[str] = _DEFAULT_CONTEXT,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
         stdin: StdinLike = None,
@@ -194,33 +200,35 @@ class AsyncSandbox:
         on_result: Optional[Callable[[Result], Any]] = None,
         idempotency_key: Optional[str] = None,
     ) -> AsyncRun:
-        """Begins code; the run is iterated over for its events. Arguments are as in :meth:`run`.
+        """Returns a run of code; iterate over it for its events. Takes the arguments of :meth:`run` without ``check``.
 
         Args:
-            detach: it goes on when nobody follows it, and ``Client.attach(run.id)`` follows it again.
+            detach: the run continues while no client is attached; ``Client.attach(run.id)`` attaches to it again.
         """
         language = language or self.language
-        if context == _MAIN and language != self.language:
-            # A context is of one language.
-            context = f"{_MAIN}-{language}"
-        now, later = stdin_fields(stdin)
+        if context == _DEFAULT_CONTEXT and language != self.language:
+            # A context has one language.
+            context = f"{_DEFAULT_CONTEXT}-{language}"
+
+        initial_stdin, deferred_stdin = split_stdin(stdin)
         body = code_body(
             code=code,
             language=language,
             env={**self._env, **(env or {})},
             cwd=cwd,
             timeout=timeout,
-            stdin=now,
+            stdin=initial_stdin,
             display=display,
             fresh_interpreter=fresh_interpreter,
             detach=detach,
             context=context,
         )
+
         return AsyncRun(
             self._transport,
-            lambda: self._place("/runs"),
+            lambda: self._started_path("/runs"),
             body,
-            later_input=later,
+            deferred_stdin=deferred_stdin,
             callbacks=Callbacks(on_stdout, on_stderr, on_result),
             key=idempotency_key,
         )
@@ -230,7 +238,7 @@ class AsyncSandbox:
         code: str,
         *,
         language: Optional[str] = None,
-        context: Optional[str] = _MAIN,
+        context: Optional[str] = _DEFAULT_CONTEXT,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
         stdin: StdinLike = None,
@@ -243,19 +251,21 @@ class AsyncSandbox:
         on_result: Optional[Callable[[Result], Any]] = None,
         idempotency_key: Optional[str] = None,
     ) -> Outcome:
-        """Runs code to its end.
+        """Runs code and waits for it to end.
 
         Args:
-            context: an interpreter that keeps its state between runs, by its name; ``None``: one for this run alone.
-            env: variables, beside those of the sandbox.
-            cwd: the directory in which it runs.
-            stdin: its input.
-            timeout: seconds that it may take; the server's default is 30.
-            display: values are shown as in a notebook: the last expression's, plots, tables.
-            fresh_interpreter: an interpreter that is started for it, without a context.
-            check: raises :class:`RunFailedError` unless it succeeds.
-            on_stdout, on_stderr, on_result: are called with output and values as they come.
-            idempotency_key: a second run with the same key is the first one.
+            code: the program.
+            language: language of the code; default: that of the sandbox.
+            context: name of an interpreter that keeps its state between runs; ``None`` starts one for this run only.
+            env: environment variables in addition to those of the sandbox.
+            cwd: working directory.
+            stdin: standard input, as text or bytes.
+            timeout: timeout in seconds; the server's default is 30.
+            display: reports displayed values, as in a notebook: that of the last expression, plots, tables.
+            fresh_interpreter: starts a new interpreter, without a context.
+            check: raises :class:`RunFailedError` unless the code succeeds.
+            on_stdout, on_stderr, on_result: callbacks for output and values as they arrive.
+            idempotency_key: repeating a call with the same key returns the original run.
         """
         run = self.stream(
             code,
@@ -272,7 +282,7 @@ class AsyncSandbox:
             on_result=on_result,
             idempotency_key=idempotency_key,
         )
-        return await run.to_end(check)
+        return await run.run_to_end(check)
 
     async def spawn(
         self,
@@ -289,78 +299,91 @@ class AsyncSandbox:
         on_stderr: Optional[Callable[[str], Any]] = None,
         idempotency_key: Optional[str] = None,
     ) -> AsyncProcess:
-        """Starts a program, and returns once it has started.
+        """Starts a program. Returns when it has started.
 
         Args:
-            argv: its words; the first is looked for in PATH.
-            stdin: its input: ``True`` to write it later, all of it, or ``None`` for none.
-            timeout: seconds after which it is ended; none: it may run on.
-            pty: the size of a terminal for it, as (rows, columns).
-            tag: a word by which :meth:`processes` tells it.
-            detach: it goes on when nobody follows it; ``Client.attach(process.id)`` follows it again.
+            argv: program and arguments; the program is searched in PATH.
+            stdin: standard input: text or bytes, ``True`` to write it later, or ``None`` for none.
+            timeout: seconds after which the program is ended; by default it has no timeout.
+            pty: size of a terminal for the program, as (rows, columns).
+            tag: label of the program in :meth:`processes`.
+            detach: the program continues while no client is attached; ``Client.attach(process.id)`` attaches to
+                it again.
         """
-        now, later = stdin_fields(stdin)
+        initial_stdin, deferred_stdin = split_stdin(stdin)
         body = process_body(
             argv=argv,
             env={**self._env, **(env or {})},
             cwd=cwd,
             timeout=timeout,
-            stdin=now,
+            stdin=initial_stdin,
             pty=pty,
             tag=tag,
             detach=detach,
         )
+
         process = AsyncProcess(
             self._transport,
-            lambda: self._place("/processes"),
+            lambda: self._started_path("/processes"),
             body,
-            later_input=later,
+            deferred_stdin=deferred_stdin,
             callbacks=Callbacks(on_stdout, on_stderr),
             key=idempotency_key,
         )
+
+        # A program that cannot be started raises here, and not at its first use.
         try:
             await process.started()
         except BaseException:
-            await finish(process.close, CLEANUP_S)
+            await run_shielded(process.close, CLEANUP_TIMEOUT_S)
             raise
         return process
 
     async def processes(self) -> List[ProcessInfo]:
-        """The programs that run in it."""
+        """Returns the running programs."""
         await self.start()
-        told = await self._transport.json("GET", f"{self._path}/processes")
-        return [known(ProcessInfo, process) for process in told.get("processes", [])]
+        answer = await self._transport.json("GET", f"{self._path}/processes")
+        return [dataclass_from(ProcessInfo, process) for process in answer.get("processes", [])]
 
-    async def install(self, *packages: str, language: Optional[str] = None) -> List[Installed]:
-        """Installs packages, each with a version specifier, into the running sandbox. Its network must let it reach
-        the index that its own tools are configured for. ``packages=`` of a new sandbox need no network."""
+    async def install(self, *packages: str, language: Optional[str] = None) -> List[InstalledPackage]:
+        """Installs packages, each with an optional version specifier, into the running sandbox. Its network must
+        allow the package index. Prefer ``packages=`` of a new sandbox, which needs no network."""
         await self.start()
-        body = {"language": language or self.language, "packages": words("packages", packages)}
-        told = await self._transport.json("POST", f"{self._path}/packages", json=body, read_s=PACKAGES_S)
-        return [known(Installed, package) for package in told.get("installed", [])]
+        body = {"language": language or self.language, "packages": to_string_list("packages", packages)}
+        answer = await self._transport.json("POST", f"{self._path}/packages", json=body, read_s=PACKAGES_TIMEOUT_S)
+        return [dataclass_from(InstalledPackage, package) for package in answer.get("installed", [])]
 
     async def close_context(self, name: str) -> None:
-        """Ends a context's interpreter; the next run there begins a new one."""
+        """Ends the interpreter of a context. The next run in the context starts a new one."""
         await self.start()
         await self._transport.send("DELETE", f"{self._path}/contexts/{name}")
 
     async def fork(self, count: int = 1) -> List[AsyncSandbox]:
-        """Sandboxes with the same memory, files, contexts and programs, each going its own way from here."""
+        """Returns ``count`` new sandboxes with copies of the memory, files, contexts and programs of this one."""
         await self.start()
-        told = await self._transport.json("POST", f"{self._path}/fork", json={"count": count}, read_s=CREATE_S)
-        infos = [known(SandboxInfo, info) for info in told.get("sandboxes", [])]
-        return [self._of(self._client, info, self.language, self._env) for info in infos]
+        answer = await self._transport.json(
+            "POST", f"{self._path}/fork", json={"count": count}, read_s=CREATE_TIMEOUT_S
+        )
+        infos = [dataclass_from(SandboxInfo, info) for info in answer.get("sandboxes", [])]
+        return [self._from_info(self._client, info, self.language, self._env) for info in infos]
 
     async def checkpoint(self) -> Checkpoint:
-        """Saves its state; ``AsyncSandbox(checkpoint=...)`` begins from it. The server's memory holds 16 of them."""
+        """Saves the state. ``AsyncSandbox(checkpoint=...)`` restores it. The server stores at most 16 checkpoints, in
+        memory."""
         await self.start()
-        return known(Checkpoint, await self._transport.json("POST", f"{self._path}/checkpoints", read_s=CREATE_S))
+        answer = await self._transport.json("POST", f"{self._path}/checkpoints", read_s=CREATE_TIMEOUT_S)
+        return dataclass_from(Checkpoint, answer)
 
     async def expose(self, port: int, *, host_port: int = 0) -> str:
-        """The URL at which the server's machine reaches this port of it. It must have a network.
+        """Exposes a port of the sandbox on the loopback interface of the server's machine. The sandbox must have a
+        network.
 
         Args:
-            host_port: the port at the server's machine; 0: a free one.
+            port: port of the sandbox.
+            host_port: port of the server's machine; 0 selects a free one.
+
+        Returns:
+            The URL of the port.
         """
         await self.start()
         body = {"guest": port, "host": host_port}
@@ -369,31 +392,31 @@ class AsyncSandbox:
     async def extend(
         self, *, idle_timeout: Optional[float] = None, max_lifetime: Optional[float] = None
     ) -> SandboxInfo:
-        """Gives it other times, in seconds: how long it may idle, and live from its beginning."""
+        """Changes the timeouts, in seconds. ``max_lifetime`` counts from the creation of the sandbox."""
         await self.start()
-        body = set_only(
+        body = without_none(
             idle_timeout_s=whole_seconds("idle_timeout", idle_timeout),
             max_lifetime_s=whole_seconds("max_lifetime", max_lifetime),
         )
-        self._info = known(SandboxInfo, await self._transport.json("PATCH", self._path, json=body))
+        self._info = dataclass_from(SandboxInfo, await self._transport.json("PATCH", self._path, json=body))
         return self._info
 
     async def events(self) -> AsyncIterator[Event]:
-        """What its network decides, and the runs that begin and end in it, until it ends."""
+        """Yields network decisions and the start and end of runs, until the sandbox ends."""
         await self.start()
         async for event in AsyncRun(self._transport, id=self.id, events_at=f"{self._path}/events"):
             yield event
 
     async def kill(self) -> SandboxInfo:
-        """Ends it, with all that runs in it. It may be called again."""
+        """Ends the sandbox and everything in it. Repeating the call has no further effect."""
         await self.start()
-        self._info = known(SandboxInfo, await self._transport.json("DELETE", self._path))
+        self._info = dataclass_from(SandboxInfo, await self._transport.json("DELETE", self._path))
         return self._info
 
     async def _end(self) -> None:
         if self._info is not None:
             try:
-                await self._transport.json("DELETE", self._path, read_s=2 * CLEANUP_S)
+                await self._transport.json("DELETE", self._path, read_s=2 * CLEANUP_TIMEOUT_S)
             except FumehoodError:
-                # It ends by itself, when idle.
+                # The sandbox ends when idle.
                 pass

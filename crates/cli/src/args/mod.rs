@@ -1,0 +1,26 @@
+//! The command line, as clap parses it, with the conversions of options to the engine's types. What a command does with
+//! its arguments does not belong here.
+
+mod agent;
+mod command_line;
+mod environment;
+mod host;
+mod network;
+mod packages;
+mod policy;
+mod run;
+mod server;
+mod sessions;
+mod store;
+
+pub(crate) use agent::AgentArgs;
+pub(crate) use command_line::{CommandLine, Subcommand};
+pub(crate) use host::HostArgs;
+pub(crate) use policy::{PolicyArgs, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs};
+pub(crate) use run::RunArgs;
+pub(crate) use server::{KeysArgs, KeysCommand, McpArgs, McpNetworkArgs, ServeArgs};
+pub(crate) use sessions::{ReplArgs, ShellArgs};
+pub(crate) use store::{
+    ImageArgs, ImageBuildArgs, ImageCommand, KernelArg, LayerArgs, LayerCommand, PruneArgs,
+    TemplateArgs, TemplateBuildArgs, TemplateCommand,
+};

@@ -1,0 +1,73 @@
+//! The command's flow: plan, run, report.
+
+use std::process::ExitCode;
+
+use fumehood_engine::{Config, Engine, RunRequest, TemplateUse};
+
+use super::backend::RunBackend;
+use super::follow::{RunEnd, follow};
+use super::plan::{Program, plan};
+use super::report::{report, report_invalid};
+use super::via_server;
+use crate::args::{HostArgs, RunArgs};
+use crate::commands::runtime::start_runtime;
+use crate::io::{Interrupts, Output};
+
+pub(crate) fn run(args: &RunArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
+    match plan(args) {
+        Ok((program, request)) => execute(&program, request, args, host),
+        Err(error) => {
+            if args.json {
+                report_invalid(&error)?;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn execute(
+    program: &Program,
+    request: RunRequest,
+    args: &RunArgs,
+    host: &HostArgs,
+) -> anyhow::Result<ExitCode> {
+    let mut output = if args.json {
+        Output::to_memory()
+    } else {
+        Output::to_streams()
+    };
+
+    let runtime = start_runtime()?;
+    let end = runtime.block_on(async {
+        let mut interrupts = Interrupts::new()?;
+
+        // A running server has VMs ready. It leaves some runs to this process.
+        let end = via_server::run(program, args, host, &mut output, &mut interrupts).await?;
+        if let Some(end) = end {
+            return Ok(end);
+        }
+
+        let config = config(args, host);
+        match Engine::start(config).and_then(|engine| engine.run(request)) {
+            Ok(run) => follow(RunBackend::Local(run), args, &mut output, &mut interrupts).await,
+            Err(error) => Ok(RunEnd::Failed(error.into())),
+        }
+    });
+
+    // A blocked write of output or read of standard input must not keep the process alive.
+    runtime.shutdown_background();
+    Ok(ExitCode::from(report(end?, &output, args)?))
+}
+
+fn config(args: &RunArgs, host: &HostArgs) -> Config {
+    let mut config = host.config();
+    config.limits.timeout_s = args.max_timeout;
+    args.packages.configure(&mut config);
+    // A short-lived command builds no templates in the background.
+    config.templates = if args.boot {
+        TemplateUse::Never
+    } else {
+        TemplateUse::Use
+    };
+    config
+}

@@ -1,0 +1,15 @@
+//! `fumehood run`: one program in a fresh VM.
+//!
+//! [`plan`] turns the arguments into a request, [`execute`] runs it in this process or, with [`via_server`], on a running
+//! server, [`follow`] passes on its output, and [`report`] prints the outcome.
+
+mod backend;
+mod execute;
+mod follow;
+mod json;
+mod plan;
+mod report;
+mod server_client;
+mod via_server;
+
+pub(crate) use execute::run;

@@ -1,0 +1,347 @@
+//! Client of the HTTP API, for a server of this user at its Unix socket. Events of a run arrive as server-sent events, and
+//! become those of an engine in this process.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use fumehood_engine::{Event, MimeBundle, Outcome};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use crate::io::StdinForwarder;
+use crate::outcome::Failure;
+
+/// Timeout of the first request. A server that is too busy to answer it is not used.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Maximum size of an event, in bytes: a chunk of output with every byte escaped, and a margin.
+const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
+
+/// The media types of answers.
+const JSON: &str = "application/json";
+const EVENT_STREAM: &str = "text/event-stream";
+const ANY: &str = "*/*";
+
+/// A server of this user. Each request has its own connection.
+#[derive(Debug, Clone)]
+pub(super) struct ServerClient {
+    socket: PathBuf,
+}
+
+impl ServerClient {
+    /// Finds the server at the default socket. Returns `None` if there is none, or if it uses another image.
+    pub(super) async fn find(image: &str) -> Option<Self> {
+        let client = Self {
+            socket: fumehood_server::default_socket(),
+        };
+
+        let response = client.send(Method::GET, "/v1/info", Bytes::new(), JSON);
+        let response = tokio::time::timeout(PROBE_TIMEOUT, response)
+            .await
+            .ok()?
+            .ok()?;
+        let info = tokio::time::timeout(PROBE_TIMEOUT, read_json(response))
+            .await
+            .ok()??;
+        (info["image"] == image).then_some(client)
+    }
+
+    /// Starts a run. Returns `None` if the server is shutting down and has started nothing.
+    ///
+    /// # Errors
+    /// The server rejects the run, or the connection breaks.
+    pub(super) async fn start_run(self, body: &Value) -> Result<Option<ServerRun>, Failure> {
+        let body = Bytes::from(body.to_string());
+        let response = self
+            .send(Method::POST, "/v1/runs", body, EVENT_STREAM)
+            .await
+            .map_err(connection_failure)?;
+
+        if response.status() != StatusCode::OK {
+            let answer = read_json(response).await.unwrap_or_default();
+            return match answer["error"]["kind"].as_str() {
+                Some("draining") => Ok(None),
+                _ => Err(server_failure(&answer["error"])),
+            };
+        }
+
+        // The first event names the run.
+        let mut events = EventStream::new(response.into_body());
+        let first = events.next().await?;
+        let id = first.data["id"].as_str().unwrap_or_default().to_owned();
+        if first.name != "run" || id.is_empty() {
+            return Err(connection_failure("unexpected answer"));
+        }
+        Ok(Some(ServerRun {
+            client: self,
+            id,
+            events,
+            outcome: None,
+        }))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        accept: &str,
+    ) -> anyhow::Result<Response<Incoming>> {
+        // The server requires a known `Host`, also on a Unix socket.
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "localhost")
+            .header(ACCEPT, accept)
+            .header(CONTENT_TYPE, JSON)
+            .body(Full::new(body))?;
+        Ok(self.connect().await?.send_request(request).await?)
+    }
+
+    /// Connects to the server after checking that the socket and the server belong to this user.
+    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+        let user = rustix::process::geteuid().as_raw();
+        let owns_socket =
+            std::fs::symlink_metadata(&self.socket).is_ok_and(|metadata| metadata.uid() == user);
+        let stream = UnixStream::connect(&self.socket).await?;
+        anyhow::ensure!(
+            owns_socket && stream.peer_cred()?.uid() == user,
+            "the server belongs to another user"
+        );
+
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+/// A run on a server. Dropping it closes the event stream, after which the server cancels the run.
+#[derive(Debug)]
+pub(super) struct ServerRun {
+    client: ServerClient,
+    id: String,
+    events: EventStream,
+    outcome: Option<Result<Outcome, Failure>>,
+}
+
+impl ServerRun {
+    /// Returns the next event, or `None` after the last one.
+    pub(super) async fn next(&mut self) -> Option<Event> {
+        while self.outcome.is_none() {
+            let event = match self.events.next().await {
+                Ok(event) => event,
+                Err(failure) => {
+                    self.outcome = Some(Err(failure));
+                    break;
+                }
+            };
+
+            // The last event is the outcome or a failure. Events that this client does not know are skipped.
+            match event.name.as_str() {
+                "ended" => self.outcome = Some(parse_outcome(event.data.clone())),
+                "failed" => self.outcome = Some(Err(server_failure(&event.data))),
+                _ => {}
+            }
+            if let Some(event) = event.to_engine_event() {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    /// Waits for the outcome. Further events are dropped.
+    ///
+    /// # Errors
+    /// The run has no outcome, or the connection breaks.
+    pub(super) async fn outcome(mut self) -> Result<Outcome, Failure> {
+        while self.next().await.is_some() {}
+
+        self.outcome
+            .unwrap_or_else(|| Err(connection_failure("the event stream ended early")))
+    }
+
+    /// Returns a function that cancels the run.
+    pub(super) fn canceller(&self) -> impl Fn() + Send + 'static {
+        let client = self.client.clone();
+        let path = format!("/v1/runs/{}/cancel", self.id);
+
+        move || {
+            let (client, path) = (client.clone(), path.clone());
+            tokio::spawn(async move {
+                let result = client.send(Method::POST, &path, Bytes::new(), ANY).await;
+                result.is_ok()
+            });
+        }
+    }
+
+    /// Starts to forward standard input to the program.
+    pub(super) fn forward_stdin(&self) -> StdinForwarder {
+        let client = self.client.clone();
+        let path = format!("/v1/runs/{}/stdin", self.id);
+
+        StdinForwarder::to_function(move |bytes| {
+            let client = client.clone();
+            // An empty read is the end of the input.
+            let path = if bytes.is_empty() {
+                format!("{path}?close=true")
+            } else {
+                path.clone()
+            };
+            async move {
+                let result = client.send(Method::POST, &path, bytes.into(), ANY).await;
+                result.is_ok_and(|response| response.status().is_success())
+            }
+        })
+    }
+}
+
+/// A stream of server-sent events.
+#[derive(Debug)]
+struct EventStream {
+    body: Incoming,
+    buffer: BytesMut,
+}
+
+impl EventStream {
+    fn new(body: Incoming) -> Self {
+        Self {
+            body,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    async fn next(&mut self) -> Result<ServerEvent, Failure> {
+        loop {
+            // An empty line ends an event. Blocks without data are comments, which keep the connection alive.
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let block = self.buffer.split_to(end);
+                self.buffer.advance(2);
+                match ServerEvent::parse(&block) {
+                    Some(event) => return Ok(event),
+                    None => continue,
+                }
+            }
+
+            if self.buffer.len() > MAX_EVENT_BYTES {
+                return Err(connection_failure("an event is too long"));
+            }
+            let frame = match self.body.frame().await {
+                Some(frame) => frame.map_err(connection_failure)?,
+                None => return Err(connection_failure("the event stream ended early")),
+            };
+            if let Ok(data) = frame.into_data() {
+                self.buffer.extend_from_slice(&data);
+            }
+        }
+    }
+}
+
+/// A server-sent event.
+#[derive(Debug, PartialEq)]
+struct ServerEvent {
+    name: String,
+    data: Value,
+}
+
+impl ServerEvent {
+    /// Parses the lines of an event. Returns `None` if it has no name or no JSON data.
+    fn parse(block: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(block).ok()?;
+        let field = |name: &str| {
+            let mut lines = text.lines();
+            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        };
+
+        let data = serde_json::from_str(field("data")?).ok()?;
+        let name = field("event")?.to_owned();
+        Some(Self { name, data })
+    }
+
+    /// Returns the event of an engine with the same content, if this one is output or a value.
+    fn to_engine_event(&self) -> Option<Event> {
+        match self.name.as_str() {
+            "stdout" => Some(Event::Stdout(self.output()?)),
+            "stderr" => Some(Event::Stderr(self.output()?)),
+            "result" => {
+                let value: MimeBundle = serde_json::from_value(self.data.clone()).ok()?;
+                Some(Event::Result(value))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the bytes of output: text, or base64 if it is not valid UTF-8.
+    fn output(&self) -> Option<Bytes> {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::STANDARD;
+
+        match self.data["text"].as_str() {
+            Some(text) => Some(Bytes::copy_from_slice(text.as_bytes())),
+            None => Some(STANDARD.decode(self.data["base64"].as_str()?).ok()?.into()),
+        }
+    }
+}
+
+fn parse_outcome(data: Value) -> Result<Outcome, Failure> {
+    serde_json::from_value(data)
+        .map_err(|error| connection_failure(format!("unexpected outcome: {error}")))
+}
+
+/// Reads the body of an answer as JSON.
+async fn read_json(response: Response<Incoming>) -> Option<Value> {
+    let body = Limited::new(response.into_body(), MAX_EVENT_BYTES);
+    let bytes = body.collect().await.ok()?.to_bytes();
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// Returns the failure that the server reports in `error`.
+fn server_failure(error: &Value) -> Failure {
+    let field = |name: &str, default: &str| error[name].as_str().unwrap_or(default).to_owned();
+    Failure {
+        kind: field("kind", "host"),
+        retry: field("retry", "unknown"),
+        message: field("message", "the server gave no reason"),
+    }
+}
+
+/// Returns the failure for a broken connection or an answer that cannot be understood.
+fn connection_failure(reason: impl std::fmt::Display) -> Failure {
+    Failure {
+        kind: "lost".into(),
+        retry: "unknown".into(),
+        message: format!("the connection to the server failed: {reason}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_engine_event(block: &[u8]) -> Option<Event> {
+        ServerEvent::parse(block).unwrap().to_engine_event()
+    }
+
+    #[test]
+    fn server_events_become_engine_events() {
+        let block = b"event: stdout\ndata: {\"text\":\"a\\nb\"}\nid: 3";
+        assert_eq!(
+            parse_engine_event(block),
+            Some(Event::Stdout("a\nb".into()))
+        );
+
+        let block = b"event: stderr\ndata: {\"base64\":\"/w==\"}";
+        let bytes = Bytes::from_static(b"\xff");
+        assert_eq!(parse_engine_event(block), Some(Event::Stderr(bytes)));
+
+        assert_eq!(ServerEvent::parse(b":"), None);
+        assert_eq!(ServerEvent::parse(b"event: run\ndata: {"), None);
+    }
+}

@@ -1,0 +1,77 @@
+//! Lines that fumehood itself writes: results on standard output, everything else on standard error.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use fumehood_engine::{
+    Denial, NetworkAction, NetworkEvent, NetworkOutcome, NetworkSummary, Sandbox,
+};
+
+/// The number of denials that are printed one by one; the rest is counted.
+const MAX_PRINTED_DENIALS: usize = 5;
+
+/// Prints a line on standard output.
+///
+/// # Errors
+/// Writing fails. `main` recognizes a broken pipe.
+pub(crate) fn print_line(line: &impl Display) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
+/// Prints a message of fumehood on standard error. A failure to write it is ignored: there is no other place to report it.
+pub(crate) fn eprint_message(line: &str) {
+    let _ = writeln!(io::stderr(), "fumehood: {line}");
+}
+
+/// Prints the host URL of an exposed port.
+pub(crate) fn print_exposed_port(url: &str) {
+    eprint_message(&format!("VM port exposed at {url}"));
+}
+
+/// Prints the host URLs of all exposed ports of a sandbox.
+pub(crate) fn print_exposed_ports(sandbox: &Sandbox) {
+    let network = sandbox.network().unwrap_or_default();
+
+    for url in &network.urls {
+        print_exposed_port(url);
+    }
+}
+
+/// Prints the connections and lookups that the policy denied.
+pub(crate) fn print_denials(network: &NetworkOutcome) {
+    let summary = &network.summary;
+    let denials: Vec<_> = summary
+        .denials
+        .iter()
+        .filter(|denial| !has_later_denial(denial, summary))
+        .collect();
+
+    // Each distinct denial is one line, however often it happened.
+    for denial in denials.iter().take(MAX_PRINTED_DENIALS) {
+        let times = match denial.times {
+            1 => String::new(),
+            times => format!(" ({times} times)"),
+        };
+        eprint_message(&format!("network: {}{times}", denial.event.message));
+    }
+
+    // The rest is counted, together with the denials that the engine did not record.
+    let unprinted = denials.iter().skip(MAX_PRINTED_DENIALS);
+    let more = unprinted.map(|denial| denial.times).sum::<u64>() + summary.more_denials;
+    if more > 0 {
+        eprint_message(&format!(
+            "network: {more} more denials; use --json to list them"
+        ));
+    }
+}
+
+/// Returns whether a denied lookup was followed by a denied connection to the same name, which says more than the lookup.
+fn has_later_denial(denial: &Denial, summary: &NetworkSummary) -> bool {
+    let NetworkEvent { what, name, .. } = &denial.event;
+    let is_connection =
+        |other: &Denial| other.event.what != NetworkAction::Lookup && other.event.name == *name;
+
+    *what == NetworkAction::Lookup && summary.denials.iter().any(is_connection)
+}

@@ -1,0 +1,20 @@
+//! The terminal and the standard streams of this process: standard input that is forwarded, a program's output, signals,
+//! and fumehood's own messages. The folder knows nothing of commands or their arguments.
+
+mod build_progress;
+mod interrupts;
+mod messages;
+mod output;
+mod package_progress;
+mod stdin;
+mod terminal;
+
+pub(crate) use build_progress::BuildProgress;
+pub(crate) use interrupts::{CancelGuard, Interrupt, Interrupts};
+pub(crate) use messages::{
+    eprint_message, print_denials, print_exposed_port, print_exposed_ports, print_line,
+};
+pub(crate) use output::{CapturedRun, Output};
+pub(crate) use package_progress::PackageProgress;
+pub(crate) use stdin::StdinForwarder;
+pub(crate) use terminal::{Terminal, is_interactive, terminal_size};

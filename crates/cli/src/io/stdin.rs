@@ -1,0 +1,225 @@
+//! Standard input of this process, forwarded to a program in a VM.
+
+use std::time::Duration;
+
+use fumehood_engine::Input;
+use tokio::io::{AsyncReadExt, Stdin, stdin};
+use tokio::task::JoinHandle;
+
+use super::messages::eprint_message;
+
+/// The size of one read of standard input, in bytes.
+const READ_BYTES: usize = 64 * 1024;
+
+/// The pause between two end-of-transmission characters for a terminal.
+const END_OF_TRANSMISSION_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Ctrl-D, which ends a terminal's input.
+const END_OF_TRANSMISSION: u8 = 4;
+
+/// Source and destination of the input.
+enum Route {
+    /// Any source to a pipe.
+    ToPipe,
+    /// A terminal to a terminal. The escape sequence is recognized.
+    TerminalToTerminal(EscapeFilter),
+    /// A pipe or a file to a terminal.
+    PipeToTerminal,
+}
+
+/// The way in which forwarding ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ForwardEnd {
+    /// All input was forwarded, or the program has ended.
+    Finished,
+    /// The user typed the escape sequence.
+    Escaped,
+}
+
+/// Forwards standard input as fast as the program reads it. Dropping it stops forwarding.
+pub(crate) struct StdinForwarder {
+    task: JoinHandle<ForwardEnd>,
+    is_finished: bool,
+}
+
+impl StdinForwarder {
+    /// Forwards to the program's pipe.
+    pub(crate) fn to_pipe(input: Input) -> Self {
+        Self::spawn(forward(input, Route::ToPipe))
+    }
+
+    /// Forwards to the program's terminal. `is_terminal`: standard input is a terminal, too.
+    pub(crate) fn to_terminal(input: Input, is_terminal: bool) -> Self {
+        let route = if is_terminal {
+            Route::TerminalToTerminal(EscapeFilter::default())
+        } else {
+            Route::PipeToTerminal
+        };
+        Self::spawn(forward(input, route))
+    }
+
+    /// Passes each read to `send`, and an empty one at the end of the input, until `send` returns false.
+    pub(crate) fn to_function<F>(mut send: impl FnMut(Vec<u8>) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = bool> + Send,
+    {
+        Self::spawn(async move {
+            let (mut stdin, mut buffer) = (stdin(), vec![0; READ_BYTES]);
+            loop {
+                let bytes = read(&mut stdin, &mut buffer).await.to_vec();
+                let is_end = bytes.is_empty();
+                if !send(bytes).await || is_end {
+                    return ForwardEnd::Finished;
+                }
+            }
+        })
+    }
+
+    fn spawn(forwarding: impl Future<Output = ForwardEnd> + Send + 'static) -> Self {
+        Self {
+            task: tokio::spawn(forwarding),
+            is_finished: false,
+        }
+    }
+
+    /// Waits until the user types the escape sequence; forever, if the user does not.
+    pub(crate) async fn wait_for_escape(&mut self) {
+        if !self.is_finished {
+            let end = (&mut self.task).await;
+            self.is_finished = true;
+            if let Ok(ForwardEnd::Escaped) = end {
+                return;
+            }
+        }
+
+        std::future::pending().await
+    }
+}
+
+impl Drop for StdinForwarder {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn forward(mut input: Input, mut route: Route) -> ForwardEnd {
+    let (mut stdin, mut buffer) = (stdin(), vec![0; READ_BYTES]);
+
+    loop {
+        let read = read(&mut stdin, &mut buffer).await;
+        if read.is_empty() {
+            break;
+        }
+
+        let bytes = match &mut route {
+            Route::TerminalToTerminal(filter) => match filter.filter(read) {
+                Some(bytes) => bytes,
+                None => return ForwardEnd::Escaped,
+            },
+            Route::ToPipe | Route::PipeToTerminal => read.to_vec(),
+        };
+        // The filter may hold back everything.
+        if !bytes.is_empty() && input.write(bytes).await.is_err() {
+            return ForwardEnd::Finished;
+        }
+    }
+
+    match route {
+        Route::ToPipe => input.close().await,
+        Route::TerminalToTerminal(_) | Route::PipeToTerminal => {
+            end_terminal_input(&mut input).await
+        }
+    }
+    ForwardEnd::Finished
+}
+
+/// Reads from standard input. Returns nothing at its end, or after an error, which is reported.
+async fn read<'a>(stdin: &mut Stdin, buffer: &'a mut [u8]) -> &'a [u8] {
+    match stdin.read(buffer).await {
+        Ok(len) => &buffer[..len],
+        Err(error) => {
+            eprint_message(&format!("cannot read standard input: {error}"));
+            &[]
+        }
+    }
+}
+
+/// Sends Ctrl-D again and again until the program ends. A terminal has no lasting end: each further reader needs another
+/// Ctrl-D. A single one is lost on a shell that has not set up its line editor yet, and in the middle of a line it only
+/// submits that line.
+async fn end_terminal_input(input: &mut Input) {
+    while input.write(vec![END_OF_TRANSMISSION]).await.is_ok() {
+        tokio::time::sleep(END_OF_TRANSMISSION_INTERVAL).await;
+    }
+}
+
+/// Recognizes `~.` at the start of a line, the escape sequence of `ssh`. A `~` is held back until the next byte is known;
+/// `~~` forwards one `~`.
+#[derive(Debug)]
+struct EscapeFilter {
+    position: LinePosition,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LinePosition {
+    Start,
+    AfterTilde,
+    Middle,
+}
+
+impl Default for EscapeFilter {
+    fn default() -> Self {
+        Self {
+            position: LinePosition::Start,
+        }
+    }
+}
+
+impl EscapeFilter {
+    /// Returns the bytes to forward, or `None` after the escape sequence.
+    fn filter(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut forwarded = Vec::with_capacity(bytes.len() + 1);
+
+        for &byte in bytes {
+            // Advance the position first: the escape sequence itself is not forwarded.
+            let previous = self.position;
+            self.position = match (previous, byte) {
+                (LinePosition::AfterTilde, b'.') => return None,
+                (LinePosition::Start, b'~') => LinePosition::AfterTilde,
+                (_, b'\r' | b'\n') => LinePosition::Start,
+                _ => LinePosition::Middle,
+            };
+
+            match (previous, byte) {
+                (LinePosition::Start, b'~') => {}
+                (LinePosition::AfterTilde, b'~') => forwarded.push(b'~'),
+                (LinePosition::AfterTilde, _) => forwarded.extend([b'~', byte]),
+                _ => forwarded.push(byte),
+            }
+        }
+
+        Some(forwarded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_tilde_and_a_full_stop_at_a_line_start_escape() {
+        let typed = |bytes: &[u8]| {
+            let mut filter = EscapeFilter::default();
+            let mut all = Vec::new();
+            for byte in bytes.chunks(1) {
+                all.extend(filter.filter(byte)?);
+            }
+            Some(all)
+        };
+
+        assert_eq!(typed(b"~."), None);
+        assert_eq!(typed(b"ls\r~."), None);
+        assert_eq!(typed(b"ls ~.\r").unwrap(), b"ls ~.\r");
+        assert_eq!(typed(b"~/a\r~~.").unwrap(), b"~/a\r~.");
+    }
+}

@@ -1,0 +1,9 @@
+//! The arguments of `--upload` and `--download`, and uploads into a sandbox. The engine copies the files of a one-shot
+//! run itself.
+
+mod download;
+mod paths;
+mod upload;
+
+pub(crate) use download::Download;
+pub(crate) use upload::{Upload, upload_all};

@@ -1,0 +1,10 @@
+//! What this host supports: the accelerator that executes guests, and the isolation layers around QEMU.
+//!
+//! Nothing here starts a VM; the launcher that applies the isolation belongs to `vm`.
+
+mod accelerator;
+mod isolation;
+
+pub use accelerator::{Accelerator, AcceleratorChoice};
+pub(crate) use accelerator::{SelectedAccelerator, select_accelerator};
+pub use isolation::{Isolation, IsolationLayer, RequiredIsolation};

@@ -1,0 +1,297 @@
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use fumehood_protocol::{GuestPath, Limits};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind};
+
+/// Maximum number of uploads, and of downloads, of one run.
+const MAX_TRANSFERS: usize = 1024;
+
+/// Maximum content that the downloads of one run may hold in memory together, in bytes.
+pub(crate) const MEMORY_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Content that is copied into the guest before a run starts. See [`RunRequest::upload`](crate::RunRequest::upload).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UploadSource {
+    /// A file or directory of this host. A file keeps its permissions; links in a directory are copied as links.
+    Path(PathBuf),
+    /// The content of one file.
+    Bytes(Bytes),
+}
+
+impl From<PathBuf> for UploadSource {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl From<&Path> for UploadSource {
+    fn from(path: &Path) -> Self {
+        Self::Path(path.to_path_buf())
+    }
+}
+
+impl From<Bytes> for UploadSource {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<Vec<u8>> for UploadSource {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes.into())
+    }
+}
+
+/// Where a download goes. See [`RunRequest::download`](crate::RunRequest::download).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DownloadTarget {
+    /// A path of this host. A file appears there complete or not at all; if the path is a directory, the file is put
+    /// into it under its own name. A directory of the guest is merged into the one at this path.
+    Path(PathBuf),
+    /// Memory: [`Download::content`]. Only for files, and at most 256 MiB for all downloads of a run together.
+    Memory,
+}
+
+impl From<PathBuf> for DownloadTarget {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl From<&Path> for DownloadTarget {
+    fn from(path: &Path) -> Self {
+        Self::Path(path.to_path_buf())
+    }
+}
+
+/// The result of one download of a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, utoipa::ToSchema))]
+pub struct Download {
+    /// The path in the guest, as requested.
+    pub remote: String,
+    /// The path on this host; none for a download into memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"), schema(value_type = Option<String>))]
+    pub local: Option<PathBuf>,
+    /// The length of the file in bytes; none for a directory or a failed download.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// The content, if the download went into memory and succeeded. Not part of the JSON form.
+    #[serde(skip)]
+    pub content: Option<Bytes>,
+    /// Why the download failed; none if it succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Files that are copied into a VM before its program starts, and out of it after the program ended.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Transfers {
+    pub(crate) uploads: Vec<(UploadSource, String)>,
+    pub(crate) downloads: Vec<(String, DownloadTarget)>,
+}
+
+impl Transfers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.uploads.is_empty() && self.downloads.is_empty()
+    }
+
+    /// Rejects transfers that cannot succeed, before a VM is started.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] with the path, and [`ErrorKind::Host`] if a file of this host cannot be read.
+    pub(crate) fn check(&self, limits: &Limits) -> Result<(), Error> {
+        for (name, count) in [
+            ("uploads", self.uploads.len()),
+            ("downloads", self.downloads.len()),
+        ] {
+            if count > MAX_TRANSFERS {
+                return Err(invalid(format!(
+                    "{count} {name}; at most {MAX_TRANSFERS} are allowed"
+                )));
+            }
+        }
+
+        for (source, guest_path) in &self.uploads {
+            match source {
+                UploadSource::Path(path) => {
+                    std::fs::metadata(path).map_err(|e| {
+                        let message = format!("cannot read {} to upload it: {e}", path.display());
+                        Error::new(ErrorKind::Host, message).caused_by(e)
+                    })?;
+
+                    if upload_path(path, guest_path).is_none() {
+                        let shown = path.display();
+                        return Err(invalid(format!(
+                            "{shown} has no file name; give its path in the guest a name"
+                        )));
+                    }
+                }
+                UploadSource::Bytes(_) if guest_path.is_empty() || guest_path.ends_with('/') => {
+                    return Err(invalid(format!(
+                        "the upload to `{guest_path}` has no file name; add one"
+                    )));
+                }
+                UploadSource::Bytes(bytes) if bytes.len() as u64 > limits.file_bytes => {
+                    let (len, max) = (bytes.len(), limits.file_bytes);
+                    return Err(invalid(format!(
+                        "the upload to {guest_path} has {len} bytes; at most {max} are allowed"
+                    )));
+                }
+                UploadSource::Bytes(_) => {}
+            }
+
+            // An empty path stands for the name of the source.
+            if !guest_path.is_empty() {
+                check_guest_path(guest_path, limits)?;
+            }
+        }
+
+        for (guest_path, target) in &self.downloads {
+            check_guest_path(guest_path, limits)?;
+            if let DownloadTarget::Path(path) = target {
+                let parent = parent(path);
+                if !parent.is_dir() {
+                    let shown = parent.display();
+                    return Err(invalid(format!(
+                        "cannot download to {}: no directory {shown}; create it first",
+                        path.display()
+                    )));
+                }
+            }
+        }
+
+        Ok(())
+    }
+}
+
+/// Returns the path that an upload gets in the guest, and its last part; none if the path has no name.
+pub(crate) fn upload_path(local: &Path, guest_path: &str) -> Option<(String, String)> {
+    // Only the file system knows the name of `.`.
+    let name = local
+        .file_name()
+        .map(std::ffi::OsStr::to_owned)
+        .or_else(|| {
+            let canonical = local.canonicalize().ok()?;
+            canonical.file_name().map(std::ffi::OsStr::to_owned)
+        });
+
+    let name = name.map_or(Some(String::new()), |name| name.into_string().ok())?;
+
+    let path = match guest_path {
+        "" => name.clone(),
+        directory if directory.ends_with('/') && name.is_empty() => return None,
+        directory if directory.ends_with('/') => format!("{directory}{name}"),
+        path => path.to_owned(),
+    };
+
+    (!path.is_empty()).then_some((path, name))
+}
+
+/// Returns the directory that a path of this host is in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    }
+}
+
+fn check_guest_path(path: &str, limits: &Limits) -> Result<(), Error> {
+    GuestPath::new(path)
+        .check(limits)
+        .map_err(|error| invalid(error.message))
+}
+
+fn invalid(message: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::Invalid, message.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(
+        uploads: Vec<(UploadSource, &str)>,
+        downloads: Vec<(&str, DownloadTarget)>,
+    ) -> Result<(), Error> {
+        let transfers = Transfers {
+            uploads: uploads
+                .into_iter()
+                .map(|(source, path)| (source, path.to_owned()))
+                .collect(),
+            downloads: downloads
+                .into_iter()
+                .map(|(path, target)| (path.to_owned(), target))
+                .collect(),
+        };
+
+        transfers.check(&Limits::default())
+    }
+
+    #[test]
+    fn an_upload_gets_a_name() {
+        let path =
+            |local: &str, guest: &str| upload_path(Path::new(local), guest).map(|(path, _)| path);
+        assert_eq!(path("a/b", "").as_deref(), Some("b"));
+        assert_eq!(path("a/b", "c").as_deref(), Some("c"));
+        assert_eq!(path("a/b", "/tmp/").as_deref(), Some("/tmp/b"));
+        assert_eq!(path("/", "root").as_deref(), Some("root"));
+        assert_eq!(path("/", "/tmp/"), None);
+        assert_eq!(path("/", ""), None);
+    }
+
+    #[test]
+    fn transfers_that_cannot_succeed_are_rejected_before_a_vm_starts() {
+        let bytes = || UploadSource::Bytes(Bytes::from_static(b"x"));
+        assert!(
+            check(
+                vec![(bytes(), "a"), (Path::new("/dev/null").into(), "")],
+                vec![("a", DownloadTarget::Memory)]
+            )
+            .is_ok()
+        );
+
+        let missing =
+            check(vec![(Path::new("/no/such/file").into(), "a")], Vec::new()).unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::Host);
+        assert!(missing.to_string().contains("/no/such/file"), "{missing}");
+
+        for name in ["", "directory/", "a\0b"] {
+            let error = check(vec![(bytes(), name)], Vec::new()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{name}");
+        }
+
+        let target = DownloadTarget::Path("/no/such/directory/file".into());
+        let error = check(Vec::new(), vec![("a", target)]).unwrap_err();
+        assert!(error.to_string().contains("/no/such/directory"), "{error}");
+        assert!(check(Vec::new(), vec![("", DownloadTarget::Memory)]).is_err());
+    }
+
+    #[test]
+    fn the_number_of_transfers_is_bounded() {
+        let downloads = |count| vec![("a", DownloadTarget::Memory); count];
+        assert!(check(Vec::new(), downloads(MAX_TRANSFERS)).is_ok());
+        let error = check(Vec::new(), downloads(MAX_TRANSFERS + 1)).unwrap_err();
+        assert!(error.to_string().contains("1025"), "{error}");
+    }
+
+    #[test]
+    fn content_is_not_part_of_the_json_form() {
+        let download = Download {
+            remote: "a".into(),
+            bytes: Some(1),
+            content: Some(Bytes::from_static(b"x")),
+            ..Download::default()
+        };
+
+        let expected = serde_json::json!({ "remote": "a", "bytes": 1 });
+        assert_eq!(serde_json::to_value(download).unwrap(), expected);
+    }
+}

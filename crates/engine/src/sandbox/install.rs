@@ -1,0 +1,100 @@
+use std::time::Duration;
+
+use fumehood_protocol::{ActionTag, EndedBy, InstallPackages, Language, Request};
+use serde::{Deserialize, Serialize};
+
+use super::sandbox::{Sandbox, invalid};
+use crate::error::{Error, ErrorKind};
+use crate::run::{Event, ExpectedStart, Run};
+
+/// A package that is installed in a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, utoipa::ToSchema))]
+pub struct InstalledPackage {
+    /// The name, as the package manager reports it.
+    pub name: String,
+    /// The exact version.
+    pub version: String,
+}
+
+/// Maximum output of the package manager in an error message, in bytes, from its end.
+const MAX_MESSAGE_BYTES: usize = 4000;
+
+impl Sandbox {
+    /// Installs packages for Python (with uv) or JavaScript (with bun) into the user's home, each with a version
+    /// specifier of its package index (`six==1.16.0`, `lodash@^4`). Running contexts find them at once. Returns all
+    /// installed packages with their resolved versions. The timeout is 300 s.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] for a package that is not allowed or, with the output of the package manager,
+    /// could not be installed, and [`ErrorKind::Lost`].
+    pub async fn install(
+        &self,
+        language: Language,
+        packages: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Vec<InstalledPackage>, Error> {
+        let install = InstallPackages {
+            action: ActionTag,
+            op_id: None,
+            language,
+            packages: packages.into_iter().map(Into::into).collect(),
+            timeout: None,
+            credit: None,
+        };
+
+        let (_, timeout_s) = install.check(self.limits()).map_err(invalid)?;
+
+        // The guest runs the package manager; its output is bounded like that of a program.
+        let (operation, guard) = self.start_operation(None, |op_id, credit| {
+            Request::InstallPackages(InstallPackages {
+                op_id: Some(op_id),
+                credit: Some(credit),
+                ..install
+            })
+        })?;
+
+        let timeout = Some(Duration::from_secs(timeout_s));
+        let driver = self.driver(operation, timeout, ExpectedStart::Immediate);
+
+        installed_packages(self.drive(driver, guard)).await
+    }
+}
+
+/// Follows an installation to its end.
+async fn installed_packages(mut run: Run) -> Result<Vec<InstalledPackage>, Error> {
+    let mut packages = None;
+    let mut output = Vec::new();
+
+    while let Some(event) = run.next().await {
+        match event {
+            Event::Result(value) => {
+                let list = value.get("application/json").unwrap_or_default();
+                packages = serde_json::from_value(list).ok();
+            }
+            Event::Stdout(bytes) | Event::Stderr(bytes) => {
+                output.extend_from_slice(&bytes);
+                let excess = output.len().saturating_sub(MAX_MESSAGE_BYTES);
+                output.drain(..excess);
+            }
+            _ => {}
+        }
+    }
+
+    // A list without success is not trusted, and success needs a list.
+    let outcome = run.outcome().await?;
+    match (outcome.ended_by, outcome.exit_code, packages) {
+        (EndedBy::Exited, Some(0), Some(packages)) => Ok(packages),
+        (EndedBy::AgentLost, ..) => {
+            let detail = outcome.evidence.detail.unwrap_or_default();
+            Err(Error::new(ErrorKind::Lost, detail).after_start())
+        }
+        (ended_by, ..) => {
+            let output = String::from_utf8_lossy(&output);
+            let message = format!(
+                "installing the packages failed ({ended_by}): {}",
+                output.trim()
+            );
+            Err(Error::new(ErrorKind::Invalid, message))
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Runs that own their sandbox: files are copied in before the program starts, and out after it ended.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fumehood_protocol::{EndedBy, Exec, FileInfo, FileKind};
+use tokio::sync::mpsc;
+
+use super::files::{Files, WriteOptions};
+use super::local_file::{NewFile, file_target, reject_directory_link};
+use super::sandbox::Sandbox;
+use crate::error::{Error, ErrorKind};
+use crate::run::{
+    Controls, Download, DownloadTarget, Event, MEMORY_BYTES, NetworkEventForwarder, OutcomeBuilder,
+    RunDriver, RunEnd, Transfers, UploadSource, VmOwner, upload_path,
+};
+
+/// A one-shot run with files.
+pub(crate) struct OneShotRun {
+    pub(crate) exec: Exec,
+    pub(crate) timeout: Duration,
+    pub(crate) transfers: Transfers,
+    pub(crate) outcome: OutcomeBuilder,
+}
+
+impl Sandbox {
+    /// Uploads files, runs one program, downloads files, and ends the sandbox.
+    ///
+    /// # Errors
+    /// Fails if an upload fails: the code was not run. Otherwise as [`RunDriver::drive`]. A failed download is part of
+    /// the outcome.
+    pub(crate) async fn run_with_files(
+        &self,
+        run: OneShotRun,
+        events: mpsc::Sender<Event>,
+        controls: &mut Controls,
+    ) -> Result<RunEnd, Error> {
+        let OneShotRun {
+            exec,
+            timeout,
+            transfers,
+            outcome,
+        } = run;
+
+        let network = self.active_network();
+        let forwarder =
+            network.map(|network| NetworkEventForwarder::start(network, events.clone()));
+        let files = self.files();
+
+        // A run that is cancelled now has not started its code.
+        tokio::select! {
+            uploaded = upload_all(&files, &transfers.uploads) => uploaded?,
+            () = controls.cancelled() => return Ok(RunEnd::Outcome(Box::new(outcome.finish()))),
+        }
+
+        let inner = self.inner();
+        let owner = VmOwner::Sandbox(inner.lifetime.clone(), inner.lifetime.mark_active()?);
+        let driver = RunDriver::exec(&inner.channel, exec, timeout, outcome, self.limits());
+        let Some(outcome) = driver.drive(events, controls, owner).await? else {
+            return Ok(RunEnd::Detached);
+        };
+
+        // Downloads are attempted however the program ended.
+        let is_lost = outcome.ended_by() == EndedBy::AgentLost;
+        let downloads = download_all(&files, transfers.downloads, is_lost, controls).await;
+
+        if let Some(forwarder) = forwarder {
+            forwarder.finish().await;
+        }
+
+        let outcome = outcome.downloads(downloads).network(self.network());
+        let teardown = self.end().await;
+
+        Ok(RunEnd::Outcome(Box::new(
+            outcome.teardown(teardown).finish(),
+        )))
+    }
+}
+
+async fn upload_all(files: &Files, uploads: &[(UploadSource, String)]) -> Result<(), Error> {
+    for (source, guest_path) in uploads {
+        let (shown, uploaded) = match source {
+            UploadSource::Path(local) => (
+                local.display().to_string(),
+                upload_local(files, local, guest_path).await,
+            ),
+            UploadSource::Bytes(bytes) => (
+                guest_path.clone(),
+                upload_bytes(files, bytes, guest_path).await,
+            ),
+        };
+
+        uploaded.map_err(|error| error.in_context(&format!("upload of {shown} failed")))?;
+    }
+
+    Ok(())
+}
+
+async fn upload_bytes(files: &Files, bytes: &Bytes, guest_path: &str) -> Result<(), Error> {
+    let options = WriteOptions {
+        parents: true,
+        ..WriteOptions::default()
+    };
+
+    files
+        .write_with_options(guest_path, bytes.clone(), options)
+        .await
+}
+
+async fn upload_local(files: &Files, local: &Path, guest_path: &str) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+
+    let unreadable = |error: std::io::Error| {
+        let message = format!("cannot read {}: {error}", local.display());
+        Error::new(ErrorKind::Host, message).caused_by(error)
+    };
+
+    let Some((path, name)) = upload_path(local, guest_path) else {
+        let message = format!(
+            "{} has no file name; give its path in the guest a name",
+            local.display()
+        );
+        return Err(Error::new(ErrorKind::Invalid, message));
+    };
+
+    if local.is_dir() {
+        return files.upload_dir(local, &path).await;
+    }
+
+    // A pipe has neither permissions nor a size that mean anything.
+    let file = tokio::fs::File::open(local).await.map_err(unreadable)?;
+    let metadata = file.metadata().await.map_err(unreadable)?;
+    let is_file = metadata.is_file();
+    let options = WriteOptions {
+        mode: is_file.then(|| metadata.permissions().mode() & 0o777),
+        parents: true,
+        size: is_file.then_some(metadata.len()),
+    };
+
+    let path = if is_directory(files, &path).await {
+        format!("{path}/{name}")
+    } else {
+        path
+    };
+
+    files.upload(&path, file, options).await.map(drop)
+}
+
+async fn download_all(
+    files: &Files,
+    requests: Vec<(String, DownloadTarget)>,
+    is_lost: bool,
+    controls: &mut Controls,
+) -> Vec<Download> {
+    let mut downloads = Vec::with_capacity(requests.len());
+    // The limit for content in memory is shared by all downloads.
+    let mut memory_left = MEMORY_BYTES;
+    let mut is_cancelled = false;
+
+    for (remote, target) in requests {
+        let result = if is_lost {
+            Err(Error::new(ErrorKind::Lost, "the VM was lost"))
+        } else if is_cancelled {
+            Err(cancelled())
+        } else {
+            tokio::select! {
+                result = download(files, &remote, &target, memory_left) => result,
+                () = controls.cancelled() => {
+                    is_cancelled = true;
+                    Err(cancelled())
+                }
+            }
+        };
+
+        // A failed download is part of the outcome.
+        let download = result.unwrap_or_else(|error| Download {
+            local: match target {
+                DownloadTarget::Path(path) => Some(path),
+                DownloadTarget::Memory => None,
+            },
+            error: Some(error.to_string()),
+            ..Download::default()
+        });
+
+        memory_left -= download
+            .content
+            .as_ref()
+            .map_or(0, |content| content.len() as u64);
+
+        downloads.push(Download { remote, ..download });
+    }
+
+    downloads
+}
+
+fn cancelled() -> Error {
+    Error::new(ErrorKind::Lost, "the run was cancelled before the download")
+}
+
+async fn download(
+    files: &Files,
+    remote: &str,
+    target: &DownloadTarget,
+    memory_left: u64,
+) -> Result<Download, Error> {
+    // A link to a directory is downloaded as the directory.
+    let info = files.stat(remote).await?;
+    let is_dir = match info.kind {
+        FileKind::Directory => true,
+        FileKind::Link => is_directory(files, remote).await,
+        _ => false,
+    };
+
+    match target {
+        DownloadTarget::Memory if is_dir => {
+            let message = format!("{remote} is a directory; download it to a path");
+            Err(Error::new(ErrorKind::Invalid, message))
+        }
+        DownloadTarget::Memory => {
+            // One byte more than allowed shows that the file is too large.
+            let content = files.read_range(remote, 0, memory_left + 1).await?;
+            let len = content.len() as u64;
+            if len > memory_left {
+                let message = format!(
+                    "{remote} does not fit: the downloads of a run may hold {MEMORY_BYTES} bytes in memory; download it to a path"
+                );
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+
+            Ok(Download {
+                bytes: Some(len),
+                content: Some(content),
+                ..Download::default()
+            })
+        }
+        DownloadTarget::Path(local) if is_dir => {
+            reject_directory_link(local)?;
+            files.download_dir(remote, local).await?;
+            Ok(Download {
+                local: Some(local.clone()),
+                ..Download::default()
+            })
+        }
+        DownloadTarget::Path(local) => {
+            let (path, bytes) = download_file(files, remote, &info, local).await?;
+            Ok(Download {
+                local: Some(path),
+                bytes: Some(bytes),
+                ..Download::default()
+            })
+        }
+    }
+}
+
+/// Downloads a file; returns its path on this host and its length.
+async fn download_file(
+    files: &Files,
+    remote: &str,
+    info: &FileInfo,
+    local: &Path,
+) -> Result<(PathBuf, u64), Error> {
+    let path = file_target(local, Path::new(remote).file_name())?;
+    let mode = match info.kind {
+        FileKind::File => info.mode,
+        _ => 0o644,
+    };
+
+    let file = NewFile::beside(&path, mode)?;
+    let bytes = files.download(remote, file.writer()?).await?;
+    file.persist()?;
+    Ok((path, bytes))
+}
+
+/// Returns whether a path of the guest, or the target of the link there, is a directory.
+async fn is_directory(files: &Files, path: &str) -> bool {
+    let info = files.stat(&format!("{path}/.")).await;
+    info.is_ok_and(|info| info.kind == FileKind::Directory)
+}

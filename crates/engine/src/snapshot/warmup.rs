@@ -1,0 +1,126 @@
+use std::time::Duration;
+
+use fumehood_protocol::{
+    ActionTag, Complete, EnvVars, Exec, Language, Quiesce, Refresh, Request, Stream,
+};
+
+use crate::agent::{Channel, ChannelError, OperationEvent};
+use crate::error::{Error, ErrorKind};
+
+/// Timeout of a primer: it takes 2 s in a guest that has just booted, on a machine without other load.
+const PRIMER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the agent may take to freeze the user's processes, or to thaw them.
+const QUIESCE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Returns a program that uses much of what programs in this language use.
+pub(crate) fn primer(language: Language) -> &'static str {
+    match language {
+        Language::Python => include_str!("../../primers/python.py"),
+        Language::Javascript => include_str!("../../primers/javascript.ts"),
+        Language::Shell => include_str!("../../primers/shell.sh"),
+    }
+}
+
+/// Runs the primer in the interpreter that waits for the first program. The interpreter keeps waiting.
+///
+/// # Errors
+/// Returns [`ErrorKind::Boot`] if it fails; the guest must not be used.
+pub(crate) async fn run_primer(channel: &Channel, language: Language) -> Result<(), Error> {
+    let mut operation = channel.start_operation(|op_id, credit| {
+        let mut exec = Exec::new(language, primer(language));
+        exec.op_id = Some(op_id);
+        exec.credit = Some(credit);
+        exec.prepare = true;
+        exec.timeout = Some(i64::try_from(PRIMER_TIMEOUT.as_secs()).unwrap_or(i64::MAX));
+        // Exercise the path of requests that set a variable.
+        exec.env_vars = [("PRIMED", "1")].into_iter().collect::<EnvVars>();
+        Request::Exec(exec)
+    });
+
+    let mut stderr = Vec::new();
+    let run = async {
+        loop {
+            match operation.next().await? {
+                OperationEvent::Output(stream, bytes) => {
+                    if stream == Stream::Stderr {
+                        stderr.extend_from_slice(&bytes);
+                    }
+                    operation.return_credit();
+                }
+                end => return Ok::<_, ChannelError>(end),
+            }
+        }
+    };
+
+    let failed = |why: String| {
+        let message = format!("warming up a VM failed: {why}");
+        Error::new(ErrorKind::Boot, message)
+    };
+
+    let end = tokio::time::timeout(PRIMER_TIMEOUT, run).await;
+    match end.map_err(|_| failed("the primer timed out".into()))? {
+        Ok(OperationEvent::Complete(Complete { exit_code: 0, .. })) => Ok(()),
+        Ok(OperationEvent::Complete(complete)) => Err(failed(format!(
+            "the primer ended ({}, exit code {}): {}",
+            complete.ended_by,
+            complete.exit_code,
+            String::from_utf8_lossy(&stderr)
+        ))),
+        Ok(OperationEvent::Refused(refusal)) => Err(failed(refusal.message)),
+        Ok(other) => Err(failed(format!("unexpected answer: {other:?}"))),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+/// Prepares the guest for its state to be saved: no process of the user runs until a refresh.
+///
+/// # Errors
+/// Returns [`ErrorKind::InUse`] while programs run in it, and [`ErrorKind::Lost`].
+pub(crate) async fn quiesce(channel: &Channel) -> Result<(), Error> {
+    let request = |op_id| {
+        Request::Quiesce(Quiesce {
+            action: ActionTag,
+            op_id: Some(op_id),
+        })
+    };
+
+    let failed = |why: String| {
+        let message = format!("freezing the guest to save its state failed: {why}");
+        Error::new(ErrorKind::Lost, message)
+    };
+
+    match channel.ask(request, QUIESCE_TIMEOUT).await {
+        Ok(OperationEvent::Quiesced) => Ok(()),
+        Ok(OperationEvent::Refused(refusal)) => {
+            let message = format!("cannot save the sandbox's state now: {}", refusal.message);
+            Err(Error::new(ErrorKind::InUse, message))
+        }
+        Ok(other) => Err(failed(format!("unexpected answer: {other:?}"))),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+/// Gives the guest its identity again after its state was saved, and thaws it.
+///
+/// # Errors
+/// Returns [`ErrorKind::Lost`]; the guest must not be used any more.
+pub(crate) async fn refresh(channel: &Channel, refresh: Refresh) -> Result<(), Error> {
+    let request = |op_id| {
+        Request::Refresh(Refresh {
+            op_id: Some(op_id),
+            ..refresh
+        })
+    };
+
+    let failed = |why: String| {
+        let message = format!("refreshing the guest after its state was saved failed: {why}");
+        Error::new(ErrorKind::Lost, message)
+    };
+
+    match channel.ask(request, QUIESCE_TIMEOUT).await {
+        Ok(OperationEvent::Refreshed) => Ok(()),
+        Ok(OperationEvent::Refused(refusal)) => Err(failed(refusal.message)),
+        Ok(other) => Err(failed(format!("unexpected answer: {other:?}"))),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}

@@ -1,0 +1,39 @@
+//! The configuration of a gateway.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::link::LinkAddresses;
+use crate::policy::Policy;
+use crate::secret::Vault;
+use crate::stack::FourTuple;
+
+/// The configuration of a gateway.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// The addresses on the link to the guest.
+    pub link: LinkAddresses,
+    /// The policy, which says which hosts the guest may reach.
+    pub policy: Arc<Policy>,
+    /// The secrets and keys that the gateway holds and the guest does not.
+    pub vault: Vault,
+    /// The name servers to use; if empty, those of this host.
+    pub name_servers: Vec<SocketAddr>,
+    /// Connections that the guest considers open because it had them when its state was saved.
+    pub stale: Connections,
+}
+
+/// The connections of a guest at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Connections(pub(super) Vec<FourTuple>);
+
+impl Connections {
+    /// Returns the union of these connections and `other`.
+    #[must_use]
+    pub fn with(mut self, other: Self) -> Self {
+        let missing = other.0.into_iter().filter(|tuple| !self.0.contains(tuple));
+        let missing: Vec<FourTuple> = missing.collect();
+        self.0.extend(missing);
+        self
+    }
+}

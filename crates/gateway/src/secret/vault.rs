@@ -1,0 +1,136 @@
+//! Everything that a guest's gateway holds and the guest does not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hyper::header::HeaderName;
+
+use super::secrets::{Secret, Secrets};
+use super::value::{SecretError, SecretText};
+use crate::policy::{Policy, SecretName};
+use crate::tls::{Authority, AuthorityError};
+
+/// Holds the values of a guest's secrets, and the keys of the certificate authority that TLS is terminated with. The guest
+/// has neither.
+///
+/// Cheap to clone. Sandboxes that start from one saved state share it, because their guests hold the same placeholders
+/// and trust the same authority.
+#[derive(Debug, Clone, Default)]
+pub struct Vault(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    secrets: Arc<Secrets>,
+    /// The names of the secrets with their placeholders.
+    placeholders: Vec<(String, String)>,
+    authority: Option<Authority>,
+}
+
+/// The value of a secret: 8 to 8,192 visible ASCII characters, with spaces only inside. `Debug` does not show it.
+#[derive(Debug, Clone)]
+pub struct SecretValue(SecretText);
+
+impl SecretValue {
+    /// Takes a value.
+    ///
+    /// # Errors
+    /// Fails if the value is too short or too long, or if a header cannot carry it.
+    pub fn new(value: String) -> Result<Self, VaultError> {
+        Ok(Self(SecretText::new(value)?))
+    }
+}
+
+/// Why a vault cannot be made. The message contains no value.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct VaultError(#[from] Cause);
+
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error("the policy's secret `{0}` has no value; provide one")]
+    NoValue(SecretName),
+    #[error("the policy has no secret `{0}`; add [[secret]] name = \"{0}\" with its host")]
+    NoSecret(SecretName),
+    #[error("`{0}` is not a valid header name")]
+    Header(String),
+    #[error(transparent)]
+    Value(#[from] SecretError),
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
+impl From<SecretError> for VaultError {
+    fn from(error: SecretError) -> Self {
+        Self(error.into())
+    }
+}
+
+impl Vault {
+    /// Creates the vault of a guest with this policy, from the values of the policy's secrets.
+    ///
+    /// # Errors
+    /// Fails if a secret of the policy has no value, if a value has no secret in the policy, or if no keys can be
+    /// generated.
+    pub fn new(
+        policy: &Policy,
+        mut values: BTreeMap<SecretName, SecretValue>,
+    ) -> Result<Self, VaultError> {
+        // Match the policy's secrets with the values, one to one.
+        let mut secrets = Vec::with_capacity(policy.secrets.len());
+        for rule in &policy.secrets {
+            let value = values
+                .remove(&rule.name)
+                .ok_or_else(|| Cause::NoValue(rule.name.clone()))?;
+            let hosts = rule.hosts.iter().map(ToString::to_string).collect();
+            let headers = rule.headers.iter().map(|header| {
+                let name = header.to_string();
+                HeaderName::try_from(&name).map_err(|_| Cause::Header(name))
+            });
+            let headers = headers.collect::<Result<_, _>>()?;
+            secrets.push(Secret::new(rule.name.to_string(), value.0, hosts, headers)?);
+        }
+        if let Some(name) = values.into_keys().next() {
+            return Err(Cause::NoSecret(name).into());
+        }
+
+        let names = policy.secrets.iter().map(|rule| rule.name.to_string());
+        let placeholders = secrets
+            .iter()
+            .map(|secret| secret.placeholder().to_string());
+        let placeholders = names.zip(placeholders).collect();
+
+        // Keys are only generated if TLS is terminated for some host.
+        let terminates_tls = policy.rules.iter().any(|rule| rule.terminate) || !secrets.is_empty();
+        let authority = if terminates_tls {
+            Some(Authority::new().map_err(Cause::from)?)
+        } else {
+            None
+        };
+
+        Ok(Self(Arc::new(Inner {
+            secrets: Arc::new(Secrets::new(secrets)),
+            placeholders,
+            authority,
+        })))
+    }
+
+    /// Returns the certificate that the guest must trust, in PEM format; `None` if TLS is never terminated.
+    #[must_use]
+    pub fn certificate(&self) -> Option<String> {
+        self.0.authority.as_ref().map(Authority::pem)
+    }
+
+    /// Returns environment variables for the guest's programs: the name of each secret, and its placeholder.
+    #[must_use]
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.0.placeholders
+    }
+
+    pub(crate) fn authority(&self) -> Option<&Authority> {
+        self.0.authority.as_ref()
+    }
+
+    pub(crate) fn secrets(&self) -> Arc<Secrets> {
+        self.0.secrets.clone()
+    }
+}

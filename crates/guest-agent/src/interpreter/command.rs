@@ -1,0 +1,227 @@
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use fumehood_protocol::{ErrorType, Language, WireError};
+use rustix::fs::{Access, access};
+
+/// Runs Python programs that arrive on descriptor 3.
+const PYTHON: &str = include_str!("../../runners/python.py");
+/// Loaded by the Python runner for contexts and preparations.
+const PYTHON_KEEP: &str = include_str!("../../runners/keep.py");
+/// Loaded by the Python runner to display values.
+const PYTHON_DISPLAY: &str = include_str!("../../runners/display.py");
+/// The matplotlib backend that goes with it.
+const PYTHON_FIGURES: &str = include_str!("../../runners/figures.py");
+/// Loaded by the Python runner when a program fails.
+const PYTHON_FAILURE: &str = include_str!("../../runners/failure.py");
+/// Runs the script in the file on descriptor 3 when a message arrives on descriptor 4.
+const SHELL: &str = include_str!("../../runners/shell.sh");
+/// Waits for a program before bun runs main.ts.
+const JAVASCRIPT: &str = include_str!("../../runners/javascript.ts");
+/// Loaded by the JavaScript runner for contexts, and to display values.
+const JAVASCRIPT_CONTEXT: &str = include_str!("../../runners/context.ts");
+const JAVASCRIPT_REWRITE: &str = include_str!("../../runners/rewrite.ts");
+const JAVASCRIPT_SHOW: &str = include_str!("../../runners/show.ts");
+
+/// Finds the interpreters of this machine and knows their command lines.
+#[derive(Debug)]
+pub(crate) struct InterpreterCatalog {
+    runner_dir: PathBuf,
+    search_path: Vec<PathBuf>,
+    /// Paths of interpreters that were found, by name.
+    cache: Vec<(&'static str, CString)>,
+}
+
+/// The command line of an interpreter, and how it gets its code.
+#[derive(Debug)]
+pub(crate) struct InterpreterCommand {
+    pub(crate) path: CString,
+    pub(crate) arguments: Vec<CString>,
+    pub(crate) delivery: CodeDelivery,
+}
+
+/// How code gets to an interpreter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CodeDelivery {
+    /// In the message, on descriptor 3.
+    Message,
+    /// In a memory file on descriptor 3; messages are on 4 and control messages on 5. Bash reads a pipe one byte at a
+    /// time, because it cannot seek in it.
+    MemoryFile,
+    /// In the message, on descriptor 3. The runner writes it to a file in the working directory, whose name is the last
+    /// argument: bun then resolves imports, reports errors and maps lines as for any file.
+    MainFile,
+}
+
+impl InterpreterCatalog {
+    /// Writes the runners to `runner_dir`, a new directory that only the agent can write to. `path` is searched for
+    /// interpreters as a shell would search it.
+    ///
+    /// # Errors
+    /// Returns the error of the first file that cannot be written.
+    pub(crate) fn new(runner_dir: PathBuf, path: &str) -> io::Result<Self> {
+        fs::create_dir(&runner_dir)?;
+        fs::write(runner_dir.join("python.py"), PYTHON)?;
+        fs::write(runner_dir.join("keep.py"), PYTHON_KEEP)?;
+        fs::write(runner_dir.join("display.py"), PYTHON_DISPLAY)?;
+        fs::write(runner_dir.join("figures.py"), PYTHON_FIGURES)?;
+        fs::write(runner_dir.join("failure.py"), PYTHON_FAILURE)?;
+        fs::write(runner_dir.join("javascript.ts"), JAVASCRIPT)?;
+        fs::write(runner_dir.join("context.ts"), JAVASCRIPT_CONTEXT)?;
+        fs::write(runner_dir.join("rewrite.ts"), JAVASCRIPT_REWRITE)?;
+        fs::write(runner_dir.join("show.ts"), JAVASCRIPT_SHOW)?;
+
+        let search_path = path
+            .split(':')
+            .filter(|p| p.starts_with('/'))
+            .map(PathBuf::from)
+            .collect();
+
+        Ok(Self {
+            runner_dir,
+            search_path,
+            cache: Vec::new(),
+        })
+    }
+
+    /// Returns the command line that runs code of this language.
+    ///
+    /// # Errors
+    /// `agent_error` with the name of the interpreter if this machine lacks it.
+    pub(crate) fn command(&mut self, language: Language) -> Result<InterpreterCommand, WireError> {
+        let (name, delivery) = match language {
+            Language::Python => ("python3", CodeDelivery::Message),
+            Language::Javascript => ("bun", CodeDelivery::MainFile),
+            Language::Shell => ("bash", CodeDelivery::MemoryFile),
+        };
+
+        let path = self.resolve_interpreter(name)?;
+
+        let argument = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
+        let runner = |name: &str| argument(self.runner_dir.join(name).as_os_str().as_bytes());
+
+        let rest = match language {
+            Language::Python => vec![runner("python.py")],
+            // Packages are installed only on request, not whenever code imports one.
+            Language::Javascript => vec![
+                argument(b"--no-install"),
+                argument(b"--preload"),
+                runner("javascript.ts"),
+            ],
+            Language::Shell => vec![
+                argument(b"-c"),
+                argument(one_line(SHELL).as_bytes()),
+                argument(b"bash"),
+            ],
+        };
+
+        let arguments = std::iter::once(argument(name.as_bytes()))
+            .chain(rest)
+            .collect();
+
+        Ok(InterpreterCommand {
+            path,
+            arguments,
+            delivery,
+        })
+    }
+
+    /// Resolves the first word of a command. A word with a `/` is a path; any other is searched for.
+    ///
+    /// # Errors
+    /// `path_error` if there is no such program.
+    pub(crate) fn resolve_program(&self, word: &str) -> Result<CString, WireError> {
+        let path = if word.contains('/') {
+            Some(PathBuf::from(word))
+        } else {
+            self.search(word)
+        };
+
+        let path = path.and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
+        path.ok_or_else(|| {
+            let searched = self.searched_directories();
+            let message = format!("there is no program `{word}` in {searched}");
+            let error = WireError::new(ErrorType::PathError, message);
+            error.with_errno(rustix::io::Errno::NOENT.raw_os_error())
+        })
+    }
+
+    fn resolve_interpreter(&mut self, name: &'static str) -> Result<CString, WireError> {
+        if let Some((_, path)) = self.cache.iter().find(|(known, _)| *known == name) {
+            return Ok(path.clone());
+        }
+
+        let path = self.search(name);
+        let path = path.and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
+        let path = path.ok_or_else(|| {
+            let searched = self.searched_directories();
+            let message = format!("this machine has no `{name}` in {searched}; install it there");
+            WireError::new(ErrorType::AgentError, message)
+        })?;
+        self.cache.push((name, path.clone()));
+
+        Ok(path)
+    }
+
+    fn search(&self, name: &str) -> Option<PathBuf> {
+        let directories = self.search_path.iter();
+        let mut paths = directories.map(|directory| directory.join(name));
+        paths.find(|path| is_program(path))
+    }
+
+    fn searched_directories(&self) -> String {
+        let directories = self.search_path.iter();
+        let shown: Vec<_> = directories.map(|path| path.display().to_string()).collect();
+        shown.join(":")
+    }
+}
+
+impl Drop for InterpreterCatalog {
+    fn drop(&mut self) {
+        // Something else may have cleaned up the directory for temporary files already.
+        let _ = fs::remove_dir_all(&self.runner_dir);
+    }
+}
+
+/// Joins the lines of a script into one, without its comments.
+fn one_line(script: &str) -> String {
+    let lines = script.lines().map(str::trim);
+    let code: Vec<_> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
+    code.join(" ")
+}
+
+fn is_program(path: &Path) -> bool {
+    access(path, Access::EXEC_OK).is_ok() && path.is_file()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let runner_dir = directory.path().join("runners");
+        let mut interpreters =
+            InterpreterCatalog::new(runner_dir.clone(), "/nowhere:relative").unwrap();
+        let error = interpreters.command(Language::Javascript).unwrap_err();
+        assert_eq!(error.error_type, ErrorType::AgentError);
+        assert!(error.message.contains("`bun` in /nowhere;"), "{error}");
+        drop(interpreters);
+        assert!(!runner_dir.exists());
+    }
+
+    #[test]
+    fn the_shell_runner_is_one_line() {
+        assert_eq!(
+            one_line("# a\nif b;\n  # c\n  then d;\nfi\n"),
+            "if b; then d; fi"
+        );
+        assert_eq!(one_line(SHELL).lines().count(), 1);
+    }
+}

@@ -1,0 +1,16 @@
+//! Interpreters that run code which comes as a message: how they are started, spoken to and kept for the next program.
+//!
+//! The agent starts an interpreter before it has code for it. The programs in `runners/` wait inside the interpreters
+//! and implement the other side of the conversation.
+
+mod command;
+mod conversation;
+mod interpreter;
+mod pool;
+mod start;
+
+pub(crate) use command::InterpreterCatalog;
+pub(crate) use conversation::{Conversation, ExecLaunch, ProcessIo};
+pub(crate) use interpreter::{ExecMode, Interpreter, ProgramSpec, acts_at_start, can_be_set_later};
+pub(crate) use pool::{InterpreterPool, InterpreterSlot};
+pub(crate) use start::start_interpreter;

@@ -1,0 +1,211 @@
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use fumehood_protocol::{EnvVars, Language, WireError};
+use fumehood_sys::guest::{Launch, launch};
+use rustix::fs::{MemfdFlags, Mode, OFlags, fcntl_setfl, openat};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::command::{CodeDelivery, InterpreterCatalog, InterpreterCommand};
+use super::interpreter::Interpreter;
+use crate::process::{
+    Cgroup, CodeFile, Confinement, Process, Usage, agent_error, open_reader, output_pipe,
+};
+
+/// Maximum number of names that are tried for a code file.
+const MAX_NAME_ATTEMPTS: u32 = 1000;
+
+/// Starts an interpreter with these variables in its environment. It waits for code.
+///
+/// # Errors
+/// `agent_error` if this machine lacks the interpreter or cannot start it.
+pub(crate) fn start_interpreter(
+    language: Language,
+    variables: &EnvVars,
+    confinement: &mut Confinement,
+    interpreters: &mut InterpreterCatalog,
+) -> Result<Interpreter, WireError> {
+    let mut command = interpreters.command(language)?;
+    let environment = confinement.environment(variables);
+
+    let (file, main_file) = match command.delivery {
+        CodeDelivery::Message => (None, None),
+        CodeDelivery::MemoryFile => {
+            let file = create_memory_file().map_err(agent_error("make a file in memory"))?;
+            (Some(file), None)
+        }
+        CodeDelivery::MainFile => {
+            let (file, main_file) = create_main_file(confinement, &mut command)?;
+            (Some(file), Some(main_file))
+        }
+    };
+
+    let cgroups = confinement.cgroups.as_mut();
+    let cgroup = cgroups.map(|cgroups| cgroups.create()).transpose();
+    let cgroup = cgroup.map_err(agent_error("make a cgroup"))?;
+    let memory_file = file
+        .as_ref()
+        .filter(|_| command.delivery == CodeDelivery::MemoryFile);
+
+    let launched = launch_process(
+        &command,
+        &environment,
+        memory_file,
+        cgroup.as_ref(),
+        confinement,
+    );
+
+    // The cgroup and the file must be removed even if there is no process.
+    let pid = launched.as_ref().map_or(0, |launched| launched.pid);
+    let mut process = Process::new(pid, cgroup, main_file);
+
+    match launched {
+        Ok(launched) => Ok(Interpreter {
+            language,
+            process,
+            outputs: [
+                Some(launched.stdout),
+                Some(launched.stderr),
+                launched.results,
+            ],
+            stdin_reader: launched.stdin_reader,
+            message_pipe: launched.message_pipe,
+            control_pipe: launched.control_pipe,
+            code_file: file,
+            usage: Usage::default(),
+            reseed: false,
+            needs_environment: false,
+            has_run_user_code: false,
+        }),
+        Err(error) => {
+            process.clean_up(confinement.cgroups.as_mut());
+            Err(agent_error("start a process")(error))
+        }
+    }
+}
+
+struct LaunchedInterpreter {
+    pid: i32,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    results: Option<OwnedFd>,
+    stdin_reader: OwnedFd,
+    message_pipe: OwnedFd,
+    control_pipe: OwnedFd,
+}
+
+fn launch_process(
+    command: &InterpreterCommand,
+    environment: &[CString],
+    memory_file: Option<&File>,
+    cgroup: Option<&Cgroup>,
+    confinement: &Confinement,
+) -> std::io::Result<LaunchedInterpreter> {
+    // Messages use pipes like the output does, so that the code that moves bytes through a pipe is translated once.
+    let (stdout, stdout_of_child) = output_pipe()?;
+    let (stderr, stderr_of_child) = output_pipe()?;
+    let (messages_of_child, message_pipe) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (control_pipe, control_of_child) = pipe_with(PipeFlags::CLOEXEC)?;
+
+    for ours in [&message_pipe, &control_pipe] {
+        fcntl_setfl(ours, OFlags::NONBLOCK)?;
+    }
+
+    // Bash has no results; its script takes that descriptor.
+    let results = match memory_file {
+        None => Some(output_pipe()?),
+        Some(_) => None,
+    };
+
+    // Without a writer, standard input is at its end. The child's end needs its own file description, because reads
+    // from the agent's must not block.
+    let (stdin_of_child, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    let stdin_reader = open_reader(&stdin_of_child)?;
+    drop(writer);
+
+    let line = [messages_of_child.as_fd(), control_of_child.as_fd()];
+    let results_of_child = results.iter().map(|(_, of_child)| of_child.as_fd());
+    let extra: Vec<BorrowedFd<'_>> = memory_file
+        .map(AsFd::as_fd)
+        .into_iter()
+        .chain(line)
+        .chain(results_of_child)
+        .collect();
+
+    let pid = launch(&Launch {
+        program: &command.path,
+        arguments: &command.arguments,
+        environment,
+        directory: confinement.working_dir.as_fd(),
+        standard: [
+            stdin_of_child.as_fd(),
+            stdout_of_child.as_fd(),
+            stderr_of_child.as_fd(),
+        ],
+        extra: &extra,
+        report: control_of_child.as_fd(),
+        cgroup: cgroup.map(AsFd::as_fd),
+        identity: confinement.credentials,
+        open_files: confinement.open_files,
+        terminal: false,
+    })?;
+
+    Ok(LaunchedInterpreter {
+        pid,
+        stdout,
+        stderr,
+        results: results.map(|(ours, _)| ours),
+        stdin_reader,
+        message_pipe,
+        control_pipe,
+    })
+}
+
+fn create_memory_file() -> std::io::Result<File> {
+    Ok(rustix::fs::memfd_create("main.sh", MemfdFlags::CLOEXEC)?.into())
+}
+
+/// Creates an empty `main.ts`, or the first free name like it, and adds it to the command. The directory may belong to
+/// the user that the code runs as: the file is created, never opened, and no link is followed.
+fn create_main_file(
+    confinement: &Confinement,
+    command: &mut InterpreterCommand,
+) -> Result<(File, CodeFile), WireError> {
+    let directory = &confinement.working_dir;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    let create = |name: &String| openat(directory, name, flags, Mode::from_raw_mode(0o600));
+
+    // Programs that run at the same time need different names.
+    let mut name = "main.ts".to_string();
+    let mut file = create(&name);
+
+    for number in 2..MAX_NAME_ATTEMPTS {
+        if file.as_ref().err() != Some(&Errno::EXIST) {
+            break;
+        }
+        name = format!("main.{number}.ts");
+        file = create(&name);
+    }
+
+    let fail = agent_error("write main.ts to the working directory");
+    let file = File::from(file.map_err(|e| fail(e.into()))?);
+    let directory = directory.try_clone().map_err(&fail)?;
+    let main_file = CodeFile { directory, name };
+
+    if let Some((user, group)) = confinement.credentials
+        && let Err(error) = std::os::unix::fs::fchown(&file, Some(user), Some(group))
+    {
+        Process::new(0, None, Some(main_file)).clean_up(None);
+        return Err(fail(error));
+    }
+
+    // The name is the last argument of the command.
+    let argument = ["./", &main_file.name].concat();
+    command
+        .arguments
+        .push(CString::new(argument).unwrap_or_default());
+
+    Ok((file, main_file))
+}

@@ -1,0 +1,113 @@
+use std::time::Duration;
+
+use fumehood_protocol::{Complete, EndedBy, ErrorType, Evidence, ProcessKind, Response, WireError};
+
+use super::operation::{Operation, ProgramEnd, StopReason};
+use super::output::OutputStream;
+use crate::interpreter::InterpreterSlot;
+use crate::transport::error_response;
+
+/// Exit codes of programs that did not choose their own, as shells and `timeout` define them.
+const EXIT_TIMED_OUT: i32 = 124;
+const EXIT_SIGNALED: i32 = 128;
+pub(crate) const EXIT_CANCELLED: i32 = 130;
+const SIGKILL: i32 = 9;
+
+const MEMORY_STALLED: &str = "memory was full and no program made progress, because the kernel kept \
+     dropping and rereading the programs' own code: the agent killed the largest process";
+const OUTPUT_DROPPED: &str = "cancelled after the program had ended, while its output was not being read: the rest was dropped";
+const STATE_LOST: &str = "the context's interpreter ended, and its state is lost";
+const STATE_WAS_LOST: &str = "the context's interpreter had ended since its last exec, and its state was \
+     lost: this exec started a new one";
+
+/// Returns the last message of an operation whose process has ended.
+pub(crate) fn completion_response(operation: &Operation, end: &ProgramEnd) -> Response {
+    let op_id = operation.framing.op_id;
+
+    // The program never started.
+    if let Some(failure) = operation.failure {
+        let message = match operation.kind {
+            ProcessKind::Spawn | ProcessKind::Install => {
+                format!("the program could not be started: {failure}")
+            }
+            _ => {
+                format!("the interpreter could not be started: {failure}; check the guest's image")
+            }
+        };
+
+        return error_response(op_id, WireError::new(ErrorType::AgentError, message));
+    }
+
+    let (ended_by, exit_code) = classify_end(operation, end);
+    let [stdout, stderr, results] = operation.outputs.each_ref().map(OutputStream::summary);
+    let (arrived, ready) = (operation.arrived, operation.ready);
+
+    Response::Complete(Complete {
+        op_id,
+        exit_code,
+        execution_time_ms: milliseconds(end.at - arrived),
+        spawn_ms: ready.map(|ready| milliseconds(ready - arrived)),
+        process_ms: ready.map(|ready| milliseconds(end.at - ready)),
+        ended_by,
+        evidence: evidence(operation, end),
+        stdout,
+        stderr,
+        results,
+    })
+}
+
+/// Returns why the program ended, and its exit code.
+fn classify_end(operation: &Operation, end: &ProgramEnd) -> (EndedBy, i32) {
+    if let Some(stopping) = &operation.stopping {
+        return match stopping.reason {
+            StopReason::Timeout => (EndedBy::Timeout, EXIT_TIMED_OUT),
+            StopReason::Cancel => (EndedBy::Cancelled, EXIT_CANCELLED),
+        };
+    }
+
+    match (end.ended.code, end.ended.signal) {
+        (_, Some(SIGKILL)) if oom_kills(operation, end) > 0 => {
+            (EndedBy::OutOfMemory, EXIT_SIGNALED + SIGKILL)
+        }
+        (_, Some(signal)) => (EndedBy::Signaled, EXIT_SIGNALED + signal),
+        (code, None) => (EndedBy::Exited, code.unwrap_or(0)),
+    }
+}
+
+fn evidence(operation: &Operation, end: &ProgramEnd) -> Evidence {
+    let is_context = matches!(operation.slot(), Some(InterpreterSlot::Context(_)));
+    let conversation = operation.conversation.as_ref();
+    let details = [
+        (operation.stalled_oom_kills > 0, MEMORY_STALLED),
+        (operation.output_dropped, OUTPUT_DROPPED),
+        (conversation.is_some_and(|c| c.state_lost), STATE_WAS_LOST),
+        (is_context && !operation.interpreter_alive, STATE_LOST),
+    ];
+
+    let details = details
+        .into_iter()
+        .filter_map(|(applies, text)| applies.then_some(text));
+
+    let detail = details.collect::<Vec<_>>().join("; ");
+
+    // Counters of zero are left out.
+    let non_zero = |count: u64| (count > 0).then_some(count);
+
+    Evidence {
+        signal: end.ended.signal,
+        oom_kills: non_zero(oom_kills(operation, end)),
+        peak_memory_bytes: end.usage.peak_memory_bytes,
+        cpu_time_us: end.usage.cpu_time_us,
+        left_processes: non_zero(end.left_processes),
+        detail: Some(detail).filter(|detail| !detail.is_empty()),
+    }
+}
+
+/// Counts the processes that were killed because memory was full, by the kernel or by the agent.
+fn oom_kills(operation: &Operation, end: &ProgramEnd) -> u64 {
+    end.usage.oom_kills + operation.stalled_oom_kills
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,181 @@
+use std::io;
+use std::time::{Duration, Instant};
+
+use fumehood_protocol::{
+    ErrorType, ProcessKind, Quiesce, Quiesced, Refresh, Refreshed, Response, WireError,
+};
+use fumehood_sys::guest::reap;
+
+use super::client::Client;
+use crate::agent::Agent;
+use crate::identity::Identity;
+use crate::operation::Operation;
+use crate::process::Cgroup;
+use crate::settings::set_limit_value;
+use crate::transport::Connection;
+
+/// How long killed processes may take to die, and live ones to freeze.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn require_identity(agent: &mut Agent) -> Result<&mut Identity, WireError> {
+    let missing = || {
+        let message = "this agent does not own its machine: it must not change the clock, \
+             randomness and name there";
+        WireError::new(ErrorType::RequestError, message)
+    };
+    agent.identity.as_mut().ok_or_else(missing)
+}
+
+/// Freezes the user's processes, so that the guest's state can be saved. From then on no code runs before a refresh.
+///
+/// # Errors
+/// `request_error` if the agent does not own its machine; `busy_error` while operations are running; `agent_error` if
+/// the processes do not freeze.
+pub(super) fn quiesce(
+    client: &mut Client,
+    request: &Quiesce,
+    agent: &mut Agent,
+) -> Result<(), WireError> {
+    require_identity(agent)?;
+    reap_abandoned(agent);
+
+    // A detached program is frozen and continues in each copy. Everything else must have ended, killed processes
+    // included. A guest has one connection, so this client's work is all there is.
+    let attached = agent.operations.iter().filter(|o| !is_detached(o)).count();
+    let files = client.replays.len() + client.transfers.len();
+    let queued = usize::from(!agent.queue.is_empty());
+    let operations = attached + files + queued + agent.abandoned.len();
+
+    if operations > 0 {
+        let message = format!(
+            "{operations} operations are running and the state can only be saved when none is; \
+             wait until they end, or cancel them"
+        );
+        return Err(WireError::new(ErrorType::BusyError, message));
+    }
+
+    if let Err(error) = freeze(agent) {
+        thaw(agent);
+        let message = format!("cannot freeze the user's processes: {error}; try again");
+        return Err(WireError::new(ErrorType::AgentError, message));
+    }
+
+    require_identity(agent)?.awaits_refresh = true;
+    let op_id = request.op_id;
+    let outbox = &mut client.connection.outbox;
+    outbox.answer(&Response::Quiesced(Quiesced { op_id }));
+
+    Ok(())
+}
+
+/// Waits until killed processes are dead. An exec may have been answered before its process was gone.
+fn reap_abandoned(agent: &mut Agent) {
+    let started = Instant::now();
+    while !agent.abandoned.is_empty() && started.elapsed() < FREEZE_TIMEOUT {
+        let cgroups = &mut agent.confinement.cgroups;
+        agent.abandoned.retain_mut(|process| {
+            let is_alive = matches!(reap(process.pid()), Ok(None));
+            if !is_alive {
+                process.clean_up(cgroups.as_mut());
+            }
+            is_alive
+        });
+
+        if !agent.abandoned.is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Whether this is a spawned program that runs without a client.
+fn is_detached(operation: &Operation) -> bool {
+    operation.client.is_none() && operation.kind == ProcessKind::Spawn && operation.end.is_none()
+}
+
+/// The cgroups of everything of the user that keeps running. An interpreter that has not run user code is left out: it
+/// only waits, and to thaw it would cost a restored guest time.
+fn user_cgroups(agent: &mut Agent) -> impl Iterator<Item = &Cgroup> {
+    let used = agent.pool.idle().filter(|i| i.has_run_user_code);
+    let used = used.filter_map(|interpreter| interpreter.process.cgroup());
+    let operations = agent.operations.iter();
+    used.chain(operations.filter_map(|operation| operation.process.cgroup()))
+}
+
+fn freeze(agent: &mut Agent) -> io::Result<()> {
+    let started = Instant::now();
+    for cgroup in user_cgroups(agent) {
+        cgroup.freeze(true)?;
+        while !cgroup.is_frozen() {
+            if started.elapsed() > FREEZE_TIMEOUT {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    Ok(())
+}
+
+fn thaw(agent: &mut Agent) {
+    for cgroup in user_cgroups(agent) {
+        // Best effort: there is nothing else to try.
+        let _ = cgroup.freeze(false);
+    }
+}
+
+/// Gives this guest its own identity, limits and environment. If a step fails, the guest keeps waiting for a refresh.
+///
+/// # Errors
+/// `request_error` for a value that exceeds its limit, `agent_error` if the kernel rejects something.
+pub(super) fn refresh(
+    connection: &mut Connection,
+    request: &Refresh,
+    agent: &mut Agent,
+) -> Result<(), WireError> {
+    // Check everything before the first change.
+    let entropy = request.check()?;
+    let mut limits = agent.settings.limits;
+    for (name, value) in &request.limits {
+        let rejected = |message| WireError::new(ErrorType::RequestError, message);
+        set_limit_value(&mut limits, name, *value).map_err(rejected)?;
+    }
+
+    if let Some(environment) = &request.environment {
+        environment.check(&limits)?;
+    }
+
+    // The guest counts as refreshed only when every step has succeeded.
+    let identity = require_identity(agent)?;
+    identity.awaits_refresh = true;
+    let boot_id = identity.apply(request, &entropy).map_err(|error| {
+        let message = format!("cannot refresh the guest: {error}; use another one");
+        WireError::new(ErrorType::AgentError, message)
+    })?;
+    identity.awaits_refresh = false;
+    if identity.machine_id_str != request.machine_id {
+        // This is another guest than the one that was saved: it has not run that one's operations.
+        identity.machine_id_str.clone_from(&request.machine_id);
+        agent.journal.clear();
+    }
+
+    agent.settings.limits = limits;
+    connection.set_limits(&limits);
+    agent.settings.boot_id.clone_from(&boot_id);
+
+    // Waiting interpreters get their seed and their variables with the next program.
+    for interpreter in agent.pool.idle() {
+        interpreter.reseed = true;
+        interpreter.needs_environment |= request.environment.is_some();
+    }
+
+    if let Some(environment) = &request.environment {
+        agent.confinement.added_environment = environment.clone();
+    }
+
+    thaw(agent);
+    let op_id = request.op_id;
+    let refreshed = Refreshed { op_id, boot_id };
+    connection.outbox.answer(&Response::Refreshed(refreshed));
+
+    Ok(())
+}

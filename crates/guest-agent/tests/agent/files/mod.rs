@@ -1,0 +1,4 @@
+//! File transfers and directory watches.
+
+mod transfers;
+mod watches;

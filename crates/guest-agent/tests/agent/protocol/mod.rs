@@ -1,0 +1,6 @@
+//! Sessions, limits and rejected requests.
+
+mod limits;
+mod refresh;
+mod rejections;
+mod session;

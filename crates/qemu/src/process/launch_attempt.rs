@@ -1,0 +1,202 @@
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use fumehood_launcher::{
+    IsolationLayer, LaunchSpec, LauncherMessage, Limits, MAX_PACKET_BYTES, Namespaces, User,
+    VERSION,
+};
+use fumehood_sys::host::spawn;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+};
+
+use super::cgroup::Cgroup;
+use super::child::OwnedChild;
+use super::qemu_process::{KeepAlive, Process};
+use super::spec::{LaunchConfig, ProcessError, ProcessSpec};
+
+/// How long a launcher may take for its next message. It makes some hundred system calls, which take 2 ms on an
+/// idle machine.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The maximum size of a file that QEMU may write, in bytes: the state of a guest's devices, of some 12 KB,
+/// without its memory.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+/// The maximum number of descriptors that QEMU may have: its own are some thirty, plus one for each template
+/// that it could map.
+const MAX_DESCRIPTORS: u64 = 1024;
+/// The address space that QEMU may use besides the guest's memory, in MiB: libraries, heaps of its threads and
+/// translated code take some 1500.
+const EXTRA_ADDRESSES_MIB: u64 = 8192;
+
+/// Why an attempt failed.
+pub(super) enum LaunchError {
+    /// This isolation layer is not available here.
+    Layer(IsolationLayer, String),
+    /// Everything else.
+    Other(ProcessError),
+}
+
+/// One attempt at starting QEMU with certain isolation layers.
+pub(super) struct LaunchAttempt<'a> {
+    pub(super) config: &'a LaunchConfig,
+    pub(super) files: &'a [PathBuf],
+    pub(super) namespaces: Namespaces,
+    pub(super) spec: &'a ProcessSpec,
+}
+
+impl LaunchAttempt<'_> {
+    pub(super) fn run(
+        &self,
+        cgroup: Option<Cgroup>,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<Process, LaunchError> {
+        let request = self.encode_request(cgroup.as_ref())?;
+        let (mut launcher, socket) = self.start_launcher().map_err(|e| self.spawn_error(e))?;
+        let stderr = launcher.child.stderr.take();
+
+        send(&socket, &request, SendFlags::NOSIGNAL).map_err(|e| self.spawn_error(e.into()))?;
+        let (child, missing_layers) = self.wait_for_start(&socket)?;
+
+        // The launcher itself exits right after it has cloned the process.
+        launcher.child.wait().map_err(|e| self.spawn_error(e))?;
+        Ok(Process::new(
+            child,
+            stderr,
+            missing_layers,
+            cgroup,
+            keep_alive,
+        ))
+    }
+
+    fn encode_request(&self, cgroup: Option<&Cgroup>) -> Result<Vec<u8>, LaunchError> {
+        let to_text = |arg: &OsString| arg.to_str().map(str::to_owned);
+        let args = self.spec.args.iter().map(to_text).collect::<Option<_>>();
+        let request = LaunchSpec {
+            version: VERSION,
+            program: self.config.program.clone(),
+            args: args.ok_or_else(|| failed("an argument of QEMU is not valid UTF-8"))?,
+            inherit: self.spec.inherit.iter().map(AsRawFd::as_raw_fd).collect(),
+            files: self.files.to_vec(),
+            devices: self.config.devices.clone(),
+            namespaces: self.namespaces,
+            user: self.user(),
+            cgroup: cgroup.map_or(fumehood_launcher::Cgroup::Same, Cgroup::to_launcher),
+            limits: Limits {
+                file_bytes: MAX_FILE_BYTES,
+                descriptors: MAX_DESCRIPTORS,
+                threads: self.spec.limits.threads,
+                address_bytes: (self.spec.limits.memory_mib + EXTRA_ADDRESSES_MIB) << 20,
+            },
+        };
+
+        let packet = serde_json::to_vec(&request).map_err(failed)?;
+        if packet.len() > MAX_PACKET_BYTES {
+            return Err(failed(format!(
+                "the launch request for QEMU has {} bytes; at most {MAX_PACKET_BYTES} are allowed",
+                packet.len()
+            )));
+        }
+        Ok(packet)
+    }
+
+    /// A user namespace contains only one user.
+    fn user(&self) -> User {
+        match self.namespaces {
+            Namespaces::InUserNamespace => User::Same,
+            Namespaces::Privileged | Namespaces::None => self.config.user,
+        }
+    }
+
+    /// Starts the launcher program. Returns it with the socket to it.
+    fn start_launcher(&self) -> io::Result<(LauncherProgram, OwnedFd)> {
+        let kind = SocketType::SEQPACKET;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+        set_socket_timeout(&ours, Timeout::Recv, Some(MESSAGE_TIMEOUT))?;
+
+        let mut command = Command::new(&self.config.launcher);
+        command.env_clear().current_dir("/").stdin(theirs);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+
+        let inherit: Vec<_> = self.spec.inherit.iter().collect();
+        let child = spawn(command, &inherit)?;
+        Ok((LauncherProgram { child }, ours))
+    }
+
+    /// Handles the launcher's messages until the program has started, which closes the socket.
+    fn wait_for_start(
+        &self,
+        socket: &OwnedFd,
+    ) -> Result<(OwnedChild, Vec<IsolationLayer>), LaunchError> {
+        let mut child = None;
+        let mut missing_layers = None;
+        while let Some(message) = self.receive(socket)? {
+            match message {
+                LauncherMessage::Cloned { pid } => child = OwnedChild::new(pid),
+                LauncherMessage::Ready { missing } => {
+                    missing_layers = Some(missing);
+                    // The permission to start.
+                    send(socket, b"!", SendFlags::NOSIGNAL)
+                        .map_err(|e| self.spawn_error(e.into()))?;
+                }
+                LauncherMessage::Failed {
+                    layer: Some(layer),
+                    reason,
+                } => return Err(LaunchError::Layer(layer, reason)),
+                LauncherMessage::Failed {
+                    layer: None,
+                    reason,
+                } => return Err(failed(reason)),
+            }
+        }
+
+        child
+            .zip(missing_layers)
+            .ok_or_else(|| failed("the launcher exited without a message"))
+    }
+
+    /// Receives one message; `None` if the socket is closed.
+    fn receive(&self, socket: &OwnedFd) -> Result<Option<LauncherMessage>, LaunchError> {
+        let mut packet = [0; 4096];
+        match recv(socket, &mut packet[..], RecvFlags::empty()) {
+            Ok((_, 0)) => Ok(None),
+            Ok((_, bytes)) => {
+                let message = serde_json::from_slice(&packet[..bytes]);
+                message.map(Some).map_err(failed)
+            }
+            Err(rustix::io::Errno::AGAIN) => Err(failed(format!(
+                "the launcher sent no message for {MESSAGE_TIMEOUT:?}"
+            ))),
+            Err(error) => Err(self.spawn_error(error.into())),
+        }
+    }
+
+    fn spawn_error(&self, source: io::Error) -> LaunchError {
+        LaunchError::Other(ProcessError::Spawn {
+            program: self.config.launcher.clone(),
+            source,
+        })
+    }
+}
+
+fn failed(reason: impl std::fmt::Display) -> LaunchError {
+    LaunchError::Other(ProcessError::Launch(reason.to_string()))
+}
+
+/// The running launcher program. Dropping it kills it and waits for its end.
+struct LauncherProgram {
+    child: Child,
+}
+
+impl Drop for LauncherProgram {
+    fn drop(&mut self) {
+        // Both fail only if it has been waited for already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,139 @@
+use std::io;
+use std::path::PathBuf;
+
+use fumehood_launcher::{IsolationLayer, Namespaces, User};
+
+use super::cgroup::Hierarchy;
+use super::launch_attempt::{LaunchAttempt, LaunchError};
+use super::qemu_process::{KeepAlive, Process};
+use super::required_files::required_files;
+use super::spec::{LaunchConfig, ProcessError, ProcessSpec};
+
+/// Starts processes, and caches facts about this host: the files that QEMU needs, and the isolation layers that
+/// are available.
+pub(super) struct Starter {
+    config: LaunchConfig,
+    files: io::Result<Vec<PathBuf>>,
+    namespaces: Namespaces,
+    hierarchy: Option<Hierarchy>,
+    /// Whether all cgroups of killed owners have been removed.
+    swept: bool,
+    /// Why layers are missing.
+    reasons: Vec<(IsolationLayer, String)>,
+}
+
+impl Starter {
+    pub(super) fn new(config: LaunchConfig) -> Self {
+        let files = required_files(&config.program);
+        let is_root = rustix::process::geteuid().is_root();
+        let namespaces = if is_root && config.user != User::Same {
+            Namespaces::Privileged
+        } else {
+            Namespaces::InUserNamespace
+        };
+
+        let mut reasons = Vec::new();
+        let hierarchy = Hierarchy::find()
+            .map_err(|reason| reasons.push((IsolationLayer::Cgroup, reason)))
+            .ok();
+        Self {
+            config,
+            files,
+            namespaces,
+            hierarchy,
+            swept: false,
+            reasons,
+        }
+    }
+
+    /// Starts a process with all layers that are available. A layer that has failed is not tried again.
+    pub(super) fn start(
+        &mut self,
+        spec: &ProcessSpec,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<Process, ProcessError> {
+        if let Some(hierarchy) = self.hierarchy.as_ref().filter(|_| !self.swept) {
+            self.swept = hierarchy.sweep();
+        }
+
+        loop {
+            let (layer, reason) = match self.attempt(spec, keep_alive.clone()) {
+                Ok(process) => return self.accept(process),
+                Err(LaunchError::Other(error)) => return Err(error),
+                Err(LaunchError::Layer(layer, reason)) => (layer, reason),
+            };
+            if self.config.require_all_layers {
+                return Err(ProcessError::IncompleteIsolation(reason));
+            }
+
+            // Retry without the layer that failed.
+            match layer {
+                IsolationLayer::Cgroup if self.hierarchy.is_some() => self.hierarchy = None,
+                IsolationLayer::Namespaces if self.namespaces != Namespaces::None => {
+                    self.namespaces = Namespaces::None;
+                }
+                _ => return Err(ProcessError::Launch(reason)),
+            }
+            tracing::warn!(?layer, %reason, "an isolation layer of QEMU is not available");
+            self.reasons.push((layer, reason));
+        }
+    }
+
+    fn attempt(
+        &self,
+        spec: &ProcessSpec,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<Process, LaunchError> {
+        let files = self.files.as_ref().map_err(|source| {
+            LaunchError::Other(ProcessError::Spawn {
+                program: self.config.program.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            })
+        })?;
+
+        let cgroup = self
+            .hierarchy
+            .as_ref()
+            .map(|hierarchy| hierarchy.create(&spec.limits))
+            .transpose()
+            .map_err(|reason| LaunchError::Layer(IsolationLayer::Cgroup, reason))?;
+
+        let attempt = LaunchAttempt {
+            config: &self.config,
+            files,
+            namespaces: self.namespaces,
+            spec,
+        };
+        attempt.run(cgroup, keep_alive)
+    }
+
+    /// Rejects a process that lacks a required layer.
+    fn accept(&self, process: Process) -> Result<Process, ProcessError> {
+        let missing = process.missing_layers();
+        if !self.config.require_all_layers || missing.is_empty() {
+            return Ok(process);
+        }
+        let reasons: Vec<_> = missing.iter().map(|layer| self.reason(*layer)).collect();
+        Err(ProcessError::IncompleteIsolation(reasons.join("; ")))
+    }
+
+    /// Returns why this layer is missing.
+    pub(super) fn reason(&self, layer: IsolationLayer) -> String {
+        let known = self.reasons.iter().find(|(of, _)| *of == layer);
+        known.map_or_else(
+            || default_reason(layer).to_string(),
+            |(_, reason)| reason.clone(),
+        )
+    }
+}
+
+fn default_reason(layer: IsolationLayer) -> &'static str {
+    match layer {
+        IsolationLayer::User => "QEMU cannot run as a separate user",
+        IsolationLayer::Namespaces => "namespaces cannot be created",
+        IsolationLayer::Landlock => {
+            "this kernel has no Landlock, or one that does not restrict signals and sockets"
+        }
+        IsolationLayer::Cgroup => "a cgroup cannot be created",
+    }
+}

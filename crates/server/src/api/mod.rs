@@ -1,0 +1,9 @@
+//! The JSON types that callers send and receive, with their schemas.
+//!
+//! This folder parses requests and converts them into the engine's. Carrying them out belongs in `service`, and the
+//! routes in `http`.
+
+pub(crate) mod requests;
+pub(crate) mod responses;
+pub(crate) mod timestamp;
+mod whole_number;

@@ -1,0 +1,322 @@
+//! The layer around all requests: authentication, request ids, the log and the form of errors.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{ALLOW, AUTHORIZATION, CONTENT_RANGE, HOST, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::Instrument;
+
+use super::extract::read_body;
+use super::idempotency::{REPLAYED_HEADER, idempotency_layer};
+use crate::error::{ApiError, ApiErrorKind, SentError};
+use crate::id::new_id;
+use crate::owner::Owner;
+use crate::service::Service;
+use crate::sync::lock;
+
+/// How callers connect, which decides how they authenticate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// A Unix socket that only this user can connect to. All callers are [`Owner::local`].
+    UnixSocket,
+    /// TCP. Callers authenticate with API keys.
+    Tcp,
+}
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// The maximum length of a request id that a caller chooses, in bytes.
+const MAX_REQUEST_ID_BYTES: usize = 64;
+
+/// The maximum length of a router's error message, in bytes.
+const MAX_ROUTER_MESSAGE_BYTES: usize = 4096;
+
+/// Whether a path needs no API key.
+pub(super) fn is_public(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
+
+/// Authenticates, counts and logs a request, and gives every error the form of the API.
+pub(super) async fn request_layer(
+    State((service, transport)): State<(Service, Transport)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let start = Instant::now();
+    let _in_flight = InFlightGuard::new(&service);
+
+    let id = request_id(request.headers());
+    let method = method_label(request.method());
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map_or("-", MatchedPath::as_str).to_owned();
+    let span = tracing::info_span!("request", id, method, route);
+
+    let respond = async {
+        let mut owner = None;
+        let response = match authenticate(&service, transport, request, &mut owner).await {
+            Ok(request) => idempotency_layer(&service, request, next).await,
+            Err(error) => error.into_response(),
+        };
+
+        let response = finish_response(response, &id).await;
+
+        let (status, took) = (response.status().as_u16(), start.elapsed());
+        let metrics = &service.0.metrics;
+        metrics.record_request(method, &route, status, took);
+        let owner = owner.as_ref().map_or("-", Owner::as_str);
+        tracing::info!(status, owner, ms = took.as_secs_f64() * 1e3, "answered");
+
+        response
+    };
+
+    respond.instrument(span).await
+}
+
+/// Returns the name of a method for metrics. Unknown methods share one name, so that callers cannot create labels.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// Counts a request as in flight until it is dropped.
+struct InFlightGuard(Service);
+
+impl InFlightGuard {
+    fn new(service: &Service) -> Self {
+        service.0.requests.fetch_add(1, Ordering::Relaxed);
+        Self(service.clone())
+    }
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        *lock(&self.0.0.last_request) = Instant::now();
+        self.0.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Checks the host, the key and the rate limit of a request, and adds its owner as an extension. The owner is also
+/// written to `authenticated`, for the log.
+async fn authenticate(
+    service: &Service,
+    transport: Transport,
+    mut request: Request,
+    authenticated: &mut Option<Owner>,
+) -> Result<Request, ApiError> {
+    if transport == Transport::Tcp {
+        let allowed = &service.0.settings.allowed_hosts;
+        check_host(request.headers(), request.uri(), allowed)?;
+    }
+
+    if is_public(request.uri().path()) {
+        return Ok(request);
+    }
+
+    let owner = match transport {
+        Transport::UnixSocket => Owner::local(),
+        Transport::Tcp => owner_from_key(service, request.headers())?,
+    };
+
+    *authenticated = Some(owner.clone());
+    service.0.rate_limiter.check(&owner).map_err(rate_limited)?;
+    request.extensions_mut().insert(owner);
+
+    Ok(request)
+}
+
+fn rate_limited(wait: Duration) -> ApiError {
+    let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX - 1) + 1;
+    let message = format!("rate limit of this key exceeded; retry in {seconds} s");
+    ApiError {
+        retry_after_s: Some(seconds),
+        ..ApiError::new(ApiErrorKind::Busy, message)
+    }
+}
+
+fn owner_from_key(service: &Service, headers: &HeaderMap) -> Result<Owner, ApiError> {
+    let unauthorized = |message: &str| ApiError::new(ApiErrorKind::Unauthorized, message);
+
+    let value = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+
+    let value = value.ok_or_else(|| {
+        unauthorized(
+            "missing API key; send `Authorization: Bearer fh_…`; `fumehood keys create NAME` creates one",
+        )
+    })?;
+
+    let token = match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+        _ => {
+            let message = "invalid `Authorization` header; send `Bearer`, a space and the key";
+            return Err(unauthorized(message));
+        }
+    };
+
+    let owner = service.0.key_cache.find_owner(&service.0.store, token)?;
+
+    owner.ok_or_else(|| unauthorized("unknown or revoked API key"))
+}
+
+/// Rejects foreign host names. Otherwise the page of another site could reach this server through a name of that site
+/// which resolves to this host (DNS rebinding).
+fn check_host(headers: &HeaderMap, uri: &Uri, allowed: &[String]) -> Result<(), ApiError> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    let host = first
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+
+    let authority = uri.authority().map(|authority| authority.as_str());
+    let mut names = [Some(host), authority].into_iter().flatten();
+    if names.all(|name| is_allowed_host(name, allowed)) && second.is_none() {
+        return Ok(());
+    }
+
+    let message = "`Host` header not allowed; add it with `--host NAME`, or use 127.0.0.1";
+    Err(ApiError::new(ApiErrorKind::Forbidden, message))
+}
+
+fn is_allowed_host(authority: &str, allowed: &[String]) -> bool {
+    // Remove the port, and the brackets of an IPv6 address.
+    let bracketed = authority
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'));
+
+    let name = match (bracketed, authority.rsplit_once(':')) {
+        (Some((address, _)), _) => address,
+        (None, Some((name, _))) => name,
+        (None, None) => authority,
+    };
+
+    let is_loopback = name
+        .parse::<IpAddr>()
+        .is_ok_and(|address| address.is_loopback());
+
+    let is_named = allowed.iter().any(|one| one.eq_ignore_ascii_case(name));
+
+    is_loopback || is_named || name.eq_ignore_ascii_case("localhost")
+}
+
+/// Returns the caller's request id if it is valid, or a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let is_valid = |id: &&str| {
+        let is_allowed = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
+        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.bytes().all(is_allowed)
+    };
+
+    let given = headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok());
+
+    let generate = || new_id("req").unwrap_or_else(|_| "req".into());
+    given.filter(is_valid).map_or_else(generate, str::to_owned)
+}
+
+/// Adds the request's id to the headers and to the body of an error. Errors of the router receive the form of the API.
+async fn finish_response(mut response: Response, id: &str) -> Response {
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    let is_replayed = response.headers().contains_key(REPLAYED_HEADER);
+
+    if is_error && !is_replayed {
+        let headers = std::mem::take(response.headers_mut());
+        let error = match response.extensions_mut().remove::<SentError>() {
+            Some(SentError(error)) => error,
+            None => error_from_router(response).await,
+        };
+
+        let error = ApiError {
+            request_id: Some(id.into()),
+            ..error
+        };
+
+        response = error.into_response();
+        for name in [ALLOW, CONTENT_RANGE, RETRY_AFTER] {
+            if let Some(value) = headers.get(&name) {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+    }
+
+    if let Ok(value) = HeaderValue::from_str(id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+
+    response
+}
+
+/// Converts a response of the router or a library, which has only a status and a text.
+async fn error_from_router(response: Response) -> ApiError {
+    let (status, body) = (response.status(), response.into_body());
+    let text = read_body(body, MAX_ROUTER_MESSAGE_BYTES).await;
+    let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+
+    let kind = match status {
+        StatusCode::UNAUTHORIZED => ApiErrorKind::Unauthorized,
+        StatusCode::FORBIDDEN => ApiErrorKind::Forbidden,
+        StatusCode::NOT_FOUND => ApiErrorKind::NotFound,
+        StatusCode::METHOD_NOT_ALLOWED => ApiErrorKind::MethodNotAllowed,
+        StatusCode::NOT_ACCEPTABLE => ApiErrorKind::NotAcceptable,
+        StatusCode::REQUEST_TIMEOUT => ApiErrorKind::Timeout,
+        StatusCode::PAYLOAD_TOO_LARGE => ApiErrorKind::TooLarge,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => ApiErrorKind::UnsupportedMediaType,
+        status if status.is_client_error() => ApiErrorKind::Invalid,
+        _ => ApiErrorKind::Internal,
+    };
+
+    let message = match text.trim() {
+        "" if kind == ApiErrorKind::MethodNotAllowed => {
+            "method not allowed for this path; the `Allow` header lists the methods"
+        }
+        "" => "the request cannot be answered",
+        text => text,
+    };
+
+    ApiError::new(kind, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allowed_host_names() {
+        let allowed = ["vm.example".to_owned()];
+        for name in [
+            "localhost",
+            "LOCALHOST:7474",
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "[::1]:7474",
+            "vm.example:80",
+        ] {
+            assert!(is_allowed_host(name, &allowed), "{name}");
+        }
+
+        for other in [
+            "",
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "localhost.evil",
+            "[::2]",
+        ] {
+            assert!(!is_allowed_host(other, &allowed), "{other}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Everything that callers can do, whichever way they come: limits, permissions, idempotency, and the way from a request
+//! to the engine and back to the records.
+//!
+//! HTTP and MCP stand above this folder and only translate; they do not belong here.
+
+mod authorization;
+mod checkpoints;
+mod metrics;
+mod retention;
+mod runs;
+mod sandboxes;
+mod service;
+
+pub(crate) use runs::MAX_LIST_ITEMS;
+pub(crate) use sandboxes::SandboxLookup;
+pub use service::{Service, Settings};

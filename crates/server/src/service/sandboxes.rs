@@ -1,0 +1,407 @@
+//! Operations on sandboxes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fumehood_engine::{
+    Engine, InstalledPackage, Language, PortMapping, Retry, Sandbox, SandboxEnd,
+};
+use jiff::Timestamp;
+
+use super::runs::check_memory_limit;
+use super::service::Service;
+use crate::api::requests::{SandboxRequest, TimeoutsRequest};
+use crate::api::responses::{SandboxResponse, SandboxState};
+use crate::api::timestamp::format_timestamp;
+use crate::error::{ApiError, ApiErrorKind};
+use crate::id::new_id;
+use crate::owner::Owner;
+use crate::state::sandbox_handle::{SandboxHandle, Timeouts, end_reason};
+use crate::storage::records::{self, Filter, Table, find, list};
+use crate::sync::lock;
+
+/// The maximum length of a sandbox's name, in characters.
+const MAX_NAME_CHARS: usize = 128;
+
+/// A sandbox that was looked up.
+#[derive(Debug)]
+pub(crate) enum SandboxLookup {
+    Running(Arc<SandboxHandle>),
+    /// The sandbox has ended, and only its record is left.
+    Ended(Box<SandboxResponse>),
+}
+
+impl SandboxLookup {
+    /// Returns the sandbox as callers see it.
+    pub(crate) fn into_response(self) -> SandboxResponse {
+        match self {
+            Self::Running(sandbox) => sandbox.response(),
+            Self::Ended(response) => *response,
+        }
+    }
+
+    /// Returns the running sandbox.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Lost`] with the reason if it has ended.
+    pub(crate) fn into_running(self) -> Result<Arc<SandboxHandle>, ApiError> {
+        match self {
+            Self::Running(sandbox) => Ok(sandbox),
+            Self::Ended(response) => {
+                let why = response.ended_why.unwrap_or_default();
+                let message = format!("the sandbox has ended: {why}; start a new one");
+                let error = ApiError::new(ApiErrorKind::Lost, message);
+                Err(ApiError {
+                    ended: response.ended.map(String::into_boxed_str),
+                    ..error.with_retry(Retry::Never)
+                })
+            }
+        }
+    }
+}
+
+/// Counts sandboxes that are being started against their owner's limit, until it is dropped.
+pub(super) struct StartReservation {
+    service: Service,
+    owner: Owner,
+    count: usize,
+}
+
+impl Drop for StartReservation {
+    fn drop(&mut self) {
+        let mut starting = lock(&self.service.0.starting);
+        if let Some(count) = starting.get_mut(&self.owner) {
+            *count -= self.count;
+            if *count == 0 {
+                starting.remove(&self.owner);
+            }
+        }
+    }
+}
+
+impl Service {
+    /// Starts a sandbox. Dropping the future cancels the start.
+    ///
+    /// # Errors
+    /// Why the sandbox was not started.
+    pub async fn create_sandbox(
+        &self,
+        owner: &Owner,
+        request: &SandboxRequest,
+    ) -> Result<Arc<SandboxHandle>, ApiError> {
+        // Validate the request.
+        self.ensure_accepting()?;
+        let timeouts = Timeouts::DEFAULT.updated(request.idle_timeout_s, request.max_lifetime_s)?;
+        let name = request.name.clone();
+
+        if name
+            .as_ref()
+            .is_some_and(|name| name.chars().count() > MAX_NAME_CHARS)
+        {
+            let message = format!("`name` must have at most {MAX_NAME_CHARS} characters");
+            return Err(ApiError::invalid(message));
+        }
+
+        if let Some(network) = &request.network {
+            self.authorize_network(owner, network)?;
+        }
+
+        let engine = self.engine()?;
+        check_memory_limit(&engine, request.memory_mib)?;
+
+        // Start it, from a checkpoint or from the image.
+        let _reservation = self.reserve(owner, 1)?;
+
+        let sandbox = match &request.checkpoint {
+            Some(id) => {
+                check_checkpoint_fields(request)?;
+                engine.open(&self.0.checkpoints.find(owner, id)?).await?
+            }
+            None => start_sandbox(&engine, request).await?,
+        };
+
+        self.adopt(owner, sandbox, name, timeouts)
+    }
+
+    /// Reserves the start of `count` sandboxes within the owner's limit.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Busy`] if the limit would be exceeded.
+    pub(super) fn reserve(
+        &self,
+        owner: &Owner,
+        count: usize,
+    ) -> Result<StartReservation, ApiError> {
+        let max = self.max_sandboxes(owner);
+        let all = lock(&self.0.sandboxes);
+        let running = all.values().filter(|one| one.owner() == owner).count();
+        drop(all);
+
+        let mut starting = lock(&self.0.starting);
+        let reserved = starting.get(owner).copied().unwrap_or(0);
+
+        if running + reserved + count > max {
+            let message = format!(
+                "limit of {max} concurrent sandboxes per key reached ({running} are running); end one first"
+            );
+            return Err(ApiError::new(ApiErrorKind::Busy, message));
+        }
+
+        starting.insert(owner.clone(), reserved + count);
+
+        Ok(StartReservation {
+            service: self.clone(),
+            owner: owner.clone(),
+            count,
+        })
+    }
+
+    /// Registers and records a sandbox that the engine has started, and watches it.
+    pub(super) fn adopt(
+        &self,
+        owner: &Owner,
+        sandbox: Sandbox,
+        name: Option<String>,
+        timeouts: Timeouts,
+    ) -> Result<Arc<SandboxHandle>, ApiError> {
+        let id = new_id("sb").map_err(|e| ApiError::internal(&e))?;
+        let sandbox = SandboxHandle::new(id, owner, sandbox, name, timeouts);
+
+        let recorded = {
+            let mut sandboxes = lock(&self.0.sandboxes);
+            // Check again under the lock: a shutdown either finds this sandbox, or it ends here.
+            self.ensure_accepting()?;
+            sandboxes.insert(sandbox.id().to_owned(), sandbox.clone());
+            records::insert_sandbox(&self.0.store, owner, &sandbox.response())
+        };
+
+        if let Err(error) = recorded {
+            lock(&self.0.sandboxes).remove(sandbox.id());
+            return Err(error.into());
+        }
+
+        tokio::spawn(self.clone().watch(sandbox.clone()));
+
+        Ok(sandbox)
+    }
+
+    /// Passes on the network events of a sandbox; when it ends, records why.
+    async fn watch(self, sandbox: Arc<SandboxHandle>) {
+        let mut network = sandbox.engine_sandbox().network_events();
+        let end = loop {
+            let event = async {
+                match &mut network {
+                    Some(events) => events.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+
+            tokio::select! {
+                event = event => match event {
+                    Some(event) => sandbox.emit("network", &event),
+                    None => network = None,
+                },
+                end = sandbox.engine_sandbox().wait() => break end,
+            }
+        };
+
+        let is_shutdown = self.0.stopped.load(Ordering::Relaxed) && end == SandboxEnd::Requested;
+        let (ended, why) = if is_shutdown {
+            ("server_stopped", "the server was stopped".to_owned())
+        } else {
+            (end_reason(&end), end.to_string())
+        };
+
+        let response = SandboxResponse {
+            state: SandboxState::Ended,
+            ended_at: Some(format_timestamp(Timestamp::now())),
+            ended: Some(ended.into()),
+            ended_why: Some(why),
+            urls: Vec::new(),
+            ..sandbox.response()
+        };
+
+        // The record is updated before the sandbox is removed, so that a lookup finds one of both. A failure has been
+        // logged.
+        let _ = records::update(
+            &self.0.store,
+            Table::Sandboxes,
+            sandbox.id(),
+            "ended",
+            &response,
+        );
+        lock(&self.0.sandboxes).remove(sandbox.id());
+
+        sandbox.close_events("ended", &response);
+        self.0.metrics.record_sandbox_end(&response);
+        self.0.capacity_freed.notify_waiters();
+    }
+
+    /// Returns a sandbox of this owner, or the record of one that has ended.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner.
+    pub(crate) fn find_sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxLookup, ApiError> {
+        let running = lock(&self.0.sandboxes).get(id).cloned();
+        if let Some(sandbox) = running.filter(|sandbox| sandbox.owner() == owner) {
+            return Ok(SandboxLookup::Running(sandbox));
+        }
+
+        let ended = find(&self.0.store, Table::Sandboxes, owner, id)?;
+        ended
+            .map(|response| SandboxLookup::Ended(Box::new(response)))
+            .ok_or_else(|| ApiError::not_found("sandbox", id))
+    }
+
+    /// Returns a running sandbox of this owner.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner; [`ApiErrorKind::Lost`] with the
+    /// reason if it has ended.
+    pub fn sandbox(&self, owner: &Owner, id: &str) -> Result<Arc<SandboxHandle>, ApiError> {
+        self.find_sandbox(owner, id)?.into_running()
+    }
+
+    /// Returns the sandboxes of this owner, the newest first.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Internal`].
+    pub(crate) fn list_sandboxes(
+        &self,
+        owner: &Owner,
+        state: Option<SandboxState>,
+        mut filter: Filter,
+    ) -> Result<Vec<SandboxResponse>, ApiError> {
+        filter.is_over = state.map(|state| state == SandboxState::Ended);
+        let recorded: Vec<SandboxResponse> = list(&self.0.store, Table::Sandboxes, owner, &filter)?;
+
+        let running = lock(&self.0.sandboxes);
+        let current = recorded
+            .into_iter()
+            .map(|response| match running.get(&response.id) {
+                Some(sandbox) => sandbox.response(),
+                None => response,
+            });
+
+        Ok(current.collect())
+    }
+
+    /// Changes the timeouts of a sandbox. The idle timeout counts from the last use, the lifetime from the start.
+    ///
+    /// # Errors
+    /// As [`sandbox`](Self::sandbox), and [`ApiErrorKind::Invalid`].
+    pub fn set_timeouts(
+        &self,
+        owner: &Owner,
+        id: &str,
+        request: &TimeoutsRequest,
+    ) -> Result<SandboxResponse, ApiError> {
+        let sandbox = self.sandbox(owner, id)?;
+        let timeouts = sandbox
+            .timeouts()
+            .updated(request.idle_timeout_s, request.max_lifetime_s)?;
+        sandbox.set_timeouts(timeouts);
+        Ok(sandbox.response())
+    }
+
+    /// Ends a sandbox with everything that runs in it. One that has ended stays as it is.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner.
+    pub async fn end_sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxResponse, ApiError> {
+        if let SandboxLookup::Running(sandbox) = self.find_sandbox(owner, id)? {
+            // The event log is closed once the end is recorded.
+            let mut events = sandbox.subscribe(u64::MAX);
+            sandbox.engine_sandbox().end().await;
+            while events.next().await.is_some() {}
+        }
+
+        Ok(self.find_sandbox(owner, id)?.into_response())
+    }
+
+    pub(super) async fn end_all_sandboxes(&self) {
+        let all: Vec<_> = lock(&self.0.sandboxes).values().cloned().collect();
+        let tasks = all.into_iter().map(|sandbox| {
+            let service = self.clone();
+            tokio::spawn(async move { service.end_sandbox(sandbox.owner(), sandbox.id()).await })
+        });
+
+        for task in tasks.collect::<Vec<_>>() {
+            let _ = task.await;
+        }
+    }
+
+    /// Installs packages in a sandbox, and returns all packages that are installed in it.
+    ///
+    /// # Errors
+    /// As [`sandbox`](Self::sandbox), and [`ApiErrorKind::Invalid`].
+    pub async fn install_packages(
+        &self,
+        owner: &Owner,
+        id: &str,
+        language: Language,
+        packages: &[String],
+    ) -> Result<Vec<InstalledPackage>, ApiError> {
+        let sandbox = self.sandbox(owner, id)?;
+        let installed = sandbox.engine_sandbox().install(language, packages).await;
+        installed.map_err(|error| sandbox.to_api_error(error))
+    }
+
+    /// Exposes a sandbox port on the host's loopback interface, and returns its URL.
+    ///
+    /// # Errors
+    /// As [`sandbox`](Self::sandbox), [`ApiErrorKind::Invalid`], and [`ApiErrorKind::Forbidden`] if the owner may not
+    /// choose the host port.
+    pub fn expose_port(
+        &self,
+        owner: &Owner,
+        id: &str,
+        port: PortMapping,
+    ) -> Result<String, ApiError> {
+        let sandbox = self.sandbox(owner, id)?;
+        self.authorize_port(owner, port)?;
+        let url = sandbox.engine_sandbox().expose(port);
+        let url = url.map_err(|error| sandbox.to_api_error(error))?;
+        sandbox.add_url(url.clone());
+        Ok(url)
+    }
+}
+
+async fn start_sandbox(engine: &Engine, request: &SandboxRequest) -> Result<Sandbox, ApiError> {
+    let mut builder = engine.sandbox();
+    if let Some(language) = request.language {
+        builder = builder.language(language);
+    }
+
+    if let Some(mib) = request.memory_mib {
+        builder = builder.memory_mib(mib);
+    }
+
+    if let Some(network) = &request.network {
+        builder = builder.network(network.to_network()?);
+    }
+
+    if request.refresh_packages {
+        builder = builder.refresh_packages();
+    }
+
+    Ok(builder.packages(request.packages.iter().cloned()).await?)
+}
+
+/// Rejects fields that a checkpoint already determines: only timeouts and a name may accompany one.
+fn check_checkpoint_fields(request: &SandboxRequest) -> Result<(), ApiError> {
+    let fields = [
+        ("language", request.language.is_some()),
+        ("memory_mib", request.memory_mib.is_some()),
+        ("network", request.network.is_some()),
+        ("packages", !request.packages.is_empty()),
+        ("refresh_packages", request.refresh_packages),
+    ];
+
+    match fields.iter().find(|(_, is_set)| *is_set) {
+        None => Ok(()),
+        Some((name, _)) => Err(ApiError::invalid(format!(
+            "`{name}` cannot be set together with `checkpoint`, which already determines it"
+        ))),
+    }
+}

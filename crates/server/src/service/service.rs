@@ -1,0 +1,314 @@
+//! The service: its settings, its shared state, its engine and its shutdown.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use fumehood_engine::policy::Document;
+use fumehood_engine::{Engine, Error};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::api_keys::KeyCache;
+use crate::auth::rate_limit::RateLimiter;
+use crate::error::{ApiError, ApiErrorKind};
+use crate::owner::Owner;
+use crate::state::checkpoints::Checkpoints;
+use crate::state::metrics::Metrics;
+use crate::state::runs::RunTable;
+use crate::state::sandbox_handle::SandboxHandle;
+use crate::storage::database::{Store, StoreError};
+use crate::storage::idempotency::KeyLocks;
+use crate::storage::records;
+use crate::sync::lock;
+
+/// The settings of a service.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The path of the state file.
+    pub state: PathBuf,
+    /// Values of the `Host` header that are allowed beside those of the loopback interface.
+    pub allowed_hosts: Vec<String>,
+    /// Requests per second of one key, with bursts of twice that; 0 disables the limit. It does not apply to local
+    /// callers.
+    pub requests_per_second: u32,
+    /// How long runs may continue at shutdown.
+    pub drain_timeout: Duration,
+    /// Concurrent runs of one key.
+    pub max_runs_per_key: usize,
+    /// Concurrent sandboxes of one key.
+    pub max_sandboxes_per_key: usize,
+    /// Whether requests with a key may reach private and other special addresses that their policies name.
+    pub allow_private_networks_for_keys: bool,
+    /// The network policy of MCP calls that ask for a network. Without one, such calls are rejected.
+    pub mcp_policy: Option<Document>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            state: Store::default_path(),
+            allowed_hosts: Vec::new(),
+            requests_per_second: 50,
+            drain_timeout: Duration::from_secs(20),
+            max_runs_per_key: 32,
+            max_sandboxes_per_key: 32,
+            allow_private_networks_for_keys: false,
+            mcp_policy: None,
+        }
+    }
+}
+
+/// Concurrent runs, and concurrent sandboxes, of local callers. The limit bounds their cost for the server itself.
+const MAX_PER_LOCAL_OWNER: usize = 256;
+
+/// How often the engine is started again while something is missing, such as the image.
+const ENGINE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long cancelled runs may take at shutdown: SIGINT, SIGTERM, SIGKILL, and a margin.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The service behind HTTP and MCP. Clones share one state.
+#[derive(Debug, Clone)]
+pub struct Service(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    start_engine: Box<dyn Fn() -> Result<Engine, Error> + Send + Sync>,
+    engine: Mutex<EngineState>,
+    pub(crate) settings: Settings,
+    pub(crate) store: Store,
+    pub(crate) key_cache: KeyCache,
+    pub(crate) rate_limiter: RateLimiter,
+    pub(crate) metrics: Metrics,
+    pub(crate) key_locks: KeyLocks,
+    pub(crate) runs: Mutex<RunTable>,
+    pub(crate) sandboxes: Mutex<HashMap<String, Arc<SandboxHandle>>>,
+    /// How many sandboxes each owner is starting.
+    pub(crate) starting: Mutex<HashMap<Owner, usize>>,
+    pub(crate) checkpoints: Checkpoints,
+    draining: watch::Sender<bool>,
+    /// Set when the remaining sandboxes are ended because the server stops.
+    pub(crate) stopped: AtomicBool,
+    /// Cancelled to end the MCP sessions.
+    pub(crate) shutdown_token: CancellationToken,
+    /// The number of requests in flight.
+    pub(crate) requests: AtomicUsize,
+    pub(crate) last_request: Mutex<Instant>,
+    /// Notified when a run or a sandbox has ended.
+    pub(crate) capacity_freed: Notify,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+enum EngineState {
+    NotStarted,
+    Running(Engine),
+    /// The last start failed at this time.
+    Failed(Instant, ApiError),
+}
+
+impl Service {
+    /// Opens a service over `engine`. Runs and sandboxes of an earlier server that was killed are recorded as lost.
+    ///
+    /// Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StoreError`] if another server uses the state, or it cannot be read.
+    pub fn open(engine: Engine, settings: Settings) -> Result<Self, StoreError> {
+        Self::open_with(move || Ok(engine.clone()), settings)
+    }
+
+    /// Opens a service whose engine may lack something yet, such as the image: the engine is started again, at most once
+    /// a second, until it succeeds.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        start_engine: impl Fn() -> Result<Engine, Error> + Send + Sync + 'static,
+        settings: Settings,
+    ) -> Result<Self, StoreError> {
+        let store = Store::open_serving(&settings.state)?;
+        records::mark_lost(&store)?;
+        Ok(Self::with(start_engine, store, settings))
+    }
+
+    /// Opens a service whose state is only in memory.
+    ///
+    /// # Errors
+    /// [`StoreError`] if SQLite fails.
+    pub fn open_in_memory(
+        start_engine: impl Fn() -> Result<Engine, Error> + Send + Sync + 'static,
+        settings: Settings,
+    ) -> Result<Self, StoreError> {
+        Ok(Self::with(start_engine, Store::in_memory()?, settings))
+    }
+
+    fn with(
+        start_engine: impl Fn() -> Result<Engine, Error> + Send + Sync + 'static,
+        store: Store,
+        settings: Settings,
+    ) -> Self {
+        let service = Self(Arc::new(Inner {
+            start_engine: Box::new(start_engine),
+            engine: Mutex::new(EngineState::NotStarted),
+            rate_limiter: RateLimiter::new(settings.requests_per_second),
+            settings,
+            store,
+            key_cache: KeyCache::default(),
+            metrics: Metrics::new(),
+            key_locks: KeyLocks::default(),
+            runs: Mutex::default(),
+            sandboxes: Mutex::default(),
+            starting: Mutex::default(),
+            checkpoints: Checkpoints::default(),
+            draining: watch::Sender::new(false),
+            stopped: AtomicBool::new(false),
+            shutdown_token: CancellationToken::new(),
+            requests: AtomicUsize::new(0),
+            last_request: Mutex::new(Instant::now()),
+            capacity_freed: Notify::new(),
+        }));
+
+        // Start the engine now if possible; a failure is logged and reported to callers.
+        let _ = service.engine();
+        service.start_retention();
+
+        service
+    }
+
+    /// Returns the engine, and starts it if it does not run yet.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Missing`] and others: what must be done on this host first.
+    pub fn engine(&self) -> Result<Engine, ApiError> {
+        let mut state = lock(&self.0.engine);
+        match &*state {
+            EngineState::Running(engine) => return Ok(engine.clone()),
+            EngineState::Failed(at, error) if at.elapsed() < ENGINE_RETRY_INTERVAL => {
+                return Err(error.clone());
+            }
+            EngineState::NotStarted | EngineState::Failed(..) => {}
+        }
+
+        match (self.0.start_engine)() {
+            Ok(engine) => {
+                *state = EngineState::Running(engine.clone());
+                Ok(engine)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot start VMs");
+                let error = ApiError::from(error);
+                *state = EngineState::Failed(Instant::now(), error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns the state, which also holds the API keys.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Checks that the server accepts new work.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Draining`] once it is shutting down.
+    pub(crate) fn ensure_accepting(&self) -> Result<(), ApiError> {
+        if *self.0.draining.borrow() {
+            let message = "the server is shutting down and accepts no new work; retry later";
+            return Err(ApiError::new(ApiErrorKind::Draining, message));
+        }
+        Ok(())
+    }
+
+    /// Returns how many concurrent runs this owner may have.
+    pub(crate) fn max_runs(&self, owner: &Owner) -> usize {
+        if owner.is_local() {
+            MAX_PER_LOCAL_OWNER
+        } else {
+            self.0.settings.max_runs_per_key
+        }
+    }
+
+    /// Returns how many concurrent sandboxes this owner may have.
+    pub(crate) fn max_sandboxes(&self, owner: &Owner) -> usize {
+        if owner.is_local() {
+            MAX_PER_LOCAL_OWNER
+        } else {
+            self.0.settings.max_sandboxes_per_key
+        }
+    }
+
+    /// Whether there is no request, no active run, no sandbox and no checkpoint.
+    fn is_idle(&self) -> bool {
+        let inner = &self.0;
+        inner.requests.load(Ordering::Relaxed) == 0
+            && lock(&inner.sandboxes).is_empty()
+            && lock(&inner.starting).is_empty()
+            && inner.checkpoints.is_empty()
+            && lock(&inner.runs).active().next().is_none()
+    }
+
+    /// Waits until the service has been idle for `time`: without requests, runs, sandboxes and checkpoints.
+    pub async fn wait_until_idle(&self, time: Duration) {
+        const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+        let mut idle_since = Instant::now();
+
+        loop {
+            tokio::time::sleep(CHECK_INTERVAL.min(time)).await;
+
+            let last_request = *lock(&self.0.last_request);
+            idle_since = if self.is_idle() {
+                idle_since.max(last_request)
+            } else {
+                Instant::now()
+            };
+
+            if idle_since.elapsed() >= time {
+                return;
+            }
+        }
+    }
+
+    /// Shuts the service down: it accepts no new work, waits for runs, cancels those that remain, and ends all sandboxes.
+    pub async fn drain(&self) {
+        self.0.draining.send_replace(true);
+
+        let timeout = self.0.settings.drain_timeout;
+        let runs_ended = tokio::time::timeout(timeout, self.wait_for_runs()).await;
+
+        if runs_ended.is_err() {
+            let remaining: Vec<_> = lock(&self.0.runs).active().cloned().collect();
+            tracing::info!(runs = remaining.len(), "cancelled: the server shuts down");
+            remaining.iter().for_each(|task| task.cancel());
+            let _ = tokio::time::timeout(CANCEL_TIMEOUT, self.wait_for_runs()).await;
+        }
+
+        self.0.stopped.store(true, Ordering::Relaxed);
+        self.0.shutdown_token.cancel();
+        self.end_all_sandboxes().await;
+        self.0.checkpoints.clear();
+    }
+
+    async fn wait_for_runs(&self) {
+        loop {
+            let capacity_freed = self.0.capacity_freed.notified();
+            if lock(&self.0.runs).active().next().is_none() {
+                return;
+            }
+            // A notification that is missed only delays the next look.
+            let _ = tokio::time::timeout(Duration::from_millis(100), capacity_freed).await;
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The state in memory: runs with their events and output, sandboxes, checkpoints and metrics.
+//!
+//! These types know neither the service nor the database; `service` connects them. What outlives the process belongs in
+//! `storage`.
+
+pub(crate) mod checkpoints;
+pub(crate) mod event_log;
+pub(crate) mod metrics;
+mod output_chunks;
+pub(crate) mod run_task;
+pub(crate) mod runs;
+pub(crate) mod sandbox_handle;

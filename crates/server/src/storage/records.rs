@@ -1,0 +1,226 @@
+//! The records of runs and sandboxes: their JSON, as callers receive it, in the database.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::database::{Store, StoreError};
+use crate::api::responses::{RunOutcome, RunResponse, RunState, SandboxResponse, SandboxState};
+use crate::api::timestamp::format_timestamp;
+use crate::error::ApiError;
+use crate::owner::Owner;
+
+/// A table of objects that have an owner and a state.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Table {
+    Runs,
+    Sandboxes,
+}
+
+impl Table {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Runs => "runs",
+            Self::Sandboxes => "sandboxes",
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::internal(&error)
+    }
+}
+
+fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+fn to_json(object: &impl Serialize) -> String {
+    serde_json::to_string(object).unwrap_or_default()
+}
+
+/// Records the start of a run.
+pub(crate) fn insert_run(
+    store: &Store,
+    owner: &Owner,
+    run: &RunResponse,
+) -> Result<(), StoreError> {
+    let json = to_json(run);
+    store.write(|c| {
+        let insert = "INSERT INTO runs (id, owner, sandbox, state, created_ms, view) VALUES (?, ?, ?, 'running', ?, ?)";
+        let values = params![run.id, owner.as_str(), run.sandbox, now_ms(), json];
+        c.prepare_cached(insert)?.execute(values)?;
+        Ok(())
+    })
+}
+
+/// Records the start of a sandbox.
+pub(crate) fn insert_sandbox(
+    store: &Store,
+    owner: &Owner,
+    sandbox: &SandboxResponse,
+) -> Result<(), StoreError> {
+    let json = to_json(sandbox);
+    store.write(|c| {
+        let insert = "INSERT INTO sandboxes (id, owner, state, created_ms, view) VALUES (?, ?, 'running', ?, ?)";
+        let values = params![sandbox.id, owner.as_str(), now_ms(), json];
+        c.prepare_cached(insert)?.execute(values)?;
+        Ok(())
+    })
+}
+
+/// Updates the record of a run or a sandbox.
+pub(crate) fn update(
+    store: &Store,
+    table: Table,
+    id: &str,
+    state: &str,
+    object: &impl Serialize,
+) -> Result<(), StoreError> {
+    let json = to_json(object);
+    store.write(|c| {
+        let table = table.name();
+        let update = format!("UPDATE {table} SET state = ?, view = ? WHERE id = ?");
+        c.prepare_cached(&update)?
+            .execute(params![state, json, id])?;
+        Ok(())
+    })
+}
+
+/// Returns the record with this id if it belongs to this owner.
+pub(crate) fn find<R: DeserializeOwned>(
+    store: &Store,
+    table: Table,
+    owner: &Owner,
+    id: &str,
+) -> Result<Option<R>, StoreError> {
+    let json: Option<String> = store.read(|c| {
+        let table = table.name();
+        let select = format!("SELECT view FROM {table} WHERE id = ? AND owner = ?");
+        c.prepare_cached(&select)?
+            .query_row(params![id, owner.as_str()], |row| row.get(0))
+            .optional()
+    })?;
+
+    Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
+}
+
+/// Which records a list contains.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Filter {
+    /// Only those that are over, or only those that are not.
+    pub(crate) is_over: Option<bool>,
+    /// Only the runs in this sandbox.
+    pub(crate) sandbox: Option<String>,
+    /// Only those that were started before the one with this id.
+    pub(crate) before: Option<String>,
+    pub(crate) limit: u32,
+}
+
+/// Returns the records of this owner, the newest first.
+pub(crate) fn list<R: DeserializeOwned>(
+    store: &Store,
+    table: Table,
+    owner: &Owner,
+    filter: &Filter,
+) -> Result<Vec<R>, StoreError> {
+    let sandbox = match table {
+        Table::Runs => "sandbox",
+        Table::Sandboxes => "NULL",
+    };
+
+    let select = format!(
+        "SELECT view FROM {} WHERE owner = ?1 AND (?2 IS NULL OR (state IN ('ended', 'failed')) = ?2)
+         AND (?3 IS NULL OR {sandbox} = ?3) AND (?4 IS NULL OR id < ?4) ORDER BY id DESC LIMIT ?5",
+        table.name()
+    );
+
+    let records: Vec<String> = store.read(|c| {
+        let mut select = c.prepare_cached(&select)?;
+        let values = params![
+            owner.as_str(),
+            filter.is_over,
+            filter.sandbox,
+            filter.before,
+            filter.limit
+        ];
+
+        select.query_map(values, |row| row.get(0))?.collect()
+    })?;
+
+    Ok(parse_all(&records))
+}
+
+/// Records that the runs and sandboxes of an earlier server are lost: their VMs died with it.
+pub(crate) fn mark_lost(store: &Store) -> Result<(), StoreError> {
+    let (runs, sandboxes) = store.read(|c| {
+        let runs = "SELECT view FROM runs WHERE state NOT IN ('ended', 'failed')";
+        let sandboxes = "SELECT view FROM sandboxes WHERE state != 'ended'";
+        let runs: Vec<RunResponse> = select_all(c, runs)?;
+        let sandboxes: Vec<SandboxResponse> = select_all(c, sandboxes)?;
+        Ok((runs, sandboxes))
+    })?;
+
+    if !runs.is_empty() || !sandboxes.is_empty() {
+        let (runs, sandboxes) = (runs.len(), sandboxes.len());
+        tracing::warn!(runs, sandboxes, "lost by a server that was killed");
+    }
+
+    let at = format_timestamp(Timestamp::now());
+    for mut run in runs {
+        let detail = "the server stopped during the run; whether the code ended is unknown";
+        run.state = RunState::Ended;
+        run.ended_at = Some(at.clone());
+        run.outcome = Some(RunOutcome::server_lost(detail));
+        update(store, Table::Runs, &run.id, "ended", &run)?;
+    }
+
+    for mut sandbox in sandboxes {
+        sandbox.state = SandboxState::Ended;
+        sandbox.ended_at = Some(at.clone());
+        sandbox.ended = Some("server_lost".into());
+        sandbox.ended_why = Some("the server stopped, and the VM with it".into());
+        sandbox.urls.clear();
+        update(store, Table::Sandboxes, &sandbox.id, "ended", &sandbox)?;
+    }
+
+    Ok(())
+}
+
+fn select_all<R: DeserializeOwned>(c: &Connection, select: &str) -> rusqlite::Result<Vec<R>> {
+    let mut select = c.prepare(select)?;
+    let records = select.query_map([], |row| row.get::<_, String>(0))?;
+    let records: Vec<String> = records.collect::<Result<_, _>>()?;
+    Ok(parse_all(&records))
+}
+
+fn parse_all<R: DeserializeOwned>(records: &[String]) -> Vec<R> {
+    let parsed = records.iter().map(|json| serde_json::from_str(json));
+    parsed.filter_map(Result::ok).collect()
+}
+
+/// Deletes old records: runs and sandboxes that are over and keys that are revoked if older than `records_before_ms`,
+/// idempotency keys if older than `keys_before_ms`. Both are Unix times in milliseconds.
+pub(crate) fn delete_before(
+    store: &Store,
+    records_before_ms: i64,
+    keys_before_ms: i64,
+) -> Result<(), StoreError> {
+    store.write(|c| {
+        c.execute(
+            "DELETE FROM runs WHERE created_ms < ? AND state IN ('ended', 'failed')",
+            [records_before_ms],
+        )?;
+
+        c.execute(
+            "DELETE FROM sandboxes WHERE created_ms < ? AND state = 'ended'",
+            [records_before_ms],
+        )?;
+        c.execute("DELETE FROM keys WHERE revoked_ms < ?", [records_before_ms])?;
+        c.execute("DELETE FROM claims WHERE created_ms < ?", [keys_before_ms])?;
+
+        Ok(())
+    })
+}
