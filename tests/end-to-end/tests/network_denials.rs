@@ -65,11 +65,11 @@ fn denials_are_immediate_and_reported() {
         http_requests(&sandbox, &events, &web).await;
         other_programs(&sandbox).await;
         canaries.assert_untouched();
-        let asked = names.asked();
+        let queries = names.queries();
         let denied = ["denied.test", "other.test", "sub.web.test"];
         assert!(
-            !asked.iter().any(|name| denied.contains(&name.as_str())),
-            "{asked:?}"
+            !queries.iter().any(|name| denied.contains(&name.as_str())),
+            "{queries:?}"
         );
 
         // The summary has what the events had.

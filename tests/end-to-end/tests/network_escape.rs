@@ -195,10 +195,10 @@ fn nothing_escapes_the_policy() {
         canaries.assert_untouched();
         canaries.assert_awake().await;
         let known = ["web.test", "seen.test", "second.test", "turning.test"];
-        let asked = names.asked();
+        let queries = names.queries();
         assert!(
-            asked.iter().all(|name| known.contains(&name.as_str())),
-            "{asked:?}"
+            queries.iter().all(|name| known.contains(&name.as_str())),
+            "{queries:?}"
         );
         assert_no_request_was_smuggled(&web);
         let summary = sandbox.network().unwrap().summary;

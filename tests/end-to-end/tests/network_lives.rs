@@ -119,7 +119,7 @@ fn exposed_ports_allow_no_outgoing_connections() {
             text.contains("out: HTTP 403") && text.contains("address: ECONNREFUSED"),
             "{text}"
         );
-        assert_eq!(names.asked(), Vec::<String>::new());
+        assert_eq!(names.queries(), Vec::<String>::new());
         canaries.assert_untouched();
 
         // The ports are closed with the sandbox.

@@ -178,11 +178,11 @@ fn packages_are_installed_once_and_reused() {
         );
 
         // Written differently, the same packages need no request to the index, and their template exists.
-        let asked = server.requests().len();
+        let requests_before = server.requests().len();
         let packages = ["User.Of.Tiny >= 0.1"];
         let (printed, stderr) = environment.prints("python", &packages, USES_TINY);
         assert_eq!((printed.as_str(), stderr.as_str()), ("15\n", ""));
-        assert_eq!(server.requests().len(), asked);
+        assert_eq!(server.requests().len(), requests_before);
         let again = [
             "run",
             "--json",
@@ -359,7 +359,12 @@ fn concurrent_installs_run_once_and_a_killed_one_leaves_nothing() {
             ];
             server.hold(true);
             let mut killed = environment.start(&args);
-            let is_asked = || server.requests().iter().any(|asked| asked.contains(".whl"));
+            let is_asked = || {
+                server
+                    .requests()
+                    .iter()
+                    .any(|request| request.contains(".whl"))
+            };
             wait_until("a request for a wheel", is_asked);
             send(killed.id(), Signal::KILL);
             killed.wait().unwrap();
@@ -410,13 +415,13 @@ fn index_credentials_stay_on_the_host() {
         assert!(!stderr.contains("sesame"), "{stderr}");
         let requests = server.requests();
         assert!(
-            requests.iter().any(|asked| asked.ends_with(shown)),
+            requests.iter().any(|request| request.ends_with(shown)),
             "{requests:?}"
         );
         assert!(
             !requests
                 .iter()
-                .any(|asked| asked.contains("fumehood-secret"))
+                .any(|request| request.contains("fumehood-secret"))
         );
 
         let layers = environment.layers();

@@ -11,8 +11,8 @@ fn python(code: &str) -> Value {
 async fn sandboxes_offer_contexts_forks_and_checkpoints() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
-    let asked = json!({ "language": "python", "name": "mine", "idle_timeout_s": 100 });
-    let sandbox = client.json("POST", "/v1/sandboxes", &asked, 201).await;
+    let body = json!({ "language": "python", "name": "mine", "idle_timeout_s": 100 });
+    let sandbox = client.json("POST", "/v1/sandboxes", &body, 201).await;
     assert_eq!(
         (&sandbox["name"], &sandbox["state"]),
         (&json!("mine"), &json!("running"))
@@ -72,8 +72,8 @@ async fn sandboxes_offer_contexts_forks_and_checkpoints() {
 async fn a_busy_sandbox_is_not_saved_and_an_ended_one_reports_why() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
-    let asked = json!({ "language": "python", "idle_timeout_s": 100 });
-    let sandbox = client.json("POST", "/v1/sandboxes", &asked, 201).await;
+    let body = json!({ "language": "python", "idle_timeout_s": 100 });
+    let sandbox = client.json("POST", "/v1/sandboxes", &body, 201).await;
     let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
     let runs = format!("{at}/runs");
     client.json("POST", &runs, &python("x = 1"), 200).await;
