@@ -89,7 +89,7 @@ fn files_and_directories_go_in_and_come_out() {
     );
     assert_eq!(output.status.code(), Some(0));
 
-    // What was downloaded is here, and links lead to where they led.
+    // The downloads exist, and links have their old targets.
     let numbers: String = (1..=300_000).map(|n| format!("{n}\n")).collect();
     assert!(fs::read_to_string(here.join("out")).unwrap() == numbers);
     assert_eq!(fs::read(here.join("made/link/file")).unwrap(), b"x\n");
@@ -307,7 +307,7 @@ fn every_way_out_of_a_shell_restores_the_terminal_and_ends_the_vm() {
     assert_eq!(wait_for_exit(child), Some(125));
     assert!(!pty.is_raw());
 
-    // The user wants out, whatever the program thinks of it.
+    // The user can leave a program that ignores signals.
     let mut pty = Pty::new(24, 80);
     let stubborn = "trap '' INT TERM HUP QUIT; stty raw; echo re''ady; while :; do sleep 1; done";
     let child = pty.run(&["shell", "--", "bash", "-c", stubborn]);

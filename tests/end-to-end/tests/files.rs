@@ -33,7 +33,7 @@ async fn uploads_and_downloads_preserve_bytes() {
         ""
     );
 
-    // What a program writes comes down as it is.
+    // A file that a program writes is downloaded unchanged.
     shell_ok(&sandbox, "printf 'a\\0\\377\\n' > made; chmod 600 made").await;
     assert_eq!(&files.read("made").await.unwrap()[..], b"a\0\xff\n");
     let made = files.stat("made").await.unwrap();
@@ -107,7 +107,7 @@ async fn files_are_accessed_with_the_users_rights() {
         error.unwrap_err();
     }
 
-    // Links that a program leaves lead to what it could reach itself.
+    // Links that a program leaves lead only to files that it could access itself.
     shell_ok(
         &sandbox,
         "ln -s /etc/shadow shadow; ln -s /proc/self/environ env; ln -s /root root; ln -s /etc etc",

@@ -71,7 +71,7 @@ fn directory_for_nobody() -> tempfile::TempDir {
     place
 }
 
-/// Puts the probe into QEMU's place; returns what it says about each wall.
+/// Runs the probe in QEMU's place, and returns its verdict on each wall.
 fn verdicts(who: Who<'_>) -> Vec<Value> {
     let mut command = who.command();
     command.arg("--qemu").arg(who.probe()).args(RUN);
@@ -108,7 +108,8 @@ fn missing_walls(outcome: &Value) -> Vec<&str> {
     reduced.iter().filter_map(Value::as_str).collect()
 }
 
-/// All walls of the probe, but for those that are known to be missing; they are those of the table in docs/design/isolation.md.
+/// Checks that all walls of the probe hold, except those that are known to be missing; they are those of the table in
+/// docs/design/isolation.md.
 fn assert_all_hold(who: Who<'_>, but: &[&str]) {
     let verdicts = verdicts(who);
     let names = |verdicts: &[Value]| -> Vec<_> {
@@ -147,7 +148,7 @@ fn every_wall_holds_for_the_user_who_runs_the_tests() {
     }
 }
 
-/// What namespaces hold; without them, Landlock and the file system's own rights hold what they can.
+/// The walls that namespaces provide. Without them, Landlock and file permissions hold only in part.
 const OF_NAMESPACES: &[&str] = &[
     "host's files",
     "root",

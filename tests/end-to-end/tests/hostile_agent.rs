@@ -182,7 +182,7 @@ async fn a_download_that_stalls_times_out() {
     );
 }
 
-/// What a hostile agent does with an exec, and part of the error message.
+/// Deeds of a hostile agent in an exec, and part of the error message for each.
 const VIOLATIONS: [(&str, &str); 23] = [
     (
         "output without credit",

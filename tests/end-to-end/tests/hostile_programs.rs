@@ -47,7 +47,7 @@ async fn run_in_every_way(
     let runs = runs.map(|request| sandbox.run(&request).unwrap());
     let all = join_all(runs.map(finish_run)).await;
 
-    // Whatever it left there, the context can be closed once it is quiet, and starts afresh.
+    // The context can be closed once it is quiet, whatever state it has, and starts afresh.
     let closed = async {
         while sandbox.context("hostile", language).close().await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;

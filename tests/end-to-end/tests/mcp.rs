@@ -38,7 +38,7 @@ fn converse(server: &Value, mode: &str, calls: &Value) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// `fumehood mcp` with these words, and what it needs of this process's environment.
+/// Returns the command line of `fumehood mcp` with these arguments, and the environment variables that it needs.
 fn stdio(state: &Path, args: &[&str]) -> Value {
     let mut command = vec![program().to_string_lossy().into_owned(), "mcp".into()];
     command.extend(args.iter().map(ToString::to_string));

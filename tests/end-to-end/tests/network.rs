@@ -93,7 +93,7 @@ fn allowed_destinations_are_reached() {
             "{queries:?}"
         );
 
-        // HTTP in the clear was passed on as what it was; nothing was denied.
+        // Plain HTTP was forwarded unchanged; nothing was denied.
         assert!(
             web.seen()
                 .iter()

@@ -72,7 +72,7 @@ fn denials_are_immediate_and_reported() {
             "{queries:?}"
         );
 
-        // The summary has what the events had.
+        // The summary has the same denials as the events.
         let summary = sandbox.network().unwrap().summary;
         assert_eq!(summary.missed_events, 0);
 

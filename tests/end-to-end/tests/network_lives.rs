@@ -39,7 +39,7 @@ fn address(url: &str) -> SocketAddr {
     url.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
-/// What a server at an exposed port answers to a request; empty: nothing.
+/// Sends a request to an exposed port, and returns the response; empty if there is none.
 async fn get(url: &str) -> String {
     let mut text = String::new();
     let mut client = TcpStream::connect(address(url)).await.unwrap();

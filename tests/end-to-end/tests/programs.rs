@@ -364,7 +364,7 @@ async fn a_detached_program_can_be_attached_again() {
         assert!(error.to_string().contains(part), "{error}");
     }
 
-    // What has no name cannot be found again: it is not left.
+    // A program without a key cannot be attached again, so it cannot be detached.
     let mut run = sandbox.spawn(&script("echo up; exec sleep 100")).unwrap();
     next_stdout(&mut run).await;
     assert_eq!(run.detach().await.unwrap_err().kind(), ErrorKind::Invalid);

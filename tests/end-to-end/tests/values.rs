@@ -129,7 +129,7 @@ async fn javascript_shows_values() {
     );
     assert!(run_in(&javascript, "x").await.results.is_empty());
 
-    // What a shell shows is what it prints.
+    // The shell has no display values, only output.
     let bash = sandbox.context("s", Language::Shell);
     let transcript = run_displaying(&bash, "echo 1").await;
     assert_eq!((transcript.out(), transcript.results.len()), ("1\n", 0));
@@ -321,7 +321,7 @@ async fn variables_and_directories_apply_to_one_exec() {
             transcript.err()
         );
 
-        // What the code itself changes stays.
+        // Changes that the code itself makes stay.
         let moves = match language {
             Language::Python => "os.chdir('/tmp'); os.environ['A'] = 'own'",
             Language::Javascript => "process.chdir('/tmp'); process.env.A = 'own'",
