@@ -117,7 +117,7 @@ fn outside(name: &str) {
 
 /// Brings the loopback interface up, and adds the addresses.
 fn own_addresses() {
-    let mut words = String::from("link set lo up\n");
+    let mut commands = String::from("link set lo up\n");
     for address in ADDRESSES {
         // Duplicate address detection would delay its use.
         let rest = if address.contains(':') {
@@ -126,7 +126,7 @@ fn own_addresses() {
             "32 dev lo"
         };
 
-        words += &format!("addr add {address}/{rest}\n");
+        commands += &format!("addr add {address}/{rest}\n");
     }
 
     let mut ip = Command::new("ip")
@@ -138,7 +138,7 @@ fn own_addresses() {
     ip.stdin
         .take()
         .unwrap()
-        .write_all(words.as_bytes())
+        .write_all(commands.as_bytes())
         .unwrap();
 
     assert!(ip.wait().unwrap().success(), "no addresses could be taken");
@@ -156,13 +156,13 @@ fn assert_no_way_out() {
     );
     assert_eq!(table("route").lines().count(), 1, "{}", table("route"));
     for route in table("ipv6_route").lines() {
-        let words: Vec<_> = route.split_ascii_whitespace().collect();
+        let fields: Vec<_> = route.split_ascii_whitespace().collect();
         // The kernel's own entry that rejects everything is a route as well.
         const REJECT: u32 = 0x0200;
-        let flags = u32::from_str_radix(words[8], 16).unwrap();
-        let is_default = words[1] == "00";
+        let flags = u32::from_str_radix(fields[8], 16).unwrap();
+        let is_default = fields[1] == "00";
         assert!(
-            words[9] == "lo" && (!is_default || flags & REJECT != 0),
+            fields[9] == "lo" && (!is_default || flags & REJECT != 0),
             "{route}"
         );
     }

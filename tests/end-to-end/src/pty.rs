@@ -70,7 +70,7 @@ impl Pty {
     /// # Panics
     /// Panics if it cannot be started.
     #[must_use]
-    pub fn run(&self, words: &[&str]) -> Child {
+    pub fn run(&self, args: &[&str]) -> Child {
         let end = || {
             let copy = self.theirs.as_fd().try_clone_to_owned();
             copy.unwrap_or_else(|e| panic!("{e}"))
@@ -80,7 +80,7 @@ impl Pty {
         command
             .arg("--ctty")
             .arg(program())
-            .args(words)
+            .args(args)
             .env("TERM", "xterm-256color");
         command.stdin(end()).stdout(end()).stderr(end());
         let child = command.spawn();

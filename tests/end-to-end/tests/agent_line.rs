@@ -78,7 +78,7 @@ fn a_client_of_protocol_version_0_is_served() {
     let agent = AgentCommand::start(&["--no-token"]);
     let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../client_v0.py");
 
-    // Twice: each connection begins a conversation of its own.
+    // Twice: each connection has its own session.
     for _ in 0..2 {
         let mut command = Command::new("python3");
         command

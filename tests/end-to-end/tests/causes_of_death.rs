@@ -182,6 +182,7 @@ async fn a_timeout_is_reported() {
         assert_eq!(transcript.outcome.evidence.signal, Some(9), "{kind:?}");
         assert_state_loss_is_reported(kind, &transcript);
     }
+
     // One that uses the last moment to end well has still used up its time.
     for (kind, transcript) in polite {
         assert_eq!(transcript.out(), "bye\n", "{kind:?}");
@@ -260,6 +261,7 @@ async fn running_out_of_memory_is_reported() {
         // A signal of the same number is none.
         let transcript = run_to_end(&sandbox, kind, "import os; os.kill(os.getpid(), 9)").await;
         assert_eq!(transcript.end(), (EndedBy::Signaled, Some(137)), "{kind:?}");
+
         // An allocation that is refused is the program's matter.
         let transcript = run_to_end(
             &sandbox,
@@ -345,6 +347,7 @@ async fn resource_usage_is_that_of_the_run() {
         let transcript = run_to_end(&sandbox, kind, "import time; time.sleep(1)").await;
         let cpu = transcript.outcome.evidence.cpu_time_us.unwrap();
         assert!(cpu < 900_000, "{kind:?} {cpu} us");
+
         // Children count.
         let transcript = run_to_end(
             &sandbox,

@@ -11,12 +11,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A server where commands look for one.
-struct Found {
+struct ServerEnvironment {
     server: Server,
     runtime: TempDir,
 }
 
-impl Found {
+impl ServerEnvironment {
     fn start() -> Self {
         let server = Server::start(&[]);
         let runtime = tempfile::tempdir().unwrap();
@@ -26,11 +26,11 @@ impl Found {
         Self { server, runtime }
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = fumehood();
         command
             .arg("run")
-            .args(words)
+            .args(args)
             .env("XDG_RUNTIME_DIR", self.runtime.path())
             .env_remove("FUMEHOOD_NO_SERVER");
 
@@ -45,23 +45,23 @@ impl Found {
 
 #[tokio::test]
 async fn a_run_by_a_server_equals_one_without() {
-    let found = Found::start();
-    let mut client = found.server.client().await;
+    let environment = ServerEnvironment::start();
+    let mut client = environment.server.client().await;
     let code = "import sys; print('é'); sys.stdout.buffer.write(bytes(range(256))); print('e', file=sys.stderr); sys.exit(3)";
-    let words = ["-l", "python", "-c", code];
-    let with = finish(found.command(&words));
-    assert_eq!(found.runs(&mut client).await.len(), 1);
-    let mut command = found.command(&words);
+    let args = ["-l", "python", "-c", code];
+    let with = finish(environment.command(&args));
+    assert_eq!(environment.runs(&mut client).await.len(), 1);
+    let mut command = environment.command(&args);
     command.arg("--no-server");
     let without = finish(command);
-    assert_eq!(found.runs(&mut client).await.len(), 1);
+    assert_eq!(environment.runs(&mut client).await.len(), 1);
     assert_eq!(with.status.code(), Some(3));
     assert_eq!(
         (with.status, with.stdout, with.stderr),
         (without.status, without.stdout, without.stderr)
     );
 
-    let words = [
+    let args = [
         "-l",
         "python",
         "--json",
@@ -74,11 +74,11 @@ async fn a_run_by_a_server_equals_one_without() {
 
     let object =
         |output: std::process::Output| -> Value { serde_json::from_slice(&output.stdout).unwrap() };
-    let with = object(finish(found.command(&words)));
-    let mut command = found.command(&words);
+    let with = object(finish(environment.command(&args)));
+    let mut command = environment.command(&args);
     command.env("FUMEHOOD_NO_SERVER", "1");
     let without = object(finish(command));
-    assert_eq!(found.runs(&mut client).await.len(), 2);
+    assert_eq!(environment.runs(&mut client).await.len(), 2);
     let names = |object: &Value| {
         object
             .as_object()
@@ -92,10 +92,10 @@ async fn a_run_by_a_server_equals_one_without() {
         assert_eq!(with[same], without[same], "{same}");
     }
 
-    // What is wrong is said in the same words.
-    let words = ["-l", "python", "-c", "1", "-t", "301"];
-    let with = finish(found.command(&words));
-    let mut command = found.command(&words);
+    // Errors have the same text.
+    let args = ["-l", "python", "-c", "1", "-t", "301"];
+    let with = finish(environment.command(&args));
+    let mut command = environment.command(&args);
     command.arg("--no-server");
     assert_eq!(with.stderr, finish(command).stderr);
     assert_eq!(with.status.code(), Some(125));
@@ -103,8 +103,8 @@ async fn a_run_by_a_server_equals_one_without() {
 
 #[tokio::test]
 async fn input_is_forwarded_by_a_server() {
-    let found = Found::start();
-    let mut command = found.command(&["-i", "-l", "shell", "-c", "sha256sum"]);
+    let environment = ServerEnvironment::start();
+    let mut command = environment.command(&["-i", "-l", "shell", "-c", "sha256sum"]);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -139,19 +139,19 @@ async fn input_is_forwarded_by_a_server() {
         String::from_utf8_lossy(&local.stdout)
     );
 
-    let mut client = found.server.client().await;
-    assert_eq!(found.runs(&mut client).await.len(), 1);
+    let mut client = environment.server.client().await;
+    assert_eq!(environment.runs(&mut client).await.len(), 1);
 }
 
 #[tokio::test]
 async fn an_interrupted_or_killed_command_leaves_no_run() {
-    let found = Found::start();
-    let mut client = found.server.client().await;
+    let environment = ServerEnvironment::start();
+    let mut client = environment.server.client().await;
 
     for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
-        let words = ["-l", "shell", "-c", "echo begun; sleep 100"];
-        let mut child = found
-            .command(&words)
+        let args = ["-l", "shell", "-c", "echo begun; sleep 100"];
+        let mut child = environment
+            .command(&args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -163,7 +163,7 @@ async fn an_interrupted_or_killed_command_leaves_no_run() {
         assert_eq!(finish_child(child).status.code(), code);
         let ended = async {
             loop {
-                let runs = found.runs(&mut client).await;
+                let runs = environment.runs(&mut client).await;
                 if runs.iter().all(|run| run["state"] == "ended") {
                     return runs;
                 }

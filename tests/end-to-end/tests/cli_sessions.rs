@@ -37,6 +37,7 @@ fn run_with_input(mut command: Command, input: Vec<u8>) -> Output {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
+
     // A program that ends before it has read all of it is no failure of this.
     let writing = std::thread::spawn(move || stdin.write_all(&input).is_ok());
     let output = finish_child(child);
@@ -62,6 +63,8 @@ fn files_and_directories_go_in_and_come_out() {
     fs::write(here.join("run.sh"), "echo ran; cat tree/below/leaf\n").unwrap();
     fs::set_permissions(here.join("run.sh"), PermissionsExt::from_mode(0o755)).unwrap();
     fs::write(here.join("out"), "old").unwrap();
+
+    // Files and directories, under their own and other names, in both directions.
     let code = "bash ./run.sh; stat -c %a run.sh; cat new/place/run.sh | wc -l; ls /tmp/run.sh
         seq 300000 > out; mkdir -p made/deep; echo x > made/deep/file; ln -s deep made/link";
     let output = run_in(
@@ -85,10 +88,14 @@ fn files_and_directories_go_in_and_come_out() {
         "{outcome:#}"
     );
     assert_eq!(output.status.code(), Some(0));
+
+    // The downloads exist, and links have their old targets.
     let numbers: String = (1..=300_000).map(|n| format!("{n}\n")).collect();
     assert!(fs::read_to_string(here.join("out")).unwrap() == numbers);
     assert_eq!(fs::read(here.join("made/link/file")).unwrap(), b"x\n");
     assert_eq!(fs::read(here.join("tree/file")).unwrap(), b"x\n");
+
+    // The object lists the downloads.
     let bytes = numbers.len();
     let expected = serde_json::json!([
         { "remote": "out", "local": "out", "bytes": bytes },
@@ -96,7 +103,8 @@ fn files_and_directories_go_in_and_come_out() {
         { "remote": "made/deep/file", "local": "tree/file", "bytes": 2 },
     ]);
     assert_eq!(outcome["downloads"], expected);
-    // Once more, into what is there.
+
+    // Once more, into existing files.
     let again = run_in(
         here,
         "mkdir made; echo y > made/more",
@@ -180,7 +188,7 @@ fn uploads_are_checked_before_a_vm_starts() {
         assert!(output.stdout.is_empty() && !output.stderr.is_empty());
     }
 
-    // The guest's word on it comes later, and before the program.
+    // Errors of the guest come later, but before the program runs.
     fs::write(dir.path().join("f"), "").unwrap();
     let output = run_in(dir.path(), "echo ran", &["--upload=f:/proc/f", "--json"]);
     assert_eq!(output.status.code(), Some(125));
@@ -205,6 +213,7 @@ fn standard_input_reaches_the_program() {
     command.args(["run", "-l", "python", "-c", "print(input())", "-i"]);
     let output = run_with_input(command, b"first\n".repeat(1 << 20));
     assert_eq!(text(&output.stdout), "first\n");
+
     // Without the option it is empty.
     let mut command = fumehood();
     command.args(["run", "-l", "shell", "-c", "wc -c"]);
@@ -247,9 +256,9 @@ fn values_are_shown() {
 }
 
 /// A shell on a terminal, after its first prompt.
-fn shell(words: &[&str]) -> (Pty, Child) {
+fn shell(args: &[&str]) -> (Pty, Child) {
     let mut pty = Pty::new(37, 91);
-    let child = pty.run(&[&["shell"], words].concat());
+    let child = pty.run(&[&["shell"], args].concat());
     pty.wait_for("$ ");
     (pty, child)
 }
@@ -297,7 +306,8 @@ fn every_way_out_of_a_shell_restores_the_terminal_and_ends_the_vm() {
     pty.wait_for("fumehood: the VM was lost");
     assert_eq!(wait_for_exit(child), Some(125));
     assert!(!pty.is_raw());
-    // The user wants out, whatever the program thinks of it.
+
+    // The user can leave a program that ignores signals.
     let mut pty = Pty::new(24, 80);
     let stubborn = "trap '' INT TERM HUP QUIT; stty raw; echo re''ady; while :; do sleep 1; done";
     let child = pty.run(&["shell", "--", "bash", "-c", stubborn]);
@@ -323,13 +333,13 @@ fn a_shell_runs_without_a_terminal() {
     );
 
     // Input that ends is the end of what reads it, also in the middle of a line.
-    for (words, input, seen) in [
+    for (args, input, seen) in [
         (&["shell"][..], "echo hel''lo\n", "hello\r\n"),
         (&["shell", "--", "cat"][..], "one\nhalf", "one\r\nhalf"),
         (&["shell"][..], "cat; echo o''ver\nhello\n", "over"),
     ] {
         let mut command = fumehood();
-        command.args(words);
+        command.args(args);
         let output = run_with_input(command, input.into());
         assert_eq!(output.status.code(), Some(0));
         assert!(text(&output.stdout).contains(seen), "{output:?}");
@@ -390,6 +400,7 @@ fn an_interrupt_at_the_prompt_of_a_repl_keeps_the_state() {
     pty.wait_for("KeyboardInterrupt");
     pty.wait_for("fumehood: cancelled");
     pty.wait_for(">>> ");
+
     // Dropped where it stands.
     pty.type_in("f(\x03");
     pty.wait_for(">>> ");

@@ -38,7 +38,7 @@ impl AgentCommand {
         }
     }
 
-    /// A client that has begun a conversation.
+    /// Connects a client and exchanges greetings.
     fn hello(&self) -> Client {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -48,7 +48,7 @@ impl AgentCommand {
         client
     }
 
-    /// Asks again, twice: it runs now, or is found running, or its record is told; it has run once in all.
+    /// Sends the request twice more: it runs now, or is attached, or its record is returned; in total it has run once.
     fn check(&mut self, what: &str, request: &Value) {
         for _ in 0..2 {
             let (output, complete) = self.hello().whole(request);
@@ -190,7 +190,7 @@ fn a_key_runs_once_when_the_connection_breaks_within_a_message() {
     }
 }
 
-/// A client that comes again on the same line has left what it had; one that took over is the one that is told.
+/// A client that greets again on the same connection detaches its runs; events go to the client that attached last.
 #[test]
 fn a_key_runs_once_for_many_clients() {
     let mut agent = AgentCommand::start();
@@ -205,7 +205,7 @@ fn a_key_runs_once_for_many_clients() {
         agent.check(what, &request);
     }
 
-    // Without a key, what was left is ended, and runs again when it is asked for again.
+    // Without a key, the detached program is ended, and the same request runs it again.
     let mut request = requests("none")[0].1.clone();
     request.as_object_mut().unwrap().remove("idempotency_key");
     let code = "echo run >> left; sleep 100";
@@ -219,6 +219,7 @@ fn a_key_runs_once_for_many_clients() {
     for n in 1..=2 {
         let mut client = agent.hello();
         client.say(&request);
+
         // It runs before the line breaks.
         let up = json!({"action": "exec", "language": "shell", "code": format!("until [ \"$(wc -l < left)\" = {n} ]; do sleep 0.05; done"), "op_id": 2, "timeout": 60});
         let (_, complete) = client.whole(&up);

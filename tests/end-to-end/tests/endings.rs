@@ -55,8 +55,8 @@ fn signals_are_reported() {
     assert_eq!(crashed["evidence"]["signal"], 11);
 }
 
-/// The interpreter tells its end on a descriptor of its own process. Who writes to it can end nothing but
-/// itself, and not before it is killed.
+/// The interpreter reports its end on a descriptor of its process. A program that writes to it can end only
+/// itself, and is killed then.
 #[test]
 fn a_forged_exit_ends_only_the_forger() {
     let forge = "import os, time

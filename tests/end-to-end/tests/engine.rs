@@ -24,7 +24,7 @@ async fn many_programs_share_a_sandbox_without_starvation() {
     let engine = Engine::start(Config::default()).unwrap();
     let sandbox = engine.sandbox().memory_mib(256).await.unwrap();
 
-    // A program whose output nobody takes holds up nobody else.
+    // A program whose output is unread does not block others.
     let mut noisy = sandbox.run(&shell("yes")).unwrap();
     noisy.next().await.unwrap();
     assert_eq!(
@@ -33,7 +33,7 @@ async fn many_programs_share_a_sandbox_without_starvation() {
     );
     assert_eq!(run_ok(&sandbox, "cat file").await, "quiet\n");
 
-    // Dropped, it ends in the guest too.
+    // When the run is dropped, its program ends in the guest too.
     drop(noisy);
     let gone =
         "for i in $(seq 100); do pgrep -x yes >/dev/null || break; sleep 0.1; done; pgrep -cx yes";
@@ -73,7 +73,8 @@ async fn dropping_a_run_ends_its_vm() {
     let qemus = fumehood_end_to_end::descendants(std::process::id());
     assert!(!qemus.is_empty());
     drop(run);
-    // Other tests of this process have VMs of their own: at least one of these is gone.
+
+    // Other tests of this process have VMs too: at least one of these is gone.
     fumehood_end_to_end::wait_until("the end of a dropped run's VM", || {
         qemus.iter().any(|&pid| !fumehood_end_to_end::is_alive(pid))
     });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fumehood_end_to_end::{random_bytes, sandbox, sha256_hex, shell_ok};
 use fumehood_engine::{ChangeKind, ErrorKind, FileKind, Language, RunRequest, WriteOptions};
 
-/// What is in the home, but for the place of packages.
+/// Lists the home directory, except for the directory of packages.
 const LEFT: &str = "ls -A | grep -vx .local || true";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,7 +32,8 @@ async fn uploads_and_downloads_preserve_bytes() {
         files.read_range("data.bin", 5_000_001, 1).await.unwrap(),
         ""
     );
-    // What a program writes comes down as it is.
+
+    // A file that a program writes is downloaded unchanged.
     shell_ok(&sandbox, "printf 'a\\0\\377\\n' > made; chmod 600 made").await;
     assert_eq!(&files.read("made").await.unwrap()[..], b"a\0\xff\n");
     let made = files.stat("made").await.unwrap();
@@ -106,7 +107,7 @@ async fn files_are_accessed_with_the_users_rights() {
         error.unwrap_err();
     }
 
-    // Links that a program leaves lead to what it could reach itself.
+    // Links that a program leaves lead only to files that it could access itself.
     shell_ok(
         &sandbox,
         "ln -s /etc/shadow shadow; ln -s /proc/self/environ env; ln -s /root root; ln -s /etc etc",

@@ -34,7 +34,7 @@ async fn a_full_memory_ends_only_the_program() {
         assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n");
     }
 
-    // A child: the program lives, and tells of it; so does the evidence.
+    // A child process: the program survives and reports it, and so does the evidence.
     let parent = format!(
         "import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', {EATS:?}]).returncode)"
     );
@@ -58,8 +58,9 @@ async fn a_full_memory_ends_only_the_program() {
         );
     }
 
-    // It is said of that exec alone.
+    // Only that exec has the evidence.
     assert_eq!(run_in(&python, "1").await.outcome.evidence.oom_kills, None);
+
     // Everything at once.
     let mut runs = vec![
         sandbox
@@ -108,7 +109,8 @@ async fn a_full_disk_leaves_the_agent_working() {
             "{place} {}",
             transcript.err()
         );
-        // While it is full, programs run, and who writes is told.
+
+        // While it is full, programs run, and writers get an error.
         assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n", "{place}");
         if place != "/dev/shm/x" {
             let error = sandbox
@@ -131,7 +133,7 @@ async fn a_full_disk_leaves_the_agent_working() {
             .unwrap();
     }
 
-    // Both at once are all of the memory: something ends, and it is said why.
+    // Both at once exceed the memory: something ends, and the cause is reported.
     let transcript = run_in(
         &python,
         &format!("{}\n{}", fills("/tmp/x"), fills("/dev/shm/x")),

@@ -56,8 +56,8 @@ async fn forks_inherit_state_and_diverge() {
     for (n, child) in children.iter().enumerate() {
         assert_eq!(child.source(), VmOrigin::Checkpoint);
         assert_eq!(request_ok(child, shell("cat file")).await, "kept\n");
-        let asked = RunRequest::new(Language::Shell, "echo $y $PWD").context("shell");
-        assert_eq!(request_ok(child, asked).await, "5 /tmp\n");
+        let request = RunRequest::new(Language::Shell, "echo $y $PWD").context("shell");
+        assert_eq!(request_ok(child, request).await, "5 /tmp\n");
         random.push(request_ok(child, python("print(random.random(), x)")).await);
         ids.push(request_ok(child, shell("cat /etc/machine-id")).await);
         request_ok(child, python(&format!("x.append({n})"))).await;
@@ -122,7 +122,7 @@ async fn forking_a_busy_sandbox_fails_and_leaves_it_running() {
     drop(busy);
 }
 
-/// A program's end is told before its process is gone.
+/// The end of a program is reported before its process is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fork_right_after_a_program_succeeds() {
     let sandbox = engine()

@@ -139,13 +139,15 @@ async fn clocks_are_right() {
         let before = now();
         let (text, _) = output(&engine, language, code).await;
         let (reported, after) = (text.trim().parse::<f64>().unwrap(), now());
+
         // JavaScript's clock has milliseconds.
         assert!(
             before - 0.002 <= reported && reported <= after + 0.002,
             "{language}: {reported} is not between {before} and {after}"
         );
     }
-    // It goes on at the right pace.
+
+    // It advances at the right pace.
     let code = "
 import time
 wall, steady = time.time(), time.monotonic()

@@ -68,11 +68,12 @@ async fn every_guest_wall_holds() {
     let written = Path::new(env!("CARGO_MANIFEST_DIR")).join(VERDICTS);
     let written: Vec<Value> = serde_json::from_slice(&std::fs::read(written).unwrap()).unwrap();
     assert_eq!(verdicts, written, "write them anew by `cargo xtask walls`");
-    // What it tried to do to the agent had no effect.
+
+    // Its attacks on the agent had no effect.
     assert_healthy(&sandbox).await;
 }
 
-/// A program that ran before, a new one, and files are as they should be, and none is kept waiting.
+/// Checks that an older context, a new program and files work as they should, and without delay.
 async fn assert_healthy(sandbox: &Sandbox) {
     let start = Instant::now();
     let witness = sandbox.context("witness", Language::Python);
@@ -95,11 +96,12 @@ async fn assert_healthy(sandbox: &Sandbox) {
     );
 }
 
-/// Ends it, and all that came of it.
+/// Cancels the program, and waits for the end of all that it started.
 async fn end_program(sandbox: &Sandbox, run: Run) {
     run.canceller().cancel();
     let ended_by = finish_run(run).await.outcome.ended_by;
-    // Where memory is what there was no more of, the kernel may have ended it.
+
+    // If memory was exhausted, the kernel may have ended it.
     assert!(
         matches!(ended_by, EndedBy::Cancelled | EndedBy::OutOfMemory),
         "{ended_by}"
@@ -123,7 +125,7 @@ async fn end_program(sandbox: &Sandbox, run: Run) {
 /// The least memory that a VM may have, and an ordinary one.
 const SIZES: [u32; 2] = [96, 512];
 
-/// A program that takes all there is and holds it keeps nobody else from anything.
+/// Checks that a program that takes all of a resource and holds it does not disturb others.
 async fn assert_healthy_beside(what: &str) {
     for memory_mib in SIZES {
         let sandbox = sandbox_with_probe(memory_mib).await;

@@ -22,14 +22,14 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Somebody who runs the command.
+/// A user who runs the command.
 #[derive(Debug, Clone, Copy)]
 enum Who<'a> {
-    /// Who runs the tests.
+    /// The user who runs the tests.
     Us,
     /// An ordinary user, with programs and an image here; needs root.
     Nobody(&'a Path),
-    /// Root who may make no namespaces; needs root.
+    /// Root without the right to create namespaces; needs root.
     Bound,
 }
 
@@ -63,7 +63,7 @@ impl Who<'_> {
 
 const PROBE: &str = "fumehood-host-probe";
 
-/// A place of which `nobody` may read all, as he may none of ours: the image, and the programs.
+/// Makes a directory with the image and the programs that `nobody` may read; that user has no access to ours.
 fn directory_for_nobody() -> tempfile::TempDir {
     let place = copy_store();
     let _ = copy_programs(place.path());
@@ -71,7 +71,7 @@ fn directory_for_nobody() -> tempfile::TempDir {
     place
 }
 
-/// Puts the probe into QEMU's place; returns what it says about each wall.
+/// Runs the probe in QEMU's place, and returns its verdict on each wall.
 fn verdicts(who: Who<'_>) -> Vec<Value> {
     let mut command = who.command();
     command.arg("--qemu").arg(who.probe()).args(RUN);
@@ -81,6 +81,7 @@ fn verdicts(who: Who<'_>) -> Vec<Value> {
         .split_once("QEMU's standard error: ")
         .map(|(_, said)| said);
     let said = said.unwrap_or_else(|| panic!("the probe said nothing: {text}"));
+
     // The end of the console may follow.
     let mut values = serde_json::Deserializer::from_str(said).into_iter();
     values.next().unwrap().unwrap()
@@ -107,7 +108,8 @@ fn missing_walls(outcome: &Value) -> Vec<&str> {
     reduced.iter().filter_map(Value::as_str).collect()
 }
 
-/// All walls of the probe, but for those that are known to be missing; they are those of the table in docs/design/isolation.md.
+/// Checks that all walls of the probe hold, except those that are known to be missing; they are those of the table in
+/// docs/design/isolation.md.
 fn assert_all_hold(who: Who<'_>, but: &[&str]) {
     let verdicts = verdicts(who);
     let names = |verdicts: &[Value]| -> Vec<_> {
@@ -146,7 +148,7 @@ fn every_wall_holds_for_the_user_who_runs_the_tests() {
     }
 }
 
-/// What namespaces hold; without them, Landlock and the file system's own rights hold what they can.
+/// The walls that namespaces provide. Without them, Landlock and file permissions hold only in part.
 const OF_NAMESPACES: &[&str] = &[
     "host's files",
     "root",
@@ -360,12 +362,14 @@ fn a_cgroup_limits_qemu_and_is_removed_at_the_next_start() {
 
     send(child.id(), Signal::KILL);
     child.wait().unwrap();
+
     // A process that has ended may still have threads that have not.
     let is_empty = |directory: &PathBuf| {
         let processes = std::fs::read_to_string(directory.join("cgroup.procs"));
         processes.is_ok_and(|processes| processes.is_empty())
     };
     wait_until("the end of QEMU", || own.iter().all(is_empty));
+
     // The next start sweeps.
     let (after, _) = json(Who::Us, &[]);
     assert_eq!(after["exit_code"], 127);

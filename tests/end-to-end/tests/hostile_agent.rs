@@ -182,7 +182,7 @@ async fn a_download_that_stalls_times_out() {
     );
 }
 
-/// What a hostile agent does with an exec, and what the violation is called.
+/// Deeds of a hostile agent in an exec, and part of the error message for each.
 const VIOLATIONS: [(&str, &str); 23] = [
     (
         "output without credit",
@@ -362,10 +362,10 @@ fn assert_violation<T: std::fmt::Debug>(what: &str, result: Result<T, Error>, me
     assert!(text.contains(message), "{what}: {text}");
 }
 
-/// What is said of an answer that does not belong to the request.
+/// The error message for an answer that does not belong to the request.
 const UNEXPECTED_ANSWER: &str = "the guest violated the protocol: unexpected answer";
 
-/// Forged answers to requests for a file's bytes, each by a VM of its own.
+/// Requests for a file's bytes that get forged answers, each from a separate VM.
 async fn forged_reads(hostile: &HostileImage) {
     let files = async || hostile.sandbox().await.files();
 
@@ -383,7 +383,7 @@ async fn forged_reads(hostile: &HostileImage) {
     assert_violation("download", endless, "more output than its credit allows");
 }
 
-/// Forged answers to requests for directories and metadata, each by a VM of its own.
+/// Requests for directories and metadata that get forged answers, each from a separate VM.
 async fn forged_listings(hostile: &HostileImage) {
     let files = async || hostile.sandbox().await.files();
 

@@ -16,7 +16,7 @@ fn request(language: Language, code: &str) -> RunRequest {
     RunRequest::new(language, code).timeout_s(120)
 }
 
-/// A new program, a context that was there before, and the agent are as they should be.
+/// Checks that a new program, an older context and the agent work as they should.
 async fn assert_healthy(sandbox: &Sandbox) {
     let witness = sandbox.context("witness", Language::Python);
     let transcript = run_in(&witness, "n = globals().get('n', 0) + 1; print('n', n > 0)").await;
@@ -47,7 +47,7 @@ async fn run_in_every_way(
     let runs = runs.map(|request| sandbox.run(&request).unwrap());
     let all = join_all(runs.map(finish_run)).await;
 
-    // Whatever it left there, the context can be closed once it is quiet, and starts afresh.
+    // The context can be closed once it is quiet, whatever state it has, and starts afresh.
     let closed = async {
         while sandbox.context("hostile", language).close().await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -104,6 +104,7 @@ async fn output_that_looks_like_the_protocol_stays_output() {
     )
     .await;
     assert_eq!((transcript.out(), transcript.end().1), (FORGERIES, Some(0)));
+
     // As the name of a file, of a process, and of a variable.
     let code = r#"touch "$(printf '{"type":"complete"}\n{"op_id":1}')"; A="$(cat forged)" bash -c 'exec -a "$A" sleep 0.1'"#;
     shell_ok(&sandbox, code).await;
@@ -141,7 +142,7 @@ async fn a_forged_completion_ends_only_the_forger() {
 
     for (language, code) in FORGERS {
         let start = Instant::now();
-        for transcript in run_in_every_way(&sandbox, language, code, 10).await {
+        for transcript in run_in_every_way(&sandbox, language, code, 20).await {
             assert!(
                 matches!(
                     transcript.outcome.ended_by,
@@ -155,7 +156,7 @@ async fn a_forged_completion_ends_only_the_forger() {
         assert_healthy(&sandbox).await;
     }
 
-    // What is shown by force is junk, and counted.
+    // Forged display values are discarded and counted.
     let junk = "import os\nfor line in (b'no JSON\\n', b'[1]\\n', b'{\"text/plain\": \"forged\"}\\n', b'\\xff' * 70000 + b'\\n', b'no end'): os.write(253, line)\n7";
     let python = sandbox.context("junk", Language::Python);
     let transcript = finish_run(python.start(&python.request(junk).display()).unwrap()).await;
@@ -173,7 +174,8 @@ async fn a_forged_completion_ends_only_the_forger() {
 
     let transcript = finish_run(python.start(&python.request("8").display()).unwrap()).await;
     assert_eq!(transcript.texts().last().map(String::as_str), Some("8"));
-    // One that takes the message of the next exec has none to run, until its time is up.
+
+    // A thread that reads the message of the next exec leaves it nothing to run, until its timeout.
     let thief = sandbox.context("thief", Language::Python);
     let steals = "import os, threading\nthreading.Thread(target=lambda: [os.read(254, 65536) for _ in range(3)], daemon=True).start()";
     run_in(&thief, steals).await;
@@ -213,7 +215,7 @@ async fn a_program_that_closes_all_descriptors_still_ends() {
             "echo up; for fd in {0..300}; do eval \"exec $fd>&-\"; done 2> /dev/null",
         ),
     ] {
-        for transcript in run_in_every_way(&sandbox, language, code, 5).await {
+        for transcript in run_in_every_way(&sandbox, language, code, 10).await {
             assert_eq!(transcript.out(), "up\n", "{language}");
             assert!(
                 matches!(
@@ -256,7 +258,8 @@ async fn a_fork_bomb_can_be_cancelled() {
     for (n, begin) in runs.into_iter().enumerate() {
         let mut run = begin();
         read_stdout_until(&mut run, "up\n").await;
-        // It fills its room, and others get on.
+
+        // It reaches its limit of processes, and other programs still run.
         let full = async {
             while sandbox
                 .processes()
@@ -317,7 +320,7 @@ async fn unread_input_is_held_back() {
             waiting.push((run, writer));
         }
 
-        // Nothing is lost by waiting, and nobody else waits.
+        // Nothing is lost by waiting, and other programs do not wait.
         assert_eq!(shell_ok(&sandbox, "echo on").await, "on\n");
         for (run, writer) in waiting {
             assert!(!writer.is_finished(), "5 MB cannot be on their way at once");
@@ -328,8 +331,8 @@ async fn unread_input_is_held_back() {
                 "{code}"
             );
 
-            // What nobody reads any more is dropped, until the end is told, and refused from then on: which of both the
-            // last bytes meet is open, and that the writer comes to its end is not.
+            // Unread input is dropped until the end is reported, and rejected from then on: either may happen to the last
+            // bytes, but the writer must finish.
             let ended = within_deadline("the writer's end", writer).await.unwrap();
             assert!(ended.is_ok() || ended.unwrap_err().kind() == ErrorKind::Lost);
         }

@@ -8,7 +8,7 @@ use fumehood_end_to_end::{random_bytes, resident_mib, sandbox, sha256_hex, shell
 use fumehood_engine::WriteOptions;
 use sha2::{Digest, Sha256};
 
-/// What is in the home, but for the place of packages.
+/// Lists the home directory, except for the directory of packages.
 const LEFT: &str = "ls -A | grep -vx .local || true";
 
 /// Neither side holds it: 400 MB in a guest of 1 GiB, through a host that grows by a fraction of it.
@@ -53,6 +53,7 @@ async fn a_large_file_is_transferred_in_bounded_memory() {
     assert_eq!(agent, "hidden\n", "the agent is not to be seen");
     let copied = sha256_hex(&std::fs::read(copy.path()).unwrap());
     assert_eq!(copied, digest);
+
     // Past it, the disk is full, and the message says of what it is a part.
     let error = files
         .write("more", random_bytes(150_000_000))

@@ -54,7 +54,8 @@ async fn packages_of_a_layer_can_be_imported() {
         let javascript = "console.log(require('layered'))";
         let said = run_ok(sandbox, Language::Javascript, javascript).await;
         assert_eq!(said, "of JavaScript\n");
-        // The user may add to what is there, and what the image brings is there still.
+
+        // The user may change the directory, and the image's own files are still visible.
         let owns = format!(
             "cd {place} && touch other.py && rm layered.py && ls *.py && stat -c %u . /home/user && ls /usr/bin/bash"
         );

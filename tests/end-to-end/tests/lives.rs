@@ -54,7 +54,7 @@ async fn an_idempotency_key_runs_once() {
         .enumerate()
     {
         let request = request.idempotency_key(format!("run-{n}"));
-        // Twice at the same time: one is run, and is told to the last who asked, or to both once it has ended.
+        // Two at the same time: one runs; its events go to the later request, or to both once it has ended.
         let (first, second) = (
             sandbox.run(&request).unwrap(),
             sandbox.run(&request).unwrap(),
@@ -86,7 +86,8 @@ async fn an_idempotency_key_runs_once() {
 
     check(transcript.last().unwrap().as_ref().unwrap());
     assert_eq!(shell_ok(&sandbox, "wc -l < runs").await, "3\n");
-    // The name of another request, while it runs and after its end.
+
+    // The key of another request, while that runs and after its end.
     let mut nap = sandbox
         .run(&shell("echo up; sleep 100").idempotency_key("nap"))
         .unwrap();
@@ -106,7 +107,8 @@ async fn an_idempotency_key_runs_once() {
 
     nap.canceller().cancel();
     assert_eq!(finish_run(nap).await.outcome.ended_by, EndedBy::Cancelled);
-    // What failed is remembered as well.
+
+    // Failures are recorded as well.
     let again = finish_run(
         sandbox
             .run(&shell("echo up; sleep 100").idempotency_key("nap"))
@@ -128,13 +130,14 @@ async fn idempotency_keys_belong_to_their_clone() {
     assert!(matches!(pid, Some(Event::Started { .. })));
     assert!(run.detach().await.unwrap().is_none());
     let child = parent.fork(1).await.unwrap().remove(0);
+
     // The child has not run it: what its files say is its past.
     assert_eq!(finish_run(child.run(&request).unwrap()).await.out(), "2\n");
     assert_eq!(finish_run(child.run(&request).unwrap()).await.out(), "2\n");
     assert_eq!(finish_run(parent.run(&request).unwrap()).await.out(), "1\n");
     assert_eq!(shell_ok(&parent, "wc -l < runs").await, "1\n");
 
-    // The program goes on in both, each for itself, and is followed and ended in each.
+    // The program continues in both, independently, and can be attached and ended in each.
     for sandbox in [&parent, &child] {
         let moves = "a=$(wc -l < ticks); for i in $(seq 500); do b=$(wc -l < ticks); [ $b -gt $a ] && echo on && exit; sleep 0.02; done";
         assert_eq!(shell_ok(sandbox, moves).await, "on\n");
@@ -226,6 +229,7 @@ async fn dropping_all_handles_ends_a_sandbox() {
         transcript.detail()
     );
     assert_ends(&other, &SandboxEnd::Requested).await;
+
     // The last one that is dropped ends it, also while something runs and contexts and files know of it.
     let last = sandbox(512).await;
     let (qemu, files, context) = (

@@ -38,10 +38,10 @@ fn converse(server: &Value, mode: &str, calls: &Value) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// `fumehood mcp` with these words, and what it needs of this process's environment.
-fn stdio(state: &Path, words: &[&str]) -> Value {
+/// Returns the command line of `fumehood mcp` with these arguments, and the environment variables that it needs.
+fn stdio(state: &Path, args: &[&str]) -> Value {
     let mut command = vec![program().to_string_lossy().into_owned(), "mcp".into()];
-    command.extend(words.iter().map(ToString::to_string));
+    command.extend(args.iter().map(ToString::to_string));
     let kept = std::env::vars()
         .filter(|(name, _)| name == "PATH" || name == "HOME" || name.starts_with("FUMEHOOD_"));
     let mut env: serde_json::Map<String, Value> =
@@ -250,7 +250,7 @@ async fn wait_for_run_state(client: &mut Client, state: &str) {
 #[tokio::test]
 async fn a_disconnected_client_ends_its_code() {
     let server = Server::start(&[]);
-    let mut looks = server.client().await;
+    let mut observer = server.client().await;
     let mut calls = server.client().await;
     let head = [
         ("accept", "application/json, text/event-stream"),
@@ -278,8 +278,8 @@ async fn a_disconnected_client_ends_its_code() {
     }});
 
     let answer = calls.open("POST", "/mcp", &head, call.to_string()).await;
-    wait_for_run_state(&mut looks, "running").await;
+    wait_for_run_state(&mut observer, "running").await;
     drop(answer);
     drop(calls);
-    wait_for_run_state(&mut looks, "ended").await;
+    wait_for_run_state(&mut observer, "ended").await;
 }

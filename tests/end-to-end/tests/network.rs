@@ -86,14 +86,14 @@ fn allowed_destinations_are_reached() {
         large_and_concurrent_transfers(&sandbox, &events).await;
 
         // Each name was looked up at the test's own server; a long answer again by TCP.
-        assert!(names.asked_by_tcp() > 0);
-        let asked = names.asked();
+        assert!(names.tcp_queries() > 0);
+        let queries = names.queries();
         assert!(
-            asked.iter().all(|name| name.ends_with(".test")),
-            "{asked:?}"
+            queries.iter().all(|name| name.ends_with(".test")),
+            "{queries:?}"
         );
 
-        // HTTP in the clear was passed on as what it was; nothing was denied.
+        // Plain HTTP was forwarded unchanged; nothing was denied.
         assert!(
             web.seen()
                 .iter()

@@ -67,7 +67,7 @@ impl Peer {
         }
     }
 
-    /// Says that nobody is there.
+    /// Answers that the port is closed.
     async fn refuse(&mut self, knock: &Knock) {
         let [a, b, c, d] = knock.ports;
         let mut segment = vec![c, d, a, b, 0, 0, 0, 0];
@@ -160,7 +160,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// A store of its own with the images of the real one, and no templates.
+/// A separate store with the images of the real one, and no templates.
 fn store() -> tempfile::TempDir {
     let data = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let real = data("FUMEHOOD_HOME")
@@ -221,7 +221,7 @@ async fn a_network_card_works_after_a_boot_and_in_every_fork() {
         format!("65521\n{names}eth0\nlo\n5\n")
     );
 
-    // Nobody reads the cable yet, and nothing waits for that.
+    // Frames are not read yet, and nothing waits for that.
     let mut peer = Peer::of(&parent);
     assert_reaches_peer(&parent, &mut peer).await;
     assert!(parent.cable().is_none(), "a cable has one other end");
@@ -291,6 +291,7 @@ async fn network_settings_reach_every_program() {
 
     let store = store();
     let engine = engine(TemplateUse::Use, Some(&store));
+
     // The interpreter of a template waits since before its guest was given anything.
     let builder = || engine.sandbox().language(Language::Python);
     builder().build_template().await.unwrap();

@@ -65,14 +65,14 @@ fn denials_are_immediate_and_reported() {
         http_requests(&sandbox, &events, &web).await;
         other_programs(&sandbox).await;
         canaries.assert_untouched();
-        let asked = names.asked();
+        let queries = names.queries();
         let denied = ["denied.test", "other.test", "sub.web.test"];
         assert!(
-            !asked.iter().any(|name| denied.contains(&name.as_str())),
-            "{asked:?}"
+            !queries.iter().any(|name| denied.contains(&name.as_str())),
+            "{queries:?}"
         );
 
-        // The summary has what the events had.
+        // The summary has the same denials as the events.
         let summary = sandbox.network().unwrap().summary;
         assert_eq!(summary.missed_events, 0);
 
@@ -89,7 +89,7 @@ fn denials_are_immediate_and_reported() {
     });
 }
 
-/// Lines of a program, each of which begins as it should and came at once.
+/// Checks that each line of a program's output starts as expected and was immediate.
 fn assert_lines(text: &str, expected: &[&str]) {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), expected.len(), "{text}");
@@ -190,7 +190,7 @@ async fn assert_denials_of_names_and_addresses(events: &NetworkEvents) {
     }
 }
 
-/// What the first bytes say counts, and not only where they go.
+/// The content of the first bytes counts, and not only their destination.
 async fn first_bytes(sandbox: &Sandbox, events: &NetworkEvents) {
     let code = r"
 def hello(name):
@@ -275,7 +275,8 @@ report('host, seen', lambda: get('https://seen.test/', headers={'Host': 'read.te
     ] {
         events.denial(code, |_| true).await;
     }
-    // Nothing that was denied has come.
+
+    // Nothing that was denied arrived.
     let seen = web.seen().split_off(before);
     assert_eq!(seen.len(), 3, "{seen:?}");
     assert!(
@@ -329,7 +330,7 @@ lookups_per_s = 10
 bytes_down = 3_000_000
 "#;
 
-/// Uses up each of them.
+/// Exceeds each of the limits.
 const GREEDY: &str = r"
 to = (socket.gethostbyname('echo.test'), 7)
 def at_once():
@@ -360,8 +361,8 @@ report('down', lambda: len(get('http://web.test/bytes/20000000')))
 report('after', lambda: get('http://web.test/'))
 ";
 
-/// Says more than it may, and hears all that comes back. The reset may come while it connects, and whichever of its
-/// threads is told of it first, the other one finds a broken pipe.
+/// Sends more than allowed, and reads all that comes back. The reset may come while it connects, and whichever of its
+/// threads gets it first, the other one finds a broken pipe.
 const LOUD: &str = r"
 def up():
     with socket.create_connection(('echo.test', 7)) as s:
@@ -434,7 +435,8 @@ async fn upload_limit_is_enforced() {
         .denial("bytes", |e| e.what == NetworkAction::End)
         .await;
     assert!(end.message.contains("`bytes_up`"), "{}", end.message);
-    // What is in the gateway's hands when the limit is met may still go.
+
+    // Bytes that the gateway holds when the limit is reached may still be sent.
     let max = 2_000_000 + (1 << 18);
     assert!(
         (2_000_000..=max).contains(&end.bytes_up),

@@ -32,7 +32,7 @@ const ANYBODY: &str = include_str!("network_escape/anybody.py");
 /// What else root can do.
 const ROOT: &str = include_str!("network_escape/root.py");
 
-/// What is told of an attempt: its code, and where it went.
+/// The event that explains an attempt: code, address and port.
 type Explained<'a> = (&'a str, Option<&'a str>, Option<u16>);
 
 const BY_ANYBODY: &[Explained<'_>] = &[
@@ -77,7 +77,7 @@ const BY_ANYBODY: &[Explained<'_>] = &[
     // DNS by TCP and by TLS to others.
     ("not_resolved", Some("198.51.100.7"), Some(53)),
     ("not_resolved", Some("198.51.100.7"), Some(853)),
-    // What names say, and what was said of another one.
+    // Names in the first bytes, and names that do not match the address.
     ("special_address", Some("10.66.0.1"), None),
     ("special_address", Some("127.0.0.1"), None),
     ("special_address", Some("198.18.0.1"), None),
@@ -195,10 +195,10 @@ fn nothing_escapes_the_policy() {
         canaries.assert_untouched();
         canaries.assert_awake().await;
         let known = ["web.test", "seen.test", "second.test", "turning.test"];
-        let asked = names.asked();
+        let queries = names.queries();
         assert!(
-            asked.iter().all(|name| known.contains(&name.as_str())),
-            "{asked:?}"
+            queries.iter().all(|name| known.contains(&name.as_str())),
+            "{queries:?}"
         );
         assert_no_request_was_smuggled(&web);
         let summary = sandbox.network().unwrap().summary;
@@ -207,7 +207,7 @@ fn nothing_escapes_the_policy() {
     });
 }
 
-/// No attempt has hung, and none says that it got through.
+/// Checks that no attempt hung, and that none got through.
 fn assert_all_ended(text: &str) {
     let lines: Vec<_> = text.lines().collect();
     assert!(
@@ -216,10 +216,11 @@ fn assert_all_ended(text: &str) {
     );
 
     for line in lines {
-        // A request is answered by a page, and not by the end of its connection alone.
+        // A request is answered by a page, not only by the end of its connection.
         let is_request = line.starts_with("plain ") || line.starts_with("sealed ");
         assert!(!is_request || !line.ends_with(": []"), "{line}\n{text}");
-        // A program that has told the kernel whom it speaks with hears of a refusal at once.
+
+        // A program that connected its socket gets the refusal at once.
         let is_refused = line.ends_with(": EHOSTUNREACH") || line.ends_with(": EACCES");
         assert!(is_refused || !line.starts_with("udp "), "{line}\n{text}");
         assert!(
@@ -245,7 +246,7 @@ async fn assert_all_explained(events: &NetworkEvents, attempts: &[Explained<'_>]
     }
 }
 
-/// All that servers were asked is what the policy allows, for the host that they are.
+/// Checks that servers received only requests that the policy allows, for their own host.
 fn assert_no_request_was_smuggled(web: &WebServer) {
     let seen = web.seen();
     assert!(seen.len() > 4, "{seen:?}");

@@ -39,7 +39,7 @@ fn address(url: &str) -> SocketAddr {
     url.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
-/// What a server at an exposed port answers to a request; empty: nothing.
+/// Sends a request to an exposed port, and returns the response; empty if there is none.
 async fn get(url: &str) -> String {
     let mut text = String::new();
     let mut client = TcpStream::connect(address(url)).await.unwrap();
@@ -82,7 +82,7 @@ fn exposed_ports_allow_no_outgoing_connections() {
         );
         assert_echoes(&urls[0]).await;
 
-        // A server that listens on the guest's own loopback interface is not reached, and neither is none.
+        // A server on the guest's loopback interface is not reachable, and neither is a port without a server.
         for (url, port) in [(&urls[1], 3001), (&urls[2], 9)] {
             assert_eq!(get(url).await, "");
             events
@@ -96,7 +96,7 @@ fn exposed_ports_allow_no_outgoing_connections() {
         assert!(get(&more).await.ends_with("page for exposed"));
         assert_eq!(sandbox.network().unwrap().urls.len(), 4);
 
-        // The port is taken, also for somebody else; and a host's port is its own.
+        // The port is in use, also for other sandboxes.
         let taken = address(&urls[0]).port();
         let wanted = format!("{taken}:3000");
         let again = network.expose(expose(&wanted));
@@ -112,17 +112,17 @@ fn exposed_ports_allow_no_outgoing_connections() {
             );
         }
 
-        // No outbound right goes with it.
+        // It gives no right to outgoing connections.
         let code = "report('out', lambda: get('http://web.test/'))\nreport('address', lambda: connect('198.51.100.7', 22))";
         let text = python(&sandbox, code).await;
         assert!(
             text.contains("out: HTTP 403") && text.contains("address: ECONNREFUSED"),
             "{text}"
         );
-        assert_eq!(names.asked(), Vec::<String>::new());
+        assert_eq!(names.queries(), Vec::<String>::new());
         canaries.assert_untouched();
 
-        // With the sandbox go its ports.
+        // The ports are closed with the sandbox.
         drop(server);
         drop(sandbox);
         wait_until("a free port", || {
@@ -224,7 +224,7 @@ async fn output_of(context: &Context, code: &str) -> String {
     run_in(context, code).await.out().to_owned()
 }
 
-/// A sandbox that goes on from another one's state.
+/// Checks that a sandbox restored from another one's state has lost that one's connections, and can open its own.
 async fn assert_separate_network(sandbox: &Sandbox) {
     let main = sandbox.context("main", Language::Python);
     let old = output_of(&main, OLD).await;
@@ -257,7 +257,8 @@ fn forks_and_checkpoints_have_separate_networks() {
 
         let checkpoint = parent.checkpoint().await.unwrap();
         let children = parent.fork(2).await.unwrap();
-        // The parent's go on, and those of the others are gone: at once, also for who only waits.
+
+        // The parent's connections continue. Those of the others are reset, at once, also for threads that only wait.
         assert_eq!(
             output_of(&main, "print(says(b'goes on'), waited)").await,
             "b'goes on' []\n"
@@ -277,11 +278,11 @@ fn forks_and_checkpoints_have_separate_networks() {
             "b'still' []\n"
         );
 
-        // And what a child has of its own is its own's: it can be forked again.
+        // A child can be forked again, with its own connections.
         let grandchild = children[0].fork(1).await.unwrap().remove(0);
         assert_separate_network(&grandchild).await;
 
-        // What each of them did is told of it alone.
+        // Each sandbox's events are only its own.
         let connections = |sandbox: &Sandbox| sandbox.network().unwrap().summary.connections;
         assert_eq!((connections(&parent), connections(&restored)), (2, 2));
     });

@@ -78,7 +78,7 @@ fn a_secret_reaches_its_host_and_never_the_guest() {
     });
 }
 
-/// By each kind of program, which trusts the sandbox's own authority without being told to.
+/// From each kind of program, which trusts the sandbox's own authority by default.
 async fn assert_host_receives_secret(sandbox: &Sandbox, web: &WebServer, value: &str) {
     let placeholder = run_ok(sandbox, Language::Shell, "printf %s $API_TOKEN").await;
     assert!(placeholder.starts_with("fumehood-secret-"), "{placeholder}");
@@ -112,6 +112,7 @@ print(len(sealed), b'nobody-else' + b'-may-have' not in base64.b64decode(sealed[
         .find_map(|line| line.strip_prefix("authorization: Basic "));
     let code = format!("echo {} | base64 -d | wc -c", basic.unwrap());
     let decoded = run_ok(sandbox, Language::Shell, &code).await;
+
     // "user:" and the value, and not the placeholder.
     assert_eq!(decoded.trim(), (5 + value.len()).to_string());
 
@@ -256,6 +257,7 @@ fn search(process_id: u32, needle: &[u8]) -> (u64, usize) {
             }
 
             looked += read as u64;
+
             // What lies across two pieces is seen in the second one.
             let overlap = if begin + (read as u64) < end {
                 needle.len() as u64

@@ -119,6 +119,7 @@ fn a_gigabyte_of_output_uses_bounded_memory() {
         total / 1_000_000 / start.elapsed().as_secs().max(1)
     );
     assert!((1..64).contains(&ours), "fumehood held {ours} MiB");
+
     // The guest's 192 MiB, 128 MiB of translated code, QEMU itself.
     assert!((1..450).contains(&qemus), "QEMU held {qemus} MiB");
 }
@@ -135,7 +136,8 @@ fn a_slow_reader_slows_the_program() {
     let mut stdout = child.stdout.take().unwrap();
     let mut first = [0; 1];
     stdout.read_exact(&mut first).unwrap();
-    // Nobody reads for three seconds: the program must feel them.
+
+    // No reads for three seconds: the program must wait as long.
     std::thread::sleep(Duration::from_secs(3));
     let mut rest = Vec::new();
     stdout.read_to_end(&mut rest).unwrap();

@@ -82,10 +82,11 @@ fn ten_concurrent_programs_succeed() {
     }
 }
 
-/// A program that writes without end into a pipe that nobody reads.
+/// Starts a program that writes endlessly into a pipe that is not read.
 fn start_stuck() -> (Child, Vec<u32>) {
     let (mut child, qemus) = start_until_up("echo up; yes", 60);
     let unread = child.stdout.take().unwrap();
+
     // More than a pipe holds: the command waits in a write.
     std::thread::sleep(std::time::Duration::from_secs(2));
     std::mem::forget(unread);
@@ -105,6 +106,7 @@ fn interrupts_are_handled_while_output_is_unread() {
 fn a_command_that_was_suspended_reports_the_right_outcome() {
     let (child, _) = start_until_up("echo up; sleep 2; echo end", 5);
     send(child.id(), Signal::STOP);
+
     // Longer than the timeout and all the time that a guest gets to end a program.
     std::thread::sleep(std::time::Duration::from_secs(20));
     send(child.id(), Signal::CONT);
@@ -260,9 +262,9 @@ fn errors_of_qemu_are_quoted() {
     );
 }
 
-/// Before QEMU starts, a run spends under 10 ms of its own. The whole of a run whose "QEMU" ends at
-/// once holds that time and more. What else the machine does only adds to it: one run that was left
-/// alone shows it.
+/// Before QEMU starts, a run takes less than 10 ms. A whole run with a "QEMU" that exits at
+/// once takes that time and more. Other load of the machine only adds to it: one undisturbed run
+/// shows it.
 #[test]
 fn qemu_starts_without_delay() {
     const LIMIT: std::time::Duration = std::time::Duration::from_millis(15);

@@ -15,10 +15,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// An index's name, which only the command knows.
+/// The name of an index, which resolves only for the command.
 const NAME: &str = "index.test";
 
-/// Where the indexes are: private, and named by who configured them.
+/// Addresses of the indexes: private ones, which the user's configuration names.
 const PYTHON: &str = "10.66.0.1:8000";
 const JAVASCRIPT: &str = "10.66.0.1:8001";
 const SEALED: &str = "10.66.0.1:8443";
@@ -64,7 +64,7 @@ impl Environment {
         build_index(script, name, self.directory.path())
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("unshare");
         if !rustix::process::geteuid().is_root() {
             command.arg("--map-root-user");
@@ -85,28 +85,30 @@ impl Environment {
         }
 
         command
-            .args(words)
+            .args(args)
             .envs(self.variables.iter().cloned())
             .stdin(Stdio::null());
 
         command
     }
 
-    fn run(&self, words: &[&str]) -> Output {
-        finish(self.command(words))
+    fn run(&self, args: &[&str]) -> Output {
+        finish(self.command(args))
     }
 
-    fn start(&self, words: &[&str]) -> Child {
-        let mut command = self.command(words);
+    fn start(&self, args: &[&str]) -> Child {
+        let mut command = self.command(args);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()
     }
 
     /// Returns what a run with these packages prints to standard output and standard error.
     fn prints(&self, language: &str, packages: &[&str], code: &str) -> (String, String) {
-        let mut words = vec!["run", "-l", language, "-c", code];
-        packages.iter().for_each(|word| words.extend(["-p", word]));
-        let ended = self.run(&words);
+        let mut args = vec!["run", "-l", language, "-c", code];
+        packages
+            .iter()
+            .for_each(|package| args.extend(["-p", package]));
+        let ended = self.run(&args);
         assert!(ended.status.success(), "{}", stderr_text(&ended));
         let stdout = String::from_utf8(ended.stdout.clone()).unwrap();
         (stdout, stderr_text(&ended))
@@ -114,10 +116,12 @@ impl Environment {
 
     /// Starts a run with these packages and options that fails.
     fn start_failing(&self, packages: &[&str], options: &[&str]) -> Child {
-        let mut words = vec!["run", "--json", "-q", "-l", "python", "-c", "1"];
-        packages.iter().for_each(|word| words.extend(["-p", word]));
-        words.extend(options);
-        self.start(&words)
+        let mut args = vec!["run", "--json", "-q", "-l", "python", "-c", "1"];
+        packages
+            .iter()
+            .for_each(|package| args.extend(["-p", package]));
+        args.extend(options);
+        self.start(&args)
     }
 
     /// Returns kind, retry and message of the failure of a run with these packages and options.
@@ -173,34 +177,41 @@ fn packages_are_installed_once_and_reused() {
             "{layers:?}"
         );
 
-        // In other words and another order; nobody asks the index, and a template is there.
-        let asked = server.requests().len();
-        let words = ["User.Of.Tiny >= 0.1"];
-        let (printed, stderr) = environment.prints("python", &words, USES_TINY);
+        // Written differently, the same packages need no request to the index, and their template exists.
+        let requests_before = server.requests().len();
+        let packages = ["User.Of.Tiny >= 0.1"];
+        let (printed, stderr) = environment.prints("python", &packages, USES_TINY);
         assert_eq!((printed.as_str(), stderr.as_str()), ("15\n", ""));
-        assert_eq!(server.requests().len(), asked);
+        assert_eq!(server.requests().len(), requests_before);
         let again = [
-            "run", "--json", "-l", "python", "-p", words[0], "-c", USES_TINY,
+            "run",
+            "--json",
+            "-l",
+            "python",
+            "-p",
+            packages[0],
+            "-c",
+            USES_TINY,
         ];
         let object: Value = serde_json::from_slice(&environment.run(&again).stdout).unwrap();
         assert_eq!(object["source"], "template", "{object}");
 
-        // What comes to the same set shares the layer.
+        // Requests that resolve to the same packages share the layer.
         let same = ["user_of_tiny==0.3", "tiny==1.5"];
         let (_, stderr) = environment.prints("python", &same, USES_TINY);
         assert_eq!(builders(&stderr), 1, "{stderr}");
         assert!(!stderr.contains("packing a layer"), "{stderr}");
         assert_eq!(environment.layers(), layers);
 
-        // All are compiled, and belong to the user; what is above them is the image's.
+        // All are compiled and belong to the user; the directories above belong to root, as in the image.
         let looks = "import tiny, os; print(os.path.exists(tiny.__cached__), \
             [os.stat(at).st_uid for at in ('/', '/home', os.path.expanduser('~'), tiny.__file__)])";
-        let (printed, _) = environment.prints("python", &words, looks);
+        let (printed, _) = environment.prints("python", &packages, looks);
         assert_eq!(printed, "True [0, 0, 1000, 1000]\n");
 
         let (removed, _) = prune(&environment);
         assert!(removed.starts_with("removed 1 layers"), "{removed}");
-        let (printed, stderr) = environment.prints("python", &words, USES_TINY);
+        let (printed, stderr) = environment.prints("python", &packages, USES_TINY);
         assert_eq!((printed.as_str(), builders(&stderr)), ("15\n", 1));
     });
 }
@@ -218,7 +229,7 @@ fn packages_can_be_combined_with_a_network() {
         let _server = environment.serve_python();
         let code = "import tiny, urllib.request\n\
             print(tiny.VALUE, urllib.request.urlopen('http://10.66.0.1:8000/tiny/').status)";
-        let words = [
+        let args = [
             "run",
             "-l",
             "python",
@@ -231,7 +242,7 @@ fn packages_can_be_combined_with_a_network() {
         ];
 
         for builds in [1, 0] {
-            let ended = environment.run(&words);
+            let ended = environment.run(&args);
             let printed = String::from_utf8_lossy(&ended.stdout);
             assert_eq!(printed, "1 200\n", "{}", stderr_text(&ended));
             assert_eq!(builders(&stderr_text(&ended)), builds);
@@ -245,13 +256,13 @@ fn an_installation_times_out() {
         let environment = Environment::new();
         let server = environment.serve_python();
         server.hold(true);
-        let words = ["tiny==1.0", "--package-timeout=20"];
-        let (kind, retry, message) = environment.fails(&words[..1], &words[1..]);
+        let args = ["tiny==1.0", "--package-timeout=20"];
+        let (kind, retry, message) = environment.fails(&args[..1], &args[1..]);
         assert_eq!((kind.as_str(), retry.as_str()), ("unreachable", "safe"));
         assert!(message.contains("20 s"), "{message}");
         server.hold(false);
         assert_eq!(
-            environment.prints("python", &words[..1], "import tiny").0,
+            environment.prints("python", &args[..1], "import tiny").0,
             ""
         );
     });
@@ -337,7 +348,7 @@ fn concurrent_installs_run_once_and_a_killed_one_leaves_nothing() {
         || async {
             let environment = Environment::new();
             let server = environment.serve_python();
-            let words = [
+            let args = [
                 "run",
                 "-l",
                 "python",
@@ -347,12 +358,17 @@ fn concurrent_installs_run_once_and_a_killed_one_leaves_nothing() {
                 "import tiny; print(tiny.VALUE)",
             ];
             server.hold(true);
-            let mut killed = environment.start(&words);
-            let is_asked = || server.requests().iter().any(|asked| asked.contains(".whl"));
+            let mut killed = environment.start(&args);
+            let is_asked = || {
+                server
+                    .requests()
+                    .iter()
+                    .any(|request| request.contains(".whl"))
+            };
             wait_until("a request for a wheel", is_asked);
             send(killed.id(), Signal::KILL);
             killed.wait().unwrap();
-            let both = [environment.start(&words), environment.start(&words)];
+            let both = [environment.start(&args), environment.start(&args)];
             server.hold(false);
             let ended = both.map(finish_child);
             let mut started = 0;
@@ -382,6 +398,7 @@ fn index_credentials_stay_on_the_host() {
     in_private_netns("index_credentials_stay_on_the_host", || async {
         let mut environment = Environment::new();
         let index = environment.index(PYTHON_INDEX, "index");
+
         // me:open-sesame-1234
         let shown = "Basic bWU6b3Blbi1zZXNhbWUtMTIzNA==";
         let authority = CertificateAuthority::trusted();
@@ -398,13 +415,13 @@ fn index_credentials_stay_on_the_host() {
         assert!(!stderr.contains("sesame"), "{stderr}");
         let requests = server.requests();
         assert!(
-            requests.iter().any(|asked| asked.ends_with(shown)),
+            requests.iter().any(|request| request.ends_with(shown)),
             "{requests:?}"
         );
         assert!(
             !requests
                 .iter()
-                .any(|asked| asked.contains("fumehood-secret"))
+                .any(|request| request.contains("fumehood-secret"))
         );
 
         let layers = environment.layers();

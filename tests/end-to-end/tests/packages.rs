@@ -39,6 +39,7 @@ async fn serve(sandbox: &Sandbox, script: &str, argv: &[&str], port: u16) -> fum
 async fn python_packages_are_resolved_installed_and_listed() {
     let engine = Engine::start(Config::default()).unwrap();
     let sandbox = engine.sandbox().language(Language::Python).await.unwrap();
+
     // A context that was there before finds them, too.
     let context = sandbox.context("c", Language::Python);
     finish_ok(context.run("before = 1").unwrap()).await;
@@ -67,7 +68,8 @@ async fn python_packages_are_resolved_installed_and_listed() {
     assert_eq!(finish_ok(context.run(code).unwrap()).await.0, "1 15\n");
     let once = RunRequest::new(Language::Python, "import tiny; print(tiny.VALUE)");
     assert_eq!(finish_ok(sandbox.run(&once).unwrap()).await.0, "15\n");
-    // A conflict and a package that is not there are told in the tool's own words.
+
+    // A conflict and a missing package are reported in the tool's words.
     let error = sandbox
         .install(Language::Python, ["user_of_tiny==0.3", "tiny==2.0"])
         .await

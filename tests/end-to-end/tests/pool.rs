@@ -63,6 +63,7 @@ async fn requests_use_ready_vms_that_fit() {
     let engine = engine(1, 1, &[Language::Python]);
     wait_until_ready(&engine, (1, 1)).await;
     let python = |code: &str| RunRequest::new(Language::Python, code);
+
     // Other memory (of which no other test makes a template), another language: neither the hot nor the blank one fits.
     let memory = "assert 225 < int(open('/proc/meminfo').read().split()[1]) / 1024 < 251";
     let source = outcome(&engine, python(memory).memory_mib(251))
@@ -167,7 +168,7 @@ async fn repeated_restores_all_succeed() {
     assert_eq!((counts.template, counts.failed_restores), (restores, 0));
 }
 
-/// Ten at once, several times: none is lost.
+/// Ten at once, several times: all succeed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_runs_all_succeed() {
     let engine = engine(0, 2, &[Language::Python]);
@@ -192,7 +193,7 @@ async fn concurrent_runs_all_succeed() {
     assert_eq!(engine.vm_stats().failed_restores, 0);
 }
 
-/// A program with a pool of its own, and its QEMUs.
+/// Starts a program that keeps a pool, and returns it with its QEMUs.
 fn start_owner() -> (Child, BufReader<ChildStdout>, Vec<u32>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_pool-owner"))
         .stdin(Stdio::piped())
@@ -270,7 +271,7 @@ fn an_owner_killed_while_forking_leaves_nothing() {
     }
 }
 
-/// Waiting VMs that have died are given to nobody.
+/// VMs that died in the pool are not handed out.
 #[test]
 fn dead_pooled_vms_are_not_used() {
     let (mut child, mut lines, qemus) = start_owner();

@@ -20,7 +20,7 @@ async fn run_program(sandbox: &Sandbox, request: &SpawnRequest) -> RunTranscript
     finish_run(sandbox.spawn(request).unwrap()).await
 }
 
-/// Lists until it is as it should be.
+/// Lists the processes until the list is as expected.
 async fn wait_for_list(
     sandbox: &Sandbox,
     what: &str,
@@ -43,7 +43,7 @@ async fn wait_for_list(
     list
 }
 
-/// A run's first event, which tells its process.
+/// Reads a run's first event, which has its process ID.
 async fn read_pid(run: &mut Run) -> i32 {
     match tokio::time::timeout(DEADLINE, run.next()).await.unwrap() {
         Some(Event::Started { pid }) => pid,
@@ -149,6 +149,7 @@ async fn a_program_ends_by_timeout_by_signals_and_with_its_run() {
     next_stdout(&mut run).await;
     run.canceller().cancel();
     assert_eq!(finish_run(run).await.end(), (EndedBy::Cancelled, Some(130)));
+
     // Dropped, it ends, with those that it has started.
     let mut run = sandbox.spawn(&script("sleep 100 & echo up; wait")).unwrap();
     next_stdout(&mut run).await;
@@ -220,6 +221,7 @@ async fn running_processes_are_listed() {
         .unwrap();
 
     let nap = read_pid(&mut run).await;
+
     // A server that a context has started lives on between execs, and belongs to it.
     let python = sandbox.context("web", Language::Python);
     let serve = "import subprocess, sys\nserver = subprocess.Popen([sys.executable, '-m', 'http.server', '8000'], stdout=-3, stderr=-3)\nprint(server.pid)";
@@ -282,6 +284,7 @@ for _ in range(1000):
     .await;
     assert!(list.iter().all(|one| one.command.len() < 10_000));
     drop(run);
+
     // It ends with its context.
     python.close().await.unwrap();
     assert_eq!(
@@ -305,13 +308,15 @@ async fn a_detached_program_can_be_attached_again() {
     assert!(run.detach().await.unwrap().is_none());
     let list = sandbox.processes().await.unwrap();
     assert_eq!((list[0].pid, list[0].attached), (program, false));
+
     // From the beginning.
     let mut run = sandbox.attach("k", 0).unwrap();
     assert_eq!(run.next().await, Some(Event::Attached { from_seq: 0 }));
     assert_eq!(next_stdout(&mut run).await, "1\n");
     run.input().write("\n").await.unwrap();
     assert_eq!(next_stdout(&mut run).await, "2\n");
-    // Somebody else takes it over, from the second piece on.
+
+    // Another client takes it over, from the second piece on.
     let mut other = sandbox.attach("k", 1).unwrap();
     assert_eq!(other.next().await, Some(Event::Attached { from_seq: 1 }));
     assert_eq!(next_stdout(&mut other).await, "2\n");
@@ -359,11 +364,12 @@ async fn a_detached_program_can_be_attached_again() {
         assert!(error.to_string().contains(part), "{error}");
     }
 
-    // What has no name cannot be found again: it is not left.
+    // A program without a key cannot be attached again, so it cannot be detached.
     let mut run = sandbox.spawn(&script("echo up; exec sleep 100")).unwrap();
     next_stdout(&mut run).await;
     assert_eq!(run.detach().await.unwrap_err().kind(), ErrorKind::Invalid);
-    // Much is written while nobody listens: the end of it is kept, and the program does not wait.
+
+    // Much is written without a client: the end of it is kept, and the program does not wait.
     let code = "head -c 20000000 /dev/zero | tr '\\0' x; echo last";
     let run = sandbox
         .spawn(&script(code).idempotency_key("much"))
@@ -416,7 +422,8 @@ async fn root_programs_need_permission() {
         "id -u; touch /root/x && echo made; echo mine > /proc/sys/kernel/hostname && echo named";
     let transcript = run_program(&allowing, &script(code).root()).await;
     assert_eq!(transcript.out(), "0\nmade\nnamed\n", "{}", transcript.err());
-    // Others stay who they are.
+
+    // Other programs are not affected.
     assert_eq!(
         shell_ok(&allowing, "id -u; cat /root/x 2> /dev/null || echo closed").await,
         "1000\nclosed\n"

@@ -4,7 +4,7 @@
 use fumehood_end_to_end::index::isolated_store;
 use fumehood_end_to_end::{finish, fumehood};
 
-/// What a run with these packages prints, of which nothing is installed yet.
+/// Returns the output of a run with these packages, none of which is installed yet.
 fn prints(language: &str, packages: &[&str], code: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let mut command = fumehood();

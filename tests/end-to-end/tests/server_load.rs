@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
     let server = Server::start(&[]);
     let start = Instant::now();
-    let mut asking = Vec::new();
+    let mut requests = Vec::new();
 
     for n in 0..200_u32 {
         let socket = server.socket();
-        asking.push(tokio::spawn(async move {
+        requests.push(tokio::spawn(async move {
             let mut client = Client::at(&socket).await;
             let body = json!({ "language": "shell", "code": format!("echo {n}") }).to_string();
             let reply = client.request("POST", "/v1/runs", body).await;
@@ -44,15 +44,15 @@ async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
 
     let mut health = server.client().await;
     let mut slowest = Duration::ZERO;
-    while asking.iter().any(|one| !one.is_finished()) {
-        let asked = Instant::now();
+    while requests.iter().any(|one| !one.is_finished()) {
+        let request_start = Instant::now();
         assert_eq!(health.request("GET", "/healthz", "").await.status, 200);
-        slowest = slowest.max(asked.elapsed());
+        slowest = slowest.max(request_start.elapsed());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
     let mut right = 0;
-    for one in asking {
+    for one in requests {
         right += u32::from(one.await.unwrap());
     }
 
@@ -140,7 +140,7 @@ async fn a_killed_server_leaves_no_vm_and_its_runs_are_reported_as_lost() {
         (&json!(0), &json!("exited"))
     );
 
-    // The key still names the run that was lost, and begins no other.
+    // The key still names the run that was lost, and starts no other.
     let reply = client
         .request_with_headers("POST", "/v1/runs", &[("idempotency-key", "k")], keyed)
         .await;

@@ -30,8 +30,8 @@ async fn wait_for_end(client: &mut Client, id: &str) -> Value {
 async fn a_run_is_returned_as_one_object_and_as_events() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
-    let asked = json!({ "language": "python", "code": "import sys; print(sys.stdin.read()); 6*7", "stdin": "né", "display": true });
-    let run = client.json("POST", "/v1/runs", &asked, 200).await;
+    let body = json!({ "language": "python", "code": "import sys; print(sys.stdin.read()); 6*7", "stdin": "né", "display": true });
+    let run = client.json("POST", "/v1/runs", &body, 200).await;
     assert_eq!(
         (&run["exit_code"], &run["stdout"]),
         (&json!(0), &json!("né\n"))
@@ -42,12 +42,15 @@ async fn a_run_is_returned_as_one_object_and_as_events() {
         (&json!("ended"), &json!("exited"))
     );
     assert!(run["timing"]["total_ms"].as_f64().unwrap() > 0.0);
+
+    // The run can be fetched again by its ID.
     let id = run["id"].as_str().unwrap();
     let again = client
         .json("GET", &format!("/v1/runs/{id}"), &Value::Null, 200)
         .await;
     assert_eq!(again, run);
 
+    // The same as events: numbered, from `run` to `ended`, with bytes that are no text in base64.
     let code = "printf 'a\\377'; printf '€' >&2; exit 3";
     let events = server
         .client()
@@ -78,6 +81,8 @@ async fn a_run_is_returned_as_one_object_and_as_events() {
             .any(|sent| sent.name == "stderr" && sent.data["text"] == "€")
     );
     assert_eq!(events[events.len() - 1].data["exit_code"], 3);
+
+    // Runs are listed in pages, the newest first, without their output.
     let listed = client
         .json("GET", "/v1/runs?state=ended&limit=1", &Value::Null, 200)
         .await;
@@ -99,9 +104,9 @@ async fn a_run_is_returned_as_one_object_and_as_events() {
 async fn events_resume_where_the_connection_broke() {
     let server = Server::start(&[]);
     let code = "for i in $(seq 40); do echo line $i; sleep 0.05; done";
-    let asked = json!({ "language": "shell", "code": code, "detach": true });
+    let body = json!({ "language": "shell", "code": code, "detach": true });
     let mut client = server.client().await;
-    let run = client.json("POST", "/v1/runs", &asked, 202).await;
+    let run = client.json("POST", "/v1/runs", &body, 202).await;
     let path = format!("/v1/runs/{}/events", run["id"].as_str().unwrap());
     let mut first = server
         .client()
@@ -206,11 +211,12 @@ async fn a_client_that_disconnects_cancels_only_its_run() {
     let path = format!("/v1/sandboxes/{}/runs", sandbox["id"].as_str().unwrap());
     let detached = json!({ "language": "shell", "code": "sleep 5; echo done", "detach": true });
     let detached = client.json("POST", &path, &detached, 202).await;
+
     // One whose caller waits for the end, and one whose caller follows.
     let mut waits = server.client().await;
-    let (asked, long) = (path.clone(), shell("sleep 60"));
+    let (target, long) = (path.clone(), shell("sleep 60"));
     let text = long.to_string();
-    let waiting = tokio::spawn(async move { waits.request("POST", &asked, text).await.status });
+    let waiting = tokio::spawn(async move { waits.request("POST", &target, text).await.status });
     let mut follows = server
         .client()
         .await
@@ -337,11 +343,11 @@ async fn unread_output_blocks_the_program() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
     let code = "import sys\nfor i in range(40): sys.stdout.write('x' * (1 << 20)); sys.stdout.flush(); print(i, file=sys.stderr, flush=True)";
-    let asked = json!({ "language": "python", "code": code, "timeout_s": 120 });
+    let body = json!({ "language": "python", "code": code, "timeout_s": 120 });
     let mut events = server
         .client()
         .await
-        .events("POST", "/v1/runs", &[], &asked)
+        .events("POST", "/v1/runs", &[], &body)
         .await;
 
     let id = events.until("run").await.data["id"]

@@ -11,8 +11,8 @@ fn python(code: &str) -> Value {
 async fn sandboxes_offer_contexts_forks_and_checkpoints() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
-    let asked = json!({ "language": "python", "name": "mine", "idle_timeout_s": 100 });
-    let sandbox = client.json("POST", "/v1/sandboxes", &asked, 201).await;
+    let body = json!({ "language": "python", "name": "mine", "idle_timeout_s": 100 });
+    let sandbox = client.json("POST", "/v1/sandboxes", &body, 201).await;
     assert_eq!(
         (&sandbox["name"], &sandbox["state"]),
         (&json!("mine"), &json!("running"))
@@ -72,12 +72,13 @@ async fn sandboxes_offer_contexts_forks_and_checkpoints() {
 async fn a_busy_sandbox_is_not_saved_and_an_ended_one_reports_why() {
     let server = Server::start(&[]);
     let mut client = server.client().await;
-    let asked = json!({ "language": "python", "idle_timeout_s": 100 });
-    let sandbox = client.json("POST", "/v1/sandboxes", &asked, 201).await;
+    let body = json!({ "language": "python", "idle_timeout_s": 100 });
+    let sandbox = client.json("POST", "/v1/sandboxes", &body, 201).await;
     let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
     let runs = format!("{at}/runs");
     client.json("POST", &runs, &python("x = 1"), 200).await;
-    // While something goes on in it, there is no saved state.
+
+    // A busy sandbox cannot be saved.
     let long = json!({ "argv": ["sleep", "60"], "detach": true });
     let long = client
         .json("POST", &format!("{at}/processes"), &long, 202)
@@ -355,6 +356,8 @@ async fn resources_of_another_key_do_not_exist() {
 
     let run = format!("/v1/runs/{}", run["id"].as_str().unwrap());
     let saved = saved["id"].as_str().unwrap();
+
+    // Neither another key nor a client of the Unix socket can access them.
     for client in [&mut other, &mut server.client().await] {
         for (method, path, body) in [
             ("GET", at.clone(), json!(null)),
@@ -385,6 +388,7 @@ async fn resources_of_another_key_do_not_exist() {
             assert_eq!(answer["error"]["kind"], "not_found");
         }
 
+        // Lists do not contain them either.
         for (path, name) in [
             ("runs", "runs"),
             ("sandboxes", "sandboxes"),

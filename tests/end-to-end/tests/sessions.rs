@@ -15,7 +15,7 @@ fn contexts(sandbox: &Sandbox) -> [Context; 3] {
     [Python, Javascript, Shell].map(|language| sandbox.context(language.as_str(), language))
 }
 
-/// What a context says to this, with exit code 0, silence on standard error and its state not lost.
+/// Runs code in a context and returns its output. It must exit with 0, write no errors, and keep its state.
 async fn run_ok(context: &Context, code: &str) -> String {
     let transcript = run_in(context, code).await;
     assert_eq!(
@@ -160,7 +160,7 @@ async fn failures_leave_the_state() {
         assert_eq!(run_ok(context, asks).await, "5\n", "{code}");
     }
 
-    // What is refused never reaches the interpreter.
+    // Rejected requests never reach the interpreter.
     for language in Language::ALL {
         let (context, asks) = of(language);
         for request in [
@@ -200,7 +200,7 @@ async fn failures_leave_the_state() {
     );
 }
 
-/// Language, code, how it ends; then the state is lost, and that is said.
+/// Language, code, how it ends; then the state is lost, and the outcome reports that.
 type Loss = (Language, &'static str, EndedBy, i32);
 
 const LOSSES: &[Loss] = &[
@@ -256,7 +256,7 @@ const LOSSES: &[Loss] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_end_of_an_interpreter_loses_the_state_and_reports_it() {
     let sandbox = sandbox(512).await;
-    // Each has a context of its own, and those that wait for a timeout wait together.
+    // Each has a separate context, and the timeouts run out at the same time.
     let mut all = tokio::task::JoinSet::new();
 
     for (n, (language, code, ended_by, exit_code)) in LOSSES.iter().enumerate() {
@@ -293,7 +293,8 @@ async fn the_end_of_an_interpreter_loses_the_state_and_reports_it() {
                 "{code}: {}",
                 transcript.detail()
             );
-            // It has been said once, and the next one begins anew.
+
+            // It is reported once, and the next run has a fresh interpreter.
             assert_eq!(run_ok(&context, asks).await, "False\n", "{code}");
             context.close().await.unwrap();
         });
@@ -308,7 +309,7 @@ async fn the_end_of_an_interpreter_loses_the_state_and_reports_it() {
         done.unwrap();
     }
 
-    // One that is killed between two execs: the next one says it.
+    // An interpreter that is killed between two execs: the next one reports it.
     let python = sandbox.context("between", Python);
     let pid = run_ok(&python, "import os; print(os.getpid(), end='')").await;
     finish_ok(
@@ -330,7 +331,7 @@ async fn the_end_of_an_interpreter_loses_the_state_and_reports_it() {
     assert_eq!(run_ok(&python, "print(1)").await, "1\n");
 }
 
-/// Language, what begins, what is asked after the interrupt. Each has said `start` before.
+/// Language and code of runs that are interrupted once they have printed `begun`.
 const INTERRUPTED: &[(Language, &str)] = &[
     (Python, "print('begun')\nwhile True: pass"),
     (Python, "import time; print('begun'); time.sleep(100)"),
@@ -389,7 +390,8 @@ async fn a_cancelled_exec_leaves_the_state() {
         }
 
         assert_eq!(run_ok(context, asks).await, "5\n", "{code}");
-        // One that comes as early as can be.
+
+        // A cancellation as early as possible.
         let run = context
             .start(&context.request(*code).timeout_s(120))
             .unwrap();
@@ -432,6 +434,7 @@ async fn execs_of_one_context_are_queued() {
     let sandbox = sandbox(512).await;
     let [python, javascript, bash] = &contexts(&sandbox);
     run_ok(python, "seen = []").await;
+
     // The first one waits for what another context does.
     let first = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\nseen.append(1)";
     let run = |code: &str| python.start(&python.request(code).timeout_s(120)).unwrap();
@@ -451,7 +454,7 @@ async fn execs_of_one_context_are_queued() {
 
     assert_eq!(run_ok(python, "print(seen)").await, "[1, 2, 3]\n");
 
-    // Fifty megabytes that nobody takes hold up nobody.
+    // Fifty megabytes of unread output do not block other contexts.
     let noisy = run("for _ in range(800): os.write(1, b'x' * 65536)");
     for n in 0..20 {
         assert_eq!(
@@ -506,6 +509,7 @@ async fn closing_a_context_removes_it_and_dropping_a_run_ends_it() {
         assert_eq!(next_stdout(&mut run).await, "begun\n");
         let error = context.clone().close().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
+
         // Dropped, it is cancelled: the next one has its turn, long before the timeout, and the state.
         drop(run);
         let next = context.start(&context.request(asks)).unwrap();
@@ -516,6 +520,7 @@ async fn closing_a_context_removes_it_and_dropping_a_run_ends_it() {
         context.clone().close().await.unwrap();
         assert!(sandbox.processes().await.unwrap().is_empty());
         assert_eq!(run_ok(&context, asks).await, "False\n");
+
         // The name is free for another language.
         context.close().await.unwrap();
     }

@@ -19,7 +19,7 @@ const WARM_UP: usize = 36;
 /// Time for one operation while ten sandboxes work on two cores under emulation.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What is counted before and after.
+/// What a process holds.
 #[derive(Debug, Clone, Copy)]
 struct Count {
     descriptors: usize,
@@ -172,7 +172,7 @@ async fn resource_use_does_not_grow() {
 
     let start = Instant::now();
 
-    // What is kept for the first time is no growth.
+    // First-time allocations do not count as growth.
     let warm = (operations * 2 / 5).max(WARM_UP * SANDBOXES);
     work(&sandboxes, 0, warm.min(operations)).await;
     let guests = join_all(sandboxes.iter().map(guest)).await;

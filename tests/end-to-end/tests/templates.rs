@@ -11,7 +11,7 @@ use fumehood_end_to_end::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// A store of its own with the images of the real one, and no templates.
+/// A separate store with the images of the real one, and no templates.
 struct Store(tempfile::TempDir);
 
 impl Store {
@@ -119,6 +119,7 @@ fn restored_runs_equal_booted_runs_in_every_language() {
         }
 
         assert_eq!(fresh["source"], "template");
+
         // The file main.ts is taken by the interpreter that waits.
         let fresh = fresh.to_string().replace("main.2.ts", "main.ts");
         let fresh: Value = serde_json::from_str(&fresh).unwrap();
@@ -174,6 +175,7 @@ fn a_damaged_template_is_discarded_and_the_run_succeeds() {
     assert!(store.build().contains("up to date"));
     assert_eq!(store.source(&[]), "template");
     assert!(store.run_ok(&["template", "list"]).contains(" raw 512 MiB"));
+
     // Other memory has no template, and gets no other's.
     assert_eq!(store.source(&["-m", "256"]), "boot");
 

@@ -60,6 +60,7 @@ Rich()";
     assert_eq!(value.get("image/png").unwrap(), "iVBORw==");
     assert_eq!(value.get("application/json").unwrap()["a"][0], 1);
     assert_eq!(value.types().count(), 4);
+
     // Unasked, nothing is shown; and what cannot be shown is the program's error.
     assert!(run_in(&python, "x").await.results.is_empty());
     let broken_repr =
@@ -73,6 +74,7 @@ Rich()";
         "{}",
         broken_repr.err()
     );
+
     // One of 6 MB comes whole, one of 20 MB as a part of its text.
     assert_eq!(
         run_displaying(&python, "'x' * 6_000_000").await.texts()[0].len(),
@@ -81,6 +83,7 @@ Rich()";
     let cut = run_displaying(&python, "'x' * 20_000_000").await;
     assert!(cut.texts()[0].len() <= 64 << 10, "{}", cut.texts()[0].len());
     assert!(!cut.err().is_empty());
+
     // Not only in contexts.
     let once = RunRequest::new(Language::Python, "6 * 7").display();
     assert_eq!(
@@ -125,7 +128,8 @@ async fn javascript_shows_values() {
         "{object:?}"
     );
     assert!(run_in(&javascript, "x").await.results.is_empty());
-    // What a shell shows is what it prints.
+
+    // The shell has no display values, only output.
     let bash = sandbox.context("s", Language::Shell);
     let transcript = run_displaying(&bash, "echo 1").await;
     assert_eq!((transcript.out(), transcript.results.len()), ("1\n", 0));
@@ -234,7 +238,7 @@ async fn input_arrives_when_it_is_sent() {
                 transcript.err()
             );
 
-            // Once it has ended there is nobody to take more.
+            // Once the exec has ended, further input is rejected.
             assert_eq!(
                 input.write("more").await.unwrap_err().kind(),
                 ErrorKind::Lost
@@ -256,7 +260,7 @@ async fn input_arrives_when_it_is_sent() {
         );
     }
 
-    // Input that nobody asked for has nowhere to go.
+    // Input without a request for it is rejected.
     let bash = sandbox.context("shell", Language::Shell);
     let mut run = bash.run("echo up; sleep 100").unwrap();
     next_stdout(&mut run).await;
@@ -303,7 +307,7 @@ async fn variables_and_directories_apply_to_one_exec() {
             assert_eq!(run_ok(&context, code).await, format!("- {home}\n"));
         }
 
-        // The same for a program of its own.
+        // The same for one-shot code.
         let once = RunRequest::new(language, code)
             .env("A", "z")
             .cwd("a")
@@ -317,7 +321,7 @@ async fn variables_and_directories_apply_to_one_exec() {
             transcript.err()
         );
 
-        // What the code itself changes stays.
+        // Changes that the code itself makes stay.
         let moves = match language {
             Language::Python => "os.chdir('/tmp'); os.environ['A'] = 'own'",
             Language::Javascript => "process.chdir('/tmp'); process.env.A = 'own'",

@@ -18,7 +18,7 @@ pub struct NameServer(Arc<Mutex<Inner>>);
 struct Inner {
     /// The answers to a query, one after the other; the last one is repeated.
     known: HashMap<(String, RecordType), VecDeque<DnsAnswer>>,
-    asked: Vec<String>,
+    queries: Vec<String>,
     by_tcp: usize,
 }
 
@@ -82,8 +82,8 @@ impl NameServer {
     /// # Panics
     /// Never.
     #[must_use]
-    pub fn asked(&self) -> Vec<String> {
-        self.0.lock().unwrap().asked.clone()
+    pub fn queries(&self) -> Vec<String> {
+        self.0.lock().unwrap().queries.clone()
     }
 
     /// Returns the number of queries by TCP.
@@ -91,7 +91,7 @@ impl NameServer {
     /// # Panics
     /// Never.
     #[must_use]
-    pub fn asked_by_tcp(&self) -> usize {
+    pub fn tcp_queries(&self) -> usize {
         self.0.lock().unwrap().by_tcp
     }
 
@@ -151,7 +151,7 @@ impl NameServer {
         answer.add_query(query.clone());
         let (mut owner, kind) = (query.name().clone(), query.query_type());
         let mut inner = self.0.lock().unwrap();
-        inner.asked.push(plain(&owner));
+        inner.queries.push(plain(&owner));
 
         loop {
             match inner.next(&owner, kind) {
