@@ -293,7 +293,14 @@ fn doctor_passes_on_this_machine() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
 
-    for subject in ["QEMU", "accelerator", "image", "walls", "memory", "disk"] {
+    for subject in [
+        "QEMU",
+        "accelerator",
+        "image",
+        "isolation",
+        "memory",
+        "disk",
+    ] {
         assert!(text.contains(subject), "{text}");
     }
 }

@@ -174,7 +174,11 @@ fn a_damaged_template_is_discarded_and_the_run_succeeds() {
     assert!(store.build().contains("built in"));
     assert!(store.build().contains("up to date"));
     assert_eq!(store.source(&[]), "template");
-    assert!(store.run_ok(&["template", "list"]).contains(" raw 512 MiB"));
+    assert!(
+        store
+            .run_ok(&["template", "list"])
+            .contains(" shell 512 MiB")
+    );
 
     // Other memory has no template, and gets no other's.
     assert_eq!(store.source(&["-m", "256"]), "boot");
