@@ -221,7 +221,7 @@ fn a_key_runs_once_for_many_clients() {
         client.say(&request);
 
         // It runs before the line breaks.
-        let up = json!({"action": "exec", "language": "shell", "code": format!("until [ \"$(wc -l < left)\" = {n} ]; do sleep 0.05; done"), "op_id": 2, "timeout": 60});
+        let up = json!({"action": "exec", "language": "shell", "code": format!("until [ \"$(cat left 2> /dev/null | wc -l)\" = {n} ]; do sleep 0.05; done"), "op_id": 2, "timeout": 60});
         let (_, complete) = client.whole(&up);
         assert_eq!(complete["exit_code"], 0, "{complete}");
         drop(client);
