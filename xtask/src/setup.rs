@@ -14,8 +14,12 @@ use crate::shell::{cargo, run};
 /// The profile of everything that this program builds for the host; see `Cargo.toml`.
 pub(crate) const PROFILE: &str = "setup";
 
-/// The directory of programs built with [`PROFILE`].
-const PROGRAMS: &str = "target/setup";
+/// Where cargo leaves programs that are built with [`PROFILE`].
+const BUILT: &str = "target/setup";
+
+/// Where the command and the programs beside it are copied to. Cargo builds programs of the same names for tests, with
+/// other features and linked dynamically; they must not take their place.
+const PROGRAMS: &str = "target/bin";
 
 /// The guest is x86_64 Linux; its agent is one static program.
 const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -59,43 +63,43 @@ impl Programs {
 /// # Errors
 /// Fails if a package is missing and cannot be installed, or something cannot be built.
 pub(crate) fn setup() -> anyhow::Result<Programs> {
-    let build = || run(cargo().args(["build", "--profile", PROFILE, "-p", "fumehood-cli"]));
-    let (programs, ()) = setup_with(&[], build)?;
+    let (programs, ()) = setup_while(|| Ok(()))?;
 
     Ok(programs)
 }
 
-/// As [`setup`], with the static programs of the tests, and with another build of the workspace that also leaves the
-/// command in its place. Returns what that build returns.
+/// As [`setup`], and does other work while parts of the image are built. Returns what that work returns.
 ///
 /// # Errors
-/// As [`setup`].
-pub(crate) fn setup_for_tests<T>(
-    build: impl FnOnce() -> anyhow::Result<T>,
-) -> anyhow::Result<(Programs, T)> {
-    setup_with(&TEST_PROGRAMS, build)
-}
-
-fn setup_with<T>(
-    more_static: &[&str],
-    build: impl FnOnce() -> anyhow::Result<T>,
+/// As [`setup`] and as the other work.
+pub(crate) fn setup_while<T>(
+    work: impl FnOnce() -> anyhow::Result<T>,
 ) -> anyhow::Result<(Programs, T)> {
     let start = Instant::now();
     packages::prepare()?;
 
     // Half of the work of a first set-up, and none of it needs the programs.
     let image_parts = thread::spawn(build_image_parts);
-    build_static(more_static)?;
-    let built = build()?;
-    place_static_programs(PROGRAMS)?;
+    build_static(&STATIC_PROGRAMS.map(|(package, _)| package))?;
+    run(cargo().args(["build", "--profile", PROFILE, "-p", "fumehood-cli"]))?;
+    let programs = place_programs(BUILT, PROGRAMS)?;
+    let result = work()?;
     // If a part could not be built, the image build below fails for the same reason and reports it.
     let _ = image_parts.join();
 
-    let programs = Programs::in_directory(PROGRAMS)?;
     run(Command::new(&programs.fumehood).args(["image", "build"]))?;
     eprintln!("set up in {:.0} s", start.elapsed().as_secs_f32());
 
-    Ok((programs, built))
+    Ok((programs, result))
+}
+
+/// Builds the static programs that only tests need. In a build of their own, since cargo would enable the features that
+/// they need in the agent and the launcher too.
+///
+/// # Errors
+/// Fails if one cannot be built.
+pub(crate) fn build_test_programs() -> anyhow::Result<()> {
+    build_static(&TEST_PROGRAMS)
 }
 
 /// Builds the command as it is distributed, with the programs beside it, after a [`setup`].
@@ -105,9 +109,7 @@ fn setup_with<T>(
 pub(crate) fn release_programs() -> anyhow::Result<Programs> {
     run(cargo().args(["build", "--release", "-p", "fumehood-cli"]))?;
 
-    let directory = "target/release";
-    place_static_programs(directory)?;
-    Programs::in_directory(directory)
+    place_programs("target/release", "target/bin-release")
 }
 
 /// Builds the parts of the image that do not need the agent into the image cache, while cargo builds the programs.
@@ -140,30 +142,31 @@ fn build_image_parts() {
     let _ = prepare_inputs(&store, &BuildOptions::new(""), &mut Lines);
 }
 
-/// Copies the static programs to where the command looks for them.
-fn place_static_programs(directory: &str) -> anyhow::Result<()> {
-    for (_, program) in STATIC_PROGRAMS {
+/// Copies the command and the static programs beside it into a directory.
+fn place_programs(built: &str, directory: &str) -> anyhow::Result<Programs> {
+    let command = (Path::new(built).join("fumehood"), "fumehood");
+    let others = STATIC_PROGRAMS.map(|(_, program)| (static_directory().join(program), program));
+    std::fs::create_dir_all(directory)?;
+
+    for (source, program) in std::iter::once(command).chain(others) {
         let place = Path::new(directory).join(program);
 
         // By rename: the old file may be running, or be open in another image build.
         let fresh = place.with_extension("new");
-        std::fs::copy(static_directory().join(program), &fresh)
+        std::fs::copy(source, &fresh)
             .and_then(|_| std::fs::rename(&fresh, &place))
             .with_context(|| format!("cannot write {}", place.display()))?;
     }
 
-    Ok(())
+    Programs::in_directory(directory)
 }
 
-/// Builds the static programs beside the command, and these packages of more.
+/// Builds static programs: these packages.
 ///
 /// # Errors
 /// Fails if one cannot be built.
-pub(crate) fn build_static(more: &[&str]) -> anyhow::Result<()> {
-    let ours = STATIC_PROGRAMS.iter().map(|(package, _)| *package);
-    let packages = ours
-        .chain(more.iter().copied())
-        .flat_map(|package| ["-p", package]);
+pub(crate) fn build_static(packages: &[&str]) -> anyhow::Result<()> {
+    let packages = packages.iter().flat_map(|package| ["-p", package]);
 
     run(cargo()
         .args(["build", "--profile", "guest", "--target", GUEST_TARGET])

@@ -19,6 +19,7 @@ use fumehood_engine::{
 };
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 
 /// The most that this process may hold for hostile guests, in MiB: a window of output (1), a listing or changes that
 /// wait (16 and 8, four times that once parsed), two values (10 each), and what the allocator keeps.
@@ -378,8 +379,17 @@ async fn forged_reads(hostile: &HostileImage) {
 
     let endless = files().await.read_range("/without end", 0, 1000).await;
     assert_violation("read_range", endless, "more bytes of a file than requested");
-    let sink = tokio::io::sink();
-    let endless = files().await.download("/without end", sink).await;
+
+    // Credit is granted as the bytes are written, so the host must be slower than the guest.
+    let (slow_sink, mut reader) = tokio::io::duplex(64 * 1024);
+    let drained = tokio::spawn(async move {
+        let mut bytes = vec![0; 64 * 1024];
+        while reader.read(&mut bytes).await.is_ok_and(|count| count > 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let endless = files().await.download("/without end", slow_sink).await;
+    drained.await.unwrap();
     assert_violation("download", endless, "more output than its credit allows");
 }
 

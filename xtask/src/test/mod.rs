@@ -4,9 +4,12 @@ mod docs;
 mod programs;
 mod sdk;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::setup::{self, PROFILE};
+use crate::packages;
+use crate::setup::{self, PROFILE, Programs};
 use crate::shell::{self, cargo};
 use crate::tidy;
 
@@ -27,19 +30,24 @@ pub(crate) struct Options {
 /// Runs the checks and tests.
 ///
 /// # Errors
-/// Fails at the first check that fails, and after all Rust tests if one of them failed.
+/// Fails at the first check that fails; after all tests if one of them failed.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let start = Instant::now();
+    let is_whole = options.filter.is_none();
+    packages::prepare()?;
 
-    if options.filter.is_none() {
+    if is_whole {
         shell::run(cargo().args(["fmt", "--all", "--check"]))?;
         tidy::run()?;
         docs::check()?;
     }
 
-    let (programs, test_programs) = setup::setup_for_tests(programs::build)?;
+    let (programs, test_programs) = setup::setup_while(|| {
+        setup::build_test_programs()?;
+        programs::build()
+    })?;
     let python = sdk::prepare()?;
-    if options.filter.is_none() {
+    if is_whole {
         lint()?;
     }
 
@@ -51,16 +59,29 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.long {
         environment.push((LONG, "1".into()));
     }
+
     let report = programs::run(test_programs, options.filter.as_deref(), &environment)?;
+    let others = if is_whole {
+        test_sdk_and_docs(&python, &programs, &environment)
+    } else {
+        Ok(())
+    };
 
-    if options.filter.is_none() {
-        sdk::test(&python, &environment)?;
-        docs::run_blocks(&sdk::install_fresh()?, &programs)?;
-    }
-
-    report.finish()?;
+    // Both, so that a failure of one does not hide the other.
+    report.finish().and(others)?;
     eprintln!("all tests passed in {}", seconds(start.elapsed()));
     Ok(())
+}
+
+fn test_sdk_and_docs(
+    python: &Path,
+    programs: &Programs,
+    environment: &[(&str, OsString)],
+) -> anyhow::Result<()> {
+    let sdk = sdk::test(python, environment).inspect_err(|error| eprintln!("{error:#}"));
+    let docs = docs::run_blocks(&sdk::install_fresh()?, programs);
+
+    sdk.and(docs)
 }
 
 /// Lints the workspace and builds its documentation; both deny warnings.

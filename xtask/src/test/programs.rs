@@ -24,6 +24,18 @@ pub(super) struct TestProgram {
     directory: PathBuf,
 }
 
+impl TestProgram {
+    /// Whether the program has a test whose name contains this.
+    fn has_test(&self, filter: &str) -> bool {
+        let output = Command::new(&self.executable)
+            .args([filter, "--list", "--format", "terse"])
+            .current_dir(&self.directory)
+            .output();
+
+        output.is_ok_and(|output| !output.stdout.is_empty())
+    }
+}
+
 /// How long each test program took, and which failed.
 #[derive(Debug, Default)]
 pub(super) struct Report {
@@ -63,7 +75,7 @@ impl Report {
 /// With a filter, only the programs whose name contains it run. If there are none, it selects tests by name instead.
 ///
 /// # Errors
-/// Fails if a program cannot be started. Failed tests are in the report.
+/// Fails if a program cannot be started, or no test matches the filter. Failed tests are in the report.
 pub(super) fn run(
     mut programs: Vec<TestProgram>,
     filter: Option<&str>,
@@ -75,7 +87,11 @@ pub(super) fn run(
         if programs.iter().any(|program| program.name.contains(filter)) {
             programs.retain(|program| program.name.contains(filter));
         } else {
+            programs.retain(|program| program.has_test(filter));
             test_filter = Some(filter);
+        }
+        if programs.is_empty() {
+            bail!("no test program and no test has a name that contains `{filter}`");
         }
     }
 

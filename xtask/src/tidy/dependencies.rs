@@ -35,7 +35,6 @@ const WORKSPACE: &[(&str, &[&str])] = &[
     ("fumehood-server", &["fumehood-engine"]),
     ("fumehood-cli", &["fumehood-engine", "fumehood-server"]),
     ("fumehood-docs-examples", &["fumehood-engine"]),
-    ("fumehood-docs-examples", &["fumehood-engine"]),
     ("fumehood-end-to-end", &["fumehood-engine"]),
     ("fumehood-floor-init", &[]),
     ("fumehood-host-probe", &["fumehood-sys"]),
@@ -246,11 +245,10 @@ fn duplicates(externals: &[External<'_>], skip: &[Skip]) -> Vec<String> {
 
 /// Crates that need a newer Rust than the workspace promises to build with.
 fn too_new(externals: &[External<'_>], msrv: &str) -> Vec<String> {
-    let numbers = |version: &str| -> Vec<u32> {
-        version
-            .split('.')
-            .map(|number| number.parse().unwrap_or(0))
-            .collect()
+    // `1.91` is `1.91.0`.
+    let numbers = |version: &str| -> [u32; 3] {
+        let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
+        std::array::from_fn(|_| numbers.next().unwrap_or(0))
     };
 
     externals
@@ -323,6 +321,7 @@ mod tests {
         let one = [external("x", "1.0.0", "MIT")];
 
         assert!(too_new(&one, "1.91").is_empty());
+        assert!(too_new(&one, "1.91.0").is_empty());
         assert!(too_new(&one, "1.100").is_empty());
         assert_eq!(too_new(&one, "1.90").len(), 1);
     }

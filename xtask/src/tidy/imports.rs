@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// A crate's source files as modules.
@@ -22,8 +22,12 @@ pub(super) struct Module {
     pub(super) file: PathBuf,
     /// Names of the modules that it declares, in the order of its `mod` lines, tests left out.
     pub(super) children: Vec<String>,
+    /// Those of them whose body stands in this file.
+    inline: Vec<String>,
     /// Paths that it names, from `crate`, `self`, `super` or a child.
     paths: Vec<NamedPath>,
+    /// The line of a re-export by `*` within the crate.
+    glob_export: Option<usize>,
     /// What it re-exports: name to path.
     exports: BTreeMap<String, Vec<String>>,
 }
@@ -69,8 +73,13 @@ impl Modules {
                     directory.join(format!("{child}.rs")),
                     directory.join(child).join("mod.rs"),
                 ];
-                if let Some(file) = file.into_iter().find(|file| file.exists()) {
-                    open.push((child_path, file));
+                match file.into_iter().find(|file| file.exists()) {
+                    Some(file) => open.push((child_path, file)),
+                    None if module.inline.contains(child) => {}
+                    None => bail!(
+                        "{} declares `{child}`, which has no file of that name; `#[path]` is not supported",
+                        module.file.display()
+                    ),
                 }
             }
 
@@ -153,8 +162,14 @@ impl Module {
             ..Self::default()
         };
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
-        module.children = children(&tokens);
+        (module.children, module.inline) = children(&tokens);
         module.scan(path, &tokens);
+        if let Some(line) = module.glob_export {
+            bail!(
+                "{}:{line} re-exports by `*`; name the items, so that their origin can be followed",
+                file.display()
+            );
+        }
 
         Ok(module)
     }
@@ -174,6 +189,13 @@ impl Module {
                 let is_export = at > 0 && is_visibility(&tokens[..at]);
                 self.scan_use(module, &tokens[at + 1..end], is_export);
                 at = end;
+                continue;
+            }
+
+            // The place in `pub(in crate::x)` is no use of it.
+            let follows_pub = at > 0 && is_word(&tokens[at - 1], "pub");
+            if follows_pub && matches!(tokens[at], TokenTree::Group(_)) {
+                at += 1;
                 continue;
             }
 
@@ -213,7 +235,9 @@ impl Module {
             let Some(segments) = self.resolve(module, &segments) else {
                 continue;
             };
-            if is_export {
+            if is_export && name == "*" {
+                self.glob_export = Some(line);
+            } else if is_export {
                 self.exports.insert(name, segments.clone());
             }
             self.paths.push(NamedPath {
@@ -259,9 +283,9 @@ fn directory_of(file: &Path) -> PathBuf {
     }
 }
 
-/// Names of the modules that a file declares, without those for tests.
-fn children(tokens: &[TokenTree]) -> Vec<String> {
-    let mut names = Vec::new();
+/// Names of the modules that a file declares, without those for tests; and those of them whose body stands in the file.
+fn children(tokens: &[TokenTree]) -> (Vec<String>, Vec<String>) {
+    let (mut names, mut inline) = (Vec::new(), Vec::new());
     let mut at = 0;
 
     while at < tokens.len() {
@@ -269,15 +293,19 @@ fn children(tokens: &[TokenTree]) -> Vec<String> {
             at = end;
             continue;
         }
+
         if is_word(&tokens[at], "mod")
             && let Some(TokenTree::Ident(name)) = tokens.get(at + 1)
         {
             names.push(name.to_string());
+            if matches!(tokens.get(at + 2), Some(TokenTree::Group(_))) {
+                inline.push(name.to_string());
+            }
         }
         at += 1;
     }
 
-    names
+    (names, inline)
 }
 
 /// If an item under `#[cfg(test)]` or a feature for tests begins here: the position after it.
@@ -336,6 +364,7 @@ fn use_leaves(
                 }
                 return;
             }
+            TokenTree::Punct(punct) if punct.as_char() == '*' => name = Some("*".to_owned()),
             _ => {}
         }
     }

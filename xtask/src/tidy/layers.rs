@@ -216,6 +216,32 @@ mod tests {
     }
 
     #[test]
+    fn a_visibility_is_no_import() {
+        let found = check(&[
+            ("lib.rs", "mod top;\nmod bottom;"),
+            ("top.rs", ""),
+            (
+                "bottom.rs",
+                "pub(in crate::top) struct B;\nmod inline { pub(in crate::top) fn f() {} }",
+            ),
+        ]);
+
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn re_exports_by_star_and_modules_without_a_file_are_refused() {
+        for line in ["pub use a::*;", "pub(crate) use self::a::*;", "mod absent;"] {
+            let directory = tempfile::tempdir().unwrap();
+            let root = directory.path().join("lib.rs");
+            fs::write(&root, format!("mod a;\n{line}")).unwrap();
+            fs::write(directory.path().join("a.rs"), "").unwrap();
+
+            assert!(faults(&root).is_err(), "{line}");
+        }
+    }
+
+    #[test]
     fn a_definition_in_a_mod_file_that_uses_its_children_is_a_circle_with_them() {
         let found = check(&[
             ("lib.rs", "mod folder;"),

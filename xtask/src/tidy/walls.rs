@@ -75,10 +75,12 @@ fn probe_host(fumehood: &Path, probe: &Path) -> anyhow::Result<Vec<Value>> {
     command.arg("--qemu").arg(probe);
     let output = command.args(["run", "-l", "shell", "-c", "1"]).output()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let said = text.split_once("QEMU said: ").map(|(_, said)| said);
-    let said = said.with_context(|| format!("the probe said nothing: {text}"))?;
-    let mut values = serde_json::Deserializer::from_str(said).into_iter();
-    Ok(values.next().context("the probe said nothing")??)
+    let (_, verdicts) = text
+        .split_once("QEMU's standard error: ")
+        .with_context(|| format!("the probe printed nothing: {text}"))?;
+
+    let mut values = serde_json::Deserializer::from_str(verdicts).into_iter();
+    Ok(values.next().context("the probe printed nothing")??)
 }
 
 /// Whether the page's tables are out of date.

@@ -10,8 +10,8 @@ use crate::Error;
 use crate::hash::Fields;
 
 /// The version of the manifest's format and of the build procedure. Changing either makes every image out of
-/// date.
-pub(crate) const FORMAT: u32 = 1;
+/// date. Since 2, the agent knows the language `shell` by that name.
+pub(crate) const FORMAT: u32 = 2;
 
 /// The names of an image's parts and their files, in the manifest's order.
 pub(crate) const PARTS: [(&str, &str); 3] = [
