@@ -26,7 +26,7 @@ import sys
 from fumehood import Client
 run = Client().stream({LOOP!r}, timeout=120, detach=len(sys.argv) > 1)
 for event in run:
-    if type(event).__name__ == "Stdout":
+    if type(event).__name__ == "StdoutEvent":
         print(run.id, flush=True)
 """
 

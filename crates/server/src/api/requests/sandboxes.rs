@@ -4,7 +4,7 @@ use fumehood_engine::Language;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::language::language_schema;
+use super::language::{optional_language_schema, package_language_schema};
 use super::network::NetworkRequest;
 use crate::api::whole_number::{optional_whole_number, whole_number};
 
@@ -13,7 +13,7 @@ use crate::api::whole_number::{optional_whole_number, whole_number};
 #[serde(deny_unknown_fields)]
 pub struct SandboxRequest {
     /// The language whose interpreter is started in advance.
-    #[schema(schema_with = language_schema)]
+    #[schema(schema_with = optional_language_schema)]
     pub language: Option<Language>,
     /// The memory in MiB; 512 by default.
     #[serde(default, deserialize_with = "optional_whole_number")]
@@ -76,7 +76,7 @@ fn default_fork_count() -> usize {
 #[serde(deny_unknown_fields)]
 pub struct InstallRequest {
     /// The language of the packages: `python` or `javascript`.
-    #[schema(schema_with = language_schema)]
+    #[schema(schema_with = package_language_schema)]
     pub language: Language,
     /// The packages with versions, such as `six==1.16.0` or `lodash@^4`.
     #[schema(min_items = 1, max_items = 50)]
