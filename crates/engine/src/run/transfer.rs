@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use fumehood_protocol::{GuestPath, Limits};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::{Error, ErrorKind};
 
@@ -76,8 +76,12 @@ impl From<&Path> for DownloadTarget {
 pub struct Download {
     /// The path in the guest, as requested.
     pub remote: String,
-    /// The path on this host; none for a download into memory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The path on this host; none for a download into memory. In JSON, bytes of it that are not UTF-8 are replaced.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "serialize_path"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"), schema(value_type = Option<String>))]
     pub local: Option<PathBuf>,
     /// The length of the file in bytes; none for a directory or a failed download.
@@ -89,6 +93,14 @@ pub struct Download {
     /// Why the download failed; none if it succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Serializes a path. One that is not UTF-8 must not make the whole outcome fail, after the code has run.
+#[expect(clippy::ref_option, reason = "serde defines the signature")]
+fn serialize_path<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    path.as_ref()
+        .map(|path| path.to_string_lossy())
+        .serialize(to)
 }
 
 /// Files that are copied into a VM before its program starts, and out of it after the program ended.
@@ -292,6 +304,21 @@ mod tests {
         };
 
         let expected = serde_json::json!({ "remote": "a", "bytes": 1 });
+        assert_eq!(serde_json::to_value(download).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf_8_has_a_json_form() {
+        use std::os::unix::ffi::OsStringExt;
+
+        let path = std::ffi::OsString::from_vec(b"a\xff".to_vec());
+        let download = Download {
+            remote: "a".into(),
+            local: Some(path.into()),
+            ..Download::default()
+        };
+
+        let expected = serde_json::json!({ "remote": "a", "local": "a\u{fffd}" });
         assert_eq!(serde_json::to_value(download).unwrap(), expected);
     }
 }
