@@ -57,6 +57,8 @@ pub enum Retry {
     /// The code has not run: the same request can be made again.
     Safe,
     /// The same request fails again until something is changed.
+    // Records of earlier versions have the old name.
+    #[serde(alias = "useless")]
     Never,
     /// The code may have run.
     Unknown,
