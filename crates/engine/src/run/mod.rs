@@ -30,4 +30,4 @@ pub use outcome::{Outcome, Timing, VmOrigin};
 pub use request::RunRequest;
 pub use spawn_request::SpawnRequest;
 pub use transfer::{Download, DownloadTarget, UploadSource};
-pub(crate) use transfer::{MEMORY_BYTES, Transfers, parent, upload_path};
+pub(crate) use transfer::{DownloadMemory, Transfers, parent, upload_path};

@@ -12,8 +12,8 @@ use super::local_file::{NewFile, file_target, reject_directory_link};
 use super::sandbox::Sandbox;
 use crate::error::{Error, ErrorKind};
 use crate::run::{
-    Controls, Download, DownloadTarget, Event, MEMORY_BYTES, NetworkEventForwarder, OutcomeBuilder,
-    RunDriver, RunEnd, Transfers, UploadSource, VmOwner, upload_path,
+    Controls, Download, DownloadMemory, DownloadTarget, Event, NetworkEventForwarder,
+    OutcomeBuilder, RunDriver, RunEnd, Transfers, UploadSource, VmOwner, upload_path,
 };
 
 /// A one-shot run with files.
@@ -63,7 +63,7 @@ impl Sandbox {
 
         // Downloads are attempted however the program ended.
         let is_lost = outcome.ended_by() == EndedBy::AgentLost;
-        let downloads = download_all(&files, transfers.downloads, is_lost, controls).await;
+        let downloads = download_all(&files, transfers, is_lost, controls).await;
 
         if let Some(forwarder) = forwarder {
             forwarder.finish().await;
@@ -149,23 +149,23 @@ async fn upload_local(files: &Files, local: &Path, guest_path: &str) -> Result<(
 
 async fn download_all(
     files: &Files,
-    requests: Vec<(String, DownloadTarget)>,
+    transfers: Transfers,
     is_lost: bool,
     controls: &mut Controls,
 ) -> Vec<Download> {
-    let mut downloads = Vec::with_capacity(requests.len());
+    let mut downloads = Vec::with_capacity(transfers.downloads.len());
     // The limit for content in memory is shared by all downloads.
-    let mut memory_left = MEMORY_BYTES;
+    let mut memory = DownloadMemory::new(transfers.memory_bytes);
     let mut is_cancelled = false;
 
-    for (remote, target) in requests {
+    for (remote, target) in transfers.downloads {
         let result = if is_lost {
             Err(Error::new(ErrorKind::Lost, "the VM was lost"))
         } else if is_cancelled {
             Err(cancelled())
         } else {
             tokio::select! {
-                result = download(files, &remote, &target, memory_left) => result,
+                result = download(files, &remote, &target, &mut memory) => result,
                 () = controls.cancelled() => {
                     is_cancelled = true;
                     Err(cancelled())
@@ -183,11 +183,6 @@ async fn download_all(
             ..Download::default()
         });
 
-        memory_left -= download
-            .content
-            .as_ref()
-            .map_or(0, |content| content.len() as u64);
-
         downloads.push(Download { remote, ..download });
     }
 
@@ -202,7 +197,7 @@ async fn download(
     files: &Files,
     remote: &str,
     target: &DownloadTarget,
-    memory_left: u64,
+    memory: &mut DownloadMemory,
 ) -> Result<Download, Error> {
     // A link to a directory is downloaded as the directory.
     let info = files.stat(remote).await?;
@@ -218,15 +213,18 @@ async fn download(
             Err(Error::new(ErrorKind::Invalid, message))
         }
         DownloadTarget::Memory => {
-            // One byte more than allowed shows that the file is too large.
-            let content = files.read_range(remote, 0, memory_left + 1).await?;
+            // The size of a link is not that of its file.
+            let size = if info.kind == FileKind::File {
+                info.size
+            } else {
+                0
+            };
+            let max = memory.reserve(remote, size)?;
+
+            // One byte more than allowed shows that the file is too large, whatever its size was said to be.
+            let content = files.read_range(remote, 0, max.saturating_add(1)).await?;
             let len = content.len() as u64;
-            if len > memory_left {
-                let message = format!(
-                    "{remote} does not fit: the downloads of a run may hold {MEMORY_BYTES} bytes in memory; download it to a path"
-                );
-                return Err(Error::new(ErrorKind::Invalid, message));
-            }
+            memory.take(remote, len)?;
 
             Ok(Download {
                 bytes: Some(len),

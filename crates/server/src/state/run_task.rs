@@ -33,9 +33,6 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 /// How long a run waits for a subscriber that does not read.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// The contents of the downloads of one run, in bytes, at most. As base64 they fit into the kept events.
-const MAX_DOWNLOAD_BYTES: usize = 8 * 1024 * 1024;
-
 /// A run in memory: its state, its events and its collected output.
 #[derive(Debug)]
 pub struct RunTask {
@@ -308,22 +305,13 @@ impl RunTask {
         }
     }
 
-    /// Takes the contents of downloaded files out of the outcome, up to the limit, and emits each as an event.
+    /// Takes the contents of downloaded files out of the outcome, and emits each as an event.
     async fn collect_downloads(&self, outcome: &mut Outcome) {
-        let mut remaining = MAX_DOWNLOAD_BYTES;
         for download in &mut outcome.downloads {
             let Some(bytes) = download.content.take() else {
                 continue;
             };
 
-            if bytes.len() > remaining {
-                download.error = Some(format!(
-                    "the downloads of a run exceed {MAX_DOWNLOAD_BYTES} bytes together; use a sandbox for large files"
-                ));
-                continue;
-            }
-
-            remaining -= bytes.len();
             let file = FileContent::new(download.remote.clone(), &bytes);
             let event = serde_json::to_string(&file).unwrap_or_default();
             self.output().files.push(file);
