@@ -21,7 +21,7 @@ pub(crate) use control::Controls;
 pub use control::{Input, RunControl};
 pub(crate) use driver::{OutcomeBuilder, RunDriver, VmOwner, window};
 pub use event::Event;
-pub(crate) use event_pump::ExpectedStart;
+pub(crate) use event_pump::{ExpectedStart, UNREAD_TIMEOUT};
 pub use handle::Run;
 pub(crate) use handle::RunEnd;
 pub use mime_bundle::MimeBundle;

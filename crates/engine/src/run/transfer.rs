@@ -97,6 +97,21 @@ pub struct Download {
     pub error: Option<String>,
 }
 
+impl Download {
+    /// The result of a download that failed.
+    pub(crate) fn failed(remote: String, target: DownloadTarget, error: String) -> Self {
+        Self {
+            remote,
+            local: match target {
+                DownloadTarget::Path(path) => Some(path),
+                DownloadTarget::Memory => None,
+            },
+            error: Some(error),
+            ..Self::default()
+        }
+    }
+}
+
 /// Serializes a path. One that is not UTF-8 must not make the whole outcome fail, after the code has run.
 #[expect(clippy::ref_option, reason = "serde defines the signature")]
 fn serialize_path<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {

@@ -4,17 +4,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fumehood_protocol::{EndedBy, Exec, FileInfo, FileKind};
+use fumehood_protocol::{Exec, FileInfo, FileKind};
 use tokio::sync::mpsc;
 
 use super::files::{Files, WriteOptions};
 use super::local_file::{NewFile, file_target, reject_directory_link};
 use super::sandbox::Sandbox;
+use super::transfer_deadline::TransferDeadline;
 use crate::error::{Error, ErrorKind};
 use crate::run::{
     Controls, Download, DownloadMemory, DownloadTarget, Event, NetworkEventForwarder,
-    OutcomeBuilder, RunDriver, RunEnd, Transfers, UploadSource, VmOwner, upload_path,
+    OutcomeBuilder, RunDriver, RunEnd, Transfers, UNREAD_TIMEOUT, UploadSource, VmOwner,
+    upload_path,
 };
+
+/// The error of a download of a run that was cancelled.
+const CANCELLED: &str = "the run was cancelled before the download";
 
 /// A one-shot run with files.
 pub(crate) struct OneShotRun {
@@ -47,23 +52,35 @@ impl Sandbox {
         let forwarder =
             network.map(|network| NetworkEventForwarder::start(network, events.clone()));
         let files = self.files();
+        let deadline = TransferDeadline::start(files.transferred());
 
         // A run that is cancelled now has not started its code.
         tokio::select! {
             uploaded = upload_all(&files, &transfers.uploads) => uploaded?,
+            error = deadline.expired() => return Err(error.in_context("the uploads failed")),
             () = controls.cancelled() => return Ok(RunEnd::Outcome(Box::new(outcome.finish()))),
         }
 
         let inner = self.inner();
         let owner = VmOwner::Sandbox(inner.lifetime.clone(), inner.lifetime.mark_active()?);
         let driver = RunDriver::exec(&inner.channel, exec, timeout, outcome, self.limits());
-        let Some(outcome) = driver.drive(events, controls, owner).await? else {
+        let Some(outcome) = driver.drive(events.clone(), controls, owner).await? else {
             return Ok(RunEnd::Detached);
         };
 
-        // Downloads are attempted however the program ended.
-        let is_lost = outcome.ended_by() == EndedBy::AgentLost;
-        let downloads = download_all(&files, transfers, is_lost, controls).await;
+        // Downloads are attempted however the program ended, unless the guest does not answer.
+        let mut failure = outcome.guest_failure().map(str::to_owned);
+        if failure.is_none() && !transfers.downloads.is_empty() {
+            let event = tokio::time::timeout(UNREAD_TIMEOUT, events.send(Event::ProgramEnded));
+            tokio::select! {
+                // A caller that does not read its events still wants the outcome.
+                _ = event => {}
+                () = controls.cancelled() => failure = Some(CANCELLED.to_owned()),
+            }
+        }
+
+        drop(events);
+        let downloads = download_all(&self.files(), transfers, failure, controls).await;
 
         if let Some(forwarder) = forwarder {
             forwarder.finish().await;
@@ -147,50 +164,44 @@ async fn upload_local(files: &Files, local: &Path, guest_path: &str) -> Result<(
     files.upload(&path, file, options).await.map(drop)
 }
 
+/// Downloads everything within one deadline. `failure`: why nothing can be downloaded, if so.
 async fn download_all(
     files: &Files,
     transfers: Transfers,
-    is_lost: bool,
+    mut failure: Option<String>,
     controls: &mut Controls,
 ) -> Vec<Download> {
     let mut downloads = Vec::with_capacity(transfers.downloads.len());
+    let deadline = TransferDeadline::start(files.transferred());
     // The limit for content in memory is shared by all downloads.
     let mut memory = DownloadMemory::new(transfers.memory_bytes);
-    let mut is_cancelled = false;
 
     for (remote, target) in transfers.downloads {
-        let result = if is_lost {
-            Err(Error::new(ErrorKind::Lost, "the VM was lost"))
-        } else if is_cancelled {
-            Err(cancelled())
-        } else {
-            tokio::select! {
-                result = download(files, &remote, &target, &mut memory) => result,
-                () = controls.cancelled() => {
-                    is_cancelled = true;
-                    Err(cancelled())
-                }
-            }
+        // What stops one download stops all that follow.
+        if let Some(failure) = &failure {
+            downloads.push(Download::failed(remote, target, failure.clone()));
+            continue;
+        }
+
+        let result = tokio::select! {
+            result = download(files, &remote, &target, &mut memory) => result,
+            error = deadline.expired() => Err(error),
+            () = controls.cancelled() => Err(Error::new(ErrorKind::Lost, CANCELLED)),
         };
 
         // A failed download is part of the outcome.
-        let download = result.unwrap_or_else(|error| Download {
-            local: match target {
-                DownloadTarget::Path(path) => Some(path),
-                DownloadTarget::Memory => None,
-            },
-            error: Some(error.to_string()),
-            ..Download::default()
+        downloads.push(match result {
+            Ok(download) => Download { remote, ..download },
+            Err(error) => {
+                if matches!(error.kind(), ErrorKind::Lost | ErrorKind::Protocol) {
+                    failure = Some(error.to_string());
+                }
+                Download::failed(remote, target, error.to_string())
+            }
         });
-
-        downloads.push(Download { remote, ..download });
     }
 
     downloads
-}
-
-fn cancelled() -> Error {
-    Error::new(ErrorKind::Lost, "the run was cancelled before the download")
 }
 
 async fn download(

@@ -42,6 +42,8 @@ pub struct RunTask {
     kind: RunKind,
     created: Timestamp,
     detached: AtomicBool,
+    /// No caller waits for the run's outcome any more.
+    abandoned: AtomicBool,
     events: Arc<EventLog>,
     state: watch::Sender<RunState>,
     output: Mutex<CollectedOutput>,
@@ -96,6 +98,7 @@ impl RunTask {
             kind: spec.kind,
             created: Timestamp::now(),
             detached: AtomicBool::new(spec.detach),
+            abandoned: AtomicBool::new(false),
             events: EventLog::new(MAX_EVENT_BYTES),
             state: watch::Sender::new(state),
             output: Mutex::default(),
@@ -174,10 +177,16 @@ impl RunTask {
         Some(error)
     }
 
-    /// Cancels the run with SIGINT, then SIGTERM, then SIGKILL. It still reports its outcome.
+    /// Cancels the run with SIGINT, then SIGTERM, then SIGKILL. It still reports its outcome, with its downloads.
     pub fn cancel(&self) {
         self.control.cancel();
         self.stop_waiting.send_replace(true);
+    }
+
+    /// Cancels the run and its downloads, since no caller waits for them.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        self.cancel();
     }
 
     /// Sends a signal (1 to 31) to the run's program.
@@ -350,6 +359,13 @@ impl RunTask {
                 let data = json!({ "step": step.as_str() });
                 ("packages", Some(data.to_string()))
             }
+            Event::ProgramEnded => {
+                // The first cancellation has ended the program; this one stops the downloads.
+                if self.abandoned.load(Ordering::Relaxed) {
+                    self.control.cancel();
+                }
+                return;
+            }
             Event::Network(event) => ("network", serde_json::to_string(&event).ok()),
             _ => return,
         };
@@ -392,7 +408,7 @@ impl RunTask {
 
             if timed_out {
                 tracing::info!(run = self.id, "cancelled: no client is connected to it");
-                self.cancel();
+                self.abandon();
                 return;
             }
         }
