@@ -130,6 +130,12 @@ impl Error {
         self
     }
 
+    /// Marks an error that occurred before the code was sent to the guest, whatever else was.
+    pub(crate) fn before_start(mut self) -> Self {
+        self.started = false;
+        self
+    }
+
     /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -202,6 +208,9 @@ mod tests {
             Error::new(ErrorKind::Lost, "x").after_start().retry(),
             Retry::Unknown
         );
+
+        let upload = Error::new(ErrorKind::Lost, "x").after_start();
+        assert_eq!(upload.before_start().retry(), Retry::Safe);
 
         assert_eq!(
             Error::new(ErrorKind::Invalid, "x").after_start().retry(),

@@ -108,7 +108,11 @@ async fn upload_all(files: &Files, uploads: &[(UploadSource, String)]) -> Result
             ),
         };
 
-        uploaded.map_err(|error| error.in_context(&format!("upload of {shown} failed")))?;
+        // The guest has only received files.
+        uploaded.map_err(|error| {
+            let action = format!("upload of {shown} failed");
+            error.in_context(&action).before_start()
+        })?;
     }
 
     Ok(())

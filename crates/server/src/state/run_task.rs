@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use fumehood_engine::report::{CapturedOutput, DisplayedValues};
-use fumehood_engine::{Event, Input, Outcome, Run, RunControl};
+use fumehood_engine::{Error, Event, Input, Outcome, Run, RunControl};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
@@ -283,7 +283,12 @@ impl RunTask {
             }
         }
 
-        let mut result = run.outcome().await.map_err(ApiError::from);
+        let to_api_error: fn(Error) -> ApiError = if self.sandbox.is_some() {
+            ApiError::from
+        } else {
+            ApiError::of_one_shot_run
+        };
+        let mut result = run.outcome().await.map_err(to_api_error);
         if let Ok(outcome) = &mut result {
             self.collect_downloads(outcome).await;
         }
