@@ -29,5 +29,5 @@ pub(crate) use network_events::NetworkEventForwarder;
 pub use outcome::{Outcome, Timing, VmOrigin};
 pub use request::RunRequest;
 pub use spawn_request::SpawnRequest;
+pub(crate) use transfer::{CANCELLED, DownloadMemory, Transfers, parent, upload_path};
 pub use transfer::{Download, DownloadTarget, UploadSource};
-pub(crate) use transfer::{DownloadMemory, Transfers, parent, upload_path};

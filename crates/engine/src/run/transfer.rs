@@ -13,6 +13,9 @@ const MAX_TRANSFERS: usize = 1024;
 /// Default of the content that the downloads of one run may hold in memory together, in bytes.
 const DEFAULT_MEMORY_BYTES: u64 = 256 * 1024 * 1024;
 
+/// The error of a download of a run that was cancelled.
+pub(crate) const CANCELLED: &str = "the run was cancelled before the download";
+
 /// Content that is copied into the guest before a run starts. See [`RunRequest::upload`](crate::RunRequest::upload).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -142,6 +145,14 @@ impl Default for Transfers {
 impl Transfers {
     pub(crate) fn is_empty(&self) -> bool {
         self.uploads.is_empty() && self.downloads.is_empty()
+    }
+
+    /// Returns the results of the downloads of a run that was cancelled before them.
+    pub(crate) fn cancelled_downloads(self) -> Vec<Download> {
+        self.downloads
+            .into_iter()
+            .map(|(remote, target)| Download::failed(remote, target, CANCELLED.to_owned()))
+            .collect()
     }
 
     /// Rejects transfers that cannot succeed, before a VM is started.
@@ -447,5 +458,26 @@ mod tests {
         let mut memory = DownloadMemory::new(10);
         assert!(memory.take("a", 11).is_err());
         memory.take("b", 9).unwrap();
+    }
+
+    #[test]
+    fn downloads_of_a_cancelled_run_are_reported_with_an_error() {
+        let local = PathBuf::from("b");
+        let transfers = Transfers {
+            downloads: vec![
+                ("a".to_owned(), DownloadTarget::Memory),
+                ("b".to_owned(), DownloadTarget::Path(local.clone())),
+            ],
+            ..Transfers::default()
+        };
+
+        let downloads = transfers.cancelled_downloads();
+        assert_eq!(downloads.len(), 2);
+        assert_eq!(downloads[0].remote, "a");
+        assert_eq!(downloads[1].local, Some(local));
+        for download in downloads {
+            assert_eq!(download.error.as_deref(), Some(CANCELLED));
+            assert_eq!(download.bytes, None);
+        }
     }
 }

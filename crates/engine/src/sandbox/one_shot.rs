@@ -13,13 +13,10 @@ use super::sandbox::Sandbox;
 use super::transfer_deadline::TransferDeadline;
 use crate::error::{Error, ErrorKind};
 use crate::run::{
-    Controls, Download, DownloadMemory, DownloadTarget, Event, NetworkEventForwarder,
+    CANCELLED, Controls, Download, DownloadMemory, DownloadTarget, Event, NetworkEventForwarder,
     OutcomeBuilder, RunDriver, RunEnd, Transfers, UNREAD_TIMEOUT, UploadSource, VmOwner,
     upload_path,
 };
-
-/// The error of a download of a run that was cancelled.
-const CANCELLED: &str = "the run was cancelled before the download";
 
 /// A one-shot run with files.
 pub(crate) struct OneShotRun {
@@ -44,7 +41,7 @@ impl Sandbox {
         let OneShotRun {
             exec,
             timeout,
-            transfers,
+            mut transfers,
             outcome,
         } = run;
 
@@ -55,10 +52,14 @@ impl Sandbox {
         let deadline = TransferDeadline::start(files.transferred());
 
         // A run that is cancelled now has not started its code.
+        let uploads = std::mem::take(&mut transfers.uploads);
         tokio::select! {
-            uploaded = upload_all(&files, &transfers.uploads) => uploaded?,
+            uploaded = upload_all(&files, uploads) => uploaded?,
             error = deadline.expired() => return Err(error.in_context("the uploads failed")),
-            () = controls.cancelled() => return Ok(RunEnd::Outcome(Box::new(outcome.finish()))),
+            () = controls.cancelled() => {
+                let outcome = outcome.downloads(transfers.cancelled_downloads());
+                return Ok(RunEnd::Outcome(Box::new(outcome.finish())));
+            }
         }
 
         let inner = self.inner();
@@ -95,16 +96,17 @@ impl Sandbox {
     }
 }
 
-async fn upload_all(files: &Files, uploads: &[(UploadSource, String)]) -> Result<(), Error> {
+/// Uploads everything in order. Each content is released as soon as the guest has it.
+async fn upload_all(files: &Files, uploads: Vec<(UploadSource, String)>) -> Result<(), Error> {
     for (source, guest_path) in uploads {
         let (shown, uploaded) = match source {
             UploadSource::Path(local) => (
                 local.display().to_string(),
-                upload_local(files, local, guest_path).await,
+                upload_local(files, &local, &guest_path).await,
             ),
             UploadSource::Bytes(bytes) => (
                 guest_path.clone(),
-                upload_bytes(files, bytes, guest_path).await,
+                upload_bytes(files, bytes, &guest_path).await,
             ),
         };
 
@@ -118,15 +120,13 @@ async fn upload_all(files: &Files, uploads: &[(UploadSource, String)]) -> Result
     Ok(())
 }
 
-async fn upload_bytes(files: &Files, bytes: &Bytes, guest_path: &str) -> Result<(), Error> {
+async fn upload_bytes(files: &Files, bytes: Bytes, guest_path: &str) -> Result<(), Error> {
     let options = WriteOptions {
         parents: true,
         ..WriteOptions::default()
     };
 
-    files
-        .write_with_options(guest_path, bytes.clone(), options)
-        .await
+    files.write_with_options(guest_path, bytes, options).await
 }
 
 async fn upload_local(files: &Files, local: &Path, guest_path: &str) -> Result<(), Error> {
