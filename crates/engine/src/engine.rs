@@ -181,7 +181,10 @@ impl Engine {
 
             let acquired = tokio::select! {
                 acquired = acquire => acquired?,
-                () = controls.cancelled() => return Ok(RunEnd::Outcome(Box::new(outcome.finish()))),
+                () = controls.cancelled() => {
+                    let outcome = outcome.downloads(request.transfers.cancelled_downloads());
+                    return Ok(RunEnd::Outcome(Box::new(outcome.finish())));
+                }
             };
 
             let outcome = outcome

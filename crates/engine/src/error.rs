@@ -57,6 +57,8 @@ pub enum Retry {
     /// The code has not run: the same request can be made again.
     Safe,
     /// The same request fails again until something is changed.
+    // Records of earlier versions have the old name.
+    #[serde(alias = "useless")]
     Never,
     /// The code may have run.
     Unknown,
@@ -125,6 +127,12 @@ impl Error {
     /// Marks an error that occurred after the code was sent to the guest.
     pub(crate) fn after_start(mut self) -> Self {
         self.started = true;
+        self
+    }
+
+    /// Marks an error that occurred before the code was sent to the guest, whatever else was.
+    pub(crate) fn before_start(mut self) -> Self {
+        self.started = false;
         self
     }
 
@@ -200,6 +208,9 @@ mod tests {
             Error::new(ErrorKind::Lost, "x").after_start().retry(),
             Retry::Unknown
         );
+
+        let upload = Error::new(ErrorKind::Lost, "x").after_start();
+        assert_eq!(upload.before_start().retry(), Retry::Safe);
 
         assert_eq!(
             Error::new(ErrorKind::Invalid, "x").after_start().retry(),

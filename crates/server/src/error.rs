@@ -229,6 +229,16 @@ impl ApiError {
         Self::new(ApiErrorKind::Internal, INTERNAL_MESSAGE)
     }
 
+    /// Creates the error of a run with its own VM. Its paths are part of the request, and no objects of the API: one
+    /// that is missing, or that the run may not use, makes the request invalid.
+    pub(crate) fn of_one_shot_run(error: Error) -> Self {
+        let kind = error.kind().into();
+        Self {
+            kind,
+            ..Self::from(error)
+        }
+    }
+
     /// Creates the error for a handler that panicked. The panic is logged by its hook.
     pub(crate) fn panicked() -> Self {
         Self::new(ApiErrorKind::Internal, INTERNAL_MESSAGE)

@@ -48,11 +48,12 @@ impl Interrupts {
 }
 
 /// Waits for futures of a run while the user may interrupt it. The first signal cancels the run, which then has
-/// [`CANCEL_DEADLINE`] to report its outcome. A second signal, or the deadline, abandons it.
+/// [`CANCEL_DEADLINE`] to end its program. A second signal, or the deadline, abandons it.
 pub(crate) struct CancelGuard<'a> {
     interrupts: &'a mut Interrupts,
     cancel: Box<dyn Fn() + Send + 'a>,
     deadline: Option<Instant>,
+    was_interrupted: bool,
     ends_command: bool,
 }
 
@@ -63,6 +64,7 @@ impl<'a> CancelGuard<'a> {
             interrupts,
             cancel: Box::new(cancel),
             deadline: None,
+            was_interrupted: false,
             ends_command: false,
         }
     }
@@ -74,7 +76,13 @@ impl<'a> CancelGuard<'a> {
 
     /// Returns whether any signal has arrived.
     pub(crate) fn was_interrupted(&self) -> bool {
-        self.deadline.is_some()
+        self.was_interrupted
+    }
+
+    /// The program has ended, and what follows may take its time. The next signal cancels that, as the first one did the
+    /// program.
+    pub(crate) fn program_ended(&mut self) {
+        self.deadline = None;
     }
 
     /// Waits for `future`. Returns `None` if the run was abandoned.
@@ -101,10 +109,34 @@ impl<'a> CancelGuard<'a> {
 
                     // The first one cancels it, and starts the deadline.
                     (self.cancel)();
+                    self.was_interrupted = true;
                     self.deadline = Some(Instant::now() + CANCEL_DEADLINE);
                 }
                 () = expired => return None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_ends_with_the_program() {
+        let mut interrupts = Interrupts::new().unwrap();
+        let mut guard = CancelGuard {
+            interrupts: &mut interrupts,
+            cancel: Box::new(|| {}),
+            deadline: Some(Instant::now() + CANCEL_DEADLINE),
+            was_interrupted: true,
+            ends_command: false,
+        };
+
+        let long = || tokio::time::sleep(2 * CANCEL_DEADLINE);
+        assert_eq!(guard.wait(long()).await, None);
+        guard.program_ended();
+        assert_eq!(guard.wait(long()).await, Some(()));
+        assert!(guard.was_interrupted());
     }
 }

@@ -12,6 +12,9 @@ pub(crate) const CANCELLED: i32 = 130;
 /// The exit code of a run that timed out: that of `timeout`.
 const TIMED_OUT: i32 = 124;
 
+/// The reason of an end that the guest did not report.
+pub(crate) const OVERDUE: &str = "the guest did not end the program in time";
+
 /// The part of an outcome that follows from how the operation ended.
 pub(crate) struct Conclusion {
     pub(crate) exit_code: Option<i32>,
@@ -21,6 +24,8 @@ pub(crate) struct Conclusion {
     pub(crate) spawn: Duration,
     /// How long it took to end the VM.
     pub(crate) teardown: Duration,
+    /// The guest did not report the end in time: it may answer no other request either.
+    pub(crate) is_overdue: bool,
 }
 
 impl Conclusion {
@@ -40,6 +45,7 @@ impl Conclusion {
             },
             spawn: Duration::ZERO,
             teardown,
+            is_overdue: false,
         }
     }
 
@@ -55,6 +61,7 @@ impl Conclusion {
             },
             spawn: Duration::from_millis(complete.spawn_ms.unwrap_or(0)),
             teardown,
+            is_overdue: false,
         }
     }
 }
@@ -85,9 +92,12 @@ pub(crate) async fn conclude(
 
             // The console may show why the guest hangs.
             let console = vm.as_ref().map(Vm::console_tail).unwrap_or_default();
-            let detail = format!("the guest did not end the program in time{console}");
+            let detail = format!("{OVERDUE}{console}");
             let teardown = end_vm(vm).await;
-            Ok(Conclusion::of_host(ended_by, Some(code), &detail, teardown))
+            Ok(Conclusion {
+                is_overdue: true,
+                ..Conclusion::of_host(ended_by, Some(code), &detail, teardown)
+            })
         }
         Ok(OperationEnd::Stalled) => {
             let detail = "cancelled: its output was not read for 15 minutes";

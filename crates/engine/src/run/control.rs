@@ -74,6 +74,12 @@ impl RunControl {
         self.send(Control::Resize(rows, cols));
     }
 
+    /// Waits until the task that drives the run has ended, also after the [`Run`](crate::Run) was dropped: its temporary
+    /// files are removed then.
+    pub async fn ended(&self) {
+        self.0.closed().await;
+    }
+
     pub(crate) fn send(&self, control: Control) {
         // An operation that has ended needs no controls.
         let _ = self.0.send(control);

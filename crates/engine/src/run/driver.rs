@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use fumehood_protocol::{EndedBy, Evidence, Exec, Limits, Request, StreamSummary};
 use tokio::sync::mpsc;
 
-use super::conclusion::{CANCELLED, Conclusion, conclude};
+use super::conclusion::{CANCELLED, Conclusion, OVERDUE, conclude};
 use super::control::Controls;
 use super::event::Event;
 use super::event_pump::{EventPump, ExpectedStart, OperationEnd};
@@ -23,6 +23,7 @@ use crate::vm::{ActivityGuard, SandboxLifetime, Vm};
 pub(crate) struct OutcomeBuilder {
     start: Instant,
     outcome: Outcome,
+    is_overdue: bool,
 }
 
 impl OutcomeBuilder {
@@ -47,6 +48,7 @@ impl OutcomeBuilder {
                 network: None,
                 downloads: Vec::new(),
             },
+            is_overdue: false,
         }
     }
 
@@ -82,13 +84,17 @@ impl OutcomeBuilder {
         self
     }
 
-    /// Why the run ended, unless it is still to be driven.
-    pub(crate) fn ended_by(&self) -> EndedBy {
-        self.outcome.ended_by
+    /// Why the guest can do nothing more after the program's end; none if it answers.
+    pub(crate) fn guest_failure(&self) -> Option<&'static str> {
+        match self.outcome.ended_by {
+            EndedBy::AgentLost => Some("the VM was lost"),
+            _ => self.is_overdue.then_some(OVERDUE),
+        }
     }
 
     /// Adds the result of the operation.
     fn conclude(mut self, conclusion: Conclusion, pump: &EventPump<'_>, execute: Duration) -> Self {
+        self.is_overdue = conclusion.is_overdue;
         let outcome = &mut self.outcome;
         outcome.exit_code = conclusion.exit_code;
         outcome.ended_by = conclusion.ended_by;

@@ -34,6 +34,9 @@ pub enum Event {
     Packages(PackageStep),
     /// The program used its network, and the policy decided on it.
     Network(Box<NetworkEvent>),
+    /// The program of a run with downloads has ended, and the downloads start. From now on,
+    /// [`RunControl::cancel`](crate::RunControl::cancel) stops them.
+    ProgramEnded,
     /// The run had been started before, and is followed from this piece of output on.
     Attached {
         /// 0 = from the first piece; greater than requested if older output is no longer stored.

@@ -15,7 +15,7 @@ const LAST_CHANCE: Duration = Duration::from_secs(2);
 
 /// How long a caller may leave output unread before its run is cancelled. A person reads a page in a pager meanwhile;
 /// a caller that has forgotten its run does not hold a VM forever.
-const UNREAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+pub(crate) const UNREAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// A value with more bytes than this waits until the caller has taken all events before it.
 const LARGE_VALUE: usize = 64 * 1024;

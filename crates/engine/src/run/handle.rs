@@ -122,3 +122,36 @@ impl Drop for Run {
         self.driver.abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dropped_run_has_ended_once_its_resources_are_released() {
+        let resource = Arc::new(());
+        let held = resource.clone();
+        let mut run = Run::drive(move |events, mut controls| async move {
+            let work = async move {
+                let _held = held;
+                let _ = events.send(Event::ProgramEnded).await;
+                std::future::pending::<()>().await;
+            };
+
+            tokio::select! {
+                () = work => {}
+                () = controls.cancelled() => {}
+            }
+
+            Err(Error::new(ErrorKind::Lost, "cancelled"))
+        });
+
+        assert_eq!(run.next().await, Some(Event::ProgramEnded));
+        let control = run.canceller();
+        drop(run);
+        control.ended().await;
+        assert_eq!(Arc::strong_count(&resource), 1);
+    }
+}

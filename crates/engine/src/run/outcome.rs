@@ -16,6 +16,8 @@ pub enum VmOrigin {
     /// A VM of the pool that had been restored and had run a primer.
     Hot,
     /// A QEMU process of the pool, into which a template was restored for this run.
+    // Records of earlier versions have the old name.
+    #[serde(alias = "blank")]
     Standby,
     /// A QEMU process that was started for this run, and a template restored into it.
     Template,
@@ -245,6 +247,14 @@ mod tests {
         };
 
         assert_eq!(read, rounded);
+    }
+
+    #[test]
+    fn names_of_earlier_versions_are_read() {
+        let origin: VmOrigin = serde_json::from_value(json!("blank")).unwrap();
+        assert_eq!(origin, VmOrigin::Standby);
+        let retry: crate::Retry = serde_json::from_value(json!("useless")).unwrap();
+        assert_eq!(retry, crate::Retry::Never);
     }
 
     #[test]

@@ -121,6 +121,14 @@ impl RunRequest {
         self
     }
 
+    /// Sets how many bytes the downloads into memory may hold together; 256 MiB by default. A file that does not fit
+    /// is a failed download.
+    #[must_use]
+    pub fn memory_download_limit(mut self, bytes: u64) -> Self {
+        self.transfers.memory_bytes = bytes;
+        self
+    }
+
     /// Prepares the network of the request.
     ///
     /// # Errors

@@ -3,15 +3,18 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use fumehood_protocol::{GuestPath, Limits};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::{Error, ErrorKind};
 
 /// Maximum number of uploads, and of downloads, of one run.
 const MAX_TRANSFERS: usize = 1024;
 
-/// Maximum content that the downloads of one run may hold in memory together, in bytes.
-pub(crate) const MEMORY_BYTES: u64 = 256 * 1024 * 1024;
+/// Default of the content that the downloads of one run may hold in memory together, in bytes.
+const DEFAULT_MEMORY_BYTES: u64 = 256 * 1024 * 1024;
+
+/// The error of a download of a run that was cancelled.
+pub(crate) const CANCELLED: &str = "the run was cancelled before the download";
 
 /// Content that is copied into the guest before a run starts. See [`RunRequest::upload`](crate::RunRequest::upload).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +57,9 @@ pub enum DownloadTarget {
     /// A path of this host. A file appears there complete or not at all; if the path is a directory, the file is put
     /// into it under its own name. A directory of the guest is merged into the one at this path.
     Path(PathBuf),
-    /// Memory: [`Download::content`]. Only for files, and at most 256 MiB for all downloads of a run together.
+    /// Memory: [`Download::content`]. Only for files, and only up to
+    /// [`RunRequest::memory_download_limit`](crate::RunRequest::memory_download_limit) for all downloads of a run
+    /// together.
     Memory,
 }
 
@@ -76,8 +81,12 @@ impl From<&Path> for DownloadTarget {
 pub struct Download {
     /// The path in the guest, as requested.
     pub remote: String,
-    /// The path on this host; none for a download into memory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The path on this host; none for a download into memory. In JSON, bytes of it that are not UTF-8 are replaced.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "serialize_path"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"), schema(value_type = Option<String>))]
     pub local: Option<PathBuf>,
     /// The length of the file in bytes; none for a directory or a failed download.
@@ -91,16 +100,59 @@ pub struct Download {
     pub error: Option<String>,
 }
 
+impl Download {
+    /// The result of a download that failed.
+    pub(crate) fn failed(remote: String, target: DownloadTarget, error: String) -> Self {
+        Self {
+            remote,
+            local: match target {
+                DownloadTarget::Path(path) => Some(path),
+                DownloadTarget::Memory => None,
+            },
+            error: Some(error),
+            ..Self::default()
+        }
+    }
+}
+
+/// Serializes a path. One that is not UTF-8 must not make the whole outcome fail, after the code has run.
+#[expect(clippy::ref_option, reason = "serde defines the signature")]
+fn serialize_path<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    path.as_ref()
+        .map(|path| path.to_string_lossy())
+        .serialize(to)
+}
+
 /// Files that are copied into a VM before its program starts, and out of it after the program ended.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Transfers {
     pub(crate) uploads: Vec<(UploadSource, String)>,
     pub(crate) downloads: Vec<(String, DownloadTarget)>,
+    /// Maximum content that the downloads may hold in memory together, in bytes.
+    pub(crate) memory_bytes: u64,
+}
+
+impl Default for Transfers {
+    fn default() -> Self {
+        Self {
+            uploads: Vec::new(),
+            downloads: Vec::new(),
+            memory_bytes: DEFAULT_MEMORY_BYTES,
+        }
+    }
 }
 
 impl Transfers {
     pub(crate) fn is_empty(&self) -> bool {
         self.uploads.is_empty() && self.downloads.is_empty()
+    }
+
+    /// Returns the results of the downloads of a run that was cancelled before them.
+    pub(crate) fn cancelled_downloads(self) -> Vec<Download> {
+        self.downloads
+            .into_iter()
+            .map(|(remote, target)| Download::failed(remote, target, CANCELLED.to_owned()))
+            .collect()
     }
 
     /// Rejects transfers that cannot succeed, before a VM is started.
@@ -172,6 +224,64 @@ impl Transfers {
     }
 }
 
+/// The memory that the downloads of one run may still take, in bytes.
+#[derive(Debug)]
+pub(crate) struct DownloadMemory {
+    limit: u64,
+    /// What the next contents may take.
+    left: u64,
+    /// What may still be read, with contents that turn out to be too large. Without this limit, a guest could have
+    /// the whole memory read for each download.
+    readable: u64,
+}
+
+impl DownloadMemory {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            left: limit,
+            // One file that is too large leaves the whole limit to the others.
+            readable: limit.saturating_mul(2).saturating_add(1),
+        }
+    }
+
+    /// Returns how many bytes of a file of this size may be read.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] if the file does not fit.
+    pub(crate) fn reserve(&self, remote: &str, size: u64) -> Result<u64, Error> {
+        let max = self.left.min(self.readable);
+        if size > max {
+            return Err(self.too_large(remote));
+        }
+
+        Ok(max)
+    }
+
+    /// Takes a content that has been read. The size of the file was only what the guest said.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] if it does not fit.
+    pub(crate) fn take(&mut self, remote: &str, len: u64) -> Result<(), Error> {
+        let max = self.left.min(self.readable);
+        self.readable = self.readable.saturating_sub(len);
+        if len > max {
+            return Err(self.too_large(remote));
+        }
+
+        self.left -= len;
+        Ok(())
+    }
+
+    fn too_large(&self, remote: &str) -> Error {
+        let limit = self.limit;
+        invalid(format!(
+            "{remote} does not fit: the downloads of this run may hold {limit} bytes in memory; use a sandbox for large files, \
+             or download it to a path"
+        ))
+    }
+}
+
 /// Returns the path that an upload gets in the guest, and its last part; none if the path has no name.
 pub(crate) fn upload_path(local: &Path, guest_path: &str) -> Option<(String, String)> {
     // Only the file system knows the name of `.`.
@@ -230,6 +340,7 @@ mod tests {
                 .into_iter()
                 .map(|(path, target)| (path.to_owned(), target))
                 .collect(),
+            ..Transfers::default()
         };
 
         transfers.check(&Limits::default())
@@ -293,5 +404,81 @@ mod tests {
 
         let expected = serde_json::json!({ "remote": "a", "bytes": 1 });
         assert_eq!(serde_json::to_value(download).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf_8_has_a_json_form() {
+        use std::os::unix::ffi::OsStringExt;
+
+        let path = std::ffi::OsString::from_vec(b"a\xff".to_vec());
+        let download = Download {
+            remote: "a".into(),
+            local: Some(path.into()),
+            ..Download::default()
+        };
+
+        let expected = serde_json::json!({ "remote": "a", "local": "a\u{fffd}" });
+        assert_eq!(serde_json::to_value(download).unwrap(), expected);
+    }
+
+    #[test]
+    fn downloads_share_the_memory_up_to_its_limit() {
+        let mut memory = DownloadMemory::new(10);
+        assert_eq!(memory.reserve("a", 10).unwrap(), 10);
+        assert!(memory.reserve("a", 11).is_err());
+
+        memory.take("a", 4).unwrap();
+        assert_eq!(memory.reserve("b", 6).unwrap(), 6);
+        let error = memory.reserve("b", 7).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("10 bytes"), "{error}");
+
+        memory.take("b", 6).unwrap();
+        assert_eq!(memory.reserve("empty", 0).unwrap(), 0);
+        assert!(memory.reserve("c", 1).is_err());
+    }
+
+    #[test]
+    fn a_guest_that_understates_sizes_is_not_read_again_and_again() {
+        let mut memory = DownloadMemory::new(10);
+        let mut read = 0;
+        for _ in 0..100 {
+            let Ok(max) = memory.reserve("a", 0) else {
+                continue;
+            };
+
+            // One byte more than allowed shows that a file is too large.
+            read += max + 1;
+            let fits = memory.take("a", max + 1);
+            assert!(fits.is_err());
+        }
+
+        assert!(read <= 2 * 10 + 100, "{read}");
+
+        // A small file still fits after one that was too large.
+        let mut memory = DownloadMemory::new(10);
+        assert!(memory.take("a", 11).is_err());
+        memory.take("b", 10).unwrap();
+    }
+
+    #[test]
+    fn downloads_of_a_cancelled_run_are_reported_with_an_error() {
+        let local = PathBuf::from("b");
+        let transfers = Transfers {
+            downloads: vec![
+                ("a".to_owned(), DownloadTarget::Memory),
+                ("b".to_owned(), DownloadTarget::Path(local.clone())),
+            ],
+            ..Transfers::default()
+        };
+
+        let downloads = transfers.cancelled_downloads();
+        assert_eq!(downloads.len(), 2);
+        assert_eq!(downloads[0].remote, "a");
+        assert_eq!(downloads[1].local, Some(local));
+        for download in downloads {
+            assert_eq!(download.error.as_deref(), Some(CANCELLED));
+            assert_eq!(download.bytes, None);
+        }
     }
 }

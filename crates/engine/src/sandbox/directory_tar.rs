@@ -54,10 +54,12 @@ impl Files {
         let mut input = run.input();
         let sending = async move {
             while let Some(chunk) = chunks.recv().await {
+                let len = chunk.len();
                 // If tar has ended, its own error says why.
                 if input.write(chunk).await.is_err() {
                     return;
                 }
+                self.record_bytes(len);
             }
 
             input.close().await;
@@ -89,6 +91,7 @@ impl Files {
         let unpacking = tokio::task::spawn_blocking(move || unpack(&target, chunks));
 
         let tar = follow_tar(run, |chunk| {
+            self.record_bytes(chunk.len());
             let sender = sender.clone();
             async move { sender.send(chunk).await.is_ok() }
         })

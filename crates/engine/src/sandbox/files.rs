@@ -1,3 +1,5 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -31,6 +33,8 @@ use crate::vm::ActivityGuard;
 #[derive(Debug, Clone)]
 pub struct Files {
     sandbox: Sandbox,
+    /// The bytes of content sent and received by this object and its clones.
+    transferred: Arc<AtomicU64>,
 }
 
 /// Options for writing a file.
@@ -66,7 +70,20 @@ impl Sandbox {
 
 impl Files {
     fn new(sandbox: Sandbox) -> Self {
-        Self { sandbox }
+        Self {
+            sandbox,
+            transferred: Arc::default(),
+        }
+    }
+
+    /// Returns the counter of the bytes of content that this object sends and receives.
+    pub(crate) fn transferred(&self) -> Arc<AtomicU64> {
+        self.transferred.clone()
+    }
+
+    /// Counts bytes of content that were sent or received.
+    pub(super) fn record_bytes(&self, bytes: usize) {
+        self.transferred.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Writes a file: it is replaced completely, or stays as it was. A link at the path itself is replaced, not
@@ -99,7 +116,10 @@ impl Files {
         if len <= FRAME_BYTES {
             // The request, the content and its end are sent together.
             let (mut operation, _guard) = self.start_write(path, options, Some(bytes))?;
-            return self.finish_write(&mut operation, len, crc32c).await;
+            self.finish_write(&mut operation, len, crc32c).await?;
+            self.transferred.fetch_add(len, Ordering::Relaxed);
+
+            return Ok(());
         }
 
         let (mut operation, _guard) = self.start_write(path, options, None)?;
@@ -178,8 +198,12 @@ impl Files {
     /// Sends a piece, unless the guest has ended the operation meanwhile or stalls.
     async fn send(&self, operation: &mut Operation, bytes: Bytes) -> Result<(), Error> {
         let input = operation.input().clone();
+        let len = bytes.len();
         match tokio::time::timeout(STALL_TIMEOUT, input.send(bytes)).await {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                self.record_bytes(len);
+                Ok(())
+            }
             // The guest's answer says why.
             Ok(false) | Err(_) => {
                 let event = self.sandbox.next(operation, STALL_TIMEOUT).await?;
@@ -228,6 +252,7 @@ impl Files {
         let mut all = BytesMut::new();
         let mut reader = self.open_reader(path, offset, Some(len))?;
         while let Some(bytes) = reader.next().await? {
+            self.record_bytes(bytes.len());
             all.extend_from_slice(&bytes);
         }
         Ok(all.freeze())
@@ -260,6 +285,7 @@ impl Files {
         let mut reader = self.open_reader(path, 0, None)?;
         let mut len = 0;
         while let Some(bytes) = reader.next().await? {
+            self.record_bytes(bytes.len());
             len += bytes.len() as u64;
             if len > max_bytes {
                 let message =

@@ -13,6 +13,7 @@ mod local_file;
 mod one_shot;
 mod sandbox;
 mod stall_timer;
+mod transfer_deadline;
 mod watcher;
 
 pub use checkpoint::Checkpoint;

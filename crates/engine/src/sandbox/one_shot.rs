@@ -4,16 +4,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fumehood_protocol::{EndedBy, Exec, FileInfo, FileKind};
+use fumehood_protocol::{Exec, FileInfo, FileKind};
 use tokio::sync::mpsc;
 
 use super::files::{Files, WriteOptions};
 use super::local_file::{NewFile, file_target, reject_directory_link};
 use super::sandbox::Sandbox;
+use super::transfer_deadline::TransferDeadline;
 use crate::error::{Error, ErrorKind};
 use crate::run::{
-    Controls, Download, DownloadTarget, Event, MEMORY_BYTES, NetworkEventForwarder, OutcomeBuilder,
-    RunDriver, RunEnd, Transfers, UploadSource, VmOwner, upload_path,
+    CANCELLED, Controls, Download, DownloadMemory, DownloadTarget, Event, NetworkEventForwarder,
+    OutcomeBuilder, RunDriver, RunEnd, Transfers, UNREAD_TIMEOUT, UploadSource, VmOwner,
+    upload_path,
 };
 
 /// A one-shot run with files.
@@ -39,7 +41,7 @@ impl Sandbox {
         let OneShotRun {
             exec,
             timeout,
-            transfers,
+            mut transfers,
             outcome,
         } = run;
 
@@ -47,23 +49,39 @@ impl Sandbox {
         let forwarder =
             network.map(|network| NetworkEventForwarder::start(network, events.clone()));
         let files = self.files();
+        let deadline = TransferDeadline::start(files.transferred());
 
         // A run that is cancelled now has not started its code.
+        let uploads = std::mem::take(&mut transfers.uploads);
         tokio::select! {
-            uploaded = upload_all(&files, &transfers.uploads) => uploaded?,
-            () = controls.cancelled() => return Ok(RunEnd::Outcome(Box::new(outcome.finish()))),
+            uploaded = upload_all(&files, uploads) => uploaded?,
+            error = deadline.expired() => return Err(error.in_context("the uploads failed")),
+            () = controls.cancelled() => {
+                let outcome = outcome.downloads(transfers.cancelled_downloads());
+                return Ok(RunEnd::Outcome(Box::new(outcome.finish())));
+            }
         }
 
         let inner = self.inner();
         let owner = VmOwner::Sandbox(inner.lifetime.clone(), inner.lifetime.mark_active()?);
         let driver = RunDriver::exec(&inner.channel, exec, timeout, outcome, self.limits());
-        let Some(outcome) = driver.drive(events, controls, owner).await? else {
+        let Some(outcome) = driver.drive(events.clone(), controls, owner).await? else {
             return Ok(RunEnd::Detached);
         };
 
-        // Downloads are attempted however the program ended.
-        let is_lost = outcome.ended_by() == EndedBy::AgentLost;
-        let downloads = download_all(&files, transfers.downloads, is_lost, controls).await;
+        // Downloads are attempted however the program ended, unless the guest does not answer.
+        let mut failure = outcome.guest_failure().map(str::to_owned);
+        if failure.is_none() && !transfers.downloads.is_empty() {
+            let event = tokio::time::timeout(UNREAD_TIMEOUT, events.send(Event::ProgramEnded));
+            tokio::select! {
+                // A caller that does not read its events still wants the outcome.
+                _ = event => {}
+                () = controls.cancelled() => failure = Some(CANCELLED.to_owned()),
+            }
+        }
+
+        drop(events);
+        let downloads = download_all(&self.files(), transfers, failure, controls).await;
 
         if let Some(forwarder) = forwarder {
             forwarder.finish().await;
@@ -78,34 +96,37 @@ impl Sandbox {
     }
 }
 
-async fn upload_all(files: &Files, uploads: &[(UploadSource, String)]) -> Result<(), Error> {
+/// Uploads everything in order. Each content is released as soon as the guest has it.
+async fn upload_all(files: &Files, uploads: Vec<(UploadSource, String)>) -> Result<(), Error> {
     for (source, guest_path) in uploads {
         let (shown, uploaded) = match source {
             UploadSource::Path(local) => (
                 local.display().to_string(),
-                upload_local(files, local, guest_path).await,
+                upload_local(files, &local, &guest_path).await,
             ),
             UploadSource::Bytes(bytes) => (
                 guest_path.clone(),
-                upload_bytes(files, bytes, guest_path).await,
+                upload_bytes(files, bytes, &guest_path).await,
             ),
         };
 
-        uploaded.map_err(|error| error.in_context(&format!("upload of {shown} failed")))?;
+        // The guest has only received files.
+        uploaded.map_err(|error| {
+            let action = format!("upload of {shown} failed");
+            error.in_context(&action).before_start()
+        })?;
     }
 
     Ok(())
 }
 
-async fn upload_bytes(files: &Files, bytes: &Bytes, guest_path: &str) -> Result<(), Error> {
+async fn upload_bytes(files: &Files, bytes: Bytes, guest_path: &str) -> Result<(), Error> {
     let options = WriteOptions {
         parents: true,
         ..WriteOptions::default()
     };
 
-    files
-        .write_with_options(guest_path, bytes.clone(), options)
-        .await
+    files.write_with_options(guest_path, bytes, options).await
 }
 
 async fn upload_local(files: &Files, local: &Path, guest_path: &str) -> Result<(), Error> {
@@ -147,62 +168,51 @@ async fn upload_local(files: &Files, local: &Path, guest_path: &str) -> Result<(
     files.upload(&path, file, options).await.map(drop)
 }
 
+/// Downloads everything within one deadline. `failure`: why nothing can be downloaded, if so.
 async fn download_all(
     files: &Files,
-    requests: Vec<(String, DownloadTarget)>,
-    is_lost: bool,
+    transfers: Transfers,
+    mut failure: Option<String>,
     controls: &mut Controls,
 ) -> Vec<Download> {
-    let mut downloads = Vec::with_capacity(requests.len());
+    let mut downloads = Vec::with_capacity(transfers.downloads.len());
+    let deadline = TransferDeadline::start(files.transferred());
     // The limit for content in memory is shared by all downloads.
-    let mut memory_left = MEMORY_BYTES;
-    let mut is_cancelled = false;
+    let mut memory = DownloadMemory::new(transfers.memory_bytes);
 
-    for (remote, target) in requests {
-        let result = if is_lost {
-            Err(Error::new(ErrorKind::Lost, "the VM was lost"))
-        } else if is_cancelled {
-            Err(cancelled())
-        } else {
-            tokio::select! {
-                result = download(files, &remote, &target, memory_left) => result,
-                () = controls.cancelled() => {
-                    is_cancelled = true;
-                    Err(cancelled())
-                }
-            }
+    for (remote, target) in transfers.downloads {
+        // What stops one download stops all that follow.
+        if let Some(failure) = &failure {
+            downloads.push(Download::failed(remote, target, failure.clone()));
+            continue;
+        }
+
+        let result = tokio::select! {
+            result = download(files, &remote, &target, &mut memory) => result,
+            error = deadline.expired() => Err(error),
+            () = controls.cancelled() => Err(Error::new(ErrorKind::Lost, CANCELLED)),
         };
 
         // A failed download is part of the outcome.
-        let download = result.unwrap_or_else(|error| Download {
-            local: match target {
-                DownloadTarget::Path(path) => Some(path),
-                DownloadTarget::Memory => None,
-            },
-            error: Some(error.to_string()),
-            ..Download::default()
+        downloads.push(match result {
+            Ok(download) => Download { remote, ..download },
+            Err(error) => {
+                if matches!(error.kind(), ErrorKind::Lost | ErrorKind::Protocol) {
+                    failure = Some(error.to_string());
+                }
+                Download::failed(remote, target, error.to_string())
+            }
         });
-
-        memory_left -= download
-            .content
-            .as_ref()
-            .map_or(0, |content| content.len() as u64);
-
-        downloads.push(Download { remote, ..download });
     }
 
     downloads
-}
-
-fn cancelled() -> Error {
-    Error::new(ErrorKind::Lost, "the run was cancelled before the download")
 }
 
 async fn download(
     files: &Files,
     remote: &str,
     target: &DownloadTarget,
-    memory_left: u64,
+    memory: &mut DownloadMemory,
 ) -> Result<Download, Error> {
     // A link to a directory is downloaded as the directory.
     let info = files.stat(remote).await?;
@@ -218,15 +228,18 @@ async fn download(
             Err(Error::new(ErrorKind::Invalid, message))
         }
         DownloadTarget::Memory => {
-            // One byte more than allowed shows that the file is too large.
-            let content = files.read_range(remote, 0, memory_left + 1).await?;
+            // The size of a link is not that of its file.
+            let size = if info.kind == FileKind::File {
+                info.size
+            } else {
+                0
+            };
+            let max = memory.reserve(remote, size)?;
+
+            // One byte more than allowed shows that the file is too large, whatever its size was said to be.
+            let content = files.read_range(remote, 0, max.saturating_add(1)).await?;
             let len = content.len() as u64;
-            if len > memory_left {
-                let message = format!(
-                    "{remote} does not fit: the downloads of a run may hold {MEMORY_BYTES} bytes in memory; download it to a path"
-                );
-                return Err(Error::new(ErrorKind::Invalid, message));
-            }
+            memory.take(remote, len)?;
 
             Ok(Download {
                 bytes: Some(len),

@@ -36,7 +36,7 @@ pub struct ToolEnvironment {
 impl fmt::Debug for ToolEnvironment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The variables are left out, because they may contain passwords.
-        f.debug_struct("Surroundings")
+        f.debug_struct("ToolEnvironment")
             .field("home", &self.home)
             .field("root", &self.root)
             .finish_non_exhaustive()

@@ -153,22 +153,30 @@ struct OutcomeFields {
     downloads: Option<Vec<Download>>,
 }
 
-/// The content of a file that was downloaded after a run: `text`, or `base64` if it is not UTF-8.
+/// The content of a file that was downloaded after a run: `text`, or `base64` if it is not UTF-8 or shorter that way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileContent {
     /// The path in the guest, as requested.
     pub path: String,
-    /// The content, if it is UTF-8.
+    /// The content, if it is UTF-8 with few control characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// The content as base64, if it is not UTF-8.
+    /// The content as base64 otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base64: Option<String>,
 }
 
 impl FileContent {
     pub(crate) fn new(path: String, bytes: &[u8]) -> Self {
-        let text = std::str::from_utf8(bytes).ok().map(str::to_owned);
+        // JSON writes control characters in up to six bytes. A content never takes more than its base64, so that the
+        // downloads of a run fit into the events that are kept.
+        let is_short = |text: &&str| {
+            json_text_len(text) <= base64::encoded_len(bytes.len(), true).unwrap_or(usize::MAX)
+        };
+        let text = std::str::from_utf8(bytes)
+            .ok()
+            .filter(is_short)
+            .map(str::to_owned);
         let base64 = text.is_none().then(|| STANDARD.encode(bytes));
         Self { path, text, base64 }
     }
@@ -178,6 +186,17 @@ impl FileContent {
         let len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         len(&self.text) + len(&self.base64)
     }
+}
+
+/// Returns how many bytes a text takes as a JSON string, without its quotes.
+fn json_text_len(text: &str) -> usize {
+    let escaped_len = |byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0x00..0x20 => 6,
+        _ => 1,
+    };
+
+    text.bytes().map(escaped_len).sum()
 }
 
 /// The output of a run, as far as it is kept.
@@ -408,6 +427,26 @@ mod tests {
             |bytes: &[u8]| serde_json::to_value(FileContent::new("a".into(), bytes)).unwrap();
         assert_eq!(json(b"x"), json!({ "path": "a", "text": "x" }));
         assert_eq!(json(b"\x00\xff"), json!({ "path": "a", "base64": "AP8=" }));
+    }
+
+    #[test]
+    fn no_content_takes_more_than_its_base64() {
+        for text in ["\0", "\0\n\"\\\u{1f}\u{7f}é€", "a\tb"] {
+            let quoted = serde_json::to_string(text).unwrap();
+            assert_eq!(json_text_len(text), quoted.len() - 2, "{text:?}");
+        }
+
+        let nul = vec![0; 1000];
+        let file = FileContent::new("a".into(), &nul);
+        assert_eq!(
+            (file.text, file.base64),
+            (None, Some(STANDARD.encode(&nul)))
+        );
+
+        // A few control characters leave a text a text.
+        let text = format!("{}\0", "x".repeat(1000));
+        let file = FileContent::new("a".into(), text.as_bytes());
+        assert_eq!((file.text, file.base64), (Some(text), None));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use fumehood_engine::Download;
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde_json::{Map, Value, json};
 
-use crate::api::responses::{FileContent, RunOutput, RunResponse};
+use crate::api::responses::{FileContent, RunOutcome, RunOutput, RunResponse};
 use crate::error::ApiError;
 
 /// The text of one stream of output in a result, in bytes, at most: some 10,000 tokens. Larger output can be written to a
@@ -17,6 +18,9 @@ const MAX_IMAGES: usize = 8;
 
 /// The size of one image, in bytes of base64, at most.
 const MAX_IMAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The text of one failed download, in bytes, at most.
+const MAX_ERROR_BYTES: usize = 1024;
 
 /// The MIME types of images that clients show.
 const IMAGE_TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
@@ -68,6 +72,7 @@ pub(super) fn run_result(run: &RunResponse, session: Option<&str>) -> CallToolRe
     // The values that the code displayed, and the files that were downloaded.
     let (values, images) = split_values(&output.results);
     content.extend(values.iter().map(|value| ContentBlock::text(value.clone())));
+    let mut budget = FileBudget::new(images.len());
     content.extend(images);
     structured.insert("values".into(), values.into());
 
@@ -75,13 +80,17 @@ pub(super) fn run_result(run: &RunResponse, session: Option<&str>) -> CallToolRe
         let files: Vec<_> = output
             .files
             .iter()
-            .map(|file| add_file(file, &mut content))
+            .map(|file| add_file(file, &mut budget, &mut content))
             .collect();
         structured.insert("files".into(), files.into());
     }
 
-    // How it ended.
     let outcome = run.outcome.as_ref();
+    if let Some(RunOutcome::Reported(outcome)) = outcome {
+        add_downloads(&outcome.downloads, &mut content, &mut structured);
+    }
+
+    // How it ended.
     let exit_code = outcome.and_then(|outcome| outcome.exit_code());
     let end = describe_end(run);
     let is_success = exit_code == Some(0);
@@ -115,31 +124,84 @@ fn stream_text(text: &str, encoding: &str, bytes: u64) -> String {
     }
 }
 
-/// Adds a downloaded file to the content, and returns it as structured content.
-fn add_file(file: &FileContent, content: &mut Vec<ContentBlock>) -> Value {
+/// What the downloaded files of one result may still take together.
+#[derive(Debug)]
+struct FileBudget {
+    /// Bytes of text.
+    text: usize,
+    /// Bytes of base64 of files that are no images.
+    base64: usize,
+    images: usize,
+}
+
+impl FileBudget {
+    /// Returns the budget of a result that already has this many images.
+    fn new(images: usize) -> Self {
+        Self {
+            text: MAX_TEXT_BYTES,
+            base64: MAX_IMAGE_BYTES,
+            images: MAX_IMAGES.saturating_sub(images),
+        }
+    }
+}
+
+/// Adds a downloaded file to the content, as far as the budget allows, and returns it as structured content.
+fn add_file(file: &FileContent, budget: &mut FileBudget, content: &mut Vec<ContentBlock>) -> Value {
     let path = &file.path;
-    if let Some(text) = &file.text {
-        let text = truncate(text);
-        content.push(ContentBlock::text(format!("{path}:\n{text}")));
-        return json!({ "path": path, "text": text });
+
+    if let Some(text) = file.text.as_deref()
+        && (text.is_empty() || budget.text > 0)
+    {
+        let shown = truncate_to(text, budget.text);
+        budget.text = budget.text.saturating_sub(text.len());
+        content.push(ContentBlock::text(format!("{path}:\n{shown}")));
+        return json!({ "path": path, "text": shown });
     }
 
+    // A file that is too large for the rest of the result is only named.
     let base64 = file.base64.clone().unwrap_or_default();
-    let is_small = base64.len() <= MAX_IMAGE_BYTES;
-    match image_type(path).filter(|_| is_small) {
-        Some(mime_type) => content.push(ContentBlock::image(base64, mime_type)),
-        None if is_small => {
+    let image = image_type(path).filter(|_| file.text.is_none());
+    match image {
+        Some(mime_type) if budget.images > 0 && base64.len() <= MAX_IMAGE_BYTES => {
+            budget.images -= 1;
+            content.push(ContentBlock::image(base64, mime_type));
+        }
+        None if file.text.is_none() && base64.len() <= budget.base64 => {
+            budget.base64 -= base64.len();
             content.push(ContentBlock::text(format!("{path}: [binary]")));
             return json!({ "path": path, "base64": base64 });
         }
-        None => {
-            let bytes = STANDARD.decode(&base64).map_or(0, |bytes| bytes.len());
-            let note = format!("{path}: [{bytes} bytes are too large for a result; use a session]");
+        _ => {
+            let bytes = match &file.text {
+                Some(text) => text.len(),
+                None => STANDARD.decode(&base64).map_or(0, |bytes| bytes.len()),
+            };
+            let note =
+                format!("{path}: [{bytes} bytes do not fit into this result; use a session]");
             content.push(ContentBlock::text(note));
         }
     }
 
     json!({ "path": path })
+}
+
+/// Adds the results of the downloads, and a text for each that failed.
+fn add_downloads(
+    downloads: &[Download],
+    content: &mut Vec<ContentBlock>,
+    structured: &mut Map<String, Value>,
+) {
+    for download in downloads {
+        if let Some(error) = &download.error {
+            let remote = &download.remote;
+            let text = format!("{remote}: not downloaded: {error}");
+            content.push(ContentBlock::text(truncate_to(&text, MAX_ERROR_BYTES)));
+        }
+    }
+
+    if !downloads.is_empty() {
+        structured.insert("downloads".into(), json!(downloads));
+    }
 }
 
 /// Returns the MIME type of an image by its file name.
@@ -206,11 +268,16 @@ fn split_values(results: &[Value]) -> (Vec<String>, Vec<ContentBlock>) {
 
 /// Shortens a long text to its start and its end, with a note of how much is left out between them.
 fn truncate(text: &str) -> String {
-    if text.len() <= MAX_TEXT_BYTES {
+    truncate_to(text, MAX_TEXT_BYTES)
+}
+
+/// The same, to a length in bytes, the note excluded.
+fn truncate_to(text: &str, max_bytes: usize) -> String {
+    if text.len() <= max_bytes {
         return text.to_owned();
     }
 
-    let half = MAX_TEXT_BYTES / 2;
+    let half = max_bytes / 2;
     let start = text.floor_char_boundary(half);
     let end = text.ceil_char_boundary(text.len() - half);
 
@@ -254,14 +321,67 @@ mod tests {
 
     #[test]
     fn downloaded_files_are_text_images_or_base64() {
-        let mut content = Vec::new();
+        let (mut content, mut budget) = (Vec::new(), FileBudget::new(0));
         let mut add = |path: &str, bytes: &[u8]| {
-            add_file(&FileContent::new(path.into(), bytes), &mut content)
+            add_file(
+                &FileContent::new(path.into(), bytes),
+                &mut budget,
+                &mut content,
+            )
         };
         assert_eq!(add("a", b"x"), json!({ "path": "a", "text": "x" }));
         assert_eq!(add("b", b"\xff"), json!({ "path": "b", "base64": "/w==" }));
         assert_eq!(add("c.png", b"\xff"), json!({ "path": "c.png" }));
         let image = serde_json::to_value(&content[2]).unwrap();
         assert_eq!(image["mimeType"], "image/png");
+    }
+
+    #[test]
+    fn downloaded_files_share_the_space_of_a_result() {
+        let (mut content, mut budget) = (Vec::new(), FileBudget::new(MAX_IMAGES - 1));
+        let mut add = |path: &str, bytes: &[u8]| {
+            add_file(
+                &FileContent::new(path.into(), bytes),
+                &mut budget,
+                &mut content,
+            )
+        };
+
+        let text = "x".repeat(MAX_TEXT_BYTES - 10);
+        assert_eq!(add("a", text.as_bytes())["text"], text);
+        let second = add("b", text.as_bytes());
+        assert!(second["text"].as_str().unwrap().len() < 100, "{second}");
+        assert_eq!(add("c", b"x"), json!({ "path": "c" }));
+
+        let binary = vec![0xff; MAX_IMAGE_BYTES / 2];
+        assert!(add("d", &binary)["base64"].is_string());
+        assert_eq!(add("e", &binary), json!({ "path": "e" }));
+
+        add("f.png", b"\xff");
+        add("g.png", b"\xff");
+        let blocks: Vec<_> = content
+            .iter()
+            .map(|block| serde_json::to_value(block).unwrap())
+            .collect();
+        let images = blocks.iter().filter(|block| block["type"] == "image");
+        assert_eq!(images.count(), 1);
+        assert!(blocks[2]["text"].as_str().unwrap().contains("do not fit"));
+        assert!(blocks[6]["text"].as_str().unwrap().contains("do not fit"));
+    }
+
+    #[test]
+    fn failed_downloads_are_reported() {
+        let download = |json: Value| serde_json::from_value::<Download>(json).unwrap();
+        let downloads = [
+            download(json!({ "remote": "a", "bytes": 1 })),
+            download(json!({ "remote": "b", "error": "no such file" })),
+        ];
+
+        let (mut content, mut structured) = (Vec::new(), Map::new());
+        add_downloads(&downloads, &mut content, &mut structured);
+        assert_eq!(content.len(), 1);
+        let block = serde_json::to_value(&content[0]).unwrap();
+        assert_eq!(block["text"], "b: not downloaded: no such file");
+        assert_eq!(structured["downloads"], json!(downloads));
     }
 }

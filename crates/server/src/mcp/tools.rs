@@ -403,7 +403,7 @@ async fn follow(run: &RunTask, context: &RequestContext<RoleServer>) -> Result<(
     tokio::select! {
         () = report_progress(run, context) => Ok(()),
         () = client_cancelled(context) => {
-            run.cancel();
+            run.abandon();
             Err(cancelled())
         }
     }

@@ -223,7 +223,7 @@ impl Service {
         self.drive(task.clone(), run);
 
         if let Err(error) = recorded {
-            task.cancel();
+            task.abandon();
             return Err(error.into());
         }
 

@@ -291,7 +291,7 @@ impl Service {
         if runs_ended.is_err() {
             let remaining: Vec<_> = lock(&self.0.runs).active().cloned().collect();
             tracing::info!(runs = remaining.len(), "cancelled: the server shuts down");
-            remaining.iter().for_each(|task| task.cancel());
+            remaining.iter().for_each(|task| task.abandon());
             let _ = tokio::time::timeout(CANCEL_TIMEOUT, self.wait_for_runs()).await;
         }
 

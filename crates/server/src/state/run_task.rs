@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use fumehood_engine::report::{CapturedOutput, DisplayedValues};
-use fumehood_engine::{Event, Input, Outcome, Run, RunControl};
+use fumehood_engine::{Error, Event, Input, Outcome, Run, RunControl};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
@@ -33,9 +33,6 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 /// How long a run waits for a subscriber that does not read.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// The contents of the downloads of one run, in bytes, at most. As base64 they fit into the kept events.
-const MAX_DOWNLOAD_BYTES: usize = 8 * 1024 * 1024;
-
 /// A run in memory: its state, its events and its collected output.
 #[derive(Debug)]
 pub struct RunTask {
@@ -45,6 +42,8 @@ pub struct RunTask {
     kind: RunKind,
     created: Timestamp,
     detached: AtomicBool,
+    /// No caller waits for the run's outcome any more.
+    abandoned: AtomicBool,
     events: Arc<EventLog>,
     state: watch::Sender<RunState>,
     output: Mutex<CollectedOutput>,
@@ -99,6 +98,7 @@ impl RunTask {
             kind: spec.kind,
             created: Timestamp::now(),
             detached: AtomicBool::new(spec.detach),
+            abandoned: AtomicBool::new(false),
             events: EventLog::new(MAX_EVENT_BYTES),
             state: watch::Sender::new(state),
             output: Mutex::default(),
@@ -177,10 +177,16 @@ impl RunTask {
         Some(error)
     }
 
-    /// Cancels the run with SIGINT, then SIGTERM, then SIGKILL. It still reports its outcome.
+    /// Cancels the run with SIGINT, then SIGTERM, then SIGKILL. It still reports its outcome, with its downloads.
     pub fn cancel(&self) {
         self.control.cancel();
         self.stop_waiting.send_replace(true);
+    }
+
+    /// Cancels the run and its downloads, since no caller waits for them.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        self.cancel();
     }
 
     /// Sends a signal (1 to 31) to the run's program.
@@ -277,7 +283,12 @@ impl RunTask {
             }
         }
 
-        let mut result = run.outcome().await.map_err(ApiError::from);
+        let to_api_error: fn(Error) -> ApiError = if self.sandbox.is_some() {
+            ApiError::from
+        } else {
+            ApiError::of_one_shot_run
+        };
+        let mut result = run.outcome().await.map_err(to_api_error);
         if let Ok(outcome) = &mut result {
             self.collect_downloads(outcome).await;
         }
@@ -308,22 +319,13 @@ impl RunTask {
         }
     }
 
-    /// Takes the contents of downloaded files out of the outcome, up to the limit, and emits each as an event.
+    /// Takes the contents of downloaded files out of the outcome, and emits each as an event.
     async fn collect_downloads(&self, outcome: &mut Outcome) {
-        let mut remaining = MAX_DOWNLOAD_BYTES;
         for download in &mut outcome.downloads {
             let Some(bytes) = download.content.take() else {
                 continue;
             };
 
-            if bytes.len() > remaining {
-                download.error = Some(format!(
-                    "the downloads of a run exceed {MAX_DOWNLOAD_BYTES} bytes together; use a sandbox for large files"
-                ));
-                continue;
-            }
-
-            remaining -= bytes.len();
             let file = FileContent::new(download.remote.clone(), &bytes);
             let event = serde_json::to_string(&file).unwrap_or_default();
             self.output().files.push(file);
@@ -361,6 +363,13 @@ impl RunTask {
             Event::Packages(step) => {
                 let data = json!({ "step": step.as_str() });
                 ("packages", Some(data.to_string()))
+            }
+            Event::ProgramEnded => {
+                // The first cancellation has ended the program; this one stops the downloads.
+                if self.abandoned.load(Ordering::Relaxed) {
+                    self.control.cancel();
+                }
+                return;
             }
             Event::Network(event) => ("network", serde_json::to_string(&event).ok()),
             _ => return,
@@ -404,7 +413,7 @@ impl RunTask {
 
             if timed_out {
                 tracing::info!(run = self.id, "cancelled: no client is connected to it");
-                self.cancel();
+                self.abandon();
                 return;
             }
         }

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::database::{Store, StoreError};
 use crate::api::responses::{RunOutcome, RunResponse, RunState, SandboxResponse, SandboxState};
@@ -104,7 +104,7 @@ pub(crate) fn find<R: DeserializeOwned>(
             .optional()
     })?;
 
-    Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
+    Ok(json.and_then(|json| parse(&json)))
 }
 
 /// Which records a list contains.
@@ -197,8 +197,24 @@ fn select_all<R: DeserializeOwned>(c: &Connection, select: &str) -> rusqlite::Re
 }
 
 fn parse_all<R: DeserializeOwned>(records: &[String]) -> Vec<R> {
-    let parsed = records.iter().map(|json| serde_json::from_str(json));
-    parsed.filter_map(Result::ok).collect()
+    records.iter().filter_map(|json| parse(json)).collect()
+}
+
+/// Parses a record. One that another version wrote in a form that this one does not know is left out, and logged.
+fn parse<R: DeserializeOwned>(json: &str) -> Option<R> {
+    serde_json::from_str(json)
+        .inspect_err(|error| {
+            /// Only what is needed to find the record.
+            #[derive(Deserialize)]
+            struct Identity {
+                id: String,
+            }
+
+            let id = serde_json::from_str(json).map(|record: Identity| record.id);
+            let id = id.unwrap_or_default();
+            tracing::error!(id, %error, "cannot read a record; it is left out");
+        })
+        .ok()
 }
 
 /// Deletes old records: runs and sandboxes that are over and keys that are revoked if older than `records_before_ms`,
@@ -223,4 +239,45 @@ pub(crate) fn delete_before(
 
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn records_of_earlier_versions_are_read_and_damaged_ones_are_left_out() {
+        let run = |id: &str, fields: serde_json::Value| {
+            let mut run = json!({
+                "id": id, "sandbox": null, "kind": "code", "state": "failed", "ended_at": null,
+                "created_at": "2026-01-01T00:00:00.000Z", "error": null,
+            });
+
+            let fields = fields.as_object().cloned().unwrap_or_default();
+            run.as_object_mut().unwrap().extend(fields);
+            run.to_string()
+        };
+
+        let error = json!({ "kind": "invalid", "retry": "useless", "message": "no" });
+        let records = [
+            run("run_1", json!({ "error": error })),
+            run("run_2", json!({ "state": "unheard-of" })),
+            run(
+                "run_3",
+                json!({ "ended_by": "exited", "exit_code": 0, "source": "blank" }),
+            ),
+            "{".to_owned(),
+        ];
+
+        let runs: Vec<RunResponse> = parse_all(&records);
+        let ids: Vec<_> = runs.iter().map(|run| run.id.as_str()).collect();
+        assert_eq!(ids, ["run_1", "run_3"]);
+
+        let error = runs[0].error.as_ref().unwrap();
+        assert_eq!(error.retry, fumehood_engine::Retry::Never);
+        let ended_by = runs[1].outcome.as_ref().map(RunOutcome::ended_by);
+        assert_eq!(ended_by, Some("exited"));
+    }
 }

@@ -1,6 +1,6 @@
 //! A run in progress, in this process or on a server.
 
-use fumehood_engine::{Event, Outcome, Run};
+use fumehood_engine::{Event, Outcome, Run, RunControl};
 
 use super::server_client::ServerRun;
 use crate::io::StdinForwarder;
@@ -31,6 +31,14 @@ impl RunBackend {
                 Box::new(move || control.cancel())
             }
             Self::Server(run) => Box::new(run.canceller()),
+        }
+    }
+
+    /// Returns the control of a run in this process.
+    pub(super) fn local_control(&self) -> Option<RunControl> {
+        match self {
+            Self::Local(run) => Some(run.canceller()),
+            Self::Server(_) => None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Passes on the events of a run until its end.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use fumehood_engine::{Event, Outcome};
 
@@ -7,6 +9,9 @@ use super::backend::RunBackend;
 use crate::args::RunArgs;
 use crate::io::{CancelGuard, Interrupts, Output, PackageProgress, print_exposed_port};
 use crate::outcome::Failure;
+
+/// Time for the task of an abandoned run to clean up. It only waits for other tasks of this process.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a run ended for this command.
 pub(super) enum RunEnd {
@@ -27,6 +32,23 @@ pub(super) enum RunEnd {
 /// # Errors
 /// The output cannot be written.
 pub(super) async fn follow(
+    run: RunBackend,
+    args: &RunArgs,
+    output: &mut Output,
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<RunEnd> {
+    let control = run.local_control();
+    let end = follow_to_end(run, args, output, interrupts).await;
+
+    // The task of an abandoned run still removes its temporary files.
+    if let (Ok(RunEnd::Abandoned), Some(control)) = (&end, control) {
+        let _ = tokio::time::timeout(CLEANUP_TIMEOUT, control.ended()).await;
+    }
+
+    end
+}
+
+async fn follow_to_end(
     mut run: RunBackend,
     args: &RunArgs,
     output: &mut Output,
@@ -55,6 +77,10 @@ pub(super) async fn follow(
             print_exposed_port(url);
         }
 
+        if event == Event::ProgramEnded {
+            guard.program_ended();
+        }
+
         // A reader that does not read blocks this command, but not its signals.
         match guard.wait(output.write_event(&event)).await {
             None => return Ok(RunEnd::Abandoned),
@@ -67,7 +93,7 @@ pub(super) async fn follow(
 
     progress.clear();
 
-    // The program has ended, but downloads may follow.
+    // Downloads and the end of the VM may still follow.
     Ok(match guard.wait(run.outcome()).await {
         None => RunEnd::Abandoned,
         Some(Ok(outcome)) => RunEnd::Finished {

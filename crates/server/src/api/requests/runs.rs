@@ -15,6 +15,9 @@ use crate::error::ApiError;
 /// The uploads of one run, and its downloads, at most.
 const MAX_FILES: usize = 64;
 
+/// The contents of the downloads of one run, in bytes, at most. As base64 they fit into the kept events.
+const MAX_DOWNLOAD_BYTES: u64 = 8 * 1024 * 1024;
+
 /// The default timeout of a run, in seconds.
 const DEFAULT_TIMEOUT_S: u64 = 30;
 
@@ -204,6 +207,7 @@ impl OneShotRunRequest {
             request = request.upload(upload.content()?, upload.path.as_str());
         }
 
+        request = request.memory_download_limit(MAX_DOWNLOAD_BYTES);
         for path in &self.downloads {
             request = request.download(path.as_str(), DownloadTarget::Memory);
         }
