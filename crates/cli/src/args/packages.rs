@@ -11,7 +11,7 @@ use crate::io::PackageProgress;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Packages (from the package index configured on this host)")]
 pub(crate) struct PackageArgs {
-    /// Make a package of the program's language available, with an optional version specifier: 'pandas==2.*',
+    /// Make a package of the program's language available, with a version specifier: 'pandas==2.*',
     /// lodash@^4; may be repeated. Packages are installed once, in a separate VM, and cached for later runs
     #[arg(short, long, value_name = "SPEC")]
     package: Vec<String>,
