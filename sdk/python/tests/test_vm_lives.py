@@ -22,8 +22,10 @@ pytestmark = pytest.mark.vm
 LOOP = "print('ready', flush=True)\nwhile True: pass"
 
 PROGRAM = f"""
-import sys
+import signal, sys
 from fumehood import Client
+# Whoever started the tests may have had this signal ignored, as shells do for background jobs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 run = Client().stream({LOOP!r}, timeout=120, detach=len(sys.argv) > 1)
 for event in run:
     if type(event).__name__ == "StdoutEvent":

@@ -211,8 +211,9 @@ pub(crate) mod tests {
             .unwrap_err()
             .to_string();
 
+        let mismatch = format!("format {} instead of {FORMAT}", FORMAT + 1);
         assert!(
-            error.contains("format 2") && error.contains("fumehood image build"),
+            error.contains(&mismatch) && error.contains("fumehood image build"),
             "{error}"
         );
     }
