@@ -1,13 +1,11 @@
-//! The output of runs as JSON, as in `fumehood run --json` and the HTTP API.
+//! The bounded output of runs that one JSON object contains, as in `fumehood run --json` and the HTTP API.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use super::mime_bundle::MimeBundle;
-use super::outcome::Outcome;
-use crate::host::Isolation;
 
 /// Maximum output stored of each stream, and of values, in bytes: the part that one JSON object may contain.
 pub const KEPT_BYTES: usize = 10 * 1024 * 1024;
@@ -109,21 +107,6 @@ impl DisplayedValues {
     pub fn truncated(&self) -> bool {
         self.total > self.stored.len() as u64
     }
-}
-
-/// Returns the JSON form of an outcome as a map, to which callers add fields.
-#[must_use]
-pub fn outcome(outcome: &Outcome) -> Map<String, Value> {
-    match serde_json::to_value(outcome) {
-        Ok(Value::Object(fields)) => fields,
-        _ => Map::new(),
-    }
-}
-
-/// Returns the JSON form of the isolation layers around a VM: `"full"`, or `{"reduced": […]}` with the missing ones.
-#[must_use]
-pub fn isolation(isolation: &Isolation) -> Value {
-    serde_json::to_value(isolation).unwrap_or_default()
 }
 
 #[cfg(test)]
