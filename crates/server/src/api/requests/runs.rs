@@ -409,7 +409,9 @@ mod tests {
             request.map(|request| request.language).ok()
         };
         assert_eq!(language("raw"), Some(Language::Shell));
-        assert_eq!(language("typescript"), Some(Language::Javascript));
+        for (name, expected) in Language::NAMES {
+            assert_eq!(language(name), Some(expected), "{name}");
+        }
         assert_eq!(language("cobol"), None);
     }
 }
