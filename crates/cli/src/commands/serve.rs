@@ -82,6 +82,7 @@ fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
 async fn listen(args: &ServeArgs, service: &Service) -> anyhow::Result<Listeners> {
     let socket = args.socket.clone().unwrap_or_else(default_socket);
     let listeners = Listeners::default().bind_unix(&socket)?;
+    service.store().record_socket(&socket)?;
     print_line(&format!("listening at {}", socket.display()))?;
     if args.no_tcp {
         return Ok(listeners);

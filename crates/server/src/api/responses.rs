@@ -3,7 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fumehood_engine::{
-    Accelerator, Download, Evidence, InstalledPackage, Isolation, Outcome, Retry, Timing, VmOrigin,
+    Accelerator, Download, Evidence, InstalledPackage, Isolation, Language, Outcome, Retry, Timing,
+    VmOrigin,
 };
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value, json};
@@ -316,6 +317,10 @@ pub struct SandboxResponse {
     pub id: String,
     /// The name for people.
     pub name: Option<String>,
+    /// The language that the sandbox was started for; null if the request named none. A sandbox that was started from
+    /// a checkpoint or by a fork has that of its origin.
+    #[schema(value_type = Option<String>)]
+    pub language: Option<Language>,
     /// The state.
     pub state: SandboxState,
     /// When the sandbox was started.
@@ -354,6 +359,9 @@ pub struct CheckpointResponse {
     pub id: String,
     /// The id of the sandbox whose state was saved.
     pub sandbox: String,
+    /// The language that the sandbox was started for.
+    #[schema(value_type = Option<String>)]
+    pub language: Option<Language>,
     /// The host memory that the checkpoint takes, in bytes.
     pub bytes: u64,
     /// When the state was saved.

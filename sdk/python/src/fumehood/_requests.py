@@ -81,7 +81,7 @@ def _content_to_json(content: UploadLike) -> dict[str, str]:
 def code_body(
     *,
     code: str,
-    language: str,
+    language: Optional[str] = None,
     env: Optional[Mapping[str, str]] = None,
     cwd: Optional[str] = None,
     timeout: Optional[float] = None,

@@ -41,7 +41,8 @@ async def arun(
 
     Args:
         code: the program.
-        language: ``python``, ``javascript`` or ``shell``.
+        language: ``python`` (``py``), ``javascript`` (``js``), ``typescript`` (``ts``) or ``shell`` (``bash``,
+            ``sh``).
         env: environment variables.
         cwd: working directory, absolute or relative to the user's home.
         stdin: standard input, as text or bytes.
