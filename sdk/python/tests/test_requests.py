@@ -329,6 +329,16 @@ def test_a_sandbox_from_a_checkpoint_has_its_language() -> None:
     asyncio.run(main())
 
 
+def test_arguments_are_a_list() -> None:
+    server = Server(stream(WHOLE))
+    assert by_sync(server, "run", "x", args=["--n", "5"]).ok
+    assert server.body()["args"] == ["--n", "5"]
+    sandbox = Sandbox(client=Client("http://x", transport=Server(started_sandbox()).transport))
+    for run in [sandbox.run, lambda *words, **how: by_sync(server, "run", *words, **how)]:
+        with pytest.raises(fumehood.InvalidError, match="expected a list of arguments, such as"):
+            run("x", args="--n 5")
+
+
 def test_a_wait_times_out_and_the_process_continues() -> None:
     waiting = stream(sse(*OUTPUT[2:3], first=3))
     followed = stream(sse(("ended", ENDED), first=4))

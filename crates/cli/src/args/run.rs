@@ -90,6 +90,9 @@ pub(crate) struct RunArgs {
     pub(crate) packages: PackageArgs,
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
+    /// Arguments for the program
+    #[arg(last = true, value_name = "ARGS")]
+    pub(crate) args: Vec<String>,
 }
 
 impl RunArgs {

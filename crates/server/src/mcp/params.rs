@@ -22,6 +22,9 @@ pub(super) struct RunCode {
     pub(super) language: Language,
     /// The code. In Python and JavaScript, the value of the last expression is returned too.
     pub(super) code: String,
+    /// Arguments for the program: `sys.argv[1:]`, `process.argv.slice(2)` or `"$@"`.
+    #[serde(default)]
+    pub(super) args: Vec<String>,
     /// A session from `start_session`, with the variables, files and processes of earlier calls. Without it, the code
     /// runs in a fresh machine that is deleted afterwards.
     #[serde(default)]

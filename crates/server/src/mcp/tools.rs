@@ -240,6 +240,7 @@ impl Tools {
 
     fn one_shot_run_request(&self, params: params::RunCode) -> Result<OneShotRunRequest, ApiError> {
         let mut request = OneShotRunRequest::new(params.language, params.code);
+        request.args = params.args;
         request.display = params.language != Language::Shell;
         request.timeout_s = params.timeout_s.unwrap_or(request.timeout_s);
         request.stdin = params.stdin.map_or_else(Stdin::default, Stdin::Text);
@@ -391,6 +392,7 @@ fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, Api
     }
 
     let mut request = SandboxRunRequest::new(params.language, params.code);
+    request.args = params.args;
     request.display = params.language != Language::Shell;
     request.timeout_s = params.timeout_s.unwrap_or(request.timeout_s);
     request.stdin = params.stdin.map_or_else(Stdin::default, Stdin::Text);

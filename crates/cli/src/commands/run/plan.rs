@@ -29,7 +29,8 @@ pub(super) fn plan(args: &RunArgs) -> anyhow::Result<(Program, RunRequest)> {
 fn run_request(args: &RunArgs, program: &Program) -> anyhow::Result<RunRequest> {
     let mut request = RunRequest::new(program.language, &program.code)
         .timeout_s(args.timeout)
-        .memory_mib(args.memory);
+        .memory_mib(args.memory)
+        .args(&args.args);
 
     // How the program runs.
     for (name, value) in args.environment.variables()? {

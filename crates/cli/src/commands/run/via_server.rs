@@ -82,6 +82,7 @@ fn request_body(program: &Program, args: &RunArgs) -> Value {
     json!({
         "language": program.language,
         "code": program.code,
+        "args": args.args,
         "env": env,
         "cwd": args.cwd,
         "timeout_s": args.effective_timeout(),

@@ -207,6 +207,7 @@ class AsyncSandbox:
         code: str,
         *,
         language: Optional[str] = None,
+        args: Optional[Sequence[str]] = None,
         context: Optional[str] = _DEFAULT_CONTEXT,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
@@ -228,6 +229,7 @@ class AsyncSandbox:
         initial_stdin, deferred_stdin = split_stdin(stdin)
         body = code_body(
             code=code,
+            args=args,
             env={**self._env, **(env or {})},
             cwd=cwd,
             timeout=timeout,
@@ -264,6 +266,7 @@ class AsyncSandbox:
         code: str,
         *,
         language: Optional[str] = None,
+        args: Optional[Sequence[str]] = None,
         context: Optional[str] = _DEFAULT_CONTEXT,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
@@ -282,6 +285,7 @@ class AsyncSandbox:
         Args:
             code: the program.
             language: language of the code; default: that of the sandbox.
+            args: arguments of the program. In a context they replace those of earlier runs; without any, those stay.
             context: name of an interpreter that keeps its state between runs; ``None`` starts one for this run only.
             env: environment variables in addition to those of the sandbox.
             cwd: working directory.
@@ -296,6 +300,7 @@ class AsyncSandbox:
         run = self.stream(
             code,
             language=language,
+            args=args,
             context=context,
             env=env,
             cwd=cwd,

@@ -208,6 +208,7 @@ class Sandbox:
         code: str,
         *,
         language: Optional[str] = None,
+        args: Optional[Sequence[str]] = None,
         context: Optional[str] = _DEFAULT_CONTEXT,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
@@ -229,6 +230,7 @@ class Sandbox:
         initial_stdin, deferred_stdin = split_stdin(stdin)
         body = code_body(
             code=code,
+            args=args,
             env={**self._env, **(env or {})},
             cwd=cwd,
             timeout=timeout,
@@ -265,6 +267,7 @@ class Sandbox:
         code: str,
         *,
         language: Optional[str] = None,
+        args: Optional[Sequence[str]] = None,
         context: Optional[str] = _DEFAULT_CONTEXT,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
@@ -283,6 +286,7 @@ class Sandbox:
         Args:
             code: the program.
             language: language of the code; default: that of the sandbox.
+            args: arguments of the program. In a context they replace those of earlier runs; without any, those stay.
             context: name of an interpreter that keeps its state between runs; ``None`` starts one for this run only.
             env: environment variables in addition to those of the sandbox.
             cwd: working directory.
@@ -297,6 +301,7 @@ class Sandbox:
         run = self.stream(
             code,
             language=language,
+            args=args,
             context=context,
             env=env,
             cwd=cwd,
