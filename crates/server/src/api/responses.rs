@@ -237,6 +237,17 @@ pub struct RunOutput {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub files: Vec<FileContent>,
+    /// Where in the output each value was displayed.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub(crate) result_positions: Vec<OutputPosition>,
+}
+
+/// A point in the output of a run: how many bytes of each stream were kept by then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct OutputPosition {
+    pub(crate) stdout: usize,
+    pub(crate) stderr: usize,
 }
 
 /// A run.
