@@ -243,6 +243,17 @@ def test_paths_are_stable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _local_server.socket_path() == Path("/run/user/7/fumehood/server.sock")
 
 
+@pytest.mark.vm
+def test_a_real_server_records_its_socket(
+    _server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(_server.parents[1] / "state"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert _local_server.recorded_socket() == _server
+    with Client() as client:
+        assert client.info()["languages"] == ["python", "javascript", "shell"]
+
+
 @pytest.mark.parametrize("url", ["ftp://x", "localhost:7474", "unix:relative"])
 def test_invalid_urls_are_rejected(url: str) -> None:
     with pytest.raises(fumehood.InvalidError):
