@@ -16,5 +16,5 @@ pub(crate) use messages::{
 };
 pub(crate) use output::{CapturedRun, Output};
 pub(crate) use package_progress::PackageProgress;
-pub(crate) use stdin::StdinForwarder;
+pub(crate) use stdin::{StdinForwarder, is_stdin_redirected};
 pub(crate) use terminal::{Terminal, is_interactive, terminal_size};
