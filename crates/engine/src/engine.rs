@@ -167,19 +167,24 @@ impl Engine {
 
             // Acquire a VM with the packages, unless the caller cancels meanwhile.
             let acquire = async {
+                let mut resolved = Vec::new();
                 if let Some(set) = packages {
-                    let events = events.clone();
+                    let step_events = events.clone();
                     let progress = ProgressCallback::by(move |step| {
-                        let _ = events.try_send(Event::Packages(step));
+                        let _ = step_events.try_send(Event::Packages(step));
                     });
+                    let unpinned = set.is_unpinned();
                     let layers = PackageLayers::new(set, request.packages.force, progress);
-                    layers.ensure(&provisioner, &mut spec).await?;
+                    resolved = layers.ensure(&provisioner, &mut spec).await?;
+                    let packages = resolved.clone();
+                    let _ = events.try_send(Event::PackagesReady { packages, unpinned });
                 }
 
-                provisioner.acquire(&spec, &init).await
+                let acquired = provisioner.acquire(&spec, &init).await?;
+                Ok::<_, Error>((acquired, resolved))
             };
 
-            let acquired = tokio::select! {
+            let (acquired, resolved) = tokio::select! {
                 acquired = acquire => acquired?,
                 () = controls.cancelled() => {
                     let outcome = outcome.downloads(request.transfers.cancelled_downloads());
@@ -188,6 +193,7 @@ impl Engine {
             };
 
             let outcome = outcome
+                .packages(resolved)
                 .vm(acquired.source, acquired.vm.isolation())
                 .acquired(acquired.queue, acquired.vm.start);
 

@@ -11,8 +11,9 @@ use crate::io::PackageProgress;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Packages (from the package index configured on this host)")]
 pub(crate) struct PackageArgs {
-    /// Make a package of the program's language available, with a version specifier: 'pandas==2.*',
-    /// lodash@^4; may be repeated. Packages are installed once, in a separate VM, and cached for later runs
+    /// Make a package of the program's language available: pandas, 'pandas==2.*', lodash@^4; may be repeated. Without
+    /// a version, the newest one is used, which is resolved again after 24 hours. Packages are installed once, in a
+    /// separate VM, and cached for later runs
     #[arg(short, long, value_name = "SPEC")]
     package: Vec<String>,
     /// Resolve the packages again instead of using the versions of earlier runs

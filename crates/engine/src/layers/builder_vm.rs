@@ -6,10 +6,10 @@ use tokio::sync::mpsc;
 
 use super::index::PackageIndex;
 use crate::error::{Error, ErrorKind};
-use crate::packages::{PackageSet, PackageStep, ProgressCallback};
+use crate::packages::{InstalledPackage, PackageSet, PackageStep, ProgressCallback};
 use crate::provision::{ANY_LANGUAGE, Provisioner};
 use crate::run::{Event, Outcome, Run, SpawnRequest};
-use crate::sandbox::{InstalledPackage, Sandbox, SandboxTimeouts, WriteOptions};
+use crate::sandbox::{Sandbox, SandboxTimeouts, WriteOptions};
 use crate::snapshot::TemplateSpec;
 use crate::vm::Shape;
 
@@ -97,7 +97,8 @@ impl BuilderVm {
         self.run_script(TREE, &[], true).await?;
 
         let mut args = vec![set.language().as_str(), BUILD];
-        args.extend(set.specs().iter().map(String::as_str));
+        let specs: Vec<_> = set.complete_specs().collect();
+        args.extend(specs.iter().map(AsRef::as_ref));
         let list = self.run_script(INSTALL, &args, false).await?;
 
         let installed: Result<Vec<InstalledPackage>, _> = serde_json::from_slice(&list);

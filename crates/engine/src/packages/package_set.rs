@@ -1,6 +1,11 @@
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use fumehood_image::LayerKey;
 use fumehood_protocol::{Language, Limits, PackageSpec, Packages};
 
+use super::installed_package::InstalledPackage;
+use super::specifier::{has_specifier, newest_specifier, with_specifier};
 use crate::error::{Error, ErrorKind};
 
 /// The packages of a request, as written by the caller.
@@ -32,7 +37,10 @@ impl PackageRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PackageSet {
     language: Language,
+    /// The packages as requested: those without a version have no specifier.
     specs: Vec<String>,
+    /// Their normalized names.
+    names: Vec<String>,
 }
 
 impl PackageSet {
@@ -45,22 +53,76 @@ impl PackageSet {
         words: &[String],
         limits: &Limits,
     ) -> Result<Self, Error> {
-        let packages: Packages = words.iter().collect();
+        let packages: Packages = words
+            .iter()
+            .map(|word| with_specifier(word, language))
+            .collect();
         let parsed = packages.parse(language, limits);
         let parsed = parsed.map_err(|error| Error::new(ErrorKind::Invalid, error.message))?;
-        let specs = parsed.iter().map(|spec| normalize(spec, language));
-        let mut specs: Vec<String> = specs.collect();
-        specs.sort();
-        specs.dedup();
-        Ok(Self { language, specs })
+
+        let names = parsed
+            .iter()
+            .map(|spec| normalize_name(spec.name(), language));
+        let names = sorted(names.collect());
+
+        // A package without a version stays one, since its version is resolved again from time to time.
+        let newest = newest_specifier(language);
+        let specs = parsed.iter().zip(words).map(|(spec, word)| {
+            let mut normalized = normalize(spec, language);
+            if !has_specifier(word, language) {
+                normalized.truncate(normalized.len() - newest.len());
+            }
+            normalized
+        });
+
+        Ok(Self {
+            language,
+            specs: sorted(specs.collect()),
+            names,
+        })
     }
 
     pub(crate) fn language(&self) -> Language {
         self.language
     }
 
+    /// Returns the packages as requested.
     pub(crate) fn specs(&self) -> &[String] {
         &self.specs
+    }
+
+    /// Returns the packages with a version specifier each.
+    pub(crate) fn complete_specs(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let specs = self.specs.iter();
+        specs.map(|spec| with_specifier(spec, self.language))
+    }
+
+    /// Returns whether a package has no version, so that what it resolves to changes with time.
+    pub(crate) fn is_unpinned(&self) -> bool {
+        let mut specs = self.specs.iter();
+        specs.any(|spec| !has_specifier(spec, self.language))
+    }
+
+    /// Returns those of the installed packages that the request names, sorted by name.
+    pub(crate) fn requested_of(
+        &self,
+        installed: impl IntoIterator<Item = InstalledPackage>,
+    ) -> Vec<InstalledPackage> {
+        let mut found: BTreeMap<String, InstalledPackage> = BTreeMap::new();
+        for package in installed {
+            let name = normalize_name(&package.name, self.language);
+            if !self.names.contains(&name) {
+                continue;
+            }
+
+            // A package of npm may be installed in several versions; the newest is that of the request.
+            let known = found.entry(name).or_insert_with(|| package.clone());
+            if version_numbers(&known.version) < version_numbers(&package.version) {
+                *known = package;
+            }
+        }
+
+        found.into_values().collect()
     }
 
     /// Returns the key of the request. The image's id also identifies the package managers, which are part of it.
@@ -71,15 +133,36 @@ impl PackageSet {
     }
 }
 
+/// Returns the canonical form of a name: for Python, that of PEP 503.
+fn normalize_name(name: &str, language: Language) -> String {
+    if language != Language::Python {
+        return name.to_owned();
+    }
+
+    let name = name.to_ascii_lowercase();
+    let parts = name.split(['-', '_', '.']).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("-")
+}
+
+/// Returns the numbers of a version, for a comparison.
+fn version_numbers(version: &str) -> Vec<u64> {
+    let parts = version.split(['.', '-', '+']);
+    parts.map_while(|part| part.parse().ok()).collect()
+}
+
+fn sorted(mut words: Vec<String>) -> Vec<String> {
+    words.sort();
+    words.dedup();
+    words
+}
+
 /// Returns the canonical form of a package.
 fn normalize(spec: &PackageSpec, language: Language) -> String {
     let words = spec.as_str().split_whitespace();
     match language {
         Language::Python => {
-            // Names are normalized as in PEP 503; spaces have no meaning.
-            let name = spec.name().to_ascii_lowercase();
-            let parts = name.split(['-', '_', '.']).filter(|part| !part.is_empty());
-            let name = parts.collect::<Vec<_>>().join("-");
+            // Spaces have no meaning.
+            let name = normalize_name(spec.name(), language);
             let text: String = words.collect();
             format!("{name}{}", &text[spec.name().len()..])
         }
@@ -122,12 +205,45 @@ mod tests {
     }
 
     #[test]
+    fn packages_without_a_version() {
+        let set = parse(Language::Python, &["Foo_Bar", "b[x] ", "c==1"]).unwrap();
+        assert_eq!(set.specs(), ["b[x]", "c==1", "foo-bar"]);
+        let complete: Vec<_> = set.complete_specs().collect();
+        assert_eq!(complete, ["b[x]>=0", "c==1", "foo-bar>=0"]);
+        assert!(set.is_unpinned());
+
+        let explicit = parse(Language::Python, &["b[x]>=0", "c==1", "foo-bar>=0"]).unwrap();
+        assert!(!explicit.is_unpinned());
+        assert_ne!(set.key("image"), explicit.key("image"));
+
+        let set = parse(Language::Javascript, &["lodash", "@types/node"]).unwrap();
+        let complete: Vec<_> = set.complete_specs().collect();
+        assert_eq!(complete, ["@types/node@latest", "lodash@latest"]);
+    }
+
+    #[test]
+    fn the_versions_of_requested_packages_are_found() {
+        let installed = |name: &str, version: &str| InstalledPackage {
+            name: name.into(),
+            version: version.into(),
+        };
+        let set = parse(Language::Python, &["foo_bar"]).unwrap();
+        let all = [installed("Foo.Bar", "1.2"), installed("other", "3")];
+        assert_eq!(set.requested_of(all), [installed("Foo.Bar", "1.2")]);
+
+        let set = parse(Language::Javascript, &["ms"]).unwrap();
+        let all = ["2.0.0", "10.1.3", "9.0.0"].map(|version| installed("ms", version));
+        assert_eq!(set.requested_of(all), [installed("ms", "10.1.3")]);
+    }
+
+    #[test]
     fn invalid_packages_are_rejected_at_once() {
         for (language, word, expected) in [
             (Language::Shell, "a==1", "python and javascript"),
-            (Language::Python, "a", "version"),
+            (Language::Python, "a b", "version"),
+            (Language::Python, "", "name"),
             (Language::Python, "--index-url=x", "options"),
-            (Language::Javascript, "a", "version"),
+            (Language::Javascript, "a b", "name"),
         ] {
             let error = parse(language, &[word]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid);

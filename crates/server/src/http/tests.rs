@@ -365,6 +365,7 @@ fn sandbox_record(id: &str) -> SandboxResponse {
         source: VmOrigin::Boot,
         isolation: Isolation::Full,
         urls: Vec::new(),
+        packages: Vec::new(),
     }
 }
 

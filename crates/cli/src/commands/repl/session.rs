@@ -66,6 +66,7 @@ async fn create_sandbox(
     progress.clear();
 
     let sandbox = sandbox?;
+    progress.show_versions(sandbox.packages());
     print_exposed_ports(&sandbox);
     upload_all(uploads, &sandbox).await?;
     Ok(sandbox)
