@@ -19,6 +19,13 @@ if [[ $language == python ]]; then
     fi
     # Paths in programs are those of later runs.
     find "$tree$HOME/.local/bin" -type f -exec grep -lIF "$tree$HOME" {} + | xargs -r sed -i "s|$tree$HOME|$HOME|g"
+
+    # Caches that packages fill at their first use, which takes matplotlib up to a minute under emulation. Only its list
+    # of fonts is needed so far: see "Caches" in the guide to packages. A failure costs time and nothing else.
+    if [[ -d $to/matplotlib ]]; then
+        HOME=$tree$HOME MPLBACKEND=agg PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1 \
+            timeout 300 python3 -c 'import matplotlib.font_manager' >&2
+    fi
     uv list --format json
 else
     cd "$tree$HOME" || exit

@@ -150,13 +150,11 @@ impl Engine {
         let (exec, timeout) = request.check(&limits)?;
         let network = request.prepared()?;
         let packages = request.packages.set(request.language, &limits)?;
-        let mut spec = TemplateSpec {
-            language: request.language,
-            shape: Shape {
-                network: network.is_some(),
-                ..Shape::plain(request.memory())
-            },
+        let shape = Shape {
+            network: network.is_some(),
+            ..Shape::plain(request.memory())
         };
+        let mut spec = TemplateSpec::plain(request.language, shape);
 
         let init = network
             .as_ref()
@@ -272,10 +270,7 @@ impl Engine {
         self.start_replenisher();
         let request = RunRequest::new(language, "").memory_mib(memory_mib);
         request.check(&self.0.provisioner.config.limits)?;
-        Ok(TemplateSpec {
-            language,
-            shape: Shape::plain(memory_mib),
-        })
+        Ok(TemplateSpec::plain(language, Shape::plain(memory_mib)))
     }
 
     /// Measures the floor of boot times: boots the image's kernel with `init` as its first process, on the machine

@@ -17,6 +17,11 @@ use crate::vm::Shape;
 const INSTALL: &str = include_str!("../../builders/install.sh");
 /// Packs them into a layer.
 const PACK: &str = include_str!("../../builders/pack.sh");
+/// What the contents of a layer depend on besides the packages.
+pub(super) const BUILDER: &str = concat!(
+    include_str!("../../builders/install.sh"),
+    include_str!("../../builders/pack.sh")
+);
 /// Creates the directories that layer and image have in common, with the image's owners.
 const TREE: &str = "mkdir -p /build/home && install -d -o 1000 -g 1000 /build/home/user";
 
@@ -52,13 +57,11 @@ impl BuilderVm {
     ) -> Result<Self, Error> {
         let max_mib = provisioner.admission.max_guest_mib();
         let memory_mib = provisioner.config.builder_memory_mib.min(max_mib);
-        let spec = TemplateSpec {
-            language: ANY_LANGUAGE,
-            shape: Shape {
-                network: true,
-                ..Shape::plain(memory_mib)
-            },
+        let shape = Shape {
+            network: true,
+            ..Shape::plain(memory_mib)
         };
+        let spec = TemplateSpec::plain(ANY_LANGUAGE, shape);
 
         let network = index.network().prepare()?;
         let (file, text) = index.configuration(&network);

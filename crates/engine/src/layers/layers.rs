@@ -3,7 +3,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fumehood_image::{LAYERS_BYTES, LayerKey, LayerWriter, StoredLayer, StoredPackage};
 
-use super::builder_vm::BuilderVm;
+use super::builder_vm::{BUILDER, BuilderVm};
 use super::index::PackageIndex;
 use crate::config::TemplateUse;
 use crate::error::{Error, ErrorKind};
@@ -39,8 +39,8 @@ impl PackageLayers {
     /// Adds the layer of the packages to a VM's specification. Builds the layer, and a template with it, if they do
     /// not exist. Returns the requested packages with their resolved versions.
     ///
-    /// No package is imported for the template: that would run the package's code once, and all later runs would
-    /// start with its effects.
+    /// No package that a caller chose is imported for the template: that would run the package's code once, and all
+    /// later runs would start with its effects. Only a package set is.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`], [`ErrorKind::Missing`] or [`ErrorKind::Unreachable`], or fails as a boot.
@@ -50,6 +50,7 @@ impl PackageLayers {
         spec: &mut TemplateSpec,
     ) -> Result<Vec<InstalledPackage>, Error> {
         let stored = self.layer(provisioner).await?;
+        spec.bundle = self.set.bundle();
         let manifest = stored.manifest();
         spec.shape.layer = Some(Layer::open(stored.path(), &manifest.digest)?);
 
@@ -75,7 +76,7 @@ impl PackageLayers {
 
     /// Returns the layer of the packages. Builds it if it does not exist.
     async fn layer(&self, provisioner: &Arc<Provisioner>) -> Result<StoredLayer, Error> {
-        let key = self.set.key(provisioner.factory.image().id());
+        let key = self.set.key(provisioner.factory.image().id(), BUILDER);
         let start = Instant::now();
         let mut force = self.force;
         let mut outdated = None;
@@ -204,7 +205,12 @@ fn resolved_key(
     index: &PackageIndex,
     installed: &[InstalledPackage],
 ) -> LayerKey {
-    let head = [("image", image), ("language", set.language().as_str())];
+    let language = set.language().as_str();
+    let head = [
+        ("image", image),
+        ("builder", BUILDER),
+        ("language", language),
+    ];
     let indexes = index.urls().iter().map(|url| ("index", url.as_str()));
     let packages = installed.iter().flat_map(|package| {
         [

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use fumehood_image::LayerKey;
 use fumehood_protocol::{Language, Limits, PackageSpec, Packages};
 
+use super::bundle::PackageBundle;
 use super::installed_package::InstalledPackage;
 use super::specifier::{has_specifier, newest_specifier, with_specifier};
 use crate::error::{Error, ErrorKind};
+
+/// Maximum number of packages in a request.
+const MAX_PACKAGES: u64 = 500;
 
 /// The packages of a request, as written by the caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub(crate) struct PackageSet {
     specs: Vec<String>,
     /// Their normalized names.
     names: Vec<String>,
+    /// The package set among them that templates have imported.
+    bundle: Option<&'static PackageBundle>,
 }
 
 impl PackageSet {
@@ -53,11 +59,17 @@ impl PackageSet {
         words: &[String],
         limits: &Limits,
     ) -> Result<Self, Error> {
+        let (words, bundle) = expand_bundles(language, words)?;
         let packages: Packages = words
             .iter()
             .map(|word| with_specifier(word, language))
             .collect();
-        let parsed = packages.parse(language, limits);
+        // The limit of guests is for one installation in a sandbox; files of requirements are longer.
+        let limits = Limits {
+            packages: MAX_PACKAGES,
+            ..*limits
+        };
+        let parsed = packages.parse(language, &limits);
         let parsed = parsed.map_err(|error| Error::new(ErrorKind::Invalid, error.message))?;
 
         let names = parsed
@@ -67,7 +79,7 @@ impl PackageSet {
 
         // A package without a version stays one, since its version is resolved again from time to time.
         let newest = newest_specifier(language);
-        let specs = parsed.iter().zip(words).map(|(spec, word)| {
+        let specs = parsed.iter().zip(&words).map(|(spec, word)| {
             let mut normalized = normalize(spec, language);
             if !has_specifier(word, language) {
                 normalized.truncate(normalized.len() - newest.len());
@@ -79,11 +91,17 @@ impl PackageSet {
             language,
             specs: sorted(specs.collect()),
             names,
+            bundle,
         })
     }
 
     pub(crate) fn language(&self) -> Language {
         self.language
+    }
+
+    /// Returns the package set that is part of the request.
+    pub(crate) fn bundle(&self) -> Option<&'static PackageBundle> {
+        self.bundle
     }
 
     /// Returns the packages as requested.
@@ -126,11 +144,46 @@ impl PackageSet {
     }
 
     /// Returns the key of the request. The image's id also identifies the package managers, which are part of it.
-    pub(crate) fn key(&self, image: &str) -> LayerKey {
-        let head = [("image", image), ("language", self.language.as_str())];
+    /// `builder` are the scripts that build the layer.
+    pub(crate) fn key(&self, image: &str, builder: &str) -> LayerKey {
+        let language = self.language.as_str();
+        let head = [
+            ("image", image),
+            ("builder", builder),
+            ("language", language),
+        ];
         let specs = self.specs.iter().map(|spec| ("asked", spec.as_str()));
         LayerKey::of(head.into_iter().chain(specs))
     }
+}
+
+/// Replaces the names of package sets by their packages. Returns the set, too.
+fn expand_bundles(
+    language: Language,
+    words: &[String],
+) -> Result<(Vec<String>, Option<&'static PackageBundle>), Error> {
+    let mut expanded = Vec::new();
+    let mut found = None;
+
+    for word in words {
+        // The name of a package starts with `@` only with a scope.
+        if !word.starts_with('@') || word.contains('/') {
+            expanded.push(word.clone());
+            continue;
+        }
+
+        let bundle = PackageBundle::named(word).filter(|bundle| bundle.language == language);
+        let bundle = bundle.ok_or_else(|| {
+            let message = format!(
+                "there is no package set `{word}` for {language}; there is @data for python"
+            );
+            Error::new(ErrorKind::Invalid, message)
+        })?;
+        expanded.extend(bundle.specs().map(str::to_owned));
+        found = Some(bundle);
+    }
+
+    Ok((expanded, found))
 }
 
 /// Returns the canonical form of a name: for Python, that of PEP 503.
@@ -182,11 +235,11 @@ mod tests {
 
     #[test]
     fn equivalent_packages_have_one_key() {
-        let key = |words: &[&str]| parse(Language::Python, words).unwrap().key("image");
+        let key = |words: &[&str]| parse(Language::Python, words).unwrap().key("image", "");
         let one = key(&["Foo_Bar >= 1, <2", "a[x]==1"]);
         assert_eq!(one, key(&["a[x]==1", "foo-bar>=1,<2", "foo.bar>=1,<2"]));
         assert_ne!(one, key(&["a[x]==1", "foo-bar>=1,<3"]));
-        let language = |language, word: &str| parse(language, &[word]).unwrap().key("image");
+        let language = |language, word: &str| parse(language, &[word]).unwrap().key("image", "");
         assert_ne!(
             language(Language::Javascript, "a@1 || 2"),
             language(Language::Javascript, "a@1 || 3")
@@ -201,7 +254,8 @@ mod tests {
     #[test]
     fn the_image_is_part_of_the_key() {
         let set = parse(Language::Python, &["a==1"]).unwrap();
-        assert_ne!(set.key("one"), set.key("other"));
+        assert_ne!(set.key("one", ""), set.key("other", ""));
+        assert_ne!(set.key("one", "a"), set.key("one", "b"));
     }
 
     #[test]
@@ -214,7 +268,7 @@ mod tests {
 
         let explicit = parse(Language::Python, &["b[x]>=0", "c==1", "foo-bar>=0"]).unwrap();
         assert!(!explicit.is_unpinned());
-        assert_ne!(set.key("image"), explicit.key("image"));
+        assert_ne!(set.key("image", ""), explicit.key("image", ""));
 
         let set = parse(Language::Javascript, &["lodash", "@types/node"]).unwrap();
         let complete: Vec<_> = set.complete_specs().collect();
@@ -234,6 +288,31 @@ mod tests {
         let set = parse(Language::Javascript, &["ms"]).unwrap();
         let all = ["2.0.0", "10.1.3", "9.0.0"].map(|version| installed("ms", version));
         assert_eq!(set.requested_of(all), [installed("ms", "10.1.3")]);
+    }
+
+    #[test]
+    fn the_number_of_packages_at_the_limit_and_past_it() {
+        let many = |count: u64| -> Vec<String> { (0..count).map(|n| format!("p{n}")).collect() };
+        let parse = |count| PackageSet::parse(Language::Python, &many(count), &Limits::default());
+        assert!(parse(MAX_PACKAGES).is_ok());
+        let error = parse(MAX_PACKAGES + 1).unwrap_err().to_string();
+        assert!(error.contains("501") && error.contains("500"), "{error}");
+    }
+
+    #[test]
+    fn package_sets_are_expanded() {
+        let set = parse(Language::Python, &["@data", "rich"]).unwrap();
+        assert_eq!(set.bundle().unwrap().name, "@data");
+        assert!(set.specs().iter().any(|spec| spec.starts_with("pandas==")));
+        assert!(set.specs().contains(&"rich".to_string()));
+
+        for (language, word) in [
+            (Language::Python, "@other"),
+            (Language::Javascript, "@data"),
+        ] {
+            let error = parse(language, &[word]).unwrap_err();
+            assert!(error.to_string().contains("no package set"), "{error}");
+        }
     }
 
     #[test]
