@@ -338,10 +338,7 @@ impl Provisioner {
         let memory_mib = pool.memory_mib;
         let languages = pool.languages.iter();
         languages
-            .map(|&language| TemplateSpec {
-                language,
-                shape: Shape::plain(memory_mib),
-            })
+            .map(|&language| TemplateSpec::plain(language, Shape::plain(memory_mib)))
             .collect()
     }
 }

@@ -170,7 +170,7 @@ async fn add_hot(
 
     // Translated code is not part of a saved state: the primer runs again.
     let channel = Channel::new(agent);
-    run_primer(&channel, spec.language).await?;
+    run_primer(&channel, &spec).await?;
     let hot = HotVm {
         vm,
         channel,

@@ -14,6 +14,7 @@ use crate::agent::{Channel, KEPT_WINDOW_BYTES, Operation, WINDOW_BYTES};
 use crate::error::Error;
 use crate::host::{Accelerator, Isolation};
 use crate::network::NetworkOutcome;
+use crate::packages::InstalledPackage;
 use crate::vm::{ActivityGuard, SandboxLifetime, Vm};
 
 /// Collects the outcome of a run while it proceeds. Only this writes an [`Outcome`] and its [`Timing`].
@@ -46,6 +47,7 @@ impl OutcomeBuilder {
                 isolation: None,
                 timing: Timing::default(),
                 network: None,
+                packages: Vec::new(),
                 downloads: Vec::new(),
             },
             is_overdue: false,
@@ -69,6 +71,12 @@ impl OutcomeBuilder {
     /// The use of the network by the run's own VM.
     pub(crate) fn network(mut self, network: Option<NetworkOutcome>) -> Self {
         self.outcome.network = network;
+        self
+    }
+
+    /// The packages of the request, with their versions.
+    pub(crate) fn packages(mut self, packages: Vec<InstalledPackage>) -> Self {
+        self.outcome.packages = packages;
         self
     }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::transfer::Download;
 use crate::host::{Accelerator, Isolation};
 use crate::network::NetworkOutcome;
+use crate::packages::InstalledPackage;
 
 /// Where the VM of a run came from. In JSON: the variant's name in lower case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -158,6 +159,9 @@ pub struct Outcome {
         schema(value_type = Option<Object>)
     )]
     pub network: Option<NetworkOutcome>,
+    /// The packages of the request, with their resolved versions; empty for a run in a sandbox.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<InstalledPackage>,
     /// The result of each download, in the order of the request. See [`RunRequest::download`](crate::RunRequest::download).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub downloads: Vec<Download>,
@@ -189,6 +193,7 @@ mod tests {
                 ..Timing::default()
             },
             network: None,
+            packages: Vec::new(),
             downloads: Vec::new(),
         }
     }

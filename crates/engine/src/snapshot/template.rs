@@ -6,6 +6,7 @@ use fumehood_image::{Store, TEMPLATES_BYTES, TemplateKey, Templates as TemplateS
 use fumehood_protocol::{Language, PROTOCOL_VERSION};
 
 use super::state::Snapshot;
+use super::template_spec::TemplateSpec;
 use super::warmup::{primer, quiesce, run_primer};
 use crate::agent::{Channel, GuestInit};
 use crate::config::Qemu;
@@ -21,13 +22,6 @@ const PRIMER_RUNS: usize = 3;
 /// Time for bun's threads to clean up after a program: about a second. Work that is unfinished when the state is saved
 /// would be done in every VM, at the same time as its first program (measured: 70 ms until its output).
 const BUN_SETTLE_TIME: Duration = Duration::from_millis(1500);
-
-/// Identifies the template of a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct TemplateSpec {
-    pub(crate) language: Language,
-    pub(crate) shape: Shape,
-}
 
 /// The result of a build.
 #[derive(Debug)]
@@ -99,7 +93,7 @@ impl Templates {
             ("network", network.to_string()),
             ("layer", layer.to_string()),
             ("language", spec.language.to_string()),
-            ("primer", primer(spec.language).to_string()),
+            ("primer", primer(spec)),
         ];
         inputs.extend(own.map(|(name, value)| (name.to_string(), value)));
 
@@ -237,7 +231,7 @@ async fn warm_snapshot(
 
     let channel = Channel::new(agent);
     for _ in 0..PRIMER_RUNS {
-        run_primer(&channel, spec.language).await?;
+        run_primer(&channel, spec).await?;
     }
 
     if spec.language == Language::Javascript {

@@ -31,6 +31,8 @@ const JAVASCRIPT_SHOW: &str = include_str!("../../runners/show.ts");
 pub(crate) struct InterpreterCatalog {
     runner_dir: PathBuf,
     search_path: Vec<PathBuf>,
+    /// Directories that programs of the user are searched in first.
+    user_path: Vec<PathBuf>,
     /// Paths of interpreters that were found, by name.
     cache: Vec<(&'static str, CString)>,
 }
@@ -74,17 +76,19 @@ impl InterpreterCatalog {
         fs::write(runner_dir.join("rewrite.ts"), JAVASCRIPT_REWRITE)?;
         fs::write(runner_dir.join("show.ts"), JAVASCRIPT_SHOW)?;
 
-        let search_path = path
-            .split(':')
-            .filter(|p| p.starts_with('/'))
-            .map(PathBuf::from)
-            .collect();
-
         Ok(Self {
             runner_dir,
-            search_path,
+            search_path: directories(path),
+            user_path: Vec::new(),
             cache: Vec::new(),
         })
+    }
+
+    /// Searches programs that run as the user in these directories first.
+    #[must_use]
+    pub(crate) fn with_user_path(mut self, path: &str) -> Self {
+        self.user_path = directories(path);
+        self
     }
 
     /// Returns the command line that runs code of this language.
@@ -129,15 +133,17 @@ impl InterpreterCatalog {
         })
     }
 
-    /// Resolves the first word of a command. A word with a `/` is a path; any other is searched for.
+    /// Resolves the first word of a command that runs as the user, or as root. A word with a `/` is a path; any other is
+    /// searched for.
     ///
     /// # Errors
     /// `path_error` if there is no such program.
-    pub(crate) fn resolve_program(&self, word: &str) -> Result<CString, WireError> {
+    pub(crate) fn resolve_program(&self, word: &str, is_root: bool) -> Result<CString, WireError> {
         let path = if word.contains('/') {
             Some(PathBuf::from(word))
         } else {
-            self.search(word)
+            let of_user = (!is_root).then(|| find_program(&self.user_path, word));
+            of_user.flatten().or_else(|| self.search(word))
         };
 
         let path = path.and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
@@ -167,9 +173,7 @@ impl InterpreterCatalog {
     }
 
     fn search(&self, name: &str) -> Option<PathBuf> {
-        let directories = self.search_path.iter();
-        let mut paths = directories.map(|directory| directory.join(name));
-        paths.find(|path| is_program(path))
+        find_program(&self.search_path, name)
     }
 
     fn searched_directories(&self) -> String {
@@ -195,6 +199,17 @@ fn one_line(script: &str) -> String {
     code.join(" ")
 }
 
+/// Returns the directories of a search path. Relative ones are skipped.
+fn directories(path: &str) -> Vec<PathBuf> {
+    let parts = path.split(':').filter(|part| part.starts_with('/'));
+    parts.map(PathBuf::from).collect()
+}
+
+fn find_program(directories: &[PathBuf], name: &str) -> Option<PathBuf> {
+    let mut paths = directories.iter().map(|directory| directory.join(name));
+    paths.find(|path| is_program(path))
+}
+
 fn is_program(path: &Path) -> bool {
     access(path, Access::EXEC_OK).is_ok() && path.is_file()
 }
@@ -214,6 +229,27 @@ mod tests {
         assert!(error.message.contains("`bun` in /nowhere;"), "{error}");
         drop(interpreters);
         assert!(!runner_dir.exists());
+    }
+
+    #[test]
+    fn only_the_user_runs_programs_of_packages() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let directory = tempfile::tempdir().unwrap();
+        let [system, user] = ["system", "user"].map(|name| {
+            let place = directory.path().join(name);
+            fs::create_dir(&place).unwrap();
+            fs::write(place.join("tool"), "").unwrap();
+            fs::set_permissions(place.join("tool"), fs::Permissions::from_mode(0o755)).unwrap();
+            place.display().to_string()
+        });
+
+        let runner_dir = directory.path().join("runners");
+        let catalog = InterpreterCatalog::new(runner_dir, &system).unwrap();
+        let catalog = catalog.with_user_path(&user);
+        let found = |is_root| catalog.resolve_program("tool", is_root).unwrap();
+        assert_eq!(found(false).to_str().unwrap(), format!("{user}/tool"));
+        assert_eq!(found(true).to_str().unwrap(), format!("{system}/tool"));
     }
 
     #[test]

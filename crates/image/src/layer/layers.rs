@@ -60,6 +60,12 @@ impl Layers {
         }
     }
 
+    /// Returns the time at which a request was resolved; `None` if that is unknown.
+    pub fn resolved_at(&self, request: &LayerKey) -> Option<SystemTime> {
+        let record = fs::metadata(self.request_path(request)).ok()?;
+        record.modified().ok()
+    }
+
     /// Returns the layer of a resolved set of packages, if it exists, and records the use.
     ///
     /// # Errors

@@ -62,10 +62,13 @@ async fn create_sandbox(
 
     // Installing packages may take minutes: show its steps.
     let progress = PackageProgress::new(false);
-    let sandbox = args.packages.add_to_sandbox(builder, &progress).await;
+    let packages = args.packages.packages(args.language)?;
+    let builder = args.packages.add_to_sandbox(&packages, builder, &progress);
+    let sandbox = builder.await;
     progress.clear();
 
     let sandbox = sandbox?;
+    progress.show_versions(sandbox.packages());
     print_exposed_ports(&sandbox);
     upload_all(uploads, &sandbox).await?;
     Ok(sandbox)
