@@ -13,6 +13,7 @@ pub(crate) use build_progress::BuildProgress;
 pub(crate) use interrupts::{CancelGuard, Interrupt, Interrupts};
 pub(crate) use messages::{
     eprint_message, print_denials, print_exposed_port, print_exposed_ports, print_line,
+    print_skipped,
 };
 pub(crate) use output::{CapturedRun, Output};
 pub(crate) use package_progress::PackageProgress;
