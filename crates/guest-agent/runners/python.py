@@ -31,13 +31,16 @@ def more(size):
 
 def receive():
     data = more(16384)
-    while len(data) < 26:
+    while len(data) < 30:
         data += more(16384)
-    middle = 26 + int.from_bytes(data[18:22])
-    end = middle + int.from_bytes(data[22:26])
+    environment = 30 + int.from_bytes(data[18:22])
+    arguments = environment + int.from_bytes(data[26:30])
+    end = arguments + int.from_bytes(data[22:26])
     while len(data) < end:
         data += more(65536)
-    return data[:2], int.from_bytes(data[2:18]), data[26:middle], data[middle:]
+    if arguments > environment:
+        sys.argv[1:] = os.fsdecode(data[environment:arguments - 1]).split("\0")
+    return data[:2], int.from_bytes(data[2:18]), data[30:environment], data[arguments:]
 
 
 def say(word):
