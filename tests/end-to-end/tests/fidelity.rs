@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -25,22 +26,22 @@ async fn programs_behave_as_with_the_plain_interpreter() {
 
     let start = Instant::now();
     let executed = execute_all(&programs).await;
-    for ((language, mode), time) in &executed.times {
-        println!(
-            "{language:10} {:8} {:6.1} s",
-            mode.as_str(),
-            time.as_secs_f32()
-        );
-    }
     let took = start.elapsed().as_secs_f32();
 
     let is_everything = selection.is_everything();
     let report = compare(&programs, &executed.executions, &exceptions, is_everything);
-    println!(
-        "{} programs in {took:.1} s: {} comparisons",
+    // To standard error as it is: the test's own output is shown only if it fails.
+    let mut lines = format!(
+        "{} programs, {} comparisons in {took:.1} s\n",
         programs.len(),
         report.compared
     );
+    for ((language, mode), time) in &executed.times {
+        let (mode, seconds) = (mode.as_str(), time.as_secs_f32());
+        lines += &format!("  {language:10} {mode:8} {seconds:6.1} s\n");
+    }
+    let _ = std::io::stderr().write_all(lines.as_bytes());
+
     assert!(
         report.differences.is_empty() && report.stale.is_empty(),
         "\n{report}"

@@ -220,7 +220,9 @@ fn byte(character: char) -> u8 {
 
 /// Returns a request to run this program.
 fn request(program: &Program) -> RunRequest {
-    let request = RunRequest::new(program.folder.language(), &program.code).timeout_s(TIMEOUT_S);
+    let request = RunRequest::new(program.folder.language(), &program.code)
+        .args(program.args.iter().cloned())
+        .timeout_s(TIMEOUT_S);
     match program.stdin {
         Some(_) => request.stdin(),
         None => request,
