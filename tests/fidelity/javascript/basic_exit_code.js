@@ -1,0 +1,3 @@
+process.on("exit", (code) => console.log("exit", code));
+process.exitCode = 3;
+console.log("leaving");
