@@ -213,6 +213,12 @@ def test_installing_without_a_network_fails_at_once(client: Client) -> None:
             assert time.monotonic() - start < 5
 
 
+def test_a_denied_index_is_explained(client: Client) -> None:
+    with Sandbox(client=client, network=["example.com"]) as sandbox:
+        with pytest.raises(fumehood.InvalidError, match="denies .*The rule index:python allows"):
+            sandbox.install("six==1.16.0")
+
+
 def test_an_idle_sandbox_ends() -> None:
     sandbox = Sandbox(idle_timeout=1)
     wait_until("its end", lambda: sandbox.info().state == "ended", 30)

@@ -273,6 +273,7 @@ impl RunRequest {
             )));
         }
 
+        check_timeout(self.timeout_s, limits)?;
         self.transfers.check(limits)?;
 
         // The protocol validates its own fields.
@@ -294,6 +295,23 @@ impl RunRequest {
 
         Ok((exec, Duration::from_secs(seconds)))
     }
+}
+
+/// Checks a timeout in seconds.
+///
+/// # Errors
+/// Returns [`ErrorKind::Invalid`] with the maximum and how to raise it.
+pub(super) fn check_timeout(seconds: u64, limits: &Limits) -> Result<(), Error> {
+    let max = limits.timeout_s;
+    if seconds <= max {
+        return Ok(());
+    }
+
+    let message = format!(
+        "the timeout is {seconds} s; at most {max} s are allowed; the option --max-timeout of run, serve and mcp sets \
+         the maximum"
+    );
+    Err(Error::new(ErrorKind::Invalid, message))
 }
 
 #[cfg(test)]
@@ -321,7 +339,8 @@ mod tests {
     fn a_timeout_of_0_is_the_maximum() {
         let request = RunRequest::new(Language::Shell, "").timeout_s(0);
         assert_eq!(check(&request).unwrap().1, Duration::from_secs(300));
-        assert!(check(&request.timeout_s(301)).is_err());
+        let error = check(&request.timeout_s(301)).unwrap_err();
+        assert!(error.to_string().contains("--max-timeout"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use fumehood_gateway::Denial;
 use fumehood_protocol::{ActionTag, EndedBy, InstallPackages, Language, Request};
 
 use super::sandbox::{Sandbox, invalid};
@@ -38,6 +39,7 @@ impl Sandbox {
 
         let (_, timeout_s) = install.check(self.limits()).map_err(invalid)?;
         self.check_index_is_reachable(language).await?;
+        let denials = self.denials();
 
         // The guest runs the package manager; its output is bounded like that of a program.
         let (operation, guard) = self.start_operation(None, |op_id, credit| {
@@ -51,7 +53,8 @@ impl Sandbox {
         let timeout = Some(Duration::from_secs(timeout_s));
         let driver = self.driver(operation, timeout, ExpectedStart::Immediate);
 
-        installed_packages(self.drive(driver, guard)).await
+        let installed = installed_packages(self.drive(driver, guard)).await;
+        installed.map_err(|error| self.explain_denial(error, &denials, language))
     }
 }
 
@@ -76,6 +79,29 @@ impl Sandbox {
              instead, or start with a network that allows the index (index:{language})"
         );
         Err(Error::new(ErrorKind::Invalid, message))
+    }
+}
+
+impl Sandbox {
+    fn denials(&self) -> Vec<Denial> {
+        let network = self.network();
+        network.map_or_else(Vec::new, |network| network.summary.denials)
+    }
+
+    /// Adds to a failed installation what the policy has denied since: package managers only report a failed connection.
+    fn explain_denial(&self, error: Error, before: &[Denial], language: Language) -> Error {
+        let denials = self.denials();
+        let new = denials.iter().rev().find(|one| !before.contains(one));
+        match new {
+            Some(denial) if error.kind() == ErrorKind::Invalid => {
+                let why = &denial.event.message;
+                let message = format!(
+                    "{error}\n{why} The rule index:{language} allows the package index of this host."
+                );
+                Error::new(ErrorKind::Invalid, message)
+            }
+            _ => error,
+        }
     }
 }
 

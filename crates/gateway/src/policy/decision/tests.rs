@@ -341,19 +341,9 @@ fn the_internet_is_every_public_host_and_no_special_address() {
     }
 
     // No special address, however it is reached.
-    for special in [
-        INSIDE,
-        "127.0.0.1",
-        "169.254.169.254",
-        "192.168.1.1",
-        "224.0.0.1",
-        "::1",
-        "fd00::1",
-        "fe80::1",
-        "::ffff:10.0.0.1",
-        "64:ff9b::a00:1",
-        "2002:a01:203::1",
-    ] {
+    let special = "10.1.2.3 127.0.0.1 169.254.169.254 192.168.1.1 224.0.0.1 ::1 fd00::1 fe80::1 \
+                   ::ffff:10.0.0.1 64:ff9b::a00:1 2002:a01:203::1";
+    for special in special.split_ascii_whitespace() {
         for names in [&[] as &[&str], &["a.example"]] {
             let denied = connect_to(&internet, special, 80, names);
             assert!(
