@@ -7,7 +7,7 @@ use fumehood_protocol::{Language, PROTOCOL_VERSION};
 
 use super::state::Snapshot;
 use super::template_spec::TemplateSpec;
-use super::warmup::{primer, quiesce, run_primer};
+use super::warmup::{clear_free_memory, primer, quiesce, run_primer};
 use crate::agent::{Channel, GuestInit};
 use crate::config::Qemu;
 use crate::error::{Error, ErrorKind};
@@ -236,6 +236,10 @@ async fn warm_snapshot(
     let channel = Channel::new(agent);
     for _ in 0..PRIMER_RUNS {
         run_primer(&channel, spec).await?;
+    }
+
+    if spec.bundle.is_some() {
+        clear_free_memory(&channel, spec).await?;
     }
 
     if spec.language == Language::Javascript {

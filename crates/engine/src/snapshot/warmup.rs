@@ -36,8 +36,34 @@ pub(crate) async fn run_primer(channel: &Channel, spec: &TemplateSpec) -> Result
         Some(_) => BUNDLE_PRIMER_TIMEOUT,
         None => PRIMER_TIMEOUT,
     };
+    prepare(channel, spec.language, primer(spec), timeout).await
+}
+
+/// Runs a program that frees the guest's page cache and fills its free memory with zeros, which are not part of a saved
+/// state: the files that a package set has read would more than double it. Only for templates: a guest that was restored
+/// would take all of its memory.
+///
+/// # Errors
+/// As [`run_primer`].
+pub(crate) async fn clear_free_memory(channel: &Channel, spec: &TemplateSpec) -> Result<(), Error> {
+    match spec.language {
+        Language::Python => {
+            let program = include_str!("../../primers/clear_memory.py").to_string();
+            prepare(channel, spec.language, program, PRIMER_TIMEOUT).await
+        }
+        Language::Javascript | Language::Shell => Ok(()),
+    }
+}
+
+/// Runs a program in the interpreter that waits for the first program.
+async fn prepare(
+    channel: &Channel,
+    language: Language,
+    program: String,
+    timeout: Duration,
+) -> Result<(), Error> {
     let mut operation = channel.start_operation(|op_id, credit| {
-        let mut exec = Exec::new(spec.language, primer(spec));
+        let mut exec = Exec::new(language, program);
         exec.op_id = Some(op_id);
         exec.credit = Some(credit);
         exec.prepare = true;
