@@ -12,11 +12,13 @@ use crate::error::{Error, ErrorKind};
 const PRIMER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Timeout of a primer that imports a package set: half a minute under emulation.
 const BUNDLE_PRIMER_TIMEOUT: Duration = Duration::from_secs(300);
+/// See [`clear_free_memory`].
+const CLEAR_MEMORY: &str = include_str!("../../primers/clear_memory.py");
 /// How long the agent may take to freeze the user's processes, or to thaw them.
 const QUIESCE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Returns a program that uses much of what programs in this language use, and imports the package set.
-pub(super) fn primer(spec: &TemplateSpec) -> String {
+fn primer(spec: &TemplateSpec) -> String {
     let primer = match spec.language {
         Language::Python => include_str!("../../primers/python.py"),
         Language::Javascript => include_str!("../../primers/javascript.ts"),
@@ -25,6 +27,12 @@ pub(super) fn primer(spec: &TemplateSpec) -> String {
     let addition = spec.bundle.map_or("", |bundle| bundle.primer);
 
     [primer, addition].concat()
+}
+
+/// Returns all programs that run before the state is saved.
+pub(super) fn warmup_programs(spec: &TemplateSpec) -> String {
+    let clear = spec.bundle.map_or("", |_| CLEAR_MEMORY);
+    primer(spec) + clear
 }
 
 /// Runs the primer in the interpreter that waits for the first program. The interpreter keeps waiting.
@@ -48,7 +56,7 @@ pub(crate) async fn run_primer(channel: &Channel, spec: &TemplateSpec) -> Result
 pub(crate) async fn clear_free_memory(channel: &Channel, spec: &TemplateSpec) -> Result<(), Error> {
     match spec.language {
         Language::Python => {
-            let program = include_str!("../../primers/clear_memory.py").to_string();
+            let program = CLEAR_MEMORY.to_string();
             prepare(channel, spec.language, program, PRIMER_TIMEOUT).await
         }
         Language::Javascript | Language::Shell => Ok(()),
