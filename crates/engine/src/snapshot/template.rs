@@ -7,7 +7,7 @@ use fumehood_protocol::{Language, PROTOCOL_VERSION};
 
 use super::state::Snapshot;
 use super::template_spec::TemplateSpec;
-use super::warmup::{primer, quiesce, run_primer};
+use super::warmup::{clear_free_memory, quiesce, run_primer, warmup_programs};
 use crate::agent::{Channel, GuestInit};
 use crate::config::Qemu;
 use crate::error::{Error, ErrorKind};
@@ -93,7 +93,7 @@ impl Templates {
             ("network", network.to_string()),
             ("layer", layer.to_string()),
             ("language", spec.language.to_string()),
-            ("primer", primer(spec)),
+            ("primer", warmup_programs(spec)),
         ];
         inputs.extend(own.map(|(name, value)| (name.to_string(), value)));
 
@@ -232,6 +232,10 @@ async fn warm_snapshot(
     let channel = Channel::new(agent);
     for _ in 0..PRIMER_RUNS {
         run_primer(&channel, spec).await?;
+    }
+
+    if spec.bundle.is_some() {
+        clear_free_memory(&channel, spec).await?;
     }
 
     if spec.language == Language::Javascript {
