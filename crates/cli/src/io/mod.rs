@@ -8,6 +8,7 @@ mod output;
 mod package_progress;
 mod stdin;
 mod terminal;
+mod terminal_input;
 
 pub(crate) use build_progress::BuildProgress;
 pub(crate) use interrupts::{CancelGuard, Interrupt, Interrupts};
@@ -19,3 +20,4 @@ pub(crate) use output::{CapturedRun, Output};
 pub(crate) use package_progress::PackageProgress;
 pub(crate) use stdin::{StdinForwarder, is_stdin_redirected};
 pub(crate) use terminal::{Terminal, is_interactive, terminal_size};
+pub(crate) use terminal_input::TerminalInput;
