@@ -36,9 +36,10 @@ async fn programs_behave_as_with_the_plain_interpreter() {
         programs.len(),
         report.compared
     );
-    for ((language, mode), time) in &executed.times {
-        let (mode, seconds) = (mode.as_str(), time.as_secs_f32());
-        lines += &format!("  {language:10} {mode:8} {seconds:6.1} s\n");
+    for ((folder, mode), time) in &executed.times {
+        let (folder, mode) = (folder.as_str(), mode.as_str());
+        let seconds = time.as_secs_f32();
+        lines += &format!("  {folder:10} {mode:8} {seconds:6.1} s\n");
     }
     let _ = std::io::stderr().write_all(lines.as_bytes());
 

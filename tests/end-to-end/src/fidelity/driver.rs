@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::execution::{Execution, Stream};
 use super::modes::Mode;
-use super::program::Program;
+use super::program::{Folder, Program};
 use crate::{finish_run, within_deadline};
 
 /// Runs programs with the plain interpreter, in the guest.
@@ -26,9 +26,6 @@ const BATCH: usize = 40;
 /// One-shot runs at the same time.
 const RUNS_AT_ONCE: usize = 2;
 
-/// The languages, each with a sandbox of its own.
-const LANGUAGES: [Language; 3] = [Language::Python, Language::Javascript, Language::Shell];
-
 /// What programs did, by their index and the mode.
 pub type Executions = BTreeMap<(usize, Mode), Execution>;
 
@@ -37,20 +34,14 @@ pub type Executions = BTreeMap<(usize, Mode), Execution>;
 pub struct Executed {
     /// What the programs did.
     pub executions: Executions,
-    /// The time for each language and mode, over all programs.
-    pub times: BTreeMap<(&'static str, Mode), Duration>,
+    /// The time for each folder and mode, over all programs.
+    pub times: BTreeMap<(Folder, Mode), Duration>,
 }
 
 impl Executed {
-    fn add(
-        &mut self,
-        key: (usize, Mode),
-        execution: Execution,
-        language: Language,
-        start: Instant,
-    ) {
+    fn add(&mut self, key: (usize, Mode), execution: Execution, folder: Folder, start: Instant) {
         self.executions.insert(key, execution);
-        *self.times.entry((language.as_str(), key.1)).or_default() += start.elapsed();
+        *self.times.entry((folder, key.1)).or_default() += start.elapsed();
     }
 
     fn merge(&mut self, other: Self) {
@@ -61,7 +52,7 @@ impl Executed {
     }
 }
 
-/// Runs each program with the plain interpreter and in its modes: all languages at the same time.
+/// Runs each program with the plain interpreter and in its modes: all folders at the same time.
 ///
 /// # Panics
 /// Panics if no VM can be started.
@@ -72,7 +63,8 @@ pub async fn execute_all(programs: &[Program]) -> Executed {
     });
     let engine = engine.unwrap_or_else(|e| panic!("{e}"));
 
-    let in_sandboxes = LANGUAGES.map(|language| execute_in_sandbox(&engine, programs, language));
+    // One sandbox for each folder: several, so that they share the processors evenly.
+    let in_sandboxes = Folder::ALL.map(|folder| execute_in_sandbox(&engine, programs, folder));
     let in_sandboxes = futures_util::future::join_all(in_sandboxes);
     let (in_sandboxes, mut executed) =
         tokio::join!(in_sandboxes, execute_in_vms(&engine, programs));
@@ -97,24 +89,24 @@ async fn execute_in_vms(engine: &Engine, programs: &[Program]) -> Executed {
     let mut executed = Executed::default();
     let mut runs = futures_util::stream::iter(runs).buffer_unordered(RUNS_AT_ONCE);
     while let Some((at, execution, start)) = runs.next().await {
-        let language = programs[at].folder.language();
-        executed.add((at, Mode::Run), execution, language, start);
+        let folder = programs[at].folder;
+        executed.add((at, Mode::Run), execution, folder, start);
     }
     executed
 }
 
-/// Runs the programs of a language in all modes that need no VM of their own.
-async fn execute_in_sandbox(engine: &Engine, programs: &[Program], language: Language) -> Executed {
+/// Runs the programs of a folder in all modes that need no VM of their own.
+async fn execute_in_sandbox(engine: &Engine, programs: &[Program], folder: Folder) -> Executed {
     let all = programs.iter().enumerate();
     let own: Vec<_> = all
-        .filter(|(_, program)| program.folder.language() == language)
+        .filter(|(_, program)| program.folder == folder)
         .collect();
     let mut executed = Executed::default();
     if own.is_empty() {
         return executed;
     }
 
-    let mut guest = Guest::start(engine, language).await;
+    let mut guest = Guest::start(engine, folder.language()).await;
     let start = Instant::now();
     let mut plain = Vec::new();
     for batch in own.chunks(BATCH) {
@@ -122,7 +114,7 @@ async fn execute_in_sandbox(engine: &Engine, programs: &[Program], language: Lan
     }
     executed
         .times
-        .insert((language.as_str(), Mode::Plain), start.elapsed());
+        .insert((folder, Mode::Plain), start.elapsed());
     let keyed = own
         .iter()
         .zip(plain)
@@ -133,7 +125,7 @@ async fn execute_in_sandbox(engine: &Engine, programs: &[Program], language: Lan
         for &mode in program.modes.iter().filter(|mode| **mode != Mode::Run) {
             let start = Instant::now();
             let execution = guest.execute(program, mode).await;
-            executed.add((at, mode), execution, language, start);
+            executed.add((at, mode), execution, folder, start);
         }
     }
     executed
