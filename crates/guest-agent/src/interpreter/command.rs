@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use fumehood_protocol::{ErrorType, Language, WireError};
 use rustix::fs::{Access, access};
 
+use super::interpreter::ExecMode;
+
 /// Runs Python programs that arrive on descriptor 3.
 const PYTHON: &str = include_str!("../../runners/python.py");
 /// Loaded by the Python runner for contexts and preparations.
@@ -17,8 +19,10 @@ const PYTHON_DISPLAY: &str = include_str!("../../runners/display.py");
 const PYTHON_FIGURES: &str = include_str!("../../runners/figures.py");
 /// Loaded by the Python runner when a program fails.
 const PYTHON_FAILURE: &str = include_str!("../../runners/failure.py");
-/// Runs the script in the file on descriptor 3 when a message arrives on descriptor 4.
+/// Runs the scripts of a context, each in the file on descriptor 3 when a message arrives on descriptor 4.
 const SHELL: &str = include_str!("../../runners/shell.sh");
+/// Waits in a new bash until the agent has written the script that it is to run.
+const SHELL_WAIT: &str = include_str!("../../runners/wait.sh");
 /// Waits for a program before bun runs main.ts.
 const JAVASCRIPT: &str = include_str!("../../runners/javascript.ts");
 /// Loaded by the JavaScript runner for contexts, and to display values.
@@ -40,6 +44,10 @@ pub(crate) struct InterpreterCatalog {
 pub(crate) struct InterpreterCommand {
     pub(crate) path: CString,
     pub(crate) arguments: Vec<CString>,
+    /// A variable that it is started with, as `NAME=VALUE`.
+    pub(crate) variable: Option<CString>,
+    /// The directory that it is started in; none = the working directory.
+    pub(crate) directory: Option<PathBuf>,
     pub(crate) delivery: CodeDelivery,
 }
 
@@ -56,6 +64,11 @@ pub(crate) enum CodeDelivery {
     MainFile,
 }
 
+/// The name of a script, which is also that of the runner of contexts: scripts there see the same `$0`.
+pub(super) const MAIN_SCRIPT: &str = "main.sh";
+/// The directory of the runner of shell contexts, below that of the runners.
+const SHELL_DIR: &str = "shell";
+
 impl InterpreterCatalog {
     /// Writes the runners to `runner_dir`, a new directory that only the agent can write to. `path` is searched for
     /// interpreters as a shell would search it.
@@ -69,6 +82,12 @@ impl InterpreterCatalog {
         fs::write(runner_dir.join("display.py"), PYTHON_DISPLAY)?;
         fs::write(runner_dir.join("figures.py"), PYTHON_FIGURES)?;
         fs::write(runner_dir.join("failure.py"), PYTHON_FAILURE)?;
+        fs::write(runner_dir.join("wait.sh"), SHELL_WAIT)?;
+        fs::create_dir(runner_dir.join(SHELL_DIR))?;
+        fs::write(
+            runner_dir.join(SHELL_DIR).join(MAIN_SCRIPT),
+            context_script(SHELL),
+        )?;
         fs::write(runner_dir.join("javascript.ts"), JAVASCRIPT)?;
         fs::write(runner_dir.join("context.ts"), JAVASCRIPT_CONTEXT)?;
         fs::write(runner_dir.join("rewrite.ts"), JAVASCRIPT_REWRITE)?;
@@ -87,11 +106,15 @@ impl InterpreterCatalog {
         })
     }
 
-    /// Returns the command line that runs code of this language.
+    /// Returns the command line of an interpreter that runs code of this language, in this mode.
     ///
     /// # Errors
     /// `agent_error` with the name of the interpreter if this machine lacks it.
-    pub(crate) fn command(&mut self, language: Language) -> Result<InterpreterCommand, WireError> {
+    pub(crate) fn command(
+        &mut self,
+        language: Language,
+        mode: ExecMode,
+    ) -> Result<InterpreterCommand, WireError> {
         let (name, delivery) = match language {
             Language::Python => ("python3", CodeDelivery::Message),
             Language::Javascript => ("bun", CodeDelivery::MainFile),
@@ -111,11 +134,24 @@ impl InterpreterCatalog {
                 argument(b"--preload"),
                 runner("javascript.ts"),
             ],
-            Language::Shell => vec![
-                argument(b"-c"),
-                argument(one_line(SHELL).as_bytes()),
-                argument(b"bash"),
-            ],
+            Language::Shell if mode == ExecMode::Context => {
+                vec![argument(MAIN_SCRIPT.as_bytes())]
+            }
+            // The name of its script follows.
+            Language::Shell => Vec::new(),
+        };
+
+        // Bash waits in its startup file, and then opens its script in the working directory; or it starts in the
+        // directory of the runner of contexts, which then changes to the working directory.
+        let is_context = mode == ExecMode::Context;
+        let (variable, directory) = match language {
+            Language::Shell if is_context => (None, Some(self.runner_dir.join(SHELL_DIR))),
+            Language::Shell => {
+                let path = self.runner_dir.join("wait.sh");
+                let path = path.as_os_str().as_bytes();
+                (Some(argument(&[b"BASH_ENV=", path].concat())), None)
+            }
+            _ => (None, None),
         };
 
         let arguments = std::iter::once(argument(name.as_bytes()))
@@ -125,6 +161,8 @@ impl InterpreterCatalog {
         Ok(InterpreterCommand {
             path,
             arguments,
+            variable,
+            directory,
             delivery,
         })
     }
@@ -186,6 +224,16 @@ impl Drop for InterpreterCatalog {
     }
 }
 
+/// Returns the script that a bash of a context starts with: it enters the working directory, its argument, and runs the
+/// runner, which runs itself again from a variable after an interrupt.
+fn context_script(runner: &str) -> String {
+    let runner = one_line(runner);
+    let quoted = runner.replace('\'', r"'\''");
+    format!(
+        "cd -- \"$1\"; shift; unset OLDPWD; export OLDPWD; SECONDS=0; BASH_EXECUTION_STRING='{quoted}'; {runner}\n"
+    )
+}
+
 /// Joins the lines of a script into one, without its comments.
 fn one_line(script: &str) -> String {
     let lines = script.lines().map(str::trim);
@@ -209,7 +257,9 @@ mod tests {
         let runner_dir = directory.path().join("runners");
         let mut interpreters =
             InterpreterCatalog::new(runner_dir.clone(), "/nowhere:relative").unwrap();
-        let error = interpreters.command(Language::Javascript).unwrap_err();
+        let error = interpreters
+            .command(Language::Javascript, ExecMode::OneShot)
+            .unwrap_err();
         assert_eq!(error.error_type, ErrorType::AgentError);
         assert!(error.message.contains("`bun` in /nowhere;"), "{error}");
         drop(interpreters);
@@ -222,6 +272,6 @@ mod tests {
             one_line("# a\nif b;\n  # c\n  then d;\nfi\n"),
             "if b; then d; fi"
         );
-        assert_eq!(one_line(SHELL).lines().count(), 1);
+        assert_eq!(context_script(SHELL).lines().count(), 1);
     }
 }

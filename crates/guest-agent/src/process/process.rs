@@ -36,6 +36,12 @@ impl Process {
         }
     }
 
+    /// Notes the process that was started, and its cgroup.
+    pub(crate) fn start(&mut self, pid: i32, cgroup: Option<Cgroup>) {
+        self.pid = pid;
+        self.cgroup = cgroup;
+    }
+
     /// The id of the process that was started. It leads a session and a process group with this id.
     pub(crate) fn pid(&self) -> i32 {
         self.pid
@@ -140,6 +146,11 @@ impl Process {
     /// The cgroup of its processes.
     pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
+    }
+
+    /// Sets the file with the code, which is removed at the end.
+    pub(crate) fn set_code_file(&mut self, code_file: CodeFile) {
+        self.code_file = Some(code_file);
     }
 
     /// Removes the file with the code. Call it after the end.

@@ -154,7 +154,7 @@ fn shell_gets_only_its_script() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let outcome = client.shell("echo $0 $# $LINENO\ncat; set -- a b\necho $# $LINENO; echo ${MAPFILE-unset}; ls /proc/self/fd | wc -l; umask; trap");
-    assert_eq!(outcome.out(), "bash 0 1\n2 3\nunset\n4\n0022\n");
+    assert_eq!(outcome.out(), "main.sh 0 1\n2 3\nunset\n4\n0022\n");
     let script: String =
         (0..150_000).map(|n| format!("x={n}\n")).collect::<String>() + "echo $x $LINENO";
     assert_eq!(client.shell(&script).out(), "149999 150001\n");

@@ -17,7 +17,7 @@ pub fn run_with(
     client.outcome()
 }
 
-fn prepare(client: &mut Client, language: Language, code: &str) -> Outcome {
+pub fn prepare(client: &mut Client, language: Language, code: &str) -> Outcome {
     run_with(client, language, code, |request| request.prepare = true)
 }
 
@@ -295,10 +295,13 @@ fn bash_can_be_prepared() {
         );
         let code = "echo $0 $# $LINENO ${x-unset} ${MAPFILE-unset} ${__c-unset}$__w; ls /proc/self/fd | wc -l\ntrap\nnosuch\necho $RANDOM$RANDOM$RANDOM $A; trap 'echo bye' EXIT; exit 5";
         let outcome = with_vars(&mut client, Language::Shell, code, [("A", "b 'c'")]);
-        assert_eq!(outcome.err(), "bash: line 3: nosuch: command not found\n");
+        assert_eq!(
+            outcome.err(),
+            "main.sh: line 3: nosuch: command not found\n"
+        );
         assert_eq!(outcome.complete().exit_code, 5);
         let lines: Vec<String> = outcome.out().lines().map(Into::into).collect();
-        assert_eq!(lines[..2], ["bash 0 1 unset unset unset", "4"]);
+        assert_eq!(lines[..2], ["main.sh 0 1 unset unset unset", "4"]);
         assert!(
             lines[2].ends_with(" b 'c'") && lines[3] == "bye",
             "{lines:?}"

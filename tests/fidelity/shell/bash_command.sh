@@ -1,0 +1,1 @@
+echo "$BASH_COMMAND"; trap 'echo "at exit: $BASH_COMMAND"' EXIT; true last

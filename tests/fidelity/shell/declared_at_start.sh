@@ -1,0 +1,1 @@
+declare -p | grep -v -e EPOCH -e PIPESTATUS -e RANDOM -e SRANDOM -e BASHPID -e PPID -e HOSTNAME -e SECONDS -e 'BASH_ARG' -e ' _='

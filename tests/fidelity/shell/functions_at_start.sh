@@ -1,0 +1,5 @@
+declare -F | wc -l
+alias | wc -l
+trap
+hash
+jobs

@@ -1,0 +1,5 @@
+sed '1,/^__DATA__$/d' "$0"
+exit 0
+__DATA__
+line one
+line two

@@ -1,0 +1,1 @@
+compgen -v | grep -v -e '^_$' -e PIPESTATUS | sort
