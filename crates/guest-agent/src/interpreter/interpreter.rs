@@ -58,6 +58,8 @@ pub(crate) struct ProgramSpec {
     /// The working directory.
     pub(crate) cwd: Option<GuestPath>,
     pub(crate) variables: EnvVars,
+    /// The arguments, without the program's name.
+    pub(crate) args: Vec<String>,
     pub(crate) code: String,
 }
 
@@ -73,13 +75,14 @@ impl Interpreter {
     ///   file, because its entry file is no longer empty;
     /// - a byte of flags: [`DISPLAY`] and [`STDIN`];
     /// - a seed of 16 bytes; 0 means that no reseeding is needed;
-    /// - the sizes of variables and code, 4 bytes each, most significant byte first;
+    /// - the sizes of variables, code and arguments, 4 bytes each, most significant byte first;
     /// - the variables, each as `NAME=VALUE` and NUL; the working directory comes first, as a variable with an empty
     ///   name;
+    /// - the arguments, each followed by NUL;
     /// - the code.
     ///
-    /// For bash, variables and code are written to its file instead, each followed by NUL. The message is then a line,
-    /// `MODE SEED`, with a decimal seed of 32 bits.
+    /// For bash, variables, arguments and code are written to its file instead, each followed by NUL. The message is then
+    /// a line, `MODE SEED ARGUMENTS`, with a decimal seed of 32 bits and the number of arguments.
     ///
     /// # Errors
     /// Returns the kernel's error.
@@ -111,46 +114,55 @@ impl Interpreter {
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
         let flags = flag(program.display, DISPLAY) | flag(program.stdin, STDIN);
 
+        let arguments = program.args.iter();
+        let arguments: String = arguments.flat_map(|text| [text, "\0"]).collect();
         let code = &program.code;
 
         match (self.language, &self.code_file) {
             (Language::Shell, Some(script)) => {
                 // Bash's generator takes no larger seed.
                 let seed = seed & u128::from(u32::MAX);
-                let text = [variables.as_bytes(), code.as_bytes(), b"\0"].concat();
+                let text = [&variables, &arguments, code.as_str(), "\0"].concat();
                 script.set_len(0)?;
-                script.write_all_at(&text, 0)?;
+                script.write_all_at(text.as_bytes(), 0)?;
                 // The offset is shared with bash, which continues to read from there.
                 seek(script, SeekFrom::Start(0))?;
-                Ok(format!("{} {seed}\n", char::from(letter)).into_bytes())
+                let count = program.args.len();
+                Ok(format!("{} {seed} {count}\n", char::from(letter)).into_bytes())
             }
             (Language::Javascript, Some(entry)) if mode == ExecMode::OneShot => {
                 let metadata = entry.metadata()?;
                 let is_pristine = metadata.len() == 0 && metadata.nlink() > 0;
                 let letter = if is_pristine { letter } else { b'f' };
-                Ok(frame([letter, flags], seed, &variables, code))
+                Ok(frame([letter, flags], seed, [&variables, &arguments, code]))
             }
-            _ => Ok(frame([letter, flags], seed, &variables, code)),
+            _ => Ok(frame([letter, flags], seed, [&variables, &arguments, code])),
         }
     }
 }
 
-fn frame(head: [u8; 2], seed: u128, variables: &str, code: &str) -> Vec<u8> {
-    // The limits of both are far below 4 GiB.
+/// Frames a message with these sections: variables, arguments, code.
+fn frame(head: [u8; 2], seed: u128, sections: [&str; 3]) -> Vec<u8> {
+    // The limits of all are far below 4 GiB.
     let size = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
-    let mut message = Vec::with_capacity(HEAD_BYTES + variables.len() + code.len());
+    let [variables, arguments, code] = sections;
+    let bytes: usize = sections.iter().map(|section| section.len()).sum();
+
+    let mut message = Vec::with_capacity(HEAD_BYTES + bytes);
     message.extend_from_slice(&head);
     message.extend_from_slice(&seed.to_be_bytes());
-    message.extend_from_slice(&size(variables));
-    message.extend_from_slice(&size(code));
-    message.extend_from_slice(variables.as_bytes());
-    message.extend_from_slice(code.as_bytes());
+    for section in [variables, code, arguments] {
+        message.extend_from_slice(&size(section));
+    }
+    for section in sections {
+        message.extend_from_slice(section.as_bytes());
+    }
 
     message
 }
 
-/// Length of a message before variables and code, in bytes.
-const HEAD_BYTES: usize = 26;
+/// Length of a message before its sections, in bytes.
+const HEAD_BYTES: usize = 30;
 
 /// Returns 128 random bits, never 0.
 fn random() -> std::io::Result<u128> {

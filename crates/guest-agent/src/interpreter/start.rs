@@ -10,6 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::command::{CodeDelivery, InterpreterCatalog, InterpreterCommand};
 use super::interpreter::Interpreter;
+use super::main_file::python_program;
 use crate::process::{
     Cgroup, CodeFile, Confinement, Process, Usage, agent_error, open_reader, output_pipe,
 };
@@ -28,7 +29,14 @@ pub(crate) fn start_interpreter(
     interpreters: &mut InterpreterCatalog,
 ) -> Result<Interpreter, WireError> {
     let mut command = interpreters.command(language)?;
-    let environment = confinement.environment(variables);
+    let environment = if language == Language::Python {
+        command.arguments.push(python_program(confinement));
+        // The directory must also precede a `PYTHONPATH` of the last refresh.
+        let variables = variables.clone().over(&confinement.added_environment);
+        confinement.environment(&interpreters.with_python_path(&variables))
+    } else {
+        confinement.environment(variables)
+    };
 
     let (file, main_file) = match command.delivery {
         CodeDelivery::Message => (None, None),
@@ -192,7 +200,11 @@ fn create_main_file(
     let fail = agent_error("write main.ts to the working directory");
     let file = File::from(file.map_err(|e| fail(e.into()))?);
     let directory = directory.try_clone().map_err(&fail)?;
-    let main_file = CodeFile { directory, name };
+    let main_file = CodeFile {
+        directory,
+        name,
+        written: None,
+    };
 
     if let Some((user, group)) = confinement.credentials
         && let Err(error) = std::os::unix::fs::fchown(&file, Some(user), Some(group))

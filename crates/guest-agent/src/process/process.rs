@@ -1,7 +1,7 @@
 use std::os::fd::OwnedFd;
 
 use fumehood_sys::guest::ChildExit;
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
@@ -22,6 +22,35 @@ pub(crate) struct Process {
 pub(crate) struct CodeFile {
     pub(crate) directory: OwnedFd,
     pub(crate) name: String,
+    /// The file after the agent has written the code to it. `None`: the interpreter writes it.
+    pub(crate) written: Option<FileStamp>,
+}
+
+/// What changes when a file is written to or replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileStamp([i128; 5]);
+
+impl CodeFile {
+    /// Whether the program has written to its own file or replaced it: then the file is a result of the program.
+    fn was_changed(&self) -> bool {
+        let stat = rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        match (&self.written, stat) {
+            (Some(written), Ok(stat)) => *written != FileStamp::of(&stat),
+            _ => false,
+        }
+    }
+}
+
+impl FileStamp {
+    pub(crate) fn of(stat: &Stat) -> Self {
+        Self([
+            stat.st_dev.into(),
+            stat.st_ino.into(),
+            stat.st_size.into(),
+            stat.st_mtime.into(),
+            stat.st_mtime_nsec.into(),
+        ])
+    }
 }
 
 /// Number of rounds in which processes without a cgroup are killed: one that forks meanwhile needs another round.
@@ -142,9 +171,16 @@ impl Process {
         self.cgroup.as_ref()
     }
 
+    /// Sets the file with the code, which is removed at the end.
+    pub(crate) fn set_code_file(&mut self, code_file: CodeFile) {
+        self.code_file = Some(code_file);
+    }
+
     /// Removes the file with the code. Call it after the end.
     pub(crate) fn remove_code_file(&mut self) {
-        if let Some(code_file) = self.code_file.take() {
+        if let Some(code_file) = self.code_file.take()
+            && !code_file.was_changed()
+        {
             // The program may have removed it.
             let _ = rustix::fs::unlinkat(&code_file.directory, &code_file.name, AtFlags::empty());
         }

@@ -54,14 +54,21 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
         _ => false,
     };
 
-    let program = ProgramSpec {
+    let mut program = ProgramSpec {
         mode,
         display: exec.display,
         stdin: exec.stdin,
         cwd: exec.cwd,
         variables,
+        args: Vec::new(),
         code: exec.code,
     };
+
+    // Python's arguments start with the program's file, as in `sys.argv`.
+    if language == Language::Python && mode == ExecMode::OneShot {
+        let path = interpreter.create_main_file(&program.code, &agent.confinement);
+        program.args.insert(0, path.unwrap_or_default());
+    }
 
     let input = exec
         .stdin
