@@ -5,22 +5,32 @@ import { closeSync, readSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 
 const chunk = Buffer.allocUnsafeSlow(65536);
+const HEAD_BYTES = 30;
+
+// Each argument ends with a NUL. Without any, those of an earlier program stay.
+function setArguments(bytes: Buffer): void {
+  if (bytes.length === 0) return;
+  const given = bytes.toString("utf8", 0, bytes.length - 1).split("\0");
+  for (const argv of new Set([process.argv, Bun.argv])) argv.splice(2, Infinity, ...given);
+}
 
 function receive(): { mode: number; head: Buffer; env: string; code: string } {
-  let data = chunk, length = 0, middle = 0, end = 26;
+  let data = chunk, length = 0, middle = 0, from = 0, end = HEAD_BYTES;
   while (length < end) {
     if (length === data.length) data = Buffer.concat([data], data.length * 2);
     const count = readSync(3, data, length, data.length - length, null);
     // The agent is gone.
     if (count === 0) process.exit(0);
     length += count;
-    if (middle === 0 && length >= 26) {
-      middle = 26 + data.readUInt32BE(18);
-      end = middle + data.readUInt32BE(22);
+    if (middle === 0 && length >= HEAD_BYTES) {
+      middle = HEAD_BYTES + data.readUInt32BE(18);
+      from = middle + data.readUInt32BE(26);
+      end = from + data.readUInt32BE(22);
     }
   }
-  const env = middle > 26 ? data.toString("utf8", 26, middle) : "";
-  return { mode: data[0], head: data, env, code: data.toString("utf8", middle, end) };
+  const env = middle > HEAD_BYTES ? data.toString("utf8", HEAD_BYTES, middle) : "";
+  setArguments(data.subarray(middle, from));
+  return { mode: data[0], head: data, env, code: data.toString("utf8", from, end) };
 }
 
 // The state of Math.random cannot be set, and may have been copied to other VMs. In an interpreter that waits,
@@ -205,7 +215,7 @@ for (let count = 1; ; count++) {
     const { keep, once } = await import(`${import.meta.dir}/context.ts`);
     const base = {
       main: MAIN, isNew: count === 1, reseed, replaceRandom, enterDirectory, setEnvironment, restoreEnvironment,
-      passOnEnvironment,
+      passOnEnvironment, setArguments,
     };
     if (mode === ONCE || mode === FILE) {
       once(message, base);

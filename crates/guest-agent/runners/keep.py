@@ -461,6 +461,8 @@ def keep(message):
             if kept is None:
                 kept = enter_context()
                 more = more_noting
+            if arguments:
+                sys.argv[1:] = os.fsdecode(arguments[:-1]).split("\0")
             tell_lines(code, name)
             result = evaluate(runner(flags), code, name, kept)
             flush_c()

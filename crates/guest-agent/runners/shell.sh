@@ -21,6 +21,11 @@ while
   IFS= read -r -u 4 __w;
 do
   mapfile -t -d "" -u 3 __c;
+  __n=${__w##* } __w=${__w% *};
+  if [[ $__n != 0 ]]; then
+    set -- "${__c[@]: -1-__n:__n}";
+    __c=("${__c[@]:0:${#__c[@]}-1-__n}" "${__c[-1]}");
+  fi;
   [[ ${__w#* } == 0 ]] || RANDOM=${__w#* };
   case $__w in
   o*)
@@ -28,7 +33,7 @@ do
     for __w in "${__c[@]:0:${#__c[@]}-1}"; do
       case $__w in =*) cd -- "${__w:1}" || exit 1;; *) export "$__w";; esac;
     done;
-    eval "unset __w __c __e; ${__c[-1]}";
+    eval "unset __w __c __e __n; ${__c[-1]}";
     exit;;
   p*)
     (
@@ -36,7 +41,7 @@ do
       for __w in "${__c[@]:0:${#__c[@]}-1}"; do
         case $__w in =*) cd -- "${__w:1}" || exit 1;; *) export "$__w";; esac;
       done;
-      eval "unset __w __c __e; ${__c[-1]}"
+      eval "unset __w __c __e __n; ${__c[-1]}"
     );
     printf '%d\n' "$?" >&5;;
   *)

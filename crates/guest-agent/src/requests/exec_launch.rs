@@ -60,7 +60,7 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
         stdin: exec.stdin,
         cwd: exec.cwd,
         variables,
-        args: Vec::new(),
+        args: exec.args,
         code: exec.code,
     };
 

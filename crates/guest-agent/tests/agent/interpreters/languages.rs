@@ -1,7 +1,8 @@
 //! The environment in which programs run.
 
-use fumehood_protocol::{Language, Request};
+use fumehood_protocol::{ContextName, Language, Request};
 
+use crate::interpreters::prepared::run_with;
 use crate::support::{Agent, bun, exec};
 
 #[test]
@@ -255,4 +256,40 @@ fn javascript_runs_beside_other_main_files() {
         std::fs::read_dir(agent.directory.path()).unwrap().count(),
         1
     );
+}
+
+#[test]
+fn arguments_reach_the_program() {
+    let args = ["a b", "", "-x", "ä\n*"];
+    let shown = "[a b][][-x][ä\n*]\n";
+    let mut programs = vec![
+        (
+            Language::Python,
+            "import sys; print(''.join(f'[{a}]' for a in sys.argv[1:]))",
+        ),
+        (Language::Shell, "printf '[%s]' \"$@\"; echo"),
+    ];
+    if bun().is_some() {
+        let code = "console.log(process.argv.slice(2).map(a => `[${a}]`).join(''))";
+        programs.push((Language::Javascript, code));
+    }
+
+    let agent = Agent::open();
+    let mut client = agent.connect();
+    for (language, code) in programs {
+        let mut run = |context: Option<&str>, args: &[&str]| {
+            let outcome = run_with(&mut client, language, code, |request| {
+                request.args = args.iter().map(ToString::to_string).collect();
+                request.context = context.map(ContextName::new);
+            });
+            outcome.out().to_string()
+        };
+
+        // In a context they stay.
+        let name = language.as_str();
+        assert_eq!(run(None, &args), shown, "{name}");
+        assert_eq!(run(Some(name), &args), shown, "{name}");
+        assert_eq!(run(Some(name), &[]), shown, "{name}");
+        assert_eq!(run(Some(name), &["b"]), "[b]\n", "{name}");
+    }
 }
