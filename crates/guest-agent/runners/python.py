@@ -6,6 +6,7 @@
 #
 # Every program pays for every line here, and a restored VM must translate everything that is executed between a message
 # and its program. So all preparations are made before the message.
+import _weakref
 import atexit
 import gc
 import io
@@ -78,7 +79,7 @@ class Unbuffered(io.BufferedWriter):
     # Writes at once, after what standard output still holds: both arrive in the order in which they were printed.
     def write(self, data):
         try:
-            STDOUT.flush()
+            STDOUT().flush()
         except Exception:
             # It is closed, or a signal handler has interrupted its flush.
             pass
@@ -90,11 +91,12 @@ class Unbuffered(io.BufferedWriter):
 def order_streams():
     # Lines are sent when they are complete, as to a terminal.
     global STDOUT
-    STDOUT = sys.stdout
     old = sys.stderr
-    if STDOUT is None or old is None:
+    if sys.stdout is None or old is None:
         return
-    STDOUT.reconfigure(line_buffering=True)
+    # Python writes what it holds when it drops the last reference to it.
+    STDOUT = _weakref.ref(sys.stdout)
+    sys.stdout.reconfigure(line_buffering=True)
     raw = io.FileIO(2, "w", closefd=False)
     raw.name = "<stderr>"
     stream = io.TextIOWrapper(Unbuffered(raw), old.encoding, old.errors, "\n", True, True)
