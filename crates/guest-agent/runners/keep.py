@@ -362,12 +362,14 @@ def load_display():
 def once(code, flags, arguments):
     # Runs a program that Python does not run itself: its values are displayed, or its file is not the one that this
     # interpreter was started for, or it has no file because none could be written.
-    set_arguments(arguments or os.fsencode(PROGRAM) + b"\0")
-    name = sys.argv[0]
+    set_arguments(arguments)
+    name = arguments[: arguments.index(0)]
     main = vars(sys.modules["__main__"])
-    if arguments:
+    if name:
+        name = sys.argv[0] = sys.orig_argv[1] = os.path.join(os.path.dirname(PROGRAM), os.fsdecode(name))
         main["__loader__"] = SourceFileLoader("__main__", name)
     else:
+        name = PROGRAM
         tell_lines(code, name)
     main["__file__"], main["__cached__"] = name, None
     if not sys.flags.safe_path:
@@ -440,13 +442,15 @@ def keep(message):
         if environment:
             before, instead = set_environment(environment)
             if instead:
-                code, arguments = instead, b"" if mode[:1] == b"o" else arguments
+                code = instead
+                # It has no file.
+                arguments = b"\0" if mode[:1] == b"o" else b""
             elif mode[:1] == b"o" and "" in before:
                 # Modules of the working directory can be imported too.
                 sys.path.insert(0, os.getcwd())
         letter, flags = mode[:1], mode[1]
         if letter == b"o":
-            if flags & SHOWN or not arguments.startswith(os.fsencode(PROGRAM) + b"\0"):
+            if flags & SHOWN or not arguments.startswith(NAME):
                 once(code, flags, arguments)
             set_arguments(arguments)
             return

@@ -139,9 +139,9 @@ def is_library(module):
 
 
 def set_arguments(text):
-    # The first one is the program's file.
-    sys.argv[:] = os.fsdecode(text[:-1]).split("\0")
-    sys.orig_argv[1:] = sys.argv
+    # The first one is the name of the program's file, in the directory of the one that this interpreter was started for.
+    sys.argv[1:] = os.fsdecode(text[:-1]).split("\0")[1:]
+    sys.orig_argv[2:] = sys.argv[1:]
 
 
 def skip_usercustomize():
@@ -175,6 +175,7 @@ def run_customizations():
 
 HERE = os.path.dirname(os.path.dirname(__file__))
 PROGRAM = sys.argv[0]
+NAME = os.fsencode(os.path.basename(PROGRAM)) + b"\0"
 IS_CHILD = False
 EXECUSERCUSTOMIZE = site.execusercustomize
 LIBRARIES = tuple({sys.prefix + "/", sys.base_prefix + "/"})
@@ -194,7 +195,7 @@ try:
     MESSAGE = receive()
     # Reports to the agent that the program starts.
     say(b"r\n")
-    if MESSAGE[0] not in (b"o\0", b"o\2") or MESSAGE[2] or not MESSAGE[3].startswith(os.fsencode(PROGRAM) + b"\0"):
+    if MESSAGE[0] not in (b"o\0", b"o\2") or MESSAGE[2] or not MESSAGE[3].startswith(NAME):
         exec(compile(open(HERE + "/keep.py").read(), HERE + "/keep.py", "exec"))
         keep(MESSAGE)
     else:

@@ -49,8 +49,6 @@ pub(crate) struct InterpreterCommand {
 /// How code gets to an interpreter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CodeDelivery {
-    /// In the message, on descriptor 3.
-    Message,
     /// In a memory file on descriptor 3; messages are on 4 and control messages on 5. Bash reads a pipe one byte at a
     /// time, because it cannot seek in it.
     MemoryFile,
@@ -97,7 +95,7 @@ impl InterpreterCatalog {
     /// `agent_error` with the name of the interpreter if this machine lacks it.
     pub(crate) fn command(&mut self, language: Language) -> Result<InterpreterCommand, WireError> {
         let (name, delivery) = match language {
-            Language::Python => ("python3", CodeDelivery::Message),
+            Language::Python => ("python3", CodeDelivery::MainFile),
             Language::Javascript => ("bun", CodeDelivery::MainFile),
             Language::Shell => ("bash", CodeDelivery::MemoryFile),
         };

@@ -2,7 +2,8 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStringExt;
+use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
@@ -16,71 +17,80 @@ const PYTHON_MAIN: &str = "main.py";
 /// Maximum number of names that are tried.
 const MAX_NAME_ATTEMPTS: u32 = 1000;
 
-/// Returns the path that Python is started with. The file does not exist before there is a program.
-pub(super) fn python_program(confinement: &Confinement) -> CString {
-    let path = working_dir(confinement).join(PYTHON_MAIN);
-    CString::new(path.into_os_string().into_encoded_bytes()).unwrap_or_default()
-}
+/// Creates an empty `main.py` in the working directory, or the first free name like it, and returns it with the path that
+/// Python is started with. It exists while the interpreter waits, because creating a file takes long in a restored VM.
+pub(super) fn create_python_main(
+    confinement: &Confinement,
+) -> std::io::Result<(File, CodeFile, CString)> {
+    let (file, code_file) = create(confinement)?;
+    let link = format!("/proc/self/fd/{}", code_file.directory.as_raw_fd());
+    let path = std::fs::read_link(link)?.join(&code_file.name);
+    let path = CString::new(path.into_os_string().into_vec()).unwrap_or_default();
 
-fn working_dir(confinement: &Confinement) -> PathBuf {
-    let link = format!("/proc/self/fd/{}", confinement.working_dir.as_raw_fd());
-    std::fs::read_link(link).unwrap_or_else(|_| PathBuf::from("."))
+    Ok((file, code_file, path))
 }
 
 impl Interpreter {
-    /// Writes a Python program to `main.py` in the working directory, or to the first free name like it, and returns the
-    /// path. The file is removed when the process ends. Returns `None` if the file cannot be written, for example because
-    /// the disk is full; the interpreter then runs the code without a file.
-    pub(crate) fn create_main_file(
+    /// Writes a Python program to the file that the interpreter was started for and returns the file's name. Uses another
+    /// file if the user has put one in its place or has written to it. Returns `None` if no file can be written, for
+    /// example because the disk is full; the interpreter then runs the code without a file.
+    pub(crate) fn write_python_main(
         &mut self,
         code: &str,
         confinement: &Confinement,
     ) -> Option<String> {
-        let (file, name) = create(confinement).ok()?;
-        let directory = confinement.working_dir.try_clone().ok()?;
-        let path = working_dir(confinement).join(&name);
+        let own = self.code_file.take();
+        let own = own.filter(|_| self.process.has_pristine_code_file());
 
-        let written = write(file, code, confinement);
-        let main_file = CodeFile {
-            directory,
-            name,
-            written: written.as_ref().ok().cloned(),
+        let mut file = match own {
+            Some(file) => file,
+            None => {
+                let (file, code_file) = create(confinement).ok()?;
+                self.process.replace_code_file(code_file);
+                file
+            }
         };
 
-        if written.is_err() {
-            Process::new(0, None, Some(main_file)).clean_up(None);
+        if file.write_all(code.as_bytes()).is_err() {
+            let _ = file.set_len(0);
             return None;
         }
-        self.process.set_code_file(main_file);
-
-        path.into_os_string().into_string().ok()
+        self.process.code_file_was_written(code.len())
     }
 }
 
 /// Creates the file. The directory may belong to the user that the code runs as: the file is created, never opened, and no
 /// link is followed.
-fn create(confinement: &Confinement) -> rustix::io::Result<(File, String)> {
+fn create(confinement: &Confinement) -> std::io::Result<(File, CodeFile)> {
+    let directory = confinement.working_dir.try_clone()?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-    let mode = Mode::from_raw_mode(0o644);
+    let open = |name: &str| openat(&directory, name, flags, Mode::from_raw_mode(0o644));
 
     // Programs that run at the same time need different names.
-    let others = (2..MAX_NAME_ATTEMPTS).map(|number| format!("main.{number}.py"));
-    for name in std::iter::once(PYTHON_MAIN.to_string()).chain(others) {
-        match openat(&confinement.working_dir, &name, flags, mode) {
-            Ok(file) => return Ok((file.into(), name)),
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(error),
+    let mut name = PYTHON_MAIN.to_string();
+    let mut file = open(&name);
+    for number in 2..MAX_NAME_ATTEMPTS {
+        if file.as_ref().err() != Some(&Errno::EXIST) {
+            break;
         }
+        name = format!("main.{number}.py");
+        file = open(&name);
     }
 
-    Err(Errno::EXIST)
-}
+    let file = File::from(file?);
+    let stat = fstat(&file)?;
+    let code_file = CodeFile {
+        directory,
+        name,
+        written: Some(FileStamp::new(&stat, 0, SystemTime::now())),
+    };
 
-fn write(mut file: File, code: &str, confinement: &Confinement) -> std::io::Result<FileStamp> {
-    if let Some((user, group)) = confinement.credentials {
-        std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
+    if let Some((user, group)) = confinement.credentials
+        && let Err(error) = std::os::unix::fs::fchown(&file, Some(user), Some(group))
+    {
+        Process::new(0, None, Some(code_file)).clean_up(None);
+        return Err(error);
     }
-    file.write_all(code.as_bytes())?;
 
-    Ok(FileStamp::of(&fstat(&file)?))
+    Ok((file, code_file))
 }

@@ -10,7 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::command::{CodeDelivery, InterpreterCatalog, InterpreterCommand};
 use super::interpreter::Interpreter;
-use super::main_file::python_program;
+use super::main_file::create_python_main;
 use crate::process::{
     Cgroup, CodeFile, Confinement, Process, Usage, agent_error, open_reader, output_pipe,
 };
@@ -30,7 +30,6 @@ pub(crate) fn start_interpreter(
 ) -> Result<Interpreter, WireError> {
     let mut command = interpreters.command(language)?;
     let environment = if language == Language::Python {
-        command.arguments.push(python_program(confinement));
         // The directory must also precede a `PYTHONPATH` of the last refresh.
         let variables = variables.clone().over(&confinement.added_environment);
         confinement.environment(&interpreters.with_python_path(&variables))
@@ -39,10 +38,16 @@ pub(crate) fn start_interpreter(
     };
 
     let (file, main_file) = match command.delivery {
-        CodeDelivery::Message => (None, None),
         CodeDelivery::MemoryFile => {
             let file = create_memory_file().map_err(agent_error("make a file in memory"))?;
             (Some(file), None)
+        }
+        CodeDelivery::MainFile if language == Language::Python => {
+            let created = create_python_main(confinement);
+            let (file, main_file, path) =
+                created.map_err(agent_error("write main.py to the working directory"))?;
+            command.arguments.push(path);
+            (Some(file), Some(main_file))
         }
         CodeDelivery::MainFile => {
             let (file, main_file) = create_main_file(confinement, &mut command)?;

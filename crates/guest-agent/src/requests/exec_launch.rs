@@ -66,8 +66,8 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
 
     // Python's arguments start with the program's file, as in `sys.argv`.
     if language == Language::Python && mode == ExecMode::OneShot {
-        let path = interpreter.create_main_file(&program.code, &agent.confinement);
-        program.args.insert(0, path.unwrap_or_default());
+        let name = interpreter.write_python_main(&program.code, &agent.confinement);
+        program.args.insert(0, name.unwrap_or_default());
     }
 
     let input = exec
