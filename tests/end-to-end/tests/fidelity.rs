@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use fumehood_end_to_end::fidelity::{
-    Exceptions, Program, Selection, compare, directory, execute_all,
+    Exceptions, Program, Selection, compare, directory, execute_all, times,
 };
 
 /// Marks in the page of the documentation, before and after the table of exceptions.
@@ -25,21 +25,18 @@ async fn programs_behave_as_with_the_plain_interpreter() {
     assert!(!programs.is_empty(), "FUMEHOOD_FIDELITY selects no program");
 
     let start = Instant::now();
-    let executed = execute_all(&programs).await;
+    let executions = execute_all(&programs).await;
     let took = start.elapsed().as_secs_f32();
 
     let is_everything = selection.is_everything();
-    let report = compare(&programs, &executed.executions, &exceptions, is_everything);
+    let report = compare(&programs, &executions, &exceptions, is_everything);
     // To standard error as it is: the test's own output is shown only if it fails.
-    let mut lines = format!(
-        "{} programs, {} comparisons in {took:.1} s\n",
+    let lines = format!(
+        "{} programs, {} comparisons in {took:.1} s\n{}",
         programs.len(),
-        report.compared
+        report.compared,
+        times(&programs, &executions),
     );
-    for ((language, mode), time) in &executed.times {
-        let (mode, seconds) = (mode.as_str(), time.as_secs_f32());
-        lines += &format!("  {language:10} {mode:8} {seconds:6.1} s\n");
-    }
     let _ = std::io::stderr().write_all(lines.as_bytes());
 
     assert!(

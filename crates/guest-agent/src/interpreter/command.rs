@@ -4,12 +4,12 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use fumehood_protocol::{ErrorType, Language, WireError};
+use fumehood_protocol::{EnvVars, ErrorType, Language, WireError};
 use rustix::fs::{Access, access};
 
 use super::interpreter::ExecMode;
 
-/// Runs Python programs that arrive on descriptor 3.
+/// Imported by Python at its start; waits for programs that arrive on descriptor 3.
 const PYTHON: &str = include_str!("../../runners/python.py");
 /// Loaded by the Python runner for contexts and preparations.
 const PYTHON_KEEP: &str = include_str!("../../runners/keep.py");
@@ -41,6 +41,9 @@ pub(crate) struct InterpreterCatalog {
     cache: Vec<(&'static str, CString)>,
 }
 
+/// The directory of the module that Python imports at its start, below that of the runners.
+const PYTHON_SITE: &str = "python";
+
 /// The command line of an interpreter, and how it gets its code.
 #[derive(Debug)]
 pub(crate) struct InterpreterCommand {
@@ -56,8 +59,6 @@ pub(crate) struct InterpreterCommand {
 /// How code gets to an interpreter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CodeDelivery {
-    /// In the message, on descriptor 3.
-    Message,
     /// In a memory file on descriptor 3; messages are on 4 and control messages on 5. Bash reads a pipe one byte at a
     /// time, because it cannot seek in it.
     MemoryFile,
@@ -79,7 +80,11 @@ impl InterpreterCatalog {
     /// Returns the error of the first file that cannot be written.
     pub(crate) fn new(runner_dir: PathBuf, path: &str) -> io::Result<Self> {
         fs::create_dir(&runner_dir)?;
-        fs::write(runner_dir.join("python.py"), PYTHON)?;
+        fs::create_dir(runner_dir.join(PYTHON_SITE))?;
+        fs::write(
+            runner_dir.join(PYTHON_SITE).join("sitecustomize.py"),
+            PYTHON,
+        )?;
         fs::write(runner_dir.join("keep.py"), PYTHON_KEEP)?;
         fs::write(runner_dir.join("display.py"), PYTHON_DISPLAY)?;
         fs::write(runner_dir.join("figures.py"), PYTHON_FIGURES)?;
@@ -120,7 +125,7 @@ impl InterpreterCatalog {
         mode: ExecMode,
     ) -> Result<InterpreterCommand, WireError> {
         let (name, delivery) = match language {
-            Language::Python => ("python3", CodeDelivery::Message),
+            Language::Python => ("python3", CodeDelivery::MainFile),
             Language::Javascript => ("bun", CodeDelivery::MainFile),
             Language::Shell => ("bash", CodeDelivery::MemoryFile),
         };
@@ -131,7 +136,8 @@ impl InterpreterCatalog {
         let runner = |name: &str| argument(self.runner_dir.join(name).as_os_str().as_bytes());
 
         let rest = match language {
-            Language::Python => vec![runner("python.py")],
+            // The path of the program's file is added at the start.
+            Language::Python => Vec::new(),
             // Packages are installed only on request, not whenever code imports one.
             Language::Javascript => vec![
                 argument(b"--no-install"),
@@ -169,6 +175,21 @@ impl InterpreterCatalog {
             directory,
             delivery,
         })
+    }
+
+    /// Adds the directory of the Python runner to these variables, as the first entry of `PYTHONPATH`. The runner removes
+    /// it before the program starts.
+    pub(crate) fn with_python_path(&self, variables: &EnvVars) -> EnvVars {
+        let name = "PYTHONPATH";
+        let mut path = self.runner_dir.join(PYTHON_SITE).display().to_string();
+
+        let given = variables.iter().find(|(given, _)| *given == name);
+        if let Some((_, given)) = given {
+            path = [&path, ":", given].concat();
+        }
+
+        let path: EnvVars = [(name, path)].into_iter().collect();
+        path.over(variables)
     }
 
     /// Resolves the first word of a command that runs as the user, or as root. A word with a `/` is a path; any other is

@@ -108,6 +108,7 @@ impl ScriptFile {
         let code_file = CodeFile {
             directory: self.directory.try_clone()?,
             name: self.name.clone(),
+            written: None,
         };
         if let Err(error) = self.file.write_all(code.as_bytes()) {
             let _ = self.file.set_len(0);

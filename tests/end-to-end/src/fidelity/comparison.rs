@@ -160,6 +160,8 @@ fn differences(plain: &Execution, found: &Execution) -> Vec<String> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::time::Duration;
+
     use super::*;
     use crate::fidelity::program::Folder;
 
@@ -170,6 +172,7 @@ mod tests {
             merged: Some(merged.into()),
             exit_code: Some(exit_code),
             failure: None,
+            took: Duration::ZERO,
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::execution::{Execution, Stream};
 use super::modes::Mode;
-use super::program::Program;
+use super::program::{Folder, Program};
 use crate::{finish_run, within_deadline};
 
 /// Runs programs with the plain interpreter, in the guest.
@@ -26,117 +26,71 @@ const BATCH: usize = 40;
 /// One-shot runs at the same time.
 const RUNS_AT_ONCE: usize = 2;
 
-/// The languages, each with a sandbox of its own.
-const LANGUAGES: [Language; 3] = [Language::Python, Language::Javascript, Language::Shell];
-
 /// What programs did, by their index and the mode.
 pub type Executions = BTreeMap<(usize, Mode), Execution>;
 
-/// What programs did, and how long that took.
-#[derive(Debug, Default)]
-pub struct Executed {
-    /// What the programs did.
-    pub executions: Executions,
-    /// The time for each language and mode, over all programs.
-    pub times: BTreeMap<(&'static str, Mode), Duration>,
-}
-
-impl Executed {
-    fn add(
-        &mut self,
-        key: (usize, Mode),
-        execution: Execution,
-        language: Language,
-        start: Instant,
-    ) {
-        self.executions.insert(key, execution);
-        *self.times.entry((language.as_str(), key.1)).or_default() += start.elapsed();
-    }
-
-    fn merge(&mut self, other: Self) {
-        self.executions.extend(other.executions);
-        for (key, time) in other.times {
-            *self.times.entry(key).or_default() += time;
-        }
-    }
-}
-
-/// Runs each program with the plain interpreter and in its modes: all languages at the same time.
+/// Runs each program with the plain interpreter and in its modes: all folders at the same time.
 ///
 /// # Panics
 /// Panics if no VM can be started.
-pub async fn execute_all(programs: &[Program]) -> Executed {
+pub async fn execute_all(programs: &[Program]) -> Executions {
     let engine = Engine::start(Config {
         templates: TemplateUse::Use,
         ..Config::default()
     });
     let engine = engine.unwrap_or_else(|e| panic!("{e}"));
 
-    let in_sandboxes = LANGUAGES.map(|language| execute_in_sandbox(&engine, programs, language));
+    // One sandbox for each folder: several, so that they share the processors evenly.
+    let in_sandboxes = Folder::ALL.map(|folder| execute_in_sandbox(&engine, programs, folder));
     let in_sandboxes = futures_util::future::join_all(in_sandboxes);
-    let (in_sandboxes, mut executed) =
+    let (in_sandboxes, mut executions) =
         tokio::join!(in_sandboxes, execute_in_vms(&engine, programs));
     for other in in_sandboxes {
-        executed.merge(other);
+        executions.extend(other);
     }
 
-    executed
+    executions
 }
 
 /// Runs each program in a restored VM of its own.
-async fn execute_in_vms(engine: &Engine, programs: &[Program]) -> Executed {
+async fn execute_in_vms(engine: &Engine, programs: &[Program]) -> Executions {
     let selected = programs.iter().enumerate();
     let selected = selected.filter(|(_, program)| program.modes.contains(&Mode::Run));
 
     let runs = selected.map(async |(at, program)| {
-        let start = Instant::now();
         let execution = follow(engine.run(request(program)), program).await;
-        (at, execution, start)
+        ((at, Mode::Run), execution)
     });
 
-    let mut executed = Executed::default();
-    let mut runs = futures_util::stream::iter(runs).buffer_unordered(RUNS_AT_ONCE);
-    while let Some((at, execution, start)) = runs.next().await {
-        let language = programs[at].folder.language();
-        executed.add((at, Mode::Run), execution, language, start);
-    }
-    executed
+    let runs = futures_util::stream::iter(runs).buffer_unordered(RUNS_AT_ONCE);
+    runs.collect().await
 }
 
-/// Runs the programs of a language in all modes that need no VM of their own.
-async fn execute_in_sandbox(engine: &Engine, programs: &[Program], language: Language) -> Executed {
+/// Runs the programs of a folder in all modes that need no VM of their own.
+async fn execute_in_sandbox(engine: &Engine, programs: &[Program], folder: Folder) -> Executions {
     let all = programs.iter().enumerate();
     let own: Vec<_> = all
-        .filter(|(_, program)| program.folder.language() == language)
+        .filter(|(_, program)| program.folder == folder)
         .collect();
-    let mut executed = Executed::default();
+    let mut executions = Executions::new();
     if own.is_empty() {
-        return executed;
+        return executions;
     }
 
-    let mut guest = Guest::start(engine, language).await;
-    let start = Instant::now();
-    let mut plain = Vec::new();
+    let mut guest = Guest::start(engine, folder.language()).await;
     for batch in own.chunks(BATCH) {
-        plain.extend(execute_plain(&guest.sandbox, batch).await);
+        let plain = execute_plain(&guest.sandbox, batch).await;
+        let keys = batch.iter().map(|(at, _)| (*at, Mode::Plain));
+        executions.extend(keys.zip(plain));
     }
-    executed
-        .times
-        .insert((language.as_str(), Mode::Plain), start.elapsed());
-    let keyed = own
-        .iter()
-        .zip(plain)
-        .map(|((at, _), plain)| ((*at, Mode::Plain), plain));
-    executed.executions.extend(keyed);
 
     for (at, program) in own {
         for &mode in program.modes.iter().filter(|mode| **mode != Mode::Run) {
-            let start = Instant::now();
             let execution = guest.execute(program, mode).await;
-            executed.add((at, mode), execution, language, start);
+            executions.insert((at, mode), execution);
         }
     }
-    executed
+    executions
 }
 
 /// Runs programs with the plain interpreter, in the order given.
@@ -210,6 +164,7 @@ fn parse_result(line: &str) -> Execution {
             .as_i64()
             .and_then(|code| i32::try_from(code).ok()),
         failure: None,
+        took: Duration::from_secs_f64(value["seconds"].as_f64().unwrap_or_default()),
     }
 }
 
@@ -231,6 +186,7 @@ fn request(program: &Program) -> RunRequest {
 
 /// Feeds a run and waits for its end.
 async fn follow(run: Result<Run, Error>, program: &Program) -> Execution {
+    let start = Instant::now();
     let mut run = match run {
         Ok(run) => run,
         Err(error) => return Execution::failed(error),
@@ -263,6 +219,7 @@ async fn follow(run: Result<Run, Error>, program: &Program) -> Execution {
         Ok(outcome) => execution.exit_code = outcome.exit_code,
         Err(error) => execution.failure = Some(error.to_string()),
     }
+    execution.took = start.elapsed();
     execution
 }
 

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 /// One of a program's output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -20,6 +22,8 @@ pub struct Execution {
     pub exit_code: Option<i32>,
     /// Why it has no result, if it has none: an error of the engine, or a timeout.
     pub failure: Option<String>,
+    /// How long it took.
+    pub took: Duration,
 }
 
 impl Execution {

@@ -12,13 +12,15 @@ mod exceptions;
 mod execution;
 mod modes;
 mod program;
+mod times;
 
 pub use comparison::{Report, compare};
-pub use driver::{Executed, Executions, execute_all};
+pub use driver::{Executions, execute_all};
 pub use exceptions::{Exception, Exceptions, Replacement};
 pub use execution::{Execution, Stream};
 pub use modes::Mode;
 pub use program::{Folder, Program, Selection};
+pub use times::times;
 
 use std::path::PathBuf;
 
