@@ -1,11 +1,12 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use crate::process::{CodeFile, Confinement};
+use crate::process::{CodeFile, Confinement, FileStamp};
 
 /// The name of a script, which is also that of the runner of contexts: scripts there see the same `$0`.
 pub(super) const MAIN_SCRIPT: &str = "main.sh";
@@ -80,17 +81,22 @@ impl ScriptFile {
     /// # Errors
     /// Returns the kernel's error, for example that of a full disk. The file is then removed.
     pub(crate) fn write(mut self, code: &str) -> std::io::Result<CodeFile> {
-        let code_file = CodeFile {
-            directory: self.directory.try_clone()?,
-            name: self.name.clone(),
-        };
+        let directory = self.directory.try_clone()?;
         if let Err(error) = self.file.write_all(code.as_bytes()) {
             let _ = self.file.set_len(0);
             return Err(error);
         }
 
         self.is_written = true;
-        Ok(code_file)
+        Ok(CodeFile {
+            directory,
+            name: self.name.clone(),
+            written: Some(FileStamp::new(
+                &fstat(&self.file)?,
+                code.len() as u64,
+                SystemTime::now(),
+            )),
+        })
     }
 }
 

@@ -95,6 +95,8 @@ class Outcome:
     """Summary of the network use and of denials; ``None`` if there was no network."""
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
     """Contents of the downloaded files, by their paths as requested."""
+    packages: list[InstalledPackage] = field(default_factory=list, repr=False)
+    """Requested packages with their resolved versions; empty for a run in a sandbox."""
     downloads: list[Download] = field(default_factory=list, repr=False)
     """Results of all requested downloads, including failed ones."""
     id: Optional[str] = None
@@ -178,6 +180,7 @@ def outcome_from(
         isolation=run.get("isolation"),
         network=run.get("network"),
         files=dict(files or {}),
+        packages=[dataclass_from(InstalledPackage, package) for package in run.get("packages") or []],
         downloads=[dataclass_from(Download, download) for download in run.get("downloads") or []],
         id=run.get("id"),
         sandbox=run.get("sandbox"),
@@ -251,6 +254,7 @@ class SandboxInfo:
     urls: list[str] = field(default_factory=list)
     """URLs of the exposed ports."""
     language: Optional[str] = None
+    """The language that it was started for."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +280,8 @@ class Checkpoint:
     id: str
     bytes: Optional[int] = None
     created_at: Optional[str] = None
+    language: Optional[str] = None
+    """The language that its sandbox was started for."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ async fn follow_to_end(
 ) -> anyhow::Result<RunEnd> {
     let mut guard = CancelGuard::new(interrupts, run.canceller());
     let progress = PackageProgress::new(args.quiet);
-    let _stdin = args.stdin.then(|| run.forward_stdin());
+    let _stdin = args.forwards_stdin().then(|| run.forward_stdin());
 
     loop {
         // `None` from the guard: the user gave up the run. `None` from the run: all events have arrived.
@@ -69,6 +69,11 @@ async fn follow_to_end(
         // The progress of packages is shown until anything else happens.
         match &event {
             Event::Packages(step) => progress.show_step(*step),
+            // The versions of the others are in the command line.
+            Event::PackagesReady {
+                packages,
+                unpinned: true,
+            } => progress.show_versions(packages),
             _ => progress.clear(),
         }
         if let Event::Exposed { url } = &event
