@@ -8,6 +8,7 @@ use fumehood_protocol::{EnvVars, ErrorType, Language, WireError};
 use rustix::fs::{Access, access};
 
 use super::interpreter::ExecMode;
+use super::script_file::MAIN_SCRIPT;
 
 /// Imported by Python at its start; waits for programs that arrive on descriptor 3.
 const PYTHON: &str = include_str!("../../runners/python.py");
@@ -65,8 +66,6 @@ pub(crate) enum CodeDelivery {
     MainFile,
 }
 
-/// The name of a script, which is also that of the runner of contexts: scripts there see the same `$0`.
-pub(super) const MAIN_SCRIPT: &str = "main.sh";
 /// The directory of the runner of shell contexts, below that of the runners.
 const SHELL_DIR: &str = "shell";
 
@@ -251,7 +250,7 @@ fn context_script(runner: &str) -> String {
     let runner = one_line(runner);
     let quoted = runner.replace('\'', r"'\''");
     format!(
-        "cd -- \"$1\"; shift; unset OLDPWD; export OLDPWD; SECONDS=0; BASH_EXECUTION_STRING='{quoted}'; {runner}\n"
+        "cd -- \"$1\"; shift; unset OLDPWD; export OLDPWD; SECONDS=0; __y='{quoted}'; {runner}\n"
     )
 }
 

@@ -11,7 +11,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::command::{CodeDelivery, InterpreterCatalog, InterpreterCommand};
 use super::interpreter::{ExecMode, Interpreter};
 use super::main_file::create_python_main;
-use super::script::{ScriptFile, working_dir};
+use super::script::working_dir;
+use super::script_file::ScriptFile;
 use crate::process::{
     Cgroup, CodeFile, Confinement, Process, Usage, agent_error, input_pipe, open_reader,
     output_pipe,

@@ -123,7 +123,7 @@ pub(super) fn start_program(
     let pipe_error = agent_error("make a program's pipes");
     let mut pipes = pipes.map_err(&pipe_error)?;
     if params.kind == ProcessKind::Install {
-        pipes.results = Some(output_pipe(identity).map_err(|e| pipe_error(e.into()))?);
+        pipes.results = Some(output_pipe(identity).map_err(&pipe_error)?);
     }
 
     // The child reports on this pipe why it could not execute the program.
