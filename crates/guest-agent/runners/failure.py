@@ -13,7 +13,8 @@ if isinstance(FAILED, SyntaxError) and FAILED.text is None and FAILED.filename i
     # Errors that the compiler finds after the parser have no source line: it looks for the line in a file.
     FAILED.text = linecache.getline(FAILED.filename, FAILED.lineno or 0) or None
 if sys.excepthook is sys.__excepthook__:
-    traceback.print_exception(FAILED)
+    if getattr(sys, "stderr", None) is not None:
+        traceback.print_exception(FAILED)
 else:
     try:
         sys.excepthook(type(FAILED), FAILED, FAILED.__traceback__)

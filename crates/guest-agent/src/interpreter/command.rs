@@ -66,7 +66,10 @@ impl InterpreterCatalog {
     pub(crate) fn new(runner_dir: PathBuf, path: &str) -> io::Result<Self> {
         fs::create_dir(&runner_dir)?;
         fs::create_dir(runner_dir.join(PYTHON_SITE))?;
-        fs::write(runner_dir.join(PYTHON_SITE).join("sitecustomize.py"), PYTHON)?;
+        fs::write(
+            runner_dir.join(PYTHON_SITE).join("sitecustomize.py"),
+            PYTHON,
+        )?;
         fs::write(runner_dir.join("keep.py"), PYTHON_KEEP)?;
         fs::write(runner_dir.join("display.py"), PYTHON_DISPLAY)?;
         fs::write(runner_dir.join("figures.py"), PYTHON_FIGURES)?;

@@ -13,5 +13,6 @@ mod start;
 pub(crate) use command::InterpreterCatalog;
 pub(crate) use conversation::{Conversation, ExecLaunch, ProcessIo};
 pub(crate) use interpreter::{ExecMode, Interpreter, ProgramSpec, acts_at_start, can_be_set_later};
+pub(crate) use main_file::may_see_its_file;
 pub(crate) use pool::{InterpreterPool, InterpreterSlot};
 pub(crate) use start::start_interpreter;

@@ -55,7 +55,10 @@ impl FileStamp {
 
         (stat.st_dev, stat.st_ino) == (self.device, self.inode)
             && u64::try_from(stat.st_size) == Ok(self.bytes)
-            && (u64::try_from(time.0).unwrap_or(0), u32::try_from(time.1).unwrap_or(0)) <= at
+            && (
+                u64::try_from(time.0).unwrap_or(0),
+                u32::try_from(time.1).unwrap_or(0),
+            ) <= at
     }
 }
 

@@ -3,7 +3,7 @@ use fumehood_protocol::{ContextName, EnvVars, ErrorType, Exec, Language, WireErr
 use crate::agent::Agent;
 use crate::interpreter::{
     ExecLaunch, ExecMode, Interpreter, InterpreterSlot, ProgramSpec, acts_at_start,
-    can_be_set_later, start_interpreter,
+    can_be_set_later, may_see_its_file, start_interpreter,
 };
 use crate::process::{agent_error, open_writer};
 
@@ -66,7 +66,10 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
 
     // Python's arguments start with the program's file, as in `sys.argv`.
     if language == Language::Python && mode == ExecMode::OneShot {
-        let name = interpreter.write_python_main(&program.code, &agent.confinement);
+        let is_needed = !is_running || may_see_its_file(&program.code);
+        let name = is_needed
+            .then(|| interpreter.write_python_main(&program.code, &agent.confinement))
+            .flatten();
         program.args.insert(0, name.unwrap_or_default());
     }
 

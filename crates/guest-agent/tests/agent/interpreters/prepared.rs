@@ -54,10 +54,7 @@ fn program_runs_in_the_prepared_interpreter() {
     let next = client.python(
         "import sys, os\nprint(os.getpid(), 'wave' in sys.modules, 'secret' in globals(), __name__, __file__ == os.getcwd() + '/main.py', sys.argv == [__file__])",
     );
-    assert_eq!(
-        next.out(),
-        format!("{pid} True False __main__ True True\n")
-    );
+    assert_eq!(next.out(), format!("{pid} True False __main__ True True\n"));
     assert!(next.complete().spawn_ms.is_some());
     let after = client.python("import sys\nprint('wave' in sys.modules)");
     assert_eq!(after.out(), "False\n", "nobody starts another by himself");

@@ -1,0 +1,3 @@
+import atexit, sys
+atexit.register(print, "hook")
+sys.exit(11)

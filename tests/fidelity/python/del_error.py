@@ -1,0 +1,8 @@
+class Failing:
+    def __repr__(self): return "<failing>"
+    def __call__(self):
+        raise ValueError("in del")
+class Bad:
+    __del__ = Failing()
+Bad()
+print("goes on")

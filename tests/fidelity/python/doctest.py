@@ -1,0 +1,10 @@
+import doctest
+def add(a, b):
+    """
+    >>> add(1, 2)
+    3
+    >>> add(1, 1)
+    5
+    """
+    return a + b
+print(doctest.testmod())
