@@ -126,6 +126,9 @@ def new_main(name):
 
 
 def show(failed):
+    if IS_ONCE and sys.excepthook is sys.__excepthook__ and has_file(failed):
+        sys.__excepthook__(type(failed), failed, failed.__traceback__)
+        return 130 if isinstance(failed, KeyboardInterrupt) else 1
     # `failure.py` uses FAILED and SOURCES.
     try:
         with open(HERE + "/failure.py") as file:
@@ -133,6 +136,25 @@ def show(failed):
     except OSError:
         sys.__excepthook__(type(failed), failed, failed.__traceback__)
     return 130 if isinstance(failed, KeyboardInterrupt) else 1
+
+
+def has_file(failed):
+    # Python finds the lines of a traceback in the program's file. If the agent has not written it, this does.
+    code = SOURCES.get(PROGRAM)
+    if code is None:
+        return True
+    if isinstance(failed, SyntaxError) and failed.text is None and failed.filename == PROGRAM:
+        # The compiler has looked for the line in the file.
+        lines = code.decode("utf-8", "replace").splitlines(keepends=True)
+        failed.text = "".join(lines[(failed.lineno or 0) - 1 :][:1]) or None
+    try:
+        file = os.open(PROGRAM, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(file, "wb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return file.write(code) == len(code)
+    except OSError:
+        pass
+    return False
 
 
 def status(exit):
@@ -226,8 +248,37 @@ def run_script(code, name, namespace):
     exec(compile(code, name, "exec", dont_inherit=True), namespace)
 
 
+def compile_piece(code, name, flags):
+    # Magics are no Python: code that can be compiled has none.
+    try:
+        return compile(code, name, "exec", flags, True)
+    except SyntaxError as error:
+        text = code if isinstance(code, str) else code.decode("utf-8", "replace")
+        changed = magics()["transform"](text)
+        if changed == text:
+            raise
+        try:
+            return compile(changed, name, "exec", flags, True)
+        except SyntaxError as other:
+            # The error of the piece without its magics, or that of the piece if they are not the reason.
+            raise other.with_traceback(None) from None
+
+
+def magics():
+    if not MAGICS:
+        MAGICS.update(globals())
+        with open(HERE + "/magics.py") as file:
+            exec(compile(file.read(), file.name, "exec"), MAGICS)
+    return MAGICS
+
+
+def get_ipython():
+    """Returns an object with a small part of IPython's InteractiveShell."""
+    return magics()["SHELL"]
+
+
 def run_in_context(code, name, namespace):
-    compiled = compile(code, name, "exec", TOP_LEVEL_AWAIT, True)
+    compiled = compile_piece(code, name, TOP_LEVEL_AWAIT)
     returned = eval(compiled, namespace)
     if compiled.co_flags & COROUTINE:
         awaited(returned)
@@ -260,7 +311,7 @@ def trimmed(error):
     trace = error.__traceback__
     while trace is not None:
         names = trace.tb_frame.f_globals
-        if names is not globals() and not str(names.get("__name__")).startswith("asyncio."):
+        if names is not globals() and names is not MAGICS and not str(names.get("__name__")).startswith("asyncio."):
             break
         trace = trace.tb_next
     return error.with_traceback(trace)
@@ -296,7 +347,10 @@ def evaluate(act, code, name, namespace):
         _signal.signal(_signal.SIGINT, note_interrupt)
         failed = late.with_traceback(None)
         failed.__suppress_context__ = True
-    if failed is not None:
+    if failed is not None and type(failed) is MAGICS.get("UsageError"):
+        complain(f"UsageError: {failed}")
+        result = 1
+    elif failed is not None:
         result = report_failure(failed)
     restore_streams()
     return result
@@ -420,6 +474,7 @@ def enter_context():
     # directory, wherever it is.
     sys.argv[:] = [""]
     skip_usercustomize()
+    sys.modules["builtins"].get_ipython = get_ipython
     if not sys.flags.safe_path:
         sys.path.insert(0, "")
     return vars(sys.modules["__main__"])
@@ -497,6 +552,8 @@ INTERRUPTED = False
 # The bytes that were read last. The first byte is 0 while no message has arrived.
 READ = bytearray(b"\1" * 65536)
 LOOP = None
+# The names in magics.py, when it is loaded.
+MAGICS = {}
 # The process runs one program and ends with it.
 IS_ONCE = False
 # The code of programs that are not in a file, by name.

@@ -1,3 +1,4 @@
+# fidelity: skip=context -- it does not end
 import atexit
 for n in range(3): atexit.register(print, "exit", n)
 @atexit.register

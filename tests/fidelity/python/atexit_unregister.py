@@ -1,3 +1,4 @@
+# fidelity: skip=context -- it does not end
 import atexit
 def f(): print("never")
 atexit.register(f)

@@ -1,3 +1,4 @@
+# fidelity: skip=context -- it does not end
 import atexit, os, sys
 atexit.register(print, "atexit in", "both")
 pid = os.fork()

@@ -1,4 +1,4 @@
 import subprocess
-print("before")
+print("before", flush=True)
 subprocess.run(["echo", "child"])
 print("after")

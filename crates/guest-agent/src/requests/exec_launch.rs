@@ -67,9 +67,13 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
     // Python's arguments start with the program's file, as in `sys.argv`.
     if language == Language::Python && mode == ExecMode::OneShot {
         let is_needed = !is_running || may_see_its_file(&program.code);
-        let name = is_needed
-            .then(|| interpreter.write_python_main(&program.code, &agent.confinement))
-            .flatten();
+        let name = if is_needed {
+            interpreter.write_python_main(&program.code, &agent.confinement)
+        } else {
+            // If the program fails, the interpreter writes it for the lines in the traceback.
+            interpreter.process.expect_code(program.code.len());
+            None
+        };
         program.args.insert(0, name.unwrap_or_default());
     }
 
