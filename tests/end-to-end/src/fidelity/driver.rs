@@ -17,6 +17,9 @@ use crate::{finish_run, within_deadline};
 /// Runs programs with the plain interpreter, in the guest.
 const DRIVER: &str = include_str!("driver.py");
 
+/// The home directory in the guest, with a `/` at its end.
+const HOME: &str = "/home/user/";
+
 /// The longest that a program may take, in seconds. They take less than one; the machine may be busy.
 const TIMEOUT_S: u64 = 60;
 
@@ -129,17 +132,23 @@ async fn execute_plain(sandbox: &Sandbox, programs: &[(usize, &Program)]) -> Vec
 /// Describes a program for the driver.
 fn describe(program: &Program) -> Value {
     let folder = program.folder;
+    let is_python = folder.language() == Language::Python;
+    let path = if is_python {
+        // One-shot runs give Python the whole path.
+        [HOME, folder.file_name()].concat()
+    } else {
+        folder.file_name().to_owned()
+    };
     let command = |options: &[&str]| -> Vec<String> {
         let words = [folder.interpreter()]
             .into_iter()
             .chain(options.iter().copied());
-        let words = words.chain([folder.file_name()]).map(str::to_owned);
+        let words = words.chain([path.as_str()]).map(str::to_owned);
         words.chain(program.args.iter().cloned()).collect()
     };
 
     // Python holds back what goes to a pipe, and would write standard output after standard error. The order is that in
     // which the program printed.
-    let is_python = folder.language() == Language::Python;
     json!({
         "file": folder.file_name(),
         "code": program.code,
