@@ -1,6 +1,8 @@
 # Code for an interpreter that outlives an exec, or whose exec needs more than to run. Executed by python.py.
+import _contextvars
 import _signal
 import functools
+import traceback
 from _frozen_importlib_external import SourceFileLoader
 
 # Bits of the flags in a message.
@@ -124,6 +126,9 @@ def new_main(name):
 
 
 def show(failed):
+    if IS_ONCE and sys.excepthook is sys.__excepthook__ and has_file(failed):
+        sys.__excepthook__(type(failed), failed, failed.__traceback__)
+        return 130 if isinstance(failed, KeyboardInterrupt) else 1
     # `failure.py` uses FAILED and SOURCES.
     try:
         with open(HERE + "/failure.py") as file:
@@ -131,6 +136,25 @@ def show(failed):
     except OSError:
         sys.__excepthook__(type(failed), failed, failed.__traceback__)
     return 130 if isinstance(failed, KeyboardInterrupt) else 1
+
+
+def has_file(failed):
+    # Python finds the lines of a traceback in the program's file. If the agent has not written it, this does.
+    code = SOURCES.get(PROGRAM)
+    if code is None:
+        return True
+    if isinstance(failed, SyntaxError) and failed.text is None and failed.filename == PROGRAM:
+        # The compiler has looked for the line in the file.
+        lines = code.decode("utf-8", "replace").splitlines(keepends=True)
+        failed.text = "".join(lines[(failed.lineno or 0) - 1 :][:1]) or None
+    try:
+        file = os.open(PROGRAM, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(file, "wb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return file.write(code) == len(code)
+    except OSError:
+        pass
+    return False
 
 
 def status(exit):
@@ -142,29 +166,8 @@ def status(exit):
     return 1
 
 
-def flush_c():
-    # What extension modules and `ctypes` have printed by C's stdio. The modules of a template print nothing.
-    if "_ctypes" not in sys.modules and not any(map(is_foreign, sys.modules)):
-        return
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).fflush(None)
-    except Exception:
-        # This Python has no ctypes.
-        pass
-
-
-def is_foreign(name):
-    if name in LOADED:
-        return False
-    file = getattr(sys.modules[name], "__file__", None)
-    return bool(file) and file.endswith(".so") and "/lib-dynload/" not in file
-
-
 def finish(code):
-    # Ends a program as the interpreter does: threads, atexit, the program's own objects, its output. Only the
-    # interpreter's own modules are not torn down, because that costs more than all the rest.
+    # Ends a program as the interpreter does: threads, `atexit`, then the rest.
     threading = sys.modules.get("threading")
     try:
         if threading and (len(threading._active) > 1 or threading._threading_atexits):
@@ -174,32 +177,7 @@ def finish(code):
         sys.__excepthook__(type(error), error.with_traceback(None), None)
     atexit.unregister(leave)
     atexit._run_exitfuncs()
-    # Collect twice, as the interpreter does: the first time puts files in an order in which they can be flushed.
-    # Objects that `__del__` and `finally` need exist until the last of them has run. The program's own modules
-    # are removed too: those that are not in a library directory.
-    gc.collect()
-    for name in [name for name in sys.modules if name not in LOADED]:
-        if not is_library(sys.modules[name]):
-            del sys.modules[name]
-    sys.modules.pop("__main__", None)
-    gc.collect()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None and not getattr(stream, "closed", False):
-                stream.flush()
-        except Exception:
-            code = code or 120
-    for stream in (sys.__stdout__, sys.__stderr__):
-        try:
-            if stream not in (sys.stdout, sys.stderr):
-                stream.flush()
-        except Exception:
-            pass
-    flush_c()
-    # A child that was forked without this interpreter's knowledge is not the agent's interpreter either.
-    if not IS_CHILD and os.getpid() == PROCESS:
-        say(b"%d\n" % code if code else b"0\n")
-    os._exit(code)
+    tear_down(code)
 
 
 def tell_lines(code, name):
@@ -227,6 +205,8 @@ def opened(name):
 
 def restore_streams():
     # Flushes the program's output, and reopens for the next program the streams that it has closed.
+    if IS_ONCE:
+        return
     for name in ("stdout", "stderr"):
         try:
             getattr(sys, name).flush()
@@ -268,8 +248,37 @@ def run_script(code, name, namespace):
     exec(compile(code, name, "exec", dont_inherit=True), namespace)
 
 
+def compile_piece(code, name, flags):
+    # Magics are no Python: code that can be compiled has none.
+    try:
+        return compile(code, name, "exec", flags, True)
+    except SyntaxError as error:
+        text = code if isinstance(code, str) else code.decode("utf-8", "replace")
+        changed = magics()["transform"](text)
+        if changed == text:
+            raise
+        try:
+            return compile(changed, name, "exec", flags, True)
+        except SyntaxError as other:
+            # The error of the piece without its magics, or that of the piece if they are not the reason.
+            raise other.with_traceback(None) from None
+
+
+def magics():
+    if not MAGICS:
+        MAGICS.update(globals())
+        with open(HERE + "/magics.py") as file:
+            exec(compile(file.read(), file.name, "exec"), MAGICS)
+    return MAGICS
+
+
+def get_ipython():
+    """Returns an object with a small part of IPython's InteractiveShell."""
+    return magics()["SHELL"]
+
+
 def run_in_context(code, name, namespace):
-    compiled = compile(code, name, "exec", TOP_LEVEL_AWAIT, True)
+    compiled = compile_piece(code, name, TOP_LEVEL_AWAIT)
     returned = eval(compiled, namespace)
     if compiled.co_flags & COROUTINE:
         awaited(returned)
@@ -302,10 +311,18 @@ def trimmed(error):
     trace = error.__traceback__
     while trace is not None:
         names = trace.tb_frame.f_globals
-        if names is not globals() and not str(names.get("__name__")).startswith("asyncio."):
+        if names is not globals() and names is not MAGICS and not str(names.get("__name__")).startswith("asyncio."):
             break
         trace = trace.tb_next
     return error.with_traceback(trace)
+
+
+def walk_own_stack(frame):
+    # What `traceback` shows of the stack ends where the runner begins.
+    for frame, line in WALK_STACK(frame):
+        if frame.f_globals is globals():
+            break
+        yield frame, line
 
 
 def evaluate(act, code, name, namespace):
@@ -330,7 +347,10 @@ def evaluate(act, code, name, namespace):
         _signal.signal(_signal.SIGINT, note_interrupt)
         failed = late.with_traceback(None)
         failed.__suppress_context__ = True
-    if failed is not None:
+    if failed is not None and type(failed) is MAGICS.get("UsageError"):
+        complain(f"UsageError: {failed}")
+        result = 1
+    elif failed is not None:
         result = report_failure(failed)
     restore_streams()
     return result
@@ -340,6 +360,9 @@ def report_failure(failed):
     restore_streams()
     try:
         return show(failed)
+    except SystemExit as exit:
+        # `sys.excepthook` has chosen the code.
+        return status(exit)
     except BaseException:
         # A method of the exception failed, or `sys.excepthook` did.
         complain(f"{type(failed).__name__}, which could not be shown")
@@ -362,6 +385,19 @@ def load_display():
 def once(code, flags, arguments):
     # Runs a program that Python does not run itself: its values are displayed, or its file is not the one that this
     # interpreter was started for, or it has no file because none could be written.
+    global IS_ONCE
+    IS_ONCE = True
+    skip_usercustomize()
+    result = run_once(code, flags, arguments)
+    if flags & SHOWN:
+        end_display()
+    _signal.signal(_signal.SIGINT, INTERRUPT)
+    if LOOP is not None:
+        LOOP.close()
+    finish(result)
+
+
+def run_once(code, flags, arguments):
     set_arguments(arguments)
     name = arguments[: arguments.index(0)]
     main = vars(sys.modules["__main__"])
@@ -374,13 +410,26 @@ def once(code, flags, arguments):
     main["__file__"], main["__cached__"] = name, None
     if not sys.flags.safe_path:
         sys.path.insert(0, os.path.dirname(name))
-    result = evaluate(runner(flags) if flags & SHOWN else run_script, code, name, main)
     if flags & SHOWN:
-        end_display()
-    _signal.signal(_signal.SIGINT, INTERRUPT)
-    if LOOP is not None:
-        LOOP.close()
-    finish(result)
+        act = runner(flags)
+    else:
+        # The program cannot read the limit; the calls below it must not count.
+        sys.setrecursionlimit(sys.getrecursionlimit() + depth())
+        act = run_script
+    result = evaluate(act, code, name, main)
+    # Python removes both before the functions of `atexit` run.
+    main.pop("__file__", None)
+    main.pop("__cached__", None)
+    return result
+
+
+def depth():
+    # The number of calls below the program.
+    # Three calls of C functions count too.
+    frame, count = sys._getframe(), 5
+    while frame is not None:
+        frame, count = frame.f_back, count + 1
+    return count
 
 
 def prepare(code, flags):
@@ -388,7 +437,9 @@ def prepare(code, flags):
     real = sys.modules["__main__"]
     sys.modules["__main__"] = main
     tell_lines(code, "main.py")
-    result = evaluate(runner(flags) if flags & SHOWN else run_script, code, "main.py", main.__dict__)
+    act = runner(flags) if flags & SHOWN else run_script
+    # What it sets in the current context does not stay.
+    result = _contextvars.copy_context().run(evaluate, act, code, "main.py", vars(main))
     main.__dict__.clear()
     sys.modules["__main__"] = real
     forget_lines("main.py")
@@ -422,6 +473,8 @@ def enter_context():
     # Prepares the main module as that of an interactive session: it has no file, and modules are found in the current
     # directory, wherever it is.
     sys.argv[:] = [""]
+    skip_usercustomize()
+    sys.modules["builtins"].get_ipython = get_ipython
     if not sys.flags.safe_path:
         sys.path.insert(0, "")
     return vars(sys.modules["__main__"])
@@ -499,9 +552,14 @@ INTERRUPTED = False
 # The bytes that were read last. The first byte is 0 while no message has arrived.
 READ = bytearray(b"\1" * 65536)
 LOOP = None
-PROCESS = os.getpid()
+# The names in magics.py, when it is loaded.
+MAGICS = {}
+# The process runs one program and ends with it.
+IS_ONCE = False
 # The code of programs that are not in a file, by name.
 SOURCES = {}
+WALK_STACK = traceback.walk_stack
+traceback.walk_stack = walk_own_stack
 STREAMS = {
     "stdin": (0, "r", sys.stdin.encoding, sys.stdin.errors),
     "stdout": (1, "w", sys.stdout.encoding, sys.stdout.errors),

@@ -105,21 +105,95 @@ def order_streams():
 
 
 def leave():
-    # Runs as the last function of `atexit`. Afterwards Python removes all modules, which costs more than the whole
-    # rest of a short program. Modules of libraries have no objects that the program could miss, so they are taken out
-    # of the list, and a reference that the collector does not see keeps them alive.
+    # Runs as the last function of `atexit`. Afterwards Python removes all modules, which takes longer than everything
+    # else that a short program does. If it is certain how the program has ended, this does what matters of it.
+    try:
+        code = end_of_program()
+    except Exception:
+        code = None
+    if code is not None:
+        tear_down(code)
     try:
         gc.collect()
-        modules = sys.modules
-        for name in [name for name in modules if name not in NEVER_KEPT]:
-            module = modules[name]
-            file = getattr(module, "__file__", None)
-            if name in LOADED or (file and file.startswith(LIBRARIES)):
-                KEPT.append(module)
-                del modules[name]
+        keep_modules()
     except Exception:
         # The program has changed something that this needs. Python then ends more slowly.
         pass
+
+
+def end_of_program():
+    # Returns the exit code, or None if Python must find it. When the program's file has ended, Python removes its name
+    # from the main module. Before that, only `sys.exit` gets here.
+    main = vars(sys.modules["__main__"])
+    if "__file__" in main or "__cached__" in main or main.get("__name__") != "__main__" or "__loader__" not in main:
+        return None
+    if not hasattr(sys, "last_value"):
+        return 0
+    # The main module has failed at the instruction that it executed last, unless the program has set this itself.
+    trace = sys.last_traceback
+    if trace is None or isinstance(sys.last_value, KeyboardInterrupt):
+        return None
+    return 1 if trace.tb_frame.f_lasti == trace.tb_lasti and trace.tb_frame.f_globals is main else None
+
+
+def tear_down(code):
+    # Collect twice, as the interpreter does: the first time puts files in an order in which they can be flushed.
+    # Objects that `__del__` and `finally` need exist until the last of them has run. The program's own modules
+    # are removed too: those that are not in a library directory.
+    gc.collect()
+    for name in ("last_type", "last_value", "last_traceback"):
+        vars(sys).pop(name, None)
+    for name in [name for name in sys.modules if name not in LOADED]:
+        if not is_library(sys.modules[name]):
+            del sys.modules[name]
+    sys.modules.pop("__main__", None)
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not getattr(stream, "closed", False):
+                stream.flush()
+        except Exception:
+            code = code or 120
+    for stream in (sys.__stdout__, sys.__stderr__):
+        try:
+            if stream not in (sys.stdout, sys.stderr):
+                stream.flush()
+        except Exception:
+            pass
+    flush_c()
+    # A child that was forked without this interpreter's knowledge is not the agent's interpreter either.
+    if not IS_CHILD and os.getpid() == PROCESS:
+        say(b"%d\n" % code if code else b"0\n")
+    os._exit(code)
+
+
+def keep_modules():
+    # Modules of libraries have no objects that the program could miss at its end. They are taken out of the list, and
+    # a reference that the collector does not see keeps them alive.
+    modules = sys.modules
+    for name in [name for name in modules if name not in NEVER_KEPT]:
+        if name in LOADED or is_library(modules[name]):
+            KEPT.append(modules.pop(name))
+
+
+def flush_c():
+    # What extension modules and `ctypes` have printed by C's stdio. The modules of a template print nothing.
+    if "_ctypes" not in sys.modules and not any(map(is_foreign, sys.modules)):
+        return
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).fflush(None)
+    except Exception:
+        # This Python has no ctypes.
+        pass
+
+
+def is_foreign(name):
+    if name in LOADED:
+        return False
+    file = getattr(sys.modules[name], "__file__", None)
+    return bool(file) and file.endswith(".so") and "/lib-dynload/" not in file
 
 
 def lay_out():
@@ -177,6 +251,7 @@ HERE = os.path.dirname(os.path.dirname(__file__))
 PROGRAM = sys.argv[0]
 NAME = os.fsencode(os.path.basename(PROGRAM)) + b"\0"
 IS_CHILD = False
+PROCESS = os.getpid()
 EXECUSERCUSTOMIZE = site.execusercustomize
 LIBRARIES = tuple({sys.prefix + "/", sys.base_prefix + "/"})
 NEVER_KEPT = frozenset({"__main__", "builtins", "sys"})

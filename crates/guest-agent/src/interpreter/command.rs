@@ -16,6 +16,8 @@ const PYTHON: &str = include_str!("../../runners/python.py");
 const PYTHON_KEEP: &str = include_str!("../../runners/keep.py");
 /// Loaded by the Python runner to display values.
 const PYTHON_DISPLAY: &str = include_str!("../../runners/display.py");
+/// Loaded by the Python runner for code that is no Python.
+const PYTHON_MAGICS: &str = include_str!("../../runners/magics.py");
 /// The matplotlib backend that goes with it.
 const PYTHON_FIGURES: &str = include_str!("../../runners/figures.py");
 /// Loaded by the Python runner when a program fails.
@@ -87,6 +89,7 @@ impl InterpreterCatalog {
         fs::write(runner_dir.join("keep.py"), PYTHON_KEEP)?;
         fs::write(runner_dir.join("display.py"), PYTHON_DISPLAY)?;
         fs::write(runner_dir.join("figures.py"), PYTHON_FIGURES)?;
+        fs::write(runner_dir.join("magics.py"), PYTHON_MAGICS)?;
         fs::write(runner_dir.join("failure.py"), PYTHON_FAILURE)?;
         fs::write(runner_dir.join("wait.sh"), SHELL_WAIT)?;
         fs::create_dir(runner_dir.join(SHELL_DIR))?;

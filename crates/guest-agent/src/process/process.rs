@@ -34,6 +34,8 @@ pub(crate) struct FileStamp {
     inode: u64,
     bytes: u64,
     at: SystemTime,
+    /// The size that the file has if the interpreter writes the code to it.
+    expected_bytes: Option<u64>,
 }
 
 impl FileStamp {
@@ -43,6 +45,7 @@ impl FileStamp {
             inode: stat.st_ino,
             bytes,
             at,
+            expected_bytes: None,
         }
     }
 
@@ -53,12 +56,17 @@ impl FileStamp {
         let since_epoch = self.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let at = (since_epoch.as_secs(), since_epoch.subsec_nanos());
 
-        (stat.st_dev, stat.st_ino) == (self.device, self.inode)
-            && u64::try_from(stat.st_size) == Ok(self.bytes)
-            && (
-                u64::try_from(time.0).unwrap_or(0),
-                u32::try_from(time.1).unwrap_or(0),
-            ) <= at
+        let is_same = (stat.st_dev, stat.st_ino) == (self.device, self.inode);
+        let is_expected = self.expected_bytes.is_some()
+            && u64::try_from(stat.st_size).ok() == self.expected_bytes;
+
+        is_same && is_expected
+            || is_same
+                && u64::try_from(stat.st_size) == Ok(self.bytes)
+                && (
+                    u64::try_from(time.0).unwrap_or(0),
+                    u32::try_from(time.1).unwrap_or(0),
+                ) <= at
     }
 }
 
@@ -213,6 +221,17 @@ impl Process {
     /// Sets the file for the code, which is removed at the end.
     pub(crate) fn set_code_file(&mut self, code_file: CodeFile) {
         self.code_file = Some(code_file);
+    }
+
+    /// Records that the interpreter may write this much code to the file later.
+    pub(crate) fn expect_code(&mut self, bytes: usize) {
+        if let Some(written) = self
+            .code_file
+            .as_mut()
+            .and_then(|file| file.written.as_mut())
+        {
+            written.expected_bytes = Some(bytes as u64);
+        }
     }
 
     /// Records that the agent has written the code, and returns the file's name.

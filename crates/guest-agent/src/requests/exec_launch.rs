@@ -3,7 +3,7 @@ use fumehood_protocol::{ContextName, EnvVars, ErrorType, Exec, Language, WireErr
 use crate::agent::Agent;
 use crate::interpreter::{
     ExecLaunch, ExecMode, Interpreter, InterpreterSlot, ProgramSpec, ScriptFile, acts_at_start,
-    can_be_set_later, can_wait_for, start_interpreter, start_script, take_script,
+    can_be_set_later, can_wait_for, may_see_its_file, start_interpreter, start_script, take_script,
 };
 use crate::process::{agent_error, open_writer};
 
@@ -70,7 +70,14 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
 
     // Python's arguments start with the program's file, as in `sys.argv`.
     if language == Language::Python && mode == ExecMode::OneShot {
-        let name = interpreter.write_python_main(&program.code, &agent.confinement);
+        let is_needed = !is_running || may_see_its_file(&program.code);
+        let name = if is_needed {
+            interpreter.write_python_main(&program.code, &agent.confinement)
+        } else {
+            // If the program fails, the interpreter writes it for the lines in the traceback.
+            interpreter.process.expect_code(program.code.len());
+            None
+        };
         program.args.insert(0, name.unwrap_or_default());
     }
 

@@ -17,6 +17,9 @@ use crate::{finish_run, within_deadline};
 /// Runs programs with the plain interpreter, in the guest.
 const DRIVER: &str = include_str!("driver.py");
 
+/// The home directory in the guest, with a `/` at its end.
+const HOME: &str = "/home/user/";
+
 /// The longest that a program may take, in seconds. They take less than one; the machine may be busy.
 const TIMEOUT_S: u64 = 60;
 
@@ -52,14 +55,20 @@ pub async fn execute_all(programs: &[Program]) -> Executions {
     executions
 }
 
-/// Runs each program in a restored VM of its own.
+/// Runs each program in the modes that use a restored VM for each run.
 async fn execute_in_vms(engine: &Engine, programs: &[Program]) -> Executions {
-    let selected = programs.iter().enumerate();
-    let selected = selected.filter(|(_, program)| program.modes.contains(&Mode::Run));
+    let all = programs.iter().enumerate().flat_map(|(at, program)| {
+        let modes = program.modes.iter().filter(|mode| mode.has_own_vm());
+        modes.map(move |mode| (at, program, *mode))
+    });
 
-    let runs = selected.map(async |(at, program)| {
-        let execution = follow(engine.run(request(program)), program).await;
-        ((at, Mode::Run), execution)
+    let runs = all.map(async |(at, program, mode)| {
+        let request = match mode {
+            Mode::Display => request(program).display(),
+            _ => request(program),
+        };
+        let execution = follow(engine.run(request), program).await;
+        ((at, mode), execution)
     });
 
     let runs = futures_util::stream::iter(runs).buffer_unordered(RUNS_AT_ONCE);
@@ -85,7 +94,7 @@ async fn execute_in_sandbox(engine: &Engine, programs: &[Program], folder: Folde
     }
 
     for (at, program) in own {
-        for &mode in program.modes.iter().filter(|mode| **mode != Mode::Run) {
+        for &mode in program.modes.iter().filter(|mode| !mode.has_own_vm()) {
             let execution = guest.execute(program, mode).await;
             executions.insert((at, mode), execution);
         }
@@ -123,17 +132,23 @@ async fn execute_plain(sandbox: &Sandbox, programs: &[(usize, &Program)]) -> Vec
 /// Describes a program for the driver.
 fn describe(program: &Program) -> Value {
     let folder = program.folder;
+    let is_python = folder.language() == Language::Python;
+    let path = if is_python {
+        // One-shot runs give Python the whole path.
+        [HOME, folder.file_name()].concat()
+    } else {
+        folder.file_name().to_owned()
+    };
     let command = |options: &[&str]| -> Vec<String> {
         let words = [folder.interpreter()]
             .into_iter()
             .chain(options.iter().copied());
-        let words = words.chain([folder.file_name()]).map(str::to_owned);
+        let words = words.chain([path.as_str()]).map(str::to_owned);
         words.chain(program.args.iter().cloned()).collect()
     };
 
     // Python holds back what goes to a pipe, and would write standard output after standard error. The order is that in
     // which the program printed.
-    let is_python = folder.language() == Language::Python;
     json!({
         "file": folder.file_name(),
         "code": program.code,
@@ -237,6 +252,10 @@ impl<'a> Guest<'a> {
     async fn start(engine: &'a Engine, language: Language) -> Self {
         let sandbox = engine.sandbox().language(language).await;
         let sandbox = sandbox.unwrap_or_else(|e| panic!("{e}"));
+
+        // The interpreter that waits in the sandbox owns a file, whose name the programs need.
+        let used = sandbox.run(&RunRequest::new(language, ""));
+        finish_run(used.unwrap_or_else(|e| panic!("{e}"))).await;
         let initial = paths(&sandbox).await.into_iter().collect();
 
         Self {
@@ -264,10 +283,7 @@ impl<'a> Guest<'a> {
                 let _ = context.close().await;
                 execution
             }
-            Mode::Display => follow(self.sandbox.run(&request.display()), program).await,
-            Mode::Plain | Mode::Run | Mode::Fresh => {
-                follow(self.sandbox.run(&request.fresh_interpreter()), program).await
-            }
+            _ => follow(self.sandbox.run(&request.fresh_interpreter()), program).await,
         };
 
         self.clean().await;

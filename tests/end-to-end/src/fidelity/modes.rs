@@ -12,7 +12,7 @@ pub enum Mode {
     Fresh,
     /// A run in a new context of a sandbox.
     Context,
-    /// A one-shot run in a sandbox that displays values.
+    /// As [`Mode::Run`], with values displayed.
     Display,
 }
 
@@ -30,6 +30,11 @@ impl Mode {
             Self::Context => "context",
             Self::Display => "display",
         }
+    }
+
+    /// Whether each run has a VM of its own.
+    pub(super) const fn has_own_vm(self) -> bool {
+        matches!(self, Self::Run | Self::Display)
     }
 
     /// Returns the mode with this name.

@@ -162,6 +162,10 @@ impl Program {
             stdin: None,
             modes: Mode::COMPARED.to_vec(),
         };
+        if folder == Folder::Shell {
+            // Shell code displays no values.
+            program.modes.retain(|mode| *mode != Mode::Display);
+        }
 
         // Directives are in comments before the first line of code.
         let comments = code.lines().map(str::trim).map_while(|line| {
@@ -335,7 +339,7 @@ mod tests {
     fn directives_are_read_from_the_first_comments() {
         let program = parse(concat!(
             "#!/bin/bash\n# fidelity: args=a \"b c\" \"\"\n\n# fidelity: stdin=1\\n\\\\n\n",
-            "# fidelity: skip=context, display -- no arguments\necho\n# fidelity: nonsense\n"
+            "# fidelity: skip=context -- no arguments\necho\n# fidelity: nonsense\n"
         ));
         let program = program.unwrap();
 
