@@ -28,7 +28,7 @@ def run_shown(code, name, namespace):
     try:
         value = run_to_value(code, name, namespace)
         if value is not None:
-            if name != "main.py":
+            if name != sys.argv[0]:
                 # The next program may use it.
                 builtins._ = value
             # An open figure is displayed below.
@@ -45,7 +45,7 @@ def run_shown(code, name, namespace):
 
 def run_to_value(code, name, namespace):
     # Returns the value of the last statement if it is an expression.
-    tree = compile(code, name, "exec", ONLY_TREE | TOP_LEVEL_AWAIT, True)
+    tree = compile_piece(code, name, ONLY_TREE | TOP_LEVEL_AWAIT)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], _ast.Expr) else None
     parts = [compile(tree, name, "exec", TOP_LEVEL_AWAIT, True)]
     if last is not None:
@@ -69,6 +69,7 @@ def begin_display():
     global WANTED
     WANTED = True
     builtins.display = display
+    builtins.get_ipython = get_ipython
     if Figures not in sys.meta_path:
         sys.meta_path.insert(0, Figures)
     if "matplotlib.pyplot" in sys.modules:

@@ -1,6 +1,9 @@
 # Code for an interpreter that outlives an exec, or whose exec needs more than to run. Executed by python.py.
+import _contextvars
 import _signal
 import functools
+import traceback
+from _frozen_importlib_external import SourceFileLoader
 
 # Bits of the flags in a message.
 SHOWN, FED = 1, 2
@@ -83,7 +86,7 @@ def set_environment(text):
         return before, None
     try:
         before[""] = here()
-        os.chdir(os.path.join(START, directory))
+        os.chdir(os.path.join(os.path.dirname(PROGRAM), directory))
     except OSError as error:
         line = f"cannot enter the working directory {directory}: {error.strerror}"
         return before, f"raise SystemExit({line!r})".encode("utf-8", "surrogateescape")
@@ -96,13 +99,6 @@ def here():
     except OSError:
         # It was removed.
         return None
-
-
-def move_main():
-    # The program's directory differs from the one in which this interpreter was waiting.
-    directory = os.getcwd()
-    MAIN.__file__ = directory + "/main.py"
-    sys.path[:] = [directory if place == START else place for place in sys.path]
 
 
 def restore_environment(before):
@@ -119,6 +115,69 @@ def restore_environment(before):
         except OSError:
             # It was removed.
             pass
+
+
+def new_main(name):
+    # A module for a preparation, which leaves nothing in the real one.
+    main = type(sys)("__main__")
+    main.__file__ = name
+    main.__builtins__ = sys.modules["builtins"]
+    return main
+
+
+def show(failed):
+    if IS_ONCE and sys.excepthook is sys.__excepthook__ and has_file(failed):
+        sys.__excepthook__(type(failed), failed, failed.__traceback__)
+        return 130 if isinstance(failed, KeyboardInterrupt) else 1
+    # `failure.py` uses FAILED and SOURCES.
+    try:
+        with open(HERE + "/failure.py") as file:
+            exec(file.read(), {"FAILED": failed, "SOURCES": SOURCES, "sys": sys})
+    except OSError:
+        sys.__excepthook__(type(failed), failed, failed.__traceback__)
+    return 130 if isinstance(failed, KeyboardInterrupt) else 1
+
+
+def has_file(failed):
+    # Python finds the lines of a traceback in the program's file. If the agent has not written it, this does.
+    code = SOURCES.get(PROGRAM)
+    if code is None:
+        return True
+    if isinstance(failed, SyntaxError) and failed.text is None and failed.filename == PROGRAM:
+        # The compiler has looked for the line in the file.
+        lines = code.decode("utf-8", "replace").splitlines(keepends=True)
+        failed.text = "".join(lines[(failed.lineno or 0) - 1 :][:1]) or None
+    try:
+        file = os.open(PROGRAM, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(file, "wb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return file.write(code) == len(code)
+    except OSError:
+        pass
+    return False
+
+
+def status(exit):
+    if exit.code is None:
+        return 0
+    if isinstance(exit.code, int):
+        return exit.code & 0xFF
+    print(exit.code, file=sys.stderr)
+    return 1
+
+
+def finish(code):
+    # Ends a program as the interpreter does: threads, `atexit`, then the rest.
+    threading = sys.modules.get("threading")
+    try:
+        if threading and (len(threading._active) > 1 or threading._threading_atexits):
+            threading._shutdown()
+    except BaseException as error:
+        # An interrupt ends the wait for threads.
+        sys.__excepthook__(type(error), error.with_traceback(None), None)
+    atexit.unregister(leave)
+    atexit._run_exitfuncs()
+    tear_down(code)
 
 
 def tell_lines(code, name):
@@ -146,6 +205,8 @@ def opened(name):
 
 def restore_streams():
     # Flushes the program's output, and reopens for the next program the streams that it has closed.
+    if IS_ONCE:
+        return
     for name in ("stdout", "stderr"):
         try:
             getattr(sys, name).flush()
@@ -187,8 +248,37 @@ def run_script(code, name, namespace):
     exec(compile(code, name, "exec", dont_inherit=True), namespace)
 
 
+def compile_piece(code, name, flags):
+    # Magics are no Python: code that can be compiled has none.
+    try:
+        return compile(code, name, "exec", flags, True)
+    except SyntaxError as error:
+        text = code if isinstance(code, str) else code.decode("utf-8", "replace")
+        changed = magics()["transform"](text)
+        if changed == text:
+            raise
+        try:
+            return compile(changed, name, "exec", flags, True)
+        except SyntaxError as other:
+            # The error of the piece without its magics, or that of the piece if they are not the reason.
+            raise other.with_traceback(None) from None
+
+
+def magics():
+    if not MAGICS:
+        MAGICS.update(globals())
+        with open(HERE + "/magics.py") as file:
+            exec(compile(file.read(), file.name, "exec"), MAGICS)
+    return MAGICS
+
+
+def get_ipython():
+    """Returns an object with a small part of IPython's InteractiveShell."""
+    return magics()["SHELL"]
+
+
 def run_in_context(code, name, namespace):
-    compiled = compile(code, name, "exec", TOP_LEVEL_AWAIT, True)
+    compiled = compile_piece(code, name, TOP_LEVEL_AWAIT)
     returned = eval(compiled, namespace)
     if compiled.co_flags & COROUTINE:
         awaited(returned)
@@ -221,10 +311,18 @@ def trimmed(error):
     trace = error.__traceback__
     while trace is not None:
         names = trace.tb_frame.f_globals
-        if names is not globals() and not str(names.get("__name__")).startswith("asyncio."):
+        if names is not globals() and names is not MAGICS and not str(names.get("__name__")).startswith("asyncio."):
             break
         trace = trace.tb_next
     return error.with_traceback(trace)
+
+
+def walk_own_stack(frame):
+    # What `traceback` shows of the stack ends where the runner begins.
+    for frame, line in WALK_STACK(frame):
+        if frame.f_globals is globals():
+            break
+        yield frame, line
 
 
 def evaluate(act, code, name, namespace):
@@ -249,7 +347,10 @@ def evaluate(act, code, name, namespace):
         _signal.signal(_signal.SIGINT, note_interrupt)
         failed = late.with_traceback(None)
         failed.__suppress_context__ = True
-    if failed is not None:
+    if failed is not None and type(failed) is MAGICS.get("UsageError"):
+        complain(f"UsageError: {failed}")
+        result = 1
+    elif failed is not None:
         result = report_failure(failed)
     restore_streams()
     return result
@@ -259,6 +360,9 @@ def report_failure(failed):
     restore_streams()
     try:
         return show(failed)
+    except SystemExit as exit:
+        # `sys.excepthook` has chosen the code.
+        return status(exit)
     except BaseException:
         # A method of the exception failed, or `sys.excepthook` did.
         complain(f"{type(failed).__name__}, which could not be shown")
@@ -278,23 +382,66 @@ def load_display():
         exec(compile(open(HERE + "/display.py").read(), HERE + "/display.py", "exec"), globals())
 
 
-def once(code, flags):
-    # The same as in python.py, with the last value displayed.
+def once(code, flags, arguments):
+    # Runs a program that Python does not run itself: its values are displayed, or its file is not the one that this
+    # interpreter was started for, or it has no file because none could be written.
+    global IS_ONCE
+    IS_ONCE = True
+    skip_usercustomize()
+    result = run_once(code, flags, arguments)
     if flags & SHOWN:
-        SOURCES["main.py"] = code
-        result = evaluate(runner(flags), code, "main.py", MAIN.__dict__)
         end_display()
-        _signal.signal(_signal.SIGINT, INTERRUPT)
-        if LOOP is not None:
-            LOOP.close()
-        finish(result)
+    _signal.signal(_signal.SIGINT, INTERRUPT)
+    if LOOP is not None:
+        LOOP.close()
+    finish(result)
+
+
+def run_once(code, flags, arguments):
+    set_arguments(arguments)
+    name = arguments[: arguments.index(0)]
+    main = vars(sys.modules["__main__"])
+    if name:
+        name = sys.argv[0] = sys.orig_argv[1] = os.path.join(os.path.dirname(PROGRAM), os.fsdecode(name))
+        main["__loader__"] = SourceFileLoader("__main__", name)
+    else:
+        name = PROGRAM
+        tell_lines(code, name)
+    main["__file__"], main["__cached__"] = name, None
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.path.dirname(name))
+    if flags & SHOWN:
+        act = runner(flags)
+    else:
+        # The program cannot read the limit; the calls below it must not count.
+        sys.setrecursionlimit(sys.getrecursionlimit() + depth())
+        act = run_script
+    result = evaluate(act, code, name, main)
+    # Python removes both before the functions of `atexit` run.
+    main.pop("__file__", None)
+    main.pop("__cached__", None)
+    return result
+
+
+def depth():
+    # The number of calls below the program.
+    # Three calls of C functions count too.
+    frame, count = sys._getframe(), 5
+    while frame is not None:
+        frame, count = frame.f_back, count + 1
+    return count
 
 
 def prepare(code, flags):
     main = new_main("main.py")
+    real = sys.modules["__main__"]
+    sys.modules["__main__"] = main
     tell_lines(code, "main.py")
-    result = evaluate(runner(flags) if flags & SHOWN else run_script, code, "main.py", main.__dict__)
+    act = runner(flags) if flags & SHOWN else run_script
+    # What it sets in the current context does not stay.
+    result = _contextvars.copy_context().run(evaluate, act, code, "main.py", vars(main))
     main.__dict__.clear()
+    sys.modules["__main__"] = real
     forget_lines("main.py")
     return result
 
@@ -305,7 +452,6 @@ def settle():
     load_display()
     forget_caches()
     gc.collect()
-    gc.freeze()
     # Modules that a program adds do not stay: they are torn down with it.
     lay_out()
     _signal.signal(_signal.SIGINT, INTERRUPT)
@@ -323,12 +469,23 @@ def next_message():
                 os._exit(1)
 
 
+def enter_context():
+    # Prepares the main module as that of an interactive session: it has no file, and modules are found in the current
+    # directory, wherever it is.
+    sys.argv[:] = [""]
+    skip_usercustomize()
+    sys.modules["builtins"].get_ipython = get_ipython
+    if not sys.flags.safe_path:
+        sys.path.insert(0, "")
+    return vars(sys.modules["__main__"])
+
+
 def keep(message):
-    # Serves execs after which this process continues, and returns the first message after which it ends.
+    # Serves execs after which this process continues. Returns when Python can run the program of a message.
     global INTERRUPTED, more
     kept, count, acts = None, 0, None
     while True:
-        mode, seed, environment, code = message
+        mode, seed, environment, arguments, code = message
         if seed:
             if acts is None:
                 forget_caches()
@@ -337,33 +494,39 @@ def keep(message):
         before = None
         if environment:
             before, instead = set_environment(environment)
-            if mode[:1] == b"o" and environment[:1] == b"=":
-                move_main()
-            code = instead or code
-            message = mode, seed, environment, code
-        if mode == b"o\0":
-            return message
+            if instead:
+                code = instead
+                # It has no file.
+                arguments = b"\0" if mode[:1] == b"o" else b""
+            elif mode[:1] == b"o" and "" in before:
+                # Modules of the working directory can be imported too.
+                sys.path.insert(0, os.getcwd())
         letter, flags = mode[:1], mode[1]
+        if letter == b"o":
+            if flags & SHOWN or not arguments.startswith(NAME):
+                once(code, flags, arguments)
+            set_arguments(arguments)
+            return
         if flags & FED:
             stdin, sys.stdin = sys.stdin, opened("stdin")
             fed = sys.stdin
-        if letter == b"o":
-            once(code, flags)
-            return message
         if letter == b"p":
             result = prepare(code, flags)
         else:
             count += 1
             name = f"exec-{count}.py"
             if kept is None:
-                kept = new_main(name)
+                kept = enter_context()
                 more = more_noting
+            if arguments:
+                sys.argv[1:] = os.fsdecode(arguments[:-1]).split("\0")
             tell_lines(code, name)
-            result = evaluate(runner(flags), code, name, kept.__dict__)
+            result = evaluate(runner(flags), code, name, kept)
+            flush_c()
             # It may have loaded other modules.
             acts = None
         if IS_CHILD:
-            sys.exit(result)
+            finish(result)
         if flags & SHOWN:
             end_display()
         if flags & FED and sys.stdin is fed:
@@ -389,7 +552,14 @@ INTERRUPTED = False
 # The bytes that were read last. The first byte is 0 while no message has arrived.
 READ = bytearray(b"\1" * 65536)
 LOOP = None
-START = sys.path[0]
+# The names in magics.py, when it is loaded.
+MAGICS = {}
+# The process runs one program and ends with it.
+IS_ONCE = False
+# The code of programs that are not in a file, by name.
+SOURCES = {}
+WALK_STACK = traceback.walk_stack
+traceback.walk_stack = walk_own_stack
 STREAMS = {
     "stdin": (0, "r", sys.stdin.encoding, sys.stdin.errors),
     "stdout": (1, "w", sys.stdout.encoding, sys.stdout.errors),

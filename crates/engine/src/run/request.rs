@@ -23,6 +23,7 @@ const MAX_MEMORY_MIB: u32 = 1024 * 1024;
 pub struct RunRequest {
     pub(crate) language: Language,
     pub(crate) code: String,
+    args: Vec<String>,
     env: Vec<(String, String)>,
     timeout_s: u64,
     memory_mib: Option<u32>,
@@ -47,6 +48,7 @@ impl RunRequest {
         Self {
             language,
             code: code.into(),
+            args: Vec::new(),
             env: Vec::new(),
             timeout_s: DEFAULT_TIMEOUT_S,
             memory_mib: None,
@@ -135,6 +137,15 @@ impl RunRequest {
     /// Returns [`ErrorKind::Invalid`], as [`Network::prepare`].
     pub(crate) fn prepared(&self) -> Result<Option<PreparedNetwork>, Error> {
         self.network.as_ref().map(Network::prepare).transpose()
+    }
+
+    /// Adds arguments of the program: `sys.argv[1:]`, `process.argv.slice(2)` or `"$@"`. At most 1,024 of them and
+    /// 128 KiB in total, each with its terminating NUL. In a context they replace those of earlier runs; without any,
+    /// those stay.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
     }
 
     /// Adds an environment variable.
@@ -263,6 +274,7 @@ impl RunRequest {
 
         // The protocol validates its own fields.
         let mut exec = Exec::new(self.language, self.code.clone());
+        exec.args = self.args.clone();
         exec.env_vars = self.env.iter().cloned().collect::<EnvVars>();
         exec.timeout = Some(i64::try_from(self.timeout_s).unwrap_or(i64::MAX));
         exec.context = self.context.as_deref().map(ContextName::new);
@@ -313,5 +325,14 @@ mod tests {
     fn protocol_limits_are_checked_before_a_vm_starts() {
         assert!(check(&RunRequest::new(Language::Shell, "x".repeat(2_097_153))).is_err());
         assert!(check(&RunRequest::new(Language::Shell, "").env("LD_PRELOAD", "x")).is_err());
+
+        let with = |args: Vec<String>| check(&RunRequest::new(Language::Shell, "").args(args));
+        assert_eq!(with(vec!["a b".into()]).unwrap().0.args, ["a b"]);
+        assert!(with(vec![String::new(); 1024]).is_ok());
+        for wrong in [vec![String::new(); 1025], vec!["\0".into()]] {
+            let error = with(wrong).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains("args"), "{error}");
+        }
     }
 }

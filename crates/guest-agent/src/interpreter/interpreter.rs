@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use fumehood_protocol::{EnvVars, GuestPath, Language};
 use rustix::fs::{SeekFrom, seek};
 
+use super::script_file::ScriptFile;
 use crate::process::{Process, Usage};
 
 /// An interpreter: its process, and the agent's ends of its pipes. It waits for code, or runs some.
@@ -17,8 +18,8 @@ pub(crate) struct Interpreter {
     pub(crate) outputs: [Option<OwnedFd>; 3],
     /// The reading end of its standard input. The agent opens a writing end for an exec that has input.
     pub(crate) stdin_reader: OwnedFd,
-    /// Carries messages to the interpreter.
-    pub(crate) message_pipe: OwnedFd,
+    /// Carries messages to the interpreter. `None`: it was started with its only program.
+    pub(crate) message_pipe: Option<OwnedFd>,
     /// Carries control messages to the agent, one per line: `r` when a program starts, its exit code when it has
     /// ended. Interpreters that send no control messages close it when a program starts. It also carries the report of
     /// a failed start.
@@ -26,6 +27,8 @@ pub(crate) struct Interpreter {
     /// For bash, the file that gets variables and code. For bun, its entry file, which it loads after a program that
     /// runs as a function.
     pub(crate) code_file: Option<File>,
+    /// The script that a waiting bash is going to open, still empty.
+    pub(crate) script: Option<ScriptFile>,
     /// The usage at the end of the last exec.
     pub(crate) usage: Usage,
     /// Its random number generators may have the same state as those of another VM.
@@ -81,8 +84,9 @@ impl Interpreter {
     /// - the arguments, each followed by NUL;
     /// - the code.
     ///
-    /// For bash, variables, arguments and code are written to its file instead, each followed by NUL. The message is then
-    /// a line, `MODE SEED ARGUMENTS`, with a decimal seed of 32 bits and the number of arguments.
+    /// For bash, variables, arguments and code are written to its file instead, each followed by NUL; a script that runs
+    /// once is a file of its own. The message is then a line, `MODE SEED COUNT`, with a decimal seed of 32 bits and the
+    /// number of arguments; or, outside contexts, `MODE SEED COUNT HOSTNAME` with the number of variables.
     ///
     /// # Errors
     /// Returns the kernel's error.
@@ -122,13 +126,25 @@ impl Interpreter {
             (Language::Shell, Some(script)) => {
                 // Bash's generator takes no larger seed.
                 let seed = seed & u128::from(u32::MAX);
-                let text = [&variables, &arguments, code.as_str(), "\0"].concat();
+                let text = match mode {
+                    ExecMode::OneShot => variables,
+                    _ => [&variables, &arguments, code.as_str(), "\0"].concat(),
+                };
                 script.set_len(0)?;
                 script.write_all_at(text.as_bytes(), 0)?;
                 // The offset is shared with bash, which continues to read from there.
                 seek(script, SeekFrom::Start(0))?;
-                let count = program.args.len();
-                Ok(format!("{} {seed} {count}\n", char::from(letter)).into_bytes())
+                let count = match mode {
+                    ExecMode::OneShot => program.variables.iter().count(),
+                    _ => program.args.len(),
+                };
+                // A bash that waits has the host name of the guest in which it was started.
+                let uname = rustix::system::uname();
+                let host = match mode {
+                    ExecMode::Context => String::new(),
+                    _ => format!(" {}", uname.nodename().to_string_lossy()),
+                };
+                Ok(format!("{} {seed} {count}{host}\n", char::from(letter)).into_bytes())
             }
             (Language::Javascript, Some(entry)) if mode == ExecMode::OneShot => {
                 let metadata = entry.metadata()?;

@@ -1,0 +1,3 @@
+import ctypes
+ctypes.CDLL(None).puts(b"printed before the error")
+raise SystemExit("ended")

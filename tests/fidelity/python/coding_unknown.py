@@ -1,0 +1,3 @@
+# fidelity: skip=context,display -- their code is text already
+# -*- coding: no-such-encoding -*-
+print("never")

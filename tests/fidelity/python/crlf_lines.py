@@ -1,0 +1,4 @@
+print("one")
+x = """a
+b"""
+print(repr(x))

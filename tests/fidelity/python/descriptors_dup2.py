@@ -1,0 +1,10 @@
+import os, sys
+print("before", flush=True)
+saved = os.dup(1)
+target = os.open("/tmp/fidelity-dup2", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+os.dup2(target, 1)
+print("into the file", flush=True)
+os.system("echo child too")
+os.dup2(saved, 1)
+print("after", open("/tmp/fidelity-dup2").read().splitlines())
+os.remove("/tmp/fidelity-dup2")

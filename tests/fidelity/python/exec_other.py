@@ -1,0 +1,3 @@
+import os, sys
+print("replaced", flush=True)
+os.execvp("echo", ["echo", "by echo"])

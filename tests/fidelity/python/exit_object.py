@@ -1,0 +1,3 @@
+class Text:
+    def __str__(self): return "an object"
+raise SystemExit(Text())

@@ -1,0 +1,3 @@
+import inspect
+def f(a, /, b: int = 2, *args, c, **rest) -> str: ...
+print(inspect.signature(f), inspect.getfullargspec(f))

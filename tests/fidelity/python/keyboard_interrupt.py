@@ -1,0 +1,3 @@
+# fidelity: skip=context,display -- they report the exit code and not the signal
+print("before")
+raise KeyboardInterrupt

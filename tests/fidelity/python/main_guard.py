@@ -1,0 +1,7 @@
+def main():
+    print("guarded")
+
+if __name__ == "__main__":
+    main()
+else:
+    print("imported as", __name__)

@@ -1,0 +1,3 @@
+"""The program's own
+docstring."""
+print(repr(__doc__))

@@ -1,0 +1,3 @@
+import os, signal, subprocess, sys
+ended = subprocess.run([sys.executable, "-c", "import os; os.abort()"])
+print(ended.returncode == -signal.SIGABRT)

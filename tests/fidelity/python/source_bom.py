@@ -1,0 +1,2 @@
+﻿# a byte order mark
+print("é", __doc__)

@@ -1,0 +1,3 @@
+import sys
+print("bad \udcff", file=sys.stderr)
+print("bad \udcff")

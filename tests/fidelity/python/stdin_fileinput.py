@@ -1,0 +1,4 @@
+# fidelity: stdin=x\ny\n
+import fileinput
+for line in fileinput.input(files=("-",)):
+    print(fileinput.lineno(), line.strip(), fileinput.filename())

@@ -1,0 +1,3 @@
+# fidelity: stdin={"k": [1, 2]}
+import json, sys
+print(json.load(sys.stdin)["k"])

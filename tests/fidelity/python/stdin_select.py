@@ -1,0 +1,3 @@
+# fidelity: stdin=ready\n
+import select, sys
+print(bool(select.select([sys.stdin], [], [], 5)[0]), sys.stdin.readline())

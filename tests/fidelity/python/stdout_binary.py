@@ -1,0 +1,6 @@
+import sys
+sys.stdout.buffer.write(b"\xff\xfe raw \x00\n")
+sys.stdout.flush()
+sys.stderr.buffer.write(b"raw error\n")
+sys.stderr.flush()
+print(sys.stdout.buffer.raw.fileno(), sys.stderr.buffer.fileno())

@@ -1,0 +1,4 @@
+import subprocess
+print("before", flush=True)
+subprocess.run(["echo", "child"])
+print("after")

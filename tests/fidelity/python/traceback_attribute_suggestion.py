@@ -1,0 +1,2 @@
+class A: colour = 1
+A().color

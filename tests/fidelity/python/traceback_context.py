@@ -1,0 +1,4 @@
+try:
+    int("no")
+except ValueError:
+    [][1]

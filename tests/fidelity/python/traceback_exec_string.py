@@ -1,0 +1,1 @@
+exec("def g():\n    raise ValueError('inside')\ng()")

@@ -1,0 +1,4 @@
+error = ValueError("noted")
+error.add_note("first note")
+error.add_note("second\nnote")
+raise error

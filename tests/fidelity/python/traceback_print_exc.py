@@ -1,0 +1,6 @@
+import traceback
+try:
+    raise ValueError("shown")
+except ValueError:
+    traceback.print_exc()
+print("goes on")

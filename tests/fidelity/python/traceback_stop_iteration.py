@@ -1,0 +1,3 @@
+def bad():
+    yield next(iter([]))
+list(bad())

@@ -1,0 +1,3 @@
+def größe():
+    raise ValueError("ümläut 漢字")
+größe()

@@ -1,0 +1,4 @@
+import warnings
+def f(): warnings.warn("careful")
+f()
+f()
