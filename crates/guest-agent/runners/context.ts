@@ -3,11 +3,11 @@
 // to 5.
 import { randomBytes } from "node:crypto";
 import { closeSync, createReadStream, readSync, writeFileSync, writeSync } from "node:fs";
-import { createRequire } from "node:module";
+import Module, { createRequire } from "node:module";
 import { Script } from "node:vm";
 import { drainMicrotasks } from "bun:jsc";
 import { rewritten } from "./rewrite.ts";
-import { described, displayed, type Shown, type Source } from "./show.ts";
+import { described, displayed, frames, type Shown, type Source } from "./show.ts";
 
 export interface Message { mode: number; head: Buffer; env: string; code: string }
 
@@ -25,10 +25,15 @@ export interface Base {
   passOnEnvironment(): void;
   /** Sets the arguments of the program, each followed by NUL, unless there are none. */
   setArguments(bytes: Buffer): void;
+  /** Sets the clocks that count from a program's start. */
+  setClocks(): void;
 }
 
-// Programs may replace these.
-const { process, Bun, Buffer, console, Promise, setImmediate, globalThis: everything } = globalThis as any;
+// Programs may replace these: every global that is used here must be one of them.
+const {
+  process, Bun, Buffer, console, Promise, setImmediate, setInterval, setTimeout, Atomics, Error, Int32Array, Map, Number, Object, Proxy,
+  Reflect, SharedArrayBuffer, String, Symbol, TextDecoder, eval: evaluateScript, globalThis: everything,
+} = globalThis as any;
 const { defineProperty, getOwnPropertyDescriptor } = Object;
 // Waiting for it is a way to sleep.
 const never = new Int32Array(new SharedArrayBuffer(4));
@@ -48,7 +53,7 @@ let sourcesBytes = 0;
 let finish: ((status: number) => void) | undefined;
 // Ends the wait for output that is not being read.
 let hurry: (() => void) | undefined;
-let isOnce = false, isGuarded = false;
+let isOnce = false, isGuarded = false, main = "";
 // The exit code of a program that is being interrupted because it has called process.exit.
 let wanted: number | undefined;
 // Output may go through streams, which write later.
@@ -61,14 +66,14 @@ const context: any = {
   call: undefined as (() => void) | undefined,
   // Like `import` in a file of the working directory.
   async import(name: unknown, options?: ImportCallOptions) {
-    const file = Bun.resolveSync(String(name), process.cwd());
+    const file = import.meta.resolveSync(String(name), context.filename);
     return options ? import(file, options) : import(file);
   },
   get dirname() {
     return process.cwd();
   },
   get filename() {
-    return `${process.cwd()}/exec-${number}.ts`;
+    return isOnce ? main : `${process.cwd()}/exec-${number}.ts`;
   },
   meta: {
     get dir() {
@@ -84,7 +89,7 @@ const context: any = {
       return context.filename;
     },
     get file() {
-      return `exec-${number}.ts`;
+      return isOnce ? main.slice(main.lastIndexOf("/") + 1) : `exec-${number}.ts`;
     },
     get url() {
       return Bun.pathToFileURL(context.filename).href;
@@ -112,7 +117,9 @@ function provide(): void {
     resolve: (name: string, options?: any) => createRequire(context.filename).resolve(name, options),
     cache: createRequire(import.meta.path).cache,
   });
-  const module = { exports: {} };
+  const module: any = new Module(context.filename);
+  Object.assign(module, { id: ".", filename: context.filename, loaded: true });
+  (require as any).main = process.mainModule = module;
   for (const [name, value] of Object.entries({ require, module, exports: module.exports })) {
     defineProperty(everything, name, { value, writable: true, configurable: true, enumerable: false });
   }
@@ -185,9 +192,35 @@ function evaluate(code: string, file: string): unknown {
   sources.get(file)!.moved = program.moved;
   for (const name of program.names) declare(name, program.uninitialized.has(name));
   let result: any;
-  for (const script of program.scripts) result = (0, eval)(`${script}\n//# sourceURL=${file}`);
+  for (const script of program.scripts) result = (0, evaluateScript)(`${script}\n//# sourceURL=${file}`);
   const value = (given: any) => ({ value: program.isDeclaration ? undefined : given?.value });
   return result instanceof Promise ? result.then(value) : value(result);
+}
+
+// The callbacks of `process.nextTick` in guarded code. Bun runs its own only after the microtasks that `drainMicrotasks`
+// runs, and those of a program's first turn before them.
+const ticks: [(...given: unknown[]) => void, unknown[]][] = [];
+// Read when it is needed: see javascript.ts.
+let laterTick: typeof process.nextTick;
+
+function nextTick(callback: (...given: unknown[]) => void, ...given: unknown[]): void {
+  if (isGuarded && typeof callback === "function") ticks.push([callback, given]);
+  else laterTick(callback, ...given);
+}
+
+function drain(): void {
+  do {
+    for (let tick = ticks.shift(); tick; tick = ticks.shift()) {
+      try {
+        tick[0](...tick[1]);
+      } catch (error) {
+        laterTick(() => {
+          throw error;
+        });
+      }
+    }
+    drainMicrotasks();
+  } while (ticks.length > 0);
 }
 
 // SIGINT ends the function that is called here, even if it never pauses.
@@ -204,6 +237,8 @@ function guarded(call: () => void): void {
   }
   isGuarded = false;
   wanted = undefined;
+  // Those that an interrupt has left.
+  for (const [callback, given] of ticks.splice(0)) laterTick(callback, ...given);
 }
 
 function interrupted(): void {
@@ -224,10 +259,88 @@ function terminated(): void {
   }
 }
 
-function end(status: number): void {
+// `isWhole`: nothing that the program has started is left.
+function end(status: number, isWhole = false): void {
   const known = finish;
   finish = undefined;
+  if (known && !isWhole && hasWaited) isAbandoned = true;
   known?.(status);
+}
+
+// What a program may use to start something that it does not wait for. Without any, a context's programs end at once.
+const WAITS =
+  /\b(?:async|await|Promise|then|import|require|process|Bun|fetch|on[a-z]*|set(?:Timeout|Immediate|Interval)|queueMicrotask|Worker|WebSocket|EventSource|BroadcastChannel|MessageChannel|XMLHttpRequest|console\s*\[|globalThis|eval|Function)\b/;
+// A program of this context contained one of them. An earlier one was ended while something was pending, for which later
+// ones do not wait.
+let hasWaited = false, isAbandoned = false;
+// Keeps the process running between programs.
+let keepAlive: any;
+// Lets bun continue after this file, which is needed to learn that it has nothing left to do.
+let leave: (() => void) | undefined;
+let onIdle: (() => void) | undefined;
+const PROBE_MS = 10;
+
+// Resolves when nothing is pending that would keep a one-shot program running.
+function idle(): Promise<void> {
+  leave?.();
+  leave = undefined;
+  if (!process.listeners("beforeExit").includes(becameIdle)) process.on("beforeExit", becameIdle);
+  keepAlive.unref();
+  return new Promise((resolve: () => void) => (onIdle = resolve));
+}
+
+function becameIdle(): void {
+  keepAlive.ref();
+  isAbandoned = false;
+  onIdle?.();
+  onIdle = undefined;
+}
+
+// As `idle`, but only looks whether something is pending.
+function probe(): Promise<unknown> {
+  const timer = new Promise((resolve: () => void) => setTimeout(resolve, PROBE_MS).unref());
+  return Promise.race([idle(), timer]);
+}
+
+// Makes the console show errors, and where it was called, without the frames of the runner.
+function cleanConsole(): void {
+  const shown = (given: unknown) => {
+    if (!(given instanceof Error)) return given;
+    return { [Bun.inspect.custom]: () => `${described(given, sources)}\n` };
+  };
+  for (const name of ["log", "info", "debug", "warn", "error"]) {
+    const native = console[name];
+    const { [name]: clean } = { [name]: (...given: unknown[]) => native.apply(console, given.map(shown)) };
+    console[name] = clean;
+  }
+  console.trace = function trace(...given: unknown[]) {
+    if (given.length > 0) console.log(...given);
+    const stack = Bun.inspect(new Error()).split("\n").filter((line: string) => /^ +at /.test(line));
+    for (const line of frames(stack, sources)) console.log(line);
+  };
+}
+
+// Intervals, servers and workers are meant to stay: they do not keep a program of a context from ending.
+function letStay(): void {
+  const staying = (owner: any, name: string) => {
+    const native = owner[name];
+    const { [name]: replaced } = { [name]: (...given: unknown[]) => {
+      const started = native.apply(owner, given);
+      started?.unref?.();
+      return started;
+    } };
+    defineProperty(owner, name, { ...getOwnPropertyDescriptor(owner, name), value: replaced });
+  };
+  staying(everything, "setInterval");
+  staying(Bun, "serve");
+  staying(Bun, "listen");
+  everything.Worker = new Proxy(everything.Worker, {
+    construct(target: any, given: unknown[], newTarget: any) {
+      const worker = Reflect.construct(target, given, newTarget);
+      worker.unref?.();
+      return worker;
+    },
+  });
 }
 
 // No code of the program runs after this.
@@ -291,13 +404,27 @@ async function run({ head, code }: Message): Promise<number> {
   const over = async ({ value }: any) => {
     // It may have been abandoned before.
     if (own !== number || !finish) return;
-    if (isShown && value !== undefined) show(value);
+    hasWaited ||= value instanceof Promise;
+    let shown = value;
+    if (value instanceof Promise) {
+      const settled = value.then((result: unknown) => (shown = result));
+      // It may be one that is never settled.
+      if (isOnce || isAbandoned) await settled;
+      else await Promise.race([settled, idle()]);
+      if (own !== number || !finish) return;
+    }
+    if (isShown && shown !== undefined) show(shown);
     while (showing.length > 0) await Promise.all(showing.splice(0));
+    if (isOnce) return void (finish = undefined);
     // Uncaught rejections are reported at the end of a turn.
     await turn();
-    if (own === number) end(Number(process.exitCode ?? 0) & 255);
+    if (hasWaited) await (isAbandoned ? probe() : idle());
+    if (own === number) end(Number(process.exitCode ?? 0) & 255, true);
   };
-  if (!isOnce) renewInput();
+  if (!isOnce) {
+    renewInput();
+    hasWaited ||= WAITS.test(code);
+  }
   if (isShown) {
     defineProperty(everything, "display", { value: display, writable: true, configurable: true, enumerable: false });
   }
@@ -305,22 +432,28 @@ async function run({ head, code }: Message): Promise<number> {
   const begin = () => {
     let given: unknown;
     try {
-      given = evaluate(code, `exec-${own}.ts`);
+      given = evaluate(code, isOnce ? main : `exec-${own}.ts`);
     } catch (error) {
       return failed(error);
     }
     (given instanceof Promise ? given.then(over) : over(given)).catch((error: unknown) => failed(error, own));
   };
-  if (isOnce) begin();
+  // As in a file, ticks come before promises, and nothing of the runner is in stack traces.
+  if (isOnce) setImmediate(begin);
   // It runs in a separate turn, so that an endless chain of microtasks is guarded as well. The turn after it follows at
   // once and reports uncaught rejections.
   else setImmediate(() => {
     setImmediate(() => {});
     // An interrupt may have arrived before.
     if (own !== number || !finish) return;
-    guarded(() => { begin(); drainMicrotasks(); });
+    guarded(() => { begin(); drain(); });
   });
   const exit = await status;
+  if (keepAlive) {
+    if (isAbandoned) await probe();
+    onIdle = undefined;
+    keepAlive.ref();
+  }
   // Between programs the signal has its default meaning.
   process.off("SIGTERM", terminated);
   hasStreams ||= /stdout|stderr|import|require/.test(code);
@@ -362,9 +495,9 @@ function listen(): void {
 async function serve(message: Message, base: Base): Promise<number> {
   const before = { ...process.env }, at = process.cwd();
   if (!arrange(message, base)) return 1;
-  process.exitCode = 0;
   const status = await run(message);
-  process.exitCode = 0;
+  // Bun keeps the code of an earlier program if it is set to undefined.
+  if (process.exitCode !== undefined) process.exitCode = 0;
   base.restoreEnvironment(message.env, before);
   if (message.env.startsWith("=")) base.enterDirectory(`=${at}\0`);
   return status;
@@ -380,18 +513,25 @@ function arrange({ head, env }: Message, base: Base): boolean {
 
 async function* messages(base: Base): AsyncGenerator<Message> {
   let data = Buffer.alloc(0);
-  for await (const bytes of Bun.file(3).stream()) {
-    data = data.length > 0 ? Buffer.concat([data, bytes]) : Buffer.from(bytes);
-    while (data.length >= HEAD_BYTES) {
-      const middle = HEAD_BYTES + data.readUInt32BE(18), from = middle + data.readUInt32BE(26);
-      const end = from + data.readUInt32BE(22);
-      if (data.length < end) break;
-      const head = data.subarray(0, HEAD_BYTES);
-      const env = data.toString("utf8", HEAD_BYTES, middle), code = data.toString("utf8", from, end);
-      base.setArguments(data.subarray(middle, from));
-      data = data.subarray(end);
-      yield { mode: head[0], head, env, code };
+  for (;;) {
+    // A reader keeps the process running. There is none while a program runs.
+    const reader = Bun.file(3).stream().getReader();
+    let end = Infinity, middle = 0, from = 0;
+    while (data.length < end) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      data = data.length > 0 ? Buffer.concat([data, value]) : Buffer.from(value);
+      if (data.length < HEAD_BYTES) continue;
+      middle = HEAD_BYTES + data.readUInt32BE(18);
+      from = middle + data.readUInt32BE(26);
+      end = from + data.readUInt32BE(22);
     }
+    await reader.cancel();
+    const head = data.subarray(0, HEAD_BYTES);
+    const env = data.toString("utf8", HEAD_BYTES, middle), code = data.toString("utf8", from, end);
+    base.setArguments(data.subarray(middle, from));
+    data = data.subarray(end);
+    yield { mode: head[0], head, env, code };
   }
 }
 
@@ -412,38 +552,52 @@ export async function prime(): Promise<void> {
   displayed([1], sources);
 }
 
-/** Runs programs after which this process continues. Never returns. */
-export async function keep(first: Message, base: Base): Promise<never> {
-  const leave = process.exit.bind(process);
+/** Runs programs after which this process continues. Returns when bun must continue with the entry file. */
+export async function keep(first: Message, base: Base): Promise<void> {
+  const exitProcess = process.exit.bind(process);
   provide();
   if (base.isNew) seed(base);
   base.passOnEnvironment();
   console[Symbol.asyncIterator] = inputLines;
   everything.prompt = prompt;
   process.exit = exit;
+  laterTick = process.nextTick.bind(process);
+  process.nextTick = nextTick;
   // Between programs nothing else may keep the process running.
-  setInterval(() => {}, 2 ** 31 - 1);
+  keepAlive = setInterval(() => {}, 2 ** 31 - 1);
+  letStay();
+  cleanConsole();
   const answer = async (message: Message) => {
     const status = await serve(message, base);
     try {
       writeSync(4, `${status}\n`);
     } catch {
       // The program has closed it. The agent notices the end of the process.
-      leave(status);
+      exitProcess(status);
     }
   };
-  await answer(first);
-  for await (const message of messages(base)) await answer(message);
-  // The agent is gone.
-  leave(0);
-  return undefined as never;
+  const all = async () => {
+    await answer(first);
+    for await (const message of messages(base)) await answer(message);
+    // The agent is gone.
+    exitProcess(0);
+  };
+  await new Promise((resolve: () => void) => {
+    leave = () => {
+      writeFileSync(base.main, "");
+      resolve();
+    };
+    all();
+  });
 }
 
 /** Starts a program that displays values, and with which bun ends. */
-export function once(message: Message, base: Base): void {
-  provide();
-  base.passOnEnvironment();
+export async function once(message: Message, base: Base): Promise<void> {
   isOnce = true;
+  main = base.main;
+  provide();
+  cleanConsole();
+  base.passOnEnvironment();
   // Reports to the agent that the program starts.
   closeSync(3);
   closeSync(4);
@@ -457,4 +611,7 @@ export function once(message: Message, base: Base): void {
     process.exitCode ??= 13;
   });
   run(message);
+  // The program's first turn, and the report of its uncaught rejections.
+  await turn();
+  await turn();
 }

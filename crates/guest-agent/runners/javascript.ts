@@ -92,11 +92,15 @@ function setEnvironment(pairs: string): void {
     const at = pair.indexOf("=");
     if (at > 0) process.env[pair.slice(0, at)] = pair.slice(at + 1);
   }
+  environment = { ...process.env };
 }
 
-// By default, Bun.spawn passes on the environment that bun was started with.
+// By default, Bun.spawn passes on the environment that bun was started with. Here it is the one that the program started
+// with.
+let environment: Record<string, string | undefined> | undefined;
+
 function passOnEnvironment(): void {
-  const options = (given: any) => ({ ...given, env: given?.env ?? process.env });
+  const options = (given: any) => ({ ...given, env: given?.env ?? environment });
   for (const name of ["spawn", "spawnSync"] as const) {
     const native = Bun[name] as any;
     const passing = {
@@ -129,10 +133,14 @@ function printer(code: string): (() => void) | undefined {
 const QUEUES =
   /(?:\bfrom|\bimport)\s*["'](?:node:)?(?:crypto|fs|http2?|https|net|stream|stream\/promises|test|tls|tty|undici|zlib)["']/;
 
+function createsQueue(code: string): boolean {
+  return code.includes("import") && QUEUES.test(code);
+}
+
 // The entry file has one name, whatever the program's own name was: JSX is recognized by its syntax, if the code is
 // none without it. Bun reports errors of other code as TypeScript.
 function hasJsx(code: string): boolean {
-  if (!/<\/|\/>/.test(code)) return false;
+  if (!code.includes("</") && !code.includes("/>")) return false;
   const fits = (loader: "ts" | "tsx") => {
     try {
       new Bun.Transpiler({ loader }).transformSync(code);
@@ -213,6 +221,8 @@ async function prepare({ head, env, code }: ReturnType<typeof receive>, count: n
     writeFileSync(file, code);
     await import(file);
     printer("console.log('ready', 1)");
+    createsQueue(code);
+    hasJsx(code);
     const { prime } = await loadContext();
     await prime();
   } catch (error) {
@@ -228,6 +238,7 @@ async function prepare({ head, env, code }: ReturnType<typeof receive>, count: n
   if (count === 1) {
     replaceRandom();
     replaceClocks();
+    setClocks();
   }
   // Otherwise the collector would run beside the next program.
   Bun.gc(true);
@@ -271,7 +282,7 @@ for (let count = 1; ; count++) {
   closeSync(3);
   closeSync(4);
   closeSync(5);
-  if (QUEUES.test(code)) process.nextTick;
+  if (createsQueue(code)) process.nextTick;
   if (hasJsx(code)) loadAsJsx(code);
   break;
 }

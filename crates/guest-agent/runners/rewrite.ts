@@ -2,6 +2,9 @@
 // new layout. Here its tokens are moved back to their places in the program, so that errors have the program's lines
 // and columns.
 
+// Programs may replace these: every global that is used here must be one of them.
+const { Array, Bun, JSON, Map, Math, Number, Set, String } = globalThis as any;
+
 /** A piece of code. */
 interface Token { text: string; key: string; line: number; column: number; spaced: boolean; broken: boolean }
 
@@ -312,7 +315,12 @@ function functions(body: Token[]): [number, number][] {
 }
 
 const LOADERS = ["ts", "tsx"] as const;
-const DEFINE = { "import.meta": "__context.meta", __dirname: "__context.dirname", __filename: "__context.filename" };
+const DEFINE = {
+  "import.meta": "__context.meta", __dirname: "__context.dirname",
+  __filename: "__context.filename",
+  // Bun would insert "development".
+  "process.env.NODE_ENV": "process.env.NODE_ENV",
+};
 
 // Transforms the code as TypeScript; otherwise as TypeScript with JSX; otherwise as a block, because bun takes a first
 // brace for that of an object. If all fail, throws the error that is last in the code.

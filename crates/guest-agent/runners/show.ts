@@ -1,5 +1,8 @@
 // Formats errors and values as text.
-const { Bun, Promise } = globalThis as any;
+// Programs may replace these: every global that is used here must be one of them.
+const {
+  AggregateError, Array, Buffer, BuildMessage, Bun, Error, JSON, Math, Number, Object, Promise, RegExp, String, Symbol,
+} = globalThis as any;
 
 /** A program, and the tokens whose columns differ from its code: line, column in the script, column in the code. */
 export interface Source { code: string; moved: [number, number, number][] }
@@ -11,7 +14,7 @@ const RUNNERS = `${import.meta.dir}/`;
 const isCode = (line: string) => /^ *\d+ \| /.test(line) || /^ *\^$/.test(line);
 const isFrame = (line: string) => /^ +at /.test(line);
 
-/** Formats an error as bun shows an uncaught one: with the lines of the program that it refers to. */
+/** Formats an error as bun shows it: with the lines of the program that it refers to. */
 export function described(error: unknown, sources: Map<string, Source>): string {
   if (error instanceof BuildMessage || (error instanceof AggregateError && error.errors[0] instanceof BuildMessage)) {
     const text = Bun.inspect(error).replace(/\binput\.tsx?\b/g, [...sources.keys()].at(-1));
@@ -36,7 +39,7 @@ export function described(error: unknown, sources: Map<string, Source>): string 
   return told.join("\n");
 }
 
-const PLACE = /\b(exec-\d+\.ts):(\d+):(\d+)/;
+const PLACE = /((?:\/[^\s()]*\/)?(?:exec-\d+|main(?:\.\d+)?)\.ts):(\d+):(\d+)/;
 
 function place(frame: string, sources: Map<string, Source>) {
   const [, file, row, at] = PLACE.exec(frame) ?? [];
@@ -49,18 +52,18 @@ function place(frame: string, sources: Map<string, Source>) {
 }
 
 // Removes the frames of the runner, and the one that calls the program. The program's first frame has no name.
-function frames(stack: string[], sources: Map<string, Source>): string[] {
+export function frames(stack: string[], sources: Map<string, Source>): string[] {
   const isRunners = (frame: string) => frame.includes(RUNNERS) || /\bunknown:1:1\)?$/.test(frame);
   const own = stack.filter((frame) => !isRunners(frame));
   const isWhole = stack.some((frame) => frame.includes(RUNNERS) || /at eval \(unknown/.test(frame));
-  const nameless = /^ +at (?:<anonymous> \()?exec-\d+\.ts:[\d:]+\)?$/;
+  const nameless = /^ +at (?:<anonymous> \()?\S*(?:exec-\d+|main(?:\.\d+)?)\.ts:[\d:]+\)?$/;
   const last = own.at(-1) ?? "", isCall = nameless.test(last) && nameless.test(own.at(-2) ?? "");
-  if (isWhole && (/^ +at eval \(exec-/.test(last) || isCall)) own.pop();
+  if (isWhole && (/^ +at eval \(\S*(?:exec-|main)/.test(last) || isCall)) own.pop();
   const told = own.map((frame) => {
     const is = place(frame, sources);
     return is ? frame.replace(PLACE, `${is.file}:${is.line}:${is.column}`) : frame;
   });
-  if (isWhole) told.push(told.pop()?.replace(/at (async )?<anonymous> \((exec-.*)\)$/, "at $1$2") ?? "");
+  if (isWhole) told.push(told.pop()?.replace(/at (async )?<anonymous> \((\S*(?:exec-|main).*)\)$/, "at $1$2") ?? "");
   return told;
 }
 

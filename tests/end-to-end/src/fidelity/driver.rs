@@ -21,7 +21,7 @@ const DRIVER: &str = include_str!("driver.py");
 const HOME: &str = "/home/user/";
 
 /// The longest that a program may take, in seconds. They take less than one; the machine may be busy.
-const TIMEOUT_S: u64 = 60;
+const TIMEOUT_S: u64 = 30;
 
 /// Programs that one start of the driver runs: they end long before the test's deadline.
 const BATCH: usize = 40;

@@ -240,7 +240,7 @@ fn split_words(text: &str) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
-/// Replaces `\n`, `\r`, `\t`, `\0` and `\\`.
+/// Replaces `\n`, `\r`, `\t`, `\0`, `\\`, and `\u` with four hexadecimal digits.
 fn unescape(text: &str) -> Result<String, String> {
     let (mut result, mut characters) = (String::new(), text.chars());
 
@@ -255,15 +255,25 @@ fn unescape(text: &str) -> Result<String, String> {
             Some('t') => '\t',
             Some('0') => '\0',
             Some('\\') => '\\',
-            _ => {
-                return Err(format!(
-                    r"`{text}` has an escape other than \n, \r, \t, \0 and \\"
-                ));
-            }
+            Some('u') => code_point(&mut characters).ok_or_else(|| wrong_escape(text))?,
+            _ => return Err(wrong_escape(text)),
         });
     }
 
     Ok(result)
+}
+
+/// Takes four hexadecimal digits.
+fn code_point(characters: &mut std::str::Chars<'_>) -> Option<char> {
+    let digits: String = characters.take(4).collect();
+    let number = u32::from_str_radix(&digits, 16).ok();
+    number
+        .filter(|_| digits.len() == 4)
+        .and_then(char::from_u32)
+}
+
+fn wrong_escape(text: &str) -> String {
+    format!(r"`{text}` has an escape other than \n, \r, \t, \0, \\ and \uXXXX")
 }
 
 /// The programs and modes to run: all of them, unless the environment selects some.
@@ -338,13 +348,13 @@ mod tests {
     #[test]
     fn directives_are_read_from_the_first_comments() {
         let program = parse(concat!(
-            "#!/bin/bash\n# fidelity: args=a \"b c\" \"\"\n\n# fidelity: stdin=1\\n\\\\n\n",
+            "#!/bin/bash\n# fidelity: args=a \"b c\" \"\"\n\n# fidelity: stdin=1\\n\\\\n\\u00e9\n",
             "# fidelity: skip=context -- no arguments\necho\n# fidelity: nonsense\n"
         ));
         let program = program.unwrap();
 
         assert_eq!(program.args, ["a", "b c", ""]);
-        assert_eq!(program.stdin.as_deref(), Some("1\n\\n"));
+        assert_eq!(program.stdin.as_deref(), Some("1\n\\né"));
         assert_eq!(program.modes, [Mode::Run, Mode::Fresh]);
         assert!(program.code.starts_with("#!/bin/bash"));
     }

@@ -98,7 +98,7 @@ console.log(server.port)";
     // A failure between two execs is shown by the next one, and ends nothing.
     run(
         &mut client,
-        "setTimeout(() => { console.log('late'); require('fs').writeFileSync('flag', ''); throw new Error('between') }, 300)",
+        "const soon = setInterval(() => { clearInterval(soon); console.log('late'); require('fs').writeFileSync('flag', ''); throw new Error('between') }, 300)",
     );
     let flag = agent.directory.path().join("flag");
     wait_until("the timer has run", || flag.exists());
@@ -110,7 +110,7 @@ console.log(server.port)";
         &mut client,
         "server.stop(); clearInterval(ticks); for (let i = 0; i < 99; i++) clearInterval(i)",
     );
-    let idle = "const before = process.cpuUsage(); setTimeout(() => (globalThis.after = process.cpuUsage(before)), 300)";
+    let idle = "const before = process.cpuUsage(); setInterval(() => (globalThis.after ??= process.cpuUsage(before)), 300)";
     run(&mut client, idle);
     std::thread::sleep(Duration::from_millis(400));
     let used = run(&mut client, "console.log(after.user + after.system)");

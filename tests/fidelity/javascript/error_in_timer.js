@@ -1,0 +1,2 @@
+setTimeout(() => { throw new RangeError("later"); }, 5);
+setTimeout(() => console.log("never"), 500);

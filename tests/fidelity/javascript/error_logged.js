@@ -1,0 +1,2 @@
+try { null.x; } catch (error) { console.log("caught", error); }
+console.error(new RangeError("made"));

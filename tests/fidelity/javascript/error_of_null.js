@@ -1,0 +1,3 @@
+const o = { a: null };
+console.log("a");
+o.a.b;

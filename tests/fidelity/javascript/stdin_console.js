@@ -1,0 +1,2 @@
+// fidelity: stdin=one\ntwo\n\nlast
+for await (const line of console) console.log(JSON.stringify(line));

@@ -1,0 +1,4 @@
+const a: number = 1;
+function f(x: number {
+  return x;
+}

@@ -1,0 +1,11 @@
+interface Config {
+  port: number;
+}
+
+function load(text: string): Config {
+  const parsed = JSON.parse(text) as Config;
+  return { port: parsed.port.toFixed(0) as any };
+}
+
+console.log(load('{"port": 80}'));
+load("{}");
