@@ -42,23 +42,7 @@ pub(crate) fn start_interpreter(
     };
     environment.extend(command.variable.take());
 
-    let (file, main_file) = match command.delivery {
-        CodeDelivery::MemoryFile => {
-            let file = create_memory_file().map_err(agent_error("make a file in memory"))?;
-            (Some(file), None)
-        }
-        CodeDelivery::MainFile if language == Language::Python => {
-            let created = create_python_main(confinement);
-            let (file, main_file, path) =
-                created.map_err(agent_error("write main.py to the working directory"))?;
-            command.arguments.push(path);
-            (Some(file), Some(main_file))
-        }
-        CodeDelivery::MainFile => {
-            let (file, main_file) = create_main_file(confinement, &mut command)?;
-            (Some(file), Some(main_file))
-        }
-    };
+    let (file, main_file) = create_code_file(language, &mut command, confinement)?;
 
     // The script that bash is going to run.
     let script = match language {
@@ -128,6 +112,32 @@ pub(crate) fn start_interpreter(
             Err(agent_error("start a process")(error))
         }
     }
+}
+
+/// Creates the file that gets the code of an interpreter, and adds its path to the command. Returns also the file that is
+/// removed at the end.
+fn create_code_file(
+    language: Language,
+    command: &mut InterpreterCommand,
+    confinement: &Confinement,
+) -> Result<(Option<File>, Option<CodeFile>), WireError> {
+    Ok(match command.delivery {
+        CodeDelivery::MemoryFile => {
+            let file = create_memory_file().map_err(agent_error("make a file in memory"))?;
+            (Some(file), None)
+        }
+        CodeDelivery::MainFile if language == Language::Python => {
+            let created = create_python_main(confinement);
+            let (file, main_file, path) =
+                created.map_err(agent_error("write main.py to the working directory"))?;
+            command.arguments.push(path);
+            (Some(file), Some(main_file))
+        }
+        CodeDelivery::MainFile => {
+            let (file, main_file) = create_main_file(confinement, command)?;
+            (Some(file), Some(main_file))
+        }
+    })
 }
 
 struct LaunchedInterpreter {
