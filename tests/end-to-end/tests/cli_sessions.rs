@@ -214,9 +214,9 @@ fn standard_input_reaches_the_program() {
     let output = run_with_input(command, b"first\n".repeat(1 << 20));
     assert_eq!(text(&output.stdout), "first\n");
 
-    // Without the option it is empty.
+    // On request it is empty.
     let mut command = fumehood();
-    command.args(["run", "-l", "shell", "-c", "wc -c"]);
+    command.args(["run", "-l", "shell", "-c", "wc -c", "--no-stdin"]);
     assert_eq!(text(&run_with_input(command, b"x".to_vec()).stdout), "0\n");
     let mut command = fumehood();
     command.args(["run", "-l", "shell", "-i", "-"]);
@@ -439,4 +439,30 @@ fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
     pty.wait_for("fumehood: the VM was lost");
     assert_eq!(wait_for_exit(child), Some(125));
     assert!(!pty.is_raw());
+}
+
+#[test]
+fn values_are_printed_where_the_program_displayed_them() {
+    let programs = [
+        (
+            "python",
+            "import sys\nprint('one'); print('two'); display(1); print('three'); display(2); print('four')\n7\n",
+        ),
+        (
+            "javascript",
+            "console.log('one'); console.log('two'); display(1); console.log('three'); display(2); console.log('four'); 7\n",
+        ),
+    ];
+
+    let expected = "one\ntwo\n1\nthree\n2\nfour\n7\n";
+    for (language, code) in programs {
+        let mut run = fumehood();
+        run.args(["run", "--display", "-l", language, "-c", code]);
+        assert_eq!(text(&finish(run).stdout), expected, "run {language}");
+
+        let mut repl = fumehood();
+        repl.args(["repl", "-l", language]);
+        let output = run_with_input(repl, code.into());
+        assert_eq!(text(&output.stdout), expected, "repl {language}");
+    }
 }
