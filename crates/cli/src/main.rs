@@ -5,6 +5,7 @@
 mod commands;
 mod args;
 mod transfer;
+mod requirements;
 mod policy_file;
 mod outcome;
 mod io;

@@ -150,13 +150,11 @@ impl Engine {
         let (exec, timeout) = request.check(&limits)?;
         let network = request.prepared()?;
         let packages = request.packages.set(request.language, &limits)?;
-        let mut spec = TemplateSpec {
-            language: request.language,
-            shape: Shape {
-                network: network.is_some(),
-                ..Shape::plain(request.memory())
-            },
+        let shape = Shape {
+            network: network.is_some(),
+            ..Shape::plain(request.memory())
         };
+        let mut spec = TemplateSpec::plain(request.language, shape);
 
         let init = network
             .as_ref()
@@ -167,19 +165,24 @@ impl Engine {
 
             // Acquire a VM with the packages, unless the caller cancels meanwhile.
             let acquire = async {
+                let mut resolved = Vec::new();
                 if let Some(set) = packages {
-                    let events = events.clone();
+                    let step_events = events.clone();
                     let progress = ProgressCallback::by(move |step| {
-                        let _ = events.try_send(Event::Packages(step));
+                        let _ = step_events.try_send(Event::Packages(step));
                     });
+                    let unpinned = set.is_unpinned();
                     let layers = PackageLayers::new(set, request.packages.force, progress);
-                    layers.ensure(&provisioner, &mut spec).await?;
+                    resolved = layers.ensure(&provisioner, &mut spec).await?;
+                    let packages = resolved.clone();
+                    let _ = events.try_send(Event::PackagesReady { packages, unpinned });
                 }
 
-                provisioner.acquire(&spec, &init).await
+                let acquired = provisioner.acquire(&spec, &init).await?;
+                Ok::<_, Error>((acquired, resolved))
             };
 
-            let acquired = tokio::select! {
+            let (acquired, resolved) = tokio::select! {
                 acquired = acquire => acquired?,
                 () = controls.cancelled() => {
                     let outcome = outcome.downloads(request.transfers.cancelled_downloads());
@@ -188,6 +191,7 @@ impl Engine {
             };
 
             let outcome = outcome
+                .packages(resolved)
                 .vm(acquired.source, acquired.vm.isolation())
                 .acquired(acquired.queue, acquired.vm.start);
 
@@ -266,10 +270,7 @@ impl Engine {
         self.start_replenisher();
         let request = RunRequest::new(language, "").memory_mib(memory_mib);
         request.check(&self.0.provisioner.config.limits)?;
-        Ok(TemplateSpec {
-            language,
-            shape: Shape::plain(memory_mib),
-        })
+        Ok(TemplateSpec::plain(language, Shape::plain(memory_mib)))
     }
 
     /// Measures the floor of boot times: boots the image's kernel with `init` as its first process, on the machine

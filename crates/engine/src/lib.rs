@@ -60,16 +60,14 @@ pub use fumehood_protocol::{
 };
 pub use host::{Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation};
 pub use network::{Network, NetworkOutcome, PortMapping};
-pub use packages::PackageStep;
+pub use packages::{InstalledPackage, PackageStep};
 pub use provision::{Capacity, PoolStatus, VmStats};
 pub use run::report;
 pub use run::{
     Download, DownloadTarget, Event, Input, MimeBundle, Outcome, Run, RunControl, RunRequest,
-    SpawnRequest, Timing, UploadSource, VmOrigin,
+    SkippedFile, SkippedFiles, SpawnRequest, Timing, UploadSource, VmOrigin,
 };
-pub use sandbox::{
-    Checkpoint, Context, FileReader, Files, InstalledPackage, Sandbox, Watcher, WriteOptions,
-};
+pub use sandbox::{Checkpoint, Context, FileReader, Files, Sandbox, Watcher, WriteOptions};
 pub use sandbox_builder::SandboxBuilder;
 #[cfg(feature = "testing")]
 pub use vm::Layer;

@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::layers::PackageLayers;
 use crate::network::{Network, PreparedNetwork};
-use crate::packages::{PackageRequest, PackageStep, ProgressCallback};
+use crate::packages::{InstalledPackage, PackageRequest, PackageStep, ProgressCallback};
 use crate::provision::ANY_LANGUAGE;
 use crate::run::RunRequest;
 use crate::sandbox::{Sandbox, SandboxTimeouts};
@@ -122,12 +122,13 @@ impl SandboxBuilder {
     /// # Errors
     /// As [`Engine::build_template`].
     pub async fn build_template(self) -> Result<bool, Error> {
-        let spec = self.template_spec().await?;
+        let (spec, _) = self.template_spec().await?;
         self.engine.provisioner().build_template(&spec).await
     }
 
-    /// Returns the template of the sandbox. Its layer of packages is built if it does not exist.
-    async fn template_spec(&self) -> Result<TemplateSpec, Error> {
+    /// Returns the template of the sandbox, and its packages with their versions. Its layer of packages is built if it
+    /// does not exist.
+    async fn template_spec(&self) -> Result<(TemplateSpec, Vec<InstalledPackage>), Error> {
         let checked = self
             .engine
             .checked_spec(self.language, self.shape.memory_mib)?;
@@ -138,12 +139,13 @@ impl SandboxBuilder {
         };
 
         let provisioner = self.engine.provisioner();
+        let mut resolved = Vec::new();
         if let Some(set) = self.packages.set(self.language, self.engine.limits())? {
             let layers = PackageLayers::new(set, self.packages.force, self.progress.clone());
-            layers.ensure(provisioner, &mut spec).await?;
+            resolved = layers.ensure(provisioner, &mut spec).await?;
         }
 
-        Ok(spec)
+        Ok((spec, resolved))
     }
 
     async fn start(self) -> Result<Sandbox, Error> {
@@ -153,10 +155,11 @@ impl SandboxBuilder {
             .as_ref()
             .map_or(self.init.clone(), PreparedNetwork::init);
 
-        let spec = self.template_spec().await?;
+        let (spec, packages) = self.template_spec().await?;
         let provisioner = self.engine.provisioner();
         let acquired = provisioner.acquire(&spec, &init).await?;
         let sandbox = Sandbox::new(provisioner.clone(), acquired, network, self.timeouts)?;
+        sandbox.record_packages(packages);
 
         if self.allow_root {
             sandbox.allow_root().await?;

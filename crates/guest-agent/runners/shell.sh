@@ -98,7 +98,7 @@ if [[ ${__i-} ]]; then
     exec {__d}<&-;
   fi;
   __r= __s=130;
-  eval "$BASH_EXECUTION_STRING";
+  eval "$__y";
 elif [[ ${__r-} == 1 ]]; then
-  eval "$BASH_EXECUTION_STRING";
+  eval "$__y";
 fi

@@ -1,10 +1,22 @@
 //! The operator's settings, and the rules for limits.
 
+use std::path::Path;
+
 use fumehood_protocol::Limits;
 
 /// PATH of programs where the agent itself has none.
 pub(crate) const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Directories below the user's home where packages install their programs: those of pip, and those of npm and bun. The
+/// user's programs search them first.
+const PACKAGE_PROGRAMS: [&str; 2] = [".local/bin", "node_modules/.bin"];
+
+/// Returns the directories of the packages' programs for a user with this home, as the first part of PATH.
+pub(crate) fn package_program_path(home: &Path) -> String {
+    let directories = PACKAGE_PROGRAMS.map(|below| home.join(below).display().to_string());
+    directories.join(":")
+}
 
 /// Maximum value of any limit. As bytes it is more than any machine has and as seconds more than a century, so sums of
 /// times and sizes stay far from overflow.

@@ -68,15 +68,18 @@ def prepare(place: Path) -> None:
 
 
 def scenario() -> None:
-    from fumehood import InvalidError, PackagesEvent, Sandbox, run, stream
+    from fumehood import InstalledPackage, InvalidError, PackagesEvent, Sandbox, run, stream
 
     code = "import tiny; print(tiny.VALUE)"
     first = stream(code, packages=["tiny==1.0"])
     steps = [event.step for event in first if isinstance(event, PackagesEvent)]
     assert first.outcome(check=True).stdout == "1.0\n" and steps, steps
     again = stream(code, packages=["tiny==1.0"])
-    assert [event for event in again if isinstance(event, PackagesEvent)] == []
-    assert again.outcome(check=True).stdout == "1.0\n"
+    tiny = [InstalledPackage("tiny", "1.0")]
+    assert [event for event in again if isinstance(event, PackagesEvent)] == [PackagesEvent("ready", tiny)]
+    outcome = again.outcome(check=True)
+    assert (outcome.stdout, outcome.packages) == ("1.0\n", tiny)
+    assert run(code, packages=["tiny"]).packages == [InstalledPackage("tiny", "2.0")]
     # Packages of a new sandbox, and packages installed into it later.
     with Sandbox(packages=["tiny==1.0"]) as sandbox:
         assert sandbox.run(code).stdout == "1.0\n"

@@ -18,7 +18,7 @@ use crate::finish;
 /// the directory `index`.
 pub const PYTHON_INDEX: &str = r#"
 import hashlib, os, zipfile
-def wheel(name, version, body, requires=""):
+def wheel(name, version, body, requires="", scripts=""):
     place = "index/" + name.replace("_", "-")
     os.makedirs(place, exist_ok=True)
     info = f"{name}-{version}.dist-info"
@@ -27,6 +27,8 @@ def wheel(name, version, body, requires=""):
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
+    if scripts:
+        files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{scripts}\n"
     files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
     file = f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(f"{place}/{file}", "w") as archive:
@@ -37,7 +39,7 @@ def wheel(name, version, body, requires=""):
         page.write(f'<a href="{file}#sha256={digest}">{file}</a>\n')
 wheel("tiny", "1.0", "VALUE = 1\n")
 wheel("tiny", "1.5", "VALUE = 15\n")
-wheel("tiny", "2.0", "VALUE = 2\n")
+wheel("tiny", "2.0", "VALUE = 2\ndef main(): print('a program of tiny')\n", scripts="tiny-program = tiny:main")
 wheel("user_of_tiny", "0.3", "from tiny import VALUE\n", "Requires-Dist: tiny<2\n")
 os.makedirs(".config/uv", exist_ok=True)
 open(".config/uv/uv.toml", "w").write('[[index]]\nurl = "http://127.0.0.1:8000"\ndefault = true\n')
@@ -51,8 +53,9 @@ def pack(version):
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w:gz") as tar:
         for path, text in {
-            "package/package.json": json.dumps({"name": "tiny", "version": version, "main": "index.js"}),
+            "package/package.json": json.dumps({"name": "tiny", "version": version, "main": "index.js", "bin": {"tiny-program": "cli.js"}}),
             "package/index.js": f"module.exports = '{version}';\n",
+            "package/cli.js": "\x23!/usr/bin/env node\nconsole.log('a program of tiny');\n",
         }.items():
             entry = tarfile.TarInfo(path)
             entry.size = len(text)
@@ -60,7 +63,7 @@ def pack(version):
     file = f"tiny-{version}.tgz"
     open("registry/" + file, "wb").write(raw.getvalue())
     digest = base64.b64encode(hashlib.sha512(raw.getvalue()).digest()).decode()
-    return {"name": "tiny", "version": version,
+    return {"name": "tiny", "version": version, "bin": {"tiny-program": "cli.js"},
             "dist": {"tarball": "http://127.0.0.1:8001/" + file, "integrity": "sha512-" + digest}}
 versions = {version: pack(version) for version in ("1.0.0", "1.2.0", "2.0.0")}
 document = {"name": "tiny", "dist-tags": {"latest": "2.0.0"}, "versions": versions}

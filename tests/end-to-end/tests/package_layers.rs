@@ -161,6 +161,11 @@ fn builders(stderr: &str) -> usize {
     stderr.matches("starting a VM").count()
 }
 
+/// Runs the program of the package from each place that starts programs.
+const RUNS_PROGRAM: &str = "import subprocess
+for command in (['tiny-program'], ['bash', '-c', 'tiny-program'], ['python', '-c', 'import tiny; tiny.main()']):
+    print(subprocess.run(command, capture_output=True, text=True).stdout.strip())";
+
 const USES_TINY: &str = "import user_of_tiny; print(user_of_tiny.VALUE)";
 
 #[test]
@@ -325,9 +330,9 @@ fn resolution_failures_quote_the_installer() {
         let (kind, _, message) = environment.fails(&["absent==1"], &[]);
         assert!(kind == "invalid" && message.contains("absent"), "{message}");
 
-        let (kind, _, message) = environment.fails(&["tiny"], &[]);
+        let (kind, _, message) = environment.fails(&["tiny=1"], &[]);
         assert!(
-            kind == "invalid" && message.contains("version"),
+            kind == "invalid" && message.contains("specifier"),
             "{message}"
         );
 
@@ -426,5 +431,92 @@ fn index_credentials_stay_on_the_host() {
 
         let layers = environment.layers();
         assert!(!layers[0].contains("sesame"), "{layers:?}");
+    });
+}
+
+#[test]
+fn packages_without_a_version_are_the_newest() {
+    in_private_netns("packages_without_a_version_are_the_newest", || async {
+        let environment = Environment::new();
+        let server = environment.serve_python();
+        let code = "import tiny; print(tiny.VALUE)";
+        let (printed, stderr) = environment.prints("python", &["tiny"], code);
+        assert_eq!(printed, "2\n");
+        assert!(stderr.contains("packages: tiny 2.0"), "{stderr}");
+
+        // The result is kept: the next run needs no index, and says what it uses.
+        let requests_before = server.requests().len();
+        let (printed, stderr) = environment.prints("python", &["Tiny"], code);
+        assert_eq!(printed, "2\n");
+        assert_eq!(stderr, "fumehood: packages: tiny 2.0\n");
+        assert_eq!(server.requests().len(), requests_before);
+        let args = ["run", "--json", "-l", "python", "-p", "tiny", "-c", code];
+        let object: Value = serde_json::from_slice(&environment.run(&args).stdout).unwrap();
+        let expected = serde_json::json!([{ "name": "tiny", "version": "2.0" }]);
+        assert_eq!(object["packages"], expected);
+
+        // After a day it is resolved again.
+        let requests = environment.directory.path().join("store/layers/requests");
+        let age = std::time::SystemTime::now() - std::time::Duration::from_secs(25 * 60 * 60);
+        for entry in std::fs::read_dir(&requests).unwrap().flatten() {
+            let record = std::fs::File::options().write(true).open(entry.path());
+            record.unwrap().set_modified(age).unwrap();
+        }
+        let (_, stderr) = environment.prints("python", &["tiny"], code);
+        assert_eq!(builders(&stderr), 1, "{stderr}");
+        assert!(server.requests().len() > requests_before);
+        assert_eq!(environment.layers().len(), 1);
+    });
+}
+
+#[test]
+fn programs_of_packages_are_in_the_path() {
+    in_private_netns("programs_of_packages_are_in_the_path", || async {
+        let environment = Environment::new();
+        let _server = environment.serve_python();
+        let expected = "a program of tiny\n".repeat(3);
+        let (printed, _) = environment.prints("python", &["tiny==2.0"], RUNS_PROGRAM);
+        assert_eq!(printed, expected);
+
+        let script = environment.index(
+            &JAVASCRIPT_INDEX.replace("127.0.0.1:8001", JAVASCRIPT),
+            "registry",
+        );
+        let _registry = FileServer::new(&script, None).listen(JAVASCRIPT);
+        let code = "const run = (...argv) => process.stdout.write(Bun.spawnSync(argv).stdout);
+            run('tiny-program'); run('bash', '-c', 'tiny-program'); run('npx', 'tiny-program');";
+        let (printed, _) = environment.prints("javascript", &["tiny@2.0.0"], code);
+        assert_eq!(printed, expected);
+    });
+}
+
+#[test]
+fn programs_name_their_packages() {
+    in_private_netns("programs_name_their_packages", || async {
+        let environment = Environment::new();
+        let _server = environment.serve_python();
+        let file = |name: &str, text: &str| {
+            let path = environment.directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+
+        let code = "import tiny\nprint(tiny.VALUE)\n";
+        let metadata = "# /// script\n# dependencies = [\"tiny<2\"]\n# ///\n";
+        let script = file("prog.py", &format!("{metadata}{code}"));
+        let ended = environment.run(&["run", &script]);
+        let stderr = stderr_text(&ended);
+        assert_eq!(ended.stdout, b"15\n", "{stderr}");
+        assert!(
+            stderr.contains("packages of the script metadata: tiny<2"),
+            "{stderr}"
+        );
+        let ended = environment.run(&["run", "--no-script-packages", &script]);
+        assert_eq!(ended.status.code(), Some(1));
+
+        let requirements = file("requirements.txt", "tiny >= 1, < 1.5  # a comment\n");
+        let plain = file("plain.py", code);
+        let ended = environment.run(&["run", "-r", &requirements, &plain]);
+        assert_eq!(ended.stdout, b"1\n", "{}", stderr_text(&ended));
     });
 }

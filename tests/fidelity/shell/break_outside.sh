@@ -1,3 +1,4 @@
+# fidelity: skip=context -- a stray break ends the exec of a context with a message
 break
 echo "after break $?"
 continue

@@ -1,3 +1,4 @@
+# fidelity: skip=context -- traces in a context start with one more +
 set -x
 a=1
 f() { echo "$1"; }

@@ -8,7 +8,7 @@ use fumehood_engine::Language;
 
 use super::environment::EnvironmentArgs;
 use super::network::NetworkArgs;
-use super::packages::PackageArgs;
+use super::packages::{PACKAGES_HEADING, PackageArgs};
 use crate::io::is_stdin_redirected;
 
 /// The default upper bound of timeouts, in seconds.
@@ -88,6 +88,10 @@ pub(crate) struct RunArgs {
     pub(crate) download: Vec<OsString>,
     #[command(flatten)]
     pub(crate) packages: PackageArgs,
+    /// Do not install the packages that the program itself names: in script metadata (`# /// script`) for Python, in
+    /// `package.json` beside the file for JavaScript
+    #[arg(long, help_heading = PACKAGES_HEADING)]
+    pub(crate) no_script_packages: bool,
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
     /// Arguments for the program

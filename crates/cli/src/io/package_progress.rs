@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fumehood_engine::PackageStep;
+use fumehood_engine::{InstalledPackage, PackageStep};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::messages::eprint_message;
@@ -41,6 +41,15 @@ impl PackageProgress {
             state.spinner.get_or_insert_with(spinner).set_message(text);
         } else {
             eprint_message(&text);
+        }
+    }
+
+    /// Shows the versions of the packages.
+    pub(crate) fn show_versions(&self, packages: &[InstalledPackage]) {
+        self.clear();
+        if self.0.is_some() && !packages.is_empty() {
+            let versions: Vec<_> = packages.iter().map(ToString::to_string).collect();
+            eprint_message(&format!("packages: {}", versions.join(", ")));
         }
     }
 

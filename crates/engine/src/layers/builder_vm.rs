@@ -6,10 +6,10 @@ use tokio::sync::mpsc;
 
 use super::index::PackageIndex;
 use crate::error::{Error, ErrorKind};
-use crate::packages::{PackageSet, PackageStep, ProgressCallback};
+use crate::packages::{InstalledPackage, PackageSet, PackageStep, ProgressCallback};
 use crate::provision::{ANY_LANGUAGE, Provisioner};
 use crate::run::{Event, Outcome, Run, SpawnRequest};
-use crate::sandbox::{InstalledPackage, Sandbox, SandboxTimeouts, WriteOptions};
+use crate::sandbox::{Sandbox, SandboxTimeouts, WriteOptions};
 use crate::snapshot::TemplateSpec;
 use crate::vm::Shape;
 
@@ -17,6 +17,11 @@ use crate::vm::Shape;
 const INSTALL: &str = include_str!("../../builders/install.sh");
 /// Packs them into a layer.
 const PACK: &str = include_str!("../../builders/pack.sh");
+/// What the contents of a layer depend on besides the packages.
+pub(super) const BUILDER: &str = concat!(
+    include_str!("../../builders/install.sh"),
+    include_str!("../../builders/pack.sh")
+);
 /// Creates the directories that layer and image have in common, with the image's owners.
 const TREE: &str = "mkdir -p /build/home && install -d -o 1000 -g 1000 /build/home/user";
 
@@ -52,13 +57,11 @@ impl BuilderVm {
     ) -> Result<Self, Error> {
         let max_mib = provisioner.admission.max_guest_mib();
         let memory_mib = provisioner.config.builder_memory_mib.min(max_mib);
-        let spec = TemplateSpec {
-            language: ANY_LANGUAGE,
-            shape: Shape {
-                network: true,
-                ..Shape::plain(memory_mib)
-            },
+        let shape = Shape {
+            network: true,
+            ..Shape::plain(memory_mib)
         };
+        let spec = TemplateSpec::plain(ANY_LANGUAGE, shape);
 
         let network = index.network().prepare()?;
         let (file, text) = index.configuration(&network);
@@ -97,7 +100,8 @@ impl BuilderVm {
         self.run_script(TREE, &[], true).await?;
 
         let mut args = vec![set.language().as_str(), BUILD];
-        args.extend(set.specs().iter().map(String::as_str));
+        let specs: Vec<_> = set.complete_specs().collect();
+        args.extend(specs.iter().map(AsRef::as_ref));
         let list = self.run_script(INSTALL, &args, false).await?;
 
         let installed: Result<Vec<InstalledPackage>, _> = serde_json::from_slice(&list);

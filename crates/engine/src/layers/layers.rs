@@ -1,20 +1,22 @@
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fumehood_image::{LAYERS_BYTES, LayerKey, LayerWriter, StoredLayer, StoredPackage};
 
-use super::builder_vm::BuilderVm;
+use super::builder_vm::{BUILDER, BuilderVm};
 use super::index::PackageIndex;
 use crate::config::TemplateUse;
 use crate::error::{Error, ErrorKind};
-use crate::packages::{PackageSet, PackageStep, ProgressCallback};
+use crate::packages::{InstalledPackage, PackageSet, PackageStep, ProgressCallback};
 use crate::provision::Provisioner;
-use crate::sandbox::InstalledPackage;
 use crate::snapshot::TemplateSpec;
 use crate::vm::Layer;
 
 /// Interval at which the result of another process is looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long a request for packages without versions keeps what it was resolved to.
+const UNPINNED_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The packages of one request, and how to provide their layer.
 #[derive(Debug, Clone)]
@@ -35,10 +37,10 @@ impl PackageLayers {
     }
 
     /// Adds the layer of the packages to a VM's specification. Builds the layer, and a template with it, if they do
-    /// not exist.
+    /// not exist. Returns the requested packages with their resolved versions.
     ///
-    /// No package is imported for the template: that would run the package's code once, and all later runs would
-    /// start with its effects.
+    /// No package that a caller chose is imported for the template: that would run the package's code once, and all
+    /// later runs would start with its effects. Only a package set is.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`], [`ErrorKind::Missing`] or [`ErrorKind::Unreachable`], or fails as a boot.
@@ -46,11 +48,22 @@ impl PackageLayers {
         self,
         provisioner: &Arc<Provisioner>,
         spec: &mut TemplateSpec,
-    ) -> Result<(), Error> {
-        spec.shape.layer = Some(self.layer(provisioner).await?);
+    ) -> Result<Vec<InstalledPackage>, Error> {
+        let stored = self.layer(provisioner).await?;
+        spec.bundle = self.set.bundle();
+        let manifest = stored.manifest();
+        spec.shape.layer = Some(Layer::open(stored.path(), &manifest.digest)?);
+
+        let installed = manifest.packages.iter().map(|package| InstalledPackage {
+            name: package.name.clone(),
+            version: package.version.clone(),
+        });
+        let resolved = self.set.requested_of(installed);
+
+        provisioner.pool_bundle(spec);
         let uses_templates = provisioner.config.templates != TemplateUse::Never;
         if !uses_templates || provisioner.has_template(spec) {
-            return Ok(());
+            return Ok(resolved);
         }
 
         // Without a template, the VM is booted.
@@ -59,21 +72,34 @@ impl PackageLayers {
             tracing::warn!(%error, "building a template for a layer of packages failed");
         }
 
-        Ok(())
+        Ok(resolved)
     }
 
     /// Returns the layer of the packages. Builds it if it does not exist.
-    async fn layer(&self, provisioner: &Arc<Provisioner>) -> Result<Layer, Error> {
-        let key = self.set.key(provisioner.factory.image().id());
+    async fn layer(&self, provisioner: &Arc<Provisioner>) -> Result<StoredLayer, Error> {
+        let key = self.set.key(provisioner.factory.image().id(), BUILDER);
         let start = Instant::now();
         let mut force = self.force;
+        let mut outdated = None;
 
         loop {
             // Look for a stored layer.
             if !force {
                 let (layers, key) = (provisioner.layers.clone(), key.clone());
-                if let Some(stored) = blocking(move || layers.find(&key)).await? {
-                    return open(&stored);
+                let is_unpinned = self.set.is_unpinned() && outdated.is_none();
+                let found = blocking(move || {
+                    let is_old = is_unpinned && is_outdated(layers.resolved_at(&key));
+                    Ok(layers.find(&key)?.map(|stored| (stored, is_old)))
+                });
+
+                match found.await? {
+                    Some((stored, false)) => return Ok(stored),
+                    // Newer versions may exist.
+                    Some((stored, true)) => {
+                        outdated = Some(stored);
+                        force = true;
+                    }
+                    None => {}
                 }
             }
 
@@ -84,7 +110,16 @@ impl PackageLayers {
                 let deadline = provisioner.config.package_deadline;
                 let build = self.build(provisioner, &key, draft);
                 let built = tokio::time::timeout(deadline, build).await;
-                return open(&built.unwrap_or_else(|_| Err(timed_out(deadline)))?);
+                let built = built.unwrap_or_else(|_| Err(timed_out(deadline)));
+
+                return match (built, outdated) {
+                    // Without the index, the versions of the last time are the newest known ones.
+                    (Err(error), Some(outdated)) if error.kind() == ErrorKind::Unreachable => {
+                        tracing::warn!(%error, "resolving packages again failed; using the earlier versions");
+                        Ok(outdated)
+                    }
+                    (built, _) => built,
+                };
             }
 
             // A layer that another process builds now is new enough.
@@ -171,7 +206,12 @@ fn resolved_key(
     index: &PackageIndex,
     installed: &[InstalledPackage],
 ) -> LayerKey {
-    let head = [("image", image), ("language", set.language().as_str())];
+    let language = set.language().as_str();
+    let head = [
+        ("image", image),
+        ("builder", BUILDER),
+        ("language", language),
+    ];
     let indexes = index.urls().iter().map(|url| ("index", url.as_str()));
     let packages = installed.iter().flat_map(|package| {
         [
@@ -183,8 +223,11 @@ fn resolved_key(
     LayerKey::of(head.into_iter().chain(indexes).chain(packages))
 }
 
-fn open(stored: &StoredLayer) -> Result<Layer, Error> {
-    Layer::open(stored.path(), &stored.manifest().digest)
+/// Returns whether packages without versions must be resolved again.
+fn is_outdated(resolved_at: Option<SystemTime>) -> bool {
+    let age = resolved_at.and_then(|time| time.elapsed().ok());
+    // A time in the future is of a clock that was wrong.
+    age.is_none_or(|age| age > UNPINNED_AGE)
 }
 
 fn timed_out(deadline: Duration) -> Error {

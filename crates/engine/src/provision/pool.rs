@@ -1,7 +1,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use fumehood_protocol::Language;
 use tokio::sync::Notify;
 
 use super::admission::MemoryReservation;
@@ -93,11 +92,15 @@ impl VmPool {
         self.changed.notify_one();
     }
 
-    /// Returns the number of hot VMs of each language.
-    pub(crate) fn hot_by_language(&self) -> HashMap<Language, usize> {
-        let ready = self.ready();
-        let hot = ready.hot.iter();
-        hot.map(|(spec, vms)| (spec.language, vms.len())).collect()
+    /// Returns the number of hot VMs of this specification.
+    pub(crate) fn hot_count(&self, spec: &TemplateSpec) -> usize {
+        self.ready().hot.get(spec).map_or(0, VecDeque::len)
+    }
+
+    /// Ends the hot VMs of this specification.
+    pub(crate) fn remove_hot(&self, spec: &TemplateSpec) {
+        let removed = self.ready().hot.remove(spec);
+        drop(removed);
     }
 
     /// Returns how many VMs are ready.

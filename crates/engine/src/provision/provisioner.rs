@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,9 @@ use crate::vm::{Machine, Shape, StartedVm, Vm, VmFactory};
 /// The language whose template serves VMs without a language: the smallest template.
 pub(crate) const ANY_LANGUAGE: Language = Language::Shell;
 
+/// Maximum number of specifications with a package set of which the pool has hot VMs.
+const MAX_POOL_BUNDLES: usize = 2;
+
 /// Provides VMs by the fastest way that is available.
 #[derive(Debug)]
 pub(crate) struct Provisioner {
@@ -33,6 +36,8 @@ pub(crate) struct Provisioner {
     pub(crate) counters: Counters,
     /// Templates that were requested and do not exist.
     missing: Mutex<HashSet<TemplateSpec>>,
+    /// Specifications with a package set that were requested, the latest last: the pool has hot VMs of them, too.
+    bundles: Mutex<VecDeque<TemplateSpec>>,
 }
 
 /// A VM that was acquired for one user, with its guest refreshed. `C` is the connection to its agent.
@@ -70,6 +75,7 @@ impl Provisioner {
             pool: VmPool::default(),
             counters: Counters::default(),
             missing: Mutex::default(),
+            bundles: Mutex::default(),
         }
     }
 
@@ -150,8 +156,7 @@ impl Provisioner {
         // Whatever is wrong with the template, a boot does not need it.
         if error.kind() == ErrorKind::Damaged {
             self.counters.count_discarded_template();
-            self.templates.discard(&self.factory, spec);
-            self.request_template(spec);
+            self.templates.forget(&self.factory, spec);
         }
 
         self.boot(&spec.shape, init, protocol).await
@@ -333,16 +338,50 @@ impl Provisioner {
         tracing::warn!(%error, "restoring a VM failed");
     }
 
+    /// Lets the pool have hot VMs of this specification if it has a package set, and they would be of use to requests
+    /// with the pool's memory and no network.
+    pub(crate) fn pool_bundle(&self, spec: &TemplateSpec) {
+        let pool = &self.config.pool;
+        let is_eligible = spec.bundle.is_some()
+            && !spec.shape.network
+            && spec.shape.memory_mib == pool.memory_mib
+            && pool.languages.contains(&spec.language)
+            && pool.warm_vms > 0;
+        if !is_eligible {
+            return;
+        }
+
+        // The latest ones stay.
+        let mut bundles = self.bundles();
+        if bundles.contains(spec) {
+            return;
+        }
+        bundles.push_back(spec.clone());
+        let dropped = (bundles.len() > MAX_POOL_BUNDLES).then(|| bundles.pop_front());
+        drop(bundles);
+
+        if let Some(dropped) = dropped.flatten() {
+            self.pool.remove_hot(&dropped);
+        }
+        self.pool.changed.notify_one();
+    }
+
+    /// Returns the specifications with package sets of which the pool has hot VMs.
+    pub(crate) fn bundle_specs(&self) -> Vec<TemplateSpec> {
+        self.bundles().iter().cloned().collect()
+    }
+
+    fn bundles(&self) -> std::sync::MutexGuard<'_, VecDeque<TemplateSpec>> {
+        self.bundles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Returns the specifications of the VMs in the pool.
     pub(crate) fn pool_specs(&self) -> Vec<TemplateSpec> {
         let pool = &self.config.pool;
         let memory_mib = pool.memory_mib;
         let languages = pool.languages.iter();
         languages
-            .map(|&language| TemplateSpec {
-                language,
-                shape: Shape::plain(memory_mib),
-            })
+            .map(|&language| TemplateSpec::plain(language, Shape::plain(memory_mib)))
             .collect()
     }
 }

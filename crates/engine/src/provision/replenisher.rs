@@ -93,10 +93,15 @@ async fn replenish_once(provisioner: &Provisioner) -> Result<Progress, Error> {
         return add_standby(provisioner, &snapshots).await;
     }
 
-    let hot = provisioner.pool.hot_by_language();
+    // Package sets have hot VMs and no standby processes: their machines have another disk.
+    for spec in provisioner.bundle_specs() {
+        if let Some(snapshot) = provisioner.templates.find(&provisioner.factory, &spec) {
+            templates.push((spec, snapshot));
+        }
+    }
     let missing = templates
         .iter()
-        .find(|(spec, _)| hot.get(&spec.language).is_none_or(|n| *n < pool.warm_vms));
+        .find(|(spec, _)| provisioner.pool.hot_count(spec) < pool.warm_vms);
 
     match missing {
         Some((spec, snapshot)) if pool.warm_vms > 0 => {
@@ -170,7 +175,7 @@ async fn add_hot(
 
     // Translated code is not part of a saved state: the primer runs again.
     let channel = Channel::new(agent);
-    run_primer(&channel, spec.language).await?;
+    run_primer(&channel, &spec).await?;
     let hot = HotVm {
         vm,
         channel,
@@ -184,7 +189,8 @@ async fn add_hot(
 
 /// Pings every hot VM, and ends those that do not answer.
 async fn health_check(provisioner: &Provisioner) {
-    for spec in provisioner.pool_specs() {
+    let specs = provisioner.pool_specs().into_iter();
+    for spec in specs.chain(provisioner.bundle_specs()) {
         for _ in 0..provisioner.config.pool.warm_vms {
             // A VM that is being checked is not in the pool.
             let Some(hot) = provisioner.pool.take_hot(&spec) else {

@@ -9,11 +9,13 @@ use super::control::Controls;
 use super::event::Event;
 use super::event_pump::{EventPump, ExpectedStart, OperationEnd};
 use super::outcome::{Outcome, Timing, VmOrigin};
+use super::skipped::SkippedFiles;
 use super::transfer::Download;
 use crate::agent::{Channel, KEPT_WINDOW_BYTES, Operation, WINDOW_BYTES};
 use crate::error::Error;
 use crate::host::{Accelerator, Isolation};
 use crate::network::NetworkOutcome;
+use crate::packages::InstalledPackage;
 use crate::vm::{ActivityGuard, SandboxLifetime, Vm};
 
 /// Collects the outcome of a run while it proceeds. Only this writes an [`Outcome`] and its [`Timing`].
@@ -46,7 +48,9 @@ impl OutcomeBuilder {
                 isolation: None,
                 timing: Timing::default(),
                 network: None,
+                packages: Vec::new(),
                 downloads: Vec::new(),
+                skipped_uploads: SkippedFiles::default(),
             },
             is_overdue: false,
         }
@@ -72,9 +76,21 @@ impl OutcomeBuilder {
         self
     }
 
+    /// The packages of the request, with their versions.
+    pub(crate) fn packages(mut self, packages: Vec<InstalledPackage>) -> Self {
+        self.outcome.packages = packages;
+        self
+    }
+
     /// The results of the downloads.
     pub(crate) fn downloads(mut self, downloads: Vec<Download>) -> Self {
         self.outcome.downloads = downloads;
+        self
+    }
+
+    /// The files in uploaded directories that were not copied.
+    pub(crate) fn skipped_uploads(mut self, skipped: SkippedFiles) -> Self {
+        self.outcome.skipped_uploads = skipped;
         self
     }
 

@@ -3,7 +3,7 @@ use fumehood_gateway::Event as NetworkEvent;
 
 use super::mime_bundle::MimeBundle;
 use super::outcome::VmOrigin;
-use crate::packages::PackageStep;
+use crate::packages::{InstalledPackage, PackageStep};
 
 /// An event of a run in progress.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +32,13 @@ pub enum Event {
     },
     /// Packages of the run are being prepared before its VM starts. See [`RunRequest::packages`](crate::RunRequest::packages).
     Packages(PackageStep),
+    /// The packages of the run are installed.
+    PackagesReady {
+        /// The packages that the request names.
+        packages: Vec<InstalledPackage>,
+        /// Whether the request names a package without a version.
+        unpinned: bool,
+    },
     /// The program used its network, and the policy decided on it.
     Network(Box<NetworkEvent>),
     /// The program of a run with downloads has ended, and the downloads start. From now on,

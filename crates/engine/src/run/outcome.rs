@@ -3,9 +3,11 @@ use std::time::Duration;
 use fumehood_protocol::{EndedBy, Evidence, StreamSummary};
 use serde::{Deserialize, Serialize};
 
+use super::skipped::SkippedFiles;
 use super::transfer::Download;
 use crate::host::{Accelerator, Isolation};
 use crate::network::NetworkOutcome;
+use crate::packages::InstalledPackage;
 
 /// Where the VM of a run came from. In JSON: the variant's name in lower case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -158,9 +160,16 @@ pub struct Outcome {
         schema(value_type = Option<Object>)
     )]
     pub network: Option<NetworkOutcome>,
+    /// The packages of the request, with their resolved versions; empty for a run in a sandbox.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<InstalledPackage>,
     /// The result of each download, in the order of the request. See [`RunRequest::download`](crate::RunRequest::download).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub downloads: Vec<Download>,
+    /// The files in uploaded directories that were not copied, with reasons. The program ran without them.
+    #[serde(default, skip_serializing_if = "SkippedFiles::is_empty")]
+    #[cfg_attr(feature = "schema", schema(required = false))]
+    pub skipped_uploads: SkippedFiles,
 }
 
 #[cfg(test)]
@@ -189,7 +198,9 @@ mod tests {
                 ..Timing::default()
             },
             network: None,
+            packages: Vec::new(),
             downloads: Vec::new(),
+            skipped_uploads: SkippedFiles::default(),
         }
     }
 

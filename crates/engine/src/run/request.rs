@@ -75,6 +75,9 @@ impl RunRequest {
     /// (`pandas==2.*`, `lodash@^4`). They are installed once in a separate VM, from the index that this host's tools
     /// are configured for, and cached for later runs. Only for one-shot runs: a sandbox has the packages of its
     /// builder.
+    ///
+    /// A package without a specifier has its newest version, which is resolved again after 24 hours. The versions are in
+    /// [`Outcome::packages`](crate::Outcome::packages).
     #[must_use]
     pub fn packages(mut self, packages: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.packages

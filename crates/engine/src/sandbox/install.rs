@@ -2,29 +2,19 @@ use std::time::Duration;
 
 use fumehood_gateway::Denial;
 use fumehood_protocol::{ActionTag, EndedBy, InstallPackages, Language, Request};
-use serde::{Deserialize, Serialize};
 
 use super::sandbox::{Sandbox, invalid};
 use crate::error::{Error, ErrorKind};
+use crate::packages::{InstalledPackage, with_specifier};
 use crate::run::{Event, ExpectedStart, Run};
-
-/// A package that is installed in a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, utoipa::ToSchema))]
-pub struct InstalledPackage {
-    /// The name, as the package manager reports it.
-    pub name: String,
-    /// The exact version.
-    pub version: String,
-}
 
 /// Maximum output of the package manager in an error message, in bytes, from its end.
 const MAX_MESSAGE_BYTES: usize = 4000;
 
 impl Sandbox {
     /// Installs packages for Python (with uv) or JavaScript (with bun) into the user's home, each with a version
-    /// specifier of its package index (`six==1.16.0`, `lodash@^4`). Running contexts find them at once. Returns all
-    /// installed packages with their resolved versions. The timeout is 300 s.
+    /// specifier of its package index (`six==1.16.0`, `lodash@^4`); without one, the newest version. Running contexts
+    /// find them at once. Returns all installed packages with their resolved versions. The timeout is 300 s.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] for a package that is not allowed or, with the output of the package manager,
@@ -39,7 +29,10 @@ impl Sandbox {
             action: ActionTag,
             op_id: None,
             language,
-            packages: packages.into_iter().map(Into::into).collect(),
+            packages: packages
+                .into_iter()
+                .map(|package| with_specifier(&package.into(), language).into_owned())
+                .collect(),
             timeout: None,
             credit: None,
         };

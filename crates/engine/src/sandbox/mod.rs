@@ -4,7 +4,7 @@
 
 mod checkpoint;
 mod context;
-mod directory_tar;
+mod directory;
 mod file_reader;
 mod files;
 mod fork;
@@ -20,7 +20,6 @@ pub use checkpoint::Checkpoint;
 pub use context::Context;
 pub use file_reader::FileReader;
 pub use files::{Files, WriteOptions};
-pub use install::InstalledPackage;
 pub(crate) use one_shot::OneShotRun;
 pub use sandbox::Sandbox;
 pub(crate) use sandbox::SandboxTimeouts;

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use crate::agent::{Channel, ChannelError, Operation, OperationEvent};
 use crate::error::{Error, ErrorKind};
 use crate::host::Isolation;
 use crate::network::{ActiveNetwork, NetworkOutcome, PortMapping, PreparedNetwork, Uplink};
+use crate::packages::InstalledPackage;
 use crate::provision::{AcquiredVm, MemoryReservation, Provisioner};
 use crate::run::{
     ExpectedStart, OutcomeBuilder, Run, RunDriver, RunEnd, RunRequest, SpawnRequest, VmOrigin,
@@ -56,6 +57,7 @@ pub(crate) struct Inner {
     pub(crate) base: Option<Snapshot>,
     pub(crate) machine: Machine,
     uplink: Option<Uplink>,
+    packages: OnceLock<Vec<InstalledPackage>>,
     pub(crate) provisioner: Arc<Provisioner>,
     /// Locked from a quiesce to its refresh: of two at once, one would thaw the guest that the other saves.
     pub(crate) saving: tokio::sync::Mutex<()>,
@@ -112,6 +114,7 @@ impl Sandbox {
             base: acquired.base,
             machine: acquired.machine,
             uplink,
+            packages: OnceLock::new(),
             provisioner,
             saving: tokio::sync::Mutex::default(),
         })))
@@ -127,6 +130,18 @@ impl Sandbox {
     #[must_use]
     pub fn source(&self) -> VmOrigin {
         self.0.source
+    }
+
+    /// Returns the packages that its [builder](crate::SandboxBuilder::packages) named, with their resolved versions. A
+    /// sandbox that was started from a checkpoint returns none.
+    #[must_use]
+    pub fn packages(&self) -> &[InstalledPackage] {
+        self.0.packages.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Records the packages of the builder, once.
+    pub(crate) fn record_packages(&self, packages: Vec<InstalledPackage>) {
+        let _ = self.0.packages.set(packages);
     }
 
     /// Returns the isolation layers around the VM.

@@ -5,9 +5,11 @@
 mod restore;
 mod state;
 mod template;
+mod template_spec;
 mod warmup;
 
 pub(crate) use restore::StandbyProcess;
 pub(crate) use state::Snapshot;
-pub(crate) use template::{BuildResult, TemplateSpec, Templates};
+pub(crate) use template::{BuildResult, Templates};
+pub(crate) use template_spec::TemplateSpec;
 pub(crate) use warmup::{quiesce, refresh, run_primer};

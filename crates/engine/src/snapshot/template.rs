@@ -6,7 +6,8 @@ use fumehood_image::{Store, TEMPLATES_BYTES, TemplateKey, Templates as TemplateS
 use fumehood_protocol::{Language, PROTOCOL_VERSION};
 
 use super::state::Snapshot;
-use super::warmup::{primer, quiesce, run_primer};
+use super::template_spec::TemplateSpec;
+use super::warmup::{clear_free_memory, quiesce, run_primer, warmup_programs};
 use crate::agent::{Channel, GuestInit};
 use crate::config::Qemu;
 use crate::error::{Error, ErrorKind};
@@ -21,13 +22,6 @@ const PRIMER_RUNS: usize = 3;
 /// Time for bun's threads to clean up after a program: about a second. Work that is unfinished when the state is saved
 /// would be done in every VM, at the same time as its first program (measured: 70 ms until its output).
 const BUN_SETTLE_TIME: Duration = Duration::from_millis(1500);
-
-/// Identifies the template of a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct TemplateSpec {
-    pub(crate) language: Language,
-    pub(crate) shape: Shape,
-}
 
 /// The result of a build.
 #[derive(Debug)]
@@ -99,7 +93,7 @@ impl Templates {
             ("network", network.to_string()),
             ("layer", layer.to_string()),
             ("language", spec.language.to_string()),
-            ("primer", primer(spec.language).to_string()),
+            ("primer", warmup_programs(spec)),
         ];
         inputs.extend(own.map(|(name, value)| (name.to_string(), value)));
 
@@ -146,18 +140,14 @@ impl Templates {
             .ok()
     }
 
-    /// Removes a damaged template; it is built again when it is requested.
-    pub(crate) fn discard(&self, factory: &VmFactory, spec: &TemplateSpec) {
-        let missing = Slot::Missing(Instant::now());
-        self.slots().insert(spec.clone(), missing);
+    /// Forgets a template that could not be loaded. The next request opens it again and hashes its files: if they are
+    /// damaged, it is removed and built again. Other processes keep using a template that only this one could not
+    /// load, such as because it has too little memory.
+    pub(crate) fn forget(&self, factory: &VmFactory, spec: &TemplateSpec) {
+        self.slots().remove(spec);
 
-        let key = self.key(factory, spec).to_string();
-        let pruned = self
-            .store
-            .prune(TEMPLATES_BYTES, |manifest| manifest.key != key);
-
-        if let Err(error) = pruned {
-            tracing::warn!(%error, "removing a damaged template failed");
+        if let Err(error) = self.store.distrust(&self.key(factory, spec)) {
+            tracing::warn!(%error, "cannot mark a template for a check");
         }
     }
 
@@ -241,7 +231,11 @@ async fn warm_snapshot(
 
     let channel = Channel::new(agent);
     for _ in 0..PRIMER_RUNS {
-        run_primer(&channel, spec.language).await?;
+        run_primer(&channel, spec).await?;
+    }
+
+    if spec.bundle.is_some() {
+        clear_free_memory(&channel, spec).await?;
     }
 
     if spec.language == Language::Javascript {

@@ -4,34 +4,78 @@ use fumehood_protocol::{
     ActionTag, Complete, EnvVars, Exec, Language, Quiesce, Refresh, Request, Stream,
 };
 
+use super::template_spec::TemplateSpec;
 use crate::agent::{Channel, ChannelError, OperationEvent};
 use crate::error::{Error, ErrorKind};
 
 /// Timeout of a primer: it takes 2 s in a guest that has just booted, on a machine without other load.
 const PRIMER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Timeout of a primer that imports a package set: half a minute under emulation.
+const BUNDLE_PRIMER_TIMEOUT: Duration = Duration::from_secs(300);
+/// See [`clear_free_memory`].
+const CLEAR_MEMORY: &str = include_str!("../../primers/clear_memory.py");
 /// How long the agent may take to freeze the user's processes, or to thaw them.
 const QUIESCE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Returns a program that uses much of what programs in this language use.
-pub(crate) fn primer(language: Language) -> &'static str {
-    match language {
+/// Returns a program that uses much of what programs in this language use, and imports the package set.
+fn primer(spec: &TemplateSpec) -> String {
+    let primer = match spec.language {
         Language::Python => include_str!("../../primers/python.py"),
         Language::Javascript => include_str!("../../primers/javascript.ts"),
         Language::Shell => include_str!("../../primers/shell.sh"),
-    }
+    };
+    let addition = spec.bundle.map_or("", |bundle| bundle.primer);
+
+    [primer, addition].concat()
+}
+
+/// Returns all programs that run before the state is saved.
+pub(super) fn warmup_programs(spec: &TemplateSpec) -> String {
+    let clear = spec.bundle.map_or("", |_| CLEAR_MEMORY);
+    primer(spec) + clear
 }
 
 /// Runs the primer in the interpreter that waits for the first program. The interpreter keeps waiting.
 ///
 /// # Errors
 /// Returns [`ErrorKind::Boot`] if it fails; the guest must not be used.
-pub(crate) async fn run_primer(channel: &Channel, language: Language) -> Result<(), Error> {
+pub(crate) async fn run_primer(channel: &Channel, spec: &TemplateSpec) -> Result<(), Error> {
+    let timeout = match spec.bundle {
+        Some(_) => BUNDLE_PRIMER_TIMEOUT,
+        None => PRIMER_TIMEOUT,
+    };
+    prepare(channel, spec.language, primer(spec), timeout).await
+}
+
+/// Runs a program that frees the guest's page cache and fills its free memory with zeros, which are not part of a saved
+/// state: the files that a package set has read would more than double it. Only for templates: a guest that was restored
+/// would take all of its memory.
+///
+/// # Errors
+/// As [`run_primer`].
+pub(crate) async fn clear_free_memory(channel: &Channel, spec: &TemplateSpec) -> Result<(), Error> {
+    match spec.language {
+        Language::Python => {
+            let program = CLEAR_MEMORY.to_string();
+            prepare(channel, spec.language, program, PRIMER_TIMEOUT).await
+        }
+        Language::Javascript | Language::Shell => Ok(()),
+    }
+}
+
+/// Runs a program in the interpreter that waits for the first program.
+async fn prepare(
+    channel: &Channel,
+    language: Language,
+    program: String,
+    timeout: Duration,
+) -> Result<(), Error> {
     let mut operation = channel.start_operation(|op_id, credit| {
-        let mut exec = Exec::new(language, primer(language));
+        let mut exec = Exec::new(language, program);
         exec.op_id = Some(op_id);
         exec.credit = Some(credit);
         exec.prepare = true;
-        exec.timeout = Some(i64::try_from(PRIMER_TIMEOUT.as_secs()).unwrap_or(i64::MAX));
+        exec.timeout = Some(i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX));
         // Exercise the path of requests that set a variable.
         exec.env_vars = [("PRIMED", "1")].into_iter().collect::<EnvVars>();
         Request::Exec(exec)
@@ -57,7 +101,7 @@ pub(crate) async fn run_primer(channel: &Channel, language: Language) -> Result<
         Error::new(ErrorKind::Boot, message)
     };
 
-    let end = tokio::time::timeout(PRIMER_TIMEOUT, run).await;
+    let end = tokio::time::timeout(timeout, run).await;
     match end.map_err(|_| failed("the primer timed out".into()))? {
         Ok(OperationEvent::Complete(Complete { exit_code: 0, .. })) => Ok(()),
         Ok(OperationEvent::Complete(complete)) => Err(failed(format!(

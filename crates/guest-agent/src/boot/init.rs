@@ -13,7 +13,7 @@ use crate::agent::Agent;
 use crate::event_loop::EventLoop;
 use crate::interpreter::InterpreterCatalog;
 use crate::process::{Cgroups, Confinement, MemoryWatch, User};
-use crate::settings::{DEFAULT_PATH, Settings};
+use crate::settings::{DEFAULT_PATH, Settings, package_program_path};
 use crate::transport::{Listener, VirtioPort};
 
 /// How long a device may take to appear. In fumehood's own VMs they exist before this program starts.
@@ -80,6 +80,8 @@ fn boot() -> Result<EventLoop, BootError> {
 
     let mut confinement =
         Confinement::new(&user.home, DEFAULT_PATH, Some(&user)).map_err(BootError::Agent)?;
+    let package_programs = package_program_path(&user.home);
+    confinement.search_first(package_programs.clone());
     let memory = MemoryWatch::new(&cgroups).map_err(failed_to("watch over memory"))?;
     confinement.cgroups = Some(cgroups);
 
@@ -89,7 +91,8 @@ fn boot() -> Result<EventLoop, BootError> {
 
     // The agent.
     let interpreters = InterpreterCatalog::new("/run/fumehood".into(), DEFAULT_PATH)
-        .map_err(failed_to("write the runners to /run/fumehood"))?;
+        .map_err(failed_to("write the runners to /run/fumehood"))?
+        .with_user_path(&package_programs);
     let identity = system::create_identity()?;
     let settings = Settings {
         limits: Limits::default(),

@@ -4,12 +4,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use fumehood_protocol::{ErrorType, Language, WireError};
+use fumehood_protocol::{EnvVars, ErrorType, Language, WireError};
 use rustix::fs::{Access, access};
 
 use super::interpreter::ExecMode;
+use super::script_file::MAIN_SCRIPT;
 
-/// Runs Python programs that arrive on descriptor 3.
+/// Imported by Python at its start; waits for programs that arrive on descriptor 3.
 const PYTHON: &str = include_str!("../../runners/python.py");
 /// Loaded by the Python runner for contexts and preparations.
 const PYTHON_KEEP: &str = include_str!("../../runners/keep.py");
@@ -35,9 +36,14 @@ const JAVASCRIPT_SHOW: &str = include_str!("../../runners/show.ts");
 pub(crate) struct InterpreterCatalog {
     runner_dir: PathBuf,
     search_path: Vec<PathBuf>,
+    /// Directories that programs of the user are searched in first.
+    user_path: Vec<PathBuf>,
     /// Paths of interpreters that were found, by name.
     cache: Vec<(&'static str, CString)>,
 }
+
+/// The directory of the module that Python imports at its start, below that of the runners.
+const PYTHON_SITE: &str = "python";
 
 /// The command line of an interpreter, and how it gets its code.
 #[derive(Debug)]
@@ -54,8 +60,6 @@ pub(crate) struct InterpreterCommand {
 /// How code gets to an interpreter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CodeDelivery {
-    /// In the message, on descriptor 3.
-    Message,
     /// In a memory file on descriptor 3; messages are on 4 and control messages on 5. Bash reads a pipe one byte at a
     /// time, because it cannot seek in it.
     MemoryFile,
@@ -64,8 +68,6 @@ pub(crate) enum CodeDelivery {
     MainFile,
 }
 
-/// The name of a script, which is also that of the runner of contexts: scripts there see the same `$0`.
-pub(super) const MAIN_SCRIPT: &str = "main.sh";
 /// The directory of the runner of shell contexts, below that of the runners.
 const SHELL_DIR: &str = "shell";
 
@@ -77,7 +79,11 @@ impl InterpreterCatalog {
     /// Returns the error of the first file that cannot be written.
     pub(crate) fn new(runner_dir: PathBuf, path: &str) -> io::Result<Self> {
         fs::create_dir(&runner_dir)?;
-        fs::write(runner_dir.join("python.py"), PYTHON)?;
+        fs::create_dir(runner_dir.join(PYTHON_SITE))?;
+        fs::write(
+            runner_dir.join(PYTHON_SITE).join("sitecustomize.py"),
+            PYTHON,
+        )?;
         fs::write(runner_dir.join("keep.py"), PYTHON_KEEP)?;
         fs::write(runner_dir.join("display.py"), PYTHON_DISPLAY)?;
         fs::write(runner_dir.join("figures.py"), PYTHON_FIGURES)?;
@@ -93,17 +99,19 @@ impl InterpreterCatalog {
         fs::write(runner_dir.join("rewrite.ts"), JAVASCRIPT_REWRITE)?;
         fs::write(runner_dir.join("show.ts"), JAVASCRIPT_SHOW)?;
 
-        let search_path = path
-            .split(':')
-            .filter(|p| p.starts_with('/'))
-            .map(PathBuf::from)
-            .collect();
-
         Ok(Self {
             runner_dir,
-            search_path,
+            search_path: directories(path),
+            user_path: Vec::new(),
             cache: Vec::new(),
         })
+    }
+
+    /// Searches programs that run as the user in these directories first.
+    #[must_use]
+    pub(crate) fn with_user_path(mut self, path: &str) -> Self {
+        self.user_path = directories(path);
+        self
     }
 
     /// Returns the command line of an interpreter that runs code of this language, in this mode.
@@ -116,7 +124,7 @@ impl InterpreterCatalog {
         mode: ExecMode,
     ) -> Result<InterpreterCommand, WireError> {
         let (name, delivery) = match language {
-            Language::Python => ("python3", CodeDelivery::Message),
+            Language::Python => ("python3", CodeDelivery::MainFile),
             Language::Javascript => ("bun", CodeDelivery::MainFile),
             Language::Shell => ("bash", CodeDelivery::MemoryFile),
         };
@@ -127,7 +135,8 @@ impl InterpreterCatalog {
         let runner = |name: &str| argument(self.runner_dir.join(name).as_os_str().as_bytes());
 
         let rest = match language {
-            Language::Python => vec![runner("python.py")],
+            // The path of the program's file is added at the start.
+            Language::Python => Vec::new(),
             // Packages are installed only on request, not whenever code imports one.
             Language::Javascript => vec![
                 argument(b"--no-install"),
@@ -167,15 +176,32 @@ impl InterpreterCatalog {
         })
     }
 
-    /// Resolves the first word of a command. A word with a `/` is a path; any other is searched for.
+    /// Adds the directory of the Python runner to these variables, as the first entry of `PYTHONPATH`. The runner removes
+    /// it before the program starts.
+    pub(crate) fn with_python_path(&self, variables: &EnvVars) -> EnvVars {
+        let name = "PYTHONPATH";
+        let mut path = self.runner_dir.join(PYTHON_SITE).display().to_string();
+
+        let given = variables.iter().find(|(given, _)| *given == name);
+        if let Some((_, given)) = given {
+            path = [&path, ":", given].concat();
+        }
+
+        let path: EnvVars = [(name, path)].into_iter().collect();
+        path.over(variables)
+    }
+
+    /// Resolves the first word of a command that runs as the user, or as root. A word with a `/` is a path; any other is
+    /// searched for.
     ///
     /// # Errors
     /// `path_error` if there is no such program.
-    pub(crate) fn resolve_program(&self, word: &str) -> Result<CString, WireError> {
+    pub(crate) fn resolve_program(&self, word: &str, is_root: bool) -> Result<CString, WireError> {
         let path = if word.contains('/') {
             Some(PathBuf::from(word))
         } else {
-            self.search(word)
+            let of_user = (!is_root).then(|| find_program(&self.user_path, word));
+            of_user.flatten().or_else(|| self.search(word))
         };
 
         let path = path.and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
@@ -205,9 +231,7 @@ impl InterpreterCatalog {
     }
 
     fn search(&self, name: &str) -> Option<PathBuf> {
-        let directories = self.search_path.iter();
-        let mut paths = directories.map(|directory| directory.join(name));
-        paths.find(|path| is_program(path))
+        find_program(&self.search_path, name)
     }
 
     fn searched_directories(&self) -> String {
@@ -230,7 +254,7 @@ fn context_script(runner: &str) -> String {
     let runner = one_line(runner);
     let quoted = runner.replace('\'', r"'\''");
     format!(
-        "cd -- \"$1\"; shift; unset OLDPWD; export OLDPWD; SECONDS=0; BASH_EXECUTION_STRING='{quoted}'; {runner}\n"
+        "cd -- \"$1\"; shift; unset OLDPWD; export OLDPWD; SECONDS=0; __y='{quoted}'; {runner}\n"
     )
 }
 
@@ -241,6 +265,17 @@ fn one_line(script: &str) -> String {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .collect();
     code.join(" ")
+}
+
+/// Returns the directories of a search path. Relative ones are skipped.
+fn directories(path: &str) -> Vec<PathBuf> {
+    let parts = path.split(':').filter(|part| part.starts_with('/'));
+    parts.map(PathBuf::from).collect()
+}
+
+fn find_program(directories: &[PathBuf], name: &str) -> Option<PathBuf> {
+    let mut paths = directories.iter().map(|directory| directory.join(name));
+    paths.find(|path| is_program(path))
 }
 
 fn is_program(path: &Path) -> bool {
@@ -264,6 +299,27 @@ mod tests {
         assert!(error.message.contains("`bun` in /nowhere;"), "{error}");
         drop(interpreters);
         assert!(!runner_dir.exists());
+    }
+
+    #[test]
+    fn only_the_user_runs_programs_of_packages() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let directory = tempfile::tempdir().unwrap();
+        let [system, user] = ["system", "user"].map(|name| {
+            let place = directory.path().join(name);
+            fs::create_dir(&place).unwrap();
+            fs::write(place.join("tool"), "").unwrap();
+            fs::set_permissions(place.join("tool"), fs::Permissions::from_mode(0o755)).unwrap();
+            place.display().to_string()
+        });
+
+        let runner_dir = directory.path().join("runners");
+        let catalog = InterpreterCatalog::new(runner_dir, &system).unwrap();
+        let catalog = catalog.with_user_path(&user);
+        let found = |is_root| catalog.resolve_program("tool", is_root).unwrap();
+        assert_eq!(found(false).to_str().unwrap(), format!("{user}/tool"));
+        assert_eq!(found(true).to_str().unwrap(), format!("{system}/tool"));
     }
 
     #[test]

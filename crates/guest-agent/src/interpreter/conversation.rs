@@ -5,7 +5,7 @@ use fumehood_protocol::Language;
 
 use super::interpreter::{ExecMode, Interpreter};
 use super::pool::InterpreterSlot;
-use super::script::ScriptFile;
+use super::script_file::ScriptFile;
 use crate::process::{Process, Usage, drain};
 
 /// The conversation of one exec with its interpreter, from the message that starts the program to the control message

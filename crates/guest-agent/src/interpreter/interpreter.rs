@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use fumehood_protocol::{EnvVars, GuestPath, Language};
 use rustix::fs::{SeekFrom, seek};
 
-use super::script::ScriptFile;
+use super::script_file::ScriptFile;
 use crate::process::{Process, Usage};
 
 /// An interpreter: its process, and the agent's ends of its pipes. It waits for code, or runs some.

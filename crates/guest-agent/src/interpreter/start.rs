@@ -10,7 +10,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::command::{CodeDelivery, InterpreterCatalog, InterpreterCommand};
 use super::interpreter::{ExecMode, Interpreter};
-use super::script::{ScriptFile, working_dir};
+use super::main_file::create_python_main;
+use super::script::working_dir;
+use super::script_file::ScriptFile;
 use crate::process::{
     Cgroup, CodeFile, Confinement, Process, Usage, agent_error, input_pipe, open_reader,
     output_pipe,
@@ -31,14 +33,26 @@ pub(crate) fn start_interpreter(
     interpreters: &mut InterpreterCatalog,
 ) -> Result<Interpreter, WireError> {
     let mut command = interpreters.command(language, mode)?;
-    let mut environment = confinement.environment(variables);
+    let mut environment = if language == Language::Python {
+        // The directory must also precede a `PYTHONPATH` of the last refresh.
+        let variables = variables.clone().over(&confinement.added_environment);
+        confinement.environment(&interpreters.with_python_path(&variables))
+    } else {
+        confinement.environment(variables)
+    };
     environment.extend(command.variable.take());
 
     let (file, main_file) = match command.delivery {
-        CodeDelivery::Message => (None, None),
         CodeDelivery::MemoryFile => {
             let file = create_memory_file().map_err(agent_error("make a file in memory"))?;
             (Some(file), None)
+        }
+        CodeDelivery::MainFile if language == Language::Python => {
+            let created = create_python_main(confinement);
+            let (file, main_file, path) =
+                created.map_err(agent_error("write main.py to the working directory"))?;
+            command.arguments.push(path);
+            (Some(file), Some(main_file))
         }
         CodeDelivery::MainFile => {
             let (file, main_file) = create_main_file(confinement, &mut command)?;
@@ -224,7 +238,11 @@ fn create_main_file(
     let fail = agent_error("write main.ts to the working directory");
     let file = File::from(file.map_err(|e| fail(e.into()))?);
     let directory = directory.try_clone().map_err(&fail)?;
-    let main_file = CodeFile { directory, name };
+    let main_file = CodeFile {
+        directory,
+        name,
+        written: None,
+    };
 
     if let Some((user, group)) = confinement.credentials
         && let Err(error) = std::os::unix::fs::fchown(&file, Some(user), Some(group))

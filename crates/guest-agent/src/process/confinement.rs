@@ -67,6 +67,8 @@ pub(crate) struct Confinement {
     /// Soft and hard limit of open files.
     pub(crate) open_files: (u64, u64),
     environment: Vec<(&'static str, String)>,
+    /// What precedes PATH for programs of the user, and not for those of root: directories that the user can write to.
+    user_path: Option<String>,
     /// The variables that the last refresh has added.
     pub(crate) added_environment: EnvVars,
 }
@@ -113,8 +115,14 @@ impl Confinement {
             dev_null: open(Path::new("/dev/null"), OFlags::RDWR)?,
             open_files: (OPEN_FILES.0.min(hard), hard),
             environment,
+            user_path: None,
             added_environment: EnvVars::default(),
         })
+    }
+
+    /// Makes programs of the user search these directories before the others.
+    pub(crate) fn search_first(&mut self, directories: String) {
+        self.user_path = Some(directories);
     }
 
     /// Makes programs trust the certificate authorities in this file and no others. Each library has its own variable for
@@ -162,16 +170,28 @@ impl Confinement {
         })
     }
 
-    /// Returns the environment of a program: the defaults, the variables of the last refresh, and `requested`; later ones
-    /// win. A variable with a NUL byte cannot be passed on; the protocol rejects it earlier.
+    /// Returns the environment of a program of the user: the defaults, the variables of the last refresh, and
+    /// `requested`; later ones win. A variable with a NUL byte cannot be passed on; the protocol rejects it earlier.
     pub(crate) fn environment(&self, requested: &EnvVars) -> Vec<CString> {
+        self.environment_with(requested, self.user_path.as_deref())
+    }
+
+    /// Returns the environment of a program that runs as root: without directories of the user in PATH.
+    pub(crate) fn root_environment(&self, requested: &EnvVars) -> Vec<CString> {
+        self.environment_with(requested, None)
+    }
+
+    fn environment_with(&self, requested: &EnvVars, first_path: Option<&str>) -> Vec<CString> {
         let requested = requested.clone().over(&self.added_environment);
         let is_requested = |name: &str| requested.iter().any(|(other, _)| other == name);
         let defaults = self
             .environment
             .iter()
             .filter(|(name, value)| !value.is_empty() && !is_requested(name))
-            .map(|(name, value)| [name, "=", value].concat());
+            .map(|(name, value)| match first_path {
+                Some(first) if *name == "PATH" => [name, "=", first, ":", value].concat(),
+                _ => [name, "=", value].concat(),
+            });
         let requested = requested
             .iter()
             .map(|(name, value)| [name.as_str(), "=", value].concat());
@@ -197,6 +217,22 @@ mod tests {
         );
 
         assert_eq!(User::parse("broken"), None);
+    }
+
+    #[test]
+    fn only_the_user_searches_directories_of_packages() {
+        let mut confinement = Confinement::new(Path::new("/"), "/bin", None).unwrap();
+        confinement.search_first("/home/user/.local/bin".into());
+        let path = |environment: Vec<CString>| {
+            let mut variables = environment.into_iter().map(|v| v.into_string().unwrap());
+            variables.find(|v| v.starts_with("PATH="))
+        };
+
+        let none = EnvVars::default();
+        let user = path(confinement.environment(&none));
+        assert_eq!(user.as_deref(), Some("PATH=/home/user/.local/bin:/bin"));
+        let root = path(confinement.root_environment(&none));
+        assert_eq!(root.as_deref(), Some("PATH=/bin"));
     }
 
     #[test]

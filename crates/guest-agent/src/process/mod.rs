@@ -15,4 +15,4 @@ pub(crate) use confinement::{Confinement, User};
 pub(crate) use error::agent_error;
 pub(crate) use memory_watch::MemoryWatch;
 pub(crate) use pipes::{drain, input_pipe, open_reader, open_writer, output_pipe};
-pub(crate) use process::{CodeFile, Process};
+pub(crate) use process::{CodeFile, FileStamp, Process};

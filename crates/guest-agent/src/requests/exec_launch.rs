@@ -58,7 +58,7 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
         _ => false,
     };
 
-    let program = ProgramSpec {
+    let mut program = ProgramSpec {
         mode,
         display: exec.display,
         stdin: exec.stdin,
@@ -67,6 +67,12 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
         args: exec.args,
         code: exec.code,
     };
+
+    // Python's arguments start with the program's file, as in `sys.argv`.
+    if language == Language::Python && mode == ExecMode::OneShot {
+        let name = interpreter.write_python_main(&program.code, &agent.confinement);
+        program.args.insert(0, name.unwrap_or_default());
+    }
 
     let input = exec
         .stdin

@@ -31,7 +31,7 @@ pub(super) fn install_packages(
         Language::Javascript | Language::Shell => "bun",
     };
 
-    agent.interpreters.resolve_program(installer)?;
+    agent.interpreters.resolve_program(installer, true)?;
 
     let script = ["bash", "-c", INSTALL, "install", request.language.as_str()];
     let argv = script

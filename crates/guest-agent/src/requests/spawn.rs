@@ -104,7 +104,10 @@ pub(super) fn start_program(
     params: OperationParams,
     agent: &mut Agent,
 ) -> Result<Operation, WireError> {
-    let program = agent.interpreters.resolve_program(&spawn.argv[0])?;
+    let is_root = spawn.user == Some(User::Root);
+    let program = agent
+        .interpreters
+        .resolve_program(&spawn.argv[0], is_root)?;
     let working_dir = spawn.cwd.as_ref();
     let working_dir = working_dir
         .map(|path| agent.confinement.open_working_dir(path))
@@ -123,7 +126,7 @@ pub(super) fn start_program(
     let pipe_error = agent_error("make a program's pipes");
     let mut pipes = pipes.map_err(&pipe_error)?;
     if params.kind == ProcessKind::Install {
-        pipes.results = Some(output_pipe(identity).map_err(|e| pipe_error(e.into()))?);
+        pipes.results = Some(output_pipe(identity).map_err(&pipe_error)?);
     }
 
     // The child reports on this pipe why it could not execute the program.
@@ -136,12 +139,18 @@ pub(super) fn start_program(
 
     let confinement = &agent.confinement;
 
+    let environment = if is_root {
+        confinement.root_environment(&spawn.env_vars)
+    } else {
+        confinement.environment(&spawn.env_vars)
+    };
+
     let argument = |text: &String| CString::new(text.as_str()).unwrap_or_default();
     let results_of_child = pipes.results.as_ref().map(|(_, of_child)| of_child.as_fd());
     let pid = launch(&Launch {
         program: &program,
         arguments: &spawn.argv.iter().map(argument).collect::<Vec<_>>(),
-        environment: &confinement.environment(&spawn.env_vars),
+        environment: &environment,
         directory: working_dir
             .as_ref()
             .unwrap_or(&confinement.working_dir)

@@ -8,7 +8,7 @@ use crate::Error;
 use crate::hash::{self, Fields};
 use crate::kernel::KernelPlan;
 use crate::options::{BuildOptions, ExtraFile};
-use crate::rootfs::base_packages;
+use crate::rootfs::{base_packages, commands};
 use crate::store::FORMAT;
 use crate::tools::bun::BUN;
 use crate::tools::download::Pinned;
@@ -55,6 +55,7 @@ impl Recipe {
             .add("builder", FORMAT.to_string())
             .add("kernel", kernel.key())
             .add("base", base_packages::key(&options.suite))
+            .add("commands", commands::key())
             .add("uv", artifact_key(&UV))
             .add("bun", artifact_key(&BUN))
             .add("agent", &agent_sha256)

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::bytecode::BytecodeCheck;
+use super::commands;
 use super::tree::Tree;
 use crate::Error;
 use crate::options::ExtraFile;
@@ -89,6 +90,7 @@ pub(crate) fn assemble(
     // Add settings, programs, certificates and additional files.
     configure(&tree)?;
     install_programs(inputs, &tree, work)?;
+    commands::install(&tree)?;
     if let Some(bundle) = inputs.ca {
         tree.write_file(CA_BUNDLE, 0o644, bundle)?;
     }
@@ -140,9 +142,7 @@ fn install_programs(inputs: &TreeInputs<'_>, tree: &Tree<'_>, work: &Path) -> Re
         "usr/local/bin/bun",
         0o755,
         &bun::unpack(inputs.bun, &bun_dir)?,
-    )?;
-
-    tree.symlink("usr/local/bin/bunx", "bun")
+    )
 }
 
 /// Reads the installed packages from dpkg's status file.

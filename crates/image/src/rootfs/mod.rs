@@ -6,6 +6,7 @@
 mod assemble;
 pub(crate) mod base_packages;
 mod bytecode;
+pub(crate) mod commands;
 mod pack;
 mod tree;
 

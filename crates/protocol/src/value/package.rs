@@ -83,8 +83,8 @@ impl PackageSpec {
     /// Parses `argument` as a package of this language.
     ///
     /// Python: a name, extras in brackets, then any PEP 440 specifier (`pandas[excel]>=2,<3`).
-    /// JavaScript: `name@range`. A name without a range is rejected, since it resolves differently from day
-    /// to day.
+    /// JavaScript: `name@range` or `@scope/name@range`. A name without a range is rejected, since it resolves
+    /// differently from day to day.
     ///
     /// # Errors
     /// `package_error` that names the argument and the rule.
@@ -109,7 +109,12 @@ impl PackageSpec {
             )));
         }
 
-        check_forbidden(argument).map_err(reject)?;
+        // The `/` after a scope is the only one that is allowed.
+        let checked = match language {
+            Language::Javascript => split_scope(argument).map_or(argument, |(_, rest)| rest),
+            Language::Python | Language::Shell => argument,
+        };
+        check_forbidden(checked).map_err(reject)?;
         let name_len = match language {
             Language::Python => parse_python(argument),
             Language::Javascript => parse_javascript(argument),
@@ -228,9 +233,19 @@ fn check_python_specifier(part: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Validates `name@range` and returns the length of the name.
+/// Splits `@scope/rest` into the scope and the rest. A scope has the characters of a name.
+fn split_scope(argument: &str) -> Option<(&str, &str)> {
+    let (scope, rest) = argument.strip_prefix('@')?.split_once('/')?;
+    let is_name = scope.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && !scope.contains("..")
+        && scope.chars().all(|c| is_name_char(c) || c == '~');
+    is_name.then_some((scope, rest))
+}
+
+/// Validates `name@range` or `@scope/name@range` and returns the length of the name, with its scope.
 fn parse_javascript(argument: &str) -> Result<usize, String> {
-    let (name, range) = argument
+    let unscoped = split_scope(argument).map_or(argument, |(_, rest)| rest);
+    let (name, range) = unscoped
         .split_once('@')
         .filter(|(name, _)| !name.is_empty())
         .ok_or_else(|| format!("a version range is required, for example `{argument}@^1.0.0`"))?;
@@ -249,7 +264,7 @@ fn parse_javascript(argument: &str) -> Result<usize, String> {
         return Err(format!("`{range}` is not a version range"));
     }
 
-    Ok(name.len())
+    Ok(argument.len() - unscoped.len() + name.len())
 }
 
 fn is_name_char(c: char) -> bool {
@@ -365,6 +380,8 @@ mod tests {
             "a@1 || 2",
             "a@>=1 <2",
             "a@latest",
+            "@scope/a@1",
+            "@types/node@^22",
         ] {
             assert!(parse(good, Language::Javascript).is_ok(), "{good}");
         }
@@ -372,7 +389,14 @@ mod tests {
         for bad in [
             "lodash",
             "lodash@",
-            "@scope/a@1",
+            "@scope/a",
+            "@scope/a/b@1",
+            "@../a@1",
+            "@a..b/c@1",
+            "@/a@1",
+            "@-s/a@1",
+            "@scope/../a@1",
+            "a/b@1",
             "a@file:x",
             "a@../b",
             "a@https://b",
@@ -387,6 +411,9 @@ mod tests {
             parse("lodash@4", Language::Javascript).unwrap().name(),
             "lodash"
         );
+
+        let scoped = parse("@types/node@22", Language::Javascript).unwrap();
+        assert_eq!(scoped.name(), "@types/node");
     }
 
     #[test]

@@ -150,6 +150,8 @@ struct OutcomeFields {
     /// The network activity, if the run had a network.
     #[schema(value_type = Option<Object>)]
     network: Option<Value>,
+    /// The packages of the request, with their resolved versions.
+    packages: Option<Vec<InstalledPackage>>,
     /// The results of the requested downloads, in their order.
     downloads: Option<Vec<Download>>,
 }
@@ -354,6 +356,9 @@ pub struct SandboxResponse {
     pub isolation: Isolation,
     /// The URLs of the exposed ports.
     pub urls: Vec<String>,
+    /// The packages that the request for the sandbox named, with their resolved versions.
+    #[serde(default)]
+    pub packages: Vec<InstalledPackage>,
 }
 
 /// A list of sandboxes, the newest first.

@@ -366,6 +366,7 @@ fn sandbox_record(id: &str) -> SandboxResponse {
         source: VmOrigin::Boot,
         isolation: Isolation::Full,
         urls: Vec::new(),
+        packages: Vec::new(),
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) struct RunCode {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(super) timeout_s: Option<u64>,
-    /// Packages to install before the code runs, with versions, such as `pandas==2.*` or `zod@^4`. Not allowed with a
+    /// Packages to install before the code runs, such as `pandas`, `pandas==2.*` or `zod@^4`. Not allowed with a
     /// session: pass them to `start_session`, or call `install_packages`.
     #[serde(default)]
     pub(super) packages: Vec<String>,
@@ -79,7 +79,7 @@ pub(super) struct StartSession {
     #[serde(default)]
     #[schemars(schema_with = "language_schema")]
     pub(super) language: Option<Language>,
-    /// Packages of that language to install, with versions.
+    /// Packages of that language to install, with or without versions.
     #[serde(default)]
     pub(super) packages: Vec<String>,
     /// Whether code in the session may use the network, within the operator's policy.
@@ -159,6 +159,6 @@ pub(super) struct InstallPackages {
     /// The language of the packages: `python` or `javascript`.
     #[schemars(schema_with = "package_language_schema")]
     pub(super) language: Language,
-    /// The packages with versions, such as `six==1.16.0` or `lodash@^4`.
+    /// The packages, with or without versions, such as `six==1.16.0` or `lodash@^4`.
     pub(super) packages: Vec<String>,
 }

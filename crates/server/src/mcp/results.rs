@@ -94,6 +94,10 @@ pub(super) fn run_result(run: &RunResponse, session: Option<&str>) -> CallToolRe
     let outcome = run.outcome.as_ref();
     if let Some(RunOutcome::Reported(outcome)) = outcome {
         add_downloads(&outcome.downloads, &mut content, &mut structured);
+        // The versions that the request left open.
+        if !outcome.packages.is_empty() {
+            structured.insert("packages".into(), json!(outcome.packages));
+        }
     }
 
     // How it ended.

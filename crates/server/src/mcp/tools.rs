@@ -278,6 +278,7 @@ impl Tools {
 
         let structured = json!({
             "session": sandbox.id, "memory_mib": sandbox.memory_mib, "idle_timeout_s": sandbox.idle_timeout_s,
+            "packages": sandbox.packages,
         });
 
         Ok(succeeded(text, structured))

@@ -351,7 +351,7 @@ impl RunTask {
     async fn handle_event(&self, event: Event, stdout: &mut Utf8Chunker, stderr: &mut Utf8Chunker) {
         // Any event but a package step shows that the run has its VM.
         self.state.send_if_modified(|state| {
-            let starts = *state == RunState::Queued && !matches!(event, Event::Packages(_));
+            let starts = *state == RunState::Queued && !is_package_event(&event);
             if starts {
                 *state = RunState::Running;
             }
@@ -377,6 +377,10 @@ impl RunTask {
             Event::Exposed { url } => ("exposed", Some(json!({ "url": url }).to_string())),
             Event::Packages(step) => {
                 let data = json!({ "step": step.as_str() });
+                ("packages", Some(data.to_string()))
+            }
+            Event::PackagesReady { packages, .. } => {
+                let data = json!({ "step": "ready", "packages": packages });
                 ("packages", Some(data.to_string()))
             }
             Event::ProgramEnded => {
@@ -452,4 +456,9 @@ pub(crate) async fn write_all_stdin(mut input: Input, text: String) {
     }
 
     input.close().await;
+}
+
+/// Returns whether an event is about packages, which are prepared before the run has a VM.
+fn is_package_event(event: &Event) -> bool {
+    matches!(event, Event::Packages(_) | Event::PackagesReady { .. })
 }

@@ -190,6 +190,7 @@ impl SandboxHandle {
             source: self.sandbox.source(),
             isolation: self.sandbox.isolation().clone(),
             urls: lock(&self.urls).clone(),
+            packages: self.sandbox.packages().to_vec(),
         }
     }
 

@@ -6,10 +6,13 @@ import base64
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from fumehood._errors import ProtocolError
 from fumehood._results import Result
+
+if TYPE_CHECKING:
+    from fumehood._models import InstalledPackage
 
 _MAX_EVENT_BYTES = 64 * 1024 * 1024
 """Maximum size of a server-sent event. A value of 10 MiB in base64 is far below."""
@@ -76,6 +79,9 @@ class PackagesEvent:
     """The current step of installing the requested packages."""
 
     step: str
+    """The name of the step; ``ready`` after the last one."""
+    packages: list[InstalledPackage] = field(default_factory=list)
+    """Requested packages with their resolved versions, if the step is ``ready``."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +222,7 @@ def output_bytes(data: Any) -> bytes:
 
 def event_from(raw: RawEvent) -> Event:
     """Returns the typed form of an event between the first and the last event of a run."""
-    from fumehood._models import dataclass_from
+    from fumehood._models import InstalledPackage, dataclass_from
 
     data = raw.data if isinstance(raw.data, dict) else {}
     if raw.name == "stdout":
@@ -232,7 +238,8 @@ def event_from(raw: RawEvent) -> Event:
     if raw.name == "exposed":
         return PortExposedEvent(str(data.get("url")))
     if raw.name == "packages":
-        return PackagesEvent(str(data.get("step")))
+        installed = [dataclass_from(InstalledPackage, package) for package in data.get("packages") or []]
+        return PackagesEvent(str(data.get("step")), installed)
     if raw.name == "network":
         return dataclass_from(NetworkEvent, data)
     if raw.name == "gap":

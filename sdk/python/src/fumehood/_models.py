@@ -95,6 +95,8 @@ class Outcome:
     """Summary of the network use and of denials; ``None`` if there was no network."""
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
     """Contents of the downloaded files, by their paths as requested."""
+    packages: list[InstalledPackage] = field(default_factory=list, repr=False)
+    """Requested packages with their resolved versions; empty for a run in a sandbox."""
     downloads: list[Download] = field(default_factory=list, repr=False)
     """Results of all requested downloads, including failed ones."""
     id: Optional[str] = None
@@ -178,6 +180,7 @@ def outcome_from(
         isolation=run.get("isolation"),
         network=run.get("network"),
         files=dict(files or {}),
+        packages=[dataclass_from(InstalledPackage, package) for package in run.get("packages") or []],
         downloads=[dataclass_from(Download, download) for download in run.get("downloads") or []],
         id=run.get("id"),
         sandbox=run.get("sandbox"),

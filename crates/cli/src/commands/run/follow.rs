@@ -69,6 +69,11 @@ async fn follow_to_end(
         // The progress of packages is shown until anything else happens.
         match &event {
             Event::Packages(step) => progress.show_step(*step),
+            // The versions of the others are in the command line.
+            Event::PackagesReady {
+                packages,
+                unpinned: true,
+            } => progress.show_versions(packages),
             _ => progress.clear(),
         }
         if let Event::Exposed { url } = &event

@@ -8,12 +8,16 @@ use anyhow::{Context, bail};
 use fumehood_engine::{Language, Limits, RunRequest};
 
 use crate::args::RunArgs;
+use crate::io::eprint_message;
+use crate::requirements::program_packages;
 use crate::transfer::{Download, Upload};
 
 /// The program to run.
 pub(super) struct Program {
     pub(super) language: Language,
     pub(super) code: String,
+    /// The packages of the options and those that the program names.
+    pub(super) packages: Vec<String>,
 }
 
 /// Checks the arguments and reads the program. Returns the program, and the complete request for an engine.
@@ -59,7 +63,7 @@ fn run_request(args: &RunArgs, program: &Program) -> anyhow::Result<RunRequest> 
     for download in Download::parse_all(&args.download)? {
         request = request.download(download.remote, download.local);
     }
-    Ok(args.packages.add_to_run(request))
+    Ok(args.packages.add_to_run(&program.packages, request))
 }
 
 fn read_program(args: &RunArgs) -> anyhow::Result<Program> {
@@ -81,7 +85,39 @@ fn read_program(args: &RunArgs) -> anyhow::Result<Program> {
             bail!("no program given; name a file, or - for standard input, or use -c CODE")
         }
     };
-    Ok(Program { language, code })
+    let packages = packages(args, language, &code)?;
+    Ok(Program {
+        language,
+        code,
+        packages,
+    })
+}
+
+/// Returns the packages of the options and those that the program names. Prints the latter.
+fn packages(args: &RunArgs, language: Language, code: &str) -> anyhow::Result<Vec<String>> {
+    let mut packages = args.packages.packages(language)?;
+    if args.no_script_packages {
+        return Ok(packages);
+    }
+
+    let Some(found) = program_packages(language, code, args.file.as_deref())? else {
+        return Ok(packages);
+    };
+    if !args.quiet {
+        for skipped in &found.skipped {
+            eprint_message(&format!("{}: {skipped}", found.source));
+        }
+        if !found.packages.is_empty() {
+            let names = found.packages.join(", ");
+            let source = &found.source;
+            eprint_message(&format!(
+                "packages of the {source}: {names} (--no-script-packages ignores them)"
+            ));
+        }
+    }
+
+    packages.extend(found.packages);
+    Ok(packages)
 }
 
 fn language_of(file: &Path) -> Option<Language> {

@@ -23,7 +23,7 @@ pub(super) async fn run(
     output: &mut Output,
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<Option<RunEnd>> {
-    if !is_eligible(args, host) {
+    if !program.packages.is_empty() || !is_eligible(args, host) {
         return Ok(None);
     }
     // An error of the image is reported by the engine in this process.
@@ -63,11 +63,7 @@ fn is_eligible(args: &RunArgs, host: &HostArgs) -> bool {
     let has_default_host = host.is_default() && !args.boot && !args.has_custom_max_timeout();
     let has_transfers = !args.uploads.upload.is_empty() || !args.download.is_empty();
 
-    !args.no_server
-        && has_default_host
-        && !has_transfers
-        && args.network.is_empty()
-        && args.packages.is_empty()
+    !args.no_server && has_default_host && !has_transfers && args.network.is_empty()
 }
 
 /// Returns the body of `POST /v1/runs`.

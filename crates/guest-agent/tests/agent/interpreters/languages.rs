@@ -13,9 +13,9 @@ fn python_is_main() {
 import sys, os, pickle, __main__
 class A: pass
 assert __name__ == '__main__' and __main__.A is A
-assert sys.argv == ['main.py'] and sys.path[0] == os.getcwd()
+assert sys.argv == [os.getcwd() + '/main.py'] and sys.path[0] == os.getcwd()
 assert isinstance(pickle.loads(pickle.dumps(A())), A)
-assert 'SOURCE' not in globals() and __file__ == os.getcwd() + '/main.py'
+assert 'SOURCE' not in globals() and __file__ == sys.argv[0] and os.path.samefile(__file__, 'main.py')
 def f(x: Undefined): pass
 import inspect
 print(inspect.getsource(A), end='')
@@ -38,11 +38,13 @@ fn python_tracebacks_show_only_the_programs_lines() {
         .lines()
         .filter(|line| !line.trim_start().starts_with(['^', '~']))
         .collect();
+    let file = agent.directory.path().join("main.py");
+    let file = file.display();
     let expected = [
         "Traceback (most recent call last):",
-        "  File \"main.py\", line 4, in <module>",
+        &format!("  File \"{file}\", line 4, in <module>"),
         "    f(0)",
-        "  File \"main.py\", line 2, in f",
+        &format!("  File \"{file}\", line 2, in f"),
         "    return 1 / x",
         "ZeroDivisionError: division by zero",
     ];

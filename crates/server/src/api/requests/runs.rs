@@ -154,7 +154,7 @@ run_code_request! {
         #[serde(default, deserialize_with = "optional_whole_number")]
         #[schema(minimum = 96, maximum = 1_048_576)]
         pub memory_mib: Option<u32>,
-        /// Packages to install first, with versions, such as `six==1.16.0` or `lodash@^4`.
+        /// Packages to install first, such as `six`, `six==1.16.0` or `lodash@^4`; without a version, the newest.
         #[serde(default)]
         #[schema(max_items = 50)]
         pub packages: Vec<String>,

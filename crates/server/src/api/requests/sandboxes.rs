@@ -29,7 +29,7 @@ pub struct SandboxRequest {
     pub max_lifetime_s: Option<u64>,
     /// The network; none by default.
     pub network: Option<NetworkRequest>,
-    /// Packages of `language` to install first, with versions.
+    /// Packages of `language` to install first, with or without versions.
     #[schema(max_items = 50)]
     #[serde(default)]
     pub packages: Vec<String>,
@@ -78,7 +78,7 @@ pub struct InstallRequest {
     /// The language of the packages: `python` or `javascript`.
     #[schema(schema_with = package_language_schema)]
     pub language: Language,
-    /// The packages with versions, such as `six==1.16.0` or `lodash@^4`.
+    /// The packages, with or without versions, such as `six==1.16.0` or `lodash@^4`.
     #[schema(min_items = 1, max_items = 50)]
     pub packages: Vec<String>,
 }
