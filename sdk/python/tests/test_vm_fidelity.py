@@ -1,15 +1,16 @@
-"""The rule that a program behaves as with the plain interpreter, through the SDK."""
+"""Order and values through the SDK, and the rule that a program behaves as with the plain interpreter."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Iterable, Iterator, Optional
 
 import pytest
 
-from fumehood import Outcome, Sandbox, run
+from fumehood import AsyncSandbox, Event, Outcome, ResultEvent, Sandbox, StderrEvent, StdoutEvent, run, stream
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("server")]
 
@@ -22,6 +23,77 @@ EXTENSIONS = {"python": "py", "javascript": "js", "typescript": "ts", "shell": "
 
 PER_LANGUAGE = 4
 """How many programs of each language run here; the differential test runs all of them."""
+
+
+def transcript(events: Iterable[Event]) -> list[tuple[str, str]]:
+    """Returns output and values in the order of their arrival, with adjacent pieces of a stream joined."""
+    seen: list[tuple[str, str]] = []
+    for event in events:
+        if isinstance(event, ResultEvent):
+            seen.append(("value", event.result.text or ""))
+        elif isinstance(event, (StdoutEvent, StderrEvent)):
+            kind = "stdout" if isinstance(event, StdoutEvent) else "stderr"
+            earlier = seen.pop()[1] if seen and seen[-1][0] == kind else ""
+            seen.append((kind, earlier + event.text))
+    return seen
+
+
+ORDERED = {
+    "python": (
+        "import sys\nprint('one')\nprint('two')\ndisplay(1)\nprint('three', end='')\ndisplay(2)\n"
+        "print('four', file=sys.stderr)\nprint('five')\n7"
+    ),
+    "javascript": (
+        "console.log('one')\nconsole.log('two')\ndisplay(1)\nprocess.stdout.write('three')\ndisplay(2)\n"
+        "console.error('four')\nconsole.log('five')\n7"
+    ),
+}
+
+ORDER = [
+    ("stdout", "one\ntwo\n"),
+    ("value", "1"),
+    ("stdout", "three"),
+    ("value", "2"),
+    ("stderr", "four\n"),
+    ("stdout", "five\n"),
+    ("value", "7"),
+]
+
+
+@pytest.mark.parametrize("language", ORDERED)
+def test_output_and_values_arrive_in_the_order_of_the_program(language: str) -> None:
+    code = ORDERED[language]
+    assert transcript(stream(code, language=language, display=True)) == ORDER
+    with Sandbox(language) as sandbox:
+        for context in ["main", None]:
+            assert transcript(sandbox.stream(code, context=context)) == ORDER
+
+        # Many small pieces, which arrive in several messages.
+        loop = {
+            "python": "for n in range(300):\n    print(n)\n    display(n)",
+            "javascript": "for (let n = 0; n < 300; n++) { console.log(n); display(n) }",
+        }
+        seen = transcript(sandbox.stream(loop[language]))
+        assert seen == [one for n in range(300) for one in (("stdout", f"{n}\n"), ("value", str(n)))]
+
+
+def test_callbacks_are_called_in_the_order_of_the_program() -> None:
+    seen: list[tuple[str, str]] = []
+    run(
+        ORDERED["python"],
+        on_stdout=lambda text: seen.append(("stdout", text)),
+        on_stderr=lambda text: seen.append(("stderr", text)),
+        on_result=lambda value: seen.append(("value", value.text)),
+    )
+    assert [one for one in seen if one[0] == "value"] == [one for one in ORDER if one[0] == "value"]
+    before = "".join(text for kind, text in seen[: seen.index(("value", "1"))] if kind == "stdout")
+    assert before == "one\ntwo\n" and seen[-1] == ("value", "7")
+
+    async def main() -> list[tuple[str, str]]:
+        async with AsyncSandbox() as sandbox:
+            return transcript([event async for event in sandbox.stream(ORDERED["python"])])
+
+    assert asyncio.run(main()) == ORDER
 
 
 def programs() -> Iterator[Any]:

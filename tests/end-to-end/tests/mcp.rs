@@ -151,6 +151,30 @@ fn figures_are_images_and_output_is_streamed_and_truncated() {
 }
 
 #[test]
+fn output_and_values_are_in_the_order_of_the_program() {
+    let state = tempfile::tempdir().unwrap();
+    let python = "import sys\nprint('one')\nprint('two')\ndisplay(1)\nprint('three')\ndisplay(2)\n\
+                  print('four', file=sys.stderr)\nprint('five')\n7";
+    let javascript = "console.log('one')\nconsole.log('two')\ndisplay(1)\nconsole.log('three')\ndisplay(2)\n\
+                      console.error('four')\nconsole.log('five')\n7";
+    let calls = json!([
+        { "tool": "run_code", "arguments": { "language": "py", "code": python } },
+        { "tool": "run_code", "arguments": { "language": "js", "code": javascript } },
+        { "tool": "start_session", "arguments": {} },
+        { "tool": "run_code", "arguments": { "session": "$2.session", "language": "python", "code": python } },
+        { "tool": "run_code", "arguments": { "session": "$2.session", "language": "ts", "code": javascript } },
+    ]);
+
+    let answer = converse(&stdio(state.path(), &[]), "auto", &calls);
+    for call in [0, 1, 3, 4] {
+        let result = &answer["results"][call];
+        let expected = "one\ntwo\n|1|three\n|2|five\n|stderr:\nfour\n|7";
+        assert_eq!(text(result), expected, "{result}");
+        assert_eq!(result["structured"]["values"], json!(["1", "2", "7"]));
+    }
+}
+
+#[test]
 fn a_program_behaves_as_with_the_plain_interpreter() {
     let programs = [
         (
