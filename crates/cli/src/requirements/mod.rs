@@ -4,6 +4,7 @@
 
 mod marker;
 mod package_json;
+mod program_packages;
 mod requirement;
 mod requirements_file;
 mod script_metadata;
@@ -12,18 +13,8 @@ use std::path::Path;
 
 use fumehood_engine::Language;
 
+use program_packages::ProgramPackages;
 pub(crate) use requirements_file::read_requirements;
-
-/// The packages that a program names itself.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ProgramPackages {
-    /// Where they are named, for a message.
-    pub(crate) source: String,
-    /// Each with its version specifier, if it has one.
-    pub(crate) packages: Vec<String>,
-    /// Why some are left out, one sentence each.
-    pub(crate) skipped: Vec<String>,
-}
 
 /// Returns the packages that a program names: for Python in its script metadata, for JavaScript in the `package.json`
 /// beside its file. `None` if there are none.

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Deserialize;
 
-use super::ProgramPackages;
+use super::program_packages::ProgramPackages;
 
 /// Maximum size of the file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;

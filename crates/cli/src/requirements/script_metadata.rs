@@ -4,7 +4,8 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use super::marker::{PYTHON_VERSION, compare_versions};
-use super::{ProgramPackages, requirement};
+use super::program_packages::ProgramPackages;
+use super::requirement;
 
 /// The fields that are read; tools have others.
 #[derive(Debug, Deserialize)]
