@@ -11,3 +11,4 @@ ready $i
 END
 (exit 3) || echo "status $?"
 echo ready
+printf 'for word in "$@"; do echo "${word##*/}"; done\n' > /tmp/primer.sh; bash /tmp/primer.sh a/ready; rm /tmp/primer.sh

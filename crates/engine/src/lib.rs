@@ -65,7 +65,7 @@ pub use provision::{Capacity, PoolStatus, VmStats};
 pub use run::report;
 pub use run::{
     Download, DownloadTarget, Event, Input, MimeBundle, Outcome, Run, RunControl, RunRequest,
-    SpawnRequest, Timing, UploadSource, VmOrigin,
+    SkippedFile, SkippedFiles, SpawnRequest, Timing, UploadSource, VmOrigin,
 };
 pub use sandbox::{Checkpoint, Context, FileReader, Files, Sandbox, Watcher, WriteOptions};
 pub use sandbox_builder::SandboxBuilder;

@@ -23,6 +23,8 @@ export interface Base {
   setEnvironment(pairs: string): void;
   restoreEnvironment(pairs: string, before: Record<string, string | undefined>): void;
   passOnEnvironment(): void;
+  /** Sets the arguments of the program, each followed by NUL, unless there are none. */
+  setArguments(bytes: Buffer): void;
 }
 
 // Programs may replace these.
@@ -30,7 +32,7 @@ const { process, Bun, Buffer, console, Promise, setImmediate, globalThis: everyt
 const { defineProperty, getOwnPropertyDescriptor } = Object;
 // Waiting for it is a way to sleep.
 const never = new Int32Array(new SharedArrayBuffer(4));
-const DISPLAY = 1, HEAD_BYTES = 26;
+const DISPLAY = 1, HEAD_BYTES = 30;
 
 // Thrown to end a program whose top level has not finished. It is not shown.
 class Exit extends Error {
@@ -376,15 +378,17 @@ function arrange({ head, env }: Message, base: Base): boolean {
   return true;
 }
 
-async function* messages(): AsyncGenerator<Message> {
+async function* messages(base: Base): AsyncGenerator<Message> {
   let data = Buffer.alloc(0);
   for await (const bytes of Bun.file(3).stream()) {
     data = data.length > 0 ? Buffer.concat([data, bytes]) : Buffer.from(bytes);
     while (data.length >= HEAD_BYTES) {
-      const middle = HEAD_BYTES + data.readUInt32BE(18), end = middle + data.readUInt32BE(22);
+      const middle = HEAD_BYTES + data.readUInt32BE(18), from = middle + data.readUInt32BE(26);
+      const end = from + data.readUInt32BE(22);
       if (data.length < end) break;
       const head = data.subarray(0, HEAD_BYTES);
-      const env = data.toString("utf8", HEAD_BYTES, middle), code = data.toString("utf8", middle, end);
+      const env = data.toString("utf8", HEAD_BYTES, middle), code = data.toString("utf8", from, end);
+      base.setArguments(data.subarray(middle, from));
       data = data.subarray(end);
       yield { mode: head[0], head, env, code };
     }
@@ -429,7 +433,7 @@ export async function keep(first: Message, base: Base): Promise<never> {
     }
   };
   await answer(first);
-  for await (const message of messages()) await answer(message);
+  for await (const message of messages(base)) await answer(message);
   // The agent is gone.
   leave(0);
   return undefined as never;

@@ -28,7 +28,7 @@ def run_shown(code, name, namespace):
     try:
         value = run_to_value(code, name, namespace)
         if value is not None:
-            if name != "main.py":
+            if name != sys.argv[0]:
                 # The next program may use it.
                 builtins._ = value
             # An open figure is displayed below.

@@ -1,26 +1,53 @@
-// Bun preloads this before main.ts, an empty file. A program that arrives is written to main.ts, and bun runs it as
-// any file; or it runs here, if that makes no difference. It may wait for a long time. interpreter.rs describes the
-// messages on descriptor 3 and the control messages on descriptor 4.
-import { closeSync, readSync, rmSync, writeFileSync, writeSync } from "node:fs";
-import { tmpdir } from "node:os";
+// Bun preloads this before main.ts, an empty file. A program that arrives is written to main.ts, and bun runs it as any
+// file. It may wait for a long time. interpreter.rs describes the messages on descriptor 3 and the control messages on
+// descriptor 4.
 
+// Bun creates the queue of `process.nextTick` when something first reads that property, and lets the turn that does so
+// run its ticks before its promises. Built-in modules read it while they load. They get a function that reads it when it
+// is called, because that turn must be one of the program.
+const program = globalThis.process;
+const nextTick = (...given: Parameters<typeof process.nextTick>) => program.nextTick(...given);
+const untouched = new Proxy(program, {
+  get: (target, name) => (name === "nextTick" ? nextTick : Reflect.get(target, name, target)),
+});
+
+function load(names: string[]): any[] {
+  globalThis.process = untouched;
+  const modules = names.map((name) => require(name));
+  globalThis.process = program;
+  return modules;
+}
+
+const [{ closeSync, readSync, rmSync, writeFileSync, writeSync }, { tmpdir }] = load(["node:fs", "node:os"]);
+
+const MAIN = process.argv[1];
 const chunk = Buffer.allocUnsafeSlow(65536);
+const HEAD_BYTES = 30;
+
+// Each argument ends with a NUL. Without any, those of an earlier program stay.
+function setArguments(bytes: Buffer): void {
+  if (bytes.length === 0) return;
+  const given = bytes.toString("utf8", 0, bytes.length - 1).split("\0");
+  for (const argv of new Set([process.argv, Bun.argv])) argv.splice(2, Infinity, ...given);
+}
 
 function receive(): { mode: number; head: Buffer; env: string; code: string } {
-  let data = chunk, length = 0, middle = 0, end = 26;
+  let data = chunk, length = 0, middle = 0, from = 0, end = HEAD_BYTES;
   while (length < end) {
     if (length === data.length) data = Buffer.concat([data], data.length * 2);
     const count = readSync(3, data, length, data.length - length, null);
     // The agent is gone.
     if (count === 0) process.exit(0);
     length += count;
-    if (middle === 0 && length >= 26) {
-      middle = 26 + data.readUInt32BE(18);
-      end = middle + data.readUInt32BE(22);
+    if (middle === 0 && length >= HEAD_BYTES) {
+      middle = HEAD_BYTES + data.readUInt32BE(18);
+      from = middle + data.readUInt32BE(26);
+      end = from + data.readUInt32BE(22);
     }
   }
-  const env = middle > 26 ? data.toString("utf8", 26, middle) : "";
-  return { mode: data[0], head: data, env, code: data.toString("utf8", middle, end) };
+  const env = middle > HEAD_BYTES ? data.toString("utf8", HEAD_BYTES, middle) : "";
+  setArguments(data.subarray(middle, from));
+  return { mode: data[0], head: data, env, code: data.toString("utf8", from, end) };
 }
 
 // The state of Math.random cannot be set, and may have been copied to other VMs. In an interpreter that waits,
@@ -80,85 +107,79 @@ function passOnEnvironment(): void {
   }
 }
 
-// Runs a program as bun runs a module: strict, with top-level `await`, and with the same line numbers. Code
-// that is not JavaScript is a SyntaxError here.
-const MAIN = process.argv[1];
-const HEAD = '(async function(){"use strict";';
-const compile = (code: string): (() => Promise<void>) =>
-  (0, eval)(`${HEAD}${code}\n})\n//# sourceURL=${MAIN}`);
+// Bun takes longer to load a file than most programs take to run. A program that only prints constants runs without that:
+// it cannot fail, wait, or find out.
+const CONSTANT = "(?:-?(?:0|[1-9]\\d*)(?:\\.\\d+)?|\"[^\"\\\\\\n]*\"|'[^'\\\\\\n]*'|`[^`\\\\$]*`)";
+const SUM = `${CONSTANT}(?:\\s*[-+*/]\\s*${CONSTANT})*`;
+const PRINT = `console\\.(?:log|error|info|warn|debug)\\((?:\\s*${SUM}(?:\\s*,\\s*${SUM})*)?\\s*\\)`;
+const PRINTS = new RegExp(`^\\s*${PRINT}(?:[;\\s]\\s*${PRINT})*\\s*;?\\s*$`);
+const PRINTS_BYTES = 1024;
 
-// Syntax of modules, syntax that differs between scripts and modules, and names related to the file or to the
-// listeners below. If one occurs, even only in a string, the program runs as a file.
-const OF_FILES =
-  /import|export|require|module|__dirname|__filename|arguments|<!--|-->|main\.ts|uncaughtException|unhandledRejection|CaptureCallback|removeAllListeners/;
-// After a `<`: a call in TypeScript, comparisons in JavaScript.
-const GENERIC_CALL = />\s*[(`]/;
-
-// Returns the program as a function, if that makes no difference: bun's loader takes longer than most programs.
-function asFunction(code: string): (() => Promise<void>) | undefined {
-  if (OF_FILES.test(code)) return undefined;
-  const less = code.indexOf("<");
-  if (less >= 0 && GENERIC_CALL.test(code.slice(less))) return undefined;
+function printer(code: string): (() => void) | undefined {
+  if (code.length > PRINTS_BYTES || !PRINTS.test(code)) return undefined;
   try {
-    return compile(code);
+    return (0, eval)(`() => {${code}\n}`);
   } catch {
     return undefined;
   }
 }
 
-// The code of a program that runs as a function, and whether its top level has finished.
-let running = "", isOver = false;
-// Listeners for its end. They are added before it arrives, and removed for a program that runs as a file.
-const ENDS: [string, (error: unknown) => void][] = [
-  ["uncaughtException", failed],
-  ["unhandledRejection", failed],
-  ["beforeExit", () => {
-    if (isOver) return;
-    isOver = true;
-    writeSync(2, "the program's top level waits for a promise that is never settled\n");
-    process.exitCode ??= 13;
-  }],
-];
+// The built-in modules that read `process.nextTick` while they load. For a file that imports one, the queue is there
+// before the file's first turn.
+const QUEUES =
+  /(?:\bfrom|\bimport)\s*["'](?:node:)?(?:crypto|fs|http2?|https|net|stream|stream\/promises|test|tls|tty|undici|zlib)["']/;
 
-function ended(): void {
-  isOver = true;
+// The entry file has one name, whatever the program's own name was: JSX is recognized by its syntax, if the code is
+// none without it. Bun reports errors of other code as TypeScript.
+function hasJsx(code: string): boolean {
+  if (!/<\/|\/>/.test(code)) return false;
+  const fits = (loader: "ts" | "tsx") => {
+    try {
+      new Bun.Transpiler({ loader }).transformSync(code);
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  return !fits("ts") && fits("tsx");
 }
 
-function failed(error: unknown): void {
-  isOver = true;
-  writeSync(2, `${described(error, running)}\n\nBun v${Bun.version} (Linux ${process.arch})\n`);
-  process.exit(1);
+function loadAsJsx(code: string): void {
+  const filter = new RegExp(`^${MAIN.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}$`);
+  // Bun does not run content from here that is not a module.
+  const contents = `${code}\nexport {};\n`;
+  Bun.plugin({ name: "main", setup: (build) => void build.onLoad({ filter }, () => ({ contents, loader: "tsx" })) });
 }
 
-// Formats an error as bun shows an uncaught one: with the lines of code that it refers to.
-function described(error: unknown, code: string): string {
-  if (!(error instanceof Error)) {
-    return typeof error === "string" ? `error: ${error}\n${error}` : `error\n${Bun.inspect(error)}`;
-  }
-  const isFrame = (line: string) => /^ *\d+ \| /.test(line) || /^ *\^$/.test(line);
-  const here = new RegExp(`${MAIN.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}:(\\d+):(\\d+)`);
-  const column = (row: number, at: number) => (row === 1 ? at - HEAD.length : at);
-  // Remove the runner's call, and the text before the program's first line.
-  let lines = Bun.inspect(error).split("\n").filter((line) => !line.includes(import.meta.path));
-  lines = lines.map((line, n) => {
-    if (/^ *\^$/.test(line) && lines[n - 1]?.includes(HEAD)) return line.slice(HEAD.length);
-    return line.replace(here, (_, row, at) => `${MAIN}:${row}:${column(Number(row), Number(at))}`);
-  });
-  lines = lines.map((line) => (isFrame(line) ? line.replace(HEAD, "") : line));
-  // For code that is not in a file, bun shows the wrong lines before the first error.
-  while (lines.length > 0 && isFrame(lines[0])) lines.shift();
-  const last = lines.findLastIndex((line) => here.test(line));
-  if (last >= 0) lines[last] = lines[last].replace(/at (async )?<anonymous> \((.*)\)$/, "at $1$2");
-  const place = lines.find((line) => here.test(line))?.match(here);
-  if (place) {
-    const [row, at] = [Number(place[1]), Number(place[2])];
-    const from = Math.max(1, row - 5), width = String(row).length;
-    const shown = code.split("\n").slice(from - 1, row);
-    const numbered = shown.map((line, n) => `${String(from + n).padStart(width)} | ${line}`);
-    lines.unshift(...numbered, " ".repeat(width + 2 + Math.max(1, at)) + "^");
-  }
-  return lines.join("\n").trimEnd();
+// The clocks that count from the start of the process, which may have waited for a long time, and may have been saved
+// meanwhile.
+let zero = 0, origin = performance.timeOrigin, started = 0, nanosecondsBefore = 0;
+const now = performance.now.bind(performance), uptime = process.uptime.bind(process);
+
+function replaceClocks(): void {
+  const { mark, measure } = performance as any, nanoseconds = Bun.nanoseconds;
+  const clocks = {
+    now: () => now() - zero,
+    mark: (name: string, options?: any) =>
+      mark.call(performance, name, { ...options, startTime: options?.startTime ?? clocks.now() }),
+    measure(name: string, first?: any, end?: string) {
+      const isOptions = first !== null && typeof first === "object";
+      if (isOptions || end !== undefined) return measure.call(performance, name, ...(isOptions ? [first] : [first, end]));
+      return measure.call(performance, name, { start: first ?? 0, end: clocks.now() });
+    },
+  };
+  Object.assign(performance, clocks);
+  Object.defineProperty(performance, "timeOrigin", { get: () => origin, configurable: true, enumerable: true });
+  const processes = { uptime: () => uptime() - started }, buns = { nanoseconds: () => nanoseconds() - nanosecondsBefore };
+  Object.assign(process, processes);
+  Object.assign(Bun, buns);
+  setClocks = () => {
+    [zero, started, nanosecondsBefore, origin] = [now(), uptime(), nanoseconds(), Date.now()];
+  };
 }
+
+// Called when a program starts in an interpreter that has waited.
+let setClocks = () => {};
 
 function restoreEnvironment(pairs: string, before: Record<string, string | undefined>): void {
   for (const pair of pairs.split("\0")) {
@@ -169,50 +190,19 @@ function restoreEnvironment(pairs: string, before: Record<string, string | undef
   }
 }
 
-// The modes of messages: a program with which bun ends, one that must run as a file, and a preparation. Any other mode
-// is a context.
-const ONCE = "o".charCodeAt(0), FILE = "f".charCodeAt(0), PREPARE = "p".charCodeAt(0);
+// The modes of messages: a program with which bun ends, one that must not use the shortcut, and a preparation. Any other
+// mode is a context.
 
-for (let count = 1; ; count++) {
-  const message = receive();
-  const { mode, head, env, code } = message;
-  // The lowest flag requests that values are displayed.
-  const isPlain = (head[1] & 1) === 0;
-  if (isPlain && (mode === ONCE || mode === FILE)) {
-    reseed(head);
-    if (env !== "") {
-      if (!enterDirectory(env)) process.exit(1);
-      setEnvironment(env);
-      passOnEnvironment();
-    }
-    const program = count > 1 && mode === ONCE ? asFunction(code) : undefined;
-    if (program) {
-      // Bun continues with the empty file meanwhile, and exits when nothing is left to do.
-      running = code;
-      program.call({}).then(ended, failed);
-    } else {
-      for (const [name, listener] of ENDS) process.off(name, listener);
-      writeFileSync(MAIN, code);
-      // Reports to the agent that the program starts.
-      closeSync(3);
-      closeSync(4);
-      closeSync(5);
-    }
-    break;
-  }
-  if (mode !== PREPARE) {
-    for (const [name, listener] of ENDS) process.off(name, listener);
-    const { keep, once } = await import(`${import.meta.dir}/context.ts`);
-    const base = {
-      main: MAIN, isNew: count === 1, reseed, replaceRandom, enterDirectory, setEnvironment, restoreEnvironment,
-      passOnEnvironment,
-    };
-    if (mode === ONCE || mode === FILE) {
-      once(message, base);
-      break;
-    }
-    await keep(message, base);
-  }
+const ONCE = "o".charCodeAt(0), FILE = "f".charCodeAt(0), PREPARE = "p".charCodeAt(0);
+// The built-in modules of context.ts and of those that it imports.
+const OF_CONTEXTS = ["node:crypto", "node:module", "node:vm", "bun:jsc"];
+
+function loadContext(): Promise<any> {
+  load(OF_CONTEXTS);
+  return import(`${import.meta.dir}/context.ts`);
+}
+
+async function prepare({ head, env, code }: ReturnType<typeof receive>, count: number): Promise<void> {
   reseed(head);
   const before = { ...process.env }, at = process.cwd();
   let status = enterDirectory(env) ? 0 : 1;
@@ -222,8 +212,8 @@ for (let count = 1; ; count++) {
   if (status === 0) try {
     writeFileSync(file, code);
     await import(file);
-    await asFunction("['ready', 1].join()")!();
-    const { prime } = await import(`${import.meta.dir}/context.ts`);
+    printer("console.log('ready', 1)");
+    const { prime } = await loadContext();
     await prime();
   } catch (error) {
     console.error(error);
@@ -237,9 +227,51 @@ for (let count = 1; ; count++) {
   await new Promise((resolve) => setTimeout(resolve, 0));
   if (count === 1) {
     replaceRandom();
-    for (const [name, listener] of ENDS) process.on(name, listener);
+    replaceClocks();
   }
   // Otherwise the collector would run beside the next program.
   Bun.gc(true);
   writeSync(4, `${status}\n`);
+}
+
+// The options that start this file are not those of the program.
+process.execArgv = [];
+for (let count = 1; ; count++) {
+  const message = receive();
+  const { mode, head, env, code } = message;
+  if (mode === PREPARE) {
+    await prepare(message, count);
+    continue;
+  }
+  setClocks();
+  const isOnce = mode === ONCE || mode === FILE;
+  // The lowest flag requests that values are displayed.
+  if (!isOnce || (head[1] & 1) !== 0) {
+    const { keep, once } = await loadContext();
+    const base = {
+      main: MAIN, isNew: count === 1, reseed, replaceRandom, enterDirectory, setEnvironment, restoreEnvironment,
+      passOnEnvironment, setArguments, setClocks,
+    };
+    await (isOnce ? once(message, base) : keep(message, base));
+    break;
+  }
+  reseed(head);
+  if (env !== "") {
+    if (!enterDirectory(env)) process.exit(1);
+    setEnvironment(env);
+    passOnEnvironment();
+  }
+  const print = mode === ONCE ? printer(code) : undefined;
+  if (print) {
+    print();
+    process.exit(0);
+  }
+  writeFileSync(MAIN, code);
+  // Reports to the agent that the program starts.
+  closeSync(3);
+  closeSync(4);
+  closeSync(5);
+  if (QUEUES.test(code)) process.nextTick;
+  if (hasJsx(code)) loadAsJsx(code);
+  break;
 }

@@ -1,6 +1,7 @@
 # Code for an interpreter that outlives an exec, or whose exec needs more than to run. Executed by python.py.
 import _signal
 import functools
+from _frozen_importlib_external import SourceFileLoader
 
 # Bits of the flags in a message.
 SHOWN, FED = 1, 2
@@ -83,7 +84,7 @@ def set_environment(text):
         return before, None
     try:
         before[""] = here()
-        os.chdir(os.path.join(START, directory))
+        os.chdir(os.path.join(os.path.dirname(PROGRAM), directory))
     except OSError as error:
         line = f"cannot enter the working directory {directory}: {error.strerror}"
         return before, f"raise SystemExit({line!r})".encode("utf-8", "surrogateescape")
@@ -96,13 +97,6 @@ def here():
     except OSError:
         # It was removed.
         return None
-
-
-def move_main():
-    # The program's directory differs from the one in which this interpreter was waiting.
-    directory = os.getcwd()
-    MAIN.__file__ = directory + "/main.py"
-    sys.path[:] = [directory if place == START else place for place in sys.path]
 
 
 def restore_environment(before):
@@ -119,6 +113,93 @@ def restore_environment(before):
         except OSError:
             # It was removed.
             pass
+
+
+def new_main(name):
+    # A module for a preparation, which leaves nothing in the real one.
+    main = type(sys)("__main__")
+    main.__file__ = name
+    main.__builtins__ = sys.modules["builtins"]
+    return main
+
+
+def show(failed):
+    # `failure.py` uses FAILED and SOURCES.
+    try:
+        with open(HERE + "/failure.py") as file:
+            exec(file.read(), {"FAILED": failed, "SOURCES": SOURCES, "sys": sys})
+    except OSError:
+        sys.__excepthook__(type(failed), failed, failed.__traceback__)
+    return 130 if isinstance(failed, KeyboardInterrupt) else 1
+
+
+def status(exit):
+    if exit.code is None:
+        return 0
+    if isinstance(exit.code, int):
+        return exit.code & 0xFF
+    print(exit.code, file=sys.stderr)
+    return 1
+
+
+def flush_c():
+    # What extension modules and `ctypes` have printed by C's stdio. The modules of a template print nothing.
+    if "_ctypes" not in sys.modules and not any(map(is_foreign, sys.modules)):
+        return
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).fflush(None)
+    except Exception:
+        # This Python has no ctypes.
+        pass
+
+
+def is_foreign(name):
+    if name in LOADED:
+        return False
+    file = getattr(sys.modules[name], "__file__", None)
+    return bool(file) and file.endswith(".so") and "/lib-dynload/" not in file
+
+
+def finish(code):
+    # Ends a program as the interpreter does: threads, atexit, the program's own objects, its output. Only the
+    # interpreter's own modules are not torn down, because that costs more than all the rest.
+    threading = sys.modules.get("threading")
+    try:
+        if threading and (len(threading._active) > 1 or threading._threading_atexits):
+            threading._shutdown()
+    except BaseException as error:
+        # An interrupt ends the wait for threads.
+        sys.__excepthook__(type(error), error.with_traceback(None), None)
+    atexit.unregister(leave)
+    atexit._run_exitfuncs()
+    # Collect twice, as the interpreter does: the first time puts files in an order in which they can be flushed.
+    # Objects that `__del__` and `finally` need exist until the last of them has run. The program's own modules
+    # are removed too: those that are not in a library directory.
+    gc.collect()
+    for name in [name for name in sys.modules if name not in LOADED]:
+        if not is_library(sys.modules[name]):
+            del sys.modules[name]
+    sys.modules.pop("__main__", None)
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not getattr(stream, "closed", False):
+                stream.flush()
+        except Exception:
+            code = code or 120
+    for stream in (sys.__stdout__, sys.__stderr__):
+        try:
+            if stream not in (sys.stdout, sys.stderr):
+                stream.flush()
+        except Exception:
+            pass
+    flush_c()
+    # A child that was forked without this interpreter's knowledge is not the agent's interpreter either.
+    if not IS_CHILD and os.getpid() == PROCESS:
+        say(b"%d\n" % code if code else b"0\n")
+    os._exit(code)
 
 
 def tell_lines(code, name):
@@ -278,23 +359,38 @@ def load_display():
         exec(compile(open(HERE + "/display.py").read(), HERE + "/display.py", "exec"), globals())
 
 
-def once(code, flags):
-    # The same as in python.py, with the last value displayed.
+def once(code, flags, arguments):
+    # Runs a program that Python does not run itself: its values are displayed, or its file is not the one that this
+    # interpreter was started for, or it has no file because none could be written.
+    set_arguments(arguments)
+    name = arguments[: arguments.index(0)]
+    main = vars(sys.modules["__main__"])
+    if name:
+        name = sys.argv[0] = sys.orig_argv[1] = os.path.join(os.path.dirname(PROGRAM), os.fsdecode(name))
+        main["__loader__"] = SourceFileLoader("__main__", name)
+    else:
+        name = PROGRAM
+        tell_lines(code, name)
+    main["__file__"], main["__cached__"] = name, None
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.path.dirname(name))
+    result = evaluate(runner(flags) if flags & SHOWN else run_script, code, name, main)
     if flags & SHOWN:
-        SOURCES["main.py"] = code
-        result = evaluate(runner(flags), code, "main.py", MAIN.__dict__)
         end_display()
-        _signal.signal(_signal.SIGINT, INTERRUPT)
-        if LOOP is not None:
-            LOOP.close()
-        finish(result)
+    _signal.signal(_signal.SIGINT, INTERRUPT)
+    if LOOP is not None:
+        LOOP.close()
+    finish(result)
 
 
 def prepare(code, flags):
     main = new_main("main.py")
+    real = sys.modules["__main__"]
+    sys.modules["__main__"] = main
     tell_lines(code, "main.py")
     result = evaluate(runner(flags) if flags & SHOWN else run_script, code, "main.py", main.__dict__)
     main.__dict__.clear()
+    sys.modules["__main__"] = real
     forget_lines("main.py")
     return result
 
@@ -305,7 +401,6 @@ def settle():
     load_display()
     forget_caches()
     gc.collect()
-    gc.freeze()
     # Modules that a program adds do not stay: they are torn down with it.
     lay_out()
     _signal.signal(_signal.SIGINT, INTERRUPT)
@@ -323,12 +418,21 @@ def next_message():
                 os._exit(1)
 
 
+def enter_context():
+    # Prepares the main module as that of an interactive session: it has no file, and modules are found in the current
+    # directory, wherever it is.
+    sys.argv[:] = [""]
+    if not sys.flags.safe_path:
+        sys.path.insert(0, "")
+    return vars(sys.modules["__main__"])
+
+
 def keep(message):
-    # Serves execs after which this process continues, and returns the first message after which it ends.
+    # Serves execs after which this process continues. Returns when Python can run the program of a message.
     global INTERRUPTED, more
     kept, count, acts = None, 0, None
     while True:
-        mode, seed, environment, code = message
+        mode, seed, environment, arguments, code = message
         if seed:
             if acts is None:
                 forget_caches()
@@ -337,33 +441,39 @@ def keep(message):
         before = None
         if environment:
             before, instead = set_environment(environment)
-            if mode[:1] == b"o" and environment[:1] == b"=":
-                move_main()
-            code = instead or code
-            message = mode, seed, environment, code
-        if mode == b"o\0":
-            return message
+            if instead:
+                code = instead
+                # It has no file.
+                arguments = b"\0" if mode[:1] == b"o" else b""
+            elif mode[:1] == b"o" and "" in before:
+                # Modules of the working directory can be imported too.
+                sys.path.insert(0, os.getcwd())
         letter, flags = mode[:1], mode[1]
+        if letter == b"o":
+            if flags & SHOWN or not arguments.startswith(NAME):
+                once(code, flags, arguments)
+            set_arguments(arguments)
+            return
         if flags & FED:
             stdin, sys.stdin = sys.stdin, opened("stdin")
             fed = sys.stdin
-        if letter == b"o":
-            once(code, flags)
-            return message
         if letter == b"p":
             result = prepare(code, flags)
         else:
             count += 1
             name = f"exec-{count}.py"
             if kept is None:
-                kept = new_main(name)
+                kept = enter_context()
                 more = more_noting
+            if arguments:
+                sys.argv[1:] = os.fsdecode(arguments[:-1]).split("\0")
             tell_lines(code, name)
-            result = evaluate(runner(flags), code, name, kept.__dict__)
+            result = evaluate(runner(flags), code, name, kept)
+            flush_c()
             # It may have loaded other modules.
             acts = None
         if IS_CHILD:
-            sys.exit(result)
+            finish(result)
         if flags & SHOWN:
             end_display()
         if flags & FED and sys.stdin is fed:
@@ -389,7 +499,9 @@ INTERRUPTED = False
 # The bytes that were read last. The first byte is 0 while no message has arrived.
 READ = bytearray(b"\1" * 65536)
 LOOP = None
-START = sys.path[0]
+PROCESS = os.getpid()
+# The code of programs that are not in a file, by name.
+SOURCES = {}
 STREAMS = {
     "stdin": (0, "r", sys.stdin.encoding, sys.stdin.errors),
     "stdout": (1, "w", sys.stdout.encoding, sys.stdout.errors),

@@ -1,11 +1,17 @@
-# Runs programs that the agent sends on descriptor 3, and reports on descriptor 4 when they start and end. Both
-# formats are described in interpreter.rs. It may start long before the first program arrives. Every program pays
-# for every line here, and a restored VM must translate everything that is executed between a message and its
-# program. So all preparations are made before; failure.py contains the code that only a failed program needs, and
-# keep.py the code that only a kept interpreter needs.
+# Waits inside Python for the programs that the agent sends on descriptor 3, and reports on descriptor 4 when they start
+# and end. Both formats are described in interpreter.rs. The agent starts `python3 /home/user/main.py` with a PYTHONPATH
+# on which this file is `sitecustomize`, so it is imported before Python opens the program's file. For a one-shot program
+# it prepares the process and returns: Python itself then runs the file and ends as it always does. keep.py contains
+# the code for everything else: preparations, contexts, displayed values.
+#
+# Every program pays for every line here, and a restored VM must translate everything that is executed between a message
+# and its program. So all preparations are made before the message.
+import _weakref
 import atexit
 import gc
+import io
 import os
+import site
 import sys
 
 # High numbers leave the low ones for the program's own files, if so many descriptors are allowed.
@@ -20,6 +26,9 @@ except OSError:
     for descriptor in (3, 4, 5):
         os.set_inheritable(descriptor, False)
 
+# Length of a message before its sections, in bytes.
+HEAD = 30
+
 
 def more(size):
     data = os.read(MESSAGES, size)
@@ -31,13 +40,20 @@ def more(size):
 
 def receive():
     data = more(16384)
-    while len(data) < 26:
+    while len(data) < HEAD:
         data += more(16384)
-    middle = 26 + int.from_bytes(data[18:22])
-    end = middle + int.from_bytes(data[22:26])
+    variables = HEAD + int.from_bytes(data[18:22])
+    arguments = variables + int.from_bytes(data[26:30])
+    end = arguments + int.from_bytes(data[22:26])
     while len(data) < end:
         data += more(65536)
-    return data[:2], int.from_bytes(data[2:18]), data[26:middle], data[middle:]
+    return (
+        data[:2],
+        int.from_bytes(data[2:18]),
+        data[HEAD:variables],
+        data[variables:arguments],
+        data[arguments:end],
+    )
 
 
 def say(word):
@@ -59,111 +75,138 @@ def forked():
             pass
 
 
-def new_main(name):
-    main = type(sys)("__main__")
-    # There is no file. Tracebacks and `inspect` find the program's lines here.
-    main.__loader__ = type(sys)("loader")
-    main.__loader__.get_source = lambda _=None: SOURCES.get(name, b"").decode("utf-8", "replace")
-    # With this name, processes that `multiprocessing` spawns do not look for its file either.
-    main.__spec__ = type(sys.__spec__)("__main__", main.__loader__)
-    main.__file__ = os.getcwd() + "/" + name
-    sys.modules["__main__"] = main
-    return main
+class Unbuffered(io.BufferedWriter):
+    # Writes at once, after what standard output still holds: both arrive in the order in which they were printed.
+    def write(self, data):
+        try:
+            STDOUT().flush()
+        except Exception:
+            # It is closed, or a signal handler has interrupted its flush.
+            pass
+        count = super().write(data)
+        self.flush()
+        return count
+
+
+def order_streams():
+    # Lines are sent when they are complete, as to a terminal.
+    global STDOUT
+    old = sys.stderr
+    if sys.stdout is None or old is None:
+        return
+    # Python writes what it holds when it drops the last reference to it.
+    STDOUT = _weakref.ref(sys.stdout)
+    sys.stdout.reconfigure(line_buffering=True)
+    raw = io.FileIO(2, "w", closefd=False)
+    raw.name = "<stderr>"
+    stream = io.TextIOWrapper(Unbuffered(raw), old.encoding, old.errors, "\n", True, True)
+    stream.mode = "w"
+    sys.stderr = sys.__stderr__ = stream
+
+
+def leave():
+    # Runs as the last function of `atexit`. Afterwards Python removes all modules, which costs more than the whole
+    # rest of a short program. Modules of libraries have no objects that the program could miss, so they are taken out
+    # of the list, and a reference that the collector does not see keeps them alive.
+    try:
+        gc.collect()
+        modules = sys.modules
+        for name in [name for name in modules if name not in NEVER_KEPT]:
+            module = modules[name]
+            file = getattr(module, "__file__", None)
+            if name in LOADED or (file and file.startswith(LIBRARIES)):
+                KEPT.append(module)
+                del modules[name]
+    except Exception:
+        # The program has changed something that this needs. Python then ends more slowly.
+        pass
 
 
 def lay_out():
-    # Creates everything that a program needs except its code.
-    global MAIN, LOADED
-    MAIN = new_main("main.py")
-    LOADED = set(sys.modules)
+    # Everything that exists now is not the program's, and collections skip it. The main module is replaced by an equal
+    # one that they do not skip, because the end of a program is the end of what that module holds.
+    global LOADED
+    gc.freeze()
+    LOADED = frozenset(sys.modules)
+    main = type(sys)("__main__")
+    vars(main).update(vars(sys.modules["__main__"]), __annotations__={})
+    sys.modules["__main__"] = main
 
 
-def show(failed):
-    # `failure.py` uses FAILED and SOURCES.
-    try:
-        with open(HERE + "/failure.py") as file:
-            exec(file.read(), {"FAILED": failed, "SOURCES": SOURCES, "sys": sys})
-    except OSError:
-        sys.__excepthook__(type(failed), failed, failed.__traceback__)
-    return 130 if isinstance(failed, KeyboardInterrupt) else 1
+def is_library(module):
+    file = getattr(module, "__file__", None)
+    return not file or file.startswith(LIBRARIES)
 
 
-def status(exit):
-    if exit.code is None:
-        return 0
-    if isinstance(exit.code, int):
-        return exit.code & 0xFF
-    print(exit.code, file=sys.stderr)
-    return 1
+def set_arguments(text):
+    # The first one is the name of the program's file, in the directory of the one that this interpreter was started for.
+    sys.argv[1:] = os.fsdecode(text[:-1]).split("\0")[1:]
+    sys.orig_argv[2:] = sys.argv[1:]
 
 
-def finish(code):
-    # Ends a program as the interpreter does: threads, atexit, the program's own objects, its output. Only the
-    # interpreter's own modules are not torn down, because that costs more than all the rest.
-    global MAIN
-    threading = sys.modules.get("threading")
-    try:
-        if threading and (len(threading._active) > 1 or threading._threading_atexits):
-            threading._shutdown()
-    except BaseException as error:
-        # An interrupt ends the wait for threads.
-        sys.__excepthook__(type(error), error.with_traceback(None), None)
-    atexit._run_exitfuncs()
-    # Collect twice, as the interpreter does: the first time puts files in an order in which they can be flushed.
-    # Objects that `__del__` and `finally` need exist until the last of them has run. The program's own modules
-    # are removed too: those that are not in a library directory.
-    gc.collect()
-    MAIN = None
-    if not sys.modules.keys() <= LOADED:
-        for name in [name for name in sys.modules if name not in LOADED]:
-            file = getattr(sys.modules[name], "__file__", None) or sys.prefix
-            if not file.startswith((sys.prefix, sys.base_prefix)):
-                del sys.modules[name]
-    sys.modules.pop("__main__", None)
-    gc.collect()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None and not getattr(stream, "closed", False):
-                stream.flush()
-        except Exception:
-            code = code or 120
-    for stream in (sys.__stdout__, sys.__stderr__):
-        try:
-            if stream not in (sys.stdout, sys.stderr):
-                stream.flush()
-        except Exception:
-            pass
-    # A child that was forked without this interpreter's knowledge is not the agent's interpreter either.
-    if not IS_CHILD and os.getpid() == PROCESS:
-        say(b"%d\n" % code if code else b"0\n")
-    os._exit(code)
+def skip_usercustomize():
+    site.execusercustomize = EXECUSERCUSTOMIZE
 
 
-HERE = os.path.dirname(__file__)
-SOURCES = {}
+def remove_traces():
+    # Everything that shows how the agent starts this interpreter.
+    directory = os.path.dirname(__file__)
+    path = os.environ.get("PYTHONPATH", "")
+    if path.startswith(directory + ":"):
+        os.environ["PYTHONPATH"] = path[len(directory) + 1 :]
+    else:
+        os.environ.pop("PYTHONPATH", None)
+    if directory in sys.path:
+        sys.path.remove(directory)
+    sys.path_importer_cache.pop(directory, None)
+    for name in ("site", "sitecustomize"):
+        # Threads that import them must not wait for the end of their import.
+        sys.modules[name].__spec__._initializing = False
+
+
+def run_customizations():
+    # Runs those of this system in this one's place.
+    del sys.modules["sitecustomize"]
+    site.execsitecustomize()
+    if site.ENABLE_USER_SITE:
+        site.execusercustomize()
+        site.execusercustomize = skip_usercustomize
+
+
+HERE = os.path.dirname(os.path.dirname(__file__))
+PROGRAM = sys.argv[0]
+NAME = os.fsencode(os.path.basename(PROGRAM)) + b"\0"
 IS_CHILD = False
-PROCESS = os.getpid()
+EXECUSERCUSTOMIZE = site.execusercustomize
+LIBRARIES = tuple({sys.prefix + "/", sys.base_prefix + "/"})
+NEVER_KEPT = frozenset({"__main__", "builtins", "sys"})
+# Refers to itself, and belongs to the objects that the collector skips.
+KEPT = []
+KEPT.append(KEPT)
+atexit.register(leave)
 os.register_at_fork(after_in_child=forked)
-sys.argv[:] = ["main.py"]
-sys.path[0] = os.getcwd()
-sys.stdout.reconfigure(line_buffering=True)
+remove_traces()
+run_customizations()
+order_streams()
+# Python asks whether the program's file is a directory or an archive. This is the answer that it remembers.
+sys.path_importer_cache[PROGRAM] = None
 lay_out()
-MESSAGE = receive()
-# Reports to the agent that the program starts.
-say(b"r\n")
-if MESSAGE[0] not in (b"o\0", b"o\2") or MESSAGE[2]:
-    exec(open(HERE + "/keep.py").read())
-    MESSAGE = keep(MESSAGE)
-CODE = SOURCES["main.py"] = MESSAGE[3]
-FAILED = None
-RESULT = 0
 try:
-    exec(compile(CODE, "main.py", "exec", dont_inherit=True), MAIN.__dict__)
-except SystemExit as exit:
-    RESULT = status(exit)
-except BaseException as error:
-    FAILED = error.with_traceback(error.__traceback__.tb_next)
-if FAILED is not None:
-    RESULT = show(FAILED)
-    FAILED = None
-finish(RESULT)
+    MESSAGE = receive()
+    # Reports to the agent that the program starts.
+    say(b"r\n")
+    if MESSAGE[0] not in (b"o\0", b"o\2") or MESSAGE[2] or not MESSAGE[3].startswith(NAME):
+        exec(compile(open(HERE + "/keep.py").read(), HERE + "/keep.py", "exec"))
+        keep(MESSAGE)
+    else:
+        set_arguments(MESSAGE[3])
+except KeyboardInterrupt:
+    # Ends as any Python that is interrupted before its program starts.
+    import _signal
+
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    os.kill(os.getpid(), _signal.SIGINT)
+del MESSAGE
+if "sitecustomize" not in sys.modules:
+    # There is no other: `site` takes this for a missing module.
+    raise ImportError(name="sitecustomize")

@@ -152,6 +152,28 @@ function uninitializedNames(program: Token[]): Set<string> {
 // they agree again: further after each failure.
 const AHEAD = 24, NEAR = 64, FAR = 4096;
 
+// Returns where each sequence of three tokens is, in ascending order.
+function placesOf(list: Token[], three: (list: Token[], at: number) => string): Map<string, number[]> {
+  const places = new Map<string, number[]>();
+  for (let at = 0; at < list.length; at++) {
+    const key = three(list, at), known = places.get(key);
+    if (known) known.push(at);
+    else places.set(key, [at]);
+  }
+  return places;
+}
+
+// Returns the index of the first number in an ascending list that is not smaller.
+function firstFrom(ascending: number[], least: number): number {
+  let low = 0, high = ascending.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (ascending[middle] < least) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 // Finds for each printed token the token of the program that it came from: mostly the next one. If bun has removed or
 // added tokens, three equal tokens in a row show where both lists continue.
 function align(printed: Token[], program: Token[]): (Token | undefined)[] {
@@ -162,15 +184,19 @@ function align(printed: Token[], program: Token[]): (Token | undefined)[] {
     }
     return true;
   };
+  let places: Map<string, number[]> | undefined;
+  const three = (list: Token[], at: number) => JSON.stringify([list[at].key, list[at + 1]?.key, list[at + 2]?.key]);
   const next = (n: number, m: number, reach: number): [number, number] | undefined => {
-    for (let total = 1; total <= reach; total++) {
-      for (let ahead = 0; ahead <= total && ahead < AHEAD; ahead++) {
-        const place = m + total - ahead;
-        if (n + ahead >= printed.length || place >= program.length) continue;
-        if (agree(n + ahead, place, 3)) return [n + ahead, place];
-      }
+    places ??= placesOf(program, three);
+    let best: [number, number] | undefined, least = reach + 1;
+    for (let ahead = 0; ahead < Math.min(AHEAD, least) && n + ahead < printed.length; ahead++) {
+      const known = places.get(three(printed, n + ahead));
+      const place = known?.[firstFrom(known, m)];
+      if (place === undefined || ahead + place - m >= least || ahead + place === m) continue;
+      best = [n + ahead, place];
+      least = ahead + place - m;
     }
-    return undefined;
+    return best;
   };
   let n = 0, m = 0, reach = NEAR;
   while (n < printed.length && m < program.length) {

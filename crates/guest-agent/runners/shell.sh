@@ -4,9 +4,16 @@
 #
 # Variables of an exec in a context: __b contains the previous values of its variables and directory, __s its exit
 # code, __r is 1 while it runs. __e is set if an interrupt arrived after its message and before it ran. __h is the
-# directory that relative directories refer to.
-# After an interrupt, execution continues behind the loop, and from there returns to it.
+# directory that relative directories refer to. __g is the exec's DEBUG trap and __x `set -x` if it traces: both are off
+# while this runs, and what they show of the last commands before that goes to /dev/null.
+# After an interrupt, and after a `break` outside the exec's own loops, execution continues behind the loop, and from
+# there returns to it.
 while
+  if [[ ${__r-} == 1 ]]; then
+    { set +x; trap -- - DEBUG; } >/dev/null 2>&1;
+    printf '%s\n' "break and continue are only meaningful in a loop; the rest was skipped" >&2;
+    __s=1 __r=0;
+  fi;
   if [[ ${__s-} ]]; then
     for __w in "${__b[@]}"; do
       case $__w in
@@ -21,25 +28,12 @@ while
   IFS= read -r -u 4 __w;
 do
   mapfile -t -d "" -u 3 __c;
+  __n=${__w##* } __w=${__w% *};
+  if [[ $__n != 0 ]]; then
+    set -- "${__c[@]: -1-__n:__n}";
+    __c=("${__c[@]:0:${#__c[@]}-1-__n}" "${__c[-1]}");
+  fi;
   [[ ${__w#* } == 0 ]] || RANDOM=${__w#* };
-  case $__w in
-  o*)
-    exec 3<&- 4<&- 5>&-;
-    for __w in "${__c[@]:0:${#__c[@]}-1}"; do
-      case $__w in =*) cd -- "${__w:1}" || exit 1;; *) export "$__w";; esac;
-    done;
-    eval "unset __w __c __e; ${__c[-1]}";
-    exit;;
-  p*)
-    (
-      exec 3<&- 4<&- 5>&-;
-      for __w in "${__c[@]:0:${#__c[@]}-1}"; do
-        case $__w in =*) cd -- "${__w:1}" || exit 1;; *) export "$__w";; esac;
-      done;
-      eval "unset __w __c __e; ${__c[-1]}"
-    );
-    printf '%d\n' "$?" >&5;;
-  *)
 # An interrupt leaves the running command. Before each further command, __t leaves the construct around it: a function
 # by `return`, all loops including this one by `break`. Bash executes nothing in the constructs that were left. A
 # command that reads again after a handler, such as `read`, finds the end of input. With `extdebug`, a failing __t
@@ -81,11 +75,17 @@ do
     done;
     [[ ! $__e ]] || __s=130;
     if [[ ! $__s ]]; then
-      eval "${__c[-1]}" 3<&- 4<&- 5>&-;
-      __s=$?;
+      case ${__g-}${__c[-1]} in
+      *DEBUG*)
+        eval "eval \"\${__g-}\"; ${__x-}${__c[-1]}" 3<&- 4<&- 5>&-;
+        { __s=$? __g=$(trap -p DEBUG) __r=0; trap -- - DEBUG; } >/dev/null 2>&1;;
+      *)
+        eval "${__x-}${__c[-1]}" 3<&- 4<&- 5>&-;
+        { __s=$? __r=0; } 2>/dev/null;;
+      esac;
+      { __x=; [[ $- != *x* ]] || __x="set -x; "; set +x; } 2>/dev/null;
     fi;
-    __r=0;;
-  esac;
+    __r=0;
 done;
 trap -- - DEBUG;
 if [[ ${__i-} ]]; then
@@ -98,5 +98,7 @@ if [[ ${__i-} ]]; then
     exec {__d}<&-;
   fi;
   __r= __s=130;
-  eval "$BASH_EXECUTION_STRING";
+  eval "$__y";
+elif [[ ${__r-} == 1 ]]; then
+  eval "$__y";
 fi

@@ -245,7 +245,7 @@ impl EventLoop {
             }
             Source::Input(o) => self.agent.operations.get(o).write_pending(),
             Source::Control(o) => self.agent.operations.get(o).read_control(now),
-            Source::Output(o, s) => self.agent.operations.get(o).outputs[s].set_readable(),
+            Source::Output(o, s) => self.agent.operations.get(o).output_is_readable(s),
         }
 
         false

@@ -189,6 +189,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns whether a template or a layer does not match its manifest. No other error is a reason to remove it:
+    /// a file may be unreadable for a moment, such as when too many files are open.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::DamagedTemplate { .. } | Self::DamagedLayer { .. }
+        )
+    }
+
     /// Returns a function for `map_err` that adds the action and the path to the error of a file operation.
     pub(crate) fn io(
         action: &'static str,

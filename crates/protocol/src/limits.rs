@@ -78,7 +78,7 @@ impl Limits {
 
 limits! {
     line_bytes = 16 * 1024 * 1024,
-        "One request line. The largest valid exec, with every byte of code and variables JSON-escaped to six, is 14.7 MiB.";
+        "One request line. The largest valid exec, with every byte of code, arguments and variables JSON-escaped to six, is 15.3 MiB.";
     code_bytes = 2 * 1024 * 1024,
         "Code of one exec, UTF-8. The seed states 2 MB twice.";
     timeout_s = 300,
@@ -103,8 +103,10 @@ limits! {
         "Concurrent operations on one connection. Each costs two pipes and up to one chunk of memory.";
     input_bytes = 256 * 1024,
         "Input of one operation that may be in flight before the agent grants credit. At 100 MB/s a reader never idles while it waits for its turn.";
+    args = 1024,
+        "Arguments of an exec.";
     argv_bytes = 128 * 1024,
-        "Arguments of a spawn, each with its terminating NUL. Linux accepts the same size for one argument.";
+        "Arguments of an exec or a spawn, each with its terminating NUL. Linux accepts the same size for one argument.";
     tag_bytes = 128,
         "Tag of a spawn.";
     detached = 32,
@@ -170,6 +172,7 @@ mod tests {
         let limits = Limits::default();
         let worst = 6
             * (limits.code_bytes
+                + limits.argv_bytes
                 + limits.env_vars * (limits.env_name_bytes + limits.env_value_bytes));
         assert!(worst + 4096 < limits.line_bytes);
     }

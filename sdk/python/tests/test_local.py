@@ -117,6 +117,41 @@ def test_the_start_fails_while_another_server_uses_the_state(fake: Fake, monkeyp
     assert raised.value.retry == "safe" and len(fake.pids()) == 1
 
 
+def test_a_server_in_another_runtime_directory_is_found(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server records its socket in the lock of its state, which does not depend on XDG_RUNTIME_DIR."""
+    with Client() as client:
+        pid = client.info()["pid"]
+        lock = _local_server.log_path().with_name("server.lock")
+        lock.write_text(str(fake.socket))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(fake.starts.parent / "other"))
+        with Client() as other:
+            assert other.info()["pid"] == pid
+
+        # A server that was killed is replaced at the usual place.
+        fake.kill(pid)
+        assert client.info()["pid"] == fake.pids()[1] != pid
+        assert _local_server.socket_path().exists()
+
+    for content in ["", "relative/server.sock", "/nonexistent/server.sock"]:
+        lock.write_text(content)
+        with Client() as client:
+            assert client.info()["pid"] == fake.pids()[1]
+    lock.unlink()
+    lock.symlink_to(fake.starts)
+    assert _local_server.recorded_socket() is None
+
+
+def test_the_server_that_uses_the_state_is_found(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client() as client:
+        pid = client.info()["pid"]
+    found = iter([None, fake.socket])
+    monkeypatch.setattr(_local_server, "recorded_socket", lambda: next(found))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(fake.starts.parent / "other"))
+    monkeypatch.setenv("FAKE_SERVER", "held")
+    with Client() as client:
+        assert client.info()["pid"] == pid
+
+
 def test_a_server_that_is_never_ready_is_killed(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SERVER", "hangs")
     monkeypatch.setattr(_local_server, "_PROBE_TIMEOUT_S", 0.1)
@@ -206,6 +241,17 @@ def test_paths_are_stable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _local_server.log_path() == Path("/home/user/.local/state/fumehood/server.log")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
     assert _local_server.socket_path() == Path("/run/user/7/fumehood/server.sock")
+
+
+@pytest.mark.vm
+def test_a_real_server_records_its_socket(
+    _server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(_server.parents[1] / "state"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert _local_server.recorded_socket() == _server
+    with Client() as client:
+        assert client.info()["languages"] == ["python", "javascript", "shell"]
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "localhost:7474", "unix:relative"])

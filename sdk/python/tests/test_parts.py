@@ -138,6 +138,8 @@ def test_check_raises_for_an_unsuccessful_outcome() -> None:
         ("2001:db8::1", {"addresses": ["2001:db8::1"]}),
         ("a.example:any", {"host": ["a.example"], "ports": "any"}),
         ("index:python", {"index": "python"}),
+        ("internet", {"internet": True}),
+        ("internet:80,443", {"internet": True, "ports": [80, 443]}),
     ],
 )
 def test_rules_are_parsed(word: str, rule: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import httpx
 import pytest
@@ -291,6 +291,52 @@ def test_another_language_has_another_main_context() -> None:
     sandbox.run("1", language="javascript")
     sandbox.run("1", context=None)
     assert server.body(1)["context"] == "main-javascript" and "context" not in server.body(2)
+
+
+def sandbox_of(language: Optional[str]) -> httpx.Response:
+    return httpx.Response(200, json={"id": "sb_1", "state": "running", "urls": [], "language": language})
+
+
+def test_all_handles_of_a_sandbox_agree_on_its_main_context() -> None:
+    """A handle that was found by its ID must not take the main context for another language."""
+    expected = {
+        (None, None): ("javascript", "main"),
+        ("python", None): ("python", "main-python"),
+        ("js", None): ("javascript", "main"),
+        (None, "py"): ("python", "main-python"),
+        (None, "typescript"): ("javascript", "main"),
+    }
+    for (default, language), (sent, context) in expected.items():
+        server = Server(sandbox_of("javascript"), stream(WHOLE))
+        sandbox = Sandbox.get("sb_1", language=default, client=Client("http://x", transport=server.transport))
+        sandbox.run("1", language=language)
+        assert (server.body(1)["language"], server.body(1)["context"]) == (sent, context)
+
+
+def test_a_sandbox_from_a_checkpoint_has_its_language() -> None:
+    server = Server(sandbox_of("shell"), stream(WHOLE))
+    sandbox = Sandbox(checkpoint="cp_1", client=Client("http://x", transport=server.transport))
+    sandbox.run("echo 1")
+    assert sandbox.language == "shell" and "language" not in server.body(0)
+    assert (server.body(1)["language"], server.body(1)["context"]) == ("shell", "main")
+
+    async def main() -> None:
+        server = Server(sandbox_of("shell"), stream(WHOLE))
+        client = AsyncClient("http://x", transport=server.transport)
+        await AsyncSandbox(checkpoint="cp_1", client=client).run("echo 1")
+        assert (server.body(1)["language"], server.body(1)["context"]) == ("shell", "main")
+
+    asyncio.run(main())
+
+
+def test_arguments_are_a_list() -> None:
+    server = Server(stream(WHOLE))
+    assert by_sync(server, "run", "x", args=["--n", "5"]).ok
+    assert server.body()["args"] == ["--n", "5"]
+    sandbox = Sandbox(client=Client("http://x", transport=Server(started_sandbox()).transport))
+    for run in [sandbox.run, lambda *words, **how: by_sync(server, "run", *words, **how)]:
+        with pytest.raises(fumehood.InvalidError, match="expected a list of arguments, such as"):
+            run("x", args="--n 5")
 
 
 def test_a_wait_times_out_and_the_process_continues() -> None:

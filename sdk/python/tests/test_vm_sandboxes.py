@@ -188,6 +188,37 @@ def test_a_sandbox_is_found_extended_and_ended(client: Client) -> None:
     assert sandbox.id in [info.id for info in Sandbox.list(state="ended")]
 
 
+def test_a_sandbox_that_is_found_has_its_language(client: Client) -> None:
+    with Sandbox("js", client=client) as sandbox:
+        sandbox.run("let n = 41")
+        found = Sandbox.get(sandbox.id, client=client)
+        assert found.language == "javascript" and found.run("n += 1; n").text == "42"
+        assert sandbox.run("print(7)", language="py").stdout == "7\n"
+        # The original handle has still its main context.
+        assert sandbox.run("n").text == "42"
+        checkpoint = sandbox.checkpoint()
+        assert checkpoint.language == "javascript"
+        client.delete_checkpoint(checkpoint.id)
+        with sandbox.fork()[0] as fork:
+            assert fork.run("n").text == "42"
+
+
+def test_installing_without_a_network_fails_at_once(client: Client) -> None:
+    with Sandbox(client=client) as sandbox:
+        for language in ["python", "javascript"]:
+            spec = "six==1.16.0" if language == "python" else "lodash@^4"
+            start = time.monotonic()
+            with pytest.raises(fumehood.InvalidError, match=f"without a network.*index:{language}"):
+                sandbox.install(spec, language=language)
+            assert time.monotonic() - start < 5
+
+
+def test_a_denied_index_is_explained(client: Client) -> None:
+    with Sandbox(client=client, network=["example.com"]) as sandbox:
+        with pytest.raises(fumehood.InvalidError, match="denies .*The rule index:python allows"):
+            sandbox.install("six==1.16.0")
+
+
 def test_an_idle_sandbox_ends() -> None:
     sandbox = Sandbox(idle_timeout=1)
     wait_until("its end", lambda: sandbox.info().state == "ended", 30)

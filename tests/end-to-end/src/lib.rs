@@ -3,6 +3,7 @@
 //! Here: running the command as a user does, running code in sandboxes of the engine, waiting with a deadline, and
 //! looking at processes. The modules hold what only some tests need: a network for a guest, servers, a terminal.
 
+pub mod fidelity;
 pub mod guest;
 pub mod index;
 pub mod netns;

@@ -1,5 +1,6 @@
 //! A pseudoterminal on which a test runs the command interactively.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -71,6 +72,15 @@ impl Pty {
     /// Panics if it cannot be started.
     #[must_use]
     pub fn run(&self, args: &[&str]) -> Child {
+        self.run_with_env(args, &[])
+    }
+
+    /// Runs the command on it as [`run`](Self::run) does, with these environment variables.
+    ///
+    /// # Panics
+    /// Panics if it cannot be started.
+    #[must_use]
+    pub fn run_with_env(&self, args: &[&str], variables: &[(&str, &OsStr)]) -> Child {
         let end = || {
             let copy = self.theirs.as_fd().try_clone_to_owned();
             copy.unwrap_or_else(|e| panic!("{e}"))
@@ -81,7 +91,8 @@ impl Pty {
             .arg("--ctty")
             .arg(program())
             .args(args)
-            .env("TERM", "xterm-256color");
+            .env("TERM", "xterm-256color")
+            .envs(variables.iter().copied());
         command.stdin(end()).stdout(end()).stderr(end());
         let child = command.spawn();
 

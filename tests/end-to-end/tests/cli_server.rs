@@ -104,7 +104,7 @@ async fn a_run_by_a_server_equals_one_without() {
 #[tokio::test]
 async fn input_is_forwarded_by_a_server() {
     let environment = ServerEnvironment::start();
-    let mut command = environment.command(&["-i", "-l", "shell", "-c", "sha256sum"]);
+    let mut command = environment.command(&["-l", "bash", "-c", "sha256sum"]);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

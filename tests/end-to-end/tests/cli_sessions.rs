@@ -387,7 +387,8 @@ fn pieces_of_code_share_their_state() {
 fn an_interrupt_at_the_prompt_of_a_repl_keeps_the_state() {
     let mut pty = Pty::new(24, 80);
     let found = format!("{:?}", pty.modes());
-    let child = pty.run(&["repl", "-l", "python"]);
+    let state = tempfile::tempdir().unwrap();
+    let child = run_repl(&pty, "python", state.path());
     let qemus = |child: &Child| descendants(child.id());
     pty.wait_for(">>> ");
     pty.type_in("x = 41\r");
@@ -419,9 +420,10 @@ fn an_interrupt_at_the_prompt_of_a_repl_keeps_the_state() {
 
 #[test]
 fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
+    let state = tempfile::tempdir().unwrap();
     for (typed, seen) in [("", ""), ("sleep 100 & echo be''gun; wait\r", "begun\r\n")] {
         let mut pty = Pty::new(24, 80);
-        let child = pty.run(&["repl", "-l", "shell"]);
+        let child = run_repl(&pty, "shell", state.path());
         pty.wait_for("$ ");
         let vm = descendants(child.id());
         pty.type_in(typed);
@@ -433,10 +435,166 @@ fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
     }
 
     let mut pty = Pty::new(24, 80);
-    let child = pty.run(&["repl", "-l", "shell"]);
+    let child = run_repl(&pty, "shell", state.path());
     pty.wait_for("$ ");
     send(descendants(child.id())[0], Signal::KILL);
     pty.wait_for("fumehood: the VM was lost");
     assert_eq!(wait_for_exit(child), Some(125));
     assert!(!pty.is_raw());
+}
+
+/// Starts a REPL whose history is in `state`, and not in the directory of the user who tests.
+fn run_repl(pty: &Pty, language: &str, state: &Path) -> std::process::Child {
+    let variables = [
+        ("XDG_STATE_HOME", state.as_os_str()),
+        ("TMPDIR", state.as_os_str()),
+    ];
+    pty.run_with_env(&["repl", "-l", language], &variables)
+}
+
+#[test]
+fn a_repl_keeps_its_history_in_a_private_file() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let state = tempfile::tempdir().unwrap();
+    let mut pty = Pty::new(24, 80);
+    let child = run_repl(&pty, "python", state.path());
+    let banner = pty.wait_for(">>> ");
+    assert!(banner.contains(": Python 3."), "{banner}");
+    assert!(banner.contains("no network"), "{banner}");
+    pty.type_in("'first' + 'input'\r");
+    pty.wait_for("'firstinput'\r\n");
+    pty.wait_for(">>> ");
+    pty.type_in(" 'secret' + 's'\r");
+    pty.wait_for("IndentationError");
+    pty.wait_for(">>> ");
+    // A session that is killed has recorded its inputs.
+    send(child.id(), Signal::KILL);
+    wait_for_exit(child);
+
+    let file = state.path().join("fumehood/repl-python.history");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&file), mode(file.parent().unwrap())), (0o600, 0o700));
+    let history = fs::read_to_string(&file).unwrap();
+    assert_eq!(history, "#V2\n'first' + 'input'\n");
+
+    let mut pty = Pty::new(24, 80);
+    let child = run_repl(&pty, "python", state.path());
+    pty.wait_for(">>> ");
+    pty.type_in("\x1b[A");
+    pty.wait_for("'first' + 'input'");
+    pty.type_in("\r");
+    pty.wait_for("'firstinput'\r\n");
+    pty.wait_for(">>> ");
+    pty.type_in("\x04");
+    assert_eq!(wait_for_exit(child), Some(0));
+}
+
+#[test]
+fn the_guest_completes_words_of_a_repl() {
+    let state = tempfile::tempdir().unwrap();
+    for (language, prompt, define, typed, seen) in [
+        (
+            "python",
+            ">>> ",
+            "alphabet = type('A', (), {'beta': 'found' + 'it'})",
+            ["alpha\t", ".be\t"],
+            ["alphabet", "foundit"],
+        ),
+        (
+            "javascript",
+            "> ",
+            "const alphabet = { beta: 'found' + 'it' }",
+            ["alpha\t", ".be\t"],
+            ["alphabet", "foundit"],
+        ),
+        (
+            "shell",
+            "$ ",
+            "mkdir 'a dir'; echo found''it > 'a dir/file'",
+            ["cat a\t", "f\t"],
+            ["a\\ dir/", "foundit"],
+        ),
+    ] {
+        let mut pty = Pty::new(24, 100);
+        let child = run_repl(&pty, language, state.path());
+        pty.wait_for(prompt);
+        pty.type_in(define);
+        pty.type_in("\r");
+        // The prompt is drawn again for each key: only the next one has nothing behind it.
+        pty.wait_for("\x1b[?2004l");
+        pty.wait_for("\x1b[?2004h");
+        pty.type_in(typed[0]);
+        pty.wait_for(seen[0]);
+        pty.type_in(typed[1]);
+        if language == "shell" {
+            pty.wait_for("file");
+        } else {
+            pty.wait_for("beta");
+        }
+        pty.type_in("\r");
+        pty.wait_for("\x1b[?2004l");
+        pty.wait_for(seen[1]);
+        pty.wait_for("\x1b[?2004h");
+        pty.type_in("\x04");
+        assert_eq!(wait_for_exit(child), Some(0), "{language}");
+    }
+}
+
+#[test]
+fn code_in_a_repl_reads_what_is_typed() {
+    let state = tempfile::tempdir().unwrap();
+    for (language, prompt, code) in [
+        (
+            "python",
+            ">>> ",
+            "name = input('na' + 'me? '); print('got', name)",
+        ),
+        (
+            "javascript",
+            "> ",
+            "const name = prompt('na' + 'me?'); console.log('got', name)",
+        ),
+        ("shell", "$ ", "read -rp na''me?\\  name; echo got $name"),
+    ] {
+        let mut pty = Pty::new(24, 100);
+        let child = run_repl(&pty, language, state.path());
+        pty.wait_for(prompt);
+        pty.type_in(code);
+        pty.type_in("\r");
+        pty.wait_for("name? ");
+        pty.type_in("Ada\r");
+        pty.wait_for("got Ada\r\n");
+        pty.wait_for("\x1b[?2004h");
+
+        // The input of one program is not that of the next, and the prompt reads the terminal again.
+        if language == "python" {
+            pty.type_in("input('a' + 'gain ')\r");
+            pty.wait_for("again ");
+            pty.type_in("\x04");
+            pty.wait_for("EOFError");
+            pty.wait_for("\x1b[?2004h");
+            pty.type_in("name * 2\r");
+            pty.wait_for("'AdaAda'\r\n");
+            pty.wait_for("\x1b[?2004h");
+        }
+        pty.type_in("\x04");
+        assert_eq!(wait_for_exit(child), Some(0), "{language}");
+    }
+}
+
+#[test]
+fn pictures_in_a_repl_are_files() {
+    let state = tempfile::tempdir().unwrap();
+    let mut pty = Pty::new(24, 200);
+    let child = run_repl(&pty, "python", state.path());
+    pty.wait_for(">>> ");
+    pty.type_in("type('P', (), {'_repr_png_': lambda self: b'\\x89PNG\\r\\n\\x1a\\nbytes'})()\r");
+    pty.wait_for("[picture: ");
+    let path = pty.wait_for("]");
+    assert_eq!(fs::read(&path).unwrap(), b"\x89PNG\r\n\x1a\nbytes");
+    assert!(Path::new(&path).starts_with(state.path()), "{path}");
+    pty.wait_for(">>> ");
+    pty.type_in("\x04");
+    assert_eq!(wait_for_exit(child), Some(0));
 }

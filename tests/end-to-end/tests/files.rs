@@ -190,10 +190,13 @@ async fn directories_are_uploaded_and_downloaded() {
         std::fs::write(source.join(format!("sub/{n}")), n.to_string()).unwrap();
     }
 
-    files.upload_dir(source, "project").await.unwrap();
+    let skipped = files.upload_dir(source, "project").await.unwrap();
+    assert!(skipped.is_empty(), "{skipped:?}");
     let seen = "cd project; ./run; find . | wc -l; readlink link; cat sub/499; ln -s /etc/passwd out; mkfifo pipe";
     assert_eq!(shell_ok(&sandbox, seen).await, "507\nsub/data\n499");
-    files.download_dir("project", to.path()).await.unwrap();
+    let skipped = files.download_dir("project", to.path()).await.unwrap();
+    let names: Vec<_> = skipped.files.iter().map(|one| one.path.as_str()).collect();
+    assert_eq!((names, skipped.failed), (vec!["out", "pipe"], 0));
     let copy = to.path();
     assert_eq!(
         std::fs::read(copy.join("link")).unwrap(),

@@ -151,6 +151,92 @@ fn figures_are_images_and_output_is_streamed_and_truncated() {
 }
 
 #[test]
+fn a_program_behaves_as_with_the_plain_interpreter() {
+    let programs = [
+        (
+            "python",
+            "python3 main.py",
+            "main.py",
+            "import sys\nprint(__name__, sys.argv[1:], sys.stdin.read())\nsys.exit('no')",
+        ),
+        (
+            "typescript",
+            "bun main.ts",
+            "main.ts",
+            "const text: string = await Bun.stdin.text()\n\
+             console.log(process.argv.slice(2), text)\nprocess.exit(3)",
+        ),
+        (
+            "bash",
+            "bash main.sh",
+            "main.sh",
+            "printf '<%s>' \"$@\"; cat; echo no >&2; exit 4",
+        ),
+    ];
+
+    let state = tempfile::tempdir().unwrap();
+    let mut calls = vec![json!({ "tool": "start_session", "arguments": {} })];
+    for (language, command, file, code) in programs {
+        calls.extend([
+            json!({ "tool": "write_file", "arguments": { "session": "$0.session", "path": file, "text": code } }),
+            json!({ "tool": "run_code", "arguments": {
+                "session": "$0.session", "language": "shell", "code": format!("printf 'in\nput' | {command} --n 'a b'"),
+            } }),
+            json!({ "tool": "run_code", "arguments": {
+                "language": language, "code": code, "args": ["--n", "a b"], "stdin": "in\nput",
+            } }),
+        ]);
+    }
+
+    // The expected output is only what the plain interpreter prints.
+    let answer = converse(&stdio(state.path(), &[]), "auto", &calls.into());
+    let results = answer["results"].as_array().unwrap();
+    for calls in results[1..].chunks(3) {
+        let [_, plain, run] = calls else {
+            panic!("{calls:?}");
+        };
+        for field in ["stdout", "stderr", "exit_code"] {
+            let (plain, run) = (&plain["structured"][field], &run["structured"][field]);
+            assert!(plain.is_string() || plain.is_number(), "{answer}");
+            assert_eq!(run, plain, "{field}: {calls:?}");
+        }
+    }
+}
+
+#[test]
+fn the_operator_sets_the_longest_timeout_and_packages_need_no_language() {
+    let state = tempfile::tempdir().unwrap();
+    let calls = json!([
+        { "tool": "run_code", "arguments": { "language": "shell", "code": "true", "timeout_s": 7200 } },
+        { "tool": "run_code", "arguments": { "language": "shell", "code": "true", "timeout_s": 7201 } },
+        { "tool": "start_session", "arguments": { "packages": ["--no"] } },
+        { "tool": "start_session", "arguments": {} },
+        { "tool": "install_packages", "arguments": { "session": "$3.session", "language": "py", "packages": ["six==1.16.0"] } },
+    ]);
+
+    let answer = converse(
+        &stdio(state.path(), &["--max-timeout", "7200"]),
+        "auto",
+        &calls,
+    );
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!(results[0]["is_error"], false, "{}", results[0]);
+    assert!(text(&results[1]).contains("7200"), "{}", results[1]);
+    let tools = answer["tools"].as_array().unwrap();
+    let run_code = tools.iter().find(|tool| tool["name"] == "run_code");
+    let timeout = &run_code.unwrap()["inputSchema"]["properties"]["timeout_s"];
+    assert_eq!(timeout["maximum"], 7200, "{timeout}");
+
+    // The package is refused, and not the missing language.
+    assert!(text(&results[2]).contains("options"), "{}", results[2]);
+    let error = text(&results[4]);
+    assert!(
+        error.contains("without a network") && error.contains("index:python"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_cancelled_call_ends_its_run_and_leaves_the_session() {
     let state = tempfile::tempdir().unwrap();
     let endless = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.1)";

@@ -340,3 +340,76 @@ fn misbehaving_servers_are_reported_accurately() {
         assert_eq!(codes, ["not_tls_nor_http"]);
     });
 }
+
+/// Special addresses of the namespace. Each has a listener, which must see no connection.
+const SPECIAL: [&str; 11] = [
+    "127.0.0.1",
+    "::1",
+    "10.66.0.1",
+    "172.16.0.1",
+    "192.168.0.1",
+    "100.100.100.200",
+    "169.254.169.254",
+    "198.18.0.1",
+    "fd00:ec2::254",
+    "64:ff9b::c633:6407",
+    "2002:c633:6407::1",
+];
+
+#[test]
+fn the_internet_is_reached_and_nothing_special() {
+    in_private_netns("the_internet_is_reached_and_nothing_special", || async {
+        let authority = CertificateAuthority::trusted();
+        let _web = web(&authority).await;
+        let mut names = names().await;
+        let mut listeners = Vec::new();
+        for (n, address) in SPECIAL.iter().enumerate() {
+            names = names.know(&format!("special{n}.test"), address);
+            let listener = std::net::TcpListener::bind(at(address, 8080)).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            listeners.push(listener);
+        }
+
+        let policy = network("[[allow]]\ninternet = true");
+        let sandbox = engine().sandbox().network(policy).await.unwrap();
+        let pem = authority.pem().to_owned();
+        sandbox.files().write("ca.pem", pem).await.unwrap();
+
+        // Names and addresses, any port, any protocol, forwarded unread.
+        let code = r"
+trusting = ssl.create_default_context(cafile='ca.pem')
+report('http', lambda: get('http://web.test/'))
+report('http, v6', lambda: get('http://six.test/'))
+report('https', lambda: get('https://web.test/', trusting))
+report('echo', lambda: connect('echo.test', 7, b'abc'))
+report('echo by address', lambda: connect('203.0.113.11', 7, b'def'))
+report('absent', lambda: get('http://absent.test/'))
+";
+        let expected = "http: this is web.test
+http, v6: this is six.test
+https: this is web.test
+echo: b'abc'
+echo by address: b'def'
+absent: gaierror
+";
+        assert_eq!(python(&sandbox, code).await, expected);
+
+        // Special addresses, by themselves and by a name that resolves to them. Loopback is the guest's own.
+        let code = format!(
+            "for n, address in enumerate({SPECIAL:?}):\n    \
+             report(address, lambda: connect(address, 8080, b'x'))\n    \
+             report('name', lambda: connect(f'special{{n}}.test', 8080, b'x'))"
+        );
+        let said = python(&sandbox, &code).await;
+        assert_eq!(said.lines().count(), 2 * SPECIAL.len(), "{said}");
+        assert!(!said.contains("b'") && !said.contains("late"), "{said}");
+        for (listener, address) in listeners.iter().zip(SPECIAL) {
+            let accepted = listener.accept().map(|(_, from)| from);
+            let error = accepted.expect_err(address).kind();
+            assert_eq!(error, std::io::ErrorKind::WouldBlock, "{address}");
+        }
+
+        let summary = sandbox.network().unwrap().summary;
+        assert!(summary.denials.len() >= SPECIAL.len() - 2, "{summary:?}");
+    });
+}

@@ -11,15 +11,23 @@ use fumehood_engine::{
 };
 use rustix::process::Signal;
 
-fn engine(hot: usize, standby: usize, languages: &[Language]) -> Engine {
+/// Starts an engine whose templates exist: that of the shell, which serves sandboxes, and those of these languages.
+async fn engine(hot: usize, standby: usize, languages: &[Language]) -> Engine {
+    let pool = Pool {
+        warm_vms: hot,
+        standby_processes: standby,
+        languages: languages.to_vec(),
+        ..Pool::default()
+    };
+    let builder = Engine::start(Config::default()).unwrap();
+    for language in [Language::Shell].iter().chain(languages) {
+        let memory_mib = RunRequest::DEFAULT_MEMORY_MIB;
+        builder.build_template(*language, memory_mib).await.unwrap();
+    }
+
     Engine::start(Config {
         templates: TemplateUse::Use,
-        pool: Pool {
-            warm_vms: hot,
-            standby_processes: standby,
-            languages: languages.to_vec(),
-            ..Pool::default()
-        },
+        pool,
         ..Config::default()
     })
     .unwrap()
@@ -60,7 +68,7 @@ async fn outcome(engine: &Engine, request: RunRequest) -> Outcome {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_use_ready_vms_that_fit() {
-    let engine = engine(1, 1, &[Language::Python]);
+    let engine = engine(1, 1, &[Language::Python]).await;
     wait_until_ready(&engine, (1, 1)).await;
     let python = |code: &str| RunRequest::new(Language::Python, code);
 
@@ -99,7 +107,7 @@ async fn requests_use_ready_vms_that_fit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primer_leaves_nothing_behind() {
-    let engine = engine(1, 0, &Language::ALL);
+    let engine = engine(1, 0, &Language::ALL).await;
     wait_until_ready(&engine, (3, 0)).await;
     let python = "
 import os, threading
@@ -136,6 +144,8 @@ for (const name of ['fibonacci', 'work', 'Stack']) if (name in globalThis) throw
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restore_that_times_out_is_replaced_and_counted() {
+    // The template must exist.
+    drop(engine(0, 0, &[]).await);
     let engine = Engine::start(Config {
         templates: TemplateUse::Use,
         restore_deadline: Duration::from_micros(1),
@@ -156,7 +166,7 @@ const LONG_RESTORES: usize = 1000;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeated_restores_all_succeed() {
     let restores = repetitions("FUMEHOOD_RESTORES", RESTORES, LONG_RESTORES);
-    let engine = engine(0, 0, &[]);
+    let engine = engine(0, 0, &[]).await;
 
     for _ in 0..restores {
         let sandbox = engine.sandbox().memory_mib(512).await.unwrap();
@@ -171,7 +181,7 @@ async fn repeated_restores_all_succeed() {
 /// Ten at once, several times: all succeed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_runs_all_succeed() {
-    let engine = engine(0, 2, &[Language::Python]);
+    let engine = engine(0, 2, &[Language::Python]).await;
     for _ in 0..3 {
         let mut runs = tokio::task::JoinSet::new();
         for n in 0..10 {
@@ -209,6 +219,7 @@ fn start_owner() -> (Child, BufReader<ChildStdout>, Vec<u32>) {
     (child, lines, qemus)
 }
 
+/// Reads a line of the owner, which ends itself if its pool does not fill.
 fn read_line(lines: &mut BufReader<ChildStdout>) -> String {
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();

@@ -1,7 +1,7 @@
 //! Files of one-shot runs: uploads before the program, and downloads after it, however it ended.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use fumehood_end_to_end::server::{Client, Server};
 use fumehood_end_to_end::{RunTranscript, collect, engine, random_bytes, shell, within_deadline};
@@ -62,6 +62,101 @@ async fn files_go_in_before_the_program_and_come_out_after_it() {
     assert_eq!((&downloads[3].error, downloads[3].bytes), (&None, None));
     let made = std::fs::read_to_string(target.join("deep/file"));
     assert_eq!(made.unwrap(), "made\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_file_of_a_directory_is_copied_or_reported() {
+    let local = tempfile::tempdir().unwrap();
+    let source = local.path().join("in");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("a"), "hard\n").unwrap();
+    std::fs::hard_link(source.join("a"), source.join("b")).unwrap();
+    std::fs::write(source.join("-x\ny"), "odd\n").unwrap();
+    std::os::unix::net::UnixListener::bind(source.join("socket")).unwrap();
+    for (name, seconds) in [("1960", -315_619_200), ("2300", 10_413_792_000)] {
+        std::fs::write(source.join(name), name).unwrap();
+        set_time(&source.join(name), seconds);
+    }
+    let holes = std::fs::File::create(source.join("holes")).unwrap();
+    holes.set_len(1 << 40).unwrap();
+
+    let code = r#"
+        cd in; stat -c '%n %h %s %Y' a b 1960 2300 holes | sort; cat -- -x*; rm holes
+        truncate -s 20M sparse; echo end >> sparse; truncate -s 2G large
+        ln -s /etc/passwd absolute; ln -s ../.. up; ln -s a relative; ln -s none dangling; ln -s loop loop
+        mkfifo pipe; ln pipe pipe2; echo > locked; chmod 0 locked; mkdir -m 0 closed
+        python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("new: socket")'
+    "#;
+    let out = local.path().join("out");
+    let request = shell(code)
+        .upload(source.as_path(), "in")
+        .download("in", out.as_path());
+    let ended = run(request).await;
+    assert_eq!(ended.end(), (EndedBy::Exited, Some(0)), "{}", ended.err());
+    let lines: Vec<_> = ended.out().lines().map(str::to_owned).collect();
+    let expected = [
+        "1960 1 4 -315619200",
+        "2300 1 4 10413792000",
+        "a 2 5 ",
+        "b 2 5 ",
+        "holes 1 1099511627776 ",
+        "odd",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{lines:?}");
+    }
+
+    let skipped = &ended.outcome.skipped_uploads;
+    assert_eq!((skipped.count, skipped.failed), (1, 0), "{skipped:?}");
+    let socket = source.join("socket");
+    assert_eq!(skipped.files[0].path, socket.to_str().unwrap());
+
+    let download = &ended.outcome.downloads[0];
+    let skipped = &download.skipped;
+    let mut names: Vec<_> = skipped.files.iter().map(|one| one.path.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "absolute",
+            "closed",
+            "large",
+            "locked",
+            "new: socket",
+            "pipe",
+            "pipe2",
+            "up"
+        ],
+        "{skipped:#?}"
+    );
+    assert_eq!(skipped.failed, 3, "{skipped:#?}");
+    let error = download.error.as_deref().unwrap();
+    assert!(error.starts_with("3 of its files"), "{error}");
+
+    let inode = |name: &str| std::fs::metadata(out.join(name)).unwrap().ino();
+    assert_eq!(inode("a"), inode("b"));
+    assert_eq!(std::fs::read(out.join("-x\ny")).unwrap(), b"odd\n");
+    let old = std::fs::metadata(out.join("1960")).unwrap();
+    assert_eq!(old.mtime(), -315_619_200);
+    let sparse = std::fs::metadata(out.join("sparse")).unwrap();
+    assert_eq!(sparse.len(), (20 << 20) + 4);
+    assert!(sparse.blocks() * 512 < 1 << 20);
+    for link in ["relative", "dangling", "loop"] {
+        assert!(out.join(link).is_symlink(), "{link}");
+    }
+}
+
+fn set_time(path: &std::path::Path, seconds: i64) {
+    let time = std::time::SystemTime::UNIX_EPOCH;
+    let offset = std::time::Duration::from_secs(seconds.unsigned_abs());
+    let time = if seconds < 0 {
+        time - offset
+    } else {
+        time + offset
+    };
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(time).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

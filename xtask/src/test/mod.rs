@@ -13,9 +13,6 @@ use crate::setup::{self, PROFILE, Programs};
 use crate::shell::{self, cargo};
 use crate::tidy;
 
-/// Set for the tests by `--long`: those that repeat something do it as often as the design asks for.
-const LONG: &str = "FUMEHOOD_TEST_LONG";
-
 /// What to test.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Options {
@@ -57,7 +54,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         ("FUMEHOOD_MCP_PYTHON", python.clone().into_os_string()),
     ];
     if options.long {
-        environment.push((LONG, "1".into()));
+        environment.push((programs::LONG, "1".into()));
     }
 
     let report = programs::run(test_programs, options.filter.as_deref(), &environment)?;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -10,6 +10,17 @@ use serde_json::Value;
 
 use crate::setup::PROFILE;
 use crate::shell::{self, cargo};
+
+/// Set for the tests by `--long`: those that repeat something do it as often as the design asks for.
+pub(super) const LONG: &str = "FUMEHOOD_TEST_LONG";
+
+/// How long a test program may take. The slowest takes some two minutes in CI; one that hangs must not take the time
+/// of all others, and the report must name it.
+const TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// The same with `--long`.
+const LONG_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
+/// How often a running program is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How many test programs the report names.
 const SLOWEST: usize = 10;
@@ -121,17 +132,41 @@ fn run_one(
     test_filter: Option<&str>,
     environment: &[(&str, OsString)],
 ) -> anyhow::Result<bool> {
-    let status = Command::new(&program.executable)
+    let mut child = Command::new(&program.executable)
         .args(test_filter)
         .current_dir(&program.directory)
         // As cargo does, for tests that look for files of their crate.
         .env("CARGO_MANIFEST_DIR", &program.directory)
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
-        .status()
+        .spawn()
         .with_context(|| format!("{} could not be started", program.executable.display()))?;
 
-    Ok(status.success())
+    let is_long = environment.iter().any(|(name, _)| *name == LONG);
+    let timeout = if is_long { LONG_TIMEOUT } else { TIMEOUT };
+    finish_within(&mut child, &program.name, timeout)
+}
+
+/// Waits for a test program, and kills it after this time. Its VMs and servers end with it.
+fn finish_within(child: &mut Child, name: &str, timeout: Duration) -> anyhow::Result<bool> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.success());
+        }
+
+        if start.elapsed() > timeout {
+            child.kill()?;
+            child.wait()?;
+            eprintln!(
+                "{name} was killed: it did not end within {} s",
+                timeout.as_secs()
+            );
+            return Ok(false);
+        }
+
+        std::thread::sleep(POLL_INTERVAL);
+    }
 }
 
 /// Builds the workspace with its test programs, and returns those by crate and name.
@@ -217,6 +252,14 @@ mod tests {
     fn what_is_no_test_is_left_out() {
         assert!(test_program(&json!({"profile": {"test": false}, "executable": "/t/x"})).is_none());
         assert!(test_program(&json!({"reason": "build-finished"})).is_none());
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_killed() {
+        let start = |seconds: &str| Command::new("sleep").arg(seconds).spawn().unwrap();
+        let limit = Duration::from_secs(60);
+        assert!(finish_within(&mut start("0"), "short", limit).unwrap());
+        assert!(!finish_within(&mut start("60"), "long", Duration::from_millis(50)).unwrap());
     }
 
     #[test]

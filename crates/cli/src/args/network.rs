@@ -20,7 +20,8 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Allow a destination; may be repeated. Examples: example.com, *.example.com:443,8443, 10.0.0.0/8:5432,
-    /// [2001:db8::/32]:443, index:python (the package index configured on this host)
+    /// [2001:db8::/32]:443, index:python (the package index configured on this host), internet (every public host; private,
+    /// loopback and metadata addresses remain denied)
     #[arg(long, value_name = "RULE")]
     allow: Vec<String>,
     /// Send the value of the environment variable NAME with requests to the hosts of the policy's secret NAME, or to

@@ -1,7 +1,7 @@
 //! Arguments of `run`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fumehood_engine::Language;
@@ -9,9 +9,10 @@ use fumehood_engine::Language;
 use super::environment::EnvironmentArgs;
 use super::network::NetworkArgs;
 use super::packages::{PACKAGES_HEADING, PackageArgs};
+use crate::io::is_stdin_redirected;
 
-/// The default upper bound of `--timeout`, in seconds.
-const MAX_TIMEOUT_S: u64 = 300;
+/// The default upper bound of timeouts, in seconds.
+pub(super) const MAX_TIMEOUT_S: u64 = 300;
 
 /// Run code in a fresh VM, stream its output and exit with its exit code.
 ///
@@ -31,7 +32,7 @@ pub(crate) struct RunArgs {
     /// Program text
     #[arg(short, long, value_name = "CODE")]
     pub(crate) code: Option<String>,
-    /// Language: python, javascript (also for TypeScript) or shell [default: by file extension]
+    /// Language: python (py), javascript (js), typescript (ts) or shell (bash, sh) [default: by file extension]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) language: Option<Language>,
     #[command(flatten)]
@@ -61,9 +62,14 @@ pub(crate) struct RunArgs {
     /// Print one JSON object at the end instead of streaming the output
     #[arg(long)]
     pub(crate) json: bool,
-    /// Forward standard input to the program; without this option its input is empty
+    /// Forward standard input to the program even if it is a terminal or a device. A pipe, a file or a socket is always
+    /// forwarded, unless it contains the program (-) or --no-stdin is given
     #[arg(short = 'i', long)]
     pub(crate) stdin: bool,
+    /// Do not forward standard input: the program's input is empty. Use it in scripts that read their own commands or
+    /// data from a pipe, of which --stdin would take the rest
+    #[arg(short = 'n', long, conflicts_with = "stdin")]
+    pub(crate) no_stdin: bool,
     /// Print the values of the last expression and of `display(…)` as text, or in all their formats with --json (Python
     /// and JavaScript)
     #[arg(long)]
@@ -88,12 +94,22 @@ pub(crate) struct RunArgs {
     pub(crate) no_script_packages: bool,
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
+    /// Arguments for the program
+    #[arg(last = true, value_name = "ARGS")]
+    pub(crate) args: Vec<String>,
 }
 
 impl RunArgs {
     /// Returns whether `--max-timeout` differs from its default.
     pub(crate) fn has_custom_max_timeout(&self) -> bool {
         self.max_timeout != MAX_TIMEOUT_S
+    }
+
+    /// Returns whether standard input is forwarded to the program: on request, or because something is redirected to it
+    /// that a local interpreter would read, too.
+    pub(crate) fn forwards_stdin(&self) -> bool {
+        let has_program = self.file.as_deref() == Some(Path::new("-"));
+        self.stdin || !(self.no_stdin || has_program) && is_stdin_redirected()
     }
 
     /// Returns the timeout in effect, in seconds.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::run::MAX_TIMEOUT_S;
+
 /// Serve the HTTP API to this user's processes and to clients with an API key.
 ///
 /// Runs until SIGTERM or SIGINT. docs/reference/http.md describes the API. Processes of this user connect over a Unix
@@ -46,6 +48,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 20,
         value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_s: u64,
+    #[command(flatten)]
+    pub(crate) timeout: MaxTimeoutArgs,
     /// Exit after this many seconds without requests, runs or sandboxes
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) exit_when_idle: Option<u64>,
@@ -57,6 +61,15 @@ pub(crate) struct ServeArgs {
     pub(crate) log_json: bool,
     #[command(flatten)]
     pub(crate) mcp_network: McpNetworkArgs,
+}
+
+/// The longest run.
+#[derive(Debug, Args)]
+pub(crate) struct MaxTimeoutArgs {
+    /// Maximum timeout that a run may ask for, in seconds
+    #[arg(long = "max-timeout", env = "FUMEHOOD_MAX_TIMEOUT", value_name = "SECONDS",
+        default_value_t = MAX_TIMEOUT_S, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub(crate) seconds: u64,
 }
 
 /// Destinations that code run by MCP clients may reach.
@@ -78,6 +91,8 @@ pub(crate) struct McpNetworkArgs {
 /// Runs until the client disconnects. docs/guides/mcp.md describes the tools. A running `fumehood serve` offers the same tools at /mcp.
 #[derive(Debug, Args)]
 pub(crate) struct McpArgs {
+    #[command(flatten)]
+    pub(crate) timeout: MaxTimeoutArgs,
     #[command(flatten)]
     pub(crate) network: McpNetworkArgs,
     /// VMs per language that are kept ready, about 50 MiB each

@@ -44,7 +44,7 @@ pub(crate) struct ShellArgs {
 /// without a prompt. Exit code: that of the last input; 125 if fumehood failed, 130 if interrupted.
 #[derive(Debug, Args)]
 pub(crate) struct ReplArgs {
-    /// Language: python, javascript (also for TypeScript) or shell
+    /// Language: python (py), javascript (js), typescript (ts) or shell (bash, sh)
     #[arg(short, long, value_name = "NAME")]
     pub(crate) language: Language,
     /// Timeout of each input, in seconds

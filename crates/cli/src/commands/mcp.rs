@@ -17,7 +17,9 @@ pub(crate) fn run(args: &McpArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
         warm_vms: args.warm_vms,
         ..Pool::default()
     };
+    config.limits.timeout_s = args.timeout.seconds;
     let settings = Settings {
+        max_timeout_s: args.timeout.seconds,
         mcp_policy: load_network(&args.network)?,
         // The only client has disconnected by then: no run needs time to finish.
         drain_timeout: Duration::ZERO,

@@ -56,6 +56,7 @@ fn config(args: &ServeArgs, host: &HostArgs) -> Config {
     config.queue_length = args.queue;
     config.queue_deadline = Duration::from_secs(args.queue_s);
     config.refuse_under_pressure = true;
+    config.limits.timeout_s = args.timeout.seconds;
     config.pool = Pool {
         warm_vms: args.warm_vms,
         standby_processes: args.standby_processes,
@@ -70,6 +71,7 @@ fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
         allowed_hosts: args.host.clone(),
         requests_per_second: args.rate,
         drain_timeout: Duration::from_secs(args.drain_s),
+        max_timeout_s: args.timeout.seconds,
         allow_private_networks_for_keys: args.keys_reach_private,
         mcp_policy: load_network(&args.mcp_network)?,
         ..Settings::default()
@@ -80,6 +82,7 @@ fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
 async fn listen(args: &ServeArgs, service: &Service) -> anyhow::Result<Listeners> {
     let socket = args.socket.clone().unwrap_or_else(default_socket);
     let listeners = Listeners::default().bind_unix(&socket)?;
+    service.store().record_socket(&socket)?;
     print_line(&format!("listening at {}", socket.display()))?;
     if args.no_tcp {
         return Ok(listeners);

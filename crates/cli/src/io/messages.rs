@@ -4,11 +4,14 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use fumehood_engine::{
-    Denial, NetworkAction, NetworkEvent, NetworkOutcome, NetworkSummary, Sandbox,
+    Denial, NetworkAction, NetworkEvent, NetworkOutcome, NetworkSummary, Sandbox, SkippedFiles,
 };
 
 /// The number of denials that are printed one by one; the rest is counted.
 const MAX_PRINTED_DENIALS: usize = 5;
+
+/// The number of skipped files that are printed one by one; the rest is counted.
+const MAX_PRINTED_FILES: usize = 10;
 
 /// Prints a line on standard output.
 ///
@@ -23,6 +26,20 @@ pub(crate) fn print_line(line: &impl Display) -> io::Result<()> {
 /// Prints a message of fumehood on standard error. A failure to write it is ignored: there is no other place to report it.
 pub(crate) fn eprint_message(line: &str) {
     let _ = writeln!(io::stderr(), "fumehood: {line}");
+}
+
+/// Prints the files that a copy of a directory left out. `action` names the copy.
+pub(crate) fn print_skipped(action: &str, skipped: &SkippedFiles) {
+    let printed = skipped.files.iter().take(MAX_PRINTED_FILES);
+    let mut more = skipped.count;
+    for file in printed {
+        eprint_message(&format!("{action}: skipped {}: {}", file.path, file.reason));
+        more = more.saturating_sub(1);
+    }
+
+    if more > 0 {
+        eprint_message(&format!("{action}: skipped {more} more files"));
+    }
 }
 
 /// Prints the host URL of an exposed port.

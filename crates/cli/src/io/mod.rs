@@ -8,13 +8,16 @@ mod output;
 mod package_progress;
 mod stdin;
 mod terminal;
+mod terminal_input;
 
 pub(crate) use build_progress::BuildProgress;
 pub(crate) use interrupts::{CancelGuard, Interrupt, Interrupts};
 pub(crate) use messages::{
     eprint_message, print_denials, print_exposed_port, print_exposed_ports, print_line,
+    print_skipped,
 };
 pub(crate) use output::{CapturedRun, Output};
 pub(crate) use package_progress::PackageProgress;
-pub(crate) use stdin::StdinForwarder;
+pub(crate) use stdin::{StdinForwarder, is_stdin_redirected};
 pub(crate) use terminal::{Terminal, is_interactive, terminal_size};
+pub(crate) use terminal_input::TerminalInput;

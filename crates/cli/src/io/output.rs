@@ -58,6 +58,27 @@ impl Output {
         }
     }
 
+    /// Prints lines of fumehood itself among the output.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub(crate) async fn print(&mut self, lines: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Streams(streams) => {
+                streams.is_within_line = !ends_line(lines);
+                write(&mut streams.stdout, lines).await
+            }
+            Self::Captured(_) => Ok(()),
+        }
+    }
+
+    /// The user has ended the line by typing Enter.
+    pub(crate) fn line_was_ended(&mut self) {
+        if let Self::Streams(streams) = self {
+            streams.is_within_line = false;
+        }
+    }
+
     /// Ends a line that the program left open.
     ///
     /// # Errors

@@ -1,5 +1,10 @@
 //! Standard input of this process, forwarded to a program in a VM.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fumehood_engine::Input;
@@ -16,6 +21,77 @@ const END_OF_TRANSMISSION_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Ctrl-D, which ends a terminal's input.
 const END_OF_TRANSMISSION: u8 = 4;
+
+/// Returns whether standard input is a pipe, a file or a socket. Terminals and devices, such as `/dev/null`, are none.
+pub(crate) fn is_stdin_redirected() -> bool {
+    let kind = open_stdin().and_then(|file| file.metadata());
+    kind.is_ok_and(|metadata| {
+        let kind = metadata.file_type();
+        kind.is_file() || kind.is_fifo() || kind.is_socket()
+    })
+}
+
+/// Returns a duplicate of standard input. Both share their position.
+fn open_stdin() -> io::Result<File> {
+    Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?))
+}
+
+/// Standard input, as it is read.
+enum Source {
+    /// Reading takes the bytes away from other readers.
+    Stream(Stdin),
+    /// A file is read without moving its position, since only the program knows how much of it it needs. The loop
+    /// `while read line; do fumehood run …; done < file` works as with a local interpreter.
+    File { file: Arc<File>, position: u64 },
+}
+
+impl Source {
+    fn open() -> Self {
+        Self::open_file().unwrap_or_else(|| Self::Stream(stdin()))
+    }
+
+    /// Returns standard input if it is a file.
+    fn open_file() -> Option<Self> {
+        let mut file = open_stdin().ok()?;
+        if !file.metadata().ok()?.is_file() {
+            return None;
+        }
+
+        let position = io::Seek::stream_position(&mut file).ok()?;
+        let file = Arc::new(file);
+        Some(Self::File { file, position })
+    }
+
+    /// Reads up to [`READ_BYTES`]. Returns nothing at the end, or after an error, which is reported.
+    async fn read(&mut self) -> Vec<u8> {
+        let result = match self {
+            Self::Stream(stdin) => {
+                let mut buffer = vec![0; READ_BYTES];
+                let read = stdin.read(&mut buffer).await;
+                read.map(|len| {
+                    buffer.truncate(len);
+                    buffer
+                })
+            }
+            Self::File { file, position } => {
+                let (file, offset) = (file.clone(), *position);
+                let read = tokio::task::spawn_blocking(move || {
+                    let mut buffer = vec![0; READ_BYTES];
+                    let len = file.read_at(&mut buffer, offset)?;
+                    buffer.truncate(len);
+                    Ok(buffer)
+                });
+                let read = read.await.unwrap_or_else(|error| Err(error.into()));
+                read.inspect(|bytes| *position += bytes.len() as u64)
+            }
+        };
+
+        result.unwrap_or_else(|error| {
+            eprint_message(&format!("cannot read standard input: {error}"));
+            Vec::new()
+        })
+    }
+}
 
 /// Source and destination of the input.
 enum Route {
@@ -64,9 +140,9 @@ impl StdinForwarder {
         F: Future<Output = bool> + Send,
     {
         Self::spawn(async move {
-            let (mut stdin, mut buffer) = (stdin(), vec![0; READ_BYTES]);
+            let mut source = Source::open();
             loop {
-                let bytes = read(&mut stdin, &mut buffer).await.to_vec();
+                let bytes = source.read().await;
                 let is_end = bytes.is_empty();
                 if !send(bytes).await || is_end {
                     return ForwardEnd::Finished;
@@ -103,20 +179,23 @@ impl Drop for StdinForwarder {
 }
 
 async fn forward(mut input: Input, mut route: Route) -> ForwardEnd {
-    let (mut stdin, mut buffer) = (stdin(), vec![0; READ_BYTES]);
+    let mut source = match route {
+        Route::ToPipe => Source::open(),
+        Route::TerminalToTerminal(_) | Route::PipeToTerminal => Source::Stream(stdin()),
+    };
 
     loop {
-        let read = read(&mut stdin, &mut buffer).await;
+        let read = source.read().await;
         if read.is_empty() {
             break;
         }
 
         let bytes = match &mut route {
-            Route::TerminalToTerminal(filter) => match filter.filter(read) {
+            Route::TerminalToTerminal(filter) => match filter.filter(&read) {
                 Some(bytes) => bytes,
                 None => return ForwardEnd::Escaped,
             },
-            Route::ToPipe | Route::PipeToTerminal => read.to_vec(),
+            Route::ToPipe | Route::PipeToTerminal => read,
         };
         // The filter may hold back everything.
         if !bytes.is_empty() && input.write(bytes).await.is_err() {
@@ -131,17 +210,6 @@ async fn forward(mut input: Input, mut route: Route) -> ForwardEnd {
         }
     }
     ForwardEnd::Finished
-}
-
-/// Reads from standard input. Returns nothing at its end, or after an error, which is reported.
-async fn read<'a>(stdin: &mut Stdin, buffer: &'a mut [u8]) -> &'a [u8] {
-    match stdin.read(buffer).await {
-        Ok(len) => &buffer[..len],
-        Err(error) => {
-            eprint_message(&format!("cannot read standard input: {error}"));
-            &[]
-        }
-    }
 }
 
 /// Sends Ctrl-D again and again until the program ends. A terminal has no lasting end: each further reader needs another

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use fumehood_engine::Language;
 
-use program_packages::ProgramPackages;
+pub(crate) use program_packages::ProgramPackages;
 pub(crate) use requirements_file::read_requirements;
 
 /// Returns the packages that a program names: for Python in its script metadata, for JavaScript in the `package.json`

@@ -1,4 +1,4 @@
-//! The result of reading what a program names.
+//! What was found in a file that names packages.
 
 /// The packages that a program names itself.
 #[derive(Debug, PartialEq, Eq)]

@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use fumehood_engine::{Files, Sandbox, WriteOptions};
+use fumehood_engine::{Files, Sandbox, SkippedFiles, WriteOptions};
+
+use crate::io::print_skipped;
 
 use super::paths::{is_remote_directory, split_argument, to_text};
 
@@ -66,13 +68,14 @@ impl Upload {
         })
     }
 
-    async fn run(&self, files: &Files) -> anyhow::Result<()> {
+    /// Copies it. Returns the files of a directory that were skipped.
+    async fn run(&self, files: &Files) -> anyhow::Result<SkippedFiles> {
         if self.is_dir {
-            files.upload_dir(&self.local, &self.remote).await?;
-        } else {
-            self.upload_file(files).await?;
+            return Ok(files.upload_dir(&self.local, &self.remote).await?);
         }
-        Ok(())
+
+        self.upload_file(files).await?;
+        Ok(SkippedFiles::default())
     }
 
     async fn upload_file(&self, files: &Files) -> anyhow::Result<()> {
@@ -102,10 +105,9 @@ impl Upload {
 /// A local file cannot be read, or the VM cannot write it.
 pub(crate) async fn upload_all(uploads: &[Upload], sandbox: &Sandbox) -> anyhow::Result<()> {
     for upload in uploads {
-        upload
-            .run(&sandbox.files())
-            .await
-            .with_context(|| format!("--upload {}", upload.local.display()))?;
+        let action = format!("--upload {}", upload.local.display());
+        let skipped = upload.run(&sandbox.files()).await.context(action.clone())?;
+        print_skipped(&action, &skipped);
     }
     Ok(())
 }

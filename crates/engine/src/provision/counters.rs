@@ -27,7 +27,7 @@ pub struct VmStats {
     pub checkpoint: u64,
     /// Restores that failed or timed out; a retry or a boot replaced them.
     pub failed_restores: u64,
-    /// Templates that were discarded because they could not be read.
+    /// Templates that could not be loaded. Each is checked before its next use, and removed if it is damaged.
     pub discarded_templates: u64,
 }
 
@@ -51,7 +51,7 @@ impl Counters {
         self.failed_restores.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a template that was discarded because it could not be read.
+    /// Counts a template that could not be loaded.
     pub(super) fn count_discarded_template(&self) {
         self.discarded_templates.fetch_add(1, Ordering::Relaxed);
     }

@@ -156,8 +156,7 @@ impl Provisioner {
         // Whatever is wrong with the template, a boot does not need it.
         if error.kind() == ErrorKind::Damaged {
             self.counters.count_discarded_template();
-            self.templates.discard(&self.factory, spec);
-            self.request_template(spec);
+            self.templates.forget(&self.factory, spec);
         }
 
         self.boot(&spec.shape, init, protocol).await

@@ -9,6 +9,7 @@ use super::control::Controls;
 use super::event::Event;
 use super::event_pump::{EventPump, ExpectedStart, OperationEnd};
 use super::outcome::{Outcome, Timing, VmOrigin};
+use super::skipped::SkippedFiles;
 use super::transfer::Download;
 use crate::agent::{Channel, KEPT_WINDOW_BYTES, Operation, WINDOW_BYTES};
 use crate::error::Error;
@@ -49,6 +50,7 @@ impl OutcomeBuilder {
                 network: None,
                 packages: Vec::new(),
                 downloads: Vec::new(),
+                skipped_uploads: SkippedFiles::default(),
             },
             is_overdue: false,
         }
@@ -83,6 +85,12 @@ impl OutcomeBuilder {
     /// The results of the downloads.
     pub(crate) fn downloads(mut self, downloads: Vec<Download>) -> Self {
         self.outcome.downloads = downloads;
+        self
+    }
+
+    /// The files in uploaded directories that were not copied.
+    pub(crate) fn skipped_uploads(mut self, skipped: SkippedFiles) -> Self {
+        self.outcome.skipped_uploads = skipped;
         self
     }
 

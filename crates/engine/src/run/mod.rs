@@ -13,6 +13,7 @@ mod network_events;
 mod outcome;
 pub mod report;
 mod request;
+mod skipped;
 mod spawn_request;
 mod transfer;
 
@@ -28,6 +29,7 @@ pub use mime_bundle::MimeBundle;
 pub(crate) use network_events::NetworkEventForwarder;
 pub use outcome::{Outcome, Timing, VmOrigin};
 pub use request::RunRequest;
+pub use skipped::{SkippedFile, SkippedFiles};
 pub use spawn_request::SpawnRequest;
 pub(crate) use transfer::{CANCELLED, DownloadMemory, Transfers, parent, upload_path};
 pub use transfer::{Download, DownloadTarget, UploadSource};

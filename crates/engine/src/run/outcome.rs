@@ -3,6 +3,7 @@ use std::time::Duration;
 use fumehood_protocol::{EndedBy, Evidence, StreamSummary};
 use serde::{Deserialize, Serialize};
 
+use super::skipped::SkippedFiles;
 use super::transfer::Download;
 use crate::host::{Accelerator, Isolation};
 use crate::network::NetworkOutcome;
@@ -165,6 +166,10 @@ pub struct Outcome {
     /// The result of each download, in the order of the request. See [`RunRequest::download`](crate::RunRequest::download).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub downloads: Vec<Download>,
+    /// The files in uploaded directories that were not copied, with reasons. The program ran without them.
+    #[serde(default, skip_serializing_if = "SkippedFiles::is_empty")]
+    #[cfg_attr(feature = "schema", schema(required = false))]
+    pub skipped_uploads: SkippedFiles,
 }
 
 #[cfg(test)]
@@ -195,6 +200,7 @@ mod tests {
             network: None,
             packages: Vec::new(),
             downloads: Vec::new(),
+            skipped_uploads: SkippedFiles::default(),
         }
     }
 

@@ -23,6 +23,7 @@ const MAX_MEMORY_MIB: u32 = 1024 * 1024;
 pub struct RunRequest {
     pub(crate) language: Language,
     pub(crate) code: String,
+    args: Vec<String>,
     env: Vec<(String, String)>,
     timeout_s: u64,
     memory_mib: Option<u32>,
@@ -47,6 +48,7 @@ impl RunRequest {
         Self {
             language,
             code: code.into(),
+            args: Vec::new(),
             env: Vec::new(),
             timeout_s: DEFAULT_TIMEOUT_S,
             memory_mib: None,
@@ -138,6 +140,15 @@ impl RunRequest {
     /// Returns [`ErrorKind::Invalid`], as [`Network::prepare`].
     pub(crate) fn prepared(&self) -> Result<Option<PreparedNetwork>, Error> {
         self.network.as_ref().map(Network::prepare).transpose()
+    }
+
+    /// Adds arguments of the program: `sys.argv[1:]`, `process.argv.slice(2)` or `"$@"`. At most 1,024 of them and
+    /// 128 KiB in total, each with its terminating NUL. In a context they replace those of earlier runs; without any,
+    /// those stay.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
     }
 
     /// Adds an environment variable.
@@ -262,10 +273,12 @@ impl RunRequest {
             )));
         }
 
+        check_timeout(self.timeout_s, limits)?;
         self.transfers.check(limits)?;
 
         // The protocol validates its own fields.
         let mut exec = Exec::new(self.language, self.code.clone());
+        exec.args = self.args.clone();
         exec.env_vars = self.env.iter().cloned().collect::<EnvVars>();
         exec.timeout = Some(i64::try_from(self.timeout_s).unwrap_or(i64::MAX));
         exec.context = self.context.as_deref().map(ContextName::new);
@@ -282,6 +295,23 @@ impl RunRequest {
 
         Ok((exec, Duration::from_secs(seconds)))
     }
+}
+
+/// Checks a timeout in seconds.
+///
+/// # Errors
+/// Returns [`ErrorKind::Invalid`] with the maximum and how to raise it.
+pub(super) fn check_timeout(seconds: u64, limits: &Limits) -> Result<(), Error> {
+    let max = limits.timeout_s;
+    if seconds <= max {
+        return Ok(());
+    }
+
+    let message = format!(
+        "the timeout is {seconds} s; at most {max} s are allowed; the option --max-timeout of run, serve and mcp sets \
+         the maximum"
+    );
+    Err(Error::new(ErrorKind::Invalid, message))
 }
 
 #[cfg(test)]
@@ -309,12 +339,22 @@ mod tests {
     fn a_timeout_of_0_is_the_maximum() {
         let request = RunRequest::new(Language::Shell, "").timeout_s(0);
         assert_eq!(check(&request).unwrap().1, Duration::from_secs(300));
-        assert!(check(&request.timeout_s(301)).is_err());
+        let error = check(&request.timeout_s(301)).unwrap_err();
+        assert!(error.to_string().contains("--max-timeout"), "{error}");
     }
 
     #[test]
     fn protocol_limits_are_checked_before_a_vm_starts() {
         assert!(check(&RunRequest::new(Language::Shell, "x".repeat(2_097_153))).is_err());
         assert!(check(&RunRequest::new(Language::Shell, "").env("LD_PRELOAD", "x")).is_err());
+
+        let with = |args: Vec<String>| check(&RunRequest::new(Language::Shell, "").args(args));
+        assert_eq!(with(vec!["a b".into()]).unwrap().0.args, ["a b"]);
+        assert!(with(vec![String::new(); 1024]).is_ok());
+        for wrong in [vec![String::new(); 1025], vec!["\0".into()]] {
+            let error = with(wrong).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains("args"), "{error}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use fumehood_protocol::{
     EnvVars, GuestPath, IdempotencyKey, Limits, PtySize, Spawn, User, WireError,
 };
 
+use super::request::check_timeout;
 use crate::error::{Error, ErrorKind};
 
 /// A program to start in a [`Sandbox`](crate::Sandbox).
@@ -120,6 +121,7 @@ impl SpawnRequest {
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] with the value and its limit.
     pub(crate) fn check(&self, limits: &Limits) -> Result<(Spawn, Option<Duration>), Error> {
+        check_timeout(self.timeout_s, limits)?;
         let mut spawn = Spawn::new(self.argv.iter().cloned());
         spawn.env_vars = self.env.iter().cloned().collect::<EnvVars>();
         spawn.cwd = self.cwd.as_deref().map(GuestPath::new);

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use fumehood_protocol::{GuestPath, Limits};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::skipped::SkippedFiles;
 use crate::error::{Error, ErrorKind};
 
 /// Maximum number of uploads, and of downloads, of one run.
@@ -95,9 +96,14 @@ pub struct Download {
     /// The content, if the download went into memory and succeeded. Not part of the JSON form.
     #[serde(skip)]
     pub content: Option<Bytes>,
-    /// Why the download failed; none if it succeeded.
+    /// Why the download failed; none if it succeeded. A directory of which files could not be copied has failed, but
+    /// everything else in it was copied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The files of a directory that were not copied, with reasons.
+    #[serde(default, skip_serializing_if = "SkippedFiles::is_empty")]
+    #[cfg_attr(feature = "schema", schema(required = false))]
+    pub skipped: SkippedFiles,
 }
 
 impl Download {

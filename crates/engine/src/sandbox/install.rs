@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use fumehood_gateway::Denial;
 use fumehood_protocol::{ActionTag, EndedBy, InstallPackages, Language, Request};
 
 use super::sandbox::{Sandbox, invalid};
@@ -17,7 +18,8 @@ impl Sandbox {
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] for a package that is not allowed or, with the output of the package manager,
-    /// could not be installed, and [`ErrorKind::Lost`].
+    /// could not be installed, and at once if no index can be reached, because the sandbox has no network and its user
+    /// has configured no index within it. Returns [`ErrorKind::Lost`].
     pub async fn install(
         &self,
         language: Language,
@@ -36,6 +38,8 @@ impl Sandbox {
         };
 
         let (_, timeout_s) = install.check(self.limits()).map_err(invalid)?;
+        self.check_index_is_reachable(language).await?;
+        let denials = self.denials();
 
         // The guest runs the package manager; its output is bounded like that of a program.
         let (operation, guard) = self.start_operation(None, |op_id, credit| {
@@ -49,7 +53,68 @@ impl Sandbox {
         let timeout = Some(Duration::from_secs(timeout_s));
         let driver = self.driver(operation, timeout, ExpectedStart::Immediate);
 
-        installed_packages(self.drive(driver, guard)).await
+        let installed = installed_packages(self.drive(driver, guard)).await;
+        installed.map_err(|error| self.explain_denial(error, &denials, language))
+    }
+}
+
+impl Sandbox {
+    /// Checks that a package manager can reach some index: over the network, or one within the guest. It would find out
+    /// only after 10 s of attempts to resolve the name of its default index.
+    async fn check_index_is_reachable(&self, language: Language) -> Result<(), Error> {
+        if self.active_network().is_some() {
+            return Ok(());
+        }
+
+        for file in index_files(language) {
+            match self.files().stat(file).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Lost => return Err(error),
+                Err(_) => {}
+            }
+        }
+
+        let message = format!(
+            "cannot install packages without a network: no package index can be reached; give the packages at the start \
+             instead, or start with a network that allows the index (index:{language})"
+        );
+        Err(Error::new(ErrorKind::Invalid, message))
+    }
+}
+
+impl Sandbox {
+    fn denials(&self) -> Vec<Denial> {
+        let network = self.network();
+        network.map_or_else(Vec::new, |network| network.summary.denials)
+    }
+
+    /// Adds to a failed installation what the policy has denied since: package managers only report a failed connection.
+    fn explain_denial(&self, error: Error, before: &[Denial], language: Language) -> Error {
+        let denials = self.denials();
+        let new = denials.iter().rev().find(|one| !before.contains(one));
+        match new {
+            Some(denial) if error.kind() == ErrorKind::Invalid => {
+                let why = &denial.event.message;
+                let message = format!(
+                    "{error}\n{why} The rule index:{language} allows the package index of this host."
+                );
+                Error::new(ErrorKind::Invalid, message)
+            }
+            _ => error,
+        }
+    }
+}
+
+/// Returns the files in which the user of a guest can configure another index, relative to the home.
+fn index_files(language: Language) -> &'static [&'static str] {
+    match language {
+        Language::Python => &[".config/uv/uv.toml", "uv.toml", "pyproject.toml"],
+        Language::Javascript | Language::Shell => &[
+            ".bunfig.toml",
+            "bunfig.toml",
+            ".npmrc",
+            ".config/.bunfig.toml",
+        ],
     }
 }
 

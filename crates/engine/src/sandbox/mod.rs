@@ -4,7 +4,7 @@
 
 mod checkpoint;
 mod context;
-mod directory_tar;
+mod directory;
 mod file_reader;
 mod files;
 mod fork;

@@ -14,8 +14,8 @@ use super::transfer_deadline::TransferDeadline;
 use crate::error::{Error, ErrorKind};
 use crate::run::{
     CANCELLED, Controls, Download, DownloadMemory, DownloadTarget, Event, NetworkEventForwarder,
-    OutcomeBuilder, RunDriver, RunEnd, Transfers, UNREAD_TIMEOUT, UploadSource, VmOwner,
-    upload_path,
+    OutcomeBuilder, RunDriver, RunEnd, SkippedFiles, Transfers, UNREAD_TIMEOUT, UploadSource,
+    VmOwner, upload_path,
 };
 
 /// A one-shot run with files.
@@ -53,14 +53,15 @@ impl Sandbox {
 
         // A run that is cancelled now has not started its code.
         let uploads = std::mem::take(&mut transfers.uploads);
-        tokio::select! {
+        let skipped = tokio::select! {
             uploaded = upload_all(&files, uploads) => uploaded?,
             error = deadline.expired() => return Err(error.in_context("the uploads failed")),
             () = controls.cancelled() => {
                 let outcome = outcome.downloads(transfers.cancelled_downloads());
                 return Ok(RunEnd::Outcome(Box::new(outcome.finish())));
             }
-        }
+        };
+        let outcome = outcome.skipped_uploads(skipped);
 
         let inner = self.inner();
         let owner = VmOwner::Sandbox(inner.lifetime.clone(), inner.lifetime.mark_active()?);
@@ -96,8 +97,13 @@ impl Sandbox {
     }
 }
 
-/// Uploads everything in order. Each content is released as soon as the guest has it.
-async fn upload_all(files: &Files, uploads: Vec<(UploadSource, String)>) -> Result<(), Error> {
+/// Uploads everything in order. Each content is released as soon as the guest has it. Returns the files in directories
+/// that were skipped.
+async fn upload_all(
+    files: &Files,
+    uploads: Vec<(UploadSource, String)>,
+) -> Result<SkippedFiles, Error> {
+    let mut skipped = SkippedFiles::default();
     for (source, guest_path) in uploads {
         let (shown, uploaded) = match source {
             UploadSource::Path(local) => (
@@ -106,18 +112,21 @@ async fn upload_all(files: &Files, uploads: Vec<(UploadSource, String)>) -> Resu
             ),
             UploadSource::Bytes(bytes) => (
                 guest_path.clone(),
-                upload_bytes(files, bytes, &guest_path).await,
+                upload_bytes(files, bytes, &guest_path)
+                    .await
+                    .map(|()| SkippedFiles::default()),
             ),
         };
 
         // The guest has only received files.
-        uploaded.map_err(|error| {
+        let uploaded = uploaded.map_err(|error| {
             let action = format!("upload of {shown} failed");
             error.in_context(&action).before_start()
         })?;
+        skipped.append(uploaded.below(&shown));
     }
 
-    Ok(())
+    Ok(skipped)
 }
 
 async fn upload_bytes(files: &Files, bytes: Bytes, guest_path: &str) -> Result<(), Error> {
@@ -129,7 +138,11 @@ async fn upload_bytes(files: &Files, bytes: Bytes, guest_path: &str) -> Result<(
     files.write_with_options(guest_path, bytes, options).await
 }
 
-async fn upload_local(files: &Files, local: &Path, guest_path: &str) -> Result<(), Error> {
+async fn upload_local(
+    files: &Files,
+    local: &Path,
+    guest_path: &str,
+) -> Result<SkippedFiles, Error> {
     use std::os::unix::fs::PermissionsExt;
 
     let unreadable = |error: std::io::Error| {
@@ -165,7 +178,8 @@ async fn upload_local(files: &Files, local: &Path, guest_path: &str) -> Result<(
         path
     };
 
-    files.upload(&path, file, options).await.map(drop)
+    files.upload(&path, file, options).await?;
+    Ok(SkippedFiles::default())
 }
 
 /// Downloads everything within one deadline. `failure`: why nothing can be downloaded, if so.
@@ -249,9 +263,17 @@ async fn download(
         }
         DownloadTarget::Path(local) if is_dir => {
             reject_directory_link(local)?;
-            files.download_dir(remote, local).await?;
+            let skipped = files.download_dir(remote, local).await?;
+            let error = (skipped.failed > 0).then(|| {
+                format!(
+                    "{} of its files could not be copied; everything else was",
+                    skipped.failed
+                )
+            });
             Ok(Download {
                 local: Some(local.clone()),
+                error,
+                skipped,
                 ..Download::default()
             })
         }

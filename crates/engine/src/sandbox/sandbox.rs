@@ -188,7 +188,7 @@ impl Sandbox {
     /// Returns [`ErrorKind::Invalid`] if the sandbox has no network or the port is in use.
     pub fn expose(&self, mapping: PortMapping) -> Result<String, Error> {
         let Some(network) = self.active_network() else {
-            let message = "this sandbox has no network and cannot expose ports; set one with `SandboxBuilder::network`";
+            let message = "a sandbox without a network cannot expose ports; start it with a network, which may allow nothing";
             return Err(Error::new(ErrorKind::Invalid, message));
         };
         network.expose_another(mapping)

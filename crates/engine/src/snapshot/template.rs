@@ -140,18 +140,14 @@ impl Templates {
             .ok()
     }
 
-    /// Removes a damaged template; it is built again when it is requested.
-    pub(crate) fn discard(&self, factory: &VmFactory, spec: &TemplateSpec) {
-        let missing = Slot::Missing(Instant::now());
-        self.slots().insert(spec.clone(), missing);
+    /// Forgets a template that could not be loaded. The next request opens it again and hashes its files: if they are
+    /// damaged, it is removed and built again. Other processes keep using a template that only this one could not
+    /// load, such as because it has too little memory.
+    pub(crate) fn forget(&self, factory: &VmFactory, spec: &TemplateSpec) {
+        self.slots().remove(spec);
 
-        let key = self.key(factory, spec).to_string();
-        let pruned = self
-            .store
-            .prune(TEMPLATES_BYTES, |manifest| manifest.key != key);
-
-        if let Err(error) = pruned {
-            tracing::warn!(%error, "removing a damaged template failed");
+        if let Err(error) = self.store.distrust(&self.key(factory, spec)) {
+            tracing::warn!(%error, "cannot mark a template for a check");
         }
     }
 

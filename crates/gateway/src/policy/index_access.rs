@@ -126,6 +126,7 @@ impl Index {
 
         let mut rule = Rule {
             id: format!("index-{}", at + 1).parse()?,
+            internet: false,
             hosts: Vec::new(),
             addresses: Vec::new(),
             ports: Ports::one(port),

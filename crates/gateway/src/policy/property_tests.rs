@@ -69,6 +69,17 @@ fn method() -> impl Strategy<Value = Method> {
 
 /// Any valid rule.
 fn spec() -> impl Strategy<Value = RuleSpec> {
+    let internet = option::of(ports()).prop_map(|ports| RuleSpec {
+        internet: true,
+        ports,
+        ..RuleSpec::default()
+    });
+
+    prop_oneof![8 => narrow_spec(), 1 => internet]
+}
+
+/// Any valid rule for hosts or addresses.
+fn narrow_spec() -> impl Strategy<Value = RuleSpec> {
     let hosts = vec(pattern(), 0..3);
     let parts = (
         hosts,
@@ -301,7 +312,7 @@ proptest! {
 
     #[test]
     fn a_shown_word_parses_to_the_same_rule(spec in spec()) {
-        let is_word = spec.host.len() + spec.addresses.len() == 1
+        let is_word = spec.host.len() + spec.addresses.len() + usize::from(spec.internet) == 1
             && spec.methods.is_empty() && !spec.terminate && !spec.raw;
         if is_word {
             let one = Document { allow: vec![spec], ..Document::default() }.policy("test").unwrap();

@@ -37,16 +37,16 @@ pub enum PortsError {
 }
 
 impl Ports {
-    /// Returns all ports.
-    #[must_use]
-    pub fn any() -> Self {
-        Self(vec![1..=u16::MAX])
-    }
-
     /// Returns the ports of HTTP and HTTPS.
     #[must_use]
     pub fn web() -> Self {
         Self(vec![80..=80, 443..=443])
+    }
+
+    /// Returns all ports.
+    #[must_use]
+    pub fn any() -> Self {
+        Self(vec![1..=u16::MAX])
     }
 
     /// Returns a single port.

@@ -1,7 +1,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, mount, mount_move};
@@ -85,6 +85,15 @@ fn tmpfs_options(bytes: u64, memory: u64, mode: u32) -> CString {
     CString::new(options).unwrap_or_default()
 }
 
+/// Memory that programs must have when disk and shared memory are full, in bytes: an interpreter can then start and remove
+/// files.
+const ROOM_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Returns the size of /dev/shm: what the disk leaves, less [`ROOM_BYTES`], and an eighth in small guests.
+fn shared_memory_bytes(memory: u64) -> u64 {
+    (memory / 2).saturating_sub(ROOM_BYTES).max(memory / 8)
+}
+
 /// Mounts and links what else programs expect. `memory` is the memory that they may use, in bytes.
 pub(super) fn mount_runtime(memory: u64) -> Result<(), BootError> {
     make_dir("/dev/pts")?;
@@ -93,7 +102,7 @@ pub(super) fn mount_runtime(memory: u64) -> Result<(), BootError> {
     mount_on("devpts", "/dev/pts", flags, Some(options))?;
 
     make_dir("/dev/shm")?;
-    let options = tmpfs_options(memory / 8, memory / 8, 1777);
+    let options = tmpfs_options(shared_memory_bytes(memory), memory / 8, 1777);
     mount_on("tmpfs", "/dev/shm", NO_PRIVILEGE, Some(&options))?;
     mount_on("tmpfs", "/run", NO_PRIVILEGE, Some(c"size=10%,mode=755"))?;
 
@@ -108,8 +117,25 @@ pub(super) fn mount_runtime(memory: u64) -> Result<(), BootError> {
             .map_err(failed_to(format!("make {link}")))?;
     }
 
+    show_power_supplies()?;
+
     rustix::fs::chmod("/tmp", Mode::from_raw_mode(0o1777))
         .map_err(failed_to("make /tmp writable for all users"))
+}
+
+/// Adds the directory of a machine without batteries to /sys/class. The kernel is built without power supplies, and
+/// programs expect the directory (`psutil.sensors_battery`).
+fn show_power_supplies() -> Result<(), BootError> {
+    if Path::new("/sys/class/power_supply").exists() {
+        return Ok(());
+    }
+
+    make_dir("/run/sys-class")?;
+    make_dir("/run/sys-class/power_supply")?;
+    let layers = c"lowerdir=/run/sys-class:/sys/class";
+    let flags = NO_EXECUTION | MountFlags::RDONLY;
+
+    mount_on("overlay", "/sys/class", flags, Some(layers))
 }
 
 /// Mounts the cgroup file system and returns the cgroup in which programs get theirs.

@@ -26,17 +26,7 @@ pub(crate) fn path_error(
     let shown: String = shown.flat_map(char::escape_debug).collect();
     let action = action.to_string();
 
-    // In a guest, the disk is memory: the message says how to get more.
-    let disk_full = if agent.identity.is_some() {
-        let memory = rustix::system::sysinfo();
-        let mib = memory.totalram.saturating_mul(u64::from(memory.mem_unit)) >> 20;
-        format!(
-            "the guest's disk is full: it takes half of the guest's memory, which is {mib} MiB; \
-             remove files, or use a sandbox with more memory"
-        )
-    } else {
-        "the disk is full".to_string()
-    };
+    let disk_full = describe_full_disk(agent);
 
     move |error| {
         let reason = match error {
@@ -46,6 +36,35 @@ pub(crate) fn path_error(
         let message = format!("cannot {action} {shown}: {reason}");
         WireError::new(ErrorType::PathError, message).with_errno(error.raw_os_error())
     }
+}
+
+/// Says what a full disk lacks: space, or files. In a guest the disk is memory, and the text says how to get more.
+fn describe_full_disk(agent: &Agent) -> String {
+    let disk = rustix::fs::fstatvfs(&agent.confinement.working_dir);
+    let files = disk
+        .ok()
+        .filter(|disk| disk.f_favail == 0 && disk.f_files > 0);
+    let lack = match &files {
+        Some(disk) => format!(
+            "disk has no room for another file (inode), of {}",
+            disk.f_files
+        ),
+        None => "disk is full".to_string(),
+    };
+    if agent.identity.is_none() {
+        return format!("the {lack}");
+    }
+
+    let memory = rustix::system::sysinfo();
+    let mib = memory.totalram.saturating_mul(u64::from(memory.mem_unit)) >> 20;
+    let share = if files.is_some() {
+        "their number depends on the guest's memory"
+    } else {
+        "it takes half of the guest's memory"
+    };
+    format!(
+        "the guest's {lack}: {share}, which is {mib} MiB; remove files, or use a sandbox with more memory"
+    )
 }
 
 /// Opens a path as the user. It follows no magic links, such as those in `/proc/PID/fd`.

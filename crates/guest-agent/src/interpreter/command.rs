@@ -4,10 +4,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use fumehood_protocol::{ErrorType, Language, WireError};
+use fumehood_protocol::{EnvVars, ErrorType, Language, WireError};
 use rustix::fs::{Access, access};
 
-/// Runs Python programs that arrive on descriptor 3.
+use super::interpreter::ExecMode;
+use super::script_file::MAIN_SCRIPT;
+
+/// Imported by Python at its start; waits for programs that arrive on descriptor 3.
 const PYTHON: &str = include_str!("../../runners/python.py");
 /// Loaded by the Python runner for contexts and preparations.
 const PYTHON_KEEP: &str = include_str!("../../runners/keep.py");
@@ -17,8 +20,10 @@ const PYTHON_DISPLAY: &str = include_str!("../../runners/display.py");
 const PYTHON_FIGURES: &str = include_str!("../../runners/figures.py");
 /// Loaded by the Python runner when a program fails.
 const PYTHON_FAILURE: &str = include_str!("../../runners/failure.py");
-/// Runs the script in the file on descriptor 3 when a message arrives on descriptor 4.
+/// Runs the scripts of a context, each in the file on descriptor 3 when a message arrives on descriptor 4.
 const SHELL: &str = include_str!("../../runners/shell.sh");
+/// Waits in a new bash until the agent has written the script that it is to run.
+const SHELL_WAIT: &str = include_str!("../../runners/wait.sh");
 /// Waits for a program before bun runs main.ts.
 const JAVASCRIPT: &str = include_str!("../../runners/javascript.ts");
 /// Loaded by the JavaScript runner for contexts, and to display values.
@@ -37,19 +42,24 @@ pub(crate) struct InterpreterCatalog {
     cache: Vec<(&'static str, CString)>,
 }
 
+/// The directory of the module that Python imports at its start, below that of the runners.
+const PYTHON_SITE: &str = "python";
+
 /// The command line of an interpreter, and how it gets its code.
 #[derive(Debug)]
 pub(crate) struct InterpreterCommand {
     pub(crate) path: CString,
     pub(crate) arguments: Vec<CString>,
+    /// A variable that it is started with, as `NAME=VALUE`.
+    pub(crate) variable: Option<CString>,
+    /// The directory that it is started in; none = the working directory.
+    pub(crate) directory: Option<PathBuf>,
     pub(crate) delivery: CodeDelivery,
 }
 
 /// How code gets to an interpreter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CodeDelivery {
-    /// In the message, on descriptor 3.
-    Message,
     /// In a memory file on descriptor 3; messages are on 4 and control messages on 5. Bash reads a pipe one byte at a
     /// time, because it cannot seek in it.
     MemoryFile,
@@ -57,6 +67,9 @@ pub(crate) enum CodeDelivery {
     /// argument: bun then resolves imports, reports errors and maps lines as for any file.
     MainFile,
 }
+
+/// The directory of the runner of shell contexts, below that of the runners.
+const SHELL_DIR: &str = "shell";
 
 impl InterpreterCatalog {
     /// Writes the runners to `runner_dir`, a new directory that only the agent can write to. `path` is searched for
@@ -66,11 +79,21 @@ impl InterpreterCatalog {
     /// Returns the error of the first file that cannot be written.
     pub(crate) fn new(runner_dir: PathBuf, path: &str) -> io::Result<Self> {
         fs::create_dir(&runner_dir)?;
-        fs::write(runner_dir.join("python.py"), PYTHON)?;
+        fs::create_dir(runner_dir.join(PYTHON_SITE))?;
+        fs::write(
+            runner_dir.join(PYTHON_SITE).join("sitecustomize.py"),
+            PYTHON,
+        )?;
         fs::write(runner_dir.join("keep.py"), PYTHON_KEEP)?;
         fs::write(runner_dir.join("display.py"), PYTHON_DISPLAY)?;
         fs::write(runner_dir.join("figures.py"), PYTHON_FIGURES)?;
         fs::write(runner_dir.join("failure.py"), PYTHON_FAILURE)?;
+        fs::write(runner_dir.join("wait.sh"), SHELL_WAIT)?;
+        fs::create_dir(runner_dir.join(SHELL_DIR))?;
+        fs::write(
+            runner_dir.join(SHELL_DIR).join(MAIN_SCRIPT),
+            context_script(SHELL),
+        )?;
         fs::write(runner_dir.join("javascript.ts"), JAVASCRIPT)?;
         fs::write(runner_dir.join("context.ts"), JAVASCRIPT_CONTEXT)?;
         fs::write(runner_dir.join("rewrite.ts"), JAVASCRIPT_REWRITE)?;
@@ -91,13 +114,17 @@ impl InterpreterCatalog {
         self
     }
 
-    /// Returns the command line that runs code of this language.
+    /// Returns the command line of an interpreter that runs code of this language, in this mode.
     ///
     /// # Errors
     /// `agent_error` with the name of the interpreter if this machine lacks it.
-    pub(crate) fn command(&mut self, language: Language) -> Result<InterpreterCommand, WireError> {
+    pub(crate) fn command(
+        &mut self,
+        language: Language,
+        mode: ExecMode,
+    ) -> Result<InterpreterCommand, WireError> {
         let (name, delivery) = match language {
-            Language::Python => ("python3", CodeDelivery::Message),
+            Language::Python => ("python3", CodeDelivery::MainFile),
             Language::Javascript => ("bun", CodeDelivery::MainFile),
             Language::Shell => ("bash", CodeDelivery::MemoryFile),
         };
@@ -108,18 +135,32 @@ impl InterpreterCatalog {
         let runner = |name: &str| argument(self.runner_dir.join(name).as_os_str().as_bytes());
 
         let rest = match language {
-            Language::Python => vec![runner("python.py")],
+            // The path of the program's file is added at the start.
+            Language::Python => Vec::new(),
             // Packages are installed only on request, not whenever code imports one.
             Language::Javascript => vec![
                 argument(b"--no-install"),
                 argument(b"--preload"),
                 runner("javascript.ts"),
             ],
-            Language::Shell => vec![
-                argument(b"-c"),
-                argument(one_line(SHELL).as_bytes()),
-                argument(b"bash"),
-            ],
+            Language::Shell if mode == ExecMode::Context => {
+                vec![argument(MAIN_SCRIPT.as_bytes())]
+            }
+            // The name of its script follows.
+            Language::Shell => Vec::new(),
+        };
+
+        // Bash waits in its startup file, and then opens its script in the working directory; or it starts in the
+        // directory of the runner of contexts, which then changes to the working directory.
+        let is_context = mode == ExecMode::Context;
+        let (variable, directory) = match language {
+            Language::Shell if is_context => (None, Some(self.runner_dir.join(SHELL_DIR))),
+            Language::Shell => {
+                let path = self.runner_dir.join("wait.sh");
+                let path = path.as_os_str().as_bytes();
+                (Some(argument(&[b"BASH_ENV=", path].concat())), None)
+            }
+            _ => (None, None),
         };
 
         let arguments = std::iter::once(argument(name.as_bytes()))
@@ -129,8 +170,25 @@ impl InterpreterCatalog {
         Ok(InterpreterCommand {
             path,
             arguments,
+            variable,
+            directory,
             delivery,
         })
+    }
+
+    /// Adds the directory of the Python runner to these variables, as the first entry of `PYTHONPATH`. The runner removes
+    /// it before the program starts.
+    pub(crate) fn with_python_path(&self, variables: &EnvVars) -> EnvVars {
+        let name = "PYTHONPATH";
+        let mut path = self.runner_dir.join(PYTHON_SITE).display().to_string();
+
+        let given = variables.iter().find(|(given, _)| *given == name);
+        if let Some((_, given)) = given {
+            path = [&path, ":", given].concat();
+        }
+
+        let path: EnvVars = [(name, path)].into_iter().collect();
+        path.over(variables)
     }
 
     /// Resolves the first word of a command that runs as the user, or as root. A word with a `/` is a path; any other is
@@ -190,6 +248,16 @@ impl Drop for InterpreterCatalog {
     }
 }
 
+/// Returns the script that a bash of a context starts with: it enters the working directory, its argument, and runs the
+/// runner, which runs itself again from a variable after an interrupt.
+fn context_script(runner: &str) -> String {
+    let runner = one_line(runner);
+    let quoted = runner.replace('\'', r"'\''");
+    format!(
+        "cd -- \"$1\"; shift; unset OLDPWD; export OLDPWD; SECONDS=0; __y='{quoted}'; {runner}\n"
+    )
+}
+
 /// Joins the lines of a script into one, without its comments.
 fn one_line(script: &str) -> String {
     let lines = script.lines().map(str::trim);
@@ -224,7 +292,9 @@ mod tests {
         let runner_dir = directory.path().join("runners");
         let mut interpreters =
             InterpreterCatalog::new(runner_dir.clone(), "/nowhere:relative").unwrap();
-        let error = interpreters.command(Language::Javascript).unwrap_err();
+        let error = interpreters
+            .command(Language::Javascript, ExecMode::OneShot)
+            .unwrap_err();
         assert_eq!(error.error_type, ErrorType::AgentError);
         assert!(error.message.contains("`bun` in /nowhere;"), "{error}");
         drop(interpreters);
@@ -258,6 +328,6 @@ mod tests {
             one_line("# a\nif b;\n  # c\n  then d;\nfi\n"),
             "if b; then d; fi"
         );
-        assert_eq!(one_line(SHELL).lines().count(), 1);
+        assert_eq!(context_script(SHELL).lines().count(), 1);
     }
 }

@@ -5,6 +5,7 @@ use fumehood_protocol::Language;
 
 use super::interpreter::{ExecMode, Interpreter};
 use super::pool::InterpreterSlot;
+use super::script_file::ScriptFile;
 use crate::process::{Process, Usage, drain};
 
 /// The conversation of one exec with its interpreter, from the message that starts the program to the control message
@@ -13,6 +14,7 @@ use crate::process::{Process, Usage, drain};
 pub(crate) struct Conversation {
     language: Language,
     code_file: Option<File>,
+    script: Option<ScriptFile>,
     /// The interpreter's usage before this exec.
     pub(crate) usage: Usage,
     reseed: bool,
@@ -23,7 +25,7 @@ pub(crate) struct Conversation {
     pub(crate) slot: Option<InterpreterSlot>,
     /// The context had lost its state before this exec.
     pub(crate) state_lost: bool,
-    message_pipe: OwnedFd,
+    message_pipe: Option<OwnedFd>,
     /// The message, while it is being sent, and the number of bytes sent so far.
     message: Option<(Vec<u8>, usize)>,
     stdin_reader: OwnedFd,
@@ -35,7 +37,8 @@ pub(crate) struct Conversation {
 #[derive(Debug)]
 pub(crate) struct ExecLaunch {
     pub(crate) interpreter: Interpreter,
-    pub(crate) message: Vec<u8>,
+    /// `None`: the program runs already.
+    pub(crate) message: Option<Vec<u8>>,
     pub(crate) mode: ExecMode,
     pub(crate) slot: Option<InterpreterSlot>,
     /// The context had lost its state before.
@@ -71,6 +74,7 @@ impl Conversation {
         let conversation = Self {
             language: interpreter.language,
             code_file: interpreter.code_file,
+            script: interpreter.script,
             usage: interpreter.usage,
             reseed: interpreter.reseed,
             needs_environment: interpreter.needs_environment,
@@ -79,7 +83,7 @@ impl Conversation {
             slot: launch.slot,
             state_lost: launch.state_lost,
             message_pipe: interpreter.message_pipe,
-            message: Some((launch.message, 0)),
+            message: launch.message.map(|message| (message, 0)),
             stdin_reader: interpreter.stdin_reader,
             results: unwanted,
         };
@@ -95,17 +99,19 @@ impl Conversation {
 
     /// The message pipe, while the message was not sent completely.
     pub(crate) fn pending_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.message.is_some().then(|| self.message_pipe.as_fd())
+        self.message.as_ref()?;
+        self.message_pipe.as_ref().map(AsFd::as_fd)
     }
 
     /// Sends as much of the message as the pipe accepts.
     pub(crate) fn send_message(&mut self) {
-        let Some((message, sent)) = &mut self.message else {
+        let (Some((message, sent)), Some(message_pipe)) = (&mut self.message, &self.message_pipe)
+        else {
             return;
         };
 
         while *sent < message.len() {
-            match rustix::io::write(&self.message_pipe, &message[*sent..]) {
+            match rustix::io::write(message_pipe, &message[*sent..]) {
                 Ok(bytes) => *sent += bytes,
                 Err(rustix::io::Errno::AGAIN) => return,
                 // The interpreter is gone; the end of its process is handled elsewhere.
@@ -143,6 +149,7 @@ impl Conversation {
             message_pipe: self.message_pipe,
             control_pipe,
             code_file: self.code_file,
+            script: self.script,
             usage: self.usage,
             reseed: self.reseed,
             needs_environment: self.needs_environment,

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use fumehood_protocol::{EnvVars, GuestPath, Language};
 use rustix::fs::{SeekFrom, seek};
 
+use super::script_file::ScriptFile;
 use crate::process::{Process, Usage};
 
 /// An interpreter: its process, and the agent's ends of its pipes. It waits for code, or runs some.
@@ -17,8 +18,8 @@ pub(crate) struct Interpreter {
     pub(crate) outputs: [Option<OwnedFd>; 3],
     /// The reading end of its standard input. The agent opens a writing end for an exec that has input.
     pub(crate) stdin_reader: OwnedFd,
-    /// Carries messages to the interpreter.
-    pub(crate) message_pipe: OwnedFd,
+    /// Carries messages to the interpreter. `None`: it was started with its only program.
+    pub(crate) message_pipe: Option<OwnedFd>,
     /// Carries control messages to the agent, one per line: `r` when a program starts, its exit code when it has
     /// ended. Interpreters that send no control messages close it when a program starts. It also carries the report of
     /// a failed start.
@@ -26,6 +27,8 @@ pub(crate) struct Interpreter {
     /// For bash, the file that gets variables and code. For bun, its entry file, which it loads after a program that
     /// runs as a function.
     pub(crate) code_file: Option<File>,
+    /// The script that a waiting bash is going to open, still empty.
+    pub(crate) script: Option<ScriptFile>,
     /// The usage at the end of the last exec.
     pub(crate) usage: Usage,
     /// Its random number generators may have the same state as those of another VM.
@@ -58,6 +61,8 @@ pub(crate) struct ProgramSpec {
     /// The working directory.
     pub(crate) cwd: Option<GuestPath>,
     pub(crate) variables: EnvVars,
+    /// The arguments, without the program's name.
+    pub(crate) args: Vec<String>,
     pub(crate) code: String,
 }
 
@@ -73,13 +78,15 @@ impl Interpreter {
     ///   file, because its entry file is no longer empty;
     /// - a byte of flags: [`DISPLAY`] and [`STDIN`];
     /// - a seed of 16 bytes; 0 means that no reseeding is needed;
-    /// - the sizes of variables and code, 4 bytes each, most significant byte first;
+    /// - the sizes of variables, code and arguments, 4 bytes each, most significant byte first;
     /// - the variables, each as `NAME=VALUE` and NUL; the working directory comes first, as a variable with an empty
     ///   name;
+    /// - the arguments, each followed by NUL;
     /// - the code.
     ///
-    /// For bash, variables and code are written to its file instead, each followed by NUL. The message is then a line,
-    /// `MODE SEED`, with a decimal seed of 32 bits.
+    /// For bash, variables, arguments and code are written to its file instead, each followed by NUL; a script that runs
+    /// once is a file of its own. The message is then a line, `MODE SEED COUNT`, with a decimal seed of 32 bits and the
+    /// number of arguments; or, outside contexts, `MODE SEED COUNT HOSTNAME` with the number of variables.
     ///
     /// # Errors
     /// Returns the kernel's error.
@@ -111,46 +118,67 @@ impl Interpreter {
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
         let flags = flag(program.display, DISPLAY) | flag(program.stdin, STDIN);
 
+        let arguments = program.args.iter();
+        let arguments: String = arguments.flat_map(|text| [text, "\0"]).collect();
         let code = &program.code;
 
         match (self.language, &self.code_file) {
             (Language::Shell, Some(script)) => {
                 // Bash's generator takes no larger seed.
                 let seed = seed & u128::from(u32::MAX);
-                let text = [variables.as_bytes(), code.as_bytes(), b"\0"].concat();
+                let text = match mode {
+                    ExecMode::OneShot => variables,
+                    _ => [&variables, &arguments, code.as_str(), "\0"].concat(),
+                };
                 script.set_len(0)?;
-                script.write_all_at(&text, 0)?;
+                script.write_all_at(text.as_bytes(), 0)?;
                 // The offset is shared with bash, which continues to read from there.
                 seek(script, SeekFrom::Start(0))?;
-                Ok(format!("{} {seed}\n", char::from(letter)).into_bytes())
+                let count = match mode {
+                    ExecMode::OneShot => program.variables.iter().count(),
+                    _ => program.args.len(),
+                };
+                // A bash that waits has the host name of the guest in which it was started.
+                let uname = rustix::system::uname();
+                let host = match mode {
+                    ExecMode::Context => String::new(),
+                    _ => format!(" {}", uname.nodename().to_string_lossy()),
+                };
+                Ok(format!("{} {seed} {count}{host}\n", char::from(letter)).into_bytes())
             }
             (Language::Javascript, Some(entry)) if mode == ExecMode::OneShot => {
                 let metadata = entry.metadata()?;
                 let is_pristine = metadata.len() == 0 && metadata.nlink() > 0;
                 let letter = if is_pristine { letter } else { b'f' };
-                Ok(frame([letter, flags], seed, &variables, code))
+                Ok(frame([letter, flags], seed, [&variables, &arguments, code]))
             }
-            _ => Ok(frame([letter, flags], seed, &variables, code)),
+            _ => Ok(frame([letter, flags], seed, [&variables, &arguments, code])),
         }
     }
 }
 
-fn frame(head: [u8; 2], seed: u128, variables: &str, code: &str) -> Vec<u8> {
-    // The limits of both are far below 4 GiB.
+/// Frames a message with these sections: variables, arguments, code.
+fn frame(head: [u8; 2], seed: u128, sections: [&str; 3]) -> Vec<u8> {
+    // The limits of all are far below 4 GiB.
     let size = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
-    let mut message = Vec::with_capacity(HEAD_BYTES + variables.len() + code.len());
+    let [variables, arguments, code] = sections;
+    let bytes: usize = sections.iter().map(|section| section.len()).sum();
+
+    let mut message = Vec::with_capacity(HEAD_BYTES + bytes);
     message.extend_from_slice(&head);
     message.extend_from_slice(&seed.to_be_bytes());
-    message.extend_from_slice(&size(variables));
-    message.extend_from_slice(&size(code));
-    message.extend_from_slice(variables.as_bytes());
-    message.extend_from_slice(code.as_bytes());
+    for section in [variables, code, arguments] {
+        message.extend_from_slice(&size(section));
+    }
+    for section in sections {
+        message.extend_from_slice(section.as_bytes());
+    }
 
     message
 }
 
-/// Length of a message before variables and code, in bytes.
-const HEAD_BYTES: usize = 26;
+/// Length of a message before its sections, in bytes.
+const HEAD_BYTES: usize = 30;
 
 /// Returns 128 random bits, never 0.
 fn random() -> std::io::Result<u128> {

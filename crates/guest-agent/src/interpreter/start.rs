@@ -9,36 +9,78 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::command::{CodeDelivery, InterpreterCatalog, InterpreterCommand};
-use super::interpreter::Interpreter;
+use super::interpreter::{ExecMode, Interpreter};
+use super::main_file::create_python_main;
+use super::script::working_dir;
+use super::script_file::ScriptFile;
 use crate::process::{
-    Cgroup, CodeFile, Confinement, Process, Usage, agent_error, open_reader, output_pipe,
+    Cgroup, CodeFile, Confinement, Process, Usage, agent_error, input_pipe, open_reader,
+    output_pipe,
 };
 
 /// Maximum number of names that are tried for a code file.
 const MAX_NAME_ATTEMPTS: u32 = 1000;
 
-/// Starts an interpreter with these variables in its environment. It waits for code.
+/// Starts an interpreter for this mode with these variables in its environment. It waits for code.
 ///
 /// # Errors
 /// `agent_error` if this machine lacks the interpreter or cannot start it.
 pub(crate) fn start_interpreter(
     language: Language,
+    mode: ExecMode,
     variables: &EnvVars,
     confinement: &mut Confinement,
     interpreters: &mut InterpreterCatalog,
 ) -> Result<Interpreter, WireError> {
-    let mut command = interpreters.command(language)?;
-    let environment = confinement.environment(variables);
+    let mut command = interpreters.command(language, mode)?;
+    let mut environment = if language == Language::Python {
+        // The directory must also precede a `PYTHONPATH` of the last refresh.
+        let variables = variables.clone().over(&confinement.added_environment);
+        confinement.environment(&interpreters.with_python_path(&variables))
+    } else {
+        confinement.environment(variables)
+    };
+    environment.extend(command.variable.take());
 
     let (file, main_file) = match command.delivery {
-        CodeDelivery::Message => (None, None),
         CodeDelivery::MemoryFile => {
             let file = create_memory_file().map_err(agent_error("make a file in memory"))?;
             (Some(file), None)
         }
+        CodeDelivery::MainFile if language == Language::Python => {
+            let created = create_python_main(confinement);
+            let (file, main_file, path) =
+                created.map_err(agent_error("write main.py to the working directory"))?;
+            command.arguments.push(path);
+            (Some(file), Some(main_file))
+        }
         CodeDelivery::MainFile => {
             let (file, main_file) = create_main_file(confinement, &mut command)?;
             (Some(file), Some(main_file))
+        }
+    };
+
+    // The script that bash is going to run.
+    let script = match language {
+        Language::Shell if mode != ExecMode::Context => {
+            let script = ScriptFile::create(confinement);
+            let script = script.map_err(agent_error("make main.sh in the working directory"))?;
+            let name = CString::new(script.name());
+            command.arguments.push(name.unwrap_or_default());
+            Some(script)
+        }
+        _ => None,
+    };
+
+    let directory = match &command.directory {
+        None => None,
+        Some(path) => {
+            let fail = agent_error("find the directory of the runner");
+            let home = CString::new(working_dir(confinement).map_err(&fail)?);
+            command.arguments.push(home.unwrap_or_default());
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let opened = rustix::fs::open(path, flags, Mode::empty());
+            Some(opened.map_err(|error| fail(error.into()))?)
         }
     };
 
@@ -53,6 +95,7 @@ pub(crate) fn start_interpreter(
         &command,
         &environment,
         memory_file,
+        directory.as_ref(),
         cgroup.as_ref(),
         confinement,
     );
@@ -71,9 +114,10 @@ pub(crate) fn start_interpreter(
                 launched.results,
             ],
             stdin_reader: launched.stdin_reader,
-            message_pipe: launched.message_pipe,
+            message_pipe: Some(launched.message_pipe),
             control_pipe: launched.control_pipe,
             code_file: file,
+            script,
             usage: Usage::default(),
             reseed: false,
             needs_environment: false,
@@ -100,12 +144,13 @@ fn launch_process(
     command: &InterpreterCommand,
     environment: &[CString],
     memory_file: Option<&File>,
+    directory: Option<&OwnedFd>,
     cgroup: Option<&Cgroup>,
     confinement: &Confinement,
 ) -> std::io::Result<LaunchedInterpreter> {
     // Messages use pipes like the output does, so that the code that moves bytes through a pipe is translated once.
-    let (stdout, stdout_of_child) = output_pipe()?;
-    let (stderr, stderr_of_child) = output_pipe()?;
+    let (stdout, stdout_of_child) = output_pipe(confinement.credentials)?;
+    let (stderr, stderr_of_child) = output_pipe(confinement.credentials)?;
     let (messages_of_child, message_pipe) = pipe_with(PipeFlags::CLOEXEC)?;
     let (control_pipe, control_of_child) = pipe_with(PipeFlags::CLOEXEC)?;
 
@@ -115,13 +160,13 @@ fn launch_process(
 
     // Bash has no results; its script takes that descriptor.
     let results = match memory_file {
-        None => Some(output_pipe()?),
+        None => Some(output_pipe(confinement.credentials)?),
         Some(_) => None,
     };
 
     // Without a writer, standard input is at its end. The child's end needs its own file description, because reads
     // from the agent's must not block.
-    let (stdin_of_child, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stdin_of_child, writer) = input_pipe(confinement.credentials)?;
     let stdin_reader = open_reader(&stdin_of_child)?;
     drop(writer);
 
@@ -138,7 +183,7 @@ fn launch_process(
         program: &command.path,
         arguments: &command.arguments,
         environment,
-        directory: confinement.working_dir.as_fd(),
+        directory: directory.unwrap_or(&confinement.working_dir).as_fd(),
         standard: [
             stdin_of_child.as_fd(),
             stdout_of_child.as_fd(),
@@ -150,6 +195,7 @@ fn launch_process(
         identity: confinement.credentials,
         open_files: confinement.open_files,
         terminal: false,
+        fallback: None,
     })?;
 
     Ok(LaunchedInterpreter {
@@ -192,7 +238,11 @@ fn create_main_file(
     let fail = agent_error("write main.ts to the working directory");
     let file = File::from(file.map_err(|e| fail(e.into()))?);
     let directory = directory.try_clone().map_err(&fail)?;
-    let main_file = CodeFile { directory, name };
+    let main_file = CodeFile {
+        directory,
+        name,
+        written: None,
+    };
 
     if let Some((user, group)) = confinement.credentials
         && let Err(error) = std::os::unix::fs::fchown(&file, Some(user), Some(group))

@@ -12,10 +12,13 @@ const EXIT_TIMED_OUT: i32 = 124;
 const EXIT_SIGNALED: i32 = 128;
 pub(crate) const EXIT_CANCELLED: i32 = 130;
 const SIGKILL: i32 = 9;
+const SIGBUS: i32 = 7;
 
 const MEMORY_STALLED: &str = "memory was full and no program made progress, because the kernel kept \
      dropping and rereading the programs' own code: the agent killed the largest process";
 const OUTPUT_DROPPED: &str = "cancelled after the program had ended, while its output was not being read: the rest was dropped";
+const SHARED_MEMORY_FULL: &str = "/dev/shm is full, and a program that maps a file there ends by SIGBUS when it uses more; \
+     use less shared memory, or a sandbox with more memory";
 const STATE_LOST: &str = "the context's interpreter ended, and its state is lost";
 const STATE_WAS_LOST: &str = "the context's interpreter had ended since its last exec, and its state was \
      lost: this exec started a new one";
@@ -80,6 +83,10 @@ fn evidence(operation: &Operation, end: &ProgramEnd) -> Evidence {
     let details = [
         (operation.stalled_oom_kills > 0, MEMORY_STALLED),
         (operation.output_dropped, OUTPUT_DROPPED),
+        (
+            end.ended.signal == Some(SIGBUS) && is_shared_memory_full(),
+            SHARED_MEMORY_FULL,
+        ),
         (conversation.is_some_and(|c| c.state_lost), STATE_WAS_LOST),
         (is_context && !operation.interpreter_alive, STATE_LOST),
     ];
@@ -101,6 +108,11 @@ fn evidence(operation: &Operation, end: &ProgramEnd) -> Evidence {
         left_processes: non_zero(end.left_processes),
         detail: Some(detail).filter(|detail| !detail.is_empty()),
     }
+}
+
+/// Whether /dev/shm has no free page.
+fn is_shared_memory_full() -> bool {
+    rustix::fs::statvfs("/dev/shm").is_ok_and(|disk| disk.f_blocks > 0 && disk.f_bavail == 0)
 }
 
 /// Counts the processes that were killed because memory was full, by the kernel or by the agent.

@@ -250,18 +250,51 @@ impl Operation {
             return;
         }
 
-        for output in &mut self.outputs {
-            if outbox.is_full(limits) {
-                return;
-            }
+        // Those with older bytes first, until these are read.
+        let is_older = self.outputs.each_ref().map(OutputStream::is_older);
+        let of_age = |older: bool| (0..3).filter(move |stream| is_older[*stream] == older);
+        for stream in of_age(true).chain(of_age(false)) {
+            loop {
+                if outbox.is_full(limits) {
+                    return;
+                }
 
-            let read = output.read(self.credit.unwrap_or(u64::MAX), outbox, limits, now);
-            if let Some(credit) = &mut self.credit {
-                *credit -= read;
+                self.pump_stream(stream, outbox, limits, now);
+                if self.credit == Some(0) || !self.outputs[stream].is_older() {
+                    break;
+                }
             }
-
-            output.flush(&mut self.framing, outbox, limits, now);
         }
+    }
+
+    /// Reads once from a stream, and sends what is due.
+    fn pump_stream(&mut self, stream: usize, outbox: &mut Outbox, limits: &Limits, now: Instant) {
+        let allowed = self.credit.unwrap_or(u64::MAX);
+        let read = self.outputs[stream].read(allowed, outbox, limits, now);
+        if let Some(credit) = &mut self.credit {
+            *credit -= read;
+        }
+
+        // The bytes that other streams hold back are older. At most one stream is in a pause: all others must be noticed
+        // when they become readable, since their bytes are then younger than its own.
+        if read > 0 {
+            let others = self.outputs.iter_mut().enumerate();
+            for (_, other) in others.filter(|(number, _)| *number != stream) {
+                other.end_pause();
+                other.flush(&mut self.framing, outbox, limits, now, true);
+            }
+        }
+
+        self.outputs[stream].flush(&mut self.framing, outbox, limits, now, false);
+    }
+
+    /// Notes that a stream has bytes or is at its end.
+    pub(crate) fn output_is_readable(&mut self, stream: usize) {
+        let others = self.outputs.iter_mut().enumerate();
+        for (_, other) in others.filter(|(number, _)| *number != stream) {
+            other.other_is_readable();
+        }
+        self.outputs[stream].set_readable();
     }
 
     /// Whether there is output to move without a further event.

@@ -44,6 +44,8 @@ pub(crate) struct OutputStream {
     terminal_deadline: Option<Instant>,
     /// The pipe is not read until then, so that its writer can fill it.
     paused_until: Option<Instant>,
+    /// Bytes in the pipe that were written before those of another stream, and must be read before them.
+    older: u64,
 }
 
 /// How long a pipe is not read after a short read, except for the first output. Without it, a program that writes small
@@ -69,6 +71,7 @@ impl OutputStream {
             is_terminal: false,
             terminal_deadline: None,
             paused_until: None,
+            older: 0,
         }
     }
 
@@ -106,6 +109,30 @@ impl OutputStream {
         self.readable = true;
     }
 
+    /// Notes that another stream has become readable. What this pipe holds after a pause was written before: the agent
+    /// runs before the program when a pipe becomes readable.
+    pub(crate) fn other_is_readable(&mut self) {
+        if self.paused_until.take().is_some() {
+            self.older = self.held_bytes();
+            self.readable |= self.older > 0;
+        }
+    }
+
+    /// Ends a pause, so that this stream's next bytes are noticed at once and not only after those of another stream.
+    pub(crate) fn end_pause(&mut self) {
+        self.paused_until = None;
+    }
+
+    /// Whether it has unread bytes that are older than those of another stream.
+    pub(crate) fn is_older(&self) -> bool {
+        self.older > 0 && self.readable
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let held = self.pipe.as_ref().map_or(Ok(0), rustix::io::ioctl_fionread);
+        held.unwrap_or(0)
+    }
+
     /// Notes the end of the program: only the current contents of the pipe belong to it.
     pub(crate) fn end(&mut self, now: Instant) {
         if self.is_terminal && self.pipe.is_some() {
@@ -114,8 +141,7 @@ impl OutputStream {
             return;
         }
 
-        let held = self.pipe.as_ref().map_or(Ok(0), rustix::io::ioctl_fionread);
-        self.remaining = Some(held.unwrap_or(0));
+        self.remaining = Some(self.held_bytes());
         self.readable = true;
     }
 
@@ -218,6 +244,7 @@ impl OutputStream {
                 self.buffered_since.get_or_insert(now);
                 let is_fast = self.has_flushed && bytes < max;
                 self.paused_until = is_fast.then(|| now + READ_PAUSE);
+                self.older = self.older.saturating_sub(bytes as u64);
 
                 if let Some(remaining) = &mut self.remaining {
                     *remaining -= (bytes as u64).min(*remaining);
@@ -243,19 +270,21 @@ impl OutputStream {
     }
 
     /// Sends the buffered bytes if it is time: the first bytes at once, then a full chunk, or bytes that have waited
-    /// long enough, or the rest after the end.
+    /// long enough, or the rest after the end. With `is_due`, it is time.
     pub(crate) fn flush(
         &mut self,
         framing: &mut Framing,
         outbox: &mut Outbox,
         limits: &Limits,
         now: Instant,
+        is_due: bool,
     ) {
         let is_over = self.remaining == Some(0);
         let is_full = self.buffered.len() as u64 >= limits.chunk_bytes;
-        let is_due = self
-            .deadline(limits, false)
-            .is_some_and(|deadline| now >= deadline);
+        let is_due = is_due
+            || self
+                .deadline(limits, false)
+                .is_some_and(|deadline| now >= deadline);
 
         if self.buffered.is_empty() && !is_over {
             return;

@@ -19,13 +19,14 @@ pub(crate) struct QueuedExec {
 }
 
 impl QueuedExec {
-    /// The memory that its code and variables hold, in bytes.
+    /// The memory that its code, arguments and variables hold, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         let variables = self.exec.env_vars.iter();
         let variables: usize = variables
             .map(|(name, value)| name.len() + value.len())
             .sum();
-        (self.exec.code.len() + variables) as u64
+        let arguments: usize = self.exec.args.iter().map(String::len).sum();
+        (self.exec.code.len() + arguments + variables) as u64
     }
 
     fn is_of(&self, client: ClientId) -> bool {

@@ -14,5 +14,5 @@ pub(crate) use cgroup::{Cgroup, Cgroups, Usage};
 pub(crate) use confinement::{Confinement, User};
 pub(crate) use error::agent_error;
 pub(crate) use memory_watch::MemoryWatch;
-pub(crate) use pipes::{drain, open_reader, open_writer, output_pipe};
-pub(crate) use process::{CodeFile, Process};
+pub(crate) use pipes::{drain, input_pipe, open_reader, open_writer, output_pipe};
+pub(crate) use process::{CodeFile, FileStamp, Process};

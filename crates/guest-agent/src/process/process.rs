@@ -1,7 +1,8 @@
 use std::os::fd::OwnedFd;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use fumehood_sys::guest::ChildExit;
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
@@ -22,6 +23,62 @@ pub(crate) struct Process {
 pub(crate) struct CodeFile {
     pub(crate) directory: OwnedFd,
     pub(crate) name: String,
+    /// What the agent has written. `None`: the interpreter writes the code, and the file is removed in any case.
+    pub(crate) written: Option<FileStamp>,
+}
+
+/// Identifies the content of a file that the agent has written, without reading it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FileStamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    at: SystemTime,
+}
+
+impl FileStamp {
+    pub(crate) fn new(stat: &Stat, bytes: u64, at: SystemTime) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            bytes,
+            at,
+        }
+    }
+
+    /// Whether a file has this content. A content of the same length that was written within the same tick of the kernel's
+    /// clock is not noticed.
+    fn matches(&self, stat: &Stat) -> bool {
+        let time = (stat.st_mtime, stat.st_mtime_nsec);
+        let since_epoch = self.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = (since_epoch.as_secs(), since_epoch.subsec_nanos());
+
+        (stat.st_dev, stat.st_ino) == (self.device, self.inode)
+            && u64::try_from(stat.st_size) == Ok(self.bytes)
+            && (
+                u64::try_from(time.0).unwrap_or(0),
+                u32::try_from(time.1).unwrap_or(0),
+            ) <= at
+    }
+}
+
+impl CodeFile {
+    /// Whether the file is still what the agent has made it. Otherwise the user has replaced it or written to it, and it is
+    /// a file of the user's.
+    fn is_unchanged(&self) -> bool {
+        let Some(written) = &self.written else {
+            return true;
+        };
+        let stat = rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|stat| written.matches(&stat))
+    }
+
+    fn remove(&self) {
+        if self.is_unchanged() {
+            // The program may have removed it.
+            let _ = rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty());
+        }
+    }
 }
 
 /// Number of rounds in which processes without a cgroup are killed: one that forks meanwhile needs another round.
@@ -34,6 +91,12 @@ impl Process {
             cgroup,
             code_file,
         }
+    }
+
+    /// Notes the process that was started, and its cgroup.
+    pub(crate) fn start(&mut self, pid: i32, cgroup: Option<Cgroup>) {
+        self.pid = pid;
+        self.cgroup = cgroup;
     }
 
     /// The id of the process that was started. It leads a session and a process group with this id.
@@ -142,11 +205,31 @@ impl Process {
         self.cgroup.as_ref()
     }
 
+    /// Whether the file for the code exists and nobody has written to it.
+    pub(crate) fn has_pristine_code_file(&self) -> bool {
+        self.code_file.as_ref().is_some_and(CodeFile::is_unchanged)
+    }
+
+    /// Sets the file for the code, which is removed at the end.
+    pub(crate) fn set_code_file(&mut self, code_file: CodeFile) {
+        self.code_file = Some(code_file);
+    }
+
+    /// Records that the agent has written the code, and returns the file's name.
+    pub(crate) fn code_file_was_written(&mut self, bytes: usize) -> Option<String> {
+        let code_file = self.code_file.as_mut()?;
+        if let Some(written) = &mut code_file.written {
+            written.bytes = bytes as u64;
+            written.at = SystemTime::now();
+        }
+
+        Some(code_file.name.clone())
+    }
+
     /// Removes the file with the code. Call it after the end.
     pub(crate) fn remove_code_file(&mut self) {
         if let Some(code_file) = self.code_file.take() {
-            // The program may have removed it.
-            let _ = rustix::fs::unlinkat(&code_file.directory, &code_file.name, AtFlags::empty());
+            code_file.remove();
         }
     }
 

@@ -2,8 +2,8 @@ use fumehood_protocol::{ContextName, EnvVars, ErrorType, Exec, Language, WireErr
 
 use crate::agent::Agent;
 use crate::interpreter::{
-    ExecLaunch, ExecMode, Interpreter, InterpreterSlot, ProgramSpec, acts_at_start,
-    can_be_set_later, start_interpreter,
+    ExecLaunch, ExecMode, Interpreter, InterpreterSlot, ProgramSpec, ScriptFile, acts_at_start,
+    can_be_set_later, can_wait_for, start_interpreter, start_script, take_script,
 };
 use crate::process::{agent_error, open_writer};
 
@@ -24,6 +24,10 @@ struct SelectedInterpreter {
 /// preparation.
 pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch, WireError> {
     let language = exec.language;
+    if language == Language::Shell && exec.context.is_none() && !exec.prepare {
+        return launch_script(exec, agent);
+    }
+
     let (mode, slot) = match exec.context {
         Some(name) => (ExecMode::Context, Some(InterpreterSlot::Context(name))),
         None if exec.prepare => (ExecMode::Prepare, Some(InterpreterSlot::Prepared)),
@@ -39,7 +43,7 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
             select_for_context(name, language, exec.env_vars, agent)?
         }
         Some(InterpreterSlot::Prepared) => select_for_preparation(language, exec.env_vars, agent)?,
-        None if exec.fresh => start_new(language, &exec.env_vars, agent)?,
+        None if exec.fresh => start_new(language, mode, &exec.env_vars, agent)?,
         None => select_for_one_shot(language, exec.env_vars, agent)?,
     };
 
@@ -54,14 +58,21 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
         _ => false,
     };
 
-    let program = ProgramSpec {
+    let mut program = ProgramSpec {
         mode,
         display: exec.display,
         stdin: exec.stdin,
         cwd: exec.cwd,
         variables,
+        args: exec.args,
         code: exec.code,
     };
+
+    // Python's arguments start with the program's file, as in `sys.argv`.
+    if language == Language::Python && mode == ExecMode::OneShot {
+        let name = interpreter.write_python_main(&program.code, &agent.confinement);
+        program.args.insert(0, name.unwrap_or_default());
+    }
 
     let input = exec
         .stdin
@@ -72,7 +83,7 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
     match encoded {
         Ok((input, message)) => Ok(ExecLaunch {
             interpreter,
-            message,
+            message: Some(message),
             mode,
             slot,
             state_lost,
@@ -87,6 +98,80 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
             if let Some(slot) = &slot {
                 agent.pool.mark_lost(slot);
             }
+            Err(agent_error("hand over the code")(error))
+        }
+    }
+}
+
+/// Starts bash with a script, or gives the script to a bash that waits at its very start.
+///
+/// # Errors
+/// `agent_error` if this machine lacks something; `path_error` for the working directory.
+fn launch_script(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch, WireError> {
+    let can_wait = !exec.fresh && all_can_be_set_later(&exec.env_vars, agent);
+    let mut program = ProgramSpec {
+        mode: ExecMode::OneShot,
+        display: exec.display,
+        stdin: exec.stdin,
+        cwd: exec.cwd,
+        variables: exec.env_vars,
+        args: exec.args,
+        code: exec.code,
+    };
+
+    // A bash that waits is used up by any script, because the script gets its file. If there is no place for a file, the
+    // script still runs.
+    let mut waiting = agent.pool.take_prepared(Language::Shell);
+    let script = waiting.as_mut().and_then(take_script);
+    let can_wait = can_wait && script.is_some() && can_wait_for(&program);
+    let script = script.map_or_else(|| ScriptFile::create(&agent.confinement), Ok);
+    let file = script.and_then(|script| script.write(&program.code)).ok();
+
+    let (waiting, unusable) = if can_wait && file.is_some() {
+        (waiting, None)
+    } else {
+        (None, waiting)
+    };
+    if let Some(unusable) = unusable {
+        unusable.process.kill();
+        agent.abandoned.push(unusable.process);
+    }
+
+    let is_running = waiting.is_some();
+    let (interpreter, input, message) = match (waiting, file) {
+        (Some(mut interpreter), Some(file)) => {
+            interpreter.process.set_code_file(file);
+            if interpreter.needs_environment {
+                let variables = program.variables;
+                program.variables = variables.over(&agent.confinement.added_environment);
+            }
+            let input = program
+                .stdin
+                .then(|| open_writer(&interpreter.stdin_reader));
+            let message = interpreter.encode_message(&program);
+            (interpreter, input.transpose(), message.map(Some))
+        }
+        (_, file) => {
+            let (confinement, interpreters) = (&mut agent.confinement, &mut agent.interpreters);
+            let started = start_script(&program, file, confinement, interpreters)?;
+            (started.interpreter, Ok(started.input), Ok(None))
+        }
+    };
+
+    match input.and_then(|input| Ok((input, message?))) {
+        Ok((input, message)) => Ok(ExecLaunch {
+            interpreter,
+            message,
+            mode: program.mode,
+            slot: None,
+            state_lost: false,
+            is_running,
+            display: program.display,
+            input,
+        }),
+        Err(error) => {
+            interpreter.process.kill();
+            agent.abandoned.push(interpreter.process);
             Err(agent_error("hand over the code")(error))
         }
     }
@@ -110,7 +195,7 @@ fn select_for_context(
     }
 
     if all_can_be_set_later(&variables, agent) {
-        return take_or_start(language, variables, agent);
+        return take_or_start(language, ExecMode::Context, variables, agent);
     }
 
     // Start it with the variables that act only then; the others belong to this exec.
@@ -120,7 +205,7 @@ fn select_for_context(
         pairs.map(|(n, v)| (n.clone(), v.clone())).collect()
     };
 
-    let selected = start_new(language, &of_kind(true), agent)?;
+    let selected = start_new(language, ExecMode::Context, &of_kind(true), agent)?;
 
     Ok(SelectedInterpreter {
         variables: of_kind(false),
@@ -141,7 +226,7 @@ fn select_for_preparation(
         return Err(WireError::new(ErrorType::EnvVarError, message));
     }
 
-    take_or_start(language, variables, agent)
+    take_or_start(language, ExecMode::Prepare, variables, agent)
 }
 
 /// Selects an interpreter that ends with the program: the prepared one, if it exists and can take these variables. It
@@ -152,9 +237,9 @@ fn select_for_one_shot(
     agent: &mut Agent,
 ) -> Result<SelectedInterpreter, WireError> {
     if agent.pool.has_prepared(language) && all_can_be_set_later(&variables, agent) {
-        take_or_start(language, variables, agent)
+        take_or_start(language, ExecMode::OneShot, variables, agent)
     } else {
-        start_new(language, &variables, agent)
+        start_new(language, ExecMode::OneShot, &variables, agent)
     }
 }
 
@@ -163,18 +248,22 @@ fn all_can_be_set_later(variables: &EnvVars, agent: &Agent) -> bool {
     can_be_set_later(variables) && can_be_set_later(&agent.confinement.added_environment)
 }
 
-/// Takes the prepared interpreter, or starts a new one.
+/// Takes the prepared interpreter, or starts a new one. A bash that waits can only run a script once.
 fn take_or_start(
     language: Language,
+    mode: ExecMode,
     variables: EnvVars,
     agent: &mut Agent,
 ) -> Result<SelectedInterpreter, WireError> {
-    let taken = agent.pool.take_prepared(language);
+    let taken = match (language, mode) {
+        (Language::Shell, ExecMode::Context) => None,
+        _ => agent.pool.take_prepared(language),
+    };
     let is_running = taken.is_some();
 
     let interpreter = match taken {
         Some(interpreter) => interpreter,
-        None => start_new(language, &EnvVars::default(), agent)?.interpreter,
+        None => start_new(language, mode, &EnvVars::default(), agent)?.interpreter,
     };
 
     Ok(SelectedInterpreter {
@@ -184,15 +273,16 @@ fn take_or_start(
     })
 }
 
-/// Starts an interpreter with these variables in its environment.
+/// Starts an interpreter for this mode with these variables in its environment.
 fn start_new(
     language: Language,
+    mode: ExecMode,
     variables: &EnvVars,
     agent: &mut Agent,
 ) -> Result<SelectedInterpreter, WireError> {
     let (confinement, interpreters) = (&mut agent.confinement, &mut agent.interpreters);
     Ok(SelectedInterpreter {
-        interpreter: start_interpreter(language, variables, confinement, interpreters)?,
+        interpreter: start_interpreter(language, mode, variables, confinement, interpreters)?,
         variables: EnvVars::default(),
         is_running: false,
     })

@@ -15,7 +15,7 @@ use super::client::Client;
 use crate::agent::Agent;
 use crate::interpreter::ProcessIo;
 use crate::operation::{Follower, Input, Operation, OperationParams, winsize};
-use crate::process::{Process, agent_error, output_pipe};
+use crate::process::{Process, agent_error, input_pipe, output_pipe};
 
 /// Starts a program.
 ///
@@ -113,15 +113,20 @@ pub(super) fn start_program(
         .map(|path| agent.confinement.open_working_dir(path))
         .transpose()?;
 
+    let identity = match spawn.user.unwrap_or_default() {
+        User::User => agent.confinement.credentials,
+        User::Root => None,
+    };
+
     let pipes = match spawn.pty {
         Some(size) => open_terminal(size, agent),
-        None => open_pipes(spawn.stdin, agent),
+        None => open_pipes(spawn.stdin, identity, agent),
     };
 
     let pipe_error = agent_error("make a program's pipes");
     let mut pipes = pipes.map_err(&pipe_error)?;
     if params.kind == ProcessKind::Install {
-        pipes.results = Some(output_pipe().map_err(|e| pipe_error(e.into()))?);
+        pipes.results = Some(output_pipe(identity).map_err(&pipe_error)?);
     }
 
     // The child reports on this pipe why it could not execute the program.
@@ -133,11 +138,6 @@ pub(super) fn start_program(
     let cgroup = cgroup.map_err(agent_error("make a cgroup"))?;
 
     let confinement = &agent.confinement;
-
-    let identity = match spawn.user.unwrap_or_default() {
-        User::User => confinement.credentials,
-        User::Root => None,
-    };
 
     let environment = if is_root {
         confinement.root_environment(&spawn.env_vars)
@@ -162,6 +162,7 @@ pub(super) fn start_program(
         identity,
         open_files: confinement.open_files,
         terminal: spawn.pty.is_some(),
+        fallback: None,
     });
 
     // The cgroup must be removed even if there is no process in it.
@@ -193,12 +194,16 @@ pub(super) fn start_program(
     ))
 }
 
-fn open_pipes(stdin: bool, agent: &Agent) -> std::io::Result<ProgramPipes> {
-    let (stdout, stdout_of_child) = output_pipe()?;
-    let (stderr, stderr_of_child) = output_pipe()?;
+fn open_pipes(
+    stdin: bool,
+    identity: Option<(u32, u32)>,
+    agent: &Agent,
+) -> std::io::Result<ProgramPipes> {
+    let (stdout, stdout_of_child) = output_pipe(identity)?;
+    let (stderr, stderr_of_child) = output_pipe(identity)?;
 
     let (input_of_child, input) = if stdin {
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (reader, writer) = input_pipe(identity)?;
         (reader, Some(writer))
     } else {
         (agent.confinement.dev_null.try_clone()?, None)

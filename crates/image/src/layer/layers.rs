@@ -89,7 +89,7 @@ impl Layers {
                 Ok(Some(layer))
             }
             Err(_) if !entry.is_current() => Ok(None),
-            Err(error @ Error::DamagedLayer { .. }) => {
+            Err(error) if error.is_damage() => {
                 self.cache.discard(entry, &error);
                 Ok(None)
             }
@@ -135,7 +135,8 @@ impl Layers {
     /// Returns an error if the store cannot be read or changed. A layer that cannot be removed only causes a
     /// warning.
     pub fn prune(&self, max_bytes: u64) -> Result<PruneReport, Error> {
-        let is_wanted = |entry: &CacheEntry| StoredLayer::load(entry).is_ok();
+        let is_wanted =
+            |entry: &CacheEntry| !StoredLayer::load(entry).is_err_and(|error| error.is_damage());
         let report = self.cache.prune(max_bytes, is_wanted)?;
         self.remove_stale_requests()?;
         Ok(report)

@@ -57,9 +57,10 @@ impl Template {
             let identity = Identity::of(file, entry.path())?;
             if recorded.get(name) != Some(&identity) {
                 check(entry, name, file, &manifest, &contents)?;
+                // A changed time is no damage: the hash may belong to the old contents or to the new ones.
                 if Identity::of(file, entry.path())? != identity {
-                    let reason = "it changed while it was hashed".to_owned();
-                    return Err(entry.damaged(name, reason));
+                    let changed = std::io::Error::other("it changed while it was hashed");
+                    return Err(Error::io("check", entry.path().join(name))(changed));
                 }
             }
 

@@ -19,8 +19,9 @@ impl Templates {
         max_bytes: u64,
         keep: impl Fn(&TemplateManifest) -> bool,
     ) -> Result<PruneReport, Error> {
-        let is_wanted = |entry: &CacheEntry| {
-            Template::load(entry).is_ok_and(|template| keep(template.manifest()))
+        let is_wanted = |entry: &CacheEntry| match Template::load(entry) {
+            Ok(template) => keep(template.manifest()),
+            Err(error) => !error.is_damage(),
         };
         self.cache.prune(max_bytes, is_wanted)
     }

@@ -9,7 +9,7 @@ use super::opened::Template;
 use super::writer::TemplateWriter;
 use crate::Error;
 use crate::artifact_cache::{ArtifactCache, ArtifactKind};
-use crate::store::Store;
+use crate::store::{Identities, Store, save_identities};
 
 /// The default limit of the templates' size on disk: 4 GiB, about ninety templates (27 MB for shell, 50 for
 /// Python, 66 for JavaScript; measured with guests of 512 MiB). A few languages, memory sizes and images need
@@ -56,7 +56,7 @@ impl Templates {
                 // The entry was removed or replaced while it was read, so the error may not concern the
                 // current one.
                 Err(_) if !entry.is_current() => {}
-                Err(error @ Error::DamagedTemplate { .. }) => {
+                Err(error) if error.is_damage() => {
                     self.cache.discard(&entry, &error);
                     return Ok(None);
                 }
@@ -65,6 +65,18 @@ impl Templates {
         }
 
         Ok(None)
+    }
+
+    /// Makes the next [`open`](Self::open) hash the template's files, which removes a damaged template. To be
+    /// called when a template could not be used although its files have not changed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the store cannot be read or changed.
+    pub fn distrust(&self, key: &TemplateKey) -> Result<(), Error> {
+        match self.cache.entry(key.as_str())? {
+            Some(entry) => save_identities(entry.path(), &Identities::new()),
+            None => Ok(()),
+        }
     }
 
     /// Returns whether a template exists, without opening it or recording a use.

@@ -12,6 +12,10 @@ request! {
         language: Language,
         /// The code, at most `code_bytes` bytes of UTF-8, without NUL.
         code: String,
+        /// The arguments of the program, without its name: at most `args`, and `argv_bytes` bytes in total. In a context
+        /// they replace those of earlier execs; without any, those stay.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        args: Vec<String>,
         /// Seconds until the code is stopped; 0 = the operator's `timeout_s`; none = `default_exec_timeout_s`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout: Option<i64>,
@@ -71,6 +75,7 @@ impl Exec {
             op_id: None,
             language,
             code: code.into(),
+            args: Vec::new(),
             timeout: None,
             env_vars: EnvVars::default(),
             credit: None,
@@ -88,9 +93,10 @@ impl Exec {
     ///
     /// # Errors
     /// `code_error`, `env_var_error`, `path_error` for the working directory, or `request_error` for the
-    /// timeout, the context, the key, and fields that exclude each other; with limit and actual figure.
+    /// arguments, the timeout, the context, the key, and fields that exclude each other; with limit and actual figure.
     pub fn check(&self, limits: &Limits) -> Result<(), WireError> {
         self.check_code(limits)?;
+        self.check_args(limits)?;
         self.timeout_s(limits)?;
 
         if let Some(context) = &self.context {
@@ -124,6 +130,34 @@ impl Exec {
         Ok(())
     }
 
+    fn check_args(&self, limits: &Limits) -> Result<(), WireError> {
+        let reject = |message: String| Err(WireError::new(ErrorType::RequestError, message));
+
+        let count = self.args.len() as u64;
+        if count > limits.args {
+            let max = limits.args;
+            return reject(format!(
+                "field `args`: {count} arguments; at most {max} are allowed"
+            ));
+        }
+        if self.args.iter().any(|argument| argument.contains('\0')) {
+            return reject(
+                "field `args`: an argument contains a NUL character, which no program accepts"
+                    .into(),
+            );
+        }
+
+        // Each argument counts with its terminating NUL.
+        let bytes: u64 = self.args.iter().map(|a| a.len() as u64 + 1).sum();
+        let max = limits.argv_bytes;
+        if bytes > max {
+            return reject(format!(
+                "field `args`: {bytes} bytes; at most {max} are allowed"
+            ));
+        }
+        Ok(())
+    }
+
     /// Rejects more than one choice of the interpreter that runs the code.
     fn check_exclusive_fields(&self) -> Result<(), WireError> {
         let fields = [
@@ -139,6 +173,12 @@ impl Exec {
         if let [first, second, ..] = given[..] {
             let message =
                 format!("fields `{first}` and `{second}` exclude each other; set only one");
+            return Err(WireError::new(ErrorType::RequestError, message));
+        }
+
+        if self.prepare && !self.args.is_empty() {
+            let message =
+                "fields `args` and `prepare` exclude each other; arguments would not stay";
             return Err(WireError::new(ErrorType::RequestError, message));
         }
         Ok(())
@@ -210,6 +250,33 @@ mod tests {
         );
 
         assert!(Exec::new(Language::Shell, "a\0b").check(&limits).is_err());
+    }
+
+    #[test]
+    fn args_at_the_limits_and_past_them() {
+        let limits = Limits::default();
+        let with = |args: Vec<String>| Exec {
+            args,
+            ..Exec::new(Language::Shell, "")
+        };
+        let rejection = |args| with(args).check(&limits).unwrap_err().message;
+        let long = |bytes: u64| vec!["x".repeat(usize::try_from(bytes).unwrap() - 1)];
+
+        with(long(limits.argv_bytes)).check(&limits).unwrap();
+        assert!(rejection(long(limits.argv_bytes + 1)).contains("131073"));
+        with(vec![String::new(); 1024]).check(&limits).unwrap();
+        assert!(rejection(vec![String::new(); 1025]).contains("1025"));
+        assert!(rejection(vec!["a\0b".into()]).contains("NUL"));
+
+        let prepared = Exec {
+            prepare: true,
+            ..with(vec!["a".into()])
+        };
+        assert!(prepared.check(&limits).is_err());
+
+        // No arguments are left out of the message.
+        let line = serde_json::to_string(&Request::Exec(with(Vec::new()))).unwrap();
+        assert!(!line.contains("args"), "{line}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fumehood_engine::{
-    Accelerator, Download, Evidence, InstalledPackage, Isolation, Outcome, Retry, Timing, VmOrigin,
+    Accelerator, Download, Evidence, InstalledPackage, Isolation, Language, Outcome, Retry, Timing,
+    VmOrigin,
 };
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value, json};
@@ -238,6 +239,17 @@ pub struct RunOutput {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub files: Vec<FileContent>,
+    /// Where in the output each value was displayed.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub(crate) result_positions: Vec<OutputPosition>,
+}
+
+/// A point in the output of a run: how many bytes of each stream were kept by then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct OutputPosition {
+    pub(crate) stdout: usize,
+    pub(crate) stderr: usize,
 }
 
 /// A run.
@@ -318,6 +330,10 @@ pub struct SandboxResponse {
     pub id: String,
     /// The name for people.
     pub name: Option<String>,
+    /// The language that the sandbox was started for; null if the request named none. A sandbox that was started from
+    /// a checkpoint or by a fork has that of its origin.
+    #[schema(value_type = Option<String>)]
+    pub language: Option<Language>,
     /// The state.
     pub state: SandboxState,
     /// When the sandbox was started.
@@ -359,6 +375,9 @@ pub struct CheckpointResponse {
     pub id: String,
     /// The id of the sandbox whose state was saved.
     pub sandbox: String,
+    /// The language that the sandbox was started for.
+    #[schema(value_type = Option<String>)]
+    pub language: Option<Language>,
     /// The host memory that the checkpoint takes, in bytes.
     pub bytes: u64,
     /// When the state was saved.

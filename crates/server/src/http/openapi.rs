@@ -4,7 +4,8 @@ use utoipa::OpenApi;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    ContentBuilder, Ref, RefOr, Required, Response, ResponseBuilder, request_body::RequestBody,
+    ContentBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Schema,
+    request_body::RequestBody,
 };
 
 use super::middleware::is_public;
@@ -74,6 +75,22 @@ fn complete_operation(operation: &mut Operation, id: String, path: &str, error: 
     }
 }
 
+/// The schemas of requests that start programs.
+const PROGRAM_REQUESTS: [&str; 3] = ["OneShotRunRequest", "ProcessRequest", "SandboxRunRequest"];
+
+/// Sets the longest timeout of a program, in seconds.
+pub(super) fn set_max_timeout(api: &mut utoipa::openapi::OpenApi, seconds: u64) {
+    let schemas = &mut api.components.get_or_insert_default().schemas;
+
+    for name in PROGRAM_REQUESTS {
+        if let Some(RefOr::T(Schema::Object(request))) = schemas.get_mut(name)
+            && let Some(RefOr::T(Schema::Object(timeout))) = request.properties.get_mut("timeout_s")
+        {
+            timeout.maximum = Some(usize::try_from(seconds).unwrap_or(usize::MAX).into());
+        }
+    }
+}
+
 /// Returns the words of a path, such as `sandboxes_id_runs`.
 fn path_name(path: &str) -> String {
     let words = path.split(|c: char| !c.is_ascii_alphanumeric());
@@ -96,7 +113,21 @@ fn error_response() -> Response {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::openapi;
+
+    #[test]
+    fn the_longest_timeout_is_that_of_the_server() {
+        let mut api = openapi();
+        set_max_timeout(&mut api, 7200);
+        let api = serde_json::to_value(api).unwrap();
+
+        for name in PROGRAM_REQUESTS {
+            let request = &api["components"]["schemas"][name];
+            let timeout = &request["properties"]["timeout_s"];
+            assert_eq!(timeout["maximum"], 7200, "{name}");
+        }
+    }
 
     #[test]
     fn every_operation_has_an_error_response_and_a_unique_id() {

@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::middleware::{Transport, request_layer};
-use super::openapi::{Description, complete};
+use super::openapi::{Description, complete, set_max_timeout};
 use super::{extract, file_content, files, runs, sandboxes, system};
 use crate::error::{ApiError, ApiErrorKind};
 use crate::service::Service;
@@ -19,7 +19,9 @@ use crate::service::Service;
 /// Returns the API for callers that connect through this transport.
 pub fn app(service: &Service, transport: Transport) -> Router {
     let (router, description) = api_routes().split_for_parts();
-    let description = complete(description).to_json().unwrap_or_default();
+    let mut description = complete(description);
+    set_max_timeout(&mut description, service.0.settings.max_timeout_s);
+    let description = description.to_json().unwrap_or_default();
     let json = [(CONTENT_TYPE, "application/json")];
     let mcp = crate::mcp::route(service, |body, max_bytes| {
         Box::pin(extract::read_body(body, max_bytes))

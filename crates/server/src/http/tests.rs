@@ -354,6 +354,7 @@ fn sandbox_record(id: &str) -> SandboxResponse {
     SandboxResponse {
         id: id.into(),
         name: None,
+        language: None,
         state: SandboxState::Running,
         created_at: "2026-01-01T00:00:00.000Z".into(),
         ended_at: None,

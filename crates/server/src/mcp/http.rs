@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any};
 use bytes::Bytes;
@@ -26,9 +26,10 @@ use crate::service::Service;
 /// The largest call, in bytes, which bounds a file that a call writes as base64.
 pub(super) const MAX_CALL_BYTES: usize = 8 * 1024 * 1024;
 
-/// How long a session without messages is kept. A call without messages takes up to 900 s for packages and 300 s for its
-/// code, and its response needs the session; the rest is for starting and ending a VM on a busy host.
-const SESSION_KEEP_ALIVE: Duration = Duration::from_secs(1500);
+/// How long a session without messages is kept beyond the longest run. A call without messages takes up to 900 s for
+/// packages before its code runs, and its response needs the session; the rest is for starting and ending a VM on a busy
+/// host.
+const SESSION_KEEP_ALIVE: Duration = Duration::from_secs(1200);
 
 /// A function that reads a whole body of at most this many bytes.
 pub(crate) type BodyReader = fn(Body, usize) -> BoxFuture<'static, Result<Bytes, ApiError>>;
@@ -42,7 +43,8 @@ pub(crate) fn route(service: &Service, read_body: BodyReader) -> MethodRouter {
         .with_cancellation_token(service.0.shutdown_token.clone());
 
     let mut manager = LocalSessionManager::default();
-    manager.session_config.keep_alive = Some(SESSION_KEEP_ALIVE);
+    let longest_run = Duration::from_secs(service.0.settings.max_timeout_s);
+    manager.session_config.keep_alive = Some(SESSION_KEEP_ALIVE + longest_run);
     let manager = Arc::new(manager);
 
     let tools = Tools::new(service.clone(), None);
@@ -106,6 +108,8 @@ impl Mcp {
             && response.status().is_success()
         {
             self.registry.remove(&id);
+            // The library answers 202, which clients report as a failure to end the session.
+            return Ok(StatusCode::NO_CONTENT.into_response());
         }
 
         Ok(response.map(|body| Body::new(GuardedBody { body, guard })))

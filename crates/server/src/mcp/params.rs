@@ -4,24 +4,27 @@ use fumehood_engine::Language;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use crate::api::requests::UploadRequest;
+use crate::api::requests::{UploadRequest, language_names, package_language_names};
 
 fn language_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": Language::ALL.map(Language::as_str) })
+    json_schema!({ "type": "string", "enum": language_names().collect::<Vec<_>>() })
 }
 
 fn package_language_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": ["python", "javascript"] })
+    json_schema!({ "type": "string", "enum": package_language_names().collect::<Vec<_>>() })
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RunCode {
-    /// The language: `python` (Python 3), `javascript` (JavaScript or TypeScript, run by bun) or `shell` (bash).
+    /// The language: `python` (Python 3), `javascript` or `typescript` (run by bun), or `shell` (bash).
     #[schemars(schema_with = "language_schema")]
     pub(super) language: Language,
     /// The code. In Python and JavaScript, the value of the last expression is returned too.
     pub(super) code: String,
+    /// Arguments for the program: `sys.argv[1:]`, `process.argv.slice(2)` or `"$@"`.
+    #[serde(default)]
+    pub(super) args: Vec<String>,
     /// A session from `start_session`, with the variables, files and processes of earlier calls. Without it, the code
     /// runs in a fresh machine that is deleted afterwards.
     #[serde(default)]
@@ -29,9 +32,9 @@ pub(super) struct RunCode {
     /// Text for standard input.
     #[serde(default)]
     pub(super) stdin: Option<String>,
-    /// Timeout in seconds, 1 to 300. Default: 30.
+    /// Timeout in seconds. Default: 30. The server adds its maximum.
     #[serde(default)]
-    #[schemars(range(min = 1, max = 300))]
+    #[schemars(range(min = 1))]
     pub(super) timeout_s: Option<u64>,
     /// Packages to install before the code runs, such as `pandas`, `pandas==2.*` or `zod@^4`. Not allowed with a
     /// session: pass them to `start_session`, or call `install_packages`.
@@ -72,7 +75,7 @@ impl From<Upload> for UploadRequest {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StartSession {
-    /// The language that is used first: `python`, `javascript` or `shell`. All three are available.
+    /// The language that is used first: `python`, `javascript` or `shell`. All three are available. Default: `python`.
     #[serde(default)]
     #[schemars(schema_with = "language_schema")]
     pub(super) language: Option<Language>,

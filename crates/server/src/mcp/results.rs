@@ -1,5 +1,8 @@
 //! The results of tools: text within bounds, images as images, and the same as structured content.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fumehood_engine::Download;
@@ -50,31 +53,34 @@ pub(super) fn run_result(run: &RunResponse, session: Option<&str>) -> CallToolRe
         structured.insert("session".into(), session.into());
     }
 
-    // The output, as text.
+    // The output as text, with the values where the code displayed them.
     let none = RunOutput::default();
     let output = run.output.as_ref().unwrap_or(&none);
-    let stdout = stream_text(&output.stdout, &output.stdout_encoding, output.stdout_bytes);
-    let stderr = stream_text(&output.stderr, &output.stderr_encoding, output.stderr_bytes);
-
-    if !stdout.is_empty() {
-        content.push(ContentBlock::text(stdout.clone()));
-    }
-
-    if !stderr.is_empty() {
-        content.push(ContentBlock::text(format!("stderr:\n{stderr}")));
-    }
-
-    structured.insert("stdout".into(), stdout.into());
+    let mut stdout = StreamText::stdout(output);
+    let mut stderr = StreamText::stderr(output);
+    structured.insert("stdout".into(), stdout.whole().into());
     structured.insert("stdout_bytes".into(), output.stdout_bytes.into());
-    structured.insert("stderr".into(), stderr.into());
+    structured.insert("stderr".into(), stderr.whole().into());
     structured.insert("stderr_bytes".into(), output.stderr_bytes.into());
 
-    // The values that the code displayed, and the files that were downloaded.
-    let (values, images) = split_values(&output.results);
-    content.extend(values.iter().map(|value| ContentBlock::text(value.clone())));
-    let mut budget = FileBudget::new(images.len());
-    content.extend(images);
-    structured.insert("values".into(), values.into());
+    let mut values = Values::default();
+    for (n, bundle) in output.results.iter().enumerate() {
+        let blocks = values.add(bundle);
+        if !blocks.is_empty()
+            && let Some(position) = output.result_positions.get(n)
+        {
+            content.extend(stdout.take_until(position.stdout));
+            content.extend(stderr.take_until(position.stderr));
+        }
+        content.extend(blocks);
+    }
+    content.extend(stdout.take_until(usize::MAX));
+    content.extend(stderr.take_until(usize::MAX));
+
+    let mut budget = FileBudget::new(values.images);
+    structured.insert("values".into(), values.texts.into());
+
+    // The files that were downloaded.
 
     if !output.files.is_empty() {
         let files: Vec<_> = output
@@ -120,11 +126,73 @@ pub(super) fn run_result(run: &RunResponse, session: Option<&str>) -> CallToolRe
     result
 }
 
-fn stream_text(text: &str, encoding: &str, bytes: u64) -> String {
-    if encoding == "base64" {
-        format!("[{bytes} bytes of binary output]")
-    } else {
-        truncate(text)
+/// The text of one stream, which is shown in parts: its start and its end, if it is long.
+struct StreamText<'a> {
+    /// What stands before each part.
+    label: &'static str,
+    text: Cow<'a, str>,
+    /// Where the part begins that is left out, and where it ends.
+    gap: Range<usize>,
+    /// How much was shown.
+    position: usize,
+    /// Whether positions in the output are positions in the text.
+    can_be_split: bool,
+}
+
+impl<'a> StreamText<'a> {
+    fn stdout(output: &'a RunOutput) -> Self {
+        let (text, bytes) = (&output.stdout, output.stdout_bytes);
+        Self::new("", text, &output.stdout_encoding, bytes)
+    }
+
+    fn stderr(output: &'a RunOutput) -> Self {
+        let (text, bytes) = (&output.stderr, output.stderr_bytes);
+        Self::new("stderr:\n", text, &output.stderr_encoding, bytes)
+    }
+
+    fn new(label: &'static str, text: &'a str, encoding: &str, bytes: u64) -> Self {
+        let is_binary = encoding == "base64";
+        let text = if is_binary {
+            format!("[{bytes} bytes of binary output]").into()
+        } else {
+            Cow::from(text)
+        };
+
+        Self {
+            label,
+            gap: gap(&text, MAX_TEXT_BYTES),
+            text,
+            position: 0,
+            can_be_split: !is_binary,
+        }
+    }
+
+    /// Returns the whole text, shortened.
+    fn whole(&self) -> String {
+        without_gap(&self.text, &self.gap)
+    }
+
+    /// Returns what was not shown yet of the text before `end`, shortened; none if that is nothing.
+    fn take_until(&mut self, end: usize) -> Option<ContentBlock> {
+        let end = if self.can_be_split {
+            self.text.floor_char_boundary(end)
+        } else {
+            self.text.len()
+        };
+        if end <= self.position {
+            return None;
+        }
+
+        let part = self.position..end;
+        self.position = end;
+        let gap = self.gap.start.max(part.start)..self.gap.end.min(part.end);
+        let text = &self.text[part.clone()];
+        let shown = if gap.is_empty() {
+            text.to_owned()
+        } else {
+            without_gap(text, &(gap.start - part.start..gap.end - part.start))
+        };
+        Some(ContentBlock::text(format!("{}{shown}", self.label)))
     }
 }
 
@@ -239,35 +307,43 @@ fn describe_end(run: &RunResponse) -> String {
     }
 }
 
-/// Splits displayed values into texts and images. A value can be both.
-fn split_values(results: &[Value]) -> (Vec<String>, Vec<ContentBlock>) {
-    let (mut texts, mut images) = (Vec::new(), Vec::new());
-    let mut remaining = MAX_TEXT_BYTES;
+/// The displayed values of a run, as far as a result has room for them.
+#[derive(Debug, Default)]
+struct Values {
+    texts: Vec<String>,
+    /// Bytes of `texts`.
+    bytes: usize,
+    images: usize,
+}
 
-    for bundle in results {
-        let image = IMAGE_TYPES.iter().find_map(|mime_type| {
-            let data = bundle.get(mime_type)?.as_str()?;
-            let data: String = data.split_ascii_whitespace().collect();
-            (data.len() <= MAX_IMAGE_BYTES).then(|| ContentBlock::image(data, *mime_type))
-        });
-
-        if images.len() < MAX_IMAGES {
-            images.extend(image);
-        }
+impl Values {
+    /// Adds a value. Returns the blocks that show it: its text, its image, both or none.
+    fn add(&mut self, bundle: &Value) -> Vec<ContentBlock> {
+        let mut blocks = Vec::new();
 
         let text = bundle.get("text/plain").and_then(Value::as_str);
         let text = text
             .map(str::to_owned)
             .or_else(|| bundle.get("application/json").map(Value::to_string));
-
-        if let Some(text) = text.filter(|_| remaining > 0) {
+        if let Some(text) = text.filter(|_| self.bytes < MAX_TEXT_BYTES) {
             let text = truncate(&text);
-            remaining = remaining.saturating_sub(text.len());
-            texts.push(text);
+            self.bytes += text.len();
+            blocks.push(ContentBlock::text(text.clone()));
+            self.texts.push(text);
         }
-    }
 
-    (texts, images)
+        let image = IMAGE_TYPES.iter().find_map(|mime_type| {
+            let data = bundle.get(mime_type)?.as_str()?;
+            let data: String = data.split_ascii_whitespace().collect();
+            (data.len() <= MAX_IMAGE_BYTES).then(|| ContentBlock::image(data, *mime_type))
+        });
+        if let Some(image) = image.filter(|_| self.images < MAX_IMAGES) {
+            self.images += 1;
+            blocks.push(image);
+        }
+
+        blocks
+    }
 }
 
 /// Shortens a long text to its start and its end, with a note of how much is left out between them.
@@ -277,25 +353,51 @@ fn truncate(text: &str) -> String {
 
 /// The same, to a length in bytes, the note excluded.
 fn truncate_to(text: &str, max_bytes: usize) -> String {
+    without_gap(text, &gap(text, max_bytes))
+}
+
+/// Returns the range in the middle of a text that is left out to shorten it; an empty one if it is short.
+fn gap(text: &str, max_bytes: usize) -> Range<usize> {
     if text.len() <= max_bytes {
-        return text.to_owned();
+        return 0..0;
     }
 
     let half = max_bytes / 2;
-    let start = text.floor_char_boundary(half);
-    let end = text.ceil_char_boundary(text.len() - half);
+    text.floor_char_boundary(half)..text.ceil_char_boundary(text.len() - half)
+}
+
+/// Returns a text with a note in the place of a range.
+fn without_gap(text: &str, gap: &Range<usize>) -> String {
+    if gap.is_empty() {
+        return text.to_owned();
+    }
 
     format!(
         "{}\n[… {} bytes are left out …]\n{}",
-        &text[..start],
-        end - start,
-        &text[end..]
+        &text[..gap.start],
+        gap.len(),
+        &text[gap.end..]
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::responses::{OutputPosition, RunKind, RunState};
+
+    fn ended_run() -> RunResponse {
+        RunResponse {
+            id: "run_1".into(),
+            sandbox: None,
+            kind: RunKind::Code,
+            state: RunState::Ended,
+            created_at: String::new(),
+            ended_at: None,
+            outcome: None,
+            output: None,
+            error: None,
+        }
+    }
 
     #[test]
     fn a_text_at_the_limit_is_whole_and_one_past_it_is_truncated() {
@@ -315,12 +417,54 @@ mod tests {
     fn images_are_images_and_large_ones_are_left_out() {
         let small = json!({ "text/plain": "<Figure>", "image/png": "iVBO\nRw==" });
         let large = json!({ "image/png": "A".repeat(MAX_IMAGE_BYTES + 1) });
-        let (texts, images) = split_values(&[small, large]);
-        assert_eq!(texts, ["<Figure>"]);
-        assert_eq!(images.len(), 1);
-        let image = serde_json::to_value(&images[0]).unwrap();
+        let mut values = Values::default();
+        let blocks = values.add(&small);
+        assert!(values.add(&large).is_empty());
+        assert_eq!((values.texts, values.images), (vec!["<Figure>".into()], 1));
+        assert_eq!(blocks.len(), 2);
+        let image = serde_json::to_value(&blocks[1]).unwrap();
         assert_eq!(image["data"], "iVBORw==");
         assert_eq!(image["mimeType"], "image/png");
+    }
+
+    #[test]
+    fn values_stand_where_they_were_displayed() {
+        let long = "é".repeat(MAX_TEXT_BYTES);
+        let position = |stdout, stderr| OutputPosition { stdout, stderr };
+        let output = RunOutput {
+            stdout: format!("one\n{long}two\n"),
+            stdout_encoding: "utf-8".into(),
+            stderr: "warning\n".into(),
+            stderr_encoding: "utf-8".into(),
+            results: [1, 2, 3]
+                .map(|n| json!({ "text/plain": n.to_string() }))
+                .to_vec(),
+            result_positions: vec![position(4, 0), position(4, 8), position(long.len() + 4, 8)],
+            ..RunOutput::default()
+        };
+        let run = RunResponse {
+            output: Some(output),
+            ..ended_run()
+        };
+
+        let result = run_result(&run, None);
+        let texts: Vec<_> = (result.content.iter())
+            .map(|block| serde_json::to_value(block).unwrap()["text"].clone())
+            .map(|text| text.as_str().unwrap().to_owned())
+            .collect();
+        let [one, first, warning, second, middle, third, end, ..] = &texts[..] else {
+            panic!("{texts:?}");
+        };
+        assert_eq!((&**one, &**first), ("one\n", "1"));
+        assert_eq!((&**warning, &**second), ("stderr:\nwarning\n", "2"));
+        assert!(middle.contains("bytes are left out") && middle.ends_with('é'));
+        assert!(middle.len() < MAX_TEXT_BYTES + 64);
+        assert_eq!((&**third, &**end), ("3", "two\n"));
+
+        let structured = result.structured_content.unwrap();
+        assert_eq!(structured["values"], json!(["1", "2", "3"]));
+        let stdout = structured["stdout"].as_str().unwrap();
+        assert!(stdout.starts_with("one\n") && stdout.ends_with("two\n"));
     }
 
     #[test]

@@ -54,10 +54,16 @@ fn to_tool_result(result: Result<CallToolResult, ApiError>) -> ToolResult {
 #[tool_router(router = router)]
 impl Tools {
     pub(super) fn new(service: Service, owner: Option<Owner>) -> Self {
+        let mut router = Self::router();
+        if let Some(route) = router.map.get_mut("run_code") {
+            let schema = Arc::make_mut(&mut route.attr.input_schema);
+            set_max_timeout(schema, service.0.settings.max_timeout_s);
+        }
+
         Self {
             service,
             owner,
-            router: Arc::new(Self::router()),
+            router: Arc::new(router),
         }
     }
 
@@ -234,6 +240,7 @@ impl Tools {
 
     fn one_shot_run_request(&self, params: params::RunCode) -> Result<OneShotRunRequest, ApiError> {
         let mut request = OneShotRunRequest::new(params.language, params.code);
+        request.args = params.args;
         request.display = params.language != Language::Shell;
         request.timeout_s = params.timeout_s.unwrap_or(request.timeout_s);
         request.stdin = params.stdin.map_or_else(Stdin::default, Stdin::Text);
@@ -251,7 +258,7 @@ impl Tools {
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
         let request = SandboxRequest {
-            language: params.language,
+            language: Some(params.language.unwrap_or(Language::Python)),
             packages: params.packages,
             network: self.network(params.network)?,
             memory_mib: params.memory_mib,
@@ -356,6 +363,18 @@ impl Tools {
     }
 }
 
+/// Puts the longest timeout of this server, in seconds, into the schema of the parameters of `run_code`.
+fn set_max_timeout(schema: &mut serde_json::Map<String, Value>, seconds: u64) {
+    let field = schema
+        .get_mut("properties")
+        .and_then(|fields| fields.get_mut("timeout_s"));
+
+    if let Some(field) = field {
+        field["maximum"] = seconds.into();
+        field["description"] = format!("Timeout in seconds, 1 to {seconds}. Default: 30.").into();
+    }
+}
+
 fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, ApiError> {
     let session_fields = [
         ("packages", !params.packages.is_empty()),
@@ -374,6 +393,7 @@ fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, Api
     }
 
     let mut request = SandboxRunRequest::new(params.language, params.code);
+    request.args = params.args;
     request.display = params.language != Language::Shell;
     request.timeout_s = params.timeout_s.unwrap_or(request.timeout_s);
     request.stdin = params.stdin.map_or_else(Stdin::default, Stdin::Text);

@@ -11,7 +11,7 @@ use crate::api::timestamp::format_timestamp;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::id::new_id;
 use crate::owner::Owner;
-use crate::state::sandbox_handle::SandboxHandle;
+use crate::state::sandbox_handle::{Description, SandboxHandle};
 use crate::sync::lock;
 
 /// The sandboxes that one fork starts, at most.
@@ -44,6 +44,7 @@ impl Service {
             let response = CheckpointResponse {
                 id: new_id("cp").map_err(|e| ApiError::internal(&e))?,
                 sandbox: sandbox.id().to_owned(),
+                language: sandbox.language(),
                 bytes: checkpoint.bytes(),
                 created_at: format_timestamp(Timestamp::now()),
             };
@@ -99,7 +100,11 @@ impl Service {
             let mut adopted = Vec::with_capacity(count);
 
             for child in children {
-                adopted.push(service.adopt(&owner, child, None, sandbox.timeouts())?);
+                let description = Description {
+                    name: None,
+                    language: sandbox.language(),
+                };
+                adopted.push(service.adopt(&owner, child, description, sandbox.timeouts())?);
             }
 
             drop(reservation);

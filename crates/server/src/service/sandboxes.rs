@@ -16,7 +16,7 @@ use crate::api::timestamp::format_timestamp;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::id::new_id;
 use crate::owner::Owner;
-use crate::state::sandbox_handle::{SandboxHandle, Timeouts, end_reason};
+use crate::state::sandbox_handle::{Description, SandboxHandle, Timeouts, end_reason};
 use crate::storage::records::{self, Filter, Table, find, list};
 use crate::sync::lock;
 
@@ -92,13 +92,22 @@ impl Service {
         // Validate the request.
         self.ensure_accepting()?;
         let timeouts = Timeouts::DEFAULT.updated(request.idle_timeout_s, request.max_lifetime_s)?;
-        let name = request.name.clone();
+        let mut description = Description {
+            name: request.name.clone(),
+            language: request.language,
+        };
 
-        if name
+        if request
+            .name
             .as_ref()
             .is_some_and(|name| name.chars().count() > MAX_NAME_CHARS)
         {
             let message = format!("`name` must have at most {MAX_NAME_CHARS} characters");
+            return Err(ApiError::invalid(message));
+        }
+
+        if request.language.is_none() && !request.packages.is_empty() {
+            let message = "`packages` need a `language`: `python` or `javascript`";
             return Err(ApiError::invalid(message));
         }
 
@@ -115,12 +124,14 @@ impl Service {
         let sandbox = match &request.checkpoint {
             Some(id) => {
                 check_checkpoint_fields(request)?;
-                engine.open(&self.0.checkpoints.find(owner, id)?).await?
+                let (checkpoint, language) = self.0.checkpoints.find(owner, id)?;
+                description.language = language;
+                engine.open(&checkpoint).await?
             }
             None => start_sandbox(&engine, request).await?,
         };
 
-        self.adopt(owner, sandbox, name, timeouts)
+        self.adopt(owner, sandbox, description, timeouts)
     }
 
     /// Reserves the start of `count` sandboxes within the owner's limit.
@@ -161,11 +172,11 @@ impl Service {
         &self,
         owner: &Owner,
         sandbox: Sandbox,
-        name: Option<String>,
+        description: Description,
         timeouts: Timeouts,
     ) -> Result<Arc<SandboxHandle>, ApiError> {
         let id = new_id("sb").map_err(|e| ApiError::internal(&e))?;
-        let sandbox = SandboxHandle::new(id, owner, sandbox, name, timeouts);
+        let sandbox = SandboxHandle::new(id, owner, sandbox, description, timeouts);
 
         let recorded = {
             let mut sandboxes = lock(&self.0.sandboxes);

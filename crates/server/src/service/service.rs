@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fumehood_engine::policy::Document;
-use fumehood_engine::{Engine, Error};
+use fumehood_engine::{Engine, Error, Limits};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +40,8 @@ pub struct Settings {
     pub max_runs_per_key: usize,
     /// Concurrent sandboxes of one key.
     pub max_sandboxes_per_key: usize,
+    /// The longest timeout that a run may ask for, in seconds. It must be the engine's limit `timeout_s`.
+    pub max_timeout_s: u64,
     /// Whether requests with a key may reach private and other special addresses that their policies name.
     pub allow_private_networks_for_keys: bool,
     /// The network policy of MCP calls that ask for a network. Without one, such calls are rejected.
@@ -55,6 +57,7 @@ impl Default for Settings {
             drain_timeout: Duration::from_secs(20),
             max_runs_per_key: 32,
             max_sandboxes_per_key: 32,
+            max_timeout_s: Limits::default().timeout_s,
             allow_private_networks_for_keys: false,
             mcp_policy: None,
         }

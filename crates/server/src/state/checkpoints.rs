@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use fumehood_engine::Checkpoint;
+use fumehood_engine::{Checkpoint, Language};
 
 use crate::api::responses::CheckpointResponse;
 use crate::error::{ApiError, ApiErrorKind};
@@ -25,14 +25,18 @@ struct StoredCheckpoint {
 pub(crate) struct Checkpoints(Mutex<BTreeMap<String, StoredCheckpoint>>);
 
 impl Checkpoints {
-    /// Returns a checkpoint of this owner.
+    /// Returns a checkpoint of this owner, with the language that its sandbox was started for.
     ///
     /// # Errors
     /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner.
-    pub(crate) fn find(&self, owner: &Owner, id: &str) -> Result<Checkpoint, ApiError> {
+    pub(crate) fn find(
+        &self,
+        owner: &Owner,
+        id: &str,
+    ) -> Result<(Checkpoint, Option<Language>), ApiError> {
         let all = lock(&self.0);
         let stored = all.get(id).filter(|stored| stored.owner == *owner);
-        let checkpoint = stored.map(|stored| stored.checkpoint.clone());
+        let checkpoint = stored.map(|stored| (stored.checkpoint.clone(), stored.response.language));
         checkpoint.ok_or_else(|| ApiError::not_found("checkpoint", id))
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use fumehood_engine::report::{CapturedOutput, DisplayedValues};
-use fumehood_engine::{Error, Event, Input, Outcome, Run, RunControl};
+use fumehood_engine::{Error, Event, Input, MimeBundle, Outcome, Run, RunControl};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use super::event_log::{EventLog, EventSubscriber};
 use super::output_chunks::Utf8Chunker;
 use crate::api::requests::Stdin;
 use crate::api::responses::{
-    FileContent, RunError, RunKind, RunOutcome, RunOutput, RunResponse, RunState,
+    FileContent, OutputPosition, RunError, RunKind, RunOutcome, RunOutput, RunResponse, RunState,
 };
 use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
@@ -59,7 +59,21 @@ struct CollectedOutput {
     stdout: CapturedOutput,
     stderr: CapturedOutput,
     results: DisplayedValues,
+    /// Where in the output each of the results was displayed, as far as results are kept.
+    result_positions: Vec<OutputPosition>,
     files: Vec<FileContent>,
+}
+
+impl CollectedOutput {
+    fn add_result(&mut self, value: &MimeBundle) {
+        self.results.add(value);
+        if !self.results.truncated() {
+            self.result_positions.push(OutputPosition {
+                stdout: self.stdout.bytes().len(),
+                stderr: self.stderr.bytes().len(),
+            });
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -263,6 +277,7 @@ impl RunTask {
             results: output.results.values(),
             results_truncated: output.results.truncated(),
             files: output.files.clone(),
+            result_positions: output.result_positions.clone(),
         }
     }
 
@@ -353,7 +368,7 @@ impl RunTask {
                 ("stderr", stderr.push(&bytes))
             }
             Event::Result(value) => {
-                self.output().results.add(&value);
+                self.output().add_result(&value);
                 // Line breaks are only white space in JSON, but they end a line of an event stream.
                 let text = serde_json::to_string(&value).ok();
                 ("result", text.map(|text| text.replace(['\r', '\n'], " ")))

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fumehood_engine::{Error, ErrorKind, Sandbox, SandboxEnd};
+use fumehood_engine::{Error, ErrorKind, Language, Sandbox, SandboxEnd};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -31,12 +31,21 @@ const MAX_EVENT_BYTES: usize = 1024 * 1024;
 pub struct SandboxHandle {
     id: String,
     owner: Owner,
-    name: Option<String>,
+    description: Description,
     created: Timestamp,
     sandbox: Sandbox,
     timeouts: Mutex<Timeouts>,
     urls: Mutex<Vec<String>>,
     events: Arc<EventLog>,
+}
+
+/// What callers know a sandbox by.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Description {
+    /// A name for people.
+    pub(crate) name: Option<String>,
+    /// The language that the sandbox was started for.
+    pub(crate) language: Option<Language>,
 }
 
 /// The timeouts of a sandbox, in seconds.
@@ -86,7 +95,7 @@ impl SandboxHandle {
         id: String,
         owner: &Owner,
         sandbox: Sandbox,
-        name: Option<String>,
+        description: Description,
         timeouts: Timeouts,
     ) -> Arc<Self> {
         let network = sandbox.network();
@@ -94,7 +103,7 @@ impl SandboxHandle {
         let handle = Self {
             id,
             owner: owner.clone(),
-            name,
+            description,
             created: Timestamp::now(),
             sandbox,
             timeouts: Mutex::new(timeouts),
@@ -120,6 +129,11 @@ impl SandboxHandle {
 
     pub(crate) fn owner(&self) -> &Owner {
         &self.owner
+    }
+
+    /// Returns the language that the sandbox was started for.
+    pub(crate) fn language(&self) -> Option<Language> {
+        self.description.language
     }
 
     pub(crate) fn timeouts(&self) -> Timeouts {
@@ -163,7 +177,8 @@ impl SandboxHandle {
         let timeouts = self.timeouts();
         SandboxResponse {
             id: self.id.clone(),
-            name: self.name.clone(),
+            name: self.description.name.clone(),
+            language: self.description.language,
             state: SandboxState::Running,
             created_at: format_timestamp(self.created),
             ended_at: None,

@@ -1,7 +1,10 @@
 //! The SQLite file of the server's state, which one server uses at a time.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -18,8 +21,13 @@ use crate::sync::lock;
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// Another server uses it.
-    #[error("the state {0} is in use by another server; use that server, or stop it first")]
-    InUse(PathBuf),
+    #[error("the state {path} is in use by another server{}; use that server, or stop it first", at(.socket.as_deref()))]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The Unix socket at which the server listens, if it has recorded one.
+        socket: Option<PathBuf>,
+    },
     /// A newer fumehood has written it.
     #[error(
         "the state {path} has version {found}, newer than version {SCHEMA_VERSION} of this fumehood; use a newer fumehood"
@@ -42,6 +50,16 @@ pub enum StoreError {
     #[error("cannot read or write the server's state: {0}")]
     Sql(#[from] rusqlite::Error),
 }
+
+fn at(socket: Option<&Path>) -> String {
+    match socket {
+        Some(socket) => format!(", which listens at {}", socket.display()),
+        None => String::new(),
+    }
+}
+
+/// The longest path in a lock file, in bytes: that of a Unix socket has at most 107.
+const MAX_SOCKET_BYTES: u64 = 108;
 
 /// The migrations. Each brings the state from its index in this list to the next; `user_version` counts those applied.
 const MIGRATIONS: &[&str] = &["
@@ -90,7 +108,7 @@ struct Inner {
     stop_checkpoints: Mutex<Option<mpsc::Sender<()>>>,
     checkpoint_thread: Mutex<Option<JoinHandle<()>>>,
     /// The lock file, held while a server uses the state.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl Store {
@@ -126,12 +144,49 @@ impl Store {
     /// [`StoreError::InUse`] if another server uses it, and others.
     pub fn open_serving(path: &Path) -> Result<Self, StoreError> {
         create_private(path)?;
-        let lock_path = path.with_extension("lock");
-        let lock_file = open_private(&lock_path).map_err(|error| io_error(path, error))?;
+        let lock_file = open_private(&lock_path(path)).map_err(|error| io_error(path, error))?;
         let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
-        rustix::fs::flock(&lock_file, exclusive)
-            .map_err(|_| StoreError::InUse(path.to_path_buf()))?;
+        rustix::fs::flock(&lock_file, exclusive).map_err(|_| StoreError::InUse {
+            path: path.to_path_buf(),
+            socket: Self::recorded_socket(path),
+        })?;
+
+        // The socket of a server that was killed.
+        lock_file
+            .set_len(0)
+            .map_err(|error| io_error(path, error))?;
         Self::connect(path, Some(lock_file))
+    }
+
+    /// Records the Unix socket of the server that uses this state, for clients that look for it elsewhere.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn record_socket(&self, socket: &Path) -> Result<(), StoreError> {
+        let Some(lock_file) = &self.0.lock else {
+            return Ok(());
+        };
+
+        let write = || {
+            let socket = std::path::absolute(socket)?;
+            lock_file.set_len(0)?;
+            lock_file.write_all_at(socket.as_os_str().as_bytes(), 0)
+        };
+        write().map_err(|error| io_error(&self.0.path, error))
+    }
+
+    /// Returns the Unix socket that the server of a state has recorded. The server may have been killed since.
+    #[must_use]
+    pub fn recorded_socket(path: &Path) -> Option<PathBuf> {
+        let mut bytes = Vec::new();
+        let lock_file = File::open(lock_path(path)).ok()?;
+        lock_file
+            .take(MAX_SOCKET_BYTES)
+            .read_to_end(&mut bytes)
+            .ok()?;
+
+        let socket = PathBuf::from(OsString::from_vec(bytes));
+        socket.is_absolute().then_some(socket)
     }
 
     /// Opens a state in memory, which ends with the process.
@@ -168,7 +223,7 @@ impl Store {
             writer: Mutex::new(writer),
             stop_checkpoints: Mutex::new(Some(stop_checkpoints)),
             checkpoint_thread: Mutex::new(Some(thread)),
-            _lock: lock_file,
+            lock: lock_file,
         })))
     }
 
@@ -223,6 +278,9 @@ impl Drop for Inner {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+        if let Some(lock_file) = &self.lock {
+            let _ = lock_file.set_len(0);
+        }
     }
 }
 
@@ -241,6 +299,11 @@ fn create_private(path: &Path) -> Result<(), StoreError> {
         .and_then(|()| open_private(path))
         .map_err(|error| io_error(path, error))?;
     Ok(())
+}
+
+/// Returns the path of the lock of a state. The lock contains the socket of the server that holds it.
+fn lock_path(state: &Path) -> PathBuf {
+    state.with_extension("lock")
 }
 
 fn open_private(path: &Path) -> std::io::Result<File> {
@@ -292,10 +355,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/server.sqlite");
         let store = Store::open_serving(&path).unwrap();
-        assert!(matches!(
-            Store::open_serving(&path),
-            Err(StoreError::InUse(_))
-        ));
+        let error = Store::open_serving(&path).unwrap_err().to_string();
+        assert!(error.contains("in use by another server; use"), "{error}");
+
+        // Whoever finds it in use learns where to connect.
+        store.record_socket(Path::new("/a long path/x")).unwrap();
+        store.record_socket(Path::new("/run/x.sock")).unwrap();
+        let socket = Some(PathBuf::from("/run/x.sock"));
+        assert_eq!(Store::recorded_socket(&path), socket);
+        let error = Store::open_serving(&path).unwrap_err().to_string();
+        assert!(error.contains("which listens at /run/x.sock"), "{error}");
 
         let beside = Store::open(&path).unwrap();
         let insert = "INSERT INTO runs VALUES ('a', 'local', NULL, 'running', 1, '{}')";

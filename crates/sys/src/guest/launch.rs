@@ -30,6 +30,17 @@ pub struct Launch<'a> {
     pub open_files: (u64, u64),
     /// Whether descriptor 0 is a terminal that becomes the controlling terminal of the session.
     pub terminal: bool,
+    /// What to execute if the program cannot be executed.
+    pub fallback: Option<Fallback<'a>>,
+}
+
+/// A second program to execute.
+#[derive(Debug, Clone, Copy)]
+pub struct Fallback<'a> {
+    /// The path of the program.
+    pub program: &'a CStr,
+    /// Its arguments, `argv[0]` first.
+    pub arguments: &'a [CString],
 }
 
 /// The step in which a child failed.
@@ -146,6 +157,8 @@ pub fn reserve_descriptors(null: BorrowedFd<'_>) -> io::Result<()> {
 pub fn launch(launch: &Launch<'_>) -> io::Result<i32> {
     let arguments = null_terminated(launch.arguments);
     let environment = null_terminated(launch.environment);
+    let other = launch.fallback.map_or(&[][..], |other| other.arguments);
+    let other = null_terminated(other);
 
     let pid = match launch.cgroup {
         Some(cgroup) => fork_into_cgroup(cgroup),
@@ -160,7 +173,14 @@ pub fn launch(launch: &Launch<'_>) -> io::Result<i32> {
     if pid == 0 {
         // SAFETY: this is the child of a fork, with nothing else running in it; the arrays end
         // with a null pointer and outlive the call, as do the strings they point to.
-        unsafe { run_child(launch, arguments.as_ptr(), environment.as_ptr()) }
+        unsafe {
+            run_child(
+                launch,
+                arguments.as_ptr(),
+                other.as_ptr(),
+                environment.as_ptr(),
+            )
+        }
     }
 
     Ok(pid)
@@ -198,13 +218,14 @@ fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> i32 {
     i32::try_from(result).unwrap_or(-1)
 }
 
-/// Executes the program, or reports the failure and exits.
+/// Executes the program, or the fallback with `other` as its arguments, or reports the failure and exits.
 ///
 /// # Safety
-/// Call this only in a forked child. Both arrays must end with a null pointer and point to C strings.
+/// Call this only in a forked child. All arrays must end with a null pointer and point to C strings.
 unsafe fn run_child(
     launch: &Launch<'_>,
     arguments: *const *const libc::c_char,
+    other: *const *const libc::c_char,
     environment: *const *const libc::c_char,
 ) -> ! {
     // SAFETY: system calls, with pointers whose validity the caller guarantees. Nothing here allocates,
@@ -213,6 +234,9 @@ unsafe fn run_child(
         let failed = match prepare_child(launch) {
             Ok(()) => {
                 libc::execve(launch.program.as_ptr(), arguments, environment);
+                if let Some(fallback) = launch.fallback {
+                    libc::execve(fallback.program.as_ptr(), other, environment);
+                }
                 Stage::Execute
             }
             Err(stage) => stage,

@@ -23,7 +23,7 @@ pub use entropy::{add_entropy, reseed};
 pub use fs_credentials::FsCredentials;
 pub use heap::keep_freed_memory;
 pub use interface::{Address, interface_up};
-pub use launch::{Launch, LaunchFailure, Stage, launch, reserve_descriptors};
+pub use launch::{Fallback, Launch, LaunchFailure, Stage, launch, reserve_descriptors};
 pub use loopback::loopback_up;
 pub use mapped_file::MappedFile;
 pub use scheduling::set_realtime_priority;

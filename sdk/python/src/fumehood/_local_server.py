@@ -39,6 +39,9 @@ _SHUTDOWN_S = 30.0
 _STATE_IN_USE = "is in use by another server"
 """Log message of a server that exits because another one uses its state."""
 
+_MAX_SOCKET_BYTES = 108
+"""Maximum size of the path of a socket, in bytes."""
+
 _RESTART_PAUSE_S = 0.25
 _POLL_INTERVAL_S = 0.02
 _MAX_LOG_BYTES = 1024 * 1024
@@ -54,6 +57,38 @@ def socket_path() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     base = Path(runtime) / "fumehood" if runtime else Path(f"/tmp/fumehood-{os.geteuid()}")
     return base / "server.sock"
+
+
+def recorded_socket() -> Optional[Path]:
+    """Returns the path of the socket that this user's server has recorded in the lock of its state. Another environment
+    may have started the server elsewhere, for example with another XDG_RUNTIME_DIR. It may have been killed since."""
+    try:
+        lock = os.open(_lock_path(), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+
+    try:
+        metadata = os.fstat(lock)
+        if not stat.S_ISREG(metadata.st_mode) or metadata.st_uid != os.geteuid():
+            return None
+        path = os.read(lock, _MAX_SOCKET_BYTES)
+    finally:
+        os.close(lock)
+    return Path(os.fsdecode(path)) if path.startswith(b"/") else None
+
+
+def _lock_path() -> Path:
+    state = os.environ.get("FUMEHOOD_STATE")
+    return (Path(state) if state else log_path().with_name("server.sqlite")).with_suffix(".lock")
+
+
+def _ready_recorded_socket() -> Optional[Path]:
+    path = recorded_socket()
+    try:
+        return path if path is not None and is_ready(path) else None
+    except FumehoodError:
+        # A server that cannot be used is replaced by one at the usual place.
+        return None
 
 
 def log_path() -> Path:
@@ -189,8 +224,8 @@ class _Connection(http.client.HTTPConnection):
 
 
 def ensure_running(path: Optional[Path] = None, start_s: float = START_TIMEOUT_S) -> Path:
-    """Returns the socket of a server that is ready; starts a server if necessary. If several processes call it at the
-    same time, one of them starts the server.
+    """Returns the socket of a server that is ready: ``path``, or one that the user's server has recorded. Starts a server
+    at ``path`` if necessary. If several processes call it at the same time, one of them starts the server.
 
     Raises:
         ForbiddenError: the socket is not private to this user.
@@ -201,6 +236,9 @@ def ensure_running(path: Optional[Path] = None, start_s: float = START_TIMEOUT_S
     _started_servers[:] = [server for server in _started_servers if server.poll() is None]
     if is_ready(path):
         return path
+    recorded = _ready_recorded_socket()
+    if recorded is not None:
+        return recorded
 
     deadline = time.monotonic() + start_s
     path.parent.parent.mkdir(parents=True, exist_ok=True)
@@ -214,11 +252,9 @@ def ensure_running(path: Optional[Path] = None, start_s: float = START_TIMEOUT_S
     lock = os.open(path.with_name("starting.lock"), flags, 0o600)
     try:
         _acquire_lock(lock, path, deadline)
-        if not is_ready(path):
-            _start_server(path, deadline, start_s)
+        return path if is_ready(path) else _start_server(path, deadline, start_s)
     finally:
         os.close(lock)
-    return path
 
 
 def _acquire_lock(lock: int, path: Path, deadline: float) -> None:
@@ -234,7 +270,8 @@ def _acquire_lock(lock: int, path: Path, deadline: float) -> None:
             time.sleep(_POLL_INTERVAL_S)
 
 
-def _start_server(path: Path, deadline: float, start_s: float) -> None:
+def _start_server(path: Path, deadline: float, start_s: float) -> Path:
+    """Starts a server, and returns its socket; or that of the server that uses the state."""
     program, log = find_program(), log_path()
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
@@ -257,11 +294,14 @@ def _start_server(path: Path, deadline: float, start_s: float) -> None:
                 )
             time.sleep(_POLL_INTERVAL_S)
         if server.poll() is None:
-            return
+            return path
 
         # A server that is shutting down no longer listens, but uses its state until its last VM has ended.
         tail = _log_tail(log, log_start)
         is_state_in_use = _STATE_IN_USE in tail
+        recorded = _ready_recorded_socket() if is_state_in_use else None
+        if recorded is not None:
+            return recorded
         if not is_state_in_use or time.monotonic() + _RESTART_PAUSE_S > retry_deadline:
             raise ServerError(
                 f"the server (`{shown}`) exited at startup with code {server.returncode}; the end of {log}:\n{tail}",

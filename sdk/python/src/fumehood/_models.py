@@ -254,6 +254,7 @@ class SandboxInfo:
     urls: list[str] = field(default_factory=list)
     """URLs of the exposed ports."""
     language: Optional[str] = None
+    """The language that it was started for."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,8 @@ class Checkpoint:
     id: str
     bytes: Optional[int] = None
     created_at: Optional[str] = None
+    language: Optional[str] = None
+    """The language that its sandbox was started for."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ class Network:
     """The network of a VM. Destinations that no rule allows are denied.
 
     Args:
-        allow: rules as strings, such as ``example.com``, ``*.example.com:443,8443``, ``10.0.0.0/8:5432``,
+        allow: rules as strings, such as ``internet`` (every public host), ``example.com``, ``*.example.com:443,8443``, ``10.0.0.0/8:5432``,
             ``[2001:db8::/32]:443`` or ``index:python`` (the package index configured on the server's machine), or
             complete rules as mappings (see docs/reference/policy.md).
         policy: a complete policy as a mapping, extended by ``allow``.
@@ -93,11 +93,12 @@ def parse_rule(rule_text: str) -> dict[str, Any]:
     else:
         host, _, ports = rule_text.partition(":")
 
+    rule: dict[str, Any]
     try:
         ipaddress.ip_network(host, strict=False)
-        rule: dict[str, Any] = {"addresses": [host]}
+        rule = {"addresses": [host]}
     except ValueError:
-        rule = {"host": [host]}
+        rule = {"internet": True} if host == "internet" else {"host": [host]}
 
     if ports == "any":
         rule["ports"] = "any"

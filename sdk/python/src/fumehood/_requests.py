@@ -81,7 +81,8 @@ def _content_to_json(content: UploadLike) -> dict[str, str]:
 def code_body(
     *,
     code: str,
-    language: str,
+    language: Optional[str] = None,
+    args: Optional[Sequence[str]] = None,
     env: Optional[Mapping[str, str]] = None,
     cwd: Optional[str] = None,
     timeout: Optional[float] = None,
@@ -97,10 +98,17 @@ def code_body(
     downloads: Optional[Strings] = None,
     context: Optional[str] = None,
 ) -> dict[str, Any]:
-    """Returns the request for a run of code."""
+    """Returns the request for a run of code.
+
+    Raises:
+        InvalidError: ``args`` is a string or has an element that is none.
+    """
+    if isinstance(args, str):
+        raise InvalidError(f"args={args!r}: expected a list of arguments, such as {args.split()!r}", retry="never")
     return without_none(
         language=language,
         code=code,
+        args=to_string_list("args", args) if args else None,
         env=dict(env) if env else None,
         cwd=cwd,
         timeout_s=whole_seconds("timeout", timeout),

@@ -1,8 +1,9 @@
 //! Fills a pool and prints `ready`; then, after a line of input, runs a program and prints where its VM came from. With
 //! the argument `forks`, it prints `ready` and forks a sandbox repeatedly.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use fumehood_end_to_end::DEADLINE;
 use fumehood_engine::{Config, Engine, Language, Pool, RunRequest, TemplateUse};
 
 #[tokio::main]
@@ -12,7 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     let engine = Engine::start(Config {
-        templates: TemplateUse::Use,
+        templates: TemplateUse::UseAndBuild,
         pool: Pool {
             warm_vms: 2,
             standby_processes: 1,
@@ -26,7 +27,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let status = engine.pool_status();
         (status.warm, status.standby) == (2, 1)
     };
+    let start = Instant::now();
     while !is_full() {
+        if start.elapsed() > DEADLINE {
+            return Err(format!("the pool does not fill: {:?}", engine.pool_status()).into());
+        }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 
@@ -42,7 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 async fn forks() -> Result<(), Box<dyn std::error::Error>> {
     const TIMES: usize = 100;
     let engine = Engine::start(Config {
-        templates: TemplateUse::Use,
+        templates: TemplateUse::UseAndBuild,
         ..Config::default()
     })?;
 

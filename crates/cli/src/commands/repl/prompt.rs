@@ -1,20 +1,25 @@
 //! The prompt: a line editor in its own thread, since it blocks.
 
+use std::cell::Cell;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc as blocking;
+use std::time::Instant;
 
 use anyhow::Context;
 use fumehood_engine::Language;
-use rustyline::completion::Completer;
+use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
-use rustyline::history::MemHistory;
+use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Config, Editor, Helper};
+use rustyline::{CompletionType, Config, Editor, Helper};
 use tokio::sync::mpsc;
 
 use super::completeness::is_complete;
+use super::completion::{COMPLETION_TIMEOUT, Completion};
+use super::history::{MAX_ENTRIES, MAX_ENTRY_BYTES, history_file};
 
 /// Ends bracketed paste, which the line editor has enabled, and moves to a new line.
 const DISABLE_BRACKETED_PASTE: &[u8] = b"\x1b[?2004l\r\n";
@@ -23,6 +28,8 @@ const DISABLE_BRACKETED_PASTE: &[u8] = b"\x1b[?2004l\r\n";
 #[derive(Debug)]
 pub(super) enum PromptEvent {
     Input(String),
+    /// Tab: the prompt waits for an [answer](Prompt::complete).
+    Complete(CompletionRequest),
     /// Ctrl-C: the typed text is discarded.
     Interrupted,
     /// Ctrl-D.
@@ -30,10 +37,22 @@ pub(super) enum PromptEvent {
     Failed(ReadlineError),
 }
 
+/// What the user wants to complete.
+#[derive(Debug)]
+pub(super) struct CompletionRequest {
+    /// Answers that arrive too late have the number of an earlier request.
+    number: u64,
+    pub(super) completion: Completion,
+}
+
+/// The answer to a [`CompletionRequest`].
+type CompletionAnswer = (u64, Vec<String>);
+
 /// A line editor in a thread. No other task waits for that thread, which may block forever.
 pub(super) struct Prompt {
     requests: blocking::Sender<()>,
     events: mpsc::Receiver<PromptEvent>,
+    answers: blocking::Sender<CompletionAnswer>,
     /// Whether the prompt is on the screen.
     is_shown: bool,
 }
@@ -44,21 +63,35 @@ impl Prompt {
     /// # Errors
     /// The terminal does not support line editing, or the thread cannot be started.
     pub(super) fn start(language: Language) -> anyhow::Result<Self> {
-        let editor =
-            create_editor(language).context("this terminal does not support line editing")?;
         let (requests, request_receiver) = blocking::channel();
+        let (answers, answer_receiver) = blocking::channel();
         let (event_sender, events) = mpsc::channel(1);
+        let helper = PromptEditing {
+            language,
+            events: event_sender.clone(),
+            answers: answer_receiver,
+            last_number: Cell::new(0),
+        };
+
+        let mut editor =
+            create_editor(helper).context("this terminal does not support line editing")?;
+        let history = history_file(language);
+        if let Some(file) = &history {
+            // There is none before the first session.
+            let _ = editor.load_history(file);
+        }
 
         std::thread::Builder::new()
             .name("prompt".into())
             .spawn(move || {
                 let prompt = prompt_text(language);
-                edit_lines(editor, prompt, &request_receiver, &event_sender);
+                edit_lines(editor, prompt, history, &request_receiver, &event_sender);
             })?;
 
         Ok(Self {
             requests,
             events,
+            answers,
             is_shown: false,
         })
     }
@@ -72,8 +105,14 @@ impl Prompt {
         }
 
         let event = self.events.recv().await;
-        self.is_shown = false;
+        self.is_shown = matches!(event, Some(PromptEvent::Complete(_)));
         event.unwrap_or(PromptEvent::End)
+    }
+
+    /// Answers a request for completions.
+    pub(super) fn complete(&self, request: &CompletionRequest, candidates: Vec<String>) {
+        // If the thread has ended, the next event reports that.
+        let _ = self.answers.send((request.number, candidates));
     }
 }
 
@@ -96,13 +135,18 @@ fn prompt_text(language: Language) -> &'static str {
     }
 }
 
-type LineEditor = Editor<InputValidator, MemHistory>;
+type LineEditor = Editor<PromptEditing, FileHistory>;
 
-fn create_editor(language: Language) -> rustyline::Result<LineEditor> {
-    let config = Config::builder().auto_add_history(true).build();
-    let history = MemHistory::with_config(&config);
+fn create_editor(helper: PromptEditing) -> rustyline::Result<LineEditor> {
+    // An input that starts with a space is not recorded, as in most shells.
+    let config = Config::builder()
+        .max_history_size(MAX_ENTRIES)?
+        .history_ignore_space(true)
+        .completion_type(CompletionType::List)
+        .build();
+    let history = FileHistory::with_config(&config);
     let mut editor = Editor::with_history(config, history)?;
-    editor.set_helper(Some(InputValidator(language)));
+    editor.set_helper(Some(helper));
     Ok(editor)
 }
 
@@ -110,13 +154,17 @@ fn create_editor(language: Language) -> rustyline::Result<LineEditor> {
 fn edit_lines(
     mut editor: LineEditor,
     prompt: &str,
+    history: Option<PathBuf>,
     requests: &blocking::Receiver<()>,
     events: &mpsc::Sender<PromptEvent>,
 ) {
     while requests.recv().is_ok() {
         // The editor validates the input at each Enter, and returns once it is complete.
         let event = match editor.readline(prompt) {
-            Ok(code) => PromptEvent::Input(code),
+            Ok(code) => {
+                add_to_history(&mut editor, &code, history.as_deref());
+                PromptEvent::Input(code)
+            }
             Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => PromptEvent::Interrupted,
             Err(ReadlineError::Eof) => PromptEvent::End,
             Err(error) => PromptEvent::Failed(error),
@@ -128,12 +176,57 @@ fn edit_lines(
     }
 }
 
-/// Decides for the editor whether Enter submits the input or continues it on a new line.
-struct InputValidator(Language);
+/// Records an input. At once, since a session may end in any way.
+fn add_to_history(editor: &mut LineEditor, code: &str, file: Option<&Path>) {
+    if code.len() > MAX_ENTRY_BYTES {
+        return;
+    }
 
-impl Validator for InputValidator {
+    let added = editor.add_history_entry(code).unwrap_or(false);
+    if let (true, Some(file)) = (added, file) {
+        // A history that cannot be written is no reason to disturb the session.
+        let _ = editor.append_history(file);
+    }
+}
+
+/// Decides for the editor whether Enter submits the input or continues it on a new line, and passes on requests for
+/// completions.
+struct PromptEditing {
+    language: Language,
+    events: mpsc::Sender<PromptEvent>,
+    answers: blocking::Receiver<CompletionAnswer>,
+    last_number: Cell<u64>,
+}
+
+impl PromptEditing {
+    /// Returns the completions; none if there is no answer in time.
+    fn request(&self, completion: Completion) -> Vec<String> {
+        let number = self.last_number.get() + 1;
+        self.last_number.set(number);
+        let request = CompletionRequest { number, completion };
+        if self
+            .events
+            .blocking_send(PromptEvent::Complete(request))
+            .is_err()
+        {
+            return Vec::new();
+        }
+
+        let deadline = Instant::now() + COMPLETION_TIMEOUT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.answers.recv_timeout(left) {
+                Ok((answered, candidates)) if answered == number => return candidates,
+                Ok(_) => {}
+                Err(_) => return Vec::new(),
+            }
+        }
+    }
+}
+
+impl Validator for PromptEditing {
     fn validate(&self, context: &mut ValidationContext) -> rustyline::Result<ValidationResult> {
-        Ok(if is_complete(self.0, context.input()) {
+        Ok(if is_complete(self.language, context.input()) {
             ValidationResult::Valid(None)
         } else {
             ValidationResult::Incomplete
@@ -141,14 +234,49 @@ impl Validator for InputValidator {
     }
 }
 
-impl Completer for InputValidator {
-    type Candidate = String;
+impl Completer for PromptEditing {
+    type Candidate = Pair;
+
+    fn complete(
+        &self,
+        line: &str,
+        position: usize,
+        _: &rustyline::Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let completion = Completion::of(self.language, line.get(..position).unwrap_or_default());
+        let start = position - completion.word_len();
+        let candidates = match completion.local(self.language) {
+            Some(candidates) => candidates,
+            None => self.request(completion),
+        };
+
+        let pair = |candidate: String| Pair {
+            replacement: match self.language {
+                Language::Shell => escaped(&candidate),
+                _ => candidate.clone(),
+            },
+            display: candidate,
+        };
+        Ok((start, candidates.into_iter().map(pair).collect()))
+    }
 }
 
-impl Hinter for InputValidator {
+/// Returns a word of shell code with its special characters escaped. `$` starts the name of a variable.
+fn escaped(word: &str) -> String {
+    let mut escaped = String::with_capacity(word.len());
+    for c in word.chars() {
+        if c.is_whitespace() || "'\"\\&;|<>()*?[]#!`{}".contains(c) {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+impl Hinter for PromptEditing {
     type Hint = String;
 }
 
-impl Highlighter for InputValidator {}
+impl Highlighter for PromptEditing {}
 
-impl Helper for InputValidator {}
+impl Helper for PromptEditing {}

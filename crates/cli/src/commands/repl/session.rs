@@ -4,16 +4,19 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use fumehood_engine::{
-    Config, Context, EndedBy, Engine, Error, Language, Outcome, Run, Sandbox, TemplateUse,
+    Config, Context, EndedBy, Engine, Error, Event, Language, Outcome, Run, Sandbox, TemplateUse,
 };
 
-use super::source::InputSource;
+use super::banner::banner;
+use super::completion::complete;
+use super::plots::{ImageProtocol, Plots};
+use super::source::{InputSource, SourceEvent};
 use crate::args::{HostArgs, ReplArgs};
 use crate::commands::runtime::start_runtime;
 use crate::exit_code::{FAILURE, INTERRUPTED};
 use crate::io::{
-    CancelGuard, Interrupt, Interrupts, Output, PackageProgress, Terminal, eprint_message,
-    print_denials, print_exposed_ports,
+    CancelGuard, Interrupt, Interrupts, Output, PackageProgress, Terminal, TerminalInput,
+    eprint_message, print_denials, print_exposed_ports,
 };
 use crate::outcome::{exit_code, print_outcome};
 use crate::transfer::{Upload, upload_all};
@@ -83,13 +86,20 @@ async fn run_session(
     // The line editor restores the terminal's modes after each line, but not if it is left in the middle of one.
     let _terminal = Terminal::open()?;
     let mut source = InputSource::open(args.language)?;
-    let context = sandbox.context("repl", args.language);
-    let mut output = Output::to_streams();
+    let mut session = Session {
+        context: sandbox.context("repl", args.language),
+        args,
+        output: Output::to_streams(),
+        plots: source.is_prompt().then(create_plots),
+    };
+    if source.is_prompt() {
+        session.greet(sandbox, interrupts).await?;
+    }
     let mut last_code = 0;
 
     loop {
-        let input = tokio::select! {
-            input = source.next() => input?,
+        let event = tokio::select! {
+            event = source.next() => event?,
             interrupt = interrupts.next() => match interrupt {
                 // The signal was meant for the code that has just ended.
                 Interrupt::CancelRun if source.is_prompt() => continue,
@@ -97,18 +107,24 @@ async fn run_session(
             },
             reason = sandbox.wait() => bail!("the VM was lost: {reason}"),
         };
-        let Some(code) = input else {
-            return Ok(if source.is_prompt() { 0 } else { last_code });
+        let code = match event {
+            SourceEvent::Input(code) => code,
+            SourceEvent::Complete(request) => {
+                let candidates = complete(&session.context, &request.completion).await;
+                source.complete(&request, candidates);
+                continue;
+            }
+            SourceEvent::End => return Ok(if source.is_prompt() { 0 } else { last_code }),
         };
 
-        match run_input(&context, code, args, &mut output, interrupts).await? {
+        match session.run_input(code, interrupts).await? {
             InputEnd::Exited(code) if sandbox.ended().is_none() => last_code = code,
             InputEnd::Exited(_) => return Ok(FAILURE),
             InputEnd::Cancelled(code) if source.is_prompt() => last_code = code,
             InputEnd::Cancelled(_) | InputEnd::SessionEnded => return Ok(INTERRUPTED),
         }
         if source.is_prompt() {
-            output.end_line().await?;
+            session.output.end_line().await?;
         }
     }
 }
@@ -123,72 +139,137 @@ enum InputEnd {
     SessionEnded,
 }
 
-/// Runs the code of one input, and reports its outcome.
-async fn run_input(
-    context: &Context,
-    code: String,
-    args: &ReplArgs,
-    output: &mut Output,
-    interrupts: &mut Interrupts,
-) -> anyhow::Result<InputEnd> {
-    let mut request = context.request(code).timeout_s(args.timeout);
-    if args.language != Language::Shell {
-        request = request.display();
-    }
-    // A request that the engine rejects leaves the context as it is.
-    let run = match context.start(&request) {
-        Ok(run) => run,
-        Err(error) => {
-            eprint_message(&error.to_string());
-            return Ok(InputEnd::Exited(FAILURE));
-        }
-    };
-
-    // The first Ctrl-C cancels only this code; the context continues if possible.
-    let control = run.canceller();
-    let mut guard = CancelGuard::new(interrupts, move || control.cancel());
-    let written = guard.wait(write_output(run, output)).await;
-    let ends_session = guard.ends_command();
-
-    // The code did not end after it was cancelled: the VM is given up with its state.
-    let Some(result) = written else {
-        eprint_message("interrupted; the VM was ended");
-        return Ok(InputEnd::SessionEnded);
-    };
-    let outcome = match result? {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            eprint_message(&error.to_string());
-            return Ok(InputEnd::Exited(FAILURE));
-        }
-    };
-
-    // A signal that ends the command takes precedence over the code's outcome.
-    report(&outcome, args, output).await?;
-    Ok(match outcome.ended_by {
-        _ if ends_session => InputEnd::SessionEnded,
-        EndedBy::Cancelled => InputEnd::Cancelled(exit_code(&outcome)),
-        _ => InputEnd::Exited(exit_code(&outcome)),
-    })
+/// The pictures of an interactive session.
+fn create_plots() -> Plots {
+    Plots::new(ImageProtocol::detect(|name| std::env::var(name).ok()))
 }
 
-/// Writes output and values as they arrive, until the run has ended.
-async fn write_output(mut run: Run, output: &mut Output) -> anyhow::Result<Result<Outcome, Error>> {
-    while let Some(event) = run.next().await {
-        let written = output.write_event(&event).await;
-        written.context("cannot write the output")?;
-    }
-    Ok(run.outcome().await)
+/// What runs inputs and shows what they do.
+struct Session<'a> {
+    context: Context,
+    args: &'a ReplArgs,
+    output: Output,
+    /// Only at a terminal: otherwise pictures are shown as their text.
+    plots: Option<Plots>,
 }
 
-/// Prints how the code ended if it did not exit normally, and whether the context's state is lost.
-async fn report(outcome: &Outcome, args: &ReplArgs, output: &mut Output) -> anyhow::Result<()> {
-    if outcome.ended_by != EndedBy::Exited {
-        output.end_line().await?;
-        print_outcome(outcome, args.timeout, args.memory);
-    } else if let Some(detail) = &outcome.evidence.detail {
-        output.end_line().await?;
-        eprint_message(detail);
+impl Session<'_> {
+    /// Prints the banner. The user may already interrupt it.
+    async fn greet(
+        &mut self,
+        sandbox: &Sandbox,
+        interrupts: &mut Interrupts,
+    ) -> anyhow::Result<()> {
+        let has_network = sandbox.network().is_some();
+        let banner = tokio::select! {
+            banner = banner(&self.context, self.args, has_network) => banner,
+            _ = interrupts.next() => return Ok(()),
+        };
+        Ok(self.output.print(banner.as_bytes()).await?)
     }
-    Ok(())
+
+    /// Runs the code of one input, and reports its outcome.
+    async fn run_input(
+        &mut self,
+        code: String,
+        interrupts: &mut Interrupts,
+    ) -> anyhow::Result<InputEnd> {
+        let mut request = self.context.request(code).timeout_s(self.args.timeout);
+        if self.args.language != Language::Shell {
+            request = request.display();
+        }
+        // Without a prompt, standard input contains the next inputs.
+        let is_prompt = self.plots.is_some();
+        if is_prompt {
+            request = request.stdin();
+        }
+
+        // A request that the engine rejects leaves the context as it is.
+        let run = match self.context.start(&request) {
+            Ok(run) => run,
+            Err(error) => {
+                eprint_message(&error.to_string());
+                return Ok(InputEnd::Exited(FAILURE));
+            }
+        };
+
+        // What is typed from now on until the end is the program's input.
+        let typed = match is_prompt {
+            true => Some(TerminalInput::forward(run.input())?),
+            false => None,
+        };
+
+        // The first Ctrl-C cancels only this code; the context continues if possible.
+        let control = run.canceller();
+        let mut guard = CancelGuard::new(interrupts, move || control.cancel());
+        let written = guard.wait(self.write_output(run, typed.as_ref())).await;
+        let ends_session = guard.ends_command();
+        drop(typed);
+
+        // The code did not end after it was cancelled: the VM is given up with its state.
+        let Some(result) = written else {
+            eprint_message("interrupted; the VM was ended");
+            return Ok(InputEnd::SessionEnded);
+        };
+        let outcome = match result? {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                eprint_message(&error.to_string());
+                return Ok(InputEnd::Exited(FAILURE));
+            }
+        };
+
+        // A signal that ends the command takes precedence over the code's outcome.
+        self.report(&outcome).await?;
+        Ok(match outcome.ended_by {
+            _ if ends_session => InputEnd::SessionEnded,
+            EndedBy::Cancelled => InputEnd::Cancelled(exit_code(&outcome)),
+            _ => InputEnd::Exited(exit_code(&outcome)),
+        })
+    }
+
+    /// Writes output and values as they arrive, until the run has ended.
+    async fn write_output(
+        &mut self,
+        mut run: Run,
+        typed: Option<&TerminalInput>,
+    ) -> anyhow::Result<Result<Outcome, Error>> {
+        while let Some(event) = run.next().await {
+            // The terminal has echoed a line of input, and its end.
+            if typed.is_some_and(TerminalInput::take_line) {
+                self.output.line_was_ended();
+            }
+            let written = self.write_event(&event).await;
+            written.context("cannot write the output")?;
+        }
+
+        if typed.is_some_and(TerminalInput::take_line) {
+            self.output.line_was_ended();
+        }
+        Ok(run.outcome().await)
+    }
+
+    /// Writes output, and a value that is a picture as a file.
+    async fn write_event(&mut self, event: &Event) -> anyhow::Result<()> {
+        if let (Event::Result(value), Some(plots)) = (event, &mut self.plots) {
+            match plots.add(value) {
+                Ok(Some(printed)) => return Ok(self.output.print(&printed).await?),
+                Ok(None) => {}
+                Err(error) => eprint_message(&format!("{error:#}")),
+            }
+        }
+        Ok(self.output.write_event(event).await?)
+    }
+
+    /// Prints how the code ended if it did not exit normally, and whether the context's state is lost.
+    async fn report(&mut self, outcome: &Outcome) -> anyhow::Result<()> {
+        if outcome.ended_by != EndedBy::Exited {
+            self.output.end_line().await?;
+            print_outcome(outcome, self.args.timeout, self.args.memory);
+        } else if let Some(detail) = &outcome.evidence.detail {
+            self.output.end_line().await?;
+            eprint_message(detail);
+        }
+        Ok(())
+    }
 }

@@ -5,8 +5,16 @@ use fumehood_engine::{Language, Limits};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Stdin};
 
 use super::completeness::InputState;
-use super::prompt::{Prompt, PromptEvent};
+use super::prompt::{CompletionRequest, Prompt, PromptEvent};
 use crate::io::is_interactive;
+
+/// What a source has for the session.
+pub(super) enum SourceEvent {
+    Input(String),
+    /// The prompt waits for completions.
+    Complete(CompletionRequest),
+    End,
+}
 
 /// The source of inputs.
 pub(super) enum InputSource {
@@ -31,16 +39,24 @@ impl InputSource {
         matches!(self, Self::Prompt(_))
     }
 
-    /// Returns the next input that is not empty, or `None` at the end. May be cancelled and called again.
+    /// Answers a request for completions.
+    pub(super) fn complete(&self, request: &CompletionRequest, candidates: Vec<String>) {
+        if let Self::Prompt(prompt) = self {
+            prompt.complete(request, candidates);
+        }
+    }
+
+    /// Returns the next input that is not empty, the end, or what to do before. May be cancelled and called again.
     ///
     /// # Errors
     /// The terminal or standard input cannot be read.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Option<String>> {
+    pub(super) async fn next(&mut self) -> anyhow::Result<SourceEvent> {
         loop {
             let input = match self {
                 Self::Prompt(prompt) => match prompt.next().await {
                     PromptEvent::Input(code) if matches!(code.trim(), "exit" | "exit()") => None,
                     PromptEvent::Input(code) => Some(code),
+                    PromptEvent::Complete(request) => return Ok(SourceEvent::Complete(request)),
                     PromptEvent::Interrupted => continue,
                     PromptEvent::End => None,
                     PromptEvent::Failed(error) => bail!("cannot read the terminal: {error}"),
@@ -49,9 +65,10 @@ impl InputSource {
             };
 
             // A blank input is not worth a round trip to the VM.
-            let is_blank = input.as_ref().is_some_and(|code| code.trim().is_empty());
-            if !is_blank {
-                return Ok(input);
+            match input {
+                Some(code) if code.trim().is_empty() => {}
+                Some(code) => return Ok(SourceEvent::Input(code)),
+                None => return Ok(SourceEvent::End),
             }
         }
     }

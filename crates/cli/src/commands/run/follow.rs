@@ -56,7 +56,7 @@ async fn follow_to_end(
 ) -> anyhow::Result<RunEnd> {
     let mut guard = CancelGuard::new(interrupts, run.canceller());
     let progress = PackageProgress::new(args.quiet);
-    let _stdin = args.stdin.then(|| run.forward_stdin());
+    let _stdin = args.forwards_stdin().then(|| run.forward_stdin());
 
     loop {
         // `None` from the guard: the user gave up the run. `None` from the run: all events have arrived.

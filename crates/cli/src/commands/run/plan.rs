@@ -33,7 +33,8 @@ pub(super) fn plan(args: &RunArgs) -> anyhow::Result<(Program, RunRequest)> {
 fn run_request(args: &RunArgs, program: &Program) -> anyhow::Result<RunRequest> {
     let mut request = RunRequest::new(program.language, &program.code)
         .timeout_s(args.timeout)
-        .memory_mib(args.memory);
+        .memory_mib(args.memory)
+        .args(&args.args);
 
     // How the program runs.
     for (name, value) in args.environment.variables()? {
@@ -42,7 +43,7 @@ fn run_request(args: &RunArgs, program: &Program) -> anyhow::Result<RunRequest> 
     if args.fresh_interpreter {
         request = request.fresh_interpreter();
     }
-    if args.stdin {
+    if args.forwards_stdin() {
         request = request.stdin();
     }
     if args.display {
@@ -69,7 +70,9 @@ fn read_program(args: &RunArgs) -> anyhow::Result<Program> {
     let file = args.file.as_deref();
     // An explicit language takes precedence over the file's extension.
     let Some(language) = args.language.or_else(|| language_of(file?)) else {
-        bail!("unknown language; select one with -l python, -l javascript or -l shell");
+        bail!(
+            "unknown language; select one with -l python, -l javascript, -l typescript or -l shell"
+        );
     };
     if args.stdin && file == Some(Path::new("-")) {
         bail!("standard input cannot be both the program (-) and its input (--stdin)");

@@ -7,7 +7,7 @@ use super::follow::RunEnd;
 use super::json::{FailureReport, RunReport};
 use crate::args::RunArgs;
 use crate::exit_code::{BROKEN_PIPE, FAILURE, INTERRUPTED};
-use crate::io::{Output, eprint_message, print_denials, print_line};
+use crate::io::{Output, eprint_message, print_denials, print_line, print_skipped};
 use crate::outcome::{Failure, exit_code, print_outcome};
 
 /// Reports the end of a run. Returns the exit code.
@@ -76,11 +76,14 @@ fn report_outcome(outcome: &Outcome, output: &Output, args: &RunArgs) -> anyhow:
         }
     }
 
-    // Failed downloads are errors of the command, which --quiet does not silence.
+    // Files that are missing afterwards are errors of the command, which --quiet does not silence.
+    print_skipped("--upload", &outcome.skipped_uploads);
     let mut has_failed = false;
     for download in &outcome.downloads {
+        let action = format!("--download {}", download.remote);
+        print_skipped(&action, &download.skipped);
         if let Some(error) = &download.error {
-            eprint_message(&format!("--download {}: {error}", download.remote));
+            eprint_message(&format!("{action}: {error}"));
             has_failed = true;
         }
     }

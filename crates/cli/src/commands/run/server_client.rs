@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use fumehood_engine::{Event, MimeBundle, Outcome};
+use fumehood_server::Store;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -37,21 +38,32 @@ pub(super) struct ServerClient {
 }
 
 impl ServerClient {
-    /// Finds the server at the default socket. Returns `None` if there is none, or if it uses another image.
-    pub(super) async fn find(image: &str) -> Option<Self> {
-        let client = Self {
-            socket: fumehood_server::default_socket(),
-        };
+    /// Finds the server at the default socket, or at the one that it has recorded. Returns `None` if there is none, if it
+    /// uses another image, or if its runs may not take `timeout_s` seconds.
+    pub(super) async fn find(image: &str, timeout_s: u64) -> Option<Self> {
+        let sockets = std::iter::once(fumehood_server::default_socket())
+            .chain(Store::recorded_socket(&state_path()));
 
-        let response = client.send(Method::GET, "/v1/info", Bytes::new(), JSON);
+        for socket in sockets {
+            let client = Self { socket };
+            if let Some(info) = client.info().await {
+                let max_timeout_s = info["limits"]["timeout_s"].as_u64()?;
+                return (info["image"] == image && timeout_s <= max_timeout_s).then_some(client);
+            }
+        }
+        None
+    }
+
+    /// Returns the description of the server. Returns `None` if it does not answer.
+    async fn info(&self) -> Option<Value> {
+        let response = self.send(Method::GET, "/v1/info", Bytes::new(), JSON);
         let response = tokio::time::timeout(PROBE_TIMEOUT, response)
             .await
             .ok()?
             .ok()?;
-        let info = tokio::time::timeout(PROBE_TIMEOUT, read_json(response))
+        tokio::time::timeout(PROBE_TIMEOUT, read_json(response))
             .await
-            .ok()??;
-        (info["image"] == image).then_some(client)
+            .ok()?
     }
 
     /// Starts a run. Returns `None` if the server is shutting down and has started nothing.
@@ -288,6 +300,11 @@ impl ServerEvent {
             None => Some(STANDARD.decode(self.data["base64"].as_str()?).ok()?.into()),
         }
     }
+}
+
+/// Returns the path of the state of this user's server.
+fn state_path() -> PathBuf {
+    std::env::var_os("FUMEHOOD_STATE").map_or_else(Store::default_path, PathBuf::from)
 }
 
 fn parse_outcome(data: Value) -> Result<Outcome, Failure> {

@@ -32,7 +32,7 @@ pub(super) async fn run(
     };
 
     let start = async {
-        let client = ServerClient::find(&image).await?;
+        let client = ServerClient::find(&image, args.effective_timeout()).await?;
         Some(client.start_run(&request_body(program, args)).await)
     };
     let started = tokio::select! {
@@ -78,11 +78,12 @@ fn request_body(program: &Program, args: &RunArgs) -> Value {
     json!({
         "language": program.language,
         "code": program.code,
+        "args": args.args,
         "env": env,
         "cwd": args.cwd,
-        "timeout_s": args.timeout,
+        "timeout_s": args.effective_timeout(),
         "memory_mib": args.memory,
-        "stdin": args.stdin,
+        "stdin": args.forwards_stdin(),
         "display": args.display,
         "fresh_interpreter": args.fresh_interpreter,
     })

@@ -74,7 +74,7 @@ fn answer(policy: &Policy, query: &PolicyQuery<'_>) -> Result<(RuleId, Handling)
                 port,
                 names,
             };
-            first_allowing(policy, |rule| connect(rule, destination))
+            first_allowing(policy, |rule| connect(policy, rule, destination))
         }
         PolicyQuery::FirstBytes {
             address,
@@ -187,7 +187,7 @@ fn check_special(rule: &Rule, address: IpAddr) -> Result<(), Reason> {
     }
 }
 
-fn connect(rule: &Rule, destination: Destination<'_>) -> Answer {
+fn connect(policy: &Policy, rule: &Rule, destination: Destination<'_>) -> Answer {
     // A rule without hosts matches addresses; one with hosts matches names that were resolved to the address.
     if rule.hosts.is_empty() {
         if !rule.has_address(destination.address) {
@@ -204,7 +204,11 @@ fn connect(rule: &Rule, destination: Destination<'_>) -> Answer {
         });
     }
 
-    Ok(if rule.is_opaque() {
+    // A rule for the whole internet reads only the connections that may carry a secret.
+    let may_carry_secret =
+        rule.internet && (destination.names.iter()).any(|name| policy.has_secret_for(name));
+
+    Ok(if rule.is_opaque() && !may_carry_secret {
         Handling::Forward
     } else {
         Handling::InspectFirstBytes
@@ -217,10 +221,22 @@ fn first_bytes(
     destination: Destination<'_>,
     protocol: ClientProtocol<'_>,
 ) -> Answer {
-    if connect(rule, destination)? == Handling::Forward {
+    if connect(policy, rule, destination)? == Handling::Forward {
         return Ok(Handling::Forward);
     }
     match protocol {
+        ClientProtocol::Tls {
+            server_name: Some(name),
+            encrypted: false,
+        } if rule.internet && is_allowed_name(rule, destination, name) => {
+            check_tls(policy, rule, destination, name)
+        }
+        // No name is denied, so that none needs to be read.
+        ClientProtocol::Tls { .. } | ClientProtocol::Other | ClientProtocol::Silent
+            if rule.internet =>
+        {
+            Ok(Handling::Forward)
+        }
         ClientProtocol::Http => Ok(Handling::InspectRequests),
         ClientProtocol::Other | ClientProtocol::Silent => Err(Reason::NotTlsNorHttp),
         ClientProtocol::Tls {
@@ -243,7 +259,7 @@ fn check_tls(
     name: &HostName,
 ) -> Answer {
     // A rule without hosts is asked here only because of its methods, and has no name to compare with TLS.
-    let has_hosts = !rule.hosts.is_empty();
+    let has_hosts = rule.internet || !rule.hosts.is_empty();
     if has_hosts && !is_allowed_name(rule, destination, name) {
         return Err(Reason::OtherServerName { name: name.clone() });
     }
@@ -269,7 +285,7 @@ fn check_request(
     destination: Destination<'_>,
     request: Request<'_>,
 ) -> Answer {
-    connect(rule, destination)?;
+    connect(policy, rule, destination)?;
     if !is_for_destination(policy, rule, destination, request) {
         return Err(Reason::OtherHost {
             host: request.host.clone(),

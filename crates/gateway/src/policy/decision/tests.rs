@@ -324,6 +324,74 @@ fn other_protocols_need_raw() {
 }
 
 #[test]
+fn the_internet_is_every_public_host_and_no_special_address() {
+    let internet = words(&["internet"]);
+    let look_up = |text| {
+        let name = name(text);
+        decide(&internet, &PolicyQuery::Lookup { name: &name })
+    };
+    assert!(look_up("a.example").is_allowed() && look_up("printer").is_allowed());
+
+    // Any public address, with or without a name, on any port.
+    for (address, port) in [(WEB, 1), (WEB, 443), ("2606:4700::1111", 65535)] {
+        for names in [&[] as &[&str], &["a.example"]] {
+            let connection = connect_to(&internet, address, port, names);
+            assert_eq!(pass(&connection), Some(Handling::Forward), "{address}");
+        }
+    }
+
+    // No special address, however it is reached.
+    let special = "10.1.2.3 127.0.0.1 169.254.169.254 192.168.1.1 224.0.0.1 ::1 fd00::1 fe80::1 \
+                   ::ffff:10.0.0.1 64:ff9b::a00:1 2002:a01:203::1";
+    for special in special.split_ascii_whitespace() {
+        for names in [&[] as &[&str], &["a.example"]] {
+            let denied = connect_to(&internet, special, 80, names);
+            assert!(
+                matches!(denied.reason, Reason::SpecialAddress { .. }),
+                "{denied:?}"
+            );
+        }
+
+        let (name, address) = (name("a.example"), ip(special));
+        let name = &name;
+        assert!(!decide(&internet, &PolicyQuery::Resolved { name, address }).is_allowed());
+    }
+
+    // Nothing but TCP, and with ports only these.
+    let address = ip(WEB);
+    assert!(!decide(&internet, &PolicyQuery::Datagram { address, port: 443 }).is_allowed());
+    let tls = words(&["internet:443"]);
+    assert!(connect_to(&tls, WEB, 443, &[]).is_allowed());
+    let other = connect_to(&tls, WEB, 80, &["a.example"]);
+    assert!(matches!(other.reason, Reason::PortNotAllowed { .. }));
+}
+
+#[test]
+fn the_internet_with_a_secret_terminates_tls_to_its_hosts_only() {
+    let policy =
+        policy("[[allow]]\ninternet = true\n[[secret]]\nname = \"T\"\nhost = \"a.example\"");
+    let (own, other) = (["a.example"], ["b.example"]);
+    assert_eq!(
+        pass(&connect_to(&policy, WEB, 443, &own)),
+        Some(Handling::InspectFirstBytes)
+    );
+    assert_eq!(
+        pass(&connect_to(&policy, WEB, 443, &other)),
+        Some(Handling::Forward)
+    );
+
+    let both = ["a.example", "b.example"];
+    let handling = |server| pass(&tls(&policy, &both, server));
+    assert_eq!(handling(Some("a.example")), Some(Handling::TerminateTls));
+    for unread in [Some("b.example"), Some("c.example"), None] {
+        assert_eq!(handling(unread), Some(Handling::Forward), "{unread:?}");
+    }
+    for protocol in [ClientProtocol::Other, ClientProtocol::Silent] {
+        assert_eq!(pass(&say(&policy, &own, protocol)), Some(Handling::Forward));
+    }
+}
+
+#[test]
 fn a_secret_or_the_rule_terminates_tls() {
     let terminate = policy("[[allow]]\nhost = \"a.example\"\nterminate = true");
     let secret =

@@ -140,9 +140,14 @@ impl Policy {
 fn rule_from_spec(id: RuleId, spec: RuleSpec) -> Rule {
     Rule {
         id,
+        internet: spec.internet,
         hosts: spec.host,
         addresses: spec.addresses.into_iter().map(|net| net.0).collect(),
-        ports: spec.ports.unwrap_or_else(Ports::web),
+        ports: spec.ports.unwrap_or_else(if spec.internet {
+            Ports::any
+        } else {
+            Ports::web
+        }),
         methods: spec.methods,
         terminate: spec.terminate,
         raw: spec.raw,

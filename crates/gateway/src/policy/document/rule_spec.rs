@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::package_index::Ecosystem;
+use crate::policy::rule::INTERNET;
 use crate::value::{
     HostPattern, Method, NameError, Net, NetError, Ports, PortsError, RuleId, one_or_many,
 };
@@ -20,6 +21,9 @@ pub struct RuleSpec {
     /// The rule's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<RuleId>,
+    /// Whether the rule is for the whole public internet: every name, and every address that is not special.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub internet: bool,
     /// Hosts, and patterns of hosts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub host: Vec<HostPattern>,
@@ -29,7 +33,7 @@ pub struct RuleSpec {
     /// Addresses; see [`Rule::addresses`](crate::policy::Rule::addresses).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Net>,
-    /// Ports; the default with hosts is 80 and 443.
+    /// Ports; the default with hosts is 80 and 443, that for the internet all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<Ports>,
     /// HTTP methods; all if empty.
@@ -48,6 +52,8 @@ pub struct RuleSpec {
 #[serde(deny_unknown_fields)]
 struct UncheckedRuleSpec {
     id: Option<RuleId>,
+    #[serde(default)]
+    internet: bool,
     #[serde(default, deserialize_with = "one_or_many")]
     host: Vec<HostPattern>,
     index: Option<Ecosystem>,
@@ -68,6 +74,7 @@ impl TryFrom<UncheckedRuleSpec> for RuleSpec {
     fn try_from(unchecked: UncheckedRuleSpec) -> Result<Self, RuleSpecError> {
         let UncheckedRuleSpec {
             id,
+            internet,
             host,
             index,
             addresses,
@@ -79,6 +86,7 @@ impl TryFrom<UncheckedRuleSpec> for RuleSpec {
 
         let spec = Self {
             id,
+            internet,
             host,
             index,
             addresses,
@@ -97,8 +105,14 @@ impl TryFrom<UncheckedRuleSpec> for RuleSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RuleSpecError {
     /// It has no subject.
-    #[error("a rule needs `host`, `index` or `addresses`")]
+    #[error("a rule needs `host`, `index`, `addresses` or `internet`")]
     NoSubject,
+    /// It is for the whole internet, and has other restrictions than ports.
+    #[error(
+        "a rule with `internet` allows every public host with any protocol; only `ports` and `id` can be set with it; \
+         write another rule for special addresses"
+    )]
+    InternetAndMore,
     /// It has both hosts and an index.
     #[error("a rule cannot have both `host` and `index`; write two rules")]
     HostAndIndex,
@@ -152,6 +166,20 @@ impl RuleSpec {
     /// # Errors
     /// Returns the first contradiction.
     pub(crate) fn check(&self) -> Result<(), RuleSpecError> {
+        if self.internet {
+            let only = Self {
+                id: self.id.clone(),
+                internet: true,
+                ports: self.ports.clone(),
+                ..Self::default()
+            };
+            return if *self == only {
+                Ok(())
+            } else {
+                Err(RuleSpecError::InternetAndMore)
+            };
+        }
+
         // The first violated condition is reported.
         let has_name = !self.host.is_empty() || self.index.is_some();
         let violations = [
@@ -198,7 +226,7 @@ impl RuleSpec {
     }
 
     /// Parses a word: `example.com`, `*.example.com:443,8443`, `10.0.0.0/8:5432`, `[2001:db8::/32]:443`,
-    /// `index:python`.
+    /// `index:python`, `internet`. A host with the name `internet` needs a rule in a document.
     ///
     /// ```
     /// use fumehood_gateway::policy::RuleSpec;
@@ -241,6 +269,7 @@ impl RuleSpec {
 
         match subject {
             Subject::Net(text) => spec.addresses.push(text.parse()?),
+            Subject::Name(INTERNET) => spec.internet = true,
             Subject::Name(text) => spec.host.push(text.parse()?),
         }
 
@@ -308,6 +337,12 @@ mod tests {
         ] {
             let spec = RuleSpec::parse_word(word).unwrap();
             assert_eq!((spec.host.len(), spec.addresses.len()), (0, 1), "{word}");
+        }
+
+        for (word, ports) in [("internet", None), ("internet:443", Some("443"))] {
+            let spec = RuleSpec::parse_word(word).unwrap();
+            assert!(spec.internet && spec.host.is_empty(), "{word}");
+            assert_eq!(spec.ports, ports.map(|ports| ports.parse().unwrap()));
         }
 
         let index = RuleSpec::parse_word("index:javascript").unwrap().index;

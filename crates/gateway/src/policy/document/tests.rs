@@ -145,6 +145,15 @@ fn contradictory_rules_are_rejected() {
             "host = \"a.example\"\nraw = true\nterminate = true",
             RuleSpecError::RawAndRead,
         ),
+        (
+            "internet = true\nhost = \"a.example\"",
+            RuleSpecError::InternetAndMore,
+        ),
+        (
+            "internet = true\nmethods = \"GET\"",
+            RuleSpecError::InternetAndMore,
+        ),
+        ("internet = false", RuleSpecError::NoSubject),
     ] {
         let error = error(&format!("[[allow]]\n{fields}"));
         assert_eq!(error, format!("line 1: `allow[0]`: {expected}"));

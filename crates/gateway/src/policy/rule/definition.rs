@@ -26,11 +26,17 @@ pub struct Policy {
     pub secrets: Vec<SecretRule>,
 }
 
-/// A rule, which allows hosts or addresses.
+/// The word for the whole public internet, in rules of one word.
+pub(crate) const INTERNET: &str = "internet";
+
+/// A rule, which allows hosts, addresses or the public internet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rule {
     /// The id that the user gave, or `allow-N` by its position; unique in a policy.
     pub id: RuleId,
+    /// Whether it allows every name and every public address. Special addresses remain denied.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub internet: bool,
     /// The hosts that it allows. If empty, it allows addresses, and names do not matter.
     pub hosts: Vec<HostPattern>,
     /// With hosts: special addresses that these may also have. Without hosts: the addresses that it allows.
@@ -84,7 +90,7 @@ impl Rule {
     /// Returns whether it allows this host.
     #[must_use]
     pub fn matches(&self, name: &HostName) -> bool {
-        self.hosts.iter().any(|pattern| pattern.matches(name))
+        self.internet || self.hosts.iter().any(|pattern| pattern.matches(name))
     }
 
     /// Returns whether it forwards connections to an allowed address and port without reading them.
@@ -108,16 +114,18 @@ impl Rule {
         are_open(&self.addresses, address)
     }
 
-    /// Returns whether the address is in one of its networks.
+    /// Returns whether it allows the address without a name. A special address must be named in addition.
     pub(crate) fn has_address(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|net| net.contains(&address))
+        self.internet || self.addresses.iter().any(|net| net.contains(&address))
     }
 }
 
 /// Shows the rule as a word of the command line or, if no word can express it, in a similar form.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.hosts.is_empty() {
+        if self.internet {
+            f.write_str(INTERNET)?;
+        } else if self.hosts.is_empty() {
             list(f, self.addresses.iter().map(Bracketed))?;
         } else {
             list(f, &self.hosts)?;

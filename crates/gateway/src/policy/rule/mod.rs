@@ -6,6 +6,7 @@ mod definition;
 mod limits;
 mod special_address;
 
+pub(crate) use definition::INTERNET;
 pub use definition::{Policy, Rule, SecretRule};
 pub use limits::{LimitsError, MAX_CONNECTIONS, MIN_BYTES_PER_S, NetworkLimits};
 #[cfg(test)]

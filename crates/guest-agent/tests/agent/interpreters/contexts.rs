@@ -110,7 +110,7 @@ fn bash_keeps_its_state() {
         (
             "echo $LINENO\nnosuch",
             "1\n",
-            "bash: line 2: nosuch: command not found\n",
+            "main.sh: line 2: nosuch: command not found\n",
             127,
         ),
         ("if then", "", "syntax error", 2),

@@ -1,7 +1,8 @@
 //! The environment in which programs run.
 
-use fumehood_protocol::{Language, Request};
+use fumehood_protocol::{ContextName, Language, Request};
 
+use crate::interpreters::prepared::run_with;
 use crate::support::{Agent, bun, exec};
 
 #[test]
@@ -12,9 +13,9 @@ fn python_is_main() {
 import sys, os, pickle, __main__
 class A: pass
 assert __name__ == '__main__' and __main__.A is A
-assert sys.argv == ['main.py'] and sys.path[0] == os.getcwd()
+assert sys.argv == [os.getcwd() + '/main.py'] and sys.path[0] == os.getcwd()
 assert isinstance(pickle.loads(pickle.dumps(A())), A)
-assert 'SOURCE' not in globals() and __file__ == os.getcwd() + '/main.py'
+assert 'SOURCE' not in globals() and __file__ == sys.argv[0] and os.path.samefile(__file__, 'main.py')
 def f(x: Undefined): pass
 import inspect
 print(inspect.getsource(A), end='')
@@ -37,11 +38,13 @@ fn python_tracebacks_show_only_the_programs_lines() {
         .lines()
         .filter(|line| !line.trim_start().starts_with(['^', '~']))
         .collect();
+    let file = agent.directory.path().join("main.py");
+    let file = file.display();
     let expected = [
         "Traceback (most recent call last):",
-        "  File \"main.py\", line 4, in <module>",
+        &format!("  File \"{file}\", line 4, in <module>"),
         "    f(0)",
-        "  File \"main.py\", line 2, in f",
+        &format!("  File \"{file}\", line 2, in f"),
         "    return 1 / x",
         "ZeroDivisionError: division by zero",
     ];
@@ -153,7 +156,7 @@ fn shell_gets_only_its_script() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let outcome = client.shell("echo $0 $# $LINENO\ncat; set -- a b\necho $# $LINENO; echo ${MAPFILE-unset}; ls /proc/self/fd | wc -l; umask; trap");
-    assert_eq!(outcome.out(), "bash 0 1\n2 3\nunset\n4\n0022\n");
+    assert_eq!(outcome.out(), "main.sh 0 1\n2 3\nunset\n4\n0022\n");
     let script: String =
         (0..150_000).map(|n| format!("x={n}\n")).collect::<String>() + "echo $x $LINENO";
     assert_eq!(client.shell(&script).out(), "149999 150001\n");
@@ -253,4 +256,40 @@ fn javascript_runs_beside_other_main_files() {
         std::fs::read_dir(agent.directory.path()).unwrap().count(),
         1
     );
+}
+
+#[test]
+fn arguments_reach_the_program() {
+    let args = ["a b", "", "-x", "ä\n*"];
+    let shown = "[a b][][-x][ä\n*]\n";
+    let mut programs = vec![
+        (
+            Language::Python,
+            "import sys; print(''.join(f'[{a}]' for a in sys.argv[1:]))",
+        ),
+        (Language::Shell, "printf '[%s]' \"$@\"; echo"),
+    ];
+    if bun().is_some() {
+        let code = "console.log(process.argv.slice(2).map(a => `[${a}]`).join(''))";
+        programs.push((Language::Javascript, code));
+    }
+
+    let agent = Agent::open();
+    let mut client = agent.connect();
+    for (language, code) in programs {
+        let mut run = |context: Option<&str>, args: &[&str]| {
+            let outcome = run_with(&mut client, language, code, |request| {
+                request.args = args.iter().map(ToString::to_string).collect();
+                request.context = context.map(ContextName::new);
+            });
+            outcome.out().to_string()
+        };
+
+        // In a context they stay.
+        let name = language.as_str();
+        assert_eq!(run(None, &args), shown, "{name}");
+        assert_eq!(run(Some(name), &args), shown, "{name}");
+        assert_eq!(run(Some(name), &[]), shown, "{name}");
+        assert_eq!(run(Some(name), &["b"]), "[b]\n", "{name}");
+    }
 }

@@ -9,3 +9,4 @@ pub(crate) mod prepared;
 mod python;
 mod python_values;
 mod shell;
+mod shell_scripts;

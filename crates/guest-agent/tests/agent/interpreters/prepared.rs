@@ -17,7 +17,7 @@ pub fn run_with(
     client.outcome()
 }
 
-fn prepare(client: &mut Client, language: Language, code: &str) -> Outcome {
+pub fn prepare(client: &mut Client, language: Language, code: &str) -> Outcome {
     run_with(client, language, code, |request| request.prepare = true)
 }
 
@@ -52,12 +52,9 @@ fn program_runs_in_the_prepared_interpreter() {
     assert_eq!(outcome.complete().exit_code, 0);
     outcome.check_summaries();
     let next = client.python(
-        "import sys, os\nprint(os.getpid(), 'wave' in sys.modules, 'secret' in globals(), __name__, __file__ == os.getcwd() + '/main.py', sys.argv)",
+        "import sys, os\nprint(os.getpid(), 'wave' in sys.modules, 'secret' in globals(), __name__, __file__ == os.getcwd() + '/main.py', sys.argv == [__file__])",
     );
-    assert_eq!(
-        next.out(),
-        format!("{pid} True False __main__ True ['main.py']\n")
-    );
+    assert_eq!(next.out(), format!("{pid} True False __main__ True True\n"));
     assert!(next.complete().spawn_ms.is_some());
     let after = client.python("import sys\nprint('wave' in sys.modules)");
     assert_eq!(after.out(), "False\n", "nobody starts another by himself");
@@ -98,7 +95,7 @@ fn prepared_python_behaves_like_any_other() {
         (
             "import atexit, threading, time\natexit.register(print, 'atexit')\nthreading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()\nraise ValueError('main')",
             "thread\natexit\n",
-            "Traceback (most recent call last):\n  File \"main.py\", line 4, in <module>\n    raise ValueError('main')\nValueError: main\n",
+            "/main.py\", line 4, in <module>\n    raise ValueError('main')\nValueError: main\n",
             1,
         ),
         (
@@ -295,10 +292,13 @@ fn bash_can_be_prepared() {
         );
         let code = "echo $0 $# $LINENO ${x-unset} ${MAPFILE-unset} ${__c-unset}$__w; ls /proc/self/fd | wc -l\ntrap\nnosuch\necho $RANDOM$RANDOM$RANDOM $A; trap 'echo bye' EXIT; exit 5";
         let outcome = with_vars(&mut client, Language::Shell, code, [("A", "b 'c'")]);
-        assert_eq!(outcome.err(), "bash: line 3: nosuch: command not found\n");
+        assert_eq!(
+            outcome.err(),
+            "main.sh: line 3: nosuch: command not found\n"
+        );
         assert_eq!(outcome.complete().exit_code, 5);
         let lines: Vec<String> = outcome.out().lines().map(Into::into).collect();
-        assert_eq!(lines[..2], ["bash 0 1 unset unset unset", "4"]);
+        assert_eq!(lines[..2], ["main.sh 0 1 unset unset unset", "4"]);
         assert!(
             lines[2].ends_with(" b 'c'") && lines[3] == "bye",
             "{lines:?}"

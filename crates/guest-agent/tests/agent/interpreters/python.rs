@@ -66,14 +66,14 @@ fn last_value_is_displayed() {
     let once = run_with(
         &mut client,
         Language::Python,
-        "import sys\nprint(1)\nsys.argv",
+        "import sys\nprint(1)\nsys.argv == [__file__]",
         |r| {
             r.display = true;
         },
     );
     assert_eq!(
         (once.out(), texts(&once)),
-        ("1\n", vec!["['main.py']".to_string()])
+        ("1\n", vec!["True".to_string()])
     );
 }
 
@@ -297,7 +297,7 @@ fn working_directory_lasts_for_one_exec() {
         format!("{here}\n")
     );
     assert_eq!(plain(&mut client, cwd).out(), "/usr\n");
-    let place = "import os, sys, helper\nprint(os.getcwd() == sys.path[0], __file__)";
+    let place = "import os, sys, helper\nprint(os.getcwd() == sys.path[1], __file__)";
     for (prepare, display) in [(false, false), (false, true), (true, false), (true, true)] {
         if prepare {
             run_with(&mut client, Language::Python, "import sys", |r| {
@@ -310,7 +310,7 @@ fn working_directory_lasts_for_one_exec() {
         });
         assert_eq!(
             outcome.out(),
-            format!("helper\nTrue {sub}/main.py\n"),
+            format!("helper\nTrue {here}/main.py\n"),
             "{}",
             outcome.err()
         );

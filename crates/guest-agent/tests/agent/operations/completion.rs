@@ -27,7 +27,6 @@ fn python_exits() {
         ("import sys; sys.exit('bye')", 1, "bye\n"),
         ("import os; os._exit(7)", 7, ""),
         ("x = (", 1, "SyntaxError: '(' was never closed"),
-        ("raise KeyboardInterrupt", 130, "KeyboardInterrupt"),
         ("import sys; sys.stdout.close(); sys.exit(3)", 3, ""),
         ("import os; os.close(1); os.close(2); os._exit(3)", 3, ""),
     ] {
@@ -35,6 +34,11 @@ fn python_exits() {
         check(outcome.complete(), EndedBy::Exited, exit, None);
         assert!(outcome.err().contains(part), "{code}: {}", outcome.err());
     }
+
+    // Python ends by the signal that it was interrupted by, so that a shell knows.
+    let outcome = client.python("raise KeyboardInterrupt");
+    check(outcome.complete(), EndedBy::Signaled, 130, Some(2));
+    assert!(outcome.err().ends_with("\nKeyboardInterrupt\n"));
 }
 
 #[test]
@@ -93,7 +97,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print('ready')
 while True: pass";
     for (language, code, signal, least) in [
-        (Language::Python, "while True: pass", None, 1000),
+        (Language::Python, "while True: pass", Some(2), 1000),
         (Language::Python, stubborn, Some(9), 1600),
         (Language::Shell, "sleep 60", Some(2), 1000),
         (Language::Shell, "trap '' INT; sleep 60", Some(15), 1300),
@@ -126,7 +130,7 @@ fn cancelling() {
     let mut client = agent.hello(&["cancel"]);
     let begun = Instant::now();
     for (code, signal) in [
-        ("print('ready')\nwhile True: pass", None),
+        ("print('ready')\nwhile True: pass", Some(2)),
         (
             "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('ready')\nwhile True: pass",
             Some(15),

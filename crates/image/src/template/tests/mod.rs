@@ -284,6 +284,28 @@ fn a_manifest_of_another_format_or_key_is_damage() {
     }
 }
 
+/// A prune that cannot check a template keeps it, and so does a process that could not load it.
+#[test]
+fn only_damage_is_a_reason_to_remove_a_template() {
+    let fixture = fixture();
+    let (kept, damaged) = (fixture.make("python"), fixture.make("shell"));
+
+    // The hash of a changed time is compared again, and matches.
+    fixture.templates.distrust(&kept).unwrap();
+    assert!(fixture.is_opened(&kept));
+    let wrong = fs::read(fixture.part(&damaged, STATE)).unwrap().len();
+    fs::write(fixture.part(&damaged, STATE), vec![0; wrong]).unwrap();
+    fixture.templates.distrust(&damaged).unwrap();
+    assert!(!fixture.is_opened(&damaged));
+    assert!(!fixture.templates.has(&damaged));
+
+    // A loop of links is damage; a name that cannot be opened is not.
+    let temporary = Error::io("open", "ram")(std::io::Error::from_raw_os_error(24));
+    assert!(!temporary.is_damage());
+    fixture.templates.prune(u64::MAX, |_| true).unwrap();
+    assert!(fixture.is_opened(&kept));
+}
+
 #[test]
 fn a_temporary_error_is_not_damage() {
     let fixture = fixture();

@@ -8,6 +8,7 @@ mod sandboxes;
 
 pub use files::UploadRequest;
 pub(crate) use files::{DirectoryRequest, MoveRequest, file_content};
+pub(crate) use language::{language_names, package_language_names};
 pub use network::NetworkRequest;
 pub(crate) use runs::SignalRequest;
 pub use runs::{OneShotRunRequest, ProcessRequest, PtySize, SandboxRunRequest, Signal, Stdin};

@@ -68,6 +68,10 @@ macro_rules! run_code_request {
             /// The code, at most 2 MiB.
             #[schema(max_length = 2_097_152)]
             pub code: String,
+            /// The arguments of the program, without its name; at most 128 KiB together.
+            #[serde(default)]
+            #[schema(max_items = 1024)]
+            pub args: Vec<String>,
             /// Environment variables.
             #[serde(default)]
             pub env: BTreeMap<String, String>,
@@ -100,6 +104,7 @@ macro_rules! run_code_request {
                 Self {
                     language,
                     code,
+                    args: Vec::new(),
                     env: BTreeMap::new(),
                     cwd: None,
                     timeout_s: DEFAULT_TIMEOUT_S,
@@ -114,6 +119,8 @@ macro_rules! run_code_request {
             fn shared_fields(&self) -> RunRequest {
                 let mut request =
                     RunRequest::new(self.language, &*self.code).timeout_s(self.timeout_s);
+                request = request.args(self.args.iter().cloned());
+
                 for (name, value) in &self.env {
                     request = request.env(name, value);
                 }
@@ -409,7 +416,9 @@ mod tests {
             request.map(|request| request.language).ok()
         };
         assert_eq!(language("raw"), Some(Language::Shell));
-        assert_eq!(language("typescript"), Some(Language::Javascript));
+        for (name, expected) in Language::NAMES {
+            assert_eq!(language(name), Some(expected), "{name}");
+        }
         assert_eq!(language("cobol"), None);
     }
 }

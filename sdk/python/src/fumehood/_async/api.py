@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 from fumehood._async.client import AsyncClient, default_client
 from fumehood._async.run import AsyncRun
@@ -16,6 +16,7 @@ async def arun(
     code: str,
     *,
     language: str = "python",
+    args: Optional[Sequence[str]] = None,
     env: Optional[Mapping[str, str]] = None,
     cwd: Optional[str] = None,
     stdin: StdinLike = None,
@@ -41,7 +42,9 @@ async def arun(
 
     Args:
         code: the program.
-        language: ``python``, ``javascript`` or ``shell``.
+        language: ``python`` (``py``), ``javascript`` (``js``), ``typescript`` (``ts``) or ``shell`` (``bash``,
+            ``sh``).
+        args: arguments of the program: ``sys.argv[1:]``, ``process.argv.slice(2)`` or ``"$@"``.
         env: environment variables.
         cwd: working directory, absolute or relative to the user's home.
         stdin: standard input, as text or bytes.
@@ -70,6 +73,7 @@ async def arun(
     return await (client or default_client()).run(
         code,
         language=language,
+        args=args,
         env=env,
         cwd=cwd,
         stdin=stdin,

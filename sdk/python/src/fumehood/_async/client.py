@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Mapping, Optional
+from typing import Any, Callable, List, Mapping, Optional, Sequence
 
 import httpx
 
@@ -55,6 +55,7 @@ class AsyncClient:
         code: str,
         *,
         language: str = "python",
+        args: Optional[Sequence[str]] = None,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
         stdin: StdinLike = None,
@@ -84,6 +85,7 @@ class AsyncClient:
         body = code_body(
             code=code,
             language=language,
+            args=args,
             env=env,
             cwd=cwd,
             timeout=timeout,

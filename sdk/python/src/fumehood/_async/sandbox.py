@@ -11,6 +11,7 @@ from fumehood._async.run import AsyncRun, Callbacks
 from fumehood._concurrency_async import run_shielded, start_if_blocking
 from fumehood._errors import FumehoodError
 from fumehood._events import Event
+from fumehood._languages import canonical_language
 from fumehood._models import (
     Checkpoint,
     InstalledPackage,
@@ -37,6 +38,9 @@ from fumehood._settings import CLEANUP_TIMEOUT_S, CREATE_TIMEOUT_S, PACKAGES_TIM
 _DEFAULT_CONTEXT = "main"
 """The context of code that names none."""
 
+_DEFAULT_LANGUAGE = "python"
+"""The language of a sandbox that was started for none."""
+
 
 class AsyncSandbox:
     """A microVM that keeps files, programs and interpreters between runs.
@@ -45,7 +49,8 @@ class AsyncSandbox:
     :meth:`kill`, or after it has been idle for ``idle_timeout``.
 
     Args:
-        language: default language for :meth:`run`: ``python``, ``javascript`` or ``shell``.
+        language: default language for :meth:`run`: ``python`` (``py``), ``javascript`` (``js``), ``typescript``
+            (``ts``) or ``shell`` (``bash``, ``sh``). Default: ``python``, or that of the checkpoint.
         memory_mib: memory in MiB; the server's default is 512.
         idle_timeout: seconds without activity after which the sandbox ends.
         max_lifetime: seconds after which the sandbox ends in any case; the server's default is one day.
@@ -62,7 +67,7 @@ class AsyncSandbox:
 
     def __init__(
         self,
-        language: str = "python",
+        language: Optional[str] = None,
         *,
         memory_mib: Optional[int] = None,
         idle_timeout: Optional[float] = 300,
@@ -76,7 +81,7 @@ class AsyncSandbox:
         client: Optional[AsyncClient] = None,
     ) -> None:
         body = sandbox_body(
-            language=language,
+            language=canonical_language(language or _DEFAULT_LANGUAGE),
             memory_mib=memory_mib,
             idle_timeout=idle_timeout,
             max_lifetime=max_lifetime,
@@ -92,12 +97,11 @@ class AsyncSandbox:
     def _init_fields(
         self,
         client: AsyncClient,
-        language: str,
+        language: Optional[str],
         env: Optional[Mapping[str, str]],
         body: Optional[dict[str, Any]] = None,
     ) -> None:
-        self.language = language
-        """Default language for :meth:`run`."""
+        self._language = canonical_language(language) if language else None
         self._client, self._transport = client, client.transport
         self._env, self._body = dict(env or {}), body
         # All attempts to start the sandbox have one key, so that a retry does not start a second one.
@@ -107,8 +111,13 @@ class AsyncSandbox:
         """The files of the sandbox."""
 
     @classmethod
-    async def get(cls, id: str, *, language: str = "python", client: Optional[AsyncClient] = None) -> AsyncSandbox:
+    async def get(
+        cls, id: str, *, language: Optional[str] = None, client: Optional[AsyncClient] = None
+    ) -> AsyncSandbox:
         """Returns the sandbox with this ID.
+
+        Args:
+            language: default language for :meth:`run`; by default that of the sandbox.
 
         Raises:
             NotFoundError: there is no such sandbox, or it belongs to another API key.
@@ -130,11 +139,11 @@ class AsyncSandbox:
         cls,
         client: AsyncClient,
         info: SandboxInfo,
-        language: str,
+        language: Optional[str],
         env: Optional[Mapping[str, str]] = None,
     ) -> AsyncSandbox:
         sandbox = cls.__new__(cls)
-        sandbox._init_fields(client, info.language or language, env)
+        sandbox._init_fields(client, language, env)
         sandbox._info = info
         return sandbox
 
@@ -156,6 +165,17 @@ class AsyncSandbox:
                 "POST", "/v1/sandboxes", json=self._body or {}, read_s=read_s, key=self._key
             )
             self._info = dataclass_from(SandboxInfo, answer)
+
+    @property
+    def language(self) -> str:
+        """Default language for :meth:`run`. That of a checkpoint is known once the sandbox has been started."""
+        return self._language or self._main_language
+
+    @property
+    def _main_language(self) -> str:
+        """The language of the default context: all handles of a sandbox must agree on it."""
+        started_for = self._info.language if self._info else None
+        return started_for or self._language or _DEFAULT_LANGUAGE
 
     @property
     def id(self) -> str:
@@ -187,6 +207,7 @@ class AsyncSandbox:
         code: str,
         *,
         language: Optional[str] = None,
+        args: Optional[Sequence[str]] = None,
         context: Optional[str] = _DEFAULT_CONTEXT,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
@@ -205,15 +226,10 @@ class AsyncSandbox:
         Args:
             detach: the run continues while no client is attached; ``Client.attach(run.id)`` attaches to it again.
         """
-        language = language or self.language
-        if context == _DEFAULT_CONTEXT and language != self.language:
-            # A context has one language.
-            context = f"{_DEFAULT_CONTEXT}-{language}"
-
         initial_stdin, deferred_stdin = split_stdin(stdin)
         body = code_body(
             code=code,
-            language=language,
+            args=args,
             env={**self._env, **(env or {})},
             cwd=cwd,
             timeout=timeout,
@@ -221,23 +237,36 @@ class AsyncSandbox:
             display=display,
             fresh_interpreter=fresh_interpreter,
             detach=detach,
-            context=context,
         )
+
+        async def start_path() -> str:
+            # The language of a checkpoint is known only now.
+            path = await self._started_path("/runs")
+            body.update(self._language_fields(language, context))
+            return path
 
         return AsyncRun(
             self._transport,
-            lambda: self._started_path("/runs"),
+            start_path,
             body,
             deferred_stdin=deferred_stdin,
             callbacks=Callbacks(on_stdout, on_stderr, on_result),
             key=idempotency_key,
         )
 
+    def _language_fields(self, language: Optional[str], context: Optional[str]) -> dict[str, str]:
+        language = canonical_language(language) if language else self.language
+        if context == _DEFAULT_CONTEXT and language != self._main_language:
+            # A context has one language.
+            context = f"{_DEFAULT_CONTEXT}-{language}"
+        return without_none(language=language, context=context)
+
     async def run(
         self,
         code: str,
         *,
         language: Optional[str] = None,
+        args: Optional[Sequence[str]] = None,
         context: Optional[str] = _DEFAULT_CONTEXT,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
@@ -256,6 +285,7 @@ class AsyncSandbox:
         Args:
             code: the program.
             language: language of the code; default: that of the sandbox.
+            args: arguments of the program. In a context they replace those of earlier runs; without any, those stay.
             context: name of an interpreter that keeps its state between runs; ``None`` starts one for this run only.
             env: environment variables in addition to those of the sandbox.
             cwd: working directory.
@@ -270,6 +300,7 @@ class AsyncSandbox:
         run = self.stream(
             code,
             language=language,
+            args=args,
             context=context,
             env=env,
             cwd=cwd,
@@ -349,7 +380,7 @@ class AsyncSandbox:
         """Installs packages, each with an optional version specifier, into the running sandbox. Its network must
         allow the package index. Prefer ``packages=`` of a new sandbox, which needs no network."""
         await self.start()
-        body = {"language": language or self.language, "packages": to_string_list("packages", packages)}
+        body = {"language": canonical_language(language or self.language), "packages": to_string_list("packages", packages)}
         answer = await self._transport.json("POST", f"{self._path}/packages", json=body, read_s=PACKAGES_TIMEOUT_S)
         return [dataclass_from(InstalledPackage, package) for package in answer.get("installed", [])]
 
@@ -365,7 +396,7 @@ class AsyncSandbox:
             "POST", f"{self._path}/fork", json={"count": count}, read_s=CREATE_TIMEOUT_S
         )
         infos = [dataclass_from(SandboxInfo, info) for info in answer.get("sandboxes", [])]
-        return [self._from_info(self._client, info, self.language, self._env) for info in infos]
+        return [self._from_info(self._client, info, self._language, self._env) for info in infos]
 
     async def checkpoint(self) -> Checkpoint:
         """Saves the state. ``AsyncSandbox(checkpoint=...)`` restores it. The server stores at most 16 checkpoints, in

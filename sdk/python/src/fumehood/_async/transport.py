@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, AsyncIterator, Callable, Mapping, Optional, Union
 
 import httpx
@@ -41,6 +42,7 @@ class AsyncTransport:
         self._custom_transport = transport
         self._http: Optional[httpx.AsyncClient] = None
         self._is_located = False
+        self._local_socket: Optional[Path] = None
 
     @property
     def where(self) -> tuple[object, ...]:
@@ -167,9 +169,12 @@ class AsyncTransport:
         socket = self._address.socket
 
         if self._address.is_local and self._custom_transport is None:
-            socket = _local_server.socket_path()
+            socket = self._local_socket or _local_server.socket_path()
             if may_start_server and not self._is_located:
-                await run_in_thread(_local_server.ensure_running, socket)
+                socket = await run_in_thread(_local_server.ensure_running, _local_server.socket_path())
+            if socket != self._local_socket:
+                # Connections to a server that is gone are of no use.
+                self._local_socket, self._http = socket, None
         self._is_located = True
 
         if self._http is None:
@@ -196,7 +201,7 @@ class AsyncTransport:
 
     def _address_text(self) -> str:
         if self._address.is_local:
-            return str(_local_server.socket_path())
+            return str(self._local_socket or _local_server.socket_path())
         return str(self._address.socket or self._address.url)
 
 

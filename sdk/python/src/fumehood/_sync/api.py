@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 from fumehood._sync.client import Client, default_client
 from fumehood._sync.run import Run
@@ -17,6 +17,7 @@ def run(
     code: str,
     *,
     language: str = "python",
+    args: Optional[Sequence[str]] = None,
     env: Optional[Mapping[str, str]] = None,
     cwd: Optional[str] = None,
     stdin: StdinLike = None,
@@ -42,7 +43,9 @@ def run(
 
     Args:
         code: the program.
-        language: ``python``, ``javascript`` or ``shell``.
+        language: ``python`` (``py``), ``javascript`` (``js``), ``typescript`` (``ts``) or ``shell`` (``bash``,
+            ``sh``).
+        args: arguments of the program: ``sys.argv[1:]``, ``process.argv.slice(2)`` or ``"$@"``.
         env: environment variables.
         cwd: working directory, absolute or relative to the user's home.
         stdin: standard input, as text or bytes.
@@ -71,6 +74,7 @@ def run(
     return (client or default_client()).run(
         code,
         language=language,
+        args=args,
         env=env,
         cwd=cwd,
         stdin=stdin,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Mapping, Optional
+from typing import Any, Callable, List, Mapping, Optional, Sequence
 
 import httpx
 
@@ -56,6 +56,7 @@ class Client:
         code: str,
         *,
         language: str = "python",
+        args: Optional[Sequence[str]] = None,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
         stdin: StdinLike = None,
@@ -85,6 +86,7 @@ class Client:
         body = code_body(
             code=code,
             language=language,
+            args=args,
             env=env,
             cwd=cwd,
             timeout=timeout,

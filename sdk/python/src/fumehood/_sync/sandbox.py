@@ -12,6 +12,7 @@ from fumehood._sync.run import Run, Callbacks
 from fumehood._concurrency_sync import run_shielded, start_if_blocking
 from fumehood._errors import FumehoodError
 from fumehood._events import Event
+from fumehood._languages import canonical_language
 from fumehood._models import (
     Checkpoint,
     InstalledPackage,
@@ -38,6 +39,9 @@ from fumehood._settings import CLEANUP_TIMEOUT_S, CREATE_TIMEOUT_S, PACKAGES_TIM
 _DEFAULT_CONTEXT = "main"
 """The context of code that names none."""
 
+_DEFAULT_LANGUAGE = "python"
+"""The language of a sandbox that was started for none."""
+
 
 class Sandbox:
     """A microVM that keeps files, programs and interpreters between runs.
@@ -46,7 +50,8 @@ class Sandbox:
     :meth:`kill`, or after it has been idle for ``idle_timeout``.
 
     Args:
-        language: default language for :meth:`run`: ``python``, ``javascript`` or ``shell``.
+        language: default language for :meth:`run`: ``python`` (``py``), ``javascript`` (``js``), ``typescript``
+            (``ts``) or ``shell`` (``bash``, ``sh``). Default: ``python``, or that of the checkpoint.
         memory_mib: memory in MiB; the server's default is 512.
         idle_timeout: seconds without activity after which the sandbox ends.
         max_lifetime: seconds after which the sandbox ends in any case; the server's default is one day.
@@ -63,7 +68,7 @@ class Sandbox:
 
     def __init__(
         self,
-        language: str = "python",
+        language: Optional[str] = None,
         *,
         memory_mib: Optional[int] = None,
         idle_timeout: Optional[float] = 300,
@@ -77,7 +82,7 @@ class Sandbox:
         client: Optional[Client] = None,
     ) -> None:
         body = sandbox_body(
-            language=language,
+            language=canonical_language(language or _DEFAULT_LANGUAGE),
             memory_mib=memory_mib,
             idle_timeout=idle_timeout,
             max_lifetime=max_lifetime,
@@ -93,12 +98,11 @@ class Sandbox:
     def _init_fields(
         self,
         client: Client,
-        language: str,
+        language: Optional[str],
         env: Optional[Mapping[str, str]],
         body: Optional[dict[str, Any]] = None,
     ) -> None:
-        self.language = language
-        """Default language for :meth:`run`."""
+        self._language = canonical_language(language) if language else None
         self._client, self._transport = client, client.transport
         self._env, self._body = dict(env or {}), body
         # All attempts to start the sandbox have one key, so that a retry does not start a second one.
@@ -108,8 +112,13 @@ class Sandbox:
         """The files of the sandbox."""
 
     @classmethod
-    def get(cls, id: str, *, language: str = "python", client: Optional[Client] = None) -> Sandbox:
+    def get(
+        cls, id: str, *, language: Optional[str] = None, client: Optional[Client] = None
+    ) -> Sandbox:
         """Returns the sandbox with this ID.
+
+        Args:
+            language: default language for :meth:`run`; by default that of the sandbox.
 
         Raises:
             NotFoundError: there is no such sandbox, or it belongs to another API key.
@@ -131,11 +140,11 @@ class Sandbox:
         cls,
         client: Client,
         info: SandboxInfo,
-        language: str,
+        language: Optional[str],
         env: Optional[Mapping[str, str]] = None,
     ) -> Sandbox:
         sandbox = cls.__new__(cls)
-        sandbox._init_fields(client, info.language or language, env)
+        sandbox._init_fields(client, language, env)
         sandbox._info = info
         return sandbox
 
@@ -157,6 +166,17 @@ class Sandbox:
                 "POST", "/v1/sandboxes", json=self._body or {}, read_s=read_s, key=self._key
             )
             self._info = dataclass_from(SandboxInfo, answer)
+
+    @property
+    def language(self) -> str:
+        """Default language for :meth:`run`. That of a checkpoint is known once the sandbox has been started."""
+        return self._language or self._main_language
+
+    @property
+    def _main_language(self) -> str:
+        """The language of the default context: all handles of a sandbox must agree on it."""
+        started_for = self._info.language if self._info else None
+        return started_for or self._language or _DEFAULT_LANGUAGE
 
     @property
     def id(self) -> str:
@@ -188,6 +208,7 @@ class Sandbox:
         code: str,
         *,
         language: Optional[str] = None,
+        args: Optional[Sequence[str]] = None,
         context: Optional[str] = _DEFAULT_CONTEXT,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
@@ -206,15 +227,10 @@ class Sandbox:
         Args:
             detach: the run continues while no client is attached; ``Client.attach(run.id)`` attaches to it again.
         """
-        language = language or self.language
-        if context == _DEFAULT_CONTEXT and language != self.language:
-            # A context has one language.
-            context = f"{_DEFAULT_CONTEXT}-{language}"
-
         initial_stdin, deferred_stdin = split_stdin(stdin)
         body = code_body(
             code=code,
-            language=language,
+            args=args,
             env={**self._env, **(env or {})},
             cwd=cwd,
             timeout=timeout,
@@ -222,23 +238,36 @@ class Sandbox:
             display=display,
             fresh_interpreter=fresh_interpreter,
             detach=detach,
-            context=context,
         )
+
+        def start_path() -> str:
+            # The language of a checkpoint is known only now.
+            path = self._started_path("/runs")
+            body.update(self._language_fields(language, context))
+            return path
 
         return Run(
             self._transport,
-            lambda: self._started_path("/runs"),
+            start_path,
             body,
             deferred_stdin=deferred_stdin,
             callbacks=Callbacks(on_stdout, on_stderr, on_result),
             key=idempotency_key,
         )
 
+    def _language_fields(self, language: Optional[str], context: Optional[str]) -> dict[str, str]:
+        language = canonical_language(language) if language else self.language
+        if context == _DEFAULT_CONTEXT and language != self._main_language:
+            # A context has one language.
+            context = f"{_DEFAULT_CONTEXT}-{language}"
+        return without_none(language=language, context=context)
+
     def run(
         self,
         code: str,
         *,
         language: Optional[str] = None,
+        args: Optional[Sequence[str]] = None,
         context: Optional[str] = _DEFAULT_CONTEXT,
         env: Optional[Mapping[str, str]] = None,
         cwd: Optional[str] = None,
@@ -257,6 +286,7 @@ class Sandbox:
         Args:
             code: the program.
             language: language of the code; default: that of the sandbox.
+            args: arguments of the program. In a context they replace those of earlier runs; without any, those stay.
             context: name of an interpreter that keeps its state between runs; ``None`` starts one for this run only.
             env: environment variables in addition to those of the sandbox.
             cwd: working directory.
@@ -271,6 +301,7 @@ class Sandbox:
         run = self.stream(
             code,
             language=language,
+            args=args,
             context=context,
             env=env,
             cwd=cwd,
@@ -350,7 +381,7 @@ class Sandbox:
         """Installs packages, each with an optional version specifier, into the running sandbox. Its network must
         allow the package index. Prefer ``packages=`` of a new sandbox, which needs no network."""
         self.start()
-        body = {"language": language or self.language, "packages": to_string_list("packages", packages)}
+        body = {"language": canonical_language(language or self.language), "packages": to_string_list("packages", packages)}
         answer = self._transport.json("POST", f"{self._path}/packages", json=body, read_s=PACKAGES_TIMEOUT_S)
         return [dataclass_from(InstalledPackage, package) for package in answer.get("installed", [])]
 
@@ -366,7 +397,7 @@ class Sandbox:
             "POST", f"{self._path}/fork", json={"count": count}, read_s=CREATE_TIMEOUT_S
         )
         infos = [dataclass_from(SandboxInfo, info) for info in answer.get("sandboxes", [])]
-        return [self._from_info(self._client, info, self.language, self._env) for info in infos]
+        return [self._from_info(self._client, info, self._language, self._env) for info in infos]
 
     def checkpoint(self) -> Checkpoint:
         """Saves the state. ``Sandbox(checkpoint=...)`` restores it. The server stores at most 16 checkpoints, in

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Iterator, Callable, Mapping, Optional, Union
 
 import httpx
@@ -42,6 +43,7 @@ class Transport:
         self._custom_transport = transport
         self._http: Optional[httpx.Client] = None
         self._is_located = False
+        self._local_socket: Optional[Path] = None
 
     @property
     def where(self) -> tuple[object, ...]:
@@ -168,9 +170,12 @@ class Transport:
         socket = self._address.socket
 
         if self._address.is_local and self._custom_transport is None:
-            socket = _local_server.socket_path()
+            socket = self._local_socket or _local_server.socket_path()
             if may_start_server and not self._is_located:
-                run_in_thread(_local_server.ensure_running, socket)
+                socket = run_in_thread(_local_server.ensure_running, _local_server.socket_path())
+            if socket != self._local_socket:
+                # Connections to a server that is gone are of no use.
+                self._local_socket, self._http = socket, None
         self._is_located = True
 
         if self._http is None:
@@ -197,7 +202,7 @@ class Transport:
 
     def _address_text(self) -> str:
         if self._address.is_local:
-            return str(_local_server.socket_path())
+            return str(self._local_socket or _local_server.socket_path())
         return str(self._address.socket or self._address.url)
 
 

@@ -12,9 +12,12 @@ const LEADING_WORDS: [&[u8]; 5] = [b"then", b"do", b"else", b"elif", b"!"];
 /// Bytes that end a word.
 const WORD_DELIMITERS: &[u8] = b" \t;&|()<>'\"`$\\";
 
+/// An open `case`, whose patterns have closing brackets without opening ones.
+const CASE: u8 = b'c';
+
 #[derive(Debug, Default)]
 pub(crate) struct ShellLexer {
-    /// Open quotes and brackets; a `$` for `${`.
+    /// Open quotes and brackets; a `$` for `${`, [`CASE`] for `case`.
     open: Vec<u8>,
     /// The number of open compound commands, such as `if`, `for`, `case` and `{`.
     blocks: usize,
@@ -145,7 +148,7 @@ impl ShellLexer {
                 *is_command = true;
             }
             b')' => {
-                // The pattern of a `case` has a closing bracket without an opening one.
+                // A bracket of a pattern closes nothing.
                 if self.open.last() == Some(&b'(') {
                     self.open.pop();
                 }
@@ -166,6 +169,11 @@ impl ShellLexer {
         if was_command {
             self.blocks += usize::from(OPENING_WORDS.contains(&word));
             self.blocks -= usize::from(self.blocks > 0 && CLOSING_WORDS.contains(&word));
+            match word {
+                b"case" => self.open.push(CASE),
+                b"esac" if self.open.last() == Some(&CASE) => drop(self.open.pop()),
+                _ => {}
+            }
             let leads = [b"if" as &[u8], b"while", b"until", b"{"].contains(&word);
             *is_command = leads || LEADING_WORDS.contains(&word);
         }

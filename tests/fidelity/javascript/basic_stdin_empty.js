@@ -1,0 +1,2 @@
+const text = await Bun.stdin.text();
+console.log(JSON.stringify(text), process.stdin.isTTY);

@@ -1,0 +1,4 @@
+console.log("one");
+console.error("two");
+console.log("three");
+console.error("four");

@@ -1,0 +1,4 @@
+# fidelity: skip=context -- a context has its own names for code
+print("never")
+def broken(:
+    pass

@@ -1,0 +1,2 @@
+(sleep 0.02; echo late) &
+echo early; wait

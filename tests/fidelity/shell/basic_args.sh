@@ -1,0 +1,5 @@
+# fidelity: args=--n 5 "two words" "" ünïcode
+echo "$#"
+printf '[%s]\n' "$@"
+shift
+echo "$1"

@@ -1,0 +1,2 @@
+env | grep -v -e '^_=' -e '^OLDPWD=' -e '^SHLVL=' | sort
+pwd

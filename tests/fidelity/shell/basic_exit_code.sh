@@ -1,0 +1,3 @@
+trap 'echo "exit $?"' EXIT
+echo leaving
+exit 3

@@ -1,0 +1,4 @@
+echo one
+echo two >&2
+echo three
+echo four >&2

@@ -1,0 +1,1 @@
+eval $'echo a\r' | od -c | head -n 1

@@ -1,0 +1,4 @@
+/tmp
+echo $?
+cd /nonexistent
+echo $?

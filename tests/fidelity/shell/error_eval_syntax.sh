@@ -1,0 +1,2 @@
+eval 'if'; echo "status $?"
+eval 'echo fine'; echo $?

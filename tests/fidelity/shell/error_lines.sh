@@ -1,0 +1,8 @@
+nosuchcommand
+
+f() {
+  nosuchcommand2
+}
+f
+./nosuchfile
+echo $?

@@ -1,0 +1,3 @@
+# fidelity: skip=context -- syntax errors in a context name eval
+echo before
+echo a ) b

@@ -1,0 +1,2 @@
+(exit 256); echo $?; (exit -1); echo $?; (exit 300); echo $?
+exit 200

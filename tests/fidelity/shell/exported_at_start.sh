@@ -1,0 +1,2 @@
+env | sort | grep -v -e HOSTNAME
+export -p | grep -v HOSTNAME

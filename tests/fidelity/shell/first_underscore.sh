@@ -1,0 +1,2 @@
+# fidelity: skip=context -- names, a trap and descriptors of the runner are visible in a context
+echo "$_"

@@ -1,0 +1,1 @@
+exec 1>&-; echo lost; echo "status $?" >&2

@@ -1,0 +1,2 @@
+echo before
+ls /nonexistent 2>/dev/null

@@ -1,0 +1,2 @@
+ulimit -a | grep -v -e processes -e signals -e pipe
+umask; umask -S

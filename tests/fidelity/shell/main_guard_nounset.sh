@@ -1,0 +1,3 @@
+set -euo pipefail
+main() { echo ran; }
+[[ "${BASH_SOURCE[0]}" != "${0}" ]] || main "$@"

@@ -1,0 +1,3 @@
+set -u
+(echo "$nothing"); echo "status $?"
+v=$(echo "$nothing"); echo "status $?"

@@ -1,0 +1,2 @@
+echo $-
+set -o | head -n 40

@@ -1,0 +1,1 @@
+printf 'no newline'; printf ' err' >&2; printf ' again'

@@ -1,0 +1,1 @@
+set -o posix; echo $POSIXLY_CORRECT; shopt -o posix; set +o posix

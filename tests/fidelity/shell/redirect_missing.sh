@@ -1,0 +1,3 @@
+cat < /nonexistent; echo $?
+echo x > /nonexistent/file; echo $?
+: < /nonexistent || echo failed

@@ -1,0 +1,2 @@
+echo $SECONDS
+SECONDS=100; echo $SECONDS

@@ -1,0 +1,1 @@
+printf 'true\nnosuchcommand\n' > lib.sh; . ./lib.sh; rm lib.sh; echo $?

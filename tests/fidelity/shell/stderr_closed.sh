@@ -1,0 +1,1 @@
+exec 2>&-; ls /nonexistent; echo "status $?"

@@ -1,0 +1,1 @@
+exec 0<&-; read -r x; echo $?; cat; echo $?

@@ -1,0 +1,2 @@
+# fidelity: stdin=x y z\n
+cat /dev/stdin | wc -w

@@ -1,0 +1,2 @@
+# fidelity: stdin=data\n
+cat /dev/fd/0

@@ -1,0 +1,1 @@
+v=$(printf 'a\0b'); echo "$v" "${#v}"

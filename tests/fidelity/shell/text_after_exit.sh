@@ -1,0 +1,3 @@
+echo visible
+exit 4
+this is ( not shell syntax

@@ -1,0 +1,1 @@
+times | wc -l; TIMEFORMAT=%0R; { time :; } 2>&1

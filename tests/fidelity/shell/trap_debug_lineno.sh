@@ -1,0 +1,4 @@
+trap 'echo "line $LINENO"' DEBUG
+:
+
+:

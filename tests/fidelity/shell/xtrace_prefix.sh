@@ -1,0 +1,6 @@
+# fidelity: skip=context -- traces in a context start with one more +
+PS4='+ line $LINENO: '
+set -x
+echo one
+f() { echo two; }
+f
