@@ -390,27 +390,27 @@ fn an_interrupt_at_the_prompt_of_a_repl_keeps_the_state() {
     let state = tempfile::tempdir().unwrap();
     let child = run_repl(&pty, "python", state.path());
     let qemus = |child: &Child| descendants(child.id());
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
     pty.type_in("x = 41\r");
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
     pty.type_in("def f():\r  return x + 1\r\r");
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
     pty.type_in("import time; print('be' + 'gun', end='', flush=True); time.sleep(100)\r");
     pty.wait_for("begun");
     pty.type_in("\x03");
     pty.wait_for("KeyboardInterrupt");
     pty.wait_for("fumehood: cancelled");
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
 
     // Dropped where it stands.
     pty.type_in("f(\x03");
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
     pty.type_in("'is', f()\r");
     pty.wait_for("('is', 42)\r\n");
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
     pty.type_in("import os; os._exit(1)\r");
     pty.wait_for("state is lost");
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
     let vm = qemus(&child);
     pty.type_in("\x04");
     assert_eq!(wait_for_exit(child), Some(0));
@@ -452,6 +452,11 @@ fn run_repl(pty: &Pty, language: &str, state: &Path) -> std::process::Child {
     pty.run_with_env(&["repl", "-l", language], &variables)
 }
 
+/// Waits for the next prompt. Its text is no sign of that: it is drawn again for each key.
+fn wait_for_prompt(pty: &mut Pty) {
+    pty.wait_for("\x1b[?2004h");
+}
+
 #[test]
 fn a_repl_keeps_its_history_in_a_private_file() {
     use std::os::unix::fs::PermissionsExt;
@@ -459,15 +464,15 @@ fn a_repl_keeps_its_history_in_a_private_file() {
     let state = tempfile::tempdir().unwrap();
     let mut pty = Pty::new(24, 80);
     let child = run_repl(&pty, "python", state.path());
-    let banner = pty.wait_for(">>> ");
+    let banner = pty.wait_for("\x1b[?2004h");
     assert!(banner.contains(": Python 3."), "{banner}");
     assert!(banner.contains("no network"), "{banner}");
     pty.type_in("'first' + 'input'\r");
     pty.wait_for("'firstinput'\r\n");
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
     pty.type_in(" 'secret' + 's'\r");
     pty.wait_for("IndentationError");
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
     // A session that is killed has recorded its inputs.
     send(child.id(), Signal::KILL);
     wait_for_exit(child);
@@ -480,12 +485,12 @@ fn a_repl_keeps_its_history_in_a_private_file() {
 
     let mut pty = Pty::new(24, 80);
     let child = run_repl(&pty, "python", state.path());
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
     pty.type_in("\x1b[A");
     pty.wait_for("'first' + 'input'");
     pty.type_in("\r");
     pty.wait_for("'firstinput'\r\n");
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
     pty.type_in("\x04");
     assert_eq!(wait_for_exit(child), Some(0));
 }
@@ -493,24 +498,21 @@ fn a_repl_keeps_its_history_in_a_private_file() {
 #[test]
 fn the_guest_completes_words_of_a_repl() {
     let state = tempfile::tempdir().unwrap();
-    for (language, prompt, define, typed, seen) in [
+    for (language, define, typed, seen) in [
         (
             "python",
-            ">>> ",
             "alphabet = type('A', (), {'beta': 'found' + 'it'})",
             ["alpha\t", ".be\t"],
             ["alphabet", "foundit"],
         ),
         (
             "javascript",
-            "> ",
             "const alphabet = { beta: 'found' + 'it' }",
             ["alpha\t", ".be\t"],
             ["alphabet", "foundit"],
         ),
         (
             "shell",
-            "$ ",
             "mkdir 'a dir'; echo found''it > 'a dir/file'",
             ["cat a\t", "f\t"],
             ["a\\ dir/", "foundit"],
@@ -518,12 +520,10 @@ fn the_guest_completes_words_of_a_repl() {
     ] {
         let mut pty = Pty::new(24, 100);
         let child = run_repl(&pty, language, state.path());
-        pty.wait_for(prompt);
+        wait_for_prompt(&mut pty);
         pty.type_in(define);
         pty.type_in("\r");
-        // The prompt is drawn again for each key: only the next one has nothing behind it.
-        pty.wait_for("\x1b[?2004l");
-        pty.wait_for("\x1b[?2004h");
+        wait_for_prompt(&mut pty);
         pty.type_in(typed[0]);
         pty.wait_for(seen[0]);
         pty.type_in(typed[1]);
@@ -533,9 +533,8 @@ fn the_guest_completes_words_of_a_repl() {
             pty.wait_for("beta");
         }
         pty.type_in("\r");
-        pty.wait_for("\x1b[?2004l");
         pty.wait_for(seen[1]);
-        pty.wait_for("\x1b[?2004h");
+        wait_for_prompt(&mut pty);
         pty.type_in("\x04");
         assert_eq!(wait_for_exit(child), Some(0), "{language}");
     }
@@ -544,28 +543,23 @@ fn the_guest_completes_words_of_a_repl() {
 #[test]
 fn code_in_a_repl_reads_what_is_typed() {
     let state = tempfile::tempdir().unwrap();
-    for (language, prompt, code) in [
-        (
-            "python",
-            ">>> ",
-            "name = input('na' + 'me? '); print('got', name)",
-        ),
+    for (language, code) in [
+        ("python", "name = input('na' + 'me? '); print('got', name)"),
         (
             "javascript",
-            "> ",
             "const name = prompt('na' + 'me?'); console.log('got', name)",
         ),
-        ("shell", "$ ", "read -rp na''me?\\  name; echo got $name"),
+        ("shell", "printf 'na''me? '; read -r name; echo got $name"),
     ] {
         let mut pty = Pty::new(24, 100);
         let child = run_repl(&pty, language, state.path());
-        pty.wait_for(prompt);
+        wait_for_prompt(&mut pty);
         pty.type_in(code);
         pty.type_in("\r");
         pty.wait_for("name? ");
         pty.type_in("Ada\r");
         pty.wait_for("got Ada\r\n");
-        pty.wait_for("\x1b[?2004h");
+        wait_for_prompt(&mut pty);
 
         // The input of one program is not that of the next, and the prompt reads the terminal again.
         if language == "python" {
@@ -573,10 +567,10 @@ fn code_in_a_repl_reads_what_is_typed() {
             pty.wait_for("again ");
             pty.type_in("\x04");
             pty.wait_for("EOFError");
-            pty.wait_for("\x1b[?2004h");
+            wait_for_prompt(&mut pty);
             pty.type_in("name * 2\r");
             pty.wait_for("'AdaAda'\r\n");
-            pty.wait_for("\x1b[?2004h");
+            wait_for_prompt(&mut pty);
         }
         pty.type_in("\x04");
         assert_eq!(wait_for_exit(child), Some(0), "{language}");
@@ -588,13 +582,13 @@ fn pictures_in_a_repl_are_files() {
     let state = tempfile::tempdir().unwrap();
     let mut pty = Pty::new(24, 200);
     let child = run_repl(&pty, "python", state.path());
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
     pty.type_in("type('P', (), {'_repr_png_': lambda self: b'\\x89PNG\\r\\n\\x1a\\nbytes'})()\r");
     pty.wait_for("[picture: ");
     let path = pty.wait_for("]");
     assert_eq!(fs::read(&path).unwrap(), b"\x89PNG\r\n\x1a\nbytes");
     assert!(Path::new(&path).starts_with(state.path()), "{path}");
-    pty.wait_for(">>> ");
+    wait_for_prompt(&mut pty);
     pty.type_in("\x04");
     assert_eq!(wait_for_exit(child), Some(0));
 }

@@ -4,6 +4,7 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use fumehood_engine::Input;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,8 +19,12 @@ const READ_BYTES: usize = 4096;
 /// Number of reads that may wait for the program.
 const WAITING_READS: usize = 64;
 
-/// The interval at which the terminal is polled while the program does not read, in nanoseconds.
-const FULL_INTERVAL_NS: i64 = 20_000_000;
+/// The interval at which the terminal is polled while the program does not read.
+const FULL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The time that a program runs before it gets what is typed. Whoever types the next input while a short program still
+/// runs means the prompt; and nobody answers a question of a program faster.
+const START_DELAY: Duration = Duration::from_millis(500);
 
 /// Forwards the lines that are typed to a program. Dropping it stops that: no line is taken from the terminal after it,
 /// unlike by a read of standard input that cannot be cancelled.
@@ -86,9 +91,16 @@ impl Drop for TerminalInput {
 /// Reads lines until it is stopped, the program has ended or the user types Ctrl-D, which is passed on as an empty line.
 fn read_lines(stopped: &PipeReader, lines: &mpsc::Sender<Vec<u8>>, has_line: &AtomicBool) {
     let mut buffer = [0; READ_BYTES];
+    if wait(stopped, Terminal::Ignored(START_DELAY)) == Wait::Stopped {
+        return;
+    }
 
     loop {
-        match wait(stopped, lines.capacity() > 0) {
+        let terminal = match lines.capacity() {
+            0 => Terminal::Ignored(FULL_INTERVAL),
+            _ => Terminal::Polled,
+        };
+        match wait(stopped, terminal) {
             Wait::Stopped => return,
             Wait::Nothing => continue,
             Wait::Typed => {}
@@ -108,6 +120,14 @@ fn read_lines(stopped: &PipeReader, lines: &mpsc::Sender<Vec<u8>>, has_line: &At
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Terminal {
+    Polled,
+    /// For this time.
+    Ignored(Duration),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
     Stopped,
     /// A read of the terminal returns at once.
@@ -115,29 +135,22 @@ enum Wait {
     Nothing,
 }
 
-/// Waits until the terminal can be read, or the reader is stopped. `has_room`: something may be read now.
-fn wait(stopped: &PipeReader, has_room: bool) -> Wait {
-    let terminal = stdin();
+/// Waits until the terminal can be read, the reader is stopped, or the time is over.
+fn wait(stopped: &PipeReader, terminal: Terminal) -> Wait {
+    let input = stdin();
     let mut polled = vec![PollFd::new(stopped, PollFlags::IN)];
-    let mut timeout = Some(Timespec {
-        tv_sec: 0,
-        tv_nsec: FULL_INTERVAL_NS,
-    });
-    if has_room {
-        polled.push(PollFd::new(&terminal, PollFlags::IN));
-        timeout = None;
-    }
+    let timeout = match terminal {
+        Terminal::Polled => {
+            polled.push(PollFd::new(&input, PollFlags::IN));
+            None
+        }
+        Terminal::Ignored(time) => Timespec::try_from(time).ok(),
+    };
 
     match poll(&mut polled, timeout.as_ref()) {
         Ok(_) if !polled[0].revents().is_empty() => Wait::Stopped,
-        Ok(_)
-            if polled
-                .get(1)
-                .is_some_and(|polled| !polled.revents().is_empty()) =>
-        {
-            Wait::Typed
-        }
-        Ok(_) | Err(Errno::INTR) => Wait::Nothing,
+        Ok(0) | Err(Errno::INTR) => Wait::Nothing,
+        Ok(_) => Wait::Typed,
         Err(_) => Wait::Stopped,
     }
 }

@@ -23,8 +23,10 @@ const INDENTATION: &str = "    ";
 pub(super) struct Completion {
     /// The last line up to the cursor.
     line: String,
-    /// The word at its end.
+    /// The word at its end. In shell code, without backslashes.
     word: String,
+    /// The length of the word as it is typed, in bytes.
+    typed_len: usize,
 }
 
 impl Completion {
@@ -35,22 +37,35 @@ impl Completion {
             Language::Shell => !c.is_whitespace() && !";|&<>()=`'\"".contains(c),
             _ => c.is_alphanumeric() || "_$.".contains(c),
         };
-        let word = line
-            .char_indices()
-            .rev()
-            .take_while(|(_, c)| is_in_word(*c))
-            .last()
-            .map_or(line.len(), |(start, _)| start);
+
+        // A character after a backslash of shell code belongs to the word, whatever it is.
+        let (mut word, mut start) = (String::new(), 0);
+        let mut is_escaped = false;
+        for (position, c) in line.char_indices() {
+            match c {
+                '\\' if language == Language::Shell && !is_escaped => {
+                    is_escaped = true;
+                    continue;
+                }
+                c if is_escaped || is_in_word(c) => word.push(c),
+                c => {
+                    word.clear();
+                    start = position + c.len_utf8();
+                }
+            }
+            is_escaped = false;
+        }
 
         Self {
             line: line.to_owned(),
-            word: line[word..].to_owned(),
+            word,
+            typed_len: line.len() - start,
         }
     }
 
     /// Returns the length of the word, in bytes.
     pub(super) fn word_len(&self) -> usize {
-        self.word.len()
+        self.typed_len
     }
 
     /// Returns the completions for which the guest is not needed.
@@ -91,7 +106,7 @@ impl Completion {
 
     /// Returns the kind of a word of shell code.
     fn kind(&self) -> &'static str {
-        let before = self.line[..self.line.len() - self.word.len()].trim_end();
+        let before = self.line[..self.line.len() - self.typed_len].trim_end();
         let starts_command = before.is_empty()
             || before.ends_with([';', '|', '&', '(', '`'])
             || ["then", "do", "else", "sudo", "exec"]
@@ -168,6 +183,9 @@ mod tests {
         assert_eq!(word(Language::Shell, "cat src/ma"), "src/ma");
         assert_eq!(word(Language::Shell, "A=$HO"), "$HO");
         assert_eq!(word(Language::Shell, "ls "), "");
+        assert_eq!(word(Language::Shell, "ls \\ a\\ di"), " a di");
+        let escaped = Completion::of(Language::Shell, "ls a\\ di");
+        assert_eq!(escaped.word_len(), 5);
     }
 
     #[test]

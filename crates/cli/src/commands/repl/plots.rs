@@ -1,8 +1,8 @@
 //! Pictures that code displays: written to files, and shown in terminals that can.
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -147,6 +147,7 @@ impl Plots {
             Some(directory) => directory,
             None => tempfile::Builder::new()
                 .prefix("fumehood-pictures-")
+                .permissions(Permissions::from_mode(0o700))
                 .tempdir()
                 .context("cannot create a directory for pictures")?
                 .keep(),
