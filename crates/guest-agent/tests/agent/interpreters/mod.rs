@@ -7,5 +7,6 @@ mod javascript_isolation;
 mod languages;
 pub(crate) mod prepared;
 mod python;
+mod python_program;
 mod python_values;
 mod shell;
