@@ -60,22 +60,33 @@ async fn devices_can_be_opened_in_every_program_and_copy() {
 
 /// Returns the events of a run as one text: output as it is, errors in parentheses, values in brackets.
 async fn in_order(mut run: Run) -> String {
-    let mut text = String::new();
+    let mut pieces: Vec<(char, String)> = Vec::new();
     let all = async {
         while let Some(event) = run.next().await {
             let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\n', " ");
-            match event {
-                Event::Stdout(bytes) => text += &shown(&bytes),
-                Event::Stderr(bytes) => text += &format!("({})", shown(&bytes).trim_end()),
-                Event::Result(value) => text += &format!("[{}]", value.text().unwrap()),
-                _ => {}
+            let (kind, text) = match event {
+                Event::Stdout(bytes) => ('o', shown(&bytes)),
+                Event::Stderr(bytes) => ('e', shown(&bytes)),
+                Event::Result(value) => ('r', value.text().unwrap()),
+                _ => continue,
+            };
+
+            // How a stream is cut into pieces depends on time.
+            match pieces.last_mut() {
+                Some((last, earlier)) if *last == kind => *earlier += &text,
+                _ => pieces.push((kind, text)),
             }
         }
         run.outcome().await
     };
     within_deadline("an outcome", all).await.unwrap();
 
-    text.replace(")(", " ")
+    let pieces = pieces.iter().map(|(kind, text)| match kind {
+        'e' => format!("({})", text.trim_end()),
+        'r' => format!("[{text}]"),
+        _ => text.clone(),
+    });
+    pieces.collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
