@@ -4,6 +4,7 @@ mod context_queue;
 mod contexts;
 mod javascript;
 mod javascript_isolation;
+mod javascript_pending;
 mod languages;
 pub(crate) mod prepared;
 mod python;
