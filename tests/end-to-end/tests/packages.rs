@@ -82,10 +82,14 @@ async fn python_packages_are_resolved_installed_and_listed() {
         .unwrap_err();
     assert!(error.to_string().contains("absent"), "{error}");
     let error = sandbox
-        .install(Language::Python, ["tiny"])
+        .install(Language::Python, ["tiny=1"])
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("version"), "{error}");
+    assert!(error.to_string().contains("specifier"), "{error}");
+
+    // Without a version, an installed one is enough.
+    let again = sandbox.install(Language::Python, ["tiny"]).await.unwrap();
+    assert_eq!(again, installed);
     server.canceller().cancel();
     server.outcome().await.unwrap();
 }

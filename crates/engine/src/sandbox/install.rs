@@ -13,8 +13,9 @@ const MAX_MESSAGE_BYTES: usize = 4000;
 
 impl Sandbox {
     /// Installs packages for Python (with uv) or JavaScript (with bun) into the user's home, each with a version
-    /// specifier of its package index (`six==1.16.0`, `lodash@^4`); without one, the newest version. Running contexts
-    /// find them at once. Returns all installed packages with their resolved versions. The timeout is 300 s.
+    /// specifier of its package index (`six==1.16.0`, `lodash@^4`); without one, the newest version unless one is
+    /// installed. Running contexts find them at once. Returns all installed packages with their resolved versions. The
+    /// timeout is 300 s.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] for a package that is not allowed or, with the output of the package manager,
