@@ -4,6 +4,7 @@ mod context_queue;
 mod contexts;
 mod javascript;
 mod javascript_isolation;
+mod javascript_like_files;
 mod languages;
 pub(crate) mod prepared;
 mod python;
