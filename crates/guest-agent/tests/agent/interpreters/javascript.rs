@@ -33,10 +33,10 @@ pub fn run(client: &mut Client, code: &str) -> Outcome {
 }
 
 /// An exec: code, standard output, part of standard error, exit code.
-pub(super) type Case = (&'static str, &'static str, &'static str, i32);
+pub type Case = (&'static str, &'static str, &'static str, i32);
 
 /// Runs execs one after another in a context.
-pub(super) fn all(client: &mut Client, execs: &[Case]) {
+pub fn all(client: &mut Client, execs: &[Case]) {
     for (code, out, err, exit) in execs {
         let outcome = run(client, code);
         assert_eq!(outcome.out(), *out, "{code}: {}", outcome.err());

@@ -1,8 +1,8 @@
-//! JavaScript contexts: pending work, and what code can see of the file that it is not.
+//! JavaScript contexts: what they have in common with files.
 
 use fumehood_protocol::EndedBy;
 
-use super::javascript::{Case, agent, all, run, run_in};
+use crate::interpreters::javascript::{Case, agent, all, run, run_in};
 
 /// Code that leaves something pending, and everything that it prints.
 const PENDING: &[Case] = &[
