@@ -2,6 +2,7 @@
 import _contextvars
 import _signal
 import functools
+import linecache
 import traceback
 from _frozen_importlib_external import SourceFileLoader
 
@@ -175,7 +176,6 @@ def finish(code):
     except BaseException as error:
         # An interrupt ends the wait for threads.
         sys.__excepthook__(type(error), error.with_traceback(None), None)
-    atexit.unregister(leave)
     atexit._run_exitfuncs()
     tear_down(code)
 
@@ -183,19 +183,15 @@ def finish(code):
 def tell_lines(code, name):
     # Registers the lines that tracebacks and `inspect` show for code that is not in a file.
     SOURCES[name] = code
-    linecache = sys.modules.get("linecache")
-    if linecache:
-        lines = code.decode("utf-8", "replace").splitlines(keepends=True)
-        linecache.cache[name] = (len(code), None, lines, name)
+    lines = code.decode("utf-8", "replace").splitlines(keepends=True)
+    linecache.cache[name] = (len(code), None, lines, name)
     if len(SOURCES) > 1000:
         forget_lines(next(iter(SOURCES)))
 
 
 def forget_lines(name):
     SOURCES.pop(name, None)
-    linecache = sys.modules.get("linecache")
-    if linecache:
-        linecache.cache.pop(name, None)
+    linecache.cache.pop(name, None)
 
 
 def opened(name):
@@ -383,11 +379,12 @@ def load_display():
 
 
 def once(code, flags, arguments):
-    # Runs a program that Python does not run itself: its values are displayed, or its file is not the one that this
-    # interpreter was started for, or it has no file because none could be written.
+    # Runs a program that Python does not run itself.
     global IS_ONCE
     IS_ONCE = True
     skip_usercustomize()
+    if arguments[:1] == b"\0" and not flags & SHOWN:
+        finish(run_without_file(code, arguments))
     result = run_once(code, flags, arguments)
     if flags & SHOWN:
         end_display()
@@ -397,12 +394,45 @@ def once(code, flags, arguments):
     finish(result)
 
 
+class Lines:
+    # The lines of the program, for warnings. Most programs cause none.
+    def __len__(self):
+        return len(self.get())
+
+    def __getitem__(self, index):
+        return self.get()[index]
+
+    @staticmethod
+    def get():
+        return SOURCES[PROGRAM].decode("utf-8", "replace").splitlines(keepends=True)
+
+
+def run_without_file(code, arguments):
+    # A program that cannot see its file and its stack, which is nearly every short program: this takes the least time.
+    if len(arguments) > 1:
+        set_arguments(arguments)
+    SOURCES[PROGRAM] = code
+    linecache.cache[PROGRAM] = LINES_OF_PROGRAM
+    sys.path.insert(0, HOME)
+    # The calls below the program must not count.
+    sys.setrecursionlimit(sys.getrecursionlimit() + DEPTH)
+    try:
+        exec(compile(code, PROGRAM, "exec", dont_inherit=True), vars(sys.modules["__main__"]))
+        return 0
+    except SystemExit as exit:
+        return status(exit)
+    except BaseException as error:
+        failed = error.with_traceback(error.__traceback__.tb_next)
+    return report_failure(failed)
+
+
 def run_once(code, flags, arguments):
+    # Its values are displayed, or its file is not the one that this interpreter was started for, or none could be written.
     set_arguments(arguments)
     name = arguments[: arguments.index(0)]
     main = vars(sys.modules["__main__"])
     if name:
-        name = sys.argv[0] = sys.orig_argv[1] = os.path.join(os.path.dirname(PROGRAM), os.fsdecode(name))
+        name = sys.argv[0] = sys.orig_argv[1] = os.path.join(HOME, os.fsdecode(name))
         main["__loader__"] = SourceFileLoader("__main__", name)
     else:
         name = PROGRAM
@@ -410,13 +440,7 @@ def run_once(code, flags, arguments):
     main["__file__"], main["__cached__"] = name, None
     if not sys.flags.safe_path:
         sys.path.insert(0, os.path.dirname(name))
-    if flags & SHOWN:
-        act = runner(flags)
-    else:
-        # The program cannot read the limit; the calls below it must not count.
-        sys.setrecursionlimit(sys.getrecursionlimit() + depth())
-        act = run_script
-    result = evaluate(act, code, name, main)
+    result = evaluate(runner(flags) if flags & SHOWN else run_script, code, name, main)
     # Python removes both before the functions of `atexit` run.
     main.pop("__file__", None)
     main.pop("__cached__", None)
@@ -424,7 +448,7 @@ def run_once(code, flags, arguments):
 
 
 def depth():
-    # The number of calls below the program.
+    # The number of calls below a program that `once` runs.
     # Before Python 3.12, calls of C functions count too.
     frame, count = sys._getframe(), 1 if sys.version_info >= (3, 12) else 5
     while frame is not None:
@@ -554,10 +578,10 @@ READ = bytearray(b"\1" * 65536)
 LOOP = None
 # The names in magics.py, when it is loaded.
 MAGICS = {}
-# The process runs one program and ends with it.
-IS_ONCE = False
 # The code of programs that are not in a file, by name.
 SOURCES = {}
+DEPTH = depth()
+LINES_OF_PROGRAM = (0, None, Lines(), PROGRAM)
 WALK_STACK = traceback.walk_stack
 traceback.walk_stack = walk_own_stack
 STREAMS = {

@@ -107,6 +107,9 @@ def order_streams():
 def leave():
     # Runs as the last function of `atexit`. Afterwards Python removes all modules, which takes longer than everything
     # else that a short program does. If it is certain how the program has ended, this does what matters of it.
+    if IS_ONCE:
+        # The runner ends this process.
+        return
     try:
         code = end_of_program()
     except Exception:
@@ -143,9 +146,10 @@ def tear_down(code):
     gc.collect()
     for name in ("last_type", "last_value", "last_traceback"):
         vars(sys).pop(name, None)
-    for name in [name for name in sys.modules if name not in LOADED]:
-        if not is_library(sys.modules[name]):
-            del sys.modules[name]
+    if not sys.modules.keys() <= LOADED:
+        for name in [name for name in sys.modules if name not in LOADED]:
+            if not is_library(sys.modules[name]):
+                del sys.modules[name]
     sys.modules.pop("__main__", None)
     gc.collect()
     for stream in (sys.stdout, sys.stderr):
@@ -178,6 +182,8 @@ def keep_modules():
 
 def flush_c():
     # What extension modules and `ctypes` have printed by C's stdio. The modules of a template print nothing.
+    if sys.modules.keys() <= LOADED:
+        return
     if "_ctypes" not in sys.modules and not any(map(is_foreign, sys.modules)):
         return
     try:
@@ -249,8 +255,11 @@ def run_customizations():
 
 HERE = os.path.dirname(os.path.dirname(__file__))
 PROGRAM = sys.argv[0]
+HOME = os.path.dirname(PROGRAM)
 NAME = os.fsencode(os.path.basename(PROGRAM)) + b"\0"
 IS_CHILD = False
+# The runner executes a program itself, and the process ends with it.
+IS_ONCE = False
 PROCESS = os.getpid()
 EXECUSERCUSTOMIZE = site.execusercustomize
 LIBRARIES = tuple({sys.prefix + "/", sys.base_prefix + "/"})
