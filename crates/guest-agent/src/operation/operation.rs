@@ -259,16 +259,23 @@ impl Operation {
                     return;
                 }
 
-                self.pump_stream(stream, outbox, limits, now);
-                if self.credit == Some(0) || !self.outputs[stream].is_older() {
+                // Another process may have read the older bytes.
+                let read = self.pump_stream(stream, outbox, limits, now);
+                if read == 0 || self.credit == Some(0) || !self.outputs[stream].is_older() {
                     break;
                 }
             }
         }
     }
 
-    /// Reads once from a stream, and sends what is due.
-    fn pump_stream(&mut self, stream: usize, outbox: &mut Outbox, limits: &Limits, now: Instant) {
+    /// Reads once from a stream, and sends what is due. Returns the number of bytes read.
+    fn pump_stream(
+        &mut self,
+        stream: usize,
+        outbox: &mut Outbox,
+        limits: &Limits,
+        now: Instant,
+    ) -> u64 {
         let allowed = self.credit.unwrap_or(u64::MAX);
         let read = self.outputs[stream].read(allowed, outbox, limits, now);
         if let Some(credit) = &mut self.credit {
@@ -286,6 +293,8 @@ impl Operation {
         }
 
         self.outputs[stream].flush(&mut self.framing, outbox, limits, now, false);
+
+        read
     }
 
     /// Notes that a stream has bytes or is at its end.

@@ -233,3 +233,41 @@ fn closed_stdout_does_not_end_the_exec() {
     let outcome = agent.connect().shell("exec >&- 2>&-; sleep 0.2; exit 4");
     assert_eq!(outcome.complete().exit_code, 4);
 }
+
+/// A program can open its own pipe and take bytes that the agent has counted.
+#[test]
+fn output_that_its_program_reads_back_does_not_hold_up_the_agent() {
+    let code = "import os
+own = [os.open(f'/dev/fd/{n}', os.O_RDONLY | os.O_NONBLOCK) for n in (1, 2)]
+for at in range(300):
+    os.write(1 + at % 2, b'x' * 100)
+    try: os.read(own[at % 2], 70)
+    except BlockingIOError: pass";
+    let agent = Agent::open();
+    let mut client = agent.hello(RAW);
+    client.exec(1, Language::Python, code);
+    let outcome = client.outcome();
+    assert_eq!(outcome.complete().exit_code, 0, "{outcome:?}");
+    outcome.check_summaries();
+    client.ping();
+}
+
+#[test]
+fn values_do_not_overtake_output() {
+    let agent = Agent::open();
+    let mut client = agent.hello(RAW);
+    for _ in 0..20 {
+        let mut request = exec(
+            Some(1),
+            Language::Python,
+            "print('one')\nprint('two')\nprint('three')\n7",
+        );
+        request.display = true;
+        client.send(&Request::Exec(request));
+        let outcome = client.outcome();
+        assert_eq!(outcome.complete().exit_code, 0, "{outcome:?}");
+
+        let all = outcome.pieces.concat();
+        assert!(all.starts_with(b"one\ntwo\nthree\n{"), "{outcome:?}");
+    }
+}
