@@ -255,10 +255,11 @@ function lay(placed: Placed[]): Script {
       parts.push("\n".repeat(from.line - line));
       [line, column, shift] = [from.line, 1, 0];
     }
-    const gap = from?.line === line ? Math.max(from.column - column, 0) : 0;
-    if (gap > 0 || (spaced && column > 1)) {
-      parts.push(" ".repeat(Math.max(gap, 1)));
-      column += Math.max(gap, 1);
+    // Within a line as bun has printed it, because messages of errors quote the code.
+    const gap = column > 1 ? Number(spaced) : from?.line === line ? from.column - 1 : 0;
+    if (gap > 0) {
+      parts.push(" ".repeat(gap));
+      column += gap;
     }
     if (from?.line === line && from.column - column !== shift) {
       shift = from.column - column;

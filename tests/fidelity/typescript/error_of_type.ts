@@ -4,6 +4,7 @@ interface Config {
 
 function load(text: string): Config {
   const parsed = JSON.parse(text) as Config;
+  console.log(Object.keys(parsed));
   return { port: parsed.port.toFixed(0) as any };
 }
 
