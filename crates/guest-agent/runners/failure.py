@@ -6,8 +6,8 @@ import traceback
 
 
 def suggestion():
-    # "Did you mean", which only Python's own output has.
-    if not isinstance(FAILED, (NameError, AttributeError, ImportError)):
+    # "Did you mean", which only Python's own output has before Python 3.12.
+    if sys.version_info >= (3, 12) or not isinstance(FAILED, (NameError, AttributeError, ImportError)):
         return ""
     stderr, sys.stderr = sys.stderr, io.StringIO()
     try:

@@ -425,8 +425,8 @@ def run_once(code, flags, arguments):
 
 def depth():
     # The number of calls below the program.
-    # Three calls of C functions count too.
-    frame, count = sys._getframe(), 5
+    # Before Python 3.12, calls of C functions count too.
+    frame, count = sys._getframe(), 1 if sys.version_info >= (3, 12) else 5
     while frame is not None:
         frame, count = frame.f_back, count + 1
     return count

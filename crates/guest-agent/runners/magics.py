@@ -1,5 +1,5 @@
 # The part of IPython's syntax that contexts and displays know: `!command`, `%magic`, `%%magic`, `name?`. Executed by
-# keep.py when code is no Python, so code that is Python is never changed. docs/reference/python.md describes it.
+# keep.py when code is no Python, so code that is Python is never changed. docs/guides/sessions.md describes it.
 import builtins
 import re
 import subprocess
@@ -108,12 +108,9 @@ def pip(shell, line):
     if shutil.which("pip"):
         shell.system("pip " + line)
     elif shutil.which("uv"):
-        words = line.split()
-        target = f" --target {sys.path[0]!r}" if False else ""
-        if words[:1] == ["install"]:
-            import site
+        import site
 
-            target = " --target " + site.getusersitepackages()
+        target = " --target " + site.getusersitepackages() if line.split()[:1] == ["install"] else ""
         shell.system("uv pip " + line + target)
     else:
         print("This guest has no pip.", file=sys.stderr)

@@ -68,6 +68,11 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
         code: exec.code,
     };
 
+    // A context has no file.
+    if language == Language::Python && mode == ExecMode::Context {
+        interpreter.process.remove_code_file();
+    }
+
     // Python's arguments start with the program's file, as in `sys.argv`.
     if language == Language::Python && mode == ExecMode::OneShot {
         let is_needed = !is_running || may_see_its_file(&program.code);

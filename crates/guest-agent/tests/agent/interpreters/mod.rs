@@ -7,6 +7,7 @@ mod javascript_isolation;
 mod languages;
 pub(crate) mod prepared;
 mod python;
+mod python_program;
 mod python_values;
 mod shell;
 mod shell_scripts;

@@ -360,7 +360,7 @@ fn state_survives_hostile_programs() {
             "class Mute:\n    def __str__(self): 1 / 0\nsys.exit(Mute())",
             1,
         ),
-        ("sys.excepthook = lambda *_: sys.exit(3)\n1 / 0", 1),
+        ("sys.excepthook = lambda *_: sys.exit(3)\n1 / 0", 3),
         ("sys.excepthook = sys.__excepthook__", 0),
         ("sys.setrecursionlimit(40)\n1 / 0", 1),
         ("sys.setrecursionlimit(1000)", 0),
@@ -404,7 +404,7 @@ fn state_survives_hostile_programs() {
 }
 
 #[test]
-fn multiprocessing_works_without_a_program_file() {
+fn multiprocessing_works() {
     let agent = Agent::open();
     let mut client = agent.connect();
     let code = "
