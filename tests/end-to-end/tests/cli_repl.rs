@@ -136,7 +136,7 @@ fn a_repl_keeps_its_history_in_a_private_file() {
     wait_for_prompt(&mut pty);
     // A session that is killed has recorded its inputs.
     send(child.id(), Signal::KILL);
-    wait_for_exit(child);
+    let _ = wait_for_exit(child);
 
     let file = state.path().join("fumehood/repl-python.history");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
