@@ -12,7 +12,7 @@ pub mod pty;
 pub mod server;
 pub mod servers;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -110,40 +110,6 @@ pub fn finish(mut command: Command) -> Output {
         .stderr(Stdio::piped())
         .spawn();
     finish_child(child.unwrap_or_else(|e| panic!("{command:?}: {e}")))
-}
-
-/// Runs a command to its end with this standard input, within [`DEADLINE`].
-///
-/// # Panics
-/// Panics if it cannot be started or does not end.
-#[must_use]
-pub fn run_with_input(mut command: Command, input: Vec<u8>) -> Output {
-    command.stdin(Stdio::piped());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the command");
-    let mut stdin = child.stdin.take().expect("its standard input");
-
-    // A program that ends before it has read all of it is no failure of this.
-    let writing = std::thread::spawn(move || stdin.write_all(&input).is_ok());
-    let output = finish_child(child);
-    let _ = writing.join();
-
-    output
-}
-
-/// Waits until a child process has ended, within [`DEADLINE`], and returns its exit code; `None` after a signal.
-///
-/// # Panics
-/// Panics if it does not end.
-#[must_use]
-pub fn wait_for_exit(mut child: Child) -> Option<i32> {
-    let mut status = None;
-    wait_until("the command's end", || {
-        status = child.try_wait().expect("its status");
-        status.is_some()
-    });
-
-    status.and_then(|status| status.code())
 }
 
 /// Waits for the end of a child process, within [`DEADLINE`], and returns its output.

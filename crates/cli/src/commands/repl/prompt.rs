@@ -66,7 +66,7 @@ impl Prompt {
         let (requests, request_receiver) = blocking::channel();
         let (answers, answer_receiver) = blocking::channel();
         let (event_sender, events) = mpsc::channel(1);
-        let helper = PromptEditing {
+        let helper = PromptAssistant {
             language,
             events: event_sender.clone(),
             answers: answer_receiver,
@@ -135,9 +135,9 @@ fn prompt_text(language: Language) -> &'static str {
     }
 }
 
-type LineEditor = Editor<PromptEditing, FileHistory>;
+type LineEditor = Editor<PromptAssistant, FileHistory>;
 
-fn create_editor(helper: PromptEditing) -> rustyline::Result<LineEditor> {
+fn create_editor(helper: PromptAssistant) -> rustyline::Result<LineEditor> {
     // An input that starts with a space is not recorded, as in most shells.
     let config = Config::builder()
         .max_history_size(MAX_ENTRIES)?
@@ -191,14 +191,14 @@ fn add_to_history(editor: &mut LineEditor, code: &str, file: Option<&Path>) {
 
 /// Decides for the editor whether Enter submits the input or continues it on a new line, and passes on requests for
 /// completions.
-struct PromptEditing {
+struct PromptAssistant {
     language: Language,
     events: mpsc::Sender<PromptEvent>,
     answers: blocking::Receiver<CompletionAnswer>,
     last_number: Cell<u64>,
 }
 
-impl PromptEditing {
+impl PromptAssistant {
     /// Returns the completions; none if there is no answer in time.
     fn request(&self, completion: Completion) -> Vec<String> {
         let number = self.last_number.get() + 1;
@@ -224,7 +224,7 @@ impl PromptEditing {
     }
 }
 
-impl Validator for PromptEditing {
+impl Validator for PromptAssistant {
     fn validate(&self, context: &mut ValidationContext) -> rustyline::Result<ValidationResult> {
         Ok(if is_complete(self.language, context.input()) {
             ValidationResult::Valid(None)
@@ -234,7 +234,7 @@ impl Validator for PromptEditing {
     }
 }
 
-impl Completer for PromptEditing {
+impl Completer for PromptAssistant {
     type Candidate = Pair;
 
     fn complete(
@@ -273,10 +273,10 @@ fn escaped(word: &str) -> String {
     escaped
 }
 
-impl Hinter for PromptEditing {
+impl Hinter for PromptAssistant {
     type Hint = String;
 }
 
-impl Highlighter for PromptEditing {}
+impl Highlighter for PromptAssistant {}
 
-impl Helper for PromptEditing {}
+impl Helper for PromptAssistant {}

@@ -1,4 +1,4 @@
-//! The prompt of `fumehood repl`, with and without a terminal.
+//! The REPL at a terminal: its history, completion, input and pictures.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -6,106 +6,20 @@ use std::path::Path;
 use std::process::Child;
 
 use fumehood_end_to_end::pty::Pty;
-use fumehood_end_to_end::{
-    descendants, fumehood, is_alive, run_with_input, send, wait_for_exit, wait_until,
-};
+use fumehood_end_to_end::{send, wait_until};
 use rustix::process::Signal;
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn repl(language: &str, input: &str) -> (String, String, Option<i32>) {
-    let mut command = fumehood();
-    command.args(["repl", "-l", language]);
-    let output = run_with_input(command, input.into());
-    let code = output.status.code();
-    (text(&output.stdout), text(&output.stderr), code)
-}
-
-#[test]
-fn pieces_of_code_share_their_state() {
-    let python = "x = 6\ndef f():\n  return x * 7\n\nf()\nprint([\n1])\nimport sys; sys.exit(4)\n";
-    let (out, _, code) = repl("python", python);
-    assert_eq!((&*out, code), ("42\n[1]\n", Some(4)));
-    let (out, err, code) = repl(
-        "python",
-        "x = 1\nimport os; os._exit(3)\nprint('x' in globals())",
-    );
-    assert_eq!((&*out, code), ("False\n", Some(0)));
-    assert!(err.contains("state is lost"), "{err}");
-    let javascript = "const a = [\n1,2]\na.length\nprocess.exit(3)\n";
-    let (out, _, code) = repl("javascript", javascript);
-    assert_eq!((&*out, code), ("2\n", Some(3)));
-    let shell = "cd /tmp\nfor i in 1 2; do\necho $i\ndone\ncat <<E\n$PWD\nE\n(exit 5)\n";
-    let (out, _, code) = repl("shell", shell);
-    assert_eq!((&*out, code), ("1\n2\n/tmp\n", Some(5)));
-    let (out, _, code) = repl("python", "");
-    assert_eq!((&*out, code), ("", Some(0)));
-}
-
-#[test]
-fn an_interrupt_at_the_prompt_of_a_repl_keeps_the_state() {
-    let mut pty = Pty::new(24, 80);
-    let found = format!("{:?}", pty.modes());
-    let state = tempfile::tempdir().unwrap();
-    let child = run_repl(&pty, "python", state.path());
-    let qemus = |child: &Child| descendants(child.id());
-    wait_for_prompt(&mut pty);
-    pty.type_in("x = 41\r");
-    wait_for_prompt(&mut pty);
-    pty.type_in("def f():\r  return x + 1\r\r");
-    wait_for_prompt(&mut pty);
-    pty.type_in("import time; print('be' + 'gun', end='', flush=True); time.sleep(100)\r");
-    pty.wait_for("begun");
-    pty.type_in("\x03");
-    pty.wait_for("KeyboardInterrupt");
-    pty.wait_for("fumehood: cancelled");
-    wait_for_prompt(&mut pty);
-
-    // Dropped where it stands.
-    pty.type_in("f(\x03");
-    wait_for_prompt(&mut pty);
-    pty.type_in("'is', f()\r");
-    pty.wait_for("('is', 42)\r\n");
-    wait_for_prompt(&mut pty);
-    pty.type_in("import os; os._exit(1)\r");
-    pty.wait_for("state is lost");
-    wait_for_prompt(&mut pty);
-    let vm = qemus(&child);
-    pty.type_in("\x04");
-    assert_eq!(wait_for_exit(child), Some(0));
-    assert_eq!(format!("{:?}", pty.modes()), found);
-    assert!(!vm.is_empty() && !vm.into_iter().any(is_alive));
-}
-
-#[test]
-fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
-    let state = tempfile::tempdir().unwrap();
-    for (typed, seen) in [("", ""), ("sleep 100 & echo be''gun; wait\r", "begun\r\n")] {
-        let mut pty = Pty::new(24, 80);
-        let child = run_repl(&pty, "shell", state.path());
-        pty.wait_for("$ ");
-        let vm = descendants(child.id());
-        pty.type_in(typed);
-        pty.wait_for(seen);
-        send(child.id(), Signal::TERM);
-        assert_eq!(wait_for_exit(child), Some(130), "{}", pty.screen());
-        assert!(!pty.is_raw());
-        wait_until("the VM's end", || !vm.iter().any(|pid| is_alive(*pid)));
-    }
-
-    let mut pty = Pty::new(24, 80);
-    let child = run_repl(&pty, "shell", state.path());
-    pty.wait_for("$ ");
-    send(descendants(child.id())[0], Signal::KILL);
-    pty.wait_for("fumehood: the VM was lost");
-    assert_eq!(wait_for_exit(child), Some(125));
-    assert!(!pty.is_raw());
+fn wait_for_exit(mut child: Child) -> Option<i32> {
+    let mut status = None;
+    wait_until("the command's end", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.unwrap().code()
 }
 
 /// Starts a REPL whose history is in `state`, and not in the directory of the user who tests.
-fn run_repl(pty: &Pty, language: &str, state: &Path) -> std::process::Child {
+fn run_repl(pty: &Pty, language: &str, state: &Path) -> Child {
     let variables = [
         ("XDG_STATE_HOME", state.as_os_str()),
         ("TMPDIR", state.as_os_str()),
@@ -136,7 +50,7 @@ fn a_repl_keeps_its_history_in_a_private_file() {
     wait_for_prompt(&mut pty);
     // A session that is killed has recorded its inputs.
     send(child.id(), Signal::KILL);
-    let _ = wait_for_exit(child);
+    wait_for_exit(child);
 
     let file = state.path().join("fumehood/repl-python.history");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
