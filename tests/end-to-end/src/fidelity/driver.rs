@@ -293,7 +293,8 @@ impl<'a> Guest<'a> {
     /// Removes what a program has left.
     async fn clean(&self) {
         for path in paths(&self.sandbox).await {
-            if !self.initial.contains(&path) {
+            // The files of interpreters that wait are not the program's.
+            if !self.initial.contains(&path) && !path.contains("/main.") {
                 let _ = self.sandbox.files().remove_all(&path).await;
             }
         }
