@@ -214,9 +214,9 @@ fn standard_input_reaches_the_program() {
     let output = run_with_input(command, b"first\n".repeat(1 << 20));
     assert_eq!(text(&output.stdout), "first\n");
 
-    // Without the option it is empty.
+    // On request it is empty.
     let mut command = fumehood();
-    command.args(["run", "-l", "shell", "-c", "wc -c"]);
+    command.args(["run", "-l", "shell", "-c", "wc -c", "--no-stdin"]);
     assert_eq!(text(&run_with_input(command, b"x".to_vec()).stdout), "0\n");
     let mut command = fumehood();
     command.args(["run", "-l", "shell", "-i", "-"]);

@@ -8,7 +8,7 @@ use fumehood_end_to_end::{random_bytes, sandbox, sha256_hex, shell_ok};
 use fumehood_engine::{ChangeKind, ErrorKind, FileKind, Language, RunRequest, WriteOptions};
 
 /// Lists the home directory, except for the directory of packages.
-const LEFT: &str = "ls -A | grep -vx .local || true";
+const LEFT: &str = "ls -A | grep -vx -e .local -e main.sh || true";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_and_downloads_preserve_bytes() {

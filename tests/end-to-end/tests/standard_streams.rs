@@ -129,7 +129,7 @@ async fn shared_memory_holds_much_and_its_end_is_explained() {
     };
     let run = |mib| sandbox.run(&RunRequest::new(Language::Python, code(mib)).timeout_s(60));
 
-    assert_eq!(finish_run(run(150).unwrap()).await.out(), "ok\n");
+    assert_eq!(finish_run(run(105).unwrap()).await.out(), "ok\n");
     let transcript = collect(run(400).unwrap()).await.unwrap();
     assert_eq!(transcript.end(), (EndedBy::Signaled, Some(135)));
     assert!(

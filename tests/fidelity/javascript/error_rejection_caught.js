@@ -1,3 +1,3 @@
 process.on("unhandledRejection", (reason) => console.log("unhandled", reason.message));
 Promise.reject(new Error("one"));
-setTimeout(() => console.log("on"), 5);
+setTimeout(() => console.log("on"), 300);

@@ -87,11 +87,13 @@ fn tmpfs_options(bytes: u64, memory: u64, mode: u32) -> CString {
 
 /// Memory that programs must have when disk and shared memory are full, in bytes: an interpreter can then start and remove
 /// files.
-const ROOM_BYTES: u64 = 32 * 1024 * 1024;
+const ROOM_BYTES: u64 = 48 * 1024 * 1024;
 
-/// Returns the size of /dev/shm: what the disk leaves, less [`ROOM_BYTES`], and an eighth in small guests.
+/// Returns the size of /dev/shm: a quarter of the memory, and an eighth in small guests. The disk takes half. The last
+/// quarter is for programs, and for the inodes of a disk full of empty files: some 70 MiB in a VM of 512 MiB.
 fn shared_memory_bytes(memory: u64) -> u64 {
-    (memory / 2).saturating_sub(ROOM_BYTES).max(memory / 8)
+    let rest = (memory / 2).saturating_sub(ROOM_BYTES);
+    (memory / 4).min(rest).max(memory / 8)
 }
 
 /// Mounts and links what else programs expect. `memory` is the memory that they may use, in bytes.

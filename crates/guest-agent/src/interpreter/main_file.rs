@@ -5,17 +5,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::time::SystemTime;
 
-use rustix::fs::{Mode, OFlags, fstat, openat};
-use rustix::io::Errno;
+use rustix::fs::fstat;
 
 use super::interpreter::Interpreter;
-use crate::process::{CodeFile, Confinement, FileStamp, Process};
-
-/// The name of a Python program's file.
-const PYTHON_MAIN: &str = "main.py";
-
-/// Maximum number of names that are tried.
-const MAX_NAME_ATTEMPTS: u32 = 1000;
+use super::numbered_file::NumberedFile;
+use crate::process::{CodeFile, Confinement, FileStamp};
 
 /// Names of builtins, attributes and members of `sys` by which a program may see its file, its stack or its path.
 /// Everything else that sees them is in a module.
@@ -157,38 +151,19 @@ impl Interpreter {
     }
 }
 
-/// Creates the file. The directory may belong to the user that the code runs as: the file is created, never opened, and no
-/// link is followed.
 fn create(confinement: &Confinement) -> std::io::Result<(File, CodeFile)> {
-    let directory = confinement.working_dir.try_clone()?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-    let open = |name: &str| openat(&directory, name, flags, Mode::from_raw_mode(0o644));
+    let NumberedFile {
+        file,
+        name,
+        directory,
+    } = NumberedFile::create(confinement, "py", 0o644)?;
 
-    // Programs that run at the same time need different names.
-    let mut name = PYTHON_MAIN.to_string();
-    let mut file = open(&name);
-    for number in 2..MAX_NAME_ATTEMPTS {
-        if file.as_ref().err() != Some(&Errno::EXIST) {
-            break;
-        }
-        name = format!("main.{number}.py");
-        file = open(&name);
-    }
-
-    let file = File::from(file?);
     let stat = fstat(&file)?;
     let code_file = CodeFile {
         directory,
         name,
         written: Some(FileStamp::new(&stat, 0, SystemTime::now())),
     };
-
-    if let Some((user, group)) = confinement.credentials
-        && let Err(error) = std::os::unix::fs::fchown(&file, Some(user), Some(group))
-    {
-        Process::new(0, None, Some(code_file)).clean_up(None);
-        return Err(error);
-    }
 
     Ok((file, code_file))
 }

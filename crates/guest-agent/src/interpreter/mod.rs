@@ -7,6 +7,7 @@ mod command;
 mod conversation;
 mod interpreter;
 mod main_file;
+mod numbered_file;
 mod pool;
 mod script;
 mod script_file;

@@ -3,16 +3,13 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, statat, unlinkat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, fstat, statat, unlinkat};
 
+use super::numbered_file::NumberedFile;
 use crate::process::{CodeFile, Confinement, FileStamp};
 
 /// The name of a script, which is also that of the runner of contexts: scripts there see the same `$0`.
 pub(super) const MAIN_SCRIPT: &str = "main.sh";
-
-/// Maximum number of names that are tried for a script.
-const MAX_NAME_ATTEMPTS: u32 = 1000;
 
 /// A file for a script. Dropping it removes the file, if it is still in its place and no script was written to it.
 #[derive(Debug)]
@@ -26,43 +23,25 @@ pub(crate) struct ScriptFile {
 }
 
 impl ScriptFile {
-    /// Creates an empty file `main.sh` in the home directory, or the first free name like it. The directory belongs to the
-    /// user that the code runs as: the file is created, never opened, and no link is followed.
+    /// Creates an empty file `main.sh` in the home directory, or the first free name like it.
     ///
     /// # Errors
     /// Returns the kernel's error.
     pub(crate) fn create(confinement: &Confinement) -> std::io::Result<Self> {
-        let directory = &confinement.working_dir;
-        let flags =
-            OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-        let create = |name: &str| openat(directory, name, flags, Mode::from_raw_mode(0o700));
-
-        // Scripts that run at the same time need different names.
-        let mut name = MAIN_SCRIPT.to_string();
-        let mut file = create(&name);
-
-        for number in 2..MAX_NAME_ATTEMPTS {
-            if file.as_ref().err() != Some(&Errno::EXIST) {
-                break;
-            }
-            name = format!("main.{number}.sh");
-            file = create(&name);
-        }
-
-        let file = File::from(file?);
-        let stat = fstat(&file)?;
-        let script = Self {
+        let NumberedFile {
             file,
             name,
-            directory: directory.try_clone()?,
+            directory,
+        } = NumberedFile::create(confinement, "sh", 0o700)?;
+
+        let stat = fstat(&file)?;
+        Ok(Self {
+            file,
+            name,
+            directory,
             id: (stat.st_dev, stat.st_ino),
             is_written: false,
-        };
-
-        if let Some((user, group)) = confinement.credentials {
-            std::os::unix::fs::fchown(&script.file, Some(user), Some(group))?;
-        }
-        Ok(script)
+        })
     }
 
     /// The name of the file in the home directory.

@@ -4,22 +4,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use fumehood_protocol::{EnvVars, Language, WireError};
 use fumehood_sys::guest::{Launch, launch};
-use rustix::fs::{MemfdFlags, Mode, OFlags, fcntl_setfl, openat};
-use rustix::io::Errno;
+use rustix::fs::{MemfdFlags, Mode, OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::command::{CodeDelivery, InterpreterCatalog, InterpreterCommand};
 use super::interpreter::{ExecMode, Interpreter};
 use super::main_file::create_python_main;
+use super::numbered_file::NumberedFile;
 use super::script::working_dir;
 use super::script_file::ScriptFile;
 use crate::process::{
     Cgroup, CodeFile, Confinement, Process, Usage, agent_error, input_pipe, open_reader,
     output_pipe,
 };
-
-/// Maximum number of names that are tried for a code file.
-const MAX_NAME_ATTEMPTS: u32 = 1000;
 
 /// Starts an interpreter for this mode with these variables in its environment. It waits for code.
 ///
@@ -223,43 +220,18 @@ fn create_memory_file() -> std::io::Result<File> {
     Ok(rustix::fs::memfd_create("main.sh", MemfdFlags::CLOEXEC)?.into())
 }
 
-/// Creates an empty `main.ts`, or the first free name like it, and adds it to the command. The directory may belong to
-/// the user that the code runs as: the file is created, never opened, and no link is followed.
+/// Creates an empty `main.ts`, or the first free name like it, and adds it to the command.
 fn create_main_file(
     confinement: &Confinement,
     command: &mut InterpreterCommand,
 ) -> Result<(File, CodeFile), WireError> {
-    let directory = &confinement.working_dir;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-    let create = |name: &String| openat(directory, name, flags, Mode::from_raw_mode(0o600));
-
-    // Programs that run at the same time need different names.
-    let mut name = "main.ts".to_string();
-    let mut file = create(&name);
-
-    for number in 2..MAX_NAME_ATTEMPTS {
-        if file.as_ref().err() != Some(&Errno::EXIST) {
-            break;
-        }
-        name = format!("main.{number}.ts");
-        file = create(&name);
-    }
-
-    let fail = agent_error("write main.ts to the working directory");
-    let file = File::from(file.map_err(|e| fail(e.into()))?);
-    let directory = directory.try_clone().map_err(&fail)?;
+    let created = NumberedFile::create(confinement, "ts", 0o600);
+    let created = created.map_err(agent_error("write main.ts to the working directory"))?;
     let main_file = CodeFile {
-        directory,
-        name,
+        directory: created.directory,
+        name: created.name,
         written: None,
     };
-
-    if let Some((user, group)) = confinement.credentials
-        && let Err(error) = std::os::unix::fs::fchown(&file, Some(user), Some(group))
-    {
-        Process::new(0, None, Some(main_file)).clean_up(None);
-        return Err(fail(error));
-    }
 
     // The name is the last argument of the command.
     let argument = ["./", &main_file.name].concat();
@@ -267,5 +239,5 @@ fn create_main_file(
         .arguments
         .push(CString::new(argument).unwrap_or_default());
 
-    Ok((file, main_file))
+    Ok((created.file, main_file))
 }
