@@ -413,7 +413,7 @@ fn index_credentials_stay_on_the_host() {
         environment.variables.push(("UV_DEFAULT_INDEX".into(), url));
         let looks = "import tiny, os, subprocess\n\
             print(tiny.VALUE, sum('sesame' in value for value in os.environ.values()))\n\
-            print(subprocess.run(['grep', '-rlE', 'sesame|fumehood-secret', os.path.expanduser('~')], capture_output=True, text=True).stdout)";
+            print(subprocess.run(['grep', '-rlE', '--exclude=main.py', 'sesame|fumehood-secret', os.path.expanduser('~')], capture_output=True, text=True).stdout)";
 
         let (printed, stderr) = environment.prints("python", &["tiny==1.0"], looks);
         assert_eq!(printed, "1 0\n\n", "{stderr}");
