@@ -5,7 +5,7 @@ shift
 if [[ $language == python ]]; then
     to=$(python3 -c 'import site; print(site.getusersitepackages())') || exit
     # Programs of packages go to a directory in PATH.
-    mkdir -p ~/.local/bin && { [[ -e $to/bin ]] || ln -s ../../../bin "$to/bin"; } || exit
+    mkdir -p ~/.local/bin "$to" && { [[ -e $to/bin ]] || ln -s ../../../bin "$to/bin"; } || exit
     # With a cache, the downloads would be in the guest's memory twice.
     uv pip install --quiet --no-progress --no-cache --target "$to" -- "$@" || exit
     list=$(uv pip list --quiet --target "$to" --format json) || exit
