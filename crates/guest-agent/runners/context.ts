@@ -247,8 +247,8 @@ function interrupted(): void {
   end(130);
 }
 
-// Handles SIGTERM, which follows if the interrupt had no effect: bun loses an interrupt that arrives just as guarded
-// code ends, and delivers it to the next guarded code.
+// Handles an interrupt outside of guarded code, and SIGTERM, which follows if interrupts had no effect: bun loses an
+// interrupt that arrives just as guarded code ends, and delivers it to the next guarded code.
 function terminated(): void {
   interrupted();
   context.call = () => Atomics.wait(never, 0, 0, 20);
@@ -478,7 +478,7 @@ const LISTENERS: [string, (given: any) => void][] = [
   ["unhandledRejection", (error) => hears("unhandledRejection") && failed(error)],
 ];
 // These signals end a one-shot program by themselves.
-const SIGNALS: typeof LISTENERS = [["SIGINT", interrupted], ["SIGTERM", terminated]];
+const SIGNALS: typeof LISTENERS = [["SIGINT", terminated], ["SIGTERM", terminated]];
 
 // Whether the program has no listener of its own.
 function hears(name: string): boolean {

@@ -129,10 +129,10 @@ impl Conversation {
             || (self.language == Language::Python && process.cgroup().is_some())
     }
 
-    /// Whether a single interrupt may be lost. Bash may be about to create the child that it waits for, Python about
-    /// to sleep: both check for an interrupt before they start to wait.
+    /// Whether a single interrupt may be lost. Bash may be about to create the child that it waits for, Python about to
+    /// sleep, and bun about to start the program: all check for an interrupt before that.
     pub(crate) fn needs_second_interrupt(&self) -> bool {
-        self.language != Language::Javascript && self.mode == ExecMode::Context
+        self.mode == ExecMode::Context
     }
 
     /// Puts the interpreter together again after a program that it has survived, and returns it with its slot.
