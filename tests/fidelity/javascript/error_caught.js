@@ -1,3 +1,3 @@
 process.on("uncaughtException", (error, origin) => console.log("caught", error.message, origin));
-setTimeout(() => { console.log("on"); }, 10);
+setTimeout(() => { console.log("on"); }, 300);
 setTimeout(() => { throw new Error("one"); }, 1);

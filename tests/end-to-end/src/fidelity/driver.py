@@ -107,7 +107,7 @@ for program in json.load(sys.stdin):
             result = {"stdout": out.decode("latin-1"), "stderr": err.decode("latin-1"), "code": code}
         result["late"] = late
         # The order matters where there are two streams.
-        if late or not (out and err):
+        if late or not (out and err and program["merged"]):
             break
     result["seconds"] = time.monotonic() - start
     print(json.dumps(result), flush=True)

@@ -149,12 +149,13 @@ fn describe(program: &Program) -> Value {
 
     // Python holds back what goes to a pipe, and would write standard output after standard error. The order is that in
     // which the program printed.
+    let merged = command(if is_python { &["-u"] } else { &[] });
     json!({
         "file": folder.file_name(),
         "code": program.code,
         "stdin": program.stdin.as_deref().unwrap_or_default(),
         "command": command(&[]),
-        "merged": command(if is_python { &["-u"] } else { &[] }),
+        "merged": program.is_order_compared.then_some(merged),
     })
 }
 
