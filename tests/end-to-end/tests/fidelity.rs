@@ -11,6 +11,9 @@ use fumehood_end_to_end::fidelity::{
 };
 use fumehood_end_to_end::is_long;
 
+/// How many programs that differ run once more. If more differ, it is not the load.
+const MAX_REPEATED: usize = 8;
+
 /// Marks in the page of the documentation, before and after the table of exceptions.
 const TABLE: [&str; 2] = ["<!-- exceptions: written by the test -->\n", "<!-- end -->"];
 
@@ -33,7 +36,7 @@ async fn programs_behave_as_with_the_plain_interpreter() {
     let executions = execute_all(&programs).await;
     let took = start.elapsed().as_secs_f32();
 
-    let report = compare(&programs, &executions, &exceptions, is_everything);
+    let mut report = compare(&programs, &executions, &exceptions, is_everything);
     // To standard error as it is: the test's own output is shown only if it fails.
     let lines = format!(
         "{} programs, {} comparisons in {took:.1} s\n{}",
@@ -43,8 +46,21 @@ async fn programs_behave_as_with_the_plain_interpreter() {
     );
     let _ = std::io::stderr().write_all(lines.as_bytes());
 
+    // On a busy machine, the plain interpreter too fires timers late and in another order. What fumehood causes differs again.
+    if (1..=MAX_REPEATED).contains(&report.differing.len()) {
+        let again: Vec<Program> = report
+            .differing
+            .iter()
+            .map(|at| programs[*at].clone())
+            .collect();
+        let _ = writeln!(std::io::stderr(), "{report}\nonce more:");
+        let executions = execute_all(&again).await;
+        report.differences = compare(&again, &executions, &exceptions, false).differences;
+    }
+
+    let stale = report.stale.iter().filter(|_| is_everything);
     assert!(
-        report.differences.is_empty() && report.stale.is_empty(),
+        report.differences.is_empty() && stale.count() == 0,
         "\n{report}"
     );
 }

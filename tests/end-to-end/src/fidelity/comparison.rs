@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::diff::diff;
@@ -14,6 +15,8 @@ pub struct Report {
     pub compared: usize,
     /// The differences that no exception explains, as messages.
     pub differences: Vec<String>,
+    /// The programs that differ, by index.
+    pub differing: BTreeSet<usize>,
     /// Exceptions that explain nothing, as messages.
     pub stale: Vec<String>,
 }
@@ -74,6 +77,7 @@ pub fn compare(
 
             match (found.is_empty(), listing) {
                 (false, None) => {
+                    report.differing.insert(at);
                     let title = format!("── {} in mode {}:", program.id(), mode.as_str());
                     report
                         .differences
