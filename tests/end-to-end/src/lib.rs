@@ -112,6 +112,21 @@ pub fn finish(mut command: Command) -> Output {
     finish_child(child.unwrap_or_else(|e| panic!("{command:?}: {e}")))
 }
 
+/// Waits until a child process has ended, within [`DEADLINE`], and returns its exit code; `None` after a signal.
+///
+/// # Panics
+/// Panics if it does not end.
+#[must_use]
+pub fn wait_for_exit(mut child: Child) -> Option<i32> {
+    let mut status = None;
+    wait_until("the command's end", || {
+        status = child.try_wait().expect("its status");
+        status.is_some()
+    });
+
+    status.and_then(|status| status.code())
+}
+
 /// Waits for the end of a child process, within [`DEADLINE`], and returns its output.
 ///
 /// # Panics

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -97,6 +98,27 @@ impl Pty {
         let child = command.spawn();
 
         child.unwrap_or_else(|e| panic!("{command:?}: {e}"))
+    }
+
+    /// Starts a REPL whose history is in `state`, and not in the directory of the user who tests.
+    ///
+    /// # Panics
+    /// Panics if it cannot be started.
+    #[must_use]
+    pub fn run_repl(&self, language: &str, state: &Path) -> Child {
+        let variables = [
+            ("XDG_STATE_HOME", state.as_os_str()),
+            ("TMPDIR", state.as_os_str()),
+        ];
+        self.run_with_env(&["repl", "-l", language], &variables)
+    }
+
+    /// Waits for the next prompt of a REPL. Its text is no sign of that: it is drawn again for each key.
+    ///
+    /// # Panics
+    /// Panics after the deadline.
+    pub fn wait_for_prompt(&mut self) {
+        self.wait_for("\x1b[?2004h");
     }
 
     /// Types text.

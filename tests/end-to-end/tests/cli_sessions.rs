@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use fumehood_end_to_end::pty::Pty;
 use fumehood_end_to_end::{
-    descendants, finish, finish_child, fumehood, is_alive, send, wait_until,
+    descendants, finish, finish_child, fumehood, is_alive, send, wait_for_exit, wait_until,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -43,15 +43,6 @@ fn run_with_input(mut command: Command, input: Vec<u8>) -> Output {
     let output = finish_child(child);
     let _ = writing.join();
     output
-}
-
-fn wait_for_exit(mut child: Child) -> Option<i32> {
-    let mut status = None;
-    wait_until("the command's end", || {
-        status = child.try_wait().unwrap();
-        status.is_some()
-    });
-    status.unwrap().code()
 }
 
 #[test]
@@ -388,29 +379,29 @@ fn an_interrupt_at_the_prompt_of_a_repl_keeps_the_state() {
     let mut pty = Pty::new(24, 80);
     let found = format!("{:?}", pty.modes());
     let state = tempfile::tempdir().unwrap();
-    let child = run_repl(&pty, "python", state.path());
+    let child = pty.run_repl("python", state.path());
     let qemus = |child: &Child| descendants(child.id());
-    wait_for_prompt(&mut pty);
+    pty.wait_for_prompt();
     pty.type_in("x = 41\r");
-    wait_for_prompt(&mut pty);
+    pty.wait_for_prompt();
     pty.type_in("def f():\r  return x + 1\r\r");
-    wait_for_prompt(&mut pty);
+    pty.wait_for_prompt();
     pty.type_in("import time; print('be' + 'gun', end='', flush=True); time.sleep(100)\r");
     pty.wait_for("begun");
     pty.type_in("\x03");
     pty.wait_for("KeyboardInterrupt");
     pty.wait_for("fumehood: cancelled");
-    wait_for_prompt(&mut pty);
+    pty.wait_for_prompt();
 
     // Dropped where it stands.
     pty.type_in("f(\x03");
-    wait_for_prompt(&mut pty);
+    pty.wait_for_prompt();
     pty.type_in("'is', f()\r");
     pty.wait_for("('is', 42)\r\n");
-    wait_for_prompt(&mut pty);
+    pty.wait_for_prompt();
     pty.type_in("import os; os._exit(1)\r");
     pty.wait_for("state is lost");
-    wait_for_prompt(&mut pty);
+    pty.wait_for_prompt();
     let vm = qemus(&child);
     pty.type_in("\x04");
     assert_eq!(wait_for_exit(child), Some(0));
@@ -423,7 +414,7 @@ fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
     let state = tempfile::tempdir().unwrap();
     for (typed, seen) in [("", ""), ("sleep 100 & echo be''gun; wait\r", "begun\r\n")] {
         let mut pty = Pty::new(24, 80);
-        let child = run_repl(&pty, "shell", state.path());
+        let child = pty.run_repl("shell", state.path());
         pty.wait_for("$ ");
         let vm = descendants(child.id());
         pty.type_in(typed);
@@ -435,24 +426,10 @@ fn every_way_out_of_a_repl_restores_the_terminal_and_ends_the_vm() {
     }
 
     let mut pty = Pty::new(24, 80);
-    let child = run_repl(&pty, "shell", state.path());
+    let child = pty.run_repl("shell", state.path());
     pty.wait_for("$ ");
     send(descendants(child.id())[0], Signal::KILL);
     pty.wait_for("fumehood: the VM was lost");
     assert_eq!(wait_for_exit(child), Some(125));
     assert!(!pty.is_raw());
-}
-
-/// Starts a REPL whose history is in `state`, and not in the directory of the user who tests.
-fn run_repl(pty: &Pty, language: &str, state: &Path) -> std::process::Child {
-    let variables = [
-        ("XDG_STATE_HOME", state.as_os_str()),
-        ("TMPDIR", state.as_os_str()),
-    ];
-    pty.run_with_env(&["repl", "-l", language], &variables)
-}
-
-/// Waits for the next prompt. Its text is no sign of that: it is drawn again for each key.
-fn wait_for_prompt(pty: &mut Pty) {
-    pty.wait_for("\x1b[?2004h");
 }

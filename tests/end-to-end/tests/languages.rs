@@ -26,8 +26,8 @@ fn each_language_says_hello() {
     assert_eq!(stdout("shell", "echo hello"), "hello\n");
 }
 
-/// A program of JavaScript runs as a function in the interpreter that waits, where that is the same; else, and
-/// in a fresh interpreter, it is a file.
+/// A JavaScript program is a file in the interpreter that waits and in a fresh one. Code that only prints constants is
+/// evaluated in the one that waits.
 #[test]
 fn javascript_ends_alike_in_a_warm_interpreter_and_from_a_file() {
     let programs = [

@@ -14,7 +14,7 @@ use crate::shell::{self, cargo};
 /// Set for the tests by `--long`: those that repeat something do it as often as the design asks for.
 pub(super) const LONG: &str = "FUMEHOOD_TEST_LONG";
 
-/// How long a test program may take. The slowest takes some two minutes in CI; one that hangs must not take the time
+/// How long a test program may take. The slowest takes some three minutes in CI; one that hangs must not take the time
 /// of all others, and the report must name it.
 const TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The same with `--long`.

@@ -103,16 +103,20 @@ pub(super) fn prepare_launch(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch
             display: program.display,
             input,
         }),
-        // The interpreter is in an unknown state and must not be used again.
         Err(error) => {
-            interpreter.process.kill();
-            agent.abandoned.push(interpreter.process);
             if let Some(slot) = &slot {
                 agent.pool.mark_lost(slot);
             }
-            Err(agent_error("hand over the code")(error))
+            Err(abandon(interpreter, agent, error))
         }
     }
+}
+
+/// Gives up an interpreter that did not get its code: it is in an unknown state and must not be used again.
+fn abandon(interpreter: Interpreter, agent: &mut Agent, error: std::io::Error) -> WireError {
+    interpreter.process.kill();
+    agent.abandoned.push(interpreter.process);
+    agent_error("hand over the code")(error)
 }
 
 /// Starts bash with a script, or gives the script to a bash that waits at its very start.
@@ -181,11 +185,7 @@ fn launch_script(exec: Exec, agent: &mut Agent) -> Result<ExecLaunch, WireError>
             display: program.display,
             input,
         }),
-        Err(error) => {
-            interpreter.process.kill();
-            agent.abandoned.push(interpreter.process);
-            Err(agent_error("hand over the code")(error))
-        }
+        Err(error) => Err(abandon(interpreter, agent, error)),
     }
 }
 

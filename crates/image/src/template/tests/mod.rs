@@ -290,7 +290,7 @@ fn only_damage_is_a_reason_to_remove_a_template() {
     let fixture = fixture();
     let (kept, damaged) = (fixture.make("python"), fixture.make("shell"));
 
-    // The hash of a changed time is compared again, and matches.
+    // Without a record, the files are hashed: an intact template stays, a damaged one is removed.
     fixture.templates.distrust(&kept).unwrap();
     assert!(fixture.is_opened(&kept));
     let wrong = fs::read(fixture.part(&damaged, STATE)).unwrap().len();
@@ -299,7 +299,7 @@ fn only_damage_is_a_reason_to_remove_a_template() {
     assert!(!fixture.is_opened(&damaged));
     assert!(!fixture.templates.has(&damaged));
 
-    // A loop of links is damage; a name that cannot be opened is not.
+    // Too many open files are no damage.
     let temporary = Error::io("open", "ram")(std::io::Error::from_raw_os_error(24));
     assert!(!temporary.is_damage());
     fixture.templates.prune(u64::MAX, |_| true).unwrap();
