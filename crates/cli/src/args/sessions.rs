@@ -39,7 +39,7 @@ pub(crate) struct ShellArgs {
 /// an empty line ends. JavaScript: an open bracket, template literal or comment. Shell: an open bracket, quote,
 /// here-document or compound command such as `if` or `for`, or a \, | or && at the line end.
 ///
-/// Tab completes names. Code that runs for more than half a second reads what is typed. The history is kept in
+/// Tab completes names. Code that runs for more than half a second reads typed text. The history is kept in
 /// $XDG_STATE_HOME/fumehood. Pictures are written to files, and shown by terminals that can.
 ///
 /// Ctrl-C interrupts the running code and keeps the state if possible; otherwise a message says that it is lost. Ctrl-D,

@@ -22,8 +22,8 @@ const WAITING_READS: usize = 64;
 /// The interval at which the terminal is polled while the program does not read.
 const FULL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The time that a program runs before it gets what is typed. Whoever types the next input while a short program still
-/// runs means the prompt; and nobody answers a question of a program faster.
+/// The time that a program runs before it gets typed text. Text that is typed while a short program still runs is meant for
+/// the prompt, and users do not answer a program's question faster.
 const START_DELAY: Duration = Duration::from_millis(500);
 
 /// Forwards the lines that are typed to a program. Dropping it stops that: no line is taken from the terminal after it,

@@ -1,4 +1,4 @@
-//! What was found in a file that names packages.
+//! The packages that a file names.
 
 /// The packages that a program names itself.
 #[derive(Debug, PartialEq, Eq)]

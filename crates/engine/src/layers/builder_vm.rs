@@ -17,7 +17,7 @@ use crate::vm::Shape;
 const INSTALL: &str = include_str!("../../builders/install.sh");
 /// Packs them into a layer.
 const PACK: &str = include_str!("../../builders/pack.sh");
-/// What the contents of a layer depend on besides the packages.
+/// The inputs of a layer besides the packages.
 pub(super) const BUILDER: &str = concat!(
     include_str!("../../builders/install.sh"),
     include_str!("../../builders/pack.sh")

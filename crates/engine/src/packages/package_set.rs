@@ -115,7 +115,7 @@ impl PackageSet {
         specs.map(|spec| with_specifier(spec, self.language))
     }
 
-    /// Returns whether a package has no version, so that what it resolves to changes with time.
+    /// Returns whether a package has no version, so that its resolution changes with time.
     pub(crate) fn is_unpinned(&self) -> bool {
         let mut specs = self.specs.iter();
         specs.any(|spec| !has_specifier(spec, self.language))

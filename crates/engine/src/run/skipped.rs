@@ -1,4 +1,4 @@
-//! What a copy of a directory left out.
+//! The files that a copy of a directory left out.
 
 use serde::{Deserialize, Serialize};
 

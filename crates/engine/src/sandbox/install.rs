@@ -89,7 +89,8 @@ impl Sandbox {
         network.map_or_else(Vec::new, |network| network.summary.denials)
     }
 
-    /// Adds to a failed installation what the policy has denied since: package managers only report a failed connection.
+    /// Adds the connections that the policy has denied since to a failed installation: package managers only report a failed
+    /// connection.
     fn explain_denial(&self, error: Error, before: &[Denial], language: Language) -> Error {
         let denials = self.denials();
         let new = denials.iter().rev().find(|one| !before.contains(one));

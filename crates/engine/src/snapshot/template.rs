@@ -142,7 +142,7 @@ impl Templates {
 
     /// Forgets a template that could not be loaded. The next request opens it again and hashes its files: if they are
     /// damaged, it is removed and built again. Other processes keep using a template that only this one could not
-    /// load, such as because it has too little memory.
+    /// load, for example because of too little memory.
     pub(crate) fn forget(&self, factory: &VmFactory, spec: &TemplateSpec) {
         self.slots().remove(spec);
 

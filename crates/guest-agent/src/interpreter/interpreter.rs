@@ -85,7 +85,7 @@ impl Interpreter {
     /// - the code.
     ///
     /// For bash, variables, arguments and code are written to its file instead, each followed by NUL; a script that runs
-    /// once is a file of its own. The message is then a line, `MODE SEED COUNT`, with a decimal seed of 32 bits and the
+    /// once is a separate file. The message is then a line, `MODE SEED COUNT`, with a decimal seed of 32 bits and the
     /// number of arguments; or, outside contexts, `MODE SEED COUNT HOSTNAME` with the number of variables.
     ///
     /// # Errors

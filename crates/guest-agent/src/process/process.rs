@@ -23,7 +23,7 @@ pub(crate) struct Process {
 pub(crate) struct CodeFile {
     pub(crate) directory: OwnedFd,
     pub(crate) name: String,
-    /// What the agent has written. `None`: the interpreter writes the code, and the file is removed in any case.
+    /// The state in which the agent left the file. `None`: the interpreter writes the code, and the file is removed in any case.
     pub(crate) written: Option<FileStamp>,
 }
 
@@ -71,7 +71,7 @@ impl FileStamp {
 }
 
 impl CodeFile {
-    /// Whether the file is still what the agent has made it. Otherwise the user has replaced it or written to it, and it is
+    /// Whether the file is unchanged since the agent wrote it. Otherwise the user has replaced it or written to it, and it is
     /// a file of the user's.
     fn is_unchanged(&self) -> bool {
         let Some(written) = &self.written else {
@@ -213,7 +213,7 @@ impl Process {
         self.cgroup.as_ref()
     }
 
-    /// Whether the file for the code exists and nobody has written to it.
+    /// Whether the file for the code exists and is unchanged.
     pub(crate) fn has_pristine_code_file(&self) -> bool {
         self.code_file.as_ref().is_some_and(CodeFile::is_unchanged)
     }

@@ -131,7 +131,7 @@ struct StreamText<'a> {
     /// What stands before each part.
     label: &'static str,
     text: Cow<'a, str>,
-    /// Where the part begins that is left out, and where it ends.
+    /// The start and the end of the part that is left out.
     gap: Range<usize>,
     /// How much was shown.
     position: usize,

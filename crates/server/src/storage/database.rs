@@ -358,7 +358,7 @@ mod tests {
         let error = Store::open_serving(&path).unwrap_err().to_string();
         assert!(error.contains("in use by another server; use"), "{error}");
 
-        // Whoever finds it in use learns where to connect.
+        // A process that finds the lock in use reads the address from it.
         store.record_socket(Path::new("/a long path/x")).unwrap();
         store.record_socket(Path::new("/run/x.sock")).unwrap();
         let socket = Some(PathBuf::from("/run/x.sock"));

@@ -12,13 +12,13 @@ const MAX_CANDIDATES: usize = 500;
 const MAX_TEXT_BYTES: usize = 4096;
 /// Timeout of a program that looks up names, in seconds.
 const LOOKUP_TIMEOUT_S: u64 = 4;
-/// The time after which the prompt goes on without completions.
+/// The time after which the prompt continues without completions.
 pub(super) const COMPLETION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The indentation that Tab inserts in a line of Python without text.
 const INDENTATION: &str = "    ";
 
-/// What is completed: the end of the typed text.
+/// The text to complete: the end of the typed text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Completion {
     /// The last line up to the cursor.
@@ -30,7 +30,7 @@ pub(super) struct Completion {
 }
 
 impl Completion {
-    /// Returns what is completed at the end of a text.
+    /// Returns the part at the end of a text that can be completed.
     pub(super) fn of(language: Language, text: &str) -> Self {
         let line = text.rsplit('\n').next().unwrap_or_default();
         let is_in_word = |c: char| match language {
@@ -38,7 +38,7 @@ impl Completion {
             _ => c.is_alphanumeric() || "_$.".contains(c),
         };
 
-        // A character after a backslash of shell code belongs to the word, whatever it is.
+        // A character after a backslash of shell code belongs to the word.
         let (mut word, mut start) = (String::new(), 0);
         let mut is_escaped = false;
         for (position, c) in line.char_indices() {
@@ -88,7 +88,7 @@ impl Completion {
         );
 
         match language {
-            // A function of its own: the context gets no name.
+            // In a separate function, so that the context gets no name.
             Language::Python => format!(
                 "__import__('builtins').exec({}, {{'names': globals(), 'line': {}}})",
                 quoted(python),

@@ -39,7 +39,7 @@ pub(super) enum ImageProtocol {
 }
 
 impl ImageProtocol {
-    /// Returns the protocol of this terminal, as far as its variables tell.
+    /// Returns the protocol of this terminal according to its variables.
     pub(super) fn detect(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let term = variable("TERM").unwrap_or_default();
         let program = variable("TERM_PROGRAM").unwrap_or_default();

@@ -37,7 +37,7 @@ pub(super) enum PromptEvent {
     Failed(ReadlineError),
 }
 
-/// What the user wants to complete.
+/// A request of the user for completions.
 #[derive(Debug)]
 pub(super) struct CompletionRequest {
     /// Answers that arrive too late have the number of an earlier request.

@@ -144,7 +144,7 @@ fn create_plots() -> Plots {
     Plots::new(ImageProtocol::detect(|name| std::env::var(name).ok()))
 }
 
-/// What runs inputs and shows what they do.
+/// Runs inputs and shows their results.
 struct Session<'a> {
     context: Context,
     args: &'a ReplArgs,
@@ -193,7 +193,7 @@ impl Session<'_> {
             }
         };
 
-        // What is typed from now on until the end is the program's input.
+        // Text that is typed from now until the end is the program's input.
         let typed = match is_prompt {
             true => Some(TerminalInput::forward(run.input())?),
             false => None,

@@ -41,10 +41,10 @@ pub(super) fn packing(from: &str) -> SpawnRequest {
     SpawnRequest::new(argv).env("LC_ALL", "C").cwd(from)
 }
 
-/// What a tar may report without failing as a whole.
+/// The problems that a tar may report without failing as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tolerance {
-    /// Nothing: what it cannot unpack is an error.
+    /// None: a file that it cannot unpack is an error.
     None,
     /// Files that it could not pack.
     UnreadableFiles,
@@ -54,7 +54,7 @@ pub(super) enum Tolerance {
 /// as not packed.
 ///
 /// # Errors
-/// Tar failed, and not only for what is tolerated.
+/// Tar failed for a reason that is not tolerated.
 pub(super) async fn follow<F>(
     mut run: Run,
     tolerance: Tolerance,

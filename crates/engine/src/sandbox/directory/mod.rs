@@ -79,8 +79,8 @@ impl Files {
 
     /// Copies a directory of the guest with its content into a directory of this host, which is created if it does
     /// not exist. Regular files with their hard links and holes, directories, and relative links that stay inside are
-    /// copied. Everything else is skipped, and returned with the reason. Whatever the guest sends, nothing is written
-    /// outside of `to`, and at most 1 GiB.
+    /// copied. Everything else is skipped, and returned with the reason. Nothing that the guest sends is written
+    /// outside of `to`, and at most 1 GiB is written.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] if the guest's tar fails or sends invalid data, [`ErrorKind::Host`] if writing

@@ -1,4 +1,4 @@
-//! Packs a directory of this host. What cannot be read, and what has no meaning in a guest, is skipped and recorded:
+//! Packs a directory of this host. Files that cannot be read or have no meaning in a guest are skipped and recorded:
 //! only the end of the stream's reader is an error.
 
 use std::collections::HashMap;
@@ -31,10 +31,10 @@ pub(super) enum RootEntry {
     Omit,
 }
 
-/// Packs a directory. Returns what was not packed.
+/// Packs a directory. Returns the files that were skipped.
 ///
 /// # Errors
-/// The directory itself cannot be read, or nobody reads the stream.
+/// The directory itself cannot be read, or the stream has no reader.
 pub(super) fn pack(from: &Path, root: RootEntry, to: ChunkWriter) -> io::Result<SkippedFiles> {
     let mut packer = Packer {
         root: from.to_owned(),
@@ -76,10 +76,10 @@ struct Packer {
 }
 
 impl Packer {
-    /// Adds what is at a path. Returns the names in it if it is a directory.
+    /// Adds the file at a path. Returns the names in it if it is a directory.
     ///
     /// # Errors
-    /// Nobody reads the stream.
+    /// The stream has no reader.
     fn add(&mut self, path: &Path) -> io::Result<Option<Vec<OsString>>> {
         let name_len = path.file_name().map_or(0, OsStr::len);
         if path.as_os_str().len() > MAX_PATH_BYTES || name_len > MAX_NAME_BYTES {

@@ -29,7 +29,7 @@ const MAX_SPECIAL_FILES: usize = 1000;
 /// Size of one read, in bytes. Holes of sparse files are found in pieces of this size.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Unpacks a stream into the directory `to`, which is created if it does not exist. Returns what was not unpacked.
+/// Unpacks a stream into the directory `to`, which is created if it does not exist. Returns the files that were skipped.
 ///
 /// # Errors
 /// The stream is invalid or too large, the target cannot be created, or this host cannot store any more files.
