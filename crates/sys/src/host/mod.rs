@@ -1,6 +1,9 @@
 //! The system calls that the engine and the launcher need around QEMU. Nothing here is used in a guest.
 
 mod clone;
+mod exec_path;
+#[cfg(feature = "probes")]
+mod forbidden_arguments;
 #[cfg(feature = "probes")]
 mod forbidden_syscall;
 mod kvm;
@@ -11,6 +14,9 @@ mod spawn;
 mod tsc;
 
 pub use clone::{CloneResult, Namespaces, clone_sibling};
+pub use exec_path::{EXEC_PATH_ADDRESS, EXEC_PATH_END, ExecPath};
+#[cfg(feature = "probes")]
+pub use forbidden_arguments::forbidden_arguments_that_reach_kernel;
 #[cfg(feature = "probes")]
 pub use forbidden_syscall::{ForbiddenSyscall, reaches_kernel};
 pub use kvm::{KvmProbe, probe_kvm};
