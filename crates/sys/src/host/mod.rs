@@ -13,7 +13,7 @@ mod tsc;
 pub use clone::{CloneResult, Namespaces, clone_sibling};
 #[cfg(feature = "probes")]
 pub use forbidden_syscall::{ForbiddenSyscall, reaches_kernel};
-pub use kvm::{KvmProbe, probe_kvm};
+pub use kvm::{KvmProbe, open_kvm, probe_kvm};
 pub use landlock::{LandlockRuleset, landlock_abi};
 pub use memory_file::{memory_file, seal, sealable_file};
 pub use mount_restriction::{MountRestriction, restrict_mounts};
