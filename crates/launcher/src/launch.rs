@@ -164,11 +164,24 @@ fn isolate(spec: &LaunchSpec, owner: &OwnerSocket) -> Result<u32, Failure> {
     owner.send(&LauncherMessage::Cloned { pid });
 
     if spec.namespaces != Namespaces::None {
-        root::enter(&spec.files, &spec.devices)
+        // Only root of the host can create devices.
+        let ids = match spec.namespaces {
+            Namespaces::Privileged => user::new_ids(spec.user, pid),
+            Namespaces::InUserNamespace | Namespaces::None => None,
+        };
+        root::enter(&spec.files, &spec.devices, ids)
             .and_then(|()| {
                 rustix::system::sethostname(HOST_NAME).context("cannot set the host name")
             })
-            .map_err(Failure::of(IsolationLayer::Namespaces))?;
+            .map_err(|error| Failure {
+                // Without a user of its own, the program can use the host's device.
+                layer: Some(if error.is::<root::OwnDeviceError>() {
+                    IsolationLayer::User
+                } else {
+                    IsolationLayer::Namespaces
+                }),
+                error,
+            })?;
     }
 
     // Queried now, since the filter does not allow this call.

@@ -19,7 +19,7 @@ pub use exec_path::{EXEC_PATH_ADDRESS, EXEC_PATH_END, ExecPath};
 pub use forbidden_arguments::forbidden_arguments_that_reach_kernel;
 #[cfg(feature = "probes")]
 pub use forbidden_syscall::{ForbiddenSyscall, reaches_kernel};
-pub use kvm::{KvmProbe, probe_kvm};
+pub use kvm::{KvmProbe, open_kvm, probe_kvm};
 pub use landlock::{LandlockRuleset, landlock_abi};
 pub use memory_file::{memory_file, seal, sealable_file};
 pub use mount_restriction::{MountRestriction, restrict_mounts};
