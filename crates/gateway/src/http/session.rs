@@ -216,6 +216,13 @@ impl Session {
         let bodiless = reply.is_head || status == StatusCode::NOT_MODIFIED;
         headers::prepare_response(&mut parts.headers, &incoming, bodiless);
         if is_upgrade {
+        if reply.matcher.is_some() && headers::is_encoded(response.headers()) {
+            return Err(UpstreamError::Encoded);
+        }
+        if reply.matcher.is_some() && status == StatusCode::PARTIAL_CONTENT {
+            return Err(UpstreamError::Partial);
+        }
+
             upgrade::insert_headers(&mut parts.headers);
         }
         if let Some(matcher) = &reply.matcher {
@@ -232,6 +239,7 @@ impl Session {
         let mut response = Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = parts.headers;
+            headers::prepare_redacted(&mut parts.headers);
         Ok(response)
     }
 
@@ -255,7 +263,7 @@ impl Session {
         let splice = Splice {
             guest,
             server: hyper::upgrade::on(&mut response),
-            redactor: reply.redactor(),
+            matcher: reply.matcher.clone(),
             exchange: Arc::clone(exchange),
             timer: Arc::clone(&self.timer),
         };
