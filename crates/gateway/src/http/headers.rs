@@ -24,6 +24,20 @@ const HOP_BY_HOP: [HeaderName; 11] = [
     EXPECT,
 ];
 
+/// Headers that servers take the method of a request from.
+const METHOD_OVERRIDES: [&str; 3] = [
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+];
+
+/// Returns the methods that headers put in the place of the request's method.
+pub(super) fn method_overrides(headers: &HeaderMap) -> impl Iterator<Item = &HeaderValue> {
+    METHOD_OVERRIDES
+        .into_iter()
+        .flat_map(|name| headers.get_all(name))
+}
+
 /// Removes hop-by-hop headers, including those that `Connection` names.
 pub(super) fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
