@@ -14,10 +14,12 @@ mod exit_code;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::{CommandLine, Subcommand};
 use crate::exit_code::{BROKEN_PIPE, FAILURE};
-use crate::io::eprint_message;
+use crate::io::{LogLimit, eprint_message};
 
 fn main() -> ExitCode {
     let command_line = match CommandLine::try_parse() {
@@ -52,6 +54,8 @@ fn init_log(command: &Subcommand) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("FUMEHOOD_LOG"))
         .with_writer(std::io::stderr)
+        .finish()
+        .with(LogLimit::default())
         .init();
     Ok(())
 }

@@ -8,11 +8,13 @@ use anyhow::Context;
 use fumehood_engine::{Config, Engine, Pool};
 use fumehood_server::{Listeners, Service, Settings, Store, default_socket};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::mcp::load_network;
 use super::runtime::start_runtime;
 use crate::args::{HostArgs, ServeArgs};
-use crate::io::print_line;
+use crate::io::{LogLimit, print_line};
 
 pub(crate) fn run(args: &ServeArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
     let runtime = start_runtime()?;
@@ -107,9 +109,9 @@ pub(crate) fn init_log(is_json: bool) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     if is_json {
-        builder.json().init();
+        builder.json().finish().with(LogLimit::default()).init();
     } else {
-        builder.init();
+        builder.finish().with(LogLimit::default()).init();
     }
     Ok(())
 }

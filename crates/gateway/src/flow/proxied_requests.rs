@@ -248,6 +248,7 @@ impl RequestFilter for ProxiedRequests {
             host: &host,
             host_port: request.port,
             method: request.method,
+            upgrades: request.upgrades,
         };
         let ConnectionContext { policy, budget, .. } = &*self.context;
         let decision = decide(policy, &query);
