@@ -310,6 +310,7 @@ mod tests {
 
     use super::*;
     use crate::dns::Resolver;
+    use crate::metering::ConnectionBudget;
     use crate::policy::Policy;
     use crate::secret::Vault;
     use crate::testing::LINK;
@@ -322,6 +323,7 @@ mod tests {
             Vault::default(),
             resolver,
             LINK.gateway,
+            ConnectionBudget::default(),
         ))
     }
 

@@ -1,6 +1,7 @@
 //! The system calls that the engine and the launcher need around QEMU. Nothing here is used in a guest.
 
 mod clone;
+mod descriptor_limit;
 #[cfg(feature = "probes")]
 mod forbidden_syscall;
 mod kvm;
@@ -11,6 +12,7 @@ mod spawn;
 mod tsc;
 
 pub use clone::{CloneResult, Namespaces, clone_sibling};
+pub use descriptor_limit::raise_descriptor_limit;
 #[cfg(feature = "probes")]
 pub use forbidden_syscall::{ForbiddenSyscall, reaches_kernel};
 pub use kvm::{KvmProbe, probe_kvm};
