@@ -1,6 +1,7 @@
 //! The system calls that the engine and the launcher need around QEMU. Nothing here is used in a guest.
 
 mod clone;
+mod descriptor_limit;
 mod exec_path;
 #[cfg(feature = "probes")]
 mod forbidden_arguments;
@@ -14,6 +15,7 @@ mod spawn;
 mod tsc;
 
 pub use clone::{CloneResult, Namespaces, clone_sibling};
+pub use descriptor_limit::raise_descriptor_limit;
 pub use exec_path::{EXEC_PATH_ADDRESS, EXEC_PATH_END, ExecPath};
 #[cfg(feature = "probes")]
 pub use forbidden_arguments::forbidden_arguments_that_reach_kernel;
