@@ -34,6 +34,7 @@ const WORKSPACE: &[(&str, &[&str])] = &[
     ),
     ("fumehood-server", &["fumehood-engine"]),
     ("fumehood-cli", &["fumehood-engine", "fumehood-server"]),
+    ("fumehood-chaos", &["fumehood-end-to-end"]),
     ("fumehood-docs-examples", &["fumehood-engine"]),
     ("fumehood-end-to-end", &["fumehood-engine"]),
     ("fumehood-floor-init", &[]),
