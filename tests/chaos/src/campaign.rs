@@ -15,7 +15,7 @@ use crate::places::{Places, link_tree, private_directory};
 use crate::random::Random;
 use crate::report::Report;
 use crate::world::{Server, World, tail};
-use crate::{Options, namespaces, places, table};
+use crate::{Options, namespaces, table};
 
 /// Small runs before the floor is measured: the first ones make the server allocate what it keeps.
 const WARM_UP_RUNS: usize = 3;
@@ -98,6 +98,7 @@ fn random_seed() -> u64 {
 fn missing(needs: Needs) -> Option<&'static str> {
     match needs {
         Needs::Nothing => None,
+        Needs::Fix(what) => Some(what),
         Needs::Root => {
             let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
             let is_whole = map.split_ascii_whitespace().nth(2) == Some("4294967295");
@@ -145,7 +146,7 @@ impl Campaign {
         let program = program.context("FUMEHOOD_BIN is not set: run `cargo xtask chaos`")?;
 
         // Only what runs need: no layer and no cache of the image build.
-        let (from, store) = (namespaces::store()?, root.join("store"));
+        let (from, store) = (namespaces::store()?, root.join("data/fumehood"));
         private_directory(&store)?;
         for part in ["images", "templates"] {
             link_tree(&from.join(part), &store.join(part)).context("the store")?;
@@ -154,7 +155,6 @@ impl Campaign {
         let places = |name: &str| Places::make(root.join(name), store.clone());
         let neighbour = World::new(program.clone().into(), places("neighbour")?);
         let mut world = World::new(program.into(), places("struck")?);
-        places::private_directory(&root.join("scratch"))?;
         let neighbour = Neighbour::start(neighbour, seed)?;
 
         let server = Server::start(&world, &[])?;

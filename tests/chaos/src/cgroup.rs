@@ -45,12 +45,6 @@ impl OwnCgroup {
         each.max().unwrap_or(0)
     }
 
-    /// Returns the cgroup of memory, if the hierarchy of the controller is a separate one.
-    pub(crate) fn legacy_memory(&self) -> Option<&PathBuf> {
-        let is_memory = |path: &&PathBuf| path.starts_with(format!("{MOUNT}/memory"));
-        self.directories.iter().find(is_memory)
-    }
-
     fn legacy(own: &str, controller: &str, name: &str) -> Option<PathBuf> {
         let path = own.lines().find_map(|line| {
             let (controllers, path) = line.split_once(':')?.1.split_once(':')?;

@@ -1,13 +1,15 @@
 //! What a fault is: the work that it strikes, how it strikes, and what is promised.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
 
+use crate::places::{Places, link_tree};
 use crate::processes;
 use crate::random::Random;
-use crate::work::{Ended, Job, Work};
+use crate::work::{CommandJob, Ended, Job, Work};
 use crate::world::{Server, World};
 
 /// A row of the table of faults.
@@ -28,6 +30,8 @@ pub(crate) struct Fault {
 pub(crate) enum Needs {
     /// Nothing in particular.
     Nothing,
+    /// A change of the product that is not there yet.
+    Fix(&'static str),
     /// The host's root, and not only that of a user namespace.
     Root,
 }
@@ -107,6 +111,59 @@ pub(crate) struct Scene<'a> {
     pub(crate) random: Random,
     /// Seconds on an idle machine.
     pub(crate) within_s: u64,
+}
+
+impl Scene<'_> {
+    /// Runs a command `fumehood` to its end, without a server.
+    ///
+    /// # Errors
+    /// Fails if it does not end in time.
+    pub(crate) fn run(&self, world: &World, args: &[&str]) -> anyhow::Result<Ended> {
+        CommandJob::start(world, args, false)?.finish(world.deadline(self.within_s))
+    }
+
+    /// Returns a world with directories of its own, which are removed when it is dropped.
+    ///
+    /// # Errors
+    /// Fails if they cannot be made.
+    pub(crate) fn own_world(&self) -> anyhow::Result<OwnWorld> {
+        let root = self.world.places.root.with_file_name("scratch");
+        let places = Places::make(root.clone(), self.world.places.store.clone())?;
+        Ok(OwnWorld {
+            world: self.world.at(places),
+            root,
+        })
+    }
+}
+
+/// A world for one scene.
+pub(crate) struct OwnWorld {
+    pub(crate) world: World,
+    root: PathBuf,
+}
+
+impl OwnWorld {
+    /// Gives it a copy of the store, which a fault may damage, and returns the copy's directory.
+    ///
+    /// # Errors
+    /// Fails if it cannot be copied.
+    pub(crate) fn copy_store(&mut self) -> anyhow::Result<PathBuf> {
+        let from = self.world.places.store.clone();
+        let store = self.root.join("data/fumehood");
+        for part in ["images", "templates", "layers"] {
+            if from.join(part).is_dir() {
+                link_tree(&from.join(part), &store.join(part))?;
+            }
+        }
+        self.world.places.store = store.clone();
+        Ok(store)
+    }
+}
+
+impl Drop for OwnWorld {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
 }
 
 /// What is promised after a fault. An empty list promises nothing about its field.

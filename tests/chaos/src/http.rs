@@ -49,10 +49,33 @@ impl Exchange {
         accept: &str,
         body: &[u8],
     ) -> anyhow::Result<Self> {
+        Self::send(
+            socket,
+            &format!("{method} {path}"),
+            &format!("accept: {accept}"),
+            body,
+        )
+    }
+
+    /// Connects and sends a POST request with an idempotency key.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) fn start_keyed(
+        socket: &Path,
+        path: &str,
+        key: &str,
+        body: &[u8],
+    ) -> anyhow::Result<Self> {
+        let header = format!("idempotency-key: {key}");
+        Self::send(socket, &format!("POST {path}"), &header, body)
+    }
+
+    fn send(socket: &Path, what: &str, header: &str, body: &[u8]) -> anyhow::Result<Self> {
         let mut stream = UnixStream::connect(socket).context("connection")?;
         stream.set_write_timeout(Some(Duration::from_secs(30)))?;
         let head = format!(
-            "{method} {path} HTTP/1.0\r\nhost: localhost\r\naccept: {accept}\r\ncontent-length: {}\r\n\r\n",
+            "{what} HTTP/1.0\r\nhost: localhost\r\n{header}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes()).context("connection")?;

@@ -51,7 +51,7 @@ pub(crate) fn enter() -> anyhow::Result<ExitCode> {
         fs::remove_dir_all(&directory)?;
     } else {
         // The store is large, and the logs are what a failure needs.
-        let _ = fs::remove_dir_all(directory.join("store"));
+        let _ = fs::remove_dir_all(directory.join("data"));
         eprintln!("the logs are in {}", directory.display());
     }
 

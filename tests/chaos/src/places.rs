@@ -8,13 +8,11 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-/// One of these directories.
+/// A directory that only a server writes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    Store,
     State,
     Log,
-    Temporary,
 }
 
 /// The directories of one server and the commands beside it.
@@ -51,6 +49,11 @@ impl Places {
         })
     }
 
+    /// Returns the directory of data in which the store has its default name.
+    pub(crate) fn data(&self) -> &Path {
+        self.store.parent().unwrap_or(&self.store)
+    }
+
     /// Returns the path of the server's socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.runtime.join("fumehood/server.sock")
@@ -59,10 +62,8 @@ impl Places {
     /// Returns the directory of a place.
     pub(crate) fn of(&self, place: Place) -> &Path {
         match place {
-            Place::Store => &self.store,
             Place::State => &self.state,
             Place::Log => &self.log,
-            Place::Temporary => &self.temporary,
         }
     }
 }

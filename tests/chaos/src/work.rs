@@ -1,7 +1,7 @@
 //! The work that a fault strikes, and how it ended.
 
 use std::io::Read;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -70,15 +70,14 @@ impl Ended {
         match reply {
             Ok(reply) => {
                 let text = String::from_utf8_lossy(&reply.body).into_owned();
-                let mut said = reply.json();
-                // A stream's last event says how it ended.
-                if let Some(last) = text.lines().rev().find_map(|l| l.strip_prefix("data: ")) {
-                    said = serde_json::from_str(last).unwrap_or(Value::Null);
+                let mut cause = cause(&reply.json());
+                if text.starts_with("event:") {
+                    cause = cause_of_stream(&text);
                 }
 
                 Ok(Self {
                     status: Some(reply.status),
-                    cause: cause(&said),
+                    cause,
                     text,
                     ..Self::default()
                 })
@@ -106,6 +105,18 @@ fn cause(said: &Value) -> String {
         // The run object's kinds are no errors.
         Some("code" | "process") => said["ended_by"].as_str().unwrap_or_default().to_owned(),
         other => other.unwrap_or_default().to_owned(),
+    }
+}
+
+/// Returns what a stream's last event says; `connection` if the stream ends before it.
+fn cause_of_stream(text: &str) -> String {
+    let last = text.rsplit("event: ").next().unwrap_or_default();
+    let is_last = last.starts_with("ended\n") || last.starts_with("failed\n");
+    let data = last.lines().find_map(|line| line.strip_prefix("data: "));
+
+    match (is_last, data) {
+        (true, Some(data)) => cause(&serde_json::from_str(data).unwrap_or(Value::Null)),
+        _ => "connection".into(),
     }
 }
 
@@ -138,7 +149,7 @@ impl Job {
     ) -> anyhow::Result<Self> {
         let server_pid = server.map(Server::pid);
         let others = server_pid.map(processes::qemus_of).unwrap_or_default();
-        let run = ["run", "-t", "90", "-l", "shell"];
+        let run = ["run", "-l", "shell"];
         let body = |code: &str| json!({"language": "shell", "code": code, "timeout_s": 90});
         let post = |path: &str, accept: &str, body: &Value| {
             let body = body.to_string();
@@ -158,7 +169,7 @@ impl Job {
                 Running::Command(CommandJob::start(world, &args, false)?)
             }
             Work::ThroughServer(code) => {
-                let args = [&run[..], &["-c", code]].concat();
+                let args = [&run[..], &["-t", "90", "-c", code]].concat();
                 Running::Command(CommandJob::start(world, &args, true)?)
             }
             Work::Request(code) => {
@@ -271,14 +282,30 @@ impl CommandJob {
     /// # Errors
     /// Fails if it cannot be started.
     pub(crate) fn start(world: &World, args: &[&str], with_server: bool) -> anyhow::Result<Self> {
-        let mut command = world.fumehood(args, with_server);
+        Self::spawn(world.fumehood(args, with_server), Duration::ZERO)
+    }
+
+    /// Starts a command without a server, whose output is read only after a while.
+    ///
+    /// # Errors
+    /// Fails if it cannot be started.
+    pub(crate) fn start_unread(
+        world: &World,
+        args: &[&str],
+        pause: Duration,
+    ) -> anyhow::Result<Self> {
+        Self::spawn(world.fumehood(args, false), pause)
+    }
+
+    fn spawn(mut command: Command, pause: Duration) -> anyhow::Result<Self> {
+        command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("the command cannot be started")?;
 
         let close = Arc::new(Mutex::new(false));
         let (sender, pieces) = mpsc::channel();
-        let stdout = read_in_background(child.stdout.take(), Some(sender), close.clone());
-        let stderr = read_in_background(child.stderr.take(), None, Arc::default());
+        let stdout = read_in_background(child.stdout.take(), Some(sender), close.clone(), pause);
+        let stderr = read_in_background(child.stderr.take(), None, Arc::default(), Duration::ZERO);
 
         Ok(Self {
             child,
@@ -358,6 +385,14 @@ impl CommandJob {
     }
 }
 
+/// Runs a command to its end.
+///
+/// # Errors
+/// Fails at the deadline.
+pub(crate) fn finish(command: Command, deadline: Instant) -> anyhow::Result<Ended> {
+    CommandJob::spawn(command, Duration::ZERO)?.finish(deadline)
+}
+
 impl Drop for CommandJob {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -369,8 +404,9 @@ fn read_in_background(
     stream: Option<impl Read + Send + 'static>,
     sender: Option<mpsc::Sender<()>>,
     close: Arc<Mutex<bool>>,
+    pause: Duration,
 ) -> Arc<Mutex<Vec<u8>>> {
-    /// More is counted by nobody, so only this much is kept.
+    /// No check needs more.
     const KEPT: usize = 1 << 20;
     let bytes = Arc::new(Mutex::new(Vec::new()));
     let kept = bytes.clone();
@@ -379,13 +415,17 @@ fn read_in_background(
         let (Some(mut stream), mut buffer) = (stream, [0; 65536]) else {
             return;
         };
+        thread::sleep(pause);
         while let Ok(read) = stream.read(&mut buffer) {
             if read == 0 || *close.lock().unwrap_or_else(PoisonError::into_inner) {
                 return;
             }
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() < KEPT {
-                kept.extend_from_slice(&buffer[..read]);
+            // The end is what promises are about.
+            kept.extend_from_slice(&buffer[..read]);
+            if kept.len() > 2 * KEPT {
+                let dropped = kept.len() - KEPT;
+                kept.drain(..dropped);
             }
             drop(kept);
             if let Some(sender) = &sender {
@@ -418,5 +458,9 @@ mod tests {
             body: body.into(),
         };
         assert_eq!(Ended::of_request(Ok(reply)).unwrap().cause, "timeout");
+        assert_eq!(
+            cause_of_stream("event: run\ndata: {}\n\nevent: stdout\ndata: {}\n\n"),
+            "connection"
+        );
     }
 }

@@ -62,7 +62,9 @@ impl World {
     fn set_environment(&self, command: &mut Command) {
         let places = &self.places;
         command
-            .env("FUMEHOOD_HOME", &places.store)
+            // The default store: a command with another one uses no server.
+            .env("XDG_DATA_HOME", places.data())
+            .env_remove("FUMEHOOD_HOME")
             .env("TMPDIR", &places.temporary)
             .env("XDG_RUNTIME_DIR", &places.runtime)
             .env("XDG_STATE_HOME", &places.state)

@@ -1,15 +1,33 @@
 //! The table of faults, by what they do.
 
+mod clocks;
+mod damage;
+mod disks;
+mod floods;
 mod kills;
+mod limits;
+mod readers;
 mod stops;
+mod transfers;
 
 use crate::fault::Fault;
 
 /// Returns all faults.
 pub(crate) fn all() -> Vec<Fault> {
-    let mut all = kills::faults();
-    all.extend(stops::faults());
-    all
+    [
+        kills::faults(),
+        stops::faults(),
+        readers::faults(),
+        floods::faults(),
+        limits::faults(),
+        damage::faults(),
+        disks::faults(),
+        clocks::faults(),
+        transfers::faults(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 #[cfg(test)]
