@@ -2,6 +2,12 @@
 //!
 //! The modules are listed from the top layer to the bottom: a module imports only modules listed after it.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 mod commands;
 mod args;
 mod transfer;
@@ -17,7 +23,7 @@ use clap::Parser;
 
 use crate::args::{CommandLine, Subcommand};
 use crate::exit_code::{BROKEN_PIPE, FAILURE};
-use crate::io::eprint_message;
+use crate::io::{LogWriter, eprint_message};
 
 fn main() -> ExitCode {
     let command_line = match CommandLine::try_parse() {
@@ -51,7 +57,7 @@ fn init_log(command: &Subcommand) -> anyhow::Result<()> {
 
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("FUMEHOOD_LOG"))
-        .with_writer(std::io::stderr)
+        .with_writer(|| LogWriter)
         .init();
     Ok(())
 }
@@ -72,6 +78,7 @@ fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         Subcommand::Serve(args) => commands::serve::run(&args, host),
         Subcommand::Mcp(args) => commands::mcp::run(&args, host),
         Subcommand::Keys(args) => commands::keys::run(&args),
+        Subcommand::Sandboxes(args) => commands::sandboxes::run(&args),
         Subcommand::Completions { shell } => commands::generate::print_completions(shell),
         Subcommand::Man => commands::generate::print_man_page(),
     }

@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,8 @@ pub fn launch() -> ExitCode {
     let owner = match OwnerSocket::from_stdin() {
         Ok(owner) => owner,
         Err(error) => {
-            eprintln!("fumehood-launcher must be started by fumehood, not by hand: {error}");
+            let message = "fumehood-launcher must be started by fumehood, not by hand";
+            let _ = writeln!(std::io::stderr(), "{message}: {error}");
             return ExitCode::FAILURE;
         }
     };

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::mcp::load_network;
 use super::runtime::start_runtime;
 use crate::args::{HostArgs, ServeArgs};
-use crate::io::print_line;
+use crate::io::{LogWriter, print_line};
 
 pub(crate) fn run(args: &ServeArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
     let runtime = start_runtime()?;
@@ -105,7 +105,7 @@ pub(crate) fn init_log(is_json: bool) -> anyhow::Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_writer(|| LogWriter);
     if is_json {
         builder.json().init();
     } else {

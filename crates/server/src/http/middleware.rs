@@ -1,21 +1,27 @@
 //! The layer around all requests: authentication, request ids, the log and the form of errors.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{ALLOW, AUTHORIZATION, CONTENT_RANGE, HOST, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::Instrument;
 
 use super::extract::read_body;
 use super::idempotency::{REPLAYED_HEADER, idempotency_layer};
 use crate::error::{ApiError, ApiErrorKind, SentError};
 use crate::id::new_id;
-use crate::owner::Owner;
+use crate::owner::{Identity, Owner};
 use crate::service::Service;
 use crate::sync::lock;
 
@@ -59,7 +65,7 @@ pub(super) async fn request_layer(
     let respond = async {
         let mut owner = None;
         let response = match authenticate(&service, transport, request, &mut owner).await {
-            Ok(request) => idempotency_layer(&service, request, next).await,
+            Ok(request) => respond_unless_revoked(&service, owner.as_ref(), request, next).await,
             Err(error) => error.into_response(),
         };
 
@@ -67,7 +73,7 @@ pub(super) async fn request_layer(
 
         let (status, took) = (response.status().as_u16(), start.elapsed());
         let metrics = &service.0.metrics;
-        metrics.record_request(method, &route, status, took);
+        metrics.record_request(owner.as_ref(), method, &route, status, took);
         let owner = owner.as_ref().map_or("-", Owner::as_str);
         tracing::info!(status, owner, ms = took.as_secs_f64() * 1e3, "answered");
 
@@ -75,6 +81,68 @@ pub(super) async fn request_layer(
     };
 
     respond.instrument(span).await
+}
+
+/// Answers a request. If its key is revoked meanwhile, the request is dropped, and the body of a response breaks off.
+async fn respond_unless_revoked(
+    service: &Service,
+    owner: Option<&Owner>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(key) = owner.filter(|owner| !owner.is_local()) else {
+        return idempotency_layer(service, request, next).await;
+    };
+
+    let revoked = service.0.revocations.of(key);
+    tokio::select! {
+        response = idempotency_layer(service, request, next) => {
+            response.map(|body| RevocableBody::wrap(body, revoked))
+        }
+        () = revoked.cancelled() => unauthorized(REVOKED).into_response(),
+    }
+}
+
+/// A response body that breaks off when the key of its caller is revoked.
+struct RevocableBody {
+    body: Body,
+    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl RevocableBody {
+    /// Wraps a body. One that is empty or already complete stays as it is.
+    fn wrap(body: Body, revoked: CancellationToken) -> Body {
+        if body.is_end_stream() {
+            return body;
+        }
+
+        let revoked = Box::pin(revoked.cancelled_owned());
+        Body::new(Self { body, revoked })
+    }
+}
+
+impl HttpBody for RevocableBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.revoked.as_mut().poll(context).is_ready() {
+            let error = axum::Error::new("the API key was revoked");
+            return Poll::Ready(Some(Err(error)));
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Returns the name of a method for metrics. Unknown methods share one name, so that callers cannot create labels.
@@ -125,14 +193,16 @@ async fn authenticate(
         return Ok(request);
     }
 
-    let owner = match transport {
-        Transport::UnixSocket => Owner::local(),
-        Transport::Tcp => owner_from_key(service, request.headers())?,
+    let caller = match transport {
+        Transport::UnixSocket => Identity::local(),
+        Transport::Tcp => caller_with_key(service, request.headers())?,
     };
 
+    let owner = caller.owner.clone();
     *authenticated = Some(owner.clone());
     service.0.rate_limiter.check(&owner).map_err(rate_limited)?;
     request.extensions_mut().insert(owner);
+    request.extensions_mut().insert(caller);
 
     Ok(request)
 }
@@ -146,9 +216,13 @@ fn rate_limited(wait: Duration) -> ApiError {
     }
 }
 
-fn owner_from_key(service: &Service, headers: &HeaderMap) -> Result<Owner, ApiError> {
-    let unauthorized = |message: &str| ApiError::new(ApiErrorKind::Unauthorized, message);
+const REVOKED: &str = "unknown or revoked API key";
 
+fn unauthorized(message: &str) -> ApiError {
+    ApiError::new(ApiErrorKind::Unauthorized, message)
+}
+
+fn caller_with_key(service: &Service, headers: &HeaderMap) -> Result<Identity, ApiError> {
     let value = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
@@ -167,9 +241,9 @@ fn owner_from_key(service: &Service, headers: &HeaderMap) -> Result<Owner, ApiEr
         }
     };
 
-    let owner = service.0.key_cache.find_owner(&service.0.store, token)?;
+    let caller = service.0.key_cache.find(&service.0.store, token)?;
 
-    owner.ok_or_else(|| unauthorized("unknown or revoked API key"))
+    caller.ok_or_else(|| unauthorized(REVOKED))
 }
 
 /// Rejects foreign host names. Otherwise the page of another site could reach this server through a name of that site
