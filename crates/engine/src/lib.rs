@@ -27,6 +27,9 @@
 //! - `testing`: access to parts of a VM that only tests need.
 
 // From the top layer to the bottom: a module uses only its own folder and modules that are declared after its own.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod sandbox_builder;
 mod engine;
 pub mod doctor;
