@@ -22,6 +22,7 @@ use crate::exit_code::{BROKEN_PIPE, FAILURE};
 use crate::io::{LogLimit, eprint_message};
 
 fn main() -> ExitCode {
+    let descriptors = fumehood_engine::raise_descriptor_limit();
     let command_line = match CommandLine::try_parse() {
         Ok(command_line) => command_line,
         Err(error) => {
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         }
     };
 
-    let result = init_log(&command_line.command).and_then(|()| run(command_line));
+    let result = init_log(&command_line.command).and_then(|()| run(command_line, descriptors));
     result.unwrap_or_else(|error| {
         let is_broken_pipe = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
         if error.downcast_ref().is_some_and(is_broken_pipe) {
@@ -60,7 +61,7 @@ fn init_log(command: &Subcommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
+fn run(command_line: CommandLine, descriptors: u64) -> anyhow::Result<ExitCode> {
     let host = &command_line.host;
 
     match command_line.command {
@@ -72,8 +73,9 @@ fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         Subcommand::Template(args) => commands::template::run(&args, host),
         Subcommand::Layer(args) => commands::layer::run(&args, host),
         Subcommand::Agent(args) => commands::agent::run(&args, host),
+        Subcommand::Conformance(args) => commands::conformance::run(&args),
         Subcommand::Policy(args) => commands::policy::run(&args),
-        Subcommand::Serve(args) => commands::serve::run(&args, host),
+        Subcommand::Serve(args) => commands::serve::run(&args, host, descriptors),
         Subcommand::Mcp(args) => commands::mcp::run(&args, host),
         Subcommand::Keys(args) => commands::keys::run(&args),
         Subcommand::Completions { shell } => commands::generate::print_completions(shell),

@@ -53,14 +53,15 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind, Retry};
 pub use fumehood_gateway::policy;
 pub use fumehood_gateway::{
-    Denial, Event as NetworkEvent, NetworkAction, SecretValue, Summary as NetworkSummary,
-    VaultError,
+    ConnectionBudget, Denial, Event as NetworkEvent, NetworkAction, SecretValue,
+    Summary as NetworkSummary, VaultError,
 };
 pub use fumehood_image as image;
 pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
     SignalName, StreamSummary,
 };
+pub use fumehood_sys::host::raise_descriptor_limit;
 pub use host::{Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation};
 pub use network::{Network, NetworkOutcome, PortMapping};
 pub use packages::{InstalledPackage, PackageStep};

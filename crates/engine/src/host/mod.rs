@@ -3,6 +3,7 @@
 //! Nothing here starts a VM; the launcher that applies the isolation belongs to `vm`.
 
 mod accelerator;
+mod kvm_verdict;
 mod isolation;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};

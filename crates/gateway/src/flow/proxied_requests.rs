@@ -311,6 +311,7 @@ mod tests {
 
     use super::*;
     use crate::dns::Resolver;
+    use crate::metering::ConnectionBudget;
     use crate::policy::Policy;
     use crate::secret::Vault;
     use crate::testing::LINK;
@@ -323,6 +324,7 @@ mod tests {
             Vault::default(),
             resolver,
             LINK.gateway,
+            ConnectionBudget::default(),
         ))
     }
 

@@ -7,7 +7,7 @@ use fumehood_engine::{Language, PortMapping};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Caller, Json, Path, Query};
+use super::extract::{Caller, Json, Path, Query, large_json};
 use super::runs::checked_limit;
 use super::sse::{AfterQuery, EventResponse, archived_stream, event_stream};
 use crate::api::requests::{
@@ -42,7 +42,7 @@ pub(super) async fn list(
     State(service): State<Service>,
     Caller(owner): Caller,
     Query(query): Query<SandboxesQuery>,
-) -> Result<axum::Json<SandboxListResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let filter = Filter {
         before: query.before,
         limit: checked_limit(query.limit)?,
@@ -50,7 +50,7 @@ pub(super) async fn list(
     };
 
     let sandboxes = service.list_sandboxes(&owner, query.state, filter)?;
-    Ok(axum::Json(SandboxListResponse { sandboxes }))
+    large_json(SandboxListResponse { sandboxes }).await
 }
 
 /// Start a sandbox
@@ -214,7 +214,9 @@ pub(super) async fn events(
 ) -> Result<Response, ApiError> {
     let after = query.event_id(&headers)?;
     Ok(match service.find_sandbox(&owner, &id)? {
-        SandboxLookup::Running(sandbox) => event_stream(sandbox.subscribe(after)),
+        SandboxLookup::Running(sandbox) => {
+            event_stream(sandbox.subscribe(after), service.quota(&owner))
+        }
         SandboxLookup::Ended(sandbox) => archived_stream(after, "ended", &sandbox),
     })
 }

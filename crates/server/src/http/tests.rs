@@ -16,12 +16,12 @@ use crate::service::{Service, Settings};
 use crate::storage::records;
 
 /// A service on a host without an image: all that needs no VM.
-struct TestServer {
-    service: Service,
-    dir: tempfile::TempDir,
+pub(super) struct TestServer {
+    pub(super) service: Service,
+    pub(super) dir: tempfile::TempDir,
 }
 
-fn test_server() -> TestServer {
+pub(super) fn test_server() -> TestServer {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings {
         state: dir.path().join("state.sqlite"),
@@ -43,7 +43,7 @@ fn test_server() -> TestServer {
     TestServer { service, dir }
 }
 
-fn request(
+pub(super) fn request(
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
@@ -336,7 +336,7 @@ async fn a_rate_limited_key_receives_retry_after() {
     assert!(refused.headers().contains_key("retry-after"));
 }
 
-fn run_record(id: &str) -> RunResponse {
+pub(super) fn run_record(id: &str) -> RunResponse {
     RunResponse {
         id: id.into(),
         sandbox: None,

@@ -31,9 +31,9 @@ impl Service {
         request: OneShotRunRequest,
         key: Option<IdempotencyKey>,
     ) -> Result<RunLookup, ApiError> {
-        let run_request = request.to_run_request()?;
+        let mut run_request = request.to_run_request()?;
         if let Some(network) = &request.network {
-            self.authorize_network(owner, network)?;
+            run_request = run_request.network(self.network(owner, network)?);
         }
 
         let engine = self.engine()?;
