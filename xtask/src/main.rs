@@ -29,7 +29,7 @@ enum Command {
     Test(test::Options),
     /// Measure times beside a floor measured in the same run
     Bench(bench::Options),
-    /// Fuzz the gateway: its packet path for 10 minutes, each parser for one
+    /// Fuzz everything that reads input of a guest, a caller or a file: 20 s for each target
     Fuzz {
         /// Seconds for each target instead
         #[arg(value_parser = clap::value_parser!(u32).range(1..))]

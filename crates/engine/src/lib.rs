@@ -33,6 +33,9 @@
 )]
 
 // From the top layer to the bottom: a module uses only its own folder and modules that are declared after its own.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod sandbox_builder;
 mod engine;
 pub mod doctor;

@@ -25,6 +25,8 @@ pub(super) enum ResponseBody {
     Server {
         incoming: Incoming,
         redactor: Option<Redactor>,
+        /// The answer to HEAD: there is no body, but its headers are those of an answer with one.
+        is_head: bool,
         ended: bool,
         exchange: Arc<Exchange>,
     },
@@ -82,6 +84,7 @@ impl Body for ResponseBody {
                 redactor: Some(redactor),
                 ended,
                 exchange,
+                ..
             } => (
                 ready!(poll_redacted(incoming, redactor, ended, cx)),
                 exchange,
@@ -98,6 +101,11 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Page(page, _) => page.is_none(),
+            Self::Server {
+                redactor: Some(_),
+                is_head: true,
+                ..
+            } => false,
             Self::Server {
                 incoming, redactor, ..
             } => {

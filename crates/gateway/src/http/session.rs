@@ -245,6 +245,7 @@ impl Session {
         let body = ResponseBody::Server {
             incoming,
             redactor: reply.redactor(),
+            is_head: reply.is_head,
             ended: false,
             exchange: Arc::clone(exchange),
         };

@@ -377,7 +377,7 @@ fn set_max_timeout(schema: &mut serde_json::Map<String, Value>, seconds: u64) {
     }
 }
 
-fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, ApiError> {
+pub(super) fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, ApiError> {
     let session_fields = [
         ("packages", !params.packages.is_empty()),
         ("network", params.network),

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use self::guest_tar::Tolerance;
 use self::pack::{RootEntry, pack};
 use self::stream::{CHUNKS, ChunkWriter};
-use self::unpack::unpack;
+pub(crate) use self::unpack::unpack;
 use super::files::Files;
 use super::transfer_deadline::TransferDeadline;
 use crate::error::{Error, ErrorKind, printable};

@@ -40,7 +40,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 ///
 /// # Errors
 /// The stream is invalid or too large, the target cannot be created, or this host cannot store any more files.
-pub(super) fn unpack(to: &Path, mut from: mpsc::Receiver<Bytes>) -> io::Result<SkippedFiles> {
+pub(crate) fn unpack(to: &Path, mut from: mpsc::Receiver<Bytes>) -> io::Result<SkippedFiles> {
     // A tar that does not start leaves no directory.
     let Some(first) = from.blocking_recv() else {
         return Err(io::ErrorKind::UnexpectedEof.into());

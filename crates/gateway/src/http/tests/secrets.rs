@@ -154,6 +154,21 @@ async fn an_empty_answer_has_no_body() {
 }
 
 #[tokio::test]
+async fn an_answer_to_head_has_no_length() {
+    let (mut rig, placeholder) = rig("example.com", "example.com");
+    rig.send(&ask(&placeholder).replacen("GET", "HEAD", 1))
+        .await;
+    let mut server = rig.server().await;
+    head(&mut server).await;
+    say(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n").await;
+    let received = last(&mut rig.guest).await;
+    assert!(
+        received.ends_with("\r\n\r\n") && !received.contains("content-length"),
+        "{received}"
+    );
+}
+
+#[tokio::test]
 async fn websocket_is_redacted_on_the_way_down() {
     let (mut rig, _) = rig("example.com", "example.com");
     rig.send(ASK).await;
