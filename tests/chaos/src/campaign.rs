@@ -43,7 +43,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut campaign = Campaign::prepare(seed)?;
     let end = Instant::now() + Duration::from_secs_f64(options.minutes * 60.0);
     let mut report = Report::new(seed);
-    let mut order = Order::new(seed, faults);
+    let mut order = Order::new(seed, faults, !options.only.is_empty());
 
     while Instant::now() < end && options.faults.is_none_or(|most| report.injected() < most) {
         let (fault, occurrence) = order.next();
@@ -113,22 +113,31 @@ struct Order {
     faults: Vec<Fault>,
     left: Vec<usize>,
     round: u64,
+    /// Whether slow faults are in each round.
+    is_selection: bool,
 }
 
+/// Slow faults are in one of this many rounds.
+const SLOW_EVERY: u64 = 4;
+
 impl Order {
-    fn new(seed: u64, faults: Vec<Fault>) -> Self {
+    fn new(seed: u64, faults: Vec<Fault>, is_selection: bool) -> Self {
         Self {
             random: Random::new(seed),
             faults,
             left: Vec::new(),
             round: 0,
+            is_selection,
         }
     }
 
     /// Returns the next fault, and how often it was returned before.
     fn next(&mut self) -> (&Fault, u64) {
         if self.left.is_empty() {
-            self.left = (0..self.faults.len()).collect();
+            let has_slow = self.is_selection || self.round % SLOW_EVERY == 0;
+            self.left = (0..self.faults.len())
+                .filter(|&at| has_slow || !self.faults[at].is_slow)
+                .collect();
             self.random.shuffle(&mut self.left);
             self.round += 1;
         }

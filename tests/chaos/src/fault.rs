@@ -23,6 +23,8 @@ pub(crate) struct Fault {
     pub(crate) within_s: u64,
     /// Whether the server that all faults share ends by it.
     pub(crate) ends_server: bool,
+    /// Whether it takes so long that only each fourth round has it.
+    pub(crate) is_slow: bool,
 }
 
 /// What a fault needs of the machine.
@@ -307,6 +309,7 @@ impl Fault {
             promise: NOTHING,
             within_s: 10,
             ends_server: false,
+            is_slow: false,
         }
     }
 
@@ -325,6 +328,12 @@ impl Fault {
     /// Says that the shared server ends.
     pub(crate) const fn ends_server(mut self) -> Self {
         self.ends_server = true;
+        self
+    }
+
+    /// Says that it takes long.
+    pub(crate) const fn slow(mut self) -> Self {
+        self.is_slow = true;
         self
     }
 

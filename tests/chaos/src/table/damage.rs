@@ -35,10 +35,12 @@ pub(super) fn faults() -> Vec<Fault> {
             .within(20),
         Fault::scene("damaged-template", template)
             .promise(Promise::exits(&[0]).says("well"))
-            .within(40),
+            .within(40)
+            .slow(),
         Fault::scene("damaged-layer", layer)
             .promise(Promise::exits(&[0]).says("well"))
-            .within(60),
+            .within(60)
+            .slow(),
         Fault::scene("damaged-state", state).within(30),
         Fault::scene("removed-templates", |s| removed(s, "templates"))
             .promise(Promise::statuses(&[200]).causes(&["exited"]))

@@ -19,7 +19,8 @@ pub(super) fn faults() -> Vec<Fault> {
             .within(40),
         Fault::scene("full-store-of-layers", layers)
             .promise(Promise::exits(&[125]).causes(&["host"]))
-            .within(60),
+            .within(60)
+            .slow(),
         Fault::scene("full-download", download)
             .promise(Promise::exits(&[125]))
             .within(20),

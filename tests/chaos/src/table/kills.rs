@@ -76,6 +76,15 @@ pub(super) fn faults() -> Vec<Fault> {
         .promise(Promise::exits(&[125]))
         .within(10)
         .ends_server(),
+        Fault::anytime("stop-and-kill-server", Work::Request(SLEEP), |t| {
+            processes::signal(t.server, Signal::STOP);
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            processes::signal(t.server, Signal::KILL);
+            Ok(())
+        })
+        .promise(Promise::causes_of(&["connection"]))
+        .within(5)
+        .ends_server(),
         Fault::up(
             "kill-interpreter",
             Work::Session("echo up; kill -9 $$"),

@@ -70,19 +70,24 @@ pub(super) fn faults() -> Vec<Fault> {
             interrupted(s, &[], TEMPLATE)
         })
         .promise(Promise::exits(&[0]))
-        .within(60),
+        .within(60)
+        .slow(),
         Fault::scene("kill-command-during-packages", |s| {
             interrupted(s, &["templates"], PACKAGE)
         })
         .promise(Promise::exits(&[0]))
-        .within(60),
+        .within(60)
+        .slow(),
         Fault::scene("kill-builder-during-packages", builder)
             .promise(Promise::exits(&[0, 125]))
-            .within(40),
+            .within(40)
+            .slow(),
         Fault::scene("kill-server-with-a-keyed-run", keyed)
             .promise(Promise::statuses(&[200, 409]).causes(&["server_lost", "conflict"]))
             .within(40),
-        Fault::scene("terminate-server-with-a-stuck-reader", stuck).within(40),
+        Fault::scene("terminate-server-with-a-stuck-reader", stuck)
+            .within(40)
+            .slow(),
     ]
 }
 
@@ -154,8 +159,8 @@ fn download(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
     let own = s.own_world()?;
     let target = own.world.places.root.join("target");
     let option = format!("many:{}", target.display());
-    let code =
-        "mkdir many; cd many; for i in $(seq 300); do head -c 20000 /dev/zero > f$i; done; echo up";
+    // Without other programs, which start slowly in an emulated guest.
+    let code = "mkdir many; cd many; x=$(printf %20000s); for i in $(seq 300); do echo \"$x\" > f$i; done; echo up";
     let args = ["run", "-l", "shell", "--download", &option, "-c", code];
     let mut job = CommandJob::start(&own.world, &args, false)?;
     job.wait_for_output("up", own.world.deadline(20))?;
