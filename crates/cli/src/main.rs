@@ -73,6 +73,7 @@ fn run(command_line: CommandLine, descriptors: u64) -> anyhow::Result<ExitCode> 
         Subcommand::Template(args) => commands::template::run(&args, host),
         Subcommand::Layer(args) => commands::layer::run(&args, host),
         Subcommand::Agent(args) => commands::agent::run(&args, host),
+        Subcommand::Conformance(args) => commands::conformance::run(&args),
         Subcommand::Policy(args) => commands::policy::run(&args),
         Subcommand::Serve(args) => commands::serve::run(&args, host, descriptors),
         Subcommand::Mcp(args) => commands::mcp::run(&args, host),

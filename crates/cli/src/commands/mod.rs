@@ -2,6 +2,7 @@
 //! files, messages) belongs to the layers below.
 
 pub(crate) mod agent;
+pub(crate) mod conformance;
 pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod image;
