@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, ensure};
 
-use crate::neighbour::ADDRESS;
+use crate::addresses::ADDRESS;
 use crate::{cgroup, places};
 
 /// Set inside: the directory of the run.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::addresses::ADDRESS;
 use crate::fault::{Fault, Promise, Scene};
-use crate::neighbour::ADDRESS;
 use crate::processes;
 use crate::work::{CommandJob, Ended, Work};
 
@@ -28,7 +28,7 @@ pub(super) fn faults() -> Vec<Fault> {
         Fault::up(
             "flood-of-files",
             Work::Session(
-                "echo up; i=0; while [ $i -lt 40000 ]; do : > f$i 2>/dev/null || break; i=$((i+1)); done; \
+                "echo up; i=0; while [ $i -lt 10000 ]; do : > f$i 2>/dev/null || break; i=$((i+1)); done; \
                  dd if=/dev/zero of=big bs=1M 2>/dev/null; rm -rf f* big; echo freed > note && cat note",
             ),
             |_| Ok(()),

@@ -67,13 +67,13 @@ pub(super) fn faults() -> Vec<Fault> {
             .promise(Promise::exits(&[0, 125]))
             .within(15),
         Fault::scene("kill-command-during-template", |s| {
-            interrupted(s, &[], TEMPLATE)
+            interrupted(s, &["templates", "layers"], TEMPLATE)
         })
         .promise(Promise::exits(&[0]))
         .within(60)
         .slow(),
         Fault::scene("kill-command-during-packages", |s| {
-            interrupted(s, &["templates"], PACKAGE)
+            interrupted(s, &["layers"], PACKAGE)
         })
         .promise(Promise::exits(&[0]))
         .within(60)
@@ -183,14 +183,9 @@ fn download(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
 
 /// Kills a command with a store of its own at a random time. The next one does the same work to its end, and nothing of
 /// the first is left.
-fn interrupted(s: &mut Scene<'_>, keep: &[&str], args: &[&str]) -> anyhow::Result<Ended> {
+fn interrupted(s: &mut Scene<'_>, without: &[&str], args: &[&str]) -> anyhow::Result<Ended> {
     let mut own = s.own_world()?;
-    let store = own.copy_store()?;
-    for part in ["templates", "layers"] {
-        if !keep.contains(&part) && store.join(part).is_dir() {
-            std::fs::remove_dir_all(store.join(part))?;
-        }
-    }
+    own.own_store(&[], without)?;
 
     let job = CommandJob::start(&own.world, args, false)?;
     thread::sleep(Duration::from_millis(s.random.below(3000)).mul_f64(s.world.scale));
@@ -224,8 +219,7 @@ fn unfinished(cache: &Path) -> Vec<String> {
 /// Kills the VM that installs packages.
 fn builder(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
     let mut own = s.own_world()?;
-    let store = own.copy_store()?;
-    let _ = std::fs::remove_dir_all(store.join("layers"));
+    own.own_store(&[], &["layers"])?;
     let job = CommandJob::start(&own.world, PACKAGE, false)?;
     own.world.wait_until("the builder", 20, || {
         !processes::qemus_of(job.pid()).is_empty()
