@@ -292,7 +292,7 @@ fn a_limit_of_file_sizes_is_an_error_with_a_message() {
     let output = finish(command);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(125), "{output:?}");
-    assert!(text.contains("File too large"), "{text}");
+    assert!(text.contains("ulimit -f"), "{text}");
 }
 
 #[test]
