@@ -2,6 +2,12 @@
 //!
 //! The modules are listed from the top layer to the bottom: a module imports only modules listed after it.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 mod commands;
 mod args;
 mod transfer;
@@ -19,7 +25,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::{CommandLine, Subcommand};
 use crate::exit_code::{BROKEN_PIPE, FAILURE};
-use crate::io::{LogLimit, eprint_message};
+use crate::io::{LogLimit, LogWriter, eprint_message};
 
 fn main() -> ExitCode {
     let descriptors = fumehood_engine::raise_descriptor_limit();
@@ -54,7 +60,7 @@ fn init_log(command: &Subcommand) -> anyhow::Result<()> {
 
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("FUMEHOOD_LOG"))
-        .with_writer(std::io::stderr)
+        .with_writer(|| LogWriter)
         .finish()
         .with(LogLimit::default())
         .init();
@@ -78,6 +84,7 @@ fn run(command_line: CommandLine, descriptors: u64) -> anyhow::Result<ExitCode> 
         Subcommand::Serve(args) => commands::serve::run(&args, host, descriptors),
         Subcommand::Mcp(args) => commands::mcp::run(&args, host),
         Subcommand::Keys(args) => commands::keys::run(&args),
+        Subcommand::Sandboxes(args) => commands::sandboxes::run(&args),
         Subcommand::Completions { shell } => commands::generate::print_completions(shell),
         Subcommand::Man => commands::generate::print_man_page(),
     }

@@ -26,6 +26,12 @@
 //! - `schema`: schemas of [`Outcome`] and the types in it, for OpenAPI (utoipa) and JSON Schema (schemars).
 //! - `testing`: access to parts of a VM that only tests need.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 // From the top layer to the bottom: a module uses only its own folder and modules that are declared after its own.
 mod sandbox_builder;
 mod engine;

@@ -1,5 +1,6 @@
 use std::ffi::CString;
 use std::fs;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,8 @@ pub fn launch() -> ExitCode {
     let owner = match OwnerSocket::from_stdin() {
         Ok(owner) => owner,
         Err(error) => {
-            eprintln!("fumehood-launcher must be started by fumehood, not by hand: {error}");
+            let message = "fumehood-launcher must be started by fumehood, not by hand";
+            let _ = writeln!(std::io::stderr(), "{message}: {error}");
             return ExitCode::FAILURE;
         }
     };

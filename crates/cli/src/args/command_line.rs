@@ -7,7 +7,7 @@ use super::conformance::ConformanceArgs;
 use super::host::HostArgs;
 use super::policy::PolicyArgs;
 use super::run::RunArgs;
-use super::server::{KeysArgs, McpArgs, ServeArgs};
+use super::server::{KeysArgs, McpArgs, SandboxesArgs, ServeArgs};
 use super::sessions::{ReplArgs, ShellArgs};
 use super::store::{ImageArgs, LayerArgs, TemplateArgs};
 
@@ -43,6 +43,8 @@ pub(crate) enum Subcommand {
     Mcp(McpArgs),
     /// Create, list and revoke API keys
     Keys(KeysArgs),
+    /// List and end the sandboxes of all keys of a server
+    Sandboxes(SandboxesArgs),
     /// Print a completion script for a shell
     Completions {
         /// Shell that the script is for

@@ -20,7 +20,9 @@ pub(crate) use conformance::ConformanceArgs;
 pub(crate) use host::HostArgs;
 pub(crate) use policy::{PolicyArgs, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs};
 pub(crate) use run::RunArgs;
-pub(crate) use server::{KeysArgs, KeysCommand, McpArgs, McpNetworkArgs, ServeArgs};
+pub(crate) use server::{
+    KeysArgs, KeysCommand, McpArgs, McpNetworkArgs, SandboxesArgs, SandboxesCommand, ServeArgs,
+};
 pub(crate) use sessions::{ReplArgs, ShellArgs};
 pub(crate) use store::{
     ImageArgs, ImageBuildArgs, ImageCommand, KernelArg, LayerArgs, LayerCommand, PruneArgs,

@@ -12,9 +12,11 @@ pub(crate) mod mcp;
 pub(crate) mod policy;
 pub(crate) mod repl;
 pub(crate) mod run;
+pub(crate) mod sandboxes;
 pub(crate) mod serve;
 pub(crate) mod shell;
 pub(crate) mod template;
 
 mod format;
 mod runtime;
+mod server_client;

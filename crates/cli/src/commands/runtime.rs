@@ -19,8 +19,9 @@ pub(super) fn start_runtime() -> anyhow::Result<Runtime> {
     // By default, a file that grows beyond `ulimit -f` ends the process without a message. With a handler it is an error
     // like that of a full disk.
     let inside = runtime.enter();
-    signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).context("cannot handle SIGXFSZ")?;
-
+    let handler = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
+    drop(handler.context("cannot handle SIGXFSZ")?);
     drop(inside);
+
     Ok(runtime)
 }

@@ -14,7 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::mcp::load_network;
 use super::runtime::start_runtime;
 use crate::args::{HostArgs, ServeArgs};
-use crate::io::{LogLimit, print_line};
+use crate::io::{LogLimit, LogWriter, print_line};
 
 /// Serves with at most this many descriptors.
 pub(crate) fn run(args: &ServeArgs, host: &HostArgs, descriptors: u64) -> anyhow::Result<ExitCode> {
@@ -135,7 +135,7 @@ pub(crate) fn init_log(is_json: bool) -> anyhow::Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_writer(|| LogWriter);
     if is_json {
         builder.json().finish().with(LogLimit::default()).init();
     } else {

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{ApiError, ApiErrorKind};
-use crate::owner::Owner;
+use crate::owner::{Identity, Owner};
 use crate::service::Service;
 use crate::state::memory_budget::{Quota, attach};
 
@@ -42,6 +42,24 @@ impl FromRequestParts<Service> for Caller {
         let owner = parts.extensions.get::<Owner>().cloned();
         let missing = || ApiError::new(ApiErrorKind::Unauthorized, "missing API key");
         owner.map(Self).ok_or_else(missing)
+    }
+}
+
+/// A caller that operates the server.
+pub(super) struct Operator;
+
+impl FromRequestParts<Service> for Operator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Service) -> Result<Self, ApiError> {
+        let caller = parts.extensions.get::<Identity>();
+        if caller.is_some_and(|caller| caller.is_operator) {
+            return Ok(Self);
+        }
+
+        let message = "only an operator may do this: the local user at the Unix socket, or a key that \
+                       `fumehood keys create --operator` has created";
+        Err(ApiError::new(ApiErrorKind::Forbidden, message))
     }
 }
 

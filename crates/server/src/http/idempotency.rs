@@ -101,7 +101,7 @@ async fn execute_once(
     let is_error = response.status().as_u16() >= 400;
 
     if is_error && error.is_none_or(|SentError(error)| error.retry == Retry::Safe) {
-        guard.release()?;
+        guard.release();
         return Ok(response);
     }
 
@@ -113,7 +113,7 @@ async fn execute_once(
         status: parts.status.as_u16(),
         content_type: content_type.map(str::to_owned),
         body: body.to_vec(),
-    })?;
+    });
 
     Ok(Response::from_parts(parts, Body::from(body)))
 }

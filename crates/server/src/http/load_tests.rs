@@ -86,9 +86,9 @@ async fn answers_that_nobody_reads_cost_little_and_stall_no_one() {
     const READERS: usize = 16;
 
     let TestServer { service, .. } = test_server();
-    let key = api_keys::create(&service.0.store, "ci").unwrap();
-    let owner = service.0.key_cache.find_owner(&service.0.store, &key);
-    add_run(&service, &owner.unwrap().unwrap()).await;
+    let key = api_keys::create(&service.0.store, "ci", false).unwrap();
+    let caller = service.0.key_cache.find(&service.0.store, &key);
+    add_run(&service, &caller.unwrap().unwrap().owner).await;
 
     let address = listen(&service, Listeners::default()).await;
     let before = resident_bytes();
@@ -157,7 +157,7 @@ async fn a_client_that_takes_nothing_is_disconnected() {
 #[tokio::test]
 async fn bodies_that_wait_count_for_their_key() {
     let TestServer { service, .. } = test_server();
-    let keys = ["a", "b"].map(|name| api_keys::create(&service.0.store, name).unwrap());
+    let keys = ["a", "b"].map(|name| api_keys::create(&service.0.store, name, false).unwrap());
     let send = |key: &str| {
         let bearer = format!("Bearer {key}");
         let chunk = Bytes::from(vec![b' '; MIB]);
@@ -193,9 +193,9 @@ async fn bodies_that_wait_count_for_their_key() {
 #[tokio::test]
 async fn large_answers_that_wait_count_for_their_key() {
     let TestServer { service, .. } = test_server();
-    let key = api_keys::create(&service.0.store, "ci").unwrap();
-    let owner = service.0.key_cache.find_owner(&service.0.store, &key);
-    let owner = owner.unwrap().unwrap();
+    let key = api_keys::create(&service.0.store, "ci", false).unwrap();
+    let caller = service.0.key_cache.find(&service.0.store, &key);
+    let owner = caller.unwrap().unwrap().owner;
 
     let mut run = run_record("run_1");
     run.error = Some(RunError {
@@ -229,7 +229,7 @@ async fn large_answers_that_wait_count_for_their_key() {
 #[tokio::test]
 async fn connections_without_requests_do_not_shut_the_door() {
     let TestServer { service, .. } = test_server();
-    let key = api_keys::create(&service.0.store, "ci").unwrap();
+    let key = api_keys::create(&service.0.store, "ci", false).unwrap();
     let address = listen(&service, Listeners::default().with_max_connections(8)).await;
 
     let mut idle = Vec::new();

@@ -86,6 +86,8 @@ fn api_routes() -> OpenApiRouter<Service> {
         .routes(routes!(files::make_dir))
         .routes(routes!(files::rename))
         .routes(routes!(files::remove))
+        .routes(routes!(sandboxes::list_all))
+        .routes(routes!(sandboxes::end_any))
         .routes(routes!(system::info))
         .routes(routes!(system::health))
         .routes(routes!(system::ready))

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,8 @@ use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::state::checkpoints::Checkpoints;
 use crate::state::memory_budget::{MemoryBudget, Quota};
-use crate::state::metrics::Metrics;
+use crate::state::metrics::MetricsByOwner;
+use crate::state::revocations::Revocations;
 use crate::state::runs::RunTable;
 use crate::state::sandbox_handle::SandboxHandle;
 use crate::storage::database::{Store, StoreError};
@@ -107,21 +108,20 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) key_cache: KeyCache,
     pub(crate) rate_limiter: RateLimiter,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: MetricsByOwner,
     /// The connections of all VMs, and of those of each key.
     pub(crate) connections: ConnectionBudget,
     pub(crate) connections_by_owner: Mutex<HashMap<Owner, ConnectionBudget>>,
     /// The memory of requests and answers in transit.
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) key_locks: KeyLocks,
+    pub(crate) revocations: Revocations,
     pub(crate) runs: Mutex<RunTable>,
     pub(crate) sandboxes: Mutex<HashMap<String, Arc<SandboxHandle>>>,
     /// How many sandboxes each owner is starting.
     pub(crate) starting: Mutex<HashMap<Owner, usize>>,
     pub(crate) checkpoints: Checkpoints,
     draining: watch::Sender<bool>,
-    /// Set when the remaining sandboxes are ended because the server stops.
-    pub(crate) stopped: AtomicBool,
     /// Cancelled to end the MCP sessions.
     pub(crate) shutdown_token: CancellationToken,
     /// The number of requests in flight.
@@ -198,15 +198,15 @@ impl Service {
             settings,
             store,
             key_cache: KeyCache::default(),
-            metrics: Metrics::new(),
+            metrics: MetricsByOwner::default(),
             memory: Arc::default(),
             key_locks: KeyLocks::default(),
+            revocations: Revocations::default(),
             runs: Mutex::default(),
             sandboxes: Mutex::default(),
             starting: Mutex::default(),
             checkpoints: Checkpoints::default(),
             draining: watch::Sender::new(false),
-            stopped: AtomicBool::new(false),
             shutdown_token: CancellationToken::new(),
             requests: AtomicUsize::new(0),
             last_request: Mutex::new(Instant::now()),
@@ -216,6 +216,7 @@ impl Service {
         // Start the engine now if possible; a failure is logged and reported to callers.
         let _ = service.engine();
         service.start_retention();
+        service.start_revocation();
 
         service
     }
@@ -335,7 +336,6 @@ impl Service {
             let _ = tokio::time::timeout(CANCEL_TIMEOUT, self.wait_for_runs()).await;
         }
 
-        self.0.stopped.store(true, Ordering::Relaxed);
         self.0.shutdown_token.cancel();
         self.end_all_sandboxes().await;
         self.0.checkpoints.clear();

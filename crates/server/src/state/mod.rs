@@ -8,6 +8,7 @@ pub(crate) mod event_log;
 pub(crate) mod memory_budget;
 pub(crate) mod metrics;
 mod output_chunks;
+pub(crate) mod revocations;
 pub(crate) mod run_output;
 pub(crate) mod run_task;
 pub(crate) mod runs;
