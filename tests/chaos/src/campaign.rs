@@ -1,9 +1,11 @@
 //! One run: faults in a random order until the time is over.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
+use clap::Parser;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -15,7 +17,36 @@ use crate::places::{Places, link_tree, private_directory};
 use crate::random::Random;
 use crate::report::Report;
 use crate::world::{Server, World, tail};
-use crate::{Options, namespaces, table};
+use crate::{namespaces, table};
+
+/// What to inject.
+#[derive(Debug, Parser)]
+#[command(name = "fumehood-chaos")]
+pub(crate) struct Options {
+    /// Determines the faults and their times; random without it
+    #[arg(long)]
+    seed: Option<u64>,
+
+    /// End after this many minutes
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+
+    /// End after this many faults
+    #[arg(long)]
+    faults: Option<usize>,
+
+    /// Inject only this fault; may be repeated
+    #[arg(long, value_name = "FAULT")]
+    only: Vec<String>,
+
+    /// Write the table of results into this page of the documentation
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+
+    /// List the faults
+    #[arg(long)]
+    pub(crate) list: bool,
+}
 
 /// Small runs before the floor is measured: the first ones make the server allocate what it keeps.
 const WARM_UP_RUNS: usize = 3;
@@ -43,7 +74,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut campaign = Campaign::prepare(seed)?;
     let end = Instant::now() + Duration::from_secs_f64(options.minutes * 60.0);
     let mut report = Report::new(seed);
-    let mut order = Order::new(seed, faults);
+    let mut order = Order::new(seed, faults, !options.only.is_empty());
 
     while Instant::now() < end && options.faults.is_none_or(|most| report.injected() < most) {
         let (fault, occurrence) = order.next();
@@ -89,6 +120,22 @@ fn select(names: &[String]) -> anyhow::Result<Vec<Fault>> {
     Ok(faults)
 }
 
+/// Links the templates of the size that runs have by default. A store may have many others.
+///
+/// # Errors
+/// Fails if one cannot be linked.
+fn link_templates(from: &Path, to: &Path) -> anyhow::Result<()> {
+    const BYTES: u64 = 512 << 20;
+    private_directory(to)?;
+    for entry in std::fs::read_dir(from).context("the templates")?.flatten() {
+        let ram = std::fs::metadata(entry.path().join("ram"));
+        if ram.is_ok_and(|ram| ram.len() == BYTES) {
+            link_tree(&entry.path(), &to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
 fn random_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| now.as_nanos() as u64 % 1_000_000_007)
@@ -113,22 +160,31 @@ struct Order {
     faults: Vec<Fault>,
     left: Vec<usize>,
     round: u64,
+    /// Whether slow faults are in each round.
+    is_selection: bool,
 }
 
+/// Slow faults are in one of this many rounds.
+const SLOW_EVERY: u64 = 4;
+
 impl Order {
-    fn new(seed: u64, faults: Vec<Fault>) -> Self {
+    fn new(seed: u64, faults: Vec<Fault>, is_selection: bool) -> Self {
         Self {
             random: Random::new(seed),
             faults,
             left: Vec::new(),
             round: 0,
+            is_selection,
         }
     }
 
     /// Returns the next fault, and how often it was returned before.
     fn next(&mut self) -> (&Fault, u64) {
         if self.left.is_empty() {
-            self.left = (0..self.faults.len()).collect();
+            let has_slow = self.is_selection || self.round % SLOW_EVERY == 0;
+            self.left = (0..self.faults.len())
+                .filter(|&at| has_slow || !self.faults[at].is_slow)
+                .collect();
             self.random.shuffle(&mut self.left);
             self.round += 1;
         }
@@ -148,9 +204,8 @@ impl Campaign {
         // Only what runs need: no layer and no cache of the image build.
         let (from, store) = (namespaces::store()?, root.join("data/fumehood"));
         private_directory(&store)?;
-        for part in ["images", "templates"] {
-            link_tree(&from.join(part), &store.join(part)).context("the store")?;
-        }
+        link_tree(&from.join("images"), &store.join("images")).context("the store")?;
+        link_templates(&from.join("templates"), &store.join("templates"))?;
 
         let places = |name: &str| Places::make(root.join(name), store.clone());
         let neighbour = World::new(program.clone().into(), places("neighbour")?);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
 
-use crate::places::{Places, link_tree};
+use crate::places::{Places, copy_tree, private_directory};
 use crate::processes;
 use crate::random::Random;
 use crate::work::{CommandJob, Ended, Job, Work};
@@ -23,6 +23,8 @@ pub(crate) struct Fault {
     pub(crate) within_s: u64,
     /// Whether the server that all faults share ends by it.
     pub(crate) ends_server: bool,
+    /// Whether it takes so long that only each fourth round has it.
+    pub(crate) is_slow: bool,
 }
 
 /// What a fault needs of the machine.
@@ -143,18 +145,30 @@ pub(crate) struct OwnWorld {
 }
 
 impl OwnWorld {
-    /// Gives it a copy of the store, which a fault may damage, and returns the copy's directory.
+    /// Gives it a store of its own, with copies of these parts, which a fault may damage, and returns its directory. Other
+    /// parts are those of all, except for layers and templates that are in `without`.
     ///
     /// # Errors
-    /// Fails if it cannot be copied.
-    pub(crate) fn copy_store(&mut self) -> anyhow::Result<PathBuf> {
+    /// Fails if something cannot be copied.
+    pub(crate) fn own_store(
+        &mut self,
+        copied: &[&str],
+        without: &[&str],
+    ) -> anyhow::Result<PathBuf> {
         let from = self.world.places.store.clone();
         let store = self.root.join("data/fumehood");
+        private_directory(&store)?;
         for part in ["images", "templates", "layers"] {
-            if from.join(part).is_dir() {
-                link_tree(&from.join(part), &store.join(part))?;
+            if without.contains(&part) || !from.join(part).is_dir() {
+                continue;
+            }
+            if copied.contains(&part) {
+                copy_tree(&from.join(part), &store.join(part))?;
+            } else {
+                std::os::unix::fs::symlink(from.join(part), store.join(part))?;
             }
         }
+
         self.world.places.store = store.clone();
         Ok(store)
     }
@@ -307,6 +321,7 @@ impl Fault {
             promise: NOTHING,
             within_s: 10,
             ends_server: false,
+            is_slow: false,
         }
     }
 
@@ -325,6 +340,12 @@ impl Fault {
     /// Says that the shared server ends.
     pub(crate) const fn ends_server(mut self) -> Self {
         self.ends_server = true;
+        self
+    }
+
+    /// Says that it takes long.
+    pub(crate) const fn slow(mut self) -> Self {
+        self.is_slow = true;
         self
     }
 

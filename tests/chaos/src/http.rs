@@ -79,7 +79,11 @@ impl Exchange {
             body.len()
         );
         stream.write_all(head.as_bytes()).context("connection")?;
-        stream.write_all(body).context("connection")?;
+        // A server that rejects a request answers before it has the whole body.
+        match stream.write_all(body) {
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+            other => other.context("connection")?,
+        }
 
         Ok(Self {
             stream,

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, ensure};
 
-use crate::neighbour::ADDRESS;
+use crate::addresses::ADDRESS;
 use crate::{cgroup, places};
 
 /// Set inside: the directory of the run.
@@ -27,9 +27,21 @@ pub(crate) fn directory() -> anyhow::Result<PathBuf> {
     Ok(directory.into())
 }
 
-/// Returns the name of this run's cgroup and directory.
-fn name(pid: u32) -> String {
-    format!("fumehood-chaos-{pid}")
+/// The start of the name of a run's cgroup and directory. The process's id follows.
+const PREFIX: &str = "fumehood-chaos-";
+
+/// Removes what runs left that were killed, except for their logs.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
+            continue;
+        };
+        if !Path::new("/proc").join(pid).exists() {
+            let _ = fs::remove_dir_all(entry.path().join("data"));
+            cgroup::remove(&format!("{PREFIX}{pid}"));
+        }
+    }
 }
 
 /// Runs this program inside, and removes what the run leaves unless it failed.
@@ -38,7 +50,8 @@ fn name(pid: u32) -> String {
 /// Fails if the namespaces cannot be made.
 pub(crate) fn enter() -> anyhow::Result<ExitCode> {
     let store = store()?;
-    let name = name(std::process::id());
+    let name = format!("{PREFIX}{}", std::process::id());
+    sweep(store.parent().unwrap_or(&store));
     // Beside the store, so that its files can be linked.
     let directory = store.with_file_name(&name);
     places::private_directory(&directory)?;
@@ -64,7 +77,7 @@ pub(crate) fn enter() -> anyhow::Result<ExitCode> {
 
 /// Returns the command that runs this program inside. The first process of the namespace is a shell, which takes the
 /// processes whose parents were killed. Everything inside ends with this process, however that ends.
-fn command(directory: &std::path::Path) -> anyhow::Result<Command> {
+fn command(directory: &Path) -> anyhow::Result<Command> {
     let mut command = Command::new("setpriv");
     command.args([
         "--pdeathsig",

@@ -13,16 +13,10 @@ use anyhow::{Context, ensure};
 use fumehood_end_to_end::index::{FileServer, PYTHON_INDEX, build_index};
 use serde_json::{Value, json};
 
+use crate::addresses::{ADDRESS, INDEX_AT, WEB_AT};
 use crate::random::Random;
 use crate::work::{CommandJob, Ended};
 use crate::world::{Server, World};
-
-/// An address of the run's own network, which leads nowhere else.
-pub(crate) const ADDRESS: &str = "10.66.0.1";
-/// The index of packages that commands use.
-pub(crate) const INDEX: &str = "http://10.66.0.1:8000/";
-const INDEX_AT: &str = "10.66.0.1:8000";
-const WEB_AT: &str = "10.66.0.1:8080";
 
 /// A neighbour with its own server. It works until it is dropped.
 #[derive(Debug)]

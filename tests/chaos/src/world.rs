@@ -69,7 +69,7 @@ impl World {
             .env("XDG_RUNTIME_DIR", &places.runtime)
             .env("XDG_STATE_HOME", &places.state)
             .env("HOME", &places.root)
-            .env("UV_DEFAULT_INDEX", crate::neighbour::INDEX)
+            .env("UV_DEFAULT_INDEX", crate::addresses::INDEX)
             .env("PIP_CONFIG_FILE", "/dev/null")
             .env_remove("FUMEHOOD_NO_SERVER");
     }

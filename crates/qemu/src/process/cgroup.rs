@@ -1,5 +1,6 @@
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -254,17 +255,30 @@ fn may_create_in(directory: &Path) -> bool {
     rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
-/// Returns the id and the start time of this process, which together are unique.
+/// Returns the id and the start time of this process, and the namespaces in which both hold. Together they are unique.
 fn owner_id() -> String {
     let pid = std::process::id();
-    format!("{pid}-{}", start_time(pid).unwrap_or(0))
+    format!("{pid}-{}-{}", start_time(pid).unwrap_or(0), namespaces())
 }
 
-/// Returns whether the owner in the name of a cgroup (without the prefix) is alive.
+/// Returns the namespaces of this process in which ids and start times of processes hold.
+fn namespaces() -> String {
+    let inode = |name: &str| {
+        let metadata = fs::metadata(format!("/proc/self/ns/{name}"));
+        metadata.map_or(0, |metadata| metadata.ino())
+    };
+    format!("{}.{}", inode("pid"), inode("time"))
+}
+
+/// Returns whether the owner in the name of a cgroup (without the prefix) is alive, as far as it can be seen from here.
 fn is_alive(owner: &str) -> bool {
-    let mut numbers = owner.split('-').map(str::parse::<u64>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(pid)), Some(Ok(started))) => {
+    let mut parts = owner.split('-');
+    let mut number = || parts.next().and_then(|part| part.parse::<u64>().ok());
+
+    match (number(), number(), parts.next()) {
+        // A container may share the hierarchy: its processes have other ids, or none that can be seen here.
+        (_, _, Some(of)) if of != namespaces() => true,
+        (Some(pid), Some(started), Some(_)) => {
             u32::try_from(pid).is_ok_and(|pid| start_time(pid) == Some(started))
         }
         // This is not a name of ours.
@@ -308,7 +322,10 @@ mod tests {
         let pid = std::process::id();
         let names = [
             format!("{PREFIX}{}-0", owner_id()),
-            format!("{PREFIX}{pid}-1-0"),
+            // No process of this id has started at tick 1.
+            format!("{PREFIX}{pid}-1-{}-0", namespaces()),
+            // This may be the owner's id in another namespace of processes, or its start in another one of time.
+            format!("{PREFIX}{pid}-1-1.1-0"),
             format!("{PREFIX}unrelated"),
             "other".to_string(),
         ];
@@ -319,7 +336,7 @@ mod tests {
 
         assert!(Hierarchy::Unified(dir.path().to_path_buf()).sweep());
         let exist = names.each_ref().map(|name| dir.path().join(name).exists());
-        assert_eq!(exist, [true, false, true, true]);
+        assert_eq!(exist, [true, false, true, true, true]);
     }
 
     /// A real cgroup below that of this process, if one can be created here.
@@ -355,7 +372,7 @@ mod tests {
     #[test]
     fn a_sweep_kills_what_has_outlived_a_killed_owner() {
         // No process of this id has started at tick 1.
-        let name = format!("{PREFIX}{}-1-0", std::process::id());
+        let name = format!("{PREFIX}{}-1-{}-0", std::process::id(), namespaces());
         let Some((hierarchy, directory)) = create_cgroup(&name) else {
             return;
         };

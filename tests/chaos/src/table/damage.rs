@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::fault::{Fault, Promise, Scene};
-use crate::places::{break_link, files_below};
+use crate::places::files_below;
 use crate::random::Random;
 use crate::work::Ended;
 use crate::world::{Server, tail};
@@ -35,10 +35,12 @@ pub(super) fn faults() -> Vec<Fault> {
             .within(20),
         Fault::scene("damaged-template", template)
             .promise(Promise::exits(&[0]).says("well"))
-            .within(40),
+            .within(40)
+            .slow(),
         Fault::scene("damaged-layer", layer)
             .promise(Promise::exits(&[0]).says("well"))
-            .within(60),
+            .within(60)
+            .slow(),
         Fault::scene("damaged-state", state).within(30),
         Fault::scene("removed-templates", |s| removed(s, "templates"))
             .promise(Promise::statuses(&[200]).causes(&["exited"]))
@@ -51,7 +53,6 @@ pub(super) fn faults() -> Vec<Fault> {
 
 /// Changes a file: flips a bit, cuts it, or empties it.
 fn damage(path: &Path, random: &mut Random) -> anyhow::Result<String> {
-    break_link(path)?;
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let length = file.metadata()?.len();
     ensure!(length > 0, "{} is empty", path.display());
@@ -87,7 +88,7 @@ fn pick(directory: &Path, names: &[&str], random: &mut Random) -> anyhow::Result
 
 fn image(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
     let mut own = s.own_world()?;
-    let images = own.copy_store()?.join("images");
+    let images = own.own_store(&["images"], &[])?.join("images");
     let default = fs::canonicalize(images.join("default"))?;
     let path = pick(
         &default,
@@ -104,7 +105,7 @@ fn image(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
 /// Damages a file of every template. The run starts without them.
 fn template(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
     let mut own = s.own_world()?;
-    let store = own.copy_store()?;
+    let store = own.own_store(&["templates"], &[])?;
     let mut how = Vec::new();
     for entry in fs::read_dir(store.join("templates"))?.flatten() {
         if entry.file_type()?.is_dir() {
@@ -129,7 +130,7 @@ fn layer(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
     );
 
     let mut own = s.own_world()?;
-    let layers = own.copy_store()?.join("layers");
+    let layers = own.own_store(&["layers"], &[])?.join("layers");
     let mut all = files_below(&layers);
     all.retain(|path| path.extension().is_none_or(|end| end != "lock"));
     all.retain(|path| fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0));
@@ -179,7 +180,7 @@ fn state(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
 /// Removes a part of the store under a running server.
 fn removed(s: &mut Scene<'_>, part: &str) -> anyhow::Result<Ended> {
     let mut own = s.own_world()?;
-    let store = own.copy_store()?;
+    let store = own.own_store(&[part], &[])?;
     let mut server = Server::start(&own.world, &[])?;
     let body = json!({"language": "shell", "code": "echo well"});
     own.world.expect("POST", "/v1/runs", &body, 200)?;

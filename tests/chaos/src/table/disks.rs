@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::fault::{Fault, Needs, OwnWorld, Promise, Scene};
-use crate::places::{Place, SmallDisk, link_tree};
+use crate::places::{Place, SmallDisk};
 use crate::work::Ended;
 use crate::world::{Server, World};
 
@@ -19,7 +19,8 @@ pub(super) fn faults() -> Vec<Fault> {
             .within(40),
         Fault::scene("full-store-of-layers", layers)
             .promise(Promise::exits(&[125]).causes(&["host"]))
-            .within(60),
+            .within(60)
+            .slow(),
         Fault::scene("full-download", download)
             .promise(Promise::exits(&[125]))
             .within(20),
@@ -54,8 +55,7 @@ fn small_store(own: &mut OwnWorld, kib: u64) -> anyhow::Result<SmallDisk> {
     let from = own.world.places.store.clone();
     let store = own.world.places.root.join("data/fumehood");
     let disk = SmallDisk::mount(&store, kib)?;
-    link_tree(&from.join("images"), &own.world.places.root.join("images"))?;
-    std::os::unix::fs::symlink(own.world.places.root.join("images"), store.join("images"))?;
+    std::os::unix::fs::symlink(from.join("images"), store.join("images"))?;
     own.world.places.store = store;
     Ok(disk)
 }

@@ -1,8 +1,14 @@
 //! Guests that flood: with output, files, processes, packets; and guests that end themselves.
 
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::addresses::ADDRESS;
 use crate::fault::{Fault, Promise, Scene};
-use crate::neighbour::ADDRESS;
-use crate::work::{Ended, Work};
+use crate::processes;
+use crate::work::{CommandJob, Ended, Work};
 
 pub(super) fn faults() -> Vec<Fault> {
     vec![
@@ -22,7 +28,7 @@ pub(super) fn faults() -> Vec<Fault> {
         Fault::up(
             "flood-of-files",
             Work::Session(
-                "echo up; i=0; while [ $i -lt 40000 ]; do : > f$i 2>/dev/null || break; i=$((i+1)); done; \
+                "echo up; i=0; while [ $i -lt 10000 ]; do : > f$i 2>/dev/null || break; i=$((i+1)); done; \
                  dd if=/dev/zero of=big bs=1M 2>/dev/null; rm -rf f* big; echo freed > note && cat note",
             ),
             |_| Ok(()),
@@ -45,8 +51,9 @@ pub(super) fn faults() -> Vec<Fault> {
         Fault::scene("guest-reboots", |s| reboot(s, "0x1234567"))
             .promise(Promise::exits(&[125]))
             .within(15),
-        Fault::scene("guest-powers-off", |s| reboot(s, "0x4321fedc"))
-            .promise(Promise::exits(&[125]))
+        // It looks like a guest that computes, so only its owner can end it.
+        Fault::scene("guest-powers-off", power_off)
+            .promise(Promise::exits(&[130]))
             .within(15),
         Fault::scene("kill-agent-from-inside", |s| {
             let code = "import re\nm = open('/proc/1/mem', 'r+b', 0)\n\
@@ -78,11 +85,29 @@ fn root(s: &mut Scene<'_>, code: &str) -> anyhow::Result<Ended> {
     s.run(s.world, &["shell", "--root", "--", "sh", "-c", code])
 }
 
+/// Calls `reboot` with this command.
+fn reboot_call(command: &str) -> String {
+    format!(
+        "import ctypes, time; print('up', flush=True); ctypes.CDLL(None).reboot({command}); time.sleep(60)"
+    )
+}
+
 /// Ends the guest's kernel by a system call.
 fn reboot(s: &mut Scene<'_>, command: &str) -> anyhow::Result<Ended> {
-    let code = format!("import ctypes, time; ctypes.CDLL(None).reboot({command}); time.sleep(60)");
+    let code = reboot_call(command);
+    s.run(s.world, &["shell", "--root", "--", "python3", "-c", &code])
+}
+
+/// Halts the guest's kernel, and interrupts the command.
+fn power_off(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
+    let code = reboot_call("0x4321fedc");
     let args = ["shell", "--root", "--", "python3", "-c", &code];
-    s.run(s.world, &args)
+    let mut job = CommandJob::start(s.world, &args, false)?;
+    job.wait_for_output("up", s.world.deadline(20))?;
+
+    thread::sleep(Duration::from_millis(s.random.below(1000)));
+    processes::signal(job.pid(), Signal::TERM);
+    job.finish(s.world.deadline(s.within_s))
 }
 
 /// Packets to a port that nobody listens at, to one that the policy denies, and to nowhere.

@@ -9,6 +9,12 @@ use crate::work::{SLEEP, Work};
 /// The ends of a run whose VM was lost: an error until the code was sent, an outcome after that.
 const LOST: &[&str] = &["lost", "agent_lost", "boot", "protocol"];
 
+/// The same where a VM that is lost while it is restored may be replaced by one that boots.
+const LOST_OR_REPEATED: &[&str] = &["lost", "agent_lost", "boot", "protocol", "exited"];
+
+/// A program that ends by itself soon.
+const SHORT: &str = "sleep 2";
+
 pub(super) fn faults() -> Vec<Fault> {
     vec![
         Fault::anytime("kill-command", Work::Command(&["--json"], SLEEP), |t| {
@@ -26,10 +32,10 @@ pub(super) fn faults() -> Vec<Fault> {
         .within(10),
         Fault::anytime(
             "kill-launcher-of-command",
-            Work::Command(&["--json"], SLEEP),
+            Work::Command(&["--json"], SHORT),
             |t| t.kill_first_child(),
         )
-        .promise(Promise::exits(&[125]).causes(LOST))
+        .promise(Promise::exits(&[0, 125]).causes(LOST_OR_REPEATED))
         .within(10),
         Fault::up("kill-qemu-of-command", Work::Command(&[], SLEEP), |t| {
             t.signal_qemu(Signal::KILL)
@@ -43,10 +49,10 @@ pub(super) fn faults() -> Vec<Fault> {
         )
         .promise(Promise::exits(&[-9]))
         .within(5),
-        Fault::anytime("kill-launcher-of-server", Work::Request(SLEEP), |t| {
+        Fault::anytime("kill-launcher-of-server", Work::Request(SHORT), |t| {
             t.kill_first_child()
         })
-        .promise(Promise::statuses(&[200, 410, 502, 503]).causes(LOST))
+        .promise(Promise::statuses(&[200, 410, 502, 503]).causes(LOST_OR_REPEATED))
         .within(10),
         Fault::up("kill-qemu-of-run", Work::Stream(SLEEP), |t| {
             t.signal_qemu(Signal::KILL)
@@ -75,6 +81,15 @@ pub(super) fn faults() -> Vec<Fault> {
         )
         .promise(Promise::exits(&[125]))
         .within(10)
+        .ends_server(),
+        Fault::anytime("stop-and-kill-server", Work::Request(SLEEP), |t| {
+            processes::signal(t.server, Signal::STOP);
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            processes::signal(t.server, Signal::KILL);
+            Ok(())
+        })
+        .promise(Promise::causes_of(&["connection"]))
+        .within(5)
         .ends_server(),
         Fault::up(
             "kill-interpreter",

@@ -60,6 +60,7 @@ pub(super) fn faults() -> Vec<Fault> {
             |t| t.signal_qemu(Signal::STOP),
         )
         .promise(Promise::exits(&[124]))
-        .within(25),
+        .within(25)
+        .slow(),
     ]
 }

@@ -67,22 +67,27 @@ pub(super) fn faults() -> Vec<Fault> {
             .promise(Promise::exits(&[0, 125]))
             .within(15),
         Fault::scene("kill-command-during-template", |s| {
-            interrupted(s, &[], TEMPLATE)
+            interrupted(s, &["templates", "layers"], TEMPLATE)
         })
         .promise(Promise::exits(&[0]))
-        .within(60),
+        .within(60)
+        .slow(),
         Fault::scene("kill-command-during-packages", |s| {
-            interrupted(s, &["templates"], PACKAGE)
+            interrupted(s, &["layers"], PACKAGE)
         })
         .promise(Promise::exits(&[0]))
-        .within(60),
+        .within(60)
+        .slow(),
         Fault::scene("kill-builder-during-packages", builder)
             .promise(Promise::exits(&[0, 125]))
-            .within(40),
+            .within(40)
+            .slow(),
         Fault::scene("kill-server-with-a-keyed-run", keyed)
             .promise(Promise::statuses(&[200, 409]).causes(&["server_lost", "conflict"]))
             .within(40),
-        Fault::scene("terminate-server-with-a-stuck-reader", stuck).within(40),
+        Fault::scene("terminate-server-with-a-stuck-reader", stuck)
+            .within(40)
+            .slow(),
     ]
 }
 
@@ -154,8 +159,8 @@ fn download(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
     let own = s.own_world()?;
     let target = own.world.places.root.join("target");
     let option = format!("many:{}", target.display());
-    let code =
-        "mkdir many; cd many; for i in $(seq 300); do head -c 20000 /dev/zero > f$i; done; echo up";
+    // Without other programs, which start slowly in an emulated guest.
+    let code = "mkdir many; cd many; x=$(printf %20000s); for i in $(seq 300); do echo \"$x\" > f$i; done; echo up";
     let args = ["run", "-l", "shell", "--download", &option, "-c", code];
     let mut job = CommandJob::start(&own.world, &args, false)?;
     job.wait_for_output("up", own.world.deadline(20))?;
@@ -178,14 +183,9 @@ fn download(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
 
 /// Kills a command with a store of its own at a random time. The next one does the same work to its end, and nothing of
 /// the first is left.
-fn interrupted(s: &mut Scene<'_>, keep: &[&str], args: &[&str]) -> anyhow::Result<Ended> {
+fn interrupted(s: &mut Scene<'_>, without: &[&str], args: &[&str]) -> anyhow::Result<Ended> {
     let mut own = s.own_world()?;
-    let store = own.copy_store()?;
-    for part in ["templates", "layers"] {
-        if !keep.contains(&part) && store.join(part).is_dir() {
-            std::fs::remove_dir_all(store.join(part))?;
-        }
-    }
+    own.own_store(&[], without)?;
 
     let job = CommandJob::start(&own.world, args, false)?;
     thread::sleep(Duration::from_millis(s.random.below(3000)).mul_f64(s.world.scale));
@@ -219,8 +219,7 @@ fn unfinished(cache: &Path) -> Vec<String> {
 /// Kills the VM that installs packages.
 fn builder(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
     let mut own = s.own_world()?;
-    let store = own.copy_store()?;
-    let _ = std::fs::remove_dir_all(store.join("layers"));
+    own.own_store(&[], &["layers"])?;
     let job = CommandJob::start(&own.world, PACKAGE, false)?;
     own.world.wait_until("the builder", 20, || {
         !processes::qemus_of(job.pid()).is_empty()
