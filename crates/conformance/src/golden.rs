@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::client::{Address, Connection, Fault, Link};
 
 /// Fields whose values differ from run to run, or whose text the specification does not fix.
-const VARYING: [&str; 12] = [
+const VARYING: [&str; 13] = [
     "age_ms",
     "boot_id",
     "cpu_time_us",
@@ -22,6 +22,7 @@ const VARYING: [&str; 12] = [
     "pids",
     "process_ms",
     "spawn_ms",
+    "user",
     "version",
 ];
 

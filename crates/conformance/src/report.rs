@@ -60,6 +60,22 @@ impl Report {
         self.count(Verdict::Fail) == 0
     }
 
+    /// Returns the verdicts as a table in Markdown.
+    #[must_use]
+    pub fn to_markdown(&self) -> String {
+        let mut text = "| clause | demand | verdict |\n| --- | --- | --- |\n".to_owned();
+
+        for clause in &self.clauses {
+            let verdict = match clause.verdict {
+                Verdict::Pass => "pass",
+                Verdict::Fail => "fail",
+                Verdict::NotOffered => "not offered",
+            };
+            let _ = writeln!(text, "| `{}` | {} | {verdict} |", clause.id, clause.summary);
+        }
+        text
+    }
+
     /// Returns the report for people: one line for each clause, with the transcript of a failure below it.
     #[must_use]
     pub fn to_text(&self) -> String {

@@ -6,4 +6,6 @@
 )]
 
 mod agent;
+mod golden;
+mod models;
 mod suite;

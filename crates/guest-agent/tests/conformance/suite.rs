@@ -33,10 +33,22 @@ fn version_0() {
     assert_passes(&run(&options(&agent, 0)).unwrap());
 }
 
+/// Also writes the published report with `UPDATE=1`.
 #[test]
 fn version_1() {
     let agent = Agent::start(&["--no-token"]);
-    assert_passes(&run(&options(&agent, 1)).unwrap());
+    let report = run(&options(&agent, 1)).unwrap();
+    assert_passes(&report);
+
+    if std::env::var_os("UPDATE").is_some() {
+        let head = "# Conformance of the agent outside of a VM\n\nWritten by\n\
+            `UPDATE=1 cargo test -p fumehood-guest-agent --test conformance`; see [Conformance](../reference/conformance.md).\n\n";
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/conformance/report-host.md"
+        );
+        std::fs::write(path, head.to_owned() + &report.to_markdown()).unwrap();
+    }
 }
 
 #[test]
