@@ -4,6 +4,8 @@ mod bench;
 mod demo;
 mod fuzz;
 mod test;
+mod kvm;
+mod programs;
 mod tidy;
 mod setup;
 mod packages;
@@ -26,6 +28,8 @@ enum Command {
     Demo,
     /// Set up, then run all checks and tests, real VMs included
     Test(test::Options),
+    /// Set up, then test the path through KVM in an emulated host, which needs no KVM
+    TestKvm(kvm::Options),
     /// Measure times beside a floor measured in the same run
     Bench(bench::Options),
     /// Fuzz the gateway: its packet path for 10 minutes, each parser for one
@@ -47,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Command::Setup => setup::setup().map(drop),
         Command::Demo => demo::run(),
         Command::Test(options) => test::run(&options),
+        Command::TestKvm(options) => kvm::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Tidy => tidy::run(),
