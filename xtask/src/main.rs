@@ -5,6 +5,8 @@ mod demo;
 mod fuzz;
 mod test;
 mod chaos;
+mod kvm;
+mod programs;
 mod tidy;
 mod setup;
 mod packages;
@@ -27,6 +29,8 @@ enum Command {
     Demo,
     /// Set up, then run all checks and tests, real VMs included
     Test(test::Options),
+    /// Set up, then test the path through KVM in an emulated host, which needs no KVM
+    TestKvm(kvm::Options),
     /// Measure times beside a floor measured in the same run
     Bench(bench::Options),
     /// Fuzz everything that reads input of a guest, a caller or a file: 20 s for each target
@@ -50,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Command::Setup => setup::setup().map(drop),
         Command::Demo => demo::run(),
         Command::Test(options) => test::run(&options),
+        Command::TestKvm(options) => kvm::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Chaos(options) => chaos::run(&options),

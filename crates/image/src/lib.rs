@@ -42,7 +42,9 @@ mod hash;
 mod error;
 
 pub use artifact_cache::PruneReport;
-pub use build::{BuildOutcome, BuildReport, build, floor_initrd, prepare_inputs};
+pub use build::{
+    BuildOutcome, BuildReport, build, floor_initrd, initrd_with_modules, prepare_inputs,
+};
 pub use error::Error;
 pub use layer::{
     LAYERS_BYTES, LayerKey, LayerManifest, LayerSummary, LayerWriter, Layers, StoredLayer,

@@ -310,7 +310,14 @@ fn qemu_is_isolated_as_seen_from_outside() {
     for entry in descriptors.flatten() {
         let target = std::fs::read_link(entry.path()).unwrap_or_default();
         let target = target.to_string_lossy().into_owned();
-        let known = ["/dev/null", "socket:", "pipe:", "anon_inode:", "/memfd:"];
+        let known = [
+            "/dev/null",
+            "/dev/kvm",
+            "socket:",
+            "pipe:",
+            "anon_inode:",
+            "/memfd:",
+        ];
         let is_part = target.ends_with("rootfs.erofs") || target.contains("/images/");
         assert!(
             is_part || known.iter().any(|known| target.starts_with(known)),

@@ -150,6 +150,11 @@ pub(super) fn decide(
 
 /// Opens a file that nobody but this user and root can have written.
 fn open(path: &Path, to_write: bool) -> Option<File> {
+    if let Some(directory) = path.parent().filter(|_| to_write) {
+        // A store that no build has filled has no cache yet. The store itself is not created.
+        let _ = fs::create_dir(directory);
+    }
+
     let no_follow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
     let mut options = File::options();
     options.read(true).custom_flags(no_follow).mode(0o644);
@@ -291,6 +296,19 @@ mod tests {
         fs::write(&file, "{").unwrap();
         assert_eq!(decide_in(place.path(), &key("a"), SLOW), SLOW);
         assert_eq!(decide_in(place.path(), &key("a"), FAST), SLOW);
+    }
+
+    #[test]
+    fn a_store_without_a_cache_gets_one() {
+        let store = tempfile::tempdir().unwrap();
+        let place = &directories(Some(store.path()))[0];
+        assert_eq!(decide_in(place, &key("a"), FAST), FAST);
+        assert_eq!(decide_in(place, &key("a"), SLOW), FAST);
+
+        let missing = store.path().join("missing");
+        let place = &directories(Some(&missing))[0];
+        assert_eq!(decide_in(place, &key("a"), FAST), FAST);
+        assert!(!missing.exists());
     }
 
     #[test]

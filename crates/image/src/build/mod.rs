@@ -9,5 +9,5 @@ mod initrd;
 mod pipeline;
 mod recipe;
 
-pub use self::initrd::floor as floor_initrd;
+pub use self::initrd::{build as initrd_with_modules, floor as floor_initrd};
 pub use self::pipeline::{BuildOutcome, BuildReport, build, prepare_inputs};

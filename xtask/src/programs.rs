@@ -12,7 +12,7 @@ use crate::setup::PROFILE;
 use crate::shell::{self, cargo};
 
 /// Set for the tests by `--long`: those that repeat something do it as often as the design asks for.
-pub(super) const LONG: &str = "FUMEHOOD_TEST_LONG";
+pub(crate) const LONG: &str = "FUMEHOOD_TEST_LONG";
 
 /// How long a test program may take. The slowest takes some three minutes in CI; one that hangs must not take the time
 /// of all others, and the report must name it.
@@ -27,15 +27,36 @@ const SLOWEST: usize = 10;
 
 /// A program of tests.
 #[derive(Debug)]
-pub(super) struct TestProgram {
+pub(crate) struct TestProgram {
     /// As `fumehood-end-to-end fork`: the crate, and the file in `tests/` unless it holds the crate's own unit tests.
     name: String,
-    executable: PathBuf,
+    pub(crate) executable: PathBuf,
     /// The crate's directory, in which cargo runs its tests.
-    directory: PathBuf,
+    pub(crate) directory: PathBuf,
 }
 
 impl TestProgram {
+    /// Whether the program is this file in `tests/end-to-end/tests`.
+    pub(crate) fn is_integration_test(&self, file: &str) -> bool {
+        self.name.strip_prefix("end-to-end ") == Some(file)
+    }
+
+    /// Returns the names of its tests.
+    ///
+    /// # Errors
+    /// Fails if it cannot be started.
+    pub(crate) fn list(&self) -> anyhow::Result<Vec<String>> {
+        let output = Command::new(&self.executable)
+            .args(["--list", "--format", "terse"])
+            .current_dir(&self.directory)
+            .output()
+            .with_context(|| format!("{} could not be started", self.executable.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
+
+        Ok(names.map(str::to_owned).collect())
+    }
+
     /// Whether the program has a test whose name contains this.
     fn has_test(&self, filter: &str) -> bool {
         let output = Command::new(&self.executable)
@@ -49,13 +70,13 @@ impl TestProgram {
 
 /// How long each test program took, and which failed.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(crate) struct Report {
     times: Vec<(Duration, String)>,
     failed: Vec<String>,
 }
 
 impl Report {
-    fn add(&mut self, name: &str, took: Duration, passed: bool) {
+    pub(crate) fn add(&mut self, name: &str, took: Duration, passed: bool) {
         self.times.push((took, name.to_owned()));
         if !passed {
             self.failed.push(name.to_owned());
@@ -66,7 +87,7 @@ impl Report {
     ///
     /// # Errors
     /// Fails if a program failed, with the names of all that did.
-    pub(super) fn finish(mut self) -> anyhow::Result<()> {
+    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
         self.times.sort();
 
         eprintln!("the slowest test programs:");
@@ -87,12 +108,13 @@ impl Report {
 ///
 /// # Errors
 /// Fails if a program cannot be started, or no test matches the filter. Failed tests are in the report.
-pub(super) fn run(
-    mut programs: Vec<TestProgram>,
+pub(crate) fn run(
+    programs: &[TestProgram],
     filter: Option<&str>,
     environment: &[(&str, OsString)],
 ) -> anyhow::Result<Report> {
     let mut test_filter = None;
+    let mut programs: Vec<&TestProgram> = programs.iter().collect();
 
     if let Some(filter) = filter {
         if programs.iter().any(|program| program.name.contains(filter)) {
@@ -107,7 +129,7 @@ pub(super) fn run(
     }
 
     let mut report = Report::default();
-    for program in &programs {
+    for program in programs {
         eprintln!("\n── {} ──", program.name);
         let start = Instant::now();
         let passed = run_one(program, test_filter, environment)?;
@@ -175,17 +197,30 @@ fn finish_within(child: &mut Child, name: &str, timeout: Duration) -> anyhow::Re
 ///
 /// # Errors
 /// Fails if something cannot be built.
-pub(super) fn build() -> anyhow::Result<Vec<TestProgram>> {
+pub(crate) fn build() -> anyhow::Result<Vec<TestProgram>> {
+    build_selected(&["--workspace", "--all-targets"])
+}
+
+/// Builds the test programs of one package.
+///
+/// # Errors
+/// Fails if something cannot be built.
+pub(crate) fn build_package(package: &str) -> anyhow::Result<Vec<TestProgram>> {
+    build_selected(&["--package", package, "--tests"])
+}
+
+fn build_selected(selection: &[&str]) -> anyhow::Result<Vec<TestProgram>> {
     let mut command = cargo();
-    command.args(["build", "--workspace", "--all-targets", "--all-features"]);
+    command.arg("build").args(selection).arg("--all-features");
     command.args(["--profile", PROFILE]);
     command.args(["--message-format", "json-render-diagnostics"]);
-    eprintln!("$ cargo build --workspace --all-targets --all-features --profile {PROFILE}");
+    let selection = selection.join(" ");
+    eprintln!("$ cargo build {selection} --all-features --profile {PROFILE}");
 
     let start = Instant::now();
     let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
-        bail!("the workspace and its tests could not be built; see above");
+        bail!("the tests could not be built; see above");
     }
     eprintln!("  ({:.1} s)", start.elapsed().as_secs_f32());
 
