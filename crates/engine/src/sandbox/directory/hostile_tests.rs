@@ -94,7 +94,7 @@ fn sparse(path: &str, size: u64, parts: &[(u64, u64)]) -> Vec<u8> {
 #[test]
 fn sparse_files_cost_no_more_than_their_maps() {
     // 40,000 holes of one byte, twenty times. A search from the first part for each would take minutes.
-    let parts: Vec<(u64, u64)> = (1..40_000).map(|at| (at, 0)).collect();
+    let parts: Vec<(u64, u64)> = (1..=40_000).map(|at| (at, 0)).collect();
     let mut stream = Vec::new();
     for n in 0..20 {
         stream.extend(sparse(&format!("./{n}"), 40_000, &parts));
