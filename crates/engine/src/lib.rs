@@ -58,7 +58,10 @@ pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
     SignalName, StreamSummary,
 };
-pub use host::{Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation};
+pub use host::{
+    Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation,
+    check_descriptor_limit,
+};
 pub use network::{Network, NetworkOutcome, PortMapping};
 pub use packages::{InstalledPackage, PackageStep};
 pub use provision::{Capacity, PoolStatus, VmStats};
