@@ -17,3 +17,4 @@ pub(crate) mod template;
 
 mod format;
 mod runtime;
+mod store;
