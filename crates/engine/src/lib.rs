@@ -68,7 +68,10 @@ pub use fumehood_protocol::{
     SignalName, StreamSummary,
 };
 pub use fumehood_sys::host::raise_descriptor_limit;
-pub use host::{Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation};
+pub use host::{
+    Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation,
+    check_descriptor_limit,
+};
 pub use network::{Network, NetworkOutcome, PortMapping};
 pub use packages::{InstalledPackage, PackageStep};
 pub use provision::{Capacity, PoolStatus, VmStats};

@@ -20,3 +20,4 @@ pub(crate) mod template;
 mod format;
 mod runtime;
 mod server_client;
+mod store;

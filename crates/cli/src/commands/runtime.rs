@@ -8,8 +8,11 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Starts a runtime.
 ///
 /// # Errors
-/// Its threads cannot be started.
+/// Its threads cannot be started, or this process may have too few descriptors.
 pub(super) fn start_runtime() -> anyhow::Result<Runtime> {
+    // The runtime itself panics if it has too few descriptors.
+    fumehood_engine::check_descriptor_limit()?;
+
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

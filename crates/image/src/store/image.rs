@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::identity::{self, IDENTITY_FILE, Identities, Identity};
 use super::manifest::{Manifest, PARTS, PartRecord};
 use super::name::ImageName;
+use crate::error::is_shortage;
 use crate::{Error, hash};
 
 /// A built image whose parts are open and match the manifest.
@@ -154,7 +155,13 @@ fn open_part(
         .ok_or_else(|| damaged(directory, "the manifest does not list it".to_owned()))?;
 
     let path = directory.join(&record.file);
-    let mut file = File::open(&path).map_err(|e| damaged(&path, e.to_string()))?;
+    let mut file = File::open(&path).map_err(|e| {
+        if is_shortage(&e) {
+            Error::io("open", &path)(e)
+        } else {
+            damaged(&path, e.to_string())
+        }
+    })?;
     let mut identity = Identity::of(&file, &path)?;
 
     // Hash a part that is new or changed.
