@@ -13,6 +13,10 @@ impl Service {
         metrics.set_now("runs", count(lock(&self.0.runs).active().count()));
         metrics.set_now("sandboxes", count(lock(&self.0.sandboxes).len()));
 
+        let kept = lock(&self.0.runs).ended_bytes;
+        metrics.set_now("kept_output_bytes", count(kept));
+        metrics.set_now("transit_bytes", count(self.0.memory.total()));
+
         if let Ok(engine) = self.engine() {
             let (capacity, vms, pool) =
                 (engine.capacity(), engine.vm_stats(), engine.pool_status());

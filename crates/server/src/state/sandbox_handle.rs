@@ -108,7 +108,7 @@ impl SandboxHandle {
             sandbox,
             timeouts: Mutex::new(timeouts),
             urls: Mutex::new(urls),
-            events: EventLog::new(MAX_EVENT_BYTES),
+            events: EventLog::new(MAX_EVENT_BYTES, Arc::default()),
         };
         handle.set_timeouts(timeouts);
 

@@ -4,6 +4,7 @@ mod clone;
 mod descriptor_limit;
 #[cfg(feature = "probes")]
 mod forbidden_syscall;
+mod heap;
 mod kvm;
 mod landlock;
 mod memory_file;
@@ -15,6 +16,7 @@ pub use clone::{CloneResult, Namespaces, clone_sibling};
 pub use descriptor_limit::raise_descriptor_limit;
 #[cfg(feature = "probes")]
 pub use forbidden_syscall::{ForbiddenSyscall, reaches_kernel};
+pub use heap::{bound_heap, trim_heap};
 pub use kvm::{KvmProbe, probe_kvm};
 pub use landlock::{LandlockRuleset, landlock_abi};
 pub use memory_file::{memory_file, seal, sealable_file};
