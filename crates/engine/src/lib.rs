@@ -67,7 +67,7 @@ pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
     SignalName, StreamSummary,
 };
-pub use fumehood_sys::host::raise_descriptor_limit;
+pub use fumehood_sys::host::{bound_heap, raise_descriptor_limit, trim_heap};
 pub use host::{
     Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation,
     check_descriptor_limit,

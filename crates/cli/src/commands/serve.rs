@@ -18,6 +18,7 @@ use crate::io::{LogLimit, LogWriter, print_line};
 
 /// Serves with at most this many descriptors.
 pub(crate) fn run(args: &ServeArgs, host: &HostArgs, descriptors: u64) -> anyhow::Result<ExitCode> {
+    fumehood_engine::bound_heap();
     let runtime = start_runtime()?;
     let result = runtime.block_on(serve(args, host, descriptors));
 

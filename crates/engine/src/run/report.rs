@@ -20,10 +20,26 @@ pub struct CapturedOutput {
 impl CapturedOutput {
     /// Appends output: stores it up to the maximum, and counts the rest.
     pub fn add(&mut self, bytes: &[u8]) {
-        let free = KEPT_BYTES - self.stored.len();
+        // What is stored has no gaps.
+        let is_whole = !self.truncated();
+        let free = if is_whole {
+            KEPT_BYTES - self.stored.len()
+        } else {
+            0
+        };
         self.stored
             .extend_from_slice(&bytes[..bytes.len().min(free)]);
         self.total += bytes.len() as u64;
+    }
+
+    /// Counts output without storing it, or what follows it.
+    pub fn skip(&mut self, bytes: usize) {
+        self.total += bytes as u64;
+    }
+
+    /// Releases memory that only further output would need.
+    pub fn shrink(&mut self) {
+        self.stored.shrink_to_fit();
     }
 
     /// Returns the stored output as text with `utf-8`, or as base64 with `base64` if it is not valid UTF-8.
@@ -79,6 +95,11 @@ impl DisplayedValues {
             self.bytes += bytes;
             self.stored.push(value);
         }
+    }
+
+    /// Counts a value without storing it.
+    pub fn skip(&mut self) {
+        self.total += 1;
     }
 
     /// Returns the stored values.

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::{Identity, Owner};
 use crate::service::Service;
-use crate::state::memory_budget::{Quota, attach};
+use crate::state::memory_budget::{Charge, Quota, attach};
 
 /// The largest JSON body, and the largest input for a program, in bytes. Code of 2 MiB whose every byte is escaped is
 /// larger than any other request, and fits.
@@ -69,25 +69,48 @@ pub(super) struct Json<T>(pub(super) T);
 impl<T: DeserializeOwned + Send + 'static> FromRequest<Service> for Json<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &Service) -> Result<Self, ApiError> {
-        let is_json = is_json(request.headers());
-        let quota = request.extensions().get().cloned();
-        let mut bytes = read_body(request.into_body(), MAX_BODY_BYTES, quota.as_ref()).await?;
-        if bytes.is_empty() {
-            bytes = Bytes::from_static(b"{}");
-        } else if !is_json {
-            let message = "the body must be JSON, with `Content-Type: application/json`";
-            return Err(ApiError::new(ApiErrorKind::UnsupportedMediaType, message));
-        }
-
-        if bytes.len() <= MAX_INLINE_JSON_BYTES {
-            return parse(&bytes).map(Self);
-        }
-        let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
-        parsed
-            .map_err(|error| ApiError::internal(&error))?
-            .map(Self)
+    async fn from_request(request: Request, service: &Service) -> Result<Self, ApiError> {
+        Ok(Self(read_json(request, service).await?.0))
     }
+}
+
+/// The JSON body of a run, and what it counts for: the run holds its code, input and files until it has ended.
+pub(super) struct RunJson<T>(pub(super) T, pub(super) Option<Charge>);
+
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Service> for RunJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, service: &Service) -> Result<Self, ApiError> {
+        let quota = request.extensions().get::<Quota>().cloned();
+        let (value, bytes) = read_json(request, service).await?;
+        let quota = quota.filter(|_| bytes > MAX_INLINE_JSON_BYTES);
+        let charge = quota.map(|quota| quota.charge(bytes)).transpose()?;
+        Ok(Self(value, charge))
+    }
+}
+
+/// Reads a JSON body, and returns its length, too.
+async fn read_json<T>(request: Request, service: &Service) -> Result<(T, usize), ApiError>
+where
+    T: DeserializeOwned + Send + 'static,
+{
+    let is_json = is_json(request.headers());
+    let quota = request.extensions().get().cloned();
+    let mut bytes = read_body(request.into_body(), MAX_BODY_BYTES, quota.as_ref()).await?;
+    if bytes.is_empty() {
+        bytes = Bytes::from_static(b"{}");
+    } else if !is_json {
+        let message = "the body must be JSON, with `Content-Type: application/json`";
+        return Err(ApiError::new(ApiErrorKind::UnsupportedMediaType, message));
+    }
+
+    let len = bytes.len();
+    if len <= MAX_INLINE_JSON_BYTES {
+        return Ok((parse(&bytes)?, len));
+    }
+
+    let parsed = service.do_heavy_work(move || parse(&bytes)).await?;
+    Ok((parsed?, len))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
@@ -103,13 +126,16 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
-/// Returns a JSON response that may be large. It is written on a thread that serves no other request.
-pub(super) async fn large_json(
-    value: impl Serialize + Send + 'static,
+/// Returns a JSON response that may be large: collects and writes it on a thread that serves no other request.
+pub(super) async fn large_json<T: Serialize>(
+    service: &Service,
+    collect: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<Response, ApiError> {
-    let written = tokio::task::spawn_blocking(move || serde_json::to_vec(&value)).await;
-    let json = written.map_err(|error| ApiError::internal(&error))?;
-    let json = json.map_err(|error| ApiError::internal(&error))?;
+    let write = move || {
+        let json = serde_json::to_vec(&collect()?);
+        json.map_err(|error| ApiError::internal(&error))
+    };
+    let json = service.do_heavy_work(write).await??;
 
     Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
 }

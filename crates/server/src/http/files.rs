@@ -15,6 +15,9 @@ use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::service::Service;
 
+/// What a listing counts for while it is collected, in bytes: 10,000 entries with long paths.
+const LISTING_BYTES: usize = 16 * 1024 * 1024;
+
 /// The depth of a listing, at most.
 const MAX_DEPTH: u32 = 64;
 
@@ -90,11 +93,15 @@ pub(super) async fn list(
 
     let sandbox = service.sandbox(&owner, &id)?;
     let files = sandbox.engine_sandbox().files();
+    let _charge = service.quota(&owner).wait_for(LISTING_BYTES).await;
     let entries = files.list_recursive(&query.path, depth).await;
     let entries = entries.map_err(|e| sandbox.to_api_error(e))?;
-    let entries = entries.into_iter().map(FileResponse::from).collect();
 
-    large_json(FileListResponse { entries }).await
+    let convert = move || {
+        let entries = entries.into_iter().map(FileResponse::from).collect();
+        Ok(FileListResponse { entries })
+    };
+    large_json(&service, convert).await
 }
 
 /// Create a directory and its missing parents

@@ -1,5 +1,6 @@
 //! Callers that take much and give nothing: answers that nobody reads, bodies that never end, connections without requests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -47,7 +48,7 @@ async fn add_run(service: &Service, owner: &Owner) {
         stdin: Stdin::default(),
         has_pty: false,
     };
-    let task = RunTask::new(&spec, &run);
+    let task = RunTask::new(&spec, &run, Arc::default());
     task.clone().drive(run, |_| {}).await;
     lock(&service.0.runs).by_id.insert(spec.id, task);
 }
@@ -250,4 +251,31 @@ async fn connections_without_requests_do_not_shut_the_door() {
         let read = timeout(DEADLINE, stream.read(&mut [0; 1])).await;
         assert!(matches!(read, Ok(Ok(0) | Err(_))));
     }
+}
+
+#[tokio::test]
+async fn the_request_of_a_run_counts_until_it_has_ended() {
+    let TestServer { service, .. } = test_server();
+    let quota = service.quota(&Owner::key("a"));
+
+    let run = Run::from_events(vec![Event::Stdout(Bytes::from_static(b"x"))]);
+    let spec = RunSpec {
+        id: "run_1".into(),
+        owner: Owner::key("a"),
+        sandbox: None,
+        kind: RunKind::Code,
+        detach: true,
+        stdin: Stdin::default(),
+        has_pty: false,
+    };
+    let task = RunTask::new(&spec, &run, Arc::default());
+    task.hold_request(quota.charge(MIB).unwrap());
+    assert_eq!(service.0.memory.total(), MIB);
+
+    task.clone().drive(run, |_| {}).await;
+    assert_eq!(service.0.memory.total(), 0);
+
+    // One that has ended before holds nothing.
+    task.hold_request(quota.charge(MIB).unwrap());
+    assert_eq!(service.0.memory.total(), 0);
 }

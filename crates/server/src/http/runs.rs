@@ -12,7 +12,7 @@ use futures_util::stream;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Caller, Json, MAX_BODY_BYTES, Path, Query, large_json, read_body};
+use super::extract::{Caller, Json, MAX_BODY_BYTES, Path, Query, RunJson, large_json, read_body};
 use super::negotiation::ResponseFormat;
 use super::sse::{AfterQuery, EventResponse, archived_stream, event_stream};
 use crate::api::requests::{
@@ -22,7 +22,7 @@ use crate::api::responses::{RunListResponse, RunResponse, RunState};
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::service::{MAX_LIST_ITEMS, Service};
-use crate::state::memory_budget::Quota;
+use crate::state::memory_budget::{Charge, Quota};
 use crate::state::run_task::RunTask;
 use crate::state::runs::RunLookup;
 use crate::storage::idempotency::IdempotencyKey;
@@ -76,8 +76,14 @@ pub(super) async fn list(
         limit: checked_limit(query.limit)?,
     };
 
-    let runs = service.list_runs(&owner, query.state, filter)?;
-    large_json(RunListResponse { runs }).await
+    let list = {
+        let service = service.clone();
+        move || {
+            let runs = service.list_runs(&owner, query.state, filter)?;
+            Ok(RunListResponse { runs })
+        }
+    };
+    large_json(&service, list).await
 }
 
 /// Run code in a fresh VM
@@ -89,11 +95,12 @@ pub(super) async fn create(
     Caller(owner): Caller,
     key: Option<Extension<IdempotencyKey>>,
     headers: HeaderMap,
-    Json(request): Json<OneShotRunRequest>,
+    RunJson(request, charge): RunJson<OneShotRunRequest>,
 ) -> Result<Response, ApiError> {
     let format = ResponseFormat::from_headers(&headers)?;
     let (detach, key) = (request.detach, key.map(|Extension(key)| key));
     let run = service.run(&owner, request, key).await?;
+    hold_request(&run, charge);
     respond_with_run(run, format, detach, service.quota(&owner)).await
 }
 
@@ -107,11 +114,12 @@ pub(super) async fn create_in_sandbox(
     Path(id): Path,
     key: Option<Extension<IdempotencyKey>>,
     headers: HeaderMap,
-    Json(request): Json<SandboxRunRequest>,
+    RunJson(request, charge): RunJson<SandboxRunRequest>,
 ) -> Result<Response, ApiError> {
     let format = ResponseFormat::from_headers(&headers)?;
     let (detach, key) = (request.detach, key.map(|Extension(key)| key));
     let run = service.run_in_sandbox(&owner, &id, request, key).await?;
+    hold_request(&run, charge);
     respond_with_run(run, format, detach, service.quota(&owner)).await
 }
 
@@ -125,12 +133,20 @@ pub(super) async fn spawn(
     Path(id): Path,
     key: Option<Extension<IdempotencyKey>>,
     headers: HeaderMap,
-    Json(request): Json<ProcessRequest>,
+    RunJson(request, charge): RunJson<ProcessRequest>,
 ) -> Result<Response, ApiError> {
     let format = ResponseFormat::from_headers(&headers)?;
     let (detach, key) = (request.detach, key.map(|Extension(key)| key));
     let run = service.spawn_in_sandbox(&owner, &id, request, key).await?;
+    hold_request(&run, charge);
     respond_with_run(run, format, detach, service.quota(&owner)).await
+}
+
+/// Counts the body of a request until its run has ended.
+fn hold_request(run: &RunLookup, charge: Option<Charge>) {
+    if let (RunLookup::Active(task), Some(charge)) = (run, charge) {
+        task.hold_request(charge);
+    }
 }
 
 async fn respond_with_run(

@@ -49,8 +49,14 @@ pub(super) async fn list(
         ..Filter::default()
     };
 
-    let sandboxes = service.list_sandboxes(&owner, query.state, filter)?;
-    large_json(SandboxListResponse { sandboxes }).await
+    let list = {
+        let service = service.clone();
+        move || {
+            let sandboxes = service.list_sandboxes(&owner, query.state, filter)?;
+            Ok(SandboxListResponse { sandboxes })
+        }
+    };
+    large_json(&service, list).await
 }
 
 /// Start a sandbox

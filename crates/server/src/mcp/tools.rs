@@ -22,7 +22,6 @@ use crate::api::responses::SandboxState;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::service::{MAX_LIST_ITEMS, Service};
-use crate::state::memory_budget::Quota;
 use crate::state::run_task::RunTask;
 use crate::storage::records::Filter;
 
@@ -236,7 +235,7 @@ impl Tools {
         follow(&run, context).await?;
         match run.failure() {
             Some(failure) => Err(failure),
-            None => result_of(run, session, &self.service.quota(&owner), context).await,
+            None => result_of(&self.service, &owner, run, session, context).await,
         }
     }
 
@@ -410,11 +409,13 @@ fn cancelled() -> ApiError {
 
 /// Returns the result of a run that has ended. It counts for the owner's quota until its client has received it.
 async fn result_of(
+    service: &Service,
+    owner: &Owner,
     run: Arc<RunTask>,
     session: Option<String>,
-    quota: &Quota,
     context: &RequestContext<RoleServer>,
 ) -> Result<CallToolResult, ApiError> {
+    let quota = service.quota(owner);
     let charge = tokio::select! {
         charge = quota.wait_for(run.output_bytes()) => charge,
         () = client_cancelled(context) => return Err(cancelled()),
@@ -425,10 +426,8 @@ async fn result_of(
         charges.set(charge);
     }
 
-    // Megabytes of output are not copied on a thread that serves other requests.
-    let result =
-        tokio::task::spawn_blocking(move || run_result(&run.response(true), session.as_deref()));
-    result.await.map_err(|error| ApiError::internal(&error))
+    let result = move || run_result(&run.response(true), session.as_deref());
+    service.do_heavy_work(result).await
 }
 
 /// Waits until the client cancels the call, or has disconnected.

@@ -19,7 +19,7 @@ const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 const OUTPUT_TTL: Duration = Duration::from_secs(10 * 60);
 
 /// The outputs of runs that have ended, in bytes, at most.
-const MAX_OUTPUT_BYTES: usize = 256 * 1024 * 1024;
+const MAX_OUTPUT_BYTES: usize = 128 * 1024 * 1024;
 
 /// How often outputs are checked.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -38,6 +38,8 @@ impl Service {
                 };
 
                 service.evict_outputs();
+                // Outputs leave holes in the heap; the allocator would keep them.
+                let _ = tokio::task::spawn_blocking(fumehood_engine::trim_heap).await;
                 if sweep % SWEEPS_PER_RECORD_SWEEP == 0 {
                     service.delete_old_records();
                 }

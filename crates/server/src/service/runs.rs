@@ -207,7 +207,7 @@ impl Service {
             }
 
             let run = start()?;
-            let task = RunTask::new(&spec, &run);
+            let task = RunTask::new(&spec, &run, runs.held_output(&spec.owner));
 
             if let Stdin::Text(text) = spec.stdin {
                 tokio::spawn(write_all_stdin(run.input(), text));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fumehood_engine::policy::{Document, NetworkLimits};
 use fumehood_engine::{ConnectionBudget, Engine, Error, Limits};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::api_keys::KeyCache;
@@ -91,6 +91,9 @@ const MAX_KEY_LIMITS: NetworkLimits = NetworkLimits {
 /// Concurrent runs, and concurrent sandboxes, of local callers. The limit bounds their cost for the server itself.
 const MAX_PER_LOCAL_OWNER: usize = 256;
 
+/// How much work on megabytes is done at the same time. More would only take more memory.
+const MAX_HEAVY_WORK: usize = 4;
+
 /// How often the engine is started again while something is missing, such as the image.
 const ENGINE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -112,6 +115,8 @@ pub(crate) struct Inner {
     /// The connections of all VMs, and of those of each key.
     pub(crate) connections: ConnectionBudget,
     pub(crate) connections_by_owner: Mutex<HashMap<Owner, ConnectionBudget>>,
+    /// Limits the work on megabytes, each of which takes a thread and several times its size in memory.
+    heavy_work: Arc<Semaphore>,
     /// The memory of requests and answers in transit.
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) key_locks: KeyLocks,
@@ -199,6 +204,7 @@ impl Service {
             store,
             key_cache: KeyCache::default(),
             metrics: MetricsByOwner::default(),
+            heavy_work: Arc::new(Semaphore::new(MAX_HEAVY_WORK)),
             memory: Arc::default(),
             key_locks: KeyLocks::default(),
             revocations: Revocations::default(),
@@ -288,6 +294,22 @@ impl Service {
     /// Returns what the requests and answers of this owner may take of the server's memory.
     pub(crate) fn quota(&self, owner: &Owner) -> Quota {
         Quota::new(&self.0.memory, owner)
+    }
+
+    /// Does work on much data on a thread that serves no other request, after work that was started earlier.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Internal`] if the work panics.
+    pub(crate) async fn do_heavy_work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let permit = self.0.heavy_work.clone().acquire_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        done.await.map_err(|error| ApiError::internal(&error))
     }
 
     /// Whether there is no request, no active run, no sandbox and no checkpoint.

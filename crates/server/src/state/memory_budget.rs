@@ -32,7 +32,6 @@ struct Usage {
 
 impl MemoryBudget {
     /// Returns how many bytes are counted.
-    #[cfg(test)]
     pub(crate) fn total(&self) -> usize {
         lock(&self.usage).total
     }

@@ -5,6 +5,7 @@
 
 pub(crate) mod checkpoints;
 pub(crate) mod event_log;
+pub(crate) mod held_output;
 pub(crate) mod memory_budget;
 pub(crate) mod metrics;
 mod output_chunks;

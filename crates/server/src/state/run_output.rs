@@ -11,6 +11,7 @@ use fumehood_engine::MimeBundle;
 use fumehood_engine::report::{CapturedOutput, DisplayedValues};
 use serde_json::json;
 
+use super::held_output::HeldOutput;
 use crate::api::responses::{FileContent, OutputPosition, RunOutput};
 use crate::sync::lock;
 
@@ -20,7 +21,17 @@ const PIECE_BYTES: usize = 6 * 1024;
 
 /// The output of a run. It only grows, until it is discarded.
 #[derive(Debug, Default)]
-pub(crate) struct CollectedOutput(Mutex<Collected>);
+pub(crate) struct CollectedOutput {
+    collected: Mutex<Collected>,
+    /// What all runs of the owner hold.
+    held: Arc<HeldOutput>,
+}
+
+impl Drop for CollectedOutput {
+    fn drop(&mut self) {
+        self.held.release(self.bytes());
+    }
+}
 
 #[derive(Debug, Default)]
 struct Collected {
@@ -49,19 +60,42 @@ impl OutputStream {
 }
 
 impl CollectedOutput {
+    pub(crate) fn new(held: Arc<HeldOutput>) -> Self {
+        Self {
+            collected: Mutex::default(),
+            held,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Collected> {
-        lock(&self.0)
+        lock(&self.collected)
     }
 
     /// Adds output of a program.
     pub(crate) fn add(&self, stream: OutputStream, bytes: &[u8]) {
-        self.lock().streams[stream as usize].add(bytes);
+        let mut output = self.lock();
+        let captured = &mut output.streams[stream as usize];
+        if self.held.is_full() {
+            captured.skip(bytes.len());
+            return;
+        }
+
+        let before = captured.bytes().len();
+        captured.add(bytes);
+        self.held.add(captured.bytes().len() - before);
     }
 
     /// Adds a value that code displayed.
     pub(crate) fn add_result(&self, value: &MimeBundle) {
         let mut output = self.lock();
+        if self.held.is_full() {
+            output.results.skip();
+            return;
+        }
+
+        let before = output.results.bytes();
         output.results.add(value);
+        self.held.add(output.results.bytes() - before);
         if !output.results.truncated() {
             let [stdout, stderr] = [0, 1].map(|stream| output.streams[stream].bytes().len());
             let position = OutputPosition { stdout, stderr };
@@ -71,23 +105,30 @@ impl CollectedOutput {
 
     /// Adds a file that was downloaded.
     pub(crate) fn add_file(&self, file: FileContent) {
+        self.held.add(file.len());
         self.lock().files.push(file);
+    }
+
+    /// Releases memory that only further output would need.
+    pub(crate) fn shrink(&self) {
+        let mut output = self.lock();
+        output.streams.iter_mut().for_each(CapturedOutput::shrink);
+        output.result_positions.shrink_to_fit();
     }
 
     /// Returns how many bytes are kept.
     pub(crate) fn bytes(&self) -> usize {
-        let output = self.lock();
-        let streams: usize = output.streams.iter().map(|one| one.bytes().len()).sum();
-        let files: usize = output.files.iter().map(FileContent::len).sum();
-        streams + files + output.results.bytes()
+        self.lock().bytes()
     }
 
     /// Drops everything. Those who are reading it receive an error.
     pub(crate) fn discard(&self) {
-        *self.lock() = Collected {
+        let discarded = Collected {
             is_discarded: true,
             ..Collected::default()
         };
+        let output = std::mem::replace(&mut *self.lock(), discarded);
+        self.held.release(output.bytes());
     }
 
     /// Returns a copy.
@@ -252,6 +293,12 @@ impl Iterator for OutputWriter {
 }
 
 impl Collected {
+    fn bytes(&self) -> usize {
+        let streams: usize = self.streams.iter().map(|one| one.bytes().len()).sum();
+        let files: usize = self.files.iter().map(FileContent::len).sum();
+        streams + files + self.results.bytes()
+    }
+
     /// Writes the next piece of a part; returns whether the part is complete.
     fn write(&self, part: &mut Part, piece: &mut Vec<u8>) -> bool {
         match part {
@@ -388,6 +435,27 @@ mod tests {
             assert!(json == expected(&output));
             assert!(largest <= 8 * PIECE_BYTES, "{largest}");
         }
+    }
+
+    #[test]
+    fn an_owner_that_holds_too_much_keeps_the_start_of_an_output() {
+        let held = Arc::new(HeldOutput::new(8));
+        let outputs = [(); 2].map(|()| CollectedOutput::new(held.clone()));
+        outputs[0].add(OutputStream::Stdout, b"12345");
+        outputs[1].add(OutputStream::Stdout, b"678");
+        outputs[1].add(OutputStream::Stdout, b"lost");
+        assert_eq!(held.bytes(), 8);
+
+        // What is kept has no gap, also once there is room again.
+        outputs[0].discard();
+        assert_eq!(held.bytes(), 3);
+        outputs[1].add(OutputStream::Stdout, b"late");
+        let output = outputs[1].response();
+        assert_eq!((&*output.stdout, output.stdout_bytes), ("678", 11));
+        assert!(output.stdout_truncated);
+
+        drop(outputs);
+        assert_eq!(held.bytes(), 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! A run without a subscriber is cancelled after [`ORPHAN_GRACE`], unless it is detached.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use fumehood_engine::{Error, Event, Input, Outcome, Run, RunControl};
@@ -13,6 +13,8 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::event_log::{EventLog, EventSubscriber};
+use super::held_output::HeldOutput;
+use super::memory_budget::Charge;
 use super::output_chunks::Utf8Chunker;
 use super::run_output::{CollectedOutput, OutputStream, OutputWriter};
 use crate::api::requests::Stdin;
@@ -20,6 +22,7 @@ use crate::api::responses::{FileContent, RunError, RunKind, RunOutcome, RunRespo
 use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::owner::Owner;
+use crate::sync::lock;
 
 /// The events of a run that are kept, in bytes of JSON.
 const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
@@ -44,6 +47,8 @@ pub struct RunTask {
     events: Arc<EventLog>,
     state: watch::Sender<RunState>,
     output: Arc<CollectedOutput>,
+    /// What the request takes of its owner's quota while the run may need it.
+    request: Mutex<Option<Charge>>,
     end: OnceLock<RunEnd>,
     control: RunControl,
     input: Option<Input>,
@@ -72,7 +77,8 @@ pub(crate) struct RunSpec {
 
 impl RunTask {
     /// Creates the task of a run that the engine has started. [`drive`](Self::drive) then drives it.
-    pub(crate) fn new(spec: &RunSpec, run: &Run) -> Arc<Self> {
+    /// `held` counts what all runs of the owner hold.
+    pub(crate) fn new(spec: &RunSpec, run: &Run, held: Arc<HeldOutput>) -> Arc<Self> {
         let takes_input = spec.has_pty || spec.stdin == Stdin::Open(true);
         let state = if spec.sandbox.is_some() {
             RunState::Running
@@ -88,9 +94,10 @@ impl RunTask {
             created: Timestamp::now(),
             detached: AtomicBool::new(spec.detach),
             abandoned: AtomicBool::new(false),
-            events: EventLog::new(MAX_EVENT_BYTES),
+            events: EventLog::new(MAX_EVENT_BYTES, held.clone()),
             state: watch::Sender::new(state),
-            output: Arc::default(),
+            output: Arc::new(CollectedOutput::new(held)),
+            request: Mutex::default(),
             end: OnceLock::new(),
             control: run.canceller(),
             input: takes_input.then(|| run.input()),
@@ -201,6 +208,14 @@ impl RunTask {
         self.output.bytes() + self.events.bytes()
     }
 
+    /// Counts the request until the run has ended.
+    pub(crate) fn hold_request(&self, charge: Charge) {
+        let mut request = lock(&self.request);
+        if self.end.get().is_none() {
+            *request = Some(charge);
+        }
+    }
+
     /// Returns how many bytes of output the run holds.
     pub(crate) fn output_bytes(&self) -> usize {
         self.output.bytes()
@@ -277,8 +292,10 @@ impl RunTask {
             (RunState::Failed, "failed")
         };
 
+        self.output.shrink();
         let at = Timestamp::now();
         let _ = self.end.set(RunEnd { at, result });
+        lock(&self.request).take();
 
         let response = self.response_as(state, false);
         let last = match &response.error {

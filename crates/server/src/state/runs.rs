@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::held_output::HeldOutput;
 use super::run_task::RunTask;
 use crate::api::responses::RunResponse;
 use crate::error::ApiError;
@@ -38,9 +39,17 @@ pub(crate) struct RunTable {
     /// The runs that have ended, the oldest first: when each ended, its id and the bytes that it holds.
     pub(crate) ended: VecDeque<(Instant, String, usize)>,
     pub(crate) ended_bytes: usize,
+    held: HashMap<Owner, Arc<HeldOutput>>,
 }
 
 impl RunTable {
+    /// Returns the counter of what the runs of an owner hold.
+    pub(crate) fn held_output(&mut self, owner: &Owner) -> Arc<HeldOutput> {
+        let held = self.held.entry(owner.clone());
+        held.or_insert_with(|| Arc::new(HeldOutput::of(owner)))
+            .clone()
+    }
+
     /// Returns the position in `ended` of the oldest run of the owner whose runs hold most, so that one owner's outputs do
     /// not evict those of others.
     pub(crate) fn oldest_of_largest_owner(&self) -> usize {

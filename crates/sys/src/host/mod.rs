@@ -7,6 +7,7 @@ mod exec_path;
 mod forbidden_arguments;
 #[cfg(feature = "probes")]
 mod forbidden_syscall;
+mod heap;
 mod kvm;
 mod landlock;
 mod memory_file;
@@ -21,6 +22,7 @@ pub use exec_path::{EXEC_PATH_ADDRESS, EXEC_PATH_END, ExecPath};
 pub use forbidden_arguments::forbidden_arguments_that_reach_kernel;
 #[cfg(feature = "probes")]
 pub use forbidden_syscall::{ForbiddenSyscall, reaches_kernel};
+pub use heap::{bound_heap, trim_heap};
 pub use kvm::{KvmProbe, open_kvm, probe_kvm};
 pub use landlock::{LandlockRuleset, landlock_abi};
 pub use memory_file::{memory_file, seal, sealable_file};
