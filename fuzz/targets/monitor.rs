@@ -10,7 +10,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let [size, answers @ ..] = bytes else { return };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .start_paused(true)
         .build()
         .expect("a runtime");
     runtime.block_on(talk(usize::from(*size) + 1, answers.to_vec()));

@@ -37,7 +37,8 @@ fn check(request: &Request) {
         Request::InstallPackages(install) => install.check(&limits).map(|_| ()),
         Request::Refresh(refresh) => refresh.check().map(|_| ()),
         Request::WriteFile(write) => write.check(&limits),
-        Request::ReadFile(read) => read.check(&limits),
+        Request::ReadFile(read) => read.path.check(&limits),
+        Request::MakeDir(make) => make.check(&limits),
         Request::Signal(signal) => signal.signal.number().map(|_| ()),
         _ => Ok(()),
     };

@@ -125,8 +125,27 @@ impl Manifest {
                 manifest.format
             )));
         }
+        manifest
+            .check()
+            .map_err(|reason| damaged(reason.to_owned()))?;
 
         Ok(manifest)
+    }
+
+    /// Checks what paths are made of: a manifest must not lead out of its directory.
+    fn check(&self) -> Result<(), &'static str> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f');
+        if self.id.len() != 64 || !self.id.bytes().all(is_digit) {
+            return Err("its id is not a SHA-256 in hexadecimal");
+        }
+
+        let parts = self.parts.iter();
+        let parts = parts.map(|part| (part.name.as_str(), part.file.as_str()));
+        if !parts.eq(PARTS) {
+            return Err("its parts are not those of an image");
+        }
+
+        Ok(())
     }
 
     /// Returns the record of a part.
@@ -202,6 +221,26 @@ pub(crate) mod tests {
             example().directory("default").len(),
             "default-".len() + ID_DIGITS
         );
+    }
+
+    #[test]
+    fn a_manifest_does_not_lead_out_of_its_directory() {
+        let mut other_file = example();
+        other_file.parts[0].file = "../vmlinux".to_owned();
+        let mut absolute = example();
+        absolute.parts[2].file = "/dev/zero".to_owned();
+        let mut missing = example();
+        missing.parts.pop();
+        let mut other_id = example();
+        other_id.id = "../".repeat(30);
+
+        for manifest in [other_file, absolute, missing, other_id] {
+            let directory = tempfile::tempdir().unwrap();
+            let text = serde_json::to_vec(&manifest).unwrap();
+            std::fs::write(directory.path().join("manifest.json"), text).unwrap();
+            let error = Manifest::load("default", directory.path()).unwrap_err();
+            assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        }
     }
 
     #[test]
