@@ -280,7 +280,7 @@ fn back_pressure(lab: &Lab<'_>) -> Check {
     let mut slow = lab.seed()?;
     // More than any buffer on the way holds.
     slow.send(&shell(&format!(
-        "head -c 40000000 /dev/zero | tr '\\0' x; echo done > {file}"
+        "head -c 24000000 /dev/zero | tr '\\0' x; echo done > {file}"
     )))?;
     slow.receive()?.expect("stdout")?;
 
@@ -290,7 +290,7 @@ fn back_pressure(lab: &Lab<'_>) -> Check {
             succeed(other.run(&shell(&format!("sleep 0.5; cat {file} 2>/dev/null; true")))?)?;
         ensure!(
             outcome.stdout.is_empty(),
-            "the program wrote 40 MB that nobody read: {}",
+            "the program wrote 24 MB that nobody read: {}",
             outcome.show()
         );
     }
