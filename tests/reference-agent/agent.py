@@ -7,6 +7,7 @@ isolation: it exists to test the conformance suite. With `--mutant` it has one f
 import argparse
 import codecs
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -57,7 +58,7 @@ MUTANTS = {
     "waiting-input": "gives programs a standard input that never ends",
     "waits-for-pipes": "waits until a program's pipes are closed",
     "leaves-processes": "does not kill the processes that a program leaves behind",
-    "drops-tail": "forgets all but 32 KiB of the output that waits when the program ends",
+    "drops-tail": "forgets the last byte of a long output",
     "outlives-connection": "lets a program run on when its client disconnects",
     "always-zero": "reports exit code 0 for every exit",
     "negative-signals": "reports the death by a signal as a negative number",
@@ -235,7 +236,7 @@ def check_packages(request):
 
 
 # The bytes of output that gather at most.
-PIECE_BYTES = {"large-chunks": 1 << 20, "small-pieces": 16, "silent-until-end": 1 << 30}
+PIECE_BYTES = {"large-chunks": 1 << 20, "reads-ahead": 1 << 20, "small-pieces": 16, "silent-until-end": 1 << 30}
 
 
 class Output:
@@ -245,6 +246,7 @@ class Output:
         self.name, self.pipe = name, pipe
         self.decoder = self.new_decoder()
         self.waiting = b""
+        self.total = 0
         self.since = None
         self.is_first = True
         self.is_open = True
@@ -263,6 +265,7 @@ class Output:
             self.is_open = False
             return
         self.waiting += data
+        self.total += len(data)
         self.since = self.since or time.monotonic()
 
     def is_due(self, now):
@@ -277,8 +280,12 @@ class Output:
 
     def take(self, final=False):
         """The text that can be sent."""
+        kept = b""
+        if mutant == "drops-tail" and self.total > 32768:
+            # The last byte is held back, and is still there at the end.
+            self.waiting, kept = self.waiting[:-1], self.waiting[-1:]
         chunk = self.decoder.decode(self.waiting, final or mutant == "splits-characters")
-        self.waiting, self.since, self.is_first = b"", None, False
+        self.waiting, self.since, self.is_first = kept, time.monotonic() if kept else None, False
         return chunk
 
 
@@ -358,8 +365,6 @@ def run_program(request, client):
                     break
                 if output.is_full():
                     send_output(client, output)
-            if mutant == "drops-tail":
-                output.waiting = output.waiting[:32768]
             send_output(client, output, final=True)
             output.pipe.close()
 
@@ -390,6 +395,8 @@ def follow(process, outputs, client, deadline):
     """Forwards output until the program has ended. Returns whether its time was over."""
     for output in outputs:
         os.set_blocking(output.pipe.fileno(), False)
+        if mutant == "reads-ahead":
+            fcntl.fcntl(output.pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
     steps = [signal.SIGKILL] if mutant == "kills-at-once" else [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
     if mutant == "no-kill":
         steps.pop()

@@ -11,11 +11,13 @@
 mod suite;
 mod golden;
 mod clauses;
+mod lab;
 mod report;
 mod client;
 
-pub use clauses::{Clause, clauses};
+pub use clauses::clauses;
 pub use client::{Address, AddressError};
 pub use golden::{GoldenError, replay};
+pub use lab::Clause;
 pub use report::{ClauseReport, Report, Verdict};
 pub use suite::{Options, SuiteError, run};

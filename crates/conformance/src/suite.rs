@@ -5,8 +5,9 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::clauses::{Agent, Clause, Kind, Lab, clauses, greet};
+use crate::clauses::clauses;
 use crate::client::{Address, Fault, Link, Monitor, Transcript};
+use crate::lab::{Agent, Clause, Kind, Lab, greet};
 use crate::report::{ClauseReport, Report, Verdict};
 
 /// Clauses that are tested at the same time, if the agent serves several connections. Each uses up to two.
@@ -34,59 +35,27 @@ pub struct Options {
 #[error("{0}")]
 pub struct SuiteError(String);
 
+/// A clause, the result of its check, and the transcript.
+type Checked = (&'static Clause, Result<(), Fault>, Vec<String>);
+
 /// Tests an agent.
 ///
 /// # Errors
 /// Fails if the agent cannot be reached or does not answer the first request.
 pub fn run(options: &Options) -> Result<Report, SuiteError> {
     let monitor = Arc::new(Monitor::default());
-    let new_link = || Link {
-        address: options.address.clone(),
-        deadline: options.deadline,
-        monitor: Arc::clone(&monitor),
-        transcript: Transcript::default(),
-        opened: Arc::new(AtomicU32::new(0)),
-    };
-    let agent =
-        greet(&new_link(), options.token.as_deref(), options.version).map_err(
-            |fault| match fault {
-                Fault::Failed(text) | Fault::NotOffered(text) => SuiteError(text),
-            },
-        )?;
+    let link = new_link(options, &monitor);
+    let agent = greet(&link, options.token.as_deref(), options.version).map_err(|fault| {
+        let (Fault::Failed(text) | Fault::NotOffered(text)) = fault;
+        SuiteError(text)
+    })?;
     let agent = Agent {
         packages: options.packages,
         ..agent
     };
 
     let all = clauses();
-    let chosen: Vec<&Clause> = all
-        .iter()
-        .copied()
-        .filter(|clause| is_chosen(clause, options))
-        .collect();
-    let run_tag = run_tag();
-    let check = |clause: &'static Clause| {
-        let lab = Lab {
-            link: new_link(),
-            agent: &agent,
-            tag: format!("{run_tag}-{}", clause.id.to_lowercase()),
-        };
-        let result = match clause.kind {
-            Kind::Active(check) | Kind::Alone(check) => check(&lab),
-            Kind::Observed => Ok(()),
-        };
-        (clause, result, lab.link.transcript.lines())
-    };
-
-    // Those that need the agent for themselves come last.
-    let (alone, together): (Vec<_>, Vec<_>) = chosen
-        .into_iter()
-        .partition(|clause| matches!(clause.kind, Kind::Alone(_)));
-    let workers = if agent.serves_several { WORKERS } else { 1 };
-    let mut results = in_parallel(workers, together, &check);
-    results.extend(alone.into_iter().map(check));
-
-    let mut reports: Vec<ClauseReport> = results
+    let mut reports: Vec<ClauseReport> = check_all(options, &agent, &monitor, &all)
         .into_iter()
         .map(|(clause, result, transcript)| judge(clause, result, transcript, &monitor))
         .collect();
@@ -97,6 +66,53 @@ pub fn run(options: &Options) -> Result<Report, SuiteError> {
         agent: agent.version,
         clauses: reports,
     })
+}
+
+fn new_link(options: &Options, monitor: &Arc<Monitor>) -> Link {
+    Link {
+        address: options.address.clone(),
+        deadline: options.deadline,
+        monitor: Arc::clone(monitor),
+        transcript: Transcript::default(),
+        opened: Arc::new(AtomicU32::new(0)),
+    }
+}
+
+/// Checks the chosen clauses: most of them at the same time, then those that need the agent for themselves.
+fn check_all(
+    options: &Options,
+    agent: &Agent,
+    monitor: &Arc<Monitor>,
+    all: &[&'static Clause],
+) -> Vec<Checked> {
+    let run_tag = run_tag();
+    let lab = |name: &str| Lab {
+        link: new_link(options, monitor),
+        agent,
+        tag: format!("{run_tag}-{name}"),
+    };
+    let check = |clause: &'static Clause| {
+        let lab = lab(&clause.id.to_lowercase());
+        let result = match clause.kind {
+            Kind::Active(check) | Kind::Alone(check) => check(&lab),
+            Kind::Observed => Ok(()),
+        };
+        (clause, result, lab.link.transcript.lines())
+    };
+
+    let chosen = all
+        .iter()
+        .copied()
+        .filter(|clause| is_chosen(clause, options));
+    let (alone, together): (Vec<_>, Vec<_>) =
+        chosen.partition(|clause| matches!(clause.kind, Kind::Alone(_)));
+    let workers = if agent.serves_several { WORKERS } else { 1 };
+    let mut checked = in_parallel(workers, together, &check);
+    checked.extend(alone.into_iter().map(check));
+
+    // The files of checks that could not remove them. An agent that fails here has failed before.
+    let _ = lab("end").shell(&format!("rm -rf /tmp/{run_tag}-*"));
+    checked
 }
 
 fn is_chosen(clause: &Clause, options: &Options) -> bool {

@@ -29,7 +29,13 @@ const MUTANTS: &[(&str, &str, &[&str])] = &[
     ),
     ("numeric-version", "RESP-1", &[]),
     ("answers-at-once", "OP-1", &[]),
-    ("one-program", "OP-7", &[]),
+    (
+        "one-program",
+        "OP-7",
+        &[
+            "FRAME-9", "REQ-3", "OUT-10", "EXEC-4", "END-1", "ERR-2", "LIMIT-6",
+        ],
+    ),
     ("reads-ahead", "FLOW-1", &[]),
     ("silent-until-end", "OUT-1", &[]),
     ("small-pieces", "OUT-2", &[]),
@@ -57,7 +63,9 @@ const MUTANTS: &[(&str, &str, &[&str])] = &[
     (
         "closes-after-error",
         "ERR-12",
-        &["FRAME-2", "REQ-3", "ERR-1", "ERR-2", "ERR-4", "ERR-6"],
+        &[
+            "FRAME-2", "REQ-3", "ERR-1", "ERR-2", "ERR-4", "ERR-6", "LIMIT-6",
+        ],
     ),
     ("code-in-characters", "LIMIT-2", &[]),
     ("timeout-301", "LIMIT-3", &[]),

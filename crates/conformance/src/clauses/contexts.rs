@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::lab::{Clause, Lab, ends_with, ends_with_error, exec, python, shell, succeed, with};
 use crate::client::{Check, Connection, Outcome, ensure, not_offered};
+use crate::lab::{Clause, Lab, ends_with, ends_with_error, exec, python, shell, succeed, with};
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::new("CTX-1", 1, "a context keeps its state", state_stays),

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::lab::{Clause, Lab, exec, python, shell, succeed, with};
 use crate::client::{Check, Connection, ensure, fail};
+use crate::lab::{Clause, Lab, exec, python, shell, succeed, with};
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::new(

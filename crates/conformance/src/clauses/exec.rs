@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::lab::{Clause, Lab, ends_with, python, shell, succeed, with};
 use crate::client::{Check, ensure, fail, not_offered};
+use crate::lab::{Clause, Lab, ends_with, python, shell, succeed, with};
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::new(
@@ -259,13 +259,11 @@ fn times(lab: &Lab<'_>) -> Check {
 fn ends_with_connection(lab: &Lab<'_>) -> Check {
     let file = format!("/tmp/{}", lab.tag);
     let mut client = lab.seed()?;
-    client.send(&shell(&format!(
-        "echo begun; sleep 1.5; echo alive > {file}"
-    )))?;
+    client.send(&shell(&format!("echo begun; sleep 3; echo alive > {file}")))?;
     client.receive()?.expect("stdout")?;
     drop(client);
 
-    let outcome = lab.shell(&format!("sleep 2.5; cat {file} 2>/dev/null; true"))?;
+    let outcome = lab.shell(&format!("sleep 4.5; cat {file} 2>/dev/null; true"))?;
     ensure!(
         outcome.stdout.is_empty(),
         "a program outlived its connection: {}",

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::lab::{Clause, Lab, ends_with_error, shell, succeed, with};
 use crate::client::{Check, Connection, Outcome, crc32c, ensure, fail};
+use crate::lab::{Clause, Lab, ends_with_error, shell, succeed, with};
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::new(

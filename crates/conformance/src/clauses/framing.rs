@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::lab::{Clause, Lab, ends_with, shell, succeed, with};
 use crate::client::{Check, ensure};
+use crate::lab::{Clause, Lab, ends_with, shell, succeed, with};
 
 /// The limit `line_bytes`.
 const LINE_BYTES: usize = 16 * 1024 * 1024;
@@ -57,6 +57,12 @@ pub(super) const CLAUSES: &[Clause] = &[
         0,
         "the order of fields, and space between tokens, have no meaning",
         spaces,
+    ),
+    Clause::new(
+        "FRAME-10",
+        1,
+        "nor may an object within a request have other fields",
+        unknown_field_within,
     ),
     Clause::new("REQ-1", 0, "`ping` is answered by `pong`", ping),
     Clause::new(
@@ -184,6 +190,19 @@ fn unknown_field(lab: &Lab<'_>) -> Check {
     client.ping()
 }
 
+fn unknown_field_within(lab: &Lab<'_>) -> Check {
+    let mut client = lab.hello(&[])?;
+    let chunk = json!({"encoding": "base64", "data": "", "x": 1});
+    let pty = json!({"rows": 1, "cols": 1, "x": 1});
+    for request in [
+        json!({"action": "stdin", "op_id": 1, "chunk": chunk}),
+        json!({"action": "spawn", "argv": ["true"], "op_id": 1, "pty": pty}),
+    ] {
+        client.ask(&request)?.expect_error("request_error")?;
+    }
+    client.ping()
+}
+
 fn duplicate_field(lab: &Lab<'_>) -> Check {
     let mut client = lab.seed()?;
     for line in [
@@ -257,10 +276,10 @@ fn languages(lab: &Lab<'_>) -> Check {
 
     let mut client = lab.seed()?;
     client
-        .ask(&super::lab::exec("cobol", ""))?
+        .ask(&crate::lab::exec("cobol", ""))?
         .expect_error("request_error")?;
     client
-        .ask(&super::lab::exec("Python", ""))?
+        .ask(&crate::lab::exec("Python", ""))?
         .expect_error("request_error")
         .map(drop)
 }
@@ -273,12 +292,12 @@ fn language_aliases(lab: &Lab<'_>) -> Check {
         ("sh", "exit 4"),
         ("py", "exit(4)"),
     ] {
-        ends_with(client.run(&super::lab::exec(language, code))?, 4)?;
+        ends_with(client.run(&crate::lab::exec(language, code))?, 4)?;
     }
 
     // Without bun, they are known all the same.
     for language in ["javascript", "js", "typescript", "ts"] {
-        let outcome = client.run(&super::lab::exec(language, "process.exit(4)"))?;
+        let outcome = client.run(&crate::lab::exec(language, "process.exit(4)"))?;
         let is_missing = outcome.end.text("error_type") == "agent_error";
         ensure!(
             is_missing || outcome.exit_code() == Some(4),

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::lab::{Clause, Lab, shell, succeed};
 use crate::client::{Check, ensure, not_offered};
+use crate::lab::{Clause, Lab, shell, succeed};
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::new(
@@ -63,20 +63,20 @@ fn foreign_machine(lab: &Lab<'_>) -> Check {
 
 fn malformed(lab: &Lab<'_>) -> Check {
     let mut client = lab.hello(&[])?;
-    for (name, value) in [
-        ("entropy", json!("x")),
-        ("machine_id", json!("")),
-        ("limits", json!({"nothing": 1})),
-        ("limits", json!({"chunk_bytes": 0})),
-        ("wall_clock_us", json!("now")),
-        ("hostname", json!(5)),
+    for (name, value, part) in [
+        ("entropy", json!("x"), "entropy"),
+        ("machine_id", json!(""), "machine_id"),
+        ("limits", json!({"nothing": 1}), "nothing"),
+        ("limits", json!({"chunk_bytes": 0}), "chunk_bytes"),
+        ("wall_clock_us", json!("now"), "wall_clock_us"),
+        ("hostname", json!(5), "hostname"),
     ] {
         let mut request = refresh();
         request[name] = value;
         let error = client.ask(&request)?.expect_error("request_error")?;
         ensure!(
-            error.text("message").contains(name) || !lab.offers("refresh"),
-            "the message does not name `{name}`: {}",
+            error.text("message").contains(part) || !lab.offers("refresh"),
+            "the message does not name `{part}`: {}",
             error.show()
         );
     }

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::lab::{Clause, Lab, ends_with_error, python, shell, succeed, with};
 use crate::client::{Check, ensure};
+use crate::lab::{Clause, Lab, ends_with_error, python, shell, succeed, with};
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::new(
@@ -114,6 +114,8 @@ fn rejected_frames(lab: &Lab<'_>) -> Check {
     client.write(bytes)?;
     client.receive()?.expect("error")?;
     client.ping()?;
+
+    drop(client);
 
     // Of no operation, and longer than a frame may be.
     let mut client = lab.with(&["raw_frames", "cancel"])?;

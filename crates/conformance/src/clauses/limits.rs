@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::lab::{Clause, Lab, ends_with, python, shell, succeed, with};
 use crate::client::{Check, Connection, Message, ensure, fail, not_offered};
+use crate::lab::{Clause, Lab, ends_with, python, shell, succeed, with};
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::new(
@@ -82,10 +82,11 @@ pub(super) const CLAUSES: &[Clause] = &[
         "`token_bytes`: a nonce of 1,024 bytes",
         token_bytes,
     ),
-    Clause::observed(
+    Clause::new(
         "LIMIT-27",
         0,
         "`chunk_bytes`: 65,536 bytes of output in one response",
+        chunk_bytes,
     ),
 ];
 
@@ -467,6 +468,17 @@ fn context_name_bytes(lab: &Lab<'_>) -> Check {
     for bad in ["", " "] {
         end(&mut client, &exec(bad))?.expect_error("request_error")?;
     }
+    Ok(())
+}
+
+fn chunk_bytes(lab: &Lab<'_>) -> Check {
+    // The size of every piece of output is checked where it arrives.
+    let outcome = lab.shell("head -c 3000000 /dev/zero | tr '\\0' x")?;
+    ensure!(
+        outcome.stdout.len() == 3_000_000,
+        "{} bytes arrived",
+        outcome.stdout.len()
+    );
     Ok(())
 }
 

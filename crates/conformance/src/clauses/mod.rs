@@ -15,10 +15,8 @@ mod guests;
 mod errors;
 mod limits;
 mod responses;
-mod lab;
 
-pub use lab::Clause;
-pub(crate) use lab::{Agent, Kind, Lab, greet};
+use crate::lab::Clause;
 
 /// All clauses, in the order of the specification.
 #[must_use]

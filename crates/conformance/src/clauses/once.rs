@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::lab::{Clause, Lab, ends_with, ends_with_error, shell, succeed, with};
 use crate::client::{Check, Connection, Outcome, ensure, fail};
+use crate::lab::{Clause, Lab, ends_with, ends_with_error, shell, succeed, with};
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::new(

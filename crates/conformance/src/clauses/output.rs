@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::lab::{Clause, Lab, python, shell, succeed, with};
 use crate::client::{Check, Connection, Outcome, ensure, fail};
+use crate::lab::{Clause, Lab, python, shell, succeed, with};
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::new("OUT-1", 0, "the first bytes arrive at once", first_bytes),
@@ -67,33 +67,29 @@ fn wait_for(client: &mut Connection, outcome: &mut Outcome, text: &str) -> Check
     Ok(())
 }
 
-/// How long a program of these checks waits, in seconds. Output that arrives before its end did not wait for it.
-const PAUSE: Duration = Duration::from_secs(6);
+/// Fails unless this text arrives well before the end of a program that waits for two seconds after it.
+fn arrives_before_end(lab: &Lab<'_>, code: &str, text: &str) -> Check {
+    let mut client = lab.seed()?;
+    let mut outcome = Outcome::default();
+    client.send(&shell(&format!("{code}; sleep 2")))?;
+    wait_for(&mut client, &mut outcome, text)?;
+
+    let arrived = Instant::now();
+    client.collect_into(&mut outcome, None)?;
+    let before = arrived.elapsed();
+    ensure!(
+        before > Duration::from_secs(1),
+        "{text:?} arrived {before:?} before the end of a program that waited for 2 seconds"
+    );
+    succeed(outcome).map(drop)
+}
 
 fn first_bytes(lab: &Lab<'_>) -> Check {
-    let mut client = lab.seed()?;
-    client.send(&shell("echo first; sleep 6"))?;
-    let begun = Instant::now();
-    wait_for(&mut client, &mut Outcome::default(), "first\n")?;
-    ensure!(
-        begun.elapsed() < PAUSE,
-        "the first bytes arrived after {:?}",
-        begun.elapsed()
-    );
-    Ok(())
+    arrives_before_end(lab, "echo first", "first\n")
 }
 
 fn later_bytes(lab: &Lab<'_>) -> Check {
-    let mut client = lab.seed()?;
-    client.send(&shell("echo first; sleep 0.2; echo second; sleep 6"))?;
-    let begun = Instant::now();
-    wait_for(&mut client, &mut Outcome::default(), "second\n")?;
-    ensure!(
-        begun.elapsed() < PAUSE,
-        "later bytes arrived after {:?}",
-        begun.elapsed()
-    );
-    Ok(())
+    arrives_before_end(lab, "echo first; sleep 0.2; echo second", "second\n")
 }
 
 fn gathered(lab: &Lab<'_>) -> Check {

@@ -1,6 +1,6 @@
 //! The fields of each response. All are observed in the responses of the whole run.
 
-use super::lab::Clause;
+use crate::lab::Clause;
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::observed("RESP-1", 0, "the fields of `pong`"),

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::lab::{Clause, Lab, ends_with, ends_with_error, python, shell, succeed, with};
 use crate::client::{Check, Connection, ensure, fail, not_offered};
+use crate::lab::{Clause, Lab, ends_with, ends_with_error, python, shell, succeed, with};
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::new(

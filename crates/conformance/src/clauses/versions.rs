@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::lab::{Clause, FEATURES, Lab, python, shell, succeed, with};
 use crate::client::{Check, Connection, Message, ensure, fail, not_offered};
+use crate::lab::{Clause, FEATURES, Lab, python, shell, succeed, with};
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::new(

@@ -1,9 +1,7 @@
 //! One connection to an agent.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -15,40 +13,12 @@ use super::fault::{Check, Fault, fail};
 use super::message::Message;
 use super::monitor::Monitor;
 use super::shapes;
+use super::socket::Socket;
 use super::tracker::Tracker;
 use super::transcript::{Transcript, shorten};
 
 /// The longest line that an agent may send, in bytes. More than any limit allows.
 const LINE_BYTES: usize = 32 * 1024 * 1024;
-
-/// A socket of either kind.
-#[derive(Debug)]
-pub(crate) enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Socket {
-    fn read(&mut self, buffer: &mut [u8], timeout: Duration) -> io::Result<usize> {
-        // A timeout of zero is an error, and would mean none.
-        let timeout = Some(timeout.max(Duration::from_millis(1)));
-        match self {
-            Self::Tcp(stream) => stream
-                .set_read_timeout(timeout)
-                .and_then(|()| stream.read(buffer)),
-            Self::Unix(stream) => stream
-                .set_read_timeout(timeout)
-                .and_then(|()| stream.read(buffer)),
-        }
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.write_all(bytes),
-            Self::Unix(stream) => stream.write_all(bytes),
-        }
-    }
-}
 
 /// How to reach the agent, and where to record what happens.
 #[derive(Debug, Clone)]

@@ -2,19 +2,22 @@
 //! both. What the protocol demands does not belong here, except for the rules that hold for every response.
 
 mod address;
+mod checksum;
 mod connection;
 mod fault;
 mod message;
 mod monitor;
 mod outcome;
 mod shapes;
+mod socket;
 mod tracker;
 mod transcript;
 
 pub use address::{Address, AddressError};
+pub(crate) use checksum::crc32c;
 pub(crate) use connection::{Connection, Link};
 pub(crate) use fault::{Check, Fault, ensure, fail, not_offered};
 pub(crate) use message::Message;
 pub(crate) use monitor::Monitor;
-pub(crate) use outcome::{Outcome, crc32c};
+pub(crate) use outcome::Outcome;
 pub(crate) use transcript::Transcript;

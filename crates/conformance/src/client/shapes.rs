@@ -216,6 +216,28 @@ const ENTRY: &[(&str, Kind)] = &[
     ("modified_us", Integer),
 ];
 
+const ERROR_TYPES: [&str; 10] = [
+    "agent_error",
+    "auth_error",
+    "busy_error",
+    "code_error",
+    "env_var_error",
+    "package_error",
+    "path_error",
+    "protocol_error",
+    "refresh_error",
+    "request_error",
+];
+const ENDS: [&str; 7] = [
+    "agent_lost",
+    "cancelled",
+    "exited",
+    "out_of_memory",
+    "output_limit",
+    "signaled",
+    "timeout",
+];
+
 /// Checks the fields of a response in a conversation of this version. Returns the clause, and what is wrong.
 pub(super) fn check(message: &Message, version: u32) -> (&'static str, Result<(), String>) {
     let Some(shape) = SHAPES.iter().find(|shape| shape.kind == message.kind()) else {
@@ -274,6 +296,8 @@ fn check_parts(message: &Message) -> Result<(), String> {
             ENTRY,
         ),
         "entry" => (vec![message.field("entry")], ENTRY),
+        "error" => return check_word(message, "error_type", &ERROR_TYPES),
+        "complete" => return check_word(message, "ended_by", &ENDS),
         _ => return Ok(()),
     };
 
@@ -287,6 +311,18 @@ fn check_parts(message: &Message) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Checks a field that holds one of some words, if it is there.
+fn check_word(message: &Message, field: &str, words: &[&str]) -> Result<(), String> {
+    match message.text(field) {
+        "" => Ok(()),
+        word if words.contains(&word) => Ok(()),
+        word => Err(format!(
+            "there is no `{field}` of `{word}`: {}",
+            message.show()
+        )),
+    }
 }
 
 fn holds(value: &Value, kind: Kind) -> bool {

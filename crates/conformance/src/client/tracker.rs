@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::checksum::crc32c_more;
 use super::message::Message;
-use super::outcome::crc32c_more;
 
 /// The most bytes of output in one response, in bytes: the limit `chunk_bytes`.
 const CHUNK_BYTES: usize = 64 * 1024;

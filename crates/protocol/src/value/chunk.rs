@@ -40,7 +40,11 @@ enum Encoding {
 
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "must be a text, or an object with `encoding` (\"base64\") and `data`"
+)]
 enum WireChunk {
     Text(String),
     Encoded { encoding: Encoding, data: String },

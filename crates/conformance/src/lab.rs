@@ -28,7 +28,7 @@ pub(crate) enum Kind {
 }
 
 impl Clause {
-    pub(super) const fn new(
+    pub(crate) const fn new(
         id: &'static str,
         version: u32,
         summary: &'static str,
@@ -42,7 +42,7 @@ impl Clause {
         }
     }
 
-    pub(super) const fn alone(
+    pub(crate) const fn alone(
         id: &'static str,
         version: u32,
         summary: &'static str,
@@ -56,7 +56,7 @@ impl Clause {
         }
     }
 
-    pub(super) const fn observed(id: &'static str, version: u32, summary: &'static str) -> Self {
+    pub(crate) const fn observed(id: &'static str, version: u32, summary: &'static str) -> Self {
         Self {
             id,
             version,
@@ -81,7 +81,7 @@ pub(crate) struct Agent {
 }
 
 /// The features of the specification.
-pub(super) const FEATURES: [&str; 7] = [
+pub(crate) const FEATURES: [&str; 7] = [
     "raw_frames",
     "credit",
     "cancel",
@@ -161,20 +161,20 @@ pub(crate) struct Lab<'a> {
 
 impl Lab<'_> {
     /// A connection in version 0.
-    pub(super) fn seed(&self) -> Check<Connection> {
+    pub(crate) fn seed(&self) -> Check<Connection> {
         let mut connection = self.link.open()?;
         authenticate(&mut connection, self.agent.token.as_deref())?;
         Ok(connection)
     }
 
     /// Another connection in version 0, beside one that is open.
-    pub(super) fn second(&self) -> Check<Connection> {
+    pub(crate) fn second(&self) -> Check<Connection> {
         self.needs_several()?;
         self.seed()
     }
 
     /// A connection in version 1 with these features.
-    pub(super) fn hello(&self, features: &[&str]) -> Check<Connection> {
+    pub(crate) fn hello(&self, features: &[&str]) -> Check<Connection> {
         let mut connection = self.link.open()?;
         let reply = hello(&mut connection, self.agent.token.as_deref(), 1, features)?;
         ensure!(
@@ -186,25 +186,25 @@ impl Lab<'_> {
     }
 
     /// A connection in version 1 with these features, if the agent offers them.
-    pub(super) fn with(&self, features: &[&str]) -> Check<Connection> {
+    pub(crate) fn with(&self, features: &[&str]) -> Check<Connection> {
         for feature in features {
             self.needs(feature)?;
         }
         self.hello(features)
     }
 
-    pub(super) fn offers(&self, feature: &str) -> bool {
+    pub(crate) fn offers(&self, feature: &str) -> bool {
         self.agent.features.iter().any(|offered| offered == feature)
     }
 
-    pub(super) fn needs(&self, feature: &str) -> Check {
+    pub(crate) fn needs(&self, feature: &str) -> Check {
         if !self.offers(feature) {
             not_offered!("the agent does not offer the feature `{feature}`");
         }
         Ok(())
     }
 
-    pub(super) fn needs_several(&self) -> Check {
+    pub(crate) fn needs_several(&self) -> Check {
         if !self.agent.serves_several {
             not_offered!("the agent serves one connection at a time");
         }
@@ -212,23 +212,23 @@ impl Lab<'_> {
     }
 
     /// An exec of Python without an `op_id`, in version 0, that must succeed.
-    pub(super) fn python(&self, code: &str) -> Check<Outcome> {
+    pub(crate) fn python(&self, code: &str) -> Check<Outcome> {
         succeed(self.seed()?.run(&python(code))?)
     }
 
     /// The same for a shell program.
-    pub(super) fn shell(&self, code: &str) -> Check<Outcome> {
+    pub(crate) fn shell(&self, code: &str) -> Check<Outcome> {
         succeed(self.seed()?.run(&shell(code))?)
     }
 }
 
 /// Fails unless the operation ended with exit code 0.
-pub(super) fn succeed(outcome: Outcome) -> Check<Outcome> {
+pub(crate) fn succeed(outcome: Outcome) -> Check<Outcome> {
     ends_with(outcome, 0)
 }
 
 /// Fails unless the operation ended with this exit code.
-pub(super) fn ends_with(outcome: Outcome, exit_code: i64) -> Check<Outcome> {
+pub(crate) fn ends_with(outcome: Outcome, exit_code: i64) -> Check<Outcome> {
     ensure!(
         outcome.exit_code() == Some(exit_code),
         "exit code {exit_code} was expected: {}",
@@ -238,26 +238,26 @@ pub(super) fn ends_with(outcome: Outcome, exit_code: i64) -> Check<Outcome> {
 }
 
 /// Fails unless the operation ended by an error of this type.
-pub(super) fn ends_with_error(outcome: Outcome, error_type: &str) -> Check<Message> {
+pub(crate) fn ends_with_error(outcome: Outcome, error_type: &str) -> Check<Message> {
     outcome.end.expect_error(error_type)
 }
 
-pub(super) fn exec(language: &str, code: &str) -> Value {
+pub(crate) fn exec(language: &str, code: &str) -> Value {
     json!({"action": "exec", "language": language, "code": code, "timeout": 60})
 }
 
 /// An exec of Python.
-pub(super) fn python(code: &str) -> Value {
+pub(crate) fn python(code: &str) -> Value {
     exec("python", code)
 }
 
 /// An exec of the shell, by its name in version 0.
-pub(super) fn shell(code: &str) -> Value {
+pub(crate) fn shell(code: &str) -> Value {
     exec("raw", code)
 }
 
 /// A request with more fields, or with others of the same name.
-pub(super) fn with(mut request: Value, fields: &Value) -> Value {
+pub(crate) fn with(mut request: Value, fields: &Value) -> Value {
     for (name, value) in fields.as_object().into_iter().flatten() {
         request[name] = value.clone();
     }
