@@ -19,8 +19,15 @@
 //! # }
 //! ```
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 // From the top layer to the bottom: a module imports only from those declared after it.
 mod build;
+mod leftovers;
 mod kernel;
 mod rootfs;
 mod tools;
@@ -37,7 +44,8 @@ mod error;
 
 pub use artifact_cache::PruneReport;
 pub use build::{
-    BuildOutcome, BuildReport, build, floor_initrd, initrd_with_modules, prepare_inputs,
+    BuildOutcome, BuildReport, build, floor_initrd, initrd_with_modules, missing_prerequisites,
+    prepare_inputs,
 };
 pub use error::Error;
 pub use layer::{
@@ -55,3 +63,4 @@ pub use template::{
     TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest, TemplateSummary, TemplateWriter,
     Templates,
 };
+pub use tools::terminate_programs;

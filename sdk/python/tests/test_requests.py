@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import urllib.parse
 from collections.abc import Callable
-from typing import Any, Optional
+from pathlib import Path
+from typing import Any, BinaryIO, Optional
 
 import httpx
 import pytest
@@ -374,3 +377,76 @@ def test_files_are_uploaded_and_downloaded(tmp_path: Any) -> None:
         sandbox.files.download("gone", tmp_path / "b")
     assert raised.value.io == "not_found"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "file"]
+
+
+def in_sandbox(server: Server, is_async: bool, do: Callable[..., Any]) -> None:
+    """Applies a function to a sandbox of one half of the SDK."""
+    if not is_async:
+        do(Sandbox(client=Client("http://x", transport=server.transport)))
+        return
+
+    async def main() -> None:
+        async with AsyncClient("http://x", transport=server.transport) as client:
+            sandbox = AsyncSandbox(client=client)
+            await sandbox.start()
+            await do(sandbox)
+
+    asyncio.run(main())
+
+
+both = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+
+
+@both
+@pytest.mark.parametrize("name", ["../../sb_other", "a/b", "a?b=c", "a%2Fb", "ä#"])
+def test_names_stay_within_their_segment_of_a_path(is_async: bool, name: str) -> None:
+    server = Server(started_sandbox(), httpx.Response(204))
+    in_sandbox(server, is_async, lambda sandbox: sandbox.close_context(name))
+    path = server.requests[-1].url.raw_path.decode()
+    assert path.startswith("/v1/sandboxes/sb_1/contexts/") and path.count("/") == 5, path
+    assert urllib.parse.unquote(path.rsplit("/", 1)[1]) == name and "?" not in path
+
+    by = by_async if is_async else by_sync
+    for method in ("run_info", "delete_checkpoint"):
+        server = Server(httpx.Response(200, json={}))
+        by(server, method, name)
+        assert server.requests[-1].url.raw_path.decode().count("/") == 3
+
+
+@both
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_names_that_mean_other_paths_are_refused(is_async: bool, name: str) -> None:
+    server = Server(started_sandbox())
+    by = by_async if is_async else by_sync
+    with pytest.raises(fumehood.InvalidError):
+        in_sandbox(server, is_async, lambda sandbox: sandbox.close_context(name))
+    for method in ("run_info", "delete_checkpoint"):
+        with pytest.raises(fumehood.InvalidError):
+            by(server, method, name)
+    assert server.asked() == ["POST /v1/sandboxes"]
+
+
+@both
+def test_uploads_announce_their_length(is_async: bool, tmp_path: Path) -> None:
+    def sent(file: BinaryIO) -> httpx.Request:
+        stat = {"name": "x", "path": "/x", "kind": "file", "size": 1}
+        server = Server(started_sandbox(), httpx.Response(200, json=stat))
+        in_sandbox(server, is_async, lambda sandbox: sandbox.files.write("x", file))
+        return server.requests[-1]
+
+    local = tmp_path / "x"
+    local.write_bytes(b"x" * 2_000_000)
+    with open(local, "rb") as file:
+        file.seek(500_000)
+        request = sent(file)
+    assert request.headers["content-length"] == "1500000" and "transfer-encoding" not in request.headers
+    assert len(request.content) == 1_500_000
+
+    # What does not say its length is sent without one.
+    reader, writer = os.pipe()
+    os.write(writer, b"abc")
+    os.close(writer)
+    with open(reader, "rb") as pipe, open("/proc/self/status", "rb") as status:
+        for file in (pipe, status):
+            request = sent(file)
+            assert "content-length" not in request.headers and request.content

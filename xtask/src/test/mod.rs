@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::chaos;
 use crate::kvm;
 use crate::packages;
 use crate::programs::{self, Report, TestProgram};
@@ -63,7 +64,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         test_kvm(&programs, &test_programs, &mut report);
     }
     let others = if is_whole {
-        test_sdk_and_docs(&python, &programs, &environment)
+        let chaos = chaos::run_short(&programs).inspect_err(|error| eprintln!("{error:#}"));
+        test_sdk_and_docs(&python, &programs, &environment).and(chaos)
     } else {
         Ok(())
     };

@@ -2,6 +2,7 @@
 //! files, messages) belongs to the layers below.
 
 pub(crate) mod agent;
+pub(crate) mod conformance;
 pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod image;
@@ -11,9 +12,12 @@ pub(crate) mod mcp;
 pub(crate) mod policy;
 pub(crate) mod repl;
 pub(crate) mod run;
+pub(crate) mod sandboxes;
 pub(crate) mod serve;
 pub(crate) mod shell;
 pub(crate) mod template;
 
 mod format;
 mod runtime;
+mod server_client;
+mod store;

@@ -105,7 +105,9 @@ pub fn install_launcher(store: &Store, launcher: &Path) -> Result<(), Error> {
 
     let write = || -> std::io::Result<()> {
         let directory = stored.parent().unwrap_or(store.root());
-        std::fs::create_dir_all(directory)?;
+        store
+            .create_directory(directory)
+            .map_err(std::io::Error::other)?;
         // By rename: the old launcher may be running.
         let new = stored.with_extension(std::process::id().to_string());
         std::fs::write(&new, &bytes)?;

@@ -1,5 +1,6 @@
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use fumehood_launcher::{IsolationLayer, Namespaces, User};
 
@@ -9,6 +10,9 @@ use super::qemu_process::{KeepAlive, Process};
 use super::required_files::required_files;
 use super::spec::{LaunchConfig, ProcessError, ProcessSpec};
 
+/// How long the cgroups of killed owners may stay once all of them have been removed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Starts processes, and caches facts about this host: the files that QEMU needs, and the isolation layers that
 /// are available.
 pub(super) struct Starter {
@@ -16,8 +20,8 @@ pub(super) struct Starter {
     files: io::Result<Vec<PathBuf>>,
     namespaces: Namespaces,
     hierarchy: Option<Hierarchy>,
-    /// Whether all cgroups of killed owners have been removed.
-    swept: bool,
+    /// When all cgroups of killed owners were last removed.
+    swept: Option<Instant>,
     /// Why layers are missing.
     reasons: Vec<(IsolationLayer, String)>,
 }
@@ -36,7 +40,7 @@ impl Starter {
             files,
             namespaces,
             hierarchy,
-            swept: false,
+            swept: None,
             reasons,
         }
     }
@@ -47,9 +51,7 @@ impl Starter {
         spec: &ProcessSpec,
         keep_alive: Option<KeepAlive>,
     ) -> Result<Process, ProcessError> {
-        if let Some(hierarchy) = self.hierarchy.as_ref().filter(|_| !self.swept) {
-            self.swept = hierarchy.sweep();
-        }
+        self.sweep();
 
         loop {
             let (layer, reason) = match self.attempt(spec, keep_alive.clone()) {
@@ -76,6 +78,14 @@ impl Starter {
             }
             tracing::warn!(?layer, %reason, "an isolation layer of QEMU is not available");
             self.reasons.push((layer, reason));
+        }
+    }
+
+    /// Ends what killed owners may have left behind. A server lives for long, so it looks again.
+    fn sweep(&mut self) {
+        let is_due = self.swept.is_none_or(|at| at.elapsed() > SWEEP_INTERVAL);
+        if let Some(hierarchy) = self.hierarchy.as_ref().filter(|_| is_due) {
+            self.swept = hierarchy.sweep().then(Instant::now);
         }
     }
 

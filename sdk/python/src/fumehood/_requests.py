@@ -7,6 +7,7 @@ import math
 import os
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Union
+from urllib.parse import quote
 
 from fumehood._errors import InvalidError
 from fumehood._models import Checkpoint
@@ -19,6 +20,17 @@ UploadLike = Union[str, bytes, "os.PathLike[str]"]
 """Content of a file to upload: text, bytes, or the path of a local file."""
 
 Strings = Union[str, Sequence[str]]
+
+
+def path_segment(name: str) -> str:
+    """Returns an ID or a name as one segment of a path.
+
+    Raises:
+        InvalidError: it is empty, ``.`` or ``..``: a path with it would name something else.
+    """
+    if name in ("", ".", ".."):
+        raise InvalidError(f"{name!r} is not an ID or a name", retry="never")
+    return quote(name, safe="")
 
 
 def whole_seconds(name: str, seconds: Optional[float]) -> Optional[int]:

@@ -32,6 +32,7 @@ from fumehood._events import (
 from fumehood._models import Outcome
 from fumehood._output_buffer import OutputBuffer
 from fumehood._results import Result
+from fumehood._requests import path_segment
 from fumehood._settings import CLEANUP_TIMEOUT_S, EVENT_TIMEOUT_S, RETRY_PAUSES_S, new_key
 
 _MAX_STDIN_BYTES = 1024 * 1024
@@ -211,7 +212,7 @@ class AsyncRun:
             self._cancel_on_close = False
             try:
                 await self._transport.send(
-                    "POST", f"/v1/runs/{self.id}/cancel", read_s=CLEANUP_TIMEOUT_S, may_start_server=False
+                    "POST", f"{self._path}/cancel", read_s=CLEANUP_TIMEOUT_S, may_start_server=False
                 )
             except FumehoodError:
                 # The server cancels a run without clients.
@@ -238,6 +239,10 @@ class AsyncRun:
         if self._error is not None:
             raise self._error
 
+    @property
+    def _path(self) -> str:
+        return f"/v1/runs/{path_segment(self.id or '')}"
+
     async def _post_action(self, action: str, **body: Any) -> None:
         # The action needs the ID, which the first event brings.
         while self.id is None and not self.has_ended:
@@ -247,7 +252,7 @@ class AsyncRun:
 
         if self._error is not None:
             raise self._error
-        await self._transport.send("POST", f"/v1/runs/{self.id}/{action}", **body)
+        await self._transport.send("POST", f"{self._path}/{action}", **body)
 
     async def _next_event(self) -> Optional[Event]:
         """Returns the next event, or ``None`` after the last one."""
@@ -364,7 +369,7 @@ class AsyncRun:
         # Later ones attach to it, after the last event received.
         if self._last_id:
             headers["Last-Event-ID"] = str(self._last_id)
-        path = self._events_at or f"/v1/runs/{self.id}/events"
+        path = self._events_at or f"{self._path}/events"
         try:
             return await self._transport.send(
                 "GET", path, headers=headers, read_s=read_s, stream=True, may_start_server=self._body is None

@@ -25,6 +25,7 @@ from fumehood._requests import (
     StdinLike,
     Strings,
     code_body,
+    path_segment,
     process_body,
     sandbox_body,
     without_none,
@@ -123,7 +124,7 @@ class AsyncSandbox:
             NotFoundError: there is no such sandbox, or it belongs to another API key.
         """
         client = client or default_client()
-        info = dataclass_from(SandboxInfo, await client.transport.json("GET", f"/v1/sandboxes/{id}"))
+        info = dataclass_from(SandboxInfo, await client.transport.json("GET", f"/v1/sandboxes/{path_segment(id)}"))
         return cls._from_info(client, info, language)
 
     @classmethod
@@ -190,7 +191,7 @@ class AsyncSandbox:
 
     @property
     def _path(self) -> str:
-        return f"/v1/sandboxes/{self.id}"
+        return f"/v1/sandboxes/{path_segment(self.id)}"
 
     async def _started_path(self, rest: str) -> str:
         await self.start()
@@ -387,7 +388,7 @@ class AsyncSandbox:
     async def close_context(self, name: str) -> None:
         """Ends the interpreter of a context. The next run in the context starts a new one."""
         await self.start()
-        await self._transport.send("DELETE", f"{self._path}/contexts/{name}")
+        await self._transport.send("DELETE", f"{self._path}/contexts/{path_segment(name)}")
 
     async def fork(self, count: int = 1) -> List[AsyncSandbox]:
         """Returns ``count`` new sandboxes with copies of the memory, files, contexts and programs of this one."""

@@ -13,7 +13,7 @@ from fumehood._sync.transport import Transport
 from fumehood._concurrency_sync import shared_state
 from fumehood._models import Checkpoint, Outcome, RunInfo, SandboxInfo, dataclass_from
 from fumehood._network import NetworkLike
-from fumehood._requests import StdinLike, Strings, UploadLike, code_body, split_stdin
+from fumehood._requests import StdinLike, Strings, UploadLike, code_body, path_segment, split_stdin
 from fumehood._results import Result
 
 
@@ -130,7 +130,7 @@ class Client:
 
     def run_info(self, id: str) -> dict[str, Any]:
         """Returns a run as the API describes it, with its stored output."""
-        return self.transport.json("GET", f"/v1/runs/{id}")
+        return self.transport.json("GET", f"/v1/runs/{path_segment(id)}")
 
     def sandboxes(self, *, state: Optional[str] = None, limit: Optional[int] = None) -> List[SandboxInfo]:
         """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``ended``, or ``None`` for
@@ -145,7 +145,7 @@ class Client:
 
     def delete_checkpoint(self, id: str) -> None:
         """Deletes a checkpoint. Sandboxes that were created from it continue to run."""
-        self.transport.send("DELETE", f"/v1/checkpoints/{id}")
+        self.transport.send("DELETE", f"/v1/checkpoints/{path_segment(id)}")
 
     def _list_all(
         self, path: str, name: str, params: Mapping[str, Any], limit: Optional[int]

@@ -10,7 +10,7 @@ from typing import Any, Iterator, BinaryIO, Callable, List, Optional, Union
 
 from fumehood._sync.transport import Transport, Content
 from fumehood._concurrency_sync import run_in_thread
-from fumehood._errors import NotFoundError, ProtocolError
+from fumehood._errors import InvalidError, NotFoundError, ProtocolError
 from fumehood._models import FileInfo, dataclass_from
 from fumehood._settings import CHUNK_BYTES, REQUEST_TIMEOUT_S
 
@@ -82,7 +82,9 @@ class Files:
 
         # A file that can be rewound can be sent again after a broken connection.
         start = content.tell() if content.seekable() else None
-        return self._put(path, _chunk_source(content, start), mode, parents, is_replayable=start is not None)
+        length = run_in_thread(_length_from, content, start)
+        chunks = _chunk_source(content, start, length)
+        return self._put(path, chunks, mode, parents, length=length, is_replayable=start is not None)
 
     def write_text(self, path: str, text: str, encoding: str = "utf-8", **how: Any) -> FileInfo:
         """Writes text to a file. Takes the keyword arguments of :meth:`write`."""
@@ -154,18 +156,30 @@ class Files:
         return f"{self._base()}/files{rest}"
 
     def _put(
-        self, path: str, content: Content, mode: Optional[int], parents: bool, is_replayable: bool = True
+        self,
+        path: str,
+        content: Content,
+        mode: Optional[int],
+        parents: bool,
+        *,
+        length: Optional[int] = None,
+        is_replayable: bool = True,
     ) -> FileInfo:
         params = {"path": path, "parents": str(parents).lower()}
         if mode is not None:
             params["mode"] = f"{mode:o}"
+
+        # A length that is known lets the server refuse a file that cannot fit before any of it is written.
+        headers = {"Content-Type": "application/octet-stream"}
+        if length is not None:
+            headers["Content-Length"] = str(length)
 
         response = self._transport.send(
             "PUT",
             self._url("/content"),
             content=content,
             params=params,
-            headers={"Content-Type": "application/octet-stream"},
+            headers=headers,
             read_s=2 * REQUEST_TIMEOUT_S,
             is_replayable=is_replayable,
         )
@@ -183,16 +197,39 @@ def _info(path: str, answer: Any) -> FileInfo:
     return dataclass_from(FileInfo, fields)
 
 
-def _chunk_source(file: BinaryIO, start: Optional[int]) -> Callable[[], Iterator[bytes]]:
-    """Returns a function that yields the content of a file from offset ``start``, again for each call."""
+def _length_from(file: BinaryIO, start: Optional[int]) -> Optional[int]:
+    """Returns how many bytes a file has from offset ``start``; ``None`` if it does not say."""
+    if start is None:
+        return None
+    try:
+        length = file.seek(0, os.SEEK_END) - start
+    except OSError:
+        length = 0
+    file.seek(start)
+    # A file of the kernel, such as those in /proc, says 0 whatever it has.
+    return length if length > 0 else None
+
+
+def _chunk_source(
+    file: BinaryIO, start: Optional[int], length: Optional[int]
+) -> Callable[[], Iterator[bytes]]:
+    """Returns a function that yields ``length`` bytes, or all, of a file from offset ``start``, again for each call.
+
+    The function's iterator raises InvalidError if the file has become shorter.
+    """
 
     def chunks() -> Iterator[bytes]:
         if start is not None:
             run_in_thread(file.seek, start)
-        while True:
-            chunk = run_in_thread(file.read, CHUNK_BYTES)
+        left = length
+        while left != 0:
+            chunk = run_in_thread(file.read, CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
             if not chunk:
-                return
+                if left is None:
+                    return
+                raise InvalidError(f"the file has become {left} bytes shorter while it was sent", retry="safe")
+            if left is not None:
+                left -= len(chunk)
             yield chunk
 
     return chunks

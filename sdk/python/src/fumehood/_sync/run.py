@@ -33,6 +33,7 @@ from fumehood._events import (
 from fumehood._models import Outcome
 from fumehood._output_buffer import OutputBuffer
 from fumehood._results import Result
+from fumehood._requests import path_segment
 from fumehood._settings import CLEANUP_TIMEOUT_S, EVENT_TIMEOUT_S, RETRY_PAUSES_S, new_key
 
 _MAX_STDIN_BYTES = 1024 * 1024
@@ -212,7 +213,7 @@ class Run:
             self._cancel_on_close = False
             try:
                 self._transport.send(
-                    "POST", f"/v1/runs/{self.id}/cancel", read_s=CLEANUP_TIMEOUT_S, may_start_server=False
+                    "POST", f"{self._path}/cancel", read_s=CLEANUP_TIMEOUT_S, may_start_server=False
                 )
             except FumehoodError:
                 # The server cancels a run without clients.
@@ -239,6 +240,10 @@ class Run:
         if self._error is not None:
             raise self._error
 
+    @property
+    def _path(self) -> str:
+        return f"/v1/runs/{path_segment(self.id or '')}"
+
     def _post_action(self, action: str, **body: Any) -> None:
         # The action needs the ID, which the first event brings.
         while self.id is None and not self.has_ended:
@@ -248,7 +253,7 @@ class Run:
 
         if self._error is not None:
             raise self._error
-        self._transport.send("POST", f"/v1/runs/{self.id}/{action}", **body)
+        self._transport.send("POST", f"{self._path}/{action}", **body)
 
     def _next_event(self) -> Optional[Event]:
         """Returns the next event, or ``None`` after the last one."""
@@ -365,7 +370,7 @@ class Run:
         # Later ones attach to it, after the last event received.
         if self._last_id:
             headers["Last-Event-ID"] = str(self._last_id)
-        path = self._events_at or f"/v1/runs/{self.id}/events"
+        path = self._events_at or f"{self._path}/events"
         try:
             return self._transport.send(
                 "GET", path, headers=headers, read_s=read_s, stream=True, may_start_server=self._body is None

@@ -26,6 +26,7 @@ from fumehood._requests import (
     StdinLike,
     Strings,
     code_body,
+    path_segment,
     process_body,
     sandbox_body,
     without_none,
@@ -124,7 +125,7 @@ class Sandbox:
             NotFoundError: there is no such sandbox, or it belongs to another API key.
         """
         client = client or default_client()
-        info = dataclass_from(SandboxInfo, client.transport.json("GET", f"/v1/sandboxes/{id}"))
+        info = dataclass_from(SandboxInfo, client.transport.json("GET", f"/v1/sandboxes/{path_segment(id)}"))
         return cls._from_info(client, info, language)
 
     @classmethod
@@ -191,7 +192,7 @@ class Sandbox:
 
     @property
     def _path(self) -> str:
-        return f"/v1/sandboxes/{self.id}"
+        return f"/v1/sandboxes/{path_segment(self.id)}"
 
     def _started_path(self, rest: str) -> str:
         self.start()
@@ -388,7 +389,7 @@ class Sandbox:
     def close_context(self, name: str) -> None:
         """Ends the interpreter of a context. The next run in the context starts a new one."""
         self.start()
-        self._transport.send("DELETE", f"{self._path}/contexts/{name}")
+        self._transport.send("DELETE", f"{self._path}/contexts/{path_segment(name)}")
 
     def fork(self, count: int = 1) -> List[Sandbox]:
         """Returns ``count`` new sandboxes with copies of the memory, files, contexts and programs of this one."""
