@@ -7,7 +7,7 @@ use std::time::Duration;
 use fumehood_sys::host::{open_kvm, probe_kvm};
 use serde::{Deserialize, Serialize};
 
-use super::kvm_verdict::{KvmVerdict, VerdictKey, decide, directories};
+use super::kvm_verdict::{KvmVerdict, VerdictKey, decide, prepare_directories};
 use crate::error::{Error, ErrorKind};
 
 /// What executes the instructions of guests. In JSON: `kvm` or `tcg`.
@@ -118,7 +118,7 @@ fn check_kvm(qemu: Option<&Path>, store: Option<&Path>) -> Result<String, String
     // Whether this user may open the device can change at any time, so it is not part of the verdict.
     open_kvm()?;
     let verdict = match VerdictKey::new(Path::new(DEVICE), qemu) {
-        Some(key) => decide(&directories(store), &key, probe)?,
+        Some(key) => decide(&prepare_directories(store), &key, probe)?,
         None => probe()?,
     };
 

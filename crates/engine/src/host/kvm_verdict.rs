@@ -103,10 +103,15 @@ impl FileIdentity {
 }
 
 /// Returns the directories in which a verdict may be kept: the store's cache, or that of the user's session if the store
-/// does not exist or belongs to another user.
-pub(super) fn directories(store: Option<&Path>) -> Vec<PathBuf> {
+/// does not exist or belongs to another user. A store that no build has filled gets a cache.
+pub(super) fn prepare_directories(store: Option<&Path>) -> Vec<PathBuf> {
     let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let store = store.map(|root| root.join("cache"));
+    let store = store.map(|root| {
+        let cache = root.join("cache");
+        // It exists already, or the next directory is used.
+        let _ = fs::create_dir(&cache);
+        cache
+    });
 
     store
         .into_iter()
@@ -150,11 +155,6 @@ pub(super) fn decide(
 
 /// Opens a file that nobody but this user and root can have written.
 fn open(path: &Path, to_write: bool) -> Option<File> {
-    if let Some(directory) = path.parent().filter(|_| to_write) {
-        // A store that no build has filled has no cache yet. The store itself is not created.
-        let _ = fs::create_dir(directory);
-    }
-
     let no_follow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
     let mut options = File::options();
     options.read(true).custom_flags(no_follow).mode(0o644);
@@ -301,12 +301,12 @@ mod tests {
     #[test]
     fn a_store_without_a_cache_gets_one() {
         let store = tempfile::tempdir().unwrap();
-        let place = &directories(Some(store.path()))[0];
+        let place = &prepare_directories(Some(store.path()))[0];
         assert_eq!(decide_in(place, &key("a"), FAST), FAST);
         assert_eq!(decide_in(place, &key("a"), SLOW), FAST);
 
         let missing = store.path().join("missing");
-        let place = &directories(Some(&missing))[0];
+        let place = &prepare_directories(Some(&missing))[0];
         assert_eq!(decide_in(place, &key("a"), FAST), FAST);
         assert!(!missing.exists());
     }
