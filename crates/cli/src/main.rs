@@ -13,6 +13,7 @@ mod args;
 mod transfer;
 mod requirements;
 mod policy_file;
+mod server_client;
 mod outcome;
 mod io;
 mod exit_code;
@@ -23,7 +24,7 @@ use clap::Parser;
 
 use crate::args::{CommandLine, Subcommand};
 use crate::exit_code::{BROKEN_PIPE, FAILURE};
-use crate::io::{LogWriter, eprint_message};
+use crate::io::{LogWriter, eprint_message, error_text};
 
 fn main() -> ExitCode {
     let command_line = match CommandLine::try_parse() {
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
             return ExitCode::from(BROKEN_PIPE);
         }
 
-        eprint_message(&format!("{error:#}"));
+        eprint_message(&error_text(&error));
         ExitCode::from(FAILURE)
     })
 }

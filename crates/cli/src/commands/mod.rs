@@ -18,4 +18,3 @@ pub(crate) mod template;
 
 mod format;
 mod runtime;
-mod server_client;
