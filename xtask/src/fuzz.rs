@@ -10,14 +10,28 @@ use anyhow::{Context, bail};
 use crate::packages;
 use crate::shell::{self, cargo};
 
-/// Fuzz targets, and for how many seconds each runs by default.
-const TARGETS: [(&str, u32); 5] = [
-    ("frames", 600),
-    ("client_hello", 60),
-    ("dns", 60),
-    ("http_head", 60),
-    ("policy_document", 60),
+/// Fuzz targets: first those that read input of a guest, then those of callers and of files.
+const TARGETS: [&str; 13] = [
+    "frames",
+    "client_hello",
+    "dns",
+    "http_head",
+    "protocol_line",
+    "protocol_message",
+    "agent_channel",
+    "directory",
+    "monitor",
+    "http_body",
+    "mcp_params",
+    "policy_document",
+    "manifest",
 ];
+
+/// For how many seconds each target runs by default.
+const SECONDS: u32 = 20;
+
+/// Where inputs that reach new code are kept between runs. Git ignores it.
+const CORPUS: &str = "fuzz/corpus";
 
 /// How much more memory a target may take after a third of its time, in KiB. By then it has found most of the inputs that it keeps.
 const GROWTH_KIB: u64 = 64 * 1024;
@@ -25,7 +39,7 @@ const GROWTH_KIB: u64 = 64 * 1024;
 /// Where cargo-fuzz leaves programs for this machine.
 const BUILT: &str = "fuzz/target/x86_64-unknown-linux-gnu/release";
 
-/// Fuzzes each target for this many seconds, or for its own time.
+/// Fuzzes each target for this many seconds, or for [`SECONDS`].
 ///
 /// # Errors
 /// Fails if a program is missing, or a target crashes, hangs or grows.
@@ -39,26 +53,30 @@ pub(crate) fn run(seconds: Option<u32>) -> anyhow::Result<()> {
         bail!("libFuzzer needs a C++ compiler, which is missing; install Debian's package g++");
     }
 
-    // Sanitizers find errors of unsafe code, of which the gateway has none; without them stable Rust is enough.
+    // Sanitizers find errors of unsafe code, of which the targets have none; without them stable Rust is enough.
     shell::run(cargo().args(["fuzz", "build", "-s", "none", "--target-dir", "fuzz/target"]))?;
-    for (target, own) in TARGETS {
-        fuzz_target(target, seconds.unwrap_or(own))?;
+    for target in TARGETS {
+        fuzz_target(target, seconds.unwrap_or(SECONDS))?;
     }
 
+    eprintln!("inputs that reach new code are kept in {CORPUS}, for the next run");
     Ok(())
 }
 
 fn fuzz_target(target: &str, seconds: u32) -> anyhow::Result<()> {
-    let dirs = ["corpus", "seeds"].map(|kind| format!("fuzz/{kind}/{target}"));
+    let dirs = [CORPUS, "fuzz/seeds"].map(|kind| format!("{kind}/{target}"));
     let artifacts = format!("fuzz/artifacts/{target}/");
     for dir in dirs.iter().chain([&artifacts]) {
         std::fs::create_dir_all(dir)?;
     }
 
     eprintln!("fuzzing {target} for {seconds} s");
-    // In a network without routes, so that every connection fails at once.
+    // In a network without routes, so that every connection fails at once, and with an empty /dev/shm, where targets
+    // write files.
     let mut child = Command::new("unshare")
-        .args(["--map-root-user", "--net"])
+        .args(["--map-root-user", "--net", "--mount", "sh", "-c"])
+        .arg("mount -t tmpfs -o size=256m tmpfs /dev/shm && exec \"$@\"")
+        .arg("sh")
         .arg(Path::new(BUILT).join(target))
         .args(&dirs)
         .arg(format!("-max_total_time={seconds}"))

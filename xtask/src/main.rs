@@ -4,6 +4,9 @@ mod bench;
 mod demo;
 mod fuzz;
 mod test;
+mod chaos;
+mod kvm;
+mod programs;
 mod tidy;
 mod setup;
 mod packages;
@@ -26,14 +29,18 @@ enum Command {
     Demo,
     /// Set up, then run all checks and tests, real VMs included
     Test(test::Options),
+    /// Set up, then test the path through KVM in an emulated host, which needs no KVM
+    TestKvm(kvm::Options),
     /// Measure times beside a floor measured in the same run
     Bench(bench::Options),
-    /// Fuzz the gateway: its packet path for 10 minutes, each parser for one
+    /// Fuzz everything that reads input of a guest, a caller or a file: 20 s for each target
     Fuzz {
         /// Seconds for each target instead
         #[arg(value_parser = clap::value_parser!(u32).range(1..))]
         seconds: Option<u32>,
     },
+    /// Inject faults while fumehood works: 2 minutes, or as the options say
+    Chaos(chaos::Options),
     /// Check the project's own rules: layers, names, licences, duplicate versions
     Tidy,
     /// Probe the walls of guest and host, and write the tables in docs/design/isolation.md
@@ -47,8 +54,10 @@ fn main() -> anyhow::Result<()> {
         Command::Setup => setup::setup().map(drop),
         Command::Demo => demo::run(),
         Command::Test(options) => test::run(&options),
+        Command::TestKvm(options) => kvm::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz { seconds } => fuzz::run(seconds),
+        Command::Chaos(options) => chaos::run(&options),
         Command::Tidy => tidy::run(),
         Command::Walls => tidy::write_walls(),
     }

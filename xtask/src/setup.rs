@@ -30,11 +30,12 @@ const STATIC_PROGRAMS: [(&str, &str); 2] = [
     ("fumehood-launcher", "fumehood-launcher"),
 ];
 
-/// Packages of static programs that only tests need, which run in guests or in QEMU's place.
-const TEST_PROGRAMS: [&str; 3] = [
+/// Packages of static programs that only tests need, which run in guests, in QEMU's place or as a host's first process.
+const TEST_PROGRAMS: [&str; 4] = [
     "fumehood-guest-probe",
     "fumehood-host-probe",
     "fumehood-fake-agent",
+    "fumehood-kvm-host",
 ];
 
 /// The programs that a set-up leaves.

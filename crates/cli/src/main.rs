@@ -21,12 +21,15 @@ mod exit_code;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::{CommandLine, Subcommand};
 use crate::exit_code::{BROKEN_PIPE, FAILURE};
-use crate::io::{LogWriter, eprint_message, error_text};
+use crate::io::{LogLimit, LogWriter, eprint_message, error_text};
 
 fn main() -> ExitCode {
+    let descriptors = fumehood_engine::raise_descriptor_limit();
     let command_line = match CommandLine::try_parse() {
         Ok(command_line) => command_line,
         Err(error) => {
@@ -38,7 +41,7 @@ fn main() -> ExitCode {
         }
     };
 
-    let result = init_log(&command_line.command).and_then(|()| run(command_line));
+    let result = init_log(&command_line.command).and_then(|()| run(command_line, descriptors));
     result.unwrap_or_else(|error| {
         let is_broken_pipe = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
         if error.downcast_ref().is_some_and(is_broken_pipe) {
@@ -53,17 +56,19 @@ fn main() -> ExitCode {
 /// Installs the log on standard error. The server has its own default filter and format.
 fn init_log(command: &Subcommand) -> anyhow::Result<()> {
     if let Subcommand::Serve(serve) = command {
-        return commands::serve::init_log(serve.log_json);
+        return commands::server::serve::init_log(serve.log_json);
     }
 
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("FUMEHOOD_LOG"))
         .with_writer(|| LogWriter)
+        .finish()
+        .with(LogLimit::default())
         .init();
     Ok(())
 }
 
-fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
+fn run(command_line: CommandLine, descriptors: u64) -> anyhow::Result<ExitCode> {
     let host = &command_line.host;
 
     match command_line.command {
@@ -75,11 +80,12 @@ fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         Subcommand::Template(args) => commands::template::run(&args, host),
         Subcommand::Layer(args) => commands::layer::run(&args, host),
         Subcommand::Agent(args) => commands::agent::run(&args, host),
+        Subcommand::Conformance(args) => commands::conformance::run(&args),
         Subcommand::Policy(args) => commands::policy::run(&args),
-        Subcommand::Serve(args) => commands::serve::run(&args, host),
-        Subcommand::Mcp(args) => commands::mcp::run(&args, host),
-        Subcommand::Keys(args) => commands::keys::run(&args),
-        Subcommand::Sandboxes(args) => commands::sandboxes::run(&args),
+        Subcommand::Serve(args) => commands::server::serve::run(&args, host, descriptors),
+        Subcommand::Mcp(args) => commands::server::mcp::run(&args, host),
+        Subcommand::Keys(args) => commands::server::keys::run(&args),
+        Subcommand::Sandboxes(args) => commands::server::sandboxes::run(&args),
         Subcommand::Completions { shell } => commands::generate::print_completions(shell),
         Subcommand::Man => commands::generate::print_man_page(),
     }

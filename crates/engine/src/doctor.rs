@@ -1,8 +1,10 @@
 //! Checks this host: status, impact and how to fix problems.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use fumehood_image::{BuildOptions, Error as ImageError, missing_prerequisites};
 use fumehood_qemu::Launcher;
 use rustix::fs::Access;
 
@@ -64,7 +66,7 @@ const BUILD_MIB: u64 = 4096;
 /// Runs all checks, in the order in which a first run needs their subjects. This takes well under a second.
 #[must_use]
 pub fn examine(config: &Config) -> Vec<Finding> {
-    let selected = select_accelerator(config.accelerator);
+    let selected = select(config);
     vec![
         check_qemu(config),
         check_accelerator(&selected),
@@ -74,6 +76,14 @@ pub fn examine(config: &Config) -> Vec<Finding> {
         check_memory(),
         check_disk(config),
     ]
+}
+
+/// Selects the accelerator as an engine does.
+fn select(config: &Config) -> Result<SelectedAccelerator, Error> {
+    let qemu = Qemu::find(config).map(|qemu| qemu.program).ok();
+    let store = open_store(config).map(|store| store.root().to_path_buf());
+
+    select_accelerator(config.accelerator, qemu.as_deref(), store.ok().as_deref())
 }
 
 fn check_qemu(config: &Config) -> Finding {
@@ -225,8 +235,44 @@ fn check_permissions(config: &Config) -> Finding {
         "an ordinary user"
     };
 
+    // The same check as that of `image build`.
+    let missing = missing_prerequisites(&store, &BuildOptions::new(""));
+    if !missing.is_empty() {
+        let (what, fix) = describe_missing(&missing);
+        let what = format!("{user}, who can run images but not build them: {what}");
+        return Finding::new(SUBJECT, Health::Reduced, what, fix);
+    }
+
     let what = format!("{user}, with permission to build and run images");
     Finding::new(SUBJECT, Health::Good, what, "")
+}
+
+/// Returns what is missing for an image build, and one command that installs all missing programs.
+fn describe_missing(missing: &[ImageError]) -> (String, String) {
+    let (mut programs, mut packages) = (Vec::new(), BTreeSet::new());
+    let (mut what, mut fixes) = (Vec::new(), Vec::new());
+    for error in missing {
+        if let ImageError::MissingProgram {
+            program, package, ..
+        } = error
+        {
+            programs.push(program.as_str());
+            packages.insert(*package);
+        } else {
+            // The message says how to fix it.
+            fixes.push(error.to_string());
+        }
+    }
+
+    if !programs.is_empty() {
+        what.push(format!("{} not installed", programs.join(", ")));
+        let packages: Vec<_> = packages.into_iter().collect();
+        fixes.insert(0, format!("apt-get install {}", packages.join(" ")));
+    }
+    if fixes.len() > what.len() {
+        what.push("see the fixes".to_string());
+    }
+    (what.join("; "), fixes.join("; "))
 }
 
 fn check_memory() -> Finding {
@@ -246,21 +292,28 @@ fn check_memory() -> Finding {
 
 fn check_disk(config: &Config) -> Finding {
     const SUBJECT: &str = "disk";
-    let root = match open_store(config) {
-        Ok(store) => store.root().to_path_buf(),
+    let store = match open_store(config) {
+        Ok(store) => store,
         Err(error) => {
             return Finding::new(SUBJECT, Health::Bad, error.to_string(), "set FUMEHOOD_HOME");
         }
     };
 
-    let shown = root.display();
-    let stat = match rustix::fs::statvfs(existing_ancestor(&root)) {
+    let shown = store.root().display();
+    let stat = match rustix::fs::statvfs(existing_ancestor(store.root())) {
         Ok(stat) => stat,
         Err(error) => {
             let what = format!("{shown}: {error}");
             return Finding::new(SUBJECT, Health::Bad, what, "set FUMEHOOD_HOME");
         }
     };
+
+    let leftover_mib = store.leftover_bytes() / (1024 * 1024);
+    if leftover_mib > 0 {
+        let what = format!("{leftover_mib} MiB of {shown} are unfinished work of killed builds");
+        let fix = "fumehood image prune; the next start of a VM removes them too";
+        return Finding::new(SUBJECT, Health::Reduced, what, fix);
+    }
 
     // Only the space for unprivileged users counts.
     let mib = stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024);

@@ -9,7 +9,7 @@ use crate::agent::GuestInit;
 use crate::agent_connection::AgentConnection;
 use crate::config::{Config, Qemu, TemplateUse, image_error, open_store};
 use crate::error::{Error, ErrorKind};
-use crate::host::{Accelerator, select_accelerator};
+use crate::host::{Accelerator, check_descriptor_limit, select_accelerator};
 use crate::layers::PackageLayers;
 use crate::network::{ActiveNetwork, PreparedNetwork, Uplink};
 use crate::packages::ProgressCallback;
@@ -53,12 +53,15 @@ impl Engine {
     /// [`ErrorKind::Host`] if this host does not permit something.
     pub fn start(config: Config) -> Result<Self, Error> {
         config.check()?;
+        check_descriptor_limit()?;
         let qemu = Qemu::find(&config)?;
         let store = open_store(&config)?;
+        store.remove_leftovers_in_background();
         let image = store.image(&config.image).map_err(image_error)?;
 
         // Everything that does not depend on a request is found once, here.
-        let selected = select_accelerator(config.accelerator)?;
+        let selected =
+            select_accelerator(config.accelerator, Some(&qemu.program), Some(store.root()))?;
         let accelerator = selected.accelerator;
         let launch_config = launch_config(&config, &qemu, accelerator, store.root())?;
         let factory = VmFactory::new(launch_config, accelerator, image, &config.limits)?;

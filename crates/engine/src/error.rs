@@ -1,5 +1,6 @@
 use std::fmt;
 
+use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 /// The kind of an [`Error`]. In JSON: the variant's name in snake case.
@@ -88,11 +89,17 @@ pub struct Error {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        let mut message = printable(&message.into());
+        let is_of_host = matches!(kind, ErrorKind::Host | ErrorKind::Boot);
+        if is_of_host && message.contains(DESCRIPTORS_EXHAUSTED) {
+            message = format!("{message}; {}", describe_descriptor_limit());
+        }
+
         Self {
             kind,
             started: false,
             errno: None,
-            message: printable(&message.into()),
+            message,
             source: None,
         }
     }
@@ -159,6 +166,32 @@ impl Error {
     }
 }
 
+/// The end of the message of EMFILE: this process may have no more descriptors. Errors of lower layers arrive as texts.
+const DESCRIPTORS_EXHAUSTED: &str = "(os error 24)";
+
+/// Descriptors that are enough for a command with one VM.
+const SUGGESTED_DESCRIPTORS: u64 = 1024;
+
+/// Returns the limit of descriptors and how to raise it.
+pub(crate) fn describe_descriptor_limit() -> String {
+    let limit = getrlimit(Resource::Nofile);
+    let number = |value: Option<u64>| value.map_or("unlimited".to_owned(), |n| n.to_string());
+    let (soft, hard) = (number(limit.current), number(limit.maximum));
+
+    let fix = if limit
+        .maximum
+        .is_none_or(|hard| hard >= SUGGESTED_DESCRIPTORS)
+    {
+        format!("run `ulimit -n {SUGGESTED_DESCRIPTORS}` before")
+    } else {
+        format!(
+            "raise the hard limit to {SUGGESTED_DESCRIPTORS} or more: `nofile` in /etc/security/limits.conf, \
+             `LimitNOFILE=` of a unit, `--ulimit nofile=` of a container"
+        )
+    };
+    format!("this process may have {soft} (hard limit {hard}): {fix}")
+}
+
 /// Maximum length of a message, in characters: parts of it may come from a guest.
 const MESSAGE_CHARS: usize = 4096;
 
@@ -199,6 +232,20 @@ mod tests {
         );
         assert!(error.to_string().starts_with("\u{fffd}]0;title\u{fffd}x"));
         assert_eq!(error.to_string().chars().count(), MESSAGE_CHARS);
+    }
+
+    #[test]
+    fn a_shortage_of_descriptors_names_the_limit_and_the_fix() {
+        let limit = getrlimit(Resource::Nofile).current.unwrap();
+        let error = std::io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let error = Error::new(ErrorKind::Host, format!("cannot create sockets: {error}"));
+        let text = error.to_string();
+        for part in ["Too many open files", &limit.to_string(), "ulimit -n"] {
+            assert!(text.contains(part), "{text}");
+        }
+
+        let other = Error::new(ErrorKind::Host, "cannot create sockets: (os error 2)");
+        assert!(!other.to_string().contains("ulimit"));
     }
 
     #[test]

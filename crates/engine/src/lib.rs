@@ -33,6 +33,9 @@
 )]
 
 // From the top layer to the bottom: a module uses only its own folder and modules that are declared after its own.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod sandbox_builder;
 mod engine;
 pub mod doctor;
@@ -56,15 +59,19 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind, Retry};
 pub use fumehood_gateway::policy;
 pub use fumehood_gateway::{
-    Denial, Event as NetworkEvent, NetworkAction, SecretValue, Summary as NetworkSummary,
-    VaultError,
+    ConnectionBudget, Denial, Event as NetworkEvent, NetworkAction, SecretValue,
+    Summary as NetworkSummary, VaultError,
 };
 pub use fumehood_image as image;
 pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
     SignalName, StreamSummary,
 };
-pub use host::{Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation};
+pub use fumehood_sys::host::{bound_heap, raise_descriptor_limit, trim_heap};
+pub use host::{
+    Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation,
+    check_descriptor_limit,
+};
 pub use network::{Network, NetworkOutcome, PortMapping};
 pub use packages::{InstalledPackage, PackageStep};
 pub use provision::{Capacity, PoolStatus, VmStats};

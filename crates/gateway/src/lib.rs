@@ -35,4 +35,5 @@ mod link;
 pub use events::{Denial, Event, NetworkAction, Summary};
 pub use gateway::{Connections, Gateway, GatewayConfig, GatewayError};
 pub use link::{Endpoint, LinkAddresses};
+pub use metering::ConnectionBudget;
 pub use secret::{SecretValue, Vault, VaultError};

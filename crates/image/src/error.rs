@@ -118,6 +118,19 @@ pub enum Error {
         /// The Debian package that contains it.
         package: &'static str,
     },
+    /// The user has no ids for the users of the guest's packages.
+    #[error(
+        "`{user}` has no subordinate ids in {file} (required to install packages as an ordinary user): run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}` as root"
+    )]
+    NoSubordinateIds {
+        /// The user.
+        user: String,
+        /// `/etc/subuid` or `/etc/subgid`.
+        file: &'static str,
+    },
+    /// Several things that the build needs are missing.
+    #[error("this machine cannot build an image yet:{}", lines(.0))]
+    MissingPrerequisites(Vec<Error>),
     /// A program of the build failed.
     #[error("{task} failed: `{program}` ended with {status}{}", indent(.tail))]
     Program {
@@ -229,6 +242,22 @@ impl Error {
             other => other,
         }
     }
+}
+
+/// Returns whether the cause is a shortage of this process or this host, and not the file.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let errno = error
+        .raw_os_error()
+        .map(rustix::io::Errno::from_raw_os_error);
+    matches!(
+        errno,
+        Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM)
+    )
+}
+
+/// Returns each error on a line of its own.
+fn lines(errors: &[Error]) -> String {
+    errors.iter().map(|error| format!("\n  {error}")).collect()
 }
 
 /// Formats the last lines of a program's output below the message.

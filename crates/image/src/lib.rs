@@ -27,6 +27,7 @@
 
 // From the top layer to the bottom: a module imports only from those declared after it.
 mod build;
+mod leftovers;
 mod kernel;
 mod rootfs;
 mod tools;
@@ -42,7 +43,10 @@ mod hash;
 mod error;
 
 pub use artifact_cache::PruneReport;
-pub use build::{BuildOutcome, BuildReport, build, floor_initrd, prepare_inputs};
+pub use build::{
+    BuildOutcome, BuildReport, build, floor_initrd, initrd_with_modules, missing_prerequisites,
+    prepare_inputs,
+};
 pub use error::Error;
 pub use layer::{
     LAYERS_BYTES, LayerKey, LayerManifest, LayerSummary, LayerWriter, Layers, StoredLayer,
@@ -59,3 +63,4 @@ pub use template::{
     TEMPLATES_BYTES, Template, TemplateKey, TemplateManifest, TemplateSummary, TemplateWriter,
     Templates,
 };
+pub use tools::terminate_programs;

@@ -1,13 +1,14 @@
+use std::ffi::CString;
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use fumehood_sys::host::{
-    self, CloneResult, LandlockRuleset, clone_sibling, close_fds_except, landlock_abi,
+    self, CloneResult, ExecPath, LandlockRuleset, clone_sibling, close_fds_except, landlock_abi,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Gid, Signal, Uid, getgid, getuid, set_parent_process_death_signal, setsid};
@@ -27,6 +28,9 @@ const LANDLOCK_WITH_SCOPES: u32 = 6;
 /// that cloned it, or on failure.
 #[must_use]
 pub fn launch() -> ExitCode {
+    // The modes of the new root must be those that it sets, whatever the owner has for its own files.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+
     let owner = match OwnerSocket::from_stdin() {
         Ok(owner) => owner,
         Err(error) => {
@@ -122,6 +126,12 @@ fn enter_cgroup(cgroup: &Cgroup) -> anyhow::Result<Option<std::os::fd::OwnedFd>>
 
 /// Isolates this process and becomes the program. Returns only on failure.
 fn become_program(spec: &LaunchSpec, ids: Ids, owner: &OwnerSocket) -> Failure {
+    // The filter allows one exec, of this path at its fixed address, and no mapping there.
+    let (path, args) = match exec_arguments(spec) {
+        Ok(arguments) => arguments,
+        Err(error) => return Failure::other(error),
+    };
+
     match isolate(spec, owner) {
         Ok(landlock) => owner.send(&LauncherMessage::Ready {
             missing: missing_layers(spec, ids, landlock),
@@ -134,9 +144,20 @@ fn become_program(spec: &LaunchSpec, ids: Ids, owner: &OwnerSocket) -> Failure {
     }
 
     // Without an environment, nothing of the owner's (tokens, proxies) is in the memory of the program.
-    let mut program = Command::new(&spec.program);
-    let error = program.args(&spec.args).env_clear().exec();
+    let error = path.exec(&args);
     Failure::other(anyhow::Error::from(error).context(spec.program.display().to_string()))
+}
+
+/// Returns the path of the program and its arguments, as an exec needs them.
+fn exec_arguments(spec: &LaunchSpec) -> anyhow::Result<(ExecPath, Vec<CString>)> {
+    let program = CString::new(spec.program.as_os_str().as_bytes())?;
+    let path = ExecPath::new(&program).with_context(|| spec.program.display().to_string())?;
+
+    let mut args = vec![program];
+    for arg in &spec.args {
+        args.push(CString::new(arg.as_bytes())?);
+    }
+    Ok((path, args))
 }
 
 /// Sets up all layers. Returns the Landlock version of the kernel; 0 = none.
@@ -145,11 +166,24 @@ fn isolate(spec: &LaunchSpec, owner: &OwnerSocket) -> Result<u32, Failure> {
     owner.send(&LauncherMessage::Cloned { pid });
 
     if spec.namespaces != Namespaces::None {
-        root::enter(&spec.files, &spec.devices)
+        // Only root of the host can create devices.
+        let ids = match spec.namespaces {
+            Namespaces::Privileged => user::new_ids(spec.user, pid),
+            Namespaces::InUserNamespace | Namespaces::None => None,
+        };
+        root::enter(&spec.files, &spec.devices, ids)
             .and_then(|()| {
                 rustix::system::sethostname(HOST_NAME).context("cannot set the host name")
             })
-            .map_err(Failure::of(IsolationLayer::Namespaces))?;
+            .map_err(|error| Failure {
+                // Without a user of its own, the program can use the host's device.
+                layer: Some(if error.is::<root::OwnDeviceError>() {
+                    IsolationLayer::User
+                } else {
+                    IsolationLayer::Namespaces
+                }),
+                error,
+            })?;
     }
 
     // Queried now, since the filter does not allow this call.
@@ -189,7 +223,13 @@ fn drop_privileges(spec: &LaunchSpec, pid: u32) -> anyhow::Result<()> {
     if let Some(landlock) = &landlock {
         landlock.restrict_self().context("cannot apply Landlock")?;
     }
-    filter::apply()
+    filter::apply(has_kvm(spec))
+}
+
+fn has_kvm(spec: &LaunchSpec) -> bool {
+    spec.devices
+        .iter()
+        .any(|device| device == Path::new("/dev/kvm"))
 }
 
 /// Returns the inherited regular files, by the paths under which the program may open them again. Landlock does

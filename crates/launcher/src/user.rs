@@ -1,7 +1,7 @@
 use std::fs;
 
 use anyhow::Context;
-use rustix::process::{Gid, Resource, Rlimit, Uid, setrlimit};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits,
@@ -21,7 +21,7 @@ pub(crate) fn map_single_user((uid, gid): (Uid, Gid)) -> anyhow::Result<()> {
     fs::write("/proc/self/gid_map", format!("{INNER_ID} {gid} 1")).context(FAILED)
 }
 
-/// Sets the resource limits of the program.
+/// Sets the resource limits of the program. They never exceed those of the owner.
 pub(crate) fn set_limits(limits: &Limits, user: User) -> anyhow::Result<()> {
     let mut values = vec![
         (Resource::Core, 0),
@@ -38,13 +38,46 @@ pub(crate) fn set_limits(limits: &Limits, user: User) -> anyhow::Result<()> {
     }
 
     for (resource, value) in values {
+        // The owner's own limit may be lower, and only a privileged process could raise it.
+        let value = getrlimit(resource)
+            .maximum
+            .map_or(value, |max| max.min(value));
         let limit = Rlimit {
             current: Some(value),
             maximum: Some(value),
         };
-        setrlimit(resource, limit).context("cannot set a resource limit")?;
+        // A process may lower its limits, and cannot raise them beyond those that it was started with.
+        setrlimit(resource, limit).with_context(|| {
+            let option = ulimit_option(resource);
+            format!("QEMU needs a resource limit of {value}: raise that of this process (`ulimit -{option}`)")
+        })?;
     }
     Ok(())
+}
+
+/// Returns the option of the shell's `ulimit` for a limit.
+fn ulimit_option(resource: Resource) -> char {
+    match resource {
+        Resource::Fsize => 'f',
+        Resource::Nofile => 'n',
+        Resource::As => 'v',
+        Resource::Nproc => 'u',
+        // Those are set to 0, which any process may do.
+        _ => 'a',
+    }
+}
+
+/// Returns the user id and the group id of the program, if they are not those of this process. `pid` is the id of this
+/// process on the host.
+pub(crate) fn new_ids(user: User, pid: u32) -> Option<(u32, u32)> {
+    match user {
+        User::Own { gid } => {
+            let uid = UID_BASE + pid;
+            Some((uid, gid.unwrap_or(uid)))
+        }
+        User::Some { uid, gid } => Some((uid, gid)),
+        User::Same => None,
+    }
 }
 
 /// Changes to the user of the program and gives up all privileges, irreversibly. `pid` is the id of this process
@@ -62,15 +95,7 @@ pub(crate) fn change_user(user: User, pid: u32) -> anyhow::Result<()> {
         set_capabilities_secure_bits(bits).context("cannot lock capabilities")?;
     }
 
-    let ids = match user {
-        User::Own { gid } => {
-            let uid = UID_BASE + pid;
-            Some((uid, gid.unwrap_or(uid)))
-        }
-        User::Some { uid, gid } => Some((uid, gid)),
-        User::Same => None,
-    };
-    if let Some((uid, gid)) = ids {
+    if let Some((uid, gid)) = new_ids(user, pid) {
         const FAILED: &str = "cannot change the user";
         // Groups first, since only a privileged process can drop them.
         set_thread_groups(&[]).context(FAILED)?;

@@ -22,6 +22,9 @@
 )]
 
 // From the top layer to the bottom: a module imports only modules below it.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 pub mod mcp;
 mod service;

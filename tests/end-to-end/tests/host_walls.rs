@@ -310,7 +310,14 @@ fn qemu_is_isolated_as_seen_from_outside() {
     for entry in descriptors.flatten() {
         let target = std::fs::read_link(entry.path()).unwrap_or_default();
         let target = target.to_string_lossy().into_owned();
-        let known = ["/dev/null", "socket:", "pipe:", "anon_inode:", "/memfd:"];
+        let known = [
+            "/dev/null",
+            "/dev/kvm",
+            "socket:",
+            "pipe:",
+            "anon_inode:",
+            "/memfd:",
+        ];
         let is_part = target.ends_with("rootfs.erofs") || target.contains("/images/");
         assert!(
             is_part || known.iter().any(|known| target.starts_with(known)),
@@ -390,4 +397,36 @@ fn the_probe_leaves_nothing_behind() {
 
     let left: Vec<_> = copies.map(|pid| (pid, uid(pid))).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// Runs a program in a VM after a shell command that changes the environment of fumehood.
+fn run_after(command: &str) -> Output {
+    let mut shell = Command::new("sh");
+    let inner = format!("{command}; exec \"$0\" \"$@\"");
+    shell.args(["-c", &inner]).arg(program()).args(RUN);
+    shell.env("FUMEHOOD_NO_SERVER", "1");
+    finish(shell)
+}
+
+#[test]
+fn vms_start_whatever_the_umask() {
+    for umask in ["000", "027", "077"] {
+        let output = run_after(&format!("umask {umask}"));
+        assert_eq!(output.status.code(), Some(127), "umask {umask}: {output:?}");
+    }
+}
+
+#[test]
+fn few_descriptors_suffice_and_too_few_are_named() {
+    let output = run_after("ulimit -n 64");
+    assert_eq!(output.status.code(), Some(127), "{output:?}");
+
+    for limit in [6, 16, 32] {
+        let output = run_after(&format!("ulimit -n {limit}"));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{text}");
+        for part in [&format!("may have {limit} "), "needs", "raise"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
 }

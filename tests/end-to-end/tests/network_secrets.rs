@@ -95,7 +95,7 @@ def echoed(headers):
 sealed = echoed({'Authorization': f'Bearer {token}', 'X-Token': token})
 print(len(sealed), all('nobody-else' + '-may-have' not in line for line in sealed))
 sealed = echoed({'Authorization': f'Basic {basic}'})
-print(len(sealed), b'nobody-else' + b'-may-have' not in base64.b64decode(sealed[0].removeprefix('Basic ')))
+print(len(sealed), '********' in sealed[0])
 ";
     let expected = "bearer: this is api.test\nown header: this is api.test\nbasic: this is api.test\n2 True\n1 True\n";
     assert_eq!(python(sandbox, code).await, expected);

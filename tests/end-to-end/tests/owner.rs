@@ -56,6 +56,34 @@ fn qemu_dies_with_an_owner_that_is_killed() {
     wait_until_gone(&qemus);
 }
 
+/// Commands in other namespaces of processes and time see neither the owner's id nor its start.
+#[test]
+fn vms_of_owners_in_other_namespaces_stay() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: it needs root");
+        return;
+    }
+
+    let (mut child, qemus) = start_sleeper();
+    for namespaces in [
+        ["--pid", "--fork", "--mount-proc"].as_slice(),
+        &["--time", "--boottime", "1000000"],
+    ] {
+        let mut command = std::process::Command::new("unshare");
+        command
+            .args(namespaces)
+            .arg("--")
+            .arg(fumehood_end_to_end::program());
+        command.args(["run", "--no-server", "-l", "shell", "-c", "echo hello"]);
+        let output = finish(command);
+        assert_eq!(output.stdout, b"hello\n", "{output:?}");
+        assert!(qemus.iter().all(|&pid| is_alive(pid)), "{namespaces:?}");
+    }
+
+    send(child.id(), Signal::TERM);
+    child.wait().unwrap();
+}
+
 #[test]
 fn an_owner_detects_that_its_vm_died() {
     let (child, qemus) = start_sleeper();
@@ -251,6 +279,20 @@ fn missing_or_invalid_components_are_reported_with_a_fix() {
     );
     assert_fails(&["run", "-l", "shell", "-c", "1", "-m", "1"], &[], &["96"]);
     assert_fails(&["agent", "--listen", "192.0.2.1:80"], &[], &["loopback"]);
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_an_error_with_a_message() {
+    let mut command = std::process::Command::new("prlimit");
+    command
+        .args(["--fsize=1000000", "--"])
+        .arg(fumehood_end_to_end::program());
+    command.args(["run", "--no-server", "-l", "shell", "-c", "1"]);
+
+    let output = finish(command);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(text.contains("ulimit -f"), "{text}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use fumehood_sys::host::{ForbiddenSyscall, reaches_kernel};
+use fumehood_sys::host::{ForbiddenSyscall, forbidden_arguments_that_reach_kernel, reaches_kernel};
 use rustix::net::{AddressFamily, SocketType, socket};
 
 use crate::breaches::{Breaches, succeeded};
@@ -34,4 +34,10 @@ pub(crate) fn calls() -> Breaches {
     let reached = ForbiddenSyscall::ALL.into_iter();
     let reached = reached.filter(|call| reaches_kernel(*call));
     reached.map(|call| format!("{call:?}")).collect()
+}
+
+/// Makes system calls that QEMU may make, with arguments that it must not use, and calls that look harmless.
+pub(crate) fn arguments() -> Breaches {
+    let reached = forbidden_arguments_that_reach_kernel().into_iter();
+    reached.map(str::to_owned).collect()
 }

@@ -15,7 +15,7 @@ use crate::breaches::Breaches;
 type Attempts = fn() -> Breaches;
 
 /// All layers: name, description of the attempts, and the function that makes them.
-const WALLS: [(&str, &str, Attempts); 13] = [
+const WALLS: [(&str, &str, Attempts); 14] = [
     (
         "host's files",
         "read /etc, /root, /home, /tmp, /var, /sys, the kernel's files, /proc/1/root",
@@ -56,7 +56,11 @@ const WALLS: [(&str, &str, Attempts); 13] = [
         "/proc/PID/mem and pidfd_open of each of the first 4,096",
         processes::memory,
     ),
-    ("survival", "leave a process behind", processes::survival),
+    (
+        "survival",
+        "leave a process behind, take the death signal back, lose it by an exec from a second thread",
+        processes::survival,
+    ),
     (
         "sockets",
         "sockets of IPv4, IPv6, Unix, netlink, packets, vsock; look for network devices",
@@ -68,8 +72,13 @@ const WALLS: [(&str, &str, Attempts); 13] = [
         kernel::calls,
     ),
     (
+        "arguments",
+        "some hundred calls with arguments that reach others: signals, limits and clocks of other processes, sockets to names, files that others use, large pages, devices",
+        kernel::arguments,
+    ),
+    (
         "privileges",
-        "setresuid, setresgid, setgroups, capset; look whether any could be gained",
+        "setresuid, setresgid, setgroups, capset; look whether an exec could gain any",
         identity::privileges,
     ),
     (

@@ -1,8 +1,11 @@
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
+use rustix::process::{
+    Pid, PidfdFlags, pidfd_open, set_parent_process_death_signal, test_kill_process,
+};
 
 use crate::breaches::{Breaches, succeeded};
 
@@ -56,11 +59,24 @@ pub(crate) const SURVIVE: &str = "survive";
 /// How long the copy runs.
 const LIFETIME: Duration = Duration::from_secs(300);
 
-/// Tries to leave a process behind.
+/// Tries to leave a process behind, and to outlive its owner itself.
 pub(crate) fn survival() -> Breaches {
     let own = std::env::current_exe().unwrap_or_default();
-    let child = Command::new(own).arg(SURVIVE).spawn();
-    succeeded([("a child was started".to_string(), child)])
+    let child = Command::new(&own).arg(SURVIVE).spawn().map(drop);
+    let signal = set_parent_process_death_signal(None).map_err(Into::into);
+
+    // The death signal belongs to a thread. After an exec from another thread, the process has none.
+    let exec = std::thread::spawn(|| Command::new("/nonexistent").exec()).join();
+    let exec = match exec.map(|error| error.kind()) {
+        Ok(std::io::ErrorKind::Unsupported) => Err(std::io::ErrorKind::Unsupported.into()),
+        _ => Ok(()),
+    };
+
+    succeeded([
+        ("a child was started".to_string(), child),
+        ("the death signal is gone".to_string(), signal),
+        ("a second thread can exec".to_string(), exec),
+    ])
 }
 
 /// Runs as the process that was left behind.

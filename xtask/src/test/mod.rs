@@ -1,14 +1,16 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 
 mod docs;
-mod programs;
 mod sdk;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::chaos;
+use crate::kvm;
 use crate::packages;
+use crate::programs::{self, Report, TestProgram};
 use crate::setup::{self, PROFILE, Programs};
 use crate::shell::{self, cargo};
 use crate::tidy;
@@ -57,9 +59,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         environment.push((programs::LONG, "1".into()));
     }
 
-    let report = programs::run(test_programs, options.filter.as_deref(), &environment)?;
+    let mut report = programs::run(&test_programs, options.filter.as_deref(), &environment)?;
+    if is_whole {
+        test_kvm(&programs, &test_programs, &mut report);
+    }
     let others = if is_whole {
-        test_sdk_and_docs(&python, &programs, &environment)
+        let chaos = chaos::run_short(&programs).inspect_err(|error| eprintln!("{error:#}"));
+        test_sdk_and_docs(&python, &programs, &environment).and(chaos)
     } else {
         Ok(())
     };
@@ -68,6 +74,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     report.finish().and(others)?;
     eprintln!("all tests passed in {}", seconds(start.elapsed()));
     Ok(())
+}
+
+/// Tests the path through KVM in an emulated host, where this system has a kernel for it. `--long` does not widen it, since
+/// `cargo xtask test-kvm --long` takes its own time.
+fn test_kvm(programs: &Programs, tests: &[TestProgram], report: &mut Report) {
+    eprintln!("\n── KVM in an emulated host ──");
+    if !kvm::is_available() {
+        eprintln!("this system's packages include no kernel for it: skipped");
+        return;
+    }
+
+    let start = Instant::now();
+    let result = kvm::run_tests(programs, tests, &kvm::Options::default());
+    let result = result.inspect_err(|error| eprintln!("{error:#}"));
+    report.add("KVM in an emulated host", start.elapsed(), result.is_ok());
 }
 
 fn test_sdk_and_docs(

@@ -3,6 +3,7 @@
 use clap::Parser;
 
 use super::agent::AgentArgs;
+use super::conformance::ConformanceArgs;
 use super::host::HostArgs;
 use super::policy::PolicyArgs;
 use super::run::RunArgs;
@@ -35,6 +36,7 @@ pub(crate) enum Subcommand {
     /// List and prune cached package layers, which `run -p` creates
     Layer(LayerArgs),
     Agent(AgentArgs),
+    Conformance(ConformanceArgs),
     /// Check a network policy, or explain its decision about a URL
     Policy(PolicyArgs),
     Serve(ServeArgs),

@@ -3,6 +3,7 @@
 
 mod agent;
 mod command_line;
+mod conformance;
 mod environment;
 mod host;
 mod network;
@@ -15,6 +16,7 @@ mod store;
 
 pub(crate) use agent::AgentArgs;
 pub(crate) use command_line::{CommandLine, Subcommand};
+pub(crate) use conformance::ConformanceArgs;
 pub(crate) use host::HostArgs;
 pub(crate) use policy::{PolicyArgs, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs};
 pub(crate) use run::RunArgs;

@@ -19,6 +19,8 @@ pub(crate) enum ImageCommand {
     List,
     /// Verify the checksums of all parts of an image
     Verify,
+    /// Remove the unfinished work of killed builds, and templates of images that no longer exist
+    Prune,
 }
 
 #[derive(Debug, Args)]
@@ -60,7 +62,8 @@ pub(crate) enum TemplateCommand {
     Build(TemplateBuildArgs),
     /// List the templates in the store
     List,
-    /// Remove damaged and abandoned templates, and the least recently used ones beyond a limit
+    /// Remove damaged and abandoned templates, those of images that no longer exist, and the least recently used ones
+    /// beyond a limit
     Prune(PruneArgs),
 }
 

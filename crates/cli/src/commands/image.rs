@@ -2,39 +2,49 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use fumehood_engine::image::{
-    BuildOptions, BuildOutcome, ImageName, ImageSummary, KernelChoice, PartReport, PartState,
-    Store, build,
+    BuildOptions, BuildOutcome, BuildReport, ImageName, ImageSummary, KernelChoice, PartReport,
+    PartState, Store, TEMPLATES_BYTES, build, terminate_programs,
 };
 use fumehood_engine::{LAUNCHER_BIN, RunRequest, install_launcher};
 
 use super::format::MIB;
+use super::runtime::start_runtime;
+use super::store::{find_store, open_store};
 use super::template::build_templates;
 use crate::args::{
     HostArgs, ImageArgs, ImageBuildArgs, ImageCommand, KernelArg, TemplateBuildArgs,
 };
-use crate::exit_code::FAILURE;
-use crate::io::{BuildProgress, eprint_message, print_line};
+use crate::exit_code::{FAILURE, INTERRUPTED};
+use crate::io::{BuildProgress, Interrupts, eprint_message, print_line};
+
+/// How long an interrupted build may take to remove its work: up to 2.5 GB in many small files.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time between two requests to an interrupted build's programs to terminate.
+const TERMINATE_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(args: ImageArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
     let config = host.config();
-    let root = match config.store {
-        Some(root) => root,
-        None => Store::default_root()?,
+    let store = match args.command {
+        ImageCommand::Prune => find_store(host)?,
+        _ => open_store(host)?,
     };
-    let store = Store::open(root)?;
 
     match args.command {
         ImageCommand::Build(args) => build_image(&store, args, host),
         ImageCommand::List => list(&store),
         ImageCommand::Verify => verify(&store, &config.image),
+        ImageCommand::Prune => prune(&store),
     }
 }
 
 fn build_image(store: &Store, args: ImageBuildArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
+    // Everything that a build writes is public and only this user's to change, whatever the caller's files are.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+
     // The agent goes into the image, the launcher into the store beside it.
     let agent = match args.agent {
         Some(agent) => agent,
@@ -55,7 +65,10 @@ fn build_image(store: &Store, args: ImageBuildArgs, host: &HostArgs) -> anyhow::
     options.refresh = args.refresh;
 
     let start = Instant::now();
-    let report = build(store, &options, &mut BuildProgress::new())?;
+    let Some(report) = build_unless_interrupted(store, options)? else {
+        eprint_message("interrupted; the unfinished work was removed");
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
     let seconds = start.elapsed().as_secs_f32();
 
     let directory = report.image.directory().display();
@@ -63,6 +76,9 @@ fn build_image(store: &Store, args: ImageBuildArgs, host: &HostArgs) -> anyhow::
         BuildOutcome::Built => print_line(&format!("built {directory} in {seconds:.1} s"))?,
         BuildOutcome::UpToDate => print_line(&format!("up to date: {directory}"))?,
     }
+
+    // Nothing can use the templates of the image that this one has replaced.
+    store.templates().prune_stale(TEMPLATES_BYTES, None)?;
 
     // Build the templates that `fumehood run` uses by default, so that the first run is fast.
     if args.no_templates {
@@ -74,6 +90,35 @@ fn build_image(store: &Store, args: ImageBuildArgs, host: &HostArgs) -> anyhow::
         no_network: false,
     };
     build_templates(&all_templates, host.config())
+}
+
+/// Builds an image. Returns `None` if a signal has interrupted the build; its work is then removed. A second signal
+/// ends this command at once, and the next one removes the work.
+fn build_unless_interrupted(
+    store: &Store,
+    options: BuildOptions,
+) -> anyhow::Result<Option<BuildReport>> {
+    start_runtime()?.block_on(async {
+        let mut interrupts = Interrupts::new()?;
+        let store = store.clone();
+        let mut building =
+            tokio::task::spawn_blocking(move || build(&store, &options, &mut BuildProgress::new()));
+        tokio::select! {
+            built = &mut building => return Ok(Some(built??)),
+            _ = interrupts.next() => {}
+        }
+
+        let deadline = Instant::now() + CLEANUP_TIMEOUT;
+        while Instant::now() < deadline {
+            terminate_programs();
+            tokio::select! {
+                _ = &mut building => return Ok(None),
+                _ = interrupts.next() => break,
+                () = tokio::time::sleep(TERMINATE_INTERVAL) => {}
+            }
+        }
+        std::process::exit(INTERRUPTED.into())
+    })
 }
 
 /// Returns the path of a binary that is installed next to this one. `option`: the option that names another path.
@@ -88,6 +133,18 @@ fn find_companion(name: &str, option: &str) -> anyhow::Result<PathBuf> {
         );
     }
     Ok(companion)
+}
+
+fn prune(store: &Store) -> anyhow::Result<ExitCode> {
+    let unfinished = store.remove_leftovers()?;
+    let stale = store.templates().prune_stale(TEMPLATES_BYTES, None)?;
+    print_line(&format!(
+        "removed unfinished work of {} MiB and {} templates of {} MiB",
+        unfinished.freed_bytes / MIB,
+        stale.removed,
+        stale.freed_bytes / MIB
+    ))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list(store: &Store) -> anyhow::Result<ExitCode> {

@@ -2,18 +2,15 @@
 
 use std::process::ExitCode;
 
-use fumehood_engine::image::{LAYERS_BYTES, LayerSummary, Layers, Store};
+use fumehood_engine::image::{LAYERS_BYTES, LayerSummary, Layers};
 
 use super::format::{MIB, format_age, short_hash};
+use super::store::open_store;
 use crate::args::{HostArgs, LayerArgs, LayerCommand, PruneArgs};
 use crate::io::print_line;
 
 pub(crate) fn run(args: &LayerArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
-    let root = match host.config().store {
-        Some(root) => root,
-        None => Store::default_root()?,
-    };
-    let layers = Store::open(root)?.layers();
+    let layers = open_store(host)?.layers();
 
     match &args.command {
         LayerCommand::List => list(&layers),

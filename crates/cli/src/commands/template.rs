@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use fumehood_engine::image::{Store, TEMPLATES_BYTES, TemplateSummary, Templates};
+use fumehood_engine::image::{TEMPLATES_BYTES, TemplateSummary, Templates};
 use fumehood_engine::policy::Policy;
 use fumehood_engine::{Config, Engine, Language, Network, TemplateUse};
 
 use super::format::{MIB, format_age, short_hash};
 use super::runtime::start_runtime;
+use super::store::open_store;
 use crate::args::{HostArgs, PruneArgs, TemplateArgs, TemplateBuildArgs, TemplateCommand};
 use crate::io::print_line;
 
@@ -21,11 +22,7 @@ pub(crate) fn run(args: &TemplateArgs, host: &HostArgs) -> anyhow::Result<ExitCo
 }
 
 fn open_templates(host: &HostArgs) -> anyhow::Result<Templates> {
-    let root = match host.config().store {
-        Some(root) => root,
-        None => Store::default_root()?,
-    };
-    Ok(Store::open(root)?.templates())
+    Ok(open_store(host)?.templates())
 }
 
 /// Builds missing templates. Each takes one boot and a few runs.
@@ -119,7 +116,7 @@ fn template_line(template: &TemplateSummary) -> String {
 }
 
 fn prune(args: &PruneArgs, templates: &Templates) -> anyhow::Result<ExitCode> {
-    let report = templates.prune(args.max_bytes(TEMPLATES_BYTES), |_| true)?;
+    let report = templates.prune_stale(args.max_bytes(TEMPLATES_BYTES), None)?;
     let (removed, mib) = (report.removed, report.freed_bytes / MIB);
     print_line(&format!("removed {removed} templates, {mib} MiB"))?;
     Ok(ExitCode::SUCCESS)

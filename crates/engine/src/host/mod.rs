@@ -3,8 +3,11 @@
 //! Nothing here starts a VM; the launcher that applies the isolation belongs to `vm`.
 
 mod accelerator;
+mod descriptor_limit;
+mod kvm_verdict;
 mod isolation;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
 pub(crate) use accelerator::{SelectedAccelerator, select_accelerator};
+pub use descriptor_limit::check_descriptor_limit;
 pub use isolation::{Isolation, IsolationLayer, RequiredIsolation};

@@ -20,10 +20,26 @@ pub struct CapturedOutput {
 impl CapturedOutput {
     /// Appends output: stores it up to the maximum, and counts the rest.
     pub fn add(&mut self, bytes: &[u8]) {
-        let free = KEPT_BYTES - self.stored.len();
+        // What is stored has no gaps.
+        let is_whole = !self.truncated();
+        let free = if is_whole {
+            KEPT_BYTES - self.stored.len()
+        } else {
+            0
+        };
         self.stored
             .extend_from_slice(&bytes[..bytes.len().min(free)]);
         self.total += bytes.len() as u64;
+    }
+
+    /// Counts output without storing it, or what follows it.
+    pub fn skip(&mut self, bytes: usize) {
+        self.total += bytes as u64;
+    }
+
+    /// Releases memory that only further output would need.
+    pub fn shrink(&mut self) {
+        self.stored.shrink_to_fit();
     }
 
     /// Returns the stored output as text with `utf-8`, or as base64 with `base64` if it is not valid UTF-8.
@@ -81,6 +97,11 @@ impl DisplayedValues {
         }
     }
 
+    /// Counts a value without storing it.
+    pub fn skip(&mut self) {
+        self.total += 1;
+    }
+
     /// Returns the stored values.
     #[must_use]
     pub fn values(&self) -> Vec<Value> {
@@ -88,6 +109,24 @@ impl DisplayedValues {
         values
             .map(|value| serde_json::from_str(value.get()).unwrap_or_default())
             .collect()
+    }
+
+    /// Returns the JSON of a stored value, by its position.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<&str> {
+        self.stored.get(index).map(|value| value.get())
+    }
+
+    /// Returns the number of values that are stored.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.stored.len()
+    }
+
+    /// Returns whether no value is stored.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stored.is_empty()
     }
 
     /// Returns the bytes stored, with the overhead of each value.

@@ -18,6 +18,8 @@ mod watcher;
 
 pub use checkpoint::Checkpoint;
 pub use context::Context;
+#[cfg(feature = "fuzzing")]
+pub(crate) use directory::unpack;
 pub use file_reader::FileReader;
 pub use files::{Files, WriteOptions};
 pub(crate) use one_shot::OneShotRun;

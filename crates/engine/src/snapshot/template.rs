@@ -182,6 +182,7 @@ impl Templates {
         self.slots().insert(spec.clone(), loaded);
 
         let (store, inputs) = (self.store.clone(), self.inputs(factory, spec));
+        let image = factory.image().id().to_string();
         let saving = move || {
             let failed = |error: fumehood_image::Error| error.to_string();
             draft?
@@ -189,7 +190,7 @@ impl Templates {
                 .map_err(failed)?;
 
             store
-                .prune(TEMPLATES_BYTES, |_| true)
+                .prune_stale(TEMPLATES_BYTES, Some(&image))
                 .map(drop)
                 .map_err(failed)
         };

@@ -25,6 +25,8 @@ pub(super) enum ResponseBody {
     Server {
         incoming: Incoming,
         redactor: Option<Redactor>,
+        /// The answer to HEAD: there is no body, but its headers are those of an answer with one.
+        is_head: bool,
         ended: bool,
         exchange: Arc<Exchange>,
     },
@@ -82,6 +84,7 @@ impl Body for ResponseBody {
                 redactor: Some(redactor),
                 ended,
                 exchange,
+                ..
             } => (
                 ready!(poll_redacted(incoming, redactor, ended, cx)),
                 exchange,
@@ -99,12 +102,15 @@ impl Body for ResponseBody {
         match self {
             Self::Page(page, _) => page.is_none(),
             Self::Server {
+                redactor: Some(_),
+                is_head: true,
+                ..
+            } => false,
+            Self::Server {
                 incoming, redactor, ..
             } => {
-                incoming.is_end_stream()
-                    && redactor
-                        .as_ref()
-                        .is_none_or(|redactor| redactor.pending() == 0)
+                let is_holding = redactor.as_ref().is_some_and(Redactor::is_holding);
+                incoming.is_end_stream() && !is_holding
             }
         }
     }
@@ -113,14 +119,18 @@ impl Body for ResponseBody {
         match self {
             Self::Page(page, _) => SizeHint::with_exact(page.as_ref().map_or(0, Bytes::len) as u64),
             Self::Server {
-                incoming, redactor, ..
-            } => {
-                let pending = redactor.as_ref().map_or(0, Redactor::pending) as u64;
-                match incoming.size_hint().exact() {
-                    Some(left) => SizeHint::with_exact(left + pending),
-                    None => SizeHint::new(),
-                }
-            }
+                incoming,
+                redactor: None,
+                ..
+            } => match incoming.size_hint().exact() {
+                Some(left) => SizeHint::with_exact(left),
+                None => SizeHint::new(),
+            },
+            // Masks have another length than values.
+            Self::Server {
+                redactor: Some(_), ..
+            } if self.is_end_stream() => SizeHint::with_exact(0),
+            Self::Server { .. } => SizeHint::new(),
         }
     }
 }

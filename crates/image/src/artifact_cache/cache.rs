@@ -36,6 +36,10 @@ impl ArtifactCache {
         &self.root
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
@@ -84,7 +88,42 @@ impl ArtifactCache {
     /// Removes the leftovers of processes that ended while they created or removed an entry.
     pub(crate) fn sweep(&self, _lock: &Lock) -> Result<PruneReport, Error> {
         let mut report = PruneReport::default();
-        let entries = fs::read_dir(&self.root).map_err(Error::io("read", &self.root))?;
+        for path in self.leftovers()? {
+            tracing::debug!(path = %path.display(), "removing leftovers of a dead process");
+            report.add(bytes_on_disk(&path), remove_all(&path));
+        }
+
+        Ok(report)
+    }
+
+    /// Returns whether there is anything to sweep.
+    pub(crate) fn has_leftovers(&self) -> bool {
+        self.leftovers().is_ok_and(|dead| !dead.is_empty())
+    }
+
+    /// Returns the bytes on disk that a sweep would free.
+    pub(crate) fn leftover_bytes(&self) -> u64 {
+        let leftovers = self.leftovers().unwrap_or_default();
+        leftovers.iter().map(|path| bytes_on_disk(path)).sum()
+    }
+
+    /// Sweeps if there is anything to sweep.
+    pub(crate) fn remove_leftovers(&self) -> Result<PruneReport, Error> {
+        if self.leftovers()?.is_empty() {
+            return Ok(PruneReport::default());
+        }
+        let lock = self.lock()?;
+        self.sweep(&lock)
+    }
+
+    /// Returns the directories that dead processes have left.
+    fn leftovers(&self) -> Result<Vec<PathBuf>, Error> {
+        let entries = match fs::read_dir(&self.root) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(Error::io("read", &self.root))?,
+        };
+
+        let mut dead = Vec::new();
         for entry in entries {
             let path = entry.map_err(Error::io("read", &self.root))?.path();
             let is_dead = match path.extension().and_then(|e| e.to_str()) {
@@ -92,14 +131,12 @@ impl ArtifactCache {
                 Some(STAGING_EXTENSION) => !is_owner_alive(&path),
                 _ => false,
             };
-
             if is_dead {
-                tracing::debug!(path = %path.display(), "removing leftovers of a dead process");
-                report.add(bytes_on_disk(&path), remove_all(&path));
+                dead.push(path);
             }
         }
 
-        Ok(report)
+        Ok(dead)
     }
 
     /// Removes an entry and returns the bytes it took on disk. A rename first takes its name away atomically.
@@ -139,8 +176,7 @@ impl ArtifactCache {
     /// Creates the directory with access only for its owner, since it holds contents of guests' memory and
     /// disks.
     pub(super) fn create_root(&self) -> Result<(), Error> {
-        let store = self.store.root();
-        fs::create_dir_all(store).map_err(Error::io("create", store))?;
+        self.store.create_directory(self.store.root())?;
         match private_directory().create(&self.root) {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => {
                 Err(Error::io("create", &self.root)(e))

@@ -11,6 +11,13 @@ pub struct PruneReport {
     pub freed_bytes: u64,
 }
 
+impl std::ops::AddAssign for PruneReport {
+    fn add_assign(&mut self, other: Self) {
+        self.removed += other.removed;
+        self.freed_bytes += other.freed_bytes;
+    }
+}
+
 impl PruneReport {
     /// Counts one removal, or logs its failure.
     pub(super) fn add(&mut self, bytes: u64, result: Result<(), Error>) {

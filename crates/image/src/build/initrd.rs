@@ -14,7 +14,10 @@ const CONSOLE: (u32, u32) = (5, 1);
 
 /// Returns the archive with `agent` as `/init`. If the kernel has modules, they are in `/modules`;
 /// `/modules/order` lists them in the order in which the agent loads them, one name per line.
-pub(crate) fn build(agent: &[u8], modules: &[(String, PathBuf)]) -> Result<Vec<u8>, Error> {
+///
+/// # Errors
+/// Returns an error if a module cannot be read.
+pub fn build(agent: &[u8], modules: &[(String, PathBuf)]) -> Result<Vec<u8>, Error> {
     let mut archive = start_archive(agent);
     if !modules.is_empty() {
         archive.directory("modules", 0o755);

@@ -7,7 +7,9 @@ mod cpio;
 mod elf;
 mod initrd;
 mod pipeline;
+mod prerequisites;
 mod recipe;
 
-pub use self::initrd::floor as floor_initrd;
+pub use self::initrd::{build as initrd_with_modules, floor as floor_initrd};
 pub use self::pipeline::{BuildOutcome, BuildReport, build, prepare_inputs};
+pub use self::prerequisites::missing_prerequisites;

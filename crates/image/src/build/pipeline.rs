@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::initrd;
 use super::recipe::Recipe;
+use super::{initrd, prerequisites};
 use crate::clock::unix_seconds;
 use crate::kernel::{Kernel, KernelPlan};
 use crate::options::BuildOptions;
@@ -130,6 +130,8 @@ fn obtain_inputs(
     plan: &KernelPlan,
     steps: &mut Steps<'_>,
 ) -> Result<Inputs, Error> {
+    prerequisites::require(store, options, plan)?;
+
     let kernel = steps.run(|progress| plan.obtain(store, options, progress))?;
     store.require_space(REQUIRED_BYTES)?;
     let base = steps
@@ -236,6 +238,8 @@ fn assemble_image(
     let text =
         serde_json::to_vec_pretty(&manifest).map_err(|e| Error::io("write", &path)(e.into()))?;
     fs::write(&path, text).map_err(Error::io("write", &path))?;
+    set_mode(&path, 0o644)?;
+    set_mode(directory, 0o755)?;
     sync_file(&path)?;
 
     save_identities(directory, &identities)?;
@@ -244,13 +248,18 @@ fn assemble_image(
     Ok(manifest)
 }
 
+/// Sets the mode of a part, which must not depend on the umask.
+fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
+    let mode = fs::Permissions::from_mode(mode);
+    fs::set_permissions(path, mode).map_err(Error::io("set the mode of", path))
+}
+
 /// Flushes a part to the disk and hashes it.
 fn seal_part(directory: &Path, name: &str, file: &str) -> Result<(PartRecord, Identity), Error> {
     let path = directory.join(file);
 
     // QEMU runs as another user and reopens the part through its descriptor.
-    let readable = fs::Permissions::from_mode(0o644);
-    fs::set_permissions(&path, readable).map_err(Error::io("make readable", &path))?;
+    set_mode(&path, 0o644)?;
 
     sync_file(&path)?;
     let mut open = File::open(&path).map_err(Error::io("open", &path))?;

@@ -30,6 +30,11 @@ struct Entry {
     files: Vec<(String, String)>,
 }
 
+/// Returns whether there is a cached kernel, without checking its files.
+pub(super) fn exists(cached: &Path) -> bool {
+    cached.join(RECORD).exists()
+}
+
 /// Returns the cached kernel if all its files match their recorded hashes.
 pub(super) fn load(cached: &Path) -> Option<Kernel> {
     let text = fs::read(cached.join(RECORD)).ok()?;

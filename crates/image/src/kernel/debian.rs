@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::cached;
 use crate::progress::StepProgress;
 use crate::store::{KernelChoice, KernelRecord};
-use crate::tools::mmdebstrap::{self, Request};
-use crate::tools::program::{Program, require_program};
+use crate::tools::mmdebstrap::{self, Request, Variant};
+use crate::tools::program::{Program, missing_programs};
 use crate::{Error, hash};
 
 /// The package that depends on the suite's newest kernel.
@@ -28,28 +28,32 @@ const MODULES: [&str; 8] = [
 /// The deadline of each program. Fetching takes ten seconds with a nearby mirror.
 const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
+/// Returns errors for what fetching the kernel needs and is missing.
+pub(super) fn missing_prerequisites() -> Vec<Error> {
+    let purpose = "required to unpack Debian's kernel modules";
+    let mut missing = missing_programs(&[("xz", "xz-utils"), ("tar", "tar")], purpose);
+    missing.extend(mmdebstrap::missing_prerequisites());
+    missing
+}
+
 /// Fetches the kernel. The returned directory is ready for the cache.
 pub(super) fn fetch(
     suite: &str,
     work: &Path,
     progress: &mut StepProgress<'_>,
 ) -> Result<PathBuf, Error> {
-    require_program(
-        "xz",
-        "required to unpack Debian's kernel modules",
-        "xz-utils",
-    )?;
-
     // Fetch the package and its dependencies as one archive.
     let (archive, tree) = (work.join("kernel.tar"), work.join("kernel"));
     let request = Request {
         task: "fetching Debian's kernel",
-        variant: "extract",
-        include: PACKAGE,
+        variant: Variant::Extract,
+        packages: &[PACKAGE],
         suite,
         options: &[],
     };
-    mmdebstrap::run(&request, &archive, TIMEOUT, &mut |line| progress.line(line))?;
+    mmdebstrap::run(&request, &archive, work, TIMEOUT, &mut |line| {
+        progress.line(line)
+    })?;
 
     fs::create_dir(&tree).map_err(Error::io("create", &tree))?;
     Program::new("unpacking Debian's kernel", "tar", TIMEOUT)

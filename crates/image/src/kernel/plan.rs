@@ -1,5 +1,7 @@
 //! The choice of the kernel, and its way from the cache or a build into the image.
 
+use std::path::PathBuf;
+
 use super::cached::{self, Kernel};
 use super::source::Source;
 use super::{debian, source_build};
@@ -34,6 +36,35 @@ impl KernelPlan {
         }
     }
 
+    /// Returns errors for what building or fetching the kernel needs and is missing. A cached kernel needs nothing.
+    pub(crate) fn missing_prerequisites(
+        &self,
+        store: &Store,
+        options: &BuildOptions,
+    ) -> Vec<Error> {
+        if cached::exists(&self.path(store)) && !self.must_refetch(options) {
+            return Vec::new();
+        }
+
+        match self {
+            Self::Own(source) => {
+                let mut missing = source_build::missing_prerequisites();
+                missing.extend(source.missing_prerequisites());
+                missing
+            }
+            Self::Debian(_) => debian::missing_prerequisites(),
+        }
+    }
+
+    fn path(&self, store: &Store) -> PathBuf {
+        store.cache("kernel").join(self.key())
+    }
+
+    /// A kernel from source changes only with its key; Debian's may have a newer version.
+    fn must_refetch(&self, options: &BuildOptions) -> bool {
+        options.refresh && matches!(self, Self::Debian(_))
+    }
+
     /// Returns the kernel from the cache, or builds it. With `options.refresh`, Debian's kernel is fetched
     /// again.
     pub(crate) fn obtain(
@@ -42,10 +73,8 @@ impl KernelPlan {
         options: &BuildOptions,
         progress: &mut StepProgress<'_>,
     ) -> Result<(Kernel, StepEnd), Error> {
-        // A kernel from source changes only with its key; Debian's may have a newer version.
-        let cached = store.cache("kernel").join(self.key());
-        let refetch = options.refresh && matches!(self, Self::Debian(_));
-        if let Some(kernel) = cached::load(&cached).filter(|_| !refetch) {
+        let cached = self.path(store);
+        if let Some(kernel) = cached::load(&cached).filter(|_| !self.must_refetch(options)) {
             return Ok((kernel, StepEnd::Cached));
         }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::Error;
 use crate::tools::apt::QUERY_TIMEOUT;
 use crate::tools::download::only_file;
-use crate::tools::mmdebstrap::{self, Request};
+use crate::tools::mmdebstrap::{self, Request, Variant};
 use crate::tools::program::{Program, find_program};
 
 /// Debian's package of the kernel's source.
@@ -69,6 +69,14 @@ impl Source {
         })
     }
 
+    /// Returns errors for what fetching the source needs and is missing.
+    pub(super) fn missing_prerequisites(&self) -> Vec<Error> {
+        match &self.origin {
+            Origin::Installed | Origin::AptArchive => Vec::new(),
+            Origin::Suite(_) => mmdebstrap::missing_prerequisites(),
+        }
+    }
+
     /// Returns the compressed source. `work` is a directory for downloads.
     pub(crate) fn archive(&self, work: &Path) -> Result<PathBuf, Error> {
         match &self.origin {
@@ -113,12 +121,12 @@ fn extract_from_suite(suite: &str, work: &Path) -> Result<PathBuf, Error> {
     let (archive, unpacked) = (work.join("source.tar"), work.join("package"));
     let request = Request {
         task: "fetching the kernel's source",
-        variant: "extract",
-        include: PACKAGE,
+        variant: Variant::Extract,
+        packages: &[PACKAGE],
         suite,
         options: &[],
     };
-    mmdebstrap::run(&request, &archive, DOWNLOAD_TIMEOUT, &mut |_| {})?;
+    mmdebstrap::run(&request, &archive, work, DOWNLOAD_TIMEOUT, &mut |_| {})?;
 
     // Only the source is needed from that tree.
     fs::create_dir(&unpacked).map_err(Error::io("create", &unpacked))?;

@@ -14,7 +14,7 @@ use crate::Error;
 use crate::hash::{self, Fields};
 use crate::progress::StepProgress;
 use crate::store::{KernelChoice, KernelRecord};
-use crate::tools::program::{Program, require_program};
+use crate::tools::program::{Program, missing_programs};
 
 /// Avoids kernel code that is slow under software emulation. The patch lets the command line name the
 /// frequency of the local APIC's timer, which a virtual machine knows (measuring it takes 0.3 of 0.53 seconds
@@ -66,8 +66,6 @@ pub(super) fn build_from_source(
     jobs: Option<usize>,
     progress: &mut StepProgress<'_>,
 ) -> Result<PathBuf, Error> {
-    require_programs()?;
-
     progress.fraction(0.0, "fetching the source");
     let archive = source.archive(work)?;
     let tree = unpack(&archive, work, progress)?;
@@ -89,21 +87,18 @@ pub(super) fn key(source: &Source) -> String {
         .finish()
 }
 
-/// Returns an error if a program or header that the build needs is missing.
-fn require_programs() -> Result<(), Error> {
-    for (program, package) in REQUIRED_PROGRAMS {
-        require_program(program, PURPOSE, package)?;
-    }
-
+/// Returns errors for the programs and headers that the build needs and that are missing.
+pub(super) fn missing_prerequisites() -> Vec<Error> {
+    let mut missing = missing_programs(&REQUIRED_PROGRAMS, PURPOSE);
     if !Path::new(LIBELF_HEADER).exists() {
-        return Err(Error::MissingProgram {
+        missing.push(Error::MissingProgram {
             program: LIBELF_HEADER.to_owned(),
             purpose: PURPOSE,
             package: "libelf-dev",
         });
     }
 
-    Ok(())
+    missing
 }
 
 /// Unpacks the source and applies [`PATCH`].

@@ -34,6 +34,21 @@ impl Store {
 }
 
 impl Layers {
+    /// Returns whether dead processes have left unfinished layers.
+    pub(crate) fn has_leftovers(&self) -> bool {
+        self.cache.has_leftovers()
+    }
+
+    /// Returns the bytes on disk of layers that dead processes have left unfinished.
+    pub(crate) fn leftover_bytes(&self) -> u64 {
+        self.cache.leftover_bytes()
+    }
+
+    /// Removes layers that dead processes have left unfinished.
+    pub(crate) fn remove_leftovers(&self) -> Result<PruneReport, Error> {
+        self.cache.remove_leftovers()
+    }
+
     /// Returns the layer that a request resolved to, if it exists, and records the use. A damaged layer is
     /// removed with a warning and treated as missing.
     ///

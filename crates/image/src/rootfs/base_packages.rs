@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::hash::Fields;
+use crate::options::BuildOptions;
 use crate::progress::{StepEnd, StepProgress};
 use crate::store::{Store, sync_file};
-use crate::tools::mmdebstrap::{self, Request};
+use crate::tools::mmdebstrap::{self, Request, Variant};
 
 /// The guest's packages in addition to Debian's essential ones.
 const PACKAGES: [&str; 26] = [
@@ -58,7 +59,7 @@ const COMPILE: &str = "chroot \"$1\" sh -c 'python3 -m compileall -q -f \
 /// The deadline of the installation, which takes half a minute on two processors with a nearby mirror.
 const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Messages that mmdebstrap prints in one installation (measured). They measure the progress.
-const EXPECTED_MESSAGES: u32 = 14;
+const EXPECTED_MESSAGES: u32 = 15;
 
 /// Returns the archive of the base tree from the cache, or creates it.
 pub(crate) fn obtain(
@@ -67,18 +68,31 @@ pub(crate) fn obtain(
     refresh: bool,
     progress: &mut StepProgress<'_>,
 ) -> Result<(PathBuf, StepEnd), Error> {
-    let cached = store.cache("base").join(format!("{}.tar", key(suite)));
+    let cached = path(store, suite);
     if cached.exists() && !refresh {
         return Ok((cached, StepEnd::Cached));
     }
 
     let work = store.work_dir()?;
     let archive = work.path().join("base.tar");
-    install(suite, &archive, progress)?;
+    install(suite, &archive, work.path(), progress)?;
     sync_file(&archive)?;
     fs::rename(&archive, &cached).map_err(Error::io("cache", &cached))?;
 
     Ok((cached, StepEnd::Done))
+}
+
+/// Returns errors for what the installation needs and is missing. A cached archive needs nothing.
+pub(crate) fn missing_prerequisites(store: &Store, options: &BuildOptions) -> Vec<Error> {
+    if path(store, &options.suite).exists() && !options.refresh {
+        Vec::new()
+    } else {
+        mmdebstrap::missing_prerequisites()
+    }
+}
+
+fn path(store: &Store, suite: &str) -> PathBuf {
+    store.cache("base").join(format!("{}.tar", key(suite)))
 }
 
 /// Returns a hash of everything that the base tree is made from.
@@ -92,7 +106,12 @@ pub(crate) fn key(suite: &str) -> String {
 }
 
 /// Installs the packages and writes the tree to `archive`.
-fn install(suite: &str, archive: &Path, progress: &mut StepProgress<'_>) -> Result<(), Error> {
+fn install(
+    suite: &str,
+    archive: &Path,
+    work: &Path,
+    progress: &mut StepProgress<'_>,
+) -> Result<(), Error> {
     let mut options: Vec<String> = EXCLUDED
         .iter()
         .map(|path| format!("--dpkgopt=path-exclude={path}"))
@@ -101,14 +120,14 @@ fn install(suite: &str, archive: &Path, progress: &mut StepProgress<'_>) -> Resu
 
     let request = Request {
         task: "installing the guest's Debian packages",
-        variant: "essential",
-        include: &PACKAGES.join(","),
+        variant: Variant::Essential,
+        packages: &PACKAGES,
         suite,
         options: &options,
     };
 
     let mut messages = 0;
-    mmdebstrap::run(&request, archive, TIMEOUT, &mut |line| {
+    mmdebstrap::run(&request, archive, work, TIMEOUT, &mut |line| {
         if let Some(message) = line.strip_prefix("I: ") {
             messages += 1;
             progress.fraction(f64::from(messages) / f64::from(EXPECTED_MESSAGES), message);

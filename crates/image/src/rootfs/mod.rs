@@ -11,4 +11,4 @@ mod pack;
 mod tree;
 
 pub(crate) use self::assemble::{TreeInputs, assemble};
-pub(crate) use self::pack::pack;
+pub(crate) use self::pack::{missing_prerequisites, pack};

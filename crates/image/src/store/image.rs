@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::identity::{self, IDENTITY_FILE, Identities, Identity};
 use super::manifest::{Manifest, PARTS, PartRecord};
 use super::name::ImageName;
+use crate::error::is_shortage;
 use crate::{Error, hash};
 
 /// A built image whose parts are open and match the manifest.
@@ -113,6 +114,27 @@ impl Image {
     }
 }
 
+/// How often a file is hashed that changes meanwhile. A backup that links it changes only its times.
+const ATTEMPTS: usize = 3;
+
+/// Checks a file, and returns the identity that it had before and after that. Returns `None` if it changed each time.
+fn check_until_unchanged(
+    file: &mut File,
+    path: &Path,
+    mut check: impl FnMut(&mut File) -> Result<(), Error>,
+) -> Result<Option<Identity>, Error> {
+    for _ in 0..ATTEMPTS {
+        let before = Identity::of(file, path)?;
+        check(file)?;
+        file.rewind().map_err(Error::io("rewind", path))?;
+        if Identity::of(file, path)? == before {
+            return Ok(Some(before));
+        }
+    }
+
+    Ok(None)
+}
+
 /// Opens and checks one part. The returned identity is that of the returned descriptor.
 fn open_part(
     name: &ImageName,
@@ -133,24 +155,27 @@ fn open_part(
         .ok_or_else(|| damaged(directory, "the manifest does not list it".to_owned()))?;
 
     let path = directory.join(&record.file);
-    let mut file = File::open(&path).map_err(|e| damaged(&path, e.to_string()))?;
-    let identity = Identity::of(&file, &path)?;
+    let mut file = File::open(&path).map_err(|e| {
+        if is_shortage(&e) {
+            Error::io("open", &path)(e)
+        } else {
+            damaged(&path, e.to_string())
+        }
+    })?;
+    let mut identity = Identity::of(&file, &path)?;
 
     // Hash a part that is new or changed.
     if recorded.get(part) != Some(&identity) {
-        let found = hash::of_file(&mut file, &path)?;
-        if found != record.sha256 {
-            return Err(damaged(
-                &path,
-                format!("sha256 {found} instead of {}", record.sha256),
-            ));
-        }
-
-        if Identity::of(&file, &path)? != identity {
-            return Err(damaged(&path, "it changed while it was hashed".to_owned()));
-        }
-
-        file.rewind().map_err(Error::io("rewind", &path))?;
+        let checked = check_until_unchanged(&mut file, &path, |file| {
+            let found = hash::of_file(file, &path)?;
+            if found == record.sha256 {
+                return Ok(());
+            }
+            let reason = format!("sha256 {found} instead of {}", record.sha256);
+            Err(damaged(&path, reason))
+        })?;
+        identity =
+            checked.ok_or_else(|| damaged(&path, "it changed while it was hashed".to_owned()))?;
     }
 
     Ok((
@@ -161,4 +186,46 @@ fn open_part(
         },
         identity,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::fs;
+
+    use super::*;
+
+    /// Checks a file that is linked by another program during the first `times` checks.
+    fn check_while_linked(times: usize) -> Option<Identity> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("part");
+        fs::write(&path, "content").unwrap();
+
+        let mut file = File::open(&path).unwrap();
+        let mut checks = 0;
+        let identity = check_until_unchanged(&mut file, &path, |file| {
+            checks += 1;
+            if checks <= times {
+                let before = Identity::of(file, &path)?;
+                let mut links = 0;
+                // The clock of files is coarse.
+                while Identity::of(file, &path)? == before {
+                    links += 1;
+                    fs::hard_link(&path, dir.path().join(format!("{checks}-{links}"))).unwrap();
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+
+        identity.inspect(|one| assert!(*one == Identity::of(&file, &path).unwrap()))
+    }
+
+    #[test]
+    fn a_part_that_is_linked_while_it_is_hashed_is_hashed_again() {
+        assert!(check_while_linked(0).is_some());
+        assert!(check_while_linked(ATTEMPTS - 1).is_some());
+        assert!(check_while_linked(ATTEMPTS).is_none());
+    }
 }

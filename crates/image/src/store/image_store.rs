@@ -1,8 +1,8 @@
 //! The store's directory: images by name, and caches for builds.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
@@ -169,7 +169,7 @@ impl Store {
             self.cache("downloads"),
             self.tmp(),
         ] {
-            fs::create_dir_all(&directory).map_err(Error::io("create", &directory))?;
+            self.create_directory(&directory)?;
         }
 
         let path = self.root.join("build.lock");
@@ -177,6 +177,7 @@ impl Store {
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(0o600)
             .open(&path)
             .map_err(Error::io("open", &path))?;
 
@@ -190,6 +191,69 @@ impl Store {
         work_dir::sweep(&self.tmp())?;
 
         Ok(lock)
+    }
+
+    /// Creates a directory of the store that everyone can read and only this user can write, whatever the umask.
+    /// Directories above the store get the usual mode.
+    ///
+    /// # Errors
+    /// The error of the operating system.
+    pub fn create_directory(&self, path: &Path) -> Result<(), Error> {
+        if let Some(parent) = self.root.parent() {
+            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        }
+
+        let within = path.ancestors().filter(|path| path.starts_with(&self.root));
+        let within: Vec<_> = within.collect();
+        for directory in within.into_iter().rev() {
+            match fs::create_dir(directory) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists && directory.is_dir() => continue,
+                other => other.map_err(Error::io("create", directory))?,
+            }
+            let mode = Permissions::from_mode(0o755);
+            fs::set_permissions(directory, mode).map_err(Error::io("create", directory))?;
+        }
+
+        Ok(())
+    }
+
+    /// Returns the bytes on disk of the work of killed builds; 0 while a build runs, since its start has swept.
+    pub(crate) fn abandoned_bytes(&self) -> u64 {
+        match self.lock_idle() {
+            Ok(Some(_lock)) => work_dir::bytes(&self.tmp()),
+            Ok(None) | Err(_) => 0,
+        }
+    }
+
+    /// Returns whether there is work of killed builds.
+    pub(crate) fn has_abandoned(&self) -> bool {
+        self.lock_idle().is_ok_and(|lock| lock.is_some())
+    }
+
+    /// Removes the work of killed builds, unless a build runs. Returns the number of directories, and their bytes on
+    /// disk.
+    pub(crate) fn remove_abandoned(&self) -> Result<(usize, u64), Error> {
+        let Some(_lock) = self.lock_idle()? else {
+            return Ok((0, 0));
+        };
+        let bytes = work_dir::bytes(&self.tmp());
+        Ok((work_dir::sweep(&self.tmp())?, bytes))
+    }
+
+    /// Takes the build lock if there is unfinished work and no build is running.
+    fn lock_idle(&self) -> Result<Option<File>, Error> {
+        let is_empty =
+            fs::read_dir(self.tmp()).map_or(true, |mut entries| entries.next().is_none());
+        if is_empty {
+            return Ok(None);
+        }
+
+        let path = self.root.join("build.lock");
+        let lock = OpenOptions::new().write(true).open(&path);
+        let lock = lock.map_err(Error::io("open", &path))?;
+        Ok(flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .is_ok()
+            .then_some(lock))
     }
 
     /// Returns an error if the store's disk has less free space than this.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::name::ID_DIGITS;
 use crate::Error;
+use crate::error::is_shortage;
 use crate::hash::Fields;
 
 /// The version of the manifest's format and of the build procedure. Changing either makes every image out of
@@ -110,7 +111,13 @@ impl Manifest {
             reason,
         };
 
-        let text = std::fs::read(&path).map_err(|e| damaged(e.to_string()))?;
+        let text = std::fs::read(&path).map_err(|e| {
+            if is_shortage(&e) {
+                Error::io("read", &path)(e)
+            } else {
+                damaged(e.to_string())
+            }
+        })?;
         let manifest: Self = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         if manifest.format != FORMAT {
             return Err(damaged(format!(

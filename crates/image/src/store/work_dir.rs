@@ -1,6 +1,7 @@
 //! Directories that exist only while the process that created them runs.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -34,6 +35,8 @@ impl WorkDir {
 
         let path = lock_path.with_extension("");
         fs::create_dir(&path).map_err(Error::io("create", &path))?;
+        let mode = Permissions::from_mode(0o755);
+        fs::set_permissions(&path, mode).map_err(Error::io("create", &path))?;
 
         Ok(Self {
             path,
@@ -57,7 +60,10 @@ impl Drop for WorkDir {
 /// Removes the work directories in `parent` whose owners have ended. The caller must hold the store's build
 /// lock. Work directories are created only under that lock, so the sweep never sees one between the creation
 /// of its lock file and its locking.
-pub(crate) fn sweep(parent: &Path) -> Result<(), Error> {
+///
+/// Returns the number of removed directories.
+pub(crate) fn sweep(parent: &Path) -> Result<usize, Error> {
+    let mut removed = 0;
     for entry in fs::read_dir(parent).map_err(Error::io("read", parent))? {
         let path = entry.map_err(Error::io("read", parent))?.path();
         // Each of the two may exist without the other.
@@ -71,10 +77,31 @@ pub(crate) fn sweep(parent: &Path) -> Result<(), Error> {
         if !is_locked(&lock_path) {
             tracing::debug!(path = %directory.display(), "removing the directory of a dead build");
             remove(&directory, &lock_path);
+            removed += 1;
         }
     }
 
-    Ok(())
+    Ok(removed)
+}
+
+/// Returns the size on disk of everything in a directory. What cannot be read counts as nothing.
+pub(crate) fn bytes(directory: &Path) -> u64 {
+    /// The unit of a file's blocks on every Linux.
+    const BLOCK: u64 = 512;
+
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| {
+        let Ok(metadata) = entry.metadata() else {
+            return 0;
+        };
+        let inside = if metadata.is_dir() {
+            bytes(&entry.path())
+        } else {
+            0
+        };
+        metadata.blocks() * BLOCK + inside
+    });
+    sizes.sum()
 }
 
 fn is_locked(lock_path: &Path) -> bool {

@@ -6,7 +6,50 @@ use super::templates::Templates;
 use crate::Error;
 use crate::artifact_cache::{CacheEntry, PruneReport};
 
+/// The input of a template that names its image.
+const IMAGE: &str = "image";
+
 impl Templates {
+    /// Returns whether dead processes have left unfinished templates.
+    pub(crate) fn has_leftovers(&self) -> bool {
+        self.cache.has_leftovers()
+    }
+
+    /// Returns the bytes on disk of templates that dead processes have left unfinished.
+    pub(crate) fn leftover_bytes(&self) -> u64 {
+        self.cache.leftover_bytes()
+    }
+
+    /// Removes templates that dead processes have left unfinished.
+    pub(crate) fn remove_leftovers(&self) -> Result<PruneReport, Error> {
+        self.cache.remove_leftovers()
+    }
+
+    /// Prunes as [`prune`](Self::prune), and removes the templates of images that are no longer in the store, because
+    /// nothing can use them. `own_image`: the id of an image that the caller still uses.
+    ///
+    /// # Errors
+    /// As [`prune`](Self::prune).
+    pub fn prune_stale(
+        &self,
+        max_bytes: u64,
+        own_image: Option<&str>,
+    ) -> Result<PruneReport, Error> {
+        let listed = self.cache.store().list()?;
+        // The id of an image that cannot be read is unknown: then nothing is stale.
+        let ids: Option<Vec<String>> = listed
+            .into_iter()
+            .map(|image| image.manifest.ok().map(|manifest| manifest.id))
+            .collect();
+
+        self.prune(max_bytes, |template| {
+            let Some((image, ids)) = template.inputs.get(IMAGE).zip(ids.as_ref()) else {
+                return true;
+            };
+            own_image == Some(image) || ids.contains(image)
+        })
+    }
+
     /// Removes damaged and unfinished templates, templates for which `keep` is false, and then the least
     /// recently used ones until at most `max_bytes` remain on disk. A template that is being created stays,
     /// and a template that is open elsewhere remains usable there.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::download::{self, Pinned};
-use super::program::{Program, require_program};
+use super::program::{Program, missing_programs};
 use crate::Error;
 use crate::progress::StepEnd;
 use crate::store::Store;
@@ -24,14 +24,17 @@ pub(crate) fn obtain(store: &Store) -> Result<(PathBuf, StepEnd), Error> {
     download::obtain(store, &BUN, fetch)
 }
 
+/// Returns errors for what downloading bun needs and is missing.
+pub(crate) fn missing_prerequisites(store: &Store) -> Vec<Error> {
+    if download::is_cached(store, &BUN) {
+        return Vec::new();
+    }
+    let purpose = "required to download bun from the npm registry";
+    missing_programs(&[("npm", "npm")], purpose)
+}
+
 /// Downloads the package into a directory.
 fn fetch(to: &Path) -> Result<(), Error> {
-    require_program(
-        "npm",
-        "required to download bun from the npm registry",
-        "npm",
-    )?;
-
     Program::new("downloading bun", "npm", TIMEOUT)
         .args(["pack", "--silent"])
         .arg(format!("{PACKAGE}@{}", BUN.version))

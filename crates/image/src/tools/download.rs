@@ -15,13 +15,22 @@ pub(crate) struct Pinned {
     pub(crate) sha256: &'static str,
 }
 
+/// Returns whether the artifact is in the cache, without checking it.
+pub(crate) fn is_cached(store: &Store, pinned: &Pinned) -> bool {
+    path(store, pinned).exists()
+}
+
+fn path(store: &Store, pinned: &Pinned) -> PathBuf {
+    store.cache("downloads").join(pinned.sha256)
+}
+
 /// Returns the artifact from the cache, or fetches it. `fetch` places one file in the given directory.
 pub(crate) fn obtain(
     store: &Store,
     pinned: &Pinned,
     fetch: impl FnOnce(&Path) -> Result<(), Error>,
 ) -> Result<(PathBuf, StepEnd), Error> {
-    let cached = store.cache("downloads").join(pinned.sha256);
+    let cached = path(store, pinned);
     if cached.exists() && hash::of_path(&cached)? == pinned.sha256 {
         return Ok((cached, StepEnd::Cached));
     }

@@ -7,4 +7,7 @@ pub(crate) mod bun;
 pub(crate) mod download;
 pub(crate) mod mmdebstrap;
 pub(crate) mod program;
+mod termination;
 pub(crate) mod uv;
+
+pub use self::termination::terminate_programs;

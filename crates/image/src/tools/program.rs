@@ -161,17 +161,34 @@ pub(crate) fn require_program(
     }
 }
 
-/// Starts the program through `setpriv`, if available, so that the kernel terminates it when the thread that
-/// runs this build dies. A `kill -9` of the build does not orphan it.
+/// Returns the errors of programs that are not installed.
+pub(crate) fn missing_programs(
+    programs: &[(&str, &'static str)],
+    purpose: &'static str,
+) -> Vec<Error> {
+    let required = programs
+        .iter()
+        .map(|(program, package)| require_program(program, purpose, package));
+    required.filter_map(Result::err).collect()
+}
+
+/// Starts the program with the usual umask: files that go into an image must not depend on that of the caller. Also
+/// through `setpriv`, if available, so that the kernel terminates it when the thread that runs this build dies. A
+/// `kill -9` of the build does not orphan it.
 fn tied_to_parent(program: &str) -> Command {
-    match find_program("setpriv") {
+    const WITH_UMASK: [&str; 3] = ["sh", "-c", "umask 022 && exec \"$0\" \"$@\""];
+    let [shell, arguments @ ..] = WITH_UMASK;
+
+    let mut command = match find_program("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "TERM", "--", program]);
+            command.args(["--pdeathsig", "TERM", "--", shell]);
             command
         }
-        None => Command::new(program),
-    }
+        None => Command::new(shell),
+    };
+    command.args(arguments).arg(program);
+    command
 }
 
 /// Sends each line of a pipe to `lines`, from a thread that ends with the pipe.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::download::{self, Pinned};
-use super::program::{Program, require_program};
+use super::program::{Program, missing_programs};
 use crate::Error;
 use crate::progress::StepEnd;
 use crate::store::Store;
@@ -25,18 +25,24 @@ pub(crate) fn obtain(store: &Store) -> Result<(PathBuf, StepEnd), Error> {
     download::obtain(store, &UV, fetch)
 }
 
-/// Downloads the wheel into a directory.
-fn fetch(to: &Path) -> Result<(), Error> {
+/// Returns errors for what uv needs and is missing: Python to unpack it, and pip to download it.
+pub(crate) fn missing_prerequisites(store: &Store) -> Vec<Error> {
     let purpose = "required to download uv from the Python package index";
-    require_program("python3", purpose, "python3")?;
-    if pip().arg("--version").run(&mut |_| {}).is_err() {
-        return Err(Error::MissingProgram {
+    let mut missing = missing_programs(&[("python3", "python3")], purpose);
+    let must_download = missing.is_empty() && !download::is_cached(store, &UV);
+
+    if must_download && pip().arg("--version").run(&mut |_| {}).is_err() {
+        missing.push(Error::MissingProgram {
             program: "pip".to_owned(),
             purpose,
             package: "python3-pip",
         });
     }
+    missing
+}
 
+/// Downloads the wheel into a directory.
+fn fetch(to: &Path) -> Result<(), Error> {
     pip()
         .args([
             "download",

@@ -1,7 +1,10 @@
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::spec::ResourceLimits;
 
@@ -85,8 +88,8 @@ impl Hierarchy {
         }
     }
 
-    /// Removes the cgroups of killed owners. Returns whether all of them are gone: the kernel keeps a cgroup whose
-    /// QEMU is still exiting.
+    /// Kills everything in the cgroups of killed owners, and removes them. Returns whether all of them are gone: the
+    /// kernel keeps a cgroup whose QEMU is still exiting.
     pub(super) fn sweep(&self) -> bool {
         let mut all_removed = true;
         for directory in self.directories() {
@@ -95,7 +98,7 @@ impl Hierarchy {
                 let name = entry.file_name();
                 let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
                 if owner.is_some_and(|owner| !is_alive(owner)) {
-                    all_removed &= fs::remove_dir(entry.path()).is_ok();
+                    all_removed &= kill_and_remove(&entry.path());
                 }
             }
         }
@@ -150,7 +153,45 @@ impl Hierarchy {
     }
 }
 
-/// The cgroup of one QEMU. Dropping it removes it; its processes must have ended.
+/// Kills all processes in a cgroup and removes it. Returns whether it is gone.
+fn kill_and_remove(directory: &Path) -> bool {
+    // Almost always it is empty: QEMU dies with its owner.
+    if fs::remove_dir(directory).is_ok() {
+        return true;
+    }
+    kill_all(directory);
+    fs::remove_dir(directory).is_ok()
+}
+
+/// Kills all processes in a cgroup. Those that QEMU might start meanwhile are in it too.
+fn kill_all(directory: &Path) {
+    // Linux 5.14 and later, in the unified hierarchy. `fs::write` would create the file elsewhere, in tests.
+    let kill = fs::OpenOptions::new()
+        .write(true)
+        .open(directory.join("cgroup.kill"));
+    if kill.is_ok_and(|mut file| file.write_all(b"1").is_ok()) {
+        return;
+    }
+
+    for pid in processes(directory) {
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
+        // A process that is still listed is the one that was opened: its number cannot belong to another.
+        if processes(directory).contains(&pid) {
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
+    }
+}
+
+/// Returns the processes in a cgroup.
+fn processes(directory: &Path) -> Vec<Pid> {
+    let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    let numbers = text.lines().filter_map(|line| line.parse().ok());
+    numbers.filter_map(Pid::from_raw).collect()
+}
+
+/// The cgroup of one QEMU. Dropping it kills what is in it and removes it.
 #[derive(Debug)]
 pub(super) struct Cgroup {
     directories: Vec<PathBuf>,
@@ -169,8 +210,8 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         for directory in &self.directories {
-            // A cgroup that cannot be removed now is swept later.
-            let _ = fs::remove_dir(directory);
+            // One that cannot be removed yet is swept by a later start, after this owner has ended.
+            kill_and_remove(directory);
         }
     }
 }
@@ -214,17 +255,30 @@ fn may_create_in(directory: &Path) -> bool {
     rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
-/// Returns the id and the start time of this process, which together are unique.
+/// Returns the id and the start time of this process, and the namespaces in which both hold. Together they are unique.
 fn owner_id() -> String {
     let pid = std::process::id();
-    format!("{pid}-{}", start_time(pid).unwrap_or(0))
+    format!("{pid}-{}-{}", start_time(pid).unwrap_or(0), namespaces())
 }
 
-/// Returns whether the owner in the name of a cgroup (without the prefix) is alive.
+/// Returns the namespaces of this process in which ids and start times of processes hold.
+fn namespaces() -> String {
+    let inode = |name: &str| {
+        let metadata = fs::metadata(format!("/proc/self/ns/{name}"));
+        metadata.map_or(0, |metadata| metadata.ino())
+    };
+    format!("{}.{}", inode("pid"), inode("time"))
+}
+
+/// Returns whether the owner in the name of a cgroup (without the prefix) is alive, as far as it can be seen from here.
 fn is_alive(owner: &str) -> bool {
-    let mut numbers = owner.split('-').map(str::parse::<u64>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(pid)), Some(Ok(started))) => {
+    let mut parts = owner.split('-');
+    let mut number = || parts.next().and_then(|part| part.parse::<u64>().ok());
+
+    match (number(), number(), parts.next()) {
+        // A container may share the hierarchy: its processes have other ids, or none that can be seen here.
+        (_, _, Some(of)) if of != namespaces() => true,
+        (Some(pid), Some(started), Some(_)) => {
             u32::try_from(pid).is_ok_and(|pid| start_time(pid) == Some(started))
         }
         // This is not a name of ours.
@@ -268,7 +322,10 @@ mod tests {
         let pid = std::process::id();
         let names = [
             format!("{PREFIX}{}-0", owner_id()),
-            format!("{PREFIX}{pid}-1-0"),
+            // No process of this id has started at tick 1.
+            format!("{PREFIX}{pid}-1-{}-0", namespaces()),
+            // This may be the owner's id in another namespace of processes, or its start in another one of time.
+            format!("{PREFIX}{pid}-1-1.1-0"),
             format!("{PREFIX}unrelated"),
             "other".to_string(),
         ];
@@ -279,7 +336,69 @@ mod tests {
 
         assert!(Hierarchy::Unified(dir.path().to_path_buf()).sweep());
         let exist = names.each_ref().map(|name| dir.path().join(name).exists());
-        assert_eq!(exist, [true, false, true, true]);
+        assert_eq!(exist, [true, false, true, true, true]);
+    }
+
+    /// A real cgroup below that of this process, if one can be created here.
+    fn create_cgroup(name: &str) -> Option<(Hierarchy, PathBuf)> {
+        let hierarchy = Hierarchy::find()
+            .inspect_err(|reason| println!("skipped: {reason}"))
+            .ok()?;
+        let one = Hierarchy::Unified(hierarchy.directories().last()?.clone());
+        let directory = one.directories()[0].join(name);
+        fs::create_dir(&directory).unwrap();
+        Some((one, directory))
+    }
+
+    /// A process in a cgroup that does not die with this one.
+    fn start_survivor(directory: &Path) -> std::process::Child {
+        let mut command = std::process::Command::new("/bin/sleep");
+        let survivor = command.arg("600").spawn().unwrap();
+        fs::write(directory.join("cgroup.procs"), survivor.id().to_string()).unwrap();
+        survivor
+    }
+
+    fn assert_killed(survivor: &mut std::process::Child, what: &str) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while survivor.try_wait().unwrap().is_none() {
+            if std::time::Instant::now() > deadline {
+                let _ = survivor.kill();
+                panic!("{what} left a process in the cgroup running");
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_sweep_kills_what_has_outlived_a_killed_owner() {
+        // No process of this id has started at tick 1.
+        let name = format!("{PREFIX}{}-1-{}-0", std::process::id(), namespaces());
+        let Some((hierarchy, directory)) = create_cgroup(&name) else {
+            return;
+        };
+
+        let mut survivor = start_survivor(&directory);
+        let _ = hierarchy.sweep();
+        assert_killed(&mut survivor, "the sweep");
+        while !hierarchy.sweep() {
+            std::thread::yield_now();
+        }
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn the_end_of_a_vm_kills_what_is_left_in_its_cgroup() {
+        let name = format!("{PREFIX}{}-test", owner_id());
+        let Some((_, directory)) = create_cgroup(&name) else {
+            return;
+        };
+
+        let mut survivor = start_survivor(&directory);
+        drop(Cgroup {
+            directories: vec![directory.clone()],
+        });
+        assert_killed(&mut survivor, "the end of a VM");
+        let _ = fs::remove_dir(&directory);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use fumehood_launcher::{
     VERSION,
 };
 use fumehood_sys::host::spawn;
+use rustix::io::retry_on_intr;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
@@ -163,7 +164,7 @@ impl LaunchAttempt<'_> {
     /// Receives one message; `None` if the socket is closed.
     fn receive(&self, socket: &OwnedFd) -> Result<Option<LauncherMessage>, LaunchError> {
         let mut packet = [0; 4096];
-        match recv(socket, &mut packet[..], RecvFlags::empty()) {
+        match retry_on_intr(|| recv(socket, &mut packet[..], RecvFlags::empty())) {
             Ok((_, 0)) => Ok(None),
             Ok((_, bytes)) => {
                 let message = serde_json::from_slice(&packet[..bytes]);

@@ -1,5 +1,6 @@
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use fumehood_launcher::{IsolationLayer, Namespaces, User};
 
@@ -9,6 +10,9 @@ use super::qemu_process::{KeepAlive, Process};
 use super::required_files::required_files;
 use super::spec::{LaunchConfig, ProcessError, ProcessSpec};
 
+/// How long the cgroups of killed owners may stay once all of them have been removed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Starts processes, and caches facts about this host: the files that QEMU needs, and the isolation layers that
 /// are available.
 pub(super) struct Starter {
@@ -16,8 +20,8 @@ pub(super) struct Starter {
     files: io::Result<Vec<PathBuf>>,
     namespaces: Namespaces,
     hierarchy: Option<Hierarchy>,
-    /// Whether all cgroups of killed owners have been removed.
-    swept: bool,
+    /// When all cgroups of killed owners were last removed.
+    swept: Option<Instant>,
     /// Why layers are missing.
     reasons: Vec<(IsolationLayer, String)>,
 }
@@ -25,12 +29,7 @@ pub(super) struct Starter {
 impl Starter {
     pub(super) fn new(config: LaunchConfig) -> Self {
         let files = required_files(&config.program);
-        let is_root = rustix::process::geteuid().is_root();
-        let namespaces = if is_root && config.user != User::Same {
-            Namespaces::Privileged
-        } else {
-            Namespaces::InUserNamespace
-        };
+        let namespaces = namespaces_for(config.user);
 
         let mut reasons = Vec::new();
         let hierarchy = Hierarchy::find()
@@ -41,7 +40,7 @@ impl Starter {
             files,
             namespaces,
             hierarchy,
-            swept: false,
+            swept: None,
             reasons,
         }
     }
@@ -52,9 +51,7 @@ impl Starter {
         spec: &ProcessSpec,
         keep_alive: Option<KeepAlive>,
     ) -> Result<Process, ProcessError> {
-        if let Some(hierarchy) = self.hierarchy.as_ref().filter(|_| !self.swept) {
-            self.swept = hierarchy.sweep();
-        }
+        self.sweep();
 
         loop {
             let (layer, reason) = match self.attempt(spec, keep_alive.clone()) {
@@ -71,11 +68,24 @@ impl Starter {
                 IsolationLayer::Cgroup if self.hierarchy.is_some() => self.hierarchy = None,
                 IsolationLayer::Namespaces if self.namespaces != Namespaces::None => {
                     self.namespaces = Namespaces::None;
+                    self.config.user = self.config.user_of_host_devices;
+                }
+                IsolationLayer::User if self.config.user != self.config.user_of_host_devices => {
+                    self.config.user = self.config.user_of_host_devices;
+                    self.namespaces = namespaces_for(self.config.user);
                 }
                 _ => return Err(ProcessError::Launch(reason)),
             }
             tracing::warn!(?layer, %reason, "an isolation layer of QEMU is not available");
             self.reasons.push((layer, reason));
+        }
+    }
+
+    /// Ends what killed owners may have left behind. A server lives for long, so it looks again.
+    fn sweep(&mut self) {
+        let is_due = self.swept.is_none_or(|at| at.elapsed() > SWEEP_INTERVAL);
+        if let Some(hierarchy) = self.hierarchy.as_ref().filter(|_| is_due) {
+            self.swept = hierarchy.sweep().then(Instant::now);
         }
     }
 
@@ -124,6 +134,14 @@ impl Starter {
             || default_reason(layer).to_string(),
             |(_, reason)| reason.clone(),
         )
+    }
+}
+
+fn namespaces_for(user: User) -> Namespaces {
+    if rustix::process::geteuid().is_root() && user != User::Same {
+        Namespaces::Privileged
+    } else {
+        Namespaces::InUserNamespace
     }
 }
 

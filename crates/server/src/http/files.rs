@@ -2,17 +2,21 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use fumehood_engine::FileInfo;
 use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Caller, Json, Path, Query};
+use super::extract::{Caller, Json, Path, Query, large_json};
 use crate::api::requests::{DirectoryRequest, MoveRequest};
 use crate::api::responses::{FileListResponse, FileResponse};
 use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::service::Service;
+
+/// What a listing counts for while it is collected, in bytes: 10,000 entries with long paths.
+const LISTING_BYTES: usize = 16 * 1024 * 1024;
 
 /// The depth of a listing, at most.
 const MAX_DEPTH: u32 = 64;
@@ -80,7 +84,7 @@ pub(super) async fn list(
     Caller(owner): Caller,
     Path(id): Path,
     Query(query): Query<ListQuery>,
-) -> Result<axum::Json<FileListResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let depth = query.depth.unwrap_or(1);
     if !(1..=MAX_DEPTH).contains(&depth) {
         let message = format!("`depth` must be between 1 and {MAX_DEPTH}");
@@ -89,11 +93,15 @@ pub(super) async fn list(
 
     let sandbox = service.sandbox(&owner, &id)?;
     let files = sandbox.engine_sandbox().files();
+    let _charge = service.quota(&owner).wait_for(LISTING_BYTES).await;
     let entries = files.list_recursive(&query.path, depth).await;
     let entries = entries.map_err(|e| sandbox.to_api_error(e))?;
-    let entries = entries.into_iter().map(FileResponse::from).collect();
 
-    Ok(axum::Json(FileListResponse { entries }))
+    let convert = move || {
+        let entries = entries.into_iter().map(FileResponse::from).collect();
+        Ok(FileListResponse { entries })
+    };
+    large_json(&service, convert).await
 }
 
 /// Create a directory and its missing parents

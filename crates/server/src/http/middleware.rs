@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{ALLOW, AUTHORIZATION, CONTENT_RANGE, HOST, RETRY_AFTER};
+use axum::http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_RANGE, HOST, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -17,12 +18,14 @@ use hyper::body::{Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::Instrument;
 
+use super::connections::{Connection, RequestGuard};
 use super::extract::read_body;
 use super::idempotency::{REPLAYED_HEADER, idempotency_layer};
 use crate::error::{ApiError, ApiErrorKind, SentError};
 use crate::id::new_id;
 use crate::owner::{Identity, Owner};
 use crate::service::Service;
+use crate::state::memory_budget::{Charge, Quota, attach};
 use crate::sync::lock;
 
 /// How callers connect, which decides how they authenticate.
@@ -41,6 +44,9 @@ const MAX_REQUEST_ID_BYTES: usize = 64;
 
 /// The maximum length of a router's error message, in bytes.
 const MAX_ROUTER_MESSAGE_BYTES: usize = 4096;
+
+/// A response of at most this many bytes does not count: its connection has room for it.
+const MAX_UNCOUNTED_BYTES: usize = 64 * 1024;
 
 /// Whether a path needs no API key.
 pub(super) fn is_public(path: &str) -> bool {
@@ -64,7 +70,7 @@ pub(super) async fn request_layer(
 
     let respond = async {
         let mut owner = None;
-        let response = match authenticate(&service, transport, request, &mut owner).await {
+        let response = match authenticate(&service, transport, request, &mut owner) {
             Ok(request) => respond_unless_revoked(&service, owner.as_ref(), request, next).await,
             Err(error) => error.into_response(),
         };
@@ -91,12 +97,12 @@ async fn respond_unless_revoked(
     next: Next,
 ) -> Response {
     let Some(key) = owner.filter(|owner| !owner.is_local()) else {
-        return idempotency_layer(service, request, next).await;
+        return answer(service, request, next).await;
     };
 
     let revoked = service.0.revocations.of(key);
     tokio::select! {
-        response = idempotency_layer(service, request, next) => {
+        response = answer(service, request, next) => {
             response.map(|body| RevocableBody::wrap(body, revoked))
         }
         () = revoked.cancelled() => unauthorized(REVOKED).into_response(),
@@ -118,6 +124,80 @@ impl RevocableBody {
 
         let revoked = Box::pin(revoked.cancelled_owned());
         Body::new(Self { body, revoked })
+    }
+}
+
+/// Answers an authenticated request. Its connection is in use, and its answer counts, until the client has received it.
+async fn answer(service: &Service, request: Request, next: Next) -> Response {
+    let owner = request.extensions().get::<Owner>().cloned();
+    let connection = request.extensions().get::<Connection>().cloned();
+    let Some(owner) = owner else {
+        return idempotency_layer(service, request, next).await;
+    };
+
+    let started = connection.map(|connection| connection.start_request(&owner));
+    let guard = match started.transpose() {
+        Ok(guard) => guard,
+        Err(error) => {
+            let mut response = error.into_response();
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+            return response;
+        }
+    };
+
+    let response = idempotency_layer(service, request, next).await;
+    match charge_for(&response, &service.quota(&owner)) {
+        Ok(charge) => response.map(|body| {
+            Body::new(CountedBody {
+                body,
+                charge,
+                _guard: guard,
+            })
+        }),
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Counts a response that is held in memory as a whole. One that is written in pieces costs no more than its connection.
+fn charge_for(response: &Response, quota: &Quota) -> Result<Option<Arc<Charge>>, ApiError> {
+    let bytes = response.body().size_hint().exact().unwrap_or(0);
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    if bytes <= MAX_UNCOUNTED_BYTES {
+        return Ok(None);
+    }
+
+    Ok(Some(Arc::new(quota.charge(bytes)?)))
+}
+
+/// A response body during which its connection is in use. Its bytes count until they have been sent.
+struct CountedBody {
+    body: Body,
+    charge: Option<Arc<Charge>>,
+    _guard: Option<RequestGuard>,
+}
+
+impl HttpBody for CountedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        let Some(charge) = &self.charge else {
+            return frame;
+        };
+        frame.map_ok(|frame| frame.map_data(|bytes| attach(bytes, charge)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -178,7 +258,7 @@ impl Drop for InFlightGuard {
 
 /// Checks the host, the key and the rate limit of a request, and adds its owner as an extension. The owner is also
 /// written to `authenticated`, for the log.
-async fn authenticate(
+fn authenticate(
     service: &Service,
     transport: Transport,
     mut request: Request,
@@ -201,6 +281,7 @@ async fn authenticate(
     let owner = caller.owner.clone();
     *authenticated = Some(owner.clone());
     service.0.rate_limiter.check(&owner).map_err(rate_limited)?;
+    request.extensions_mut().insert(service.quota(&owner));
     request.extensions_mut().insert(owner);
     request.extensions_mut().insert(caller);
 
@@ -320,7 +401,7 @@ async fn finish_response(mut response: Response, id: &str) -> Response {
         };
 
         response = error.into_response();
-        for name in [ALLOW, CONTENT_RANGE, RETRY_AFTER] {
+        for name in [ALLOW, CONNECTION, CONTENT_RANGE, RETRY_AFTER] {
             if let Some(value) = headers.get(&name) {
                 response.headers_mut().insert(name, value.clone());
             }
@@ -337,7 +418,7 @@ async fn finish_response(mut response: Response, id: &str) -> Response {
 /// Converts a response of the router or a library, which has only a status and a text.
 async fn error_from_router(response: Response) -> ApiError {
     let (status, body) = (response.status(), response.into_body());
-    let text = read_body(body, MAX_ROUTER_MESSAGE_BYTES).await;
+    let text = read_body(body, MAX_ROUTER_MESSAGE_BYTES, None).await;
     let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
 
     let kind = match status {

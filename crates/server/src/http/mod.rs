@@ -3,6 +3,7 @@
 //! A handler parses a request, calls the service once and formats the response. Limits and permissions belong in
 //! `service`.
 
+mod connections;
 mod extract;
 mod file_content;
 mod files;

@@ -7,7 +7,7 @@ use fumehood_engine::{Language, PortMapping};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Caller, Json, Operator, Path, Query};
+use super::extract::{Caller, Json, Operator, Path, Query, large_json};
 use super::runs::checked_limit;
 use super::sse::{AfterQuery, EventResponse, archived_stream, event_stream};
 use crate::api::requests::{
@@ -42,15 +42,21 @@ pub(super) async fn list(
     State(service): State<Service>,
     Caller(owner): Caller,
     Query(query): Query<SandboxesQuery>,
-) -> Result<axum::Json<SandboxListResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let filter = Filter {
         before: query.before,
         limit: checked_limit(query.limit)?,
         ..Filter::default()
     };
 
-    let sandboxes = service.list_sandboxes(&owner, query.state, filter)?;
-    Ok(axum::Json(SandboxListResponse { sandboxes }))
+    let list = {
+        let service = service.clone();
+        move || {
+            let sandboxes = service.list_sandboxes(&owner, query.state, filter)?;
+            Ok(SandboxListResponse { sandboxes })
+        }
+    };
+    large_json(&service, list).await
 }
 
 /// Start a sandbox
@@ -214,7 +220,9 @@ pub(super) async fn events(
 ) -> Result<Response, ApiError> {
     let after = query.event_id(&headers)?;
     Ok(match service.find_sandbox(&owner, &id)? {
-        SandboxLookup::Running(sandbox) => event_stream(sandbox.subscribe(after)),
+        SandboxLookup::Running(sandbox) => {
+            event_stream(sandbox.subscribe(after), service.quota(&owner))
+        }
         SandboxLookup::Ended(sandbox) => archived_stream(after, "ended", &sandbox),
     })
 }

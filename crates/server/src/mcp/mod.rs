@@ -4,6 +4,8 @@
 //! A tool translates its parameters and results; the work itself belongs in `service`.
 
 mod files;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod http;
 mod params;
 mod progress;

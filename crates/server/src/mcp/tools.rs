@@ -10,6 +10,7 @@ use rmcp::service::RequestContext;
 use rmcp::{RoleServer, ServerHandler, tool, tool_handler, tool_router};
 use serde_json::{Value, json};
 
+use super::http::ResultCharges;
 use super::params;
 use super::progress::Progress;
 use super::results::{failed, run_result, succeeded};
@@ -234,7 +235,7 @@ impl Tools {
         follow(&run, context).await?;
         match run.failure() {
             Some(failure) => Err(failure),
-            None => Ok(run_result(&run.response(true), session.as_deref())),
+            None => result_of(&self.service, &owner, run, session, context).await,
         }
     }
 
@@ -375,7 +376,7 @@ fn set_max_timeout(schema: &mut serde_json::Map<String, Value>, seconds: u64) {
     }
 }
 
-fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, ApiError> {
+pub(super) fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, ApiError> {
     let session_fields = [
         ("packages", !params.packages.is_empty()),
         ("network", params.network),
@@ -404,6 +405,29 @@ fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, Api
 
 fn cancelled() -> ApiError {
     ApiError::new(ApiErrorKind::Lost, "the call was cancelled")
+}
+
+/// Returns the result of a run that has ended. It counts for the owner's quota until its client has received it.
+async fn result_of(
+    service: &Service,
+    owner: &Owner,
+    run: Arc<RunTask>,
+    session: Option<String>,
+    context: &RequestContext<RoleServer>,
+) -> Result<CallToolResult, ApiError> {
+    let quota = service.quota(owner);
+    let charge = tokio::select! {
+        charge = quota.wait_for(run.output_bytes()) => charge,
+        () = client_cancelled(context) => return Err(cancelled()),
+    };
+
+    let parts = context.extensions.get::<axum::http::request::Parts>();
+    if let Some(charges) = parts.and_then(|parts| parts.extensions.get::<ResultCharges>()) {
+        charges.set(charge);
+    }
+
+    let result = move || run_result(&run.response(true), session.as_deref());
+    service.do_heavy_work(result).await
 }
 
 /// Waits until the client cancels the call, or has disconnected.

@@ -12,6 +12,7 @@ impl Service {
         if caller.is_operator {
             let metrics = self.0.metrics.all();
             self.set_counts(metrics, |_| true);
+            self.set_memory_figures(metrics);
             self.set_engine_figures(metrics);
             return metrics.text();
         }
@@ -30,6 +31,12 @@ impl Service {
         let sandboxes = lock(&self.0.sandboxes);
         let running = sandboxes.values().filter(|one| is_counted(one.owner()));
         metrics.set_now("sandboxes", count(running.count()));
+    }
+
+    fn set_memory_figures(&self, metrics: &Metrics) {
+        let kept = lock(&self.0.runs).ended_bytes;
+        metrics.set_now("kept_output_bytes", count(kept));
+        metrics.set_now("transit_bytes", count(self.0.memory.total()));
     }
 
     fn set_engine_figures(&self, metrics: &Metrics) {

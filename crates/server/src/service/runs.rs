@@ -31,9 +31,9 @@ impl Service {
         request: OneShotRunRequest,
         key: Option<IdempotencyKey>,
     ) -> Result<RunLookup, ApiError> {
-        let run_request = request.to_run_request()?;
+        let mut run_request = request.to_run_request()?;
         if let Some(network) = &request.network {
-            self.authorize_network(owner, network)?;
+            run_request = run_request.network(self.network(owner, network)?);
         }
 
         let engine = self.engine()?;
@@ -207,7 +207,7 @@ impl Service {
             }
 
             let run = start()?;
-            let task = RunTask::new(&spec, &run);
+            let task = RunTask::new(&spec, &run, runs.held_output(&spec.owner));
 
             if let Stdin::Text(text) = spec.stdin {
                 tokio::spawn(write_all_stdin(run.input(), text));

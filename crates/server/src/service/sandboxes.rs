@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fumehood_engine::{Engine, InstalledPackage, Language, PortMapping, Retry, Sandbox};
+use fumehood_engine::{Engine, InstalledPackage, Language, Network, PortMapping, Retry, Sandbox};
 use jiff::Timestamp;
 
 use super::runs::check_memory_limit;
@@ -108,9 +108,10 @@ impl Service {
             return Err(ApiError::invalid(message));
         }
 
-        if let Some(network) = &request.network {
-            self.authorize_network(owner, network)?;
-        }
+        let network = request.network.as_ref();
+        let network = network
+            .map(|network| self.network(owner, network))
+            .transpose()?;
 
         let engine = self.engine()?;
         check_memory_limit(&engine, request.memory_mib)?;
@@ -125,7 +126,7 @@ impl Service {
                 description.language = language;
                 engine.open(&checkpoint).await?
             }
-            None => start_sandbox(&engine, request).await?,
+            None => start_sandbox(&engine, request, network).await?,
         };
 
         self.adopt(owner, sandbox, description, timeouts)
@@ -378,7 +379,11 @@ pub(super) async fn end_and_wait(sandbox: &SandboxHandle) {
     while events.next().await.is_some() {}
 }
 
-async fn start_sandbox(engine: &Engine, request: &SandboxRequest) -> Result<Sandbox, ApiError> {
+async fn start_sandbox(
+    engine: &Engine,
+    request: &SandboxRequest,
+    network: Option<Network>,
+) -> Result<Sandbox, ApiError> {
     let mut builder = engine.sandbox();
     if let Some(language) = request.language {
         builder = builder.language(language);
@@ -388,8 +393,8 @@ async fn start_sandbox(engine: &Engine, request: &SandboxRequest) -> Result<Sand
         builder = builder.memory_mib(mib);
     }
 
-    if let Some(network) = &request.network {
-        builder = builder.network(network.to_network()?);
+    if let Some(network) = network {
+        builder = builder.network(network);
     }
 
     if request.refresh_packages {

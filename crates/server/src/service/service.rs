@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use fumehood_engine::policy::Document;
-use fumehood_engine::{Engine, Error, Limits};
-use tokio::sync::{Notify, watch};
+use fumehood_engine::policy::{Document, NetworkLimits};
+use fumehood_engine::{ConnectionBudget, Engine, Error, Limits};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::api_keys::KeyCache;
@@ -16,6 +16,7 @@ use crate::auth::rate_limit::RateLimiter;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::state::checkpoints::Checkpoints;
+use crate::state::memory_budget::{MemoryBudget, Quota};
 use crate::state::metrics::MetricsByOwner;
 use crate::state::revocations::Revocations;
 use crate::state::runs::RunTable;
@@ -43,6 +44,11 @@ pub struct Settings {
     pub max_sandboxes_per_key: usize,
     /// The longest timeout that a run may ask for, in seconds. It must be the engine's limit `timeout_s`.
     pub max_timeout_s: u64,
+    /// Concurrent connections, lookups and listeners of all VMs with a network; those of one key have a quarter. Each takes
+    /// up to two descriptors.
+    pub max_vm_connections: usize,
+    /// The highest limits that policies of requests with a key may set.
+    pub max_network_limits: NetworkLimits,
     /// Whether requests with a key may reach private and other special addresses that their policies name.
     pub allow_private_networks_for_keys: bool,
     /// The network policy of MCP calls that ask for a network. Without one, such calls are rejected.
@@ -59,14 +65,34 @@ impl Default for Settings {
             max_runs_per_key: 32,
             max_sandboxes_per_key: 32,
             max_timeout_s: Limits::default().timeout_s,
+            max_vm_connections: DEFAULT_VM_CONNECTIONS,
+            max_network_limits: MAX_KEY_LIMITS,
             allow_private_networks_for_keys: false,
             mcp_policy: None,
         }
     }
 }
 
+/// Concurrent connections of all VMs. It fits into the descriptors that most hosts allow without a change.
+const DEFAULT_VM_CONNECTIONS: usize = 256;
+
+const GIB: u64 = 1024 * 1024 * 1024;
+
+/// Twice what a policy has by default, and ten times the bytes: enough for any browser or installer.
+const MAX_KEY_LIMITS: NetworkLimits = NetworkLimits {
+    connections: 256,
+    connections_per_s: 400,
+    bytes_up: 100 * GIB,
+    bytes_down: 100 * GIB,
+    bytes_per_s: None,
+    lookups_per_s: 1000,
+};
+
 /// Concurrent runs, and concurrent sandboxes, of local callers. The limit bounds their cost for the server itself.
 const MAX_PER_LOCAL_OWNER: usize = 256;
+
+/// How much work on megabytes is done at the same time. More would only take more memory.
+const MAX_HEAVY_WORK: usize = 4;
 
 /// How often the engine is started again while something is missing, such as the image.
 const ENGINE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -86,6 +112,13 @@ pub(crate) struct Inner {
     pub(crate) key_cache: KeyCache,
     pub(crate) rate_limiter: RateLimiter,
     pub(crate) metrics: MetricsByOwner,
+    /// The connections of all VMs, and of those of each key.
+    pub(crate) connections: ConnectionBudget,
+    pub(crate) connections_by_owner: Mutex<HashMap<Owner, ConnectionBudget>>,
+    /// Limits the work on megabytes, each of which takes a thread and several times its size in memory.
+    heavy_work: Arc<Semaphore>,
+    /// The memory of requests and answers in transit.
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) key_locks: KeyLocks,
     pub(crate) revocations: Revocations,
     pub(crate) runs: Mutex<RunTable>,
@@ -163,11 +196,16 @@ impl Service {
         let service = Self(Arc::new(Inner {
             start_engine: Box::new(start_engine),
             engine: Mutex::new(EngineState::NotStarted),
+            connections: ConnectionBudget::default()
+                .share(settings.max_vm_connections, "of this server's VMs"),
+            connections_by_owner: Mutex::default(),
             rate_limiter: RateLimiter::new(settings.requests_per_second),
             settings,
             store,
             key_cache: KeyCache::default(),
             metrics: MetricsByOwner::default(),
+            heavy_work: Arc::new(Semaphore::new(MAX_HEAVY_WORK)),
+            memory: Arc::default(),
             key_locks: KeyLocks::default(),
             revocations: Revocations::default(),
             runs: Mutex::default(),
@@ -251,6 +289,27 @@ impl Service {
         } else {
             self.0.settings.max_sandboxes_per_key
         }
+    }
+
+    /// Returns what the requests and answers of this owner may take of the server's memory.
+    pub(crate) fn quota(&self, owner: &Owner) -> Quota {
+        Quota::new(&self.0.memory, owner)
+    }
+
+    /// Does work on much data on a thread that serves no other request, after work that was started earlier.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Internal`] if the work panics.
+    pub(crate) async fn do_heavy_work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let permit = self.0.heavy_work.clone().acquire_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        done.await.map_err(|error| ApiError::internal(&error))
     }
 
     /// Whether there is no request, no active run, no sandbox and no checkpoint.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
 
+use super::held_output::HeldOutput;
 use crate::sync::lock;
 
 /// One event of an [`EventLog`].
@@ -20,6 +21,9 @@ pub struct LoggedEvent {
 
 /// Memory that an event takes beside its data, in bytes. A guest can send millions of small events.
 const EVENT_OVERHEAD_BYTES: usize = 96;
+
+/// The events that a log keeps while its owner holds too much, in bytes.
+const MIN_KEPT_BYTES: usize = 1024 * 1024;
 
 impl LoggedEvent {
     fn cost(&self) -> usize {
@@ -37,6 +41,14 @@ pub struct EventLog {
     /// A counter of changes, which subscribers and writers wait on.
     changed: watch::Sender<u64>,
     subscribers: watch::Sender<usize>,
+    /// What all runs of the owner hold.
+    held: Arc<HeldOutput>,
+}
+
+impl Drop for EventLog {
+    fn drop(&mut self) {
+        self.held.release(self.bytes());
+    }
 }
 
 #[derive(Debug, Default)]
@@ -55,8 +67,8 @@ struct Inner {
 }
 
 impl EventLog {
-    /// Creates a log that keeps at most `max_bytes` of events.
-    pub(crate) fn new(max_bytes: usize) -> Arc<Self> {
+    /// Creates a log that keeps at most `max_bytes` of events, and less as long as its owner holds too much.
+    pub(crate) fn new(max_bytes: usize, held: Arc<HeldOutput>) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 max_bytes,
@@ -64,11 +76,21 @@ impl EventLog {
             }),
             changed: watch::Sender::new(0),
             subscribers: watch::Sender::new(0),
+            held,
         })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
+    }
+
+    /// Returns how many bytes of events may be kept now.
+    fn max_bytes(&self, inner: &Inner) -> usize {
+        if self.held.is_full() {
+            inner.max_bytes.min(MIN_KEPT_BYTES)
+        } else {
+            inner.max_bytes
+        }
     }
 
     fn notify(&self) {
@@ -88,17 +110,30 @@ impl EventLog {
             name,
             data: data.into(),
         };
+        self.held.add(event.cost());
         inner.bytes += event.cost();
         inner.unread_bytes += event.cost();
         inner.events.push_back(event);
 
         // Make room. The newest event stays even if it alone exceeds the limit.
-        while inner.bytes > inner.max_bytes && inner.events.len() > 1 {
+        let max_bytes = self.max_bytes(&inner);
+        let has_reader = *self.subscribers.borrow() > inner.waiters;
+        while inner.bytes > max_bytes && inner.events.len() > 1 {
+            // Another run may have taken the room for which this one has waited: a reader must not miss events for that.
+            let is_unread = inner
+                .events
+                .front()
+                .is_some_and(|event| event.id > inner.read_id);
+            if has_reader && is_unread && inner.bytes <= inner.max_bytes {
+                break;
+            }
+
             let Some(oldest) = inner.events.pop_front() else {
                 break;
             };
 
             inner.bytes -= oldest.cost();
+            self.held.release(oldest.cost());
             if oldest.id > inner.read_id {
                 inner.read_id = oldest.id;
                 inner.unread_bytes -= oldest.cost();
@@ -116,6 +151,18 @@ impl EventLog {
         self.notify();
     }
 
+    /// Drops all events of a log that is closed but the last one.
+    pub(crate) fn discard(&self) {
+        let mut inner = self.inner();
+        let dropped = inner.events.len().saturating_sub(1);
+        inner.events.drain(..dropped);
+        let before = inner.bytes;
+        inner.bytes = inner.events.iter().map(LoggedEvent::cost).sum();
+        self.held.release(before - inner.bytes);
+        inner.unread_bytes = inner.bytes;
+        inner.read_id = inner.last_id.saturating_sub(1);
+    }
+
     /// Waits until an event with `bytes` of data fits without dropping an unread one.
     pub(crate) async fn wait_for_capacity(&self, bytes: usize) {
         let mut changed = self.changed.subscribe();
@@ -124,7 +171,7 @@ impl EventLog {
             {
                 let inner = self.inner();
                 let needed = inner.unread_bytes + bytes + EVENT_OVERHEAD_BYTES;
-                let fits = needed <= inner.max_bytes || inner.unread_bytes == 0;
+                let fits = needed <= self.max_bytes(&inner) || inner.unread_bytes == 0;
                 if fits || inner.waiters > 0 || inner.is_closed {
                     return;
                 }
@@ -280,7 +327,7 @@ mod tests {
     #[tokio::test]
     async fn a_late_subscriber_gets_the_rest_after_a_gap() {
         // The log holds four letters and an end.
-        let log = EventLog::new(5 * EVENT_OVERHEAD_BYTES + 4);
+        let log = EventLog::new(5 * EVENT_OVERHEAD_BYTES + 4, Arc::default());
         for letter in ["a", "b", "c", "d", "e"] {
             log.append("x", letter.into());
         }
@@ -299,9 +346,32 @@ mod tests {
         assert!(read_all(log.subscribe(u64::MAX - 1)).await.is_empty());
     }
 
+    #[test]
+    fn an_owner_that_holds_too_much_keeps_fewer_events() {
+        let held = Arc::new(HeldOutput::new(4 * MIN_KEPT_BYTES));
+        let log = EventLog::new(16 * MIN_KEPT_BYTES, held.clone());
+        let half = "x".repeat(MIN_KEPT_BYTES / 2 - EVENT_OVERHEAD_BYTES);
+        for _ in 0..9 {
+            log.append("x", half.clone());
+        }
+        assert!(log.bytes() <= 2 * MIN_KEPT_BYTES, "{}", log.bytes());
+        assert_eq!(held.bytes(), log.bytes());
+
+        // One who reads misses nothing.
+        let subscriber = log.subscribe(0);
+        for _ in 0..9 {
+            log.append("x", half.clone());
+        }
+        assert!(log.bytes() > 4 * MIN_KEPT_BYTES);
+        drop(subscriber);
+
+        drop(log);
+        assert_eq!(held.bytes(), 0);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_unread_log_is_full_until_a_caller_reads_or_waits() {
-        let log = EventLog::new(EVENT_OVERHEAD_BYTES + 4);
+        let log = EventLog::new(EVENT_OVERHEAD_BYTES + 4, Arc::default());
         log.append("x", "abcd".into());
         let full = tokio::time::timeout(Duration::from_secs(1), log.wait_for_capacity(1)).await;
         assert!(full.is_err());

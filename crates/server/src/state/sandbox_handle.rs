@@ -128,7 +128,7 @@ impl SandboxHandle {
             sandbox,
             timeouts: Mutex::new(timeouts),
             urls: Mutex::new(urls),
-            events: EventLog::new(MAX_EVENT_BYTES),
+            events: EventLog::new(MAX_EVENT_BYTES, Arc::default()),
             end_cause: OnceLock::new(),
         };
         handle.set_timeouts(timeouts);

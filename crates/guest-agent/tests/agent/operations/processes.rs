@@ -89,11 +89,18 @@ fn failed_starts_are_reported() {
         "no-such-program",
     );
     assert_eq!(none, Some(2));
-    refused(
+    let none = refused(
+        &|s| s.argv = vec!["/no/such/program".into()],
+        ErrorType::PathError,
+        "could not be started",
+    );
+    assert_eq!(none, Some(2));
+    let denied = refused(
         &|s| s.argv = vec!["/etc/passwd".into()],
-        ErrorType::AgentError,
+        ErrorType::PathError,
         "ermission denied",
     );
+    assert_eq!(denied, Some(13));
     let none = refused(
         &|s| s.cwd = Some(GuestPath::new("/nowhere")),
         ErrorType::PathError,

@@ -9,7 +9,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use super::format::{FORMAT, MANIFEST, RAM, STATE};
 use super::*;
 use crate::Error;
-use crate::store::{IDENTITY_FILE, Store};
+use crate::store::{IDENTITY_FILE, Store, example_manifest};
 
 mod crash;
 mod full_disk;
@@ -446,4 +446,47 @@ fn the_list_reports_size_use_and_damage() {
             .iter()
             .any(|one| one.last_used >= before)
     );
+}
+
+#[test]
+fn templates_of_images_that_no_longer_exist_are_pruned() {
+    let fixture = fixture();
+    let store = Store::open(fixture.directory.path().join("store")).unwrap();
+    let make = |image: &str| {
+        let inputs = BTreeMap::from([("image".to_owned(), image.to_owned())]);
+        let key = TemplateKey::of(&inputs);
+        let writer = fixture.templates.create(&key).unwrap().unwrap();
+        writer.finish(inputs, &memory(7), b"state").unwrap();
+        key
+    };
+
+    // An image of the store, as its directory and its link.
+    let mut manifest = example_manifest();
+    manifest.id = "a".repeat(64);
+    let name = manifest.directory("default");
+    let images = store.root().join("images");
+    fs::create_dir_all(images.join(&name)).unwrap();
+    let text = serde_json::to_vec(&manifest).unwrap();
+    fs::write(images.join(&name).join("manifest.json"), text).unwrap();
+    std::os::unix::fs::symlink(&name, images.join("default")).unwrap();
+    assert!(store.list().unwrap()[0].manifest.is_ok());
+
+    let (current, own, stale) = (make(&manifest.id), make("own"), make("stale"));
+    let prune = |own| {
+        fixture
+            .templates
+            .prune_stale(u64::MAX, own)
+            .unwrap()
+            .removed
+    };
+    assert_eq!(prune(Some("own")), 1);
+    assert!(!fixture.templates.has(&stale));
+    assert_eq!(prune(None), 1);
+    assert!(fixture.templates.has(&current) && !fixture.templates.has(&own));
+
+    // If an image cannot be read, nothing is known to be stale.
+    let stale = make("stale");
+    fs::write(images.join(&name).join("manifest.json"), "{").unwrap();
+    assert_eq!(prune(None), 0);
+    assert!(fixture.templates.has(&stale));
 }

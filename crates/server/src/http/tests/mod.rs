@@ -15,15 +15,16 @@ use crate::owner::Owner;
 use crate::service::{Service, Settings};
 use crate::storage::records;
 
+mod load;
 mod operation;
 
 /// A service on a host without an image: all that needs no VM.
-struct TestServer {
-    service: Service,
-    dir: tempfile::TempDir,
+pub(super) struct TestServer {
+    pub(super) service: Service,
+    pub(super) dir: tempfile::TempDir,
 }
 
-fn test_server() -> TestServer {
+pub(super) fn test_server() -> TestServer {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state.sqlite");
     test_server_with(dir, state)
@@ -50,7 +51,7 @@ fn test_server_with(dir: tempfile::TempDir, state: std::path::PathBuf) -> TestSe
     TestServer { service, dir }
 }
 
-fn request(
+pub(super) fn request(
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
@@ -343,7 +344,7 @@ async fn a_rate_limited_key_receives_retry_after() {
     assert!(refused.headers().contains_key("retry-after"));
 }
 
-fn run_record(id: &str) -> RunResponse {
+pub(super) fn run_record(id: &str) -> RunResponse {
     RunResponse {
         id: id.into(),
         sandbox: None,

@@ -1,0 +1,24 @@
+use rustix::process::{Resource, getrlimit};
+
+use crate::error::{Error, ErrorKind, describe_descriptor_limit};
+
+/// Descriptors that one VM takes from an engine when it starts, with those of the program itself (measured: 28).
+const MIN_DESCRIPTORS: u64 = 40;
+
+/// Checks that this process may have the descriptors that one VM needs. Without this check, some call in the middle of
+/// a start would fail for a reason that names a file.
+///
+/// # Errors
+/// [`ErrorKind::Host`] with the limit and how to raise it.
+pub fn check_descriptor_limit() -> Result<(), Error> {
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < MIN_DESCRIPTORS => {
+            let message = format!(
+                "a VM needs {MIN_DESCRIPTORS} descriptors, and {}",
+                describe_descriptor_limit()
+            );
+            Err(Error::new(ErrorKind::Host, message))
+        }
+        _ => Ok(()),
+    }
+}
