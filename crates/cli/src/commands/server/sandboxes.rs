@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::super::runtime::start_runtime;
 use crate::args::{SandboxesArgs, SandboxesCommand};
+use crate::commands::runtime::start_runtime;
 use crate::io::print_line;
 use crate::server_client::{Method, ServerClient, path_segment};
 

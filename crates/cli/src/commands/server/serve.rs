@@ -11,9 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::super::runtime::start_runtime;
 use super::mcp::load_network;
 use crate::args::{HostArgs, ServeArgs};
+use crate::commands::runtime::start_runtime;
 use crate::io::{LogLimit, LogWriter, print_line};
 
 /// Serves with at most this many descriptors.
