@@ -13,6 +13,7 @@ mod args;
 mod transfer;
 mod requirements;
 mod policy_file;
+mod server_client;
 mod outcome;
 mod io;
 mod exit_code;
@@ -25,7 +26,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::{CommandLine, Subcommand};
 use crate::exit_code::{BROKEN_PIPE, FAILURE};
-use crate::io::{LogLimit, LogWriter, eprint_message};
+use crate::io::{LogLimit, LogWriter, eprint_message, error_text};
 
 fn main() -> ExitCode {
     let descriptors = fumehood_engine::raise_descriptor_limit();
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
             return ExitCode::from(BROKEN_PIPE);
         }
 
-        eprint_message(&format!("{error:#}"));
+        eprint_message(&error_text(&error));
         ExitCode::from(FAILURE)
     })
 }
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
 /// Installs the log on standard error. The server has its own default filter and format.
 fn init_log(command: &Subcommand) -> anyhow::Result<()> {
     if let Subcommand::Serve(serve) = command {
-        return commands::serve::init_log(serve.log_json);
+        return commands::server::serve::init_log(serve.log_json);
     }
 
     tracing_subscriber::fmt()
@@ -81,10 +82,10 @@ fn run(command_line: CommandLine, descriptors: u64) -> anyhow::Result<ExitCode> 
         Subcommand::Agent(args) => commands::agent::run(&args, host),
         Subcommand::Conformance(args) => commands::conformance::run(&args),
         Subcommand::Policy(args) => commands::policy::run(&args),
-        Subcommand::Serve(args) => commands::serve::run(&args, host, descriptors),
-        Subcommand::Mcp(args) => commands::mcp::run(&args, host),
-        Subcommand::Keys(args) => commands::keys::run(&args),
-        Subcommand::Sandboxes(args) => commands::sandboxes::run(&args),
+        Subcommand::Serve(args) => commands::server::serve::run(&args, host, descriptors),
+        Subcommand::Mcp(args) => commands::server::mcp::run(&args, host),
+        Subcommand::Keys(args) => commands::server::keys::run(&args),
+        Subcommand::Sandboxes(args) => commands::server::sandboxes::run(&args),
         Subcommand::Completions { shell } => commands::generate::print_completions(shell),
         Subcommand::Man => commands::generate::print_man_page(),
     }

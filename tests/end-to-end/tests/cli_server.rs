@@ -220,3 +220,33 @@ async fn a_log_on_a_full_disk_fails_no_request_and_no_command() {
     assert_eq!(keys(Stdio::null(), &["create", "one"]), Some(0));
     assert_eq!(keys(full().into(), &["list"]), Some(125));
 }
+
+#[test]
+fn a_server_that_cannot_listen_announces_nothing() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = fumehood();
+    server
+        .args(["serve", "--listen", &address, "--socket"])
+        .arg(dir.path().join("server.sock"))
+        .arg("--state")
+        .arg(dir.path().join("state.sqlite"));
+
+    let output = finish(server);
+    assert_eq!(output.status.code(), Some(125));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("cannot listen on"), "{stderr}");
+}
+
+#[test]
+fn the_cause_of_an_error_is_printed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state.sqlite");
+    std::fs::write(&state, "garbage".repeat(2000)).unwrap();
+    let mut keys = fumehood();
+    keys.args(["keys", "list", "--state"]).arg(&state);
+    let stderr = String::from_utf8(finish(keys).stderr).unwrap();
+    assert_eq!(stderr.matches("not a database").count(), 1, "{stderr}");
+}

@@ -28,6 +28,19 @@ pub(crate) fn eprint_message(line: &str) {
     eprint_line(&format!("fumehood: {line}"));
 }
 
+/// Returns the message of an error with its causes. Many messages contain their cause already: it is not repeated.
+pub(crate) fn error_text(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// Prints a line on standard error as it is. A failure to write it is ignored, as in [`eprint_message`].
 pub(crate) fn eprint_line(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
@@ -96,4 +109,33 @@ fn has_later_denial(denial: &Denial, summary: &NetworkSummary) -> bool {
         |other: &Denial| other.event.what != NetworkAction::Lookup && other.event.name == *name;
 
     *what == NetworkAction::Lookup && summary.denials.iter().any(is_connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn causes_are_printed_once() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let cause = full().to_string();
+
+        // A message that contains its cause, one that does not, and both.
+        let said = fumehood_engine::image::Error::Io {
+            action: "write",
+            path: "/x".into(),
+            source: full(),
+        };
+        let said = anyhow::Error::from(said);
+        assert_eq!(error_text(&said), format!("cannot write /x: {cause}"));
+
+        let unsaid = anyhow::Error::from(full()).context("the build failed");
+        assert_eq!(error_text(&unsaid), format!("the build failed: {cause}"));
+
+        let both = Err::<(), _>(said).context("the build failed").unwrap_err();
+        let expected = format!("the build failed: cannot write /x: {cause}");
+        assert_eq!(error_text(&both), expected);
+    }
 }

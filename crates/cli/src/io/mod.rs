@@ -17,7 +17,7 @@ pub(crate) use interrupts::{CancelGuard, Interrupt, Interrupts};
 pub(crate) use log_limit::LogLimit;
 pub(crate) use log_writer::LogWriter;
 pub(crate) use messages::{
-    eprint_message, print_denials, print_exposed_port, print_exposed_ports, print_line,
+    eprint_message, error_text, print_denials, print_exposed_port, print_exposed_ports, print_line,
     print_skipped,
 };
 pub(crate) use output::{CapturedRun, Output};

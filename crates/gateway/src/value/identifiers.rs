@@ -69,9 +69,10 @@ identifier!(
     /// The id of a rule, which events and denials contain.
     RuleId,
     "rule id",
-    "1 to 64 letters, digits, ., _ and - are allowed",
+    "1 to 64 letters, digits, ., _ and - are allowed, other than . and ..",
     |text| (1..=64).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)),
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && !matches!(text, "." | ".."),
     str::to_owned
 );
 

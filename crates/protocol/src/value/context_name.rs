@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ErrorType, WireError};
 use crate::limits::Limits;
 
-/// The name of a context: letters, digits, `.`, `_` and `-`, at most `context_name_bytes` of them.
+/// The name of a context: letters, digits, `.`, `_` and `-`, at most `context_name_bytes` of them, other than `.` and `..`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
@@ -37,6 +37,14 @@ impl ContextName {
             ));
         }
 
+        // As part of a path these would name something else.
+        if matches!(self.0.as_str(), "." | "..") {
+            return reject(format!(
+                "field `context`: `{}` is not allowed as a name; use at least one letter, digit, `_` or `-`",
+                self.0
+            ));
+        }
+
         let is_invalid = |c: &char| !c.is_ascii_alphanumeric() && !"._-".contains(*c);
         match self.0.chars().find(is_invalid) {
             None => Ok(()),
@@ -63,7 +71,8 @@ mod tests {
         assert!(check("a").is_ok() && check(&"x".repeat(64)).is_ok() && check("A.b_c-9").is_ok());
         assert!(check("").unwrap_err().contains('0'));
         assert!(check(&"x".repeat(65)).unwrap_err().contains("65"));
-        for name in ["a b", "a/b", "ä", "a\n"] {
+        assert!(check("...").is_ok() && check("..a").is_ok());
+        for name in ["a b", "a/b", "ä", "a\n", ".", ".."] {
             assert!(check(name).unwrap_err().contains("not allowed"), "{name}");
         }
     }

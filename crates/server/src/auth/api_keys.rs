@@ -35,7 +35,9 @@ const CACHE_TTL: Duration = Duration::from_secs(1);
 #[derive(Debug, Error)]
 pub enum KeyError {
     /// The name is invalid.
-    #[error("invalid key name `{0}`; use 1 to {MAX_NAME_CHARS} letters, digits, `.`, `_` and `-`")]
+    #[error(
+        "invalid key name `{0}`; use 1 to {MAX_NAME_CHARS} letters, digits, `.`, `_` and `-`, other than `.` and `..`"
+    )]
     Name(String),
     /// The name is in use.
     #[error("a key named `{0}` already exists; revoke it first, or use another name")]
@@ -77,7 +79,8 @@ fn hash_token(token: &str) -> Vec<u8> {
 /// [`KeyError`].
 pub fn create(store: &Store, name: &str, is_operator: bool) -> Result<String, KeyError> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if name.is_empty() || name.len() > MAX_NAME_CHARS || !name.chars().all(is_allowed) {
+    let is_name = !name.is_empty() && name.chars().all(is_allowed) && !matches!(name, "." | "..");
+    if !is_name || name.len() > MAX_NAME_CHARS {
         return Err(KeyError::Name(shortened(name)));
     }
 
@@ -233,7 +236,7 @@ mod tests {
             Err(KeyError::Exists(_))
         ));
 
-        for wrong in ["", "a b", &"x".repeat(65)] {
+        for wrong in ["", "a b", ".", "..", &"x".repeat(65)] {
             assert!(matches!(
                 create(&store, wrong, false),
                 Err(KeyError::Name(_))

@@ -1,11 +1,11 @@
 //! The OpenAPI description: what applies to all operations is added here rather than at each handler.
 
 use utoipa::OpenApi;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    ContentBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Schema,
-    request_body::RequestBody,
+    Content, ContentBuilder, HeaderBuilder, KnownFormat, ObjectBuilder, Ref, RefOr, Required,
+    Response, ResponseBuilder, Schema, SchemaFormat, Server, Type, request_body::RequestBody,
 };
 
 use super::middleware::is_public;
@@ -31,6 +31,8 @@ const OPTIONAL_BODIES: [&str; 3] = [
 /// Adds operation ids, the error response and the API key to all operations.
 pub(super) fn complete(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    // The default, which not all generators know.
+    api.servers = Some(vec![Server::new("/")]);
     let components = api.components.get_or_insert_default();
     components.add_security_scheme("key", SecurityScheme::Http(scheme));
 
@@ -49,6 +51,7 @@ pub(super) fn complete(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::Op
         for (method, operation) in operations {
             if let Some(operation) = operation {
                 let id = format!("{method}_{name}");
+                add_headers(operation, method, path);
                 complete_operation(operation, id, path, &error);
             }
         }
@@ -64,15 +67,89 @@ fn complete_operation(operation: &mut Operation, id: String, path: &str, error: 
         *required = Some(Required::False);
     }
 
+    if let Some(RefOr::T(RequestBody { content, .. })) = &mut operation.request_body {
+        content.iter_mut().for_each(describe_bytes);
+    }
+
     operation.operation_id = Some(id);
 
     let responses = &mut operation.responses.responses;
+    for (status, response) in responses.iter_mut() {
+        if let RefOr::T(response) = response {
+            complete_response(status, response);
+        }
+    }
     responses.insert("default".into(), RefOr::T(error.clone()));
 
     if !is_public(path) {
         let no_scopes: [&str; 0] = [];
         operation.security = Some(vec![SecurityRequirement::new("key", no_scopes)]);
     }
+}
+
+/// Gives a response the description that the standard requires, and the header that every response has.
+fn complete_response(status: &str, response: &mut Response) {
+    if response.description.is_empty() {
+        let description = match status {
+            "201" => "Created",
+            "204" => "Done",
+            _ => "The result",
+        };
+        description.clone_into(&mut response.description);
+    }
+
+    let id = HeaderBuilder::new()
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .description(Some("The id of the request, as in the server's log"))
+        .build();
+    response.headers.insert("X-Request-Id".into(), RefOr::T(id));
+    response.content.iter_mut().for_each(describe_bytes);
+}
+
+/// Describes a body of bytes. Derived from its Rust type, it would be a list of integers.
+fn describe_bytes((media_type, content): (&String, &mut RefOr<Content>)) {
+    if let RefOr::T(content) = content
+        && media_type == "application/octet-stream"
+    {
+        let bytes = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)));
+        content.schema = Some(RefOr::T(bytes.build().into()));
+    }
+}
+
+/// Adds the request headers that an operation reads.
+fn add_headers(operation: &mut Operation, method: &str, path: &str) {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let parameters = operation.parameters.get_or_insert_default();
+
+    if method != "get" {
+        let key = text().pattern(Some("^[!-~]{1,128}$"));
+        let description = "Repeating a request with its key returns the result of the first one";
+        parameters.push(parameter("Idempotency-Key", description, key));
+    }
+
+    if path.ends_with("/events") {
+        let number = ObjectBuilder::new().schema_type(Type::Integer);
+        let number = number.minimum(Some(0)).maximum(Some(i64::MAX));
+        let description = "Send the events after this number; it takes precedence over `after`";
+        parameters.push(parameter("Last-Event-ID", description, number));
+    }
+
+    if method == "get" && path.ends_with("/files/content") {
+        let description = "One range of bytes, as `bytes=0-99`; anything else is ignored";
+        parameters.push(parameter("Range", description, text()));
+    }
+}
+
+fn parameter(name: &str, description: &str, schema: ObjectBuilder) -> RefOr<Parameter> {
+    let parameter = ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(description))
+        .schema(Some(schema));
+    RefOr::T(parameter.build())
 }
 
 /// The schemas of requests that start programs.
@@ -105,10 +182,20 @@ fn error_response() -> Response {
         .schema(Some(Ref::from_schema_name("ErrorResponse")))
         .build();
 
-    ResponseBuilder::new()
+    let seconds = HeaderBuilder::new()
+        .schema(Some(ObjectBuilder::new().schema_type(Type::Integer)))
+        .description(Some(
+            "Seconds until a retry makes sense; only with some errors",
+        ))
+        .build();
+
+    let mut response = ResponseBuilder::new()
         .description("An error")
         .content("application/json", content)
-        .build()
+        .header("Retry-After", seconds)
+        .build();
+    complete_response("default", &mut response);
+    response
 }
 
 #[cfg(test)]
@@ -142,6 +229,23 @@ mod tests {
                     operation["responses"]["default"].is_object(),
                     "{method} {path}"
                 );
+
+                for (status, response) in operation["responses"].as_object().unwrap() {
+                    let description = response["description"].as_str().unwrap_or_default();
+                    assert!(!description.is_empty(), "{method} {path} {status}");
+                }
+
+                // A list of integers is no body of bytes.
+                let bytes = [&operation["requestBody"], &operation["responses"]["200"]];
+                for body in bytes {
+                    let schema = &body["content"]["application/octet-stream"]["schema"];
+                    assert!(schema.is_null() || schema["format"] == "binary", "{path}");
+                }
+
+                let parameters = operation["parameters"].as_array();
+                let has_key = parameters
+                    .is_some_and(|all| all.iter().any(|one| one["name"] == "Idempotency-Key"));
+                assert_eq!(has_key, method != "get", "{method} {path}");
 
                 assert!(
                     ids.insert(operation["operationId"].to_string()),

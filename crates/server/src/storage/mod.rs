@@ -8,6 +8,7 @@ pub(crate) mod idempotency;
 mod quota;
 pub(crate) mod records;
 mod reserve;
+mod schema;
 
 #[cfg(test)]
 pub(crate) mod full_disk_tests;

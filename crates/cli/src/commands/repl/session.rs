@@ -16,7 +16,7 @@ use crate::commands::runtime::start_runtime;
 use crate::exit_code::{FAILURE, INTERRUPTED};
 use crate::io::{
     CancelGuard, Interrupt, Interrupts, Output, PackageProgress, Terminal, TerminalInput,
-    eprint_message, print_denials, print_exposed_ports,
+    eprint_message, error_text, print_denials, print_exposed_ports,
 };
 use crate::outcome::{exit_code, print_outcome};
 use crate::transfer::{Upload, upload_all};
@@ -255,7 +255,7 @@ impl Session<'_> {
             match plots.add(value) {
                 Ok(Some(printed)) => return Ok(self.output.print(&printed).await?),
                 Ok(None) => {}
-                Err(error) => eprint_message(&format!("{error:#}")),
+                Err(error) => eprint_message(&error_text(&error)),
             }
         }
         Ok(self.output.write_event(event).await?)

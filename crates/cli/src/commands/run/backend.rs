@@ -2,9 +2,9 @@
 
 use fumehood_engine::{Event, Outcome, Run, RunControl};
 
-use super::super::server_client::ServerRun;
 use crate::io::StdinForwarder;
 use crate::outcome::Failure;
+use crate::server_client::ServerRun;
 
 /// A run in progress. Dropping it ends the program.
 pub(super) enum RunBackend {

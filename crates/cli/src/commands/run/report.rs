@@ -7,7 +7,7 @@ use super::follow::RunEnd;
 use super::json::{FailureReport, RunReport};
 use crate::args::RunArgs;
 use crate::exit_code::{BROKEN_PIPE, FAILURE, INTERRUPTED};
-use crate::io::{Output, eprint_message, print_denials, print_line, print_skipped};
+use crate::io::{Output, eprint_message, error_text, print_denials, print_line, print_skipped};
 use crate::outcome::{Failure, exit_code, print_outcome};
 
 /// Reports the end of a run. Returns the exit code.
@@ -60,7 +60,7 @@ pub(super) fn report_invalid(error: &anyhow::Error) -> anyhow::Result<()> {
     let failure = Failure {
         kind: "invalid".into(),
         retry: "never".into(),
-        message: format!("{error:#}"),
+        message: error_text(error),
     };
     print_json(&FailureReport { error: &failure })
 }

@@ -4,12 +4,12 @@ use fumehood_engine::Config;
 use fumehood_engine::image::Store;
 use serde_json::{Map, Value, json};
 
-use super::super::server_client::ServerClient;
 use super::backend::RunBackend;
 use super::follow::{RunEnd, follow};
 use super::plan::Program;
 use crate::args::{HostArgs, RunArgs};
 use crate::io::{Interrupts, Output};
+use crate::server_client::ServerClient;
 
 /// Runs the program on the server. Returns `None` if there is no suitable server, or it rejected the run before starting
 /// anything: this process then runs the program itself.

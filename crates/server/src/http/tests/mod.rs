@@ -15,6 +15,7 @@ use crate::owner::Owner;
 use crate::service::{Service, Settings};
 use crate::storage::records;
 
+mod load;
 mod operation;
 
 /// A service on a host without an image: all that needs no VM.

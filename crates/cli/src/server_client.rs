@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use fumehood_engine::{Event, MimeBundle, Outcome};
 use fumehood_server::Store;
 use http_body_util::{BodyExt, Full, Limited};
-pub(super) use hyper::Method;
+pub(crate) use hyper::Method;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
@@ -35,14 +35,14 @@ const ANY: &str = "*/*";
 
 /// A server of this user. Each request has its own connection.
 #[derive(Debug, Clone)]
-pub(super) struct ServerClient {
+pub(crate) struct ServerClient {
     socket: PathBuf,
 }
 
 impl ServerClient {
     /// Finds the server at the default socket, or at the one that it has recorded. Returns `None` if there is none, if it
     /// uses another image, or if its runs may not take `timeout_s` seconds.
-    pub(super) async fn find(image: &str, timeout_s: u64) -> Option<Self> {
+    pub(crate) async fn find(image: &str, timeout_s: u64) -> Option<Self> {
         let sockets = std::iter::once(fumehood_server::default_socket())
             .chain(Store::recorded_socket(&state_path()));
 
@@ -69,7 +69,7 @@ impl ServerClient {
     }
 
     /// Returns the client of the server at `socket`; by default of the server that this user runs, whatever its image.
-    pub(super) async fn at(socket: Option<PathBuf>) -> Self {
+    pub(crate) async fn at(socket: Option<PathBuf>) -> Self {
         let sockets = std::iter::once(fumehood_server::default_socket())
             .chain(Store::recorded_socket(&state_path()));
 
@@ -98,7 +98,7 @@ impl ServerClient {
     ///
     /// # Errors
     /// The server cannot be reached, or reports an error.
-    pub(super) async fn request(&self, method: Method, path: &str) -> anyhow::Result<Value> {
+    pub(crate) async fn request(&self, method: Method, path: &str) -> anyhow::Result<Value> {
         let response = self.send(method, path, Bytes::new(), JSON).await;
         let response = response.with_context(|| {
             let socket = self.socket.display();
@@ -117,7 +117,7 @@ impl ServerClient {
     ///
     /// # Errors
     /// The server rejects the run, or the connection breaks.
-    pub(super) async fn start_run(self, body: &Value) -> Result<Option<ServerRun>, Failure> {
+    pub(crate) async fn start_run(self, body: &Value) -> Result<Option<ServerRun>, Failure> {
         let body = Bytes::from(body.to_string());
         let response = self
             .send(Method::POST, "/v1/runs", body, EVENT_STREAM)
@@ -184,7 +184,7 @@ impl ServerClient {
 
 /// A run on a server. Dropping it closes the event stream, after which the server cancels the run.
 #[derive(Debug)]
-pub(super) struct ServerRun {
+pub(crate) struct ServerRun {
     client: ServerClient,
     id: String,
     events: EventStream,
@@ -193,7 +193,7 @@ pub(super) struct ServerRun {
 
 impl ServerRun {
     /// Returns the next event, or `None` after the last one.
-    pub(super) async fn next(&mut self) -> Option<Event> {
+    pub(crate) async fn next(&mut self) -> Option<Event> {
         while self.outcome.is_none() {
             let event = match self.events.next().await {
                 Ok(event) => event,
@@ -220,7 +220,7 @@ impl ServerRun {
     ///
     /// # Errors
     /// The run has no outcome, or the connection breaks.
-    pub(super) async fn outcome(mut self) -> Result<Outcome, Failure> {
+    pub(crate) async fn outcome(mut self) -> Result<Outcome, Failure> {
         while self.next().await.is_some() {}
 
         self.outcome
@@ -228,7 +228,7 @@ impl ServerRun {
     }
 
     /// Returns a function that cancels the run.
-    pub(super) fn canceller(&self) -> impl Fn() + Send + 'static {
+    pub(crate) fn canceller(&self) -> impl Fn() + Send + 'static {
         let client = self.client.clone();
         let path = format!("/v1/runs/{}/cancel", self.id);
 
@@ -242,7 +242,7 @@ impl ServerRun {
     }
 
     /// Starts to forward standard input to the program.
-    pub(super) fn forward_stdin(&self) -> StdinForwarder {
+    pub(crate) fn forward_stdin(&self) -> StdinForwarder {
         let client = self.client.clone();
         let path = format!("/v1/runs/{}/stdin", self.id);
 
@@ -353,7 +353,7 @@ impl ServerEvent {
 ///
 /// # Errors
 /// The name has a character that no id and no key name has, or is `.` or `..`: such a path means something else.
-pub(super) fn path_segment(name: &str) -> anyhow::Result<&str> {
+pub(crate) fn path_segment(name: &str) -> anyhow::Result<&str> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let is_name = !name.is_empty() && !matches!(name, "." | "..") && name.chars().all(is_allowed);
     anyhow::ensure!(

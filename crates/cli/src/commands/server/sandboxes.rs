@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::runtime::start_runtime;
-use super::server_client::{Method, ServerClient, path_segment};
 use crate::args::{SandboxesArgs, SandboxesCommand};
+use crate::commands::runtime::start_runtime;
 use crate::io::print_line;
+use crate::server_client::{Method, ServerClient, path_segment};
 
 /// Where the server has the sandboxes of all owners.
 const PATH: &str = "/v1/operator/sandboxes";

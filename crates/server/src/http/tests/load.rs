@@ -15,11 +15,11 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt;
 
-use super::connections::Connections;
-use super::extract::MAX_BODY_BYTES;
-use super::listeners::serve_connection;
-use super::tests::{TestServer, request, run_record, test_server};
-use super::{Listeners, Transport, app};
+use super::super::connections::Connections;
+use super::super::extract::MAX_BODY_BYTES;
+use super::super::listeners::serve_connection;
+use super::super::{Listeners, Transport, app};
+use super::{TestServer, request, run_record, test_server};
 use crate::api::requests::Stdin;
 use crate::api::responses::{RunError, RunKind};
 use crate::auth::api_keys;

@@ -12,8 +12,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::mcp::load_network;
-use super::runtime::start_runtime;
 use crate::args::{HostArgs, ServeArgs};
+use crate::commands::runtime::start_runtime;
 use crate::io::{LogLimit, LogWriter, print_line};
 
 /// Serves with at most this many descriptors.
@@ -112,15 +112,23 @@ fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
 /// Opens the listeners and prints their addresses.
 async fn listen(args: &ServeArgs, service: &Service) -> anyhow::Result<Listeners> {
     let socket = args.socket.clone().unwrap_or_else(default_socket);
-    let listeners = Listeners::default().bind_unix(&socket)?;
-    service.store().record_socket(&socket)?;
-    print_line(&format!("listening at {}", socket.display()))?;
-    if args.no_tcp {
-        return Ok(listeners);
+    let mut listeners = Listeners::default().bind_unix(&socket)?;
+    let mut addresses = vec![socket.display().to_string()];
+    if !args.no_tcp {
+        let (with_tcp, address) = listeners.bind_tcp(service, args.listen).await?;
+        listeners = with_tcp;
+        addresses.push(format!("http://{address}"));
     }
 
-    let (listeners, address) = listeners.bind_tcp(service, args.listen).await?;
-    print_line(&format!("listening at http://{address}"))?;
+    // Clients that know the path need no record, so a full disk is no reason to stop.
+    if let Err(error) = service.store().record_socket(&socket) {
+        tracing::warn!(%error, "cannot record the socket for clients that look for it");
+    }
+
+    // Nothing can fail any more: whoever reads this may connect.
+    for address in addresses {
+        print_line(&format!("listening at {address}"))?;
+    }
     Ok(listeners)
 }
 

@@ -7,8 +7,8 @@ use fumehood_engine::policy::Document;
 use fumehood_engine::{Engine, Pool};
 use fumehood_server::{Service, Settings, mcp};
 
-use super::runtime::start_runtime;
 use crate::args::{HostArgs, McpArgs, McpNetworkArgs};
+use crate::commands::runtime::start_runtime;
 use crate::policy_file::{build_policy, load_document};
 
 pub(crate) fn run(args: &McpArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {

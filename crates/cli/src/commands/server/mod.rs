@@ -1,0 +1,6 @@
+//! The server, and what its operator does.
+
+pub(crate) mod keys;
+pub(crate) mod mcp;
+pub(crate) mod sandboxes;
+pub(crate) mod serve;
