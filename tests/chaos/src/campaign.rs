@@ -145,7 +145,6 @@ fn random_seed() -> u64 {
 fn missing(needs: Needs) -> Option<&'static str> {
     match needs {
         Needs::Nothing => None,
-        Needs::Fix(what) => Some(what),
         Needs::Root => {
             let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
             let is_whole = map.split_ascii_whitespace().nth(2) == Some("4294967295");

@@ -32,8 +32,6 @@ pub(crate) struct Fault {
 pub(crate) enum Needs {
     /// Nothing in particular.
     Nothing,
-    /// A change of the product that is not there yet.
-    Fix(&'static str),
     /// The host's root, and not only that of a user namespace.
     Root,
 }

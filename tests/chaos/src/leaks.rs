@@ -21,10 +21,11 @@ const WITHIN_S: u64 = 15;
 const MEMORY_MIB: u64 = 96;
 
 /// Files of a store, a state and a runtime directory that may come and go.
-const KNOWN: [&str; 6] = [
+const KNOWN: [&str; 7] = [
     "server.sqlite",
     "server.sqlite-wal",
     "server.sqlite-shm",
+    "server.reserve",
     "server.log",
     "server.sock",
     "filler",

@@ -102,8 +102,10 @@ fn cause(said: &Value) -> String {
     ];
     let text = found.into_iter().find_map(Value::as_str);
     match text {
-        // The run object's kinds are no errors.
-        Some("code" | "process") => said["ended_by"].as_str().unwrap_or_default().to_owned(),
+        // The kinds of runs and files are no errors.
+        Some("code" | "process" | "file" | "directory") => {
+            said["ended_by"].as_str().unwrap_or_default().to_owned()
+        }
         other => other.unwrap_or_default().to_owned(),
     }
 }

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::fault::{Fault, Needs, OwnWorld, Promise, Scene};
+use crate::fault::{Fault, OwnWorld, Promise, Scene};
 use crate::places::{Place, SmallDisk};
 use crate::work::Ended;
 use crate::world::{Server, World};
@@ -25,13 +25,11 @@ pub(super) fn faults() -> Vec<Fault> {
             .promise(Promise::exits(&[125]))
             .within(20),
         Fault::scene("full-state", |s| server_with_full(s, Place::State))
-            .promise(Promise::statuses(&[200, 503]))
-            .within(40)
-            .needs(Needs::Fix("a full disk of the state is being changed")),
+            .promise(Promise::statuses(&[200]).causes(&["exited"]))
+            .within(40),
         Fault::scene("full-log", |s| server_with_full(s, Place::Log))
             .promise(Promise::statuses(&[200]).causes(&["exited"]))
-            .within(40)
-            .needs(Needs::Fix("a full disk of the log is being changed")),
+            .within(40),
     ]
 }
 
@@ -116,16 +114,27 @@ fn download(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
 /// A server whose state or log is on a full disk. With space again, everything works.
 fn server_with_full(s: &mut Scene<'_>, place: Place) -> anyhow::Result<Ended> {
     let own = s.own_world()?;
-    let disk = SmallDisk::mount(own.world.places.of(place), 4 << 10)?;
+    let disk = SmallDisk::mount(own.world.places.of(place), 32 << 10)?;
     let mut server = Server::start(&own.world, &[])?;
     run(&own.world).context("before")?;
 
     disk.fill()?;
     let body = json!({"language": "shell", "code": "echo well"});
     let ended = Ended::of_request(own.world.request("POST", "/v1/runs", &body))?;
-    ensure!(ended.cause != "internal", "an internal error: {ended:?}");
+    if place == Place::State {
+        // Requests that must be recorded are refused, and nothing was done.
+        let refused = own.world.request("POST", "/v1/sandboxes", &Value::Null)?;
+        ensure!(
+            refused.status == 507,
+            "a sandbox without a record: {refused:?}"
+        );
+    }
 
     disk.free();
+    own.world.wait_until("a sandbox with space again", 20, || {
+        let made = own.world.request("POST", "/v1/sandboxes", &Value::Null);
+        made.is_ok_and(|made| made.status == 201)
+    })?;
     run(&own.world).context("with space again")?;
     let code = server.end(&own.world, Signal::TERM)?;
     ensure!(code == Some(0), "the server exits with {code:?}");
