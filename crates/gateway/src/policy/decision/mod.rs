@@ -10,6 +10,8 @@ mod query;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upgrade_tests;
 
 pub use decide::decide;
 pub use explain::{Explanation, Scheme, Step, Target, TargetError, explain};
