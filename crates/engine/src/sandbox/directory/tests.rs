@@ -2,15 +2,18 @@ use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tar::{Builder, EntryType, Header};
 use tokio::sync::mpsc;
 
+use super::Progress;
 use super::pack::{RootEntry, pack};
 use super::stream::{ChunkWriter, MAX_TREE_BYTES};
 use super::unpack::unpack;
+use crate::error::{Error, ErrorKind};
 use crate::run::SkippedFiles;
 
 pub(super) fn arriving(bytes: Vec<u8>) -> mpsc::Receiver<Bytes> {
@@ -442,4 +445,16 @@ fn files_with_paths_too_long_for_a_guest_are_skipped() {
     let target = to.path().join("t".repeat(200));
     let skipped = unpack(&target, arriving(bytes)).unwrap();
     assert_eq!(skipped, SkippedFiles::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_without_progress_ends() {
+    let progress = Progress::default();
+    progress.0.store(32 * 1024, Ordering::Relaxed);
+
+    let start = tokio::time::Instant::now();
+    let never = std::future::pending::<Result<(), Error>>();
+    let error = progress.within_deadline(never).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error}");
+    assert_eq!(start.elapsed().as_secs(), 62);
 }
