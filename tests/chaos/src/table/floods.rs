@@ -34,7 +34,7 @@ pub(super) fn faults() -> Vec<Fault> {
             |_| Ok(()),
         )
         .promise(Promise::causes_of(&["exited"]).says("freed"))
-        .within(60),
+        .within(60).slow(),
         Fault::up(
             "flood-of-processes",
             Work::Command(&["-t", "3"], "echo up; f() { f | f & }; f; sleep 60"),

@@ -16,6 +16,12 @@ const LOST_OR_REPEATED: &[&str] = &["lost", "agent_lost", "boot", "protocol", "e
 const SHORT: &str = "sleep 2";
 
 pub(super) fn faults() -> Vec<Fault> {
+    let mut all = of_commands();
+    all.extend(of_servers());
+    all
+}
+
+fn of_commands() -> Vec<Fault> {
     vec![
         Fault::anytime("kill-command", Work::Command(&["--json"], SLEEP), |t| {
             t.signal_command(Signal::KILL)
@@ -49,6 +55,11 @@ pub(super) fn faults() -> Vec<Fault> {
         )
         .promise(Promise::exits(&[-9]))
         .within(5),
+    ]
+}
+
+fn of_servers() -> Vec<Fault> {
+    vec![
         Fault::anytime("kill-launcher-of-server", Work::Request(SHORT), |t| {
             t.kill_first_child()
         })

@@ -51,7 +51,8 @@ pub(super) fn faults() -> Vec<Fault> {
             })
         })
         .promise(LOST)
-        .within(60),
+        .within(60)
+        .slow(),
         Fault::scene("stop-qemu-during-list", |s| {
             strike_sandbox(s, Signal::STOP, |path| {
                 (
@@ -62,7 +63,8 @@ pub(super) fn faults() -> Vec<Fault> {
             })
         })
         .promise(LOST)
-        .within(60),
+        .within(60)
+        .slow(),
         Fault::scene("kill-qemu-during-download", download)
             .promise(Promise::exits(&[0, 125]))
             .within(15),
